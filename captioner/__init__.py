@@ -1,0 +1,44 @@
+"""Captioner says in a sentence what a photo shows, and shows where it looked for every word.
+
+    from captioner import Captioner
+
+    captioner = Captioner.from_pretrained()
+    caption = captioner("photo.jpg")
+    print(caption.text)
+
+Names are imported when they are first used, so that ``import captioner`` costs nothing and does not load torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from captioner.errors import CaptionerError, ImageError
+
+if TYPE_CHECKING:
+    from captioner.caption import Caption
+    from captioner.captioner import Captioner
+    from captioner.memory import Memory
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "Captioner": "captioner.captioner",
+    "Caption": "captioner.caption",
+    "Memory": "captioner.memory",
+}
+
+__all__ = ["Caption", "Captioner", "CaptionerError", "ImageError", "Memory", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        value = getattr(import_module(_LAZY[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'captioner' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,7 @@
+"""Decoders: from a memory to words. Importing this package registers every family."""
+
+from captioner.decoders.base import DECODERS, Decoder, DecoderConfig, State, Step, Taught
+from captioner.decoders.show_attend_tell import ShowAttendTell
+from captioner.decoders.show_tell import ShowTell
+
+__all__ = ["DECODERS", "Decoder", "DecoderConfig", "ShowAttendTell", "ShowTell", "State", "Step", "Taught"]

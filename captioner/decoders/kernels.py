@@ -1,0 +1,124 @@
+r"""The inner loops of additive attention, fused.
+
+Additive attention (Bahdanau 2015, Xu 2015) scores N places for each of K captions with A hidden units:
+``score[b,k,n] = sum_a v[a] tanh(p[b,n,a] + q[b,k,a])``. That is B K N A hyperbolic tangents a step, far more than anything else in the decoder, and a
+plain implementation also writes each to memory. Two things make it cheap, neither an approximation:
+
+* ``tanh(p + q) = 1 - 2 / (1 + exp(2p) exp(2q))``, and the exponentials are taken once per place and once per caption and step. What is left for each of
+  the B K N A elements is a multiplication, an addition and a reciprocal. ``p`` and ``q`` are held within +-40, where a 32-bit exponential is finite;
+  a sum of the two only differs where one of them is beyond that, and no trained network comes near.
+* the reduction is fused with the reciprocal by ``torch.compile``, so that nothing of size B K N A is stored. Without a C++ compiler the same functions run
+  eagerly, image by image in a scratch buffer that stays in the processor's cache.
+
+Tensor letters: B images, K captions an image, M captions times steps, N places, A attention units.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LIMIT = 40.0
+log = logging.getLogger(__name__)
+
+
+def wide(x: Tensor) -> Tensor:
+    """Return ``x`` in at least 32 bits."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def exponential(x: Tensor) -> Tensor:
+    """Return ``exp(2x)`` with ``x`` held where it is finite in 32 bits."""
+    return torch.exp(2.0 * x.clamp(-LIMIT, LIMIT))
+
+
+def _scores(e: Tensor, f: Tensor, v: Tensor) -> Tensor:
+    """Score places: e (B, A, N), f (B, K, A), v (A,) -> (B, K, N). Keys lie units first here, so that the sum runs over vectors of places."""
+    return v.sum() - 2.0 * (v.unsqueeze(-1) * torch.reciprocal(1.0 + e.unsqueeze(1) * f.unsqueeze(-1))).sum(2)
+
+
+def _query_gradient(e: Tensor, f: Tensor, ds: Tensor) -> Tensor:
+    """Sum over places: e (B, N, A), f (B, K, A), ds (B, K, N) -> sum_n ds r (1 - r), (B, K, A)."""
+    r = torch.reciprocal(1.0 + e.unsqueeze(1) * f.unsqueeze(2))
+    return (ds.unsqueeze(-1) * (r - r * r)).sum(2)
+
+
+def _key_gradient(e: Tensor, f: Tensor, ds: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum over captions and steps: e (B, N, A), f (B, M, A), ds (B, M, N) -> sum_m ds r (1 - r) and sum_m ds (1 - 2r), (B, N, A) each."""
+    r = torch.reciprocal(1.0 + e.unsqueeze(1) * f.unsqueeze(2))
+    d = ds.unsqueeze(-1)
+    return (d * (r - r * r)).sum(1), (d * (1.0 - 2.0 * r)).sum(1)
+
+
+def _scores_eager(e: Tensor, f: Tensor, v: Tensor) -> Tensor:
+    out = e.new_empty(e.shape[0], f.shape[1], e.shape[2])
+    for b in range(e.shape[0]):
+        r = (e[b].unsqueeze(0) * f[b].unsqueeze(-1)).add_(1.0).reciprocal_()
+        torch.matmul(v, r, out=out[b])
+    return out.mul_(-2.0).add_(v.sum())
+
+
+def _query_gradient_eager(e: Tensor, f: Tensor, ds: Tensor) -> Tensor:
+    out = torch.empty_like(f)
+    for b in range(e.shape[0]):
+        r = (e[b].unsqueeze(0) * f[b].unsqueeze(1)).add_(1.0).reciprocal_()
+        out[b] = torch.matmul(ds[b].unsqueeze(1), r.addcmul_(r, r, value=-1.0)).squeeze(1)
+    return out
+
+
+def _key_gradient_eager(e: Tensor, f: Tensor, ds: Tensor) -> tuple[Tensor, Tensor]:
+    first, second = torch.zeros_like(e), torch.zeros_like(e)
+    for b in range(e.shape[0]):
+        for m in range(f.shape[1]):
+            r = (e[b] * f[b, m]).add_(1.0).reciprocal_()
+            d = ds[b, m].unsqueeze(-1)
+            second[b].addcmul_(d, r, value=-2.0).add_(d)
+            first[b].addcmul_(d, r.addcmul_(r, r, value=-1.0))
+    return first, second
+
+
+@functools.cache
+def can_compile() -> bool:
+    """Tell whether ``torch.compile`` has what it needs on this machine; ``CAPTIONER_COMPILE=0`` switches it off."""
+    if os.environ.get("CAPTIONER_COMPILE", "1") == "0":
+        return False
+    compiler = os.environ.get("CXX") or "g++"
+    return any(shutil.which(name) for name in (compiler, "g++", "clang++", "c++"))
+
+
+class _Kernel:
+    """A function compiled at its first large call, with an eager equal for where that is impossible or does not pay."""
+
+    def __init__(self, fused: Callable[..., Any], eager: Callable[..., Any]) -> None:
+        self.fused, self.eager = fused, eager
+        self._compiled: Callable[..., Any] | None = None
+        self._broken = False
+
+    def __call__(self, *args: Tensor, compiled: bool) -> Any:
+        if not compiled or self._broken or not can_compile():
+            # The loop over images writes in place: not for a GPU, nor where autograd watches.
+            plain = args[0].device.type != "cpu" or torch.is_grad_enabled()
+            return (self.fused if plain else self.eager)(*args)
+        if self._compiled is None:
+            self._compiled = torch.compile(self.fused, dynamic=True)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return self._compiled(*args)
+        except Exception as error:  # whatever the compiler throws, the eager form gives the same numbers
+            log.warning("torch.compile failed (%s); going on without it, slower", str(error).strip().splitlines()[0])
+            self._broken = True
+            return self.eager(*args)
+
+
+scores = _Kernel(_scores, _scores_eager)
+query_gradient = _Kernel(_query_gradient, _query_gradient_eager)
+key_gradient = _Kernel(_key_gradient, _key_gradient_eager)

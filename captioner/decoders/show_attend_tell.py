@@ -1,0 +1,150 @@
+"""Show, Attend and Tell with soft attention (Xu et al. 2015, https://arxiv.org/abs/1502.03044)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from captioner.decoders.base import DECODERS, Decoder, DecoderConfig, State, Step, Taught
+from captioner.decoders.kernels import wide
+from captioner.decoders.recurrence import Keys, attend, attending_lstm, lstm_gates, packed_offsets
+from captioner.memory import Memory
+from captioner.text.vocabulary import PAD
+
+
+class ShowAttendTellConfig(DecoderConfig):
+    """Sizes of the decoder; the letters are the paper's."""
+
+    embedding: int = Field(512, gt=0, description="m: size of a word's vector and of the deep output layer")
+    hidden: int = Field(512, gt=0, description="n: LSTM units")
+    attention: int = Field(256, gt=0, description="units of the attention network's hidden layer")
+    values: int = Field(512, ge=0, description="size to which the places' features are projected before they are averaged; 0 leaves them as they are")
+    gate: Literal["scalar", "vector"] = Field("scalar", description="beta: one number a step (the paper's) or one a feature")
+    dropout: float = Field(0.5, ge=0, lt=1, description="on the places, the word vectors and the deep output layer")
+    feature_dropout: float = Field(0.0, ge=0, lt=1, description="on the encoder's features before they are projected")
+
+
+@DECODERS.register("show_attend_tell")
+class ShowAttendTell(Decoder):
+    """An LSTM that, before every word, averages the places of the picture with weights that depend on what it has said.
+
+    Equations of the paper: the attention network (4)-(6) with the additive form of Bahdanau 2015; the LSTM (1)-(3); its first state from the mean
+    feature (section 3.1.2); the deep output (7), ``logits = L_o (E y_{t-1} + L_h h_t + L_z z_t)``; the gate beta of section 4.2.1, computed from
+    h_{t-1}. The doubly stochastic penalty is part of the objective (:mod:`captioner.training.cross_entropy`).
+
+    Departures: places are first projected to ``values`` features (the paper's conv5_3 has 512 already, EfficientNet's last map 1280; set ``values: 0``
+    for the paper's form); the two initial-state networks have one layer and a tanh, as in the paper's code; ``gate: vector`` is the elementwise gate of
+    later implementations.
+    """
+
+    Config: ClassVar[type[DecoderConfig]] = ShowAttendTellConfig
+    attends: ClassVar[bool] = True
+
+    def __init__(self, config: ShowAttendTellConfig, *, features: int, words: int) -> None:
+        super().__init__(config, features=features, words=words)
+        self.config = config
+        values = config.values or features
+        gates = 1 if config.gate == "scalar" else values
+        self.feature_dropout = nn.Dropout(config.feature_dropout)
+        self.dropout = nn.Dropout(config.dropout)
+        self.values = nn.Linear(features, values) if config.values else nn.Identity()
+        self.keys = nn.Linear(features, config.attention, bias=False)
+        self.query = nn.Linear(config.hidden, config.attention)
+        self.score = nn.Parameter(torch.empty(config.attention))
+        self.beta = nn.Linear(config.hidden, gates)
+        self.embedding = nn.Embedding(words, config.embedding, padding_idx=PAD)
+        self.lstm = nn.LSTMCell(config.embedding + values, config.hidden)
+        self.first_hidden = nn.Linear(features, config.hidden)
+        self.first_cell = nn.Linear(features, config.hidden)
+        self.output_hidden = nn.Linear(config.hidden, config.embedding)
+        self.output_context = nn.Linear(values, config.embedding, bias=False)
+        self.output = nn.Linear(config.embedding, words)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        nn.init.normal_(self.embedding.weight, std=0.1)
+        with torch.no_grad():
+            self.embedding.weight[PAD].zero_()
+        nn.init.uniform_(self.score, -(self.score.numel() ** -0.5), self.score.numel() ** -0.5)
+        nn.init.orthogonal_(self.lstm.weight_hh)
+        nn.init.zeros_(self.output.bias)
+        with torch.no_grad():  # Remember at first: forget gates start open (Jozefowicz 2015).
+            self.lstm.bias_ih[self.config.hidden : 2 * self.config.hidden].fill_(1.0)
+
+    def _look(self, memory: Memory) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Do what is done once an image: values (B, N, D), keys (B, N, A), h_0 and c_0 (B, H)."""
+        vectors = self.feature_dropout(memory.vectors)
+        values, keys = self.values(vectors), self.keys(vectors)
+        # One mask for all places of an image: what is hidden from the decoder stays hidden wherever it looks.
+        values = values * self.dropout(values.new_ones(values.shape[0], 1, values.shape[2]))
+        h, c = torch.tanh(self.first_hidden(memory.pooled)), torch.tanh(self.first_cell(memory.pooled))
+        return values, keys, h, c
+
+    def _word_gates(self, tokens: Tensor) -> Tensor:
+        """Return what words (...,) add to the LSTM's gates (..., 4H), biases included.
+
+        Training calls this once for every distinct word of a batch, so that all its occurrences share one dropout mask.
+        """
+        embedded = self.dropout(self.embedding(tokens))
+        bias = self.lstm.bias_ih + self.lstm.bias_hh
+        return F.linear(embedded, self.lstm.weight_ih[:, : self.config.embedding], bias)
+
+    def _tell(self, tokens: Tensor, hidden: Tensor, context: Tensor) -> Tensor:
+        """Deep output, equation (7): words (...,), hidden (..., H), context (..., D) -> logits (..., V)."""
+        deep = self.dropout(self.embedding(tokens)) + self.output_hidden(self.dropout(hidden)) + self.output_context(context)
+        logits: Tensor = self.output(self.dropout(deep))
+        return logits
+
+    def start(self, memory: Memory) -> State:
+        values, keys, h, c = self._look(memory)
+        images = {"values": values, "keys": Keys.of(keys).units_first}
+        if memory.mask is not None:
+            images["mask"] = memory.mask
+        return State({"h": h.unsqueeze(1), "c": c.unsqueeze(1)}, images)
+
+    def step(self, tokens: Tensor, state: State) -> Step:
+        h, c = state.hypotheses["h"], state.hypotheses["c"]
+        values = state.images["values"]
+        alpha = attend(state.images["keys"], self.query(h), self.score, state.images.get("mask"), compiled=False).to(values.dtype)
+        context = torch.sigmoid(self.beta(h)) * torch.bmm(alpha, values)
+        gates = self._word_gates(tokens) + F.linear(context, self.lstm.weight_ih[:, self.config.embedding :]) + F.linear(h, self.lstm.weight_hh)
+        h, c, _ = lstm_gates(gates, c)
+        return Step(self._tell(tokens, h, context), alpha, State({"h": h, "c": c}, state.images))
+
+    def forward(self, memory: Memory, tokens: Tensor) -> Taught:
+        b, k, _ = tokens.shape
+        real = tokens != PAD
+        longest = real.sum(-1).amax(-1)
+        steps = int(longest.max())
+        # Images with the longest captions first, so that those still at work are always the first rows; every image takes part in step 0.
+        order = torch.argsort(longest, descending=True, stable=True)
+        working = longest[order].clamp(min=1).unsqueeze(0) > torch.arange(steps, device=tokens.device).unsqueeze(1)
+        active = working.sum(1).tolist()
+        packed = tokens[order].permute(2, 0, 1)[:steps][working].flatten()
+        distinct, words = packed.unique(return_inverse=True)
+        values, keys, h, c = self._look(memory[order])
+        told = attending_lstm(
+            wide(self._word_gates(distinct)),
+            words,
+            wide(h).unsqueeze(1).expand(b, k, -1).contiguous(),
+            wide(c).unsqueeze(1).expand(b, k, -1).contiguous(),
+            keys=wide(keys),
+            values=wide(values),
+            w_hidden=torch.cat([self.lstm.weight_hh, self.query.weight, self.beta.weight]),
+            b_attention=torch.cat([self.query.bias, self.beta.bias]),
+            w_context=self.lstm.weight_ih[:, self.config.embedding :],
+            v=self.score,
+            mask=None if memory.mask is None else memory.mask[order],
+            active=active,
+            compiled=tokens.device.type == "cpu" and torch.is_grad_enabled() and keys.dtype != torch.float64,
+        )
+        # The packed row of every real position, in the order of tokens[real].
+        starts = torch.tensor(packed_offsets(active, k), device=tokens.device)
+        image, caption, step = real.nonzero(as_tuple=True)
+        rows = starts[step] + order.argsort()[image] * k + caption
+        logits = self._tell(tokens[real], told.hidden[rows], told.context[rows])
+        return Taught(logits, told.attention[rows])

@@ -1,0 +1,77 @@
+"""Show and Tell, the Neural Image Caption generator (Vinyals et al. 2015, https://arxiv.org/abs/1411.4555)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from captioner.decoders.base import DECODERS, Decoder, DecoderConfig, State, Step, Taught
+from captioner.memory import Memory
+from captioner.text.vocabulary import PAD
+
+
+class ShowTellConfig(DecoderConfig):
+    """Sizes of the decoder."""
+
+    embedding: int = Field(512, gt=0, description="size of a word's vector, to which the image is projected as well")
+    hidden: int = Field(512, gt=0, description="LSTM units")
+    dropout: float = Field(0.5, ge=0, lt=1, description="on the image, the word vectors and the LSTM's output")
+    feature_dropout: float = Field(0.0, ge=0, lt=1, description="on the encoder's pooled feature before it is projected")
+
+
+@DECODERS.register("show_tell")
+class ShowTell(Decoder):
+    """An LSTM that is shown the picture once, before the first word, and then tells.
+
+    Equations of the paper: x_{-1} = CNN(I) projected (10); x_t = W_e S_t (11); p_{t+1} = LSTM(x_t) (12). Departure: the LSTM is today's, whose output is
+    o * tanh(c), where the paper's (8) leaves out the tanh; the paper's own released code has it too.
+    """
+
+    Config: ClassVar[type[DecoderConfig]] = ShowTellConfig
+    attends: ClassVar[bool] = False
+
+    def __init__(self, config: ShowTellConfig, *, features: int, words: int) -> None:
+        super().__init__(config, features=features, words=words)
+        self.config = config
+        self.feature_dropout = nn.Dropout(config.feature_dropout)
+        self.dropout = nn.Dropout(config.dropout)
+        self.image = nn.Linear(features, config.embedding)
+        self.embedding = nn.Embedding(words, config.embedding, padding_idx=PAD)
+        self.lstm = nn.LSTM(config.embedding, config.hidden, batch_first=True)
+        self.output = nn.Linear(config.hidden, words)
+        nn.init.normal_(self.embedding.weight, std=0.1)
+        nn.init.zeros_(self.output.bias)
+        nn.init.orthogonal_(self.lstm.weight_hh_l0)
+        with torch.no_grad():
+            self.embedding.weight[PAD].zero_()
+            # Remember at first: forget gates start open (Jozefowicz 2015).
+            self.lstm.bias_ih_l0[config.hidden : 2 * config.hidden].fill_(1.0)
+
+    def _show(self, memory: Memory) -> Tensor:
+        """Return x_{-1}, (B, E)."""
+        shown: Tensor = self.image(self.feature_dropout(memory.pooled))
+        return shown
+
+    def start(self, memory: Memory) -> State:
+        _, (h, c) = self.lstm(self.dropout(self._show(memory)).unsqueeze(1))
+        return State({"h": h.transpose(0, 1), "c": c.transpose(0, 1)})
+
+    def step(self, tokens: Tensor, state: State) -> Step:
+        b, w = tokens.shape
+        h, c = (state.hypotheses[name].flatten(0, 1).unsqueeze(0).contiguous() for name in ("h", "c"))
+        told, (h, c) = self.lstm(self.dropout(self.embedding(tokens.reshape(b * w, 1))), (h, c))
+        logits = self.output(self.dropout(told)).view(b, w, -1)
+        return Step(logits, None, State({"h": h.view(b, w, -1), "c": c.view(b, w, -1)}))
+
+    def forward(self, memory: Memory, tokens: Tensor) -> Taught:
+        b, k, _ = tokens.shape
+        real = tokens != PAD
+        tokens, lengths = tokens.flatten(0, 1), real.sum(-1).flatten()
+        image = self._show(memory).unsqueeze(1).expand(b, k, -1).reshape(b * k, 1, -1)
+        inputs = self.dropout(torch.cat([image, self.embedding(tokens)], dim=1))
+        packed = nn.utils.rnn.pack_padded_sequence(inputs, (lengths + 1).cpu(), batch_first=True, enforce_sorted=False)
+        told, _ = nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=tokens.shape[1] + 1)
+        return Taught(self.output(self.dropout(told[:, 1:][real.flatten(0, 1)])), None)

@@ -1,0 +1,54 @@
+"""The errors of the program: every one a person can meet is a :class:`CaptionerError`.
+
+A message names the thing, says what was wrong with it and what to do. The command line prints it without a traceback and exits non-zero.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class CaptionerError(Exception):
+    """The root of every error that Captioner raises on purpose."""
+
+
+class ImageError(CaptionerError):
+    """A picture that cannot be read.
+
+    Attributes:
+        source: the file or the description of the object that was given.
+        reason: what was wrong and what to do, without the file's name.
+    """
+
+    def __init__(self, source: str | Path, reason: str) -> None:
+        super().__init__(f"{source}: {reason}")
+        self.source = str(source)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:
+        # The two-argument constructor must survive the trip back from a loader process.
+        return (type(self), (self.source, self.reason))
+
+
+class AnnotationError(CaptionerError):
+    """A caption file that cannot be read, or a malformed record in strict mode."""
+
+
+class FeatureStoreError(CaptionerError):
+    """A feature store that is damaged, incomplete, or made by another encoder."""
+
+
+class CheckpointError(CaptionerError):
+    """A model folder that is missing, damaged, foreign, or newer than this program."""
+
+
+class ConfigError(CaptionerError):
+    """A setting that does not exist or has a value that makes no sense."""
+
+
+class EncoderError(CaptionerError):
+    """A backbone that is unknown, unsuited, or whose weights cannot be found."""
+
+
+class EvaluationError(CaptionerError):
+    """Captions that cannot be scored, or a scorer that failed."""

@@ -1,0 +1,1 @@
+"""Scoring of captions: the field's metrics, rewards for training, and confidence intervals."""

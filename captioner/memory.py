@@ -1,0 +1,79 @@
+"""What an encoder leaves for a decoder to look at.
+
+Tensor letters in this file: B images, N places, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A memory of vectors and where each lies in the picture.
+
+    Attributes:
+        vectors: (B, N, D) features.
+        mask: (B, N) bool, true where a vector is real; ``None`` when all are.
+        pooled: (B, D) one vector for the whole picture.
+        grid: (rows, columns) when the N places are a grid in row-major order, else ``None``.
+        boxes: (B, N, 4) relative xyxy boxes when the places are regions, else ``None``.
+    """
+
+    vectors: Tensor
+    pooled: Tensor
+    mask: Tensor | None = None
+    grid: tuple[int, int] | None = None
+    boxes: Tensor | None = None
+
+    @classmethod
+    def of_grid(cls, features: Tensor, grid: tuple[int, int]) -> Memory:
+        """Make a memory of grid features (B, rows * columns, D), pooled by their mean."""
+        return cls(vectors=features, pooled=features.mean(dim=1), grid=grid)
+
+    def __post_init__(self) -> None:
+        if self.vectors.dim() != 3:
+            raise ValueError(f"memory vectors must be (B, N, D), not {tuple(self.vectors.shape)}")
+        b, n, d = self.vectors.shape
+        if tuple(self.pooled.shape) != (b, d):
+            raise ValueError(f"pooled must be {(b, d)}, not {tuple(self.pooled.shape)}")
+        if self.grid is not None and self.grid[0] * self.grid[1] != n:
+            raise ValueError(f"a grid of {self.grid} does not have {n} places")
+        if self.mask is not None and tuple(self.mask.shape) != (b, n):
+            raise ValueError(f"mask must be {(b, n)}, not {tuple(self.mask.shape)}")
+        if self.boxes is not None and tuple(self.boxes.shape) != (b, n, 4):
+            raise ValueError(f"boxes must be {(b, n, 4)}, not {tuple(self.boxes.shape)}")
+
+    def __len__(self) -> int:
+        """Return B, the number of images."""
+        return self.vectors.shape[0]
+
+    @property
+    def places(self) -> int:
+        """N, the number of places."""
+        return self.vectors.shape[1]
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Memory:
+        """Move to a device and cast the floating-point tensors."""
+        moved = self._each(lambda tensor: tensor.to(device=device))
+        if dtype is None:
+            return moved
+        boxes = None if moved.boxes is None else moved.boxes.to(dtype)
+        return replace(moved, vectors=moved.vectors.to(dtype), pooled=moved.pooled.to(dtype), boxes=boxes)
+
+    def __getitem__(self, index: slice | Tensor) -> Memory:
+        """Take some of the images."""
+        return self._each(lambda tensor: tensor[index])
+
+    def _each(self, function: Callable[[Tensor], Tensor]) -> Memory:
+        return replace(
+            self,
+            vectors=function(self.vectors),
+            pooled=function(self.pooled),
+            mask=None if self.mask is None else function(self.mask),
+            boxes=None if self.boxes is None else function(self.boxes),
+        )

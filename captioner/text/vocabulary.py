@@ -1,0 +1,146 @@
+"""Words and their numbers: tokenisation, the vocabulary, and the way back to a sentence."""
+
+from __future__ import annotations
+
+import json
+import re
+import string
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from captioner import files
+from captioner.errors import CheckpointError
+
+PAD, BOS, EOS, UNK = 0, 1, 2, 3
+SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
+FORMAT = 1
+
+_NO_SPACE_BEFORE = re.compile(r"\s+(n't|'s|'re|'ve|'ll|'d|'m)\b")
+_PUNCTUATION = frozenset(string.punctuation) | frozenset("“”‘’«»…–—")
+
+
+@lru_cache(maxsize=1)
+def _treebank() -> Any:
+    from nltk.tokenize import NLTKWordTokenizer
+
+    return NLTKWordTokenizer()
+
+
+def tokenize(text: str) -> list[str]:
+    """Split a caption into lower-cased words; tokens made of punctuation only are dropped.
+
+    Splitting is NLTK's Treebank-style word tokenizer, which needs no downloaded data: ``"A dog's ball."`` gives
+    ``["a", "dog", "'s", "ball"]``.
+    """
+    words = _treebank().tokenize(text.lower())
+    # The Treebank rules take a full stop for the end of a sentence only at the end of the text.
+    words = [word.rstrip(".") if word.endswith(".") and word.count(".") == 1 else word for word in words]
+    return [word for word in words if word and not all(letter in _PUNCTUATION for letter in word)]
+
+
+def detokenize(words: Sequence[str]) -> str:
+    """Write words as a sentence: contractions joined, first letter upper case, a full stop at the end.
+
+    An empty list gives an empty string.
+    """
+    text = _NO_SPACE_BEFORE.sub(r"\1", " ".join(words)).strip()
+    if not text:
+        return ""
+    return text[0].upper() + text[1:] + "."
+
+
+class Vocabulary:
+    """The words a model can write, each with its number.
+
+    Numbers 0 to 3 are ``<pad>``, ``<bos>``, ``<eos>`` and ``<unk>``; words follow by falling frequency, ties in alphabetical order, so the
+    same captions always give the same numbers.
+
+    Args:
+        words: the words without the special ones, in order.
+        counts: how often each was seen in training; optional, of the same length.
+    """
+
+    def __init__(self, words: Sequence[str], counts: Sequence[int] | None = None) -> None:
+        self.words: tuple[str, ...] = (*SPECIAL, *words)
+        self.counts: tuple[int, ...] | None = None if counts is None else tuple(counts)
+        self._numbers = {word: number for number, word in enumerate(self.words)}
+        if len(self._numbers) != len(self.words):
+            raise ValueError("a vocabulary cannot hold a word twice")
+        if self.counts is not None and len(self.counts) != len(words):
+            raise ValueError(f"{len(words)} words but {len(self.counts)} counts")
+
+    @classmethod
+    def build(cls, captions: Iterable[str], *, min_count: int = 5) -> Vocabulary:
+        """Take every word that the captions (of the training split) hold at least ``min_count`` times."""
+        counter: Counter[str] = Counter()
+        for caption in captions:
+            counter.update(tokenize(caption))
+        kept = sorted(((word, n) for word, n in counter.items() if n >= min_count), key=lambda pair: (-pair[1], pair[0]))
+        return cls([word for word, _ in kept], [n for _, n in kept])
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __contains__(self, word: object) -> bool:
+        return word in self._numbers
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Vocabulary) and self.words == other.words
+
+    def __hash__(self) -> int:
+        return hash(self.words)
+
+    def number(self, word: str) -> int:
+        """Return a word's number, or ``<unk>``'s."""
+        return self._numbers.get(word, UNK)
+
+    def encode(self, caption: str, *, max_words: int | None = None) -> list[int]:
+        """Turn a caption into ``[<bos>, words ..., <eos>]``; a caption of more than ``max_words`` words is cut and has no ``<eos>``."""
+        words = tokenize(caption)
+        if max_words is not None and len(words) > max_words:
+            return [BOS, *(self.number(word) for word in words[:max_words])]
+        return [BOS, *(self.number(word) for word in words), EOS]
+
+    def decode(self, numbers: Iterable[int]) -> list[str]:
+        """Turn numbers into words, up to the first ``<eos>``, without ``<pad>`` and ``<bos>``."""
+        words = []
+        for number in numbers:
+            if number == EOS:
+                break
+            if number not in (PAD, BOS):
+                words.append(self.words[number])
+        return words
+
+    def sentence(self, numbers: Iterable[int]) -> str:
+        """Turn numbers into a readable sentence."""
+        return detokenize(self.decode(numbers))
+
+    def save(self, path: str | Path) -> None:
+        """Write the vocabulary as JSON."""
+        value = {"format": FORMAT, "special": list(SPECIAL), "words": list(self.words[len(SPECIAL) :])}
+        if self.counts is not None:
+            value["counts"] = list(self.counts)
+        files.write_json(path, value, indent=None)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Vocabulary:
+        """Read a vocabulary that :meth:`save` wrote.
+
+        Raises:
+            CheckpointError: the file is missing, damaged, or newer than this program.
+        """
+        try:
+            value = json.loads(Path(path).read_text(encoding="utf-8"))
+            if value["format"] > FORMAT:
+                raise CheckpointError(f"{path}: vocabulary format {value['format']} is newer than this program; upgrade captioner")
+            words = value["words"]
+            if value["special"] != list(SPECIAL) or not all(isinstance(word, str) for word in words):
+                raise ValueError("its special words are not this program's")
+            return cls(words, value.get("counts"))
+        except FileNotFoundError:
+            raise CheckpointError(f"{path}: the vocabulary is missing; copy the whole model folder") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path}: not a readable vocabulary ({error}); copy the model folder again") from error

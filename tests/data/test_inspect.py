@@ -1,0 +1,227 @@
+"""The inspection of a caption data set: counts, vocabulary, files, leaks."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from captioner.data.annotations import CaptionData, Photo, Problem, read_captions
+from captioner.data.inspect import Report, Spread, inspect_captions
+
+
+def jpeg(colour: int) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8), (colour, 0, 0)).save(stream, "PNG", compress_level=0)  # uncompressed: all of one size
+    return stream.getvalue()
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> CaptionData:
+    """Six photos; b is a's twin in train, e its twin in val; d is missing; f is restval."""
+    contents = {"a": jpeg(1), "b": jpeg(1), "c": jpeg(2), "e": jpeg(1), "f": jpeg(3)}
+    for name, content in contents.items():
+        (tmp_path / f"{name}.jpg").write_bytes(content)
+    captions = {
+        "a": ("train", ("the dog runs", "the dog runs fast")),
+        "b": ("train", ("the dog",)),
+        "c": ("train", ("the cat", "a bird", "The Cat")),
+        "d": ("val", ("the fox runs", "...")),
+        "e": ("val", ("a dog",)),
+        "f": ("restval", ("the bird",)),
+    }
+    photos = tuple(Photo(name, tmp_path / f"{name}.jpg", split, texts) for name, (split, texts) in captions.items())
+    return CaptionData(
+        "set", "csv", photos, (Problem("set.csv:9", "the caption is empty"), Problem("set.csv:12", "bad"))
+    )
+
+
+def words(caption: str) -> list[str]:
+    return caption.lower().replace(".", "").split()
+
+
+def inspect(data: CaptionData, *, min_count: int = 2, check_files: bool = True, check_pictures: bool = False) -> Report:
+    return inspect_captions(
+        data, tokenize=words, min_count=min_count, check_files=check_files, check_pictures=check_pictures
+    )
+
+
+def test_splits_are_counted(data: CaptionData) -> None:
+    splits = inspect(data).to_dict()["splits"]
+    assert list(splits) == ["train", "val", "restval"]
+    train = splits["train"]
+    assert (train["photos"], train["captions"]) == (3, 6)
+    assert train["captions_per_photo"] == {"min": 1, "median": 2.0, "mean": 2.0, "p95": 3, "max": 3}
+    assert train["words_per_caption"] == {"min": 2, "median": 2.0, "mean": 2.5, "p95": 4, "max": 4}
+    assert splits["val"]["words_per_caption"]["min"] == 0
+
+
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=200))
+def test_spreads_agree_with_numpy(counts: list[int]) -> None:
+    spread = Spread.of(counts)
+    assert (spread.min, spread.max) == (min(counts), max(counts))
+    assert spread.mean == pytest.approx(np.mean(counts))
+    assert spread.median == np.median(counts)
+    # At most one count in twenty is larger, and no smaller count has that property.
+    assert np.mean(np.array(counts) > spread.p95) <= 0.05 + 1e-12
+    assert np.mean(np.array(counts) > spread.p95 - 1) > 0.05 - 1e-12
+
+
+def test_the_vocabulary_comes_from_train_and_restval_only(data: CaptionData) -> None:
+    vocabulary = inspect(data).vocabulary
+    # the 6, dog 3, runs 2, cat 2, bird 2 are kept; fast and a occur once; fox is of val.
+    assert (vocabulary.splits, vocabulary.words, vocabulary.kept) == (("train", "restval"), 7, 5)
+    assert vocabulary.coverage == {"val": pytest.approx(3 / 5)}  # the, runs, dog of: the fox runs a dog
+    assert inspect(data, min_count=1).vocabulary.coverage == {"val": pytest.approx(4 / 5)}
+
+
+def test_without_a_train_split_the_vocabulary_is_of_everything(data: CaptionData) -> None:
+    everything = replace(data, photos=tuple(replace(photo, split="all") for photo in data.photos))
+    vocabulary = inspect(everything, min_count=1).vocabulary
+    assert (vocabulary.splits, vocabulary.words, vocabulary.coverage) == (("all",), 8, {})
+
+
+def test_missing_twin_and_leaked_files_are_found(data: CaptionData, tmp_path: Path) -> None:
+    report = inspect(data)
+    assert report.missing is not None
+    assert (report.missing.count, report.missing.first) == (1, (str(tmp_path / "d.jpg"),))
+    assert report.duplicates is not None
+    assert [(twins.image_ids, twins.splits) for twins in report.duplicates] == [(("a", "b", "e"), ("train", "val"))]
+    assert report.leaks == report.duplicates
+
+
+@pytest.mark.parametrize(
+    ("splits", "leaks"), [(("train", "restval"), 0), (("train", "train"), 0), (("val", "test"), 1)]
+)
+def test_only_twins_in_different_splits_leak(tmp_path: Path, splits: tuple[str, str], leaks: int) -> None:
+    photos = []
+    for name, split in zip("ab", splits, strict=True):
+        (tmp_path / name).write_bytes(jpeg(1))
+        photos.append(Photo(name, tmp_path / name, split, ("x",)))
+    report = inspect(CaptionData("set", "csv", tuple(photos)))
+    assert report.duplicates is not None and report.leaks is not None
+    assert (len(report.duplicates), len(report.leaks)) == (1, leaks)
+
+
+def test_one_file_under_two_ids_is_a_twin_without_being_read(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(jpeg(1))
+    photos = tuple(Photo(name, tmp_path / "a", name, ("x",)) for name in ("train", "val"))
+    report = inspect(CaptionData("set", "csv", photos))
+    assert report.leaks is not None
+    assert [twins.image_ids for twins in report.leaks] == [("train", "val")]
+
+
+def test_files_of_one_size_are_not_twins_unless_their_bytes_agree(tmp_path: Path) -> None:
+    photos = []
+    for number in range(4):
+        (tmp_path / str(number)).write_bytes(jpeg(number))
+        photos.append(Photo(str(number), tmp_path / str(number), "train", ("x",)))
+    assert len({photo.path.stat().st_size for photo in photos}) == 1
+    assert inspect(CaptionData("set", "csv", tuple(photos))).duplicates == ()
+
+
+def test_a_folder_in_place_of_a_picture_is_a_missing_picture(tmp_path: Path) -> None:
+    report = inspect(CaptionData("set", "csv", (Photo("a", tmp_path, "train", ("x",)),)))
+    assert report.missing is not None
+    assert report.missing.count == 1
+
+
+def test_unreadable_pictures_are_named_with_the_reason(data: CaptionData, tmp_path: Path) -> None:
+    (tmp_path / "c.jpg").write_bytes(b"this is no picture")
+    report = inspect(data, check_files=False, check_pictures=True)
+    assert report.unreadable is not None
+    assert report.unreadable.count == 1
+    assert report.unreadable.first[0].startswith(f"{tmp_path / 'c.jpg'}: ")
+    assert report.missing is not None and report.missing.count == 1
+    assert (report.duplicates, report.leaks) == (None, None)
+    assert inspect(data, check_files=True).unreadable is None
+
+
+def test_empty_files_do_not_stop_the_search_for_twins(data: CaptionData, tmp_path: Path) -> None:
+    for name in ("c", "f"):
+        (tmp_path / f"{name}.jpg").write_bytes(b"")
+    report = inspect(data)
+    assert report.unreadable is not None and report.unreadable.count == 2
+    assert report.duplicates is not None and len(report.duplicates) == 1
+
+
+def test_nothing_is_touched_when_no_files_are_to_be_checked(data: CaptionData) -> None:
+    report = inspect(data, check_files=False)
+    assert (report.missing, report.duplicates, report.leaks, report.unreadable) == (None, None, None, None)
+    text = "\n".join(report.lines())
+    assert "Missing" not in text and "identical" not in text
+
+
+def test_repeated_and_empty_captions_and_problems_are_counted(data: CaptionData) -> None:
+    report = inspect(data)
+    assert (report.repeated_captions.count, report.repeated_captions.first) == (1, ("c",))  # "the cat", "The Cat"
+    assert report.empty_captions == 2  # "..." of d, and the one that the reader dropped
+    assert (report.problems.count, report.problems.first[1]) == (2, "set.csv:12: bad")
+
+
+def test_long_lists_are_cut_but_counted(data: CaptionData) -> None:
+    problems = tuple(Problem(f"set.csv:{line}", "bad") for line in range(2, 52))
+    photos = tuple(replace(data.photos[3], image_id=str(n), path=Path(f"/nowhere/{n}.jpg")) for n in range(25))
+    report = inspect(replace(data, photos=photos, problems=problems))
+    assert report.missing is not None
+    assert (report.missing.count, len(report.missing.first)) == (25, 10)
+    assert (report.problems.count, len(report.problems.first)) == (50, 20)
+    assert "  ... and 30 more" in report.lines()
+
+
+def test_progress_runs_to_the_end_over_the_files_that_are_read(data: CaptionData) -> None:
+    calls: list[tuple[int, int]] = []
+    inspect_captions(
+        data, tokenize=words, check_pictures=True, progress=lambda done, total: calls.append((done, total))
+    )
+    assert calls == [(done, 5) for done in range(1, 6)]
+
+
+def test_the_report_is_json_and_pleasant_text(data: CaptionData, tmp_path: Path) -> None:
+    report = inspect(data, check_pictures=True)
+    assert json.loads(json.dumps(report.to_dict()))["vocabulary"]["coverage"]["val"] == pytest.approx(0.6)
+    lines = report.lines()
+    assert lines[0] == "set (csv): 6 photos with 10 captions"
+    rows = [" ".join(line.split()) for line in lines]
+    assert "train 3 6 1 / 2.0 / 3 2 / 2 / 2.5 / 4 / 4" in rows
+    header = next(line for line in lines if line.startswith("split"))
+    train = next(line for line in lines if line.startswith("train"))
+    assert header.index("photos") + len("photos") == train.index(" 3 ") + 2  # numbers end where their title ends
+    text = "\n".join(lines)
+    for expected in (
+        "Vocabulary of train + restval: 7 words, 5 of them at least 2 times",
+        "60.00% of the words in val",
+        f"Missing pictures: 1\n  {tmp_path / 'd.jpg'}",
+        "Byte-identical pictures: 1\n  a = b = e (train, val)",
+        "more than one split: 1",
+        "Unreadable pictures: none",
+        "Empty captions: 2",
+        "Malformed records: 2\n  set.csv:9: the caption is empty\n  set.csv:12: bad",
+    ):
+        assert expected in text
+
+
+def test_a_set_without_photos_can_be_inspected() -> None:
+    report = inspect(CaptionData("set", "csv", ()))
+    assert report.splits == {}
+    assert report.lines()[0] == "set (csv): 0 photos with 0 captions"
+
+
+def test_the_real_flickr8k_has_one_pair_of_twins_in_train(shared_data: Path) -> None:
+    report = inspect(read_captions(shared_data / "flickr8k"), min_count=5)
+    assert {split: (summary.photos, summary.captions) for split, summary in report.splits.items()} == {
+        "train": (6000, 30000),
+        "dev": (1000, 5000),
+    }
+    assert report.missing is not None and report.missing.count == 0
+    assert report.duplicates is not None
+    assert [(len(twins.image_ids), twins.splits) for twins in report.duplicates] == [(2, ("train",))]
+    assert report.leaks == ()
+    assert 0.9 < report.vocabulary.coverage["dev"] < 1
