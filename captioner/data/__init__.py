@@ -1,1 +1,1 @@
-"""From files on disk to what a model reads: pictures, captions, features, batches."""
+"""Data: pictures, captions, features and batches."""

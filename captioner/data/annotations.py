@@ -130,9 +130,7 @@ def merge(*datas: CaptionData) -> CaptionData:
     return CaptionData("+".join(dict.fromkeys(names)), "+".join(formats), tuple(photos), problems)
 
 
-def read_captions(
-    path: str | Path, *, format: str | None = None, images: str | Path | None = None, strict: bool = False
-) -> CaptionData:
+def read_captions(path: str | Path, *, format: str | None = None, images: str | Path | None = None, strict: bool = False) -> CaptionData:
     """Read a caption data set.
 
     Args:
@@ -371,9 +369,7 @@ FORMATS: dict[str, Format] = {}
 """Every format under its name; a folder that holds several is read as the first of them."""
 
 
-def reader(
-    name: str, *files: str, accepts: Callable[[Source], bool]
-) -> Callable[[Callable[[Source], None]], Callable[[Source], None]]:
+def reader(name: str, *files: str, accepts: Callable[[Source], bool]) -> Callable[[Callable[[Source], None]], Callable[[Source], None]]:
     """Register the decorated function as the reader of a format; see :class:`Format` for the arguments."""
 
     def register(read: Callable[[Source], None]) -> Callable[[Source], None]:
@@ -479,8 +475,7 @@ def _coco(source: Source) -> None:
     if len(years) > 1:
         both = " and ".join(sorted(years))
         raise AnnotationError(
-            f"{source.path}: captions of {both}, which are the same photos split in two ways; give one of the files, "
-            "or a folder with one year"
+            f"{source.path}: captions of {both}, which are the same photos split in two ways; give one of the files, or a folder with one year"
         )
     for file in files:
         _coco_file(source, file)

@@ -327,16 +327,21 @@ class ImageBatch:
         pixels: uint8 ``(B, 3, S, S)``, the good pictures only; B may be 0.
         sources: B sources as they were given.
         positions: B places in the input, counted from 0.
+        places: B boxes of the pictures that the encoder sees, relative xyxy; see :meth:`Transform.place`.
         errors: the place in the input and the error of each bad picture, in order.
     """
 
     pixels: torch.Tensor
     sources: list[ImageSource]
     positions: list[int]
+    places: list[tuple[float, float, float, float]]
     errors: list[tuple[int, ImageError]]
 
     def __len__(self) -> int:
         return len(self.sources)
+
+
+_Loaded: TypeAlias = "tuple[np.ndarray[Any, Any], tuple[float, float, float, float]]"
 
 
 class ImageLoader:
@@ -384,8 +389,8 @@ class ImageLoader:
     def __iter__(self) -> Iterator[ImageBatch]:
         window = (self.prefetch + 1) * self.batch_size
         incoming = enumerate(self.sources)
-        pending: deque[tuple[int, ImageSource, Future[np.ndarray[Any, Any] | ImageError]]] = deque()
-        good: list[tuple[int, ImageSource, np.ndarray[Any, Any]]] = []
+        pending: deque[tuple[int, ImageSource, Future[_Loaded | ImageError]]] = deque()
+        good: list[tuple[int, ImageSource, _Loaded]] = []
         errors: list[tuple[int, ImageError]] = []
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="captioner-images")
         try:
@@ -408,22 +413,22 @@ class ImageLoader:
         finally:  # also when the caller stops early
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _load(self, source: ImageSource) -> np.ndarray[Any, Any] | ImageError:
+    def _load(self, source: ImageSource) -> _Loaded | ImageError:
         try:
             image = load_image(source, max_pixels=self.max_pixels, min_size=self.transform.decode_size)
-            return self.transform.pixels(image)
+            return self.transform.pixels(image), self.transform.place(image.size)
         except ImageError as error:
             return ImageError(error.source, error.reason)  # anew: a traceback would keep the picture in memory
 
     def _batch(
-        self, good: list[tuple[int, ImageSource, np.ndarray[Any, Any]]], errors: list[tuple[int, ImageError]]
+        self, good: list[tuple[int, ImageSource, _Loaded]], errors: list[tuple[int, ImageError]]
     ) -> ImageBatch:
         import numpy as np
         import torch
 
         size = self.transform.size
-        pixels = np.stack([row[2] for row in good]) if good else np.empty((0, 3, size, size), dtype=np.uint8)
-        return ImageBatch(torch.from_numpy(pixels), [row[1] for row in good], [row[0] for row in good], errors)
+        pixels = np.stack([row[2][0] for row in good]) if good else np.empty((0, 3, size, size), dtype=np.uint8)
+        return ImageBatch(torch.from_numpy(pixels), [row[1] for row in good], [row[0] for row in good], [row[2][1] for row in good], errors)
 
 
 def _describe(source: Any) -> str:

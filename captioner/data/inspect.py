@@ -134,6 +134,7 @@ def inspect_captions(
     """Count what a data set holds and look for what spoils training or makes scores too good.
 
     Args:
+        data: the data set, as read by :func:`~captioner.data.annotations.read_captions`.
         tokenize: splits a caption into words.
         min_count: how often a word must occur in the train split to be kept.
         check_files: look for missing and byte-identical files. Files of equal size are read as a whole.

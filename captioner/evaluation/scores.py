@@ -96,9 +96,7 @@ class Scorer:
         self._tokens: _Tokens | None = None
         self._lock = threading.Lock()
 
-    def __call__(
-        self, candidates: Mapping[str, str], *, metrics: Sequence[str] = DEFAULT_METRICS, per_image: bool = False
-    ) -> Scores:
+    def __call__(self, candidates: Mapping[str, str], *, metrics: Sequence[str] = DEFAULT_METRICS, per_image: bool = False) -> Scores:
         """Score one caption for each image of the references.
 
         Args:
@@ -177,9 +175,7 @@ def coco_results(captions: Mapping[str, str]) -> list[dict[str, int | str]]:
         _require_text(caption, f"the caption of image {image!r}")
         number: int | str = int(image) if image.isascii() and image.isdigit() else image
         if number in results:
-            raise EvaluationError(
-                f"image {image!r}: another id is the same number; COCO needs ids that differ as numbers"
-            )
+            raise EvaluationError(f"image {image!r}: another id is the same number; COCO needs ids that differ as numbers")
         results[number] = {"image_id": number, "caption": caption}
     return list(results.values())
 
@@ -208,9 +204,7 @@ def read_results(path: str | Path) -> dict[str, str]:
             raise EvaluationError(f'{path}: entry {number} has no "image_id" and "caption"; {expected}')
         image, caption = result["image_id"], result["caption"]
         if isinstance(image, bool) or not isinstance(image, int | str):
-            raise EvaluationError(
-                f"{path}: entry {number} has image_id {image!r}; it must be a whole number or a string"
-            )
+            raise EvaluationError(f"{path}: entry {number} has image_id {image!r}; it must be a whole number or a string")
         if not isinstance(caption, str):
             kind = _json_type(caption)
             raise EvaluationError(f"{path}: the caption of image {image!r} is a JSON {kind}; it must be a string")
@@ -310,9 +304,7 @@ def _meteor(references: _Tokens, candidates: _Tokens) -> _Result:
             raise _java_failed("METEOR", stderr.read(), reason) from error
 
 
-def _ask_meteor(
-    process: subprocess.Popen[bytes], references: _Tokens, candidates: _Tokens
-) -> tuple[float, list[float]]:
+def _ask_meteor(process: subprocess.Popen[bytes], references: _Tokens, candidates: _Tokens) -> tuple[float, list[float]]:
     """Send ``SCORE ||| reference ||| ... ||| candidate`` an image and get its statistics; then ``EVAL`` them all."""
     stdin, stdout = process.stdin, process.stdout
     assert stdin is not None and stdout is not None
@@ -384,9 +376,7 @@ def _run_java(name: str, arguments: Sequence[str], folder: Path, text: str = "")
     """Run a Java program in ``folder`` to its end and give what it printed; :class:`EvaluationError` when it fails."""
     given = text.encode(errors="replace")
     try:
-        done = subprocess.run(
-            _java(arguments), cwd=folder, env=_environment(), input=given, capture_output=True, check=False
-        )
+        done = subprocess.run(_java(arguments), cwd=folder, env=_environment(), input=given, capture_output=True, check=False)
     except OSError as error:
         raise _java_failed(name, b"", str(error)) from error
     if done.returncode:

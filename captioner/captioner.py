@@ -1,0 +1,146 @@
+"""The whole road from a picture to a caption."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from PIL import Image
+
+from captioner import checkpoint
+from captioner.caption import Caption
+from captioner.config import validate
+from captioner.data.images import ImageLoader, ImageSource
+from captioner.device import choose_device, fast_dtype
+from captioner.errors import CheckpointError, ImageError
+from captioner.memory import Memory
+from captioner.model import CaptionModel
+from captioner.search import SEARCHES, Hypothesis, SearchConfig
+
+
+class Captioner:
+    """Says what pictures show, and where it looked for every word.
+
+        captioner = Captioner.from_pretrained()
+        print(captioner("photo.jpg").text)
+        for caption in captioner.stream(paths):   # flat memory, however many
+            ...
+
+    Args:
+        model: the model; it is moved and put into eval mode.
+        device: a torch device, or ``auto``.
+        search: settings that differ from the model's own, for example ``width=1``.
+    """
+
+    def __init__(self, model: CaptionModel, *, device: str = "auto", **search: Any) -> None:
+        self.device = choose_device(device)
+        self.model = model.to(self.device).eval()
+        # The encoder is nearly all of the work; the decoder stays in 32 bits, where its scores are compared.
+        self.model.encoder.to(dtype=fast_dtype(self.device))
+        self.search = validate(SearchConfig, {**model.config.search.model_dump(), **search}, where="search")
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path | None = None, *, device: str = "auto", **search: Any) -> Captioner:
+        """Load a shipped model by name, a model folder, or ``user/model`` from the Hugging Face hub; nothing named is the default model.
+
+        Raises:
+            CheckpointError: there is no such model, or it is damaged.
+        """
+        return cls(checkpoint.load_model(name_or_path), device=device, **search)
+
+    def save_pretrained(self, folder: str | Path, *, card: str = "") -> Path:
+        """Write the model to a folder that :meth:`from_pretrained` reads."""
+        return checkpoint.save_model(folder, self.model, card=card)
+
+    def push_to_hub(self, name: str, *, private: bool = False, card: str = "") -> str:
+        """Upload the model to the Hugging Face hub as ``user/model`` and return its address. You must be logged in there."""
+        import tempfile
+
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+        with tempfile.TemporaryDirectory() as parent:
+            folder = self.save_pretrained(Path(parent) / "model", card=card)
+            try:
+                address = api.create_repo(name, private=private, exist_ok=True)
+                api.upload_folder(repo_id=name, folder_path=folder)
+            except Exception as error:  # the hub's and the network's own families
+                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                raise CheckpointError(f"{name}: could not be uploaded ({reason}); log in with: hf auth login") from error
+        return str(address)
+
+    @overload
+    def __call__(self, pictures: ImageSource) -> Caption: ...
+    @overload
+    def __call__(self, pictures: Sequence[ImageSource]) -> list[Caption]: ...
+    def __call__(self, pictures: ImageSource | Sequence[ImageSource]) -> Caption | list[Caption]:
+        """Caption one picture, or a list of them.
+
+        A picture is a file, encoded bytes, a PIL image, an array (H, W[, C]) or a tensor (C, H, W); see :func:`captioner.data.images.load_image`.
+
+        Raises:
+            ImageError: a picture cannot be read. To keep the good ones of many, use :meth:`stream`.
+        """
+        many = isinstance(pictures, (list, tuple))
+        captions = []
+        for result in self.stream(pictures if many else [pictures]):  # type: ignore[arg-type]
+            if isinstance(result, ImageError):
+                raise result
+            captions.append(result)
+        return captions if many else captions[0]
+
+    def stream(
+        self, pictures: Iterable[ImageSource], *, batch_size: int = 8, workers: int = 2, max_pixels: int | None = None
+    ) -> Iterator[Caption | ImageError]:
+        """Caption any number of pictures with flat memory, in their order; a bad picture gives its error in its place.
+
+        Args:
+            pictures: walked lazily; may be endless.
+            batch_size: pictures encoded and searched at once.
+            workers: threads that load pictures.
+            max_pixels: a larger picture is an error; see :func:`captioner.data.images.load_image`.
+        """
+        loader = ImageLoader(pictures, self.model.encoder.transform, batch_size=batch_size, workers=workers, max_pixels=max_pixels)
+        for batch in loader:
+            results: list[tuple[int, Caption | ImageError]] = list(batch.errors)
+            if len(batch):
+                with torch.inference_mode():
+                    memory = self.model(batch.pixels)
+                captions = self.caption_memory(memory)
+                for position, source, seen, caption in zip(batch.positions, batch.sources, batch.places, captions, strict=True):
+                    results.append((position, replace(caption, source=_name(source), seen=seen)))
+            for _, result in sorted(results, key=lambda pair: pair[0]):
+                yield result
+
+    def caption_memory(self, memory: Memory) -> list[Caption]:
+        """Caption pictures that are encoded already."""
+        memory = memory.to(self.device, next(self.model.decoder.parameters()).dtype)
+        search = SEARCHES["greedy" if self.search.width == 1 else "beam"]
+        found = search(self.model.decoder, memory, self.search)
+        return [self._caption(hypotheses, memory, row) for row, hypotheses in enumerate(found)]
+
+    def _caption(self, hypotheses: list[Hypothesis], memory: Memory, row: int) -> Caption:
+        boxes = None if memory.boxes is None else memory.boxes[row].float().cpu()
+        captions = [
+            Caption(
+                text=self.model.vocabulary.sentence(hypothesis.words),
+                tokens=self.model.vocabulary.decode(hypothesis.words),
+                log_probability=hypothesis.log_probability,
+                attention=hypothesis.attention,
+                grid=memory.grid,
+                boxes=boxes,
+            )
+            for hypothesis in hypotheses
+        ]
+        captions[0].others.extend(captions[1:])
+        return captions[0]
+
+
+def _name(source: Any) -> str | None:
+    """Return the file's name, if the picture came from one."""
+    if isinstance(source, (str, Path)):
+        return str(source)
+    return getattr(source, "filename", None) or None if isinstance(source, Image.Image) else None

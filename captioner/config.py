@@ -1,0 +1,103 @@
+"""Settings: YAML in, unknown keys refused, ``key=value`` overrides.
+
+A part that is chosen by name (an encoder, a decoder) is written as a mapping with its ``name`` and its own settings:
+``decoder: {name: show_attend_tell, hidden: 512}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from captioner.errors import ConfigError
+from captioner.registry import suggestion
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        ConfigError: the file is missing, not YAML, or not a mapping.
+    """
+    try:
+        value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such file") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: must be a mapping of settings, and is a {type(value).__name__}")
+    return value
+
+
+def override(settings: dict[str, Any], changes: Iterable[str]) -> dict[str, Any]:
+    """Apply ``a.b=value`` changes to a copy of nested settings; values are read as YAML.
+
+    Raises:
+        ConfigError: a change is not of that form.
+    """
+    result = _copy(settings)
+    for change in changes:
+        key, equals, text = change.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {change!r}: write it as key=value, for example --set optimiser.learning_rate=0.001")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {change!r}: the value is not readable as YAML; put text with special characters in quotes") from None
+        if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
+            try:
+                value = float(value)
+            except ValueError:
+                pass
+        *path, last = key.split(".")
+        place = result
+        for part in path:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"--set {change!r}: {part!r} is a value, not a group of settings")
+        place[last] = value
+    return result
+
+
+def validate(kind: type[M], settings: Mapping[str, Any], *, where: str) -> M:
+    """Make a config of ``settings``.
+
+    Raises:
+        ConfigError: a key is unknown (the right one is suggested) or a value makes no sense.
+    """
+    try:
+        return kind.model_validate(dict(settings))
+    except ValidationError as error:
+        raise ConfigError(f"{where}: " + "; ".join(_explain(kind, entry) for entry in error.errors())) from None
+
+
+def _explain(kind: type[BaseModel], entry: Any) -> str:
+    path = [str(part) for part in entry["loc"]]
+    name = ".".join(path)
+    if entry["type"] == "extra_forbidden":
+        known = _fields(kind, path[:-1])
+        hint = suggestion(path[-1], known)
+        return f"there is no setting {name!r}.{hint} Known: {', '.join(known)}"
+    if not path:
+        return str(entry["msg"]).removeprefix("Value error, ")
+    return f"{name}: {str(entry['msg']).removeprefix('Value error, ')} (it is {entry['input']!r})"
+
+
+def _fields(kind: type[BaseModel], path: list[str]) -> list[str]:
+    for part in path:
+        field = kind.model_fields.get(part)
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            break
+        kind = field.annotation
+    return list(kind.model_fields)
+
+
+def _copy(value: Any) -> Any:
+    return {key: _copy(inner) for key, inner in value.items()} if isinstance(value, dict) else value

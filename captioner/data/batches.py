@@ -1,0 +1,140 @@
+"""Batches of captioned pictures for training.
+
+Tensor letters: B images, K captions an image, T words of the longest caption with ``<bos>``.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from captioner.data.annotations import Photo
+from captioner.text.vocabulary import PAD, Vocabulary
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Captions:
+    """The captions of B images as numbers.
+
+    Attributes:
+        inputs: (B, K, T) what the decoder reads: ``<bos> w_1 ... w_n``, then padding. A row of padding is an absent caption.
+        targets: (M,) what it should say at each real position, in the order of ``inputs[inputs != PAD]``.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+
+    @property
+    def captions(self) -> int:
+        """How many captions there are."""
+        return int((self.inputs[..., 0] != PAD).sum())
+
+    @classmethod
+    def collate(cls, captions: Sequence[Sequence[Sequence[int]]]) -> Captions:
+        """Pad the encoded captions (``<bos>`` to ``<eos>``) of B images."""
+        k = max((len(image) for image in captions), default=0)
+        t = max((len(caption) for image in captions for caption in image), default=1)
+        padded = torch.full((len(captions), max(k, 1), max(t, 2)), PAD)
+        for i, image in enumerate(captions):
+            for j, caption in enumerate(image):
+                padded[i, j, : len(caption)] = torch.tensor(caption)
+        inputs, targets = padded[..., :-1].clone(), padded[..., 1:]
+        inputs[targets == PAD] = PAD
+        return cls(inputs, targets[inputs != PAD])
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One draw of a batch: which photos, whether mirrored, and which of their captions."""
+
+    photos: list[int]
+    flipped: list[bool]
+    captions: list[list[int]]
+
+
+class Sampler:
+    """Draws the batches of an epoch, the same for the same seed and epoch whatever came before.
+
+    Every photo comes once an epoch. A photo with more than ``per_image`` captions lends a random choice of them.
+    """
+
+    def __init__(self, photos: Sequence[Photo], *, batch_size: int, per_image: int, flips: bool, seed: int) -> None:
+        self.photos, self.batch_size, self.per_image, self.flips, self.seed = photos, batch_size, per_image, flips, seed
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return -(-len(self.photos) // self.batch_size)
+
+    def epoch(self, number: int, *, skip: int = 0) -> Iterator[Sample]:
+        """Draw epoch ``number``'s batches, without the first ``skip``."""
+        generator = torch.Generator().manual_seed(self.seed * 100_003 + number)
+        order = torch.randperm(len(self.photos), generator=generator).tolist()
+        for start in range(0, len(order), self.batch_size):
+            chosen = order[start : start + self.batch_size]
+            flipped = (torch.rand(len(chosen), generator=generator) < 0.5).tolist() if self.flips else [False] * len(chosen)
+            captions = []
+            for photo in chosen:
+                n = len(self.photos[photo].captions)
+                captions.append(torch.randperm(n, generator=generator)[: self.per_image].tolist())
+            if start >= skip * self.batch_size:
+                yield Sample(chosen, flipped, captions)
+
+
+class EncodedCaptions:
+    """All captions of some photos as numbers, encoded once."""
+
+    def __init__(self, photos: Sequence[Photo], vocabulary: Vocabulary, *, max_words: int) -> None:
+        self.numbers = [[vocabulary.encode(caption, max_words=max_words) for caption in photo.captions] for photo in photos]
+
+    def batch(self, sample: Sample) -> Captions:
+        """Collate what a sample drew."""
+        return Captions.collate([[self.numbers[p][c] for c in chosen] for p, chosen in zip(sample.photos, sample.captions, strict=True)])
+
+
+def prefetch(items: Iterator[T], *, ahead: int = 2) -> Iterator[T]:
+    """Draw items in a thread, ``ahead`` of their use; an exception in the thread is raised here."""
+    box: queue.Queue[tuple[str, T | BaseException | None]] = queue.Queue(ahead)
+    stop = threading.Event()
+
+    def put(entry: tuple[str, T | BaseException | None]) -> bool:
+        while not stop.is_set():
+            try:
+                box.put(entry, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for item in items:
+                if not put(("item", item)):
+                    return
+            put(("end", None))
+        except BaseException as error:
+            put(("error", error))
+
+    thread = threading.Thread(target=work, daemon=True, name="captioner-prefetch")
+    thread.start()
+    try:
+        while True:
+            kind, value = box.get()
+            if kind == "end":
+                return
+            if kind == "error":
+                assert isinstance(value, BaseException)
+                raise value
+            yield value  # type: ignore[misc]
+    finally:
+        stop.set()
+        thread.join(timeout=5)
+
+

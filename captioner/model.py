@@ -1,0 +1,82 @@
+"""A caption model: an encoder, a decoder and a vocabulary, built from a config."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from captioner.config import validate
+from captioner.decoders import DECODERS, Decoder
+from captioner.encoders import ENCODERS, Encoder
+from captioner.errors import ConfigError
+from captioner.memory import Memory
+from captioner.search import SearchConfig
+from captioner.text.vocabulary import Vocabulary
+
+
+class ModelConfig(BaseModel):
+    """What a model is made of; the names stand in the registries."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    encoder: dict[str, Any] = Field(default_factory=lambda: {"name": "grid"}, description="name and settings of the encoder")
+    decoder: dict[str, Any] = Field(default_factory=lambda: {"name": "show_attend_tell"}, description="name and settings of the decoder")
+    search: SearchConfig = Field(default_factory=SearchConfig, description="how captions are looked for unless one says otherwise")
+
+
+def _split(part: dict[str, Any], kind: str) -> tuple[str, dict[str, Any]]:
+    if not isinstance(part.get("name"), str):
+        raise ConfigError(f"{kind}: needs a name, for example {kind}: {{name: {'grid' if kind == 'encoder' else 'show_attend_tell'}}}")
+    return part["name"], {key: value for key, value in part.items() if key != "name"}
+
+
+def build_encoder(part: dict[str, Any]) -> Encoder:
+    """Build the encoder that a config names, in eval mode.
+
+    Raises:
+        ConfigError: the name or a setting is unknown.
+        EncoderError: its weights are not there.
+    """
+    name, settings = _split(part, "encoder")
+    kind: Any = ENCODERS[name]
+    encoder: Encoder = kind(validate(kind.Config, settings, where="encoder"))
+    return encoder.eval()
+
+
+def build_decoder(part: dict[str, Any], *, features: int, words: int) -> Decoder:
+    """Build the decoder that a config names, with new weights.
+
+    Raises:
+        ConfigError: the name or a setting is unknown.
+    """
+    name, settings = _split(part, "decoder")
+    kind = DECODERS[name]
+    return kind(validate(kind.Config, settings, where="decoder"), features=features, words=words)  # type: ignore[arg-type]
+
+
+class CaptionModel(nn.Module):
+    """Encoder, decoder and vocabulary.
+
+    Attributes:
+        encoder_tuned: whether the encoder's weights are no longer those it was built with, so that a checkpoint must hold them.
+    """
+
+    def __init__(self, config: ModelConfig, vocabulary: Vocabulary, encoder: Encoder, decoder: Decoder) -> None:
+        super().__init__()
+        self.config, self.vocabulary = config, vocabulary
+        self.encoder, self.decoder = encoder, decoder
+        self.encoder_tuned = False
+
+    @classmethod
+    def build(cls, config: ModelConfig, vocabulary: Vocabulary) -> CaptionModel:
+        """Build a model whose decoder has new weights."""
+        encoder = build_encoder(config.encoder)
+        decoder = build_decoder(config.decoder, features=encoder.features, words=len(vocabulary))
+        return cls(config, vocabulary, encoder, decoder)
+
+    def forward(self, pixels: Tensor) -> Memory:
+        """Encode pixels (B, 3, S, S) uint8 to a memory in the decoder's precision."""
+        memory: Memory = self.encoder(pixels)
+        return memory.to(dtype=next(self.decoder.parameters()).dtype)

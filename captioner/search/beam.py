@@ -1,0 +1,106 @@
+"""Beam search, batched over images and hypotheses."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from captioner.decoders.base import Decoder
+from captioner.memory import Memory
+from captioner.search.base import NEVER, SEARCHES, Hypothesis, SearchConfig, constrain
+from captioner.text.vocabulary import BOS, EOS
+
+
+@SEARCHES.register("beam")
+@torch.inference_mode()
+def beam(decoder: Decoder, memory: Memory, config: SearchConfig) -> list[list[Hypothesis]]:
+    """Find the ``n_best`` captions of each image among ``width`` hypotheses.
+
+    As in the code of Show, Attend and Tell, the beam of an image narrows by one whenever one of its hypotheses ends, and the search of an image is
+    over when all have ended or ``max_words`` is reached; width 1 is greedy search. Ended hypotheses are ranked by their normalised score; unfinished ones
+    come after all ended ones, so that there is always something to return. Images whose search is over take no part in later steps, and an image's result
+    does not depend on which others are in the batch.
+    """
+    device, b, w = memory.vectors.device, len(memory), config.width
+    steps = config.max_words
+    words = torch.zeros(steps, b, w, dtype=torch.long, device=device)
+    parents = torch.zeros(steps, b, w, dtype=torch.long, device=device)
+    totals = torch.full((steps, b, w), NEVER, device=device)  # of live and just ended hypotheses
+    ended = torch.zeros(steps, b, w, dtype=torch.bool, device=device)
+    looked: list[tuple[Tensor, Tensor]] = []
+
+    images = torch.arange(b, device=device)
+    state = decoder.start(memory)
+    tokens = torch.full((b, 1), BOS, device=device)
+    total = torch.zeros(b, 1, device=device)
+    history = torch.empty(b, 1, 0, dtype=torch.long, device=device)
+    width = torch.full((b,), w, device=device)  # how many hypotheses of each image are alive
+    ranks = torch.arange(w, device=device)
+    for t in range(steps):
+        logits, attention, state = decoder.step(tokens, state)
+        if attention is not None:
+            looked.append((images, attention.float()))
+        candidates = constrain(torch.log_softmax(logits.float(), dim=-1), history, config) + total.unsqueeze(-1)
+        vocabulary = candidates.shape[-1]
+        total, flat = candidates.flatten(1).topk(min(w, candidates.shape[1] * vocabulary), dim=-1)
+        if total.shape[1] < w:  # a vocabulary smaller than the beam
+            total = torch.nn.functional.pad(total, (0, w - total.shape[1]), value=NEVER)
+            flat = torch.nn.functional.pad(flat, (0, w - flat.shape[1]))
+        parent, tokens = flat // vocabulary, flat % vocabulary
+        total = total.masked_fill(ranks >= width.unsqueeze(1), NEVER)
+        ends = (tokens == EOS) & (total > NEVER)
+        words[t, images], parents[t, images], totals[t, images], ended[t, images] = tokens, parent, total, ends
+        total = total.masked_fill(ends, NEVER)
+        width = width - ends.sum(1)
+        alive = ((width > 0) & (total > NEVER).any(1)).nonzero().squeeze(1)
+        history = torch.cat([history.gather(1, parent.unsqueeze(-1).expand(-1, -1, t)), tokens.unsqueeze(-1)], dim=-1)
+        if len(alive) == 0:
+            break
+        if len(alive) < len(images):
+            state = state.pick(parent, images=alive)
+            images, tokens, total, history, width = images[alive], tokens[alive], total[alive], history[alive], width[alive]
+        else:
+            state = state.pick(parent)
+    return _collect(words, parents, totals, ended, looked, config)
+
+
+def _collect(
+    words: Tensor, parents: Tensor, totals: Tensor, ended: Tensor, looked: list[tuple[Tensor, Tensor]], config: SearchConfig
+) -> list[list[Hypothesis]]:
+    """Rank the hypotheses of each image and follow the best back to their first words."""
+    steps, b, w = words.shape
+    lengths = torch.arange(1, steps + 1, device=words.device).view(-1, 1, 1)
+    scores = config.normalise(totals, lengths)
+    # Unfinished hypotheses only exist at the last step. Shifting them far down keeps their order and puts them behind.
+    unfinished = torch.full_like(scores, NEVER)
+    unfinished[-1] = scores[-1] - 1e6
+    ranked = torch.where(ended, scores, unfinished).permute(1, 0, 2).flatten(1)
+    best, index = ranked.topk(config.n_best, dim=-1)
+    attention = None
+    if looked:
+        attention = looked[0][1].new_zeros(len(looked), b, w, looked[0][1].shape[-1])
+        for t, (images, weights) in enumerate(looked):
+            attention[t, images, : weights.shape[1]] = weights
+        attention = attention.cpu()
+    words, parents, ended, totals, scores = (tensor.cpu() for tensor in (words, parents, ended, totals, scores))
+    found = []
+    for image in range(b):
+        hypotheses = []
+        for rank in range(config.n_best):
+            if best[image, rank] == NEVER:
+                break
+            last, slot = divmod(int(index[image, rank]), w)
+            finished = bool(ended[last, image, slot])
+            log_probability, score = float(totals[last, image, slot]), float(scores[last, image, slot])
+            caption, rows = [], []
+            for t in range(last, -1, -1):
+                caption.append(int(words[t, image, slot]))
+                slot = int(parents[t, image, slot])
+                rows.append(slot)
+            caption.reverse()
+            rows.reverse()
+            said = len(caption) - finished
+            where = None if attention is None else attention[range(said), image, rows[:said]]
+            hypotheses.append(Hypothesis(caption[:said], log_probability, score, where, finished))
+        found.append(hypotheses)
+    return found

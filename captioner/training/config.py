@@ -1,0 +1,80 @@
+"""The settings of a training run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from captioner.model import ModelConfig
+from captioner.search import SearchConfig
+from captioner.training.cross_entropy import CrossEntropyConfig
+
+
+class Settings(BaseModel):
+    """Refuses keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(Settings):
+    """What to learn from and what to choose on."""
+
+    path: Path = Field(description="a caption data set; see: captioner data inspect")
+    images: Path | None = Field(None, description="folder of the pictures, if they are not where the data set's format has them")
+    train: str = Field("train", description="split to learn from; vocabulary and all statistics are from it")
+    dev: str = Field("dev", description="split on which the best epoch is chosen; 'val' stands for 'dev' where a data set says so")
+    restval: bool = Field(False, description="count COCO's restval as train")
+    also: list[Path] = Field(default_factory=list, description="more data sets whose train (and restval) splits are learned from")
+    features: Path | None = Field(None, description="feature store; left out, it is made in the run's folder")
+    flips: bool = Field(True, description="also learn from mirrored pictures")
+    min_count: int = Field(5, ge=1, description="a rarer word of the training captions is <unk>")
+    max_words: int = Field(24, ge=1, description="longer training captions are cut")
+    captions_per_image: int = Field(5, ge=1, description="captions of an image in a step; they share one memory")
+
+
+class OptimiserConfig(Settings):
+    """AdamW with warm-up and decay."""
+
+    learning_rate: float = Field(1e-3, gt=0, description="the highest")
+    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="how it falls to zero after the warm-up")
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps in which it rises from zero")
+    weight_decay: float = Field(0.01, ge=0)
+    betas: tuple[float, float] = (0.9, 0.99)
+    clip: float = Field(5.0, gt=0, description="largest norm of the gradient")
+
+
+class FineTuneConfig(Settings):
+    """Training the encoder too."""
+
+    from_epoch: int | None = Field(None, ge=1, description="epoch (from 1) at which the encoder is set free; left out, it stays frozen")
+    learning_rate: float = Field(1e-5, gt=0, description="the encoder's own, with the same schedule")
+
+
+class EvaluationConfig(Settings):
+    """Choosing the best epoch."""
+
+    every: int = Field(1, ge=1, description="epochs between evaluations by generated captions")
+    patience: int = Field(5, ge=1, description="stop after so many evaluations without a better CIDEr")
+    batch_size: int = Field(50, ge=1)
+    search: SearchConfig = Field(default_factory=lambda: SearchConfig(width=3))
+
+
+class TrainConfig(Settings):
+    """A training run."""
+
+    data: DataConfig
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    objective: CrossEntropyConfig = Field(default_factory=CrossEntropyConfig)
+    optimiser: OptimiserConfig = Field(default_factory=OptimiserConfig)
+    fine_tune: FineTuneConfig = Field(default_factory=FineTuneConfig)
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    output: Path = Field(Path("runs/latest"), description="folder of the run: model, log, curves, state to resume from")
+    epochs: int = Field(12, ge=1)
+    batch_size: int = Field(32, ge=1, description="images a step")
+    average: float = Field(0.999, ge=0, lt=1, description="decay of the moving average of the weights, which is what is evaluated and kept; 0 for none")
+    seed: int = Field(0, ge=0)
+    device: str = "auto"
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field("auto", description="auto: bf16-mixed where the device has it in hardware")
+    save_minutes: float = Field(5.0, gt=0, description="time between saved states, besides one at each epoch's end")

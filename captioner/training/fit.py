@@ -1,0 +1,412 @@
+"""The training loop: data, optimiser, evaluation, early stop, resume."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+
+from captioner import files
+from captioner.captioner import Captioner
+from captioner.checkpoint import save_model
+from captioner.config import override, read_yaml, validate
+from captioner.data.annotations import CaptionData, merge, read_captions
+from captioner.data.batches import Captions, EncodedCaptions, Sample, Sampler, prefetch
+from captioner.data.features import FeatureStore, build_store
+from captioner.data.images import load_image
+from captioner.device import choose_device, fast_dtype
+from captioner.errors import AnnotationError, CheckpointError, ConfigError
+from captioner.evaluation.evaluate import generate
+from captioner.evaluation.scores import Scorer
+from captioner.memory import Memory
+from captioner.model import CaptionModel
+from captioner.registry import suggestion
+from captioner.text.vocabulary import Vocabulary
+from captioner.training.config import OptimiserConfig, TrainConfig
+from captioner.training.cross_entropy import CrossEntropy
+from captioner.training.state import Progress, load_state, save_state
+
+PRESETS = Path(__file__).parent / "presets"
+STATE, LOG, CONFIG = "state.safetensors", "log.jsonl", "config.json"
+
+
+def load_config(name_or_path: str | Path, changes: Iterable[str] = (), output: Path | None = None) -> TrainConfig:
+    """Read a preset's name or a YAML file and apply ``key=value`` changes.
+
+    Raises:
+        ConfigError: there is no such preset or file, or a setting is wrong.
+    """
+    path = Path(name_or_path)
+    if not path.suffix and not path.exists():
+        path = PRESETS / f"{name_or_path}.yaml"
+        known = sorted(preset.stem for preset in PRESETS.glob("*.yaml"))
+        if path.stem not in known:
+            hint = suggestion(str(name_or_path), known)
+            raise ConfigError(f"preset {str(name_or_path)!r} does not exist.{hint} Known: {', '.join(known)}; or give a YAML file")
+    settings = override(read_yaml(path), changes)
+    if output is not None:
+        settings["output"] = str(output)
+    return validate(TrainConfig, settings, where=str(name_or_path))
+
+
+def run(
+    config: str | Path, changes: Iterable[str] = (), *, output: Path | None = None, resume: bool = False, console: Console | None = None
+) -> Path:
+    """Train as a preset or a YAML file says and return the folder of the best model; see :func:`fit`."""
+    return fit(load_config(config, changes, output), resume=resume, console=console)
+
+
+def learning_rate_factor(step: int, total: int, config: OptimiserConfig) -> float:
+    """Return the share of the highest learning rate at ``step`` of ``total``: a linear rise, then the schedule's fall."""
+    warmup = max(1, round(config.warmup * total))
+    if step < warmup:
+        return (step + 1) / warmup
+    share = (step - warmup) / max(1, total - warmup)
+    return {"cosine": 0.5 * (1 + math.cos(math.pi * share)), "linear": 1 - share, "constant": 1.0}[config.schedule]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the loader thread hands to the loop: a memory, or pixels when the encoder is trained too."""
+
+    captions: Captions
+    memory: Memory | None
+    pixels: Tensor | None
+
+
+def fit(config: TrainConfig, *, resume: bool = False, console: Console | None = None) -> Path:
+    """Train a model.
+
+    The run's folder gets ``best`` and ``last`` (model folders), ``log.jsonl``, TensorBoard curves in ``curves``, ``config.json`` and the state to resume
+    from. A run that is killed at any moment and resumed ends with the same weights to the bit as an unbroken one on the same machine's CPU.
+
+    Args:
+        config: the settings.
+        resume: go on with the run in the output folder.
+        console: where to report; ``None`` is standard error.
+
+    Returns:
+        The folder of the best model, by CIDEr of generated captions on dev.
+
+    Raises:
+        CaptionerError: the data, the settings or the output folder cannot be used.
+    """
+    return _Run(config, resume, console or Console(stderr=True)).run()
+
+
+class _Run:
+    """One training run; its steps in the order of :meth:`run`."""
+
+    def __init__(self, config: TrainConfig, resume: bool, console: Console) -> None:
+        self.config, self.console, self.output = config, console, config.output
+        if (self.output / STATE).exists() and not resume:
+            raise CheckpointError(f"{self.output}: holds a run already; go on with it with --resume, or give another --output")
+        if resume and not (self.output / STATE).exists():
+            raise CheckpointError(f"{self.output}: holds no run to resume; leave out --resume to begin one")
+        self.resume = resume
+        self.device = choose_device(config.device)
+        precision = config.precision
+        if precision == "auto":
+            precision = "bf16-mixed" if fast_dtype(self.device) == torch.bfloat16 else "32-true"
+        self.fabric = Fabric(accelerator=self.device.type, devices=1, precision=precision)
+        self.precision = precision
+        torch.manual_seed(config.seed)
+        self.train, self.dev = _read_data(config)
+        self.vocabulary = Vocabulary.build((c for photo in self.train.photos for c in photo.captions), min_count=config.data.min_count)
+        self.model = CaptionModel.build(config.model, self.vocabulary).to(self.device)
+        self.model.encoder.fingerprint()
+        self.store = self._features()
+        self.train = self._known(self.train)
+        self.dev = self._known(self.dev)
+        self.tuned = False
+        self.model.encoder.requires_grad_(False)
+        self.average = copy.deepcopy(self.model).eval()
+        groups = [
+            {"params": list(self.model.decoder.parameters()), "rate": config.optimiser.learning_rate},
+            {"params": list(self.model.encoder.parameters()), "rate": config.fine_tune.learning_rate},
+        ]
+        self.optimiser = torch.optim.AdamW(
+            groups, lr=0.0, betas=config.optimiser.betas, weight_decay=config.optimiser.weight_decay, fused=self.device.type in ("cpu", "cuda")
+        )
+        self.sampler = Sampler(
+            self.train.photos,
+            batch_size=config.batch_size,
+            per_image=config.data.captions_per_image,
+            flips=config.data.flips,
+            seed=config.seed,
+        )
+        self.encoded = EncodedCaptions(self.train.photos, self.vocabulary, max_words=config.data.max_words)
+        self.objective = CrossEntropy(config.objective)
+        self.scorer = Scorer({photo.image_id: photo.captions for photo in self.dev.photos})
+        self.total = len(self.sampler) * config.epochs
+        self.progress = Progress()
+        self.settings = config.model_dump_json(exclude={"output", "device", "save_minutes"})
+
+    def run(self) -> Path:
+        self.output.mkdir(parents=True, exist_ok=True)
+        state = self.output / STATE
+        if self.resume:
+            # The encoder is in the state only once it is trained; load what there is.
+            self.tuned = self._is_tuned_at(_epoch_of(state))
+            self.progress = load_state(state, self._modules(), self.optimiser, self.settings)
+            if self.progress.finished:
+                self.console.print(f"this run is finished: {self.output / 'best'}")
+                return self.output / "best"
+        else:
+            files.write_text(self.output / CONFIG, self.config.model_dump_json(indent=2) + "\n")
+        self.log = _Log(self.output, self.progress.step if self.resume else None)
+        decoder = self.model.decoder
+        self.console.print(
+            f"{len(self.train.photos):,} photos to learn from, {len(self.dev.photos):,} to choose on; {len(self.vocabulary):,} words; "
+            f"{sum(p.numel() for p in decoder.parameters()) / 1e6:.1f} M parameters in the decoder; {self.device}, {self.precision}"
+        )
+        began, before, saved = time.monotonic(), self.progress.seconds, time.monotonic()
+        try:
+            with _bar(self.console) as bar:
+                task = bar.add_task("training", total=self.total, completed=self.progress.step, info="")
+                for epoch in range(self.progress.epoch, self.config.epochs):
+                    if self._is_tuned_at(epoch) and not self.tuned:
+                        self.tuned = True
+                        self.model.encoder_tuned = self.average.encoder_tuned = True
+                    self.model.encoder.requires_grad_(self.tuned)
+                    for batch in prefetch(self._batches(epoch, self.progress.batch)):
+                        info = self._step(batch)
+                        bar.update(task, completed=self.progress.step, info=info)
+                        self.progress.seconds = before + time.monotonic() - began
+                        if time.monotonic() - saved > 60 * self.config.save_minutes:
+                            save_state(state, self.progress, self._modules(), self.optimiser, self.settings)
+                            saved = time.monotonic()
+                    self.progress.epoch, self.progress.batch = epoch + 1, 0
+                    last = self.progress.epoch == self.config.epochs
+                    if last or self.progress.epoch % self.config.evaluation.every == 0:
+                        self._evaluate()
+                    self.progress.seconds = before + time.monotonic() - began
+                    self.progress.finished = last or self.progress.waited >= self.config.evaluation.patience
+                    if self.progress.finished:
+                        self._save_model("last")
+                    save_state(state, self.progress, self._modules(), self.optimiser, self.settings)
+                    saved = time.monotonic()
+                    if self.progress.finished:
+                        break
+        except KeyboardInterrupt:
+            self.console.print(f"stopped; the run goes on from its last saved state with --resume --output {self.output}")
+            raise
+        finally:
+            self.log.close()
+        self.console.print(
+            f"best CIDEr on dev {100 * self.progress.best:.1f} after epoch {self.progress.best_epoch}, "
+            f"{self.progress.seconds / 60:.1f} minutes in all: {self.output / 'best'}"
+        )
+        return self.output / "best"
+
+    def _is_tuned_at(self, epoch: int) -> bool:
+        """Tell whether the encoder is trained in ``epoch``, counted from 0."""
+        return self.config.fine_tune.from_epoch is not None and epoch + 1 >= self.config.fine_tune.from_epoch
+
+    def _modules(self) -> dict[str, nn.Module]:
+        modules: dict[str, nn.Module] = {"decoder": self.model.decoder, "average.decoder": self.average.decoder}
+        if self.tuned:
+            modules |= {"encoder": self.model.encoder, "average.encoder": self.average.encoder}
+        return modules
+
+    def _features(self) -> FeatureStore | None:
+        """Open the feature store, or make it; none is needed if the encoder is trained from the first epoch."""
+        if self._is_tuned_at(0):
+            return None
+        data = self.config.data
+        folder = data.features or self.output / "features"
+        if not (folder / "index.json").exists():
+            pictures = [(photo.image_id, photo.path) for photo in (*self.train.photos, *self.dev.photos)]
+            encoder = copy.deepcopy(self.model.encoder).to(dtype=fast_dtype(self.device))
+            with _bar(self.console) as bar:
+                task = bar.add_task("encoding", total=len(pictures) * (1 + data.flips), info="")
+                built = build_store(
+                    folder,
+                    encoder,
+                    pictures,
+                    flips=data.flips,
+                    compiled=len(pictures) > 1000 and self.device.type == "cpu",
+                    progress=lambda done, _: bar.update(task, completed=done),
+                )
+            for error in built.errors:
+                self.console.print(f"left out: {error}", style="yellow")
+        store = FeatureStore(folder, encoder=self.model.encoder)
+        if data.flips and not store.flips:
+            raise ConfigError(f"{folder}: has no mirrored pictures; make the features with --flips, or set data.flips=false")
+        return store
+
+    def _known(self, data: CaptionData) -> CaptionData:
+        """Leave out photos that have no features."""
+        if self.store is None:
+            return data
+        photos = tuple(photo for photo in data.photos if photo.image_id in self.store)
+        if len(photos) < len(data.photos):
+            self.console.print(f"{data.name}: {len(data.photos) - len(photos)} photos have no features and are left out", style="yellow")
+        if not photos:
+            raise AnnotationError(f"{data.name}: none of its photos is in the feature store {self.store.folder}")
+        return CaptionData(data.name, data.format, photos)
+
+    def _batches(self, epoch: int, skip: int) -> Iterator[Batch]:
+        for sample in self.sampler.epoch(epoch, skip=skip):
+            captions = self.encoded.batch(sample)
+            if self._is_tuned_at(epoch) or self.store is None:
+                yield Batch(captions, None, self._pixels(sample))
+            else:
+                ids = [self.train.photos[photo].image_id for photo in sample.photos]
+                yield Batch(captions, self.store.memory(ids, flipped=sample.flipped), None)
+
+    def _pixels(self, sample: Sample) -> Tensor:
+        transform = self.model.encoder.transform
+        pictures = []
+        for photo, flipped in zip(sample.photos, sample.flipped, strict=True):
+            image = load_image(self.train.photos[photo].path, min_size=transform.decode_size)
+            pixels = torch.from_numpy(transform.pixels(image))
+            pictures.append(pixels.flip(-1) if flipped else pixels)
+        return torch.stack(pictures)
+
+    def _step(self, batch: Batch) -> str:
+        """Learn from one batch and return what to show beside the progress bar."""
+        began = time.perf_counter()
+        factor = learning_rate_factor(self.progress.step, self.total, self.config.optimiser)
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["rate"] * factor
+        self.model.train()
+        captions = Captions(batch.captions.inputs.to(self.device), batch.captions.targets.to(self.device))
+        with self.fabric.autocast():
+            if batch.memory is not None:
+                memory = batch.memory.to(self.device)
+            else:
+                assert batch.pixels is not None
+                memory = self.model(batch.pixels)
+            loss, metrics = self.objective(self.model.decoder, memory, captions)
+        self.fabric.backward(loss)
+        trained = [p for group in self.optimiser.param_groups for p in group["params"] if p.grad is not None]
+        norm = nn.utils.clip_grad_norm_(trained, self.config.optimiser.clip)
+        if not torch.isfinite(norm):
+            raise ConfigError(f"training diverged at step {self.progress.step} (the gradient is {float(norm)}); lower optimiser.learning_rate")
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.progress.step += 1
+        self.progress.batch += 1
+        self._average()
+        speed = batch.captions.captions / (time.perf_counter() - began)
+        values = {"loss": float(loss.detach()), **{name: float(value) for name, value in metrics.items()}}
+        self.log.step(self.progress.step, {**values, "learning_rate": group["lr"], "gradient_norm": float(norm), "captions_per_second": speed})
+        return f"nll {values['nll']:.3f}  {speed:.0f} captions/s"
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        decay = min(self.config.average, (1 + self.progress.step) / (10 + self.progress.step)) if self.config.average else 0.0
+        parts = [(self.average.decoder, self.model.decoder)]
+        if self.tuned:
+            parts.append((self.average.encoder, self.model.encoder))
+        for mean, now in parts:
+            torch._foreach_lerp_(list(mean.parameters()), list(now.parameters()), 1.0 - decay)
+
+    def _evaluate(self) -> None:
+        """Caption dev, score it, and keep the model if it is the best so far."""
+        settings = self.config.evaluation
+        model = copy.deepcopy(self.average)
+        captioner = Captioner(model, device=str(self.device), **settings.search.model_dump())
+        features = None if self.tuned else self.store
+        captions, _ = generate(captioner, self.dev, features=features, batch_size=settings.batch_size)
+        references_only = {photo.image_id: captions.get(photo.image_id, "") for photo in self.dev.photos}
+        values = self.scorer(references_only, metrics=("BLEU", "CIDEr")).values
+        self.log.evaluation(self.progress.epoch, self.progress.step, values)
+        better = values["CIDEr"] > self.progress.best
+        self.console.print(
+            f"epoch {self.progress.epoch}: " + "  ".join(f"{name} {100 * value:.1f}" for name, value in values.items()) + ("  (best)" if better else "")
+        )
+        if better:
+            self.progress.best, self.progress.best_epoch, self.progress.waited = values["CIDEr"], self.progress.epoch, 0
+            self._save_model("best")
+        else:
+            self.progress.waited += 1
+
+    def _save_model(self, name: str) -> None:
+        about = {
+            "data": self.train.name,
+            "photos": len(self.train.photos),
+            "captions": sum(len(photo.captions) for photo in self.train.photos),
+            "seed": self.config.seed,
+            "precision": self.precision,
+            "epoch": self.progress.epoch,
+            "minutes": round(self.progress.seconds / 60, 1),
+            "dev_cider": round(self.progress.best, 4),
+            "recipe": json.loads(self.config.model_dump_json(exclude={"output", "data", "device", "save_minutes"})),
+        }
+        save_model(self.output / name, self.average, about=about)
+
+
+def _read_data(config: TrainConfig) -> tuple[CaptionData, CaptionData]:
+    data = read_captions(config.data.path, images=config.data.images)
+    train, dev = data.split(config.data.train, restval=config.data.restval), data.split(config.data.dev)
+    if config.data.also:
+        train = merge(train, *(read_captions(path).split("train", restval=True) for path in config.data.also))
+    return train, dev
+
+
+def _epoch_of(state: Path) -> int:
+    """Return the epoch, from 0, that a saved state is in."""
+    from safetensors import safe_open
+
+    try:
+        with safe_open(state, framework="pt") as file:
+            return int(json.loads((file.metadata() or {})["progress"])["epoch"])
+    except Exception:  # load_state reports what is wrong
+        return 0
+
+
+def _bar(console: Console) -> Bar:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    return Bar(*columns, TextColumn("{task.fields[info]}"), console=console, refresh_per_second=2)
+
+
+class _Log:
+    """``log.jsonl`` and TensorBoard. On resuming, what was logged after the saved state is dropped."""
+
+    def __init__(self, output: Path, resumed_at: int | None) -> None:
+        path = output / LOG
+        if resumed_at is None:
+            path.unlink(missing_ok=True)
+        elif path.exists():
+            files.write_text(path, "".join(line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if _until(line, resumed_at)))
+        self.file = open(path, "a", encoding="utf-8", buffering=1)
+        self.curves = SummaryWriter(output / "curves", purge_step=resumed_at)
+
+    def step(self, step: int, values: dict[str, float]) -> None:
+        self._write({"step": step, **{name: round(value, 6) for name, value in values.items()}})
+        if step % 10 == 0:
+            for name, value in values.items():
+                self.curves.add_scalar(f"train/{name}", value, step)
+
+    def evaluation(self, epoch: int, step: int, values: dict[str, float]) -> None:
+        self._write({"step": step, "epoch": epoch, "dev": values})
+        for name, value in values.items():
+            self.curves.add_scalar(f"dev/{name}", value, step)
+
+    def _write(self, record: dict[str, Any]) -> None:
+        self.file.write(json.dumps(record) + "\n")
+
+    def close(self) -> None:
+        self.file.close()
+        self.curves.close()
+
+
+def _until(line: str, step: int) -> bool:
+    try:
+        return int(json.loads(line)["step"]) <= step
+    except (ValueError, KeyError, TypeError):
+        return False

@@ -1,0 +1,90 @@
+"""The state of a training run on disk: all that is needed to go on as if nothing had happened. One safetensors file, no pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from captioner import files
+from captioner.errors import CheckpointError
+
+
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        epoch: finished epochs.
+        batch: finished batches of the epoch under way.
+        step: finished batches in all.
+        best: the best CIDEr on dev so far.
+        best_epoch: the epoch that reached it.
+        waited: evaluations since then.
+        seconds: time spent training, evaluation included, over all its starts.
+        finished: whether there is nothing left to do.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    best: float = -1.0
+    best_epoch: int = 0
+    waited: int = 0
+    seconds: float = 0.0
+    finished: bool = False
+
+
+def save_state(path: Path, progress: Progress, modules: Mapping[str, nn.Module], optimiser: torch.optim.Optimizer, settings: str) -> None:
+    """Write the state, whole or not at all."""
+    tensors: dict[str, Tensor] = {"rng.cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        tensors["rng.cuda"] = torch.cuda.get_rng_state()
+    for name, module in modules.items():
+        tensors |= {f"{name}.{key}": tensor.detach().contiguous().clone() for key, tensor in module.state_dict().items()}
+    for number, parameter in enumerate(_parameters(optimiser)):
+        for key, value in optimiser.state.get(parameter, {}).items():
+            tensors[f"optimiser.{number}.{key}"] = torch.as_tensor(value).clone()
+    with files.atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={"progress": json.dumps(asdict(progress)), "settings": settings})
+
+
+def load_state(path: Path, modules: Mapping[str, nn.Module], optimiser: torch.optim.Optimizer, settings: str) -> Progress:
+    """Put everything back as :func:`save_state` found it.
+
+    Raises:
+        CheckpointError: the state is missing, damaged, or of a run with other settings.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is nothing to resume here; leave out --resume to begin")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        progress = Progress(**json.loads(metadata["progress"]))
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: damaged ({error}); delete the run's folder and begin again") from None
+    if metadata.get("settings") != settings:
+        raise CheckpointError(f"{path}: this run was begun with other settings; resume with the same ones, or give another --output")
+    for name, module in modules.items():
+        prefix = f"{name}."
+        module.load_state_dict({key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)})
+    for number, parameter in enumerate(_parameters(optimiser)):
+        prefix = f"optimiser.{number}."
+        entries = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+        if entries:
+            optimiser.state[parameter] = {key: tensor if key == "step" else tensor.to(parameter.device) for key, tensor in entries.items()}
+    torch.set_rng_state(tensors["rng.cpu"])
+    if "rng.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["rng.cuda"])
+    return progress
+
+
+def _parameters(optimiser: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimiser.param_groups for parameter in group["params"]]

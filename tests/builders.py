@@ -1,0 +1,98 @@
+"""Tiny decoders, memories and captions for the tests, all in float64.
+
+Letters as in :mod:`captioner.decoders.base`: B images, K captions an image, T steps, N places, D features, V words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from captioner.decoders import DECODERS, Decoder, Taught
+from captioner.memory import Memory
+from captioner.text.vocabulary import BOS, PAD, UNK
+
+FEATURES, WORDS = 8, 13
+SMALL = {"embedding": 6, "hidden": 5, "attention": 7, "values": 4}
+
+# (B, K): captions of different lengths, absent ones, and an image that has none at all.
+LENGTHS = ((3, 1), (0, 5), (0, 0), (4, 4))
+
+
+def build_decoder(name: str, *, dropout: float = 0.0, spread: float | None = 0.5, seed: int = 0, **settings: Any) -> Decoder:
+    """Build a small decoder in eval mode.
+
+    Args:
+        name: its family in the registry; settings that the family lacks are left out.
+        dropout: the value of each of its dropout settings.
+        spread: standard deviation of all weights, so that none is zero and attention is far from even; ``None`` leaves the family's own start.
+        seed: of the weights.
+        settings: of this family only.
+    """
+    family = DECODERS[name]
+    fields = family.Config.model_fields
+    small = {field: size for field, size in SMALL.items() if field in fields}
+    dropouts = {field: dropout for field in fields if "dropout" in field}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        decoder = family(family.Config(**(small | dropouts | settings)), features=FEATURES, words=WORDS).double().eval()
+        if spread is not None:
+            with torch.no_grad():
+                for parameter in decoder.parameters():
+                    parameter.normal_(std=spread)
+                for module in decoder.modules():
+                    if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+                        module.weight[module.padding_idx].zero_()
+    return decoder
+
+
+def build_memory(images: int = len(LENGTHS), places: int = 6, *, masked: bool = True, seed: int = 1) -> Memory:
+    """Make a memory whose pooled vector is not the mean of its places; masked, image b has N - 2b real places (at least one), scattered."""
+    random = torch.Generator().manual_seed(seed)
+    vectors = torch.randn(images, places, FEATURES, generator=random, dtype=torch.float64)
+    pooled = torch.randn(images, FEATURES, generator=random, dtype=torch.float64)
+    counts = (places - 2 * torch.arange(images)).clamp(min=1)
+    ranks = torch.rand(images, places, generator=random).argsort(1).argsort(1)
+    return Memory(vectors, pooled, mask=ranks < counts.unsqueeze(1) if masked else None)
+
+
+def build_tokens(lengths: Sequence[Sequence[int]] = LENGTHS, *, seed: int = 2) -> Tensor:
+    """Make captions (B, K, T) of the given lengths, ``<bos>`` included, with words that recur; the last column is padding only."""
+    random = torch.Generator().manual_seed(seed)
+    sizes = torch.tensor(lengths)
+    steps = torch.arange(int(sizes.max()) + 1)
+    tokens = torch.randint(UNK, WORDS, (*sizes.shape, len(steps)), generator=random)
+    tokens[..., 0] = BOS
+    return tokens.masked_fill(steps >= sizes.unsqueeze(-1), PAD)
+
+
+def spread_out(packed: Tensor, tokens: Tensor) -> Tensor:
+    """Put what :class:`Taught` holds for the real positions (M, ...) to its places (B, K, T, ...), zero elsewhere."""
+    out = packed.new_zeros(*tokens.shape, *packed.shape[1:])
+    out[tokens != PAD] = packed
+    return out
+
+
+def step_by_step(decoder: Decoder, memory: Memory, tokens: Tensor) -> Taught:
+    """Do what ``forward`` does with ``start`` and ``step`` alone, each caption of an image a hypothesis of its own."""
+    real = tokens != PAD
+    state = decoder.start(memory).pick(torch.zeros(tokens.shape[:2], dtype=torch.long))
+    logits, attentions = [], []
+    for words in tokens.unbind(-1):
+        logit, attention, state = decoder.step(words, state)
+        logits.append(logit)
+        attentions.append(attention)
+    looked = [attention for attention in attentions if attention is not None]
+    return Taught(torch.stack(logits, dim=2)[real], torch.stack(looked, dim=2)[real] if looked else None)
+
+
+def naive_lstm(weights: Sequence[Tensor], x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """Take one step of one LSTM as its equations have it; weights as torch stacks them: W_ih, W_hh, b_ih, b_hh, each input, forget, cell, output."""
+    w_x, w_h, b_x, b_h = (weight.chunk(4) for weight in weights)
+    i, f, g, o = (w_x[gate] @ x + b_x[gate] + w_h[gate] @ h + b_h[gate] for gate in range(4))
+    i, f, o = (1 / (1 + torch.exp(-gate)) for gate in (i, f, o))
+    c = f * c + i * torch.tanh(g)
+    return o * torch.tanh(c), c

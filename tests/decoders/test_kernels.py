@@ -1,0 +1,156 @@
+"""The fused loops of additive attention against hyperbolic tangents taken one by one, and autograd through them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from captioner.decoders import kernels
+from captioner.decoders.kernels import exponential
+
+KERNELS = {"scores": kernels.scores, "query_gradient": kernels.query_gradient, "key_gradient": kernels.key_gradient}
+
+
+class Scoring(NamedTuple):
+    """Keys p (B, N, A), queries q (B, M, A), the scoring vector v (A,) and what the loss says of every score, ds (B, M, N)."""
+
+    p: Tensor
+    q: Tensor
+    v: Tensor
+    ds: Tensor
+
+    @torch.enable_grad()
+    def direct(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the scores and the gradients of p, q and v, as the definition gives them, in float64."""
+        p, q, v = (tensor.detach().double().requires_grad_() for tensor in self[:3])
+        scores = (v * torch.tanh(p.unsqueeze(1) + q.unsqueeze(2))).sum(-1)
+        return scores.detach(), *torch.autograd.grad(scores, (p, q, v), self.ds.double())
+
+    def by(self, kernel: Callable[[str], Callable[..., Any]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the same from the three kernels, each looked up by its name."""
+        e, f = exponential(self.p), exponential(self.q)
+        scores = kernel("scores")(e.transpose(1, 2).contiguous(), f, self.v)
+        d_p, d_v = kernel("key_gradient")(e, f, self.ds)
+        return scores, 4.0 * self.v * d_p, 4.0 * self.v * kernel("query_gradient")(e, f, self.ds), d_v.sum((0, 1))
+
+
+def make(*, spread: float = 1.5, b: int = 3, m: int = 2, n: int = 7, a: int = 5, dtype: torch.dtype = torch.float64) -> Scoring:
+    random = torch.Generator().manual_seed(b + m + n + a)
+    p, q, v, ds = (torch.randn(shape, generator=random, dtype=torch.float64).to(dtype) for shape in ((b, n, a), (b, m, a), (a,), (b, m, n)))
+    return Scoring(spread * p, spread * q, v, ds)
+
+
+def fused(name: str) -> Callable[..., Any]:
+    return KERNELS[name].fused
+
+
+def eager(name: str) -> Callable[..., Any]:
+    return KERNELS[name].eager
+
+
+def called(name: str) -> Callable[..., Any]:
+    """Return the kernel as decoders call it where nothing is compiled."""
+    return lambda *args: KERNELS[name](*args, compiled=False)
+
+
+def compiled(name: str) -> Callable[..., Any]:
+    return lambda *args: KERNELS[name](*args, compiled=True)
+
+
+@pytest.mark.parametrize("m", [1, 4])
+@pytest.mark.parametrize("form", [fused, eager, called])
+def test_kernels_are_the_definition_and_its_gradients(form: Callable[[str], Callable[..., Any]], m: int) -> None:
+    scoring = make(m=m)
+    torch.testing.assert_close(scoring.by(form), scoring.direct(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", [fused, eager])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
+def test_large_projections_that_cancel_lose_nothing(form: Callable[[str], Callable[..., Any]], dtype: torch.dtype, tolerance: float) -> None:
+    plain = make(dtype=dtype)
+    # exp(2p) is up to e^60 here and exp(2q) down to e^-60; eighths, so that p + q is exact in 32 bits, too.
+    shift = torch.linspace(-30, 30, 5).round()
+    scoring = plain._replace(p=(8 * plain.p).round() / 8 + shift.to(dtype), q=(8 * plain.q).round() / 8 - shift.to(dtype))
+    direct = scoring.direct()
+    assert all(gradient.abs().max() > 0.1 for gradient in direct), "tanh is saturated everywhere, and nothing is tested"
+    torch.testing.assert_close([out.double() for out in scoring.by(form)], list(direct), rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("form", [fused, eager])
+@pytest.mark.parametrize("p", [-1e4, -100.0, -30.0, 30.0, 100.0, 1e4])
+@pytest.mark.parametrize("q", [-100.0, 0.0, 100.0])
+def test_saturation_gives_numbers(form: Callable[[str], Callable[..., Any]], p: float, q: float) -> None:
+    ones = torch.ones(1, 1, 1)
+    score, *gradients = Scoring(p * ones, q * ones, torch.ones(1), ones).by(form)
+    if abs(p) != abs(q) and p * q >= 0:
+        assert score.item() == pytest.approx(1.0 if p + q > 0 else -1.0)
+    assert abs(score.item()) <= 1.0
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_sixteen_bits_are_widened_and_float64_is_kept() -> None:
+    assert [kernels.wide(torch.ones(1, dtype=dtype)).dtype for dtype in (torch.bfloat16, torch.float16, torch.float32)] == [torch.float32] * 3
+    assert kernels.wide(torch.ones(1, dtype=torch.float64)).dtype == torch.float64
+
+
+def test_autograd_passes_through_the_plain_form() -> None:
+    """Taking steps with gradients on (as sampling for a reward may) must not meet the loops that write in place."""
+    scoring = make()
+    direct = scoring.direct()
+    p, q, v = (tensor.clone().requires_grad_() for tensor in scoring[:3])
+    scores = kernels.scores(exponential(p).transpose(1, 2), exponential(q), v, compiled=False)
+    torch.testing.assert_close(torch.autograd.grad(scores, (p, q, v), scoring.ds), direct[1:], rtol=0, atol=1e-12)
+
+
+@pytest.fixture
+def fresh_can_compile() -> Iterator[None]:
+    kernels.can_compile.cache_clear()
+    yield
+    kernels.can_compile.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh_can_compile")
+def test_the_compiler_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAPTIONER_COMPILE", "0")
+    monkeypatch.setattr(torch, "compile", lambda *args, **kwargs: pytest.fail("it was to be switched off"))
+    scoring = make(dtype=torch.float32)
+    assert not kernels.can_compile()
+    torch.testing.assert_close([out.double() for out in scoring.by(compiled)], list(scoring.direct()), rtol=0, atol=1e-4)
+
+
+def test_a_failing_compiler_is_told_of_once_and_gone_without(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    tries = []
+
+    def broken(*args: Any, **kwargs: Any) -> Callable[..., Any]:
+        def fail(*args: Tensor) -> Tensor:
+            tries.append(args)
+            raise RuntimeError("ld: cannot find -lgomp\nand a long story")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", broken)
+    monkeypatch.setattr(kernels, "can_compile", lambda: True)
+    kernel = type(kernels.query_gradient)(kernels.query_gradient.fused, kernels.query_gradient.eager)
+    scoring = make()
+    with caplog.at_level(logging.WARNING), torch.no_grad():
+        for _ in range(2):
+            out = kernel(exponential(scoring.p), exponential(scoring.q), scoring.ds, compiled=True)
+            torch.testing.assert_close(4.0 * scoring.v * out, scoring.direct()[2], rtol=0, atol=1e-12)
+    assert len(tries) == 1
+    assert [record.getMessage() for record in caplog.records] == ["torch.compile failed (ld: cannot find -lgomp); going on without it, slower"]
+
+
+@pytest.mark.slow
+def test_compiled_kernels_are_the_eager_ones(caplog: pytest.LogCaptureFixture) -> None:
+    if not kernels.can_compile():
+        pytest.skip("torch.compile is switched off or has no C++ compiler here")
+    with caplog.at_level(logging.WARNING), torch.no_grad():
+        for sizes in ({"b": 4, "m": 5, "n": 196, "a": 64}, {"b": 2, "m": 1, "n": 49, "a": 32}, {"b": 3, "m": 30, "n": 36, "a": 64, "spread": 8.0}):
+            scoring = make(**sizes, dtype=torch.float32)
+            torch.testing.assert_close(scoring.by(compiled), scoring.by(eager), rtol=1e-4, atol=1e-4)
+    assert not [record for record in caplog.records if "torch.compile failed" in record.getMessage()]

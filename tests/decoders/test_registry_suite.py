@@ -1,0 +1,196 @@
+"""What holds for every decoder family: adding one to the registry adds its tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from captioner.decoders import DECODERS, Taught, kernels
+from captioner.text.vocabulary import BOS, PAD
+from tests.builders import LENGTHS, WORDS, build_decoder, build_memory, build_tokens, spread_out, step_by_step
+
+pytestmark = pytest.mark.parametrize("name", list(DECODERS))
+
+
+@pytest.fixture(autouse=True)
+def without_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the suite fast; compiled kernels are held against the eager ones in ``test_kernels.py``."""
+    monkeypatch.setattr(kernels, "can_compile", lambda: False)
+
+
+def assert_same(told: Taught, expected: Taught, tolerance: float = 1e-10) -> None:
+    """Hold two results to be the same, attention included."""
+    torch.testing.assert_close(told.logits, expected.logits, rtol=0, atol=tolerance)
+    assert (told.attention is None) == (expected.attention is None)
+    if told.attention is not None:
+        torch.testing.assert_close(told.attention, expected.attention, rtol=0, atol=tolerance)
+
+
+def rearranged(told: Taught, tokens: Tensor, change: Callable[[Tensor], Tensor]) -> Taught:
+    """Return the result for other captions: ``change`` makes (B', K', T', ...) of (B, K, T, ...)."""
+    real = change(tokens) != PAD
+    logits, attention = (None if part is None else change(spread_out(part, tokens))[real] for part in told)
+    assert logits is not None
+    return Taught(logits, attention)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_step_by_step_is_forward(name: str, masked: bool) -> None:
+    decoder, memory, tokens = build_decoder(name), build_memory(masked=masked), build_tokens()
+    told = decoder(memory, tokens)
+    assert told.logits.shape == (sum(map(sum, LENGTHS)), WORDS)
+    assert_same(told, step_by_step(decoder, memory, tokens))
+
+
+def test_the_order_of_images_does_not_matter(name: str) -> None:
+    decoder, memory, tokens = build_decoder(name), build_memory(), build_tokens()
+    order = torch.tensor([2, 0, 3, 1])
+    assert_same(decoder(memory[order], tokens[order]), rearranged(decoder(memory, tokens), tokens, lambda tensor: tensor[order]))
+
+
+def test_captions_together_are_captions_one_by_one(name: str) -> None:
+    decoder, memory, tokens = build_decoder(name), build_memory(), build_tokens()
+    together = decoder(memory, tokens)
+    for k in range(tokens.shape[1]):
+        alone = decoder(memory, tokens[:, k : k + 1])
+        assert_same(alone, rearranged(together, tokens, lambda tensor, k=k: tensor[:, k : k + 1]))
+
+
+def test_more_padding_changes_nothing(name: str) -> None:
+    decoder, memory, tokens = build_decoder(name), build_memory(), build_tokens()
+    assert_same(decoder(memory, F.pad(tokens, (0, 3), value=PAD)), decoder(memory, tokens))
+
+
+def test_picking_hypotheses_and_images_is_as_if_they_had_been_written_so(name: str) -> None:
+    decoder, memory = build_decoder(name), build_memory(images=3)
+    words = torch.tensor([[[BOS, 5], [BOS, 6]], [[BOS, 7], [BOS, 8]], [[BOS, 9], [BOS, 4]]])  # (B, W, T)
+    state = decoder.start(memory).pick(torch.zeros(3, 2, dtype=torch.long))
+    for step in words.unbind(-1):
+        state = decoder.step(step, state).state
+
+    parents, images, last = torch.tensor([[1, 0, 1], [1, 1, 1], [0, 0, 1]]), torch.tensor([2, 0]), torch.tensor([[5, 10, 11], [12, 4, 3]])
+    step = decoder.step(last, state.pick(parents, images=images))
+
+    histories = torch.cat([words[torch.arange(3).unsqueeze(1), parents][images], last.unsqueeze(-1)], dim=-1)
+    expected = decoder(memory[images], histories)
+    ends = torch.zeros_like(histories, dtype=torch.bool)
+    ends[..., -1] = True
+    picked = Taught(step.logits.flatten(0, 1), None if step.attention is None else step.attention.flatten(0, 1))
+    attention = None if expected.attention is None else expected.attention[ends.flatten()]
+    assert_same(picked, Taught(expected.logits[ends.flatten()], attention))
+
+
+def test_what_hypotheses_share_is_never_copied(name: str) -> None:
+    decoder = build_decoder(name)
+    start = decoder.start(build_memory(images=2))
+    wide = start.pick(torch.zeros(2, 5, dtype=torch.long))
+    state = decoder.step(torch.full((2, 5), BOS), wide).state
+    assert {key: tensor.data_ptr() for key, tensor in state.images.items()} == {key: tensor.data_ptr() for key, tensor in start.images.items()}
+    assert all(tensor.shape[:2] == (2, 5) for tensor in state.hypotheses.values())
+
+
+def test_attention_lies_on_real_places_and_sums_to_one(name: str) -> None:
+    decoder, memory, tokens = build_decoder(name), build_memory(), build_tokens()
+    told = decoder(memory, tokens)
+    assert (told.attention is not None) == decoder.attends
+    if told.attention is not None:
+        assert memory.mask is not None
+        masked = ~memory.mask[(tokens != PAD).nonzero()[:, 0]]
+        assert masked.any() and not told.attention[masked].any()
+        torch.testing.assert_close(told.attention.sum(-1), torch.ones(len(told.logits), dtype=torch.float64))
+        assert told.attention.std(0).max() > 0.05, "it always looks at the same place"
+
+
+def near(told: Taught, expected: Taught) -> None:
+    """Hold a 16-bit result to be finite and to give nearly the same probabilities."""
+    assert (told.logits.double().softmax(-1) - expected.logits.softmax(-1)).abs().max() < 0.02
+    if told.attention is not None and expected.attention is not None:
+        assert (told.attention.double() - expected.attention).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_16_bit_decoder_writes_step_by_step(name: str, dtype: torch.dtype) -> None:
+    decoder, memory, tokens = build_decoder(name), build_memory(), build_tokens()
+    with torch.no_grad():
+        expected = step_by_step(decoder, memory, tokens)
+        told = step_by_step(decoder.to(dtype), memory.to(dtype=dtype), tokens)
+    assert told.logits.dtype == dtype
+    near(told, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_16_bit_decoder_scores_captions(name: str, dtype: torch.dtype, request: pytest.FixtureRequest) -> None:
+    if name == "show_attend_tell":
+        reason = "forward hands the recurrence's 32-bit hidden states to 16-bit output layers"
+        request.applymarker(pytest.mark.xfail(strict=True, raises=RuntimeError, reason=reason))
+    decoder, memory, tokens = build_decoder(name), build_memory(), build_tokens()
+    with torch.no_grad():
+        expected = decoder(memory, tokens)
+        near(decoder.to(dtype)(memory.to(dtype=dtype), tokens), expected)
+
+
+def test_autocast_learns_what_32_bits_learn(name: str) -> None:
+    decoder, memory, tokens = build_decoder(name).float(), build_memory().to(dtype=torch.float32), build_tokens()
+    targets = tokens[tokens != PAD]
+
+    def learn(autocast: bool) -> tuple[Taught, Tensor]:
+        decoder.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            told = decoder(memory, tokens)
+        F.cross_entropy(told.logits.float(), targets).backward()
+        return told, nn.utils.parameters_to_vector([torch.zeros_like(p) if p.grad is None else p.grad for p in decoder.parameters()])
+
+    (told, gradient), (expected, reference) = learn(True), learn(False)
+    near(told, expected)
+    assert F.cosine_similarity(gradient, reference, dim=0) > 0.99
+
+
+def test_weights_survive_a_file(name: str) -> None:
+    decoder, other = build_decoder(name), build_decoder(name, seed=7)
+    other.load_state_dict(safetensors.torch.load(safetensors.torch.save(decoder.state_dict())))
+    memory, tokens = build_memory(), build_tokens()
+    assert torch.equal(other(memory, tokens).logits, decoder(memory, tokens).logits)
+
+
+@pytest.mark.parametrize("spread", [0.5, 8.0])
+def test_gradients_reach_every_parameter_and_are_numbers(name: str, spread: float) -> None:
+    decoder, memory, tokens = build_decoder(name, spread=spread), build_memory(), build_tokens()
+    decoder(memory, tokens).logits.square().mean().backward()
+    for key, parameter in decoder.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), key
+        assert spread > 1 or parameter.grad.any(), key
+
+
+def test_a_few_steps_lower_the_loss_and_leave_padding_alone(name: str) -> None:
+    decoder, memory, tokens = build_decoder(name, spread=None).train(), build_memory(), build_tokens()
+    targets = build_tokens(seed=5)[tokens != PAD]
+    optimiser = torch.optim.Adam(decoder.parameters(), lr=0.02, weight_decay=1e-3)
+    losses = []
+    for _ in range(20):
+        loss = F.cross_entropy(decoder(memory, tokens).logits, targets)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+    embeddings = [module for module in decoder.modules() if isinstance(module, nn.Embedding) and module.num_embeddings == WORDS]
+    assert embeddings and all(embedding.weight[BOS].any() and not embedding.weight[PAD].any() for embedding in embeddings)
+
+
+def test_dropout_is_for_training_only(name: str) -> None:
+    plain, dropping, memory, tokens = build_decoder(name), build_decoder(name, dropout=0.5), build_memory(), build_tokens()
+    assert torch.equal(dropping(memory, tokens).logits, plain(memory, tokens).logits)
+    assert torch.equal(plain.train()(memory, tokens).logits, plain.eval()(memory, tokens).logits)
+    dropping.train()
+    assert not torch.allclose(dropping(memory, tokens).logits, dropping(memory, tokens).logits)
+
+
+def test_an_unknown_setting_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError, match="hiden"):
+        DECODERS[name].Config(**{"hiden": 4})

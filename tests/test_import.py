@@ -1,0 +1,74 @@
+"""What ``import captioner`` gives, and what it costs."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import captioner
+from captioner import errors
+
+HEAVY = {"torch", "torchvision", "timm", "numpy", "PIL", "matplotlib", "nltk", "pycocoevalcap", "lightning_fabric", "huggingface_hub"}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import captioner",
+        "from captioner import CaptionerError, ImageError, __version__",
+        "import captioner; dir(captioner)",
+        "import captioner.files, captioner.registry, captioner.text.vocabulary",
+    ],
+)
+def test_importing_loads_nothing_heavy(statement: str, repository: Path) -> None:
+    program = f"import sys; before = set(sys.modules); {statement}; print(*sorted(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=repository, capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert "captioner" in loaded
+    assert not loaded & HEAVY
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("name", captioner.__all__)
+def test_every_public_name_is_there(name: str) -> None:
+    assert getattr(captioner, name) is getattr(captioner, name)
+    assert name in dir(captioner)
+
+
+def test_lazy_names_are_the_real_things() -> None:
+    from captioner.captioner import Captioner
+    from captioner.memory import Memory
+
+    assert captioner.Memory is Memory
+    assert captioner.Captioner is Captioner
+
+
+def test_an_unknown_name_is_the_usual_error() -> None:
+    with pytest.raises(AttributeError, match="module 'captioner' has no attribute 'Captoiner'"):
+        captioner.Captoiner  # noqa: B018
+    assert not hasattr(captioner, "caption_everything")
+
+
+def test_the_version_is_the_packages(repository: Path) -> None:
+    found = re.search(r'^version = "(.+)"$', (repository / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert found is not None and found[1] == captioner.__version__
+
+
+def test_one_except_clause_catches_every_error() -> None:
+    raised = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, BaseException)]
+    assert len(raised) > 5
+    assert all(issubclass(error, captioner.CaptionerError) for error in raised)
+    # A failing program must not be mistaken for a failing input, nor the other way round.
+    assert not issubclass(captioner.CaptionerError, (ValueError, OSError, RuntimeError))
+
+
+def test_an_image_error_says_which_picture_and_survives_the_way_from_another_process() -> None:
+    error = pickle.loads(pickle.dumps(captioner.ImageError(Path("photos") / "dog.jpg", "is empty; copy it again")))
+    assert isinstance(error, captioner.ImageError)
+    assert (error.source, error.reason) == (str(Path("photos") / "dog.jpg"), "is empty; copy it again")
+    assert str(error) == f"{error.source}: is empty; copy it again"

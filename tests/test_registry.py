@@ -1,0 +1,58 @@
+"""Names for the things one can choose, and help for whoever mistypes one."""
+
+from __future__ import annotations
+
+import pytest
+
+from captioner.errors import CaptionerError, ConfigError
+from captioner.registry import Registry, suggestion
+
+
+@pytest.fixture
+def decoders() -> Registry[type]:
+    registry: Registry[type] = Registry("decoder")
+    for name in ("show_tell", "transformer", "show_attend_tell"):
+        registry.register(name)(type(name, (), {}))
+    return registry
+
+
+def test_a_registered_thing_is_found_and_left_as_it_was() -> None:
+    registry: Registry[type] = Registry("encoder")
+
+    @registry.register("grid")
+    class Grid:
+        pass
+
+    assert registry["grid"] is Grid and Grid.__name__ == "Grid"
+    assert "grid" in registry and "regions" not in registry and 3 not in registry
+
+
+def test_names_come_in_alphabetical_order(decoders: Registry[type]) -> None:
+    assert list(decoders) == ["show_attend_tell", "show_tell", "transformer"]
+
+
+def test_a_name_is_given_once(decoders: Registry[type]) -> None:
+    first = decoders["show_tell"]
+    with pytest.raises(ValueError, match="decoder 'show_tell' is registered twice"):
+        decoders.register("show_tell")(int)
+    assert decoders["show_tell"] is first
+
+
+def test_registries_do_not_share_names(decoders: Registry[type]) -> None:
+    Registry[type]("encoder").register("show_tell")(int)
+    assert decoders["show_tell"] is not int
+
+
+def test_an_unknown_name_is_told_with_what_there_is(decoders: Registry[type]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        decoders["show_tel"]
+    assert str(caught.value) == "decoder 'show_tel' does not exist. Did you mean 'show_tell'? Known: show_attend_tell, show_tell, transformer"
+    assert isinstance(caught.value, CaptionerError)
+    assert caught.value.__suppress_context__, "the KeyError within is no news to a user"
+
+
+def test_no_suggestion_where_nothing_is_near(decoders: Registry[type]) -> None:
+    with pytest.raises(ConfigError, match=r"^decoder 'qqq' does not exist\. Known: "):
+        decoders["qqq"]
+    assert suggestion("qqq", ["beam", "sample"]) == ""
+    assert suggestion("baem", ["beam", "sample"]) == " Did you mean 'beam'?"
