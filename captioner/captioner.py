@@ -38,6 +38,7 @@ class Captioner:
     def __init__(self, model: CaptionModel, *, device: str = "auto", **search: Any) -> None:
         self.device = choose_device(device)
         self.model = model.to(self.device).eval()
+        self.model.encoder.fingerprint()  # of its weights before they are rounded
         # The encoder is nearly all of the work; the decoder stays in 32 bits, where its scores are compared.
         self.model.encoder.to(dtype=fast_dtype(self.device))
         self.search = validate(SearchConfig, {**model.config.search.model_dump(), **search}, where="search")

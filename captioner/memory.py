@@ -43,8 +43,8 @@ class Memory:
             raise ValueError(f"pooled must be {(b, d)}, not {tuple(self.pooled.shape)}")
         if self.grid is not None and self.grid[0] * self.grid[1] != n:
             raise ValueError(f"a grid of {self.grid} does not have {n} places")
-        if self.mask is not None and tuple(self.mask.shape) != (b, n):
-            raise ValueError(f"mask must be {(b, n)}, not {tuple(self.mask.shape)}")
+        if self.mask is not None and (tuple(self.mask.shape) != (b, n) or self.mask.dtype != torch.bool):
+            raise ValueError(f"mask must be {(b, n)} bool, not {tuple(self.mask.shape)} {self.mask.dtype}")
         if self.boxes is not None and tuple(self.boxes.shape) != (b, n, 4):
             raise ValueError(f"boxes must be {(b, n, 4)}, not {tuple(self.boxes.shape)}")
 

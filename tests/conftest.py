@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# Compiling kernels takes longer than all the rest of the suite; the slow tests compare the compiled ones with the plain ones.
+os.environ.setdefault("CAPTIONER_COMPILE", "0")
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

@@ -117,9 +117,9 @@ def test_permissions_are_those_of_any_new_file(tmp_path: Path, umask: int, exist
 
 
 @POSIX
-@pytest.mark.xfail(strict=True, reason="the umask is read by setting it to 0 for a moment, in which all threads' new files are open to everybody")
 def test_other_threads_files_keep_their_permissions(tmp_path: Path, umask: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, seen = os.umask, []
+    plain = os.umask
+    seen: list[int] = []
 
     def while_another_thread_writes(mask: int) -> int:
         before = plain(mask)

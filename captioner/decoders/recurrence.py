@@ -135,7 +135,7 @@ class _AttendingLSTM(torch.autograd.Function):
         h_first, table, words, hidden, context, attention, values, w_hidden, w_context, v, places_first = ctx.saved_tensors
         active, compiled, dtype = ctx.active, ctx.compiled, ctx.dtype
         images, n, d = values.shape
-        k = ctx.saved[0][1].shape[1]
+        k = h_first.shape[1]
         units, a, steps = hidden.shape[-1], v.shape[0], len(active)
         h4 = 4 * units
         offsets = packed_offsets(active, k)
@@ -147,7 +147,7 @@ class _AttendingLSTM(torch.autograd.Function):
         dh, dc = hidden.new_zeros(images, k, units), hidden.new_zeros(images, k, units)
         for t in reversed(range(steps)):
             now, rows = active[t], slice(offsets[t], offsets[t + 1])
-            query, gate, z, c_before, activations, c_after = ctx.saved.pop()
+            query, gate, z, c_before, activations, c_after = ctx.saved[t]
             i, f, g, o = activations.chunk(4, dim=-1)
             tanh_c = torch.tanh(c_after)
             dh_t = dh[:now] + g_hidden[rows].view(now, k, units)

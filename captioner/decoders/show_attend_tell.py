@@ -146,5 +146,6 @@ class ShowAttendTell(Decoder):
         starts = torch.tensor(packed_offsets(active, k), device=tokens.device)
         image, caption, step = real.nonzero(as_tuple=True)
         rows = starts[step] + order.argsort()[image] * k + caption
-        logits = self._tell(tokens[real], told.hidden[rows], told.context[rows])
+        dtype = values.dtype  # the recurrence has at least 32 bits, a model may have 16
+        logits = self._tell(tokens[real], told.hidden[rows].to(dtype), told.context[rows].to(dtype))
         return Taught(logits, told.attention[rows])

@@ -10,7 +10,7 @@ from captioner.captioner import Captioner
 from captioner.data.annotations import CaptionData
 from captioner.data.features import FeatureStore
 from captioner.errors import EvaluationError, ImageError
-from captioner.evaluation.scores import DEFAULT_METRICS, Scores, score
+from captioner.evaluation.scores import DEFAULT_METRICS, Scores, _families, score
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,9 @@ def evaluate(
     """Caption a split and score it; see :func:`generate`.
 
     Raises:
-        EvaluationError: not one picture could be read, or a scorer failed.
+        EvaluationError: a metric is unknown, not one picture could be read, or a scorer failed.
     """
+    _families(metrics)  # an unknown metric is refused before the captioning, not after
     began = time.perf_counter()
     captions, errors = generate(captioner, data, features=features, batch_size=batch_size, progress=progress)
     seconds = time.perf_counter() - began

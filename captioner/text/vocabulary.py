@@ -35,7 +35,7 @@ def tokenize(text: str) -> list[str]:
     Splitting is NLTK's Treebank-style word tokenizer, which needs no downloaded data: ``"A dog's ball."`` gives
     ``["a", "dog", "'s", "ball"]``.
     """
-    words = _treebank().tokenize(text.lower())
+    words = _treebank().tokenize(text.lower().replace("’", "'"))
     # The Treebank rules take a full stop for the end of a sentence only at the end of the text.
     words = [word.rstrip(".") if word.endswith(".") and word.count(".") == 1 else word for word in words]
     return [word for word in words if word and not all(letter in _PUNCTUATION for letter in word)]
@@ -137,7 +137,7 @@ class Vocabulary:
             if value["format"] > FORMAT:
                 raise CheckpointError(f"{path}: vocabulary format {value['format']} is newer than this program; upgrade captioner")
             words = value["words"]
-            if value["special"] != list(SPECIAL) or not all(isinstance(word, str) for word in words):
+            if value["special"] != list(SPECIAL) or not isinstance(words, list) or not all(isinstance(w, str) for w in words):
                 raise ValueError("its special words are not this program's")
             return cls(words, value.get("counts"))
         except FileNotFoundError:

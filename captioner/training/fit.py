@@ -303,7 +303,7 @@ class _Run:
         self._average()
         speed = batch.captions.captions / (time.perf_counter() - began)
         values = {"loss": float(loss.detach()), **{name: float(value) for name, value in metrics.items()}}
-        self.log.step(self.progress.step, {**values, "learning_rate": group["lr"], "gradient_norm": float(norm), "captions_per_second": speed})
+        self.log.step(self.progress.step, {**values, "learning_rate": self.optimiser.param_groups[0]["lr"], "gradient_norm": float(norm), "captions_per_second": speed})
         return f"nll {values['nll']:.3f}  {speed:.0f} captions/s"
 
     @torch.no_grad()

@@ -47,10 +47,10 @@ def save_state(path: Path, progress: Progress, modules: Mapping[str, nn.Module],
     if torch.cuda.is_available():
         tensors["rng.cuda"] = torch.cuda.get_rng_state()
     for name, module in modules.items():
-        tensors |= {f"{name}.{key}": tensor.detach().contiguous().clone() for key, tensor in module.state_dict().items()}
+        tensors |= {f"{name}.{key}": tensor.detach().clone(memory_format=torch.contiguous_format) for key, tensor in module.state_dict().items()}
     for number, parameter in enumerate(_parameters(optimiser)):
         for key, value in optimiser.state.get(parameter, {}).items():
-            tensors[f"optimiser.{number}.{key}"] = torch.as_tensor(value).clone()
+            tensors[f"optimiser.{number}.{key}"] = torch.as_tensor(value).clone(memory_format=torch.contiguous_format)
     with files.atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={"progress": json.dumps(asdict(progress)), "settings": settings})
 
@@ -79,7 +79,10 @@ def load_state(path: Path, modules: Mapping[str, nn.Module], optimiser: torch.op
         prefix = f"optimiser.{number}."
         entries = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
         if entries:
-            optimiser.state[parameter] = {key: tensor if key == "step" else tensor.to(parameter.device) for key, tensor in entries.items()}
+            # In the layout and on the device of the parameter, as the optimiser had made them.
+            optimiser.state[parameter] = {
+                key: tensor if key == "step" else torch.empty_like(parameter).copy_(tensor) for key, tensor in entries.items()
+            }
     torch.set_rng_state(tensors["rng.cpu"])
     if "rng.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["rng.cuda"])

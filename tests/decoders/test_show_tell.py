@@ -62,7 +62,5 @@ def test_the_picture_is_seen_once_through_its_pooled_vector_only(decoder: ShowTe
 
 
 def test_a_new_decoder_starts_with_open_forget_gates() -> None:
-    lstm = build_decoder("show_tell", spread=None).lstm
-    assert isinstance(lstm, torch.nn.LSTM)
-    _, forget, _, _ = lstm.bias_ih_l0.chunk(4)
+    _, forget, _, _ = build_decoder("show_tell", spread=None).get_parameter("lstm.bias_ih_l0").chunk(4)
     assert torch.equal(forget, torch.ones_like(forget))

@@ -1,0 +1,56 @@
+"""The command line. Commands parse and print; what they do is done by the library, which each imports when it is run, so that help is instant."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+import captioner
+from captioner.cli import caption, console, data, evaluate, features, train
+from captioner.errors import CaptionerError
+
+app = typer.Typer(
+    name="captioner",
+    help="Say in a sentence what a photo shows. Every command explains itself: captioner COMMAND --help",
+    epilog="Example: captioner caption photo.jpg",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"captioner {captioner.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")] = False,
+) -> None:
+    pass
+
+
+app.command("caption", epilog=caption.EXAMPLES)(caption.run)
+app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.run)
+app.command("train", epilog=train.EXAMPLES)(train.run)
+app.command("features", epilog=features.EXAMPLES)(features.run)
+app.add_typer(data.app, name="data")
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0 if all went well, 1 after an error, 2 when it was called wrongly, 130 when interrupted."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="surrogateescape")  # a file's name may hold any bytes, and is printed as it is
+    try:
+        app(arguments, prog_name="captioner")
+    except CaptionerError as error:
+        console.error(error)
+    except OSError as error:  # a full disk, a folder that may not be written
+        console.error(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error)
+    sys.exit(1)

@@ -1,0 +1,66 @@
+"""``captioner features``: encode a data set's pictures once, to train on many times."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from captioner.cli import console
+
+EXAMPLES = """Example: captioner features flickr8k -o flickr8k-features --flips
+
+Example: captioner features dataset_coco.json -o features --split train --split restval --split val"""
+
+
+def run(
+    data: Annotated[list[Path], typer.Argument(metavar="DATA", help="Caption data sets, files or folders; several are joined.")],
+    output: Annotated[Path, typer.Option("--output", "-o", file_okay=False, help="The folder of the feature store.")],
+    encoder: Annotated[
+        str, typer.Option(help="A backbone: efficientnet_lite0 or 2, resnet50, resnet101, vgg19, or any of timm's.")
+    ] = "efficientnet_lite2",
+    size: Annotated[int, typer.Option(min=0, help="Side of the picture in pixels; 0 is what gives a 14x14 map.")] = 0,
+    fit: Annotated[str, typer.Option(help="squash the whole picture into a square, or crop its middle.")] = "squash",
+    split: Annotated[list[str] | None, typer.Option(help="Only this split; may be given several times.")] = None,
+    flips: Annotated[bool, typer.Option("--flips", help="Also encode every picture mirrored.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures encoded at once.")] = 8,
+    workers: console.Workers = 2,
+    device: console.Device = "auto",
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile the encoder first; pays from some hundred pictures on.")] = False,
+) -> None:
+    """Encode the pictures of caption data sets into a feature store.
+
+    When it was interrupted, the same command goes on where it stopped.
+
+    Pictures that cannot be read are reported on stderr and left out; the exit code is then 1.
+    """
+    from captioner.data.annotations import merge, read_captions
+
+    photos = merge(*sets) if len(sets := [read_captions(path) for path in data]) > 1 else sets[0]
+    chosen = [photo for part in dict.fromkeys(split) for photo in photos.split(part).photos] if split else photos.photos
+    pictures = [(image_id, path) for image_id, path in {photo.image_id: photo.path for photo in chosen}.items()]
+
+    from captioner.data.features import build_store
+    from captioner.device import choose_device, fast_dtype
+    from captioner.model import build_encoder
+
+    where = choose_device(device)
+    backbone = build_encoder({"name": "grid", "backbone": encoder, "size": size, "fit": fit})
+    backbone.fingerprint()  # of the weights as they are installed, before they are rounded
+    backbone.to(where, dtype=fast_dtype(where))
+    began = time.perf_counter()
+    with console.progress("Encoding") as progress:
+        built = build_store(output, backbone, pictures, flips=flips, batch_size=batch_size, workers=workers, compiled=compiled, progress=progress)
+    seconds = time.perf_counter() - began
+    failures = console.Failures()
+    for error in built.errors:
+        failures(error)
+    store, size_on_disk = built.store, sum(file.stat().st_size for file in output.iterdir())
+    speed = f"{built.encoded:,} encoded now, {built.encoded / seconds:.1f} images/s" if built.encoded else "all were encoded already"
+    typer.echo(
+        f"{output}: {len(store):,} pictures{' and their mirror images' if store.flips else ''}, {store.places} places of {store.features} features, "
+        f"{size_on_disk / 1e6:,.1f} MB; {speed}"
+    )
+    failures.exit()

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from PIL import Image
+
+from captioner.cli import main
+
+WORDS = ["a", "dog", "runs", "on", "grass", "red", "ball"]
+COLOURS = {"red.jpg": (200, 30, 30), "green.png": (30, 200, 30), "blue.jpg": (30, 30, 200)}
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        return self.out.splitlines()
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run the command line as the shell would: its exit code, stdout and stderr."""
+
+    def call(*arguments: object, stdin: str = "") -> Result:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        with pytest.raises(SystemExit) as exit:
+            main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return Result(exit.value.code, out, err)  # type: ignore[arg-type]
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny model with random weights."""
+    import torch
+
+    from captioner.checkpoint import save_model
+    from captioner.model import CaptionModel, ModelConfig
+    from captioner.text.vocabulary import Vocabulary
+
+    config = ModelConfig(
+        encoder={"name": "grid", "backbone": "test_efficientnet", "weights": "random", "size": 64},
+        decoder={"name": "show_attend_tell", "embedding": 8, "hidden": 8, "attention": 8, "values": 8},
+        search={"width": 3, "max_words": 6, "min_words": 2},  # type: ignore[arg-type]
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        built = CaptionModel.build(config, Vocabulary(WORDS))
+    built.encoder_tuned = True  # its random weights are stored, as no other place has them
+    return save_model(tmp_path_factory.mktemp("models") / "tiny", built)
+
+
+def paint(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, colour in COLOURS.items():
+        Image.linear_gradient("L").resize((80, 60)).convert("RGB").point(lambda v: v // 2).save(folder / name)
+        Image.blend(Image.open(folder / name), Image.new("RGB", (80, 60), colour), 0.5).save(folder / name)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of three good pictures, a broken one, a file that is no picture, and a subfolder with one more."""
+    folder = tmp_path / "photos"
+    paint(folder)
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not really")
+    (folder / "notes.txt").write_text("no picture")
+    (folder / "more").mkdir()
+    (folder / "more" / "deep.jpg").write_bytes((folder / "red.jpg").read_bytes())
+    return folder
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """A caption file for three good pictures in the split "val" and a missing one in "train"."""
+    folder = tmp_path / "dataset"
+    paint(folder)
+    rows = [{"image": name, "captions": [f"a {Path(name).stem} dog runs on grass", "the dog runs"], "split": "val"} for name in sorted(COLOURS)]
+    rows.append({"image": "gone.jpg", "captions": ["a red ball on grass"], "split": "train"})
+    file = folder / "captions.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def caption(run, model: Path):
+    return lambda *arguments, **more: run("caption", "--model", model, "--workers", 1, "--device", "cpu", *arguments, **more)
+
+
+def test_one_picture_gives_its_sentence(caption, photos: Path) -> None:
+    result = caption(photos / "red.jpg")
+    assert (result.code, result.err) == (0, "")
+    (sentence,) = result.lines
+    assert sentence.endswith(".") and sentence[0].isupper() and "red.jpg" not in sentence
+
+
+def test_a_bad_picture_stops_no_other(caption, photos: Path) -> None:
+    alone = caption(photos / "red.jpg").out
+    result = caption(photos, photos / "gone.jpg")
+    assert result.code == 1
+    assert [line.split(": ")[0] for line in result.lines] == [str(photos / name) for name in ("blue.jpg", "green.png", "red.jpg")]
+    assert f"{photos / 'red.jpg'}: {alone}" in result.out
+    reported = result.err.splitlines()
+    assert len(reported) == 2
+    for line, name in zip(reported, ("broken.jpg", "gone.jpg"), strict=True):
+        assert line.startswith(f"error: {photos / name}: ")
+
+
+def test_recursive_and_patterns(caption, photos: Path) -> None:
+    deep = str(photos / "more" / "deep.jpg")
+    assert deep not in caption(photos).out
+    assert deep in caption(photos, "--recursive").out
+    result = caption(photos / "*.png")
+    assert result.code == 0
+    assert [line.split(": ")[0] for line in result.lines] == [str(photos / "green.png")]
+
+
+def test_a_list_on_standard_input(caption, photos: Path) -> None:
+    result = caption("-", stdin=f"{photos / 'red.jpg'}\r\n\n{photos / 'blue.jpg'}\n")
+    assert result.code == 0
+    assert [line.split(": ")[0] for line in result.lines] == [str(photos / "red.jpg"), str(photos / "blue.jpg")]
+
+
+def test_n_best_gives_falling_captions(caption, photos: Path) -> None:
+    result = caption(photos / "red.jpg", "--n-best", 3, "--length-normalisation", 0)
+    scores = [float(line.split("\t")[1]) for line in result.lines]
+    assert len(scores) == 3 and scores == sorted(scores, reverse=True)
+
+
+def test_json_holds_good_and_bad(caption, photos: Path) -> None:
+    result = caption(photos / "broken.jpg", photos / "red.jpg", "--json", "--attention")
+    assert result.code == 1
+    bad, good = map(json.loads, result.lines)
+    assert bad["image"] == str(photos / "broken.jpg") and "JPEG" in bad["error"] and "caption" not in bad
+    assert good["image"] == str(photos / "red.jpg") and good["caption"].endswith(".")
+    rows, columns = good["grid"]
+    assert [len(row) for row in good["attention"]] == [rows * columns] * len(good["tokens"])
+    assert all(sum(row) == pytest.approx(1, abs=1e-3) for row in good["attention"])
+    assert "attention" not in json.loads(caption(photos / "red.jpg", "--json").out)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv"])
+def test_output_files(caption, photos: Path, tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "new folder" / f"captions.{kind}"
+    result = caption(photos, "--output", file, "--n-best", 2)
+    assert (result.code, result.out) == (1, "")
+    text = file.read_text(encoding="utf-8")
+    if kind == "csv":
+        rows = list(csv.DictReader(text.splitlines()))
+        assert [Path(row["image"]).name for row in rows] == ["blue.jpg"] * 2 + ["broken.jpg"] + ["green.png"] * 2 + ["red.jpg"] * 2
+        assert [bool(row["caption"]) for row in rows] == [not row["error"] for row in rows]
+        assert float(rows[0]["log_probability"]) < 0
+    else:
+        records = json.loads(text) if kind == "json" else [json.loads(line) for line in text.splitlines()]
+        assert [Path(record["image"]).name for record in records] == ["blue.jpg", "broken.jpg", "green.png", "red.jpg"]
+        assert ["error" in record for record in records] == [False, True, False, False]
+        assert [len(record.get("others", ())) for record in records] == [1, 0, 1, 1]
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_a_wrong_output_is_refused_before_any_work(run, photos: Path) -> None:
+    result = run("caption", photos, "--model", "/no/such/model", "--output", "captions.xlsx")
+    assert result.code == 2
+    assert ".csv" in result.err
+    assert run("caption", photos, "--model", "/no/such/model", "--attention").code == 2
+
+
+def test_nothing_found(caption, tmp_path: Path) -> None:
+    file = tmp_path / "captions.csv"
+    (tmp_path / "empty").mkdir()
+    result = caption(tmp_path / "empty", "--output", file)
+    assert (result.code, result.out) == (1, "")
+    assert str(tmp_path / "empty") in result.err and "no pictures found" in result.err
+    assert not file.exists()
+    assert caption("-", stdin="").code == 1
+
+
+def test_too_many_pixels(caption, photos: Path) -> None:
+    result = caption(photos / "red.jpg", "--max-pixels", 100)
+    assert (result.code, result.out) == (1, "")
+    assert "4,800 pixels" in result.err
+
+
+def test_a_name_that_is_not_utf8(caption, photos: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "caf\udce9.jpg"
+    try:
+        odd.write_bytes((photos / "red.jpg").read_bytes())
+    except (OSError, UnicodeError):
+        pytest.skip("this file system takes UTF-8 names only")
+    result = caption(tmp_path / "*.jpg", "--json")
+    assert result.code == 0
+    assert json.loads(result.out)["image"] == str(odd)
+    assert caption(tmp_path / "*.jpg", "--output", tmp_path / "out.csv").code == 0
+    assert b"caf\xe9.jpg" in (tmp_path / "out.csv").read_bytes()
+
+
+def test_an_unknown_model(run, photos: Path) -> None:
+    result = run("caption", photos, "--model", "show_atend_tell")
+    assert result.code == 1
+    assert result.err.startswith("error: model 'show_atend_tell' does not exist.")

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import errno
+import io
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import captioner
+from captioner.cli import app
+
+COMMANDS = (["caption"], ["features"], ["train"], ["evaluate"], ["data"], ["data", "inspect"])
+
+
+def test_every_command_is_here() -> None:
+    names = {command.name for command in app.registered_commands} | {group.name for group in app.registered_groups}
+    assert names == {command[0] for command in COMMANDS}
+
+
+@pytest.mark.parametrize("command", [[], *COMMANDS], ids=lambda command: " ".join(command) or "captioner")
+def test_help_shows_an_example(command: list[str]) -> None:
+    result = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "150"})
+    assert result.exit_code == 0
+    assert f"Example: {' '.join(['captioner', *command])}" in result.output
+
+
+def test_help_loads_nothing_heavy(repository: Path) -> None:
+    heavy = ["torch", "torchvision", "timm", "numpy", "PIL", "yaml", "nltk", "matplotlib"]  # typer itself may load pydantic
+    code = (
+        "import runpy, sys\n"
+        "sys.argv = ['captioner', 'caption', '--help']\n"
+        "try: runpy.run_module('captioner', run_name='__main__')\n"
+        f"except SystemExit as exit: print('loaded:', [name for name in {heavy} if name in sys.modules], exit.code)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True)
+    assert "--n-best" in done.stdout
+    assert done.stdout.splitlines()[-1] == "loaded: [] 0"
+
+
+def test_version(run) -> None:
+    assert run("--version") == (0, f"captioner {captioner.__version__}\n", "")
+
+
+def test_a_near_miss_is_suggested(run) -> None:
+    result = run("capton")
+    assert result.code == 2
+    assert "Did you mean 'caption'?" in result.err
+
+
+def test_an_unknown_option_is_wrong_usage(run) -> None:
+    assert run("caption", "photo.jpg", "--wobble").code == 2
+
+
+def test_an_error_is_one_line(run, tmp_path: Path) -> None:
+    missing = tmp_path / ("a folder with a long name that would not fit into eighty columns of a terminal" + "m" * 40)
+    result = run("data", "inspect", missing)
+    assert (result.code, result.out) == (1, "")
+    (line,) = result.err.splitlines()
+    assert line.startswith(f"error: {missing}: ")
+
+
+def test_an_interrupt_is_quiet(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("captioner.data.annotations.read_captions", interrupted)
+    assert run("data", "inspect", "anything") == (130, "", "")
+
+
+def test_a_reader_that_has_gone_is_no_error(run, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(sys, "stdout", Closed())
+    assert run("data", "inspect", dataset) == (1, "", "")
+
+
+def test_train_hands_its_options_on(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def fit(*args: object, console: object, **kwargs: object) -> Path:
+        calls.append((args, kwargs))
+        return Path("models/mine")
+
+    monkeypatch.setitem(sys.modules, "captioner.training.fit", types.SimpleNamespace(run=fit))
+    result = run("train", "recipe.yaml", "--set", "a.b=1", "--set", "seed=2", "--output", "models/mine", "--resume")
+    assert result == (0, "models/mine\n", "")
+    assert calls == [(("recipe.yaml",), {"changes": ["a.b=1", "seed=2"], "output": Path("models/mine"), "resume": True})]
+
+
+def test_train_knows_the_shipped_recipes(repository: Path) -> None:
+    text = CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "400"}).output
+    for recipe in (repository / "captioner" / "training" / "presets").glob("*.yaml"):
+        assert recipe.stem in text

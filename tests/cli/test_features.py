@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from captioner import model as models
+
+BUILD = ("--encoder", "test_efficientnet", "--size", 64, "--batch-size", 2, "--workers", 1, "--device", "cpu")
+
+
+@pytest.fixture(autouse=True)
+def random_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Build backbones without a download: the same random weights every time."""
+    build = models.build_encoder
+
+    def without_download(part: dict[str, object]) -> models.Encoder:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return build({**part, "weights": "random"})
+
+    monkeypatch.setattr(models, "build_encoder", without_download)
+
+
+def test_build_and_again(run, dataset: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    first = run("features", dataset, "-o", store, "--split", "dev", *BUILD, "--flips")
+    assert (first.code, first.err) == (0, "")
+    assert first.out.startswith(f"{store}: 3 pictures and their mirror images, 4 places of 256 features, ")
+    assert "images/s" in first.out
+    shard = store / "00000.npy"
+    assert np.load(shard).shape == (3, 4, 256)
+    before = shard.stat().st_mtime_ns
+    again = run("features", dataset, "-o", store, "--split", "dev", *BUILD, "--flips")
+    assert again.code == 0
+    assert "all were encoded already" in again.out
+    assert shard.stat().st_mtime_ns == before
+
+
+def test_goes_on_where_it_was_stopped(run, dataset: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    run("features", dataset, "-o", store, "--split", "val", *BUILD)
+    whole = np.load(store / "00000.npy").copy()
+    for name in ("index.json", "00000.json", "00000.npy"):
+        (store / name).unlink()
+    assert "3 encoded now" in run("features", dataset, "-o", store, "--split", "val", *BUILD).out
+    np.testing.assert_array_equal(np.load(store / "00000.npy"), whole)
+
+
+def test_another_encoder_is_refused(run, dataset: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    run("features", dataset, "-o", store, "--split", "val", *BUILD)
+    result = run("features", dataset, "-o", store, "--split", "val", *BUILD, "--fit", "crop")
+    assert (result.code, result.out) == (1, "")
+    assert f"error: {store}: was begun with another encoder" in result.err
+    assert json.loads((store / "plan.json").read_text())["transform"]["fit"] == "squash"
+
+
+def test_the_store_is_known_by_the_weights_before_rounding(run, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("captioner.device.fast_dtype", lambda device: torch.bfloat16)
+    run("features", dataset, "-o", tmp_path / "store", "--split", "val", *BUILD)
+    encoder = models.build_encoder({"name": "grid", "backbone": "test_efficientnet", "size": 64})
+    assert json.loads((tmp_path / "store" / "index.json").read_text())["fingerprint"] == encoder.fingerprint()
+
+
+def test_an_unreadable_picture_is_left_out_and_reported(run, dataset: Path, tmp_path: Path) -> None:
+    result = run("features", dataset, "-o", tmp_path / "store", *BUILD)
+    assert result.code == 1
+    assert result.err.startswith(f"error: {dataset.parent / 'gone.jpg'}: ")
+    assert ": 3 pictures," in result.out
+
+
+def test_several_data_sets_are_joined(run, dataset: Path, tmp_path: Path) -> None:
+    other = dataset.with_name("others.jsonl")
+    other.write_text(json.dumps({"image": "red.jpg", "caption": "a dog", "split": "val"}) + "\n")
+    run("features", dataset, other, "-o", tmp_path / "store", "--split", "val", *BUILD)
+    ids = json.loads((tmp_path / "store" / "index.json").read_text())["ids"]
+    assert sorted(ids) == ["blue.jpg", "captions/red.jpg", "green.png", "others/red.jpg"]
+
+
+def test_a_wrong_setting(run, dataset: Path, tmp_path: Path) -> None:
+    result = run("features", dataset, "-o", tmp_path / "store", *BUILD, "--fit", "stretch")
+    assert result.code == 1
+    assert "stretch" in result.err and "squash" in result.err

@@ -1,0 +1,140 @@
+"""Batches of captioned photos: padding, drawing, and drawing ahead."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from captioner.data.annotations import Photo
+from captioner.data.batches import Captions, EncodedCaptions, Sampler, prefetch
+from captioner.text.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
+
+CAPTIONS = (2, 5, 1, 5, 3, 5, 4)  # of each photo
+PHOTOS = [Photo(str(i), Path(f"{i}.jpg"), "train", tuple(f"caption {j}" for j in range(n))) for i, n in enumerate(CAPTIONS)]
+
+
+def sampler(*, batch_size: int = 3, per_image: int = 5, flips: bool = True, seed: int = 7) -> Sampler:
+    return Sampler(PHOTOS, batch_size=batch_size, per_image=per_image, flips=flips, seed=seed)
+
+
+def threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "captioner-prefetch"]
+
+
+def test_captions_are_shifted_and_padded() -> None:
+    batch = Captions.collate([[[BOS, 5, 6, EOS], [BOS, EOS]], [], [[BOS, 7, 8]]])  # the last one was cut and has no <eos>
+    assert batch.inputs.tolist() == [
+        [[BOS, 5, 6], [BOS, PAD, PAD]],
+        [[PAD, PAD, PAD], [PAD, PAD, PAD]],
+        [[BOS, 7, PAD], [PAD, PAD, PAD]],
+    ]
+    assert batch.targets.tolist() == [5, 6, EOS, EOS, 7, 8]
+    assert batch.captions == 3
+
+
+def test_targets_are_the_next_words_in_the_order_of_the_real_inputs() -> None:
+    random = torch.Generator().manual_seed(0)
+    captions = [[[BOS, *torch.randint(UNK, 99, (n,), generator=random).tolist(), EOS] for n in sizes] for sizes in ((4, 9, 1), (7,), (2, 2))]
+    batch = Captions.collate(captions)
+    inputs, targets = iter(batch.inputs[batch.inputs != PAD].tolist()), iter(batch.targets.tolist())
+    for caption in itertools.chain(*captions):
+        assert [next(inputs) for _ in caption[:-1]] == caption[:-1]
+        assert [next(targets) for _ in caption[1:]] == caption[1:]
+    assert next(inputs, None) is None and next(targets, None) is None
+
+
+@pytest.mark.parametrize("nothing", [[], [[]], [[], []]])
+def test_a_batch_without_captions_is_empty(nothing: list[list[list[int]]]) -> None:
+    batch = Captions.collate(nothing)
+    assert batch.captions == 0 and len(batch.targets) == 0 and len(batch.inputs) == len(nothing)
+
+
+def test_a_sample_is_collated_from_the_captions_it_chose() -> None:
+    vocabulary = Vocabulary(["caption", "1", "2", "3"])
+    encoded = EncodedCaptions(PHOTOS, vocabulary, max_words=5)
+    for sample in sampler(per_image=2).epoch(0):
+        batch = encoded.batch(sample)
+        assert batch.captions == sum(map(len, sample.captions))
+        for row, photo, chosen in zip(batch.inputs, sample.photos, sample.captions, strict=True):
+            said = [caption[caption != PAD].tolist() for caption in row if caption[0] != PAD]
+            assert said == [vocabulary.encode(PHOTOS[photo].captions[choice])[:-1] for choice in chosen]
+
+
+def test_long_captions_are_cut() -> None:
+    encoded = EncodedCaptions([Photo("a", Path("a.jpg"), "train", ("one two three four",))], Vocabulary(["one", "two", "three"]), max_words=3)
+    assert encoded.numbers == [[[BOS, 4, 5, 6]]]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 10])
+def test_every_photo_comes_once_an_epoch(batch_size: int) -> None:
+    drawn = list(sampler(batch_size=batch_size).epoch(0))
+    assert len(drawn) == len(sampler(batch_size=batch_size))
+    assert sorted(photo for sample in drawn for photo in sample.photos) == list(range(len(PHOTOS)))
+    assert all(len(sample.photos) == len(sample.flipped) == len(sample.captions) for sample in drawn)
+
+
+@pytest.mark.parametrize("per_image", [1, 3, 5])
+def test_a_photo_lends_so_many_different_captions(per_image: int) -> None:
+    seen: set[tuple[int, int]] = set()
+    for epoch in range(40):
+        for sample in sampler(per_image=per_image).epoch(epoch):
+            for photo, chosen in zip(sample.photos, sample.captions, strict=True):
+                assert len(chosen) == len(set(chosen)) == min(per_image, CAPTIONS[photo])
+                seen |= {(photo, caption) for caption in chosen}
+    assert seen == {(photo, caption) for photo, n in enumerate(CAPTIONS) for caption in range(n)}  # none is left out for ever
+
+
+def test_the_same_seed_and_epoch_draw_the_same_whatever_came_before() -> None:
+    used = sampler()
+    first = list(used.epoch(2))
+    next(used.epoch(0))
+    torch.rand(5)
+    assert list(used.epoch(2)) == first == list(sampler().epoch(2))
+    assert list(sampler().epoch(3)) != first and list(sampler(seed=8).epoch(2)) != first
+
+
+@pytest.mark.parametrize("skip", [0, 1, 2, 3])
+def test_skipping_goes_on_where_an_epoch_was_left(skip: int) -> None:
+    assert list(sampler().epoch(5, skip=skip)) == list(sampler().epoch(5))[skip:]
+
+
+def test_half_of_the_photos_are_mirrored_if_asked_for() -> None:
+    flips = [flip for epoch in range(60) for sample in sampler().epoch(epoch) for flip in sample.flipped]
+    assert 0.4 < sum(flips) / len(flips) < 0.6
+    assert not any(flip for sample in sampler(flips=False).epoch(0) for flip in sample.flipped)
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 50])
+def test_drawing_ahead_keeps_the_order(ahead: int) -> None:
+    assert list(prefetch(iter(range(20)), ahead=ahead)) == list(range(20))
+    assert not threads()
+
+
+def test_drawing_ahead_raises_what_the_thread_met() -> None:
+    def broken() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise OSError("the disk is gone")
+
+    got = []
+    with pytest.raises(OSError, match="the disk is gone"):
+        for item in prefetch(broken()):
+            got.append(item)
+    assert got == [1, 2] and not threads()
+
+
+def test_drawing_ahead_is_bounded_and_ends_with_its_user() -> None:
+    drawn: list[int] = []
+    items = prefetch((drawn.append(i) or i for i in itertools.count()), ahead=2)  # type: ignore[func-returns-value]
+    assert [next(items) for _ in range(3)] == [0, 1, 2]
+    time.sleep(0.1)
+    assert len(drawn) <= 3 + 2 + 1  # used, waiting in the queue, and in the thread's hand
+    assert len(threads()) == 1
+    items.close()  # type: ignore[attr-defined]
+    assert not threads()

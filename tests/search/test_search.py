@@ -1,0 +1,206 @@
+"""Searches against a beam search that walks one image and one hypothesis at a time, in plain Python."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from captioner.decoders import DECODERS, Decoder
+from captioner.memory import Memory
+from captioner.search import SEARCHES, Hypothesis, SearchConfig, beam, greedy
+from captioner.text.vocabulary import BOS, EOS, PAD, UNK
+from tests import builders
+from tests.builders import build_decoder, build_memory
+
+every_decoder = pytest.mark.parametrize("name", list(DECODERS))
+
+SETTINGS: list[dict[str, Any]] = [
+    {"max_words": 1, "length_normalisation": 0},
+    {"max_words": 2, "min_words": 2},
+    {"max_words": 8, "length_normalisation": 0},
+    {"max_words": 8, "length_normalisation": 1, "forbid_unknown": False},
+    {"max_words": 8, "min_words": 3, "block_ngram": 1},
+    {"max_words": 10, "min_words": 6, "block_ngram": 2, "length_normalisation": 1},
+    {"max_words": 10, "min_words": 5, "block_ngram": 3, "forbid_unknown": False},
+]
+
+
+def sharp(name: str, *, seed: int = 0, ending: float = 0.0) -> Decoder:
+    """Make a decoder whose words have clearly different probabilities; ``ending`` is added to the logit of ``<eos>``."""
+    decoder = build_decoder(name, seed=seed)
+    *_, output = (layer for layer in decoder.modules() if isinstance(layer, nn.Linear) and layer.out_features == builders.WORDS)
+    with torch.no_grad():
+        output.weight.mul_(3)
+        output.bias[EOS] += ending
+    return decoder
+
+
+def allowed(words: list[int], config: SearchConfig, vocabulary: int) -> list[int]:
+    """List what may follow ``words``."""
+    choice = []
+    for word in range(vocabulary):
+        n = config.block_ngram
+        new = [*words, word][-n:] if 0 < n <= len(words) else None
+        repeats = new is not None and any(words[i : i + n] == new for i in range(len(words) - n + 1))
+        banned = word in (PAD, BOS) or (word == UNK and config.forbid_unknown) or (word == EOS and len(words) < config.min_words)
+        if not (repeats or banned):
+            choice.append(word)
+    return choice or [EOS]
+
+
+@torch.no_grad()
+def reference(decoder: Decoder, memory: Memory, config: SearchConfig) -> list[Hypothesis]:
+    """Search for the captions of one image."""
+    live: list[tuple[float, list[int], list[Tensor | None], Any]] = [(0.0, [], [], decoder.start(memory))]
+    ended: list[Hypothesis] = []
+    width = config.width
+
+    def hypothesis(total: float, words: list[int], looked: list[Tensor | None], finished: bool) -> Hypothesis:
+        rows = [row for row in looked[: len(words)] if row is not None]
+        where = (torch.stack(rows) if rows else torch.zeros(0, memory.places)) if decoder.attends else None
+        return Hypothesis(words, total, total / (len(words) + finished) ** config.length_normalisation, where, finished)
+
+    for _ in range(config.max_words):
+        candidates = []
+        for total, words, looked, state in live:
+            logits, attention, after = decoder.step(torch.tensor([[words[-1] if words else BOS]]), state)
+            scores = logits[0, 0].log_softmax(-1).tolist()
+            row = None if attention is None else attention[0, 0]
+            candidates += [(total + scores[word], [*words, word], [*looked, row], after) for word in allowed(words, config, len(scores))]
+        candidates = sorted(candidates, key=lambda candidate: -candidate[0])[:width]
+        ended += [hypothesis(total, words[:-1], looked, True) for total, words, looked, _ in candidates if words[-1] == EOS]
+        live = [candidate for candidate in candidates if candidate[1][-1] != EOS]
+        width = config.width - len(ended)
+        if not live:
+            break
+    rest = [hypothesis(total, words, looked, False) for total, words, looked, _ in live]
+    return [*sorted(ended, key=lambda h: -h.score), *sorted(rest, key=lambda h: -h.score)][: config.n_best]
+
+
+def assert_same(found: list[Hypothesis], expected: list[Hypothesis]) -> None:
+    assert [(h.words, h.finished) for h in found] == [(h.words, h.finished) for h in expected]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert math.isclose(ours.log_probability, theirs.log_probability, abs_tol=1e-4)
+        assert math.isclose(ours.score, theirs.score, abs_tol=1e-4)
+        assert (ours.attention is None) == (theirs.attention is None)
+        if ours.attention is not None and theirs.attention is not None:
+            torch.testing.assert_close(ours.attention, theirs.attention.float(), rtol=0, atol=1e-5)
+
+
+@every_decoder
+@pytest.mark.parametrize("width", [1, 2, 3, 5, 8])
+def test_beam_is_the_search_of_one_hypothesis_at_a_time(name: str, width: int) -> None:
+    memory, finished = build_memory(), set()
+    for seed, settings in enumerate(SETTINGS):
+        decoder = sharp(name, seed=seed, ending=seed % 3 - 0.5)
+        config = SearchConfig(width=width, n_best=width, **settings)
+        for image, found in enumerate(beam(decoder, memory, config)):
+            assert_same(found, reference(decoder, memory[image : image + 1], config))
+            finished |= {hypothesis.finished for hypothesis in found}
+    assert finished == {True, False}
+
+
+@every_decoder
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_width_one_is_greedy(name: str, settings: dict[str, Any]) -> None:
+    decoder, memory = sharp(name, ending=1.0), build_memory()
+    config = SearchConfig(width=1, **settings)
+    for wide, narrow in zip(beam(decoder, memory, config), greedy(decoder, memory, config), strict=True):
+        assert_same(wide, narrow)
+
+
+@every_decoder
+@pytest.mark.parametrize("search", list(SEARCHES))
+def test_an_image_finds_the_same_in_any_company(name: str, search: str) -> None:
+    decoder, memory, config = sharp(name, seed=3, ending=1.0), build_memory(), SearchConfig(width=3, n_best=3, max_words=8)
+    together = SEARCHES[search](decoder, memory, config)
+    assert len({tuple(found[0].words) for found in together}) > 1
+    order = torch.tensor([2, 0, 3, 1])
+    for found, image in zip(SEARCHES[search](decoder, memory[order], config), order.tolist(), strict=True):
+        assert_same(found, together[image])
+        assert_same(SEARCHES[search](decoder, memory[image : image + 1], config)[0], together[image])
+
+
+@every_decoder
+@pytest.mark.parametrize("search", list(SEARCHES))
+@pytest.mark.parametrize("ending", [-1e4, float("-inf")])
+def test_a_model_that_never_ends_still_says_something(name: str, search: str, ending: float) -> None:
+    config = SearchConfig(width=3, max_words=6)
+    for (found,) in SEARCHES[search](sharp(name, ending=ending), build_memory(), config):
+        assert not found.finished and len(found.words) == 6 and math.isfinite(found.score)
+
+
+@every_decoder
+def test_a_model_that_ends_at_once_says_nothing(name: str) -> None:
+    for width in (1, 3):
+        config = SearchConfig(width=width)
+        for (found,) in (greedy if width == 1 else beam)(sharp(name, ending=1e3), build_memory(), config):
+            assert found.words == [] and found.finished
+            assert found.attention is None or found.attention.shape == (0, 6)
+
+
+@every_decoder
+@pytest.mark.parametrize("block", [0, 1])
+def test_a_vocabulary_smaller_than_the_beam(name: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builders, "WORDS", 6)  # two words besides the special ones
+    decoder, memory, config = sharp(name), build_memory(), SearchConfig(width=8, n_best=8, max_words=4, block_ngram=block)
+    for image, found in enumerate(beam(decoder, memory, config)):
+        assert_same(found, reference(decoder, memory[image : image + 1], config))
+        assert len(found) == (5 if block else 8)  # nothing, a, b, a b, b a
+
+
+@every_decoder
+@pytest.mark.parametrize("search", list(SEARCHES))
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_no_sequence_is_said_twice(name: str, search: str, n: int) -> None:
+    said = {}
+    for block in (0, n):
+        config = SearchConfig(width=2, n_best=2, max_words=9, min_words=9, block_ngram=block)
+        found = [h.words for image in SEARCHES[search](sharp(name, seed=1), build_memory(), config) for h in image]
+        assert all(len(words) == 9 for words in found)
+        said[block] = [len({tuple(words[i : i + n]) for i in range(10 - n)}) for words in found]
+    assert all(distinct == 10 - n for distinct in said[n])
+    assert min(said[0]) < 10 - n, "this decoder never repeats itself, so blocking was not tried"
+
+
+@every_decoder
+@pytest.mark.parametrize("search", list(SEARCHES))
+def test_a_hypothesis_with_no_word_left_ends(name: str, search: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builders, "WORDS", 6)
+    config = SearchConfig(width=2, max_words=9, min_words=9, block_ngram=1)
+    for (found,) in SEARCHES[search](sharp(name), build_memory(), config):
+        assert sorted(found.words) == [4, 5] and found.finished and math.isfinite(found.score)
+
+
+@every_decoder
+@pytest.mark.parametrize("search", list(SEARCHES))
+def test_every_word_looked_somewhere(name: str, search: str) -> None:
+    memory, config = build_memory(), SearchConfig(width=3, n_best=3, max_words=7)
+    for image, found in enumerate(SEARCHES[search](sharp(name), memory, config)):
+        for hypothesis in found:
+            assert (hypothesis.attention is not None) == DECODERS[name].attends
+            if hypothesis.attention is not None and memory.mask is not None:
+                assert hypothesis.attention.shape == (len(hypothesis.words), memory.places)
+                torch.testing.assert_close(hypothesis.attention.sum(1), torch.ones(len(hypothesis.words)))
+                assert (hypothesis.attention[:, ~memory.mask[image]] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        ({"width": 0}, "width"),
+        ({"n_best": 4, "width": 3}, r"n_best \(4\) must not be more than width \(3\)"),
+        ({"min_words": 9, "max_words": 8}, r"min_words \(9\) must not be more than max_words \(8\)"),
+        ({"max_words": 0}, "max_words"),
+        ({"length_normalisation": -1}, "length_normalisation"),
+        ({"beam": 5}, "beam"),
+    ],
+)
+def test_senseless_settings_are_refused(settings: dict[str, Any], names: str) -> None:
+    with pytest.raises(ValidationError, match=names):
+        SearchConfig(**settings)

@@ -1,0 +1,173 @@
+"""From pictures to captions with a tiny model of random weights."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from captioner import Caption, Captioner
+from captioner.checkpoint import load_model
+from captioner.errors import ConfigError, ImageError
+from captioner.text.vocabulary import detokenize
+from tests.test_checkpoint import tiny_model
+
+
+@pytest.fixture(scope="module")
+def captioner() -> Captioner:
+    return Captioner(tiny_model(), device="cpu")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[Path]:
+    """Six pictures that differ."""
+    random = np.random.default_rng(0)
+    paths = [tmp_path / f"{i}.png" for i in range(6)]
+    for i, path in enumerate(paths):
+        Image.fromarray(random.integers(0, 60 + 39 * i, (40, 60 + i, 3), dtype=np.uint8)).save(path)
+    return paths
+
+
+def alike(caption: Caption, other: Caption) -> bool:
+    return caption.tokens == other.tokens and abs(caption.log_probability - other.log_probability) < 1e-3
+
+
+def test_every_kind_of_picture_gives_the_same_caption(captioner: Captioner, photos: list[Path]) -> None:
+    image = Image.open(photos[0])
+    array = np.asarray(image)
+    expected = captioner(photos[0])
+    assert isinstance(expected, Caption)
+    for source in (str(photos[0]), photos[0].read_bytes(), io.BytesIO(photos[0].read_bytes()), image, array, torch.tensor(array).permute(2, 0, 1)):
+        caption = captioner(source)
+        assert alike(caption, expected), type(source)
+        assert caption.source == (str(photos[0]) if isinstance(source, (str, Image.Image)) else None)
+
+
+def test_a_list_gives_a_list_in_its_order(captioner: Captioner, photos: list[Path]) -> None:
+    captions = captioner(photos)
+    assert [caption.source for caption in captions] == [str(path) for path in photos]
+    assert all(alike(caption, captioner(path)) for caption, path in zip(captions, photos, strict=True))
+    assert captioner([]) == [] and len(captioner(tuple(photos[:1]))) == 1
+
+
+def test_words_and_attention_belong_together(captioner: Captioner, photos: list[Path]) -> None:
+    for caption in captioner(photos):
+        assert str(caption) == caption.text == detokenize(caption.tokens)
+        assert set(caption.tokens) <= set(captioner.model.vocabulary.words[4:]) and len(caption.tokens) <= 7
+        assert caption.attention is not None and caption.attention.shape == (len(caption.tokens), 4) and caption.grid == (2, 2)
+        torch.testing.assert_close(caption.attention.sum(1), torch.ones(len(caption.tokens)))
+        assert [word for word, _ in caption.words_at((0.9, 0.1))] == caption.tokens
+
+
+def test_bad_pictures_are_errors_in_their_places(captioner: Captioner, photos: list[Path], tmp_path: Path) -> None:
+    text = tmp_path / "text.jpg"
+    text.write_text("not a picture")
+    sources = [tmp_path / "none.jpg", photos[0], text, text, b"junk", photos[1], photos[2], text]
+    for batch_size in (1, 2, 8):
+        results = list(captioner.stream(sources, batch_size=batch_size))
+        assert [isinstance(result, ImageError) for result in results] == [True, False, True, True, True, False, False, True]
+        assert [result.source for result in results] == [str(source) if isinstance(source, Path) else "<bytes>" for source in sources]
+    with pytest.raises(ImageError, match=r"text\.jpg"):
+        captioner([photos[0], text])
+
+
+def test_an_endless_stream_is_read_a_little_ahead(captioner: Captioner, photos: list[Path]) -> None:
+    drawn = 0
+
+    def endless() -> Iterator[Path]:
+        nonlocal drawn
+        for path in itertools.cycle(photos):
+            drawn += 1
+            yield path
+
+    stream, ahead = captioner.stream(endless(), batch_size=2), []
+    for used in range(1, 41):
+        assert next(stream).source == str(photos[(used - 1) % len(photos)])
+        ahead.append(drawn - used)
+    assert max(ahead) == max(ahead[:6]) <= 8
+    stream.close()  # type: ignore[attr-defined]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("captioner-images")]
+
+
+def test_the_next_best_captions_come_along(photos: list[Path]) -> None:
+    best = Captioner(tiny_model(), device="cpu", width=4)(photos[0])
+    caption = Captioner(tiny_model(), device="cpu", width=4, n_best=3, length_normalisation=0)(photos[0])
+    assert best.others == [] and len(caption.others) == 2
+    assert len({tuple(c.tokens) for c in (caption, *caption.others)}) == 3
+    assert [other["caption"] for other in json.loads(json.dumps(caption.to_dict()))["others"]] == [other.text for other in caption.others]
+
+
+def test_the_next_best_captions_know_their_picture(photos: list[Path]) -> None:
+    caption = Captioner(tiny_model(fit="crop"), device="cpu", n_best=2)(photos[0])
+    assert caption.seen[0] > 0.1, "nothing was cropped"
+    assert (caption.others[0].seen, caption.others[0].source) == (caption.seen, caption.source)
+
+
+def test_settings_of_the_search_can_be_changed_and_are_checked(photos: list[Path]) -> None:
+    assert len(Captioner(tiny_model(), device="cpu", min_words=5, max_words=5)(photos[0]).tokens) == 5
+    with pytest.raises(ConfigError, match="Did you mean 'width'"):
+        Captioner(tiny_model(), device="cpu", widht=3)
+    with pytest.raises(ConfigError, match="n_best"):
+        Captioner(tiny_model(), device="cpu", width=2, n_best=3)
+    with pytest.raises(ConfigError, match="device 'toaster'"):
+        Captioner(tiny_model(), device="toaster")
+
+
+@pytest.mark.parametrize("tuned", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_saved_captioner_says_the_same(
+    photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tuned: bool, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr("captioner.captioner.fast_dtype", lambda device: dtype)
+    captioner = Captioner(tiny_model(tuned=tuned), device="cpu")
+    captioner.save_pretrained(tmp_path / "model")
+    torch.manual_seed(0)  # an encoder that was not tuned is built anew, at random
+    again = Captioner.from_pretrained(tmp_path / "model", device="cpu")
+    assert alike(again(photos[0]), captioner(photos[0]))
+    torch.manual_seed(0)
+    assert torch.equal(next(load_model(tmp_path / "model").encoder.parameters()), next(tiny_model().encoder.parameters())), "weights were rounded"
+
+
+def test_words_at_a_place_of_a_grid() -> None:
+    caption = Caption("A dog.", ["a", "dog"], -1.0, torch.tensor([[0.1, 0.2, 0.3, 0.1, 0.2, 0.1], [0.0, 0.0, 0.0, 0.0, 0.0, 1.0]]), grid=(2, 3))
+    for place, column in (((0, 0), 0), ((0.5, 0.49), 1), ((0.99, 0.2), 2), ((0.2, 0.5), 3), ((0.4, 1), 4), ((1, 1), 5)):
+        assert [weight for _, weight in caption.words_at(place)] == caption.attention[:, column].tolist()  # type: ignore[index]
+    for outside in ((-0.1, 0.5), (0.5, 1.1), (float("nan"), 0.5)):
+        with pytest.raises(ValueError, match="outside the picture"):
+            caption.words_at(outside)
+
+
+def test_words_at_a_place_of_a_cropped_picture() -> None:
+    caption = Caption("Dog.", ["dog"], -1.0, torch.tensor([[0.25, 0.75]]), grid=(1, 2), seen=(0.5, 0.0, 1.0, 1.0))
+    assert [caption.words_at((x, 0.5)) for x in (0.4, 0.6, 0.8)] == [[("dog", 0.0)], [("dog", 0.25)], [("dog", 0.75)]]
+
+
+def test_words_at_a_place_of_regions_add_up() -> None:
+    boxes = torch.tensor([[0.0, 0.0, 0.6, 1.0], [0.4, 0.0, 1.0, 0.5]])
+    caption = Caption("Dog.", ["dog"], -1.0, torch.tensor([[0.25, 0.75]]), boxes=boxes)
+    at = {place: caption.words_at(place)[0][1] for place in ((0.1, 0.9), (0.9, 0.1), (0.5, 0.2), (0.9, 0.9))}
+    assert list(at.values()) == [0.25, 0.75, 1.0, 0.0]
+
+
+def test_a_caption_without_attention_says_so() -> None:
+    with pytest.raises(ValueError, match="does not attend"):
+        Caption("Dog.", ["dog"], -1.0).words_at((0.5, 0.5))
+
+
+def test_a_caption_is_plain_values(captioner: Captioner, photos: list[Path]) -> None:
+    caption = captioner(photos[0])
+    value = json.loads(json.dumps(caption.to_dict()))
+    expected = {"image": str(photos[0]), "caption": caption.text, "tokens": caption.tokens, "log_probability": round(caption.log_probability, 4)}
+    assert value == expected
+    value = json.loads(json.dumps(caption.to_dict(attention=True)))
+    torch.testing.assert_close(torch.tensor(value["attention"]), caption.attention, rtol=0, atol=1e-6)
+    assert value["grid"] == [2, 2] and value["boxes"] is None and value["seen"] == [0, 0, 1, 1]
+    assert "image" not in captioner(np.asarray(Image.open(photos[0]))).to_dict()

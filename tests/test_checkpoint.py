@@ -1,0 +1,187 @@
+"""Model folders: what is written is read back, and whatever else lies there is a clear error."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import captioner
+from captioner import checkpoint
+from captioner.checkpoint import CARD, CONFIG, DEFAULT, VOCABULARY, WEIGHTS, load_model, locate, save_model, shipped
+from captioner.errors import CheckpointError
+from captioner.model import CaptionModel, ModelConfig
+from captioner.text.vocabulary import Vocabulary
+
+
+def tiny_model(*, tuned: bool = True, fit: str = "squash", **search: Any) -> CaptionModel:
+    """Build a model of random weights whose folder holds those of its encoder too, unless not ``tuned``."""
+    torch.manual_seed(0)
+    encoder = {"name": "grid", "backbone": "test_efficientnet", "size": 64, "fit": fit, "weights": "random"}
+    decoder = {"name": "show_attend_tell", "embedding": 8, "hidden": 12, "attention": 6, "values": 10}
+    words = ("a", "dog", "cat", "on", "the", "grass", "runs", "two")
+    model = CaptionModel.build(ModelConfig(encoder=encoder, decoder=decoder, search={"max_words": 7, **search}), Vocabulary(words, range(8, 0, -1)))
+    model.encoder_tuned = tuned
+    return model.eval()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A saved model."""
+    return save_model(tmp_path / "model", tiny_model(), card="# A tiny model", about={"seed": 1})
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float16])
+def test_what_is_saved_is_loaded(tmp_path: Path, dtype: torch.dtype | None) -> None:
+    model = tiny_model(width=3)
+    loaded = load_model(save_model(tmp_path / "made on the way" / "model", model, dtype=dtype))
+    assert loaded.config == model.config and loaded.vocabulary == model.vocabulary and loaded.vocabulary.counts == model.vocabulary.counts
+    assert loaded.encoder_tuned and not loaded.training
+    theirs = loaded.state_dict()
+    for name, tensor in model.state_dict().items():
+        rounded = tensor.to(dtype).to(tensor.dtype) if dtype and tensor.is_floating_point() else tensor
+        assert torch.equal(theirs[name], rounded) and theirs[name].dtype == tensor.dtype, name
+    stored = {tensor.dtype for tensor in load_file(tmp_path / "made on the way" / "model" / WEIGHTS).values()}
+    assert stored == {dtype or torch.float32, torch.int64}
+
+
+def test_the_folder_tells_what_it_is(folder: Path) -> None:
+    assert set(contents(folder)) == {WEIGHTS, CONFIG, VOCABULARY, CARD}
+    assert (folder / CARD).read_text() == "# A tiny model"
+    assert json.loads((folder / CONFIG).read_text())["about"] == {"seed": 1}
+    modes = {(folder / name).stat().st_mode & 0o777 for name in (WEIGHTS, CONFIG, VOCABULARY, CARD)}
+    assert len(modes) == 1, "the files do not have the same permissions"
+
+
+def test_an_encoder_that_was_not_tuned_stays_outside_and_must_be_the_same(tmp_path: Path) -> None:
+    model = tiny_model(tuned=False)
+    folder = save_model(tmp_path / "model", model)
+    assert all(name.startswith("decoder.") for name in load_file(folder / WEIGHTS))
+    torch.manual_seed(0)  # the encoder that is "installed here" is random: the same ...
+    loaded = load_model(folder)
+    assert not loaded.encoder_tuned and loaded.encoder.fingerprint() == model.encoder.fingerprint()
+    torch.manual_seed(1)  # ... and another one
+    with pytest.raises(CheckpointError, match=r"model: was trained on features of other encoder weights.*reinstall"):
+        load_model(folder)
+
+
+def changed(folder: Path, **values: Any) -> str:
+    return json.dumps(json.loads((folder / CONFIG).read_text()) | values)
+
+
+@pytest.mark.parametrize(
+    ("name", "harm", "says"),
+    [
+        (WEIGHTS, lambda f: None, "the weights are missing"),
+        (WEIGHTS, lambda f: b"", "damaged"),
+        (WEIGHTS, lambda f: (f / WEIGHTS).read_bytes()[:-100], "damaged"),
+        (WEIGHTS, lambda f: pickle.dumps({"decoder.score": 1}), "damaged or not a safetensors file"),
+        (CONFIG, lambda f: b"{", "not a readable model config"),
+        (CONFIG, lambda f: b"[]", "not a readable model config"),
+        (CONFIG, lambda f: b"\xff\xfe", "not a readable model config"),
+        (CONFIG, lambda f: b'{"architectures": ["BertModel"], "model_type": "bert"}', "not a readable model config"),
+        (CONFIG, lambda f: changed(f, format=checkpoint.FORMAT + 1).encode(), "newer than this program.*upgrade"),
+        (CONFIG, lambda f: changed(f, model={"encoder": {"name": "gird"}}).encode(), "Did you mean 'grid'"),
+        (CONFIG, lambda f: changed(f, model={"decoders": {}}).encode(), "Did you mean 'decoder'"),
+        (VOCABULARY, lambda f: None, "vocabulary is missing"),
+        (VOCABULARY, lambda f: b"{}", "not a readable vocabulary"),
+        (VOCABULARY, lambda f: (f / VOCABULARY).read_bytes().replace(b'"format": 1', b'"format": 9'), "newer than this program"),
+        (VOCABULARY, lambda f: (f / VOCABULARY).read_bytes().replace(b'"dog"', b'"dog", "cow"').replace(b"[8,", b"[9, 8,"), "does not fit"),
+    ],
+)
+def test_a_damaged_folder_is_a_clear_error(folder: Path, name: str, harm: Any, says: str) -> None:
+    value = harm(folder)
+    if value is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(value)
+    with pytest.raises(CheckpointError, match=f"(?s){says}") as caught:
+        load_model(folder)
+    assert str(folder) in str(caught.value)
+
+
+class Malice:
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.trace,))
+
+
+@pytest.mark.parametrize("write", [lambda value, path: path.write_bytes(pickle.dumps(value)), torch.save])
+def test_a_pickle_is_never_run(folder: Path, tmp_path: Path, write: Any) -> None:
+    write(Malice(tmp_path / "trace"), folder / WEIGHTS)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: damaged or not a safetensors file"):
+        load_model(folder)
+    assert not (tmp_path / "trace").exists()
+    pickle.loads(pickle.dumps(Malice(tmp_path / "trace")))
+    assert (tmp_path / "trace").exists(), "the pickle is harmless, so the test held nothing"
+
+
+@pytest.mark.parametrize("file", ["thesis.txt", CONFIG])
+def test_a_folder_of_something_else_is_not_overwritten(tmp_path: Path, file: str) -> None:
+    place = tmp_path / "mine"
+    place.mkdir()
+    (place / file).write_text('{"model_type": "bert"}')
+    (place / "pictures.zip").write_text("three years of work")
+    before = contents(place)
+    with pytest.raises(CheckpointError, match="mine: exists and is not a model folder"):
+        save_model(place, tiny_model())
+    assert contents(place) == before
+    with pytest.raises(CheckpointError, match="exists and is not a model folder"):
+        save_model(place / file, tiny_model())
+
+
+def test_a_model_is_replaced_whole_or_not_at_all(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = contents(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(Vocabulary, "save", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
+        with pytest.raises(OSError, match="no space left"):
+            save_model(folder, tiny_model(), card="new")
+    assert contents(folder) == before and [path.name for path in folder.parent.iterdir()] == ["model"]
+    (folder / "stale.txt").touch()
+    save_model(folder, tiny_model(), card="new")
+    assert set(contents(folder)) == {WEIGHTS, CONFIG, VOCABULARY, CARD} and (folder / CARD).read_text() == "new"
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+    (folder.parent / "empty").mkdir()
+    load_model(save_model(folder.parent / "empty", tiny_model()))
+
+
+def test_shipped_models_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(captioner, "__file__", str(tmp_path / "captioner" / "__init__.py"))
+    with pytest.raises(CheckpointError, match="no model comes with this copy"):
+        locate()
+    (tmp_path / "assets" / "examples").mkdir(parents=True)  # no model
+    beside = save_model(tmp_path / "assets" / DEFAULT, tiny_model())
+    assert shipped() == {DEFAULT: beside} and locate() == locate(DEFAULT) == beside
+    packaged = save_model(tmp_path / "captioner" / "assets" / DEFAULT, tiny_model())
+    assert locate() == packaged  # an installed package's own come first
+    with pytest.raises(CheckpointError, match=f"Did you mean '{DEFAULT}'.*Shipped: {DEFAULT}"):
+        locate("show_atend_tell")
+
+
+def test_what_is_no_model_says_so(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert locate(folder) == locate(str(folder)) == folder
+    for path, says in ((tmp_path, f"not a model folder, it has no {CONFIG}"), (folder / WEIGHTS, "is a file; give the model's folder")):
+        with pytest.raises(CheckpointError, match=f"{path}: {says}"):
+            locate(path)
+    with pytest.raises(CheckpointError, match="does not exist"):
+        locate(tmp_path / "nowhere")
+
+    def offline(*_: Any, **__: Any) -> str:
+        raise ConnectionError("network is unreachable\nand much more")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
+    with pytest.raises(CheckpointError, match=r"'some/model': no such folder, and the hub gave none \(network is unreachable\)$"):
+        locate("some/model")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: str(folder))
+    assert locate("some/model") == folder

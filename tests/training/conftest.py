@@ -1,0 +1,48 @@
+"""A data set and a model small enough to train in a test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220), "white": (240, 240, 240)}
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A CSV data set of plain pictures: what each shows is its colour, so that it can be learned from the picture alone."""
+    rows = ["image,caption,split"]
+    for number in range(32):
+        colour = list(COLOURS)[number % 4]
+        name = f"{number}.png"
+        shade = tuple(max(0, value - number // 4) for value in COLOURS[colour])
+        Image.new("RGB", (40, 40), shade).save(tmp_path / name)
+        split = "train" if number < 24 else "dev"
+        rows += [f"{name},a {colour} picture,{split}", f"{name},this one is all {colour},{split}"]
+    file = tmp_path / "captions.csv"
+    file.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return file
+
+
+@pytest.fixture
+def tiny(photos: Path, tmp_path: Path) -> Path:
+    """A training config in YAML for those photos."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(
+        f"""
+data: {{path: {photos}, min_count: 1}}
+model:
+  encoder: {{name: grid, backbone: test_efficientnet, weights: random, size: 64}}
+  decoder: {{name: show_attend_tell, embedding: 16, hidden: 16, attention: 8, values: 16, dropout: 0.2}}
+optimiser: {{learning_rate: 0.02}}
+average: 0.5
+batch_size: 4
+epochs: 3
+device: cpu
+precision: 32-true
+""",
+        encoding="utf-8",
+    )
+    return path

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from captioner.errors import ConfigError
+from captioner.training.config import OptimiserConfig
+from captioner.training.fit import PRESETS, learning_rate_factor, load_config
+
+NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_preset_is_valid(name: str) -> None:
+    assert load_config(name).epochs >= 1
+
+
+def test_changes_win_and_are_typed() -> None:
+    config = load_config(NAMES[0], ["optimiser.learning_rate=1e-4", "data.flips=false", "batch_size=7"], Path("elsewhere"))
+    assert (config.optimiser.learning_rate, config.data.flips, config.batch_size, config.output) == (1e-4, False, 7, Path("elsewhere"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("optimiser.learning_rat=1", "Did you mean 'learning_rate'"),
+        ("epoch=3", "Did you mean 'epochs'"),
+        ("epochs=none", "epochs"),
+        ("epochs", "key=value"),
+        ("epochs.more=1", "is a value"),
+    ],
+)
+def test_a_wrong_change_is_explained(change: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(NAMES[0], [change])
+
+
+def test_an_unknown_preset_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Did you mean"):
+        load_config(NAMES[0][:-1])
+    with pytest.raises(ConfigError, match="no such file"):
+        load_config(tmp_path / "absent.yaml")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(ConfigError, match="must be a mapping"):
+        load_config(tmp_path / "list.yaml")
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+def test_learning_rate_rises_then_falls(schedule: str) -> None:
+    config = OptimiserConfig(schedule=schedule, warmup=0.2)  # type: ignore[arg-type]
+    factors = [learning_rate_factor(step, 100, config) for step in range(100)]
+    assert factors[:20] == pytest.approx([(step + 1) / 20 for step in range(20)])
+    assert factors[20] == pytest.approx(1.0)
+    assert all(late <= early + 1e-12 for early, late in zip(factors[20:], factors[21:], strict=False))
+    assert factors[-1] == pytest.approx(1.0) if schedule == "constant" else factors[-1] < 0.02

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from captioner import Captioner
+from captioner.errors import CheckpointError
+from captioner.training.fit import STATE, load_config, run
+
+
+def weights(output: Path) -> dict[str, torch.Tensor]:
+    return load_file(output / STATE)
+
+
+def identical(first: Path, second: Path) -> bool:
+    a, b = weights(first), weights(second)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture
+def features(tiny: Path, tmp_path: Path) -> Path:
+    """Features made once, with a fixed encoder, so that several runs share them."""
+    return tmp_path / "shared"
+
+
+def test_training_learns_to_name_what_is_shown(tiny: Path, tmp_path: Path) -> None:
+    best = run(tiny, ["epochs=12", "fine_tune.from_epoch=1", "fine_tune.learning_rate=0.01"], output=tmp_path / "run")
+    captioner = Captioner.from_pretrained(best)
+    texts = captioner([tmp_path / f"{number}.png" for number in range(24, 28)])
+    named = [colour in caption.text for colour, caption in zip(("red", "green", "blue", "white"), texts, strict=True)]
+    assert sum(named) >= 3, [caption.text for caption in texts]
+    records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    losses = [record["loss"] for record in records if "loss" in record]
+    assert len(losses) == 12 * 6
+    assert sum(losses[-6:]) < 0.7 * sum(losses[:6])
+    assert any("dev" in record for record in records)
+    assert list((tmp_path / "run" / "curves").iterdir())
+
+
+@pytest.mark.parametrize("tuned", [None, 2])
+def test_killed_and_resumed_ends_with_the_same_bits(tiny: Path, tmp_path: Path, tuned: int | None) -> None:
+    changes = ["epochs=4", "save_minutes=0.0001", "model.encoder.weights=random", f"fine_tune.from_epoch={'null' if tuned is None else tuned}"]
+    script = (
+        "import sys, torch; torch.set_num_threads(1); from captioner.training.fit import run; from pathlib import Path;"
+        "run(sys.argv[1], sys.argv[4:], output=Path(sys.argv[2]), resume=sys.argv[3] == 'resume')"
+    )
+
+    def start(output: Path, how: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", script, str(tiny), str(output), how, *changes]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    process = start(whole, "begin")
+    assert process.wait(120) == 0, process.stderr and process.stderr.read()
+    process = start(broken, "begin")
+    deadline = time.monotonic() + 120
+    while not (broken / STATE).exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (broken / "last").exists(), "the run ended before it could be killed"
+    process = start(broken, "resume")
+    assert process.wait(120) == 0, process.stderr and process.stderr.read()
+    assert identical(whole, broken)
+    logs = [(output / "log.jsonl").read_text().splitlines() for output in (whole, broken)]
+    assert [json.loads(line)["step"] for line in logs[0]] == [json.loads(line)["step"] for line in logs[1]]
+
+
+def test_a_run_is_not_overwritten_nor_resumed_with_other_settings(tiny: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    run(tiny, ["epochs=1"], output=output)
+    with pytest.raises(CheckpointError, match="--resume"):
+        run(tiny, ["epochs=1"], output=output)
+    with pytest.raises(CheckpointError, match="other settings"):
+        run(tiny, ["epochs=2"], output=output, resume=True)
+    with pytest.raises(CheckpointError, match="no run to resume"):
+        run(tiny, ["epochs=1"], output=tmp_path / "none", resume=True)
+    assert run(tiny, ["epochs=1"], output=output, resume=True) == output / "best"
+
+
+def test_the_vocabulary_is_from_the_training_split_only(tiny: Path, photos: Path, tmp_path: Path) -> None:
+    photos.write_text(photos.read_text() + "31.png,an unheard of thing,dev\n")
+    best = run(tiny, ["epochs=1"], output=tmp_path / "run")
+    words = json.loads((best / "vocabulary.json").read_text())["words"]
+    assert "picture" in words
+    assert "unheard" not in words
+
+
+def test_settings_reach_the_model(tiny: Path) -> None:
+    assert load_config(tiny, ["model.search.width=2"]).model.search.width == 2
