@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import copy
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
@@ -38,9 +39,9 @@ class Captioner:
     def __init__(self, model: CaptionModel, *, device: str = "auto", **search: Any) -> None:
         self.device = choose_device(device)
         self.model = model.to(self.device).eval()
-        self.model.encoder.fingerprint()  # of its weights before they are rounded
-        # The encoder is nearly all of the work; the decoder stays in 32 bits, where its scores are compared.
-        self.model.encoder.to(dtype=fast_dtype(self.device))
+        # The encoder is nearly all of the work and runs rounded where that is faster; the model keeps its own, as it may be saved again.
+        dtype = fast_dtype(self.device)
+        self._encoder = model.encoder if dtype == torch.float32 else copy.deepcopy(model.encoder).to(dtype=dtype)
         self.search = validate(SearchConfig, {**model.config.search.model_dump(), **search}, where="search")
 
     @classmethod
@@ -74,10 +75,10 @@ class Captioner:
         return str(address)
 
     @overload
-    def __call__(self, pictures: ImageSource) -> Caption: ...
+    def __call__(self, pictures: list[Any] | tuple[Any, ...]) -> list[Caption]: ...
     @overload
-    def __call__(self, pictures: Sequence[ImageSource]) -> list[Caption]: ...
-    def __call__(self, pictures: ImageSource | Sequence[ImageSource]) -> Caption | list[Caption]:
+    def __call__(self, pictures: ImageSource) -> Caption: ...
+    def __call__(self, pictures: Any) -> Caption | list[Caption]:
         """Caption one picture, or a list of them.
 
         A picture is a file, encoded bytes, a PIL image, an array (H, W[, C]) or a tensor (C, H, W); see :func:`captioner.data.images.load_image`.
@@ -87,7 +88,7 @@ class Captioner:
         """
         many = isinstance(pictures, (list, tuple))
         captions = []
-        for result in self.stream(pictures if many else [pictures]):  # type: ignore[arg-type]
+        for result in self.stream(pictures if many else [pictures]):
             if isinstance(result, ImageError):
                 raise result
             captions.append(result)
@@ -109,7 +110,7 @@ class Captioner:
             results: list[tuple[int, Caption | ImageError]] = list(batch.errors)
             if len(batch):
                 with torch.inference_mode():
-                    memory = self.model(batch.pixels)
+                    memory = self._encoder(batch.pixels)
                 captions = self.caption_memory(memory)
                 for position, source, seen, caption in zip(batch.positions, batch.sources, batch.places, captions, strict=True):
                     results.append((position, replace(caption, source=_name(source), seen=seen)))

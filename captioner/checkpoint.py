@@ -67,7 +67,9 @@ def locate(name_or_path: str | Path | None = None) -> Path:
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return _from_hub(name)
     hint = suggestion(name, list(models))
-    raise CheckpointError(f"model {name!r} does not exist.{hint} Shipped: {', '.join(models) or 'none'}; or give a model folder, or user/model on the hub")
+    raise CheckpointError(
+        f"model {name!r} does not exist.{hint} Shipped: {', '.join(models) or 'none'}; or give a model folder, or user/model on the hub"
+    )
 
 
 def _from_hub(name: str) -> Path:
@@ -80,7 +82,9 @@ def _from_hub(name: str) -> Path:
         raise CheckpointError(f"model {name!r}: no such folder, and the hub gave none ({reason})") from None
 
 
-def save_model(folder: str | Path, model: CaptionModel, *, card: str = "", about: dict[str, Any] | None = None, dtype: torch.dtype | None = None) -> Path:
+def save_model(
+    folder: str | Path, model: CaptionModel, *, card: str = "", about: dict[str, Any] | None = None, dtype: torch.dtype | None = None
+) -> Path:
     """Write a model folder, whole or not at all; one that is there is replaced.
 
     Args:

@@ -7,6 +7,7 @@ A part that is chosen by name (an encoder, a decoder) is written as a mapping wi
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -52,10 +53,8 @@ def override(settings: dict[str, Any], changes: Iterable[str]) -> dict[str, Any]
         except yaml.YAMLError:
             raise ConfigError(f"--set {change!r}: the value is not readable as YAML; put text with special characters in quotes") from None
         if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
-            try:
+            with suppress(ValueError):
                 value = float(value)
-            except ValueError:
-                pass
         *path, last = key.split(".")
         place = result
         for part in path:

@@ -53,7 +53,7 @@ def build_decoder(part: dict[str, Any], *, features: int, words: int) -> Decoder
     """
     name, settings = _split(part, "decoder")
     kind = DECODERS[name]
-    return kind(validate(kind.Config, settings, where="decoder"), features=features, words=words)  # type: ignore[arg-type]
+    return kind(validate(kind.Config, settings, where="decoder"), features=features, words=words)
 
 
 class CaptionModel(nn.Module):

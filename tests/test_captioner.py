@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import threading
@@ -45,7 +44,7 @@ def test_every_kind_of_picture_gives_the_same_caption(captioner: Captioner, phot
     array = np.asarray(image)
     expected = captioner(photos[0])
     assert isinstance(expected, Caption)
-    for source in (str(photos[0]), photos[0].read_bytes(), io.BytesIO(photos[0].read_bytes()), image, array, torch.tensor(array).permute(2, 0, 1)):
+    for source in (str(photos[0]), photos[0].read_bytes(), image, array, torch.tensor(array).permute(2, 0, 1)):
         caption = captioner(source)
         assert alike(caption, expected), type(source)
         assert caption.source == (str(photos[0]) if isinstance(source, (str, Image.Image)) else None)
@@ -59,7 +58,9 @@ def test_a_list_gives_a_list_in_its_order(captioner: Captioner, photos: list[Pat
 
 
 def test_words_and_attention_belong_together(captioner: Captioner, photos: list[Path]) -> None:
-    for caption in captioner(photos):
+    captions = captioner(photos)
+    assert len({caption.text for caption in captions}) > 1 and all(caption.tokens for caption in captions)
+    for caption in captions:
         assert str(caption) == caption.text == detokenize(caption.tokens)
         assert set(caption.tokens) <= set(captioner.model.vocabulary.words[4:]) and len(caption.tokens) <= 7
         assert caption.attention is not None and caption.attention.shape == (len(caption.tokens), 4) and caption.grid == (2, 2)
@@ -130,10 +131,10 @@ def test_a_saved_captioner_says_the_same(
     captioner = Captioner(tiny_model(tuned=tuned), device="cpu")
     captioner.save_pretrained(tmp_path / "model")
     torch.manual_seed(0)  # an encoder that was not tuned is built anew, at random
-    again = Captioner.from_pretrained(tmp_path / "model", device="cpu")
-    assert alike(again(photos[0]), captioner(photos[0]))
-    torch.manual_seed(0)
-    assert torch.equal(next(load_model(tmp_path / "model").encoder.parameters()), next(tiny_model().encoder.parameters())), "weights were rounded"
+    again = load_model(tmp_path / "model")
+    rounded = [name for name, weight in tiny_model().state_dict().items() if not torch.equal(weight, again.state_dict()[name])]
+    assert not rounded, "weights were saved at the precision of use"
+    assert alike(Captioner(again, device="cpu")(photos[0]), captioner(photos[0]))
 
 
 def test_words_at_a_place_of_a_grid() -> None:

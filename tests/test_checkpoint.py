@@ -25,7 +25,11 @@ def tiny_model(*, tuned: bool = True, fit: str = "squash", **search: Any) -> Cap
     encoder = {"name": "grid", "backbone": "test_efficientnet", "size": 64, "fit": fit, "weights": "random"}
     decoder = {"name": "show_attend_tell", "embedding": 8, "hidden": 12, "attention": 6, "values": 10}
     words = ("a", "dog", "cat", "on", "the", "grass", "runs", "two")
-    model = CaptionModel.build(ModelConfig(encoder=encoder, decoder=decoder, search={"max_words": 7, **search}), Vocabulary(words, range(8, 0, -1)))
+    model = CaptionModel.build(
+        ModelConfig(encoder=encoder, decoder=decoder, search={"min_words": 2, "max_words": 7, **search}), Vocabulary(words, range(8, 0, -1))
+    )
+    for weight in model.decoder.parameters():
+        torch.nn.init.normal_(weight)  # far from even, so that pictures differ in their captions
     model.encoder_tuned = tuned
     return model.eval()
 

@@ -136,5 +136,3 @@ def prefetch(items: Iterator[T], *, ahead: int = 2) -> Iterator[T]:
     finally:
         stop.set()
         thread.join(timeout=5)
-
-

@@ -150,7 +150,7 @@ def build_store(
         FeatureStoreError: the folder holds features of another encoder, or was begun with other pictures.
     """
     folder = Path(folder)
-    plan = {
+    plan: dict[str, Any] = {
         "format": FORMAT,
         "fingerprint": encoder.fingerprint(),
         "encoder": encoder.config.model_dump(mode="json"),

@@ -172,9 +172,7 @@ def digest(path: str | Path) -> str:
     return checksum.hexdigest()
 
 
-def find_images(
-    paths: Iterable[str | Path], *, recursive: bool = False, on_empty: Callable[[str], None] | None = None
-) -> Iterator[Path]:
+def find_images(paths: Iterable[str | Path], *, recursive: bool = False, on_empty: Callable[[str], None] | None = None) -> Iterator[Path]:
     """The picture files that ``paths`` mean, lazily, sorted by name within each of ``paths``.
 
     A file stands for itself, whatever its extension. A folder stands for the files in it that have one of
@@ -420,9 +418,7 @@ class ImageLoader:
         except ImageError as error:
             return ImageError(error.source, error.reason)  # anew: a traceback would keep the picture in memory
 
-    def _batch(
-        self, good: list[tuple[int, ImageSource, _Loaded]], errors: list[tuple[int, ImageError]]
-    ) -> ImageBatch:
+    def _batch(self, good: list[tuple[int, ImageSource, _Loaded]], errors: list[tuple[int, ImageError]]) -> ImageBatch:
         import numpy as np
         import torch
 

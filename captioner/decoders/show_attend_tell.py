@@ -100,6 +100,7 @@ class ShowAttendTell(Decoder):
         return logits
 
     def start(self, memory: Memory) -> State:
+        """Prepare one hypothesis an image; see :meth:`Decoder.start`."""
         values, keys, h, c = self._look(memory)
         images = {"values": values, "keys": Keys.of(keys).units_first}
         if memory.mask is not None:
@@ -107,6 +108,7 @@ class ShowAttendTell(Decoder):
         return State({"h": h.unsqueeze(1), "c": c.unsqueeze(1)}, images)
 
     def step(self, tokens: Tensor, state: State) -> Step:
+        """Read words (B, W) and score the next; see :meth:`Decoder.step`."""
         h, c = state.hypotheses["h"], state.hypotheses["c"]
         values = state.images["values"]
         alpha = attend(state.images["keys"], self.query(h), self.score, state.images.get("mask"), compiled=False).to(values.dtype)
@@ -116,6 +118,7 @@ class ShowAttendTell(Decoder):
         return Step(self._tell(tokens, h, context), alpha, State({"h": h, "c": c}, state.images))
 
     def forward(self, memory: Memory, tokens: Tensor) -> Taught:
+        """Score whole captions (B, K, T); see :meth:`Decoder.forward`."""
         b, k, _ = tokens.shape
         real = tokens != PAD
         longest = real.sum(-1).amax(-1)

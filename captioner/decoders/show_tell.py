@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -44,11 +44,13 @@ class ShowTell(Decoder):
         self.output = nn.Linear(config.hidden, words)
         nn.init.normal_(self.embedding.weight, std=0.1)
         nn.init.zeros_(self.output.bias)
-        nn.init.orthogonal_(self.lstm.weight_hh_l0)
+        weight: Any = self.lstm.weight_hh_l0
+        bias: Any = self.lstm.bias_ih_l0
+        nn.init.orthogonal_(weight)
         with torch.no_grad():
             self.embedding.weight[PAD].zero_()
             # Remember at first: forget gates start open (Jozefowicz 2015).
-            self.lstm.bias_ih_l0[config.hidden : 2 * config.hidden].fill_(1.0)
+            bias[config.hidden : 2 * config.hidden].fill_(1.0)
 
     def _show(self, memory: Memory) -> Tensor:
         """Return x_{-1}, (B, E)."""
@@ -56,10 +58,12 @@ class ShowTell(Decoder):
         return shown
 
     def start(self, memory: Memory) -> State:
+        """Prepare one hypothesis an image; see :meth:`Decoder.start`."""
         _, (h, c) = self.lstm(self.dropout(self._show(memory)).unsqueeze(1))
         return State({"h": h.transpose(0, 1), "c": c.transpose(0, 1)})
 
     def step(self, tokens: Tensor, state: State) -> Step:
+        """Read words (B, W) and score the next; see :meth:`Decoder.step`."""
         b, w = tokens.shape
         h, c = (state.hypotheses[name].flatten(0, 1).unsqueeze(0).contiguous() for name in ("h", "c"))
         told, (h, c) = self.lstm(self.dropout(self.embedding(tokens.reshape(b * w, 1))), (h, c))
@@ -67,6 +71,7 @@ class ShowTell(Decoder):
         return Step(logits, None, State({"h": h.view(b, w, -1), "c": c.view(b, w, -1)}))
 
     def forward(self, memory: Memory, tokens: Tensor) -> Taught:
+        """Score whole captions (B, K, T); see :meth:`Decoder.forward`."""
         b, k, _ = tokens.shape
         real = tokens != PAD
         tokens, lengths = tokens.flatten(0, 1), real.sum(-1).flatten()

@@ -120,7 +120,7 @@ _Built = tuple[nn.Module, tuple[float, float, float], tuple[float, float, float]
 def _build(backbone: Backbone, *, pretrained: bool) -> _Built:
     """Return the trunk, and the mean and deviation its weights expect."""
     trunk, mean, std = (_build_timm if backbone.library == "timm" else _build_torchvision)(backbone, pretrained)
-    return trunk.to(memory_format=torch.channels_last), mean, std  # type: ignore[call-overload]
+    return trunk.to(memory_format=torch.channels_last), mean, std
 
 
 def _timm_backbone(name: str) -> Backbone:
@@ -144,7 +144,7 @@ def _build_timm(backbone: Backbone, pretrained: bool) -> _Built:
         raise _no_weights(backbone, error) from error
     if pretrained and backbone.package:
         model.load_state_dict(lite_weights(backbone.package))
-    data = model.pretrained_cfg
+    data: Any = model.pretrained_cfg
     return _ForwardFeatures(model), data["mean"], data["std"]
 
 
@@ -153,7 +153,7 @@ def _build_torchvision(backbone: Backbone, pretrained: bool) -> _Built:
     from torchvision.models.feature_extraction import create_feature_extractor
 
     try:
-        model = get_model(backbone.model, weights=get_model_weights(backbone.model).DEFAULT if pretrained else None)  # type: ignore[attr-defined]
+        model = get_model(backbone.model, weights=get_model_weights(backbone.model).DEFAULT if pretrained else None)
     except OSError as error:
         raise _no_weights(backbone, error) from error
 

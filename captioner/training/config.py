@@ -73,8 +73,12 @@ class TrainConfig(Settings):
     output: Path = Field(Path("runs/latest"), description="folder of the run: model, log, curves, state to resume from")
     epochs: int = Field(12, ge=1)
     batch_size: int = Field(32, ge=1, description="images a step")
-    average: float = Field(0.999, ge=0, lt=1, description="decay of the moving average of the weights, which is what is evaluated and kept; 0 for none")
+    average: float = Field(
+        0.999, ge=0, lt=1, description="decay of the moving average of the weights, which is what is evaluated and kept; 0 for none"
+    )
     seed: int = Field(0, ge=0)
     device: str = "auto"
-    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field("auto", description="auto: bf16-mixed where the device has it in hardware")
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
+        "auto", description="auto: bf16-mixed where the device has it in hardware"
+    )
     save_minutes: float = Field(5.0, gt=0, description="time between saved states, besides one at each epoch's end")

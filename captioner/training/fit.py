@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
@@ -61,9 +62,7 @@ def load_config(name_or_path: str | Path, changes: Iterable[str] = (), output: P
     return validate(TrainConfig, settings, where=str(name_or_path))
 
 
-def run(
-    config: str | Path, changes: Iterable[str] = (), *, output: Path | None = None, resume: bool = False, console: Console | None = None
-) -> Path:
+def run(config: str | Path, changes: Iterable[str] = (), *, output: Path | None = None, resume: bool = False, console: Console | None = None) -> Path:
     """Train as a preset or a YAML file says and return the folder of the best model; see :func:`fit`."""
     return fit(load_config(config, changes, output), resume=resume, console=console)
 
@@ -303,13 +302,16 @@ class _Run:
         self._average()
         speed = batch.captions.captions / (time.perf_counter() - began)
         values = {"loss": float(loss.detach()), **{name: float(value) for name, value in metrics.items()}}
-        self.log.step(self.progress.step, {**values, "learning_rate": self.optimiser.param_groups[0]["lr"], "gradient_norm": float(norm), "captions_per_second": speed})
+        self.log.step(
+            self.progress.step,
+            {**values, "learning_rate": self.optimiser.param_groups[0]["lr"], "gradient_norm": float(norm), "captions_per_second": speed},
+        )
         return f"nll {values['nll']:.3f}  {speed:.0f} captions/s"
 
     @torch.no_grad()
     def _average(self) -> None:
         decay = min(self.config.average, (1 + self.progress.step) / (10 + self.progress.step)) if self.config.average else 0.0
-        parts = [(self.average.decoder, self.model.decoder)]
+        parts: list[tuple[nn.Module, nn.Module]] = [(self.average.decoder, self.model.decoder)]
         if self.tuned:
             parts.append((self.average.encoder, self.model.encoder))
         for mean, now in parts:
@@ -327,7 +329,9 @@ class _Run:
         self.log.evaluation(self.progress.epoch, self.progress.step, values)
         better = values["CIDEr"] > self.progress.best
         self.console.print(
-            f"epoch {self.progress.epoch}: " + "  ".join(f"{name} {100 * value:.1f}" for name, value in values.items()) + ("  (best)" if better else "")
+            f"epoch {self.progress.epoch}: "
+            + "  ".join(f"{name} {100 * value:.1f}" for name, value in values.items())
+            + ("  (best)" if better else "")
         )
         if better:
             self.progress.best, self.progress.best_epoch, self.progress.waited = values["CIDEr"], self.progress.epoch, 0
@@ -383,7 +387,7 @@ class _Log:
             path.unlink(missing_ok=True)
         elif path.exists():
             files.write_text(path, "".join(line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if _until(line, resumed_at)))
-        self.file = open(path, "a", encoding="utf-8", buffering=1)
+        self.file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (closed by close())
         self.curves = SummaryWriter(output / "curves", purge_step=resumed_at)
 
     def step(self, step: int, values: dict[str, float]) -> None:

@@ -50,7 +50,7 @@ def test_the_default_backbones_are_the_original_ones(number: int, repository: Pa
 @torch.inference_mode()
 def test_a_change_in_the_picture_is_strongest_in_its_place(lite0: GridEncoder) -> None:
     grey = torch.full((1, 3, 448, 448), 120, dtype=torch.uint8)
-    for row, column in ((0, 0), (3, 10), (12, 1)):
+    for row, column in ((3, 10), (10, 2), (6, 6)):
         changed = grey.clone()
         changed[..., 32 * row : 32 * row + 32, 32 * column : 32 * column + 32] = torch.tensor([255, 30, 0], dtype=torch.uint8).view(3, 1, 1)
         distance = (lite0(changed).vectors - lite0(grey).vectors).norm(dim=-1)
@@ -105,7 +105,7 @@ def test_an_unknown_backbone_suggests_one() -> None:
 
 
 def test_a_backbone_without_a_map_is_refused() -> None:
-    with pytest.raises(EncoderError, match="'test_vit' gives no map of features.*choose a convolutional one"):
+    with pytest.raises(EncoderError, match=r"'test_vit' gives no map of features.*choose a convolutional one"):
         GridEncoder(GridConfig(backbone="test_vit", size=160, weights="random"))
 
 

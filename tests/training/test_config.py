@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -52,5 +53,5 @@ def test_learning_rate_rises_then_falls(schedule: str) -> None:
     factors = [learning_rate_factor(step, 100, config) for step in range(100)]
     assert factors[:20] == pytest.approx([(step + 1) / 20 for step in range(20)])
     assert factors[20] == pytest.approx(1.0)
-    assert all(late <= early + 1e-12 for early, late in zip(factors[20:], factors[21:], strict=False))
+    assert all(late <= early + 1e-12 for early, late in pairwise(factors[20:]))
     assert factors[-1] == pytest.approx(1.0) if schedule == "constant" else factors[-1] < 0.02

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Make the shipped models again: features, training, dev scores, assets. Takes hours on two cores and goes on where it was stopped.
+#
+#   scripts/train_shipped.sh DATA [RUNS]
+#
+# DATA is a folder that holds flickr8k/ in the layout of its official release; RUNS (default: runs) takes features, logs and checkpoints.
+set -euo pipefail
+data=${1:?usage: scripts/train_shipped.sh DATA [RUNS]}
+runs=${2:-runs}
+cd "$(dirname "$0")/.."
+
+captioner features "$data/flickr8k" --encoder efficientnet_lite2 --flips --compile --output "$runs/features"
+for name in show_attend_tell show_tell; do
+    resume=()
+    [ -e "$runs/$name/state.safetensors" ] && resume=(--resume)
+    captioner train "flickr8k_$name" "${resume[@]}" --output "$runs/$name" \
+        --set "data.path=$data/flickr8k" --set "data.features=$runs/features" --set evaluation.every=2
+    python scripts/ship.py "$runs/$name" "$name" --data "$data/flickr8k" --features "$runs/features"
+done
