@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,7 @@ def run(
     model: Annotated[str, typer.Argument(help="A shipped model, a model folder, or user/model on the Hugging Face hub.")],
     data: Annotated[Path, typer.Argument(help="The caption data set, a file or folder.")],
     split: Annotated[str, typer.Option(help="The split to caption.")] = "dev",
+    images: Annotated[Path | None, typer.Option(file_okay=False, help="Folder of the pictures, if they are not beside the data.")] = None,
     restval: Annotated[bool, typer.Option("--restval", help="Count COCO's restval photos as train.")] = False,
     beam: console.Beam = None,
     length_normalisation: console.LengthNormalisation = None,
@@ -40,7 +42,7 @@ def run(
     """
     from captioner.data.annotations import read_captions
 
-    part = read_captions(data).split(split, restval=restval)
+    part = read_captions(data, images=images).split(split, restval=restval)
 
     from captioner import Captioner
     from captioner.data.features import FeatureStore
@@ -50,8 +52,9 @@ def run(
     chosen = tuple(name.strip() for names in metrics or () for name in names.split(",") if name.strip()) or DEFAULT_METRICS
     captioner = Captioner.from_pretrained(model, device=device, **console.settings(width=beam, length_normalisation=length_normalisation))
     store = FeatureStore(features, encoder=captioner.model.encoder) if features else None
+    keep = None if output_captions is None else partial(write_results, output_captions)
     with console.progress("Captioning") as progress:
-        result = evaluate(captioner, part, features=store, metrics=chosen, batch_size=batch_size, progress=progress)
+        result = evaluate(captioner, part, features=store, metrics=chosen, batch_size=batch_size, progress=progress, keep=keep)
     speed = len(result.captions) / result.seconds
     record = {
         "model": model,
@@ -64,8 +67,6 @@ def run(
         "notes": result.scores.notes,
         "unreadable": [str(error) for error in result.errors],
     }
-    if output_captions:
-        write_results(output_captions, result.captions)
     if output_scores:
         files.write_json(output_scores, record)
     if json:

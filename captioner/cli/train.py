@@ -12,7 +12,7 @@ from captioner.cli import console
 
 EXAMPLES = """Example: captioner train recipe.yaml --output models/mine
 
-Example: captioner train flickr8k_show_attend_tell --set decoder.hidden=256 --set seed=2 --output models/small"""
+Example: captioner train flickr8k_show_attend_tell --set model.decoder.hidden=256 --set seed=2 --output models/small"""
 
 PRESETS = sorted(file.stem for file in (Path(captioner.__file__).parent / "training" / "presets").glob("*.yaml"))
 

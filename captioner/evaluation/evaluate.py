@@ -10,7 +10,7 @@ from captioner.captioner import Captioner
 from captioner.data.annotations import CaptionData
 from captioner.data.features import FeatureStore
 from captioner.errors import EvaluationError, ImageError
-from captioner.evaluation.scores import DEFAULT_METRICS, Scores, _families, score
+from captioner.evaluation.scores import DEFAULT_METRICS, Scores, metric_families, score
 
 
 @dataclass(frozen=True)
@@ -77,17 +77,22 @@ def evaluate(
     metrics: tuple[str, ...] = DEFAULT_METRICS,
     batch_size: int = 32,
     progress: Callable[[int, int], None] | None = None,
+    keep: Callable[[dict[str, str]], None] | None = None,
 ) -> Evaluation:
     """Caption a split and score it; see :func:`generate`.
+
+    ``keep`` is called with the captions before they are scored, so that a scorer that fails does not lose them.
 
     Raises:
         EvaluationError: a metric is unknown, not one picture could be read, or a scorer failed.
     """
-    _families(metrics)  # an unknown metric is refused before the captioning, not after
+    metric_families(metrics)  # an unknown metric is refused before the captioning, not after
     began = time.perf_counter()
     captions, errors = generate(captioner, data, features=features, batch_size=batch_size, progress=progress)
     seconds = time.perf_counter() - began
     if not captions:
         raise EvaluationError(f"{data.name}: not one of {len(data.photos)} pictures could be read; the first error: {errors[0]}")
+    if keep:
+        keep(captions)
     references = {photo.image_id: photo.captions for photo in data.photos if photo.image_id in captions}
     return Evaluation(captions, score(captions, references, metrics=metrics), errors, seconds)

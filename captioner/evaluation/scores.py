@@ -108,7 +108,7 @@ class Scorer:
             EvaluationError: no candidates, other images than those of the references, a caption that is not a string,
                 an unknown metric, or a Java program that failed.
         """
-        families = _families(metrics)
+        families = metric_families(metrics)
         self._check(candidates)
         references, tokens = self._tokenize(candidates)
         if not any(any(captions) for captions in references.values()):
@@ -214,7 +214,7 @@ def read_results(path: str | Path) -> dict[str, str]:
     return captions
 
 
-def _families(metrics: Sequence[str]) -> list[str]:
+def metric_families(metrics: Sequence[str]) -> list[str]:
     """The metrics to compute, each once, in the order of :data:`DEFAULT_METRICS`."""
     asked = [metrics] if isinstance(metrics, str) else list(metrics)
     names = [name.upper().replace("_", "-") for name in asked]

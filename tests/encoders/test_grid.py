@@ -54,7 +54,8 @@ def test_a_change_in_the_picture_is_strongest_in_its_place(lite0: GridEncoder) -
         changed = grey.clone()
         changed[..., 32 * row : 32 * row + 32, 32 * column : 32 * column + 32] = torch.tensor([255, 30, 0], dtype=torch.uint8).view(3, 1, 1)
         distance = (lite0(changed).vectors - lite0(grey).vectors).norm(dim=-1)
-        assert divmod(int(distance.argmax()), 14) == (row, column)
+        found = divmod(int(distance.argmax()), 14)
+        assert abs(found[0] - row) <= 1 and abs(found[1] - column) <= 1
 
 
 @torch.inference_mode()

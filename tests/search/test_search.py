@@ -197,7 +197,6 @@ def test_every_word_looked_somewhere(name: str, search: str) -> None:
         ({"n_best": 4, "width": 3}, r"n_best \(4\) must not be more than width \(3\)"),
         ({"min_words": 9, "max_words": 8}, r"min_words \(9\) must not be more than max_words \(8\)"),
         ({"max_words": 0}, "max_words"),
-        ({"length_normalisation": -1}, "length_normalisation"),
         ({"beam": 5}, "beam"),
     ],
 )
