@@ -113,7 +113,9 @@ class Captioner:
                     memory = self._encoder(batch.pixels)
                 captions = self.caption_memory(memory)
                 for position, source, seen, caption in zip(batch.positions, batch.sources, batch.places, captions, strict=True):
-                    results.append((position, replace(caption, source=_name(source), seen=seen)))
+                    picture: dict[str, Any] = {"source": _name(source), "seen": seen}
+                    others = [replace(other, **picture) for other in caption.others]
+                    results.append((position, replace(caption, others=others, **picture)))
             for _, result in sorted(results, key=lambda pair: pair[0]):
                 yield result
 

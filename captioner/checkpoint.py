@@ -98,8 +98,8 @@ def save_model(
         CheckpointError: ``folder`` exists and is not a model folder.
     """
     folder = Path(folder)
-    if folder.exists() and not (folder / CONFIG).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CheckpointError(f"{folder}: exists and is not a model folder; give another name")
+    if folder.exists() and not _replaceable(folder):
+        raise CheckpointError(f"{folder}: exists and is not a model folder of captioner; give another name")
     weights = {f"decoder.{name}": tensor for name, tensor in model.decoder.state_dict().items()}
     if model.encoder_tuned:
         weights |= {f"encoder.{name}": tensor for name, tensor in model.encoder.state_dict().items()}
@@ -125,11 +125,29 @@ def save_model(
         old = temporary.with_name(temporary.name + ".old")
         if folder.exists():
             folder.rename(old)
-        temporary.rename(folder)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def _replaceable(folder: Path) -> bool:
+    """Tell whether a folder may be written over: it is empty, or a model that this program wrote."""
+    if not folder.is_dir():
+        return False
+    if not any(folder.iterdir()):
+        return True
+    try:
+        read_config(folder)
+    except CheckpointError:
+        return False
+    return True
 
 
 def load_model(name_or_path: str | Path | None = None) -> CaptionModel:

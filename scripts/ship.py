@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from captioner import Captioner
+from captioner import Captioner, files
 from captioner.checkpoint import load_model, read_config, save_model
 from captioner.data.annotations import read_captions
 from captioner.data.features import FeatureStore
@@ -33,7 +33,7 @@ language: en
 {title}, trained by Captioner {version} on Flickr8k's training split ({photos:,} photos, {captions:,} captions). It writes English captions of everyday
 photos{looks}.
 
-    from captioner import Captioner
+    from captioner import Captioner, files
     print(Captioner.from_pretrained("{name}")("photo.jpg"))
 
 ## Scores
@@ -68,6 +68,22 @@ TITLES = {
 }
 
 
+def update_readme() -> None:
+    """Write the scores of all shipped models into the README's table."""
+    rows = [f"| model | search | {' | '.join(METRICS)} | M parameters | minutes |", f"| --- | --- |{' ---: |' * (len(METRICS) + 2)}"]
+    for folder in sorted(ASSETS.iterdir(), reverse=True):
+        if not (folder / "config.json").exists():
+            continue
+        about = read_config(folder)["about"]
+        for search, values in about["scores"].items():
+            figures = " | ".join(f"{100 * values[name]:.1f}" for name in METRICS)
+            rows.append(f"| `{folder.name}` | {search} | {figures} | {about['decoder_parameters'] / 1e6:.1f} | {about['minutes']:.0f} |")
+    readme = ASSETS.parent / "README.md"
+    begin, end = "<!-- scores:begin -->", "<!-- scores:end -->"
+    before, _, rest = readme.read_text(encoding="utf-8").partition(begin)
+    files.write_text(readme, before + begin + "\n" + "\n".join(rows) + "\n" + end + rest.partition(end)[2])
+
+
 def main() -> None:
     """Evaluate, convert, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -92,6 +108,7 @@ def main() -> None:
     search = {**SEARCHES[best], "length_normalisation": arguments.length_normalisation}
     model.config = model.config.model_copy(update={"search": model.config.search.model_copy(update=search)})
     about |= {"scores": {search: {name: round(value, 4) for name, value in values.items()} for search, values in scores.items()}}
+    about["decoder_parameters"] = sum(parameter.numel() for parameter in model.decoder.parameters())
     title, looks = TITLES[arguments.name]
     card = CARD.format(
         name=arguments.name,
@@ -103,7 +120,7 @@ def main() -> None:
         header=" | ".join(METRICS),
         rule=" | ".join("---:" for _ in METRICS),
         rows="\n".join(f"| {search} | " + " | ".join(f"{100 * values[name]:.1f}" for name in METRICS) + " |" for search, values in scores.items()),
-        parameters=sum(parameter.numel() for parameter in model.decoder.parameters()) / 1e6,
+        parameters=about["decoder_parameters"] / 1e6,
         words=len(model.vocabulary),
         min_count=recipe["data"]["min_count"],
         encoder=model.config.encoder.get("backbone"),
@@ -114,6 +131,7 @@ def main() -> None:
         minutes=about["minutes"],
     )
     folder = save_model(ASSETS / arguments.name, model, card=card, about=about, dtype=torch.float16)
+    update_readme()
     print(folder, f"{sum(file.stat().st_size for file in folder.iterdir()) / 1e6:.1f} MB")
 
 

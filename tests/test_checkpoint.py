@@ -28,8 +28,8 @@ def tiny_model(*, tuned: bool = True, fit: str = "squash", **search: Any) -> Cap
     model = CaptionModel.build(
         ModelConfig(encoder=encoder, decoder=decoder, search={"min_words": 2, "max_words": 7, **search}), Vocabulary(words, range(8, 0, -1))
     )
-    for weight in model.decoder.parameters():
-        torch.nn.init.normal_(weight)  # far from even, so that pictures differ in their captions
+    for weight in model.decoder.parameters():  # the features are faint, and pictures should differ in their captions
+        torch.nn.init.normal_(weight, std=20 if weight.shape[-1] == model.encoder.features else 1)
     model.encoder_tuned = tuned
     return model.eval()
 

@@ -78,6 +78,8 @@ class FeatureStore:
     def _open(self, number: int, flipped: int) -> np.ndarray[Any, np.dtype[np.float16]]:
         path = self.folder / _name(number, bool(flipped))
         expected = (self.index["shards"][number], self.places, self.features)
+        if expected[0] == 0:  # not one of its pictures could be read
+            return np.empty(expected, dtype=np.float16)
         try:
             shard: np.ndarray[Any, np.dtype[np.float16]] = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
@@ -172,9 +174,8 @@ def build_store(
     shape = None
     for number, group in enumerate(groups):
         summary = folder / f"{number:05d}.json"
-        if summary.exists():
-            record = json.loads(summary.read_text(encoding="utf-8"))
-        else:
+        record = _finished_shard(folder, number, summary, flips=flips)
+        if record is None:
             record = _encode_shard(folder, number, group, encoder, encode, flips=flips, batch_size=batch_size, workers=workers)
             files.write_json(summary, record, indent=None)
             encoded += len(record["ids"]) * (1 + flips)
@@ -191,6 +192,19 @@ def build_store(
     index["errors"] = [[error.source, error.reason] for error in errors]
     files.write_json(folder / INDEX, index, indent=None)
     return Built(FeatureStore(folder), errors, encoded)
+
+
+def _finished_shard(folder: Path, number: int, summary: Path, *, flips: bool) -> dict[str, Any] | None:
+    """Return what is remembered of a shard, or ``None`` if it must be encoded: it is not there yet, or one of its files is damaged."""
+    try:
+        record: dict[str, Any] = json.loads(summary.read_text(encoding="utf-8"))
+        for flipped in (False, True)[: 1 + flips] if record["ids"] else ():
+            shard = np.load(folder / _name(number, flipped), mmap_mode="r", allow_pickle=False)
+            if list(shard.shape) != [len(record["ids"]), *record["shape"]] or shard.dtype != np.float16:
+                return None
+        return record if isinstance(record["errors"], list) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _encode_shard(
@@ -242,8 +256,8 @@ def _agree(folder: Path, plan: dict[str, Any]) -> None:
     if not path.exists():
         return
     try:
-        begun = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        begun = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
         raise FeatureStoreError(f"{path}: damaged ({error}); delete the folder and begin again") from None
     names = {"fingerprint": "encoder", "flips": "--flips setting", "shard": "shard size", "ids": "list of pictures", "format": "format"}
     for key, name in names.items():

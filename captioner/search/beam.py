@@ -72,9 +72,10 @@ def _collect(
     lengths = torch.arange(1, steps + 1, device=words.device).view(-1, 1, 1)
     scores = config.normalise(totals, lengths)
     # Unfinished hypotheses only exist at the last step. Shifting them far down keeps their order and puts them behind.
-    unfinished = torch.full_like(scores, NEVER)
-    unfinished[-1] = scores[-1] - 1e6
-    ranked = torch.where(ended, scores, unfinished).permute(1, 0, 2).flatten(1)
+    ranking = scores.double()  # in 32 bits the shift would round differences away
+    unfinished = torch.full_like(ranking, NEVER)
+    unfinished[-1] = ranking[-1] - 1e6
+    ranked = torch.where(ended, ranking, unfinished).permute(1, 0, 2).flatten(1)
     best, index = ranked.topk(config.n_best, dim=-1)
     attention = None
     if looked:
