@@ -14,7 +14,8 @@ from PIL import Image
 from captioner import checkpoint
 from captioner.caption import Caption
 from captioner.config import validate
-from captioner.data.images import ImageLoader, ImageSource
+from captioner.data.images import ImageSource
+from captioner.data.loader import ImageLoader
 from captioner.device import choose_device, fast_dtype
 from captioner.errors import CheckpointError, ImageError
 from captioner.memory import Memory

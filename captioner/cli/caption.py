@@ -62,7 +62,7 @@ def run(
     """
     if attention and not json and (output is None or output.suffix.lower() == ".csv"):
         raise typer.BadParameter("give --json too, or an --output that ends in .json or .jsonl", param_hint="--attention")
-    from captioner.data.images import find_images
+    from captioner.data.find import find_images
 
     failures = console.Failures()
     alone = len(paths) == 1 and os.path.isfile(paths[0])

@@ -47,7 +47,8 @@ def run(
     from captioner import Captioner
     from captioner.data.features import FeatureStore
     from captioner.evaluation.evaluate import evaluate
-    from captioner.evaluation.scores import DEFAULT_METRICS, write_results
+    from captioner.evaluation.results import write_results
+    from captioner.evaluation.scores import DEFAULT_METRICS
 
     chosen = tuple(name.strip() for names in metrics or () for name in names.split(",") if name.strip()) or DEFAULT_METRICS
     captioner = Captioner.from_pretrained(model, device=device, **console.settings(width=beam, length_normalisation=length_normalisation))

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from captioner import files
-from captioner.data.images import ImageLoader
+from captioner.data.loader import ImageLoader
 from captioner.encoders.base import Encoder
 from captioner.errors import FeatureStoreError, ImageError
 from captioner.memory import Memory

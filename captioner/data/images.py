@@ -1,8 +1,7 @@
 """Any file a person has to a clean RGB picture, or one :class:`ImageError` that names the file and the reason.
 
-The road of a photo is :func:`find_images`, :func:`load_image`, :meth:`Transform.pixels`, :meth:`Transform.normalise`;
-:class:`ImageLoader` walks it for many photos at a time. Letters in shapes: B pictures in a batch, S the transform's
-size in pixels.
+The road of a photo is :func:`~captioner.data.find.find_images`, :func:`load_image`, then ``pixels`` and ``normalise`` of
+:class:`~captioner.data.transform.Transform`; :class:`~captioner.data.loader.ImageLoader` walks it for many photos at a time.
 """
 
 from __future__ import annotations
@@ -15,16 +14,10 @@ import re
 import stat
 import sys
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from PIL import Image, ImageFile
-from pydantic import BaseModel, ConfigDict, Field
 
 from captioner.errors import CaptionerError, ConfigError, ImageError
 
@@ -36,19 +29,6 @@ ImageSource: TypeAlias = "str | Path | bytes | Image.Image | np.ndarray[Any, Any
 
 DEFAULT_MAX_PIXELS = 178_956_970
 """The most pixels a picture may have: above this, a small file that claims to be enormous is likelier than a photo."""
-
-IMAGE_EXTENSIONS: frozenset[str] = frozenset(
-    f".{name}"
-    for name in (
-        *("jpg", "jpeg", "jpe", "jfif", "mpo", "png", "apng", "webp", "gif", "bmp", "dib", "tif", "tiff", "ico", "cur"),
-        *("ppm", "pgm", "pbm", "pnm", "pfm", "avif", "avifs", "tga", "jp2", "j2k", "j2c", "jpc", "jpf", "jpx"),
-        *("heic", "heif"),
-    )
-)
-"""What counts as a picture inside a folder, in lower case.
-
-HEIC, which cannot be read, is here so that a phone's photos are reported and not passed over in silence.
-"""
 
 # Only formats that Pillow decodes by itself: EPS would run Ghostscript. TGA is last, since it has no magic number.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "PPM", "WEBP", "TIFF", "AVIF", "JPEG2000", "ICO", "CUR", "TGA")
@@ -170,261 +150,6 @@ def digest(path: str | Path) -> str:
         except OSError as error:
             raise ImageError(path, _reason(error, "file")) from error
     return checksum.hexdigest()
-
-
-def find_images(paths: Iterable[str | Path], *, recursive: bool = False, on_empty: Callable[[str], None] | None = None) -> Iterator[Path]:
-    """The picture files that ``paths`` mean, lazily, sorted by name within each of ``paths``.
-
-    A file stands for itself, whatever its extension. A folder stands for the files in it that have one of
-    ``IMAGE_EXTENSIONS``; with ``recursive`` also for those of its subfolders, each folder visited once even if links
-    lead in a circle. Hidden files and folders are left out. A name that does not exist is a glob pattern if it holds
-    ``*``, ``?`` or ``[``, with ``**`` for any number of folders; it stands for what the shell would put in its place,
-    but one that ends in a bare ``*`` or ``**`` for pictures alone. What matches nothing is given back as it is, so
-    that loading reports it.
-
-    Args:
-        paths: files, folders and glob patterns.
-        recursive: look into subfolders too.
-        on_empty: is told, in a sentence, about each folder that holds no pictures or cannot be opened.
-    """
-    tell = on_empty or (lambda message: None)
-    for path in map(Path, paths):
-        for hit in [path] if os.path.lexists(path) else _glob(path):
-            if not os.path.isdir(hit):
-                yield hit
-                continue
-            empty = True
-            for picture in _walk(hit, recursive, set(), tell):
-                empty = False
-                yield picture
-            if empty:
-                hint = "" if recursive else " (use --recursive to look in subfolders)"
-                tell(f"{hit}{os.sep}: no pictures in this folder{hint}")
-
-
-def _walk(folder: Path, recursive: bool, seen: set[str], tell: Callable[[str], None]) -> Iterator[Path]:
-    seen.add(os.path.realpath(folder))
-    try:
-        names = sorted(os.listdir(folder))
-    except OSError as error:
-        tell(f"{folder}{os.sep}: cannot look into this folder ({error.strerror}); check its permissions")
-        return
-    for path in (folder / name for name in names if not name.startswith(".")):
-        if os.path.isdir(path):
-            if recursive and os.path.realpath(path) not in seen:
-                yield from _walk(path, recursive, seen, tell)
-        elif path.suffix.lower() in IMAGE_EXTENSIONS:
-            yield path
-
-
-def _glob(path: Path) -> list[Path]:
-    """The files and folders that match a pattern, sorted; ``[path]`` if there are none."""
-    parts = list(path.parts)
-    base = Path()
-    while parts and os.path.lexists(base / parts[0]):  # names that exist are names, whatever characters they hold
-        base /= parts.pop(0)
-    if not any(character in part for part in parts for character in "*?["):
-        return [path]
-    reaches_down = "**" in parts  # then its files are hits themselves, and its folders need no second look
-    any_name = parts[-1] in ("*", "**")
-    show_hidden = any(part.startswith(".") for part in parts)
-    hits = []
-    try:
-        for hit in base.glob(os.path.join(*parts, "*") if parts[-1] == "**" else os.path.join(*parts)):
-            if not show_hidden and any(part.startswith(".") for part in hit.relative_to(base).parts):
-                continue
-            is_picture = hit.suffix.lower() in IMAGE_EXTENSIONS
-            if (not reaches_down) if os.path.isdir(hit) else (is_picture or not any_name):
-                hits.append(hit)
-    except (ValueError, OSError):  # not a pattern after all, such as "a**b"
-        pass
-    return sorted(hits) or [path]
-
-
-class Transform(BaseModel):
-    """How a photo becomes an encoder's input; part of the encoder's config, so that use sees what training saw.
-
-    Attributes:
-        size: side of the square the encoder takes, in pixels (S).
-        fit: ``squash`` shows the whole photo and gives up its shape; ``crop`` keeps the shape and shows the middle.
-        crop_fraction: for ``crop``, the share of the shorter side that is kept.
-        interpolation: Pillow's antialiased filter.
-        mean: per channel (R, G, B), of values in 0..1.
-        std: per channel (R, G, B), of values in 0..1.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    size: int = Field(default=448, ge=1)
-    fit: Literal["squash", "crop"] = "squash"
-    crop_fraction: float = Field(default=1.0, gt=0, le=1)
-    interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
-    mean: tuple[float, float, float]
-    std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
-
-    @property
-    def decode_size(self) -> int:
-        """The ``min_size`` for :func:`load_image`.
-
-        It is twice what is needed, so that a JPEG decoded at a reduced scale gives all but the same pixels (of a
-        24-megapixel photo: 0.2 of 255 off on average, 2 at most).
-        """
-        return 2 * (self.size if self.fit == "squash" else round(self.size / self.crop_fraction))
-
-    def pixels(self, image: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """The part of an RGB ``image`` that the encoder sees, as a contiguous uint8 array ``(3, S, S)``."""
-        import numpy as np
-
-        resample = Image.Resampling[self.interpolation.upper()]
-        box = self._box(image.size)
-        if self.fit == "squash" and image.height > 64 * image.width:
-            # Pillow resizes widths first, and a strip of 1 x 1,000,000 pixels would become 448 x 1,000,000 on the way.
-            image = image.resize((image.width, self.size), resample)
-            box = self._box(image.size)
-        square = image.resize((self.size, self.size), resample, box=box)
-        return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
-
-    def place(self, image_size: tuple[int, int]) -> tuple[float, float, float, float]:
-        """The box of a photo of ``(width, height)`` that the encoder sees: x0, y0, x1, y1, each relative, in 0..1."""
-        width, height = image_size
-        x0, y0, x1, y1 = self._box(image_size)
-        return (x0 / width, y0 / height, x1 / width, y1 / height)
-
-    def normalise(self, batch: torch.Tensor) -> torch.Tensor:
-        """uint8 pixels ``(B, 3, S, S)`` to float32 ``(value / 255 - mean) / std``, on the device they are on."""
-        import torch
-
-        mean = torch.tensor(self.mean, device=batch.device).view(3, 1, 1)
-        std = torch.tensor(self.std, device=batch.device).view(3, 1, 1)
-        return batch.to(torch.float32).div_(255).sub_(mean).div_(std)
-
-    def _box(self, image_size: tuple[int, int]) -> tuple[float, float, float, float]:
-        """The box in the photo's own pixels.
-
-        For ``crop`` it is where resizing and then cropping would cut, at whole pixels of the resized photo; the resized
-        photo is never made, since that of a very long one would not fit into memory.
-        """
-        width, height = image_size
-        if self.fit == "squash":
-            return (0.0, 0.0, float(width), float(height))
-        short = round(self.size / self.crop_fraction)
-        resized = (
-            short if width <= height else int(short * width / height),
-            short if height <= width else int(short * height / width),
-        )
-        left, top = (round((side - self.size) / 2) for side in resized)
-        x, y = width / resized[0], height / resized[1]
-        return (left * x, top * y, min((left + self.size) * x, width), min((top + self.size) * y, height))
-
-
-@dataclass(frozen=True)
-class ImageBatch:
-    """Pictures ready for an encoder, and the errors met on the way to them.
-
-    Attributes:
-        pixels: uint8 ``(B, 3, S, S)``, the good pictures only; B may be 0.
-        sources: B sources as they were given.
-        positions: B places in the input, counted from 0.
-        places: B boxes of the pictures that the encoder sees, relative xyxy; see :meth:`Transform.place`.
-        errors: the place in the input and the error of each bad picture, in order.
-    """
-
-    pixels: torch.Tensor
-    sources: list[ImageSource]
-    positions: list[int]
-    places: list[tuple[float, float, float, float]]
-    errors: list[tuple[int, ImageError]]
-
-    def __len__(self) -> int:
-        return len(self.sources)
-
-
-_Loaded: TypeAlias = "tuple[np.ndarray[Any, Any], tuple[float, float, float, float]]"
-
-
-class ImageLoader:
-    """Loads many pictures in threads and yields them in batches, in the order of the input.
-
-    Threads and not processes, since Pillow lets go of Python's lock while it decodes and resizes. ``sources`` may be
-    endless: no more than ``(prefetch + 1) * batch_size`` of them are held at a time.
-
-    A bad picture costs no good one: batches are filled with good pictures, and the errors met while filling one come
-    with it. A batch holds fewer than ``batch_size`` pictures, perhaps none, only at the end of the input or after
-    ``(prefetch + 1) * batch_size`` errors in one batch.
-
-    Args:
-        sources: anything :func:`load_image` takes; walked once per iteration.
-        transform: makes each picture the encoder's input.
-        batch_size: pictures in a batch.
-        workers: threads.
-        max_pixels: see :func:`load_image`.
-        prefetch: batches that are loaded ahead of the one in use.
-
-    Raises:
-        ConfigError: a number is too small.
-    """
-
-    def __init__(
-        self,
-        sources: Iterable[ImageSource],
-        transform: Transform,
-        *,
-        batch_size: int = 8,
-        workers: int = min(4, os.cpu_count() or 1),
-        max_pixels: int | None = None,
-        prefetch: int = 2,
-    ) -> None:
-        for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 1), ("prefetch", prefetch, 0)):
-            if value < least:
-                raise ConfigError(f"{name}: {value} is too small; give {least} or more")
-        self.sources = sources
-        self.transform = transform
-        self.batch_size = batch_size
-        self.workers = workers
-        self.max_pixels = pixel_limit(max_pixels)
-        self.prefetch = prefetch
-
-    def __iter__(self) -> Iterator[ImageBatch]:
-        window = (self.prefetch + 1) * self.batch_size
-        incoming = enumerate(self.sources)
-        pending: deque[tuple[int, ImageSource, Future[_Loaded | ImageError]]] = deque()
-        good: list[tuple[int, ImageSource, _Loaded]] = []
-        errors: list[tuple[int, ImageError]] = []
-        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="captioner-images")
-        try:
-            while True:
-                for position, source in islice(incoming, window - len(pending) - len(good)):
-                    pending.append((position, source, pool.submit(self._load, source)))
-                if not pending:
-                    break
-                position, source, future = pending.popleft()
-                result = future.result()
-                if isinstance(result, ImageError):
-                    errors.append((position, result))
-                else:
-                    good.append((position, source, result))
-                if len(good) == self.batch_size or len(errors) == window:
-                    yield self._batch(good, errors)
-                    good, errors = [], []
-            if good or errors:
-                yield self._batch(good, errors)
-        finally:  # also when the caller stops early
-            pool.shutdown(wait=True, cancel_futures=True)
-
-    def _load(self, source: ImageSource) -> _Loaded | ImageError:
-        try:
-            image = load_image(source, max_pixels=self.max_pixels, min_size=self.transform.decode_size)
-            return self.transform.pixels(image), self.transform.place(image.size)
-        except ImageError as error:
-            return ImageError(error.source, error.reason)  # anew: a traceback would keep the picture in memory
-
-    def _batch(self, good: list[tuple[int, ImageSource, _Loaded]], errors: list[tuple[int, ImageError]]) -> ImageBatch:
-        import numpy as np
-        import torch
-
-        size = self.transform.size
-        pixels = np.stack([row[2][0] for row in good]) if good else np.empty((0, 3, size, size), dtype=np.uint8)
-        return ImageBatch(torch.from_numpy(pixels), [row[1] for row in good], [row[0] for row in good], [row[2][1] for row in good], errors)
 
 
 def _describe(source: Any) -> str:

@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from captioner.data.images import Transform
+from captioner.data.transform import Transform
 from captioner.memory import Memory
 from captioner.registry import Registry
 

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from captioner.data.images import Transform
+from captioner.data.transform import Transform
 from captioner.encoders.base import ENCODERS, Encoder, EncoderConfig
 from captioner.errors import EncoderError
 from captioner.memory import Memory

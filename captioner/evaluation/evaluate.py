@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from captioner.captioner import Captioner
-from captioner.data.annotations import CaptionData
+from captioner.data.captions import CaptionData
 from captioner.data.features import FeatureStore
 from captioner.errors import EvaluationError, ImageError
 from captioner.evaluation.scores import DEFAULT_METRICS, Scores, metric_families, score

@@ -4,7 +4,6 @@ import errno
 import io
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import pytest
@@ -87,7 +86,7 @@ def test_train_hands_its_options_on(run, monkeypatch: pytest.MonkeyPatch) -> Non
         calls.append((args, kwargs))
         return Path("models/mine")
 
-    monkeypatch.setitem(sys.modules, "captioner.training.fit", types.SimpleNamespace(run=fit))
+    monkeypatch.setattr("captioner.training.fit.run", fit)
     result = run("train", "recipe.yaml", "--set", "a.b=1", "--set", "seed=2", "--output", "models/mine", "--resume")
     assert result == (0, "models/mine\n", "")
     assert calls == [(("recipe.yaml",), {"changes": ["a.b=1", "seed=2"], "output": Path("models/mine"), "resume": True})]

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from captioner.data.annotations import Photo
 from captioner.data.batches import Captions, EncodedCaptions, Sampler, prefetch
+from captioner.data.captions import Photo
 from captioner.text.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
 
 CAPTIONS = (2, 5, 1, 5, 3, 5, 4)  # of each photo

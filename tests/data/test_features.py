@@ -19,7 +19,8 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from captioner.data import features
 from captioner.data.features import INDEX, PLAN, Built, FeatureStore, build_store
-from captioner.data.images import Transform, load_image
+from captioner.data.images import load_image
+from captioner.data.transform import Transform
 from captioner.encoders.base import Encoder, EncoderConfig
 from captioner.errors import FeatureStoreError
 from captioner.memory import Memory

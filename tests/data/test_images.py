@@ -10,13 +10,10 @@ import socket
 import struct
 import subprocess
 import sys
-import threading
-import time
 import tracemalloc
 import types
 import warnings
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +23,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageOps, features
-from pydantic import ValidationError
 
-from captioner.data.images import (
-    IMAGE_EXTENSIONS,
-    ImageBatch,
-    ImageLoader,
-    Transform,
-    digest,
-    find_images,
-    load_image,
-)
-from captioner.errors import CaptionerError, ConfigError, ImageError
+from captioner.data.images import digest, load_image
+from captioner.errors import ConfigError, ImageError
+from tests.data.pictures import distance, encode, scene
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CORNERS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0))  # top left, top right, bottom left, bottom right
 
 
@@ -51,24 +39,6 @@ def corners(width: int = 64, height: int = 48) -> Image.Image:
         x, y = index % 2 * width // 2, index // 2 * height // 2
         draw.rectangle((x, y, x + width // 2, y + height // 2), fill=colour)
     return image
-
-
-def scene(width: int = 80, height: int = 60, seed: int = 0) -> Image.Image:
-    """A smooth random picture, as kind to JPEG as a photo."""
-    small = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def distance(first: Image.Image, second: Image.Image) -> float:
-    """The mean difference of two pictures' values, of 255."""
-    assert first.size == second.size and first.mode == second.mode == "RGB"
-    return float(np.abs(np.asarray(first, dtype=float) - np.asarray(second, dtype=float)).mean())
 
 
 def png_claiming(width: int, height: int) -> bytes:
@@ -250,15 +220,6 @@ def test_a_large_jpeg_decodes_reduced_but_never_below_the_size_asked_for() -> No
     assert load_image(content, min_size=501).size == (1700, 1000)
     assert load_image(content, min_size=10).size == (213, 125)
     assert load_image(encode(scene(1700, 1000), "BMP"), min_size=10).size == (1700, 1000)
-
-
-def test_reduced_decoding_changes_what_the_encoder_sees_by_little() -> None:
-    content = encode(scene(2000, 1500), "JPEG", quality=95)
-    transform = Transform(size=224, mean=MEAN, std=STD)
-    reduced = load_image(content, min_size=transform.decode_size)
-    assert reduced.size == (1000, 750)
-    difference = np.abs(transform.pixels(reduced).astype(int) - transform.pixels(load_image(content)))
-    assert difference.max() <= 6 and difference.mean() < 1
 
 
 def test_an_image_that_was_given_is_not_changed() -> None:
@@ -496,7 +457,8 @@ def test_damaged_exif_costs_neither_the_picture_nor_a_warning(tmp_path: Path, re
 
 
 def test_importing_needs_neither_torch_nor_numpy(repository: Path) -> None:
-    code = "import sys, captioner.data.images; print([name for name in ('torch', 'numpy') if name in sys.modules])"
+    modules = "captioner.data.find, captioner.data.images, captioner.data.loader, captioner.data.transform"
+    code = f"import sys, {modules}; print([name for name in ('torch', 'numpy') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=repository)
     assert done.stdout == "[]\n"
 
@@ -551,103 +513,7 @@ def test_damaged_bytes_give_a_picture_or_one_error(
     assert not errors or VALID_FILES[file].startswith(b"II*\0")  # libtiff prints from C, out of Python's reach
 
 
-# --- finding files --------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def album(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Folders and files in the working directory; nothing is decoded, so that they may be empty."""
-    for name in (
-        "photos/b.jpg",
-        "photos/a.PNG",
-        "photos/notes.txt",
-        "photos/.hidden.jpg",
-        "photos/a[1].jpg",
-        "photos/sub/c.webp",
-        "photos/sub/deep/d.heic",
-        "photos/.git/e.jpg",
-        "empty/readme.md",
-        "odd [x]/f.jpg",
-        "odd [x]/g.jpg",
-        "what?.jpg",
-    ):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def found(*paths: str | Path, **options: Any) -> list[str]:
-    return [path.as_posix() for path in find_images(paths, **options)]
-
-
-def test_a_folder_gives_its_pictures_sorted(album: Path) -> None:
-    top = ["photos/a.PNG", "photos/a[1].jpg", "photos/b.jpg"]
-    assert found("photos") == found("photos/") == top
-    assert found(album / "photos") == [(album / name).as_posix() for name in top]
-    assert found("photos", recursive=True) == [*top, "photos/sub/c.webp", "photos/sub/deep/d.heic"]
-
-
-def test_patterns_match_as_in_the_shell(album: Path) -> None:
-    assert found("photos/*.jpg") == ["photos/a[1].jpg", "photos/b.jpg"]
-    assert found("photos/**/*.webp") == ["photos/sub/c.webp"]
-    everything = ["photos/a.PNG", "photos/a[1].jpg", "photos/b.jpg", "photos/sub/c.webp", "photos/sub/deep/d.heic"]
-    assert found("photos/**") == found("photos/**/*") == everything
-    assert found("photos/[bn]*") == ["photos/b.jpg", "photos/notes.txt"]
-    assert found("photos/.*.jpg") == ["photos/.hidden.jpg"]
-    assert found("ph*") == found("photos")
-    assert found(str(album / "photos" / "b.*")) == [(album / "photos/b.jpg").as_posix()]
-
-
-def test_names_that_exist_are_no_patterns(album: Path) -> None:
-    assert found("photos/a[1].jpg", "what?.jpg") == ["photos/a[1].jpg", "what?.jpg"]
-    assert found("odd [x]") == found("odd [x]/*.jpg") == ["odd [x]/f.jpg", "odd [x]/g.jpg"]
-
-
-def test_what_is_not_there_is_given_back(album: Path) -> None:
-    names = ["gone.jpg", "gone/*.jpg", "a**b", "photos/notes.txt", "photos/z*", "x" * 5000]
-    assert found(*names) == names
-    Path("dangling.jpg").symlink_to("gone.jpg")
-    assert found("dangling.jpg") == ["dangling.jpg"]
-
-
-def test_empty_folders_are_told(album: Path) -> None:
-    told: list[str] = []
-    assert found("empty", "photos/b.jpg", on_empty=told.append) == ["photos/b.jpg"]
-    assert told == ["empty/: no pictures in this folder (use --recursive to look in subfolders)"]
-    assert found("empty", recursive=True, on_empty=told.append) == []
-    assert told[1] == "empty/: no pictures in this folder"
-    assert found("empty") == []
-
-
-def test_links_in_a_circle_end(album: Path) -> None:
-    for name in ("photos/sub/up", "photos/sub/deep/up"):
-        Path(name).symlink_to(album / "photos")
-    Path("photos/self.jpg").symlink_to("self.jpg")
-    names = found("photos", recursive=True)
-    assert names == [
-        *("photos/a.PNG", "photos/a[1].jpg", "photos/b.jpg", "photos/self.jpg", "photos/sub/c.webp"),
-        "photos/sub/deep/d.heic",
-    ]
-    start = time.monotonic()
-    assert "photos/sub/deep/d.heic" in found("photos/**/*.heic")
-    assert time.monotonic() - start < 5
-
-
-def test_finding_is_lazy(album: Path) -> None:
-    def endless() -> Iterator[str]:
-        while True:
-            yield "photos/b.jpg"
-
-    pictures = find_images(endless())
-    assert [next(pictures).name for _ in range(3)] == ["b.jpg"] * 3
-
-
-def test_extensions_are_lower_case_and_cover_what_is_read() -> None:
-    assert {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic"} <= IMAGE_EXTENSIONS
-    assert not {".txt", ".eps", ".svg", ".pdf", ".mp4", ""} & IMAGE_EXTENSIONS
-    assert all(name == name.lower() and name.startswith(".") for name in IMAGE_EXTENSIONS)
+# --- digests --------------------------------------------------------------------------------------
 
 
 def test_digest_is_sha256(tmp_path: Path) -> None:
@@ -657,215 +523,6 @@ def test_digest_is_sha256(tmp_path: Path) -> None:
     assert digest(path) == digest(str(path)) == hashlib.sha256(content).hexdigest()
     with pytest.raises(ImageError, match="no such file"):
         digest(tmp_path / "gone.jpg")
-
-
-# --- the transform --------------------------------------------------------------------------------
-
-
-def test_squash_equals_pillow() -> None:
-    image = scene(301, 177)
-    for interpolation in ("bicubic", "bilinear", "lanczos"):
-        transform = Transform(size=64, interpolation=interpolation, mean=MEAN, std=STD)
-        expected = np.asarray(image.resize((64, 64), Image.Resampling[interpolation.upper()])).transpose(2, 0, 1)
-        pixels = transform.pixels(image)
-        assert pixels.dtype == np.uint8 and pixels.flags["C_CONTIGUOUS"]
-        assert np.array_equal(pixels, expected)
-        assert transform.place(image.size) == (0, 0, 1, 1)
-
-
-@pytest.mark.parametrize("size", [(301, 177), (177, 301), (64, 64), (30, 500), (73, 73), (1000, 999)])
-@pytest.mark.parametrize("fraction", [1.0, 0.875, 0.95])
-def test_crop_equals_resizing_and_then_cropping(size: tuple[int, int], fraction: float) -> None:
-    image, (width, height) = scene(*size), size
-    short = round(64 / fraction)
-    if width <= height:  # the rule of torchvision's Resize and CenterCrop, which takes seconds to import
-        whole = image.resize((short, int(short * height / width)), Image.Resampling.BICUBIC)
-    else:
-        whole = image.resize((int(short * width / height), short), Image.Resampling.BICUBIC)
-    left, top = round((whole.width - 64) / 2), round((whole.height - 64) / 2)
-    expected = np.asarray(whole.crop((left, top, left + 64, top + 64))).transpose(2, 0, 1).astype(int)
-    transform = Transform(size=64, fit="crop", crop_fraction=fraction, mean=MEAN, std=STD)
-    difference = np.abs(transform.pixels(image) - expected)  # Pillow keeps a box in single precision
-    assert difference.max() <= 2 and difference.mean() < 0.05
-
-
-def test_place_is_the_part_that_pixels_come_from() -> None:
-    transform = Transform(size=50, fit="crop", crop_fraction=0.5, mean=MEAN, std=STD)
-    x0, y0, x1, y1 = transform.place((400, 200))
-    assert (x0, y0, x1, y1) == (0.375, 0.25, 0.625, 0.75)
-    image = Image.new("RGB", (400, 200), "black")
-    image.paste("white", (round(x0 * 400), round(y0 * 200), round(x1 * 400), round(y1 * 200)))
-    assert transform.pixels(image)[:, 2:-2, 2:-2].min() == 255
-    wider = image.crop((100, 50, 300, 150))
-    assert transform.pixels(Image.new("RGB", (400, 200), "black")).max() == 0 and wider.getpixel((0, 0)) == (0, 0, 0)
-    left, top, right, bottom = transform.place((3, 100_000))
-    assert 0 <= left < right <= 1 and 0 <= top < bottom <= 1
-
-
-@pytest.mark.parametrize("size", [(1, 1), (1, 3_000_000), (3_000_000, 1), (2, 700)])
-@pytest.mark.parametrize("fit", ["squash", "crop"])
-def test_tiny_and_very_long_pictures_need_no_memory(size: tuple[int, int], fit: Any) -> None:
-    transform = Transform(size=64, fit=fit, crop_fraction=0.9, mean=MEAN, std=STD)
-    start = time.monotonic()
-    pixels = transform.pixels(Image.new("RGB", size, (10, 20, 30)))
-    assert (pixels.min(axis=(1, 2)) == pixels.max(axis=(1, 2))).all() and pixels[:, 0, 0].tolist() == [10, 20, 30]
-    assert time.monotonic() - start < 2
-
-
-def test_normalise_subtracts_the_mean_and_divides_by_the_deviation() -> None:
-    transform = Transform(size=32, mean=MEAN, std=STD)
-    batch = torch.from_numpy(np.stack([transform.pixels(scene(seed=seed)) for seed in range(2)]))
-    before = batch.clone()
-    values = transform.normalise(batch)
-    assert values.dtype == torch.float32 and torch.equal(batch, before)
-    exact = [(batch[:, channel].double() / 255 - MEAN[channel]) / STD[channel] for channel in range(3)]
-    assert torch.allclose(values.double(), torch.stack(exact, dim=1), atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "setting",
-    [{"size": 0}, {"fit": "stretch"}, {"crop_fraction": 0}, {"crop_fraction": 1.1}, {"std": (0, 1, 1)}, {"colour": 1}],
-)
-def test_a_senseless_transform_is_refused(setting: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match=next(iter(setting))):
-        Transform(**({"mean": MEAN, "std": STD} | setting))
-
-
-def test_a_transform_survives_json_and_cannot_change() -> None:
-    transform = Transform(size=224, fit="crop", crop_fraction=0.875, mean=MEAN, std=STD)
-    assert Transform.model_validate_json(transform.model_dump_json()) == transform
-    with pytest.raises(ValidationError):
-        transform.size = 3  # type: ignore[misc]
-
-
-# --- the loader -----------------------------------------------------------------------------------
-
-SMALL = Transform(size=32, mean=MEAN, std=STD)
-
-
-def batches(sources: Any, **options: Any) -> list[ImageBatch]:
-    return list(ImageLoader(sources, SMALL, **options))
-
-
-def loader_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("captioner-images")]
-
-
-@pytest.mark.parametrize("workers", [1, 4])
-def test_the_loader_equals_one_by_one(workers: int) -> None:
-    pictures = [scene(40 + 30 * (seed % 3), 50, seed) for seed in range(11)]
-    result = batches([encode(picture, "PNG") for picture in pictures], batch_size=4, workers=workers)
-    assert [len(batch) for batch in result] == [4, 4, 3]
-    assert [position for batch in result for position in batch.positions] == list(range(11))
-    pixels = torch.cat([batch.pixels for batch in result])
-    assert pixels.dtype == torch.uint8 and pixels.shape == (11, 3, 32, 32)
-    assert np.array_equal(pixels.numpy(), np.stack([SMALL.pixels(picture) for picture in pictures]))
-
-
-def test_bad_pictures_cost_no_good_ones() -> None:
-    good = [encode(scene(seed=seed), "PNG") for seed in range(5)]
-    sources: list[Any] = [b"bad", good[0], good[1], "gone.jpg", None, good[2], good[3], good[4], b"", b"worse"]
-    result = batches(sources, batch_size=2)
-    assert [batch.positions for batch in result] == [[1, 2], [5, 6], [7]]
-    assert [[place for place, _ in batch.errors] for batch in result] == [[0], [3, 4], [8, 9]]
-    assert [batch.sources for batch in result] == [good[:2], good[2:4], good[4:]]
-    error = result[1].errors[0][1]
-    assert isinstance(error, CaptionerError) and error.source == "gone.jpg"
-    assert error.__traceback__ is None and error.__context__ is None
-
-
-def test_errors_at_the_end_come_in_a_batch_without_pictures() -> None:
-    result = batches([encode(scene(), "PNG")] * 2 + [b"bad"], batch_size=2)
-    assert [batch.positions for batch in result] == [[0, 1], []]
-    assert result[1].pixels.shape == (0, 3, 32, 32) and [place for place, _ in result[1].errors] == [2]
-    assert batches([]) == []
-
-
-def test_a_slow_picture_does_not_change_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    def slow(source: Any, **options: Any) -> Image.Image:
-        time.sleep(0.1 if source == 0 else 0)
-        return Image.new("RGB", (4, 4), (source, 0, 0))
-
-    monkeypatch.setattr("captioner.data.images.load_image", slow)
-    pixels = torch.cat([batch.pixels for batch in batches(range(9), batch_size=2, workers=4)])
-    assert pixels[:, 0, 0, 0].tolist() == list(range(9))
-
-
-def test_an_endless_input_is_read_ahead_no_further_than_promised() -> None:
-    taken = 0
-    content = encode(scene(), "PNG")
-
-    def endless() -> Iterator[bytes]:
-        nonlocal taken
-        while True:
-            taken += 1
-            yield b"bad" if taken % 5 == 0 else content
-
-    given = 0
-    iterator = iter(ImageLoader(endless(), SMALL, batch_size=3, prefetch=1))
-    for _ in range(20):
-        batch = next(iterator)
-        assert len(batch) == 3
-        time.sleep(0.002)
-        given += len(batch) + len(batch.errors)
-        assert taken - given <= 3  # one batch ahead
-    iterator.close()  # type: ignore[attr-defined]
-
-
-def test_an_endless_input_of_bad_pictures_still_reports() -> None:
-    def endless() -> Iterator[bytes]:
-        while True:
-            yield b"bad"
-
-    first = next(iter(ImageLoader(endless(), SMALL, batch_size=2, prefetch=2)))
-    assert len(first) == 0 and [place for place, _ in first.errors] == [0, 1, 2, 3, 4, 5]
-
-
-def test_stopping_early_ends_the_threads() -> None:
-    before = len(loader_threads())
-    iterator = iter(ImageLoader([encode(scene(), "PNG")] * 50, SMALL, batch_size=2, workers=3))
-    next(iterator)
-    assert len(loader_threads()) > before
-    iterator.close()  # type: ignore[attr-defined]
-    assert len(loader_threads()) == before
-
-
-def test_a_failing_input_ends_the_threads_and_is_seen() -> None:
-    def failing() -> Iterator[bytes]:
-        yield encode(scene(), "PNG")
-        raise RuntimeError("the list broke off")
-
-    with pytest.raises(RuntimeError, match="broke off"):
-        batches(failing())
-    assert not loader_threads()
-
-
-def test_a_loader_can_be_walked_again_and_checks_its_numbers() -> None:
-    loader = ImageLoader([encode(scene(), "PNG")] * 3, SMALL, batch_size=2, max_pixels=10_000)
-    assert [len(batch) for batch in loader] == [len(batch) for batch in loader] == [2, 1]
-    assert [len(batch.errors) for batch in batches([scene()] * 2, max_pixels=10)] == [2]
-    for setting in ({"batch_size": 0}, {"workers": 0}, {"prefetch": -1}, {"max_pixels": 0}):
-        with pytest.raises(ConfigError, match=next(iter(setting))):
-            ImageLoader([], SMALL, **setting)
-
-
-# --- real photos ----------------------------------------------------------------------------------
-
-
-def test_real_photos_load(shared_data: Path) -> None:
-    photos = list(find_images([shared_data / "coco" / "val2014"]))
-    assert len(photos) > 100
-    greys: list[Any] = []
-    loaded = 0
-    for batch in ImageLoader(photos, SMALL, batch_size=32):
-        assert not batch.errors
-        loaded += len(batch)
-        colour = (batch.pixels.amax(dim=1) - batch.pixels.amin(dim=1)).amax(dim=(1, 2))
-        greys += [source for source, spread in zip(batch.sources, colour.tolist(), strict=True) if spread == 0]
-    assert loaded == len(photos) and greys  # COCO has grey photos
-    for photo in [*greys[:3], *photos[::40]]:
-        with Image.open(photo) as image:
-            assert distance(load_image(photo), ImageOps.exif_transpose(image).convert("RGB")) == 0
 
 
 def test_the_byte_identical_photos_are_found(shared_data: Path) -> None:

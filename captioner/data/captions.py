@@ -1,0 +1,105 @@
+"""The one shape that every caption data set is read into: photos, what people said about them, and what was skipped."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from captioner.errors import AnnotationError
+
+EMPTY_CAPTION = "the caption is empty"
+"""The reason of the problem that an empty caption makes."""
+
+_SYNONYMS = {"val": "dev", "dev": "val"}
+
+
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """A photo and what people said about it.
+
+    Attributes:
+        image_id: stable and unique in the data set: COCO's id, or the file name, or the path as the file writes it.
+        path: where the picture should be; it may be missing.
+        split: the part of the data set as the file names it: "train", "val", "test", "restval", "dev", "other", "all".
+        captions: as written, but for the white space around them; at least one when read by :func:`~captioner.data.annotations.read_captions`.
+    """
+
+    image_id: str
+    path: Path
+    split: str
+    captions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A record that was skipped: its place (``file:line`` or ``file:$.annotations[3]``) and what was wrong with it."""
+
+    place: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class CaptionData:
+    """A caption data set: its photos in the order of the file, and the records that could not be used."""
+
+    name: str
+    format: str
+    photos: tuple[Photo, ...]
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """How many photos each split has, in the order of appearance."""
+        return dict(Counter(photo.split for photo in self.photos))
+
+    def split(self, name: str, *, restval: bool = False) -> CaptionData:
+        """The photos of one split; the problems stay with the whole.
+
+        Args:
+            name: the split. "val" and "dev" stand for each other when only one of them exists.
+            restval: count COCO's "restval" photos as "train", as most papers do.
+
+        Raises:
+            AnnotationError: there is no photo in that split.
+        """
+        splits = self.splits
+        if name not in splits and _SYNONYMS.get(name) in splits:
+            name = _SYNONYMS[name]
+        wanted = {name, "restval"} if restval and name == "train" else {name}
+        photos = tuple(photo for photo in self.photos if photo.split in wanted)
+        if not photos:
+            there = ", ".join(f"{split} ({count:,})" for split, count in splits.items()) or "none"
+            raise AnnotationError(f'{self.name}: no photo is in the split "{name}"; the splits are: {there}')
+        return replace(self, photos=photos, problems=())
+
+
+def merge(*datas: CaptionData) -> CaptionData:
+    """Join data sets into one. Image ids that occur in more than one of them get their set's name and "/" in front.
+
+    Raises:
+        AnnotationError: nothing was given.
+    """
+    if not datas:
+        raise AnnotationError("nothing to merge: give at least one data set")
+    uses = Counter(photo.image_id for data in datas for photo in data.photos)
+    taken = {image_id for image_id, count in uses.items() if count == 1}
+    names = [data.name for data in datas]
+    photos: list[Photo] = []
+    for index, data in enumerate(datas):
+        earlier = names[:index].count(data.name)
+        label = f"{data.name}-{earlier + 1}" if earlier else data.name
+        for photo in data.photos:
+            if uses[photo.image_id] > 1:
+                unique = f"{label}/{photo.image_id}"
+                while unique in taken:
+                    unique = f"{label}/{unique}"
+                taken.add(unique)
+                photo = replace(photo, image_id=unique)
+            photos.append(photo)
+    formats = dict.fromkeys(data.format for data in datas)
+    problems = tuple(problem for data in datas for problem in data.problems)
+    return CaptionData("+".join(dict.fromkeys(names)), "+".join(formats), tuple(photos), problems)

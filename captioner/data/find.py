@@ -1,0 +1,89 @@
+"""The picture files that names, folders and glob patterns mean."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+IMAGE_EXTENSIONS: frozenset[str] = frozenset(
+    f".{name}"
+    for name in (
+        *("jpg", "jpeg", "jpe", "jfif", "mpo", "png", "apng", "webp", "gif", "bmp", "dib", "tif", "tiff", "ico", "cur"),
+        *("ppm", "pgm", "pbm", "pnm", "pfm", "avif", "avifs", "tga", "jp2", "j2k", "j2c", "jpc", "jpf", "jpx"),
+        *("heic", "heif"),
+    )
+)
+"""What counts as a picture inside a folder, in lower case.
+
+HEIC, which cannot be read, is here so that a phone's photos are reported and not passed over in silence.
+"""
+
+
+def find_images(paths: Iterable[str | Path], *, recursive: bool = False, on_empty: Callable[[str], None] | None = None) -> Iterator[Path]:
+    """The picture files that ``paths`` mean, lazily, sorted by name within each of ``paths``.
+
+    A file stands for itself, whatever its extension. A folder stands for the files in it that have one of
+    ``IMAGE_EXTENSIONS``; with ``recursive`` also for those of its subfolders, each folder visited once even if links
+    lead in a circle. Hidden files and folders are left out. A name that does not exist is a glob pattern if it holds
+    ``*``, ``?`` or ``[``, with ``**`` for any number of folders; it stands for what the shell would put in its place,
+    but one that ends in a bare ``*`` or ``**`` for pictures alone. What matches nothing is given back as it is, so
+    that loading reports it.
+
+    Args:
+        paths: files, folders and glob patterns.
+        recursive: look into subfolders too.
+        on_empty: is told, in a sentence, about each folder that holds no pictures or cannot be opened.
+    """
+    tell = on_empty or (lambda message: None)
+    for path in map(Path, paths):
+        for hit in [path] if os.path.lexists(path) else _glob(path):
+            if not os.path.isdir(hit):
+                yield hit
+                continue
+            empty = True
+            for picture in _walk(hit, recursive, set(), tell):
+                empty = False
+                yield picture
+            if empty:
+                hint = "" if recursive else " (use --recursive to look in subfolders)"
+                tell(f"{hit}{os.sep}: no pictures in this folder{hint}")
+
+
+def _walk(folder: Path, recursive: bool, seen: set[str], tell: Callable[[str], None]) -> Iterator[Path]:
+    seen.add(os.path.realpath(folder))
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        tell(f"{folder}{os.sep}: cannot look into this folder ({error.strerror}); check its permissions")
+        return
+    for path in (folder / name for name in names if not name.startswith(".")):
+        if os.path.isdir(path):
+            if recursive and os.path.realpath(path) not in seen:
+                yield from _walk(path, recursive, seen, tell)
+        elif path.suffix.lower() in IMAGE_EXTENSIONS:
+            yield path
+
+
+def _glob(path: Path) -> list[Path]:
+    """The files and folders that match a pattern, sorted; ``[path]`` if there are none."""
+    parts = list(path.parts)
+    base = Path()
+    while parts and os.path.lexists(base / parts[0]):  # names that exist are names, whatever characters they hold
+        base /= parts.pop(0)
+    if not any(character in part for part in parts for character in "*?["):
+        return [path]
+    reaches_down = "**" in parts  # then its files are hits themselves, and its folders need no second look
+    any_name = parts[-1] in ("*", "**")
+    show_hidden = any(part.startswith(".") for part in parts)
+    hits = []
+    try:
+        for hit in base.glob(os.path.join(*parts, "*") if parts[-1] == "**" else os.path.join(*parts)):
+            if not show_hidden and any(part.startswith(".") for part in hit.relative_to(base).parts):
+                continue
+            is_picture = hit.suffix.lower() in IMAGE_EXTENSIONS
+            if (not reaches_down) if os.path.isdir(hit) else (is_picture or not any_name):
+                hits.append(hit)
+    except (ValueError, OSError):  # not a pattern after all, such as "a**b"
+        pass
+    return sorted(hits) or [path]

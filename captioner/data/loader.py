@@ -1,0 +1,132 @@
+"""Many pictures from file to batch, in threads: :func:`load_image`, :meth:`Transform.pixels`, and the errors on the way.
+
+Letters in shapes: B pictures in a batch, S the transform's size in pixels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from captioner.data.images import ImageSource, load_image, pixel_limit
+from captioner.data.transform import Transform
+from captioner.errors import ConfigError, ImageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """Pictures ready for an encoder, and the errors met on the way to them.
+
+    Attributes:
+        pixels: uint8 ``(B, 3, S, S)``, the good pictures only; B may be 0.
+        sources: B sources as they were given.
+        positions: B places in the input, counted from 0.
+        places: B boxes of the pictures that the encoder sees, relative xyxy; see :meth:`Transform.place`.
+        errors: the place in the input and the error of each bad picture, in order.
+    """
+
+    pixels: torch.Tensor
+    sources: list[ImageSource]
+    positions: list[int]
+    places: list[tuple[float, float, float, float]]
+    errors: list[tuple[int, ImageError]]
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+
+_Loaded: TypeAlias = "tuple[np.ndarray[Any, Any], tuple[float, float, float, float]]"
+
+
+class ImageLoader:
+    """Loads many pictures in threads and yields them in batches, in the order of the input.
+
+    Threads and not processes, since Pillow lets go of Python's lock while it decodes and resizes. ``sources`` may be
+    endless: no more than ``(prefetch + 1) * batch_size`` of them are held at a time.
+
+    A bad picture costs no good one: batches are filled with good pictures, and the errors met while filling one come
+    with it. A batch holds fewer than ``batch_size`` pictures, perhaps none, only at the end of the input or after
+    ``(prefetch + 1) * batch_size`` errors in one batch.
+
+    Args:
+        sources: anything :func:`load_image` takes; walked once per iteration.
+        transform: makes each picture the encoder's input.
+        batch_size: pictures in a batch.
+        workers: threads.
+        max_pixels: see :func:`load_image`.
+        prefetch: batches that are loaded ahead of the one in use.
+
+    Raises:
+        ConfigError: a number is too small.
+    """
+
+    def __init__(
+        self,
+        sources: Iterable[ImageSource],
+        transform: Transform,
+        *,
+        batch_size: int = 8,
+        workers: int = min(4, os.cpu_count() or 1),
+        max_pixels: int | None = None,
+        prefetch: int = 2,
+    ) -> None:
+        for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 1), ("prefetch", prefetch, 0)):
+            if value < least:
+                raise ConfigError(f"{name}: {value} is too small; give {least} or more")
+        self.sources = sources
+        self.transform = transform
+        self.batch_size = batch_size
+        self.workers = workers
+        self.max_pixels = pixel_limit(max_pixels)
+        self.prefetch = prefetch
+
+    def __iter__(self) -> Iterator[ImageBatch]:
+        window = (self.prefetch + 1) * self.batch_size
+        incoming = enumerate(self.sources)
+        pending: deque[tuple[int, ImageSource, Future[_Loaded | ImageError]]] = deque()
+        good: list[tuple[int, ImageSource, _Loaded]] = []
+        errors: list[tuple[int, ImageError]] = []
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="captioner-images")
+        try:
+            while True:
+                for position, source in islice(incoming, window - len(pending) - len(good)):
+                    pending.append((position, source, pool.submit(self._load, source)))
+                if not pending:
+                    break
+                position, source, future = pending.popleft()
+                result = future.result()
+                if isinstance(result, ImageError):
+                    errors.append((position, result))
+                else:
+                    good.append((position, source, result))
+                if len(good) == self.batch_size or len(errors) == window:
+                    yield self._batch(good, errors)
+                    good, errors = [], []
+            if good or errors:
+                yield self._batch(good, errors)
+        finally:  # also when the caller stops early
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _load(self, source: ImageSource) -> _Loaded | ImageError:
+        try:
+            image = load_image(source, max_pixels=self.max_pixels, min_size=self.transform.decode_size)
+            return self.transform.pixels(image), self.transform.place(image.size)
+        except ImageError as error:
+            return ImageError(error.source, error.reason)  # anew: a traceback would keep the picture in memory
+
+    def _batch(self, good: list[tuple[int, ImageSource, _Loaded]], errors: list[tuple[int, ImageError]]) -> ImageBatch:
+        import numpy as np
+        import torch
+
+        size = self.transform.size
+        pixels = np.stack([row[2][0] for row in good]) if good else np.empty((0, 3, size, size), dtype=np.uint8)
+        return ImageBatch(torch.from_numpy(pixels), [row[1] for row in good], [row[0] for row in good], [row[2][1] for row in good], errors)

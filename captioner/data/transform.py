@@ -1,0 +1,88 @@
+"""How a picture becomes an encoder's input. S in shapes is the transform's size in pixels, B the pictures in a batch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+
+class Transform(BaseModel):
+    """How a photo becomes an encoder's input; part of the encoder's config, so that use sees what training saw.
+
+    Attributes:
+        size: side of the square the encoder takes, in pixels (S).
+        fit: ``squash`` shows the whole photo and gives up its shape; ``crop`` keeps the shape and shows the middle.
+        crop_fraction: for ``crop``, the share of the shorter side that is kept.
+        interpolation: Pillow's antialiased filter.
+        mean: per channel (R, G, B), of values in 0..1.
+        std: per channel (R, G, B), of values in 0..1.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: int = Field(default=448, ge=1)
+    fit: Literal["squash", "crop"] = "squash"
+    crop_fraction: float = Field(default=1.0, gt=0, le=1)
+    interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
+    mean: tuple[float, float, float]
+    std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+
+    @property
+    def decode_size(self) -> int:
+        """The ``min_size`` for :func:`~captioner.data.images.load_image`.
+
+        It is twice what is needed, so that a JPEG decoded at a reduced scale gives all but the same pixels (of a
+        24-megapixel photo: 0.2 of 255 off on average, 2 at most).
+        """
+        return 2 * (self.size if self.fit == "squash" else round(self.size / self.crop_fraction))
+
+    def pixels(self, image: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """The part of an RGB ``image`` that the encoder sees, as a contiguous uint8 array ``(3, S, S)``."""
+        import numpy as np
+
+        resample = Image.Resampling[self.interpolation.upper()]
+        box = self._box(image.size)
+        if self.fit == "squash" and image.height > 64 * image.width:
+            # Pillow resizes widths first, and a strip of 1 x 1,000,000 pixels would become 448 x 1,000,000 on the way.
+            image = image.resize((image.width, self.size), resample)
+            box = self._box(image.size)
+        square = image.resize((self.size, self.size), resample, box=box)
+        return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+
+    def place(self, image_size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """The box of a photo of ``(width, height)`` that the encoder sees: x0, y0, x1, y1, each relative, in 0..1."""
+        width, height = image_size
+        x0, y0, x1, y1 = self._box(image_size)
+        return (x0 / width, y0 / height, x1 / width, y1 / height)
+
+    def normalise(self, batch: torch.Tensor) -> torch.Tensor:
+        """uint8 pixels ``(B, 3, S, S)`` to float32 ``(value / 255 - mean) / std``, on the device they are on."""
+        import torch
+
+        mean = torch.tensor(self.mean, device=batch.device).view(3, 1, 1)
+        std = torch.tensor(self.std, device=batch.device).view(3, 1, 1)
+        return batch.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+    def _box(self, image_size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """The box in the photo's own pixels.
+
+        For ``crop`` it is where resizing and then cropping would cut, at whole pixels of the resized photo; the resized
+        photo is never made, since that of a very long one would not fit into memory.
+        """
+        width, height = image_size
+        if self.fit == "squash":
+            return (0.0, 0.0, float(width), float(height))
+        short = round(self.size / self.crop_fraction)
+        resized = (
+            short if width <= height else int(short * width / height),
+            short if height <= width else int(short * height / width),
+        )
+        left, top = (round((side - self.size) / 2) for side in resized)
+        x, y = width / resized[0], height / resized[1]
+        return (left * x, top * y, min((left + self.size) * x, width), min((top + self.size) * y, height))

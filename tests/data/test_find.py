@@ -1,0 +1,108 @@
+"""Names, folders and patterns to picture files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from captioner.data.find import IMAGE_EXTENSIONS, find_images
+
+
+@pytest.fixture
+def album(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folders and files in the working directory; nothing is decoded, so that they may be empty."""
+    for name in (
+        "photos/b.jpg",
+        "photos/a.PNG",
+        "photos/notes.txt",
+        "photos/.hidden.jpg",
+        "photos/a[1].jpg",
+        "photos/sub/c.webp",
+        "photos/sub/deep/d.heic",
+        "photos/.git/e.jpg",
+        "empty/readme.md",
+        "odd [x]/f.jpg",
+        "odd [x]/g.jpg",
+        "what?.jpg",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def found(*paths: str | Path, **options: Any) -> list[str]:
+    return [path.as_posix() for path in find_images(paths, **options)]
+
+
+def test_a_folder_gives_its_pictures_sorted(album: Path) -> None:
+    top = ["photos/a.PNG", "photos/a[1].jpg", "photos/b.jpg"]
+    assert found("photos") == found("photos/") == top
+    assert found(album / "photos") == [(album / name).as_posix() for name in top]
+    assert found("photos", recursive=True) == [*top, "photos/sub/c.webp", "photos/sub/deep/d.heic"]
+
+
+def test_patterns_match_as_in_the_shell(album: Path) -> None:
+    assert found("photos/*.jpg") == ["photos/a[1].jpg", "photos/b.jpg"]
+    assert found("photos/**/*.webp") == ["photos/sub/c.webp"]
+    everything = ["photos/a.PNG", "photos/a[1].jpg", "photos/b.jpg", "photos/sub/c.webp", "photos/sub/deep/d.heic"]
+    assert found("photos/**") == found("photos/**/*") == everything
+    assert found("photos/[bn]*") == ["photos/b.jpg", "photos/notes.txt"]
+    assert found("photos/.*.jpg") == ["photos/.hidden.jpg"]
+    assert found("ph*") == found("photos")
+    assert found(str(album / "photos" / "b.*")) == [(album / "photos/b.jpg").as_posix()]
+
+
+def test_names_that_exist_are_no_patterns(album: Path) -> None:
+    assert found("photos/a[1].jpg", "what?.jpg") == ["photos/a[1].jpg", "what?.jpg"]
+    assert found("odd [x]") == found("odd [x]/*.jpg") == ["odd [x]/f.jpg", "odd [x]/g.jpg"]
+
+
+def test_what_is_not_there_is_given_back(album: Path) -> None:
+    names = ["gone.jpg", "gone/*.jpg", "a**b", "photos/notes.txt", "photos/z*", "x" * 5000]
+    assert found(*names) == names
+    Path("dangling.jpg").symlink_to("gone.jpg")
+    assert found("dangling.jpg") == ["dangling.jpg"]
+
+
+def test_empty_folders_are_told(album: Path) -> None:
+    told: list[str] = []
+    assert found("empty", "photos/b.jpg", on_empty=told.append) == ["photos/b.jpg"]
+    assert told == ["empty/: no pictures in this folder (use --recursive to look in subfolders)"]
+    assert found("empty", recursive=True, on_empty=told.append) == []
+    assert told[1] == "empty/: no pictures in this folder"
+    assert found("empty") == []
+
+
+def test_links_in_a_circle_end(album: Path) -> None:
+    for name in ("photos/sub/up", "photos/sub/deep/up"):
+        Path(name).symlink_to(album / "photos")
+    Path("photos/self.jpg").symlink_to("self.jpg")
+    names = found("photos", recursive=True)
+    assert names == [
+        *("photos/a.PNG", "photos/a[1].jpg", "photos/b.jpg", "photos/self.jpg", "photos/sub/c.webp"),
+        "photos/sub/deep/d.heic",
+    ]
+    start = time.monotonic()
+    assert "photos/sub/deep/d.heic" in found("photos/**/*.heic")
+    assert time.monotonic() - start < 5
+
+
+def test_finding_is_lazy(album: Path) -> None:
+    def endless() -> Iterator[str]:
+        while True:
+            yield "photos/b.jpg"
+
+    pictures = find_images(endless())
+    assert [next(pictures).name for _ in range(3)] == ["b.jpg"] * 3
+
+
+def test_extensions_are_lower_case_and_cover_what_is_read() -> None:
+    assert {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic"} <= IMAGE_EXTENSIONS
+    assert not {".txt", ".eps", ".svg", ".pdf", ".mp4", ""} & IMAGE_EXTENSIONS
+    assert all(name == name.lower() and name.startswith(".") for name in IMAGE_EXTENSIONS)

@@ -1,0 +1,414 @@
+"""The reader of every format, on small sets, on malformed records, and against pycocotools."""
+
+from __future__ import annotations
+
+import csv
+import json
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from captioner.data.annotations import read_captions
+from captioner.data.captions import EMPTY_CAPTION, CaptionData, Photo
+from captioner.errors import AnnotationError
+from tests.data.caption_files import GOOD_CAPTION, GOOD_IMAGE, SENTENCES, captions_of, coco_with, write
+
+
+def coco(*images: tuple[int, str, list[str]]) -> dict[str, Any]:
+    """COCO's JSON of (id, file name, captions)."""
+    captions = [(number, caption) for number, _, captions in images for caption in captions]
+    return {
+        "info": {},
+        "images": [{"id": number, "file_name": name} for number, name, _ in images],
+        "annotations": [{"id": index, "image_id": number, "caption": text} for index, (number, text) in enumerate(captions)],
+    }
+
+
+def karpathy(*images: tuple[str, str, list[str]], **fields: Any) -> dict[str, Any]:
+    """Karpathy's JSON of (file name, split, captions)."""
+    records = [
+        {"filename": name, "split": split, "sentences": [{"raw": raw, "tokens": raw.split()} for raw in raws], **fields}
+        for name, split, raws in images
+    ]
+    return {"dataset": "flickr8k", "images": records}
+
+
+def flickr8k(folder: Path, *, token: str, train: str = "", dev: str = "") -> Path:
+    write(folder / "Flickr8k.token.txt", token)
+    write(folder / "Flickr_8k.trainImages.txt", train)
+    write(folder / "Flickr_8k.devImages.txt", dev)
+    return folder
+
+
+def places(data: CaptionData, root: Path) -> list[str]:
+    return [str(Path(problem.place).relative_to(root)) for problem in data.problems]
+
+
+# --------------------------------------------------------------------------------------------------------------- COCO
+
+
+def test_a_coco_folder_takes_the_splits_from_the_file_names(tmp_path: Path) -> None:
+    write(
+        tmp_path / "annotations/captions_train2014.json",
+        coco((9, "a.jpg", [" A cat. ", "A dog."]), (3, "b.jpg", ["x"])),
+    )
+    write(tmp_path / "annotations/captions_val2014.json", coco((4, "c.jpg", ["A bird."])))
+    write(tmp_path / "annotations/captions_val2014_fakecap_results.json", [{"image_id": 4, "caption": "from a model"}])
+    for name in ("train2014/a.jpg", "train2014/b.jpg", "val2014/c.jpg"):
+        write(tmp_path / name, b"jpeg")
+    data = read_captions(tmp_path)
+    assert (data.format, data.problems) == ("coco", ())
+    assert data.photos == (
+        Photo("9", tmp_path / "train2014/a.jpg", "train", ("A cat.", "A dog.")),
+        Photo("3", tmp_path / "train2014/b.jpg", "train", ("x",)),
+        Photo("4", tmp_path / "val2014/c.jpg", "val", ("A bird.",)),
+    )
+    assert read_captions(tmp_path / "annotations").photos == data.photos
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("captions_train2017.json", "train"),
+        ("captions_val2014.json", "val"),
+        ("my_captions.json", "all"),
+        ("minival.json", "all"),
+    ],
+)
+def test_a_single_coco_file_is_one_split(tmp_path: Path, name: str, split: str) -> None:
+    assert read_captions(write(tmp_path / name, coco((1, "a.jpg", ["x"])))).splits == {split: 1}
+
+
+@pytest.mark.parametrize("place", ["val2014/a.jpg", "a.jpg", "images/a.jpg", "annotations/a.jpg", "images/val2014/a.jpg"])
+def test_coco_pictures_are_found_where_people_put_them(tmp_path: Path, place: str) -> None:
+    file = write(tmp_path / "annotations/captions_val2014.json", coco((1, "a.jpg", ["x"])))
+    write(tmp_path / place, b"jpeg")
+    assert read_captions(file).photos[0].path == tmp_path / place
+
+
+def test_pictures_can_lie_in_a_folder_of_their_own(tmp_path: Path) -> None:
+    file = write(tmp_path / "text/captions_val2014.json", coco((1, "a.jpg", ["x"])))
+    picture = write(tmp_path / "elsewhere/a.jpg", b"jpeg")
+    assert read_captions(file, images=picture.parent).photos[0].path == picture
+    with pytest.raises(AnnotationError, match=r"elsehwere.*no such folder"):
+        read_captions(file, images=tmp_path / "elsehwere")
+
+
+def test_a_missing_picture_is_expected_beside_the_others(tmp_path: Path) -> None:
+    file = write(tmp_path / "captions_val2014.json", coco((1, "a.jpg", ["x"]), (2, "gone.jpg", ["y"])))
+    write(tmp_path / "images/a.jpg", b"jpeg")
+    assert [photo.path.parent.name for photo in read_captions(file).photos] == ["images", "images"]
+
+
+def test_two_years_of_coco_are_not_mixed(tmp_path: Path) -> None:
+    for year in ("2014", "2017"):
+        write(tmp_path / f"annotations/captions_val{year}.json", coco((1, "a.jpg", ["x"])))
+    with pytest.raises(AnnotationError, match="2014 and 2017"):
+        read_captions(tmp_path)
+    assert read_captions(tmp_path / "annotations/captions_val2017.json").splits == {"val": 1}
+
+
+def test_captions_never_cross_from_one_coco_file_to_another(tmp_path: Path) -> None:
+    write(tmp_path / "captions_train.json", coco((1, "a.jpg", ["in train"])))
+    val = write(tmp_path / "captions_val.json", coco((1, "b.jpg", ["in val"]), (2, "c.jpg", ["other"])))
+    data = read_captions(tmp_path)
+    assert captions_of(data) == {"1": ("in train",), "2": ("other",)}
+    assert [problem.place for problem in data.problems] == [f"{val}:$.images[0]", f"{val}:$.annotations[0]"]
+
+
+# ----------------------------------------------------------------------------------------------------------- Karpathy
+
+
+def test_karpathys_splits_and_restval(tmp_path: Path) -> None:
+    content = karpathy(("a.jpg", "train", ["x"]), ("b.jpg", "restval", ["y"]), ("c.jpg", "val", ["z"]), ("d.jpg", "test", ["w"]))
+    for number, image in enumerate(content["images"]):
+        image |= {"cocoid": 100 + number, "filepath": "val2014"}
+    write(tmp_path / "val2014/a.jpg", b"jpeg")
+    data = read_captions(write(tmp_path / "dataset_coco.json", content))
+    assert data.splits == {"train": 1, "restval": 1, "val": 1, "test": 1}
+    assert data.photos[0] == Photo("100", tmp_path / "val2014/a.jpg", "train", ("x",))
+    assert [photo.image_id for photo in data.split("train").photos] == ["100"]
+    assert [photo.image_id for photo in data.split("train", restval=True).photos] == ["100", "101"]
+    assert [photo.image_id for photo in data.split("val", restval=True).photos] == ["102"]
+
+
+def test_karpathys_flickr_sets_are_known_by_file_name(tmp_path: Path) -> None:
+    write(tmp_path / "Flicker8k_Dataset/a.jpg", b"jpeg")
+    data = read_captions(write(tmp_path / "dataset_flickr8k.json", karpathy(("a.jpg", "train", ["x"]), imgid=7)))
+    assert data.name == "flickr8k"
+    assert data.photos == (Photo("a.jpg", tmp_path / "Flicker8k_Dataset/a.jpg", "train", ("x",)),)
+
+
+def test_a_folder_with_both_is_read_with_karpathys_splits_unless_asked_otherwise(tmp_path: Path) -> None:
+    write(tmp_path / "annotations/captions_val2014.json", coco((1, "a.jpg", ["x"])))
+    write(tmp_path / "dataset_coco.json", karpathy(("a.jpg", "restval", ["x"])))
+    assert read_captions(tmp_path).splits == {"restval": 1}
+    assert read_captions(tmp_path, format="coco").splits == {"val": 1}
+
+
+def test_two_karpathy_files_in_a_folder_are_a_question(tmp_path: Path) -> None:
+    for name in ("coco", "flickr8k"):
+        write(tmp_path / f"dataset_{name}.json", karpathy(("a.jpg", "train", ["x"])))
+    with pytest.raises(AnnotationError, match=r"dataset_coco\.json, dataset_flickr8k\.json"):
+        read_captions(tmp_path)
+
+
+# ----------------------------------------------------------------------------------------------------------- Flickr8k
+
+
+def test_flickr8k_as_released(tmp_path: Path) -> None:
+    token = "a.jpg#0\tA dog runs .\na.jpg#1\tA # dog\twith a tab\nb.jpg#0\tA cat .\nc.jpg#0\tNobody lists me .\n"
+    flickr8k(tmp_path, token=token, train="a.jpg\n", dev="b.jpg\n\n")
+    write(tmp_path / "Flicker8k_Dataset/a.jpg", b"jpeg")
+    data = read_captions(tmp_path)
+    assert (data.format, data.problems) == ("flickr8k", ())
+    assert data.splits == {"train": 1, "dev": 1, "other": 1}
+    assert data.photos[0].captions == ("A dog runs .", "A # dog\twith a tab")
+    assert data.photos[0].path == tmp_path / "Flicker8k_Dataset/a.jpg"
+    assert read_captions(tmp_path / "Flickr8k.token.txt").photos == data.photos
+    assert data.split("val").photos == data.split("dev").photos
+
+
+def test_flickr8ks_two_archives_unpacked_side_by_side(tmp_path: Path) -> None:
+    flickr8k(tmp_path / "Flickr8k_text", token="a.jpg#0\tA dog .\n", train="a.jpg\n")
+    write(tmp_path / "Flickr8k_Dataset/a.jpg", b"jpeg")
+    for path in (tmp_path, tmp_path / "Flickr8k_text"):
+        (photo,) = read_captions(path).photos
+        assert (photo.split, photo.path) == ("train", tmp_path / "Flickr8k_Dataset/a.jpg")
+
+
+def test_flickr8ks_well_known_bad_name_is_one_problem_unless_the_file_is_there(tmp_path: Path) -> None:
+    bad = "2258277193_586949ec62.jpg.1"
+    token = "a.jpg#0\tx\n" + "".join(f"{bad}#{number}\tA man .\n" for number in range(5))
+    flickr8k(tmp_path, token=token, train="a.jpg\n")
+    data = read_captions(tmp_path)
+    assert list(captions_of(data)) == ["a.jpg"]
+    assert places(data, tmp_path) == ["Flickr8k.token.txt:2"]
+    assert bad in data.problems[0].reason
+    write(tmp_path / "Flicker8k_Dataset" / bad, b"jpeg")
+    data = read_captions(tmp_path)
+    assert data.problems == ()
+    assert len(captions_of(data)[bad]) == 5
+
+
+# ------------------------------------------------------------------------------------------------------ Kaggle and CSV
+
+
+def test_kaggles_captions_txt(tmp_path: Path) -> None:
+    text = 'image,caption\na.jpg,A dog runs .\na.jpg,"A dog , which is ""big"" , runs ."\nb.jpg,"Over two\nlines"\n'
+    write(tmp_path / "captions.txt", text.replace("\n", "\r\n"))
+    write(tmp_path / "Images/a.jpg", b"jpeg")
+    data = read_captions(tmp_path)
+    assert (data.format, data.problems, data.splits) == ("kaggle", (), {"all": 2})
+    assert data.photos[0] == Photo("a.jpg", tmp_path / "Images/a.jpg", "all", ("A dog runs .", 'A dog , which is "big" , runs .'))
+    assert data.photos[1].captions == ("Over two\nlines",)
+    assert read_captions(tmp_path / "captions.txt").photos == data.photos
+
+
+def test_unquoted_commas_and_quotation_marks_belong_to_the_caption_when_there_are_two_columns(tmp_path: Path) -> None:
+    text = 'image,caption\na.jpg,A dog , a cat , and "me"\na.jpg,"Stop" says the sign\na.jpg,"never closed\nb.jpg,fine\n'
+    data = read_captions(write(tmp_path / "captions.csv", text))
+    assert data.problems == ()
+    assert captions_of(data) == {
+        "a.jpg": ('A dog , a cat , and "me"', '"Stop" says the sign', '"never closed'),
+        "b.jpg": ("fine",),
+    }
+
+
+def test_a_csv_with_splits(tmp_path: Path) -> None:
+    rows = "\ufeffcaption,Image,width,split\nA dog,sub/a.jpg,3,train\nA cat,b.jpg,3,test\nA hound,sub/a.jpg,3,\n"
+    write(tmp_path / "sub/a.jpg", b"jpeg")
+    data = read_captions(write(tmp_path / "mine.csv", rows))
+    assert data.problems == ()
+    assert data.photos == (
+        Photo("sub/a.jpg", tmp_path / "sub/a.jpg", "train", ("A dog", "A hound")),
+        Photo("b.jpg", tmp_path / "b.jpg", "test", ("A cat",)),
+    )
+
+
+letters = st.characters(codec="utf-8", exclude_categories=("Cc", "Zl", "Zp")) | st.sampled_from(list(',"\n#\t '))
+texts = st.text(letters, max_size=12).filter(lambda text: bool(text.strip()))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(texts, texts, st.sampled_from(["train", "val"])), min_size=1, max_size=6))
+def test_what_pythons_csv_writes_is_read_back(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, str]]) -> None:
+    file = tmp_path_factory.mktemp("csv") / "captions.csv"
+    with open(file, "w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["image", "caption", "split"])
+        writer.writerows((f"{number}{name}", caption, split) for number, (name, caption, split) in enumerate(rows))
+    data = read_captions(file)
+    assert data.problems == ()
+    expected = [(f"{n}{name}".strip(), split, (caption.strip(),)) for n, (name, caption, split) in enumerate(rows)]
+    assert [(photo.image_id, photo.split, photo.captions) for photo in data.photos] == expected
+
+
+# -------------------------------------------------------------------------------------------------------------- JSONL
+
+
+def test_jsonl_with_one_or_many_captions_a_line(tmp_path: Path) -> None:
+    lines = [
+        {"image": "a.jpg", "caption": "A dog", "split": "train"},
+        {"image": "a.jpg", "caption": "A hound"},
+        {"image": "b.jpg", "captions": ["A cat", " Ein Kätzchen "], "split": "val", "licence": "CC0"},
+        {"image": "/far/c.jpg", "caption": "A bird"},
+    ]
+    file = write(tmp_path / "captions.jsonl", "\n".join(json.dumps(line, ensure_ascii=False) for line in lines) + "\n\n")
+    data = read_captions(tmp_path)
+    assert (data.format, data.problems) == ("jsonl", ())
+    assert captions_of(data) == {
+        "a.jpg": ("A dog", "A hound"),
+        "b.jpg": ("A cat", "Ein Kätzchen"),
+        "/far/c.jpg": ("A bird",),
+    }
+    assert [photo.split for photo in data.photos] == ["train", "val", "all"]
+    assert [photo.path for photo in data.photos] == [tmp_path / "a.jpg", tmp_path / "b.jpg", Path("/far/c.jpg")]
+    assert read_captions(file).photos == data.photos
+
+
+# --------------------------------------------------------------------------------------------------- malformed records
+
+
+def good_and(image: Any) -> dict[str, Any]:
+    return {"images": [*karpathy(("a.jpg", "train", ["fine"]))["images"], image]}
+
+
+MALFORMED: dict[str, tuple[str, object, list[str], str]] = {
+    # name: (file, content, places of the problems, part of the first reason)
+    "coco: a field is missing": ("c.json", coco_with([{"id": 2}], []), ["$.images[1]"], '"file_name" is missing'),
+    "coco: an id of the wrong type": (
+        "c.json",
+        coco_with([{"id": True, "file_name": "b"}], []),
+        ["$.images[1]"],
+        "true",
+    ),
+    "coco: not an object": ("c.json", coco_with([7], [None]), ["$.images[1]", "$.annotations[1]"], "a number, not an"),
+    "coco: the same image twice": ("c.json", coco_with([GOOD_IMAGE], []), ["$.images[1]"], "there already"),
+    "coco: the same annotation twice": ("c.json", coco_with([], [GOOD_CAPTION]), ["$.annotations[1]"], "there already"),
+    "coco: no such image": ("c.json", coco_with([], [{"image_id": 5, "caption": "x"}]), ["$.annotations[1]"], '"5"'),
+    "coco: the caption is a list": (
+        "c.json",
+        coco_with([], [{"image_id": 1, "caption": []}]),
+        ["$.annotations[1]"],
+        "list",
+    ),
+    "coco: an empty caption": (
+        "c.json",
+        coco_with([], [{"image_id": 1, "caption": " "}]),
+        ["$.annotations[1]"],
+        EMPTY_CAPTION,
+    ),
+    "coco: no caption": ("c.json", coco_with([{"id": 2, "file_name": "b"}], []), ["$.images[1]"], "no caption"),
+    "coco: not UTF-8": (
+        "c.json",
+        json.dumps(coco_with([], [{"image_id": 1, "caption": "caf@"}])).encode().replace(b"@", b"\xe9"),
+        ["$.annotations[1]"],
+        "UTF-8",
+    ),
+    "karpathy: a field is missing": (
+        "d.json",
+        good_and({"filename": "b", "sentences": []}),
+        ["$.images[1]"],
+        '"split"',
+    ),
+    "karpathy: sentences are no list": (
+        "d.json",
+        good_and({"filename": "b", "split": "val", "sentences": "x"}),
+        ["$.images[1]"],
+        "text, not a list",
+    ),
+    "karpathy: a sentence without raw": (
+        "d.json",
+        good_and({"filename": "b", "split": "val", "sentences": [*SENTENCES, {"tokens": []}]}),
+        ["$.images[1].sentences[1]"],
+        '"raw" is missing',
+    ),
+    "karpathy: the same file twice": (
+        "d.json",
+        good_and({"filename": "a.jpg", "split": "val", "sentences": SENTENCES}),
+        ["$.images[1]"],
+        "there already",
+    ),
+    "flickr8k: no tab": ("t.txt", "a.jpg#0\tfine\nb.jpg#0 no tab\n", ["2"], "<TAB>"),
+    "flickr8k: no number": ("t.txt", "a.jpg#0\tfine\n\nb.jpg\tno number\n", ["3"], "#number"),
+    "flickr8k: empty": ("t.txt", "a.jpg#0\tfine\na.jpg#1\t \n", ["2"], EMPTY_CAPTION),
+    "flickr8k: the same number twice": ("t.txt", "a.jpg#0\tfine\na.jpg#0\tagain\n", ["2"], "there already"),
+    "flickr8k: not UTF-8": ("t.txt", b"a.jpg#0\tfine\na.jpg#1\tcaf\xe9\n", ["2"], "UTF-8"),
+    "flickr8k: a name not in UTF-8": ("t.txt", b"a.jpg#0\tfine\ncaf\xe9.jpg#1\tx\n", ["2"], "UTF-8"),
+    "kaggle: one column": ("captions.txt", "image,caption\na.jpg,fine\nb.jpg\n", ["3"], "2 columns, this row 1"),
+    "kaggle: empty": ("captions.txt", "image,caption\na.jpg,fine\na.jpg,\n", ["3"], EMPTY_CAPTION),
+    "csv: a comma too many": ("x.csv", "image,caption,split\na,fine,val\nb,x,y,val\n", ["3"], "3 columns, this row 4"),
+    "csv: quotation mark never closed": ("x.csv", 'image,caption,split\nb,"x,val\na,fine,val\n', ["2"], "quotation"),
+    "csv: two splits": ("x.csv", "image,caption,split\na,fine,val\na,x,train\n", ["3"], '"train" here and in "val"'),
+    "csv: no image": ("x.csv", "image,caption,split\na,fine,val\n,x,train\n", ["3"], '"image" is empty'),
+    "jsonl: not JSON": ("x.jsonl", '{"image": "a", "caption": "fine"}\n{"image": \n', ["2"], "not JSON"),
+    "jsonl: no caption": (
+        "x.jsonl",
+        '{"image": "a", "caption": "fine"}\n{"image": "b"}\n',
+        ["2"],
+        '"caption" is missing',
+    ),
+    "jsonl: half a surrogate": ("x.jsonl", '{"image": "a", "captions": ["fine", "\\ud83d"]}', ["1"], "UTF-8"),
+    "jsonl: the split is a number": (
+        "x.jsonl",
+        '{"image": "a", "caption": "fine"}\n{"image": "b", "caption": "x", "split": 1}',
+        ["2"],
+        '"split" is a number',
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_malformed_records_are_skipped_and_reported_with_their_place(tmp_path: Path, case: str) -> None:
+    name, content, expected, reason = MALFORMED[case]
+    file = write(tmp_path / name, content)
+    data = read_captions(file)
+    assert data.format == {"c.json": "coco", "d.json": "karpathy"}.get(name, case.split(":")[0])
+    assert [problem.place for problem in data.problems] == [f"{file}:{place}" for place in expected]
+    assert reason in data.problems[0].reason
+    str(data.problems[0]).encode("utf-8")  # can be printed
+    assert data.photos[0].captions == ("fine",)
+    with pytest.raises(AnnotationError) as caught:
+        read_captions(file, strict=True)
+    assert str(caught.value) == str(data.problems[0])
+
+
+def test_a_photo_left_without_captions_is_kept_out(tmp_path: Path) -> None:
+    text = "image,caption\na.jpg,fine\nb.jpg,\nb.jpg,  \n"
+    data = read_captions(write(tmp_path / "x.csv", text))
+    assert list(captions_of(data)) == ["a.jpg"]
+    assert places(data, tmp_path) == ["x.csv:3", "x.csv:4", "x.csv:3"]
+    assert [problem.reason for problem in data.problems[:2]] == [EMPTY_CAPTION] * 2
+    assert '"b.jpg" has no caption' in data.problems[2].reason
+
+
+def test_flickr8ks_lists_are_checked_against_its_captions(tmp_path: Path) -> None:
+    flickr8k(tmp_path, token="a.jpg#0\tfine\n", train="a.jpg\nb.jpg\n", dev="a.jpg\n")
+    data = read_captions(tmp_path)
+    assert data.splits == {"train": 1}
+    assert places(data, tmp_path) == ["Flickr_8k.devImages.txt:1", "Flickr_8k.trainImages.txt:2"]
+    assert "there already" in data.problems[0].reason
+    assert "has no caption" in data.problems[1].reason
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_the_coco_reader_agrees_with_pycocotools(shared_data: Path, split: str) -> None:
+    pycocotools = pytest.importorskip("pycocotools.coco")
+    file = shared_data / f"coco/annotations/captions_{split}2014.json"
+    with redirect_stdout(StringIO()):
+        reference = pycocotools.COCO(str(file))
+    expected = {
+        str(number): (
+            reference.imgs[number]["file_name"],
+            tuple(a["caption"].strip() for a in reference.imgToAnns[number]),
+        )
+        for number in reference.getImgIds()
+    }
+    data = read_captions(file)
+    assert {photo.image_id: (photo.path.name, photo.captions) for photo in data.photos} == expected

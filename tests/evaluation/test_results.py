@@ -1,0 +1,65 @@
+"""Captions to COCO's results files and back, and files that are none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from captioner.errors import EvaluationError
+from captioner.evaluation.results import coco_results, read_results, write_results
+
+
+def test_results_go_to_coco_and_back(tmp_path: Path) -> None:
+    from pycocotools.coco import COCO
+
+    captions = {"391895": "a man on a moped", "522418": "“日本”\n|||", "7": ""}
+    path = tmp_path / "my results.json"
+    write_results(path, captions)
+    assert read_results(path) == captions
+    coco = COCO()
+    coco.dataset = {"images": [{"id": int(image)} for image in captions], "annotations": [], "info": {}}
+    coco.createIndex()
+    loaded = coco.loadRes(str(path))
+    assert {str(a["image_id"]): a["caption"] for a in loaded.loadAnns(loaded.getAnnIds())} == captions
+
+
+def test_results_keep_ids_that_are_not_numbers() -> None:
+    captions = {"1000268201_693b08cb0e": "a", "²": "b", "000000391895": "c", "-1": "d"}
+    ids = [result["image_id"] for result in coco_results(captions)]
+    assert ids == ["1000268201_693b08cb0e", "²", 391895, "-1"]
+    with pytest.raises(EvaluationError, match="image '7': another id is the same number"):
+        coco_results({"007": "a", "7": "b"})
+    with pytest.raises(EvaluationError, match="an image id is 7"):
+        coco_results({7: "a"})  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"annotations": []}', "holds a JSON object where a list is needed"),
+        ("[1", "cannot be read as JSON"),
+        ('[{"image_id": 1, "caption": "a"}, {"image_id": 2}]', 'entry 2 has no "image_id" and "caption"'),
+        ('["a"]', "entry 1 has no"),
+        ('[{"image_id": 1.5, "caption": "a"}]', "entry 1 has image_id 1.5"),
+        ('[{"image_id": true, "caption": "a"}]', "entry 1 has image_id True"),
+        ('[{"image_id": 1, "caption": null}]', "the caption of image 1 is a JSON null"),
+        ('[{"image_id": 1, "caption": "a"}, {"image_id": "1", "caption": "b"}]', "image '1' is captioned twice"),
+    ],
+)
+def test_results_that_are_not_coco_results_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(EvaluationError, match=message) as caught:
+        read_results(path)
+    assert str(path) in str(caught.value)
+
+
+def test_results_that_are_not_there_or_not_text(tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match="cannot be read"):
+        read_results(tmp_path / "missing.json")
+    (tmp_path / "binary.json").write_bytes(b"\xff\xd8\xff\xe0")
+    with pytest.raises(EvaluationError, match="cannot be read"):
+        read_results(tmp_path / "binary.json")
+    (tmp_path / "windows.json").write_text('\ufeff[{"image_id": 1, "caption": "a", "score": 2}]', encoding="utf-8")
+    assert read_results(tmp_path / "windows.json") == {"1": "a"}
