@@ -36,7 +36,7 @@ def test_a_grid_is_pooled_by_its_mean() -> None:
         ({"vectors": torch.zeros(N, D)}, r"vectors must be \(B, N, D\), not \(6, 4\)"),
         ({"pooled": torch.zeros(B, D + 1)}, r"pooled must be \(3, 4\), not \(3, 5\)"),
         ({"grid": (2, 2)}, r"grid of \(2, 2\) does not have 6 places"),
-        ({"mask": torch.ones(B, N + 1, dtype=torch.bool)}, r"mask must be \(3, 6\), not \(3, 7\)"),
+        ({"mask": torch.ones(B, N + 1, dtype=torch.bool)}, r"mask must be \(3, 6\) bool, not \(3, 7\)"),
         ({"boxes": torch.zeros(B, N, 5)}, r"boxes must be \(3, 6, 4\), not \(3, 6, 5\)"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
