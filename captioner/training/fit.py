@@ -37,7 +37,7 @@ from captioner.registry import suggestion
 from captioner.text.vocabulary import Vocabulary
 from captioner.training.config import OptimiserConfig, TrainConfig
 from captioner.training.cross_entropy import CrossEntropy
-from captioner.training.state import Progress, load_state, save_state
+from captioner.training.state import Progress, holds, load_state, save_state
 
 PRESETS = Path(__file__).parent / "presets"
 STATE, LOG, CONFIG = "state.safetensors", "log.jsonl", "config.json"
@@ -129,7 +129,6 @@ class _Run:
         self.store = self._features()
         self.train = self._known(self.train)
         self.dev = self._known(self.dev)
-        self.tuned = False
         self.model.encoder.requires_grad_(False)
         self.average = copy.deepcopy(self.model).eval()
         groups = [
@@ -157,8 +156,8 @@ class _Run:
         self.output.mkdir(parents=True, exist_ok=True)
         state = self.output / STATE
         if self.resume:
-            # The encoder is in the state only once it is trained; load what there is.
-            self.tuned = self._is_tuned_at(_epoch_of(state))
+            if holds(state, "encoder"):  # it is in the state once it is trained
+                self._free_encoder()
             self.progress = load_state(state, self._modules(), self.optimiser, self.settings)
             if self.progress.finished:
                 self.console.print(f"this run is finished: {self.output / 'best'}")
@@ -176,10 +175,8 @@ class _Run:
             with _bar(self.console) as bar:
                 task = bar.add_task("training", total=self.total, completed=self.progress.step, info="")
                 for epoch in range(self.progress.epoch, self.config.epochs):
-                    if self._is_tuned_at(epoch) and not self.tuned:
-                        self.tuned = True
-                        self.model.encoder_tuned = self.average.encoder_tuned = True
-                    self.model.encoder.requires_grad_(self.tuned)
+                    if self._is_tuned_at(epoch):
+                        self._free_encoder()
                     for batch in prefetch(self._batches(epoch, self.progress.batch)):
                         info = self._step(batch)
                         bar.update(task, completed=self.progress.step, info=info)
@@ -214,9 +211,14 @@ class _Run:
         """Tell whether the encoder is trained in ``epoch``, counted from 0."""
         return self.config.fine_tune.from_epoch is not None and epoch + 1 >= self.config.fine_tune.from_epoch
 
+    def _free_encoder(self) -> None:
+        """Train the encoder from now on, and keep its weights with the model's."""
+        self.model.encoder_tuned = self.average.encoder_tuned = True
+        self.model.encoder.requires_grad_(True)
+
     def _modules(self) -> dict[str, nn.Module]:
         modules: dict[str, nn.Module] = {"decoder": self.model.decoder, "average.decoder": self.average.decoder}
-        if self.tuned:
+        if self.model.encoder_tuned:
             modules |= {"encoder": self.model.encoder, "average.encoder": self.average.encoder}
         return modules
 
@@ -312,7 +314,7 @@ class _Run:
     def _average(self) -> None:
         decay = min(self.config.average, (1 + self.progress.step) / (10 + self.progress.step)) if self.config.average else 0.0
         parts: list[tuple[nn.Module, nn.Module]] = [(self.average.decoder, self.model.decoder)]
-        if self.tuned:
+        if self.model.encoder_tuned:
             parts.append((self.average.encoder, self.model.encoder))
         for mean, now in parts:
             torch._foreach_lerp_(list(mean.parameters()), list(now.parameters()), 1.0 - decay)
@@ -320,9 +322,8 @@ class _Run:
     def _evaluate(self) -> None:
         """Caption dev, score it, and keep the model if it is the best so far."""
         settings = self.config.evaluation
-        model = copy.deepcopy(self.average)
-        captioner = Captioner(model, device=str(self.device), **settings.search.model_dump())
-        features = None if self.tuned else self.store
+        captioner = Captioner(self.average, device=str(self.device), **settings.search.model_dump())
+        features = None if self.model.encoder_tuned else self.store
         captions, _ = generate(captioner, self.dev, features=features, batch_size=settings.batch_size)
         references_only = {photo.image_id: captions.get(photo.image_id, "") for photo in self.dev.photos}
         values = self.scorer(references_only, metrics=("BLEU", "CIDEr")).values
@@ -360,17 +361,6 @@ def _read_data(config: TrainConfig) -> tuple[CaptionData, CaptionData]:
     if config.data.also:
         train = merge(train, *(read_captions(path).split("train", restval=True) for path in config.data.also))
     return train, dev
-
-
-def _epoch_of(state: Path) -> int:
-    """Return the epoch, from 0, that a saved state is in."""
-    from safetensors import safe_open
-
-    try:
-        with safe_open(state, framework="pt") as file:
-            return int(json.loads((file.metadata() or {})["progress"])["epoch"])
-    except Exception:  # load_state reports what is wrong
-        return 0
 
 
 def _bar(console: Console) -> Bar:

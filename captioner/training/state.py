@@ -89,5 +89,14 @@ def load_state(path: Path, modules: Mapping[str, nn.Module], optimiser: torch.op
     return progress
 
 
+def holds(path: Path, module: str) -> bool:
+    """Tell whether a state holds a module's weights; a damaged one, which :func:`load_state` reports, holds nothing."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return any(name.startswith(f"{module}.") for name in file.keys())  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError):
+        return False
+
+
 def _parameters(optimiser: torch.optim.Optimizer) -> list[Tensor]:
     return [parameter for group in optimiser.param_groups for parameter in group["params"]]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from captioner import Captioner
 from captioner.errors import CheckpointError
 from captioner.training.fit import STATE, load_config, run
+from captioner.training.state import Progress, save_state
 
 
 def weights(output: Path) -> dict[str, torch.Tensor]:
@@ -73,6 +75,29 @@ def test_killed_and_resumed_ends_with_the_same_bits(tiny: Path, tmp_path: Path, 
     assert identical(whole, broken)
     logs = [(output / "log.jsonl").read_text().splitlines() for output in (whole, broken)]
     assert [json.loads(line)["step"] for line in logs[0]] == [json.loads(line)["step"] for line in logs[1]]
+
+
+@pytest.mark.parametrize("killed_after", [1, 2])
+def test_a_resumed_run_keeps_the_encoder_it_trains(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_after: int) -> None:
+    # Killed right after the epoch before the encoder is set free, and after the first in which it is trained.
+    changes, output = ["epochs=3", "fine_tune.from_epoch=2", "fine_tune.learning_rate=0.01"], tmp_path / "run"
+
+    class Killed(BaseException):
+        pass
+
+    def save_then_die(path: Path, progress: Progress, *rest: Any) -> None:
+        save_state(path, progress, *rest)
+        if progress.epoch == killed_after:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("captioner.training.fit.save_state", save_then_die)
+        run(tiny, changes, output=output)
+    run(tiny, changes, output=output, resume=True)
+    state, model = weights(output), load_file(output / "last" / "model.safetensors")
+    kept = [name for name in model if name.startswith("encoder.")]
+    assert kept
+    assert all(torch.equal(model[name], state[f"average.{name}"]) for name in kept)
 
 
 def test_a_run_is_not_overwritten_nor_resumed_with_other_settings(tiny: Path, tmp_path: Path) -> None:
