@@ -17,7 +17,7 @@ from captioner.config import validate
 from captioner.data.images import ImageSource
 from captioner.data.loader import ImageLoader
 from captioner.device import choose_device, fast_dtype
-from captioner.errors import CheckpointError, ImageError
+from captioner.errors import CheckpointError, ImageError, first_line
 from captioner.memory import Memory
 from captioner.model import CaptionModel
 from captioner.search import SEARCHES, Hypothesis, SearchConfig
@@ -71,8 +71,7 @@ class Captioner:
                 address = api.create_repo(name, private=private, exist_ok=True)
                 api.upload_folder(repo_id=name, folder_path=folder)
             except Exception as error:  # the hub's and the network's own families
-                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                raise CheckpointError(f"{name}: could not be uploaded ({reason}); log in with: hf auth login") from error
+                raise CheckpointError(f"{name}: could not be uploaded ({first_line(error)}); log in with: hf auth login") from error
         return str(address)
 
     @overload

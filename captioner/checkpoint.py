@@ -21,7 +21,7 @@ from torch import Tensor
 import captioner
 from captioner import files
 from captioner.config import validate
-from captioner.errors import CheckpointError, ConfigError
+from captioner.errors import CheckpointError, ConfigError, first_line
 from captioner.model import CaptionModel, ModelConfig
 from captioner.registry import suggestion
 from captioner.text.vocabulary import Vocabulary
@@ -78,8 +78,7 @@ def _from_hub(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=[WEIGHTS, CONFIG, VOCABULARY, CARD]))
     except Exception as error:  # the hub's and the network's own families
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"model {name!r}: no such folder, and the hub gave none ({reason})") from None
+        raise CheckpointError(f"model {name!r}: no such folder, and the hub gave none ({first_line(error)})") from None
 
 
 def save_model(

@@ -12,12 +12,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from captioner.errors import ConfigError
 from captioner.registry import suggestion
 
 M = TypeVar("M", bound=BaseModel)
+
+
+class Settings(BaseModel):
+    """The base of every group of settings: it cannot be changed, and refuses keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from captioner.errors import ConfigError
+from captioner.errors import ConfigError, first_line
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -21,8 +21,7 @@ def choose_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error) else "not available"
-        raise ConfigError(f"device {name!r} cannot be used here ({reason}); try 'cpu' or 'auto'") from None
+        raise ConfigError(f"device {name!r} cannot be used here ({first_line(error)}); try 'cpu' or 'auto'") from None
     return device
 
 

@@ -8,6 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what a library's error says, or its kind if it says nothing."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
 class CaptionerError(Exception):
     """The root of every error that Captioner raises on purpose."""
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
-from captioner.config import validate
+from captioner.config import Settings, validate
 from captioner.decoders import DECODERS, Decoder
 from captioner.encoders import ENCODERS, Encoder
 from captioner.errors import ConfigError
@@ -16,10 +16,8 @@ from captioner.search import SearchConfig
 from captioner.text.vocabulary import Vocabulary
 
 
-class ModelConfig(BaseModel):
+class ModelConfig(Settings):
     """What a model is made of; the names stand in the registries."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     encoder: dict[str, Any] = Field(default_factory=lambda: {"name": "grid"}, description="name and settings of the encoder")
     decoder: dict[str, Any] = Field(default_factory=lambda: {"name": "show_attend_tell"}, description="name and settings of the decoder")

@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from captioner.config import Settings
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
 
-class Transform(BaseModel):
+class Transform(Settings):
     """How a photo becomes an encoder's input; part of the encoder's config, so that use sees what training saw.
 
     Attributes:
@@ -23,8 +25,6 @@ class Transform(BaseModel):
         mean: per channel (R, G, B), of values in 0..1.
         std: per channel (R, G, B), of values in 0..1.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     size: int = Field(default=448, ge=1)
     fit: Literal["squash", "crop"] = "squash"

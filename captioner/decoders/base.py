@@ -12,17 +12,15 @@ from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from captioner.config import Settings
 from captioner.memory import Memory
 from captioner.registry import Registry
 
 
-class DecoderConfig(BaseModel):
+class DecoderConfig(Settings):
     """Settings that every decoder shares."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from captioner.errors import first_line
+
 LIMIT = 40.0
 log = logging.getLogger(__name__)
 
@@ -114,7 +116,7 @@ class _Kernel:
                 warnings.simplefilter("ignore")
                 return self._compiled(*args)
         except Exception as error:  # whatever the compiler throws, the eager form gives the same numbers
-            log.warning("torch.compile failed (%s); going on without it, slower", str(error).strip().splitlines()[0])
+            log.warning("torch.compile failed (%s); going on without it, slower", first_line(error))
             self._broken = True
             return self.eager(*args)
 

@@ -11,18 +11,16 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from captioner.config import Settings
 from captioner.data.transform import Transform
 from captioner.memory import Memory
 from captioner.registry import Registry
 
 
-class EncoderConfig(BaseModel):
+class EncoderConfig(Settings):
     """Settings that every encoder shares."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Encoder(nn.Module, ABC):

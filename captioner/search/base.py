@@ -9,9 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
+from captioner.config import Settings
 from captioner.decoders.base import Decoder
 from captioner.memory import Memory
 from captioner.registry import Registry
@@ -20,10 +21,8 @@ from captioner.text.vocabulary import BOS, EOS, PAD, UNK
 NEVER = float("-inf")
 
 
-class SearchConfig(BaseModel):
+class SearchConfig(Settings):
     """How captions are looked for."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     width: int = Field(5, ge=1, description="hypotheses kept for each image; 1 is greedy search")
     max_words: int = Field(24, ge=1, description="a caption is ended after so many words")

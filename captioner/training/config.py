@@ -5,17 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from captioner.config import Settings
 from captioner.model import ModelConfig
 from captioner.search import SearchConfig
 from captioner.training.cross_entropy import CrossEntropyConfig
-
-
-class Settings(BaseModel):
-    """Refuses keys it does not know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class DataConfig(Settings):

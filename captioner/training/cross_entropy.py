@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
+from captioner.config import Settings
 from captioner.data.batches import Captions
 from captioner.decoders.base import Decoder
 from captioner.memory import Memory
 from captioner.text.vocabulary import PAD
 
 
-class CrossEntropyConfig(BaseModel):
+class CrossEntropyConfig(Settings):
     """Settings of the objective."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="share of the target's probability spread over all words (Szegedy 2016)")
     doubly_stochastic: float = Field(0.5, ge=0, description="weight of the penalty that asks a caption to look at every place (Xu 2015, eq. 14)")
