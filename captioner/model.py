@@ -58,14 +58,14 @@ class CaptionModel(nn.Module):
     """Encoder, decoder and vocabulary.
 
     Attributes:
-        encoder_tuned: whether the encoder's weights are no longer those it was built with, so that a checkpoint must hold them.
+        tuned_stages: how many of the encoder's last stages no longer have the weights they were built with, so that a checkpoint must hold them.
     """
 
     def __init__(self, config: ModelConfig, vocabulary: Vocabulary, encoder: Encoder, decoder: Decoder) -> None:
         super().__init__()
         self.config, self.vocabulary = config, vocabulary
         self.encoder, self.decoder = encoder, decoder
-        self.encoder_tuned = False
+        self.tuned_stages = 0
 
     @classmethod
     def build(cls, config: ModelConfig, vocabulary: Vocabulary) -> CaptionModel:

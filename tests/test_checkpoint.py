@@ -30,7 +30,7 @@ def tiny_model(*, tuned: bool = True, fit: str = "squash", **search: Any) -> Cap
     )
     for weight in model.decoder.parameters():  # the features are faint, and pictures should differ in their captions
         torch.nn.init.normal_(weight, std=20 if weight.shape[-1] == model.encoder.features else 1)
-    model.encoder_tuned = tuned
+    model.tuned_stages = model.encoder.stages if tuned else 0
     return model.eval()
 
 
@@ -49,7 +49,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path, dtype: torch.dtype | None) -> N
     model = tiny_model(width=3)
     loaded = load_model(save_model(tmp_path / "made on the way" / "model", model, dtype=dtype))
     assert loaded.config == model.config and loaded.vocabulary == model.vocabulary and loaded.vocabulary.counts == model.vocabulary.counts
-    assert loaded.encoder_tuned and not loaded.training
+    assert loaded.tuned_stages == loaded.encoder.stages and not loaded.training
     theirs = loaded.state_dict()
     for name, tensor in model.state_dict().items():
         rounded = tensor.to(dtype).to(tensor.dtype) if dtype and tensor.is_floating_point() else tensor
@@ -72,9 +72,27 @@ def test_an_encoder_that_was_not_tuned_stays_outside_and_must_be_the_same(tmp_pa
     assert all(name.startswith("decoder.") for name in load_file(folder / WEIGHTS))
     torch.manual_seed(0)  # the encoder that is "installed here" is random: the same ...
     loaded = load_model(folder)
-    assert not loaded.encoder_tuned and loaded.encoder.fingerprint() == model.encoder.fingerprint()
+    assert loaded.tuned_stages == 0 and loaded.encoder.fingerprint() == model.encoder.fingerprint()
     torch.manual_seed(1)  # ... and another one
     with pytest.raises(CheckpointError, match=r"model: was trained on features of other encoder weights.*reinstall"):
+        load_model(folder)
+
+
+def test_only_the_tuned_stages_are_stored(tmp_path: Path) -> None:
+    model = tiny_model(tuned=False)
+    model.tuned_stages = 2
+    with torch.no_grad():
+        for weight in model.encoder.tail(2).parameters():
+            weight.mul_(0.5)
+    folder = save_model(tmp_path / "model", model)
+    stored = {name.removeprefix("encoder.") for name in load_file(folder / WEIGHTS) if name.startswith("encoder.")}
+    assert stored == set(model.encoder.tail(2).state_dict()) and len(stored) < len(model.encoder.state_dict())
+    torch.manual_seed(0)
+    loaded = load_model(folder)
+    theirs = loaded.state_dict()
+    assert loaded.tuned_stages == 2 and all(torch.equal(theirs[name], tensor) for name, tensor in model.state_dict().items())
+    torch.manual_seed(1)
+    with pytest.raises(CheckpointError, match="other encoder weights"):
         load_model(folder)
 
 

@@ -23,6 +23,10 @@ def run(
     ] = "efficientnet_lite2",
     size: Annotated[int, typer.Option(min=0, help="Side of the picture in pixels; 0 is what gives a 14x14 map.")] = 0,
     fit: Annotated[str, typer.Option(help="squash the whole picture into a square, or crop its middle.")] = "squash",
+    model: Annotated[
+        str | None, typer.Option(help="Take this model's encoder and not a backbone: a shipped model, a model folder, or user/model on the hub.")
+    ] = None,
+    cut: Annotated[int, typer.Option(min=0, help="Leave off so many of its last stages, to train these (fine_tune.stages).")] = 0,
     split: Annotated[list[str] | None, typer.Option(help="Only this split; may be given several times.")] = None,
     flips: Annotated[bool, typer.Option("--flips", help="Also encode every picture mirrored.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures encoded at once.")] = 8,
@@ -42,17 +46,16 @@ def run(
     chosen = [photo for part in dict.fromkeys(split) for photo in photos.split(part).photos] if split else photos.photos
     pictures = [(image_id, path) for image_id, path in {photo.image_id: photo.path for photo in chosen}.items()]
 
+    from captioner.checkpoint import load_model
     from captioner.data.features import build_store
-    from captioner.device import choose_device, fast_dtype
+    from captioner.device import choose_device
     from captioner.model import build_encoder
 
-    where = choose_device(device)
-    backbone = build_encoder({"name": "grid", "backbone": encoder, "size": size, "fit": fit})
-    backbone.fingerprint()  # of the weights as they are installed, before they are rounded
-    backbone.to(where, dtype=fast_dtype(where))
+    whole = load_model(model).encoder if model else build_encoder({"name": "grid", "backbone": encoder, "size": size, "fit": fit})
+    front = whole.front(cut).fast(choose_device(device))
     began = time.perf_counter()
     with console.progress("Encoding") as progress:
-        built = build_store(output, backbone, pictures, flips=flips, batch_size=batch_size, workers=workers, compiled=compiled, progress=progress)
+        built = build_store(output, front, pictures, flips=flips, batch_size=batch_size, workers=workers, compiled=compiled, progress=progress)
     seconds = time.perf_counter() - began
     failures = console.Failures()
     for error in built.errors:

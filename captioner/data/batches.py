@@ -59,6 +59,10 @@ class Sample:
     flipped: list[bool]
     captions: list[list[int]]
 
+    def rows(self, rows: Sequence[int]) -> Sample:
+        """Take some of the batch's photos."""
+        return Sample([self.photos[i] for i in rows], [self.flipped[i] for i in rows], [self.captions[i] for i in rows])
+
 
 class Sampler:
     """Draws the batches of an epoch, the same for the same seed and epoch whatever came before.

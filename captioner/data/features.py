@@ -23,7 +23,7 @@ from torch import Tensor
 from captioner import files
 from captioner.data.loader import ImageLoader
 from captioner.encoders.base import Encoder
-from captioner.errors import FeatureStoreError, ImageError
+from captioner.errors import EncoderError, FeatureStoreError, ImageError
 from captioner.memory import Memory
 
 FORMAT = 1
@@ -60,7 +60,9 @@ class FeatureStore:
     def __init__(self, folder: str | Path, *, encoder: Encoder | None = None) -> None:
         self.folder = Path(folder)
         self.index = _read(self.folder / INDEX, self.folder)
-        if encoder is not None and encoder.fingerprint() != self.index["fingerprint"]:
+        #: how many of the encoder's last stages are still to be done; see :meth:`Encoder.finish`
+        self.cut: int = self.index["encoder"].get("cut", 0)
+        if encoder is not None and not _made_by(encoder, self.cut, self.index["fingerprint"]):
             raise FeatureStoreError(
                 f"{self.folder}: these features were made by another encoder or transform ({json.dumps(self.index['encoder'])}); "
                 f"give another folder, or delete this one and make it again"
@@ -235,15 +237,10 @@ def _encode_shard(
             for flipped, out in ((False, plain), (True, mirrored))[: 1 + flips]:
                 memory = encode(pixels.flip(-1) if flipped else pixels)
                 out.append(memory.vectors[: len(batch)].float().clamp(-65504, 65504).half().cpu().numpy())
-    shape = None
-    if good:
-        shape = list(plain[0].shape[1:])
-    else:
-        return {"ids": [], "errors": [[error.source, error.reason] for error in errors], "shape": None}
-    for flipped, parts in ((False, plain), (True, mirrored))[: 1 + flips]:
+    for flipped, parts in ((False, plain), (True, mirrored))[: 1 + flips] if good else ():
         with files.atomic_path(folder / _name(number, flipped)) as temporary, open(temporary, "wb") as file:
             np.save(file, np.concatenate(parts), allow_pickle=False)
-    return {"ids": good, "errors": [[error.source, error.reason] for error in errors], "shape": shape}
+    return {"ids": good, "errors": [[error.source, error.reason] for error in errors], "shape": list(plain[0].shape[1:]) if good else None}
 
 
 def _name(number: int, flipped: bool) -> str:
@@ -263,6 +260,13 @@ def _agree(folder: Path, plan: dict[str, Any]) -> None:
     for key, name in names.items():
         if begun.get(key) != plan[key]:
             raise FeatureStoreError(f"{folder}: was begun with another {name}; give another folder, or delete this one and begin again")
+
+
+def _made_by(encoder: Encoder, cut: int, fingerprint: str) -> bool:
+    try:
+        return encoder.front(cut).fingerprint() == fingerprint
+    except EncoderError:
+        return False
 
 
 def _read(path: Path, folder: Path) -> dict[str, Any]:

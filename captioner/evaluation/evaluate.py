@@ -53,7 +53,7 @@ def generate(
     if features is not None:
         for start in range(0, len(ids), batch_size):
             chosen = ids[start : start + batch_size]
-            for image_id, caption in zip(chosen, captioner.caption_memory(features.memory(chosen)), strict=True):
+            for image_id, caption in zip(chosen, captioner.caption_memory(features.memory(chosen), cut=features.cut), strict=True):
                 captions[image_id] = " ".join(caption.tokens)
             if progress:
                 progress(min(start + batch_size, len(ids)), len(ids))

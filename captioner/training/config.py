@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
-from captioner.config import Settings
+from captioner.config import Settings, override, read_yaml, validate
+from captioner.errors import ConfigError
 from captioner.model import ModelConfig
+from captioner.registry import suggestion
 from captioner.search import SearchConfig
 from captioner.training.cross_entropy import CrossEntropyConfig
+
+PRESETS = Path(__file__).parent / "presets"
 
 
 class DataConfig(Settings):
@@ -44,6 +49,12 @@ class FineTuneConfig(Settings):
     """Training the encoder too."""
 
     from_epoch: int | None = Field(None, ge=1, description="epoch (from 1) at which the encoder is set free; left out, it stays frozen")
+    stages: int | None = Field(
+        None,
+        ge=1,
+        description="train only so many of the encoder's last stages, and store what those before them make of a picture; left out, train all of it, "
+        "from the pictures",
+    )
     learning_rate: float = Field(1e-5, gt=0, description="the encoder's own, with the same schedule")
 
 
@@ -77,3 +88,22 @@ class TrainConfig(Settings):
         "auto", description="auto: bf16-mixed where the device has it in hardware"
     )
     save_minutes: float = Field(5.0, gt=0, description="time between saved states, besides one at each epoch's end")
+
+
+def load_config(name_or_path: str | Path, changes: Iterable[str] = (), output: Path | None = None) -> TrainConfig:
+    """Read a preset's name or a YAML file and apply ``key=value`` changes.
+
+    Raises:
+        ConfigError: there is no such preset or file, or a setting is wrong.
+    """
+    path = Path(name_or_path)
+    if not path.suffix and not path.exists():
+        path = PRESETS / f"{name_or_path}.yaml"
+        known = sorted(preset.stem for preset in PRESETS.glob("*.yaml"))
+        if path.stem not in known:
+            hint = suggestion(str(name_or_path), known)
+            raise ConfigError(f"preset {str(name_or_path)!r} does not exist.{hint} Known: {', '.join(known)}; or give a YAML file")
+    settings = override(read_yaml(path), changes)
+    if output is not None:
+        settings["output"] = str(output)
+    return validate(TrainConfig, settings, where=str(name_or_path))

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -17,49 +16,27 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 
 from captioner import files
 from captioner.captioner import Captioner
 from captioner.checkpoint import save_model
-from captioner.config import override, read_yaml, validate
 from captioner.data.annotations import CaptionData, merge, read_captions
 from captioner.data.batches import Captions, EncodedCaptions, Sample, Sampler, prefetch
 from captioner.data.features import FeatureStore, build_store
-from captioner.data.images import load_image
+from captioner.data.loader import ImageLoader
 from captioner.device import choose_device, fast_dtype
 from captioner.errors import AnnotationError, CheckpointError, ConfigError
 from captioner.evaluation.evaluate import generate
 from captioner.evaluation.scores import Scorer
 from captioner.memory import Memory
 from captioner.model import CaptionModel
-from captioner.registry import suggestion
 from captioner.text.vocabulary import Vocabulary
-from captioner.training.config import OptimiserConfig, TrainConfig
+from captioner.training.config import OptimiserConfig, TrainConfig, load_config
 from captioner.training.cross_entropy import CrossEntropy
+from captioner.training.log import Log
 from captioner.training.state import Progress, holds, load_state, save_state
 
-PRESETS = Path(__file__).parent / "presets"
-STATE, LOG, CONFIG = "state.safetensors", "log.jsonl", "config.json"
-
-
-def load_config(name_or_path: str | Path, changes: Iterable[str] = (), output: Path | None = None) -> TrainConfig:
-    """Read a preset's name or a YAML file and apply ``key=value`` changes.
-
-    Raises:
-        ConfigError: there is no such preset or file, or a setting is wrong.
-    """
-    path = Path(name_or_path)
-    if not path.suffix and not path.exists():
-        path = PRESETS / f"{name_or_path}.yaml"
-        known = sorted(preset.stem for preset in PRESETS.glob("*.yaml"))
-        if path.stem not in known:
-            hint = suggestion(str(name_or_path), known)
-            raise ConfigError(f"preset {str(name_or_path)!r} does not exist.{hint} Known: {', '.join(known)}; or give a YAML file")
-    settings = override(read_yaml(path), changes)
-    if output is not None:
-        settings["output"] = str(output)
-    return validate(TrainConfig, settings, where=str(name_or_path))
+STATE, CONFIG = "state.safetensors", "config.json"
 
 
 def run(config: str | Path, changes: Iterable[str] = (), *, output: Path | None = None, resume: bool = False, console: Console | None = None) -> Path:
@@ -125,7 +102,7 @@ class _Run:
         self.train, self.dev = _read_data(config)
         self.vocabulary = Vocabulary.build((c for photo in self.train.photos for c in photo.captions), min_count=config.data.min_count)
         self.model = CaptionModel.build(config.model, self.vocabulary).to(self.device)
-        self.model.encoder.fingerprint()
+        self.stages, self.cut = self._plan_of_tuning()
         self.store = self._features()
         self.train = self._known(self.train)
         self.dev = self._known(self.dev)
@@ -133,7 +110,7 @@ class _Run:
         self.average = copy.deepcopy(self.model).eval()
         groups = [
             {"params": list(self.model.decoder.parameters()), "rate": config.optimiser.learning_rate},
-            {"params": list(self.model.encoder.parameters()), "rate": config.fine_tune.learning_rate},
+            {"params": list(self.model.encoder.tail(self.stages).parameters()), "rate": config.fine_tune.learning_rate},
         ]
         self.optimiser = torch.optim.AdamW(
             groups, lr=0.0, betas=config.optimiser.betas, weight_decay=config.optimiser.weight_decay, fused=self.device.type in ("cpu", "cuda")
@@ -150,6 +127,7 @@ class _Run:
         self.scorer = Scorer({photo.image_id: photo.captions for photo in self.dev.photos})
         self.total = len(self.sampler) * config.epochs
         self.progress = Progress()
+        self.unreadable: set[str] = set()
         self.settings = config.model_dump_json(exclude={"output", "device", "save_minutes"})
 
     def run(self) -> Path:
@@ -164,7 +142,7 @@ class _Run:
                 return self.output / "best"
         else:
             files.write_text(self.output / CONFIG, self.config.model_dump_json(indent=2) + "\n")
-        self.log = _Log(self.output, self.progress.step if self.resume else None)
+        self.log = Log(self.output, self.progress.step if self.resume else None)
         decoder = self.model.decoder
         self.console.print(
             f"{len(self.train.photos):,} photos to learn from, {len(self.dev.photos):,} to choose on; {len(self.vocabulary):,} words; "
@@ -211,31 +189,46 @@ class _Run:
         """Tell whether the encoder is trained in ``epoch``, counted from 0."""
         return self.config.fine_tune.from_epoch is not None and epoch + 1 >= self.config.fine_tune.from_epoch
 
+    def _plan_of_tuning(self) -> tuple[int, int]:
+        """Return how many of the encoder's last stages are to be trained, and how many the feature store leaves to do."""
+        if self.config.fine_tune.from_epoch is None:
+            return 0, 0
+        all_of_it = self.model.encoder.stages
+        stages = self.config.fine_tune.stages or all_of_it
+        if stages > all_of_it:
+            raise ConfigError(f"fine_tune.stages: the encoder has {all_of_it} stages, not {stages}")
+        return stages, 0 if stages == all_of_it else stages
+
     def _free_encoder(self) -> None:
         """Train the encoder from now on, and keep its weights with the model's."""
-        self.model.encoder_tuned = self.average.encoder_tuned = True
-        self.model.encoder.requires_grad_(True)
+        self.model.tuned_stages = self.average.tuned_stages = self.stages
+        self.model.encoder.tail(self.stages).requires_grad_(True)
+
+    @property
+    def _from_pixels(self) -> bool:
+        """Whether memories are no longer those of the feature store."""
+        return self.model.tuned_stages > self.cut
 
     def _modules(self) -> dict[str, nn.Module]:
         modules: dict[str, nn.Module] = {"decoder": self.model.decoder, "average.decoder": self.average.decoder}
-        if self.model.encoder_tuned:
-            modules |= {"encoder": self.model.encoder, "average.encoder": self.average.encoder}
+        if tuned := self.model.tuned_stages:
+            modules |= {"encoder": self.model.encoder.tail(tuned), "average.encoder": self.average.encoder.tail(tuned)}
         return modules
 
     def _features(self) -> FeatureStore | None:
-        """Open the feature store, or make it; none is needed if the encoder is trained from the first epoch."""
-        if self._is_tuned_at(0):
+        """Open the feature store, or make it; none is needed if the whole encoder is trained from the first epoch."""
+        if self._is_tuned_at(0) and not self.cut:
             return None
+        encoder = self.model.encoder.front(self.cut)
         data = self.config.data
         folder = data.features or self.output / "features"
         if not (folder / "index.json").exists():
             pictures = [(photo.image_id, photo.path) for photo in (*self.train.photos, *self.dev.photos)]
-            encoder = copy.deepcopy(self.model.encoder).to(dtype=fast_dtype(self.device))
             with _bar(self.console) as bar:
                 task = bar.add_task("encoding", total=len(pictures) * (1 + data.flips), info="")
                 built = build_store(
                     folder,
-                    encoder,
+                    encoder.fast(self.device),
                     pictures,
                     flips=data.flips,
                     compiled=len(pictures) > 1000 and self.device.type == "cpu",
@@ -243,7 +236,7 @@ class _Run:
                 )
             for error in built.errors:
                 self.console.print(f"left out: {error}", style="yellow")
-        store = FeatureStore(folder, encoder=self.model.encoder)
+        store = FeatureStore(folder, encoder=encoder)
         if data.flips and not store.flips:
             raise ConfigError(f"{folder}: has no mirrored pictures; make the features with --flips, or set data.flips=false")
         return store
@@ -260,22 +253,29 @@ class _Run:
         return CaptionData(data.name, data.format, photos)
 
     def _batches(self, epoch: int, skip: int) -> Iterator[Batch]:
-        for sample in self.sampler.epoch(epoch, skip=skip):
-            captions = self.encoded.batch(sample)
-            if self._is_tuned_at(epoch) or self.store is None:
-                yield Batch(captions, None, self._pixels(sample))
-            else:
-                ids = [self.train.photos[photo].image_id for photo in sample.photos]
-                yield Batch(captions, self.store.memory(ids, flipped=sample.flipped), None)
+        samples = self.sampler.epoch(epoch, skip=skip)
+        if self._from_pixels or self.store is None:
+            yield from self._batches_of_pixels(samples)
+            return
+        for sample in samples:
+            ids = [self.train.photos[photo].image_id for photo in sample.photos]
+            yield Batch(self.encoded.batch(sample), self.store.memory(ids, flipped=sample.flipped), None)
 
-    def _pixels(self, sample: Sample) -> Tensor:
-        transform = self.model.encoder.transform
-        pictures = []
-        for photo, flipped in zip(sample.photos, sample.flipped, strict=True):
-            image = load_image(self.train.photos[photo].path, min_size=transform.decode_size)
-            pixels = torch.from_numpy(transform.pixels(image))
-            pictures.append(pixels.flip(-1) if flipped else pixels)
-        return torch.stack(pictures)
+    def _batches_of_pixels(self, samples: Iterator[Sample]) -> Iterator[Batch]:
+        """Load a batch's pictures in threads; those that cannot be read are left out, and reported once."""
+        for sample in samples:
+            paths = [self.train.photos[photo].path for photo in sample.photos]
+            loader = ImageLoader(paths, self.model.encoder.transform, batch_size=len(paths), workers=4, prefetch=0)
+            (loaded,) = loader
+            for _, error in loaded.errors:
+                if error.source not in self.unreadable:
+                    self.unreadable.add(error.source)
+                    self.console.print(f"left out: {error}", style="yellow")
+            if not len(loaded):
+                continue
+            flipped = torch.tensor([sample.flipped[row] for row in loaded.positions])
+            pixels = torch.where(flipped.view(-1, 1, 1, 1), loaded.pixels.flip(-1), loaded.pixels)
+            yield Batch(self.encoded.batch(sample.rows(loaded.positions)), None, pixels)
 
     def _step(self, batch: Batch) -> str:
         """Learn from one batch and return what to show beside the progress bar."""
@@ -287,7 +287,7 @@ class _Run:
         captions = Captions(batch.captions.inputs.to(self.device), batch.captions.targets.to(self.device))
         with self.fabric.autocast():
             if batch.memory is not None:
-                memory = batch.memory.to(self.device)
+                memory = self.model.encoder.finish(batch.memory.to(self.device), self.cut)
             else:
                 assert batch.pixels is not None
                 memory = self.model(batch.pixels)
@@ -314,8 +314,8 @@ class _Run:
     def _average(self) -> None:
         decay = min(self.config.average, (1 + self.progress.step) / (10 + self.progress.step)) if self.config.average else 0.0
         parts: list[tuple[nn.Module, nn.Module]] = [(self.average.decoder, self.model.decoder)]
-        if self.model.encoder_tuned:
-            parts.append((self.average.encoder, self.model.encoder))
+        if tuned := self.model.tuned_stages:
+            parts.append((self.average.encoder.tail(tuned), self.model.encoder.tail(tuned)))
         for mean, now in parts:
             torch._foreach_lerp_(list(mean.parameters()), list(now.parameters()), 1.0 - decay)
 
@@ -323,7 +323,7 @@ class _Run:
         """Caption dev, score it, and keep the model if it is the best so far."""
         settings = self.config.evaluation
         captioner = Captioner(self.average, device=str(self.device), **settings.search.model_dump())
-        features = None if self.model.encoder_tuned else self.store
+        features = None if self._from_pixels else self.store
         captions, _ = generate(captioner, self.dev, features=features, batch_size=settings.batch_size)
         references_only = {photo.image_id: captions.get(photo.image_id, "") for photo in self.dev.photos}
         values = self.scorer(references_only, metrics=("BLEU", "CIDEr")).values
@@ -366,41 +366,3 @@ def _read_data(config: TrainConfig) -> tuple[CaptionData, CaptionData]:
 def _bar(console: Console) -> Bar:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     return Bar(*columns, TextColumn("{task.fields[info]}"), console=console, refresh_per_second=2)
-
-
-class _Log:
-    """``log.jsonl`` and TensorBoard. On resuming, what was logged after the saved state is dropped."""
-
-    def __init__(self, output: Path, resumed_at: int | None) -> None:
-        path = output / LOG
-        if resumed_at is None:
-            path.unlink(missing_ok=True)
-        elif path.exists():
-            files.write_text(path, "".join(line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if _until(line, resumed_at)))
-        self.file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (closed by close())
-        self.curves = SummaryWriter(output / "curves", purge_step=resumed_at)
-
-    def step(self, step: int, values: dict[str, float]) -> None:
-        self._write({"step": step, **{name: round(value, 6) for name, value in values.items()}})
-        if step % 10 == 0:
-            for name, value in values.items():
-                self.curves.add_scalar(f"train/{name}", value, step)
-
-    def evaluation(self, epoch: int, step: int, values: dict[str, float]) -> None:
-        self._write({"step": step, "epoch": epoch, "dev": values})
-        for name, value in values.items():
-            self.curves.add_scalar(f"dev/{name}", value, step)
-
-    def _write(self, record: dict[str, Any]) -> None:
-        self.file.write(json.dumps(record) + "\n")
-
-    def close(self) -> None:
-        self.file.close()
-        self.curves.close()
-
-
-def _until(line: str, step: int) -> bool:
-    try:
-        return int(json.loads(line)["step"]) <= step
-    except (ValueError, KeyError, TypeError):
-        return False

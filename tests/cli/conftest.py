@@ -60,7 +60,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         built = CaptionModel.build(config, Vocabulary(WORDS))
-    built.encoder_tuned = True  # its random weights are stored, as no other place has them
+    built.tuned_stages = built.encoder.stages  # its random weights are stored, as no other place has them
     return save_model(tmp_path_factory.mktemp("models") / "tiny", built)
 
 

@@ -40,6 +40,16 @@ def test_build_and_again(run, dataset: Path, tmp_path: Path) -> None:
     assert shard.stat().st_mtime_ns == before
 
 
+def test_of_a_model_and_without_its_last_stages(run, dataset: Path, model: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    assert run("features", dataset, "-o", store, "--split", "dev", "--model", model, "--cut", 1, "--device", "cpu").code == 0
+    captions, scores = tmp_path / "captions.json", ("--metrics", "BLEU", "--device", "cpu")
+    assert run("evaluate", model, dataset, "--features", store, *scores, "--output-captions", captions).code == 0
+    from_store = json.loads(captions.read_text())
+    assert run("evaluate", model, dataset, *scores, "--output-captions", captions).code == 0
+    assert from_store == json.loads(captions.read_text())
+
+
 def test_goes_on_where_it_was_stopped(run, dataset: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     run("features", dataset, "-o", store, "--split", "val", *BUILD)

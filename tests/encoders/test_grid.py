@@ -96,8 +96,35 @@ def test_a_fingerprint_is_of_settings_and_weights() -> None:
     first = encoder.fingerprint()
     with torch.no_grad():
         next(encoder.parameters())[0] += 1e-3
-    encoder.forget_fingerprint()
     assert encoder.fingerprint() != first
+
+
+@pytest.mark.parametrize("cut", [1, 3])
+@torch.inference_mode()
+def test_a_front_and_its_tail_are_the_whole(cut: int) -> None:
+    encoder, pixels = tiny(), torch.randint(256, (2, 3, 96, 96), dtype=torch.uint8)
+    front = encoder.front(cut)
+    whole, finished = encoder(pixels), encoder.finish(front(pixels), cut)
+    assert (front.features, front.stages) != (encoder.features, encoder.stages) and front.config.cut == cut
+    assert torch.equal(finished.vectors, whole.vectors) and finished.grid == whole.grid
+    ours, theirs = list(encoder.parameters()), [*front.parameters(), *encoder.tail(cut).parameters()]
+    assert len(ours) == len(theirs) and all(a is b for a, b in zip(ours, theirs, strict=True))  # the same weights, none copied
+    assert front.fingerprint() == tiny(cut=cut).fingerprint() != encoder.fingerprint()
+
+
+def test_one_stage_must_remain() -> None:
+    encoder = tiny()
+    with pytest.raises(EncoderError, match=rf"at most {encoder.stages - 1} can be cut off, not {encoder.stages}"):
+        encoder.front(encoder.stages)
+
+
+@torch.inference_mode()
+def test_a_rounded_copy_keeps_the_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, pixels = tiny(), torch.randint(256, (1, 3, 96, 96), dtype=torch.uint8)
+    monkeypatch.setattr("captioner.encoders.base.fast_dtype", lambda _: torch.bfloat16)
+    fast = encoder.fast(torch.device("cpu"))
+    assert fast(pixels).vectors.dtype == torch.bfloat16 and encoder(pixels).vectors.dtype == torch.float32
+    assert fast.fingerprint() == encoder.fingerprint()
 
 
 def test_an_unknown_backbone_suggests_one() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from captioner.errors import ConfigError
-from captioner.training.config import OptimiserConfig
-from captioner.training.fit import PRESETS, learning_rate_factor, load_config
+from captioner.training.config import PRESETS, OptimiserConfig, load_config
+from captioner.training.fit import learning_rate_factor
 
 NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
 

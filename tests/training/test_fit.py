@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -11,11 +12,16 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
 from captioner import Captioner
-from captioner.errors import CheckpointError
-from captioner.training.fit import STATE, load_config, run
+from captioner.checkpoint import load_model
+from captioner.data.features import FeatureStore
+from captioner.errors import CheckpointError, ConfigError
+from captioner.model import CaptionModel
+from captioner.training.config import load_config
+from captioner.training.fit import STATE, run
 from captioner.training.state import Progress, save_state
 
 
@@ -26,12 +32,6 @@ def weights(output: Path) -> dict[str, torch.Tensor]:
 def identical(first: Path, second: Path) -> bool:
     a, b = weights(first), weights(second)
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-@pytest.fixture
-def features(tiny: Path, tmp_path: Path) -> Path:
-    """Features made once, with a fixed encoder, so that several runs share them."""
-    return tmp_path / "shared"
 
 
 def test_training_learns_to_name_what_is_shown(tiny: Path, tmp_path: Path) -> None:
@@ -48,9 +48,9 @@ def test_training_learns_to_name_what_is_shown(tiny: Path, tmp_path: Path) -> No
     assert list((tmp_path / "run" / "curves").iterdir())
 
 
-@pytest.mark.parametrize("tuned", [None, 2])
-def test_killed_and_resumed_ends_with_the_same_bits(tiny: Path, tmp_path: Path, tuned: int | None) -> None:
-    changes = ["epochs=4", "save_minutes=0.0001", "model.encoder.weights=random", f"fine_tune.from_epoch={'null' if tuned is None else tuned}"]
+@pytest.mark.parametrize("tuned", [{}, {"from_epoch": 2}, {"from_epoch": 2, "stages": 2}], ids=["frozen", "whole encoder", "last stages"])
+def test_killed_and_resumed_ends_with_the_same_bits(tiny: Path, tmp_path: Path, tuned: dict[str, int]) -> None:
+    changes = ["epochs=4", "save_minutes=0.0001", *(f"fine_tune.{name}={value}" for name, value in tuned.items())]
     script = (
         "import sys, torch; torch.set_num_threads(1); from captioner.training.fit import run; from pathlib import Path;"
         "run(sys.argv[1], sys.argv[4:], output=Path(sys.argv[2]), resume=sys.argv[3] == 'resume')"
@@ -75,6 +75,33 @@ def test_killed_and_resumed_ends_with_the_same_bits(tiny: Path, tmp_path: Path, 
     assert identical(whole, broken)
     logs = [(output / "log.jsonl").read_text().splitlines() for output in (whole, broken)]
     assert [json.loads(line)["step"] for line in logs[0]] == [json.loads(line)["step"] for line in logs[1]]
+
+
+def test_training_the_last_stages_leaves_the_others(tiny: Path, tmp_path: Path) -> None:
+    changes = ["epochs=2", "fine_tune.from_epoch=1", "fine_tune.stages=2", "fine_tune.learning_rate=0.01"]
+    best = run(tiny, changes, output=tmp_path / "run")
+    before, after = CaptionModel.build(load_config(tiny).model, load_model(best).vocabulary), load_model(best)
+    assert after.tuned_stages == 2 and after.encoder.front(2).fingerprint() == before.encoder.front(2).fingerprint()
+    old, new = before.encoder.tail(2).state_dict(), after.encoder.tail(2).state_dict()
+    assert any(not torch.equal(old[name], new[name]) for name in old if "weight" in name)
+    # What is stored of the pictures and finished by the tuned stages gives the captions of the pictures themselves.
+    store = FeatureStore(tmp_path / "run" / "features", encoder=after.encoder)
+    captioner, names = Captioner(after, device="cpu"), [f"{number}.png" for number in range(24, 32)]
+    from_store = captioner.caption_memory(store.memory(names), cut=store.cut)
+    assert [caption.text for caption in from_store] == [caption.text for caption in captioner([tmp_path / name for name in names])]
+
+
+def test_more_stages_than_there_are_is_an_error(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"fine_tune\.stages: the encoder has \d+ stages, not 99"):
+        run(tiny, ["fine_tune.from_epoch=1", "fine_tune.stages=99"], output=tmp_path / "run")
+
+
+def test_a_bad_picture_does_not_end_a_run_from_pictures(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "3.png").write_bytes(b"no picture")
+    console = Console(file=io.StringIO(), width=500)
+    run(tiny, ["epochs=2", "fine_tune.from_epoch=1"], output=tmp_path / "run", console=console)
+    assert console.file.getvalue().count("left out") == 1  # type: ignore[attr-defined]
+    assert "3.png" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("killed_after", [1, 2])

@@ -1,0 +1,54 @@
+"""What a training run writes down as it goes: ``log.jsonl`` and TensorBoard curves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from captioner import files
+
+LOG = "log.jsonl"
+
+
+class Log:
+    """``log.jsonl`` and TensorBoard. On resuming, what was logged after the saved state is dropped."""
+
+    def __init__(self, output: Path, resumed_at: int | None) -> None:
+        path = output / LOG
+        if resumed_at is None:
+            path.unlink(missing_ok=True)
+        elif path.exists():
+            files.write_text(path, "".join(line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if _until(line, resumed_at)))
+        self.file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (closed by close())
+        self.curves = SummaryWriter(output / "curves", purge_step=resumed_at)
+
+    def step(self, step: int, values: dict[str, float]) -> None:
+        """Write down a step's loss and its parts."""
+        self._write({"step": step, **{name: round(value, 6) for name, value in values.items()}})
+        if step % 10 == 0:
+            for name, value in values.items():
+                self.curves.add_scalar(f"train/{name}", value, step)
+
+    def evaluation(self, epoch: int, step: int, values: dict[str, float]) -> None:
+        """Write down the dev scores after an epoch."""
+        self._write({"step": step, "epoch": epoch, "dev": values})
+        for name, value in values.items():
+            self.curves.add_scalar(f"dev/{name}", value, step)
+
+    def _write(self, record: dict[str, Any]) -> None:
+        self.file.write(json.dumps(record) + "\n")
+
+    def close(self) -> None:
+        """Close both."""
+        self.file.close()
+        self.curves.close()
+
+
+def _until(line: str, step: int) -> bool:
+    try:
+        return int(json.loads(line)["step"]) <= step
+    except (ValueError, KeyError, TypeError):
+        return False
