@@ -51,7 +51,7 @@ class FeatureStore:
 
     Args:
         folder: the store.
-        encoder: refuse the store unless this encoder made it; ``None`` takes any.
+        encoder: refuse the store unless this encoder or a front of it, made it; ``None`` takes any.
 
     Raises:
         FeatureStoreError: there is no store, it is unfinished or damaged, newer than this program, or made by another encoder.

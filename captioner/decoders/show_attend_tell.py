@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from captioner.decoders.base import DECODERS, Decoder, DecoderConfig, State, Step, Taught
+from captioner.decoders.dropout import Dropout
 from captioner.decoders.kernels import wide
 from captioner.decoders.recurrence import Keys, attend, attending_lstm, lstm_gates, packed_offsets
 from captioner.memory import Memory
@@ -49,8 +50,8 @@ class ShowAttendTell(Decoder):
         self.config = config
         values = config.values or features
         gates = 1 if config.gate == "scalar" else values
-        self.feature_dropout = nn.Dropout(config.feature_dropout)
-        self.dropout = nn.Dropout(config.dropout)
+        self.feature_dropout = Dropout(config.feature_dropout)
+        self.dropout = Dropout(config.dropout)
         self.values = nn.Linear(features, values) if config.values else nn.Identity()
         self.keys = nn.Linear(features, config.attention, bias=False)
         self.query = nn.Linear(config.hidden, config.attention)

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from captioner.decoders.base import DECODERS, Decoder, DecoderConfig, State, Step, Taught
+from captioner.decoders.dropout import Dropout
 from captioner.memory import Memory
 from captioner.text.vocabulary import PAD
 
@@ -36,8 +37,8 @@ class ShowTell(Decoder):
     def __init__(self, config: ShowTellConfig, *, features: int, words: int) -> None:
         super().__init__(config, features=features, words=words)
         self.config = config
-        self.feature_dropout = nn.Dropout(config.feature_dropout)
-        self.dropout = nn.Dropout(config.dropout)
+        self.feature_dropout = Dropout(config.feature_dropout)
+        self.dropout = Dropout(config.dropout)
         self.image = nn.Linear(features, config.embedding)
         self.embedding = nn.Embedding(words, config.embedding, padding_idx=PAD)
         self.lstm = nn.LSTM(config.embedding, config.hidden, batch_first=True)

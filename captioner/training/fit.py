@@ -236,7 +236,7 @@ class _Run:
                 )
             for error in built.errors:
                 self.console.print(f"left out: {error}", style="yellow")
-        store = FeatureStore(folder, encoder=encoder)
+        store = FeatureStore(folder, encoder=self.model.encoder)
         if data.flips and not store.flips:
             raise ConfigError(f"{folder}: has no mirrored pictures; make the features with --flips, or set data.flips=false")
         return store
