@@ -57,6 +57,18 @@ class Memory:
         """N, the number of places."""
         return self.vectors.shape[1]
 
+    def places_in_picture(self) -> Tensor | None:
+        """Return each place's relative xyxy box, (B, N, 4): a region's own, or a cell of the grid; ``None`` if the places are not in a picture."""
+        if self.boxes is not None:
+            return self.boxes
+        if self.grid is None:
+            return None
+        rows, columns = self.grid
+        device = self.vectors.device
+        y, x = torch.meshgrid(torch.arange(rows, device=device) / rows, torch.arange(columns, device=device) / columns, indexing="ij")
+        cells = torch.stack([x, y, x + 1 / columns, y + 1 / rows], dim=-1).flatten(0, 1)
+        return cells.unsqueeze(0).expand(len(self), -1, -1)
+
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Memory:
         """Move to a device and cast the floating-point tensors."""
         moved = self._each(lambda tensor: tensor.to(device=device))
