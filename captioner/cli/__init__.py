@@ -9,6 +9,7 @@ import typer
 
 import captioner
 from captioner.cli import caption, console, data, evaluate, features, train
+from captioner.cli.allocator import keep_freed_memory
 from captioner.errors import CaptionerError
 
 app = typer.Typer(
@@ -47,6 +48,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 if all went well, 1 after an error, 2 when it was called wrongly, 130 when interrupted."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="surrogateescape")  # a file's name may hold any bytes, and is printed as it is
+    keep_freed_memory()
     try:
         app(arguments, prog_name="captioner")
     except CaptionerError as error:
