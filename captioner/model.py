@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from captioner.config import Settings, validate
-from captioner.decoders import DECODERS, Decoder
-from captioner.encoders import ENCODERS, Encoder
+from captioner.decoders import DECODERS, Decoder, Refined
+from captioner.encoders import ENCODERS, REFINERS, Encoder
 from captioner.errors import ConfigError
 from captioner.memory import Memory
 from captioner.search import SearchConfig
@@ -20,13 +20,17 @@ class ModelConfig(Settings):
     """What a model is made of; the names stand in the registries."""
 
     encoder: dict[str, Any] = Field(default_factory=lambda: {"name": "grid"}, description="name and settings of the encoder")
+    refiner: dict[str, Any] | None = Field(None, description="name and settings of what works on the encoder's memory first; left out, nothing does")
     decoder: dict[str, Any] = Field(default_factory=lambda: {"name": "show_attend_tell"}, description="name and settings of the decoder")
     search: SearchConfig = Field(default_factory=SearchConfig, description="how captions are looked for unless one says otherwise")
 
 
+EXAMPLES = {"encoder": "grid", "refiner": "transformer", "decoder": "show_attend_tell"}
+
+
 def _split(part: dict[str, Any], kind: str) -> tuple[str, dict[str, Any]]:
     if not isinstance(part.get("name"), str):
-        raise ConfigError(f"{kind}: needs a name, for example {kind}: {{name: {'grid' if kind == 'encoder' else 'show_attend_tell'}}}")
+        raise ConfigError(f"{kind}: needs a name, for example {kind}: {{name: {EXAMPLES[kind]}}}")
     return part["name"], {key: value for key, value in part.items() if key != "name"}
 
 
@@ -43,12 +47,23 @@ def build_encoder(part: dict[str, Any]) -> Encoder:
     return encoder.eval()
 
 
-def build_decoder(part: dict[str, Any], *, features: int, words: int) -> Decoder:
-    """Build the decoder that a config names, with new weights.
+def build_decoder(part: dict[str, Any], *, features: int, words: int, refiner: dict[str, Any] | None = None) -> Decoder:
+    """Build the decoder that a config names, behind the refiner if one is named, with new weights.
+
+    Args:
+        part: the decoder's name and settings.
+        features: D of the memory.
+        words: size of the vocabulary.
+        refiner: the refiner's name and settings, or ``None``.
 
     Raises:
-        ConfigError: the name or a setting is unknown.
+        ConfigError: a name or a setting is unknown.
     """
+    if refiner is not None:
+        name, settings = _split(refiner, "refiner")
+        refines: Any = REFINERS[name]
+        refining = refines(validate(refines.Config, settings, where="refiner"), features=features)
+        return Refined(refining, build_decoder(part, features=refining.features, words=words))
     name, settings = _split(part, "decoder")
     kind = DECODERS[name]
     return kind(validate(kind.Config, settings, where="decoder"), features=features, words=words)
@@ -71,7 +86,7 @@ class CaptionModel(nn.Module):
     def build(cls, config: ModelConfig, vocabulary: Vocabulary) -> CaptionModel:
         """Build a model whose decoder has new weights."""
         encoder = build_encoder(config.encoder)
-        decoder = build_decoder(config.decoder, features=encoder.features, words=len(vocabulary))
+        decoder = build_decoder(config.decoder, features=encoder.features, words=len(vocabulary), refiner=config.refiner)
         return cls(config, vocabulary, encoder, decoder)
 
     def forward(self, pixels: Tensor) -> Memory:
