@@ -71,11 +71,13 @@ class Taught(NamedTuple):
 
     Attributes:
         logits: (M, V) for the real positions only, in the order of ``tokens[tokens != PAD]``.
-        attention: (M, N) where it looked at each of them; ``None`` if the decoder does not attend.
+        attention: (M, N) how it weighed the places at each of them; ``None`` if the decoder does not attend.
+        sampled: (M,) the one place it drew from these weights and looked at, -1 where it looked at all; ``None`` if it never draws.
     """
 
     logits: Tensor
     attention: Tensor | None
+    sampled: Tensor | None = None
 
 
 class Decoder(nn.Module, ABC):

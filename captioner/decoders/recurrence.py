@@ -8,6 +8,9 @@ What it computes, step by step, is Xu 2015 (Show, Attend and Tell), section 3.1.
     beta_t   = sigmoid(W_b h_{t-1} + b_b)                     the gate of section 4.2.1
     h_t, c_t = LSTM([x_t, beta_t z_t], h_{t-1}, c_{t-1})
 
+With hard attention (section 4.1) a place s_t is drawn from alpha_t and z_t = values[s_t]. The context then gives alpha_t no gradient; what it gets comes
+from the objective.
+
 Writing the backward pass by hand (back-propagation through time) instead of recording every step pays on any device: the gradients of the weights are
 one large product over all steps, not a small one and an addition to a large matrix for each step; the gradient of the keys is taken once for all
 steps; and a word's part of the gates is computed once however often the word occurs. At every step only the images that still have a word to write take
@@ -19,8 +22,9 @@ words, R packed rows (the sum over steps of active images times K).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -36,11 +40,16 @@ class Attended(NamedTuple):
         hidden: (R, H) h_t.
         context: (R, D) the gated context beta_t z_t.
         attention: (R, N) alpha_t.
+        drawn: (R,) the place that was looked at alone, -1 where all were; ``None`` with soft attention.
     """
 
     hidden: Tensor
     context: Tensor
     attention: Tensor
+    drawn: Tensor | None
+
+
+Draw: TypeAlias = Callable[[Tensor], Tensor]  # alpha (B, K, N) of the active images -> places (B, K), -1 for all places
 
 
 class Keys(NamedTuple):
@@ -62,6 +71,14 @@ def attend(keys: Tensor, query: Tensor, v: Tensor, mask: Tensor | None, *, compi
     if mask is not None:
         scores = scores.masked_fill(~mask.unsqueeze(1), float("-inf"))
     return torch.softmax(scores, dim=-1)
+
+
+def focus(alpha: Tensor, drawn: Tensor | None) -> Tensor:
+    """Return what places are averaged with: alpha (..., N), or all weight on the place that was drawn (...,), where one was (not -1)."""
+    if drawn is None:
+        return alpha
+    alone = torch.nn.functional.one_hot(drawn.clamp(min=0), alpha.shape[-1]).to(alpha.dtype)
+    return torch.where((drawn >= 0).unsqueeze(-1), alone, alpha)
 
 
 def lstm_gates(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -94,8 +111,9 @@ class _AttendingLSTM(torch.autograd.Function):
         v: Tensor,
         mask: Tensor | None,
         active: list[int],
+        draw: Draw | None,
         compiled: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         k, units = h.shape[1:]
         h4, a, n, d = table.shape[-1], v.shape[0], keys.shape[1], values.shape[-1]
         device = table.device.type
@@ -104,6 +122,7 @@ class _AttendingLSTM(torch.autograd.Function):
         prepared = Keys.of(keys)
         offsets = packed_offsets(active, k)
         hidden, context, attention = table.new_empty(offsets[-1], units), table.new_empty(offsets[-1], d), table.new_empty(offsets[-1], n)
+        drawn = None if draw is None else words.new_empty(offsets[-1])
         saved: list[tuple[Tensor, ...]] = []
         h_first = h
         for t, images in enumerate(active):
@@ -114,7 +133,8 @@ class _AttendingLSTM(torch.autograd.Function):
             attending = projected[..., h4:] + b_attention
             query, gate = attending[..., :a], torch.sigmoid(attending[..., a:])
             alpha = attend(prepared.units_first[:images], query, v, None if mask is None else mask[:images], compiled=compiled)
-            z = wide(torch.bmm(alpha.to(dtype), places[:images]))
+            place = None if draw is None else draw(alpha)
+            z = wide(torch.bmm(focus(alpha, place).to(dtype), places[:images]))
             gated = gate * z
             gates = projected[..., :h4] + table[words[rows]].view(images, k, h4)
             gates += wide(torch.mm(gated.view(size, d).to(dtype), to_context)).view(images, k, h4)
@@ -122,16 +142,20 @@ class _AttendingLSTM(torch.autograd.Function):
             h, c, activations = lstm_gates(gates, c)
             saved.append((query, gate, z, c_before, activations, c))
             hidden[rows], context[rows], attention[rows] = h.view(size, units), gated.view(size, d), alpha.view(size, n)
+            if drawn is not None and place is not None:
+                drawn[rows] = place.flatten()
             h = hidden[rows].view(images, k, units)
         ctx.saved = saved
         ctx.active, ctx.compiled, ctx.dtype = active, compiled, dtype
-        ctx.save_for_backward(h_first, table, words, hidden, context, attention, values, w_hidden, w_context, v, prepared.places_first)
-        return hidden, context, attention
+        ctx.save_for_backward(h_first, table, words, hidden, context, attention, drawn, values, w_hidden, w_context, v, prepared.places_first)
+        if drawn is not None:
+            ctx.mark_non_differentiable(drawn)
+        return hidden, context, attention, drawn
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        g_hidden, g_context, g_attention = gradients
-        h_first, table, words, hidden, context, attention, values, w_hidden, w_context, v, places_first = ctx.saved_tensors
+        g_hidden, g_context, g_attention, _ = gradients
+        h_first, table, words, hidden, context, attention, drawn, values, w_hidden, w_context, v, places_first = ctx.saved_tensors
         active, compiled, dtype = ctx.active, ctx.compiled, ctx.dtype
         images, n, d = values.shape
         k = h_first.shape[1]
@@ -142,7 +166,7 @@ class _AttendingLSTM(torch.autograd.Function):
 
         # One row of d_projected: the gradients of the LSTM's gates, the query and beta, all of which are linear in h_{t-1}.
         d_projected = hidden.new_empty(offsets[-1], w_hidden.shape[0])
-        d_scores, exponentials, d_contexts, alphas = (hidden.new_zeros(images, steps, k, size) for size in (n, a, d, n))
+        d_scores, exponentials, d_contexts, weights = (hidden.new_zeros(images, steps, k, size) for size in (n, a, d, n))
         dh, dc = hidden.new_zeros(images, k, units), hidden.new_zeros(images, k, units)
         for t in reversed(range(steps)):
             now, rows = active[t], slice(offsets[t], offsets[t + 1])
@@ -164,23 +188,27 @@ class _AttendingLSTM(torch.autograd.Function):
                 d_gate = d_gate.sum(-1, keepdim=True)
             d_z = d_gated * gate
             alpha = attention[rows].view(now, k, n)
-            d_alpha = wide(torch.bmm(d_z.to(dtype), places[:now])) + g_attention[rows].view(now, k, n)
+            d_alpha = wide(torch.bmm(d_z.to(dtype), places[:now]))
+            place = None if drawn is None else drawn[rows].view(now, k)
+            if place is not None:
+                d_alpha.masked_fill_((place >= 0).unsqueeze(-1), 0.0)
+            d_alpha += g_attention[rows].view(now, k, n)
             ds = alpha * (d_alpha - (alpha * d_alpha).sum(-1, keepdim=True))
             e_query = kernels.exponential(query)
             torch.mul(kernels.query_gradient(places_first[:now], e_query, ds, compiled=compiled), 4.0 * v, out=row[..., h4 : h4 + a])
             torch.mul(d_gate, gate * (1.0 - gate), out=row[..., h4 + a :])
-            d_scores[:now, t], exponentials[:now, t], d_contexts[:now, t], alphas[:now, t] = ds, e_query, d_z, alpha
+            d_scores[:now, t], exponentials[:now, t], d_contexts[:now, t], weights[:now, t] = ds, e_query, d_z, focus(alpha, place)
             dh[:now] = wide(torch.mm(d_projected[rows].to(dtype), from_gates)).view(now, k, units)
 
         previous = torch.cat([h_first.flatten(0, 1), *(hidden[offsets[t] : offsets[t] + active[t + 1] * k] for t in range(steps - 1))])
         d_cast = d_projected.to(dtype)
         d_w_hidden = wide(torch.mm(d_cast.t(), previous.to(dtype)))
         d_w_context = wide(torch.mm(d_cast[:, :h4].t(), context.to(dtype)))
-        d_values = wide(torch.bmm(alphas.flatten(1, 2).transpose(1, 2).to(dtype), d_contexts.flatten(1, 2).to(dtype)))
+        d_values = wide(torch.bmm(weights.flatten(1, 2).transpose(1, 2).to(dtype), d_contexts.flatten(1, 2).to(dtype)))
         d_keys, d_v = kernels.key_gradient(places_first, exponentials.flatten(1, 2), d_scores.flatten(1, 2), compiled=compiled)
         d_table = torch.zeros_like(table).index_add_(0, words, d_projected[:, :h4])
         d_b = d_projected[:, h4:].sum(0)
-        return (d_table, None, dh, dc, 4.0 * v * d_keys, d_values, d_w_hidden, d_b, d_w_context, d_v.sum((0, 1)), None, None, None)
+        return (d_table, None, dh, dc, 4.0 * v * d_keys, d_values, d_w_hidden, d_b, d_w_context, d_v.sum((0, 1)), None, None, None, None)
 
 
 def attending_lstm(
@@ -197,6 +225,7 @@ def attending_lstm(
     v: Tensor,
     mask: Tensor | None,
     active: list[int],
+    draw: Draw | None = None,
     compiled: bool,
 ) -> Attended:
     """Run the attending LSTM over whole captions.
@@ -214,6 +243,7 @@ def attending_lstm(
         v: (A,) the scoring vector.
         mask: (B, N) bool, true where a place is real.
         active: for each step how many images, counted from the first, still have a word to write; must not rise, and step 0 has all.
+        draw: for hard attention, what draws places; ``None`` is soft attention.
         compiled: whether the fused kernels may be used.
     """
-    return Attended(*_AttendingLSTM.apply(table, words, h, c, keys, values, w_hidden, b_attention, w_context, v, mask, active, compiled))
+    return Attended(*_AttendingLSTM.apply(table, words, h, c, keys, values, w_hidden, b_attention, w_context, v, mask, active, draw, compiled))

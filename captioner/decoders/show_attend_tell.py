@@ -1,4 +1,4 @@
-"""Show, Attend and Tell with soft attention (Xu et al. 2015, https://arxiv.org/abs/1502.03044)."""
+"""Show, Attend and Tell with soft or hard attention (Xu et al. 2015, https://arxiv.org/abs/1502.03044)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from captioner.decoders.base import DECODERS, Decoder, DecoderConfig, State, Step, Taught
 from captioner.decoders.dropout import Dropout
 from captioner.decoders.kernels import wide
-from captioner.decoders.recurrence import Keys, attend, attending_lstm, lstm_gates, packed_offsets
+from captioner.decoders.recurrence import Draw, Keys, attend, attending_lstm, focus, lstm_gates, packed_offsets
 from captioner.memory import Memory
+from captioner.positions import Geometry
 from captioner.text.vocabulary import PAD
 
 
@@ -24,6 +25,11 @@ class ShowAttendTellConfig(DecoderConfig):
     hidden: int = Field(512, gt=0, description="n: LSTM units")
     attention: int = Field(256, gt=0, description="units of the attention network's hidden layer")
     values: int = Field(512, ge=0, description="size to which the places' features are projected before they are averaged; 0 leaves them as they are")
+    kind: Literal["soft", "hard"] = Field("soft", description="look at all places at once, or at one (section 4)")
+    expected: float = Field(
+        0.5, ge=0, le=1, description="with hard attention, share of the captions in training that look at the expected place instead"
+    )
+    positions: bool = Field(False, description="tell where in the picture each place is")
     gate: Literal["scalar", "vector"] = Field("scalar", description="beta: one number a step (the paper's) or one a feature")
     dropout: float = Field(0.5, ge=0, lt=1, description="on the places, the word vectors and the deep output layer")
     feature_dropout: float = Field(0.0, ge=0, lt=1, description="on the encoder's features before they are projected")
@@ -36,6 +42,9 @@ class ShowAttendTell(Decoder):
     Equations of the paper: the attention network (4)-(6) with the additive form of Bahdanau 2015; the LSTM (1)-(3); its first state from the mean
     feature (section 3.1.2); the deep output (7), ``logits = L_o (E y_{t-1} + L_h h_t + L_z z_t)``; the gate beta of section 4.2.1, computed from
     h_{t-1}. The doubly stochastic penalty is part of the objective (:mod:`captioner.training.cross_entropy`).
+
+    Hard attention (section 4.1): in training a place is drawn from the weights, or for a share ``expected`` of the captions their expected vector is used;
+    the objective has the rest (REINFORCE, its baseline, the entropy). Captioning looks at the most probable place.
 
     Departures: places are first projected to ``values`` features (the paper's conv5_3 has 512 already, EfficientNet's last map 1280; set ``values: 0``
     for the paper's form); the two initial-state networks have one layer and a tanh, as in the paper's code; ``gate: vector`` is the elementwise gate of
@@ -52,6 +61,7 @@ class ShowAttendTell(Decoder):
         gates = 1 if config.gate == "scalar" else values
         self.feature_dropout = Dropout(config.feature_dropout)
         self.dropout = Dropout(config.dropout)
+        self.geometry = Geometry(features) if config.positions else None
         self.values = nn.Linear(features, values) if config.values else nn.Identity()
         self.keys = nn.Linear(features, config.attention, bias=False)
         self.query = nn.Linear(config.hidden, config.attention)
@@ -78,7 +88,7 @@ class ShowAttendTell(Decoder):
 
     def _look(self, memory: Memory) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Do what is done once an image: values (B, N, D), keys (B, N, A), h_0 and c_0 (B, H)."""
-        vectors = self.feature_dropout(memory.vectors)
+        vectors = self.feature_dropout(memory.vectors if self.geometry is None else memory.vectors + self.geometry(memory))
         values, keys = self.values(vectors), self.keys(vectors)
         # One mask for all places of an image: what is hidden from the decoder stays hidden wherever it looks.
         values = values * self.dropout(values.new_ones(values.shape[0], 1, values.shape[2]))
@@ -100,6 +110,22 @@ class ShowAttendTell(Decoder):
         logits: Tensor = self.output(self.dropout(deep))
         return logits
 
+    def _draw(self, images: int, captions: int) -> Draw | None:
+        """Return what draws the places of some captions, if attention is hard."""
+        if self.config.kind == "soft":
+            return None
+        if not self.training:
+            return lambda alpha: alpha.argmax(-1)
+        at_all = torch.rand(images, captions, device=self.score.device) < self.config.expected
+
+        def draw(alpha: Tensor) -> Tensor:
+            # The first place at which the running sum passes a random share of the whole.
+            up_to = alpha.cumsum(-1)
+            share = torch.rand(*alpha.shape[:2], 1, device=alpha.device, dtype=alpha.dtype) * up_to[..., -1:]
+            return (up_to <= share).sum(-1).clamp(max=alpha.shape[-1] - 1).masked_fill(at_all[: len(alpha)], -1)
+
+        return draw
+
     def start(self, memory: Memory) -> State:
         """Prepare one hypothesis an image; see :meth:`Decoder.start`."""
         values, keys, h, c = self._look(memory)
@@ -113,7 +139,8 @@ class ShowAttendTell(Decoder):
         h, c = state.hypotheses["h"], state.hypotheses["c"]
         values = state.images["values"]
         alpha = attend(state.images["keys"], self.query(h), self.score, state.images.get("mask"), compiled=False).to(values.dtype)
-        context = torch.sigmoid(self.beta(h)) * torch.bmm(alpha, values)
+        draw = self._draw(*tokens.shape)
+        context = torch.sigmoid(self.beta(h)) * torch.bmm(focus(alpha, None if draw is None else draw(alpha)), values)
         gates = self._word_gates(tokens) + F.linear(context, self.lstm.weight_ih[:, self.config.embedding :]) + F.linear(h, self.lstm.weight_hh)
         h, c, _ = lstm_gates(gates, c)
         return Step(self._tell(tokens, h, context), alpha, State({"h": h, "c": c}, state.images))
@@ -144,6 +171,7 @@ class ShowAttendTell(Decoder):
             v=self.score,
             mask=None if memory.mask is None else memory.mask[order],
             active=active,
+            draw=self._draw(b, k),
             compiled=tokens.device.type == "cpu" and torch.is_grad_enabled() and keys.dtype != torch.float64,
         )
         # The packed row of every real position, in the order of tokens[real].
@@ -152,4 +180,4 @@ class ShowAttendTell(Decoder):
         rows = starts[step] + order.argsort()[image] * k + caption
         dtype = values.dtype  # the recurrence has at least 32 bits, a model may have 16
         logits = self._tell(tokens[real], told.hidden[rows].to(dtype), told.context[rows].to(dtype))
-        return Taught(logits, told.attention[rows])
+        return Taught(logits, told.attention[rows], None if told.drawn is None else told.drawn[rows])

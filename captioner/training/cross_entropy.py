@@ -1,15 +1,18 @@
-"""Teacher-forced cross-entropy, with label smoothing and the doubly stochastic penalty of Show, Attend and Tell."""
+"""Teacher-forced cross-entropy, with label smoothing, the doubly stochastic penalty of Show, Attend and Tell, and REINFORCE for its hard attention.
+
+Tensor letters: B images, K captions an image, T steps, M real positions, N places.
+"""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from captioner.config import Settings
 from captioner.data.batches import Captions
-from captioner.decoders.base import Decoder
+from captioner.decoders.base import Decoder, Taught
 from captioner.memory import Memory
 from captioner.text.vocabulary import PAD
 
@@ -19,31 +22,76 @@ class CrossEntropyConfig(Settings):
 
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="share of the target's probability spread over all words (Szegedy 2016)")
     doubly_stochastic: float = Field(0.5, ge=0, description="weight of the penalty that asks a caption to look at every place (Xu 2015, eq. 14)")
+    reinforce: float = Field(1.0, ge=0, description="lambda_r: weight of the reward of sampled places (Xu 2015, section 4.1; hard attention only)")
+    entropy: float = Field(0.002, ge=0, description="lambda_e: weight of the entropy of attention (Xu 2015, section 4.1; hard attention only)")
+    baseline_decay: float = Field(0.9, ge=0, lt=1, description="decay of the reward's moving average (Xu 2015, section 4.1; hard attention only)")
 
 
-class CrossEntropy:
+class CrossEntropy(nn.Module):
     """Mean negative log-likelihood of a word, plus ``doubly_stochastic`` times the mean over captions and places of ``(1 - sum_t alpha_t)^2``.
 
     The paper (equation 14) adds up both the words and the places of a caption; here both are means, so that the weight does not depend on the size of the
     grid: the paper's lambda of 1 is here the number of places over the number of words, about 17.
+
+    Where a decoder sampled places, the gradient of the paper's section 4.1 is added: for each caption ``lambda_r (log p(y | s, a) - b)`` times that of
+    ``log p(s | a)``, and ``lambda_e`` times that of the entropy; both as means over words, like the likelihood. The baseline b is the moving average of
+    log p(y | s, a); departure: it starts at its first value and not at 0, which would make every first reward look bad.
     """
 
-    def __init__(self, config: CrossEntropyConfig) -> None:
-        self.config = config
+    baseline: Tensor
 
-    def __call__(self, decoder: Decoder, memory: Memory, captions: Captions) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and its parts, each a scalar: ``nll`` (nats a word, without smoothing), ``penalty``."""
-        logits, attention = decoder(memory, captions.inputs)
-        log_probabilities = torch.log_softmax(logits.float(), dim=-1)
+    def __init__(self, config: CrossEntropyConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("baseline", torch.tensor(float("nan")))
+
+    def forward(self, decoder: Decoder, memory: Memory, captions: Captions) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss and its parts, each a scalar: ``nll`` (nats a word, without smoothing), ``penalty``, ``reward`` (nats a caption)."""
+        taught: Taught = decoder(memory, captions.inputs)
+        log_probabilities = torch.log_softmax(taught.logits.float(), dim=-1)
         nll = F.nll_loss(log_probabilities, captions.targets)
         smoothing = self.config.label_smoothing
         loss = (1 - smoothing) * nll - smoothing * log_probabilities.mean() if smoothing else nll
         metrics = {"nll": nll.detach()}
-        if attention is not None and self.config.doubly_stochastic:
-            penalty = doubly_stochastic_penalty(attention.float(), captions.inputs)
-            loss = loss + self.config.doubly_stochastic * penalty
-            metrics["penalty"] = penalty.detach()
+        if taught.attention is not None:
+            attention = taught.attention.float()
+            if self.config.doubly_stochastic:
+                penalty = doubly_stochastic_penalty(attention, captions.inputs)
+                loss = loss + self.config.doubly_stochastic * penalty
+                metrics["penalty"] = penalty.detach()
+            if taught.sampled is not None:
+                said = log_probabilities.detach().gather(1, captions.targets.unsqueeze(1)).squeeze(1)
+                reinforced, metrics["reward"] = self._reinforce(attention, taught.sampled, said, captions.inputs)
+                loss = loss - reinforced
         return loss, metrics
+
+    def _reinforce(self, attention: Tensor, sampled: Tensor, said: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what has the gradient of section 4.1 with respect to the attention, and the mean reward.
+
+        Args:
+            attention: (M, N).
+            sampled: (M,) the place that was drawn, or -1 where the expected vector was used.
+            said: (M,) log-probability of each target.
+            inputs: (B, K, T).
+        """
+        caption, number, present = _caption_of(inputs)
+        rewards = said.new_zeros(number).index_add(0, caption, said)
+        mean = rewards[present].mean()
+        baseline = torch.where(self.baseline.isnan(), mean, self.baseline)
+        self.baseline.copy_(self.config.baseline_decay * baseline + (1 - self.config.baseline_decay) * mean)
+        log_attention = attention.clamp(min=torch.finfo(attention.dtype).tiny).log()
+        chosen = log_attention.gather(1, sampled.clamp(min=0).unsqueeze(1)).squeeze(1)
+        advantage = ((rewards - baseline)[caption]).masked_fill(sampled < 0, 0.0)
+        entropy = -(attention * log_attention).sum(-1)
+        return self.config.reinforce * (advantage * chosen).mean() + self.config.entropy * entropy.mean(), mean
+
+
+def _caption_of(inputs: Tensor) -> tuple[Tensor, int, Tensor]:
+    """Return for each real position the number of its caption (M,), how many captions there could be, and which there are (B K,)."""
+    b, k, _ = inputs.shape
+    real = inputs != PAD
+    image, caption, _ = real.nonzero(as_tuple=True)
+    return image * k + caption, b * k, real.any(-1).flatten()
 
 
 def doubly_stochastic_penalty(attention: Tensor, inputs: Tensor) -> Tensor:
@@ -53,9 +101,6 @@ def doubly_stochastic_penalty(attention: Tensor, inputs: Tensor) -> Tensor:
         attention: (M, N) where each real position looked, in the order of ``inputs[inputs != PAD]``.
         inputs: (B, K, T) words; a row of padding is an absent caption and does not count.
     """
-    b, k, _ = inputs.shape
-    real = inputs != PAD
-    image, caption, _ = real.nonzero(as_tuple=True)
-    total = attention.new_zeros(b * k, attention.shape[1]).index_add(0, image * k + caption, attention)
-    present = real.any(-1).flatten()
+    caption, number, present = _caption_of(inputs)
+    total = attention.new_zeros(number, attention.shape[1]).index_add(0, caption, attention)
     return ((1.0 - total) ** 2)[present].mean()

@@ -123,7 +123,7 @@ class _Run:
             seed=config.seed,
         )
         self.encoded = EncodedCaptions(self.train.photos, self.vocabulary, max_words=config.data.max_words)
-        self.objective = CrossEntropy(config.objective)
+        self.objective = CrossEntropy(config.objective).to(self.device)
         self.scorer = Scorer({photo.image_id: photo.captions for photo in self.dev.photos})
         self.total = len(self.sampler) * config.epochs
         self.progress = Progress()
@@ -210,7 +210,7 @@ class _Run:
         return self.model.tuned_stages > self.cut
 
     def _modules(self) -> dict[str, nn.Module]:
-        modules: dict[str, nn.Module] = {"decoder": self.model.decoder, "average.decoder": self.average.decoder}
+        modules: dict[str, nn.Module] = {"decoder": self.model.decoder, "average.decoder": self.average.decoder, "objective": self.objective}
         if tuned := self.model.tuned_stages:
             modules |= {"encoder": self.model.encoder.tail(tuned), "average.encoder": self.average.encoder.tail(tuned)}
         return modules

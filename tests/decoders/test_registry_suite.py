@@ -35,7 +35,7 @@ def assert_same(told: Taught, expected: Taught, tolerance: float = 1e-10) -> Non
 def part_of(told: Taught, tokens: Tensor, index: Any) -> Taught:
     """Return the result for ``tokens[index]`` out of that for ``tokens``."""
     real = tokens[index] != PAD
-    logits, attention = (None if part is None else spread_out(part, tokens)[index][real] for part in told)
+    logits, attention = (None if part is None else spread_out(part, tokens)[index][real] for part in told[:2])
     assert logits is not None
     return Taught(logits, attention)
 

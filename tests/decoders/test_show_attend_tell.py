@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from captioner.data.batches import Captions
 from captioner.decoders import ShowAttendTell
 from captioner.decoders.recurrence import Attended, attending_lstm
 from captioner.memory import Memory
-from captioner.text.vocabulary import BOS, PAD
-from tests.builders import FEATURES, LENGTHS, build_decoder, build_memory, build_tokens, naive_lstm
+from captioner.text.vocabulary import BOS, EOS, PAD
+from captioner.training.cross_entropy import CrossEntropy, CrossEntropyConfig
+from tests.builders import FEATURES, LENGTHS, build_decoder, build_memory, build_tokens, naive_lstm, step_by_step
 
 FORMS = [pytest.param({"gate": gate, "values": values}, id=f"{gate}-{values}") for gate in ("scalar", "vector") for values in (4, 0)]
 
@@ -88,7 +92,7 @@ def test_gradients_are_those_of_the_papers_equations(settings: dict[str, Any], o
         return dict(zip(leaves, found, strict=True))
 
     expected = gradients(*naive(decoder, memory, tokens))
-    torch.testing.assert_close(gradients(*decoder(memory, tokens)), expected, rtol=0, atol=1e-9)
+    torch.testing.assert_close(gradients(*decoder(memory, tokens)[:2]), expected, rtol=0, atol=1e-9)
 
 
 def recurrence(gates: int) -> tuple[list[Tensor], dict[str, Any]]:
@@ -106,7 +110,8 @@ def recurrence(gates: int) -> tuple[list[Tensor], dict[str, Any]]:
 def run(others: dict[str, Any], *leaves: Tensor) -> Attended:
     table, h, c, keys, values, w_hidden, b_attention, w_context, v = leaves
     weights = {"keys": keys, "values": values, "w_hidden": w_hidden, "b_attention": b_attention, "w_context": w_context, "v": v}
-    return attending_lstm(table, others["words"], h, c, **weights, mask=others["mask"], active=others["active"], compiled=others["compiled"])
+    fixed = {name: others.get(name) for name in ("mask", "active", "compiled", "draw")}
+    return attending_lstm(table, others["words"], h, c, **weights, **fixed)
 
 
 class Anew(torch.autograd.Function):
@@ -116,18 +121,27 @@ class Anew(torch.autograd.Function):
     def forward(ctx: Any, others: dict[str, Any], *leaves: Tensor) -> tuple[Tensor, ...]:
         ctx.others = others
         ctx.save_for_backward(*leaves)
-        return tuple(run(others, *leaves))
+        return tuple(run(others, *leaves)[:3])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         with torch.enable_grad():
             leaves = [leaf.detach().requires_grad_() for leaf in ctx.saved_tensors]
-            return None, *torch.autograd.grad(run(ctx.others, *leaves), leaves, gradients)
+            return None, *torch.autograd.grad(run(ctx.others, *leaves)[:3], leaves, gradients)
 
 
+def draw_some(alpha: Tensor) -> Tensor:
+    """Look at place 1 alone in every other caption, and at all places in the others."""
+    places = torch.ones(alpha.shape[:2], dtype=torch.long)
+    places[:, 1::2] = -1
+    return places
+
+
+@pytest.mark.parametrize("draw", [None, draw_some])
 @pytest.mark.parametrize("gates", [1, 2])
-def test_the_backward_pass_by_hand_is_the_derivative(gates: int) -> None:
+def test_the_backward_pass_by_hand_is_the_derivative(gates: int, draw: Any) -> None:
     leaves, others = recurrence(gates)
+    others["draw"] = draw
     assert torch.autograd.gradcheck(lambda *inputs: Anew.apply(others, *inputs), leaves)
 
 
@@ -162,3 +176,74 @@ def test_one_place_is_all_there_is_to_look_at() -> None:
     memory = Memory(torch.randn(2, 1, FEATURES, dtype=torch.float64), torch.randn(2, FEATURES, dtype=torch.float64))
     attention = decoder(memory, torch.full((2, 1, 2), BOS)).attention
     assert torch.equal(attention, torch.ones_like(attention))
+
+
+def scripted(decoder: Any, places: tuple[int, ...]) -> None:
+    """Have a decoder with hard attention look at these places, one a step, and not draw them."""
+
+    def draws(images: int, captions: int) -> Any:
+        steps = iter(places)
+        return lambda alpha: torch.full(alpha.shape[:2], next(steps))
+
+    decoder._draw = draws
+
+
+@pytest.mark.parametrize("baseline", [0.0, -3.0])
+def test_hard_attention_has_the_exact_gradient_on_average(baseline: float) -> None:
+    """Weighed by their probabilities, the estimates of all sequences of places add up to the gradient of the bound of section 4.1."""
+    n, tokens, targets = 3, torch.tensor([[[BOS, 5]]]), torch.tensor([5, EOS])
+    memory = build_memory(images=1, places=n, masked=False)
+    decoder = build_decoder("show_attend_tell", kind="hard").train()
+    settings = CrossEntropyConfig(label_smoothing=0, doubly_stochastic=0, entropy=0)
+    estimate = {name: torch.zeros_like(weight) for name, weight in decoder.named_parameters()}
+    bound = torch.zeros((), dtype=torch.float64)
+    for places in product(range(n), repeat=2):
+        objective = CrossEntropy(settings)
+        objective.baseline.fill_(baseline)
+        scripted(decoder, places)
+        decoder.zero_grad()
+        objective(decoder, memory, Captions(tokens, targets))[0].backward()
+        state, said, weight = decoder.start(memory), torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
+        for step, place in enumerate(places):
+            scripted(decoder, (place,))
+            logits, alpha, state = decoder.step(tokens[..., step], state)
+            said, weight = said + logits.log_softmax(-1)[0, 0, targets[step]], weight * alpha[0, 0, place]
+        for name, parameter in decoder.named_parameters():
+            if parameter.grad is not None:
+                estimate[name] += weight.detach() * parameter.grad
+        bound = bound + weight * said
+    decoder.zero_grad()
+    (-bound / len(targets)).backward()
+    for name, parameter in decoder.named_parameters():
+        expected = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        torch.testing.assert_close(estimate[name], expected, rtol=1e-5, atol=1e-7, msg=lambda text, name=name: f"{name}: {text}")
+    assert decoder.query.weight.grad.abs().max() > 1e-4
+
+
+def test_hard_attention_draws_as_often_as_it_should() -> None:
+    torch.manual_seed(0)
+    decoder = build_decoder("show_attend_tell", kind="hard", expected=0.25).train()
+    alpha = torch.tensor([0.5, 0.0, 0.3, 0.2, 0.0], dtype=torch.float64).expand(4000, 5, 5)
+    drawn = decoder._draw(4000, 5)(alpha)
+    share = torch.bincount(drawn.flatten() + 1, minlength=6) / drawn.numel()
+    expected = torch.tensor([0.25, 0.375, 0.0, 0.225, 0.15, 0.0])
+    torch.testing.assert_close(share, expected, atol=0.015, rtol=0)
+    assert not share[expected == 0].any()
+
+
+def test_hard_attention_captions_with_the_most_probable_place() -> None:
+    decoder, memory, tokens = build_decoder("show_attend_tell", kind="hard"), build_memory(), build_tokens()
+    told, stepped = decoder(memory, tokens), step_by_step(decoder, memory, tokens)
+    torch.testing.assert_close(told.logits, stepped.logits)
+    torch.testing.assert_close(told.attention, stepped.attention)
+    assert torch.equal(told.sampled, told.attention.argmax(-1))
+    assert not torch.allclose(told.logits, build_decoder("show_attend_tell")(memory, tokens).logits)
+
+
+def test_positions_tell_where_a_region_is() -> None:
+    plain, memory, tokens = build_decoder("show_attend_tell"), build_memory(), build_tokens()
+    told = build_decoder("show_attend_tell", positions=True)
+    boxes = torch.rand(2, *memory.vectors.shape[:2], 4, dtype=torch.float64)
+    here, there = (replace(memory, boxes=box) for box in boxes)
+    assert torch.equal(plain(here, tokens).logits, plain(there, tokens).logits)
+    assert not torch.allclose(told(here, tokens).logits, told(there, tokens).logits)

@@ -11,7 +11,7 @@ from captioner.training.cross_entropy import CrossEntropy, CrossEntropyConfig, d
 CAPTIONS = Captions.collate([[[1, 5, 6, 2], [1, 7, 2]], [[1, 4, 2]]])
 
 
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", list(DECODERS))
 def test_loss_is_that_of_torch_and_the_papers_penalty(name: str) -> None:
     torch.manual_seed(0)
     kind = DECODERS[name]
