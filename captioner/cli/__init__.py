@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import captioner
-from captioner.cli import caption, console, data, evaluate, features, train
+from captioner.cli import caption, console, data, evaluate, features, models, train
 from captioner.cli.allocator import keep_freed_memory
 from captioner.errors import CaptionerError
 
@@ -41,6 +41,7 @@ app.command("caption", epilog=caption.EXAMPLES)(caption.run)
 app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.run)
 app.command("train", epilog=train.EXAMPLES)(train.run)
 app.command("features", epilog=features.EXAMPLES)(features.run)
+app.command("models", epilog=models.EXAMPLES)(models.run)
 app.add_typer(data.app, name="data")
 
 

@@ -79,7 +79,7 @@ class Trunk(NamedTuple):
 
 @ENCODERS.register("grid")
 class GridEncoder(Encoder):
-    """A CNN without its classifier.
+    """A CNN without its classifier: the picture as a grid of features, 14x14 with the default backbones.
 
     Its batch normalisation always uses the statistics it was trained with (eval mode), also while it is fine-tuned: the statistics of a small batch of
     photos would drift from those used at captioning.

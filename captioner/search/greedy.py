@@ -13,7 +13,10 @@ from captioner.text.vocabulary import BOS, EOS
 @SEARCHES.register("greedy")
 @torch.inference_mode()
 def greedy(decoder: Decoder, memory: Memory, config: SearchConfig) -> list[list[Hypothesis]]:
-    """Find one caption for each image; see :class:`SearchConfig` (``width`` and ``n_best`` do not matter here)."""
+    """Find one caption for each image, word by word.
+
+    See :class:`SearchConfig`; ``width`` and ``n_best`` do not matter here.
+    """
     device = memory.vectors.device
     state = decoder.start(memory)
     tokens = torch.full((len(memory), 1), BOS, device=device)

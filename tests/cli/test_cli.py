@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import captioner
 from captioner.cli import app
 
-COMMANDS = (["caption"], ["features"], ["train"], ["evaluate"], ["data"], ["data", "inspect"])
+COMMANDS = (["caption"], ["features"], ["train"], ["evaluate"], ["models"], ["data"], ["data", "inspect"])
 
 
 def test_every_command_is_here() -> None:
