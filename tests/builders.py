@@ -17,6 +17,7 @@ from captioner.text.vocabulary import BOS, PAD, UNK
 
 FEATURES, WORDS = 8, 13
 SMALL = {"embedding": 6, "hidden": 5, "attention": 7, "values": 4}
+SMALL |= {"blocks": 2, "size": 8, "heads": 2, "feed_forward": 12}
 
 # (B, K): captions of different lengths, absent ones, and an image that has none at all.
 LENGTHS = ((3, 1), (0, 5), (0, 0), (4, 4))

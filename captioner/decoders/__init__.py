@@ -4,5 +4,7 @@ from captioner.decoders.base import DECODERS, Decoder, DecoderConfig, State, Ste
 from captioner.decoders.refined import Refined
 from captioner.decoders.show_attend_tell import ShowAttendTell
 from captioner.decoders.show_tell import ShowTell
+from captioner.decoders.top_down import TopDown
+from captioner.decoders.transformer import Transformer
 
-__all__ = ["DECODERS", "Decoder", "DecoderConfig", "Refined", "ShowAttendTell", "ShowTell", "State", "Step", "Taught"]
+__all__ = ["DECODERS", "Decoder", "DecoderConfig", "Refined", "ShowAttendTell", "ShowTell", "State", "Step", "Taught", "TopDown", "Transformer"]

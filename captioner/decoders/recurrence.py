@@ -23,7 +23,6 @@ words, R packed rows (the sum over steps of active images times K).
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import accumulate
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -31,6 +30,7 @@ from torch import Tensor
 
 from captioner.decoders import kernels
 from captioner.decoders.kernels import wide
+from captioner.decoders.packing import packed_offsets
 
 
 class Attended(NamedTuple):
@@ -88,11 +88,6 @@ def lstm_gates(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     g, o = torch.tanh(gates[..., 2 * units : 3 * units]), torch.sigmoid(gates[..., 3 * units :])
     c = f * c + i * g
     return o * torch.tanh(c), c, torch.cat([i, f, g, o], dim=-1)
-
-
-def packed_offsets(active: list[int], captions: int) -> list[int]:
-    """Return where the packed rows of every step begin, and their number R at the end."""
-    return [0, *accumulate(images * captions for images in active)]
 
 
 class _AttendingLSTM(torch.autograd.Function):

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from captioner.decoders.base import DECODERS, Decoder, DecoderConfig, State, Step, Taught
 from captioner.decoders.dropout import Dropout
 from captioner.decoders.kernels import wide
-from captioner.decoders.recurrence import Draw, Keys, attend, attending_lstm, focus, lstm_gates, packed_offsets
+from captioner.decoders.packing import Packing
+from captioner.decoders.recurrence import Draw, Keys, attend, attending_lstm, focus, lstm_gates
 from captioner.memory import Memory
 from captioner.positions import Geometry
 from captioner.text.vocabulary import PAD
@@ -148,16 +149,10 @@ class ShowAttendTell(Decoder):
     def forward(self, memory: Memory, tokens: Tensor) -> Taught:
         """Score whole captions (B, K, T); see :meth:`Decoder.forward`."""
         b, k, _ = tokens.shape
-        real = tokens != PAD
-        longest = real.sum(-1).amax(-1)
-        steps = int(longest.max())
-        # Images with the longest captions first, so that those still at work are always the first rows; every image takes part in step 0.
-        order = torch.argsort(longest, descending=True, stable=True)
-        working = longest[order].clamp(min=1).unsqueeze(0) > torch.arange(steps, device=tokens.device).unsqueeze(1)
-        active = working.sum(1).tolist()
-        packed = tokens[order].permute(2, 0, 1)[:steps][working].flatten()
-        distinct, words = packed.unique(return_inverse=True)
-        values, keys, h, c = self._look(memory[order])
+        packing = Packing.of(tokens)
+        memory = memory[packing.order]
+        distinct, words = packing.words.unique(return_inverse=True)
+        values, keys, h, c = self._look(memory)
         told = attending_lstm(
             wide(self._word_gates(distinct)),
             words,
@@ -169,15 +164,12 @@ class ShowAttendTell(Decoder):
             b_attention=torch.cat([self.query.bias, self.beta.bias]),
             w_context=self.lstm.weight_ih[:, self.config.embedding :],
             v=self.score,
-            mask=None if memory.mask is None else memory.mask[order],
-            active=active,
+            mask=memory.mask,
+            active=packing.active,
             draw=self._draw(b, k),
             compiled=tokens.device.type == "cpu" and torch.is_grad_enabled() and keys.dtype != torch.float64,
         )
-        # The packed row of every real position, in the order of tokens[real].
-        starts = torch.tensor(packed_offsets(active, k), device=tokens.device)
-        image, caption, step = real.nonzero(as_tuple=True)
-        rows = starts[step] + order.argsort()[image] * k + caption
+        rows = packing.rows
         dtype = values.dtype  # the recurrence has at least 32 bits, a model may have 16
-        logits = self._tell(tokens[real], told.hidden[rows].to(dtype), told.context[rows].to(dtype))
+        logits = self._tell(tokens[tokens != PAD], told.hidden[rows].to(dtype), told.context[rows].to(dtype))
         return Taught(logits, told.attention[rows], None if told.drawn is None else told.drawn[rows])

@@ -1,0 +1,231 @@
+"""The blocks of the Transformer (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762): of the encoder that refines memories and of the decoder.
+
+Tensor letters: B images, K captions an image, T steps, M real (not padding) words of a batch, Q queries, N keys (places, or words so far), S model size,
+H heads, E = S / H.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import Dropout
+
+from captioner.config import Settings
+
+
+class BlockConfig(Settings):
+    """Sizes of a stack of blocks; the defaults are the paper's base model."""
+
+    blocks: int = Field(6, ge=1, description="blocks on top of one another")
+    size: int = Field(512, gt=0, description="size of the vectors between the blocks; the heads share it")
+    heads: int = Field(8, gt=0, description="heads of each attention")
+    feed_forward: int = Field(2048, gt=0, description="units of the feed-forward network's hidden layer")
+    dropout: float = Field(0.1, ge=0, lt=1, description="on the input of the first block and on what each sub-layer adds")
+    norm: Literal["pre", "post"] = Field("pre", description="layer norm before each sub-layer, or after its sum with its input (the paper's)")
+    activation: Literal["relu", "gelu"] = Field("relu", description="of the feed-forward network's hidden layer")
+
+    @model_validator(mode="after")
+    def _heads_share_the_size(self) -> BlockConfig:
+        if self.size % self.heads:
+            raise ValueError(f"size ({self.size}) must be a multiple of heads ({self.heads})")
+        return self
+
+
+class Attention(nn.Module):
+    """Multi-head attention, section 3.2.2: ``softmax(Q K^T / sqrt(E)) V`` (1) in every head, then one linear map of all heads side by side.
+
+    As in the paper the maps have no bias (a bias of the keys would do nothing at all, for softmax does not see what all scores of a query share), and
+    weights are not dropped.
+    """
+
+    def __init__(self, size: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(size, size, bias=False)
+        self.key_value = nn.Linear(size, 2 * size, bias=False)
+        self.output = nn.Linear(size, size, bias=False)
+        for linear in (self.query, self.key_value, self.output):
+            nn.init.xavier_uniform_(linear.weight)
+
+    def split(self, key_value: Tensor) -> Tensor:
+        """Share keys and values (..., N, 2S) among the heads: (..., 2, H, N, E)."""
+        return key_value.unflatten(-1, (2, self.heads, -1)).movedim(-4, -2)
+
+    def look(self, query: Tensor, keys_values: Tensor, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+        """Average the values: query (B, Q, S), already projected, keys_values (B, 2, H, N, E), mask (B, 1, 1, N) -> all heads side by side (B, Q, S).
+
+        ``causal``: query q sees the keys up to q only.
+        """
+        keys, values = keys_values.unbind(1)
+        seen = F.scaled_dot_product_attention(self._heads(query), keys, values, attn_mask=mask, is_causal=causal)
+        return seen.transpose(1, 2).flatten(2)
+
+    def weights(self, query: Tensor, keys_values: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """Return the weights with which :meth:`look` averages, which its fused kernel never writes down: (B, H, Q, N), at least 32 bits."""
+        scores = self._heads(query) @ keys_values[:, 0].transpose(-1, -2) * (query.shape[-1] / self.heads) ** -0.5
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        return torch.softmax(scores if mask is None else scores.masked_fill(~mask, float("-inf")), dim=-1)
+
+    def _heads(self, query: Tensor) -> Tensor:
+        return query.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class FeedForward(nn.Sequential):
+    """The position-wise feed-forward network, section 3.3 (2)."""
+
+    def __init__(self, config: BlockConfig) -> None:
+        first, second = nn.Linear(config.size, config.feed_forward), nn.Linear(config.feed_forward, config.size)
+        super().__init__(first, nn.ReLU() if config.activation == "relu" else nn.GELU(), second)
+        for linear in (first, second):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+
+class Residual(nn.Module):
+    """What stands around a sub-layer: ``LayerNorm(x + dropout(sublayer(x)))`` (section 3.1), or ``x + dropout(sublayer(LayerNorm(x)))`` with norm ``pre``."""
+
+    def __init__(self, config: BlockConfig) -> None:
+        super().__init__()
+        self.pre = config.norm == "pre"
+        self.norm = nn.LayerNorm(config.size)
+        self.dropout = Dropout(config.dropout)
+
+    def before(self, x: Tensor) -> Tensor:
+        """Return what the sub-layer reads."""
+        return self.norm(x) if self.pre else x
+
+    def after(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the sum of ``x`` and what the sub-layer made of it, ``y``."""
+        x = x + self.dropout(y)
+        return x if self.pre else self.norm(x)
+
+
+class EncoderBlock(nn.Module):
+    """Self-attention over all places, then the feed-forward network."""
+
+    def __init__(self, config: BlockConfig) -> None:
+        super().__init__()
+        self.attention = Attention(config.size, config.heads)
+        self.around_attention = Residual(config)
+        self.feed_forward = FeedForward(config)
+        self.around_feed_forward = Residual(config)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Refine places (B, N, S); mask (B, 1, 1, N) is true where a place may be looked at (see :func:`key_mask`)."""
+        y = self.around_attention.before(x)
+        # Room for Transformer-XL: what was here for the previous segment goes in front of y among the keys and values (with relative positions).
+        keys_values = self.attention.split(self.attention.key_value(y))
+        y = self.attention.output(self.attention.look(self.attention.query(y), keys_values, mask=mask))
+        x = self.around_attention.after(x, y)
+        # Room for Conformer: its convolution module is one more sub-layer here, with a residual of its own.
+        return self.around_feed_forward.after(x, self.feed_forward(self.around_feed_forward.before(x)))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """How the real words of a batch of captions, row by row, lie in the rectangle of all.
+
+    Everything but attention works on one word at a time. So padding, which can be half of a batch, is left out of everything else.
+
+    Attributes:
+        shape: (B, K, T).
+        index: (M,) where in the flat rectangle each row lies; ``None`` if it has no padding.
+    """
+
+    shape: tuple[int, int, int]
+    index: Tensor | None = None
+
+    def spread(self, x: Tensor) -> Tensor:
+        """Put rows (M, S) to their places (B, K, T, S), zeros elsewhere."""
+        if self.index is not None:
+            b, k, t = self.shape
+            x = x.new_zeros(b * k * t, x.shape[-1]).index_copy(0, self.index, x)
+        return x.view(*self.shape, -1)
+
+    def pack(self, x: Tensor) -> Tensor:
+        """Take the rows (M, ...) out of the rectangle, (B * K, T, ...) or (B, K * T, ...)."""
+        x = x.flatten(0, 1)
+        return x if self.index is None else x[self.index]
+
+
+class Decoded(NamedTuple):
+    """What a block of the decoder gives.
+
+    Attributes:
+        x: (M, S) the words' vectors.
+        said: (B, K, 2, H, L, E) keys and values of all words so far, for the steps to come.
+        weights: (M, H, N) where each head looked; ``None`` unless asked for.
+    """
+
+    x: Tensor
+    said: Tensor
+    weights: Tensor | None
+
+
+class DecoderBlock(nn.Module):
+    """Causal self-attention over the words of a caption, attention to the places of its image, then the feed-forward network."""
+
+    def __init__(self, config: BlockConfig) -> None:
+        super().__init__()
+        self.self_attention = Attention(config.size, config.heads)
+        self.around_self_attention = Residual(config)
+        self.cross_attention = Attention(config.size, config.heads)
+        self.around_cross_attention = Residual(config)
+        self.feed_forward = FeedForward(config)
+        self.around_feed_forward = Residual(config)
+
+    def places(self, vectors: Tensor) -> Tensor:
+        """Return the keys and values (B, 2, H, N, E) of an image's places (B, N, S): all that this block needs of them."""
+        return self.cross_attention.split(self.cross_attention.key_value(vectors))
+
+    def forward(
+        self, x: Tensor, rows: Rows, places: Tensor, mask: Tensor | None = None, *, past: Tensor | None = None, weights: bool = False
+    ) -> Decoded:
+        """Work on words.
+
+        Args:
+            x: (M, S) their vectors.
+            rows: where they lie among captions and steps.
+            places: see :meth:`places`. An image's captions and steps are all queries to the one copy of them.
+            mask: (B, 1, 1, N), true where a place may be looked at.
+            past: (B, K, 2, H, L, E) keys and values of earlier words, when T = 1 word is added to each caption; ``None`` when whole captions are given.
+            weights: whether to return where each head looked.
+        """
+        own, cross = self.self_attention, self.cross_attention
+        y = self.around_self_attention.before(x)
+        query, said = rows.spread(own.query(y)), own.split(rows.spread(own.key_value(y)))
+        if past is not None:
+            said = torch.cat([past, said], dim=-2)
+        # Padding stands behind a caption's words, where causal attention does not look.
+        seen = own.look(query.flatten(0, 1), said.flatten(0, 1), causal=past is None)
+        x = self.around_self_attention.after(x, own.output(rows.pack(seen)))
+
+        query = rows.spread(cross.query(self.around_cross_attention.before(x))).flatten(1, 2)
+        seen = cross.look(query, places, mask=mask)
+        x = self.around_cross_attention.after(x, cross.output(rows.pack(seen)))
+
+        x = self.around_feed_forward.after(x, self.feed_forward(self.around_feed_forward.before(x)))
+        return Decoded(x, said, rows.pack(cross.weights(query, places, mask=mask).transpose(1, 2)) if weights else None)
+
+
+def projection(features: int, size: int) -> nn.Module:
+    """Return what brings features to the size of the blocks: a linear map and a layer norm, or nothing if they have it already.
+
+    The paper has words only, whose vectors are learned; features of a picture come in any scale.
+    """
+    return nn.Identity() if features == size else nn.Sequential(nn.Linear(features, size), nn.LayerNorm(size))
+
+
+def last_norm(config: BlockConfig) -> nn.Module:
+    """Return what follows the last block: with norm ``pre`` its sums still need a layer norm."""
+    return nn.LayerNorm(config.size) if config.norm == "pre" else nn.Identity()
+
+
+def key_mask(mask: Tensor | None) -> Tensor | None:
+    """Turn a memory's mask (B, N) into one for attention (B, 1, 1, N); an image without a real place looks at all, lest its softmax be not a number."""
+    return None if mask is None else (mask | ~mask.any(1, keepdim=True))[:, None, None]

@@ -1,0 +1,113 @@
+"""Additive attention over several steps against its definition, taken a step at a time and differentiated by autograd."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+
+from captioner.decoders.additive import additive_attention
+
+ACTIVE, CAPTIONS = [3, 3, 1], 2  # two images are done after two steps
+MASK = torch.tensor([[True, True, True, True], [False, True, True, False], [False, False, True, False]])
+
+
+def make(dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    """Make keys (3, 4, 5), values (3, 4, 2), v (5,), the weights (5, 2) from a context to the next query, and the steps' queries (B_t, 2, 5)."""
+    random = torch.Generator().manual_seed(0)
+    shapes = [(3, 4, 5), (3, 4, 2), (5,), (5, 2), *((images, CAPTIONS, 5) for images in ACTIVE)]
+    return [torch.randn(shape, generator=random, dtype=torch.float64).to(dtype).requires_grad_() for shape in shapes]
+
+
+def ours(keys: Tensor, values: Tensor, v: Tensor, back: Tensor, *queries: Tensor) -> list[Tensor]:
+    """Return the contexts and then the alphas of all steps; as in a decoder, a query depends on the step before."""
+    contexts, alphas = [], []
+    for query, look in zip(queries, additive_attention(keys, values, v, mask=MASK, active=ACTIVE, captions=CAPTIONS), strict=True):
+        context, alpha = look(query + contexts[-1][: len(query)] @ back.T if contexts else query)
+        contexts.append(context)
+        alphas.append(alpha)
+    return contexts + alphas
+
+
+def definition(keys: Tensor, values: Tensor, v: Tensor, back: Tensor, *queries: Tensor) -> list[Tensor]:
+    """Return what :func:`ours` does, from hyperbolic tangents and over the real places of one image at a time."""
+    contexts: list[Tensor] = []
+    alphas: list[Tensor] = []
+    for query in queries:
+        if contexts:
+            query = query + contexts[-1][: len(query)] @ back.T
+        context, alpha = [], []
+        for image, asked in enumerate(query):
+            real = MASK[image].nonzero().flatten()
+            energy = torch.exp(torch.tanh(keys[image, real] + asked.unsqueeze(1)) @ v)
+            weights = energy / energy.sum(-1, keepdim=True)
+            context.append(weights @ values[image, real])
+            alpha.append(torch.zeros(CAPTIONS, MASK.shape[1], dtype=v.dtype).index_copy(1, real, weights))
+        contexts.append(torch.stack(context))
+        alphas.append(torch.stack(alpha))
+    return contexts + alphas
+
+
+def test_it_is_its_definition() -> None:
+    inputs = make()
+    torch.testing.assert_close(ours(*inputs), definition(*inputs), rtol=0, atol=1e-12)
+
+
+def test_its_backward_pass_is_the_derivative() -> None:
+    assert torch.autograd.gradcheck(lambda *inputs: tuple(ours(*inputs)), make())
+
+
+@pytest.mark.parametrize("output", range(2 * len(ACTIVE)))
+def test_gradients_of_one_output_alone(output: int) -> None:
+    """Steps that the loss does not ask for, before or after, leave no trace."""
+    inputs = make()
+    weights = torch.randn_like(definition(*inputs)[output])
+    found, expected = (
+        torch.autograd.grad((form(*inputs)[output] * weights).sum(), inputs, allow_unused=True, materialize_grads=True) for form in (ours, definition)
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_a_graph_can_be_gone_through_in_part_and_again() -> None:
+    inputs = make()
+    loss = torch.stack([output.square().sum() for output in ours(*inputs)]).sum()
+    torch.autograd.grad(loss, inputs[4:], retain_graph=True)  # the queries alone: the places' node is never reached
+    passes = [torch.autograd.grad(loss, inputs, retain_graph=True) for _ in range(2)]
+    assert all(torch.equal(a, b) for first, second in pairwise(passes) for a, b in zip(first, second, strict=True))
+    expected = torch.autograd.grad(torch.stack([output.square().sum() for output in definition(*inputs)]).sum(), inputs)
+    torch.testing.assert_close(passes[0], expected, rtol=0, atol=1e-12)
+
+
+def test_places_that_do_not_learn_can_be_looked_at() -> None:
+    inputs = make()
+    fixed = [inputs[0].detach(), inputs[1].detach(), inputs[2].detach(), *inputs[3:]]
+    found, expected = (torch.autograd.grad(sum(out.square().sum() for out in form(*fixed)), fixed[3:]) for form in (ours, definition))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_second_derivatives_are_refused() -> None:
+    inputs = make()
+    (gradient,) = torch.autograd.grad(ours(*inputs)[0].square().sum(), inputs[4], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+def test_16_bit_places_get_gradients_in_16_bits() -> None:
+    inputs, exact = make(torch.bfloat16), make()
+    for form, leaves in ((ours, inputs), (definition, exact)):
+        sum(out.square().sum() for out in form(*leaves[:3], leaves[3].float() if form is ours else leaves[3], *leaves[4:])).backward()
+    assert {leaf.grad.dtype for leaf in inputs} == {torch.bfloat16}
+    for leaf, reference in zip(inputs, exact, strict=True):
+        assert torch.nn.functional.cosine_similarity(leaf.grad.double().flatten(), reference.grad.flatten(), dim=0) > 0.995
+
+
+def test_nothing_of_the_size_of_all_tangents_is_kept() -> None:
+    b, k, n, a = 2, 4, 8, 16
+    keys, values, v, query = (torch.randn(shape).requires_grad_() for shape in ((b, n, a), (b, n, 3), (a,), (b, k, a)))
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()) or tensor, lambda tensor: tensor):
+        (look,) = additive_attention(keys, values, v, mask=None, active=[b], captions=k)
+        look(query)
+    assert kept and max(kept) < b * k * n * a

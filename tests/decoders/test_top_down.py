@@ -1,0 +1,167 @@
+"""The top-down decoder against the paper's equations, computed naively: an image, a caption, a word and a place at a time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from captioner.decoders import TopDown
+from captioner.decoders.packing import Packing
+from captioner.memory import Memory
+from captioner.text.vocabulary import PAD
+from tests.builders import LENGTHS, WORDS, build_decoder, build_memory, build_tokens, naive_lstm, step_by_step
+
+FORMS = [pytest.param({"values": values, "positions": positions}, id=f"{values}-{positions}") for values in (4, 0) for positions in (False, True)]
+
+
+def build(settings: dict[str, Any]) -> TopDown:
+    decoder = build_decoder("top_down", **settings)
+    assert isinstance(decoder, TopDown)
+    return decoder
+
+
+def build_regions(**settings: Any) -> Memory:
+    """Make a memory whose places have boxes (x0, y0, x1, y1)."""
+    memory = build_memory(**settings)
+    corners = torch.rand(len(memory), memory.places, 2, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    return replace(memory, boxes=corners.sort(dim=2).values.flatten(2))
+
+
+def naive(decoder: TopDown, memory: Memory, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute logits (M, V) and attention (M, N) as Anderson 2018 writes them."""
+    w = dict(decoder.named_parameters())
+    attention_lstm, language_lstm = (
+        [w[f"{lstm}.{name}"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")] for lstm in ("attention_lstm", "language_lstm")
+    )
+    attention_lstm[0] = torch.cat([attention_lstm[0], w["mean.weight"], w["word.weight"]], dim=1)  # the columns for h2, v_bar and W_e Pi
+    nothing = torch.zeros(decoder.config.hidden, dtype=torch.float64)
+    logits, attention = [], []
+    for image, captions in enumerate(tokens.tolist()):
+        seen = range(memory.places) if memory.mask is None else memory.mask[image].nonzero().flatten().tolist()
+        v, v_bar = {place: memory.vectors[image, place] for place in seen}, memory.pooled[image]
+        if "geometry.project.weight" in w:
+            assert memory.boxes is not None
+            for place in seen:
+                x0, y0, x1, y1 = memory.boxes[image, place]
+                box = torch.stack([x0, y0, x1, y1, x1 - x0, y1 - y0, (x1 - x0) * (y1 - y0)])
+                v[place] = v[place] + w["geometry.project.weight"] @ box + w["geometry.project.bias"]
+        if "values.weight" in w:
+            v = {place: w["values.weight"] @ vector + w["values.bias"] for place, vector in v.items()}
+            v_bar = w["values.weight"] @ v_bar + w["values.bias"]
+        for caption in captions:
+            h1, c1, h2, c2 = nothing, nothing, nothing, nothing
+            for word in caption:
+                if word == PAD:
+                    break
+                # (2): x1_t = [h2_{t-1}, v_bar, W_e Pi_t]; (1): h1_t = LSTM(x1_t, h1_{t-1}).
+                h1, c1 = naive_lstm(attention_lstm, torch.cat([h2, v_bar, w["embedding.weight"][word]]), h1, c1)
+                # (3): a_{i,t} = w_a . tanh(W_va v_i + W_ha h1_t).
+                a = {place: w["score"] @ torch.tanh(w["keys.weight"] @ vector + w["query.weight"] @ h1) for place, vector in v.items()}
+                # (4): alpha_t = softmax(a_t).
+                total = sum(torch.exp(score) for score in a.values())
+                alpha = {place: torch.exp(score) / total for place, score in a.items()}
+                # (5): v_hat_t = sum_i alpha_{i,t} v_i.
+                v_hat = torch.stack([alpha[place] * v[place] for place in seen]).sum(0)
+                # (6): x2_t = [v_hat_t, h1_t], and h2_t = LSTM(x2_t, h2_{t-1}).
+                h2, c2 = naive_lstm(language_lstm, torch.cat([v_hat, h1]), h2, c2)
+                # (7): p(y_t) = softmax(W_p h2_t + b_p).
+                logits.append(w["output.weight"] @ h2 + w["output.bias"])
+                attention.append(torch.stack([alpha.get(place, torch.zeros((), dtype=torch.float64)) for place in range(memory.places)]))
+    return torch.stack(logits), torch.stack(attention)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("settings", FORMS)
+def test_forward_is_the_papers_equations(settings: dict[str, Any], masked: bool) -> None:
+    decoder, memory, tokens = build(settings), build_regions(masked=masked), build_tokens()
+    logits, attention = naive(decoder, memory, tokens)
+    told = decoder(memory, tokens)
+    torch.testing.assert_close(told.logits, logits, rtol=0, atol=1e-10)
+    torch.testing.assert_close(told.attention, attention, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("on", ["logits", "attention"])
+@pytest.mark.parametrize("settings", FORMS)
+def test_gradients_are_those_of_the_papers_equations(settings: dict[str, Any], on: str) -> None:
+    decoder, memory, tokens = build(settings), build_regions(), build_tokens()
+    leaves = dict(decoder.named_parameters()) | {"vectors": memory.vectors.requires_grad_(), "pooled": memory.pooled.requires_grad_()}
+    weights = torch.randn_like(naive(decoder, memory, tokens)[on == "attention"])
+
+    def gradients(logits: Tensor, attention: Tensor) -> dict[str, Tensor]:
+        loss = ((logits if on == "logits" else attention) * weights).sum()
+        return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True), strict=True))
+
+    expected = gradients(*naive(decoder, memory, tokens))
+    told = decoder(memory, tokens)
+    torch.testing.assert_close(gradients(told.logits, told.attention), expected, rtol=0, atol=1e-9)
+
+
+def test_steps_that_autograd_watches_learn_what_forward_learns() -> None:
+    decoder, memory, tokens = build({}), build_memory(), build_tokens()
+    parameters = list(decoder.parameters())
+    found, expected = (
+        torch.autograd.grad(told.logits.square().sum(), parameters) for told in (step_by_step(decoder, memory, tokens), decoder(memory, tokens))
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+
+
+def test_masked_places_neither_matter_nor_learn() -> None:
+    decoder, memory, tokens = build({}), build_memory(), build_tokens()
+    assert memory.mask is not None
+    hidden = ~memory.mask.unsqueeze(-1)
+    other = replace(memory, vectors=memory.vectors.masked_fill(hidden, 1e3).requires_grad_())
+    told = decoder(other, tokens)
+    torch.testing.assert_close(told.logits, decoder(memory, tokens).logits, rtol=0, atol=1e-12)
+    (gradient,) = torch.autograd.grad(told.logits.square().sum(), other.vectors)
+    assert not gradient[hidden.expand_as(gradient)].any()
+    assert gradient[memory.mask].any()
+
+
+def test_an_image_without_captions_gets_no_gradient() -> None:
+    decoder, memory, tokens = build({}), build_memory(), build_tokens()
+    memory.vectors.requires_grad_()
+    (gradient,) = torch.autograd.grad(decoder(memory, tokens).logits.square().sum(), memory.vectors)
+    assert torch.equal(gradient.flatten(1).any(1), torch.tensor(LENGTHS).sum(1) > 0)
+
+
+def test_positions_tell_where_places_are() -> None:
+    regions, tokens = build_regions(), build_tokens()
+    nowhere, elsewhere = replace(regions, boxes=None), replace(regions, boxes=regions.places_in_picture().flip(1))
+    on, off = build({"positions": True}), build({"positions": False})
+    assert not torch.allclose(on(regions, tokens).logits, on(elsewhere, tokens).logits)
+    assert not torch.allclose(on(regions, tokens).logits, on(nowhere, tokens).logits)
+    assert torch.equal(off(regions, tokens).logits, off(elsewhere, tokens).logits)
+    assert torch.equal(off(regions, tokens).logits, off(nowhere, tokens).logits)
+
+
+def test_positions_start_out_as_if_they_were_off() -> None:
+    decoder, memory, tokens = build({"positions": True, "spread": None}), build_regions(), build_tokens()
+    assert torch.equal(decoder(memory, tokens).logits, decoder(replace(memory, boxes=None), tokens).logits)
+
+
+def test_what_is_dropped_of_a_place_is_dropped_of_all_and_of_their_mean() -> None:
+    """With the values' projection taken out, a picture of equal places is seen alike wherever the decoder looks."""
+    decoder = build_decoder("top_down", dropout=0.5, values=0).train()
+    assert isinstance(decoder, TopDown)
+    memory = build_memory(masked=False)
+    equal = replace(memory, vectors=memory.pooled.unsqueeze(1).expand_as(memory.vectors))
+    values, keys, _ = decoder._look(equal)
+    assert (values == 0).any() and (values != 0).any()
+    assert torch.equal(values, values[:, :1].expand_as(values)) and torch.equal(keys, keys[:, :1].expand_as(keys))
+    assert torch.equal(values[:, 0], torch.where(values[:, 0] == 0, 0.0, 2.0 * memory.pooled))
+
+
+def test_packing_keeps_every_word_and_leaves_out_images_that_are_done() -> None:
+    tokens = build_tokens()
+    packing = Packing.of(tokens)
+    assert torch.equal(packing.words[packing.rows], tokens[tokens != PAD])
+    assert len(packing.rows.unique()) == len(packing.rows)
+    longest = torch.tensor(LENGTHS).amax(1)
+    assert packing.active == [len(LENGTHS), *(int((longest > step).sum()) for step in range(1, int(longest.max())))]
+    assert packing.order.tolist() == [1, 3, 0, 2]
+    assert len(packing.words) == sum(packing.active) * tokens.shape[1]
+    assert int(packing.words.max()) < WORDS

@@ -1,0 +1,210 @@
+"""The Transformer's decoder, held against torch's own layers a caption at a time, and what its settings mean."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from captioner.decoders.transformer import Transformer, TransformerConfig
+from captioner.errors import ConfigError
+from captioner.memory import Memory
+from captioner.text.vocabulary import BOS, PAD
+from tests.builders import FEATURES, LENGTHS, WORDS, build_decoder, build_memory, build_tokens, step_by_step
+from tests.test_transformer import torch_decoder
+
+FORMS = [
+    pytest.param(settings, id=" ".join(map(str, settings.values())) or "as it comes")
+    for settings in (
+        {},
+        {"norm": "post", "activation": "gelu"},
+        {"positions": "learned", "max_words": 5, "tie_output": False},
+        {"size": 12, "geometry": True},
+        {"size": 12, "norm": "post", "tie_output": False},
+    )
+]
+
+
+def build(settings: dict[str, Any], *, seed: int = 0) -> Transformer:
+    decoder = build_decoder("transformer", seed=seed, **settings)
+    assert isinstance(decoder, Transformer)
+    return decoder
+
+
+def on_grid(memory: Memory) -> Memory:
+    return replace(memory, grid=(2, 3))
+
+
+def close(a: Tensor, b: Tensor | None) -> None:
+    torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
+
+
+def reference(decoder: Transformer, memory: Memory, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute logits (M, V) and cross-attention (M, blocks, H, N) one caption at a time, by torch's layers."""
+    config = decoder.config
+    layers = [torch_decoder(block, config) for block in decoder.blocks]
+    vectors = decoder.project(memory.vectors)
+    if decoder.geometry is not None:
+        vectors = vectors + decoder.geometry(memory)
+    logits, attention = [], []
+    for image, captions in enumerate(tokens):
+        for caption in captions:
+            words = caption[caption != PAD]
+            if not len(words):
+                continue
+            where = torch.zeros(len(words), config.size, dtype=torch.float64)
+            for t in range(len(words)):  # section 3.5
+                for i in range(config.size):
+                    angle = t / 10_000 ** ((i - i % 2) / config.size)
+                    where[t, i] = math.cos(angle) if i % 2 else math.sin(angle)
+            if config.positions == "learned":
+                assert decoder.positions is not None
+                where = decoder.positions[: len(words)]
+            x = (decoder.embedding.weight[words] * math.sqrt(config.size) + where).unsqueeze(0)
+            places = vectors[image : image + 1]
+            hidden = None if memory.mask is None else ~memory.mask[image : image + 1]
+            ahead = torch.ones(len(words), len(words), dtype=torch.bool).triu(1)
+            looked: list[Tensor] = []
+            for layer in layers:
+                # torch's layer throws the weights away: ask its attention for them while the layer calls it.
+                inner = layer.multihead_attn
+
+                def spy(module: Any, args: Any, kwargs: Any, inner: Any = inner) -> None:
+                    if not kwargs["need_weights"]:
+                        looked.append(inner(*args, **kwargs | {"need_weights": True, "average_attn_weights": False})[1][0])
+
+                with inner.register_forward_pre_hook(spy, with_kwargs=True):
+                    x = layer(x, places, tgt_mask=ahead, memory_key_padding_mask=hidden)
+            x = decoder.norm(x[0])
+            logits.append(x @ decoder.embedding.weight.T if decoder.output is None else decoder.output(x))
+            attention.append(torch.stack(looked).permute(2, 0, 1, 3))
+    return torch.cat(logits), torch.cat(attention)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("settings", FORMS)
+def test_forward_is_torchs_decoder(settings: dict[str, Any], masked: bool) -> None:
+    decoder, memory, tokens = build(settings), on_grid(build_memory(masked=masked)), build_tokens()
+    logits, attention = reference(decoder, memory, tokens)
+    told = decoder(memory, tokens)
+    close(told.logits, logits)
+    close(told.attention, attention.mean((1, 2)))
+    close(decoder.cross_attention(memory, tokens), attention)
+
+
+@pytest.mark.parametrize("settings", FORMS)
+def test_cached_steps_are_the_full_pass(settings: dict[str, Any]) -> None:
+    decoder, memory, tokens = build(settings), on_grid(build_memory()), build_tokens()
+    told, expected = step_by_step(decoder, memory, tokens), decoder(memory, tokens)
+    close(told.logits, expected.logits)
+    assert told.attention is not None
+    close(told.attention, expected.attention)
+
+
+def test_each_head_looks_at_real_places_only() -> None:
+    decoder, memory, tokens = build({}), build_memory(), build_tokens()
+    weights = decoder.cross_attention(memory, tokens)
+    assert weights.shape == (sum(map(sum, LENGTHS)), 2, 2, memory.places)
+    assert memory.mask is not None
+    real = memory.mask[(tokens != PAD).nonzero()[:, 0]]
+    assert not weights.permute(0, 3, 1, 2)[~real].any()
+    close(weights.sum(-1), torch.ones(weights.shape[:-1], dtype=torch.float64))
+    assert (weights[:, 0, 0] - weights[:, 1, 1]).abs().max() > 0.1, "all heads look at the same places"
+
+
+def test_tied_words_are_scored_with_their_own_vectors() -> None:
+    tied, untied = build({}), build({"tie_output": False})
+    sizes = [sum(parameter.numel() for parameter in decoder.parameters()) for decoder in (tied, untied)]
+    assert sizes[1] - sizes[0] == WORDS * 8 + WORDS
+    memory, tokens = build_memory(), build_tokens()
+    word = WORDS - 1
+    tokens = tokens.masked_fill(tokens == word, word - 1)  # a word that is only scored, never read
+    before = tied(memory, tokens).logits
+    with torch.no_grad():
+        tied.embedding.weight[word] *= 2
+    after = tied(memory, tokens).logits
+    close(after[:, word], 2 * before[:, word])
+    close(after[:, :word], before[:, :word])
+
+
+def test_neither_reading_nor_scoring_moves_the_vector_of_padding() -> None:
+    decoder, tokens = build({}), build_tokens()
+    F.cross_entropy(decoder(build_memory(), tokens).logits, tokens[tokens != PAD]).backward()
+    gradient = decoder.embedding.weight.grad
+    assert gradient is not None and not gradient[PAD].any() and gradient[PAD + 1 :].any(1).all()
+
+
+def test_the_order_of_words_matters_and_learned_positions_start_as_sinusoidal_ones() -> None:
+    memory = build_memory(images=1)
+    config = {"blocks": 1, "size": 8, "heads": 2, "feed_forward": 12}
+    sinusoidal, learned = (
+        Transformer(TransformerConfig(**config, positions=positions), features=FEATURES, words=WORDS).double().eval()  # type: ignore[arg-type]
+        for positions in ("sinusoidal", "learned")
+    )
+    learned.load_state_dict(sinusoidal.state_dict(), strict=False)
+    tokens, swapped = torch.tensor([[[BOS, 5, 6, 7]]]), torch.tensor([[[BOS, 6, 5, 7]]])
+    torch.testing.assert_close(learned(memory, tokens).logits, sinusoidal(memory, tokens).logits, rtol=0, atol=1e-6)
+    # With one block the last word sees the same words with the same vectors: only their places differ.
+    assert (sinusoidal(memory, tokens).logits[-1] - sinusoidal(memory, swapped).logits[-1]).abs().max() > 1e-4
+    with torch.no_grad():
+        learned.positions.zero_()  # type: ignore[union-attr]
+    close(learned(memory, tokens).logits[-1], learned(memory, swapped).logits[-1])
+
+
+def test_a_caption_longer_than_its_learned_positions_is_refused_and_sinusoidal_ones_have_no_end() -> None:
+    decoder, memory = build({"positions": "learned", "max_words": 3}), build_memory(images=1)
+    assert len(decoder(memory, torch.full((1, 1, 4), 5)).logits) == 4
+    with pytest.raises(ConfigError, match="end after 3 words, and a caption has 4"):
+        decoder(memory, torch.full((1, 1, 5), 5))
+    state = decoder.start(memory)
+    for _ in range(4):
+        state = decoder.step(torch.full((1, 1), 5), state).state
+    with pytest.raises(ConfigError, match="max_words"):
+        decoder.step(torch.full((1, 1), 5), state)
+    assert build({"max_words": 3})(memory, torch.full((1, 1, 100), 5)).logits.isfinite().all()
+
+
+def test_geometry_tells_it_where_places_lie() -> None:
+    memory, tokens = on_grid(build_memory(masked=False)), build_tokens()
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    moved = replace(memory, vectors=memory.vectors[:, order])
+    blind, sighted = build({}), build({"geometry": True})
+    close(blind(moved, tokens).logits, blind(memory, tokens).logits)
+    assert (sighted(moved, tokens).logits - sighted(memory, tokens).logits).abs().max() > 0.01
+
+
+def test_training_has_attention_when_asked_for_and_learns_from_it() -> None:
+    memory, tokens = build_memory(), build_tokens()
+    assert build({}).train()(memory, tokens).attention is None
+    decoder = build({"train_attention": True})
+    told, expected = decoder.train()(memory, tokens), build({})(memory, tokens)
+    close(told.attention, expected.attention)
+    told.attention.square().sum().backward()
+    assert all(block.cross_attention.query.weight.grad.any() for block in decoder.blocks)
+
+
+def test_masked_places_neither_matter_nor_learn() -> None:
+    decoder, memory, tokens = build({}), build_memory(), build_tokens()
+    assert memory.mask is not None
+    hidden = ~memory.mask.unsqueeze(-1)
+    other = replace(memory, vectors=memory.vectors.masked_fill(hidden, 1e3).requires_grad_())
+    told = decoder(other, tokens)
+    close(told.logits, decoder(memory, tokens).logits)
+    (gradient,) = torch.autograd.grad(told.logits.square().sum(), other.vectors)
+    assert torch.equal(gradient.flatten(1).any(1), torch.tensor(LENGTHS).sum(1) > 0), "an image without captions has nothing to learn"
+    assert not gradient[hidden.expand_as(gradient)].any()
+
+
+def test_a_batch_without_captions_and_an_image_without_places_are_borne() -> None:
+    decoder, memory, tokens = build({}), build_memory(), build_tokens()
+    told = decoder(memory, torch.full_like(tokens, PAD))
+    assert told.logits.shape == (0, WORDS) and told.attention.shape == (0, memory.places)
+    assert memory.mask is not None
+    mask = memory.mask.clone()
+    mask[0] = False
+    assert decoder(replace(memory, mask=mask), tokens).logits.isfinite().all()

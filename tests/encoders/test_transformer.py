@@ -1,0 +1,121 @@
+"""The refiner, held against torch's own encoder layers, and what it must keep of a memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from captioner.encoders.base import REFINERS
+from captioner.encoders.transformer import TransformerRefiner, TransformerRefinerConfig
+from captioner.memory import Memory
+from captioner.positions import sinusoidal
+from tests.builders import FEATURES, build_memory
+from tests.test_transformer import scattered, torch_encoder
+
+
+def build(*, features: int = FEATURES, **settings: Any) -> TransformerRefiner:
+    config = TransformerRefinerConfig(**({"blocks": 2, "size": 8, "heads": 2, "feed_forward": 12, "dropout": 0.0} | settings))
+    refiner: TransformerRefiner = scattered(TransformerRefiner(config, features=features).eval())
+    return refiner
+
+
+def on_grid(memory: Memory) -> Memory:
+    return replace(memory, grid=(2, 3))
+
+
+def close(a: Tensor, b: Tensor) -> None:
+    torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_it_is_torchs_encoder_on_vectors_that_know_their_places(norm: str, masked: bool) -> None:
+    refiner, memory = build(norm=norm), on_grid(build_memory(masked=masked))
+    assert refiner.geometry is not None
+    mask = torch.ones(memory.vectors.shape[:2], dtype=torch.bool) if memory.mask is None else memory.mask
+    x = memory.vectors + refiner.geometry(memory)
+    for block in refiner.blocks:
+        x = torch_encoder(block, refiner.config)(x, src_key_padding_mask=~mask)  # type: ignore[arg-type]
+    if norm == "pre":
+        x = refiner.norm(x)
+    refined = refiner(memory)
+    close(refined.vectors[mask], x[mask])
+    close(refined.pooled, torch.stack([image[real].mean(0) for image, real in zip(x, mask, strict=True)]))
+
+
+def test_it_keeps_the_places_and_changes_the_size() -> None:
+    refiner, memory = build(size=12), build_memory()
+    memory = replace(memory, boxes=torch.rand(len(memory), memory.places, 4, dtype=torch.float64))
+    refined = refiner(memory)
+    assert refiner.features == 12 == refined.vectors.shape[-1] == refined.pooled.shape[-1]
+    assert refined.mask is memory.mask and refined.boxes is memory.boxes
+    assert refiner(on_grid(build_memory())).grid == (2, 3)
+    assert REFINERS["transformer"] is TransformerRefiner
+
+
+@pytest.mark.parametrize("pictured", [True, False])
+def test_only_positions_tell_places_apart(pictured: bool) -> None:
+    memory = on_grid(build_memory(masked=False)) if pictured else build_memory(masked=False)
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    moved = replace(memory, vectors=memory.vectors[:, order])
+    blind, sighted = build(positions=False), build()
+    close(blind(moved).vectors, blind(memory).vectors[:, order])
+    assert (sighted(moved).vectors - sighted(memory).vectors[:, order]).abs().max() > 0.1
+
+
+def test_places_that_are_in_no_picture_are_told_as_the_words_of_a_sentence() -> None:
+    memory, sighted, blind = build_memory(), build(), build(positions=False)
+    blind.load_state_dict({name: tensor for name, tensor in sighted.state_dict().items() if not name.startswith("geometry")})
+    told = replace(memory, vectors=memory.vectors + sinusoidal(memory.places, 8))
+    close(sighted(memory).vectors, blind(told).vectors)
+
+
+def test_masked_places_neither_matter_nor_learn() -> None:
+    refiner, memory = build(), on_grid(build_memory())
+    assert memory.mask is not None
+    hidden = ~memory.mask.unsqueeze(-1)
+    other = replace(memory, vectors=memory.vectors.masked_fill(hidden, 1e3).requires_grad_())
+    refined, expected = refiner(other), refiner(memory)
+    close(refined.vectors[memory.mask], expected.vectors[memory.mask])
+    close(refined.pooled, expected.pooled)
+    (gradient,) = torch.autograd.grad(refined.pooled.square().sum(), other.vectors)
+    assert not gradient[hidden.expand_as(gradient)].any() and gradient.any()
+
+
+def test_an_image_without_a_real_place_gives_numbers_and_leaves_the_others_alone() -> None:
+    refiner, memory = build(), build_memory()
+    assert memory.mask is not None
+    mask = memory.mask.clone()
+    mask[1] = False
+    refined = refiner(replace(memory, mask=mask, vectors=memory.vectors.requires_grad_()))
+    (refined.vectors.square().sum() + refined.pooled.square().sum()).backward()
+    assert refined.vectors.isfinite().all() and not refined.pooled[1].any()
+    assert memory.vectors.grad is not None and memory.vectors.grad.isfinite().all()
+    others = torch.tensor([0, 2, 3])
+    close(refined.pooled[others], refiner(memory).pooled[others])
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_gradients_reach_every_parameter(norm: str) -> None:
+    refiner, memory = build(features=5, norm=norm), build_memory()
+    memory = on_grid(Memory(memory.vectors[..., :5], memory.pooled[..., :5], memory.mask))
+    refiner(memory).vectors[..., 0].square().sum().backward()
+    assert {name for name, parameter in refiner.named_parameters() if parameter.grad is None or not parameter.grad.any()} == set()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_16_bits_and_autocast_refine_nearly_the_same(dtype: torch.dtype) -> None:
+    refiner, memory = build(features=FEATURES, size=12), on_grid(build_memory())
+    with torch.no_grad():
+        expected = refiner(memory).vectors
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed = refiner.float()(memory.to(dtype=torch.float32)).vectors
+        refined = refiner.to(dtype)(memory.to(dtype=dtype)).vectors
+    assert mixed.dtype == torch.float32 and refined.dtype == dtype
+    assert memory.mask is not None
+    for found in (mixed, refined):
+        assert (found.double() - expected)[memory.mask].abs().max() < 0.1

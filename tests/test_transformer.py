@@ -1,0 +1,169 @@
+"""The blocks of the Transformer, held against the paper's formula in numpy and against torch's own layers with the same weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from captioner.config import validate
+from captioner.errors import ConfigError
+from captioner.transformer import Attention, BlockConfig, DecoderBlock, EncoderBlock, Rows, key_mask
+
+SIZE, HEADS = 8, 2
+FORMS = [
+    pytest.param({"norm": norm, "activation": activation}, id=f"{norm}-{activation}") for norm in ("pre", "post") for activation in ("relu", "gelu")
+]
+MASK = torch.tensor([[True, True, False, True, False], [True] * 5, [False, False, False, False, True]])
+
+
+def small(settings: dict[str, Any]) -> BlockConfig:
+    return BlockConfig(size=SIZE, heads=HEADS, feed_forward=12, dropout=0.0, **settings)
+
+
+def scattered(module: nn.Module, seed: int = 0) -> Any:
+    """Draw all weights, so that no bias is zero and no norm is one."""
+    random = torch.Generator().manual_seed(seed)
+    module = module.double()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=random, dtype=torch.float64) / 2)
+    return module
+
+
+def randoms(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def copy_attention(ours: Attention, theirs: nn.MultiheadAttention) -> None:
+    theirs.in_proj_weight.copy_(torch.cat([ours.query.weight, ours.key_value.weight]))
+    theirs.out_proj.weight.copy_(ours.output.weight)
+    theirs.in_proj_bias.zero_()
+    theirs.out_proj.bias.zero_()
+
+
+@torch.no_grad()
+def torch_encoder(block: EncoderBlock, config: BlockConfig) -> nn.TransformerEncoderLayer:
+    """Make torch's layer with a block's weights."""
+    layer = nn.TransformerEncoderLayer(
+        config.size, config.heads, config.feed_forward, 0.0, config.activation, batch_first=True, norm_first=config.norm == "pre"
+    ).double()
+    copy_attention(block.attention, layer.self_attn)
+    layer.linear1, layer.linear2 = block.feed_forward[0], block.feed_forward[2]  # type: ignore[assignment]
+    layer.norm1, layer.norm2 = block.around_attention.norm, block.around_feed_forward.norm
+    return layer
+
+
+@torch.no_grad()
+def torch_decoder(block: DecoderBlock, config: BlockConfig) -> nn.TransformerDecoderLayer:
+    """Make torch's layer with a block's weights."""
+    layer = nn.TransformerDecoderLayer(
+        config.size, config.heads, config.feed_forward, 0.0, config.activation, batch_first=True, norm_first=config.norm == "pre"
+    ).double()
+    copy_attention(block.self_attention, layer.self_attn)
+    copy_attention(block.cross_attention, layer.multihead_attn)
+    layer.linear1, layer.linear2 = block.feed_forward[0], block.feed_forward[2]  # type: ignore[assignment]
+    layer.norm1, layer.norm2, layer.norm3 = block.around_self_attention.norm, block.around_cross_attention.norm, block.around_feed_forward.norm
+    return layer
+
+
+def naive_attention(attention: Attention, x: Tensor, memory: Tensor, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Compute section 3.2's equation (1), one query and one head at a time, in numpy; seen (B, Q, N) -> heads side by side (B, Q, S), weights (B, H, Q, N)."""
+    w_q, w_kv = attention.query.weight.detach().numpy(), attention.key_value.weight.detach().numpy()
+    w_k, w_v = w_kv[:SIZE], w_kv[SIZE:]
+    b, q, n, e = len(x), x.shape[1], memory.shape[1], SIZE // HEADS
+    out, weights = np.zeros((b, q, SIZE)), np.zeros((b, HEADS, q, n))
+    for image in range(b):
+        for query in range(q):
+            for head in range(HEADS):
+                part = slice(head * e, (head + 1) * e)
+                places = np.flatnonzero(seen[image, query])
+                scores = [(w_q[part] @ x[image, query].numpy()) @ (w_k[part] @ memory[image, place].numpy()) / np.sqrt(e) for place in places]
+                alpha = np.exp(scores) / np.exp(scores).sum()
+                weights[image, head, query, places] = alpha
+                out[image, query, part] = sum(a * (w_v[part] @ memory[image, place].numpy()) for a, place in zip(alpha, places, strict=True))
+    return out, weights
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_attention_is_the_papers_equation(masked: bool) -> None:
+    attention, x, memory = scattered(Attention(SIZE, HEADS)), randoms(3, 4, SIZE), randoms(3, 5, SIZE, seed=2)
+    mask = MASK if masked else None
+    out, weights = naive_attention(attention, x, memory, (MASK if masked else torch.ones_like(MASK))[:, None].expand(-1, 4, -1).numpy())
+    query, keys_values = attention.query(x), attention.split(attention.key_value(memory))
+    torch.testing.assert_close(attention.look(query, keys_values, mask=key_mask(mask)), torch.from_numpy(out), rtol=0, atol=1e-12)
+    torch.testing.assert_close(attention.weights(query, keys_values, mask=key_mask(mask)), torch.from_numpy(weights), rtol=0, atol=1e-12)
+
+
+def test_causal_attention_looks_back_only() -> None:
+    attention, x = scattered(Attention(SIZE, HEADS)), randoms(2, 4, SIZE)
+    out, _ = naive_attention(attention, x, x, np.broadcast_to(np.tril(np.ones((4, 4), dtype=bool)), (2, 4, 4)))
+    seen = attention.look(attention.query(x), attention.split(attention.key_value(x)), causal=True)
+    torch.testing.assert_close(seen, torch.from_numpy(out), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("settings", FORMS)
+def test_an_encoder_block_is_torchs(settings: dict[str, Any], masked: bool) -> None:
+    config = small(settings)
+    block = scattered(EncoderBlock(config))
+    x, mask = randoms(3, 5, SIZE), MASK if masked else torch.ones_like(MASK)
+    expected = torch_encoder(block, config)(x, src_key_padding_mask=~mask)
+    torch.testing.assert_close(block(x, key_mask(mask) if masked else None)[mask], expected[mask], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("settings", FORMS)
+def test_a_decoder_block_is_torchs(settings: dict[str, Any]) -> None:
+    config = small(settings)
+    block = scattered(DecoderBlock(config))
+    words, memory = randoms(3, 2, 4, SIZE), randoms(3, 5, SIZE, seed=2)
+    lengths = torch.tensor([[4, 1], [2, 3], [0, 4]])  # one caption is absent
+    real = torch.arange(4) < lengths.unsqueeze(-1)
+    rows = Rows((3, 2, 4), real.flatten().nonzero().squeeze(1))
+    expected = torch_decoder(block, config)(
+        words.flatten(0, 1),
+        memory.repeat_interleave(2, dim=0),
+        tgt_mask=torch.ones(4, 4, dtype=torch.bool).triu(1),
+        memory_key_padding_mask=~MASK.repeat_interleave(2, dim=0),
+    )
+    x = block(words[real], rows, block.places(memory), key_mask(MASK)).x
+    torch.testing.assert_close(x, expected[real.flatten(0, 1)], rtol=0, atol=1e-12)
+
+
+def test_a_decoder_block_takes_up_where_it_stopped() -> None:
+    block = scattered(DecoderBlock(small({})))
+    words, places, mask = randoms(3, 2, 4, SIZE), block.places(randoms(3, 5, SIZE, seed=2)), key_mask(MASK)
+    whole = block(words.flatten(0, 2), Rows((3, 2, 4)), places, mask, weights=True)
+    past = whole.said.new_empty(3, 2, 2, HEADS, 0, SIZE // HEADS)
+    for t in range(4):
+        step = block(words[:, :, t].flatten(0, 1), Rows((3, 2, 1)), places, mask, past=past, weights=True)
+        past = step.said
+        torch.testing.assert_close(step.x, whole.x.view(3, 2, 4, -1)[:, :, t].flatten(0, 1), rtol=0, atol=1e-12)
+        torch.testing.assert_close(step.weights, whole.weights.view(3, 2, 4, HEADS, -1)[:, :, t].flatten(0, 1), rtol=0, atol=1e-12)
+    torch.testing.assert_close(past, whole.said, rtol=0, atol=1e-12)
+
+
+def test_dropout_falls_on_what_a_sub_layer_adds_and_not_on_what_it_was_given() -> None:
+    block = EncoderBlock(BlockConfig(size=SIZE, heads=HEADS, feed_forward=12, dropout=0.9)).train()
+    x = torch.randn(50, 5, SIZE)
+    untouched = (block(x) == x).float().mean()  # neither of two sub-layers added anything: 0.81
+    assert 0.75 < untouched < 0.87
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_nothing_to_look_at_is_still_a_number(norm: str) -> None:
+    block, x = scattered(EncoderBlock(small({"norm": norm}))), randoms(3, 5, SIZE).requires_grad_()
+    mask = MASK.clone()
+    mask[1] = False
+    out = block(x, key_mask(mask))
+    out.sum().backward()
+    assert out.isfinite().all() and x.grad is not None and x.grad.isfinite().all()
+    torch.testing.assert_close(out[[0, 2]], block(x, key_mask(MASK))[[0, 2]], rtol=0, atol=0)
+
+
+def test_heads_that_do_not_share_the_size_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"decoder: size \(10\) must be a multiple of heads \(4\)"):
+        validate(BlockConfig, {"size": 10, "heads": 4}, where="decoder")
