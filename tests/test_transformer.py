@@ -71,7 +71,7 @@ def torch_decoder(block: DecoderBlock, config: BlockConfig) -> nn.TransformerDec
 
 
 def naive_attention(attention: Attention, x: Tensor, memory: Tensor, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Compute section 3.2's equation (1), one query and one head at a time, in numpy; seen (B, Q, N) -> heads side by side (B, Q, S), weights (B, H, Q, N)."""
+    """Compute section 3.2's equation (1), a query and a head at a time, in numpy; seen (B, Q, N) -> heads side by side (B, Q, S), weights (B, H, Q, N)."""
     w_q, w_kv = attention.query.weight.detach().numpy(), attention.key_value.weight.detach().numpy()
     w_k, w_v = w_kv[:SIZE], w_kv[SIZE:]
     b, q, n, e = len(x), x.shape[1], memory.shape[1], SIZE // HEADS

@@ -32,7 +32,7 @@ def run(json: Annotated[bool, typer.Option("--json", help="Print everything as J
     for name, folder in checkpoint.shipped().items():
         config = checkpoint.read_config(folder)
         about = config["about"]
-        scores = max(about.get("scores", {}).values(), key=lambda values: values.get("CIDEr", 0.0), default={})
+        scores: dict[str, float] = max(about.get("scores", {}).values(), key=lambda values: values.get("CIDEr", 0.0), default={})
         models[name] = {
             "default": name == checkpoint.DEFAULT,
             "encoder": config["model"]["encoder"]["name"],

@@ -2,5 +2,6 @@
 
 from captioner.encoders.base import ENCODERS, REFINERS, Encoder, EncoderConfig, Refiner
 from captioner.encoders.grid import BACKBONES, GridConfig, GridEncoder
+from captioner.encoders.transformer import TransformerRefiner
 
-__all__ = ["BACKBONES", "ENCODERS", "REFINERS", "Encoder", "EncoderConfig", "GridConfig", "GridEncoder", "Refiner"]
+__all__ = ["BACKBONES", "ENCODERS", "REFINERS", "Encoder", "EncoderConfig", "GridConfig", "GridEncoder", "Refiner", "TransformerRefiner"]

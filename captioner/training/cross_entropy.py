@@ -39,11 +39,13 @@ class CrossEntropy(nn.Module):
     """
 
     baseline: Tensor
+    begun: Tensor
 
     def __init__(self, config: CrossEntropyConfig) -> None:
         super().__init__()
         self.config = config
-        self.register_buffer("baseline", torch.tensor(float("nan")))
+        self.register_buffer("baseline", torch.tensor(0.0))
+        self.register_buffer("begun", torch.tensor(False))
 
     def forward(self, decoder: Decoder, memory: Memory, captions: Captions) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and its parts, each a scalar: ``nll`` (nats a word, without smoothing), ``penalty``, ``reward`` (nats a caption)."""
@@ -77,7 +79,8 @@ class CrossEntropy(nn.Module):
         caption, number, present = _caption_of(inputs)
         rewards = said.new_zeros(number).index_add(0, caption, said)
         mean = rewards[present].mean()
-        baseline = torch.where(self.baseline.isnan(), mean, self.baseline)
+        baseline = torch.where(self.begun, self.baseline, mean)
+        self.begun.fill_(True)
         self.baseline.copy_(self.config.baseline_decay * baseline + (1 - self.config.baseline_decay) * mean)
         log_attention = attention.clamp(min=torch.finfo(attention.dtype).tiny).log()
         chosen = log_attention.gather(1, sampled.clamp(min=0).unsqueeze(1)).squeeze(1)

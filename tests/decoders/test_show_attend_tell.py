@@ -200,6 +200,7 @@ def test_hard_attention_has_the_exact_gradient_on_average(baseline: float) -> No
     for places in product(range(n), repeat=2):
         objective = CrossEntropy(settings)
         objective.baseline.fill_(baseline)
+        objective.begun.fill_(True)
         scripted(decoder, places)
         decoder.zero_grad()
         objective(decoder, memory, Captions(tokens, targets))[0].backward()

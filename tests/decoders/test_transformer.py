@@ -74,7 +74,7 @@ def reference(decoder: Transformer, memory: Memory, tokens: Tensor) -> tuple[Ten
                 # torch's layer throws the weights away: ask its attention for them while the layer calls it.
                 inner = layer.multihead_attn
 
-                def spy(module: Any, args: Any, kwargs: Any, inner: Any = inner) -> None:
+                def spy(module: Any, args: Any, kwargs: Any, inner: Any = inner, looked: list[Tensor] = looked) -> None:
                     if not kwargs["need_weights"]:
                         looked.append(inner(*args, **kwargs | {"need_weights": True, "average_attn_weights": False})[1][0])
 

@@ -1,0 +1,118 @@
+"""Sentences and their translations: reading them, and batches of them for training.
+
+Tensor letters: B sentences, S words of the longest one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from captioner.data.captions import Problem
+from captioner.errors import AnnotationError
+from captioner.text.vocabulary import PAD
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A sentence and its translation."""
+
+    source: str
+    target: str
+
+
+@dataclass(frozen=True)
+class ParallelText:
+    """A split of sentences and their translations in the order of its files, and the lines that could not be used."""
+
+    name: str
+    pairs: tuple[Pair, ...]
+    problems: tuple[Problem, ...] = ()
+
+
+def read_parallel(folder: str | Path, split: str, *, source: str, target: str) -> ParallelText:
+    """Read ``split.source`` and ``split.target`` of a folder, for example ``train.en`` and ``train.de``: line n of one is line n of the other.
+
+    White space around and between words becomes one space. A pair with an empty line is skipped and reported.
+
+    Raises:
+        AnnotationError: a file is missing or not UTF-8 text, the two have different numbers of lines, or no pair is left.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise AnnotationError(f"{folder}: no such folder; give the one that holds {split}.{source} and {split}.{target}")
+    paths = folder / f"{split}.{source}", folder / f"{split}.{target}"
+    sources, targets = (_read_lines(path) for path in paths)
+    if len(sources) != len(targets):
+        raise AnnotationError(
+            f"{paths[0]} has {len(sources):,} lines and {paths[1].name} {len(targets):,}; line n of one must be the translation of line n of the other"
+        )
+    pairs, problems = [], []
+    for number, texts in enumerate(zip(sources, targets, strict=True), start=1):
+        if all(texts):
+            pairs.append(Pair(*texts))
+        else:
+            problems.append(Problem(f"{paths[texts.index('')]}:{number}", "the line is empty"))
+    if not pairs:
+        raise AnnotationError(f"{paths[0]}: there is no pair of sentences in it and {paths[1].name}")
+    return ParallelText(f"{folder.name}/{split}", tuple(pairs), tuple(problems))
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        there = ", ".join(sorted(other.name for other in path.parent.iterdir() if other.is_file())[:10])
+        raise AnnotationError(f"{path}: no such file; the folder has {there or 'no files'}") from None
+    except UnicodeDecodeError as error:
+        raise AnnotationError(f"{path}: not UTF-8 text (byte {error.start}); convert it to UTF-8") from None
+    except OSError as error:
+        raise AnnotationError(f"{path}: cannot be read: {error.strerror or error}") from None
+    # Not splitlines(): it also cuts at characters that stand within lines, such as U+2028, and the two files would no longer agree.
+    lines = text.split("\n")
+    if not lines[-1]:
+        lines.pop()
+    return [" ".join(line.split()) for line in lines]
+
+
+def collate(sentences: Sequence[Sequence[int]]) -> Tensor:
+    """Pad B encoded sentences to (B, S)."""
+    rows = [torch.tensor(sentence, dtype=torch.long) for sentence in sentences]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
+
+
+class LengthSampler:
+    """Draws the batches of an epoch, each of pairs of like length; the same for the same seed and epoch whatever came before.
+
+    Every pair comes once an epoch. Which of the pairs of one length share a batch, and the order of the batches, are new every epoch; how many pairs
+    each batch has is not, so that all epochs have the same number of batches.
+
+    Args:
+        lengths: of the longer side of every pair.
+        tokens: at most so many in a batch, padding included, on either side; a longer pair is a batch of its own.
+        seed: of the drawing.
+    """
+
+    def __init__(self, lengths: Sequence[int], *, tokens: int, seed: int) -> None:
+        self.lengths, self.seed = torch.tensor(lengths), seed
+        starts = [0]
+        for index, length in enumerate(sorted(lengths)):
+            if index > starts[-1] and (index + 1 - starts[-1]) * length > tokens:
+                starts.append(index)
+        self.slices = [slice(start, end) for start, end in zip(starts, [*starts[1:], len(lengths)], strict=True)]
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return len(self.slices)
+
+    def epoch(self, number: int, *, skip: int = 0) -> Iterator[list[int]]:
+        """Draw the pairs of each of epoch ``number``'s batches, without the first ``skip`` batches."""
+        generator = torch.Generator().manual_seed(self.seed * 100_003 + number)
+        shuffled = torch.randperm(len(self.lengths), generator=generator)
+        order = shuffled[self.lengths[shuffled].argsort(stable=True)].tolist()
+        for batch in torch.randperm(len(self.slices), generator=generator)[skip:].tolist():
+            yield order[self.slices[batch]]

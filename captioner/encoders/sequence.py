@@ -1,0 +1,152 @@
+"""Encoders of text: from the words of a sentence to a memory with one vector a word.
+
+Tensor letters: B sentences, S words of the longest one, E features of a word's vector, H units of an LSTM in each direction, D features, V words.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from captioner.config import Settings, validate
+from captioner.decoders.dropout import Dropout
+from captioner.memory import Memory
+from captioner.registry import Registry
+from captioner.text.vocabulary import PAD
+
+
+class TextEncoder(nn.Module, ABC):
+    """Turns sentences into a memory whose places are their words.
+
+    A subclass has a ``Config`` and is built as ``TextEncoder(config, words=V)``.
+
+    Attributes:
+        features: D.
+    """
+
+    Config: ClassVar[type[Settings]]
+    features: int
+
+    @abstractmethod
+    def forward(self, tokens: Tensor) -> Memory:
+        """Encode tokens (B, S): each row at least one word, then padding. Padding has no influence on anything but its own masked places."""
+
+
+TEXT_ENCODERS: Registry[type[TextEncoder]] = Registry("text encoder")
+
+
+class SequenceConfig(Settings):
+    """Sizes of the recurrent encoder."""
+
+    embedding: int = Field(256, gt=0, description="E: size of a word's vector")
+    hidden: int = Field(256, gt=0, description="H: LSTM units in each direction; a place has twice as many features")
+    layers: int = Field(1, ge=1, description="LSTMs on top of one another")
+    dropout: float = Field(0.3, ge=0, lt=1, description="on the word vectors and between layers")
+
+
+@TEXT_ENCODERS.register("sequence")
+class SequenceEncoder(TextEncoder):
+    """A bidirectional LSTM over the source words: the encoder of seq2seq and, with its states kept, of attention.
+
+    The vector of a word is Bahdanau 2015's annotation (section 3.2, https://arxiv.org/abs/1409.0473): the states of an LSTM that has read up to the word
+    and of one that has read from the end back to it. The pooled vector, from which a decoder starts, is the forward LSTM's last state and the backward
+    one's state at the first word.
+
+    A decoder that sees the pooled vector only is seq2seq (Sutskever 2014, https://arxiv.org/abs/1409.3215): its encoder reads the source in reverse and
+    leaves its last state, which is the backward half of the pooled vector. So there is no setting to reverse the source. Bahdanau's decoder
+    starts from that same half (appendix A.2.2).
+
+    Departures: the forward half is there as well; Bahdanau's units are gated recurrent ones and not LSTMs; Sutskever's four layers hand hidden state and
+    cell to as many layers of the decoder, where the decoders here learn one linear map of the pooled vector; dropout is later than both papers.
+    """
+
+    Config: ClassVar[type[Settings]] = SequenceConfig
+
+    def __init__(self, config: SequenceConfig, *, words: int) -> None:
+        super().__init__()
+        self.config, self.features = config, 2 * config.hidden
+        self.embedding = nn.Embedding(words, config.embedding, padding_idx=PAD)
+        self.dropout = Dropout(config.dropout)
+        self.lstm = nn.LSTM(
+            config.embedding,
+            config.hidden,
+            config.layers,
+            batch_first=True,
+            bidirectional=True,
+            dropout=config.dropout if config.layers > 1 else 0.0,  # torch has it between layers only, and warns if there are none
+        )
+        nn.init.normal_(self.embedding.weight, std=0.1)
+        with torch.no_grad():
+            self.embedding.weight[PAD].zero_()
+        for name, parameter in self.lstm.named_parameters():
+            if name.startswith("weight_hh"):
+                nn.init.orthogonal_(parameter)
+            elif name.startswith("bias_ih"):  # Remember at first: forget gates start open (Jozefowicz 2015).
+                with torch.no_grad():
+                    parameter[config.hidden : 2 * config.hidden].fill_(1.0)
+
+    def forward(self, tokens: Tensor) -> Memory:
+        """Encode tokens (B, S) to vectors (B, S, 2H), zero at padding, and pooled (B, 2H); see :meth:`TextEncoder.forward`.
+
+        Raises:
+            RuntimeError: a sentence has no word.
+        """
+        mask = tokens != PAD
+        packed = nn.utils.rnn.pack_padded_sequence(self.dropout(self.embedding(tokens)), mask.sum(1).cpu(), batch_first=True, enforce_sorted=False)
+        states, (last, _) = self.lstm(packed)
+        vectors, _ = nn.utils.rnn.pad_packed_sequence(states, batch_first=True, total_length=tokens.shape[1])
+        # The top layer's two directions, each after the last word that it read.
+        return Memory(vectors, torch.cat([last[-2], last[-1]], dim=-1), mask)
+
+
+class WordConfig(Settings):
+    """Sizes of the encoder without context."""
+
+    embedding: int = Field(256, gt=0, description="D: size of a word's vector")
+    dropout: float = Field(0.0, ge=0, lt=1, description="on the word vectors; the Transformer refiner has its own, on their sum with the places")
+
+
+@TEXT_ENCODERS.register("words")
+class WordEncoder(TextEncoder):
+    """Word vectors alone, for a refiner to work on: what stands below the Transformer's encoder.
+
+    Vaswani 2017 (https://arxiv.org/abs/1706.03762), section 3.4: word vectors times the root of D. Where a word stands (section 3.5) the refiner adds;
+    without one the order of the words is lost. The pooled vector is their mean.
+    """
+
+    Config: ClassVar[type[Settings]] = WordConfig
+
+    def __init__(self, config: WordConfig, *, words: int) -> None:
+        super().__init__()
+        self.config, self.features = config, config.embedding
+        self.embedding = nn.Embedding(words, config.embedding, padding_idx=PAD)
+        self.dropout = Dropout(config.dropout)
+        nn.init.normal_(self.embedding.weight, std=config.embedding**-0.5)
+        with torch.no_grad():
+            self.embedding.weight[PAD].zero_()
+
+    def forward(self, tokens: Tensor) -> Memory:
+        """Encode tokens (B, S) to vectors (B, S, D), zero at padding, and pooled (B, D); see :meth:`TextEncoder.forward`."""
+        mask = tokens != PAD
+        vectors = self.dropout(self.embedding(tokens) * self.features**0.5) * mask.unsqueeze(-1)
+        return Memory(vectors, vectors.sum(1) / mask.sum(1, keepdim=True), mask)
+
+
+def build_text_encoder(part: dict[str, Any], *, words: int) -> TextEncoder:
+    """Build the text encoder that a config names, with new weights.
+
+    Args:
+        part: its name (``sequence`` if there is none) and settings.
+        words: V, the size of the source's vocabulary.
+
+    Raises:
+        ConfigError: the name or a setting is unknown.
+    """
+    settings = {"name": "sequence"} | part
+    kind: Any = TEXT_ENCODERS[str(settings.pop("name"))]
+    encoder: TextEncoder = kind(validate(kind.Config, settings, where="encoder"), words=words)
+    return encoder

@@ -1,0 +1,213 @@
+"""Translators: from a text to a translation that says where it looked, and model folders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import captioner
+import captioner.encoders.transformer
+from captioner.checkpoint import CARD, CONFIG, SOURCE_VOCABULARY, VOCABULARY, WEIGHTS, load_model, locate, save_model, shipped
+from captioner.config import validate
+from captioner.errors import CheckpointError, ConfigError
+from captioner.search import beam, greedy
+from captioner.text.subwords import Subwords
+from captioner.text.vocabulary import EOS
+from captioner.translator import Translation, TranslationConfig, TranslationModel, Translator, load_translator, save_translator
+from tests.test_checkpoint import contents, tiny_model
+
+SOURCE = ["A dog runs in the snow.", "Two dogs run.", "A man sits.", "The men, two dogs & a man: they run in the snow."]
+TARGET = ["Ein Hund läuft im Schnee.", "Zwei Hunde laufen.", "Ein Mann sitzt.", "Die Männer laufen im Schnee."]
+
+SEQUENCE = {"encoder": {"name": "sequence", "embedding": 8, "hidden": 6}}
+SMALL = {"blocks": 2, "size": 8, "heads": 2, "feed_forward": 12}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "seq2seq": SEQUENCE | {"decoder": {"name": "show_tell", "embedding": 8, "hidden": 12}},
+    "attention": SEQUENCE | {"decoder": {"name": "show_attend_tell", "embedding": 8, "hidden": 12, "attention": 6, "values": 8}},
+    "transformer": {
+        "encoder": {"name": "words", "embedding": 8},
+        "refiner": {"name": "transformer", **SMALL},
+        "decoder": {"name": "transformer", **SMALL},
+    },
+}
+every = pytest.mark.parametrize("family", list(FAMILIES))
+
+
+def build(family: str = "attention", **settings: Any) -> TranslationModel:
+    """Build a small model of random weights that are large enough for its translations to differ."""
+    config = FAMILIES[family] | {"search": {"width": 2, "max_words": 9, "min_words": 1}} | settings
+    source, target = Subwords.learn(SOURCE, merges=30), Subwords.learn(TARGET, merges=30)
+    torch.manual_seed(3)
+    model = TranslationModel(validate(TranslationConfig, config, where="test"), source, target)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.7)
+    return model.eval()
+
+
+def same(translation: Translation, expected: Translation) -> None:
+    assert (translation.text, translation.tokens, translation.source_tokens) == (expected.text, expected.tokens, expected.source_tokens)
+    assert translation.log_probability == pytest.approx(expected.log_probability, abs=1e-4)
+    if expected.attention is not None:
+        assert translation.attention is not None
+        torch.testing.assert_close(translation.attention, expected.attention, rtol=0, atol=1e-5)
+
+
+@every
+@pytest.mark.parametrize("width", [1, 3])
+def test_texts_together_are_texts_one_by_one(family: str, width: int) -> None:
+    translator = Translator(build(family), device="cpu", width=width)
+    texts = [*SOURCE, SOURCE[1], "Something never read: ünïcödé 😀"]
+    together = translator(texts, batch_size=4)
+    assert len({round(translation.log_probability, 3) for translation in together}) == 5, "what is read does not matter"
+    for text, translation in zip(texts, together, strict=True):
+        same(translation, translator(text))
+
+
+@every
+def test_a_translation_is_what_the_search_found(family: str) -> None:
+    model = build(family)
+    translator = Translator(model, device="cpu")
+    numbers = model.source.encode(SOURCE[0])[1:]
+    assert model.read(f"  {SOURCE[0]}\n".replace(" dog", "\t dog")) == numbers and numbers[-1] == EOS
+    (hypothesis,) = beam(model.decoder, model(torch.tensor([numbers])), translator.search)[0]
+    translation = translator(SOURCE[0])
+    assert translation.text == str(translation) == model.target.sentence(hypothesis.words)
+    assert "".join(translation.tokens) == translation.text or "".join(translation.tokens) == f" {translation.text}"
+    assert translation.log_probability == pytest.approx(hypothesis.log_probability, abs=1e-4)
+    assert "".join(translation.source_tokens) == f" {SOURCE[0]}<eos>" and len(translation.source_tokens) == len(numbers)
+    assert (translation.attention is not None) == model.decoder.attends
+    if translation.attention is not None:
+        assert translation.attention.shape == (len(translation.tokens), len(numbers))
+        torch.testing.assert_close(translation.attention.sum(1), torch.ones(len(translation.tokens)))
+    narrow = Translator(model, device="cpu", width=1)
+    assert narrow(SOURCE[0]).text == model.target.sentence(greedy(model.decoder, model(torch.tensor([numbers])), narrow.search)[0][0].words)
+
+
+def test_the_next_best_follow() -> None:
+    translation = Translator(build(), device="cpu", width=4, n_best=3)(SOURCE[0])
+    assert len(translation.others) == 2 and len({translation.text, *(other.text for other in translation.others)}) == 3
+    value = json.loads(json.dumps(translation.to_dict()))
+    assert set(value) == {"translation", "tokens", "log_probability", "others"}
+    value = json.loads(json.dumps(translation.to_dict(attention=True)))
+    assert len(value["attention"]) == len(value["tokens"]) and len(value["attention"][0]) == len(value["source_tokens"])
+
+
+def test_a_text_without_a_word_is_translated_by_nothing() -> None:
+    translator = Translator(build(), device="cpu")
+    first, empty, blank = translator([SOURCE[0], "", " \n\t"])
+    assert first.text and empty == blank == Translation("", [], [], 0.0)
+    assert translator("") == empty and translator([]) == [] and empty.words() == ([], [], None)
+
+
+def test_a_long_text_is_cut() -> None:
+    translation = Translator(build(max_pieces=4), device="cpu")(SOURCE[3])
+    assert len(translation.source_tokens) == 4 and SOURCE[3].startswith("".join(translation.source_tokens).strip())
+
+
+def test_words_are_pieces_joined_and_so_is_attention() -> None:
+    attention = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.5, 0.3, 0.1, 0.1], [0.0, 0.0, 0.6, 0.4]])
+    written, read, weights = Translation("Schneeball da", [" Schnee", "ball", " da"], [" snow", "ball", " there", "<eos>"], 0.0, attention).words()
+    assert (written, read) == (["Schneeball", "da"], ["snowball", "there", "<eos>"])
+    torch.testing.assert_close(weights, torch.tensor([[0.55, 0.2, 0.25], [0.0, 0.6, 0.4]]))
+    assert Translation("da", ["da"], [" x", "<eos>"], 0.0).words() == (["da"], ["x", "<eos>"], None)
+
+
+@every
+@pytest.mark.parametrize("dtype", [None, torch.float16])
+def test_what_is_saved_is_loaded(family: str, dtype: torch.dtype | None, tmp_path: Path) -> None:
+    model = build(family)
+    folder = save_translator(tmp_path / "model", model, card="# Tiny", about={"seed": 1}, dtype=dtype)
+    assert set(contents(folder)) == {WEIGHTS, CONFIG, VOCABULARY, SOURCE_VOCABULARY, CARD} and (folder / CARD).read_text() == "# Tiny"
+    loaded = load_translator(folder)
+    assert (loaded.config, loaded.source, loaded.target) == (model.config, model.source, model.target) and not loaded.training
+    theirs = loaded.state_dict()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(theirs[name], tensor.to(dtype).to(tensor.dtype) if dtype else tensor), name
+    assert {tensor.dtype for tensor in load_file(folder / WEIGHTS).values()} == {dtype or torch.float32}
+    if dtype is None:
+        again = Translator.from_pretrained(Translator(model, device="cpu").save_pretrained(tmp_path / "again"), device="cpu")
+        assert [translation.text for translation in again(SOURCE)] == [translation.text for translation in Translator(model, device="cpu")(SOURCE)]
+
+
+def test_captioners_and_translators_are_not_taken_for_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(captioner, "__file__", str(tmp_path / "captioner" / "__init__.py"))
+    translator = save_translator(tmp_path / "assets" / "english_german", build())
+    picture = save_model(tmp_path / "assets" / "pictures", tiny_model())
+    assert shipped() == {"pictures": picture} and shipped("translator") == {"english_german": translator}
+    assert locate("english_german", kind="translator") == translator
+    with pytest.raises(CheckpointError, match=r"english_german: is a translator and not a captioner"):
+        load_model(translator)
+    with pytest.raises(CheckpointError, match=r"pictures: is a captioner and not a translator"):
+        Translator.from_pretrained(picture)
+    with pytest.raises(CheckpointError, match=r"'english_germa' does not exist\. Did you mean 'english_german'"):
+        Translator.from_pretrained("english_germa")
+    with pytest.raises(CheckpointError, match="no default translator; name one"):
+        locate(kind="translator")
+    for folder, save in ((picture, lambda: save_translator(picture, build())), (translator, lambda: save_model(translator, tiny_model()))):
+        before = contents(folder)
+        with pytest.raises(CheckpointError, match="exists and is not"):
+            save()
+        assert contents(folder) == before
+    save_translator(translator, build("seq2seq"))
+    assert load_translator(translator).config.decoder["name"] == "show_tell"
+
+
+def test_a_captioner_from_before_there_were_kinds_is_one(tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "model", tiny_model())
+    config = json.loads((folder / CONFIG).read_text())
+    assert config.pop("kind") == "captioner"
+    (folder / CONFIG).write_text(json.dumps(config))
+    assert load_model(folder).vocabulary == tiny_model().vocabulary
+
+
+@pytest.mark.parametrize(
+    ("name", "harm", "says"),
+    [
+        (WEIGHTS, lambda content: None, "the weights are missing"),
+        (WEIGHTS, lambda content: content[:-50], "damaged"),
+        (CONFIG, lambda content: b"{", "not a readable model config"),
+        (CONFIG, lambda content: content.replace(b'"format": 1', b'"format": 9'), "newer than this program"),
+        (CONFIG, lambda content: content.replace(b'"kind": "translator"', b'"kind": ["translator"]'), "not a readable model config"),
+        (CONFIG, lambda content: content.replace(b'"name": "sequence"', b'"name": "sequense"'), "Did you mean 'sequence'"),
+        (CONFIG, lambda content: content.replace(b'"hidden": 12', b'"hidden": 13'), "does not fit"),
+        (VOCABULARY, lambda content: None, "vocabulary is missing"),
+        (SOURCE_VOCABULARY, lambda content: None, "vocabulary is missing"),
+        (SOURCE_VOCABULARY, lambda content: b"{}", "not a readable vocabulary"),
+    ],
+)
+def test_a_damaged_folder_is_a_clear_error(name: str, harm: Any, says: str, tmp_path: Path) -> None:
+    folder = save_translator(tmp_path / "model", build())
+    content = harm((folder / name).read_bytes())
+    if content is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"(?s){says}") as caught:
+        load_translator(folder)
+    assert str(folder) in str(caught.value)
+
+
+def test_wrong_settings_are_explained() -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'refiner'"):
+        build(refine={"name": "transformer"})
+    with pytest.raises(ConfigError, match="Did you mean 'width'"):
+        Translator(build(), device="cpu", widht=3)
+    assert TranslationConfig(search={"width": 1}).search.max_words == 120  # type: ignore[arg-type]
+
+
+def test_a_hub_model_brings_both_vocabularies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, wanted = save_translator(tmp_path / "model", build()), []
+
+    def download(name: str, allow_patterns: list[str]) -> str:
+        wanted.extend(allow_patterns)
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert load_translator("some/model").target == build().target
+    assert set(contents(folder)) <= set(wanted)

@@ -1,0 +1,188 @@
+"""Byte-pair encoding: against a naive form of Sennrich's algorithm, and back to the text whatever the text is."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import time
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from captioner.errors import CheckpointError
+from captioner.text.subwords import Subwords
+from captioner.text.vocabulary import BOS, EOS, PAD, SPECIAL, UNK
+
+TEXTS = [
+    "Zwei junge weiße Männer sind im Freien in der Nähe vieler Büsche.",
+    "Ein kleines Mädchen klettert in ein Spielhaus aus Holz.",
+    "Ein Mann in einem blauen Hemd steht auf einer Leiter und putzt ein Fenster.",
+    "Zwei Männer stehen am Herd und bereiten Essen zu.",
+    "Zwei Männer, ein Kind & 3 Hunde: „Hallo!“",
+]
+LEARNED = Subwords.learn(TEXTS, merges=25)
+
+
+def naive_merges(texts: list[str], merges: int) -> list[tuple[bytes, bytes]]:
+    """Sennrich 2016, algorithm 1, counting everything anew before every merge, on bytes."""
+    words: Counter[tuple[bytes, ...]] = Counter()
+    for text in texts:
+        for word in re.findall(r" ?\w+| ?[^\w\s]+|\s", " " + text):
+            words[tuple(bytes([byte]) for byte in word.encode())] += 1
+    numbers = {bytes([byte]): byte for byte in range(256)}
+    learned: list[tuple[bytes, bytes]] = []
+    for _ in range(merges):
+        pairs: Counter[tuple[bytes, bytes]] = Counter()
+        for word, count in words.items():
+            for pair in pairwise(word):
+                pairs[pair] += count
+        if not pairs or max(pairs.values()) < 2:
+            break
+        left, right = min(pairs, key=lambda pair: (-pairs[pair], numbers[pair[0]], numbers[pair[1]]))
+        numbers.setdefault(left + right, 256 + len(learned))
+        learned.append((left, right))
+        merged: Counter[tuple[bytes, ...]] = Counter()
+        for word, count in words.items():
+            out: list[bytes] = []
+            for piece in word:
+                if out and (out[-1], piece) == (left, right):
+                    out[-1] = left + right
+                else:
+                    out.append(piece)
+            merged[tuple(out)] += count
+        words = merged
+    return learned
+
+
+@pytest.mark.parametrize("texts", [TEXTS, ["aaaa aaa aaaaaaa", "abab abab bab"], ["low low low low low lower lower newest newest widest"]])
+def test_merges_are_those_of_the_naive_algorithm(texts: list[str]) -> None:
+    subwords = Subwords.learn(texts, merges=25)
+    assert [(subwords.pieces[a], subwords.pieces[b]) for a, b in subwords.merges] == naive_merges(texts, 25)
+
+
+def test_the_order_of_texts_does_not_matter() -> None:
+    shuffled = random.Random(1).sample(TEXTS, len(TEXTS))
+    assert Subwords.learn(iter(shuffled), merges=25) == LEARNED and hash(Subwords.learn(shuffled, merges=25)) == hash(LEARNED)
+    assert Subwords.learn(TEXTS, merges=24) != LEARNED and len(LEARNED) == len(SPECIAL) + 256 + 25
+
+
+def test_pairs_seen_once_are_not_merged() -> None:
+    assert Subwords.learn(["xyz"], merges=10).merges == () == Subwords.learn([], merges=10).merges
+
+
+@given(st.text())
+def test_any_text_comes_back(text: str) -> None:
+    numbers = LEARNED.encode(text)
+    assert numbers[0] == BOS and numbers[-1] == EOS and min(numbers[1:-1], default=9) > UNK and max(numbers) < len(LEARNED)
+    assert LEARNED.sentence(numbers) == text
+
+
+@given(st.text(alphabet="Zwei Männr\n\t.,-€😀", max_size=30), st.integers(0, 12))
+def test_a_cut_text_has_no_end(text: str, most: int) -> None:
+    whole, cut = LEARNED.encode(text), LEARNED.encode(text, max_words=most)
+    assert (cut == whole) if len(whole) - 2 <= most else (cut == whole[: most + 1])
+
+
+@settings(max_examples=30)
+@given(st.lists(st.sampled_from(" ".join(TEXTS).split()), max_size=8))
+def test_words_are_encoded_as_they_were_when_learned(words: list[str]) -> None:
+    """Replay all merges one after the other over each word, which is how Sennrich's ``apply_bpe`` is defined."""
+    expected: list[bytes] = []
+    for word in re.findall(r" ?\w+| ?[^\w\s]+|\s", " " + " ".join(words)) if words else []:
+        parts = [bytes([byte]) for byte in word.encode()]
+        for a, b in LEARNED.merges:
+            left, right = LEARNED.pieces[a], LEARNED.pieces[b]
+            i = 0
+            while i < len(parts) - 1:
+                if (parts[i], parts[i + 1]) == (left, right):
+                    parts[i : i + 2] = [left + right]
+                i += 1
+        expected += parts
+    assert [LEARNED.pieces[number] for number in LEARNED.encode(" ".join(words))[1:-1]] == expected
+
+
+def test_pieces_are_read_up_to_the_end() -> None:
+    numbers = LEARNED.encode("Zwei Männer.")
+    assert "".join(LEARNED.decode(numbers)) == " Zwei Männer."
+    assert LEARNED.decode(numbers)[0].startswith(" Z") and LEARNED.decode(numbers)[-1] == "."
+    assert LEARNED.decode([BOS, PAD, *numbers[1:], *numbers]) == LEARNED.decode(numbers)
+    assert LEARNED.sentence([PAD, *numbers[1:-1]]) == "Zwei Männer."
+    assert LEARNED.encode("") == [BOS, EOS] and LEARNED.sentence([]) == ""
+
+
+def test_half_a_letter_and_what_is_no_letter_are_shown_and_do_not_fail() -> None:
+    byte = len(SPECIAL) + "ä".encode()[0]
+    assert LEARNED.sentence([byte]) == LEARNED.sentence([UNK]) == "\N{REPLACEMENT CHARACTER}"
+    assert LEARNED.sentence(LEARNED.encode("a\ud800b")) == "a?b"
+
+
+def test_a_word_without_end_is_quick() -> None:
+    began = time.perf_counter()
+    assert LEARNED.sentence(LEARNED.encode("Zw" * 50_000)) == "Zw" * 50_000
+    assert time.perf_counter() - began < 5
+
+
+@pytest.mark.parametrize("subwords", [LEARNED, Subwords([])], ids=["learned", "bytes"])
+def test_pieces_survive_a_file(subwords: Subwords, tmp_path: Path) -> None:
+    subwords.save(tmp_path / "vocabulary.json")
+    loaded = Subwords.load(tmp_path / "vocabulary.json")
+    assert loaded == subwords and loaded.encode(TEXTS[0]) == subwords.encode(TEXTS[0])
+
+
+@pytest.mark.parametrize("merges", [[(4, 5), (4, 5)], [(260, 5)], [(4, 3)], [(-1, 5)], [(4, 261), (4, 5)]])
+def test_merges_that_contradict_themselves_are_refused(merges: list[tuple[int, int]]) -> None:
+    with pytest.raises(ValueError, match=r"cannot be merged twice|not made before it"):
+        Subwords(merges)
+
+
+def damaged(**changes: Any) -> bytes:
+    value = {"format": 1, "kind": "byte pairs", "special": list(SPECIAL), "merges": [[4, 5]]} | changes
+    return json.dumps({key: part for key, part in value.items() if part is not ...}).encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (damaged(format=2), "newer than this program; upgrade captioner"),
+        (damaged()[:-5], "not a readable vocabulary"),
+        (b"\xff\xfe\x00", "not a readable vocabulary"),
+        (b"[]", "not a readable vocabulary"),
+        (b'{"format": 1, "special": [], "words": ["a"]}', "not a readable vocabulary"),
+        (damaged(special=["<pad>"]), "not one of pieces of words"),
+        (damaged(merges=...), "not a readable vocabulary"),
+        (damaged(merges=[[4, 5, 6]]), "not a readable vocabulary"),
+        (damaged(merges=["ab"]), "not pairs of numbers"),
+        (damaged(merges=[[4, 4.5]]), "not pairs of numbers"),
+        (damaged(merges=[[4, 999]]), "not made before it"),
+    ],
+)
+def test_a_file_that_holds_no_pieces_is_told_by_name(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "vocabulary.json"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        Subwords.load(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_file_is_told_by_name(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"vocabulary\.json: the vocabulary is missing"):
+        Subwords.load(tmp_path / "vocabulary.json")
+
+
+def test_german_is_learned_and_encoded_fast_and_comes_back(shared_data: Path) -> None:
+    lines = (shared_data / "multi30k" / "train.de").read_text(encoding="utf-8").splitlines()[:10_000]
+    began = time.perf_counter()
+    subwords = Subwords.learn(lines, merges=2500)
+    numbers = [subwords.encode(line) for line in lines]
+    assert time.perf_counter() - began < 20
+    assert [subwords.sentence(line) for line in numbers] == lines
+    words, pieces = sum(len(line.split()) for line in lines), sum(map(len, numbers))
+    assert pieces < 2 * words, "words are cut into too many pieces"
+    unseen = (shared_data / "multi30k" / "val.de").read_text(encoding="utf-8").splitlines()
+    assert [subwords.sentence(subwords.encode(line)) for line in unseen] == unseen

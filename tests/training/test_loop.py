@@ -1,0 +1,159 @@
+"""The training loop, on a model of one number: what it learns can be computed by hand."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from captioner.errors import CheckpointError, ConfigError
+from captioner.training import loop
+from captioner.training.config import OptimiserConfig
+from captioner.training.loop import STATE, Cost, Loop, RunConfig, learning_rate_factor
+
+
+class Line(Loop[Tensor]):
+    """Learns the mean of some numbers."""
+
+    metric: ClassVar[str] = "nearness"
+    units: ClassVar[str] = "numbers"
+
+    def __init__(self, config: RunConfig, *, resume: bool = False, scores: list[float] | None = None, fails_at: int | None = None) -> None:
+        super().__init__(config, resume=resume, console=Console(file=io.StringIO(), width=200))
+        self.model = nn.Linear(1, 1)
+        self.average = copy.deepcopy(self.model)
+        self.optimiser = self.adamw([(self.model, config.optimiser.learning_rate)])
+        self.objective, self.steps = nn.Dropout(0.5), 4
+        self.to_come, self.fails_at = list(scores or []), fails_at
+        self.begun: list[int] = []
+        self.weights: list[float] = []
+        self.means: list[float] = []
+
+    def parts(self) -> dict[str, tuple[nn.Module, nn.Module]]:
+        return {"line": (self.model, self.average)}
+
+    def begin_epoch(self, epoch: int) -> None:
+        self.begun.append(epoch)
+
+    def batches(self, epoch: int, skip: int) -> Iterator[Tensor]:
+        generator = torch.Generator().manual_seed(epoch)
+        yield from torch.randn(self.steps, 5, 1, generator=generator)[skip:]
+
+    def cost(self, batch: Tensor) -> Cost:
+        if self.progress.step == self.fails_at:
+            raise OSError("the power went out")
+        self.weights.append(self.model.weight.item())
+        self.means.append(self.average.weight.item())
+        loss = (self.model(self.objective(batch)) - 3 * batch).square().mean()
+        return Cost(loss, {"nll": loss.detach()}, len(batch))
+
+    def evaluate(self) -> dict[str, float]:
+        return {"nearness": self.to_come.pop(0) if self.to_come else 0.5, "other": 0.1}
+
+    def save(self, name: str) -> None:
+        self.output.mkdir(exist_ok=True)
+        (self.output / name).write_text(f"{self.progress.epoch} {self.average.weight.item()!r}")
+
+    def describe(self) -> str:
+        return "a line"
+
+
+def config(tmp_path: Path, **settings: Any) -> RunConfig:
+    return RunConfig.model_validate({"output": tmp_path / "run", "epochs": 3, "device": "cpu", "precision": "32-true", "average": 0.5, **settings})
+
+
+def log_of(run: Line) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run.output / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+def test_learning_rate_rises_then_falls(schedule: str) -> None:
+    settings = OptimiserConfig.model_validate({"schedule": schedule, "warmup": 0.2})
+    factors = [learning_rate_factor(step, 100, settings) for step in range(100)]
+    assert factors[:20] == pytest.approx([(step + 1) / 20 for step in range(20)])
+    assert factors[20] == pytest.approx(1.0) and all(late <= early + 1e-12 for early, late in pairwise(factors[20:]))
+    assert factors[-1] == pytest.approx(1.0) if schedule == "constant" else factors[-1] < 0.02
+
+
+def test_steps_are_adamws_and_the_average_follows(tmp_path: Path) -> None:
+    settings = config(tmp_path, epochs=1)
+    run = Line(settings)
+    model = copy.deepcopy(run.model)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=0.01)
+    generator = torch.get_rng_state()
+    expected, mean, means = [], model.weight.item(), []
+    for step, batch in enumerate(run.batches(0, 0)):
+        expected.append(model.weight.item())
+        means.append(mean)
+        (model(nn.functional.dropout(batch)) - 3 * batch).square().mean().backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimiser.param_groups[0]["lr"] = 0.001 * learning_rate_factor(step, 4, settings.optimiser)
+        optimiser.step()
+        optimiser.zero_grad()
+        decay = min(0.5, (2 + step) / (11 + step))
+        mean = decay * mean + (1 - decay) * model.weight.item()
+    torch.set_rng_state(generator)  # for the same dropout
+    run.run()
+    assert run.weights == pytest.approx(expected, abs=1e-6) and run.means == pytest.approx(means, abs=1e-6)
+    assert len({*run.weights}) == 4
+
+
+def test_the_best_is_kept_and_waiting_ends(tmp_path: Path) -> None:
+    run = Line(config(tmp_path, epochs=9, evaluation={"patience": 2}), scores=[0.3, 0.6, 0.5, 0.6, 0.9])
+    assert run.run() == run.output / "best"
+    assert [(run.output / name).read_text().split()[0] for name in ("best", "last")] == ["2", "4"]
+    records = log_of(run)
+    assert [record["step"] for record in records if "loss" in record] == list(range(1, 17))
+    assert [record["dev"]["nearness"] for record in records if "dev" in record] == [0.3, 0.6, 0.5, 0.6]
+    assert run.console.file.getvalue().count("(best)") == 2  # type: ignore[attr-defined]
+    again = Line(run.settings, resume=True)
+    assert again.run() == run.output / "best" and not again.weights, "a finished run went on"
+
+
+def test_evaluation_may_be_rarer_but_comes_at_the_end(tmp_path: Path) -> None:
+    run = Line(config(tmp_path, epochs=5, evaluation={"every": 2}))
+    run.run()
+    assert [record["epoch"] for record in log_of(run) if "dev" in record] == [2, 4, 5] and run.begun == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("fails_at", [1, 4, 6])
+def test_broken_and_resumed_is_unbroken(tmp_path: Path, fails_at: int) -> None:
+    (tmp_path / "whole").mkdir()
+    whole = Line(config(tmp_path / "whole", save_minutes=1e-9))
+    whole.run()
+    broken = Line(config(tmp_path, save_minutes=1e-9), fails_at=fails_at)
+    with pytest.raises(OSError, match="power"):
+        broken.run()
+    resumed = Line(broken.settings, resume=True)
+    resumed.run()
+    assert broken.weights + resumed.weights == whole.weights and resumed.begun[0] == fails_at // 4
+    states = [load_file(run.output / STATE) for run in (whole, resumed)]
+    assert states[0].keys() == states[1].keys() and all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+    assert [record.get("loss") for record in log_of(resumed)] == [record.get("loss") for record in log_of(whole)]
+    assert (whole.output / "last").read_text() == (resumed.output / "last").read_text()
+
+
+def test_a_run_is_not_overwritten_nor_resumed_with_other_settings(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no run to resume; leave out --resume"):
+        Line(config(tmp_path), resume=True)
+    Line(config(tmp_path)).run()
+    with pytest.raises(CheckpointError, match="holds a run already"):
+        Line(config(tmp_path))
+    with pytest.raises(CheckpointError, match="other settings"):
+        Line(config(tmp_path, seed=1), resume=True).run()
+
+
+def test_divergence_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "learning_rate_factor", lambda *_: float("inf"))
+    with pytest.raises(ConfigError, match=r"diverged at step 1 .*lower optimiser\.learning_rate"):
+        Line(config(tmp_path)).run()

@@ -1,0 +1,202 @@
+"""Training of translators, on a language in which the words of English stand in reverse."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+import captioner.encoders.transformer  # noqa: F401 (registers it)
+from captioner.data.parallel import read_parallel
+from captioner.errors import AnnotationError, CheckpointError, ConfigError, EvaluationError
+from captioner.training import loop, translate
+from captioner.training.loop import STATE
+from captioner.training.state import Progress, save_state
+from captioner.training.translate import PRESETS, evaluate_translation, load_translate_config, score_translations, train_translation
+from captioner.translator import TranslationModel, Translator, load_translator
+
+WORDS = {"one": "Eins", "two": "Zwei", "dogs": "Hunde", "run": "laufen", "fast": "schnell", "home": "heim"}
+
+
+class Exact:
+    """The share of texts that are their reference, in the form of a metric of sacrebleu."""
+
+    def corpus_score(self, texts: list[str], references: list[list[str]]) -> Exact:
+        self.score = 100 * sum(text == reference for text, reference in zip(texts, references[0], strict=True)) / len(texts)
+        return self
+
+
+@pytest.fixture
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Score by :class:`Exact`, for where sacrebleu is not installed."""
+    monkeypatch.setattr(translate, "_metrics", lambda: {"BLEU": Exact})
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A data set and a training config for it, in YAML."""
+    draw, folder = random.Random(0), tmp_path / "data"
+    folder.mkdir()
+    for split, number in (("train", 160), ("val", 20)):
+        lines = [draw.choices(list(WORDS), k=draw.randint(1, 4)) for _ in range(number)]
+        (folder / f"{split}.en").write_text("".join(" ".join(line) + ".\n" for line in lines), encoding="utf-8")
+        (folder / f"{split}.xx").write_text("".join(" ".join(WORDS[word] for word in reversed(line)) + "!\n" for line in lines), encoding="utf-8")
+    path = tmp_path / "tiny.yaml"
+    path.write_text(
+        f"""
+data: {{path: {folder}, merges: 40}}
+model:
+  target: xx
+  encoder: {{name: sequence, embedding: 24, hidden: 16, dropout: 0.1}}
+  decoder: {{name: show_attend_tell, embedding: 24, hidden: 32, attention: 16, values: 24, dropout: 0.1}}
+objective: {{label_smoothing: 0.05}}
+optimiser: {{learning_rate: 0.02}}
+average: 0.9
+batch_tokens: 100
+epochs: 3
+device: cpu
+precision: 32-true
+""",
+        encoding="utf-8",
+    )
+    return path
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO(), width=300)
+
+
+def test_it_learns_to_translate(tiny: Path, tmp_path: Path, exact: None) -> None:
+    best = train_translation(tiny, ["epochs=25", "evaluation.every=5"], output=tmp_path / "run", console=quiet())
+    scores, translations = evaluate_translation(Translator.from_pretrained(best, device="cpu"), tmp_path / "data")
+    assert scores["BLEU"] > 0.7, [translation.text for translation in translations]
+    pairs = read_parallel(tmp_path / "data", "val", source="en", target="xx").pairs
+    assert scores["BLEU"] == sum(translation.text == pair.target for translation, pair in zip(translations, pairs, strict=True)) / len(pairs)
+    records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    losses = [record["loss"] for record in records if "loss" in record]
+    assert sum(losses[-10:]) < 0.5 * sum(losses[:10]) and any("dev" in record for record in records)
+    about = json.loads((best / "config.json").read_text())["about"]
+    assert about["pairs"] == 160 and about["dev_bleu"] > 0.7 and about["recipe"]["model"]["target"] == "xx"
+
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "attention": {},
+    "seq2seq": {"model.decoder": {"name": "show_tell", "embedding": 24, "hidden": 16, "dropout": 0.1}},
+    "hard attention": {"model.decoder": {"name": "show_attend_tell", "embedding": 8, "hidden": 8, "attention": 8, "values": 8, "kind": "hard"}},
+    "transformer": {
+        "model.encoder": {"name": "words", "embedding": 16},
+        "model.refiner": {"name": "transformer", "blocks": 1, "size": 16, "heads": 2, "feed_forward": 16},
+        "model.decoder": {"name": "transformer", "blocks": 1, "size": 16, "heads": 2, "feed_forward": 16},
+    },
+}
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_killed_within_an_epoch_and_resumed_ends_with_the_same_bits(
+    tiny: Path, tmp_path: Path, exact: None, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    changes = ["epochs=2", "save_minutes=1e-9", *(f"{key}={json.dumps(value)}" for key, value in FAMILIES[family].items())]
+
+    class Killed(BaseException):
+        pass
+
+    def save_then_die(path: Path, progress: Progress, *rest: Any) -> None:
+        save_state(path, progress, *rest)
+        if progress.batch == 3 and progress.epoch == 1:
+            raise Killed
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train_translation(tiny, changes, output=whole, console=quiet())
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(loop, "save_state", save_then_die)
+        train_translation(tiny, changes, output=broken, console=quiet())
+    assert not (broken / "last").exists()
+    assert train_translation(tiny, changes, output=broken, resume=True, console=quiet()) == broken / "best"
+    for file in (STATE, "last/model.safetensors", "best/model.safetensors"):
+        first, second = load_file(whole / file), load_file(broken / file)
+        assert first.keys() == second.keys()
+        assert all(torch.equal(tensor.view(torch.uint8), second[name].view(torch.uint8)) for name, tensor in first.items() if tensor.dim())
+
+
+def test_a_run_is_not_overwritten(tiny: Path, tmp_path: Path, exact: None) -> None:
+    train_translation(tiny, ["epochs=1"], output=tmp_path / "run", console=quiet())
+    with pytest.raises(CheckpointError, match="--resume"):
+        train_translation(tiny, ["epochs=1"], output=tmp_path / "run", console=quiet())
+
+
+def test_pieces_are_from_the_training_split_only(tiny: Path, tmp_path: Path, exact: None) -> None:
+    for language in ("en", "xx"):
+        with open(tmp_path / "data" / f"val.{language}", "a", encoding="utf-8") as file:
+            file.write("zyzzyva zyzzyva\n" * 500)
+    model = load_translator(train_translation(tiny, ["epochs=1"], output=tmp_path / "run", console=quiet()))
+    assert not any(b"zy" in piece for vocabulary in (model.source, model.target) for piece in vocabulary.pieces)
+    assert any(b"dogs" in piece for piece in model.source.pieces) and any(b"Hunde" in piece for piece in model.target.pieces)
+
+
+def test_what_is_left_out_is_reported(tiny: Path, tmp_path: Path, exact: None) -> None:
+    for language, texts in (("en", ["", "dogs " * 70, "home"]), ("xx", ["Eins", "Hunde", "heim " * 70])):
+        with open(tmp_path / "data" / f"train.{language}", "a", encoding="utf-8") as file:
+            file.write("".join(f"{text}\n" for text in texts))
+    console = quiet()
+    best = train_translation(tiny, ["epochs=1", "data.max_pieces=30", "model.max_pieces=60"], output=tmp_path / "run", console=console)
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "train.en:161: the line is empty" in said and "2 pairs of more than 30 pieces are left out" in said
+    assert json.loads((best / "config.json").read_text())["about"]["pairs"] == 160
+    # A source that the model would cut is left out as well, though what is left of it is short enough.
+    train_translation(tiny, ["epochs=1", "model.max_pieces=40"], output=tmp_path / "other", console=console)
+    assert "2 pairs of more than 40 pieces" in console.file.getvalue()  # type: ignore[attr-defined]
+    with pytest.raises(AnnotationError, match=r"every pair has more than 1 pieces; raise data\.max_pieces"):
+        train_translation(tiny, ["data.max_pieces=1"], output=tmp_path / "third", console=quiet())
+
+
+def test_scores_are_sacrebleus() -> None:
+    sacrebleu = pytest.importorskip("sacrebleu")
+    texts, references = (
+        ["Ein Hund läuft im Schnee.", "Zwei Männer sitzen am Tisch ."],
+        ["Ein Hund läuft durch den Schnee.", "Zwei Männer sitzen am Tisch."],
+    )
+    scores = score_translations(texts, references)
+    assert scores["BLEU"] == pytest.approx(sacrebleu.corpus_bleu(texts, [references]).score / 100)
+    assert scores["chrF"] == pytest.approx(sacrebleu.corpus_chrf(texts, [references]).score / 100)
+    assert score_translations(references, references)["BLEU"] == pytest.approx(1.0)
+
+
+def test_a_missing_scorer_is_told_before_the_work(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sacrebleu.metrics", None)
+    with pytest.raises(EvaluationError, match="pip install sacrebleu"):
+        train_translation(tiny, output=tmp_path / "run", console=quiet())
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in PRESETS.glob("*.yaml")))
+def test_every_preset_builds_a_model_of_at_most_15_megabytes(name: str) -> None:
+    config = load_translate_config(name)
+    pieces = type("Pieces", (), {"__len__": lambda self: 4 + 256 + config.data.merges})()
+    with torch.device("meta"):
+        model = TranslationModel(config.model, pieces, pieces)
+    megabytes = 2 * sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    assert 10 < megabytes < 15
+    assert config.objective.doubly_stochastic == 0 and config.evaluation.search.max_words > 100
+
+
+def test_presets_and_changes(tmp_path: Path) -> None:
+    changes = ["optimiser.learning_rate=1e-4", "evaluation.search.width=2", "objective.label_smoothing=0.2"]
+    config = load_translate_config("multi30k_attention", changes, tmp_path)
+    assert (config.optimiser.learning_rate, config.output) == (1e-4, tmp_path)
+    # A group that is given in part keeps the defaults of text and not those of pictures.
+    assert (config.evaluation.search.width, config.evaluation.search.max_words, config.objective.doubly_stochastic) == (2, 120, 0.0)
+    with pytest.raises(ConfigError, match="Did you mean 'multi30k_attention'"):
+        load_translate_config("multi30k_atention")
+    with pytest.raises(ConfigError, match="Did you mean 'merges'"):
+        load_translate_config("multi30k_attention", ["data.merge=3"])
+    with pytest.raises(ConfigError, match=r"data\.path|data"):
+        (tmp_path / "empty.yaml").write_text("{}\n")
+        load_translate_config(tmp_path / "empty.yaml")
