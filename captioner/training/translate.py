@@ -136,7 +136,7 @@ def score_translations(texts: Sequence[str], references: Sequence[str]) -> dict[
 
 def _metrics() -> dict[str, Callable[[], Any]]:
     try:
-        from sacrebleu.metrics import BLEU, CHRF  # type: ignore[import-not-found,unused-ignore]  # an extra dependency
+        from sacrebleu.metrics import BLEU, CHRF  # type: ignore[import-not-found,attr-defined,unused-ignore]  # an extra dependency
     except ImportError:
         raise EvaluationError("translations are scored by sacrebleu, which is not installed; install it with: pip install sacrebleu") from None
     return {"BLEU": BLEU, "chrF": CHRF}
