@@ -4,6 +4,9 @@ A store is a folder. ``index.json`` names the encoder (settings, transform, hash
 hold the vectors as float16 (images, N, D), ``00000-flipped.npy`` those of the mirrored pictures. Every file appears whole or not at all, and the index
 comes last: a store without one is unfinished and is refused, and building it again goes on where it was stopped.
 
+The places of a grid are known, those of regions differ from picture to picture: ``00000-boxes.npy`` and ``00000-flipped-boxes.npy`` hold their boxes
+(images, N, 4), with NaN for a place that is masked. They are float32, since beside the vectors they weigh next to nothing.
+
 The pooled vector is the mean over the places and is not stored.
 """
 
@@ -13,8 +16,9 @@ import json
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -23,12 +27,33 @@ from torch import Tensor
 from captioner import files
 from captioner.data.loader import ImageLoader
 from captioner.encoders.base import Encoder
+from captioner.encoders.regions import region_memory
 from captioner.errors import EncoderError, FeatureStoreError, ImageError
 from captioner.memory import Memory
 
-FORMAT = 1
+# 2 has boxes; a store of a grid is still written as 1, which older programs read.
+FORMAT = 2
 INDEX, PLAN = "index.json", "plan.json"
 SHARD = 256
+
+
+Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a file of a store holds: the end of its name, its type, and the numbers a place has, ``None`` for D."""
+
+    suffix: str
+    dtype: type[np.floating[Any]]
+    last: int | None
+
+    def shape(self, images: int, places: int, features: int) -> tuple[int, int, int]:
+        """Return the shape of an array for so many images."""
+        return (images, places, self.last or features)
+
+
+VECTORS, BOXES = Kind("", np.float16, None), Kind("-boxes", np.float32, 4)
 
 
 @dataclass(frozen=True)
@@ -71,23 +96,31 @@ class FeatureStore:
         self.features: int = self.index["features"]
         self.places: int = self.index["places"]
         self.grid: tuple[int, int] | None = tuple(self.index["grid"]) if self.index["grid"] else None
+        self.boxed: bool = self.index.get("boxes", False)
         self.flips: bool = self.index["flips"]
         self.fingerprint: str = self.index["fingerprint"]
         self._position = {image_id: i for i, image_id in enumerate(self.ids)}
         self._starts = np.cumsum([0, *self.index["shards"]]).tolist()
-        self._shards = [[self._open(i, flipped) for i in range(len(self.index["shards"]))] for flipped in range(1 + self.flips)]
+        self._vectors = self._open_all(VECTORS)
+        self._boxes = self._open_all(BOXES) if self.boxed else []
 
-    def _open(self, number: int, flipped: int) -> np.ndarray[Any, np.dtype[np.float16]]:
-        path = self.folder / _name(number, bool(flipped))
-        expected = (self.index["shards"][number], self.places, self.features)
+    def _open_all(self, kind: Kind) -> list[list[Array]]:
+        """Open the shards of the plain pictures, and of the mirrored ones if there are."""
+        return [[self._open(number, bool(flipped), kind) for number in range(len(self.index["shards"]))] for flipped in range(1 + self.flips)]
+
+    def _open(self, number: int, flipped: bool, kind: Kind) -> Array:
+        path = self.folder / _name(number, flipped, kind)
+        expected = kind.shape(self.index["shards"][number], self.places, self.features)
         if expected[0] == 0:  # not one of its pictures could be read
-            return np.empty(expected, dtype=np.float16)
+            return np.empty(expected, dtype=kind.dtype)
         try:
-            shard: np.ndarray[Any, np.dtype[np.float16]] = np.load(path, mmap_mode="r", allow_pickle=False)
+            shard: Array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise FeatureStoreError(f"{path}: missing or damaged ({error}); delete {self.folder / INDEX} and make the features again") from None
-        if shard.shape != expected or shard.dtype != np.float16:
-            raise FeatureStoreError(f"{path}: holds {shard.dtype} {shard.shape} and not float16 {expected}; delete it and {self.folder / INDEX}")
+        if shard.shape != expected or shard.dtype != kind.dtype:
+            raise FeatureStoreError(
+                f"{path}: holds {shard.dtype} {shard.shape} and not {np.dtype(kind.dtype)} {expected}; delete it and {self.folder / INDEX}"
+            )
         return shard
 
     def __len__(self) -> int:
@@ -106,7 +139,10 @@ class FeatureStore:
         Raises:
             FeatureStoreError: a picture is not in the store, or mirrored ones are not.
         """
-        out = np.empty((len(image_ids), self.places, self.features), dtype=np.float16)
+        return self._take(self._vectors, VECTORS, image_ids, flipped)
+
+    def _take(self, shards: list[list[Array]], kind: Kind, image_ids: Sequence[str], flipped: Sequence[bool] | None) -> Tensor:
+        out = np.empty(kind.shape(len(image_ids), self.places, self.features), dtype=kind.dtype)
         for row, image_id in enumerate(image_ids):
             try:
                 position = self._position[image_id]
@@ -116,12 +152,15 @@ class FeatureStore:
             mirror = bool(flipped and flipped[row])
             if mirror and not self.flips:
                 raise FeatureStoreError(f"{self.folder}: has no mirrored copies; make the features with --flips")
-            out[row] = self._shards[mirror][shard][position - self._starts[shard]]
+            out[row] = shards[mirror][shard][position - self._starts[shard]]
         return torch.from_numpy(out)
 
     def memory(self, image_ids: Sequence[str], *, flipped: Sequence[bool] | None = None) -> Memory:
         """Read a float32 memory; see :meth:`vectors`."""
         vectors = self.vectors(image_ids, flipped=flipped).float()
+        if self.boxed:
+            boxes = self._take(self._boxes, BOXES, image_ids, flipped)
+            return region_memory(vectors, boxes.nan_to_num(0.0), ~boxes.isnan().any(-1))
         return Memory(vectors=vectors, pooled=vectors.mean(dim=1), grid=self.grid)
 
 
@@ -147,15 +186,17 @@ def build_store(
         batch_size: pictures encoded at once.
         workers: threads that load pictures.
         shard: pictures in a file.
-        compiled: compile the encoder first; pays from some hundred pictures on.
+        compiled: compile the encoder first; pays from some hundred pictures on. One of regions never is: their number differs from picture to picture.
         progress: called with (pictures done, pictures in all), mirrored ones counted.
 
     Raises:
         FeatureStoreError: the folder holds features of another encoder, or was begun with other pictures.
     """
     folder = Path(folder)
+    boxed = encoder.grid is None
+    kinds = (VECTORS, BOXES) if boxed else (VECTORS,)
     plan: dict[str, Any] = {
-        "format": FORMAT,
+        "format": FORMAT if boxed else 1,
         "fingerprint": encoder.fingerprint(),
         "encoder": encoder.config.model_dump(mode="json"),
         "transform": encoder.transform.model_dump(mode="json"),
@@ -167,7 +208,7 @@ def build_store(
         raise FeatureStoreError(f"{folder}: the same image id was given twice")
     _agree(folder, plan)
     files.write_json(folder / PLAN, plan, indent=None)
-    encode = torch.compile(encoder) if compiled else encoder
+    encode = torch.compile(encoder) if compiled and not boxed else encoder
     groups = [pictures[i : i + shard] for i in range(0, len(pictures), shard)]
     total, done, encoded = len(pictures) * (1 + flips), 0, 0
     errors: list[ImageError] = []
@@ -176,9 +217,9 @@ def build_store(
     shape = None
     for number, group in enumerate(groups):
         summary = folder / f"{number:05d}.json"
-        record = _finished_shard(folder, number, summary, flips=flips)
+        record = _finished_shard(folder, number, summary, kinds, flips=flips)
         if record is None:
-            record = _encode_shard(folder, number, group, encoder, encode, flips=flips, batch_size=batch_size, workers=workers)
+            record = _encode_shard(folder, number, group, encoder, encode, kinds, flips=flips, batch_size=batch_size, workers=workers)
             files.write_json(summary, record, indent=None)
             encoded += len(record["ids"]) * (1 + flips)
         ids += record["ids"]
@@ -191,18 +232,20 @@ def build_store(
     if not ids or shape is None:
         raise FeatureStoreError(f"{folder}: not one picture could be read" + (f"; the first error: {errors[0]}" if errors else ""))
     index = {**plan, "ids": ids, "shards": sizes, "places": shape[0], "features": shape[1], "grid": encoder.grid}
+    if boxed:
+        index["boxes"] = True
     index["errors"] = [[error.source, error.reason] for error in errors]
     files.write_json(folder / INDEX, index, indent=None)
     return Built(FeatureStore(folder), errors, encoded)
 
 
-def _finished_shard(folder: Path, number: int, summary: Path, *, flips: bool) -> dict[str, Any] | None:
+def _finished_shard(folder: Path, number: int, summary: Path, kinds: Sequence[Kind], *, flips: bool) -> dict[str, Any] | None:
     """Return what is remembered of a shard, or ``None`` if it must be encoded: it is not there yet, or one of its files is damaged."""
     try:
         record: dict[str, Any] = json.loads(summary.read_text(encoding="utf-8"))
-        for flipped in (False, True)[: 1 + flips] if record["ids"] else ():
-            shard = np.load(folder / _name(number, flipped), mmap_mode="r", allow_pickle=False)
-            if list(shard.shape) != [len(record["ids"]), *record["shape"]] or shard.dtype != np.float16:
+        for flipped, kind in product((False, True)[: 1 + flips], kinds) if record["ids"] else ():
+            shard = np.load(folder / _name(number, flipped, kind), mmap_mode="r", allow_pickle=False)
+            if shard.shape != kind.shape(len(record["ids"]), *record["shape"]) or shard.dtype != kind.dtype:
                 return None
         return record if isinstance(record["errors"], list) else None
     except (OSError, ValueError, KeyError, TypeError):
@@ -215,14 +258,14 @@ def _encode_shard(
     group: Sequence[tuple[str, Path]],
     encoder: Encoder,
     encode: Callable[[Tensor], Memory],
+    kinds: Sequence[Kind],
     *,
     flips: bool,
     batch_size: int,
     workers: int,
 ) -> dict[str, Any]:
     """Encode one shard's pictures, write its files, and return what to remember of it."""
-    plain: list[np.ndarray[Any, Any]] = []
-    mirrored: list[np.ndarray[Any, Any]] = []
+    written: dict[tuple[bool, Kind], list[Array]] = {(flipped, kind): [] for flipped in (False, True)[: 1 + flips] for kind in kinds}
     good: list[str] = []
     errors: list[ImageError] = []
     loader = ImageLoader([path for _, path in group], encoder.transform, batch_size=batch_size, workers=workers)
@@ -234,17 +277,29 @@ def _encode_shard(
                 continue
             # A last, smaller batch is filled up, so that a compiled encoder meets one shape only.
             pixels = torch.cat([batch.pixels, batch.pixels[:1].expand(batch_size - len(batch), -1, -1, -1)])
-            for flipped, out in ((False, plain), (True, mirrored))[: 1 + flips]:
+            for flipped in (False, True)[: 1 + flips]:
                 memory = encode(pixels.flip(-1) if flipped else pixels)
-                out.append(memory.vectors[: len(batch)].float().clamp(-65504, 65504).half().cpu().numpy())
-    for flipped, parts in ((False, plain), (True, mirrored))[: 1 + flips] if good else ():
-        with files.atomic_path(folder / _name(number, flipped)) as temporary, open(temporary, "wb") as file:
+                for kind in kinds:
+                    written[flipped, kind].append(_array(memory, kind)[: len(batch)])
+    for (flipped, kind), parts in written.items() if good else ():
+        with files.atomic_path(folder / _name(number, flipped, kind)) as temporary, open(temporary, "wb") as file:
             np.save(file, np.concatenate(parts), allow_pickle=False)
-    return {"ids": good, "errors": [[error.source, error.reason] for error in errors], "shape": list(plain[0].shape[1:]) if good else None}
+    shape = list(written[False, VECTORS][0].shape[1:]) if good else None
+    return {"ids": good, "errors": [[error.source, error.reason] for error in errors], "shape": shape}
 
 
-def _name(number: int, flipped: bool) -> str:
-    return f"{number:05d}{'-flipped' if flipped else ''}.npy"
+def _array(memory: Memory, kind: Kind) -> Array:
+    """Return what of a memory is stored in a file of this kind."""
+    if kind is VECTORS:
+        return memory.vectors.float().clamp(-65504, 65504).half().cpu().numpy()
+    if memory.boxes is None:
+        raise FeatureStoreError("the places of this encoder's memories are neither a grid nor boxes, and cannot be stored")
+    boxes = memory.boxes.float()
+    return (boxes if memory.mask is None else boxes.masked_fill(~memory.mask.unsqueeze(-1), torch.nan)).cpu().numpy()
+
+
+def _name(number: int, flipped: bool, kind: Kind) -> str:
+    return f"{number:05d}{'-flipped' if flipped else ''}{kind.suffix}.npy"
 
 
 def _agree(folder: Path, plan: dict[str, Any]) -> None:
