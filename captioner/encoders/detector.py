@@ -217,7 +217,7 @@ class Detector(nn.Module):
         self.body, self.fpn, self.rpn, self.roi_heads = body, fpn, rpn, roi_heads
         self.classes, self.transform, self.config = tuple(classes), transform, config
         self.features: int = roi_heads.box_predictor.inner.cls_score.in_features  # type: ignore[union-attr, assignment]
-        self.channels: int = fpn.inner_blocks[-1][0].in_channels
+        self.channels: int = fpn.inner_blocks[-1][0].in_channels  # type: ignore[index, union-attr]
 
     def train(self, mode: bool = True) -> Detector:
         """Set the mode of all but the backbone, whose batch normalisation always uses the statistics of its ImageNet training."""
@@ -250,7 +250,7 @@ class Detector(nn.Module):
         proposals, _ = self.rpn(batch, pyramid)
         size = images.shape[-1]
         proposals = [torch.cat([boxes, boxes.new_tensor([[0, 0, size, size]])]) for boxes in proposals]
-        logits, deltas = self.roi_heads.box_predictor(self.describe(pyramid, proposals, size))
+        logits, deltas = self.roi_heads.box_predictor(self.describe(pyramid, proposals, size))  # type: ignore[operator]
         boxes = self.roi_heads.box_coder.decode(deltas, proposals)[:, 1:]  # type: ignore[operator, union-attr]
         low = boxes[..., :2].clamp(0, size - 1)
         boxes = torch.cat([low, torch.maximum(boxes[..., 2:].clamp(max=size), low + 1)], dim=-1)  # a pixel wide and high at least
@@ -264,8 +264,8 @@ class Detector(nn.Module):
 
     def describe(self, pyramid: dict[str, Tensor], boxes: list[Tensor], size: int) -> Tensor:
         """Return the box head's vectors of all images' boxes, one image after the other."""
-        pooled = self.roi_heads.box_roi_pool(pyramid, boxes, [(size, size)] * len(boxes))
-        return self.roi_heads.box_head(pooled)
+        pooled = self.roi_heads.box_roi_pool(pyramid, boxes, [(size, size)] * len(boxes))  # type: ignore[operator]
+        return self.roi_heads.box_head(pooled)  # type: ignore[operator]
 
     @staticmethod
     def _batch(images: Tensor) -> Any:

@@ -22,6 +22,7 @@ from captioner.data.features import INDEX, PLAN, Built, FeatureStore, build_stor
 from captioner.data.images import load_image
 from captioner.data.transform import Transform
 from captioner.encoders.base import Encoder, EncoderConfig
+from captioner.encoders.regions import region_memory
 from captioner.errors import FeatureStoreError
 from captioner.memory import Memory
 
@@ -46,6 +47,18 @@ class Tiny(Encoder):
     def forward(self, pixels: Tensor) -> Memory:
         quarters = adaptive_avg_pool2d(self.transform.normalise(pixels), 2) * self.config.scale  # type: ignore[attr-defined]
         return Memory.of_grid(quarters.flatten(2).transpose(1, 2), self.grid)
+
+
+class Found(Tiny):
+    """As many of the quarters as a picture's first pixel says, with boxes, and something else in the masked places."""
+
+    grid = None
+
+    def forward(self, pixels: Tensor) -> Memory:
+        vectors = super().forward(pixels).vectors
+        mask = torch.arange(4) < 1 + pixels[:, 0, 0, :1] % 4
+        boxes = pixels[:, 0, 1, :4].float().div(255).unsqueeze(1) * torch.tensor([1.0, 0.5, 0.25, 0.125]).unsqueeze(1)
+        return region_memory(vectors.masked_fill(~mask.unsqueeze(-1), 7.0), boxes, mask)
 
 
 @pytest.fixture
@@ -259,3 +272,47 @@ def test_an_index_that_disagrees_with_itself_or_is_newer_is_refused(tmp_path: Pa
 def test_no_store_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(FeatureStoreError, match="make one with: captioner features"):
         FeatureStore(tmp_path / "nothing")
+
+
+def test_a_store_of_regions_holds_boxes_and_masks(tmp_path: Path, pictures: Pictures) -> None:
+    encoder, asked = Found(), [pictures[i] for i in (6, 0, 3, 3, 5)]
+    store = build(tmp_path / "store", pictures, encoder=encoder).store
+    pixels = torch.stack([torch.from_numpy(encoder.transform.pixels(load_image(path))) for _, path in asked])
+    flipped = [False, True, True, False, False]
+    expected = encoder(torch.where(torch.tensor(flipped).view(-1, 1, 1, 1), pixels.flip(-1), pixels))
+    memory = FeatureStore(tmp_path / "store", encoder=encoder).memory([name for name, _ in asked], flipped=flipped)
+    assert memory.mask is not None and memory.boxes is not None and memory.grid is None and store.grid is None
+    assert torch.equal(memory.mask, expected.mask) and len(set(memory.mask.sum(1).tolist())) > 1
+    assert torch.equal(memory.boxes[memory.mask], expected.boxes[expected.mask]) and (memory.boxes[~memory.mask] == 0).all()
+    torch.testing.assert_close(memory.vectors, expected.vectors, rtol=0, atol=0.004)
+    for row in range(5):  # the mean of the real ones alone
+        torch.testing.assert_close(memory.pooled[row], expected.vectors[row, expected.mask[row]].mean(0), rtol=0, atol=0.004)
+
+
+def test_a_stopped_build_of_regions_goes_on_and_misses_no_boxes(tmp_path: Path, pictures: Pictures) -> None:
+    build(tmp_path / "whole", pictures, encoder=Found())
+    whole = contents(tmp_path / "whole")
+    for name in ("00001-boxes.npy", "00002-flipped-boxes.npy"):
+        harmed = tmp_path / name
+        build(harmed, pictures, encoder=Found())
+        (harmed / name).unlink()
+        with pytest.raises(FeatureStoreError, match=rf"{name}: missing or damaged"):
+            FeatureStore(harmed)
+        (harmed / INDEX).unlink()
+        assert build(harmed, pictures, encoder=Found()).encoded == (6 if "1" in name else 4)
+        assert contents(harmed) == whole
+
+
+def test_a_store_of_a_grid_is_of_the_first_format(tmp_path: Path, pictures: Pictures) -> None:
+    build(tmp_path / "grid", pictures)
+    build(tmp_path / "regions", pictures, encoder=Found())
+    grid, regions = (json.loads((tmp_path / name / INDEX).read_text()) for name in ("grid", "regions"))
+    assert grid["format"] == 1 and "boxes" not in grid and regions["format"] == 2 and regions["boxes"]
+    assert not [name for name in contents(tmp_path / "grid") if "boxes" in name]
+
+
+def test_places_that_are_nowhere_are_refused(tmp_path: Path, pictures: Pictures) -> None:
+    nowhere = Tiny()
+    nowhere.grid = None
+    with pytest.raises(FeatureStoreError, match="neither a grid nor boxes"):
+        build(tmp_path / "store", pictures, encoder=nowhere)
