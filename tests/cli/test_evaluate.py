@@ -42,7 +42,7 @@ def test_features_give_what_pictures_give(run, model: Path, dataset: Path, featu
     # In 32 bits all the way, as the store was made, so that rounding changes no caption.
     import torch
 
-    monkeypatch.setattr("captioner.captioner.fast_dtype", lambda device: torch.float32)
+    monkeypatch.setattr("captioner.encoders.base.fast_dtype", lambda device: torch.float32)
     plain = run("evaluate", model, dataset, *METRICS, "--json", "--beam", 1)
     stored = run("evaluate", model, dataset, *METRICS, "--json", "--beam", 1, "--features", features)
     assert (plain.code, stored.code) == (0, 0)
@@ -61,7 +61,7 @@ def test_features_of_another_encoder_are_refused(run, model: Path, dataset: Path
 def test_features_fit_at_any_precision(run, model: Path, dataset: Path, features: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    monkeypatch.setattr("captioner.captioner.fast_dtype", lambda device: torch.bfloat16)
+    monkeypatch.setattr("captioner.encoders.base.fast_dtype", lambda device: torch.bfloat16)
     assert run("evaluate", model, dataset, "--metrics", "BLEU", "--features", features).code == 0
 
 

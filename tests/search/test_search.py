@@ -32,7 +32,8 @@ SETTINGS: list[dict[str, Any]] = [
 
 def sharp(name: str, *, seed: int = 0, ending: float = 0.0) -> Decoder:
     """Make a decoder whose words have clearly different probabilities; ``ending`` is added to the logit of ``<eos>``."""
-    decoder = build_decoder(name, seed=seed)
+    untied = {"tie_output": False} if "tie_output" in DECODERS[name].Config.model_fields else {}  # so that there is an output layer to sharpen
+    decoder = build_decoder(name, seed=seed, **untied)
     *_, output = (layer for layer in decoder.modules() if isinstance(layer, nn.Linear) and layer.out_features == builders.WORDS)
     with torch.no_grad():
         output.weight.mul_(3)
