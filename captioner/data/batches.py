@@ -27,18 +27,24 @@ class Captions:
     Attributes:
         inputs: (B, K, T) what the decoder reads: ``<bos> w_1 ... w_n``, then padding. A row of padding is an absent caption.
         targets: (M,) what it should say at each real position, in the order of ``inputs[inputs != PAD]``.
+        photos: the numbers of the B images among all photos to learn from, for who wants to know more of them.
     """
 
     inputs: Tensor
     targets: Tensor
+    photos: tuple[int, ...] = ()
 
     @property
     def captions(self) -> int:
         """How many captions there are."""
         return int((self.inputs[..., 0] != PAD).sum())
 
+    def to(self, device: torch.device) -> Captions:
+        """Move them."""
+        return Captions(self.inputs.to(device), self.targets.to(device), self.photos)
+
     @classmethod
-    def collate(cls, captions: Sequence[Sequence[Sequence[int]]]) -> Captions:
+    def collate(cls, captions: Sequence[Sequence[Sequence[int]]], photos: Sequence[int] = ()) -> Captions:
         """Pad the encoded captions (``<bos>`` to ``<eos>``) of B images."""
         k = max((len(image) for image in captions), default=0)
         t = max((len(caption) for image in captions for caption in image), default=1)
@@ -48,7 +54,7 @@ class Captions:
                 padded[i, j, : len(caption)] = torch.tensor(caption)
         inputs, targets = padded[..., :-1].clone(), padded[..., 1:]
         inputs[targets == PAD] = PAD
-        return cls(inputs, targets[inputs != PAD])
+        return cls(inputs, targets[inputs != PAD], tuple(photos))
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,8 @@ class EncodedCaptions:
 
     def batch(self, sample: Sample) -> Captions:
         """Collate what a sample drew."""
-        return Captions.collate([[self.numbers[p][c] for c in chosen] for p, chosen in zip(sample.photos, sample.captions, strict=True)])
+        captions = [[self.numbers[p][c] for c in chosen] for p, chosen in zip(sample.photos, sample.captions, strict=True)]
+        return Captions.collate(captions, sample.photos)
 
 
 def prefetch(items: Iterator[T], *, ahead: int = 2) -> Iterator[T]:

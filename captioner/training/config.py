@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from captioner.config import Settings, override, read_yaml, validate
 from captioner.errors import ConfigError
 from captioner.model import ModelConfig
 from captioner.registry import suggestion
 from captioner.search import SearchConfig
-from captioner.training.cross_entropy import CrossEntropyConfig
+from captioner.training.objective import OBJECTIVES
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -67,18 +67,13 @@ class EvaluationConfig(Settings):
     search: SearchConfig = Field(default_factory=lambda: SearchConfig(width=3))
 
 
-class TrainConfig(Settings):
-    """A training run."""
+class RunConfig(Settings):
+    """What every training run is told."""
 
-    data: DataConfig
-    model: ModelConfig = Field(default_factory=ModelConfig)
-    objective: CrossEntropyConfig = Field(default_factory=CrossEntropyConfig)
     optimiser: OptimiserConfig = Field(default_factory=OptimiserConfig)
-    fine_tune: FineTuneConfig = Field(default_factory=FineTuneConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     output: Path = Field(Path("runs/latest"), description="folder of the run: model, log, curves, state to resume from")
     epochs: int = Field(12, ge=1)
-    batch_size: int = Field(32, ge=1, description="images a step")
     average: float = Field(
         0.999, ge=0, lt=1, description="decay of the moving average of the weights, which is what is evaluated and kept; 0 for none"
     )
@@ -90,20 +85,49 @@ class TrainConfig(Settings):
     save_minutes: float = Field(5.0, gt=0, description="time between saved states, besides one at each epoch's end")
 
 
+class TrainConfig(RunConfig):
+    """A training run of a captioner."""
+
+    data: DataConfig
+    start: Path | None = Field(None, description="a model to go on from, with its vocabulary; the settings of the model are then its own")
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    objective: dict[str, Any] = Field(
+        default_factory=lambda: {"name": "cross_entropy"}, validate_default=True, description=f"one of {', '.join(OBJECTIVES)}, and its settings"
+    )
+    fine_tune: FineTuneConfig = Field(default_factory=FineTuneConfig)
+    batch_size: int = Field(32, ge=1, description="images a step")
+
+    @field_validator("objective")
+    @classmethod
+    def _complete_objective(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        """Fill in the objective's other settings, so that a wrong one is told before the work."""
+        name = str(settings.get("name", "cross_entropy"))
+        rest = {key: value for key, value in settings.items() if key != "name"}
+        return {"name": name, **validate(OBJECTIVES[name].Config, rest, where="objective").model_dump()}
+
+
+R = TypeVar("R", bound=RunConfig)
+
+
 def load_config(name_or_path: str | Path, changes: Iterable[str] = (), output: Path | None = None) -> TrainConfig:
-    """Read a preset's name or a YAML file and apply ``key=value`` changes.
+    """Read a captioner's preset by name or a YAML file and apply ``key=value`` changes; see :func:`read_run`."""
+    return read_run(TrainConfig, PRESETS, name_or_path, changes, output)
+
+
+def read_run(kind: type[R], presets: Path, name_or_path: str | Path, changes: Iterable[str], output: Path | None) -> R:
+    """Read the settings of a run: a preset of the folder ``presets`` by name, or a YAML file, with ``key=value`` changes.
 
     Raises:
         ConfigError: there is no such preset or file, or a setting is wrong.
     """
     path = Path(name_or_path)
     if not path.suffix and not path.exists():
-        path = PRESETS / f"{name_or_path}.yaml"
-        known = sorted(preset.stem for preset in PRESETS.glob("*.yaml"))
+        path = presets / f"{name_or_path}.yaml"
+        known = sorted(preset.stem for preset in presets.glob("*.yaml"))
         if path.stem not in known:
             hint = suggestion(str(name_or_path), known)
             raise ConfigError(f"preset {str(name_or_path)!r} does not exist.{hint} Known: {', '.join(known)}; or give a YAML file")
     settings = override(read_yaml(path), changes)
     if output is not None:
         settings["output"] = str(output)
-    return validate(TrainConfig, settings, where=str(name_or_path))
+    return validate(kind, settings, where=str(name_or_path))

@@ -5,16 +5,21 @@ Tensor letters: B images, K captions an image, T steps, M real positions, N plac
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from captioner.config import Settings
 from captioner.data.batches import Captions
+from captioner.data.captions import Photo
 from captioner.decoders.base import Decoder, Taught
 from captioner.memory import Memory
-from captioner.text.vocabulary import PAD
+from captioner.text.vocabulary import PAD, Vocabulary
+from captioner.training.objective import OBJECTIVES, Objective
 
 
 class CrossEntropyConfig(Settings):
@@ -27,7 +32,8 @@ class CrossEntropyConfig(Settings):
     baseline_decay: float = Field(0.9, ge=0, lt=1, description="decay of the reward's moving average (Xu 2015, section 4.1; hard attention only)")
 
 
-class CrossEntropy(nn.Module):
+@OBJECTIVES.register("cross_entropy")
+class CrossEntropy(Objective):
     """Mean negative log-likelihood of a word, plus ``doubly_stochastic`` times the mean over captions and places of ``(1 - sum_t alpha_t)^2``.
 
     The paper (equation 14) adds up both the words and the places of a caption; here both are means, so that the weight does not depend on the size of the
@@ -38,6 +44,7 @@ class CrossEntropy(nn.Module):
     log p(y | s, a); departure: it starts at its first value and not at 0, which would make every first reward look bad.
     """
 
+    Config: ClassVar[type[Settings]] = CrossEntropyConfig
     baseline: Tensor
     begun: Tensor
 
@@ -46,6 +53,12 @@ class CrossEntropy(nn.Module):
         self.config = config
         self.register_buffer("baseline", torch.tensor(0.0))
         self.register_buffer("begun", torch.tensor(False))
+
+    @classmethod
+    def build(cls, config: Settings, photos: Sequence[Photo], vocabulary: Vocabulary) -> CrossEntropy:
+        """See :meth:`Objective.build`."""
+        assert isinstance(config, CrossEntropyConfig)
+        return cls(config)
 
     def forward(self, decoder: Decoder, memory: Memory, captions: Captions) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and its parts, each a scalar: ``nll`` (nats a word, without smoothing), ``penalty``, ``reward`` (nats a caption)."""

@@ -11,22 +11,20 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar, Generic, Literal, NamedTuple, TypeVar
+from typing import ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
 from lightning_fabric import Fabric
-from pydantic import Field
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from torch import Tensor, nn
 
 from captioner import files
-from captioner.config import Settings
 from captioner.data.batches import prefetch
 from captioner.device import choose_device, fast_dtype
 from captioner.errors import CheckpointError, ConfigError
-from captioner.training.config import EvaluationConfig, OptimiserConfig
+from captioner.training.config import OptimiserConfig, RunConfig
 from captioner.training.log import Log
 from captioner.training.state import Progress, load_state, save_state
 
@@ -34,30 +32,12 @@ B = TypeVar("B")
 STATE, CONFIG = "state.safetensors", "config.json"
 
 
-class RunConfig(Settings):
-    """What every training run is told."""
-
-    optimiser: OptimiserConfig = Field(default_factory=OptimiserConfig)
-    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
-    output: Path = Field(Path("runs/latest"), description="folder of the run: model, log, curves, state to resume from")
-    epochs: int = Field(12, ge=1)
-    average: float = Field(
-        0.999, ge=0, lt=1, description="decay of the moving average of the weights, which is what is evaluated and kept; 0 for none"
-    )
-    seed: int = Field(0, ge=0)
-    device: str = "auto"
-    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
-        "auto", description="auto: bf16-mixed where the device has it in hardware"
-    )
-    save_minutes: float = Field(5.0, gt=0, description="time between saved states, besides one at each epoch's end")
-
-
 class Cost(NamedTuple):
     """What a batch costs.
 
     Attributes:
         loss: scalar, to be minimised.
-        metrics: scalars to write down; ``nll`` is shown.
+        metrics: scalars to write down; the first is shown.
         units: how many of the loop's units the batch has.
     """
 
@@ -78,11 +58,12 @@ def learning_rate_factor(step: int, total: int, config: OptimiserConfig) -> floa
 class Loop(ABC, Generic[B]):
     """One training run. A subclass makes the model and the batches, says what a batch costs and how good the model is; :meth:`run` does the rest.
 
-    The subclass's constructor sets :attr:`optimiser` (by :meth:`adamw`), :attr:`objective` and :attr:`steps`.
+    The subclass's constructor sets :attr:`model`, :attr:`optimiser` (by :meth:`adamw`), :attr:`objective` and :attr:`steps`.
 
     Attributes:
         metric: the dev score by which the best epoch is chosen.
         units: what speed is counted in.
+        model: what is trained; it decides what training mode means for its parts.
         optimiser: whose groups have their highest learning rate as ``rate``.
         objective: what holds the state of the loss, if it has any.
         steps: batches in an epoch.
@@ -90,6 +71,7 @@ class Loop(ABC, Generic[B]):
 
     metric: ClassVar[str]
     units: ClassVar[str]
+    model: nn.Module
     optimiser: torch.optim.Optimizer
     objective: nn.Module
     steps: int
@@ -222,8 +204,7 @@ class Loop(ABC, Generic[B]):
         factor = learning_rate_factor(progress.step, self.steps * self.settings.epochs, self.settings.optimiser)
         for group in self.optimiser.param_groups:
             group["lr"] = group["rate"] * factor
-        for now, _ in self.parts().values():
-            now.train()
+        self.model.train()
         with self.fabric.autocast():
             loss, metrics, units = self.cost(batch)
         self.fabric.backward(loss)
@@ -240,7 +221,8 @@ class Loop(ABC, Generic[B]):
         values = {"loss": float(loss.detach()), **{name: float(value) for name, value in metrics.items()}}
         rate = self.optimiser.param_groups[0]["lr"]
         log.step(progress.step, {**values, "learning_rate": rate, "gradient_norm": float(norm), f"{self.units}_per_second": speed})
-        return f"nll {values['nll']:.3f}  {speed:.0f} {self.units}/s"
+        shown = next(iter(metrics), "loss")
+        return f"{shown} {values[shown]:.3f}  {speed:.0f} {self.units}/s"
 
     @torch.no_grad()
     def _average(self) -> None:

@@ -24,7 +24,7 @@ class Progress:
         epoch: finished epochs.
         batch: finished batches of the epoch under way.
         step: finished batches in all.
-        best: the best CIDEr on dev so far.
+        best: the best score on dev so far.
         best_epoch: the epoch that reached it.
         waited: evaluations since then.
         seconds: time spent training, evaluation included, over all its starts.

@@ -16,16 +16,15 @@ from pydantic import Field
 from rich.console import Console
 from torch import Tensor, nn
 
-from captioner.config import Settings, override, read_yaml, validate
+from captioner.config import Settings
 from captioner.data.batches import Captions
 from captioner.data.parallel import LengthSampler, Pair, ParallelText, collate, read_parallel
-from captioner.errors import AnnotationError, ConfigError, EvaluationError
-from captioner.registry import suggestion
+from captioner.errors import AnnotationError, EvaluationError
 from captioner.text.subwords import Subwords
 from captioner.text.vocabulary import EOS
-from captioner.training.config import EvaluationConfig
+from captioner.training.config import EvaluationConfig, RunConfig, read_run
 from captioner.training.cross_entropy import CrossEntropy, CrossEntropyConfig
-from captioner.training.loop import Cost, Loop, RunConfig
+from captioner.training.loop import Cost, Loop
 from captioner.translator import TextSearchConfig, Translation, TranslationConfig, TranslationModel, Translator, save_translator
 
 PRESETS = Path(__file__).parent / "presets_text"
@@ -64,22 +63,8 @@ class TranslateConfig(RunConfig):
 
 
 def load_translate_config(name_or_path: str | Path, changes: Iterable[str] = (), output: Path | None = None) -> TranslateConfig:
-    """Read a preset's name or a YAML file and apply ``key=value`` changes.
-
-    Raises:
-        ConfigError: there is no such preset or file, or a setting is wrong.
-    """
-    path = Path(name_or_path)
-    if not path.suffix and not path.exists():
-        path = PRESETS / f"{name_or_path}.yaml"
-        known = sorted(preset.stem for preset in PRESETS.glob("*.yaml"))
-        if path.stem not in known:
-            hint = suggestion(str(name_or_path), known)
-            raise ConfigError(f"preset {str(name_or_path)!r} does not exist.{hint} Known: {', '.join(known)}; or give a YAML file")
-    settings = override(read_yaml(path), changes)
-    if output is not None:
-        settings["output"] = str(output)
-    return validate(TranslateConfig, settings, where=str(name_or_path))
+    """Read a translator's preset by name or a YAML file and apply ``key=value`` changes; see :func:`captioner.training.config.read_run`."""
+    return read_run(TranslateConfig, PRESETS, name_or_path, changes, output)
 
 
 def train_translation(
@@ -155,6 +140,7 @@ class _Run(Loop[Batch]):
 
     metric: ClassVar[str] = "BLEU"
     units: ClassVar[str] = "words"
+    model: TranslationModel
 
     def __init__(self, config: TranslateConfig, *, resume: bool, console: Console) -> None:
         super().__init__(config, resume=resume, console=console)
@@ -209,7 +195,7 @@ class _Run(Loop[Batch]):
             yield Batch(collate([source for source, _ in pairs]), Captions.collate([[target] for _, target in pairs]))
 
     def cost(self, batch: Batch) -> Cost:
-        captions = Captions(batch.captions.inputs.to(self.device), batch.captions.targets.to(self.device))
+        captions = batch.captions.to(self.device)
         loss, metrics = self.objective(self.model.decoder, self.model(batch.sources.to(self.device)), captions)
         return Cost(loss, metrics, len(captions.targets))
 

@@ -7,7 +7,7 @@ import pytest
 
 from captioner.errors import ConfigError
 from captioner.training.config import PRESETS, OptimiserConfig, load_config
-from captioner.training.fit import learning_rate_factor
+from captioner.training.loop import learning_rate_factor
 
 NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
 

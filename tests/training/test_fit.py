@@ -21,7 +21,8 @@ from captioner.data.features import FeatureStore
 from captioner.errors import CheckpointError, ConfigError
 from captioner.model import CaptionModel
 from captioner.training.config import load_config
-from captioner.training.fit import STATE, run
+from captioner.training.fit import run
+from captioner.training.loop import STATE
 from captioner.training.state import Progress, save_state
 
 
@@ -121,7 +122,7 @@ def test_a_resumed_run_keeps_the_encoder_it_trains(tiny: Path, tmp_path: Path, m
             raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("captioner.training.fit.save_state", save_then_die)
+        patch.setattr("captioner.training.loop.save_state", save_then_die)
         run(tiny, changes, output=output)
     run(tiny, changes, output=output, resume=True)
     state, model = weights(output), load_file(output / "last" / "model.safetensors")
@@ -152,3 +153,28 @@ def test_the_vocabulary_is_from_the_training_split_only(tiny: Path, photos: Path
 
 def test_settings_reach_the_model(tiny: Path) -> None:
     assert load_config(tiny, ["model.search.width=2"]).model.search.width == 2
+
+
+def test_self_critical_training_goes_on_from_a_model(tiny: Path, tmp_path: Path) -> None:
+    first = run(tiny, ["epochs=2", "fine_tune.from_epoch=1"], output=tmp_path / "first")
+    changes = [
+        "epochs=2",
+        "fine_tune.from_epoch=null",
+        f"start={first}",
+        "objective={name: self_critical, samples: 3, max_words: 6}",
+        "evaluation.search.width=1",
+    ]
+    second = run(tiny, changes, output=tmp_path / "second")
+    before, after = load_model(first), load_model(second)
+    assert before.vocabulary == after.vocabulary and before.config.decoder == after.config.decoder
+    records = [json.loads(line) for line in (tmp_path / "second" / "log.jsonl").read_text().splitlines()]
+    assert all(0 <= record["reward"] <= 10 and record["words"] <= 6 for record in records if "loss" in record)
+    assert not torch.equal(before.decoder.output.weight, after.decoder.output.weight)  # type: ignore[arg-type, union-attr]
+
+
+def test_an_objective_is_checked_before_the_work(tiny: Path) -> None:
+    assert load_config(tiny, ["objective.label_smoothing=0.2"]).objective["name"] == "cross_entropy"
+    with pytest.raises(ConfigError, match="Did you mean 'label_smoothing'"):
+        load_config(tiny, ["objective.label_smoothin=0.2"])
+    with pytest.raises(ConfigError, match="Did you mean 'self_critical'"):
+        load_config(tiny, ["objective.name=self_crit"])

@@ -1,0 +1,54 @@
+"""Sampling: captions drawn from the decoder's own probabilities, many of each image at once, on the device.
+
+Tensor letters: B images, K captions an image, T words of the longest with ``<eos>``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from captioner.decoders.base import Decoder
+from captioner.memory import Memory
+from captioner.search.base import SearchConfig, constrain
+from captioner.text.vocabulary import BOS, EOS, PAD
+
+
+@torch.no_grad()
+def sample(decoder: Decoder, memory: Memory, captions: int, config: SearchConfig, *, greedy: bool = False) -> Tensor:
+    """Draw captions word by word, each word by its probability among those that may come next.
+
+    An image whose captions have all ended takes no part in later steps.
+
+    Args:
+        decoder: in eval mode, or its dropout takes part.
+        memory: of B images.
+        captions: K, how many to draw of each.
+        config: what may be written; the width does not matter here.
+        greedy: take the most probable word instead.
+
+    Returns:
+        (B, K, T) words without ``<bos>``, each caption with its ``<eos>`` unless it was cut at ``max_words``, then padding.
+    """
+    device, b = memory.vectors.device, len(memory)
+    images = torch.arange(b, device=device)
+    state = decoder.start(memory).pick(torch.zeros(b, captions, dtype=torch.long, device=device))
+    tokens = torch.full((b, captions), BOS, device=device)
+    written = torch.full((b, captions, config.max_words), PAD, device=device)
+    longest = config.max_words
+    for t in range(config.max_words):
+        logits, _, state = decoder.step(tokens, state)
+        allowed = constrain(torch.log_softmax(logits.float(), dim=-1), written[images, :, :t], config)
+        # Where p_i / e_i is largest for exponential noise e is a draw from p: the first of so many alarms that ring at rates p_i.
+        weights = allowed if greedy else allowed.exp() / torch.empty_like(allowed).exponential_()
+        drawn = weights.argmax(-1)
+        ended = (tokens == EOS) | (tokens == PAD)
+        tokens = drawn.masked_fill(ended, PAD)
+        written[images, :, t] = tokens
+        alive = ((tokens != EOS) & (tokens != PAD)).any(1).nonzero().squeeze(1)
+        if len(alive) == 0:
+            longest = t + 1
+            break
+        if len(alive) < len(images):
+            state, tokens, images = state.pick(images=alive), tokens[alive], images[alive]
+    return written[..., :longest]

@@ -1,0 +1,110 @@
+"""Self-critical sequence training: the policy gradient of CIDEr-D (Rennie et al. 2017, https://arxiv.org/abs/1612.00563).
+
+Tensor letters: B images, K sampled captions an image, T words, M real positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from captioner.config import Settings
+from captioner.data.batches import Captions
+from captioner.data.captions import Photo
+from captioner.decoders.base import Decoder
+from captioner.evaluation.cider import CiderD
+from captioner.memory import Memory
+from captioner.search import SearchConfig
+from captioner.search.sample import sample
+from captioner.text.vocabulary import BOS, EOS, PAD, UNK, Vocabulary, tokenize
+from captioner.training.objective import OBJECTIVES, Objective
+
+NEVER = float("-inf")
+
+
+class SelfCriticalConfig(Settings):
+    """Settings of the objective."""
+
+    samples: int = Field(5, ge=2, description="K: captions drawn of each image")
+    baseline: Literal["others", "greedy"] = Field(
+        "others",
+        description="what a caption's reward is compared with: the mean of the image's other samples (Luo 2020), or the greedy caption's (Rennie 2017)",
+    )
+    max_words: int = Field(20, ge=1, description="a sample is cut after so many words")
+    dropout: bool = Field(False, description="keep dropout where the gradient is taken, which is then one of another policy than the one that drew")
+
+
+@OBJECTIVES.register("self_critical")
+class SelfCritical(Objective):
+    """The mean of ``-(r(w) - b) log p(w)`` over captions w drawn from the model, whose gradient is that of the expected reward (equation 8).
+
+    The reward r is CIDEr-D against all captions of the image, with document frequencies from the photos to learn from and ``<eos>`` counted as a word, so
+    that a caption cannot gain by ending in the middle. The baseline b is the mean reward of the image's other samples (Luo 2020,
+    https://arxiv.org/abs/2003.09971), or that of the greedy caption as in Rennie 2017.
+
+    Words of the references that the vocabulary lacks keep numbers of their own, so that the reward is what the strings would give. Captions are drawn
+    step by step without a gradient; their probabilities are then taken in one teacher-forced pass, in which the work that does not depend on the previous
+    step is done once.
+
+    Args:
+        config: the settings.
+        references: of each photo its captions as numbers with ``<eos>``.
+        words: size of the vocabulary.
+    """
+
+    Config: ClassVar[type[Settings]] = SelfCriticalConfig
+
+    def __init__(self, config: SelfCriticalConfig, references: Sequence[Sequence[Sequence[int]]], words: int) -> None:
+        super().__init__()
+        self.config = config
+        self.reward = CiderD(references, words=words)
+        self.search = SearchConfig(width=1, max_words=config.max_words)
+
+    @classmethod
+    def build(cls, config: Settings, photos: Sequence[Photo], vocabulary: Vocabulary) -> SelfCritical:
+        """See :meth:`Objective.build`."""
+        assert isinstance(config, SelfCriticalConfig)
+        numbers = {word: number for number, word in enumerate(vocabulary.words)}
+        references = [
+            [[numbers.setdefault(word, len(numbers)) for word in tokenize(caption)] + [EOS] for caption in photo.captions] for photo in photos
+        ]
+        return cls(config, references, len(vocabulary))
+
+    def forward(self, decoder: Decoder, memory: Memory, captions: Captions) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss, and of the samples their mean ``reward`` (CIDEr-D, 0 to 10), ``words`` and share of ``distinct`` captions."""
+        training = decoder.training
+        decoder.eval()
+        drawn = sample(decoder, memory, self.config.samples, self.search)
+        rewards = self._score(captions.photos, drawn)
+        if self.config.baseline == "greedy":
+            baseline = self._score(captions.photos, sample(decoder, memory, 1, self.search, greedy=True))
+        else:
+            baseline = (rewards.sum(1, keepdim=True) - rewards) / (rewards.shape[1] - 1)
+        decoder.train(training and self.config.dropout)
+        likelihood, caption = self.log_probability(decoder, memory, drawn)
+        decoder.train(training)
+        loss = -((rewards - baseline).flatten().float()[caption] * likelihood).sum() / rewards.numel()
+        said = (drawn > EOS).sum(-1).float().mean()
+        distinct = torch.tensor(len(torch.unique(drawn.flatten(0, 1), dim=0)) / drawn.shape[:2].numel())
+        return loss, {"reward": rewards.mean(), "words": said, "distinct": distinct}
+
+    def _score(self, photos: Sequence[int], drawn: Tensor) -> Tensor:
+        """Return the reward of captions (B, K, T) of photos, (B, K) float64."""
+        b, k, _ = drawn.shape
+        owners = list(chain.from_iterable([photo] * k for photo in photos))
+        scores = self.reward(owners, drawn.flatten(0, 1).cpu().numpy())
+        return torch.from_numpy(scores).view(b, k).to(drawn.device)
+
+    def log_probability(self, decoder: Decoder, memory: Memory, drawn: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the log-probability of each word (M,) of captions (B, K, T) among the words that could be drawn, and its caption's number (M,)."""
+        inputs = torch.cat([torch.full_like(drawn[..., :1], BOS), drawn[..., :-1]], dim=-1).masked_fill(drawn == PAD, PAD)
+        real = inputs != PAD
+        logits = decoder(memory, inputs).logits.float()
+        logits = logits.index_fill(1, torch.tensor([PAD, BOS, UNK], device=logits.device), NEVER)
+        likelihood = torch.log_softmax(logits, dim=-1).gather(1, drawn[real].unsqueeze(1)).squeeze(1)
+        return likelihood, real.flatten(0, 1).nonzero()[:, 0]

@@ -1,0 +1,80 @@
+"""The policy gradient against the gradient of the expected reward, computed by going through every possible caption."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from captioner.data.batches import Captions
+from captioner.data.captions import Photo
+from captioner.decoders import Decoder
+from captioner.evaluation.cider import CiderD
+from captioner.text.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
+from captioner.training.self_critical import SelfCritical, SelfCriticalConfig
+from tests.builders import WORDS, build_decoder, build_memory, step_by_step
+
+REFERENCES = [[[4, 5, EOS], [4, 6, EOS]], [[7, EOS]], [[5, 5, EOS]]]
+CAPTIONS = Captions(torch.full((2, 1, 1), BOS), torch.tensor([4, 7]), photos=(0, 1))
+
+
+def gradient(decoder: Decoder) -> Tensor:
+    return torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in decoder.parameters()])
+
+
+def expected_reward(decoder: Decoder) -> Tensor:
+    """Return the mean over both images of the sum over all captions of at most two words of probability times reward."""
+    words = list(range(UNK + 1, WORDS))
+    every = [(EOS, PAD), *((word, EOS) for word in words), *product(words, words)]
+    captions = torch.tensor(every).expand(2, -1, -1)
+    inputs = torch.cat([torch.full_like(captions[..., :1], BOS), captions[..., :1].masked_fill(captions[..., 1:] == PAD, PAD)], dim=-1)
+    logits = step_by_step(decoder, build_memory(images=2), inputs).logits
+    logits[:, [PAD, BOS, UNK]] = float("-inf")
+    said = logits.log_softmax(-1).gather(1, captions[inputs != PAD].unsqueeze(1)).squeeze(1)
+    total = torch.zeros(2 * len(every), dtype=torch.float64).index_add(0, (inputs != PAD).flatten(0, 1).nonzero()[:, 0], said)
+    images = [image for image in range(2) for _ in every]
+    rewards = torch.from_numpy(CiderD(REFERENCES, words=WORDS)(images, captions.flatten(0, 1).numpy()))
+    return (total.exp() * rewards).sum() / 2
+
+
+@pytest.mark.parametrize("baseline", ["others", "greedy"])
+@pytest.mark.parametrize("name", ["show_tell", "transformer"])
+def test_the_gradient_is_that_of_the_expected_reward(name: str, baseline: str) -> None:
+    torch.manual_seed(0)
+    decoder = build_decoder(name)
+    config = SelfCriticalConfig(samples=8000, max_words=2, baseline=baseline)  # type: ignore[arg-type]
+    loss, metrics = SelfCritical(config, REFERENCES, WORDS)(decoder, build_memory(images=2), CAPTIONS)
+    loss.backward()
+    estimated = gradient(decoder)
+    decoder.zero_grad()
+    exact = expected_reward(decoder)
+    (-exact).backward()
+    assert metrics["reward"].item() == pytest.approx(exact.item(), rel=0.1)
+    assert torch.nn.functional.cosine_similarity(estimated, gradient(decoder), dim=0) > 0.97
+    assert (estimated.norm() / gradient(decoder).norm()).item() == pytest.approx(1, abs=0.1)
+
+
+def test_it_teaches_what_is_rewarded() -> None:
+    torch.manual_seed(0)
+    decoder = build_decoder("show_attend_tell").train()
+    objective = SelfCritical(SelfCriticalConfig(samples=20, max_words=2), REFERENCES, WORDS)
+    optimiser = torch.optim.Adam(decoder.parameters(), lr=0.02)
+    before = expected_reward(decoder.eval()).item()
+    for _ in range(40):
+        loss, metrics = objective(decoder.train(), build_memory(images=2), CAPTIONS)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        assert decoder.training
+    assert expected_reward(decoder.eval()).item() > 3 * before
+    assert set(metrics) == {"reward", "words", "distinct"} and metrics["words"] <= 2
+
+
+def test_words_that_the_vocabulary_lacks_are_not_one_word() -> None:
+    vocabulary = Vocabulary(["a", "dog"])
+    photos = [Photo("1", Path("1.jpg"), "train", ("a rare dog", "a scarce dog")), Photo("2", Path("2.jpg"), "train", ("a dog",))]
+    objective = SelfCritical.build(SelfCriticalConfig(), photos, vocabulary)
+    assert objective.reward.images == 2 and objective.reward.base == len(vocabulary) + 2  # rare, scarce
