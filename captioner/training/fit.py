@@ -20,11 +20,12 @@ from captioner.data.batches import Captions, EncodedCaptions, Sample, Sampler
 from captioner.data.features import FeatureStore, build_store
 from captioner.data.loader import ImageLoader
 from captioner.errors import AnnotationError, ConfigError
+from captioner.evaluation.diversity import Diversity
 from captioner.evaluation.evaluate import generate
 from captioner.evaluation.scores import Scorer
 from captioner.memory import Memory
 from captioner.model import CaptionModel
-from captioner.text.vocabulary import Vocabulary
+from captioner.text.vocabulary import Vocabulary, tokenize
 from captioner.training.config import TrainConfig, load_config
 from captioner.training.loop import STATE, Cost, Loop, bar
 from captioner.training.objective import OBJECTIVES
@@ -103,6 +104,7 @@ class _Run(Loop[Batch]):
         settings = OBJECTIVES[name].Config(**{key: value for key, value in config.objective.items() if key != "name"})
         self.objective = OBJECTIVES[name].build(settings, self.train.photos, self.model.vocabulary).to(self.device)
         self.scorer = Scorer({photo.image_id: photo.captions for photo in self.dev.photos})
+        self.people = Diversity.of([tokenize(photo.captions[0]) for photo in self.dev.photos])
         self.unreadable: set[str] = set()
 
     def _build(self) -> CaptionModel:
@@ -236,6 +238,8 @@ class _Run(Loop[Batch]):
         captioner = Captioner(self.average, device=str(self.device), **settings.search.model_dump())
         captions, _ = generate(captioner, self.dev, features=None if self._from_pixels else self.store, batch_size=settings.batch_size)
         every = {photo.image_id: captions.get(photo.image_id, "") for photo in self.dev.photos}
+        if self.progress.epoch > 1 and (how := Diversity.of([caption.split() for caption in every.values()]).collapsed(self.people)):
+            self.console.print(f"the model has collapsed: {how}; lower optimiser.learning_rate, or choose another objective", style="yellow")
         return self.scorer(every, metrics=("BLEU", "CIDEr")).values
 
     def save(self, name: str) -> None:
