@@ -31,7 +31,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "attention": SEQUENCE | {"decoder": {"name": "show_attend_tell", "embedding": 8, "hidden": 12, "attention": 6, "values": 8}},
     "transformer": {
         "encoder": {"name": "words", "embedding": 8},
-        "refiner": {"name": "transformer", **SMALL},
+        "refiner": {"name": "transformer", "positions": "order", **SMALL},
         "decoder": {"name": "transformer", **SMALL},
     },
 }

@@ -6,7 +6,7 @@ Tensor letters: B images, N places, D features.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -22,15 +22,17 @@ from captioner.transformer import BlockConfig, EncoderBlock, key_mask, last_norm
 class TransformerRefinerConfig(BlockConfig):
     """Sizes of the refiner."""
 
-    positions: bool = Field(True, description="tell the blocks where each place lies; false for a memory whose vectors know")
+    positions: Literal["geometry", "order", "none"] = Field(
+        "geometry", description="how the blocks know where a place is: by its box in the picture, by its number in the sentence, or not"
+    )
 
 
 @REFINERS.register("transformer")
 class TransformerRefiner(Refiner):
     """Self-attention over all places of a picture, so that each vector knows what is around it.
 
-    The encoder of the paper, section 3.1, on the vectors of a memory. A place of a picture is told where it lies by a learned map of its box, and a
-    place of a sentence by the sinusoidal encoding of section 3.5. The pooled vector is the mean of the refined ones.
+    The encoder of the paper, section 3.1, on the vectors of a memory. A place of a picture is known by a learned map of its box, a place of a
+    sentence (``positions: order``) by the sinusoidal encoding of section 3.5. The pooled vector is the mean of the refined ones.
 
     Departures: features of another size are projected and normalised first; the layer norm stands before each sub-layer (``norm: post`` for the paper's
     form), because such a stack learns without a long warm-up (Xiong 2020, https://arxiv.org/abs/2002.04745).
@@ -42,7 +44,7 @@ class TransformerRefiner(Refiner):
         super().__init__()
         self.config, self.features = config, config.size
         self.project = projection(features, config.size)
-        self.geometry = Geometry(config.size) if config.positions else None
+        self.geometry = Geometry(config.size) if config.positions == "geometry" else None
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(EncoderBlock(config) for _ in range(config.blocks))
         self.norm = last_norm(config)
@@ -53,9 +55,9 @@ class TransformerRefiner(Refiner):
         x: Tensor = self.project(memory.vectors).to(memory.vectors.dtype)
         mask = key_mask(memory.mask)
         if self.geometry is not None:
-            pictured = memory.places_in_picture() is not None
-            where = self.geometry(memory) if pictured else sinusoidal(memory.places, self.features, device=x.device)
-            x = x + where.to(x.dtype)
+            x = x + self.geometry(memory).to(x.dtype)
+        elif self.config.positions == "order":
+            x = x + sinusoidal(memory.places, self.features, device=x.device).to(x.dtype)
         x = self.dropout(x)
         for block in self.blocks:
             x = block(x, mask)

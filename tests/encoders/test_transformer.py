@@ -59,17 +59,17 @@ def test_it_keeps_the_places_and_changes_the_size() -> None:
 
 @pytest.mark.parametrize("pictured", [True, False])
 def test_only_positions_tell_places_apart(pictured: bool) -> None:
-    memory = on_grid(build_memory(masked=False)) if pictured else build_memory(masked=False)
+    memory, told = (on_grid(build_memory(masked=False)), "geometry") if pictured else (build_memory(masked=False), "order")
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     moved = replace(memory, vectors=memory.vectors[:, order])
-    blind, sighted = build(positions=False), build()
+    blind, sighted = build(positions="none"), build(positions=told)
     close(blind(moved).vectors, blind(memory).vectors[:, order])
     assert (sighted(moved).vectors - sighted(memory).vectors[:, order]).abs().max() > 0.1
 
 
-def test_places_that_are_in_no_picture_are_told_as_the_words_of_a_sentence() -> None:
-    memory, sighted, blind = build_memory(), build(), build(positions=False)
-    blind.load_state_dict({name: tensor for name, tensor in sighted.state_dict().items() if not name.startswith("geometry")})
+def test_order_is_the_encoding_of_the_words_of_a_sentence() -> None:
+    memory, sighted, blind = build_memory(), build(positions="order"), build(positions="none")
+    blind.load_state_dict(sighted.state_dict())
     told = replace(memory, vectors=memory.vectors + sinusoidal(memory.places, 8))
     close(sighted(memory).vectors, blind(told).vectors)
 

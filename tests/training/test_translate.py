@@ -14,7 +14,6 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-import captioner.encoders.transformer  # noqa: F401 (registers it)
 from captioner.data.parallel import read_parallel
 from captioner.errors import AnnotationError, CheckpointError, ConfigError, EvaluationError
 from captioner.training import loop, translate
@@ -93,7 +92,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "hard attention": {"model.decoder": {"name": "show_attend_tell", "embedding": 8, "hidden": 8, "attention": 8, "values": 8, "kind": "hard"}},
     "transformer": {
         "model.encoder": {"name": "words", "embedding": 16},
-        "model.refiner": {"name": "transformer", "blocks": 1, "size": 16, "heads": 2, "feed_forward": 16},
+        "model.refiner": {"name": "transformer", "positions": "order", "blocks": 1, "size": 16, "heads": 2, "feed_forward": 16},
         "model.decoder": {"name": "transformer", "blocks": 1, "size": 16, "heads": 2, "feed_forward": 16},
     },
 }

@@ -1,0 +1,204 @@
+"""What holds for every encoder with every decoder, with a refiner between them or without: adding one to its registry adds its tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from captioner.checkpoint import load_model, save_model
+from captioner.data.batches import Captions
+from captioner.decoders import DECODERS, kernels
+from captioner.encoders import ENCODERS, REFINERS
+from captioner.encoders.sequence import TEXT_ENCODERS
+from captioner.memory import Memory
+from captioner.model import CaptionModel, ModelConfig
+from captioner.search import SearchConfig, beam
+from captioner.text.subwords import Subwords
+from captioner.text.vocabulary import BOS, EOS, PAD, Vocabulary
+from captioner.training.cross_entropy import CrossEntropy, CrossEntropyConfig
+from captioner.translator import TranslationConfig, TranslationModel, load_translator, save_translator
+from tests.builders import SMALL, step_by_step
+from tests.search.test_search import assert_same, reference
+
+TINY: dict[str, dict[str, Any]] = {
+    "grid": {"backbone": "test_efficientnet", "weights": "random", "size": 64},
+    "regions": {"weights": "random", "size": 64, "regions": 12},
+    "sequence": {"embedding": 6, "hidden": 4},
+    "words": {"embedding": 8},
+}
+WORDS = ["a", "dog", "cat", "runs", "sleeps", "red", "old"]
+SENTENCES = ["a dog runs", "the old cat sleeps on a red mat", "run"]
+CAPTIONS = [[[1, 4, 5, 7, 2], [1, 9, 6, 2]], [[1, 4, 6, 8, 4, 10, 2]], [[1, 5, 2], [1, 10, 5, 7, 7, 2]]]
+
+
+def small(family: Any) -> dict[str, Any]:
+    """Return the small sizes of those settings that a family has, without dropout."""
+    fields = family.Config.model_fields
+    return {field: size for field, size in SMALL.items() if field in fields} | {field: 0.0 for field in fields if "dropout" in field}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model of pictures or of text, seen alike."""
+
+    encoder: nn.Module
+    decoder: Any
+    encode: Callable[[], Memory]
+    reload: Callable[[Path], Model]
+
+
+def build(kind: str, encoder: str, refiner: str | None, decoder: str) -> Model:
+    torch.manual_seed(0)
+    told = {"positions": "order"} if kind == "text" else {}
+    parts = {
+        "encoder": {"name": encoder, **TINY[encoder]},
+        "refiner": refiner and {"name": refiner, **small(REFINERS[refiner]), **told},
+        "decoder": {"name": decoder, **small(DECODERS[decoder])},
+    }
+    if kind == "text":
+        pieces = Subwords.learn(SENTENCES, merges=10)
+        return of_text(TranslationModel(TranslationConfig.model_validate(parts), pieces, Subwords.learn(["ein Hund"], merges=2)))
+    return of_pictures(CaptionModel.build(ModelConfig.model_validate(parts), Vocabulary(WORDS)))
+
+
+def of_pictures(model: CaptionModel) -> Model:
+    pixels = torch.randint(0, 256, (3, 3, 64, 64), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+
+    def reload(folder: Path) -> Model:
+        model.tuned_stages = model.encoder.stages  # so that the folder holds the encoder's random weights
+        return of_pictures(load_model(save_model(folder, model)))
+
+    return Model(model.encoder, model.decoder, lambda: model(pixels), reload)
+
+
+def of_text(model: TranslationModel) -> Model:
+    numbers = [model.read(sentence) for sentence in SENTENCES]
+    tokens = torch.zeros(len(numbers), max(map(len, numbers)), dtype=torch.long)
+    for row, sentence in enumerate(numbers):
+        tokens[row, : len(sentence)] = torch.tensor(sentence)
+    return Model(model.encoder, model.decoder, lambda: model(tokens), lambda folder: of_text(load_translator(save_translator(folder, model))))
+
+
+class Pair(NamedTuple):
+    kind: str
+    encoder: str
+    refiner: str | None
+    decoder: str
+
+
+PAIRS = [
+    Pair(kind, encoder, refiner, decoder)
+    for kind, encoders in (("pictures", ENCODERS), ("text", TEXT_ENCODERS))
+    for encoder in encoders
+    for refiner in (None, *REFINERS)
+    for decoder in DECODERS
+]
+pytestmark = pytest.mark.parametrize("pair", PAIRS, ids=["-".join(part or "plain" for part in pair[1:]) for pair in PAIRS])
+
+
+@pytest.fixture(autouse=True)
+def without_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "can_compile", lambda: False)
+
+
+@cache
+def memory_of(kind: str, encoder: str) -> Memory:
+    """Encode once; the last image has fewer places than the first, whatever the encoder found."""
+    model = build(kind, encoder, None, "show_tell")
+    model.encoder.eval()
+    with torch.no_grad():
+        memory = model.encode()
+    mask = torch.ones(memory.vectors.shape[:2], dtype=torch.bool) if memory.mask is None else memory.mask.clone()
+    mask[-1, memory.places // 2 :] = False
+    return Memory(memory.vectors, memory.pooled, mask, memory.grid, memory.boxes)
+
+
+def tokens_of(captions: list[list[list[int]]]) -> Tensor:
+    return Captions.collate(captions).inputs
+
+
+def test_single_steps_are_the_whole(pair: Pair) -> None:
+    decoder = build(*pair).decoder.double().eval()
+    memory, tokens = memory_of(pair.kind, pair.encoder).to(dtype=torch.float64), tokens_of(CAPTIONS)
+    with torch.no_grad():
+        told, expected = decoder(memory, tokens), step_by_step(decoder, memory, tokens)
+    torch.testing.assert_close(told.logits, expected.logits, rtol=0, atol=1e-9)
+    if expected.attention is not None:
+        torch.testing.assert_close(told.attention, expected.attention, rtol=0, atol=1e-9)
+        hidden = ~memory.mask[(tokens != PAD).nonzero()[:, 0]]  # type: ignore[index]
+        assert hidden.any() and not told.attention[hidden].any()
+
+
+def test_masked_places_do_not_matter(pair: Pair) -> None:
+    decoder = build(*pair).decoder.double().eval()
+    memory, tokens = memory_of(pair.kind, pair.encoder).to(dtype=torch.float64), tokens_of(CAPTIONS)
+    assert memory.mask is not None
+    changed = Memory(memory.vectors.masked_fill(~memory.mask.unsqueeze(-1), 7.0), memory.pooled, memory.mask, memory.grid, memory.boxes)
+    with torch.no_grad():
+        torch.testing.assert_close(decoder(changed, tokens).logits, decoder(memory, tokens).logits, rtol=0, atol=1e-9)
+
+
+def test_beam_search_is_the_naive_one(pair: Pair) -> None:
+    decoder, memory = build(*pair).decoder.double().eval(), memory_of(pair.kind, pair.encoder).to(dtype=torch.float64)
+    config = SearchConfig(width=3, n_best=3, max_words=5)
+    for image, found in enumerate(beam(decoder, memory, config)):
+        assert_same(found, reference(decoder, memory[image : image + 1], config))
+
+
+def test_it_is_the_same_from_a_folder(pair: Pair, tmp_path: Path) -> None:
+    model = build(*pair)
+    again = model.reload(tmp_path / "model")
+    tokens = torch.tensor([[[BOS, 4, 5]]] * 3)
+    for part in (model, again):
+        part.encoder.eval()
+        part.decoder.eval()
+    with torch.no_grad():
+        assert torch.equal(again.decoder(again.encode(), tokens).logits, model.decoder(model.encode(), tokens).logits)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_near(pair: Pair, dtype: torch.dtype) -> None:
+    decoder, memory, tokens = build(*pair).decoder.eval(), memory_of(pair.kind, pair.encoder), tokens_of(CAPTIONS)
+    with torch.no_grad():
+        expected = decoder(memory, tokens).logits.softmax(-1)
+        told = decoder.to(dtype)(memory.to(dtype=dtype), tokens).logits
+    assert told.dtype == dtype and (told.float().softmax(-1) - expected).abs().max() < 0.02
+
+
+def test_a_few_steps_of_training_lower_the_loss(pair: Pair) -> None:
+    model, objective = build(*pair), CrossEntropy(CrossEntropyConfig(label_smoothing=0.0))
+    captions = Captions.collate(CAPTIONS)
+    model.decoder.train()
+    trained = [("decoder", model.decoder)]
+    if pair.kind == "text":  # pictures' encoders have learned elsewhere
+        trained.append(("encoder", model.encoder.train()))
+    parameters = [parameter for _, part in trained for parameter in part.parameters()]
+    optimiser = torch.optim.Adam(parameters, lr=0.03)
+    losses = []
+    for step in range(20):
+        memory = model.encode() if pair.kind == "text" else memory_of(pair.kind, pair.encoder)
+        loss, _ = objective(model.decoder, memory, captions)
+        optimiser.zero_grad()
+        loss.backward()
+        if step == 0:
+            for name, part in trained:
+                for key, parameter in part.named_parameters():
+                    assert parameter.grad is not None and parameter.grad.isfinite().all(), f"{name}.{key}"
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.85 * losses[0]
+
+
+def test_whole_captions_come_out(pair: Pair) -> None:
+    model = build(*pair)
+    model.encoder.eval()
+    with torch.no_grad():
+        found = beam(model.decoder.eval(), model.encode(), SearchConfig(width=2, max_words=4))
+    assert [len(hypotheses) for hypotheses in found] == [1, 1, 1] and all(EOS not in found[image][0].words for image in range(3))
