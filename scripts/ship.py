@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -48,8 +49,10 @@ split by CIDEr, so these figures are a little kind.
 ## Recipe
 
 `scripts/train_shipped.sh` makes it again: {parameters:.1f} M parameters in the decoder, {words:,} words (min count {min_count}), encoder {encoder} with
-ImageNet weights, of which the last {tuned} stages were trained along, epoch {epoch} of {epochs}, seed {seed}, {precision}, {minutes:.0f} minutes on two CPU
-cores shared with other work. All settings are in `config.json` under `about.recipe`.
+ImageNet weights, of which the last {tuned} stages were trained along; seed {seed}, {precision}, {minutes:.0f} minutes in all on two CPU cores shared with
+other work. All settings are in `config.json` under `about`.
+
+{stages}
 
 ## Data and terms
 
@@ -63,10 +66,21 @@ It knows what Flickr8k shows: people and dogs, outdoors, in action. Other subjec
 a sign of doubt. It repeats the biases of its captions, such as guessing gender from clothes. Do not use it where a wrong description does harm.
 """
 
+OBJECTIVES = {"cross_entropy": "Cross-entropy", "self_critical": "Self-critical training (Rennie et al. 2017) of CIDEr-D"}
 TITLES = {
     "show_attend_tell": ("Show, Attend and Tell with soft attention (Xu et al. 2015)", " and says for each word where it looked"),
     "show_tell": ("Show and Tell (Vinyals et al. 2015)", ""),
 }
+
+
+def stages_of(about: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what is known of each stage of a model's training, the first one first."""
+    return [*(stages_of(about["start"]) if "start" in about else []), about]
+
+
+def minutes(about: dict[str, Any]) -> float:
+    """Return how long all stages took."""
+    return sum(stage["minutes"] for stage in stages_of(about))
 
 
 def update_readme() -> None:
@@ -78,7 +92,7 @@ def update_readme() -> None:
         about = read_config(folder)["about"]
         for search, values in about["scores"].items():
             figures = " | ".join(f"{100 * values[name]:.1f}" for name in METRICS)
-            rows.append(f"| `{folder.name}` | {search} | {figures} | {about['decoder_parameters'] / 1e6:.1f} | {about['minutes']:.0f} |")
+            rows.append(f"| `{folder.name}` | {search} | {figures} | {about['decoder_parameters'] / 1e6:.1f} | {minutes(about):.0f} |")
     readme = ASSETS.parent / "README.md"
     begin, end = "<!-- scores:begin -->", "<!-- scores:end -->"
     before, _, rest = readme.read_text(encoding="utf-8").partition(begin)
@@ -126,11 +140,14 @@ def main() -> None:
         min_count=recipe["data"]["min_count"],
         encoder=model.config.encoder.get("backbone"),
         tuned=model.tuned_stages,
-        epoch=about["epoch"],
-        epochs=recipe["epochs"],
         seed=about["seed"],
         precision=about["precision"],
-        minutes=about["minutes"],
+        minutes=minutes(about),
+        stages="\n".join(
+            f"{number}. {OBJECTIVES[stage['recipe']['objective']['name']]}, epoch {stage['epoch']} of {stage['recipe']['epochs']}, "
+            f"{stage['minutes']:.0f} minutes: CIDEr {100 * stage['dev_cider']:.1f} on dev."
+            for number, stage in enumerate(stages_of(about), start=1)
+        ),
     )
     folder = save_model(ASSETS / arguments.name, model, card=card, about=about, dtype=torch.float16)
     update_readme()

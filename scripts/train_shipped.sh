@@ -11,10 +11,11 @@ cd "$(dirname "$0")/.."
 
 captioner features "$data/flickr8k" "$data/coco/dataset_coco.json" --split train --split restval --split dev \
     --encoder efficientnet_lite2 --cut 2 --flips --compile --output "$runs/features"
+resume() { [ -e "$1/state.safetensors" ] && echo --resume || true; }
+settings=(--set "data.path=$data/flickr8k" --set "data.also=[$data/coco/dataset_coco.json]" --set "data.features=$runs/features")
 for name in show_attend_tell show_tell; do
-    resume=()
-    [ -e "$runs/$name/state.safetensors" ] && resume=(--resume)
-    captioner train "flickr8k_$name" "${resume[@]}" --output "$runs/$name" \
-        --set "data.path=$data/flickr8k" --set "data.also=[$data/coco/dataset_coco.json]" --set "data.features=$runs/features"
-    python scripts/ship.py "$runs/$name" "$name" --data "$data/flickr8k" --features "$runs/features"
+    first=$runs/$name second=$runs/$name-self-critical
+    captioner train "flickr8k_$name" "${settings[@]}" $(resume "$first") --output "$first"
+    captioner train flickr8k_self_critical "${settings[@]}" --set "start=$first/best" $(resume "$second") --output "$second"
+    python scripts/ship.py "$second" "$name" --data "$data/flickr8k" --features "$runs/features"
 done

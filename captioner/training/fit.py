@@ -7,14 +7,14 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from rich.console import Console
 from torch import Tensor, nn
 
 from captioner.captioner import Captioner
-from captioner.checkpoint import load_model, save_model
+from captioner.checkpoint import load_model, locate, read_config, save_model
 from captioner.data.annotations import CaptionData, merge, read_captions
 from captioner.data.batches import Captions, EncodedCaptions, Sample, Sampler
 from captioner.data.features import FeatureStore, build_store
@@ -243,7 +243,7 @@ class _Run(Loop[Batch]):
         return self.scorer(every, metrics=("BLEU", "CIDEr")).values
 
     def save(self, name: str) -> None:
-        about = {
+        about: dict[str, Any] = {
             "data": self.train.name,
             "photos": len(self.train.photos),
             "captions": sum(len(photo.captions) for photo in self.train.photos),
@@ -254,6 +254,8 @@ class _Run(Loop[Batch]):
             "dev_cider": round(self.progress.best, 4),
             "recipe": json.loads(self.config.model_dump_json(exclude={"output", "data", "device", "save_minutes"})),
         }
+        if self.config.start is not None:
+            about["start"] = read_config(locate(self.config.start)).get("about")
         save_model(self.output / name, self.average, about=about)
 
 
