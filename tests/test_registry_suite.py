@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from captioner import compilation
 from captioner.checkpoint import load_model, save_model
 from captioner.data.batches import Captions
-from captioner.decoders import DECODERS, kernels
+from captioner.decoders import DECODERS
 from captioner.encoders import ENCODERS, REFINERS
 from captioner.encoders.sequence import TEXT_ENCODERS
 from captioner.memory import Memory
@@ -105,7 +106,7 @@ pytestmark = pytest.mark.parametrize("pair", PAIRS, ids=["-".join(part or "plain
 
 @pytest.fixture(autouse=True)
 def without_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "can_compile", lambda: False)
+    monkeypatch.setattr(compilation, "can_compile", lambda: False)
 
 
 @cache

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from captioner import files
+from captioner.compilation import Compiled
 from captioner.data.loader import ImageLoader
 from captioner.encoders.base import Encoder
 from captioner.encoders.regions import region_memory
@@ -208,7 +209,7 @@ def build_store(
         raise FeatureStoreError(f"{folder}: the same image id was given twice")
     _agree(folder, plan)
     files.write_json(folder / PLAN, plan, indent=None)
-    encode = torch.compile(encoder) if compiled and not boxed else encoder
+    encode = Compiled(encoder) if compiled and not boxed else encoder
     groups = [pictures[i : i + shard] for i in range(0, len(pictures), shard)]
     total, done, encoded = len(pictures) * (1 + flips), 0, 0
     errors: list[ImageError] = []

@@ -15,21 +15,15 @@ Tensor letters: B images, K captions an image, M captions times steps, N places,
 
 from __future__ import annotations
 
-import functools
-import logging
-import os
-import shutil
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from captioner.errors import first_line
+from captioner.compilation import Compiled
 
 LIMIT = 40.0
-log = logging.getLogger(__name__)
 
 
 def wide(x: Tensor) -> Tensor:
@@ -87,38 +81,21 @@ def _key_gradient_eager(e: Tensor, f: Tensor, ds: Tensor) -> tuple[Tensor, Tenso
     return first, second
 
 
-@functools.cache
-def can_compile() -> bool:
-    """Tell whether ``torch.compile`` has what it needs on this machine; ``CAPTIONER_COMPILE=0`` switches it off."""
-    if os.environ.get("CAPTIONER_COMPILE", "1") == "0":
-        return False
-    compiler = os.environ.get("CXX") or "g++"
-    return any(shutil.which(name) for name in (compiler, "g++", "clang++", "c++"))
-
-
 class _Kernel:
     """A function compiled at its first large call, with an eager equal for where that is impossible or does not pay."""
 
     def __init__(self, fused: Callable[..., Any], eager: Callable[..., Any]) -> None:
-        self.fused, self.eager = fused, eager
-        self._compiled: Callable[..., Any] | None = None
-        self._broken = False
+        self.fused, self.by_image = fused, eager
+        self.compiled = Compiled(fused, eager=self.eager, dynamic=True)
+
+    def eager(self, *args: Tensor) -> Any:
+        """Call what is best without a compiler."""
+        # The loop over images writes in place: not for a GPU, nor where autograd watches.
+        plain = args[0].device.type != "cpu" or torch.is_grad_enabled()
+        return (self.fused if plain else self.by_image)(*args)
 
     def __call__(self, *args: Tensor, compiled: bool) -> Any:
-        if not compiled or self._broken or not can_compile():
-            # The loop over images writes in place: not for a GPU, nor where autograd watches.
-            plain = args[0].device.type != "cpu" or torch.is_grad_enabled()
-            return (self.fused if plain else self.eager)(*args)
-        if self._compiled is None:
-            self._compiled = torch.compile(self.fused, dynamic=True)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                return self._compiled(*args)
-        except Exception as error:  # whatever the compiler throws, the eager form gives the same numbers
-            log.warning("torch.compile failed (%s); going on without it, slower", first_line(error))
-            self._broken = True
-            return self.eager(*args)
+        return (self.compiled if compiled else self.eager)(*args)
 
 
 scores = _Kernel(_scores, _scores_eager)

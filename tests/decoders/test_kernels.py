@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
 
+from captioner import compilation
 from captioner.decoders import kernels
 from captioner.decoders.kernels import exponential
 
@@ -107,47 +108,9 @@ def test_autograd_passes_through_the_plain_form() -> None:
     torch.testing.assert_close(list(torch.autograd.grad(scores, (p, q, v), scoring.ds)), direct[1:], rtol=0, atol=1e-12)
 
 
-@pytest.fixture
-def fresh_can_compile() -> Iterator[None]:
-    kernels.can_compile.cache_clear()
-    yield
-    kernels.can_compile.cache_clear()
-
-
-@pytest.mark.usefixtures("fresh_can_compile")
-def test_the_compiler_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CAPTIONER_COMPILE", "0")
-    monkeypatch.setattr(torch, "compile", lambda *args, **kwargs: pytest.fail("it was to be switched off"))
-    scoring = make(dtype=torch.float32)
-    assert not kernels.can_compile()
-    torch.testing.assert_close([out.double() for out in scoring.by(compiled)], scoring.direct(), rtol=0, atol=1e-4)
-
-
-def test_a_failing_compiler_is_told_of_once_and_gone_without(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    tries = []
-
-    def broken(*args: Any, **kwargs: Any) -> Callable[..., Any]:
-        def fail(*args: Tensor) -> Tensor:
-            tries.append(args)
-            raise RuntimeError("ld: cannot find -lgomp\nand a long story")
-
-        return fail
-
-    monkeypatch.setattr(torch, "compile", broken)
-    monkeypatch.setattr(kernels, "can_compile", lambda: True)
-    kernel = type(kernels.query_gradient)(kernels.query_gradient.fused, kernels.query_gradient.eager)
-    scoring = make()
-    with caplog.at_level(logging.WARNING), torch.no_grad():
-        for _ in range(2):
-            out = kernel(exponential(scoring.p), exponential(scoring.q), scoring.ds, compiled=True)
-            torch.testing.assert_close(4.0 * scoring.v * out, scoring.direct()[2], rtol=0, atol=1e-12)
-    assert len(tries) == 1
-    assert [record.getMessage() for record in caplog.records] == ["torch.compile failed (ld: cannot find -lgomp); going on without it, slower"]
-
-
 @pytest.mark.slow
 def test_compiled_kernels_are_the_eager_ones(caplog: pytest.LogCaptureFixture) -> None:
-    if not kernels.can_compile():
+    if not compilation.can_compile():
         pytest.skip("torch.compile is switched off or has no C++ compiler here")
     with caplog.at_level(logging.WARNING), torch.no_grad():
         for sizes in ({"b": 4, "m": 5, "n": 196, "a": 64}, {"b": 2, "m": 1, "n": 49, "a": 32}, {"b": 3, "m": 30, "n": 36, "a": 64, "spread": 8.0}):

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from captioner import compilation
+from captioner.compilation import Compiled, can_compile
+
+
+@pytest.fixture
+def fresh_can_compile() -> Iterator[None]:
+    can_compile.cache_clear()
+    yield
+    can_compile.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh_can_compile")
+@pytest.mark.parametrize("how", ["switched off", "no compiler"])
+def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    monkeypatch.setenv("CAPTIONER_COMPILE", "0" if how == "switched off" else "1")
+    if how == "no compiler":
+        monkeypatch.setenv("PATH", "")
+        monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(torch, "compile", lambda *args, **kwargs: pytest.fail("it was to be left alone"))
+    assert not can_compile()
+    assert Compiled(torch.neg)(torch.ones(1)).item() == -1
+    assert Compiled(torch.neg, eager=torch.abs)(torch.ones(1)).item() == 1
+
+
+def test_a_failing_compiler_is_told_of_once_and_gone_without(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    tries = []
+
+    def broken(*args: Any, **kwargs: Any) -> Callable[..., Any]:
+        def fail(*args: Tensor) -> Tensor:
+            tries.append(args)
+            raise RuntimeError("ld: cannot find -lgomp\nand a long story")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", broken)
+    monkeypatch.setattr(compilation, "can_compile", lambda: True)
+    negative = Compiled(torch.neg)
+    with caplog.at_level(logging.WARNING):
+        assert [negative(torch.ones(1)).item() for _ in range(2)] == [-1, -1]
+    assert len(tries) == 1
+    assert [record.getMessage() for record in caplog.records] == ["torch.compile failed (ld: cannot find -lgomp); going on without it, slower"]
