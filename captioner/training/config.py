@@ -80,6 +80,7 @@ class RunConfig(Settings):
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     output: Path = Field(Path("runs/latest"), description="folder of the run: model, log, curves, state to resume from")
     epochs: int = Field(12, ge=1)
+    accumulate: int = Field(1, ge=1, description="batches whose gradients are added up for one step of the optimiser")
     average: float = Field(
         0.999, ge=0, lt=1, description="decay of the moving average of the weights, which is what is evaluated and kept; 0 for none"
     )

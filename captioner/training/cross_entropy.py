@@ -18,7 +18,7 @@ from captioner.data.batches import Captions
 from captioner.data.captions import Photo
 from captioner.decoders.base import Decoder, Taught
 from captioner.memory import Memory
-from captioner.text.vocabulary import PAD, Vocabulary
+from captioner.text.vocabulary import BOS, EOS, PAD, Vocabulary
 from captioner.training.objective import OBJECTIVES, Objective
 
 
@@ -27,6 +27,9 @@ class CrossEntropyConfig(Settings):
 
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="share of the target's probability spread over all words (Szegedy 2016)")
     doubly_stochastic: float = Field(0.5, ge=0, description="weight of the penalty that asks a caption to look at every place (Xu 2015, eq. 14)")
+    scheduled_sampling: float = Field(
+        0.0, ge=0, le=1, description="share of the words read that are the model's own at the end of the run, rising in a line from 0 (Bengio 2015)"
+    )
     reinforce: float = Field(1.0, ge=0, description="lambda_r: weight of the reward of sampled places (Xu 2015, section 4.1; hard attention only)")
     entropy: float = Field(0.002, ge=0, description="lambda_e: weight of the entropy of attention (Xu 2015, section 4.1; hard attention only)")
     baseline_decay: float = Field(0.9, ge=0, lt=1, description="decay of the reward's moving average (Xu 2015, section 4.1; hard attention only)")
@@ -42,6 +45,10 @@ class CrossEntropy(Objective):
     Where a decoder sampled places, the gradient of the paper's section 4.1 is added: for each caption ``lambda_r (log p(y | s, a) - b)`` times that of
     ``log p(s | a)``, and ``lambda_e`` times that of the entropy; both as means over words, like the likelihood. The baseline b is the moving average of
     log p(y | s, a); departure: it starts at its first value and not at 0, which would make every first reward look bad.
+
+    With scheduled sampling (Bengio 2015, https://arxiv.org/abs/1506.03099) the decoder reads, instead of a share of the reference's words, words that it
+    draws itself at that place, one step after the other; as in the paper no gradient passes through the draw, so that what it read can then be taught in
+    one pass.
     """
 
     Config: ClassVar[type[Settings]] = CrossEntropyConfig
@@ -62,7 +69,8 @@ class CrossEntropy(Objective):
 
     def forward(self, decoder: Decoder, memory: Memory, captions: Captions) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and its parts, each a scalar: ``nll`` (nats a word, without smoothing), ``penalty``, ``reward`` (nats a caption)."""
-        taught: Taught = decoder(memory, captions.inputs)
+        share = self.config.scheduled_sampling * self.done
+        taught: Taught = decoder(memory, mix_in_own_words(decoder, memory, captions.inputs, share) if share else captions.inputs)
         log_probabilities = torch.log_softmax(taught.logits.float(), dim=-1)
         nll = F.nll_loss(log_probabilities, captions.targets)
         smoothing = self.config.label_smoothing
@@ -100,6 +108,21 @@ class CrossEntropy(Objective):
         advantage = ((rewards - baseline)[caption]).masked_fill(sampled < 0, 0.0)
         entropy = -(attention * log_attention).sum(-1)
         return self.config.reinforce * (advantage * chosen).mean() + self.config.entropy * entropy.mean(), mean
+
+
+@torch.no_grad()
+def mix_in_own_words(decoder: Decoder, memory: Memory, inputs: Tensor, share: float) -> Tensor:
+    """Replace each word of captions (B, K, T) but the first, with probability ``share``, by one that the decoder draws after the words before it."""
+    b, k, _ = inputs.shape
+    state = decoder.start(memory).pick(torch.zeros(b, k, dtype=torch.long, device=inputs.device))
+    mixed = inputs.clone()
+    own = (torch.rand(inputs.shape, device=inputs.device) < share) & (inputs != PAD)
+    for t in range(1, inputs.shape[-1]):
+        logits, _, state = decoder.step(mixed[..., t - 1], state)
+        logits[..., [PAD, BOS, EOS]] = float("-inf")  # a caption goes on as far as the reference does
+        drawn = torch.multinomial(logits.float().softmax(-1).flatten(0, 1), 1).view(b, k)
+        mixed[..., t] = torch.where(own[..., t], drawn, mixed[..., t])
+    return mixed
 
 
 def _caption_of(inputs: Tensor) -> tuple[Tensor, int, Tensor]:

@@ -26,6 +26,7 @@ from captioner.device import choose_device, fast_dtype
 from captioner.errors import CheckpointError, ConfigError
 from captioner.training.config import OptimiserConfig, RunConfig
 from captioner.training.log import Log
+from captioner.training.objective import Objective
 from captioner.training.state import Progress, load_state, save_state
 
 B = TypeVar("B")
@@ -65,7 +66,7 @@ class Loop(ABC, Generic[B]):
         units: what speed is counted in.
         model: what is trained; it decides what training mode means for its parts.
         optimiser: whose groups have their highest learning rate as ``rate``.
-        objective: what holds the state of the loss, if it has any.
+        objective: says what a batch costs; its state is saved with the run's.
         steps: batches in an epoch.
     """
 
@@ -73,7 +74,7 @@ class Loop(ABC, Generic[B]):
     units: ClassVar[str]
     model: nn.Module
     optimiser: torch.optim.Optimizer
-    objective: nn.Module
+    objective: Objective
     steps: int
 
     def __init__(self, config: RunConfig, *, resume: bool, console: Console) -> None:
@@ -160,7 +161,7 @@ class Loop(ABC, Generic[B]):
                     for batch in prefetch(self.batches(epoch, progress.batch)):
                         shown.update(task, info=self._step(batch, log), completed=progress.step)
                         progress.seconds = before + time.monotonic() - began
-                        if time.monotonic() - saved > 60 * settings.save_minutes:
+                        if self._whole() and time.monotonic() - saved > 60 * settings.save_minutes:
                             self._save_state()
                             saved = time.monotonic()
                     progress.epoch, progress.batch = epoch + 1, 0
@@ -186,7 +187,7 @@ class Loop(ABC, Generic[B]):
         return best
 
     def _modules(self) -> dict[str, nn.Module]:
-        modules = {"objective": self.objective}
+        modules: dict[str, nn.Module] = {"objective": self.objective}
         for name, (now, mean) in self.parts().items():
             modules |= {name: now, f"average.{name}": mean}
         return modules
@@ -200,29 +201,39 @@ class Loop(ABC, Generic[B]):
 
     def _step(self, batch: B, log: Log) -> str:
         """Learn from one batch and return what to show beside the progress bar."""
-        began, progress = time.perf_counter(), self.progress
-        factor = learning_rate_factor(progress.step, self.steps * self.settings.epochs, self.settings.optimiser)
+        began, progress, settings = time.perf_counter(), self.progress, self.settings
+        factor = learning_rate_factor(progress.step, self.steps * settings.epochs, settings.optimiser)
         for group in self.optimiser.param_groups:
             group["lr"] = group["rate"] * factor
         self.model.train()
+        self.objective.done = progress.step / (self.steps * settings.epochs)
         with self.fabric.autocast():
             loss, metrics, units = self.cost(batch)
-        self.fabric.backward(loss)
+        self.fabric.backward(loss / settings.accumulate)
+        progress.step += 1
+        progress.batch += 1
+        values = {"loss": float(loss.detach()), **{name: float(value) for name, value in metrics.items()}}
+        if self._whole():
+            values["gradient_norm"] = self._descend()
+        speed = units / (time.perf_counter() - began)
+        log.step(progress.step, {**values, "learning_rate": self.optimiser.param_groups[0]["lr"], f"{self.units}_per_second": speed})
+        shown = next(iter(metrics), "loss")
+        return f"{shown} {values[shown]:.3f}  {speed:.0f} {self.units}/s"
+
+    def _whole(self) -> bool:
+        """Tell whether the gradients of all batches so far have been used; those at the end of an epoch may be fewer."""
+        return self.progress.batch % self.settings.accumulate == 0 or self.progress.batch == self.steps
+
+    def _descend(self) -> float:
+        """Take a step of the optimiser and return the gradient's norm before it was clipped."""
         trained = [parameter for group in self.optimiser.param_groups for parameter in group["params"] if parameter.grad is not None]
         norm = nn.utils.clip_grad_norm_(trained, self.settings.optimiser.clip)
         if not torch.isfinite(norm):
-            raise ConfigError(f"training diverged at step {progress.step} (the gradient is {float(norm)}); lower optimiser.learning_rate")
+            raise ConfigError(f"training diverged at step {self.progress.step} (the gradient is {float(norm)}); lower optimiser.learning_rate")
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        progress.step += 1
-        progress.batch += 1
         self._average()
-        speed = units / (time.perf_counter() - began)
-        values = {"loss": float(loss.detach()), **{name: float(value) for name, value in metrics.items()}}
-        rate = self.optimiser.param_groups[0]["lr"]
-        log.step(progress.step, {**values, "learning_rate": rate, "gradient_norm": float(norm), f"{self.units}_per_second": speed})
-        shown = next(iter(metrics), "loss")
-        return f"{shown} {values[shown]:.3f}  {speed:.0f} {self.units}/s"
+        return float(norm)
 
     @torch.no_grad()
     def _average(self) -> None:

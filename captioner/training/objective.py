@@ -18,9 +18,14 @@ from captioner.text.vocabulary import Vocabulary
 
 
 class Objective(nn.Module, ABC):
-    """Says what a decoder's captions of some memories cost. Its buffers are part of a run's state."""
+    """Says what a decoder's captions of some memories cost. Its buffers are part of a run's state.
+
+    Attributes:
+        done: share of the run that is over, from 0 to 1; the loop sets it before every step.
+    """
 
     Config: ClassVar[type[Settings]]
+    done: float = 0.0
 
     @classmethod
     @abstractmethod

@@ -22,6 +22,12 @@ from captioner.training.config import OptimiserConfig, RunConfig
 from captioner.training.loop import STATE, Cost, Loop, learning_rate_factor
 
 
+class Noise(nn.Dropout):
+    """Stands where an objective does, and has to be told how far the run is."""
+
+    done = 0.0
+
+
 class Line(Loop[Tensor]):
     """Learns the mean of some numbers."""
 
@@ -33,7 +39,7 @@ class Line(Loop[Tensor]):
         self.model = nn.Linear(1, 1)
         self.average = copy.deepcopy(self.model)
         self.optimiser = self.adamw([(self.model, config.optimiser.learning_rate)])
-        self.objective, self.steps = nn.Dropout(0.5), 4
+        self.objective, self.steps = Noise(), 4  # type: ignore[assignment]
         self.to_come, self.fails_at = list(scores or []), fails_at
         self.begun: list[int] = []
         self.weights: list[float] = []
@@ -52,6 +58,7 @@ class Line(Loop[Tensor]):
     def cost(self, batch: Tensor) -> Cost:
         if self.progress.step == self.fails_at:
             raise OSError("the power went out")
+        assert self.objective.done == self.progress.step / (4 * self.settings.epochs)
         self.weights.append(self.model.weight.item())
         self.means.append(self.average.weight.item())
         loss = (self.model(self.objective(batch)) - 3 * batch).square().mean()
@@ -155,5 +162,38 @@ def test_a_run_is_not_overwritten_nor_resumed_with_other_settings(tmp_path: Path
 
 def test_divergence_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "learning_rate_factor", lambda *_: float("inf"))
-    with pytest.raises(ConfigError, match=r"diverged at step 1 .*lower optimiser\.learning_rate"):
+    with pytest.raises(ConfigError, match=r"diverged at step [12] .*lower optimiser\.learning_rate"):
         Line(config(tmp_path)).run()
+
+
+def test_gradients_of_several_batches_are_one_step(tmp_path: Path) -> None:
+    settings = config(tmp_path, epochs=1, accumulate=3)
+    run = Line(settings)
+    model = copy.deepcopy(run.model)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=0.01)
+    generator = torch.get_rng_state()
+    expected = []
+    for step, batch in enumerate(run.batches(0, 0)):
+        expected.append(model.weight.item())
+        ((model(nn.functional.dropout(batch)) - 3 * batch).square().mean() / 3).backward()
+        if step in (2, 3):  # after three batches, and after the last
+            nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            optimiser.param_groups[0]["lr"] = 0.001 * learning_rate_factor(step, 4, settings.optimiser)
+            optimiser.step()
+            optimiser.zero_grad()
+    torch.set_rng_state(generator)
+    run.run()
+    assert run.weights == pytest.approx(expected, abs=1e-6)
+    assert run.weights[0] == run.weights[2] != run.weights[3] != run.model.weight.item()
+
+
+def test_what_was_saved_between_steps_is_resumed(tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    whole = Line(config(tmp_path / "whole", save_minutes=1e-9, accumulate=2))
+    whole.run()
+    broken = Line(config(tmp_path, save_minutes=1e-9, accumulate=2), fails_at=3)
+    with pytest.raises(OSError, match="power"):
+        broken.run()
+    resumed = Line(broken.settings, resume=True)
+    resumed.run()
+    assert broken.weights[:2] + resumed.weights == whole.weights
