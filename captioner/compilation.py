@@ -44,12 +44,12 @@ class Compiled:
         """Call it."""
         if self._broken or not can_compile():
             return self.eager(*args)
-        # It tells of a missing GPU toolkit whatever the device.
-        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 if self._compiled is None:
+                    # It tells of a missing GPU toolkit whatever the device.
+                    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
                     self._compiled = torch.compile(self.function, dynamic=self.dynamic)
                 return self._compiled(*args)
         except Exception as error:  # whatever the compiler throws, the eager form gives the same numbers
