@@ -58,3 +58,7 @@ class EncoderError(CaptionerError):
 
 class EvaluationError(CaptionerError):
     """Captions that cannot be scored, or a scorer that failed."""
+
+
+class DownloadError(CaptionerError):
+    """An archive that cannot be downloaded, checked or unpacked, or a disk that is too small for it."""

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import captioner
 from captioner.cli import app
 
-COMMANDS = (["caption"], ["features"], ["train"], ["evaluate"], ["models"], ["data"], ["data", "inspect"])
+COMMANDS = (["caption"], ["features"], ["train"], ["evaluate"], ["models"], ["data"], ["data", "inspect"], ["data", "download"])
 
 
 def test_every_command_is_here() -> None:

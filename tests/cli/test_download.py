@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from captioner.cli import console
+from captioner.data.catalog import CATALOG, Archive, DataSet
+from tests.data.test_download import Answer, Server, zip_of
+
+
+def photo(shade: int) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (16, 12), (shade, 90, 200)).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+def captions(*names: str) -> bytes:
+    """A COCO caption file."""
+    ids = {name: int(name[-10:-4]) for name in names}
+    images = [{"id": number, "file_name": name} for name, number in ids.items()]
+    annotations = [{"id": number, "image_id": number, "caption": f"A dog number {number}."} for number in ids.values()]
+    return json.dumps({"images": images, "annotations": annotations}).encode()
+
+
+def karpathy(*names: str, folder: str = "") -> bytes:
+    images = [{"filename": name, "filepath": folder, "split": "val", "sentences": [{"raw": "A dog."}]} for name in names]
+    return json.dumps({"dataset": "tiny", "images": images}).encode()
+
+
+TINY = {
+    "train2014.zip": {
+        "train2014/": b"",
+        "train2014/COCO_train2014_000000000001.jpg": photo(1),
+        "train2014/COCO_train2014_000000000002.jpg": photo(2),
+    },
+    "val2014.zip": {"val2014/": b"", "val2014/COCO_val2014_000000000003.jpg": photo(3)},
+    "annotations_trainval2014.zip": {
+        "annotations/captions_train2014.json": captions("COCO_train2014_000000000001.jpg", "COCO_train2014_000000000002.jpg"),
+        "annotations/captions_val2014.json": captions("COCO_val2014_000000000003.jpg"),
+        "annotations/instances_val2014.json": b"{}",
+    },
+    "caption_datasets.zip": {
+        "dataset_coco.json": karpathy("COCO_val2014_000000000003.jpg", folder="val2014"),
+        "dataset_flickr8k.json": karpathy("dog.jpg"),
+        "dataset_flickr30k.json": karpathy("cat.jpg"),
+    },
+    "Flickr8k_text.zip": {
+        "Flickr8k.token.txt": b"dog.jpg#0\tA dog .\ndog.jpg#1\tThe dog .\n",
+        "Flickr_8k.trainImages.txt": b"dog.jpg\n",
+        "__MACOSX/._Flickr8k.token.txt": b"\0\5\x16\7",
+    },
+}
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server of tiny data sets, to which the catalogue's own entries lead; they keep their folders."""
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(os, "sync", lambda: None, raising=False)
+    running = Server()
+    for name, members in TINY.items():
+        running.files[name] = zip_of(members)
+
+    def tiny(archive: Archive) -> Archive:
+        name = archive.url.rpartition("/")[2]
+        size = len(running.files.get(name, b""))
+        return dataclasses.replace(archive, url=running.url(name), checksum="", size=size, unpacked=2 * size)
+
+    entries: dict[str, DataSet] = {
+        name: dataclasses.replace(CATALOG[name], archives=tuple(tiny(archive) for archive in CATALOG[name].archives)) for name in CATALOG
+    }
+    monkeypatch.setattr(CATALOG, "_entries", entries)
+    yield running
+    running.close()
+
+
+def test_list_shows_sizes_and_terms_and_downloads_nothing(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run("data", "download", "--list")
+    assert (result.code, result.err) == (0, "")
+    assert "coco  20.4 GB, unpacked about 21.0 GB" in result.lines
+    assert "  http://images.cocodataset.org/zips/train2014.zip  13,510,573,713 bytes, sha256" in result.lines
+    assert "  https://github.com/jbrownlee/Datasets/releases/download/Flickr8k/Flickr8k_text.zip  size unknown, md5" in result.lines
+    assert result.out.count("Terms: ") == len(list(CATALOG))
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_name_is_needed(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run("data", "download")
+    assert result.code == 2 and "--list" in result.err
+    result = run("data", "download", "coc0")
+    assert result.code == 1 and "Did you mean 'coco'?" in result.err
+    assert not any(tmp_path.iterdir())
+
+
+def test_coco_is_where_the_reader_looks(run, server: Server, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    result = run("data", "download", "coco", "coco-captions", "--to", data)
+    assert result.code == 0
+    assert sorted(line.partition(": ")[0] for line in result.lines) == [
+        str(data / "coco" / name) for name in ("annotations_trainval2014.zip", "train2014.zip", "val2014.zip")
+    ]
+    assert "CC BY 4.0" in result.err and f"captioner data inspect {data / 'coco'}" in result.err
+    report = json.loads(run("data", "inspect", data / "coco", "--check-pictures", "--strict", "--json").out)
+    assert (report["format"], report["missing"]["count"], report["unreadable"]["count"]) == ("coco", 0, 0)
+    assert {name: split["photos"] for name, split in report["splits"].items()} == {"train": 2, "val": 1}
+
+    asked = len(server.requests)
+    again = run("data", "download", "coco", "--to", data)
+    assert again.code == 0 and all("nothing to download" in line for line in again.lines) and len(server.requests) == asked
+
+
+def test_splits_and_text_are_where_the_readers_look(run, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("data", "download", "coco", "karpathy-splits", "--delete-archives").code == 0
+    assert not list(tmp_path.rglob("*.zip"))
+    report = json.loads(run("data", "inspect", "data/coco", "--check-pictures", "--json").out)
+    assert (report["format"], report["missing"]["count"]) == ("karpathy", 0)
+
+    assert run("data", "download", "flickr8k-text", "--to", "text").code == 0
+    (tmp_path / "text" / "flickr8k" / "Flicker8k_Dataset").mkdir()
+    (tmp_path / "text" / "flickr8k" / "Flicker8k_Dataset" / "dog.jpg").write_bytes(photo(1))
+    report = json.loads(run("data", "inspect", "text/flickr8k", "--check-pictures", "--strict", "--json").out)
+    assert (report["format"], report["missing"]["count"]) == ("flickr8k", 0)
+    assert report["splits"]["train"]["captions"] == 2
+    assert not list(tmp_path.rglob("*MACOSX*"))
+
+
+def test_members(run, server: Server, tmp_path: Path) -> None:
+    assert run("data", "download", "coco-captions", "--members", "*/captions_val*", "--to", tmp_path).code == 0
+    assert [path.name for path in (tmp_path / "coco" / "annotations").iterdir()] == ["captions_val2014.json"]
+
+
+def test_one_that_fails_does_not_hold_up_the_others(run, server: Server, tmp_path: Path) -> None:
+    del server.files["val2014.zip"]
+    result = run("data", "download", "coco", "--to", tmp_path)
+    assert result.code == 1 and len(result.lines) == 2
+    (line,) = [line for line in result.err.splitlines() if line.startswith("error: ")]
+    assert str(tmp_path / "coco" / "val2014.zip") in line and server.url("val2014.zip") in line and "404" in line
+    assert (tmp_path / "coco" / "train2014").is_dir() and (tmp_path / "coco" / "annotations").is_dir()
+    assert "captioner data inspect" not in result.err
+
+
+def test_a_terminal_shows_bars_and_they_leave_no_trace_in_the_results(run, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(console, "messages", Console(file=terminal, force_terminal=True, width=200, soft_wrap=True))
+    server.script = [Answer(cut=100)]  # its bar goes on, or begins anew
+    result = run("data", "download", "coco-captions", "--to", tmp_path)
+    assert result.code == 0 and result.out == f"{tmp_path / 'coco' / 'annotations_trainval2014.zip'}: {result.out.partition(': ')[2]}"
+    assert "coco/annotations_trainval2014.zip" in terminal.getvalue()
+
+
+def test_help_tells_how_to_begin(run) -> None:
+    result = run("data", "download", "--help")
+    assert result.code == 0 and "Example: captioner data download coco" in " ".join(result.out.split())
