@@ -69,19 +69,6 @@ class Memory:
         cells = torch.stack([x, y, x + 1 / columns, y + 1 / rows], dim=-1).flatten(0, 1)
         return cells.unsqueeze(0).expand(len(self), -1, -1)
 
-    def window(self, height: int, width: int, top: Tensor, left: Tensor) -> Memory:
-        """Return the memory of a window of each grid, a grid of its own: ``height`` x ``width`` cells from ``top`` and ``left`` (B,) on.
-
-        It is what a window of the picture gives, but for the surroundings that its outer cells have already seen.
-        """
-        if self.grid is None or self.mask is not None:
-            raise ValueError("only a whole grid has windows")
-        rows = top.unsqueeze(1) + torch.arange(height)
-        columns = left.unsqueeze(1) + torch.arange(width)
-        cells = (rows.unsqueeze(2) * self.grid[1] + columns.unsqueeze(1)).flatten(1).to(self.vectors.device)
-        vectors = self.vectors[torch.arange(len(self), device=cells.device).unsqueeze(1), cells]
-        return Memory.of_grid(vectors, (height, width))
-
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Memory:
         """Move to a device and cast the floating-point tensors."""
         moved = self._each(lambda tensor: tensor.to(device=device))

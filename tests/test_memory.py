@@ -72,14 +72,3 @@ def test_moving_moves_every_part() -> None:
 def test_a_memory_without_mask_and_boxes_stays_without() -> None:
     memory = Memory.of_grid(torch.randn(B, N, D), (2, 3)).to("cpu", torch.float64)[:1]
     assert memory.mask is None and memory.boxes is None and len(memory) == 1
-
-
-def test_a_window_of_a_grid_is_a_grid() -> None:
-    maps = torch.arange(2 * 4 * 5).view(2, 20, 1).float()
-    window = Memory.of_grid(maps, (4, 5)).window(2, 3, torch.tensor([0, 2]), torch.tensor([1, 2]))
-    assert window.grid == (2, 3)
-    assert window.vectors[0, :, 0].tolist() == [1, 2, 3, 6, 7, 8]
-    assert window.vectors[1, :, 0].tolist() == [20 + 12, 20 + 13, 20 + 14, 20 + 17, 20 + 18, 20 + 19]
-    torch.testing.assert_close(window.pooled, window.vectors.mean(1))
-    with pytest.raises(ValueError, match="only a whole grid"):
-        Memory(maps, maps[:, 0]).window(1, 1, torch.tensor([0, 0]), torch.tensor([0, 0]))

@@ -58,49 +58,26 @@ class Captions:
 
 
 @dataclass(frozen=True)
-class Windows:
-    """Which part of each picture of a batch is seen: windows of one size, each at a place of its own.
-
-    Attributes:
-        size: (height, width), shares of the picture.
-        corners: for each picture (top, left), shares of what the size leaves free: 0 is the first possible place, 1 the last.
-    """
-
-    size: tuple[float, float]
-    corners: list[tuple[float, float]]
-
-    def cells(self, rows: int, columns: int) -> tuple[int, int, Tensor, Tensor]:
-        """Return the windows in whole cells of a grid: height, width, and of each picture the top and the left, (B,)."""
-        height, width = (max(1, round(share * cells)) for share, cells in zip(self.size, (rows, columns), strict=True))
-        corners = torch.tensor(self.corners)
-        top, left = ((corners[:, axis] * (free + 1)).long().clamp(max=free) for axis, free in enumerate((rows - height, columns - width)))
-        return height, width, top, left
-
-
-@dataclass(frozen=True)
 class Sample:
-    """One draw of a batch: which photos, whether mirrored, which of their captions, and which part of them (``None``: all)."""
+    """One draw of a batch: which photos, whether mirrored, and which of their captions."""
 
     photos: list[int]
     flipped: list[bool]
     captions: list[list[int]]
-    windows: Windows | None = None
 
     def rows(self, rows: Sequence[int]) -> Sample:
         """Take some of the batch's photos."""
-        windows = self.windows and Windows(self.windows.size, [self.windows.corners[i] for i in rows])
-        return Sample([self.photos[i] for i in rows], [self.flipped[i] for i in rows], [self.captions[i] for i in rows], windows)
+        return Sample([self.photos[i] for i in rows], [self.flipped[i] for i in rows], [self.captions[i] for i in rows])
 
 
 class Sampler:
     """Draws the batches of an epoch, the same for the same seed and epoch whatever came before.
 
-    Every photo comes once an epoch. A photo with more than ``per_image`` captions lends a random choice of them. With ``smallest`` below 1 a window of
-    each photo is seen, whose sides are at least this share of the photo's.
+    Every photo comes once an epoch. A photo with more than ``per_image`` captions lends a random choice of them.
     """
 
-    def __init__(self, photos: Sequence[Photo], *, batch_size: int, per_image: int, flips: bool, seed: int, smallest: float = 1.0) -> None:
-        self.photos, self.batch_size, self.per_image, self.flips, self.seed, self.smallest = photos, batch_size, per_image, flips, seed, smallest
+    def __init__(self, photos: Sequence[Photo], *, batch_size: int, per_image: int, flips: bool, seed: int) -> None:
+        self.photos, self.batch_size, self.per_image, self.flips, self.seed = photos, batch_size, per_image, flips, seed
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
@@ -117,13 +94,8 @@ class Sampler:
             for photo in chosen:
                 n = len(self.photos[photo].captions)
                 captions.append(torch.randperm(n, generator=generator)[: self.per_image].tolist())
-            windows = None
-            if self.smallest < 1.0:
-                height, width = (self.smallest + (1.0 - self.smallest) * torch.rand(2, generator=generator)).tolist()
-                corners = torch.rand(len(chosen), 2, generator=generator).tolist()
-                windows = Windows((height, width), [(top, left) for top, left in corners])
             if start >= skip * self.batch_size:
-                yield Sample(chosen, flipped, captions, windows)
+                yield Sample(chosen, flipped, captions)
 
 
 class EncodedCaptions:

@@ -29,12 +29,6 @@ class DataConfig(Settings):
     also: list[Path] = Field(default_factory=list, description="more data sets whose train (and restval) splits are learned from")
     features: Path | None = Field(None, description="feature store; left out, it is made in the run's folder")
     flips: bool = Field(True, description="also learn from mirrored pictures")
-    window: float = Field(
-        1.0,
-        gt=0,
-        le=1,
-        description="learn from random windows of the pictures (of grids only), with sides of at least this share of theirs; 1 for none",
-    )
     min_count: int = Field(5, ge=1, description="a rarer word of the training captions is <unk>")
     max_words: int = Field(24, ge=1, description="longer training captions are cut")
     captions_per_image: int = Field(5, ge=1, description="captions of an image in a step; they share one memory")

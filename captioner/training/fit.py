@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from captioner.captioner import Captioner
 from captioner.checkpoint import load_model, locate, read_config, save_model
 from captioner.data.annotations import CaptionData, merge, read_captions
-from captioner.data.batches import Captions, EncodedCaptions, Sample, Sampler, Windows
+from captioner.data.batches import Captions, EncodedCaptions, Sample, Sampler
 from captioner.data.features import FeatureStore, build_store
 from captioner.data.loader import ImageLoader
 from captioner.errors import AnnotationError, ConfigError
@@ -97,7 +97,6 @@ class _Run(Loop[Batch]):
             per_image=config.data.captions_per_image,
             flips=config.data.flips,
             seed=config.seed,
-            smallest=config.data.window,
         )
         self.steps = len(self.sampler)
         self.encoded = EncodedCaptions(self.train.photos, self.model.vocabulary, max_words=config.data.max_words)
@@ -206,10 +205,7 @@ class _Run(Loop[Batch]):
             return
         for sample in samples:
             ids = [self.train.photos[photo].image_id for photo in sample.photos]
-            memory = self.store.memory(ids, flipped=sample.flipped)
-            if sample.windows is not None and memory.grid is not None:
-                memory = memory.window(*sample.windows.cells(*memory.grid))
-            yield Batch(self.encoded.batch(sample), memory, None)
+            yield Batch(self.encoded.batch(sample), self.store.memory(ids, flipped=sample.flipped), None)
 
     def _batches_of_pixels(self, samples: Iterator[Sample]) -> Iterator[Batch]:
         """Load a batch's pictures in threads; those that cannot be read are left out, and reported once."""
@@ -225,11 +221,7 @@ class _Run(Loop[Batch]):
                 continue
             flipped = torch.tensor([sample.flipped[row] for row in loaded.positions])
             pixels = torch.where(flipped.view(-1, 1, 1, 1), loaded.pixels.flip(-1), loaded.pixels)
-            sample = sample.rows(loaded.positions)
-            grid = self.model.encoder.grid
-            if sample.windows is not None and grid is not None:
-                pixels = _cut_out(pixels, sample.windows, grid)
-            yield Batch(self.encoded.batch(sample), None, pixels)
+            yield Batch(self.encoded.batch(sample.rows(loaded.positions)), None, pixels)
 
     def cost(self, batch: Batch) -> Cost:
         if batch.memory is not None:
@@ -265,14 +257,6 @@ class _Run(Loop[Batch]):
         if self.config.start is not None:
             about["start"] = read_config(locate(self.config.start)).get("about")
         save_model(self.output / name, self.average, about=about)
-
-
-def _cut_out(pixels: Tensor, windows: Windows, grid: tuple[int, int]) -> Tensor:
-    """Cut a window out of each picture (B, 3, S, S), in the pixels of whole cells of the grid."""
-    side = pixels.shape[-1] // grid[0], pixels.shape[-1] // grid[1]
-    height, width, tops, lefts = windows.cells(*grid)
-    corners = zip(pixels, (tops * side[0]).tolist(), (lefts * side[1]).tolist(), strict=True)
-    return torch.stack([picture[:, top : top + height * side[0], left : left + width * side[1]] for picture, top, left in corners])
 
 
 def _read_data(config: TrainConfig) -> tuple[CaptionData, CaptionData]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from captioner.data.batches import Captions, EncodedCaptions, Sampler, Windows, prefetch
+from captioner.data.batches import Captions, EncodedCaptions, Sampler, prefetch
 from captioner.data.captions import Photo
 from captioner.text.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
 
@@ -138,31 +138,3 @@ def test_drawing_ahead_is_bounded_and_ends_with_its_user() -> None:
     assert len(threads()) == 1
     items.close()  # type: ignore[attr-defined]
     assert not threads()
-
-
-def test_windows_are_of_one_size_and_lie_everywhere() -> None:
-    def drawn(smallest: float) -> Iterator[Windows]:
-        for epoch in range(60):
-            for sample in Sampler(PHOTOS, batch_size=3, per_image=5, flips=True, seed=7, smallest=smallest).epoch(epoch):
-                if sample.windows is not None:
-                    yield sample.windows
-
-    assert list(drawn(1.0)) == []
-    seen = set()
-    for windows in drawn(0.5):
-        height, width, tops, lefts = windows.cells(4, 6)
-        assert 2 <= height <= 4 and 3 <= width <= 6 and len(tops) == len(lefts) == len(windows.corners)
-        for top, left in zip(tops.tolist(), lefts.tolist(), strict=True):
-            assert 0 <= top <= 4 - height and 0 <= left <= 6 - width
-            seen.add((height, width, top, left))
-    sizes = {(height, width) for height, width, _, _ in seen}
-    assert sizes == set(itertools.product(range(2, 5), range(3, 7)))
-    assert {(top, left) for height, width, top, left in seen if (height, width) == (3, 5)} == set(itertools.product(range(2), range(2)))
-
-
-def test_rows_of_a_sample_keep_what_belongs_to_them() -> None:
-    sample = next(Sampler(PHOTOS, batch_size=3, per_image=5, flips=True, seed=7, smallest=0.5).epoch(0))
-    assert sample.windows is not None
-    part = sample.rows([2, 0])
-    assert part.photos == [sample.photos[2], sample.photos[0]]
-    assert part.windows == Windows(sample.windows.size, [sample.windows.corners[2], sample.windows.corners[0]])

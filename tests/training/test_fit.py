@@ -17,17 +17,12 @@ from safetensors.torch import load_file
 
 from captioner import Captioner
 from captioner.checkpoint import load_model
-from captioner.data.batches import Captions
 from captioner.data.features import FeatureStore
-from captioner.decoders import Decoder
 from captioner.errors import CheckpointError, ConfigError
-from captioner.memory import Memory
 from captioner.model import CaptionModel
 from captioner.training.config import load_config
-from captioner.training.cross_entropy import CrossEntropy
 from captioner.training.fit import run
 from captioner.training.loop import STATE
-from captioner.training.objective import OBJECTIVES
 from captioner.training.state import Progress, save_state
 
 
@@ -183,18 +178,3 @@ def test_an_objective_is_checked_before_the_work(tiny: Path) -> None:
         load_config(tiny, ["objective.label_smoothin=0.2"])
     with pytest.raises(ConfigError, match="Did you mean 'self_critical'"):
         load_config(tiny, ["objective.name=self_crit"])
-
-
-@pytest.mark.parametrize("tuned", [[], ["fine_tune.from_epoch=1"]], ids=["from features", "from pictures"])
-def test_learning_from_windows(tiny: Path, tmp_path: Path, tuned: list[str]) -> None:
-    seen: list[tuple[int, int] | None] = []
-
-    class Watching(CrossEntropy):
-        def forward(self, decoder: Decoder, memory: Memory, captions: Captions) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-            seen.append(memory.grid)
-            return super().forward(decoder, memory, captions)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(OBJECTIVES._entries, "cross_entropy", Watching)
-        run(tiny, ["epochs=2", "data.window=0.4", "model.encoder.size=160", *tuned], output=tmp_path / "run")
-    assert len(set(seen)) > 2 and all(grid is not None and 2 <= min(grid) <= max(grid) <= 5 for grid in seen)
