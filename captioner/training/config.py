@@ -91,6 +91,12 @@ class TrainConfig(RunConfig):
 
     data: DataConfig
     start: Path | None = Field(None, description="a model to go on from, with its vocabulary; the settings of the model are then its own")
+    blend: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="with 'start': share of the trained weights in the model that is evaluated and kept, the rest being the start's (Wortsman 2022)",
+    )
     model: ModelConfig = Field(default_factory=ModelConfig)
     objective: dict[str, Any] = Field(
         default_factory=lambda: {"name": "cross_entropy"}, validate_default=True, description=f"one of {', '.join(OBJECTIVES)}, and its settings"

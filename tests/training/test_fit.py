@@ -178,3 +178,15 @@ def test_an_objective_is_checked_before_the_work(tiny: Path) -> None:
         load_config(tiny, ["objective.label_smoothin=0.2"])
     with pytest.raises(ConfigError, match="Did you mean 'self_critical'"):
         load_config(tiny, ["objective.name=self_crit"])
+
+
+def test_a_blend_lies_between_the_start_and_what_was_trained(tiny: Path, tmp_path: Path) -> None:
+    first = run(tiny, ["epochs=1", "fine_tune.from_epoch=1"], output=tmp_path / "first")
+    models = [load_model(first)]
+    for blend in (1.0, 0.25):
+        changes = ["epochs=1", f"start={first}", "optimiser.learning_rate=0.1", f"blend={blend}"]
+        models.append(load_model(run(tiny, changes, output=tmp_path / str(blend)).parent / "last"))
+    start, trained, blended = (list(model.decoder.parameters()) for model in models)
+    for a, b, c in zip(start, trained, blended, strict=True):
+        torch.testing.assert_close(c, a + 0.25 * (b - a))
+    assert any(not torch.equal(a, b) for a, b in zip(start, trained, strict=True))
