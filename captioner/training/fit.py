@@ -267,7 +267,7 @@ class _Run(Loop[Batch]):
             "epoch": self.progress.epoch,
             "minutes": round(self.progress.seconds / 60, 1),
             "dev_cider": round(self.progress.best, 4),
-            "recipe": json.loads(self.config.model_dump_json(exclude={"output", "data", "device", "save_minutes"})),
+            "recipe": json.loads(self.config.model_dump_json(exclude={"output", "data", "start", "device", "save_minutes"})),
         }
         if self.config.start is not None:
             about["start"] = read_config(locate(self.config.start)).get("about")
