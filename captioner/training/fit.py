@@ -258,6 +258,7 @@ class _Run(Loop[Batch]):
         return blended
 
     def save(self, name: str) -> None:
+        left_out = {"output", "data", "start", "device", "save_minutes"} | ({"model"} if self.config.start is not None else set())
         about: dict[str, Any] = {
             "data": self.train.name,
             "photos": len(self.train.photos),
@@ -267,7 +268,7 @@ class _Run(Loop[Batch]):
             "epoch": self.progress.epoch,
             "minutes": round(self.progress.seconds / 60, 1),
             "dev_cider": round(self.progress.best, 4),
-            "recipe": json.loads(self.config.model_dump_json(exclude={"output", "data", "start", "device", "save_minutes"})),
+            "recipe": json.loads(self.config.model_dump_json(exclude=left_out)),
         }
         if self.config.start is not None:
             about["start"] = read_config(locate(self.config.start)).get("about")
