@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from captioner import Captioner, files
-from captioner.checkpoint import load_model, read_config, save_model
+from captioner.checkpoint import load_model, read_config, save_model, shipped
 from captioner.data.annotations import read_captions
 from captioner.data.features import FeatureStore
 from captioner.evaluation.evaluate import evaluate
@@ -86,9 +86,7 @@ def minutes(about: dict[str, Any]) -> float:
 def update_readme() -> None:
     """Write the scores of all shipped models into the README's table."""
     rows = [f"| model | search | {' | '.join(METRICS)} | M parameters | minutes |", f"| --- | --- |{' ---: |' * (len(METRICS) + 2)}"]
-    for folder in sorted(ASSETS.iterdir(), reverse=True):
-        if not (folder / "config.json").exists():
-            continue
+    for folder in sorted(shipped().values(), reverse=True):
         about = read_config(folder)["about"]
         for search, values in about["scores"].items():
             figures = " | ".join(f"{100 * values[name]:.1f}" for name in METRICS)
