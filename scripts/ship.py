@@ -34,7 +34,7 @@ language: en
 {title}, trained by Captioner {version} on Flickr8k's training split and some photos of COCO 2014 ({photos:,} photos, {captions:,} captions in all). It
 writes English captions of everyday photos{looks}.
 
-    from captioner import Captioner, files
+    from captioner import Captioner
     print(Captioner.from_pretrained("{name}")("photo.jpg"))
 
 ## Scores
