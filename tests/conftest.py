@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# No test is timed: a busy machine is no bug.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 # Compiling kernels takes longer than all the rest of the suite; the slow tests compare the compiled ones with the plain ones.
 os.environ.setdefault("CAPTIONER_COMPILE", "0")
