@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from pydantic import Field
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, pad, smooth_l1_loss
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_V2_Weights, fasterrcnn_resnet50_fpn_v2
@@ -31,26 +31,26 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 import captioner
-from captioner import files
 from captioner.config import Settings, validate
 from captioner.data.transform import Transform
 from captioner.encoders.grid import GridConfig, GridEncoder
 from captioner.errors import ConfigError, EncoderError, first_line
 
-FORMAT = 1
-WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+KIND, FORMAT = "detector", 1  # of the folders it is kept in
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
 STRIDES = (8, 16, 32)
-# Sides of the anchors on each map, in shares of the picture's: a detector used at another size looks for the same things.
-ANCHORS = ((0.08, 0.12), (0.18, 0.25), (0.37, 0.52), (0.72, 0.95))
-RATIOS = (0.5, 1.0, 2.0)
+# Sides of the anchors on each map, in shares of the picture's: a detector used at another size looks for the same things. A map's anchors must be
+# wider than the distance they stand apart, or things lie between them and none fits: that holds down to pictures of some 200 pixels.
+ANCHORS = ((0.04, 0.055, 0.075), (0.1, 0.13, 0.17), (0.22, 0.3, 0.4), (0.53, 0.71, 0.95))
+RATIOS = (0.6, 1.3, 2.6)  # height to width: photos are mostly wider than high, and squashing makes what is in them slim
 
 
 class DetectorConfig(Settings):
     """Settings of the small detector."""
 
-    backbone: str = Field("efficientnet_lite0", description="a backbone of the grid encoder with maps at strides 8, 16 and 32")
-    size: int = Field(320, gt=0, multiple_of=32, description="S: side of the picture in pixels")
-    width: int = Field(128, gt=0, description="channels of the pyramid's maps")
+    backbone: str = Field("efficientnet_lite2", description="a backbone of the grid encoder with maps at strides 8, 16 and 32")
+    size: int = Field(384, gt=0, multiple_of=32, description="S: side of the picture in pixels")
+    width: int = Field(96, gt=0, description="channels of the pyramid's maps")
     hidden: int = Field(512, gt=0, description="units of the box head's two layers")
 
 
@@ -276,7 +276,7 @@ def build_detector(config: DetectorConfig, classes: Sequence[str], *, pretrained
     """Build the small detector with new weights, on a backbone with those of ImageNet or new ones.
 
     Choices made for a CPU: no map finer than stride 8; one sample a bin of RoIAlign (He 2017 found their number to matter little), since RoIAlign would
-    otherwise cost more than the backbone; at most 512 proposals of a map before suppression and 128 sampled regions in training.
+    otherwise cost more than the backbone; at most 512 proposals of a map before suppression and 64 sampled regions in training.
 
     Raises:
         EncoderError: the backbone does not exist or is unsuited.
@@ -303,7 +303,7 @@ def build_detector(config: DetectorConfig, classes: Sequence[str], *, pretrained
         Wide(FastRCNNPredictor(config.hidden, 1 + len(classes))),
         fg_iou_thresh=0.5,
         bg_iou_thresh=0.5,
-        batch_size_per_image=128,
+        batch_size_per_image=64,
         positive_fraction=0.25,
         bbox_reg_weights=None,
         score_thresh=0.01,
@@ -351,29 +351,20 @@ def shipped_detector() -> Path:
     )
 
 
-def save_detector(folder: str | Path, detector: Detector, *, about: dict[str, Any] | None = None, card: str = "", half: bool = False) -> Path:
-    """Write a small detector: weights, settings and class names, and a card.
+def parts(detector: Detector, *, half: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return what a folder of :func:`captioner.checkpoint.write_folder` must hold of a small detector: its tensors, and the fields of its config.
 
     Args:
-        folder: where; made if missing.
         detector: one of :func:`build_detector`.
-        about: how it was made.
-        card: the text of its README.
-        half: store matrices as float16; vectors, among them the variances of batch normalisation, which may not fit into it, stay as they are.
+        half: give matrices as float16; vectors, among them the variances of batch normalisation, which may not fit into it, stay as they are.
     """
     assert detector.config is not None
-    folder = Path(folder)
-    weights = {name: tensor.half() if half and tensor.dim() > 1 else tensor for name, tensor in detector.state_dict().items()}
-    with files.atomic_path(folder / WEIGHTS) as temporary:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, temporary, metadata={"format": "pt"})
-    files.write_text(folder / CARD, card)
-    config = {"format": FORMAT, "detector": detector.config.model_dump(mode="json"), "classes": detector.classes, "about": about or {}}
-    files.write_json(folder / CONFIG, config)
-    return folder
+    tensors = {name: tensor.half() if half and tensor.dim() > 1 else tensor for name, tensor in detector.state_dict().items()}
+    return tensors, {"model": detector.config.model_dump(mode="json"), "classes": list(detector.classes)}
 
 
 def load_detector(folder: str | Path, *, size: int = 0) -> Detector:
-    """Read what :func:`save_detector` wrote, in eval mode and float32.
+    """Read a folder that holds the :func:`parts` of a detector, in eval mode and float32.
 
     Args:
         folder: where.
@@ -385,11 +376,13 @@ def load_detector(folder: str | Path, *, size: int = 0) -> Detector:
     folder = Path(folder)
     try:
         value = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        if value.get("kind") != KIND:
+            raise EncoderError(f"{folder}: is not the folder of a detector; give one that scripts/train_detector.py wrote")
         if value["format"] > FORMAT:
             raise EncoderError(f"{folder}: format {value['format']} of this detector is newer than this program reads ({FORMAT}); upgrade captioner")
-        config = validate(DetectorConfig, value["detector"], where=f"{folder / CONFIG}")
+        config = validate(DetectorConfig, value["model"], where=f"{folder / CONFIG}")
         detector = build_detector(config.model_copy(update={"size": size or config.size}), value["classes"], pretrained=False)
         detector.load_state_dict(load_file(folder / WEIGHTS))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, ConfigError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError, ConfigError) as error:
         raise EncoderError(f"{folder}: not a readable detector ({first_line(error)}); copy the whole folder again, or make it again") from None
     return detector.eval()

@@ -95,3 +95,37 @@ def test_a_wrong_setting(run, dataset: Path, tmp_path: Path) -> None:
     result = run("features", dataset, "-o", tmp_path / "store", *BUILD, "--fit", "stretch")
     assert result.code == 1
     assert "stretch" in result.err and "squash" in result.err
+
+
+def test_regions(run, dataset: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    settings = ("--set", "regions=12", "--set", "features=head", "--size", 64)
+    built = run("features", dataset, "-o", store, "--split", "val", "--encoder", "regions", *settings, "--device", "cpu", "--workers", 1)
+    assert (built.code, built.err) == (0, "")
+    assert ": 3 pictures, 12 places of 512 features, " in built.out
+    vectors, boxes = np.load(store / "00000.npy"), np.load(store / "00000-boxes.npy")
+    masked = np.isnan(boxes).any(-1)
+    assert vectors.shape == (3, 12, 512) and boxes.shape == (3, 12, 4)
+    assert (masked.sum(1) <= 2).all() and (vectors[masked] == 0).all()  # ten regions at least
+    told = json.loads((store / "index.json").read_text())["encoder"]
+    assert (told["regions"], told["features"], told["size"]) == (12, "head", 64)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--encoder", "regions", "--set", "region=12"), "there is no setting 'region'. Did you mean 'regions'?"),
+        (("--encoder", "regions", "--fit", "crop"), "there is no setting 'fit'"),
+        (("--model", "show_tell", "--set", "size=64"), "a model's encoder is taken as it is"),
+        (("--set", "backbone"), "write it as key=value"),
+    ],
+)
+def test_a_setting_that_makes_no_sense(run, dataset: Path, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    result = run("features", dataset, "-o", tmp_path / "store", *arguments)
+    assert result.code != 0 and message in " ".join(result.err.split())
+    assert not (tmp_path / "store").exists()
+
+
+def test_settings_of_a_backbone(run, dataset: Path, tmp_path: Path) -> None:
+    run("features", dataset, "-o", tmp_path / "store", "--split", "val", *BUILD, "--set", "fit=crop")
+    assert json.loads((tmp_path / "store" / "plan.json").read_text())["transform"]["fit"] == "crop"
