@@ -6,6 +6,8 @@
     caption = captioner("photo.jpg")
     print(caption.text)
 
+:class:`Translator` translates captions, and any other text.
+
 Names are imported when they are first used, so that ``import captioner`` costs nothing and does not load torch.
 """
 
@@ -17,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 from captioner.errors import CaptionerError, ImageError
 
 if TYPE_CHECKING:
-    from captioner.caption import Caption
+    from captioner.caption import Caption, Translation
     from captioner.captioner import Captioner
     from captioner.memory import Memory
+    from captioner.translator import Translator
 
 __version__ = "0.1.0"
 
@@ -27,9 +30,11 @@ _LAZY = {
     "Captioner": "captioner.captioner",
     "Caption": "captioner.caption",
     "Memory": "captioner.memory",
+    "Translation": "captioner.caption",
+    "Translator": "captioner.translator",
 }
 
-__all__ = ["Caption", "Captioner", "CaptionerError", "ImageError", "Memory", "__version__"]
+__all__ = ["Caption", "Captioner", "CaptionerError", "ImageError", "Memory", "Translation", "Translator", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,11 +1,22 @@
-"""A caption, and where the model looked for each of its words."""
+"""What models say, and where they looked for each word: a caption of a picture, a translation of a text.
+
+Tensor letters: T words written, N places of a picture, S pieces of a text read.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
+
+from captioner.text.vocabulary import EOS, SPECIAL
+
+if TYPE_CHECKING:
+    from captioner.data.images import ImageSource
+    from captioner.figures import Figure
 
 
 @dataclass(frozen=True)
@@ -22,6 +33,8 @@ class Caption:
         seen: the part of the picture that the model sees, a relative xyxy box; places lie within it.
         source: the file or description of the picture.
         others: the next best captions of the same picture, best first.
+        translation: the caption in another language, if :meth:`captioner.translator.Translator.captions` put it there; its attention is over the
+            pieces of ``text``.
     """
 
     text: str
@@ -33,6 +46,7 @@ class Caption:
     seen: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
     source: str | None = None
     others: list[Caption] = field(default_factory=list)
+    translation: Translation | None = None
 
     def __str__(self) -> str:
         return self.text
@@ -64,15 +78,111 @@ class Caption:
             raise ValueError("the places of this caption do not lie in a picture")
         return list(zip(self.tokens, weights.tolist(), strict=True))
 
+    def figure(self, picture: ImageSource | None = None, **style: Any) -> Figure:
+        """Return a figure of where the model looked for each word: ``caption.figure().save("figure.png")``, or .gif, .html, .json.
+
+        Args:
+            picture: the picture of which this is the caption; left out, its file is read again.
+            style: settings of :class:`captioner.figures.Style`.
+
+        Raises:
+            CaptionerError: the caption has no attention to places in a picture, does not know its file, or a setting makes no sense.
+            ImageError: the picture cannot be read.
+        """
+        from captioner.figures import figure
+
+        return figure(self, picture, **style)
+
     def to_dict(self, *, attention: bool = False) -> dict[str, Any]:
-        """Return the caption as plain values for JSON; the attention matrix only if asked for."""
+        """Return the caption as plain values for JSON; attention matrices only if asked for.
+
+        A translated one has ``translation``, as :meth:`Translation.to_dict` gives it; those of ``others`` have its language and text.
+        """
         value: dict[str, Any] = {} if self.source is None else {"image": self.source}
         value |= {"caption": self.text, "tokens": self.tokens, "log_probability": round(self.log_probability, 4)}
+        if self.translation is not None:
+            value["translation"] = self.translation.to_dict(attention=attention)
         if self.others:
-            value["others"] = [{"caption": other.text, "log_probability": round(other.log_probability, 4)} for other in self.others]
+            value["others"] = [other._short() for other in self.others]
         if attention and self.attention is not None:
             value["attention"] = [[round(weight, 6) for weight in row] for row in self.attention.tolist()]
             value["grid"] = self.grid
             value["boxes"] = None if self.boxes is None else self.boxes.tolist()
             value["seen"] = self.seen
         return value
+
+    def _short(self) -> dict[str, Any]:
+        value: dict[str, Any] = {"caption": self.text, "log_probability": round(self.log_probability, 4)}
+        if self.translation is not None:
+            value["translation"] = {"language": self.translation.language, "text": self.translation.text}
+        return value
+
+
+@dataclass(frozen=True)
+class Translation:
+    """What a model makes of one text.
+
+    A piece is a word or a part of one, as :class:`captioner.text.subwords.Subwords` cuts it.
+
+    Attributes:
+        text: the translation.
+        tokens: its T pieces as the model wrote them; one that begins a word begins with a space.
+        source_tokens: the S pieces that the model read, ``<eos>`` at the end; fewer than the text has if it was too long for the model.
+        log_probability: the sum over the pieces and the end, in nats.
+        attention: (T, S) float32, the weight of every source piece for every piece written, each row summing to one; ``None`` if the model does not
+            attend.
+        others: the next best translations, best first.
+        source: the text that was translated.
+        language: the one of ``text``, by the name that the model knows it by, for example ``de``.
+    """
+
+    text: str
+    tokens: list[str]
+    source_tokens: list[str]
+    log_probability: float
+    attention: Tensor | None = None
+    others: list[Translation] = field(default_factory=list)
+    source: str = ""
+    language: str = ""
+
+    def __str__(self) -> str:
+        return self.text
+
+    def words(self) -> tuple[list[str], list[str], Tensor | None]:
+        """Return the written words, the read words and the attention between them.
+
+        A word is a piece that begins with a space and those after it up to the next such. What a read word gets is the sum over its pieces, what a
+        written word gives is the mean over its own, so that rows still sum to one.
+        """
+        written, rows = _join(self.tokens)
+        read, columns = _join(self.source_tokens)
+        if self.attention is None:
+            return written, read, None
+        wide = self.attention.new_zeros(len(self.tokens), len(read)).index_add(1, torch.tensor(columns, dtype=torch.long), self.attention)
+        row = torch.tensor(rows, dtype=torch.long)
+        sums = wide.new_zeros(len(written), len(read)).index_add(0, row, wide)
+        return written, read, sums / torch.bincount(row, minlength=len(written)).unsqueeze(1)
+
+    def to_dict(self, *, attention: bool = False) -> dict[str, Any]:
+        """Return the translation as plain values for JSON; the attention matrix and the source's pieces only if asked for."""
+        value: dict[str, Any] = {"language": self.language, "text": self.text, "source": self.source}
+        value |= {"tokens": self.tokens, "log_probability": round(self.log_probability, 4)}
+        if self.others:
+            value["others"] = [{"text": other.text, "log_probability": round(other.log_probability, 4)} for other in self.others]
+        if attention and self.attention is not None:
+            value["source_tokens"] = self.source_tokens
+            value["attention"] = [[round(weight, 6) for weight in row] for row in self.attention.tolist()]
+        return value
+
+
+def _join(pieces: Sequence[str]) -> tuple[list[str], list[int]]:
+    """Return the words that pieces make, and for every piece the number of its word."""
+    words: list[str] = []
+    numbers = []
+    for piece in pieces:
+        if piece.startswith(" ") or piece == SPECIAL[EOS] or not words:
+            words.append(piece.removeprefix(" "))
+        else:
+            words[-1] += piece
+        numbers.append(len(words) - 1)
+    return words, numbers

@@ -32,23 +32,23 @@ from captioner.text.vocabulary import Vocabulary
 FORMAT = 1
 WEIGHTS, CONFIG, VOCABULARY, CARD = "model.safetensors", "config.json", "vocabulary.json", "README.md"
 SOURCE_VOCABULARY = "source_vocabulary.json"  # of a translator: the words it reads
-CAPTIONER = "captioner"
+CAPTIONER, TRANSLATOR = "captioner", "translator"
 DEFAULT = "show_attend_tell"
 
 
-def shipped(kind: str = CAPTIONER) -> dict[str, Path]:
-    """Return the models of one kind that come with the program, by name."""
+def shipped(kind: str | None = CAPTIONER) -> dict[str, Path]:
+    """Return the models of one kind that come with the program, by name; ``None`` is all of them."""
     package = Path(captioner.__file__).parent
     found: dict[str, Path] = {}
     for root in (package / "assets", package.parent / "assets"):
         if root.is_dir():
             for folder in sorted(root.iterdir()):
-                if (folder / CONFIG).is_file() and _kind(folder) == kind:
+                if (folder / CONFIG).is_file() and kind in (None, kind_of(folder)):
                     found.setdefault(folder.name, folder)
     return found
 
 
-def _kind(folder: Path) -> str:
+def kind_of(folder: Path) -> str:
     """Return what kind of model a folder holds. One that cannot be read counts as a captioner, so that loading it tells what is wrong."""
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
@@ -57,10 +57,10 @@ def _kind(folder: Path) -> str:
     return str(config.get("kind", CAPTIONER)) if isinstance(config, dict) else CAPTIONER
 
 
-def locate(name_or_path: str | Path | None = None, *, kind: str = CAPTIONER) -> Path:
+def locate(name_or_path: str | Path | None = None, *, kind: str | None = CAPTIONER) -> Path:
     """Find a model folder: a path, a shipped model's name, or ``user/model`` on the Hugging Face hub. ``None`` is the default captioner.
 
-    Only the names of shipped models depend on ``kind``; of what kind a folder is, :func:`read_config` checks.
+    Only the names of shipped models depend on ``kind`` (``None`` is any); of what kind a folder is, :func:`kind_of` tells and :func:`read_config` checks.
 
     Raises:
         CheckpointError: there is no such model.
@@ -68,7 +68,7 @@ def locate(name_or_path: str | Path | None = None, *, kind: str = CAPTIONER) -> 
     models = shipped(kind)
     if name_or_path is None:
         if kind != CAPTIONER:
-            raise CheckpointError(f"there is no default {kind}; name one")
+            raise CheckpointError(f"there is no default {kind or 'model'}; name one")
         if DEFAULT not in models:
             raise CheckpointError("no model comes with this copy of captioner; give one with --model, or train one with: captioner train")
         return models[DEFAULT]

@@ -9,16 +9,19 @@ Tensor letters: B texts, S pieces of the source, T pieces of the translation, D 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from captioner import checkpoint
+from captioner.caption import Caption
+from captioner.caption import Translation as Translation  # what a translator gives is also known here
 from captioner.config import Settings, validate
 from captioner.data.parallel import collate
 from captioner.decoders import Decoder
@@ -31,7 +34,8 @@ from captioner.search import SEARCHES, Hypothesis, SearchConfig
 from captioner.text.subwords import Subwords
 from captioner.text.vocabulary import EOS, SPECIAL
 
-KIND = "translator"
+KIND = checkpoint.TRANSLATOR
+E = TypeVar("E")
 
 
 class TextSearchConfig(SearchConfig):
@@ -75,74 +79,18 @@ class TranslationModel(nn.Module):
         return memory
 
 
-@dataclass(frozen=True)
-class Translation:
-    """What a model makes of one text.
-
-    Attributes:
-        text: the translation.
-        tokens: its T pieces as the model wrote them; one that begins a word begins with a space.
-        source_tokens: the S pieces that the model read, ``<eos>`` at the end; fewer than the text has if it was too long for the model.
-        log_probability: the sum over the pieces and the end, in nats.
-        attention: (T, S) float32, the weight of every source piece for every piece written, each row summing to one; ``None`` if the model does not
-            attend.
-        others: the next best translations, best first.
-    """
-
-    text: str
-    tokens: list[str]
-    source_tokens: list[str]
-    log_probability: float
-    attention: Tensor | None = None
-    others: list[Translation] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        return self.text
-
-    def words(self) -> tuple[list[str], list[str], Tensor | None]:
-        """Return the written words, the read words and the attention between them.
-
-        A word is a piece that begins with a space and those after it up to the next such. What a read word gets is the sum over its pieces, what a
-        written word gives is the mean over its own, so that rows still sum to one.
-        """
-        written, rows = _join(self.tokens)
-        read, columns = _join(self.source_tokens)
-        if self.attention is None:
-            return written, read, None
-        wide = self.attention.new_zeros(len(self.tokens), len(read)).index_add(1, torch.tensor(columns, dtype=torch.long), self.attention)
-        row = torch.tensor(rows, dtype=torch.long)
-        sums = wide.new_zeros(len(written), len(read)).index_add(0, row, wide)
-        return written, read, sums / torch.bincount(row, minlength=len(written)).unsqueeze(1)
-
-    def to_dict(self, *, attention: bool = False) -> dict[str, Any]:
-        """Return the translation as plain values for JSON; the attention matrix and the source's pieces only if asked for."""
-        value: dict[str, Any] = {"translation": self.text, "tokens": self.tokens, "log_probability": round(self.log_probability, 4)}
-        if self.others:
-            value["others"] = [{"translation": other.text, "log_probability": round(other.log_probability, 4)} for other in self.others]
-        if attention and self.attention is not None:
-            value["source_tokens"] = self.source_tokens
-            value["attention"] = [[round(weight, 6) for weight in row] for row in self.attention.tolist()]
-        return value
-
-
-def _join(pieces: Sequence[str]) -> tuple[list[str], list[int]]:
-    """Return the words that pieces make, and for every piece the number of its word."""
-    words: list[str] = []
-    numbers = []
-    for piece in pieces:
-        if piece.startswith(" ") or piece == SPECIAL[EOS] or not words:
-            words.append(piece.removeprefix(" "))
-        else:
-            words[-1] += piece
-        numbers.append(len(words) - 1)
-    return words, numbers
-
-
 class Translator:
     """Translates texts, one sentence each, and shows which words it looked at for every word it wrote.
 
         translator = Translator.from_pretrained("runs/multi30k_attention/best")
         print(translator("Two dogs run through the snow.").text)
+
+    Captions get their translations by :meth:`captions`; the shipped translator of a language is found by :meth:`for_language`:
+
+        caption = Translator.for_language("de").caption(captioner("photo.jpg"))
+        print(caption.translation.text)
+        caption.translation.attention   # (T, S): which pieces of the caption it looked at for every piece it wrote
+        caption.translation.words()     # the same for whole words
 
     Args:
         model: the model; it is moved and put into eval mode.
@@ -164,6 +112,27 @@ class Translator:
         """
         return cls(load_translator(name_or_path), device=device, **search)
 
+    @classmethod
+    def for_language(cls, language: str, *, source: str = "en", device: str = "auto", **search: Any) -> Translator:
+        """Load the shipped translator into a language, ``de`` for example, from another.
+
+        Raises:
+            CheckpointError: none of those that come with the program writes it, or it is damaged.
+        """
+        there = languages(source)
+        if language.lower() not in there:
+            known = ", ".join(there) or "none"
+            raise CheckpointError(
+                f"no translator from {source!r} into {language!r} comes with this copy of captioner. Languages that there are: {known}; "
+                "or name a translator's folder (--translator); train one with: captioner train"
+            )
+        return cls.from_pretrained(there[language.lower()], device=device, **search)
+
+    @property
+    def language(self) -> str:
+        """The language that it writes."""
+        return self.model.config.target
+
     def save_pretrained(self, folder: str | Path, *, card: str = "") -> Path:
         """Write the model to a folder that :meth:`from_pretrained` reads."""
         return save_translator(folder, self.model, card=card)
@@ -182,21 +151,44 @@ class Translator:
         if isinstance(texts, str):
             return self([texts])[0]
         sources = [self.model.read(text) for text in texts]
-        results: list[Translation | None] = [Translation("", [], [], 0.0) if source == [EOS] else None for source in sources]
-        order = sorted((index for index, result in enumerate(results) if result is None), key=lambda index: len(sources[index]))
+        translations = [Translation("", [], [], 0.0, source=text, language=self.language) for text in texts]
+        order = sorted((index for index, source in enumerate(sources) if source != [EOS]), key=lambda index: len(sources[index]))
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            for index, translation in zip(chosen, self._translate([sources[index] for index in chosen]), strict=True):
-                results[index] = translation
-        return [result for result in results if result is not None]
+            for index, hypotheses in zip(chosen, self._search([sources[index] for index in chosen]), strict=True):
+                translations[index] = self._translation(hypotheses, sources[index], texts[index])
+        return translations
+
+    def caption(self, caption: Caption) -> Caption:
+        """Return a caption with its translation, and its next best captions with theirs."""
+        return next(self.captions([caption]))
+
+    def captions(self, captions: Iterable[Caption | E], *, batch_size: int = 8) -> Iterator[Caption | E]:
+        """Give captions their translations, and their next best captions theirs, with flat memory and in their order.
+
+        Args:
+            captions: walked lazily, for example what :meth:`captioner.captioner.Captioner.stream` gives; whatever is no caption, such as a picture's
+                error, is passed on in its place.
+            batch_size: how many are waited for, and then translated at once.
+        """
+        walk = iter(captions)
+        while batch := list(islice(walk, batch_size)):
+            texts = [one.text for caption in batch if isinstance(caption, Caption) for one in (caption, *caption.others)]
+            translations = iter(self(texts))
+            for caption in batch:
+                if isinstance(caption, Caption):
+                    first = next(translations)
+                    others = [replace(other, translation=next(translations)) for other in caption.others]
+                    yield replace(caption, translation=first, others=others)
+                else:
+                    yield caption
 
     @torch.inference_mode()
-    def _translate(self, sources: list[list[int]]) -> list[Translation]:
+    def _search(self, sources: list[list[int]]) -> list[list[Hypothesis]]:
         memory = self.model(collate(sources).to(self.device))
-        search = SEARCHES["greedy" if self.search.width == 1 else "beam"]
-        return [self._translation(found, source) for found, source in zip(search(self.model.decoder, memory, self.search), sources, strict=True)]
+        return SEARCHES["greedy" if self.search.width == 1 else "beam"](self.model.decoder, memory, self.search)
 
-    def _translation(self, hypotheses: list[Hypothesis], source: list[int]) -> Translation:
+    def _translation(self, hypotheses: list[Hypothesis], source: list[int], text: str) -> Translation:
         read = self.model.source.decode(source) + [SPECIAL[EOS]] * (source[-1] == EOS)
         translations = [
             Translation(
@@ -205,11 +197,23 @@ class Translator:
                 source_tokens=read,
                 log_probability=hypothesis.log_probability,
                 attention=None if hypothesis.attention is None else hypothesis.attention[:, : len(source)],
+                source=text,
+                language=self.language,
             )
             for hypothesis in hypotheses
         ]
         translations[0].others.extend(translations[1:])
         return translations[0]
+
+
+def languages(source: str = "en") -> dict[str, str]:
+    """Return the languages into which shipped translators translate from ``source``, each with its translator's name; of several the first."""
+    found: dict[str, str] = {}
+    for name, folder in checkpoint.shipped(KIND).items():
+        model = checkpoint.read_config(folder, KIND)["model"]
+        if model.get("source") == source:
+            found.setdefault(str(model.get("target")).lower(), name)
+    return found
 
 
 def save_translator(

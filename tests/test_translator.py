@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +15,14 @@ from safetensors.torch import load_file
 
 import captioner
 import captioner.encoders.transformer
-from captioner.checkpoint import CARD, CONFIG, SOURCE_VOCABULARY, VOCABULARY, WEIGHTS, load_model, locate, save_model, shipped
+from captioner.caption import Caption, Translation
+from captioner.checkpoint import CARD, CONFIG, SOURCE_VOCABULARY, VOCABULARY, WEIGHTS, kind_of, load_model, locate, save_model, shipped
 from captioner.config import validate
-from captioner.errors import CheckpointError, ConfigError
+from captioner.errors import CheckpointError, ConfigError, ImageError
 from captioner.search import beam, greedy
 from captioner.text.subwords import Subwords
 from captioner.text.vocabulary import EOS
-from captioner.translator import Translation, TranslationConfig, TranslationModel, Translator, load_translator, save_translator
+from captioner.translator import TranslationConfig, TranslationModel, Translator, languages, load_translator, save_translator
 from tests.test_checkpoint import contents, tiny_model
 
 SOURCE = ["A dog runs in the snow.", "Two dogs run.", "A man sits.", "The men, two dogs & a man: they run in the snow."]
@@ -93,7 +97,10 @@ def test_the_next_best_follow() -> None:
     translation = Translator(build(), device="cpu", width=4, n_best=3)(SOURCE[0])
     assert len(translation.others) == 2 and len({translation.text, *(other.text for other in translation.others)}) == 3
     value = json.loads(json.dumps(translation.to_dict()))
-    assert set(value) == {"translation", "tokens", "log_probability", "others"}
+    assert set(value) == {"language", "text", "source", "tokens", "log_probability", "others"}
+    assert (value["language"], value["text"], value["source"]) == ("de", translation.text, SOURCE[0])
+    assert [other["text"] for other in value["others"]] == [other.text for other in translation.others]
+    assert {(other.source, other.language) for other in translation.others} == {(SOURCE[0], "de")}
     value = json.loads(json.dumps(translation.to_dict(attention=True)))
     assert len(value["attention"]) == len(value["tokens"]) and len(value["attention"][0]) == len(value["source_tokens"])
 
@@ -101,7 +108,8 @@ def test_the_next_best_follow() -> None:
 def test_a_text_without_a_word_is_translated_by_nothing() -> None:
     translator = Translator(build(), device="cpu")
     first, empty, blank = translator([SOURCE[0], "", " \n\t"])
-    assert first.text and empty == blank == Translation("", [], [], 0.0)
+    nothing = Translation("", [], [], 0.0, language="de")
+    assert first.text and (empty, blank) == (nothing, replace(nothing, source=" \n\t"))
     assert translator("") == empty and translator([]) == [] and empty.words() == ([], [], None)
 
 
@@ -116,6 +124,64 @@ def test_words_are_pieces_joined_and_so_is_attention() -> None:
     assert (written, read) == (["Schneeball", "da"], ["snowball", "there", "<eos>"])
     torch.testing.assert_close(weights, torch.tensor([[0.55, 0.2, 0.25], [0.0, 0.6, 0.4]]))
     assert Translation("da", ["da"], [" x", "<eos>"], 0.0).words() == (["da"], ["x", "<eos>"], None)
+
+
+def test_captions_get_their_translations() -> None:
+    translator = Translator(build(), device="cpu")
+    failed = ImageError("photo.jpg", "is empty")
+    others = [Caption("Two dogs run.", ["two", "dogs", "run"], -3.0), Caption("", [], -4.0)]
+    first = Caption("A dog runs in the snow.", ["a", "dog"], -2.0, torch.ones(2, 1), source="dog.jpg", others=others)
+    captions = [failed, first, replace(first, text="A man sits.", others=[]), failed]
+    for batch_size in (1, 3, 8):
+        results = list(translator.captions(captions, batch_size=batch_size))
+        assert results[0] is failed and results[3] is failed
+        for result, caption in zip(results[1:3], captions[1:3], strict=True):
+            assert isinstance(result, Caption) and isinstance(caption, Caption)
+            assert result.translation is not None and (result.translation.source, result.translation.language) == (caption.text, "de")
+            same(result.translation, translator(caption.text))
+            assert replace(result, translation=None, others=caption.others) == caption and caption.translation is None
+        one = results[1]
+        assert isinstance(one, Caption)
+        assert [other.translation and other.translation.text for other in one.others] == [translator("Two dogs run.").text, ""]
+        assert [replace(other, translation=None) for other in one.others] == others
+    alone = translator.caption(first)
+    assert alone.translation is not None and one.translation is not None and len(alone.others) == 2
+    same(alone.translation, one.translation)
+
+
+def test_endless_captions_are_translated_as_they_come() -> None:
+    endless = (Caption(text, [], 0.0) for text in itertools.cycle(SOURCE))
+    first = list(itertools.islice(Translator(build(), device="cpu").captions(endless, batch_size=3), 5))
+    assert [caption.text for caption in first] == [*SOURCE, SOURCE[0]]
+
+
+def test_a_translated_caption_as_json() -> None:
+    translator = Translator(build(), device="cpu")
+    plain = Caption("A dog runs.", ["a", "dog", "runs"], -2.0, torch.ones(3, 1), (1, 1), others=[Caption("A man.", ["a", "man"], -3.0)])
+    caption = translator.caption(plain)
+    assert caption.translation is not None
+    value = json.loads(json.dumps(caption.to_dict()))
+    assert value.pop("translation") == caption.translation.to_dict() and "attention" not in value
+    assert value["others"][0].pop("translation") == {"language": "de", "text": translator("A man.").text}
+    assert value == plain.to_dict()
+    value = json.loads(json.dumps(caption.to_dict(attention=True)))
+    assert value["attention"] == [[1.0]] * 3 and len(value["translation"]["attention"][0]) == len(value["translation"]["source_tokens"])
+
+
+def test_the_shipped_translator_of_a_language(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(captioner, "__file__", str(tmp_path / "captioner" / "__init__.py"))
+    with pytest.raises(CheckpointError, match="Languages that there are: none"):
+        Translator.for_language("de")
+    folder = save_translator(tmp_path / "assets" / "one", build())
+    config = json.loads((folder / CONFIG).read_text())
+    for name, source, target in (("other", "en", "de"), ("third", "en", "fr"), ("fourth", "de", "en")):
+        shutil.copytree(folder, folder.with_name(name))
+        (folder.with_name(name) / CONFIG).write_text(json.dumps(config | {"model": config["model"] | {"source": source, "target": target}}))
+    assert languages() == {"de": "one", "fr": "third"} and languages("de") == {"en": "fourth"}
+    translator = Translator.for_language("FR", device="cpu", width=1)
+    assert (translator.language, translator.search.width) == ("fr", 1)
+    with pytest.raises(CheckpointError, match=r"from 'en' into 'cs'.* Languages that there are: de, fr;"):
+        Translator.for_language("cs")
 
 
 @every
@@ -140,7 +206,9 @@ def test_captioners_and_translators_are_not_taken_for_each_other(tmp_path: Path,
     translator = save_translator(tmp_path / "assets" / "english_german", build())
     picture = save_model(tmp_path / "assets" / "pictures", tiny_model())
     assert shipped() == {"pictures": picture} and shipped("translator") == {"english_german": translator}
-    assert locate("english_german", kind="translator") == translator
+    assert shipped(None) == shipped() | shipped("translator")
+    assert locate("english_german", kind="translator") == locate("english_german", kind=None) == translator
+    assert [kind_of(locate(name, kind=None)) for name in ("english_german", "pictures")] == ["translator", "captioner"]
     with pytest.raises(CheckpointError, match=r"english_german: is a translator and not a captioner"):
         load_model(translator)
     with pytest.raises(CheckpointError, match=r"pictures: is a captioner and not a translator"):

@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import captioner
-from captioner.cli import caption, console, data, evaluate, features, models, train
+from captioner.cli import attend, benchmark, caption, console, data, evaluate, features, models, train, translate
 from captioner.cli.allocator import keep_freed_memory
 from captioner.errors import CaptionerError
 
@@ -38,7 +38,10 @@ def _root(
 
 
 app.command("caption", epilog=caption.EXAMPLES)(caption.run)
+app.command("attend", epilog=attend.EXAMPLES)(attend.run)
+app.command("translate", epilog=translate.EXAMPLES)(translate.run)
 app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.run)
+app.command("benchmark", epilog=benchmark.EXAMPLES)(benchmark.run)
 app.command("train", epilog=train.EXAMPLES)(train.run)
 app.command("features", epilog=features.EXAMPLES)(features.run)
 app.command("models", epilog=models.EXAMPLES)(models.run)

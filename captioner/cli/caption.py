@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import chain, islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,12 +17,23 @@ from captioner import files
 from captioner.cli import console
 from captioner.errors import CaptionerError, ImageError
 
+if TYPE_CHECKING:
+    from captioner.translator import Translator
+
 EXAMPLES = """Example: captioner caption photo.jpg
 
 Example: captioner caption photos --recursive --output captions.csv
 
+Example: captioner caption photo.jpg --language de
+
 Example: find . -name '*.jpg' | captioner caption - --json"""
 
+Paths = Annotated[list[str], typer.Argument(metavar="PATH", help="Files, folders, patterns in quotes, or - for a list on stdin, one path a line.")]
+Model = Annotated[str | None, typer.Option(help="A shipped model, a model folder, or user/model on the Hugging Face hub.")]
+Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Look into subfolders too.")]
+MaxPixels = Annotated[int | None, typer.Option(min=1, help="Refuse pictures with more pixels.")]
+
+NOTHING = "no pictures found; give picture files, or folders that hold some"
 _FEW = 10_000  # so many names are counted for the progress bar; more may be without end
 
 
@@ -33,11 +44,15 @@ def _output(path: Path | None) -> Path | None:
 
 
 def run(
-    paths: Annotated[
-        list[str], typer.Argument(metavar="PATH", help="Files, folders, patterns in quotes, or - for a list on stdin, one path a line.")
-    ],
-    model: Annotated[str | None, typer.Option(help="A shipped model, a model folder, or user/model on the Hugging Face hub.")] = None,
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Look into subfolders too.")] = False,
+    paths: Paths,
+    model: Model = None,
+    language: Annotated[
+        str | None, typer.Option(metavar="CODE", help="Translate the captions from English, into de for example, by the shipped translator.")
+    ] = None,
+    translator: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Translate by this one: a shipped translator, a translator's folder, or user/model.")
+    ] = None,
+    recursive: Recursive = False,
     beam: console.Beam = None,
     n_best: Annotated[int, typer.Option(min=1, help="Captions for each picture, best first; at most the width of the beam.")] = 1,
     length_normalisation: console.LengthNormalisation = None,
@@ -49,12 +64,14 @@ def run(
         Path | None,
         typer.Option("--output", "-o", callback=_output, dir_okay=False, help="Write to a .jsonl, .json or .csv file, not to the screen."),
     ] = None,
-    max_pixels: Annotated[int | None, typer.Option(min=1, help="Refuse pictures with more pixels.")] = None,
-    attention: Annotated[bool, typer.Option("--attention", help="Add where the model looked for each word; for JSON alone.")] = False,
+    max_pixels: MaxPixels = None,
+    attention: Annotated[bool, typer.Option("--attention", help="Add where the models looked for each word; for JSON alone.")] = False,
 ) -> None:
     """Caption pictures.
 
     A single file gives its sentence; anything else gives a line "path: sentence" for each picture.
+
+    With --language or --translator the sentences are the translations; JSON and CSV hold the captions as well.
 
     With --n-best there is a line for every caption, with its log-probability after a tab. The output file appears when all is done.
 
@@ -66,21 +83,27 @@ def run(
 
     failures = console.Failures()
     alone = len(paths) == 1 and os.path.isfile(paths[0])
-    found = find_images(_named(paths), recursive=recursive, on_empty=failures)
+    found = find_images(named(paths), recursive=recursive, on_empty=failures)
     shows = json or output is None
     bar = not alone and console.talks(stdout=shows)
     # A list on standard input may still be growing: it is not read ahead.
     first = list(islice(found, _FEW if bar and "-" not in paths else 1))
     if not first:
-        raise CaptionerError("no pictures found; give picture files, or folders that hold some")
+        raise CaptionerError(NOTHING)
     total = len(first) if bar and 1 < len(first) < _FEW else None
 
     from captioner import Captioner
 
     search = console.settings(width=beam, n_best=n_best, length_normalisation=length_normalisation)
+    translates = _translator(language, translator, device)
     captioner = Captioner.from_pretrained(model, device=device, **search)
     results = captioner.stream(chain(first, found), batch_size=batch_size, workers=workers, max_pixels=max_pixels)
-    with _written(output) if output else nullcontext(lambda record: None) as write, console.progress("Captioning", show=bar) as progress:
+    if translates:
+        results = translates.captions(results, batch_size=batch_size)
+    with (
+        _written(output, translated=translates is not None) if output else nullcontext(lambda record: None) as write,
+        console.progress("Captioning", show=bar) as progress,
+    ):
         for done, result in enumerate(results, start=1):
             if isinstance(result, ImageError):
                 failures(result)
@@ -93,12 +116,25 @@ def run(
             elif shows and "error" not in record:
                 for one in (record, *record.get("others", ())):
                     score = f"\t{one['log_probability']:.2f}" if n_best > 1 else ""
-                    typer.echo(("" if alone else f"{record['image']}: ") + one["caption"] + score)
+                    typer.echo(("" if alone else f"{record['image']}: ") + (one["translation"]["text"] if translates else one["caption"]) + score)
             progress(done, total)
     failures.exit()
 
 
-def _named(paths: list[str]) -> Iterator[str]:
+def _translator(language: str | None, name: str | None, device: str) -> Translator | None:
+    """Load the translator of that name, else the shipped one into that language."""
+    if language is None and name is None:
+        return None
+    from captioner.translator import Translator
+
+    translator = Translator.from_pretrained(name, device=device) if name is not None else Translator.for_language(language or "", device=device)
+    if language is not None and language.lower() != translator.language.lower():
+        raise CaptionerError(f"{name}: translates into {translator.language!r}, not {language!r}; leave out --language, or give another --translator")
+    return translator
+
+
+def named(paths: list[str]) -> Iterator[str]:
+    """Yield the paths, and in place of - those on stdin."""
     for path in paths:
         if path == "-":
             yield from (os.fsdecode(name) for line in sys.stdin.buffer if (name := line.rstrip(b"\r\n")))
@@ -107,17 +143,25 @@ def _named(paths: list[str]) -> Iterator[str]:
 
 
 @contextmanager
-def _written(path: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
+def _written(path: Path, *, translated: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Give a function that writes a record; the file appears when the block ends well."""
     with files.atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         kind = path.suffix.lower()
         if kind == ".csv":
-            table = csv.DictWriter(file, ("image", "caption", "log_probability", "error"), extrasaction="ignore", lineterminator="\n")
+            more = ("language", "translation") if translated else ()
+            table = csv.DictWriter(file, ("image", "caption", *more, "log_probability", "error"), extrasaction="ignore", lineterminator="\n")
             table.writeheader()
-            yield lambda record: table.writerows([record, *({"image": record["image"], **other} for other in record.get("others", ()))])
+            yield lambda record: table.writerows(_rows(record))
         elif kind == ".jsonl":
             yield lambda record: print(console.json_text(record), file=file)
         else:
             marks = chain(["[\n"], iter(lambda: ",\n", None))
             yield lambda record: print(next(marks), console.json_text(record), sep="", end="", file=file)
             file.write("\n]\n")
+
+
+def _rows(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Lay a record out as rows of a table, one a caption."""
+    for one in (record, *record.get("others", ())):
+        translation = one.get("translation", {})
+        yield one | {"image": record["image"], "language": translation.get("language"), "translation": translation.get("text")}

@@ -20,7 +20,7 @@ Workers = Annotated[int, typer.Option(min=1, help="Threads that load pictures.")
 Beam = Annotated[int | None, typer.Option(min=1, help="Width of the beam search; 1 is greedy. By default the model's own.")]
 LengthNormalisation = Annotated[
     float | None,
-    typer.Option(min=0, help="Power of its length by which a caption's log-probability is divided. By default the model's own."),
+    typer.Option(min=0, help="Power of its length by which a sentence's log-probability is divided. By default the model's own."),
 ]
 
 

@@ -16,37 +16,56 @@ Example: captioner models --json"""
 
 
 def run(json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False) -> None:
-    """List the shipped models with their size, data and scores, and the families that a recipe can name.
+    """List the shipped captioners and translators with their size, data and scores, and the families that a recipe can name.
 
     The scores are those of the best search on the data's dev split, in percent.
     """
     from captioner import checkpoint
     from captioner.decoders import DECODERS
     from captioner.encoders import ENCODERS, REFINERS
+    from captioner.encoders.sequence import TEXT_ENCODERS
     from captioner.registry import Registry
     from captioner.search import SEARCHES
 
-    registries: tuple[Registry[Any], ...] = (ENCODERS, REFINERS, DECODERS, SEARCHES)
+    registries: tuple[Registry[Any], ...] = (ENCODERS, TEXT_ENCODERS, REFINERS, DECODERS, SEARCHES)
     families = {registry.kind: {name: _summary(registry[name]) for name in registry} for registry in registries}
     models = {}
-    for name, folder in checkpoint.shipped().items():
-        config = checkpoint.read_config(folder)
-        about = config["about"]
-        scores: dict[str, float] = max(about.get("scores", {}).values(), key=lambda values: values.get("CIDEr", 0.0), default={})
+    for name, folder in checkpoint.shipped(None).items():
+        kind = checkpoint.kind_of(folder)
+        config = checkpoint.read_config(folder, kind)
+        about = config.get("about", {})
+        model = config["model"]
         models[name] = {
+            "kind": kind,
             "default": name == checkpoint.DEFAULT,
-            "encoder": config["model"]["encoder"]["name"],
-            "decoder": config["model"]["decoder"]["name"],
+            "encoder": model["encoder"].get("name"),
+            "refiner": (model.get("refiner") or {}).get("name"),
+            "decoder": model["decoder"].get("name"),
+            "languages": [model["source"], model["target"]] if kind == checkpoint.TRANSLATOR else None,
             "megabytes": round(sum(file.stat().st_size for file in folder.iterdir()) / 1e6, 1),
             "data": about.get("data"),
-            "photos": about.get("photos"),
-            "scores": scores,
+            **{unit: about[unit] for unit in ("photos", "pairs") if unit in about},
+            "scores": _best(about, "BLEU" if kind == checkpoint.TRANSLATOR else "CIDEr"),
             "folder": str(folder),
         }
     if json:
         typer.echo(console.json_text({"models": models, **families}, indent=2))
         return
-    _print(models, families)
+    for kind, title, metrics in (
+        (checkpoint.CAPTIONER, "shipped model", ("BLEU-4", "METEOR", "CIDEr")),
+        (checkpoint.TRANSLATOR, "shipped translator", ("BLEU", "chrF")),
+    ):
+        chosen = {name: model for name, model in models.items() if model["kind"] == kind}
+        if chosen or kind == checkpoint.CAPTIONER:
+            _print_models(title, chosen, metrics)
+    _print_families(families)
+
+
+def _best(about: dict[str, Any], metric: str) -> dict[str, float]:
+    """Return the scores of the search that is best by a metric; those of training if no others are known."""
+    training = about.get(f"dev_{metric.lower()}")
+    scores: dict[str, float] = max(about.get("scores", {}).values(), key=lambda values: values.get(metric, 0.0), default={})
+    return scores or ({metric: training} if training is not None else {})
 
 
 def _summary(thing: Any) -> str:
@@ -55,22 +74,31 @@ def _summary(thing: Any) -> str:
     return re.sub(r"(?::\w+:)?`+([^`]*)`+", r"\1", paragraph)
 
 
-def _print(models: dict[str, dict[str, Any]], families: dict[str, dict[str, str]]) -> None:
+def _print_models(title: str, models: dict[str, dict[str, Any]], metrics: tuple[str, ...]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column(title, no_wrap=True)
+    for column in ("MB", *metrics):
+        table.add_column(column, justify="right")
+    table.add_column("trained on")
+    for name, model in models.items():
+        scores = [f"{100 * model['scores'][metric]:.1f}" if metric in model["scores"] else "" for metric in metrics]
+        about = [" to ".join(model["languages"])] if model["languages"] else []
+        if model["data"]:
+            about += [model["data"], *(f"{model[unit]:,} {unit}" for unit in ("photos", "pairs") if unit in model)]
+        table.add_row(name + " (default)" * model["default"], f"{model['megabytes']:.1f}", *scores, ", ".join(about))
+    Console(highlight=False).print(table)
+
+
+def _print_families(families: dict[str, dict[str, str]]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     out = Console(highlight=False)
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column("shipped model", no_wrap=True)
-    for column in ("MB", "BLEU-4", "METEOR", "CIDEr"):
-        table.add_column(column, justify="right")
-    table.add_column("trained on")
-    for name, model in models.items():
-        scores = [f"{100 * model['scores'][metric]:.1f}" if metric in model["scores"] else "" for metric in ("BLEU-4", "METEOR", "CIDEr")]
-        data = f"{model['data']}, {model['photos']:,} photos" if model["photos"] else ""
-        table.add_row(name + " (default)" * model["default"], f"{model['megabytes']:.1f}", *scores, data)
-    out.print(table)
     for kind, entries in families.items():
         table = Table(box=SIMPLE_HEAD)
         table.add_column(kind, no_wrap=True, min_width=max(map(len, entries), default=0))

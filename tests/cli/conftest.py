@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import NamedTuple
 import pytest
 from PIL import Image
 
+import captioner
 from captioner.cli import main
 
 WORDS = ["a", "dog", "runs", "on", "grass", "red", "ball"]
@@ -62,6 +64,37 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         built = CaptionModel.build(config, Vocabulary(WORDS))
     built.tuned_stages = built.encoder.stages  # its random weights are stored, as no other place has them
     return save_model(tmp_path_factory.mktemp("models") / "tiny", built)
+
+
+@pytest.fixture(scope="session")
+def translator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny translator from English to German with random weights."""
+    from captioner.translator import save_translator
+    from tests.test_translator import build
+
+    about = {"data": "multi30k/train", "pairs": 4, "dev_bleu": 0.123}
+    return save_translator(tmp_path_factory.mktemp("models") / "translator_en_de", build(), about=about)
+
+
+@pytest.fixture
+def shipped_translator(translator: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of the tiny translator, as the only model that comes with the program."""
+    shutil.copytree(translator, tmp_path / "program" / "assets" / "translator_en_de")
+    monkeypatch.setattr(captioner, "__file__", str(tmp_path / "program" / "captioner" / "__init__.py"))
+    return "translator_en_de"
+
+
+@pytest.fixture
+def parallel(tmp_path: Path) -> Path:
+    """A folder of sentences in two languages in the splits "train" and "val"."""
+    from tests.test_translator import SOURCE, TARGET
+
+    folder = tmp_path / "multi30k"
+    folder.mkdir()
+    for split, number in (("train", 10), ("val", 1)):
+        for language, lines in (("en", SOURCE), ("de", TARGET)):
+            (folder / f"{split}.{language}").write_text("".join(f"{line}\n" for line in lines * number), encoding="utf-8")
+    return folder
 
 
 def paint(folder: Path) -> None:

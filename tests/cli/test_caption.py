@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -123,3 +124,66 @@ def test_an_unknown_model(run, photos: Path) -> None:
     result = run("caption", photos, "--model", "show_atend_tell")
     assert result.code == 1
     assert result.err.startswith("error: model 'show_atend_tell' does not exist.")
+
+
+def expected(translator: Path, captions: list[str]) -> list[str]:
+    from captioner import Translator
+
+    return [translation.text for translation in Translator.from_pretrained(translator, device="cpu")(captions)]
+
+
+def test_captions_are_translated(caption, photos: Path, translator: Path) -> None:
+    names = [photos / "red.jpg", photos / "broken.jpg", photos / "green.png", photos / "blue.jpg"]
+    plain = [json.loads(line) for line in caption(*names, "--json").lines]
+    result = caption(*names, "--translator", translator, "--json", "--attention", "--batch-size", 2)
+    assert result.code == 1
+    records = [json.loads(line) for line in result.lines]
+    assert [record["image"] for record in records] == [str(name) for name in names] and records[1] == plain[1]
+    good = [record for record in records if "error" not in record]
+    assert [record["caption"] for record in good] == [record["caption"] for record in plain if "error" not in record]
+    for record, text in zip(good, expected(translator, [record["caption"] for record in good]), strict=True):
+        translation = record["translation"]
+        assert (translation["language"], translation["text"], translation["source"]) == ("de", text, record["caption"])
+        assert "".join(translation["source_tokens"]) == f" {record['caption']}<eos>"
+        assert [len(row) for row in translation["attention"]] == [len(translation["source_tokens"])] * len(translation["tokens"])
+        assert len(record["attention"]) == len(record["tokens"])
+    assert caption(photos / "red.jpg", "--translator", translator, "--language", "DE").out == f"{good[0]['translation']['text']}\n"
+
+
+def test_a_language_finds_its_shipped_translator(caption, photos: Path, translator: Path, shipped_translator: str) -> None:
+    by_language = caption(photos / "red.jpg", "--language", "de")
+    assert (by_language.code, by_language.err) == (0, "")
+    assert by_language == caption(photos / "red.jpg", "--translator", translator) == caption(photos / "red.jpg", "--translator", shipped_translator)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv"])
+def test_files_hold_caption_and_translation(caption, photos: Path, translator: Path, tmp_path: Path, kind: str) -> None:
+    file = tmp_path / f"captions.{kind}"
+    assert caption(photos, "--output", file, "--n-best", 2, "--translator", translator).code == 1
+    text = file.read_text(encoding="utf-8")
+    if kind == "csv":
+        rows = list(csv.DictReader(text.splitlines()))
+        assert list(rows[0]) == ["image", "caption", "language", "translation", "log_probability", "error"]
+        found = [(row["caption"], row["translation"]) for row in rows if not row["error"]]
+        assert [row["language"] for row in rows] == ["" if row["error"] else "de" for row in rows] and len(rows) == 7
+    else:
+        records = json.loads(text) if kind == "json" else [json.loads(line) for line in text.splitlines()]
+        found = [(one["caption"], one["translation"]["text"]) for record in records if "error" not in record for one in (record, *record["others"])]
+    assert len(found) == 6 and [translation for _, translation in found] == expected(translator, [caption for caption, _ in found])
+    lines = caption(photos / "red.jpg", "--n-best", 2, "--translator", translator).lines
+    assert [line.split("\t")[0] for line in lines] == [translation for _, translation in found[-2:]]
+
+
+def test_a_language_that_is_not_there(caption, photos: Path, translator: Path, shipped_translator: str, tmp_path: Path) -> None:
+    result = caption(photos, "--language", "fr")
+    assert (result.code, result.out) == (1, "")
+    assert "'fr'" in result.err and "Languages that there are: de;" in result.err and "--translator" in result.err
+    result = caption(photos, "--language", "fr", "--translator", translator)
+    assert (result.code, result.out) == (1, "") and "translates into 'de', not 'fr'" in result.err
+    shutil.rmtree(tmp_path / "program" / "assets" / "translator_en_de")
+    assert "Languages that there are: none;" in caption(photos, "--language", "de").err
+
+
+def test_a_captioner_is_no_translator(caption, photos: Path, model: Path) -> None:
+    result = caption(photos / "red.jpg", "--translator", model)
+    assert result.code == 1 and "is a captioner and not a translator" in result.err

@@ -12,7 +12,19 @@ from typer.testing import CliRunner
 import captioner
 from captioner.cli import app
 
-COMMANDS = (["caption"], ["features"], ["train"], ["evaluate"], ["models"], ["data"], ["data", "inspect"], ["data", "download"])
+COMMANDS = (
+    ["caption"],
+    ["attend"],
+    ["translate"],
+    ["features"],
+    ["train"],
+    ["evaluate"],
+    ["benchmark"],
+    ["models"],
+    ["data"],
+    ["data", "inspect"],
+    ["data", "download"],
+)
 
 
 def test_every_command_is_here() -> None:
@@ -77,22 +89,3 @@ def test_a_reader_that_has_gone_is_no_error(run, dataset: Path, monkeypatch: pyt
 
     monkeypatch.setattr(sys, "stdout", Closed())
     assert run("data", "inspect", dataset) == (1, "", "")
-
-
-def test_train_hands_its_options_on(run, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-
-    def fit(*args: object, console: object, **kwargs: object) -> Path:
-        calls.append((args, kwargs))
-        return Path("models/mine")
-
-    monkeypatch.setattr("captioner.training.fit.run", fit)
-    result = run("train", "recipe.yaml", "--set", "a.b=1", "--set", "seed=2", "--output", "models/mine", "--resume")
-    assert result == (0, "models/mine\n", "")
-    assert calls == [(("recipe.yaml",), {"changes": ["a.b=1", "seed=2"], "output": Path("models/mine"), "resume": True})]
-
-
-def test_train_knows_the_shipped_recipes(repository: Path) -> None:
-    text = CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "400"}).output
-    for recipe in (repository / "captioner" / "training" / "presets").glob("*.yaml"):
-        assert recipe.stem in text

@@ -84,3 +84,54 @@ def test_an_unknown_split_names_those_there_are(run, model: Path, dataset: Path)
     result = run("evaluate", model, dataset, "--split", "test")
     assert result.code == 1
     assert "val (3), train (1)" in result.err
+
+
+def test_translations_are_scored_by_sacrebleu(run, translator: Path, parallel: Path, tmp_path: Path) -> None:
+    sacrebleu = pytest.importorskip("sacrebleu")
+    texts, scores = tmp_path / "texts.json", tmp_path / "scores.json"
+    result = run("evaluate", translator, parallel, "--device", "cpu", "--output-captions", texts, "--output-scores", scores)
+    assert (result.code, result.err) == (0, "")
+    found, written = json.loads(texts.read_text()), json.loads(scores.read_text())
+    for key, language in (("source", "en"), ("reference", "de")):
+        assert [entry[key] for entry in found] == (parallel / f"val.{language}").read_text(encoding="utf-8").splitlines()
+
+    from captioner import Translator
+
+    translations = Translator.from_pretrained(translator, device="cpu")([entry["source"] for entry in found])
+    assert [entry["translation"] for entry in found] == [translation.text for translation in translations]
+    corpus = [entry["translation"] for entry in found], [[entry["reference"] for entry in found]]
+    bleu, chrf = sacrebleu.corpus_bleu(*corpus).score, sacrebleu.corpus_chrf(*corpus).score
+    assert written["scores"] == pytest.approx({"BLEU": bleu / 100, "chrF": chrf / 100}) and chrf > 0
+    assert (written["sentences"], written["split"], written["languages"]) == (4, "val", ["en", "de"])
+    assert written["model"] == str(translator) and written["search"]["width"] == 2
+    for name, value in (("BLEU", bleu), ("chrF", chrf)):
+        (line,) = (line for line in result.lines if name in line)
+        assert f" {value:.1f} " in line
+    again = run("evaluate", translator, parallel, "--split", "train", "--beam", 1, "--device", "cpu", "--json")
+    assert json.loads(again.out)["sentences"] == 40 and json.loads(again.out)["search"]["width"] == 1
+
+
+def test_a_shipped_translator_is_found_by_its_name(run, shipped_translator: str, parallel: Path) -> None:
+    pytest.importorskip("sacrebleu")
+    assert json.loads(run("evaluate", shipped_translator, parallel, "--json", "--device", "cpu").out)["model"] == shipped_translator
+
+
+def test_a_pair_with_an_empty_sentence_is_reported(run, translator: Path, parallel: Path) -> None:
+    pytest.importorskip("sacrebleu")
+    for language, text in (("en", "A dog runs."), ("de", "")):
+        with open(parallel / f"val.{language}", "a", encoding="utf-8") as file:
+            file.write(f"{text}\n")
+    result = run("evaluate", translator, parallel, "--json", "--device", "cpu")
+    assert result.code == 1 and result.err == f"error: {parallel / 'val.de'}:5: the line is empty\n"
+    assert json.loads(result.out)["sentences"] == 4 and len(json.loads(result.out)["unreadable"]) == 1
+
+
+@pytest.mark.parametrize("option", [("--metrics", "BLEU"), ("--features", "store"), ("--restval",), ("--images", ".")])
+def test_what_is_for_captioners_is_refused_for_translators(run, translator: Path, parallel: Path, option: tuple[str, ...]) -> None:
+    result = run("evaluate", translator, parallel, *option)
+    assert (result.code, result.out) == (2, "") and option[0] in result.err
+
+
+def test_a_missing_split_names_the_files_there_are(run, translator: Path, parallel: Path) -> None:
+    result = run("evaluate", translator, parallel, "--split", "test", "--device", "cpu")
+    assert (result.code, result.out) == (1, "") and "test.en" in result.err and "val.en" in result.err

@@ -4,20 +4,32 @@ import json
 
 from captioner.checkpoint import DEFAULT, shipped
 from captioner.decoders import DECODERS
+from captioner.encoders import REFINERS
+from captioner.encoders.sequence import TEXT_ENCODERS
 
 
 def test_shipped_models_and_families_are_listed(run) -> None:
     result = run("models")
     assert (result.code, result.err) == (0, "")
-    for name in (*shipped(), *DECODERS):
+    for name in (*shipped(None), *DECODERS, *TEXT_ENCODERS, *REFINERS):
         assert name in result.out
 
 
 def test_json_holds_it_all(run) -> None:
     listed = json.loads(run("models", "--json").out)
-    assert set(listed["models"]) == set(shipped())
+    assert set(listed["models"]) == set(shipped(None))
     assert listed["models"][DEFAULT]["default"]
-    assert all(0 < model["scores"]["CIDEr"] < 3 and model["megabytes"] < 25 for model in listed["models"].values())
+    for model in listed["models"].values():
+        assert 0 < model["scores"]["CIDEr" if model["kind"] == "captioner" else "BLEU"] < 3 and model["megabytes"] < 25
     assert set(listed["decoder"]) == set(DECODERS)
     assert all(listed["decoder"].values()), "a family without a description"
+    assert set(listed["text encoder"]) == set(TEXT_ENCODERS) and set(listed["refiner"]) == set(REFINERS)
     assert set(listed["search"]) == {"beam", "greedy"}
+
+
+def test_a_shipped_translator_is_listed(run, shipped_translator: str) -> None:
+    (line,) = (line for line in run("models").lines if shipped_translator in line)
+    assert "12.3" in line and "en to de, multi30k/train, 4 pairs" in line
+    (model,) = json.loads(run("models", "--json").out)["models"].values()
+    assert (model["kind"], model["languages"], model["pairs"], model["scores"]) == ("translator", ["en", "de"], 4, {"BLEU": 0.123})
+    assert (model["encoder"], model["refiner"], model["decoder"]) == ("sequence", None, "show_attend_tell")

@@ -1,0 +1,134 @@
+"""Annotated boxes of objects, and which places of a memory they cover.
+
+Letters in shapes: N places, P points, Q boxes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from captioner.errors import AnnotationError
+from captioner.evaluation.sums import Array
+
+# Standard deviation of the Gaussian baseline, in widths and heights of what is seen.
+SIGMA = 0.25
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """The objects of a picture.
+
+    Attributes:
+        boxes: of each class that can be told, its boxes (Q, 4), relative xyxy.
+        absent: classes of which the picture has none.
+    """
+
+    boxes: Mapping[str, Array]
+    absent: frozenset[str]
+
+
+def read_boxes(path: str | Path) -> dict[str, Boxes]:
+    """Read COCO's instances by image id.
+
+    Crowd boxes mark many things at once: words for a class with one are not counted. If an image has ``labelled_categories``, other classes than those
+    may be there without a box, and are not absent.
+
+    Raises:
+        AnnotationError: the file cannot be read as COCO's instances.
+    """
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        names = {category["id"]: str(category["name"]) for category in data["categories"]}
+        boxes: dict[Any, dict[str, list[list[float]]]] = defaultdict(lambda: defaultdict(list))
+        crowds: dict[Any, set[str]] = defaultdict(set)
+        for thing in data["annotations"]:
+            x, y, width, height = map(float, thing["bbox"])
+            if thing.get("iscrowd"):
+                crowds[thing["image_id"]].add(names[thing["category_id"]])
+            else:
+                boxes[thing["image_id"]][names[thing["category_id"]]].append([x, y, x + width, y + height])
+        found = {}
+        for image in data["images"]:
+            mine, crowd = boxes[image["id"]], crowds[image["id"]]
+            size = np.array([image["width"], image["height"]] * 2, dtype=np.float64)
+            labelled = {names[number] for number in image.get("labelled_categories", names)}
+            known = {name: np.clip(np.array(rows) / size, 0, 1) for name, rows in mine.items() if name not in crowd}
+            found[str(image["id"])] = Boxes(known, frozenset(labelled - mine.keys() - crowd))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise AnnotationError(f"{path}: not readable as COCO's instances ({type(error).__name__}: {error})") from None
+    return found
+
+
+class Scene:
+    """The places of a picture and the boxes of what is in it.
+
+    Args:
+        places: (N, 4) boxes relative to what is seen.
+        boxes: the objects, relative to the whole picture.
+        seen: the part of the picture that is seen, relative.
+
+    Attributes:
+        places: (N, 4) relative to the whole picture.
+        centre: (N,) the weights of the Gaussian baseline, which sum to one.
+    """
+
+    def __init__(self, places: Array, boxes: Boxes, seen: tuple[float, float, float, float]) -> None:
+        x0, y0, x1, y1 = seen
+        middles = (places[:, :2] + places[:, 2:]) / 2
+        near = np.exp(-((middles - 0.5) ** 2).sum(1) / (2 * SIGMA**2))
+        self.centre = near / near.sum()
+        self.places = places * [x1 - x0, y1 - y0, x1 - x0, y1 - y0] + [x0, y0, x0, y0]
+        self.boxes, self.seen = boxes, np.array(seen)
+        self._known: dict[str, tuple[Array, Array, bool] | None] = {}
+
+    def cover(self, name: str) -> tuple[Array, Array, bool] | None:
+        """Return of a class which share of each place its boxes cover (N,), in which places' centres they are (N,) bool, and whether one holds the middle.
+
+        ``None`` if no box of the class can be seen.
+        """
+        if name not in self._known:
+            boxes = self.boxes.boxes.get(name)
+            visible = boxes is not None and bool(overlaps(self.seen[None], boxes).sum() > 0)
+            middle = (self.seen[:2] + self.seen[2:])[None] / 2
+            self._known[name] = (
+                (covered(self.places, boxes), inside((self.places[:, :2] + self.places[:, 2:]) / 2, boxes), bool(inside(middle, boxes)[0]))
+                if boxes is not None and visible
+                else None
+            )
+        return self._known[name]
+
+
+def inside(points: Array, boxes: Array) -> Array:
+    """Tell which points (P, 2) lie in any of some boxes (Q, 4): (P,) bool."""
+    low, high = points[:, None] >= boxes[:, :2], points[:, None] <= boxes[:, 2:]
+    found: Array = np.any(np.all(low & high, axis=-1), axis=-1)
+    return found
+
+
+def overlaps(places: Array, boxes: Array) -> Array:
+    """Return the area that each place (N, 4) shares with each box (Q, 4): (N, Q)."""
+    sides = np.minimum(places[:, None, 2:], boxes[:, 2:]) - np.maximum(places[:, None, :2], boxes[:, :2])
+    areas: Array = np.clip(sides, 0, None).prod(-1)
+    return areas
+
+
+def covered(places: Array, boxes: Array) -> Array:
+    """Return which share of each place (N, 4) lies in the union of boxes (Q, 4): (N,).
+
+    The union is cut into rectangles along all edges of the boxes, which do not overlap, so that their areas add up.
+    """
+    xs, ys = np.unique(boxes[:, [0, 2]]), np.unique(boxes[:, [1, 3]])
+    pieces = np.array([[x0, y0, x1, y1] for x0, x1 in pairwise(xs) for y0, y1 in pairwise(ys)]).reshape(-1, 4)
+    pieces = pieces[inside((pieces[:, :2] + pieces[:, 2:]) / 2, boxes)]
+    areas = (places[:, 2:] - places[:, :2]).prod(1)
+    shared = overlaps(places, pieces).sum(1)
+    shares: Array = np.divide(shared, areas, out=np.zeros_like(shared), where=areas > 0)
+    return shares

@@ -1,0 +1,215 @@
+"""Whether attention is right: does a model look at the dog when it says "dog"?
+
+As in Liu et al. 2017 (Attention correctness in neural image captioning, https://arxiv.org/abs/1605.09553), words that name a class of objects are held
+against the boxes of that class in the picture:
+
+- mass: the attention inside the union of the boxes, ``sum_i alpha_i |place_i and boxes| / |place_i|`` (their attention correctness);
+- pointing: whether the centre of the most attended place lies in one of the boxes (the pointing game, Zhang et al. 2016,
+  https://arxiv.org/abs/1608.00507, without its tolerance of 15 pixels);
+
+each against two models that know nothing of the picture: one that attends evenly to all places, and one whose attention is a Gaussian around the middle
+of what is seen, since photographers put things there. They look at the places of the model that they are compared with, so that regions, which a detector
+put on things, do not count as understanding.
+
+Departures: boxes and not masks; a phrase of some words ("hot dog") has their mean attention, where the paper takes the word that is best, which would
+favour the model over baselines that have one try.
+
+Letters in shapes: B pictures, K captions of a picture, T words, N places, Q boxes, I pictures with a word that counts.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from captioner.captioner import Captioner
+from captioner.data.annotations import read_captions
+from captioner.data.captions import CaptionData, Photo
+from captioner.data.loader import ImageLoader
+from captioner.errors import AnnotationError, EvaluationError, ImageError
+from captioner.evaluation.bootstrap import RESAMPLES, Interval, intervals
+from captioner.evaluation.boxes import Boxes, Scene, read_boxes
+from captioner.evaluation.nouns import Nouns
+from captioner.evaluation.sums import Array, Sums, ratios
+from captioner.text.vocabulary import BOS, PAD, tokenize
+
+METRICS = ("pointing", "mass", "pointing, even", "mass, even", "pointing, centre", "mass, centre")
+GAINS = ("pointing over even", "mass over even", "pointing over centre", "mass over centre")
+
+
+@dataclass(frozen=True)
+class Words:
+    """How well the words of some captions look at what they name.
+
+    Attributes:
+        words: how many were counted: those whose class has a box in the part of the picture that the model sees.
+        photos: on how many photos.
+        absent: how many name a class that the picture does not have; they are not counted.
+        scores: fractions by name, with 95 % intervals over photos: those of :data:`METRICS`, and of :data:`GAINS`, how much the model has over a
+            baseline (paired).
+        classes: for each class the number of words, and the model's pointing and mass.
+    """
+
+    words: int
+    photos: int
+    absent: int
+    scores: dict[str, Interval]
+    classes: dict[str, tuple[int, float, float]]
+
+
+@dataclass(frozen=True)
+class Grounding:
+    """What :func:`ground` found.
+
+    Attributes:
+        generated: for the captions that the model writes.
+        references: for those that people wrote, which the model reads word by word (teacher forcing).
+        photos: how many were looked at.
+        errors: photos that could not be read.
+    """
+
+    generated: Words
+    references: Words
+    photos: int
+    errors: list[ImageError] = field(default_factory=list)
+
+
+def ground(
+    captioner: Captioner,
+    instances: str | Path,
+    captions: str | Path | CaptionData,
+    images: str | Path | None = None,
+    *,
+    batch_size: int = 8,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Grounding:
+    """Measure whether a model looks at what it names.
+
+    Args:
+        captioner: the model, which must attend to places in the picture, and its search. The encoder runs at full precision.
+        instances: boxes as COCO's instances.
+        captions: captions of the same image ids, as :func:`captioner.data.annotations.read_captions` takes them, or already read.
+        images: folder of the pictures, if they are not where the captions' format has them.
+        batch_size: pictures at once.
+        resamples: of the intervals.
+        seed: of the resampling.
+        progress: called with (done, all).
+
+    Raises:
+        AnnotationError: the boxes or the captions cannot be read, or have no picture in common.
+        EvaluationError: the model does not attend to places in a picture, or not one picture can be read.
+    """
+    if not captioner.model.decoder.attends:
+        raise EvaluationError("this model does not attend, so that there is nothing to hold against boxes; take one that does")
+    boxes = read_boxes(instances)
+    data = captions if isinstance(captions, CaptionData) else read_captions(captions, images=images)
+    photos = [photo for photo in data.photos if photo.image_id in boxes]
+    if not photos:
+        raise AnnotationError(f"{data.name}: none of its {len(data.photos):,} photos has boxes in {instances}; their image ids must be the same")
+    nouns = Nouns({name for known in boxes.values() for name in (*known.boxes, *known.absent)})
+    generated, references = _Tally(nouns), _Tally(nouns)
+    errors: list[ImageError] = []
+    loader = ImageLoader([photo.path for photo in photos], captioner.model.encoder.transform, batch_size=batch_size, workers=2)
+    done = 0
+    for batch in loader:
+        errors.extend(error for _, error in batch.errors)
+        if len(batch):
+            chosen = [photos[position] for position in batch.positions]
+            _look(captioner, batch.pixels, chosen, [boxes[photo.image_id] for photo in chosen], batch.places, generated, references)
+        done += len(batch) + len(batch.errors)
+        if progress:
+            progress(done, len(photos))
+    if len(errors) == len(photos):
+        raise EvaluationError(f"{data.name}: not one of {len(photos)} pictures could be read; the first error: {errors[0]}")
+    return Grounding(generated.words(resamples, seed), references.words(resamples, seed), len(photos) - len(errors), errors)
+
+
+@torch.inference_mode()
+def _look(
+    captioner: Captioner,
+    pixels: Tensor,
+    photos: Sequence[Photo],
+    boxes: Sequence[Boxes],
+    seen: Sequence[tuple[float, float, float, float]],
+    generated: _Tally,
+    references: _Tally,
+) -> None:
+    """Caption some pictures, read their references, and tally both."""
+    model = captioner.model
+    memory = model(pixels.to(captioner.device))
+    places = memory.places_in_picture()
+    if places is None:
+        raise EvaluationError("the places that this model attends to do not lie in a picture, so that there is nothing to hold against boxes")
+    real = np.ones(places.shape[:2], dtype=bool) if memory.mask is None else memory.mask.cpu().numpy()
+    scenes = [Scene(corners, known, part) for corners, known, part in zip(_each(places.double().cpu().numpy(), real), boxes, seen, strict=True)]
+    for row, (scene, caption) in enumerate(zip(scenes, captioner.caption_memory(memory), strict=True)):
+        assert caption.attention is not None
+        generated.add(scene, [(caption.tokens, caption.attention.double().numpy()[:, real[row]])])
+
+    said = [[words for caption in photo.captions if (words := tokenize(caption))] for photo in photos]
+    tokens = torch.full((len(said), max(1, *map(len, said)), max((len(words) for captions in said for words in captions), default=1)), PAD)
+    for image, captions in enumerate(said):
+        for number, words in enumerate(captions):  # what is read before each word: the first is written after <bos>
+            tokens[image, number, : len(words)] = torch.tensor([BOS, *map(model.vocabulary.number, words[:-1])])
+    taught = model.decoder(memory, tokens.to(captioner.device))
+    assert taught.attention is not None
+    lengths = [len(words) for captions in said for words in captions]
+    rows = iter(np.split(taught.attention.double().cpu().numpy(), np.cumsum(lengths)[:-1]))
+    for row, (scene, captions) in enumerate(zip(scenes, said, strict=True)):
+        references.add(scene, [(words, next(rows)[:, real[row]]) for words in captions])
+
+
+def _each(places: Array, real: Array) -> list[Array]:
+    return [corners[there] for corners, there in zip(places, real, strict=True)]
+
+
+class _Tally:
+    """Adds up, photo by photo, what the words that name classes look at."""
+
+    def __init__(self, nouns: Nouns) -> None:
+        self.nouns = nouns
+        self.rows: list[Array] = []
+        self.absent = 0
+        self.classes: dict[str, Array] = defaultdict(lambda: np.zeros(3))
+
+    def add(self, scene: Scene, captions: Sequence[tuple[Sequence[str], Array]]) -> None:
+        """Count a photo: its captions' words and their attention (T, N)."""
+        row = np.zeros(len(METRICS) + 1)
+        for words, attention in captions:
+            for start, end, name in self.nouns(words):
+                self.absent += name in scene.boxes.absent
+                found = scene.cover(name)
+                if found is None:
+                    continue
+                share, hit, middle = found
+                weights = attention[start:end].mean(0)
+                scores = (hit[weights.argmax()], weights @ share, hit.mean(), share.mean(), middle, scene.centre @ share, 1.0)
+                row += np.array(scores, dtype=np.float64)
+                self.classes[name] += np.array([1.0, *scores[:2]])
+        if row[-1]:
+            self.rows.append(row)
+
+    def words(self, resamples: int, seed: int) -> Words:
+        """Return what was counted."""
+        counted = int(sum(row[-1] for row in self.rows))
+        scores = {}
+        if self.rows:
+            scores = intervals([Sums((*METRICS, *GAINS), np.stack(self.rows), _with_gains)], resamples=resamples, seed=seed)
+        each = {name: (int(n), float(hits / n), float(mass / n)) for name, (n, hits, mass) in self.classes.items()}
+        order = sorted(each, key=lambda name: (-each[name][0], name))
+        return Words(counted, len(self.rows), self.absent, scores, {name: each[name] for name in order})
+
+
+def _with_gains(sums: Array) -> Array:
+    """Divide sums (..., 7) by the number of words and add the differences of :data:`GAINS`: (..., 10)."""
+    shares = ratios(sums)
+    model = shares[..., [0, 1]]
+    return np.concatenate([shares, model - shares[..., [2, 3]], model - shares[..., [4, 5]]], axis=-1)

@@ -1,0 +1,242 @@
+"""Metrics as functions of sums over photos, so that any selection or repetition of photos can be scored without reading a caption again.
+
+BLEU of a set is not the mean of its photos' BLEU: it is computed from how many n-grams matched in all captions together, and METEOR likewise. So for each
+photo the numbers that are added up are kept, and the score is a function of their sums. ROUGE-L, CIDEr and SPICE are means over photos. CIDEr's document
+frequencies stay those of the references of all photos, whichever photos are then averaged, as the metric's weights and not its sample.
+
+Letters in shapes: I photos, S statistics that are added up, M metrics made of them.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from captioner.evaluation.java import Tokens, _environment, _java, _java_failed, ptb_tokenize, spice_ready, spice_scores
+from captioner.evaluation.scores import _NO_SPICE, DEFAULT_METRICS, Scorer, metric_families
+
+Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
+ORDERS = 4
+
+# METEOR 1.5's parameters for English (Denkowski and Lavie 2014, https://aclanthology.org/W14-3348), table 1 (task "rank").
+ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75
+STAGES = np.array([1.0, 0.6, 0.8, 0.6])  # weights of exact, stem, synonym and paraphrase matches
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Some metrics that are computed from the same sums.
+
+    Attributes:
+        names: M of them.
+        each: (I, S) float64, what each photo adds.
+        score: from sums (..., S) to scores (..., M).
+    """
+
+    names: tuple[str, ...]
+    each: Array
+    score: Callable[[Array], Array]
+
+    def values(self, images: Array | None = None) -> dict[str, float]:
+        """Return the scores of all photos together, or of those whose numbers are given."""
+        total = (self.each if images is None else self.each[images]).sum(0)
+        return dict(zip(self.names, self.score(total).tolist(), strict=True))
+
+    def per_image(self) -> dict[str, Array]:
+        """Return the scores of each photo by itself, (I,) for each metric."""
+        return dict(zip(self.names, self.score(self.each).T, strict=True))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model's captions, measured.
+
+    Attributes:
+        images: I ids.
+        words: (I,) mean number of words of each photo's references.
+        captions: I captions, each a list of words as the metrics count them.
+        parts: the metrics.
+    """
+
+    images: tuple[str, ...]
+    words: Array
+    captions: tuple[tuple[str, ...], ...]
+    parts: tuple[Sums, ...]
+
+    def values(self, images: Array | None = None) -> dict[str, float]:
+        """Return every metric of all photos together, or of those whose numbers are given."""
+        return {name: value for part in self.parts for name, value in part.values(images).items()}
+
+    def per_image(self) -> dict[str, Array]:
+        """Return every metric of each photo by itself, (I,) for each metric."""
+        return {name: values for part in self.parts for name, values in part.per_image().items()}
+
+
+def measure(
+    references: Mapping[str, Sequence[str]], candidates: Mapping[str, Mapping[str, str]], *, metrics: Sequence[str] = DEFAULT_METRICS
+) -> tuple[dict[str, Measured], list[str]]:
+    """Measure the captions of some models on the same photos.
+
+    The scores of all photos are those of :func:`captioner.evaluation.scores.score`.
+
+    Args:
+        references: image id to captions by people.
+        candidates: of each model, image id to caption, for the same images.
+        metrics: see :class:`captioner.evaluation.scores.Scorer`.
+
+    Returns:
+        What was measured of each model, and what a reader of the numbers must know.
+
+    Raises:
+        EvaluationError: see :class:`captioner.evaluation.scores.Scorer`.
+    """
+    families = metric_families(metrics)
+    scorer = Scorer(references)
+    for captions in candidates.values():
+        scorer._check(captions)
+    asked = [{image: [captions[image]] for image in references} for captions in candidates.values()]
+    people, *tokens = ptb_tokenize(references, *asked)
+    words = np.array([np.mean([len(caption.split()) for caption in captions]) for captions in people.values()])
+    notes = []
+    if "SPICE" in families and not spice_ready():
+        families.remove("SPICE")
+        notes.append(_NO_SPICE)
+    parts: list[list[Sums]] = [[] for _ in tokens]
+    for family in families:
+        for mine, sums in zip(parts, _FAMILIES[family](people, tokens), strict=True):
+            mine.append(sums)
+    return {
+        name: Measured(tuple(references), words, tuple(tuple(caption.split()) for (caption,) in said.values()), tuple(mine))
+        for name, said, mine in zip(candidates, tokens, parts, strict=True)
+    }, notes
+
+
+def mean_of(name: str, each: Sequence[float]) -> Sums:
+    """Make a metric that is the mean over photos; a photo without a score (NaN) does not count."""
+    values = np.asarray(each, dtype=np.float64)
+    known = np.isfinite(values)
+    return Sums((name,), np.stack([np.where(known, values, 0.0), known.astype(np.float64)], axis=1), ratios)
+
+
+def ratios(sums: Array) -> Array:
+    """Divide sums (..., M + 1) by the last of them; where that is zero, the result is zero."""
+    return sums[..., :-1] / np.maximum(sums[..., -1:], np.finfo(np.float64).tiny)
+
+
+def bleu_score(sums: Array) -> Array:
+    """BLEU-1 to BLEU-4 (Papineni 2002, https://aclanthology.org/P02-1040), with the tiny constants of pycocoevalcap.
+
+    Args:
+        sums: (..., 10) for n = 1 to 4 the n-grams that matched, clipped; for n = 1 to 4 the n-grams there were; words; words of the closest references.
+    """
+    small, tiny = 1e-9, 1e-15
+    matched, there, length, wanted = sums[..., :ORDERS], sums[..., ORDERS : 2 * ORDERS], sums[..., -2], sums[..., -1]
+    precision = (matched + tiny) / (there + small)
+    mean = np.cumprod(precision, axis=-1) ** (1 / np.arange(1, ORDERS + 1))
+    ratio = (length + tiny) / (wanted + small)
+    return mean * np.exp(np.minimum(0.0, 1 - 1 / ratio))[..., None]
+
+
+def meteor_score(sums: Array) -> Array:
+    """METEOR 1.5 (Denkowski and Lavie 2014, equations 1 to 5) from the statistics that its program gives.
+
+    Args:
+        sums: (..., 23), those of the candidate and of the reference in turn: words, function words; for each of four kinds of matches the content words
+            and the function words that matched; then the number of chunks, and how many words of both matched. A caption that is its reference, word by
+            word, has no chunks, see :func:`whole`.
+    """
+    of = np.moveaxis(sums, -1, 0)
+    matches = of[4:20].reshape(4, 2, 2, *of.shape[1:])  # kind, content or function, candidate or reference
+    weights = STAGES[:, None] * np.array([DELTA, 1 - DELTA])
+    found = np.tensordot(weights, matches, axes=((0, 1), (0, 1)))  # candidate or reference
+    length = DELTA * (of[0:2] - of[2:4]) + (1 - DELTA) * of[2:4]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        precision, recall = found / length
+        mean = 1 / ((1 - ALPHA) / precision + ALPHA / recall)
+        chunks, said, heard = of[20:23]
+        fragmentation = chunks / ((said + heard) / 2)
+        score = mean * (1 - GAMMA * fragmentation**BETA)
+    return np.nan_to_num(score, nan=0.0)[..., None]
+
+
+def whole(statistics: Array) -> Array:
+    """Take the one chunk from captions that are their reference, (I, 23), as METEOR's program does before it adds up: they are not fragmented."""
+    out = statistics.copy()
+    out[(out[:, 20] == 1) & (out[:, 21] == out[:, 0]) & (out[:, 22] == out[:, 1]), 20] = 0
+    return out
+
+
+def _bleu(references: Tokens, candidates: Sequence[Tokens]) -> list[Sums]:
+    from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test
+
+    cooked = {image: cook_refs(captions) for image, captions in references.items()}
+    every = []
+    for captions in candidates:
+        rows = []
+        for image, (caption,) in captions.items():
+            found = cook_test(caption, cooked[image], eff="closest")
+            rows.append([*found["correct"], *found["guess"], found["testlen"], found["reflen"]])
+        every.append(Sums(tuple(f"BLEU-{n}" for n in range(1, ORDERS + 1)), np.array(rows, dtype=np.float64), bleu_score))
+    return every
+
+
+def _meteor(references: Tokens, candidates: Sequence[Tokens]) -> list[Sums]:
+    """Ask METEOR's program for the statistics of every caption against the reference that suits it best; all models in one start of Java."""
+    from pycocoevalcap.meteor import meteor
+
+    folder = Path(meteor.__file__).resolve().parent
+    paraphrases = str(folder / "data" / "paraphrase-en.gz")
+    command = _java(["-Xmx2G", "-jar", meteor.METEOR_JAR, "-", "-", "-stdio", "-l", "en", "-norm", "-a", paraphrases])
+    every = []
+    with tempfile.TemporaryFile() as stderr:
+        try:
+            with subprocess.Popen(command, cwd=folder, env=_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr) as process:
+                try:
+                    assert process.stdin is not None and process.stdout is not None
+                    for captions in candidates:
+                        rows = []
+                        for image, said in captions.items():
+                            parts = ("SCORE", *references[image], *said)
+                            process.stdin.write((" ||| ".join(part.replace("|||", "") for part in parts) + "\n").encode())
+                            process.stdin.flush()
+                            rows.append([float(number) for number in process.stdout.readline().split()])
+                            if len(rows[-1]) != 23:
+                                raise ValueError(f"it gave {len(rows[-1])} statistics of image {image!r} and not 23")
+                        every.append(Sums(("METEOR",), whole(np.array(rows)), meteor_score))
+                finally:
+                    process.kill()
+        except (OSError, ValueError) as error:
+            stderr.seek(0)
+            raise _java_failed("METEOR", stderr.read(), f"{error}; it needs 2 GB of memory") from error
+    return every
+
+
+def _rouge(references: Tokens, candidates: Sequence[Tokens]) -> list[Sums]:
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    return [mean_of("ROUGE-L", Rouge().compute_score(references, captions)[1]) for captions in candidates]
+
+
+def _cider(references: Tokens, candidates: Sequence[Tokens]) -> list[Sums]:
+    from pycocoevalcap.cider.cider import Cider
+
+    return [mean_of("CIDEr", Cider().compute_score(references, captions)[1]) for captions in candidates]
+
+
+def _spice(references: Tokens, candidates: Sequence[Tokens]) -> list[Sums]:
+    return [mean_of("SPICE", spice_scores(references, captions)["SPICE"][1]) for captions in candidates]
+
+
+_FAMILIES: dict[str, Callable[[Tokens, Sequence[Tokens]], list[Sums]]] = {
+    "BLEU": _bleu,
+    "METEOR": _meteor,
+    "ROUGE-L": _rouge,
+    "CIDEr": _cider,
+    "SPICE": _spice,
+}

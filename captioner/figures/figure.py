@@ -1,0 +1,148 @@
+"""A caption's attention as a figure: what is drawn, in what format, into which file."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from captioner import files
+from captioner.caption import Caption
+from captioner.config import validate
+from captioner.data.images import ImageSource, load_image
+from captioner.errors import CaptionerError
+from captioner.figures import animation, page, panels
+from captioner.figures.heads import MEAN
+from captioner.figures.heat import Heat
+from captioner.figures.record import record
+from captioner.figures.sheet import DPI, Sheet
+from captioner.figures.style import Style
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Where a caption looked, to be drawn.
+
+    Attributes:
+        caption: with attention to places in the photo.
+        photo: the whole photo, upright.
+        style: how it looks.
+        heads: whose attention it is; see :func:`captioner.figures.heads.look_again`.
+
+    Raises:
+        CaptionerError: there is no attention to draw; see :class:`Heat`.
+    """
+
+    caption: Caption
+    photo: Image.Image
+    style: Style = field(default_factory=Style)
+    heads: str = MEAN
+
+    def __post_init__(self) -> None:
+        Heat(self.caption, self.style)
+
+    def draw(self) -> matplotlib.figure.Figure:
+        """Return the sheet of panels as a figure of matplotlib, for example to ``savefig("figure.pdf")``."""
+        return self._sheet().figure()
+
+    def image(self) -> Image.Image:
+        """Return the sheet of panels as a picture."""
+        return self._sheet().image()
+
+    def png(self) -> bytes:
+        """Return the sheet of panels as PNG; the caption stands in it as its title."""
+        info = PngInfo()
+        info.add_itxt("Title", self.caption.text)
+        return _encoded(self.image(), "PNG", pnginfo=info, dpi=(DPI, DPI))
+
+    def gif(self) -> bytes:
+        """Return an animation that reads the caption word by word, over and over."""
+        drawn = [(animation.reduced(frame), shown) for frame, shown in animation.frames(self.caption, self.photo, self.style)]
+        (first, _), *others = drawn
+        durations = [shown for _, shown in drawn]
+        return _encoded(first, "GIF", save_all=True, append_images=[frame for frame, _ in others], duration=durations, loop=0)
+
+    def html(self) -> bytes:
+        """Return a page by itself in which words and photo answer to the pointer, the finger and the keyboard; see :mod:`captioner.figures.page`."""
+        return page.page(self.caption, self.photo, self.style, self._note()).encode()
+
+    def json(self) -> bytes:
+        """Return the numbers; see :mod:`captioner.figures.record`."""
+        return (json.dumps(record(self.caption, self.photo.size, self.heads)) + "\n").encode()
+
+    def save(self, path: str | Path, format: str | None = None) -> Path:
+        """Write the figure, whole or not at all.
+
+        Args:
+            path: the file.
+            format: png, gif, html or json; left out, the file's name says it.
+
+        Raises:
+            CaptionerError: there is no such format.
+        """
+        path = Path(path)
+        kind = format_of(path) if format is None else format
+        if kind not in FORMATS:
+            raise CaptionerError(f"{path}: cannot be written as {kind or 'what its name says'!r}; take {', '.join(FORMATS)}, for example figure.png")
+        data = FORMATS[kind](self)
+        with files.atomic_path(path) as temporary:
+            temporary.write_bytes(data)
+        return path
+
+    def _repr_png_(self) -> bytes:
+        return self.png()
+
+    def _sheet(self) -> Sheet:
+        return panels.sheet(self.caption, self.photo, self.style, self._note())
+
+    def _note(self) -> str:
+        if self.heads == MEAN:
+            return ""
+        block, dot, head = self.heads.partition(".")
+        return f"block {block}, head {head}" if dot else f"attention {self.heads}"
+
+
+FORMATS: dict[str, Callable[[Figure], bytes]] = {"png": Figure.png, "gif": Figure.gif, "html": Figure.html, "json": Figure.json}
+
+
+def format_of(path: str | Path) -> str:
+    """Return the format that a file's name says, perhaps none that is known."""
+    kind = Path(path).suffix.lower().removeprefix(".")
+    return "html" if kind == "htm" else kind
+
+
+def figure(caption: Caption, picture: ImageSource | None = None, *, heads: str = MEAN, max_pixels: int | None = None, **style: Any) -> Figure:
+    """Make the figure of a caption.
+
+    Args:
+        caption: with attention.
+        picture: the photo it describes; left out, its file is read again.
+        heads: whose attention the caption holds.
+        max_pixels: a larger picture is an error; see :func:`captioner.data.images.load_image`.
+        style: settings of :class:`Style`.
+
+    Raises:
+        CaptionerError: the caption has no attention, or does not know its file.
+        ConfigError: a setting is unknown or makes no sense.
+        ImageError: the picture cannot be read.
+    """
+    checked = validate(Style, style, where="figure")
+    Heat(caption, checked)
+    if picture is None and caption.source is None:
+        raise CaptionerError("this caption does not know its picture's file, since it was made of something else; give the picture: figure(picture)")
+    return Figure(caption, load_image(caption.source if picture is None else picture, max_pixels=max_pixels), checked, heads)  # type: ignore[arg-type]
+
+
+def _encoded(image: Image.Image, kind: str, **settings: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **settings)
+    return stream.getvalue()

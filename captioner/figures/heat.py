@@ -1,0 +1,141 @@
+"""Attention as a map over the photo.
+
+A grid's 14x14 weights are stretched over the photo by a Gaussian: the map at a point is the mean of all weights, each counted by
+``exp(-d^2 / (2 s^2))`` of the point's distance ``d`` from the middle of its cell, in cells, with ``s`` = :attr:`Style.smoothing`. So the map is nowhere
+below zero or above the largest weight, even attention stays even, and smoothing 0 leaves the cells as they are. The weights of regions are not smoothed:
+at a point, those of all boxes that hold it are added up.
+
+Letters in shapes: T words, N places, H and W the pixels of the photo as it is drawn.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from captioner.caption import Caption
+from captioner.errors import CaptionerError
+from captioner.figures.style import Style
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+Box: TypeAlias = tuple[float, float, float, float]
+
+
+class Region(NamedTuple):
+    """A region to outline.
+
+    Attributes:
+        box: x0, y0, x1, y1, relative to the whole photo.
+        weight: the word's attention to it.
+    """
+
+    box: Box
+    weight: float
+
+
+class Heat:
+    """Where each word of a caption looked.
+
+    Args:
+        caption: it must have attention, to places in a picture.
+        style: smoothing and scale.
+
+    Attributes:
+        weights: (T, N) float64.
+        boxes: (N, 4) relative to the whole photo, when the places are regions.
+
+    Raises:
+        CaptionerError: its model does not attend, or not to a picture.
+    """
+
+    def __init__(self, caption: Caption, style: Style) -> None:
+        if caption.attention is None:
+            raise CaptionerError(
+                "this caption has no attention to show, since its model does not attend; take one that does, such as show_attend_tell"
+            )
+        if caption.grid is None and caption.boxes is None:
+            raise CaptionerError("the places of this caption do not lie in a picture, so that there is nothing to draw them on")
+        self.weights: Array = caption.attention.detach().cpu().double().numpy()
+        self.grid, self.seen, self.style = caption.grid, caption.seen, style
+        self.boxes: Array | None = None
+        if caption.grid is None and caption.boxes is not None:
+            x0, y0, x1, y1 = caption.seen
+            self.boxes = caption.boxes.double().cpu().numpy() * [x1 - x0, y1 - y0, x1 - x0, y1 - y0] + [x0, y0, x0, y0]
+        self._highest = [self._height(weights) for weights in self.weights]
+
+    def peak(self, word: int) -> float:
+        """Return the largest weight of a word."""
+        return float(self.weights[word].max(initial=0))
+
+    def top(self, word: int) -> float:
+        """Return what gets the last colour: the map's highest point, but at least four times even attention, so that near to even looks pale."""
+        highest = self._highest[word] if self.style.scale == "word" else max(self._highest)
+        return max(highest, min(1.0, 4 / self.weights.shape[1]))
+
+    def _height(self, weights: Array) -> float:
+        """Return a map's highest point, looked for on a lattice: four points a cell each way, or 200 across the photo."""
+        if self.boxes is not None:
+            return float(_cover(self.boxes, weights, (200, 200)).max())
+        assert self.grid is not None
+        down, across = (_spread(4 * cells, cells, (0, 1), self.style.smoothing) for cells in self.grid)
+        return float((down @ weights.reshape(self.grid) @ across.T).max())
+
+    def maps(self, size: tuple[int, int]) -> _Maps:
+        """Return what draws maps for a photo of (width, height) pixels."""
+        return _Maps(self, size)
+
+    def regions(self, word: int, most: int = 4) -> list[Region]:
+        """Return a word's strongest regions, strongest first: at most ``most``, each with at least a third of the weight of the first; a grid has none."""
+        if self.boxes is None:
+            return []
+        weights = self.weights[word]
+        order = np.argsort(-weights, kind="stable")[:most]
+        return [Region(tuple(self.boxes[i].tolist()), float(weights[i])) for i in order if weights[i] > 0 and 3 * weights[i] >= weights[order[0]]]
+
+
+class _Maps:
+    def __init__(self, heat: Heat, size: tuple[int, int]) -> None:
+        self.heat, self.size = heat, size
+        x0, y0, x1, y1 = heat.seen
+        if heat.boxes is None:
+            assert heat.grid is not None
+            self._down = _spread(size[1], heat.grid[0], (y0, y1), heat.style.smoothing)
+            self._across = _spread(size[0], heat.grid[1], (x0, x1), heat.style.smoothing)
+
+    def __call__(self, word: int) -> Array:
+        """Return a word's map (H, W), of weights."""
+        weights = self.heat.weights[word]
+        if self.heat.boxes is not None:
+            return _cover(self.heat.boxes, weights, self.size)
+        out: Array = self._down @ weights.reshape(self._down.shape[1], -1) @ self._across.T
+        return out
+
+    def share(self, word: int) -> Array:
+        """Return a word's map (H, W) in 0..1, where one is the weight that gets the last colour."""
+        return np.clip(self(word) / self.heat.top(word), 0, 1)
+
+
+def _spread(pixels: int, cells: int, seen: tuple[float, float], smoothing: float) -> Array:
+    """Return how much each cell counts at each pixel of one axis, (pixels, cells): rows that sum to one, or to zero outside of what is seen."""
+    at = (np.arange(pixels) + 0.5) / pixels
+    at = (at - seen[0]) / (seen[1] - seen[0]) * cells
+    inside = (at >= 0) & (at <= cells)
+    if smoothing < 0.05:  # a Gaussian so narrow is a cell's own, and would underflow between the middles
+        out = np.floor(np.clip(at, 0, cells - 1e-9))[:, None] == np.arange(cells)
+        return out * inside[:, None].astype(float)
+    score = -0.5 * ((at[:, None] - np.arange(cells) - 0.5) / smoothing) ** 2
+    out = np.exp(score - score.max(1, keepdims=True))
+    return out / out.sum(1, keepdims=True) * inside[:, None]
+
+
+def _cover(boxes: Array, weights: Array, size: tuple[int, int]) -> Array:
+    """Add up, at each pixel, the weights of the boxes that hold it: each box marks its corners, and two running sums fill it."""
+    width, height = size
+    out = np.zeros((height + 1, width + 1))
+    edges = np.rint(np.clip(boxes, 0, 1) * [width, height, width, height]).astype(int)
+    x0, y0 = np.minimum(edges[:, 0], width - 1), np.minimum(edges[:, 1], height - 1)
+    x1, y1 = np.maximum(edges[:, 2], x0 + 1), np.maximum(edges[:, 3], y0 + 1)  # no box is thinner than a pixel
+    for y, x, sign in ((y0, x0, 1), (y1, x1, 1), (y0, x1, -1), (y1, x0, -1)):
+        np.add.at(out, (y, x), sign * weights)
+    return np.maximum(out.cumsum(0).cumsum(1)[:height, :width], 0)

@@ -1,0 +1,123 @@
+"""A page that needs nothing but itself: over a word the photo shows where it looked, over the photo the words light up.
+
+Photo, numbers, style and script stand in the one file, which loads nothing from elsewhere and, by its Content-Security-Policy, runs no script but its own.
+Words and photo answer to pointer, finger and keyboard. The map is drawn in the page by the rules of :mod:`captioner.figures.heat`; a word lights up as
+strongly as its map would be coloured at that point, and the number below it is its weight there.
+
+What the script reads is JSON: ``tokens`` (T words), ``places`` (N), ``weights`` (base64 of T x N little-endian 16-bit numbers, each word's largest being
+65535 and standing for its ``peaks``), ``tops`` (what gets the last colour), ``colours`` (base64 of 256 x RGBA), ``seen``, ``grid`` or ``boxes``
+(relative to the whole photo), ``size`` of the photo in the page, and some settings.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+import json
+import os
+import re
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from captioner.caption import Caption
+from captioner.figures.heat import Array, Heat
+from captioner.figures.paint import fit, palette
+from captioner.figures.style import Style
+
+HINT = "Point at a word to see where it looked, or at the photo to see which words looked there."
+
+
+def page(caption: Caption, photo: Image.Image, style: Style, note: str = "") -> str:
+    """Return the page.
+
+    Args:
+        caption: with attention.
+        photo: the whole photo, upright; in the page its longer side has at most :attr:`Style.side` pixels.
+        style: how it looks.
+        note: what else to say below, for example which head looked.
+
+    Raises:
+        CaptionerError: see :class:`Heat`.
+    """
+    side = (style.side, style.side)
+    small = fit(photo, side) if max(photo.size) > style.side else photo
+    name = os.path.basename(caption.source or "")
+    style_text, script = _part("page.css"), _part("page.js")
+    parts = {
+        "title": _escaped(f"{caption.text} · {name}" if name else caption.text),
+        "caption": _escaped(caption.text),
+        "note": _escaped(" · ".join(part for part in (name, note) if part)),
+        "most": "strongest of the word" if style.scale == "word" else "strongest of the caption",
+        "photo": _jpeg(small),
+        "data": _safe_json(numbers(caption, small.size, style)),
+        "style": style_text,
+        "script": script,
+        "style-hash": _hash(style_text),
+        "script-hash": _hash(script),
+    }
+    # In one pass, so that nothing that is put in is taken for a place to put something.
+    return re.sub(r"\{\{([a-z-]+)\}\}", lambda found: parts[found[1]], _part("page.html"))
+
+
+def numbers(caption: Caption, size: tuple[int, int], style: Style) -> dict[str, Any]:
+    """Return what the page's script reads; see the module."""
+    heat = Heat(caption, style)
+    words = range(len(caption.tokens))
+    peaks = heat.weights.max(1, initial=0)
+    levels = np.rint(heat.weights / np.where(peaks > 0, peaks, 1)[:, None] * 65535).astype("<u2")
+    boxes = heat.boxes
+    return {
+        "tokens": [_clean(token) for token in caption.tokens],
+        "places": heat.weights.shape[1],
+        "weights": _base64(levels),
+        "peaks": [float(f"{peak:.5g}") for peak in peaks],
+        "tops": [float(f"{heat.top(word):.5g}") for word in words],
+        "colours": _base64(np.rint(palette(style) * 255).astype(np.uint8)),
+        "smoothing": style.smoothing,
+        "seen": caption.seen,
+        "grid": caption.grid,
+        "boxes": None if boxes is None else np.round(boxes, 4).tolist(),
+        "size": size,
+        "milliseconds": round(1000 * style.seconds),
+        "hint": HINT,
+    }
+
+
+@cache
+def _part(name: str) -> str:
+    return resources.files("captioner.figures").joinpath(name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _base64(values: Array) -> str:
+    return base64.b64encode(values.tobytes()).decode()
+
+
+def _jpeg(photo: Image.Image) -> str:
+    stream = io.BytesIO()
+    photo.convert("RGB").save(stream, "JPEG", quality=84, optimize=True, progressive=True)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def _clean(text: str) -> str:
+    """Put a question mark for what is not text: a file's name may hold any bytes."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _escaped(text: str) -> str:
+    return html.escape(_clean(text))
+
+
+def _safe_json(value: Any) -> str:
+    """Write JSON that cannot end the script element it stands in."""
+    text = json.dumps(value, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -1,0 +1,58 @@
+"""A photo with attention laid over it. Letters in shapes: H and W the pixels of the photo as it is drawn."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from captioner.figures.heat import Array
+from captioner.figures.style import Style
+
+COLOURS = 256  # steps of a colour map
+_GREY, _LIGHT = 0.85, 0.78  # how far the photo under a map loses its colour, and how much light it keeps
+
+
+def palette(style: Style) -> Array:
+    """Return the colours from no attention to the strongest, (256, 4): red, green, blue and opacity, each in 0..1.
+
+    Opacity rises with attention, so that none hides nothing. The first quarter of the colour map is left out: the near-black with which most begin would
+    darken the photo where hardly anything is.
+    """
+    from matplotlib import colormaps
+
+    share = np.linspace(0, 1, COLOURS)
+    colours: Array = np.asarray(colormaps[style.colours](0.25 + 0.75 * share), dtype=float)
+    colours[:, 3] = style.opacity * share
+    return colours
+
+
+def toned(photo: Image.Image) -> Array:
+    """Return the photo (H, W, 3), 0..1, paler than it is, so that colours laid over it are not taken for its own."""
+    pixels = np.asarray(photo.convert("RGB"), dtype=np.float32) / 255
+    grey = pixels @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    return ((1 - _GREY) * pixels + _GREY * grey[..., None]) * _LIGHT
+
+
+def overlay(base: Array, share: Array, colours: Array) -> Array:
+    """Lay colours over a photo.
+
+    Args:
+        base: (H, W, 3), 0..1; see :func:`toned`.
+        share: (H, W), 0..1, where one gets the last colour.
+        colours: see :func:`palette`.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    colour = colours.astype(np.float32)[np.rint(share * (COLOURS - 1)).astype(int)]
+    alpha = colour[..., 3:]
+    return np.rint((base * (1 - alpha) + colour[..., :3] * alpha) * 255).astype(np.uint8)
+
+
+def fit(photo: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Return the photo in its shape, scaled so that it just fits into (width, height); no side falls under a pixel."""
+    scale = min(size[0] / photo.width, size[1] / photo.height)
+    scaled = (max(1, round(photo.width * scale)), max(1, round(photo.height * scale)))
+    if photo.height > 64 * photo.width:  # Pillow resizes widths first, which would make a strip enormous on the way
+        photo = photo.resize((photo.width, scaled[1]), Image.Resampling.LANCZOS)
+    return photo.resize(scaled, Image.Resampling.LANCZOS, reducing_gap=3.0)

@@ -1,0 +1,170 @@
+"""A sheet with a panel for each word, as in figure 3 of Show, Attend and Tell (Xu et al. 2015, https://arxiv.org/abs/1502.03044)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from captioner.caption import Caption
+from captioner.figures.heat import Box, Heat
+from captioner.figures.paint import COLOURS, fit, overlay, palette, toned
+from captioner.figures.sheet import PALE, Sheet, shortened, width_of, wrapped
+from captioner.figures.style import Style
+
+_WIDEST, _TALLEST = 60.0, 0.4  # width / height of a panel; a photo of another shape does not fill one
+_WANTED = 0.7  # height / width of the panels together
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How panels stand on a sheet, in pixels.
+
+    Attributes:
+        columns: panels in a row.
+        rows: rows of them.
+        panel: width and height of a panel.
+        head: height of the line above a panel.
+        gap: between panels, both ways.
+    """
+
+    columns: int
+    rows: int
+    panel: tuple[int, int]
+    head: int
+    gap: int
+
+    @property
+    def height(self) -> int:
+        """The height of all rows with the gaps between them."""
+        return self.rows * (self.panel[1] + self.head) + (self.rows - 1) * self.gap
+
+
+def arrange(panels: int, shape: float, width: int, text: float) -> Layout:
+    """Choose the number of columns: a pleasing whole, with few empty places in the last row and panels wide enough for a word.
+
+    Args:
+        panels: how many there are.
+        shape: width / height of the photo.
+        width: pixels across.
+        text: height of the letters above the panels.
+    """
+    shape = min(_WIDEST, max(_TALLEST, shape))
+    gap, head = round(text * 0.9), round(text * 1.5)
+    best: tuple[float, Layout] | None = None
+    for columns in range(1, max(panels, 4) + 1):
+        across = (width - (columns - 1) * gap) // columns
+        if columns > 1 and across < 4 * text:
+            break
+        rows = math.ceil(panels / columns)
+        layout = Layout(columns, rows, (across, max(1, round(across / shape))), head, gap)
+        empty = (rows * columns - panels) / columns
+        narrow = max(0.0, math.log(7 * text / across))  # a word of middling length and its number need about this
+        cost = abs(math.log(layout.height / width / _WANTED)) + 0.35 * empty + narrow
+        if best is None or cost < best[0]:
+            best = cost, layout
+    assert best is not None
+    return best[1]
+
+
+def sheet(caption: Caption, photo: Image.Image, style: Style, note: str = "") -> Sheet:
+    """Lay out the photo and a panel for each word, in reading order.
+
+    Above each panel stand the word and its largest weight.
+
+    Args:
+        caption: with attention.
+        photo: the whole photo, upright.
+        style: how it looks.
+        note: what else to say below, for example which head looked.
+
+    Raises:
+        CaptionerError: see :class:`Heat`.
+    """
+    heat, colours = Heat(caption, style), palette(style)
+    unit = style.width / 100
+    title, small = 2.0 * unit, 1.2 * unit
+    margin = round(2.2 * unit)
+    inner = style.width - 2 * margin
+    count = len(caption.tokens) + 1
+    text = 1.55 * unit
+    layout = arrange(count, photo.width / photo.height, inner, text)
+    words = caption.text.split()
+    lines = [" ".join(words[i] for i in line) for line in wrapped(words, inner, title)]
+    top = margin + round(len(lines) * title * 1.45 + 0.6 * unit)
+    page = Sheet((style.width, top + layout.height + round(2.4 * unit) + round(small * 1.2) + margin))
+    for number, line in enumerate(lines):
+        page.text(margin, margin + title * (0.8 + 1.45 * number), shortened(line, inner, title), title)
+
+    drawn = fit(photo, layout.panel)
+    base, maps = toned(drawn), heat.maps(drawn.size)
+    for number in range(count):
+        row, column = divmod(number, layout.columns)
+        x = margin + column * (layout.panel[0] + layout.gap)
+        y = top + row * (layout.panel[1] + layout.head + layout.gap) + layout.head
+        at = (x, y)
+        line_of_words = y - text * 0.45
+        if number == 0:
+            page.text(x, line_of_words, shortened("photo", layout.panel[0], text), text, colour=PALE)
+            page.place(np.asarray(drawn), *at)
+            mark_seen(page, caption.seen, at, drawn.size)
+            continue
+        word = number - 1
+        page.place(overlay(base, maps.share(word), colours), *at)
+        mark_regions(page, heat, word, at, drawn.size, small)
+        mark_seen(page, caption.seen, at, drawn.size)
+        peak = percent(heat.peak(word))
+        room = layout.panel[0] - width_of(peak, small) - 0.5 * text
+        name = caption.tokens[word]
+        if room < width_of(name, text, "bold"):  # the word goes before its number
+            peak, room = "", layout.panel[0]
+        page.text(x, line_of_words, shortened(name, room, text, "bold"), text, weight="bold")
+        page.text(x + layout.panel[0], line_of_words, peak, small, colour=PALE, align="right")
+    _legend(page, style, margin, page.size[1] - margin, small, note)
+    return page
+
+
+def mark_regions(page: Sheet, heat: Heat, word: int, at: tuple[int, int], size: tuple[int, int], text: float) -> None:
+    """Outline a word's strongest regions, the stronger the thicker, and say the weight of the strongest; ``at`` and ``size`` are the photo's."""
+    regions = heat.regions(word)
+    for region in reversed(regions):
+        x0, y0, x1, y1 = _on(region.box, at, size)
+        page.frame((x0, y0, x1, y1), colour="#ffffff", width=text / 7 * region.weight / regions[0].weight)
+    if regions:
+        x0, y0, x1, y1 = _on(regions[0].box, at, size)
+        label = percent(regions[0].weight)
+        x = min(max(x0, at[0]) + text * 0.45, at[0] + size[0] - width_of(label, text) - text * 0.3)
+        y = min(max(y0, at[1]) + text * 1.25, at[1] + size[1] - text * 0.4)
+        page.text(x, y, label, text, colour="#ffffff", ground="#000000")
+
+
+def percent(weight: float) -> str:
+    """Write a weight in percent, to two digits or the whole percent."""
+    return f"{100 * weight:.0f} %" if weight >= 0.0995 else f"{100 * weight:.1f} %"
+
+
+def _on(box: Box, at: tuple[int, int], size: tuple[int, int]) -> Box:
+    """Return the pixels (x0, y0, x1, y1) of a relative box of the photo."""
+    return (at[0] + box[0] * size[0], at[1] + box[1] * size[1], at[0] + box[2] * size[0], at[1] + box[3] * size[1])
+
+
+def mark_seen(page: Sheet, seen: Box, at: tuple[int, int], size: tuple[int, int]) -> None:
+    """Outline the part of the photo that the model saw, if it did not see all."""
+    if max(seen[0], seen[1], 1 - seen[2], 1 - seen[3]) > 0.005:
+        page.frame(_on(seen, at, size), colour="#ffffff", width=page.size[0] / 900, dashed=True)
+
+
+def _legend(page: Sheet, style: Style, left: int, bottom: int, text: float, note: str) -> None:
+    """Show the colours, on the grey of a photo, and say what they stand for."""
+    width, height = round(14 * text), max(3, round(0.75 * text))
+    ramp = np.repeat(np.linspace(0, 1, width)[None], height, axis=0)
+    grey = np.full((height, width, 3), 0.75, dtype=np.float32)
+    x = left + round(width_of("0", text) + 0.5 * text)
+    page.place(overlay(grey, np.rint(ramp * (COLOURS - 1)) / (COLOURS - 1), palette(style)), x, bottom - height)
+    page.text(left, bottom, "0", text, colour=PALE)
+    whose = "the word" if style.scale == "word" else "the caption"
+    said = f"strongest of {whose}  ·  above each panel: the word's largest weight on one place" + (f"  ·  {note}" if note else "")
+    after = x + width + 0.5 * text
+    page.text(after, bottom, shortened(said, page.size[0] - left - after, text), text, colour=PALE)

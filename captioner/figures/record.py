@@ -1,0 +1,35 @@
+"""Where a caption looked, as numbers for other programs.
+
+The record is what :meth:`Caption.to_dict` gives with ``attention=True``, and what is needed to draw it:
+
+- ``format``: 1.
+- ``image``: the photo's file, if it came from one; ``caption``, ``tokens`` (T words), ``log_probability`` (nats).
+- ``attention``: T rows of N weights, each row summing to one.
+- ``attention_of``: ``mean`` for the model's own attention; else which heads, see :func:`captioner.figures.heads.look_again`.
+- ``picture``: ``{"width", "height"}`` of the photo in pixels, upright (as EXIF says it is to be shown).
+- ``seen``: ``[x0, y0, x1, y1]``, the part of that photo which the model saw, relative to its width and height.
+- ``grid``: ``[rows, columns]`` when the N places are cells of a grid, row by row, else null. Cell n lies in row ``n // columns``, column ``n % columns``;
+  its left edge is ``x0 + (x1 - x0) * column / columns`` of the photo's width, its upper edge ``y0 + (y1 - y0) * row / rows`` of its height.
+- ``boxes``: N boxes ``[x0, y0, x1, y1]`` when the places are regions, else null; relative to the part that was seen.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from captioner.caption import Caption
+from captioner.figures.heat import Heat
+from captioner.figures.style import Style
+
+FORMAT = 1
+
+
+def record(caption: Caption, size: tuple[int, int], heads: str = "mean") -> dict[str, Any]:
+    """Return the record of a caption of a photo of (width, height) pixels.
+
+    Raises:
+        CaptionerError: see :class:`Heat`.
+    """
+    Heat(caption, Style())  # says what is missing, if something is
+    value = caption.to_dict(attention=True)
+    return {"format": FORMAT, **value, "attention_of": heads, "picture": {"width": size[0], "height": size[1]}}

@@ -1,0 +1,139 @@
+"""A white sheet, measured in pixels from its upper left corner, on which pictures are laid and text is set.
+
+It is drawn by matplotlib through its objects alone: pyplot would keep every figure that was ever made.
+"""
+
+from __future__ import annotations
+
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, fontManager
+from matplotlib.patches import Rectangle
+from matplotlib.textpath import text_to_path
+from PIL import Image
+
+from captioner.figures.heat import Array
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+DPI = 200
+INK, PALE = "#1a1a1a", "#767676"
+
+# Matplotlib's own font first, so that figures look alike everywhere; then whatever is there of these, for letters that it lacks.
+_FONTS = (
+    *("DejaVu Sans", "Noto Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans Arabic", "Noto Sans Devanagari", "Noto Sans Hebrew"),
+    *("Noto Sans Thai", "PingFang SC", "Hiragino Sans", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "WenQuanYi Micro Hei", "Arial Unicode MS"),
+)
+
+
+@cache
+def _fonts() -> tuple[str, ...]:
+    there = set(fontManager.get_font_names())
+    return tuple(name for name in _FONTS if name in there)
+
+
+@lru_cache(maxsize=64)
+def _font(size: float, weight: str) -> FontProperties:
+    return FontProperties(family=list(_fonts()), size=size * 72 / DPI, weight=weight)
+
+
+def width_of(text: str, size: float, weight: str = "normal") -> float:
+    """Return how wide a line of text is, in pixels, for letters of ``size`` pixels."""
+    return float(text_to_path.get_text_width_height_descent(text, _font(size, weight), ismath=False)[0]) * DPI / 72
+
+
+def wrapped(words: list[str], width: float, size: float, weight: str = "normal") -> list[list[int]]:
+    """Break words into lines no wider than ``width``: for each line the numbers of its words; a word that is too long has a line of its own."""
+    space = width_of("a a", size, weight) - 2 * width_of("a", size, weight)
+    lines: list[list[int]] = []
+    left = -1.0
+    for number, word in enumerate(words):
+        needed = width_of(word, size, weight)
+        if left < space + needed:
+            lines.append([])
+            left = width + space
+        lines[-1].append(number)
+        left -= space + needed
+    return lines
+
+
+def shortened(text: str, width: float, size: float, weight: str = "normal") -> str:
+    """Return as much of the text as fits into ``width``, with an ellipsis where some is left out."""
+    if width_of(text, size, weight) <= width:
+        return text
+    low, high = 0, len(text)  # the longest beginning that fits has this many letters
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if width_of(text[:middle].rstrip() + "…", size, weight) <= width else (low, middle - 1)
+    return text[:low].rstrip() + "…"
+
+
+class Sheet:
+    """A sheet of (width, height) pixels."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.size = size
+        self._pixels: Array = np.full((size[1], size[0], 3), 255, dtype=np.uint8)
+        self._figure = Figure(figsize=(size[0] / DPI, size[1] / DPI), dpi=DPI)
+        FigureCanvasAgg(self._figure)
+        self._axes: Axes = self._figure.add_axes((0, 0, 1, 1))
+        self._axes.set_axis_off()
+        self._axes.set_xlim(0, size[0])
+        self._axes.set_ylim(size[1], 0)
+
+    def place(self, pixels: Array, x: int, y: int) -> None:
+        """Lay down a picture (H, W, 3) uint8, its upper left corner at (x, y)."""
+        self._pixels[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
+
+    def text(
+        self,
+        x: float,
+        y: float,
+        text: str,
+        size: float,
+        *,
+        colour: str = INK,
+        weight: str = "normal",
+        align: Literal["left", "center", "right"] = "left",
+        ground: str | None = None,
+    ) -> None:
+        """Set a line of text on the base line y, its letters ``size`` pixels high, perhaps on a ground of its own; no letter has a special meaning."""
+        ground_box = None if ground is None else {"facecolor": ground, "edgecolor": "none", "pad": size * 0.14 * 72 / DPI, "alpha": 0.85}
+        self._axes.text(
+            x, y, text, color=colour, fontproperties=_font(size, weight), ha=align, va="baseline", parse_math=False, bbox=ground_box, zorder=3
+        )
+
+    def frame(self, box: tuple[float, float, float, float], *, colour: str, width: float, dashed: bool = False) -> None:
+        """Outline a box (x0, y0, x1, y1) with a line of ``width`` pixels on a thin dark one, so that it shows on anything."""
+        x0, y0, x1, y1 = box
+        for edge, extra in (("#000000", 1.5), (colour, 0.0)):
+            points = (width + extra) * 72 / DPI
+            style = (0, (4, 3)) if dashed and not extra else "solid"
+            self._axes.add_patch(
+                Rectangle(
+                    (x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=edge, linewidth=points, linestyle=style, alpha=0.45 if extra else 1, zorder=2
+                )
+            )
+
+    def figure(self) -> Figure:
+        """Return the sheet as a figure of matplotlib, which can also write it as PDF or SVG."""
+        width, height = self.size
+        # Over whole pixels, so that each is drawn as it is.
+        self._axes.imshow(self._pixels, extent=(0, width, height, 0), interpolation="nearest", aspect="auto", zorder=1)
+        return self._figure
+
+    def image(self) -> Image.Image:
+        """Draw the sheet; its figure is given up, as its circles of references would keep its pixels until the next collection."""
+        canvas = FigureCanvasAgg(self.figure())
+        canvas.draw()
+        image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+        for picture in self._axes.images:
+            picture.set_data(np.zeros((1, 1, 3), dtype=np.uint8))
+        self._figure.clear()
+        canvas.renderer = None
+        return image

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from captioner.cli import app
+
+
+@pytest.fixture
+def attend(run, model: Path):
+    return lambda *arguments, **more: run("attend", "--model", model, "--workers", 1, "--device", "cpu", *arguments, **more)
+
+
+@pytest.mark.parametrize("kind, magic", [("png", b"\x89PNG"), ("gif", b"GIF8"), ("html", b"<!doctype html>"), ("json", b"{")])
+def test_one_picture_gives_the_file_that_was_named(attend, photos: Path, tmp_path: Path, kind: str, magic: bytes) -> None:
+    file = tmp_path / "new" / f"figure.{kind}"
+    result = attend(photos / "red.jpg", "-o", file)
+    assert (result.code, result.err) == (0, "")
+    (line,) = result.lines
+    assert line.startswith(f"{file}: ") and line.endswith(".")
+    assert file.read_bytes().startswith(magic) and list(file.parent.iterdir()) == [file]
+
+
+def test_a_folder_of_pictures_with_a_bad_one(attend, photos: Path, tmp_path: Path) -> None:
+    output = tmp_path / "figures"
+    result = attend(photos, "--recursive", photos / "more" / "deep.jpg", "-o", output, "--format", "json")
+    assert result.code == 1
+    assert result.err.splitlines()[0].startswith(f"error: {photos / 'broken.jpg'}: ") and len(result.err.splitlines()) == 1
+    names = ["blue.attention.json", "green.attention.json", "deep.attention.json", "red.attention.json", "deep-2.attention.json"]
+    assert sorted(path.name for path in output.iterdir()) == sorted(names)
+    assert sorted(Path(line.split(": ")[0]).name for line in result.lines) == sorted(names)
+    value = json.loads((output / "red.attention.json").read_text())
+    assert value["image"] == str(photos / "red.jpg") and value["picture"] == {"width": 80, "height": 60}
+    rows, columns = value["grid"]
+    assert [len(row) for row in value["attention"]] == [rows * columns] * len(value["tokens"])
+
+
+def test_a_folder_gets_png_by_default(attend, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "v1.figures").mkdir()
+    assert attend(photos / "red.jpg", "-o", tmp_path / "v1.figures").code == 0
+    assert Image.open(tmp_path / "v1.figures" / "red.attention.png").format == "PNG"
+
+
+def test_the_options_of_captioning_hold(attend, run, model: Path, photos: Path, tmp_path: Path) -> None:
+    for beam in (1, 3):
+        said = run("caption", "--model", model, "--device", "cpu", "--beam", beam, photos / "red.jpg").out
+        assert attend(photos / "red.jpg", "-o", tmp_path / "a.json", "--beam", beam).out == f"{tmp_path / 'a.json'}: {said}"
+
+
+def test_a_bad_picture_leaves_no_file(attend, photos: Path, tmp_path: Path) -> None:
+    result = attend(photos / "broken.jpg", "-o", tmp_path / "figure.png")
+    assert (result.code, result.out) == (1, "") and "broken.jpg" in result.err
+    assert not (tmp_path / "figure.png").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["-o", "figure.pdf"], ".html"),
+        (["-o", "figure.png", "--format", "pdf"], "png, gif, html, json"),
+        (["{photos}", "-o", "figure.png"], "give a folder"),
+    ],
+)
+def test_wrong_use_is_refused_before_any_work(run, photos: Path, arguments: list[str], said: str) -> None:
+    result = run("attend", photos / "red.jpg", "--model", "/no/such/model", *[argument.format(photos=photos) for argument in arguments])
+    assert result.code == 2 and said in " ".join(result.err.split())
+
+
+def test_the_picture_itself_is_not_written_over(attend, photos: Path) -> None:
+    before = (photos / "green.png").read_bytes()
+    result = attend(photos / "green.png", "-o", photos / "more" / ".." / "green.png")
+    assert result.code == 1 and "the picture itself" in result.err
+    assert (photos / "green.png").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "options, said", [(["--heads", "2.1"], "Transformer"), (["--colours", "mud"], "colour map"), (["--scale", "photo"], "scale: ")]
+)
+def test_settings_that_make_no_sense(attend, photos: Path, tmp_path: Path, options: list[str], said: str) -> None:
+    result = attend(photos / "red.jpg", "-o", tmp_path / "figure.png", *options)
+    assert result.code == 1 and said in result.err and len(result.err.splitlines()) == 1
+
+
+def test_a_model_that_does_not_attend(run, photos: Path, tmp_path: Path) -> None:
+    import torch
+
+    from captioner.checkpoint import save_model
+    from captioner.model import CaptionModel, ModelConfig
+    from captioner.text.vocabulary import Vocabulary
+
+    config = ModelConfig(
+        encoder={"name": "grid", "backbone": "test_efficientnet", "weights": "random", "size": 64},
+        decoder={"name": "show_tell", "embedding": 8, "hidden": 8},
+    )
+    with torch.random.fork_rng(devices=[]):
+        blind = CaptionModel.build(config, Vocabulary(["a", "dog"]))
+    blind.tuned_stages = blind.encoder.stages
+    result = run("attend", "--model", save_model(tmp_path / "blind", blind), photos / "red.jpg", "-o", tmp_path / "figure.png")
+    assert result.code == 1 and "does not attend" in result.err and not (tmp_path / "figure.png").exists()
+
+
+def test_nothing_found(attend, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    result = attend(tmp_path / "empty", "-o", tmp_path / "figures")
+    assert result.code == 1 and "no pictures found" in result.err and not (tmp_path / "figures").exists()
+
+
+def test_help_shows_examples() -> None:
+    result = CliRunner().invoke(app, ["attend", "--help"], env={"COLUMNS": "150"})
+    assert result.exit_code == 0 and "Example: captioner attend" in result.output and "rollout" in result.output

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from captioner.cli import app
+
+TEXT = {"name": "sequence", "embedding": 8, "hidden": 6}
+DECODER = {"name": "show_attend_tell", "embedding": 8, "hidden": 12, "attention": 6, "values": 8}
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """The calls of the two trainings, which are not done."""
+    calls: list[tuple[Any, ...]] = []
+
+    def fake(kind: str) -> Any:
+        def train(*args: object, console: object, **kwargs: object) -> Path:
+            calls.append((kind, args, kwargs))
+            return Path("models/mine")
+
+        return train
+
+    monkeypatch.setattr("captioner.training.fit.run", fake("captioner"))
+    monkeypatch.setattr("captioner.training.translate.train_translation", fake("translator"))
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("recipe", "kind"),
+    [
+        ("data: {path: flickr8k}", "captioner"),
+        ("data: {path: flickr8k}\nmodel: {encoder: {name: grid}, search: {width: 2}}", "captioner"),
+        ("data: {path: multi30k}\nmodel: {encoder: {name: words}}", "translator"),
+        ("data: {path: multi30k}\nmodel: {target: fr}", "translator"),
+        ("flickr8k_show_tell", "captioner"),
+        ("multi30k_transformer", "translator"),
+    ],
+)
+def test_a_recipe_goes_to_the_training_of_its_kind(run, trained: list[Any], tmp_path: Path, recipe: str, kind: str) -> None:
+    if ":" in recipe:
+        (tmp_path / "recipe.yaml").write_text(recipe)
+        recipe = str(tmp_path / "recipe.yaml")
+    result = run("train", recipe, "--set", "a.b=1", "--set", "seed=2", "--output", "models/mine", "--resume")
+    assert result == (0, "models/mine\n", "")
+    assert trained == [(kind, (recipe,), {"changes": ["a.b=1", "seed=2"], "output": Path("models/mine"), "resume": True})]
+
+
+def test_a_change_can_make_it_a_translator(run, trained: list[Any], tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("data: {path: multi30k}\n")
+    assert run("train", tmp_path / "recipe.yaml", "--set", "model.encoder.name=sequence").code == 0
+    assert trained[0][0] == "translator"
+
+
+@pytest.mark.parametrize(("wrong", "right"), [("multi30k_atention", "multi30k_attention"), ("flickr8k_show_tel", "flickr8k_show_tell")])
+def test_a_near_miss_of_either_kind_is_suggested(run, trained: list[Any], wrong: str, right: str) -> None:
+    result = run("train", wrong)
+    assert (result.code, result.out, trained) == (1, "", [])
+    assert f"Did you mean '{right}'" in result.err and "flickr8k_show_attend_tell" in result.err and "multi30k_seq2seq" in result.err
+
+
+def test_a_missing_recipe_is_an_error(run, tmp_path: Path) -> None:
+    result = run("train", tmp_path / "none.yaml")
+    assert (result.code, result.out) == (1, "")
+    assert result.err == f"error: {tmp_path / 'none.yaml'}: there is no such file\n"
+
+
+def test_help_knows_the_shipped_recipes(repository: Path) -> None:
+    text = CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "600"}).output
+    found = [recipe.stem for folder in ("presets", "presets_text") for recipe in (repository / "captioner" / "training" / folder).glob("*.yaml")]
+    assert len(found) > 5
+    for recipe in found:
+        assert recipe in text
+
+
+def test_a_translator_is_trained_scored_and_used(run, parallel: Path, tmp_path: Path) -> None:
+    pytest.importorskip("sacrebleu")
+    settings = {"data.path": str(parallel), "data.merges": 30, "model.encoder": TEXT, "model.decoder": DECODER, "epochs": 1, "device": "cpu"}
+    changes = [part for key, value in settings.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+    result = run("train", "multi30k_attention", *changes, "--output", tmp_path / "run")
+    assert (result.code, result.out) == (0, f"{tmp_path / 'run' / 'best'}\n"), result.err
+    scored = run("evaluate", tmp_path / "run" / "best", parallel, "--json", "--device", "cpu")
+    assert scored.code == 0 and set(json.loads(scored.out)["scores"]) == {"BLEU", "chrF"}
+    assert run("translate", tmp_path / "run" / "best", parallel / "val.en", "--device", "cpu").out.count("\n") == 4

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from captioner.captioner import Captioner
+from captioner.errors import AnnotationError, EvaluationError
+from captioner.evaluation.boxes import Boxes, Scene, covered, read_boxes
+from captioner.evaluation.grounding import ground
+from captioner.memory import Memory
+from captioner.model import CaptionModel, ModelConfig
+from captioner.text.vocabulary import Vocabulary
+
+CATEGORIES = [{"id": 1, "name": "person"}, {"id": 18, "name": "dog"}, {"id": 17, "name": "cat"}]
+
+
+def build(decoder: str = "show_attend_tell", **encoder: Any) -> Captioner:
+    config = ModelConfig(
+        encoder={"name": "grid", "backbone": "test_efficientnet", "weights": "random", "size": 64, **encoder},
+        decoder={"name": decoder, "embedding": 8, "hidden": 8},
+        search={"width": 2, "max_words": 5},  # type: ignore[arg-type]
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Captioner(CaptionModel.build(config, Vocabulary(["a", "dog", "man", "puppy", "runs"])), device="cpu")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Iterator[dict[str, Path]]:
+    """Two good photos, one broken, and one without boxes."""
+    photos = tmp_path / "images"
+    photos.mkdir()
+    images = [{"id": number, "file_name": f"{number}.png", "width": 80, "height": 40} for number in (1, 2, 3)]
+    for number in (1, 2, 4):
+        Image.linear_gradient("L").rotate(90 * number).resize((80, 40)).save(photos / f"{number}.png")
+    (photos / "3.png").write_bytes(b"no picture")
+    images[1]["labelled_categories"] = [1]
+    boxes = [(1, 18, [0, 0, 40, 40], 0), (1, 1, [60, 0, 20, 40], 0), (2, 1, [0, 0, 80, 40], 1), (2, 18, [40, 0, 40, 20], 0), (3, 18, [0, 0, 9, 9], 0)]
+    annotations = [{"image_id": image, "category_id": category, "bbox": box, "iscrowd": crowd} for image, category, box, crowd in boxes]
+    instances = tmp_path / "instances.json"
+    instances.write_text(json.dumps({"images": images, "categories": CATEGORIES, "annotations": annotations}))
+    said = {1: ["A puppy runs, a cat runs.", "Dog and man"], 2: ["A man runs with a dog", "a cat"], 3: ["a dog"], 4: ["a dog"]}
+    captions = tmp_path / "captions.json"
+    listed = [{"id": 9 * i + n, "image_id": i, "caption": text} for i, texts in said.items() for n, text in enumerate(texts)]
+    pictures = [{"id": number, "file_name": f"{number}.png"} for number in said]
+    captions.write_text(json.dumps({"images": pictures, "annotations": listed}))
+    yield {"instances": instances, "captions": captions, "images": photos}
+
+
+def test_boxes_of_a_file(data: dict[str, Path]) -> None:
+    found = read_boxes(data["instances"])
+    assert found["1"].boxes["dog"].tolist() == [[0, 0, 0.5, 1]]
+    assert found["1"].absent == {"cat"}
+    assert set(found["2"].boxes) == {"dog"} and found["2"].absent == frozenset()  # persons are a crowd, cats were not looked for
+
+
+def test_the_cover_of_a_place_is_what_counting_points_gives() -> None:
+    random = np.random.default_rng(0)
+    corner = random.uniform(0, 0.7, (5, 2))
+    boxes = np.concatenate([corner, corner + random.uniform(0.05, 0.3, (5, 2))], axis=1)
+    corner = random.uniform(0, 0.5, (9, 2))
+    places = np.concatenate([corner, corner + random.uniform(0.1, 0.5, (9, 2))], axis=1)
+    for place, share in zip(places, covered(places, boxes), strict=True):
+        points = place[:2] + (np.stack(np.meshgrid(np.arange(400), np.arange(400)), -1).reshape(-1, 2) + 0.5) / 400 * (place[2:] - place[:2])
+        hits = np.zeros(len(points), dtype=bool)
+        for x0, y0, x1, y1 in boxes:
+            hits |= (points[:, 0] > x0) & (points[:, 0] < x1) & (points[:, 1] > y0) & (points[:, 1] < y1)
+        assert share == pytest.approx(hits.mean(), abs=0.005)
+    assert covered(np.zeros((1, 4)), boxes).tolist() == [0.0]
+
+
+def test_a_crop_moves_the_places() -> None:
+    """Of a photo twice as wide as high the middle square is seen: its left column lies at a quarter of the width."""
+    cells = np.array([[0, 0, 0.5, 1], [0.5, 0, 1, 1]])
+    boxes = {"dog": np.array([[0.25, 0, 0.5, 1]]), "cat": np.array([[0.0, 0, 0.2, 1]])}
+    scene = Scene(cells, Boxes(boxes, frozenset()), (0.25, 0.0, 0.75, 1.0))
+    found = scene.cover("dog")
+    assert found is not None
+    assert (found[0].tolist(), found[1].tolist()) == ([1.0, 0.0], [True, False])
+    assert scene.cover("cat") is None  # cut off
+    assert scene.cover("bird") is None
+
+
+def naive(captioner: Captioner, photo: Path, captions: list[list[str]], wanted: dict[str, list[float]]) -> list[tuple[float, float]]:
+    """Pointing and mass of each wanted word of references, step by step, cell by cell."""
+    pixels = torch.from_numpy(captioner.model.encoder.transform.pixels(Image.open(photo).convert("RGB"))).unsqueeze(0)
+    found = []
+    with torch.no_grad():
+        memory = captioner.model(pixels)
+        assert memory.grid is not None
+        rows, columns = memory.grid
+        for words in captions:
+            state = captioner.model.decoder.start(memory)
+            last = "<bos>"
+            for word in words:
+                step = captioner.model.decoder.step(torch.tensor([[captioner.model.vocabulary.number(last)]]), state)
+                state, last = step.state, word
+                if word not in wanted or step.attention is None:
+                    continue
+                x0, y0, x1, y1 = wanted[word]
+                alpha, mass, best = step.attention[0, 0].tolist(), 0.0, (-1.0, False)
+                for place, weight in enumerate(alpha):
+                    top, left = place // columns / rows, place % columns / columns
+                    width = max(0.0, min(x1, left + 1 / columns) - max(x0, left)) * columns
+                    height = max(0.0, min(y1, top + 1 / rows) - max(y0, top)) * rows
+                    mass += weight * width * height
+                    middle = (left + 0.5 / columns, top + 0.5 / rows)
+                    best = max(best, (weight, x0 <= middle[0] <= x1 and y0 <= middle[1] <= y1), key=lambda pair: pair[0])
+                found.append((float(best[1]), mass))
+    return found
+
+
+def test_references_are_measured_as_word_by_word(data: dict[str, Path]) -> None:
+    captioner = build()
+    found = ground(captioner, data["instances"], data["captions"], data["images"], resamples=50)
+    assert found.photos == 2 and [Path(error.source).name for error in found.errors] == ["3.png"]
+    expected = naive(
+        captioner,
+        data["images"] / "1.png",
+        [["a", "puppy", "runs", "a", "cat", "runs"], ["dog", "and", "man"]],
+        {"puppy": [0, 0, 0.5, 1], "dog": [0, 0, 0.5, 1], "man": [0.75, 0, 1, 1]},
+    )
+    expected += naive(captioner, data["images"] / "2.png", [["a", "man", "runs", "with", "a", "dog"]], {"dog": [0.5, 0, 1, 0.5]})
+    words = found.references
+    assert (words.words, words.photos, words.absent) == (4, 2, 1)
+    assert words.scores["pointing"].value == pytest.approx(np.mean([hit for hit, _ in expected]))
+    assert words.scores["mass"].value == pytest.approx(np.mean([mass for _, mass in expected]), abs=1e-6)
+    assert words.scores["mass, even"].value == pytest.approx(np.mean([0.5, 0.5, 0.25, 0.25]))
+    assert words.scores["mass over even"].value == pytest.approx(words.scores["mass"].value - words.scores["mass, even"].value)
+    assert words.classes["dog"][0] == 3 and words.classes["person"][0] == 1
+
+
+def test_generated_words_that_look_right_are_counted_right(data: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention put by hand on the left upper region, where the first photo has its dog, and the second has none."""
+    captioner = build()
+    regions = torch.tensor([[0.0, 0, 0.4, 0.5], [0.6, 0, 1, 0.5], [0, 0, 0, 0]])
+
+    def encode(pixels: Tensor) -> Memory:
+        b = len(pixels)
+        mask = torch.tensor([True, True, False]).expand(b, 3)
+        d = captioner.model.encoder.features
+        return Memory(torch.zeros(b, 3, d), torch.zeros(b, d), mask=mask, boxes=regions.expand(b, 3, 4))
+
+    monkeypatch.setattr(captioner.model, "forward", encode)
+    plain = captioner._caption
+
+    def caption(hypotheses: Any, memory: Memory, row: int) -> Any:
+        from dataclasses import replace
+
+        return replace(plain(hypotheses, memory, row), tokens=["a", "dog"], attention=torch.tensor([[0.0, 1, 0], [1, 0, 0]]))
+
+    monkeypatch.setattr(captioner, "_caption", caption)
+    found = ground(captioner, data["instances"], data["captions"], data["images"], resamples=200).generated
+    assert (found.words, found.photos, found.absent) == (2, 2, 0)
+    values = {name: interval.value for name, interval in found.scores.items()}
+    assert values["pointing"] == values["mass"] == 0.5
+    # The box of the second dog covers the right region; padding is no place.
+    assert values["pointing, even"] == values["mass, even"] == 0.5
+    assert (found.scores["mass"].low, found.scores["mass"].high) == (0.0, 1.0)
+
+
+def test_what_cannot_be_measured_is_said(data: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match="does not attend"):
+        ground(build("show_tell"), data["instances"], data["captions"], data["images"])
+    empty = tmp_path / "none.json"
+    empty.write_text(json.dumps({"images": [], "categories": CATEGORIES, "annotations": []}))
+    with pytest.raises(AnnotationError, match="image ids must be the same"):
+        ground(build(), empty, data["captions"], data["images"])
+    empty.write_text("{}")
+    with pytest.raises(AnnotationError, match="not readable as COCO's instances"):
+        read_boxes(empty)

@@ -1,0 +1,29 @@
+"""Captions with made-up attention, and photos for them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+
+from captioner.caption import Caption
+
+
+def grid_caption(
+    words: int = 4, grid: tuple[int, int] = (3, 4), seen: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0), text: str | None = None
+) -> Caption:
+    tokens = [f"word{i}" for i in range(words)] if text is None else text.split()
+    attention = torch.softmax(2 * torch.randn(len(tokens), grid[0] * grid[1], generator=torch.Generator().manual_seed(3)), 1)
+    return Caption(" ".join(tokens).capitalize() + ".", tokens, -7.5, attention, grid=grid, seen=seen)
+
+
+def region_caption(seen: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)) -> Caption:
+    """Two words and three regions: the upper left quarter, the lower half, and the lower right quarter, which overlaps it."""
+    boxes = torch.tensor([[0.0, 0.0, 0.5, 0.5], [0.0, 0.5, 1.0, 1.0], [0.5, 0.5, 1.0, 1.0]])
+    attention = torch.tensor([[0.7, 0.2, 0.1], [0.05, 0.5, 0.45]])
+    return Caption("Cat sits.", ["cat", "sits"], -2.0, attention, boxes=boxes, seen=seen)
+
+
+def photo(width: int = 80, height: int = 60) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)

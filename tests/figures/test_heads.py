@@ -1,0 +1,135 @@
+"""The heads of a Transformer, held against the attention found in search and against a naive rollout."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from captioner import Caption, Captioner
+from captioner.decoders import Refined
+from captioner.encoders import TransformerRefiner
+from captioner.encoders.transformer import TransformerRefinerConfig
+from captioner.errors import CaptionerError
+from captioner.figures.heads import check, cross_attention, look_again, rollout
+from captioner.memory import Memory
+from captioner.model import CaptionModel, ModelConfig
+from captioner.positions import sinusoidal
+from captioner.text.vocabulary import BOS, Vocabulary
+from tests.builders import FEATURES, build_decoder
+from tests.figures.builders import photo
+from tests.test_checkpoint import tiny_model
+
+BLOCKS = {"blocks": 2, "size": 8, "heads": 2, "feed_forward": 12, "dropout": 0.0}
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["decoder", "refined"])
+def captioner(request: pytest.FixtureRequest) -> Captioner:
+    torch.manual_seed(0)
+    config = ModelConfig(
+        encoder={"name": "grid", "backbone": "test_efficientnet", "size": 64, "weights": "random"},
+        refiner={"name": "transformer", **BLOCKS} if request.param else None,
+        decoder={"name": "transformer", **BLOCKS},
+        search={"min_words": 3, "max_words": 6},  # type: ignore[arg-type]
+    )
+    model = CaptionModel.build(config, Vocabulary(["a", "dog", "cat", "runs", "grass"]))
+    for weight in model.decoder.parameters():
+        torch.nn.init.normal_(weight)
+    return Captioner(model, device="cpu")
+
+
+@pytest.fixture
+def caption(captioner: Captioner) -> Caption:
+    return captioner(photo())
+
+
+def test_the_mean_of_all_heads_is_what_the_search_found(captioner: Captioner, caption: Caption) -> None:
+    heads = [look_again(captioner, caption, photo(), f"{block}.{head}").attention for block in (1, 2) for head in (1, 2)]
+    assert caption.attention is not None and all(head is not None and head.shape == caption.attention.shape for head in heads)
+    assert float((heads[0] - heads[3]).abs().max()) > 0.01  # type: ignore[operator]
+    # The search ran on the encoder as it is fast here, which may be rounded.
+    torch.testing.assert_close(torch.stack(heads).mean(0), caption.attention, rtol=0, atol=0.02)  # type: ignore[arg-type]
+    assert look_again(captioner, caption, photo(), "mean") is caption
+
+
+def test_rollout_of_a_caption_is_attention(captioner: Captioner, caption: Caption) -> None:
+    found = look_again(captioner, caption, photo(), "rollout").attention
+    assert found is not None and caption.attention is not None and found.shape == caption.attention.shape
+    torch.testing.assert_close(found.sum(1), torch.ones(len(found)))
+    assert float(found.min()) >= 0 and float((found - caption.attention).abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize("heads", ["0.1", "1.0", "3.1", "1.3", "1", "1.2.3", "max", ""])
+def test_heads_that_are_not_there(captioner: Captioner, heads: str) -> None:
+    with pytest.raises(CaptionerError, match=r"^heads: "):
+        check(captioner, heads)
+
+
+def test_other_decoders_have_their_mean_alone() -> None:
+    other = Captioner(tiny_model(), device="cpu")
+    check(other, "mean")
+    for heads in ("rollout", "1.1"):
+        with pytest.raises(CaptionerError, match="Transformer"):
+            check(other, heads)
+
+
+def _attend(attention: object, norm: object, x: np.ndarray, read: np.ndarray | None, *, causal: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Section 3.2.2 of Vaswani 2017, a head, a query and a key at a time: what is seen, and the mean weights of the heads; pre-norm."""
+    weight = {name: value.detach().numpy() for name, value in attention.named_parameters()}  # type: ignore[attr-defined]
+    y = norm(torch.tensor(x)).detach().numpy()  # type: ignore[operator]
+    read = y if read is None else read
+    size = x.shape[1]
+    query, key, value = y @ weight["query.weight"].T, read @ weight["key_value.weight"][:size].T, read @ weight["key_value.weight"][size:].T
+    each, mean = size // 2, np.zeros((len(x), len(read)))
+    seen = np.zeros_like(x)
+    for head in range(2):
+        part = slice(head * each, (head + 1) * each)
+        for q in range(len(x)):
+            scores = [np.exp(query[q, part] @ key[k, part] / each**0.5) if not causal or k <= q else 0.0 for k in range(len(read))]
+            shares = np.array(scores) / sum(scores)
+            mean[q] += shares / 2
+            seen[q, part] = shares @ value[:, part]
+    return seen @ weight["output.weight"].T, mean
+
+
+def _fed(block: object, x: np.ndarray) -> np.ndarray:
+    residual = block.around_feed_forward  # type: ignore[attr-defined]
+    return x + block.feed_forward(residual.norm(torch.tensor(x))).detach().numpy()  # type: ignore[attr-defined]
+
+
+def test_rollout_is_the_naive_one() -> None:
+    decoder = build_decoder("transformer")
+    torch.manual_seed(1)
+    refiner = TransformerRefiner(TransformerRefinerConfig(**{**BLOCKS, "blocks": 1}, positions="none"), features=FEATURES).double().eval()
+    for weight in refiner.parameters():
+        torch.nn.init.normal_(weight, std=0.7)
+    memory = Memory.of_grid(torch.randn(1, 6, FEATURES, dtype=torch.float64), (2, 3))
+    words = [BOS, 5, 7, 4]
+    tokens = torch.tensor([[words]])
+    with torch.inference_mode():
+        found = rollout(Refined(refiner, decoder), memory, tokens)
+        crossed: Tensor = cross_attention(Refined(refiner, decoder), memory, tokens)
+
+    x = memory.vectors[0].numpy()
+    places = np.eye(6)
+    for block in refiner.blocks:
+        seen, weights = _attend(block.attention, block.around_attention.norm, x, None, causal=False)
+        x = _fed(block, x + seen)
+        places = (np.eye(6) + weights) / 2 @ places
+    x = refiner.norm(torch.tensor(x)).detach().numpy()
+
+    inner = decoder
+    y = (inner.embedding.weight[words] * 8**0.5 + sinusoidal(4, 8)).detach().numpy()  # type: ignore[index, operator]
+    # For every word: how much of each place, and of each word read, is in its vector.
+    of_places, of_words = np.zeros((4, 6)), np.eye(4)
+    for number, block in enumerate(inner.blocks):  # type: ignore[arg-type]
+        seen, weights = _attend(block.self_attention, block.around_self_attention.norm, y, None, causal=True)
+        y = y + seen
+        of_places, of_words = ((np.eye(4) + weights) / 2 @ part for part in (of_places, of_words))
+        seen, weights = _attend(block.cross_attention, block.around_cross_attention.norm, y, x, causal=False)
+        np.testing.assert_allclose(crossed[:, number].mean(1).numpy(), weights, atol=1e-10)
+        y = _fed(block, y + seen)
+        of_places, of_words = of_places / 2 + weights @ places / 2, of_words / 2
+    np.testing.assert_allclose(of_places.sum(1) + of_words.sum(1), 1)
+    np.testing.assert_allclose(found.numpy(), of_places / (1 - of_words.sum(1, keepdims=True)), atol=1e-10)
