@@ -15,8 +15,11 @@ from torch import Tensor
 from captioner.text.vocabulary import EOS, SPECIAL
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import matplotlib.figure
+
     from captioner.data.images import ImageSource
-    from captioner.figures import Figure
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class Caption:
         seen: the part of the picture that the model sees, a relative xyxy box; places lie within it.
         source: the file or description of the picture.
         others: the next best captions of the same picture, best first.
+        attention_of: whose attention it is: ``mean`` over all heads, ``rollout``, or one head; see :func:`captioner.heads.look_again`.
+        heads: (T, L, H, N) float32, the attention of each of the H heads of the L blocks of a Transformer, if it was asked for.
         translation: the caption in another language, if :meth:`captioner.translator.Translator.captions` put it there; its attention is over the
             pieces of ``text``.
     """
@@ -46,6 +51,8 @@ class Caption:
     seen: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
     source: str | None = None
     others: list[Caption] = field(default_factory=list)
+    attention_of: str = "mean"
+    heads: Tensor | None = None
     translation: Translation | None = None
 
     def __str__(self) -> str:
@@ -78,20 +85,38 @@ class Caption:
             raise ValueError("the places of this caption do not lie in a picture")
         return list(zip(self.tokens, weights.tolist(), strict=True))
 
-    def figure(self, picture: ImageSource | None = None, **style: Any) -> Figure:
-        """Return a figure of where the model looked for each word: ``caption.figure().save("figure.png")``, or .gif, .html, .json.
+    def figure(self, picture: ImageSource | None = None, *, word: str | int | None = None, **style: Any) -> matplotlib.figure.Figure:
+        """Return a figure of matplotlib that shows where the model looked for each word.
+
+            captioner("photo.jpg").figure().savefig("figure.pdf")
 
         Args:
             picture: the picture of which this is the caption; left out, its file is read again.
+            word: show this word alone, or the one of this number, counted from zero.
             style: settings of :class:`captioner.figures.Style`.
 
         Raises:
-            CaptionerError: the caption has no attention to places in a picture, does not know its file, or a setting makes no sense.
+            CaptionerError: the caption has no attention to places in a picture, does not know its file, has no such word, or a setting makes no sense.
             ImageError: the picture cannot be read.
         """
         from captioner.figures import figure
 
-        return figure(self, picture, **style)
+        return figure(self, picture, word=word, **style).draw()
+
+    def save_figure(
+        self, path: str | Path, picture: ImageSource | None = None, *, format: str | None = None, word: str | int | None = None, **style: Any
+    ) -> Path:
+        """Write a figure of where the model looked, whole or not at all: .png, .pdf, .svg, .gif, .html or .json, as the file's name or ``format`` says.
+
+        See :meth:`figure` for the other arguments.
+
+        Raises:
+            CaptionerError: as :meth:`figure`, or there is no such format.
+            ImageError: the picture cannot be read.
+        """
+        from captioner.figures import figure
+
+        return figure(self, picture, word=word, **style).save(path, format)
 
     def to_dict(self, *, attention: bool = False) -> dict[str, Any]:
         """Return the caption as plain values for JSON; attention matrices only if asked for.
@@ -109,6 +134,9 @@ class Caption:
             value["grid"] = self.grid
             value["boxes"] = None if self.boxes is None else self.boxes.tolist()
             value["seen"] = self.seen
+            value["attention_of"] = self.attention_of
+        if attention and self.heads is not None:
+            value["heads"] = torch.round(self.heads, decimals=6).tolist()
         return value
 
     def _short(self) -> dict[str, Any]:

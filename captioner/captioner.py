@@ -9,6 +9,7 @@ from typing import Any, overload
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from captioner import checkpoint
 from captioner.caption import Caption
@@ -17,6 +18,7 @@ from captioner.data.images import ImageSource
 from captioner.data.loader import ImageLoader
 from captioner.device import choose_device
 from captioner.errors import CheckpointError, ImageError, first_line
+from captioner.heads import HEADS, MEAN, check, look_again
 from captioner.memory import Memory
 from captioner.model import CaptionModel
 from captioner.search import SEARCHES, Hypothesis, SearchConfig
@@ -73,27 +75,38 @@ class Captioner:
         return str(address)
 
     @overload
-    def __call__(self, pictures: list[Any] | tuple[Any, ...]) -> list[Caption]: ...
+    def __call__(self, pictures: list[Any] | tuple[Any, ...], *, attention: str = MEAN) -> list[Caption]: ...
     @overload
-    def __call__(self, pictures: ImageSource) -> Caption: ...
-    def __call__(self, pictures: Any) -> Caption | list[Caption]:
+    def __call__(self, pictures: ImageSource, *, attention: str = MEAN) -> Caption: ...
+    def __call__(self, pictures: Any, *, attention: str = MEAN) -> Caption | list[Caption]:
         """Caption one picture, or a list of them.
 
         A picture is a file, encoded bytes, a PIL image, an array (H, W[, C]) or a tensor (C, H, W); see :func:`captioner.data.images.load_image`.
 
+        Args:
+            pictures: one, or a list or tuple of them.
+            attention: see :meth:`stream`.
+
         Raises:
+            CaptionerError: the model does not have the attention that was asked for.
             ImageError: a picture cannot be read. To keep the good ones of many, use :meth:`stream`.
         """
         many = isinstance(pictures, (list, tuple))
         captions = []
-        for result in self.stream(pictures if many else [pictures]):
+        for result in self.stream(pictures if many else [pictures], attention=attention):
             if isinstance(result, ImageError):
                 raise result
             captions.append(result)
         return captions if many else captions[0]
 
     def stream(
-        self, pictures: Iterable[ImageSource], *, batch_size: int = 8, workers: int = 2, max_pixels: int | None = None
+        self,
+        pictures: Iterable[ImageSource],
+        *,
+        batch_size: int = 8,
+        workers: int = 2,
+        max_pixels: int | None = None,
+        attention: str = MEAN,
     ) -> Iterator[Caption | ImageError]:
         """Caption any number of pictures with flat memory, in their order; a bad picture gives its error in its place.
 
@@ -102,14 +115,20 @@ class Captioner:
             batch_size: pictures encoded and searched at once.
             workers: threads that load pictures.
             max_pixels: a larger picture is an error; see :func:`captioner.data.images.load_image`.
+            attention: of a Transformer: ``mean`` over its blocks and heads, ``rollout`` through all blocks, ``BLOCK.HEAD`` for one head, counted from
+                one, or ``heads`` for each of them in :attr:`Caption.heads` beside the mean; see :func:`captioner.heads.look_again`.
+
+        Raises:
+            CaptionerError: the model does not have the attention that was asked for.
         """
+        check(self.model.decoder, attention)
         loader = ImageLoader(pictures, self.model.encoder.transform, batch_size=batch_size, workers=workers, max_pixels=max_pixels)
         for batch in loader:
             results: list[tuple[int, Caption | ImageError]] = list(batch.errors)
             if len(batch):
                 with torch.inference_mode():
                     memory = self._encoder(batch.pixels)
-                captions = self.caption_memory(memory)
+                captions = self.caption_memory(memory, attention=attention)
                 for position, source, seen, caption in zip(batch.positions, batch.sources, batch.places, captions, strict=True):
                     picture: dict[str, Any] = {"source": _name(source), "seen": seen}
                     others = [replace(other, **picture) for other in caption.others]
@@ -118,17 +137,36 @@ class Captioner:
                 yield result
 
     @torch.inference_mode()
-    def caption_memory(self, memory: Memory, *, cut: int = 0) -> list[Caption]:
-        """Caption pictures that are encoded already; ``cut`` says by how many stages the encoder was cut, see :meth:`Encoder.finish`."""
-        memory = self._encoder.finish(memory.to(self.device), cut)
-        memory = memory.to(dtype=next(self.model.decoder.parameters()).dtype)
-        search = SEARCHES["greedy" if self.search.width == 1 else "beam"]
-        found = search(self.model.decoder, memory, self.search)
-        return [self._caption(hypotheses, memory, row) for row, hypotheses in enumerate(found)]
+    def caption_memory(self, memory: Memory, *, cut: int = 0, attention: str = MEAN) -> list[Caption]:
+        """Caption pictures that are encoded already.
 
-    def _caption(self, hypotheses: list[Hypothesis], memory: Memory, row: int) -> Caption:
+        Args:
+            memory: what the encoder made of the pictures.
+            cut: by how many stages the encoder was cut, see :meth:`Encoder.finish`.
+            attention: see :meth:`stream`.
+
+        Raises:
+            CaptionerError: the model does not have the attention that was asked for.
+        """
+        decoder = self.model.decoder
+        check(decoder, attention)
+        memory = self._encoder.finish(memory.to(self.device), cut)
+        memory = memory.to(dtype=next(decoder.parameters()).dtype)
+        search = SEARCHES["greedy" if self.search.width == 1 else "beam"]
+        found = search(decoder, memory, self.search)
+        captions = [self._captions(hypotheses, memory, row) for row, hypotheses in enumerate(found)]
+        if attention != MEAN:
+            looked = look_again(decoder, memory, [[hypothesis.words for hypothesis in hypotheses] for hypotheses in found], attention)
+            captions = [
+                [_with(caption, weights, attention) for caption, weights in zip(*pair, strict=True)] for pair in zip(captions, looked, strict=True)
+            ]
+        for first, *others in captions:
+            first.others.extend(others)
+        return [first for first, *_ in captions]
+
+    def _captions(self, hypotheses: list[Hypothesis], memory: Memory, row: int) -> list[Caption]:
         boxes = None if memory.boxes is None else memory.boxes[row].float().cpu()
-        captions = [
+        return [
             Caption(
                 text=self.model.vocabulary.sentence(hypothesis.words),
                 tokens=self.model.vocabulary.decode(hypothesis.words),
@@ -139,8 +177,11 @@ class Captioner:
             )
             for hypothesis in hypotheses
         ]
-        captions[0].others.extend(captions[1:])
-        return captions[0]
+
+
+def _with(caption: Caption, weights: Tensor, attention: str) -> Caption:
+    """Put into a caption the attention that was asked for."""
+    return replace(caption, heads=weights) if attention == HEADS else replace(caption, attention=weights, attention_of=attention)
 
 
 def _name(source: Any) -> str | None:

@@ -1,33 +1,29 @@
 """Where the single heads of a Transformer looked, or all of its blocks together.
 
-A caption carries the mean over blocks and heads. The others are asked of the model once more: the photo is encoded again and the caption's words are fed
-to the decoder all at once.
+A search keeps the mean over blocks and heads of every hypothesis, since each head would cost blocks times heads as much memory, for captions that are
+thrown away. The heads of the captions that it found are computed on request, from the same memory, with the captions' words fed to the decoder all at once.
 
-Letters in shapes: T words, N places, L blocks, H heads.
+Letters in shapes: B images, K captions of an image, T words, M words of all captions, N places, L blocks, H heads.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from captioner.caption import Caption
-from captioner.captioner import Captioner
 from captioner.decoders import Decoder, Refined
 from captioner.encoders import TransformerRefiner
 from captioner.errors import CaptionerError
 from captioner.memory import Memory
-from captioner.text.vocabulary import BOS
+from captioner.text.vocabulary import BOS, PAD
 from captioner.transformer import key_mask
 
-MEAN, ROLLOUT = "mean", "rollout"
+MEAN, ROLLOUT, HEADS = "mean", "rollout", "heads"
 
 
 @runtime_checkable
@@ -38,61 +34,84 @@ class HasHeads(Protocol):
         """Return where each head of each block looked at the real words of captions (B, K, T), in their order: (M, L, H, N)."""
 
 
-def look_again(captioner: Captioner, caption: Caption, photo: Image.Image, heads: str) -> Caption:
-    """Return the caption with the attention of chosen heads.
+def check(decoder: Decoder, attention: str) -> tuple[int, int] | None:
+    """Read whose attention is asked for: block and head, counted from zero, or ``None`` for what is no single head.
 
     Args:
-        captioner: what wrote the caption.
-        caption: it must be of this photo.
-        photo: upright; see :func:`captioner.data.images.load_image`.
-        heads: ``mean`` gives the caption back as it is; ``2.5`` is the fifth head of the second block; ``rollout`` is attention rollout (Abnar and
-            Zuidema 2020, https://arxiv.org/abs/2005.00928): how much of each place there is in a word's vector after all blocks, if each sub-layer of
-            attention mixes half of what its mean head looks at with half of what was there before. The places themselves are followed back through
-            the self-attention of the refiner, if the model has one, and the words through that of the decoder; what is left of words is not counted.
+        decoder: of the model that is asked.
+        attention: ``mean``, ``rollout``, ``heads`` or ``BLOCK.HEAD``; see :func:`look_again`.
 
     Raises:
-        CaptionerError: the decoder has no heads, or no such head.
+        CaptionerError: there is no such head, or the decoder is no Transformer.
     """
-    if heads == MEAN:
-        return caption
-    wanted = check(captioner, heads)
-    model, decoder = captioner.model, captioner.model.decoder
-    if not caption.tokens:
-        return caption
-    with torch.inference_mode():
-        memory = model(torch.from_numpy(model.encoder.transform.pixels(photo)).unsqueeze(0).to(captioner.device))
-        numbers = [BOS, *(model.vocabulary.number(word) for word in caption.tokens[:-1])]
-        tokens = torch.tensor([[numbers]], device=captioner.device)
-        weights = rollout(decoder, memory, tokens) if wanted is None else cross_attention(decoder, memory, tokens)[:, wanted[0], wanted[1]]
-    boxes = None if memory.boxes is None else memory.boxes[0].float().cpu()
-    return replace(caption, attention=weights.float().cpu(), boxes=boxes, others=[])
-
-
-def check(captioner: Captioner, heads: str) -> tuple[int, int] | None:
-    """Read ``heads``: block and head, counted from zero, or ``None`` for those that are no single head.
-
-    Raises:
-        CaptionerError: see :func:`look_again`.
-    """
-    if heads == MEAN:
+    if attention == MEAN:
         return None
-    found = re.fullmatch(r"(\d+)\.(\d+)", heads)
-    if found is None and heads != ROLLOUT:
-        raise CaptionerError(f"heads: {heads!r} is none of mean, rollout and BLOCK.HEAD, for example 2.5 for the fifth head of the second block")
-    decoder = _inner(captioner.model.decoder)
-    if not isinstance(decoder, HasHeads):
-        raise CaptionerError(f"heads: {heads} is for models whose decoder is a Transformer; this one has a single attention, which mean shows")
+    found = re.fullmatch(r"(\d+)\.(\d+)", attention)
+    if found is None and attention not in (ROLLOUT, HEADS):
+        raise CaptionerError(
+            f"attention: {attention!r} is none of mean, rollout, heads and BLOCK.HEAD, for example 2.5 for the fifth head of the second block"
+        )
+    inner = _inner(decoder)
+    if not isinstance(inner, HasHeads):
+        raise CaptionerError(
+            f"attention: {attention} is for models whose decoder is a Transformer; this one has a single attention, which mean shows"
+        )
     if found is None:
         return None
-    config: Any = decoder.config
+    config: Any = inner.config
     block, head = int(found[1]), int(found[2])
     if not (1 <= block <= config.blocks and 1 <= head <= config.heads):
-        raise CaptionerError(f"heads: there is no head {heads}; this model has blocks 1 to {config.blocks}, each with heads 1 to {config.heads}")
+        raise CaptionerError(
+            f"attention: there is no head {attention}; this model has blocks 1 to {config.blocks}, each with heads 1 to {config.heads}"
+        )
     return block - 1, head - 1
 
 
+@torch.inference_mode()
+def look_again(decoder: Decoder, memory: Memory, captions: Sequence[Sequence[Sequence[int]]], attention: str) -> list[list[Tensor]]:
+    """Return whose attention was asked for, at every word of captions that a search found.
+
+    The decoder reads all captions at once. What it attends to at a word is what it attended to in the search, as it had read the same words then.
+
+    Args:
+        decoder: what wrote the captions.
+        memory: of B images, the one it looked at.
+        captions: for each image its captions, as numbers of words without ``<bos>`` and ``<eos>``.
+        attention: ``2.5`` is the fifth head of the second block; ``heads`` is all of them; ``rollout`` is attention rollout (Abnar and Zuidema 2020,
+            https://arxiv.org/abs/2005.00928): how much of each place there is in a word's vector after all blocks, if each sub-layer of attention
+            mixes half of what its mean head looks at with half of what was there before. The places themselves are followed back through the
+            self-attention of the refiner, if the model has one, and the words through that of the decoder; what is left of words is not counted.
+
+    Returns:
+        For each image and caption (T, N), or (T, L, H, N) for ``heads``, float32 on the CPU.
+
+    Raises:
+        CaptionerError: see :func:`check`.
+    """
+    wanted = check(decoder, attention)
+    if attention == MEAN:
+        raise ValueError("the mean is what a search gives; there is no need to look again")
+    read = [[torch.tensor([BOS, *words[:-1]]) if words else torch.empty(0, dtype=torch.long) for words in mine] for mine in captions]
+    if attention == ROLLOUT:
+        return [[_rolled(decoder, memory[row : row + 1], words) for words in mine] for row, mine in enumerate(read)]
+    tokens = torch.full((len(read), max(map(len, read)), max(1, *(len(words) for mine in read for words in mine))), PAD)
+    for row, mine in enumerate(read):
+        for number, words in enumerate(mine):
+            tokens[row, number, : len(words)] = words
+    found = cross_attention(decoder, memory, tokens.to(memory.vectors.device))
+    chosen = (found if wanted is None else found[:, wanted[0], wanted[1]]).float().cpu()
+    parts = iter(chosen.split([len(words) for mine in read for words in mine]))
+    return [[next(parts) for _ in mine] for mine in read]
+
+
+def _rolled(decoder: Decoder, memory: Memory, words: Tensor) -> Tensor:
+    if not len(words):
+        return torch.zeros(0, memory.places)
+    return rollout(decoder, memory, words.to(memory.vectors.device).view(1, 1, -1)).float().cpu()
+
+
 def cross_attention(decoder: Decoder, memory: Memory, tokens: Tensor) -> Tensor:
-    """Return where each head of each block looked, (T, L, H, N), for one caption (1, 1, T) of one photo."""
+    """Return where each head of each block looked at the real words of captions (B, K, T), in their order: (M, L, H, N)."""
     while isinstance(decoder, Refined):
         memory, decoder = decoder.refiner(memory), decoder.decoder
     assert isinstance(decoder, HasHeads)

@@ -12,7 +12,7 @@ from captioner.decoders import Refined
 from captioner.encoders import TransformerRefiner
 from captioner.encoders.transformer import TransformerRefinerConfig
 from captioner.errors import CaptionerError
-from captioner.figures.heads import check, cross_attention, look_again, rollout
+from captioner.heads import check, cross_attention, rollout
 from captioner.memory import Memory
 from captioner.model import CaptionModel, ModelConfig
 from captioner.positions import sinusoidal
@@ -44,17 +44,41 @@ def caption(captioner: Captioner) -> Caption:
     return captioner(photo())
 
 
-def test_the_mean_of_all_heads_is_what_the_search_found(captioner: Captioner, caption: Caption) -> None:
-    heads = [look_again(captioner, caption, photo(), f"{block}.{head}").attention for block in (1, 2) for head in (1, 2)]
-    assert caption.attention is not None and all(head is not None and head.shape == caption.attention.shape for head in heads)
-    assert float((heads[0] - heads[3]).abs().max()) > 0.01  # type: ignore[operator]
-    # The search ran on the encoder as it is fast here, which may be rounded.
-    torch.testing.assert_close(torch.stack(heads).mean(0), caption.attention, rtol=0, atol=0.02)  # type: ignore[arg-type]
-    assert look_again(captioner, caption, photo(), "mean") is caption
+def test_heads_come_back_from_the_search_and_their_mean_is_what_it_found(captioner: Captioner, caption: Caption) -> None:
+    heads = [captioner(photo(), attention=f"{block}.{head}") for block in (1, 2) for head in (1, 2)]
+    assert [one.attention_of for one in (caption, *heads)] == ["mean", "1.1", "1.2", "2.1", "2.2"]
+    assert all(one.tokens == caption.tokens for one in heads)
+    weights = [one.attention for one in heads]
+    assert caption.attention is not None and all(weight is not None and weight.shape == caption.attention.shape for weight in weights)
+    assert float((weights[0] - weights[3]).abs().max()) > 0.01  # type: ignore[operator]
+    torch.testing.assert_close(torch.stack(weights).mean(0), caption.attention, rtol=0, atol=1e-5)  # type: ignore[arg-type]
+
+
+def test_all_heads_at_once(captioner: Captioner, caption: Caption) -> None:
+    every = captioner(photo(), attention="heads")
+    assert every.heads is not None and every.attention is not None and caption.attention is not None and caption.heads is None
+    torch.testing.assert_close(every.attention, caption.attention)
+    assert every.heads.shape == (len(caption.tokens), 2, 2, caption.attention.shape[1])
+    one = captioner(photo(), attention="2.1").attention
+    torch.testing.assert_close(every.heads[:, 1, 0], one)
+    assert np.shape(every.to_dict(attention=True)["heads"]) == tuple(every.heads.shape)
+
+
+@pytest.mark.parametrize("attention", ["1.2", "rollout"])
+def test_captions_of_many_pictures_have_the_attention_of_one(captioner: Captioner, attention: str) -> None:
+    """Photos and captions of different lengths share a batch; each of the n best has its own attention."""
+    several = Captioner(captioner.model, device="cpu", n_best=3, width=3)
+    pictures = [photo(), photo(50, 90), photo(64, 64)]
+    for together, picture in zip(several(pictures, attention=attention), pictures, strict=True):
+        alone = several(picture, attention=attention)
+        for one, other in zip((together, *together.others), (alone, *alone.others), strict=True):
+            assert one.tokens == other.tokens and one.attention is not None and other.attention is not None
+            assert len(one.attention) == len(one.tokens) and one.attention_of == attention
+            torch.testing.assert_close(one.attention, other.attention, rtol=0, atol=0.02)  # the encoder may be rounded, differently in a batch
 
 
 def test_rollout_of_a_caption_is_attention(captioner: Captioner, caption: Caption) -> None:
-    found = look_again(captioner, caption, photo(), "rollout").attention
+    found = captioner(photo(), attention="rollout").attention
     assert found is not None and caption.attention is not None and found.shape == caption.attention.shape
     torch.testing.assert_close(found.sum(1), torch.ones(len(found)))
     assert float(found.min()) >= 0 and float((found - caption.attention).abs().max()) > 1e-4
@@ -62,16 +86,16 @@ def test_rollout_of_a_caption_is_attention(captioner: Captioner, caption: Captio
 
 @pytest.mark.parametrize("heads", ["0.1", "1.0", "3.1", "1.3", "1", "1.2.3", "max", ""])
 def test_heads_that_are_not_there(captioner: Captioner, heads: str) -> None:
-    with pytest.raises(CaptionerError, match=r"^heads: "):
-        check(captioner, heads)
+    with pytest.raises(CaptionerError, match=r"^attention: "):
+        check(captioner.model.decoder, heads)
 
 
 def test_other_decoders_have_their_mean_alone() -> None:
     other = Captioner(tiny_model(), device="cpu")
-    check(other, "mean")
-    for heads in ("rollout", "1.1"):
+    check(other.model.decoder, "mean")
+    for heads in ("rollout", "1.1", "heads"):
         with pytest.raises(CaptionerError, match="Transformer"):
-            check(other, heads)
+            other(photo(), attention=heads)
 
 
 def _attend(attention: object, norm: object, x: np.ndarray, read: np.ndarray | None, *, causal: bool) -> tuple[np.ndarray, np.ndarray]:

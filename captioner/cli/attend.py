@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from itertools import chain, islice
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from captioner.cli import caption, console
 from captioner.errors import CaptionerError, ImageError
 
+if TYPE_CHECKING:
+    from captioner.caption import Caption
+
 EXAMPLES = """Example: captioner attend photo.jpg -o figure.png
 
-Example: captioner attend photo.jpg -o page.html
+Example: captioner attend photo.jpg -o page.html --n-best 3
+
+Example: captioner attend photo.jpg -o dog.pdf --word dog
 
 Example: captioner attend photos --recursive -o figures --format gif"""
 
-_KINDS = ("png", "gif", "html", "json")
+_KINDS = ("png", "svg", "pdf", "gif", "html", "json")
+_ENDINGS = f"{', '.join(f'.{kind}' for kind in _KINDS[:-1])} or .{_KINDS[-1]}"
 
 
 def _format(kind: str | None) -> str | None:
@@ -30,23 +37,28 @@ def _format(kind: str | None) -> str | None:
 def run(
     paths: caption.Paths,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="A file that ends in .png, .gif, .html or .json; for several pictures the folder of their figures.")
+        Path, typer.Option("--output", "-o", help=f"A file that ends in {_ENDINGS}; for several pictures the folder of their figures.")
     ],
     format: Annotated[
         str | None,
         typer.Option(
             metavar="|".join(_KINDS),
             callback=_format,
-            help="png: a panel for each word. gif: the words one by one. html: a page to explore. json: the numbers. "
+            help="png, svg, pdf: a panel for each word. gif: the words one by one. html: a page to explore. json: the numbers. "
             "By default what the file's name says, in a folder png.",
         ),
     ] = None,
     model: caption.Model = None,
+    word: Annotated[str | None, typer.Option(help="Show this word of the caption alone, large; in png, svg or pdf.")] = None,
     recursive: caption.Recursive = False,
     beam: console.Beam = None,
+    n_best: Annotated[
+        int, typer.Option(min=1, help="Captions of each picture, in html side by side and in json; at most the width of the beam.")
+    ] = 1,
     length_normalisation: console.LengthNormalisation = None,
     heads: Annotated[
-        str, typer.Option(help="Of a Transformer: mean, rollout (all blocks together), or one head as BLOCK.HEAD, for example 2.5.")
+        str,
+        typer.Option(help="Of a Transformer: mean, rollout (all blocks together), one head as BLOCK.HEAD, for example 2.5, or in json all heads."),
     ] = "mean",
     scale: Annotated[
         str, typer.Option(help="Whose strongest attention the last colour stands for: each word's own, or the whole caption's.")
@@ -66,6 +78,11 @@ def run(
     A picture that cannot be read is reported on stderr, and the others go on; the exit code is then 1.
     """
     kind, alone = _kind(output, format)
+    for option, given, kinds in (("--word", word is not None, ("png", "svg", "pdf")), ("--n-best", n_best > 1, ("html", "json"))):
+        if given and kind not in kinds:
+            raise typer.BadParameter(f"{kind} cannot show it; take {', '.join(kinds)}", param_hint=option)
+    if heads == "heads" and kind != "json":
+        raise typer.BadParameter("all heads are numbers for json; give one as BLOCK.HEAD, for example 2.5", param_hint="--heads")
     from captioner.data.find import find_images
 
     failures = console.Failures()
@@ -81,30 +98,39 @@ def run(
     from captioner import Captioner
     from captioner.config import validate
     from captioner.data.images import load_image
-    from captioner.figures import Figure, Style
-    from captioner.figures.heads import check, look_again
+    from captioner.figures import Figure, Style, find_word
+    from captioner.heads import check
 
     style = validate(Style, {"scale": scale, "colours": colours, "smoothing": smoothing}, where="attend")
-    search = console.settings(width=beam, length_normalisation=length_normalisation)
+    search = console.settings(width=beam, n_best=n_best, length_normalisation=length_normalisation)
     captioner = Captioner.from_pretrained(model, device=device, **search)
     if not captioner.model.decoder.attends:
-        raise CaptionerError(f"model {model}: does not attend, so there is nothing to show; take one that does, such as show_attend_tell")
-    check(captioner, heads)
+        raise CaptionerError(f"{model}: does not attend to places, so there is no heatmap to show; take a model that does, such as show_attend_tell")
+    check(captioner.model.decoder, heads)
     used: set[str] = set()
     with console.progress("Drawing", show=not alone and console.talks(stdout=True)) as progress:
-        for done, result in enumerate(captioner.stream(chain(first, found), workers=workers, max_pixels=max_pixels), start=1):
+        results = captioner.stream(chain(first, found), workers=workers, max_pixels=max_pixels, attention=heads)
+        for done, result in enumerate(results, start=1):
             try:
                 if isinstance(result, ImageError):
                     raise result
                 source = result.source or ""
-                photo = load_image(source, max_pixels=max_pixels)
-                drawn = Figure(look_again(captioner, result, photo, heads), photo, style, heads)
+                number = None if word is None else _find(find_word, result, word)
+                drawn = Figure(result, load_image(source, max_pixels=max_pixels), style, number)
                 file = drawn.save(output if alone else output / _name(source, kind, used), kind)
                 typer.echo(f"{file}: {result.text}")
-            except ImageError as error:
+            except CaptionerError as error:
                 failures(error)
             progress(done, None)
     failures.exit()
+
+
+def _find(find: Callable[[Caption, str], int], result: Caption, word: str) -> int:
+    """Return the word's number in a caption, with the picture's name in the error if there is none."""
+    try:
+        return find(result, word)
+    except CaptionerError as error:
+        raise CaptionerError(f"{result.source}: {error}") from None
 
 
 def _kind(output: Path, given: str | None) -> tuple[str, bool]:
@@ -114,9 +140,7 @@ def _kind(output: Path, given: str | None) -> tuple[str, bool]:
     if output.is_dir() or not (named or output.is_file()):
         return given or "png", False
     if given is None and named not in _KINDS:
-        raise typer.BadParameter(
-            f"{output}: the name must end in .png, .gif, .html or .json, or be that of a folder; or give --format", param_hint="--output"
-        )
+        raise typer.BadParameter(f"{output}: the name must end in {_ENDINGS}, or be that of a folder; or give --format", param_hint="--output")
     return given or named, True
 
 

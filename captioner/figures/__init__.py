@@ -1,6 +1,6 @@
 """Where a model looked, drawn: panels for a paper, an animation, a page to play with, and the plain numbers."""
 
-from captioner.figures.figure import FORMATS, Figure, figure, format_of
+from captioner.figures.figure import DRAWN, FORMATS, Figure, figure, find_word, format_of
 from captioner.figures.style import Style
 
-__all__ = ["FORMATS", "Figure", "Style", "figure", "format_of"]
+__all__ = ["DRAWN", "FORMATS", "Figure", "Style", "figure", "find_word", "format_of"]

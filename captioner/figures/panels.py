@@ -1,4 +1,4 @@
-"""A sheet with a panel for each word, as in figure 3 of Show, Attend and Tell (Xu et al. 2015, https://arxiv.org/abs/1502.03044)."""
+"""A sheet with a panel for each word, or one large panel for a single word, as in figure 3 of Show, Attend and Tell (Xu et al. 2015, https://arxiv.org/abs/1502.03044)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 from captioner.caption import Caption
 from captioner.figures.heat import Box, Heat
 from captioner.figures.paint import COLOURS, fit, overlay, palette, toned
-from captioner.figures.sheet import PALE, Sheet, shortened, width_of, wrapped
+from captioner.figures.sheet import INK, PALE, Sheet, shortened, width_of, wrapped
 from captioner.figures.style import Style
 
 _WIDEST, _TALLEST = 60.0, 0.4  # width / height of a panel; a photo of another shape does not fill one
@@ -62,7 +62,7 @@ def arrange(panels: int, shape: float, width: int, text: float) -> Layout:
         layout = Layout(columns, rows, (across, max(1, round(across / shape))), head, gap)
         empty = (rows * columns - panels) / columns
         narrow = max(0.0, math.log(7 * text / across))  # a word of middling length and its number need about this
-        cost = abs(math.log(layout.height / width / _WANTED)) + 0.35 * empty + narrow
+        cost = abs(math.log(layout.height / width / _WANTED)) + 1.1 * empty + narrow
         if best is None or cost < best[0]:
             best = cost, layout
     assert best is not None
@@ -116,13 +116,52 @@ def sheet(caption: Caption, photo: Image.Image, style: Style, note: str = "") ->
         mark_regions(page, heat, word, at, drawn.size, small)
         mark_seen(page, caption.seen, at, drawn.size)
         peak = percent(heat.peak(word))
-        room = layout.panel[0] - width_of(peak, small) - 0.5 * text
+        across = min(layout.panel[0], max(drawn.width, round(4 * text)))
+        room = across - width_of(peak, small) - 0.5 * text
         name = caption.tokens[word]
         if room < width_of(name, text, "bold"):  # the word goes before its number
-            peak, room = "", layout.panel[0]
+            peak, room = "", float(layout.panel[0])
         page.text(x, line_of_words, shortened(name, room, text, "bold"), text, weight="bold")
-        page.text(x + layout.panel[0], line_of_words, peak, small, colour=PALE, align="right")
-    _legend(page, style, margin, page.size[1] - margin, small, note)
+        page.text(x + across, line_of_words, peak, small, colour=PALE, align="right")
+    _legend(page, style, margin, page.size[1] - margin, small, "above each panel: the word's largest weight on one place", note)
+    return page
+
+
+def single(caption: Caption, photo: Image.Image, style: Style, word: int, note: str = "") -> Sheet:
+    """Lay out one large panel: the caption with one of its words picked out, where that word looked below it.
+
+    Args:
+        caption: with attention.
+        photo: the whole photo, upright.
+        style: how it looks.
+        word: its number.
+        note: what else to say below, for example which head looked.
+
+    Raises:
+        CaptionerError: see :class:`Heat`.
+    """
+    heat, colours = Heat(caption, style), palette(style)
+    unit = style.width / 100
+    title, small, margin = 2.4 * unit, 1.5 * unit, round(2.2 * unit)
+    inner = style.width - 2 * margin
+    drawn = fit(photo, (inner, inner))
+    inner = max(drawn.width, inner // 2)  # a tall photo makes a narrow sheet, though one that a caption can be read on
+    words = [shortened(token, inner, title, "bold") for token in caption.tokens]
+    lines = wrapped(words, inner, title, "bold")
+    top = margin + round(len(lines) * title * 1.45 + 0.4 * unit)
+    page = Sheet((inner + 2 * margin, top + drawn.height + round(1.6 * unit) + round(small * 1.2) + margin))
+    space = width_of("a a", title) - 2 * width_of("a", title)
+    for number, line in enumerate(lines):
+        x = float(margin)
+        for i in line:
+            weight, colour = ("bold", INK) if i == word else ("normal", PALE)
+            page.text(x, margin + title * (0.8 + 1.45 * number), words[i], title, weight=weight, colour=colour)
+            x += width_of(words[i], title, weight) + space
+    at = (margin + (inner - drawn.width) // 2, top)
+    page.place(overlay(toned(drawn), heat.maps(drawn.size).share(word), colours), *at)
+    mark_regions(page, heat, word, at, drawn.size, small)
+    mark_seen(page, caption.seen, at, drawn.size)
+    _legend(page, style, margin, page.size[1] - margin, small, f"peak {percent(heat.peak(word))}", note)
     return page
 
 
@@ -156,7 +195,7 @@ def mark_seen(page: Sheet, seen: Box, at: tuple[int, int], size: tuple[int, int]
         page.frame(_on(seen, at, size), colour="#ffffff", width=page.size[0] / 900, dashed=True)
 
 
-def _legend(page: Sheet, style: Style, left: int, bottom: int, text: float, note: str) -> None:
+def _legend(page: Sheet, style: Style, left: int, bottom: int, text: float, *notes: str) -> None:
     """Show the colours, on the grey of a photo, and say what they stand for."""
     width, height = round(14 * text), max(3, round(0.75 * text))
     ramp = np.repeat(np.linspace(0, 1, width)[None], height, axis=0)
@@ -165,6 +204,6 @@ def _legend(page: Sheet, style: Style, left: int, bottom: int, text: float, note
     page.place(overlay(grey, np.rint(ramp * (COLOURS - 1)) / (COLOURS - 1), palette(style)), x, bottom - height)
     page.text(left, bottom, "0", text, colour=PALE)
     whose = "the word" if style.scale == "word" else "the caption"
-    said = f"strongest of {whose}  ·  above each panel: the word's largest weight on one place" + (f"  ·  {note}" if note else "")
+    said = "  ·  ".join((f"strongest of {whose}", *filter(None, notes)))
     after = x + width + 0.5 * text
     page.text(after, bottom, shortened(said, page.size[0] - left - after, text), text, colour=PALE)

@@ -5,7 +5,8 @@ The record is what :meth:`Caption.to_dict` gives with ``attention=True``, and wh
 - ``format``: 1.
 - ``image``: the photo's file, if it came from one; ``caption``, ``tokens`` (T words), ``log_probability`` (nats).
 - ``attention``: T rows of N weights, each row summing to one.
-- ``attention_of``: ``mean`` for the model's own attention; else which heads, see :func:`captioner.figures.heads.look_again`.
+- ``attention_of``: ``mean`` for the model's own attention; else which heads, see :func:`captioner.heads.look_again`.
+- ``others``: the next best captions, if they were asked for, each with ``caption``, ``tokens``, ``log_probability`` and ``attention`` to the same places.
 - ``picture``: ``{"width", "height"}`` of the photo in pixels, upright (as EXIF says it is to be shown).
 - ``seen``: ``[x0, y0, x1, y1]``, the part of that photo which the model saw, relative to its width and height.
 - ``grid``: ``[rows, columns]`` when the N places are cells of a grid, row by row, else null. Cell n lies in row ``n // columns``, column ``n % columns``;
@@ -24,7 +25,7 @@ from captioner.figures.style import Style
 FORMAT = 1
 
 
-def record(caption: Caption, size: tuple[int, int], heads: str = "mean") -> dict[str, Any]:
+def record(caption: Caption, size: tuple[int, int]) -> dict[str, Any]:
     """Return the record of a caption of a photo of (width, height) pixels.
 
     Raises:
@@ -32,4 +33,7 @@ def record(caption: Caption, size: tuple[int, int], heads: str = "mean") -> dict
     """
     Heat(caption, Style())  # says what is missing, if something is
     value = caption.to_dict(attention=True)
-    return {"format": FORMAT, **value, "attention_of": heads, "picture": {"width": size[0], "height": size[1]}}
+    if caption.others:
+        whole = (other.to_dict(attention=True) for other in caption.others)
+        value["others"] = [{key: other[key] for key in ("caption", "tokens", "log_probability", "attention")} for other in whole]
+    return {"format": FORMAT, **value, "picture": {"width": size[0], "height": size[1]}}

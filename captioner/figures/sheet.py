@@ -5,10 +5,12 @@ It is drawn by matplotlib through its objects alone: pyplot would keep every fig
 
 from __future__ import annotations
 
+import io
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, fontManager
@@ -126,6 +128,13 @@ class Sheet:
         # Over whole pixels, so that each is drawn as it is.
         self._axes.imshow(self._pixels, extent=(0, width, height, 0), interpolation="nearest", aspect="auto", zorder=1)
         return self._figure
+
+    def printed(self, kind: Literal["pdf", "svg"], metadata: dict[str, str | None]) -> bytes:
+        """Write the sheet as a file of vectors: text and outlines stay sharp at any size, the pictures keep their pixels."""
+        stream = io.BytesIO()
+        with rc_context({"pdf.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "captioner"}):
+            self.figure().savefig(stream, format=kind, metadata=metadata)
+        return stream.getvalue()
 
     def image(self) -> Image.Image:
         """Draw the sheet; its figure is given up, as its circles of references would keep its pixels until the next collection."""

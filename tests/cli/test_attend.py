@@ -15,7 +15,9 @@ def attend(run, model: Path):
     return lambda *arguments, **more: run("attend", "--model", model, "--workers", 1, "--device", "cpu", *arguments, **more)
 
 
-@pytest.mark.parametrize("kind, magic", [("png", b"\x89PNG"), ("gif", b"GIF8"), ("html", b"<!doctype html>"), ("json", b"{")])
+@pytest.mark.parametrize(
+    "kind, magic", [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml"), ("gif", b"GIF8"), ("html", b"<!doctype html>"), ("json", b"{")]
+)
 def test_one_picture_gives_the_file_that_was_named(attend, photos: Path, tmp_path: Path, kind: str, magic: bytes) -> None:
     file = tmp_path / "new" / f"figure.{kind}"
     result = attend(photos / "red.jpg", "-o", file)
@@ -39,6 +41,25 @@ def test_a_folder_of_pictures_with_a_bad_one(attend, photos: Path, tmp_path: Pat
     assert [len(row) for row in value["attention"]] == [rows * columns] * len(value["tokens"])
 
 
+def test_one_word_alone_and_photos_whose_caption_lacks_it(attend, photos: Path, tmp_path: Path) -> None:
+    attend(photos, "-o", tmp_path / "all", "--format", "json")
+    values = [json.loads(path.read_text()) for path in sorted((tmp_path / "all").iterdir())]
+    word = values[0]["tokens"][0]
+    have = {Path(value["image"]).name for value in values if word in value["tokens"]}
+    result = attend(photos, "-o", tmp_path / "one", "--word", word)
+    assert {line.split(": ")[0].removesuffix(".attention.png") for line in map(str, result.lines)} == {
+        str(tmp_path / "one" / Path(name).stem) for name in have
+    }
+    absent = attend(photos / "red.jpg", "-o", tmp_path / "none.png", "--word", "zebra")
+    assert absent.code == 1 and f"{photos / 'red.jpg'}: there is no word 'zebra'" in absent.err and not (tmp_path / "none.png").exists()
+
+
+def test_the_n_best(attend, photos: Path, tmp_path: Path) -> None:
+    assert attend(photos / "red.jpg", "-o", tmp_path / "a.json", "--n-best", 3).code == 0
+    others = json.loads((tmp_path / "a.json").read_text())["others"]
+    assert len(others) == 2 and all(len(other["attention"]) == len(other["tokens"]) for other in others)
+
+
 def test_a_folder_gets_png_by_default(attend, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "v1.figures").mkdir()
     assert attend(photos / "red.jpg", "-o", tmp_path / "v1.figures").code == 0
@@ -60,8 +81,11 @@ def test_a_bad_picture_leaves_no_file(attend, photos: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        (["-o", "figure.pdf"], ".html"),
-        (["-o", "figure.png", "--format", "pdf"], "png, gif, html, json"),
+        (["-o", "figure.bmp"], ".html"),
+        (["-o", "figure.png", "--format", "bmp"], "png, svg, pdf"),
+        (["-o", "figure.gif", "--word", "dog"], "take png, svg, pdf"),
+        (["-o", "figure.png", "--n-best", "2"], "take html, json"),
+        (["-o", "figure.png", "--heads", "heads"], "json"),
         (["{photos}", "-o", "figure.png"], "give a folder"),
     ],
 )
@@ -100,7 +124,7 @@ def test_a_model_that_does_not_attend(run, photos: Path, tmp_path: Path) -> None
         blind = CaptionModel.build(config, Vocabulary(["a", "dog"]))
     blind.tuned_stages = blind.encoder.stages
     result = run("attend", "--model", save_model(tmp_path / "blind", blind), photos / "red.jpg", "-o", tmp_path / "figure.png")
-    assert result.code == 1 and "does not attend" in result.err and not (tmp_path / "figure.png").exists()
+    assert result.code == 1 and "does not attend" in result.err and "show_attend_tell" in result.err and not (tmp_path / "figure.png").exists()
 
 
 def test_nothing_found(attend, tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ import json
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
+import matplotlib.figure
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ from PIL import Image
 
 from captioner.caption import Caption
 from captioner.errors import CaptionerError, ConfigError
-from captioner.figures import Figure, Style
+from captioner.figures import Figure, Style, figure, find_word
 from captioner.figures.heat import Heat
 from captioner.figures.paint import fit, overlay, palette
 from captioner.figures.panels import arrange, mark_regions, percent
@@ -33,7 +35,7 @@ def test_panels_fit_on_the_sheet_and_fill_it_well(panels: int, shape: float) -> 
     assert layout.columns * layout.rows >= panels > layout.columns * (layout.rows - 1)
     assert layout.columns * layout.panel[0] + (layout.columns - 1) * layout.gap <= 1700
     if panels > 1 and 0.5 <= shape <= 2:
-        assert 0.3 < layout.height / 1700 < 1.3
+        assert 0.3 < layout.height / 1700 < 1.5
         assert layout.panel[0] >= 5 * 28
 
 
@@ -142,12 +144,49 @@ def test_json_holds_what_is_needed_to_draw() -> None:
 
 def test_the_name_says_the_format(tmp_path: Path) -> None:
     drawn = Figure(grid_caption(), photo(), Style(**SMALL))
-    for name, magic in (("a.png", b"\x89PNG"), ("b.GIF", b"GIF8"), ("c.htm", b"<!doctype html>"), ("new/d.json", b"{")):
+    names = (("a.png", b"\x89PNG"), ("b.GIF", b"GIF8"), ("c.htm", b"<!doctype html>"), ("new/d.json", b"{"), ("e.pdf", b"%PDF"), ("f.svg", b"<?xml"))
+    for name, magic in names:
         assert drawn.save(tmp_path / name).read_bytes().startswith(magic)
     assert drawn.save(tmp_path / "odd.name", "json").read_bytes().startswith(b"{")
-    with pytest.raises(CaptionerError, match="png, gif, html, json"):
-        drawn.save(tmp_path / "e.pdf")
-    assert not (tmp_path / "e.pdf").exists()
+    with pytest.raises(CaptionerError, match="png, svg, pdf, gif, html, json"):
+        drawn.save(tmp_path / "e.bmp")
+    assert not (tmp_path / "e.bmp").exists()
+
+
+def test_pdf_and_svg_are_vectors_and_alike_each_time() -> None:
+    drawn = Figure(grid_caption(text="$x$ <dog> & co"), photo(), Style(**SMALL))
+    pdf, svg = drawn.pdf(), drawn.svg()
+    assert b"/TrueType" in pdf or b"/Type /Font" in pdf
+    assert pdf == drawn.pdf() and svg == drawn.svg()
+    tree = ElementTree.fromstring(svg)
+    assert len(tree.findall(".//{http://www.w3.org/2000/svg}image")) == 1 and len(tree.findall(".//{http://www.w3.org/2000/svg}path")) > 10
+
+
+def test_one_word_alone() -> None:
+    caption = grid_caption(text="a dog and a cat")
+    assert [find_word(caption, word) for word in ("a", "DOG", "cat", 3)] == [0, 1, 4, 3]
+    for word in ("dogs", "", 5, -1):
+        with pytest.raises(CaptionerError, match="no word"):
+            find_word(caption, word)
+    for size in ((80, 60), (10, 300), (300, 10)):
+        drawn = Figure(caption, photo(*size), Style(**SMALL), word=1).image()
+        assert drawn.width <= 400
+        other = Figure(caption, photo(*size), Style(**SMALL), word=4).image()
+        assert drawn.size == other.size and np.abs(np.asarray(drawn).astype(int) - np.asarray(other)).max() > 50
+
+
+def test_one_word_alone_is_drawn_and_not_played(tmp_path: Path) -> None:
+    drawn = Figure(grid_caption(), photo(), Style(**SMALL), word=1)
+    with pytest.raises(CaptionerError, match="gif shows all words; take png, svg, pdf"):
+        drawn.save(tmp_path / "a.gif")
+    assert drawn.save(tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_json_of_the_n_best_has_the_attention_of_each() -> None:
+    caption = replace(grid_caption(), others=[grid_caption(words=2), grid_caption(words=3)])
+    value = json.loads(Figure(caption, photo(), Style()).json())
+    assert [np.shape(other["attention"]) for other in value["others"]] == [(2, 12), (3, 12)]
+    assert value["others"][1]["tokens"] == ["word0", "word1", "word2"]
 
 
 def test_a_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,17 +204,27 @@ def test_a_caption_finds_its_photo_upright(tmp_path: Path) -> None:
     exif[0x0112] = 6  # to be turned by a quarter
     photo(80, 60).save(file, exif=exif)
     caption = replace(grid_caption(), source=str(file))
-    assert caption.figure().photo.size == (60, 80)
-    assert json.loads(caption.figure().json())["picture"] == {"width": 60, "height": 80}
-    assert caption.figure(photo(30, 20), colours="cividis").photo.size == (30, 20)
+    assert figure(caption).photo.size == (60, 80)
+    assert json.loads(figure(caption).json())["picture"] == {"width": 60, "height": 80}
+    assert figure(caption, photo(30, 20), colours="cividis").photo.size == (30, 20)
+
+
+def test_a_caption_gives_a_figure_of_matplotlib(tmp_path: Path) -> None:
+    caption = grid_caption()
+    drawn = caption.figure(photo(), width=600)
+    assert isinstance(drawn, matplotlib.figure.Figure) and drawn.get_figwidth() * drawn.dpi == pytest.approx(600)
+    stream = io.BytesIO()
+    drawn.savefig(stream, format="png")
+    np.testing.assert_array_equal(np.asarray(Image.open(stream).convert("RGB")), np.asarray(Figure(caption, photo(), Style(width=600)).image()))
+    assert caption.save_figure(tmp_path / "one.svg", photo(), word="word2", width=300).read_bytes().startswith(b"<?xml")
     with pytest.raises(ConfigError, match=r"colour.*Did you mean 'colours'"):
-        caption.figure(colour="red")
+        caption.figure(photo(), colour="red")
     with pytest.raises(ConfigError, match="no such colour map"):
-        caption.figure(colours="rainbowish")
+        caption.figure(photo(), colours="rainbowish")
     with pytest.raises(CaptionerError, match="give the picture"):
-        grid_caption().figure()
+        caption.figure()
     with pytest.raises(CaptionerError, match="does not attend"):
-        replace(caption, attention=None).figure()
+        replace(caption, attention=None).figure(photo())
 
 
 def test_fit_keeps_the_shape() -> None:
