@@ -115,7 +115,9 @@ def main() -> None:
     scores = {}
     for search, settings in SEARCHES.items():
         captioner = Captioner(model, length_normalisation=arguments.length_normalisation, **settings)
-        scores[search] = evaluate(captioner, dev, features=features, metrics=("BLEU", "METEOR", "ROUGE-L", "CIDEr")).scores.values
+        found = evaluate(captioner, dev, features=features, metrics=("BLEU", "METEOR", "ROUGE-L", "CIDEr")).scores
+        assert found is not None  # dev has references
+        scores[search] = found.values
         print(search, {name: round(100 * value, 1) for name, value in scores[search].items()}, flush=True)
     best = max(SEARCHES, key=lambda search: scores[search]["CIDEr"])
     search = {**SEARCHES[best], "length_normalisation": arguments.length_normalisation}

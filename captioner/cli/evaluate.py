@@ -1,4 +1,4 @@
-"""``captioner evaluate``: score a model's captions, or a translator's translations."""
+"""``captioner evaluate``: score a model's captions, those of another program, where a model looks, or a translator's translations."""
 
 from __future__ import annotations
 
@@ -6,68 +6,133 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from captioner import files
 from captioner.cli import console
+from captioner.errors import CaptionerError
+
+if TYPE_CHECKING:
+    from captioner.data.captions import CaptionData
+    from captioner.evaluation.evaluate import Evaluation
 
 EXAMPLES = """Example: captioner evaluate show_attend_tell flickr8k --split test
 
 Example: captioner evaluate models/mine dataset_coco.json --split test --beam 3 --metrics BLEU,CIDEr --output-captions captions.json
 
+Example: captioner evaluate dataset_coco.json --split test --captions results_of_another_program.json --per-image each.csv
+
+Example: captioner evaluate models/mine image_info_test2014.json --images test2014 --output-captions captions_test2014_mine_results.json
+
+Example: captioner evaluate show_attend_tell captions_val2017.json --grounding instances_val2017.json
+
 Example: captioner evaluate models/en_de multi30k --split val"""
 
 
+def _table(path: Path | None) -> Path | None:
+    if path is not None and path.suffix.lower() not in (".json", ".csv"):
+        raise typer.BadParameter(f"{path}: the name must end in .json or .csv")
+    return path
+
+
 def run(
-    model: Annotated[str, typer.Argument(help="A shipped model, a model folder, or user/model on the Hugging Face hub.")],
-    data: Annotated[Path, typer.Argument(help="The caption data set, a file or folder; for a translator the folder of val.en, val.de and such.")],
-    split: Annotated[str | None, typer.Option(help="The split to caption or translate.", show_default="dev, for a translator val")] = None,
+    model: Annotated[
+        str, typer.Argument(metavar="[MODEL]", help="A shipped model, a model folder, or user/model on the Hugging Face hub; none with --captions.")
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Argument(metavar="DATA", show_default=False, help="The caption data set, a file or folder; for a translator the folder of val.en, ..."),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="The split to caption or translate.", show_default="the only one there is, else dev; for a translator val")
+    ] = None,
     images: Annotated[Path | None, typer.Option(file_okay=False, help="Folder of the pictures, if they are not beside the data.")] = None,
     restval: Annotated[bool, typer.Option("--restval", help="Count COCO's restval photos as train.")] = False,
+    captions: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Score these captions, a COCO results file that any program wrote, and not a model's.")
+    ] = None,
+    grounding: Annotated[
+        Path | None,
+        typer.Option(
+            dir_okay=False, metavar="BOXES", help="Measure instead whether the model looks at what it names: COCO instances of the same image ids."
+        ),
+    ] = None,
     beam: console.Beam = None,
     length_normalisation: console.LengthNormalisation = None,
     features: Annotated[Path | None, typer.Option(help="Read features from this store and not the pictures.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures or sentences in a batch.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures or sentences in a batch.")] = 16,
     device: console.Device = "auto",
     metrics: Annotated[
         list[str] | None, typer.Option(help="BLEU, METEOR, ROUGE-L, CIDEr, SPICE, joined by commas; all of them if not given.")
     ] = None,
     output_captions: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="Write the captions as a COCO results file, or the translations as JSON with their sources.")
+        Path | None,
+        typer.Option(dir_okay=False, help="Write the captions as a COCO results file, which COCO's test server takes; translations as JSON."),
     ] = None,
     output_scores: Annotated[Path | None, typer.Option(dir_okay=False, help="Write the scores as JSON.")] = None,
+    per_image: Annotated[
+        Path | None, typer.Option(dir_okay=False, callback=_table, help="Write the scores of every picture with its caption, as .json or .csv.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
     """Caption a split of a data set and score the captions against all of its references.
 
     A translator's translations are scored against the other language's file, by sacrebleu: BLEU and chrF.
 
+    With --grounding the attention is held against boxes, for the captions that the model writes and for the references.
+
+    Photos without references are captioned, for --output-captions, and not scored.
+
     The table is in percent, as in papers; JSON has plain scores.
 
-    Pictures that cannot be read, and pairs of sentences with an empty one, are reported on stderr and not scored; the exit code is then 1.
+    What cannot be used is reported on stderr and not scored, the rest is; the exit code is then 1.
     """
-    from captioner import checkpoint
-
-    folder = checkpoint.locate(model, kind=None)
+    given = {
+        "--captions": captions,
+        "--grounding": grounding,
+        "--images": images,
+        "--restval": restval,
+        "--features": features,
+        "--metrics": metrics,
+        "--beam": beam,
+        "--length-normalisation": length_normalisation,
+        "--output-captions": output_captions,
+        "--per-image": per_image,
+    }
+    if captions is None and data is None:
+        raise typer.BadParameter("give a model and the data", param_hint="DATA")
+    if captions is not None and data is None:
+        model, data = str(captions), Path(model)
+    elif captions is not None:
+        raise typer.BadParameter(f"there are captions to score already; leave the model {model} out", param_hint="--captions")
+    assert data is not None
+    names = tuple(name.strip() for names in metrics or () for name in names.split(",") if name.strip())
     search = console.settings(width=beam, length_normalisation=length_normalisation)
-    if checkpoint.kind_of(folder) == checkpoint.TRANSLATOR:
-        for option, given in (("--images", images), ("--restval", restval), ("--features", features), ("--metrics", metrics)):
-            if given:
-                raise typer.BadParameter(f"{model} is a translator, and this is for captioners; leave it out", param_hint=option)
-        result = _translations(folder, data, split or "val", batch_size, device, search, output_captions)
+    if captions is not None:
+        _refuse(given, "is for models, and captions are given", *_SEARCH, "--features", "--grounding", "--output-captions")
+        result = _given_captions(captions, _read(data, images, split, restval), names, per_image)
     else:
-        names = tuple(name.strip() for names in metrics or () for name in names.split(",") if name.strip())
-        result = _captions(folder, data, split or "dev", batch_size, device, search, output_captions, images, restval, features, names)
+        from captioner import checkpoint
+
+        folder = checkpoint.locate(model, kind=None)
+        if checkpoint.kind_of(folder) == checkpoint.TRANSLATOR:
+            _refuse(given, f"is for captioners, and {model} is a translator", *_PICTURES, "--metrics", "--grounding", "--per-image")
+            result = _translations(folder, data, split or "val", batch_size, device, search, output_captions)
+        elif grounding is not None:
+            _refuse(given, "is for captions, and --grounding measures attention", "--features", "--metrics", "--output-captions", "--per-image")
+            result = _grounding(folder, grounding, _read(data, images, split, restval), batch_size, device, search)
+        else:
+            part = _read(data, images, split, restval)
+            result = _captions(folder, part, batch_size, device, search, output_captions, features, names, per_image)
     record = {"model": model, "data": str(data)} | result.record
     if output_scores:
         files.write_json(output_scores, record)
     if json:
         typer.echo(console.json_text(record, indent=2))
     else:
-        _print_table(f"{model} on {result.data}", record["scores"])
-        typer.echo(f"{record[result.units]:,} {result.units}, {record[f'{result.units}_per_second']:.1f} {result.units}/s")
+        _print(f"{model} on {result.data}", record)
     for line in record["notes"]:
         console.note(line)
     failures = console.Failures()
@@ -76,31 +141,45 @@ def run(
     failures.exit()
 
 
+_SEARCH = ("--beam", "--length-normalisation")
+_PICTURES = ("--images", "--restval", "--features")
+
+
+def _refuse(given: dict[str, Any], why: str, *options: str) -> None:
+    for option in options:
+        if given[option]:
+            raise typer.BadParameter(f"it {why}; leave it out", param_hint=option)
+
+
+def _read(data: Path, images: Path | None, split: str | None, restval: bool) -> CaptionData:
+    """Read a split, photos without captions included: the one that was asked for, the only one there is, or dev."""
+    from captioner.data.annotations import read_captions
+
+    whole = read_captions(data, images=images, captionless=True)
+    return whole.split(split or (next(iter(whole.splits)) if len(whole.splits) == 1 else "dev"), restval=restval)
+
+
 class _Result(NamedTuple):
-    """The name of the data, what was counted (images or sentences), the record of it all, and what could not be used."""
+    """The name of the data, the record of what was found, and what could not be used."""
 
     data: str
-    units: str
     record: dict[str, Any]
     wrong: Sequence[object]
 
 
 def _captions(
     model: Path,
-    data: Path,
-    split: str,
+    part: CaptionData,
     batch_size: int,
     device: str,
     search: dict[str, Any],
     output: Path | None,
-    images: Path | None,
-    restval: bool,
     features: Path | None,
     metrics: tuple[str, ...],
+    per_image: Path | None,
 ) -> _Result:
-    from captioner.data.annotations import read_captions
-
-    part = read_captions(data, images=images).split(split, restval=restval)
+    if output is None and not any(photo.captions for photo in part.photos):
+        raise CaptionerError(f"{part.name}: its photos have no captions to score against; write the model's with --output-captions")
 
     from captioner import Captioner
     from captioner.data.features import FeatureStore
@@ -112,17 +191,79 @@ def _captions(
     store = FeatureStore(features, encoder=captioner.model.encoder) if features else None
     keep = None if output is None else partial(write_results, output)
     with console.progress("Captioning") as progress:
-        result = evaluate(captioner, part, features=store, metrics=metrics or DEFAULT_METRICS, batch_size=batch_size, progress=progress, keep=keep)
+        result = evaluate(
+            captioner,
+            part,
+            features=store,
+            metrics=metrics or DEFAULT_METRICS,
+            batch_size=batch_size,
+            per_image=per_image is not None,
+            progress=progress,
+            keep=keep,
+        )
+    more = {"images_per_second": round(len(result.captions) / result.seconds, 2), "search": captioner.search.model_dump()}
+    return _of_captions(result, part, more, per_image)
+
+
+def _given_captions(captions: Path, part: CaptionData, metrics: tuple[str, ...], per_image: Path | None) -> _Result:
+    from captioner.evaluation.evaluate import evaluate_captions
+    from captioner.evaluation.results import read_results
+    from captioner.evaluation.scores import DEFAULT_METRICS
+
+    said = read_results(captions)
+    result = evaluate_captions(said, part, metrics=metrics or DEFAULT_METRICS, per_image=per_image is not None, source=str(captions))
+    return _of_captions(result, part, {}, per_image)
+
+
+def _of_captions(result: Evaluation, part: CaptionData, more: dict[str, Any], per_image: Path | None) -> _Result:
+    split = part.photos[0].split
     record = {
         "split": split,
         "images": len(result.captions),
-        "images_per_second": round(len(result.captions) / result.seconds, 2),
-        "search": captioner.search.model_dump(),
-        "scores": result.scores.values,
-        "notes": result.scores.notes,
+        **more,
+        "scoring_seconds": round(result.scoring_seconds, 2),
+        "scores": result.scores.values if result.scores else {},
+        "notes": result.scores.notes if result.scores else [f"{part.name}: no photo has a caption by people, so that nothing is scored."],
         "unreadable": [str(error) for error in result.errors],
     }
-    return _Result(f"{part.name}, {split}", "images", record, result.errors)
+    if per_image and result.scores:
+        rows = [{"image_id": image, "caption": result.captions[image], **scores} for image, scores in result.scores.per_image.items()]
+        _write_rows(per_image, rows)
+    return _Result(f"{part.name}, {split}", record, result.errors)
+
+
+def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    if path.suffix.lower() == ".json":
+        files.write_json(path, rows)
+        return
+    import csv
+
+    with files.atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+
+
+def _grounding(model: Path, boxes: Path, part: CaptionData, batch_size: int, device: str, search: dict[str, Any]) -> _Result:
+    from dataclasses import asdict
+
+    from captioner import Captioner
+    from captioner.evaluation.grounding import ground
+
+    captioner = Captioner.from_pretrained(model, device=device, **search)
+    with console.progress("Looking") as progress:
+        found = ground(captioner, boxes, part, batch_size=batch_size, progress=progress)
+    split = part.photos[0].split
+    record = {
+        "split": split,
+        "images": found.photos,
+        "boxes": str(boxes),
+        "search": captioner.search.model_dump(),
+        "grounding": {"generated": asdict(found.generated), "references": asdict(found.references)},
+        "notes": [],
+        "unreadable": [str(error) for error in found.errors],
+    }
+    return _Result(f"{part.name}, {split}, boxes of {boxes.name}", record, found.errors)
 
 
 def _translations(model: Path, data: Path, split: str, batch_size: int, device: str, search: dict[str, Any], output: Path | None) -> _Result:
@@ -149,16 +290,53 @@ def _translations(model: Path, data: Path, split: str, batch_size: int, device: 
         "notes": [],
         "unreadable": [str(problem) for problem in text.problems],
     }
-    return _Result(f"{text.name}, {config.source} to {config.target}", "sentences", record, text.problems)
+    return _Result(f"{text.name}, {config.source} to {config.target}", record, text.problems)
 
 
-def _print_table(title: str, scores: dict[str, float]) -> None:
+def _print(title: str, record: dict[str, Any]) -> None:
+    if "grounding" in record:
+        _print_grounding(title, record["grounding"])
+    elif record["scores"]:
+        _print_table(title, ("metric", "percent"), [(name, f"{100 * value:.1f}") for name, value in record["scores"].items()])
+    units = "sentences" if "sentences" in record else "images"
+    rate = record.get(f"{units}_per_second")
+    typer.echo(f"{record[units]:,} {units}" + (f", {rate:.1f} {units}/s" if rate else ""))
+
+
+def _print_grounding(title: str, found: dict[str, Any]) -> None:
+    from captioner.evaluation.bootstrap import Interval
+    from captioner.evaluation.grounding import GAINS, METRICS
+
+    def percent(part: str, name: str) -> str:
+        score = found[part]["scores"].get(name)
+        return Interval(**score).percent() if score else "-"
+
+    rows = [(name, *(percent(part, name) for part in found)) for name in (*METRICS, *GAINS)]
+    rows += [(f"{unit} counted", *(f"{found[part][unit]:,}" for part in found)) for unit in ("words", "photos")]
+    rows += [("words of absent classes", *(f"{found[part]['absent']:,}" for part in found))]
+    _print_table(f"{title}; percent, 95 % intervals", ("", "generated", "references"), rows)
+    generated, references = found["generated"]["classes"], found["references"]["classes"]
+    classes = [
+        (
+            name,
+            *(
+                f"{mine[name][0]:,}: {100 * mine[name][1]:.0f} / {100 * mine[name][2]:.0f}" if name in mine else "-"
+                for mine in (generated, references)
+            ),
+        )
+        for name in list(references)[:12]
+    ]
+    _print_table("words: pointing / mass, by class", ("class", "generated", "references"), classes)
+
+
+def _print_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("metric", title=Text(title))
-    table.add_column("percent", justify="right")
-    for name, value in scores.items():
-        table.add_row(name, f"{100 * value:.1f}")
+    table = Table(title=Text(title))
+    for number, name in enumerate(head):
+        table.add_column(name, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*map(Text, row))
     Console(highlight=False).print(table)

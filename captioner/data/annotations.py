@@ -3,7 +3,8 @@
 :func:`read_captions` takes a file or a folder and recognises the format by itself:
 
 ========== ====================================================================================================
-coco       ``captions_train2014.json`` and its like, or a folder with ``annotations/captions_*.json``
+coco       ``captions_train2014.json`` and its like, or a folder with ``annotations/captions_*.json``;
+           ``image_info_test2014.json`` and its like, if photos without captions are wanted
 karpathy   ``dataset_coco.json``, ``dataset_flickr8k.json``, ``dataset_flickr30k.json``: the field's splits
 flickr8k   ``Flickr8k.token.txt`` with the lists ``Flickr_8k.{train,dev,test}Images.txt`` beside it
 kaggle     ``captions.txt``: a CSV ``image,caption`` with the photos in ``Images/``
@@ -32,7 +33,9 @@ from captioner.registry import suggestion
 __all__ = ["FORMATS", "CaptionData", "Photo", "Problem", "merge", "read_captions"]
 
 
-def read_captions(path: str | Path, *, format: str | None = None, images: str | Path | None = None, strict: bool = False) -> CaptionData:
+def read_captions(
+    path: str | Path, *, format: str | None = None, images: str | Path | None = None, strict: bool = False, captionless: bool = False
+) -> CaptionData:
     """Read a caption data set.
 
     Args:
@@ -40,6 +43,7 @@ def read_captions(path: str | Path, *, format: str | None = None, images: str | 
         format: a name in :data:`FORMATS`; recognised from the files when not given.
         images: the folder of the pictures, when they are not where the format has them.
         strict: raise at the first malformed record instead of skipping it.
+        captionless: keep photos that nobody described, such as those of a test split whose captions are kept back; else they are problems.
 
     Raises:
         AnnotationError: the file is missing, empty, damaged or of no known format, or no photo in it has a caption;
@@ -51,7 +55,7 @@ def read_captions(path: str | Path, *, format: str | None = None, images: str | 
     if images is not None and not os.path.isdir(images):
         raise AnnotationError(f"{images}: no such folder of images")
     try:
-        source = Source(Path(path), None if images is None else Path(images), strict)
+        source = Source(Path(path), None if images is None else Path(images), strict, captionless)
         chosen = _recognise(source, [FORMATS[format]] if format else list(FORMATS.values()), forced=format is not None)
         chosen.read(source)
     except OSError as error:
@@ -60,7 +64,7 @@ def read_captions(path: str | Path, *, format: str | None = None, images: str | 
     if not photos:
         count = len(source.problems)
         why = f"; {count:,} records are malformed, the first: {source.problems[0]}" if count else ""
-        raise AnnotationError(f"{path}: no photo with a caption, read as {chosen.name}{why}")
+        raise AnnotationError(f"{path}: no photo{'' if captionless else ' with a caption'}, read as {chosen.name}{why}")
     return CaptionData(source.name, chosen.name, photos, tuple(source.problems))
 
 

@@ -22,7 +22,7 @@ class Photo:
         image_id: stable and unique in the data set: COCO's id, or the file name, or the path as the file writes it.
         path: where the picture should be; it may be missing.
         split: the part of the data set as the file names it: "train", "val", "test", "restval", "dev", "other", "all".
-        captions: as written, but for the white space around them; at least one when read by :func:`~captioner.data.annotations.read_captions`.
+        captions: as written, but for the white space around them; at least one, unless those without were asked for.
     """
 
     image_id: str

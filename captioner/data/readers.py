@@ -64,7 +64,7 @@ def _has(source: Source, key: str) -> bool:
     "dataset_*.json",
     "dataset.json",
     "annotations/dataset_*.json",
-    accepts=lambda source: _has(source, "images") and not _has(source, "annotations"),
+    accepts=lambda source: _has(source, "images") and not _has(source, "annotations") and not _is_image_info(source.path),
 )
 def _karpathy(source: Source) -> None:
     """Karpathy's JSON: one list of images, each with its split and its sentences."""
@@ -102,7 +102,7 @@ def _karpathy(source: Source) -> None:
     "coco",
     "annotations/captions_*.json",
     "captions_*.json",
-    accepts=lambda source: _has(source, "annotations"),
+    accepts=lambda source: _has(source, "annotations") or (_is_image_info(source.path) and _has(source, "images")),
 )
 def _coco(source: Source) -> None:
     """COCO's JSON: a list of images and a list of annotations; a file a split."""
@@ -118,15 +118,22 @@ def _coco(source: Source) -> None:
         _coco_file(source, file)
 
 
+def _is_image_info(file: Path) -> bool:
+    """Tell COCO's lists of photos whose captions are kept back from its other files."""
+    return file.name.startswith("image_info")
+
+
 def _coco_file(source: Source, file: Path) -> None:
     named = _COCO_FILE.fullmatch(file.stem)
     found = _SPLIT_IN_NAME.search(file.stem)
     split = found[1] if found else named[1] if named and source.path.is_dir() else "all"
-    year = file.stem.removeprefix("captions_")  # "train2014", which is also the name of the folder of its pictures
+    # "train2014" is also the name of the folder of its pictures; test-dev's are in that of the test split.
+    year = file.stem.removeprefix("captions_").removeprefix("image_info_").replace("test-dev", "test")
     root, images = source.root, source.images
     homes = [images] if images else [root, root / "images", file.parent]
     folders = [*(home / year for home in homes), *homes]
-    photos, annotations = read_records(source, file, "images"), read_records(source, file, "annotations")
+    photos = read_records(source, file, "images")
+    annotations = [] if _is_image_info(file) and "annotations" not in source.json(file) else read_records(source, file, "annotations")
     here: set[str] = set()  # a caption belongs to an image of its own file, even where ids begin anew in every file
     for index, record in enumerate(photos):
         place = f"{file}:$.images[{index}]"

@@ -33,11 +33,12 @@ class Source:
         root: the folder of the data set.
         files: the caption files of the chosen format.
         images: the folder of pictures that was asked for, if any.
+        captionless: whether photos without captions are kept.
         name: what the data set will be called; a reader may know better than the file's name.
     """
 
-    def __init__(self, path: Path, images: Path | None, strict: bool) -> None:
-        self.path, self.images, self.strict = path, images, strict
+    def __init__(self, path: Path, images: Path | None, strict: bool, captionless: bool = False) -> None:
+        self.path, self.images, self.strict, self.captionless = path, images, strict, captionless
         folder = path if path.is_dir() else path.parent
         self.root = folder.parent if folder.name == "annotations" else folder
         self.name = path.resolve().name if path.is_dir() else path.stem
@@ -70,10 +71,10 @@ class Source:
         self.entries[image_id].captions.append(text)
 
     def photos(self) -> tuple[Photo, ...]:
-        """The photos that have captions; the others become problems."""
+        """The photos that have captions, and the others if they are wanted; else they become problems."""
         photos = []
         for image_id, entry in self.entries.items():
-            if entry.captions:
+            if entry.captions or self.captionless:
                 photos.append(Photo(image_id, entry.path, entry.split, tuple(entry.captions)))
             else:
                 self.problem(entry.place, f'the image "{image_id}" has no caption and is left out')

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -78,6 +79,119 @@ def test_an_unknown_metric_is_refused_before_captioning(run, model: Path, datase
     result = run("evaluate", model, dataset, "--metrics", "BLUE")
     assert result.code == 1
     assert "BLUE" in result.err and "BLEU" in result.err
+
+
+def results(path: Path, captions: dict[object, str]) -> Path:
+    path.write_text(json.dumps([{"image_id": image, "caption": caption} for image, caption in captions.items()]))
+    return path
+
+
+def test_captions_of_another_program_are_scored_without_a_model(run, dataset: Path, tmp_path: Path) -> None:
+    from pycocoevalcap.bleu.bleu import Bleu
+
+    captions = {"red.jpg": "a red dog runs", "green.png": "the dog", "blue.jpg": "grass"}
+    file = results(tmp_path / "theirs.json", captions)
+    for kind in ("json", "csv"):
+        result = run("evaluate", dataset, "--split", "val", "--captions", file, *METRICS, "--json", "--per-image", tmp_path / f"each.{kind}")
+        assert (result.code, result.err) == (0, "")
+    rows = {row["image"]: row["captions"] for row in map(json.loads, dataset.read_text().splitlines()) if row["split"] == "val"}
+    expected, each = Bleu(4).compute_score(rows, {image: [captions[image]] for image in rows}, verbose=0)
+    value = json.loads(result.out)
+    assert [value["scores"][f"BLEU-{n}"] for n in (1, 2, 3, 4)] == pytest.approx(expected)
+    assert value["images"] == 3 and value["model"] == str(file) and "search" not in value
+    written = json.loads((tmp_path / "each.json").read_text())
+    assert {row["image_id"]: row["caption"] for row in written} == captions
+    assert [row["BLEU-2"] for row in written] == pytest.approx([each[1][list(rows).index(row["image_id"])] for row in written])
+    with open(tmp_path / "each.csv", encoding="utf-8", newline="") as table:
+        assert [{**row, "CIDEr": float(row["CIDEr"])} for row in csv.DictReader(table)][0]["CIDEr"] == pytest.approx(written[0]["CIDEr"])
+
+
+def test_ids_that_are_unknown_or_missing_are_told_and_the_rest_is_scored(run, dataset: Path, tmp_path: Path) -> None:
+    file = results(tmp_path / "theirs.json", {"red.jpg": "a red dog runs", "blue.jpg": "a dog", "nobody.jpg": "a cat", 7: "a cow"})
+    result = run("evaluate", dataset, "--split", "val", "--captions", file, *METRICS, "--json")
+    assert result.code == 1 and json.loads(result.out)["images"] == 2
+    first, second = result.err.splitlines()
+    assert first == f"error: {file}: 2 captions are of images that captions does not have: 'nobody.jpg', '7'"
+    assert second == f"error: {file}: 1 of 3 images have no caption: 'green.png'"
+
+
+def test_captions_of_other_photos_altogether(run, dataset: Path, tmp_path: Path) -> None:
+    file = results(tmp_path / "theirs.json", {1: "a cat"})
+    result = run("evaluate", dataset, "--split", "val", "--captions", file, *METRICS, "--output-scores", tmp_path / "scores.json")
+    assert (result.code, result.out) == (1, "") and "no caption is of a photo" in result.err and "'1'" in result.err and "'blue.jpg'" in result.err
+    assert not (tmp_path / "scores.json").exists()
+
+
+def test_ids_are_the_same_with_and_without_zeros(run, tmp_path: Path) -> None:
+    rows = [{"image": f"{number:012d}", "caption": f"a dog number {number} runs"} for number in (7, 12)]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file = results(tmp_path / "theirs.json", {7: "a dog number 7 runs", 12: "a dog number 12 runs"})
+    result = run("evaluate", tmp_path / "data.jsonl", "--captions", file, "--metrics", "BLEU", "--json")
+    assert result.code == 0 and json.loads(result.out)["scores"]["BLEU-4"] == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("option", [("--beam", "2"), ("--features", "store"), ("--output-captions", "mine.json")])
+def test_what_is_for_models_is_refused_for_captions(run, dataset: Path, tmp_path: Path, option: tuple[str, ...]) -> None:
+    file = results(tmp_path / "theirs.json", {"red.jpg": "a red dog runs"})
+    result = run("evaluate", dataset, "--captions", file, *option)
+    assert (result.code, result.out) == (2, "") and option[0] in result.err
+    assert run("evaluate", "show_tell", dataset, "--captions", file).code == 2
+    assert run("evaluate", "show_tell").code == 2
+
+
+@pytest.fixture
+def unlabelled(dataset: Path) -> Path:
+    """COCO's list of photos whose captions are kept back."""
+    images = [{"id": number, "file_name": name, "width": 80, "height": 60} for number, name in enumerate(("red.jpg", "green.png"), start=581)]
+    file = dataset.parent / "image_info_test2014.json"
+    file.write_text(json.dumps({"info": {}, "images": images, "categories": []}))
+    return file
+
+
+def test_the_test_servers_file_of_a_split_without_references(run, model: Path, unlabelled: Path, tmp_path: Path) -> None:
+    output = tmp_path / "captions_test2014_tiny_results.json"
+    result = run("evaluate", model, unlabelled, "--output-captions", output)
+    assert result.code == 0 and "nothing is scored" in result.err
+    written = json.loads(output.read_text())
+    assert [entry["image_id"] for entry in written] == [581, 582] and all(entry["caption"] for entry in written)
+    from pycocotools.coco import COCO
+
+    coco = COCO(str(unlabelled))
+    coco.dataset["annotations"] = []
+    coco.createIndex()
+    assert sorted(coco.loadRes(str(output)).getImgIds()) == [581, 582]
+
+
+def test_a_split_without_references_and_nowhere_to_write(run, model: Path, unlabelled: Path, tmp_path: Path) -> None:
+    result = run("evaluate", model, unlabelled)
+    assert (result.code, result.out) == (1, "") and "--output-captions" in result.err
+    file = results(tmp_path / "theirs.json", {581: "a dog"})
+    result = run("evaluate", unlabelled, "--captions", file)
+    assert (result.code, result.out) == (1, "") and "no captions by people" in result.err
+
+
+@pytest.fixture
+def boxes(dataset: Path) -> Path:
+    images = [{"id": name, "width": 80, "height": 60} for name in ("red.jpg", "green.png")]
+    annotations = [{"id": n, "image_id": image["id"], "category_id": 18, "bbox": [10, 10, 40, 40], "iscrowd": 0} for n, image in enumerate(images)]
+    file = dataset.parent / "instances.json"
+    file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": [{"id": 18, "name": "dog"}]}))
+    return file
+
+
+def test_attention_is_held_against_boxes(run, model: Path, dataset: Path, boxes: Path) -> None:
+    told = json.loads(run("evaluate", model, dataset, "--split", "val", "--grounding", boxes, "--json", "--device", "cpu").out)
+    references = told["grounding"]["references"]
+    assert told["images"] == 2 and references["words"] == 4 and list(references["classes"]) == ["dog"]
+    assert references["scores"]["mass, even"]["value"] == pytest.approx(40 * 40 / (80 * 60))
+    result = run("evaluate", model, dataset, "--split", "val", "--grounding", boxes, "--device", "cpu")
+    assert result.code == 0 and any("pointing over centre" in line for line in result.lines)
+
+
+def test_boxes_of_other_photos(run, model: Path, dataset: Path, boxes: Path) -> None:
+    boxes.write_text(boxes.read_text().replace("red.jpg", "1").replace("green.png", "2"))
+    result = run("evaluate", model, dataset, "--split", "val", "--grounding", boxes)
+    assert (result.code, result.out) == (1, "") and str(boxes) in result.err and "image ids must be the same" in result.err
 
 
 def test_an_unknown_split_names_those_there_are(run, model: Path, dataset: Path) -> None:

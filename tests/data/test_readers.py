@@ -412,3 +412,23 @@ def test_the_coco_reader_agrees_with_pycocotools(shared_data: Path, split: str) 
     }
     data = read_captions(file)
     assert {photo.image_id: (photo.path.name, photo.captions) for photo in data.photos} == expected
+
+
+def test_coco_photos_whose_captions_are_kept_back(tmp_path: Path) -> None:
+    (tmp_path / "test2015").mkdir()
+    (tmp_path / "test2015" / "COCO_test2015_000000000001.jpg").write_bytes(b"")
+    for name in ("image_info_test2015.json", "image_info_test-dev2015.json"):
+        file = tmp_path / "annotations" / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps({"images": [{"id": 1, "file_name": "COCO_test2015_000000000001.jpg"}], "categories": []}))
+        data = read_captions(file, captionless=True)
+        assert data.photos == (Photo("1", tmp_path / "test2015" / "COCO_test2015_000000000001.jpg", "test", ()),)
+        with pytest.raises(AnnotationError, match="no photo with a caption"):
+            read_captions(file)
+
+
+def test_photos_without_captions_are_kept_when_asked_for(tmp_path: Path) -> None:
+    file = tmp_path / "data.jsonl"
+    file.write_text('{"image": "a.jpg", "captions": []}\n{"image": "b.jpg", "caption": "a dog"}\n')
+    assert [photo.captions for photo in read_captions(file, captionless=True).photos] == [(), ("a dog",)]
+    assert [photo.image_id for photo in read_captions(file).photos] == ["b.jpg"]

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from captioner.caption import Caption
 from captioner.captioner import Captioner
 from captioner.errors import AnnotationError, EvaluationError
 from captioner.evaluation.boxes import Boxes, Scene, covered, read_boxes
@@ -150,14 +151,8 @@ def test_generated_words_that_look_right_are_counted_right(data: dict[str, Path]
         return Memory(torch.zeros(b, 3, d), torch.zeros(b, d), mask=mask, boxes=regions.expand(b, 3, 4))
 
     monkeypatch.setattr(captioner.model, "forward", encode)
-    plain = captioner._caption
-
-    def caption(hypotheses: Any, memory: Memory, row: int) -> Any:
-        from dataclasses import replace
-
-        return replace(plain(hypotheses, memory, row), tokens=["a", "dog"], attention=torch.tensor([[0.0, 1, 0], [1, 0, 0]]))
-
-    monkeypatch.setattr(captioner, "_caption", caption)
+    looked = torch.tensor([[0.0, 1, 0], [1, 0, 0]])
+    monkeypatch.setattr(captioner, "caption_memory", lambda memory: [Caption("A dog.", ["a", "dog"], -1.0, looked, boxes=regions)] * len(memory))
     found = ground(captioner, data["instances"], data["captions"], data["images"], resamples=200).generated
     assert (found.words, found.photos, found.absent) == (2, 2, 0)
     values = {name: interval.value for name, interval in found.scores.items()}
