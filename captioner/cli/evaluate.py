@@ -221,7 +221,7 @@ def _of_captions(result: Evaluation, part: CaptionData, more: dict[str, Any], pe
         "split": split,
         "images": len(result.captions),
         **more,
-        "scoring_seconds": round(result.scoring_seconds, 2),
+        "scoring_seconds": result.scores.seconds if result.scores else {},
         "scores": result.scores.values if result.scores else {},
         "notes": result.scores.notes if result.scores else [f"{part.name}: no photo has a caption by people, so that nothing is scored."],
         "unreadable": [str(error) for error in result.errors],

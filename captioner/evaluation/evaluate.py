@@ -22,14 +22,12 @@ class Evaluation:
         scores: their scores against all references; ``None`` if nobody described these pictures.
         errors: what was left out and why, such as pictures that could not be read.
         seconds: time spent on captioning; zero if the captions were there already.
-        scoring_seconds: time spent on scoring.
     """
 
     captions: dict[str, str]
     scores: Scores | None
     errors: list[CaptionerError]
     seconds: float
-    scoring_seconds: float
 
 
 def generate(
@@ -152,13 +150,12 @@ def _scored(
     """Score the captions of those images that people described."""
     references = {photo.image_id: photo.captions for photo in data.photos if photo.captions and photo.image_id in captions}
     if not references:
-        return Evaluation(captions, None, errors, seconds, 0.0)
-    began = time.perf_counter()
+        return Evaluation(captions, None, errors, seconds)
     scores = score({image: captions[image] for image in references}, references, metrics=metrics, per_image=per_image)
     if len(references) < len(captions):
         note = f"{len(captions) - len(references):,} photos have no captions by people and were not scored."
         scores = replace(scores, notes=[*scores.notes, note])
-    return Evaluation(captions, scores, errors, seconds, time.perf_counter() - began)
+    return Evaluation(captions, scores, errors, seconds)
 
 
 def _number(image: str) -> str:

@@ -11,7 +11,9 @@ the scores, are those of pycocoevalcap's own ``COCOEvalCap``.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -37,11 +39,13 @@ class Scores:
             ``"SPICE"``. Fractions from 0 to 1; CIDEr from 0 to 10.
         per_image: the same for every image id, when it was asked for.
         notes: what a reader of the numbers must know, such as a metric that was left out and why.
+        seconds: how long tokenising (``"PTB"``) and each family of metrics took; METEOR runs beside the others.
     """
 
     values: dict[str, float]
     per_image: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def percent(self, name: str) -> float:
         """The score called ``name`` times 100, as papers print it.
@@ -100,22 +104,28 @@ class Scorer:
         """
         families = metric_families(metrics)
         self._check(candidates)
+        clock = _Clock()
         references, tokens = self._tokenize(candidates)
+        clock("PTB")
         if not any(any(captions) for captions in references.values()):
             raise EvaluationError("references: not one has a word in it; check the caption file they came from")
-        result: Result = {}
         notes: list[str] = []
-        for family in families:
-            if family == "SPICE" and not spice_ready():
-                notes.append(_NO_SPICE)
-            else:
-                result.update(_METRICS[family](references, tokens))
+        if "SPICE" in families and not spice_ready():
+            families.remove("SPICE")
+            notes.append(_NO_SPICE)
+        # METEOR is a program of its own, and the slowest: the others are computed meanwhile.
+        with ThreadPoolExecutor(1) as beside:
+            meteor = beside.submit(clock.timed, "METEOR", references, tokens) if "METEOR" in families else None
+            results = {family: clock.timed(family, references, tokens) for family in families if family != "METEOR"}
+            if meteor is not None:
+                results["METEOR"] = meteor.result()
+        result: Result = {name: value for family in families for name, value in results[family].items()}
         if "CIDEr" in families and len(references) == 1:
             notes.append("CIDEr of a single image is always 0: it weighs words by how few of the images have them.")
         values = {name: float(value) for name, (value, _) in result.items()}
         images = list(references) if per_image else []
         each = {image: {name: float(of[i]) for name, (_, of) in result.items()} for i, image in enumerate(images)}
-        return Scores(values, each, notes)
+        return Scores(values, each, notes, clock.seconds)
 
     def _check(self, candidates: Mapping[str, str]) -> None:
         if not candidates:
@@ -138,6 +148,25 @@ class Scorer:
                 self._tokens, tokens = ptb_tokenize(self._references, captions)
                 return self._tokens, tokens
         return self._tokens, ptb_tokenize(captions)[0]
+
+
+class _Clock:
+    """Computes metrics and notes how long each took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._began = time.perf_counter()
+
+    def __call__(self, name: str) -> None:
+        """Note the time since the clock was made."""
+        self.seconds[name] = round(time.perf_counter() - self._began, 3)
+
+    def timed(self, family: str, references: Tokens, candidates: Tokens) -> Result:
+        """Compute the metrics of a family."""
+        began = time.perf_counter()
+        result = _METRICS[family](references, candidates)
+        self.seconds[family] = round(time.perf_counter() - began, 3)
+        return result
 
 
 def score(
