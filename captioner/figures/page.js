@@ -1,134 +1,98 @@
-"use strict";
-// The numbers of one caption: T words, N places, and how to draw them; captioner/figures/page.py writes them.
-const data = JSON.parse(document.getElementById("data").textContent);
-const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+// What the reader sees and does; the numbers and maps come from captioner/figures/page_map.js.
 const find = (name) => document.getElementById(name);
-const T = data.tokens.length, N = data.places;
-const [X0, Y0, X1, Y1] = data.seen;
-
-const weights = (() => {
-  const view = new DataView(bytes(data.weights).buffer);
-  return Array.from({ length: T }, (_, t) =>
-    Float64Array.from({ length: N }, (_, n) => (view.getUint16(2 * (t * N + n), true) / 65535) * data.peaks[t]));
-})();
-const colours = bytes(data.colours);
+const make = (tag, kind, ...inside) => {
+  const element = document.createElement(tag);
+  element.className = kind;
+  element.append(...inside);
+  return element;
+};
 const percent = (weight) => `${(100 * weight).toFixed(weight >= 0.0995 ? 0 : 1)} %`;
+const within = (value, low, high) => Math.min(high, Math.max(low, value));
 
-// How much each cell counts at the points `at` (0..1) of one axis: see captioner/figures/heat.py, which does the same.
-function spread(at, cells, low, high) {
-  return at.map((point) => {
-    const u = ((point - low) / (high - low)) * cells;
-    if (u < 0 || u > cells) return null;
-    const own = Math.min(cells - 1, Math.floor(u));
-    if (data.smoothing < 0.05) return Float64Array.from({ length: cells }, (_, i) => (i === own ? 1 : 0));
-    const score = (i) => -0.5 * ((u - i - 0.5) / data.smoothing) ** 2;
-    const row = Float64Array.from({ length: cells }, (_, i) => Math.exp(score(i) - score(own)));
-    const sum = row.reduce((a, b) => a + b);
-    return row.map((value) => value / sum);
-  });
-}
-
-// The map of a word at the lattice of points ys x xs, row by row.
-function heat(word, xs, ys) {
-  const out = new Float64Array(xs.length * ys.length), w = weights[word];
-  if (data.grid) {
-    const [rows, columns] = data.grid;
-    const across = spread(xs, columns, X0, X1);
-    spread(ys, rows, Y0, Y1).forEach((down, y) => {
-      if (!down) return;
-      const line = new Float64Array(columns);
-      for (let r = 0; r < rows; r++) for (let c = 0; c < columns; c++) line[c] += down[r] * w[r * columns + c];
-      across.forEach((row, x) => {
-        if (row) out[y * xs.length + x] = row.reduce((sum, value, c) => sum + value * line[c], 0);
-      });
-    });
-  } else {
-    data.boxes.forEach(([x0, y0, x1, y1], n) => {
-      if (w[n] === 0) return;
-      ys.forEach((v, y) => {
-        if (v >= y0 && v <= y1) xs.forEach((u, x) => { if (u >= x0 && u <= x1) out[y * xs.length + x] += w[n]; });
-      });
-    });
-  }
-  return out;
-}
-
-// The weight of a word on the place, or the sum of those on the regions, that hold a point; as Caption.words_at gives it.
-function weightAt(word, x, y) {
-  if (data.boxes) return weights[word].reduce((sum, w, n) => sum + (inside(data.boxes[n], x, y) ? w : 0), 0);
-  const cell = cellAt(x, y);
-  return cell ? weights[word][cell[0] * data.grid[1] + cell[1]] : 0;
-}
-function inside([x0, y0, x1, y1], x, y) { return x >= x0 && x <= x1 && y >= y0 && y <= y1; }
-function cellAt(x, y) {
-  const u = (x - X0) / (X1 - X0), v = (y - Y0) / (Y1 - Y0);
-  if (!data.grid || u < 0 || u > 1 || v < 0 || v > 1) return null;
-  return [Math.min(data.grid[0] - 1, Math.floor(v * data.grid[0])), Math.min(data.grid[1] - 1, Math.floor(u * data.grid[1]))];
-}
-
-const stage = find("stage"), map = find("map"), marks = find("marks"), report = find("status"), play = find("play");
+const stage = find("stage"), map = find("map"), marks = find("marks"), report = find("status"), play = find("play"), strength = find("strength");
+const many = data.captions.length > 1;
 const [W, H] = data.size;
-stage.style.setProperty("--shape", String(W / H));
+document.body.classList.toggle("many", many);
+document.body.classList.toggle("tall", W < H);
+// Several captions are longer than a screen: the photo comes first and stays in view while they scroll.
+if (many) find("captions").before(find("view"));
+const look = document.documentElement.style;
+look.setProperty("--shape", String(W / H));
+look.setProperty("--largest", `${Math.max(384, 2.5 * Math.max(W, H)) * Math.min(1, W / H)}px`); // a tiny photo grows, though not to a blur
 const shrink = Math.min(1, 420 / Math.max(W, H)); // enough for so smooth a map
 map.width = Math.max(1, Math.round(W * shrink));
 map.height = Math.max(1, Math.round(H * shrink));
-const middles = (count) => Array.from({ length: count }, (_, i) => (i + 0.5) / count);
-const drawn = new Map();
-function picture(word) {
-  if (!drawn.has(word)) {
-    const image = new ImageData(map.width, map.height);
-    heat(word, middles(map.width), middles(map.height)).forEach((value, i) => {
-      const step = 4 * Math.round(255 * Math.min(1, value / data.tops[word]));
-      image.data.set(colours.subarray(step, step + 4), 4 * i);
-    });
-    drawn.set(word, image);
-  }
-  return drawn.get(word);
-}
 
-const words = data.tokens.map((token, word) => {
-  const button = document.createElement("button"), number = document.createElement("small");
-  button.type = "button";
-  button.tabIndex = word ? -1 : 0;
-  button.setAttribute("aria-pressed", "false");
-  button.append(token, number);
-  find("words").append(button);
-  return { button, number };
+// One card a caption. The words of each are a toolbar: Tab goes to one word of it, the arrow keys to the others.
+const cards = data.captions.map((caption, rank) => {
+  const own = [...words.keys()].filter((word) => words[word].rank === rank);
+  const score = caption.log_probability === null ? "" : `log-probability ${caption.log_probability.toFixed(2).replace("-", "−")} nats`;
+  const card = make("div", "caption");
+  if (many) {
+    const about = [score, caption.weights === null ? "without attention" : ""].filter(Boolean);
+    const head = make("p", "head", make("b", "", String(rank + 1)), make("span", "", about.join(" · ")));
+    head.setAttribute("aria-hidden", "true"); // the group's name says it
+    card.append(head);
+    card.setAttribute("role", "group");
+    card.setAttribute("aria-label", [`Caption ${rank + 1} of ${data.captions.length}`, ...about].join(", "));
+  }
+  if (caption.weights === null) card.append(make("p", "text", caption.text));
+  else {
+    const toolbar = make("div", "words");
+    toolbar.setAttribute("role", "toolbar");
+    toolbar.setAttribute("aria-label", "Words of the caption. Arrow keys go from word to word, Enter holds one.");
+    own.forEach((word, t) => {
+      const number = make("small", ""), button = make("button", "", words[word].token, number);
+      button.type = "button";
+      button.tabIndex = t ? -1 : 0;
+      button.setAttribute("aria-pressed", "false");
+      Object.assign(words[word], { button, number });
+      toolbar.append(button);
+    });
+    card.append(toolbar);
+  }
+  find("captions").append(card);
+  return { card, own };
 });
 
-// What the reader does: the word under the pointer, the one held, the point of the photo.
-const now = { hover: null, held: null, point: null, playing: null };
+// What the reader does: the word under the pointer, the one held, the one read aloud by Play, the one that shows what the slider does;
+// the point of the photo; the caption last used.
+const now = { hover: null, held: null, playing: null, sample: null, point: null, current: 0 };
+// The word last shown; at first the one of the best caption that looked most at one place.
+let last = cards[0].own.reduce((best, word) => (words[word].peak > words[best].peak ? word : best), 0);
 function shown() {
   if (now.playing !== null) return now.playing;
   if (now.hover !== null) return now.hover;
   if (now.held !== null) return now.held;
   const focused = words.findIndex(({ button }) => button.matches(":focus-visible"));
-  return focused < 0 || now.point ? null : focused;
+  if (focused >= 0 && !now.point) return focused;
+  return now.sample;
 }
 
-function mark(box, kind, label) {
-  const element = document.createElement("div");
-  element.className = kind;
-  const [x0, y0, x1, y1] = box.map((value) => Math.min(1, Math.max(0, value)));
+function mark(box, kind, label, weight) {
+  const element = make("div", kind);
+  const [x0, y0, x1, y1] = box.map((value) => within(value, 0, 1));
   Object.assign(element.style, { left: `${100 * x0}%`, top: `${100 * y0}%`, width: `${100 * (x1 - x0)}%`, height: `${100 * (y1 - y0)}%` });
-  if (label) {
-    const text = document.createElement("b");
-    text.textContent = label;
-    element.append(text);
-  }
+  // On the side with more room. A long label is cut, its weight is not.
+  const side = `${x0 + x1 > 1 ? "right" : ""} ${y0 > 0.85 ? "above" : ""}`;
+  if (weight !== undefined) element.append(make("b", side, make("span", "", label), percent(weight)));
   marks.append(element);
 }
 
 function render() {
-  const word = shown(), point = now.point;
+  const word = shown(), point = now.point, power = strength.value / 100;
   stage.classList.toggle("on", word !== null);
-  if (word !== null) map.getContext("2d").putImageData(picture(word), 0, 0);
+  stage.style.setProperty("--tone", String(Math.min(1, power)));
+  if (word !== null) {
+    paint(map, levels(word, map.width, map.height), palette(power));
+    last = word;
+  }
   marks.replaceChildren();
   if (Math.max(X0, Y0, 1 - X1, 1 - Y1) > 0.005) mark(data.seen, "seen");
   if (word !== null && data.boxes) {
-    const best = data.peaks[word];
-    const order = [...weights[word].keys()].sort((a, b) => weights[word][b] - weights[word][a]).slice(0, 4);
-    order.filter((n) => weights[word][n] > 0 && 3 * weights[word][n] >= best).forEach((n, rank) => mark(data.boxes[n], "region", rank ? "" : percent(best)));
+    const { weights, peak } = words[word];
+    const order = [...weights.keys()].sort((a, b) => weights[b] - weights[a]).slice(0, 4).filter((n) => weights[n] > 0 && 3 * weights[n] >= peak);
+    order.forEach((n, place) => mark(data.boxes[n], "region", data.labels ? data.labels[n] : "", place ? undefined : peak));
   }
   if (point) {
     const cell = cellAt(...point);
@@ -136,69 +100,79 @@ function render() {
     if (cell) mark([X0 + cell[1] * wide, Y0 + cell[0] * high, X0 + (cell[1] + 1) * wide, Y0 + (cell[0] + 1) * high], "here");
     else mark([point[0] - wide / 2, point[1] - high / 2, point[0] + wide / 2, point[1] + high / 2], "here");
   }
-  words.forEach(({ button, number }, t) => {
-    const share = point ? Math.min(1, heat(t, [point[0]], [point[1]])[0] / data.tops[t]) : 0;
+  words.forEach(({ button, number, peak, top }, t) => {
+    const share = point ? Math.min(1, heat(t, [point[0]], [point[1]])[0] / top) : 0;
     button.style.setProperty("--heat", share.toFixed(3));
-    button.classList.toggle("hot", share > 0.6);
+    button.classList.toggle("lit", point !== null);
     button.classList.toggle("shown", t === word);
     button.setAttribute("aria-pressed", String(t === now.held));
-    number.textContent = point ? percent(weightAt(t, ...point)) : t === word ? percent(data.peaks[t]) : "";
+    number.textContent = point ? percent(weightAt(t, ...point)) : t === word ? percent(peak) : "";
   });
-  report.textContent = told(word, point);
+  cards.forEach(({ card }, rank) => card.classList.toggle("current", many && rank === now.current));
+  play.textContent = now.playing !== null ? "Stop" : many ? `Play caption ${now.current + 1}` : "Play";
+  play.disabled = !cards[now.current].own.length;
+  report.replaceChildren(...told(word, point));
 }
 
 const from = (x, y) => `${Math.round(100 * x)} % from the left, ${Math.round(100 * y)} % from the top`;
+// What there is to say in words. Where the point is goes to screen readers alone: who sees the photo sees it, and a longer line would
+// push the page about.
 function told(word, point) {
   if (point) {
-    if (!inside(data.seen, ...point)) return "The model did not see this part of the photo.";
-    const best = words.map((_, t) => t).sort((a, b) => weightAt(b, ...point) - weightAt(a, ...point)).slice(0, 3);
-    return `Here, ${from(...point)}, looked most: ${best.map((t) => `${data.tokens[t]} ${percent(weightAt(t, ...point))}`).join(", ")}`;
+    if (!inside(data.seen, ...point)) return ["The model did not see this part of the photo."];
+    const most = new Map(); // captions share words, so each is named once, with its largest weight
+    words.forEach(({ token }, t) => most.set(token, Math.max(most.get(token) || 0, weightAt(t, ...point))));
+    const best = [...most].sort((a, b) => b[1] - a[1]).slice(0, 3);
+    const list = best.map(([token, weight]) => `${token} ${percent(weight)}`).join(", ");
+    return [`Here looked most: ${list}`, make("span", "unseen", `, ${from(...point)}`)];
   }
-  if (word === null) return T ? data.hint : "The caption has no words.";
-  const n = weights[word].indexOf(Math.max(...weights[word]));
+  if (word === null) return [words.length ? data.hint : "The caption has no words."];
+  const { token, weights, peak, rank } = words[word];
+  const n = weights.indexOf(Math.max(...weights));
   const [rows, columns] = data.grid || [1, 1];
   const [x0, y0, x1, y1] = data.boxes ? data.boxes[n] : [0, 0, 1, 1];
   const x = data.boxes ? (x0 + x1) / 2 : X0 + (((n % columns) + 0.5) / columns) * (X1 - X0);
   const y = data.boxes ? (y0 + y1) / 2 : Y0 + ((Math.floor(n / columns) + 0.5) / rows) * (Y1 - Y0);
-  return `“${data.tokens[word]}” looked most ${from(x, y)}: ${percent(data.peaks[word])} of its attention`;
+  const at = data.labels ? ` at ${data.labels[n]},` : "";
+  return [`“${token}”${many ? ` of caption ${rank + 1}` : ""} looked most${at} ${from(x, y)}: ${percent(peak)} of its attention`];
 }
 
 function halt() {
   clearInterval(halt.timer);
   now.playing = null;
-  play.textContent = "Play";
-  play.setAttribute("aria-pressed", "false");
 }
 function change(values) {
   halt();
-  Object.assign(now, values);
+  Object.assign(now, { sample: null }, values);
   render();
 }
 
 // A mouse that only moves does not stop the playing; a finger does, as does any click or key.
 const moved = (event) => event.pointerType === "mouse" && now.playing === null;
-words.forEach(({ button }, word) => {
+words.forEach(({ button, rank }, word) => {
   button.addEventListener("pointerenter", (event) => { if (moved(event)) change({ hover: word, point: null }); });
   button.addEventListener("pointerleave", (event) => { if (moved(event)) change({ hover: null }); });
   button.addEventListener("click", () => change({ held: now.held === word ? null : word, point: null }));
   button.addEventListener("focus", () => {
-    words.forEach((other, t) => { other.button.tabIndex = t === word ? 0 : -1; });
-    if (button.matches(":focus-visible")) change({ point: null, held: now.held === null ? null : word });
+    cards[rank].own.forEach((other) => { words[other].button.tabIndex = other === word ? 0 : -1; });
+    if (button.matches(":focus-visible")) change({ point: null, held: now.held === null ? null : word, current: rank });
   });
   button.addEventListener("blur", () => { if (now.playing === null) render(); });
 });
-find("words").addEventListener("keydown", (event) => {
-  const at = words.findIndex(({ button }) => button === document.activeElement);
-  const to = { ArrowRight: at + 1, ArrowDown: at + 1, ArrowLeft: at - 1, ArrowUp: at - 1, Home: 0, End: T - 1 }[event.key];
-  if (at < 0 || to === undefined || event.ctrlKey || event.metaKey || event.altKey) return;
-  event.preventDefault();
-  words[(to + T) % T].button.focus();
+cards.forEach(({ card, own }, rank) => {
+  card.addEventListener("click", () => { if (own.length && now.current !== rank) change({ current: rank }); });
+  card.addEventListener("keydown", (event) => {
+    const at = own.findIndex((word) => words[word].button === document.activeElement);
+    const to = { ArrowRight: at + 1, ArrowDown: at + 1, ArrowLeft: at - 1, ArrowUp: at - 1, Home: 0, End: own.length - 1 }[event.key];
+    if (at < 0 || to === undefined || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    words[own[(to + own.length) % own.length]].button.focus();
+  });
 });
 
 function pointAt(event) {
   const box = stage.getBoundingClientRect();
-  const inPhoto = (value) => Math.min(1, Math.max(0, value));
-  change({ point: [inPhoto((event.clientX - box.left) / box.width), inPhoto((event.clientY - box.top) / box.height)], hover: null });
+  change({ point: [within((event.clientX - box.left) / box.width, 0, 1), within((event.clientY - box.top) / box.height, 0, 1)], hover: null });
 }
 stage.addEventListener("pointermove", (event) => { if (event.pointerType !== "mouse" || moved(event)) pointAt(event); });
 stage.addEventListener("pointerdown", pointAt);
@@ -214,28 +188,40 @@ stage.addEventListener("keydown", (event) => {
   const cell = now.point && cellAt(...now.point);
   const start = cell ? [X0 + (cell[1] + 0.5) * wide, Y0 + (cell[0] + 0.5) * high] : now.point || middle;
   const to = now.point ? [start[0] + step[0] * wide, start[1] + step[1] * high] : start;
-  const within = (value, low, high) => Math.min(high, Math.max(low, value));
   change({ point: [within(to[0], X0 + wide / 2, X1 - wide / 2), within(to[1], Y0 + high / 2, Y1 - high / 2)], hover: null });
 });
 document.addEventListener("keydown", (event) => { if (event.key === "Escape") change({ held: null, point: null, hover: null }); });
 
+// The slider shows what it does even if no word is shown: then the last one is, until the slider is left.
+function strengthen() {
+  const text = `${strength.value} %`;
+  find("strength-value").textContent = text;
+  strength.setAttribute("aria-valuetext", strength.value === "0" ? "0 %, the plain photo" : text);
+  paint(find("ramp"), Uint8Array.from({ length: 256 }, (_, i) => i), palette(strength.value / 100));
+}
+strength.addEventListener("input", () => {
+  strengthen();
+  if (shown() === null && words.length) now.sample = last;
+  render();
+});
+const leave = () => { if (now.sample !== null) { now.sample = null; render(); } };
+strength.addEventListener("blur", leave);
+strength.addEventListener("pointerleave", (event) => { if (event.buttons === 0) leave(); });
+
 play.addEventListener("click", () => {
-  const start = now.playing === null && T > 0;
+  const start = now.playing === null, { own } = cards[now.current];
   change({ hover: null, held: null, point: null });
-  if (!start) return;
-  play.textContent = "Stop";
-  play.setAttribute("aria-pressed", "true");
-  now.playing = 0;
+  if (!start || !own.length) return;
+  let t = 0;
+  now.playing = own[t];
   render();
   halt.timer = setInterval(() => {
-    if (++now.playing >= T) halt();
+    if (++t < own.length) now.playing = own[t];
+    else halt();
     render();
   }, data.milliseconds);
 });
 
-(() => { // the colours of the legend
-  const context = find("ramp").getContext("2d"), image = context.createImageData(256, 1);
-  image.data.set(colours);
-  context.putImageData(image, 0, 0);
-})();
+strengthen();
 render();
+find("controls").hidden = false; // without a script they would do nothing

@@ -2,11 +2,22 @@
 
 Photo, numbers, style and script stand in the one file, which loads nothing from elsewhere and, by its Content-Security-Policy, runs no script but its own.
 Words and photo answer to pointer, finger and keyboard. The map is drawn in the page by the rules of :mod:`captioner.figures.heat`; a word lights up as
-strongly as its map would be coloured at that point, and the number below it is its weight there.
+strongly as its map would be coloured at that point, and the number below it is its weight there. A slider makes the map weaker, down to the plain photo,
+or stronger. If the caption has :attr:`Caption.others`, they stand beside it, each with its log-probability, and all their words use the one photo.
 
-What the script reads is JSON: ``tokens`` (T words), ``places`` (N), ``weights`` (base64 of T x N little-endian 16-bit numbers, each word's largest being
-65535 and standing for its ``peaks``), ``tops`` (what gets the last colour), ``colours`` (base64 of 256 x RGBA), ``seen``, ``grid`` or ``boxes``
-(relative to the whole photo), ``size`` of the photo in the page, and some settings.
+What the script reads is JSON:
+
+- ``captions``: the best one and then the others, each with
+
+  - ``text``, ``tokens`` (T words), ``log_probability`` (nats; null if it is not finite),
+  - ``weights``: base64 of T x N little-endian 16-bit numbers, each word's largest being 65535 and standing for its ``peaks``; null if this caption has
+    no attention to these places, and then ``peaks`` and ``tops`` are empty,
+  - ``peaks`` (T) and ``tops`` (T): each word's largest weight, and what gets the last colour;
+
+- ``places`` (N), ``seen``, and ``grid`` or ``boxes`` (relative to the whole photo), which all captions share; ``labels`` of the N boxes, or null;
+- ``size`` of the photo in the page, ``colours`` (base64 of 256 x RGBA), and some settings.
+
+The page is put together of ``page.html``, ``page.css``, ``page_map.js`` (numbers and maps) and ``page.js`` (what the reader sees and does).
 """
 
 from __future__ import annotations
@@ -16,6 +27,7 @@ import hashlib
 import html
 import io
 import json
+import math
 import os
 import re
 from functools import cache
@@ -37,7 +49,7 @@ def page(caption: Caption, photo: Image.Image, style: Style, note: str = "") -> 
     """Return the page.
 
     Args:
-        caption: with attention.
+        caption: with attention; its others may do without.
         photo: the whole photo, upright; in the page its longer side has at most :attr:`Style.side` pixels.
         style: how it looks.
         note: what else to say below, for example which head looked.
@@ -48,10 +60,11 @@ def page(caption: Caption, photo: Image.Image, style: Style, note: str = "") -> 
     side = (style.side, style.side)
     small = fit(photo, side) if max(photo.size) > style.side else photo
     name = os.path.basename(caption.source or "")
-    style_text, script = _part("page.css"), _part("page.js")
+    style_text, script = _part("page.css"), _part("page_map.js") + _part("page.js")
     parts = {
         "title": _escaped(f"{caption.text} · {name}" if name else caption.text),
         "caption": _escaped(caption.text),
+        "captions": "".join(f"<p>{_escaped(one.text)}</p>" for one in [caption, *caption.others]),
         "note": _escaped(" · ".join(part for part in (name, note) if part)),
         "most": "strongest of the word" if style.scale == "word" else "strongest of the caption",
         "photo": _jpeg(small),
@@ -68,24 +81,45 @@ def page(caption: Caption, photo: Image.Image, style: Style, note: str = "") -> 
 def numbers(caption: Caption, size: tuple[int, int], style: Style) -> dict[str, Any]:
     """Return what the page's script reads; see the module."""
     heat = Heat(caption, style)
-    words = range(len(caption.tokens))
-    peaks = heat.weights.max(1, initial=0)
-    levels = np.rint(heat.weights / np.where(peaks > 0, peaks, 1)[:, None] * 65535).astype("<u2")
-    boxes = heat.boxes
+    labels = getattr(caption, "labels", None)
     return {
-        "tokens": [_clean(token) for token in caption.tokens],
+        "captions": [_words(caption, heat), *(_words(other, _heat_of(other, caption, style)) for other in caption.others)],
         "places": heat.weights.shape[1],
-        "weights": _base64(levels),
-        "peaks": [float(f"{peak:.5g}") for peak in peaks],
-        "tops": [float(f"{heat.top(word):.5g}") for word in words],
         "colours": _base64(np.rint(palette(style) * 255).astype(np.uint8)),
         "smoothing": style.smoothing,
         "seen": caption.seen,
         "grid": caption.grid,
-        "boxes": None if boxes is None else np.round(boxes, 4).tolist(),
+        "boxes": None if heat.boxes is None else np.round(heat.boxes, 4).tolist(),
+        "labels": None if heat.boxes is None or labels is None else [_clean(label) for label in labels],
         "size": size,
         "milliseconds": round(1000 * style.seconds),
         "hint": HINT,
+    }
+
+
+def _heat_of(other: Caption, best: Caption, style: Style) -> Heat | None:
+    """Return where another caption of the same photo looked; ``None`` if it has no attention, or not to the places of the best."""
+    if other.attention is None or best.attention is None:
+        return None
+    same = other.grid == best.grid and other.attention.shape[1] == best.attention.shape[1]
+    return Heat(other, style) if same else None
+
+
+def _words(caption: Caption, heat: Heat | None) -> dict[str, Any]:
+    """Return one of ``captions``; without ``heat`` it is text alone."""
+    value: dict[str, Any] = {
+        "text": _clean(caption.text),
+        "tokens": [_clean(token) for token in caption.tokens],
+        "log_probability": round(caption.log_probability, 4) if math.isfinite(caption.log_probability) else None,
+    }
+    if heat is None:
+        return value | {"weights": None, "peaks": [], "tops": []}
+    peaks = heat.weights.max(1, initial=0)
+    levels = np.rint(heat.weights / np.where(peaks > 0, peaks, 1)[:, None] * 65535).astype("<u2")
+    return value | {
+        "weights": _base64(levels),
+        "peaks": [float(f"{peak:.5g}") for peak in peaks],
+        "tops": [float(f"{heat.top(word):.5g}") for word in range(len(caption.tokens))],
     }
 
 

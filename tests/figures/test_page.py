@@ -15,11 +15,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from captioner.caption import Caption
-from captioner.figures import Figure, Style
 from captioner.figures.heat import Heat
+from captioner.figures.page import page as make_page
+from captioner.figures.style import Style
+from tests.browser import launched
 from tests.figures.builders import grid_caption, photo, region_caption
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{data}}"
@@ -53,7 +56,16 @@ class Reader(HTMLParser):
 
 
 def read(caption: Caption, picture: Image.Image | None = None, **style: Any) -> Reader:
-    return Reader(Figure(caption, picture or photo(), Style(**style)).html().decode())
+    return Reader(make_page(caption, picture or photo(), Style(**style)))
+
+
+def several() -> Caption:
+    """A caption of four words and two others of it: one of three words, all of which look at the upper left cell, and one without attention."""
+    corner = torch.zeros(3, 12)
+    corner[:, 0] = 1
+    second = Caption("A second one.", ["a", "second", "one"], -8.25, corner, grid=(3, 4))
+    third = Caption("A third one.", ["a", "third", "one"], -9.5, grid=(3, 4))
+    return replace(grid_caption(), others=[second, third])
 
 
 def test_the_page_loads_nothing_and_runs_its_own_script_alone() -> None:
@@ -75,20 +87,37 @@ def test_names_and_words_cannot_become_markup() -> None:
     page, plain = read(caption), read(grid_caption())
     assert [tag for tag, _ in page.elements] == [tag for tag, _ in plain.elements]
     assert "".join(page.texts["h1"]) == EVIL
-    assert page.numbers["tokens"] == EVIL.split()
+    assert page.numbers["captions"][0]["tokens"] == EVIL.split()
     assert page.texts["script"][1] == plain.texts["script"][1]
     assert next(attributes["alt"] for tag, attributes in page.elements if tag == "img") == EVIL
+
+
+def weights_in(value: dict[str, Any]) -> Any:
+    """The weights (T, N) of one caption of the page's numbers."""
+    levels = np.frombuffer(base64.b64decode(value["weights"]), dtype="<u2").reshape(len(value["tokens"]), -1)
+    return levels / 65535 * np.array(value["peaks"])[:, None]
 
 
 def test_the_numbers_are_the_captions() -> None:
     for caption in (grid_caption(words=25, grid=(14, 14)), region_caption(seen=(0.5, 0.0, 1.0, 1.0))):
         value = read(caption).numbers
         assert caption.attention is not None
-        levels = np.frombuffer(base64.b64decode(value["weights"]), dtype="<u2").reshape(len(caption.tokens), -1)
-        weights = levels / 65535 * np.array(value["peaks"])[:, None]
-        np.testing.assert_allclose(weights, caption.attention.numpy(), atol=1e-4 * caption.attention.max().item())
+        (best,) = value["captions"]
+        assert best["text"] == caption.text and best["log_probability"] == caption.log_probability
+        np.testing.assert_allclose(weights_in(best), caption.attention.numpy(), atol=1e-4 * caption.attention.max().item())
         assert len(base64.b64decode(value["colours"])) == 4 * 256
     assert value["boxes"][0] == [0.5, 0.0, 0.75, 0.5]  # relative to the whole photo
+
+
+def test_the_numbers_hold_the_other_captions() -> None:
+    first, second, third = read(several()).numbers["captions"]
+    assert [one["log_probability"] for one in (first, second, third)] == [-7.5, -8.25, -9.5]
+    assert second["tokens"] == ["a", "second", "one"] and weights_in(second)[:, 0].tolist() == [1.0] * 3
+    assert third["text"] == "A third one." and third["weights"] is None
+    elsewhere = replace(several().others[0], attention=torch.ones(3, 4) / 4, grid=(2, 2))  # not the places that the page draws
+    numbers = read(replace(grid_caption(), others=[elsewhere, replace(elsewhere, log_probability=float("-inf"))])).numbers
+    assert [one["weights"] for one in numbers["captions"][1:]] == [None, None]
+    assert numbers["captions"][2]["log_probability"] is None  # JSON knows no infinity
 
 
 def test_the_photo_has_a_sane_size() -> None:
@@ -101,14 +130,8 @@ def test_the_photo_has_a_sane_size() -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
-    with playwright.sync_playwright() as started:
-        try:
-            chromium = started.chromium.launch()
-        except playwright.Error as error:
-            pytest.skip(f"chromium does not start ({str(error).splitlines()[0]}); playwright install chromium")
-        yield chromium
-        chromium.close()
+    with launched() as started:
+        yield started
 
 
 @pytest.fixture
@@ -117,8 +140,9 @@ def show(browser: Any, tmp_path: Path) -> Iterator[Any]:
     wrong: list[str] = []
     contexts = []
 
-    def call(caption: Caption, **settings: Any) -> Any:
-        file = Figure(caption, photo(240, 180), Style()).save(tmp_path / "page.html")
+    def call(caption: Caption, picture: Image.Image | None = None, **settings: Any) -> Any:
+        file = tmp_path / "page.html"
+        file.write_text(make_page(caption, picture or photo(240, 180), Style()), encoding="utf-8")
         contexts.append(browser.new_context(**settings))
         page = contexts[-1].new_page()
         page.on("pageerror", lambda error: wrong.append(str(error)))
@@ -147,19 +171,43 @@ def test_browser_draws_what_the_program_draws(show: Any, make: Any) -> None:
         assert told == pytest.approx(caption.words_at((0.3, 0.7))[word][1], abs=1e-4)
 
 
+def opacities(page: Any, *points: tuple[float, float]) -> list[int]:
+    """How opaque, 0..255, the map is at its most opaque pixel and then at points (x, y), 0..1.
+
+    It is read from a copy: a browser complains on its console about a canvas that is read often.
+    """
+    read = """points => {
+      const copy = new OffscreenCanvas(map.width, map.height).getContext('2d');
+      copy.drawImage(map, 0, 0);
+      const alpha = copy.getImageData(0, 0, map.width, map.height).data.filter((_, i) => i % 4 === 3);
+      return [Math.max(...alpha), ...points.map(([x, y]) => alpha[Math.floor(y * map.height) * map.width + Math.floor(x * map.width)])];
+    }"""
+    values: list[int] = page.evaluate(read, points)
+    return values
+
+
+def shows_map(page: Any) -> bool:
+    return "on" in (page.locator("#stage").get_attribute("class") or "").split()
+
+
+def lit(page: Any) -> list[float]:
+    """How strongly each word is lit, 0..1."""
+    heats: list[float] = page.eval_on_selector_all(".words button", "all => all.map(button => +button.style.getPropertyValue('--heat'))")
+    return heats
+
+
 def test_browser_pointer(show: Any) -> None:
     page = show(grid_caption())
     stage = page.locator("#stage")
-    page.locator("#words button").nth(2).hover()
-    assert "on" in (stage.get_attribute("class") or "") and "word2" in page.locator("#status").inner_text()
-    drawn = "map.getContext('2d').getImageData(0, 0, map.width, map.height).data.reduce((most, value, i) => i % 4 === 3 ? Math.max(most, value) : most, 0)"
-    assert page.evaluate(drawn) > 100  # how far the strongest colour covers the photo
+    page.locator(".words button").nth(2).hover()
+    assert shows_map(page) and "word2" in page.locator("#status").inner_text()
+    assert opacities(page)[0] > 100
     stage.hover(position={"x": 20, "y": 20})
-    assert "on" not in (stage.get_attribute("class") or "")
-    heats = page.eval_on_selector_all("#words button", "all => all.map(button => +button.style.getPropertyValue('--heat'))")
-    assert len(heats) == 4 and 0 < max(heats) <= 1 and all("%" in text for text in page.locator("#words small").all_inner_texts())
+    assert not shows_map(page)
+    assert len(lit(page)) == 4 and 0 < max(lit(page)) <= 1
+    assert all("%" in text for text in page.locator(".words small").all_inner_texts())
     page.mouse.move(1, 1)
-    assert page.locator("#words small").all_inner_texts() == [""] * 4
+    assert page.locator(".words small").all_inner_texts() == [""] * 4
 
 
 def test_browser_keyboard(show: Any) -> None:
@@ -170,7 +218,7 @@ def test_browser_keyboard(show: Any) -> None:
         page.keyboard.press(key)
         assert f"word{word}" in page.locator("#status").inner_text()
     page.keyboard.press("Enter")
-    assert page.locator("#words button").first.get_attribute("aria-pressed") == "true"
+    assert page.locator(".words button").first.get_attribute("aria-pressed") == "true"
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "stage"
     page.keyboard.press("ArrowRight")
@@ -178,21 +226,167 @@ def test_browser_keyboard(show: Any) -> None:
     page.keyboard.press("ArrowRight")
     assert first.startswith("Here") and page.locator("#status").inner_text() != first
     page.keyboard.press("Escape")
-    assert page.locator("#words [aria-pressed=true]").count() == 0
+    assert page.locator(".words [aria-pressed=true]").count() == 0
+
+
+def test_browser_slider_sets_how_far_the_map_covers_the_photo(show: Any) -> None:
+    caption, style = grid_caption(), Style()
+    page, heat = show(caption, reduced_motion="reduce"), Heat(caption, style)
+    slider = page.get_by_role("slider", name="Strength")
+    toned = "getComputedStyle(document.getElementById('photo')).filter"
+    page.locator(".words button").nth(2).click()
+    usual = opacities(page)[0]
+    assert slider.input_value() == "100" and usual == pytest.approx(255 * style.opacity * heat.maps((240, 180)).share(2).max(), abs=1.5)
+    slider.focus()
+    page.keyboard.press("Home")
+    assert opacities(page)[0] == 0 and page.evaluate(toned) == "grayscale(0) brightness(1)"
+    assert slider.get_attribute("aria-valuetext") == "0 %, the plain photo"
+    for _ in range(10):
+        page.keyboard.press("ArrowRight")
+    assert opacities(page)[0] == pytest.approx(usual / 2, abs=1.5) and page.locator("#strength-value").inner_text() == "50 %"
+    box = slider.bounding_box()
+    page.mouse.click(box["x"] + box["width"] - 2, box["y"] + box["height"] / 2)
+    assert opacities(page)[0] == 255 and slider.get_attribute("aria-valuetext") == "200 %"
+    assert page.locator(".words [aria-pressed=true]").count() == 1  # the word stays held
+
+
+def test_browser_slider_shows_a_word_while_it_is_used(show: Any) -> None:
+    page = show(grid_caption())
+    page.locator("#strength").focus()
+    assert not shows_map(page)
+    page.keyboard.press("ArrowLeft")
+    assert shows_map(page)
+    page.keyboard.press("Shift+Tab")
+    assert not shows_map(page)
+
+
+def test_browser_shows_all_captions_and_where_each_looked(show: Any) -> None:
+    page = show(several(), viewport={"width": 1280, "height": 800})
+    cards = page.get_by_role("group")
+    assert [cards.nth(i).get_attribute("aria-label") for i in (0, 1)] == [
+        "Caption 1 of 3, log-probability −7.50 nats",
+        "Caption 2 of 3, log-probability −8.25 nats",
+    ]
+    assert "A third one." in cards.nth(2).inner_text() and cards.nth(2).get_by_role("button").count() == 0
+    boxes = [cards.nth(i).bounding_box() for i in range(3)]
+    assert len({box["y"] for box in boxes}) == 1 and len({box["x"] for box in boxes}) == 3
+    cards.nth(1).get_by_role("button").nth(1).hover()
+    assert "“second” of caption 2" in page.locator("#status").inner_text() and "100 %" in page.locator("#status").inner_text()
+    _, near, far = opacities(page, (0.1, 0.1), (0.9, 0.9))
+    assert near > 150 and far < 10
+    box = page.locator("#stage").bounding_box()
+    page.mouse.move(box["x"] + 0.1 * box["width"], box["y"] + 0.1 * box["height"])
+    assert len(lit(page)) == 7 and min(lit(page)[4:]) > 0.8
+    page.mouse.move(box["x"] + 0.9 * box["width"], box["y"] + 0.9 * box["height"])
+    assert max(lit(page)[:4]) > 0 and max(lit(page)[4:]) < 0.1
+
+
+def test_browser_keyboard_goes_from_caption_to_caption(show: Any) -> None:
+    page = show(several())
+    stops = []
+    for _ in range(4):
+        page.keyboard.press("Tab")
+        stops.append(page.evaluate("document.activeElement.id || document.activeElement.firstChild.textContent"))
+    assert stops == ["stage", "word0", "a", "play"]
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("ArrowLeft")  # from the first word of the second caption to its last
+    assert "“one” of caption 2" in page.locator("#status").inner_text() and page.locator("#play").inner_text() == "Play caption 2"
+    page.keyboard.press("Enter")
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Tab")  # back to where this toolbar was left
+    assert page.evaluate("document.activeElement.firstChild.textContent") == "one"
+    assert page.locator(".words [aria-pressed=true]").count() == 1
+    page.keyboard.press("Escape")
+    assert page.locator(".words [aria-pressed=true]").count() == 0
+
+
+def test_browser_plays_the_caption_last_used(show: Any) -> None:
+    page = show(several())
+    play = page.locator("#play")
+    assert play.inner_text() == "Play caption 1"
+    page.get_by_role("button", name="second").click()
+    assert play.inner_text() == "Play caption 2"
+    play.click()
+    assert play.inner_text() == "Stop" and "“a” of caption 2" in page.locator("#status").inner_text()
+    page.locator("#status", has_text="“second” of caption 2").wait_for(timeout=3000)
+    play.click()
+    assert play.inner_text() == "Play caption 2" and page.locator(".words .shown").count() == 0
+
+
+def test_browser_names_the_strongest_region(show: Any) -> None:
+    caption = region_caption()
+    object.__setattr__(caption, "labels", ["head", "floor", "mat"])
+    page = show(caption)
+    page.locator(".words button").first.hover()
+    assert page.locator("#marks b").all_inner_texts() == ["head\n70 %"]
+    assert "looked most at head" in page.locator("#status").inner_text()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_browser_phone(show: Any, scheme: str) -> None:
-    page = show(grid_caption(words=25), viewport={"width": 360, "height": 640}, has_touch=True, is_mobile=True, color_scheme=scheme)
+@pytest.mark.parametrize("make", [lambda: grid_caption(words=25), several])
+def test_browser_phone(show: Any, scheme: str, make: Any) -> None:
+    page = show(make(), viewport={"width": 360, "height": 640}, has_touch=True, is_mobile=True, color_scheme=scheme)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    page.locator("#words button").nth(7).tap()
-    assert page.locator("#words button").nth(7).get_attribute("aria-pressed") == "true"
+    lefts = page.eval_on_selector_all(".caption", "all => all.map(card => card.getBoundingClientRect().left)")
+    assert len(set(lefts)) == 1  # one below the other
+    page.locator(".words button").nth(6).tap()
+    assert page.locator(".words button").nth(6).get_attribute("aria-pressed") == "true" and shows_map(page)
     page.locator("#stage").tap()
     assert page.locator("#status").inner_text().startswith("Here")
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (ground == "rgb(255, 255, 255)") == (scheme == "light")
 
 
+@pytest.mark.parametrize("size", [(800, 100), (100, 400), (16, 16)])
+def test_browser_odd_photos_fit(show: Any, size: tuple[int, int]) -> None:
+    page = show(several(), photo(*size))
+    for width, height in ((360, 640), (1280, 800)):
+        page.set_viewport_size({"width": width, "height": height})
+        box = page.locator("#stage").bounding_box()
+        assert box["width"] / box["height"] == pytest.approx(size[0] / size[1], rel=0.05)
+        assert box["height"] < 0.85 * height and max(box["width"], box["height"]) > 200
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+# The least contrast (WCAG 2) of any text of the page with what lies behind it, while the words are lit by `heat`.
+CONTRAST = """heat => {
+  document.querySelectorAll('.words button').forEach(button => button.style.setProperty('--heat', heat));
+  const parse = colour => colour.match(/[0-9.]+/g).map(Number);
+  const ground = element => {
+    const [r, g, b, a = 1] = parse(getComputedStyle(element).backgroundColor);
+    if (a === 1) return [r, g, b];
+    const below = ground(element.parentElement);
+    return [r, g, b].map((value, i) => a * value + (1 - a) * below[i]);
+  };
+  const light = rgb => rgb.slice(0, 3).map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const texts = document.querySelectorAll('.words button, .words small, .head *, .text, #status, #play, .control label, .control span, .note');
+  return Math.min(...[...texts].map(element => {
+    const [low, high] = [light(parse(getComputedStyle(element).color)), light(ground(element))].sort((a, b) => a - b);
+    return (high + 0.05) / (low + 0.05);
+  }));
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_browser_text_stays_readable(show: Any, scheme: str) -> None:
+    page = show(several(), color_scheme=scheme, reduced_motion="reduce")
+    page.locator("#stage").hover()
+    assert min(page.evaluate(CONTRAST, heat) for heat in (0, 0.25, 0.5, 0.75, 1)) >= 4.5
+
+
+def test_browser_prints_captions_and_photo_on_white(show: Any) -> None:
+    page = show(several(), color_scheme="dark")
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert (
+        page.locator("#photo").is_visible() and page.get_by_text("A third one.").first.is_visible() and page.get_by_text("second").first.is_visible()
+    )
+    assert not page.locator("#play").is_visible() and not page.locator("#strength").is_visible()
+
+
 def test_browser_markup_in_words_stays_text(show: Any) -> None:
-    page = show(replace(grid_caption(text=EVIL), text=EVIL))
-    assert [text.strip() for text in page.locator("#words button").all_text_contents()] == EVIL.split()
+    caption = replace(grid_caption(text=EVIL), text=EVIL)
+    page = show(replace(caption, others=[replace(caption, attention=None)]))
+    assert [text.strip() for text in page.locator(".words button").all_text_contents()] == EVIL.split()
+    assert page.locator(".text").inner_text() == EVIL
