@@ -2,16 +2,16 @@
 
 Example: python scripts/readme.py --data data/flickr8k
 
-The picture is drawn from an example photo in seconds. The table takes minutes: both models caption Flickr8k's dev split and are timed. Without ``--data`` only the
-picture is made.
+The picture is drawn from an example photo in seconds. The table takes minutes: both models caption Flickr8k's dev split and are timed. Without ``--data``
+only the picture is made.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import json
-import re
+import subprocess
+import sys
 from pathlib import Path
 
 from PIL import Image
@@ -38,6 +38,23 @@ def draw() -> None:
     print(f"{PICTURE.relative_to(ROOT)}: {len(stream.getvalue()):,} bytes")
 
 
+def tables(report: str) -> str:
+    """Take from a benchmark's report the first table of its quality and its last of cost, each with the note below it."""
+    parts = report.split("\n\n")
+    quality = parts.index("## Quality") + 1
+    timings = max(number for number, part in enumerate(parts) if part.startswith("| model | batch |"))
+    return "\n\n".join([*parts[quality : quality + 2], *parts[timings : timings + 2]])
+
+
+def put_table(table: str) -> None:
+    """Write the table between its marks in the README."""
+    file = ROOT / "README.md"
+    text = file.read_text(encoding="utf-8")
+    before, _, rest = text.partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    files.write_text(file, f"{before}{MARKS[0]}\n{table}\n{MARKS[1]}{after}")
+
+
 def main() -> None:
     """Read the command line and make both."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -45,6 +62,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/benchmark"), help="folder of the benchmark (default: %(default)s)")
     arguments = parser.parse_args()
     draw()
+    if arguments.data is not None:
+        command = ["captioner", "benchmark", *MODELS, "--data", str(arguments.data), "--split", "dev", "--output", str(arguments.output)]
+        subprocess.run([sys.executable, "-m", *command], check=True)
+        put_table(tables((arguments.output / "table.md").read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -66,41 +66,60 @@ class Cost:
     about: About
     timings: list[Timing]
 
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Cost:
+        """Make it again of what :func:`dataclasses.asdict` made of it and JSON kept."""
+        about = {**record["about"], "memory": {int(size): peak for size, peak in record["about"]["memory"].items()}}
+        timings: list[dict[str, Any]] = [
+            {name: Spread(**value) if isinstance(value, dict) else value for name, value in timing.items()} for timing in record["timings"]
+        ]
+        return cls(About(**about), [Timing(**timing) for timing in timings])
 
-def time_models(jobs: Mapping[str, Job], *, rounds: int, progress: Callable[[int, int], None] | None = None) -> dict[str, Cost]:
-    """Time models in turns.
+
+def time_models(
+    jobs: Mapping[str, Job], *, rounds: int, progress: Callable[[str, int, int], None] | None = None
+) -> tuple[dict[str, Cost], dict[str, EvaluationError]]:
+    """Time models in turns. One that cannot be loaded, or fails, is left out.
 
     Args:
         jobs: by name; all with the same sizes of batches.
         rounds: how often each model is timed at each size of batch, after its warm-up.
-        progress: called with (rounds done, rounds in all).
+        progress: called with (title of the phase, done, all).
 
-    Raises:
-        EvaluationError: a model could not be loaded, or failed.
+    Returns:
+        The costs by name, with speeds against the first that could be timed, and the errors of the others.
     """
     batches = sorted(next(iter(jobs.values())).batches)
-    names = list(jobs)
-    seconds = {name: np.zeros((len(batches), rounds, 2)) for name in names}
+    seconds = {name: np.zeros((len(batches), rounds, 2)) for name in jobs}
+    errors: dict[str, EvaluationError] = {}
     with ExitStack() as stack:
         # One after the other, so that they load and warm up undisturbed.
-        workers = {}
+        workers: dict[str, Connection] = {}
         abouts: dict[str, About] = {}
-        for name, job in jobs.items():
+        for number, (name, job) in enumerate(jobs.items()):
+            if progress:
+                progress("Loading and warming up", number, len(jobs))
             workers[name] = stack.enter_context(_process(job))
-            abouts[name] = _answer(workers[name], name)
+            try:
+                abouts[name] = _answer(workers[name], name)
+            except EvaluationError as error:
+                errors[name] = error
         for turn in range(rounds):
             for number, size in enumerate(batches):
-                for name in turns(names, turn):
-                    workers[name].send((size, turn * size))
-                    seconds[name][number, turn] = _answer(workers[name], name)
+                for name in turns([name for name in jobs if name not in errors], turn):
+                    try:
+                        seconds[name][number, turn] = _ask(workers[name], (size, turn * size), name)
+                    except EvaluationError as error:
+                        errors[name] = error
             if progress:
-                progress(turn + 1, rounds)
-    return {name: Cost(abouts[name], summarise(batches, seconds[name], seconds[names[0]])) for name in names}
+                progress("Timing", turn + 1, rounds)
+    timed = [name for name in jobs if name not in errors]
+    return {name: Cost(abouts[name], summarise(batches, seconds[name], seconds[timed[0]])) for name in timed}, errors
 
 
 def turns(names: Sequence[str], turn: int) -> list[str]:
     """Return in which order the models have their turn: each is first, second and so on equally often."""
-    first = turn % len(names)
+    first = turn % max(1, len(names))
     return [*names[first:], *names[:first]]
 
 
@@ -124,12 +143,21 @@ def _process(job: Job) -> Iterator[Connection]:
     its.close()
     try:
         yield mine
+    except BaseException:
+        process.terminate()
+        raise
     finally:
         mine.close()
         process.join(10)
         if process.is_alive():
             process.terminate()
             process.join()
+
+
+def _ask(connection: Connection, question: tuple[int, int], name: str) -> Any:
+    with suppress(OSError):  # of a process that has died, as is told when it does not answer
+        connection.send(question)
+    return _answer(connection, name)
 
 
 def _answer(connection: Connection, name: str) -> Any:

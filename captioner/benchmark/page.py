@@ -1,44 +1,29 @@
-"""A page by itself with the photos on which the models differ most, side by side, and where each looked."""
+"""A page by itself: the tables, and the photos on which the models differ most, side by side, and where each looked."""
 
 from __future__ import annotations
 
 import base64
 import html
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from captioner.benchmark import tables
+from captioner.benchmark.cost import Cost
+from captioner.benchmark.plot import appearance
 from captioner.benchmark.quality import Quality
+from captioner.benchmark.tables import Cell, Table
+from captioner.benchmark.template import PAGE, STYLE
 from captioner.captioner import Captioner
 from captioner.data.images import load_image
 from captioner.errors import CaptionerError, ImageError
 from captioner.figures import figure
 
-_SIDE = 480
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-  body {{ font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }}
-  section {{ border-top: 1px solid #ccc; padding: 1.5rem 0; display: grid; grid-template-columns: minmax(12rem, 20rem) 1fr; gap: 1.5rem; }}
-  img {{ max-width: 100%; height: auto; display: block; }}
-  .models {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(18rem, 1fr)); gap: 1.5rem; align-content: start; }}
-  h2 {{ font-size: 1rem; margin: 0; }} p {{ margin: 0.3rem 0; }} small, li {{ color: #555; }} .said {{ font-size: 1.15rem; }}
-  ul {{ padding-left: 1.1rem; margin: 0.5rem 0; }}
-  @media (max-width: 45rem) {{ section {{ grid-template-columns: 1fr; }} }}
-</style>
-<h1>{title}</h1>
-<p>{lead}</p>
-{sections}
-</html>
-"""
+_SIDE, _WIDTH = 704, 1200  # pixels of a photo's longer side, and across a picture of attention
 
 
 @dataclass
@@ -61,66 +46,166 @@ class Shown:
     scores: dict[str, float]
     attention: dict[str, bytes] = field(default_factory=dict)
 
+    @property
+    def best(self) -> list[str]:
+        """The models with the highest score; none if all have it."""
+        highest = max(self.scores.values())
+        names = [name for name, score in self.scores.items() if score == highest]
+        return names if len(names) < len(self.scores) else []
 
-def most_different(quality: Quality, number: int, metric: str) -> list[int]:
-    """Return the photos, by their number, on which a metric's best and worst model lie farthest apart, the farthest first; where all agree, none."""
-    scores = np.array([mine[metric] for mine in quality.each.values()])
+
+def most_different(quality: Quality, number: int) -> list[int]:
+    """Return the photos, by their number, on which the metric of the best and of the worst model lie farthest apart, the farthest first.
+
+    Photos on which all agree are not among them.
+    """
+    scores = np.array([mine[quality.metric] for mine in quality.each.values()])
     apart = scores.max(0) - scores.min(0)
     return [int(image) for image in np.argsort(-apart, kind="stable")[:number] if apart[image] > 0]
 
 
-def look(shown: list[Shown], models: Mapping[str, Callable[[], Captioner]]) -> list[str]:
-    """Have the models caption these photos once more and draw where each word looked; return what could not be drawn."""
+def look(shown: Sequence[Shown], name: str, load: Callable[[], Captioner], progress: Callable[[int, int], None] | None = None) -> list[str]:
+    """Have a model caption these photos once more and draw where each word looked.
+
+    Args:
+        shown: the photos, which get the pictures.
+        name: of the model.
+        load: loads it.
+        progress: called with (done, all).
+
+    Returns:
+        What could not be drawn.
+
+    Raises:
+        CheckpointError: the model cannot be loaded.
+    """
+    captioner = load() if shown else None
+    if captioner is None or not captioner.model.decoder.attends:
+        return []
     problems = []
-    for name, load in models.items():
-        captioner = load()
-        if not captioner.model.decoder.attends:
-            continue
-        for photo, caption in zip(shown, captioner.stream([photo.path for photo in shown]), strict=True):
+    for done, (photo, caption) in enumerate(zip(shown, captioner.stream([photo.path for photo in shown]), strict=True), start=1):
+        try:
             if isinstance(caption, ImageError):
-                problems.append(str(caption))
-                continue
-            try:
-                photo.attention[name] = _jpeg(figure(caption, photo.path, width=1000).image())
-            except CaptionerError as error:
-                problems.append(f"{name}, {photo.path}: {error}")
+                raise caption
+            photo.attention[name] = _jpeg(figure(caption, photo.path, width=_WIDTH).image())
+        except CaptionerError as error:
+            problems.append(f"no attention of {name} is shown: {error if str(photo.path) in str(error) else f'{photo.path}: {error}'}")
+        if progress:
+            progress(done, len(shown))
     return problems
 
 
-def page(title: str, quality: Quality, shown: list[Shown], metric: str) -> str:
-    """Write the page."""
-    scores = np.array([mine[metric] for mine in quality.each.values()])
-    best = [f"{name} on {100 * np.mean(mine >= scores.max(0)):.0f} %" for name, mine in zip(quality.each, scores, strict=True)]
-    lead = (
-        f"The {len(shown)} photos of {len(quality.images):,} on which the models' {metric} differs most. These are extremes and no fair sample. "
-        f"Of all photos the best is {', '.join(best)}, ties counted for each."
+def page(title: str, quality: Quality, costs: Mapping[str, Cost], shown: Sequence[Shown], *, resamples: int, plot: bytes | None = None) -> str:
+    """Write the page.
+
+    Args:
+        title: of the benchmark.
+        quality: of the captions.
+        costs: of each model; may be empty.
+        shown: the photos.
+        resamples: of the intervals and tests.
+        plot: the plot as a PNG file's bytes.
+    """
+    number = f"The {len(shown)} photos" if len(shown) != 1 else "The photo"
+    photos = (
+        f"{number} of {len(quality.images):,} on which the models' {quality.metric} differs most, the farthest apart first. These are extremes and no fair "
+        "sample. Beside each caption stands its own score on the photo, and below it where the model looked for each word."
+        if shown
+        else "There is none on which their scores differ, or none was asked for."
     )
-    return _PAGE.format(title=html.escape(title), lead=html.escape(lead), sections="\n".join(_section(photo, metric) for photo in shown))
+    colours = {name: colour for name, (_, colour, _) in appearance(quality).items()}
+    return PAGE.format(
+        title=html.escape(f"Captioners compared on {title}"),
+        style=STYLE,
+        lead=html.escape(f"{len(quality.images):,} photos, {len(quality.groups[0].scores)} models. {tables.method(quality, resamples)}"),
+        summary="\n".join(_summary(quality, costs, colours, plot)),
+        heading="Where the models differ most",
+        photos=html.escape(photos),
+        articles="\n".join(_article(rank, photo, quality.metric, colours) for rank, photo in enumerate(shown, start=1)),
+        footer="Made by captioner benchmark.",
+    )
 
 
-def _section(photo: Shown, metric: str) -> str:
+def _summary(quality: Quality, costs: Mapping[str, Cost], colours: Mapping[str, str], plot: bytes | None) -> list[str]:
+    parts = []
+    if quality.seeds is not None:
+        parts.append(_section("seeds", "Quality over seeds", tables.seeds(quality.seeds), {}, tables.seeds_method(quality.seeds)))
+    parts.append(_section("quality", "Quality" if quality.seeds is None else "Quality of each run", _with_wins(quality), colours))
+    if costs:
+        parts.append(_section("cost", "Cost", tables.timings(costs), colours))
+        parts.append(_section("size", "Size and memory", tables.sizes(costs), colours))
+    if plot is not None:
+        caption = f"{quality.metric} with its 95 % interval against the time for captioning and the number of parameters."
+        picture = _embedded(plot, f"Plot: {caption} The numbers are in the tables above.", "png")
+        parts.append(f'<figure class="plot">{picture}<figcaption>{html.escape(caption)}</figcaption></figure>')
+    return parts
+
+
+def _with_wins(quality: Quality) -> Table:
+    """The table of scores, and on how many photos each model is the best."""
+    table = tables.scores(quality.groups[0])
+    if len(quality.each) < 2:
+        return table
+    scores = np.array([mine[quality.metric] for mine in quality.each.values()])
+    wins = 100 * (scores >= scores.max(0)).mean(1)
+    rows = [[*row, Cell(f"{share:.0f} %", best=share == wins.max())] for row, share in zip(table.rows, wins, strict=True)]
+    note = f"{table.note} Best on: share of the photos on which no other model has a higher {quality.metric}; ties count for each."
+    return Table([*table.head, "best on"], rows, note)
+
+
+def _section(name: str, title: str, table: Table, colours: Mapping[str, str], about: str = "") -> str:
+    head = "".join(f'<th scope="col">{html.escape(text)}</th>' for text in table.head)
+    rows = "".join(f"<tr>{_row_head(row[0], colours)}{''.join(map(_cell, row[1:]))}</tr>" for row in table.rows)
+    return (
+        f'<section aria-labelledby="{name}"><h2 id="{name}">{html.escape(title)}</h2>'
+        f'<div class="scroll" role="region" aria-labelledby="{name}" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+        f'<p class="lead"><small>{html.escape(f"{table.note} {about}".strip())}</small></p></section>'
+    )
+
+
+def _row_head(cell: Cell, colours: Mapping[str, str]) -> str:
+    colour = colours.get(cell.text)
+    dot = f'<span class="dot" style="--model:{colour}"></span>' if colour else ""
+    return f'<th scope="row">{dot}{html.escape(cell.text)}</th>'
+
+
+def _cell(cell: Cell) -> str:
+    text = html.escape(cell.text) + ('<abbr title="differs significantly from the first model">†</abbr>' if cell.differs else "")
+    return f"<td>{f'<strong>{text}</strong>' if cell.best else text}{f'<small>{html.escape(cell.detail)}</small>' if cell.detail else ''}</td>"
+
+
+def _article(rank: int, photo: Shown, metric: str, colours: Mapping[str, str]) -> str:
     try:
         picture = load_image(photo.path)
         picture.thumbnail((_SIDE, _SIDE))
-        left = _embedded(_jpeg(picture), "the photo")
+        left = _embedded(_jpeg(picture), f"Photo: {photo.references[0]}" if photo.references else "The photo")
     except ImageError as error:
         left = f"<p>{html.escape(str(error))}</p>"
     people = "".join(f"<li>{html.escape(caption)}</li>" for caption in photo.references)
-    columns = "".join(_column(name, photo, metric) for name in photo.captions)
-    return f"<section><div>{left}<ul>{people}</ul><small>{html.escape(photo.image)}</small></div><div class=models>{columns}</div></section>"
+    columns = "".join(_column(name, photo, metric, colours.get(name, "")) for name in photo.captions)
+    return (
+        f'<article aria-labelledby="photo-{rank}"><h3 id="photo-{rank}">{rank}. {html.escape(photo.image)}</h3>'
+        f'<div class="photo">{left}<div><small>People say</small><ul>{people}</ul></div></div><div class="models">{columns}</div></article>'
+    )
 
 
-def _column(name: str, photo: Shown, metric: str) -> str:
-    attention = _embedded(photo.attention[name], f"where {name} looked for each word") if name in photo.attention else ""
+def _column(name: str, photo: Shown, metric: str, colour: str) -> str:
+    attention = "<p><small>This model has no attention to show.</small></p>"
+    if name in photo.attention:
+        attention = f"<figure>{_embedded(photo.attention[name], f'Where {name} looked for each word of: {photo.captions[name]}')}</figure>"
+    best = '<span class="badge">best here</span>' if name in photo.best else ""
     said = html.escape(photo.captions[name]) or "(nothing)"
-    return f"<div><h2>{html.escape(name)}</h2><p class=said>{said}</p><p><small>{metric} {100 * photo.scores[name]:.0f}</small></p>{attention}</div>"
+    return (
+        f'<section class="model" style="--model:{colour}" aria-label="{html.escape(name)}"><div class="top"><h4>{html.escape(name)}</h4>{best}</div>'
+        f'<p class="said">{said}</p><p><small>{metric} {100 * photo.scores[name]:.0f}</small></p>{attention}</section>'
+    )
 
 
 def _jpeg(picture: Image.Image) -> bytes:
     stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=85)
+    picture.convert("RGB").save(stream, "JPEG", quality=85, optimize=True)
     return stream.getvalue()
 
 
-def _embedded(jpeg: bytes, text: str) -> str:
-    return f'<img src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}" alt="{html.escape(text)}" loading="lazy">'
+def _embedded(data: bytes, text: str, kind: str = "jpeg") -> str:
+    return f'<img src="data:image/{kind};base64,{base64.b64encode(data).decode()}" alt="{html.escape(text)}">'

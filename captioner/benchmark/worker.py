@@ -6,6 +6,7 @@ It has the whole memory of its process to itself, so that the highest is the mod
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -86,6 +87,7 @@ def serve(connection: Connection, job: Job) -> None:
 
     Any error is sent as its text, and ends the process.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a key pressed to interrupt reaches all processes; the first one ends the others
     try:
         contestant = Contestant(job)
         connection.send(contestant.about)

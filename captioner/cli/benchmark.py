@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json as jsonlib
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -11,29 +11,39 @@ import typer
 from captioner.cli import console
 from captioner.cli.train import CAPTIONERS
 
-EXAMPLES = """Example: captioner benchmark flickr8k --split test -o benchmark
+EXAMPLES = """Example: captioner benchmark --data flickr8k --split test
 
-Example: captioner benchmark dataset_coco.json --split test --model show_attend_tell --model models/mine --batch-size 1 --batch-size 32 -o benchmark
+Example: captioner benchmark show_attend_tell models/mine --data dataset_coco.json --split test --batch-size 1 --batch-size 32 --latex -o benchmark
 
-Example: captioner benchmark flickr8k -o contest --train flickr8k_show_attend_tell --train flickr8k_show_tell --set epochs=4"""
+Example: captioner benchmark --data flickr8k --train flickr8k_show_attend_tell --train flickr8k_show_tell --set epochs=4 --seeds 0,1,2 -o contest"""
 
 
 def run(
-    data: Annotated[Path, typer.Argument(help="The caption data set, a file or folder.")],
-    output: Annotated[Path, typer.Option("--output", "-o", file_okay=False, help="The folder of the report.")],
-    split: Annotated[str, typer.Option(help="The split to caption.")] = "dev",
+    data: Annotated[Path, typer.Option("--data", help="The caption data set, a file or folder.")],
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="Shipped models, model folders, or user/model on the hub; the others are compared with the first.",
+            show_default="the shipped models",
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", file_okay=False, help="The folder of the report.")] = Path("benchmark"),
+    split: Annotated[str | None, typer.Option(help="The split to caption.", show_default="dev, or all photos of data without splits")] = None,
     images: Annotated[Path | None, typer.Option(file_okay=False, help="Folder of the pictures, if they are not beside the data.")] = None,
     restval: Annotated[bool, typer.Option("--restval", help="Count COCO's restval photos as train.")] = False,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(help="A shipped model, a model folder, or user/model on the hub; the first is what the others are compared with."),
-    ] = None,
     train: Annotated[
         list[str] | None,
         typer.Option(help=f"Train a contestant on the data first, by a YAML file or a shipped recipe ({', '.join(CAPTIONERS)}); may be repeated."),
     ] = None,
     changes: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="With --train: change a setting of every contestant.")
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="With --train: change a setting of every contestant, for example epochs=4.")
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST", help="With --train: train each contestant once with each of these seeds, for example 0,1,2.", show_default="its own"
+        ),
     ] = None,
     features: Annotated[list[Path] | None, typer.Option(help="A feature store to caption from; each model takes the one of its encoder.")] = None,
     metrics: Annotated[list[str] | None, typer.Option(help="BLEU, METEOR, ROUGE-L, CIDEr, SPICE, joined by commas; all if not given.")] = None,
@@ -45,31 +55,59 @@ def run(
     resamples: Annotated[int, typer.Option(min=100, help="Of the intervals and tests.")] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="Of the resampling.")] = 0,
     shown: Annotated[int, typer.Option("--photos", min=0, help="How many photos the page shows.")] = 12,
+    latex: Annotated[bool, typer.Option("--latex", help="Also write the tables in LaTeX, for the package booktabs.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Caption and time anew, even what an earlier call left in the folder; trained models stay.")
+    ] = False,
 ) -> None:
     """Hold captioners against each other on the same photos: quality with intervals and p-values, time, memory.
 
-    Without --model and --train, the shipped captioners. The folder gets table.md (ready for a paper), benchmark.json (everything), plot.png (quality
-    against cost) and photos.html (where the models differ most).
+    The folder gets table.md, table.tex with --latex, benchmark.json, plot.png (quality against cost) and photos.html (where the models differ most).
 
-    Photos that cannot be read are reported on stderr and left out; the exit code is then 1.
+    Called again after an interruption, it goes on where it was: captions and timings are kept in the folder's cache, trained models in its runs.
+
+    With --train and --seeds, each recipe's mean and standard deviation over seeds are reported, and the recipes' means are tested against each other.
+
+    Models and photos that cannot be used are reported on stderr and left out; the exit code is then 1.
     """
-    if changes and not train:
-        raise typer.BadParameter("it changes how contestants are trained; give --train too, or leave it out", param_hint="--set")
-    from captioner import checkpoint
+    for option, given in (("--set", changes), ("--seeds", seeds)):
+        if given and not train:
+            raise typer.BadParameter("it is about how contestants are trained; give --train too, or leave it out", param_hint=option)
+    chosen = None if seeds is None else _seeds(seeds, changes or [])
     from captioner.data.annotations import read_captions
 
-    part = read_captions(data, images=images).split(split, restval=restval)
-    trained = [_train(recipe, changes or [], data, images, output) for recipe in train or ()]
-    contestants = [*(model or ()), *map(str, trained)] or list(checkpoint.shipped())
+    whole = read_captions(data, images=images)
+    if split is None:
+        split = "all" if list(whole.splits) == ["all"] else "dev"
+    part = whole.split(split, restval=restval)
+    learned = whole.split("train", restval=restval) if "train" in whole.splits else None
 
-    from captioner.benchmark.run import TABLE, benchmark
+    from captioner import checkpoint
+    from captioner.benchmark.listener import Listener
+    from captioner.benchmark.run import CACHE, TABLE, benchmark
+    from captioner.benchmark.training import train as train_all
     from captioner.evaluation.scores import DEFAULT_METRICS
 
-    with console.progress("Benchmark") as show:
-        result = benchmark(
-            contestants,
+    failures = console.Failures()
+    with _Bars() as bars:
+        listener = Listener(bars, console.note, failures)
+        trained = train_all(
+            train or (),
+            output / "runs",
+            data=data,
+            images=images,
+            restval=restval,
+            changes=changes or (),
+            seeds=chosen,
+            device=device,
+            listener=listener,
+            console=console.messages,
+        )
+        benchmark(
+            [*(models or () if models or train else checkpoint.shipped()), *trained],
             part,
             output,
+            training=learned,
             split=split,
             features=features or (),
             metrics=[name.strip() for names in metrics or () for name in names.split(",") if name.strip()] or DEFAULT_METRICS,
@@ -80,21 +118,34 @@ def run(
             resamples=resamples,
             seed=seed,
             shown=shown,
-            progress=lambda _, done, total: show(done, total),
+            latex=latex,
+            fresh=fresh,
+            listener=listener,
         )
     typer.echo((output / TABLE).read_text(encoding="utf-8"))
-    console.note(f"{output}: {', '.join(sorted(file.name for file in output.iterdir() if file.is_file()))}")
-    failures = console.Failures()
-    for problem in result.quality.unreadable:
-        failures(problem)
+    console.note(f"{output}: {', '.join(sorted(file.name for file in output.iterdir() if file.is_file()))}; captions and timings in {output / CACHE}")
     failures.exit()
 
 
-def _train(recipe: str, changes: list[str], data: Path, images: Path | None, output: Path) -> Path:
-    """Train a contestant, or go on with an interrupted training, and return the folder of its best model under the recipe's name."""
-    from captioner.training.fit import run as train
-    from captioner.training.loop import STATE
+def _seeds(text: str, changes: list[str]) -> list[int]:
+    """Read a list of seeds."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts) or len(set(map(int, parts))) < len(parts):
+        raise typer.BadParameter(
+            f"{text!r} is not a list of different whole numbers from 0 on, joined by commas, such as 0,1,2", param_hint="--seeds"
+        )
+    if any(change.partition("=")[0].strip() == "seed" for change in changes):
+        raise typer.BadParameter("seed is set by --seeds; leave one of them out", param_hint="--set")
+    return [int(part) for part in parts]
 
-    folder = output / "runs" / Path(recipe).stem
-    told = [f"data.path={jsonlib.dumps(str(data))}"] + ([f"data.images={jsonlib.dumps(str(images))}"] if images else [])
-    return train(recipe, [*told, *changes], output=folder, resume=(folder / STATE).exists(), console=console.messages)
+
+class _Bars(ExitStack):
+    """Progress bars, one after the other, each with the title of its phase."""
+
+    title: str | None = None
+
+    def __call__(self, title: str, done: int, total: int | None) -> None:
+        if title != self.title:
+            self.close()
+            self.show, self.title = self.enter_context(console.progress(title)), title
+        self.show(done, total)

@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
-from captioner.benchmark.cost import Spread, summarise, turns
-from captioner.benchmark.worker import peak_memory
+from captioner.benchmark import cost as module
+from captioner.benchmark.cost import Cost, Spread, summarise, time_models, turns
+from captioner.benchmark.worker import About, Job, peak_memory
 
 
 def test_every_model_has_every_place_in_the_order_equally_often() -> None:
@@ -38,3 +44,42 @@ def test_the_peak_is_of_this_process_and_rises() -> None:
     assert 5 < before < 100_000
     kept = np.ones(40_000_000)
     assert peak_memory() >= min(before + 100, 320) and kept[0] == 1
+
+
+class Worker:
+    """Stands for the process of a model; ``says`` are its answers, and an exception is raised."""
+
+    def __init__(self, says: list[object]) -> None:
+        self.says = says
+
+    def send(self, question: object) -> None:
+        pass
+
+    def recv(self) -> object:
+        answer = self.says.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def test_a_model_that_fails_is_left_out_and_the_others_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    about = About(1, 1, 1.0, {1: 1.0}, 1.0, None, "cpu", 1, 1, [])
+    says: dict[str, list[object]] = {
+        "damaged": ["CheckpointError: it is damaged"],
+        "dies": [about, (0.1, 0.1), EOFError()],
+        "good": [about, *[(0.2, 0.0)] * 3],
+        "slow": [about, *[(0.2, 0.2)] * 3],
+    }
+
+    @contextmanager
+    def process(job: Job) -> Iterator[Worker]:
+        yield Worker(says[job.model])
+
+    monkeypatch.setattr(module, "_process", process)
+    costs, errors = time_models({name: Job(name, "cpu", {}, [], [1]) for name in says}, rounds=3)
+    assert {name: cost.timings[0].speed.p50 for name, cost in costs.items()} == {"good": 1.0, "slow": 0.5}
+    assert str(errors["damaged"]) == "damaged: could not be timed: CheckpointError: it is damaged"
+    assert "dies: could not be timed: its process died" in str(errors["dies"])
+    assert {name: Cost.of(json.loads(json.dumps(asdict(cost)))) for name, cost in costs.items()} == costs
+    says["damaged"] = ["it is damaged"]
+    assert time_models({"damaged": Job("damaged", "cpu", {}, [], [1])}, rounds=2)[0] == {}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -30,22 +31,42 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("models") / "plain|one", built)
 
 
-def test_the_whole_report(run: Run, model: Path, other: Path, dataset: Path, tmp_path: Path) -> None:
+FAST = ("--metrics", "BLEU,CIDEr", "--resamples", 100, "--device", "cpu")
+
+
+def test_the_whole_report(run: Run, model: Path, other: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (dataset.parent / "blue.jpg").write_bytes(b"broken")
     output = tmp_path / "out"
-    result = run(
-        *("benchmark", dataset, "--model", model, "--model", other, "-o", output, "--metrics", "BLEU,CIDEr"),
-        *("--rounds", 2, "--resamples", 100, "--batch-size", 1, "--batch-size", 2, "--device", "cpu"),
+    arguments = (
+        "benchmark",
+        model,
+        other,
+        "--data",
+        dataset,
+        "-o",
+        output,
+        *FAST,
+        "--latex",
+        "--photos",
+        1,
+        "--rounds",
+        2,
+        "--batch-size",
+        1,
+        "--batch-size",
+        2,
     )
+    result = run(*arguments)
     assert result.code == 1
-    assert f"error: {dataset.parent / 'blue.jpg'}: " in result.err
-    assert sorted(file.name for file in output.iterdir()) == ["benchmark.json", "photos.html", "plot.png", "table.md"]
+    assert result.err.count(f"error: {dataset.parent / 'blue.jpg'}: ") == 1
+    assert sorted(path.name for path in output.iterdir()) == ["benchmark.json", "cache", "photos.html", "plot.png", "table.md", "table.tex"]
 
     record = json.loads((output / "benchmark.json").read_text())
     quality, cost = record["quality"], record["cost"]
     assert list(record["models"]) == ["tiny", "plain|one"] and quality["images"] == ["green.png", "red.jpg"]
     assert list(quality["groups"][0]["scores"]["tiny"]) == ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "CIDEr"]
     assert list(quality["groups"][0]["differences"]) == ["plain|one"]
+    assert quality["diversity"]["tiny"]["vocabulary"] >= 1 and quality["people"]["novel"] == 1.0
     for name, folder in (("tiny", model), ("plain|one", other)):
         from safetensors.numpy import load_file
 
@@ -65,10 +86,22 @@ def test_the_whole_report(run: Run, model: Path, other: Path, dataset: Path, tmp
         if block.startswith("|"):  # every line of a table has the same number of cells
             assert len({line.replace("\\|", "").count("|") for line in block.splitlines()}) == 1
     assert Image.open(output / "plot.png").size > (500, 300)
+    assert r"plain\textbar{}one & " in (output / "table.tex").read_text()
     page = (output / "photos.html").read_text()
-    assert "http" not in page.replace("http://www.w3.org", "")
+    assert "http://" not in page and "https://" not in page
     if quality["each"]["tiny"]["CIDEr"] != quality["each"]["plain|one"]["CIDEr"]:
-        assert "where tiny looked" in page and "where plain|one looked" not in page
+        assert "Where tiny looked" in page and "Where plain|one looked" not in page
+
+    # A second call measures nothing, and says so; but for the one that is asked to begin anew.
+    def measured(*_: object, **__: object) -> None:
+        raise RuntimeError("measured again")
+
+    monkeypatch.setattr("captioner.benchmark.run.time_models", measured)
+    again = run(*arguments)
+    assert again.code == 1 and json.loads((output / "benchmark.json").read_text()) == record
+    assert "tiny: 2 captions are used again" in again.err and "timings are used again" in again.err
+    with pytest.raises(RuntimeError, match="measured again"):
+        run(*arguments, "--fresh")
 
 
 def test_features_stand_for_photos(run: Run, model: Path, dataset: Path, tmp_path: Path) -> None:
@@ -78,50 +111,94 @@ def test_features_stand_for_photos(run: Run, model: Path, dataset: Path, tmp_pat
 
     pictures = [(photo.image_id, photo.path) for photo in read_captions(dataset).split("dev").photos if photo.image_id != "red.jpg"]
     store = build_store(tmp_path / "features", load_model(model).encoder, pictures, workers=1).store.folder
-    arguments = ("benchmark", dataset, "--model", model, "-o", tmp_path / "out", "--metrics", "BLEU", "--rounds", 0, "--resamples", 100)
-    result = run(*arguments, "--features", store, "--photos", 0)
+    arguments = ("benchmark", model, "--data", dataset, "-o", tmp_path / "out", *FAST, "--rounds", 0, "--features", store, "--photos", 0)
+    result = run(*arguments)
     assert result.code == 1 and "red.jpg: not in the feature store" in result.err
     record = json.loads((tmp_path / "out" / "benchmark.json").read_text())
     assert record["quality"]["images"] == ["blue.jpg", "green.png"] and record["cost"] == {}
     assert not (tmp_path / "out" / "plot.png").exists()
+    again = run(*arguments)
+    assert "2 captions are used again" in again.err and json.loads((tmp_path / "out" / "benchmark.json").read_text()) == record
+
+
+def test_bad_models_are_left_out_and_the_next_is_the_baseline(run: Run, model: Path, other: Path, dataset: Path, tmp_path: Path) -> None:
+    damaged = Path(shutil.copytree(model, tmp_path / "damaged"))
+    (damaged / "model.safetensors").write_bytes(b"damaged")
+    arguments = ("--data", dataset, "-o", tmp_path / "out", *FAST, "--rounds", 0, "--photos", 0)
+    result = run("benchmark", "no_such_model", damaged, other, model, *arguments)
+    errors = [line for line in result.err.splitlines() if line.startswith("error: ")]
+    assert result.code == 1 and len(errors) == 2
+    assert "'no_such_model' does not exist" in errors[0] and f"{damaged / 'model.safetensors'}: damaged" in errors[1]
+    record = json.loads((tmp_path / "out" / "benchmark.json").read_text())
+    assert list(record["models"]) == ["plain|one", "tiny"] and list(record["quality"]["groups"][0]["differences"]) == ["tiny"]
+    none = run("benchmark", damaged, *arguments)
+    assert none.code == 1 and none.err.splitlines()[-1].startswith("error: no model is left to compare")
 
 
 def test_a_model_that_cannot_be_timed_is_named(tmp_path: Path) -> None:
     from captioner.benchmark.cost import time_models
     from captioner.benchmark.worker import Job
-    from captioner.errors import EvaluationError
 
-    with pytest.raises(EvaluationError, match=r"nobody: could not be timed: CheckpointError: .*not a model folder"):
-        time_models({"nobody": Job(str(tmp_path), "cpu", {}, [], [1])}, rounds=1)
+    costs, errors = time_models({"nobody": Job(str(tmp_path), "cpu", {}, [], [1])}, rounds=1)
+    assert costs == {}
+    assert str(errors["nobody"]).startswith("nobody: could not be timed: CheckpointError: ") and "not a model folder" in str(errors["nobody"])
 
 
-def test_contestants_are_trained_alike(run: Run, model: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import shutil
-
+def test_means_over_seeds_of_trained_contestants(run: Run, model: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = []
 
     def train(recipe: str, changes: list[str], *, output: Path, resume: bool, console: object) -> Path:
-        told.append((recipe, changes, output.name, resume))
+        told.append((recipe, output.relative_to(tmp_path / "out"), "epochs=2" in changes, resume))
         return Path(shutil.copytree(model, output / "best"))
 
     monkeypatch.setattr("captioner.training.fit.run", train)
     recipes = ("flickr8k_show_tell", "flickr8k_show_attend_tell")
     arguments = [part for recipe in recipes for part in ("--train", recipe)]
-    output = tmp_path / "out"
     result = run(
-        *("benchmark", dataset, "-o", output, *arguments, "--set", "epochs=2", "--rounds", 0, "--resamples", 100, "--photos", 1),
-        *("--metrics", "BLEU"),
+        *("benchmark", "--data", dataset, "-o", tmp_path / "out", *arguments, "--set", "epochs=2", "--seeds", "0, 1", "--latex"),
+        *(*FAST, "--rounds", 0, "--photos", 1),
     )
     assert result.code == 0, result.err
-    assert told == [(recipe, [f'data.path="{dataset}"', "epochs=2"], recipe, False) for recipe in recipes]
-    assert list(json.loads((output / "benchmark.json").read_text())["models"]) == list(recipes)
+    assert told == [(recipe, Path("runs", recipe, f"seed-{seed}"), True, False) for recipe in recipes for seed in (0, 1)]
+    record = json.loads((tmp_path / "out" / "benchmark.json").read_text())
+    assert list(record["models"]) == [f"{recipe}, seed {seed}" for recipe in recipes for seed in (0, 1)]
+    assert list(record["quality"]["seeds"]["means"]["scores"]) == list(recipes)
+    assert record["quality"]["seeds"]["deviations"][recipes[0]]["CIDEr"] == 0
+    assert "## Quality over seeds" in result.out and "tab:captioner-seeds" in (tmp_path / "out" / "table.tex").read_text()
 
 
-def test_settings_without_training_are_refused(run: Run, dataset: Path, tmp_path: Path) -> None:
-    result = run("benchmark", dataset, "-o", tmp_path / "out", "--set", "epochs=2")
-    assert result.code == 2 and "--train" in result.err
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["--set", "epochs=2"], "--train"),
+        (["--seeds", "0"], "--train"),
+        (["--train", "flickr8k_show_tell", "--seeds", "0,1,0"], "--seeds"),
+        (["--train", "flickr8k_show_tell", "--seeds", "one"], "--seeds"),
+        (["--train", "flickr8k_show_tell", "--seeds", "0,1", "--set", "seed=3"], "--seeds"),
+    ],
+)
+def test_wrong_usage_is_told(run: Run, dataset: Path, tmp_path: Path, arguments: list[str], option: str) -> None:
+    result = run("benchmark", "--data", dataset, "-o", tmp_path / "out", *arguments)
+    assert result.code == 2 and option in result.err and not (tmp_path / "out").exists()
+
+
+def test_the_data_is_required(run: Run) -> None:
+    result = run("benchmark")
+    assert result.code == 2 and "--data" in result.err
+
+
+def test_a_split_without_photos_is_an_error(run: Run, model: Path, dataset: Path, tmp_path: Path) -> None:
+    result = run("benchmark", model, "--data", dataset, "-o", tmp_path / "out", "--split", "test")
+    assert result.code == 1 and 'no photo is in the split "test"' in result.err
+
+
+def test_data_without_splits_is_used_whole(run: Run, model: Path, dataset: Path, tmp_path: Path) -> None:
+    names = ("red.jpg", "green.png", "blue.jpg")
+    (dataset.parent / "captions.csv").write_text("image,caption\n" + "".join(f"{name},a dog runs\n" for name in names))
+    result = run("benchmark", model, "--data", dataset.parent / "captions.csv", "-o", tmp_path / "out", *FAST, "--rounds", 0, "--photos", 0)
+    assert result.code == 0 and "3 photos." in result.out and "no train split" in result.out
 
 
 def test_the_same_model_twice_is_refused(run: Run, model: Path, dataset: Path, tmp_path: Path) -> None:
-    result = run("benchmark", dataset, "-o", tmp_path / "out", "--model", model, "--model", model)
+    result = run("benchmark", model, model, "--data", dataset, "-o", tmp_path / "out")
     assert result.code == 1 and "named twice" in result.err

@@ -1,0 +1,107 @@
+r"""A benchmark as LaTeX tables, to be read into a paper with ``\input{table.tex}``; all they need is the package booktabs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from captioner.benchmark import tables
+from captioner.benchmark.cost import Cost
+from captioner.benchmark.quality import Quality
+from captioner.benchmark.tables import Cell, Table
+
+# A bracket or a star at the beginning of a row would be taken for an argument of the command that ended the row before.
+_ESCAPED = {
+    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': "''",
+    "[": "{[}",
+    "]": "{]}",
+    "*": "{*}",
+    "±": r"$\pm$",
+    "†": r"$^\dagger$",
+    "–": "--",
+    "“": "``",
+    "”": "''",
+    "\n": " ",
+}
+
+
+def escape(text: str) -> str:
+    """Write text so that LaTeX prints it as it is; letters beyond ASCII stay, which LaTeX reads as UTF-8."""
+    return "".join(_ESCAPED.get(letter, letter) for letter in text)
+
+
+def latex(title: str, quality: Quality, costs: Mapping[str, Cost], *, resamples: int) -> str:
+    """Write the tables of quality, of means over seeds if there are any, of diversity, and of costs if they were measured."""
+    parts = [f"% {_comment(title)}, written by: captioner benchmark --latex", "% It needs \\usepackage{booktabs}"]
+    about = f"Quality on {title}, {len(quality.images):,} photos."
+    if quality.seeds is not None:
+        parts.append(write(tables.seeds(quality.seeds), f"{about[:-1]}, over seeds.", "seeds", tables.seeds_method(quality.seeds)))
+    parts += [
+        write(tables.scores(quality.groups[0]), about, "quality", tables.method(quality, resamples)),
+        write(tables.diversity(quality), f"Diversity of the captions on {title}.", "diversity"),
+    ]
+    if costs:
+        parts += [write(tables.sizes(costs), "Sizes of the models.", "sizes"), write(tables.timings(costs), "Time to caption a batch.", "times")]
+    return "\n\n".join(parts) + "\n"
+
+
+def write(table: Table, caption: str, label: str, about: str = "") -> str:
+    """Write a table; a row with intervals has them in a second line of smaller type, and long names of columns are broken into several lines.
+
+    Args:
+        table: what to write.
+        caption: of the table.
+        label: by which the paper refers to it, after ``tab:captioner-``.
+        about: sentences that stand with the table's note below it.
+    """
+    note = f"{table.note} {about}".strip()
+    lines = [
+        r"\begin{table}",
+        r"  \centering",
+        r"  \small",
+        rf"  \caption{{{escape(caption)}}}",
+        rf"  \label{{tab:captioner-{label}}}",
+        rf"  \begin{{tabular}}{{l{'r' * (len(table.head) - 1)}}}",
+        r"    \toprule",
+        *(f"    {_row(map(escape, line))}" for line in _head(table.head)),
+        r"    \midrule",
+        *(f"    {line}" for row in table.rows for line in _lines(row)),
+        r"    \bottomrule",
+        r"  \end{tabular}",
+        *([rf"  \par\smallskip\begin{{minipage}}{{\linewidth}}\footnotesize {escape(note)}\end{{minipage}}"] if note else []),
+        r"\end{table}",
+    ]
+    return "\n".join(lines)
+
+
+def _head(names: list[str]) -> Iterator[tuple[str, ...]]:
+    """Break names of columns before units and after commas; those of fewer lines stand at the bottom."""
+    broken = [re.split(r"(?<=,) | (?=\()", name) for name in names]
+    height = max(map(len, broken))
+    yield from zip(*([""] * (height - len(lines)) + lines for lines in broken), strict=True)
+
+
+def _lines(row: list[Cell]) -> Iterator[str]:
+    yield _row(_cell(cell) for cell in row)
+    if any(cell.detail for cell in row):
+        yield _row(rf"{{\scriptsize {escape(cell.detail)}}}" if cell.detail else "" for cell in row)
+
+
+def _row(cells: Iterator[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _cell(cell: Cell) -> str:
+    text = escape(cell.text)
+    return (rf"\textbf{{{text}}}" if cell.best else text) + escape("†" * cell.differs)
+
+
+def _comment(text: str) -> str:
+    return " ".join(text.split())

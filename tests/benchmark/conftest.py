@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from captioner.benchmark.captions import Said
+from captioner.benchmark.contestants import Contestant
+from captioner.benchmark.cost import Cost, summarise
+from captioner.benchmark.quality import Quality, assess
+from captioner.benchmark.worker import About
+from captioner.data.captions import CaptionData, Photo
+
+WORDS = (
+    "a dog runs on grass",
+    "two men ride red bikes",
+    "a cat sleeps",
+    "children play with a big ball on the sand",
+    "a boat",
+    "people eat at a table",
+)
+DATA = CaptionData("toys", "jsonl", tuple(Photo(str(n), Path(f"{n}.jpg"), "dev", (text, f"there is {text} today")) for n, text in enumerate(WORDS)))
+POOR = (*WORDS[3:], *WORDS[:3])
+MIDDLING = (*WORDS[:3], "a dog", "a table", "a man")
+
+
+def compare(*said: Sequence[str | None], recipes: Sequence[tuple[str, int]] = (), training: CaptionData | None = None) -> Quality:
+    """Assess models "a", "b", "c" that said these captions of the photos, ``None`` of one that could not be read."""
+    names = "abcdefg"[: len(said)]
+    trained = recipes or [(None, None)] * len(said)
+    contestants = [Contestant(name, Path(name), *recipe) for name, recipe in zip(names, trained, strict=True)]
+    captions = {name: {str(n): text for n, text in enumerate(mine) if text is not None} for name, mine in zip(names, said, strict=True)}
+    unreadable = {f"{n}.jpg: it is broken": None for mine in said for n, text in enumerate(mine) if text is None}
+    return assess(contestants, Said(captions, unreadable), DATA, training=training, metrics=("BLEU", "CIDEr"), resamples=200)
+
+
+@pytest.fixture(scope="session")
+def quality() -> Quality:
+    """Three models, the last two by one recipe each."""
+    return compare(WORDS, POOR, MIDDLING)
+
+
+@pytest.fixture(scope="session")
+def costs() -> dict[str, Cost]:
+    import numpy as np
+
+    about = About(4_000_000, 2_000_000, 20.0, {1: 500.0, 16: 900.0}, 300.0, None, "cpu", 2, 5, [])
+    seconds = np.random.default_rng(0).uniform(0.01, 0.02, (2, 10, 2))
+    return {name: Cost(about, summarise([1, 16], scale * seconds, seconds)) for scale, name in enumerate("abc", start=1)}

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from captioner.benchmark.store import Store
+from captioner.data.captions import Photo
+
+KEY = {"model": "abc", "search": {"width": 3}, "features": None}
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> dict[str, Photo]:
+    out = {}
+    for name in ("one.jpg", "two.jpg"):
+        (tmp_path / name).write_bytes(name.encode())
+        out[name] = Photo(name, tmp_path / name, "dev", ("a dog",))
+    return out
+
+
+def test_captions_are_kept_for_the_same_model_search_and_files(tmp_path: Path, photos: dict[str, Photo]) -> None:
+    captions = {"one.jpg": "a dog", "two.jpg": "ein Hündchen"}
+    Store(tmp_path / "cache").keep_captions(KEY, captions, photos)
+    store = Store(tmp_path / "cache")
+    assert store.captions(KEY, photos) == captions
+    assert store.captions(KEY, {"one.jpg": photos["one.jpg"]}) == {"one.jpg": "a dog"}
+    for other in ({**KEY, "model": "abd"}, {**KEY, "search": {"width": 4}}, {**KEY, "features": ["x"]}):
+        assert store.captions(other, photos) == {}
+    os.utime(photos["two.jpg"].path, (1, 1))
+    assert store.captions(KEY, photos) == {"one.jpg": "a dog"}
+    photos["one.jpg"].path.write_bytes(b"another photo")
+    assert store.captions(KEY, photos) == {}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format": 1, "key": {}}', b"\xff\xfe", b'{"format": 9, "key": null, "content": 3}'])
+def test_a_damaged_file_counts_as_missing(tmp_path: Path, photos: dict[str, Photo], content: bytes) -> None:
+    store = Store(tmp_path / "cache")
+    store.keep_captions(KEY, {"one.jpg": "a dog"}, photos)
+    (file,) = store.folder.iterdir()
+    file.write_bytes(content)
+    assert store.captions(KEY, photos) == {}
+
+
+def test_what_is_forgotten_is_only_its_own(tmp_path: Path, photos: dict[str, Photo]) -> None:
+    store = Store(tmp_path)
+    store.clear()
+    store.keep_captions(KEY, {}, photos)
+    store.keep_timings(KEY, {"costs": 1})
+    assert store.timings(KEY) == {"costs": 1}
+    (tmp_path / ".0123456789abcdef.tmp").write_text("half a fi")
+    store.clear()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["one.jpg", "two.jpg"] and store.timings(KEY) is None

@@ -1,0 +1,54 @@
+"""What the README shows is there, and its commands exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.main import get_command
+
+from captioner.cli import app
+
+
+@pytest.fixture(scope="module")
+def readme() -> str:
+    return (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def commands(text: str) -> list[list[str]]:
+    """Return the arguments of every ``captioner ...`` in the indented blocks, lines that end with a backslash joined."""
+    found = []
+    for line in text.replace("\\\n", " ").splitlines():
+        if line.startswith("    "):
+            for part in re.split(r"&&|\|", line.partition("  #")[0]):
+                words = shlex.split(part)
+                if words[:1] == ["captioner"]:
+                    found.append(words[1:])
+    return found
+
+
+def test_the_picture_is_there_and_light(readme: str, repository: Path) -> None:
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", readme)
+    assert "assets/heatmap.png" in pictures
+    for name in pictures:
+        assert (repository / name).stat().st_size < 300_000 and min(Image.open(repository / name).size) > 300
+
+
+def test_every_command_can_be_parsed(readme: str) -> None:
+    """Names of commands, options and values are right; nothing is run."""
+    found = commands(readme)
+    assert {words[0] for words in found} >= {"caption", "attend", "evaluate", "benchmark", "train", "data"}
+    for words in found:
+        command = get_command(app)
+        while hasattr(command, "commands"):
+            command, words = command.commands[words[0]], words[1:]
+        context = command.make_context(command.name, list(words), resilient_parsing=False)
+        assert context.params
+
+
+def test_the_benchmarks_table_is_there(readme: str) -> None:
+    table = readme.partition("<!-- benchmark:begin -->")[2].partition("<!-- benchmark:end -->")[0]
+    assert "| show_tell |" in table and "| show_attend_tell |" in table and "CIDEr" in table
