@@ -87,7 +87,7 @@ def look(shown: Sequence[Shown], name: str, load: Callable[[], Captioner], progr
         try:
             if isinstance(caption, ImageError):
                 raise caption
-            photo.attention[name] = _jpeg(figure(caption, photo.path, width=_WIDTH).image())
+            photo.attention[name] = _jpeg(figure(caption, photo.path, width=_WIDTH, letters=1.7).image())
         except CaptionerError as error:
             problems.append(f"no attention of {name} is shown: {error if str(photo.path) in str(error) else f'{photo.path}: {error}'}")
         if progress:

@@ -85,11 +85,12 @@ def sheet(caption: Caption, photo: Image.Image, style: Style, note: str = "") ->
     """
     heat, colours = Heat(caption, style), palette(style)
     unit = style.width / 100
-    title, small = 2.0 * unit, 1.2 * unit
+    letters = unit * style.letters
+    title, small = 2.0 * letters, 1.2 * letters
     margin = round(2.2 * unit)
     inner = style.width - 2 * margin
     count = len(caption.tokens) + 1
-    text = 1.55 * unit
+    text = 1.55 * letters
     layout = arrange(count, photo.width / photo.height, inner, text)
     words = caption.text.split()
     lines = [" ".join(words[i] for i in line) for line in wrapped(words, inner, title)]
@@ -142,7 +143,7 @@ def single(caption: Caption, photo: Image.Image, style: Style, word: int, note: 
     """
     heat, colours = Heat(caption, style), palette(style)
     unit = style.width / 100
-    title, small, margin = 2.4 * unit, 1.5 * unit, round(2.2 * unit)
+    title, small, margin = 2.4 * unit * style.letters, 1.5 * unit * style.letters, round(2.2 * unit)
     inner = style.width - 2 * margin
     drawn = fit(photo, (inner, inner))
     inner = max(drawn.width, inner // 2)  # a tall photo makes a narrow sheet, though one that a caption can be read on

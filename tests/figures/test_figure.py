@@ -162,6 +162,13 @@ def test_pdf_and_svg_are_vectors_and_alike_each_time() -> None:
     assert len(tree.findall(".//{http://www.w3.org/2000/svg}image")) == 1 and len(tree.findall(".//{http://www.w3.org/2000/svg}path")) > 10
 
 
+def test_larger_letters_take_more_room() -> None:
+    plain, large = (Figure(grid_caption(words=6), photo(), Style(width=600, letters=size)).image() for size in (1.0, 2.0))
+    ink = [np.flatnonzero((np.asarray(image)[:80].min(-1) < 100).any(1)) for image in (plain, large)]
+    title = [np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)[0] for rows in ink]  # the first line's rows of pixels
+    assert plain.width == large.width and len(title[1]) > 1.5 * len(title[0])
+
+
 def test_one_word_alone() -> None:
     caption = grid_caption(text="a dog and a cat")
     assert [find_word(caption, word) for word in ("a", "DOG", "cat", 3)] == [0, 1, 4, 3]
