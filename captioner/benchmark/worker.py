@@ -14,6 +14,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from captioner.allocator import keep_freed_memory
+
 MEGABYTE = 1e6
 
 
@@ -87,6 +89,7 @@ def serve(connection: Connection, job: Job) -> None:
 
     Any error is sent as its text, and ends the process.
     """
+    keep_freed_memory()  # as the command line does
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a key pressed to interrupt reaches all processes; the first one ends the others
     try:
         contestant = Contestant(job)

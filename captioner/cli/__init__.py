@@ -9,7 +9,7 @@ import typer
 
 import captioner
 from captioner.cli import attend, benchmark, caption, console, data, evaluate, features, models, train, translate
-from captioner.cli.allocator import keep_freed_memory
+from captioner.allocator import keep_freed_memory
 from captioner.errors import CaptionerError
 
 app = typer.Typer(

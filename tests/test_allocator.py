@@ -10,7 +10,7 @@ import pytest
 
 PROGRAM = """
 import resource, sys
-from captioner.cli.allocator import keep_freed_memory
+from captioner.allocator import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 def use():
