@@ -92,7 +92,8 @@ def _explain(kind: type[BaseModel], entry: Any) -> str:
         return f"there is no setting {name!r}.{hint} Known: {', '.join(known)}"
     if not path:
         return str(entry["msg"]).removeprefix("Value error, ")
-    return f"{name}: {str(entry['msg']).removeprefix('Value error, ')} (it is {entry['input']!r})"
+    message = str(entry["msg"]).removeprefix("Value error, ")
+    return f"{name}: {message}" if isinstance(entry["input"], dict) else f"{name}: {message} (it is {entry['input']!r})"
 
 
 def _fields(kind: type[BaseModel], path: list[str]) -> list[str]:

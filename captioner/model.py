@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from captioner.config import Settings, validate
@@ -12,6 +12,7 @@ from captioner.decoders import DECODERS, Decoder, Refined
 from captioner.encoders import ENCODERS, REFINERS, Encoder
 from captioner.errors import ConfigError
 from captioner.memory import Memory
+from captioner.registry import Registry
 from captioner.search import SearchConfig
 from captioner.text.vocabulary import Vocabulary
 
@@ -24,6 +25,12 @@ class ModelConfig(Settings):
     decoder: dict[str, Any] = Field(default_factory=lambda: {"name": "show_attend_tell"}, description="name and settings of the decoder")
     search: SearchConfig = Field(default_factory=SearchConfig, description="how captions are looked for unless one says otherwise")
 
+    @field_validator("encoder", "refiner", "decoder")
+    @classmethod
+    def _known(cls, part: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:
+        registries: dict[str, Registry[Any]] = {"encoder": ENCODERS, "refiner": REFINERS, "decoder": DECODERS}
+        return check_part(part, str(info.field_name), registries[str(info.field_name)])
+
 
 EXAMPLES = {"encoder": "grid", "refiner": "transformer", "decoder": "show_attend_tell"}
 
@@ -32,6 +39,21 @@ def _split(part: dict[str, Any], kind: str) -> tuple[str, dict[str, Any]]:
     if not isinstance(part.get("name"), str):
         raise ConfigError(f"{kind}: needs a name, for example {kind}: {{name: {EXAMPLES[kind]}}}")
     return part["name"], {key: value for key, value in part.items() if key != "name"}
+
+
+def check_part(part: dict[str, Any] | None, kind: str, registry: Registry[Any]) -> dict[str, Any] | None:
+    """Return a part of a model's config as it is, once its name and settings are known to make sense, long before it is built.
+
+    Raises:
+        ValueError: they do not; pydantic reports it with what else is wrong.
+    """
+    if part is not None:
+        try:
+            name, settings = _split(part, kind)
+            validate(registry[name].Config, settings, where=kind)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+    return part
 
 
 def build_encoder(part: dict[str, Any]) -> Encoder:

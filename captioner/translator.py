@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from captioner import checkpoint
@@ -24,12 +24,14 @@ from captioner.caption import Caption
 from captioner.caption import Translation as Translation  # what a translator gives is also known here
 from captioner.config import Settings, validate
 from captioner.data.parallel import collate
-from captioner.decoders import Decoder
+from captioner.decoders import DECODERS, Decoder
 from captioner.device import choose_device
-from captioner.encoders.sequence import TextEncoder, build_text_encoder
+from captioner.encoders import REFINERS
+from captioner.encoders.sequence import TEXT_ENCODERS, TextEncoder, build_text_encoder
 from captioner.errors import CheckpointError, ConfigError
 from captioner.memory import Memory
-from captioner.model import build_decoder
+from captioner.model import build_decoder, check_part
+from captioner.registry import Registry
 from captioner.search import SEARCHES, Hypothesis, SearchConfig
 from captioner.text.subwords import Subwords
 from captioner.text.vocabulary import EOS, SPECIAL
@@ -55,6 +57,12 @@ class TranslationConfig(Settings):
     decoder: dict[str, Any] = Field(default_factory=lambda: {"name": "show_attend_tell"}, description="name and settings of the decoder")
     search: TextSearchConfig = Field(default_factory=TextSearchConfig, description="how translations are looked for unless one says otherwise")
     max_pieces: int = Field(200, ge=1, description="a longer source text is cut")
+
+    @field_validator("encoder", "refiner", "decoder")
+    @classmethod
+    def _known(cls, part: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:
+        registries: dict[str, Registry[Any]] = {"encoder": TEXT_ENCODERS, "refiner": REFINERS, "decoder": DECODERS}
+        return check_part(part, str(info.field_name), registries[str(info.field_name)])
 
 
 class TranslationModel(nn.Module):

@@ -4,41 +4,57 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from captioner.cli import console
 
+if TYPE_CHECKING:
+    from captioner.encoders import Encoder
+
 EXAMPLES = """Example: captioner features flickr8k -o flickr8k-features --flips
 
 Example: captioner features dataset_coco.json -o features --split train --split restval --split val
 
-Example: captioner features flickr8k -o regions --encoder regions --set regions=50"""
+Example: captioner features flickr8k -o regions --encoder regions --set regions=50
+
+Example: captioner features flickr8k_show_attend_tell --set data.path=data/flickr8k -o features"""
 
 
 def run(
-    data: Annotated[list[Path], typer.Argument(metavar="DATA", help="Caption data sets, files or folders; several are joined.")],
-    output: Annotated[Path, typer.Option("--output", "-o", file_okay=False, help="The folder of the feature store.")],
+    data: Annotated[
+        list[str],
+        typer.Argument(metavar="DATA|RECIPE", help="Caption data sets, files or folders; several are joined. Or the recipe of a captioner."),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", file_okay=False, help="The folder of the feature store.", show_default="where the recipe looks for it"),
+    ] = None,
     encoder: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="A backbone: efficientnet_lite0 or 2, resnet50, resnet101, vgg19, or any of timm's. Or: regions, those that a detector finds."
+            help="A backbone: efficientnet_lite0 or 2, resnet50, resnet101, vgg19, or any of timm's. Or: regions, those that a detector finds.",
+            show_default="efficientnet_lite2",
         ),
-    ] = "efficientnet_lite2",
+    ] = None,
     changes: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the encoder; may be given several times.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the encoder, or of the recipe; may be given several times."),
     ] = None,
     size: Annotated[
-        int, typer.Option(min=0, help="Side of the picture in pixels; 0 is what gives a 14x14 map, or what the detector learned on.")
-    ] = 0,
+        int | None,
+        typer.Option(min=0, help="Side of the picture in pixels.", show_default="what gives a 14x14 map, or what the detector learned on"),
+    ] = None,
     fit: Annotated[
         str | None, typer.Option(help="squash the whole picture into a square, or crop its middle.", show_default="squash; regions always are")
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="Take this model's encoder and not a backbone: a shipped model, a model folder, or user/model on the hub.")
     ] = None,
-    cut: Annotated[int, typer.Option(min=0, help="Leave off so many of its last stages, to train these (fine_tune.stages).")] = 0,
+    cut: Annotated[
+        int | None, typer.Option(min=0, help="Leave off so many of its last stages, to train these (fine_tune.stages).", show_default="0")
+    ] = None,
     split: Annotated[list[str] | None, typer.Option(help="Only this split; may be given several times.")] = None,
     flips: Annotated[bool, typer.Option("--flips", help="Also encode every picture mirrored.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures encoded at once.")] = 8,
@@ -48,41 +64,91 @@ def run(
 ) -> None:
     """Encode the pictures of caption data sets into a feature store.
 
+    A recipe says by itself which pictures, which encoder, how many stages are left off, and whether mirrored: what its training will look for.
+
     When it was interrupted, the same command goes on where it stopped.
 
     Pictures that cannot be read are reported on stderr and left out; the exit code is then 1.
     """
-    if model and changes:
-        raise typer.BadParameter("a model's encoder is taken as it is; leave out --set or --model", param_hint="--set")
+    from captioner.cli.train import CAPTIONERS
 
-    from captioner.data.annotations import merge, read_captions
+    recipe = data[0] if len(data) == 1 and (data[0] in CAPTIONERS or data[0].lower().endswith((".yaml", ".yml"))) else None
+    if recipe is not None:
+        own = {"--encoder": encoder, "--size": size, "--fit": fit, "--model": model, "--cut": cut, "--split": split, "--flips": flips}
+        for option, given in own.items():
+            if given not in (None, False, []):
+                raise typer.BadParameter("the recipe says that; change it with --set, or leave it out", param_hint=option)
+        plan = _of_recipe(recipe, changes or [], output)
+    else:
+        if output is None:
+            raise typer.BadParameter("give the folder of the feature store", param_hint="--output")
+        if model and changes:
+            raise typer.BadParameter("a model's encoder is taken as it is; leave out --set or --model", param_hint="--set")
+        pictures = _pictures(data, split or [])
+        plan = _Plan(pictures, _encoder(encoder or "efficientnet_lite2", size or 0, fit, model, changes or []), cut or 0, flips, output)
 
-    photos = merge(*sets) if len(sets := [read_captions(path) for path in data]) > 1 else sets[0]
-    chosen = [photo for part in dict.fromkeys(split) for photo in photos.split(part).photos] if split else photos.photos
-    pictures = [(image_id, path) for image_id, path in {photo.image_id: photo.path for photo in chosen}.items()]
-
-    from captioner.checkpoint import load_model
-    from captioner.config import override
     from captioner.data.features import build_store
     from captioner.device import choose_device
-    from captioner.encoders import ENCODERS
-    from captioner.model import build_encoder
 
-    named = {"name": encoder} if encoder in ENCODERS else {"name": "grid", "backbone": encoder}
-    given = {"size": size, "fit": fit} if fit is not None else {"size": size}
-    whole = load_model(model).encoder if model else build_encoder(override(named | given, changes or []))
-    front = whole.front(cut).fast(choose_device(device))
+    front = plan.encoder.front(plan.cut).fast(choose_device(device))
     began = time.perf_counter()
     with console.progress("Encoding") as progress:
-        built = build_store(output, front, pictures, flips=flips, batch_size=batch_size, workers=workers, compiled=compiled, progress=progress)
+        built = build_store(
+            plan.output, front, plan.pictures, flips=plan.flips, batch_size=batch_size, workers=workers, compiled=compiled, progress=progress
+        )
     seconds = time.perf_counter() - began
     failures = console.Failures()
     for error in built.errors:
         failures(error)
-    store, size_on_disk = built.store, sum(file.stat().st_size for file in output.iterdir())
+    store, size_on_disk = built.store, sum(file.stat().st_size for file in plan.output.iterdir())
     speed = f"{built.encoded:,} encoded now, {built.encoded / seconds:.1f} images/s" if built.encoded else "all were encoded already"
     typer.echo(
-        f"{output}: {len(store):,} pictures{' and their mirror images' if store.flips else ''}, {store.places} places of {store.features} features, "
+        f"{plan.output}: {len(store):,} pictures{' and their mirror images' if store.flips else ''}, {store.places} places of {store.features} features, "
         f"{size_on_disk / 1e6:,.1f} MB; {speed}"
     )
     failures.exit()
+
+
+class _Plan(NamedTuple):
+    """Which pictures are encoded, by what, how many of its last stages are left off, whether mirrored too, and where to."""
+
+    pictures: list[tuple[str, Path]]
+    encoder: Encoder
+    cut: int
+    flips: bool
+    output: Path
+
+
+def _pictures(data: list[str], splits: list[str]) -> list[tuple[str, Path]]:
+    from captioner.data.annotations import merge, read_captions
+
+    photos = merge(*sets) if len(sets := [read_captions(path) for path in data]) > 1 else sets[0]
+    chosen = [photo for part in dict.fromkeys(splits) for photo in photos.split(part).photos] if splits else photos.photos
+    return list({photo.image_id: photo.path for photo in chosen}.items())
+
+
+def _encoder(name: str, size: int, fit: str | None, model: str | None, changes: list[str]) -> Encoder:
+    from captioner.checkpoint import load_model
+    from captioner.config import override
+    from captioner.encoders import ENCODERS
+    from captioner.model import build_encoder
+
+    if model:
+        return load_model(model).encoder
+    named = {"name": name} if name in ENCODERS else {"name": "grid", "backbone": name}
+    given = {"size": size, "fit": fit} if fit is not None else {"size": size}
+    return build_encoder(override(named | given, changes))
+
+
+def _of_recipe(recipe: str, changes: list[str], output: Path | None) -> _Plan:
+    """Derive everything from the recipe of a captioner.
+
+    Raises:
+        ConfigError: the recipe is wrong, or its training needs no features.
+    """
+    from captioner.training.config import load_config
+    from captioner.training.fit import store_plan
+
+    config = load_config(recipe, changes)
+    plan = store_plan(config)
+    return _Plan(plan.pictures, plan.encoder, plan.cut, config.data.flips, output or config.data.features or config.output / "features")

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from captioner.data.images import ImageSource, load_image, pixel_limit
@@ -99,7 +99,7 @@ class ImageLoader:
         try:
             while True:
                 for position, source in islice(incoming, window - len(pending) - len(good)):
-                    pending.append((position, source, pool.submit(self._load, source)))
+                    pending.append((position, source, pool.submit(_load, source, self.transform, self.max_pixels)))
                 if not pending:
                     break
                 position, source, future = pending.popleft()
@@ -109,24 +109,55 @@ class ImageLoader:
                 else:
                     good.append((position, source, result))
                 if len(good) == self.batch_size or len(errors) == window:
-                    yield self._batch(good, errors)
+                    yield _batch(good, errors, self.transform.size)
                     good, errors = [], []
             if good or errors:
-                yield self._batch(good, errors)
+                yield _batch(good, errors, self.transform.size)
         finally:  # also when the caller stops early
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _load(self, source: ImageSource) -> _Loaded | ImageError:
+
+def load_groups(
+    groups: Iterable[Sequence[ImageSource]], transform: Transform, *, workers: int = min(4, os.cpu_count() or 1), max_pixels: int | None = None
+) -> Iterator[ImageBatch]:
+    """Load pictures in threads, one batch for each group: its good pictures, perhaps none, and the errors of the others.
+
+    While a batch is in use the next group is loaded.
+
+    Args:
+        groups: the pictures of each batch.
+        transform: makes each picture the encoder's input.
+        workers: threads, the same for all groups.
+        max_pixels: see :func:`captioner.data.images.load_image`.
+    """
+    limit = pixel_limit(max_pixels)
+    with ThreadPoolExecutor(workers, thread_name_prefix="captioner-images") as pool:
+        waiting: deque[tuple[Sequence[ImageSource], list[Future[_Loaded | ImageError]]]] = deque()
         try:
-            image = load_image(source, max_pixels=self.max_pixels, min_size=self.transform.decode_size)
-            return self.transform.pixels(image), self.transform.place(image.size)
-        except ImageError as error:
-            return ImageError(error.source, error.reason)  # anew: a traceback would keep the picture in memory
+            for group in chain(groups, (None,)):
+                if group is not None:
+                    waiting.append((group, [pool.submit(_load, source, transform, limit) for source in group]))
+                if waiting and (group is None or len(waiting) > 1):
+                    sources, futures = waiting.popleft()
+                    results = [future.result() for future in futures]
+                    rows = list(enumerate(zip(sources, results, strict=True)))
+                    good = [(position, source, result) for position, (source, result) in rows if not isinstance(result, ImageError)]
+                    yield _batch(good, [(position, result) for position, (_, result) in rows if isinstance(result, ImageError)], transform.size)
+        finally:  # also when the caller stops early
+            pool.shutdown(wait=False, cancel_futures=True)
 
-    def _batch(self, good: list[tuple[int, ImageSource, _Loaded]], errors: list[tuple[int, ImageError]]) -> ImageBatch:
-        import numpy as np
-        import torch
 
-        size = self.transform.size
-        pixels = np.stack([row[2][0] for row in good]) if good else np.empty((0, 3, size, size), dtype=np.uint8)
-        return ImageBatch(torch.from_numpy(pixels), [row[1] for row in good], [row[0] for row in good], [row[2][1] for row in good], errors)
+def _load(source: ImageSource, transform: Transform, max_pixels: int) -> _Loaded | ImageError:
+    try:
+        image = load_image(source, max_pixels=max_pixels, min_size=transform.decode_size)
+        return transform.pixels(image), transform.place(image.size)
+    except ImageError as error:
+        return ImageError(error.source, error.reason)  # anew: a traceback would keep the picture in memory
+
+
+def _batch(good: list[tuple[int, ImageSource, _Loaded]], errors: list[tuple[int, ImageError]], size: int) -> ImageBatch:
+    import numpy as np
+    import torch
+
+    pixels = np.stack([row[2][0] for row in good]) if good else np.empty((0, 3, size, size), dtype=np.uint8)
+    return ImageBatch(torch.from_numpy(pixels), [row[1] for row in good], [row[0] for row in good], [row[2][1] for row in good], errors)

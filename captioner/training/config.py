@@ -110,7 +110,10 @@ class TrainConfig(RunConfig):
         """Fill in the objective's other settings, so that a wrong one is told before the work."""
         name = str(settings.get("name", "cross_entropy"))
         rest = {key: value for key, value in settings.items() if key != "name"}
-        return {"name": name, **validate(OBJECTIVES[name].Config, rest, where="objective").model_dump()}
+        try:
+            return {"name": name, **validate(OBJECTIVES[name].Config, rest, where="objective").model_dump()}
+        except ConfigError as error:
+            raise ValueError(str(error)) from None  # pydantic reports it with what else is wrong
 
 
 R = TypeVar("R", bound=RunConfig)

@@ -6,8 +6,9 @@ import copy
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import tee
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from rich.console import Console
@@ -18,7 +19,8 @@ from captioner.checkpoint import load_model, locate, read_config, save_model
 from captioner.data.annotations import CaptionData, merge, read_captions
 from captioner.data.batches import Captions, EncodedCaptions, Sample, Sampler
 from captioner.data.features import FeatureStore, build_store
-from captioner.data.loader import ImageLoader
+from captioner.data.loader import load_groups
+from captioner.encoders import Encoder
 from captioner.errors import AnnotationError, ConfigError
 from captioner.evaluation.diversity import Diversity
 from captioner.evaluation.evaluate import generate
@@ -80,7 +82,7 @@ class _Run(Loop[Batch]):
         self.config = config
         self.train, self.dev = _read_data(config)
         self.model = self._build().to(self.device)
-        self.stages, self.free = self._stages_to_train(), 0
+        self.stages, self.free = stages_to_train(config, self.model.encoder), 0
         self.store = self._features()
         self.train, self.dev = self._known(self.train), self._known(self.dev)
         self.model.encoder.requires_grad_(False)
@@ -113,15 +115,6 @@ class _Run(Loop[Batch]):
             return load_model(self.config.start)
         captions = (caption for photo in self.train.photos for caption in photo.captions)
         return CaptionModel.build(self.config.model, Vocabulary.build(captions, min_count=self.config.data.min_count))
-
-    def _stages_to_train(self) -> int:
-        if self.config.fine_tune.from_epoch is None:
-            return 0
-        all_of_it = self.model.encoder.stages
-        stages = self.config.fine_tune.stages or all_of_it
-        if stages > all_of_it:
-            raise ConfigError(f"fine_tune.stages: the encoder has {all_of_it} stages, not {stages}")
-        return stages
 
     def describe(self) -> str:
         parameters = sum(parameter.numel() for parameter in self.model.decoder.parameters())
@@ -161,12 +154,11 @@ class _Run(Loop[Batch]):
         return self.store is None or self.free > self.store.cut
 
     def _features(self) -> FeatureStore | None:
-        """Open the feature store, or make it; none is needed if the whole encoder is trained from the first epoch."""
-        whole = self.stages == self.model.encoder.stages
-        if whole and self._is_tuned_at(0):
+        """Open the feature store, or make it, unless the run needs none."""
+        cut = store_cut(self.config, self.model)
+        if cut is None:
             return None
-        # A store made here ends where the weights of this model, or of this run, begin, so that it also serves others.
-        encoder = self.model.encoder.front(0 if whole else max(self.stages, self.model.tuned_stages % self.model.encoder.stages))
+        encoder = self.model.encoder.front(cut)
         data = self.config.data
         folder = data.features or self.output / "features"
         if not (folder / "index.json").exists():
@@ -186,6 +178,13 @@ class _Run(Loop[Batch]):
         store = FeatureStore(folder, encoder=self.model.encoder)
         if data.flips and not store.flips:
             raise ConfigError(f"{folder}: has no mirrored pictures; make the features with --flips, or set data.flips=false")
+        if store.cut < cut:
+            began = self.config.fine_tune.from_epoch
+            self.console.print(
+                f"{folder}: leaves off {store.cut} stages of the encoder, and {cut} are trained from epoch {began} on; then pictures "
+                f"are read and encoded anew, which is much slower; to avoid that make the features with --cut {cut}",
+                style="yellow",
+            )
         return store
 
     def _known(self, data: CaptionData) -> CaptionData:
@@ -209,22 +208,21 @@ class _Run(Loop[Batch]):
             yield Batch(self.encoded.batch(sample), self.store.memory(ids, flipped=sample.flipped), None)
 
     def _batches_of_pixels(self, samples: Iterator[Sample]) -> Iterator[Batch]:
-        """Load a batch's pictures in threads; those that cannot be read are left out, and reported once."""
-        for sample in samples:
-            paths = [self.train.photos[photo].path for photo in sample.photos]
-            loader = ImageLoader(paths, self.model.encoder.transform, batch_size=len(paths), workers=4, prefetch=0)
-            (loaded,) = loader
+        """Load the batches' pictures in threads; those that cannot be read are left out, and reported once."""
+        samples, again = tee(samples)
+        groups = ([self.train.photos[photo].path for photo in sample.photos] for sample in again)
+        for sample, loaded in zip(samples, load_groups(groups, self.model.encoder.transform), strict=True):
             for _, error in loaded.errors:
                 if error.source not in self.unreadable:
                     self.unreadable.add(error.source)
                     self.console.print(f"left out: {error}", style="yellow")
-            if not len(loaded):
-                continue
-            flipped = torch.tensor([sample.flipped[row] for row in loaded.positions])
+            flipped = torch.tensor([sample.flipped[row] for row in loaded.positions], dtype=torch.bool)
             pixels = torch.where(flipped.view(-1, 1, 1, 1), loaded.pixels.flip(-1), loaded.pixels)
             yield Batch(self.encoded.batch(sample.rows(loaded.positions)), None, pixels)
 
-    def cost(self, batch: Batch) -> Cost:
+    def cost(self, batch: Batch) -> Cost | None:
+        if not batch.captions.captions:  # not one of its pictures could be read
+            return None
         if batch.memory is not None:
             assert self.store is not None
             memory = self.model.encoder.finish(batch.memory.to(self.device), self.store.cut)
@@ -273,6 +271,53 @@ class _Run(Loop[Batch]):
         if self.config.start is not None:
             about["start"] = read_config(locate(self.config.start)).get("about")
         save_model(self.output / name, self._kept(), about=about)
+
+
+def stages_to_train(config: TrainConfig, encoder: Encoder) -> int:
+    """Return how many of the encoder's last stages a run trains, from some epoch on.
+
+    Raises:
+        ConfigError: the encoder does not have so many.
+    """
+    if config.fine_tune.from_epoch is None:
+        return 0
+    stages = config.fine_tune.stages or encoder.stages
+    if stages > encoder.stages:
+        raise ConfigError(f"fine_tune.stages: the encoder has {encoder.stages} stages, not {stages}")
+    return stages
+
+
+def store_cut(config: TrainConfig, model: CaptionModel) -> int | None:
+    """Return how many of the encoder's last stages a run's feature store leaves off, to be trained; ``None`` if the run needs no store.
+
+    The store ends where the weights of this model, or of this run, begin, so that it also serves others.
+    """
+    encoder, stages = model.encoder, stages_to_train(config, model.encoder)
+    if stages == encoder.stages:  # all of it is trained: from the first epoch on, or after epochs that learn from what it makes of pictures as it is
+        return None if config.fine_tune.from_epoch == 1 else 0
+    return max(stages, model.tuned_stages % encoder.stages)
+
+
+class StorePlan(NamedTuple):
+    """What the feature store of a run holds: of these pictures (id, file) what the encoder makes without its last ``cut`` stages."""
+
+    pictures: list[tuple[str, Path]]
+    encoder: Encoder
+    cut: int
+
+
+def store_plan(config: TrainConfig) -> StorePlan:
+    """Return what the feature store of a run has to hold.
+
+    Raises:
+        ConfigError: the run needs no store, as it trains the whole encoder from its first epoch on.
+    """
+    train, dev = _read_data(config)
+    model = load_model(config.start) if config.start is not None else CaptionModel.build(config.model, Vocabulary([]))
+    cut = store_cut(config, model)
+    if cut is None:
+        raise ConfigError("fine_tune: the whole encoder is trained from the first epoch on, so that there is nothing to store; give fine_tune.stages")
+    return StorePlan([(photo.image_id, photo.path) for photo in (*train.photos, *dev.photos)], model.encoder, cut)
 
 
 def _read_data(config: TrainConfig) -> tuple[CaptionData, CaptionData]:

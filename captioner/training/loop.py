@@ -11,7 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
 from lightning_fabric import Fabric
@@ -90,6 +90,8 @@ class Loop(ABC, Generic[B]):
         self.fabric = Fabric(accelerator=self.device.type, devices=1, precision=precision)
         self.precision = precision
         self.progress = Progress()
+        self._stepper: Any = None  # the optimiser as Fabric steps it
+        self._gathered = 0  # batches whose gradients wait for a step of the optimiser
         torch.manual_seed(config.seed)
 
     @abstractmethod
@@ -101,8 +103,8 @@ class Loop(ABC, Generic[B]):
         """Make the batches of an epoch, counted from 0, without the first ``skip``; called in a thread, so with a random generator of its own."""
 
     @abstractmethod
-    def cost(self, batch: B) -> Cost:
-        """Return what a batch costs, under autocast."""
+    def cost(self, batch: B) -> Cost | None:
+        """Return what a batch costs, under autocast; ``None`` if there is nothing in it to learn from. It counts as a step all the same."""
 
     @abstractmethod
     def evaluate(self) -> dict[str, float]:
@@ -122,17 +124,19 @@ class Loop(ABC, Generic[B]):
     def adamw(self, groups: list[tuple[nn.Module, float]]) -> torch.optim.Optimizer:
         """Make the optimiser for modules, each with its highest learning rate."""
         config = self.settings.optimiser
+        scales = bool(self.fabric.strategy.precision.state_dict())  # 16-mixed, whose gradients must be clipped after they are scaled back
         return torch.optim.AdamW(
             [{"params": list(module.parameters()), "rate": rate} for module, rate in groups],
             lr=0.0,
             betas=config.betas,
             weight_decay=config.weight_decay,
-            fused=self.device.type in ("cpu", "cuda"),
+            fused=self.device.type in ("cpu", "cuda") and not scales,
         )
 
     def load(self) -> None:
         """Go back to the saved state."""
         self.progress = load_state(self.output / STATE, self._modules(), self.optimiser, self._fixed_settings())
+        self.fabric.strategy.precision.load_state_dict(self.progress.scaler)
 
     def run(self) -> Path:
         """Train, or go on training, and return the folder of the best model.
@@ -197,6 +201,7 @@ class Loop(ABC, Generic[B]):
         return self.settings.model_dump_json(exclude={"output", "device", "save_minutes"})
 
     def _save_state(self) -> None:
+        self.progress.scaler = self.fabric.strategy.precision.state_dict()
         save_state(self.output / STATE, self.progress, self._modules(), self.optimiser, self._fixed_settings())
 
     def _step(self, batch: B, log: Log) -> str:
@@ -208,13 +213,19 @@ class Loop(ABC, Generic[B]):
         self.model.train()
         self.objective.done = progress.step / (self.steps * settings.epochs)
         with self.fabric.autocast():
-            loss, metrics, units = self.cost(batch)
-        self.fabric.backward(loss / settings.accumulate)
+            cost = self.cost(batch)
+        if cost is not None:
+            self.fabric.backward(cost.loss)
+            self._gathered += 1
         progress.step += 1
         progress.batch += 1
+        norm = self._descend() if self._whole() and self._gathered else None
+        if cost is None:
+            return "nothing to learn from in this batch"
+        loss, metrics, units = cost
         values = {"loss": float(loss.detach()), **{name: float(value) for name, value in metrics.items()}}
-        if self._whole():
-            values["gradient_norm"] = self._descend()
+        if norm is not None:
+            values["gradient_norm"] = norm
         speed = units / (time.perf_counter() - began)
         log.step(progress.step, {**values, "learning_rate": self.optimiser.param_groups[0]["lr"], f"{self.units}_per_second": speed})
         shown = next(iter(metrics), "loss")
@@ -225,12 +236,21 @@ class Loop(ABC, Generic[B]):
         return self.progress.batch % self.settings.accumulate == 0 or self.progress.batch == self.steps
 
     def _descend(self) -> float:
-        """Take a step of the optimiser and return the gradient's norm before it was clipped."""
-        trained = [parameter for group in self.optimiser.param_groups for parameter in group["params"] if parameter.grad is not None]
-        norm = nn.utils.clip_grad_norm_(trained, self.settings.optimiser.clip)
-        if not torch.isfinite(norm):
+        """Take a step of the optimiser along the mean gradient of the batches that wait, and return its norm before it was clipped.
+
+        A 16-bit gradient that is too large for its scale is not used; the scale is then lowered.
+        """
+        if self._gathered > 1:
+            gradients = [p.grad for group in self.optimiser.param_groups for p in group["params"] if p.grad is not None]
+            torch._foreach_div_(gradients, float(self._gathered))
+        self._gathered = 0
+        self._stepper = self._stepper or self.fabric.setup_optimizers(self.optimiser)
+        norm = self.fabric.clip_gradients(self.model, self._stepper, max_norm=self.settings.optimiser.clip, error_if_nonfinite=False)
+        assert norm is not None  # as there is a largest norm
+        scale = self.fabric.strategy.precision.state_dict().get("scale", 0.0)
+        if not torch.isfinite(norm) and scale <= 1:
             raise ConfigError(f"training diverged at step {self.progress.step} (the gradient is {float(norm)}); lower optimiser.learning_rate")
-        self.optimiser.step()
+        self._stepper.step()
         self.optimiser.zero_grad(set_to_none=True)
         self._average()
         return float(norm)

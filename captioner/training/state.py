@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -29,6 +29,7 @@ class Progress:
         waited: evaluations since then.
         seconds: time spent training, evaluation included, over all its starts.
         finished: whether there is nothing left to do.
+        scaler: the state of what scales 16-bit gradients; empty at other precisions.
     """
 
     epoch: int = 0
@@ -39,6 +40,7 @@ class Progress:
     waited: int = 0
     seconds: float = 0.0
     finished: bool = False
+    scaler: dict[str, float] = field(default_factory=dict)
 
 
 def save_state(path: Path, progress: Progress, modules: Mapping[str, nn.Module], optimiser: torch.optim.Optimizer, settings: str) -> None:

@@ -129,3 +129,45 @@ def test_a_setting_that_makes_no_sense(run, dataset: Path, tmp_path: Path, argum
 def test_settings_of_a_backbone(run, dataset: Path, tmp_path: Path) -> None:
     run("features", dataset, "-o", tmp_path / "store", "--split", "val", *BUILD, "--set", "fit=crop")
     assert json.loads((tmp_path / "store" / "plan.json").read_text())["transform"]["fit"] == "crop"
+
+
+def test_a_recipe_says_what_its_training_will_look_for(run, dataset: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(
+        f"""
+data: {{path: {dataset}, min_count: 1, flips: true}}
+model:
+  encoder: {{name: grid, backbone: test_efficientnet, weights: random, size: 64}}
+  decoder: {{name: show_attend_tell, embedding: 8, hidden: 8, attention: 8, values: 8}}
+fine_tune: {{from_epoch: 1, stages: 1}}
+output: {tmp_path / "run"}
+epochs: 1
+device: cpu
+precision: 32-true
+"""
+    )
+    built = run("features", recipe, "--set", "data.flips=true", "--device", "cpu", "--workers", 1)
+    store = tmp_path / "run" / "features"
+    assert built.code == 1 and "gone.jpg" in built.err  # the one picture to learn from, which is not there
+    assert built.out.startswith(f"{store}: 3 pictures and their mirror images")
+    (dataset.parent / "gone.jpg").write_bytes((dataset.parent / "red.jpg").read_bytes())
+    again = run("features", recipe, "--device", "cpu", "-o", tmp_path / "mine")
+    assert (again.code, again.err) == (0, "") and ": 4 pictures and their mirror images" in again.out
+    trained = run("train", recipe, "--set", f"data.features={tmp_path / 'mine'}")
+    assert trained.code == 0 and "--cut" not in trained.err, trained.err
+
+
+@pytest.mark.parametrize("option", [("--cut", 1), ("--flips",), ("--size", 64), ("--encoder", "regions"), ("--split", "dev")])
+def test_what_a_recipe_says_is_not_said_twice(run, option: tuple[object, ...]) -> None:
+    result = run("features", "flickr8k_show_attend_tell", "-o", "store", *option)
+    assert result.code == 2 and str(option[0]) in result.err and "--set" in result.err
+
+
+def test_data_need_a_folder_to_go_to(run, dataset: Path) -> None:
+    assert "--output" in run("features", dataset).err
+
+
+def test_a_recipe_that_needs_no_features(run, dataset: Path, tmp_path: Path) -> None:
+    settings = (f"data.path={dataset}", "fine_tune.from_epoch=1", "fine_tune.stages=null", "model.encoder.backbone=test_efficientnet")
+    result = run("features", "flickr8k_show_attend_tell", *(part for setting in settings for part in ("--set", setting)), "--device", "cpu")
+    assert result.code == 1 and "nothing to store" in result.err

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from captioner.data.find import find_images
 from captioner.data.images import load_image
-from captioner.data.loader import ImageBatch, ImageLoader
+from captioner.data.loader import ImageBatch, ImageLoader, load_groups
 from captioner.data.transform import Transform
 from captioner.errors import CaptionerError, ConfigError
 from tests.data.pictures import MEAN, STD, distance, encode, scene
@@ -143,3 +143,35 @@ def test_real_photos_load(shared_data: Path) -> None:
     for photo in [*greys[:3], *photos[::40]]:
         with Image.open(photo) as image:
             assert distance(load_image(photo), ImageOps.exif_transpose(image).convert("RGB")) == 0
+
+
+def test_groups_are_batches_whatever_is_wrong_in_them(tmp_path: Path) -> None:
+    good = [tmp_path / f"{number}.png" for number in range(3)]
+    for number, path in enumerate(good):
+        Image.new("RGB", (20, 10), (80 * number, 0, 0)).save(path)
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no picture")
+    before = threading.active_count()
+    groups = [[good[0], bad, good[1]], [bad, bad], [good[2]], []]
+    batches = list(load_groups(iter(groups), Transform(size=8, mean=MEAN, std=STD), workers=2))
+    assert [batch.positions for batch in batches] == [[0, 2], [], [0], []]
+    assert [[position for position, _ in batch.errors] for batch in batches] == [[1], [0, 1], [], []]
+    assert [tuple(batch.pixels.shape) for batch in batches] == [(2, 3, 8, 8), (0, 3, 8, 8), (1, 3, 8, 8), (0, 3, 8, 8)]
+    assert batches[2].sources == [good[2]] and batches[2].pixels[0, 0].float().mean() == pytest.approx(160, abs=2)
+    assert threading.active_count() == before
+
+
+def test_one_group_is_loaded_ahead_of_an_endless_row(tmp_path: Path) -> None:
+    Image.new("RGB", (20, 10)).save(tmp_path / "a.png")
+    asked = []
+
+    def endless() -> Iterator[list[Path]]:
+        while True:
+            asked.append(None)
+            yield [tmp_path / "a.png"]
+
+    batches = load_groups(endless(), Transform(size=8, mean=MEAN, std=STD), workers=1)
+    for number in range(1, 4):
+        next(batches)
+        assert len(asked) == number + 1
+    batches.close()  # type: ignore[attr-defined]

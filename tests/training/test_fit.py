@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from captioner import Captioner
@@ -106,6 +107,40 @@ def test_a_bad_picture_does_not_end_a_run_from_pictures(tiny: Path, tmp_path: Pa
     run(tiny, ["epochs=2", "fine_tune.from_epoch=1"], output=tmp_path / "run", console=console)
     assert console.file.getvalue().count("left out") == 1  # type: ignore[attr-defined]
     assert "3.png" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_batch_without_a_readable_picture_is_a_step_all_the_same(tiny: Path, tmp_path: Path) -> None:
+    for number in (1, 2, 5):
+        (tmp_path / f"{number}.png").write_bytes(b"no picture")
+    changes = ["epochs=2", "batch_size=1", "accumulate=5", "fine_tune.from_epoch=1"]
+    run(tiny, changes, output=tmp_path / "run", console=Console(file=io.StringIO()))
+    records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert len([record for record in records if "loss" in record]) == 2 * 21
+    with safe_open(tmp_path / "run" / STATE, framework="pt") as file:
+        assert json.loads(file.metadata()["progress"])["step"] == 2 * 24
+    # Five optimiser steps an epoch, the last from four batches.
+    assert {int(value) for name, value in weights(tmp_path / "run").items() if name.startswith("optimiser.") and name.endswith(".step")} == {10}
+
+
+def test_features_that_end_too_late_are_told_of(tiny: Path, tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=500)
+    run(tiny, ["epochs=1", f"data.features={tmp_path / 'store'}"], output=tmp_path / "first", console=console)
+    assert "--cut" not in console.file.getvalue()  # type: ignore[attr-defined]
+    torch.manual_seed(0)
+    tuned = ["epochs=2", "fine_tune.from_epoch=2", "fine_tune.stages=1", f"data.features={tmp_path / 'store'}"]
+    run(tiny, tuned, output=tmp_path / "second", console=console)
+    assert "leaves off 0 stages of the encoder, and 1 are trained from epoch 2 on" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "--cut 1" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_every_wrong_setting_is_told_at_once_and_before_the_data_are_read(tiny: Path, tmp_path: Path) -> None:
+    wrong = ["data.path=/nowhere", "model.decoder.hiden=5", "model.encoder.backbon=x", "objective.smoothing=1", "epoch=3", "optimiser.clip=-1"]
+    with pytest.raises(ConfigError) as caught:
+        run(tiny, wrong, output=tmp_path / "run")
+    message = str(caught.value)
+    for part in ("'hiden'. Did you mean 'hidden'?", "'backbon'. Did you mean 'backbone'?", "'smoothing'", "'epoch'. Did you mean 'epochs'?", "clip"):
+        assert part in message
+    assert "nowhere" not in message and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("killed_after", [1, 2])

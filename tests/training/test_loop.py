@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import MixedPrecision
 from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -175,8 +177,9 @@ def test_gradients_of_several_batches_are_one_step(tmp_path: Path) -> None:
     expected = []
     for step, batch in enumerate(run.batches(0, 0)):
         expected.append(model.weight.item())
-        ((model(nn.functional.dropout(batch)) - 3 * batch).square().mean() / 3).backward()
-        if step in (2, 3):  # after three batches, and after the last
+        together = 3 if step < 3 else 1  # after three batches, and after the last, which is alone
+        ((model(nn.functional.dropout(batch)) - 3 * batch).square().mean() / together).backward()
+        if step in (2, 3):
             nn.utils.clip_grad_norm_(model.parameters(), 5.0)
             optimiser.param_groups[0]["lr"] = 0.001 * learning_rate_factor(step, 4, settings.optimiser)
             optimiser.step()
@@ -185,6 +188,68 @@ def test_gradients_of_several_batches_are_one_step(tmp_path: Path) -> None:
     run.run()
     assert run.weights == pytest.approx(expected, abs=1e-6)
     assert run.weights[0] == run.weights[2] != run.weights[3] != run.model.weight.item()
+    assert run.model.weight.item() == pytest.approx(model.weight.item(), abs=1e-6)
+
+
+class Gaps(Line):
+    """Has batches with nothing in them to learn from: all those of which the number is given."""
+
+    empty: ClassVar[set[int]] = set()
+
+    def cost(self, batch: Tensor) -> Cost | None:
+        return None if self.progress.step % 4 in self.empty else super().cost(batch)
+
+
+@pytest.mark.parametrize("empty", [{0}, {1}, {3}, {2, 3}, {0, 1, 2, 3}])
+def test_batches_with_nothing_to_learn_from_are_steps_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty: set[int]) -> None:
+    monkeypatch.setattr(Gaps, "empty", empty)
+    run = Gaps(config(tmp_path, epochs=3, accumulate=2))
+    run.run()
+    assert run.progress.step == 12 and run.progress.finished
+    records = [record for record in log_of(run) if "loss" in record]
+    assert [record["step"] for record in records] == [step for step in range(1, 13) if (step - 1) % 4 not in empty]
+    steps = 3 * sum(not {number, number + 1} <= empty for number in (0, 2))  # a group of two with something in it is a step of the optimiser
+    assert len({*run.weights, run.model.weight.item()}) == (steps + 1 if run.weights else 1)
+
+
+@pytest.fixture
+def half(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Have 16-mixed on the CPU, as a GPU has it: float16 whose gradients are scaled by the number that stands in the list."""
+    scale = [2.0**10]
+
+    def fabric(**settings: Any) -> Fabric:
+        plugin = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=scale[0]))
+        return Fabric(**{key: value for key, value in settings.items() if key != "precision"}, plugins=plugin)
+
+    monkeypatch.setattr(loop, "Fabric", fabric)
+    return scale
+
+
+def test_scaled_gradients_are_clipped_and_used_unscaled(tmp_path: Path, half: list[float]) -> None:
+    for name in ("half", "whole"):
+        (tmp_path / name).mkdir()
+    scaled = Line(config(tmp_path / "half", precision="16-mixed", optimiser={"clip": 0.5}))
+    scaled.run()
+    monkeypatch = pytest.MonkeyPatch()
+    with monkeypatch.context() as undone:
+        undone.setattr(loop, "Fabric", Fabric)
+        plain = Line(config(tmp_path / "whole", optimiser={"clip": 0.5}))
+        plain.run()
+    norms = [[record["gradient_norm"] for record in log_of(run) if "loss" in record] for run in (scaled, plain)]
+    assert norms[0] == pytest.approx(norms[1], rel=0.02) and len(norms[0]) == 12
+    assert scaled.weights == pytest.approx(plain.weights, abs=1e-3)
+
+
+def test_a_gradient_too_large_for_its_scale_is_left_out_and_the_scale_lowered(tmp_path: Path, half: list[float]) -> None:
+    half[0] = 2.0**16
+    run = Line(config(tmp_path, precision="16-mixed", epochs=2))
+    before = run.model.weight.item()
+    run.run()
+    assert run.weights[1] == before and run.model.weight.item() != before
+    assert run.progress.scaler["scale"] < 2.0**16
+    resumed = Line(config(tmp_path, precision="16-mixed", epochs=2), resume=True)
+    resumed.load()
+    assert resumed.fabric.strategy.precision.state_dict() == run.fabric.strategy.precision.state_dict()
 
 
 def test_what_was_saved_between_steps_is_resumed(tmp_path: Path) -> None:
