@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Callable
@@ -29,8 +30,10 @@ def can_compile() -> bool:
 class Compiled:
     """A function that is compiled at its first call, or an equal one where that is impossible.
 
+    An error of a compiled call counts as one of the compiler only if the plain function then gives a result; if that fails too, its error is the caller's.
+
     Args:
-        function: what to compile.
+        function: what to compile; it must change nothing, as it may be called twice.
         eager: what to call where nothing can be compiled; ``None`` is the function itself.
         dynamic: whether sizes may differ from call to call; ``None`` leaves that to torch.
     """
@@ -44,15 +47,21 @@ class Compiled:
         """Call it."""
         if self._broken or not can_compile():
             return self.eager(*args)
+        if self._compiled is None:
+            _quieten()
+            self._compiled = torch.compile(self.function, dynamic=self.dynamic)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                if self._compiled is None:
-                    # It tells of a missing GPU toolkit whatever the device.
-                    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-                    self._compiled = torch.compile(self.function, dynamic=self.dynamic)
-                return self._compiled(*args)
-        except Exception as error:  # whatever the compiler throws, the eager form gives the same numbers
+            return self._compiled(*args)
+        except Exception as error:
+            result = self.eager(*args)
             log.warning("torch.compile failed (%s); going on without it, slower", first_line(error))
             self._broken = True
-            return self.eager(*args)
+            return result
+
+
+@functools.cache
+def _quieten() -> None:
+    """Hide what the compiler says of itself and of a missing GPU toolkit: once and for good, since filters cannot be changed for one thread alone."""
+    for module in ("_dynamo", "_inductor", "_functorch", "utils.cpp_extension"):
+        warnings.filterwarnings("ignore", module=rf"torch\.{re.escape(module)}")
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -49,3 +50,26 @@ def test_a_failing_compiler_is_told_of_once_and_gone_without(monkeypatch: pytest
         assert [negative(torch.ones(1)).item() for _ in range(2)] == [-1, -1]
     assert len(tries) == 1
     assert [record.getMessage() for record in caplog.records] == ["torch.compile failed (ld: cannot find -lgomp); going on without it, slower"]
+
+
+def test_an_error_of_the_function_is_the_callers(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, **settings: function)
+    monkeypatch.setattr(compilation, "can_compile", lambda: True)
+    add = Compiled(torch.add)
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        add(torch.ones(2), torch.ones(3))
+    assert not caplog.records
+    calls = []
+    monkeypatch.setattr(add, "eager", lambda *args: calls.append(args))
+    assert add(torch.ones(2), torch.ones(2)).tolist() == [2, 2] and not calls, "it was not tried again after an error that was not the compiler's"
+
+
+def test_filters_of_warnings_are_left_alone_once_it_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They belong to all threads; loaders run while the model does."""
+    monkeypatch.setattr(torch, "compile", lambda function, **settings: function)
+    monkeypatch.setattr(compilation, "can_compile", lambda: True)
+    negative = Compiled(torch.neg)
+    negative(torch.ones(1))
+    monkeypatch.setattr(warnings, "catch_warnings", lambda *args, **kwargs: pytest.fail("filters of all threads were changed"))
+    monkeypatch.setattr(warnings, "filterwarnings", lambda *args, **kwargs: pytest.fail("filters of all threads were changed"))
+    assert negative(torch.ones(1)).item() == -1
