@@ -52,7 +52,7 @@ def check_part(part: dict[str, Any] | None, kind: str, registry: Registry[Any]) 
             name, settings = _split(part, kind)
             validate(registry[name].Config, settings, where=kind)
         except ConfigError as error:
-            raise ValueError(str(error)) from None
+            raise ValueError(str(error).removeprefix(f"{kind}: ")) from None
     return part
 
 

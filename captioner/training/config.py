@@ -113,7 +113,7 @@ class TrainConfig(RunConfig):
         try:
             return {"name": name, **validate(OBJECTIVES[name].Config, rest, where="objective").model_dump()}
         except ConfigError as error:
-            raise ValueError(str(error)) from None  # pydantic reports it with what else is wrong
+            raise ValueError(str(error).removeprefix("objective: ")) from None  # pydantic reports it with what else is wrong
 
 
 R = TypeVar("R", bound=RunConfig)

@@ -6,6 +6,7 @@ A run that is killed at any moment and resumed ends with the same weights to the
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from abc import ABC, abstractmethod
@@ -85,8 +86,12 @@ class Loop(ABC, Generic[B]):
             raise CheckpointError(f"{self.output}: holds no run to resume; leave out --resume to begin one")
         self.device = choose_device(config.device)
         precision = config.precision
+        if precision == "16-mixed" and self.device.type == "cpu":
+            console.print("precision: 16-mixed is for GPUs; this run takes auto", style="yellow")
+            precision = "auto"
         if precision == "auto":
             precision = "bf16-mixed" if fast_dtype(self.device) == torch.bfloat16 else "32-true"
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells of every choice
         self.fabric = Fabric(accelerator=self.device.type, devices=1, precision=precision)
         self.precision = precision
         self.progress = Progress()

@@ -262,3 +262,8 @@ def test_what_was_saved_between_steps_is_resumed(tmp_path: Path) -> None:
     resumed = Line(broken.settings, resume=True)
     resumed.run()
     assert broken.weights[:2] + resumed.weights == whole.weights
+
+
+def test_half_precision_is_for_gpus(tmp_path: Path) -> None:
+    run = Line(config(tmp_path, precision="16-mixed"))
+    assert run.precision in ("32-true", "bf16-mixed") and "for GPUs" in run.console.file.getvalue()  # type: ignore[attr-defined]
