@@ -8,8 +8,8 @@ from typing import Annotated, NoReturn
 import typer
 
 import captioner
-from captioner.cli import attend, benchmark, caption, console, data, evaluate, features, models, train, translate
 from captioner.allocator import keep_freed_memory
+from captioner.cli import attend, benchmark, caption, console, data, evaluate, features, models, train, translate
 from captioner.errors import CaptionerError
 
 app = typer.Typer(
