@@ -19,9 +19,9 @@ from torch import Tensor
 from captioner.decoders import Decoder, Refined
 from captioner.encoders import TransformerRefiner
 from captioner.errors import CaptionerError
+from captioner.layers.transformer import key_mask
 from captioner.memory import Memory
 from captioner.text.vocabulary import BOS, PAD
-from captioner.transformer import key_mask
 
 MEAN, ROLLOUT, HEADS = "mean", "rollout", "heads"
 

@@ -13,9 +13,9 @@ from captioner.encoders import TransformerRefiner
 from captioner.encoders.transformer import TransformerRefinerConfig
 from captioner.errors import CaptionerError
 from captioner.heads import check, cross_attention, rollout
+from captioner.layers.positions import sinusoidal
 from captioner.memory import Memory
 from captioner.model import CaptionModel, ModelConfig
-from captioner.positions import sinusoidal
 from captioner.text.vocabulary import BOS, Vocabulary
 from tests.builders import FEATURES, build_decoder
 from tests.figures.builders import photo

@@ -10,12 +10,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from captioner.decoders.base import DECODERS, Decoder, DecoderConfig, State, Step, Taught
-from captioner.decoders.dropout import Dropout
-from captioner.decoders.kernels import wide
-from captioner.decoders.packing import Packing
-from captioner.decoders.recurrence import Draw, Keys, attend, attending_lstm, focus, lstm_gates
+from captioner.layers.dropout import Dropout
+from captioner.layers.kernels import wide
+from captioner.layers.packing import Packing
+from captioner.layers.positions import Geometry
+from captioner.layers.recurrence import Draw, Keys, attend, attending_lstm, focus, lstm_gates
 from captioner.memory import Memory
-from captioner.positions import Geometry
 from captioner.text.vocabulary import PAD
 
 

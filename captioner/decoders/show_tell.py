@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from captioner.decoders.base import DECODERS, Decoder, DecoderConfig, State, Step, Taught
-from captioner.decoders.dropout import Dropout
+from captioner.layers.dropout import Dropout
 from captioner.memory import Memory
 from captioner.text.vocabulary import PAD
 

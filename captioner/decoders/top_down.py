@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from captioner.decoders.additive import Look, additive_attention, attend_once
 from captioner.decoders.base import DECODERS, Decoder, DecoderConfig, State, Step, Taught
-from captioner.decoders.dropout import Dropout
-from captioner.decoders.kernels import wide
-from captioner.decoders.packing import Packing
-from captioner.decoders.recurrence import Keys, lstm_gates
+from captioner.layers.additive import Look, additive_attention, attend_once
+from captioner.layers.dropout import Dropout
+from captioner.layers.kernels import wide
+from captioner.layers.packing import Packing
+from captioner.layers.positions import Geometry
+from captioner.layers.recurrence import Keys, lstm_gates
 from captioner.memory import Memory
-from captioner.positions import Geometry
 from captioner.text.vocabulary import PAD
 
 

@@ -14,12 +14,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from captioner.decoders.base import DECODERS, Decoder, DecoderConfig, State, Step, Taught
-from captioner.decoders.dropout import Dropout
 from captioner.errors import ConfigError
+from captioner.layers.dropout import Dropout
+from captioner.layers.positions import Geometry, sinusoidal
+from captioner.layers.transformer import BlockConfig, DecoderBlock, Rows, key_mask, last_norm, projection
 from captioner.memory import Memory
-from captioner.positions import Geometry, sinusoidal
 from captioner.text.vocabulary import PAD
-from captioner.transformer import BlockConfig, DecoderBlock, Rows, key_mask, last_norm, projection
 
 
 class TransformerConfig(BlockConfig, DecoderConfig):

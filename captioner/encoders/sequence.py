@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from captioner.config import Settings, validate
-from captioner.decoders.dropout import Dropout
+from captioner.layers.dropout import Dropout
 from captioner.memory import Memory
 from captioner.registry import Registry
 from captioner.text.vocabulary import PAD

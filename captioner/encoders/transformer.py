@@ -14,9 +14,9 @@ from torch.nn import Dropout
 
 from captioner.config import Settings
 from captioner.encoders.base import REFINERS, Refiner
+from captioner.layers.positions import Geometry, sinusoidal
+from captioner.layers.transformer import BlockConfig, EncoderBlock, key_mask, last_norm, projection
 from captioner.memory import Memory
-from captioner.positions import Geometry, sinusoidal
-from captioner.transformer import BlockConfig, EncoderBlock, key_mask, last_norm, projection
 
 
 class TransformerRefinerConfig(BlockConfig):

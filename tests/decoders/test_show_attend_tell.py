@@ -12,7 +12,7 @@ from torch import Tensor
 
 from captioner.data.batches import Captions
 from captioner.decoders import ShowAttendTell
-from captioner.decoders.recurrence import Attended, attending_lstm
+from captioner.layers.recurrence import Attended, attending_lstm
 from captioner.memory import Memory
 from captioner.text.vocabulary import BOS, EOS, PAD
 from captioner.training.cross_entropy import CrossEntropy, CrossEntropyConfig

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from captioner.decoders import TopDown
-from captioner.decoders.packing import Packing
+from captioner.layers.packing import Packing
 from captioner.memory import Memory
 from captioner.text.vocabulary import PAD
 from tests.builders import LENGTHS, WORDS, build_decoder, build_memory, build_tokens, naive_lstm, step_by_step

@@ -16,7 +16,7 @@ from captioner.errors import ConfigError
 from captioner.memory import Memory
 from captioner.text.vocabulary import BOS, PAD
 from tests.builders import FEATURES, LENGTHS, WORDS, build_decoder, build_memory, build_tokens, step_by_step
-from tests.test_transformer import torch_decoder
+from tests.layers.test_transformer import torch_decoder
 
 FORMS = [
     pytest.param(settings, id=" ".join(map(str, settings.values())) or "as it comes")

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from captioner.encoders.base import REFINERS
 from captioner.encoders.transformer import TransformerRefiner, TransformerRefinerConfig
+from captioner.layers.positions import sinusoidal
 from captioner.memory import Memory
-from captioner.positions import sinusoidal
 from tests.builders import FEATURES, build_memory
-from tests.test_transformer import scattered, torch_encoder
+from tests.layers.test_transformer import scattered, torch_encoder
 
 
 def build(*, features: int = FEATURES, **settings: Any) -> TransformerRefiner:

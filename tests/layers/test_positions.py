@@ -6,8 +6,8 @@ import math
 
 import torch
 
+from captioner.layers.positions import Geometry, sinusoidal
 from captioner.memory import Memory
-from captioner.positions import Geometry, sinusoidal
 
 
 def test_sinusoidal_is_the_papers_formula() -> None:

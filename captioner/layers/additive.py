@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from captioner.decoders import kernels
-from captioner.decoders.kernels import wide
-from captioner.decoders.recurrence import Keys, attend
+from captioner.layers import kernels
+from captioner.layers.kernels import wide
+from captioner.layers.recurrence import Keys, attend
 
 Look: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]  # query (B, K, A) -> context z (B, K, D) and alpha (B, K, N), at least 32 bits
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from captioner.config import validate
 from captioner.errors import ConfigError
-from captioner.transformer import Attention, BlockConfig, DecoderBlock, EncoderBlock, Rows, key_mask
+from captioner.layers.transformer import Attention, BlockConfig, DecoderBlock, EncoderBlock, Rows, key_mask
 
 SIZE, HEADS = 8, 2
 FORMS = [

@@ -28,9 +28,9 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from captioner.decoders import kernels
-from captioner.decoders.kernels import wide
-from captioner.decoders.packing import packed_offsets
+from captioner.layers import kernels
+from captioner.layers.kernels import wide
+from captioner.layers.packing import packed_offsets
 
 
 class Attended(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,8 +10,9 @@ import torch
 from torch import Tensor
 
 from captioner import compilation
-from captioner.decoders import kernels
-from captioner.decoders.kernels import exponential
+from captioner.layers import kernels
+from captioner.layers.kernels import exponential
+from tests.builders import build_decoder, build_memory, build_tokens
 
 KERNELS = {"scores": kernels.scores, "query_gradient": kernels.query_gradient, "key_gradient": kernels.key_gradient}
 
@@ -108,12 +108,43 @@ def test_autograd_passes_through_the_plain_form() -> None:
     torch.testing.assert_close(list(torch.autograd.grad(scores, (p, q, v), scoring.ds)), direct[1:], rtol=0, atol=1e-12)
 
 
+def never_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the test fail where a kernel that was to be compiled is computed by its plain form."""
+
+    def plain(*args: Any) -> None:
+        pytest.fail("nothing was compiled: torch.compile failed, or there is no C++ compiler here; install g++")
+
+    for kernel in KERNELS.values():
+        monkeypatch.setattr(kernel.compiled, "eager", plain)
+
+
 @pytest.mark.slow
-def test_compiled_kernels_are_the_eager_ones(caplog: pytest.LogCaptureFixture) -> None:
-    if not compilation.can_compile():
-        pytest.skip("torch.compile is switched off or has no C++ compiler here")
-    with caplog.at_level(logging.WARNING), torch.no_grad():
+def test_compiled_kernels_are_the_eager_ones_and_the_definition(monkeypatch: pytest.MonkeyPatch, compiled_graphs: Callable[[], int]) -> None:
+    never_plain(monkeypatch)
+    with torch.no_grad():
         for sizes in ({"b": 4, "m": 5, "n": 196, "a": 64}, {"b": 2, "m": 1, "n": 49, "a": 32}, {"b": 3, "m": 30, "n": 36, "a": 64, "spread": 8.0}):
             scoring = make(**sizes, dtype=torch.float32)
-            torch.testing.assert_close(scoring.by(compiled), scoring.by(eager), rtol=1e-4, atol=1e-4)
-    assert not [record for record in caplog.records if "torch.compile failed" in record.getMessage()]
+            found = scoring.by(compiled)
+            torch.testing.assert_close(found, scoring.by(eager), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close([out.double() for out in found], scoring.direct(), rtol=1e-3, atol=1e-3)
+    assert compiled_graphs() >= len(KERNELS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["show_attend_tell", "top_down"])
+def test_a_compiled_training_step_is_the_plain_one(name: str, monkeypatch: pytest.MonkeyPatch, compiled_graphs: Callable[[], int]) -> None:
+    decoder, memory, tokens = build_decoder(name).float(), build_memory().to(dtype=torch.float32), build_tokens()
+    weights = [parameter for parameter in decoder.parameters() if parameter.requires_grad]
+
+    def step() -> list[Tensor | None]:
+        logits = decoder(memory, tokens).logits
+        loss = torch.nn.functional.cross_entropy(logits, torch.arange(len(logits)) % logits.shape[1])
+        return [logits.detach(), *torch.autograd.grad(loss, weights, allow_unused=True)]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compilation, "can_compile", lambda: False)
+        plain = step()
+    assert compiled_graphs() == 0
+    never_plain(monkeypatch)
+    torch.testing.assert_close(step(), plain, rtol=1e-4, atol=1e-5)
+    assert compiled_graphs() >= len(KERNELS)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from captioner.decoders.additive import additive_attention
+from captioner.layers.additive import additive_attention
 
 ACTIVE, CAPTIONS = [3, 3, 1], 2  # two images are done after two steps
 MASK = torch.tensor([[True, True, True, True], [False, True, True, False], [False, False, True, False]])
