@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,35 @@ from hypothesis import settings
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
-# Compiling kernels takes longer than all the rest of the suite; the slow tests compare the compiled ones with the plain ones.
+# Compiling kernels takes longer than all the rest of the suite: only the slow tests do, which hold the compiled ones against the plain ones.
 os.environ.setdefault("CAPTIONER_COMPILE", "0")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def compiling(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Switch compiling on for the slow tests, whatever the environment says, and leave it as it was for the others."""
+    if request.node.get_closest_marker("slow") is None:
+        yield
+        return
+    from captioner.compilation import can_compile
+
+    monkeypatch.setenv("CAPTIONER_COMPILE", "1")
+    can_compile.cache_clear()  # a quick test may have asked before
+    yield
+    can_compile.cache_clear()
+
+
+@pytest.fixture
+def compiled_graphs(compiling: None) -> Callable[[], int]:
+    """Return a function that counts what torch.compile has compiled since the test began; for slow tests."""
+    from torch import _dynamo
+    from torch._dynamo.utils import counters
+
+    _dynamo.reset()
+    counters.clear()
+    return lambda: int(counters["stats"]["unique_graphs"])
 
 
 @pytest.fixture(scope="session")

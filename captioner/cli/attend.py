@@ -56,6 +56,9 @@ def run(
         int, typer.Option(min=1, help="Captions of each picture, in html side by side and in json; at most the width of the beam.")
     ] = 1,
     length_normalisation: console.LengthNormalisation = None,
+    min_words: console.MinWords = None,
+    max_words: console.MaxWords = None,
+    block_ngram: console.BlockNgram = None,
     heads: Annotated[
         str,
         typer.Option(help="Of a Transformer: mean, rollout (all blocks together), one head as BLOCK.HEAD, for example 2.5, or in json all heads."),
@@ -102,7 +105,9 @@ def run(
     from captioner.heads import check
 
     style = validate(Style, {"scale": scale, "colours": colours, "smoothing": smoothing}, where="attend")
-    search = console.settings(width=beam, n_best=n_best, length_normalisation=length_normalisation)
+    search = console.settings(
+        width=beam, n_best=n_best, length_normalisation=length_normalisation, min_words=min_words, max_words=max_words, block_ngram=block_ngram
+    )
     captioner = Captioner.from_pretrained(model, device=device, **search)
     if not captioner.model.decoder.attends:
         raise CaptionerError(f"{model}: does not attend to places, so there is no heatmap to show; take a model that does, such as show_attend_tell")

@@ -32,6 +32,7 @@ def run(
     split: Annotated[str | None, typer.Option(help="The split to caption.", show_default="dev, or all photos of data without splits")] = None,
     images: Annotated[Path | None, typer.Option(file_okay=False, help="Folder of the pictures, if they are not beside the data.")] = None,
     restval: Annotated[bool, typer.Option("--restval", help="Count COCO's restval photos as train.")] = False,
+    strict: console.Strict = False,
     train: Annotated[
         list[str] | None,
         typer.Option(help=f"Train a contestant on the data first, by a YAML file or a shipped recipe ({', '.join(CAPTIONERS)}); may be repeated."),
@@ -49,6 +50,9 @@ def run(
     metrics: Annotated[list[str] | None, typer.Option(help="BLEU, METEOR, ROUGE-L, CIDEr, SPICE, joined by commas; all if not given.")] = None,
     beam: console.Beam = None,
     length_normalisation: console.LengthNormalisation = None,
+    min_words: console.MinWords = None,
+    max_words: console.MaxWords = None,
+    block_ngram: console.BlockNgram = None,
     device: console.Device = "auto",
     batch_size: Annotated[list[int] | None, typer.Option(min=1, help="Photos at once when timing; may be repeated.", show_default="1 and 16")] = None,
     rounds: Annotated[int, typer.Option(min=0, help="How often each model is timed; 0 times nothing.")] = 30,
@@ -68,7 +72,7 @@ def run(
 
     With --train and --seeds, each recipe's mean and standard deviation over seeds are reported, and the recipes' means are tested against each other.
 
-    Models and photos that cannot be used are reported on stderr and left out; the exit code is then 1.
+    Models and photos that cannot be used are reported on stderr and left out; the exit code is then 1. Malformed records alone do not change it.
     """
     for option, given in (("--set", changes), ("--seeds", seeds)):
         if given and not train:
@@ -76,7 +80,8 @@ def run(
     chosen = None if seeds is None else _seeds(seeds, changes or [])
     from captioner.data.annotations import read_captions
 
-    whole = read_captions(data, images=images)
+    whole = read_captions(data, images=images, strict=strict)
+    console.left_out(whole)
     if split is None:
         split = "all" if list(whole.splits) == ["all"] else "dev"
     part = whole.split(split, restval=restval)
@@ -112,7 +117,9 @@ def run(
             features=features or (),
             metrics=[name.strip() for names in metrics or () for name in names.split(",") if name.strip()] or DEFAULT_METRICS,
             device=device,
-            search=console.settings(width=beam, length_normalisation=length_normalisation),
+            search=console.settings(
+                width=beam, length_normalisation=length_normalisation, min_words=min_words, max_words=max_words, block_ngram=block_ngram
+            ),
             batches=sorted(set(batch_size or (1, 16))),
             rounds=rounds,
             resamples=resamples,

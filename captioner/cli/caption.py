@@ -56,6 +56,9 @@ def run(
     beam: console.Beam = None,
     n_best: Annotated[int, typer.Option(min=1, help="Captions for each picture, best first; at most the width of the beam.")] = 1,
     length_normalisation: console.LengthNormalisation = None,
+    min_words: console.MinWords = None,
+    max_words: console.MaxWords = None,
+    block_ngram: console.BlockNgram = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures captioned at once.")] = 8,
     workers: console.Workers = 2,
     device: console.Device = "auto",
@@ -94,7 +97,9 @@ def run(
 
     from captioner import Captioner
 
-    search = console.settings(width=beam, n_best=n_best, length_normalisation=length_normalisation)
+    search = console.settings(
+        width=beam, n_best=n_best, length_normalisation=length_normalisation, min_words=min_words, max_words=max_words, block_ngram=block_ngram
+    )
     translates = _translator(language, translator, device)
     captioner = Captioner.from_pretrained(model, device=device, **search)
     results = captioner.stream(chain(first, found), batch_size=batch_size, workers=workers, max_pixels=max_pixels)

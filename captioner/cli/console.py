@@ -6,22 +6,32 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+if TYPE_CHECKING:
+    from captioner.data.captions import CaptionData
+
 messages = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto for the best there is.")]
 Workers = Annotated[int, typer.Option(min=1, help="Threads that load pictures.")]
 Beam = Annotated[int | None, typer.Option(min=1, help="Width of the beam search; 1 is greedy. By default the model's own.")]
+MinWords = Annotated[int | None, typer.Option(min=0, help="A sentence may not end before so many words. By default the model's own.")]
+MaxWords = Annotated[int | None, typer.Option(min=1, help="A sentence is ended after so many words. By default the model's own.")]
+BlockNgram = Annotated[
+    int | None,
+    typer.Option(min=0, help="Forbid a sentence to repeat a sequence of so many words; 0 forbids nothing. By default the model's own."),
+]
 LengthNormalisation = Annotated[
     float | None,
     typer.Option(min=0, help="Power of its length by which a sentence's log-probability is divided. By default the model's own."),
 ]
+Strict = Annotated[bool, typer.Option("--strict", help="Refuse data with malformed records, which are else left out and reported.")]
 
 
 def error(message: object) -> None:
@@ -32,6 +42,12 @@ def error(message: object) -> None:
 def note(message: object) -> None:
     """Print a message on stderr."""
     messages.print(Text(str(message)))
+
+
+def left_out(data: CaptionData) -> None:
+    """Report on stderr the malformed records of a data set that was read without --strict, if there are any."""
+    if complaint := data.complaint():
+        note(f"{complaint}, --strict refuses them")
 
 
 class Failures:

@@ -50,6 +50,7 @@ def run(
     ] = None,
     images: Annotated[Path | None, typer.Option(file_okay=False, help="Folder of the pictures, if they are not beside the data.")] = None,
     restval: Annotated[bool, typer.Option("--restval", help="Count COCO's restval photos as train.")] = False,
+    strict: console.Strict = False,
     captions: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Score these captions, a COCO results file that any program wrote, and not a model's.")
     ] = None,
@@ -61,6 +62,9 @@ def run(
     ] = None,
     beam: console.Beam = None,
     length_normalisation: console.LengthNormalisation = None,
+    min_words: console.MinWords = None,
+    max_words: console.MaxWords = None,
+    block_ngram: console.BlockNgram = None,
     features: Annotated[Path | None, typer.Option(help="Read features from this store and not the pictures.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures or sentences in a batch.")] = 16,
     device: console.Device = "auto",
@@ -87,17 +91,21 @@ def run(
 
     The table is in percent, as in papers; JSON has plain scores.
 
-    What cannot be used is reported on stderr and not scored, the rest is; the exit code is then 1.
+    What cannot be used is reported on stderr and not scored, the rest is; the exit code is then 1. Malformed records alone do not change it.
     """
     given = {
         "--captions": captions,
         "--grounding": grounding,
         "--images": images,
-        "--restval": restval,
+        "--restval": restval or None,
+        "--strict": strict or None,
         "--features": features,
-        "--metrics": metrics,
+        "--metrics": metrics or None,
         "--beam": beam,
         "--length-normalisation": length_normalisation,
+        "--min-words": min_words,
+        "--max-words": max_words,
+        "--block-ngram": block_ngram,
         "--output-captions": output_captions,
         "--per-image": per_image,
     }
@@ -109,10 +117,12 @@ def run(
         raise typer.BadParameter(f"there are captions to score already; leave the model {model} out", param_hint="--captions")
     assert data is not None
     names = tuple(name.strip() for names in metrics or () for name in names.split(",") if name.strip())
-    search = console.settings(width=beam, length_normalisation=length_normalisation)
+    search = console.settings(
+        width=beam, length_normalisation=length_normalisation, min_words=min_words, max_words=max_words, block_ngram=block_ngram
+    )
     if captions is not None:
         _refuse(given, "is for models, and captions are given", *_SEARCH, "--features", "--grounding", "--output-captions")
-        result = _given_captions(captions, _read(data, images, split, restval), names, per_image)
+        result = _given_captions(captions, _read(data, images, split, restval, strict), names, per_image)
     else:
         from captioner import checkpoint
 
@@ -122,9 +132,9 @@ def run(
             result = _translations(folder, data, split or "val", batch_size, device, search, output_captions)
         elif grounding is not None:
             _refuse(given, "is for captions, and --grounding measures attention", "--features", "--metrics", "--output-captions", "--per-image")
-            result = _grounding(folder, grounding, _read(data, images, split, restval), batch_size, device, search)
+            result = _grounding(folder, grounding, _read(data, images, split, restval, strict), batch_size, device, search)
         else:
-            part = _read(data, images, split, restval)
+            part = _read(data, images, split, restval, strict)
             result = _captions(folder, part, batch_size, device, search, output_captions, features, names, per_image)
     record = {"model": model, "data": str(data)} | result.record
     if output_scores:
@@ -141,21 +151,22 @@ def run(
     failures.exit()
 
 
-_SEARCH = ("--beam", "--length-normalisation")
-_PICTURES = ("--images", "--restval", "--features")
+_SEARCH = ("--beam", "--length-normalisation", "--min-words", "--max-words", "--block-ngram")
+_PICTURES = ("--images", "--restval", "--strict", "--features")
 
 
 def _refuse(given: dict[str, Any], why: str, *options: str) -> None:
     for option in options:
-        if given[option]:
+        if given[option] is not None:
             raise typer.BadParameter(f"it {why}; leave it out", param_hint=option)
 
 
-def _read(data: Path, images: Path | None, split: str | None, restval: bool) -> CaptionData:
+def _read(data: Path, images: Path | None, split: str | None, restval: bool, strict: bool) -> CaptionData:
     """Read a split, photos without captions included: the one that was asked for, the only one there is, or dev."""
     from captioner.data.annotations import read_captions
 
-    whole = read_captions(data, images=images, captionless=True)
+    whole = read_captions(data, images=images, strict=strict, captionless=True)
+    console.left_out(whole)
     return whole.split(split or (next(iter(whole.splits)) if len(whole.splits) == 1 else "dev"), restval=restval)
 
 

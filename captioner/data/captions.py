@@ -56,6 +56,16 @@ class CaptionData:
         """How many photos each split has, in the order of appearance."""
         return dict(Counter(photo.split for photo in self.photos))
 
+    def complaint(self) -> str | None:
+        """Say in one line how many malformed records were left out, and which was the first; ``None`` if there was none.
+
+        Ask the data set that was read, and not one of its splits: the problems stay with the whole.
+        """
+        if not self.problems:
+            return None
+        records = "1 malformed record was" if len(self.problems) == 1 else f"{len(self.problems):,} malformed records were"
+        return f"{self.name}: {records} left out, the first: {self.problems[0]}; `captioner data inspect` lists them"
+
     def split(self, name: str, *, restval: bool = False) -> CaptionData:
         """The photos of one split; the problems stay with the whole.
 

@@ -11,13 +11,10 @@ IMAGE_EXTENSIONS: frozenset[str] = frozenset(
     for name in (
         *("jpg", "jpeg", "jpe", "jfif", "mpo", "png", "apng", "webp", "gif", "bmp", "dib", "tif", "tiff", "ico", "cur"),
         *("ppm", "pgm", "pbm", "pnm", "pfm", "avif", "avifs", "tga", "jp2", "j2k", "j2c", "jpc", "jpf", "jpx"),
-        *("heic", "heif"),
+        *("heic", "heics", "heif", "heifs", "hif"),
     )
 )
-"""What counts as a picture inside a folder, in lower case.
-
-HEIC, which cannot be read, is here so that a phone's photos are reported and not passed over in silence.
-"""
+"""What counts as a picture inside a folder, in lower case."""
 
 
 def find_images(paths: Iterable[str | Path], *, recursive: bool = False, on_empty: Callable[[str], None] | None = None) -> Iterator[Path]:

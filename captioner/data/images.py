@@ -12,8 +12,10 @@ import logging
 import os
 import re
 import stat
+import struct
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
@@ -30,12 +32,16 @@ ImageSource: TypeAlias = "str | Path | bytes | Image.Image | np.ndarray[Any, Any
 DEFAULT_MAX_PIXELS = 178_956_970
 """The most pixels a picture may have: above this, a small file that claims to be enormous is likelier than a photo."""
 
-# Only formats that Pillow decodes by itself: EPS would run Ghostscript. TGA is last, since it has no magic number.
+# Only formats that Pillow decodes by itself: EPS would run Ghostscript. TGA is last, since it has no magic number. HEIF, which pillow-heif decodes, is
+# told by its brand before any of them is tried.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "PPM", "WEBP", "TIFF", "AVIF", "JPEG2000", "ICO", "CUR", "TGA")
 
 _POSTSCRIPT = "PostScript (EPS) is a program, which Captioner will not run; export it as PNG or JPEG"
-_HEIC = "HEIC photos cannot be read; convert it to JPEG (on a phone: camera format 'most compatible')"
+_NO_HEIF = "HEIC photos are read by the package pillow-heif, which {}; pip install -U pillow-heif, or convert the photo to JPEG"
 _JPEG_XL = "JPEG XL cannot be read; convert it to PNG or JPEG"
+_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
+_AVIF_BRANDS = {b"avif", b"avis"}
+_GENERAL_BRANDS = {b"mif1", b"mif2", b"msf1"}
 _VIDEO = "this is a video, not a picture; save one frame of it as JPEG"
 _ARCHIVE = "this is an archive, not a picture; unpack it first"
 _FOREIGN: tuple[tuple[int, bytes, str], ...] = (  # (offset, magic bytes there, reason)
@@ -43,10 +49,6 @@ _FOREIGN: tuple[tuple[int, bytes, str], ...] = (  # (offset, magic bytes there, 
     (0, b"\xc5\xd0\xd3\xc6", _POSTSCRIPT),
     (0, b"%PDF", "this is a PDF document, not a picture; export the page as PNG or JPEG"),
     (0, b"8BPS", "Photoshop files cannot be read; export it as PNG or JPEG"),
-    (4, b"ftyphei", _HEIC),
-    (4, b"ftyphev", _HEIC),
-    (4, b"ftypmif1", _HEIC),
-    (4, b"ftypmsf1", _HEIC),
     (0, b"\xff\x0a", _JPEG_XL),
     (0, b"\0\0\0\x0cJXL ", _JPEG_XL),
     (4, b"ftypmp4", _VIDEO),
@@ -68,6 +70,8 @@ _TURNS = {  # EXIF orientation -> what makes the picture upright
     8: _Turn.ROTATE_90,
 }
 
+_ISPE = re.compile(rb"\0\0\0\x14ispe\0\0\0\0(.{8})", re.DOTALL)  # HEIF's box of an image's width and height
+_PADDING = 63  # pixels that an encoder may add to each side, to have whole blocks
 _PILLOW = re.compile(r"PIL\.")
 # Without any handler Python prints a library's log warnings to the terminal.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
@@ -108,9 +112,12 @@ def load_image(source: ImageSource, *, max_pixels: int | None = None, min_size: 
             return _clean(_from_array(source, name, limit))
         with _open_stream(source, name) as stream:
             image = _identify(stream, name)
-            kind = image.format or kind
+            kind = {"HEIF": "HEIC"}.get(image.format or kind, image.format or kind)
             _check_size(image.size, name, limit)
-            if min_size:
+            for width, height in _coded_sizes(stream) if kind == "HEIC" else ():
+                if max(width - _PADDING, 0) * max(height - _PADDING, 0) > limit:
+                    _check_size((width, height), name, limit)
+            if min_size and kind != "HEIC":  # a thumbnail in a HEIF file may show something else
                 image.draft(None, (min_size, min_size))
             return _clean(image)
     except CaptionerError:
@@ -211,6 +218,8 @@ def _identify(stream: IO[bytes], name: str) -> ImageFile.ImageFile:
     threads, and without forgetting which format the file claimed to be when it turns out damaged.
     """
     head = stream.read(1024)
+    if _is_heif(head):
+        return _open_heif(stream, name)
     magic = head[:16].ljust(16, b"\0")  # some of Pillow's checks fail on fewer bytes
     failure = None
     Image.preinit()
@@ -234,12 +243,66 @@ def _identify(stream: IO[bytes], name: str) -> ImageFile.ImageFile:
     raise ImageError(name, _foreign(head) or failure or unknown)
 
 
+def _is_heif(head: bytes) -> bool:
+    """Whether a file that begins with ``head`` is HEIF with pictures coded as HEVC: HEIC, as phones and cameras write it."""
+    if head[4:8] != b"ftyp":
+        return False
+    # The major brand, then a version, then the brands that the file is compatible with, until the box ends.
+    end = min(int.from_bytes(head[:4], "big"), len(head))
+    brands = {head[8:12], *(head[start : start + 4] for start in range(16, end, 4))}
+    # "mif1" and "msf1" are general: AVIF files begin so, too, and name AVIF further on.
+    return not brands & _AVIF_BRANDS and (head[8:12] in _GENERAL_BRANDS or bool(brands & _HEIC_BRANDS))
+
+
+def _open_heif(stream: IO[bytes], name: str) -> ImageFile.ImageFile:
+    """Read the header of a HEIF picture; pillow-heif, which takes a while to load, is imported for the first of them.
+
+    The size is that of the upright picture, and its EXIF orientation 1: HEIF has a turn of its own, which the decoder applies.
+    """
+    try:
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+    except ImportError as error:
+        state = "is not installed" if isinstance(error, ModuleNotFoundError) else f"does not load here ({' '.join(str(error).split())})"
+        raise ImageError(name, _NO_HEIF.format(state)) from error
+    stream.seek(0)
+    try:
+        return Image.OPEN["HEIF"][0](stream, "")
+    except Exception as error:
+        raise ImageError(name, _reason(error, "HEIC")) from error
+
+
+def _coded_sizes(stream: IO[bytes]) -> Iterator[tuple[int, int]]:
+    """Width and height in pixels of each image that a HEIF file says it holds: a crop to a small one may have to decode a huge one first.
+
+    libheif decodes none that is larger than the file says here.
+    """
+    end = stream.seek(0, os.SEEK_END)
+    start = 0
+    while start + 8 <= end:
+        stream.seek(start)
+        header = stream.read(16)
+        size, kind = int.from_bytes(header[:4], "big"), header[4:8]
+        if size == 1:
+            size = int.from_bytes(header[8:16], "big")
+        if size == 0:  # the last box
+            size = end - start
+        if size < 8:
+            return
+        if kind == b"meta":
+            stream.seek(start)
+            for found in _ISPE.finditer(stream.read(size)):
+                width, height = struct.unpack(">II", found[1])
+                yield width, height
+        start += size
+
+
 def _foreign(head: bytes) -> str | None:
     """Why a file that begins with ``head`` is refused, if it is of a known kind that is not read."""
     for offset, magic, reason in _FOREIGN:
         if head.startswith(magic, offset):
-            # "mif1" is also how some AVIF files begin; they name AVIF further on.
-            return None if reason == _HEIC and b"avif" in head[:64] else reason
+            return reason
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype html", b"<html")):
         return "this is a web page, not a picture; the download went wrong, fetch it again"

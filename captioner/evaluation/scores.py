@@ -45,7 +45,7 @@ class Scores:
     values: dict[str, float]
     per_image: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict, compare=False)
 
     def percent(self, name: str) -> float:
         """The score called ``name`` times 100, as papers print it.

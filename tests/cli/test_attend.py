@@ -72,6 +72,12 @@ def test_the_options_of_captioning_hold(attend, run, model: Path, photos: Path, 
         assert attend(photos / "red.jpg", "-o", tmp_path / "a.json", "--beam", beam).out == f"{tmp_path / 'a.json'}: {said}"
 
 
+def test_the_length_of_captions_and_what_they_repeat(attend, photos: Path, tmp_path: Path) -> None:
+    assert attend(photos / "red.jpg", "-o", tmp_path / "a.json", "--min-words", 6, "--max-words", 6, "--block-ngram", 1).code == 0
+    value = json.loads((tmp_path / "a.json").read_text())
+    assert len(value["tokens"]) == len(set(value["tokens"])) == len(value["attention"]) == 6
+
+
 def test_a_bad_picture_leaves_no_file(attend, photos: Path, tmp_path: Path) -> None:
     result = attend(photos / "broken.jpg", "-o", tmp_path / "figure.png")
     assert (result.code, result.out) == (1, "") and "broken.jpg" in result.err

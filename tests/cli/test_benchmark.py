@@ -135,6 +135,22 @@ def test_bad_models_are_left_out_and_the_next_is_the_baseline(run: Run, model: P
     assert none.code == 1 and none.err.splitlines()[-1].startswith("error: no model is left to compare")
 
 
+def test_the_settings_of_the_search_and_malformed_records(run: Run, model: Path, dataset: Path, tmp_path: Path) -> None:
+    with open(dataset, "a", encoding="utf-8") as file:
+        file.write('{"captions": ["a dog"], "split": "val"}\n')
+    arguments = ("benchmark", model, "--data", dataset, "-o", tmp_path / "out", *FAST, "--rounds", 0, "--photos", 0)
+    refused = run(*arguments, "--strict")
+    assert (refused.code, refused.out) == (1, "") and refused.err.startswith(f"error: {dataset}:5: ") and not (tmp_path / "out").exists()
+    result = run(*arguments, "--min-words", 6, "--max-words", 6, "--block-ngram", 1)
+    assert result.code == 0 and result.err.startswith(f"captions: 1 malformed record was left out, the first: {dataset}:5: ")
+    search = json.loads((tmp_path / "out" / "benchmark.json").read_text())["search"]
+    assert search == {"min_words": 6, "max_words": 6, "block_ngram": 1}
+    (kept,) = (tmp_path / "out" / "cache").glob("captions-*.json")
+    for entry in json.loads(kept.read_text())["content"].values():
+        words = entry["caption"].lower().rstrip(".").split()
+        assert len(words) == len(set(words)) == 6
+
+
 def test_a_model_that_cannot_be_timed_is_named(tmp_path: Path) -> None:
     from captioner.benchmark.cost import time_models
     from captioner.benchmark.worker import Job

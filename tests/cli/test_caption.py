@@ -53,6 +53,21 @@ def test_n_best_gives_falling_captions(caption, photos: Path) -> None:
     assert len(scores) == 3 and scores == sorted(scores, reverse=True)
 
 
+def test_the_length_of_captions_and_what_they_repeat(caption, photos: Path) -> None:
+    def tokens(*options: object) -> list[str]:
+        return json.loads(caption(photos / "red.jpg", "--json", *options).out)["tokens"]
+
+    assert len(tokens("--min-words", 0, "--max-words", 1)) == 1
+    long = tokens("--min-words", 6, "--max-words", 6, "--beam", 1)
+    assert len(long) == 6 and len(set(long)) < 6, "nothing is repeated, and nothing is tested"
+    assert len(set(tokens("--min-words", 6, "--max-words", 6, "--beam", 1, "--block-ngram", 1))) == 6
+
+
+def test_settings_of_the_search_that_contradict_the_models(caption, photos: Path) -> None:
+    result = caption(photos / "red.jpg", "--min-words", 9)
+    assert (result.code, result.out) == (1, "") and "min_words (9) must not be more than max_words (6)" in result.err
+
+
 def test_json_holds_good_and_bad(caption, photos: Path) -> None:
     result = caption(photos / "broken.jpg", photos / "red.jpg", "--json", "--attention")
     assert result.code == 1

@@ -51,6 +51,39 @@ def test_features_give_what_pictures_give(run, model: Path, dataset: Path, featu
     assert json.loads(stored.out)["scores"] == pytest.approx(json.loads(plain.out)["scores"], abs=1e-6)
 
 
+def test_the_settings_of_the_search(run, model: Path, dataset: Path, translator: Path, parallel: Path, tmp_path: Path) -> None:
+    options = ("--beam", 1, "--length-normalisation", 0, "--min-words", 6, "--max-words", 6, "--block-ngram", 1, "--device", "cpu", "--json")
+    asked = {"width": 1, "length_normalisation": 0.0, "min_words": 6, "max_words": 6, "block_ngram": 1}
+    captions = tmp_path / "captions.json"
+    search = json.loads(run("evaluate", model, dataset, *METRICS, *options, "--output-captions", captions).out)["search"]
+    assert {name: search[name] for name in asked} == asked
+    for entry in json.loads(captions.read_text()):
+        words = entry["caption"].lower().rstrip(".").split()
+        assert len(words) == len(set(words)) == 6
+    pytest.importorskip("sacrebleu")
+    search = json.loads(run("evaluate", translator, parallel, *options).out)["search"]
+    assert {name: search[name] for name in asked} == asked
+
+
+@pytest.fixture
+def malformed(dataset: Path) -> Path:
+    with open(dataset, "a", encoding="utf-8") as file:
+        file.write('{"image": "red.jpg", "captions": ["  "], "split": "val"}\n{"captions": ["a dog"]}\n')
+    return dataset
+
+
+def test_malformed_records_are_reported_in_a_line(run, model: Path, malformed: Path, tmp_path: Path) -> None:
+    file = results(tmp_path / "theirs.json", {"red.jpg": "a red dog runs", "green.png": "a dog", "blue.jpg": "a dog"})
+    for arguments in ((model, malformed), (malformed, "--split", "val", "--captions", file)):
+        result = run("evaluate", *arguments, *METRICS, "--json")
+        assert result.code == 0 and json.loads(result.out)["images"] == 3
+        (line,) = result.err.splitlines()
+        assert line.startswith(f"captions: 2 malformed records were left out, the first: {malformed}:5: the caption is empty; ")
+        assert line.endswith("`captioner data inspect` lists them, --strict refuses them")
+        result = run("evaluate", *arguments, *METRICS, "--strict")
+        assert (result.code, result.out, result.err) == (1, "", f"error: {malformed}:5: the caption is empty\n")
+
+
 def test_features_of_another_encoder_are_refused(run, model: Path, dataset: Path, features: Path) -> None:
     index = features / "index.json"
     index.write_text(json.dumps(json.loads(index.read_text()) | {"fingerprint": "other"}))
@@ -130,7 +163,11 @@ def test_ids_are_the_same_with_and_without_zeros(run, tmp_path: Path) -> None:
     assert result.code == 0 and json.loads(result.out)["scores"]["BLEU-4"] == pytest.approx(1, abs=1e-3)
 
 
-@pytest.mark.parametrize("option", [("--beam", "2"), ("--features", "store"), ("--output-captions", "mine.json")])
+MODELS_ONLY = [("--beam", "2"), ("--length-normalisation", "0"), ("--min-words", "0"), ("--max-words", "9"), ("--block-ngram", "0")]
+MODELS_ONLY += [("--features", "store"), ("--output-captions", "mine.json")]
+
+
+@pytest.mark.parametrize("option", MODELS_ONLY)
 def test_what_is_for_models_is_refused_for_captions(run, dataset: Path, tmp_path: Path, option: tuple[str, ...]) -> None:
     file = results(tmp_path / "theirs.json", {"red.jpg": "a red dog runs"})
     result = run("evaluate", dataset, "--captions", file, *option)
@@ -240,7 +277,7 @@ def test_a_pair_with_an_empty_sentence_is_reported(run, translator: Path, parall
     assert json.loads(result.out)["sentences"] == 4 and len(json.loads(result.out)["unreadable"]) == 1
 
 
-@pytest.mark.parametrize("option", [("--metrics", "BLEU"), ("--features", "store"), ("--restval",), ("--images", ".")])
+@pytest.mark.parametrize("option", [("--metrics", "BLEU"), ("--features", "store"), ("--restval",), ("--strict",), ("--images", ".")])
 def test_what_is_for_captioners_is_refused_for_translators(run, translator: Path, parallel: Path, option: tuple[str, ...]) -> None:
     result = run("evaluate", translator, parallel, *option)
     assert (result.code, result.out) == (2, "") and option[0] in result.err

@@ -34,6 +34,14 @@ def test_restval_alone_can_be_the_train_split() -> None:
         data.split("train")
 
 
+def test_a_complaint_counts_what_was_left_out_and_names_the_first() -> None:
+    assert data_of("set", ("a", "train")).complaint() is None
+    one = data_of("set", ("a", "train"), problems=(Problem("f.csv:3", "the caption is empty"),))
+    assert one.complaint() == "set: 1 malformed record was left out, the first: f.csv:3: the caption is empty; `captioner data inspect` lists them"
+    many = data_of("set", ("a", "train"), problems=one.problems * 1234).complaint()
+    assert many is not None and many.startswith("set: 1,234 malformed records were left out, the first: f.csv:3: ")
+
+
 def test_merged_sets_have_unique_ids_and_keep_those_that_do_not_collide() -> None:
     one = data_of("one", ("1", "train"), ("2", "val"), problems=(Problem("f:1", "bad"),))
     two = data_of("two", ("2", "train"), ("3", "val"), format="coco")

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -25,6 +26,7 @@ from captioner.encoders.base import Encoder, EncoderConfig
 from captioner.encoders.regions import region_memory
 from captioner.errors import FeatureStoreError
 from captioner.memory import Memory
+from captioner.model import build_encoder
 
 Pictures = list[tuple[str, Path]]
 
@@ -316,3 +318,18 @@ def test_places_that_are_nowhere_are_refused(tmp_path: Path, pictures: Pictures)
     nowhere.grid = None
     with pytest.raises(FeatureStoreError, match="neither a grid nor boxes"):
         build(tmp_path / "store", pictures, encoder=nowhere)
+
+
+@pytest.mark.slow
+def test_a_compiled_encoder_gives_the_features_of_the_plain_one(
+    tmp_path: Path, pictures: Pictures, caplog: pytest.LogCaptureFixture, compiled_graphs: Callable[[], int]
+) -> None:
+    encoder = build_encoder({"name": "grid", "backbone": "test_efficientnet", "weights": "random", "size": 64}).eval()
+    plain = build(tmp_path / "plain", pictures, encoder=encoder).store
+    assert compiled_graphs() == 0
+    compiled = build(tmp_path / "compiled", pictures, encoder=encoder, compiled=True).store
+    assert compiled_graphs() == 1 and "torch.compile failed" not in caplog.text
+    for image_id, _ in pictures:
+        for flipped in (False, True):
+            found, expected = (store.memory([image_id], flipped=[flipped]).vectors for store in (compiled, plain))
+            torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2 * float(expected.abs().max()))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pillow_heif
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -68,7 +69,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "ICO": {"sizes": [(80, 60)]},
     "JPEG2000": {"irreversible": False},
     "AVIF": {"quality": 100, "subsampling": "4:4:4"},
+    "HEIF": {"quality": -1, "chroma": 444, "matrix_coefficients": 0},
 }
+
+pillow_heif.register_heif_opener()  # to write HEIC; loading registers it by itself
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -97,11 +101,11 @@ def test_an_adobe_cmyk_jpeg_is_not_inverted() -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "HEIF"])
 def test_all_orientations_come_out_upright(kind: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    options = {"quality": 95} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
+    options = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}.get(kind, KINDS[kind])
     # What a camera held in that orientation stores: the inverse of the turn that a viewer makes.
     inverse = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}.get(orientation)
     stored = corners() if inverse is None else corners().transpose(Image.Transpose(inverse))
@@ -208,6 +212,81 @@ def test_tiny_and_very_long_pictures(kind: str, size: tuple[int, int]) -> None:
 def test_unusual_modes_load() -> None:
     for mode in ("YCbCr", "HSV", "RGBX", "RGBa", "PA", "CMYK", "LAB"):
         assert load_image(Image.new(mode, (3, 2))).size == (3, 2)
+
+
+# --- HEIC -----------------------------------------------------------------------------------------
+
+
+def heic(image: Image.Image, **options: Any) -> bytes:
+    return encode(image, "HEIF", **KINDS["HEIF"], **options)
+
+
+def claiming(content: bytes, width: int, height: int) -> bytes:
+    """A HEIC file that says its coded picture is of any size."""
+    place = content.index(b"ispe") + 8
+    return content[:place] + struct.pack(">II", width, height) + content[place + 8 :]
+
+
+def test_of_a_heic_file_with_several_pictures_the_primary_one_is_taken() -> None:
+    pictures = [Image.new("RGB", (64, 64), colour) for colour in CORNERS]
+    content = heic(pictures[0], save_all=True, append_images=pictures[1:], primary_index=2)
+    assert load_image(content).getpixel((32, 32)) == CORNERS[2]
+
+
+def test_a_transparent_heic_is_laid_over_white() -> None:
+    alpha = Image.new("RGBA", (64, 64), (200, 0, 0, 0))
+    assert load_image(heic(alpha)).getpixel((32, 32)) == (255, 255, 255)
+
+
+def test_ten_bits_and_a_general_brand() -> None:
+    ramp = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64)
+    deep = heic(Image.fromarray(ramp))
+    shallow = heic(scene())
+    for content in (deep, shallow):
+        general = content[:8] + b"mif1" + content[12:]
+        assert load_image(general) == load_image(content)
+    assert np.abs(np.asarray(load_image(deep))[:, :, 0].astype(int) - (ramp >> 8)).max() <= 2
+
+
+def test_a_heic_thumbnail_is_not_taken_for_the_picture() -> None:
+    content = heic(scene(640, 480), thumbnails=[256])
+    assert load_image(content, min_size=64).size == (640, 480)
+
+
+@pytest.mark.parametrize("cut", [40, 200, -300, -1])
+def test_a_damaged_heic_is_an_error_that_names_the_file(cut: int, tmp_path: Path) -> None:
+    path = tmp_path / "IMG_0001.HEIC"
+    path.write_bytes(heic(scene())[:cut])
+    error = refusal(path)
+    assert error.source == str(path) and error.reason.startswith("damaged or truncated HEIC (") and "fresh copy" in error.reason
+
+
+def test_a_heic_that_hides_a_huge_picture_behind_a_crop_is_refused_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = heic(scene(80, 60))  # coded as 80 x 64, and cropped
+    assert b"clap" in content and load_image(content, max_pixels=4800).size == (80, 60)
+    assert "80 x 60 is 4,800 pixels, above the limit of 4,799" in refusal(content, max_pixels=4799).reason
+    monkeypatch.setattr(pillow_heif.HeifImage, "load", lambda *args: pytest.fail("decoded"))
+    assert "20000 x 20000 is 400,000,000 pixels" in refusal(claiming(content, 20_000, 20_000)).reason
+
+
+def test_without_pillow_heif_the_error_says_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "IMG_0001.HEIC"
+    path.write_bytes(heic(scene()))
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    error = refusal(path)
+    assert error.source == str(path) and "pip install -U pillow-heif" in error.reason
+    assert load_image(encode(scene(), "PNG")) == scene()
+
+
+def test_pillow_heif_is_imported_for_the_first_heic(tmp_path: Path, repository: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(encode(scene(), "JPEG"))
+    (tmp_path / "b.heic").write_bytes(heic(scene()))
+    code = (
+        "import sys, captioner; from captioner.data.images import load_image\n"
+        f"for name in ('a.jpg', 'b.heic'): print(load_image({str(tmp_path)!r} + '/' + name).size, 'pillow_heif' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=repository)
+    assert done.stdout == "(80, 60) False\n(80, 60) True\n"
 
 
 # --- reduced decoding -----------------------------------------------------------------------------
@@ -472,6 +551,7 @@ def _valid_files() -> list[bytes]:
     exif[0x0112] = 6
     files += [encode(scene(), kind, exif=exif.tobytes()) for kind in ("JPEG", "PNG", "TIFF", "WEBP")]
     files += [encode(scene().quantize(16), "GIF"), encode(scene().convert("RGBA"), "PNG")]
+    files += [encode(scene(), "HEIF", exif=exif.tobytes()), encode(scene().convert("RGBA"), "HEIF")]
     files += [encode(scene().convert("CMYK"), "JPEG"), encode(scene(), "JPEG", progressive=True)]
     files += [encode(scene(), "TIFF", compression=name) for name in ("raw", "jpeg", "tiff_adobe_deflate")]
     files += [encode(Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30)), "PNG")]

@@ -50,7 +50,14 @@ def test_training_learns_to_name_what_is_shown(tiny: Path, tmp_path: Path) -> No
     assert list((tmp_path / "run" / "curves").iterdir())
 
 
-@pytest.mark.parametrize("tuned", [{}, {"from_epoch": 2}, {"from_epoch": 2, "stages": 2}], ids=["frozen", "whole encoder", "last stages"])
+@pytest.mark.parametrize(
+    "tuned",
+    [
+        pytest.param({}, id="frozen", marks=pytest.mark.slow),
+        pytest.param({"from_epoch": 2}, id="whole encoder", marks=pytest.mark.slow),
+        pytest.param({"from_epoch": 2, "stages": 2}, id="last stages"),
+    ],
+)
 def test_killed_and_resumed_ends_with_the_same_bits(tiny: Path, tmp_path: Path, tuned: dict[str, int]) -> None:
     changes = ["epochs=4", "save_minutes=0.0001", *(f"fine_tune.{name}={value}" for name, value in tuned.items())]
     script = (
