@@ -57,6 +57,7 @@ def run(
     ] = None,
     split: Annotated[list[str] | None, typer.Option(help="Only this split; may be given several times.")] = None,
     flips: Annotated[bool, typer.Option("--flips", help="Also encode every picture mirrored.")] = False,
+    strict: console.Strict = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures encoded at once.")] = 8,
     workers: console.Workers = 2,
     device: console.Device = "auto",
@@ -74,7 +75,16 @@ def run(
 
     recipe = data[0] if len(data) == 1 and (data[0] in CAPTIONERS or data[0].lower().endswith((".yaml", ".yml"))) else None
     if recipe is not None:
-        own = {"--encoder": encoder, "--size": size, "--fit": fit, "--model": model, "--cut": cut, "--split": split, "--flips": flips}
+        own = {
+            "--encoder": encoder,
+            "--size": size,
+            "--fit": fit,
+            "--model": model,
+            "--cut": cut,
+            "--split": split,
+            "--flips": flips,
+            "--strict": strict,
+        }
         for option, given in own.items():
             if given not in (None, False, []):
                 raise typer.BadParameter("the recipe says that; change it with --set, or leave it out", param_hint=option)
@@ -84,7 +94,7 @@ def run(
             raise typer.BadParameter("give the folder of the feature store", param_hint="--output")
         if model and changes:
             raise typer.BadParameter("a model's encoder is taken as it is; leave out --set or --model", param_hint="--set")
-        pictures = _pictures(data, split or [])
+        pictures = _pictures(data, split or [], strict)
         plan = _Plan(pictures, _encoder(encoder or "efficientnet_lite2", size or 0, fit, model, changes or []), cut or 0, flips, output)
 
     from captioner.data.features import build_store
@@ -119,10 +129,13 @@ class _Plan(NamedTuple):
     output: Path
 
 
-def _pictures(data: list[str], splits: list[str]) -> list[tuple[str, Path]]:
+def _pictures(data: list[str], splits: list[str], strict: bool) -> list[tuple[str, Path]]:
     from captioner.data.annotations import merge, read_captions
 
-    photos = merge(*sets) if len(sets := [read_captions(path) for path in data]) > 1 else sets[0]
+    sets = [read_captions(path, strict=strict) for path in data]
+    for read in sets:
+        console.left_out(read)
+    photos = merge(*sets) if len(sets) > 1 else sets[0]
     chosen = [photo for part in dict.fromkeys(splits) for photo in photos.split(part).photos] if splits else photos.photos
     return list({photo.image_id: photo.path for photo in chosen}.items())
 
@@ -150,5 +163,5 @@ def _of_recipe(recipe: str, changes: list[str], output: Path | None) -> _Plan:
     from captioner.training.fit import store_plan
 
     config = load_config(recipe, changes)
-    plan = store_plan(config)
+    plan = store_plan(config, console.note)
     return _Plan(plan.pictures, plan.encoder, plan.cut, config.data.flips, output or config.data.features or config.output / "features")

@@ -26,6 +26,7 @@ class DataConfig(Settings):
     train: str = Field("train", description="split to learn from; vocabulary and all statistics are from it")
     dev: str = Field("dev", description="split on which the best epoch is chosen; 'val' stands for 'dev' where a data set says so")
     restval: bool = Field(False, description="count COCO's restval as train")
+    strict: bool = Field(False, description="refuse data with malformed records, which are else left out and told of")
     also: list[Path] = Field(default_factory=list, description="more data sets whose train (and restval) splits are learned from")
     features: Path | None = Field(None, description="feature store; left out, it is made in the run's folder")
     flips: bool = Field(True, description="also learn from mirrored pictures")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import tee
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -80,7 +81,7 @@ class _Run(Loop[Batch]):
     def __init__(self, config: TrainConfig, *, resume: bool, console: Console) -> None:
         super().__init__(config, resume=resume, console=console)
         self.config = config
-        self.train, self.dev = _read_data(config)
+        self.train, self.dev = _read_data(config, partial(console.print, style="yellow"))
         self.model = self._build().to(self.device)
         self.stages, self.free = stages_to_train(config, self.model.encoder), 0
         self.store = self._features()
@@ -306,13 +307,13 @@ class StorePlan(NamedTuple):
     cut: int
 
 
-def store_plan(config: TrainConfig) -> StorePlan:
-    """Return what the feature store of a run has to hold.
+def store_plan(config: TrainConfig, tell: Callable[[str], object] = lambda complaint: None) -> StorePlan:
+    """Return what the feature store of a run has to hold; ``tell`` is called with what had to be left out of the caption files.
 
     Raises:
         ConfigError: the run needs no store, as it trains the whole encoder from its first epoch on.
     """
-    train, dev = _read_data(config)
+    train, dev = _read_data(config, tell)
     model = load_model(config.start) if config.start is not None else CaptionModel.build(config.model, Vocabulary([]))
     cut = store_cut(config, model)
     if cut is None:
@@ -320,9 +321,13 @@ def store_plan(config: TrainConfig) -> StorePlan:
     return StorePlan([(photo.image_id, photo.path) for photo in (*train.photos, *dev.photos)], model.encoder, cut)
 
 
-def _read_data(config: TrainConfig) -> tuple[CaptionData, CaptionData]:
-    data = read_captions(config.data.path, images=config.data.images)
-    train, dev = data.split(config.data.train, restval=config.data.restval), data.split(config.data.dev)
-    if config.data.also:
-        train = merge(train, *(read_captions(path).split("train", restval=True) for path in config.data.also))
-    return train, dev
+def _read_data(config: TrainConfig, tell: Callable[[str], object] = lambda complaint: None) -> tuple[CaptionData, CaptionData]:
+    """Read what to learn from and what to choose on; ``tell`` is called with what had to be left out of the files."""
+    settings = config.data
+    data = read_captions(settings.path, images=settings.images, strict=settings.strict)
+    others = [read_captions(path, strict=settings.strict) for path in settings.also]
+    for read in (data, *others):
+        if complaint := read.complaint():
+            tell(f"{complaint}, data.strict=true refuses them")
+    train, dev = data.split(settings.train, restval=settings.restval), data.split(settings.dev)
+    return merge(train, *(other.split("train", restval=True) for other in others)) if others else train, dev

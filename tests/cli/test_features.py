@@ -171,3 +171,12 @@ def test_a_recipe_that_needs_no_features(run, dataset: Path, tmp_path: Path) -> 
     settings = (f"data.path={dataset}", "fine_tune.from_epoch=1", "fine_tune.stages=null", "model.encoder.backbone=test_efficientnet")
     result = run("features", "flickr8k_show_attend_tell", *(part for setting in settings for part in ("--set", setting)), "--device", "cpu")
     assert result.code == 1 and "nothing to store" in result.err
+
+
+def test_malformed_records_are_counted_or_refused(run, dataset: Path, tmp_path: Path) -> None:
+    with open(dataset, "a") as file:
+        file.write("no JSON\n")
+    result = run("features", dataset, "-o", tmp_path / "store", "--split", "val", *BUILD)
+    assert result.code == 0 and "1 malformed record was left out, the first: " in result.err
+    result = run("features", dataset, "-o", tmp_path / "other", "--split", "val", *BUILD, "--strict")
+    assert result.code == 1 and f"{dataset}:5" in result.err and not (tmp_path / "other").exists()

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from captioner import Captioner
 from captioner.checkpoint import load_model
 from captioner.data.features import FeatureStore
-from captioner.errors import CheckpointError, ConfigError
+from captioner.errors import AnnotationError, CheckpointError, ConfigError
 from captioner.model import CaptionModel
 from captioner.training.config import load_config
 from captioner.training.fit import run
@@ -138,6 +138,16 @@ def test_features_that_end_too_late_are_told_of(tiny: Path, tmp_path: Path) -> N
     run(tiny, tuned, output=tmp_path / "second", console=console)
     assert "leaves off 0 stages of the encoder, and 1 are trained from epoch 2 on" in console.file.getvalue()  # type: ignore[attr-defined]
     assert "--cut 1" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_malformed_records_are_counted_or_refused(tiny: Path, photos: Path, tmp_path: Path) -> None:
+    with open(photos, "a", encoding="utf-8") as file:
+        file.write("3.png,,train\n4.png,,train\n")
+    console = Console(file=io.StringIO(), width=500)
+    run(tiny, ["epochs=1"], output=tmp_path / "run", console=console)
+    assert "2 malformed records were left out, the first: " in console.file.getvalue()  # type: ignore[attr-defined]
+    with pytest.raises(AnnotationError, match="caption is empty"):
+        run(tiny, ["epochs=1", "data.strict=true"], output=tmp_path / "strict")
 
 
 def test_every_wrong_setting_is_told_at_once_and_before_the_data_are_read(tiny: Path, tmp_path: Path) -> None:
