@@ -15,8 +15,8 @@ import torch
 from captioner import Captioner, files
 from captioner.checkpoint import load_model, read_config, save_model, shipped
 from captioner.data.annotations import read_captions
-from captioner.data.features import FeatureStore
 from captioner.evaluation.evaluate import evaluate
+from captioner.features import FeatureStore
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 SEARCHES = {"greedy": {"width": 1}, "beam 3": {"width": 3}, "beam 5": {"width": 5}}

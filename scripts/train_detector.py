@@ -39,9 +39,9 @@ from captioner.data.loader import ImageLoader
 from captioner.device import choose_device, fast_dtype
 from captioner.encoders.detector import KIND, Detector, DetectorConfig, build_detector, parts
 from captioner.errors import AnnotationError, CaptionerError
-from captioner.training.config import OptimiserConfig
 from captioner.training.log import Log
 from captioner.training.loop import bar, learning_rate_factor
+from captioner.training.recipe import OptimiserConfig
 from captioner.training.state import Progress as State
 from captioner.training.state import load_state, save_state
 

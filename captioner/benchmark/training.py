@@ -33,7 +33,7 @@ def train(
     cannot be trained is reported and left out.
 
     Args:
-        recipes: presets by name, or YAML files.
+        recipes: shipped ones by name, or YAML files.
         output: the folder of the runs.
         data: the caption data set, whose train split is learned from.
         images: the folder of its pictures, if they are not where its format has them.
@@ -69,8 +69,8 @@ def train(
 
 def _run(recipe: str, output: Path, settings: list[str], seed: int | None, listener: Listener, console: Console | None) -> Contestant:
     from captioner.training import fit
-    from captioner.training.config import load_config
     from captioner.training.loop import STATE
+    from captioner.training.recipe import load_config
 
     name = Path(recipe).stem
     folder = output / name if seed is None else output / name / f"seed-{seed}"

@@ -9,7 +9,7 @@ import typer
 
 import captioner
 from captioner.allocator import keep_freed_memory
-from captioner.cli import attend, benchmark, caption, console, data, evaluate, features, models, train, translate
+from captioner.cli import attend, benchmark, caption, console, data, evaluate, features, models, recipes, train, translate
 from captioner.errors import CaptionerError
 
 app = typer.Typer(
@@ -44,6 +44,7 @@ app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.run)
 app.command("benchmark", epilog=benchmark.EXAMPLES)(benchmark.run)
 app.command("train", epilog=train.EXAMPLES)(train.run)
 app.command("features", epilog=features.EXAMPLES)(features.run)
+app.command("recipes", epilog=recipes.EXAMPLES)(recipes.run)
 app.command("models", epilog=models.EXAMPLES)(models.run)
 app.add_typer(data.app, name="data")
 

@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from captioner.cli import console
-from captioner.cli.train import CAPTIONERS
 
 EXAMPLES = """Example: captioner benchmark --data flickr8k --split test
 
@@ -35,7 +34,7 @@ def run(
     strict: console.Strict = False,
     train: Annotated[
         list[str] | None,
-        typer.Option(help=f"Train a contestant on the data first, by a YAML file or a shipped recipe ({', '.join(CAPTIONERS)}); may be repeated."),
+        typer.Option(help="Train a contestant on the data first, by a shipped recipe (captioner recipes) or a YAML file; may be repeated."),
     ] = None,
     changes: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="With --train: change a setting of every contestant, for example epochs=4.")

@@ -193,10 +193,10 @@ def _captions(
         raise CaptionerError(f"{part.name}: its photos have no captions to score against; write the model's with --output-captions")
 
     from captioner import Captioner
-    from captioner.data.features import FeatureStore
     from captioner.evaluation.evaluate import evaluate
     from captioner.evaluation.results import write_results
     from captioner.evaluation.scores import DEFAULT_METRICS
+    from captioner.features import FeatureStore
 
     captioner = Captioner.from_pretrained(model, device=device, **search)
     store = FeatureStore(features, encoder=captioner.model.encoder) if features else None

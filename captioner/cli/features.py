@@ -71,9 +71,9 @@ def run(
 
     Pictures that cannot be read are reported on stderr and left out; the exit code is then 1.
     """
-    from captioner.cli.train import CAPTIONERS
+    from captioner.training.recipe import RECIPES
 
-    recipe = data[0] if len(data) == 1 and (data[0] in CAPTIONERS or data[0].lower().endswith((".yaml", ".yml"))) else None
+    recipe = data[0] if len(data) == 1 and (data[0] in RECIPES or data[0].lower().endswith((".yaml", ".yml"))) else None
     if recipe is not None:
         own = {
             "--encoder": encoder,
@@ -97,8 +97,8 @@ def run(
         pictures = _pictures(data, split or [], strict)
         plan = _Plan(pictures, _encoder(encoder or "efficientnet_lite2", size or 0, fit, model, changes or []), cut or 0, flips, output)
 
-    from captioner.data.features import build_store
     from captioner.device import choose_device
+    from captioner.features import build_store
 
     front = plan.encoder.front(plan.cut).fast(choose_device(device))
     began = time.perf_counter()
@@ -159,8 +159,8 @@ def _of_recipe(recipe: str, changes: list[str], output: Path | None) -> _Plan:
     Raises:
         ConfigError: the recipe is wrong, or its training needs no features.
     """
-    from captioner.training.config import load_config
     from captioner.training.fit import store_plan
+    from captioner.training.recipe import load_config
 
     config = load_config(recipe, changes)
     plan = store_plan(config, console.note)

@@ -32,12 +32,12 @@ ImageSource: TypeAlias = "str | Path | bytes | Image.Image | np.ndarray[Any, Any
 DEFAULT_MAX_PIXELS = 178_956_970
 """The most pixels a picture may have: above this, a small file that claims to be enormous is likelier than a photo."""
 
-# Only formats that Pillow decodes by itself: EPS would run Ghostscript. TGA is last, since it has no magic number. HEIF, which pillow-heif decodes, is
+# Only formats that Pillow decodes by itself: EPS would run Ghostscript. TGA is last, since it has no magic number. HEIF, which pi-heif decodes, is
 # told by its brand before any of them is tried.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "PPM", "WEBP", "TIFF", "AVIF", "JPEG2000", "ICO", "CUR", "TGA")
 
 _POSTSCRIPT = "PostScript (EPS) is a program, which Captioner will not run; export it as PNG or JPEG"
-_NO_HEIF = "HEIC photos are read by the package pillow-heif, which {}; pip install -U pillow-heif, or convert the photo to JPEG"
+_NO_HEIF = "HEIC photos are read by the package pi-heif, which {}; pip install -U pi-heif, or convert the photo to JPEG"
 _JPEG_XL = "JPEG XL cannot be read; convert it to PNG or JPEG"
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
 _AVIF_BRANDS = {b"avif", b"avis"}
@@ -255,20 +255,18 @@ def _is_heif(head: bytes) -> bool:
 
 
 def _open_heif(stream: IO[bytes], name: str) -> ImageFile.ImageFile:
-    """Read the header of a HEIF picture; pillow-heif, which takes a while to load, is imported for the first of them.
+    """Read the header of a HEIF picture; pi-heif, which takes a while to load, is imported for the first of them.
 
     The size is that of the upright picture, and its EXIF orientation 1: HEIF has a turn of its own, which the decoder applies.
     """
     try:
-        from pillow_heif import register_heif_opener
-
-        register_heif_opener()
+        from pi_heif.as_plugin import HeifImageFile
     except ImportError as error:
         state = "is not installed" if isinstance(error, ModuleNotFoundError) else f"does not load here ({' '.join(str(error).split())})"
         raise ImageError(name, _NO_HEIF.format(state)) from error
     stream.seek(0)
     try:
-        return Image.OPEN["HEIF"][0](stream, "")
+        return HeifImageFile(stream)  # by itself: registering it would change Pillow for the whole program
     except Exception as error:
         raise ImageError(name, _reason(error, "HEIC")) from error
 

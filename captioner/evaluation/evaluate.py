@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 from captioner.captioner import Captioner
 from captioner.data.captions import CaptionData
-from captioner.data.features import FeatureStore
 from captioner.errors import CaptionerError, EvaluationError, ImageError
 from captioner.evaluation.scores import DEFAULT_METRICS, Scores, metric_families, score
+from captioner.features import FeatureStore
 
 
 @dataclass(frozen=True)

@@ -19,24 +19,24 @@ from captioner.captioner import Captioner
 from captioner.checkpoint import load_model, locate, read_config, save_model
 from captioner.data.annotations import CaptionData, merge, read_captions
 from captioner.data.batches import Captions, EncodedCaptions, Sample, Sampler
-from captioner.data.features import FeatureStore, build_store
 from captioner.data.loader import load_groups
 from captioner.encoders import Encoder
 from captioner.errors import AnnotationError, ConfigError
 from captioner.evaluation.diversity import Diversity
 from captioner.evaluation.evaluate import generate
 from captioner.evaluation.scores import Scorer
+from captioner.features import FeatureStore, build_store
 from captioner.memory import Memory
 from captioner.model import CaptionModel
 from captioner.text.vocabulary import Vocabulary, tokenize
-from captioner.training.config import TrainConfig, load_config
 from captioner.training.loop import STATE, Cost, Loop, bar
 from captioner.training.objective import OBJECTIVES
+from captioner.training.recipe import TrainConfig, load_config
 from captioner.training.state import holds
 
 
 def run(config: str | Path, changes: Iterable[str] = (), *, output: Path | None = None, resume: bool = False, console: Console | None = None) -> Path:
-    """Train as a preset or a YAML file says and return the folder of the best model; see :func:`fit`."""
+    """Train by a shipped recipe or a YAML file and return the folder of the best model; see :func:`fit`."""
     return fit(load_config(config, changes, output), resume=resume, console=console)
 
 

@@ -25,9 +25,9 @@ from captioner import files
 from captioner.data.batches import prefetch
 from captioner.device import choose_device, fast_dtype
 from captioner.errors import CheckpointError, ConfigError
-from captioner.training.config import OptimiserConfig, RunConfig
 from captioner.training.log import Log
 from captioner.training.objective import Objective
+from captioner.training.recipe import OptimiserConfig, RunConfig
 from captioner.training.state import Progress, load_state, save_state
 
 B = TypeVar("B")

@@ -22,12 +22,10 @@ from captioner.data.parallel import LengthSampler, Pair, ParallelText, collate, 
 from captioner.errors import AnnotationError, EvaluationError
 from captioner.text.subwords import Subwords
 from captioner.text.vocabulary import EOS
-from captioner.training.config import EvaluationConfig, RunConfig, read_run
 from captioner.training.cross_entropy import CrossEntropy, CrossEntropyConfig
 from captioner.training.loop import Cost, Loop
+from captioner.training.recipe import EvaluationConfig, RunConfig, read_run
 from captioner.translator import TextSearchConfig, Translation, TranslationConfig, TranslationModel, Translator, save_translator
-
-PRESETS = Path(__file__).parent / "presets_text"
 
 
 class TextDataConfig(Settings):
@@ -63,8 +61,8 @@ class TranslateConfig(RunConfig):
 
 
 def load_translate_config(name_or_path: str | Path, changes: Iterable[str] = (), output: Path | None = None) -> TranslateConfig:
-    """Read a translator's preset by name or a YAML file and apply ``key=value`` changes; see :func:`captioner.training.config.read_run`."""
-    return read_run(TranslateConfig, PRESETS, name_or_path, changes, output)
+    """Read a translator's recipe, by name or from a YAML file, and apply ``key=value`` changes; see :func:`captioner.training.recipe.read_run`."""
+    return read_run(TranslateConfig, name_or_path, changes, output)
 
 
 def train_translation(
@@ -78,7 +76,7 @@ def train_translation(
     """Train a translation model; what the run's folder gets is told in :mod:`captioner.training.loop`.
 
     Args:
-        config: a preset's name, a YAML file, or the settings themselves, to which ``changes`` and ``output`` do not apply.
+        config: a recipe's name, a YAML file, or the settings themselves, to which ``changes`` and ``output`` do not apply.
         changes: ``key=value`` changes of the settings.
         output: folder of the run, if not the one of the settings.
         resume: go on with the run in the output folder.

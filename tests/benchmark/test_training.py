@@ -57,7 +57,7 @@ def test_a_recipe_that_cannot_be_trained_is_left_out(calls: list[tuple[Any, ...]
     assert [one.name for one in found] == [RECIPES[0]] and found[0].seed is None
     assert failed == ["flickr8k_self_critical: could not be trained: start: there is no such model"]
     train(["no_such"], tmp_path, data=tmp_path, seeds=[0], listener=Listener(failed=failed.append))
-    assert "no_such, seed 0: could not be trained: preset 'no_such' does not exist" in failed[1]
+    assert "no_such, seed 0: could not be trained: recipe 'no_such' does not exist" in failed[1]
 
 
 def test_two_recipes_of_one_name_are_refused(calls: list[tuple[Any, ...]], tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_the_whole_report(run: Run, model: Path, other: Path, dataset: Path, tmp
 def test_features_stand_for_photos(run: Run, model: Path, dataset: Path, tmp_path: Path) -> None:
     from captioner.checkpoint import load_model
     from captioner.data.annotations import read_captions
-    from captioner.data.features import build_store
+    from captioner.features import build_store
 
     pictures = [(photo.image_id, photo.path) for photo in read_captions(dataset).split("dev").photos if photo.image_id != "red.jpg"]
     store = build_store(tmp_path / "features", load_model(model).encoder, pictures, workers=1).store.folder

@@ -13,7 +13,7 @@ METRICS = ("--metrics", "BLEU,CIDEr")
 def features(model: Path, dataset: Path, tmp_path: Path) -> Path:
     from captioner.checkpoint import load_model
     from captioner.data.annotations import read_captions
-    from captioner.data.features import build_store
+    from captioner.features import build_store
 
     pictures = [(photo.image_id, photo.path) for photo in read_captions(dataset).photos if photo.split == "val"]
     return build_store(tmp_path / "features", load_model(model).encoder, pictures, workers=1).store.folder

@@ -69,12 +69,18 @@ def test_a_missing_recipe_is_an_error(run, tmp_path: Path) -> None:
     assert result.err == f"error: {tmp_path / 'none.yaml'}: there is no such file\n"
 
 
-def test_help_knows_the_shipped_recipes(repository: Path) -> None:
-    text = CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "600"}).output
-    found = [recipe.stem for folder in ("presets", "presets_text") for recipe in (repository / "captioner" / "training" / folder).glob("*.yaml")]
-    assert len(found) > 5
-    for recipe in found:
-        assert recipe in text
+def test_shipped_recipes_are_listed_and_printed(run, repository: Path) -> None:
+    found = sorted(recipe.stem for recipe in (repository / "captioner" / "training" / "recipes").glob("*.yaml"))
+    result = run("recipes")
+    assert result.code == 0 and [line.split()[0] for line in result.lines] == found and len(found) > 5
+    assert list(json.loads(run("recipes", "--json").out)) == found
+    for name in ("flickr8k_show_tell", "multi30k_attention"):
+        printed = run("recipes", name, "--set", "epochs=77")
+        assert printed.code == 0 and any(line.startswith("epochs: 77") for line in printed.lines)
+        assert json.loads(run("recipes", name, "--json").out)["seed"] == 0
+    assert "Did you mean" in run("recipes", "flickr8k_show_tel").err
+    assert run("recipes", "--set", "epochs=3").code == 2
+    assert "captioner recipes" in CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "200"}).output
 
 
 def test_a_translator_is_trained_scored_and_used(run, parallel: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pi_heif
 import pillow_heif
 import pytest
 import torch
@@ -72,7 +73,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "HEIF": {"quality": -1, "chroma": 444, "matrix_coefficients": 0},
 }
 
-pillow_heif.register_heif_opener()  # to write HEIC; loading registers it by itself
+pillow_heif.register_heif_opener()  # to write HEIC
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -265,25 +266,25 @@ def test_a_heic_that_hides_a_huge_picture_behind_a_crop_is_refused_before_decodi
     content = heic(scene(80, 60))  # coded as 80 x 64, and cropped
     assert b"clap" in content and load_image(content, max_pixels=4800).size == (80, 60)
     assert "80 x 60 is 4,800 pixels, above the limit of 4,799" in refusal(content, max_pixels=4799).reason
-    monkeypatch.setattr(pillow_heif.HeifImage, "load", lambda *args: pytest.fail("decoded"))
+    monkeypatch.setattr(pi_heif.HeifImage, "load", lambda *args: pytest.fail("decoded"))
     assert "20000 x 20000 is 400,000,000 pixels" in refusal(claiming(content, 20_000, 20_000)).reason
 
 
-def test_without_pillow_heif_the_error_says_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pi_heif_the_error_says_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "IMG_0001.HEIC"
     path.write_bytes(heic(scene()))
-    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.setitem(sys.modules, "pi_heif.as_plugin", None)
     error = refusal(path)
-    assert error.source == str(path) and "pip install -U pillow-heif" in error.reason
+    assert error.source == str(path) and "pip install -U pi-heif" in error.reason
     assert load_image(encode(scene(), "PNG")) == scene()
 
 
-def test_pillow_heif_is_imported_for_the_first_heic(tmp_path: Path, repository: Path) -> None:
+def test_pi_heif_is_imported_for_the_first_heic(tmp_path: Path, repository: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(encode(scene(), "JPEG"))
     (tmp_path / "b.heic").write_bytes(heic(scene()))
     code = (
         "import sys, captioner; from captioner.data.images import load_image\n"
-        f"for name in ('a.jpg', 'b.heic'): print(load_image({str(tmp_path)!r} + '/' + name).size, 'pillow_heif' in sys.modules)"
+        f"for name in ('a.jpg', 'b.heic'): print(load_image({str(tmp_path)!r} + '/' + name).size, 'pi_heif' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=repository)
     assert done.stdout == "(80, 60) False\n(80, 60) True\n"

@@ -18,12 +18,12 @@ from safetensors.torch import load_file
 
 from captioner import Captioner
 from captioner.checkpoint import load_model
-from captioner.data.features import FeatureStore
 from captioner.errors import AnnotationError, CheckpointError, ConfigError
+from captioner.features import FeatureStore
 from captioner.model import CaptionModel
-from captioner.training.config import load_config
 from captioner.training.fit import run
 from captioner.training.loop import STATE
+from captioner.training.recipe import load_config
 from captioner.training.state import Progress, save_state
 
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from captioner.errors import CheckpointError, ConfigError
 from captioner.training import loop
-from captioner.training.config import OptimiserConfig, RunConfig
 from captioner.training.loop import STATE, Cost, Loop, learning_rate_factor
+from captioner.training.recipe import OptimiserConfig, RunConfig
 
 
 class Noise(nn.Dropout):

@@ -18,13 +18,13 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from captioner.data import features
-from captioner.data.features import INDEX, PLAN, Built, FeatureStore, build_store
 from captioner.data.images import load_image
 from captioner.data.transform import Transform
 from captioner.encoders.base import Encoder, EncoderConfig
 from captioner.encoders.regions import region_memory
 from captioner.errors import FeatureStoreError
+from captioner.features import Built, FeatureStore, build_store
+from captioner.features.store import FORMAT, INDEX, PLAN
 from captioner.memory import Memory
 from captioner.model import build_encoder
 
@@ -145,7 +145,7 @@ def test_a_build_killed_in_the_middle_of_a_file_goes_on_to_the_same_bytes(tmp_pa
     script = """
 import os, pathlib, signal, sys
 import numpy
-from tests.data.test_features import build
+from tests.features.test_store import build
 folder = pathlib.Path(sys.argv[1])
 save = numpy.save
 def half(file, array, **settings):
@@ -265,7 +265,7 @@ def test_an_index_that_disagrees_with_itself_or_is_newer_is_refused(tmp_path: Pa
     build(tmp_path / "store", pictures)
     index = tmp_path / "store" / INDEX
     value = json.loads(index.read_text())
-    for change, names in (({"ids": value["ids"][1:]}, "do not agree"), ({"format": features.FORMAT + 1}, "newer than this program; upgrade")):
+    for change, names in (({"ids": value["ids"][1:]}, "do not agree"), ({"format": FORMAT + 1}, "newer than this program; upgrade")):
         index.write_text(json.dumps({**value, **change}))
         with pytest.raises(FeatureStoreError, match=names):
             FeatureStore(tmp_path / "store")

@@ -5,15 +5,16 @@ from pathlib import Path
 
 import pytest
 
+from captioner.config import read_yaml
 from captioner.errors import ConfigError
-from captioner.training.config import PRESETS, OptimiserConfig, load_config
 from captioner.training.loop import learning_rate_factor
+from captioner.training.recipe import RECIPES, OptimiserConfig, explained, is_translators, load_config, read_recipe, read_run, summary
 
-NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+NAMES = sorted(name for name, file in RECIPES.items() if not is_translators(read_yaml(file)))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_preset_is_valid(name: str) -> None:
+def test_every_recipe_is_valid(name: str) -> None:
     assert load_config(name).epochs >= 1
 
 
@@ -37,7 +38,7 @@ def test_a_wrong_change_is_explained(change: str, message: str) -> None:
         load_config(NAMES[0], [change])
 
 
-def test_an_unknown_preset_is_explained(tmp_path: Path) -> None:
+def test_an_unknown_recipe_is_explained(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Did you mean"):
         load_config(NAMES[0][:-1])
     with pytest.raises(ConfigError, match="no such file"):
@@ -55,3 +56,21 @@ def test_learning_rate_rises_then_falls(schedule: str) -> None:
     assert factors[20] == pytest.approx(1.0)
     assert all(late <= early + 1e-12 for early, late in pairwise(factors[20:]))
     assert factors[-1] == pytest.approx(1.0) if schedule == "constant" else factors[-1] < 0.02
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_a_recipe_printed_whole_is_the_recipe(name: str, tmp_path: Path) -> None:
+    recipe = read_recipe(name, ["seed=3"])
+    (tmp_path / "whole.yaml").write_text(explained(recipe), encoding="utf-8")
+    again = read_run(type(recipe), tmp_path / "whole.yaml", [], None)
+    assert explained(again) == explained(recipe) and again.seed == 3
+    assert again.model_dump(exclude={"model", "objective"}) == recipe.model_dump(exclude={"model", "objective"})  # these have all their settings now
+    assert again.model_dump()["objective"] == recipe.model_dump()["objective"]
+    assert len(summary(RECIPES[name])) > 30 and ".." not in summary(RECIPES[name])
+
+
+def test_every_setting_of_a_part_is_explained() -> None:
+    text = explained(load_config("flickr8k_show_attend_tell"))
+    for setting in ("hidden: ", "backbone: ", "doubly_stochastic: ", "label_smoothing: "):
+        (line,) = (line for line in text.splitlines() if line.strip().startswith(setting))
+        assert len(line.partition("  # ")[2]) > 10, line

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -24,12 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captioner import files
-from captioner.compilation import Compiled
-from captioner.data.loader import ImageLoader
 from captioner.encoders.base import Encoder
 from captioner.encoders.regions import region_memory
-from captioner.errors import EncoderError, FeatureStoreError, ImageError
+from captioner.errors import EncoderError, FeatureStoreError
 from captioner.memory import Memory
 
 # 2 has boxes; a store of a grid is still written as 1, which older programs read.
@@ -55,21 +51,6 @@ class Kind:
 
 
 VECTORS, BOXES = Kind("", np.float16, None), Kind("-boxes", np.float32, 4)
-
-
-@dataclass(frozen=True)
-class Built:
-    """What building a store did.
-
-    Attributes:
-        store: the finished store.
-        errors: the error of each picture that could not be read; these are not in the store.
-        encoded: pictures encoded now, mirrored ones included; the others were there already.
-    """
-
-    store: FeatureStore
-    errors: list[ImageError]
-    encoded: int
 
 
 class FeatureStore:
@@ -110,7 +91,7 @@ class FeatureStore:
         return [[self._open(number, bool(flipped), kind) for number in range(len(self.index["shards"]))] for flipped in range(1 + self.flips)]
 
     def _open(self, number: int, flipped: bool, kind: Kind) -> Array:
-        path = self.folder / _name(number, flipped, kind)
+        path = self.folder / shard_name(number, flipped, kind)
         expected = kind.shape(self.index["shards"][number], self.places, self.features)
         if expected[0] == 0:  # not one of its pictures could be read
             return np.empty(expected, dtype=kind.dtype)
@@ -165,157 +146,9 @@ class FeatureStore:
         return Memory(vectors=vectors, pooled=vectors.mean(dim=1), grid=self.grid)
 
 
-def build_store(
-    folder: str | Path,
-    encoder: Encoder,
-    pictures: Sequence[tuple[str, Path]],
-    *,
-    flips: bool = False,
-    batch_size: int = 8,
-    workers: int = 2,
-    shard: int = SHARD,
-    compiled: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-) -> Built:
-    """Encode pictures into a store, or go on with an unfinished one.
-
-    Args:
-        folder: where; made if missing.
-        encoder: in eval mode, on its device and at its precision.
-        pictures: (image id, file) pairs; ids must differ.
-        flips: also encode every picture mirrored left to right.
-        batch_size: pictures encoded at once.
-        workers: threads that load pictures.
-        shard: pictures in a file.
-        compiled: compile the encoder first; pays from some hundred pictures on. One of regions never is: their number differs from picture to picture.
-        progress: called with (pictures done, pictures in all), mirrored ones counted.
-
-    Raises:
-        FeatureStoreError: the folder holds features of another encoder, or was begun with other pictures.
-    """
-    folder = Path(folder)
-    boxed = encoder.grid is None
-    kinds = (VECTORS, BOXES) if boxed else (VECTORS,)
-    plan: dict[str, Any] = {
-        "format": FORMAT if boxed else 1,
-        "fingerprint": encoder.fingerprint(),
-        "encoder": encoder.config.model_dump(mode="json"),
-        "transform": encoder.transform.model_dump(mode="json"),
-        "flips": flips,
-        "shard": shard,
-        "ids": [image_id for image_id, _ in pictures],
-    }
-    if len(set(plan["ids"])) != len(pictures):
-        raise FeatureStoreError(f"{folder}: the same image id was given twice")
-    _agree(folder, plan)
-    files.write_json(folder / PLAN, plan, indent=None)
-    encode = Compiled(encoder) if compiled and not boxed else encoder
-    groups = [pictures[i : i + shard] for i in range(0, len(pictures), shard)]
-    total, done, encoded = len(pictures) * (1 + flips), 0, 0
-    errors: list[ImageError] = []
-    ids: list[str] = []
-    sizes: list[int] = []
-    shape = None
-    for number, group in enumerate(groups):
-        summary = folder / f"{number:05d}.json"
-        record = _finished_shard(folder, number, summary, kinds, flips=flips)
-        if record is None:
-            record = _encode_shard(folder, number, group, encoder, encode, kinds, flips=flips, batch_size=batch_size, workers=workers)
-            files.write_json(summary, record, indent=None)
-            encoded += len(record["ids"]) * (1 + flips)
-        ids += record["ids"]
-        sizes.append(len(record["ids"]))
-        errors += [ImageError(source, reason) for source, reason in record["errors"]]
-        shape = record["shape"] or shape
-        done += len(group) * (1 + flips)
-        if progress:
-            progress(done, total)
-    if not ids or shape is None:
-        raise FeatureStoreError(f"{folder}: not one picture could be read" + (f"; the first error: {errors[0]}" if errors else ""))
-    index = {**plan, "ids": ids, "shards": sizes, "places": shape[0], "features": shape[1], "grid": encoder.grid}
-    if boxed:
-        index["boxes"] = True
-    index["errors"] = [[error.source, error.reason] for error in errors]
-    files.write_json(folder / INDEX, index, indent=None)
-    return Built(FeatureStore(folder), errors, encoded)
-
-
-def _finished_shard(folder: Path, number: int, summary: Path, kinds: Sequence[Kind], *, flips: bool) -> dict[str, Any] | None:
-    """Return what is remembered of a shard, or ``None`` if it must be encoded: it is not there yet, or one of its files is damaged."""
-    try:
-        record: dict[str, Any] = json.loads(summary.read_text(encoding="utf-8"))
-        for flipped, kind in product((False, True)[: 1 + flips], kinds) if record["ids"] else ():
-            shard = np.load(folder / _name(number, flipped, kind), mmap_mode="r", allow_pickle=False)
-            if shard.shape != kind.shape(len(record["ids"]), *record["shape"]) or shard.dtype != kind.dtype:
-                return None
-        return record if isinstance(record["errors"], list) else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _encode_shard(
-    folder: Path,
-    number: int,
-    group: Sequence[tuple[str, Path]],
-    encoder: Encoder,
-    encode: Callable[[Tensor], Memory],
-    kinds: Sequence[Kind],
-    *,
-    flips: bool,
-    batch_size: int,
-    workers: int,
-) -> dict[str, Any]:
-    """Encode one shard's pictures, write its files, and return what to remember of it."""
-    written: dict[tuple[bool, Kind], list[Array]] = {(flipped, kind): [] for flipped in (False, True)[: 1 + flips] for kind in kinds}
-    good: list[str] = []
-    errors: list[ImageError] = []
-    loader = ImageLoader([path for _, path in group], encoder.transform, batch_size=batch_size, workers=workers)
-    with torch.inference_mode():
-        for batch in loader:
-            errors += [error for _, error in batch.errors]
-            good += [group[position][0] for position in batch.positions]
-            if len(batch) == 0:
-                continue
-            # A last, smaller batch is filled up, so that a compiled encoder meets one shape only.
-            pixels = torch.cat([batch.pixels, batch.pixels[:1].expand(batch_size - len(batch), -1, -1, -1)])
-            for flipped in (False, True)[: 1 + flips]:
-                memory = encode(pixels.flip(-1) if flipped else pixels)
-                for kind in kinds:
-                    written[flipped, kind].append(_array(memory, kind)[: len(batch)])
-    for (flipped, kind), parts in written.items() if good else ():
-        with files.atomic_path(folder / _name(number, flipped, kind)) as temporary, open(temporary, "wb") as file:
-            np.save(file, np.concatenate(parts), allow_pickle=False)
-    shape = list(written[False, VECTORS][0].shape[1:]) if good else None
-    return {"ids": good, "errors": [[error.source, error.reason] for error in errors], "shape": shape}
-
-
-def _array(memory: Memory, kind: Kind) -> Array:
-    """Return what of a memory is stored in a file of this kind."""
-    if kind is VECTORS:
-        return memory.vectors.float().clamp(-65504, 65504).half().cpu().numpy()
-    if memory.boxes is None:
-        raise FeatureStoreError("the places of this encoder's memories are neither a grid nor boxes, and cannot be stored")
-    boxes = memory.boxes.float()
-    return (boxes if memory.mask is None else boxes.masked_fill(~memory.mask.unsqueeze(-1), torch.nan)).cpu().numpy()
-
-
-def _name(number: int, flipped: bool, kind: Kind) -> str:
+def shard_name(number: int, flipped: bool, kind: Kind) -> str:
+    """Return the name of a shard's file."""
     return f"{number:05d}{'-flipped' if flipped else ''}{kind.suffix}.npy"
-
-
-def _agree(folder: Path, plan: dict[str, Any]) -> None:
-    """Refuse to go on with a store that was begun otherwise."""
-    path = folder / PLAN
-    if not path.exists():
-        return
-    try:
-        begun = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise FeatureStoreError(f"{path}: damaged ({error}); delete the folder and begin again") from None
-    names = {"fingerprint": "encoder", "flips": "--flips setting", "shard": "shard size", "ids": "list of pictures", "format": "format"}
-    for key, name in names.items():
-        if begun.get(key) != plan[key]:
-            raise FeatureStoreError(f"{folder}: was begun with another {name}; give another folder, or delete this one and begin again")
 
 
 def _made_by(encoder: Encoder, cut: int, fingerprint: str) -> bool:

@@ -1,21 +1,23 @@
-"""The settings of a training run."""
+"""Recipes: the settings of a training run, shipped by name in ``recipes/`` or in a YAML file of one's own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field, field_validator
+from pydantic import BaseModel, Field, field_validator
 
 from captioner.config import Settings, override, read_yaml, validate
 from captioner.errors import ConfigError
 from captioner.model import ModelConfig
-from captioner.registry import suggestion
+from captioner.registry import Registry, suggestion
 from captioner.search import SearchConfig
 from captioner.training.objective import OBJECTIVES
 
-PRESETS = Path(__file__).parent / "presets"
+RECIPES = {file.stem: file for file in sorted((Path(__file__).parent / "recipes").glob("*.yaml"))}
 
 
 class DataConfig(Settings):
@@ -120,25 +122,106 @@ class TrainConfig(RunConfig):
 R = TypeVar("R", bound=RunConfig)
 
 
-def load_config(name_or_path: str | Path, changes: Iterable[str] = (), output: Path | None = None) -> TrainConfig:
-    """Read a captioner's preset by name or a YAML file and apply ``key=value`` changes; see :func:`read_run`."""
-    return read_run(TrainConfig, PRESETS, name_or_path, changes, output)
-
-
-def read_run(kind: type[R], presets: Path, name_or_path: str | Path, changes: Iterable[str], output: Path | None) -> R:
-    """Read the settings of a run: a preset of the folder ``presets`` by name, or a YAML file, with ``key=value`` changes.
+def find_recipe(name_or_path: str | Path) -> Path:
+    """Return the file of a recipe: a shipped one by its name, or a YAML file.
 
     Raises:
-        ConfigError: there is no such preset or file, or a setting is wrong.
+        ConfigError: there is no shipped recipe of that name.
     """
     path = Path(name_or_path)
-    if not path.suffix and not path.exists():
-        path = presets / f"{name_or_path}.yaml"
-        known = sorted(preset.stem for preset in presets.glob("*.yaml"))
-        if path.stem not in known:
-            hint = suggestion(str(name_or_path), known)
-            raise ConfigError(f"preset {str(name_or_path)!r} does not exist.{hint} Known: {', '.join(known)}; or give a YAML file")
-    settings = override(read_yaml(path), changes)
+    if path.suffix or path.exists():
+        return path
+    name = str(name_or_path)
+    if name not in RECIPES:
+        hint = suggestion(name, list(RECIPES))
+        raise ConfigError(f"recipe {name!r} does not exist.{hint} Known: {', '.join(RECIPES)}; or give a YAML file")
+    return RECIPES[name]
+
+
+def is_translators(settings: Mapping[str, Any]) -> bool:
+    """Tell a translator's recipe from a captioner's: its model has a source or target language, or an encoder of text."""
+    from captioner.encoders.sequence import TEXT_ENCODERS
+
+    model = settings.get("model")
+    if not isinstance(model, dict):
+        return False
+    encoder = model.get("encoder")
+    return not model.keys().isdisjoint(("source", "target")) or (isinstance(encoder, dict) and encoder.get("name") in TEXT_ENCODERS)
+
+
+def load_config(name_or_path: str | Path, changes: Iterable[str] = (), output: Path | None = None) -> TrainConfig:
+    """Read a captioner's recipe, by name or from a YAML file, and apply ``key=value`` changes; see :func:`read_run`."""
+    return read_run(TrainConfig, name_or_path, changes, output)
+
+
+def read_run(kind: type[R], name_or_path: str | Path, changes: Iterable[str], output: Path | None) -> R:
+    """Read the settings of a run: a shipped recipe by name, or a YAML file, with ``key=value`` changes.
+
+    Raises:
+        ConfigError: there is no such recipe or file, or a setting is wrong; every wrong one is told.
+    """
+    settings = override(read_yaml(find_recipe(name_or_path)), changes)
     if output is not None:
         settings["output"] = str(output)
     return validate(kind, settings, where=str(name_or_path))
+
+
+def read_recipe(name_or_path: str | Path, changes: Iterable[str] = ()) -> RunConfig:
+    """Read a recipe of either kind, a captioner's or a translator's.
+
+    Raises:
+        ConfigError: see :func:`read_run`.
+    """
+    if is_translators(override(read_yaml(find_recipe(name_or_path)), changes)):
+        from captioner.training.translate import TranslateConfig
+
+        return read_run(TranslateConfig, name_or_path, changes, None)
+    return load_config(name_or_path, changes)
+
+
+def summary(file: Path) -> str:
+    """Return what the comment at the top of a recipe's file says."""
+    lines = takewhile(lambda line: line.startswith("#"), file.read_text(encoding="utf-8").splitlines())
+    return " ".join(line.removeprefix("#").strip() for line in lines)
+
+
+def explained(settings: BaseModel) -> str:
+    """Write settings as YAML, every one with its description as a comment; parts that are chosen by name with the settings of that name."""
+    return "\n".join(_lines(settings, "")) + "\n"
+
+
+def _lines(settings: BaseModel, indent: str, name: str | None = None) -> Iterator[str]:
+    if name is not None:
+        yield f"{indent}name: {name}"
+    for key, field in type(settings).model_fields.items():
+        value = getattr(settings, key)
+        meaning = f"  # {field.description}" if field.description else ""
+        part = _part(key, value)
+        if part is not None:
+            yield f"{indent}{key}:{meaning}"
+            yield from _lines(part[1], indent + "  ", part[0])
+        elif isinstance(value, BaseModel):
+            yield f"{indent}{key}:{meaning}"
+            yield from _lines(value, indent + "  ")
+        else:
+            plain = settings.model_dump(mode="json", include={key})[key]
+            yield f"{indent}{key}: {json.dumps(plain, ensure_ascii=False)}{meaning}"
+
+
+def _part(key: str, value: object) -> tuple[str, BaseModel] | None:
+    """Return the name and all settings of a part that is chosen by name."""
+    from captioner.decoders import DECODERS
+    from captioner.encoders import ENCODERS, REFINERS
+    from captioner.encoders.sequence import TEXT_ENCODERS
+
+    registries: dict[str, tuple[Registry[Any], ...]] = {
+        "encoder": (ENCODERS, TEXT_ENCODERS),
+        "refiner": (REFINERS,),
+        "decoder": (DECODERS,),
+        "objective": (OBJECTIVES,),
+    }
+    if not isinstance(value, dict) or key not in registries:
+        return None
+    name = value["name"]
+    registry = next(registry for registry in registries[key] if name in registry)
+    return name, validate(registry[name].Config, {key: setting for key, setting in value.items() if key != "name"}, where=key)

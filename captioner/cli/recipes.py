@@ -1,0 +1,38 @@
+"""``captioner recipes``: what can be trained."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from captioner.cli import console
+
+EXAMPLES = """Example: captioner recipes
+
+Example: captioner recipes flickr8k_show_attend_tell > mine.yaml"""
+
+
+def run(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[RECIPE]", help="Print this one, or a YAML file, with every setting and what it means.")
+    ] = None,
+    changes: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be given several times.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """List the shipped recipes, or print one as YAML: all of its settings, those that it leaves as they are included, each with its meaning."""
+    from captioner.training.recipe import RECIPES, explained, read_recipe, summary
+
+    if name is not None:
+        config = read_recipe(name, changes or [])
+        typer.echo(config.model_dump_json(indent=2) if json else explained(config))
+        return
+    if changes:
+        raise typer.BadParameter("name the recipe that it changes", param_hint="--set")
+    summaries = {recipe: summary(file) for recipe, file in RECIPES.items()}
+    if json:
+        typer.echo(console.json_text(summaries, indent=2))
+        return
+    width = max(map(len, summaries))
+    for recipe, text in summaries.items():
+        typer.echo(f"{recipe:<{width}}  {text}")
