@@ -16,6 +16,10 @@ settings.load_profile("untimed")
 # Compiling kernels takes longer than all the rest of the suite: only the slow tests do, which hold the compiled ones against the plain ones.
 os.environ.setdefault("CAPTIONER_COMPILE", "0")
 
+# One worker of pytest-xdist a core: more threads in each would only wait for one another.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

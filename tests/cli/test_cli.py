@@ -21,6 +21,7 @@ COMMANDS = (
     ["evaluate"],
     ["benchmark"],
     ["models"],
+    ["recipes"],
     ["data"],
     ["data", "inspect"],
     ["data", "download"],
