@@ -37,6 +37,7 @@ class Caption:
         source: the file or description of the picture.
         others: the next best captions of the same picture, best first.
         attention_of: whose attention it is: ``mean`` over all heads, ``rollout``, or one head; see :func:`captioner.heads.look_again`.
+        labels: what each of the N regions shows, by the detector's names; ``None`` if there are no regions, or their detector names nothing.
         heads: (T, L, H, N) float32, the attention of each of the H heads of the L blocks of a Transformer, if it was asked for.
         translation: the caption in another language, if :meth:`captioner.translator.Translator.captions` put it there; its attention is over the
             pieces of ``text``.
@@ -52,6 +53,7 @@ class Caption:
     source: str | None = None
     others: list[Caption] = field(default_factory=list)
     attention_of: str = "mean"
+    labels: list[str] | None = None
     heads: Tensor | None = None
     translation: Translation | None = None
 
@@ -133,6 +135,7 @@ class Caption:
             value["attention"] = [[round(weight, 6) for weight in row] for row in self.attention.tolist()]
             value["grid"] = self.grid
             value["boxes"] = None if self.boxes is None else self.boxes.tolist()
+            value["labels"] = self.labels
             value["seen"] = self.seen
             value["attention_of"] = self.attention_of
         if attention and self.heads is not None:

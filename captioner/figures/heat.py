@@ -28,10 +28,12 @@ class Region(NamedTuple):
     Attributes:
         box: x0, y0, x1, y1, relative to the whole photo.
         weight: the word's attention to it.
+        label: what the detector says it shows; empty if it does not say.
     """
 
     box: Box
     weight: float
+    label: str = ""
 
 
 class Heat:
@@ -57,7 +59,7 @@ class Heat:
         if caption.grid is None and caption.boxes is None:
             raise CaptionerError("the places of this caption do not lie in a picture, so that there is nothing to draw them on")
         self.weights: Array = caption.attention.detach().cpu().double().numpy()
-        self.grid, self.seen, self.style = caption.grid, caption.seen, style
+        self.grid, self.seen, self.style, self.labels = caption.grid, caption.seen, style, caption.labels
         self.boxes: Array | None = None
         if caption.grid is None and caption.boxes is not None:
             x0, y0, x1, y1 = caption.seen
@@ -91,7 +93,8 @@ class Heat:
             return []
         weights = self.weights[word]
         order = np.argsort(-weights, kind="stable")[:most]
-        return [Region(tuple(self.boxes[i].tolist()), float(weights[i])) for i in order if weights[i] > 0 and 3 * weights[i] >= weights[order[0]]]
+        strong = [i for i in order if weights[i] > 0 and 3 * weights[i] >= weights[order[0]]]
+        return [Region(tuple(self.boxes[i].tolist()), float(weights[i]), self.labels[i] if self.labels else "") for i in strong]
 
 
 class _Maps:

@@ -81,7 +81,6 @@ def page(caption: Caption, photo: Image.Image, style: Style, note: str = "") -> 
 def numbers(caption: Caption, size: tuple[int, int], style: Style) -> dict[str, Any]:
     """Return what the page's script reads; see the module."""
     heat = Heat(caption, style)
-    labels = getattr(caption, "labels", None)
     return {
         "captions": [_words(caption, heat), *(_words(other, _heat_of(other, caption, style)) for other in caption.others)],
         "places": heat.weights.shape[1],
@@ -90,7 +89,7 @@ def numbers(caption: Caption, size: tuple[int, int], style: Style) -> dict[str, 
         "seen": caption.seen,
         "grid": caption.grid,
         "boxes": None if heat.boxes is None else np.round(heat.boxes, 4).tolist(),
-        "labels": None if heat.boxes is None or labels is None else [_clean(label) for label in labels],
+        "labels": None if heat.boxes is None or caption.labels is None else [_clean(label) for label in caption.labels],
         "size": size,
         "milliseconds": round(1000 * style.seconds),
         "hint": HINT,

@@ -167,14 +167,14 @@ def single(caption: Caption, photo: Image.Image, style: Style, word: int, note: 
 
 
 def mark_regions(page: Sheet, heat: Heat, word: int, at: tuple[int, int], size: tuple[int, int], text: float) -> None:
-    """Outline a word's strongest regions, the stronger the thicker, and say the weight of the strongest; ``at`` and ``size`` are the photo's."""
+    """Outline a word's strongest regions, the stronger the thicker, and name the strongest with its weight; ``at`` and ``size`` are the photo's."""
     regions = heat.regions(word)
     for region in reversed(regions):
         x0, y0, x1, y1 = _on(region.box, at, size)
         page.frame((x0, y0, x1, y1), colour="#ffffff", width=text / 7 * region.weight / regions[0].weight)
     if regions:
         x0, y0, x1, y1 = _on(regions[0].box, at, size)
-        label = percent(regions[0].weight)
+        label = f"{shortened(regions[0].label, max(0.0, size[0] - 5 * text), text)} {percent(regions[0].weight)}".strip()
         x = min(max(x0, at[0]) + text * 0.45, at[0] + size[0] - width_of(label, text) - text * 0.3)
         y = min(max(y0, at[1]) + text * 1.25, at[1] + size[1] - text * 0.4)
         page.text(x, y, label, text, colour="#ffffff", ground="#000000")

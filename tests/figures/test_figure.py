@@ -101,6 +101,18 @@ def test_regions_are_outlined_and_the_strongest_is_labelled() -> None:
     assert left[6:20, 4:45].sum() > 20 and right[6:95, 5:95].sum() == 0
 
 
+def test_the_strongest_region_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(Sheet, "text", lambda self, x, y, text, size, **more: written.append(text))
+    named = replace(region_caption(), labels=["cat", "sofa", "a very long name of a thing that fits nowhere at all"])
+    for word, wanted in ((0, "cat 70 %"), (1, "sofa 50 %")):
+        mark_regions(Sheet((300, 300)), Heat(named, Style()), word, (50, 50), (200, 200), 14)
+        assert written.pop() == wanted
+    last = replace(named, attention=torch.tensor([[0.0, 0.0, 1.0]]), tokens=["it"])
+    mark_regions(Sheet((300, 300)), Heat(last, Style()), 0, (50, 50), (200, 200), 14)
+    assert written.pop().endswith("… 100 %")
+
+
 def test_percent() -> None:
     assert [percent(weight) for weight in (0.0, 0.0123, 0.0994, 0.0996, 0.5, 1.0)] == ["0.0 %", "1.2 %", "9.9 %", "10 %", "50 %", "100 %"]
 

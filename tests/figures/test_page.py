@@ -314,9 +314,7 @@ def test_browser_plays_the_caption_last_used(show: Any) -> None:
 
 
 def test_browser_names_the_strongest_region(show: Any) -> None:
-    caption = region_caption()
-    object.__setattr__(caption, "labels", ["head", "floor", "mat"])
-    page = show(caption)
+    page = show(replace(region_caption(), labels=["head", "floor", "mat"]))
     page.locator(".words button").first.hover()
     assert page.locator("#marks b").all_inner_texts() == ["head\n70 %"]
     assert "looked most at head" in page.locator("#status").inner_text()
