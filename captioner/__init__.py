@@ -20,14 +20,14 @@ from captioner.errors import CaptionerError, ImageError
 
 if TYPE_CHECKING:
     from captioner.caption import Caption, Translation
-    from captioner.captioner import Captioner
     from captioner.memory import Memory
+    from captioner.pipeline import Captioner
     from captioner.translator import Translator
 
 __version__ = "0.1.0"
 
 _LAZY = {
-    "Captioner": "captioner.captioner",
+    "Captioner": "captioner.pipeline",
     "Caption": "captioner.caption",
     "Memory": "captioner.memory",
     "Translation": "captioner.caption",

@@ -20,12 +20,12 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from captioner import checkpoint
+from captioner.backend import choose_device
 from captioner.caption import Caption
 from captioner.caption import Translation as Translation  # what a translator gives is also known here
 from captioner.config import Settings, validate
 from captioner.data.parallel import collate
 from captioner.decoders import DECODERS, Decoder
-from captioner.device import choose_device
 from captioner.encoders import REFINERS
 from captioner.encoders.sequence import TEXT_ENCODERS, TextEncoder, build_text_encoder
 from captioner.errors import CheckpointError, ConfigError
@@ -175,7 +175,7 @@ class Translator:
         """Give captions their translations, and their next best captions theirs, with flat memory and in their order.
 
         Args:
-            captions: walked lazily, for example what :meth:`captioner.captioner.Captioner.stream` gives; whatever is no caption, such as a picture's
+            captions: walked lazily, for example what :meth:`captioner.pipeline.Captioner.stream` gives; whatever is no caption, such as a picture's
                 error, is passed on in its place.
             batch_size: how many are waited for, and then translated at once.
         """

@@ -32,11 +32,11 @@ from pycocotools.cocoeval import COCOeval
 from rich.console import Console
 from torch import Tensor, nn
 
+from captioner.backend import choose_device, fast_dtype
 from captioner.checkpoint import write_folder
 from captioner.data.batches import prefetch
 from captioner.data.images import load_image
 from captioner.data.loader import ImageLoader
-from captioner.device import choose_device, fast_dtype
 from captioner.encoders.detector import KIND, Detector, DetectorConfig, build_detector, parts
 from captioner.errors import AnnotationError, CaptionerError
 from captioner.training.log import Log

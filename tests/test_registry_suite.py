@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from captioner import compilation
+from captioner import backend
 from captioner.checkpoint import load_model, save_model
 from captioner.data.batches import Captions
 from captioner.decoders import DECODERS
@@ -106,7 +106,7 @@ pytestmark = pytest.mark.parametrize("pair", PAIRS, ids=["-".join(part or "plain
 
 @pytest.fixture(autouse=True)
 def without_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compilation, "can_compile", lambda: False)
+    monkeypatch.setattr(backend, "can_compile", lambda: False)
 
 
 @cache

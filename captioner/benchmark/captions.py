@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import captioner
+from captioner.backend import choose_device
 from captioner.benchmark.contestants import Contestant
 from captioner.benchmark.listener import Listener
 from captioner.benchmark.store import Key, Store, stamp
-from captioner.captioner import Captioner
 from captioner.data.captions import CaptionData
-from captioner.device import choose_device
 from captioner.errors import CaptionerError, EvaluationError, FeatureStoreError
 from captioner.evaluation.evaluate import generate
 from captioner.features import FeatureStore
+from captioner.pipeline import Captioner
 
 # So many photos at most are captioned once more after an interruption.
 STEP = 256

@@ -18,10 +18,10 @@ from captioner.benchmark.plot import appearance
 from captioner.benchmark.quality import Quality
 from captioner.benchmark.tables import Cell, Table
 from captioner.benchmark.template import PAGE, STYLE
-from captioner.captioner import Captioner
 from captioner.data.images import load_image
 from captioner.errors import CaptionerError, ImageError
 from captioner.figures import figure
+from captioner.pipeline import Captioner
 
 _SIDE, _WIDTH = 704, 1200  # pixels of a photo's longer side, and across a picture of attention
 

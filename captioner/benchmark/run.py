@@ -14,6 +14,7 @@ import torch
 
 import captioner
 from captioner import files
+from captioner.backend import choose_device
 from captioner.benchmark import page, report
 from captioner.benchmark.captions import caption_all
 from captioner.benchmark.contestants import Contestant, find
@@ -24,12 +25,11 @@ from captioner.benchmark.plot import plot
 from captioner.benchmark.quality import Quality, assess
 from captioner.benchmark.store import Key, Store, stamp
 from captioner.benchmark.worker import Job
-from captioner.captioner import Captioner
 from captioner.data.captions import CaptionData, Photo
-from captioner.device import choose_device
 from captioner.errors import CaptionerError
 from captioner.evaluation.bootstrap import RESAMPLES
 from captioner.evaluation.scores import DEFAULT_METRICS, metric_families
+from captioner.pipeline import Captioner
 
 TABLE, LATEX, RECORD, PLOT, PAGE, CACHE = "table.md", "table.tex", "benchmark.json", "plot.png", "photos.html", "cache"
 FORMAT = 1

@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from captioner.allocator import keep_freed_memory
+from captioner.backend import keep_freed_memory
 
 MEGABYTE = 1e6
 
@@ -115,9 +115,9 @@ class Contestant:
     def __init__(self, job: Job) -> None:
         import torch
 
-        from captioner.captioner import Captioner
         from captioner.data.images import load_image
         from captioner.errors import EvaluationError, ImageError
+        from captioner.pipeline import Captioner
 
         before = peak_memory()
         self.captioner = Captioner.from_pretrained(job.model, device=job.device, **job.search)

@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import captioner
-from captioner.allocator import keep_freed_memory
+from captioner.backend import keep_freed_memory
 from captioner.cli import attend, benchmark, caption, console, data, evaluate, features, models, recipes, train, translate
 from captioner.errors import CaptionerError
 

@@ -97,7 +97,7 @@ def run(
         pictures = _pictures(data, split or [], strict)
         plan = _Plan(pictures, _encoder(encoder or "efficientnet_lite2", size or 0, fit, model, changes or []), cut or 0, flips, output)
 
-    from captioner.device import choose_device
+    from captioner.backend import choose_device
     from captioner.features import build_store
 
     front = plan.encoder.front(plan.cut).fast(choose_device(device))

@@ -14,9 +14,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from captioner.backend import fast_dtype
 from captioner.config import Settings
 from captioner.data.transform import Transform
-from captioner.device import fast_dtype
 from captioner.errors import EncoderError
 from captioner.memory import Memory
 from captioner.registry import Registry

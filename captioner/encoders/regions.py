@@ -13,7 +13,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from captioner.device import fast_dtype
+from captioner.backend import fast_dtype
 from captioner.encoders.base import ENCODERS, Encoder, EncoderConfig
 from captioner.errors import EncoderError
 from captioner.memory import Memory

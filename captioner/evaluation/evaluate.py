@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from captioner.captioner import Captioner
 from captioner.data.captions import CaptionData
 from captioner.errors import CaptionerError, EvaluationError, ImageError
 from captioner.evaluation.scores import DEFAULT_METRICS, Scores, metric_families, score
 from captioner.features import FeatureStore
+from captioner.pipeline import Captioner
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captioner.captioner import Captioner
 from captioner.data.annotations import read_captions
 from captioner.data.captions import CaptionData, Photo
 from captioner.data.loader import ImageLoader
@@ -37,6 +36,7 @@ from captioner.evaluation.bootstrap import RESAMPLES, Interval, intervals
 from captioner.evaluation.boxes import Boxes, Scene, read_boxes
 from captioner.evaluation.nouns import Nouns
 from captioner.evaluation.sums import Array, Sums, ratios
+from captioner.pipeline import Captioner
 from captioner.text.vocabulary import BOS, PAD, tokenize
 
 METRICS = ("pointing", "mass", "pointing, even", "mass, even", "pointing, centre", "mass, centre")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from captioner import files
-from captioner.compilation import Compiled
+from captioner.backend import Compiled
 from captioner.data.loader import ImageLoader
 from captioner.encoders.base import Encoder
 from captioner.errors import FeatureStoreError, ImageError

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captioner.compilation import Compiled
+from captioner.backend import Compiled
 
 LIMIT = 40.0
 

@@ -15,7 +15,6 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from captioner.captioner import Captioner
 from captioner.checkpoint import load_model, locate, read_config, save_model
 from captioner.data.annotations import CaptionData, merge, read_captions
 from captioner.data.batches import Captions, EncodedCaptions, Sample, Sampler
@@ -28,6 +27,7 @@ from captioner.evaluation.scores import Scorer
 from captioner.features import FeatureStore, build_store
 from captioner.memory import Memory
 from captioner.model import CaptionModel
+from captioner.pipeline import Captioner
 from captioner.text.vocabulary import Vocabulary, tokenize
 from captioner.training.loop import STATE, Cost, Loop, bar
 from captioner.training.objective import OBJECTIVES

@@ -22,8 +22,8 @@ from rich.progress import Progress as Bar
 from torch import Tensor, nn
 
 from captioner import files
+from captioner.backend import choose_device, fast_dtype
 from captioner.data.batches import prefetch
-from captioner.device import choose_device, fast_dtype
 from captioner.errors import CheckpointError, ConfigError
 from captioner.training.log import Log
 from captioner.training.objective import Objective

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from captioner import compilation
+from captioner import backend
 from captioner.decoders import DECODERS, Taught
 from captioner.text.vocabulary import BOS, PAD
 from tests.builders import LENGTHS, WORDS, build_decoder, build_memory, build_tokens, spread_out, step_by_step
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.parametrize("name", list(DECODERS))
 @pytest.fixture(autouse=True)
 def without_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the suite fast; compiled kernels are held against the eager ones in ``test_kernels.py``."""
-    monkeypatch.setattr(compilation, "can_compile", lambda: False)
+    monkeypatch.setattr(backend, "can_compile", lambda: False)
 
 
 def assert_same(told: Taught, expected: Taught, tolerance: float = 1e-10) -> None:

@@ -12,12 +12,12 @@ from PIL import Image
 from torch import Tensor
 
 from captioner.caption import Caption
-from captioner.captioner import Captioner
 from captioner.errors import AnnotationError, EvaluationError
 from captioner.evaluation.boxes import Boxes, Scene, covered, read_boxes
 from captioner.evaluation.grounding import ground
 from captioner.memory import Memory
 from captioner.model import CaptionModel, ModelConfig
+from captioner.pipeline import Captioner
 from captioner.text.vocabulary import Vocabulary
 
 CATEGORIES = [{"id": 1, "name": "person"}, {"id": 18, "name": "dog"}, {"id": 17, "name": "cat"}]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from captioner import compilation
+from captioner import backend
 from captioner.layers import kernels
 from captioner.layers.kernels import exponential
 from tests.builders import build_decoder, build_memory, build_tokens
@@ -142,7 +142,7 @@ def test_a_compiled_training_step_is_the_plain_one(name: str, monkeypatch: pytes
         return [logits.detach(), *torch.autograd.grad(loss, weights, allow_unused=True)]
 
     with monkeypatch.context() as patch:
-        patch.setattr(compilation, "can_compile", lambda: False)
+        patch.setattr(backend, "can_compile", lambda: False)
         plain = step()
     assert compiled_graphs() == 0
     never_plain(monkeypatch)

