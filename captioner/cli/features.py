@@ -98,9 +98,11 @@ def run(
         plan = _Plan(pictures, _encoder(encoder or "efficientnet_lite2", size or 0, fit, model, changes or []), cut or 0, flips, output)
 
     from captioner.backend import choose_device
-    from captioner.features import build_store
+    from captioner.features import build_store, store_bytes
 
     front = plan.encoder.front(plan.cut).fast(choose_device(device))
+    if (size_of_all := store_bytes(front, len(plan.pictures), flips=plan.flips)) > 1e9:
+        console.note(f"{plan.output}: will take {size_of_all / 1e9:,.1f} GB")
     began = time.perf_counter()
     with console.progress("Encoding") as progress:
         built = build_store(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -37,6 +38,14 @@ class Built:
     encoded: int
 
 
+def store_bytes(encoder: Encoder, pictures: int, *, flips: bool) -> int:
+    """Return how many bytes the features of so many pictures take, mirrored ones too if asked for; of regions, the most that they can take."""
+    boxed = encoder.grid is None
+    places = int(getattr(encoder.config, "regions", 0)) if encoder.grid is None else encoder.grid[0] * encoder.grid[1]
+    place = encoder.features * np.dtype(VECTORS.dtype).itemsize + boxed * 4 * np.dtype(BOXES.dtype).itemsize
+    return pictures * (1 + flips) * places * place
+
+
 def build_store(
     folder: str | Path,
     encoder: Encoder,
@@ -63,7 +72,7 @@ def build_store(
         progress: called with (pictures done, pictures in all), mirrored ones counted.
 
     Raises:
-        FeatureStoreError: the folder holds features of another encoder, or was begun with other pictures.
+        FeatureStoreError: the folder holds features of another encoder, was begun with other pictures, or the disk has no room for them.
     """
     folder = Path(folder)
     boxed = encoder.grid is None
@@ -80,6 +89,7 @@ def build_store(
     if len(set(plan["ids"])) != len(pictures):
         raise FeatureStoreError(f"{folder}: the same image id was given twice")
     _agree(folder, plan)
+    _check_room(folder, store_bytes(encoder, len(pictures), flips=flips))
     files.write_json(folder / PLAN, plan, indent=None)
     encode = Compiled(encoder) if compiled and not boxed else encoder
     groups = [pictures[i : i + shard] for i in range(0, len(pictures), shard)]
@@ -169,6 +179,18 @@ def _array(memory: Memory, kind: Kind) -> Array:
         raise FeatureStoreError("the places of this encoder's memories are neither a grid nor boxes, and cannot be stored")
     boxes = memory.boxes.float()
     return (boxes if memory.mask is None else boxes.masked_fill(~memory.mask.unsqueeze(-1), torch.nan)).cpu().numpy()
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    """Refuse to begin what the disk cannot hold; what an earlier build left there is counted."""
+    there = sum(file.stat().st_size for file in folder.iterdir()) if folder.is_dir() else 0
+    parent = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(parent).free
+    if needed - there > free:
+        raise FeatureStoreError(
+            f"{folder}: the features take {needed / 1e9:,.1f} GB and the disk has {free / 1e9:,.1f} GB left; make room, give another folder, or store "
+            "less: no mirrored pictures, fewer stages left off (a map before the last stages is larger), a smaller encoder"
+        )
 
 
 def _agree(folder: Path, plan: dict[str, Any]) -> None:

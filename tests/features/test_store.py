@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -23,7 +24,7 @@ from captioner.data.transform import Transform
 from captioner.encoders.base import Encoder, EncoderConfig
 from captioner.encoders.regions import region_memory
 from captioner.errors import FeatureStoreError
-from captioner.features import Built, FeatureStore, build_store
+from captioner.features import Built, FeatureStore, build_store, store_bytes
 from captioner.features.store import FORMAT, INDEX, PLAN
 from captioner.memory import Memory
 from captioner.model import build_encoder
@@ -333,3 +334,23 @@ def test_a_compiled_encoder_gives_the_features_of_the_plain_one(
         for flipped in (False, True):
             found, expected = (store.memory([image_id], flipped=[flipped]).vectors for store in (compiled, plain))
             torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("flips", [False, True])
+def test_a_store_takes_what_was_told_before(tmp_path: Path, pictures: Pictures, flips: bool) -> None:
+    build(tmp_path / "store", pictures, flips=flips)
+    arrays = [np.load(file) for file in (tmp_path / "store").glob("*.npy")]
+    assert sum(array.nbytes for array in arrays) == store_bytes(Tiny(), 8, flips=flips)
+
+
+def test_a_store_that_the_disk_cannot_hold_is_not_begun(tmp_path: Path, pictures: Pictures, monkeypatch: pytest.MonkeyPatch) -> None:
+    needed, free = store_bytes(Tiny(), 8, flips=True), []
+    monkeypatch.setattr("captioner.features.build.shutil.disk_usage", lambda path: SimpleNamespace(free=free[-1]))
+    free.append(needed - 1)
+    with pytest.raises(FeatureStoreError, match="the disk has"):
+        build(tmp_path / "new" / "store", pictures)
+    assert not (tmp_path / "new").exists()
+    free.append(needed)
+    interrupted(tmp_path / "new" / "store", pictures, after=6)
+    free.append(needed - 3 * 2 * 4 * 3 * 2)  # what lies there already needs no room
+    build(tmp_path / "new" / "store", pictures)
