@@ -10,7 +10,8 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from captioner.errors import EvaluationError
@@ -42,11 +43,42 @@ def ptb_tokenize(*groups: Mapping[str, Sequence[str]]) -> list[Tokens]:
     return [{image: [next(rest) for _ in captions] for image, captions in group.items()} for group in groups]
 
 
-def meteor_scores(references: Tokens, candidates: Tokens) -> Result:
-    """METEOR, by the jar and the line protocol of pycocoevalcap's ``Meteor``.
+class Meteor:
+    """The METEOR program while it runs, by the line protocol of pycocoevalcap's ``Meteor``; see :func:`running_meteor`."""
 
-    Not by that class itself: when its Java dies it hangs on its own lock, and its jar does not find the paraphrases by
-    itself where the path has a space.
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin is not None and process.stdout is not None
+        self._stdin, self._stdout = process.stdin, process.stdout
+
+    def send(self, *parts: str) -> None:
+        """Send a line: a command and what it works on."""
+        self._stdin.write((" ||| ".join(part.replace("|||", "") for part in parts) + "\n").encode())
+        self._stdin.flush()
+
+    def receive(self) -> str:
+        """Return a line of its answer."""
+        line = self._stdout.readline().decode()
+        if not line:
+            raise EOFError
+        if line.startswith("Error"):
+            raise ValueError(line.strip())
+        return line.strip()
+
+    def statistics(self, references: Sequence[str], captions: Sequence[str]) -> str:
+        """Return the statistics of an image's caption against the reference that suits it best, 23 numbers in a line."""
+        self.send("SCORE", *references, *captions)
+        return self.receive()
+
+
+@contextmanager
+def running_meteor() -> Iterator[Meteor]:
+    """Start the METEOR program, and end it.
+
+    Not by pycocoevalcap's class: when its Java dies it hangs on its own lock, and its jar does not find the paraphrases by itself where the path has a
+    space.
+
+    Raises:
+        EvaluationError: it does not start, ends before it has answered, or its answer makes no sense.
     """
     from pycocoevalcap.meteor import meteor
 
@@ -60,7 +92,7 @@ def meteor_scores(references: Tokens, candidates: Tokens) -> Result:
             process = subprocess.Popen(command, cwd=folder, env=_environment(), stdin=pipe, stdout=pipe, stderr=stderr)
             with process:
                 try:
-                    return {"METEOR": _ask_meteor(process, references, candidates)}
+                    yield Meteor(process)
                 finally:
                     process.kill()
         except (OSError, EOFError, ValueError) as error:
@@ -70,30 +102,13 @@ def meteor_scores(references: Tokens, candidates: Tokens) -> Result:
             raise _java_failed("METEOR", stderr.read(), reason) from error
 
 
-def _ask_meteor(process: subprocess.Popen[bytes], references: Tokens, candidates: Tokens) -> tuple[float, list[float]]:
-    """Send ``SCORE ||| reference ||| ... ||| candidate`` an image and get its statistics; then ``EVAL`` them all."""
-    stdin, stdout = process.stdin, process.stdout
-    assert stdin is not None and stdout is not None
-
-    def send(*parts: str) -> None:
-        stdin.write((" ||| ".join(part.replace("|||", "") for part in parts) + "\n").encode())
-        stdin.flush()
-
-    def receive() -> str:
-        line = stdout.readline().decode()
-        if not line:
-            raise EOFError
-        if line.startswith("Error"):
-            raise ValueError(line.strip())
-        return line.strip()
-
-    statistics = []
-    for image, captions in references.items():
-        send("SCORE", *captions, *candidates[image])
-        statistics.append(receive())
-    send("EVAL", *statistics)
-    each = [float(receive()) for _ in statistics]
-    return float(receive()), each
+def meteor_scores(references: Tokens, candidates: Tokens) -> Result:
+    """METEOR of the whole set and of every image: the statistics of each, then ``EVAL`` of them all."""
+    with running_meteor() as meteor:
+        statistics = [meteor.statistics(captions, candidates[image]) for image, captions in references.items()]
+        meteor.send("EVAL", *statistics)
+        each = [float(meteor.receive()) for _ in statistics]
+        return {"METEOR": (float(meteor.receive()), each)}
 
 
 def spice_ready() -> bool:

@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from captioner.errors import EvaluationError
 from captioner.evaluation.java import Result, Tokens, meteor_scores, ptb_tokenize, spice_ready, spice_scores
 from captioner.evaluation.results import require_text
 
+T = TypeVar("T")
 DEFAULT_METRICS = ("BLEU", "METEOR", "ROUGE-L", "CIDEr", "SPICE")
 
 _ALIASES = {"ROUGE": "ROUGE-L", "CIDER": "CIDEr", "CIDER-D": "CIDEr"} | {f"BLEU-{n}": "BLEU" for n in range(1, 5)}
@@ -102,24 +103,15 @@ class Scorer:
             EvaluationError: no candidates, other images than those of the references, a caption that is not a string,
                 an unknown metric, or a Java program that failed.
         """
-        families = metric_families(metrics)
-        self._check(candidates)
+        families, notes = usable_families(metrics)
+        self.check(candidates)
         clock = _Clock()
         references, tokens = self._tokenize(candidates)
         clock("PTB")
         if not any(any(captions) for captions in references.values()):
             raise EvaluationError("references: not one has a word in it; check the caption file they came from")
-        notes: list[str] = []
-        if "SPICE" in families and not spice_ready():
-            families.remove("SPICE")
-            notes.append(_NO_SPICE)
-        # METEOR is a program of its own, and the slowest: the others are computed meanwhile.
-        with ThreadPoolExecutor(1) as beside:
-            meteor = beside.submit(clock.timed, "METEOR", references, tokens) if "METEOR" in families else None
-            results = {family: clock.timed(family, references, tokens) for family in families if family != "METEOR"}
-            if meteor is not None:
-                results["METEOR"] = meteor.result()
-        result: Result = {name: value for family in families for name, value in results[family].items()}
+        results = compute(families, lambda family: clock.timed(family, references, tokens))
+        result: Result = {name: value for of_family in results for name, value in of_family.items()}
         if "CIDEr" in families and len(references) == 1:
             notes.append("CIDEr of a single image is always 0: it weighs words by how few of the images have them.")
         values = {name: float(value) for name, (value, _) in result.items()}
@@ -127,7 +119,8 @@ class Scorer:
         each = {image: {name: float(of[i]) for name, (_, of) in result.items()} for i, image in enumerate(images)}
         return Scores(values, each, notes, clock.seconds)
 
-    def _check(self, candidates: Mapping[str, str]) -> None:
+    def check(self, candidates: Mapping[str, str]) -> None:
+        """Raise an :class:`EvaluationError` if there is not one caption for each image of the references."""
         if not candidates:
             raise EvaluationError("candidates: empty; give a caption for every image of the references")
         unknown = [image for image in candidates if image not in self._references]
@@ -188,6 +181,24 @@ def metric_families(metrics: Sequence[str]) -> list[str]:
     if not families or not families <= set(DEFAULT_METRICS):
         raise EvaluationError(f"metrics {', '.join(asked) or '(none)'}: choose from {', '.join(DEFAULT_METRICS)}")
     return [family for family in DEFAULT_METRICS if family in families]
+
+
+def usable_families(metrics: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the metrics that can be computed here, see :func:`metric_families`, and what a reader must know of those that cannot."""
+    families = metric_families(metrics)
+    if "SPICE" not in families or spice_ready():
+        return families, []
+    return [family for family in families if family != "SPICE"], [_NO_SPICE]
+
+
+def compute(families: Sequence[str], function: Callable[[str], T]) -> list[T]:
+    """Return what ``function`` gives for each family of metrics; METEOR, a program of its own and the slowest, runs beside the others."""
+    with ThreadPoolExecutor(1) as beside:
+        meteor = beside.submit(function, "METEOR") if "METEOR" in families else None
+        results = {family: function(family) for family in families if family != "METEOR"}
+        if meteor is not None:
+            results["METEOR"] = meteor.result()
+    return [results[family] for family in families]
 
 
 def _some(images: Sequence[str]) -> str:

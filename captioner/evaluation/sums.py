@@ -9,17 +9,14 @@ Letters in shapes: I photos, S statistics that are added up, M metrics made of t
 
 from __future__ import annotations
 
-import subprocess
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from captioner.evaluation.java import Tokens, _environment, _java, _java_failed, ptb_tokenize, spice_ready, spice_scores
-from captioner.evaluation.scores import _NO_SPICE, DEFAULT_METRICS, Scorer, metric_families
+from captioner.evaluation.java import Tokens, ptb_tokenize, running_meteor, spice_scores
+from captioner.evaluation.scores import DEFAULT_METRICS, Scorer, compute, usable_families
 
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 ORDERS = 4
@@ -96,23 +93,17 @@ def measure(
     Raises:
         EvaluationError: see :class:`captioner.evaluation.scores.Scorer`.
     """
-    families = metric_families(metrics)
+    families, notes = usable_families(metrics)
     scorer = Scorer(references)
     for captions in candidates.values():
-        scorer._check(captions)
+        scorer.check(captions)
     asked = [{image: [captions[image]] for image in references} for captions in candidates.values()]
     people, *tokens = ptb_tokenize(references, *asked)
     words = np.array([np.mean([len(caption.split()) for caption in captions]) for captions in people.values()])
-    notes = []
-    if "SPICE" in families and not spice_ready():
-        families.remove("SPICE")
-        notes.append(_NO_SPICE)
-    parts: list[list[Sums]] = [[] for _ in tokens]
-    for family in families:
-        for mine, sums in zip(parts, _FAMILIES[family](people, tokens), strict=True):
-            mine.append(sums)
+    by_family = compute(families, lambda family: _FAMILIES[family](people, tokens))
+    parts = [tuple(of_family[number] for of_family in by_family) for number in range(len(tokens))]
     return {
-        name: Measured(tuple(references), words, tuple(tuple(caption.split()) for (caption,) in said.values()), tuple(mine))
+        name: Measured(tuple(references), words, tuple(tuple(caption.split()) for (caption,) in said.values()), mine)
         for name, said, mine in zip(candidates, tokens, parts, strict=True)
     }, notes
 
@@ -188,32 +179,15 @@ def _bleu(references: Tokens, candidates: Sequence[Tokens]) -> list[Sums]:
 
 def _meteor(references: Tokens, candidates: Sequence[Tokens]) -> list[Sums]:
     """Ask METEOR's program for the statistics of every caption against the reference that suits it best; all models in one start of Java."""
-    from pycocoevalcap.meteor import meteor
-
-    folder = Path(meteor.__file__).resolve().parent
-    paraphrases = str(folder / "data" / "paraphrase-en.gz")
-    command = _java(["-Xmx2G", "-jar", meteor.METEOR_JAR, "-", "-", "-stdio", "-l", "en", "-norm", "-a", paraphrases])
     every = []
-    with tempfile.TemporaryFile() as stderr:
-        try:
-            with subprocess.Popen(command, cwd=folder, env=_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr) as process:
-                try:
-                    assert process.stdin is not None and process.stdout is not None
-                    for captions in candidates:
-                        rows = []
-                        for image, said in captions.items():
-                            parts = ("SCORE", *references[image], *said)
-                            process.stdin.write((" ||| ".join(part.replace("|||", "") for part in parts) + "\n").encode())
-                            process.stdin.flush()
-                            rows.append([float(number) for number in process.stdout.readline().split()])
-                            if len(rows[-1]) != 23:
-                                raise ValueError(f"it gave {len(rows[-1])} statistics of image {image!r} and not 23")
-                        every.append(Sums(("METEOR",), whole(np.array(rows)), meteor_score))
-                finally:
-                    process.kill()
-        except (OSError, ValueError) as error:
-            stderr.seek(0)
-            raise _java_failed("METEOR", stderr.read(), f"{error}; it needs 2 GB of memory") from error
+    with running_meteor() as meteor:
+        for captions in candidates:
+            rows = []
+            for image, said in captions.items():
+                rows.append([float(number) for number in meteor.statistics(references[image], said).split()])
+                if len(rows[-1]) != 23:
+                    raise ValueError(f"it gave {len(rows[-1])} statistics of image {image!r} and not 23")
+            every.append(Sums(("METEOR",), whole(np.array(rows)), meteor_score))
     return every
 
 
