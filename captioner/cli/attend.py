@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,7 +23,9 @@ Example: captioner attend photo.jpg -o dog.pdf --word dog
 
 Example: captioner attend photos --recursive -o figures --format gif"""
 
-_KINDS = ("png", "svg", "pdf", "gif", "html", "json")
+# As in captioner.figures, which is imported after the options are known to make sense.
+_DRAWN = ("png", "svg", "pdf")
+_KINDS = (*_DRAWN, "gif", "html", "json")
 _ENDINGS = f"{', '.join(f'.{kind}' for kind in _KINDS[:-1])} or .{_KINDS[-1]}"
 
 
@@ -81,7 +82,7 @@ def run(
     A picture that cannot be read is reported on stderr, and the others go on; the exit code is then 1.
     """
     kind, alone = _kind(output, format)
-    for option, given, kinds in (("--word", word is not None, ("png", "svg", "pdf")), ("--n-best", n_best > 1, ("html", "json"))):
+    for option, given, kinds in (("--word", word is not None, _DRAWN), ("--n-best", n_best > 1, ("html", "json"))):
         if given and kind not in kinds:
             raise typer.BadParameter(f"{kind} cannot show it; take {', '.join(kinds)}", param_hint=option)
     if heads == "heads" and kind != "json":
@@ -101,7 +102,7 @@ def run(
     from captioner import Captioner
     from captioner.config import validate
     from captioner.data.images import load_image
-    from captioner.figures import Figure, Style, find_word
+    from captioner.figures import Figure, Style
     from captioner.heads import check
 
     style = validate(Style, {"scale": scale, "colours": colours, "smoothing": smoothing}, where="attend")
@@ -120,7 +121,7 @@ def run(
                 if isinstance(result, ImageError):
                     raise result
                 source = result.source or ""
-                number = None if word is None else _find(find_word, result, word)
+                number = None if word is None else _find(result, word)
                 drawn = Figure(result, load_image(source, max_pixels=max_pixels), style, number)
                 file = drawn.save(output if alone else output / _name(source, kind, used), kind)
                 typer.echo(f"{file}: {result.text}")
@@ -130,10 +131,12 @@ def run(
     failures.exit()
 
 
-def _find(find: Callable[[Caption, str], int], result: Caption, word: str) -> int:
+def _find(result: Caption, word: str) -> int:
     """Return the word's number in a caption, with the picture's name in the error if there is none."""
+    from captioner.figures import find_word
+
     try:
-        return find(result, word)
+        return find_word(result, word)
     except CaptionerError as error:
         raise CaptionerError(f"{result.source}: {error}") from None
 

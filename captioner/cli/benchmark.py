@@ -114,7 +114,7 @@ def run(
             training=learned,
             split=split,
             features=features or (),
-            metrics=[name.strip() for names in metrics or () for name in names.split(",") if name.strip()] or DEFAULT_METRICS,
+            metrics=console.names(metrics) or DEFAULT_METRICS,
             device=device,
             search=console.settings(
                 width=beam, length_normalisation=length_normalisation, min_words=min_words, max_words=max_words, block_ngram=block_ngram

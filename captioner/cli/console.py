@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -85,6 +85,11 @@ def progress(title: str, *, show: bool = True) -> Iterator[Callable[[int, int | 
     with Progress(*columns, console=messages, transient=True, redirect_stdout=False, disable=not (show and messages.is_terminal)) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def names(lists: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the names in lists that are joined by commas, as an option that may be repeated gives them."""
+    return tuple(name.strip() for names in lists or () for name in names.split(",") if name.strip())
 
 
 def settings(**given: Any) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def run(
     elif captions is not None:
         raise typer.BadParameter(f"there are captions to score already; leave the model {model} out", param_hint="--captions")
     assert data is not None
-    names = tuple(name.strip() for names in metrics or () for name in names.split(",") if name.strip())
+    names = console.names(metrics)
     search = console.settings(
         width=beam, length_normalisation=length_normalisation, min_words=min_words, max_words=max_words, block_ngram=block_ngram
     )

@@ -18,7 +18,7 @@ from captioner.config import validate
 from captioner.data.images import ImageSource, load_image
 from captioner.errors import CaptionerError
 from captioner.figures import animation, page, panels
-from captioner.figures.heat import Heat
+from captioner.figures.heat import require_attention
 from captioner.figures.record import record
 from captioner.figures.sheet import DPI, Sheet
 from captioner.figures.style import Style
@@ -39,7 +39,7 @@ class Figure:
         word: the number of the one word to draw, large; ``None`` is all of them.
 
     Raises:
-        CaptionerError: there is no attention to draw; see :class:`Heat`.
+        CaptionerError: there is no attention to draw; see :func:`captioner.figures.heat.require_attention`.
     """
 
     caption: Caption
@@ -48,7 +48,7 @@ class Figure:
     word: int | None = None
 
     def __post_init__(self) -> None:
-        Heat(self.caption, self.style)
+        require_attention(self.caption)
 
     def draw(self) -> matplotlib.figure.Figure:
         """Return the sheet of panels, or the one of the chosen word, as a figure of matplotlib."""
@@ -168,7 +168,7 @@ def figure(
         ImageError: the picture cannot be read.
     """
     checked = validate(Style, style, where="figure")
-    Heat(caption, checked)
+    require_attention(caption)
     number = None if word is None else find_word(caption, word)
     source = caption.source if picture is None else picture
     if source is None:

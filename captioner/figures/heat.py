@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+from torch import Tensor
 
 from captioner.caption import Caption
 from captioner.errors import CaptionerError
@@ -36,6 +37,19 @@ class Region(NamedTuple):
     label: str = ""
 
 
+def require_attention(caption: Caption) -> Tensor:
+    """Return the attention (T, N) of a caption whose places lie in a picture.
+
+    Raises:
+        CaptionerError: its model does not attend, or not to a picture.
+    """
+    if caption.attention is None:
+        raise CaptionerError("this caption has no attention to show, since its model does not attend; take one that does, such as show_attend_tell")
+    if caption.grid is None and caption.boxes is None:
+        raise CaptionerError("the places of this caption do not lie in a picture, so that there is nothing to draw them on")
+    return caption.attention
+
+
 class Heat:
     """Where each word of a caption looked.
 
@@ -48,17 +62,11 @@ class Heat:
         boxes: (N, 4) relative to the whole photo, when the places are regions.
 
     Raises:
-        CaptionerError: its model does not attend, or not to a picture.
+        CaptionerError: see :func:`require_attention`.
     """
 
     def __init__(self, caption: Caption, style: Style) -> None:
-        if caption.attention is None:
-            raise CaptionerError(
-                "this caption has no attention to show, since its model does not attend; take one that does, such as show_attend_tell"
-            )
-        if caption.grid is None and caption.boxes is None:
-            raise CaptionerError("the places of this caption do not lie in a picture, so that there is nothing to draw them on")
-        self.weights: Array = caption.attention.detach().cpu().double().numpy()
+        self.weights: Array = require_attention(caption).detach().cpu().double().numpy()
         self.grid, self.seen, self.style, self.labels = caption.grid, caption.seen, style, caption.labels
         self.boxes: Array | None = None
         if caption.grid is None and caption.boxes is not None:

@@ -20,8 +20,7 @@ from __future__ import annotations
 from typing import Any
 
 from captioner.caption import Caption
-from captioner.figures.heat import Heat
-from captioner.figures.style import Style
+from captioner.figures.heat import require_attention
 
 FORMAT = 1
 
@@ -30,9 +29,9 @@ def record(caption: Caption, size: tuple[int, int]) -> dict[str, Any]:
     """Return the record of a caption of a photo of (width, height) pixels.
 
     Raises:
-        CaptionerError: see :class:`Heat`.
+        CaptionerError: see :func:`captioner.figures.heat.require_attention`.
     """
-    Heat(caption, Style())  # says what is missing, if something is
+    require_attention(caption)
     value = caption.to_dict(attention=True)
     if caption.others:
         whole = (other.to_dict(attention=True) for other in caption.others)

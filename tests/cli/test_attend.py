@@ -142,3 +142,10 @@ def test_nothing_found(attend, tmp_path: Path) -> None:
 def test_help_shows_examples() -> None:
     result = CliRunner().invoke(app, ["attend", "--help"], env={"COLUMNS": "150"})
     assert result.exit_code == 0 and "Example: captioner attend" in result.output and "rollout" in result.output
+
+
+def test_the_formats_are_those_of_figures() -> None:
+    from captioner.cli import attend
+    from captioner.figures import DRAWN, FORMATS
+
+    assert tuple(FORMATS) == attend._KINDS and tuple(DRAWN) == attend._DRAWN
