@@ -104,7 +104,8 @@ def test_the_whole_report(run: Run, model: Path, other: Path, dataset: Path, tmp
         run(*arguments, "--fresh")
 
 
-def test_features_stand_for_photos(run: Run, model: Path, dataset: Path, tmp_path: Path) -> None:
+def test_features_stand_for_photos(run: Run, model: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (0.5, 0.5, 0.5))  # it stands in the record, and changes between two runs
     from captioner.checkpoint import load_model
     from captioner.data.annotations import read_captions
     from captioner.features import build_store
