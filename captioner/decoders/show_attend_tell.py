@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from functools import partial
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,11 +11,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from captioner.decoders.base import DECODERS, Decoder, DecoderConfig, State, Step, Taught
+from captioner.layers.additive import Glimpse, Keys, Look, Sampler, additive_attention, attend
 from captioner.layers.dropout import Dropout
 from captioner.layers.kernels import wide
 from captioner.layers.packing import Packing
 from captioner.layers.positions import Geometry
-from captioner.layers.recurrence import Draw, Keys, attend, attending_lstm, focus, lstm_gates
+from captioner.layers.recurrence import Product, lstm_gates, product, products, recurrent_products
 from captioner.memory import Memory
 from captioner.text.vocabulary import PAD
 
@@ -34,6 +36,22 @@ class ShowAttendTellConfig(DecoderConfig):
     gate: Literal["scalar", "vector"] = Field("scalar", description="beta: one number a step (the paper's) or one a feature")
     dropout: float = Field(0.5, ge=0, lt=1, description="on the places, the word vectors and the deep output layer")
     feature_dropout: float = Field(0.0, ge=0, lt=1, description="on the encoder's features before they are projected")
+
+
+class _Past(NamedTuple):
+    """The LSTM's hidden state and cell, (B, K, H) each, at least 32 bits."""
+
+    h: Tensor
+    c: Tensor
+
+
+class _Products(NamedTuple):
+    """What multiplies at every step: h_{t-1} and the gated context for the LSTM's gates, h_{t-1} for the query and for beta."""
+
+    hidden: Product
+    context: Product
+    query: Product
+    beta: Product
 
 
 @DECODERS.register("show_attend_tell")
@@ -87,14 +105,14 @@ class ShowAttendTell(Decoder):
         with torch.no_grad():  # Remember at first: forget gates start open (Jozefowicz 2015).
             self.lstm.bias_ih[self.config.hidden : 2 * self.config.hidden].fill_(1.0)
 
-    def _look(self, memory: Memory) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Do what is done once an image: values (B, N, D), keys (B, N, A), h_0 and c_0 (B, H)."""
+    def _look(self, memory: Memory) -> tuple[Tensor, Tensor, _Past]:
+        """Do what is done once an image: values (B, N, D), keys (B, N, A), and the first state, (B, 1, H) each."""
         vectors = self.feature_dropout(memory.vectors if self.geometry is None else memory.vectors + self.geometry(memory))
         values, keys = self.values(vectors), self.keys(vectors)
         # One mask for all places of an image: what is hidden from the decoder stays hidden wherever it looks.
         values = values * self.dropout(values.new_ones(values.shape[0], 1, values.shape[2]))
-        h, c = torch.tanh(self.first_hidden(memory.pooled)), torch.tanh(self.first_cell(memory.pooled))
-        return values, keys, h, c
+        first = (torch.tanh(wide(network(memory.pooled))).unsqueeze(1) for network in (self.first_hidden, self.first_cell))
+        return values, keys, _Past(*first)
 
     def _word_gates(self, tokens: Tensor) -> Tensor:
         """Return what words (...,) add to the LSTM's gates (..., 4H), biases included.
@@ -103,73 +121,83 @@ class ShowAttendTell(Decoder):
         """
         embedded = self.dropout(self.embedding(tokens))
         bias = self.lstm.bias_ih + self.lstm.bias_hh
-        return F.linear(embedded, self.lstm.weight_ih[:, : self.config.embedding], bias)
+        return product(embedded, self.lstm.weight_ih[:, : self.config.embedding], bias)
 
-    def _tell(self, tokens: Tensor, hidden: Tensor, context: Tensor) -> Tensor:
+    def _deep_output(self, tokens: Tensor, hidden: Tensor, context: Tensor) -> Tensor:
         """Deep output, equation (7): words (...,), hidden (..., H), context (..., D) -> logits (..., V)."""
+        dtype = self.output.weight.dtype  # the recurrence has at least 32 bits, a model may have 16
+        hidden, context = hidden.to(dtype), context.to(dtype)
         deep = self.dropout(self.embedding(tokens)) + self.output_hidden(self.dropout(hidden)) + self.output_context(context)
         logits: Tensor = self.output(self.dropout(deep))
         return logits
 
-    def _draw(self, images: int, captions: int) -> Draw | None:
-        """Return what draws the places of some captions, if attention is hard."""
+    def _sampler(self, images: int, captions: int) -> Sampler | None:
+        """Return what chooses the places of (images, captions), if attention is hard."""
         if self.config.kind == "soft":
             return None
         if not self.training:
             return lambda alpha: alpha.argmax(-1)
-        at_all = torch.rand(images, captions, device=self.score.device) < self.config.expected
+        expected = torch.rand(images, captions, device=self.score.device) < self.config.expected
 
-        def draw(alpha: Tensor) -> Tensor:
+        def sample(alpha: Tensor) -> Tensor:
             # The first place at which the running sum passes a random share of the whole.
-            up_to = alpha.cumsum(-1)
-            share = torch.rand(*alpha.shape[:2], 1, device=alpha.device, dtype=alpha.dtype) * up_to[..., -1:]
-            return (up_to <= share).sum(-1).clamp(max=alpha.shape[-1] - 1).masked_fill(at_all[: len(alpha)], -1)
+            running = alpha.cumsum(-1)
+            share = torch.rand(*alpha.shape[:2], 1, device=alpha.device, dtype=alpha.dtype) * running[..., -1:]
+            place = (running <= share).sum(-1).clamp(max=alpha.shape[-1] - 1)
+            return place.masked_fill(expected[: len(alpha)], -1)
 
-        return draw
+        return sample
+
+    def _weights(self) -> list[Tensor]:
+        """Return the weights of a step's products, in the order of :class:`_Products`."""
+        return [self.lstm.weight_hh, self.lstm.weight_ih[:, self.config.embedding :], self.query.weight, self.beta.weight]
+
+    def _advance(self, words: Tensor, past: _Past, look: Look, maps: _Products) -> tuple[Glimpse, _Past]:
+        """Go one word further: words (B, K, 4H) as gates -> what was seen, its context gated, and the new state."""
+        glimpse = look(maps.query(past.h) + self.query.bias)  # (4)-(6)
+        beta = torch.sigmoid(maps.beta(past.h) + self.beta.bias)  # section 4.2.1
+        context = beta * glimpse.context
+        gates = words + maps.hidden(past.h) + maps.context(context)  # (1)
+        return glimpse._replace(context=context), _Past(*lstm_gates(gates, past.c))  # (2), (3)
 
     def start(self, memory: Memory) -> State:
         """Prepare one hypothesis an image; see :meth:`Decoder.start`."""
-        values, keys, h, c = self._look(memory)
+        values, keys, past = self._look(memory)
         images = {"values": values, "keys": Keys.of(keys).units_first}
         if memory.mask is not None:
             images["mask"] = memory.mask
-        return State({"h": h.unsqueeze(1), "c": c.unsqueeze(1)}, images)
+        return State(past._asdict(), images)
 
     def step(self, tokens: Tensor, state: State) -> Step:
         """Read words (B, W) and score the next; see :meth:`Decoder.step`."""
-        h, c = state.hypotheses["h"], state.hypotheses["c"]
-        values = state.images["values"]
-        alpha = attend(state.images["keys"], self.query(h), self.score, state.images.get("mask"), compiled=False).to(values.dtype)
-        draw = self._draw(*tokens.shape)
-        context = torch.sigmoid(self.beta(h)) * torch.bmm(focus(alpha, None if draw is None else draw(alpha)), values)
-        gates = self._word_gates(tokens) + F.linear(context, self.lstm.weight_ih[:, self.config.embedding :]) + F.linear(h, self.lstm.weight_hh)
-        h, c, _ = lstm_gates(gates, c)
-        return Step(self._tell(tokens, h, context), alpha, State({"h": h, "c": c}, state.images))
+        images = state.images
+        look = partial(
+            attend, keys=images["keys"], values=images["values"], v=self.score, mask=images.get("mask"), sampler=self._sampler(*tokens.shape)
+        )
+        glimpse, past = self._advance(self._word_gates(tokens), _Past(**state.hypotheses), look, _Products(*products(self._weights())))
+        return Step(self._deep_output(tokens, past.h, glimpse.context), glimpse.alpha, State(past._asdict(), images))
 
     def forward(self, memory: Memory, tokens: Tensor) -> Taught:
         """Score whole captions (B, K, T); see :meth:`Decoder.forward`."""
         b, k, _ = tokens.shape
         packing = Packing.of(tokens)
         memory = memory[packing.order]
+        values, keys, past = self._look(memory)
         distinct, words = packing.words.unique(return_inverse=True)
-        values, keys, h, c = self._look(memory)
-        told = attending_lstm(
-            wide(self._word_gates(distinct)),
-            words,
-            wide(h).unsqueeze(1).expand(b, k, -1).contiguous(),
-            wide(c).unsqueeze(1).expand(b, k, -1).contiguous(),
-            keys=wide(keys),
-            values=wide(values),
-            w_hidden=torch.cat([self.lstm.weight_hh, self.query.weight, self.beta.weight]),
-            b_attention=torch.cat([self.query.bias, self.beta.bias]),
-            w_context=self.lstm.weight_ih[:, self.config.embedding :],
-            v=self.score,
-            mask=memory.mask,
-            active=packing.active,
-            draw=self._draw(b, k),
-            compiled=tokens.device.type == "cpu" and torch.is_grad_enabled() and keys.dtype != torch.float64,
-        )
-        rows = packing.rows
-        dtype = values.dtype  # the recurrence has at least 32 bits, a model may have 16
-        logits = self._tell(tokens[tokens != PAD], told.hidden[rows].to(dtype), told.context[rows].to(dtype))
-        return Taught(logits, told.attention[rows], None if told.drawn is None else told.drawn[rows])
+        rows = [images * k for images in packing.active]
+        gates = F.embedding(words, self._word_gates(distinct)).split(rows)
+        looks = additive_attention(keys, values, self.score, mask=memory.mask, active=packing.active, captions=k, sampler=self._sampler(b, k))
+        past = _Past(*(part.expand(-1, k, -1) for part in past))
+        maps = recurrent_products(self._weights(), rows)
+        hidden, context, attention, sampled = [], [], [], []
+        for images, word, look, step in zip(packing.active, gates, looks, maps, strict=True):
+            past = _Past(*(part[:images] for part in past))
+            glimpse, past = self._advance(word.view(images, k, -1), past, look, _Products(*step))
+            hidden.append(past.h.flatten(0, 1))
+            context.append(glimpse.context.flatten(0, 1))
+            attention.append(glimpse.alpha.flatten(0, 1))
+            if glimpse.sampled is not None:
+                sampled.append(glimpse.sampled.flatten())
+        order = packing.rows
+        logits = self._deep_output(tokens[tokens != PAD], torch.cat(hidden)[order], torch.cat(context)[order])
+        return Taught(logits, torch.cat(attention)[order], torch.cat(sampled)[order] if sampled else None)

@@ -11,12 +11,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from captioner.decoders.base import DECODERS, Decoder, DecoderConfig, State, Step, Taught
-from captioner.layers.additive import Look, additive_attention, attend_once
+from captioner.layers.additive import Keys, Look, additive_attention, attend
 from captioner.layers.dropout import Dropout
 from captioner.layers.kernels import wide
 from captioner.layers.packing import Packing
 from captioner.layers.positions import Geometry
-from captioner.layers.recurrence import Keys, lstm_gates
+from captioner.layers.recurrence import Product, lstm_gates, products, recurrent_products
 from captioner.memory import Memory
 from captioner.text.vocabulary import PAD
 
@@ -46,9 +46,14 @@ class _Past(NamedTuple):
         return cls(*(like.new_zeros(shape) for _ in cls._fields))
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Multiply in the weight's precision; the result has at least 32 bits."""
-    return wide(F.linear(x.to(weight.dtype), weight, bias))
+class _Products(NamedTuple):
+    """What multiplies at every step: h2 and h1 for the attention LSTM's gates, h1 for the query, [z, h1] and h2 for the language LSTM's gates."""
+
+    said: Product
+    attended: Product
+    query: Product
+    seen: Product
+    spoken: Product
 
 
 @DECODERS.register("top_down")
@@ -117,15 +122,18 @@ class TopDown(Decoder):
         bias = self.attention_lstm.bias_ih + self.attention_lstm.bias_hh
         return wide(F.linear(self.dropout(self.embedding(tokens)), self.word.weight, bias))
 
-    def _advance(self, words: Tensor, mean: Tensor, past: _Past, look: Look) -> tuple[Tensor, _Past]:
-        """Go one word further, equations (1)-(6): words (B, K, 4H) and v_bar (B, 4H) as gates -> alpha (B, K, N) and the new states."""
+    def _weights(self) -> list[Tensor]:
+        """Return the weights of a step's products, in the order of :class:`_Products`."""
         attending, speaking = self.attention_lstm, self.language_lstm
-        gates = words + mean.unsqueeze(1) + _product(past.h2, attending.weight_ih) + _product(past.h1, attending.weight_hh)
-        h1, c1, _ = lstm_gates(gates, past.c1)
-        context, alpha = look(_product(h1, self.query.weight))
-        gates = _product(torch.cat([context, h1], dim=-1), speaking.weight_ih, speaking.bias_ih)
-        gates = gates + _product(past.h2, speaking.weight_hh, speaking.bias_hh)
-        h2, c2, _ = lstm_gates(gates, past.c2)
+        return [attending.weight_ih, attending.weight_hh, self.query.weight, speaking.weight_ih, speaking.weight_hh]
+
+    def _advance(self, words: Tensor, mean: Tensor, past: _Past, look: Look, maps: _Products) -> tuple[Tensor, _Past]:
+        """Go one word further: words (B, K, 4H) and v_bar (B, 4H) as gates -> alpha (B, K, N) and the new states."""
+        gates = words + mean.unsqueeze(1) + maps.said(past.h2) + maps.attended(past.h1)
+        h1, c1 = lstm_gates(gates, past.c1)  # (1), (2)
+        context, alpha, _ = look(maps.query(h1))  # (3)-(5)
+        gates = maps.seen(torch.cat([context, h1], dim=-1)) + maps.spoken(past.h2)
+        h2, c2 = lstm_gates(gates + self.language_lstm.bias_ih + self.language_lstm.bias_hh, past.c2)  # (6)
         return alpha, _Past(h1, c1, h2, c2)
 
     def _tell(self, hidden: Tensor) -> Tensor:
@@ -144,8 +152,8 @@ class TopDown(Decoder):
     def step(self, tokens: Tensor, state: State) -> Step:
         """Read words (B, W) and score the next; see :meth:`Decoder.step`."""
         images = state.images
-        look = partial(attend_once, keys=images["keys"], values=images["values"], v=self.score, mask=images.get("mask"))
-        alpha, past = self._advance(self._word_gates(tokens), images["mean"], _Past(**state.hypotheses), look)
+        look = partial(attend, keys=images["keys"], values=images["values"], v=self.score, mask=images.get("mask"))
+        alpha, past = self._advance(self._word_gates(tokens), images["mean"], _Past(**state.hypotheses), look, _Products(*products(self._weights())))
         return Step(self._tell(past.h2), alpha, State(past._asdict(), images))
 
     def forward(self, memory: Memory, tokens: Tensor) -> Taught:
@@ -155,13 +163,15 @@ class TopDown(Decoder):
         memory = memory[packing.order]
         values, keys, mean = self._look(memory)
         distinct, words = packing.words.unique(return_inverse=True)
-        gates = F.embedding(words, self._word_gates(distinct)).split([images * k for images in packing.active])
+        rows = [images * k for images in packing.active]
+        gates = F.embedding(words, self._word_gates(distinct)).split(rows)
+        maps = recurrent_products(self._weights(), rows)
         looks = additive_attention(keys, values, self.score, mask=memory.mask, active=packing.active, captions=k)
         past = _Past.nothing(mean, len(memory), k, self.config.hidden)
         hidden, attention = [], []
-        for images, told, look in zip(packing.active, gates, looks, strict=True):
+        for images, word, look, step in zip(packing.active, gates, looks, maps, strict=True):
             past = _Past(*(part[:images] for part in past))
-            alpha, past = self._advance(told.view(images, k, -1), mean[:images], past, look)
+            alpha, past = self._advance(word.view(images, k, -1), mean[:images], past, look, _Products(*step))
             hidden.append(past.h2.flatten(0, 1))
             attention.append(alpha.flatten(0, 1))
         return Taught(self._tell(torch.cat(hidden)[packing.rows]), torch.cat(attention)[packing.rows])

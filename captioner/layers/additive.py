@@ -4,6 +4,9 @@ r"""Additive attention for recurrences that autograd records: cheap, and nothing
     alpha_t = softmax(e_t)
     z_t     = sum_n alpha_t[n] values[n]
 
+With hard attention (Xu 2015, section 4.1) a place s_t is sampled from alpha_t and z_t = values[s_t]. The context then gives alpha_t no gradient; what it
+gets comes from the objective.
+
 The steps come one by one, for a query depends on the step before, but the places are the same at all of them. So they are prepared once before the
 first step, and their gradients are taken once after the last: one pass over the keys and one large product, where a gradient for every step would be
 T matrices of size B N (A + D) to fill and to add up. What that takes (how much every score and every context matters) is known step by step in the
@@ -21,17 +24,61 @@ from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from captioner.layers import kernels
 from captioner.layers.kernels import wide
-from captioner.layers.recurrence import Keys, attend
-
-Look: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]  # query (B, K, A) -> context z (B, K, D) and alpha (B, K, N), at least 32 bits
 
 
-def attend_once(query: Tensor, *, keys: Tensor, values: Tensor, v: Tensor, mask: Tensor | None, compiled: bool = False) -> tuple[Tensor, Tensor]:
+class Glimpse(NamedTuple):
+    """What a query sees.
+
+    Attributes:
+        context: (B, K, D) z, at least 32 bits.
+        alpha: (B, K, N) the attention weights, at least 32 bits.
+        sampled: (B, K) the one place that was looked at, -1 where it was all of them; ``None`` if places are never sampled.
+    """
+
+    context: Tensor
+    alpha: Tensor
+    sampled: Tensor | None
+
+
+Look: TypeAlias = Callable[[Tensor], Glimpse]  # query (B, K, A) -> what it sees
+Sampler: TypeAlias = Callable[[Tensor], Tensor]  # alpha (B, K, N) of the active images -> places (B, K), -1 for all places
+
+
+class Keys(NamedTuple):
+    """An image's places prepared for scoring, in the two layouts the kernels read: (B, A, N) and (B, N, A)."""
+
+    units_first: Tensor
+    places_first: Tensor
+
+    @classmethod
+    def of(cls, keys: Tensor) -> Keys:
+        """Prepare keys (B, N, A)."""
+        e = kernels.exponential(wide(keys))
+        return cls(e.transpose(1, 2).contiguous(), e.contiguous())
+
+
+def _one_hot(alpha: Tensor, sampled: Tensor) -> Tensor:
+    """Return what places are averaged with: all weight on the sampled place (...,), or alpha (..., N) where it is -1."""
+    alone = F.one_hot(sampled.clamp(min=0), alpha.shape[-1]).to(alpha.dtype)
+    return torch.where((sampled >= 0).unsqueeze(-1), alone, alpha)
+
+
+def attend(
+    query: Tensor,
+    *,
+    keys: Tensor,
+    values: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    sampler: Sampler | None = None,
+    compiled: bool = False,
+) -> Glimpse:
     """Look at places once, as a search does.
 
     Args:
@@ -40,13 +87,16 @@ def attend_once(query: Tensor, *, keys: Tensor, values: Tensor, v: Tensor, mask:
         values: (B, N, D) what is averaged, in their own precision.
         v: (A,) the scoring vector.
         mask: (B, N) bool, true where a place is real.
+        sampler: for hard attention, what chooses places; ``None`` is soft attention.
         compiled: whether the fused kernels may be used.
-
-    Returns:
-        The context (B, K, D) and alpha (B, K, N), at least 32 bits each.
     """
-    alpha = attend(keys, query, v, mask, compiled=compiled)
-    return wide(torch.bmm(alpha.to(values.dtype), values)), alpha
+    scores: Tensor = kernels.scores(keys, kernels.exponential(wide(query)), wide(v), compiled=compiled)
+    if mask is not None:
+        scores = scores.masked_fill(~mask.unsqueeze(1), float("-inf"))
+    alpha = torch.softmax(scores, dim=-1)
+    sampled = None if sampler is None else sampler(alpha)
+    weights = alpha if sampled is None else _one_hot(alpha, sampled)
+    return Glimpse(wide(torch.bmm(weights.to(values.dtype), values)), alpha, sampled)
 
 
 class _Prepared(NamedTuple):
@@ -56,6 +106,7 @@ class _Prepared(NamedTuple):
     values: Tensor
     v: Tensor
     mask: Tensor | None
+    sampler: Sampler | None
     compiled: bool
 
     def of(self, images: int) -> _Prepared:
@@ -77,13 +128,13 @@ class _Places(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *slips: Tensor) -> tuple[Tensor | None, ...]:
-        keys, values, v, _, compiled = ctx.prepared
+        keys, values, v, _, _, compiled = ctx.prepared
         written = v.new_zeros(len(values), len(slips), ctx.captions, sum(ctx.sizes))  # nothing where an image is done
         for t, slip in enumerate(slips):
             written[: ctx.active[t], t] = slip
-        d_scores, alpha, exponentials, d_context = written.flatten(1, 2).split(ctx.sizes, dim=-1)
+        d_scores, weights, exponentials, d_context = written.flatten(1, 2).split(ctx.sizes, dim=-1)
         d_keys, d_v = kernels.key_gradient(keys.places_first, exponentials.contiguous(), d_scores.contiguous(), compiled=compiled)
-        d_values = torch.bmm(alpha.transpose(1, 2).to(values.dtype), d_context.to(values.dtype))
+        d_values = torch.bmm(weights.transpose(1, 2).to(values.dtype), d_context.to(values.dtype))
         return 4.0 * v * d_keys, d_values, d_v.sum((0, 1)), None, None, None
 
 
@@ -91,32 +142,47 @@ class _Step(torch.autograd.Function):
     """From the query of one step to its context and alpha."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, slip: Tensor, prepared: _Prepared) -> tuple[Tensor, Tensor]:
-        keys, values, v, mask, compiled = prepared.of(len(query))
-        context, alpha = attend_once(query, keys=keys.units_first, values=values, v=v, mask=mask, compiled=compiled)
+    def forward(ctx: Any, query: Tensor, slip: Tensor, prepared: _Prepared) -> Glimpse:
+        keys, values, v, mask, sampler, compiled = prepared.of(len(query))
+        glimpse = attend(query, keys=keys.units_first, values=values, v=v, mask=mask, sampler=sampler, compiled=compiled)
         ctx.prepared = prepared
-        ctx.save_for_backward(query, alpha)
-        return context, alpha
+        ctx.save_for_backward(query, glimpse.alpha, glimpse.sampled)
+        if glimpse.sampled is not None:
+            ctx.mark_non_differentiable(glimpse.sampled)
+        return glimpse
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        d_context, d_alpha = gradients
-        query, alpha = ctx.saved_tensors
-        keys, values, v, _, compiled = ctx.prepared.of(len(query))
-        d_alpha = d_alpha + wide(torch.bmm(d_context.to(values.dtype), values.transpose(1, 2)))
+        d_context, d_alpha, _ = gradients
+        query, alpha, sampled = ctx.saved_tensors
+        keys, values, v, _, _, compiled = ctx.prepared.of(len(query))
+        through_context = wide(torch.bmm(d_context.to(values.dtype), values.transpose(1, 2)))
+        weights = alpha
+        if sampled is not None:  # a context of one place gives alpha no gradient
+            through_context.masked_fill_((sampled >= 0).unsqueeze(-1), 0.0)
+            weights = _one_hot(alpha, sampled)
+        d_alpha = d_alpha + through_context
         d_scores = alpha * (d_alpha - (alpha * d_alpha).sum(-1, keepdim=True))
         exponential = kernels.exponential(query)
         d_query = 4.0 * v * kernels.query_gradient(keys.places_first, exponential, d_scores, compiled=compiled)
-        return d_query, torch.cat([d_scores, alpha, exponential, d_context], dim=-1), None
+        return d_query, torch.cat([d_scores, weights, exponential, d_context], dim=-1), None
 
 
-def _look(query: Tensor, *, slip: Tensor, prepared: _Prepared) -> tuple[Tensor, Tensor]:
-    context, alpha = _Step.apply(wide(query), slip, prepared)
-    return context, alpha
+def _look(query: Tensor, *, slip: Tensor, prepared: _Prepared) -> Glimpse:
+    return Glimpse(*_Step.apply(wide(query), slip, prepared))
 
 
-def additive_attention(keys: Tensor, values: Tensor, v: Tensor, *, mask: Tensor | None, active: list[int], captions: int) -> list[Look]:
+def additive_attention(
+    keys: Tensor,
+    values: Tensor,
+    v: Tensor,
+    *,
+    mask: Tensor | None,
+    active: list[int],
+    captions: int,
+    sampler: Sampler | None = None,
+) -> list[Look]:
     """Prepare places for being looked at in several steps.
 
     Args:
@@ -126,13 +192,14 @@ def additive_attention(keys: Tensor, values: Tensor, v: Tensor, *, mask: Tensor 
         mask: (B, N) bool, true where a place is real.
         active: for each step how many images, counted from the first, take part.
         captions: K.
+        sampler: for hard attention, what chooses places; ``None`` is soft attention.
 
     Returns:
-        A function for each step, from the query (active images, K, A) to the context (..., D) and alpha (..., N). It may be called once only: the
+        A function for each step, from the query (active images, K, A) to its :class:`Glimpse`. It may be called once only: the
         messages of two calls would be added up on one slip.
     """
     compiled = keys.device.type == "cpu" and torch.is_grad_enabled() and keys.dtype != torch.float64
     keys, v = wide(keys), wide(v)
-    prepared = _Prepared(Keys.of(keys.detach()), values.detach(), v.detach(), mask, compiled)
+    prepared = _Prepared(Keys.of(keys.detach()), values.detach(), v.detach(), mask, sampler, compiled)
     slips = _Places.apply(keys, values, v, prepared, active, captions)
     return [partial(_look, slip=slip, prepared=prepared) for slip in slips]

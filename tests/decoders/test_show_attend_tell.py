@@ -12,7 +12,6 @@ from torch import Tensor
 
 from captioner.data.batches import Captions
 from captioner.decoders import ShowAttendTell
-from captioner.layers.recurrence import Attended, attending_lstm
 from captioner.memory import Memory
 from captioner.text.vocabulary import BOS, EOS, PAD
 from captioner.training.cross_entropy import CrossEntropy, CrossEntropyConfig
@@ -95,63 +94,6 @@ def test_gradients_are_those_of_the_papers_equations(settings: dict[str, Any], o
     torch.testing.assert_close(gradients(*decoder(memory, tokens)[:2]), expected, rtol=0, atol=1e-9)
 
 
-def recurrence(gates: int) -> tuple[list[Tensor], dict[str, Any]]:
-    """Make small inputs of ``attending_lstm``, those to differentiate and the others: B=3, K=2, H=A=D=2, N=3, one image stops early."""
-    random = torch.Generator().manual_seed(0)
-    active = [3, 3, 2]
-    shapes = {"table": (3, 8), "h": (3, 2, 2), "c": (3, 2, 2), "keys": (3, 3, 2), "values": (3, 3, 2), "w_hidden": (10 + gates, 2)}
-    shapes |= {"b_attention": (2 + gates,), "w_context": (8, 2), "v": (2,)}
-    leaves = [torch.randn(shape, generator=random, dtype=torch.float64).requires_grad_() for shape in shapes.values()]
-    words = torch.randint(3, (2 * sum(active),), generator=random)
-    mask = torch.tensor([[True, True, True], [False, True, True], [False, False, True]])
-    return leaves, {"words": words, "mask": mask, "active": active, "compiled": False}
-
-
-def run(others: dict[str, Any], *leaves: Tensor) -> Attended:
-    table, h, c, keys, values, w_hidden, b_attention, w_context, v = leaves
-    weights = {"keys": keys, "values": values, "w_hidden": w_hidden, "b_attention": b_attention, "w_context": w_context, "v": v}
-    fixed = {name: others.get(name) for name in ("mask", "active", "compiled", "draw")}
-    return attending_lstm(table, others["words"], h, c, **weights, **fixed)
-
-
-class Anew(torch.autograd.Function):
-    """The recurrence, computed again for every backward pass, since gradcheck takes many through one graph."""
-
-    @staticmethod
-    def forward(ctx: Any, others: dict[str, Any], *leaves: Tensor) -> tuple[Tensor, ...]:
-        ctx.others = others
-        ctx.save_for_backward(*leaves)
-        return tuple(run(others, *leaves)[:3])
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        with torch.enable_grad():
-            leaves = [leaf.detach().requires_grad_() for leaf in ctx.saved_tensors]
-            return None, *torch.autograd.grad(run(ctx.others, *leaves)[:3], leaves, gradients)
-
-
-def draw_some(alpha: Tensor) -> Tensor:
-    """Look at place 1 alone in every other caption, and at all places in the others."""
-    places = torch.ones(alpha.shape[:2], dtype=torch.long)
-    places[:, 1::2] = -1
-    return places
-
-
-@pytest.mark.parametrize("draw", [None, draw_some])
-@pytest.mark.parametrize("gates", [1, 2])
-def test_the_backward_pass_by_hand_is_the_derivative(gates: int, draw: Any) -> None:
-    leaves, others = recurrence(gates)
-    others["draw"] = draw
-    assert torch.autograd.gradcheck(lambda *inputs: Anew.apply(others, *inputs), leaves)
-
-
-def test_a_retained_graph_can_be_gone_through_twice() -> None:
-    leaves, others = recurrence(1)
-    hidden = run(others, *leaves).hidden.sum()
-    first = torch.autograd.grad(hidden, leaves, retain_graph=True, allow_unused=True)
-    assert all(torch.equal(a, b) for a, b in zip(first, torch.autograd.grad(hidden, leaves, allow_unused=True), strict=True))
-
-
 def test_an_image_without_captions_gets_no_gradient() -> None:
     decoder, memory, tokens = build({}), build_memory(), build_tokens()
     memory.vectors.requires_grad_()
@@ -181,11 +123,11 @@ def test_one_place_is_all_there_is_to_look_at() -> None:
 def scripted(decoder: Any, places: tuple[int, ...]) -> None:
     """Have a decoder with hard attention look at these places, one a step, and not draw them."""
 
-    def draws(images: int, captions: int) -> Any:
+    def sampler(images: int, captions: int) -> Any:
         steps = iter(places)
         return lambda alpha: torch.full(alpha.shape[:2], next(steps))
 
-    decoder._draw = draws
+    decoder._sampler = sampler
 
 
 @pytest.mark.parametrize("baseline", [0.0, -3.0])
@@ -225,7 +167,7 @@ def test_hard_attention_draws_as_often_as_it_should() -> None:
     torch.manual_seed(0)
     decoder = build_decoder("show_attend_tell", kind="hard", expected=0.25).train()
     alpha = torch.tensor([0.5, 0.0, 0.3, 0.2, 0.0], dtype=torch.float64).expand(4000, 5, 5)
-    drawn = decoder._draw(4000, 5)(alpha)
+    drawn = decoder._sampler(4000, 5)(alpha)
     share = torch.bincount(drawn.flatten() + 1, minlength=6) / drawn.numel()
     expected = torch.tensor([0.25, 0.375, 0.0, 0.225, 0.15, 0.0])
     torch.testing.assert_close(share, expected, atol=0.015, rtol=0)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from captioner.layers.additive import additive_attention
+from captioner.layers.additive import Sampler, additive_attention
 
 ACTIVE, CAPTIONS = [3, 3, 1], 2  # two images are done after two steps
 MASK = torch.tensor([[True, True, True, True], [False, True, True, False], [False, False, True, False]])
@@ -21,17 +21,25 @@ def make(dtype: torch.dtype = torch.float64) -> list[Tensor]:
     return [torch.randn(shape, generator=random, dtype=torch.float64).to(dtype).requires_grad_() for shape in shapes]
 
 
-def ours(keys: Tensor, values: Tensor, v: Tensor, back: Tensor, *queries: Tensor) -> list[Tensor]:
+def ours(keys: Tensor, values: Tensor, v: Tensor, back: Tensor, *queries: Tensor, sampler: Sampler | None = None) -> list[Tensor]:
     """Return the contexts and then the alphas of all steps; as in a decoder, a query depends on the step before."""
     contexts, alphas = [], []
-    for query, look in zip(queries, additive_attention(keys, values, v, mask=MASK, active=ACTIVE, captions=CAPTIONS), strict=True):
-        context, alpha = look(query + contexts[-1][: len(query)] @ back.T if contexts else query)
+    looks = additive_attention(keys, values, v, mask=MASK, active=ACTIVE, captions=CAPTIONS, sampler=sampler)
+    for query, look in zip(queries, looks, strict=True):
+        context, alpha, _ = look(query + contexts[-1][: len(query)] @ back.T if contexts else query)
         contexts.append(context)
         alphas.append(alpha)
     return contexts + alphas
 
 
-def definition(keys: Tensor, values: Tensor, v: Tensor, back: Tensor, *queries: Tensor) -> list[Tensor]:
+def sample_some(alpha: Tensor) -> Tensor:
+    """Look at place 2, which is real in every image, alone in every other caption, and at all places in the others."""
+    places = torch.full(alpha.shape[:2], 2)
+    places[:, 1::2] = -1
+    return places
+
+
+def definition(keys: Tensor, values: Tensor, v: Tensor, back: Tensor, *queries: Tensor, sampler: Sampler | None = None) -> list[Tensor]:
     """Return what :func:`ours` does, from hyperbolic tangents and over the real places of one image at a time."""
     contexts: list[Tensor] = []
     alphas: list[Tensor] = []
@@ -45,18 +53,24 @@ def definition(keys: Tensor, values: Tensor, v: Tensor, back: Tensor, *queries: 
             weights = energy / energy.sum(-1, keepdim=True)
             context.append(weights @ values[image, real])
             alpha.append(torch.zeros(CAPTIONS, MASK.shape[1], dtype=v.dtype).index_copy(1, real, weights))
-        contexts.append(torch.stack(context))
         alphas.append(torch.stack(alpha))
+        contexts.append(torch.stack(context))
+        if sampler is not None:
+            places = sampler(alphas[-1])
+            alone = values[: len(places)].gather(1, places.clamp(min=0).unsqueeze(-1).expand(-1, -1, values.shape[-1]))
+            contexts[-1] = torch.where((places < 0).unsqueeze(-1), contexts[-1], alone)
     return contexts + alphas
 
 
-def test_it_is_its_definition() -> None:
+@pytest.mark.parametrize("sampler", [None, sample_some], ids=["soft", "hard"])
+def test_it_is_its_definition(sampler: Sampler | None) -> None:
     inputs = make()
-    torch.testing.assert_close(ours(*inputs), definition(*inputs), rtol=0, atol=1e-12)
+    torch.testing.assert_close(ours(*inputs, sampler=sampler), definition(*inputs, sampler=sampler), rtol=0, atol=1e-12)
 
 
-def test_its_backward_pass_is_the_derivative() -> None:
-    assert torch.autograd.gradcheck(lambda *inputs: tuple(ours(*inputs)), make())
+@pytest.mark.parametrize("sampler", [None, sample_some], ids=["soft", "hard"])
+def test_its_backward_pass_is_the_derivative(sampler: Sampler | None) -> None:
+    assert torch.autograd.gradcheck(lambda *inputs: tuple(ours(*inputs, sampler=sampler)), make())
 
 
 @pytest.mark.parametrize("output", range(2 * len(ACTIVE)))
