@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 import captioner
 from captioner import files
-from captioner.config import validate
 from captioner.errors import CheckpointError, ConfigError, first_line
 from captioner.model import CaptionModel, ModelConfig
 from captioner.registry import suggestion
+from captioner.settings import validate
 from captioner.text.vocabulary import Vocabulary
 
 FORMAT = 1

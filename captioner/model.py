@@ -7,13 +7,13 @@ from typing import Any
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
-from captioner.config import Settings, validate
 from captioner.decoders import DECODERS, Decoder, Refined
 from captioner.encoders import ENCODERS, REFINERS, Encoder
 from captioner.errors import ConfigError
 from captioner.memory import Memory
 from captioner.registry import Registry
 from captioner.search import SearchConfig
+from captioner.settings import Settings, validate
 from captioner.text.vocabulary import Vocabulary
 
 

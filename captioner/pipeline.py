@@ -14,7 +14,6 @@ from torch import Tensor
 from captioner import checkpoint
 from captioner.backend import choose_device
 from captioner.caption import Caption
-from captioner.config import validate
 from captioner.data.images import ImageSource
 from captioner.data.loader import ImageLoader
 from captioner.errors import CheckpointError, ImageError, first_line
@@ -22,6 +21,7 @@ from captioner.heads import HEADS, MEAN, check, look_again
 from captioner.memory import Memory
 from captioner.model import CaptionModel
 from captioner.search import SEARCHES, Hypothesis, SearchConfig
+from captioner.settings import validate
 
 
 class Captioner:

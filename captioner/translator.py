@@ -23,7 +23,6 @@ from captioner import checkpoint
 from captioner.backend import choose_device
 from captioner.caption import Caption
 from captioner.caption import Translation as Translation  # what a translator gives is also known here
-from captioner.config import Settings, validate
 from captioner.data.parallel import collate
 from captioner.decoders import DECODERS, Decoder
 from captioner.encoders import REFINERS
@@ -33,6 +32,7 @@ from captioner.memory import Memory
 from captioner.model import build_decoder, check_part
 from captioner.registry import Registry
 from captioner.search import SEARCHES, Hypothesis, SearchConfig
+from captioner.settings import Settings, validate
 from captioner.text.subwords import Subwords
 from captioner.text.vocabulary import EOS, SPECIAL
 

@@ -17,9 +17,9 @@ import captioner
 import captioner.encoders.transformer
 from captioner.caption import Caption, Translation
 from captioner.checkpoint import CARD, CONFIG, SOURCE_VOCABULARY, VOCABULARY, WEIGHTS, kind_of, load_model, locate, save_model, shipped
-from captioner.config import validate
 from captioner.errors import CheckpointError, ConfigError, ImageError
 from captioner.search import beam, greedy
+from captioner.settings import validate
 from captioner.text.subwords import Subwords
 from captioner.text.vocabulary import EOS
 from captioner.translator import TranslationConfig, TranslationModel, Translator, languages, load_translator, save_translator

@@ -100,10 +100,10 @@ def run(
         raise CaptionerError(f"{output}: is the picture itself, which would be lost; give another --output")
 
     from captioner import Captioner
-    from captioner.config import validate
     from captioner.data.images import load_image
     from captioner.figures import Figure, Style
     from captioner.heads import check
+    from captioner.settings import validate
 
     style = validate(Style, {"scale": scale, "colours": colours, "smoothing": smoothing}, where="attend")
     search = console.settings(

@@ -144,9 +144,9 @@ def _pictures(data: list[str], splits: list[str], strict: bool) -> list[tuple[st
 
 def _encoder(name: str, size: int, fit: str | None, model: str | None, changes: list[str]) -> Encoder:
     from captioner.checkpoint import load_model
-    from captioner.config import override
     from captioner.encoders import ENCODERS
     from captioner.model import build_encoder
+    from captioner.settings import override
 
     if model:
         return load_model(model).encoder

@@ -32,7 +32,7 @@ def run(
 
     A YAML file is a translator's if its model has a source or target language, or an encoder of text.
     """
-    from captioner.config import override, read_yaml
+    from captioner.settings import override, read_yaml
     from captioner.training.recipe import find_recipe, is_translators
 
     translator = is_translators(override(read_yaml(find_recipe(config)), changes or []))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from PIL import Image
 from pydantic import Field
 
-from captioner.config import Settings
+from captioner.settings import Settings
 
 if TYPE_CHECKING:
     import numpy as np

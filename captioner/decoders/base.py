@@ -14,9 +14,9 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from captioner.config import Settings
 from captioner.memory import Memory
 from captioner.registry import Registry
+from captioner.settings import Settings
 
 
 class DecoderConfig(Settings):

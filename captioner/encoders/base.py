@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from captioner.backend import fast_dtype
-from captioner.config import Settings
 from captioner.data.transform import Transform
 from captioner.errors import EncoderError
 from captioner.memory import Memory
 from captioner.registry import Registry
+from captioner.settings import Settings
 
 
 class EncoderConfig(Settings):

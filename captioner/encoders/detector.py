@@ -31,10 +31,10 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 import captioner
-from captioner.config import Settings, validate
 from captioner.data.transform import Transform
 from captioner.encoders.grid import GridConfig, GridEncoder
 from captioner.errors import ConfigError, EncoderError, first_line
+from captioner.settings import Settings, validate
 
 KIND, FORMAT = "detector", 1  # of the folders it is kept in
 WEIGHTS, CONFIG = "model.safetensors", "config.json"

@@ -12,10 +12,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from captioner.config import Settings, validate
 from captioner.layers.dropout import Dropout
 from captioner.memory import Memory
 from captioner.registry import Registry
+from captioner.settings import Settings, validate
 from captioner.text.vocabulary import PAD
 
 

@@ -12,11 +12,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import Dropout
 
-from captioner.config import Settings
 from captioner.encoders.base import REFINERS, Refiner
 from captioner.layers.positions import Geometry, sinusoidal
 from captioner.layers.transformer import BlockConfig, EncoderBlock, key_mask, last_norm, projection
 from captioner.memory import Memory
+from captioner.settings import Settings
 
 
 class TransformerRefinerConfig(BlockConfig):

@@ -14,7 +14,6 @@ from PIL.PngImagePlugin import PngInfo
 
 from captioner import files
 from captioner.caption import Caption
-from captioner.config import validate
 from captioner.data.images import ImageSource, load_image
 from captioner.errors import CaptionerError
 from captioner.figures import animation, page, panels
@@ -23,6 +22,7 @@ from captioner.figures.record import record
 from captioner.figures.sheet import DPI, Sheet
 from captioner.figures.style import Style
 from captioner.heads import MEAN
+from captioner.settings import validate
 
 if TYPE_CHECKING:
     import matplotlib.figure

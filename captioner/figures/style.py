@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from captioner.config import Settings
+from captioner.settings import Settings
 
 
 class Style(Settings):

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import Dropout
 
-from captioner.config import Settings
+from captioner.settings import Settings
 
 
 class BlockConfig(Settings):

@@ -12,10 +12,10 @@ from typing import TypeAlias
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from captioner.config import Settings
 from captioner.decoders.base import Decoder
 from captioner.memory import Memory
 from captioner.registry import Registry
+from captioner.settings import Settings
 from captioner.text.vocabulary import BOS, EOS, PAD, UNK
 
 NEVER = float("-inf")

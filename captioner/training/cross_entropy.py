@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from captioner.config import Settings
 from captioner.data.batches import Captions
 from captioner.data.captions import Photo
 from captioner.decoders.base import Decoder, Taught
 from captioner.memory import Memory
+from captioner.settings import Settings
 from captioner.text.vocabulary import BOS, EOS, PAD, Vocabulary
 from captioner.training.objective import OBJECTIVES, Objective
 

@@ -8,12 +8,12 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from captioner.config import Settings
 from captioner.data.batches import Captions
 from captioner.data.captions import Photo
 from captioner.decoders.base import Decoder
 from captioner.memory import Memory
 from captioner.registry import Registry
+from captioner.settings import Settings
 from captioner.text.vocabulary import Vocabulary
 
 

@@ -10,11 +10,11 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, field_validator
 
-from captioner.config import Settings, override, read_yaml, validate
 from captioner.errors import ConfigError
 from captioner.model import ModelConfig
 from captioner.registry import Registry, suggestion
 from captioner.search import SearchConfig
+from captioner.settings import Settings, override, read_yaml, validate
 from captioner.training.objective import OBJECTIVES
 
 RECIPES = {file.stem: file for file in sorted((Path(__file__).parent / "recipes").glob("*.yaml"))}

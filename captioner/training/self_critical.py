@@ -13,7 +13,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from captioner.config import Settings
 from captioner.data.batches import Captions
 from captioner.data.captions import Photo
 from captioner.decoders.base import Decoder
@@ -21,6 +20,7 @@ from captioner.evaluation.cider import CiderD
 from captioner.memory import Memory
 from captioner.search import SearchConfig
 from captioner.search.sample import sample
+from captioner.settings import Settings
 from captioner.text.vocabulary import BOS, EOS, PAD, UNK, Vocabulary, tokenize
 from captioner.training.objective import OBJECTIVES, Objective
 

@@ -16,10 +16,10 @@ from pydantic import Field
 from rich.console import Console
 from torch import Tensor, nn
 
-from captioner.config import Settings
 from captioner.data.batches import Captions
 from captioner.data.parallel import LengthSampler, Pair, ParallelText, collate, read_parallel
 from captioner.errors import AnnotationError, EvaluationError
+from captioner.settings import Settings
 from captioner.text.subwords import Subwords
 from captioner.text.vocabulary import EOS
 from captioner.training.cross_entropy import CrossEntropy, CrossEntropyConfig

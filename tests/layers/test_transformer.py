@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from captioner.config import validate
 from captioner.errors import ConfigError
 from captioner.layers.transformer import Attention, BlockConfig, DecoderBlock, EncoderBlock, Rows, key_mask
+from captioner.settings import validate
 
 SIZE, HEADS = 8, 2
 FORMS = [

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from captioner.config import read_yaml
 from captioner.errors import ConfigError
+from captioner.settings import read_yaml
 from captioner.training.loop import learning_rate_factor
 from captioner.training.recipe import RECIPES, OptimiserConfig, explained, is_translators, load_config, read_recipe, read_run, summary
 
