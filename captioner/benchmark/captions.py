@@ -14,7 +14,7 @@ from captioner.backend import choose_device
 from captioner.benchmark.contestants import Contestant
 from captioner.benchmark.listener import Listener
 from captioner.benchmark.store import Key, Store, stamp
-from captioner.data.captions import CaptionData
+from captioner.data.dataset import CaptionData
 from captioner.errors import CaptionerError, EvaluationError, FeatureStoreError
 from captioner.evaluation.evaluate import generate
 from captioner.features import FeatureStore

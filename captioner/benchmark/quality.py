@@ -9,7 +9,7 @@ from captioner.benchmark.captions import Said
 from captioner.benchmark.contestants import Contestant
 from captioner.benchmark.groups import Group, group
 from captioner.benchmark.seeds import Seeds, over_seeds
-from captioner.data.captions import CaptionData
+from captioner.data.dataset import CaptionData
 from captioner.errors import EvaluationError
 from captioner.evaluation.bootstrap import by_length
 from captioner.evaluation.diversity import Diversity, TrainingCaptions

@@ -25,7 +25,7 @@ from captioner.benchmark.plot import plot
 from captioner.benchmark.quality import Quality, assess
 from captioner.benchmark.store import Key, Store, stamp
 from captioner.benchmark.worker import Job
-from captioner.data.captions import CaptionData, Photo
+from captioner.data.dataset import CaptionData, Photo
 from captioner.errors import CaptionerError
 from captioner.evaluation.bootstrap import RESAMPLES
 from captioner.evaluation.scores import DEFAULT_METRICS, metric_families

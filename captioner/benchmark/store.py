@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from captioner import files
-from captioner.data.captions import Photo
+from captioner.data.dataset import Photo
 
 FORMAT = 1
 Key: TypeAlias = Mapping[str, Any]

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from captioner.data.captions import CaptionData
+    from captioner.data.dataset import CaptionData
 
 messages = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 

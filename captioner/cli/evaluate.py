@@ -15,7 +15,7 @@ from captioner.cli import console
 from captioner.errors import CaptionerError
 
 if TYPE_CHECKING:
-    from captioner.data.captions import CaptionData
+    from captioner.data.dataset import CaptionData
     from captioner.evaluation.evaluate import Evaluation
 
 EXAMPLES = """Example: captioner evaluate show_attend_tell flickr8k --split test

@@ -24,7 +24,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from captioner.data.captions import CaptionData, Photo, Problem, merge
+from captioner.data.dataset import CaptionData, Photo, Problem, merge
 from captioner.data.readers import FORMATS, Format
 from captioner.data.source import Source
 from captioner.errors import AnnotationError

@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from captioner.data.captions import Photo
+from captioner.data.dataset import Photo
 from captioner.text.vocabulary import PAD, Vocabulary
 
 T = TypeVar("T")

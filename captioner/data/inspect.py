@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from captioner.data.captions import EMPTY_CAPTION, CaptionData, Photo
+from captioner.data.dataset import EMPTY_CAPTION, CaptionData, Photo
 from captioner.errors import ImageError
 
 _TRAIN = ("train", "restval")

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from captioner.data.captions import Problem
+from captioner.data.dataset import Problem
 from captioner.errors import AnnotationError
 from captioner.text.vocabulary import PAD
 

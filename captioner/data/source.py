@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from captioner.data.captions import EMPTY_CAPTION, Photo, Problem
+from captioner.data.dataset import EMPTY_CAPTION, Photo, Problem
 from captioner.errors import AnnotationError
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from captioner.data.captions import CaptionData
+from captioner.data.dataset import CaptionData
 from captioner.errors import CaptionerError, EvaluationError, ImageError
 from captioner.evaluation.scores import DEFAULT_METRICS, Scores, metric_families, score
 from captioner.features import FeatureStore

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from captioner.data.annotations import read_captions
-from captioner.data.captions import CaptionData, Photo
+from captioner.data.dataset import CaptionData, Photo
 from captioner.data.loader import ImageLoader
 from captioner.errors import AnnotationError, EvaluationError, ImageError
 from captioner.evaluation.bootstrap import RESAMPLES, Interval, intervals

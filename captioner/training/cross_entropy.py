@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from captioner.data.batches import Captions
-from captioner.data.captions import Photo
+from captioner.data.dataset import Photo
 from captioner.decoders.base import Decoder, Taught
 from captioner.memory import Memory
 from captioner.settings import Settings

@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from captioner.data.batches import Captions
-from captioner.data.captions import Photo
+from captioner.data.dataset import Photo
 from captioner.decoders.base import Decoder
 from captioner.memory import Memory
 from captioner.registry import Registry

@@ -10,7 +10,7 @@ from captioner.benchmark.contestants import Contestant
 from captioner.benchmark.cost import Cost, summarise
 from captioner.benchmark.quality import Quality, assess
 from captioner.benchmark.worker import About
-from captioner.data.captions import CaptionData, Photo
+from captioner.data.dataset import CaptionData, Photo
 
 WORDS = (
     "a dog runs on grass",

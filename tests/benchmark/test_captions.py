@@ -11,7 +11,7 @@ from captioner.benchmark.captions import Said, caption_all
 from captioner.benchmark.contestants import Contestant, find
 from captioner.benchmark.listener import Listener
 from captioner.benchmark.store import Store
-from captioner.data.captions import CaptionData, Photo
+from captioner.data.dataset import CaptionData, Photo
 from captioner.errors import CheckpointError, ConfigError, EvaluationError, ImageError
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from captioner.benchmark.store import Store
-from captioner.data.captions import Photo
+from captioner.data.dataset import Photo
 
 KEY = {"model": "abc", "search": {"width": 3}, "features": None}
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from captioner.data.captions import CaptionData
+from captioner.data.dataset import CaptionData
 
 GOOD_IMAGE = {"id": 1, "file_name": "a.jpg"}
 GOOD_CAPTION = {"id": 1, "image_id": 1, "caption": "fine"}

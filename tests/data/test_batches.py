@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from captioner.data.batches import Captions, EncodedCaptions, Sampler, prefetch
-from captioner.data.captions import Photo
+from captioner.data.dataset import Photo
 from captioner.text.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
 
 CAPTIONS = (2, 5, 1, 5, 3, 5, 4)  # of each photo

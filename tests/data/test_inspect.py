@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from captioner.data.annotations import read_captions
-from captioner.data.captions import CaptionData, Photo, Problem
+from captioner.data.dataset import CaptionData, Photo, Problem
 from captioner.data.inspect import Report, Spread, inspect_captions
 
 

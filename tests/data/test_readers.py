@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captioner.data.annotations import read_captions
-from captioner.data.captions import EMPTY_CAPTION, CaptionData, Photo
+from captioner.data.dataset import EMPTY_CAPTION, CaptionData, Photo
 from captioner.errors import AnnotationError
 from tests.data.caption_files import GOOD_CAPTION, GOOD_IMAGE, SENTENCES, captions_of, coco_with, write
 

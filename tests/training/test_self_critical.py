@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from captioner.data.batches import Captions
-from captioner.data.captions import Photo
+from captioner.data.dataset import Photo
 from captioner.decoders import Decoder
 from captioner.evaluation.cider import CiderD
 from captioner.text.vocabulary import BOS, EOS, PAD, UNK, Vocabulary

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from captioner.data.captions import CaptionData, Photo, Problem, merge
+from captioner.data.dataset import CaptionData, Photo, Problem, merge
 from captioner.errors import AnnotationError
 
 
