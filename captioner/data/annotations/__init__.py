@@ -24,9 +24,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from captioner.data.annotations import json_readers, text_readers  # noqa: F401  they register the formats, in the order they are tried
+from captioner.data.annotations.formats import FORMATS, Format
+from captioner.data.annotations.source import Source
 from captioner.data.dataset import CaptionData, Photo, Problem, merge
-from captioner.data.readers import FORMATS, Format
-from captioner.data.source import Source
 from captioner.errors import AnnotationError
 from captioner.registry import suggestion
 

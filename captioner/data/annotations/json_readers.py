@@ -1,0 +1,123 @@
+"""The readers of the caption formats that are one JSON document: Karpathy's and COCO's."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from captioner.data.annotations.formats import PHOTO_FOLDERS, reader
+from captioner.data.annotations.source import MalformedError, Source, as_file_name, get_field, get_id, get_list, read_records
+from captioner.errors import AnnotationError
+
+_COCO_FILE = re.compile(r"captions_([a-z]+)(\d{4})?")
+_SPLIT_IN_NAME = re.compile(r"(?<![a-z])(train|val|dev|test)(?![a-z])")
+
+
+def _is_json(source: Source) -> bool:
+    suffix = source.path.suffix.lower()
+    return suffix == ".json" or (suffix not in {".jsonl", ".ndjson", ".csv"} and source.head().startswith("{"))
+
+
+def _has(source: Source, key: str) -> bool:
+    return _is_json(source) and isinstance(source.json(source.path), dict) and key in source.json(source.path)
+
+
+@reader(
+    "karpathy",
+    "dataset_*.json",
+    "dataset.json",
+    "annotations/dataset_*.json",
+    accepts=lambda source: _has(source, "images") and not _has(source, "annotations") and not _is_image_info(source.path),
+)
+def _karpathy(source: Source) -> None:
+    """Karpathy's JSON: one list of images, each with its split and its sentences."""
+    if len(source.files) > 1:
+        found = ", ".join(file.name for file in source.files)
+        raise AnnotationError(f"{source.path}: several data sets in one folder ({found}); give one of the files")
+    (file,) = source.files
+    records = read_records(source, file, "images")
+    title = source.json(file).get("dataset")
+    source.name = title if isinstance(title, str) and title else file.stem
+    homes = [source.images] if source.images else [source.root, *(source.root / name for name in PHOTO_FOLDERS)]
+    folders: dict[str, list[Path]] = {"": homes}
+    for index, record in enumerate(records):
+        place = f"{file}:$.images[{index}]"
+        try:
+            name = as_file_name(get_field(record, "filename"), '"filename"')
+            split = as_file_name(get_field(record, "split"), '"split"')
+            sentences = get_list(record, "sentences")
+            image_id = get_id(record, "cocoid") if record.get("cocoid") is not None else name
+            inside = as_file_name(record["filepath"], '"filepath"') if record.get("filepath") else ""
+            if inside not in folders:
+                folders[inside] = [*(home / inside for home in homes), *homes]
+            source.add_photo(image_id, source.find(name, *folders[inside]), split, place)
+        except MalformedError as error:
+            source.problem(place, error)
+            continue
+        for number, sentence in enumerate(sentences):
+            try:
+                source.add_caption(image_id, get_field(sentence, "raw"))
+            except MalformedError as error:
+                source.problem(f"{place}.sentences[{number}]", error)
+
+
+@reader(
+    "coco",
+    "annotations/captions_*.json",
+    "captions_*.json",
+    accepts=lambda source: _has(source, "annotations") or (_is_image_info(source.path) and _has(source, "images")),
+)
+def _coco(source: Source) -> None:
+    """COCO's JSON: a list of images and a list of annotations; a file a split."""
+    # Results of models lie beside the captions under names like captions_val2014_mine_results.json.
+    files = [file for file in source.files if _COCO_FILE.fullmatch(file.stem)] or source.files
+    years = {match[2] for file in files if (match := _COCO_FILE.fullmatch(file.stem)) and match[2]}
+    if len(years) > 1:
+        both = " and ".join(sorted(years))
+        raise AnnotationError(
+            f"{source.path}: captions of {both}, which are the same photos split in two ways; give one of the files, or a folder with one year"
+        )
+    for file in files:
+        _coco_file(source, file)
+
+
+def _is_image_info(file: Path) -> bool:
+    """Tell COCO's lists of photos whose captions are kept back from its other files."""
+    return file.name.startswith("image_info")
+
+
+def _coco_file(source: Source, file: Path) -> None:
+    named = _COCO_FILE.fullmatch(file.stem)
+    found = _SPLIT_IN_NAME.search(file.stem)
+    split = found[1] if found else named[1] if named and source.path.is_dir() else "all"
+    # "train2014" is also the name of the folder of its pictures; test-dev's are in that of the test split.
+    year = file.stem.removeprefix("captions_").removeprefix("image_info_").replace("test-dev", "test")
+    root, images = source.root, source.images
+    homes = [images] if images else [root, root / "images", file.parent]
+    folders = [*(home / year for home in homes), *homes]
+    photos = read_records(source, file, "images")
+    annotations = [] if _is_image_info(file) and "annotations" not in source.json(file) else read_records(source, file, "annotations")
+    here: set[str] = set()  # a caption belongs to an image of its own file, even where ids begin anew in every file
+    for index, record in enumerate(photos):
+        place = f"{file}:$.images[{index}]"
+        try:
+            image_id = get_id(record, "id")
+            path = source.find(as_file_name(get_field(record, "file_name"), '"file_name"'), *folders)
+            source.add_photo(image_id, path, split, place)
+            here.add(image_id)
+        except MalformedError as error:
+            source.problem(place, error)
+    seen: set[str] = set()
+    for index, record in enumerate(annotations):
+        try:
+            image_id, caption = get_id(record, "image_id"), get_field(record, "caption")
+            if image_id not in here:
+                raise MalformedError(f'no image of this file has the id "{image_id}"')
+            if "id" in record:
+                number = get_id(record, "id")
+                if number in seen:
+                    raise MalformedError(f'an annotation with the id "{number}" is there already')
+                seen.add(number)
+            source.add_caption(image_id, caption)
+        except MalformedError as error:
+            source.problem(f"{file}:$.annotations[{index}]", error)
