@@ -13,8 +13,8 @@ import typer
 from captioner.cli import console
 
 if TYPE_CHECKING:
-    from captioner.data.catalog import DataSet
     from captioner.data.download import Outcome, Progress
+    from captioner.data.download.catalog import DataSet
 
 EXAMPLE = "Example: captioner data inspect flickr8k --check-pictures"
 DOWNLOAD_EXAMPLES = """Example: captioner data download coco karpathy-splits
@@ -68,7 +68,7 @@ def download(
 
     A file that fails is reported on stderr while the others go on; the exit code is then 1.
     """
-    from captioner.data.catalog import CATALOG
+    from captioner.data.download.catalog import CATALOG
 
     if show:
         typer.echo("\n\n".join(_entry(CATALOG[name]) for name in CATALOG))

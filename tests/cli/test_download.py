@@ -12,8 +12,8 @@ from PIL import Image
 from rich.console import Console
 
 from captioner.cli import console
-from captioner.data.catalog import CATALOG, Archive, DataSet
-from tests.data.test_download import Answer, Server, zip_of
+from captioner.data.download.catalog import CATALOG, Archive, DataSet
+from tests.data.download.test_download import Answer, Server, zip_of
 
 
 def photo(shade: int) -> bytes:

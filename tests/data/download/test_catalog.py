@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from captioner.data.catalog import CATALOG, DataSet
+from captioner.data.download.catalog import CATALOG, DataSet
 from captioner.errors import ConfigError
 
 # As recorded by TensorFlow Datasets in url_checksums/coco_captions.txt: address, bytes, SHA-256.

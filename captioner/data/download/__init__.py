@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import captioner
-from captioner.data.catalog import Archive
-from captioner.data.unpack import BLOCK, check_room, choose_members, is_member, size_of, write_member
+from captioner.data.download.catalog import Archive
+from captioner.data.download.unpack import BLOCK, check_room, choose_members, is_member, size_of, write_member
 from captioner.errors import DownloadError, first_line
 from captioner.files import write_json
 

@@ -24,7 +24,7 @@ def choose_members(
 
     Args:
         file: the archive.
-        places: (pattern, folder), see :class:`~captioner.data.catalog.Archive`.
+        places: (pattern, folder), see :class:`~captioner.data.download.catalog.Archive`.
         members: patterns of names to restrict them to.
         limit: bytes that all members together may have, by their headers; no member is ever read beyond its header's size.
 

@@ -27,9 +27,9 @@ from typing import Any
 
 import pytest
 
-from captioner.data.catalog import Archive
 from captioner.data.download import Outcome, Patience, download
-from captioner.data.unpack import choose_members
+from captioner.data.download.catalog import Archive
+from captioner.data.download.unpack import choose_members
 from captioner.errors import DownloadError
 
 QUICK = Patience(attempts=4, first=0.01, longest=0.05, timeout=5.0)
@@ -574,7 +574,7 @@ def test_leaving_early_stops_what_is_under_way(server: Server, tmp_path: Path) -
 
 CHILD = """
 import sys
-from captioner.data.catalog import Archive
+from captioner.data.download.catalog import Archive
 from captioner.data.download import download
 archive = Archive(sys.argv[1], "set/set.zip", sys.argv[2], int(sys.argv[3]), 400_000, (("photos/*", "set"),))
 print([str(outcome.error) for outcome in download([archive], sys.argv[4])])
