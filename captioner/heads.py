@@ -16,11 +16,12 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from captioner.decoders import Decoder, Refined
+from captioner.decoders import Decoder
 from captioner.encoders import TransformerRefiner
 from captioner.errors import CaptionerError
 from captioner.layers.transformer import key_mask
 from captioner.memory import Memory
+from captioner.model import Refined
 from captioner.text.vocabulary import BOS, PAD
 
 MEAN, ROLLOUT, HEADS = "mean", "rollout", "heads"

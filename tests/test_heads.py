@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 
 from captioner import Caption, Captioner
-from captioner.decoders import Refined
 from captioner.encoders import TransformerRefiner
-from captioner.encoders.transformer import TransformerRefinerConfig
+from captioner.encoders.refiner import TransformerRefinerConfig
 from captioner.errors import CaptionerError
 from captioner.heads import check, cross_attention, rollout
 from captioner.layers.positions import sinusoidal
 from captioner.memory import Memory
-from captioner.model import CaptionModel, ModelConfig
+from captioner.model import CaptionModel, ModelConfig, Refined
 from captioner.text.vocabulary import BOS, Vocabulary
 from tests.builders import FEATURES, build_decoder
 from tests.figures.builders import photo

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 import captioner
-import captioner.encoders.transformer
+import captioner.encoders.refiner
 from captioner.caption import Caption, Translation
 from captioner.checkpoint import CARD, CONFIG, SOURCE_VOCABULARY, VOCABULARY, WEIGHTS, kind_of, load_model, locate, save_model, shipped
 from captioner.errors import CheckpointError, ConfigError, ImageError

@@ -1,9 +1,9 @@
-"""Encoders: from a source to a memory. Importing this package registers every family."""
+"""Encoders, from a source to a memory, and refiners, from a memory to a better one. Importing this package registers every family."""
 
-from captioner.encoders.base import ENCODERS, REFINERS, Encoder, EncoderConfig, Refiner
+from captioner.encoders.base import ENCODERS, Encoder, EncoderConfig
 from captioner.encoders.grid import BACKBONES, GridConfig, GridEncoder
+from captioner.encoders.refiner import REFINERS, Refiner, TransformerRefiner
 from captioner.encoders.regions import RegionConfig, RegionEncoder
-from captioner.encoders.transformer import TransformerRefiner
 
 __all__ = [
     "BACKBONES",

@@ -95,21 +95,3 @@ class Encoder(nn.Module, ABC):
 
 
 ENCODERS: Registry[type[Encoder]] = Registry("encoder")
-
-
-class Refiner(nn.Module, ABC):
-    """Works on a memory before a decoder looks at it, and keeps its places. Built as ``Refiner(config, features=D)``.
-
-    Attributes:
-        features: D of the memories it gives.
-    """
-
-    Config: ClassVar[type[Settings]]
-    features: int
-
-    @abstractmethod
-    def forward(self, memory: Memory) -> Memory:
-        """Refine a memory."""
-
-
-REFINERS: Registry[type[Refiner]] = Registry("refiner")

@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor
 
-import captioner.encoders.transformer  # noqa: F401 (registers it)
-from captioner.encoders.base import REFINERS
+from captioner.encoders.refiner import REFINERS
 from captioner.encoders.sequence import TEXT_ENCODERS, SequenceEncoder, TextEncoder, WordEncoder, build_text_encoder
 from captioner.errors import ConfigError
 from captioner.text.vocabulary import PAD

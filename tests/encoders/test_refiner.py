@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from captioner.encoders.base import REFINERS
-from captioner.encoders.transformer import TransformerRefiner, TransformerRefinerConfig
+from captioner.encoders.refiner import REFINERS, TransformerRefiner, TransformerRefinerConfig
 from captioner.layers.positions import sinusoidal
 from captioner.memory import Memory
 from tests.builders import FEATURES, build_memory

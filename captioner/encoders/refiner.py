@@ -1,10 +1,13 @@
-"""The encoder of the Transformer (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762), over any memory.
+"""Refiners work on a memory before a decoder looks at it.
+
+The one there is, is the encoder of the Transformer (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762).
 
 Tensor letters: B images, N places, D features.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import ClassVar, Literal
 
@@ -12,11 +15,29 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import Dropout
 
-from captioner.encoders.base import REFINERS, Refiner
 from captioner.layers.positions import Geometry, sinusoidal
 from captioner.layers.transformer import BlockConfig, EncoderBlock, key_mask, last_norm, projection
 from captioner.memory import Memory
+from captioner.registry import Registry
 from captioner.settings import Settings
+
+
+class Refiner(nn.Module, ABC):
+    """Works on a memory before a decoder looks at it, and keeps its places. Built as ``Refiner(config, features=D)``.
+
+    Attributes:
+        features: D of the memories it gives.
+    """
+
+    Config: ClassVar[type[Settings]]
+    features: int
+
+    @abstractmethod
+    def forward(self, memory: Memory) -> Memory:
+        """Refine a memory."""
+
+
+REFINERS: Registry[type[Refiner]] = Registry("refiner")
 
 
 class TransformerRefinerConfig(BlockConfig):
