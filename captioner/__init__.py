@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from captioner.caption import Caption, Translation
     from captioner.memory import Memory
     from captioner.pipeline import Captioner
-    from captioner.translator import Translator
+    from captioner.translation.translator import Translator
 
 __version__ = "0.1.0"
 
@@ -31,7 +31,7 @@ _LAZY = {
     "Caption": "captioner.caption",
     "Memory": "captioner.memory",
     "Translation": "captioner.caption",
-    "Translator": "captioner.translator",
+    "Translator": "captioner.translation.translator",
 }
 
 __all__ = ["Caption", "Captioner", "CaptionerError", "ImageError", "Memory", "Translation", "Translator", "__version__"]

@@ -39,7 +39,7 @@ class Caption:
         attention_of: whose attention it is: ``mean`` over all heads, ``rollout``, or one head; see :func:`captioner.heads.look_again`.
         labels: what each of the N regions shows, by the detector's names; ``None`` if there are no regions, or their detector names nothing.
         heads: (T, L, H, N) float32, the attention of each of the H heads of the L blocks of a Transformer, if it was asked for.
-        translation: the caption in another language, if :meth:`captioner.translator.Translator.captions` put it there; its attention is over the
+        translation: the caption in another language, if :meth:`Translator.captions` put it there; its attention is over the
             pieces of ``text``.
     """
 

@@ -3,7 +3,7 @@
 ``model.safetensors`` holds the decoder's weights, and those of the encoder's stages that were tuned; its other stages take theirs from where they are
 installed, and ``config.json`` holds a hash that they must match. The folder is written beside its place and renamed. No pickle is ever read.
 
-Translators (:mod:`captioner.translator`) are kept in folders of the same form; the config's ``kind`` says which it is.
+Translators (:mod:`captioner.translation.translator`) are kept in folders of the same form; the config's ``kind`` says which it is.
 """
 
 from __future__ import annotations

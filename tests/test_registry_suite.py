@@ -24,7 +24,7 @@ from captioner.search import SearchConfig, beam
 from captioner.text.subwords import Subwords
 from captioner.text.vocabulary import BOS, EOS, PAD, Vocabulary
 from captioner.training.cross_entropy import CrossEntropy, CrossEntropyConfig
-from captioner.translator import TranslationConfig, TranslationModel, load_translator, save_translator
+from captioner.translation.model import TranslationConfig, TranslationModel, load_translator, save_translator
 from tests.builders import SMALL, step_by_step
 from tests.search.test_search import assert_same, reference
 

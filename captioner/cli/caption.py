@@ -18,7 +18,7 @@ from captioner.cli import console
 from captioner.errors import CaptionerError, ImageError
 
 if TYPE_CHECKING:
-    from captioner.translator import Translator
+    from captioner.translation.translator import Translator
 
 EXAMPLES = """Example: captioner caption photo.jpg
 
@@ -130,7 +130,7 @@ def _translator(language: str | None, name: str | None, device: str) -> Translat
     """Load the translator of that name, else the shipped one into that language."""
     if language is None and name is None:
         return None
-    from captioner.translator import Translator
+    from captioner.translation.translator import Translator
 
     translator = Translator.from_pretrained(name, device=device) if name is not None else Translator.for_language(language or "", device=device)
     if language is not None and language.lower() != translator.language.lower():

@@ -279,8 +279,8 @@ def _grounding(model: Path, boxes: Path, part: CaptionData, batch_size: int, dev
 
 def _translations(model: Path, data: Path, split: str, batch_size: int, device: str, search: dict[str, Any], output: Path | None) -> _Result:
     from captioner import Translator
-    from captioner.data.parallel import read_parallel
-    from captioner.training.translate import evaluate_translation
+    from captioner.translation.pairs import read_parallel
+    from captioner.translation.train import evaluate_translation
 
     translator = Translator.from_pretrained(model, device=device, **search)
     config = translator.model.config

@@ -21,7 +21,8 @@ def run(
     json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """List the shipped recipes, or print one as YAML: all of its settings, those that it leaves as they are included, each with its meaning."""
-    from captioner.training.recipe import RECIPES, explained, read_recipe, summary
+    from captioner.training.recipe import RECIPES, explained, summary
+    from captioner.translation.train import read_recipe
 
     if name is not None:
         config = read_recipe(name, changes or [])

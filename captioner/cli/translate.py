@@ -34,7 +34,7 @@ def run(
     """Translate a text line by line; an empty line stays empty."""
     if attention and not json:
         raise typer.BadParameter("give --json too", param_hint="--attention")
-    from captioner.translator import Translator
+    from captioner.translation.translator import Translator
 
     translator = Translator.from_pretrained(model, device=device, **console.settings(width=beam, length_normalisation=length_normalisation))
     with nullcontext(sys.stdin.buffer) if file == Path("-") else open(file, "rb") as opened:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -138,17 +138,6 @@ def find_recipe(name_or_path: str | Path) -> Path:
     return RECIPES[name]
 
 
-def is_translators(settings: Mapping[str, Any]) -> bool:
-    """Tell a translator's recipe from a captioner's: its model has a source or target language, or an encoder of text."""
-    from captioner.encoders.sequence import TEXT_ENCODERS
-
-    model = settings.get("model")
-    if not isinstance(model, dict):
-        return False
-    encoder = model.get("encoder")
-    return not model.keys().isdisjoint(("source", "target")) or (isinstance(encoder, dict) and encoder.get("name") in TEXT_ENCODERS)
-
-
 def load_config(name_or_path: str | Path, changes: Iterable[str] = (), output: Path | None = None) -> TrainConfig:
     """Read a captioner's recipe, by name or from a YAML file, and apply ``key=value`` changes; see :func:`read_run`."""
     return read_run(TrainConfig, name_or_path, changes, output)
@@ -164,19 +153,6 @@ def read_run(kind: type[R], name_or_path: str | Path, changes: Iterable[str], ou
     if output is not None:
         settings["output"] = str(output)
     return validate(kind, settings, where=str(name_or_path))
-
-
-def read_recipe(name_or_path: str | Path, changes: Iterable[str] = ()) -> RunConfig:
-    """Read a recipe of either kind, a captioner's or a translator's.
-
-    Raises:
-        ConfigError: see :func:`read_run`.
-    """
-    if is_translators(override(read_yaml(find_recipe(name_or_path)), changes)):
-        from captioner.training.translate import TranslateConfig
-
-        return read_run(TranslateConfig, name_or_path, changes, None)
-    return load_config(name_or_path, changes)
 
 
 def summary(file: Path) -> str:

@@ -69,8 +69,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def translator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny translator from English to German with random weights."""
-    from captioner.translator import save_translator
-    from tests.test_translator import build
+    from captioner.translation.model import save_translator
+    from tests.translation.test_translator import build
 
     about = {"data": "multi30k/train", "pairs": 4, "dev_bleu": 0.123}
     return save_translator(tmp_path_factory.mktemp("models") / "translator_en_de", build(), about=about)
@@ -87,7 +87,7 @@ def shipped_translator(translator: Path, tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.fixture
 def parallel(tmp_path: Path) -> Path:
     """A folder of sentences in two languages in the splits "train" and "val"."""
-    from tests.test_translator import SOURCE, TARGET
+    from tests.translation.test_translator import SOURCE, TARGET
 
     folder = tmp_path / "multi30k"
     folder.mkdir()

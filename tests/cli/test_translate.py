@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_translator import SOURCE
+from tests.translation.test_translator import SOURCE
 
 
 @pytest.fixture

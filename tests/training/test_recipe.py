@@ -8,7 +8,8 @@ import pytest
 from captioner.errors import ConfigError
 from captioner.settings import read_yaml
 from captioner.training.loop import learning_rate_factor
-from captioner.training.recipe import RECIPES, OptimiserConfig, explained, is_translators, load_config, read_recipe, read_run, summary
+from captioner.training.recipe import RECIPES, OptimiserConfig, explained, load_config, read_run, summary
+from captioner.translation.train import is_translators, read_recipe
 
 NAMES = sorted(name for name, file in RECIPES.items() if not is_translators(read_yaml(file)))
 

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captioner.data.parallel import LengthSampler, Pair, collate, read_parallel
 from captioner.errors import AnnotationError
+from captioner.translation.pairs import LengthSampler, Pair, collate, read_parallel
 
 
 @pytest.fixture

@@ -22,7 +22,8 @@ from captioner.search import beam, greedy
 from captioner.settings import validate
 from captioner.text.subwords import Subwords
 from captioner.text.vocabulary import EOS
-from captioner.translator import TranslationConfig, TranslationModel, Translator, languages, load_translator, save_translator
+from captioner.translation.model import TranslationConfig, TranslationModel, languages, load_translator, save_translator
+from captioner.translation.translator import Translator
 from tests.test_checkpoint import contents, tiny_model
 
 SOURCE = ["A dog runs in the snow.", "Two dogs run.", "A man sits.", "The men, two dogs & a man: they run in the snow."]

@@ -14,14 +14,16 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from captioner.data.parallel import read_parallel
 from captioner.errors import AnnotationError, CheckpointError, ConfigError, EvaluationError
-from captioner.training import loop, translate
+from captioner.training import loop
 from captioner.training.loop import STATE
 from captioner.training.recipe import RECIPES
 from captioner.training.state import Progress, save_state
-from captioner.training.translate import evaluate_translation, load_translate_config, score_translations, train_translation
-from captioner.translator import TranslationModel, Translator, load_translator
+from captioner.translation import train as translate
+from captioner.translation.model import TranslationModel, load_translator
+from captioner.translation.pairs import read_parallel
+from captioner.translation.train import evaluate_translation, load_translate_config, score_translations, train_translation
+from captioner.translation.translator import Translator
 
 WORDS = {"one": "Eins", "two": "Zwei", "dogs": "Hunde", "run": "laufen", "fast": "schnell", "home": "heim"}
 

@@ -1,10 +1,6 @@
-"""Translation: the decoders that tell what a picture shows, on a memory of words instead of places.
+"""The translator: from texts, or captions, to their translations.
 
-An LSTM encoder with :class:`~captioner.decoders.show_tell.ShowTell` is seq2seq (Sutskever 2014), with
-:class:`~captioner.decoders.show_attend_tell.ShowAttendTell` it is attention (Bahdanau 2015), and word vectors behind a Transformer refiner with the
-Transformer decoder are the Transformer (Vaswani 2017).
-
-Tensor letters: B texts, S pieces of the source, T pieces of the translation, D features.
+Tensor letters: T pieces of the translation, S pieces of the source.
 """
 
 from __future__ import annotations
@@ -16,75 +12,18 @@ from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import torch
-from pydantic import Field, ValidationInfo, field_validator
-from torch import Tensor, nn
 
-from captioner import checkpoint
 from captioner.backend import choose_device
 from captioner.caption import Caption
 from captioner.caption import Translation as Translation  # what a translator gives is also known here
-from captioner.data.parallel import collate
-from captioner.decoders import DECODERS, Decoder
-from captioner.encoders import REFINERS
-from captioner.encoders.sequence import TEXT_ENCODERS, TextEncoder, build_text_encoder
-from captioner.errors import CheckpointError, ConfigError
-from captioner.memory import Memory
-from captioner.model import build_decoder, check_part
-from captioner.registry import Registry
-from captioner.search import SEARCHES, Hypothesis, SearchConfig
-from captioner.settings import Settings, validate
-from captioner.text.subwords import Subwords
+from captioner.errors import CheckpointError
+from captioner.search import SEARCHES, Hypothesis
+from captioner.settings import validate
 from captioner.text.vocabulary import EOS, SPECIAL
+from captioner.translation.model import TextSearchConfig, TranslationModel, languages, load_translator, save_translator
+from captioner.translation.pairs import collate
 
-KIND = checkpoint.TRANSLATOR
 E = TypeVar("E")
-
-
-class TextSearchConfig(SearchConfig):
-    """How translations are looked for; words are pieces of words here."""
-
-    max_words: int = Field(120, ge=1, description="a translation is ended after so many pieces")
-    length_normalisation: float = Field(1.0, ge=0, description=str(SearchConfig.model_fields["length_normalisation"].description))
-
-
-class TranslationConfig(Settings):
-    """What a translation model is made of; the names stand in the registries."""
-
-    source: str = Field("en", min_length=1, description="the language it reads, by the name that data files end with")
-    target: str = Field("de", min_length=1, description="the language it writes")
-    encoder: dict[str, Any] = Field(default_factory=lambda: {"name": "sequence"}, description="name and settings of the text encoder")
-    refiner: dict[str, Any] | None = Field(None, description="name and settings of what works on the encoder's memory first; left out, nothing does")
-    decoder: dict[str, Any] = Field(default_factory=lambda: {"name": "show_attend_tell"}, description="name and settings of the decoder")
-    search: TextSearchConfig = Field(default_factory=TextSearchConfig, description="how translations are looked for unless one says otherwise")
-    max_pieces: int = Field(200, ge=1, description="a longer source text is cut")
-
-    @field_validator("encoder", "refiner", "decoder")
-    @classmethod
-    def _known(cls, part: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:
-        registries: dict[str, Registry[Any]] = {"encoder": TEXT_ENCODERS, "refiner": REFINERS, "decoder": DECODERS}
-        return check_part(part, str(info.field_name), registries[str(info.field_name)])
-
-
-class TranslationModel(nn.Module):
-    """Text encoder, decoder and a vocabulary for each language."""
-
-    def __init__(self, config: TranslationConfig, source: Subwords, target: Subwords) -> None:
-        super().__init__()
-        self.config, self.source, self.target = config, source, target
-        self.encoder: TextEncoder = build_text_encoder(config.encoder, words=len(source))
-        self.decoder: Decoder = build_decoder(config.decoder, features=self.encoder.features, words=len(target), refiner=config.refiner)
-
-    def read(self, text: str) -> list[int]:
-        """Return the numbers of a source text as the encoder reads it: white space made one space, no ``<bos>``, cut after ``max_pieces``.
-
-        ``<eos>`` is a place like any other, as in Bahdanau 2015: where a decoder looks when it is done.
-        """
-        return self.source.encode(" ".join(text.split()), max_words=self.config.max_pieces)[1:]
-
-    def forward(self, tokens: Tensor) -> Memory:
-        """Encode tokens (B, S), padded, to a memory of S places."""
-        memory: Memory = self.encoder(tokens)
-        return memory
 
 
 class Translator:
@@ -212,49 +151,3 @@ class Translator:
         ]
         translations[0].others.extend(translations[1:])
         return translations[0]
-
-
-def languages(source: str = "en") -> dict[str, str]:
-    """Return the languages into which shipped translators translate from ``source``, each with its translator's name; of several the first."""
-    found: dict[str, str] = {}
-    for name, folder in checkpoint.shipped(KIND).items():
-        model = checkpoint.read_config(folder, KIND)["model"]
-        if model.get("source") == source:
-            found.setdefault(str(model.get("target")).lower(), name)
-    return found
-
-
-def save_translator(
-    folder: str | Path, model: TranslationModel, *, card: str = "", about: dict[str, Any] | None = None, dtype: torch.dtype | None = None
-) -> Path:
-    """Write a model folder, whole or not at all; one that is there is replaced. See :func:`captioner.checkpoint.save_model`.
-
-    Raises:
-        CheckpointError: ``folder`` exists and is not a translator's.
-    """
-    return checkpoint.write_folder(
-        folder,
-        KIND,
-        weights=model.state_dict(),
-        config={"model": model.config.model_dump(mode="json"), "about": about or {}},
-        vocabularies={checkpoint.VOCABULARY: model.target, checkpoint.SOURCE_VOCABULARY: model.source},
-        card=card,
-        dtype=dtype,
-    )
-
-
-def load_translator(name_or_path: str | Path) -> TranslationModel:
-    """Read a model in eval mode, float32, on the CPU; see :func:`captioner.checkpoint.locate` for what it may be called.
-
-    Raises:
-        CheckpointError: it is missing, damaged, foreign, no translator, or newer than this program.
-    """
-    folder = checkpoint.locate(name_or_path, kind=KIND)
-    config = checkpoint.read_config(folder, KIND)
-    source, target = (Subwords.load(folder / name) for name in (checkpoint.SOURCE_VOCABULARY, checkpoint.VOCABULARY))
-    try:
-        model = TranslationModel(validate(TranslationConfig, config["model"], where=f"{folder / checkpoint.CONFIG}"), source, target)
-    except ConfigError as error:
-        raise CheckpointError(f"{folder}: its config is not one of this program ({error})") from None
-    checkpoint.put_weights(model, checkpoint.read_weights(folder), folder)
-    return model.eval()

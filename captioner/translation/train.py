@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,16 +16,19 @@ from pydantic import Field
 from rich.console import Console
 from torch import Tensor, nn
 
+from captioner.caption import Translation
 from captioner.data.batches import Captions
-from captioner.data.parallel import LengthSampler, Pair, ParallelText, collate, read_parallel
+from captioner.encoders.sequence import TEXT_ENCODERS
 from captioner.errors import AnnotationError, EvaluationError
-from captioner.settings import Settings
+from captioner.settings import Settings, override, read_yaml
 from captioner.text.subwords import Subwords
 from captioner.text.vocabulary import EOS
 from captioner.training.cross_entropy import CrossEntropy, CrossEntropyConfig
 from captioner.training.loop import Cost, Loop
-from captioner.training.recipe import EvaluationConfig, RunConfig, read_run
-from captioner.translator import TextSearchConfig, Translation, TranslationConfig, TranslationModel, Translator, save_translator
+from captioner.training.recipe import EvaluationConfig, RunConfig, find_recipe, load_config, read_run
+from captioner.translation.model import TextSearchConfig, TranslationConfig, TranslationModel, save_translator
+from captioner.translation.pairs import LengthSampler, Pair, ParallelText, collate, read_parallel
+from captioner.translation.translator import Translator
 
 
 class TextDataConfig(Settings):
@@ -63,6 +66,26 @@ class TranslateConfig(RunConfig):
 def load_translate_config(name_or_path: str | Path, changes: Iterable[str] = (), output: Path | None = None) -> TranslateConfig:
     """Read a translator's recipe, by name or from a YAML file, and apply ``key=value`` changes; see :func:`captioner.training.recipe.read_run`."""
     return read_run(TranslateConfig, name_or_path, changes, output)
+
+
+def is_translators(settings: Mapping[str, Any]) -> bool:
+    """Tell a translator's recipe from a captioner's: its model has a source or target language, or an encoder of text."""
+    model = settings.get("model")
+    if not isinstance(model, dict):
+        return False
+    encoder = model.get("encoder")
+    return not model.keys().isdisjoint(("source", "target")) or (isinstance(encoder, dict) and encoder.get("name") in TEXT_ENCODERS)
+
+
+def read_recipe(name_or_path: str | Path, changes: Iterable[str] = ()) -> RunConfig:
+    """Read a recipe of either kind, a captioner's or a translator's.
+
+    Raises:
+        ConfigError: see :func:`read_run`.
+    """
+    if is_translators(override(read_yaml(find_recipe(name_or_path)), changes)):
+        return load_translate_config(name_or_path, changes)
+    return load_config(name_or_path, changes)
 
 
 def train_translation(
