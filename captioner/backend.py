@@ -79,7 +79,9 @@ class Compiled:
         dynamic: whether sizes may differ from call to call; ``None`` leaves that to torch.
     """
 
-    def __init__(self, function: Callable[..., Any], *, eager: Callable[..., Any] | None = None, dynamic: bool | None = None) -> None:
+    def __init__(
+        self, function: Callable[..., Any], *, eager: Callable[..., Any] | None = None, dynamic: bool | None = None
+    ) -> None:
         self.function, self.eager, self.dynamic = function, eager or function, dynamic
         self._compiled: Callable[..., Any] | None = None
         self._broken = False

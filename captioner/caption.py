@@ -81,13 +81,17 @@ class Caption:
             rows, columns = self.grid
             weights = self.attention[:, min(int(y * rows), rows - 1) * columns + min(int(x * columns), columns - 1)]
         elif self.boxes is not None:
-            inside = (self.boxes[:, 0] <= x) & (x <= self.boxes[:, 2]) & (self.boxes[:, 1] <= y) & (y <= self.boxes[:, 3])
+            inside = (
+                (self.boxes[:, 0] <= x) & (x <= self.boxes[:, 2]) & (self.boxes[:, 1] <= y) & (y <= self.boxes[:, 3])
+            )
             weights = self.attention[:, inside].sum(1)
         else:
             raise ValueError("the places of this caption do not lie in a picture")
         return list(zip(self.tokens, weights.tolist(), strict=True))
 
-    def figure(self, picture: ImageSource | None = None, *, word: str | int | None = None, **style: Any) -> matplotlib.figure.Figure:
+    def figure(
+        self, picture: ImageSource | None = None, *, word: str | int | None = None, **style: Any
+    ) -> matplotlib.figure.Figure:
         """Return a figure of matplotlib that shows where the model looked for each word.
 
             captioner("photo.jpg").figure().savefig("figure.pdf")
@@ -106,7 +110,13 @@ class Caption:
         return figure(self, picture, word=word, **style).draw()
 
     def save_figure(
-        self, path: str | Path, picture: ImageSource | None = None, *, format: str | None = None, word: str | int | None = None, **style: Any
+        self,
+        path: str | Path,
+        picture: ImageSource | None = None,
+        *,
+        format: str | None = None,
+        word: str | int | None = None,
+        **style: Any,
     ) -> Path:
         """Write a figure of where the model looked, whole or not at all: .png, .pdf, .svg, .gif, .html or .json, as the file's name or ``format`` says.
 
@@ -189,7 +199,9 @@ class Translation:
         read, columns = _join(self.source_tokens)
         if self.attention is None:
             return written, read, None
-        wide = self.attention.new_zeros(len(self.tokens), len(read)).index_add(1, torch.tensor(columns, dtype=torch.long), self.attention)
+        wide = self.attention.new_zeros(len(self.tokens), len(read)).index_add(
+            1, torch.tensor(columns, dtype=torch.long), self.attention
+        )
         row = torch.tensor(rows, dtype=torch.long)
         sums = wide.new_zeros(len(written), len(read)).index_add(0, row, wide)
         return written, read, sums / torch.bincount(row, minlength=len(written)).unsqueeze(1)
@@ -199,7 +211,9 @@ class Translation:
         value: dict[str, Any] = {"language": self.language, "text": self.text, "source": self.source}
         value |= {"tokens": self.tokens, "log_probability": round(self.log_probability, 4)}
         if self.others:
-            value["others"] = [{"text": other.text, "log_probability": round(other.log_probability, 4)} for other in self.others]
+            value["others"] = [
+                {"text": other.text, "log_probability": round(other.log_probability, 4)} for other in self.others
+            ]
         if attention and self.attention is not None:
             value["source_tokens"] = self.source_tokens
             value["attention"] = [[round(weight, 6) for weight in row] for row in self.attention.tolist()]

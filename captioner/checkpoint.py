@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 import captioner
 from captioner import files
+from captioner.assets import CAPTIONER, CONFIG, shipped
 from captioner.errors import CheckpointError, ConfigError, first_line
 from captioner.model import CaptionModel, ModelConfig
 from captioner.registry import suggestion
@@ -30,37 +31,16 @@ from captioner.settings import validate
 from captioner.text.vocabulary import Vocabulary
 
 FORMAT = 1
-WEIGHTS, CONFIG, VOCABULARY, CARD = "model.safetensors", "config.json", "vocabulary.json", "README.md"
+WEIGHTS, VOCABULARY, CARD = "model.safetensors", "vocabulary.json", "README.md"
 SOURCE_VOCABULARY = "source_vocabulary.json"  # of a translator: the words it reads
-CAPTIONER, TRANSLATOR = "captioner", "translator"
 DEFAULT = "show_attend_tell"
-
-
-def shipped(kind: str | None = CAPTIONER) -> dict[str, Path]:
-    """Return the models of one kind that come with the program, by name; ``None`` is all of them."""
-    package = Path(captioner.__file__).parent
-    found: dict[str, Path] = {}
-    for root in (package / "assets", package.parent / "assets"):
-        if root.is_dir():
-            for folder in sorted(root.iterdir()):
-                if (folder / CONFIG).is_file() and kind in (None, kind_of(folder)):
-                    found.setdefault(folder.name, folder)
-    return found
-
-
-def kind_of(folder: Path) -> str:
-    """Return what kind of model a folder holds. One that cannot be read counts as a captioner, so that loading it tells what is wrong."""
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return CAPTIONER
-    return str(config.get("kind", CAPTIONER)) if isinstance(config, dict) else CAPTIONER
 
 
 def locate(name_or_path: str | Path | None = None, *, kind: str | None = CAPTIONER) -> Path:
     """Find a model folder: a path, a shipped model's name, or ``user/model`` on the Hugging Face hub. ``None`` is the default captioner.
 
-    Only the names of shipped models depend on ``kind`` (``None`` is any); of what kind a folder is, :func:`kind_of` tells and :func:`read_config` checks.
+    Only the names of shipped models depend on ``kind`` (``None`` is any). What kind a folder is, :func:`captioner.assets.kind_of` tells and
+    :func:`read_config` checks.
 
     Raises:
         CheckpointError: there is no such model.
@@ -70,7 +50,9 @@ def locate(name_or_path: str | Path | None = None, *, kind: str | None = CAPTION
         if kind != CAPTIONER:
             raise CheckpointError(f"there is no default {kind or 'model'}; name one")
         if DEFAULT not in models:
-            raise CheckpointError("no model comes with this copy of captioner; give one with --model, or train one with: captioner train")
+            raise CheckpointError(
+                "no model comes with this copy of captioner; give one with --model, or train one with: captioner train"
+            )
         return models[DEFAULT]
     path = Path(name_or_path)
     if path.is_dir():
@@ -78,7 +60,9 @@ def locate(name_or_path: str | Path | None = None, *, kind: str | None = CAPTION
             return path
         raise CheckpointError(f"{path}: not a model folder, it has no {CONFIG}")
     if path.is_file():
-        raise CheckpointError(f"{path}: is a file; give the model's folder, which holds {WEIGHTS}, {CONFIG} and {VOCABULARY}")
+        raise CheckpointError(
+            f"{path}: is a file; give the model's folder, which holds {WEIGHTS}, {CONFIG} and {VOCABULARY}"
+        )
     name = str(name_or_path)
     if name in models:
         return models[name]
@@ -100,7 +84,12 @@ def _from_hub(name: str) -> Path:
 
 
 def save_model(
-    folder: str | Path, model: CaptionModel, *, card: str = "", about: dict[str, Any] | None = None, dtype: torch.dtype | None = None
+    folder: str | Path,
+    model: CaptionModel,
+    *,
+    card: str = "",
+    about: dict[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Path:
     """Write a model folder, whole or not at all; one that is there is replaced.
 
@@ -115,14 +104,24 @@ def save_model(
         CheckpointError: ``folder`` exists and is not a model folder.
     """
     weights = {f"decoder.{name}": tensor for name, tensor in model.decoder.state_dict().items()}
-    weights |= {f"encoder.{name}": tensor for name, tensor in model.encoder.tail(model.tuned_stages).state_dict().items()}
+    weights |= {
+        f"encoder.{name}": tensor for name, tensor in model.encoder.tail(model.tuned_stages).state_dict().items()
+    }
     config = {
         "model": model.config.model_dump(mode="json"),
         "tuned_stages": model.tuned_stages,
         "encoder_fingerprint": _fingerprint(model),
         "about": about or {},
     }
-    return write_folder(folder, CAPTIONER, weights=weights, config=config, vocabularies={VOCABULARY: model.vocabulary}, card=card, dtype=dtype)
+    return write_folder(
+        folder,
+        CAPTIONER,
+        weights=weights,
+        config=config,
+        vocabularies={VOCABULARY: model.vocabulary},
+        card=card,
+        dtype=dtype,
+    )
 
 
 class Savable(Protocol):
@@ -163,7 +162,11 @@ def write_folder(
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        save_file({name: _plain(tensor, dtype) for name, tensor in weights.items()}, temporary / WEIGHTS, metadata={"format": "pt"})
+        save_file(
+            {name: _plain(tensor, dtype) for name, tensor in weights.items()},
+            temporary / WEIGHTS,
+            metadata={"format": "pt"},
+        )
         files.write_json(temporary / CONFIG, config)
         for name, vocabulary in vocabularies.items():
             vocabulary.save(temporary / name)
@@ -221,7 +224,11 @@ def load_model(name_or_path: str | Path | None = None) -> CaptionModel:
     weights = read_weights(folder)
     model.tuned_stages = config["tuned_stages"]
     for prefix, part in (("decoder.", model.decoder), ("encoder.", model.encoder.tail(model.tuned_stages))):
-        put_weights(part, {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}, folder)
+        put_weights(
+            part,
+            {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)},
+            folder,
+        )
     if config["encoder_fingerprint"] != _fingerprint(model):
         raise CheckpointError(
             f"{folder}: was trained on features of other encoder weights than those installed here; reinstall the package that carries them, "
@@ -247,9 +254,13 @@ def read_config(folder: Path, kind: str = CAPTIONER) -> dict[str, Any]:
         if not isinstance(version, int) or not all(isinstance(config[key], field) for key, field in fields.items()):
             raise TypeError("its fields are not those of a captioner model")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: not a readable model config ({type(error).__name__}: {error}); copy the model folder again") from None
+        raise CheckpointError(
+            f"{path}: not a readable model config ({type(error).__name__}: {error}); copy the model folder again"
+        ) from None
     if version > FORMAT:
-        raise CheckpointError(f"{path}: format {version} is newer than this program reads ({FORMAT}); upgrade captioner")
+        raise CheckpointError(
+            f"{path}: format {version} is newer than this program reads ({FORMAT}); upgrade captioner"
+        )
     if found != kind:
         raise CheckpointError(f"{folder}: is a {found} and not a {kind}; give the folder of a {kind}")
     return config
@@ -280,7 +291,9 @@ def put_weights(module: nn.Module, weights: Mapping[str, Tensor], folder: Path) 
         module.load_state_dict(dict(weights))
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"{folder / WEIGHTS}: does not fit {CONFIG} ({reason}); copy the whole model folder again") from None
+        raise CheckpointError(
+            f"{folder / WEIGHTS}: does not fit {CONFIG} ({reason}); copy the whole model folder again"
+        ) from None
 
 
 def _plain(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

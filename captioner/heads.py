@@ -69,7 +69,9 @@ def check(decoder: Decoder, attention: str) -> tuple[int, int] | None:
 
 
 @torch.inference_mode()
-def look_again(decoder: Decoder, memory: Memory, captions: Sequence[Sequence[Sequence[int]]], attention: str) -> list[list[Tensor]]:
+def look_again(
+    decoder: Decoder, memory: Memory, captions: Sequence[Sequence[Sequence[int]]], attention: str
+) -> list[list[Tensor]]:
     """Return whose attention was asked for, at every word of captions that a search found.
 
     The decoder reads all captions at once. What it attends to at a word is what it attended to in the search, as it had read the same words then.
@@ -92,7 +94,10 @@ def look_again(decoder: Decoder, memory: Memory, captions: Sequence[Sequence[Seq
     wanted = check(decoder, attention)
     if attention == MEAN:
         raise ValueError("the mean is what a search gives; there is no need to look again")
-    read = [[torch.tensor([BOS, *words[:-1]]) if words else torch.empty(0, dtype=torch.long) for words in mine] for mine in captions]
+    read = [
+        [torch.tensor([BOS, *words[:-1]]) if words else torch.empty(0, dtype=torch.long) for words in mine]
+        for mine in captions
+    ]
     if attention == ROLLOUT:
         return [[_rolled(decoder, memory[row : row + 1], words) for words in mine] for row, mine in enumerate(read)]
     tokens = torch.full((len(read), max(map(len, read)), max(1, *(len(words) for mine in read for words in mine))), PAD)
@@ -122,7 +127,9 @@ def cross_attention(decoder: Decoder, memory: Memory, tokens: Tensor) -> Tensor:
 def rollout(decoder: Decoder, memory: Memory, tokens: Tensor) -> Tensor:
     """Return attention rollout, (T, N) with rows that sum to one, for one caption (1, 1, T) of one photo; see :func:`look_again`."""
     inner: Any = _inner(decoder)
-    refining: list[Any] = [block for module in decoder.modules() if isinstance(module, TransformerRefiner) for block in module.blocks]
+    refining: list[Any] = [
+        block for module in decoder.modules() if isinstance(module, TransformerRefiner) for block in module.blocks
+    ]
     with _inputs([*refining, *inner.blocks]) as inputs:
         crossed = cross_attention(decoder, memory, tokens).mean(2).unbind(1)
     size, steps = memory.places, tokens.shape[-1]

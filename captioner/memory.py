@@ -65,7 +65,9 @@ class Memory:
             return None
         rows, columns = self.grid
         device = self.vectors.device
-        y, x = torch.meshgrid(torch.arange(rows, device=device) / rows, torch.arange(columns, device=device) / columns, indexing="ij")
+        y, x = torch.meshgrid(
+            torch.arange(rows, device=device) / rows, torch.arange(columns, device=device) / columns, indexing="ij"
+        )
         cells = torch.stack([x, y, x + 1 / columns, y + 1 / rows], dim=-1).flatten(0, 1)
         return cells.unsqueeze(0).expand(len(self), -1, -1)
 

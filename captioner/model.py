@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
-from captioner.decoders import DECODERS, Decoder, State, Step, Taught
+from captioner.decoders import DECODERS, Decoder, DecoderOutput, State, Step
 from captioner.encoders import ENCODERS, REFINERS, Encoder
 from captioner.errors import ConfigError
 from captioner.memory import Memory
@@ -20,10 +20,18 @@ from captioner.text.vocabulary import Vocabulary
 class ModelConfig(Settings):
     """What a model is made of; the names stand in the registries."""
 
-    encoder: dict[str, Any] = Field(default_factory=lambda: {"name": "grid"}, description="name and settings of the encoder")
-    refiner: dict[str, Any] | None = Field(None, description="name and settings of what works on the encoder's memory first; left out, nothing does")
-    decoder: dict[str, Any] = Field(default_factory=lambda: {"name": "show_attend_tell"}, description="name and settings of the decoder")
-    search: SearchConfig = Field(default_factory=SearchConfig, description="how captions are looked for unless one says otherwise")
+    encoder: dict[str, Any] = Field(
+        default_factory=lambda: {"name": "grid"}, description="name and settings of the encoder"
+    )
+    refiner: dict[str, Any] | None = Field(
+        None, description="name and settings of what works on the encoder's memory first; left out, nothing does"
+    )
+    decoder: dict[str, Any] = Field(
+        default_factory=lambda: {"name": "show_attend_tell"}, description="name and settings of the decoder"
+    )
+    search: SearchConfig = Field(
+        default_factory=SearchConfig, description="how captions are looked for unless one says otherwise"
+    )
 
     @field_validator("encoder", "refiner", "decoder")
     @classmethod
@@ -116,10 +124,10 @@ class Refined(Decoder):
         """Read words (B, W) and score the next; see :meth:`Decoder.step`."""
         return self.decoder.step(tokens, state)
 
-    def forward(self, memory: Memory, tokens: Tensor) -> Taught:
+    def forward(self, memory: Memory, tokens: Tensor) -> DecoderOutput:
         """Score whole captions (B, K, T); see :meth:`Decoder.forward`."""
-        taught: Taught = self.decoder(self._refine(memory), tokens)
-        return taught
+        output: DecoderOutput = self.decoder(self._refine(memory), tokens)
+        return output
 
 
 class CaptionModel(nn.Module):
@@ -139,7 +147,9 @@ class CaptionModel(nn.Module):
     def build(cls, config: ModelConfig, vocabulary: Vocabulary) -> CaptionModel:
         """Build a model whose decoder has new weights."""
         encoder = build_encoder(config.encoder)
-        decoder = build_decoder(config.decoder, features=encoder.features, words=len(vocabulary), refiner=config.refiner)
+        decoder = build_decoder(
+            config.decoder, features=encoder.features, words=len(vocabulary), refiner=config.refiner
+        )
         return cls(config, vocabulary, encoder, decoder)
 
     def forward(self, pixels: Tensor) -> Memory:

@@ -46,7 +46,9 @@ class Captioner:
         self.search = validate(SearchConfig, {**model.config.search.model_dump(), **search}, where="search")
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path | None = None, *, device: str = "auto", **search: Any) -> Captioner:
+    def from_pretrained(
+        cls, name_or_path: str | Path | None = None, *, device: str = "auto", **search: Any
+    ) -> Captioner:
         """Load a shipped model by name, a model folder, or ``user/model`` from the Hugging Face hub; nothing named is the default model.
 
         Raises:
@@ -71,7 +73,9 @@ class Captioner:
                 address = api.create_repo(name, private=private, exist_ok=True)
                 api.upload_folder(repo_id=name, folder_path=folder)
             except Exception as error:  # the hub's and the network's own families
-                raise CheckpointError(f"{name}: could not be uploaded ({first_line(error)}); log in with: hf auth login") from error
+                raise CheckpointError(
+                    f"{name}: could not be uploaded ({first_line(error)}); log in with: hf auth login"
+                ) from error
         return str(address)
 
     @overload
@@ -122,14 +126,18 @@ class Captioner:
             CaptionerError: the model does not have the attention that was asked for.
         """
         check(self.model.decoder, attention)
-        loader = ImageLoader(pictures, self.model.encoder.transform, batch_size=batch_size, workers=workers, max_pixels=max_pixels)
+        loader = ImageLoader(
+            pictures, self.model.encoder.transform, batch_size=batch_size, workers=workers, max_pixels=max_pixels
+        )
         for batch in loader:
             results: list[tuple[int, Caption | ImageError]] = list(batch.errors)
             if len(batch):
                 with torch.inference_mode():
                     memory = self._encoder(batch.pixels)
                 captions = self.caption_memory(memory, attention=attention)
-                for position, source, seen, caption in zip(batch.positions, batch.sources, batch.places, captions, strict=True):
+                for position, source, seen, caption in zip(
+                    batch.positions, batch.sources, batch.places, captions, strict=True
+                ):
                     picture: dict[str, Any] = {"source": _name(source), "seen": seen}
                     others = [replace(other, **picture) for other in caption.others]
                     results.append((position, replace(caption, others=others, **picture)))
@@ -156,9 +164,12 @@ class Captioner:
         found = search(decoder, memory, self.search)
         captions = [self._captions(hypotheses, memory, row) for row, hypotheses in enumerate(found)]
         if attention != MEAN:
-            looked = look_again(decoder, memory, [[hypothesis.words for hypothesis in hypotheses] for hypotheses in found], attention)
+            looked = look_again(
+                decoder, memory, [[hypothesis.words for hypothesis in hypotheses] for hypotheses in found], attention
+            )
             captions = [
-                [_with(caption, weights, attention) for caption, weights in zip(*pair, strict=True)] for pair in zip(captions, looked, strict=True)
+                [_with(caption, weights, attention) for caption, weights in zip(*pair, strict=True)]
+                for pair in zip(captions, looked, strict=True)
             ]
         for first, *others in captions:
             first.others.extend(others)
@@ -181,7 +192,11 @@ class Captioner:
 
 def _with(caption: Caption, weights: Tensor, attention: str) -> Caption:
     """Put into a caption the attention that was asked for."""
-    return replace(caption, heads=weights) if attention == HEADS else replace(caption, attention=weights, attention_of=attention)
+    return (
+        replace(caption, heads=weights)
+        if attention == HEADS
+        else replace(caption, attention=weights, attention_of=attention)
+    )
 
 
 def _name(source: Any) -> str | None:

@@ -53,11 +53,15 @@ def override(settings: dict[str, Any], changes: Iterable[str]) -> dict[str, Any]
     for change in changes:
         key, equals, text = change.partition("=")
         if not equals or not key:
-            raise ConfigError(f"--set {change!r}: write it as key=value, for example --set optimiser.learning_rate=0.001")
+            raise ConfigError(
+                f"--set {change!r}: write it as key=value, for example --set optimiser.learning_rate=0.001"
+            )
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError:
-            raise ConfigError(f"--set {change!r}: the value is not readable as YAML; put text with special characters in quotes") from None
+            raise ConfigError(
+                f"--set {change!r}: the value is not readable as YAML; put text with special characters in quotes"
+            ) from None
         if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
             with suppress(ValueError):
                 value = float(value)

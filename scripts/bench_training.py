@@ -58,7 +58,10 @@ def main() -> None:
     batches = []
     for _ in range(8):
         rows = [
-            [[1, *(torch.multinomial(frequency, n, replacement=True, generator=generator) + 4).tolist(), 2] for n in image]
+            [
+                [1, *(torch.multinomial(frequency, n, replacement=True, generator=generator) + 4).tolist(), 2]
+                for n in image
+            ]
             for image in lengths(arguments.images, arguments.captions, generator)
         ]
         batches.append(Captions.collate(rows))
@@ -86,7 +89,9 @@ def main() -> None:
         step(0)
     work = counter.get_total_flops() / 1e9
     rates = {name: gemm_rate(dtype) for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))}
-    print(f"{arguments.decoder}, {arguments.precision}, {torch.get_num_threads()} threads, {arguments.images} images x {arguments.captions} captions")
+    print(
+        f"{arguments.decoder}, {arguments.precision}, {torch.get_num_threads()} threads, {arguments.images} images x {arguments.captions} captions"
+    )
     print(f"{captions / median:.0f} captions/s (median of {arguments.steps} steps, {1000 * median:.0f} ms each)")
     print(f"{work:.1f} GFLOP of matrix products a step: {work / median:.0f} GFLOP/s")
     print(f"matrix products on this machine: {rates['float32']:.0f} GFLOP/s float32, {rates['bfloat16']:.0f} bfloat16")

@@ -59,11 +59,23 @@ def main() -> None:
     """Read the command line and make both."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="the folder of Flickr8k")
-    parser.add_argument("--output", type=Path, default=Path("runs/benchmark"), help="folder of the benchmark (default: %(default)s)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/benchmark"), help="folder of the benchmark (default: %(default)s)"
+    )
     arguments = parser.parse_args()
     draw()
     if arguments.data is not None:
-        command = ["captioner", "benchmark", *MODELS, "--data", str(arguments.data), "--split", "dev", "--output", str(arguments.output)]
+        command = [
+            "captioner",
+            "benchmark",
+            *MODELS,
+            "--data",
+            str(arguments.data),
+            "--split",
+            "dev",
+            "--output",
+            str(arguments.output),
+        ]
         subprocess.run([sys.executable, "-m", *command], check=True)
         put_table(tables((arguments.output / "table.md").read_text(encoding="utf-8")))
 

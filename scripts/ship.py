@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from captioner import Captioner, files
-from captioner.checkpoint import load_model, read_config, save_model, shipped
+from captioner.assets import shipped
+from captioner.checkpoint import load_model, read_config, save_model
 from captioner.data.annotations import read_captions
 from captioner.evaluation.evaluate import evaluate
 from captioner.features import FeatureStore
@@ -66,9 +67,15 @@ It knows what Flickr8k shows: people and dogs, outdoors, in action. Other subjec
 a sign of doubt. It repeats the biases of its captions, such as guessing gender from clothes. Do not use it where a wrong description does harm.
 """
 
-OBJECTIVES = {"cross_entropy": "Cross-entropy", "self_critical": "Self-critical training (Rennie et al. 2017) of CIDEr-D"}
+OBJECTIVES = {
+    "cross_entropy": "Cross-entropy",
+    "self_critical": "Self-critical training (Rennie et al. 2017) of CIDEr-D",
+}
 TITLES = {
-    "show_attend_tell": ("Show, Attend and Tell with soft attention (Xu et al. 2015)", " and says for each word where it looked"),
+    "show_attend_tell": (
+        "Show, Attend and Tell with soft attention (Xu et al. 2015)",
+        " and says for each word where it looked",
+    ),
     "show_tell": ("Show and Tell (Vinyals et al. 2015)", ""),
 }
 
@@ -85,12 +92,17 @@ def minutes(about: dict[str, Any]) -> float:
 
 def update_readme() -> None:
     """Write the scores of all shipped models into the README's table."""
-    rows = [f"| model | search | {' | '.join(METRICS)} | M parameters | minutes |", f"| --- | --- |{' ---: |' * (len(METRICS) + 2)}"]
+    rows = [
+        f"| model | search | {' | '.join(METRICS)} | M parameters | minutes |",
+        f"| --- | --- |{' ---: |' * (len(METRICS) + 2)}",
+    ]
     for folder in sorted(shipped().values(), reverse=True):
         about = read_config(folder)["about"]
         for search, values in about["scores"].items():
             figures = " | ".join(f"{100 * values[name]:.1f}" for name in METRICS)
-            rows.append(f"| `{folder.name}` | {search} | {figures} | {about['decoder_parameters'] / 1e6:.1f} | {minutes(about):.0f} |")
+            rows.append(
+                f"| `{folder.name}` | {search} | {figures} | {about['decoder_parameters'] / 1e6:.1f} | {minutes(about):.0f} |"
+            )
     readme = ASSETS.parent / "README.md"
     begin, end = "<!-- scores:begin -->", "<!-- scores:end -->"
     before, _, rest = readme.read_text(encoding="utf-8").partition(begin)
@@ -122,7 +134,11 @@ def main() -> None:
     best = max(SEARCHES, key=lambda search: scores[search]["CIDEr"])
     search = {**SEARCHES[best], "length_normalisation": arguments.length_normalisation}
     model.config = model.config.model_copy(update={"search": model.config.search.model_copy(update=search)})
-    about |= {"scores": {search: {name: round(value, 4) for name, value in values.items()} for search, values in scores.items()}}
+    about |= {
+        "scores": {
+            search: {name: round(value, 4) for name, value in values.items()} for search, values in scores.items()
+        }
+    }
     about["decoder_parameters"] = sum(parameter.numel() for parameter in model.decoder.parameters())
     title, looks = TITLES[arguments.name]
     card = CARD.format(
@@ -134,7 +150,10 @@ def main() -> None:
         captions=about["captions"],
         header=" | ".join(METRICS),
         rule=" | ".join("---:" for _ in METRICS),
-        rows="\n".join(f"| {search} | " + " | ".join(f"{100 * values[name]:.1f}" for name in METRICS) + " |" for search, values in scores.items()),
+        rows="\n".join(
+            f"| {search} | " + " | ".join(f"{100 * values[name]:.1f}" for name in METRICS) + " |"
+            for search, values in scores.items()
+        ),
         parameters=about["decoder_parameters"] / 1e6,
         words=len(model.vocabulary),
         min_count=recipe["data"]["min_count"],

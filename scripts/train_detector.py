@@ -32,12 +32,13 @@ from pycocotools.cocoeval import COCOeval
 from rich.console import Console
 from torch import Tensor, nn
 
+from captioner.assets import DETECTOR
 from captioner.backend import choose_device, fast_dtype
 from captioner.checkpoint import write_folder
 from captioner.data.batches import prefetch
 from captioner.data.images import load_image
 from captioner.data.loader import ImageLoader
-from captioner.encoders.detector import KIND, Detector, DetectorConfig, build_detector, parts
+from captioner.encoders.detector import Detector, DetectorConfig, build_detector, parts
 from captioner.errors import AnnotationError, CaptionerError
 from captioner.training.log import Log
 from captioner.training.loop import bar, learning_rate_factor
@@ -178,7 +179,9 @@ def target(photo: Photo, shown: Sequence[float], flip: bool, size: int, trust: f
     if flip:
         boxes[:, :, 0] = 1 - boxes[:, ::-1, 0]
     boxes *= size
-    seen = (left >= 0.4) & ((boxes[:, 1] - boxes[:, 0]).min(axis=1) >= 2)  # of a box without area no logarithm can be taken
+    seen = (left >= 0.4) & (
+        (boxes[:, 1] - boxes[:, 0]).min(axis=1) >= 2
+    )  # of a box without area no logarithm can be taken
     labels = photo.labels
     places = boxes.reshape(-1, 4).astype(np.float32)
     ignored = (left > 0) & (~seen | (labels == CROWD))
@@ -217,12 +220,19 @@ def batches(
 
 
 @torch.inference_mode()
-def detections(detector: Detector, data: dict[str, Any], folder: Path, classes: dict[str, int], batch: int = 8) -> list[dict[str, Any]]:
+def detections(
+    detector: Detector, data: dict[str, Any], folder: Path, classes: dict[str, int], batch: int = 8
+) -> list[dict[str, Any]]:
     """Detect in all images and return what COCO calls results."""
     detector.eval()
     device, ids = next(detector.parameters()).device, list(classes.values())
     results = []
-    for loaded in ImageLoader([folder / "images" / image["file_name"] for image in data["images"]], detector.transform, batch_size=batch, workers=2):
+    for loaded in ImageLoader(
+        [folder / "images" / image["file_name"] for image in data["images"]],
+        detector.transform,
+        batch_size=batch,
+        workers=2,
+    ):
         if loaded.errors:
             raise loaded.errors[0][1]
         with autocast(device):
@@ -236,7 +246,9 @@ def detections(detector: Detector, data: dict[str, Any], folder: Path, classes: 
     return results
 
 
-def average_precision(data: dict[str, Any], results: list[dict[str, Any]], classes: dict[str, int]) -> dict[str, tuple[int, float, float]]:
+def average_precision(
+    data: dict[str, Any], results: list[dict[str, Any]], classes: dict[str, int]
+) -> dict[str, tuple[int, float, float]]:
     """Return each class's boxes, AP@0.5 and AP@[.5:.95] by COCO's evaluation, on the images that list it; a class without a box is left out."""
     found: dict[str, tuple[int, float, float]] = {}
     truth = COCO()
@@ -268,7 +280,11 @@ class Run:
     """A training run in its folder."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self.options, self.output, self.console = options, Path(options.output), Console(stderr=True, highlight=False, soft_wrap=True)
+        self.options, self.output, self.console = (
+            options,
+            Path(options.output),
+            Console(stderr=True, highlight=False, soft_wrap=True),
+        )
         self.device = choose_device(options.device)
         torch.manual_seed(options.seed)
         self.train, self.val = read(options.data, "train"), read(options.data, "val")
@@ -277,14 +293,19 @@ class Run:
             raise AnnotationError(f"{options.data}: no category has {options.min_boxes} boxes; lower --min-boxes")
         self.photos = photos_of(options.data, self.train, self.classes)
         config = DetectorConfig(backbone=options.backbone, size=options.size)
-        self.detector = build_detector(config, list(self.classes), pretrained=not options.random_weights).to(self.device)
+        self.detector = build_detector(config, list(self.classes), pretrained=not options.random_weights).to(
+            self.device
+        )
         self.detector.body.trunk[: options.frozen].requires_grad_(False)
         self.average = copy.deepcopy(self.detector).eval().requires_grad_(False)
         body = {id(parameter) for parameter in self.detector.body.parameters()}
         tuned = [parameter for parameter in self.detector.parameters() if parameter.requires_grad]
         self.optimiser = torch.optim.AdamW(
             [
-                {"params": [parameter for parameter in tuned if id(parameter) in body], "rate": options.rate * options.backbone_rate},
+                {
+                    "params": [parameter for parameter in tuned if id(parameter) in body],
+                    "rate": options.rate * options.backbone_rate,
+                },
                 {"params": [parameter for parameter in tuned if id(parameter) not in body], "rate": options.rate},
             ],
             lr=0.0,
@@ -293,7 +314,9 @@ class Run:
         self.schedule = OptimiserConfig(learning_rate=options.rate, warmup=0.05, schedule="cosine")
         self.steps = len(self.photos) // options.batch  # an epoch's
         if not self.steps:
-            raise AnnotationError(f"{options.data}: {len(self.photos)} photos do not fill a batch of {options.batch}; lower --batch")
+            raise AnnotationError(
+                f"{options.data}: {len(self.photos)} photos do not fill a batch of {options.batch}; lower --batch"
+            )
         self.state = State()
         unsettled = ("data", "output", "assets", "device", "workers", "save_minutes", "evaluate_every", "ship_only")
         settled = {name: value for name, value in vars(options).items() if name not in unsettled}
@@ -328,16 +351,28 @@ class Run:
         with bar(self.console) as shown:
             task = shown.add_task("training", total=total, completed=self.state.step, info="")
             for epoch in range(self.state.epoch, self.options.epochs):
-                for pixels, targets in prefetch(batches(self.photos, self.detector, self.options, epoch, self.state.batch)):
+                for pixels, targets in prefetch(
+                    batches(self.photos, self.detector, self.options, epoch, self.state.batch)
+                ):
                     values = self.step(pixels, targets)
                     log.step(self.state.step, values)
-                    shown.update(task, completed=self.state.step, info=f"loss {values['loss']:.3f}  {values['images_per_second']:.1f} images/s")
+                    shown.update(
+                        task,
+                        completed=self.state.step,
+                        info=f"loss {values['loss']:.3f}  {values['images_per_second']:.1f} images/s",
+                    )
                     self.state.seconds = before + time.monotonic() - began
                     if self.state.step % 50 == 0:  # for who reads a file and sees no bar
                         each = self.state.seconds / self.state.step
-                        told = "  ".join(f"{name.removeprefix('loss_')} {value:.3f}" for name, value in values.items() if name.startswith("loss"))
+                        told = "  ".join(
+                            f"{name.removeprefix('loss_')} {value:.3f}"
+                            for name, value in values.items()
+                            if name.startswith("loss")
+                        )
                         left = each * (total - self.state.step) / 60
-                        self.console.print(f"step {self.state.step:,} of {total:,}: {told}  {each:.2f} s a step, {left:.0f} minutes left")
+                        self.console.print(
+                            f"step {self.state.step:,} of {total:,}: {told}  {each:.2f} s a step, {left:.0f} minutes left"
+                        )
                     if time.monotonic() - saved > 60 * self.options.save_minutes:
                         self.save()
                         saved = time.monotonic()
@@ -361,7 +396,9 @@ class Run:
         loss.backward()
         norm = nn.utils.clip_grad_norm_([p for group in self.optimiser.param_groups for p in group["params"]], 5.0)
         if not torch.isfinite(norm):
-            raise SystemExit(f"training diverged at step {self.state.step} (the gradient is {float(norm)}); lower --rate")
+            raise SystemExit(
+                f"training diverged at step {self.state.step} (the gradient is {float(norm)}); lower --rate"
+            )
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.state.step += 1
@@ -377,8 +414,15 @@ class Run:
         """Score the averaged weights on the validation photos."""
         results = detections(self.average, self.val, self.options.data, self.classes)
         scores = average_precision(self.val, results, self.classes)
-        log.evaluation(self.state.epoch, self.state.step, means(scores) | {f"AP@0.5 {name}": score[1] for name, score in scores.items()})
-        self.console.print(f"epoch {self.state.epoch}: " + "  ".join(f"{name} {100 * value:.1f}" for name, value in means(scores).items()))
+        log.evaluation(
+            self.state.epoch,
+            self.state.step,
+            means(scores) | {f"AP@0.5 {name}": score[1] for name, score in scores.items()},
+        )
+        self.console.print(
+            f"epoch {self.state.epoch}: "
+            + "  ".join(f"{name} {100 * value:.1f}" for name, value in means(scores).items())
+        )
         return scores
 
     def ship(self, scores: dict[str, tuple[int, float, float]]) -> None:
@@ -395,7 +439,10 @@ class Run:
             ap50=100 * mean["mAP@0.5"],
             ap=100 * mean["mAP@[.5:.95]"],
             scored=len(scores),
-            rows="\n".join(f"| {name} | {count} | {100 * half:.1f} | {100 * all_of_it:.1f} |" for name, (count, half, all_of_it) in rows.items()),
+            rows="\n".join(
+                f"| {name} | {count} | {100 * half:.1f} | {100 * all_of_it:.1f} |"
+                for name, (count, half, all_of_it) in rows.items()
+            ),
             boxes=sum(int((photo.labels > 0).sum()) for photo in self.photos),
             device={"cpu": "a CPU", "cuda": "a GPU"}.get(self.device.type, self.device.type),
             frozen=options.frozen,
@@ -412,7 +459,9 @@ class Run:
             "AP@0.5": {name: round(score[1], 4) for name, score in rows.items()},
         }
         weights, config = parts(self.average, half=True)
-        folder = write_folder(options.assets, KIND, weights=weights, config={**config, "about": about}, vocabularies={}, card=card)
+        folder = write_folder(
+            options.assets, DETECTOR, weights=weights, config={**config, "about": about}, vocabularies={}, card=card
+        )
         size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
         print(f"{folder}: {size:.1f} MB" + ("; more than 25 MB, too large to be shipped" if size > 25 else ""))
 
@@ -420,7 +469,10 @@ class Run:
 def means(scores: dict[str, tuple[int, float, float]]) -> dict[str, float]:
     """Return the means over classes."""
     count = max(1, len(scores))
-    return {"mAP@0.5": sum(score[1] for score in scores.values()) / count, "mAP@[.5:.95]": sum(score[2] for score in scores.values()) / count}
+    return {
+        "mAP@0.5": sum(score[1] for score in scores.values()) / count,
+        "mAP@[.5:.95]": sum(score[2] for score in scores.values()) / count,
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -436,20 +488,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--backbone-rate", type=float, default=0.1, help="share of it for the backbone")
     parser.add_argument("--weight-decay", type=float, default=0.02)
     parser.add_argument(
-        "--frozen", type=int, default=6, help="the backbone's first stages that keep their weights, its stem counted; an EfficientNet has 9"
+        "--frozen",
+        type=int,
+        default=6,
+        help="the backbone's first stages that keep their weights, its stem counted; an EfficientNet has 9",
     )
     parser.add_argument("--min-boxes", type=int, default=35, help="boxes a class must have to be learned")
-    parser.add_argument("--trust", type=float, default=0.3, help="weight of background in photos where not all classes are boxed; above 0")
+    parser.add_argument(
+        "--trust",
+        type=float,
+        default=0.3,
+        help="weight of background in photos where not all classes are boxed; above 0",
+    )
     parser.add_argument("--smallest", type=float, default=0.5, help="smallest side of a random crop, relative")
     parser.add_argument("--backbone", default=small.backbone)
-    parser.add_argument("--size", type=int, default=small.size, help="side of the squashed picture in pixels, a multiple of 32")
+    parser.add_argument(
+        "--size", type=int, default=small.size, help="side of the squashed picture in pixels, a multiple of 32"
+    )
     parser.add_argument("--random-weights", action="store_true", help="begin without ImageNet weights (for tests)")
     parser.add_argument("--evaluate-every", type=int, default=4, help="epochs between evaluations")
     parser.add_argument("--save-minutes", type=float, default=5)
     parser.add_argument("--workers", type=int, default=2, help="threads that load photos")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--ship-only", action="store_true", help="evaluate and ship the run as it is, without training on")
+    parser.add_argument(
+        "--ship-only", action="store_true", help="evaluate and ship the run as it is, without training on"
+    )
     try:
         Run(parser.parse_args(arguments)).run()
     except CaptionerError as error:

@@ -40,7 +40,9 @@ def launched() -> Iterator[Any]:
 
     Without playwright or a browser the test is skipped; one that ``$CAPTIONER_CHROMIUM`` names must start, or the test fails.
     """
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install playwright"
+    )
     with playwright.sync_playwright() as started:
         try:
             browser = started.chromium.launch(executable_path=executable(), args=ARGUMENTS)
@@ -48,7 +50,9 @@ def launched() -> Iterator[Any]:
             if os.environ.get("CAPTIONER_CHROMIUM"):
                 raise
             why = str(error).strip().splitlines()[0]
-            pytest.skip(f"no browser starts ({why}): install chromium, name one in CAPTIONER_CHROMIUM, or run playwright install chromium")
+            pytest.skip(
+                f"no browser starts ({why}): install chromium, name one in CAPTIONER_CHROMIUM, or run playwright install chromium"
+            )
         try:
             yield browser
         finally:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from captioner.decoders import DECODERS, Decoder, Taught
+from captioner.decoders import DECODERS, Decoder, DecoderOutput
 from captioner.memory import Memory
 from captioner.text.vocabulary import BOS, PAD, UNK
 
@@ -23,7 +23,9 @@ SMALL |= {"blocks": 2, "size": 8, "heads": 2, "feed_forward": 12}
 LENGTHS = ((3, 1), (0, 5), (0, 0), (4, 4))
 
 
-def build_decoder(name: str, *, dropout: float = 0.0, spread: float | None = 0.5, seed: int = 0, **settings: Any) -> Decoder:
+def build_decoder(
+    name: str, *, dropout: float = 0.0, spread: float | None = 0.5, seed: int = 0, **settings: Any
+) -> Decoder:
     """Build a small decoder in eval mode.
 
     Args:
@@ -71,13 +73,13 @@ def build_tokens(lengths: Sequence[Sequence[int]] = LENGTHS, *, seed: int = 2) -
 
 
 def spread_out(packed: Tensor, tokens: Tensor) -> Tensor:
-    """Put what :class:`Taught` holds for the real positions (M, ...) to its places (B, K, T, ...), zero elsewhere."""
+    """Put what :class:`DecoderOutput` holds for the real positions (M, ...) to its places (B, K, T, ...), zero elsewhere."""
     out = packed.new_zeros(*tokens.shape, *packed.shape[1:])
     out[tokens != PAD] = packed
     return out
 
 
-def step_by_step(decoder: Decoder, memory: Memory, tokens: Tensor) -> Taught:
+def step_by_step(decoder: Decoder, memory: Memory, tokens: Tensor) -> DecoderOutput:
     """Do what ``forward`` does with ``start`` and ``step`` alone, each caption of an image a hypothesis of its own."""
     real = tokens != PAD
     state = decoder.start(memory).pick(torch.zeros(tokens.shape[:2], dtype=torch.long))
@@ -87,7 +89,7 @@ def step_by_step(decoder: Decoder, memory: Memory, tokens: Tensor) -> Taught:
         logits.append(logit)
         attentions.append(attention)
     looked = [attention for attention in attentions if attention is not None]
-    return Taught(torch.stack(logits, dim=2)[real], torch.stack(looked, dim=2)[real] if looked else None)
+    return DecoderOutput(torch.stack(logits, dim=2)[real], torch.stack(looked, dim=2)[real] if looked else None)
 
 
 def naive_lstm(weights: Sequence[Tensor], x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:

@@ -36,7 +36,9 @@ def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch,
     assert Compiled(torch.neg, eager=torch.abs)(torch.ones(1)).item() == 1
 
 
-def test_a_failing_compiler_is_told_of_once_and_gone_without(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failing_compiler_is_told_of_once_and_gone_without(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     tries = []
 
     def broken(*args: Any, **kwargs: Any) -> Callable[..., Any]:
@@ -52,10 +54,14 @@ def test_a_failing_compiler_is_told_of_once_and_gone_without(monkeypatch: pytest
     with caplog.at_level(logging.WARNING):
         assert [negative(torch.ones(1)).item() for _ in range(2)] == [-1, -1]
     assert len(tries) == 1
-    assert [record.getMessage() for record in caplog.records] == ["torch.compile failed (ld: cannot find -lgomp); going on without it, slower"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "torch.compile failed (ld: cannot find -lgomp); going on without it, slower"
+    ]
 
 
-def test_an_error_of_the_function_is_the_callers(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_of_the_function_is_the_callers(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(torch, "compile", lambda function, **settings: function)
     monkeypatch.setattr(backend, "can_compile", lambda: True)
     add = Compiled(torch.add)
@@ -64,7 +70,9 @@ def test_an_error_of_the_function_is_the_callers(monkeypatch: pytest.MonkeyPatch
     assert not caplog.records
     calls = []
     monkeypatch.setattr(add, "eager", lambda *args: calls.append(args))
-    assert add(torch.ones(2), torch.ones(2)).tolist() == [2, 2] and not calls, "it was not tried again after an error that was not the compiler's"
+    assert add(torch.ones(2), torch.ones(2)).tolist() == [2, 2] and not calls, (
+        "it was not tried again after an error that was not the compiler's"
+    )
 
 
 def test_filters_of_warnings_are_left_alone_once_it_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,8 +81,12 @@ def test_filters_of_warnings_are_left_alone_once_it_is_compiled(monkeypatch: pyt
     monkeypatch.setattr(backend, "can_compile", lambda: True)
     negative = Compiled(torch.neg)
     negative(torch.ones(1))
-    monkeypatch.setattr(warnings, "catch_warnings", lambda *args, **kwargs: pytest.fail("filters of all threads were changed"))
-    monkeypatch.setattr(warnings, "filterwarnings", lambda *args, **kwargs: pytest.fail("filters of all threads were changed"))
+    monkeypatch.setattr(
+        warnings, "catch_warnings", lambda *args, **kwargs: pytest.fail("filters of all threads were changed")
+    )
+    monkeypatch.setattr(
+        warnings, "filterwarnings", lambda *args, **kwargs: pytest.fail("filters of all threads were changed")
+    )
     assert negative(torch.ones(1)).item() == -1
 
 
@@ -96,6 +108,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator is set")
 def test_freed_memory_is_used_again() -> None:
     def faults(how: str) -> int:
-        return int(subprocess.run([sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=True).stdout)
+        return int(
+            subprocess.run([sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=True).stdout
+        )
 
     assert faults("keep") < 100 < faults("leave")

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import captioner
 from captioner import checkpoint
-from captioner.checkpoint import CARD, CONFIG, DEFAULT, VOCABULARY, WEIGHTS, load_model, locate, save_model, shipped
+from captioner.assets import CONFIG, shipped
+from captioner.checkpoint import CARD, DEFAULT, VOCABULARY, WEIGHTS, load_model, locate, save_model
 from captioner.errors import CheckpointError
 from captioner.model import CaptionModel, ModelConfig
 from captioner.text.vocabulary import Vocabulary
@@ -26,7 +26,8 @@ def tiny_model(*, tuned: bool = True, fit: str = "squash", **search: Any) -> Cap
     decoder = {"name": "show_attend_tell", "embedding": 8, "hidden": 12, "attention": 6, "values": 10}
     words = ("a", "dog", "cat", "on", "the", "grass", "runs", "two")
     model = CaptionModel.build(
-        ModelConfig(encoder=encoder, decoder=decoder, search={"min_words": 2, "max_words": 7, **search}), Vocabulary(words, range(8, 0, -1))
+        ModelConfig(encoder=encoder, decoder=decoder, search={"min_words": 2, "max_words": 7, **search}),
+        Vocabulary(words, range(8, 0, -1)),
     )
     for weight in model.decoder.parameters():  # the features are faint, and pictures should differ in their captions
         torch.nn.init.normal_(weight, std=20 if weight.shape[-1] == model.encoder.features else 1)
@@ -48,7 +49,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_what_is_saved_is_loaded(tmp_path: Path, dtype: torch.dtype | None) -> None:
     model = tiny_model(width=3)
     loaded = load_model(save_model(tmp_path / "made on the way" / "model", model, dtype=dtype))
-    assert loaded.config == model.config and loaded.vocabulary == model.vocabulary and loaded.vocabulary.counts == model.vocabulary.counts
+    assert (
+        loaded.config == model.config
+        and loaded.vocabulary == model.vocabulary
+        and loaded.vocabulary.counts == model.vocabulary.counts
+    )
     assert loaded.tuned_stages == loaded.encoder.stages and not loaded.training
     theirs = loaded.state_dict()
     for name, tensor in model.state_dict().items():
@@ -90,7 +95,9 @@ def test_only_the_tuned_stages_are_stored(tmp_path: Path) -> None:
     torch.manual_seed(0)
     loaded = load_model(folder)
     theirs = loaded.state_dict()
-    assert loaded.tuned_stages == 2 and all(torch.equal(theirs[name], tensor) for name, tensor in model.state_dict().items())
+    assert loaded.tuned_stages == 2 and all(
+        torch.equal(theirs[name], tensor) for name, tensor in model.state_dict().items()
+    )
     torch.manual_seed(1)
     with pytest.raises(CheckpointError, match="other encoder weights"):
         load_model(folder)
@@ -116,8 +123,16 @@ def changed(folder: Path, **values: Any) -> str:
         (CONFIG, lambda f: changed(f, model={"decoders": {}}).encode(), "Did you mean 'decoder'"),
         (VOCABULARY, lambda f: None, "vocabulary is missing"),
         (VOCABULARY, lambda f: b"{}", "not a readable vocabulary"),
-        (VOCABULARY, lambda f: (f / VOCABULARY).read_bytes().replace(b'"format": 1', b'"format": 9'), "newer than this program"),
-        (VOCABULARY, lambda f: (f / VOCABULARY).read_bytes().replace(b'"dog"', b'"dog", "cow"').replace(b"[8,", b"[9, 8,"), "does not fit"),
+        (
+            VOCABULARY,
+            lambda f: (f / VOCABULARY).read_bytes().replace(b'"format": 1', b'"format": 9'),
+            "newer than this program",
+        ),
+        (
+            VOCABULARY,
+            lambda f: (f / VOCABULARY).read_bytes().replace(b'"dog"', b'"dog", "cow"').replace(b"[8,", b"[9, 8,"),
+            "does not fit",
+        ),
     ],
 )
 def test_a_damaged_folder_is_a_clear_error(folder: Path, name: str, harm: Any, says: str) -> None:
@@ -179,7 +194,7 @@ def test_a_model_is_replaced_whole_or_not_at_all(folder: Path, monkeypatch: pyte
 
 
 def test_shipped_models_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(captioner, "__file__", str(tmp_path / "captioner" / "__init__.py"))
+    monkeypatch.setattr("captioner.assets.files", lambda package: tmp_path / package)
     with pytest.raises(CheckpointError, match="no model comes with this copy"):
         locate()
     (tmp_path / "assets" / "examples").mkdir(parents=True)  # no model
@@ -193,7 +208,10 @@ def test_shipped_models_are_found_by_name(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_what_is_no_model_says_so(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert locate(folder) == locate(str(folder)) == folder
-    for path, says in ((tmp_path, f"not a model folder, it has no {CONFIG}"), (folder / WEIGHTS, "is a file; give the model's folder")):
+    for path, says in (
+        (tmp_path, f"not a model folder, it has no {CONFIG}"),
+        (folder / WEIGHTS, "is a file; give the model's folder"),
+    ):
         with pytest.raises(CheckpointError, match=f"{path}: {says}"):
             locate(path)
     with pytest.raises(CheckpointError, match="does not exist"):
@@ -203,7 +221,9 @@ def test_what_is_no_model_says_so(folder: Path, tmp_path: Path, monkeypatch: pyt
         raise ConnectionError("network is unreachable\nand much more")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
-    with pytest.raises(CheckpointError, match=r"'some/model': no such folder, and the hub gave none \(network is unreachable\)$"):
+    with pytest.raises(
+        CheckpointError, match=r"'some/model': no such folder, and the hub gave none \(network is unreachable\)$"
+    ):
         locate("some/model")
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: str(folder))
     assert locate("some/model") == folder

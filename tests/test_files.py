@@ -63,7 +63,9 @@ def test_nothing_is_at_the_path_before_all_is_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("old", [b"old", None])
-def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path: Path, error: type[BaseException], old: bytes | None) -> None:
+def test_an_interrupted_write_leaves_the_old_file_and_no_other(
+    tmp_path: Path, error: type[BaseException], old: bytes | None
+) -> None:
     path = tmp_path / "model.bin"
     if old is not None:
         path.write_bytes(old)
@@ -117,7 +119,9 @@ def test_permissions_are_those_of_any_new_file(tmp_path: Path, umask: int, exist
 
 
 @POSIX
-def test_other_threads_files_keep_their_permissions(tmp_path: Path, umask: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_threads_files_keep_their_permissions(
+    tmp_path: Path, umask: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain = os.umask
     seen: list[int] = []
 

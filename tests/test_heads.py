@@ -43,19 +43,28 @@ def caption(captioner: Captioner) -> Caption:
     return captioner(photo())
 
 
-def test_heads_come_back_from_the_search_and_their_mean_is_what_it_found(captioner: Captioner, caption: Caption) -> None:
+def test_heads_come_back_from_the_search_and_their_mean_is_what_it_found(
+    captioner: Captioner, caption: Caption
+) -> None:
     heads = [captioner(photo(), attention=f"{block}.{head}") for block in (1, 2) for head in (1, 2)]
     assert [one.attention_of for one in (caption, *heads)] == ["mean", "1.1", "1.2", "2.1", "2.2"]
     assert all(one.tokens == caption.tokens for one in heads)
     weights = [one.attention for one in heads]
-    assert caption.attention is not None and all(weight is not None and weight.shape == caption.attention.shape for weight in weights)
+    assert caption.attention is not None and all(
+        weight is not None and weight.shape == caption.attention.shape for weight in weights
+    )
     assert float((weights[0] - weights[3]).abs().max()) > 0.01  # type: ignore[operator]
     torch.testing.assert_close(torch.stack(weights).mean(0), caption.attention, rtol=0, atol=1e-5)  # type: ignore[arg-type]
 
 
 def test_all_heads_at_once(captioner: Captioner, caption: Caption) -> None:
     every = captioner(photo(), attention="heads")
-    assert every.heads is not None and every.attention is not None and caption.attention is not None and caption.heads is None
+    assert (
+        every.heads is not None
+        and every.attention is not None
+        and caption.attention is not None
+        and caption.heads is None
+    )
     torch.testing.assert_close(every.attention, caption.attention)
     assert every.heads.shape == (len(caption.tokens), 2, 2, caption.attention.shape[1])
     one = captioner(photo(), attention="2.1").attention
@@ -73,7 +82,9 @@ def test_captions_of_many_pictures_have_the_attention_of_one(captioner: Captione
         for one, other in zip((together, *together.others), (alone, *alone.others), strict=True):
             assert one.tokens == other.tokens and one.attention is not None and other.attention is not None
             assert len(one.attention) == len(one.tokens) and one.attention_of == attention
-            torch.testing.assert_close(one.attention, other.attention, rtol=0, atol=0.02)  # the encoder may be rounded, differently in a batch
+            torch.testing.assert_close(
+                one.attention, other.attention, rtol=0, atol=0.02
+            )  # the encoder may be rounded, differently in a batch
 
 
 def test_rollout_of_a_caption_is_attention(captioner: Captioner, caption: Caption) -> None:
@@ -97,19 +108,28 @@ def test_other_decoders_have_their_mean_alone() -> None:
             other(photo(), attention=heads)
 
 
-def _attend(attention: object, norm: object, x: np.ndarray, read: np.ndarray | None, *, causal: bool) -> tuple[np.ndarray, np.ndarray]:
+def _attend(
+    attention: object, norm: object, x: np.ndarray, read: np.ndarray | None, *, causal: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Section 3.2.2 of Vaswani 2017, a head, a query and a key at a time: what is seen, and the mean weights of the heads; pre-norm."""
     weight = {name: value.detach().numpy() for name, value in attention.named_parameters()}  # type: ignore[attr-defined]
     y = norm(torch.tensor(x)).detach().numpy()  # type: ignore[operator]
     read = y if read is None else read
     size = x.shape[1]
-    query, key, value = y @ weight["query.weight"].T, read @ weight["key_value.weight"][:size].T, read @ weight["key_value.weight"][size:].T
+    query, key, value = (
+        y @ weight["query.weight"].T,
+        read @ weight["key_value.weight"][:size].T,
+        read @ weight["key_value.weight"][size:].T,
+    )
     each, mean = size // 2, np.zeros((len(x), len(read)))
     seen = np.zeros_like(x)
     for head in range(2):
         part = slice(head * each, (head + 1) * each)
         for q in range(len(x)):
-            scores = [np.exp(query[q, part] @ key[k, part] / each**0.5) if not causal or k <= q else 0.0 for k in range(len(read))]
+            scores = [
+                np.exp(query[q, part] @ key[k, part] / each**0.5) if not causal or k <= q else 0.0
+                for k in range(len(read))
+            ]
             shares = np.array(scores) / sum(scores)
             mean[q] += shares / 2
             seen[q, part] = shares @ value[:, part]
@@ -124,7 +144,11 @@ def _fed(block: object, x: np.ndarray) -> np.ndarray:
 def test_rollout_is_the_naive_one() -> None:
     decoder = build_decoder("transformer")
     torch.manual_seed(1)
-    refiner = TransformerRefiner(TransformerRefinerConfig(**{**BLOCKS, "blocks": 1}, positions="none"), features=FEATURES).double().eval()
+    refiner = (
+        TransformerRefiner(TransformerRefinerConfig(**{**BLOCKS, "blocks": 1}, positions="none"), features=FEATURES)
+        .double()
+        .eval()
+    )
     for weight in refiner.parameters():
         torch.nn.init.normal_(weight, std=0.7)
     memory = Memory.of_grid(torch.randn(1, 6, FEATURES, dtype=torch.float64), (2, 3))

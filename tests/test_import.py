@@ -13,7 +13,18 @@ import pytest
 import captioner
 from captioner import errors
 
-HEAVY = {"torch", "torchvision", "timm", "numpy", "PIL", "matplotlib", "nltk", "pycocoevalcap", "lightning_fabric", "huggingface_hub"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "PIL",
+    "matplotlib",
+    "nltk",
+    "pycocoevalcap",
+    "lightning_fabric",
+    "huggingface_hub",
+}
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,11 @@ def test_parts_that_do_not_fit_are_refused(changes: dict[str, Any], message: str
         regions(**changes)
 
 
-@pytest.mark.parametrize("index", [slice(1, 3), torch.tensor([2, 0, 0]), torch.tensor([True, False, True])], ids=["slice", "numbers", "choice"])
+@pytest.mark.parametrize(
+    "index",
+    [slice(1, 3), torch.tensor([2, 0, 0]), torch.tensor([True, False, True])],
+    ids=["slice", "numbers", "choice"],
+)
 def test_taking_images_takes_all_their_parts(index: slice | torch.Tensor) -> None:
     memory = regions(grid=(3, 2))
     taken = memory[index]

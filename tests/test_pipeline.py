@@ -63,7 +63,11 @@ def test_words_and_attention_belong_together(captioner: Captioner, photos: list[
     for caption in captions:
         assert str(caption) == caption.text == detokenize(caption.tokens)
         assert set(caption.tokens) <= set(captioner.model.vocabulary.words[4:]) and len(caption.tokens) <= 7
-        assert caption.attention is not None and caption.attention.shape == (len(caption.tokens), 4) and caption.grid == (2, 2)
+        assert (
+            caption.attention is not None
+            and caption.attention.shape == (len(caption.tokens), 4)
+            and caption.grid == (2, 2)
+        )
         torch.testing.assert_close(caption.attention.sum(1), torch.ones(len(caption.tokens)))
         assert [word for word, _ in caption.words_at((0.9, 0.1))] == caption.tokens
 
@@ -74,8 +78,19 @@ def test_bad_pictures_are_errors_in_their_places(captioner: Captioner, photos: l
     sources = [tmp_path / "none.jpg", photos[0], text, text, b"junk", photos[1], photos[2], text]
     for batch_size in (1, 2, 8):
         results = list(captioner.stream(sources, batch_size=batch_size))
-        assert [isinstance(result, ImageError) for result in results] == [True, False, True, True, True, False, False, True]
-        assert [result.source for result in results] == [str(source) if isinstance(source, Path) else "<bytes>" for source in sources]
+        assert [isinstance(result, ImageError) for result in results] == [
+            True,
+            False,
+            True,
+            True,
+            True,
+            False,
+            False,
+            True,
+        ]
+        assert [result.source for result in results] == [
+            str(source) if isinstance(source, Path) else "<bytes>" for source in sources
+        ]
     with pytest.raises(ImageError, match=r"text\.jpg"):
         captioner([photos[0], text])
 
@@ -103,7 +118,9 @@ def test_the_next_best_captions_come_along(photos: list[Path]) -> None:
     caption = Captioner(tiny_model(), device="cpu", width=4, n_best=3, length_normalisation=0)(photos[0])
     assert best.others == [] and len(caption.others) == 2
     assert len({tuple(c.tokens) for c in (caption, *caption.others)}) == 3
-    assert [other["caption"] for other in json.loads(json.dumps(caption.to_dict()))["others"]] == [other.text for other in caption.others]
+    assert [other["caption"] for other in json.loads(json.dumps(caption.to_dict()))["others"]] == [
+        other.text for other in caption.others
+    ]
 
 
 def test_the_next_best_captions_know_their_picture(photos: list[Path]) -> None:
@@ -132,13 +149,21 @@ def test_a_saved_captioner_says_the_same(
     captioner.save_pretrained(tmp_path / "model")
     torch.manual_seed(0)  # an encoder that was not tuned is built anew, at random
     again = load_model(tmp_path / "model")
-    rounded = [name for name, weight in tiny_model().state_dict().items() if not torch.equal(weight, again.state_dict()[name])]
+    rounded = [
+        name for name, weight in tiny_model().state_dict().items() if not torch.equal(weight, again.state_dict()[name])
+    ]
     assert not rounded, "weights were saved at the precision of use"
     assert alike(Captioner(again, device="cpu")(photos[0]), captioner(photos[0]))
 
 
 def test_words_at_a_place_of_a_grid() -> None:
-    caption = Caption("A dog.", ["a", "dog"], -1.0, torch.tensor([[0.1, 0.2, 0.3, 0.1, 0.2, 0.1], [0.0, 0.0, 0.0, 0.0, 0.0, 1.0]]), grid=(2, 3))
+    caption = Caption(
+        "A dog.",
+        ["a", "dog"],
+        -1.0,
+        torch.tensor([[0.1, 0.2, 0.3, 0.1, 0.2, 0.1], [0.0, 0.0, 0.0, 0.0, 0.0, 1.0]]),
+        grid=(2, 3),
+    )
     for place, column in (((0, 0), 0), ((0.5, 0.49), 1), ((0.99, 0.2), 2), ((0.2, 0.5), 3), ((0.4, 1), 4), ((1, 1), 5)):
         assert [weight for _, weight in caption.words_at(place)] == caption.attention[:, column].tolist()  # type: ignore[index]
     for outside in ((-0.1, 0.5), (0.5, 1.1), (float("nan"), 0.5)):
@@ -166,7 +191,12 @@ def test_a_caption_without_attention_says_so() -> None:
 def test_a_caption_is_plain_values(captioner: Captioner, photos: list[Path]) -> None:
     caption = captioner(photos[0])
     value = json.loads(json.dumps(caption.to_dict()))
-    expected = {"image": str(photos[0]), "caption": caption.text, "tokens": caption.tokens, "log_probability": round(caption.log_probability, 4)}
+    expected = {
+        "image": str(photos[0]),
+        "caption": caption.text,
+        "tokens": caption.tokens,
+        "log_probability": round(caption.log_probability, 4),
+    }
     assert value == expected
     value = json.loads(json.dumps(caption.to_dict(attention=True)))
     torch.testing.assert_close(torch.tensor(value["attention"]), caption.attention, rtol=0, atol=1e-6)

@@ -42,7 +42,9 @@ CAPTIONS = [[[1, 4, 5, 7, 2], [1, 9, 6, 2]], [[1, 4, 6, 8, 4, 10, 2]], [[1, 5, 2
 def small(family: Any) -> dict[str, Any]:
     """Return the small sizes of those settings that a family has, without dropout."""
     fields = family.Config.model_fields
-    return {field: size for field, size in SMALL.items() if field in fields} | {field: 0.0 for field in fields if "dropout" in field}
+    return {field: size for field, size in SMALL.items() if field in fields} | {
+        field: 0.0 for field in fields if "dropout" in field
+    }
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,9 @@ def build(kind: str, encoder: str, refiner: str | None, decoder: str) -> Model:
     }
     if kind == "text":
         pieces = Subwords.learn(SENTENCES, merges=10)
-        return of_text(TranslationModel(TranslationConfig.model_validate(parts), pieces, Subwords.learn(["ein Hund"], merges=2)))
+        return of_text(
+            TranslationModel(TranslationConfig.model_validate(parts), pieces, Subwords.learn(["ein Hund"], merges=2))
+        )
     return of_pictures(CaptionModel.build(ModelConfig.model_validate(parts), Vocabulary(WORDS)))
 
 
@@ -84,7 +88,12 @@ def of_text(model: TranslationModel) -> Model:
     tokens = torch.zeros(len(numbers), max(map(len, numbers)), dtype=torch.long)
     for row, sentence in enumerate(numbers):
         tokens[row, : len(sentence)] = torch.tensor(sentence)
-    return Model(model.encoder, model.decoder, lambda: model(tokens), lambda folder: of_text(load_translator(save_translator(folder, model))))
+    return Model(
+        model.encoder,
+        model.decoder,
+        lambda: model(tokens),
+        lambda folder: of_text(load_translator(save_translator(folder, model))),
+    )
 
 
 class Pair(NamedTuple):
@@ -101,7 +110,9 @@ PAIRS = [
     for refiner in (None, *REFINERS)
     for decoder in DECODERS
 ]
-pytestmark = pytest.mark.parametrize("pair", PAIRS, ids=["-".join(part or "plain" for part in pair[1:]) for pair in PAIRS])
+pytestmark = pytest.mark.parametrize(
+    "pair", PAIRS, ids=["-".join(part or "plain" for part in pair[1:]) for pair in PAIRS]
+)
 
 
 @pytest.fixture(autouse=True)
@@ -141,7 +152,13 @@ def test_masked_places_do_not_matter(pair: Pair) -> None:
     decoder = build(*pair).decoder.double().eval()
     memory, tokens = memory_of(pair.kind, pair.encoder).to(dtype=torch.float64), tokens_of(CAPTIONS)
     assert memory.mask is not None
-    changed = Memory(memory.vectors.masked_fill(~memory.mask.unsqueeze(-1), 7.0), memory.pooled, memory.mask, memory.grid, memory.boxes)
+    changed = Memory(
+        memory.vectors.masked_fill(~memory.mask.unsqueeze(-1), 7.0),
+        memory.pooled,
+        memory.mask,
+        memory.grid,
+        memory.boxes,
+    )
     with torch.no_grad():
         torch.testing.assert_close(decoder(changed, tokens).logits, decoder(memory, tokens).logits, rtol=0, atol=1e-9)
 
@@ -202,4 +219,6 @@ def test_whole_captions_come_out(pair: Pair) -> None:
     model.encoder.eval()
     with torch.no_grad():
         found = beam(model.decoder.eval(), model.encode(), SearchConfig(width=2, max_words=4))
-    assert [len(hypotheses) for hypotheses in found] == [1, 1, 1] and all(EOS not in found[image][0].words for image in range(3))
+    assert [len(hypotheses) for hypotheses in found] == [1, 1, 1] and all(
+        EOS not in found[image][0].words for image in range(3)
+    )

@@ -77,7 +77,9 @@ def caption_all(
         one = _Captioning(contestant, data, said, store, stores, listener, batch_size)
         key = {"model": contestant.fingerprint, "captioner": captioner.__version__, "search": settings, "device": kind}
         try:
-            said.captions[contestant.name] = one.run(key, partial(Captioner.from_pretrained, contestant.folder, device=device, **settings))
+            said.captions[contestant.name] = one.run(
+                key, partial(Captioner.from_pretrained, contestant.folder, device=device, **settings)
+            )
         except CaptionerError as error:
             listener.failed(_named(contestant, error))
     for problem in said.unreadable:
@@ -134,7 +136,9 @@ class _Captioning:
             missing = (photo for photo in self.data.photos if photo.image_id not in store)
             self.said.unreadable |= {f"{photo.path}: not in the feature store {folder}": None for photo in missing}
             return store
-        self.said.notes.append(f"{self.contestant.name}: none of the feature stores is of its encoder; it captioned the photos")
+        self.said.notes.append(
+            f"{self.contestant.name}: none of the feature stores is of its encoder; it captioned the photos"
+        )
         return None
 
 

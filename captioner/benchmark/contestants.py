@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from captioner import checkpoint
+from captioner import assets, checkpoint
 from captioner.errors import CheckpointError
 
 
@@ -32,7 +32,7 @@ class Contestant:
     def fingerprint(self) -> str:
         """SHA-256 of the model's weights, config and vocabulary; a file that is missing counts as empty, and loading the model tells of it."""
         digest = hashlib.sha256()
-        for name in (checkpoint.CONFIG, checkpoint.VOCABULARY, checkpoint.WEIGHTS):
+        for name in (assets.CONFIG, checkpoint.VOCABULARY, checkpoint.WEIGHTS):
             path = self.folder / name
             digest.update(f"{name} {path.stat().st_size if path.is_file() else 0}\n".encode())
             if path.is_file():
@@ -64,13 +64,23 @@ def find(models: Sequence[str | Path | Contestant], failed: Callable[[str], None
             raise CheckpointError(f"{folder}: this model is named twice; leave one out")
         found.append((model, folder))
     if not found:
-        raise CheckpointError("no model is left to compare" if models else "no model comes with this copy of captioner; name some to compare")
+        raise CheckpointError(
+            "no model is left to compare"
+            if models
+            else "no model comes with this copy of captioner; name some to compare"
+        )
     short = [_name(model, folder) for model, folder in found]
     out: dict[str, Contestant] = {}
     for (model, folder), name in zip(found, short, strict=True):
-        one = model if isinstance(model, Contestant) else Contestant(name if short.count(name) == 1 else str(model), folder)
+        one = (
+            model
+            if isinstance(model, Contestant)
+            else Contestant(name if short.count(name) == 1 else str(model), folder)
+        )
         if one.name in out:
-            raise CheckpointError(f"{folder}: another model is named {one.name!r} too; give its folder by a longer path, such as ./{one.name}")
+            raise CheckpointError(
+                f"{folder}: another model is named {one.name!r} too; give its folder by a longer path, such as ./{one.name}"
+            )
         out[one.name] = one
     return list(out.values())
 

@@ -71,7 +71,8 @@ class Cost:
         """Make it again of what :func:`dataclasses.asdict` made of it and JSON kept."""
         about = {**record["about"], "memory": {int(size): peak for size, peak in record["about"]["memory"].items()}}
         timings: list[dict[str, Any]] = [
-            {name: Spread(**value) if isinstance(value, dict) else value for name, value in timing.items()} for timing in record["timings"]
+            {name: Spread(**value) if isinstance(value, dict) else value for name, value in timing.items()}
+            for timing in record["timings"]
         ]
         return cls(About(**about), [Timing(**timing) for timing in timings])
 

@@ -27,7 +27,9 @@ class Group:
     differences: dict[str, dict[str, Difference]]
 
 
-def group(name: str, parts: Mapping[str, Sequence[Sums]], images: Array | None = None, *, resamples: int, seed: int = 0) -> Group:
+def group(
+    name: str, parts: Mapping[str, Sequence[Sums]], images: Array | None = None, *, resamples: int, seed: int = 0
+) -> Group:
     """Score and test models on some of the photos.
 
     Args:
@@ -49,7 +51,9 @@ def corrected(tests: Mapping[str, Mapping[str, Difference]]) -> dict[str, dict[s
     out: dict[str, dict[str, Difference]] = {model: {} for model in tests}
     for metric in next(iter(tests.values()), {}):
         found = [test[metric] for test in tests.values()]
-        bootstrap, randomisation = (holm(values) for values in ([d.p_bootstrap for d in found], [d.p_randomisation for d in found]))
+        bootstrap, randomisation = (
+            holm(values) for values in ([d.p_bootstrap for d in found], [d.p_randomisation for d in found])
+        )
         for model, difference, *p_values in zip(tests, found, bootstrap, randomisation, strict=True):
             out[model][metric] = replace(difference, p_bootstrap=p_values[0], p_randomisation=p_values[1])
     return out

@@ -42,13 +42,20 @@ def latex(title: str, quality: Quality, costs: Mapping[str, Cost], *, resamples:
     parts = [f"% {_comment(title)}, written by: captioner benchmark --latex", "% It needs \\usepackage{booktabs}"]
     about = f"Quality on {title}, {len(quality.images):,} photos."
     if quality.seeds is not None:
-        parts.append(write(tables.seeds(quality.seeds), f"{about[:-1]}, over seeds.", "seeds", tables.seeds_method(quality.seeds)))
+        parts.append(
+            write(
+                tables.seeds(quality.seeds), f"{about[:-1]}, over seeds.", "seeds", tables.seeds_method(quality.seeds)
+            )
+        )
     parts += [
         write(tables.scores(quality.groups[0]), about, "quality", tables.method(quality, resamples)),
         write(tables.diversity(quality), f"Diversity of the captions on {title}.", "diversity"),
     ]
     if costs:
-        parts += [write(tables.sizes(costs), "Sizes of the models.", "sizes"), write(tables.timings(costs), "Time to caption a batch.", "times")]
+        parts += [
+            write(tables.sizes(costs), "Sizes of the models.", "sizes"),
+            write(tables.timings(costs), "Time to caption a batch.", "times"),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -75,7 +82,11 @@ def write(table: Table, caption: str, label: str, about: str = "") -> str:
         *(f"    {line}" for row in table.rows for line in _lines(row)),
         r"    \bottomrule",
         r"  \end{tabular}",
-        *([rf"  \par\smallskip\begin{{minipage}}{{\linewidth}}\footnotesize {escape(note)}\end{{minipage}}"] if note else []),
+        *(
+            [rf"  \par\smallskip\begin{{minipage}}{{\linewidth}}\footnotesize {escape(note)}\end{{minipage}}"]
+            if note
+            else []
+        ),
         r"\end{table}",
     ]
     return "\n".join(lines)

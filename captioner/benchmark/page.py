@@ -64,7 +64,9 @@ def most_different(quality: Quality, number: int) -> list[int]:
     return [int(image) for image in np.argsort(-apart, kind="stable")[:number] if apart[image] > 0]
 
 
-def look(shown: Sequence[Shown], name: str, load: Callable[[], Captioner], progress: Callable[[int, int], None] | None = None) -> list[str]:
+def look(
+    shown: Sequence[Shown], name: str, load: Callable[[], Captioner], progress: Callable[[int, int], None] | None = None
+) -> list[str]:
     """Have a model caption these photos once more and draw where each word looked.
 
     Args:
@@ -83,19 +85,31 @@ def look(shown: Sequence[Shown], name: str, load: Callable[[], Captioner], progr
     if captioner is None or not captioner.model.decoder.attends:
         return []
     problems = []
-    for done, (photo, caption) in enumerate(zip(shown, captioner.stream([photo.path for photo in shown]), strict=True), start=1):
+    for done, (photo, caption) in enumerate(
+        zip(shown, captioner.stream([photo.path for photo in shown]), strict=True), start=1
+    ):
         try:
             if isinstance(caption, ImageError):
                 raise caption
             photo.attention[name] = _jpeg(figure(caption, photo.path, width=_WIDTH, letters=1.7).image())
         except CaptionerError as error:
-            problems.append(f"no attention of {name} is shown: {error if str(photo.path) in str(error) else f'{photo.path}: {error}'}")
+            problems.append(
+                f"no attention of {name} is shown: {error if str(photo.path) in str(error) else f'{photo.path}: {error}'}"
+            )
         if progress:
             progress(done, len(shown))
     return problems
 
 
-def page(title: str, quality: Quality, costs: Mapping[str, Cost], shown: Sequence[Shown], *, resamples: int, plot: bytes | None = None) -> str:
+def page(
+    title: str,
+    quality: Quality,
+    costs: Mapping[str, Cost],
+    shown: Sequence[Shown],
+    *,
+    resamples: int,
+    plot: bytes | None = None,
+) -> str:
     """Write the page.
 
     Args:
@@ -117,7 +131,9 @@ def page(title: str, quality: Quality, costs: Mapping[str, Cost], shown: Sequenc
     return PAGE.format(
         title=html.escape(f"Captioners compared on {title}"),
         style=STYLE,
-        lead=html.escape(f"{len(quality.images):,} photos, {len(quality.groups[0].scores)} models. {tables.method(quality, resamples)}"),
+        lead=html.escape(
+            f"{len(quality.images):,} photos, {len(quality.groups[0].scores)} models. {tables.method(quality, resamples)}"
+        ),
         summary="\n".join(_summary(quality, costs, colours, plot)),
         heading="Where the models differ most",
         photos=html.escape(photos),
@@ -129,13 +145,19 @@ def page(title: str, quality: Quality, costs: Mapping[str, Cost], shown: Sequenc
 def _summary(quality: Quality, costs: Mapping[str, Cost], colours: Mapping[str, str], plot: bytes | None) -> list[str]:
     parts = []
     if quality.seeds is not None:
-        parts.append(_section("seeds", "Quality over seeds", tables.seeds(quality.seeds), {}, tables.seeds_method(quality.seeds)))
-    parts.append(_section("quality", "Quality" if quality.seeds is None else "Quality of each run", _with_wins(quality), colours))
+        parts.append(
+            _section("seeds", "Quality over seeds", tables.seeds(quality.seeds), {}, tables.seeds_method(quality.seeds))
+        )
+    parts.append(
+        _section("quality", "Quality" if quality.seeds is None else "Quality of each run", _with_wins(quality), colours)
+    )
     if costs:
         parts.append(_section("cost", "Cost", tables.timings(costs), colours))
         parts.append(_section("size", "Size and memory", tables.sizes(costs), colours))
     if plot is not None:
-        caption = f"{quality.metric} with its 95 % interval against the time for captioning and the number of parameters."
+        caption = (
+            f"{quality.metric} with its 95 % interval against the time for captioning and the number of parameters."
+        )
         picture = _embedded(plot, f"Plot: {caption} The numbers are in the tables above.", "png")
         parts.append(f'<figure class="plot">{picture}<figcaption>{html.escape(caption)}</figcaption></figure>')
     return parts
@@ -148,7 +170,9 @@ def _with_wins(quality: Quality) -> Table:
         return table
     scores = np.array([mine[quality.metric] for mine in quality.each.values()])
     wins = 100 * (scores >= scores.max(0)).mean(1)
-    rows = [[*row, Cell(f"{share:.0f} %", best=share == wins.max())] for row, share in zip(table.rows, wins, strict=True)]
+    rows = [
+        [*row, Cell(f"{share:.0f} %", best=share == wins.max())] for row, share in zip(table.rows, wins, strict=True)
+    ]
     note = f"{table.note} Best on: share of the photos on which no other model has a higher {quality.metric}; ties count for each."
     return Table([*table.head, "best on"], rows, note)
 
@@ -170,7 +194,9 @@ def _row_head(cell: Cell, colours: Mapping[str, str]) -> str:
 
 
 def _cell(cell: Cell) -> str:
-    text = html.escape(cell.text) + ('<abbr title="differs significantly from the first model">†</abbr>' if cell.differs else "")
+    text = html.escape(cell.text) + (
+        '<abbr title="differs significantly from the first model">†</abbr>' if cell.differs else ""
+    )
     return f"<td>{f'<strong>{text}</strong>' if cell.best else text}{f'<small>{html.escape(cell.detail)}</small>' if cell.detail else ''}</td>"
 
 

@@ -41,7 +41,14 @@ def plot(path: Path, quality: Quality, costs: Mapping[str, Cost]) -> None:
     _points(right, scores, parameters, looks, "parameters (millions)")
     left.set_ylabel(f"{quality.metric} (percent)")
     handles, names = left.get_legend_handles_labels()
-    legend = figure.legend([marks for marks, *_ in handles], names, loc="outside lower center", ncols=min(3, len(names)), frameon=False, fontsize=9)
+    legend = figure.legend(
+        [marks for marks, *_ in handles],
+        names,
+        loc="outside lower center",
+        ncols=min(3, len(names)),
+        frameon=False,
+        fontsize=9,
+    )
     for text in legend.get_texts():
         text.set_parse_math(False)
     with files.atomic_path(path) as temporary:
@@ -50,7 +57,9 @@ def plot(path: Path, quality: Quality, costs: Mapping[str, Cost]) -> None:
 
 def appearance(quality: Quality) -> dict[str, tuple[str, str, str]]:
     """Return of each model the name in the legend, the colour and the mark; runs of a recipe share them."""
-    recipes = {} if quality.seeds is None else {run: recipe for recipe, runs in quality.seeds.runs.items() for run in runs}
+    recipes = (
+        {} if quality.seeds is None else {run: recipe for recipe, runs in quality.seeds.runs.items() for run in runs}
+    )
     named = {name: recipes.get(name, name) for name in quality.groups[0].scores}
     numbers = {name: number for number, name in enumerate(dict.fromkeys(named.values()))}
     # Colours and marks come round together; the marks move on each time, so that 49 models differ.
@@ -74,7 +83,18 @@ def _points(
         across_by, up_by = [[x - low], [high - x]], [[100 * max(0, y.value - y.low)], [100 * max(0, y.high - y.value)]]
         # Matplotlib leaves a name that begins with an underscore out of the legend.
         legend = "_again" if name in shown else name.lstrip("_")
-        axes.errorbar(x, 100 * y.value, yerr=up_by, xerr=across_by, fmt=mark, color=colour, markersize=8, capsize=3, elinewidth=1, label=legend)
+        axes.errorbar(
+            x,
+            100 * y.value,
+            yerr=up_by,
+            xerr=across_by,
+            fmt=mark,
+            color=colour,
+            markersize=8,
+            capsize=3,
+            elinewidth=1,
+            label=legend,
+        )
         shown.add(name)
     axes.set_xlabel(label)
     axes.margins(0.1, 0.15)

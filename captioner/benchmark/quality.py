@@ -80,25 +80,43 @@ def assess(
     Raises:
         EvaluationError: a metric is unknown, no photo could be captioned by all models, or a scorer failed.
     """
-    references = {photo.image_id: photo.captions for photo in data.photos if all(photo.image_id in mine for mine in said.captions.values())}
+    references = {
+        photo.image_id: photo.captions
+        for photo in data.photos
+        if all(photo.image_id in mine for mine in said.captions.values())
+    }
     if not references:
         first = next(iter(said.unreadable), "none was given")
-        raise EvaluationError(f"{data.name}: not one of {len(data.photos)} photos could be captioned by all models; the first error: {first}")
+        raise EvaluationError(
+            f"{data.name}: not one of {len(data.photos)} photos could be captioned by all models; the first error: {first}"
+        )
     captions = {name: {image: mine[image] for image in references} for name, mine in said.captions.items()}
     measured, notes = measure(references, captions, metrics=metrics)
     parts = {name: mine.parts for name, mine in measured.items()}
     thirds = by_length(next(iter(measured.values())).words) if len(references) > 2 else {}
-    known = None if training is None else TrainingCaptions(caption for photo in training.photos for caption in photo.captions)
+    known = (
+        None
+        if training is None
+        else TrainingCaptions(caption for photo in training.photos for caption in photo.captions)
+    )
     if known is None:
         notes = [*notes, "The data has no train split, so that nobody can tell which captions are novel."]
     return Quality(
-        groups=[group(name, parts, images, resamples=resamples, seed=seed) for name, images in ({ALL: None} | thirds).items()],
+        groups=[
+            group(name, parts, images, resamples=resamples, seed=seed)
+            for name, images in ({ALL: None} | thirds).items()
+        ],
         seeds=over_seeds(contestants, measured, resamples=resamples, seed=seed),
-        diversity={name: Diversity.of([caption.split() for caption in mine.values()], known) for name, mine in captions.items()},
+        diversity={
+            name: Diversity.of([caption.split() for caption in mine.values()], known) for name, mine in captions.items()
+        },
         people=Diversity.of([tokenize(every[0]) for every in references.values()], known),
         images=list(references),
         captions={name: list(mine.values()) for name, mine in captions.items()},
-        each={name: {metric: values.tolist() for metric, values in mine.per_image().items()} for name, mine in measured.items()},
+        each={
+            name: {metric: values.tolist() for metric, values in mine.per_image().items()}
+            for name, mine in measured.items()
+        },
         unreadable=list(said.unreadable),
         notes=said.notes + notes,
     )

@@ -11,7 +11,9 @@ from captioner.benchmark.quality import Quality
 from captioner.benchmark.tables import Cell, Table
 
 
-def markdown(title: str, quality: Quality, costs: Mapping[str, Cost], *, resamples: int, notes: Sequence[str] = ()) -> str:
+def markdown(
+    title: str, quality: Quality, costs: Mapping[str, Cost], *, resamples: int, notes: Sequence[str] = ()
+) -> str:
     """Write everything as Markdown tables."""
     whole, *thirds = quality.groups
     parts = [f"# {title}", f"{len(quality.images):,} photos. {tables.method(quality, resamples)}"]
@@ -22,7 +24,11 @@ def markdown(title: str, quality: Quality, costs: Mapping[str, Cost], *, resampl
             tables.seeds_method(quality.seeds),
             *_tests(quality.seeds.means, "recipe"),
         ]
-    parts += ["## Quality" if quality.seeds is None else "## Quality of each run", *_table(tables.scores(whole)), *_tests(whole)]
+    parts += [
+        "## Quality" if quality.seeds is None else "## Quality of each run",
+        *_table(tables.scores(whole)),
+        *_tests(whole),
+    ]
     if quality.seeds is not None:
         parts += ["Here every run is compared with one run; to compare recipes, take the table over seeds."]
     if thirds:
@@ -55,7 +61,11 @@ def _table(table: Table) -> list[str]:
 
 def write(table: Table) -> str:
     """Write a table in Markdown: the first column to the left, the others to the right."""
-    lines = [table.head, ["---", *["---:"] * (len(table.head) - 1)], *([_cell(cell) for cell in row] for row in table.rows)]
+    lines = [
+        table.head,
+        ["---", *["---:"] * (len(table.head) - 1)],
+        *([_cell(cell) for cell in row] for row in table.rows),
+    ]
     return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
 
 

@@ -129,8 +129,12 @@ def benchmark(
     where = machine()
     if rounds:
         photos = [by_id[image] for image in quality.images[: max(32, *batches)]]
-        costs, where = _timed(contestants, photos, device, settings, sorted(set(batches)), rounds, store, where, listener)
-        notes += [f"not timed with: {problem}" for problem in next((cost.about.unreadable for cost in costs.values()), [])]
+        costs, where = _timed(
+            contestants, photos, device, settings, sorted(set(batches)), rounds, store, where, listener
+        )
+        notes += [
+            f"not timed with: {problem}" for problem in next((cost.about.unreadable for cost in costs.values()), [])
+        ]
     pages = [_shown(quality, number, by_id) for number in page.most_different(quality, shown)]
     for contestant in contestants:
         load = partial(Captioner.from_pretrained, contestant.folder, device=device, **settings)
@@ -146,7 +150,15 @@ def benchmark(
         plot(output / PLOT, quality, costs)
     picture = (output / PLOT).read_bytes() if costs else None
     files.write_text(output / PAGE, page.page(title, quality, costs, pages, resamples=resamples, plot=picture))
-    about = {"data": data.name, "split": split, "resamples": resamples, "seed": seed, "search": settings, "rounds": rounds, "batches": list(batches)}
+    about = {
+        "data": data.name,
+        "split": split,
+        "resamples": resamples,
+        "seed": seed,
+        "search": settings,
+        "rounds": rounds,
+        "batches": list(batches),
+    }
     record = {
         "format": FORMAT,
         "captioner": captioner.__version__,
@@ -186,7 +198,10 @@ def _timed(
     if (kept := store.timings(key)) is not None:
         listener.note(f"timings are used again from {store.folder}")
         return {name: Cost.of(cost) for name, cost in kept["costs"].items()}, kept["machine"]
-    jobs = {one.name: Job(str(one.folder), device, search, [str(photo.path) for photo in photos], batches) for one in contestants}
+    jobs = {
+        one.name: Job(str(one.folder), device, search, [str(photo.path) for photo in photos], batches)
+        for one in contestants
+    }
     costs, errors = time_models(jobs, rounds=rounds, progress=listener.progress)
     for error in errors.values():
         listener.failed(str(error))

@@ -36,7 +36,9 @@ class Seeds:
     deviations: dict[str, dict[str, float | None]]
 
 
-def over_seeds(contestants: Sequence[Contestant], measured: Mapping[str, Measured], *, resamples: int, seed: int = 0) -> Seeds | None:
+def over_seeds(
+    contestants: Sequence[Contestant], measured: Mapping[str, Measured], *, resamples: int, seed: int = 0
+) -> Seeds | None:
     """Return means and deviations of the recipes; ``None`` if nothing was trained with more than one seed that all recipes have."""
     runs: dict[str, dict[int | None, str]] = {}
     for contestant in contestants:
@@ -71,4 +73,6 @@ def _mean(parts: Sequence[Sums]) -> Sums:
 
 def deviations(runs: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
     """Return the standard deviation of each metric over runs."""
-    return {metric: float(np.std([run[metric] for run in runs], ddof=1)) if len(runs) > 1 else None for metric in runs[0]}
+    return {
+        metric: float(np.std([run[metric] for run in runs], ddof=1)) if len(runs) > 1 else None for metric in runs[0]
+    }

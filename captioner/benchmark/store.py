@@ -38,11 +38,17 @@ class Store:
         kept = self._read("captions", key)
         if not isinstance(kept, dict):
             return {}
-        return {image: kept[image]["caption"] for image, photo in photos.items() if image in kept and kept[image]["file"] == stamp(photo.path)}
+        return {
+            image: kept[image]["caption"]
+            for image, photo in photos.items()
+            if image in kept and kept[image]["file"] == stamp(photo.path)
+        }
 
     def keep_captions(self, key: Key, captions: Mapping[str, str], photos: Mapping[str, Photo]) -> None:
         """Keep captions, by image id; those kept before under this key are replaced."""
-        content = {image: {"caption": caption, "file": stamp(photos[image].path)} for image, caption in captions.items()}
+        content = {
+            image: {"caption": caption, "file": stamp(photos[image].path)} for image, caption in captions.items()
+        }
         self._write("captions", key, content)
 
     def timings(self, key: Key) -> Any:

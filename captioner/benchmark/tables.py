@@ -48,13 +48,22 @@ class Table:
 
 def scores(group: Group) -> Table:
     """Every metric of every model in percent, with its interval."""
-    return _scores(group, {model: {metric: f"{100 * score.value:.1f}" for metric, score in mine.items()} for model, mine in group.scores.items()})
+    return _scores(
+        group,
+        {
+            model: {metric: f"{100 * score.value:.1f}" for metric, score in mine.items()}
+            for model, mine in group.scores.items()
+        },
+    )
 
 
 def seeds(found: Seeds) -> Table:
     """Every metric of every recipe in percent: mean and standard deviation over seeds, with the interval of the mean over photos."""
     texts = {
-        recipe: {metric: f"{100 * score.value:.1f} ± {_deviation(found.deviations[recipe][metric])}" for metric, score in mine.items()}
+        recipe: {
+            metric: f"{100 * score.value:.1f} ± {_deviation(found.deviations[recipe][metric])}"
+            for metric, score in mine.items()
+        }
         for recipe, mine in found.means.scores.items()
     }
     return _scores(found.means, texts, first="recipe")
@@ -103,7 +112,11 @@ def differences(tests: Mapping[str, Mapping[str, Difference]], first: str = "mod
         for model, mine in tests.items()
         for metric, d in mine.items()
     ]
-    return Table([first, "metric", "difference", "p (randomisation)", "p (bootstrap)"], rows, "Differences in percent points, with 95 % intervals.")
+    return Table(
+        [first, "metric", "difference", "p (randomisation)", "p (bootstrap)"],
+        rows,
+        "Differences in percent points, with 95 % intervals.",
+    )
 
 
 def _p(value: float) -> Cell:
@@ -116,8 +129,23 @@ def diversity(quality: Quality) -> Table:
     rows = []
     for name, d in (*quality.diversity.items(), ("people", quality.people)):
         shares = [d.distinct_captions, *([d.novel] if d.novel is not None else []), d.distinct_bigrams, d.dangling]
-        rows.append([Cell(name), Cell(f"{d.words:.1f}"), Cell(f"{d.vocabulary:,}"), *(Cell(f"{100 * share:.1f}") for share in shares)])
-    head = ["captions of", "words", "vocabulary", "distinct captions", *(["novel captions"] if known else []), "distinct-2", "broken off"]
+        rows.append(
+            [
+                Cell(name),
+                Cell(f"{d.words:.1f}"),
+                Cell(f"{d.vocabulary:,}"),
+                *(Cell(f"{100 * share:.1f}") for share in shares),
+            ]
+        )
+    head = [
+        "captions of",
+        "words",
+        "vocabulary",
+        "distinct captions",
+        *(["novel captions"] if known else []),
+        "distinct-2",
+        "broken off",
+    ]
     note = "Shares in percent. Vocabulary: different words used; broken off: captions that end with a word such as “a” or “of”"
     note += "; novel: captions that are not among the training captions of this data, word by word" if known else ""
     return Table(head, rows, note + ". Of people, the first reference of each photo counts.")
@@ -137,13 +165,23 @@ def sizes(costs: Mapping[str, Cost]) -> Table:
     head = ["model", "encoder (M parameters)", "decoder (M parameters)", "files (MB)", "beam"]
     head += [*(f"peak memory, batch {size} (MB)" for size in batches), "of it before loading (MB)"]
     head += ["peak memory of the GPU (MB)"] if on_device else []
-    return Table(head, rows, "Files: the model's folder; encoder weights that were not trained come with their package and are not in it.")
+    return Table(
+        head,
+        rows,
+        "Files: the model's folder; encoder weights that were not trained come with their package and are not in it.",
+    )
 
 
 def timings(costs: Mapping[str, Cost]) -> Table:
     """Latency and throughput of each model at each size of batch."""
     rows = [
-        [Cell(name), Cell(str(t.batch)), *map(_latency, (t.encode, t.decode, t.total)), _quartiles(t.throughput, 1), _quartiles(t.speed, 2)]
+        [
+            Cell(name),
+            Cell(str(t.batch)),
+            *map(_latency, (t.encode, t.decode, t.total)),
+            _quartiles(t.throughput, 1),
+            _quartiles(t.speed, 2),
+        ]
         for number in range(len(next(iter(costs.values())).timings))
         for name, cost in costs.items()
         for t in [cost.timings[number]]
@@ -154,7 +192,9 @@ def timings(costs: Mapping[str, Cost]) -> Table:
         "the 95th percentile; reading the photos is not in them. In brackets quartiles. Relative speed: how many times as fast as "
         f"{next(iter(costs))}, the median over turns."
     )
-    return Table(["model", "batch", "encode (ms)", "decode (ms)", "both (ms)", "photos/s", "relative speed"], rows, note)
+    return Table(
+        ["model", "batch", "encode (ms)", "decode (ms)", "both (ms)", "photos/s", "relative speed"], rows, note
+    )
 
 
 def _latency(spread: Spread) -> Cell:

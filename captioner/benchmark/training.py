@@ -51,7 +51,9 @@ def train(
     names = Counter(Path(recipe).stem for recipe in recipes)
     for name, number in names.items():
         if number > 1:
-            raise ConfigError(f"--train: two recipes are named {name!r}, and so would share a folder; rename one of the files, or leave one out")
+            raise ConfigError(
+                f"--train: two recipes are named {name!r}, and so would share a folder; rename one of the files, or leave one out"
+            )
     given = {"data.path": str(Path(data).absolute())}
     if images is not None:
         given["data.images"] = str(Path(images).absolute())
@@ -63,11 +65,15 @@ def train(
             try:
                 out.append(_run(recipe, Path(output).absolute(), [*settings, *changes], seed, listener, console))
             except CaptionerError as error:
-                listener.failed(f"{Path(recipe).stem}{'' if seed is None else f', seed {seed}'}: could not be trained: {error}")
+                listener.failed(
+                    f"{Path(recipe).stem}{'' if seed is None else f', seed {seed}'}: could not be trained: {error}"
+                )
     return out
 
 
-def _run(recipe: str, output: Path, settings: list[str], seed: int | None, listener: Listener, console: Console | None) -> Contestant:
+def _run(
+    recipe: str, output: Path, settings: list[str], seed: int | None, listener: Listener, console: Console | None
+) -> Contestant:
     from captioner.training import fit
     from captioner.training.loop import STATE
     from captioner.training.recipe import load_config

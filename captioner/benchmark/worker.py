@@ -90,7 +90,9 @@ def serve(connection: Connection, job: Job) -> None:
     Any error is sent as its text, and ends the process.
     """
     keep_freed_memory()  # as the command line does
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a key pressed to interrupt reaches all processes; the first one ends the others
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # a key pressed to interrupt reaches all processes; the first one ends the others
     try:
         contestant = Contestant(job)
         connection.send(contestant.about)
@@ -129,7 +131,9 @@ class Contestant:
             except ImageError as error:
                 unreadable.append(str(error))
         if not pictures:
-            raise EvaluationError(f"not one photo can be read to time a model with; the first error: {next(iter(unreadable), 'none was given')}")
+            raise EvaluationError(
+                f"not one photo can be read to time a model with; the first error: {next(iter(unreadable), 'none was given')}"
+            )
         self.pixels = torch.stack(pictures)
         device = self.captioner.device
         self._wait = torch.cuda.synchronize if device.type == "cuda" else None
@@ -142,10 +146,14 @@ class Contestant:
         self.about = About(
             encoder=sum(parameter.numel() for parameter in model.encoder.parameters()),
             decoder=sum(parameter.numel() for parameter in model.decoder.parameters()),
-            megabytes=round(sum(os.path.getsize(file) for file in Path(job.model).iterdir() if file.is_file()) / MEGABYTE, 1),
+            megabytes=round(
+                sum(os.path.getsize(file) for file in Path(job.model).iterdir() if file.is_file()) / MEGABYTE, 1
+            ),
             memory=memory,
             before=round(before, 1),
-            device_memory=round(torch.cuda.max_memory_allocated(device) / MEGABYTE, 1) if device.type == "cuda" else None,
+            device_memory=round(torch.cuda.max_memory_allocated(device) / MEGABYTE, 1)
+            if device.type == "cuda"
+            else None,
             device=str(device),
             threads=torch.get_num_threads(),
             width=self.captioner.search.width,

@@ -9,7 +9,19 @@ import typer
 
 import captioner
 from captioner.backend import keep_freed_memory
-from captioner.cli import attend, benchmark, caption, console, data, evaluate, features, models, recipes, train, translate
+from captioner.cli import (
+    attend,
+    benchmark,
+    caption,
+    console,
+    data,
+    evaluate,
+    features,
+    models,
+    recipes,
+    train,
+    translate,
+)
 from captioner.errors import CaptionerError
 
 app = typer.Typer(
@@ -32,7 +44,9 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None:
     pass
 

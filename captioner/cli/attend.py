@@ -38,7 +38,10 @@ def _format(kind: str | None) -> str | None:
 def run(
     paths: caption.Paths,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help=f"A file that ends in {_ENDINGS}; for several pictures the folder of their figures.")
+        Path,
+        typer.Option(
+            "--output", "-o", help=f"A file that ends in {_ENDINGS}; for several pictures the folder of their figures."
+        ),
     ],
     format: Annotated[
         str | None,
@@ -50,11 +53,16 @@ def run(
         ),
     ] = None,
     model: caption.Model = None,
-    word: Annotated[str | None, typer.Option(help="Show this word of the caption alone, large; in png, svg or pdf.")] = None,
+    word: Annotated[
+        str | None, typer.Option(help="Show this word of the caption alone, large; in png, svg or pdf.")
+    ] = None,
     recursive: caption.Recursive = False,
     beam: console.Beam = None,
     n_best: Annotated[
-        int, typer.Option(min=1, help="Captions of each picture, in html side by side and in json; at most the width of the beam.")
+        int,
+        typer.Option(
+            min=1, help="Captions of each picture, in html side by side and in json; at most the width of the beam."
+        ),
     ] = 1,
     length_normalisation: console.LengthNormalisation = None,
     min_words: console.MinWords = None,
@@ -62,15 +70,25 @@ def run(
     block_ngram: console.BlockNgram = None,
     heads: Annotated[
         str,
-        typer.Option(help="Of a Transformer: mean, rollout (all blocks together), one head as BLOCK.HEAD, for example 2.5, or in json all heads."),
+        typer.Option(
+            help="Of a Transformer: mean, rollout (all blocks together), one head as BLOCK.HEAD, for example 2.5, or in json all heads."
+        ),
     ] = "mean",
     scale: Annotated[
-        str, typer.Option(help="Whose strongest attention the last colour stands for: each word's own, or the whole caption's.")
+        str,
+        typer.Option(
+            help="Whose strongest attention the last colour stands for: each word's own, or the whole caption's."
+        ),
     ] = "word",
     colours: Annotated[
-        str, typer.Option("--colours", "--colors", help="A colour map of matplotlib: inferno, magma, plasma, viridis, cividis ...")
+        str,
+        typer.Option(
+            "--colours", "--colors", help="A colour map of matplotlib: inferno, magma, plasma, viridis, cividis ..."
+        ),
     ] = "inferno",
-    smoothing: Annotated[float, typer.Option(min=0, help="Standard deviation, in cells of the grid, of the Gaussian that smooths it.")] = 0.6,
+    smoothing: Annotated[
+        float, typer.Option(min=0, help="Standard deviation, in cells of the grid, of the Gaussian that smooths it.")
+    ] = 0.6,
     workers: console.Workers = 2,
     device: console.Device = "auto",
     max_pixels: caption.MaxPixels = None,
@@ -86,7 +104,9 @@ def run(
         if given and kind not in kinds:
             raise typer.BadParameter(f"{kind} cannot show it; take {', '.join(kinds)}", param_hint=option)
     if heads == "heads" and kind != "json":
-        raise typer.BadParameter("all heads are numbers for json; give one as BLOCK.HEAD, for example 2.5", param_hint="--heads")
+        raise typer.BadParameter(
+            "all heads are numbers for json; give one as BLOCK.HEAD, for example 2.5", param_hint="--heads"
+        )
     from captioner.data.find import find_images
 
     failures = console.Failures()
@@ -95,7 +115,9 @@ def run(
     if not first:
         raise CaptionerError(caption.NOTHING)
     if len(first) > 1:
-        raise typer.BadParameter(f"{output} is one file, and there are several pictures; give a folder", param_hint="--output")
+        raise typer.BadParameter(
+            f"{output} is one file, and there are several pictures; give a folder", param_hint="--output"
+        )
     if alone and os.path.realpath(first[0]) == os.path.realpath(output):
         raise CaptionerError(f"{output}: is the picture itself, which would be lost; give another --output")
 
@@ -107,11 +129,18 @@ def run(
 
     style = validate(Style, {"scale": scale, "colours": colours, "smoothing": smoothing}, where="attend")
     search = console.settings(
-        width=beam, n_best=n_best, length_normalisation=length_normalisation, min_words=min_words, max_words=max_words, block_ngram=block_ngram
+        width=beam,
+        n_best=n_best,
+        length_normalisation=length_normalisation,
+        min_words=min_words,
+        max_words=max_words,
+        block_ngram=block_ngram,
     )
     captioner = Captioner.from_pretrained(model, device=device, **search)
     if not captioner.model.decoder.attends:
-        raise CaptionerError(f"{model}: does not attend to places, so there is no heatmap to show; take a model that does, such as show_attend_tell")
+        raise CaptionerError(
+            f"{model}: does not attend to places, so there is no heatmap to show; take a model that does, such as show_attend_tell"
+        )
     check(captioner.model.decoder, heads)
     used: set[str] = set()
     with console.progress("Drawing", show=not alone and console.talks(stdout=True)) as progress:
@@ -148,7 +177,10 @@ def _kind(output: Path, given: str | None) -> tuple[str, bool]:
     if output.is_dir() or not (named or output.is_file()):
         return given or "png", False
     if given is None and named not in _KINDS:
-        raise typer.BadParameter(f"{output}: the name must end in {_ENDINGS}, or be that of a folder; or give --format", param_hint="--output")
+        raise typer.BadParameter(
+            f"{output}: the name must end in {_ENDINGS}, or be that of a folder; or give --format",
+            param_hint="--output",
+        )
     return given or named, True
 
 

@@ -27,40 +27,68 @@ def run(
             show_default="the shipped models",
         ),
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", file_okay=False, help="The folder of the report.")] = Path("benchmark"),
-    split: Annotated[str | None, typer.Option(help="The split to caption.", show_default="dev, or all photos of data without splits")] = None,
-    images: Annotated[Path | None, typer.Option(file_okay=False, help="Folder of the pictures, if they are not beside the data.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", file_okay=False, help="The folder of the report.")] = Path(
+        "benchmark"
+    ),
+    split: Annotated[
+        str | None, typer.Option(help="The split to caption.", show_default="dev, or all photos of data without splits")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Folder of the pictures, if they are not beside the data.")
+    ] = None,
     restval: Annotated[bool, typer.Option("--restval", help="Count COCO's restval photos as train.")] = False,
     strict: console.Strict = False,
     train: Annotated[
         list[str] | None,
-        typer.Option(help="Train a contestant on the data first, by a shipped recipe (captioner recipes) or a YAML file; may be repeated."),
+        typer.Option(
+            help="Train a contestant on the data first, by a shipped recipe (captioner recipes) or a YAML file; may be repeated."
+        ),
     ] = None,
     changes: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="With --train: change a setting of every contestant, for example epochs=4.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="With --train: change a setting of every contestant, for example epochs=4.",
+        ),
     ] = None,
     seeds: Annotated[
         str | None,
         typer.Option(
-            metavar="LIST", help="With --train: train each contestant once with each of these seeds, for example 0,1,2.", show_default="its own"
+            metavar="LIST",
+            help="With --train: train each contestant once with each of these seeds, for example 0,1,2.",
+            show_default="its own",
         ),
     ] = None,
-    features: Annotated[list[Path] | None, typer.Option(help="A feature store to caption from; each model takes the one of its encoder.")] = None,
-    metrics: Annotated[list[str] | None, typer.Option(help="BLEU, METEOR, ROUGE-L, CIDEr, SPICE, joined by commas; all if not given.")] = None,
+    features: Annotated[
+        list[Path] | None,
+        typer.Option(help="A feature store to caption from; each model takes the one of its encoder."),
+    ] = None,
+    metrics: Annotated[
+        list[str] | None, typer.Option(help="BLEU, METEOR, ROUGE-L, CIDEr, SPICE, joined by commas; all if not given.")
+    ] = None,
     beam: console.Beam = None,
     length_normalisation: console.LengthNormalisation = None,
     min_words: console.MinWords = None,
     max_words: console.MaxWords = None,
     block_ngram: console.BlockNgram = None,
     device: console.Device = "auto",
-    batch_size: Annotated[list[int] | None, typer.Option(min=1, help="Photos at once when timing; may be repeated.", show_default="1 and 16")] = None,
+    batch_size: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Photos at once when timing; may be repeated.", show_default="1 and 16"),
+    ] = None,
     rounds: Annotated[int, typer.Option(min=0, help="How often each model is timed; 0 times nothing.")] = 30,
     resamples: Annotated[int, typer.Option(min=100, help="Of the intervals and tests.")] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="Of the resampling.")] = 0,
     shown: Annotated[int, typer.Option("--photos", min=0, help="How many photos the page shows.")] = 12,
-    latex: Annotated[bool, typer.Option("--latex", help="Also write the tables in LaTeX, for the package booktabs.")] = False,
+    latex: Annotated[
+        bool, typer.Option("--latex", help="Also write the tables in LaTeX, for the package booktabs.")
+    ] = False,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Caption and time anew, even what an earlier call left in the folder; trained models stay.")
+        bool,
+        typer.Option(
+            "--fresh", help="Caption and time anew, even what an earlier call left in the folder; trained models stay."
+        ),
     ] = False,
 ) -> None:
     """Hold captioners against each other on the same photos: quality with intervals and p-values, time, memory.
@@ -75,7 +103,9 @@ def run(
     """
     for option, given in (("--set", changes), ("--seeds", seeds)):
         if given and not train:
-            raise typer.BadParameter("it is about how contestants are trained; give --train too, or leave it out", param_hint=option)
+            raise typer.BadParameter(
+                "it is about how contestants are trained; give --train too, or leave it out", param_hint=option
+            )
     chosen = None if seeds is None else _seeds(seeds, changes or [])
     from captioner.data.annotations import read_captions
 
@@ -86,7 +116,7 @@ def run(
     part = whole.split(split, restval=restval)
     learned = whole.split("train", restval=restval) if "train" in whole.splits else None
 
-    from captioner import checkpoint
+    from captioner import assets
     from captioner.benchmark.listener import Listener
     from captioner.benchmark.run import CACHE, TABLE, benchmark
     from captioner.benchmark.training import train as train_all
@@ -108,7 +138,7 @@ def run(
             console=console.messages,
         )
         benchmark(
-            [*(models or () if models or train else checkpoint.shipped()), *trained],
+            [*(models or () if models or train else assets.shipped()), *trained],
             part,
             output,
             training=learned,
@@ -117,7 +147,11 @@ def run(
             metrics=console.names(metrics) or DEFAULT_METRICS,
             device=device,
             search=console.settings(
-                width=beam, length_normalisation=length_normalisation, min_words=min_words, max_words=max_words, block_ngram=block_ngram
+                width=beam,
+                length_normalisation=length_normalisation,
+                min_words=min_words,
+                max_words=max_words,
+                block_ngram=block_ngram,
             ),
             batches=sorted(set(batch_size or (1, 16))),
             rounds=rounds,
@@ -129,7 +163,9 @@ def run(
             listener=listener,
         )
     typer.echo((output / TABLE).read_text(encoding="utf-8"))
-    console.note(f"{output}: {', '.join(sorted(file.name for file in output.iterdir() if file.is_file()))}; captions and timings in {output / CACHE}")
+    console.note(
+        f"{output}: {', '.join(sorted(file.name for file in output.iterdir() if file.is_file()))}; captions and timings in {output / CACHE}"
+    )
     failures.exit()
 
 
@@ -138,7 +174,8 @@ def _seeds(text: str, changes: list[str]) -> list[int]:
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() for part in parts) or len(set(map(int, parts))) < len(parts):
         raise typer.BadParameter(
-            f"{text!r} is not a list of different whole numbers from 0 on, joined by commas, such as 0,1,2", param_hint="--seeds"
+            f"{text!r} is not a list of different whole numbers from 0 on, joined by commas, such as 0,1,2",
+            param_hint="--seeds",
         )
     if any(change.partition("=")[0].strip() == "seed" for change in changes):
         raise typer.BadParameter("seed is set by --seeds; leave one of them out", param_hint="--set")

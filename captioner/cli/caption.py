@@ -28,8 +28,15 @@ Example: captioner caption photo.jpg --language de
 
 Example: find . -name '*.jpg' | captioner caption - --json"""
 
-Paths = Annotated[list[str], typer.Argument(metavar="PATH", help="Files, folders, patterns in quotes, or - for a list on stdin, one path a line.")]
-Model = Annotated[str | None, typer.Option(help="A shipped model, a model folder, or user/model on the Hugging Face hub.")]
+Paths = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="PATH", help="Files, folders, patterns in quotes, or - for a list on stdin, one path a line."
+    ),
+]
+Model = Annotated[
+    str | None, typer.Option(help="A shipped model, a model folder, or user/model on the Hugging Face hub.")
+]
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Look into subfolders too.")]
 MaxPixels = Annotated[int | None, typer.Option(min=1, help="Refuse pictures with more pixels.")]
 
@@ -47,14 +54,22 @@ def run(
     paths: Paths,
     model: Model = None,
     language: Annotated[
-        str | None, typer.Option(metavar="CODE", help="Translate the captions from English, into de for example, by the shipped translator.")
+        str | None,
+        typer.Option(
+            metavar="CODE", help="Translate the captions from English, into de for example, by the shipped translator."
+        ),
     ] = None,
     translator: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Translate by this one: a shipped translator, a translator's folder, or user/model.")
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="Translate by this one: a shipped translator, a translator's folder, or user/model."
+        ),
     ] = None,
     recursive: Recursive = False,
     beam: console.Beam = None,
-    n_best: Annotated[int, typer.Option(min=1, help="Captions for each picture, best first; at most the width of the beam.")] = 1,
+    n_best: Annotated[
+        int, typer.Option(min=1, help="Captions for each picture, best first; at most the width of the beam.")
+    ] = 1,
     length_normalisation: console.LengthNormalisation = None,
     min_words: console.MinWords = None,
     max_words: console.MaxWords = None,
@@ -65,10 +80,18 @@ def run(
     json: Annotated[bool, typer.Option("--json", help="Print a JSON object a line.")] = False,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", callback=_output, dir_okay=False, help="Write to a .jsonl, .json or .csv file, not to the screen."),
+        typer.Option(
+            "--output",
+            "-o",
+            callback=_output,
+            dir_okay=False,
+            help="Write to a .jsonl, .json or .csv file, not to the screen.",
+        ),
     ] = None,
     max_pixels: MaxPixels = None,
-    attention: Annotated[bool, typer.Option("--attention", help="Add where the models looked for each word; for JSON alone.")] = False,
+    attention: Annotated[
+        bool, typer.Option("--attention", help="Add where the models looked for each word; for JSON alone.")
+    ] = False,
 ) -> None:
     """Caption pictures.
 
@@ -81,7 +104,9 @@ def run(
     A picture that cannot be read is reported on stderr, and the others go on; the exit code is then 1.
     """
     if attention and not json and (output is None or output.suffix.lower() == ".csv"):
-        raise typer.BadParameter("give --json too, or an --output that ends in .json or .jsonl", param_hint="--attention")
+        raise typer.BadParameter(
+            "give --json too, or an --output that ends in .json or .jsonl", param_hint="--attention"
+        )
     from captioner.data.find import find_images
 
     failures = console.Failures()
@@ -98,7 +123,12 @@ def run(
     from captioner import Captioner
 
     search = console.settings(
-        width=beam, n_best=n_best, length_normalisation=length_normalisation, min_words=min_words, max_words=max_words, block_ngram=block_ngram
+        width=beam,
+        n_best=n_best,
+        length_normalisation=length_normalisation,
+        min_words=min_words,
+        max_words=max_words,
+        block_ngram=block_ngram,
     )
     translates = _translator(language, translator, device)
     captioner = Captioner.from_pretrained(model, device=device, **search)
@@ -121,7 +151,11 @@ def run(
             elif shows and "error" not in record:
                 for one in (record, *record.get("others", ())):
                     score = f"\t{one['log_probability']:.2f}" if n_best > 1 else ""
-                    typer.echo(("" if alone else f"{record['image']}: ") + (one["translation"]["text"] if translates else one["caption"]) + score)
+                    typer.echo(
+                        ("" if alone else f"{record['image']}: ")
+                        + (one["translation"]["text"] if translates else one["caption"])
+                        + score
+                    )
             progress(done, total)
     failures.exit()
 
@@ -132,9 +166,15 @@ def _translator(language: str | None, name: str | None, device: str) -> Translat
         return None
     from captioner.translation.translator import Translator
 
-    translator = Translator.from_pretrained(name, device=device) if name is not None else Translator.for_language(language or "", device=device)
+    translator = (
+        Translator.from_pretrained(name, device=device)
+        if name is not None
+        else Translator.for_language(language or "", device=device)
+    )
     if language is not None and language.lower() != translator.language.lower():
-        raise CaptionerError(f"{name}: translates into {translator.language!r}, not {language!r}; leave out --language, or give another --translator")
+        raise CaptionerError(
+            f"{name}: translates into {translator.language!r}, not {language!r}; leave out --language, or give another --translator"
+        )
     return translator
 
 
@@ -150,11 +190,19 @@ def named(paths: list[str]) -> Iterator[str]:
 @contextmanager
 def _written(path: Path, *, translated: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Give a function that writes a record; the file appears when the block ends well."""
-    with files.atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+    with (
+        files.atomic_path(path) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
         kind = path.suffix.lower()
         if kind == ".csv":
             more = ("language", "translation") if translated else ()
-            table = csv.DictWriter(file, ("image", "caption", *more, "log_probability", "error"), extrasaction="ignore", lineterminator="\n")
+            table = csv.DictWriter(
+                file,
+                ("image", "caption", *more, "log_probability", "error"),
+                extrasaction="ignore",
+                lineterminator="\n",
+            )
             table.writeheader()
             yield lambda record: table.writerows(_rows(record))
         elif kind == ".jsonl":
@@ -169,4 +217,8 @@ def _rows(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Lay a record out as rows of a table, one a caption."""
     for one in (record, *record.get("others", ())):
         translation = one.get("translation", {})
-        yield one | {"image": record["image"], "language": translation.get("language"), "translation": translation.get("text")}
+        yield one | {
+            "image": record["image"],
+            "language": translation.get("language"),
+            "translation": translation.get("text"),
+        }

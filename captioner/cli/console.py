@@ -20,18 +20,31 @@ messages = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto for the best there is.")]
 Workers = Annotated[int, typer.Option(min=1, help="Threads that load pictures.")]
-Beam = Annotated[int | None, typer.Option(min=1, help="Width of the beam search; 1 is greedy. By default the model's own.")]
-MinWords = Annotated[int | None, typer.Option(min=0, help="A sentence may not end before so many words. By default the model's own.")]
-MaxWords = Annotated[int | None, typer.Option(min=1, help="A sentence is ended after so many words. By default the model's own.")]
+Beam = Annotated[
+    int | None, typer.Option(min=1, help="Width of the beam search; 1 is greedy. By default the model's own.")
+]
+MinWords = Annotated[
+    int | None, typer.Option(min=0, help="A sentence may not end before so many words. By default the model's own.")
+]
+MaxWords = Annotated[
+    int | None, typer.Option(min=1, help="A sentence is ended after so many words. By default the model's own.")
+]
 BlockNgram = Annotated[
     int | None,
-    typer.Option(min=0, help="Forbid a sentence to repeat a sequence of so many words; 0 forbids nothing. By default the model's own."),
+    typer.Option(
+        min=0,
+        help="Forbid a sentence to repeat a sequence of so many words; 0 forbids nothing. By default the model's own.",
+    ),
 ]
 LengthNormalisation = Annotated[
     float | None,
-    typer.Option(min=0, help="Power of its length by which a sentence's log-probability is divided. By default the model's own."),
+    typer.Option(
+        min=0, help="Power of its length by which a sentence's log-probability is divided. By default the model's own."
+    ),
 ]
-Strict = Annotated[bool, typer.Option("--strict", help="Refuse data with malformed records, which are else left out and reported.")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse data with malformed records, which are else left out and reported.")
+]
 
 
 def error(message: object) -> None:
@@ -69,7 +82,11 @@ class Failures:
 def json_text(value: Any, *, indent: int | None = None) -> str:
     """Write a value as JSON; readable, but escaped when a file's name in it is not UTF-8."""
     text = json.dumps(value, ensure_ascii=False, indent=indent)
-    return text if text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text) else json.dumps(value, indent=indent)
+    return (
+        text
+        if text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
+        else json.dumps(value, indent=indent)
+    )
 
 
 def talks(stdout: bool) -> bool:
@@ -82,7 +99,9 @@ def progress(title: str, *, show: bool = True) -> Iterator[Callable[[int, int | 
     """Show a bar with the time left, on a terminal alone; gives a function to call with (done, all), all ``None`` if unknown."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     # Were stdout redirected, results would end up on stderr.
-    with Progress(*columns, console=messages, transient=True, redirect_stdout=False, disable=not (show and messages.is_terminal)) as bar:
+    with Progress(
+        *columns, console=messages, transient=True, redirect_stdout=False, disable=not (show and messages.is_terminal)
+    ) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

@@ -28,10 +28,16 @@ app = typer.Typer(help="Fetch caption data sets and look at them.", epilog=EXAMP
 def inspect(
     path: Annotated[Path, typer.Argument(help="The caption file, or the folder of the data set.")],
     images: Annotated[Path | None, typer.Option(help="The folder of the pictures, if they are elsewhere.")] = None,
-    format: Annotated[str | None, typer.Option(help="coco, karpathy, flickr8k, kaggle, jsonl or csv; recognised if not given.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if anything is wrong with the data; see above.")] = False,
+    format: Annotated[
+        str | None, typer.Option(help="coco, karpathy, flickr8k, kaggle, jsonl or csv; recognised if not given.")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 if anything is wrong with the data; see above.")
+    ] = False,
     min_count: Annotated[int, typer.Option(min=1, help="How often a word must occur to be in the vocabulary.")] = 5,
-    check_pictures: Annotated[bool, typer.Option("--check-pictures", help="Also decode every picture, which takes long.")] = False,
+    check_pictures: Annotated[
+        bool, typer.Option("--check-pictures", help="Also decode every picture, which takes long.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Count what a data set holds and look for what spoils training.
@@ -44,7 +50,9 @@ def inspect(
 
     data = read_captions(path, format=format, images=images)
     with console.progress("Reading pictures") as progress:
-        report = inspect_captions(data, tokenize=tokenize, min_count=min_count, check_pictures=check_pictures, progress=progress)
+        report = inspect_captions(
+            data, tokenize=tokenize, min_count=min_count, check_pictures=check_pictures, progress=progress
+        )
     typer.echo(console.json_text(report.to_dict(), indent=2) if json else "\n".join(report.lines()))
     wrong = sum(found.count for found in (report.problems, report.missing, report.unreadable) if found)
     if strict and wrong + report.empty_captions + len(report.leaks or ()):
@@ -53,13 +61,24 @@ def inspect(
 
 @app.command("download", epilog=DOWNLOAD_EXAMPLES)
 def download(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Data sets of the catalogue, which --list prints.")] = None,
-    to: Annotated[Path, typer.Option(file_okay=False, help="The folder of all data; each data set has a folder in it.")] = Path("data"),
-    show: Annotated[bool, typer.Option("--list", help="Print the known data sets with their sizes and terms, and download nothing.")] = False,
-    members: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN", help="Unpack only what has such a name in its archive; may be given several times.")
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Data sets of the catalogue, which --list prints.")
     ] = None,
-    delete_archives: Annotated[bool, typer.Option("--delete-archives", help="Delete each archive after unpacking it.")] = False,
+    to: Annotated[
+        Path, typer.Option(file_okay=False, help="The folder of all data; each data set has a folder in it.")
+    ] = Path("data"),
+    show: Annotated[
+        bool, typer.Option("--list", help="Print the known data sets with their sizes and terms, and download nothing.")
+    ] = False,
+    members: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN", help="Unpack only what has such a name in its archive; may be given several times."
+        ),
+    ] = None,
+    delete_archives: Annotated[
+        bool, typer.Option("--delete-archives", help="Delete each archive after unpacking it.")
+    ] = False,
     parallel: Annotated[int, typer.Option(min=1, max=8, help="Files downloaded at once; be kind to the servers.")] = 3,
 ) -> None:
     """Download caption data sets and unpack them where the other commands look for them.
@@ -84,7 +103,9 @@ def download(
     archives = [archive for known in chosen for archive in known.archives]
     with (
         _bars() as progress,
-        closing(fetch(archives, to, members=members or (), keep=not delete_archives, parallel=parallel, progress=progress)) as outcomes,
+        closing(
+            fetch(archives, to, members=members or (), keep=not delete_archives, parallel=parallel, progress=progress)
+        ) as outcomes,
     ):
         for outcome in outcomes:
             if outcome.error:
@@ -98,7 +119,11 @@ def download(
 
 def _entry(known: DataSet) -> str:
     """A data set of the catalogue in a few lines."""
-    lines = [f"{known.name}  {_bytes(known.size)}, unpacked about {_bytes(known.unpacked)}", f"  {known.about}", f"  Terms: {known.terms}"]
+    lines = [
+        f"{known.name}  {_bytes(known.size)}, unpacked about {_bytes(known.unpacked)}",
+        f"  {known.about}",
+        f"  Terms: {known.terms}",
+    ]
     for archive in known.archives:
         size = f"{archive.size:,} bytes" if archive.size else "size unknown"
         lines.append(f"  {archive.url}  {size}, {archive.checksum.partition(':')[0] or 'no checksum known'}")
@@ -109,7 +134,9 @@ def _done(outcome: Outcome) -> str:
     fetched = f"{_bytes(outcome.fetched)} downloaded" if outcome.fetched else "nothing to download"
     if not outcome.written:
         return f"{fetched}, {outcome.present:,} files were there already"
-    return f"{fetched}, {outcome.written:,} files unpacked" + (f", {outcome.present:,} were there already" if outcome.present else "")
+    return f"{fetched}, {outcome.written:,} files unpacked" + (
+        f", {outcome.present:,} were there already" if outcome.present else ""
+    )
 
 
 def _bytes(count: int) -> str:
@@ -124,10 +151,30 @@ def _bytes(count: int) -> str:
 @contextmanager
 def _bars() -> Iterator[Progress]:
     """Show a bar for each file with its speed and the time left, on a terminal alone."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TaskID,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console.messages, transient=True, redirect_stdout=False, disable=not console.messages.is_terminal) as bars:
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(
+        *columns,
+        console=console.messages,
+        transient=True,
+        redirect_stdout=False,
+        disable=not console.messages.is_terminal,
+    ) as bars:
         tasks: dict[str, TaskID] = {}
         last: dict[str, tuple[str, int]] = {}
         lock = threading.Lock()
@@ -137,7 +184,9 @@ def _bars() -> Iterator[Progress]:
                 if path not in tasks:
                     tasks[path] = bars.add_task("", total=None)
                 before, reached = last.get(path, ("", 0))
-                if phase != before or done < reached:  # a new step, or the file from its beginning: its speed is measured anew
+                if (
+                    phase != before or done < reached
+                ):  # a new step, or the file from its beginning: its speed is measured anew
                     bars.reset(tasks[path], total=total, completed=done, description=f"{phase} {path}")
                 last[path] = phase, done
             bars.update(tasks[path], completed=done, total=total)

@@ -39,25 +39,44 @@ def _table(path: Path | None) -> Path | None:
 
 def run(
     model: Annotated[
-        str, typer.Argument(metavar="[MODEL]", help="A shipped model, a model folder, or user/model on the Hugging Face hub; none with --captions.")
+        str,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="A shipped model, a model folder, or user/model on the Hugging Face hub; none with --captions.",
+        ),
     ],
     data: Annotated[
         Path | None,
-        typer.Argument(metavar="DATA", show_default=False, help="The caption data set, a file or folder; for a translator the folder of val.en, ..."),
+        typer.Argument(
+            metavar="DATA",
+            show_default=False,
+            help="The caption data set, a file or folder; for a translator the folder of val.en, ...",
+        ),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="The split to caption or translate.", show_default="the only one there is, else dev; for a translator val")
+        str | None,
+        typer.Option(
+            help="The split to caption or translate.",
+            show_default="the only one there is, else dev; for a translator val",
+        ),
     ] = None,
-    images: Annotated[Path | None, typer.Option(file_okay=False, help="Folder of the pictures, if they are not beside the data.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Folder of the pictures, if they are not beside the data.")
+    ] = None,
     restval: Annotated[bool, typer.Option("--restval", help="Count COCO's restval photos as train.")] = False,
     strict: console.Strict = False,
     captions: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="Score these captions, a COCO results file that any program wrote, and not a model's.")
+        Path | None,
+        typer.Option(
+            dir_okay=False, help="Score these captions, a COCO results file that any program wrote, and not a model's."
+        ),
     ] = None,
     grounding: Annotated[
         Path | None,
         typer.Option(
-            dir_okay=False, metavar="BOXES", help="Measure instead whether the model looks at what it names: COCO instances of the same image ids."
+            dir_okay=False,
+            metavar="BOXES",
+            help="Measure instead whether the model looks at what it names: COCO instances of the same image ids.",
         ),
     ] = None,
     beam: console.Beam = None,
@@ -69,15 +88,24 @@ def run(
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures or sentences in a batch.")] = 16,
     device: console.Device = "auto",
     metrics: Annotated[
-        list[str] | None, typer.Option(help="BLEU, METEOR, ROUGE-L, CIDEr, SPICE, joined by commas; all of them if not given.")
+        list[str] | None,
+        typer.Option(help="BLEU, METEOR, ROUGE-L, CIDEr, SPICE, joined by commas; all of them if not given."),
     ] = None,
     output_captions: Annotated[
         Path | None,
-        typer.Option(dir_okay=False, help="Write the captions as a COCO results file, which COCO's test server takes; translations as JSON."),
+        typer.Option(
+            dir_okay=False,
+            help="Write the captions as a COCO results file, which COCO's test server takes; translations as JSON.",
+        ),
     ] = None,
     output_scores: Annotated[Path | None, typer.Option(dir_okay=False, help="Write the scores as JSON.")] = None,
     per_image: Annotated[
-        Path | None, typer.Option(dir_okay=False, callback=_table, help="Write the scores of every picture with its caption, as .json or .csv.")
+        Path | None,
+        typer.Option(
+            dir_okay=False,
+            callback=_table,
+            help="Write the scores of every picture with its caption, as .json or .csv.",
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
@@ -114,25 +142,49 @@ def run(
     if captions is not None and data is None:
         model, data = str(captions), Path(model)
     elif captions is not None:
-        raise typer.BadParameter(f"there are captions to score already; leave the model {model} out", param_hint="--captions")
+        raise typer.BadParameter(
+            f"there are captions to score already; leave the model {model} out", param_hint="--captions"
+        )
     assert data is not None
     names = console.names(metrics)
     search = console.settings(
-        width=beam, length_normalisation=length_normalisation, min_words=min_words, max_words=max_words, block_ngram=block_ngram
+        width=beam,
+        length_normalisation=length_normalisation,
+        min_words=min_words,
+        max_words=max_words,
+        block_ngram=block_ngram,
     )
     if captions is not None:
-        _refuse(given, "is for models, and captions are given", *_SEARCH, "--features", "--grounding", "--output-captions")
+        _refuse(
+            given, "is for models, and captions are given", *_SEARCH, "--features", "--grounding", "--output-captions"
+        )
         result = _given_captions(captions, _read(data, images, split, restval, strict), names, per_image)
     else:
-        from captioner import checkpoint
+        from captioner import assets, checkpoint
 
         folder = checkpoint.locate(model, kind=None)
-        if checkpoint.kind_of(folder) == checkpoint.TRANSLATOR:
-            _refuse(given, f"is for captioners, and {model} is a translator", *_PICTURES, "--metrics", "--grounding", "--per-image")
+        if assets.kind_of(folder) == assets.TRANSLATOR:
+            _refuse(
+                given,
+                f"is for captioners, and {model} is a translator",
+                *_PICTURES,
+                "--metrics",
+                "--grounding",
+                "--per-image",
+            )
             result = _translations(folder, data, split or "val", batch_size, device, search, output_captions)
         elif grounding is not None:
-            _refuse(given, "is for captions, and --grounding measures attention", "--features", "--metrics", "--output-captions", "--per-image")
-            result = _grounding(folder, grounding, _read(data, images, split, restval, strict), batch_size, device, search)
+            _refuse(
+                given,
+                "is for captions, and --grounding measures attention",
+                "--features",
+                "--metrics",
+                "--output-captions",
+                "--per-image",
+            )
+            result = _grounding(
+                folder, grounding, _read(data, images, split, restval, strict), batch_size, device, search
+            )
         else:
             part = _read(data, images, split, restval, strict)
             result = _captions(folder, part, batch_size, device, search, output_captions, features, names, per_image)
@@ -190,7 +242,9 @@ def _captions(
     per_image: Path | None,
 ) -> _Result:
     if output is None and not any(photo.captions for photo in part.photos):
-        raise CaptionerError(f"{part.name}: its photos have no captions to score against; write the model's with --output-captions")
+        raise CaptionerError(
+            f"{part.name}: its photos have no captions to score against; write the model's with --output-captions"
+        )
 
     from captioner import Captioner
     from captioner.evaluation.evaluate import evaluate
@@ -212,7 +266,10 @@ def _captions(
             progress=progress,
             keep=keep,
         )
-    more = {"images_per_second": round(len(result.captions) / result.seconds, 2), "search": captioner.search.model_dump()}
+    more = {
+        "images_per_second": round(len(result.captions) / result.seconds, 2),
+        "search": captioner.search.model_dump(),
+    }
     return _of_captions(result, part, more, per_image)
 
 
@@ -222,7 +279,9 @@ def _given_captions(captions: Path, part: CaptionData, metrics: tuple[str, ...],
     from captioner.evaluation.scores import DEFAULT_METRICS
 
     said = read_results(captions)
-    result = evaluate_captions(said, part, metrics=metrics or DEFAULT_METRICS, per_image=per_image is not None, source=str(captions))
+    result = evaluate_captions(
+        said, part, metrics=metrics or DEFAULT_METRICS, per_image=per_image is not None, source=str(captions)
+    )
     return _of_captions(result, part, {}, per_image)
 
 
@@ -234,11 +293,16 @@ def _of_captions(result: Evaluation, part: CaptionData, more: dict[str, Any], pe
         **more,
         "scoring_seconds": result.scores.seconds if result.scores else {},
         "scores": result.scores.values if result.scores else {},
-        "notes": result.scores.notes if result.scores else [f"{part.name}: no photo has a caption by people, so that nothing is scored."],
+        "notes": result.scores.notes
+        if result.scores
+        else [f"{part.name}: no photo has a caption by people, so that nothing is scored."],
         "unreadable": [str(error) for error in result.errors],
     }
     if per_image and result.scores:
-        rows = [{"image_id": image, "caption": result.captions[image], **scores} for image, scores in result.scores.per_image.items()]
+        rows = [
+            {"image_id": image, "caption": result.captions[image], **scores}
+            for image, scores in result.scores.per_image.items()
+        ]
         _write_rows(per_image, rows)
     return _Result(f"{part.name}, {split}", record, result.errors)
 
@@ -249,13 +313,18 @@ def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
         return
     import csv
 
-    with files.atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+    with (
+        files.atomic_path(path) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
         table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
 
 
-def _grounding(model: Path, boxes: Path, part: CaptionData, batch_size: int, device: str, search: dict[str, Any]) -> _Result:
+def _grounding(
+    model: Path, boxes: Path, part: CaptionData, batch_size: int, device: str, search: dict[str, Any]
+) -> _Result:
     from dataclasses import asdict
 
     from captioner import Captioner
@@ -277,7 +346,9 @@ def _grounding(model: Path, boxes: Path, part: CaptionData, batch_size: int, dev
     return _Result(f"{part.name}, {split}, boxes of {boxes.name}", record, found.errors)
 
 
-def _translations(model: Path, data: Path, split: str, batch_size: int, device: str, search: dict[str, Any], output: Path | None) -> _Result:
+def _translations(
+    model: Path, data: Path, split: str, batch_size: int, device: str, search: dict[str, Any], output: Path | None
+) -> _Result:
     from captioner import Translator
     from captioner.translation.pairs import read_parallel
     from captioner.translation.train import evaluate_translation
@@ -290,7 +361,10 @@ def _translations(model: Path, data: Path, split: str, batch_size: int, device: 
     seconds = time.perf_counter() - began
     if output:
         pairs = zip(text.pairs, translations, strict=True)
-        files.write_json(output, [{"source": pair.source, "translation": found.text, "reference": pair.target} for pair, found in pairs])
+        files.write_json(
+            output,
+            [{"source": pair.source, "translation": found.text, "reference": pair.target} for pair, found in pairs],
+        )
     record = {
         "split": split,
         "languages": [config.source, config.target],
@@ -308,7 +382,9 @@ def _print(title: str, record: dict[str, Any]) -> None:
     if "grounding" in record:
         _print_grounding(title, record["grounding"])
     elif record["scores"]:
-        _print_table(title, ("metric", "percent"), [(name, f"{100 * value:.1f}") for name, value in record["scores"].items()])
+        _print_table(
+            title, ("metric", "percent"), [(name, f"{100 * value:.1f}") for name, value in record["scores"].items()]
+        )
     units = "sentences" if "sentences" in record else "images"
     rate = record.get(f"{units}_per_second")
     typer.echo(f"{record[units]:,} {units}" + (f", {rate:.1f} {units}/s" if rate else ""))

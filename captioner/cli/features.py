@@ -25,11 +25,20 @@ Example: captioner features flickr8k_show_attend_tell --set data.path=data/flick
 def run(
     data: Annotated[
         list[str],
-        typer.Argument(metavar="DATA|RECIPE", help="Caption data sets, files or folders; several are joined. Or the recipe of a captioner."),
+        typer.Argument(
+            metavar="DATA|RECIPE",
+            help="Caption data sets, files or folders; several are joined. Or the recipe of a captioner.",
+        ),
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", file_okay=False, help="The folder of the feature store.", show_default="where the recipe looks for it"),
+        typer.Option(
+            "--output",
+            "-o",
+            file_okay=False,
+            help="The folder of the feature store.",
+            show_default="where the recipe looks for it",
+        ),
     ] = None,
     encoder: Annotated[
         str | None,
@@ -40,20 +49,38 @@ def run(
     ] = None,
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the encoder, or of the recipe; may be given several times."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a setting of the encoder, or of the recipe; may be given several times.",
+        ),
     ] = None,
     size: Annotated[
         int | None,
-        typer.Option(min=0, help="Side of the picture in pixels.", show_default="what gives a 14x14 map, or what the detector learned on"),
+        typer.Option(
+            min=0,
+            help="Side of the picture in pixels.",
+            show_default="what gives a 14x14 map, or what the detector learned on",
+        ),
     ] = None,
     fit: Annotated[
-        str | None, typer.Option(help="squash the whole picture into a square, or crop its middle.", show_default="squash; regions always are")
+        str | None,
+        typer.Option(
+            help="squash the whole picture into a square, or crop its middle.",
+            show_default="squash; regions always are",
+        ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Take this model's encoder and not a backbone: a shipped model, a model folder, or user/model on the hub.")
+        str | None,
+        typer.Option(
+            help="Take this model's encoder and not a backbone: a shipped model, a model folder, or user/model on the hub."
+        ),
     ] = None,
     cut: Annotated[
-        int | None, typer.Option(min=0, help="Leave off so many of its last stages, to train these (fine_tune.stages).", show_default="0")
+        int | None,
+        typer.Option(
+            min=0, help="Leave off so many of its last stages, to train these (fine_tune.stages).", show_default="0"
+        ),
     ] = None,
     split: Annotated[list[str] | None, typer.Option(help="Only this split; may be given several times.")] = None,
     flips: Annotated[bool, typer.Option("--flips", help="Also encode every picture mirrored.")] = False,
@@ -61,7 +88,9 @@ def run(
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures encoded at once.")] = 8,
     workers: console.Workers = 2,
     device: console.Device = "auto",
-    compiled: Annotated[bool, typer.Option("--compile", help="Compile the encoder first; pays from some hundred pictures on.")] = False,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the encoder first; pays from some hundred pictures on.")
+    ] = False,
 ) -> None:
     """Encode the pictures of caption data sets into a feature store.
 
@@ -87,15 +116,25 @@ def run(
         }
         for option, given in own.items():
             if given not in (None, False, []):
-                raise typer.BadParameter("the recipe says that; change it with --set, or leave it out", param_hint=option)
+                raise typer.BadParameter(
+                    "the recipe says that; change it with --set, or leave it out", param_hint=option
+                )
         plan = _of_recipe(recipe, changes or [], output)
     else:
         if output is None:
             raise typer.BadParameter("give the folder of the feature store", param_hint="--output")
         if model and changes:
-            raise typer.BadParameter("a model's encoder is taken as it is; leave out --set or --model", param_hint="--set")
+            raise typer.BadParameter(
+                "a model's encoder is taken as it is; leave out --set or --model", param_hint="--set"
+            )
         pictures = _pictures(data, split or [], strict)
-        plan = _Plan(pictures, _encoder(encoder or "efficientnet_lite2", size or 0, fit, model, changes or []), cut or 0, flips, output)
+        plan = _Plan(
+            pictures,
+            _encoder(encoder or "efficientnet_lite2", size or 0, fit, model, changes or []),
+            cut or 0,
+            flips,
+            output,
+        )
 
     from captioner.backend import choose_device
     from captioner.features import build_store, store_bytes
@@ -106,14 +145,25 @@ def run(
     began = time.perf_counter()
     with console.progress("Encoding") as progress:
         built = build_store(
-            plan.output, front, plan.pictures, flips=plan.flips, batch_size=batch_size, workers=workers, compiled=compiled, progress=progress
+            plan.output,
+            front,
+            plan.pictures,
+            flips=plan.flips,
+            batch_size=batch_size,
+            workers=workers,
+            compiled=compiled,
+            progress=progress,
         )
     seconds = time.perf_counter() - began
     failures = console.Failures()
     for error in built.errors:
         failures(error)
     store, size_on_disk = built.store, sum(file.stat().st_size for file in plan.output.iterdir())
-    speed = f"{built.encoded:,} encoded now, {built.encoded / seconds:.1f} images/s" if built.encoded else "all were encoded already"
+    speed = (
+        f"{built.encoded:,} encoded now, {built.encoded / seconds:.1f} images/s"
+        if built.encoded
+        else "all were encoded already"
+    )
     typer.echo(
         f"{plan.output}: {len(store):,} pictures{' and their mirror images' if store.flips else ''}, {store.places} places of {store.features} features, "
         f"{size_on_disk / 1e6:,.1f} MB; {speed}"
@@ -138,7 +188,9 @@ def _pictures(data: list[str], splits: list[str], strict: bool) -> list[tuple[st
     for read in sets:
         console.left_out(read)
     photos = merge(*sets) if len(sets) > 1 else sets[0]
-    chosen = [photo for part in dict.fromkeys(splits) for photo in photos.split(part).photos] if splits else photos.photos
+    chosen = (
+        [photo for part in dict.fromkeys(splits) for photo in photos.split(part).photos] if splits else photos.photos
+    )
     return list({photo.image_id: photo.path for photo in chosen}.items())
 
 
@@ -166,4 +218,10 @@ def _of_recipe(recipe: str, changes: list[str], output: Path | None) -> _Plan:
 
     config = load_config(recipe, changes)
     plan = store_plan(config, console.note)
-    return _Plan(plan.pictures, plan.encoder, plan.cut, config.data.flips, output or config.data.features or config.output / "features")
+    return _Plan(
+        plan.pictures,
+        plan.encoder,
+        plan.cut,
+        config.data.flips,
+        output or config.data.features or config.output / "features",
+    )

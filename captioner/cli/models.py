@@ -20,7 +20,7 @@ def run(json: Annotated[bool, typer.Option("--json", help="Print everything as J
 
     The scores are those of the best search on the data's dev split, in percent.
     """
-    from captioner import checkpoint
+    from captioner import assets, checkpoint
     from captioner.decoders import DECODERS
     from captioner.encoders import ENCODERS, REFINERS
     from captioner.encoders.sequence import TEXT_ENCODERS
@@ -30,33 +30,32 @@ def run(json: Annotated[bool, typer.Option("--json", help="Print everything as J
     registries: tuple[Registry[Any], ...] = (ENCODERS, TEXT_ENCODERS, REFINERS, DECODERS, SEARCHES)
     families = {registry.kind: {name: _summary(registry[name]) for name in registry} for registry in registries}
     models = {}
-    for name, folder in checkpoint.shipped(None).items():
-        kind = checkpoint.kind_of(folder)
+    for name, folder in assets.shipped(None).items():
+        kind = assets.kind_of(folder)
         config = checkpoint.read_config(folder, kind)
         about = config.get("about", {})
         model = config["model"]
         models[name] = {
             "kind": kind,
             "default": name == checkpoint.DEFAULT,
-            "encoder": model["encoder"].get("name"),
-            "refiner": (model.get("refiner") or {}).get("name"),
-            "decoder": model["decoder"].get("name"),
-            "languages": [model["source"], model["target"]] if kind == checkpoint.TRANSLATOR else None,
+            **{part: (model.get(part) or {}).get("name") for part in ("encoder", "refiner", "decoder")},
+            "languages": [model["source"], model["target"]] if kind == assets.TRANSLATOR else None,
             "megabytes": round(sum(file.stat().st_size for file in folder.iterdir()) / 1e6, 1),
             "data": about.get("data"),
             **{unit: about[unit] for unit in ("photos", "pairs") if unit in about},
-            "scores": _best(about, "BLEU" if kind == checkpoint.TRANSLATOR else "CIDEr"),
+            "scores": _best(about, "BLEU" if kind == assets.TRANSLATOR else "CIDEr"),
             "folder": str(folder),
         }
     if json:
         typer.echo(console.json_text({"models": models, **families}, indent=2))
         return
     for kind, title, metrics in (
-        (checkpoint.CAPTIONER, "shipped model", ("BLEU-4", "METEOR", "CIDEr")),
-        (checkpoint.TRANSLATOR, "shipped translator", ("BLEU", "chrF")),
+        (assets.CAPTIONER, "shipped model", ("BLEU-4", "METEOR", "CIDEr")),
+        (assets.TRANSLATOR, "shipped translator", ("BLEU", "chrF")),
+        (assets.DETECTOR, "shipped detector", ("mAP@0.5", "mAP@[.5:.95]")),
     ):
         chosen = {name: model for name, model in models.items() if model["kind"] == kind}
-        if chosen or kind == checkpoint.CAPTIONER:
+        if chosen or kind == assets.CAPTIONER:
             _print_models(title, chosen, metrics)
     _print_families(families)
 
@@ -64,7 +63,11 @@ def run(json: Annotated[bool, typer.Option("--json", help="Print everything as J
 def _best(about: dict[str, Any], metric: str) -> dict[str, float]:
     """Return the scores of the search that is best by a metric; those of training if no others are known."""
     training = about.get(f"dev_{metric.lower()}")
-    scores: dict[str, float] = max(about.get("scores", {}).values(), key=lambda values: values.get(metric, 0.0), default={})
+    if about.get("scores") and not isinstance(next(iter(about["scores"].values())), dict):  # a detector has no search
+        return dict(about["scores"])
+    scores: dict[str, float] = max(
+        about.get("scores", {}).values(), key=lambda values: values.get(metric, 0.0), default={}
+    )
     return scores or ({metric: training} if training is not None else {})
 
 

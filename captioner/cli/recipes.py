@@ -15,9 +15,15 @@ Example: captioner recipes flickr8k_show_attend_tell > mine.yaml"""
 
 def run(
     name: Annotated[
-        str | None, typer.Argument(metavar="[RECIPE]", help="Print this one, or a YAML file, with every setting and what it means.")
+        str | None,
+        typer.Argument(
+            metavar="[RECIPE]", help="Print this one, or a YAML file, with every setting and what it means."
+        ),
     ] = None,
-    changes: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be given several times.")] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be given several times."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """List the shipped recipes, or print one as YAML: all of its settings, those that it leaves as they are included, each with its meaning."""

@@ -24,8 +24,13 @@ def run(
             help="A shipped recipe, which captioner recipes lists, or a YAML file.",
         ),
     ],
-    changes: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be given several times.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", file_okay=False, help="The folder of the run.")] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be given several times."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", file_okay=False, help="The folder of the run.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
 ) -> None:
     """Train a captioner or a translator and print the folder of the best model.

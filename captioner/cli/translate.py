@@ -20,7 +20,9 @@ Example: echo 'Two dogs run through the snow.' | captioner translate models/en_d
 
 
 def run(
-    model: Annotated[str, typer.Argument(help="A shipped translator, a translator's folder, or user/model on the Hugging Face hub.")],
+    model: Annotated[
+        str, typer.Argument(help="A shipped translator, a translator's folder, or user/model on the Hugging Face hub.")
+    ],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A sentence a line; - is standard input.")] = Path("-"),
     beam: console.Beam = None,
     length_normalisation: console.LengthNormalisation = None,
@@ -28,7 +30,8 @@ def run(
     device: console.Device = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print a JSON object a line.")] = False,
     attention: Annotated[
-        bool, typer.Option("--attention", help="Add where the model looked in the source for each piece; for --json alone.")
+        bool,
+        typer.Option("--attention", help="Add where the model looked in the source for each piece; for --json alone."),
     ] = False,
 ) -> None:
     """Translate a text line by line; an empty line stays empty."""
@@ -36,12 +39,18 @@ def run(
         raise typer.BadParameter("give --json too", param_hint="--attention")
     from captioner.translation.translator import Translator
 
-    translator = Translator.from_pretrained(model, device=device, **console.settings(width=beam, length_normalisation=length_normalisation))
+    translator = Translator.from_pretrained(
+        model, device=device, **console.settings(width=beam, length_normalisation=length_normalisation)
+    )
     with nullcontext(sys.stdin.buffer) if file == Path("-") else open(file, "rb") as opened:
         lines = _lines(opened, file)
         while batch := list(islice(lines, batch_size)):
             for translation in translator(batch, batch_size=batch_size):
-                typer.echo(console.json_text(translation.to_dict(attention=attention)) if json else translation.text.replace("\n", " "))
+                typer.echo(
+                    console.json_text(translation.to_dict(attention=attention))
+                    if json
+                    else translation.text.replace("\n", " ")
+                )
 
 
 def _lines(file: Iterable[bytes], name: Path) -> Iterator[str]:

@@ -89,7 +89,9 @@ class Sampler:
         order = torch.randperm(len(self.photos), generator=generator).tolist()
         for start in range(0, len(order), self.batch_size):
             chosen = order[start : start + self.batch_size]
-            flipped = (torch.rand(len(chosen), generator=generator) < 0.5).tolist() if self.flips else [False] * len(chosen)
+            flipped = (
+                (torch.rand(len(chosen), generator=generator) < 0.5).tolist() if self.flips else [False] * len(chosen)
+            )
             captions = []
             for photo in chosen:
                 n = len(self.photos[photo].captions)
@@ -102,11 +104,15 @@ class EncodedCaptions:
     """All captions of some photos as numbers, encoded once."""
 
     def __init__(self, photos: Sequence[Photo], vocabulary: Vocabulary, *, max_words: int) -> None:
-        self.numbers = [[vocabulary.encode(caption, max_words=max_words) for caption in photo.captions] for photo in photos]
+        self.numbers = [
+            [vocabulary.encode(caption, max_words=max_words) for caption in photo.captions] for photo in photos
+        ]
 
     def batch(self, sample: Sample) -> Captions:
         """Collate what a sample drew."""
-        captions = [[self.numbers[p][c] for c in chosen] for p, chosen in zip(sample.photos, sample.captions, strict=True)]
+        captions = [
+            [self.numbers[p][c] for c in chosen] for p, chosen in zip(sample.photos, sample.captions, strict=True)
+        ]
         return Captions.collate(captions, sample.photos)
 
 

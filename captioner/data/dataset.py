@@ -63,7 +63,9 @@ class CaptionData:
         """
         if not self.problems:
             return None
-        records = "1 malformed record was" if len(self.problems) == 1 else f"{len(self.problems):,} malformed records were"
+        records = (
+            "1 malformed record was" if len(self.problems) == 1 else f"{len(self.problems):,} malformed records were"
+        )
         return f"{self.name}: {records} left out, the first: {self.problems[0]}; `captioner data inspect` lists them"
 
     def split(self, name: str, *, restval: bool = False) -> CaptionData:

@@ -17,7 +17,9 @@ IMAGE_EXTENSIONS: frozenset[str] = frozenset(
 """What counts as a picture inside a folder, in lower case."""
 
 
-def find_images(paths: Iterable[str | Path], *, recursive: bool = False, on_empty: Callable[[str], None] | None = None) -> Iterator[Path]:
+def find_images(
+    paths: Iterable[str | Path], *, recursive: bool = False, on_empty: Callable[[str], None] | None = None
+) -> Iterator[Path]:
     """The picture files that ``paths`` mean, lazily, sorted by name within each of ``paths``.
 
     A file stands for itself, whatever its extension. A folder stands for the files in it that have one of

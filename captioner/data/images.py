@@ -262,7 +262,11 @@ def _open_heif(stream: IO[bytes], name: str) -> ImageFile.ImageFile:
     try:
         from pi_heif.as_plugin import HeifImageFile
     except ImportError as error:
-        state = "is not installed" if isinstance(error, ModuleNotFoundError) else f"does not load here ({' '.join(str(error).split())})"
+        state = (
+            "is not installed"
+            if isinstance(error, ModuleNotFoundError)
+            else f"does not load here ({' '.join(str(error).split())})"
+        )
         raise ImageError(name, _NO_HEIF.format(state)) from error
     stream.seek(0)
     try:

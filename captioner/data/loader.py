@@ -118,7 +118,11 @@ class ImageLoader:
 
 
 def load_groups(
-    groups: Iterable[Sequence[ImageSource]], transform: Transform, *, workers: int = min(4, os.cpu_count() or 1), max_pixels: int | None = None
+    groups: Iterable[Sequence[ImageSource]],
+    transform: Transform,
+    *,
+    workers: int = min(4, os.cpu_count() or 1),
+    max_pixels: int | None = None,
 ) -> Iterator[ImageBatch]:
     """Load pictures in threads, one batch for each group: its good pictures, perhaps none, and the errors of the others.
 
@@ -141,8 +145,16 @@ def load_groups(
                     sources, futures = waiting.popleft()
                     results = [future.result() for future in futures]
                     rows = list(enumerate(zip(sources, results, strict=True)))
-                    good = [(position, source, result) for position, (source, result) in rows if not isinstance(result, ImageError)]
-                    yield _batch(good, [(position, result) for position, (_, result) in rows if isinstance(result, ImageError)], transform.size)
+                    good = [
+                        (position, source, result)
+                        for position, (source, result) in rows
+                        if not isinstance(result, ImageError)
+                    ]
+                    yield _batch(
+                        good,
+                        [(position, result) for position, (_, result) in rows if isinstance(result, ImageError)],
+                        transform.size,
+                    )
         finally:  # also when the caller stops early
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -160,4 +172,10 @@ def _batch(good: list[tuple[int, ImageSource, _Loaded]], errors: list[tuple[int,
     import torch
 
     pixels = np.stack([row[2][0] for row in good]) if good else np.empty((0, 3, size, size), dtype=np.uint8)
-    return ImageBatch(torch.from_numpy(pixels), [row[1] for row in good], [row[0] for row in good], [row[2][1] for row in good], errors)
+    return ImageBatch(
+        torch.from_numpy(pixels),
+        [row[1] for row in good],
+        [row[0] for row in good],
+        [row[2][1] for row in good],
+        errors,
+    )

@@ -1,9 +1,20 @@
 """Decoders: from a memory to words. Importing this package registers every family."""
 
-from captioner.decoders.base import DECODERS, Decoder, DecoderConfig, State, Step, Taught
+from captioner.decoders.base import DECODERS, Decoder, DecoderConfig, DecoderOutput, State, Step
 from captioner.decoders.show_attend_tell import ShowAttendTell
 from captioner.decoders.show_tell import ShowTell
 from captioner.decoders.top_down import TopDown
 from captioner.decoders.transformer import Transformer
 
-__all__ = ["DECODERS", "Decoder", "DecoderConfig", "ShowAttendTell", "ShowTell", "State", "Step", "Taught", "TopDown", "Transformer"]
+__all__ = [
+    "DECODERS",
+    "Decoder",
+    "DecoderConfig",
+    "DecoderOutput",
+    "ShowAttendTell",
+    "ShowTell",
+    "State",
+    "Step",
+    "TopDown",
+    "Transformer",
+]

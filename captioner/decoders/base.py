@@ -1,4 +1,4 @@
-"""What every decoder is: start on a memory, write one word at a time, or be taught whole captions at once.
+"""What every decoder is: start on a memory, write one word at a time, or be output whole captions at once.
 
 Tensor letters in this package: B images, W hypotheses an image (in search), K captions an image (in training), T steps, N places, D features of the
 memory, V words of the vocabulary, M real (not padding) positions of a batch.
@@ -66,7 +66,7 @@ class Step(NamedTuple):
     state: State
 
 
-class Taught(NamedTuple):
+class DecoderOutput(NamedTuple):
     """What teacher forcing gives.
 
     Attributes:
@@ -102,7 +102,7 @@ class Decoder(nn.Module, ABC):
         """Read the last word of every hypothesis, tokens (B, W), and score the next."""
 
     @abstractmethod
-    def forward(self, memory: Memory, tokens: Tensor) -> Taught:
+    def forward(self, memory: Memory, tokens: Tensor) -> DecoderOutput:
         """Score whole captions under teacher forcing.
 
         Args:

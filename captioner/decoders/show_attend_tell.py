@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from captioner.decoders.base import DECODERS, Decoder, DecoderConfig, State, Step, Taught
+from captioner.decoders.base import DECODERS, Decoder, DecoderConfig, DecoderOutput, State, Step
 from captioner.layers.additive import Glimpse, Keys, Look, Sampler, additive_attention, attend
 from captioner.layers.dropout import Dropout
 from captioner.layers.kernels import wide
@@ -27,13 +27,22 @@ class ShowAttendTellConfig(DecoderConfig):
     embedding: int = Field(512, gt=0, description="m: size of a word's vector and of the deep output layer")
     hidden: int = Field(512, gt=0, description="n: LSTM units")
     attention: int = Field(256, gt=0, description="units of the attention network's hidden layer")
-    values: int = Field(512, ge=0, description="size to which the places' features are projected before they are averaged; 0 leaves them as they are")
+    values: int = Field(
+        512,
+        ge=0,
+        description="size to which the places' features are projected before they are averaged; 0 leaves them as they are",
+    )
     kind: Literal["soft", "hard"] = Field("soft", description="look at all places at once, or at one (section 4)")
     expected: float = Field(
-        0.5, ge=0, le=1, description="with hard attention, share of the captions in training that look at the expected place instead"
+        0.5,
+        ge=0,
+        le=1,
+        description="with hard attention, share of the captions in training that look at the expected place instead",
     )
     positions: bool = Field(False, description="tell where in the picture each place is")
-    gate: Literal["scalar", "vector"] = Field("scalar", description="beta: one number a step (the paper's) or one a feature")
+    gate: Literal["scalar", "vector"] = Field(
+        "scalar", description="beta: one number a step (the paper's) or one a feature"
+    )
     dropout: float = Field(0.5, ge=0, lt=1, description="on the places, the word vectors and the deep output layer")
     feature_dropout: float = Field(0.0, ge=0, lt=1, description="on the encoder's features before they are projected")
 
@@ -107,11 +116,15 @@ class ShowAttendTell(Decoder):
 
     def _look(self, memory: Memory) -> tuple[Tensor, Tensor, _Past]:
         """Do what is done once an image: values (B, N, D), keys (B, N, A), and the first state, (B, 1, H) each."""
-        vectors = self.feature_dropout(memory.vectors if self.geometry is None else memory.vectors + self.geometry(memory))
+        vectors = self.feature_dropout(
+            memory.vectors if self.geometry is None else memory.vectors + self.geometry(memory)
+        )
         values, keys = self.values(vectors), self.keys(vectors)
         # One mask for all places of an image: what is hidden from the decoder stays hidden wherever it looks.
         values = values * self.dropout(values.new_ones(values.shape[0], 1, values.shape[2]))
-        first = (torch.tanh(wide(network(memory.pooled))).unsqueeze(1) for network in (self.first_hidden, self.first_cell))
+        first = (
+            torch.tanh(wide(network(memory.pooled))).unsqueeze(1) for network in (self.first_hidden, self.first_cell)
+        )
         return values, keys, _Past(*first)
 
     def _word_gates(self, tokens: Tensor) -> Tensor:
@@ -127,7 +140,11 @@ class ShowAttendTell(Decoder):
         """Deep output, equation (7): words (...,), hidden (..., H), context (..., D) -> logits (..., V)."""
         dtype = self.output.weight.dtype  # the recurrence has at least 32 bits, a model may have 16
         hidden, context = hidden.to(dtype), context.to(dtype)
-        deep = self.dropout(self.embedding(tokens)) + self.output_hidden(self.dropout(hidden)) + self.output_context(context)
+        deep = (
+            self.dropout(self.embedding(tokens))
+            + self.output_hidden(self.dropout(hidden))
+            + self.output_context(context)
+        )
         logits: Tensor = self.output(self.dropout(deep))
         return logits
 
@@ -150,7 +167,12 @@ class ShowAttendTell(Decoder):
 
     def _weights(self) -> list[Tensor]:
         """Return the weights of a step's products, in the order of :class:`_Products`."""
-        return [self.lstm.weight_hh, self.lstm.weight_ih[:, self.config.embedding :], self.query.weight, self.beta.weight]
+        return [
+            self.lstm.weight_hh,
+            self.lstm.weight_ih[:, self.config.embedding :],
+            self.query.weight,
+            self.beta.weight,
+        ]
 
     def _advance(self, words: Tensor, past: _Past, look: Look, maps: _Products) -> tuple[Glimpse, _Past]:
         """Go one word further: words (B, K, 4H) as gates -> what was seen, its context gated, and the new state."""
@@ -172,12 +194,19 @@ class ShowAttendTell(Decoder):
         """Read words (B, W) and score the next; see :meth:`Decoder.step`."""
         images = state.images
         look = partial(
-            attend, keys=images["keys"], values=images["values"], v=self.score, mask=images.get("mask"), sampler=self._sampler(*tokens.shape)
+            attend,
+            keys=images["keys"],
+            values=images["values"],
+            v=self.score,
+            mask=images.get("mask"),
+            sampler=self._sampler(*tokens.shape),
         )
-        glimpse, past = self._advance(self._word_gates(tokens), _Past(**state.hypotheses), look, _Products(*products(self._weights())))
+        glimpse, past = self._advance(
+            self._word_gates(tokens), _Past(**state.hypotheses), look, _Products(*products(self._weights()))
+        )
         return Step(self._deep_output(tokens, past.h, glimpse.context), glimpse.alpha, State(past._asdict(), images))
 
-    def forward(self, memory: Memory, tokens: Tensor) -> Taught:
+    def forward(self, memory: Memory, tokens: Tensor) -> DecoderOutput:
         """Score whole captions (B, K, T); see :meth:`Decoder.forward`."""
         b, k, _ = tokens.shape
         packing = Packing.of(tokens)
@@ -186,7 +215,9 @@ class ShowAttendTell(Decoder):
         distinct, words = packing.words.unique(return_inverse=True)
         rows = [images * k for images in packing.active]
         gates = F.embedding(words, self._word_gates(distinct)).split(rows)
-        looks = additive_attention(keys, values, self.score, mask=memory.mask, active=packing.active, captions=k, sampler=self._sampler(b, k))
+        looks = additive_attention(
+            keys, values, self.score, mask=memory.mask, active=packing.active, captions=k, sampler=self._sampler(b, k)
+        )
         past = _Past(*(part.expand(-1, k, -1) for part in past))
         maps = recurrent_products(self._weights(), rows)
         hidden, context, attention, sampled = [], [], [], []
@@ -200,4 +231,4 @@ class ShowAttendTell(Decoder):
                 sampled.append(glimpse.sampled.flatten())
         order = packing.rows
         logits = self._deep_output(tokens[tokens != PAD], torch.cat(hidden)[order], torch.cat(context)[order])
-        return Taught(logits, torch.cat(attention)[order], torch.cat(sampled)[order] if sampled else None)
+        return DecoderOutput(logits, torch.cat(attention)[order], torch.cat(sampled)[order] if sampled else None)

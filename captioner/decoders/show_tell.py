@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from captioner.decoders.base import DECODERS, Decoder, DecoderConfig, State, Step, Taught
+from captioner.decoders.base import DECODERS, Decoder, DecoderConfig, DecoderOutput, State, Step
 from captioner.layers.dropout import Dropout
 from captioner.memory import Memory
 from captioner.text.vocabulary import PAD
@@ -20,7 +20,9 @@ class ShowTellConfig(DecoderConfig):
     embedding: int = Field(512, gt=0, description="size of a word's vector, to which the image is projected as well")
     hidden: int = Field(512, gt=0, description="LSTM units")
     dropout: float = Field(0.5, ge=0, lt=1, description="on the image, the word vectors and the LSTM's output")
-    feature_dropout: float = Field(0.0, ge=0, lt=1, description="on the encoder's pooled feature before it is projected")
+    feature_dropout: float = Field(
+        0.0, ge=0, lt=1, description="on the encoder's pooled feature before it is projected"
+    )
 
 
 @DECODERS.register("show_tell")
@@ -71,7 +73,7 @@ class ShowTell(Decoder):
         logits = self.output(self.dropout(told)).view(b, w, -1)
         return Step(logits, None, State({"h": h.view(b, w, -1), "c": c.view(b, w, -1)}))
 
-    def forward(self, memory: Memory, tokens: Tensor) -> Taught:
+    def forward(self, memory: Memory, tokens: Tensor) -> DecoderOutput:
         """Score whole captions (B, K, T); see :meth:`Decoder.forward`."""
         b, k, _ = tokens.shape
         real = tokens != PAD
@@ -79,5 +81,7 @@ class ShowTell(Decoder):
         image = self._show(memory).unsqueeze(1).expand(b, k, -1).reshape(b * k, 1, -1)
         inputs = self.dropout(torch.cat([image, self.embedding(tokens)], dim=1))
         packed = nn.utils.rnn.pack_padded_sequence(inputs, (lengths + 1).cpu(), batch_first=True, enforce_sorted=False)
-        told, _ = nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=tokens.shape[1] + 1)
-        return Taught(self.output(self.dropout(told[:, 1:][real.flatten(0, 1)])), None)
+        told, _ = nn.utils.rnn.pad_packed_sequence(
+            self.lstm(packed)[0], batch_first=True, total_length=tokens.shape[1] + 1
+        )
+        return DecoderOutput(self.output(self.dropout(told[:, 1:][real.flatten(0, 1)])), None)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from captioner.decoders.base import DECODERS, Decoder, DecoderConfig, State, Step, Taught
+from captioner.decoders.base import DECODERS, Decoder, DecoderConfig, DecoderOutput, State, Step
 from captioner.layers.additive import Keys, Look, additive_attention, attend
 from captioner.layers.dropout import Dropout
 from captioner.layers.kernels import wide
@@ -27,9 +27,15 @@ class TopDownConfig(DecoderConfig):
     embedding: int = Field(512, gt=0, description="E: size of a word's vector (the paper's: 1000)")
     hidden: int = Field(512, gt=0, description="M: units of each of the two LSTMs (the paper's: 1000)")
     attention: int = Field(256, gt=0, description="H: units of the attention network's hidden layer (the paper's: 512)")
-    values: int = Field(512, ge=0, description="size to which the places' features are projected first; 0 leaves them as they are, like the paper")
+    values: int = Field(
+        512,
+        ge=0,
+        description="size to which the places' features are projected first; 0 leaves them as they are, like the paper",
+    )
     positions: bool = Field(False, description="tell where in the picture each place is")
-    dropout: float = Field(0.5, ge=0, lt=1, description="on the places, the word vectors and the language LSTM's output")
+    dropout: float = Field(
+        0.5, ge=0, lt=1, description="on the places, the word vectors and the language LSTM's output"
+    )
 
 
 class _Past(NamedTuple):
@@ -153,10 +159,16 @@ class TopDown(Decoder):
         """Read words (B, W) and score the next; see :meth:`Decoder.step`."""
         images = state.images
         look = partial(attend, keys=images["keys"], values=images["values"], v=self.score, mask=images.get("mask"))
-        alpha, past = self._advance(self._word_gates(tokens), images["mean"], _Past(**state.hypotheses), look, _Products(*products(self._weights())))
+        alpha, past = self._advance(
+            self._word_gates(tokens),
+            images["mean"],
+            _Past(**state.hypotheses),
+            look,
+            _Products(*products(self._weights())),
+        )
         return Step(self._tell(past.h2), alpha, State(past._asdict(), images))
 
-    def forward(self, memory: Memory, tokens: Tensor) -> Taught:
+    def forward(self, memory: Memory, tokens: Tensor) -> DecoderOutput:
         """Score whole captions (B, K, T); see :meth:`Decoder.forward`."""
         k = tokens.shape[1]
         packing = Packing.of(tokens)
@@ -174,4 +186,4 @@ class TopDown(Decoder):
             alpha, past = self._advance(word.view(images, k, -1), mean[:images], past, look, _Products(*step))
             hidden.append(past.h2.flatten(0, 1))
             attention.append(alpha.flatten(0, 1))
-        return Taught(self._tell(torch.cat(hidden)[packing.rows]), torch.cat(attention)[packing.rows])
+        return DecoderOutput(self._tell(torch.cat(hidden)[packing.rows]), torch.cat(attention)[packing.rows])

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from captioner.decoders.base import DECODERS, Decoder, DecoderConfig, State, Step, Taught
+from captioner.decoders.base import DECODERS, Decoder, DecoderConfig, DecoderOutput, State, Step
 from captioner.errors import ConfigError
 from captioner.layers.dropout import Dropout
 from captioner.layers.positions import Geometry, sinusoidal
@@ -25,13 +25,22 @@ from captioner.text.vocabulary import PAD
 class TransformerConfig(BlockConfig, DecoderConfig):
     """Sizes of the decoder."""
 
-    positions: Literal["sinusoidal", "learned"] = Field("sinusoidal", description="how a word is told where in the caption it stands")
-    max_words: int = Field(64, ge=1, description="longest caption that learned positions can tell; sinusoidal ones have no end")
-    tie_output: bool = Field(True, description="score words with the word vectors themselves (section 3.4), or with weights of their own")
-    geometry: bool = Field(
-        False, description="add a learned map of its box to each place; for a memory that no refiner has told where its places lie"
+    positions: Literal["sinusoidal", "learned"] = Field(
+        "sinusoidal", description="how a word is told where in the caption it stands"
     )
-    train_attention: bool = Field(False, description="return attention in training as well, for objectives that use it; costs time and memory")
+    max_words: int = Field(
+        64, ge=1, description="longest caption that learned positions can tell; sinusoidal ones have no end"
+    )
+    tie_output: bool = Field(
+        True, description="score words with the word vectors themselves (section 3.4), or with weights of their own"
+    )
+    geometry: bool = Field(
+        False,
+        description="add a learned map of its box to each place; for a memory that no refiner has told where its places lie",
+    )
+    train_attention: bool = Field(
+        False, description="return attention in training as well, for objectives that use it; costs time and memory"
+    )
 
 
 @DECODERS.register("transformer")
@@ -57,7 +66,11 @@ class Transformer(Decoder):
         self.geometry = Geometry(config.size) if config.geometry else None
         self.embedding = nn.Embedding(words, config.size, padding_idx=PAD)
         # A word of <bos> stands in front of max_words others.
-        self.positions = nn.Parameter(sinusoidal(config.max_words + 1, config.size).float()) if config.positions == "learned" else None
+        self.positions = (
+            nn.Parameter(sinusoidal(config.max_words + 1, config.size).float())
+            if config.positions == "learned"
+            else None
+        )
         self.dropout = Dropout(config.dropout)
         self.blocks: Any = nn.ModuleList(DecoderBlock(config) for _ in range(config.blocks))
         self.norm = last_norm(config)
@@ -109,7 +122,10 @@ class Transformer(Decoder):
         if mask is not None:
             images["mask"] = mask
         b, _, heads, _, size = places[0].shape
-        return State({f"said.{i}": keys_values.new_empty(b, 1, 2, heads, 0, size) for i, keys_values in enumerate(places)}, images)
+        return State(
+            {f"said.{i}": keys_values.new_empty(b, 1, 2, heads, 0, size) for i, keys_values in enumerate(places)},
+            images,
+        )
 
     def step(self, tokens: Tensor, state: State) -> Step:
         """Read words (B, W) and score the next; see :meth:`Decoder.step`."""
@@ -124,7 +140,9 @@ class Transformer(Decoder):
         attention = torch.stack(looked).mean(0)
         return Step(self._tell(x).view(b, w, -1), attention.view(b, w, -1), State(said, state.images))
 
-    def _teach(self, memory: Memory, tokens: Tensor, keep: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, list[Tensor]]:
+    def _teach(
+        self, memory: Memory, tokens: Tensor, keep: Callable[[Tensor], Tensor] | None
+    ) -> tuple[Tensor, list[Tensor]]:
         """Run the blocks over whole captions (B, K, T).
 
         Args:
@@ -147,11 +165,11 @@ class Transformer(Decoder):
                 kept.append(keep(weights))
         return x, kept
 
-    def forward(self, memory: Memory, tokens: Tensor) -> Taught:
+    def forward(self, memory: Memory, tokens: Tensor) -> DecoderOutput:
         """Score whole captions (B, K, T); see :meth:`Decoder.forward`. In training there is no attention unless ``train_attention`` is set."""
         wanted = not self.training or self.config.train_attention
         x, kept = self._teach(memory, tokens, (lambda weights: weights.mean(1)) if wanted else None)
-        return Taught(self._tell(x), torch.stack(kept).mean(0) if wanted else None)
+        return DecoderOutput(self._tell(x), torch.stack(kept).mean(0) if wanted else None)
 
     def cross_attention(self, memory: Memory, tokens: Tensor) -> Tensor:
         """Return where each head of each block looked at the real words of captions (B, K, T), in their order: (M, blocks, H, N)."""

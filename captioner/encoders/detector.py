@@ -30,14 +30,14 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-import captioner
+from captioner.assets import CONFIG, DETECTOR, shipped
 from captioner.data.transform import Transform
 from captioner.encoders.grid import GridConfig, GridEncoder
 from captioner.errors import ConfigError, EncoderError, first_line
 from captioner.settings import Settings, validate
 
-KIND, FORMAT = "detector", 1  # of the folders it is kept in
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+FORMAT = 1  # of the folders it is kept in
+WEIGHTS = "model.safetensors"
 STRIDES = (8, 16, 32)
 # Sides of the anchors on each map, in shares of the picture's: a detector used at another size looks for the same things. A map's anchors must be
 # wider than the distance they stand apart, or things lie between them and none fits: that holds down to pictures of some 200 pixels.
@@ -48,7 +48,9 @@ RATIOS = (0.6, 1.3, 2.6)  # height to width: photos are mostly wider than high, 
 class DetectorConfig(Settings):
     """Settings of the small detector."""
 
-    backbone: str = Field("efficientnet_lite2", description="a backbone of the grid encoder with maps at strides 8, 16 and 32")
+    backbone: str = Field(
+        "efficientnet_lite2", description="a backbone of the grid encoder with maps at strides 8, 16 and 32"
+    )
     size: int = Field(384, gt=0, multiple_of=32, description="S: side of the picture in pixels")
     width: int = Field(96, gt=0, description="channels of the pyramid's maps")
     hidden: int = Field(512, gt=0, description="units of the box head's two layers")
@@ -90,7 +92,9 @@ class Maps(nn.Module):
             maps = stage(maps)
             last[size // maps.shape[-1]] = (number, maps.shape[1])
         if any(stride not in last for stride in STRIDES):
-            raise EncoderError(f"the detector's backbone has maps at strides {sorted(last)} and not at {STRIDES}; use efficientnet_lite0")
+            raise EncoderError(
+                f"the detector's backbone has maps at strides {sorted(last)} and not at {STRIDES}; use efficientnet_lite0"
+            )
         self.taken, self.channels = zip(*(last[stride] for stride in STRIDES), strict=True)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -118,7 +122,9 @@ class ListedProposals(RegionProposalNetwork):  # type: ignore[misc]
     ignored regions count nothing. Boxes of classes that are too rare to be learned (``others``) are things like any other.
     """
 
-    def assign_targets_to_anchors(self, anchors: list[Tensor], targets: list[dict[str, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
+    def assign_targets_to_anchors(
+        self, anchors: list[Tensor], targets: list[dict[str, Tensor]]
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """Give each anchor its label, 1, 0 or -1 for none, and its box; see :meth:`Detector.forward` for the targets."""
         things = [{"boxes": torch.cat([target["boxes"], target["others"]])} for target in targets]
         labels, matched = super().assign_targets_to_anchors(anchors, things)
@@ -127,14 +133,18 @@ class ListedProposals(RegionProposalNetwork):  # type: ignore[misc]
         self._trust = [target["trust"] for target in targets]  # compute_loss is not given the targets
         return labels, matched
 
-    def compute_loss(self, objectness: Tensor, deltas: Tensor, labels: list[Tensor], goals: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def compute_loss(
+        self, objectness: Tensor, deltas: Tensor, labels: list[Tensor], goals: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
         """Return the losses of the objectness (B * A, 1) and of the boxes (B * A, 4)."""
         positive, negative = self.fg_bg_sampler(labels)
         found = torch.cat(positive).bool()
         weight = torch.cat([yes + no * trust for yes, no, trust in zip(positive, negative, self._trust, strict=True)])
         drawn = weight > 0
         truth, goal = torch.cat(labels), torch.cat(goals)
-        errors = binary_cross_entropy_with_logits(objectness.flatten()[drawn], truth[drawn], weight=weight[drawn], reduction="sum")
+        errors = binary_cross_entropy_with_logits(
+            objectness.flatten()[drawn], truth[drawn], weight=weight[drawn], reduction="sum"
+        )
         boxes = smooth_l1_loss(deltas[found], goal[found], beta=1 / 9, reduction="sum")
         return errors / weight.sum(), boxes / drawn.sum()
 
@@ -156,10 +166,14 @@ class ListedRoIHeads(RoIHeads):  # type: ignore[misc]
         """Return detections in eval mode, losses in training; see :meth:`Detector.forward`."""
         if not self.training or targets is None:
             return super().forward(features, proposals, image_shapes, targets)
-        proposals = [boxes[~covered(boxes, target["ignored"])] for boxes, target in zip(proposals, targets, strict=True)]
+        proposals = [
+            boxes[~covered(boxes, target["ignored"])] for boxes, target in zip(proposals, targets, strict=True)
+        ]
         proposals, _, labels, goals = self.select_training_samples(proposals, targets)
         logits, deltas = self.box_predictor(self.box_head(self.box_roi_pool(features, proposals, image_shapes)))
-        listed = torch.cat([target["listed"].expand(len(label), -1) for label, target in zip(labels, targets, strict=True)])
+        listed = torch.cat(
+            [target["listed"].expand(len(label), -1) for label, target in zip(labels, targets, strict=True)]
+        )
         logits = hide_unlisted(logits, torch.cat(labels), listed)
         classes, boxes = fastrcnn_loss(logits, deltas, labels, goals)
         return [], {"loss_classifier": classes, "loss_box_reg": boxes}
@@ -253,7 +267,9 @@ class Detector(nn.Module):
         logits, deltas = self.roi_heads.box_predictor(self.describe(pyramid, proposals, size))  # type: ignore[operator]
         boxes = self.roi_heads.box_coder.decode(deltas, proposals)[:, 1:]  # type: ignore[operator, union-attr]
         low = boxes[..., :2].clamp(0, size - 1)
-        boxes = torch.cat([low, torch.maximum(boxes[..., 2:].clamp(max=size), low + 1)], dim=-1)  # a pixel wide and high at least
+        boxes = torch.cat(
+            [low, torch.maximum(boxes[..., 2:].clamp(max=size), low + 1)], dim=-1
+        )  # a pixel wide and high at least
         counts = [len(proposal) for proposal in proposals]
         return Look(pyramid, last, list(boxes.split(counts)), list(logits.softmax(-1)[:, 1:].split(counts)))
 
@@ -281,9 +297,13 @@ def build_detector(config: DetectorConfig, classes: Sequence[str], *, pretrained
     Raises:
         EncoderError: the backbone does not exist or is unsuited.
     """
-    grid = GridEncoder(GridConfig(backbone=config.backbone, size=config.size, weights="pretrained" if pretrained else "random"))
+    grid = GridEncoder(
+        GridConfig(backbone=config.backbone, size=config.size, weights="pretrained" if pretrained else "random")
+    )
     body = Maps(grid.trunk, config.size)
-    anchors = AnchorGenerator(tuple(tuple(round(share * config.size) for share in shares) for shares in ANCHORS), (RATIOS,) * len(ANCHORS))
+    anchors = AnchorGenerator(
+        tuple(tuple(round(share * config.size) for share in shares) for shares in ANCHORS), (RATIOS,) * len(ANCHORS)
+    )
     rpn = ListedProposals(
         anchors,
         Wide(RPNHead(config.width, anchors.num_anchors_per_location()[0])),
@@ -296,7 +316,9 @@ def build_detector(config: DetectorConfig, classes: Sequence[str], *, pretrained
         nms_thresh=0.7,
     )
     # Lin 2017, equation (1), with a scale that spreads the boxes of a small picture over all three maps.
-    pool = MultiScaleRoIAlign(["0", "1", "2"], output_size=7, sampling_ratio=1, canonical_scale=round(0.35 * config.size), canonical_level=4)
+    pool = MultiScaleRoIAlign(
+        ["0", "1", "2"], output_size=7, sampling_ratio=1, canonical_scale=round(0.35 * config.size), canonical_level=4
+    )
     heads = ListedRoIHeads(
         pool,
         TwoMLPHead(config.width * 7 * 7, config.hidden),
@@ -323,7 +345,11 @@ def torchvision_detector(size: int = 640, *, pretrained: bool = True) -> Detecto
     weights = FasterRCNN_ResNet50_FPN_V2_Weights.COCO_V1
     try:
         model = fasterrcnn_resnet50_fpn_v2(
-            weights=weights if pretrained else None, weights_backbone=None, progress=False, rpn_pre_nms_top_n_test=300, rpn_post_nms_top_n_test=300
+            weights=weights if pretrained else None,
+            weights_backbone=None,
+            progress=False,
+            rpn_pre_nms_top_n_test=300,
+            rpn_post_nms_top_n_test=300,
         )
     except OSError as error:
         raise EncoderError(
@@ -332,7 +358,14 @@ def torchvision_detector(size: int = 640, *, pretrained: bool = True) -> Detecto
         ) from error
     model.rpn.head, model.roi_heads.box_predictor = Wide(model.rpn.head), Wide(model.roi_heads.box_predictor)
     transform = Transform(size=size, mean=tuple(model.transform.image_mean), std=tuple(model.transform.image_std))
-    return Detector(model.backbone.body, model.backbone.fpn, model.rpn, model.roi_heads, classes=weights.meta["categories"][1:], transform=transform)
+    return Detector(
+        model.backbone.body,
+        model.backbone.fpn,
+        model.rpn,
+        model.roi_heads,
+        classes=weights.meta["categories"][1:],
+        transform=transform,
+    )
 
 
 def shipped_detector() -> Path:
@@ -341,10 +374,8 @@ def shipped_detector() -> Path:
     Raises:
         EncoderError: this copy has none.
     """
-    package = Path(captioner.__file__).parent
-    for root in (package / "assets", package.parent / "assets"):
-        if (root / "detector" / CONFIG).is_file():
-            return root / "detector"
+    for folder in shipped(DETECTOR).values():
+        return folder
     raise EncoderError(
         "this copy of captioner comes without the small detector (assets/detector); reinstall captioner, make the detector with "
         "scripts/train_detector.py, or use torchvision's: detector: torchvision"
@@ -359,7 +390,9 @@ def parts(detector: Detector, *, half: bool = False) -> tuple[dict[str, Tensor],
         half: give matrices as float16; vectors, among them the variances of batch normalisation, which may not fit into it, stay as they are.
     """
     assert detector.config is not None
-    tensors = {name: tensor.half() if half and tensor.dim() > 1 else tensor for name, tensor in detector.state_dict().items()}
+    tensors = {
+        name: tensor.half() if half and tensor.dim() > 1 else tensor for name, tensor in detector.state_dict().items()
+    }
     return tensors, {"model": detector.config.model_dump(mode="json"), "classes": list(detector.classes)}
 
 
@@ -376,13 +409,30 @@ def load_detector(folder: str | Path, *, size: int = 0) -> Detector:
     folder = Path(folder)
     try:
         value = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        if value.get("kind") != KIND:
-            raise EncoderError(f"{folder}: is not the folder of a detector; give one that scripts/train_detector.py wrote")
+        if value.get("kind") != DETECTOR:
+            raise EncoderError(
+                f"{folder}: is not the folder of a detector; give one that scripts/train_detector.py wrote"
+            )
         if value["format"] > FORMAT:
-            raise EncoderError(f"{folder}: format {value['format']} of this detector is newer than this program reads ({FORMAT}); upgrade captioner")
+            raise EncoderError(
+                f"{folder}: format {value['format']} of this detector is newer than this program reads ({FORMAT}); upgrade captioner"
+            )
         config = validate(DetectorConfig, value["model"], where=f"{folder / CONFIG}")
-        detector = build_detector(config.model_copy(update={"size": size or config.size}), value["classes"], pretrained=False)
+        detector = build_detector(
+            config.model_copy(update={"size": size or config.size}), value["classes"], pretrained=False
+        )
         detector.load_state_dict(load_file(folder / WEIGHTS))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError, ConfigError) as error:
-        raise EncoderError(f"{folder}: not a readable detector ({first_line(error)}); copy the whole folder again, or make it again") from None
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        SafetensorError,
+        ConfigError,
+    ) as error:
+        raise EncoderError(
+            f"{folder}: not a readable detector ({first_line(error)}); copy the whole folder again, or make it again"
+        ) from None
     return detector.eval()

@@ -57,8 +57,12 @@ class GridConfig(EncoderConfig):
     """Settings of a grid encoder."""
 
     backbone: str = Field("efficientnet_lite0", description=f"one of {', '.join(BACKBONES)}, or any timm model's name")
-    size: int = Field(0, ge=0, description="side of the picture in pixels; 0 is the size at which the backbone's map is 14x14")
-    fit: Literal["squash", "crop"] = Field("squash", description="squash the whole picture into a square, or cut out its middle")
+    size: int = Field(
+        0, ge=0, description="side of the picture in pixels; 0 is the size at which the backbone's map is 14x14"
+    )
+    fit: Literal["squash", "crop"] = Field(
+        "squash", description="squash the whole picture into a square, or cut out its middle"
+    )
     weights: Literal["pretrained", "random"] = Field("pretrained", description="ImageNet weights, or none (for tests)")
     cut: int = Field(0, ge=0, description="how many of the backbone's last stages to leave off")
 
@@ -73,7 +77,9 @@ class Trunk(NamedTuple):
     def cut(self, cut: int) -> Trunk:
         """Leave off the last ``cut`` stages."""
         if cut >= len(self.stages):
-            raise EncoderError(f"of the backbone's {len(self.stages)} stages at most {len(self.stages) - 1} can be cut off, not {cut}")
+            raise EncoderError(
+                f"of the backbone's {len(self.stages)} stages at most {len(self.stages) - 1} can be cut off, not {cut}"
+            )
         return self._replace(stages=self.stages[: len(self.stages) - cut])
 
 
@@ -100,9 +106,15 @@ class GridEncoder(Encoder):
         self.trunk = trunk.stages.eval()
         self.stages = len(self.trunk)
         self.transform = Transform(size=config.size or known.size, fit=config.fit, mean=trunk.mean, std=trunk.std)
-        shape = copy.deepcopy(self.trunk).to("meta")(torch.empty(1, 3, self.transform.size, self.transform.size, device="meta")).shape
+        shape = (
+            copy.deepcopy(self.trunk)
+            .to("meta")(torch.empty(1, 3, self.transform.size, self.transform.size, device="meta"))
+            .shape
+        )
         if len(shape) != 4:
-            raise EncoderError(f"backbone {config.backbone!r} gives no map of features but {tuple(shape)}; choose a convolutional one")
+            raise EncoderError(
+                f"backbone {config.backbone!r} gives no map of features but {tuple(shape)}; choose a convolutional one"
+            )
         self.features, self.grid = shape[1], (shape[2], shape[3])
 
     def train(self, mode: bool = True) -> GridEncoder:
@@ -134,7 +146,9 @@ class GridEncoder(Encoder):
             return memory
         assert memory.grid is not None
         weight = next(self.trunk.parameters())
-        maps = memory.vectors.to(weight.dtype).unflatten(1, memory.grid).permute(0, 3, 1, 2)  # channels last, as they lie
+        maps = (
+            memory.vectors.to(weight.dtype).unflatten(1, memory.grid).permute(0, 3, 1, 2)
+        )  # channels last, as they lie
         return _memory(self.tail(cut)(maps))
 
 
@@ -167,7 +181,9 @@ def _timm_backbone(name: str) -> Backbone:
     if timm.is_model(name):
         return Backbone("timm", name)
     hint = suggestion(name, [*BACKBONES, *timm.list_models()])
-    raise EncoderError(f"backbone {name!r} does not exist.{hint} Use one of {', '.join(BACKBONES)}, or a name of timm.list_models()")
+    raise EncoderError(
+        f"backbone {name!r} does not exist.{hint} Use one of {', '.join(BACKBONES)}, or a name of timm.list_models()"
+    )
 
 
 def _build_timm(backbone: Backbone, pretrained: bool) -> Trunk:
@@ -184,7 +200,11 @@ def _build_timm(backbone: Backbone, pretrained: bool) -> Trunk:
         model.load_state_dict(lite_weights(backbone.package))
     if isinstance(model, timm.models.EfficientNet):
         middle = {f"stage{number}": stage for number, stage in enumerate(model.blocks)}
-        stages = {"stem": nn.Sequential(model.conv_stem, model.bn1), **middle, "head": nn.Sequential(model.conv_head, model.bn2)}
+        stages = {
+            "stem": nn.Sequential(model.conv_stem, model.bn1),
+            **middle,
+            "head": nn.Sequential(model.conv_head, model.bn2),
+        }
     else:
         stages = {"whole": _ForwardFeatures(model)}
     return Trunk(nn.Sequential(OrderedDict(stages)), model.pretrained_cfg["mean"], model.pretrained_cfg["std"])
@@ -194,7 +214,9 @@ def _build_torchvision(backbone: Backbone, pretrained: bool) -> Trunk:
     from torchvision.models import get_model, get_model_weights
 
     try:
-        model: nn.Module = get_model(backbone.model, weights=get_model_weights(backbone.model).DEFAULT if pretrained else None)
+        model: nn.Module = get_model(
+            backbone.model, weights=get_model_weights(backbone.model).DEFAULT if pretrained else None
+        )
     except OSError as error:
         raise _no_weights(backbone, error) from error
     parent, _, last = backbone.last.rpartition(".")
@@ -241,7 +263,14 @@ def _timm_name(name: str, theirs: dict[str, Tensor], places: list[tuple[int, int
     stage, block = places[int(number)]
     expands = f"_blocks.{number}._expand_conv.weight" in theirs
     if expands:
-        inner = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2", "_project_conv": "conv_pwl", "_bn2": "bn3"}
+        inner = {
+            "_expand_conv": "conv_pw",
+            "_bn0": "bn1",
+            "_depthwise_conv": "conv_dw",
+            "_bn1": "bn2",
+            "_project_conv": "conv_pwl",
+            "_bn2": "bn3",
+        }
     else:
         inner = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
     return f"blocks.{stage}.{block}.{inner[layer]}.{parameter}"

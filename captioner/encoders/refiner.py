@@ -23,7 +23,7 @@ from captioner.settings import Settings
 
 
 class Refiner(nn.Module, ABC):
-    """Works on a memory before a decoder looks at it, and keeps its places. Built as ``Refiner(config, features=D)``.
+    """Works on a memory before a decoder looks at it, and keeps its places. StoreReport as ``Refiner(config, features=D)``.
 
     Attributes:
         features: D of the memories it gives.
@@ -44,7 +44,8 @@ class TransformerRefinerConfig(BlockConfig):
     """Sizes of the refiner."""
 
     positions: Literal["geometry", "order", "none"] = Field(
-        "geometry", description="how the blocks know where a place is: by its box in the picture, by its number in the sentence, or not"
+        "geometry",
+        description="how the blocks know where a place is: by its box in the picture, by its number in the sentence, or not",
     )
 
 

@@ -27,15 +27,25 @@ _RANDOM_CLASSES = ("person", "dog", "cat")
 class RegionConfig(EncoderConfig):
     """Settings of the region encoder."""
 
-    detector: Literal["small", "torchvision"] = Field("small", description="the one that comes with captioner, or torchvision's ResNet-50 of COCO")
-    weights: str = Field("pretrained", description="pretrained, random (for tests), or the folder of a small detector that was trained elsewhere")
+    detector: Literal["small", "torchvision"] = Field(
+        "small", description="the one that comes with captioner, or torchvision's ResNet-50 of COCO"
+    )
+    weights: str = Field(
+        "pretrained",
+        description="pretrained, random (for tests), or the folder of a small detector that was trained elsewhere",
+    )
     size: int = Field(
-        0, ge=0, multiple_of=32, description="side of the picture in pixels; 0 is what the detector was trained at (torchvision's: 640)"
+        0,
+        ge=0,
+        multiple_of=32,
+        description="side of the picture in pixels; 0 is what the detector was trained at (torchvision's: 640)",
     )
     regions: int = Field(36, ge=10, le=100, description="N: the most regions of a picture")
     min_regions: int = Field(10, ge=1, le=100, description="the fewest, however low their scores")
     threshold: float = Field(0.05, ge=0, lt=1, description="probability of its class from which on a region is taken")
-    nms: float = Field(0.3, gt=0, le=1, description="overlap (IoU) above which the weaker of two boxes of a class is suppressed")
+    nms: float = Field(
+        0.3, gt=0, le=1, description="overlap (IoU) above which the weaker of two boxes of a class is suppressed"
+    )
     features: Literal["head", "trunk", "both"] = Field(
         "both", description="a region's vector: the box head's, the mean of the backbone's last map, or both"
     )
@@ -144,7 +154,14 @@ class RegionEncoder(Encoder):
         look = self.detector.look(self.transform.normalise(pixels.to(weight.device)).to(weight.dtype))
         config = self.config
         found = [
-            select(boxes, scores, overlap=config.nms, threshold=config.threshold, least=config.min_regions, most=config.regions)
+            select(
+                boxes,
+                scores,
+                overlap=config.nms,
+                threshold=config.threshold,
+                least=config.min_regions,
+                most=config.regions,
+            )
             for boxes, scores in zip(look.boxes, look.scores, strict=True)
         ]
         return look, found
@@ -178,7 +195,9 @@ def select(boxes: Tensor, scores: Tensor, *, overlap: float, threshold: float, l
     classes = torch.arange(scores.shape[1], device=scores.device).expand_as(scores)
     kept = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
     kept[batched_nms(boxes.reshape(-1, 4), scores.reshape(-1), classes.reshape(-1), overlap)] = True
-    best, label = torch.where(kept.view_as(scores), scores, scores - 1).max(dim=1)  # below all others, but in their order
+    best, label = torch.where(kept.view_as(scores), scores, scores - 1).max(
+        dim=1
+    )  # below all others, but in their order
     taken = max(least, min(most, int((best > threshold).sum())))
     order = best.argsort(descending=True, stable=True)[:taken]
     label = label[order]
@@ -192,7 +211,13 @@ def region_memory(vectors: Tensor, boxes: Tensor, mask: Tensor) -> Memory:
 
 
 def _build(config: RegionConfig) -> Detector:
-    from captioner.encoders.detector import DetectorConfig, build_detector, load_detector, shipped_detector, torchvision_detector
+    from captioner.encoders.detector import (
+        DetectorConfig,
+        build_detector,
+        load_detector,
+        shipped_detector,
+        torchvision_detector,
+    )
 
     if config.detector == "torchvision":
         if config.weights not in ("pretrained", "random"):
@@ -200,5 +225,9 @@ def _build(config: RegionConfig) -> Detector:
         return torchvision_detector(config.size or 640, pretrained=config.weights == "pretrained")
     if config.weights == "random":
         small = DetectorConfig()
-        return build_detector(small.model_copy(update={"size": config.size or small.size}), _RANDOM_CLASSES, pretrained=False)
-    return load_detector(shipped_detector() if config.weights == "pretrained" else Path(config.weights), size=config.size)
+        return build_detector(
+            small.model_copy(update={"size": config.size or small.size}), _RANDOM_CLASSES, pretrained=False
+        )
+    return load_detector(
+        shipped_detector() if config.weights == "pretrained" else Path(config.weights), size=config.size
+    )

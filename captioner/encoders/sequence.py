@@ -77,7 +77,9 @@ class SequenceEncoder(TextEncoder):
             config.layers,
             batch_first=True,
             bidirectional=True,
-            dropout=config.dropout if config.layers > 1 else 0.0,  # torch has it between layers only, and warns if there are none
+            dropout=config.dropout
+            if config.layers > 1
+            else 0.0,  # torch has it between layers only, and warns if there are none
         )
         nn.init.normal_(self.embedding.weight, std=0.1)
         with torch.no_grad():
@@ -96,7 +98,9 @@ class SequenceEncoder(TextEncoder):
             RuntimeError: a sentence has no word.
         """
         mask = tokens != PAD
-        packed = nn.utils.rnn.pack_padded_sequence(self.dropout(self.embedding(tokens)), mask.sum(1).cpu(), batch_first=True, enforce_sorted=False)
+        packed = nn.utils.rnn.pack_padded_sequence(
+            self.dropout(self.embedding(tokens)), mask.sum(1).cpu(), batch_first=True, enforce_sorted=False
+        )
         states, (last, _) = self.lstm(packed)
         vectors, _ = nn.utils.rnn.pad_packed_sequence(states, batch_first=True, total_length=tokens.shape[1])
         # The top layer's two directions, each after the last word that it read.
@@ -107,7 +111,12 @@ class WordConfig(Settings):
     """Sizes of the encoder without context."""
 
     embedding: int = Field(256, gt=0, description="D: size of a word's vector")
-    dropout: float = Field(0.0, ge=0, lt=1, description="on the word vectors; the Transformer refiner has its own, on their sum with the places")
+    dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="on the word vectors; the Transformer refiner has its own, on their sum with the places",
+    )
 
 
 @TEXT_ENCODERS.register("words")

@@ -58,7 +58,9 @@ class Difference:
     p_randomisation: float
 
 
-def intervals(parts: Sequence[Sums], *, images: Array | None = None, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Interval]:
+def intervals(
+    parts: Sequence[Sums], *, images: Array | None = None, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, Interval]:
     """Return every metric with its confidence interval.
 
     Args:
@@ -74,7 +76,12 @@ def intervals(parts: Sequence[Sums], *, images: Array | None = None, resamples: 
 
 
 def compare(
-    first: Sequence[Sums], other: Sequence[Sums], *, images: Array | None = None, resamples: int = RESAMPLES, seed: int = 0
+    first: Sequence[Sums],
+    other: Sequence[Sums],
+    *,
+    images: Array | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> dict[str, Difference]:
     """Test every metric of two models on the same photos, paired photo by photo; see :func:`intervals`.
 
@@ -135,7 +142,9 @@ def _chosen(parts: Sequence[Sums], images: Array | None) -> Array:
 def _apply(parts: Sequence[Sums], sums: Array) -> Array:
     """Turn sums (..., S) of all metrics' statistics into their scores (..., M)."""
     ends = np.cumsum([part.each.shape[1] for part in parts])[:-1]
-    return np.concatenate([part.score(own) for part, own in zip(parts, np.split(sums, ends, axis=-1), strict=True)], axis=-1)
+    return np.concatenate(
+        [part.score(own) for part, own in zip(parts, np.split(sums, ends, axis=-1), strict=True)], axis=-1
+    )
 
 
 def _chunks(images: int, resamples: int) -> Iterator[int]:
@@ -164,7 +173,9 @@ def _resampled(each: Array, resamples: int, seed: int) -> Array:
 def _exchanged(difference: Array, resamples: int, seed: int) -> Array:
     """Choose each photo with probability 1/2, R times; return the sums of what is chosen, (R, S)."""
     random = np.random.default_rng(seed)
-    return _weighted(difference, resamples, lambda rows: random.integers(2, size=(rows, len(difference))).astype(np.float64))
+    return _weighted(
+        difference, resamples, lambda rows: random.integers(2, size=(rows, len(difference))).astype(np.float64)
+    )
 
 
 def _share(strayed: Array, observed: Array) -> Array:

@@ -99,7 +99,11 @@ class Scene:
             visible = boxes is not None and bool(overlaps(self.seen[None], boxes).sum() > 0)
             middle = (self.seen[:2] + self.seen[2:])[None] / 2
             self._known[name] = (
-                (covered(self.places, boxes), inside((self.places[:, :2] + self.places[:, 2:]) / 2, boxes), bool(inside(middle, boxes)[0]))
+                (
+                    covered(self.places, boxes),
+                    inside((self.places[:, :2] + self.places[:, 2:]) / 2, boxes),
+                    bool(inside(middle, boxes)[0]),
+                )
                 if boxes is not None and visible
                 else None
             )

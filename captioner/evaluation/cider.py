@@ -54,7 +54,9 @@ class CiderD:
         self.sigma = sigma
         self.base = max(words, 1 + max(max(caption, default=0) for caption in flat))
         if self.base**ORDERS >= 2**63:
-            raise EvaluationError(f"CIDEr-D can tell {int(2 ** (63 / ORDERS)) - 1:,} different words apart, and there are {self.base - 1:,}")
+            raise EvaluationError(
+                f"CIDEr-D can tell {int(2 ** (63 / ORDERS)) - 1:,} different words apart, and there are {self.base - 1:,}"
+            )
         number = [len(captions) for captions in references]
         self.first = np.cumsum([0, *number])  # of each image, its first reference
         counts = self._count(_padded(flat))
@@ -64,7 +66,11 @@ class CiderD:
         pairs = np.unique(gram.astype(np.int64) * len(references) + image)
         self.images = len(references)
         self.idf = np.log(self.images) - np.log(np.bincount(pairs // len(references), minlength=len(self.keys)))
-        self.gram, self.count, self.order = gram.astype(np.int32), counts.times.astype(np.int16), counts.order.astype(np.int8)
+        self.gram, self.count, self.order = (
+            gram.astype(np.int32),
+            counts.times.astype(np.int16),
+            counts.order.astype(np.int8),
+        )
         self.offset = np.searchsorted(counts.caption, np.arange(len(flat) + 1))
         self.length = counts.length
         self.norm = _norms(counts.caption, counts.order, counts.times * self.idf[gram], len(flat))
@@ -81,7 +87,9 @@ class CiderD:
         """
         chosen = np.asarray(images, dtype=np.int64)
         if len(chosen) and (chosen.min() < 0 or chosen.max() >= self.images):
-            raise EvaluationError(f"CIDEr-D: there are references of images 0 to {self.images - 1}, not of {chosen.min()} to {chosen.max()}")
+            raise EvaluationError(
+                f"CIDEr-D: there are references of images 0 to {self.images - 1}, not of {chosen.min()} to {chosen.max()}"
+            )
         counts = self._count(np.asarray(candidates))
         # A word that no reference has cannot match; what matters of it is that it makes the vector longer.
         gram = np.searchsorted(self.keys, counts.key)
@@ -105,7 +113,9 @@ class CiderD:
         product = np.minimum(ours, theirs[same]) * theirs[same]
         size = len(candidate) * ORDERS
         similarity = (
-            np.bincount(pair[same] * ORDERS + self.order[entry[same]], weights=product, minlength=size).reshape(-1, ORDERS).astype(np.float64)
+            np.bincount(pair[same] * ORDERS + self.order[entry[same]], weights=product, minlength=size)
+            .reshape(-1, ORDERS)
+            .astype(np.float64)
         )
         norms = norm[candidate] * self.norm[reference]
         similarity = np.divide(similarity, norms, out=np.zeros_like(similarity), where=norms > 0)
@@ -120,7 +130,9 @@ class CiderD:
         real = captions > 0
         words = captions.astype(np.int64)
         if words.size and words.max() >= self.base:
-            raise EvaluationError(f"CIDEr-D: a candidate has the number {words.max()}, and the largest that was announced is {self.base - 1}")
+            raise EvaluationError(
+                f"CIDEr-D: a candidate has the number {words.max()}, and the largest that was announced is {self.base - 1}"
+            )
         owners, keys, orders = [], [], []
         key = np.zeros_like(words)
         for n in range(1, min(ORDERS, captions.shape[1]) + 1):
@@ -130,7 +142,9 @@ class CiderD:
             owners.append(owner)
             keys.append(key[owner, place])
             orders.append(np.full(len(owner), n - 1))
-        owner, every, order = (np.concatenate(parts) if parts else np.zeros(0, np.int64) for parts in (owners, keys, orders))
+        owner, every, order = (
+            np.concatenate(parts) if parts else np.zeros(0, np.int64) for parts in (owners, keys, orders)
+        )
         ranks = np.lexsort((every, owner))
         owner, every, order = owner[ranks], every[ranks], order[ranks]
         new = np.ones(len(owner), dtype=bool)

@@ -11,7 +11,28 @@ from captioner.text.vocabulary import tokenize
 
 # What no caption ends with unless it was cut short; a model rewarded for n-grams alone learns to stop here.
 DANGLING = frozenset(
-    ["a", "an", "the", "and", "or", "of", "in", "on", "at", "with", "to", "for", "by", "from", "is", "are", "his", "her", "their", "its"]
+    [
+        "a",
+        "an",
+        "the",
+        "and",
+        "or",
+        "of",
+        "in",
+        "on",
+        "at",
+        "with",
+        "to",
+        "for",
+        "by",
+        "from",
+        "is",
+        "are",
+        "his",
+        "her",
+        "their",
+        "its",
+    ]
 )
 
 
@@ -62,9 +83,7 @@ class Diversity:
         if self.distinct_captions < 0.05:
             return f"only {100 * self.distinct_captions:.1f} % of the captions differ from one another"
         if self.distinct_bigrams < 0.02 * people.distinct_bigrams:
-            return (
-                f"of the captions' pairs of words {100 * self.distinct_bigrams:.1f} % are distinct, of people's {100 * people.distinct_bigrams:.1f} %"
-            )
+            return f"of the captions' pairs of words {100 * self.distinct_bigrams:.1f} % are distinct, of people's {100 * people.distinct_bigrams:.1f} %"
         if self.dangling > 0.1 + people.dangling:
             return f"{100 * self.dangling:.0f} % of the captions break off, ending with words such as 'a' or 'of'"
         return None

@@ -53,7 +53,9 @@ def generate(
     if features is not None:
         for start in range(0, len(ids), batch_size):
             chosen = ids[start : start + batch_size]
-            for image_id, caption in zip(chosen, captioner.caption_memory(features.memory(chosen), cut=features.cut), strict=True):
+            for image_id, caption in zip(
+                chosen, captioner.caption_memory(features.memory(chosen), cut=features.cut), strict=True
+            ):
                 captions[image_id] = " ".join(caption.tokens)
             if progress:
                 progress(min(start + batch_size, len(ids)), len(ids))
@@ -100,14 +102,21 @@ def evaluate(
     captions, errors = generate(captioner, data, features=features, batch_size=batch_size, progress=progress)
     seconds = time.perf_counter() - began
     if not captions:
-        raise EvaluationError(f"{data.name}: not one of {len(data.photos)} pictures could be read; the first error: {errors[0]}")
+        raise EvaluationError(
+            f"{data.name}: not one of {len(data.photos)} pictures could be read; the first error: {errors[0]}"
+        )
     if keep:
         keep(captions)
     return _scored(captions, data, metrics, per_image, list(errors), seconds)
 
 
 def evaluate_captions(
-    captions: Mapping[str, str], data: CaptionData, *, metrics: Sequence[str] = DEFAULT_METRICS, per_image: bool = False, source: str = "captions"
+    captions: Mapping[str, str],
+    data: CaptionData,
+    *,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    per_image: bool = False,
+    source: str = "captions",
 ) -> Evaluation:
     """Score captions that are there already, from any program.
 
@@ -127,7 +136,9 @@ def evaluate_captions(
     metric_families(metrics)
     described = [photo for photo in data.photos if photo.captions]
     if not described:
-        raise EvaluationError(f"{data.name}: its photos have no captions by people to score against; give data that have some")
+        raise EvaluationError(
+            f"{data.name}: its photos have no captions by people to score against; give data that have some"
+        )
     said = {_number(image): caption for image, caption in captions.items()}
     known = {_number(photo.image_id): photo.image_id for photo in described}
     found = {image: said[number] for number, image in known.items() if number in said}
@@ -135,20 +146,35 @@ def evaluate_captions(
     unknown = [image for image in captions if _number(image) not in known]
     if not found:
         theirs, ours = _some(unknown), _some(list(known.values()))
-        raise EvaluationError(f"{source}: no caption is of a photo of {data.name}; its captions are of {theirs or 'nothing'}, the photos are {ours}")
+        raise EvaluationError(
+            f"{source}: no caption is of a photo of {data.name}; its captions are of {theirs or 'nothing'}, the photos are {ours}"
+        )
     if unknown:
-        errors.append(EvaluationError(f"{source}: {len(unknown):,} captions are of images that {data.name} does not have: {_some(unknown)}"))
+        errors.append(
+            EvaluationError(
+                f"{source}: {len(unknown):,} captions are of images that {data.name} does not have: {_some(unknown)}"
+            )
+        )
     missing = [image for image in known.values() if image not in found]
     if missing:
-        errors.append(EvaluationError(f"{source}: {len(missing):,} of {len(known):,} images have no caption: {_some(missing)}"))
+        errors.append(
+            EvaluationError(f"{source}: {len(missing):,} of {len(known):,} images have no caption: {_some(missing)}")
+        )
     return _scored(found, data, metrics, per_image, errors, 0.0)
 
 
 def _scored(
-    captions: dict[str, str], data: CaptionData, metrics: Sequence[str], per_image: bool, errors: list[CaptionerError], seconds: float
+    captions: dict[str, str],
+    data: CaptionData,
+    metrics: Sequence[str],
+    per_image: bool,
+    errors: list[CaptionerError],
+    seconds: float,
 ) -> Evaluation:
     """Score the captions of those images that people described."""
-    references = {photo.image_id: photo.captions for photo in data.photos if photo.captions and photo.image_id in captions}
+    references = {
+        photo.image_id: photo.captions for photo in data.photos if photo.captions and photo.image_id in captions
+    }
     if not references:
         return Evaluation(captions, None, errors, seconds)
     scores = score({image: captions[image] for image in references}, references, metrics=metrics, per_image=per_image)

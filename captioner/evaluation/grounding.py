@@ -108,28 +108,46 @@ def ground(
         EvaluationError: the model does not attend to places in a picture, or not one picture can be read.
     """
     if not captioner.model.decoder.attends:
-        raise EvaluationError("this model does not attend, so that there is nothing to hold against boxes; take one that does")
+        raise EvaluationError(
+            "this model does not attend, so that there is nothing to hold against boxes; take one that does"
+        )
     boxes = read_boxes(instances)
     data = captions if isinstance(captions, CaptionData) else read_captions(captions, images=images)
     photos = [photo for photo in data.photos if photo.image_id in boxes]
     if not photos:
-        raise AnnotationError(f"{data.name}: none of its {len(data.photos):,} photos has boxes in {instances}; their image ids must be the same")
+        raise AnnotationError(
+            f"{data.name}: none of its {len(data.photos):,} photos has boxes in {instances}; their image ids must be the same"
+        )
     nouns = Nouns({name for known in boxes.values() for name in (*known.boxes, *known.absent)})
     generated, references = _Tally(nouns), _Tally(nouns)
     errors: list[ImageError] = []
-    loader = ImageLoader([photo.path for photo in photos], captioner.model.encoder.transform, batch_size=batch_size, workers=2)
+    loader = ImageLoader(
+        [photo.path for photo in photos], captioner.model.encoder.transform, batch_size=batch_size, workers=2
+    )
     done = 0
     for batch in loader:
         errors.extend(error for _, error in batch.errors)
         if len(batch):
             chosen = [photos[position] for position in batch.positions]
-            _look(captioner, batch.pixels, chosen, [boxes[photo.image_id] for photo in chosen], batch.places, generated, references)
+            _look(
+                captioner,
+                batch.pixels,
+                chosen,
+                [boxes[photo.image_id] for photo in chosen],
+                batch.places,
+                generated,
+                references,
+            )
         done += len(batch) + len(batch.errors)
         if progress:
             progress(done, len(photos))
     if len(errors) == len(photos):
-        raise EvaluationError(f"{data.name}: not one of {len(photos)} pictures could be read; the first error: {errors[0]}")
-    return Grounding(generated.words(resamples, seed), references.words(resamples, seed), len(photos) - len(errors), errors)
+        raise EvaluationError(
+            f"{data.name}: not one of {len(photos)} pictures could be read; the first error: {errors[0]}"
+        )
+    return Grounding(
+        generated.words(resamples, seed), references.words(resamples, seed), len(photos) - len(errors), errors
+    )
 
 
 @torch.inference_mode()
@@ -147,15 +165,23 @@ def _look(
     memory = model(pixels.to(captioner.device))
     places = memory.places_in_picture()
     if places is None:
-        raise EvaluationError("the places that this model attends to do not lie in a picture, so that there is nothing to hold against boxes")
+        raise EvaluationError(
+            "the places that this model attends to do not lie in a picture, so that there is nothing to hold against boxes"
+        )
     real = np.ones(places.shape[:2], dtype=bool) if memory.mask is None else memory.mask.cpu().numpy()
-    scenes = [Scene(corners, known, part) for corners, known, part in zip(_each(places.double().cpu().numpy(), real), boxes, seen, strict=True)]
+    scenes = [
+        Scene(corners, known, part)
+        for corners, known, part in zip(_each(places.double().cpu().numpy(), real), boxes, seen, strict=True)
+    ]
     for row, (scene, caption) in enumerate(zip(scenes, captioner.caption_memory(memory), strict=True)):
         assert caption.attention is not None
         generated.add(scene, [(caption.tokens, caption.attention.double().numpy()[:, real[row]])])
 
     said = [[words for caption in photo.captions if (words := tokenize(caption))] for photo in photos]
-    tokens = torch.full((len(said), max(1, *map(len, said)), max((len(words) for captions in said for words in captions), default=1)), PAD)
+    tokens = torch.full(
+        (len(said), max(1, *map(len, said)), max((len(words) for captions in said for words in captions), default=1)),
+        PAD,
+    )
     for image, captions in enumerate(said):
         for number, words in enumerate(captions):  # what is read before each word: the first is written after <bos>
             tokens[image, number, : len(words)] = torch.tensor([BOS, *map(model.vocabulary.number, words[:-1])])
@@ -191,7 +217,15 @@ class _Tally:
                     continue
                 share, hit, middle = found
                 weights = attention[start:end].mean(0)
-                scores = (hit[weights.argmax()], weights @ share, hit.mean(), share.mean(), middle, scene.centre @ share, 1.0)
+                scores = (
+                    hit[weights.argmax()],
+                    weights @ share,
+                    hit.mean(),
+                    share.mean(),
+                    middle,
+                    scene.centre @ share,
+                    1.0,
+                )
                 row += np.array(scores, dtype=np.float64)
                 self.classes[name] += np.array([1.0, *scores[:2]])
         if row[-1]:
@@ -202,7 +236,9 @@ class _Tally:
         counted = int(sum(row[-1] for row in self.rows))
         scores = {}
         if self.rows:
-            scores = intervals([Sums((*METRICS, *GAINS), np.stack(self.rows), _with_gains)], resamples=resamples, seed=seed)
+            scores = intervals(
+                [Sums((*METRICS, *GAINS), np.stack(self.rows), _with_gains)], resamples=resamples, seed=seed
+            )
         each = {name: (int(n), float(hits / n), float(mass / n)) for name, (n, hits, mass) in self.classes.items()}
         order = sorted(each, key=lambda name: (-each[name][0], name))
         return Words(counted, len(self.rows), self.absent, scores, {name: each[name] for name in order})

@@ -155,7 +155,9 @@ def _run_java(name: str, arguments: Sequence[str], folder: Path, text: str = "")
     """Run a Java program in ``folder`` to its end and give what it printed; :class:`EvaluationError` when it fails."""
     given = text.encode(errors="replace")
     try:
-        done = subprocess.run(_java(arguments), cwd=folder, env=_environment(), input=given, capture_output=True, check=False)
+        done = subprocess.run(
+            _java(arguments), cwd=folder, env=_environment(), input=given, capture_output=True, check=False
+        )
     except OSError as error:
         raise _java_failed(name, b"", str(error)) from error
     if done.returncode:

@@ -24,7 +24,9 @@ def coco_results(captions: Mapping[str, str]) -> list[dict[str, int | str]]:
         require_text(caption, f"the caption of image {image!r}")
         number: int | str = int(image) if image.isascii() and image.isdigit() else image
         if number in results:
-            raise EvaluationError(f"image {image!r}: another id is the same number; COCO needs ids that differ as numbers")
+            raise EvaluationError(
+                f"image {image!r}: another id is the same number; COCO needs ids that differ as numbers"
+            )
         results[number] = {"image_id": number, "caption": caption}
     return list(results.values())
 
@@ -53,7 +55,9 @@ def read_results(path: str | Path) -> dict[str, str]:
             raise EvaluationError(f'{path}: entry {number} has no "image_id" and "caption"; {expected}')
         image, caption = result["image_id"], result["caption"]
         if isinstance(image, bool) or not isinstance(image, int | str):
-            raise EvaluationError(f"{path}: entry {number} has image_id {image!r}; it must be a whole number or a string")
+            raise EvaluationError(
+                f"{path}: entry {number} has image_id {image!r}; it must be a whole number or a string"
+            )
         if not isinstance(caption, str):
             kind = _json_type(caption)
             raise EvaluationError(f"{path}: the caption of image {image!r} is a JSON {kind}; it must be a string")

@@ -91,7 +91,9 @@ class Scorer:
         self._tokens: Tokens | None = None
         self._lock = threading.Lock()
 
-    def __call__(self, candidates: Mapping[str, str], *, metrics: Sequence[str] = DEFAULT_METRICS, per_image: bool = False) -> Scores:
+    def __call__(
+        self, candidates: Mapping[str, str], *, metrics: Sequence[str] = DEFAULT_METRICS, per_image: bool = False
+    ) -> Scores:
         """Score one caption for each image of the references.
 
         Args:

@@ -76,7 +76,10 @@ class Measured:
 
 
 def measure(
-    references: Mapping[str, Sequence[str]], candidates: Mapping[str, Mapping[str, str]], *, metrics: Sequence[str] = DEFAULT_METRICS
+    references: Mapping[str, Sequence[str]],
+    candidates: Mapping[str, Mapping[str, str]],
+    *,
+    metrics: Sequence[str] = DEFAULT_METRICS,
 ) -> tuple[dict[str, Measured], list[str]]:
     """Measure the captions of some models on the same photos.
 
@@ -173,7 +176,9 @@ def _bleu(references: Tokens, candidates: Sequence[Tokens]) -> list[Sums]:
         for image, (caption,) in captions.items():
             found = cook_test(caption, cooked[image], eff="closest")
             rows.append([*found["correct"], *found["guess"], found["testlen"], found["reflen"]])
-        every.append(Sums(tuple(f"BLEU-{n}" for n in range(1, ORDERS + 1)), np.array(rows, dtype=np.float64), bleu_score))
+        every.append(
+            Sums(tuple(f"BLEU-{n}" for n in range(1, ORDERS + 1)), np.array(rows, dtype=np.float64), bleu_score)
+        )
     return every
 
 

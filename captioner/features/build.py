@@ -24,7 +24,7 @@ from captioner.memory import Memory
 
 
 @dataclass(frozen=True)
-class Built:
+class StoreReport:
     """What building a store did.
 
     Attributes:
@@ -57,7 +57,7 @@ def build_store(
     shard: int = SHARD,
     compiled: bool = False,
     progress: Callable[[int, int], None] | None = None,
-) -> Built:
+) -> StoreReport:
     """Encode pictures into a store, or go on with an unfinished one.
 
     Args:
@@ -102,7 +102,9 @@ def build_store(
         summary = folder / f"{number:05d}.json"
         record = _finished_shard(folder, number, summary, kinds, flips=flips)
         if record is None:
-            record = _encode_shard(folder, number, group, encoder, encode, kinds, flips=flips, batch_size=batch_size, workers=workers)
+            record = _encode_shard(
+                folder, number, group, encoder, encode, kinds, flips=flips, batch_size=batch_size, workers=workers
+            )
             files.write_json(summary, record, indent=None)
             encoded += len(record["ids"]) * (1 + flips)
         ids += record["ids"]
@@ -113,16 +115,20 @@ def build_store(
         if progress:
             progress(done, total)
     if not ids or shape is None:
-        raise FeatureStoreError(f"{folder}: not one picture could be read" + (f"; the first error: {errors[0]}" if errors else ""))
+        raise FeatureStoreError(
+            f"{folder}: not one picture could be read" + (f"; the first error: {errors[0]}" if errors else "")
+        )
     index = {**plan, "ids": ids, "shards": sizes, "places": shape[0], "features": shape[1], "grid": encoder.grid}
     if boxed:
         index["boxes"] = True
     index["errors"] = [[error.source, error.reason] for error in errors]
     files.write_json(folder / INDEX, index, indent=None)
-    return Built(FeatureStore(folder), errors, encoded)
+    return StoreReport(FeatureStore(folder), errors, encoded)
 
 
-def _finished_shard(folder: Path, number: int, summary: Path, kinds: Sequence[Kind], *, flips: bool) -> dict[str, Any] | None:
+def _finished_shard(
+    folder: Path, number: int, summary: Path, kinds: Sequence[Kind], *, flips: bool
+) -> dict[str, Any] | None:
     """Return what is remembered of a shard, or ``None`` if it must be encoded: it is not there yet, or one of its files is damaged."""
     try:
         record: dict[str, Any] = json.loads(summary.read_text(encoding="utf-8"))
@@ -148,7 +154,9 @@ def _encode_shard(
     workers: int,
 ) -> dict[str, Any]:
     """Encode one shard's pictures, write its files, and return what to remember of it."""
-    written: dict[tuple[bool, Kind], list[Array]] = {(flipped, kind): [] for flipped in (False, True)[: 1 + flips] for kind in kinds}
+    written: dict[tuple[bool, Kind], list[Array]] = {
+        (flipped, kind): [] for flipped in (False, True)[: 1 + flips] for kind in kinds
+    }
     good: list[str] = []
     errors: list[ImageError] = []
     loader = ImageLoader([path for _, path in group], encoder.transform, batch_size=batch_size, workers=workers)
@@ -176,7 +184,9 @@ def _array(memory: Memory, kind: Kind) -> Array:
     if kind is VECTORS:
         return memory.vectors.float().clamp(-65504, 65504).half().cpu().numpy()
     if memory.boxes is None:
-        raise FeatureStoreError("the places of this encoder's memories are neither a grid nor boxes, and cannot be stored")
+        raise FeatureStoreError(
+            "the places of this encoder's memories are neither a grid nor boxes, and cannot be stored"
+        )
     boxes = memory.boxes.float()
     return (boxes if memory.mask is None else boxes.masked_fill(~memory.mask.unsqueeze(-1), torch.nan)).cpu().numpy()
 
@@ -202,7 +212,15 @@ def _agree(folder: Path, plan: dict[str, Any]) -> None:
         begun = dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise FeatureStoreError(f"{path}: damaged ({error}); delete the folder and begin again") from None
-    names = {"fingerprint": "encoder", "flips": "--flips setting", "shard": "shard size", "ids": "list of pictures", "format": "format"}
+    names = {
+        "fingerprint": "encoder",
+        "flips": "--flips setting",
+        "shard": "shard size",
+        "ids": "list of pictures",
+        "format": "format",
+    }
     for key, name in names.items():
         if begun.get(key) != plan[key]:
-            raise FeatureStoreError(f"{folder}: was begun with another {name}; give another folder, or delete this one and begin again")
+            raise FeatureStoreError(
+                f"{folder}: was begun with another {name}; give another folder, or delete this one and begin again"
+            )

@@ -88,7 +88,10 @@ class FeatureStore:
 
     def _open_all(self, kind: Kind) -> list[list[Array]]:
         """Open the shards of the plain pictures, and of the mirrored ones if there are."""
-        return [[self._open(number, bool(flipped), kind) for number in range(len(self.index["shards"]))] for flipped in range(1 + self.flips)]
+        return [
+            [self._open(number, bool(flipped), kind) for number in range(len(self.index["shards"]))]
+            for flipped in range(1 + self.flips)
+        ]
 
     def _open(self, number: int, flipped: bool, kind: Kind) -> Array:
         path = self.folder / shard_name(number, flipped, kind)
@@ -98,7 +101,9 @@ class FeatureStore:
         try:
             shard: Array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise FeatureStoreError(f"{path}: missing or damaged ({error}); delete {self.folder / INDEX} and make the features again") from None
+            raise FeatureStoreError(
+                f"{path}: missing or damaged ({error}); delete {self.folder / INDEX} and make the features again"
+            ) from None
         if shard.shape != expected or shard.dtype != kind.dtype:
             raise FeatureStoreError(
                 f"{path}: holds {shard.dtype} {shard.shape} and not {np.dtype(kind.dtype)} {expected}; delete it and {self.folder / INDEX}"
@@ -123,13 +128,17 @@ class FeatureStore:
         """
         return self._take(self._vectors, VECTORS, image_ids, flipped)
 
-    def _take(self, shards: list[list[Array]], kind: Kind, image_ids: Sequence[str], flipped: Sequence[bool] | None) -> Tensor:
+    def _take(
+        self, shards: list[list[Array]], kind: Kind, image_ids: Sequence[str], flipped: Sequence[bool] | None
+    ) -> Tensor:
         out = np.empty(kind.shape(len(image_ids), self.places, self.features), dtype=kind.dtype)
         for row, image_id in enumerate(image_ids):
             try:
                 position = self._position[image_id]
             except KeyError:
-                raise FeatureStoreError(f"{self.folder}: has no features of {image_id!r}; make them with: captioner features") from None
+                raise FeatureStoreError(
+                    f"{self.folder}: has no features of {image_id!r}; make them with: captioner features"
+                ) from None
             shard = bisect_right(self._starts, position) - 1
             mirror = bool(flipped and flipped[row])
             if mirror and not self.flips:
@@ -161,7 +170,9 @@ def _made_by(encoder: Encoder, cut: int, fingerprint: str) -> bool:
 def _read(path: Path, folder: Path) -> dict[str, Any]:
     if not path.exists():
         if (folder / PLAN).exists():
-            raise FeatureStoreError(f"{folder}: these features are unfinished; run the same 'captioner features' command again to go on")
+            raise FeatureStoreError(
+                f"{folder}: these features are unfinished; run the same 'captioner features' command again to go on"
+            )
         raise FeatureStoreError(f"{folder}: no feature store; make one with: captioner features DATA -o {folder}")
     try:
         index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -48,7 +48,9 @@ def frames(caption: Caption, photo: Image.Image, style: Style) -> Iterator[tuple
             x = (width - sum(widths) - space * (len(line) - 1)) / 2
             for i, across in zip(line, widths, strict=True):
                 y = at[1] + drawn.height + text * (1.5 + 1.45 * number)
-                sheet.text(x, y, words[i], text, colour=INK if word in (i, None) else PALE, ground=_MARK if i == word else None)
+                sheet.text(
+                    x, y, words[i], text, colour=INK if word in (i, None) else PALE, ground=_MARK if i == word else None
+                )
                 x += across + space
         return sheet.image()
 

@@ -62,11 +62,15 @@ class Figure:
         """Return the same as PNG; the caption stands in it as its title."""
         info = PngInfo()
         info.add_itxt("Title", self.caption.text)
-        return _encoded(self.image(), "PNG", pnginfo=info, dpi=(DPI, DPI), compress_level=3)  # twice as fast as 6, and no larger
+        return _encoded(
+            self.image(), "PNG", pnginfo=info, dpi=(DPI, DPI), compress_level=3
+        )  # twice as fast as 6, and no larger
 
     def pdf(self) -> bytes:
         """Return the same as PDF for a paper: its text is text, its fonts are embedded as TrueType, and no date makes two of them differ."""
-        return self._sheet().printed("pdf", {"Title": self.caption.text, "Creator": "Captioner", "Producer": None, "CreationDate": None})
+        return self._sheet().printed(
+            "pdf", {"Title": self.caption.text, "Creator": "Captioner", "Producer": None, "CreationDate": None}
+        )
 
     def svg(self) -> bytes:
         """Return the same as SVG, with letters drawn as shapes, so that it looks alike where the fonts are missing."""
@@ -74,10 +78,14 @@ class Figure:
 
     def gif(self) -> bytes:
         """Return an animation that reads the caption word by word, over and over."""
-        drawn = [(animation.reduced(frame), shown) for frame, shown in animation.frames(self.caption, self.photo, self.style)]
+        drawn = [
+            (animation.reduced(frame), shown) for frame, shown in animation.frames(self.caption, self.photo, self.style)
+        ]
         (first, _), *others = drawn
         durations = [shown for _, shown in drawn]
-        return _encoded(first, "GIF", save_all=True, append_images=[frame for frame, _ in others], duration=durations, loop=0)
+        return _encoded(
+            first, "GIF", save_all=True, append_images=[frame for frame, _ in others], duration=durations, loop=0
+        )
 
     def html(self) -> bytes:
         """Return a page by itself in which words and photo answer to the pointer, the finger and the keyboard; see :mod:`captioner.figures.page`."""
@@ -100,7 +108,9 @@ class Figure:
         path = Path(path)
         kind = format_of(path) if format is None else format
         if kind not in FORMATS:
-            raise CaptionerError(f"{path}: cannot be written as {kind or 'what its name says'!r}; take {', '.join(FORMATS)}, for example figure.png")
+            raise CaptionerError(
+                f"{path}: cannot be written as {kind or 'what its name says'!r}; take {', '.join(FORMATS)}, for example figure.png"
+            )
         if self.word is not None and kind not in DRAWN:
             raise CaptionerError(f"{path}: {kind} shows all words; take {', '.join(DRAWN)} for one word alone")
         data = FORMATS[kind](self)
@@ -151,7 +161,12 @@ def find_word(caption: Caption, word: str | int) -> int:
 
 
 def figure(
-    caption: Caption, picture: ImageSource | None = None, *, word: str | int | None = None, max_pixels: int | None = None, **style: Any
+    caption: Caption,
+    picture: ImageSource | None = None,
+    *,
+    word: str | int | None = None,
+    max_pixels: int | None = None,
+    **style: Any,
 ) -> Figure:
     """Make the figure of a caption.
 
@@ -172,7 +187,9 @@ def figure(
     number = None if word is None else find_word(caption, word)
     source = caption.source if picture is None else picture
     if source is None:
-        raise CaptionerError("this caption does not know its picture's file, since it was made of something else; give the picture: figure(picture)")
+        raise CaptionerError(
+            "this caption does not know its picture's file, since it was made of something else; give the picture: figure(picture)"
+        )
     return Figure(caption, load_image(source, max_pixels=max_pixels), checked, number)
 
 

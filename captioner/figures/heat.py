@@ -44,9 +44,13 @@ def require_attention(caption: Caption) -> Tensor:
         CaptionerError: its model does not attend, or not to a picture.
     """
     if caption.attention is None:
-        raise CaptionerError("this caption has no attention to show, since its model does not attend; take one that does, such as show_attend_tell")
+        raise CaptionerError(
+            "this caption has no attention to show, since its model does not attend; take one that does, such as show_attend_tell"
+        )
     if caption.grid is None and caption.boxes is None:
-        raise CaptionerError("the places of this caption do not lie in a picture, so that there is nothing to draw them on")
+        raise CaptionerError(
+            "the places of this caption do not lie in a picture, so that there is nothing to draw them on"
+        )
     return caption.attention
 
 
@@ -102,7 +106,10 @@ class Heat:
         weights = self.weights[word]
         order = np.argsort(-weights, kind="stable")[:most]
         strong = [i for i in order if weights[i] > 0 and 3 * weights[i] >= weights[order[0]]]
-        return [Region(tuple(self.boxes[i].tolist()), float(weights[i]), self.labels[i] if self.labels else "") for i in strong]
+        return [
+            Region(tuple(self.boxes[i].tolist()), float(weights[i]), self.labels[i] if self.labels else "")
+            for i in strong
+        ]
 
 
 class _Maps:

@@ -82,7 +82,10 @@ def numbers(caption: Caption, size: tuple[int, int], style: Style) -> dict[str, 
     """Return what the page's script reads; see the module."""
     heat = Heat(caption, style)
     return {
-        "captions": [_words(caption, heat), *(_words(other, _heat_of(other, caption, style)) for other in caption.others)],
+        "captions": [
+            _words(caption, heat),
+            *(_words(other, _heat_of(other, caption, style)) for other in caption.others),
+        ],
         "places": heat.weights.shape[1],
         "colours": _base64(np.rint(palette(style) * 255).astype(np.uint8)),
         "smoothing": style.smoothing,

@@ -124,7 +124,15 @@ def sheet(caption: Caption, photo: Image.Image, style: Style, note: str = "") ->
             peak, room = "", float(layout.panel[0])
         page.text(x, line_of_words, shortened(name, room, text, "bold"), text, weight="bold")
         page.text(x + across, line_of_words, peak, small, colour=PALE, align="right")
-    _legend(page, style, margin, page.size[1] - margin, small, "above each panel: the word's largest weight on one place", note)
+    _legend(
+        page,
+        style,
+        margin,
+        page.size[1] - margin,
+        small,
+        "above each panel: the word's largest weight on one place",
+        note,
+    )
     return page
 
 
@@ -174,7 +182,9 @@ def mark_regions(page: Sheet, heat: Heat, word: int, at: tuple[int, int], size: 
         page.frame((x0, y0, x1, y1), colour="#ffffff", width=text / 7 * region.weight / regions[0].weight)
     if regions:
         x0, y0, x1, y1 = _on(regions[0].box, at, size)
-        label = f"{shortened(regions[0].label, max(0.0, size[0] - 5 * text), text)} {percent(regions[0].weight)}".strip()
+        label = (
+            f"{shortened(regions[0].label, max(0.0, size[0] - 5 * text), text)} {percent(regions[0].weight)}".strip()
+        )
         x = min(max(x0, at[0]) + text * 0.45, at[0] + size[0] - width_of(label, text) - text * 0.3)
         y = min(max(y0, at[1]) + text * 1.25, at[1] + size[1] - text * 0.4)
         page.text(x, y, label, text, colour="#ffffff", ground="#000000")

@@ -35,5 +35,7 @@ def record(caption: Caption, size: tuple[int, int]) -> dict[str, Any]:
     value = caption.to_dict(attention=True)
     if caption.others:
         whole = (other.to_dict(attention=True) for other in caption.others)
-        value["others"] = [{key: other[key] for key in ("caption", "tokens", "log_probability", "attention")} for other in whole]
+        value["others"] = [
+            {key: other[key] for key in ("caption", "tokens", "log_probability", "attention")} for other in whole
+        ]
     return {"format": FORMAT, **value, "picture": {"width": size[0], "height": size[1]}}

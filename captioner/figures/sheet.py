@@ -28,8 +28,25 @@ INK, PALE = "#1a1a1a", "#767676"
 
 # Matplotlib's own font first, so that figures look alike everywhere; then whatever is there of these, for letters that it lacks.
 _FONTS = (
-    *("DejaVu Sans", "Noto Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans Arabic", "Noto Sans Devanagari", "Noto Sans Hebrew"),
-    *("Noto Sans Thai", "PingFang SC", "Hiragino Sans", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "WenQuanYi Micro Hei", "Arial Unicode MS"),
+    *(
+        "DejaVu Sans",
+        "Noto Sans",
+        "Noto Sans CJK SC",
+        "Noto Sans CJK JP",
+        "Noto Sans Arabic",
+        "Noto Sans Devanagari",
+        "Noto Sans Hebrew",
+    ),
+    *(
+        "Noto Sans Thai",
+        "PingFang SC",
+        "Hiragino Sans",
+        "Microsoft YaHei",
+        "Yu Gothic",
+        "Malgun Gothic",
+        "WenQuanYi Micro Hei",
+        "Arial Unicode MS",
+    ),
 )
 
 
@@ -71,7 +88,9 @@ def shortened(text: str, width: float, size: float, weight: str = "normal") -> s
     low, high = 0, len(text)  # the longest beginning that fits has this many letters
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if width_of(text[:middle].rstrip() + "…", size, weight) <= width else (low, middle - 1)
+        low, high = (
+            (middle, high) if width_of(text[:middle].rstrip() + "…", size, weight) <= width else (low, middle - 1)
+        )
     return text[:low].rstrip() + "…"
 
 
@@ -105,9 +124,22 @@ class Sheet:
         ground: str | None = None,
     ) -> None:
         """Set a line of text on the base line y, its letters ``size`` pixels high, perhaps on a ground of its own; no letter has a special meaning."""
-        ground_box = None if ground is None else {"facecolor": ground, "edgecolor": "none", "pad": size * 0.14 * 72 / DPI, "alpha": 0.85}
+        ground_box = (
+            None
+            if ground is None
+            else {"facecolor": ground, "edgecolor": "none", "pad": size * 0.14 * 72 / DPI, "alpha": 0.85}
+        )
         self._axes.text(
-            x, y, text, color=colour, fontproperties=_font(size, weight), ha=align, va="baseline", parse_math=False, bbox=ground_box, zorder=3
+            x,
+            y,
+            text,
+            color=colour,
+            fontproperties=_font(size, weight),
+            ha=align,
+            va="baseline",
+            parse_math=False,
+            bbox=ground_box,
+            zorder=3,
         )
 
     def frame(self, box: tuple[float, float, float, float], *, colour: str, width: float, dashed: bool = False) -> None:
@@ -118,7 +150,15 @@ class Sheet:
             style = (0, (4, 3)) if dashed and not extra else "solid"
             self._axes.add_patch(
                 Rectangle(
-                    (x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=edge, linewidth=points, linestyle=style, alpha=0.45 if extra else 1, zorder=2
+                    (x0, y0),
+                    x1 - x0,
+                    y1 - y0,
+                    fill=False,
+                    edgecolor=edge,
+                    linewidth=points,
+                    linestyle=style,
+                    alpha=0.45 if extra else 1,
+                    zorder=2,
                 )
             )
 

@@ -47,7 +47,9 @@ class Glimpse(NamedTuple):
 
 
 Look: TypeAlias = Callable[[Tensor], Glimpse]  # query (B, K, A) -> what it sees
-Sampler: TypeAlias = Callable[[Tensor], Tensor]  # alpha (B, K, N) of the active images -> places (B, K), -1 for all places
+Sampler: TypeAlias = Callable[
+    [Tensor], Tensor
+]  # alpha (B, K, N) of the active images -> places (B, K), -1 for all places
 
 
 class Keys(NamedTuple):
@@ -112,14 +114,18 @@ class _Prepared(NamedTuple):
     def of(self, images: int) -> _Prepared:
         """Return the places of the first images."""
         keys = Keys(*(layout[:images] for layout in self.keys))
-        return self._replace(keys=keys, values=self.values[:images], mask=None if self.mask is None else self.mask[:images])
+        return self._replace(
+            keys=keys, values=self.values[:images], mask=None if self.mask is None else self.mask[:images]
+        )
 
 
 class _Places(torch.autograd.Function):
     """From keys, values and v to one slip (B_t, K, N + N + A + D) a step; backwards from what the steps wrote on them to the gradients."""
 
     @staticmethod
-    def forward(ctx: Any, keys: Tensor, values: Tensor, v: Tensor, prepared: _Prepared, active: list[int], captions: int) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, keys: Tensor, values: Tensor, v: Tensor, prepared: _Prepared, active: list[int], captions: int
+    ) -> tuple[Tensor, ...]:
         ctx.prepared, ctx.active, ctx.captions = prepared, active, captions
         (_, n, a), d = keys.shape, values.shape[-1]
         ctx.sizes = [n, n, a, d]
@@ -133,7 +139,9 @@ class _Places(torch.autograd.Function):
         for t, slip in enumerate(slips):
             written[: ctx.active[t], t] = slip
         d_scores, weights, exponentials, d_context = written.flatten(1, 2).split(ctx.sizes, dim=-1)
-        d_keys, d_v = kernels.key_gradient(keys.places_first, exponentials.contiguous(), d_scores.contiguous(), compiled=compiled)
+        d_keys, d_v = kernels.key_gradient(
+            keys.places_first, exponentials.contiguous(), d_scores.contiguous(), compiled=compiled
+        )
         d_values = torch.bmm(weights.transpose(1, 2).to(values.dtype), d_context.to(values.dtype))
         return 4.0 * v * d_keys, d_values, d_v.sum((0, 1)), None, None, None
 
@@ -144,7 +152,9 @@ class _Step(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, slip: Tensor, prepared: _Prepared) -> Glimpse:
         keys, values, v, mask, sampler, compiled = prepared.of(len(query))
-        glimpse = attend(query, keys=keys.units_first, values=values, v=v, mask=mask, sampler=sampler, compiled=compiled)
+        glimpse = attend(
+            query, keys=keys.units_first, values=values, v=v, mask=mask, sampler=sampler, compiled=compiled
+        )
         ctx.prepared = prepared
         ctx.save_for_backward(query, glimpse.alpha, glimpse.sampled)
         if glimpse.sampled is not None:

@@ -42,7 +42,9 @@ class Geometry(nn.Module):
 def sinusoidal(steps: int, features: int, *, device: torch.device | None = None) -> Tensor:
     """Return the positional encoding (T, D) of Vaswani 2017, section 3.5: ``sin(t / 10000^(2i/D))`` in even places, the cosine in odd ones."""
     position = torch.arange(steps, device=device, dtype=torch.float64).unsqueeze(1)
-    rate = torch.exp(torch.arange(0, features, 2, device=device, dtype=torch.float64) * (-math.log(10_000.0) / features))
+    rate = torch.exp(
+        torch.arange(0, features, 2, device=device, dtype=torch.float64) * (-math.log(10_000.0) / features)
+    )
     out = torch.zeros(steps, features, device=device, dtype=torch.float64)
     out[:, 0::2] = torch.sin(position * rate)
     out[:, 1::2] = torch.cos(position * rate[: features // 2])

@@ -25,8 +25,12 @@ class BlockConfig(Settings):
     size: int = Field(512, gt=0, description="size of the vectors between the blocks; the heads share it")
     heads: int = Field(8, gt=0, description="heads of each attention")
     feed_forward: int = Field(2048, gt=0, description="units of the feed-forward network's hidden layer")
-    dropout: float = Field(0.1, ge=0, lt=1, description="on the input of the first block and on what each sub-layer adds")
-    norm: Literal["pre", "post"] = Field("pre", description="layer norm before each sub-layer, or after its sum with its input (the paper's)")
+    dropout: float = Field(
+        0.1, ge=0, lt=1, description="on the input of the first block and on what each sub-layer adds"
+    )
+    norm: Literal["pre", "post"] = Field(
+        "pre", description="layer norm before each sub-layer, or after its sum with its input (the paper's)"
+    )
     activation: Literal["relu", "gelu"] = Field("relu", description="of the feed-forward network's hidden layer")
 
     @model_validator(mode="after")
@@ -184,7 +188,14 @@ class DecoderBlock(nn.Module):
         return self.cross_attention.split(self.cross_attention.key_value(vectors))
 
     def forward(
-        self, x: Tensor, rows: Rows, places: Tensor, mask: Tensor | None = None, *, past: Tensor | None = None, weights: bool = False
+        self,
+        x: Tensor,
+        rows: Rows,
+        places: Tensor,
+        mask: Tensor | None = None,
+        *,
+        past: Tensor | None = None,
+        weights: bool = False,
     ) -> Decoded:
         """Work on words.
 

@@ -28,9 +28,13 @@ class SearchConfig(Settings):
     max_words: int = Field(24, ge=1, description="a caption is ended after so many words")
     min_words: int = Field(0, ge=0, description="a caption may not end before so many words")
     length_normalisation: float = Field(
-        0.7, ge=0, description="a finished caption's log-probability is divided by its length (with <eos>) to this power before captions are compared"
+        0.7,
+        ge=0,
+        description="a finished caption's log-probability is divided by its length (with <eos>) to this power before captions are compared",
     )
-    block_ngram: int = Field(0, ge=0, description="forbid a caption to repeat a sequence of so many words; 0 forbids nothing")
+    block_ngram: int = Field(
+        0, ge=0, description="forbid a caption to repeat a sequence of so many words; 0 forbids nothing"
+    )
     n_best: int = Field(1, ge=1, description="captions returned for each image")
     forbid_unknown: bool = Field(True, description="never write <unk>")
 

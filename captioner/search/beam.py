@@ -58,14 +58,25 @@ def beam(decoder: Decoder, memory: Memory, config: SearchConfig) -> list[list[Hy
             break
         if len(alive) < len(images):
             state = state.pick(parent, images=alive)
-            images, tokens, total, history, width = images[alive], tokens[alive], total[alive], history[alive], width[alive]
+            images, tokens, total, history, width = (
+                images[alive],
+                tokens[alive],
+                total[alive],
+                history[alive],
+                width[alive],
+            )
         else:
             state = state.pick(parent)
     return _collect(words, parents, totals, ended, looked, config)
 
 
 def _collect(
-    words: Tensor, parents: Tensor, totals: Tensor, ended: Tensor, looked: list[tuple[Tensor, Tensor]], config: SearchConfig
+    words: Tensor,
+    parents: Tensor,
+    totals: Tensor,
+    ended: Tensor,
+    looked: list[tuple[Tensor, Tensor]],
+    config: SearchConfig,
 ) -> list[list[Hypothesis]]:
     """Rank the hypotheses of each image and follow the best back to their first words."""
     steps, b, w = words.shape

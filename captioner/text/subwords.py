@@ -44,7 +44,13 @@ class Subwords:
         self._numbers = {pair: number for number, pair in enumerate(self.merges, start=_FIRST_MERGE)}
         if len(self._numbers) != len(self.merges):
             raise ValueError("a pair cannot be merged twice")
-        self.pieces: list[bytes] = [b"", b"", b"", "\N{REPLACEMENT CHARACTER}".encode(), *(bytes([byte]) for byte in range(256))]
+        self.pieces: list[bytes] = [
+            b"",
+            b"",
+            b"",
+            "\N{REPLACEMENT CHARACTER}".encode(),
+            *(bytes([byte]) for byte in range(256)),
+        ]
         for left, right in self.merges:
             if not (_FIRST_BYTE <= left < len(self.pieces) and _FIRST_BYTE <= right < len(self.pieces)):
                 raise ValueError(f"the pair {(left, right)} names a piece that is not made before it")
@@ -141,7 +147,9 @@ class Subwords:
 
     def save(self, path: str | Path) -> None:
         """Write the pieces as JSON."""
-        files.write_json(path, {"format": FORMAT, "kind": "byte pairs", "special": list(SPECIAL), "merges": self.merges}, indent=None)
+        files.write_json(
+            path, {"format": FORMAT, "kind": "byte pairs", "special": list(SPECIAL), "merges": self.merges}, indent=None
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> Subwords:
@@ -153,7 +161,9 @@ class Subwords:
         try:
             value = json.loads(Path(path).read_text(encoding="utf-8"))
             if value["format"] > FORMAT:
-                raise CheckpointError(f"{path}: vocabulary format {value['format']} is newer than this program; upgrade captioner")
+                raise CheckpointError(
+                    f"{path}: vocabulary format {value['format']} is newer than this program; upgrade captioner"
+                )
             if value["kind"] != "byte pairs" or value["special"] != list(SPECIAL):
                 raise ValueError("it is not one of pieces of words")
             merges = [(left, right) for left, right in value["merges"]]
@@ -163,7 +173,9 @@ class Subwords:
         except FileNotFoundError:
             raise CheckpointError(f"{path}: the vocabulary is missing; copy the whole model folder") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{path}: not a readable vocabulary ({error}); copy the model folder again") from error
+            raise CheckpointError(
+                f"{path}: not a readable vocabulary ({error}); copy the model folder again"
+            ) from error
 
 
 def _chunks(text: str) -> list[str]:

@@ -78,7 +78,9 @@ class Vocabulary:
         counter: Counter[str] = Counter()
         for caption in captions:
             counter.update(tokenize(caption))
-        kept = sorted(((word, n) for word, n in counter.items() if n >= min_count), key=lambda pair: (-pair[1], pair[0]))
+        kept = sorted(
+            ((word, n) for word, n in counter.items() if n >= min_count), key=lambda pair: (-pair[1], pair[0])
+        )
         return cls([word for word, _ in kept], [n for _, n in kept])
 
     def __len__(self) -> int:
@@ -135,12 +137,20 @@ class Vocabulary:
         try:
             value = json.loads(Path(path).read_text(encoding="utf-8"))
             if value["format"] > FORMAT:
-                raise CheckpointError(f"{path}: vocabulary format {value['format']} is newer than this program; upgrade captioner")
+                raise CheckpointError(
+                    f"{path}: vocabulary format {value['format']} is newer than this program; upgrade captioner"
+                )
             words = value["words"]
-            if value["special"] != list(SPECIAL) or not isinstance(words, list) or not all(isinstance(w, str) for w in words):
+            if (
+                value["special"] != list(SPECIAL)
+                or not isinstance(words, list)
+                or not all(isinstance(w, str) for w in words)
+            ):
                 raise ValueError("its special words are not this program's")
             return cls(words, value.get("counts"))
         except FileNotFoundError:
             raise CheckpointError(f"{path}: the vocabulary is missing; copy the whole model folder") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{path}: not a readable vocabulary ({error}); copy the model folder again") from error
+            raise CheckpointError(
+                f"{path}: not a readable vocabulary ({error}); copy the model folder again"
+            ) from error

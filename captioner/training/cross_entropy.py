@@ -15,7 +15,7 @@ from torch import Tensor
 
 from captioner.data.batches import Captions
 from captioner.data.dataset import Photo
-from captioner.decoders.base import Decoder, Taught
+from captioner.decoders.base import Decoder, DecoderOutput
 from captioner.memory import Memory
 from captioner.settings import Settings
 from captioner.text.vocabulary import BOS, EOS, PAD, Vocabulary
@@ -25,14 +25,31 @@ from captioner.training.objective import OBJECTIVES, Objective
 class CrossEntropyConfig(Settings):
     """Settings of the objective."""
 
-    label_smoothing: float = Field(0.1, ge=0, lt=1, description="share of the target's probability spread over all words (Szegedy 2016)")
-    doubly_stochastic: float = Field(0.5, ge=0, description="weight of the penalty that asks a caption to look at every place (Xu 2015, eq. 14)")
-    scheduled_sampling: float = Field(
-        0.0, ge=0, le=1, description="share of the words read that are the model's own at the end of the run, rising in a line from 0 (Bengio 2015)"
+    label_smoothing: float = Field(
+        0.1, ge=0, lt=1, description="share of the target's probability spread over all words (Szegedy 2016)"
     )
-    reinforce: float = Field(1.0, ge=0, description="lambda_r: weight of the reward of sampled places (Xu 2015, section 4.1; hard attention only)")
-    entropy: float = Field(0.002, ge=0, description="lambda_e: weight of the entropy of attention (Xu 2015, section 4.1; hard attention only)")
-    baseline_decay: float = Field(0.9, ge=0, lt=1, description="decay of the reward's moving average (Xu 2015, section 4.1; hard attention only)")
+    doubly_stochastic: float = Field(
+        0.5, ge=0, description="weight of the penalty that asks a caption to look at every place (Xu 2015, eq. 14)"
+    )
+    scheduled_sampling: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the words read that are the model's own at the end of the run, rising in a line from 0 (Bengio 2015)",
+    )
+    reinforce: float = Field(
+        1.0,
+        ge=0,
+        description="lambda_r: weight of the reward of sampled places (Xu 2015, section 4.1; hard attention only)",
+    )
+    entropy: float = Field(
+        0.002,
+        ge=0,
+        description="lambda_e: weight of the entropy of attention (Xu 2015, section 4.1; hard attention only)",
+    )
+    baseline_decay: float = Field(
+        0.9, ge=0, lt=1, description="decay of the reward's moving average (Xu 2015, section 4.1; hard attention only)"
+    )
 
 
 @OBJECTIVES.register("cross_entropy")
@@ -70,35 +87,39 @@ class CrossEntropy(Objective):
     def forward(self, decoder: Decoder, memory: Memory, captions: Captions) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and its parts, each a scalar: ``nll`` (nats a word, without smoothing), ``penalty``, ``reward`` (nats a caption)."""
         share = self.config.scheduled_sampling * self.done
-        taught: Taught = decoder(memory, mix_in_own_words(decoder, memory, captions.inputs, share) if share else captions.inputs)
-        log_probabilities = torch.log_softmax(taught.logits.float(), dim=-1)
+        output: DecoderOutput = decoder(
+            memory, mix_in_own_words(decoder, memory, captions.inputs, share) if share else captions.inputs
+        )
+        log_probabilities = torch.log_softmax(output.logits.float(), dim=-1)
         nll = F.nll_loss(log_probabilities, captions.targets)
         smoothing = self.config.label_smoothing
         loss = (1 - smoothing) * nll - smoothing * log_probabilities.mean() if smoothing else nll
         metrics = {"nll": nll.detach()}
-        if taught.attention is not None:
-            attention = taught.attention.float()
+        if output.attention is not None:
+            attention = output.attention.float()
             if self.config.doubly_stochastic:
                 penalty = doubly_stochastic_penalty(attention, captions.inputs)
                 loss = loss + self.config.doubly_stochastic * penalty
                 metrics["penalty"] = penalty.detach()
-            if taught.sampled is not None:
-                said = log_probabilities.detach().gather(1, captions.targets.unsqueeze(1)).squeeze(1)
-                reinforced, metrics["reward"] = self._reinforce(attention, taught.sampled, said, captions.inputs)
+            if output.sampled is not None:
+                likelihood = log_probabilities.detach().gather(1, captions.targets.unsqueeze(1)).squeeze(1)
+                reinforced, metrics["reward"] = self._reinforce(attention, output.sampled, likelihood, captions.inputs)
                 loss = loss - reinforced
         return loss, metrics
 
-    def _reinforce(self, attention: Tensor, sampled: Tensor, said: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def _reinforce(
+        self, attention: Tensor, sampled: Tensor, likelihood: Tensor, inputs: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Return what has the gradient of section 4.1 with respect to the attention, and the mean reward.
 
         Args:
             attention: (M, N).
             sampled: (M,) the place that was drawn, or -1 where the expected vector was used.
-            said: (M,) log-probability of each target.
+            likelihood: (M,) log-probability of each target.
             inputs: (B, K, T).
         """
         caption, number, present = _caption_of(inputs)
-        rewards = said.new_zeros(number).index_add(0, caption, said)
+        rewards = likelihood.new_zeros(number).index_add(0, caption, likelihood)
         mean = rewards[present].mean()
         baseline = torch.where(self.begun, self.baseline, mean)
         self.begun.fill_(True)

@@ -35,7 +35,14 @@ from captioner.training.recipe import TrainConfig, load_config
 from captioner.training.state import holds
 
 
-def run(config: str | Path, changes: Iterable[str] = (), *, output: Path | None = None, resume: bool = False, console: Console | None = None) -> Path:
+def run(
+    config: str | Path,
+    changes: Iterable[str] = (),
+    *,
+    output: Path | None = None,
+    resume: bool = False,
+    console: Console | None = None,
+) -> Path:
     """Train by a shipped recipe or a YAML file and return the folder of the best model; see :func:`fit`."""
     return fit(load_config(config, changes, output), resume=resume, console=console)
 
@@ -178,7 +185,9 @@ class _Run(Loop[Batch]):
                 self.console.print(f"left out: {error}", style="yellow")
         store = FeatureStore(folder, encoder=self.model.encoder)
         if data.flips and not store.flips:
-            raise ConfigError(f"{folder}: has no mirrored pictures; make the features with --flips, or set data.flips=false")
+            raise ConfigError(
+                f"{folder}: has no mirrored pictures; make the features with --flips, or set data.flips=false"
+            )
         if store.cut < cut:
             began = self.config.fine_tune.from_epoch
             self.console.print(
@@ -194,7 +203,10 @@ class _Run(Loop[Batch]):
             return data
         photos = tuple(photo for photo in data.photos if photo.image_id in self.store)
         if len(photos) < len(data.photos):
-            self.console.print(f"{data.name}: {len(data.photos) - len(photos)} photos have no features and are left out", style="yellow")
+            self.console.print(
+                f"{data.name}: {len(data.photos) - len(photos)} photos have no features and are left out",
+                style="yellow",
+            )
         if not photos:
             raise AnnotationError(f"{data.name}: none of its photos is in the feature store {self.store.folder}")
         return CaptionData(data.name, data.format, photos)
@@ -235,15 +247,22 @@ class _Run(Loop[Batch]):
 
     def evaluate(self) -> dict[str, float]:
         settings = self.config.evaluation
-        captioner = Captioner(self._kept(), device=str(self.device), **settings.search.model_dump())
-        captions, _ = generate(captioner, self.dev, features=None if self._from_pixels else self.store, batch_size=settings.batch_size)
+        captioner = Captioner(self._averaged_model(), device=str(self.device), **settings.search.model_dump())
+        captions, _ = generate(
+            captioner, self.dev, features=None if self._from_pixels else self.store, batch_size=settings.batch_size
+        )
         every = {photo.image_id: captions.get(photo.image_id, "") for photo in self.dev.photos}
-        if self.progress.epoch > 1 and (how := Diversity.of([caption.split() for caption in every.values()]).collapsed(self.people)):
-            self.console.print(f"the model has collapsed: {how}; lower optimiser.learning_rate, or choose another objective", style="yellow")
+        if self.progress.epoch > 1 and (
+            how := Diversity.of([caption.split() for caption in every.values()]).collapsed(self.people)
+        ):
+            self.console.print(
+                f"the model has collapsed: {how}; lower optimiser.learning_rate, or choose another objective",
+                style="yellow",
+            )
         return self.scorer(every, metrics=("BLEU", "CIDEr")).values
 
     @torch.no_grad()
-    def _kept(self) -> CaptionModel:
+    def _averaged_model(self) -> CaptionModel:
         """Return the model to evaluate and keep: the moving average, or a point on the line from the model it started from to there.
 
         Weights between a model and its fine-tuned self often do better than both where the fine-tuning has few data (Wortsman 2022,
@@ -257,7 +276,9 @@ class _Run(Loop[Batch]):
         return blended
 
     def save(self, name: str) -> None:
-        left_out = {"output", "data", "start", "device", "save_minutes"} | ({"model"} if self.config.start is not None else set())
+        left_out = {"output", "data", "start", "device", "save_minutes"} | (
+            {"model"} if self.config.start is not None else set()
+        )
         about: dict[str, Any] = {
             "data": self.train.name,
             "photos": len(self.train.photos),
@@ -271,7 +292,7 @@ class _Run(Loop[Batch]):
         }
         if self.config.start is not None:
             about["start"] = read_config(locate(self.config.start)).get("about")
-        save_model(self.output / name, self._kept(), about=about)
+        save_model(self.output / name, self._averaged_model(), about=about)
 
 
 def stages_to_train(config: TrainConfig, encoder: Encoder) -> int:
@@ -294,7 +315,9 @@ def store_cut(config: TrainConfig, model: CaptionModel) -> int | None:
     The store ends where the weights of this model, or of this run, begin, so that it also serves others.
     """
     encoder, stages = model.encoder, stages_to_train(config, model.encoder)
-    if stages == encoder.stages:  # all of it is trained: from the first epoch on, or after epochs that learn from what it makes of pictures as it is
+    if (
+        stages == encoder.stages
+    ):  # all of it is trained: from the first epoch on, or after epochs that learn from what it makes of pictures as it is
         return None if config.fine_tune.from_epoch == 1 else 0
     return max(stages, model.tuned_stages % encoder.stages)
 
@@ -317,11 +340,15 @@ def store_plan(config: TrainConfig, tell: Callable[[str], object] = lambda compl
     model = load_model(config.start) if config.start is not None else CaptionModel.build(config.model, Vocabulary([]))
     cut = store_cut(config, model)
     if cut is None:
-        raise ConfigError("fine_tune: the whole encoder is trained from the first epoch on, so that there is nothing to store; give fine_tune.stages")
+        raise ConfigError(
+            "fine_tune: the whole encoder is trained from the first epoch on, so that there is nothing to store; give fine_tune.stages"
+        )
     return StorePlan([(photo.image_id, photo.path) for photo in (*train.photos, *dev.photos)], model.encoder, cut)
 
 
-def _read_data(config: TrainConfig, tell: Callable[[str], object] = lambda complaint: None) -> tuple[CaptionData, CaptionData]:
+def _read_data(
+    config: TrainConfig, tell: Callable[[str], object] = lambda complaint: None
+) -> tuple[CaptionData, CaptionData]:
     """Read what to learn from and what to choose on; ``tell`` is called with what had to be left out of the files."""
     settings = config.data
     data = read_captions(settings.path, images=settings.images, strict=settings.strict)

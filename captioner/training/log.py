@@ -21,7 +21,14 @@ class Log:
         if resumed_at is None:
             path.unlink(missing_ok=True)
         elif path.exists():
-            files.write_text(path, "".join(line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if _until(line, resumed_at)))
+            files.write_text(
+                path,
+                "".join(
+                    line
+                    for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
+                    if _until(line, resumed_at)
+                ),
+            )
         self.file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (closed by close())
         self.curves = SummaryWriter(output / "curves", purge_step=resumed_at)
 

@@ -81,7 +81,9 @@ class Loop(ABC, Generic[B]):
     def __init__(self, config: RunConfig, *, resume: bool, console: Console) -> None:
         self.settings, self.resume, self.console, self.output = config, resume, console, config.output
         if (self.output / STATE).exists() and not resume:
-            raise CheckpointError(f"{self.output}: holds a run already; go on with it with --resume, or give another --output")
+            raise CheckpointError(
+                f"{self.output}: holds a run already; go on with it with --resume, or give another --output"
+            )
         if resume and not (self.output / STATE).exists():
             raise CheckpointError(f"{self.output}: holds no run to resume; leave out --resume to begin one")
         self.device = choose_device(config.device)
@@ -129,7 +131,9 @@ class Loop(ABC, Generic[B]):
     def adamw(self, groups: list[tuple[nn.Module, float]]) -> torch.optim.Optimizer:
         """Make the optimiser for modules, each with its highest learning rate."""
         config = self.settings.optimiser
-        scales = bool(self.fabric.strategy.precision.state_dict())  # 16-mixed, whose gradients must be clipped after they are scaled back
+        scales = bool(
+            self.fabric.strategy.precision.state_dict()
+        )  # 16-mixed, whose gradients must be clipped after they are scaled back
         return torch.optim.AdamW(
             [{"params": list(module.parameters()), "rate": rate} for module, rate in groups],
             lr=0.0,
@@ -170,7 +174,7 @@ class Loop(ABC, Generic[B]):
                     for batch in prefetch(self.batches(epoch, progress.batch)):
                         shown.update(task, info=self._step(batch, log), completed=progress.step)
                         progress.seconds = before + time.monotonic() - began
-                        if self._whole() and time.monotonic() - saved > 60 * settings.save_minutes:
+                        if self._group_complete() and time.monotonic() - saved > 60 * settings.save_minutes:
                             self._save_state()
                             saved = time.monotonic()
                     progress.epoch, progress.batch = epoch + 1, 0
@@ -186,7 +190,9 @@ class Loop(ABC, Generic[B]):
                     if progress.finished:
                         break
         except KeyboardInterrupt:
-            self.console.print(f"stopped; the run goes on from its last saved state with --resume --output {self.output}")
+            self.console.print(
+                f"stopped; the run goes on from its last saved state with --resume --output {self.output}"
+            )
             raise
         finally:
             log.close()
@@ -224,7 +230,7 @@ class Loop(ABC, Generic[B]):
             self._gathered += 1
         progress.step += 1
         progress.batch += 1
-        norm = self._descend() if self._whole() and self._gathered else None
+        norm = self._descend() if self._group_complete() and self._gathered else None
         if cost is None:
             return "nothing to learn from in this batch"
         loss, metrics, units = cost
@@ -232,11 +238,14 @@ class Loop(ABC, Generic[B]):
         if norm is not None:
             values["gradient_norm"] = norm
         speed = units / (time.perf_counter() - began)
-        log.step(progress.step, {**values, "learning_rate": self.optimiser.param_groups[0]["lr"], f"{self.units}_per_second": speed})
+        log.step(
+            progress.step,
+            {**values, "learning_rate": self.optimiser.param_groups[0]["lr"], f"{self.units}_per_second": speed},
+        )
         shown = next(iter(metrics), "loss")
         return f"{shown} {values[shown]:.3f}  {speed:.0f} {self.units}/s"
 
-    def _whole(self) -> bool:
+    def _group_complete(self) -> bool:
         """Tell whether the gradients of all batches so far have been used; those at the end of an epoch may be fewer."""
         return self.progress.batch % self.settings.accumulate == 0 or self.progress.batch == self.steps
 
@@ -250,11 +259,15 @@ class Loop(ABC, Generic[B]):
             torch._foreach_div_(gradients, float(self._gathered))
         self._gathered = 0
         self._stepper = self._stepper or self.fabric.setup_optimizers(self.optimiser)
-        norm = self.fabric.clip_gradients(self.model, self._stepper, max_norm=self.settings.optimiser.clip, error_if_nonfinite=False)
+        norm = self.fabric.clip_gradients(
+            self.model, self._stepper, max_norm=self.settings.optimiser.clip, error_if_nonfinite=False
+        )
         assert norm is not None  # as there is a largest norm
         scale = self.fabric.strategy.precision.state_dict().get("scale", 0.0)
         if not torch.isfinite(norm) and scale <= 1:
-            raise ConfigError(f"training diverged at step {self.progress.step} (the gradient is {float(norm)}); lower optimiser.learning_rate")
+            raise ConfigError(
+                f"training diverged at step {self.progress.step} (the gradient is {float(norm)}); lower optimiser.learning_rate"
+            )
         self._stepper.step()
         self.optimiser.zero_grad(set_to_none=True)
         self._average()
@@ -284,5 +297,11 @@ class Loop(ABC, Generic[B]):
 
 def bar(console: Console) -> Bar:
     """Make a progress bar with room for a line of information, ``info``, at its end."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     return Bar(*columns, TextColumn("{task.fields[info]}"), console=console, refresh_per_second=2)

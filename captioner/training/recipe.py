@@ -24,12 +24,18 @@ class DataConfig(Settings):
     """What to learn from and what to choose on."""
 
     path: Path = Field(description="a caption data set; see: captioner data inspect")
-    images: Path | None = Field(None, description="folder of the pictures, if they are not where the data set's format has them")
+    images: Path | None = Field(
+        None, description="folder of the pictures, if they are not where the data set's format has them"
+    )
     train: str = Field("train", description="split to learn from; vocabulary and all statistics are from it")
-    dev: str = Field("dev", description="split on which the best epoch is chosen; 'val' stands for 'dev' where a data set says so")
+    dev: str = Field(
+        "dev", description="split on which the best epoch is chosen; 'val' stands for 'dev' where a data set says so"
+    )
     restval: bool = Field(False, description="count COCO's restval as train")
     strict: bool = Field(False, description="refuse data with malformed records, which are else left out and told of")
-    also: list[Path] = Field(default_factory=list, description="more data sets whose train (and restval) splits are learned from")
+    also: list[Path] = Field(
+        default_factory=list, description="more data sets whose train (and restval) splits are learned from"
+    )
     features: Path | None = Field(None, description="feature store; left out, it is made in the run's folder")
     flips: bool = Field(True, description="also learn from mirrored pictures")
     min_count: int = Field(5, ge=1, description="a rarer word of the training captions is <unk>")
@@ -41,7 +47,9 @@ class OptimiserConfig(Settings):
     """AdamW with warm-up and decay."""
 
     learning_rate: float = Field(1e-3, gt=0, description="the highest")
-    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="how it falls to zero after the warm-up")
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="how it falls to zero after the warm-up"
+    )
     warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps in which it rises from zero")
     weight_decay: float = Field(0.01, ge=0)
     betas: tuple[float, float] = (0.9, 0.99)
@@ -51,7 +59,9 @@ class OptimiserConfig(Settings):
 class FineTuneConfig(Settings):
     """Training the encoder too."""
 
-    from_epoch: int | None = Field(None, ge=1, description="epoch (from 1) at which the encoder is set free; left out, it stays frozen")
+    from_epoch: int | None = Field(
+        None, ge=1, description="epoch (from 1) at which the encoder is set free; left out, it stays frozen"
+    )
     stages: int | None = Field(
         None,
         ge=1,
@@ -79,7 +89,10 @@ class RunConfig(Settings):
     epochs: int = Field(12, ge=1)
     accumulate: int = Field(1, ge=1, description="batches whose gradients are added up for one step of the optimiser")
     average: float = Field(
-        0.999, ge=0, lt=1, description="decay of the moving average of the weights, which is what is evaluated and kept; 0 for none"
+        0.999,
+        ge=0,
+        lt=1,
+        description="decay of the moving average of the weights, which is what is evaluated and kept; 0 for none",
     )
     seed: int = Field(0, ge=0)
     device: str = "auto"
@@ -93,7 +106,9 @@ class TrainConfig(RunConfig):
     """A training run of a captioner."""
 
     data: DataConfig
-    start: Path | None = Field(None, description="a model to go on from, with its vocabulary; the settings of the model are then its own")
+    start: Path | None = Field(
+        None, description="a model to go on from, with its vocabulary; the settings of the model are then its own"
+    )
     blend: float = Field(
         1.0,
         gt=0,
@@ -102,7 +117,9 @@ class TrainConfig(RunConfig):
     )
     model: ModelConfig = Field(default_factory=ModelConfig)
     objective: dict[str, Any] = Field(
-        default_factory=lambda: {"name": "cross_entropy"}, validate_default=True, description=f"one of {', '.join(OBJECTIVES)}, and its settings"
+        default_factory=lambda: {"name": "cross_entropy"},
+        validate_default=True,
+        description=f"one of {', '.join(OBJECTIVES)}, and its settings",
     )
     fine_tune: FineTuneConfig = Field(default_factory=FineTuneConfig)
     batch_size: int = Field(32, ge=1, description="images a step")
@@ -116,7 +133,9 @@ class TrainConfig(RunConfig):
         try:
             return {"name": name, **validate(OBJECTIVES[name].Config, rest, where="objective").model_dump()}
         except ConfigError as error:
-            raise ValueError(str(error).removeprefix("objective: ")) from None  # pydantic reports it with what else is wrong
+            raise ValueError(
+                str(error).removeprefix("objective: ")
+            ) from None  # pydantic reports it with what else is wrong
 
 
 R = TypeVar("R", bound=RunConfig)
@@ -200,4 +219,6 @@ def _part(key: str, value: object) -> tuple[str, BaseModel] | None:
         return None
     name = value["name"]
     registry = next(registry for registry in registries[key] if name in registry)
-    return name, validate(registry[name].Config, {key: setting for key, setting in value.items() if key != "name"}, where=key)
+    return name, validate(
+        registry[name].Config, {key: setting for key, setting in value.items() if key != "name"}, where=key
+    )

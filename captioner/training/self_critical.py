@@ -36,7 +36,10 @@ class SelfCriticalConfig(Settings):
         description="what a caption's reward is compared with: the mean of the image's other samples (Luo 2020), or the greedy caption's (Rennie 2017)",
     )
     max_words: int = Field(20, ge=1, description="a sample is cut after so many words")
-    dropout: bool = Field(False, description="keep dropout where the gradient is taken, which is then one of another policy than the one that drew")
+    dropout: bool = Field(
+        False,
+        description="keep dropout where the gradient is taken, which is then one of another policy than the one that drew",
+    )
 
 
 @OBJECTIVES.register("self_critical")
@@ -71,7 +74,11 @@ class SelfCritical(Objective):
         assert isinstance(config, SelfCriticalConfig)
         numbers = {word: number for number, word in enumerate(vocabulary.words)}
         references = [
-            [[numbers.setdefault(word, len(numbers)) for word in tokenize(caption)] + [EOS] for caption in photo.captions] for photo in photos
+            [
+                [numbers.setdefault(word, len(numbers)) for word in tokenize(caption)] + [EOS]
+                for caption in photo.captions
+            ]
+            for photo in photos
         ]
         return cls(config, references, len(vocabulary))
 
@@ -102,7 +109,9 @@ class SelfCritical(Objective):
 
     def log_probability(self, decoder: Decoder, memory: Memory, drawn: Tensor) -> tuple[Tensor, Tensor]:
         """Return the log-probability of each word (M,) of captions (B, K, T) among the words that could be drawn, and its caption's number (M,)."""
-        inputs = torch.cat([torch.full_like(drawn[..., :1], BOS), drawn[..., :-1]], dim=-1).masked_fill(drawn == PAD, PAD)
+        inputs = torch.cat([torch.full_like(drawn[..., :1], BOS), drawn[..., :-1]], dim=-1).masked_fill(
+            drawn == PAD, PAD
+        )
         real = inputs != PAD
         logits = decoder(memory, inputs).logits.float()
         logits = logits.index_fill(1, torch.tensor([PAD, BOS, UNK], device=logits.device), NEVER)

@@ -43,13 +43,18 @@ class Progress:
     scaler: dict[str, float] = field(default_factory=dict)
 
 
-def save_state(path: Path, progress: Progress, modules: Mapping[str, nn.Module], optimiser: torch.optim.Optimizer, settings: str) -> None:
+def save_state(
+    path: Path, progress: Progress, modules: Mapping[str, nn.Module], optimiser: torch.optim.Optimizer, settings: str
+) -> None:
     """Write the state, whole or not at all."""
     tensors: dict[str, Tensor] = {"rng.cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         tensors["rng.cuda"] = torch.cuda.get_rng_state()
     for name, module in modules.items():
-        tensors |= {f"{name}.{key}": tensor.detach().clone(memory_format=torch.contiguous_format) for key, tensor in module.state_dict().items()}
+        tensors |= {
+            f"{name}.{key}": tensor.detach().clone(memory_format=torch.contiguous_format)
+            for key, tensor in module.state_dict().items()
+        }
     for number, parameter in enumerate(_parameters(optimiser)):
         for key, value in optimiser.state.get(parameter, {}).items():
             tensors[f"optimiser.{number}.{key}"] = torch.as_tensor(value).clone(memory_format=torch.contiguous_format)
@@ -57,7 +62,9 @@ def save_state(path: Path, progress: Progress, modules: Mapping[str, nn.Module],
         save_file(tensors, temporary, metadata={"progress": json.dumps(asdict(progress)), "settings": settings})
 
 
-def load_state(path: Path, modules: Mapping[str, nn.Module], optimiser: torch.optim.Optimizer, settings: str) -> Progress:
+def load_state(
+    path: Path, modules: Mapping[str, nn.Module], optimiser: torch.optim.Optimizer, settings: str
+) -> Progress:
     """Put everything back as :func:`save_state` found it.
 
     Raises:
@@ -73,17 +80,22 @@ def load_state(path: Path, modules: Mapping[str, nn.Module], optimiser: torch.op
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: damaged ({error}); delete the run's folder and begin again") from None
     if metadata.get("settings") != settings:
-        raise CheckpointError(f"{path}: this run was begun with other settings; resume with the same ones, or give another --output")
+        raise CheckpointError(
+            f"{path}: this run was begun with other settings; resume with the same ones, or give another --output"
+        )
     for name, module in modules.items():
         prefix = f"{name}."
-        module.load_state_dict({key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)})
+        module.load_state_dict(
+            {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+        )
     for number, parameter in enumerate(_parameters(optimiser)):
         prefix = f"optimiser.{number}."
         entries = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
         if entries:
             # In the layout and on the device of the parameter, as the optimiser had made them.
             optimiser.state[parameter] = {
-                key: tensor if key == "step" else torch.empty_like(parameter).copy_(tensor) for key, tensor in entries.items()
+                key: tensor if key == "step" else torch.empty_like(parameter).copy_(tensor)
+                for key, tensor in entries.items()
             }
     torch.set_rng_state(tensors["rng.cpu"])
     if "rng.cuda" in tensors and torch.cuda.is_available():

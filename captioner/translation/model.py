@@ -16,7 +16,7 @@ import torch
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
-from captioner import checkpoint
+from captioner import assets, checkpoint
 from captioner.decoders import DECODERS, Decoder
 from captioner.encoders import REFINERS
 from captioner.encoders.sequence import TEXT_ENCODERS, TextEncoder, build_text_encoder
@@ -28,14 +28,16 @@ from captioner.search import SearchConfig
 from captioner.settings import Settings, validate
 from captioner.text.subwords import Subwords
 
-KIND = checkpoint.TRANSLATOR
+KIND = assets.TRANSLATOR
 
 
 class TextSearchConfig(SearchConfig):
     """How translations are looked for; words are pieces of words here."""
 
     max_words: int = Field(120, ge=1, description="a translation is ended after so many pieces")
-    length_normalisation: float = Field(1.0, ge=0, description=str(SearchConfig.model_fields["length_normalisation"].description))
+    length_normalisation: float = Field(
+        1.0, ge=0, description=str(SearchConfig.model_fields["length_normalisation"].description)
+    )
 
 
 class TranslationConfig(Settings):
@@ -43,10 +45,18 @@ class TranslationConfig(Settings):
 
     source: str = Field("en", min_length=1, description="the language it reads, by the name that data files end with")
     target: str = Field("de", min_length=1, description="the language it writes")
-    encoder: dict[str, Any] = Field(default_factory=lambda: {"name": "sequence"}, description="name and settings of the text encoder")
-    refiner: dict[str, Any] | None = Field(None, description="name and settings of what works on the encoder's memory first; left out, nothing does")
-    decoder: dict[str, Any] = Field(default_factory=lambda: {"name": "show_attend_tell"}, description="name and settings of the decoder")
-    search: TextSearchConfig = Field(default_factory=TextSearchConfig, description="how translations are looked for unless one says otherwise")
+    encoder: dict[str, Any] = Field(
+        default_factory=lambda: {"name": "sequence"}, description="name and settings of the text encoder"
+    )
+    refiner: dict[str, Any] | None = Field(
+        None, description="name and settings of what works on the encoder's memory first; left out, nothing does"
+    )
+    decoder: dict[str, Any] = Field(
+        default_factory=lambda: {"name": "show_attend_tell"}, description="name and settings of the decoder"
+    )
+    search: TextSearchConfig = Field(
+        default_factory=TextSearchConfig, description="how translations are looked for unless one says otherwise"
+    )
     max_pieces: int = Field(200, ge=1, description="a longer source text is cut")
 
     @field_validator("encoder", "refiner", "decoder")
@@ -63,7 +73,9 @@ class TranslationModel(nn.Module):
         super().__init__()
         self.config, self.source, self.target = config, source, target
         self.encoder: TextEncoder = build_text_encoder(config.encoder, words=len(source))
-        self.decoder: Decoder = build_decoder(config.decoder, features=self.encoder.features, words=len(target), refiner=config.refiner)
+        self.decoder: Decoder = build_decoder(
+            config.decoder, features=self.encoder.features, words=len(target), refiner=config.refiner
+        )
 
     def read(self, text: str) -> list[int]:
         """Return the numbers of a source text as the encoder reads it: white space made one space, no ``<bos>``, cut after ``max_pieces``.
@@ -81,7 +93,7 @@ class TranslationModel(nn.Module):
 def languages(source: str = "en") -> dict[str, str]:
     """Return the languages into which shipped translators translate from ``source``, each with its translator's name; of several the first."""
     found: dict[str, str] = {}
-    for name, folder in checkpoint.shipped(KIND).items():
+    for name, folder in assets.shipped(KIND).items():
         model = checkpoint.read_config(folder, KIND)["model"]
         if model.get("source") == source:
             found.setdefault(str(model.get("target")).lower(), name)
@@ -89,7 +101,12 @@ def languages(source: str = "en") -> dict[str, str]:
 
 
 def save_translator(
-    folder: str | Path, model: TranslationModel, *, card: str = "", about: dict[str, Any] | None = None, dtype: torch.dtype | None = None
+    folder: str | Path,
+    model: TranslationModel,
+    *,
+    card: str = "",
+    about: dict[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Path:
     """Write a model folder, whole or not at all; one that is there is replaced. See :func:`captioner.checkpoint.save_model`.
 
@@ -117,7 +134,9 @@ def load_translator(name_or_path: str | Path) -> TranslationModel:
     config = checkpoint.read_config(folder, KIND)
     source, target = (Subwords.load(folder / name) for name in (checkpoint.SOURCE_VOCABULARY, checkpoint.VOCABULARY))
     try:
-        model = TranslationModel(validate(TranslationConfig, config["model"], where=f"{folder / checkpoint.CONFIG}"), source, target)
+        model = TranslationModel(
+            validate(TranslationConfig, config["model"], where=f"{folder / assets.CONFIG}"), source, target
+        )
     except ConfigError as error:
         raise CheckpointError(f"{folder}: its config is not one of this program ({error})") from None
     checkpoint.put_weights(model, checkpoint.read_weights(folder), folder)

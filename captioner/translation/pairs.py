@@ -44,7 +44,9 @@ def read_parallel(folder: str | Path, split: str, *, source: str, target: str) -
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise AnnotationError(f"{folder}: no such folder; give the one that holds {split}.{source} and {split}.{target}")
+        raise AnnotationError(
+            f"{folder}: no such folder; give the one that holds {split}.{source} and {split}.{target}"
+        )
     paths = folder / f"{split}.{source}", folder / f"{split}.{target}"
     sources, targets = (_read_lines(path) for path in paths)
     if len(sources) != len(targets):

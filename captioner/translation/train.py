@@ -34,7 +34,9 @@ from captioner.translation.translator import Translator
 class TextDataConfig(Settings):
     """What to learn from and what to choose on; the languages are the model's."""
 
-    path: Path = Field(description="folder with a file of sentences for each split and language, a line each: train.en, train.de, val.en, val.de")
+    path: Path = Field(
+        description="folder with a file of sentences for each split and language, a line each: train.en, train.de, val.en, val.de"
+    )
     train: str = Field("train", description="split to learn from; the pieces of words are from it")
     dev: str = Field("val", description="split on which the best epoch is chosen")
     merges: int = Field(4000, ge=0, description="merges of the byte-pair encoding of each language")
@@ -44,7 +46,9 @@ class TextDataConfig(Settings):
 class TextObjectiveConfig(CrossEntropyConfig):
     """The objective, without the penalty that asks to look everywhere: a translation has as many words as it needs."""
 
-    doubly_stochastic: float = Field(0.0, ge=0, description="weight of the penalty that asks a translation to look at every word (Xu 2015, eq. 14)")
+    doubly_stochastic: float = Field(
+        0.0, ge=0, description="weight of the penalty that asks a translation to look at every word (Xu 2015, eq. 14)"
+    )
 
 
 class TextEvaluationConfig(EvaluationConfig):
@@ -63,7 +67,9 @@ class TranslateConfig(RunConfig):
     batch_tokens: int = Field(4000, ge=1, description="pieces in a step on either side, padding included")
 
 
-def load_translate_config(name_or_path: str | Path, changes: Iterable[str] = (), output: Path | None = None) -> TranslateConfig:
+def load_translate_config(
+    name_or_path: str | Path, changes: Iterable[str] = (), output: Path | None = None
+) -> TranslateConfig:
     """Read a translator's recipe, by name or from a YAML file, and apply ``key=value`` changes; see :func:`captioner.training.recipe.read_run`."""
     return read_run(TranslateConfig, name_or_path, changes, output)
 
@@ -74,7 +80,9 @@ def is_translators(settings: Mapping[str, Any]) -> bool:
     if not isinstance(model, dict):
         return False
     encoder = model.get("encoder")
-    return not model.keys().isdisjoint(("source", "target")) or (isinstance(encoder, dict) and encoder.get("name") in TEXT_ENCODERS)
+    return not model.keys().isdisjoint(("source", "target")) or (
+        isinstance(encoder, dict) and encoder.get("name") in TEXT_ENCODERS
+    )
 
 
 def read_recipe(name_or_path: str | Path, changes: Iterable[str] = ()) -> RunConfig:
@@ -128,7 +136,9 @@ def evaluate_translation(
     config = translator.model.config
     pairs = read_parallel(data, split, source=config.source, target=config.target).pairs
     translations = translator([pair.source for pair in pairs], batch_size=batch_size)
-    return score_translations([translation.text for translation in translations], [pair.target for pair in pairs]), translations
+    return score_translations(
+        [translation.text for translation in translations], [pair.target for pair in pairs]
+    ), translations
 
 
 def score_translations(texts: Sequence[str], references: Sequence[str]) -> dict[str, float]:
@@ -137,14 +147,18 @@ def score_translations(texts: Sequence[str], references: Sequence[str]) -> dict[
     Raises:
         EvaluationError: sacrebleu is missing.
     """
-    return {name: metric().corpus_score(list(texts), [list(references)]).score / 100 for name, metric in _metrics().items()}
+    return {
+        name: metric().corpus_score(list(texts), [list(references)]).score / 100 for name, metric in _metrics().items()
+    }
 
 
 def _metrics() -> dict[str, Callable[[], Any]]:
     try:
         from sacrebleu.metrics import BLEU, CHRF  # type: ignore[import-not-found,attr-defined,unused-ignore]  # an extra dependency
     except ImportError:
-        raise EvaluationError("translations are scored by sacrebleu, which is not installed; install it with: pip install sacrebleu") from None
+        raise EvaluationError(
+            "translations are scored by sacrebleu, which is not installed; install it with: pip install sacrebleu"
+        ) from None
     return {"BLEU": BLEU, "chrF": CHRF}
 
 
@@ -193,9 +207,14 @@ class _Run(Loop[Batch]):
         most = min(self.config.data.max_pieces, self.config.model.max_pieces)
         numbers = [(self.model.read(pair.source), self.model.target.encode(pair.target)) for pair in pairs]
         # A source that was cut has no end.
-        kept = [pair for pair in numbers if pair[0][-1] == EOS and len(pair[0]) - 1 <= most and len(pair[1]) - 2 <= most]
+        kept = [
+            pair for pair in numbers if pair[0][-1] == EOS and len(pair[0]) - 1 <= most and len(pair[1]) - 2 <= most
+        ]
         if len(kept) < len(pairs):
-            self.console.print(f"{self.train.name}: {len(pairs) - len(kept):,} pairs of more than {most} pieces are left out", style="yellow")
+            self.console.print(
+                f"{self.train.name}: {len(pairs) - len(kept):,} pairs of more than {most} pieces are left out",
+                style="yellow",
+            )
         if not kept:
             raise AnnotationError(f"{self.train.name}: every pair has more than {most} pieces; raise data.max_pieces")
         return kept

@@ -88,7 +88,9 @@ class Translator:
     def __call__(self, texts: str, *, batch_size: int = ...) -> Translation: ...
     @overload
     def __call__(self, texts: list[str] | tuple[str, ...], *, batch_size: int = ...) -> list[Translation]: ...
-    def __call__(self, texts: str | list[str] | tuple[str, ...], *, batch_size: int = 32) -> Translation | list[Translation]:
+    def __call__(
+        self, texts: str | list[str] | tuple[str, ...], *, batch_size: int = 32
+    ) -> Translation | list[Translation]:
         """Translate one text, or a list of them; a text without a word is translated by nothing.
 
         Args:
@@ -99,7 +101,9 @@ class Translator:
             return self([texts])[0]
         sources = [self.model.read(text) for text in texts]
         translations = [Translation("", [], [], 0.0, source=text, language=self.language) for text in texts]
-        order = sorted((index for index, source in enumerate(sources) if source != [EOS]), key=lambda index: len(sources[index]))
+        order = sorted(
+            (index for index, source in enumerate(sources) if source != [EOS]), key=lambda index: len(sources[index])
+        )
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             for index, hypotheses in zip(chosen, self._search([sources[index] for index in chosen]), strict=True):
@@ -120,7 +124,9 @@ class Translator:
         """
         walk = iter(captions)
         while batch := list(islice(walk, batch_size)):
-            texts = [one.text for caption in batch if isinstance(caption, Caption) for one in (caption, *caption.others)]
+            texts = [
+                one.text for caption in batch if isinstance(caption, Caption) for one in (caption, *caption.others)
+            ]
             translations = iter(self(texts))
             for caption in batch:
                 if isinstance(caption, Caption):

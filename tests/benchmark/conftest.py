@@ -20,19 +20,30 @@ WORDS = (
     "a boat",
     "people eat at a table",
 )
-DATA = CaptionData("toys", "jsonl", tuple(Photo(str(n), Path(f"{n}.jpg"), "dev", (text, f"there is {text} today")) for n, text in enumerate(WORDS)))
+DATA = CaptionData(
+    "toys",
+    "jsonl",
+    tuple(Photo(str(n), Path(f"{n}.jpg"), "dev", (text, f"there is {text} today")) for n, text in enumerate(WORDS)),
+)
 POOR = (*WORDS[3:], *WORDS[:3])
 MIDDLING = (*WORDS[:3], "a dog", "a table", "a man")
 
 
-def compare(*said: Sequence[str | None], recipes: Sequence[tuple[str, int]] = (), training: CaptionData | None = None) -> Quality:
+def compare(
+    *said: Sequence[str | None], recipes: Sequence[tuple[str, int]] = (), training: CaptionData | None = None
+) -> Quality:
     """Assess models "a", "b", "c" that said these captions of the photos, ``None`` of one that could not be read."""
     names = "abcdefg"[: len(said)]
     trained = recipes or [(None, None)] * len(said)
     contestants = [Contestant(name, Path(name), *recipe) for name, recipe in zip(names, trained, strict=True)]
-    captions = {name: {str(n): text for n, text in enumerate(mine) if text is not None} for name, mine in zip(names, said, strict=True)}
+    captions = {
+        name: {str(n): text for n, text in enumerate(mine) if text is not None}
+        for name, mine in zip(names, said, strict=True)
+    }
     unreadable = {f"{n}.jpg: it is broken": None for mine in said for n, text in enumerate(mine) if text is None}
-    return assess(contestants, Said(captions, unreadable), DATA, training=training, metrics=("BLEU", "CIDEr"), resamples=200)
+    return assess(
+        contestants, Said(captions, unreadable), DATA, training=training, metrics=("BLEU", "CIDEr"), resamples=200
+    )
 
 
 @pytest.fixture(scope="session")
@@ -47,4 +58,6 @@ def costs() -> dict[str, Cost]:
 
     about = About(4_000_000, 2_000_000, 20.0, {1: 500.0, 16: 900.0}, 300.0, None, "cpu", 2, 5, [])
     seconds = np.random.default_rng(0).uniform(0.01, 0.02, (2, 10, 2))
-    return {name: Cost(about, summarise([1, 16], scale * seconds, seconds)) for scale, name in enumerate("abc", start=1)}
+    return {
+        name: Cost(about, summarise([1, 16], scale * seconds, seconds)) for scale, name in enumerate("abc", start=1)
+    }

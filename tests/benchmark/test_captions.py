@@ -30,12 +30,16 @@ class Models:
             raise CheckpointError(f"{folder}: damaged")
         return SimpleNamespace(name=folder.name)
 
-    def generate(self, captioner: SimpleNamespace, data: CaptionData, **_: Any) -> tuple[dict[str, str], list[ImageError]]:
+    def generate(
+        self, captioner: SimpleNamespace, data: CaptionData, **_: Any
+    ) -> tuple[dict[str, str], list[ImageError]]:
         ids = [photo.image_id for photo in data.photos]
         if self.break_at in ids:
             raise KeyboardInterrupt
         self.captioned += [f"{captioner.name} {image}" for image in ids]
-        return {i: f"{captioner.name} says {i}" for i in ids if i not in self.broken}, [ImageError(i, "broken") for i in ids if i in self.broken]
+        return {i: f"{captioner.name} says {i}" for i in ids if i not in self.broken}, [
+            ImageError(i, "broken") for i in ids if i in self.broken
+        ]
 
 
 @pytest.fixture
@@ -63,7 +67,9 @@ def again(contestants: list[Contestant], folder: Path, listener: Listener | None
     return caption_all(fresh, DATA, store=Store(folder), batch_size=2, device="cpu", listener=listener, **settings)
 
 
-def test_an_interrupted_captioning_goes_on_where_it_was(models: Models, contestants: list[Contestant], tmp_path: Path) -> None:
+def test_an_interrupted_captioning_goes_on_where_it_was(
+    models: Models, contestants: list[Contestant], tmp_path: Path
+) -> None:
     models.break_at = "8"
     with pytest.raises(KeyboardInterrupt):
         again(contestants, tmp_path / "cache")
@@ -77,7 +83,10 @@ def test_an_interrupted_captioning_goes_on_where_it_was(models: Models, contesta
     assert said.captions == {name: {str(n): f"{name} says {n}" for n in range(10)} for name in "ab"}
     assert notes == [f"a: 8 captions are used again from {tmp_path / 'cache'}"]
     models.loaded, models.captioned = [], []
-    assert again(contestants, tmp_path / "cache", Listener(progress=lambda *step: steps.append(step))).captions == said.captions
+    assert (
+        again(contestants, tmp_path / "cache", Listener(progress=lambda *step: steps.append(step))).captions
+        == said.captions
+    )
     assert models.loaded == models.captioned == []
 
 
@@ -92,7 +101,9 @@ def test_another_model_or_search_captions_anew(models: Models, contestants: list
     assert len(models.captioned) == 20
 
 
-def test_a_damaged_model_and_a_broken_photo_are_left_out(models: Models, contestants: list[Contestant], tmp_path: Path) -> None:
+def test_a_damaged_model_and_a_broken_photo_are_left_out(
+    models: Models, contestants: list[Contestant], tmp_path: Path
+) -> None:
     (contestants[0].folder / "model.safetensors").write_text("damaged")
     models.broken = {"3"}
     failed: list[str] = []

@@ -36,7 +36,10 @@ def printed(text: str) -> str:
     return out
 
 
-@pytest.mark.parametrize("text", [r"a\b_c", "100 % & more", "{x}^2 ~ #1 $5", "[1.0, 2.0]", "*star", "p < 0.05 > |x|", "40.3 ± 0.5†", "Ünï 猫", ""])
+@pytest.mark.parametrize(
+    "text",
+    [r"a\b_c", "100 % & more", "{x}^2 ~ #1 $5", "[1.0, 2.0]", "*star", "p < 0.05 > |x|", "40.3 ± 0.5†", "Ünï 猫", ""],
+)
 def test_text_is_printed_as_it_is(text: str) -> None:
     assert printed(escape(text)) == text
 
@@ -53,10 +56,18 @@ def rows(text: str) -> list[tuple[int, list[str]]]:
 
 
 def test_every_row_has_as_many_cells_as_its_table_columns(quality: Quality, costs: dict[str, Cost]) -> None:
-    trained = compare(WORDS, MIDDLING, POOR, POOR, recipes=[("50%_off", 0), ("50%_off", 1), ("poor & old", 0), ("poor & old", 1)])
+    trained = compare(
+        WORDS, MIDDLING, POOR, POOR, recipes=[("50%_off", 0), ("50%_off", 1), ("poor & old", 0), ("poor & old", 1)]
+    )
     for found, tables in ((quality, 4), (trained, 5)):
         text = latex("a_b & 100 % {x}", found, costs, resamples=200)
-        assert text.count(r"\begin{table}") == text.count(r"\end{table}") == text.count(r"\toprule") == text.count(r"\bottomrule") == tables
+        assert (
+            text.count(r"\begin{table}")
+            == text.count(r"\end{table}")
+            == text.count(r"\toprule")
+            == text.count(r"\bottomrule")
+            == tables
+        )
         assert len(rows(text)) > 12
         for columns, cells in rows(text):
             assert columns == len(cells)
@@ -69,7 +80,9 @@ def test_every_row_has_as_many_cells_as_its_table_columns(quality: Quality, cost
 def test_marks_intervals_and_names(quality: Quality) -> None:
     text = latex("toys", quality, {}, resamples=200)
     assert r"a & \textbf{100.0} &" in text and r"{\scriptsize {[}100.0, 100.0{]}}" in text
-    table = Table(["model", "time, batch 1 (ms)", "x"], [[Cell("[odd]"), Cell("1.0", best=True, differs=True), Cell("2")]])
+    table = Table(
+        ["model", "time, batch 1 (ms)", "x"], [[Cell("[odd]"), Cell("1.0", best=True, differs=True), Cell("2")]]
+    )
     lines = write(table, "A caption.", "odd").splitlines()
     head = [line.strip() for line in lines[lines.index(r"    \toprule") + 1 : lines.index(r"    \midrule")]]
     assert head == [r"& time, &  \\", r"& batch 1 &  \\", r"model & (ms) & x \\"]

@@ -47,20 +47,28 @@ class Checker(HTMLParser):
 def shown(tmp_path: Path) -> list[Shown]:
     Image.new("RGB", (30, 20), (200, 0, 0)).save(tmp_path / "red.png")
     captions = {"a": 'a <b>dog</b> & "cat"', "b": "a boat", "c": ""}
-    first = Shown("<0>", tmp_path / "red.png", ('a "dog" & a cat',), captions, {"a": 2.5, "b": 0.1, "c": 0.0}, {"a": b"jpeg"})
+    first = Shown(
+        "<0>", tmp_path / "red.png", ('a "dog" & a cat',), captions, {"a": 2.5, "b": 0.1, "c": 0.0}, {"a": b"jpeg"}
+    )
     return [first, Shown("1", tmp_path / "gone.png", ("two men",), captions, {"a": 0.0, "b": 1.0, "c": 1.0})]
 
 
-def test_the_page_is_whole_and_can_be_read_by_everyone(quality: Quality, costs: dict[str, Cost], shown: list[Shown], tmp_path: Path) -> None:
+def test_the_page_is_whole_and_can_be_read_by_everyone(
+    quality: Quality, costs: dict[str, Cost], shown: list[Shown], tmp_path: Path
+) -> None:
     plot(tmp_path / "plot.png", quality, costs)
     found = Checker(page("a <b> & c", quality, costs, shown, resamples=200, plot=(tmp_path / "plot.png").read_bytes()))
     assert found.all("html") == [{"lang": "en"}] and len(found.all("main")) == len(found.all("h1")) == 1
     levels = [int(tag[1]) for tag, _ in found.seen if tag in ("h1", "h2", "h3", "h4")]
     assert levels[0] == 1 and all(after - before <= 1 for before, after in pairwise(levels))
-    assert len(found.all("img")) == 3 and all(image["alt"] and str(image["src"]).startswith("data:image/") for image in found.all("img"))
+    assert len(found.all("img")) == 3 and all(
+        image["alt"] and str(image["src"]).startswith("data:image/") for image in found.all("img")
+    )
     ids = [attributes["id"] for _, attributes in found.seen if "id" in attributes]
     assert len(set(ids)) == len(ids)
-    assert all(attributes[name] in ids for _, attributes in found.seen for name in ("aria-labelledby",) if name in attributes)
+    assert all(
+        attributes[name] in ids for _, attributes in found.seen for name in ("aria-labelledby",) if name in attributes
+    )
     assert not found.all("script") and not found.all("link")
     assert 'a <b>dog</b> & "cat"' in found.words and "(nothing)" in found.words and "gone.png" in found.words
     assert found.words.count("best here") == 3  # "a" on the first photo, "b" and "c" on the second

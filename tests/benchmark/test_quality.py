@@ -38,15 +38,21 @@ def test_scores_tests_and_what_was_left_out() -> None:
 def test_novel_captions_need_training_captions() -> None:
     without, learned = compare(WORDS, POOR), compare(WORDS, POOR, training=replace(DATA, photos=DATA.photos[:3]))
     assert without.people.novel is None and any("no train split" in note for note in without.notes)
-    assert "novel" not in next(line for line in markdown("toys", without, {}, resamples=200).splitlines() if line.startswith("| captions of"))
+    assert "novel" not in next(
+        line for line in markdown("toys", without, {}, resamples=200).splitlines() if line.startswith("| captions of")
+    )
     assert learned.people.novel == learned.diversity["a"].novel == 0.5
     assert learned.diversity["a"].vocabulary == len({word for caption in WORDS for word in caption.split()})
     assert "novel captions" in markdown("toys", learned, {}, resamples=200)
 
 
 def test_the_photos_that_differ_most() -> None:
-    found = compare(WORDS, ["a dog runs on grass", "nothing", "a cat sleeps", "children play", "a boat", "people eat at a table"])
-    assert most_different(found, 12) == sorted((1, 3), key=lambda n: -abs(found.each["a"]["CIDEr"][n] - found.each["b"]["CIDEr"][n]))
+    found = compare(
+        WORDS, ["a dog runs on grass", "nothing", "a cat sleeps", "children play", "a boat", "people eat at a table"]
+    )
+    assert most_different(found, 12) == sorted(
+        (1, 3), key=lambda n: -abs(found.each["a"]["CIDEr"][n] - found.each["b"]["CIDEr"][n])
+    )
     assert len(most_different(found, 1)) == 1
 
 

@@ -17,14 +17,20 @@ def trained() -> Quality:
 
 
 def test_means_and_deviations_over_seeds(trained: Quality) -> None:
-    assert trained.seeds is not None and trained.seeds.runs == {"good": ["a", "b"], "poor": ["c", "d"]} and trained.seeds.seeds == [0, 1]
+    assert (
+        trained.seeds is not None
+        and trained.seeds.runs == {"good": ["a", "b"], "poor": ["c", "d"]}
+        and trained.seeds.seeds == [0, 1]
+    )
     for metric in trained.metrics:
         each = [trained.groups[0].scores[name][metric].value for name in "ab"]
         assert trained.seeds.means.scores["good"][metric].value == pytest.approx(statistics.mean(each))
         assert trained.seeds.deviations["good"][metric] == pytest.approx(statistics.stdev(each))
         assert trained.seeds.deviations["poor"][metric] == 0
     difference = trained.seeds.means.differences["poor"]["CIDEr"]
-    assert difference.value == pytest.approx(trained.seeds.means.scores["poor"]["CIDEr"].value - trained.seeds.means.scores["good"]["CIDEr"].value)
+    assert difference.value == pytest.approx(
+        trained.seeds.means.scores["poor"]["CIDEr"].value - trained.seeds.means.scores["good"]["CIDEr"].value
+    )
 
 
 def test_a_recipe_of_equal_runs_is_tested_as_one_of_them(trained: Quality) -> None:
@@ -47,7 +53,9 @@ def test_the_report_has_means_and_single_runs(trained: Quality) -> None:
 
 
 def test_seeds_that_not_all_recipes_have_do_not_count() -> None:
-    found = compare(WORDS, MIDDLING, WORDS, POOR, POOR, recipes=[("good", 0), ("good", 1), ("good", 2), ("poor", 0), ("poor", 2)])
+    found = compare(
+        WORDS, MIDDLING, WORDS, POOR, POOR, recipes=[("good", 0), ("good", 1), ("good", 2), ("poor", 0), ("poor", 2)]
+    )
     assert found.seeds is not None and found.seeds.runs == {"good": ["a", "c"], "poor": ["d", "e"]}
     assert compare(WORDS, POOR, recipes=[("good", 0), ("poor", 1)]).seeds is None
     assert compare(WORDS, POOR).seeds is None

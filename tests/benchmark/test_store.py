@@ -34,7 +34,9 @@ def test_captions_are_kept_for_the_same_model_search_and_files(tmp_path: Path, p
     assert store.captions(KEY, photos) == {}
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format": 1, "key": {}}', b"\xff\xfe", b'{"format": 9, "key": null, "content": 3}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'{"format": 1, "key": {}}', b"\xff\xfe", b'{"format": 9, "key": null, "content": 3}']
+)
 def test_a_damaged_file_counts_as_missing(tmp_path: Path, photos: dict[str, Photo], content: bytes) -> None:
     store = Store(tmp_path / "cache")
     store.keep_captions(KEY, {"one.jpg": "a dog"}, photos)

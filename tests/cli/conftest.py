@@ -11,7 +11,6 @@ from typing import NamedTuple
 import pytest
 from PIL import Image
 
-import captioner
 from captioner.cli import main
 
 WORDS = ["a", "dog", "runs", "on", "grass", "red", "ball"]
@@ -80,7 +79,7 @@ def translator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shipped_translator(translator: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of the tiny translator, as the only model that comes with the program."""
     shutil.copytree(translator, tmp_path / "program" / "assets" / "translator_en_de")
-    monkeypatch.setattr(captioner, "__file__", str(tmp_path / "program" / "captioner" / "__init__.py"))
+    monkeypatch.setattr("captioner.assets.files", lambda package: tmp_path / "program" / package)
     return "translator_en_de"
 
 
@@ -93,7 +92,9 @@ def parallel(tmp_path: Path) -> Path:
     folder.mkdir()
     for split, number in (("train", 10), ("val", 1)):
         for language, lines in (("en", SOURCE), ("de", TARGET)):
-            (folder / f"{split}.{language}").write_text("".join(f"{line}\n" for line in lines * number), encoding="utf-8")
+            (folder / f"{split}.{language}").write_text(
+                "".join(f"{line}\n" for line in lines * number), encoding="utf-8"
+            )
     return folder
 
 
@@ -121,7 +122,10 @@ def dataset(tmp_path: Path) -> Path:
     """A caption file for three good pictures in the split "val" and a missing one in "train"."""
     folder = tmp_path / "dataset"
     paint(folder)
-    rows = [{"image": name, "captions": [f"a {Path(name).stem} dog runs on grass", "the dog runs"], "split": "val"} for name in sorted(COLOURS)]
+    rows = [
+        {"image": name, "captions": [f"a {Path(name).stem} dog runs on grass", "the dog runs"], "split": "val"}
+        for name in sorted(COLOURS)
+    ]
     rows.append({"image": "gone.jpg", "captions": ["a red ball on grass"], "split": "train"})
     file = folder / "captions.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))

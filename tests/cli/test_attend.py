@@ -12,13 +12,25 @@ from captioner.cli import app
 
 @pytest.fixture
 def attend(run, model: Path):
-    return lambda *arguments, **more: run("attend", "--model", model, "--workers", 1, "--device", "cpu", *arguments, **more)
+    return lambda *arguments, **more: run(
+        "attend", "--model", model, "--workers", 1, "--device", "cpu", *arguments, **more
+    )
 
 
 @pytest.mark.parametrize(
-    "kind, magic", [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml"), ("gif", b"GIF8"), ("html", b"<!doctype html>"), ("json", b"{")]
+    "kind, magic",
+    [
+        ("png", b"\x89PNG"),
+        ("pdf", b"%PDF"),
+        ("svg", b"<?xml"),
+        ("gif", b"GIF8"),
+        ("html", b"<!doctype html>"),
+        ("json", b"{"),
+    ],
 )
-def test_one_picture_gives_the_file_that_was_named(attend, photos: Path, tmp_path: Path, kind: str, magic: bytes) -> None:
+def test_one_picture_gives_the_file_that_was_named(
+    attend, photos: Path, tmp_path: Path, kind: str, magic: bytes
+) -> None:
     file = tmp_path / "new" / f"figure.{kind}"
     result = attend(photos / "red.jpg", "-o", file)
     assert (result.code, result.err) == (0, "")
@@ -31,8 +43,16 @@ def test_a_folder_of_pictures_with_a_bad_one(attend, photos: Path, tmp_path: Pat
     output = tmp_path / "figures"
     result = attend(photos, "--recursive", photos / "more" / "deep.jpg", "-o", output, "--format", "json")
     assert result.code == 1
-    assert result.err.splitlines()[0].startswith(f"error: {photos / 'broken.jpg'}: ") and len(result.err.splitlines()) == 1
-    names = ["blue.attention.json", "green.attention.json", "deep.attention.json", "red.attention.json", "deep-2.attention.json"]
+    assert (
+        result.err.splitlines()[0].startswith(f"error: {photos / 'broken.jpg'}: ") and len(result.err.splitlines()) == 1
+    )
+    names = [
+        "blue.attention.json",
+        "green.attention.json",
+        "deep.attention.json",
+        "red.attention.json",
+        "deep-2.attention.json",
+    ]
     assert sorted(path.name for path in output.iterdir()) == sorted(names)
     assert sorted(Path(line.split(": ")[0]).name for line in result.lines) == sorted(names)
     value = json.loads((output / "red.attention.json").read_text())
@@ -51,7 +71,11 @@ def test_one_word_alone_and_photos_whose_caption_lacks_it(attend, photos: Path, 
         str(tmp_path / "one" / Path(name).stem) for name in have
     }
     absent = attend(photos / "red.jpg", "-o", tmp_path / "none.png", "--word", "zebra")
-    assert absent.code == 1 and f"{photos / 'red.jpg'}: there is no word 'zebra'" in absent.err and not (tmp_path / "none.png").exists()
+    assert (
+        absent.code == 1
+        and f"{photos / 'red.jpg'}: there is no word 'zebra'" in absent.err
+        and not (tmp_path / "none.png").exists()
+    )
 
 
 def test_the_n_best(attend, photos: Path, tmp_path: Path) -> None:
@@ -69,11 +93,19 @@ def test_a_folder_gets_png_by_default(attend, photos: Path, tmp_path: Path) -> N
 def test_the_options_of_captioning_hold(attend, run, model: Path, photos: Path, tmp_path: Path) -> None:
     for beam in (1, 3):
         said = run("caption", "--model", model, "--device", "cpu", "--beam", beam, photos / "red.jpg").out
-        assert attend(photos / "red.jpg", "-o", tmp_path / "a.json", "--beam", beam).out == f"{tmp_path / 'a.json'}: {said}"
+        assert (
+            attend(photos / "red.jpg", "-o", tmp_path / "a.json", "--beam", beam).out
+            == f"{tmp_path / 'a.json'}: {said}"
+        )
 
 
 def test_the_length_of_captions_and_what_they_repeat(attend, photos: Path, tmp_path: Path) -> None:
-    assert attend(photos / "red.jpg", "-o", tmp_path / "a.json", "--min-words", 6, "--max-words", 6, "--block-ngram", 1).code == 0
+    assert (
+        attend(
+            photos / "red.jpg", "-o", tmp_path / "a.json", "--min-words", 6, "--max-words", 6, "--block-ngram", 1
+        ).code
+        == 0
+    )
     value = json.loads((tmp_path / "a.json").read_text())
     assert len(value["tokens"]) == len(set(value["tokens"])) == len(value["attention"]) == 6
 
@@ -96,7 +128,13 @@ def test_a_bad_picture_leaves_no_file(attend, photos: Path, tmp_path: Path) -> N
     ],
 )
 def test_wrong_use_is_refused_before_any_work(run, photos: Path, arguments: list[str], said: str) -> None:
-    result = run("attend", photos / "red.jpg", "--model", "/no/such/model", *[argument.format(photos=photos) for argument in arguments])
+    result = run(
+        "attend",
+        photos / "red.jpg",
+        "--model",
+        "/no/such/model",
+        *[argument.format(photos=photos) for argument in arguments],
+    )
     assert result.code == 2 and said in " ".join(result.err.split())
 
 
@@ -108,7 +146,8 @@ def test_the_picture_itself_is_not_written_over(attend, photos: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options, said", [(["--heads", "2.1"], "Transformer"), (["--colours", "mud"], "colour map"), (["--scale", "photo"], "scale: ")]
+    "options, said",
+    [(["--heads", "2.1"], "Transformer"), (["--colours", "mud"], "colour map"), (["--scale", "photo"], "scale: ")],
 )
 def test_settings_that_make_no_sense(attend, photos: Path, tmp_path: Path, options: list[str], said: str) -> None:
     result = attend(photos / "red.jpg", "-o", tmp_path / "figure.png", *options)
@@ -129,8 +168,15 @@ def test_a_model_that_does_not_attend(run, photos: Path, tmp_path: Path) -> None
     with torch.random.fork_rng(devices=[]):
         blind = CaptionModel.build(config, Vocabulary(["a", "dog"]))
     blind.tuned_stages = blind.encoder.stages
-    result = run("attend", "--model", save_model(tmp_path / "blind", blind), photos / "red.jpg", "-o", tmp_path / "figure.png")
-    assert result.code == 1 and "does not attend" in result.err and "show_attend_tell" in result.err and not (tmp_path / "figure.png").exists()
+    result = run(
+        "attend", "--model", save_model(tmp_path / "blind", blind), photos / "red.jpg", "-o", tmp_path / "figure.png"
+    )
+    assert (
+        result.code == 1
+        and "does not attend" in result.err
+        and "show_attend_tell" in result.err
+        and not (tmp_path / "figure.png").exists()
+    )
 
 
 def test_nothing_found(attend, tmp_path: Path) -> None:

@@ -34,7 +34,9 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 FAST = ("--metrics", "BLEU,CIDEr", "--resamples", 100, "--device", "cpu")
 
 
-def test_the_whole_report(run: Run, model: Path, other: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_whole_report(
+    run: Run, model: Path, other: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (dataset.parent / "blue.jpg").write_bytes(b"broken")
     output = tmp_path / "out"
     arguments = (
@@ -59,7 +61,14 @@ def test_the_whole_report(run: Run, model: Path, other: Path, dataset: Path, tmp
     result = run(*arguments)
     assert result.code == 1
     assert result.err.count(f"error: {dataset.parent / 'blue.jpg'}: ") == 1
-    assert sorted(path.name for path in output.iterdir()) == ["benchmark.json", "cache", "photos.html", "plot.png", "table.md", "table.tex"]
+    assert sorted(path.name for path in output.iterdir()) == [
+        "benchmark.json",
+        "cache",
+        "photos.html",
+        "plot.png",
+        "table.md",
+        "table.tex",
+    ]
 
     record = json.loads((output / "benchmark.json").read_text())
     quality, cost = record["quality"], record["cost"]
@@ -70,7 +79,9 @@ def test_the_whole_report(run: Run, model: Path, other: Path, dataset: Path, tmp
     for name, folder in (("tiny", model), ("plain|one", other)):
         from safetensors.numpy import load_file
 
-        weights = {key: value for key, value in load_file(folder / "model.safetensors").items() if key.startswith("decoder.")}
+        weights = {
+            key: value for key, value in load_file(folder / "model.safetensors").items() if key.startswith("decoder.")
+        }
         about = cost[name]["about"]
         assert about["decoder"] == sum(value.size for value in weights.values())
         assert about["memory"]["2"] >= about["memory"]["1"] >= about["before"] > 10
@@ -104,25 +115,52 @@ def test_the_whole_report(run: Run, model: Path, other: Path, dataset: Path, tmp
         run(*arguments, "--fresh")
 
 
-def test_features_stand_for_photos(run: Run, model: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.getloadavg", lambda: (0.5, 0.5, 0.5))  # it stands in the record, and changes between two runs
+def test_features_stand_for_photos(
+    run: Run, model: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "os.getloadavg", lambda: (0.5, 0.5, 0.5)
+    )  # it stands in the record, and changes between two runs
     from captioner.checkpoint import load_model
     from captioner.data.annotations import read_captions
     from captioner.features import build_store
 
-    pictures = [(photo.image_id, photo.path) for photo in read_captions(dataset).split("dev").photos if photo.image_id != "red.jpg"]
+    pictures = [
+        (photo.image_id, photo.path)
+        for photo in read_captions(dataset).split("dev").photos
+        if photo.image_id != "red.jpg"
+    ]
     store = build_store(tmp_path / "features", load_model(model).encoder, pictures, workers=1).store.folder
-    arguments = ("benchmark", model, "--data", dataset, "-o", tmp_path / "out", *FAST, "--rounds", 0, "--features", store, "--photos", 0)
+    arguments = (
+        "benchmark",
+        model,
+        "--data",
+        dataset,
+        "-o",
+        tmp_path / "out",
+        *FAST,
+        "--rounds",
+        0,
+        "--features",
+        store,
+        "--photos",
+        0,
+    )
     result = run(*arguments)
     assert result.code == 1 and "red.jpg: not in the feature store" in result.err
     record = json.loads((tmp_path / "out" / "benchmark.json").read_text())
     assert record["quality"]["images"] == ["blue.jpg", "green.png"] and record["cost"] == {}
     assert not (tmp_path / "out" / "plot.png").exists()
     again = run(*arguments)
-    assert "2 captions are used again" in again.err and json.loads((tmp_path / "out" / "benchmark.json").read_text()) == record
+    assert (
+        "2 captions are used again" in again.err
+        and json.loads((tmp_path / "out" / "benchmark.json").read_text()) == record
+    )
 
 
-def test_bad_models_are_left_out_and_the_next_is_the_baseline(run: Run, model: Path, other: Path, dataset: Path, tmp_path: Path) -> None:
+def test_bad_models_are_left_out_and_the_next_is_the_baseline(
+    run: Run, model: Path, other: Path, dataset: Path, tmp_path: Path
+) -> None:
     damaged = Path(shutil.copytree(model, tmp_path / "damaged"))
     (damaged / "model.safetensors").write_bytes(b"damaged")
     arguments = ("--data", dataset, "-o", tmp_path / "out", *FAST, "--rounds", 0, "--photos", 0)
@@ -131,7 +169,9 @@ def test_bad_models_are_left_out_and_the_next_is_the_baseline(run: Run, model: P
     assert result.code == 1 and len(errors) == 2
     assert "'no_such_model' does not exist" in errors[0] and f"{damaged / 'model.safetensors'}: damaged" in errors[1]
     record = json.loads((tmp_path / "out" / "benchmark.json").read_text())
-    assert list(record["models"]) == ["plain|one", "tiny"] and list(record["quality"]["groups"][0]["differences"]) == ["tiny"]
+    assert list(record["models"]) == ["plain|one", "tiny"] and list(record["quality"]["groups"][0]["differences"]) == [
+        "tiny"
+    ]
     none = run("benchmark", damaged, *arguments)
     assert none.code == 1 and none.err.splitlines()[-1].startswith("error: no model is left to compare")
 
@@ -141,9 +181,15 @@ def test_the_settings_of_the_search_and_malformed_records(run: Run, model: Path,
         file.write('{"captions": ["a dog"], "split": "val"}\n')
     arguments = ("benchmark", model, "--data", dataset, "-o", tmp_path / "out", *FAST, "--rounds", 0, "--photos", 0)
     refused = run(*arguments, "--strict")
-    assert (refused.code, refused.out) == (1, "") and refused.err.startswith(f"error: {dataset}:5: ") and not (tmp_path / "out").exists()
+    assert (
+        (refused.code, refused.out) == (1, "")
+        and refused.err.startswith(f"error: {dataset}:5: ")
+        and not (tmp_path / "out").exists()
+    )
     result = run(*arguments, "--min-words", 6, "--max-words", 6, "--block-ngram", 1)
-    assert result.code == 0 and result.err.startswith(f"captions: 1 malformed record was left out, the first: {dataset}:5: ")
+    assert result.code == 0 and result.err.startswith(
+        f"captions: 1 malformed record was left out, the first: {dataset}:5: "
+    )
     search = json.loads((tmp_path / "out" / "benchmark.json").read_text())["search"]
     assert search == {"min_words": 6, "max_words": 6, "block_ngram": 1}
     (kept,) = (tmp_path / "out" / "cache").glob("captions-*.json")
@@ -158,10 +204,14 @@ def test_a_model_that_cannot_be_timed_is_named(tmp_path: Path) -> None:
 
     costs, errors = time_models({"nobody": Job(str(tmp_path), "cpu", {}, [], [1])}, rounds=1)
     assert costs == {}
-    assert str(errors["nobody"]).startswith("nobody: could not be timed: CheckpointError: ") and "not a model folder" in str(errors["nobody"])
+    assert str(errors["nobody"]).startswith(
+        "nobody: could not be timed: CheckpointError: "
+    ) and "not a model folder" in str(errors["nobody"])
 
 
-def test_means_over_seeds_of_trained_contestants(run: Run, model: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_means_over_seeds_of_trained_contestants(
+    run: Run, model: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told = []
 
     def train(recipe: str, changes: list[str], *, output: Path, resume: bool, console: object) -> Path:
@@ -172,16 +222,32 @@ def test_means_over_seeds_of_trained_contestants(run: Run, model: Path, dataset:
     recipes = ("flickr8k_show_tell", "flickr8k_show_attend_tell")
     arguments = [part for recipe in recipes for part in ("--train", recipe)]
     result = run(
-        *("benchmark", "--data", dataset, "-o", tmp_path / "out", *arguments, "--set", "epochs=2", "--seeds", "0, 1", "--latex"),
+        *(
+            "benchmark",
+            "--data",
+            dataset,
+            "-o",
+            tmp_path / "out",
+            *arguments,
+            "--set",
+            "epochs=2",
+            "--seeds",
+            "0, 1",
+            "--latex",
+        ),
         *(*FAST, "--rounds", 0, "--photos", 1),
     )
     assert result.code == 0, result.err
-    assert told == [(recipe, Path("runs", recipe, f"seed-{seed}"), True, False) for recipe in recipes for seed in (0, 1)]
+    assert told == [
+        (recipe, Path("runs", recipe, f"seed-{seed}"), True, False) for recipe in recipes for seed in (0, 1)
+    ]
     record = json.loads((tmp_path / "out" / "benchmark.json").read_text())
     assert list(record["models"]) == [f"{recipe}, seed {seed}" for recipe in recipes for seed in (0, 1)]
     assert list(record["quality"]["seeds"]["means"]["scores"]) == list(recipes)
     assert record["quality"]["seeds"]["deviations"][recipes[0]]["CIDEr"] == 0
-    assert "## Quality over seeds" in result.out and "tab:captioner-seeds" in (tmp_path / "out" / "table.tex").read_text()
+    assert (
+        "## Quality over seeds" in result.out and "tab:captioner-seeds" in (tmp_path / "out" / "table.tex").read_text()
+    )
 
 
 @pytest.mark.parametrize(
@@ -212,7 +278,19 @@ def test_a_split_without_photos_is_an_error(run: Run, model: Path, dataset: Path
 def test_data_without_splits_is_used_whole(run: Run, model: Path, dataset: Path, tmp_path: Path) -> None:
     names = ("red.jpg", "green.png", "blue.jpg")
     (dataset.parent / "captions.csv").write_text("image,caption\n" + "".join(f"{name},a dog runs\n" for name in names))
-    result = run("benchmark", model, "--data", dataset.parent / "captions.csv", "-o", tmp_path / "out", *FAST, "--rounds", 0, "--photos", 0)
+    result = run(
+        "benchmark",
+        model,
+        "--data",
+        dataset.parent / "captions.csv",
+        "-o",
+        tmp_path / "out",
+        *FAST,
+        "--rounds",
+        0,
+        "--photos",
+        0,
+    )
     assert result.code == 0 and "3 photos." in result.out and "no train split" in result.out
 
 

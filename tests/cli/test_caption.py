@@ -10,7 +10,9 @@ import pytest
 
 @pytest.fixture
 def caption(run, model: Path):
-    return lambda *arguments, **more: run("caption", "--model", model, "--workers", 1, "--device", "cpu", *arguments, **more)
+    return lambda *arguments, **more: run(
+        "caption", "--model", model, "--workers", 1, "--device", "cpu", *arguments, **more
+    )
 
 
 def test_one_picture_gives_its_sentence(caption, photos: Path) -> None:
@@ -24,7 +26,9 @@ def test_a_bad_picture_stops_no_other(caption, photos: Path) -> None:
     alone = caption(photos / "red.jpg").out
     result = caption(photos, photos / "gone.jpg")
     assert result.code == 1
-    assert [line.split(": ")[0] for line in result.lines] == [str(photos / name) for name in ("blue.jpg", "green.png", "red.jpg")]
+    assert [line.split(": ")[0] for line in result.lines] == [
+        str(photos / name) for name in ("blue.jpg", "green.png", "red.jpg")
+    ]
     assert f"{photos / 'red.jpg'}: {alone}" in result.out
     reported = result.err.splitlines()
     assert len(reported) == 2
@@ -88,7 +92,9 @@ def test_output_files(caption, photos: Path, tmp_path: Path, kind: str) -> None:
     text = file.read_text(encoding="utf-8")
     if kind == "csv":
         rows = list(csv.DictReader(text.splitlines()))
-        assert [Path(row["image"]).name for row in rows] == ["blue.jpg"] * 2 + ["broken.jpg"] + ["green.png"] * 2 + ["red.jpg"] * 2
+        assert [Path(row["image"]).name for row in rows] == ["blue.jpg"] * 2 + ["broken.jpg"] + ["green.png"] * 2 + [
+            "red.jpg"
+        ] * 2
         assert [bool(row["caption"]) for row in rows] == [not row["error"] for row in rows]
         assert float(rows[0]["log_probability"]) < 0
     else:
@@ -160,15 +166,26 @@ def test_captions_are_translated(caption, photos: Path, translator: Path) -> Non
         translation = record["translation"]
         assert (translation["language"], translation["text"], translation["source"]) == ("de", text, record["caption"])
         assert "".join(translation["source_tokens"]) == f" {record['caption']}<eos>"
-        assert [len(row) for row in translation["attention"]] == [len(translation["source_tokens"])] * len(translation["tokens"])
+        assert [len(row) for row in translation["attention"]] == [len(translation["source_tokens"])] * len(
+            translation["tokens"]
+        )
         assert len(record["attention"]) == len(record["tokens"])
-    assert caption(photos / "red.jpg", "--translator", translator, "--language", "DE").out == f"{good[0]['translation']['text']}\n"
+    assert (
+        caption(photos / "red.jpg", "--translator", translator, "--language", "DE").out
+        == f"{good[0]['translation']['text']}\n"
+    )
 
 
-def test_a_language_finds_its_shipped_translator(caption, photos: Path, translator: Path, shipped_translator: str) -> None:
+def test_a_language_finds_its_shipped_translator(
+    caption, photos: Path, translator: Path, shipped_translator: str
+) -> None:
     by_language = caption(photos / "red.jpg", "--language", "de")
     assert (by_language.code, by_language.err) == (0, "")
-    assert by_language == caption(photos / "red.jpg", "--translator", translator) == caption(photos / "red.jpg", "--translator", shipped_translator)
+    assert (
+        by_language
+        == caption(photos / "red.jpg", "--translator", translator)
+        == caption(photos / "red.jpg", "--translator", shipped_translator)
+    )
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "json", "csv"])
@@ -183,13 +200,22 @@ def test_files_hold_caption_and_translation(caption, photos: Path, translator: P
         assert [row["language"] for row in rows] == ["" if row["error"] else "de" for row in rows] and len(rows) == 7
     else:
         records = json.loads(text) if kind == "json" else [json.loads(line) for line in text.splitlines()]
-        found = [(one["caption"], one["translation"]["text"]) for record in records if "error" not in record for one in (record, *record["others"])]
-    assert len(found) == 6 and [translation for _, translation in found] == expected(translator, [caption for caption, _ in found])
+        found = [
+            (one["caption"], one["translation"]["text"])
+            for record in records
+            if "error" not in record
+            for one in (record, *record["others"])
+        ]
+    assert len(found) == 6 and [translation for _, translation in found] == expected(
+        translator, [caption for caption, _ in found]
+    )
     lines = caption(photos / "red.jpg", "--n-best", 2, "--translator", translator).lines
     assert [line.split("\t")[0] for line in lines] == [translation for _, translation in found[-2:]]
 
 
-def test_a_language_that_is_not_there(caption, photos: Path, translator: Path, shipped_translator: str, tmp_path: Path) -> None:
+def test_a_language_that_is_not_there(
+    caption, photos: Path, translator: Path, shipped_translator: str, tmp_path: Path
+) -> None:
     result = caption(photos, "--language", "fr")
     assert (result.code, result.out) == (1, "")
     assert "'fr'" in result.err and "Languages that there are: de;" in result.err and "--translator" in result.err

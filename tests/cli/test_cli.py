@@ -41,7 +41,16 @@ def test_help_shows_an_example(command: list[str]) -> None:
 
 
 def test_help_loads_nothing_heavy(repository: Path) -> None:
-    heavy = ["torch", "torchvision", "timm", "numpy", "PIL", "yaml", "nltk", "matplotlib"]  # typer itself may load pydantic
+    heavy = [
+        "torch",
+        "torchvision",
+        "timm",
+        "numpy",
+        "PIL",
+        "yaml",
+        "nltk",
+        "matplotlib",
+    ]  # typer itself may load pydantic
     code = (
         "import runpy, sys\n"
         "sys.argv = ['captioner', 'caption', '--help']\n"

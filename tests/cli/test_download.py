@@ -31,7 +31,9 @@ def captions(*names: str) -> bytes:
 
 
 def karpathy(*names: str, folder: str = "") -> bytes:
-    images = [{"filename": name, "filepath": folder, "split": "val", "sentences": [{"raw": "A dog."}]} for name in names]
+    images = [
+        {"filename": name, "filepath": folder, "split": "val", "sentences": [{"raw": "A dog."}]} for name in names
+    ]
     return json.dumps({"dataset": "tiny", "images": images}).encode()
 
 
@@ -43,7 +45,9 @@ TINY = {
     },
     "val2014.zip": {"val2014/": b"", "val2014/COCO_val2014_000000000003.jpg": photo(3)},
     "annotations_trainval2014.zip": {
-        "annotations/captions_train2014.json": captions("COCO_train2014_000000000001.jpg", "COCO_train2014_000000000002.jpg"),
+        "annotations/captions_train2014.json": captions(
+            "COCO_train2014_000000000001.jpg", "COCO_train2014_000000000002.jpg"
+        ),
         "annotations/captions_val2014.json": captions("COCO_val2014_000000000003.jpg"),
         "annotations/instances_val2014.json": b"{}",
     },
@@ -75,7 +79,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         return dataclasses.replace(archive, url=running.url(name), checksum="", size=size, unpacked=2 * size)
 
     entries: dict[str, DataSet] = {
-        name: dataclasses.replace(CATALOG[name], archives=tuple(tiny(archive) for archive in CATALOG[name].archives)) for name in CATALOG
+        name: dataclasses.replace(CATALOG[name], archives=tuple(tiny(archive) for archive in CATALOG[name].archives))
+        for name in CATALOG
     }
     monkeypatch.setattr(CATALOG, "_entries", entries)
     yield running
@@ -88,7 +93,10 @@ def test_list_shows_sizes_and_terms_and_downloads_nothing(run, tmp_path: Path, m
     assert (result.code, result.err) == (0, "")
     assert "coco  20.4 GB, unpacked about 21.0 GB" in result.lines
     assert "  http://images.cocodataset.org/zips/train2014.zip  13,510,573,713 bytes, sha256" in result.lines
-    assert "  https://github.com/jbrownlee/Datasets/releases/download/Flickr8k/Flickr8k_text.zip  size unknown, md5" in result.lines
+    assert (
+        "  https://github.com/jbrownlee/Datasets/releases/download/Flickr8k/Flickr8k_text.zip  size unknown, md5"
+        in result.lines
+    )
     assert result.out.count("Terms: ") == len(list(CATALOG))
     assert not any(tmp_path.iterdir())
 
@@ -116,10 +124,14 @@ def test_coco_is_where_the_reader_looks(run, server: Server, tmp_path: Path) -> 
 
     asked = len(server.requests)
     again = run("data", "download", "coco", "--to", data)
-    assert again.code == 0 and all("nothing to download" in line for line in again.lines) and len(server.requests) == asked
+    assert (
+        again.code == 0 and all("nothing to download" in line for line in again.lines) and len(server.requests) == asked
+    )
 
 
-def test_splits_and_text_are_where_the_readers_look(run, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_splits_and_text_are_where_the_readers_look(
+    run, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert run("data", "download", "coco", "karpathy-splits", "--delete-archives").code == 0
     assert not list(tmp_path.rglob("*.zip"))
@@ -150,12 +162,17 @@ def test_one_that_fails_does_not_hold_up_the_others(run, server: Server, tmp_pat
     assert "captioner data inspect" not in result.err
 
 
-def test_a_terminal_shows_bars_and_they_leave_no_trace_in_the_results(run, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_shows_bars_and_they_leave_no_trace_in_the_results(
+    run, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     terminal = io.StringIO()
     monkeypatch.setattr(console, "messages", Console(file=terminal, force_terminal=True, width=200, soft_wrap=True))
     server.script = [Answer(cut=100)]  # its bar goes on, or begins anew
     result = run("data", "download", "coco-captions", "--to", tmp_path)
-    assert result.code == 0 and result.out == f"{tmp_path / 'coco' / 'annotations_trainval2014.zip'}: {result.out.partition(': ')[2]}"
+    assert (
+        result.code == 0
+        and result.out == f"{tmp_path / 'coco' / 'annotations_trainval2014.zip'}: {result.out.partition(': ')[2]}"
+    )
     assert "coco/annotations_trainval2014.zip" in terminal.getvalue()
 
 

@@ -34,12 +34,18 @@ def test_table_and_files(run, model: Path, dataset: Path, tmp_path: Path) -> Non
 
     from pycocoevalcap.bleu.bleu import Bleu
 
-    rows = {row["image"]: row["captions"] for row in map(json.loads, dataset.read_text().splitlines()) if row["split"] == "val"}
+    rows = {
+        row["image"]: row["captions"]
+        for row in map(json.loads, dataset.read_text().splitlines())
+        if row["split"] == "val"
+    }
     expected, _ = Bleu(4).compute_score(rows, {entry["image_id"]: [entry["caption"]] for entry in results}, verbose=0)
     assert [written["scores"][f"BLEU-{n}"] for n in (1, 2, 3, 4)] == pytest.approx(expected)
 
 
-def test_features_give_what_pictures_give(run, model: Path, dataset: Path, features: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_give_what_pictures_give(
+    run, model: Path, dataset: Path, features: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # In 32 bits all the way, as the store was made, so that rounding changes no caption.
     import torch
 
@@ -51,11 +57,29 @@ def test_features_give_what_pictures_give(run, model: Path, dataset: Path, featu
     assert json.loads(stored.out)["scores"] == pytest.approx(json.loads(plain.out)["scores"], abs=1e-6)
 
 
-def test_the_settings_of_the_search(run, model: Path, dataset: Path, translator: Path, parallel: Path, tmp_path: Path) -> None:
-    options = ("--beam", 1, "--length-normalisation", 0, "--min-words", 6, "--max-words", 6, "--block-ngram", 1, "--device", "cpu", "--json")
+def test_the_settings_of_the_search(
+    run, model: Path, dataset: Path, translator: Path, parallel: Path, tmp_path: Path
+) -> None:
+    options = (
+        "--beam",
+        1,
+        "--length-normalisation",
+        0,
+        "--min-words",
+        6,
+        "--max-words",
+        6,
+        "--block-ngram",
+        1,
+        "--device",
+        "cpu",
+        "--json",
+    )
     asked = {"width": 1, "length_normalisation": 0.0, "min_words": 6, "max_words": 6, "block_ngram": 1}
     captions = tmp_path / "captions.json"
-    search = json.loads(run("evaluate", model, dataset, *METRICS, *options, "--output-captions", captions).out)["search"]
+    search = json.loads(run("evaluate", model, dataset, *METRICS, *options, "--output-captions", captions).out)[
+        "search"
+    ]
     assert {name: search[name] for name in asked} == asked
     for entry in json.loads(captions.read_text()):
         words = entry["caption"].lower().rstrip(".").split()
@@ -78,7 +102,9 @@ def test_malformed_records_are_reported_in_a_line(run, model: Path, malformed: P
         result = run("evaluate", *arguments, *METRICS, "--json")
         assert result.code == 0 and json.loads(result.out)["images"] == 3
         (line,) = result.err.splitlines()
-        assert line.startswith(f"captions: 2 malformed records were left out, the first: {malformed}:5: the caption is empty; ")
+        assert line.startswith(
+            f"captions: 2 malformed records were left out, the first: {malformed}:5: the caption is empty; "
+        )
         assert line.endswith("`captioner data inspect` lists them, --strict refuses them")
         result = run("evaluate", *arguments, *METRICS, "--strict")
         assert (result.code, result.out, result.err) == (1, "", f"error: {malformed}:5: the caption is empty\n")
@@ -92,7 +118,9 @@ def test_features_of_another_encoder_are_refused(run, model: Path, dataset: Path
     assert "made by another encoder" in result.err
 
 
-def test_features_fit_at_any_precision(run, model: Path, dataset: Path, features: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_fit_at_any_precision(
+    run, model: Path, dataset: Path, features: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
     monkeypatch.setattr("captioner.encoders.base.fast_dtype", lambda device: torch.bfloat16)
@@ -107,8 +135,12 @@ def test_an_unreadable_picture_is_reported(run, model: Path, dataset: Path) -> N
     assert json.loads(result.out)["images"] == 2
 
 
-def test_an_unknown_metric_is_refused_before_captioning(run, model: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("captioner.evaluation.evaluate.generate", lambda *args, **kwargs: pytest.fail("captioned all the same"))
+def test_an_unknown_metric_is_refused_before_captioning(
+    run, model: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "captioner.evaluation.evaluate.generate", lambda *args, **kwargs: pytest.fail("captioned all the same")
+    )
     result = run("evaluate", model, dataset, "--metrics", "BLUE")
     assert result.code == 1
     assert "BLUE" in result.err and "BLEU" in result.err
@@ -125,22 +157,43 @@ def test_captions_of_another_program_are_scored_without_a_model(run, dataset: Pa
     captions = {"red.jpg": "a red dog runs", "green.png": "the dog", "blue.jpg": "grass"}
     file = results(tmp_path / "theirs.json", captions)
     for kind in ("json", "csv"):
-        result = run("evaluate", dataset, "--split", "val", "--captions", file, *METRICS, "--json", "--per-image", tmp_path / f"each.{kind}")
+        result = run(
+            "evaluate",
+            dataset,
+            "--split",
+            "val",
+            "--captions",
+            file,
+            *METRICS,
+            "--json",
+            "--per-image",
+            tmp_path / f"each.{kind}",
+        )
         assert (result.code, result.err) == (0, "")
-    rows = {row["image"]: row["captions"] for row in map(json.loads, dataset.read_text().splitlines()) if row["split"] == "val"}
+    rows = {
+        row["image"]: row["captions"]
+        for row in map(json.loads, dataset.read_text().splitlines())
+        if row["split"] == "val"
+    }
     expected, each = Bleu(4).compute_score(rows, {image: [captions[image]] for image in rows}, verbose=0)
     value = json.loads(result.out)
     assert [value["scores"][f"BLEU-{n}"] for n in (1, 2, 3, 4)] == pytest.approx(expected)
     assert value["images"] == 3 and value["model"] == str(file) and "search" not in value
     written = json.loads((tmp_path / "each.json").read_text())
     assert {row["image_id"]: row["caption"] for row in written} == captions
-    assert [row["BLEU-2"] for row in written] == pytest.approx([each[1][list(rows).index(row["image_id"])] for row in written])
+    assert [row["BLEU-2"] for row in written] == pytest.approx(
+        [each[1][list(rows).index(row["image_id"])] for row in written]
+    )
     with open(tmp_path / "each.csv", encoding="utf-8", newline="") as table:
-        assert [float(row["CIDEr"]) for row in csv.DictReader(table)] == pytest.approx([row["CIDEr"] for row in written])
+        assert [float(row["CIDEr"]) for row in csv.DictReader(table)] == pytest.approx(
+            [row["CIDEr"] for row in written]
+        )
 
 
 def test_ids_that_are_unknown_or_missing_are_told_and_the_rest_is_scored(run, dataset: Path, tmp_path: Path) -> None:
-    file = results(tmp_path / "theirs.json", {"red.jpg": "a red dog runs", "blue.jpg": "a dog", "nobody.jpg": "a cat", 7: "a cow"})
+    file = results(
+        tmp_path / "theirs.json", {"red.jpg": "a red dog runs", "blue.jpg": "a dog", "nobody.jpg": "a cat", 7: "a cow"}
+    )
     result = run("evaluate", dataset, "--split", "val", "--captions", file, *METRICS, "--json")
     assert result.code == 1 and json.loads(result.out)["images"] == 2
     first, second = result.err.splitlines()
@@ -150,8 +203,15 @@ def test_ids_that_are_unknown_or_missing_are_told_and_the_rest_is_scored(run, da
 
 def test_captions_of_other_photos_altogether(run, dataset: Path, tmp_path: Path) -> None:
     file = results(tmp_path / "theirs.json", {1: "a cat"})
-    result = run("evaluate", dataset, "--split", "val", "--captions", file, *METRICS, "--output-scores", tmp_path / "scores.json")
-    assert (result.code, result.out) == (1, "") and "no caption is of a photo" in result.err and "'1'" in result.err and "'blue.jpg'" in result.err
+    result = run(
+        "evaluate", dataset, "--split", "val", "--captions", file, *METRICS, "--output-scores", tmp_path / "scores.json"
+    )
+    assert (
+        (result.code, result.out) == (1, "")
+        and "no caption is of a photo" in result.err
+        and "'1'" in result.err
+        and "'blue.jpg'" in result.err
+    )
     assert not (tmp_path / "scores.json").exists()
 
 
@@ -163,12 +223,20 @@ def test_ids_are_the_same_with_and_without_zeros(run, tmp_path: Path) -> None:
     assert result.code == 0 and json.loads(result.out)["scores"]["BLEU-4"] == pytest.approx(1, abs=1e-3)
 
 
-MODELS_ONLY = [("--beam", "2"), ("--length-normalisation", "0"), ("--min-words", "0"), ("--max-words", "9"), ("--block-ngram", "0")]
+MODELS_ONLY = [
+    ("--beam", "2"),
+    ("--length-normalisation", "0"),
+    ("--min-words", "0"),
+    ("--max-words", "9"),
+    ("--block-ngram", "0"),
+]
 MODELS_ONLY += [("--features", "store"), ("--output-captions", "mine.json")]
 
 
 @pytest.mark.parametrize("option", MODELS_ONLY)
-def test_what_is_for_models_is_refused_for_captions(run, dataset: Path, tmp_path: Path, option: tuple[str, ...]) -> None:
+def test_what_is_for_models_is_refused_for_captions(
+    run, dataset: Path, tmp_path: Path, option: tuple[str, ...]
+) -> None:
     file = results(tmp_path / "theirs.json", {"red.jpg": "a red dog runs"})
     result = run("evaluate", dataset, "--captions", file, *option)
     assert (result.code, result.out) == (2, "") and option[0] in result.err
@@ -179,13 +247,18 @@ def test_what_is_for_models_is_refused_for_captions(run, dataset: Path, tmp_path
 @pytest.fixture
 def unlabelled(dataset: Path) -> Path:
     """COCO's list of photos whose captions are kept back."""
-    images = [{"id": number, "file_name": name, "width": 80, "height": 60} for number, name in enumerate(("red.jpg", "green.png"), start=581)]
+    images = [
+        {"id": number, "file_name": name, "width": 80, "height": 60}
+        for number, name in enumerate(("red.jpg", "green.png"), start=581)
+    ]
     file = dataset.parent / "image_info_test2014.json"
     file.write_text(json.dumps({"info": {}, "images": images, "categories": []}))
     return file
 
 
-def test_the_test_servers_file_of_a_split_without_references(run, model: Path, unlabelled: Path, tmp_path: Path) -> None:
+def test_the_test_servers_file_of_a_split_without_references(
+    run, model: Path, unlabelled: Path, tmp_path: Path
+) -> None:
     output = tmp_path / "captions_test2014_tiny_results.json"
     result = run("evaluate", model, unlabelled, "--output-captions", output)
     assert result.code == 0 and "nothing is scored" in result.err
@@ -210,14 +283,21 @@ def test_a_split_without_references_and_nowhere_to_write(run, model: Path, unlab
 @pytest.fixture
 def boxes(dataset: Path) -> Path:
     images = [{"id": name, "width": 80, "height": 60} for name in ("red.jpg", "green.png")]
-    annotations = [{"id": n, "image_id": image["id"], "category_id": 18, "bbox": [10, 10, 40, 40], "iscrowd": 0} for n, image in enumerate(images)]
+    annotations = [
+        {"id": n, "image_id": image["id"], "category_id": 18, "bbox": [10, 10, 40, 40], "iscrowd": 0}
+        for n, image in enumerate(images)
+    ]
     file = dataset.parent / "instances.json"
-    file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": [{"id": 18, "name": "dog"}]}))
+    file.write_text(
+        json.dumps({"images": images, "annotations": annotations, "categories": [{"id": 18, "name": "dog"}]})
+    )
     return file
 
 
 def test_attention_is_held_against_boxes(run, model: Path, dataset: Path, boxes: Path) -> None:
-    told = json.loads(run("evaluate", model, dataset, "--split", "val", "--grounding", boxes, "--json", "--device", "cpu").out)
+    told = json.loads(
+        run("evaluate", model, dataset, "--split", "val", "--grounding", boxes, "--json", "--device", "cpu").out
+    )
     references = told["grounding"]["references"]
     assert told["images"] == 2 and references["words"] == 4 and list(references["classes"]) == ["dog"]
     assert references["scores"]["mass, even"]["value"] == pytest.approx(40 * 40 / (80 * 60))
@@ -228,7 +308,9 @@ def test_attention_is_held_against_boxes(run, model: Path, dataset: Path, boxes:
 def test_boxes_of_other_photos(run, model: Path, dataset: Path, boxes: Path) -> None:
     boxes.write_text(boxes.read_text().replace("red.jpg", "1").replace("green.png", "2"))
     result = run("evaluate", model, dataset, "--split", "val", "--grounding", boxes)
-    assert (result.code, result.out) == (1, "") and str(boxes) in result.err and "image ids must be the same" in result.err
+    assert (
+        (result.code, result.out) == (1, "") and str(boxes) in result.err and "image ids must be the same" in result.err
+    )
 
 
 def test_an_unknown_split_names_those_there_are(run, model: Path, dataset: Path) -> None:
@@ -240,11 +322,15 @@ def test_an_unknown_split_names_those_there_are(run, model: Path, dataset: Path)
 def test_translations_are_scored_by_sacrebleu(run, translator: Path, parallel: Path, tmp_path: Path) -> None:
     sacrebleu = pytest.importorskip("sacrebleu")
     texts, scores = tmp_path / "texts.json", tmp_path / "scores.json"
-    result = run("evaluate", translator, parallel, "--device", "cpu", "--output-captions", texts, "--output-scores", scores)
+    result = run(
+        "evaluate", translator, parallel, "--device", "cpu", "--output-captions", texts, "--output-scores", scores
+    )
     assert (result.code, result.err) == (0, "")
     found, written = json.loads(texts.read_text()), json.loads(scores.read_text())
     for key, language in (("source", "en"), ("reference", "de")):
-        assert [entry[key] for entry in found] == (parallel / f"val.{language}").read_text(encoding="utf-8").splitlines()
+        assert [entry[key] for entry in found] == (parallel / f"val.{language}").read_text(
+            encoding="utf-8"
+        ).splitlines()
 
     from captioner import Translator
 
@@ -264,7 +350,10 @@ def test_translations_are_scored_by_sacrebleu(run, translator: Path, parallel: P
 
 def test_a_shipped_translator_is_found_by_its_name(run, shipped_translator: str, parallel: Path) -> None:
     pytest.importorskip("sacrebleu")
-    assert json.loads(run("evaluate", shipped_translator, parallel, "--json", "--device", "cpu").out)["model"] == shipped_translator
+    assert (
+        json.loads(run("evaluate", shipped_translator, parallel, "--json", "--device", "cpu").out)["model"]
+        == shipped_translator
+    )
 
 
 def test_a_pair_with_an_empty_sentence_is_reported(run, translator: Path, parallel: Path) -> None:
@@ -277,8 +366,12 @@ def test_a_pair_with_an_empty_sentence_is_reported(run, translator: Path, parall
     assert json.loads(result.out)["sentences"] == 4 and len(json.loads(result.out)["unreadable"]) == 1
 
 
-@pytest.mark.parametrize("option", [("--metrics", "BLEU"), ("--features", "store"), ("--restval",), ("--strict",), ("--images", ".")])
-def test_what_is_for_captioners_is_refused_for_translators(run, translator: Path, parallel: Path, option: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "option", [("--metrics", "BLEU"), ("--features", "store"), ("--restval",), ("--strict",), ("--images", ".")]
+)
+def test_what_is_for_captioners_is_refused_for_translators(
+    run, translator: Path, parallel: Path, option: tuple[str, ...]
+) -> None:
     result = run("evaluate", translator, parallel, *option)
     assert (result.code, result.out) == (2, "") and option[0] in result.err
 

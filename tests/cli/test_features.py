@@ -42,7 +42,10 @@ def test_build_and_again(run, dataset: Path, tmp_path: Path) -> None:
 
 def test_of_a_model_and_without_its_last_stages(run, dataset: Path, model: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
-    assert run("features", dataset, "-o", store, "--split", "dev", "--model", model, "--cut", 1, "--device", "cpu").code == 0
+    assert (
+        run("features", dataset, "-o", store, "--split", "dev", "--model", model, "--cut", 1, "--device", "cpu").code
+        == 0
+    )
     captions, scores = tmp_path / "captions.json", ("--metrics", "BLEU", "--device", "cpu")
     assert run("evaluate", model, dataset, "--features", store, *scores, "--output-captions", captions).code == 0
     from_store = json.loads(captions.read_text())
@@ -69,7 +72,9 @@ def test_another_encoder_is_refused(run, dataset: Path, tmp_path: Path) -> None:
     assert json.loads((store / "plan.json").read_text())["transform"]["fit"] == "squash"
 
 
-def test_the_store_is_known_by_the_weights_before_rounding(run, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_store_is_known_by_the_weights_before_rounding(
+    run, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("captioner.backend.fast_dtype", lambda device: torch.bfloat16)
     run("features", dataset, "-o", tmp_path / "store", "--split", "val", *BUILD)
     encoder = models.build_encoder({"name": "grid", "backbone": "test_efficientnet", "size": 64})
@@ -100,7 +105,21 @@ def test_a_wrong_setting(run, dataset: Path, tmp_path: Path) -> None:
 def test_regions(run, dataset: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     settings = ("--set", "regions=12", "--set", "features=head", "--size", 64)
-    built = run("features", dataset, "-o", store, "--split", "val", "--encoder", "regions", *settings, "--device", "cpu", "--workers", 1)
+    built = run(
+        "features",
+        dataset,
+        "-o",
+        store,
+        "--split",
+        "val",
+        "--encoder",
+        "regions",
+        *settings,
+        "--device",
+        "cpu",
+        "--workers",
+        1,
+    )
     assert (built.code, built.err) == (0, "")
     assert ": 3 pictures, 12 places of 512 features, " in built.out
     vectors, boxes = np.load(store / "00000.npy"), np.load(store / "00000-boxes.npy")
@@ -120,7 +139,9 @@ def test_regions(run, dataset: Path, tmp_path: Path) -> None:
         (("--set", "backbone"), "write it as key=value"),
     ],
 )
-def test_a_setting_that_makes_no_sense(run, dataset: Path, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+def test_a_setting_that_makes_no_sense(
+    run, dataset: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
     result = run("features", dataset, "-o", tmp_path / "store", *arguments)
     assert result.code != 0 and message in " ".join(result.err.split())
     assert not (tmp_path / "store").exists()
@@ -157,7 +178,9 @@ precision: 32-true
     assert trained.code == 0 and "--cut" not in trained.err, trained.err
 
 
-@pytest.mark.parametrize("option", [("--cut", 1), ("--flips",), ("--size", 64), ("--encoder", "regions"), ("--split", "dev")])
+@pytest.mark.parametrize(
+    "option", [("--cut", 1), ("--flips",), ("--size", 64), ("--encoder", "regions"), ("--split", "dev")]
+)
 def test_what_a_recipe_says_is_not_said_twice(run, option: tuple[object, ...]) -> None:
     result = run("features", "flickr8k_show_attend_tell", "-o", "store", *option)
     assert result.code == 2 and str(option[0]) in result.err and "--set" in result.err
@@ -168,8 +191,19 @@ def test_data_need_a_folder_to_go_to(run, dataset: Path) -> None:
 
 
 def test_a_recipe_that_needs_no_features(run, dataset: Path, tmp_path: Path) -> None:
-    settings = (f"data.path={dataset}", "fine_tune.from_epoch=1", "fine_tune.stages=null", "model.encoder.backbone=test_efficientnet")
-    result = run("features", "flickr8k_show_attend_tell", *(part for setting in settings for part in ("--set", setting)), "--device", "cpu")
+    settings = (
+        f"data.path={dataset}",
+        "fine_tune.from_epoch=1",
+        "fine_tune.stages=null",
+        "model.encoder.backbone=test_efficientnet",
+    )
+    result = run(
+        "features",
+        "flickr8k_show_attend_tell",
+        *(part for setting in settings for part in ("--set", setting)),
+        "--device",
+        "cpu",
+    )
     assert result.code == 1 and "nothing to store" in result.err
 
 

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import json
 
-from captioner.checkpoint import DEFAULT, shipped
+from captioner.assets import shipped
+from captioner.checkpoint import DEFAULT
 from captioner.decoders import DECODERS
 from captioner.encoders import REFINERS
 from captioner.encoders.sequence import TEXT_ENCODERS
@@ -31,5 +32,10 @@ def test_a_shipped_translator_is_listed(run, shipped_translator: str) -> None:
     (line,) = (line for line in run("models").lines if shipped_translator in line)
     assert "12.3" in line and "en to de, multi30k/train, 4 pairs" in line
     (model,) = json.loads(run("models", "--json").out)["models"].values()
-    assert (model["kind"], model["languages"], model["pairs"], model["scores"]) == ("translator", ["en", "de"], 4, {"BLEU": 0.123})
+    assert (model["kind"], model["languages"], model["pairs"], model["scores"]) == (
+        "translator",
+        ["en", "de"],
+        4,
+        {"BLEU": 0.123},
+    )
     assert (model["encoder"], model["refiner"], model["decoder"]) == ("sequence", None, "show_attend_tell")

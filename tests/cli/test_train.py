@@ -41,13 +41,17 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         ("multi30k_transformer", "translator"),
     ],
 )
-def test_a_recipe_goes_to_the_training_of_its_kind(run, trained: list[Any], tmp_path: Path, recipe: str, kind: str) -> None:
+def test_a_recipe_goes_to_the_training_of_its_kind(
+    run, trained: list[Any], tmp_path: Path, recipe: str, kind: str
+) -> None:
     if ":" in recipe:
         (tmp_path / "recipe.yaml").write_text(recipe)
         recipe = str(tmp_path / "recipe.yaml")
     result = run("train", recipe, "--set", "a.b=1", "--set", "seed=2", "--output", "models/mine", "--resume")
     assert result == (0, "models/mine\n", "")
-    assert trained == [(kind, (recipe,), {"changes": ["a.b=1", "seed=2"], "output": Path("models/mine"), "resume": True})]
+    assert trained == [
+        (kind, (recipe,), {"changes": ["a.b=1", "seed=2"], "output": Path("models/mine"), "resume": True})
+    ]
 
 
 def test_a_change_can_make_it_a_translator(run, trained: list[Any], tmp_path: Path) -> None:
@@ -56,11 +60,17 @@ def test_a_change_can_make_it_a_translator(run, trained: list[Any], tmp_path: Pa
     assert trained[0][0] == "translator"
 
 
-@pytest.mark.parametrize(("wrong", "right"), [("multi30k_atention", "multi30k_attention"), ("flickr8k_show_tel", "flickr8k_show_tell")])
+@pytest.mark.parametrize(
+    ("wrong", "right"), [("multi30k_atention", "multi30k_attention"), ("flickr8k_show_tel", "flickr8k_show_tell")]
+)
 def test_a_near_miss_of_either_kind_is_suggested(run, trained: list[Any], wrong: str, right: str) -> None:
     result = run("train", wrong)
     assert (result.code, result.out, trained) == (1, "", [])
-    assert f"Did you mean '{right}'" in result.err and "flickr8k_show_attend_tell" in result.err and "multi30k_seq2seq" in result.err
+    assert (
+        f"Did you mean '{right}'" in result.err
+        and "flickr8k_show_attend_tell" in result.err
+        and "multi30k_seq2seq" in result.err
+    )
 
 
 def test_a_missing_recipe_is_an_error(run, tmp_path: Path) -> None:
@@ -85,7 +95,14 @@ def test_shipped_recipes_are_listed_and_printed(run, repository: Path) -> None:
 
 def test_a_translator_is_trained_scored_and_used(run, parallel: Path, tmp_path: Path) -> None:
     pytest.importorskip("sacrebleu")
-    settings = {"data.path": str(parallel), "data.merges": 30, "model.encoder": TEXT, "model.decoder": DECODER, "epochs": 1, "device": "cpu"}
+    settings = {
+        "data.path": str(parallel),
+        "data.merges": 30,
+        "model.encoder": TEXT,
+        "model.decoder": DECODER,
+        "epochs": 1,
+        "device": "cpu",
+    }
     changes = [part for key, value in settings.items() for part in ("--set", f"{key}={json.dumps(value)}")]
     result = run("train", "multi30k_attention", *changes, "--output", tmp_path / "run")
     assert (result.code, result.out) == (0, f"{tmp_path / 'run' / 'best'}\n"), result.err

@@ -60,6 +60,9 @@ def test_the_beam_can_be_chosen(translate, translator: Path) -> None:
 def test_errors_are_clear(translate, run, model: Path, tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes("a dog\na caf\u00e9\n".encode("latin-1"))
     result = translate(tmp_path / "latin.txt")
-    assert result.code == 1 and result.err == f"error: {tmp_path / 'latin.txt'}:2: not UTF-8 text (byte 5); convert it to UTF-8\n"
+    assert (
+        result.code == 1
+        and result.err == f"error: {tmp_path / 'latin.txt'}:2: not UTF-8 text (byte 5); convert it to UTF-8\n"
+    )
     assert translate(tmp_path / "none.txt") == (1, "", f"error: {tmp_path / 'none.txt'}: No such file or directory\n")
     assert "is a captioner and not a translator" in run("translate", model, stdin="a dog").err

@@ -16,7 +16,9 @@ from captioner.data.dataset import Photo
 from captioner.text.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
 
 CAPTIONS = (2, 5, 1, 5, 3, 5, 4)  # of each photo
-PHOTOS = [Photo(str(i), Path(f"{i}.jpg"), "train", tuple(f"caption {j}" for j in range(n))) for i, n in enumerate(CAPTIONS)]
+PHOTOS = [
+    Photo(str(i), Path(f"{i}.jpg"), "train", tuple(f"caption {j}" for j in range(n))) for i, n in enumerate(CAPTIONS)
+]
 
 
 def sampler(*, batch_size: int = 3, per_image: int = 5, flips: bool = True, seed: int = 7) -> Sampler:
@@ -28,7 +30,9 @@ def threads() -> list[threading.Thread]:
 
 
 def test_captions_are_shifted_and_padded() -> None:
-    batch = Captions.collate([[[BOS, 5, 6, EOS], [BOS, EOS]], [], [[BOS, 7, 8]]])  # the last one was cut and has no <eos>
+    batch = Captions.collate(
+        [[[BOS, 5, 6, EOS], [BOS, EOS]], [], [[BOS, 7, 8]]]
+    )  # the last one was cut and has no <eos>
     assert batch.inputs.tolist() == [
         [[BOS, 5, 6], [BOS, PAD, PAD]],
         [[PAD, PAD, PAD], [PAD, PAD, PAD]],
@@ -40,7 +44,10 @@ def test_captions_are_shifted_and_padded() -> None:
 
 def test_targets_are_the_next_words_in_the_order_of_the_real_inputs() -> None:
     random = torch.Generator().manual_seed(0)
-    captions = [[[BOS, *torch.randint(UNK, 99, (n,), generator=random).tolist(), EOS] for n in sizes] for sizes in ((4, 9, 1), (7,), (2, 2))]
+    captions = [
+        [[BOS, *torch.randint(UNK, 99, (n,), generator=random).tolist(), EOS] for n in sizes]
+        for sizes in ((4, 9, 1), (7,), (2, 2))
+    ]
     batch = Captions.collate(captions)
     inputs, targets = iter(batch.inputs[batch.inputs != PAD].tolist()), iter(batch.targets.tolist())
     for caption in itertools.chain(*captions):
@@ -67,7 +74,9 @@ def test_a_sample_is_collated_from_the_captions_it_chose() -> None:
 
 
 def test_long_captions_are_cut() -> None:
-    encoded = EncodedCaptions([Photo("a", Path("a.jpg"), "train", ("one two three four",))], Vocabulary(["one", "two", "three"]), max_words=3)
+    encoded = EncodedCaptions(
+        [Photo("a", Path("a.jpg"), "train", ("one two three four",))], Vocabulary(["one", "two", "three"]), max_words=3
+    )
     assert encoded.numbers == [[[BOS, 4, 5, 6]]]
 
 
@@ -87,7 +96,9 @@ def test_a_photo_lends_so_many_different_captions(per_image: int) -> None:
             for photo, chosen in zip(sample.photos, sample.captions, strict=True):
                 assert len(chosen) == len(set(chosen)) == min(per_image, CAPTIONS[photo])
                 seen |= {(photo, caption) for caption in chosen}
-    assert seen == {(photo, caption) for photo, n in enumerate(CAPTIONS) for caption in range(n)}  # none is left out for ever
+    assert seen == {
+        (photo, caption) for photo, n in enumerate(CAPTIONS) for caption in range(n)
+    }  # none is left out for ever
 
 
 def test_the_same_seed_and_epoch_draw_the_same_whatever_came_before() -> None:

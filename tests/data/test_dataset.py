@@ -10,7 +10,9 @@ from captioner.data.dataset import CaptionData, Photo, Problem, merge
 from captioner.errors import AnnotationError
 
 
-def data_of(name: str, *photos: tuple[str, str], format: str = "csv", problems: tuple[Problem, ...] = ()) -> CaptionData:
+def data_of(
+    name: str, *photos: tuple[str, str], format: str = "csv", problems: tuple[Problem, ...] = ()
+) -> CaptionData:
     made = tuple(Photo(image_id, Path(name) / image_id, split, ("x",)) for image_id, split in photos)
     return CaptionData(name, format, made, problems)
 
@@ -37,7 +39,10 @@ def test_restval_alone_can_be_the_train_split() -> None:
 def test_a_complaint_counts_what_was_left_out_and_names_the_first() -> None:
     assert data_of("set", ("a", "train")).complaint() is None
     one = data_of("set", ("a", "train"), problems=(Problem("f.csv:3", "the caption is empty"),))
-    assert one.complaint() == "set: 1 malformed record was left out, the first: f.csv:3: the caption is empty; `captioner data inspect` lists them"
+    assert (
+        one.complaint()
+        == "set: 1 malformed record was left out, the first: f.csv:3: the caption is empty; `captioner data inspect` lists them"
+    )
     many = data_of("set", ("a", "train"), problems=one.problems * 1234).complaint()
     assert many is not None and many.startswith("set: 1,234 malformed records were left out, the first: f.csv:3: ")
 

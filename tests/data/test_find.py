@@ -103,6 +103,19 @@ def test_finding_is_lazy(album: Path) -> None:
 
 
 def test_extensions_are_lower_case_and_cover_what_is_read() -> None:
-    assert {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".hif"} <= IMAGE_EXTENSIONS
+    assert {
+        ".jpg",
+        ".jpeg",
+        ".png",
+        ".webp",
+        ".gif",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".avif",
+        ".heic",
+        ".heif",
+        ".hif",
+    } <= IMAGE_EXTENSIONS
     assert not {".txt", ".eps", ".svg", ".pdf", ".mp4", ""} & IMAGE_EXTENSIONS
     assert all(name == name.lower() and name.startswith(".") for name in IMAGE_EXTENSIONS)

@@ -259,10 +259,16 @@ def test_a_damaged_heic_is_an_error_that_names_the_file(cut: int, tmp_path: Path
     path = tmp_path / "IMG_0001.HEIC"
     path.write_bytes(heic(scene())[:cut])
     error = refusal(path)
-    assert error.source == str(path) and error.reason.startswith("damaged or truncated HEIC (") and "fresh copy" in error.reason
+    assert (
+        error.source == str(path)
+        and error.reason.startswith("damaged or truncated HEIC (")
+        and "fresh copy" in error.reason
+    )
 
 
-def test_a_heic_that_hides_a_huge_picture_behind_a_crop_is_refused_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_heic_that_hides_a_huge_picture_behind_a_crop_is_refused_before_decoding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     content = heic(scene(80, 60))  # coded as 80 x 64, and cropped
     assert b"clap" in content and load_image(content, max_pixels=4800).size == (80, 60)
     assert "80 x 60 is 4,800 pixels, above the limit of 4,799" in refusal(content, max_pixels=4799).reason

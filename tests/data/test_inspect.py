@@ -39,7 +39,9 @@ def data(tmp_path: Path) -> CaptionData:
         "f": ("restval", ("the bird",)),
     }
     photos = tuple(Photo(name, tmp_path / f"{name}.jpg", split, texts) for name, (split, texts) in captions.items())
-    return CaptionData("set", "csv", photos, (Problem("set.csv:9", "the caption is empty"), Problem("set.csv:12", "bad")))
+    return CaptionData(
+        "set", "csv", photos, (Problem("set.csv:9", "the caption is empty"), Problem("set.csv:12", "bad"))
+    )
 
 
 def words(caption: str) -> list[str]:
@@ -47,7 +49,9 @@ def words(caption: str) -> list[str]:
 
 
 def inspect(data: CaptionData, *, min_count: int = 2, check_files: bool = True, check_pictures: bool = False) -> Report:
-    return inspect_captions(data, tokenize=words, min_count=min_count, check_files=check_files, check_pictures=check_pictures)
+    return inspect_captions(
+        data, tokenize=words, min_count=min_count, check_files=check_files, check_pictures=check_pictures
+    )
 
 
 def test_splits_are_counted(data: CaptionData) -> None:
@@ -94,7 +98,9 @@ def test_missing_twin_and_leaked_files_are_found(data: CaptionData, tmp_path: Pa
     assert report.leaks == report.duplicates
 
 
-@pytest.mark.parametrize(("splits", "leaks"), [(("train", "restval"), 0), (("train", "train"), 0), (("val", "test"), 1)])
+@pytest.mark.parametrize(
+    ("splits", "leaks"), [(("train", "restval"), 0), (("train", "train"), 0), (("val", "test"), 1)]
+)
 def test_only_twins_in_different_splits_leak(tmp_path: Path, splits: tuple[str, str], leaks: int) -> None:
     photos = []
     for name, split in zip("ab", splits, strict=True):
@@ -173,7 +179,9 @@ def test_long_lists_are_cut_but_counted(data: CaptionData) -> None:
 
 def test_progress_runs_to_the_end_over_the_files_that_are_read(data: CaptionData) -> None:
     calls: list[tuple[int, int]] = []
-    inspect_captions(data, tokenize=words, check_pictures=True, progress=lambda done, total: calls.append((done, total)))
+    inspect_captions(
+        data, tokenize=words, check_pictures=True, progress=lambda done, total: calls.append((done, total))
+    )
     assert calls == [(done, 5) for done in range(1, 6)]
 
 

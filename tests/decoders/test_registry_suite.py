@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from captioner import backend
-from captioner.decoders import DECODERS, Taught
+from captioner.decoders import DECODERS, DecoderOutput
 from captioner.text.vocabulary import BOS, PAD
 from tests.builders import LENGTHS, WORDS, build_decoder, build_memory, build_tokens, spread_out, step_by_step
 
@@ -25,7 +25,7 @@ def without_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "can_compile", lambda: False)
 
 
-def assert_same(told: Taught, expected: Taught, tolerance: float = 1e-10) -> None:
+def assert_same(told: DecoderOutput, expected: DecoderOutput, tolerance: float = 1e-10) -> None:
     """Hold two results to be the same, attention included."""
     torch.testing.assert_close(told.logits, expected.logits, rtol=0, atol=tolerance)
     assert (told.attention is None) == (expected.attention is None)
@@ -33,12 +33,12 @@ def assert_same(told: Taught, expected: Taught, tolerance: float = 1e-10) -> Non
         torch.testing.assert_close(told.attention, expected.attention, rtol=0, atol=tolerance)
 
 
-def part_of(told: Taught, tokens: Tensor, index: Any) -> Taught:
+def part_of(told: DecoderOutput, tokens: Tensor, index: Any) -> DecoderOutput:
     """Return the result for ``tokens[index]`` out of that for ``tokens``."""
     real = tokens[index] != PAD
     logits, attention = (None if part is None else spread_out(part, tokens)[index][real] for part in told[:2])
     assert logits is not None
-    return Taught(logits, attention)
+    return DecoderOutput(logits, attention)
 
 
 @pytest.mark.parametrize("masked", [True, False])
@@ -75,16 +75,20 @@ def test_picking_hypotheses_and_images_is_as_if_they_had_been_written_so(name: s
     for word in words.unbind(-1):
         state = decoder.step(word, state).state
 
-    parents, images, last = torch.tensor([[1, 0, 1], [1, 1, 1], [0, 0, 1]]), torch.tensor([2, 0]), torch.tensor([[5, 10, 11], [12, 4, 3]])
+    parents, images, last = (
+        torch.tensor([[1, 0, 1], [1, 1, 1], [0, 0, 1]]),
+        torch.tensor([2, 0]),
+        torch.tensor([[5, 10, 11], [12, 4, 3]]),
+    )
     step = decoder.step(last, state.pick(parents, images=images))
 
     histories = torch.cat([words[torch.arange(3).unsqueeze(1), parents][images], last.unsqueeze(-1)], dim=-1)
     expected = decoder(memory[images], histories)
     ends = torch.zeros_like(histories, dtype=torch.bool)
     ends[..., -1] = True
-    picked = Taught(step.logits.flatten(0, 1), None if step.attention is None else step.attention.flatten(0, 1))
+    picked = DecoderOutput(step.logits.flatten(0, 1), None if step.attention is None else step.attention.flatten(0, 1))
     attention = None if expected.attention is None else expected.attention[ends.flatten()]
-    assert_same(picked, Taught(expected.logits[ends.flatten()], attention))
+    assert_same(picked, DecoderOutput(expected.logits[ends.flatten()], attention))
 
 
 def test_what_hypotheses_share_is_never_copied(name: str) -> None:
@@ -92,7 +96,9 @@ def test_what_hypotheses_share_is_never_copied(name: str) -> None:
     start = decoder.start(build_memory(images=2))
     wide = start.pick(torch.zeros(2, 5, dtype=torch.long))
     state = decoder.step(torch.full((2, 5), BOS), wide).state
-    assert {key: tensor.data_ptr() for key, tensor in state.images.items()} == {key: tensor.data_ptr() for key, tensor in start.images.items()}
+    assert {key: tensor.data_ptr() for key, tensor in state.images.items()} == {
+        key: tensor.data_ptr() for key, tensor in start.images.items()
+    }
     assert all(tensor.shape[:2] == (2, 5) for tensor in state.hypotheses.values())
 
 
@@ -108,7 +114,7 @@ def test_attention_lies_on_real_places_and_sums_to_one(name: str) -> None:
         assert told.attention.std(0).max() > 0.05, "it always looks at the same place"
 
 
-def near(told: Taught, expected: Taught) -> None:
+def near(told: DecoderOutput, expected: DecoderOutput) -> None:
     """Hold a 16-bit result to be finite and to give nearly the same probabilities."""
     assert (told.logits.double().softmax(-1) - expected.logits.softmax(-1)).abs().max() < 0.02
     if told.attention is not None and expected.attention is not None:
@@ -137,12 +143,14 @@ def test_autocast_learns_what_32_bits_learn(name: str) -> None:
     decoder, memory, tokens = build_decoder(name).float(), build_memory().to(dtype=torch.float32), build_tokens()
     targets = tokens[tokens != PAD]
 
-    def learn(autocast: bool) -> tuple[Taught, Tensor]:
+    def learn(autocast: bool) -> tuple[DecoderOutput, Tensor]:
         decoder.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             told = decoder(memory, tokens)
         F.cross_entropy(told.logits.float(), targets).backward()
-        return told, nn.utils.parameters_to_vector([torch.zeros_like(p) if p.grad is None else p.grad for p in decoder.parameters()])
+        return told, nn.utils.parameters_to_vector(
+            [torch.zeros_like(p) if p.grad is None else p.grad for p in decoder.parameters()]
+        )
 
     (told, gradient), (expected, reference) = learn(True), learn(False)
     near(told, expected)
@@ -177,12 +185,21 @@ def test_a_few_steps_lower_the_loss_and_leave_padding_alone(name: str) -> None:
         optimiser.step()
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
-    embeddings = [module for module in decoder.modules() if isinstance(module, nn.Embedding) and module.num_embeddings == WORDS]
-    assert embeddings and all(embedding.weight[BOS].any() and not embedding.weight[PAD].any() for embedding in embeddings)
+    embeddings = [
+        module for module in decoder.modules() if isinstance(module, nn.Embedding) and module.num_embeddings == WORDS
+    ]
+    assert embeddings and all(
+        embedding.weight[BOS].any() and not embedding.weight[PAD].any() for embedding in embeddings
+    )
 
 
 def test_dropout_is_for_training_only(name: str) -> None:
-    plain, dropping, memory, tokens = build_decoder(name), build_decoder(name, dropout=0.5), build_memory(), build_tokens()
+    plain, dropping, memory, tokens = (
+        build_decoder(name),
+        build_decoder(name, dropout=0.5),
+        build_memory(),
+        build_tokens(),
+    )
     assert torch.equal(dropping(memory, tokens).logits, plain(memory, tokens).logits)
     assert torch.equal(plain.train()(memory, tokens).logits, plain.eval()(memory, tokens).logits)
     dropping.train()

@@ -17,7 +17,11 @@ from captioner.text.vocabulary import BOS, EOS, PAD
 from captioner.training.cross_entropy import CrossEntropy, CrossEntropyConfig
 from tests.builders import FEATURES, LENGTHS, build_decoder, build_memory, build_tokens, naive_lstm, step_by_step
 
-FORMS = [pytest.param({"gate": gate, "values": values}, id=f"{gate}-{values}") for gate in ("scalar", "vector") for values in (4, 0)]
+FORMS = [
+    pytest.param({"gate": gate, "values": values}, id=f"{gate}-{values}")
+    for gate in ("scalar", "vector")
+    for values in (4, 0)
+]
 
 
 def build(settings: dict[str, Any]) -> ShowAttendTell:
@@ -78,7 +82,10 @@ def test_forward_is_the_papers_equations(settings: dict[str, Any], masked: bool)
 @pytest.mark.parametrize("settings", FORMS)
 def test_gradients_are_those_of_the_papers_equations(settings: dict[str, Any], on: str) -> None:
     decoder, memory, tokens = build(settings), build_memory(), build_tokens()
-    leaves = dict(decoder.named_parameters()) | {"vectors": memory.vectors.requires_grad_(), "pooled": memory.pooled.requires_grad_()}
+    leaves = dict(decoder.named_parameters()) | {
+        "vectors": memory.vectors.requires_grad_(),
+        "pooled": memory.pooled.requires_grad_(),
+    }
     to_logits, to_attention = (torch.randn_like(out) for out in naive(decoder, memory, tokens))
 
     def gradients(logits: Tensor, attention: Tensor) -> dict[str, Tensor]:
@@ -146,7 +153,11 @@ def test_hard_attention_has_the_exact_gradient_on_average(baseline: float) -> No
         scripted(decoder, places)
         decoder.zero_grad()
         objective(decoder, memory, Captions(tokens, targets))[0].backward()
-        state, said, weight = decoder.start(memory), torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
+        state, said, weight = (
+            decoder.start(memory),
+            torch.zeros((), dtype=torch.float64),
+            torch.ones((), dtype=torch.float64),
+        )
         for step, place in enumerate(places):
             scripted(decoder, (place,))
             logits, alpha, state = decoder.step(tokens[..., step], state)
@@ -159,7 +170,9 @@ def test_hard_attention_has_the_exact_gradient_on_average(baseline: float) -> No
     (-bound / len(targets)).backward()
     for name, parameter in decoder.named_parameters():
         expected = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        torch.testing.assert_close(estimate[name], expected, rtol=1e-5, atol=1e-7, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            estimate[name], expected, rtol=1e-5, atol=1e-7, msg=lambda text, name=name: f"{name}: {text}"
+        )
     assert decoder.query.weight.grad.abs().max() > 1e-4
 
 

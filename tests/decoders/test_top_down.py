@@ -15,7 +15,11 @@ from captioner.memory import Memory
 from captioner.text.vocabulary import PAD
 from tests.builders import LENGTHS, WORDS, build_decoder, build_memory, build_tokens, naive_lstm, step_by_step
 
-FORMS = [pytest.param({"values": values, "positions": positions}, id=f"{values}-{positions}") for values in (4, 0) for positions in (False, True)]
+FORMS = [
+    pytest.param({"values": values, "positions": positions}, id=f"{values}-{positions}")
+    for values in (4, 0)
+    for positions in (False, True)
+]
 
 
 def build(settings: dict[str, Any]) -> TopDown:
@@ -27,7 +31,9 @@ def build(settings: dict[str, Any]) -> TopDown:
 def build_regions(**settings: Any) -> Memory:
     """Make a memory whose places have boxes (x0, y0, x1, y1)."""
     memory = build_memory(**settings)
-    corners = torch.rand(len(memory), memory.places, 2, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    corners = torch.rand(
+        len(memory), memory.places, 2, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64
+    )
     return replace(memory, boxes=corners.sort(dim=2).values.flatten(2))
 
 
@@ -35,9 +41,12 @@ def naive(decoder: TopDown, memory: Memory, tokens: Tensor) -> tuple[Tensor, Ten
     """Compute logits (M, V) and attention (M, N) as Anderson 2018 writes them."""
     w = dict(decoder.named_parameters())
     attention_lstm, language_lstm = (
-        [w[f"{lstm}.{name}"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")] for lstm in ("attention_lstm", "language_lstm")
+        [w[f"{lstm}.{name}"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+        for lstm in ("attention_lstm", "language_lstm")
     )
-    attention_lstm[0] = torch.cat([attention_lstm[0], w["mean.weight"], w["word.weight"]], dim=1)  # the columns for h2, v_bar and W_e Pi
+    attention_lstm[0] = torch.cat(
+        [attention_lstm[0], w["mean.weight"], w["word.weight"]], dim=1
+    )  # the columns for h2, v_bar and W_e Pi
     nothing = torch.zeros(decoder.config.hidden, dtype=torch.float64)
     logits, attention = [], []
     for image, captions in enumerate(tokens.tolist()):
@@ -60,7 +69,10 @@ def naive(decoder: TopDown, memory: Memory, tokens: Tensor) -> tuple[Tensor, Ten
                 # (2): x1_t = [h2_{t-1}, v_bar, W_e Pi_t]; (1): h1_t = LSTM(x1_t, h1_{t-1}).
                 h1, c1 = naive_lstm(attention_lstm, torch.cat([h2, v_bar, w["embedding.weight"][word]]), h1, c1)
                 # (3): a_{i,t} = w_a . tanh(W_va v_i + W_ha h1_t).
-                a = {place: w["score"] @ torch.tanh(w["keys.weight"] @ vector + w["query.weight"] @ h1) for place, vector in v.items()}
+                a = {
+                    place: w["score"] @ torch.tanh(w["keys.weight"] @ vector + w["query.weight"] @ h1)
+                    for place, vector in v.items()
+                }
                 # (4): alpha_t = softmax(a_t).
                 total = sum(torch.exp(score) for score in a.values())
                 alpha = {place: torch.exp(score) / total for place, score in a.items()}
@@ -70,7 +82,11 @@ def naive(decoder: TopDown, memory: Memory, tokens: Tensor) -> tuple[Tensor, Ten
                 h2, c2 = naive_lstm(language_lstm, torch.cat([v_hat, h1]), h2, c2)
                 # (7): p(y_t) = softmax(W_p h2_t + b_p).
                 logits.append(w["output.weight"] @ h2 + w["output.bias"])
-                attention.append(torch.stack([alpha.get(place, torch.zeros((), dtype=torch.float64)) for place in range(memory.places)]))
+                attention.append(
+                    torch.stack(
+                        [alpha.get(place, torch.zeros((), dtype=torch.float64)) for place in range(memory.places)]
+                    )
+                )
     return torch.stack(logits), torch.stack(attention)
 
 
@@ -88,12 +104,21 @@ def test_forward_is_the_papers_equations(settings: dict[str, Any], masked: bool)
 @pytest.mark.parametrize("settings", FORMS)
 def test_gradients_are_those_of_the_papers_equations(settings: dict[str, Any], on: str) -> None:
     decoder, memory, tokens = build(settings), build_regions(), build_tokens()
-    leaves = dict(decoder.named_parameters()) | {"vectors": memory.vectors.requires_grad_(), "pooled": memory.pooled.requires_grad_()}
+    leaves = dict(decoder.named_parameters()) | {
+        "vectors": memory.vectors.requires_grad_(),
+        "pooled": memory.pooled.requires_grad_(),
+    }
     weights = torch.randn_like(naive(decoder, memory, tokens)[on == "attention"])
 
     def gradients(logits: Tensor, attention: Tensor) -> dict[str, Tensor]:
         loss = ((logits if on == "logits" else attention) * weights).sum()
-        return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True), strict=True))
+        return dict(
+            zip(
+                leaves,
+                torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True),
+                strict=True,
+            )
+        )
 
     expected = gradients(*naive(decoder, memory, tokens))
     told = decoder(memory, tokens)
@@ -104,7 +129,8 @@ def test_steps_that_autograd_watches_learn_what_forward_learns() -> None:
     decoder, memory, tokens = build({}), build_memory(), build_tokens()
     parameters = list(decoder.parameters())
     found, expected = (
-        torch.autograd.grad(told.logits.square().sum(), parameters) for told in (step_by_step(decoder, memory, tokens), decoder(memory, tokens))
+        torch.autograd.grad(told.logits.square().sum(), parameters)
+        for told in (step_by_step(decoder, memory, tokens), decoder(memory, tokens))
     )
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
 

@@ -76,7 +76,9 @@ def reference(decoder: Transformer, memory: Memory, tokens: Tensor) -> tuple[Ten
 
                 def spy(module: Any, args: Any, kwargs: Any, inner: Any = inner, looked: list[Tensor] = looked) -> None:
                     if not kwargs["need_weights"]:
-                        looked.append(inner(*args, **kwargs | {"need_weights": True, "average_attn_weights": False})[1][0])
+                        looked.append(
+                            inner(*args, **kwargs | {"need_weights": True, "average_attn_weights": False})[1][0]
+                        )
 
                 with inner.register_forward_pre_hook(spy, with_kwargs=True):
                     x = layer(x, places, tgt_mask=ahead, memory_key_padding_mask=hidden)
@@ -196,7 +198,9 @@ def test_masked_places_neither_matter_nor_learn() -> None:
     told = decoder(other, tokens)
     close(told.logits, decoder(memory, tokens).logits)
     (gradient,) = torch.autograd.grad(told.logits.square().sum(), other.vectors)
-    assert torch.equal(gradient.flatten(1).any(1), torch.tensor(LENGTHS).sum(1) > 0), "an image without captions has nothing to learn"
+    assert torch.equal(gradient.flatten(1).any(1), torch.tensor(LENGTHS).sum(1) > 0), (
+        "an image without captions has nothing to learn"
+    )
     assert not gradient[hidden.expand_as(gradient)].any()
 
 

@@ -19,9 +19,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
-from captioner.checkpoint import shipped, write_folder
+from captioner.assets import shipped
+from captioner.checkpoint import write_folder
 from captioner.encoders.detector import (
-    KIND,
+    DETECTOR,
     Detector,
     DetectorConfig,
     ListedProposals,
@@ -47,17 +48,26 @@ def tiny(**settings: Any) -> Detector:
     return build_detector(config, CLASSES, pretrained=False).eval()
 
 
-def target(boxes: list[list[float]] | None = None, labels: list[int] | None = None, **changes: Any) -> dict[str, Tensor]:
+def target(
+    boxes: list[list[float]] | None = None, labels: list[int] | None = None, **changes: Any
+) -> dict[str, Tensor]:
     """Describe a picture in which all is boxed, unless changed."""
     none = torch.empty(0, 4)
     told = {"boxes": torch.tensor(boxes) if boxes else none, "labels": torch.tensor(labels or [], dtype=torch.long)}
-    return {**told, "others": none, "ignored": none, "listed": torch.ones(len(CLASSES), dtype=torch.bool), "trust": torch.tensor(1.0), **changes}
+    return {
+        **told,
+        "others": none,
+        "ignored": none,
+        "listed": torch.ones(len(CLASSES), dtype=torch.bool),
+        "trust": torch.tensor(1.0),
+        **changes,
+    }
 
 
 def save(folder: Path, detector: Detector, *, half: bool = False) -> Path:
     """Write a detector as ``scripts/train_detector.py`` does."""
     weights, config = parts(detector, half=half)
-    return write_folder(folder, KIND, weights=weights, config=config, vocabularies={})
+    return write_folder(folder, DETECTOR, weights=weights, config=config, vocabularies={})
 
 
 def squares(count: int, seed: int, size: int = SIZE) -> tuple[Tensor, list[dict[str, Tensor]]]:
@@ -110,7 +120,9 @@ def test_anchors_in_crowds_teach_nothing_and_rare_things_are_things() -> None:
     (labels,), (matched,) = rpn.assign_targets_to_anchors([anchors], [target(others=rare, ignored=crowd)])
     (plain,), _ = rpn.assign_targets_to_anchors([anchors], [target(others=rare)])
     assert (
-        (labels == 1).any() and torch.equal(labels == 1, plain == 1) and torch.equal(matched[labels == 1], rare.expand(int((labels == 1).sum()), 4))
+        (labels == 1).any()
+        and torch.equal(labels == 1, plain == 1)
+        and torch.equal(matched[labels == 1], rare.expand(int((labels == 1).sum()), 4))
     )
     inside = [
         max(0.0, min(x1, 64) - max(x0, 32)) * max(0.0, min(y1, 64) - max(y0, 32)) >= 0.5 * (x1 - x0) * (y1 - y0)
@@ -148,7 +160,9 @@ def test_background_of_half_labelled_pictures_weighs_less() -> None:
 
 def test_an_unlisted_class_gets_no_gradient_from_an_empty_picture() -> None:
     detector = tiny().train()
-    detector(torch.randn(2, 3, SIZE, SIZE), [target(listed=torch.tensor([True, False]))] * 2)["loss_classifier"].backward()
+    detector(torch.randn(2, 3, SIZE, SIZE), [target(listed=torch.tensor([True, False]))] * 2)[
+        "loss_classifier"
+    ].backward()
     gradient = detector.roi_heads.box_predictor.inner.cls_score.weight.grad  # type: ignore[union-attr]
     assert isinstance(gradient, Tensor)
     assert [bool(row.any()) for row in gradient] == [True, True, False]
@@ -175,7 +189,9 @@ def test_batch_normalisation_keeps_its_statistics_and_the_rest_is_trained() -> N
 def test_a_few_steps_find_red_and_green_squares() -> None:
     torch.manual_seed(0)
     size = 128  # on smaller pictures the anchors pass between the squares, and what is learned in so few steps is a matter of luck
-    detector = build_detector(DetectorConfig(backbone="efficientnet_lite0", size=size, width=32, hidden=64), CLASSES).train()
+    detector = build_detector(
+        DetectorConfig(backbone="efficientnet_lite0", size=size, width=32, hidden=64), CLASSES
+    ).train()
     detector.body.requires_grad_(False)
     optimiser = torch.optim.AdamW([weight for weight in detector.parameters() if weight.requires_grad], lr=2e-3)
     losses = []
@@ -190,7 +206,10 @@ def test_a_few_steps_find_red_and_green_squares() -> None:
     images, targets = squares(16, 1000, size)
     with torch.inference_mode():
         found = detector.eval()(images)
-    assert np.mean([box_iou(one["boxes"][:1], truth["boxes"]).item() for one, truth in zip(found, targets, strict=True)]) > 0.5
+    assert (
+        np.mean([box_iou(one["boxes"][:1], truth["boxes"]).item() for one, truth in zip(found, targets, strict=True)])
+        > 0.5
+    )
     assert sum(int(one["labels"][0] == truth["labels"][0]) for one, truth in zip(found, targets, strict=True)) >= 13
 
 
@@ -223,7 +242,9 @@ def test_a_saved_detector_is_the_same_and_a_halved_one_nearly(tmp_path: Path) ->
     assert load_detector(tmp_path / "whole", size=96).transform.size == 96
 
 
-@pytest.mark.parametrize("harm", ["no weights", "other weights", "no config", "not a config", "newer", "of another kind"])
+@pytest.mark.parametrize(
+    "harm", ["no weights", "other weights", "no config", "not a config", "newer", "of another kind"]
+)
 def test_a_damaged_detector_is_refused(tmp_path: Path, harm: str) -> None:
     folder = save(tmp_path / "detector", tiny())
     config = folder / "config.json"
@@ -234,14 +255,22 @@ def test_a_damaged_detector_is_refused(tmp_path: Path, harm: str) -> None:
     elif harm == "no config":
         config.unlink()
     else:
-        config.write_text({"newer": '{"kind": "detector", "format": 99}', "of another kind": '{"kind": "captioner", "format": 1}'}.get(harm, "[]"))
-    told = {"newer": "upgrade captioner", "of another kind": r"not the folder of a detector.*scripts/train_detector\.py"}
+        config.write_text(
+            {
+                "newer": '{"kind": "detector", "format": 99}',
+                "of another kind": '{"kind": "captioner", "format": 1}',
+            }.get(harm, "[]")
+        )
+    told = {
+        "newer": "upgrade captioner",
+        "of another kind": r"not the folder of a detector.*scripts/train_detector\.py",
+    }
     with pytest.raises(EncoderError, match=told.get(harm, "not a readable detector.*copy the whole folder")):
         load_detector(folder)
 
 
 def test_a_missing_detector_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("captioner.__file__", str(tmp_path / "captioner" / "__init__.py"))
+    monkeypatch.setattr("captioner.assets.files", lambda package: tmp_path / package)
     with pytest.raises(EncoderError, match=r"scripts/train_detector\.py.*detector: torchvision"):
         shipped_detector()
     save(tmp_path / "assets" / "detector", tiny())
@@ -286,7 +315,9 @@ def script(repository: Path) -> ModuleType:
 def photo(script: ModuleType) -> Any:
     return script.Photo(
         path=Path("photo.png"),
-        boxes=np.array([[0.1, 0.2, 0.5, 0.6], [0.0, 0.0, 0.2, 0.2], [0.7, 0.7, 0.9, 1.0], [0.5, 0.0, 1.0, 0.5]], dtype=np.float32),
+        boxes=np.array(
+            [[0.1, 0.2, 0.5, 0.6], [0.0, 0.0, 0.2, 0.2], [0.7, 0.7, 0.9, 1.0], [0.5, 0.0, 1.0, 0.5]], dtype=np.float32
+        ),
         labels=np.array([2, 1, 0, -1]),
         listed=np.array([True, False]),
         complete=False,
@@ -298,11 +329,17 @@ def test_boxes_follow_a_flip_and_a_crop(script: ModuleType) -> None:
     torch.testing.assert_close(told["boxes"], torch.tensor([[50.0, 20, 90, 60], [80, 0, 100, 20]]))
     torch.testing.assert_close(told["others"], torch.tensor([[10.0, 70, 30, 100]]))
     torch.testing.assert_close(told["ignored"], torch.tensor([[0.0, 0, 50, 50]]))
-    assert told["labels"].tolist() == [2, 1] and told["listed"].tolist() == [True, False] and told["trust"] == pytest.approx(0.3)
+    assert (
+        told["labels"].tolist() == [2, 1]
+        and told["listed"].tolist() == [True, False]
+        and told["trust"] == pytest.approx(0.3)
+    )
     cropped = script.target(photo(script), (0.15, 0.1, 0.65, 0.6), False, 100, 0.3)
     torch.testing.assert_close(cropped["boxes"], torch.tensor([[0.0, 20, 70, 100]]), atol=1e-3, rtol=0)
     # of the second box an eighth is left, of the crowd a quarter
-    torch.testing.assert_close(cropped["ignored"], torch.tensor([[0.0, 0, 10, 20], [70, 0, 100, 80]]), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        cropped["ignored"], torch.tensor([[0.0, 0, 10, 20], [70, 0, 100, 80]]), atol=1e-3, rtol=0
+    )
     assert cropped["labels"].tolist() == [2] and len(cropped["others"]) == 0
 
 
@@ -321,8 +358,21 @@ def write_data(folder: Path) -> Path:
         images.append(image)
         if number != 5:
             category = (7, 9)[label]
-            boxes.append({"id": number + 1, "image_id": number, "category_id": category, "bbox": [x, y, 30, 24], "area": 720, "iscrowd": 0})
-    data = {"images": images, "annotations": boxes, "categories": [{"id": 7, "name": "red"}, {"id": 9, "name": "green"}]}
+            boxes.append(
+                {
+                    "id": number + 1,
+                    "image_id": number,
+                    "category_id": category,
+                    "bbox": [x, y, 30, 24],
+                    "area": 720,
+                    "iscrowd": 0,
+                }
+            )
+    data = {
+        "images": images,
+        "annotations": boxes,
+        "categories": [{"id": 7, "name": "red"}, {"id": 9, "name": "green"}],
+    }
     for split in ("train", "val"):
         (folder / f"instances_{split}.json").write_text(json.dumps(data))
     return folder
@@ -332,16 +382,23 @@ def test_average_precision_asks_only_images_that_list_the_class(script: ModuleTy
     data = script.read(write_data(tmp_path), "val")
     classes = script.frequent(data, 2)
     assert classes == {"red": 7, "green": 9} and script.frequent(data, 3) == {"red": 7}
-    results = [{**{k: box[k] for k in ("image_id", "category_id", "bbox")}, "score": 0.5} for box in data["annotations"]]
+    results = [
+        {**{k: box[k] for k in ("image_id", "category_id", "bbox")}, "score": 0.5} for box in data["annotations"]
+    ]
     wrong = {"image_id": 5, "category_id": 9, "bbox": [35, 20, 30, 24], "score": 0.9}  # unlisted there: perhaps right
-    assert script.average_precision(data, [*results, wrong], classes) == {"red": (3, pytest.approx(1), pytest.approx(1)), "green": (2, 1.0, 1.0)}
+    assert script.average_precision(data, [*results, wrong], classes) == {
+        "red": (3, pytest.approx(1), pytest.approx(1)),
+        "green": (2, 1.0, 1.0),
+    }
     listed = {**wrong, "image_id": 0}
     scores = script.average_precision(data, [*results, listed], classes)
     assert scores["green"][1] == pytest.approx(2 / 3, abs=0.01) and scores["red"][1] == pytest.approx(1)
     assert script.average_precision(data, [], classes)["red"][1] == 0
 
 
-def test_the_script_trains_goes_on_and_ships(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_script_trains_goes_on_and_ships(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = write_data(tmp_path / "data")
 
     def train(name: str) -> None:
@@ -367,4 +424,6 @@ def test_the_script_trains_goes_on_and_ships(script: ModuleType, tmp_path: Path,
     assert (assets / "model.safetensors").read_bytes() == (tmp_path / "whole-assets" / "model.safetensors").read_bytes()
     assert load_detector(assets).classes == ("red", "green") and "mAP@0.5" in (assets / "README.md").read_text()
     lines = [json.loads(line) for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4] and all(math.isfinite(line["loss"]) for line in lines if "loss" in line)
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4] and all(
+        math.isfinite(line["loss"]) for line in lines if "loss" in line
+    )

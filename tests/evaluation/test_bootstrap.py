@@ -25,8 +25,13 @@ def bleu_rows(seed: int, images: int = IMAGES) -> Array:
     """Draw plausible statistics of captions of ten words."""
     random = np.random.default_rng(seed)
     there = np.array([10, 9, 8, 7])
-    matched = np.stack([random.binomial(count, share, images) for count, share in zip(there, (0.7, 0.5, 0.3, 0.2), strict=True)], axis=1)
-    return np.concatenate([matched, np.tile(there, (images, 1)), np.full((images, 1), 10), random.integers(9, 13, (images, 1))], axis=1).astype(float)
+    matched = np.stack(
+        [random.binomial(count, share, images) for count, share in zip(there, (0.7, 0.5, 0.3, 0.2), strict=True)],
+        axis=1,
+    )
+    return np.concatenate(
+        [matched, np.tile(there, (images, 1)), np.full((images, 1), 10), random.integers(9, 13, (images, 1))], axis=1
+    ).astype(float)
 
 
 def two_sided(z: float) -> float:
@@ -49,7 +54,9 @@ def test_the_tests_of_a_mean_are_the_analytic_ones() -> None:
     expected = two_sided((two - one).mean() / error)
     assert 0.01 < expected < 0.5
     assert found.value == pytest.approx((two - one).mean())
-    assert (found.low, found.high) == pytest.approx((found.value - 1.96 * error, found.value + 1.96 * error), abs=0.08 * error)
+    assert (found.low, found.high) == pytest.approx(
+        (found.value - 1.96 * error, found.value + 1.96 * error), abs=0.08 * error
+    )
     assert found.p_bootstrap == pytest.approx(expected, abs=0.02)
     assert found.p_randomisation == pytest.approx(expected, abs=0.02)
 
@@ -87,7 +94,9 @@ def test_resamples_of_bleu_are_scored_as_sets() -> None:
 def test_a_selection_of_photos_is_as_if_there_were_no_others() -> None:
     one, two, chosen = scores(), scores(0.02, 3), np.arange(0, IMAGES, 3)
     assert intervals(means(one), images=chosen, resamples=200) == intervals(means(one[chosen]), resamples=200)
-    assert compare(means(one), means(two), images=chosen, resamples=200) == compare(means(one[chosen]), means(two[chosen]), resamples=200)
+    assert compare(means(one), means(two), images=chosen, resamples=200) == compare(
+        means(one[chosen]), means(two[chosen]), resamples=200
+    )
 
 
 def test_the_seed_decides() -> None:

@@ -23,8 +23,13 @@ def naive(references: list[Captions], images: list[int], candidates: Captions) -
         return Counter(" ".join(map(str, caption[i : i + n])) for i in range(len(caption) - n + 1))
 
     def weigh(counter: Counter[str], n: int) -> dict[str, float]:
-        in_images = {gram: sum(any(gram in grams(c, n) for c in captions) for captions in references) for gram in counter}
-        return {gram: count * (math.log(len(references)) - math.log(max(1, in_images[gram]))) for gram, count in counter.items()}
+        in_images = {
+            gram: sum(any(gram in grams(c, n) for c in captions) for captions in references) for gram in counter
+        }
+        return {
+            gram: count * (math.log(len(references)) - math.log(max(1, in_images[gram])))
+            for gram, count in counter.items()
+        }
 
     scores = []
     for image, candidate in zip(images, candidates, strict=True):
@@ -33,7 +38,9 @@ def naive(references: list[Captions], images: list[int], candidates: Captions) -
             ours = weigh(grams(candidate, n), n)
             for reference in references[image]:
                 theirs = weigh(grams(reference, n), n)
-                product = sum(min(weight, theirs[gram]) * theirs[gram] for gram, weight in ours.items() if gram in theirs)
+                product = sum(
+                    min(weight, theirs[gram]) * theirs[gram] for gram, weight in ours.items() if gram in theirs
+                )
                 norm = math.sqrt(sum(w * w for w in ours.values())) * math.sqrt(sum(w * w for w in theirs.values()))
                 length = max(0, len(candidate) - 1) - max(0, len(reference) - 1)
                 total += (product / norm if norm else 0.0) * math.exp(-(length**2) / (2 * 6.0**2))
@@ -47,7 +54,13 @@ caption = st.lists(words, max_size=9)
 
 @given(st.lists(st.lists(caption, min_size=1, max_size=3), min_size=1, max_size=5), st.data())
 def test_it_is_the_papers_equation(references: list[Captions], data: st.DataObject) -> None:
-    chosen = data.draw(st.lists(st.tuples(st.integers(0, len(references) - 1), st.lists(st.integers(1, 8), max_size=9)), min_size=1, max_size=6))
+    chosen = data.draw(
+        st.lists(
+            st.tuples(st.integers(0, len(references) - 1), st.lists(st.integers(1, 8), max_size=9)),
+            min_size=1,
+            max_size=6,
+        )
+    )
     images, candidates = [image for image, _ in chosen], [c for _, c in chosen]
     scores = CiderD(references, words=9)(images, _padded(candidates))
     np.testing.assert_allclose(scores, naive(references, images, candidates), rtol=0, atol=1e-9)

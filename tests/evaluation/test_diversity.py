@@ -6,19 +6,29 @@ from captioner.evaluation.diversity import Diversity, TrainingCaptions
 from captioner.text.vocabulary import tokenize
 
 PEOPLE = [
-    f"the {colour} {animal} runs over green grass".split() for colour in ("red", "old", "wet") for animal in ("dog", "cat", "cow", "hen", "fox")
+    f"the {colour} {animal} runs over green grass".split()
+    for colour in ("red", "old", "wet")
+    for animal in ("dog", "cat", "cow", "hen", "fox")
 ]
 
 
 def test_shares_are_counted() -> None:
     seen = Diversity.of([["a", "dog", "runs"], ["a", "dog", "runs"], ["a", "dog", "and", "a"], []])
-    assert seen == Diversity(words=2.5, distinct_captions=0.75, distinct_bigrams=4 / 7, dangling=0.25, vocabulary=4, novel=None)
+    assert seen == Diversity(
+        words=2.5, distinct_captions=0.75, distinct_bigrams=4 / 7, dangling=0.25, vocabulary=4, novel=None
+    )
     assert Diversity.of([]) == Diversity(0.0, 0.0, 0.0, 0.0, 0)
 
 
 def test_novel_captions_are_none_of_the_training_captions_word_by_word() -> None:
     training = TrainingCaptions(["A dog runs .", "a dog's ball", "the cat"])
-    captions = [["a", "dog", "runs"], ["a", "dog", "'s", "ball"], ["a", "dogs", "ball"], ["a", "dog"], ["the", "cat", "the", "cat"]]
+    captions = [
+        ["a", "dog", "runs"],
+        ["a", "dog", "'s", "ball"],
+        ["a", "dogs", "ball"],
+        ["a", "dog"],
+        ["the", "cat", "the", "cat"],
+    ]
     assert Diversity.of(captions, training).novel == pytest.approx(3 / 5)
 
 
@@ -34,7 +44,13 @@ def test_the_short_cut_finds_what_tokenising_every_caption_finds() -> None:
         "ab",
         "cannot_do it",
     ]
-    words = [tuple(tokenize(caption)) for caption in written] + [("a", "b"), ("ab",), ("a", "dogs", "ball"), ("cannot", "do", "it"), ()]
+    words = [tuple(tokenize(caption)) for caption in written] + [
+        ("a", "b"),
+        ("ab",),
+        ("a", "dogs", "ball"),
+        ("cannot", "do", "it"),
+        (),
+    ]
     found, everything = TrainingCaptions(written), {tuple(tokenize(caption)) for caption in written}
     assert [caption in found for caption in words] == [caption in everything for caption in words]
     assert sum(caption in found for caption in words) > len(written)

@@ -44,13 +44,29 @@ def data(tmp_path: Path) -> Iterator[dict[str, Path]]:
         Image.linear_gradient("L").rotate(90 * number).resize((80, 40)).save(photos / f"{number}.png")
     (photos / "3.png").write_bytes(b"no picture")
     images[1]["labelled_categories"] = [1]
-    boxes = [(1, 18, [0, 0, 40, 40], 0), (1, 1, [60, 0, 20, 40], 0), (2, 1, [0, 0, 80, 40], 1), (2, 18, [40, 0, 40, 20], 0), (3, 18, [0, 0, 9, 9], 0)]
-    annotations = [{"image_id": image, "category_id": category, "bbox": box, "iscrowd": crowd} for image, category, box, crowd in boxes]
+    boxes = [
+        (1, 18, [0, 0, 40, 40], 0),
+        (1, 1, [60, 0, 20, 40], 0),
+        (2, 1, [0, 0, 80, 40], 1),
+        (2, 18, [40, 0, 40, 20], 0),
+        (3, 18, [0, 0, 9, 9], 0),
+    ]
+    annotations = [
+        {"image_id": image, "category_id": category, "bbox": box, "iscrowd": crowd}
+        for image, category, box, crowd in boxes
+    ]
     instances = tmp_path / "instances.json"
     instances.write_text(json.dumps({"images": images, "categories": CATEGORIES, "annotations": annotations}))
-    said = {1: ["A puppy runs, a cat runs.", "Dog and man"], 2: ["A man runs with a dog", "a cat"], 3: ["a dog"], 4: ["a dog"]}
+    said = {
+        1: ["A puppy runs, a cat runs.", "Dog and man"],
+        2: ["A man runs with a dog", "a cat"],
+        3: ["a dog"],
+        4: ["a dog"],
+    }
     captions = tmp_path / "captions.json"
-    listed = [{"id": 9 * i + n, "image_id": i, "caption": text} for i, texts in said.items() for n, text in enumerate(texts)]
+    listed = [
+        {"id": 9 * i + n, "image_id": i, "caption": text} for i, texts in said.items() for n, text in enumerate(texts)
+    ]
     pictures = [{"id": number, "file_name": f"{number}.png"} for number in said]
     captions.write_text(json.dumps({"images": pictures, "annotations": listed}))
     yield {"instances": instances, "captions": captions, "images": photos}
@@ -60,7 +76,9 @@ def test_boxes_of_a_file(data: dict[str, Path]) -> None:
     found = read_boxes(data["instances"])
     assert found["1"].boxes["dog"].tolist() == [[0, 0, 0.5, 1]]
     assert found["1"].absent == {"cat"}
-    assert set(found["2"].boxes) == {"dog"} and found["2"].absent == frozenset()  # persons are a crowd, cats were not looked for
+    assert (
+        set(found["2"].boxes) == {"dog"} and found["2"].absent == frozenset()
+    )  # persons are a crowd, cats were not looked for
 
 
 def test_the_cover_of_a_place_is_what_counting_points_gives() -> None:
@@ -70,7 +88,9 @@ def test_the_cover_of_a_place_is_what_counting_points_gives() -> None:
     corner = random.uniform(0, 0.5, (9, 2))
     places = np.concatenate([corner, corner + random.uniform(0.1, 0.5, (9, 2))], axis=1)
     for place, share in zip(places, covered(places, boxes), strict=True):
-        points = place[:2] + (np.stack(np.meshgrid(np.arange(400), np.arange(400)), -1).reshape(-1, 2) + 0.5) / 400 * (place[2:] - place[:2])
+        points = place[:2] + (np.stack(np.meshgrid(np.arange(400), np.arange(400)), -1).reshape(-1, 2) + 0.5) / 400 * (
+            place[2:] - place[:2]
+        )
         hits = np.zeros(len(points), dtype=bool)
         for x0, y0, x1, y1 in boxes:
             hits |= (points[:, 0] > x0) & (points[:, 0] < x1) & (points[:, 1] > y0) & (points[:, 1] < y1)
@@ -90,7 +110,9 @@ def test_a_crop_moves_the_places() -> None:
     assert scene.cover("bird") is None
 
 
-def naive(captioner: Captioner, photo: Path, captions: list[list[str]], wanted: dict[str, list[float]]) -> list[tuple[float, float]]:
+def naive(
+    captioner: Captioner, photo: Path, captions: list[list[str]], wanted: dict[str, list[float]]
+) -> list[tuple[float, float]]:
     """Pointing and mass of each wanted word of references, step by step, cell by cell."""
     pixels = torch.from_numpy(captioner.model.encoder.transform.pixels(Image.open(photo).convert("RGB"))).unsqueeze(0)
     found = []
@@ -114,7 +136,9 @@ def naive(captioner: Captioner, photo: Path, captions: list[list[str]], wanted: 
                     height = max(0.0, min(y1, top + 1 / rows) - max(y0, top)) * rows
                     mass += weight * width * height
                     middle = (left + 0.5 / columns, top + 0.5 / rows)
-                    best = max(best, (weight, x0 <= middle[0] <= x1 and y0 <= middle[1] <= y1), key=lambda pair: pair[0])
+                    best = max(
+                        best, (weight, x0 <= middle[0] <= x1 and y0 <= middle[1] <= y1), key=lambda pair: pair[0]
+                    )
                 found.append((float(best[1]), mass))
     return found
 
@@ -129,17 +153,23 @@ def test_references_are_measured_as_word_by_word(data: dict[str, Path]) -> None:
         [["a", "puppy", "runs", "a", "cat", "runs"], ["dog", "and", "man"]],
         {"puppy": [0, 0, 0.5, 1], "dog": [0, 0, 0.5, 1], "man": [0.75, 0, 1, 1]},
     )
-    expected += naive(captioner, data["images"] / "2.png", [["a", "man", "runs", "with", "a", "dog"]], {"dog": [0.5, 0, 1, 0.5]})
+    expected += naive(
+        captioner, data["images"] / "2.png", [["a", "man", "runs", "with", "a", "dog"]], {"dog": [0.5, 0, 1, 0.5]}
+    )
     words = found.references
     assert (words.words, words.photos, words.absent) == (4, 2, 1)
     assert words.scores["pointing"].value == pytest.approx(np.mean([hit for hit, _ in expected]))
     assert words.scores["mass"].value == pytest.approx(np.mean([mass for _, mass in expected]), abs=1e-6)
     assert words.scores["mass, even"].value == pytest.approx(np.mean([0.5, 0.5, 0.25, 0.25]))
-    assert words.scores["mass over even"].value == pytest.approx(words.scores["mass"].value - words.scores["mass, even"].value)
+    assert words.scores["mass over even"].value == pytest.approx(
+        words.scores["mass"].value - words.scores["mass, even"].value
+    )
     assert words.classes["dog"][0] == 3 and words.classes["person"][0] == 1
 
 
-def test_generated_words_that_look_right_are_counted_right(data: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generated_words_that_look_right_are_counted_right(
+    data: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Attention put by hand on the left upper region, where the first photo has its dog, and the second has none."""
     captioner = build()
     regions = torch.tensor([[0.0, 0, 0.4, 0.5], [0.6, 0, 1, 0.5], [0, 0, 0, 0]])
@@ -152,7 +182,11 @@ def test_generated_words_that_look_right_are_counted_right(data: dict[str, Path]
 
     monkeypatch.setattr(captioner.model, "forward", encode)
     looked = torch.tensor([[0.0, 1, 0], [1, 0, 0]])
-    monkeypatch.setattr(captioner, "caption_memory", lambda memory: [Caption("A dog.", ["a", "dog"], -1.0, looked, boxes=regions)] * len(memory))
+    monkeypatch.setattr(
+        captioner,
+        "caption_memory",
+        lambda memory: [Caption("A dog.", ["a", "dog"], -1.0, looked, boxes=regions)] * len(memory),
+    )
     found = ground(captioner, data["instances"], data["captions"], data["images"], resamples=200).generated
     assert (found.words, found.photos, found.absent) == (2, 2, 0)
     values = {name: interval.value for name, interval in found.scores.items()}

@@ -16,7 +16,9 @@ from captioner.evaluation.scores import Scores, score
 FakeJava = Callable[[str], None]
 
 
-def test_spice_is_read_as_pycocoevalcap_reads_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fake_java: FakeJava) -> None:
+def test_spice_is_read_as_pycocoevalcap_reads_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fake_java: FakeJava
+) -> None:
     """With a stand-in for the program, which needs models that are too large for a test."""
     from pycocoevalcap.spice import get_stanford_models as models
 
@@ -37,7 +39,9 @@ def test_spice_is_read_as_pycocoevalcap_reads_it(monkeypatch: pytest.MonkeyPatch
         score(captions, references, metrics=["SPICE"])
 
 
-def test_a_failing_tokeniser_is_reported_with_its_last_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fake_java: FakeJava) -> None:
+def test_a_failing_tokeniser_is_reported_with_its_last_words(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fake_java: FakeJava
+) -> None:
     fake_java("echo no more heap >&2; exit 3")
     with pytest.raises(EvaluationError, match="PTB tokeniser failed: exit code 3\nno more heap"):
         score({"a": "x"}, {"a": ["x"]}, metrics=["BLEU"])
@@ -55,7 +59,9 @@ def test_a_failing_tokeniser_is_reported_with_its_last_words(monkeypatch: pytest
         ("read line; echo 1; read line; echo 2; read line; echo x; exec sleep 300", "METEOR failed: .*'x'"),
     ],
 )
-def test_meteor_that_fails_is_reported_and_ended(tmp_path: Path, fake_java: FakeJava, meteor: str, message: str) -> None:
+def test_meteor_that_fails_is_reported_and_ended(
+    tmp_path: Path, fake_java: FakeJava, meteor: str, message: str
+) -> None:
     pid = tmp_path / "pid"
     body = f'case "$*" in *PTBTokenizer*) exec "$JAVA" "$@";; esac; echo $$ > "{pid}"; {meteor}'
     fake_java(body)

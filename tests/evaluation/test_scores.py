@@ -110,7 +110,8 @@ def theirs(few_paraphrases: None) -> dict[str, tuple[float, list[float]]]:
         candidates = PTBTokenizer().tokenize({k: [{"caption": tamed[k]}] for k in REFERENCES})
     bleu, bleu_each = Bleu(4).compute_score(references, candidates)
     return {f"BLEU-{n}": (bleu[n - 1], bleu_each[n - 1]) for n in range(1, 5)} | {
-        name: scorer.compute_score(references, candidates) for name, scorer in (("METEOR", meteor), ("ROUGE-L", Rouge()), ("CIDEr", Cider()))
+        name: scorer.compute_score(references, candidates)
+        for name, scorer in (("METEOR", meteor), ("ROUGE-L", Rouge()), ("CIDEr", Cider()))
     }
 
 
@@ -187,12 +188,16 @@ def test_works_from_an_odd_install_path_and_writes_nothing_into_it(few_paraphras
 
 def test_a_caption_equal_to_its_reference_is_perfect() -> None:
     candidates = {"a": "A dog runs in the park.", "b": "Two men are on a boat."}
-    scores = score(candidates, {k: [v.upper() + "!", "something else"] for k, v in candidates.items()}, metrics=["BLEU-4"])
+    scores = score(
+        candidates, {k: [v.upper() + "!", "something else"] for k, v in candidates.items()}, metrics=["BLEU-4"]
+    )
     assert scores.percent("BLEU-4") == pytest.approx(100, abs=1e-4)
     assert list(scores.values) == ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"] and scores.per_image == {}
 
 
-def test_scorer_tokenises_its_references_once(fake_java: Callable[[str], None], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_scorer_tokenises_its_references_once(
+    fake_java: Callable[[str], None], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     log = tmp_path / "given"
     fake_java(f'echo "start $*" >> "{log}"; tee -a "{log}" | "$JAVA" "$@"')
     references = {image: REFERENCES[image] for image in PLAIN}

@@ -14,8 +14,20 @@ REFERENCES = {
     "d": ["A man in a red shirt rides a bike.", "A cyclist wearing red"],
     "e": ["A boat on the water", "A boat sails."],
 }
-GOOD = {"a": "a dog runs through the green grass", "b": "two kids play ball on the beach", "c": "a sleeping cat", "d": "a woman rides", "e": ""}
-POOR = {"a": "a dog", "b": "a man on a beach with a ball and a ball", "c": "a dog is sleeping on a couch", "d": "purple", "e": "boats at sea"}
+GOOD = {
+    "a": "a dog runs through the green grass",
+    "b": "two kids play ball on the beach",
+    "c": "a sleeping cat",
+    "d": "a woman rides",
+    "e": "",
+}
+POOR = {
+    "a": "a dog",
+    "b": "a man on a beach with a ball and a ball",
+    "c": "a dog is sleeping on a couch",
+    "d": "purple",
+    "e": "boats at sea",
+}
 METRICS = ("BLEU", "ROUGE-L", "CIDEr")
 
 
@@ -27,7 +39,9 @@ def test_scores_are_those_of_pycocoevalcap() -> None:
         assert measured[name].values() == pytest.approx(expected.values, abs=1e-12)
         each = measured[name].per_image()
         for row, image in enumerate(REFERENCES):
-            assert {metric: values[row] for metric, values in each.items()} == pytest.approx(expected.per_image[image], abs=1e-12)
+            assert {metric: values[row] for metric, values in each.items()} == pytest.approx(
+                expected.per_image[image], abs=1e-12
+            )
     assert measured["good"].captions[2] == ("a", "sleeping", "cat")
     assert measured["good"].words[4] == pytest.approx((5 + 3) / 2)
 
@@ -46,7 +60,10 @@ def test_repeated_photos_score_as_a_set_that_holds_them_twice() -> None:
     measured, _ = measure(REFERENCES, {"poor": POOR}, metrics=("BLEU",))
     picked = np.array([1, 1, 4, 2, 1])
     references, candidates = (
-        {str(number): [caption.lower().strip(" .!") for caption in captions[list(REFERENCES)[image]]] for number, image in enumerate(picked)}
+        {
+            str(number): [caption.lower().strip(" .!") for caption in captions[list(REFERENCES)[image]]]
+            for number, image in enumerate(picked)
+        }
         for captions in (
             {image: [" ".join(words) for words in _words(image)] for image in REFERENCES},
             {image: [said] for image, said in POOR.items()},
@@ -72,7 +89,9 @@ def test_meteor_of_a_set_from_the_statistics_of_its_program() -> None:
         0 2 0 1 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0
     """
     rows = whole(np.array([[float(number) for number in line.split()] for line in answers.strip().splitlines()]))
-    assert meteor_score(rows)[:, 0].tolist() == pytest.approx([0.25724984432536646, 0.2952867001592558, 1.0, 0.0, 0.0], abs=1e-12)
+    assert meteor_score(rows)[:, 0].tolist() == pytest.approx(
+        [0.25724984432536646, 0.2952867001592558, 1.0, 0.0, 0.0], abs=1e-12
+    )
     assert meteor_score(rows.sum(0)).item() == pytest.approx(0.30346134235826855, abs=1e-12)
 
 

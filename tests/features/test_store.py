@@ -24,7 +24,7 @@ from captioner.data.transform import Transform
 from captioner.encoders.base import Encoder, EncoderConfig
 from captioner.encoders.regions import region_memory
 from captioner.errors import FeatureStoreError
-from captioner.features import Built, FeatureStore, build_store, store_bytes
+from captioner.features import FeatureStore, StoreReport, build_store, store_bytes
 from captioner.features.store import FORMAT, INDEX, PLAN
 from captioner.memory import Memory
 from captioner.model import build_encoder
@@ -76,7 +76,7 @@ def pictures(tmp_path: Path) -> Pictures:
     return made
 
 
-def build(folder: Path, pictures: Pictures, **settings: object) -> Built:
+def build(folder: Path, pictures: Pictures, **settings: object) -> StoreReport:
     settings = {"encoder": Tiny(), "flips": True, "batch_size": 2, "shard": 3, **settings}
     return build_store(folder, pictures=pictures, **settings)  # type: ignore[arg-type]
 
@@ -96,14 +96,18 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
 
 
-def test_a_store_holds_what_the_encoder_says_of_each_picture_and_of_its_mirror(tmp_path: Path, pictures: Pictures) -> None:
+def test_a_store_holds_what_the_encoder_says_of_each_picture_and_of_its_mirror(
+    tmp_path: Path, pictures: Pictures
+) -> None:
     built, encoder = build(tmp_path / "store", pictures), Tiny()
     assert built.encoded == 16 and built.errors == [] and built.store.ids == [name for name, _ in pictures]
     asked = [pictures[i] for i in (5, 0, 7, 3, 3)]
     for mirrored in (False, True):
         images = [ImageOps.mirror(image) if mirrored else image for image in (load_image(path) for _, path in asked)]
         expected = encoder(torch.stack([torch.from_numpy(encoder.transform.pixels(image)) for image in images]))
-        memory = FeatureStore(tmp_path / "store", encoder=encoder).memory([name for name, _ in asked], flipped=[mirrored] * 5)
+        memory = FeatureStore(tmp_path / "store", encoder=encoder).memory(
+            [name for name, _ in asked], flipped=[mirrored] * 5
+        )
         # float16, and resizing the mirrored photo rounds some pixels the other way
         torch.testing.assert_close(memory.vectors, expected.vectors, rtol=0, atol=0.01 if mirrored else 0.002)
         torch.testing.assert_close(memory.pooled, expected.pooled, rtol=0, atol=0.01 if mirrored else 0.002)
@@ -113,7 +117,12 @@ def test_a_store_holds_what_the_encoder_says_of_each_picture_and_of_its_mirror(t
 def test_mirrored_and_plain_ones_mix_in_a_batch(tmp_path: Path, pictures: Pictures) -> None:
     store = build(tmp_path / "store", pictures).store
     mixed = store.vectors(["id6", "id6", "id1"], flipped=[True, False, True])
-    assert torch.equal(mixed, torch.cat([store.vectors([name], flipped=[flip]) for name, flip in (("id6", True), ("id6", False), ("id1", True))]))
+    assert torch.equal(
+        mixed,
+        torch.cat(
+            [store.vectors([name], flipped=[flip]) for name, flip in (("id6", True), ("id6", False), ("id1", True))]
+        ),
+    )
     assert not torch.equal(mixed[0], mixed[1]) and mixed.dtype == torch.float16
 
 
@@ -142,7 +151,9 @@ def test_a_stopped_build_goes_on_where_it_was(tmp_path: Path, pictures: Pictures
     assert build(tmp_path / "store", pictures).encoded == 0
 
 
-def test_a_build_killed_in_the_middle_of_a_file_goes_on_to_the_same_bytes(tmp_path: Path, pictures: Pictures, repository: Path) -> None:
+def test_a_build_killed_in_the_middle_of_a_file_goes_on_to_the_same_bytes(
+    tmp_path: Path, pictures: Pictures, repository: Path
+) -> None:
     script = """
 import os, pathlib, signal, sys
 import numpy
@@ -160,7 +171,10 @@ build(folder, [(f"id{i}", pathlib.Path(path)) for i, path in enumerate(sys.argv[
 """
     store = tmp_path / "store"
     command = [sys.executable, "-c", script, str(store), *(str(path) for _, path in pictures)]
-    assert subprocess.run(command, cwd=repository, env={**os.environ, "PYTHONPATH": str(repository)}).returncode == -signal.SIGKILL
+    assert (
+        subprocess.run(command, cwd=repository, env={**os.environ, "PYTHONPATH": str(repository)}).returncode
+        == -signal.SIGKILL
+    )
     assert list(store.glob(".*.tmp")), "the process died before it wrote half a file"
     with pytest.raises(FeatureStoreError, match="unfinished"):
         FeatureStore(store)
@@ -172,7 +186,10 @@ build(folder, [(f"id{i}", pathlib.Path(path)) for i, path in enumerate(sys.argv[
 def test_bad_pictures_are_reported_and_absent(tmp_path: Path, pictures: Pictures) -> None:
     pictures[1][1].write_text("not a picture")
     pictures[6][1].unlink()
-    for built in (build(tmp_path / "store", pictures), build(tmp_path / "store", pictures)):  # also when there is nothing left to do
+    for built in (
+        build(tmp_path / "store", pictures),
+        build(tmp_path / "store", pictures),
+    ):  # also when there is nothing left to do
         assert [error.source for error in built.errors] == [str(pictures[1][1]), str(pictures[6][1])]
         assert built.store.ids == ["id0", "id2", "id3", "id4", "id5", "id7"] and len(built.store) == 6
         assert "id1" not in built.store and "id2" in built.store
@@ -200,7 +217,9 @@ def test_the_same_id_twice_is_refused(tmp_path: Path, pictures: Pictures) -> Non
 
 
 @pytest.mark.parametrize("encoder", [Tiny(scale=2.0), Tiny(size=10)])
-def test_features_of_another_encoder_or_transform_are_refused(tmp_path: Path, pictures: Pictures, encoder: Encoder) -> None:
+def test_features_of_another_encoder_or_transform_are_refused(
+    tmp_path: Path, pictures: Pictures, encoder: Encoder
+) -> None:
     build(tmp_path / "store", pictures)
     with pytest.raises(FeatureStoreError, match="made by another encoder or transform"):
         FeatureStore(tmp_path / "store", encoder=encoder)
@@ -211,7 +230,11 @@ def test_features_of_another_encoder_or_transform_are_refused(tmp_path: Path, pi
 
 def test_a_store_begun_otherwise_is_not_continued(tmp_path: Path, pictures: Pictures) -> None:
     interrupted(tmp_path / "store", pictures, after=6)
-    for names, settings in (("list of pictures", {"pictures": pictures[:5]}), ("--flips setting", {"flips": False}), ("shard size", {"shard": 4})):
+    for names, settings in (
+        ("list of pictures", {"pictures": pictures[:5]}),
+        ("--flips setting", {"flips": False}),
+        ("shard size", {"shard": 4}),
+    ):
         with pytest.raises(FeatureStoreError, match=f"begun with another {names}"):
             build(tmp_path / "store", **{"pictures": pictures, **settings})  # type: ignore[arg-type]
 
@@ -226,7 +249,11 @@ def test_a_damaged_shard_is_refused_and_the_advice_helps(tmp_path: Path, picture
     elif harm == "missing":
         shard.unlink()
     else:
-        np.save(shard, np.zeros((3, 4, 2), np.float16) if harm == "other shape" else np.array([print] * 3), allow_pickle=True)
+        np.save(
+            shard,
+            np.zeros((3, 4, 2), np.float16) if harm == "other shape" else np.array([print] * 3),
+            allow_pickle=True,
+        )
     with pytest.raises(FeatureStoreError, match=r"00001\.npy.*delete .*index\.json"):
         FeatureStore(store)
     (store / INDEX).unlink()
@@ -266,7 +293,10 @@ def test_an_index_that_disagrees_with_itself_or_is_newer_is_refused(tmp_path: Pa
     build(tmp_path / "store", pictures)
     index = tmp_path / "store" / INDEX
     value = json.loads(index.read_text())
-    for change, names in (({"ids": value["ids"][1:]}, "do not agree"), ({"format": FORMAT + 1}, "newer than this program; upgrade")):
+    for change, names in (
+        ({"ids": value["ids"][1:]}, "do not agree"),
+        ({"format": FORMAT + 1}, "newer than this program; upgrade"),
+    ):
         index.write_text(json.dumps({**value, **change}))
         with pytest.raises(FeatureStoreError, match=names):
             FeatureStore(tmp_path / "store")
@@ -286,10 +316,15 @@ def test_a_store_of_regions_holds_boxes_and_masks(tmp_path: Path, pictures: Pict
     memory = FeatureStore(tmp_path / "store", encoder=encoder).memory([name for name, _ in asked], flipped=flipped)
     assert memory.mask is not None and memory.boxes is not None and memory.grid is None and store.grid is None
     assert torch.equal(memory.mask, expected.mask) and len(set(memory.mask.sum(1).tolist())) > 1
-    assert torch.equal(memory.boxes[memory.mask], expected.boxes[expected.mask]) and (memory.boxes[~memory.mask] == 0).all()
+    assert (
+        torch.equal(memory.boxes[memory.mask], expected.boxes[expected.mask])
+        and (memory.boxes[~memory.mask] == 0).all()
+    )
     torch.testing.assert_close(memory.vectors, expected.vectors, rtol=0, atol=0.004)
     for row in range(5):  # the mean of the real ones alone
-        torch.testing.assert_close(memory.pooled[row], expected.vectors[row, expected.mask[row]].mean(0), rtol=0, atol=0.004)
+        torch.testing.assert_close(
+            memory.pooled[row], expected.vectors[row, expected.mask[row]].mean(0), rtol=0, atol=0.004
+        )
 
 
 def test_a_stopped_build_of_regions_goes_on_and_misses_no_boxes(tmp_path: Path, pictures: Pictures) -> None:
@@ -343,7 +378,9 @@ def test_a_store_takes_what_was_told_before(tmp_path: Path, pictures: Pictures, 
     assert sum(array.nbytes for array in arrays) == store_bytes(Tiny(), 8, flips=flips)
 
 
-def test_a_store_that_the_disk_cannot_hold_is_not_begun(tmp_path: Path, pictures: Pictures, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_the_disk_cannot_hold_is_not_begun(
+    tmp_path: Path, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
     needed, free = store_bytes(Tiny(), 8, flips=True), []
     monkeypatch.setattr("captioner.features.build.shutil.disk_usage", lambda path: SimpleNamespace(free=free[-1]))
     free.append(needed - 1)

@@ -10,10 +10,15 @@ from captioner.caption import Caption
 
 
 def grid_caption(
-    words: int = 4, grid: tuple[int, int] = (3, 4), seen: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0), text: str | None = None
+    words: int = 4,
+    grid: tuple[int, int] = (3, 4),
+    seen: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0),
+    text: str | None = None,
 ) -> Caption:
     tokens = [f"word{i}" for i in range(words)] if text is None else text.split()
-    attention = torch.softmax(2 * torch.randn(len(tokens), grid[0] * grid[1], generator=torch.Generator().manual_seed(3)), 1)
+    attention = torch.softmax(
+        2 * torch.randn(len(tokens), grid[0] * grid[1], generator=torch.Generator().manual_seed(3)), 1
+    )
     return Caption(" ".join(tokens).capitalize() + ".", tokens, -7.5, attention, grid=grid, seen=seen)
 
 

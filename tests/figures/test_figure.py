@@ -62,7 +62,9 @@ def test_attention_colours_what_it_covers_and_leaves_the_rest() -> None:
     base = np.full((1, 3, 3), 0.5, dtype=np.float32)
     drawn = overlay(base, np.array([[0.0, 0.5, 1.0]]), palette(Style(colours="viridis", opacity=1.0)))
     assert drawn[0, 0].tolist() == [128, 128, 128] or drawn[0, 0].tolist() == [127, 127, 127]
-    assert np.abs(drawn[0, 2].astype(int) - [253, 231, 37]).max() <= 1  # the last colour of viridis, as its authors published it
+    assert (
+        np.abs(drawn[0, 2].astype(int) - [253, 231, 37]).max() <= 1
+    )  # the last colour of viridis, as its authors published it
 
 
 @pytest.mark.parametrize("name", ["inferno", "viridis", "cividis"])
@@ -95,8 +97,15 @@ def test_regions_are_outlined_and_the_strongest_is_labelled() -> None:
     sheet.place(np.zeros((300, 300, 3), dtype=np.uint8), 0, 0)
     mark_regions(sheet, Heat(region_caption(), Style()), 1, (50, 50), (200, 200), 14)
     white = np.asarray(sheet.image()).min(-1) > 200
-    left, right = white[148:253, 50:150], white[148:253, 150:252]  # the lower half of the photo is the strongest, its right quarter the second
-    assert white[149:151, 60:240].any(0).all() and white[249:251, 60:240].any(0).all() and white[160:240, 49:51].any(1).all()
+    left, right = (
+        white[148:253, 50:150],
+        white[148:253, 150:252],
+    )  # the lower half of the photo is the strongest, its right quarter the second
+    assert (
+        white[149:151, 60:240].any(0).all()
+        and white[249:251, 60:240].any(0).all()
+        and white[160:240, 49:51].any(1).all()
+    )
     assert white[160:240, 149:151].any(1).all() and white[:145].sum() == 0
     assert left[6:20, 4:45].sum() > 20 and right[6:95, 5:95].sum() == 0
 
@@ -114,7 +123,14 @@ def test_the_strongest_region_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_percent() -> None:
-    assert [percent(weight) for weight in (0.0, 0.0123, 0.0994, 0.0996, 0.5, 1.0)] == ["0.0 %", "1.2 %", "9.9 %", "10 %", "50 %", "100 %"]
+    assert [percent(weight) for weight in (0.0, 0.0123, 0.0994, 0.0996, 0.5, 1.0)] == [
+        "0.0 %",
+        "1.2 %",
+        "9.9 %",
+        "10 %",
+        "50 %",
+        "100 %",
+    ]
 
 
 def test_text_is_broken_and_shortened_to_its_room() -> None:
@@ -141,14 +157,25 @@ def test_gif_shows_every_word_and_the_photo_around_them() -> None:
         shown.append(image.info["duration"])
         frames.append(np.asarray(image.convert("RGB")).astype(int))
     assert shown == [750, 500, 500, 500, 1000]
-    assert all(np.abs(frames[i] - frames[i + 1]).mean() > 1 for i in range(4)) and np.abs(frames[0] - frames[4]).mean() < 1
+    assert (
+        all(np.abs(frames[i] - frames[i + 1]).mean() > 1 for i in range(4)) and np.abs(frames[0] - frames[4]).mean() < 1
+    )
 
 
 def test_json_holds_what_is_needed_to_draw() -> None:
     caption = replace(grid_caption(seen=(0.1, 0.0, 0.9, 1.0)), source="caf\udce9.jpg")
     value = json.loads(Figure(caption, photo(80, 60), Style()).json())
-    assert value["picture"] == {"width": 80, "height": 60} and value["grid"] == [3, 4] and value["seen"] == [0.1, 0.0, 0.9, 1.0]
-    assert value["image"] == "caf\udce9.jpg" and value["tokens"] == caption.tokens and value["format"] == 1 and value["attention_of"] == "mean"
+    assert (
+        value["picture"] == {"width": 80, "height": 60}
+        and value["grid"] == [3, 4]
+        and value["seen"] == [0.1, 0.0, 0.9, 1.0]
+    )
+    assert (
+        value["image"] == "caf\udce9.jpg"
+        and value["tokens"] == caption.tokens
+        and value["format"] == 1
+        and value["attention_of"] == "mean"
+    )
     assert caption.attention is not None
     np.testing.assert_allclose(value["attention"], caption.attention.numpy(), atol=1e-6)
     assert json.loads(Figure(region_caption(), photo(), Style()).json())["boxes"][2] == [0.5, 0.5, 1.0, 1.0]
@@ -156,7 +183,14 @@ def test_json_holds_what_is_needed_to_draw() -> None:
 
 def test_the_name_says_the_format(tmp_path: Path) -> None:
     drawn = Figure(grid_caption(), photo(), Style(**SMALL))
-    names = (("a.png", b"\x89PNG"), ("b.GIF", b"GIF8"), ("c.htm", b"<!doctype html>"), ("new/d.json", b"{"), ("e.pdf", b"%PDF"), ("f.svg", b"<?xml"))
+    names = (
+        ("a.png", b"\x89PNG"),
+        ("b.GIF", b"GIF8"),
+        ("c.htm", b"<!doctype html>"),
+        ("new/d.json", b"{"),
+        ("e.pdf", b"%PDF"),
+        ("f.svg", b"<?xml"),
+    )
     for name, magic in names:
         assert drawn.save(tmp_path / name).read_bytes().startswith(magic)
     assert drawn.save(tmp_path / "odd.name", "json").read_bytes().startswith(b"{")
@@ -171,13 +205,20 @@ def test_pdf_and_svg_are_vectors_and_alike_each_time() -> None:
     assert b"/TrueType" in pdf or b"/Type /Font" in pdf
     assert pdf == drawn.pdf() and svg == drawn.svg()
     tree = ElementTree.fromstring(svg)
-    assert len(tree.findall(".//{http://www.w3.org/2000/svg}image")) == 1 and len(tree.findall(".//{http://www.w3.org/2000/svg}path")) > 10
+    assert (
+        len(tree.findall(".//{http://www.w3.org/2000/svg}image")) == 1
+        and len(tree.findall(".//{http://www.w3.org/2000/svg}path")) > 10
+    )
 
 
 def test_larger_letters_take_more_room() -> None:
-    plain, large = (Figure(grid_caption(words=6), photo(), Style(width=600, letters=size)).image() for size in (1.0, 2.0))
+    plain, large = (
+        Figure(grid_caption(words=6), photo(), Style(width=600, letters=size)).image() for size in (1.0, 2.0)
+    )
     ink = [np.flatnonzero((np.asarray(image)[:80].min(-1) < 100).any(1)) for image in (plain, large)]
-    title = [np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)[0] for rows in ink]  # the first line's rows of pixels
+    title = [
+        np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)[0] for rows in ink
+    ]  # the first line's rows of pixels
     assert plain.width == large.width and len(title[1]) > 1.5 * len(title[0])
 
 
@@ -234,7 +275,9 @@ def test_a_caption_gives_a_figure_of_matplotlib(tmp_path: Path) -> None:
     assert isinstance(drawn, matplotlib.figure.Figure) and drawn.get_figwidth() * drawn.dpi == pytest.approx(600)
     stream = io.BytesIO()
     drawn.savefig(stream, format="png")
-    np.testing.assert_array_equal(np.asarray(Image.open(stream).convert("RGB")), np.asarray(Figure(caption, photo(), Style(width=600)).image()))
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(stream).convert("RGB")), np.asarray(Figure(caption, photo(), Style(width=600)).image())
+    )
     assert caption.save_figure(tmp_path / "one.svg", photo(), word="word2", width=300).read_bytes().startswith(b"<?xml")
     with pytest.raises(ConfigError, match=r"colour.*Did you mean 'colours'"):
         caption.figure(photo(), colour="red")

@@ -24,12 +24,21 @@ def test_a_map_is_the_gaussian_mean_of_the_cells(seen: tuple[float, float, float
     assert caption.attention is not None
     for py in range(height):
         for px in range(width):
-            x, y = ((px + 0.5) / width - seen[0]) / (seen[2] - seen[0]), ((py + 0.5) / height - seen[1]) / (seen[3] - seen[1])
+            x, y = (
+                ((px + 0.5) / width - seen[0]) / (seen[2] - seen[0]),
+                ((py + 0.5) / height - seen[1]) / (seen[3] - seen[1]),
+            )
             if not (0 <= x <= 1 and 0 <= y <= 1):
                 assert drawn[py, px] == 0
                 continue
-            counts = [math.exp(-((4 * x - c - 0.5) ** 2 + (3 * y - r - 0.5) ** 2) / (2 * sigma**2)) for r in range(3) for c in range(4)]
-            wanted = sum(count * weight for count, weight in zip(counts, caption.attention[1].tolist(), strict=True)) / sum(counts)
+            counts = [
+                math.exp(-((4 * x - c - 0.5) ** 2 + (3 * y - r - 0.5) ** 2) / (2 * sigma**2))
+                for r in range(3)
+                for c in range(4)
+            ]
+            wanted = sum(
+                count * weight for count, weight in zip(counts, caption.attention[1].tolist(), strict=True)
+            ) / sum(counts)
             assert drawn[py, px] == pytest.approx(wanted, rel=1e-9)
 
 
@@ -40,7 +49,9 @@ def test_without_smoothing_a_map_is_what_words_at_says(make, seen: tuple[float, 
     maps = Heat(caption, Style(smoothing=0)).maps((width, height))
     for px, py in ((1, 1), (9, 6), (17, 11), (21, 13), (26, 16), (39, 19)):
         told = caption.words_at(((px + 0.5) / width, (py + 0.5) / height))
-        assert [maps(word)[py, px] for word in range(len(told))] == pytest.approx([weight for _, weight in told], abs=1e-6)
+        assert [maps(word)[py, px] for word in range(len(told))] == pytest.approx(
+            [weight for _, weight in told], abs=1e-6
+        )
 
 
 def test_smoothing_keeps_even_attention_even_and_makes_nothing_negative_or_stronger() -> None:

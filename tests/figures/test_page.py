@@ -75,7 +75,11 @@ def test_the_page_loads_nothing_and_runs_its_own_script_alone() -> None:
         assert tag not in ("link", "iframe", "object", "embed", "base")
         for name in ("src", "href", "srcset"):
             assert (attributes.get(name) or "data:").startswith("data:")
-    policy = next(attributes["content"] or "" for tag, attributes in page.elements if attributes.get("http-equiv") == "Content-Security-Policy")
+    policy = next(
+        attributes["content"] or ""
+        for tag, attributes in page.elements
+        if attributes.get("http-equiv") == "Content-Security-Policy"
+    )
     assert "default-src 'none'" in policy and "unsafe" not in policy
     for kind, text in (("script", page.texts["script"][1]), ("style", page.texts["style"][0])):
         assert f"{kind}-src 'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" in policy
@@ -104,7 +108,9 @@ def test_the_numbers_are_the_captions() -> None:
         assert caption.attention is not None
         (best,) = value["captions"]
         assert best["text"] == caption.text and best["log_probability"] == caption.log_probability
-        np.testing.assert_allclose(weights_in(best), caption.attention.numpy(), atol=1e-4 * caption.attention.max().item())
+        np.testing.assert_allclose(
+            weights_in(best), caption.attention.numpy(), atol=1e-4 * caption.attention.max().item()
+        )
         assert len(base64.b64decode(value["colours"])) == 4 * 256
     assert value["boxes"][0] == [0.5, 0.0, 0.75, 0.5]  # relative to the whole photo
 
@@ -114,8 +120,12 @@ def test_the_numbers_hold_the_other_captions() -> None:
     assert [one["log_probability"] for one in (first, second, third)] == [-7.5, -8.25, -9.5]
     assert second["tokens"] == ["a", "second", "one"] and weights_in(second)[:, 0].tolist() == [1.0] * 3
     assert third["text"] == "A third one." and third["weights"] is None
-    elsewhere = replace(several().others[0], attention=torch.ones(3, 4) / 4, grid=(2, 2))  # not the places that the page draws
-    numbers = read(replace(grid_caption(), others=[elsewhere, replace(elsewhere, log_probability=float("-inf"))])).numbers
+    elsewhere = replace(
+        several().others[0], attention=torch.ones(3, 4) / 4, grid=(2, 2)
+    )  # not the places that the page draws
+    numbers = read(
+        replace(grid_caption(), others=[elsewhere, replace(elsewhere, log_probability=float("-inf"))])
+    ).numbers
     assert [one["weights"] for one in numbers["captions"][1:]] == [None, None]
     assert numbers["captions"][2]["log_probability"] is None  # JSON knows no infinity
 
@@ -147,7 +157,9 @@ def show(browser: Any, tmp_path: Path) -> Iterator[Any]:
         page = contexts[-1].new_page()
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("console", lambda message: wrong.append(message.text))
-        page.on("request", lambda request: None if request.url.startswith(("file:", "data:")) else wrong.append(request.url))
+        page.on(
+            "request", lambda request: None if request.url.startswith(("file:", "data:")) else wrong.append(request.url)
+        )
         page.goto(file.as_uri())
         return page
 
@@ -165,7 +177,10 @@ def test_browser_draws_what_the_program_draws(show: Any, make: Any) -> None:
     xs, ys = [0.1, 0.21, 0.43, 0.66, 0.84], [0.03, 0.31, 0.77]
     at = np.ix_([int(y * 1000) for y in ys], [int(x * 1000) for x in xs])
     for word in range(len(caption.tokens)):
-        got = page.evaluate("([word, xs, ys]) => Array.from(heat(word, xs, ys))", [word, [x + 0.0005 for x in xs], [y + 0.0005 for y in ys]])
+        got = page.evaluate(
+            "([word, xs, ys]) => Array.from(heat(word, xs, ys))",
+            [word, [x + 0.0005 for x in xs], [y + 0.0005 for y in ys]],
+        )
         np.testing.assert_allclose(np.reshape(got, (3, 5)), heat.maps((1000, 1000))(word)[at], atol=1e-4)
         told = page.evaluate("word => weightAt(word, 0.3, 0.7)", word)
         assert told == pytest.approx(caption.words_at((0.3, 0.7))[word][1], abs=1e-4)
@@ -192,7 +207,9 @@ def shows_map(page: Any) -> bool:
 
 def lit(page: Any) -> list[float]:
     """How strongly each word is lit, 0..1."""
-    heats: list[float] = page.eval_on_selector_all(".words button", "all => all.map(button => +button.style.getPropertyValue('--heat'))")
+    heats: list[float] = page.eval_on_selector_all(
+        ".words button", "all => all.map(button => +button.style.getPropertyValue('--heat'))"
+    )
     return heats
 
 
@@ -236,14 +253,19 @@ def test_browser_slider_sets_how_far_the_map_covers_the_photo(show: Any) -> None
     toned = "getComputedStyle(document.getElementById('photo')).filter"
     page.locator(".words button").nth(2).click()
     usual = opacities(page)[0]
-    assert slider.input_value() == "100" and usual == pytest.approx(255 * style.opacity * heat.maps((240, 180)).share(2).max(), abs=1.5)
+    assert slider.input_value() == "100" and usual == pytest.approx(
+        255 * style.opacity * heat.maps((240, 180)).share(2).max(), abs=1.5
+    )
     slider.focus()
     page.keyboard.press("Home")
     assert opacities(page)[0] == 0 and page.evaluate(toned) == "grayscale(0) brightness(1)"
     assert slider.get_attribute("aria-valuetext") == "0 %, the plain photo"
     for _ in range(10):
         page.keyboard.press("ArrowRight")
-    assert opacities(page)[0] == pytest.approx(usual / 2, abs=1.5) and page.locator("#strength-value").inner_text() == "50 %"
+    assert (
+        opacities(page)[0] == pytest.approx(usual / 2, abs=1.5)
+        and page.locator("#strength-value").inner_text() == "50 %"
+    )
     box = slider.bounding_box()
     page.mouse.click(box["x"] + box["width"] - 2, box["y"] + box["height"] / 2)
     assert opacities(page)[0] == 255 and slider.get_attribute("aria-valuetext") == "200 %"
@@ -271,7 +293,10 @@ def test_browser_shows_all_captions_and_where_each_looked(show: Any) -> None:
     boxes = [cards.nth(i).bounding_box() for i in range(3)]
     assert len({box["y"] for box in boxes}) == 1 and len({box["x"] for box in boxes}) == 3
     cards.nth(1).get_by_role("button").nth(1).hover()
-    assert "“second” of caption 2" in page.locator("#status").inner_text() and "100 %" in page.locator("#status").inner_text()
+    assert (
+        "“second” of caption 2" in page.locator("#status").inner_text()
+        and "100 %" in page.locator("#status").inner_text()
+    )
     _, near, far = opacities(page, (0.1, 0.1), (0.9, 0.9))
     assert near > 150 and far < 10
     box = page.locator("#stage").bounding_box()
@@ -290,7 +315,10 @@ def test_browser_keyboard_goes_from_caption_to_caption(show: Any) -> None:
     assert stops == ["stage", "word0", "a", "play"]
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("ArrowLeft")  # from the first word of the second caption to its last
-    assert "“one” of caption 2" in page.locator("#status").inner_text() and page.locator("#play").inner_text() == "Play caption 2"
+    assert (
+        "“one” of caption 2" in page.locator("#status").inner_text()
+        and page.locator("#play").inner_text() == "Play caption 2"
+    )
     page.keyboard.press("Enter")
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("Tab")  # back to where this toolbar was left
@@ -378,7 +406,9 @@ def test_browser_prints_captions_and_photo_on_white(show: Any) -> None:
     page.emulate_media(media="print", color_scheme="dark")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert (
-        page.locator("#photo").is_visible() and page.get_by_text("A third one.").first.is_visible() and page.get_by_text("second").first.is_visible()
+        page.locator("#photo").is_visible()
+        and page.get_by_text("A third one.").first.is_visible()
+        and page.get_by_text("second").first.is_visible()
     )
     assert not page.locator("#play").is_visible() and not page.locator("#strength").is_visible()
 

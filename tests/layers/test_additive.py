@@ -21,7 +21,9 @@ def make(dtype: torch.dtype = torch.float64) -> list[Tensor]:
     return [torch.randn(shape, generator=random, dtype=torch.float64).to(dtype).requires_grad_() for shape in shapes]
 
 
-def ours(keys: Tensor, values: Tensor, v: Tensor, back: Tensor, *queries: Tensor, sampler: Sampler | None = None) -> list[Tensor]:
+def ours(
+    keys: Tensor, values: Tensor, v: Tensor, back: Tensor, *queries: Tensor, sampler: Sampler | None = None
+) -> list[Tensor]:
     """Return the contexts and then the alphas of all steps; as in a decoder, a query depends on the step before."""
     contexts, alphas = [], []
     looks = additive_attention(keys, values, v, mask=MASK, active=ACTIVE, captions=CAPTIONS, sampler=sampler)
@@ -39,7 +41,9 @@ def sample_some(alpha: Tensor) -> Tensor:
     return places
 
 
-def definition(keys: Tensor, values: Tensor, v: Tensor, back: Tensor, *queries: Tensor, sampler: Sampler | None = None) -> list[Tensor]:
+def definition(
+    keys: Tensor, values: Tensor, v: Tensor, back: Tensor, *queries: Tensor, sampler: Sampler | None = None
+) -> list[Tensor]:
     """Return what :func:`ours` does, from hyperbolic tangents and over the real places of one image at a time."""
     contexts: list[Tensor] = []
     alphas: list[Tensor] = []
@@ -79,7 +83,8 @@ def test_gradients_of_one_output_alone(output: int) -> None:
     inputs = make()
     weights = torch.randn_like(definition(*inputs)[output])
     found, expected = (
-        torch.autograd.grad((form(*inputs)[output] * weights).sum(), inputs, allow_unused=True, materialize_grads=True) for form in (ours, definition)
+        torch.autograd.grad((form(*inputs)[output] * weights).sum(), inputs, allow_unused=True, materialize_grads=True)
+        for form in (ours, definition)
     )
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
@@ -97,7 +102,9 @@ def test_a_graph_can_be_gone_through_in_part_and_again() -> None:
 def test_places_that_do_not_learn_can_be_looked_at() -> None:
     inputs = make()
     fixed = [inputs[0].detach(), inputs[1].detach(), inputs[2].detach(), *inputs[3:]]
-    found, expected = (torch.autograd.grad(sum(out.square().sum() for out in form(*fixed)), fixed[3:]) for form in (ours, definition))
+    found, expected = (
+        torch.autograd.grad(sum(out.square().sum() for out in form(*fixed)), fixed[3:]) for form in (ours, definition)
+    )
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
@@ -111,17 +118,24 @@ def test_second_derivatives_are_refused() -> None:
 def test_16_bit_places_get_gradients_in_16_bits() -> None:
     inputs, exact = make(torch.bfloat16), make()
     for form, leaves in ((ours, inputs), (definition, exact)):
-        sum(out.square().sum() for out in form(*leaves[:3], leaves[3].float() if form is ours else leaves[3], *leaves[4:])).backward()
+        sum(
+            out.square().sum()
+            for out in form(*leaves[:3], leaves[3].float() if form is ours else leaves[3], *leaves[4:])
+        ).backward()
     assert {leaf.grad.dtype for leaf in inputs} == {torch.bfloat16}
     for leaf, reference in zip(inputs, exact, strict=True):
-        assert torch.nn.functional.cosine_similarity(leaf.grad.double().flatten(), reference.grad.flatten(), dim=0) > 0.995
+        assert (
+            torch.nn.functional.cosine_similarity(leaf.grad.double().flatten(), reference.grad.flatten(), dim=0) > 0.995
+        )
 
 
 def test_nothing_of_the_size_of_all_tangents_is_kept() -> None:
     b, k, n, a = 2, 4, 8, 16
     keys, values, v, query = (torch.randn(shape).requires_grad_() for shape in ((b, n, a), (b, n, 3), (a,), (b, k, a)))
     kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()) or tensor, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.append(tensor.numel()) or tensor, lambda tensor: tensor
+    ):
         (look,) = additive_attention(keys, values, v, mask=None, active=[b], captions=k)
         look(query)
     assert kept and max(kept) < b * k * n * a

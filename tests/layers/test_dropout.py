@@ -17,7 +17,12 @@ def test_drops_its_share_and_keeps_the_mean(p: float, dtype: torch.dtype) -> Non
     dropped = out == 0
     n = x.numel()
     assert abs(float(dropped.double().mean()) - p) < 5 * (p * (1 - p) / n) ** 0.5
-    torch.testing.assert_close(out[~dropped], torch.full_like(out[~dropped], 1 / (1 - p)), rtol=1e-2 if dtype == torch.bfloat16 else 1e-4, atol=0)
+    torch.testing.assert_close(
+        out[~dropped],
+        torch.full_like(out[~dropped], 1 / (1 - p)),
+        rtol=1e-2 if dtype == torch.bfloat16 else 1e-4,
+        atol=0,
+    )
     out.sum().backward()
     assert torch.equal(x.grad, out.detach())
 

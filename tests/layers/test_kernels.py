@@ -40,9 +40,14 @@ class Scoring(NamedTuple):
         return [scores, 4.0 * self.v * d_p, 4.0 * self.v * kernel("query_gradient")(e, f, self.ds), d_v.sum((0, 1))]
 
 
-def make(*, spread: float = 1.5, b: int = 3, m: int = 2, n: int = 7, a: int = 5, dtype: torch.dtype = torch.float64) -> Scoring:
+def make(
+    *, spread: float = 1.5, b: int = 3, m: int = 2, n: int = 7, a: int = 5, dtype: torch.dtype = torch.float64
+) -> Scoring:
     random = torch.Generator().manual_seed(b + m + n + a)
-    p, q, v, ds = (torch.randn(shape, generator=random, dtype=torch.float64).to(dtype) for shape in ((b, n, a), (b, m, a), (a,), (b, m, n)))
+    p, q, v, ds = (
+        torch.randn(shape, generator=random, dtype=torch.float64).to(dtype)
+        for shape in ((b, n, a), (b, m, a), (a,), (b, m, n))
+    )
     return Scoring(spread * p, spread * q, v, ds)
 
 
@@ -72,11 +77,15 @@ def test_kernels_are_the_definition_and_its_gradients(form: Callable[[str], Call
 
 @pytest.mark.parametrize("form", [fused, eager])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
-def test_large_projections_that_cancel_lose_nothing(form: Callable[[str], Callable[..., Any]], dtype: torch.dtype, tolerance: float) -> None:
+def test_large_projections_that_cancel_lose_nothing(
+    form: Callable[[str], Callable[..., Any]], dtype: torch.dtype, tolerance: float
+) -> None:
     plain = make(dtype=dtype)
     # exp(2p) is up to e^60 here and exp(2q) down to e^-60; eighths, so that p + q is exact in 32 bits, too.
     shift = torch.linspace(-30, 30, 5).round()
-    scoring = plain._replace(p=(8 * plain.p).round() / 8 + shift.to(dtype), q=(8 * plain.q).round() / 8 - shift.to(dtype))
+    scoring = plain._replace(
+        p=(8 * plain.p).round() / 8 + shift.to(dtype), q=(8 * plain.q).round() / 8 - shift.to(dtype)
+    )
     direct = scoring.direct()
     assert all(gradient.abs().max() > 0.1 for gradient in direct), "tanh is saturated everywhere, and nothing is tested"
     torch.testing.assert_close([out.double() for out in scoring.by(form)], direct, rtol=0, atol=tolerance)
@@ -95,7 +104,9 @@ def test_saturation_gives_numbers(form: Callable[[str], Callable[..., Any]], p: 
 
 
 def test_sixteen_bits_are_widened_and_float64_is_kept() -> None:
-    assert [kernels.wide(torch.ones(1, dtype=dtype)).dtype for dtype in (torch.bfloat16, torch.float16, torch.float32)] == [torch.float32] * 3
+    assert [
+        kernels.wide(torch.ones(1, dtype=dtype)).dtype for dtype in (torch.bfloat16, torch.float16, torch.float32)
+    ] == [torch.float32] * 3
     assert kernels.wide(torch.ones(1, dtype=torch.float64)).dtype == torch.float64
 
 
@@ -119,10 +130,16 @@ def never_plain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_compiled_kernels_are_the_eager_ones_and_the_definition(monkeypatch: pytest.MonkeyPatch, compiled_graphs: Callable[[], int]) -> None:
+def test_compiled_kernels_are_the_eager_ones_and_the_definition(
+    monkeypatch: pytest.MonkeyPatch, compiled_graphs: Callable[[], int]
+) -> None:
     never_plain(monkeypatch)
     with torch.no_grad():
-        for sizes in ({"b": 4, "m": 5, "n": 196, "a": 64}, {"b": 2, "m": 1, "n": 49, "a": 32}, {"b": 3, "m": 30, "n": 36, "a": 64, "spread": 8.0}):
+        for sizes in (
+            {"b": 4, "m": 5, "n": 196, "a": 64},
+            {"b": 2, "m": 1, "n": 49, "a": 32},
+            {"b": 3, "m": 30, "n": 36, "a": 64, "spread": 8.0},
+        ):
             scoring = make(**sizes, dtype=torch.float32)
             found = scoring.by(compiled)
             torch.testing.assert_close(found, scoring.by(eager), rtol=1e-4, atol=1e-4)
@@ -132,7 +149,9 @@ def test_compiled_kernels_are_the_eager_ones_and_the_definition(monkeypatch: pyt
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["show_attend_tell", "top_down"])
-def test_a_compiled_training_step_is_the_plain_one(name: str, monkeypatch: pytest.MonkeyPatch, compiled_graphs: Callable[[], int]) -> None:
+def test_a_compiled_training_step_is_the_plain_one(
+    name: str, monkeypatch: pytest.MonkeyPatch, compiled_graphs: Callable[[], int]
+) -> None:
     decoder, memory, tokens = build_decoder(name).float(), build_memory().to(dtype=torch.float32), build_tokens()
     weights = [parameter for parameter in decoder.parameters() if parameter.requires_grad]
 

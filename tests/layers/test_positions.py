@@ -29,7 +29,9 @@ def test_geometry_describes_a_cell_of_the_grid_as_the_same_box() -> None:
     torch.testing.assert_close(of_grid, of_boxes, atol=1e-6, rtol=0)
     assert of_grid.shape == (2, 6, 4) and not torch.equal(of_grid[:, 0], of_grid[:, 1])
     x0, y0, x1, y1 = cells[4]
-    naive = geometry.project(torch.tensor([x0, y0, x1, y1, x1 - x0, y1 - y0, (x1 - x0) * (y1 - y0)], dtype=torch.float64))
+    naive = geometry.project(
+        torch.tensor([x0, y0, x1, y1, x1 - x0, y1 - y0, (x1 - x0) * (y1 - y0)], dtype=torch.float64)
+    )
     torch.testing.assert_close(of_boxes[0, 4], naive)
 
 

@@ -52,7 +52,8 @@ def test_products_and_gradients_are_those_of_plain_steps() -> None:
 def test_steps_that_the_loss_does_not_ask_for_leave_no_trace(output: int) -> None:
     inputs = make()
     found, expected = (
-        torch.autograd.grad(form(*inputs)[output].square().sum(), inputs, allow_unused=True, materialize_grads=True) for form in (ours, plain)
+        torch.autograd.grad(form(*inputs)[output].square().sum(), inputs, allow_unused=True, materialize_grads=True)
+        for form in (ours, plain)
     )
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
@@ -68,17 +69,25 @@ def test_a_graph_can_be_gone_through_in_part_and_again() -> None:
 def test_a_weight_makes_one_gradient_however_many_steps_there_are() -> None:
     weight, made = torch.randn(5, 3, requires_grad=True), []
     weight.register_hook(lambda gradient: made.append(gradient.shape))
-    sum(multiply(torch.randn(rows, 3)).sum() for rows, (multiply,) in zip(ROWS, recurrent_products([weight], ROWS), strict=True)).backward()
+    sum(
+        multiply(torch.randn(rows, 3)).sum()
+        for rows, (multiply,) in zip(ROWS, recurrent_products([weight], ROWS), strict=True)
+    ).backward()
     assert made == [weight.shape]
 
 
 def test_16_bit_weights_get_gradients_in_16_bits() -> None:
     inputs, exact = make(torch.bfloat16), make()
     for form, leaves in ((ours, inputs), (plain, exact)):
-        sum(out.square().sum() for out in form(*leaves[:2], *(leaf.float() if form is ours else leaf for leaf in leaves[2:]))).backward()
+        sum(
+            out.square().sum()
+            for out in form(*leaves[:2], *(leaf.float() if form is ours else leaf for leaf in leaves[2:]))
+        ).backward()
     assert {leaf.grad.dtype for leaf in inputs} == {torch.bfloat16}
     for leaf, reference in zip(inputs, exact, strict=True):
-        assert torch.nn.functional.cosine_similarity(leaf.grad.double().flatten(), reference.grad.flatten(), dim=0) > 0.98
+        assert (
+            torch.nn.functional.cosine_similarity(leaf.grad.double().flatten(), reference.grad.flatten(), dim=0) > 0.98
+        )
 
 
 def test_autocast_multiplies_in_its_precision_and_returns_32_bits() -> None:

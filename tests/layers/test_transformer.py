@@ -15,7 +15,9 @@ from captioner.settings import validate
 
 SIZE, HEADS = 8, 2
 FORMS = [
-    pytest.param({"norm": norm, "activation": activation}, id=f"{norm}-{activation}") for norm in ("pre", "post") for activation in ("relu", "gelu")
+    pytest.param({"norm": norm, "activation": activation}, id=f"{norm}-{activation}")
+    for norm in ("pre", "post")
+    for activation in ("relu", "gelu")
 ]
 MASK = torch.tensor([[True, True, False, True, False], [True] * 5, [False, False, False, False, True]])
 
@@ -49,7 +51,13 @@ def copy_attention(ours: Attention, theirs: nn.MultiheadAttention) -> None:
 def torch_encoder(block: EncoderBlock, config: BlockConfig) -> nn.TransformerEncoderLayer:
     """Make torch's layer with a block's weights."""
     layer = nn.TransformerEncoderLayer(
-        config.size, config.heads, config.feed_forward, 0.0, config.activation, batch_first=True, norm_first=config.norm == "pre"
+        config.size,
+        config.heads,
+        config.feed_forward,
+        0.0,
+        config.activation,
+        batch_first=True,
+        norm_first=config.norm == "pre",
     ).double()
     copy_attention(block.attention, layer.self_attn)
     layer.linear1, layer.linear2 = block.feed_forward[0], block.feed_forward[2]  # type: ignore[assignment]
@@ -61,12 +69,22 @@ def torch_encoder(block: EncoderBlock, config: BlockConfig) -> nn.TransformerEnc
 def torch_decoder(block: DecoderBlock, config: BlockConfig) -> nn.TransformerDecoderLayer:
     """Make torch's layer with a block's weights."""
     layer = nn.TransformerDecoderLayer(
-        config.size, config.heads, config.feed_forward, 0.0, config.activation, batch_first=True, norm_first=config.norm == "pre"
+        config.size,
+        config.heads,
+        config.feed_forward,
+        0.0,
+        config.activation,
+        batch_first=True,
+        norm_first=config.norm == "pre",
     ).double()
     copy_attention(block.self_attention, layer.self_attn)
     copy_attention(block.cross_attention, layer.multihead_attn)
     layer.linear1, layer.linear2 = block.feed_forward[0], block.feed_forward[2]  # type: ignore[assignment]
-    layer.norm1, layer.norm2, layer.norm3 = block.around_self_attention.norm, block.around_cross_attention.norm, block.around_feed_forward.norm
+    layer.norm1, layer.norm2, layer.norm3 = (
+        block.around_self_attention.norm,
+        block.around_cross_attention.norm,
+        block.around_feed_forward.norm,
+    )
     return layer
 
 
@@ -81,10 +99,15 @@ def naive_attention(attention: Attention, x: Tensor, memory: Tensor, seen: np.nd
             for head in range(HEADS):
                 part = slice(head * e, (head + 1) * e)
                 places = np.flatnonzero(seen[image, query])
-                scores = [(w_q[part] @ x[image, query].numpy()) @ (w_k[part] @ memory[image, place].numpy()) / np.sqrt(e) for place in places]
+                scores = [
+                    (w_q[part] @ x[image, query].numpy()) @ (w_k[part] @ memory[image, place].numpy()) / np.sqrt(e)
+                    for place in places
+                ]
                 alpha = np.exp(scores) / np.exp(scores).sum()
                 weights[image, head, query, places] = alpha
-                out[image, query, part] = sum(a * (w_v[part] @ memory[image, place].numpy()) for a, place in zip(alpha, places, strict=True))
+                out[image, query, part] = sum(
+                    a * (w_v[part] @ memory[image, place].numpy()) for a, place in zip(alpha, places, strict=True)
+                )
     return out, weights
 
 
@@ -92,10 +115,16 @@ def naive_attention(attention: Attention, x: Tensor, memory: Tensor, seen: np.nd
 def test_attention_is_the_papers_equation(masked: bool) -> None:
     attention, x, memory = scattered(Attention(SIZE, HEADS)), randoms(3, 4, SIZE), randoms(3, 5, SIZE, seed=2)
     mask = MASK if masked else None
-    out, weights = naive_attention(attention, x, memory, (MASK if masked else torch.ones_like(MASK))[:, None].expand(-1, 4, -1).numpy())
+    out, weights = naive_attention(
+        attention, x, memory, (MASK if masked else torch.ones_like(MASK))[:, None].expand(-1, 4, -1).numpy()
+    )
     query, keys_values = attention.query(x), attention.split(attention.key_value(memory))
-    torch.testing.assert_close(attention.look(query, keys_values, mask=key_mask(mask)), torch.from_numpy(out), rtol=0, atol=1e-12)
-    torch.testing.assert_close(attention.weights(query, keys_values, mask=key_mask(mask)), torch.from_numpy(weights), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        attention.look(query, keys_values, mask=key_mask(mask)), torch.from_numpy(out), rtol=0, atol=1e-12
+    )
+    torch.testing.assert_close(
+        attention.weights(query, keys_values, mask=key_mask(mask)), torch.from_numpy(weights), rtol=0, atol=1e-12
+    )
 
 
 def test_causal_attention_looks_back_only() -> None:
@@ -142,7 +171,9 @@ def test_a_decoder_block_takes_up_where_it_stopped() -> None:
         step = block(words[:, :, t].flatten(0, 1), Rows((3, 2, 1)), places, mask, past=past, weights=True)
         past = step.said
         torch.testing.assert_close(step.x, whole.x.view(3, 2, 4, -1)[:, :, t].flatten(0, 1), rtol=0, atol=1e-12)
-        torch.testing.assert_close(step.weights, whole.weights.view(3, 2, 4, HEADS, -1)[:, :, t].flatten(0, 1), rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            step.weights, whole.weights.view(3, 2, 4, HEADS, -1)[:, :, t].flatten(0, 1), rtol=0, atol=1e-12
+        )
     torch.testing.assert_close(past, whole.said, rtol=0, atol=1e-12)
 
 

@@ -24,7 +24,9 @@ def test_captions_come_as_often_as_they_are_probable(name: str) -> None:
     allowed = [EOS, *range(UNK + 1, WORDS)]
     first = step_by_step(decoder, memory, torch.full((2, 1, 1), BOS)).logits[:, allowed].softmax(-1)
     inputs = torch.tensor([[BOS, word] for word in allowed if word != EOS]).expand(2, -1, -1)
-    second = step_by_step(decoder, memory, inputs).logits.view(2, len(allowed) - 1, 2, WORDS)[:, :, 1, allowed].softmax(-1)
+    second = (
+        step_by_step(decoder, memory, inputs).logits.view(2, len(allowed) - 1, 2, WORDS)[:, :, 1, allowed].softmax(-1)
+    )
     for image in range(2):
         expected = {(EOS, PAD): first[image, 0].item()}
         for (i, word), (j, other) in product(enumerate(allowed[1:]), enumerate(allowed)):
@@ -41,7 +43,9 @@ def test_captions_come_as_often_as_they_are_probable(name: str) -> None:
 def test_the_most_probable_word_each_time_is_greedy_search(name: str) -> None:
     decoder, memory, config = build_decoder(name), build_memory(), SearchConfig(width=1, max_words=9)
     drawn = sample(decoder, memory, 1, config, greedy=True)
-    assert [[word for word in row if word > EOS] for row in drawn[:, 0].tolist()] == [found[0].words for found in greedy(decoder, memory, config)]
+    assert [[word for word in row if word > EOS] for row in drawn[:, 0].tolist()] == [
+        found[0].words for found in greedy(decoder, memory, config)
+    ]
 
 
 def test_after_the_end_there_is_only_padding() -> None:

@@ -32,9 +32,13 @@ SETTINGS: list[dict[str, Any]] = [
 
 def sharp(name: str, *, seed: int = 0, ending: float = 0.0) -> Decoder:
     """Make a decoder whose words have clearly different probabilities; ``ending`` is added to the logit of ``<eos>``."""
-    untied = {"tie_output": False} if "tie_output" in DECODERS[name].Config.model_fields else {}  # so that there is an output layer to sharpen
+    untied = (
+        {"tie_output": False} if "tie_output" in DECODERS[name].Config.model_fields else {}
+    )  # so that there is an output layer to sharpen
     decoder = build_decoder(name, seed=seed, **untied)
-    *_, output = (layer for layer in decoder.modules() if isinstance(layer, nn.Linear) and layer.out_features == builders.WORDS)
+    *_, output = (
+        layer for layer in decoder.modules() if isinstance(layer, nn.Linear) and layer.out_features == builders.WORDS
+    )
     with torch.no_grad():
         output.weight.mul_(3)
         output.bias[EOS] += ending
@@ -48,7 +52,11 @@ def allowed(words: list[int], config: SearchConfig, vocabulary: int) -> list[int
         n = config.block_ngram
         new = [*words, word][-n:] if 0 < n <= len(words) else None
         repeats = new is not None and any(words[i : i + n] == new for i in range(len(words) - n + 1))
-        banned = word in (PAD, BOS) or (word == UNK and config.forbid_unknown) or (word == EOS and len(words) < config.min_words)
+        banned = (
+            word in (PAD, BOS)
+            or (word == UNK and config.forbid_unknown)
+            or (word == EOS and len(words) < config.min_words)
+        )
         if not (repeats or banned):
             choice.append(word)
     return choice or [EOS]
@@ -72,9 +80,14 @@ def reference(decoder: Decoder, memory: Memory, config: SearchConfig) -> list[Hy
             logits, attention, after = decoder.step(torch.tensor([[words[-1] if words else BOS]]), state)
             scores = logits[0, 0].log_softmax(-1).tolist()
             row = None if attention is None else attention[0, 0]
-            candidates += [(total + scores[word], [*words, word], [*looked, row], after) for word in allowed(words, config, len(scores))]
+            candidates += [
+                (total + scores[word], [*words, word], [*looked, row], after)
+                for word in allowed(words, config, len(scores))
+            ]
         candidates = sorted(candidates, key=lambda candidate: -candidate[0])[:width]
-        ended += [hypothesis(total, words[:-1], looked, True) for total, words, looked, _ in candidates if words[-1] == EOS]
+        ended += [
+            hypothesis(total, words[:-1], looked, True) for total, words, looked, _ in candidates if words[-1] == EOS
+        ]
         live = [candidate for candidate in candidates if candidate[1][-1] != EOS]
         width = config.width - len(ended)
         if not live:
@@ -118,7 +131,11 @@ def test_width_one_is_greedy(name: str, settings: dict[str, Any]) -> None:
 @every_decoder
 @pytest.mark.parametrize("search", list(SEARCHES))
 def test_an_image_finds_the_same_in_any_company(name: str, search: str) -> None:
-    decoder, memory, config = sharp(name, seed=3, ending=1.0), build_memory(), SearchConfig(width=3, n_best=3, max_words=8)
+    decoder, memory, config = (
+        sharp(name, seed=3, ending=1.0),
+        build_memory(),
+        SearchConfig(width=3, n_best=3, max_words=8),
+    )
     together = SEARCHES[search](decoder, memory, config)
     assert len({tuple(found[0].words) for found in together}) > 1
     order = torch.tensor([2, 0, 3, 1])
@@ -149,7 +166,11 @@ def test_a_model_that_ends_at_once_says_nothing(name: str) -> None:
 @pytest.mark.parametrize("block", [0, 1])
 def test_a_vocabulary_smaller_than_the_beam(name: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builders, "WORDS", 6)  # two words besides the special ones
-    decoder, memory, config = sharp(name), build_memory(), SearchConfig(width=8, n_best=8, max_words=4, block_ngram=block)
+    decoder, memory, config = (
+        sharp(name),
+        build_memory(),
+        SearchConfig(width=8, n_best=8, max_words=4, block_ngram=block),
+    )
     for image, found in enumerate(beam(decoder, memory, config)):
         assert_same(found, reference(decoder, memory[image : image + 1], config))
         assert len(found) == (5 if block else 8)  # nothing, a, b, a b, b a

@@ -60,7 +60,9 @@ def naive_merges(texts: list[str], merges: int) -> list[tuple[bytes, bytes]]:
     return learned
 
 
-@pytest.mark.parametrize("texts", [TEXTS, ["aaaa aaa aaaaaaa", "abab abab bab"], ["low low low low low lower lower newest newest widest"]])
+@pytest.mark.parametrize(
+    "texts", [TEXTS, ["aaaa aaa aaaaaaa", "abab abab bab"], ["low low low low low lower lower newest newest widest"]]
+)
 def test_merges_are_those_of_the_naive_algorithm(texts: list[str]) -> None:
     subwords = Subwords.learn(texts, merges=25)
     assert [(subwords.pieces[a], subwords.pieces[b]) for a, b in subwords.merges] == naive_merges(texts, 25)
@@ -68,7 +70,9 @@ def test_merges_are_those_of_the_naive_algorithm(texts: list[str]) -> None:
 
 def test_the_order_of_texts_does_not_matter() -> None:
     shuffled = random.Random(1).sample(TEXTS, len(TEXTS))
-    assert Subwords.learn(iter(shuffled), merges=25) == LEARNED and hash(Subwords.learn(shuffled, merges=25)) == hash(LEARNED)
+    assert Subwords.learn(iter(shuffled), merges=25) == LEARNED and hash(Subwords.learn(shuffled, merges=25)) == hash(
+        LEARNED
+    )
     assert Subwords.learn(TEXTS, merges=24) != LEARNED and len(LEARNED) == len(SPECIAL) + 256 + 25
 
 
@@ -79,7 +83,9 @@ def test_pairs_seen_once_are_not_merged() -> None:
 @given(st.text())
 def test_any_text_comes_back(text: str) -> None:
     numbers = LEARNED.encode(text)
-    assert numbers[0] == BOS and numbers[-1] == EOS and min(numbers[1:-1], default=9) > UNK and max(numbers) < len(LEARNED)
+    assert (
+        numbers[0] == BOS and numbers[-1] == EOS and min(numbers[1:-1], default=9) > UNK and max(numbers) < len(LEARNED)
+    )
     assert LEARNED.sentence(numbers) == text
 
 

@@ -31,7 +31,9 @@ CAPTIONS = [
 
 @pytest.mark.parametrize("caption", CAPTIONS)
 def test_words_are_nltks_without_case_and_punctuation(caption: str) -> None:
-    expected = [token for token in NLTKWordTokenizer().tokenize(caption.lower()) if any(letter.isalnum() for letter in token)]
+    expected = [
+        token for token in NLTKWordTokenizer().tokenize(caption.lower()) if any(letter.isalnum() for letter in token)
+    ]
     assert tokenize(caption) == expected
 
 
@@ -42,7 +44,12 @@ def test_a_full_stop_in_the_middle_does_not_make_another_word() -> None:
 
 @pytest.mark.parametrize(
     "sentence",
-    ["A dog's ball.", "They don't smile.", "He can't swim.", "It's we who'd say they're what you've got, and I'm sure they'll come."],
+    [
+        "A dog's ball.",
+        "They don't smile.",
+        "He can't swim.",
+        "It's we who'd say they're what you've got, and I'm sure they'll come.",
+    ],
 )
 def test_contractions_there_and_back(sentence: str) -> None:
     plain = sentence.replace(",", "").replace("I'm", "i'm")
@@ -55,7 +62,9 @@ def test_the_typographic_apostrophe_is_an_apostrophe() -> None:
     assert tokenize("A dog’s ball") == tokenize("A dog's ball")
 
 
-@pytest.mark.parametrize(("words", "sentence"), [([], ""), (["a"], "A."), (["zwei", "hunde"], "Zwei hunde."), (["über", "'s"], "Über's.")])
+@pytest.mark.parametrize(
+    ("words", "sentence"), [([], ""), (["a"], "A."), (["zwei", "hunde"], "Zwei hunde."), (["über", "'s"], "Über's.")]
+)
 def test_sentences(words: list[str], sentence: str) -> None:
     assert detokenize(words) == sentence
 
@@ -114,7 +123,11 @@ def test_a_vocabulary_that_contradicts_itself_is_refused(words: list[str], count
         Vocabulary(words, counts)
 
 
-@pytest.mark.parametrize("vocabulary", [KNOWN, Vocabulary(["ein", "größerer", "hund"]), Vocabulary([])], ids=["counted", "uncounted", "empty"])
+@pytest.mark.parametrize(
+    "vocabulary",
+    [KNOWN, Vocabulary(["ein", "größerer", "hund"]), Vocabulary([])],
+    ids=["counted", "uncounted", "empty"],
+)
 def test_a_vocabulary_survives_a_file(vocabulary: Vocabulary, tmp_path: Path) -> None:
     vocabulary.save(tmp_path / "vocabulary.json")
     loaded = Vocabulary.load(tmp_path / "vocabulary.json")
@@ -155,7 +168,9 @@ def test_a_file_that_is_no_vocabulary_is_told_by_name(content: bytes, message: s
 
 
 def test_a_missing_file_is_told_by_name(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"vocabulary\.json: the vocabulary is missing; copy the whole model folder"):
+    with pytest.raises(
+        CheckpointError, match=r"vocabulary\.json: the vocabulary is missing; copy the whole model folder"
+    ):
         Vocabulary.load(tmp_path / "vocabulary.json")
     with pytest.raises(CheckpointError, match="not a readable vocabulary"):
         Vocabulary.load(tmp_path)

@@ -7,7 +7,12 @@ from captioner.data.batches import Captions
 from captioner.decoders import DECODERS
 from captioner.memory import Memory
 from captioner.text.vocabulary import BOS, EOS, PAD
-from captioner.training.cross_entropy import CrossEntropy, CrossEntropyConfig, doubly_stochastic_penalty, mix_in_own_words
+from captioner.training.cross_entropy import (
+    CrossEntropy,
+    CrossEntropyConfig,
+    doubly_stochastic_penalty,
+    mix_in_own_words,
+)
 from tests.builders import FEATURES, WORDS, build_decoder, step_by_step
 
 CAPTIONS = Captions.collate([[[1, 5, 6, 2], [1, 7, 2]], [[1, 4, 2]]])
@@ -18,13 +23,17 @@ def test_loss_is_that_of_torch_and_the_papers_penalty(name: str) -> None:
     torch.manual_seed(0)
     decoder = build_decoder(name)
     memory = Memory.of_grid(torch.randn(2, 4, FEATURES, dtype=torch.float64), (2, 2))
-    loss, metrics = CrossEntropy(CrossEntropyConfig(label_smoothing=0.1, doubly_stochastic=0.3))(decoder, memory, CAPTIONS)
-    taught = decoder(memory, CAPTIONS.inputs)
-    expected = torch.nn.functional.cross_entropy(taught.logits, CAPTIONS.targets, label_smoothing=0.1)
-    if taught.attention is not None:
+    loss, metrics = CrossEntropy(CrossEntropyConfig(label_smoothing=0.1, doubly_stochastic=0.3))(
+        decoder, memory, CAPTIONS
+    )
+    output = decoder(memory, CAPTIONS.inputs)
+    expected = torch.nn.functional.cross_entropy(output.logits, CAPTIONS.targets, label_smoothing=0.1)
+    if output.attention is not None:
         expected = expected + 0.3 * metrics["penalty"]
     torch.testing.assert_close(loss.double(), expected)
-    torch.testing.assert_close(metrics["nll"].double(), torch.nn.functional.cross_entropy(taught.logits, CAPTIONS.targets))
+    torch.testing.assert_close(
+        metrics["nll"].double(), torch.nn.functional.cross_entropy(output.logits, CAPTIONS.targets)
+    )
 
 
 def test_penalty_is_equation_14_averaged() -> None:
@@ -49,7 +58,11 @@ def test_scheduled_sampling_reads_own_words_where_it_was_asked_to(name: str) -> 
     inputs = torch.tensor([[[BOS, 5, 6], [BOS, 7, PAD]], [[BOS, 4, PAD], [PAD, PAD, PAD]]])
     assert torch.equal(mix_in_own_words(decoder, memory, inputs, 0.0), inputs)
     mixed = torch.stack([mix_in_own_words(decoder, memory, inputs, 1.0) for _ in range(1500)])
-    assert ((mixed == PAD) == (inputs == PAD)).all() and (mixed[..., 0] == inputs[..., 0]).all() and not (mixed == EOS).any()
+    assert (
+        ((mixed == PAD) == (inputs == PAD)).all()
+        and (mixed[..., 0] == inputs[..., 0]).all()
+        and not (mixed == EOS).any()
+    )
     # Its own words come as often as it says them after the words that it has read.
     others = [word for word in range(WORDS) if word not in (PAD, BOS, EOS)]
     second = step_by_step(decoder, memory, torch.tensor([[[BOS]], [[BOS]]])).logits[0, others].softmax(-1)
@@ -65,7 +78,10 @@ def test_scheduled_sampling_reads_own_words_where_it_was_asked_to(name: str) -> 
 
 def test_scheduled_sampling_rises_with_the_run() -> None:
     torch.manual_seed(0)
-    decoder, memory = build_decoder("show_tell"), Memory.of_grid(torch.randn(2, 4, FEATURES, dtype=torch.float64), (2, 2))
+    decoder, memory = (
+        build_decoder("show_tell"),
+        Memory.of_grid(torch.randn(2, 4, FEATURES, dtype=torch.float64), (2, 2)),
+    )
     objective, plain = (CrossEntropy(CrossEntropyConfig(scheduled_sampling=share)) for share in (1.0, 0.0))
     expected, _ = plain(decoder, memory, CAPTIONS)
     torch.testing.assert_close(objective(decoder, memory, CAPTIONS)[0], expected)

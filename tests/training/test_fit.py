@@ -67,7 +67,9 @@ def test_killed_and_resumed_ends_with_the_same_bits(tiny: Path, tmp_path: Path, 
 
     def start(output: Path, how: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-c", script, str(tiny), str(output), how, *changes]
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        return subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     process = start(whole, "begin")
@@ -100,7 +102,9 @@ def test_training_the_last_stages_leaves_the_others(tiny: Path, tmp_path: Path) 
     store = FeatureStore(tmp_path / "run" / "features", encoder=after.encoder)
     captioner, names = Captioner(after, device="cpu"), [f"{number}.png" for number in range(24, 32)]
     from_store = captioner.caption_memory(store.memory(names), cut=store.cut)
-    assert [caption.text for caption in from_store] == [caption.text for caption in captioner([tmp_path / name for name in names])]
+    assert [caption.text for caption in from_store] == [
+        caption.text for caption in captioner([tmp_path / name for name in names])
+    ]
 
 
 def test_more_stages_than_there_are_is_an_error(tiny: Path, tmp_path: Path) -> None:
@@ -126,7 +130,11 @@ def test_a_batch_without_a_readable_picture_is_a_step_all_the_same(tiny: Path, t
     with safe_open(tmp_path / "run" / STATE, framework="pt") as file:
         assert json.loads(file.metadata()["progress"])["step"] == 2 * 24
     # Five optimiser steps an epoch, the last from four batches.
-    assert {int(value) for name, value in weights(tmp_path / "run").items() if name.startswith("optimiser.") and name.endswith(".step")} == {10}
+    assert {
+        int(value)
+        for name, value in weights(tmp_path / "run").items()
+        if name.startswith("optimiser.") and name.endswith(".step")
+    } == {10}
 
 
 def test_features_that_end_too_late_are_told_of(tiny: Path, tmp_path: Path) -> None:
@@ -151,17 +159,32 @@ def test_malformed_records_are_counted_or_refused(tiny: Path, photos: Path, tmp_
 
 
 def test_every_wrong_setting_is_told_at_once_and_before_the_data_are_read(tiny: Path, tmp_path: Path) -> None:
-    wrong = ["data.path=/nowhere", "model.decoder.hiden=5", "model.encoder.backbon=x", "objective.smoothing=1", "epoch=3", "optimiser.clip=-1"]
+    wrong = [
+        "data.path=/nowhere",
+        "model.decoder.hiden=5",
+        "model.encoder.backbon=x",
+        "objective.smoothing=1",
+        "epoch=3",
+        "optimiser.clip=-1",
+    ]
     with pytest.raises(ConfigError) as caught:
         run(tiny, wrong, output=tmp_path / "run")
     message = str(caught.value)
-    for part in ("'hiden'. Did you mean 'hidden'?", "'backbon'. Did you mean 'backbone'?", "'smoothing'", "'epoch'. Did you mean 'epochs'?", "clip"):
+    for part in (
+        "'hiden'. Did you mean 'hidden'?",
+        "'backbon'. Did you mean 'backbone'?",
+        "'smoothing'",
+        "'epoch'. Did you mean 'epochs'?",
+        "clip",
+    ):
         assert part in message
     assert "nowhere" not in message and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("killed_after", [1, 2])
-def test_a_resumed_run_keeps_the_encoder_it_trains(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_after: int) -> None:
+def test_a_resumed_run_keeps_the_encoder_it_trains(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_after: int
+) -> None:
     # Killed right after the epoch before the encoder is set free, and after the first in which it is trained.
     changes, output = ["epochs=3", "fine_tune.from_epoch=2", "fine_tune.learning_rate=0.01"], tmp_path / "run"
 

@@ -36,7 +36,9 @@ class Line(Loop[Tensor]):
     metric: ClassVar[str] = "nearness"
     units: ClassVar[str] = "numbers"
 
-    def __init__(self, config: RunConfig, *, resume: bool = False, scores: list[float] | None = None, fails_at: int | None = None) -> None:
+    def __init__(
+        self, config: RunConfig, *, resume: bool = False, scores: list[float] | None = None, fails_at: int | None = None
+    ) -> None:
         super().__init__(config, resume=resume, console=Console(file=io.StringIO(), width=200))
         self.model = nn.Linear(1, 1)
         self.average = copy.deepcopy(self.model)
@@ -78,7 +80,9 @@ class Line(Loop[Tensor]):
 
 
 def config(tmp_path: Path, **settings: Any) -> RunConfig:
-    return RunConfig.model_validate({"output": tmp_path / "run", "epochs": 3, "device": "cpu", "precision": "32-true", "average": 0.5, **settings})
+    return RunConfig.model_validate(
+        {"output": tmp_path / "run", "epochs": 3, "device": "cpu", "precision": "32-true", "average": 0.5, **settings}
+    )
 
 
 def log_of(run: Line) -> list[dict[str, Any]]:
@@ -147,7 +151,9 @@ def test_broken_and_resumed_is_unbroken(tmp_path: Path, fails_at: int) -> None:
     resumed.run()
     assert broken.weights + resumed.weights == whole.weights and resumed.begun[0] == fails_at // 4
     states = [load_file(run.output / STATE) for run in (whole, resumed)]
-    assert states[0].keys() == states[1].keys() and all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+    assert states[0].keys() == states[1].keys() and all(
+        torch.equal(tensor, states[1][name]) for name, tensor in states[0].items()
+    )
     assert [record.get("loss") for record in log_of(resumed)] == [record.get("loss") for record in log_of(whole)]
     assert (whole.output / "last").read_text() == (resumed.output / "last").read_text()
 
@@ -201,14 +207,18 @@ class Gaps(Line):
 
 
 @pytest.mark.parametrize("empty", [{0}, {1}, {3}, {2, 3}, {0, 1, 2, 3}])
-def test_batches_with_nothing_to_learn_from_are_steps_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty: set[int]) -> None:
+def test_batches_with_nothing_to_learn_from_are_steps_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty: set[int]
+) -> None:
     monkeypatch.setattr(Gaps, "empty", empty)
     run = Gaps(config(tmp_path, epochs=3, accumulate=2))
     run.run()
     assert run.progress.step == 12 and run.progress.finished
     records = [record for record in log_of(run) if "loss" in record]
     assert [record["step"] for record in records] == [step for step in range(1, 13) if (step - 1) % 4 not in empty]
-    steps = 3 * sum(not {number, number + 1} <= empty for number in (0, 2))  # a group of two with something in it is a step of the optimiser
+    steps = 3 * sum(
+        not {number, number + 1} <= empty for number in (0, 2)
+    )  # a group of two with something in it is a step of the optimiser
     assert len({*run.weights, run.model.weight.item()}) == (steps + 1 if run.weights else 1)
 
 
@@ -240,7 +250,9 @@ def test_scaled_gradients_are_clipped_and_used_unscaled(tmp_path: Path, half: li
     assert scaled.weights == pytest.approx(plain.weights, abs=1e-3)
 
 
-def test_a_gradient_too_large_for_its_scale_is_left_out_and_the_scale_lowered(tmp_path: Path, half: list[float]) -> None:
+def test_a_gradient_too_large_for_its_scale_is_left_out_and_the_scale_lowered(
+    tmp_path: Path, half: list[float]
+) -> None:
     half[0] = 2.0**16
     run = Line(config(tmp_path, precision="16-mixed", epochs=2))
     before = run.model.weight.item()

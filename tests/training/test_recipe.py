@@ -20,8 +20,15 @@ def test_every_recipe_is_valid(name: str) -> None:
 
 
 def test_changes_win_and_are_typed() -> None:
-    config = load_config(NAMES[0], ["optimiser.learning_rate=1e-4", "data.flips=false", "batch_size=7"], Path("elsewhere"))
-    assert (config.optimiser.learning_rate, config.data.flips, config.batch_size, config.output) == (1e-4, False, 7, Path("elsewhere"))
+    config = load_config(
+        NAMES[0], ["optimiser.learning_rate=1e-4", "data.flips=false", "batch_size=7"], Path("elsewhere")
+    )
+    assert (config.optimiser.learning_rate, config.data.flips, config.batch_size, config.output) == (
+        1e-4,
+        False,
+        7,
+        Path("elsewhere"),
+    )
 
 
 @pytest.mark.parametrize(
@@ -65,7 +72,9 @@ def test_a_recipe_printed_whole_is_the_recipe(name: str, tmp_path: Path) -> None
     (tmp_path / "whole.yaml").write_text(explained(recipe), encoding="utf-8")
     again = read_run(type(recipe), tmp_path / "whole.yaml", [], None)
     assert explained(again) == explained(recipe) and again.seed == 3
-    assert again.model_dump(exclude={"model", "objective"}) == recipe.model_dump(exclude={"model", "objective"})  # these have all their settings now
+    assert again.model_dump(exclude={"model", "objective"}) == recipe.model_dump(
+        exclude={"model", "objective"}
+    )  # these have all their settings now
     assert again.model_dump()["objective"] == recipe.model_dump()["objective"]
     assert len(summary(RECIPES[name])) > 30 and ".." not in summary(RECIPES[name])
 

@@ -22,7 +22,9 @@ CAPTIONS = Captions(torch.full((2, 1, 1), BOS), torch.tensor([4, 7]), photos=(0,
 
 
 def gradient(decoder: Decoder) -> Tensor:
-    return torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in decoder.parameters()])
+    return torch.cat(
+        [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in decoder.parameters()]
+    )
 
 
 def expected_reward(decoder: Decoder) -> Tensor:
@@ -30,11 +32,15 @@ def expected_reward(decoder: Decoder) -> Tensor:
     words = list(range(UNK + 1, WORDS))
     every = [(EOS, PAD), *((word, EOS) for word in words), *product(words, words)]
     captions = torch.tensor(every).expand(2, -1, -1)
-    inputs = torch.cat([torch.full_like(captions[..., :1], BOS), captions[..., :1].masked_fill(captions[..., 1:] == PAD, PAD)], dim=-1)
+    inputs = torch.cat(
+        [torch.full_like(captions[..., :1], BOS), captions[..., :1].masked_fill(captions[..., 1:] == PAD, PAD)], dim=-1
+    )
     logits = step_by_step(decoder, build_memory(images=2), inputs).logits
     logits[:, [PAD, BOS, UNK]] = float("-inf")
     said = logits.log_softmax(-1).gather(1, captions[inputs != PAD].unsqueeze(1)).squeeze(1)
-    total = torch.zeros(2 * len(every), dtype=torch.float64).index_add(0, (inputs != PAD).flatten(0, 1).nonzero()[:, 0], said)
+    total = torch.zeros(2 * len(every), dtype=torch.float64).index_add(
+        0, (inputs != PAD).flatten(0, 1).nonzero()[:, 0], said
+    )
     images = [image for image in range(2) for _ in every]
     rewards = torch.from_numpy(CiderD(REFERENCES, words=WORDS)(images, captions.flatten(0, 1).numpy()))
     return (total.exp() * rewards).sum() / 2
@@ -75,6 +81,9 @@ def test_it_teaches_what_is_rewarded() -> None:
 
 def test_words_that_the_vocabulary_lacks_are_not_one_word() -> None:
     vocabulary = Vocabulary(["a", "dog"])
-    photos = [Photo("1", Path("1.jpg"), "train", ("a rare dog", "a scarce dog")), Photo("2", Path("2.jpg"), "train", ("a dog",))]
+    photos = [
+        Photo("1", Path("1.jpg"), "train", ("a rare dog", "a scarce dog")),
+        Photo("2", Path("2.jpg"), "train", ("a dog",)),
+    ]
     objective = SelfCritical.build(SelfCriticalConfig(), photos, vocabulary)
     assert objective.reward.images == 2 and objective.reward.base == len(vocabulary) + 2  # rare, scarce

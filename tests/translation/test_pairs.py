@@ -33,7 +33,10 @@ def test_lines_become_pairs(folder: Path) -> None:
     assert read_parallel(folder, "train", source="en", target="de").name == "mini/train"
 
 
-@pytest.mark.parametrize("content", [b"Ein  Hund. \r\n\tZwei M\xc3\xa4nner laufen.", b"\xef\xbb\xbfEin Hund.\nZwei M\xc3\xa4nner\xc2\xa0laufen.\n"])
+@pytest.mark.parametrize(
+    "content",
+    [b"Ein  Hund. \r\n\tZwei M\xc3\xa4nner laufen.", b"\xef\xbb\xbfEin Hund.\nZwei M\xc3\xa4nner\xc2\xa0laufen.\n"],
+)
 def test_white_space_line_ends_and_byte_order_marks_do_not_matter(folder: Path, content: bytes) -> None:
     expected = read(folder)
     (folder / "train.de").write_bytes(content)
@@ -52,16 +55,22 @@ def test_empty_lines_are_reported_and_skipped(folder: Path) -> None:
     text = read_parallel(folder, "train", source="en", target="de")
     assert [pair.source for pair in text.pairs] == ["A dog.", "Two men run."]
     en, de = folder / "train.en", folder / "train.de"
-    assert [str(problem) for problem in text.problems] == [f"{path}: the line is empty" for path in (f"{en}:2", f"{de}:4", f"{en}:5")]
+    assert [str(problem) for problem in text.problems] == [
+        f"{path}: the line is empty" for path in (f"{en}:2", f"{de}:4", f"{en}:5")
+    ]
 
 
 def test_what_cannot_be_read_is_told(folder: Path) -> None:
-    with pytest.raises(AnnotationError, match=r"nowhere: no such folder; give the one that holds train\.en and train\.de"):
+    with pytest.raises(
+        AnnotationError, match=r"nowhere: no such folder; give the one that holds train\.en and train\.de"
+    ):
         read(folder / "nowhere")
     with pytest.raises(AnnotationError, match=r"val\.en: no such file; the folder has train\.de, train\.en"):
         read(folder, "val")
     (folder / "train.en").write_text("A dog.\n", encoding="utf-8")
-    with pytest.raises(AnnotationError, match=r"train\.en has 1 lines and train\.de 2; line n of one must be the translation"):
+    with pytest.raises(
+        AnnotationError, match=r"train\.en has 1 lines and train\.de 2; line n of one must be the translation"
+    ):
         read(folder)
     (folder / "train.en").write_text("\n\n", encoding="utf-8")
     with pytest.raises(AnnotationError, match="there is no pair of sentences"):
@@ -89,7 +98,9 @@ def test_sentences_are_padded() -> None:
 def test_every_pair_comes_once_in_batches_that_keep_the_bound(lengths: list[int], tokens: int, epoch: int) -> None:
     sampler = LengthSampler(lengths, tokens=tokens, seed=5)
     batches = list(sampler.epoch(epoch))
-    assert len(batches) == len(sampler) and sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    assert len(batches) == len(sampler) and sorted(index for batch in batches for index in batch) == list(
+        range(len(lengths))
+    )
     assert all(len(batch) == 1 or len(batch) * max(lengths[index] for index in batch) <= tokens for batch in batches)
     assert list(LengthSampler(lengths, tokens=tokens, seed=5).epoch(epoch, skip=2)) == batches[2:]
 
@@ -97,9 +108,15 @@ def test_every_pair_comes_once_in_batches_that_keep_the_bound(lengths: list[int]
 def test_epochs_and_seeds_differ_and_lengths_keep_together() -> None:
     lengths = [1 + index % 10 for index in range(200)]
     sampler = LengthSampler(lengths, tokens=60, seed=0)
-    first, second, other = list(sampler.epoch(0)), list(sampler.epoch(1)), list(LengthSampler(lengths, tokens=60, seed=1).epoch(0))
+    first, second, other = (
+        list(sampler.epoch(0)),
+        list(sampler.epoch(1)),
+        list(LengthSampler(lengths, tokens=60, seed=1).epoch(0)),
+    )
     assert first != second and first != other
     assert {frozenset(batch) for batch in first} != {frozenset(batch) for batch in second}
     assert all(max(lengths[i] for i in b) - min(lengths[i] for i in b) <= 3 for b in first)
     sizes = [[lengths[index] for index in batch] for batch in first]
-    assert [max(size) for size in sizes] != sorted(max(size) for size in sizes), "batches come in the order of their lengths"
+    assert [max(size) for size in sizes] != sorted(max(size) for size in sizes), (
+        "batches come in the order of their lengths"
+    )

@@ -22,7 +22,12 @@ from captioner.training.state import Progress, save_state
 from captioner.translation import train as translate
 from captioner.translation.model import TranslationModel, load_translator
 from captioner.translation.pairs import read_parallel
-from captioner.translation.train import evaluate_translation, load_translate_config, score_translations, train_translation
+from captioner.translation.train import (
+    evaluate_translation,
+    load_translate_config,
+    score_translations,
+    train_translation,
+)
 from captioner.translation.translator import Translator
 
 WORDS = {"one": "Eins", "two": "Zwei", "dogs": "Hunde", "run": "laufen", "fast": "schnell", "home": "heim"}
@@ -32,7 +37,9 @@ class Exact:
     """The share of texts that are their reference, in the form of a metric of sacrebleu."""
 
     def corpus_score(self, texts: list[str], references: list[list[str]]) -> Exact:
-        self.score = 100 * sum(text == reference for text, reference in zip(texts, references[0], strict=True)) / len(texts)
+        self.score = (
+            100 * sum(text == reference for text, reference in zip(texts, references[0], strict=True)) / len(texts)
+        )
         return self
 
 
@@ -50,7 +57,9 @@ def tiny(tmp_path: Path) -> Path:
     for split, number in (("train", 160), ("val", 20)):
         lines = [draw.choices(list(WORDS), k=draw.randint(1, 4)) for _ in range(number)]
         (folder / f"{split}.en").write_text("".join(" ".join(line) + ".\n" for line in lines), encoding="utf-8")
-        (folder / f"{split}.xx").write_text("".join(" ".join(WORDS[word] for word in reversed(line)) + "!\n" for line in lines), encoding="utf-8")
+        (folder / f"{split}.xx").write_text(
+            "".join(" ".join(WORDS[word] for word in reversed(line)) + "!\n" for line in lines), encoding="utf-8"
+        )
     path = tmp_path / "tiny.yaml"
     path.write_text(
         f"""
@@ -81,7 +90,9 @@ def test_it_learns_to_translate(tiny: Path, tmp_path: Path, exact: None) -> None
     scores, translations = evaluate_translation(Translator.from_pretrained(best, device="cpu"), tmp_path / "data")
     assert scores["BLEU"] > 0.7, [translation.text for translation in translations]
     pairs = read_parallel(tmp_path / "data", "val", source="en", target="xx").pairs
-    assert scores["BLEU"] == sum(translation.text == pair.target for translation, pair in zip(translations, pairs, strict=True)) / len(pairs)
+    assert scores["BLEU"] == sum(
+        translation.text == pair.target for translation, pair in zip(translations, pairs, strict=True)
+    ) / len(pairs)
     records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     losses = [record["loss"] for record in records if "loss" in record]
     assert sum(losses[-10:]) < 0.5 * sum(losses[:10]) and any("dev" in record for record in records)
@@ -92,10 +103,26 @@ def test_it_learns_to_translate(tiny: Path, tmp_path: Path, exact: None) -> None
 FAMILIES: dict[str, dict[str, Any]] = {
     "attention": {},
     "seq2seq": {"model.decoder": {"name": "show_tell", "embedding": 24, "hidden": 16, "dropout": 0.1}},
-    "hard attention": {"model.decoder": {"name": "show_attend_tell", "embedding": 8, "hidden": 8, "attention": 8, "values": 8, "kind": "hard"}},
+    "hard attention": {
+        "model.decoder": {
+            "name": "show_attend_tell",
+            "embedding": 8,
+            "hidden": 8,
+            "attention": 8,
+            "values": 8,
+            "kind": "hard",
+        }
+    },
     "transformer": {
         "model.encoder": {"name": "words", "embedding": 16},
-        "model.refiner": {"name": "transformer", "positions": "order", "blocks": 1, "size": 16, "heads": 2, "feed_forward": 16},
+        "model.refiner": {
+            "name": "transformer",
+            "positions": "order",
+            "blocks": 1,
+            "size": 16,
+            "heads": 2,
+            "feed_forward": 16,
+        },
         "model.decoder": {"name": "transformer", "blocks": 1, "size": 16, "heads": 2, "feed_forward": 16},
     },
 }
@@ -105,7 +132,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
 def test_killed_within_an_epoch_and_resumed_ends_with_the_same_bits(
     tiny: Path, tmp_path: Path, exact: None, monkeypatch: pytest.MonkeyPatch, family: str
 ) -> None:
-    changes = ["epochs=2", "save_minutes=1e-9", *(f"{key}={json.dumps(value)}" for key, value in FAMILIES[family].items())]
+    changes = [
+        "epochs=2",
+        "save_minutes=1e-9",
+        *(f"{key}={json.dumps(value)}" for key, value in FAMILIES[family].items()),
+    ]
 
     class Killed(BaseException):
         pass
@@ -125,7 +156,11 @@ def test_killed_within_an_epoch_and_resumed_ends_with_the_same_bits(
     for file in (STATE, "last/model.safetensors", "best/model.safetensors"):
         first, second = load_file(whole / file), load_file(broken / file)
         assert first.keys() == second.keys()
-        assert all(torch.equal(tensor.view(torch.uint8), second[name].view(torch.uint8)) for name, tensor in first.items() if tensor.dim())
+        assert all(
+            torch.equal(tensor.view(torch.uint8), second[name].view(torch.uint8))
+            for name, tensor in first.items()
+            if tensor.dim()
+        )
 
 
 def test_a_run_is_not_overwritten(tiny: Path, tmp_path: Path, exact: None) -> None:
@@ -140,7 +175,9 @@ def test_pieces_are_from_the_training_split_only(tiny: Path, tmp_path: Path, exa
             file.write("zyzzyva zyzzyva\n" * 500)
     model = load_translator(train_translation(tiny, ["epochs=1"], output=tmp_path / "run", console=quiet()))
     assert not any(b"zy" in piece for vocabulary in (model.source, model.target) for piece in vocabulary.pieces)
-    assert any(b"dogs" in piece for piece in model.source.pieces) and any(b"Hunde" in piece for piece in model.target.pieces)
+    assert any(b"dogs" in piece for piece in model.source.pieces) and any(
+        b"Hunde" in piece for piece in model.target.pieces
+    )
 
 
 def test_what_is_left_out_is_reported(tiny: Path, tmp_path: Path, exact: None) -> None:
@@ -148,7 +185,9 @@ def test_what_is_left_out_is_reported(tiny: Path, tmp_path: Path, exact: None) -
         with open(tmp_path / "data" / f"train.{language}", "a", encoding="utf-8") as file:
             file.write("".join(f"{text}\n" for text in texts))
     console = quiet()
-    best = train_translation(tiny, ["epochs=1", "data.max_pieces=30", "model.max_pieces=60"], output=tmp_path / "run", console=console)
+    best = train_translation(
+        tiny, ["epochs=1", "data.max_pieces=30", "model.max_pieces=60"], output=tmp_path / "run", console=console
+    )
     said = console.file.getvalue()  # type: ignore[attr-defined]
     assert "train.en:161: the line is empty" in said and "2 pairs of more than 30 pieces are left out" in said
     assert json.loads((best / "config.json").read_text())["about"]["pairs"] == 160
@@ -194,7 +233,11 @@ def test_recipes_and_changes(tmp_path: Path) -> None:
     config = load_translate_config("multi30k_attention", changes, tmp_path)
     assert (config.optimiser.learning_rate, config.output) == (1e-4, tmp_path)
     # A group that is given in part keeps the defaults of text and not those of pictures.
-    assert (config.evaluation.search.width, config.evaluation.search.max_words, config.objective.doubly_stochastic) == (2, 120, 0.0)
+    assert (config.evaluation.search.width, config.evaluation.search.max_words, config.objective.doubly_stochastic) == (
+        2,
+        120,
+        0.0,
+    )
     with pytest.raises(ConfigError, match="Did you mean 'multi30k_attention'"):
         load_translate_config("multi30k_atention")
     with pytest.raises(ConfigError, match="Did you mean 'merges'"):

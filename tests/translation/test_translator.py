@@ -13,10 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import captioner
-import captioner.encoders.refiner
+from captioner.assets import CONFIG, kind_of, shipped
 from captioner.caption import Caption, Translation
-from captioner.checkpoint import CARD, CONFIG, SOURCE_VOCABULARY, VOCABULARY, WEIGHTS, kind_of, load_model, locate, save_model, shipped
+from captioner.checkpoint import CARD, SOURCE_VOCABULARY, VOCABULARY, WEIGHTS, load_model, locate, save_model
 from captioner.errors import CheckpointError, ConfigError, ImageError
 from captioner.search import beam, greedy
 from captioner.settings import validate
@@ -33,7 +32,8 @@ SEQUENCE = {"encoder": {"name": "sequence", "embedding": 8, "hidden": 6}}
 SMALL = {"blocks": 2, "size": 8, "heads": 2, "feed_forward": 12}
 FAMILIES: dict[str, dict[str, Any]] = {
     "seq2seq": SEQUENCE | {"decoder": {"name": "show_tell", "embedding": 8, "hidden": 12}},
-    "attention": SEQUENCE | {"decoder": {"name": "show_attend_tell", "embedding": 8, "hidden": 12, "attention": 6, "values": 8}},
+    "attention": SEQUENCE
+    | {"decoder": {"name": "show_attend_tell", "embedding": 8, "hidden": 12, "attention": 6, "values": 8}},
     "transformer": {
         "encoder": {"name": "words", "embedding": 8},
         "refiner": {"name": "transformer", "positions": "order", **SMALL},
@@ -56,7 +56,11 @@ def build(family: str = "attention", **settings: Any) -> TranslationModel:
 
 
 def same(translation: Translation, expected: Translation) -> None:
-    assert (translation.text, translation.tokens, translation.source_tokens) == (expected.text, expected.tokens, expected.source_tokens)
+    assert (translation.text, translation.tokens, translation.source_tokens) == (
+        expected.text,
+        expected.tokens,
+        expected.source_tokens,
+    )
     assert translation.log_probability == pytest.approx(expected.log_probability, abs=1e-4)
     if expected.attention is not None:
         assert translation.attention is not None
@@ -91,7 +95,9 @@ def test_a_translation_is_what_the_search_found(family: str) -> None:
         assert translation.attention.shape == (len(translation.tokens), len(numbers))
         torch.testing.assert_close(translation.attention.sum(1), torch.ones(len(translation.tokens)))
     narrow = Translator(model, device="cpu", width=1)
-    assert narrow(SOURCE[0]).text == model.target.sentence(greedy(model.decoder, model(torch.tensor([numbers])), narrow.search)[0][0].words)
+    assert narrow(SOURCE[0]).text == model.target.sentence(
+        greedy(model.decoder, model(torch.tensor([numbers])), narrow.search)[0][0].words
+    )
 
 
 def test_the_next_best_follow() -> None:
@@ -121,7 +127,9 @@ def test_a_long_text_is_cut() -> None:
 
 def test_words_are_pieces_joined_and_so_is_attention() -> None:
     attention = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.5, 0.3, 0.1, 0.1], [0.0, 0.0, 0.6, 0.4]])
-    written, read, weights = Translation("Schneeball da", [" Schnee", "ball", " da"], [" snow", "ball", " there", "<eos>"], 0.0, attention).words()
+    written, read, weights = Translation(
+        "Schneeball da", [" Schnee", "ball", " da"], [" snow", "ball", " there", "<eos>"], 0.0, attention
+    ).words()
     assert (written, read) == (["Schneeball", "da"], ["snowball", "there", "<eos>"])
     torch.testing.assert_close(weights, torch.tensor([[0.55, 0.2, 0.25], [0.0, 0.6, 0.4]]))
     assert Translation("da", ["da"], [" x", "<eos>"], 0.0).words() == (["da"], ["x", "<eos>"], None)
@@ -138,12 +146,18 @@ def test_captions_get_their_translations() -> None:
         assert results[0] is failed and results[3] is failed
         for result, caption in zip(results[1:3], captions[1:3], strict=True):
             assert isinstance(result, Caption) and isinstance(caption, Caption)
-            assert result.translation is not None and (result.translation.source, result.translation.language) == (caption.text, "de")
+            assert result.translation is not None and (result.translation.source, result.translation.language) == (
+                caption.text,
+                "de",
+            )
             same(result.translation, translator(caption.text))
             assert replace(result, translation=None, others=caption.others) == caption and caption.translation is None
         one = results[1]
         assert isinstance(one, Caption)
-        assert [other.translation and other.translation.text for other in one.others] == [translator("Two dogs run.").text, ""]
+        assert [other.translation and other.translation.text for other in one.others] == [
+            translator("Two dogs run.").text,
+            "",
+        ]
         assert [replace(other, translation=None) for other in one.others] == others
     alone = translator.caption(first)
     assert alone.translation is not None and one.translation is not None and len(alone.others) == 2
@@ -158,7 +172,14 @@ def test_endless_captions_are_translated_as_they_come() -> None:
 
 def test_a_translated_caption_as_json() -> None:
     translator = Translator(build(), device="cpu")
-    plain = Caption("A dog runs.", ["a", "dog", "runs"], -2.0, torch.ones(3, 1), (1, 1), others=[Caption("A man.", ["a", "man"], -3.0)])
+    plain = Caption(
+        "A dog runs.",
+        ["a", "dog", "runs"],
+        -2.0,
+        torch.ones(3, 1),
+        (1, 1),
+        others=[Caption("A man.", ["a", "man"], -3.0)],
+    )
     caption = translator.caption(plain)
     assert caption.translation is not None
     value = json.loads(json.dumps(caption.to_dict()))
@@ -166,18 +187,22 @@ def test_a_translated_caption_as_json() -> None:
     assert value["others"][0].pop("translation") == {"language": "de", "text": translator("A man.").text}
     assert value == plain.to_dict()
     value = json.loads(json.dumps(caption.to_dict(attention=True)))
-    assert value["attention"] == [[1.0]] * 3 and len(value["translation"]["attention"][0]) == len(value["translation"]["source_tokens"])
+    assert value["attention"] == [[1.0]] * 3 and len(value["translation"]["attention"][0]) == len(
+        value["translation"]["source_tokens"]
+    )
 
 
 def test_the_shipped_translator_of_a_language(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(captioner, "__file__", str(tmp_path / "captioner" / "__init__.py"))
+    monkeypatch.setattr("captioner.assets.files", lambda package: tmp_path / package)
     with pytest.raises(CheckpointError, match="Languages that there are: none"):
         Translator.for_language("de")
     folder = save_translator(tmp_path / "assets" / "one", build())
     config = json.loads((folder / CONFIG).read_text())
     for name, source, target in (("other", "en", "de"), ("third", "en", "fr"), ("fourth", "de", "en")):
         shutil.copytree(folder, folder.with_name(name))
-        (folder.with_name(name) / CONFIG).write_text(json.dumps(config | {"model": config["model"] | {"source": source, "target": target}}))
+        (folder.with_name(name) / CONFIG).write_text(
+            json.dumps(config | {"model": config["model"] | {"source": source, "target": target}})
+        )
     assert languages() == {"de": "one", "fr": "third"} and languages("de") == {"en": "fourth"}
     translator = Translator.for_language("FR", device="cpu", width=1)
     assert (translator.language, translator.search.width) == ("fr", 1)
@@ -190,20 +215,33 @@ def test_the_shipped_translator_of_a_language(tmp_path: Path, monkeypatch: pytes
 def test_what_is_saved_is_loaded(family: str, dtype: torch.dtype | None, tmp_path: Path) -> None:
     model = build(family)
     folder = save_translator(tmp_path / "model", model, card="# Tiny", about={"seed": 1}, dtype=dtype)
-    assert set(contents(folder)) == {WEIGHTS, CONFIG, VOCABULARY, SOURCE_VOCABULARY, CARD} and (folder / CARD).read_text() == "# Tiny"
+    assert (
+        set(contents(folder)) == {WEIGHTS, CONFIG, VOCABULARY, SOURCE_VOCABULARY, CARD}
+        and (folder / CARD).read_text() == "# Tiny"
+    )
     loaded = load_translator(folder)
-    assert (loaded.config, loaded.source, loaded.target) == (model.config, model.source, model.target) and not loaded.training
+    assert (loaded.config, loaded.source, loaded.target) == (
+        model.config,
+        model.source,
+        model.target,
+    ) and not loaded.training
     theirs = loaded.state_dict()
     for name, tensor in model.state_dict().items():
         assert torch.equal(theirs[name], tensor.to(dtype).to(tensor.dtype) if dtype else tensor), name
     assert {tensor.dtype for tensor in load_file(folder / WEIGHTS).values()} == {dtype or torch.float32}
     if dtype is None:
-        again = Translator.from_pretrained(Translator(model, device="cpu").save_pretrained(tmp_path / "again"), device="cpu")
-        assert [translation.text for translation in again(SOURCE)] == [translation.text for translation in Translator(model, device="cpu")(SOURCE)]
+        again = Translator.from_pretrained(
+            Translator(model, device="cpu").save_pretrained(tmp_path / "again"), device="cpu"
+        )
+        assert [translation.text for translation in again(SOURCE)] == [
+            translation.text for translation in Translator(model, device="cpu")(SOURCE)
+        ]
 
 
-def test_captioners_and_translators_are_not_taken_for_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(captioner, "__file__", str(tmp_path / "captioner" / "__init__.py"))
+def test_captioners_and_translators_are_not_taken_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("captioner.assets.files", lambda package: tmp_path / package)
     translator = save_translator(tmp_path / "assets" / "english_german", build())
     picture = save_model(tmp_path / "assets" / "pictures", tiny_model())
     assert shipped() == {"pictures": picture} and shipped("translator") == {"english_german": translator}
@@ -218,7 +256,10 @@ def test_captioners_and_translators_are_not_taken_for_each_other(tmp_path: Path,
         Translator.from_pretrained("english_germa")
     with pytest.raises(CheckpointError, match="no default translator; name one"):
         locate(kind="translator")
-    for folder, save in ((picture, lambda: save_translator(picture, build())), (translator, lambda: save_model(translator, tiny_model()))):
+    for folder, save in (
+        (picture, lambda: save_translator(picture, build())),
+        (translator, lambda: save_model(translator, tiny_model())),
+    ):
         before = contents(folder)
         with pytest.raises(CheckpointError, match="exists and is not"):
             save()
@@ -242,8 +283,16 @@ def test_a_captioner_from_before_there_were_kinds_is_one(tmp_path: Path) -> None
         (WEIGHTS, lambda content: content[:-50], "damaged"),
         (CONFIG, lambda content: b"{", "not a readable model config"),
         (CONFIG, lambda content: content.replace(b'"format": 1', b'"format": 9'), "newer than this program"),
-        (CONFIG, lambda content: content.replace(b'"kind": "translator"', b'"kind": ["translator"]'), "not a readable model config"),
-        (CONFIG, lambda content: content.replace(b'"name": "sequence"', b'"name": "sequense"'), "Did you mean 'sequence'"),
+        (
+            CONFIG,
+            lambda content: content.replace(b'"kind": "translator"', b'"kind": ["translator"]'),
+            "not a readable model config",
+        ),
+        (
+            CONFIG,
+            lambda content: content.replace(b'"name": "sequence"', b'"name": "sequense"'),
+            "Did you mean 'sequence'",
+        ),
         (CONFIG, lambda content: content.replace(b'"hidden": 12', b'"hidden": 13'), "does not fit"),
         (VOCABULARY, lambda content: None, "vocabulary is missing"),
         (SOURCE_VOCABULARY, lambda content: None, "vocabulary is missing"),

@@ -35,7 +35,12 @@ __all__ = ["FORMATS", "CaptionData", "Photo", "Problem", "merge", "read_captions
 
 
 def read_captions(
-    path: str | Path, *, format: str | None = None, images: str | Path | None = None, strict: bool = False, captionless: bool = False
+    path: str | Path,
+    *,
+    format: str | None = None,
+    images: str | Path | None = None,
+    strict: bool = False,
+    captionless: bool = False,
 ) -> CaptionData:
     """Read a caption data set.
 

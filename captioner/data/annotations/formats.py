@@ -32,7 +32,9 @@ FORMATS: dict[str, Format] = {}
 """Every format under its name; a folder that holds several is read as the first of them."""
 
 
-def reader(name: str, *files: str, accepts: Callable[[Source], bool]) -> Callable[[Callable[[Source], None]], Callable[[Source], None]]:
+def reader(
+    name: str, *files: str, accepts: Callable[[Source], bool]
+) -> Callable[[Callable[[Source], None]], Callable[[Source], None]]:
     """Register the decorated function as the reader of a format; see :class:`Format` for the arguments."""
 
     def register(read: Callable[[Source], None]) -> Callable[[Source], None]:

@@ -6,7 +6,15 @@ import re
 from pathlib import Path
 
 from captioner.data.annotations.formats import PHOTO_FOLDERS, reader
-from captioner.data.annotations.source import MalformedError, Source, as_file_name, get_field, get_id, get_list, read_records
+from captioner.data.annotations.source import (
+    MalformedError,
+    Source,
+    as_file_name,
+    get_field,
+    get_id,
+    get_list,
+    read_records,
+)
 from captioner.errors import AnnotationError
 
 _COCO_FILE = re.compile(r"captions_([a-z]+)(\d{4})?")
@@ -27,7 +35,9 @@ def _has(source: Source, key: str) -> bool:
     "dataset_*.json",
     "dataset.json",
     "annotations/dataset_*.json",
-    accepts=lambda source: _has(source, "images") and not _has(source, "annotations") and not _is_image_info(source.path),
+    accepts=lambda source: (
+        _has(source, "images") and not _has(source, "annotations") and not _is_image_info(source.path)
+    ),
 )
 def _karpathy(source: Source) -> None:
     """Karpathy's JSON: one list of images, each with its split and its sentences."""
@@ -96,7 +106,11 @@ def _coco_file(source: Source, file: Path) -> None:
     homes = [images] if images else [root, root / "images", file.parent]
     folders = [*(home / year for home in homes), *homes]
     photos = read_records(source, file, "images")
-    annotations = [] if _is_image_info(file) and "annotations" not in source.json(file) else read_records(source, file, "annotations")
+    annotations = (
+        []
+        if _is_image_info(file) and "annotations" not in source.json(file)
+        else read_records(source, file, "annotations")
+    )
     here: set[str] = set()  # a caption belongs to an image of its own file, even where ids begin anew in every file
     for index, record in enumerate(photos):
         place = f"{file}:$.images[{index}]"

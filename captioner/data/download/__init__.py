@@ -139,7 +139,14 @@ class _Job:
     """One archive on its way."""
 
     def __init__(
-        self, archive: Archive, root: Path, members: tuple[str, ...], keep: bool, patience: Patience, progress: Progress, stop: threading.Event
+        self,
+        archive: Archive,
+        root: Path,
+        members: tuple[str, ...],
+        keep: bool,
+        patience: Patience,
+        progress: Progress,
+        stop: threading.Event,
     ) -> None:
         self.archive, self.root, self.members, self.keep = archive, root, members, keep
         self.patience, self.progress, self.stop = patience, progress, stop
@@ -170,11 +177,19 @@ class _Job:
         except DownloadError as error:
             return Outcome(self.archive, self.fetched, error=error)
         except OSError as error:
-            hint = "; free some space and run the same command again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+            hint = (
+                "; free some space and run the same command again"
+                if error.errno in (errno.ENOSPC, errno.EDQUOT)
+                else ""
+            )
             failed = DownloadError(f"{error.filename or self.target}: {error.strerror or error}{hint}")
             return Outcome(self.archive, self.fetched, error=failed)
         except _StoppedError:
-            return Outcome(self.archive, self.fetched, error=DownloadError(f"{self.target}: interrupted; the same command goes on where it stopped"))
+            return Outcome(
+                self.archive,
+                self.fetched,
+                error=DownloadError(f"{self.target}: interrupted; the same command goes on where it stopped"),
+            )
 
     def _run(self) -> Outcome:
         written = present = 0
@@ -195,7 +210,9 @@ class _Job:
             state = json.loads(self.record.read_bytes())
         except (OSError, ValueError):
             state = {}
-        self.state = state if isinstance(state, dict) and state.get("of") == [self.archive.url, self.archive.checksum] else {}
+        self.state = (
+            state if isinstance(state, dict) and state.get("of") == [self.archive.url, self.archive.checksum] else {}
+        )
 
     def _save(self, **changes: Any) -> None:
         self.state = {"of": [self.archive.url, self.archive.checksum], **self.state, **changes}
@@ -240,7 +257,11 @@ class _Job:
                         f"{self.target}: what {self.archive.url} gives is not the known file ({wrong}); it was changed at its source or on its way: "
                         "try another network or a newer Captioner"
                     )
-                restarted, self.joined, best = True, False, 0  # perhaps an old part and a new file: once more, from the beginning
+                restarted, self.joined, best = (
+                    True,
+                    False,
+                    0,
+                )  # perhaps an old part and a new file: once more, from the beginning
             except _CutError as error:
                 size = size_of(self.part)
                 failures = 1 if size > best else failures + 1
@@ -289,7 +310,9 @@ class _Job:
                 self.joined, self.hash, self.hashed = False, self._new_hash(), 0
             with open(self.part, "ab" if offset else "wb") as file:
                 if not offset:
-                    self._save(part={"total": total, "version": version})  # after the old bytes went, before the new ones come
+                    self._save(
+                        part={"total": total, "version": version}
+                    )  # after the old bytes went, before the new ones come
                 self._receive(response, file, total)
 
     def _receive(self, response: http.client.HTTPResponse, file: IO[bytes], total: int | None) -> None:
@@ -299,7 +322,9 @@ class _Job:
                 try:
                     block = response.read1(BLOCK if total is None else min(BLOCK, total - self.hashed))
                 except (OSError, http.client.HTTPException) as error:
-                    raise _CutError(f"the connection was cut after {self.hashed:,} bytes: {first_line(error)}") from error
+                    raise _CutError(
+                        f"the connection was cut after {self.hashed:,} bytes: {first_line(error)}"
+                    ) from error
                 if not block:
                     break
                 file.write(block)
@@ -334,7 +359,9 @@ class _Job:
                 raise DownloadError(
                     f"{self.target}: {self.archive.url} cannot be trusted ({reason.verify_message}); check this computer's date and certificates"
                 ) from error
-            raise _CutError(f"no connection: {first_line(reason) if isinstance(reason, BaseException) else reason}") from error
+            raise _CutError(
+                f"no connection: {first_line(reason) if isinstance(reason, BaseException) else reason}"
+            ) from error
 
     def _discard(self) -> None:
         self.part.unlink(missing_ok=True)
@@ -382,7 +409,10 @@ class _Job:
                         f"{self.target}: none of its members is called {' or '.join(self.members) or 'as expected'}; the first: {first}"
                     )
                 total, done = sum(info.file_size for info, _ in chosen), 0
-                check_room(self.root, sum(info.file_size for info, name in chosen if size_of(self.root / name) != info.file_size))
+                check_room(
+                    self.root,
+                    sum(info.file_size for info, name in chosen if size_of(self.root / name) != info.file_size),
+                )
                 for info, name in chosen:
                     path = self.root / name
                     if not is_member(path, info):
@@ -391,7 +421,9 @@ class _Job:
                     done += info.file_size
                     self._tell("unpacking", done, total)
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-            raise DownloadError(f"{self.target}: cannot be unpacked: {first_line(error)}; delete it and run the same command again") from error
+            raise DownloadError(
+                f"{self.target}: cannot be unpacked: {first_line(error)}; delete it and run the same command again"
+            ) from error
         if sys.platform != "win32":
             os.sync()  # once, since a sync for each of a hundred thousand photos would take longer than all the rest
         files = {name: info.file_size for info, name in chosen}
@@ -427,7 +459,13 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
     """Follows redirects, but not from https to an address that anybody on the way could answer for."""
 
     def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: http.client.HTTPMessage, newurl: str
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
     ) -> urllib.request.Request | None:
         if req.type == "https" and not newurl.lower().startswith("https:"):
             raise urllib.error.HTTPError(req.full_url, code, f"leads from https to {newurl}", headers, fp)

@@ -79,7 +79,9 @@ _CAPTIONS_2017 = _coco(
     sha256="113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",
     unpacked=850_000_000,
 )
-_TERMS = "photos: Flickr's terms, each under its owner's licence; captions: CC BY 4.0 (https://cocodataset.org/#termsofuse)"
+_TERMS = (
+    "photos: Flickr's terms, each under its owner's licence; captions: CC BY 4.0 (https://cocodataset.org/#termsofuse)"
+)
 
 CATALOG: Registry[DataSet] = Registry("data set")
 """Every known data set under its name."""
@@ -91,18 +93,44 @@ for _known in (
         _TERMS,
         ("coco",),
         (
-            _coco("zips", "train2014", "coco", 13_510_573_713, "ede4087e640bddba550e090eae701092534b554b42b05ac33f0300b984b31775"),
-            _coco("zips", "val2014", "coco", 6_645_013_297, "fe9be816052049c34717e077d9e34aa60814a55679f804cd043e3cbee3b9fde0"),
+            _coco(
+                "zips",
+                "train2014",
+                "coco",
+                13_510_573_713,
+                "ede4087e640bddba550e090eae701092534b554b42b05ac33f0300b984b31775",
+            ),
+            _coco(
+                "zips",
+                "val2014",
+                "coco",
+                6_645_013_297,
+                "fe9be816052049c34717e077d9e34aa60814a55679f804cd043e3cbee3b9fde0",
+            ),
             _CAPTIONS_2014,
         ),
     ),
-    DataSet("coco-captions", "The captions and other annotations of COCO 2014, without the photos.", _TERMS, ("coco",), (_CAPTIONS_2014,)),
+    DataSet(
+        "coco-captions",
+        "The captions and other annotations of COCO 2014, without the photos.",
+        _TERMS,
+        ("coco",),
+        (_CAPTIONS_2014,),
+    ),
     DataSet(
         "coco-test",
         "COCO 2014's 40,775 test photos, whose captions are not public.",
         _TERMS,
         (),
-        (_coco("zips", "test2014", "coco", 6_660_437_059, "ead40c62230cb2cf70ff4c8b4c70abdc260a7556e77b3282621d06d8e2e35bdf"),),
+        (
+            _coco(
+                "zips",
+                "test2014",
+                "coco",
+                6_660_437_059,
+                "ead40c62230cb2cf70ff4c8b4c70abdc260a7556e77b3282621d06d8e2e35bdf",
+            ),
+        ),
     ),
     DataSet(
         "coco2017",
@@ -110,12 +138,30 @@ for _known in (
         _TERMS,
         ("coco2017",),
         (
-            _coco("zips", "train2017", "coco2017", 19_336_861_798, "69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929"),
-            _coco("zips", "val2017", "coco2017", 815_585_330, "4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05"),
+            _coco(
+                "zips",
+                "train2017",
+                "coco2017",
+                19_336_861_798,
+                "69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929",
+            ),
+            _coco(
+                "zips",
+                "val2017",
+                "coco2017",
+                815_585_330,
+                "4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05",
+            ),
             _CAPTIONS_2017,
         ),
     ),
-    DataSet("coco2017-captions", "The captions and other annotations of COCO 2017, without the photos.", _TERMS, ("coco2017",), (_CAPTIONS_2017,)),
+    DataSet(
+        "coco2017-captions",
+        "The captions and other annotations of COCO 2017, without the photos.",
+        _TERMS,
+        ("coco2017",),
+        (_CAPTIONS_2017,),
+    ),
     DataSet(
         "karpathy-splits",
         "Karpathy's splits of COCO 2014, Flickr8k and Flickr30k with their captions, which papers report on; without the photos.",
@@ -129,7 +175,11 @@ for _known in (
                 36_745_453,
                 191_540_365,
                 # Each beside the photos that it names, where the reader looks for them.
-                (("dataset_coco.json", "coco"), ("dataset_flickr8k.json", "flickr8k"), ("dataset_flickr30k.json", "flickr30k")),
+                (
+                    ("dataset_coco.json", "coco"),
+                    ("dataset_flickr8k.json", "flickr8k"),
+                    ("dataset_flickr30k.json", "flickr30k"),
+                ),
             ),
         ),
     ),

@@ -51,22 +51,32 @@ def choose_members(
         if not wrong and total > limit:
             wrong = f"brings it to {total:,} bytes, and no more than {limit:,} are expected"
         if wrong:
-            raise DownloadError(f"{file.filename}: nothing was unpacked, since its member {name!r} {wrong}; do not trust this archive, delete it")
+            raise DownloadError(
+                f"{file.filename}: nothing was unpacked, since its member {name!r} {wrong}; do not trust this archive, delete it"
+            )
         seen.add(name.casefold())
         folder = next((folder for pattern, folder in places if fnmatchcase(name, pattern)), None)
-        if folder is not None and not info.is_dir() and (not members or any(fnmatchcase(name, pattern) for pattern in members)):
+        if (
+            folder is not None
+            and not info.is_dir()
+            and (not members or any(fnmatchcase(name, pattern) for pattern in members))
+        ):
             chosen.append((info, f"{folder}/{name}"))
     return chosen
 
 
-def write_member(file: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, go_on: Callable[[], None] = lambda: None) -> None:
+def write_member(
+    file: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, go_on: Callable[[], None] = lambda: None
+) -> None:
     """Unpack one member to ``path``, whole or not at all; ``go_on`` is called now and then, and may raise to stop.
 
     Raises:
         zipfile.BadZipFile: its bytes are not those that its checksum is of.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")  # always the same name, so that a killed run leaves no more than one, and only until the next
+    part = path.with_name(
+        path.name + ".part"
+    )  # always the same name, so that a killed run leaves no more than one, and only until the next
     with file.open(info) as source, open(part, "wb") as sink:
         while block := source.read(BLOCK):  # at the member's end this compares the CRC
             sink.write(block)

@@ -64,13 +64,21 @@ def test_a_missing_path_is_an_annotation_error(tmp_path: Path, name: str) -> Non
 
 
 def test_an_unknown_format_is_answered_with_the_nearest_one(tmp_path: Path) -> None:
-    with pytest.raises(AnnotationError, match=r"Did you mean 'karpathy'\? Known: karpathy, coco, flickr8k, kaggle, jsonl, csv"):
+    with pytest.raises(
+        AnnotationError, match=r"Did you mean 'karpathy'\? Known: karpathy, coco, flickr8k, kaggle, jsonl, csv"
+    ):
         read_captions(tmp_path, format="karpaty")
 
 
 # ------------------------------------------------------------------------------------------------------------- fuzzing
 
-scalars = st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | st.sampled_from(["", "a", " ", "a.jpg", "\0", "..", "/"])
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 3)
+    | st.floats()
+    | st.sampled_from(["", "a", " ", "a.jpg", "\0", "..", "/"])
+)
 anything = st.recursive(
     scalars | st.text(max_size=3),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
@@ -117,7 +125,9 @@ def test_any_json_gives_captions_or_an_annotation_error(tmp_path_factory: pytest
 @settings(max_examples=150, deadline=None)
 @given(
     st.sampled_from(["fuzz.json", "fuzz.jsonl", "fuzz.csv", "fuzz.txt"]),
-    st.sampled_from([b"", b"image,caption\n", b"image,caption,split\n", b"a.jpg#0\tx\n", b'{"images":', b"\xef\xbb\xbf"]),
+    st.sampled_from(
+        [b"", b"image,caption\n", b"image,caption,split\n", b"a.jpg#0\tx\n", b'{"images":', b"\xef\xbb\xbf"]
+    ),
     st.lists(
         st.binary(max_size=12) | json_line.map(str.encode) | st.sampled_from([b'"', b",", b"a,b", b"a#1\tb"]),
         max_size=5,
@@ -153,10 +163,14 @@ def test_cocos_own_files_and_karpathys_hold_the_same(shared_data: Path) -> None:
     karpathys = read_captions(shared_data / "coco")
     assert len(own.photos) == 1031
     assert captions_of(own) == captions_of(karpathys)
-    assert {photo.image_id: photo.path for photo in own.photos} == {photo.image_id: photo.path for photo in karpathys.photos}
+    assert {photo.image_id: photo.path for photo in own.photos} == {
+        photo.image_id: photo.path for photo in karpathys.photos
+    }
 
 
 def test_reading_captions_needs_neither_torch_nor_numpy() -> None:
-    program = "import sys, captioner.data.annotations, captioner.data.inspect; print({'torch', 'numpy'} & set(sys.modules))"
+    program = (
+        "import sys, captioner.data.annotations, captioner.data.inspect; print({'torch', 'numpy'} & set(sys.modules))"
+    )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"

@@ -25,7 +25,9 @@ def coco(*images: tuple[int, str, list[str]]) -> dict[str, Any]:
     return {
         "info": {},
         "images": [{"id": number, "file_name": name} for number, name, _ in images],
-        "annotations": [{"id": index, "image_id": number, "caption": text} for index, (number, text) in enumerate(captions)],
+        "annotations": [
+            {"id": index, "image_id": number, "caption": text} for index, (number, text) in enumerate(captions)
+        ],
     }
 
 
@@ -84,7 +86,9 @@ def test_a_single_coco_file_is_one_split(tmp_path: Path, name: str, split: str) 
     assert read_captions(write(tmp_path / name, coco((1, "a.jpg", ["x"])))).splits == {split: 1}
 
 
-@pytest.mark.parametrize("place", ["val2014/a.jpg", "a.jpg", "images/a.jpg", "annotations/a.jpg", "images/val2014/a.jpg"])
+@pytest.mark.parametrize(
+    "place", ["val2014/a.jpg", "a.jpg", "images/a.jpg", "annotations/a.jpg", "images/val2014/a.jpg"]
+)
 def test_coco_pictures_are_found_where_people_put_them(tmp_path: Path, place: str) -> None:
     file = write(tmp_path / "annotations/captions_val2014.json", coco((1, "a.jpg", ["x"])))
     write(tmp_path / place, b"jpeg")
@@ -125,7 +129,9 @@ def test_captions_never_cross_from_one_coco_file_to_another(tmp_path: Path) -> N
 
 
 def test_karpathys_splits_and_restval(tmp_path: Path) -> None:
-    content = karpathy(("a.jpg", "train", ["x"]), ("b.jpg", "restval", ["y"]), ("c.jpg", "val", ["z"]), ("d.jpg", "test", ["w"]))
+    content = karpathy(
+        ("a.jpg", "train", ["x"]), ("b.jpg", "restval", ["y"]), ("c.jpg", "val", ["z"]), ("d.jpg", "test", ["w"])
+    )
     for number, image in enumerate(content["images"]):
         image |= {"cocoid": 100 + number, "filepath": "val2014"}
     write(tmp_path / "val2014/a.jpg", b"jpeg")
@@ -205,13 +211,17 @@ def test_kaggles_captions_txt(tmp_path: Path) -> None:
     write(tmp_path / "Images/a.jpg", b"jpeg")
     data = read_captions(tmp_path)
     assert (data.format, data.problems, data.splits) == ("kaggle", (), {"all": 2})
-    assert data.photos[0] == Photo("a.jpg", tmp_path / "Images/a.jpg", "all", ("A dog runs .", 'A dog , which is "big" , runs .'))
+    assert data.photos[0] == Photo(
+        "a.jpg", tmp_path / "Images/a.jpg", "all", ("A dog runs .", 'A dog , which is "big" , runs .')
+    )
     assert data.photos[1].captions == ("Over two\nlines",)
     assert read_captions(tmp_path / "captions.txt").photos == data.photos
 
 
 def test_unquoted_commas_and_quotation_marks_belong_to_the_caption_when_there_are_two_columns(tmp_path: Path) -> None:
-    text = 'image,caption\na.jpg,A dog , a cat , and "me"\na.jpg,"Stop" says the sign\na.jpg,"never closed\nb.jpg,fine\n'
+    text = (
+        'image,caption\na.jpg,A dog , a cat , and "me"\na.jpg,"Stop" says the sign\na.jpg,"never closed\nb.jpg,fine\n'
+    )
     data = read_captions(write(tmp_path / "captions.csv", text))
     assert data.problems == ()
     assert captions_of(data) == {
@@ -237,7 +247,9 @@ texts = st.text(letters, max_size=12).filter(lambda text: bool(text.strip()))
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(texts, texts, st.sampled_from(["train", "val"])), min_size=1, max_size=6))
-def test_what_pythons_csv_writes_is_read_back(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, str]]) -> None:
+def test_what_pythons_csv_writes_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, str]]
+) -> None:
     file = tmp_path_factory.mktemp("csv") / "captions.csv"
     with open(file, "w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
@@ -259,7 +271,9 @@ def test_jsonl_with_one_or_many_captions_a_line(tmp_path: Path) -> None:
         {"image": "b.jpg", "captions": ["A cat", " Ein Kätzchen "], "split": "val", "licence": "CC0"},
         {"image": "/far/c.jpg", "caption": "A bird"},
     ]
-    file = write(tmp_path / "captions.jsonl", "\n".join(json.dumps(line, ensure_ascii=False) for line in lines) + "\n\n")
+    file = write(
+        tmp_path / "captions.jsonl", "\n".join(json.dumps(line, ensure_ascii=False) for line in lines) + "\n\n"
+    )
     data = read_captions(tmp_path)
     assert (data.format, data.problems) == ("jsonl", ())
     assert captions_of(data) == {
@@ -420,7 +434,9 @@ def test_coco_photos_whose_captions_are_kept_back(tmp_path: Path) -> None:
     for name in ("image_info_test2015.json", "image_info_test-dev2015.json"):
         file = tmp_path / "annotations" / name
         file.parent.mkdir(exist_ok=True)
-        file.write_text(json.dumps({"images": [{"id": 1, "file_name": "COCO_test2015_000000000001.jpg"}], "categories": []}))
+        file.write_text(
+            json.dumps({"images": [{"id": 1, "file_name": "COCO_test2015_000000000001.jpg"}], "categories": []})
+        )
         data = read_captions(file, captionless=True)
         assert data.photos == (Photo("1", tmp_path / "test2015" / "COCO_test2015_000000000001.jpg", "test", ()),)
         with pytest.raises(AnnotationError, match="no photo with a caption"):

@@ -45,7 +45,9 @@ def test_entry_is_sound(name: str) -> None:
     for archive in entry.archives:
         assert ARCHIVES[archive.path] == archive, "two archives would be kept in one file"
         assert re.fullmatch(r"(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})?", archive.checksum)
-        assert archive.url.startswith("https://") or archive.checksum.startswith("sha256:"), "anybody on the way could change it"
+        assert archive.url.startswith("https://") or archive.checksum.startswith("sha256:"), (
+            "anybody on the way could change it"
+        )
         assert archive.unpacked >= (archive.size or 0)
         for path in (archive.path, *(folder for _, folder in archive.places)):
             assert not PurePosixPath(path).is_absolute() and ".." not in path

@@ -107,7 +107,11 @@ class Server:
             return
         etag = f'"{hashlib.sha256(data).hexdigest()}"'
         asked = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
-        partial = asked is not None and answer.ranges and (not answer.conditions or handler.headers.get("If-Range", etag) == etag)
+        partial = (
+            asked is not None
+            and answer.ranges
+            and (not answer.conditions or handler.headers.get("If-Range", etag) == etag)
+        )
         start = int(asked[1]) if asked and partial else 0
         if partial and start >= len(data):
             handler.send_response(416)
@@ -130,7 +134,9 @@ class Server:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(os, "sync", lambda: None, raising=False)  # the whole machine's disks are not ours to flush in a test
+    monkeypatch.setattr(
+        os, "sync", lambda: None, raising=False
+    )  # the whole machine's disks are not ours to flush in a test
     running = Server()
     yield running
     running.close()
@@ -148,7 +154,13 @@ def archive_of(server: Server, data: bytes, name: str = "set.zip", **changes: An
     """Put a file on the server; the archive that describes it."""
     server.files[name] = data
     places = (("photos/*", "set"),)
-    given = {"checksum": f"sha256:{hashlib.sha256(data).hexdigest()}", "size": len(data), "unpacked": 400_000, "places": places, **changes}
+    given = {
+        "checksum": f"sha256:{hashlib.sha256(data).hexdigest()}",
+        "size": len(data),
+        "unpacked": 400_000,
+        "places": places,
+        **changes,
+    }
     return Archive(server.url(name), f"set/{name}", **given)
 
 
@@ -175,7 +187,11 @@ def files_in(folder: Path) -> dict[str, bytes]:
 
 
 DATA = zip_of(MEMBERS)
-WHOLE = {"set/set.zip": DATA, "set/photos/a.jpg": MEMBERS["photos/a.jpg"], "set/photos/deep/b.jpg": MEMBERS["photos/deep/b.jpg"]}
+WHOLE = {
+    "set/set.zip": DATA,
+    "set/photos/a.jpg": MEMBERS["photos/a.jpg"],
+    "set/photos/deep/b.jpg": MEMBERS["photos/deep/b.jpg"],
+}
 
 
 def test_what_is_downloaded_is_unpacked_in_its_place_and_not_fetched_again(server: Server, tmp_path: Path) -> None:
@@ -226,7 +242,11 @@ def test_one_that_does_not_get_on_is_given_up_and_can_be_taken_up_again(server: 
     archive = archive_of(server, DATA)
     server.script, server.usual = [Answer(cut=100_000)], Answer(cut=0)
     message = error_of(run_one(tmp_path, archive))
-    assert str(tmp_path / "set" / "set.zip") in message and archive.url in message and "run the same command again" in message
+    assert (
+        str(tmp_path / "set" / "set.zip") in message
+        and archive.url in message
+        and "run the same command again" in message
+    )
     assert len(server.requests) == QUICK.attempts
     assert files_in(tmp_path) == {"set/set.zip.part": DATA[:100_000]}
     server.usual = Answer()
@@ -271,7 +291,11 @@ def test_a_missing_file_is_not_asked_for_again_and_others_go_on(server: Server, 
 
 def test_redirects(server: Server, tmp_path: Path) -> None:
     archive = archive_of(server, DATA)
-    server.script = [Answer(status=302, headers={"Location": "/set.zip"}), Answer(cut=100_000), Answer(status=302, headers={"Location": "/set.zip"})]
+    server.script = [
+        Answer(status=302, headers={"Location": "/set.zip"}),
+        Answer(cut=100_000),
+        Answer(status=302, headers={"Location": "/set.zip"}),
+    ]
     assert run_one(tmp_path, archive).error is None
     assert server.ranges == [None, None, "bytes=100000-", "bytes=100000-"]
     server.usual = Answer(status=302, headers={"Location": "/set.zip"})
@@ -312,7 +336,9 @@ OTHER = zip_of({name: data[::-1] for name, data in MEMBERS.items()})
 
 def test_a_server_that_ignores_ranges_starts_over(server: Server, tmp_path: Path) -> None:
     server.script, server.usual = [Answer(cut=100_000)], Answer(ranges=False)
-    assert run_one(tmp_path, archive_of(server, DATA)) == Outcome(archive_of(server, DATA), fetched=len(DATA) + 100_000, written=2)
+    assert run_one(tmp_path, archive_of(server, DATA)) == Outcome(
+        archive_of(server, DATA), fetched=len(DATA) + 100_000, written=2
+    )
     assert files_in(tmp_path) == WHOLE
 
 
@@ -322,10 +348,14 @@ def test_a_server_that_ignores_ranges_starts_over(server: Server, tmp_path: Path
     [Answer(), Answer(conditions=False), Answer(versions=False, conditions=False)],
     ids=["honest", "ignores If-Range", "tells no version"],
 )
-def test_a_file_that_changed_meanwhile_is_not_patched_together(server: Server, tmp_path: Path, usual: Answer, checked: bool) -> None:
+def test_a_file_that_changed_meanwhile_is_not_patched_together(
+    server: Server, tmp_path: Path, usual: Answer, checked: bool
+) -> None:
     sum_of = f"sha256:{hashlib.sha256(OTHER).hexdigest()}" if checked else ""
     archive = archive_of(server, DATA, checksum=sum_of, size=None)
-    server.script = [Answer(cut=100_000, versions=usual.versions)] + [Answer(cut=0, versions=usual.versions)] * (QUICK.attempts - 1)
+    server.script = [Answer(cut=100_000, versions=usual.versions)] + [Answer(cut=0, versions=usual.versions)] * (
+        QUICK.attempts - 1
+    )
     assert run_one(tmp_path, archive).error is not None
     # Where neither a version nor a checksum could tell what the rest must be, nothing can be gone on with.
     assert files_in(tmp_path) == {"set/set.zip.part": DATA[:100_000] if usual.versions or checked else b""}
@@ -374,13 +404,19 @@ def test_wrong_bytes_are_refused(server: Server, tmp_path: Path, algorithm: str)
     assert run_one(tmp_path / "good", archive).error is None
     server.files["set.zip"] = DATA[:-1] + b"?"
     message = error_of(run_one(tmp_path / "bad", archive))
-    assert str(tmp_path / "bad" / "set" / "set.zip") in message and archive.url in message and archive.checksum.partition(":")[2] in message
+    assert (
+        str(tmp_path / "bad" / "set" / "set.zip") in message
+        and archive.url in message
+        and archive.checksum.partition(":")[2] in message
+    )
     assert not files_in(tmp_path / "bad")
     assert len(server.requests) == 2, "it came in one piece, so that asking again would give the same"
 
 
 @pytest.mark.parametrize("length", [len(DATA) - 1, len(DATA) + 1, 1234])
-def test_another_size_than_the_known_one_is_refused_before_the_download(server: Server, tmp_path: Path, length: int) -> None:
+def test_another_size_than_the_known_one_is_refused_before_the_download(
+    server: Server, tmp_path: Path, length: int
+) -> None:
     server.usual = Answer(length=length)
     message = error_of(run_one(tmp_path, archive_of(server, DATA)))
     assert f"has {length:,} bytes and not {len(DATA):,}" in message
@@ -435,9 +471,14 @@ def test_the_room_is_looked_at_first(server: Server, tmp_path: Path, monkeypatch
     assert run_one(tmp_path, archive).error is None, "nothing more is needed"
 
 
-def test_members_larger_than_the_room_are_not_begun(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_members_larger_than_the_room_are_not_begun(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     archive = archive_of(server, DATA, unpacked=200_000)  # a wrong guess
-    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": len(DATA) + 200_000 if not server.requests else 299_999}))
+    monkeypatch.setattr(
+        "shutil.disk_usage",
+        lambda path: type("Usage", (), {"free": len(DATA) + 200_000 if not server.requests else 299_999}),
+    )
     assert "are needed" in error_of(run_one(tmp_path, archive))
     assert files_in(tmp_path) == {"set/set.zip": DATA}
 
@@ -505,7 +546,15 @@ def _special(name: str, kind: int) -> zipfile.ZipInfo:
 @pytest.mark.parametrize(
     "member",
     [
-        *("../evil.jpg", "photos/../../evil.jpg", "/evil.jpg", "photos//evil.jpg", "photos/./evil.jpg", "photos\\..\\..\\evil.jpg", "C:/evil.jpg"),
+        *(
+            "../evil.jpg",
+            "photos/../../evil.jpg",
+            "/evil.jpg",
+            "photos//evil.jpg",
+            "photos/./evil.jpg",
+            "photos\\..\\..\\evil.jpg",
+            "C:/evil.jpg",
+        ),
         *(_special("photos/link.jpg", stat.S_IFLNK), _special("photos/pipe", stat.S_IFIFO), "PHOTOS/A.JPG"),
     ],
     ids=lambda member: getattr(member, "filename", member),
@@ -545,7 +594,11 @@ def test_two_runs_at_once_share_one_download(server: Server, tmp_path: Path) -> 
     outcomes: list[Outcome] = []
     phases: set[str] = set()
     threads = [
-        threading.Thread(target=lambda: outcomes.append(run_one(tmp_path, archive, progress=lambda path, phase, done, total: phases.add(phase))))
+        threading.Thread(
+            target=lambda: outcomes.append(
+                run_one(tmp_path, archive, progress=lambda path, phase, done, total: phases.add(phase))
+            )
+        )
         for _ in range(3)
     ]
     for thread in threads:
@@ -585,7 +638,9 @@ print([str(outcome.error) for outcome in download([archive], sys.argv[4])])
 def test_a_killed_run_is_taken_up_again(server: Server, tmp_path: Path, repository: Path) -> None:
     archive = archive_of(server, DATA)
     server.script = [Answer(cut=200_000, hold=True)]
-    child = subprocess.Popen([sys.executable, "-c", CHILD, archive.url, archive.checksum, str(archive.size), str(tmp_path)], cwd=repository)
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, archive.url, archive.checksum, str(archive.size), str(tmp_path)], cwd=repository
+    )
     try:
         assert server.held.wait(20)
         part = tmp_path / "set" / "set.zip.part"

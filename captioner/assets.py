@@ -1,0 +1,34 @@
+"""What comes with the program: folders of models in ``assets``.
+
+In an installed copy they lie within the package, in a checkout beside it.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+CONFIG = "config.json"  # every model's folder has one; its "kind" says what the model is
+CAPTIONER, TRANSLATOR, DETECTOR = "captioner", "translator", "detector"
+
+
+def shipped(kind: str | None = CAPTIONER) -> dict[str, Path]:
+    """Return the folders of the models of one kind that come with the program, by name; ``None`` is all kinds."""
+    package = Path(str(files("captioner")))
+    found: dict[str, Path] = {}
+    for root in (package / "assets", package.parent / "assets"):
+        if root.is_dir():
+            for folder in sorted(root.iterdir()):
+                if (folder / CONFIG).is_file() and kind in (None, kind_of(folder)):
+                    found.setdefault(folder.name, folder)
+    return found
+
+
+def kind_of(folder: Path) -> str:
+    """Return what kind of model a folder holds. One that cannot be read counts as a captioner, so that loading it tells what is wrong."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return CAPTIONER
+    return str(config.get("kind", CAPTIONER)) if isinstance(config, dict) else CAPTIONER
