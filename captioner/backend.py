@@ -1,6 +1,7 @@
 """What this machine can do: its devices and fast precisions, its compiler, its C library's allocator.
 
-torch is imported where it is needed, so that the command line can set the allocator first, and print its help without it.
+torch is imported where it is needed, so that the command line can set the allocator first, and print its help without
+it.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ def can_compile() -> bool:
 class Compiled:
     """A function that is compiled at its first call, or an equal one where that is impossible.
 
-    An error of a compiled call counts as one of the compiler only if the plain function then gives a result; if that fails too, its error is the caller's.
+    An error of a compiled call counts as one of the compiler only if the plain function then gives a result; if that
+    fails too, its error is the caller's.
 
     Args:
         function: what to compile; it must change nothing, as it may be called twice.

@@ -30,17 +30,21 @@ class Caption:
         text: a readable sentence.
         tokens: its T words as the model wrote them.
         log_probability: the sum over the words and the end, in nats.
-        attention: (T, N) float32, the weight of every place for every word, each row summing to one; ``None`` if the model does not attend.
+        attention: (T, N) float32, the weight of every place for every word, each row summing to one; ``None`` if the
+            model does not attend.
         grid: (rows, columns) when the places are a grid in row-major order.
         boxes: (N, 4) relative xyxy boxes when the places are regions.
         seen: the part of the picture that the model sees, a relative xyxy box; places lie within it.
         source: the file or description of the picture.
         others: the next best captions of the same picture, best first.
-        attention_of: whose attention it is: ``mean`` over all heads, ``rollout``, or one head; see :func:`captioner.heads.look_again`.
-        labels: what each of the N regions shows, by the detector's names; ``None`` if there are no regions, or their detector names nothing.
-        heads: (T, L, H, N) float32, the attention of each of the H heads of the L blocks of a Transformer, if it was asked for.
-        translation: the caption in another language, if :meth:`Translator.captions` put it there; its attention is over the
-            pieces of ``text``.
+        attention_of: whose attention it is: ``mean`` over all heads, ``rollout``, or one head; see
+            :func:`captioner.heads.look_again`.
+        labels: what each of the N regions shows, by the detector's names; ``None`` if there are no regions, or their
+            detector names nothing.
+        heads: (T, L, H, N) float32, the attention of each of the H heads of the L blocks of a Transformer, if it was
+            asked for.
+        translation: the caption in another language, if :meth:`Translator.captions` put it there; its attention is over
+            the pieces of ``text``.
     """
 
     text: str
@@ -63,7 +67,8 @@ class Caption:
     def words_at(self, place: tuple[float, float]) -> list[tuple[str, float]]:
         """Return every word with the attention it gave to the point (x, y) of the picture, relative, in 0..1.
 
-        A grid's cell counts for the points in it; regions that hold the point add up; a point the model did not see gets zero.
+        A grid's cell counts for the points in it; regions that hold the point add up; a point the model did not see
+        gets zero.
 
         Raises:
             ValueError: the caption has no attention, or the point is outside the picture.
@@ -102,7 +107,8 @@ class Caption:
             style: settings of :class:`captioner.figures.Style`.
 
         Raises:
-            CaptionerError: the caption has no attention to places in a picture, does not know its file, has no such word, or a setting makes no sense.
+            CaptionerError: the caption has no attention to places in a picture, does not know its file, has no such
+                word, or a setting makes no sense.
             ImageError: the picture cannot be read.
         """
         from captioner.figures import figure
@@ -133,7 +139,8 @@ class Caption:
     def to_dict(self, *, attention: bool = False) -> dict[str, Any]:
         """Return the caption as plain values for JSON; attention matrices only if asked for.
 
-        A translated one has ``translation``, as :meth:`Translation.to_dict` gives it; those of ``others`` have its language and text.
+        A translated one has ``translation``, as :meth:`Translation.to_dict` gives it; those of ``others`` have its
+        language and text.
         """
         value: dict[str, Any] = {} if self.source is None else {"image": self.source}
         value |= {"caption": self.text, "tokens": self.tokens, "log_probability": round(self.log_probability, 4)}
@@ -168,10 +175,11 @@ class Translation:
     Attributes:
         text: the translation.
         tokens: its T pieces as the model wrote them; one that begins a word begins with a space.
-        source_tokens: the S pieces that the model read, ``<eos>`` at the end; fewer than the text has if it was too long for the model.
+        source_tokens: the S pieces that the model read, ``<eos>`` at the end; fewer than the text has if it was too
+            long for the model.
         log_probability: the sum over the pieces and the end, in nats.
-        attention: (T, S) float32, the weight of every source piece for every piece written, each row summing to one; ``None`` if the model does not
-            attend.
+        attention: (T, S) float32, the weight of every source piece for every piece written, each row summing to one;
+            ``None`` if the model does not attend.
         others: the next best translations, best first.
         source: the text that was translated.
         language: the one of ``text``, by the name that the model knows it by, for example ``de``.
@@ -192,8 +200,8 @@ class Translation:
     def words(self) -> tuple[list[str], list[str], Tensor | None]:
         """Return the written words, the read words and the attention between them.
 
-        A word is a piece that begins with a space and those after it up to the next such. What a read word gets is the sum over its pieces, what a
-        written word gives is the mean over its own, so that rows still sum to one.
+        A word is a piece that begins with a space and those after it up to the next such. What a read word gets is the
+        sum over its pieces, what a written word gives is the mean over its own, so that rows still sum to one.
         """
         written, rows = _join(self.tokens)
         read, columns = _join(self.source_tokens)

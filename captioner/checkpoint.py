@@ -1,9 +1,11 @@
 """A model on disk: one folder with weights, config, vocabulary and model card.
 
-``model.safetensors`` holds the decoder's weights, and those of the encoder's stages that were tuned; its other stages take theirs from where they are
-installed, and ``config.json`` holds a hash that they must match. The folder is written beside its place and renamed. No pickle is ever read.
+``model.safetensors`` holds the decoder's weights, and those of the encoder's stages that were tuned; its other stages
+take theirs from where they are installed, and ``config.json`` holds a hash that they must match. The folder is written
+beside its place and renamed. No pickle is ever read.
 
-Translators (:mod:`captioner.translation.translator`) are kept in folders of the same form; the config's ``kind`` says which it is.
+Translators (:mod:`captioner.translation.translator`) are kept in folders of the same form; the config's ``kind`` says
+which it is.
 """
 
 from __future__ import annotations
@@ -39,8 +41,8 @@ DEFAULT = "show_attend_tell"
 def locate(name_or_path: str | Path | None = None, *, kind: str | None = CAPTIONER) -> Path:
     """Find a model folder: a path, a shipped model's name, or ``user/model`` on the Hugging Face hub. ``None`` is the default captioner.
 
-    Only the names of shipped models depend on ``kind`` (``None`` is any). What kind a folder is, :func:`captioner.assets.kind_of` tells and
-    :func:`read_config` checks.
+    Only the names of shipped models depend on ``kind`` (``None`` is any). What kind a folder is,
+    :func:`captioner.assets.kind_of` tells and :func:`read_config` checks.
 
     Raises:
         CheckpointError: there is no such model.
@@ -212,7 +214,8 @@ def load_model(name_or_path: str | Path | None = None) -> CaptionModel:
     """Read a model in eval mode, float32, on the CPU; see :func:`locate` for what it may be called.
 
     Raises:
-        CheckpointError: it is missing, damaged, foreign, newer than this program, or its encoder's weights are others than in training.
+        CheckpointError: it is missing, damaged, foreign, newer than this program, or its encoder's weights are others
+            than in training.
     """
     folder = locate(name_or_path)
     config = read_config(folder)

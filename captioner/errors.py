@@ -1,6 +1,7 @@
 """The errors of the program: every one a person can meet is a :class:`CaptionerError`.
 
-A message names the thing, says what was wrong with it and what to do. The command line prints it without a traceback and exits non-zero.
+A message names the thing, says what was wrong with it and what to do. The command line prints it without a traceback
+and exits non-zero.
 """
 
 from __future__ import annotations

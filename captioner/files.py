@@ -19,7 +19,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Made by open() and not by tempfile, so that it has the permissions of any new file. A short name, since the longest ones are at the system's limit.
+    # Made by open() and not by tempfile, so that it has the permissions of any new file. A short name, since the
+    # longest ones are at the system's limit.
     temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:

@@ -1,7 +1,8 @@
 """Where the single heads of a Transformer looked, or all of its blocks together.
 
-A search keeps the mean over blocks and heads of every hypothesis, since each head would cost blocks times heads as much memory, for captions that are
-thrown away. The heads of the captions that it found are computed on request, from the same memory, with the captions' words fed to the decoder all at once.
+A search keeps the mean over blocks and heads of every hypothesis, since each head would cost blocks times heads as much
+memory, for captions that are thrown away. The heads of the captions that it found are computed on request, from the
+same memory, with the captions' words fed to the decoder all at once.
 
 Letters in shapes: B images, K captions of an image, T words, M words of all captions, N places, L blocks, H heads.
 """
@@ -74,16 +75,19 @@ def look_again(
 ) -> list[list[Tensor]]:
     """Return whose attention was asked for, at every word of captions that a search found.
 
-    The decoder reads all captions at once. What it attends to at a word is what it attended to in the search, as it had read the same words then.
+    The decoder reads all captions at once. What it attends to at a word is what it attended to in the search, as it had
+    read the same words then.
 
     Args:
         decoder: what wrote the captions.
         memory: of B images, the one it looked at.
         captions: for each image its captions, as numbers of words without ``<bos>`` and ``<eos>``.
-        attention: ``2.5`` is the fifth head of the second block; ``heads`` is all of them; ``rollout`` is attention rollout (Abnar and Zuidema 2020,
-            https://arxiv.org/abs/2005.00928): how much of each place there is in a word's vector after all blocks, if each sub-layer of attention
-            mixes half of what its mean head looks at with half of what was there before. The places themselves are followed back through the
-            self-attention of the refiner, if the model has one, and the words through that of the decoder; what is left of words is not counted.
+        attention: ``2.5`` is the fifth head of the second block; ``heads`` is all of them; ``rollout`` is attention
+            rollout (Abnar and Zuidema 2020, https://arxiv.org/abs/2005.00928): how much of each place there is in a
+            word's vector after all blocks, if each sub-layer of attention mixes half of what its mean head looks at
+            with half of what was there before. The places themselves are followed back through the self-attention of
+            the refiner, if the model has one, and the words through that of the decoder; what is left of words is not
+            counted.
 
     Returns:
         For each image and caption (T, N), or (T, L, H, N) for ``heads``, float32 on the CPU.

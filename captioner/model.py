@@ -134,7 +134,8 @@ class CaptionModel(nn.Module):
     """Encoder, decoder and vocabulary.
 
     Attributes:
-        tuned_stages: how many of the encoder's last stages no longer have the weights they were built with, so that a checkpoint must hold them.
+        tuned_stages: how many of the encoder's last stages no longer have the weights they were built with, so that a
+            checkpoint must hold them.
     """
 
     def __init__(self, config: ModelConfig, vocabulary: Vocabulary, encoder: Encoder, decoder: Decoder) -> None:

@@ -41,7 +41,8 @@ class Captioner:
     def __init__(self, model: CaptionModel, *, device: str = "auto", **search: Any) -> None:
         self.device = choose_device(device)
         self.model = model.to(self.device).eval()
-        # The encoder is nearly all of the work and runs rounded where that is faster; the model keeps its own, as it may be saved again.
+        # The encoder is nearly all of the work and runs rounded where that is faster; the model keeps its own, as it
+        # may be saved again.
         self._encoder = model.encoder.fast(self.device)
         self.search = validate(SearchConfig, {**model.config.search.model_dump(), **search}, where="search")
 
@@ -85,7 +86,8 @@ class Captioner:
     def __call__(self, pictures: Any, *, attention: str = MEAN) -> Caption | list[Caption]:
         """Caption one picture, or a list of them.
 
-        A picture is a file, encoded bytes, a PIL image, an array (H, W[, C]) or a tensor (C, H, W); see :func:`captioner.data.images.load_image`.
+        A picture is a file, encoded bytes, a PIL image, an array (H, W[, C]) or a tensor (C, H, W); see
+        :func:`captioner.data.images.load_image`.
 
         Args:
             pictures: one, or a list or tuple of them.
@@ -119,8 +121,9 @@ class Captioner:
             batch_size: pictures encoded and searched at once.
             workers: threads that load pictures.
             max_pixels: a larger picture is an error; see :func:`captioner.data.images.load_image`.
-            attention: of a Transformer: ``mean`` over its blocks and heads, ``rollout`` through all blocks, ``BLOCK.HEAD`` for one head, counted from
-                one, or ``heads`` for each of them in :attr:`Caption.heads` beside the mean; see :func:`captioner.heads.look_again`.
+            attention: of a Transformer: ``mean`` over its blocks and heads, ``rollout`` through all blocks,
+                ``BLOCK.HEAD`` for one head, counted from one, or ``heads`` for each of them in :attr:`Caption.heads`
+                beside the mean; see :func:`captioner.heads.look_again`.
 
         Raises:
             CaptionerError: the model does not have the attention that was asked for.

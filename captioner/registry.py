@@ -1,7 +1,7 @@
 """Names for the things one can choose: encoders, decoders, searches.
 
-A family registers itself with a decorator; the command line, the configs and the parametrised tests read the registry, so adding a family is
-adding a file.
+A family registers itself with a decorator; the command line, the configs and the parametrised tests read the registry,
+so adding a family is adding a file.
 """
 
 from __future__ import annotations

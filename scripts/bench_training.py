@@ -2,7 +2,8 @@
 
 Example: python scripts/bench_training.py --decoder show_attend_tell --steps 30
 
-Works on synthetic features and captions of Flickr8k's lengths, so that it needs no data. ``--profile`` prints where the time goes.
+Works on synthetic features and captions of Flickr8k's lengths, so that it needs no data. ``--profile`` prints where the
+time goes.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Example: python scripts/readme.py --data data/flickr8k
 
-The picture is drawn from an example photo in seconds. The table takes minutes: both models caption Flickr8k's dev split and are timed. Without ``--data``
-only the picture is made.
+The picture is drawn from an example photo in seconds. The table takes minutes: both models caption Flickr8k's dev split
+and are timed. Without ``--data`` only the picture is made.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Put a trained model into ``assets/``: half precision, dev scores in its config, and a model card.
 
-Example: python scripts/ship.py runs/flickr8k_show_attend_tell show_attend_tell --data data/flickr8k --features runs/features
+Example: python scripts/ship.py runs/flickr8k_show_attend_tell show_attend_tell --data data/flickr8k --features
+runs/features
 """
 
 from __future__ import annotations

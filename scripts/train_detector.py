@@ -2,8 +2,9 @@
 
 Example: python scripts/train_detector.py --data data/boxes --output runs/detector
 
-DATA holds ``images/``, ``instances_train.json`` and ``instances_val.json`` in COCO's format. An image may say in ``labelled_categories`` of which
-categories all its things are boxed; one that does not has all of them boxed. The same command goes on where a run was stopped.
+DATA holds ``images/``, ``instances_train.json`` and ``instances_val.json`` in COCO's format. An image may say in
+``labelled_categories`` of which categories all its things are boxed; one that does not has all of them boxed. The same
+command goes on where a run was stopped.
 
 Letters in shapes: B images, S side of the square in pixels, K boxes of an image, C classes that are learned.
 """

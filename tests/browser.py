@@ -38,7 +38,8 @@ def executable() -> str | None:
 def launched() -> Iterator[Any]:
     """Start a headless Chromium and give playwright's ``Browser``.
 
-    Without playwright or a browser the test is skipped; one that ``$CAPTIONER_CHROMIUM`` names must start, or the test fails.
+    Without playwright or a browser the test is skipped; one that ``$CAPTIONER_CHROMIUM`` names must start, or the test
+    fails.
     """
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="playwright is not installed: pip install playwright"

@@ -31,7 +31,8 @@ def build_decoder(
     Args:
         name: its family in the registry; settings that the family lacks are left out.
         dropout: the value of each of its dropout settings.
-        spread: standard deviation of all weights, so that none is zero and attention is far from even; ``None`` leaves the family's own start.
+        spread: standard deviation of all weights, so that none is zero and attention is far from even; ``None`` leaves
+            the family's own start.
         seed: of the weights.
         settings: of this family only.
     """

@@ -13,7 +13,8 @@ from hypothesis import settings
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
-# Compiling kernels takes longer than all the rest of the suite: only the slow tests do, which hold the compiled ones against the plain ones.
+# Compiling kernels takes longer than all the rest of the suite: only the slow tests do, which hold the compiled ones
+# against the plain ones.
 os.environ.setdefault("CAPTIONER_COMPILE", "0")
 
 # One worker of pytest-xdist a core: more threads in each would only wait for one another.

@@ -58,7 +58,8 @@ def caption_all(
         contestants: the models.
         data: a split.
         store: where captions are kept, from time to time while they are made.
-        features: folders of feature stores. A model reads the first that its encoder made, and the photos if there is none.
+        features: folders of feature stores. A model reads the first that its encoder made, and the photos if there is
+            none.
         device: a torch device, or ``auto``.
         search: settings of the search for all models; what is not given is each model's own.
         batch_size: photos at once.

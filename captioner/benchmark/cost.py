@@ -1,8 +1,8 @@
 """What captioning costs with each of some models: time, throughput, memory, parameters.
 
-Each model lives in a process of its own. They are timed in turns, one photo or batch each, the order rotating from round to round: whatever else slows the
-machine down meets all of them. Medians and quartiles are reported, and the speed against the first model as the median over rounds of the ratio within
-a round, in which a slow minute cancels out.
+Each model lives in a process of its own. They are timed in turns, one photo or batch each, the order rotating from
+round to round: whatever else slows the machine down meets all of them. Medians and quartiles are reported, and the
+speed against the first model as the median over rounds of the ratio within a round, in which a slow minute cancels out.
 
 Letters in shapes: R rounds.
 """
@@ -46,7 +46,8 @@ class Timing:
         batch: photos at once.
         encode: milliseconds a batch.
         decode: milliseconds a batch, of the search for captions.
-        total: milliseconds a batch; reading the photos is not in it, which is the same for all models of one input size.
+        total: milliseconds a batch; reading the photos is not in it, which is the same for all models of one input
+            size.
         throughput: photos a second.
         speed: how many times as fast as the first model.
     """

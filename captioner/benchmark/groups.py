@@ -18,7 +18,8 @@ class Group:
         name: which.
         photos: how many.
         scores: of each model and metric.
-        differences: of each model but the first, and each metric, how much better it is than the first; p-values corrected for the number of models.
+        differences: of each model but the first, and each metric, how much better it is than the first; p-values
+            corrected for the number of models.
     """
 
     name: str

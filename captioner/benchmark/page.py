@@ -36,7 +36,8 @@ class Shown:
         references: what people said.
         captions: of each model.
         scores: of each model, the metric of this photo.
-        attention: of each model, a picture of where its words looked, as a JPEG file's bytes; none of one that does not attend.
+        attention: of each model, a picture of where its words looked, as a JPEG file's bytes; none of one that does not
+            attend.
     """
 
     image: str

@@ -74,13 +74,15 @@ def benchmark(
 ) -> Benchmark:
     """Hold captioners against each other on the same photos.
 
-    Writes ``table.md``, ``table.tex`` (on request), ``benchmark.json``, ``plot.png`` (if something was timed) and ``photos.html``. Captions and timings are
-    kept in ``cache`` as soon as they are there, and used again by the next call; see :mod:`captioner.benchmark.store`.
+    Writes ``table.md``, ``table.tex`` (on request), ``benchmark.json``, ``plot.png`` (if something was timed) and
+    ``photos.html``. Captions and timings are kept in ``cache`` as soon as they are there, and used again by the next
+    call; see :mod:`captioner.benchmark.store`.
 
     A model or a photo that cannot be used is reported to the listener and left out.
 
     Args:
-        models: shipped models by name, model folders, ``user/model`` on the hub, or contestants; the others are compared with the first.
+        models: shipped models by name, model folders, ``user/model`` on the hub, or contestants; the others are
+            compared with the first.
         data: the photos, a split.
         output: the folder to write to.
         training: the split that was learned from, by which novel captions are told; ``None`` if the data has none.

@@ -1,8 +1,9 @@
 """Recipes against each other, each trained with several seeds: means and deviations.
 
-There are two kinds of chance. The standard deviation over seeds says how much a score changes when the same recipe is trained again. Intervals and p-values
-are about the photos: each photo's statistics of all runs of a recipe are resampled, or exchanged with those of the other recipe, together, and what is
-tested is the mean score of the runs. They hold for these runs; whether another training would come out alike, the deviation tells.
+There are two kinds of chance. The standard deviation over seeds says how much a score changes when the same recipe is
+trained again. Intervals and p-values are about the photos: each photo's statistics of all runs of a recipe are
+resampled, or exchanged with those of the other recipe, together, and what is tested is the mean score of the runs. They
+hold for these runs; whether another training would come out alike, the deviation tells.
 
 Letters in shapes: I photos, S statistics that are added up, K runs of a recipe.
 """
@@ -27,7 +28,8 @@ class Seeds:
         runs: names of the runs of each recipe.
         seeds: that count: those with which every recipe was trained.
         means: mean scores of each recipe's runs, on all photos, and tests of the recipes against the first.
-        deviations: of each recipe and metric the standard deviation over its runs, with K - 1 below the fraction; ``None`` of a single run.
+        deviations: of each recipe and metric the standard deviation over its runs, with K - 1 below the fraction;
+            ``None`` of a single run.
     """
 
     runs: dict[str, list[str]]

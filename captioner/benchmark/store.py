@@ -1,8 +1,9 @@
 """What a benchmark has found so far, kept in the folder ``cache`` of its output, so that an interrupted one goes on where it was.
 
-``captions-KEY.json`` has the captions of one model, ``timings-KEY.json`` the timings of all models together, which are measured in turns. KEY is a hash of
-all that the content depends on, and the file repeats it in full: another model, search setting or device has another file. A caption is used again only
-while the photo's file has the same size and date. Files appear whole or not at all; one that cannot be read counts as missing.
+``captions-KEY.json`` has the captions of one model, ``timings-KEY.json`` the timings of all models together, which are
+measured in turns. KEY is a hash of all that the content depends on, and the file repeats it in full: another model,
+search setting or device has another file. A caption is used again only while the photo's file has the same size and
+date. Files appear whole or not at all; one that cannot be read counts as missing.
 """
 
 from __future__ import annotations

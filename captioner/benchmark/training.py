@@ -29,8 +29,8 @@ def train(
 ) -> list[Contestant]:
     """Train each recipe once for each seed, or go on with a training that was interrupted; one that is finished is not repeated.
 
-    A run is in ``output/RECIPE``, or in ``output/RECIPE/seed-N`` if seeds are given. The runs of one recipe share the features of the photos. A recipe that
-    cannot be trained is reported and left out.
+    A run is in ``output/RECIPE``, or in ``output/RECIPE/seed-N`` if seeds are given. The runs of one recipe share the
+    features of the photos. A recipe that cannot be trained is reported and left out.
 
     Args:
         recipes: shipped ones by name, or YAML files.

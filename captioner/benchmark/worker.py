@@ -46,7 +46,8 @@ class About:
         encoder: number of parameters.
         decoder: number of parameters, a refiner's included.
         megabytes: size of the model's folder.
-        memory: by size of batch the highest memory of the process in MB after warming up with it, the smallest first; Python and torch are in it.
+        memory: by size of batch the highest memory of the process in MB after warming up with it, the smallest first;
+            Python and torch are in it.
         before: the same before the model was loaded.
         device_memory: highest memory of tensors on the device in MB; ``None`` on a CPU.
         device: what it runs on.
@@ -70,7 +71,8 @@ class About:
 def peak_memory() -> float:
     """Return the highest memory that this process has had in RAM, in MB; 0 where the system does not tell.
 
-    On Linux it is the kernel's high-water mark of this program: ``ru_maxrss`` there begins at what the process that started it had.
+    On Linux it is the kernel's high-water mark of this program: ``ru_maxrss`` there begins at what the process that
+    started it had.
     """
     try:
         with open("/proc/self/status", encoding="ascii") as status:

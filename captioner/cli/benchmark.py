@@ -93,13 +93,17 @@ def run(
 ) -> None:
     """Hold captioners against each other on the same photos: quality with intervals and p-values, time, memory.
 
-    The folder gets table.md, table.tex with --latex, benchmark.json, plot.png (quality against cost) and photos.html (where the models differ most).
+    The folder gets table.md, table.tex with --latex, benchmark.json, plot.png (quality against cost) and photos.html
+    (where the models differ most).
 
-    Called again after an interruption, it goes on where it was: captions and timings are kept in the folder's cache, trained models in its runs.
+    Called again after an interruption, it goes on where it was: captions and timings are kept in the folder's cache,
+    trained models in its runs.
 
-    With --train and --seeds, each recipe's mean and standard deviation over seeds are reported, and the recipes' means are tested against each other.
+    With --train and --seeds, each recipe's mean and standard deviation over seeds are reported, and the recipes' means
+    are tested against each other.
 
-    Models and photos that cannot be used are reported on stderr and left out; the exit code is then 1. Malformed records alone do not change it.
+    Models and photos that cannot be used are reported on stderr and left out; the exit code is then 1. Malformed
+    records alone do not change it.
     """
     for option, given in (("--set", changes), ("--seeds", seeds)):
         if given and not train:

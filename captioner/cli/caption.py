@@ -99,7 +99,8 @@ def run(
 
     With --language or --translator the sentences are the translations; JSON and CSV hold the captions as well.
 
-    With --n-best there is a line for every caption, with its log-probability after a tab. The output file appears when all is done.
+    With --n-best there is a line for every caption, with its log-probability after a tab. The output file appears when
+    all is done.
 
     A picture that cannot be read is reported on stderr, and the others go on; the exit code is then 1.
     """

@@ -42,7 +42,8 @@ def inspect(
 ) -> None:
     """Count what a data set holds and look for what spoils training.
 
-    Wrong are malformed records, empty captions, missing or unreadable pictures, and the same picture in more than one split.
+    Wrong are malformed records, empty captions, missing or unreadable pictures, and the same picture in more than one
+    split.
     """
     from captioner.data.annotations import read_captions
     from captioner.data.inspect import inspect_captions

@@ -119,7 +119,8 @@ def run(
 
     The table is in percent, as in papers; JSON has plain scores.
 
-    What cannot be used is reported on stderr and not scored, the rest is; the exit code is then 1. Malformed records alone do not change it.
+    What cannot be used is reported on stderr and not scored, the rest is; the exit code is then 1. Malformed records
+    alone do not change it.
     """
     given = {
         "--captions": captions,

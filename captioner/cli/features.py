@@ -94,7 +94,8 @@ def run(
 ) -> None:
     """Encode the pictures of caption data sets into a feature store.
 
-    A recipe says by itself which pictures, which encoder, how many stages are left off, and whether mirrored: what its training will look for.
+    A recipe says by itself which pictures, which encoder, how many stages are left off, and whether mirrored: what its
+    training will look for.
 
     When it was interrupted, the same command goes on where it stopped.
 

@@ -25,7 +25,8 @@ class Captions:
     """The captions of B images as numbers.
 
     Attributes:
-        inputs: (B, K, T) what the decoder reads: ``<bos> w_1 ... w_n``, then padding. A row of padding is an absent caption.
+        inputs: (B, K, T) what the decoder reads: ``<bos> w_1 ... w_n``, then padding. A row of padding is an absent
+            caption.
         targets: (M,) what it should say at each real position, in the order of ``inputs[inputs != PAD]``.
         photos: the numbers of the B images among all photos to learn from, for who wants to know more of them.
     """

@@ -1,7 +1,8 @@
 """Any file a person has to a clean RGB picture, or one :class:`ImageError` that names the file and the reason.
 
-The road of a photo is :func:`~captioner.data.find.find_images`, :func:`load_image`, then ``pixels`` and ``normalise`` of
-:class:`~captioner.data.transform.Transform`; :class:`~captioner.data.loader.ImageLoader` walks it for many photos at a time.
+The road of a photo is :func:`~captioner.data.find.find_images`, :func:`load_image`, then ``pixels`` and ``normalise``
+of :class:`~captioner.data.transform.Transform`; :class:`~captioner.data.loader.ImageLoader` walks it for many photos at
+a time.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ ImageSource: TypeAlias = "str | Path | bytes | Image.Image | np.ndarray[Any, Any
 DEFAULT_MAX_PIXELS = 178_956_970
 """The most pixels a picture may have: above this, a small file that claims to be enormous is likelier than a photo."""
 
-# Only formats that Pillow decodes by itself: EPS would run Ghostscript. TGA is last, since it has no magic number. HEIF, which pi-heif decodes, is
-# told by its brand before any of them is tried.
+# Only formats that Pillow decodes by itself: EPS would run Ghostscript. TGA is last, since it has no magic number.
+# HEIF, which pi-heif decodes, is told by its brand before any of them is tried.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "PPM", "WEBP", "TIFF", "AVIF", "JPEG2000", "ICO", "CUR", "TGA")
 
 _POSTSCRIPT = "PostScript (EPS) is a program, which Captioner will not run; export it as PNG or JPEG"
@@ -257,7 +258,8 @@ def _is_heif(head: bytes) -> bool:
 def _open_heif(stream: IO[bytes], name: str) -> ImageFile.ImageFile:
     """Read the header of a HEIF picture; pi-heif, which takes a while to load, is imported for the first of them.
 
-    The size is that of the upright picture, and its EXIF orientation 1: HEIF has a turn of its own, which the decoder applies.
+    The size is that of the upright picture, and its EXIF orientation 1: HEIF has a turn of its own, which the decoder
+    applies.
     """
     try:
         from pi_heif.as_plugin import HeifImageFile

@@ -1,7 +1,7 @@
 """What every decoder is: start on a memory, write one word at a time, or be output whole captions at once.
 
-Tensor letters in this package: B images, W hypotheses an image (in search), K captions an image (in training), T steps, N places, D features of the
-memory, V words of the vocabulary, M real (not padding) positions of a batch.
+Tensor letters in this package: B images, W hypotheses an image (in search), K captions an image (in training), T steps,
+N places, D features of the memory, V words of the vocabulary, M real (not padding) positions of a batch.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ class DecoderOutput(NamedTuple):
     Attributes:
         logits: (M, V) for the real positions only, in the order of ``tokens[tokens != PAD]``.
         attention: (M, N) how it weighed the places at each of them; ``None`` if the decoder does not attend.
-        sampled: (M,) the one place it drew from these weights and looked at, -1 where it looked at all; ``None`` if it never draws.
+        sampled: (M,) the one place it drew from these weights and looked at, -1 where it looked at all; ``None`` if it
+            never draws.
     """
 
     logits: Tensor
@@ -107,7 +108,8 @@ class Decoder(nn.Module, ABC):
 
         Args:
             memory: of B images.
-            tokens: (B, K, T) input words, each caption ``<bos> w_1 ... w_n`` followed by padding. A row of padding only is an absent caption.
+            tokens: (B, K, T) input words, each caption ``<bos> w_1 ... w_n`` followed by padding. A row of padding only
+                is an absent caption.
         """
 
 

@@ -67,16 +67,18 @@ class _Products(NamedTuple):
 class ShowAttendTell(Decoder):
     """An LSTM that, before every word, averages the places of the picture with weights that depend on what it has said.
 
-    Equations of the paper: the attention network (4)-(6) with the additive form of Bahdanau 2015; the LSTM (1)-(3); its first state from the mean
-    feature (section 3.1.2); the deep output (7), ``logits = L_o (E y_{t-1} + L_h h_t + L_z z_t)``; the gate beta of section 4.2.1, computed from
-    h_{t-1}. The doubly stochastic penalty is part of the objective (:mod:`captioner.training.cross_entropy`).
+    Equations of the paper: the attention network (4)-(6) with the additive form of Bahdanau 2015; the LSTM (1)-(3); its
+    first state from the mean feature (section 3.1.2); the deep output (7), ``logits = L_o (E y_{t-1} + L_h h_t + L_z
+    z_t)``; the gate beta of section 4.2.1, computed from h_{t-1}. The doubly stochastic penalty is part of the
+    objective (:mod:`captioner.training.cross_entropy`).
 
-    Hard attention (section 4.1): in training a place is drawn from the weights, or for a share ``expected`` of the captions their expected vector is used;
-    the objective has the rest (REINFORCE, its baseline, the entropy). Captioning looks at the most probable place.
+    Hard attention (section 4.1): in training a place is drawn from the weights, or for a share ``expected`` of the
+    captions their expected vector is used; the objective has the rest (REINFORCE, its baseline, the entropy).
+    Captioning looks at the most probable place.
 
-    Departures: places are first projected to ``values`` features (the paper's conv5_3 has 512 already, EfficientNet's last map 1280; set ``values: 0``
-    for the paper's form); the two initial-state networks have one layer and a tanh, as in the paper's code; ``gate: vector`` is the elementwise gate of
-    later implementations.
+    Departures: places are first projected to ``values`` features (the paper's conv5_3 has 512 already, EfficientNet's
+    last map 1280; set ``values: 0`` for the paper's form); the two initial-state networks have one layer and a tanh, as
+    in the paper's code; ``gate: vector`` is the elementwise gate of later implementations.
     """
 
     Config: ClassVar[type[DecoderConfig]] = ShowAttendTellConfig

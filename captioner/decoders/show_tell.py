@@ -29,8 +29,9 @@ class ShowTellConfig(DecoderConfig):
 class ShowTell(Decoder):
     """An LSTM that is shown the picture once, before the first word, and then tells.
 
-    Equations of the paper: x_{-1} = CNN(I) projected (10); x_t = W_e S_t (11); p_{t+1} = LSTM(x_t) (12). Departure: the LSTM is today's, whose output is
-    o * tanh(c), where the paper's (8) leaves out the tanh; the paper's own released code has it too.
+    Equations of the paper: x_{-1} = CNN(I) projected (10); x_t = W_e S_t (11); p_{t+1} = LSTM(x_t) (12). Departure: the
+    LSTM is today's, whose output is o * tanh(c), where the paper's (8) leaves out the tanh; the paper's own released
+    code has it too.
     """
 
     Config: ClassVar[type[DecoderConfig]] = ShowTellConfig

@@ -66,17 +66,18 @@ class _Products(NamedTuple):
 class TopDown(Decoder):
     """Two LSTMs: one decides where to look, the other what to say.
 
-    Equations of the paper: the attention LSTM (1) reads x1_t = [h2_{t-1}, v_bar, W_e Pi_t] (2); a_{i,t} = w_a . tanh(W_va v_i + W_ha h1_t) (3),
-    alpha_t = softmax(a_t) (4), v_hat_t = sum_i alpha_{i,t} v_i (5); the language LSTM reads x2_t = [v_hat_t, h1_t] (6); the next word's probabilities
-    are softmax(W_p h2_t + b_p) (7). Of the attention LSTM's input weights, the part for h2_{t-1} is ``attention_lstm.weight_ih``, those for v_bar and
-    the word are ``mean`` and ``word``: the latter two do not depend on the step before. v_bar is the memory's pooled vector.
+    Equations of the paper: the attention LSTM (1) reads x1_t = [h2_{t-1}, v_bar, W_e Pi_t] (2); a_{i,t} = w_a .
+    tanh(W_va v_i + W_ha h1_t) (3), alpha_t = softmax(a_t) (4), v_hat_t = sum_i alpha_{i,t} v_i (5); the language LSTM
+    reads x2_t = [v_hat_t, h1_t] (6); the next word's probabilities are softmax(W_p h2_t + b_p) (7). Of the attention
+    LSTM's input weights, the part for h2_{t-1} is ``attention_lstm.weight_ih``, those for v_bar and the word are
+    ``mean`` and ``word``: the latter two do not depend on the step before. v_bar is the memory's pooled vector.
 
-    The paper does not say how the LSTMs start; as in the authors' code their states are zero and their forget gates open, and neither words nor
-    features pass through a ReLU.
+    The paper does not say how the LSTMs start; as in the authors' code their states are zero and their forget gates
+    open, and neither words nor features pass through a ReLU.
 
-    Departures: places and v_bar are first projected to ``values`` features, by one linear layer, so that v_bar stays the mean of the places (the
-    paper's regions go in with all their 2048 features; set ``values: 0`` for its form); dropout, which the paper does not use; with ``positions``
-    places (not v_bar) are told where they are.
+    Departures: places and v_bar are first projected to ``values`` features, by one linear layer, so that v_bar stays
+    the mean of the places (the paper's regions go in with all their 2048 features; set ``values: 0`` for its form);
+    dropout, which the paper does not use; with ``positions`` places (not v_bar) are told where they are.
     """
 
     Config: ClassVar[type[DecoderConfig]] = TopDownConfig
@@ -115,7 +116,8 @@ class TopDown(Decoder):
         """Do what is done once an image: values (B, N, D), keys (B, N, A), what v_bar adds to the attention LSTM's gates (B, 4H)."""
         values = self.values(memory.vectors if self.geometry is None else memory.vectors + self.geometry(memory))
         mean = self.values(memory.pooled)
-        # One mask for all places of an image and for their mean: what is hidden from the decoder stays hidden wherever it looks.
+        # One mask for all places of an image and for their mean: what is hidden from the decoder stays hidden wherever
+        # it looks.
         kept = self.dropout(torch.ones_like(mean))
         values = values * kept.unsqueeze(1)
         return values, self.keys(values), wide(self.mean(mean * kept))

@@ -47,13 +47,14 @@ class TransformerConfig(BlockConfig, DecoderConfig):
 class Transformer(Decoder):
     """Blocks of causal self-attention over the words so far and of attention to the places of the picture.
 
-    Section 3.1's decoder with section 3.4's embeddings (times the square root of S; shared with the output layer, which then has no bias) and section 3.5's
-    positions. The attention that it returns is the mean over blocks and heads of the weights with which they looked at the places;
-    :meth:`cross_attention` has each by itself.
+    Section 3.1's decoder with section 3.4's embeddings (times the square root of S; shared with the output layer, which
+    then has no bias) and section 3.5's positions. The attention that it returns is the mean over blocks and heads of
+    the weights with which they looked at the places; :meth:`cross_attention` has each by itself.
 
-    Departures: the memory is any encoder's; one of another size is projected and normalised first. The layer norm stands before each sub-layer
-    (``norm: post`` for the paper's form), because such a stack learns without a long warm-up (Xiong 2020, https://arxiv.org/abs/2002.04745). Learned
-    positions, which the paper found as good, start as the sinusoidal ones.
+    Departures: the memory is any encoder's; one of another size is projected and normalised first. The layer norm
+    stands before each sub-layer (``norm: post`` for the paper's form), because such a stack learns without a long
+    warm-up (Xiong 2020, https://arxiv.org/abs/2002.04745). Learned positions, which the paper found as good, start as
+    the sinusoidal ones.
     """
 
     Config: ClassVar[type[DecoderConfig]] = TransformerConfig

@@ -29,8 +29,8 @@ class EncoderConfig(Settings):
 class Encoder(nn.Module, ABC):
     """Turns pictures into a memory.
 
-    An encoder is a chain of stages. Its last ones can be trained cheaply while the others stay frozen: what the front makes of a picture is stored once
-    and :meth:`finish` does the rest. An encoder that cannot be cut is one stage.
+    An encoder is a chain of stages. Its last ones can be trained cheaply while the others stay frozen: what the front
+    makes of a picture is stored once and :meth:`finish` does the rest. An encoder that cannot be cut is one stage.
 
     Attributes:
         transform: how a picture becomes pixels; part of the encoder, so that training and use cannot differ.

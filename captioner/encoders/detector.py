@@ -1,10 +1,12 @@
 """Detectors that propose regions: a small Faster R-CNN with a feature pyramid (Ren 2015, Lin 2017) that comes with captioner, and torchvision's large one.
 
-Pictures come as one square batch of a fixed size, so that a batch is one pass and none is resized. Not every picture has all its things boxed: the small
-detector's losses know which classes are (:class:`ListedRoIHeads`, :class:`ListedProposals`).
+Pictures come as one square batch of a fixed size, so that a batch is one pass and none is resized. Not every picture
+has all its things boxed: the small detector's losses know which classes are (:class:`ListedRoIHeads`,
+:class:`ListedProposals`).
 
-Tensor letters: B images, S side of the picture in pixels, P proposals of an image, M sampled ones of a batch, A anchors, K boxes of an image, C classes
-without the background, D channels of the backbone's last map. Boxes are xyxy in pixels of the square.
+Tensor letters: B images, S side of the picture in pixels, P proposals of an image, M sampled ones of a batch, A
+anchors, K boxes of an image, C classes without the background, D channels of the backbone's last map. Boxes are xyxy in
+pixels of the square.
 """
 
 from __future__ import annotations
@@ -39,8 +41,9 @@ from captioner.settings import Settings, validate
 FORMAT = 1  # of the folders it is kept in
 WEIGHTS = "model.safetensors"
 STRIDES = (8, 16, 32)
-# Sides of the anchors on each map, in shares of the picture's: a detector used at another size looks for the same things. A map's anchors must be
-# wider than the distance they stand apart, or things lie between them and none fits: that holds down to pictures of some 200 pixels.
+# Sides of the anchors on each map, in shares of the picture's: a detector used at another size looks for the same
+# things. A map's anchors must be wider than the distance they stand apart, or things lie between them and none fits:
+# that holds down to pictures of some 200 pixels.
 ANCHORS = ((0.04, 0.055, 0.075), (0.1, 0.13, 0.17), (0.22, 0.3, 0.4), (0.53, 0.71, 0.95))
 RATIOS = (0.6, 1.3, 2.6)  # height to width: photos are mostly wider than high, and squashing makes what is in them slim
 
@@ -118,8 +121,9 @@ def covered(boxes: Tensor, regions: Tensor) -> Tensor:
 class ListedProposals(RegionProposalNetwork):  # type: ignore[misc]
     """A region proposal network that does not believe all it is told.
 
-    An anchor without a box is background only if all things in the picture are boxed: where they are not, it counts ``trust`` and not one. Anchors in
-    ignored regions count nothing. Boxes of classes that are too rare to be learned (``others``) are things like any other.
+    An anchor without a box is background only if all things in the picture are boxed: where they are not, it counts
+    ``trust`` and not one. Anchors in ignored regions count nothing. Boxes of classes that are too rare to be learned
+    (``others``) are things like any other.
     """
 
     def assign_targets_to_anchors(
@@ -152,8 +156,9 @@ class ListedProposals(RegionProposalNetwork):  # type: ignore[misc]
 class ListedRoIHeads(RoIHeads):  # type: ignore[misc]
     """Box heads that learn of a proposal without a box no more than is known: that it shows none of the classes that are listed for its picture.
 
-    Its softmax therefore runs over the background and the listed classes alone, and the others' logits are left as they are. A proposal with a box is of
-    that box's class and of no other, listed or not. Proposals in ignored regions are left out.
+    Its softmax therefore runs over the background and the listed classes alone, and the others' logits are left as they
+    are. A proposal with a box is of that box's class and of no other, listed or not. Proposals in ignored regions are
+    left out.
     """
 
     def forward(
@@ -244,9 +249,10 @@ class Detector(nn.Module):
 
         Args:
             images: (B, 3, S, S) normalised.
-            targets: in training, for each image ``boxes`` (K, 4) with ``labels`` (K,) from 1; ``others``, boxes of classes that are not learned;
-                ``ignored``, regions that nothing is to be learned of; ``listed`` (C,) bool, the classes whose things are all boxed; ``trust``, a number,
-                how sure it is that what has no box is no thing.
+            targets: in training, for each image ``boxes`` (K, 4) with ``labels`` (K,) from 1; ``others``, boxes of
+                classes that are not learned; ``ignored``, regions that nothing is to be learned of; ``listed`` (C,)
+                bool, the classes whose things are all boxed; ``trust``, a number, how sure it is that what has no box
+                is no thing.
 
         Returns:
             For each image its ``boxes``, ``labels`` from 1, and ``scores``, the best first.
@@ -291,8 +297,9 @@ class Detector(nn.Module):
 def build_detector(config: DetectorConfig, classes: Sequence[str], *, pretrained: bool = True) -> Detector:
     """Build the small detector with new weights, on a backbone with those of ImageNet or new ones.
 
-    Choices made for a CPU: no map finer than stride 8; one sample a bin of RoIAlign (He 2017 found their number to matter little), since RoIAlign would
-    otherwise cost more than the backbone; at most 512 proposals of a map before suppression and 64 sampled regions in training.
+    Choices made for a CPU: no map finer than stride 8; one sample a bin of RoIAlign (He 2017 found their number to
+    matter little), since RoIAlign would otherwise cost more than the backbone; at most 512 proposals of a map before
+    suppression and 64 sampled regions in training.
 
     Raises:
         EncoderError: the backbone does not exist or is unsuited.
@@ -387,7 +394,8 @@ def parts(detector: Detector, *, half: bool = False) -> tuple[dict[str, Tensor],
 
     Args:
         detector: one of :func:`build_detector`.
-        half: give matrices as float16; vectors, among them the variances of batch normalisation, which may not fit into it, stay as they are.
+        half: give matrices as float16; vectors, among them the variances of batch normalisation, which may not fit into
+            it, stay as they are.
     """
     assert detector.config is not None
     tensors = {

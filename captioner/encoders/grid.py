@@ -1,7 +1,7 @@
 """A picture to a 14x14 grid of CNN features (Xu 2015, section 3.1.1).
 
-The place (r, c) of the grid describes the picture around ((c + 0.5) / columns, (r + 0.5) / rows). A backbone is asked for a map that is 14x14 by itself:
-stretching a smaller one to 14x14 would add nothing.
+The place (r, c) of the grid describes the picture around ((c + 0.5) / columns, (r + 0.5) / rows). A backbone is asked
+for a map that is 14x14 by itself: stretching a smaller one to 14x14 would add nothing.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ class Trunk(NamedTuple):
 class GridEncoder(Encoder):
     """A CNN without its classifier: the picture as a grid of features, 14x14 with the default backbones.
 
-    Its batch normalisation always uses the statistics it was trained with (eval mode), also while it is fine-tuned: the statistics of a small batch of
-    photos would drift from those used at captioning.
+    Its batch normalisation always uses the statistics it was trained with (eval mode), also while it is fine-tuned: the
+    statistics of a small batch of photos would drift from those used at captioning.
 
     Args:
         config: the settings.

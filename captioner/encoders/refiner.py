@@ -53,11 +53,13 @@ class TransformerRefinerConfig(BlockConfig):
 class TransformerRefiner(Refiner):
     """Self-attention over all places of a picture, so that each vector knows what is around it.
 
-    The encoder of the paper, section 3.1, on the vectors of a memory. A place of a picture is known by a learned map of its box, a place of a
-    sentence (``positions: order``) by the sinusoidal encoding of section 3.5. The pooled vector is the mean of the refined ones.
+    The encoder of the paper, section 3.1, on the vectors of a memory. A place of a picture is known by a learned map of
+    its box, a place of a sentence (``positions: order``) by the sinusoidal encoding of section 3.5. The pooled vector
+    is the mean of the refined ones.
 
-    Departures: features of another size are projected and normalised first; the layer norm stands before each sub-layer (``norm: post`` for the paper's
-    form), because such a stack learns without a long warm-up (Xiong 2020, https://arxiv.org/abs/2002.04745).
+    Departures: features of another size are projected and normalised first; the layer norm stands before each sub-layer
+    (``norm: post`` for the paper's form), because such a stack learns without a long warm-up (Xiong 2020,
+    https://arxiv.org/abs/2002.04745).
     """
 
     Config: ClassVar[type[Settings]] = TransformerRefinerConfig

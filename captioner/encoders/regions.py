@@ -1,6 +1,7 @@
 """A picture to the regions that a detector finds in it: bottom-up attention (Anderson et al. 2018, https://arxiv.org/abs/1707.07998).
 
-Tensor letters: B images, S side of the picture in pixels, P proposals of an image, C classes, N regions of an image, filled up, D features.
+Tensor letters: B images, S side of the picture in pixels, P proposals of an image, C classes, N regions of an image,
+filled up, D features.
 """
 
 from __future__ import annotations
@@ -75,12 +76,14 @@ class Detections(NamedTuple):
 class RegionEncoder(Encoder):
     """Faster R-CNN's regions of a picture, one vector each (section 3.1 of the paper).
 
-    Regions are chosen as the paper does: of each class, boxes that overlap a better one are suppressed; then the regions whose best remaining class is
-    above a threshold are taken, whatever their class, but no fewer and no more than set. A region's vector describes the box it is reported with.
+    Regions are chosen as the paper does: of each class, boxes that overlap a better one are suppressed; then the
+    regions whose best remaining class is above a threshold are taken, whatever their class, but no fewer and no more
+    than set. A region's vector describes the box it is reported with.
 
-    Departures: the detector knows few classes and no attributes, and a small backbone, so that by default the mean of the backbone's last map over the
-    region, which carries ImageNet's 1,000 classes, stands beside the box head's vector; the threshold is lower than the paper's 0.2, for few classes;
-    boxes are the refined ones and not the proposals; the whole picture is always among the proposals, so that no picture is without a region.
+    Departures: the detector knows few classes and no attributes, and a small backbone, so that by default the mean of
+    the backbone's last map over the region, which carries ImageNet's 1,000 classes, stands beside the box head's
+    vector; the threshold is lower than the paper's 0.2, for few classes; boxes are the refined ones and not the
+    proposals; the whole picture is always among the proposals, so that no picture is without a region.
 
     The detector stays in eval mode.
 

@@ -1,6 +1,7 @@
 """Encoders of text: from the words of a sentence to a memory with one vector a word.
 
-Tensor letters: B sentences, S words of the longest one, E features of a word's vector, H units of an LSTM in each direction, D features, V words.
+Tensor letters: B sentences, S words of the longest one, E features of a word's vector, H units of an LSTM in each
+direction, D features, V words.
 """
 
 from __future__ import annotations
@@ -52,16 +53,17 @@ class SequenceConfig(Settings):
 class SequenceEncoder(TextEncoder):
     """A bidirectional LSTM over the source words: the encoder of seq2seq and, with its states kept, of attention.
 
-    The vector of a word is Bahdanau 2015's annotation (section 3.2, https://arxiv.org/abs/1409.0473): the states of an LSTM that has read up to the word
-    and of one that has read from the end back to it. The pooled vector, from which a decoder starts, is the forward LSTM's last state and the backward
-    one's state at the first word.
+    The vector of a word is Bahdanau 2015's annotation (section 3.2, https://arxiv.org/abs/1409.0473): the states of an
+    LSTM that has read up to the word and of one that has read from the end back to it. The pooled vector, from which a
+    decoder starts, is the forward LSTM's last state and the backward one's state at the first word.
 
-    A decoder that sees the pooled vector only is seq2seq (Sutskever 2014, https://arxiv.org/abs/1409.3215): its encoder reads the source in reverse and
-    leaves its last state, which is the backward half of the pooled vector. So there is no setting to reverse the source. Bahdanau's decoder
-    starts from that same half (appendix A.2.2).
+    A decoder that sees the pooled vector only is seq2seq (Sutskever 2014, https://arxiv.org/abs/1409.3215): its encoder
+    reads the source in reverse and leaves its last state, which is the backward half of the pooled vector. So there is
+    no setting to reverse the source. Bahdanau's decoder starts from that same half (appendix A.2.2).
 
-    Departures: the forward half is there as well; Bahdanau's units are gated recurrent ones and not LSTMs; Sutskever's four layers hand hidden state and
-    cell to as many layers of the decoder, where the decoders here learn one linear map of the pooled vector; dropout is later than both papers.
+    Departures: the forward half is there as well; Bahdanau's units are gated recurrent ones and not LSTMs; Sutskever's
+    four layers hand hidden state and cell to as many layers of the decoder, where the decoders here learn one linear
+    map of the pooled vector; dropout is later than both papers.
     """
 
     Config: ClassVar[type[Settings]] = SequenceConfig
@@ -123,8 +125,8 @@ class WordConfig(Settings):
 class WordEncoder(TextEncoder):
     """Word vectors alone, for a refiner to work on: what stands below the Transformer's encoder.
 
-    Vaswani 2017 (https://arxiv.org/abs/1706.03762), section 3.4: word vectors times the root of D. Where a word stands (section 3.5) the refiner adds;
-    without one the order of the words is lost. The pooled vector is their mean.
+    Vaswani 2017 (https://arxiv.org/abs/1706.03762), section 3.4: word vectors times the root of D. Where a word stands
+    (section 3.5) the refiner adds; without one the order of the words is lost. The pooled vector is their mean.
     """
 
     Config: ClassVar[type[Settings]] = WordConfig

@@ -1,15 +1,17 @@
 """How sure a score is, and whether one model is really better than another, by resampling the photos.
 
 - Intervals: percentiles of the score over bootstrap resamples of the photos (Efron and Tibshirani 1993, chapter 13).
-- Paired bootstrap (Koehn 2004, https://aclanthology.org/W04-3250): both models are scored on the same resamples. The p-value is two-sided: how often the
-  difference strays from its mean by as much as was observed (the null hypothesis of Berg-Kirkpatrick et al. 2012, https://aclanthology.org/D12-1091).
-- Approximate randomisation (Noreen 1989; Riezler and Maxwell 2005, https://aclanthology.org/W05-0908): if the models were equal, it would not matter
-  which of the two wrote which caption; the p-value is how often exchanging the captions of random photos gives as large a difference. It assumes less,
-  and is the one to report.
+- Paired bootstrap (Koehn 2004, https://aclanthology.org/W04-3250): both models are scored on the same resamples. The
+  p-value is two-sided: how often the difference strays from its mean by as much as was observed (the null hypothesis of
+  Berg-Kirkpatrick et al. 2012, https://aclanthology.org/D12-1091).
+- Approximate randomisation (Noreen 1989; Riezler and Maxwell 2005, https://aclanthology.org/W05-0908): if the models
+  were equal, it would not matter which of the two wrote which caption; the p-value is how often exchanging the captions
+  of random photos gives as large a difference. It assumes less, and is the one to report.
 
 Each p-value counts the observation itself, ``(1 + hits) / (1 + resamples)``, and so is never zero.
 
-A resample is scored from sums over its photos, see :mod:`captioner.evaluation.sums`, which makes it a product of matrices.
+A resample is scored from sums over its photos, see :mod:`captioner.evaluation.sums`, which makes it a product of
+matrices.
 
 Letters in shapes: I photos, R resamples, S statistics that are added up, M metrics.
 """

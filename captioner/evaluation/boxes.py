@@ -38,8 +38,8 @@ class Boxes:
 def read_boxes(path: str | Path) -> dict[str, Boxes]:
     """Read COCO's instances by image id.
 
-    Crowd boxes mark many things at once: words for a class with one are not counted. If an image has ``labelled_categories``, other classes than those
-    may be there without a box, and are not absent.
+    Crowd boxes mark many things at once: words for a class with one are not counted. If an image has
+    ``labelled_categories``, other classes than those may be there without a box, and are not absent.
 
     Raises:
         AnnotationError: the file cannot be read as COCO's instances.

@@ -1,15 +1,19 @@
 """CIDEr-D on numbers instead of strings (Vedantam 2015, https://arxiv.org/abs/1411.5726), fast enough to be a reward.
 
-For n from 1 to 4, a caption is a vector of its n-grams' weights ``g_k = count_k (log I - log df_k)``, where I is the number of images and df_k in how
-many images' references the n-gram stands (at least 1). For a candidate c and each reference s of its image
+For n from 1 to 4, a caption is a vector of its n-grams' weights ``g_k = count_k (log I - log df_k)``, where I is the
+number of images and df_k in how many images' references the n-gram stands (at least 1). For a candidate c and each
+reference s of its image
 
     CIDEr-D_n = exp(-(l_c - l_s)^2 / (2 sigma^2)) sum_k min(g_k(c), g_k(s)) g_k(s) / (|g(c)| |g(s)|)
 
-and the score is 10 times the mean over references and n. As in the field's implementation, counts are not divided by the caption's length, and sigma is 6.
+and the score is 10 times the mean over references and n. As in the field's implementation, counts are not divided by
+the caption's length, and sigma is 6.
 
-An n-gram is one 64-bit number, all references' n-grams lie in flat sorted arrays, and the candidates of a whole batch are scored by some searches in them.
+An n-gram is one 64-bit number, all references' n-grams lie in flat sorted arrays, and the candidates of a whole batch
+are scored by some searches in them.
 
-Tensor letters: H candidates, T words of the longest, E entries (a caption's distinct n-grams), P pairs of a candidate and a reference.
+Tensor letters: H candidates, T words of the longest, E entries (a caption's distinct n-grams), P pairs of a candidate
+and a reference.
 """
 
 from __future__ import annotations
@@ -39,7 +43,8 @@ class CiderD:
     """Scores candidates against the references of the images that it was made for.
 
     Args:
-        references: of each image, one or more captions, each a sequence of numbers from 1 on; they also give the document frequencies.
+        references: of each image, one or more captions, each a sequence of numbers from 1 on; they also give the
+            document frequencies.
         words: candidates have smaller numbers than this, or none that the references lack.
         sigma: width of the penalty on differing lengths.
 
@@ -136,7 +141,8 @@ class CiderD:
         owners, keys, orders = [], [], []
         key = np.zeros_like(words)
         for n in range(1, min(ORDERS, captions.shape[1]) + 1):
-            # The n-gram that begins at each place; its first word counts most, and shorter n-grams have smaller numbers.
+            # The n-gram that begins at each place; its first word counts most, and shorter n-grams have smaller
+            # numbers.
             key = key[:, : captions.shape[1] - n + 1] * self.base + words[:, n - 1 :]
             owner, place = np.nonzero(real[:, n - 1 :])
             owners.append(owner)

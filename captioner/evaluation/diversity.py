@@ -43,8 +43,8 @@ class Diversity:
     Attributes:
         words: mean number of words of a caption.
         distinct_captions: share of different captions among all.
-        distinct_bigrams: number of different pairs of neighbouring words over the number of pairs (distinct-2 of Li 2016,
-            https://arxiv.org/abs/1510.03055).
+        distinct_bigrams: number of different pairs of neighbouring words over the number of pairs (distinct-2 of Li
+            2016, https://arxiv.org/abs/1510.03055).
         dangling: share of captions that end with an article, a preposition or the like.
         vocabulary: number of different words used.
         novel: share of captions that are none of the training captions, word by word; ``None`` if those are not known.
@@ -92,8 +92,8 @@ class Diversity:
 class TrainingCaptions(Container[tuple[str, ...]]):
     """Tells whether a caption, a tuple of words, is one of the training captions as :func:`captioner.text.vocabulary.tokenize` splits them.
 
-    Only captions with the same letters and digits in a row can be equal, so that the others need not be tokenised: for COCO's 567,000 captions this takes
-    some seconds and not two minutes.
+    Only captions with the same letters and digits in a row can be equal, so that the others need not be tokenised: for
+    COCO's 567,000 captions this takes some seconds and not two minutes.
 
     Args:
         captions: as people wrote them.

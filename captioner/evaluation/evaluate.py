@@ -120,8 +120,8 @@ def evaluate_captions(
 ) -> Evaluation:
     """Score captions that are there already, from any program.
 
-    Captions of images that the data do not have, and images without a caption, are each one error; the others are scored. An id made of digits is the same
-    with and without zeros in front, as COCO's results have numbers.
+    Captions of images that the data do not have, and images without a caption, are each one error; the others are
+    scored. An id made of digits is the same with and without zeros in front, as COCO's results have numbers.
 
     Args:
         captions: image id to caption; see :func:`captioner.evaluation.results.read_results`.
@@ -131,7 +131,8 @@ def evaluate_captions(
         source: what errors call the captions, for example their file.
 
     Raises:
-        EvaluationError: no caption is of an image of the data, the data have no references, a metric is unknown, or a scorer failed.
+        EvaluationError: no caption is of an image of the data, the data have no references, a metric is unknown, or a
+            scorer failed.
     """
     metric_families(metrics)
     described = [photo for photo in data.photos if photo.captions]

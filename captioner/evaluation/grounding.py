@@ -1,18 +1,19 @@
 """Whether attention is right: does a model look at the dog when it says "dog"?
 
-As in Liu et al. 2017 (Attention correctness in neural image captioning, https://arxiv.org/abs/1605.09553), words that name a class of objects are held
-against the boxes of that class in the picture:
+As in Liu et al. 2017 (Attention correctness in neural image captioning, https://arxiv.org/abs/1605.09553), words that
+name a class of objects are held against the boxes of that class in the picture:
 
-- mass: the attention inside the union of the boxes, ``sum_i alpha_i |place_i and boxes| / |place_i|`` (their attention correctness);
-- pointing: whether the centre of the most attended place lies in one of the boxes (the pointing game, Zhang et al. 2016,
-  https://arxiv.org/abs/1608.00507, without its tolerance of 15 pixels);
+- mass: the attention inside the union of the boxes, ``sum_i alpha_i |place_i and boxes| / |place_i|`` (their attention
+  correctness);
+- pointing: whether the centre of the most attended place lies in one of the boxes (the pointing game, Zhang et al.
+  2016, https://arxiv.org/abs/1608.00507, without its tolerance of 15 pixels);
 
-each against two models that know nothing of the picture: one that attends evenly to all places, and one whose attention is a Gaussian around the middle
-of what is seen, since photographers put things there. They look at the places of the model that they are compared with, so that regions, which a detector
-put on things, do not count as understanding.
+each against two models that know nothing of the picture: one that attends evenly to all places, and one whose attention
+is a Gaussian around the middle of what is seen, since photographers put things there. They look at the places of the
+model that they are compared with, so that regions, which a detector put on things, do not count as understanding.
 
-Departures: boxes and not masks; a phrase of some words ("hot dog") has their mean attention, where the paper takes the word that is best, which would
-favour the model over baselines that have one try.
+Departures: boxes and not masks; a phrase of some words ("hot dog") has their mean attention, where the paper takes the
+word that is best, which would favour the model over baselines that have one try.
 
 Letters in shapes: B pictures, K captions of a picture, T words, N places, Q boxes, I pictures with a word that counts.
 """
@@ -51,8 +52,8 @@ class Words:
         words: how many were counted: those whose class has a box in the part of the picture that the model sees.
         photos: on how many photos.
         absent: how many name a class that the picture does not have; they are not counted.
-        scores: fractions by name, with 95 % intervals over photos: those of :data:`METRICS`, and of :data:`GAINS`, how much the model has over a
-            baseline (paired).
+        scores: fractions by name, with 95 % intervals over photos: those of :data:`METRICS`, and of :data:`GAINS`, how
+            much the model has over a baseline (paired).
         classes: for each class the number of words, and the model's pointing and mass.
     """
 
@@ -94,9 +95,11 @@ def ground(
     """Measure whether a model looks at what it names.
 
     Args:
-        captioner: the model, which must attend to places in the picture, and its search. The encoder runs at full precision.
+        captioner: the model, which must attend to places in the picture, and its search. The encoder runs at full
+            precision.
         instances: boxes as COCO's instances.
-        captions: captions of the same image ids, as :func:`captioner.data.annotations.read_captions` takes them, or already read.
+        captions: captions of the same image ids, as :func:`captioner.data.annotations.read_captions` takes them, or
+            already read.
         images: folder of the pictures, if they are not where the captions' format has them.
         batch_size: pictures at once.
         resamples: of the intervals.

@@ -74,8 +74,8 @@ class Meteor:
 def running_meteor() -> Iterator[Meteor]:
     """Start the METEOR program, and end it.
 
-    Not by pycocoevalcap's class: when its Java dies it hangs on its own lock, and its jar does not find the paraphrases by itself where the path has a
-    space.
+    Not by pycocoevalcap's class: when its Java dies it hangs on its own lock, and its jar does not find the paraphrases
+    by itself where the path has a space.
 
     Raises:
         EvaluationError: it does not start, ends before it has answered, or its answer makes no sense.

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-# What people call COCO's classes besides the classes' own names and their regular plurals, which need not stand here. A word that in captions is as
-# often something else is left out: "orange" (the colour), "glass" (the material), "baseball" (the game), "board", "bat", "plant", "light".
+# What people call COCO's classes besides the classes' own names and their regular plurals, which need not stand here. A
+# word that in captions is as often something else is left out: "orange" (the colour), "glass" (the material),
+# "baseball" (the game), "board", "bat", "plant", "light".
 SYNONYMS: dict[str, str] = {
     "person": """man men woman women boy girl child children kid baby toddler infant guy lady ladies gentleman gentlemen people player batter pitcher
         catcher umpire skier snowboarder skateboarder skater surfer biker cyclist bicyclist rider motorcyclist jockey cowboy runner swimmer climber hiker

@@ -1,8 +1,9 @@
 """Metrics as functions of sums over photos, so that any selection or repetition of photos can be scored without reading a caption again.
 
-BLEU of a set is not the mean of its photos' BLEU: it is computed from how many n-grams matched in all captions together, and METEOR likewise. So for each
-photo the numbers that are added up are kept, and the score is a function of their sums. ROUGE-L, CIDEr and SPICE are means over photos. CIDEr's document
-frequencies stay those of the references of all photos, whichever photos are then averaged, as the metric's weights and not its sample.
+BLEU of a set is not the mean of its photos' BLEU: it is computed from how many n-grams matched in all captions
+together, and METEOR likewise. So for each photo the numbers that are added up are kept, and the score is a function of
+their sums. ROUGE-L, CIDEr and SPICE are means over photos. CIDEr's document frequencies stay those of the references of
+all photos, whichever photos are then averaged, as the metric's weights and not its sample.
 
 Letters in shapes: I photos, S statistics that are added up, M metrics made of them.
 """
@@ -21,7 +22,8 @@ from captioner.evaluation.scores import DEFAULT_METRICS, Scorer, compute, usable
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 ORDERS = 4
 
-# METEOR 1.5's parameters for English (Denkowski and Lavie 2014, https://aclanthology.org/W14-3348), table 1 (task "rank").
+# METEOR 1.5's parameters for English (Denkowski and Lavie 2014, https://aclanthology.org/W14-3348), table 1 (task
+# "rank").
 ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75
 STAGES = np.array([1.0, 0.6, 0.8, 0.6])  # weights of exact, stem, synonym and paraphrase matches
 
@@ -127,7 +129,8 @@ def bleu_score(sums: Array) -> Array:
     """BLEU-1 to BLEU-4 (Papineni 2002, https://aclanthology.org/P02-1040), with the tiny constants of pycocoevalcap.
 
     Args:
-        sums: (..., 10) for n = 1 to 4 the n-grams that matched, clipped; for n = 1 to 4 the n-grams there were; words; words of the closest references.
+        sums: (..., 10) for n = 1 to 4 the n-grams that matched, clipped; for n = 1 to 4 the n-grams there were; words;
+            words of the closest references.
     """
     small, tiny = 1e-9, 1e-15
     matched, there, length, wanted = sums[..., :ORDERS], sums[..., ORDERS : 2 * ORDERS], sums[..., -2], sums[..., -1]
@@ -141,9 +144,9 @@ def meteor_score(sums: Array) -> Array:
     """METEOR 1.5 (Denkowski and Lavie 2014, equations 1 to 5) from the statistics that its program gives.
 
     Args:
-        sums: (..., 23), those of the candidate and of the reference in turn: words, function words; for each of four kinds of matches the content words
-            and the function words that matched; then the number of chunks, and how many words of both matched. A caption that is its reference, word by
-            word, has no chunks, see :func:`whole`.
+        sums: (..., 23), those of the candidate and of the reference in turn: words, function words; for each of four
+            kinds of matches the content words and the function words that matched; then the number of chunks, and how
+            many words of both matched. A caption that is its reference, word by word, has no chunks, see :func:`whole`.
     """
     of = np.moveaxis(sums, -1, 0)
     matches = of[4:20].reshape(4, 2, 2, *of.shape[1:])  # kind, content or function, candidate or reference

@@ -68,11 +68,13 @@ def build_store(
         batch_size: pictures encoded at once.
         workers: threads that load pictures.
         shard: pictures in a file.
-        compiled: compile the encoder first; pays from some hundred pictures on. One of regions never is: their number differs from picture to picture.
+        compiled: compile the encoder first; pays from some hundred pictures on. One of regions never is: their number
+            differs from picture to picture.
         progress: called with (pictures done, pictures in all), mirrored ones counted.
 
     Raises:
-        FeatureStoreError: the folder holds features of another encoder, was begun with other pictures, or the disk has no room for them.
+        FeatureStoreError: the folder holds features of another encoder, was begun with other pictures, or the disk has
+            no room for them.
     """
     folder = Path(folder)
     boxed = encoder.grid is None

@@ -1,11 +1,13 @@
 """The feature store: memories of a data set's pictures, computed once and read many times.
 
-A store is a folder. ``index.json`` names the encoder (settings, transform, hash of its weights) and the pictures; shards ``00000.npy``, ``00001.npy`` ...
-hold the vectors as float16 (images, N, D), ``00000-flipped.npy`` those of the mirrored pictures. Every file appears whole or not at all, and the index
-comes last: a store without one is unfinished and is refused, and building it again goes on where it was stopped.
+A store is a folder. ``index.json`` names the encoder (settings, transform, hash of its weights) and the pictures;
+shards ``00000.npy``, ``00001.npy`` ... hold the vectors as float16 (images, N, D), ``00000-flipped.npy`` those of the
+mirrored pictures. Every file appears whole or not at all, and the index comes last: a store without one is unfinished
+and is refused, and building it again goes on where it was stopped.
 
-The places of a grid are known, those of regions differ from picture to picture: ``00000-boxes.npy`` and ``00000-flipped-boxes.npy`` hold their boxes
-(images, N, 4), with NaN for a place that is masked. They are float32, since beside the vectors they weigh next to nothing.
+The places of a grid are known, those of regions differ from picture to picture: ``00000-boxes.npy`` and
+``00000-flipped-boxes.npy`` hold their boxes (images, N, 4), with NaN for a place that is masked. They are float32,
+since beside the vectors they weigh next to nothing.
 
 The pooled vector is the mean over the places and is not stored.
 """
@@ -61,7 +63,8 @@ class FeatureStore:
         encoder: refuse the store unless this encoder or a front of it, made it; ``None`` takes any.
 
     Raises:
-        FeatureStoreError: there is no store, it is unfinished or damaged, newer than this program, or made by another encoder.
+        FeatureStoreError: there is no store, it is unfinished or damaged, newer than this program, or made by another
+            encoder.
     """
 
     def __init__(self, folder: str | Path, *, encoder: Encoder | None = None) -> None:

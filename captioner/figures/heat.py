@@ -1,9 +1,10 @@
 """Attention as a map over the photo.
 
-A grid's 14x14 weights are stretched over the photo by a Gaussian: the map at a point is the mean of all weights, each counted by
-``exp(-d^2 / (2 s^2))`` of the point's distance ``d`` from the middle of its cell, in cells, with ``s`` = :attr:`Style.smoothing`. So the map is nowhere
-below zero or above the largest weight, even attention stays even, and smoothing 0 leaves the cells as they are. The weights of regions are not smoothed:
-at a point, those of all boxes that hold it are added up.
+A grid's 14x14 weights are stretched over the photo by a Gaussian: the map at a point is the mean of all weights, each
+counted by ``exp(-d^2 / (2 s^2))`` of the point's distance ``d`` from the middle of its cell, in cells, with ``s`` =
+:attr:`Style.smoothing`. So the map is nowhere below zero or above the largest weight, even attention stays even, and
+smoothing 0 leaves the cells as they are. The weights of regions are not smoothed: at a point, those of all boxes that
+hold it are added up.
 
 Letters in shapes: T words, N places, H and W the pixels of the photo as it is drawn.
 """

@@ -1,23 +1,27 @@
 """A page that needs nothing but itself: over a word the photo shows where it looked, over the photo the words light up.
 
-Photo, numbers, style and script stand in the one file, which loads nothing from elsewhere and, by its Content-Security-Policy, runs no script but its own.
-Words and photo answer to pointer, finger and keyboard. The map is drawn in the page by the rules of :mod:`captioner.figures.heat`; a word lights up as
-strongly as its map would be coloured at that point, and the number below it is its weight there. A slider makes the map weaker, down to the plain photo,
-or stronger. If the caption has :attr:`Caption.others`, they stand beside it, each with its log-probability, and all their words use the one photo.
+Photo, numbers, style and script stand in the one file, which loads nothing from elsewhere and, by its
+Content-Security-Policy, runs no script but its own. Words and photo answer to pointer, finger and keyboard. The map is
+drawn in the page by the rules of :mod:`captioner.figures.heat`; a word lights up as strongly as its map would be
+coloured at that point, and the number below it is its weight there. A slider makes the map weaker, down to the plain
+photo, or stronger. If the caption has :attr:`Caption.others`, they stand beside it, each with its log-probability, and
+all their words use the one photo.
 
 What the script reads is JSON:
 
 - ``captions``: the best one and then the others, each with
 
   - ``text``, ``tokens`` (T words), ``log_probability`` (nats; null if it is not finite),
-  - ``weights``: base64 of T x N little-endian 16-bit numbers, each word's largest being 65535 and standing for its ``peaks``; null if this caption has
-    no attention to these places, and then ``peaks`` and ``tops`` are empty,
+  - ``weights``: base64 of T x N little-endian 16-bit numbers, each word's largest being 65535 and standing for its
+    ``peaks``; null if this caption has no attention to these places, and then ``peaks`` and ``tops`` are empty,
   - ``peaks`` (T) and ``tops`` (T): each word's largest weight, and what gets the last colour;
 
-- ``places`` (N), ``seen``, and ``grid`` or ``boxes`` (relative to the whole photo), which all captions share; ``labels`` of the N boxes, or null;
+- ``places`` (N), ``seen``, and ``grid`` or ``boxes`` (relative to the whole photo), which all captions share;
+  ``labels`` of the N boxes, or null;
 - ``size`` of the photo in the page, ``colours`` (base64 of 256 x RGBA), and some settings.
 
-The page is put together of ``page.html``, ``page.css``, ``page_map.js`` (numbers and maps) and ``page.js`` (what the reader sees and does).
+The page is put together of ``page.html``, ``page.css``, ``page_map.js`` (numbers and maps) and ``page.js`` (what the
+reader sees and does).
 """
 
 from __future__ import annotations

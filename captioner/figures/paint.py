@@ -15,8 +15,8 @@ _GREY, _LIGHT = 0.85, 0.78  # how far the photo under a map loses its colour, an
 def palette(style: Style) -> Array:
     """Return the colours from no attention to the strongest, (256, 4): red, green, blue and opacity, each in 0..1.
 
-    Opacity rises with attention, so that none hides nothing. The first quarter of the colour map is left out: the near-black with which most begin would
-    darken the photo where hardly anything is.
+    Opacity rises with attention, so that none hides nothing. The first quarter of the colour map is left out: the
+    near-black with which most begin would darken the photo where hardly anything is.
     """
     from matplotlib import colormaps
 

@@ -6,11 +6,13 @@ The record is what :meth:`Caption.to_dict` gives with ``attention=True``, and wh
 - ``image``: the photo's file, if it came from one; ``caption``, ``tokens`` (T words), ``log_probability`` (nats).
 - ``attention``: T rows of N weights, each row summing to one.
 - ``attention_of``: ``mean`` for the model's own attention; else which heads, see :func:`captioner.heads.look_again`.
-- ``others``: the next best captions, if they were asked for, each with ``caption``, ``tokens``, ``log_probability`` and ``attention`` to the same places.
+- ``others``: the next best captions, if they were asked for, each with ``caption``, ``tokens``, ``log_probability`` and
+  ``attention`` to the same places.
 - ``picture``: ``{"width", "height"}`` of the photo in pixels, upright (as EXIF says it is to be shown).
 - ``seen``: ``[x0, y0, x1, y1]``, the part of that photo which the model saw, relative to its width and height.
-- ``grid``: ``[rows, columns]`` when the N places are cells of a grid, row by row, else null. Cell n lies in row ``n // columns``, column ``n % columns``;
-  its left edge is ``x0 + (x1 - x0) * column / columns`` of the photo's width, its upper edge ``y0 + (y1 - y0) * row / rows`` of its height.
+- ``grid``: ``[rows, columns]`` when the N places are cells of a grid, row by row, else null. Cell n lies in row ``n //
+  columns``, column ``n % columns``; its left edge is ``x0 + (x1 - x0) * column / columns`` of the photo's width, its
+  upper edge ``y0 + (y1 - y0) * row / rows`` of its height.
 - ``labels``: what each of N regions shows, if their detector says so, else null.
 - ``boxes``: N boxes ``[x0, y0, x1, y1]`` when the places are regions, else null; relative to the part that was seen.
 """

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 DPI = 200
 INK, PALE = "#1a1a1a", "#767676"
 
-# Matplotlib's own font first, so that figures look alike everywhere; then whatever is there of these, for letters that it lacks.
+# Matplotlib's own font first, so that figures look alike everywhere; then whatever is there of these, for letters that
+# it lacks.
 _FONTS = (
     *(
         "DejaVu Sans",

@@ -4,15 +4,16 @@ r"""Additive attention for recurrences that autograd records: cheap, and nothing
     alpha_t = softmax(e_t)
     z_t     = sum_n alpha_t[n] values[n]
 
-With hard attention (Xu 2015, section 4.1) a place s_t is sampled from alpha_t and z_t = values[s_t]. The context then gives alpha_t no gradient; what it
-gets comes from the objective.
+With hard attention (Xu 2015, section 4.1) a place s_t is sampled from alpha_t and z_t = values[s_t]. The context then
+gives alpha_t no gradient; what it gets comes from the objective.
 
-The steps come one by one, for a query depends on the step before, but the places are the same at all of them. So they are prepared once before the
-first step, and their gradients are taken once after the last: one pass over the keys and one large product, where a gradient for every step would be
-T matrices of size B N (A + D) to fill and to add up. What that takes (how much every score and every context matters) is known step by step in the
-backward pass, and autograd itself delivers it: the node of the places gives every step an empty *slip*; a step's "gradient" of its slip is no
-derivative, but this message. Autograd goes to the node of the places when all steps have been gone through, and hands it all slips. Nothing is kept
-outside the graph, so that a graph can be gone through twice or in part.
+The steps come one by one, for a query depends on the step before, but the places are the same at all of them. So they
+are prepared once before the first step, and their gradients are taken once after the last: one pass over the keys and
+one large product, where a gradient for every step would be T matrices of size B N (A + D) to fill and to add up. What
+that takes (how much every score and every context matters) is known step by step in the backward pass, and autograd
+itself delivers it: the node of the places gives every step an empty *slip*; a step's "gradient" of its slip is no
+derivative, but this message. Autograd goes to the node of the places when all steps have been gone through, and hands
+it all slips. Nothing is kept outside the graph, so that a graph can be gone through twice or in part.
 
 Tensor letters: B images, K captions an image, T steps, N places, A attention units, D value features.
 """
@@ -38,7 +39,8 @@ class Glimpse(NamedTuple):
     Attributes:
         context: (B, K, D) z, at least 32 bits.
         alpha: (B, K, N) the attention weights, at least 32 bits.
-        sampled: (B, K) the one place that was looked at, -1 where it was all of them; ``None`` if places are never sampled.
+        sampled: (B, K) the one place that was looked at, -1 where it was all of them; ``None`` if places are never
+            sampled.
     """
 
     context: Tensor
@@ -205,8 +207,8 @@ def additive_attention(
         sampler: for hard attention, what chooses places; ``None`` is soft attention.
 
     Returns:
-        A function for each step, from the query (active images, K, A) to its :class:`Glimpse`. It may be called once only: the
-        messages of two calls would be added up on one slip.
+        A function for each step, from the query (active images, K, A) to its :class:`Glimpse`. It may be called once
+        only: the messages of two calls would be added up on one slip.
     """
     compiled = keys.device.type == "cpu" and torch.is_grad_enabled() and keys.dtype != torch.float64
     keys, v = wide(keys), wide(v)

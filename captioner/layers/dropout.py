@@ -1,7 +1,7 @@
 """Dropout (Srivastava 2014) whose random numbers are cheap on a CPU.
 
-torch draws one 64-bit number for every element, in one thread. Here such a number serves four elements with 16 bits each, which was the difference between
-7 % and 2 % of a training step.
+torch draws one 64-bit number for every element, in one thread. Here such a number serves four elements with 16 bits
+each, which was the difference between 7 % and 2 % of a training step.
 """
 
 from __future__ import annotations

@@ -1,14 +1,16 @@
 r"""The inner loops of additive attention, fused.
 
 Additive attention (Bahdanau 2015, Xu 2015) scores N places for each of K captions with A hidden units:
-``score[b,k,n] = sum_a v[a] tanh(p[b,n,a] + q[b,k,a])``. That is B K N A hyperbolic tangents a step, far more than anything else in the decoder, and a
-plain implementation also writes each to memory. Two things make it cheap, neither an approximation:
+``score[b,k,n] = sum_a v[a] tanh(p[b,n,a] + q[b,k,a])``. That is B K N A hyperbolic tangents a step, far more than
+anything else in the decoder, and a plain implementation also writes each to memory. Two things make it cheap, neither
+an approximation:
 
-* ``tanh(p + q) = 1 - 2 / (1 + exp(2p) exp(2q))``, and the exponentials are taken once per place and once per caption and step. What is left for each of
-  the B K N A elements is a multiplication, an addition and a reciprocal. ``p`` and ``q`` are held within +-40, where a 32-bit exponential is finite;
-  a sum of the two only differs where one of them is beyond that, and no trained network comes near.
-* the reduction is fused with the reciprocal by ``torch.compile``, so that nothing of size B K N A is stored. Without a C++ compiler the same functions run
-  eagerly, image by image in a scratch buffer that stays in the processor's cache.
+* ``tanh(p + q) = 1 - 2 / (1 + exp(2p) exp(2q))``, and the exponentials are taken once per place and once per caption
+  and step. What is left for each of the B K N A elements is a multiplication, an addition and a reciprocal. ``p`` and
+  ``q`` are held within +-40, where a 32-bit exponential is finite; a sum of the two only differs where one of them is
+  beyond that, and no trained network comes near.
+* the reduction is fused with the reciprocal by ``torch.compile``, so that nothing of size B K N A is stored. Without a
+  C++ compiler the same functions run eagerly, image by image in a scratch buffer that stays in the processor's cache.
 
 Tensor letters: B images, K captions an image, M captions times steps, N places, A attention units.
 """

@@ -1,6 +1,7 @@
 """Captions of different lengths, packed: at every step only the images that still have a word to write take part.
 
-Tensor letters: B images, K captions an image, T steps, R packed rows (the sum over steps of active images times K), M real positions.
+Tensor letters: B images, K captions an image, T steps, R packed rows (the sum over steps of active images times K), M
+real positions.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class Packing:
 
     Attributes:
         order: (B,) the images, longest captions first, so that those still at work are always the first rows.
-        active: for each step how many images, in this order, still have a word to write; never rises, and step 0 has all.
+        active: for each step how many images, in this order, still have a word to write; never rises, and step 0 has
+            all.
         words: (R,) the input word of every packed row.
         rows: (M,) the packed row of every real position, in the order of ``tokens[tokens != PAD]``.
     """

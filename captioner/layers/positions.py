@@ -16,8 +16,8 @@ from captioner.memory import Memory
 class Geometry(nn.Module):
     """A learned vector of each place's box, to be added to its features: a linear map of (x0, y0, x1, y1, width, height, area), all relative.
 
-    A cell of a grid is a box like any other, so that regions and grids are told where they are in the same way. It starts at zero: an untrained one
-    changes nothing.
+    A cell of a grid is a box like any other, so that regions and grids are told where they are in the same way. It
+    starts at zero: an untrained one changes nothing.
     """
 
     def __init__(self, features: int) -> None:

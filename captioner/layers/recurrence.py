@@ -1,9 +1,10 @@
 """What the recurrences of the decoders are built of: the LSTM's gates, and products whose weights learn once for all steps.
 
-A recurrence multiplies by the same weights at every step. Recorded step by step, the backward pass makes a gradient as large as the weight for each
-of them and adds it up; here it is one product over all steps. autograd itself brings together what that takes, as in
-:mod:`captioner.layers.additive`: the weight's node gives every step an empty *slip*, and as the "gradient" of its slip a step returns the rows of its
-input and of its output's gradient. Nothing is kept outside the graph, so that it can be gone through twice or in part.
+A recurrence multiplies by the same weights at every step. Recorded step by step, the backward pass makes a gradient as
+large as the weight for each of them and adds it up; here it is one product over all steps. autograd itself brings
+together what that takes, as in :mod:`captioner.layers.additive`: the weight's node gives every step an empty *slip*,
+and as the "gradient" of its slip a step returns the rows of its input and of its output's gradient. Nothing is kept
+outside the graph, so that it can be gone through twice or in part.
 
 Tensor letters: I inputs, O outputs, H hidden units.
 """
@@ -96,8 +97,8 @@ def recurrent_products(weights: Sequence[Tensor], rows: list[int]) -> Iterator[l
         rows: for each step how many rows (the product of all dimensions of x but the last) it multiplies.
 
     Returns:
-        For each step, for each weight, what multiplies x (..., I) by it. Each may be called once only: what two calls tell the weight would be added
-        up on one slip.
+        For each step, for each weight, what multiplies x (..., I) by it. Each may be called once only: what two calls
+        tell the weight would be added up on one slip.
     """
     device = weights[0].device.type
     if torch.is_autocast_enabled(device):

@@ -1,7 +1,7 @@
 """The blocks of the Transformer (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762): of the encoder that refines memories and of the decoder.
 
-Tensor letters: B images, K captions an image, T steps, M real (not padding) words of a batch, Q queries, N keys (places, or words so far), S model size,
-H heads, E = S / H.
+Tensor letters: B images, K captions an image, T steps, M real (not padding) words of a batch, Q queries, N keys
+(places, or words so far), S model size, H heads, E = S / H.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class BlockConfig(Settings):
 class Attention(nn.Module):
     """Multi-head attention, section 3.2.2: ``softmax(Q K^T / sqrt(E)) V`` (1) in every head, then one linear map of all heads side by side.
 
-    As in the paper the maps have no bias (a bias of the keys would do nothing at all, for softmax does not see what all scores of a query share), and
-    weights are not dropped.
+    As in the paper the maps have no bias (a bias of the keys would do nothing at all, for softmax does not see what all
+    scores of a query share), and weights are not dropped.
     """
 
     def __init__(self, size: int, heads: int) -> None:
@@ -122,7 +122,8 @@ class EncoderBlock(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Refine places (B, N, S); mask (B, 1, 1, N) is true where a place may be looked at (see :func:`key_mask`)."""
         y = self.around_attention.before(x)
-        # Room for Transformer-XL: what was here for the previous segment goes in front of y among the keys and values (with relative positions).
+        # Room for Transformer-XL: what was here for the previous segment goes in front of y among the keys and values
+        # (with relative positions).
         keys_values = self.attention.split(self.attention.key_value(y))
         y = self.attention.output(self.attention.look(self.attention.query(y), keys_values, mask=mask))
         x = self.around_attention.after(x, y)
@@ -134,7 +135,8 @@ class EncoderBlock(nn.Module):
 class Rows:
     """How the real words of a batch of captions, row by row, lie in the rectangle of all.
 
-    Everything but attention works on one word at a time. So padding, which can be half of a batch, is left out of everything else.
+    Everything but attention works on one word at a time. So padding, which can be half of a batch, is left out of
+    everything else.
 
     Attributes:
         shape: (B, K, T).
@@ -204,7 +206,8 @@ class DecoderBlock(nn.Module):
             rows: where they lie among captions and steps.
             places: see :meth:`places`. An image's captions and steps are all queries to the one copy of them.
             mask: (B, 1, 1, N), true where a place may be looked at.
-            past: (B, K, 2, H, L, E) keys and values of earlier words, when T = 1 word is added to each caption; ``None`` when whole captions are given.
+            past: (B, K, 2, H, L, E) keys and values of earlier words, when T = 1 word is added to each caption;
+                ``None`` when whole captions are given.
             weights: whether to return where each head looked.
         """
         own, cross = self.self_attention, self.cross_attention

@@ -16,10 +16,11 @@ from captioner.text.vocabulary import BOS, EOS
 def beam(decoder: Decoder, memory: Memory, config: SearchConfig) -> list[list[Hypothesis]]:
     """Find the ``n_best`` captions of each image among ``width`` hypotheses.
 
-    As in the code of Show, Attend and Tell, the beam of an image narrows by one whenever one of its hypotheses ends, and the search of an image is
-    over when all have ended or ``max_words`` is reached; width 1 is greedy search. Ended hypotheses are ranked by their normalised score; unfinished ones
-    come after all ended ones, so that there is always something to return. Images whose search is over take no part in later steps, and an image's result
-    does not depend on which others are in the batch.
+    As in the code of Show, Attend and Tell, the beam of an image narrows by one whenever one of its hypotheses ends,
+    and the search of an image is over when all have ended or ``max_words`` is reached; width 1 is greedy search. Ended
+    hypotheses are ranked by their normalised score; unfinished ones come after all ended ones, so that there is always
+    something to return. Images whose search is over take no part in later steps, and an image's result does not depend
+    on which others are in the batch.
     """
     device, b, w = memory.vectors.device, len(memory), config.width
     steps = config.max_words

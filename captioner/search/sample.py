@@ -28,7 +28,8 @@ def sample(decoder: Decoder, memory: Memory, captions: int, config: SearchConfig
         greedy: take the most probable word instead.
 
     Returns:
-        (B, K, T) words without ``<bos>``, each caption with its ``<eos>`` unless it was cut at ``max_words``, then padding.
+        (B, K, T) words without ``<bos>``, each caption with its ``<eos>`` unless it was cut at ``max_words``, then
+        padding.
     """
     device, b = memory.vectors.device, len(memory)
     images = torch.arange(b, device=device)
@@ -39,7 +40,8 @@ def sample(decoder: Decoder, memory: Memory, captions: int, config: SearchConfig
     for t in range(config.max_words):
         logits, _, state = decoder.step(tokens, state)
         allowed = constrain(torch.log_softmax(logits.float(), dim=-1), written[images, :, :t], config)
-        # Where p_i / e_i is largest for exponential noise e is a draw from p: the first of so many alarms that ring at rates p_i.
+        # Where p_i / e_i is largest for exponential noise e is a draw from p: the first of so many alarms that ring at
+        # rates p_i.
         weights = allowed if greedy else allowed.exp() / torch.empty_like(allowed).exponential_()
         drawn = weights.argmax(-1)
         ended = (tokens == EOS) | (tokens == PAD)

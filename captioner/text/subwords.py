@@ -1,7 +1,8 @@
 """Pieces of words and their numbers: byte-pair encoding, so that a vocabulary of a few thousand can write any text.
 
-Pairs are merged in the order of their frequency (Sennrich 2016, https://arxiv.org/abs/1508.07909), beginning with the 256 bytes (Radford 2019, GPT-2).
-Nothing is unknown, and what is encoded comes back as it was: case, punctuation and white space included.
+Pairs are merged in the order of their frequency (Sennrich 2016, https://arxiv.org/abs/1508.07909), beginning with the
+256 bytes (Radford 2019, GPT-2). Nothing is unknown, and what is encoded comes back as it was: case, punctuation and
+white space included.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ Pair: TypeAlias = tuple[int, int]
 
 _FIRST_BYTE = len(SPECIAL)
 _FIRST_MERGE = _FIRST_BYTE + 256
-# Merges stay within a word with the space before it, a run of other marks with the space before it, or one white-space character. The bound keeps the
-# work on an endless "word" small.
+# Merges stay within a word with the space before it, a run of other marks with the space before it, or one white-space
+# character. The bound keeps the work on an endless "word" small.
 _CHUNK = re.compile(r" ?\w{1,40}| ?[^\w\s]{1,40}|\s")
 _REMEMBERED = 100_000
 
@@ -33,7 +34,8 @@ _REMEMBERED = 100_000
 class Subwords:
     """The pieces a model can write, each with its number; used as a :class:`~captioner.text.vocabulary.Vocabulary` is.
 
-    Numbers 0 to 3 are ``<pad>``, ``<bos>``, ``<eos>`` and ``<unk>`` (which is never given), then come the 256 bytes, then the merges in order.
+    Numbers 0 to 3 are ``<pad>``, ``<bos>``, ``<eos>`` and ``<unk>`` (which is never given), then come the 256 bytes,
+    then the merges in order.
 
     Args:
         merges: pairs of numbers that become one piece; a pair may only name what stands before it.
@@ -61,8 +63,8 @@ class Subwords:
     def learn(cls, texts: Iterable[str], *, merges: int = 8000) -> Subwords:
         """Merge what stands side by side most often in the texts (of the training split), at most ``merges`` times.
 
-        Of equally frequent pairs the one with the smaller numbers comes first, so that the same texts, in any order, give the same pieces. Pairs seen
-        only once are not merged.
+        Of equally frequent pairs the one with the smaller numbers comes first, so that the same texts, in any order,
+        give the same pieces. Pairs seen only once are not merged.
         """
         chunks = Counter(chunk for text in texts for chunk in _chunks(text))
         words: list[Sequence[int]] = [_bytes(chunk) for chunk in chunks]

@@ -55,8 +55,8 @@ def detokenize(words: Sequence[str]) -> str:
 class Vocabulary:
     """The words a model can write, each with its number.
 
-    Numbers 0 to 3 are ``<pad>``, ``<bos>``, ``<eos>`` and ``<unk>``; words follow by falling frequency, ties in alphabetical order, so the
-    same captions always give the same numbers.
+    Numbers 0 to 3 are ``<pad>``, ``<bos>``, ``<eos>`` and ``<unk>``; words follow by falling frequency, ties in
+    alphabetical order, so the same captions always give the same numbers.
 
     Args:
         words: the words without the special ones, in order.

@@ -56,16 +56,18 @@ class CrossEntropyConfig(Settings):
 class CrossEntropy(Objective):
     """Mean negative log-likelihood of a word, plus ``doubly_stochastic`` times the mean over captions and places of ``(1 - sum_t alpha_t)^2``.
 
-    The paper (equation 14) adds up both the words and the places of a caption; here both are means, so that the weight does not depend on the size of the
-    grid: the paper's lambda of 1 is here the number of places over the number of words, about 17.
+    The paper (equation 14) adds up both the words and the places of a caption; here both are means, so that the weight
+    does not depend on the size of the grid: the paper's lambda of 1 is here the number of places over the number of
+    words, about 17.
 
-    Where a decoder sampled places, the gradient of the paper's section 4.1 is added: for each caption ``lambda_r (log p(y | s, a) - b)`` times that of
-    ``log p(s | a)``, and ``lambda_e`` times that of the entropy; both as means over words, like the likelihood. The baseline b is the moving average of
-    log p(y | s, a); departure: it starts at its first value and not at 0, which would make every first reward look bad.
+    Where a decoder sampled places, the gradient of the paper's section 4.1 is added: for each caption ``lambda_r (log
+    p(y | s, a) - b)`` times that of ``log p(s | a)``, and ``lambda_e`` times that of the entropy; both as means over
+    words, like the likelihood. The baseline b is the moving average of log p(y | s, a); departure: it starts at its
+    first value and not at 0, which would make every first reward look bad.
 
-    With scheduled sampling (Bengio 2015, https://arxiv.org/abs/1506.03099) the decoder reads, instead of a share of the reference's words, words that it
-    draws itself at that place, one step after the other; as in the paper no gradient passes through the draw, so that what it read can then be taught in
-    one pass.
+    With scheduled sampling (Bengio 2015, https://arxiv.org/abs/1506.03099) the decoder reads, instead of a share of the
+    reference's words, words that it draws itself at that place, one step after the other; as in the paper no gradient
+    passes through the draw, so that what it read can then be taught in one pass.
     """
 
     Config: ClassVar[type[Settings]] = CrossEntropyConfig

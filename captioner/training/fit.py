@@ -265,8 +265,8 @@ class _Run(Loop[Batch]):
     def _averaged_model(self) -> CaptionModel:
         """Return the model to evaluate and keep: the moving average, or a point on the line from the model it started from to there.
 
-        Weights between a model and its fine-tuned self often do better than both where the fine-tuning has few data (Wortsman 2022,
-        https://arxiv.org/abs/2109.01903).
+        Weights between a model and its fine-tuned self often do better than both where the fine-tuning has few data
+        (Wortsman 2022, https://arxiv.org/abs/2109.01903).
         """
         if self.origin is None:
             return self.average

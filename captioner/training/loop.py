@@ -1,7 +1,8 @@
 """What every training run does: steps, learning rate, moving average, evaluation, early stop, log and saved state.
 
-The run's folder gets ``best`` and ``last`` (model folders), ``log.jsonl``, TensorBoard curves in ``curves``, ``config.json`` and the state to resume from.
-A run that is killed at any moment and resumed ends with the same weights to the bit as an unbroken one on the same machine's CPU.
+The run's folder gets ``best`` and ``last`` (model folders), ``log.jsonl``, TensorBoard curves in ``curves``,
+``config.json`` and the state to resume from. A run that is killed at any moment and resumed ends with the same weights
+to the bit as an unbroken one on the same machine's CPU.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ def learning_rate_factor(step: int, total: int, config: OptimiserConfig) -> floa
 class Loop(ABC, Generic[B]):
     """One training run. A subclass makes the model and the batches, says what a batch costs and how good the model is; :meth:`run` does the rest.
 
-    The subclass's constructor sets :attr:`model`, :attr:`optimiser` (by :meth:`adamw`), :attr:`objective` and :attr:`steps`.
+    The subclass's constructor sets :attr:`model`, :attr:`optimiser` (by :meth:`adamw`), :attr:`objective` and
+    :attr:`steps`.
 
     Attributes:
         metric: the dev score by which the best epoch is chosen.

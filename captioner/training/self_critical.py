@@ -46,13 +46,14 @@ class SelfCriticalConfig(Settings):
 class SelfCritical(Objective):
     """The mean of ``-(r(w) - b) log p(w)`` over captions w drawn from the model, whose gradient is that of the expected reward (equation 8).
 
-    The reward r is CIDEr-D against all captions of the image, with document frequencies from the photos to learn from and ``<eos>`` counted as a word, so
-    that a caption cannot gain by ending in the middle. The baseline b is the mean reward of the image's other samples (Luo 2020,
-    https://arxiv.org/abs/2003.09971), or that of the greedy caption as in Rennie 2017.
+    The reward r is CIDEr-D against all captions of the image, with document frequencies from the photos to learn from
+    and ``<eos>`` counted as a word, so that a caption cannot gain by ending in the middle. The baseline b is the mean
+    reward of the image's other samples (Luo 2020, https://arxiv.org/abs/2003.09971), or that of the greedy caption as
+    in Rennie 2017.
 
-    Words of the references that the vocabulary lacks keep numbers of their own, so that the reward is what the strings would give. Captions are drawn
-    step by step without a gradient; their probabilities are then taken in one teacher-forced pass, in which the work that does not depend on the previous
-    step is done once.
+    Words of the references that the vocabulary lacks keep numbers of their own, so that the reward is what the strings
+    would give. Captions are drawn step by step without a gradient; their probabilities are then taken in one
+    teacher-forced pass, in which the work that does not depend on the previous step is done once.
 
     Args:
         config: the settings.

@@ -1,8 +1,8 @@
 """Models of translation: the decoders that caption pictures, on a memory of words instead of places.
 
 An LSTM encoder with :class:`~captioner.decoders.show_tell.ShowTell` is seq2seq (Sutskever 2014), with
-:class:`~captioner.decoders.show_attend_tell.ShowAttendTell` it is attention (Bahdanau 2015), and word vectors behind a Transformer refiner with the
-Transformer decoder are the Transformer (Vaswani 2017).
+:class:`~captioner.decoders.show_attend_tell.ShowAttendTell` it is attention (Bahdanau 2015), and word vectors behind a
+Transformer refiner with the Transformer decoder are the Transformer (Vaswani 2017).
 
 Tensor letters: B texts, S pieces of the source, D features.
 """

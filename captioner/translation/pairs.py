@@ -40,7 +40,8 @@ def read_parallel(folder: str | Path, split: str, *, source: str, target: str) -
     White space around and between words becomes one space. A pair with an empty line is skipped and reported.
 
     Raises:
-        AnnotationError: a file is missing or not UTF-8 text, the two have different numbers of lines, or no pair is left.
+        AnnotationError: a file is missing or not UTF-8 text, the two have different numbers of lines, or no pair is
+            left.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -74,7 +75,8 @@ def _read_lines(path: Path) -> list[str]:
         raise AnnotationError(f"{path}: not UTF-8 text (byte {error.start}); convert it to UTF-8") from None
     except OSError as error:
         raise AnnotationError(f"{path}: cannot be read: {error.strerror or error}") from None
-    # Not splitlines(): it also cuts at characters that stand within lines, such as U+2028, and the two files would no longer agree.
+    # Not splitlines(): it also cuts at characters that stand within lines, such as U+2028, and the two files would no
+    # longer agree.
     lines = text.split("\n")
     if not lines[-1]:
         lines.pop()
@@ -90,8 +92,8 @@ def collate(sentences: Sequence[Sequence[int]]) -> Tensor:
 class LengthSampler:
     """Draws the batches of an epoch, each of pairs of like length; the same for the same seed and epoch whatever came before.
 
-    Every pair comes once an epoch. Which of the pairs of one length share a batch, and the order of the batches, are new every epoch; how many pairs
-    each batch has is not, so that all epochs have the same number of batches.
+    Every pair comes once an epoch. Which of the pairs of one length share a batch, and the order of the batches, are
+    new every epoch; how many pairs each batch has is not, so that all epochs have the same number of batches.
 
     Args:
         lengths: of the longer side of every pair.

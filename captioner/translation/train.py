@@ -107,7 +107,8 @@ def train_translation(
     """Train a translation model; what the run's folder gets is told in :mod:`captioner.training.loop`.
 
     Args:
-        config: a recipe's name, a YAML file, or the settings themselves, to which ``changes`` and ``output`` do not apply.
+        config: a recipe's name, a YAML file, or the settings themselves, to which ``changes`` and ``output`` do not
+            apply.
         changes: ``key=value`` changes of the settings.
         output: folder of the run, if not the one of the settings.
         resume: go on with the run in the output folder.

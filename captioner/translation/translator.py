@@ -32,7 +32,8 @@ class Translator:
         translator = Translator.from_pretrained("runs/multi30k_attention/best")
         print(translator("Two dogs run through the snow.").text)
 
-    Captions get their translations by :meth:`captions`; the shipped translator of a language is found by :meth:`for_language`:
+    Captions get their translations by :meth:`captions`; the shipped translator of a language is found by
+    :meth:`for_language`:
 
         caption = Translator.for_language("de").caption(captioner("photo.jpg"))
         print(caption.translation.text)
@@ -118,8 +119,8 @@ class Translator:
         """Give captions their translations, and their next best captions theirs, with flat memory and in their order.
 
         Args:
-            captions: walked lazily, for example what :meth:`captioner.pipeline.Captioner.stream` gives; whatever is no caption, such as a picture's
-                error, is passed on in its place.
+            captions: walked lazily, for example what :meth:`captioner.pipeline.Captioner.stream` gives; whatever is no
+                caption, such as a picture's error, is passed on in its place.
             batch_size: how many are waited for, and then translated at once.
         """
         walk = iter(captions)

@@ -80,7 +80,8 @@ def _words(image: str) -> list[list[str]]:
 
 
 def test_meteor_of_a_set_from_the_statistics_of_its_program() -> None:
-    # What METEOR 1.5 answers to SCORE and then to EVAL: captions that are near, stem for stem, the same as the reference, without a match, and empty.
+    # What METEOR 1.5 answers to SCORE and then to EVAL: captions that are near, stem for stem, the same as the
+    # reference, without a match, and empty.
     answers = """
         7 8 2 4 2 2 1 1 0 0 0 0 0 0 0 0 1 1 0 1 3 4 5
         5 5 2 2 1 1 2 2 1 1 0 0 0 0 0 0 0 0 0 0 2 4 4

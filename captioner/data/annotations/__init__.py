@@ -49,7 +49,8 @@ def read_captions(
         format: a name in :data:`FORMATS`; recognised from the files when not given.
         images: the folder of the pictures, when they are not where the format has them.
         strict: raise at the first malformed record instead of skipping it.
-        captionless: keep photos that nobody described, such as those of a test split whose captions are kept back; else they are problems.
+        captionless: keep photos that nobody described, such as those of a test split whose captions are kept back; else
+            they are problems.
 
     Raises:
         AnnotationError: the file is missing, empty, damaged or of no known format, or no photo in it has a caption;

@@ -1,8 +1,9 @@
 """Downloads of the catalogue's archives: resumed where they were cut, checked while they stream in, unpacked safely.
 
-Beside the archive ``NAME.zip`` lies ``NAME.zip.part`` until it is whole, checked and on the disk. What is known of it between runs (the address and
-version of the part, that the archive was checked, what was unpacked) is in the hidden folder ``.captioner`` of the data folder, with a lock file
-that lets one run at a time work on an archive; the lock is the system's and goes with its process, however that ends.
+Beside the archive ``NAME.zip`` lies ``NAME.zip.part`` until it is whole, checked and on the disk. What is known of it
+between runs (the address and version of the part, that the archive was checked, what was unpacked) is in the hidden
+folder ``.captioner`` of the data folder, with a lock file that lets one run at a time work on an archive; the lock is
+the system's and goes with its process, however that ends.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ class Patience:
 
     Attributes:
         attempts: failures in a row, without a byte won, after which it is given up.
-        first: seconds to wait after the first failure; doubled after each further one, and shortened at random by up to a half, so that many
-            clients of a server that has come back do not all return at once.
+        first: seconds to wait after the first failure; doubled after each further one, and shortened at random by up to
+            a half, so that many clients of a server that has come back do not all return at once.
         longest: seconds that one wait may last, also where a server asks for more.
         timeout: seconds of silence after which a connection counts as cut.
     """
@@ -272,7 +273,8 @@ class _Job:
                         "same command again: it goes on where it stopped"
                     ) from error
                 self._pause(self.patience.wait(failures, error.wait))
-        # The bytes are on the disk; should the new name be lost in a power cut, the part is whole and is taken up again.
+        # The bytes are on the disk; should the new name be lost in a power cut, the part is whole and is taken up
+        # again.
         os.replace(self.part, self.target)
         status = self.target.stat()
         self._save(part=None, checked=[status.st_size, status.st_mtime_ns])

@@ -1,8 +1,9 @@
 """Known caption data sets: where they come from, how large they are, how they are checked, on what terms, and where they are unpacked.
 
-The publishers of these data sets give no checksums of their own. The SHA-256 sums and sizes here are those that TensorFlow Datasets records for the
-official addresses (its ``url_checksums/coco_captions.txt``); other projects that downloaded the files pin the same sums. Flickr8k's text has the MD5
-sum that the torchvision of R pins. An archive without a known checksum has an empty one; its size and the CRC of each member are checked instead.
+The publishers of these data sets give no checksums of their own. The SHA-256 sums and sizes here are those that
+TensorFlow Datasets records for the official addresses (its ``url_checksums/coco_captions.txt``); other projects that
+downloaded the files pin the same sums. Flickr8k's text has the MD5 sum that the torchvision of R pins. An archive
+without a known checksum has an empty one; its size and the CRC of each member are checked instead.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ class Archive:
         path: where it is kept, below the folder of all data, with ``/``.
         checksum: ``sha256:...`` or ``md5:...`` in hexadecimal; empty if none is known.
         size: bytes; None if unknown.
-        unpacked: about how many bytes its members have, for the look at the free space. Photos do not compress, so that it is their archive's size.
-        places: (pattern of member names, folder below the folder of all data), the first match counts. Members that match none are left out.
+        unpacked: about how many bytes its members have, for the look at the free space. Photos do not compress, so that
+            it is their archive's size.
+        places: (pattern of member names, folder below the folder of all data), the first match counts. Members that
+            match none are left out.
     """
 
     url: str
@@ -189,7 +192,8 @@ for _known in (
         "no licence is stated; released for research and teaching, not for commercial use",
         ("flickr8k",),
         (
-            # The university's own address has gone; this copy of its archive is the one that tutorials and libraries have used since.
+            # The university's own address has gone; this copy of its archive is the one that tutorials and libraries
+            # have used since.
             Archive(
                 "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k/Flickr8k_text.zip",
                 "flickr8k/Flickr8k_text.zip",

@@ -26,11 +26,12 @@ def choose_members(
         file: the archive.
         places: (pattern, folder), see :class:`~captioner.data.download.catalog.Archive`.
         members: patterns of names to restrict them to.
-        limit: bytes that all members together may have, by their headers; no member is ever read beyond its header's size.
+        limit: bytes that all members together may have, by their headers; no member is ever read beyond its header's
+            size.
 
     Raises:
-        DownloadError: a name leads out of the folder, is there twice or cannot be a file's name everywhere; a member is a link, a device or
-            encrypted; or they are larger than ``limit``.
+        DownloadError: a name leads out of the folder, is there twice or cannot be a file's name everywhere; a member is
+            a link, a device or encrypted; or they are larger than ``limit``.
     """
     chosen: list[tuple[zipfile.ZipInfo, str]] = []
     seen: set[str] = set()
