@@ -1,4 +1,4 @@
-"""Captioner says in a sentence what a photo shows, and shows where it looked for every word.
+"""Captioner describes a photo in a sentence, and shows where it looked for every word.
 
     from captioner import Captioner
 
@@ -8,7 +8,7 @@
 
 :class:`Translator` translates captions, and any other text.
 
-Names are imported when they are first used, so that ``import captioner`` costs nothing and does not load torch.
+Names are imported when they are first used, so that ``import captioner`` is fast and does not load torch.
 """
 
 from __future__ import annotations

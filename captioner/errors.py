@@ -1,7 +1,7 @@
-"""The errors of the program: every one a person can meet is a :class:`CaptionerError`.
+"""The program's errors: all that users should see are :class:`CaptionerError`.
 
-A message names the thing, says what was wrong with it and what to do. The command line prints it without a traceback
-and exits non-zero.
+A message names the object, what was wrong with it and what to do. The command line prints it without a traceback and
+exits with a non-zero status.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what a library's error says, or its kind if it says nothing."""
+    """Return the first line of a library's error message, or the error's type if it has none."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
 
@@ -33,7 +33,7 @@ class ImageError(CaptionerError):
         self.reason = reason
 
     def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:
-        # The two-argument constructor must survive the trip back from a loader process.
+        # Exceptions are pickled with ``args``, which do not match the two-argument constructor.
         return (type(self), (self.source, self.reason))
 
 
@@ -50,11 +50,11 @@ class CheckpointError(CaptionerError):
 
 
 class ConfigError(CaptionerError):
-    """A setting that does not exist or has a value that makes no sense."""
+    """A setting that does not exist or has an invalid value."""
 
 
 class EncoderError(CaptionerError):
-    """A backbone that is unknown, unsuited, or whose weights cannot be found."""
+    """A backbone that is unknown or unsuitable, or whose weights cannot be found."""
 
 
 class EvaluationError(CaptionerError):

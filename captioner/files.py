@@ -1,4 +1,4 @@
-"""Writing files so that nobody ever sees half of one: temporary file, fsync, rename."""
+"""Writing files so that no partial one is ever visible: temporary file, fsync, rename."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; on success flush it to disk and rename it to ``path``.
+    """Yield a temporary path beside ``path``; on success flush it to disk and rename it to ``path``.
 
-    On an exception ``path`` stays as it was and the temporary file is removed. The parent folder is made if missing.
+    On an exception ``path`` stays as it was and the temporary file is removed. A missing parent folder is created.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Made by open() and not by tempfile, so that it has the permissions of any new file. A short name, since the
-    # longest ones are at the system's limit.
+    # Created by open() and not by tempfile, so that it has the usual permissions of a new file. Its name is short,
+    # since that of ``path`` may be as long as the system allows.
     temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
@@ -36,18 +36,18 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write ``text`` as UTF-8, whole or not at all."""
+    """Write ``text`` as UTF-8, completely or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | Path, value: Any, *, indent: int | None = 2) -> None:
-    """Write ``value`` as JSON, whole or not at all."""
+    """Write ``value`` as JSON, completely or not at all."""
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename durable; a file system that cannot sync a folder loses nothing else by it."""
+    """Make a rename durable, on file systems that can sync a folder."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

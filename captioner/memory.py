@@ -1,4 +1,4 @@
-"""What an encoder leaves for a decoder to look at.
+"""The memory: an encoder's output, which a decoder attends to.
 
 Tensor letters in this file: B images, N places, D features.
 """
@@ -14,12 +14,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Memory:
-    """A memory of vectors and where each lies in the picture.
+    """Vectors, and where in the picture the place of each is.
 
     Attributes:
         vectors: (B, N, D) features.
         mask: (B, N) bool, true where a vector is real; ``None`` when all are.
-        pooled: (B, D) one vector for the whole picture.
+        pooled: (B, D) a vector for the whole picture.
         grid: (rows, columns) when the N places are a grid in row-major order, else ``None``.
         boxes: (B, N, 4) relative xyxy boxes when the places are regions, else ``None``.
     """
@@ -32,7 +32,7 @@ class Memory:
 
     @classmethod
     def of_grid(cls, features: Tensor, grid: tuple[int, int]) -> Memory:
-        """Make a memory of grid features (B, rows * columns, D), pooled by their mean."""
+        """Make a memory from grid features (B, rows * columns, D), pooled by their mean."""
         return cls(vectors=features, pooled=features.mean(dim=1), grid=grid)
 
     def __post_init__(self) -> None:
@@ -58,7 +58,10 @@ class Memory:
         return self.vectors.shape[1]
 
     def places_in_picture(self) -> Tensor | None:
-        """Return each place's relative xyxy box, (B, N, 4): a region's own, or a cell of the grid; ``None`` if the places are not in a picture."""
+        """Return each place's relative xyxy box, (B, N, 4): a region's own, or a cell of the grid.
+
+        It is ``None`` if the places are not in a picture.
+        """
         if self.boxes is not None:
             return self.boxes
         if self.grid is None:
@@ -80,7 +83,7 @@ class Memory:
         return replace(moved, vectors=moved.vectors.to(dtype), pooled=moved.pooled.to(dtype), boxes=boxes)
 
     def __getitem__(self, index: slice | Tensor) -> Memory:
-        """Take some of the images."""
+        """Select images."""
         return self._each(lambda tensor: tensor[index])
 
     def _each(self, function: Callable[[Tensor], Tensor]) -> Memory:

@@ -18,19 +18,19 @@ from captioner.text.vocabulary import Vocabulary
 
 
 class ModelConfig(Settings):
-    """What a model is made of; the names stand in the registries."""
+    """The parts of a model, by their names in the registries, and their settings."""
 
     encoder: dict[str, Any] = Field(
         default_factory=lambda: {"name": "grid"}, description="name and settings of the encoder"
     )
     refiner: dict[str, Any] | None = Field(
-        None, description="name and settings of what works on the encoder's memory first; left out, nothing does"
+        None, description="name and settings of the refiner between encoder and decoder; none by default"
     )
     decoder: dict[str, Any] = Field(
         default_factory=lambda: {"name": "show_attend_tell"}, description="name and settings of the decoder"
     )
     search: SearchConfig = Field(
-        default_factory=SearchConfig, description="how captions are looked for unless one says otherwise"
+        default_factory=SearchConfig, description="default settings of the search for captions"
     )
 
     @field_validator("encoder", "refiner", "decoder")
@@ -50,10 +50,10 @@ def _split(part: dict[str, Any], kind: str) -> tuple[str, dict[str, Any]]:
 
 
 def check_part(part: dict[str, Any] | None, kind: str, registry: Registry[Any]) -> dict[str, Any] | None:
-    """Return a part of a model's config as it is, once its name and settings are known to make sense, long before it is built.
+    """Check the name and settings of a part of a model's config, long before it is built, and return it unchanged.
 
     Raises:
-        ValueError: they do not; pydantic reports it with what else is wrong.
+        ValueError: they are invalid; pydantic reports it together with other errors.
     """
     if part is not None:
         try:
@@ -69,7 +69,7 @@ def build_encoder(part: dict[str, Any]) -> Encoder:
 
     Raises:
         ConfigError: the name or a setting is unknown.
-        EncoderError: its weights are not there.
+        EncoderError: its weights are missing.
     """
     name, settings = _split(part, "encoder")
     kind: Any = ENCODERS[name]
@@ -78,7 +78,7 @@ def build_encoder(part: dict[str, Any]) -> Encoder:
 
 
 def build_decoder(part: dict[str, Any], *, features: int, words: int, refiner: dict[str, Any] | None = None) -> Decoder:
-    """Build the decoder that a config names, behind the refiner if one is named, with new weights.
+    """Build the decoder that a config names, after the refiner if one is named, with new weights.
 
     Args:
         part: the decoder's name and settings.
@@ -91,8 +91,8 @@ def build_decoder(part: dict[str, Any], *, features: int, words: int, refiner: d
     """
     if refiner is not None:
         name, settings = _split(refiner, "refiner")
-        refines: Any = REFINERS[name]
-        refining = refines(validate(refines.Config, settings, where="refiner"), features=features)
+        family: Any = REFINERS[name]
+        refining = family(validate(family.Config, settings, where="refiner"), features=features)
         return Refined(refining, build_decoder(part, features=refining.features, words=words))
     name, settings = _split(part, "decoder")
     kind = DECODERS[name]
@@ -100,11 +100,11 @@ def build_decoder(part: dict[str, Any], *, features: int, words: int, refiner: d
 
 
 class Refined(Decoder):
-    """Any decoder behind any refiner, trained together; to searches and to the training loop they are one decoder.
+    """Any decoder after any refiner, trained together; searches and the training loop treat them as one decoder.
 
     Args:
         refiner: a module from memory to memory that keeps its places, for example the Transformer's encoder.
-        decoder: what looks at the refined memory.
+        decoder: attends to the refined memory.
     """
 
     def __init__(self, refiner: nn.Module, decoder: Decoder) -> None:
@@ -117,7 +117,7 @@ class Refined(Decoder):
         return refined
 
     def start(self, memory: Memory) -> State:
-        """Prepare one hypothesis an image; see :meth:`Decoder.start`."""
+        """Prepare one hypothesis per image; see :meth:`Decoder.start`."""
         return self.decoder.start(self._refine(memory))
 
     def step(self, tokens: Tensor, state: State) -> Step:
@@ -134,8 +134,8 @@ class CaptionModel(nn.Module):
     """Encoder, decoder and vocabulary.
 
     Attributes:
-        tuned_stages: how many of the encoder's last stages no longer have the weights they were built with, so that a
-            checkpoint must hold them.
+        tuned_stages: how many of the encoder's last stages were fine-tuned, so that a checkpoint must hold their
+            weights.
     """
 
     def __init__(self, config: ModelConfig, vocabulary: Vocabulary, encoder: Encoder, decoder: Decoder) -> None:
@@ -146,7 +146,7 @@ class CaptionModel(nn.Module):
 
     @classmethod
     def build(cls, config: ModelConfig, vocabulary: Vocabulary) -> CaptionModel:
-        """Build a model whose decoder has new weights."""
+        """Build a model with a newly initialised decoder."""
         encoder = build_encoder(config.encoder)
         decoder = build_decoder(
             config.decoder, features=encoder.features, words=len(vocabulary), refiner=config.refiner

@@ -1,4 +1,4 @@
-"""The whole road from a picture to a caption."""
+"""From pictures to captions."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from captioner.settings import validate
 
 
 class Captioner:
-    """Says what pictures show, and where it looked for every word.
+    """Captions pictures, and shows where it looked for every word.
 
         captioner = Captioner.from_pretrained()
         print(captioner("photo.jpg").text)
-        for caption in captioner.stream(paths):   # flat memory, however many
+        for caption in captioner.stream(paths):   # constant memory, however many
             ...
 
     Args:
-        model: the model; it is moved and put into eval mode.
+        model: the model; it is moved to the device and set to eval mode.
         device: a torch device, or ``auto``.
         search: settings that differ from the model's own, for example ``width=1``.
     """
@@ -41,8 +41,8 @@ class Captioner:
     def __init__(self, model: CaptionModel, *, device: str = "auto", **search: Any) -> None:
         self.device = choose_device(device)
         self.model = model.to(self.device).eval()
-        # The encoder is nearly all of the work and runs rounded where that is faster; the model keeps its own, as it
-        # may be saved again.
+        # The encoder takes most of the time and runs at lower precision where that is faster; the model keeps its
+        # own encoder, as it may be saved again.
         self._encoder = model.encoder.fast(self.device)
         self.search = validate(SearchConfig, {**model.config.search.model_dump(), **search}, where="search")
 
@@ -50,7 +50,9 @@ class Captioner:
     def from_pretrained(
         cls, name_or_path: str | Path | None = None, *, device: str = "auto", **search: Any
     ) -> Captioner:
-        """Load a shipped model by name, a model folder, or ``user/model`` from the Hugging Face hub; nothing named is the default model.
+        """Load a shipped model by name, a model folder, or ``user/model`` from the Hugging Face hub.
+
+        ``None`` is the default model.
 
         Raises:
             CheckpointError: there is no such model, or it is damaged.
@@ -62,7 +64,10 @@ class Captioner:
         return checkpoint.save_model(folder, self.model, card=card)
 
     def push_to_hub(self, name: str, *, private: bool = False, card: str = "") -> str:
-        """Upload the model to the Hugging Face hub as ``user/model`` and return its address. You must be logged in there."""
+        """Upload the model to the Hugging Face hub as ``user/model`` and return its address.
+
+        You must be logged in there.
+        """
         import tempfile
 
         from huggingface_hub import HfApi
@@ -94,8 +99,8 @@ class Captioner:
             attention: see :meth:`stream`.
 
         Raises:
-            CaptionerError: the model does not have the attention that was asked for.
-            ImageError: a picture cannot be read. To keep the good ones of many, use :meth:`stream`.
+            CaptionerError: the model does not have the requested attention.
+            ImageError: a picture cannot be read. To keep the results of the others, use :meth:`stream`.
         """
         many = isinstance(pictures, (list, tuple))
         captions = []
@@ -114,10 +119,10 @@ class Captioner:
         max_pixels: int | None = None,
         attention: str = MEAN,
     ) -> Iterator[Caption | ImageError]:
-        """Caption any number of pictures with flat memory, in their order; a bad picture gives its error in its place.
+        """Caption any number of pictures in constant memory, in their order; a bad picture yields its error.
 
         Args:
-            pictures: walked lazily; may be endless.
+            pictures: iterated lazily; may be endless.
             batch_size: pictures encoded and searched at once.
             workers: threads that load pictures.
             max_pixels: a larger picture is an error; see :func:`captioner.data.images.load_image`.
@@ -126,7 +131,7 @@ class Captioner:
                 beside the mean; see :func:`captioner.heads.look_again`.
 
         Raises:
-            CaptionerError: the model does not have the attention that was asked for.
+            CaptionerError: the model does not have the requested attention.
         """
         check(self.model.decoder, attention)
         loader = ImageLoader(
@@ -149,15 +154,15 @@ class Captioner:
 
     @torch.inference_mode()
     def caption_memory(self, memory: Memory, *, cut: int = 0, attention: str = MEAN) -> list[Caption]:
-        """Caption pictures that are encoded already.
+        """Caption pictures that are already encoded.
 
         Args:
-            memory: what the encoder made of the pictures.
+            memory: the encoder's output.
             cut: by how many stages the encoder was cut, see :meth:`Encoder.finish`.
             attention: see :meth:`stream`.
 
         Raises:
-            CaptionerError: the model does not have the attention that was asked for.
+            CaptionerError: the model does not have the requested attention.
         """
         decoder = self.model.decoder
         check(decoder, attention)
@@ -167,12 +172,12 @@ class Captioner:
         found = search(decoder, memory, self.search)
         captions = [self._captions(hypotheses, memory, row) for row, hypotheses in enumerate(found)]
         if attention != MEAN:
-            looked = look_again(
+            weights_of = look_again(
                 decoder, memory, [[hypothesis.words for hypothesis in hypotheses] for hypotheses in found], attention
             )
             captions = [
                 [_with(caption, weights, attention) for caption, weights in zip(*pair, strict=True)]
-                for pair in zip(captions, looked, strict=True)
+                for pair in zip(captions, weights_of, strict=True)
             ]
         for first, *others in captions:
             first.others.extend(others)
@@ -194,7 +199,7 @@ class Captioner:
 
 
 def _with(caption: Caption, weights: Tensor, attention: str) -> Caption:
-    """Put into a caption the attention that was asked for."""
+    """Add the requested attention to a caption."""
     return (
         replace(caption, heads=weights)
         if attention == HEADS

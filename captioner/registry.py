@@ -1,7 +1,7 @@
-"""Names for the things one can choose: encoders, decoders, searches.
+"""Names of interchangeable parts: encoders, decoders, searches.
 
 A family registers itself with a decorator; the command line, the configs and the parametrised tests read the registry,
-so adding a family is adding a file.
+so that adding a family means adding a file.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ def suggestion(name: str, known: list[str]) -> str:
 
 
 class Registry(Generic[T]):
-    """A table from a name to a thing of one kind."""
+    """A table from names to entries of one kind."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorate a class or function to be known as ``name``."""
+        """Decorate a class or function to register it as ``name``."""
 
         def decorate(entry: T) -> T:
             if name in self._entries:

@@ -1,4 +1,4 @@
-"""Settings: YAML in, unknown keys refused, ``key=value`` overrides.
+"""Settings: read from YAML, with unknown keys refused and ``key=value`` overrides.
 
 A part that is chosen by name (an encoder, a decoder) is written as a mapping with its ``name`` and its own settings:
 ``decoder: {name: show_attend_tell, hidden: 512}``.
@@ -21,7 +21,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class Settings(BaseModel):
-    """The base of every group of settings: it cannot be changed, and refuses keys it does not know."""
+    """The base of every group of settings: immutable, and refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -47,7 +47,7 @@ def override(settings: dict[str, Any], changes: Iterable[str]) -> dict[str, Any]
     """Apply ``a.b=value`` changes to a copy of nested settings; values are read as YAML.
 
     Raises:
-        ConfigError: a change is not of that form.
+        ConfigError: a change does not have that form.
     """
     result = _copy(settings)
     for change in changes:
@@ -76,10 +76,10 @@ def override(settings: dict[str, Any], changes: Iterable[str]) -> dict[str, Any]
 
 
 def validate(kind: type[M], settings: Mapping[str, Any], *, where: str) -> M:
-    """Make a config of ``settings``.
+    """Make a config from ``settings``.
 
     Raises:
-        ConfigError: a key is unknown (the right one is suggested) or a value makes no sense.
+        ConfigError: a key is unknown (a similar one is suggested) or a value is invalid.
     """
     try:
         return kind.model_validate(dict(settings))

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Make the shipped models again: features, training, dev scores, assets. Takes hours on two cores and goes on where it was stopped.
+# Make everything that ships again: features, models, dev scores, cards, and the README's picture and tables. Takes hours
+# on two cores, and goes on where it was stopped.
 #
 #   scripts/train_shipped.sh DATA [RUNS]
 #
-# DATA is a folder that holds flickr8k/ in the layout of its official release and coco/ with dataset_coco.json and the photos it names; RUNS (default: runs) takes features, logs and checkpoints.
+# DATA is a folder that holds flickr8k/ in the layout of its official release and coco/ with dataset_coco.json and the
+# photos it names; RUNS (default: runs) takes features, logs and checkpoints.
 set -euo pipefail
 data=${1:?usage: scripts/train_shipped.sh DATA [RUNS]}
 runs=${2:-runs}
@@ -17,5 +19,6 @@ for name in show_attend_tell show_tell; do
     first=$runs/$name second=$runs/$name-self-critical
     captioner train "flickr8k_$name" "${settings[@]}" $(resume "$first") --output "$first"
     captioner train flickr8k_self_critical "${settings[@]}" --set "start=$first/best" $(resume "$second") --output "$second"
-    python scripts/ship.py "$second" "$name" --data "$data/flickr8k" --features "$runs/features"
+    python scripts/ship.py "$second" "$name" --data "$data/flickr8k"
 done
+python scripts/readme.py --data "$data/flickr8k" --output "$runs/benchmark"

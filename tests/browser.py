@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-# No sandbox, as containers forbid it to root; no traffic of the browser's own.
+# No sandbox, as root cannot use it in containers; no background traffic.
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -30,16 +30,19 @@ ARGUMENTS = [
 
 
 def executable() -> str | None:
-    """Return the browser's file: ``$CAPTIONER_CHROMIUM``, else the first of :data:`NAMES` on the path; ``None`` leaves it to playwright's own."""
+    """Return the browser's file: ``$CAPTIONER_CHROMIUM``, else the first of :data:`NAMES` on the path.
+
+    ``None`` stands for playwright's own.
+    """
     return os.environ.get("CAPTIONER_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 
 
 @contextmanager
 def launched() -> Iterator[Any]:
-    """Start a headless Chromium and give playwright's ``Browser``.
+    """Start a headless Chromium and yield playwright's ``Browser``.
 
-    Without playwright or a browser the test is skipped; one that ``$CAPTIONER_CHROMIUM`` names must start, or the test
-    fails.
+    Without playwright or a browser the test is skipped; a browser named in ``$CAPTIONER_CHROMIUM`` must start, or the
+    test fails.
     """
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="playwright is not installed: pip install playwright"
@@ -52,7 +55,8 @@ def launched() -> Iterator[Any]:
                 raise
             why = str(error).strip().splitlines()[0]
             pytest.skip(
-                f"no browser starts ({why}): install chromium, name one in CAPTIONER_CHROMIUM, or run playwright install chromium"
+                f"no browser starts ({why}): install chromium, name one in CAPTIONER_CHROMIUM, or run "
+                "playwright install chromium"
             )
         try:
             yield browser

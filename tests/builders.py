@@ -1,6 +1,6 @@
 """Tiny decoders, memories and captions for the tests, all in float64.
 
-Letters as in :mod:`captioner.decoders.base`: B images, K captions an image, T steps, N places, D features, V words.
+Letters as in :mod:`captioner.decoders.base`: B images, K captions per image, T steps, N places, D features, V words.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def build_decoder(
     Args:
         name: its family in the registry; settings that the family lacks are left out.
         dropout: the value of each of its dropout settings.
-        spread: standard deviation of all weights, so that none is zero and attention is far from even; ``None`` leaves
-            the family's own start.
+        spread: standard deviation of all weights, so that none is zero and attention is far from uniform; ``None``
+            keeps the family's own initialisation.
         seed: of the weights.
         settings: of this family only.
     """
@@ -54,7 +54,10 @@ def build_decoder(
 
 
 def build_memory(images: int = len(LENGTHS), places: int = 6, *, masked: bool = True, seed: int = 1) -> Memory:
-    """Make a memory whose pooled vector is not the mean of its places; masked, image b has N - 2b real places (at least one), scattered."""
+    """Make a memory whose pooled vector is not the mean of its places.
+
+    Masked, image b has N - 2b real places (at least one), scattered.
+    """
     random = torch.Generator().manual_seed(seed)
     vectors = torch.randn(images, places, FEATURES, generator=random, dtype=torch.float64)
     pooled = torch.randn(images, FEATURES, generator=random, dtype=torch.float64)
@@ -64,7 +67,10 @@ def build_memory(images: int = len(LENGTHS), places: int = 6, *, masked: bool = 
 
 
 def build_tokens(lengths: Sequence[Sequence[int]] = LENGTHS, *, seed: int = 2) -> Tensor:
-    """Make captions (B, K, T) of the given lengths, ``<bos>`` included, with words that recur; the last column is padding only."""
+    """Make captions (B, K, T) of the given lengths, ``<bos>`` included, with words that recur.
+
+    The last column is padding only.
+    """
     random = torch.Generator().manual_seed(seed)
     sizes = torch.tensor(lengths)
     steps = torch.arange(int(sizes.max()) + 1)
@@ -74,14 +80,14 @@ def build_tokens(lengths: Sequence[Sequence[int]] = LENGTHS, *, seed: int = 2) -
 
 
 def spread_out(packed: Tensor, tokens: Tensor) -> Tensor:
-    """Put what :class:`DecoderOutput` holds for the real positions (M, ...) to its places (B, K, T, ...), zero elsewhere."""
+    """Unpack a part of a :class:`DecoderOutput`, (M, ...), to (B, K, T, ...), zero at padding."""
     out = packed.new_zeros(*tokens.shape, *packed.shape[1:])
     out[tokens != PAD] = packed
     return out
 
 
 def step_by_step(decoder: Decoder, memory: Memory, tokens: Tensor) -> DecoderOutput:
-    """Do what ``forward`` does with ``start`` and ``step`` alone, each caption of an image a hypothesis of its own."""
+    """Do what ``forward`` does with ``start`` and ``step`` alone, with a hypothesis for each caption of an image."""
     real = tokens != PAD
     state = decoder.start(memory).pick(torch.zeros(tokens.shape[:2], dtype=torch.long))
     logits, attentions = [], []
@@ -89,12 +95,15 @@ def step_by_step(decoder: Decoder, memory: Memory, tokens: Tensor) -> DecoderOut
         logit, attention, state = decoder.step(words, state)
         logits.append(logit)
         attentions.append(attention)
-    looked = [attention for attention in attentions if attention is not None]
-    return DecoderOutput(torch.stack(logits, dim=2)[real], torch.stack(looked, dim=2)[real] if looked else None)
+    weights = [attention for attention in attentions if attention is not None]
+    return DecoderOutput(torch.stack(logits, dim=2)[real], torch.stack(weights, dim=2)[real] if weights else None)
 
 
 def naive_lstm(weights: Sequence[Tensor], x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """Take one step of one LSTM as its equations have it; weights as torch stacks them: W_ih, W_hh, b_ih, b_hh, each input, forget, cell, output."""
+    """Take one step of an LSTM by its equations.
+
+    The weights are as torch stacks them: W_ih, W_hh, b_ih, b_hh, each input, forget, cell, output.
+    """
     w_x, w_h, b_x, b_h = (weight.chunk(4) for weight in weights)
     i, f, g, o = (w_x[gate] @ x + b_x[gate] + w_h[gate] @ h + b_h[gate] for gate in range(4))
     i, f, o = (1 / (1 + torch.exp(-gate)) for gate in (i, f, o))

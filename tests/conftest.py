@@ -13,11 +13,11 @@ from hypothesis import settings
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
-# Compiling kernels takes longer than all the rest of the suite: only the slow tests do, which hold the compiled ones
-# against the plain ones.
+# Compiling kernels takes longer than the rest of the suite: only the slow tests do, which compare the compiled kernels
+# with the plain ones.
 os.environ.setdefault("CAPTIONER_COMPILE", "0")
 
-# One worker of pytest-xdist a core: more threads in each would only wait for one another.
+# pytest-xdist runs one worker per core: more threads in each would only wait for one another.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -26,7 +26,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(autouse=True)
 def compiling(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Switch compiling on for the slow tests, whatever the environment says, and leave it as it was for the others."""
+    """Enable compiling for the slow tests, whatever the environment says, and leave it as it was for the others."""
     if request.node.get_closest_marker("slow") is None:
         yield
         return
@@ -40,7 +40,7 @@ def compiling(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def compiled_graphs(compiling: None) -> Callable[[], int]:
-    """Return a function that counts what torch.compile has compiled since the test began; for slow tests."""
+    """Return a function that counts the graphs compiled since the test began; for slow tests."""
     from torch import _dynamo
     from torch._dynamo.utils import counters
 

@@ -1,4 +1,4 @@
-"""Model folders: what is written is read back, and whatever else lies there is a clear error."""
+"""Model folders: what is written is read back, and anything else there is a clear error."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_a_pickle_is_never_run(folder: Path, tmp_path: Path, write: Any) -> None
         load_model(folder)
     assert not (tmp_path / "trace").exists()
     pickle.loads(pickle.dumps(Malice(tmp_path / "trace")))
-    assert (tmp_path / "trace").exists(), "the pickle is harmless, so the test held nothing"
+    assert (tmp_path / "trace").exists(), "the pickle is harmless, so the test proved nothing"
 
 
 @pytest.mark.parametrize("file", ["thesis.txt", CONFIG])

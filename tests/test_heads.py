@@ -1,4 +1,4 @@
-"""The heads of a Transformer, held against the attention found in search and against a naive rollout."""
+"""The heads of a Transformer against the attention found in search and against a naive rollout."""
 
 from __future__ import annotations
 
@@ -111,7 +111,10 @@ def test_other_decoders_have_their_mean_alone() -> None:
 def _attend(
     attention: object, norm: object, x: np.ndarray, read: np.ndarray | None, *, causal: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Section 3.2.2 of Vaswani 2017, a head, a query and a key at a time: what is seen, and the mean weights of the heads; pre-norm."""
+    """Section 3.2.2 of Vaswani 2017, a head, a query and a key at a time, with pre-norm.
+
+    Returns the output and the mean weights of the heads.
+    """
     weight = {name: value.detach().numpy() for name, value in attention.named_parameters()}  # type: ignore[attr-defined]
     y = norm(torch.tensor(x)).detach().numpy()  # type: ignore[operator]
     read = y if read is None else read
@@ -145,7 +148,7 @@ def test_rollout_is_the_naive_one() -> None:
     decoder = build_decoder("transformer")
     torch.manual_seed(1)
     refiner = (
-        TransformerRefiner(TransformerRefinerConfig(**{**BLOCKS, "blocks": 1}, positions="none"), features=FEATURES)
+        TransformerRefiner(TransformerRefinerConfig(**{**BLOCKS, "blocks": 1}, geometry=False), features=FEATURES)
         .double()
         .eval()
     )

@@ -1,4 +1,4 @@
-"""What ``import captioner`` gives, and what it costs."""
+"""The names that ``import captioner`` provides, and what it imports."""
 
 from __future__ import annotations
 
@@ -87,6 +87,9 @@ def test_an_image_error_says_which_picture_and_survives_the_way_from_another_pro
 
 def test_whatever_is_imported_first_every_family_is_known() -> None:
     for module in ("captioner.model", "captioner.encoders.base"):
-        script = f"import {module}; from captioner.model import ENCODERS, DECODERS, REFINERS; print(*ENCODERS, *REFINERS, *DECODERS)"
+        script = (
+            f"import {module}; from captioner.model import ENCODERS, DECODERS, REFINERS; "
+            "print(*ENCODERS, *REFINERS, *DECODERS)"
+        )
         out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
         assert out == ["grid", "regions", "transformer", "show_attend_tell", "show_tell", "top_down", "transformer"]

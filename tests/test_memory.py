@@ -1,4 +1,4 @@
-"""What an encoder leaves for a decoder: its shapes are checked, and all its tensors go the same way."""
+"""The memory checks its shapes, and selects, casts and moves all its tensors together."""
 
 from __future__ import annotations
 

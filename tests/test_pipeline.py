@@ -35,7 +35,7 @@ def photos(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def alike(caption: Caption, other: Caption) -> bool:
+def agree(caption: Caption, other: Caption) -> bool:
     return caption.tokens == other.tokens and abs(caption.log_probability - other.log_probability) < 1e-3
 
 
@@ -46,14 +46,14 @@ def test_every_kind_of_picture_gives_the_same_caption(captioner: Captioner, phot
     assert isinstance(expected, Caption)
     for source in (str(photos[0]), photos[0].read_bytes(), image, array, torch.tensor(array).permute(2, 0, 1)):
         caption = captioner(source)
-        assert alike(caption, expected), type(source)
+        assert agree(caption, expected), type(source)
         assert caption.source == (str(photos[0]) if isinstance(source, (str, Image.Image)) else None)
 
 
 def test_a_list_gives_a_list_in_its_order(captioner: Captioner, photos: list[Path]) -> None:
     captions = captioner(photos)
     assert [caption.source for caption in captions] == [str(path) for path in photos]
-    assert all(alike(caption, captioner(path)) for caption, path in zip(captions, photos, strict=True))
+    assert all(agree(caption, captioner(path)) for caption, path in zip(captions, photos, strict=True))
     assert captioner([]) == [] and len(captioner(tuple(photos[:1]))) == 1
 
 
@@ -147,13 +147,13 @@ def test_a_saved_captioner_says_the_same(
     monkeypatch.setattr("captioner.encoders.base.fast_dtype", lambda device: dtype)
     captioner = Captioner(tiny_model(tuned=tuned), device="cpu")
     captioner.save_pretrained(tmp_path / "model")
-    torch.manual_seed(0)  # an encoder that was not tuned is built anew, at random
+    torch.manual_seed(0)  # an encoder that was not tuned is built again, at random
     again = load_model(tmp_path / "model")
     rounded = [
         name for name, weight in tiny_model().state_dict().items() if not torch.equal(weight, again.state_dict()[name])
     ]
     assert not rounded, "weights were saved at the precision of use"
-    assert alike(Captioner(again, device="cpu")(photos[0]), captioner(photos[0]))
+    assert agree(Captioner(again, device="cpu")(photos[0]), captioner(photos[0]))
 
 
 def test_words_at_a_place_of_a_grid() -> None:

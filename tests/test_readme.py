@@ -1,4 +1,4 @@
-"""What the README shows is there, and its commands exist."""
+"""The README's pictures and table are there, and its commands exist."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def readme() -> str:
 
 
 def commands(text: str) -> list[list[str]]:
-    """Return the arguments of every ``captioner ...`` in the indented blocks, lines that end with a backslash joined."""
+    """Return the arguments of every ``captioner ...`` in the indented blocks, with continued lines joined."""
     found = []
     for line in text.replace("\\\n", " ").splitlines():
         if line.startswith("    "):

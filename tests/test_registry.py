@@ -1,4 +1,4 @@
-"""Names for the things one can choose, and help for whoever mistypes one."""
+"""The registry of names, and its suggestions for mistyped ones."""
 
 from __future__ import annotations
 
@@ -46,9 +46,8 @@ def test_registries_do_not_share_names(decoders: Registry[type]) -> None:
 def test_an_unknown_name_is_told_with_what_there_is(decoders: Registry[type]) -> None:
     with pytest.raises(ConfigError) as caught:
         decoders["show_tel"]
-    assert (
-        str(caught.value)
-        == "decoder 'show_tel' does not exist. Did you mean 'show_tell'? Known: show_attend_tell, show_tell, transformer"
+    assert str(caught.value) == (
+        "decoder 'show_tel' does not exist. Did you mean 'show_tell'? Known: show_attend_tell, show_tell, transformer"
     )
     assert isinstance(caught.value, CaptionerError)
     assert caught.value.__suppress_context__, "the KeyError within is no news to a user"

@@ -1,4 +1,7 @@
-"""What holds for every encoder with every decoder, with a refiner between them or without: adding one to its registry adds its tests."""
+"""Tests of every encoder with every decoder, with and without a refiner between them.
+
+Adding a family to its registry adds its tests.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ CAPTIONS = [[[1, 4, 5, 7, 2], [1, 9, 6, 2]], [[1, 4, 6, 8, 4, 10, 2]], [[1, 5, 2
 
 
 def small(family: Any) -> dict[str, Any]:
-    """Return the small sizes of those settings that a family has, without dropout."""
+    """Return small sizes for the settings that a family has, without dropout."""
     fields = family.Config.model_fields
     return {field: size for field, size in SMALL.items() if field in fields} | {
         field: 0.0 for field in fields if "dropout" in field
@@ -49,7 +52,7 @@ def small(family: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Model:
-    """A model of pictures or of text, seen alike."""
+    """A model of pictures or of text, with the same interface."""
 
     encoder: nn.Module
     decoder: Any
@@ -59,10 +62,10 @@ class Model:
 
 def build(kind: str, encoder: str, refiner: str | None, decoder: str) -> Model:
     torch.manual_seed(0)
-    told = {"positions": "order"} if kind == "text" else {}
+    positions = {"geometry": False, "order": True} if kind == "text" else {}
     parts = {
         "encoder": {"name": encoder, **TINY[encoder]},
-        "refiner": refiner and {"name": refiner, **small(REFINERS[refiner]), **told},
+        "refiner": refiner and {"name": refiner, **small(REFINERS[refiner]), **positions},
         "decoder": {"name": decoder, **small(DECODERS[decoder])},
     }
     if kind == "text":
@@ -140,12 +143,12 @@ def test_single_steps_are_the_whole(pair: Pair) -> None:
     decoder = build(*pair).decoder.double().eval()
     memory, tokens = memory_of(pair.kind, pair.encoder).to(dtype=torch.float64), tokens_of(CAPTIONS)
     with torch.no_grad():
-        told, expected = decoder(memory, tokens), step_by_step(decoder, memory, tokens)
-    torch.testing.assert_close(told.logits, expected.logits, rtol=0, atol=1e-9)
+        output, expected = decoder(memory, tokens), step_by_step(decoder, memory, tokens)
+    torch.testing.assert_close(output.logits, expected.logits, rtol=0, atol=1e-9)
     if expected.attention is not None:
-        torch.testing.assert_close(told.attention, expected.attention, rtol=0, atol=1e-9)
+        torch.testing.assert_close(output.attention, expected.attention, rtol=0, atol=1e-9)
         hidden = ~memory.mask[(tokens != PAD).nonzero()[:, 0]]  # type: ignore[index]
-        assert hidden.any() and not told.attention[hidden].any()
+        assert hidden.any() and not output.attention[hidden].any()
 
 
 def test_masked_places_do_not_matter(pair: Pair) -> None:
@@ -186,8 +189,8 @@ def test_half_precision_is_near(pair: Pair, dtype: torch.dtype) -> None:
     decoder, memory, tokens = build(*pair).decoder.eval(), memory_of(pair.kind, pair.encoder), tokens_of(CAPTIONS)
     with torch.no_grad():
         expected = decoder(memory, tokens).logits.softmax(-1)
-        told = decoder.to(dtype)(memory.to(dtype=dtype), tokens).logits
-    assert told.dtype == dtype and (told.float().softmax(-1) - expected).abs().max() < 0.02
+        logits = decoder.to(dtype)(memory.to(dtype=dtype), tokens).logits
+    assert logits.dtype == dtype and (logits.float().softmax(-1) - expected).abs().max() < 0.02
 
 
 def test_a_few_steps_of_training_lower_the_loss(pair: Pair) -> None:
@@ -195,7 +198,7 @@ def test_a_few_steps_of_training_lower_the_loss(pair: Pair) -> None:
     captions = Captions.collate(CAPTIONS)
     model.decoder.train()
     trained = [("decoder", model.decoder)]
-    if pair.kind == "text":  # pictures' encoders have learned elsewhere
+    if pair.kind == "text":  # encoders of pictures are pretrained
         trained.append(("encoder", model.encoder.train()))
     parameters = [parameter for _, part in trained for parameter in part.parameters()]
     optimiser = torch.optim.Adam(parameters, lr=0.03)

@@ -1,1 +1,1 @@
-"""Which model is better: the captions and the costs of several models on the same photos, with how sure each number is."""
+"""Comparison of several models on the same photos: caption quality and cost, with the uncertainty of each number."""

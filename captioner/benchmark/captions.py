@@ -1,4 +1,4 @@
-"""The captions of all models, made now or kept from an earlier call."""
+"""Captions of all models, generated now or cached by an earlier call."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from captioner.evaluation.evaluate import generate
 from captioner.features import FeatureStore
 from captioner.pipeline import Captioner
 
-# So many photos at most are captioned once more after an interruption.
+# At most this many photos are captioned again after an interruption.
 STEP = 256
 
 
 @dataclass
-class Said:
-    """What the models said.
+class GeneratedCaptions:
+    """The captions that the models generated.
 
     Attributes:
-        captions: of each model that could be used, by image id.
-        unreadable: what was wrong with photos, each once.
-        notes: what a reader of the numbers must know.
+        captions: the captions of each usable model, by image id.
+        unreadable: errors of unreadable photos, each listed once.
+        notes: caveats for readers of the numbers.
     """
 
     captions: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -49,54 +49,55 @@ def caption_all(
     search: Mapping[str, Any] | None = None,
     batch_size: int = 16,
     listener: Listener | None = None,
-) -> Said:
-    """Caption the photos with each model in turn; one at a time is in memory, and none whose captions are all kept.
+) -> GeneratedCaptions:
+    """Caption the photos with each model in turn.
 
-    A model that is damaged is reported and left out, and so is a photo.
+    Only one model is in memory at a time. Without feature stores, a model whose captions are all cached is not loaded.
+    Damaged models and photos are reported and left out.
 
     Args:
         contestants: the models.
         data: a split.
-        store: where captions are kept, from time to time while they are made.
-        features: folders of feature stores. A model reads the first that its encoder made, and the photos if there is
-            none.
+        store: the cache; captions are saved periodically while they are generated.
+        features: folders of feature stores. A model reads the first store built by its encoder, or the photos if there
+            is none.
         device: a torch device, or ``auto``.
-        search: settings of the search for all models; what is not given is each model's own.
-        batch_size: photos at once.
-        listener: is told of it.
+        search: search settings for all models; any other setting is the model's own.
+        batch_size: photos per batch.
+        listener: receives progress, notes and errors.
 
     Raises:
-        ConfigError: there is no such device.
+        ConfigError: the device does not exist.
         EvaluationError: no model is left.
         FeatureStoreError: a store is damaged.
     """
     listener = listener or Listener()
     stores = {str(folder): FeatureStore(folder) for folder in features}
     settings, kind = dict(search or {}), choose_device(device).type
-    said = Said()
+    generated = GeneratedCaptions()
     for contestant in contestants:
-        one = _Captioning(contestant, data, said, store, stores, listener, batch_size)
+        captioning = _Captioning(contestant, data, generated, store, stores, listener, batch_size)
         key = {"model": contestant.fingerprint, "captioner": captioner.__version__, "search": settings, "device": kind}
         try:
-            said.captions[contestant.name] = one.run(
+            generated.captions[contestant.name] = captioning.run(
                 key, partial(Captioner.from_pretrained, contestant.folder, device=device, **settings)
             )
         except CaptionerError as error:
             listener.failed(_named(contestant, error))
-    for problem in said.unreadable:
+    for problem in generated.unreadable:
         listener.failed(problem)
-    if not said.captions:
-        raise EvaluationError("no model is left to compare; the errors above say why")
-    return said
+    if not generated.captions:
+        raise EvaluationError("no model is left to compare; see the errors above")
+    return generated
 
 
 @dataclass
 class _Captioning:
-    """The captioning of one model's photos."""
+    """Captioning of the photos with one model."""
 
     contestant: Contestant
     data: CaptionData
-    said: Said
+    generated: GeneratedCaptions
     store: Store
     stores: Mapping[str, FeatureStore]
     listener: Listener
@@ -105,7 +106,7 @@ class _Captioning:
     def run(self, key: Key, load: Callable[[], Captioner]) -> dict[str, str]:
         """Return the captions by image id, in the order of the data."""
         name, photos = self.contestant.name, {photo.image_id: photo for photo in self.data.photos}
-        model = load() if self.stores else None  # its encoder says which feature store is its own
+        model = load() if self.stores else None  # its encoder identifies the matching feature store
         features = None if model is None else self._features(model)
         if features is not None:
             photos = {image: photo for image, photo in photos.items() if image in features}
@@ -121,35 +122,35 @@ class _Captioning:
             part = replace(self.data, photos=tuple(todo[start : start + step]))
             bar = self.listener.bar(f"Captioning, {name}", len(photos) - len(todo) + start, len(photos))
             assert model is not None
-            made, errors = generate(model, part, features=features, batch_size=self.batch_size, progress=bar)
-            captions |= made
-            self.said.unreadable |= {str(error): None for error in errors}
-            self.store.keep_captions(key, captions, photos)
+            new, errors = generate(model, part, features=features, batch_size=self.batch_size, progress=bar)
+            captions |= new
+            self.generated.unreadable |= {str(error): None for error in errors}
+            self.store.save_captions(key, captions, photos)
         return {image: captions[image] for image in photos if image in captions}
 
     def _features(self, model: Captioner) -> FeatureStore | None:
-        """Return the first store that the model's encoder made, and report the photos that are not in it."""
+        """Return the first store built by the model's encoder, and report photos missing from it."""
         for folder in self.stores:
             try:
                 store = FeatureStore(folder, encoder=model.model.encoder)
             except FeatureStoreError:
-                continue  # of another encoder: it could be opened without asking for one
+                continue  # built by another encoder: without the encoder check it opened
             missing = (photo for photo in self.data.photos if photo.image_id not in store)
-            self.said.unreadable |= {f"{photo.path}: not in the feature store {folder}": None for photo in missing}
+            self.generated.unreadable |= {f"{photo.path}: not in the feature store {folder}": None for photo in missing}
             return store
-        self.said.notes.append(
-            f"{self.contestant.name}: none of the feature stores is of its encoder; it captioned the photos"
+        self.generated.notes.append(
+            f"{self.contestant.name}: no feature store was built by its encoder; it captioned the photos themselves"
         )
         return None
 
 
 def _identity(features: FeatureStore) -> list[Any]:
-    """Return what tells a feature store from another, or from one made anew."""
+    """Return a value that changes when the feature store is another one or is rebuilt."""
     index = features.folder / "index.json"
     return [hashlib.sha256(index.read_bytes()).hexdigest(), stamp(index)]
 
 
 def _named(contestant: Contestant, error: CaptionerError) -> str:
-    """Say whose error it is, unless the error does."""
+    """Prefix the error with the model's name unless it already names the model's folder."""
     text = str(error)
     return text if str(contestant.folder) in text else f"{contestant.name}: {text}"

@@ -1,4 +1,4 @@
-"""The models that are compared: finding them, naming them, and telling whether one has changed."""
+"""The models to compare: locating them, naming them, and detecting changes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from captioner.errors import CheckpointError
 
 @dataclass(frozen=True)
 class Contestant:
-    """A model that is compared with others.
+    """A model to compare with others.
 
     Attributes:
-        name: in tables.
-        folder: of the model.
-        recipe: by which the benchmark trained it; ``None`` if it did not.
-        seed: of that training.
+        name: its name in tables.
+        folder: the model folder.
+        recipe: the recipe with which the benchmark trained it; ``None`` if it did not.
+        seed: the seed of that training.
     """
 
     name: str
@@ -30,7 +30,10 @@ class Contestant:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the model's weights, config and vocabulary; a file that is missing counts as empty, and loading the model tells of it."""
+        """SHA-256 of the model's weights, config and vocabulary.
+
+        A missing file counts as empty here; loading the model reports it.
+        """
         digest = hashlib.sha256()
         for name in (assets.CONFIG, checkpoint.VOCABULARY, checkpoint.WEIGHTS):
             path = self.folder / name
@@ -43,16 +46,19 @@ class Contestant:
 
 
 def find(models: Sequence[str | Path | Contestant], failed: Callable[[str], None]) -> list[Contestant]:
-    """Find models and name each by its folder (that of the run, if it is a run's ``best`` or ``last``), or as it was given if others are named so.
+    """Locate models and give each a unique name.
+
+    A model is named after its folder (that of the run, for a run's ``best`` or ``last``). If that name is not unique,
+    the model's name is the argument as given.
 
     Args:
-        models: shipped models by name, model folders, ``user/model`` on the hub, or what has a name already.
+        models: shipped models by name, model folders, ``user/model`` on the hub, or contestants, which have a name.
         failed: called with the error of a model that does not exist or whose config cannot be read; it is left out.
 
     Raises:
-        CheckpointError: the same model was given twice, two cannot be told apart by name, or none is left.
+        CheckpointError: the same model was given twice, two models have the same name, or none is left.
     """
-    found: list[tuple[str | Path | Contestant, Path]] = []
+    located: list[tuple[str | Path | Contestant, Path]] = []
     for model in models:
         try:
             folder = model.folder if isinstance(model, Contestant) else checkpoint.locate(model)
@@ -60,35 +66,36 @@ def find(models: Sequence[str | Path | Contestant], failed: Callable[[str], None
         except CheckpointError as error:
             failed(str(error))
             continue
-        if any(folder.resolve() == other.resolve() for _, other in found):
+        if any(folder.resolve() == other.resolve() for _, other in located):
             raise CheckpointError(f"{folder}: this model is named twice; leave one out")
-        found.append((model, folder))
-    if not found:
+        located.append((model, folder))
+    if not located:
         raise CheckpointError(
             "no model is left to compare"
             if models
             else "no model comes with this copy of captioner; name some to compare"
         )
-    short = [_name(model, folder) for model, folder in found]
+    short = [_name(model, folder) for model, folder in located]
     out: dict[str, Contestant] = {}
-    for (model, folder), name in zip(found, short, strict=True):
-        one = (
+    for (model, folder), name in zip(located, short, strict=True):
+        contestant = (
             model
             if isinstance(model, Contestant)
             else Contestant(name if short.count(name) == 1 else str(model), folder)
         )
-        if one.name in out:
+        if contestant.name in out:
             raise CheckpointError(
-                f"{folder}: another model is named {one.name!r} too; give its folder by a longer path, such as ./{one.name}"
+                f"{folder}: another model is named {contestant.name!r} too; give its folder by a longer path, "
+                f"such as ./{contestant.name}"
             )
-        out[one.name] = one
+        out[contestant.name] = contestant
     return list(out.values())
 
 
 def _name(model: str | Path | Contestant, folder: Path) -> str:
     if isinstance(model, Contestant):
         return model.name
-    if not Path(model).is_dir():  # a shipped model, or one of the hub, whose folder is named by a hash
+    if not Path(model).is_dir():  # a shipped model, or one from the hub, whose folder name is a hash
         return str(model)
     folder = folder.resolve()
     return folder.parent.name if folder.name in ("best", "last") else folder.name

@@ -1,10 +1,10 @@
-"""What captioning costs with each of some models: time, throughput, memory, parameters.
+"""Cost of captioning with each model: time, throughput, memory, parameters.
 
-Each model lives in a process of its own. They are timed in turns, one photo or batch each, the order rotating from
-round to round: whatever else slows the machine down meets all of them. Medians and quartiles are reported, and the
-speed against the first model as the median over rounds of the ratio within a round, in which a slow minute cancels out.
+Each model runs in its own process. The models are timed in turns, one photo or batch each, and their order rotates from
+round to round, so that any other load on the machine affects all of them. Medians and quartiles are reported. The speed
+relative to the first model is the median over rounds of the ratio within a round, in which a slow minute cancels out.
 
-Letters in shapes: R rounds.
+Letters in shapes: B batch sizes, R rounds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from captioner.evaluation.sums import Array
 
 @dataclass(frozen=True)
 class Spread:
-    """Something measured many times: median, 95th percentile, and quartiles."""
+    """Median, 95th percentile and quartiles of repeated measurements."""
 
     p50: float
     p95: float
@@ -40,16 +40,16 @@ class Spread:
 
 @dataclass(frozen=True)
 class Timing:
-    """A model at one size of batch.
+    """Timing of a model at one batch size.
 
     Attributes:
-        batch: photos at once.
-        encode: milliseconds a batch.
-        decode: milliseconds a batch, of the search for captions.
-        total: milliseconds a batch; reading the photos is not in it, which is the same for all models of one input
-            size.
-        throughput: photos a second.
-        speed: how many times as fast as the first model.
+        batch: photos per batch.
+        encode: encoding time in milliseconds per batch.
+        decode: caption search time in milliseconds per batch.
+        total: milliseconds per batch, without reading the photos, which takes the same time for all models with the
+            same input size.
+        throughput: photos per second.
+        speed: speed relative to the first model, as a factor.
     """
 
     batch: int
@@ -62,14 +62,14 @@ class Timing:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a model costs; see :class:`captioner.benchmark.worker.About`."""
+    """Cost of a model; see :class:`captioner.benchmark.worker.About`."""
 
     about: About
     timings: list[Timing]
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Cost:
-        """Make it again of what :func:`dataclasses.asdict` made of it and JSON kept."""
+        """Restore a cost from its :func:`dataclasses.asdict` record after a JSON round trip."""
         about = {**record["about"], "memory": {int(size): peak for size, peak in record["about"]["memory"].items()}}
         timings: list[dict[str, Any]] = [
             {name: Spread(**value) if isinstance(value, dict) else value for name, value in timing.items()}
@@ -81,21 +81,21 @@ class Cost:
 def time_models(
     jobs: Mapping[str, Job], *, rounds: int, progress: Callable[[str, int, int], None] | None = None
 ) -> tuple[dict[str, Cost], dict[str, EvaluationError]]:
-    """Time models in turns. One that cannot be loaded, or fails, is left out.
+    """Time models in turns; a model that cannot be loaded or fails is left out.
 
     Args:
-        jobs: by name; all with the same sizes of batches.
-        rounds: how often each model is timed at each size of batch, after its warm-up.
-        progress: called with (title of the phase, done, all).
+        jobs: jobs by model name, all with the same batch sizes.
+        rounds: how often each model is timed at each batch size, after its warm-up.
+        progress: called with (title of the phase, done, total).
 
     Returns:
-        The costs by name, with speeds against the first that could be timed, and the errors of the others.
+        The costs by name, with speeds relative to the first model that could be timed, and the errors of the others.
     """
     batches = sorted(next(iter(jobs.values())).batches)
     seconds = {name: np.zeros((len(batches), rounds, 2)) for name in jobs}
     errors: dict[str, EvaluationError] = {}
     with ExitStack() as stack:
-        # One after the other, so that they load and warm up undisturbed.
+        # One after another, so that loading and warm-up are undisturbed.
         workers: dict[str, Connection] = {}
         abouts: dict[str, About] = {}
         for number, (name, job) in enumerate(jobs.items()):
@@ -103,7 +103,7 @@ def time_models(
                 progress("Loading and warming up", number, len(jobs))
             workers[name] = stack.enter_context(_process(job))
             try:
-                abouts[name] = _answer(workers[name], name)
+                abouts[name] = _receive(workers[name], name)
             except EvaluationError as error:
                 errors[name] = error
         for turn in range(rounds):
@@ -120,36 +120,42 @@ def time_models(
 
 
 def turns(names: Sequence[str], turn: int) -> list[str]:
-    """Return in which order the models have their turn: each is first, second and so on equally often."""
+    """Return the order of the models in a round; over the rounds, each is equally often first, second and so on."""
     first = turn % max(1, len(names))
     return [*names[first:], *names[:first]]
 
 
 def summarise(batches: Sequence[int], seconds: Array, first: Array) -> list[Timing]:
-    """Turn the seconds of encoding and of searching, (sizes of batches, R, 2), of a model and of the first one into timings."""
+    """Summarise the measured times of a model.
+
+    Args:
+        batches: B batch sizes.
+        seconds: (B, R, 2) seconds of encoding and of searching.
+        first: (B, R, 2) seconds of the first model, the baseline.
+    """
     timings = []
-    for size, mine, baseline in zip(batches, seconds, first, strict=True):
-        encode, decode, total = 1000 * mine[:, 0], 1000 * mine[:, 1], 1000 * mine.sum(1)
-        throughput, speed = 1000 * size / total, baseline.sum(1) / mine.sum(1)
+    for size, times, baseline in zip(batches, seconds, first, strict=True):
+        encode, decode, total = 1000 * times[:, 0], 1000 * times[:, 1], 1000 * times.sum(1)
+        throughput, speed = 1000 * size / total, baseline.sum(1) / times.sum(1)
         timings.append(Timing(size, *(Spread.of(values) for values in (encode, decode, total, throughput, speed))))
     return timings
 
 
 @contextmanager
 def _process(job: Job) -> Iterator[Connection]:
-    """Run a worker, and end it."""
+    """Run a worker process and end it on exit."""
     context = multiprocessing.get_context("spawn")
-    mine, its = context.Pipe()
-    process = context.Process(target=serve, args=(its, job), daemon=True)
+    parent, child = context.Pipe()
+    process = context.Process(target=serve, args=(child, job), daemon=True)
     process.start()
-    its.close()
+    child.close()
     try:
-        yield mine
+        yield parent
     except BaseException:
         process.terminate()
         raise
     finally:
-        mine.close()
+        parent.close()
         process.join(10)
         if process.is_alive():
             process.terminate()
@@ -157,16 +163,16 @@ def _process(job: Job) -> Iterator[Connection]:
 
 
 def _ask(connection: Connection, question: tuple[int, int], name: str) -> Any:
-    with suppress(OSError):  # of a process that has died, as is told when it does not answer
+    with suppress(OSError):  # the process has died; receiving its answer reports that
         connection.send(question)
-    return _answer(connection, name)
+    return _receive(connection, name)
 
 
-def _answer(connection: Connection, name: str) -> Any:
+def _receive(connection: Connection, name: str) -> Any:
     try:
         answer = connection.recv()
     except (EOFError, OSError):
-        answer = "its process died, perhaps for want of memory"
+        answer = "its process died, possibly because it ran out of memory"
     if isinstance(answer, str):
         raise EvaluationError(f"{name}: could not be timed: {answer}")
     return answer

@@ -1,4 +1,4 @@
-"""Scores with intervals, and differences with p-values, on some of the photos."""
+"""Scores with intervals, and differences with p-values, on a group of photos."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from captioner.evaluation.sums import Array, Sums
 
 @dataclass(frozen=True)
 class Group:
-    """Some of the photos.
+    """Results on a group of photos.
 
     Attributes:
-        name: which.
-        photos: how many.
-        scores: of each model and metric.
-        differences: of each model but the first, and each metric, how much better it is than the first; p-values
-            corrected for the number of models.
+        name: which photos these are.
+        photos: the number of photos.
+        scores: the score of each model and metric.
+        differences: for each model but the first and each metric, how much better it is than the first model; the
+            p-values are corrected for the number of models.
     """
 
     name: str
@@ -31,30 +31,33 @@ class Group:
 def group(
     name: str, parts: Mapping[str, Sequence[Sums]], images: Array | None = None, *, resamples: int, seed: int = 0
 ) -> Group:
-    """Score and test models on some of the photos.
+    """Score and test models on a group of photos.
 
     Args:
-        name: of the group.
-        parts: the metrics of each model; the others are compared with the first.
-        images: numbers of the photos; ``None`` is all.
-        resamples: of the intervals and tests.
-        seed: of the resampling.
+        name: name of the group.
+        parts: the metrics of each model; the others are compared with the first model.
+        images: indices of the photos; ``None`` means all.
+        resamples: number of resamples for intervals and tests.
+        seed: seed of the resampling.
     """
     (_, first), *others = parts.items()
     settings: dict[str, Any] = {"images": images, "resamples": resamples, "seed": seed}
-    scores = {model: intervals(mine, **settings) for model, mine in parts.items()}
-    tests = {model: compare(first, mine, **settings) for model, mine in others}
+    scores = {model: intervals(metrics, **settings) for model, metrics in parts.items()}
+    tests = {model: compare(first, metrics, **settings) for model, metrics in others}
     return Group(name, len(first[0].each) if images is None else len(images), scores, corrected(tests))
 
 
 def corrected(tests: Mapping[str, Mapping[str, Difference]]) -> dict[str, dict[str, Difference]]:
-    """Correct the p-values of each metric for the number of models that are compared with the first, by :func:`captioner.evaluation.bootstrap.holm`."""
+    """Correct p-values for the number of models compared with the first, metric by metric.
+
+    The correction is :func:`captioner.evaluation.bootstrap.holm`.
+    """
     out: dict[str, dict[str, Difference]] = {model: {} for model in tests}
     for metric in next(iter(tests.values()), {}):
-        found = [test[metric] for test in tests.values()]
+        differences = [test[metric] for test in tests.values()]
         bootstrap, randomisation = (
-            holm(values) for values in ([d.p_bootstrap for d in found], [d.p_randomisation for d in found])
+            holm(values) for values in ([d.p_bootstrap for d in differences], [d.p_randomisation for d in differences])
         )
-        for model, difference, *p_values in zip(tests, found, bootstrap, randomisation, strict=True):
+        for model, difference, *p_values in zip(tests, differences, bootstrap, randomisation, strict=True):
             out[model][metric] = replace(difference, p_bootstrap=p_values[0], p_randomisation=p_values[1])
     return out

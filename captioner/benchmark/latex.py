@@ -1,4 +1,4 @@
-r"""A benchmark as LaTeX tables, to be read into a paper with ``\input{table.tex}``; all they need is the package booktabs."""
+r"""A benchmark as LaTeX tables for ``\input{table.tex}``; they need only the package booktabs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from captioner.benchmark.cost import Cost
 from captioner.benchmark.quality import Quality
 from captioner.benchmark.tables import Cell, Table
 
-# A bracket or a star at the beginning of a row would be taken for an argument of the command that ended the row before.
+# A bracket or a star at the start of a row would be parsed as an argument of the command that ended the previous row.
 _ESCAPED = {
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -33,12 +33,12 @@ _ESCAPED = {
 
 
 def escape(text: str) -> str:
-    """Write text so that LaTeX prints it as it is; letters beyond ASCII stay, which LaTeX reads as UTF-8."""
+    """Escape text so that LaTeX prints it verbatim; non-ASCII letters stay, as LaTeX reads UTF-8."""
     return "".join(_ESCAPED.get(letter, letter) for letter in text)
 
 
 def latex(title: str, quality: Quality, costs: Mapping[str, Cost], *, resamples: int) -> str:
-    """Write the tables of quality, of means over seeds if there are any, of diversity, and of costs if they were measured."""
+    """Write the tables of quality, means over seeds (if any), diversity, and costs (if measured)."""
     parts = [f"% {_comment(title)}, written by: captioner benchmark --latex", "% It needs \\usepackage{booktabs}"]
     about = f"Quality on {title}, {len(quality.images):,} photos."
     if quality.seeds is not None:
@@ -60,13 +60,15 @@ def latex(title: str, quality: Quality, costs: Mapping[str, Cost], *, resamples:
 
 
 def write(table: Table, caption: str, label: str, about: str = "") -> str:
-    """Write a table; a row with intervals has them in a second line of smaller type, and long names of columns are broken into several lines.
+    """Write a table.
+
+    Intervals are set in smaller type on a second line of their row, and long column names are broken into lines.
 
     Args:
-        table: what to write.
-        caption: of the table.
-        label: by which the paper refers to it, after ``tab:captioner-``.
-        about: sentences that stand with the table's note below it.
+        table: the table to write.
+        caption: its caption.
+        label: the label for references, without its prefix ``tab:captioner-``.
+        about: sentences to add to the table's note below it.
     """
     note = f"{table.note} {about}".strip()
     lines = [
@@ -93,7 +95,7 @@ def write(table: Table, caption: str, label: str, about: str = "") -> str:
 
 
 def _head(names: list[str]) -> Iterator[tuple[str, ...]]:
-    """Break names of columns before units and after commas; those of fewer lines stand at the bottom."""
+    """Break column names before units and after commas, aligned at the bottom."""
     broken = [re.split(r"(?<=,) | (?=\()", name) for name in names]
     height = max(map(len, broken))
     yield from zip(*([""] * (height - len(lines)) + lines for lines in broken), strict=True)

@@ -1,4 +1,4 @@
-"""Whom a benchmark tells how far it is and what went wrong."""
+"""Callbacks for the progress, notes and errors of a benchmark."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 
-def _nothing(*_: object) -> None:
-    """Tell nobody."""
+def _ignore(*_: object) -> None:
+    """Ignore the call."""
 
 
 @dataclass(frozen=True)
 class Listener:
-    """What is called while a benchmark runs.
+    """Callbacks that are called while a benchmark runs.
 
     Attributes:
-        progress: called with (title of the phase, done, all); all is ``None`` when it is unknown.
-        note: called with what is good to know, for example that earlier captions are used again.
-        failed: called with the error of a model or photo that is left out, while the others go on.
+        progress: called with (title of the phase, done, total); the total is ``None`` if it is unknown.
+        note: called with useful information, for example that cached captions are reused.
+        failed: called with the error of a model or photo that is left out, while the others continue.
     """
 
-    progress: Callable[[str, int, int | None], None] = _nothing
-    note: Callable[[str], None] = _nothing
-    failed: Callable[[str], None] = _nothing
+    progress: Callable[[str, int, int | None], None] = _ignore
+    note: Callable[[str], None] = _ignore
+    failed: Callable[[str], None] = _ignore
 
     def bar(self, title: str, before: int = 0, total: int | None = None) -> Callable[[int, int], None]:
-        """Return a function to call with (done, all) in a phase.
+        """Return a function to call with (done, total) during a phase.
 
         Args:
-            title: of the phase.
-            before: what was done before the first call.
-            total: all there is to do; left out, it is what the function is called with.
+            title: title of the phase.
+            before: the amount done before the first call.
+            total: the total amount; if left out, the total that the function is called with.
         """
-        return lambda done, every: self.progress(title, before + done, every if total is None else total)
+        return lambda done, count: self.progress(title, before + done, count if total is None else total)

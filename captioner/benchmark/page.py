@@ -1,4 +1,4 @@
-"""A page by itself: the tables, and the photos on which the models differ most, side by side, and where each looked."""
+"""A self-contained page: the tables, and the photos on which the models differ most with each model's attention."""
 
 from __future__ import annotations
 
@@ -23,21 +23,20 @@ from captioner.errors import CaptionerError, ImageError
 from captioner.figures import figure
 from captioner.pipeline import Captioner
 
-_SIDE, _WIDTH = 704, 1200  # pixels of a photo's longer side, and across a picture of attention
+_SIDE, _WIDTH = 704, 1200  # pixels: a photo's longer side, and the width of an attention figure
 
 
 @dataclass
-class Shown:
+class ShownPhoto:
     """A photo on the page.
 
     Attributes:
-        image: its id.
-        path: its file.
-        references: what people said.
-        captions: of each model.
-        scores: of each model, the metric of this photo.
-        attention: of each model, a picture of where its words looked, as a JPEG file's bytes; none of one that does not
-            attend.
+        image: image id.
+        path: image file.
+        references: reference captions.
+        captions: each model's caption.
+        scores: each model's score on this photo.
+        attention: attention figures as JPEG bytes, by model; models without attention have none.
     """
 
     image: str
@@ -49,35 +48,38 @@ class Shown:
 
     @property
     def best(self) -> list[str]:
-        """The models with the highest score; none if all have it."""
+        """The models with the highest score; none if all models share it."""
         highest = max(self.scores.values())
         names = [name for name, score in self.scores.items() if score == highest]
         return names if len(names) < len(self.scores) else []
 
 
 def most_different(quality: Quality, number: int) -> list[int]:
-    """Return the photos, by their number, on which the metric of the best and of the worst model lie farthest apart, the farthest first.
+    """Return the indices of the photos with the largest gap between the best and the worst score, largest first.
 
-    Photos on which all agree are not among them.
+    Photos on which all models have the same score are not included.
     """
-    scores = np.array([mine[quality.metric] for mine in quality.each.values()])
-    apart = scores.max(0) - scores.min(0)
-    return [int(image) for image in np.argsort(-apart, kind="stable")[:number] if apart[image] > 0]
+    scores = np.array([each[quality.metric] for each in quality.each.values()])
+    gap = scores.max(0) - scores.min(0)
+    return [int(image) for image in np.argsort(-gap, kind="stable")[:number] if gap[image] > 0]
 
 
-def look(
-    shown: Sequence[Shown], name: str, load: Callable[[], Captioner], progress: Callable[[int, int], None] | None = None
+def draw_attention(
+    shown: Sequence[ShownPhoto],
+    name: str,
+    load: Callable[[], Captioner],
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
-    """Have a model caption these photos once more and draw where each word looked.
+    """Caption these photos again with a model and draw where each word looked.
 
     Args:
-        shown: the photos, which get the pictures.
-        name: of the model.
-        load: loads it.
-        progress: called with (done, all).
+        shown: the photos; the figures are added to them.
+        name: name of the model.
+        load: loads the model.
+        progress: called with (done, total).
 
     Returns:
-        What could not be drawn.
+        The problems: figures that could not be drawn.
 
     Raises:
         CheckpointError: the model cannot be loaded.
@@ -94,9 +96,8 @@ def look(
                 raise caption
             photo.attention[name] = _jpeg(figure(caption, photo.path, width=_WIDTH, letters=1.7).image())
         except CaptionerError as error:
-            problems.append(
-                f"no attention of {name} is shown: {error if str(photo.path) in str(error) else f'{photo.path}: {error}'}"
-            )
+            text = str(error) if str(photo.path) in str(error) else f"{photo.path}: {error}"
+            problems.append(f"the attention of {name} is not shown: {text}")
         if progress:
             progress(done, len(shown))
     return problems
@@ -106,7 +107,7 @@ def page(
     title: str,
     quality: Quality,
     costs: Mapping[str, Cost],
-    shown: Sequence[Shown],
+    shown: Sequence[ShownPhoto],
     *,
     resamples: int,
     plot: bytes | None = None,
@@ -114,26 +115,28 @@ def page(
     """Write the page.
 
     Args:
-        title: of the benchmark.
-        quality: of the captions.
-        costs: of each model; may be empty.
+        title: title of the benchmark.
+        quality: quality of the captions.
+        costs: cost of each model; may be empty.
         shown: the photos.
-        resamples: of the intervals and tests.
-        plot: the plot as a PNG file's bytes.
+        resamples: number of resamples for intervals and tests.
+        plot: the plot as PNG bytes.
     """
     number = f"The {len(shown)} photos" if len(shown) != 1 else "The photo"
     photos = (
-        f"{number} of {len(quality.images):,} on which the models' {quality.metric} differs most, the farthest apart first. These are extremes and no fair "
-        "sample. Beside each caption stands its own score on the photo, and below it where the model looked for each word."
+        f"{number} of {len(quality.images):,} on which the models' {quality.metric} differs most, largest gap first. "
+        "These are extremes, not a representative sample. Each caption is shown with its score on the photo and with "
+        "where the model looked for each word."
         if shown
-        else "There is none on which their scores differ, or none was asked for."
+        else "There are no photos on which the models' scores differ, or none were requested."
     )
     colours = {name: colour for name, (_, colour, _) in appearance(quality).items()}
     return PAGE.format(
         title=html.escape(f"Captioners compared on {title}"),
         style=STYLE,
         lead=html.escape(
-            f"{len(quality.images):,} photos, {len(quality.groups[0].scores)} models. {tables.method(quality, resamples)}"
+            f"{len(quality.images):,} photos, {len(quality.groups[0].scores)} models. "
+            f"{tables.method(quality, resamples)}"
         ),
         summary="\n".join(_summary(quality, costs, colours, plot)),
         heading="Where the models differ most",
@@ -156,25 +159,26 @@ def _summary(quality: Quality, costs: Mapping[str, Cost], colours: Mapping[str, 
         parts.append(_section("cost", "Cost", tables.timings(costs), colours))
         parts.append(_section("size", "Size and memory", tables.sizes(costs), colours))
     if plot is not None:
-        caption = (
-            f"{quality.metric} with its 95 % interval against the time for captioning and the number of parameters."
-        )
+        caption = f"{quality.metric} with its 95 % interval against captioning time and number of parameters."
         picture = _embedded(plot, f"Plot: {caption} The numbers are in the tables above.", "png")
         parts.append(f'<figure class="plot">{picture}<figcaption>{html.escape(caption)}</figcaption></figure>')
     return parts
 
 
 def _with_wins(quality: Quality) -> Table:
-    """The table of scores, and on how many photos each model is the best."""
+    """Return the table of scores with the share of photos on which each model is best."""
     table = tables.scores(quality.groups[0])
     if len(quality.each) < 2:
         return table
-    scores = np.array([mine[quality.metric] for mine in quality.each.values()])
+    scores = np.array([each[quality.metric] for each in quality.each.values()])
     wins = 100 * (scores >= scores.max(0)).mean(1)
     rows = [
         [*row, Cell(f"{share:.0f} %", best=share == wins.max())] for row, share in zip(table.rows, wins, strict=True)
     ]
-    note = f"{table.note} Best on: share of the photos on which no other model has a higher {quality.metric}; ties count for each."
+    note = (
+        f"{table.note} Best on: share of the photos on which no other model has a higher {quality.metric}; "
+        "a tie counts for each model."
+    )
     return Table([*table.head, "best on"], rows, note)
 
 
@@ -183,7 +187,8 @@ def _section(name: str, title: str, table: Table, colours: Mapping[str, str], ab
     rows = "".join(f"<tr>{_row_head(row[0], colours)}{''.join(map(_cell, row[1:]))}</tr>" for row in table.rows)
     return (
         f'<section aria-labelledby="{name}"><h2 id="{name}">{html.escape(title)}</h2>'
-        f'<div class="scroll" role="region" aria-labelledby="{name}" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+        f'<div class="scroll" role="region" aria-labelledby="{name}" tabindex="0">'
+        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
         f'<p class="lead"><small>{html.escape(f"{table.note} {about}".strip())}</small></p></section>'
     )
 
@@ -198,33 +203,39 @@ def _cell(cell: Cell) -> str:
     text = html.escape(cell.text) + (
         '<abbr title="differs significantly from the first model">†</abbr>' if cell.differs else ""
     )
-    return f"<td>{f'<strong>{text}</strong>' if cell.best else text}{f'<small>{html.escape(cell.detail)}</small>' if cell.detail else ''}</td>"
+    number = f"<strong>{text}</strong>" if cell.best else text
+    detail = f"<small>{html.escape(cell.detail)}</small>" if cell.detail else ""
+    return f"<td>{number}{detail}</td>"
 
 
-def _article(rank: int, photo: Shown, metric: str, colours: Mapping[str, str]) -> str:
+def _article(rank: int, photo: ShownPhoto, metric: str, colours: Mapping[str, str]) -> str:
     try:
         picture = load_image(photo.path)
         picture.thumbnail((_SIDE, _SIDE))
         left = _embedded(_jpeg(picture), f"Photo: {photo.references[0]}" if photo.references else "The photo")
     except ImageError as error:
         left = f"<p>{html.escape(str(error))}</p>"
-    people = "".join(f"<li>{html.escape(caption)}</li>" for caption in photo.references)
+    references = "".join(f"<li>{html.escape(caption)}</li>" for caption in photo.references)
     columns = "".join(_column(name, photo, metric, colours.get(name, "")) for name in photo.captions)
     return (
         f'<article aria-labelledby="photo-{rank}"><h3 id="photo-{rank}">{rank}. {html.escape(photo.image)}</h3>'
-        f'<div class="photo">{left}<div><small>People say</small><ul>{people}</ul></div></div><div class="models">{columns}</div></article>'
+        f'<div class="photo">{left}<div><small>Human captions</small><ul>{references}</ul></div></div>'
+        f'<div class="models">{columns}</div></article>'
     )
 
 
-def _column(name: str, photo: Shown, metric: str, colour: str) -> str:
+def _column(name: str, photo: ShownPhoto, metric: str, colour: str) -> str:
     attention = "<p><small>This model has no attention to show.</small></p>"
     if name in photo.attention:
-        attention = f"<figure>{_embedded(photo.attention[name], f'Where {name} looked for each word of: {photo.captions[name]}')}</figure>"
+        alt = f"Where {name} looked for each word of: {photo.captions[name]}"
+        attention = f"<figure>{_embedded(photo.attention[name], alt)}</figure>"
     best = '<span class="badge">best here</span>' if name in photo.best else ""
-    said = html.escape(photo.captions[name]) or "(nothing)"
+    caption = html.escape(photo.captions[name]) or "(empty)"
     return (
-        f'<section class="model" style="--model:{colour}" aria-label="{html.escape(name)}"><div class="top"><h4>{html.escape(name)}</h4>{best}</div>'
-        f'<p class="said">{said}</p><p><small>{metric} {100 * photo.scores[name]:.0f}</small></p>{attention}</section>'
+        f'<section class="model" style="--model:{colour}" aria-label="{html.escape(name)}">'
+        f'<div class="top"><h4>{html.escape(name)}</h4>{best}</div>'
+        f'<p class="caption">{caption}</p><p><small>{metric} {100 * photo.scores[name]:.0f}</small></p>'
+        f"{attention}</section>"
     )
 
 

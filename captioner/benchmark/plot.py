@@ -15,34 +15,34 @@ if TYPE_CHECKING:
 
     from captioner.benchmark.cost import Cost
 
-# Okabe and Ito's colours, which differ for the colour-blind too; black is grey here, so that it shows on a dark page.
+# The Okabe-Ito palette, distinguishable for colour-blind readers; grey replaces black, to be visible on a dark page.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A7A7A")
-MARKS = "osD^vPX"
+MARKERS = "osD^vPX"
 
 
 def plot(path: Path, quality: Quality, costs: Mapping[str, Cost]) -> None:
     """Draw quality, with its 95 % interval, against the time for one photo and against the number of parameters.
 
-    Runs of one recipe have one colour and mark. Names stand in a legend below, where they cannot meet.
+    Runs of a recipe share a colour and a marker. Names are in a legend below, where they cannot overlap.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    looks = appearance(quality)
-    families = {looks[name] for name in costs}
+    appearances = appearance(quality)
+    families = {appearances[name] for name in costs}
     figure = Figure(figsize=(9, 4 + 0.11 * len(families)), layout="constrained")
     canvas = FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, sharey=True)
     size = next(iter(costs.values())).timings[0].batch
     times = {name: (t.p50, t.low, t.high) for name, cost in costs.items() for t in [cost.timings[0].total]}
     parameters = {name: ((cost.about.encoder + cost.about.decoder) / 1e6,) * 3 for name, cost in costs.items()}
-    scores = {name: mine[quality.metric] for name, mine in quality.groups[0].scores.items()}
-    _points(left, scores, times, looks, "ms a photo" if size == 1 else f"ms for {size} photos")
-    _points(right, scores, parameters, looks, "parameters (millions)")
+    scores = {name: metrics[quality.metric] for name, metrics in quality.groups[0].scores.items()}
+    _points(left, scores, times, appearances, "ms per photo" if size == 1 else f"ms for {size} photos")
+    _points(right, scores, parameters, appearances, "parameters (millions)")
     left.set_ylabel(f"{quality.metric} (percent)")
     handles, names = left.get_legend_handles_labels()
     legend = figure.legend(
-        [marks for marks, *_ in handles],
+        [handle for handle, *_ in handles],
         names,
         loc="outside lower center",
         ncols=min(3, len(names)),
@@ -56,15 +56,15 @@ def plot(path: Path, quality: Quality, costs: Mapping[str, Cost]) -> None:
 
 
 def appearance(quality: Quality) -> dict[str, tuple[str, str, str]]:
-    """Return of each model the name in the legend, the colour and the mark; runs of a recipe share them."""
+    """Return each model's (legend name, colour, marker); runs of a recipe share them."""
     recipes = (
         {} if quality.seeds is None else {run: recipe for recipe, runs in quality.seeds.runs.items() for run in runs}
     )
     named = {name: recipes.get(name, name) for name in quality.groups[0].scores}
     numbers = {name: number for number, name in enumerate(dict.fromkeys(named.values()))}
-    # Colours and marks come round together; the marks move on each time, so that 49 models differ.
+    # Colours and markers repeat together, with the markers shifted each time, so that 49 models are distinct.
     return {
-        model: (name, COLOURS[number % len(COLOURS)], MARKS[(number + number // len(COLOURS)) % len(MARKS)])
+        model: (name, COLOURS[number % len(COLOURS)], MARKERS[(number + number // len(COLOURS)) % len(MARKERS)])
         for model, name in named.items()
         for number in [numbers[name]]
     }
@@ -73,22 +73,22 @@ def appearance(quality: Quality) -> dict[str, tuple[str, str, str]]:
 def _points(
     axes: Axes,
     scores: Mapping[str, Interval],
-    across: Mapping[str, tuple[float, float, float]],
-    looks: Mapping[str, tuple[str, str, str]],
+    positions: Mapping[str, tuple[float, float, float]],
+    appearances: Mapping[str, tuple[str, str, str]],
     label: str,
 ) -> None:
     shown: set[str] = set()
-    for model, (x, low, high) in across.items():
-        y, (name, colour, mark) = scores[model], looks[model]
-        across_by, up_by = [[x - low], [high - x]], [[100 * max(0, y.value - y.low)], [100 * max(0, y.high - y.value)]]
-        # Matplotlib leaves a name that begins with an underscore out of the legend.
+    for model, (x, low, high) in positions.items():
+        y, (name, colour, marker) = scores[model], appearances[model]
+        x_error, y_error = [[x - low], [high - x]], [[100 * max(0, y.value - y.low)], [100 * max(0, y.high - y.value)]]
+        # Matplotlib omits names that begin with an underscore from the legend.
         legend = "_again" if name in shown else name.lstrip("_")
         axes.errorbar(
             x,
             100 * y.value,
-            yerr=up_by,
-            xerr=across_by,
-            fmt=mark,
+            yerr=y_error,
+            xerr=x_error,
+            fmt=marker,
             color=colour,
             markersize=8,
             capsize=3,
@@ -98,10 +98,10 @@ def _points(
         shown.add(name)
     axes.set_xlabel(label)
     axes.margins(0.1, 0.15)
-    values = [x for x, _, _ in across.values()]
+    values = [x for x, _, _ in positions.values()]
     if max(values) > 20 * min(values) > 0:
         axes.set_xscale("log")
     else:
-        axes.set_xlim(0, 1.12 * max(high for _, _, high in across.values()))
+        axes.set_xlim(0, 1.12 * max(high for _, _, high in positions.values()))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,11 +1,11 @@
-"""How good the captions of some models are, each score with its interval, each difference with its p-values."""
+"""Quality of the captions of several models: scores with intervals, differences with p-values."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from captioner.benchmark.captions import Said
+from captioner.benchmark.captions import GeneratedCaptions
 from captioner.benchmark.contestants import Contestant
 from captioner.benchmark.groups import Group, group
 from captioner.benchmark.seeds import Seeds, over_seeds
@@ -21,18 +21,18 @@ ALL = "all photos"
 
 @dataclass(frozen=True)
 class Quality:
-    """What the captions of all models are worth.
+    """Quality of the captions of all models.
 
     Attributes:
-        groups: all photos first, then thirds of them by the length of their references.
-        seeds: means and deviations over seeds; ``None`` if nothing was trained with several.
-        diversity: of each model's captions.
-        people: the same of each photo's first reference.
+        groups: results on all photos first, then on thirds of them by the length of their references.
+        seeds: means and deviations over seeds; ``None`` if no recipe was trained with several seeds.
+        diversity: diversity of each model's captions.
+        people: diversity of the human captions: each photo's first reference.
         images: ids of the photos that every model captioned.
-        captions: of each model, in the order of ``images``.
-        each: of each model and metric the scores of the single photos, in the same order.
-        unreadable: what was wrong with the photos that are left out.
-        notes: what a reader of the numbers must know.
+        captions: captions of each model, in the order of ``images``.
+        each: per-photo scores by model and metric, in the same order.
+        unreadable: errors of the photos that are left out.
+        notes: caveats for readers of the numbers.
     """
 
     groups: list[Group]
@@ -47,18 +47,18 @@ class Quality:
 
     @property
     def metrics(self) -> list[str]:
-        """The metrics that were computed."""
+        """Names of the computed metrics."""
         return list(next(iter(self.groups[0].scores.values())))
 
     @property
     def metric(self) -> str:
-        """The metric by which photos are chosen and that is plotted: CIDEr if there is."""
+        """The metric for choosing photos and for the plot: CIDEr if it was computed, else the last metric."""
         return "CIDEr" if "CIDEr" in self.metrics else self.metrics[-1]
 
 
 def assess(
     contestants: Sequence[Contestant],
-    said: Said,
+    generated: GeneratedCaptions,
     data: CaptionData,
     *,
     training: CaptionData | None = None,
@@ -66,16 +66,16 @@ def assess(
     resamples: int,
     seed: int = 0,
 ) -> Quality:
-    """Score what the models said; only photos that all models could caption count.
+    """Score the generated captions; only photos that all models captioned count.
 
     Args:
-        contestants: the models; the others are compared with the first that said something.
-        said: their captions.
-        data: the split that they captioned.
+        contestants: the models; the others are compared with the first that has captions.
+        generated: their captions.
+        data: the captioned split.
         training: the split whose captions do not count as novel; ``None`` if there is none.
         metrics: see :class:`captioner.evaluation.scores.Scorer`.
-        resamples: of the intervals and the tests.
-        seed: of the resampling.
+        resamples: number of resamples for intervals and tests.
+        seed: seed of the resampling.
 
     Raises:
         EvaluationError: a metric is unknown, no photo could be captioned by all models, or a scorer failed.
@@ -83,16 +83,17 @@ def assess(
     references = {
         photo.image_id: photo.captions
         for photo in data.photos
-        if all(photo.image_id in mine for mine in said.captions.values())
+        if all(photo.image_id in captions for captions in generated.captions.values())
     }
     if not references:
-        first = next(iter(said.unreadable), "none was given")
+        first = next(iter(generated.unreadable), "none reported")
         raise EvaluationError(
-            f"{data.name}: not one of {len(data.photos)} photos could be captioned by all models; the first error: {first}"
+            f"{data.name}: none of the {len(data.photos)} photos could be captioned by all models; "
+            f"the first error: {first}"
         )
-    captions = {name: {image: mine[image] for image in references} for name, mine in said.captions.items()}
+    captions = {name: {image: every[image] for image in references} for name, every in generated.captions.items()}
     measured, notes = measure(references, captions, metrics=metrics)
-    parts = {name: mine.parts for name, mine in measured.items()}
+    parts = {name: scored.parts for name, scored in measured.items()}
     thirds = by_length(next(iter(measured.values())).words) if len(references) > 2 else {}
     known = (
         None
@@ -100,7 +101,7 @@ def assess(
         else TrainingCaptions(caption for photo in training.photos for caption in photo.captions)
     )
     if known is None:
-        notes = [*notes, "The data has no train split, so that nobody can tell which captions are novel."]
+        notes = [*notes, "The data has no train split, so novel captions cannot be counted."]
     return Quality(
         groups=[
             group(name, parts, images, resamples=resamples, seed=seed)
@@ -108,15 +109,16 @@ def assess(
         ],
         seeds=over_seeds(contestants, measured, resamples=resamples, seed=seed),
         diversity={
-            name: Diversity.of([caption.split() for caption in mine.values()], known) for name, mine in captions.items()
+            name: Diversity.of([caption.split() for caption in by_image.values()], known)
+            for name, by_image in captions.items()
         },
-        people=Diversity.of([tokenize(every[0]) for every in references.values()], known),
+        people=Diversity.of([tokenize(texts[0]) for texts in references.values()], known),
         images=list(references),
-        captions={name: list(mine.values()) for name, mine in captions.items()},
+        captions={name: list(by_image.values()) for name, by_image in captions.items()},
         each={
-            name: {metric: values.tolist() for metric, values in mine.per_image().items()}
-            for name, mine in measured.items()
+            name: {metric: values.tolist() for metric, values in scored.per_image().items()}
+            for name, scored in measured.items()
         },
-        unreadable=list(said.unreadable),
-        notes=said.notes + notes,
+        unreadable=list(generated.unreadable),
+        notes=generated.notes + notes,
     )

@@ -14,7 +14,7 @@ from captioner.benchmark.tables import Cell, Table
 def markdown(
     title: str, quality: Quality, costs: Mapping[str, Cost], *, resamples: int, notes: Sequence[str] = ()
 ) -> str:
-    """Write everything as Markdown tables."""
+    """Write the whole report as Markdown tables."""
     whole, *thirds = quality.groups
     parts = [f"# {title}", f"{len(quality.images):,} photos. {tables.method(quality, resamples)}"]
     if quality.seeds is not None:
@@ -30,22 +30,22 @@ def markdown(
         *_tests(whole),
     ]
     if quality.seeds is not None:
-        parts += ["Here every run is compared with one run; to compare recipes, take the table over seeds."]
+        parts += ["Here every run is compared with a single run; to compare recipes, use the table over seeds."]
     if thirds:
-        parts += ["### By the length of the references"]
+        parts += ["### By reference length"]
         for group in thirds:
             parts += [f"{group.name} ({group.photos:,} photos):", write(tables.scores(group))]
             parts += [write(tables.differences(group.differences))] if group.differences else []
     parts += ["## Diversity", *_table(tables.diversity(quality))]
     if costs:
         parts += ["## Cost", *_table(tables.sizes(costs)), *_table(tables.timings(costs))]
-    said = [*quality.notes, *notes]
+    remarks = [*quality.notes, *notes]
     if quality.unreadable:
         some = "; ".join(quality.unreadable[:5]) + ("; ..." if quality.unreadable[5:] else "")
         number = len(quality.unreadable)
-        said.append(f"{number:,} photo{'s were' if number > 1 else ' was'} left out: {some}")
-    if said:
-        parts += ["## Notes", "\n".join(f"- {note}" for note in said)]
+        remarks.append(f"{number:,} photo{'s were' if number > 1 else ' was'} left out: {some}")
+    if remarks:
+        parts += ["## Notes", "\n".join(f"- {note}" for note in remarks)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -60,7 +60,7 @@ def _table(table: Table) -> list[str]:
 
 
 def write(table: Table) -> str:
-    """Write a table in Markdown: the first column to the left, the others to the right."""
+    """Write a Markdown table; the first column is left-aligned, the others right-aligned."""
     lines = [
         table.head,
         ["---", *["---:"] * (len(table.head) - 1)],

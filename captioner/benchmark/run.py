@@ -1,4 +1,4 @@
-"""The whole benchmark: quality, cost, and the folder of what came out."""
+"""The whole benchmark: quality, cost, and the output folder."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What a benchmark found.
+    """Results of a benchmark.
 
     Attributes:
         quality: scores, intervals and tests.
-        costs: of each model; empty if nothing was timed.
-        folder: where the report is.
-        notes: what a reader of the numbers must know, besides those of the quality.
+        costs: cost of each model; empty if nothing was timed.
+        folder: the folder with the report.
+        notes: caveats for readers of the numbers, in addition to the notes of the quality.
     """
 
     quality: Quality
@@ -72,47 +72,47 @@ def benchmark(
     fresh: bool = False,
     listener: Listener | None = None,
 ) -> Benchmark:
-    """Hold captioners against each other on the same photos.
+    """Compare models on the same photos.
 
-    Writes ``table.md``, ``table.tex`` (on request), ``benchmark.json``, ``plot.png`` (if something was timed) and
-    ``photos.html``. Captions and timings are kept in ``cache`` as soon as they are there, and used again by the next
-    call; see :mod:`captioner.benchmark.store`.
+    Writes ``table.md``, ``table.tex`` (on request), ``benchmark.json``, ``plot.png`` (if models were timed) and
+    ``photos.html``. Captions and timings are saved in ``cache`` as soon as they exist and reused by the next call; see
+    :mod:`captioner.benchmark.store`.
 
-    A model or a photo that cannot be used is reported to the listener and left out.
+    Models and photos that cannot be used are reported to the listener and left out.
 
     Args:
         models: shipped models by name, model folders, ``user/model`` on the hub, or contestants; the others are
             compared with the first.
-        data: the photos, a split.
+        data: the photos of a split.
         output: the folder to write to.
-        training: the split that was learned from, by which novel captions are told; ``None`` if the data has none.
-        split: its name, for the report.
-        features: feature stores to caption from, instead of the photos; what is timed always begins with pixels.
+        training: the training split, for counting novel captions; ``None`` if the data has none.
+        split: name of the captioned split, for the report.
+        features: feature stores to caption from instead of the photos; timing always begins with pixels.
         metrics: see :class:`captioner.evaluation.scores.Scorer`.
         device: a torch device, or ``auto``.
-        search: settings of the search for all models; what is not given is each model's own.
-        batches: sizes of batches to time.
-        rounds: how often each is timed; 0 times nothing.
-        resamples: of the intervals and tests.
-        seed: of the resampling.
-        shown: photos on the page.
+        search: search settings for all models; any other setting is the model's own.
+        batches: batch sizes to time.
+        rounds: how often each batch size is timed; 0 skips timing.
+        resamples: number of resamples for intervals and tests.
+        seed: seed of the resampling.
+        shown: number of photos on the page.
         latex: also write the tables in LaTeX.
-        fresh: use nothing that an earlier call kept.
-        listener: is told how far it is and what went wrong.
+        fresh: ignore the cache of earlier calls.
+        listener: receives progress, notes and errors.
 
     Raises:
         CheckpointError: the same model was given twice, or none can be found.
-        ConfigError: there is no such device.
+        ConfigError: the device does not exist.
         EvaluationError: no model is left, or see :func:`captioner.benchmark.quality.assess`.
         FeatureStoreError: a store is damaged.
     """
     listener, output, settings = listener or Listener(), Path(output), dict(search or {})
-    metric_families(metrics)  # an unknown metric is refused before the captioning, not after
+    metric_families(metrics)  # reject unknown metrics before captioning, not after
     contestants = find(models, listener.failed)
     store = Store(output / CACHE)
     if fresh:
         store.clear()
-    said = caption_all(
+    generated = caption_all(
         contestants,
         data,
         store=store,
@@ -122,28 +122,31 @@ def benchmark(
         batch_size=max(batches, default=16),
         listener=listener,
     )
-    contestants = [contestant for contestant in contestants if contestant.name in said.captions]
+    contestants = [contestant for contestant in contestants if contestant.name in generated.captions]
     listener.progress("Scoring", 0, None)
-    quality = assess(contestants, said, data, training=training, metrics=metrics, resamples=resamples, seed=seed)
+    quality = assess(contestants, generated, data, training=training, metrics=metrics, resamples=resamples, seed=seed)
     by_id = {photo.image_id: photo for photo in data.photos}
     notes = _cautions(split)
     costs: dict[str, Cost] = {}
-    where = machine()
+    system = machine()
     if rounds:
         photos = [by_id[image] for image in quality.images[: max(32, *batches)]]
-        costs, where = _timed(
-            contestants, photos, device, settings, sorted(set(batches)), rounds, store, where, listener
+        costs, system = _timed(
+            contestants, photos, device, settings, sorted(set(batches)), rounds, store, system, listener
         )
         notes += [
-            f"not timed with: {problem}" for problem in next((cost.about.unreadable for cost in costs.values()), [])
+            f"not used for timing: {problem}"
+            for problem in next((cost.about.unreadable for cost in costs.values()), [])
         ]
-    pages = [_shown(quality, number, by_id) for number in page.most_different(quality, shown)]
+    pages = [_shown_photo(quality, number, by_id) for number in page.most_different(quality, shown)]
     for contestant in contestants:
         load = partial(Captioner.from_pretrained, contestant.folder, device=device, **settings)
         try:
-            notes += page.look(pages, contestant.name, load, listener.bar(f"Drawing attention, {contestant.name}"))
+            notes += page.draw_attention(
+                pages, contestant.name, load, listener.bar(f"Drawing attention, {contestant.name}")
+            )
         except CaptionerError as error:
-            listener.failed(f"{contestant.name}: its attention cannot be shown: {error}")
+            listener.failed(f"{contestant.name}: attention cannot be shown: {error}")
     title = f"{data.name}, {split}" if split else data.name
     files.write_text(output / TABLE, report.markdown(title, quality, costs, resamples=resamples, notes=notes))
     if latex:
@@ -165,7 +168,7 @@ def benchmark(
         "format": FORMAT,
         "captioner": captioner.__version__,
         **about,
-        "machine": where,
+        "machine": system,
         "models": {contestant.name: str(contestant.folder) for contestant in contestants},
         "quality": asdict(quality),
         "cost": {name: asdict(cost) for name, cost in costs.items()},
@@ -183,10 +186,13 @@ def _timed(
     batches: list[int],
     rounds: int,
     store: Store,
-    here: dict[str, Any],
+    system: dict[str, Any],
     listener: Listener,
 ) -> tuple[dict[str, Cost], dict[str, Any]]:
-    """Return what each model costs, measured now or kept from an earlier call, and the machine as it was then; one that fails is reported."""
+    """Return the cost of each model, measured now or cached, and the machine on which it was measured.
+
+    Models that fail are reported and left out.
+    """
     key: Key = {
         "models": [[contestant.name, contestant.fingerprint] for contestant in contestants],
         "photos": [[str(photo.path), stamp(photo.path)] for photo in photos],
@@ -195,26 +201,26 @@ def _timed(
         "batches": batches,
         "rounds": rounds,
         "captioner": captioner.__version__,
-        "machine": {name: value for name, value in here.items() if name != "load"},
+        "machine": {name: value for name, value in system.items() if name != "load"},
     }
-    if (kept := store.timings(key)) is not None:
+    if (cached := store.timings(key)) is not None:
         listener.note(f"timings are used again from {store.folder}")
-        return {name: Cost.of(cost) for name, cost in kept["costs"].items()}, kept["machine"]
+        return {name: Cost.of(cost) for name, cost in cached["costs"].items()}, cached["machine"]
     jobs = {
-        one.name: Job(str(one.folder), device, search, [str(photo.path) for photo in photos], batches)
-        for one in contestants
+        model.name: Job(str(model.folder), device, search, [str(photo.path) for photo in photos], batches)
+        for model in contestants
     }
     costs, errors = time_models(jobs, rounds=rounds, progress=listener.progress)
     for error in errors.values():
         listener.failed(str(error))
     if not errors:
-        store.keep_timings(key, {"costs": {name: asdict(cost) for name, cost in costs.items()}, "machine": here})
-    return costs, here
+        store.save_timings(key, {"costs": {name: asdict(cost) for name, cost in costs.items()}, "machine": system})
+    return costs, system
 
 
-def _shown(quality: Quality, number: int, photos: Mapping[str, Photo]) -> page.Shown:
+def _shown_photo(quality: Quality, number: int, photos: Mapping[str, Photo]) -> page.ShownPhoto:
     photo = photos[quality.images[number]]
-    return page.Shown(
+    return page.ShownPhoto(
         image=photo.image_id,
         path=photo.path,
         references=photo.captions,
@@ -224,7 +230,7 @@ def _shown(quality: Quality, number: int, photos: Mapping[str, Photo]) -> page.S
 
 
 def machine() -> dict[str, Any]:
-    """Describe where the benchmark ran."""
+    """Describe the machine on which the benchmark runs."""
     load = os.getloadavg() if hasattr(os, "getloadavg") else None
     return {
         "platform": platform.platform(),
@@ -248,8 +254,9 @@ def _processor() -> str:
 def _cautions(split: str) -> list[str]:
     if split in ("dev", "val"):
         return [
-            f"Models whose best epoch was chosen on {split} look better on it than on photos that nobody has used; report a test split in a paper."
+            f"Models whose best epoch was selected on {split} tend to score higher on it than on unseen photos; "
+            "report a test split in a paper."
         ]
     if split in ("train", "restval"):
-        return [f"Models that learned from {split} have seen these photos; report a test split in a paper."]
+        return [f"Models trained on {split} have seen these photos; report a test split in a paper."]
     return []

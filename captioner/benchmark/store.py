@@ -1,9 +1,9 @@
-"""What a benchmark has found so far, kept in the folder ``cache`` of its output, so that an interrupted one goes on where it was.
+"""The cache of a benchmark, in the folder ``cache`` of its output, from which an interrupted benchmark resumes.
 
-``captions-KEY.json`` has the captions of one model, ``timings-KEY.json`` the timings of all models together, which are
-measured in turns. KEY is a hash of all that the content depends on, and the file repeats it in full: another model,
-search setting or device has another file. A caption is used again only while the photo's file has the same size and
-date. Files appear whole or not at all; one that cannot be read counts as missing.
+``captions-KEY.json`` holds the captions of one model, ``timings-KEY.json`` the timings of all models together, as they
+are measured in turns. KEY is a hash of everything that the content depends on, which the file repeats in full: another
+model, search setting or device has another file. A caption is reused only while the photo's file has the same size and
+modification time. Files are written atomically; a file that cannot be read counts as missing.
 """
 
 from __future__ import annotations
@@ -23,45 +23,45 @@ Key: TypeAlias = Mapping[str, Any]
 
 
 class Store:
-    """Keeps captions and timings in a folder."""
+    """Cache of captions and timings in a folder."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Delete all cached captions and timings."""
         for pattern in ("captions-*.json", "timings-*.json", ".*.tmp"):
             for path in self.folder.glob(pattern):
                 path.unlink(missing_ok=True)
 
     def captions(self, key: Key, photos: Mapping[str, Photo]) -> dict[str, str]:
-        """Return the captions, by image id, of those photos whose files are as they were."""
-        kept = self._read("captions", key)
-        if not isinstance(kept, dict):
+        """Return the captions, by image id, of those photos whose files are unchanged."""
+        cached = self._read("captions", key)
+        if not isinstance(cached, dict):
             return {}
         return {
-            image: kept[image]["caption"]
+            image: cached[image]["caption"]
             for image, photo in photos.items()
-            if image in kept and kept[image]["file"] == stamp(photo.path)
+            if image in cached and cached[image]["file"] == stamp(photo.path)
         }
 
-    def keep_captions(self, key: Key, captions: Mapping[str, str], photos: Mapping[str, Photo]) -> None:
-        """Keep captions, by image id; those kept before under this key are replaced."""
+    def save_captions(self, key: Key, captions: Mapping[str, str], photos: Mapping[str, Photo]) -> None:
+        """Save captions by image id, replacing those saved earlier under this key."""
         content = {
             image: {"caption": caption, "file": stamp(photos[image].path)} for image, caption in captions.items()
         }
         self._write("captions", key, content)
 
     def timings(self, key: Key) -> Any:
-        """Return what :meth:`keep_timings` was given, or ``None``."""
+        """Return the content given to :meth:`save_timings`, or ``None``."""
         return self._read("timings", key)
 
-    def keep_timings(self, key: Key, content: Any) -> None:
-        """Keep timings as plain values."""
+    def save_timings(self, key: Key, content: Any) -> None:
+        """Save timings as plain values."""
         self._write("timings", key, content)
 
     def _read(self, kind: str, key: Key) -> Any:
-        # A file that was damaged from outside is no reason to stop: what it held is made again.
+        # A damaged file is no reason to stop: its content is computed again.
         with suppress(OSError, ValueError, KeyError, TypeError):
             record = json.loads(self._path(kind, key).read_text(encoding="utf-8"))
             if record["format"] == FORMAT and record["key"] == json.loads(json.dumps(key)):
@@ -69,7 +69,7 @@ class Store:
         return None
 
     def _write(self, kind: str, key: Key, content: Any) -> None:
-        # Escaped: an image id is a file's name, which may hold any bytes.
+        # JSON escapes it: an image id is a file name, which may hold arbitrary bytes.
         files.write_text(self._path(kind, key), json.dumps({"format": FORMAT, "key": key, "content": content}) + "\n")
 
     def _path(self, kind: str, key: Key) -> Path:
@@ -78,7 +78,7 @@ class Store:
 
 
 def stamp(path: Path) -> list[int] | None:
-    """Return a file's size in bytes and its date in nanoseconds, ``None`` if it is missing."""
+    """Return a file's size in bytes and modification time in nanoseconds, or ``None`` if it is missing."""
     try:
         status = path.stat()
     except OSError:

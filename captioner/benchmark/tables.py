@@ -1,4 +1,4 @@
-"""The tables of a benchmark, made once and written as Markdown, LaTeX and HTML by others."""
+"""The tables of a benchmark, independent of their format: Markdown, LaTeX or HTML."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ SIGNIFICANT = 0.05
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands at one place of a table.
+    """A cell of a table.
 
     Attributes:
         text: the number.
-        detail: its interval or such, written smaller where there is a smaller type.
+        detail: additional information such as its interval, in smaller type where the format has one.
         best: whether it is the best of its column.
         differs: whether it differs significantly from the first model's.
     """
@@ -33,12 +33,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table whose first column names what the row is about.
+    """A table whose first column names the rows.
 
     Attributes:
-        head: C names of columns.
-        rows: each of C cells.
-        note: what a reader must know, in sentences.
+        head: C column names.
+        rows: rows of C cells each.
+        note: explanation for readers, in sentences.
     """
 
     head: list[str]
@@ -47,26 +47,29 @@ class Table:
 
 
 def scores(group: Group) -> Table:
-    """Every metric of every model in percent, with its interval."""
+    """Return the table of every metric of every model in percent, with its interval."""
     return _scores(
         group,
         {
-            model: {metric: f"{100 * score.value:.1f}" for metric, score in mine.items()}
-            for model, mine in group.scores.items()
+            model: {metric: f"{100 * score.value:.1f}" for metric, score in metrics.items()}
+            for model, metrics in group.scores.items()
         },
     )
 
 
-def seeds(found: Seeds) -> Table:
-    """Every metric of every recipe in percent: mean and standard deviation over seeds, with the interval of the mean over photos."""
+def seeds(results: Seeds) -> Table:
+    """Return the table of every metric of every recipe in percent.
+
+    Each cell is the mean and standard deviation over seeds, with the interval of the mean over photos.
+    """
     texts = {
         recipe: {
-            metric: f"{100 * score.value:.1f} ± {_deviation(found.deviations[recipe][metric])}"
-            for metric, score in mine.items()
+            metric: f"{100 * score.value:.1f} ± {_deviation(results.deviations[recipe][metric])}"
+            for metric, score in metrics.items()
         }
-        for recipe, mine in found.means.scores.items()
+        for recipe, metrics in results.means.scores.items()
     }
-    return _scores(found.means, texts, first="recipe")
+    return _scores(results.means, texts, first="recipe")
 
 
 def _deviation(value: float | None) -> str:
@@ -75,16 +78,16 @@ def _deviation(value: float | None) -> str:
 
 def _scores(group: Group, texts: Mapping[str, Mapping[str, str]], first: str = "model") -> Table:
     metrics = list(next(iter(group.scores.values())))
-    # As they are printed: what looks equal is equally good.
-    best = {metric: max(_printed(mine[metric]) for mine in group.scores.values()) for metric in metrics}
+    # Compared as printed, so that equal numbers are equally good.
+    best = {metric: max(_printed(values[metric]) for values in group.scores.values()) for metric in metrics}
     rows = []
-    for model, mine in group.scores.items():
+    for model, values in group.scores.items():
         tests = group.differences.get(model, {})
         cells = [Cell(model)]
         for metric in metrics:
-            is_best = len(group.scores) > 1 and _printed(mine[metric]) == best[metric]
+            is_best = len(group.scores) > 1 and _printed(values[metric]) == best[metric]
             differs = metric in tests and tests[metric].p_randomisation < SIGNIFICANT
-            cells.append(Cell(texts[model][metric], _interval(mine[metric]), is_best, differs))
+            cells.append(Cell(texts[model][metric], _interval(values[metric]), is_best, differs))
         rows.append(cells)
     note = "In percent, with 95 % intervals over photos"
     if group.differences:
@@ -101,7 +104,7 @@ def _interval(score: Interval) -> str:
 
 
 def differences(tests: Mapping[str, Mapping[str, Difference]], first: str = "model") -> Table:
-    """How much better each model (or what ``first`` calls it) is than the first, and the p-values."""
+    """Return the table of each model's (or recipe's) differences from the first, with p-values."""
     rows = [
         [
             Cell(model),
@@ -109,13 +112,13 @@ def differences(tests: Mapping[str, Mapping[str, Difference]], first: str = "mod
             Cell(f"{100 * d.value:+.2f}", f"[{100 * d.low:+.2f}, {100 * d.high:+.2f}]"),
             *map(_p, (d.p_randomisation, d.p_bootstrap)),
         ]
-        for model, mine in tests.items()
-        for metric, d in mine.items()
+        for model, by_metric in tests.items()
+        for metric, d in by_metric.items()
     ]
     return Table(
         [first, "metric", "difference", "p (randomisation)", "p (bootstrap)"],
         rows,
-        "Differences in percent points, with 95 % intervals.",
+        "Differences in percentage points, with 95 % intervals.",
     )
 
 
@@ -124,7 +127,7 @@ def _p(value: float) -> Cell:
 
 
 def diversity(quality: Quality) -> Table:
-    """How varied the captions are; novel ones only if the training captions are known."""
+    """Return the table of caption diversity; it counts novel captions only if the training captions are known."""
     known = quality.people.novel is not None
     rows = []
     for name, d in (*quality.diversity.items(), ("people", quality.people)):
@@ -146,13 +149,14 @@ def diversity(quality: Quality) -> Table:
         "distinct-2",
         "broken off",
     ]
-    note = "Shares in percent. Vocabulary: different words used; broken off: captions that end with a word such as “a” or “of”"
-    note += "; novel: captions that are not among the training captions of this data, word by word" if known else ""
-    return Table(head, rows, note + ". Of people, the first reference of each photo counts.")
+    note = "Shares in percent. Vocabulary: number of distinct words; "
+    note += "broken off: captions that end with a word such as “a” or “of”"
+    note += "; novel: captions that do not occur verbatim among the training captions of this data" if known else ""
+    return Table(head, rows, note + ". People: the first reference of each photo.")
 
 
 def sizes(costs: Mapping[str, Cost]) -> Table:
-    """Parameters, files and memory of each model."""
+    """Return the table of parameters, file sizes and memory of each model."""
     batches = list(next(iter(costs.values())).about.memory)
     on_device = any(cost.about.device_memory is not None for cost in costs.values())
     rows = []
@@ -163,17 +167,17 @@ def sizes(costs: Mapping[str, Cost]) -> Table:
         cells += [f"{about.before:,.0f}"] + ([f"{about.device_memory or 0:,.0f}"] if on_device else [])
         rows.append([Cell(name), *map(Cell, cells)])
     head = ["model", "encoder (M parameters)", "decoder (M parameters)", "files (MB)", "beam"]
-    head += [*(f"peak memory, batch {size} (MB)" for size in batches), "of it before loading (MB)"]
-    head += ["peak memory of the GPU (MB)"] if on_device else []
+    head += [*(f"peak memory, batch {size} (MB)" for size in batches), "of which before loading (MB)"]
+    head += ["peak GPU memory (MB)"] if on_device else []
     return Table(
         head,
         rows,
-        "Files: the model's folder; encoder weights that were not trained come with their package and are not in it.",
+        "Files: the model folder; encoder weights that were not trained come with their package and are not included.",
     )
 
 
 def timings(costs: Mapping[str, Cost]) -> Table:
-    """Latency and throughput of each model at each size of batch."""
+    """Return the table of latency and throughput of each model at each batch size."""
     rows = [
         [
             Cell(name),
@@ -188,9 +192,9 @@ def timings(costs: Mapping[str, Cost]) -> Table:
     ]
     about = next(iter(costs.values())).about
     note = (
-        f"Medians on {about.device} with {about.threads} threads, models timed in turns in processes of their own. Milliseconds are of a whole batch, with "
-        "the 95th percentile; reading the photos is not in them. In brackets quartiles. Relative speed: how many times as fast as "
-        f"{next(iter(costs))}, the median over turns."
+        f"Medians on {about.device} with {about.threads} threads; models are timed in turns, each in its own process. "
+        "Milliseconds are per batch, with the 95th percentile, and exclude reading the photos. Quartiles in brackets. "
+        f"Relative speed: speed as a multiple of {next(iter(costs))}'s, median over turns."
     )
     return Table(
         ["model", "batch", "encode (ms)", "decode (ms)", "both (ms)", "photos/s", "relative speed"], rows, note
@@ -206,29 +210,31 @@ def _quartiles(spread: Spread, digits: int) -> Cell:
 
 
 def method(quality: Quality, resamples: int) -> str:
-    """Say in sentences how the numbers of the quality were made."""
+    """Describe in sentences how the quality numbers were computed."""
     text = f"Intervals are percentiles over {resamples:,} bootstrap resamples of the photos"
     models = len(quality.groups[0].scores)
     if models > 1:
         text += (
-            "; p-values are two-sided, by approximate randomisation (Riezler and Maxwell 2005) and by paired bootstrap (Koehn 2004), each with as many "
-            "resamples"
+            "; p-values are two-sided, by approximate randomisation (Riezler and Maxwell 2005) and by paired bootstrap "
+            "(Koehn 2004), each with as many resamples"
         )
         text += ", corrected for the number of models by Holm's method, metric by metric" if models > 2 else ""
-        text += "; the mark † goes by the former"
+        text += "; † is based on the former"
     corpus = [name for name in ("BLEU", "METEOR") if any(metric.startswith(name) for metric in quality.metrics)]
     if corpus:
-        text += f". {' and '.join(corpus)} of a resample {'are' if len(corpus) > 1 else 'is'} computed anew from the sums over its photos"
+        names, verb = " and ".join(corpus), "are" if len(corpus) > 1 else "is"
+        text += f". {names} of a resample {verb} recomputed from the sums over its photos"
     if "CIDEr" in quality.metrics:
-        text += ". CIDEr's document frequencies are those of all references throughout"
+        text += ". CIDEr always uses the document frequencies of all references"
     return text + "."
 
 
-def seeds_method(found: Seeds) -> str:
-    """Say in sentences what the means over seeds and their tests are."""
-    listed: Sequence[str] = [str(seed) for seed in found.seeds]
+def seeds_method(results: Seeds) -> str:
+    """Describe in sentences the means over seeds and their tests."""
+    listed: Sequence[str] = [str(seed) for seed in results.seeds]
     return (
-        f"Each recipe was trained with the seeds {', '.join(listed)}: mean ± standard deviation over them. Intervals and p-values are about the photos: "
-        "the mean score of a recipe's runs is resampled, and tested against the first recipe's, photo by photo with all runs together. They hold for these "
-        "runs; how much another training would change the scores, the standard deviation says."
+        f"Each recipe was trained with the seeds {', '.join(listed)}: mean ± standard deviation over them. "
+        "Intervals and p-values concern the photos: the mean score of a recipe's runs is resampled, and tested against "
+        "the first recipe's, photo by photo with all runs together. They hold for these runs; the standard deviation "
+        "shows how much another training would change the scores."
     )

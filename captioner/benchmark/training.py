@@ -1,4 +1,4 @@
-"""Contestants that the benchmark trains itself: each recipe with the same data, the same changes and the same seeds."""
+"""Contestants that the benchmark trains itself: each recipe on the same data, with the same settings and seeds."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ def train(
     listener: Listener | None = None,
     console: Console | None = None,
 ) -> list[Contestant]:
-    """Train each recipe once for each seed, or go on with a training that was interrupted; one that is finished is not repeated.
+    """Train each recipe once per seed; interrupted trainings resume and finished ones are not repeated.
 
-    A run is in ``output/RECIPE``, or in ``output/RECIPE/seed-N`` if seeds are given. The runs of one recipe share the
+    A run is in ``output/RECIPE``, or in ``output/RECIPE/seed-N`` if seeds are given. The runs of a recipe share the
     features of the photos. A recipe that cannot be trained is reported and left out.
 
     Args:
-        recipes: shipped ones by name, or YAML files.
+        recipes: names of shipped recipes, or YAML files.
         output: the folder of the runs.
-        data: the caption data set, whose train split is learned from.
-        images: the folder of its pictures, if they are not where its format has them.
-        restval: count COCO's restval photos as train.
-        changes: ``key=value`` settings of all recipes: their budget, for example ``epochs=4``.
-        seeds: ``None`` leaves each recipe its own.
+        data: the caption data set; its train split is used.
+        images: the folder of its images, if they are not where its format expects them.
+        restval: add COCO's restval photos to the train split.
+        changes: ``key=value`` settings for all recipes, such as their budget, for example ``epochs=4``.
+        seeds: seeds of the runs; ``None`` uses each recipe's own.
         device: a torch device, or ``auto``.
-        listener: is told of it.
-        console: where training reports; ``None`` is standard error.
+        listener: receives notes and errors.
+        console: console for the output of training; ``None`` is standard error.
 
     Raises:
         ConfigError: two recipes have the same name.
@@ -52,12 +52,13 @@ def train(
     for name, number in names.items():
         if number > 1:
             raise ConfigError(
-                f"--train: two recipes are named {name!r}, and so would share a folder; rename one of the files, or leave one out"
+                f"--train: two recipes are named {name!r} and would share a folder; "
+                "rename one of the files, or leave one out"
             )
-    given = {"data.path": str(Path(data).absolute())}
+    paths = {"data.path": str(Path(data).absolute())}
     if images is not None:
-        given["data.images"] = str(Path(images).absolute())
-    settings = [f"{key}={json.dumps(value)}" for key, value in given.items()]
+        paths["data.images"] = str(Path(images).absolute())
+    settings = [f"{key}={json.dumps(value)}" for key, value in paths.items()]
     settings += ["data.restval=true"] * restval + ([f"device={device}"] if device != "auto" else [])
     out = []
     for recipe in recipes:
@@ -83,7 +84,7 @@ def _run(
     if seed is not None:
         settings = [*settings, f"seed={seed}"]
         config = load_config(recipe, settings)
-        # An encoder with random weights is another with each seed.
+        # An encoder with random weights differs by seed.
         if config.data.features is None and config.model.encoder.get("weights") != "random":
             settings = [*settings, f"data.features={json.dumps(str(output / name / 'features'))}"]
     title = name if seed is None else f"{name}, seed {seed}"

@@ -1,6 +1,6 @@
-"""One contestant in a process of its own, which does as it is told: encode and write captions for so many photos, and say how long that took.
+"""A process that runs one contestant: on request it captions a number of photos and reports the time this took.
 
-It has the whole memory of its process to itself, so that the highest is the model's, and sleeps while another is timed.
+The model is alone in its process, so the peak memory of the process is the model's; it is idle while another is timed.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ MEGABYTE = 1e6
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker is started with.
+    """Arguments of a worker.
 
     Attributes:
-        model: its folder.
+        model: the model folder.
         device: a torch device, or ``auto``.
-        search: settings of the search that differ from the model's.
-        photos: files, decoded once and used again and again.
-        batches: sizes of batches that will be asked for.
+        search: search settings that differ from the model's.
+        photos: image files, decoded once and used repeatedly.
+        batches: batch sizes that will be requested.
     """
 
     model: str
@@ -40,20 +40,20 @@ class Job:
 
 @dataclass(frozen=True)
 class About:
-    """What a worker says of itself once it is warm.
+    """Description of a worker's model after warm-up.
 
     Attributes:
-        encoder: number of parameters.
-        decoder: number of parameters, a refiner's included.
-        megabytes: size of the model's folder.
-        memory: by size of batch the highest memory of the process in MB after warming up with it, the smallest first;
-            Python and torch are in it.
-        before: the same before the model was loaded.
-        device_memory: highest memory of tensors on the device in MB; ``None`` on a CPU.
-        device: what it runs on.
-        threads: that torch computes with.
-        width: of the beam.
-        unreadable: photos that could not be used.
+        encoder: number of parameters of the encoder.
+        decoder: number of parameters of the decoder, including a refiner.
+        megabytes: size of the model folder in MB.
+        memory: peak memory of the process in MB after warming up with each batch size, smallest size first; it
+            includes Python and torch.
+        before: peak memory in MB before the model was loaded.
+        device_memory: peak memory of tensors on the device in MB; ``None`` on a CPU.
+        device: the torch device.
+        threads: number of torch threads.
+        width: beam width.
+        unreadable: errors of photos that could not be read.
     """
 
     encoder: int
@@ -69,10 +69,10 @@ class About:
 
 
 def peak_memory() -> float:
-    """Return the highest memory that this process has had in RAM, in MB; 0 where the system does not tell.
+    """Return the peak resident memory of this process in MB; 0 where the system does not report it.
 
-    On Linux it is the kernel's high-water mark of this program: ``ru_maxrss`` there begins at what the process that
-    started it had.
+    On Linux it is the kernel's high-water mark (VmHWM) of this program, as ``ru_maxrss`` there starts at the memory of
+    the parent process.
     """
     try:
         with open("/proc/self/status", encoding="ascii") as status:
@@ -87,14 +87,14 @@ def peak_memory() -> float:
 
 
 def serve(connection: Connection, job: Job) -> None:
-    """Load the model, warm up, send :class:`About`; then answer each (size of batch, first photo) with the seconds of encoding and of searching.
+    """Load the model, warm up and send :class:`About`, then answer timing requests.
 
-    Any error is sent as its text, and ends the process.
+    A request is (batch size, first photo), the answer is the seconds of encoding and of searching. Any error is sent as
+    its text and ends the process.
     """
     keep_freed_memory()  # as the command line does
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # a key pressed to interrupt reaches all processes; the first one ends the others
+    # Ctrl+C reaches all processes; the parent process ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         contestant = Contestant(job)
         connection.send(contestant.about)
@@ -103,17 +103,17 @@ def serve(connection: Connection, job: Job) -> None:
             connection.send(contestant.time(size, first))
     except EOFError:  # the benchmark is over
         pass
-    except Exception as error:  # whatever it is, the benchmark has to say it, and of which model
+    except Exception as error:  # of any kind: the benchmark reports it with the model's name
         connection.send(f"{type(error).__name__}: {error}")
     finally:
         connection.close()
 
 
 class Contestant:
-    """A model that is timed.
+    """A model to time.
 
     Attributes:
-        about: what there is to say of it.
+        about: its description.
     """
 
     def __init__(self, job: Job) -> None:
@@ -134,7 +134,7 @@ class Contestant:
                 unreadable.append(str(error))
         if not pictures:
             raise EvaluationError(
-                f"not one photo can be read to time a model with; the first error: {next(iter(unreadable), 'none was given')}"
+                f"none of the photos for timing can be read; the first error: {next(iter(unreadable), 'none reported')}"
             )
         self.pixels = torch.stack(pictures)
         device = self.captioner.device
@@ -163,7 +163,7 @@ class Contestant:
         )
 
     def time(self, size: int, first: int) -> tuple[float, float]:
-        """Caption ``size`` photos from the ``first`` on, beginning anew after the last; return the seconds of encoding and of searching."""
+        """Caption ``size`` photos from ``first`` on, cyclically; return the seconds of encoding and of searching."""
         import torch
 
         pixels = self.pixels[(torch.arange(size) + first) % len(self.pixels)]

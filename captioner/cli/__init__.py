@@ -1,4 +1,8 @@
-"""The command line. Commands parse and print; what they do is done by the library, which each imports when it is run, so that help is instant."""
+"""The command line.
+
+Commands parse and print, and the library does the work. Each command imports the library when it runs, so that --help
+is instant.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +30,7 @@ from captioner.errors import CaptionerError
 
 app = typer.Typer(
     name="captioner",
-    help="Say in a sentence what a photo shows. Every command explains itself: captioner COMMAND --help",
+    help="Describe photos in a sentence. For the options of a command: captioner COMMAND --help",
     epilog="Example: captioner caption photo.jpg",
     add_completion=False,
     no_args_is_help=True,
@@ -36,8 +40,8 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         typer.echo(f"captioner {captioner.__version__}")
         raise typer.Exit
 
@@ -64,14 +68,14 @@ app.add_typer(data.app, name="data")
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0 if all went well, 1 after an error, 2 when it was called wrongly, 130 when interrupted."""
+    """Run the command line and exit: 0 on success, 1 after an error, 2 on wrong usage, 130 when interrupted."""
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="surrogateescape")  # a file's name may hold any bytes, and is printed as it is
+        sys.stdout.reconfigure(errors="surrogateescape")  # file names may hold any bytes, and are printed unchanged
     keep_freed_memory()
     try:
         app(arguments, prog_name="captioner")
     except CaptionerError as error:
         console.error(error)
-    except OSError as error:  # a full disk, a folder that may not be written
+    except OSError as error:  # a full disk, a read-only folder
         console.error(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error)
     sys.exit(1)

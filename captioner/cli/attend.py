@@ -1,4 +1,4 @@
-"""``captioner attend``: pictures in, figures of where the model looked out."""
+"""``captioner attend``: draw where the model looked for each word of a caption."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Example: captioner attend photo.jpg -o dog.pdf --word dog
 
 Example: captioner attend photos --recursive -o figures --format gif"""
 
-# As in captioner.figures, which is imported after the options are known to make sense.
+# As in captioner.figures, which is imported only after the options are checked.
 _DRAWN = ("png", "svg", "pdf")
 _KINDS = (*_DRAWN, "gif", "html", "json")
 _ENDINGS = f"{', '.join(f'.{kind}' for kind in _KINDS[:-1])} or .{_KINDS[-1]}"
@@ -31,7 +31,7 @@ _ENDINGS = f"{', '.join(f'.{kind}' for kind in _KINDS[:-1])} or .{_KINDS[-1]}"
 
 def _format(kind: str | None) -> str | None:
     if kind is not None and kind not in _KINDS:
-        raise typer.BadParameter(f"{kind!r} is none of {', '.join(_KINDS)}")
+        raise typer.BadParameter(f"{kind!r} is not one of {', '.join(_KINDS)}")
     return kind
 
 
@@ -40,7 +40,7 @@ def run(
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", help=f"A file that ends in {_ENDINGS}; for several pictures the folder of their figures."
+            "--output", "-o", help=f"A file ending in {_ENDINGS}; for several pictures a folder for their figures."
         ),
     ],
     format: Annotated[
@@ -48,20 +48,20 @@ def run(
         typer.Option(
             metavar="|".join(_KINDS),
             callback=_format,
-            help="png, svg, pdf: a panel for each word. gif: the words one by one. html: a page to explore. json: the numbers. "
-            "By default what the file's name says, in a folder png.",
+            help="png, svg, pdf: a panel for each word. gif: the words one by one. html: a page to explore. "
+            "json: the numbers. By default that of the file's name, in a folder png.",
         ),
     ] = None,
     model: caption.Model = None,
     word: Annotated[
-        str | None, typer.Option(help="Show this word of the caption alone, large; in png, svg or pdf.")
+        str | None, typer.Option(help="Show only this word of the caption, large; in png, svg or pdf.")
     ] = None,
     recursive: caption.Recursive = False,
     beam: console.Beam = None,
     n_best: Annotated[
         int,
         typer.Option(
-            min=1, help="Captions of each picture, in html side by side and in json; at most the width of the beam."
+            min=1, help="Captions for each picture, in html (side by side) and json; at most the beam's width."
         ),
     ] = 1,
     length_normalisation: console.LengthNormalisation = None,
@@ -71,23 +71,24 @@ def run(
     heads: Annotated[
         str,
         typer.Option(
-            help="Of a Transformer: mean, rollout (all blocks together), one head as BLOCK.HEAD, for example 2.5, or in json all heads."
+            help="Of a Transformer: mean, rollout (all blocks together), one head as BLOCK.HEAD, for example 2.5, "
+            "or, only in json, heads (all of them)."
         ),
     ] = "mean",
     scale: Annotated[
         str,
         typer.Option(
-            help="Whose strongest attention the last colour stands for: each word's own, or the whole caption's."
+            help="What the last colour stands for: the strongest attention of each word, or of the whole caption."
         ),
     ] = "word",
     colours: Annotated[
         str,
         typer.Option(
-            "--colours", "--colors", help="A colour map of matplotlib: inferno, magma, plasma, viridis, cividis ..."
+            "--colours", "--colors", help="A matplotlib colour map: inferno, magma, plasma, viridis, cividis ..."
         ),
     ] = "inferno",
     smoothing: Annotated[
-        float, typer.Option(min=0, help="Standard deviation, in cells of the grid, of the Gaussian that smooths it.")
+        float, typer.Option(min=0, help="Standard deviation of the Gaussian smoothing, in cells of the grid.")
     ] = 0.6,
     workers: console.Workers = 2,
     device: console.Device = "auto",
@@ -95,11 +96,11 @@ def run(
 ) -> None:
     """Show where the model looked for each word of its captions.
 
-    In a folder the figure of cat.jpg is called cat.attention.png. For each figure there is a line "file: sentence".
+    In a folder the figure of cat.jpg is called cat.attention.png. For each figure a line "file: sentence" is printed.
 
-    A picture that cannot be read is reported on stderr, and the others go on; the exit code is then 1.
+    A picture that cannot be read is reported on stderr and skipped; the exit code is then 1.
     """
-    kind, alone = _kind(output, format)
+    kind, single = _kind(output, format)
     for option, given, kinds in (("--word", word is not None, _DRAWN), ("--n-best", n_best > 1, ("html", "json"))):
         if given and kind not in kinds:
             raise typer.BadParameter(f"{kind} cannot show it; take {', '.join(kinds)}", param_hint=option)
@@ -111,15 +112,15 @@ def run(
 
     failures = console.Failures()
     found = find_images(caption.named(paths), recursive=recursive, on_empty=failures)
-    first = list(islice(found, 2 if alone else 1))
+    first = list(islice(found, 2 if single else 1))
     if not first:
         raise CaptionerError(caption.NOTHING)
     if len(first) > 1:
         raise typer.BadParameter(
             f"{output} is one file, and there are several pictures; give a folder", param_hint="--output"
         )
-    if alone and os.path.realpath(first[0]) == os.path.realpath(output):
-        raise CaptionerError(f"{output}: is the picture itself, which would be lost; give another --output")
+    if single and os.path.realpath(first[0]) == os.path.realpath(output):
+        raise CaptionerError(f"{output}: is the picture itself, which would be overwritten; give another --output")
 
     from captioner import Captioner
     from captioner.data.images import load_image
@@ -128,22 +129,16 @@ def run(
     from captioner.settings import validate
 
     style = validate(Style, {"scale": scale, "colours": colours, "smoothing": smoothing}, where="attend")
-    search = console.settings(
-        width=beam,
-        n_best=n_best,
-        length_normalisation=length_normalisation,
-        min_words=min_words,
-        max_words=max_words,
-        block_ngram=block_ngram,
-    )
+    search = console.search(beam, length_normalisation, min_words, max_words, block_ngram, n_best)
     captioner = Captioner.from_pretrained(model, device=device, **search)
     if not captioner.model.decoder.attends:
         raise CaptionerError(
-            f"{model}: does not attend to places, so there is no heatmap to show; take a model that does, such as show_attend_tell"
+            f"{model}: does not attend to places, so there is no heatmap to show; "
+            "take a model that does, such as show_attend_tell"
         )
     check(captioner.model.decoder, heads)
     used: set[str] = set()
-    with console.progress("Drawing", show=not alone and console.talks(stdout=True)) as progress:
+    with console.progress("Drawing", show=not single and console.shows_progress(stdout=True)) as progress:
         results = captioner.stream(chain(first, found), workers=workers, max_pixels=max_pixels, attention=heads)
         for done, result in enumerate(results, start=1):
             try:
@@ -151,8 +146,8 @@ def run(
                     raise result
                 source = result.source or ""
                 number = None if word is None else _find(result, word)
-                drawn = Figure(result, load_image(source, max_pixels=max_pixels), style, number)
-                file = drawn.save(output if alone else output / _name(source, kind, used), kind)
+                figure = Figure(result, load_image(source, max_pixels=max_pixels), style, number)
+                file = figure.save(output if single else output / _name(source, kind, used), kind)
                 typer.echo(f"{file}: {result.text}")
             except CaptionerError as error:
                 failures(error)
@@ -161,7 +156,7 @@ def run(
 
 
 def _find(result: Caption, word: str) -> int:
-    """Return the word's number in a caption, with the picture's name in the error if there is none."""
+    """Return the word's index in a caption; the error names the picture if the word is not there."""
     from captioner.figures import find_word
 
     try:
@@ -171,21 +166,21 @@ def _find(result: Caption, word: str) -> int:
 
 
 def _kind(output: Path, given: str | None) -> tuple[str, bool]:
-    """Return the format, and whether ``output`` is a file for one figure and not a folder."""
+    """Return the format, and whether ``output`` is a file for one figure, not a folder."""
     suffix = output.suffix.lower().removeprefix(".")
     named = "html" if suffix == "htm" else suffix
     if output.is_dir() or not (named or output.is_file()):
         return given or "png", False
     if given is None and named not in _KINDS:
         raise typer.BadParameter(
-            f"{output}: the name must end in {_ENDINGS}, or be that of a folder; or give --format",
+            f"{output}: must end in {_ENDINGS}, or be a folder; or give --format",
             param_hint="--output",
         )
     return given or named, True
 
 
 def _name(source: str, kind: str, used: set[str]) -> str:
-    """Name the figure of a picture, so that two pictures of the same name in different folders have one each."""
+    """Return a unique file name for a picture's figure, since pictures in different folders may share a name."""
     stem, number = Path(source).stem, 1
     name = f"{stem}.attention.{kind}"
     while name.lower() in used:

@@ -1,4 +1,4 @@
-"""``captioner benchmark``: hold captioners against each other."""
+"""``captioner benchmark``: compare captioners."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from captioner.cli import console
 
 EXAMPLES = """Example: captioner benchmark --data flickr8k --split test
 
-Example: captioner benchmark show_attend_tell models/mine --data dataset_coco.json --split test --batch-size 1 --batch-size 32 --latex -o benchmark
+Example: captioner benchmark show_attend_tell models/mine --data dataset_coco.json --split test \
+--batch-size 1 --batch-size 32 --latex -o benchmark
 
-Example: captioner benchmark --data flickr8k --train flickr8k_show_attend_tell --train flickr8k_show_tell --set epochs=4 --seeds 0,1,2 -o contest"""
+Example: captioner benchmark --data flickr8k --train flickr8k_show_attend_tell --train flickr8k_show_tell \
+--set epochs=4 --seeds 0,1,2 -o contest"""
 
 
 def run(
@@ -34,14 +36,15 @@ def run(
         str | None, typer.Option(help="The split to caption.", show_default="dev, or all photos of data without splits")
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(file_okay=False, help="Folder of the pictures, if they are not beside the data.")
+        Path | None, typer.Option(file_okay=False, help="Folder of the pictures, if they are not next to the data.")
     ] = None,
     restval: Annotated[bool, typer.Option("--restval", help="Count COCO's restval photos as train.")] = False,
     strict: console.Strict = False,
     train: Annotated[
         list[str] | None,
         typer.Option(
-            help="Train a contestant on the data first, by a shipped recipe (captioner recipes) or a YAML file; may be repeated."
+            help="Train a contestant on the data first, by a shipped recipe (captioner recipes) or a YAML file; "
+            "may be repeated."
         ),
     ] = None,
     changes: Annotated[
@@ -49,7 +52,7 @@ def run(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="With --train: change a setting of every contestant, for example epochs=4.",
+            help="With --train: change a setting of every contestant, for example epochs=4; may be repeated.",
         ),
     ] = None,
     seeds: Annotated[
@@ -62,10 +65,11 @@ def run(
     ] = None,
     features: Annotated[
         list[Path] | None,
-        typer.Option(help="A feature store to caption from; each model takes the one of its encoder."),
+        typer.Option(help="A feature store to caption from; each model uses that of its encoder; may be repeated."),
     ] = None,
     metrics: Annotated[
-        list[str] | None, typer.Option(help="BLEU, METEOR, ROUGE-L, CIDEr, SPICE, joined by commas; all if not given.")
+        list[str] | None,
+        typer.Option(help="BLEU, METEOR, ROUGE-L, CIDEr, SPICE, separated by commas; all if not given."),
     ] = None,
     beam: console.Beam = None,
     length_normalisation: console.LengthNormalisation = None,
@@ -75,29 +79,29 @@ def run(
     device: console.Device = "auto",
     batch_size: Annotated[
         list[int] | None,
-        typer.Option(min=1, help="Photos at once when timing; may be repeated.", show_default="1 and 16"),
+        typer.Option(min=1, help="Photos in a batch when timing; may be repeated.", show_default="1 and 16"),
     ] = None,
     rounds: Annotated[int, typer.Option(min=0, help="How often each model is timed; 0 times nothing.")] = 30,
-    resamples: Annotated[int, typer.Option(min=100, help="Of the intervals and tests.")] = 10_000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the resampling.")] = 0,
-    shown: Annotated[int, typer.Option("--photos", min=0, help="How many photos the page shows.")] = 12,
+    resamples: Annotated[int, typer.Option(min=100, help="Resamples for the intervals and tests.")] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the resampling.")] = 0,
+    shown: Annotated[int, typer.Option("--photos", min=0, help="Number of photos on the page.")] = 12,
     latex: Annotated[
         bool, typer.Option("--latex", help="Also write the tables in LaTeX, for the package booktabs.")
     ] = False,
     fresh: Annotated[
         bool,
         typer.Option(
-            "--fresh", help="Caption and time anew, even what an earlier call left in the folder; trained models stay."
+            "--fresh", help="Caption and time again, ignoring what the folder's cache has; trained models are kept."
         ),
     ] = False,
 ) -> None:
-    """Hold captioners against each other on the same photos: quality with intervals and p-values, time, memory.
+    """Compare captioners on the same photos: quality with intervals and p-values, time and memory.
 
     The folder gets table.md, table.tex with --latex, benchmark.json, plot.png (quality against cost) and photos.html
     (where the models differ most).
 
-    Called again after an interruption, it goes on where it was: captions and timings are kept in the folder's cache,
-    trained models in its runs.
+    After an interruption, the same command resumes: captions and timings are kept in the folder's cache, trained models
+    in its runs.
 
     With --train and --seeds, each recipe's mean and standard deviation over seeds are reported, and the recipes' means
     are tested against each other.
@@ -110,7 +114,7 @@ def run(
             raise typer.BadParameter(
                 "it is about how contestants are trained; give --train too, or leave it out", param_hint=option
             )
-    chosen = None if seeds is None else _seeds(seeds, changes or [])
+    seed_list = None if seeds is None else _seeds(seeds, changes or [])
     from captioner.data.annotations import read_captions
 
     whole = read_captions(data, images=images, strict=strict)
@@ -118,7 +122,7 @@ def run(
     if split is None:
         split = "all" if list(whole.splits) == ["all"] else "dev"
     part = whole.split(split, restval=restval)
-    learned = whole.split("train", restval=restval) if "train" in whole.splits else None
+    training = whole.split("train", restval=restval) if "train" in whole.splits else None
 
     from captioner import assets
     from captioner.benchmark.listener import Listener
@@ -136,7 +140,7 @@ def run(
             images=images,
             restval=restval,
             changes=changes or (),
-            seeds=chosen,
+            seeds=seed_list,
             device=device,
             listener=listener,
             console=console.messages,
@@ -145,18 +149,12 @@ def run(
             [*(models or () if models or train else assets.shipped()), *trained],
             part,
             output,
-            training=learned,
+            training=training,
             split=split,
             features=features or (),
             metrics=console.names(metrics) or DEFAULT_METRICS,
             device=device,
-            search=console.settings(
-                width=beam,
-                length_normalisation=length_normalisation,
-                min_words=min_words,
-                max_words=max_words,
-                block_ngram=block_ngram,
-            ),
+            search=console.search(beam, length_normalisation, min_words, max_words, block_ngram),
             batches=sorted(set(batch_size or (1, 16))),
             rounds=rounds,
             resamples=resamples,
@@ -167,9 +165,8 @@ def run(
             listener=listener,
         )
     typer.echo((output / TABLE).read_text(encoding="utf-8"))
-    console.note(
-        f"{output}: {', '.join(sorted(file.name for file in output.iterdir() if file.is_file()))}; captions and timings in {output / CACHE}"
-    )
+    names = ", ".join(sorted(file.name for file in output.iterdir() if file.is_file()))
+    console.note(f"{output}: {names}; captions and timings in {output / CACHE}")
     failures.exit()
 
 
@@ -178,7 +175,7 @@ def _seeds(text: str, changes: list[str]) -> list[int]:
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() for part in parts) or len(set(map(int, parts))) < len(parts):
         raise typer.BadParameter(
-            f"{text!r} is not a list of different whole numbers from 0 on, joined by commas, such as 0,1,2",
+            f"{text!r} is not a list of distinct whole numbers from 0 on, separated by commas, such as 0,1,2",
             param_hint="--seeds",
         )
     if any(change.partition("=")[0].strip() == "seed" for change in changes):

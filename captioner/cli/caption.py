@@ -1,4 +1,4 @@
-"""``captioner caption``: pictures in, sentences out."""
+"""``captioner caption``: caption pictures."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ Example: find . -name '*.jpg' | captioner caption - --json"""
 Paths = Annotated[
     list[str],
     typer.Argument(
-        metavar="PATH", help="Files, folders, patterns in quotes, or - for a list on stdin, one path a line."
+        metavar="PATH", help="Files, folders, quoted patterns, or - for a list on stdin, one path per line."
     ),
 ]
 Model = Annotated[
     str | None, typer.Option(help="A shipped model, a model folder, or user/model on the Hugging Face hub.")
 ]
-Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Look into subfolders too.")]
+Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Include subfolders.")]
 MaxPixels = Annotated[int | None, typer.Option(min=1, help="Refuse pictures with more pixels.")]
 
-NOTHING = "no pictures found; give picture files, or folders that hold some"
-_FEW = 10_000  # so many names are counted for the progress bar; more may be without end
+NOTHING = "no pictures found; give picture files, or folders that have some"
+_FEW = 10_000  # names counted for the progress bar; longer lists have no total
 
 
 def _output(path: Path | None) -> Path | None:
@@ -56,28 +56,28 @@ def run(
     language: Annotated[
         str | None,
         typer.Option(
-            metavar="CODE", help="Translate the captions from English, into de for example, by the shipped translator."
+            metavar="CODE", help="Translate the English captions, for example into de, with the shipped translator."
         ),
     ] = None,
     translator: Annotated[
         str | None,
         typer.Option(
-            metavar="MODEL", help="Translate by this one: a shipped translator, a translator's folder, or user/model."
+            metavar="MODEL", help="Translate with this one: a shipped translator, a translator's folder, or user/model."
         ),
     ] = None,
     recursive: Recursive = False,
     beam: console.Beam = None,
     n_best: Annotated[
-        int, typer.Option(min=1, help="Captions for each picture, best first; at most the width of the beam.")
+        int, typer.Option(min=1, help="Captions for each picture, best first; at most the beam's width.")
     ] = 1,
     length_normalisation: console.LengthNormalisation = None,
     min_words: console.MinWords = None,
     max_words: console.MaxWords = None,
     block_ngram: console.BlockNgram = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures captioned at once.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures in a batch.")] = 8,
     workers: console.Workers = 2,
     device: console.Device = "auto",
-    json: Annotated[bool, typer.Option("--json", help="Print a JSON object a line.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -85,37 +85,35 @@ def run(
             "-o",
             callback=_output,
             dir_okay=False,
-            help="Write to a .jsonl, .json or .csv file, not to the screen.",
+            help="Write to a .jsonl, .json or .csv file instead of the screen.",
         ),
     ] = None,
     max_pixels: MaxPixels = None,
     attention: Annotated[
-        bool, typer.Option("--attention", help="Add where the models looked for each word; for JSON alone.")
+        bool, typer.Option("--attention", help="Add where the models looked for each word; only in JSON.")
     ] = False,
 ) -> None:
     """Caption pictures.
 
-    A single file gives its sentence; anything else gives a line "path: sentence" for each picture.
+    For a single file the sentence is printed; otherwise a line "path: sentence" for each picture.
 
-    With --language or --translator the sentences are the translations; JSON and CSV hold the captions as well.
+    With --language or --translator the sentences are the translations; JSON and CSV have the captions as well.
 
-    With --n-best there is a line for every caption, with its log-probability after a tab. The output file appears when
-    all is done.
+    With --n-best each caption has its own line, with its log-probability after a tab. The output file appears when
+    everything is done.
 
-    A picture that cannot be read is reported on stderr, and the others go on; the exit code is then 1.
+    A picture that cannot be read is reported on stderr and skipped; the exit code is then 1.
     """
     if attention and not json and (output is None or output.suffix.lower() == ".csv"):
-        raise typer.BadParameter(
-            "give --json too, or an --output that ends in .json or .jsonl", param_hint="--attention"
-        )
+        raise typer.BadParameter("give --json too, or an --output ending in .json or .jsonl", param_hint="--attention")
     from captioner.data.find import find_images
 
     failures = console.Failures()
-    alone = len(paths) == 1 and os.path.isfile(paths[0])
+    single = len(paths) == 1 and os.path.isfile(paths[0])
     found = find_images(named(paths), recursive=recursive, on_empty=failures)
-    shows = json or output is None
-    bar = not alone and console.talks(stdout=shows)
-    # A list on standard input may still be growing: it is not read ahead.
+    prints = json or output is None
+    bar = not single and console.shows_progress(stdout=prints)
+    # A list on standard input may still be growing, so it is not read ahead.
     first = list(islice(found, _FEW if bar and "-" not in paths else 1))
     if not first:
         raise CaptionerError(NOTHING)
@@ -123,21 +121,14 @@ def run(
 
     from captioner import Captioner
 
-    search = console.settings(
-        width=beam,
-        n_best=n_best,
-        length_normalisation=length_normalisation,
-        min_words=min_words,
-        max_words=max_words,
-        block_ngram=block_ngram,
-    )
-    translates = _translator(language, translator, device)
+    search = console.search(beam, length_normalisation, min_words, max_words, block_ngram, n_best)
+    translate = _translator(language, translator, device)
     captioner = Captioner.from_pretrained(model, device=device, **search)
     results = captioner.stream(chain(first, found), batch_size=batch_size, workers=workers, max_pixels=max_pixels)
-    if translates:
-        results = translates.captions(results, batch_size=batch_size)
+    if translate:
+        results = translate.captions(results, batch_size=batch_size)
     with (
-        _written(output, translated=translates is not None) if output else nullcontext(lambda record: None) as write,
+        _writer(output, translated=translate is not None) if output else nullcontext(lambda record: None) as write,
         console.progress("Captioning", show=bar) as progress,
     ):
         for done, result in enumerate(results, start=1):
@@ -149,20 +140,17 @@ def run(
             write(record)
             if json:
                 typer.echo(console.json_text(record))
-            elif shows and "error" not in record:
-                for one in (record, *record.get("others", ())):
-                    score = f"\t{one['log_probability']:.2f}" if n_best > 1 else ""
-                    typer.echo(
-                        ("" if alone else f"{record['image']}: ")
-                        + (one["translation"]["text"] if translates else one["caption"])
-                        + score
-                    )
+            elif prints and "error" not in record:
+                prefix = "" if single else f"{record['image']}: "
+                for caption in (record, *record.get("others", ())):
+                    score = f"\t{caption['log_probability']:.2f}" if n_best > 1 else ""
+                    typer.echo(prefix + (caption["translation"]["text"] if translate else caption["caption"]) + score)
             progress(done, total)
     failures.exit()
 
 
 def _translator(language: str | None, name: str | None, device: str) -> Translator | None:
-    """Load the translator of that name, else the shipped one into that language."""
+    """Load the translator of that name, or the shipped one into that language."""
     if language is None and name is None:
         return None
     from captioner.translation.translator import Translator
@@ -174,13 +162,14 @@ def _translator(language: str | None, name: str | None, device: str) -> Translat
     )
     if language is not None and language.lower() != translator.language.lower():
         raise CaptionerError(
-            f"{name}: translates into {translator.language!r}, not {language!r}; leave out --language, or give another --translator"
+            f"{name}: translates into {translator.language!r}, not {language!r}; "
+            "leave out --language, or give another --translator"
         )
     return translator
 
 
 def named(paths: list[str]) -> Iterator[str]:
-    """Yield the paths, and in place of - those on stdin."""
+    """Yield the paths, with - replaced by those on stdin."""
     for path in paths:
         if path == "-":
             yield from (os.fsdecode(name) for line in sys.stdin.buffer if (name := line.rstrip(b"\r\n")))
@@ -189,8 +178,8 @@ def named(paths: list[str]) -> Iterator[str]:
 
 
 @contextmanager
-def _written(path: Path, *, translated: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Give a function that writes a record; the file appears when the block ends well."""
+def _writer(path: Path, *, translated: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Yield a function that writes a record; the file appears when the block ends without an error."""
     with (
         files.atomic_path(path) as temporary,
         open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
@@ -209,16 +198,16 @@ def _written(path: Path, *, translated: bool) -> Iterator[Callable[[dict[str, An
         elif kind == ".jsonl":
             yield lambda record: print(console.json_text(record), file=file)
         else:
-            marks = chain(["[\n"], iter(lambda: ",\n", None))
-            yield lambda record: print(next(marks), console.json_text(record), sep="", end="", file=file)
+            separators = chain(["[\n"], iter(lambda: ",\n", None))
+            yield lambda record: print(next(separators), console.json_text(record), sep="", end="", file=file)
             file.write("\n]\n")
 
 
 def _rows(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Lay a record out as rows of a table, one a caption."""
-    for one in (record, *record.get("others", ())):
-        translation = one.get("translation", {})
-        yield one | {
+    """Yield a record's captions as rows of a table."""
+    for caption in (record, *record.get("others", ())):
+        translation = caption.get("translation", {})
+        yield caption | {
             "image": record["image"],
             "language": translation.get("language"),
             "translation": translation.get("text"),

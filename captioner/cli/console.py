@@ -1,4 +1,4 @@
-"""What commands share: messages and progress on stderr, results on stdout, and some options."""
+"""Shared by the commands: messages and progress on stderr, JSON for stdout, and common options."""
 
 from __future__ import annotations
 
@@ -18,37 +18,38 @@ if TYPE_CHECKING:
 
 messages = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto for the best there is.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto for the best available.")]
 Workers = Annotated[int, typer.Option(min=1, help="Threads that load pictures.")]
 Beam = Annotated[
     int | None, typer.Option(min=1, help="Width of the beam search; 1 is greedy. By default the model's own.")
 ]
 MinWords = Annotated[
-    int | None, typer.Option(min=0, help="A sentence may not end before so many words. By default the model's own.")
+    int | None, typer.Option(min=0, help="Minimum number of words in a sentence. By default the model's own.")
 ]
 MaxWords = Annotated[
-    int | None, typer.Option(min=1, help="A sentence is ended after so many words. By default the model's own.")
+    int | None, typer.Option(min=1, help="Maximum number of words in a sentence. By default the model's own.")
 ]
 BlockNgram = Annotated[
     int | None,
     typer.Option(
         min=0,
-        help="Forbid a sentence to repeat a sequence of so many words; 0 forbids nothing. By default the model's own.",
+        help="Do not repeat a sequence of this many words in a sentence; 0 allows it. By default the model's own.",
     ),
 ]
 LengthNormalisation = Annotated[
     float | None,
     typer.Option(
-        min=0, help="Power of its length by which a sentence's log-probability is divided. By default the model's own."
+        min=0, help="Divide a sentence's log-probability by this power of its length. By default the model's own."
     ),
 ]
 Strict = Annotated[
-    bool, typer.Option("--strict", help="Refuse data with malformed records, which are else left out and reported.")
+    bool,
+    typer.Option("--strict", help="Refuse data with malformed records, which are otherwise left out and reported."),
 ]
 
 
 def error(message: object) -> None:
-    """Print ``error: message`` on stderr, in one line whatever the terminal's width."""
+    """Print ``error: message`` on stderr, on one line whatever the terminal's width."""
     messages.print(Text.assemble(("error:", "bold red"), f" {message}"))
 
 
@@ -58,13 +59,13 @@ def note(message: object) -> None:
 
 
 def left_out(data: CaptionData) -> None:
-    """Report on stderr the malformed records of a data set that was read without --strict, if there are any."""
+    """Report any malformed records of a data set that was read without --strict on stderr."""
     if complaint := data.complaint():
         note(f"{complaint}, --strict refuses them")
 
 
 class Failures:
-    """Reports what is wrong with single things while the others go on."""
+    """Reports and counts failures of single items while the others go on."""
 
     count = 0
 
@@ -74,13 +75,13 @@ class Failures:
         self.count += 1
 
     def exit(self) -> None:
-        """Leave the program with code 1 if there was a failure."""
+        """Exit with code 1 if there was a failure."""
         if self.count:
             raise typer.Exit(1)
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:
-    """Write a value as JSON; readable, but escaped when a file's name in it is not UTF-8."""
+    """Return a value as JSON; escaped only if it holds a file name that is not UTF-8."""
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     return (
         text
@@ -89,16 +90,24 @@ def json_text(value: Any, *, indent: int | None = None) -> str:
     )
 
 
-def talks(stdout: bool) -> bool:
-    """Tell whether a progress bar makes sense: on a terminal, and not between the lines that a command prints there."""
+def shows_progress(stdout: bool) -> bool:
+    """Return whether to show a progress bar: on a terminal, unless the command prints its results there too.
+
+    Args:
+        stdout: whether the command prints results while the bar is shown.
+    """
     return messages.is_terminal and not (stdout and sys.stdout.isatty())
 
 
 @contextmanager
 def progress(title: str, *, show: bool = True) -> Iterator[Callable[[int, int | None], None]]:
-    """Show a bar with the time left, on a terminal alone; gives a function to call with (done, all), all ``None`` if unknown."""
+    """Show a bar with the time left, only on a terminal.
+
+    Yields:
+        A function to call with (done, total); the total is ``None`` if it is unknown.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    # Were stdout redirected, results would end up on stderr.
+    # rich would otherwise redirect what is printed on stdout to stderr.
     with Progress(
         *columns, console=messages, transient=True, redirect_stdout=False, disable=not (show and messages.is_terminal)
     ) as bar:
@@ -107,10 +116,25 @@ def progress(title: str, *, show: bool = True) -> Iterator[Callable[[int, int | 
 
 
 def names(lists: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the names in lists that are joined by commas, as an option that may be repeated gives them."""
+    """Return the names in comma-separated lists, as given by an option that may be repeated."""
     return tuple(name.strip() for names in lists or () for name in names.split(",") if name.strip())
 
 
-def settings(**given: Any) -> dict[str, Any]:
-    """Return the settings that were given, so that the model's own hold for the others."""
-    return {name: value for name, value in given.items() if value is not None}
+def search(
+    beam: int | None = None,
+    length_normalisation: float | None = None,
+    min_words: int | None = None,
+    max_words: int | None = None,
+    block_ngram: int | None = None,
+    n_best: int | None = None,
+) -> dict[str, Any]:
+    """Return the settings of the search that were given as options; the model's own apply to the others."""
+    settings = {
+        "width": beam,
+        "length_normalisation": length_normalisation,
+        "min_words": min_words,
+        "max_words": max_words,
+        "block_ngram": block_ngram,
+        "n_best": n_best,
+    }
+    return {name: value for name, value in settings.items() if value is not None}

@@ -1,9 +1,9 @@
-"""``captioner data``: fetch caption data sets and look at them."""
+"""``captioner data``: downloads caption data sets and inspects them."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,13 +15,14 @@ from captioner.cli import console
 if TYPE_CHECKING:
     from captioner.data.download import Outcome, Progress
     from captioner.data.download.catalog import DataSet
+    from captioner.data.inspect import Report, SplitSummary, Twins
 
 EXAMPLE = "Example: captioner data inspect flickr8k --check-pictures"
 DOWNLOAD_EXAMPLES = """Example: captioner data download coco karpathy-splits
 
 Example: captioner data download coco-captions --members '*/captions_*' --to data"""
 
-app = typer.Typer(help="Fetch caption data sets and look at them.", epilog=EXAMPLE, no_args_is_help=True)
+app = typer.Typer(help="Download caption data sets and inspect them.", epilog=EXAMPLE, no_args_is_help=True)
 
 
 @app.command("inspect", epilog=EXAMPLE)
@@ -32,18 +33,18 @@ def inspect(
         str | None, typer.Option(help="coco, karpathy, flickr8k, kaggle, jsonl or csv; recognised if not given.")
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 1 if anything is wrong with the data; see above.")
+        bool, typer.Option("--strict", help="Exit with code 1 if anything is wrong with the data; see above.")
     ] = False,
     min_count: Annotated[int, typer.Option(min=1, help="How often a word must occur to be in the vocabulary.")] = 5,
     check_pictures: Annotated[
-        bool, typer.Option("--check-pictures", help="Also decode every picture, which takes long.")
+        bool, typer.Option("--check-pictures", help="Also decode every picture, which takes a long time.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Count what a data set holds and look for what spoils training.
+    """Count what a data set contains, and look for what spoils training.
 
-    Wrong are malformed records, empty captions, missing or unreadable pictures, and the same picture in more than one
-    split.
+    Malformed records, empty captions, missing or unreadable pictures, and the same picture in more than one split count
+    as wrong.
     """
     from captioner.data.annotations import read_captions
     from captioner.data.inspect import inspect_captions
@@ -54,10 +55,80 @@ def inspect(
         report = inspect_captions(
             data, tokenize=tokenize, min_count=min_count, check_pictures=check_pictures, progress=progress
         )
-    typer.echo(console.json_text(report.to_dict(), indent=2) if json else "\n".join(report.lines()))
-    wrong = sum(found.count for found in (report.problems, report.missing, report.unreadable) if found)
-    if strict and wrong + report.empty_captions + len(report.leaks or ()):
+    if json:
+        typer.echo(console.json_text(report.to_dict(), indent=2))
+    else:
+        _print_report(report)
+    faults = sum(listing.count for listing in (report.problems, report.missing, report.unreadable) if listing)
+    if strict and faults + report.empty_captions + len(report.leaks or ()):
         raise typer.Exit(1)
+
+
+def _print_report(report: Report) -> None:
+    photos = sum(split.photos for split in report.splits.values())
+    captions = sum(split.captions for split in report.splits.values())
+    typer.echo(f"{report.name} ({report.format}): {photos:,} photos with {captions:,} captions")
+    if report.splits:
+        _print_splits(report.splits)
+    vocabulary = report.vocabulary
+    typer.echo(
+        f"Vocabulary of {' + '.join(vocabulary.splits) or 'nothing'}: {vocabulary.words:,} words, "
+        f"{vocabulary.kept:,} of them at least {vocabulary.min_count} times"
+    )
+    for split, share in vocabulary.coverage.items():
+        typer.echo(f"  these make {share:.2%} of the words in {split}")
+    for title, listing in (("Missing pictures", report.missing), ("Unreadable pictures", report.unreadable)):
+        if listing is not None:
+            _print_items(title, listing.count, listing.first)
+    if report.duplicates is not None and report.leaks is not None:
+        _print_twins("Byte-identical pictures", report.duplicates)
+        _print_twins("The same picture in more than one split", report.leaks)
+    _print_items("Photos that have a caption twice", report.repeated_captions.count, report.repeated_captions.first)
+    _print_items("Empty captions", report.empty_captions)
+    _print_items("Malformed records", report.problems.count, report.problems.first)
+
+
+def _print_splits(splits: dict[str, SplitSummary]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("split")
+    for column in (
+        "photos",
+        "captions",
+        "captions per photo\nmin/mean/max",
+        "words per caption\nmin/median/mean/p95/max",
+    ):
+        table.add_column(column, justify="right")
+    for name, split in splits.items():
+        per, length = split.captions_per_photo, split.words_per_caption
+        table.add_row(
+            Text(name),
+            f"{split.photos:,}",
+            f"{split.captions:,}",
+            f"{per.min} / {per.mean:.1f} / {per.max}",
+            f"{length.min} / {length.median:g} / {length.mean:.1f} / {length.p95} / {length.max}",
+        )
+    typer.echo()
+    Console(highlight=False).print(table)
+    typer.echo()
+
+
+def _print_twins(title: str, groups: Sequence[Twins]) -> None:
+    shown = [f"{' = '.join(twins.image_ids)} ({', '.join(twins.splits)})" for twins in groups[:10]]
+    _print_items(title, len(groups), shown)
+
+
+def _print_items(title: str, count: int, shown: Sequence[str] = ()) -> None:
+    """Print a count and below it the first of the items, if they are known."""
+    typer.echo(f"{title}: {f'{count:,}' if count else 'none'}")
+    for item in shown:
+        typer.echo(f"  {item}")
+    if shown and count > len(shown):
+        typer.echo(f"  ... and {count - len(shown):,} more")
 
 
 @app.command("download", epilog=DOWNLOAD_EXAMPLES)
@@ -66,16 +137,14 @@ def download(
         list[str] | None, typer.Argument(metavar="[NAME]...", help="Data sets of the catalogue, which --list prints.")
     ] = None,
     to: Annotated[
-        Path, typer.Option(file_okay=False, help="The folder of all data; each data set has a folder in it.")
+        Path, typer.Option(file_okay=False, help="The folder of all data; each data set gets a folder in it.")
     ] = Path("data"),
     show: Annotated[
-        bool, typer.Option("--list", help="Print the known data sets with their sizes and terms, and download nothing.")
+        bool, typer.Option("--list", help="List the known data sets with their sizes and terms, without downloading.")
     ] = False,
     members: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="PATTERN", help="Unpack only what has such a name in its archive; may be given several times."
-        ),
+        typer.Option(metavar="PATTERN", help="Unpack only the archive members that match; may be given several times."),
     ] = None,
     delete_archives: Annotated[
         bool, typer.Option("--delete-archives", help="Delete each archive after unpacking it.")
@@ -84,9 +153,9 @@ def download(
 ) -> None:
     """Download caption data sets and unpack them where the other commands look for them.
 
-    When it was interrupted, the same command goes on where it stopped. What is there and right is not fetched again.
+    After an interruption, the same command continues where it stopped. Intact files are not downloaded again.
 
-    A file that fails is reported on stderr while the others go on; the exit code is then 1.
+    A file that fails is reported on stderr while the others continue; the exit code is then 1.
     """
     from captioner.data.download.catalog import CATALOG
 
@@ -112,14 +181,14 @@ def download(
             if outcome.error:
                 failures(outcome.error)
             else:
-                typer.echo(f"{to / outcome.archive.path}: {_done(outcome)}")
+                typer.echo(f"{to / outcome.archive.path}: {_summary(outcome)}")
     failures.exit()
     for folder in dict.fromkeys(folder for known in chosen for folder in known.folders):
-        console.note(f"captioner data inspect {to / folder}  tells what is in it")
+        console.note(f"captioner data inspect {to / folder}  shows what is in it")
 
 
 def _entry(known: DataSet) -> str:
-    """A data set of the catalogue in a few lines."""
+    """Describe a data set of the catalogue in a few lines."""
     lines = [
         f"{known.name}  {_bytes(known.size)}, unpacked about {_bytes(known.unpacked)}",
         f"  {known.about}",
@@ -131,12 +200,13 @@ def _entry(known: DataSet) -> str:
     return "\n".join(lines)
 
 
-def _done(outcome: Outcome) -> str:
+def _summary(outcome: Outcome) -> str:
+    """Describe in a line what was downloaded and unpacked."""
     fetched = f"{_bytes(outcome.fetched)} downloaded" if outcome.fetched else "nothing to download"
     if not outcome.written:
-        return f"{fetched}, {outcome.present:,} files were there already"
+        return f"{fetched}, {outcome.present:,} files were already there"
     return f"{fetched}, {outcome.written:,} files unpacked" + (
-        f", {outcome.present:,} were there already" if outcome.present else ""
+        f", {outcome.present:,} were already there" if outcome.present else ""
     )
 
 
@@ -151,7 +221,7 @@ def _bytes(count: int) -> str:
 
 @contextmanager
 def _bars() -> Iterator[Progress]:
-    """Show a bar for each file with its speed and the time left, on a terminal alone."""
+    """Show a bar for each file with its speed and the time left, if stderr is a terminal."""
     from rich.progress import (
         BarColumn,
         DownloadColumn,
@@ -185,9 +255,8 @@ def _bars() -> Iterator[Progress]:
                 if path not in tasks:
                     tasks[path] = bars.add_task("", total=None)
                 before, reached = last.get(path, ("", 0))
-                if (
-                    phase != before or done < reached
-                ):  # a new step, or the file from its beginning: its speed is measured anew
+                # In a new phase, or when the file starts over, the speed is measured anew.
+                if phase != before or done < reached:
                     bars.reset(tasks[path], total=total, completed=done, description=f"{phase} {path}")
                 last[path] = phase, done
             bars.update(tasks[path], completed=done, total=total)

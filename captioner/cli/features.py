@@ -1,4 +1,4 @@
-"""``captioner features``: encode a data set's pictures once, to train on many times."""
+"""``captioner features``: encode a data set's pictures once, for any number of trainings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run(
         list[str],
         typer.Argument(
             metavar="DATA|RECIPE",
-            help="Caption data sets, files or folders; several are joined. Or the recipe of a captioner.",
+            help="Caption data sets, files or folders; several are merged. Or the recipe of a captioner.",
         ),
     ],
     output: Annotated[
@@ -43,7 +43,8 @@ def run(
     encoder: Annotated[
         str | None,
         typer.Option(
-            help="A backbone: efficientnet_lite0 or 2, resnet50, resnet101, vgg19, or any of timm's. Or: regions, those that a detector finds.",
+            help="A backbone: efficientnet_lite0 or 2, resnet50, resnet101, vgg19, or any of timm's. "
+            "Or regions: those that a detector finds.",
             show_default="efficientnet_lite2",
         ),
     ] = None,
@@ -52,7 +53,7 @@ def run(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Change a setting of the encoder, or of the recipe; may be given several times.",
+            help="Change a setting of the encoder or of the recipe; may be repeated.",
         ),
     ] = None,
     size: Annotated[
@@ -60,44 +61,44 @@ def run(
         typer.Option(
             min=0,
             help="Side of the picture in pixels.",
-            show_default="what gives a 14x14 map, or what the detector learned on",
+            show_default="what gives a 14x14 map, or what the detector was trained on",
         ),
     ] = None,
     fit: Annotated[
         str | None,
         typer.Option(
             help="squash the whole picture into a square, or crop its middle.",
-            show_default="squash; regions always are",
+            show_default="squash, as always for regions",
         ),
     ] = None,
     model: Annotated[
         str | None,
         typer.Option(
-            help="Take this model's encoder and not a backbone: a shipped model, a model folder, or user/model on the hub."
+            help="Use this model's encoder, not a backbone: a shipped model, a model folder, or user/model on the hub."
         ),
     ] = None,
     cut: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Leave off so many of its last stages, to train these (fine_tune.stages).", show_default="0"
+            min=0, help="Leave off this many of its last stages, to train them (fine_tune.stages).", show_default="0"
         ),
     ] = None,
-    split: Annotated[list[str] | None, typer.Option(help="Only this split; may be given several times.")] = None,
+    split: Annotated[list[str] | None, typer.Option(help="Only this split; may be repeated.")] = None,
     flips: Annotated[bool, typer.Option("--flips", help="Also encode every picture mirrored.")] = False,
     strict: console.Strict = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures encoded at once.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures in a batch.")] = 8,
     workers: console.Workers = 2,
     device: console.Device = "auto",
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile the encoder first; pays from some hundred pictures on.")
+        bool, typer.Option("--compile", help="Compile the encoder first; pays off from some hundred pictures on.")
     ] = False,
 ) -> None:
     """Encode the pictures of caption data sets into a feature store.
 
-    A recipe says by itself which pictures, which encoder, how many stages are left off, and whether mirrored: what its
-    training will look for.
+    A recipe determines the pictures, the encoder, how many stages are left off and whether pictures are mirrored, as
+    its training needs them.
 
-    When it was interrupted, the same command goes on where it stopped.
+    After an interruption, the same command resumes.
 
     Pictures that cannot be read are reported on stderr and left out; the exit code is then 1.
     """
@@ -118,7 +119,7 @@ def run(
         for option, given in own.items():
             if given not in (None, False, []):
                 raise typer.BadParameter(
-                    "the recipe says that; change it with --set, or leave it out", param_hint=option
+                    "the recipe determines that; change it with --set, or leave it out", param_hint=option
                 )
         plan = _of_recipe(recipe, changes or [], output)
     else:
@@ -126,7 +127,7 @@ def run(
             raise typer.BadParameter("give the folder of the feature store", param_hint="--output")
         if model and changes:
             raise typer.BadParameter(
-                "a model's encoder is taken as it is; leave out --set or --model", param_hint="--set"
+                "a model's encoder cannot be changed; leave out --set or --model", param_hint="--set"
             )
         pictures = _pictures(data, split or [], strict)
         plan = _Plan(
@@ -141,8 +142,8 @@ def run(
     from captioner.features import build_store, store_bytes
 
     front = plan.encoder.front(plan.cut).fast(choose_device(device))
-    if (size_of_all := store_bytes(front, len(plan.pictures), flips=plan.flips)) > 1e9:
-        console.note(f"{plan.output}: will take {size_of_all / 1e9:,.1f} GB")
+    if (expected_size := store_bytes(front, len(plan.pictures), flips=plan.flips)) > 1e9:
+        console.note(f"{plan.output}: will take {expected_size / 1e9:,.1f} GB")
     began = time.perf_counter()
     with console.progress("Encoding") as progress:
         built = build_store(
@@ -166,19 +167,19 @@ def run(
         else "all were encoded already"
     )
     typer.echo(
-        f"{plan.output}: {len(store):,} pictures{' and their mirror images' if store.flips else ''}, {store.places} places of {store.features} features, "
-        f"{size_on_disk / 1e6:,.1f} MB; {speed}"
+        f"{plan.output}: {len(store):,} pictures{' and their mirror images' if store.flips else ''}, "
+        f"{store.places} places of {store.features} features, {size_on_disk / 1e6:,.1f} MB; {speed}"
     )
     failures.exit()
 
 
 class _Plan(NamedTuple):
-    """Which pictures are encoded, by what, how many of its last stages are left off, whether mirrored too, and where to."""
+    """What is encoded into a feature store, and how."""
 
     pictures: list[tuple[str, Path]]
     encoder: Encoder
-    cut: int
-    flips: bool
+    cut: int  # how many of its last stages are left off
+    flips: bool  # whether pictures are also encoded mirrored
     output: Path
 
 
@@ -209,7 +210,7 @@ def _encoder(name: str, size: int, fit: str | None, model: str | None, changes: 
 
 
 def _of_recipe(recipe: str, changes: list[str], output: Path | None) -> _Plan:
-    """Derive everything from the recipe of a captioner.
+    """Derive the plan from the recipe of a captioner.
 
     Raises:
         ConfigError: the recipe is wrong, or its training needs no features.

@@ -1,4 +1,4 @@
-"""``captioner models``: what there is to choose from."""
+"""``captioner models``: list the shipped models and the families of parts."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ Example: captioner models --json"""
 
 
 def run(json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False) -> None:
-    """List the shipped captioners and translators with their size, data and scores, and the families that a recipe can name.
+    """List the shipped models with size, data and scores, and the families that a recipe can name.
 
-    The scores are those of the best search on the data's dev split, in percent.
+    Shipped are captioners, translators and detectors. The scores, in percent, are those of the best search on the
+    data's dev split.
     """
     from captioner import assets, checkpoint
     from captioner.decoders import DECODERS
@@ -61,7 +62,7 @@ def run(json: Annotated[bool, typer.Option("--json", help="Print everything as J
 
 
 def _best(about: dict[str, Any], metric: str) -> dict[str, float]:
-    """Return the scores of the search that is best by a metric; those of training if no others are known."""
+    """Return the scores of the search that is best by a metric, or that of training if no others are known."""
     training = about.get(f"dev_{metric.lower()}")
     if about.get("scores") and not isinstance(next(iter(about["scores"].values())), dict):  # a detector has no search
         return dict(about["scores"])

@@ -1,4 +1,4 @@
-"""``captioner recipes``: what can be trained."""
+"""``captioner recipes``: list and print the recipes of training."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ Example: captioner recipes flickr8k_show_attend_tell > mine.yaml"""
 def run(
     name: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[RECIPE]", help="Print this one, or a YAML file, with every setting and what it means."
-        ),
+        typer.Argument(metavar="[RECIPE]", help="Print this recipe or YAML file, with every setting and its meaning."),
     ] = None,
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be given several times."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """List the shipped recipes, or print one as YAML: all of its settings, those that it leaves as they are included, each with its meaning."""
+    """List the shipped recipes, or print one as YAML.
+
+    A printed recipe has all settings, defaults included, each with its meaning.
+    """
     from captioner.training.recipe import RECIPES, explained, summary
     from captioner.translation.train import read_recipe
 
@@ -35,7 +36,7 @@ def run(
         typer.echo(config.model_dump_json(indent=2) if json else explained(config))
         return
     if changes:
-        raise typer.BadParameter("name the recipe that it changes", param_hint="--set")
+        raise typer.BadParameter("give the recipe that it changes", param_hint="--set")
     summaries = {recipe: summary(file) for recipe, file in RECIPES.items()}
     if json:
         typer.echo(console.json_text(summaries, indent=2))

@@ -1,4 +1,4 @@
-"""``captioner translate``: lines in, lines out."""
+"""``captioner translate``: translate text line by line."""
 
 from __future__ import annotations
 
@@ -23,15 +23,17 @@ def run(
     model: Annotated[
         str, typer.Argument(help="A shipped translator, a translator's folder, or user/model on the Hugging Face hub.")
     ],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A sentence a line; - is standard input.")] = Path("-"),
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="One sentence per line; - is standard input.")] = Path(
+        "-"
+    ),
     beam: console.Beam = None,
     length_normalisation: console.LengthNormalisation = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Lines translated at once.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Lines in a batch.")] = 32,
     device: console.Device = "auto",
-    json: Annotated[bool, typer.Option("--json", help="Print a JSON object a line.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
     attention: Annotated[
         bool,
-        typer.Option("--attention", help="Add where the model looked in the source for each piece; for --json alone."),
+        typer.Option("--attention", help="Add where the model looked in the source for each piece; only with --json."),
     ] = False,
 ) -> None:
     """Translate a text line by line; an empty line stays empty."""
@@ -39,9 +41,7 @@ def run(
         raise typer.BadParameter("give --json too", param_hint="--attention")
     from captioner.translation.translator import Translator
 
-    translator = Translator.from_pretrained(
-        model, device=device, **console.settings(width=beam, length_normalisation=length_normalisation)
-    )
+    translator = Translator.from_pretrained(model, device=device, **console.search(beam, length_normalisation))
     with nullcontext(sys.stdin.buffer) if file == Path("-") else open(file, "rb") as opened:
         lines = _lines(opened, file)
         while batch := list(islice(lines, batch_size)):
@@ -54,9 +54,10 @@ def run(
 
 
 def _lines(file: Iterable[bytes], name: Path) -> Iterator[str]:
-    """Decode lines, which end with a line feed alone, so that line n of what is printed is the translation of line n."""
+    """Decode lines that end with a line feed and nothing else, so that line n of the output translates line n."""
     for number, line in enumerate(file, start=1):
         try:
             yield line.decode("utf-8").removeprefix("\ufeff" if number == 1 else "").rstrip("\r\n")
         except UnicodeDecodeError as error:
-            raise CaptionerError(f"{name}:{number}: not UTF-8 text (byte {error.start}); convert it to UTF-8") from None
+            reason = f"not UTF-8 text (byte {error.start}); convert it to UTF-8"
+            raise CaptionerError(f"{name}:{number}: {reason}") from None

@@ -22,13 +22,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Captions:
-    """The captions of B images as numbers.
+    """The captions of B images as token numbers.
 
     Attributes:
-        inputs: (B, K, T) what the decoder reads: ``<bos> w_1 ... w_n``, then padding. A row of padding is an absent
+        inputs: (B, K, T) the decoder's input: ``<bos> w_1 ... w_n``, then padding. A row of padding is an absent
             caption.
-        targets: (M,) what it should say at each real position, in the order of ``inputs[inputs != PAD]``.
-        photos: the numbers of the B images among all photos to learn from, for who wants to know more of them.
+        targets: (M,) the expected token at each real position, in the order of ``inputs[inputs != PAD]``.
+        photos: the indices of the B images among all training photos, for objectives that need more of them.
     """
 
     inputs: Tensor
@@ -37,11 +37,11 @@ class Captions:
 
     @property
     def captions(self) -> int:
-        """How many captions there are."""
+        """The number of captions."""
         return int((self.inputs[..., 0] != PAD).sum())
 
     def to(self, device: torch.device) -> Captions:
-        """Move them."""
+        """Move them to a device."""
         return Captions(self.inputs.to(device), self.targets.to(device), self.photos)
 
     @classmethod
@@ -72,9 +72,9 @@ class Sample:
 
 
 class Sampler:
-    """Draws the batches of an epoch, the same for the same seed and epoch whatever came before.
+    """Draws the batches of an epoch; they depend on the seed and the epoch's number only.
 
-    Every photo comes once an epoch. A photo with more than ``per_image`` captions lends a random choice of them.
+    Every photo is drawn once an epoch. Of a photo with more than ``per_image`` captions, a random choice is taken.
     """
 
     def __init__(self, photos: Sequence[Photo], *, batch_size: int, per_image: int, flips: bool, seed: int) -> None:
@@ -85,7 +85,7 @@ class Sampler:
         return -(-len(self.photos) // self.batch_size)
 
     def epoch(self, number: int, *, skip: int = 0) -> Iterator[Sample]:
-        """Draw epoch ``number``'s batches, without the first ``skip``."""
+        """Draw the batches of epoch ``number``, without the first ``skip``."""
         generator = torch.Generator().manual_seed(self.seed * 100_003 + number)
         order = torch.randperm(len(self.photos), generator=generator).tolist()
         for start in range(0, len(order), self.batch_size):
@@ -102,7 +102,7 @@ class Sampler:
 
 
 class EncodedCaptions:
-    """All captions of some photos as numbers, encoded once."""
+    """All captions of some photos as token numbers, encoded once."""
 
     def __init__(self, photos: Sequence[Photo], vocabulary: Vocabulary, *, max_words: int) -> None:
         self.numbers = [
@@ -110,7 +110,7 @@ class EncodedCaptions:
         ]
 
     def batch(self, sample: Sample) -> Captions:
-        """Collate what a sample drew."""
+        """Collate the captions of a sample."""
         captions = [
             [self.numbers[p][c] for c in chosen] for p, chosen in zip(sample.photos, sample.captions, strict=True)
         ]
@@ -118,7 +118,7 @@ class EncodedCaptions:
 
 
 def prefetch(items: Iterator[T], *, ahead: int = 2) -> Iterator[T]:
-    """Draw items in a thread, ``ahead`` of their use; an exception in the thread is raised here."""
+    """Draw items in a thread, up to ``ahead`` before their use; an exception in the thread is raised here."""
     box: queue.Queue[tuple[str, T | BaseException | None]] = queue.Queue(ahead)
     stop = threading.Event()
 

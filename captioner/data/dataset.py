@@ -1,4 +1,4 @@
-"""The one shape that every caption data set is read into: photos, what people said about them, and what was skipped."""
+"""The common form of caption data sets: photos, what people said about them, and the records that were skipped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from captioner.errors import AnnotationError
 
 EMPTY_CAPTION = "the caption is empty"
-"""The reason of the problem that an empty caption makes."""
+"""The reason given for an empty caption."""
 
 _SYNONYMS = {"val": "dev", "dev": "val"}
 
@@ -22,7 +22,7 @@ class Photo:
         image_id: stable and unique in the data set: COCO's id, or the file name, or the path as the file writes it.
         path: where the picture should be; it may be missing.
         split: the part of the data set as the file names it: "train", "val", "test", "restval", "dev", "other", "all".
-        captions: as written, but for the white space around them; at least one, unless those without were asked for.
+        captions: as written, without surrounding white space; at least one, unless photos without were requested.
     """
 
     image_id: str
@@ -33,7 +33,7 @@ class Photo:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A record that was skipped: its place (``file:line`` or ``file:$.annotations[3]``) and what was wrong with it."""
+    """A record that was skipped: its place (``file:line`` or ``file:$.annotations[3]``) and what is wrong with it."""
 
     place: str
     reason: str
@@ -57,9 +57,9 @@ class CaptionData:
         return dict(Counter(photo.split for photo in self.photos))
 
     def complaint(self) -> str | None:
-        """Say in one line how many malformed records were left out, and which was the first; ``None`` if there was none.
+        """How many malformed records were left out and which was the first, in one line; None if there were none.
 
-        Ask the data set that was read, and not one of its splits: the problems stay with the whole.
+        Call it on the whole data set: its splits do not carry the problems.
         """
         if not self.problems:
             return None
@@ -69,14 +69,14 @@ class CaptionData:
         return f"{self.name}: {records} left out, the first: {self.problems[0]}; `captioner data inspect` lists them"
 
     def split(self, name: str, *, restval: bool = False) -> CaptionData:
-        """The photos of one split; the problems stay with the whole.
+        """Select the photos of one split; the problems stay with the whole data set.
 
         Args:
-            name: the split. "val" and "dev" stand for each other when only one of them exists.
+            name: the split. "val" and "dev" stand for each other if only one of them exists.
             restval: count COCO's "restval" photos as "train", as most papers do.
 
         Raises:
-            AnnotationError: there is no photo in that split.
+            AnnotationError: no photo is in that split.
         """
         splits = self.splits
         if name not in splits and _SYNONYMS.get(name) in splits:
@@ -90,7 +90,7 @@ class CaptionData:
 
 
 def merge(*datas: CaptionData) -> CaptionData:
-    """Join data sets into one. Image ids that occur in more than one of them get their set's name and "/" in front.
+    """Join data sets into one; image ids that occur in several of them get their set's name and "/" as a prefix.
 
     Raises:
         AnnotationError: nothing was given.

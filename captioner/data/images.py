@@ -1,8 +1,8 @@
-"""Any file a person has to a clean RGB picture, or one :class:`ImageError` that names the file and the reason.
+"""Reads any picture file as clean RGB, or raises one :class:`ImageError` that names the file and the reason.
 
-The road of a photo is :func:`~captioner.data.find.find_images`, :func:`load_image`, then ``pixels`` and ``normalise``
-of :class:`~captioner.data.transform.Transform`; :class:`~captioner.data.loader.ImageLoader` walks it for many photos at
-a time.
+A photo passes through :func:`~captioner.data.find.find_images`, :func:`load_image`, then ``pixels`` and ``normalise``
+of :class:`~captioner.data.transform.Transform`; :class:`~captioner.data.loader.ImageLoader` does this for many photos
+at a time.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import logging
 import os
 import re
 import stat
-import struct
-import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from PIL import Image, ImageFile
 
-from captioner.errors import CaptionerError, ConfigError, ImageError
+from captioner.data.arrays import from_array, is_array, is_tensor, to_grey
+from captioner.data.heif import check_coded_sizes, is_heif, open_heif
+from captioner.data.limits import check_size, pixel_limit
+from captioner.errors import CaptionerError, ImageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,19 +30,12 @@ if TYPE_CHECKING:
 
 ImageSource: TypeAlias = "str | Path | bytes | Image.Image | np.ndarray[Any, Any] | torch.Tensor"
 
-DEFAULT_MAX_PIXELS = 178_956_970
-"""The most pixels a picture may have: above this, a small file that claims to be enormous is likelier than a photo."""
-
 # Only formats that Pillow decodes by itself: EPS would run Ghostscript. TGA is last, since it has no magic number.
-# HEIF, which pi-heif decodes, is told by its brand before any of them is tried.
+# HEIF, which pi-heif decodes, is recognised by its brand before any of them is tried.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "PPM", "WEBP", "TIFF", "AVIF", "JPEG2000", "ICO", "CUR", "TGA")
 
 _POSTSCRIPT = "PostScript (EPS) is a program, which Captioner will not run; export it as PNG or JPEG"
-_NO_HEIF = "HEIC photos are read by the package pi-heif, which {}; pip install -U pi-heif, or convert the photo to JPEG"
 _JPEG_XL = "JPEG XL cannot be read; convert it to PNG or JPEG"
-_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
-_AVIF_BRANDS = {b"avif", b"avis"}
-_GENERAL_BRANDS = {b"mif1", b"mif2", b"msf1"}
 _VIDEO = "this is a video, not a picture; save one frame of it as JPEG"
 _ARCHIVE = "this is an archive, not a picture; unpack it first"
 _FOREIGN: tuple[tuple[int, bytes, str], ...] = (  # (offset, magic bytes there, reason)
@@ -61,7 +54,7 @@ _FOREIGN: tuple[tuple[int, bytes, str], ...] = (  # (offset, magic bytes there, 
 )
 
 _Turn = Image.Transpose
-_TURNS = {  # EXIF orientation -> what makes the picture upright
+_TURNS = {  # EXIF orientation -> the transposition that makes the picture upright
     2: _Turn.FLIP_LEFT_RIGHT,
     3: _Turn.ROTATE_180,
     4: _Turn.FLIP_TOP_BOTTOM,
@@ -71,8 +64,6 @@ _TURNS = {  # EXIF orientation -> what makes the picture upright
     8: _Turn.ROTATE_90,
 }
 
-_ISPE = re.compile(rb"\0\0\0\x14ispe\0\0\0\0(.{8})", re.DOTALL)  # HEIF's box of an image's width and height
-_PADDING = 63  # pixels that an encoder may add to each side, to have whole blocks
 _PILLOW = re.compile(r"PIL\.")
 # Without any handler Python prints a library's log warnings to the terminal.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
@@ -81,44 +72,44 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 def load_image(source: ImageSource, *, max_pixels: int | None = None, min_size: int | None = None) -> Image.Image:
     """Read a picture of any kind as upright 8-bit RGB.
 
-    EXIF orientation is applied, of an animation the first frame is taken, transparency is laid over white, 16-bit grey
-    is scaled to 8 bits. Float and 32-bit integer pictures keep 0..1 (float alone), 0..255 or 0..65535 (integers alone)
-    as black to white where they fit into such a range, and are stretched from lowest to highest value otherwise.
+    EXIF orientation is applied, the first frame of an animation is taken, transparency is laid over white, and 16-bit
+    grey is scaled to 8 bits. If the values of a float or 32-bit integer picture fit into 0..1 (float only), 0..255 or
+    0..65535 (integers only), that range is black to white; otherwise their own lowest to highest value is.
 
     Args:
         source: a file's name; an encoded file's bytes; a Pillow image; an array ``(H, W)`` or ``(H, W, C)``; or a
             tensor ``(C, H, W)``, ``(H, W, C)`` or ``(H, W)``, with C in 1, 3, 4 and values uint8 or floats in 0..1.
         max_pixels: refuse pictures with more pixels than this, before decoding them; by default the environment
-            variable ``CAPTIONER_MAX_PIXELS``, or else ``DEFAULT_MAX_PIXELS``.
+            variable ``CAPTIONER_MAX_PIXELS``, or else
+            :data:`~captioner.data.limits.DEFAULT_MAX_PIXELS`.
         min_size: if given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its scale, several times faster, as long as both
             sides stay at or above this many pixels. Other formats, and pictures already in memory, ignore it.
 
     Returns:
-        A new image of mode ``RGB`` without metadata, so that nothing turns it a second time.
+        A new image of mode ``RGB`` without metadata, so that nothing rotates it a second time.
 
     Raises:
-        ImageError: the picture cannot be read; the error names it and says why and what to do.
+        ImageError: the picture cannot be read; the error names it, the reason, and what to do.
         ConfigError: the pixel limit is not a whole number above 0.
     """
     limit = pixel_limit(max_pixels)
     name = _describe(source)
     kind = "picture"
-    is_values = _is_tensor(source) or _is_array(source)
+    is_values = is_tensor(source) or is_array(source)
     _silence_pillow()
     try:
         if isinstance(source, Image.Image):
-            _check_size(source.size, name, limit)
+            check_size(source.size, name, limit)
             return _clean(source)
         if is_values:
-            return _clean(_from_array(source, name, limit))
+            return _clean(from_array(source, name, limit))
         with _open_stream(source, name) as stream:
             image = _identify(stream, name)
             kind = {"HEIF": "HEIC"}.get(image.format or kind, image.format or kind)
-            _check_size(image.size, name, limit)
-            for width, height in _coded_sizes(stream) if kind == "HEIC" else ():
-                if max(width - _PADDING, 0) * max(height - _PADDING, 0) > limit:
-                    _check_size((width, height), name, limit)
-            if min_size and kind != "HEIC":  # a thumbnail in a HEIF file may show something else
+            check_size(image.size, name, limit)
+            if kind == "HEIC":
+                check_coded_sizes(stream, name, limit)
+            elif min_size:  # not for HEIC: a thumbnail in the file may show something else
                 image.draft(None, (min_size, min_size))
             return _clean(image)
     except CaptionerError:
@@ -127,25 +118,8 @@ def load_image(source: ImageSource, *, max_pixels: int | None = None, min_size: 
         raise ImageError(name, _reason(error, kind)) from error
 
 
-def pixel_limit(max_pixels: int | None = None) -> int:
-    """The limit that holds: ``max_pixels``, or else the variable ``CAPTIONER_MAX_PIXELS``, or else the default.
-
-    Raises:
-        ConfigError: the value is not a whole number above 0.
-    """
-    value = os.environ.get("CAPTIONER_MAX_PIXELS") or DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels
-    try:
-        limit = int(value)
-    except ValueError:
-        limit = 0
-    if limit < 1:
-        name = "CAPTIONER_MAX_PIXELS" if max_pixels is None else "max_pixels"
-        raise ConfigError(f"{name}: {value!r} is no number of pixels; give a whole number above 0, such as 500000000")
-    return limit
-
-
 def digest(path: str | Path) -> str:
-    """SHA-256 of a file's bytes in hexadecimal, by which byte-identical photos are found; the file is streamed.
+    """SHA-256 of a file's bytes in hexadecimal, to find byte-identical photos; the file is streamed.
 
     Raises:
         ImageError: the file is missing, empty, or cannot be read.
@@ -168,23 +142,14 @@ def _describe(source: Any) -> str:
         return "<bytes>"
     if isinstance(source, Image.Image):
         return str(getattr(source, "filename", "") or f"image of {source.width}x{source.height}, mode {source.mode}")
-    if _is_tensor(source) or _is_array(source):
-        kind = "tensor" if _is_tensor(source) else "array"
+    if is_tensor(source) or is_array(source):
+        kind = "tensor" if is_tensor(source) else "array"
         return f"{kind} of shape {tuple(source.shape)}, dtype {str(source.dtype).removeprefix('torch.')}"
     return f"object of type {type(source).__name__}"
 
 
-def _is_tensor(source: Any) -> bool:
-    # Whoever has a tensor has imported torch. Another thread may be importing it just now: then it has no Tensor yet.
-    return isinstance(source, getattr(sys.modules.get("torch"), "Tensor", ()))
-
-
-def _is_array(source: Any) -> bool:
-    return isinstance(source, getattr(sys.modules.get("numpy"), "ndarray", ()))
-
-
 def _open_stream(source: Any, name: str) -> IO[bytes]:
-    """A stream of an ordinary file's or a buffer's bytes; never waits on a pipe or a device."""
+    """Open a regular file or a buffer; never waits on a pipe or a device."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         if not len(source):
             raise ImageError(name, "there are no bytes in it; give the content of a picture file")
@@ -215,12 +180,17 @@ def _open_stream(source: Any, name: str) -> IO[bytes]:
 def _identify(stream: IO[bytes], name: str) -> ImageFile.ImageFile:
     """Read the header of a picture in one of the allowed formats.
 
-    This does what ``Image.open(formats=...)`` does, without its own limit on pixels, which is one variable for all
-    threads, and without forgetting which format the file claimed to be when it turns out damaged.
+    This does what ``Image.open(formats=...)`` does, but without Pillow's own limit on pixels, which is one variable for
+    all threads, and without forgetting which format a damaged file claimed to be.
     """
     head = stream.read(1024)
-    if _is_heif(head):
-        return _open_heif(stream, name)
+    if is_heif(head):
+        try:
+            return open_heif(stream, name)
+        except ImageError:
+            raise
+        except Exception as error:
+            raise ImageError(name, _reason(error, "HEIC")) from error
     magic = head[:16].ljust(16, b"\0")  # some of Pillow's checks fail on fewer bytes
     failure = None
     Image.preinit()
@@ -238,72 +208,14 @@ def _identify(stream: IO[bytes], name: str) -> ImageFile.ImageFile:
             try:
                 return factory(stream, "")
             except Exception as error:
-                if kind not in ("CUR", "TGA"):  # a TGA file may begin like a CUR file, and anything like a TGA file
+                if kind not in ("CUR", "TGA"):  # TGA files may begin like CUR files, and any file like TGA
                     failure = _reason(error, kind)
     unknown = "not a picture of a known kind; give a JPEG, PNG, WebP, GIF, BMP or TIFF file"
     raise ImageError(name, _foreign(head) or failure or unknown)
 
 
-def _is_heif(head: bytes) -> bool:
-    """Whether a file that begins with ``head`` is HEIF with pictures coded as HEVC: HEIC, as phones and cameras write it."""
-    if head[4:8] != b"ftyp":
-        return False
-    # The major brand, then a version, then the brands that the file is compatible with, until the box ends.
-    end = min(int.from_bytes(head[:4], "big"), len(head))
-    brands = {head[8:12], *(head[start : start + 4] for start in range(16, end, 4))}
-    # "mif1" and "msf1" are general: AVIF files begin so, too, and name AVIF further on.
-    return not brands & _AVIF_BRANDS and (head[8:12] in _GENERAL_BRANDS or bool(brands & _HEIC_BRANDS))
-
-
-def _open_heif(stream: IO[bytes], name: str) -> ImageFile.ImageFile:
-    """Read the header of a HEIF picture; pi-heif, which takes a while to load, is imported for the first of them.
-
-    The size is that of the upright picture, and its EXIF orientation 1: HEIF has a turn of its own, which the decoder
-    applies.
-    """
-    try:
-        from pi_heif.as_plugin import HeifImageFile
-    except ImportError as error:
-        state = (
-            "is not installed"
-            if isinstance(error, ModuleNotFoundError)
-            else f"does not load here ({' '.join(str(error).split())})"
-        )
-        raise ImageError(name, _NO_HEIF.format(state)) from error
-    stream.seek(0)
-    try:
-        return HeifImageFile(stream)  # by itself: registering it would change Pillow for the whole program
-    except Exception as error:
-        raise ImageError(name, _reason(error, "HEIC")) from error
-
-
-def _coded_sizes(stream: IO[bytes]) -> Iterator[tuple[int, int]]:
-    """Width and height in pixels of each image that a HEIF file says it holds: a crop to a small one may have to decode a huge one first.
-
-    libheif decodes none that is larger than the file says here.
-    """
-    end = stream.seek(0, os.SEEK_END)
-    start = 0
-    while start + 8 <= end:
-        stream.seek(start)
-        header = stream.read(16)
-        size, kind = int.from_bytes(header[:4], "big"), header[4:8]
-        if size == 1:
-            size = int.from_bytes(header[8:16], "big")
-        if size == 0:  # the last box
-            size = end - start
-        if size < 8:
-            return
-        if kind == b"meta":
-            stream.seek(start)
-            for found in _ISPE.finditer(stream.read(size)):
-                width, height = struct.unpack(">II", found[1])
-                yield width, height
-        start += size
-
-
 def _foreign(head: bytes) -> str | None:
-    """Why a file that begins with ``head`` is refused, if it is of a known kind that is not read."""
+    """Why a file that begins with ``head`` is refused, if it is of a known kind that cannot be read."""
     for offset, magic, reason in _FOREIGN:
         if head.startswith(magic, offset):
             return reason
@@ -326,28 +238,16 @@ def _reason(error: Exception, kind: str) -> str:
     return f"damaged or truncated {kind} ({detail}); get a fresh copy of it"
 
 
-def _check_size(size: tuple[int, int], name: str, limit: int) -> None:
-    width, height = size
-    if width < 1 or height < 1:
-        raise ImageError(name, f"it has no pixels ({width} x {height}); give a picture at least 1 pixel wide and high")
-    if width * height > limit:
-        raise ImageError(
-            name,
-            f"{width} x {height} is {width * height:,} pixels, above the limit of {limit:,}; make it smaller, or, if "
-            "you trust the file, raise max_pixels or the environment variable CAPTIONER_MAX_PIXELS",
-        )
-
-
 def _clean(image: Image.Image) -> Image.Image:
-    """Decode, and turn any mode into upright RGB without metadata."""
+    """Decode, and convert any mode to upright RGB without metadata."""
     image.load()
     turn = _turn(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image = _to_grey(image)
+        image = to_grey(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    rgb = image.convert("RGB")  # always a new image: the caller's is never given back
+    rgb = image.convert("RGB")  # always a new image, never the caller's
     if turn is not None:
         rgb = rgb.transpose(turn)
     rgb.info = {}
@@ -355,57 +255,17 @@ def _clean(image: Image.Image) -> Image.Image:
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    try:  # after load(): a TIFF is then upright already, a PNG may carry EXIF behind its pixels
+    try:  # after load(): a TIFF is upright by then, and a PNG may have EXIF data after its pixels
         return _TURNS.get(image.getexif().get(0x0112, 1))
     except Exception:  # damaged EXIF does not make the pixels unreadable
         return None
 
 
-def _to_grey(image: Image.Image) -> Image.Image:
-    """Deep grey (16-bit, 32-bit or float) to 8 bits; NaN becomes black."""
-    import numpy as np
-
-    values = np.asarray(image).astype(np.float32)
-    finite = values[np.isfinite(values)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    whites = {"I": (255.0, 65535.0), "F": (1.0, 255.0)}.get(image.mode, (65535.0,))
-    if low >= 0 and high <= whites[-1]:
-        low, high = 0.0, next(white for white in whites if high <= white)
-    with np.errstate(all="ignore"):
-        values = (values - low) * (255 / (high - low) if high > low else 0.0)
-    return Image.fromarray(np.nan_to_num(values).clip(0, 255).round().astype(np.uint8))
-
-
-def _from_array(source: Any, name: str, limit: int) -> Image.Image:
-    import numpy as np
-
-    if _is_tensor(source):
-        tensor = source.detach().cpu()
-        array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()  # numpy knows no bfloat16
-        if array.ndim == 3 and array.shape[0] in (1, 3, 4):
-            array = array.transpose(1, 2, 0)
-    else:
-        array = np.asarray(source)
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
-        raise ImageError(name, "not the shape of one picture; give height x width, with 1, 3 or 4 channels last")
-    _check_size((array.shape[1], array.shape[0]), name, limit)
-    if array.dtype.kind == "f":
-        low, high = float(array.min()), float(array.max())
-        if not -1e-3 <= low <= high <= 1 + 1e-3:  # false for NaN too; what resizing overshoots is forgiven
-            raise ImageError(name, f"values from {low:g} to {high:g}; floats must be in 0..1, so divide by 255 or clip")
-        array = (array.clip(0, 1) * 255).round().astype(np.uint8)
-    elif array.dtype != np.uint8:
-        raise ImageError(name, "values must be uint8 in 0..255 or floats in 0..1; convert them first")
-    return Image.fromarray(np.ascontiguousarray(array))
-
-
 def _silence_pillow() -> None:
-    """Keep Pillow's warnings (damaged EXIF and the like) off the terminal: what matters becomes an ImageError.
+    """Keep Pillow's warnings (damaged EXIF and the like) off the terminal; what matters becomes an ImageError.
 
-    One filter for Pillow's modules alone, put first and left there: ``catch_warnings`` exchanges a list that all
-    threads share, so that threads loading pictures would undo each other's and the caller's filters.
+    One filter for Pillow's modules only, put first and left there: ``catch_warnings`` replaces a list that all threads
+    share, so threads that load pictures would undo each other's filters and the caller's.
     """
     if not warnings.filters or warnings.filters[0][3] != _PILLOW:
         warnings.filterwarnings("ignore", module=_PILLOW.pattern)

@@ -1,4 +1,4 @@
-"""What is in a caption data set, and what is wrong with it, before anybody trains on it."""
+"""What a caption data set contains and what is wrong with it, to be checked before training on it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import stat
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ _TRAIN = ("train", "restval")
 
 @dataclass(frozen=True)
 class Spread:
-    """How a count is spread; all zero where nothing was counted. ``p95`` is the nearest rank: a count that occurs."""
+    """The spread of some counts; all zero if there are none. ``p95`` is the nearest rank, a count that occurs."""
 
     min: int
     median: float
@@ -39,7 +39,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """One split: how many photos and captions, captions per photo, words per caption."""
+    """The numbers of photos, captions, captions per photo and words per caption of one split."""
 
     photos: int
     captions: int
@@ -49,13 +49,13 @@ class SplitSummary:
 
 @dataclass(frozen=True)
 class VocabularySummary:
-    """The words a model trained on this data would know.
+    """The words that a model trained on this data would know.
 
     Attributes:
-        splits: where the words come from: "train" and "restval", or every split when there is neither.
+        splits: the splits that the words come from: "train" and "restval", or every split if there is neither.
         min_count: how often a word must occur to be kept.
-        words: distinct words.
-        kept: distinct words that occur at least ``min_count`` times.
+        words: number of distinct words.
+        kept: number of distinct words that occur at least ``min_count`` times.
         coverage: for every other split the share of its words, counted with repetition, that are kept, from 0 to 1.
     """
 
@@ -67,21 +67,21 @@ class VocabularySummary:
 
 
 @dataclass(frozen=True)
-class Found:
-    """How many of something there are, and the first of them in words."""
+class Listing:
+    """The number of some items, and the first of them as text."""
 
     count: int
     first: tuple[str, ...]
 
     @classmethod
-    def of(cls, things: Sequence[object], most: int = 10) -> Found:
-        """Count things and keep the first ``most``."""
-        return cls(len(things), tuple(str(thing) for thing in things[:most]))
+    def of(cls, items: Sequence[object], most: int = 10) -> Listing:
+        """Count items and keep the first ``most``."""
+        return cls(len(items), tuple(str(item) for item in items[:most]))
 
 
 @dataclass(frozen=True)
 class Twins:
-    """Photos whose files are the same to the byte, and the splits they are in."""
+    """Photos with byte-identical files, and the splits they are in."""
 
     image_ids: tuple[str, ...]
     splits: tuple[str, ...]
@@ -89,15 +89,15 @@ class Twins:
 
 @dataclass(frozen=True)
 class Report:
-    """What :func:`inspect_captions` found. What was not looked for is None.
+    """The result of :func:`inspect_captions`. What was not checked is None.
 
     Attributes:
-        missing: picture files that are not there.
+        missing: picture files that do not exist.
         duplicates: groups of byte-identical photos.
-        leaks: those of the groups that reach over more than one split; "train" and "restval" count as one.
-        unreadable: picture files that are there but cannot be read, with the reason.
-        repeated_captions: image ids that have a caption twice, in the same words.
-        empty_captions: captions without a word, among them those that the reader has dropped.
+        leaks: those groups that extend over more than one split; "train" and "restval" count as one.
+        unreadable: picture files that exist but cannot be read, with the reason.
+        repeated_captions: ids of images with a caption that occurs twice, word for word.
+        empty_captions: number of captions without a word, including those that the reader dropped.
         problems: malformed records that the reader skipped.
     """
 
@@ -105,21 +105,17 @@ class Report:
     format: str
     splits: dict[str, SplitSummary]
     vocabulary: VocabularySummary
-    missing: Found | None
+    missing: Listing | None
     duplicates: tuple[Twins, ...] | None
     leaks: tuple[Twins, ...] | None
-    unreadable: Found | None
-    repeated_captions: Found
+    unreadable: Listing | None
+    repeated_captions: Listing
     empty_captions: int
-    problems: Found
+    problems: Listing
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain values that JSON can hold."""
+        """The report as plain values for JSON."""
         return asdict(self)
-
-    def lines(self) -> list[str]:
-        """The report as plain text, a line an item."""
-        return list(_lines(self))
 
 
 def inspect_captions(
@@ -131,15 +127,15 @@ def inspect_captions(
     check_pictures: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """Count what a data set holds and look for what spoils training or makes scores too good.
+    """Count what a data set contains, and look for what spoils training or inflates scores.
 
     Args:
         data: the data set, as read by :func:`~captioner.data.annotations.read_captions`.
         tokenize: splits a caption into words.
         min_count: how often a word must occur in the train split to be kept.
-        check_files: look for missing and byte-identical files. Files of equal size are read as a whole.
+        check_files: look for missing and byte-identical files; files of equal size are read completely.
         check_pictures: also decode every picture, which takes long.
-        progress: called with the number of files done and to do, while files are read.
+        progress: called with the number of files read and the number to read.
     """
     photos: dict[str, list[Photo]] = {}
     for photo in data.photos:
@@ -173,9 +169,9 @@ def inspect_captions(
         duplicates=duplicates,
         leaks=leaks,
         unreadable=unreadable,
-        repeated_captions=Found.of(repeated),
+        repeated_captions=Listing.of(repeated),
         empty_captions=empty,
-        problems=Found.of(data.problems, 20),
+        problems=Listing.of(data.problems, 20),
     )
 
 
@@ -195,8 +191,8 @@ def _vocabulary(words: Mapping[str, Counter[str]], min_count: int) -> Vocabulary
 
 def _files(
     photos: Sequence[Photo], check_files: bool, check_pictures: bool, progress: Callable[[int, int], None] | None
-) -> tuple[Found | None, tuple[Twins, ...] | None, Found | None]:
-    """What is missing, what is there twice, what cannot be read; None for what was not asked."""
+) -> tuple[Listing | None, tuple[Twins, ...] | None, Listing | None]:
+    """Files that are missing, identical, or unreadable; None for what is not to be checked."""
     if not check_files and not check_pictures:
         return None, None, None
     from captioner.data.images import digest, load_image
@@ -213,7 +209,7 @@ def _files(
         else:
             missing.append(path)
     equal = Counter(sizes.values())
-    # Only files of equal size can be the same; two photos of one path are the same without a look.
+    # Only files of equal size can be identical; two photos of one path are identical in any case.
     to_hash = {path for path, size in sizes.items() if check_files and equal[size] > 1}
     to_read = [path for path in sizes if check_pictures or path in to_hash]
     keys: dict[Path, str] = {path: str(path) for path in sizes}
@@ -237,69 +233,10 @@ def _files(
         for group in groups.values()
         if len(group) > 1
     )
-    # Without decoding, only the files that had to be hashed were opened: no claim can be made but that some failed.
-    failed = Found.of(unreadable) if check_pictures or unreadable else None
-    return Found.of(missing), twins if check_files else None, failed
+    # Without decoding, only the files to hash were opened: then it is known that some failed, but not that none did.
+    failed = Listing.of(unreadable) if check_pictures or unreadable else None
+    return Listing.of(missing), twins if check_files else None, failed
 
 
 def _leaks(twins: Twins) -> bool:
     return len({"train" if split in _TRAIN else split for split in twins.splits}) > 1
-
-
-# --------------------------------------------------------------------------------------------------------- plain text
-
-
-def _lines(report: Report) -> Iterator[str]:
-    photos = sum(split.photos for split in report.splits.values())
-    captions = sum(split.captions for split in report.splits.values())
-    yield f"{report.name} ({report.format}): {photos:,} photos with {captions:,} captions"
-    yield ""
-    yield from _table(report.splits)
-    yield ""
-    vocabulary = report.vocabulary
-    yield (
-        f"Vocabulary of {' + '.join(vocabulary.splits) or 'nothing'}: {vocabulary.words:,} words, "
-        f"{vocabulary.kept:,} of them at least {vocabulary.min_count} times"
-    )
-    for split, share in vocabulary.coverage.items():
-        yield f"  these make {share:.2%} of the words in {split}"
-    yield from _found("Missing pictures", report.missing)
-    yield from _found("Unreadable pictures", report.unreadable)
-    if report.duplicates is not None and report.leaks is not None:
-        yield from _twins("Byte-identical pictures", report.duplicates)
-        yield from _twins("The same picture in more than one split", report.leaks)
-    yield from _found("Photos that have a caption twice", report.repeated_captions)
-    yield f"Empty captions: {report.empty_captions or 'none'}"
-    yield from _found("Malformed records", report.problems)
-
-
-def _table(splits: Mapping[str, SplitSummary]) -> Iterator[str]:
-    rows = [("split", "photos", "captions", "captions per photo", "words per caption")]
-    rows.append(("", "", "", "min / mean / max", "min / median / mean / p95 / max"))
-    for name, split in splits.items():
-        per, length = split.captions_per_photo, split.words_per_caption
-        ranges = f"{per.min} / {per.mean:.1f} / {per.max}"
-        lengths = f"{length.min} / {length.median:g} / {length.mean:.1f} / {length.p95} / {length.max}"
-        rows.append((name, f"{split.photos:,}", f"{split.captions:,}", ranges, lengths))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        yield "  ".join(cells).rstrip()
-
-
-def _found(title: str, found: Found | None) -> Iterator[str]:
-    if found is not None:
-        yield from _list(title, found.count, found.first)
-
-
-def _twins(title: str, groups: Sequence[Twins]) -> Iterator[str]:
-    shown = [f"{' = '.join(twins.image_ids)} ({', '.join(twins.splits)})" for twins in groups[:10]]
-    yield from _list(title, len(groups), shown)
-
-
-def _list(title: str, count: int, shown: Sequence[str]) -> Iterator[str]:
-    yield f"{title}: {f'{count:,}' if count else 'none'}"
-    for item in shown:
-        yield f"  {item}"
-    if count > len(shown):
-        yield f"  ... and {count - len(shown):,} more"

@@ -1,4 +1,4 @@
-"""Many pictures from file to batch, in threads: :func:`load_image`, :meth:`Transform.pixels`, and the errors on the way.
+"""Loads many pictures into batches, in threads: :func:`load_image`, :meth:`Transform.pixels`, and their errors.
 
 Letters in shapes: B pictures in a batch, S the transform's size in pixels.
 """
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from captioner.data.images import ImageSource, load_image, pixel_limit
+from captioner.data.images import ImageSource, load_image
+from captioner.data.limits import pixel_limit
 from captioner.data.transform import Transform
 from captioner.errors import ConfigError, ImageError
 
@@ -24,14 +25,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Pictures ready for an encoder, and the errors met on the way to them.
+    """Pictures ready for an encoder, and the errors that occurred while they were loaded.
 
     Attributes:
         pixels: uint8 ``(B, 3, S, S)``, the good pictures only; B may be 0.
-        sources: B sources as they were given.
-        positions: B places in the input, counted from 0.
-        places: B boxes of the pictures that the encoder sees, relative xyxy; see :meth:`Transform.place`.
-        errors: the place in the input and the error of each bad picture, in order.
+        sources: the B sources as given.
+        positions: their B positions in the input, counted from 0.
+        places: the B boxes of the photos that the encoder sees, relative xyxy; see :meth:`Transform.place`.
+        errors: the position in the input and the error of each bad picture, in order.
     """
 
     pixels: torch.Tensor
@@ -50,20 +51,20 @@ _Loaded: TypeAlias = "tuple[np.ndarray[Any, Any], tuple[float, float, float, flo
 class ImageLoader:
     """Loads many pictures in threads and yields them in batches, in the order of the input.
 
-    Threads and not processes, since Pillow lets go of Python's lock while it decodes and resizes. ``sources`` may be
+    Threads suffice, since Pillow releases Python's global lock while it decodes and resizes. ``sources`` may be
     endless: no more than ``(prefetch + 1) * batch_size`` of them are held at a time.
 
-    A bad picture costs no good one: batches are filled with good pictures, and the errors met while filling one come
-    with it. A batch holds fewer than ``batch_size`` pictures, perhaps none, only at the end of the input or after
-    ``(prefetch + 1) * batch_size`` errors in one batch.
+    Batches are filled with good pictures; the errors that occur while one is filled come with it. A batch holds fewer
+    than ``batch_size`` pictures, perhaps none, only at the end of the input or after ``(prefetch + 1) * batch_size``
+    errors in one batch.
 
     Args:
-        sources: anything :func:`load_image` takes; walked once per iteration.
-        transform: makes each picture the encoder's input.
+        sources: anything that :func:`load_image` accepts; traversed once per iteration.
+        transform: turns each picture into the encoder's input.
         batch_size: pictures in a batch.
         workers: threads.
         max_pixels: see :func:`load_image`.
-        prefetch: batches that are loaded ahead of the one in use.
+        prefetch: batches loaded ahead of the one in use.
 
     Raises:
         ConfigError: a number is too small.
@@ -124,15 +125,15 @@ def load_groups(
     workers: int = min(4, os.cpu_count() or 1),
     max_pixels: int | None = None,
 ) -> Iterator[ImageBatch]:
-    """Load pictures in threads, one batch for each group: its good pictures, perhaps none, and the errors of the others.
+    """Load pictures in threads, one batch for each group; the next group is loaded while a batch is in use.
 
-    While a batch is in use the next group is loaded.
+    A batch holds the good pictures of its group, perhaps none, and the errors of the others.
 
     Args:
         groups: the pictures of each batch.
-        transform: makes each picture the encoder's input.
+        transform: turns each picture into the encoder's input.
         workers: threads, the same for all groups.
-        max_pixels: see :func:`captioner.data.images.load_image`.
+        max_pixels: see :func:`load_image`.
     """
     limit = pixel_limit(max_pixels)
     with ThreadPoolExecutor(workers, thread_name_prefix="captioner-images") as pool:
@@ -145,16 +146,9 @@ def load_groups(
                     sources, futures = waiting.popleft()
                     results = [future.result() for future in futures]
                     rows = list(enumerate(zip(sources, results, strict=True)))
-                    good = [
-                        (position, source, result)
-                        for position, (source, result) in rows
-                        if not isinstance(result, ImageError)
-                    ]
-                    yield _batch(
-                        good,
-                        [(position, result) for position, (_, result) in rows if isinstance(result, ImageError)],
-                        transform.size,
-                    )
+                    good = [(i, source, row) for i, (source, row) in rows if not isinstance(row, ImageError)]
+                    errors = [(i, row) for i, (_, row) in rows if isinstance(row, ImageError)]
+                    yield _batch(good, errors, transform.size)
         finally:  # also when the caller stops early
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -164,7 +158,7 @@ def _load(source: ImageSource, transform: Transform, max_pixels: int) -> _Loaded
         image = load_image(source, max_pixels=max_pixels, min_size=transform.decode_size)
         return transform.pixels(image), transform.place(image.size)
     except ImageError as error:
-        return ImageError(error.source, error.reason)  # anew: a traceback would keep the picture in memory
+        return ImageError(error.source, error.reason)  # a new one: the traceback would keep the picture in memory
 
 
 def _batch(good: list[tuple[int, ImageSource, _Loaded]], errors: list[tuple[int, ImageError]], size: int) -> ImageBatch:

@@ -1,4 +1,7 @@
-"""How a picture becomes an encoder's input. S in shapes is the transform's size in pixels, B the pictures in a batch."""
+"""How a picture becomes an encoder's input.
+
+Letters in shapes: B pictures in a batch, S the transform's size in pixels.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,15 @@ if TYPE_CHECKING:
 
 
 class Transform(Settings):
-    """How a photo becomes an encoder's input; part of the encoder's config, so that use sees what training saw.
+    """How a photo becomes an encoder's input; part of the encoder's config, so that inference sees what training saw.
 
     Attributes:
-        size: side of the square the encoder takes, in pixels (S).
-        fit: ``squash`` shows the whole photo and gives up its shape; ``crop`` keeps the shape and shows the middle.
+        size: side of the encoder's square input, in pixels (S).
+        fit: ``squash`` keeps the whole photo but not its shape; ``crop`` keeps the shape but only the middle.
         crop_fraction: for ``crop``, the share of the shorter side that is kept.
         interpolation: Pillow's antialiased filter.
-        mean: per channel (R, G, B), of values in 0..1.
-        std: per channel (R, G, B), of values in 0..1.
+        mean: of each channel (R, G, B), for values in 0..1.
+        std: of each channel (R, G, B), for values in 0..1.
     """
 
     size: int = Field(default=448, ge=1)
@@ -37,8 +40,8 @@ class Transform(Settings):
     def decode_size(self) -> int:
         """The ``min_size`` for :func:`~captioner.data.images.load_image`.
 
-        It is twice what is needed, so that a JPEG decoded at a reduced scale gives all but the same pixels (of a
-        24-megapixel photo: 0.2 of 255 off on average, 2 at most).
+        It is twice what is needed, so that a JPEG decoded at a reduced scale gives nearly the same pixels (for a
+        24-megapixel photo they differ by 0.2 of 255 on average and by 2 at most).
         """
         return 2 * (self.size if self.fit == "squash" else round(self.size / self.crop_fraction))
 
@@ -49,20 +52,20 @@ class Transform(Settings):
         resample = Image.Resampling[self.interpolation.upper()]
         box = self._box(image.size)
         if self.fit == "squash" and image.height > 64 * image.width:
-            # Pillow resizes widths first, and a strip of 1 x 1,000,000 pixels would become 448 x 1,000,000 on the way.
+            # Pillow resizes widths first, and a strip of 1 x 1,000,000 pixels would become 448 x 1,000,000 in between.
             image = image.resize((image.width, self.size), resample)
             box = self._box(image.size)
         square = image.resize((self.size, self.size), resample, box=box)
         return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
     def place(self, image_size: tuple[int, int]) -> tuple[float, float, float, float]:
-        """The box of a photo of ``(width, height)`` that the encoder sees: x0, y0, x1, y1, each relative, in 0..1."""
+        """The box of a photo of ``(width, height)`` that the encoder sees: x0, y0, x1, y1, relative, in 0..1."""
         width, height = image_size
         x0, y0, x1, y1 = self._box(image_size)
         return (x0 / width, y0 / height, x1 / width, y1 / height)
 
     def normalise(self, batch: torch.Tensor) -> torch.Tensor:
-        """uint8 pixels ``(B, 3, S, S)`` to float32 ``(value / 255 - mean) / std``, on the device they are on."""
+        """Turn uint8 pixels ``(B, 3, S, S)`` into float32 ``(value / 255 - mean) / std``, on their own device."""
         import torch
 
         mean = torch.tensor(self.mean, device=batch.device).view(3, 1, 1)
@@ -72,8 +75,8 @@ class Transform(Settings):
     def _box(self, image_size: tuple[int, int]) -> tuple[float, float, float, float]:
         """The box in the photo's own pixels.
 
-        For ``crop`` it is where resizing and then cropping would cut, at whole pixels of the resized photo; the resized
-        photo is never made, since that of a very long one would not fit into memory.
+        For ``crop`` it is the box that resizing and then cropping would cut out, at whole pixels of the resized photo.
+        The resized photo is never made, since that of a very long photo would not fit into memory.
         """
         width, height = image_size
         if self.fit == "squash":

@@ -1,4 +1,4 @@
-"""Decoders: from a memory to words. Importing this package registers every family."""
+"""Decoders, from a memory to words. Importing this package registers every family."""
 
 from captioner.decoders.base import DECODERS, Decoder, DecoderConfig, DecoderOutput, State, Step
 from captioner.decoders.show_attend_tell import ShowAttendTell

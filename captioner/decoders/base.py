@@ -1,7 +1,7 @@
-"""What every decoder is: start on a memory, write one word at a time, or be output whole captions at once.
+"""The interface of decoders: start on a memory, then write one word at a time, or score whole captions at once.
 
-Tensor letters in this package: B images, W hypotheses an image (in search), K captions an image (in training), T steps,
-N places, D features of the memory, V words of the vocabulary, M real (not padding) positions of a batch.
+Tensor letters in this package: B images, W hypotheses per image (in search), K captions per image (in training), T
+steps, N places, D features of the memory, V words of the vocabulary, M real (not padding) positions of a batch.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class DecoderConfig(Settings):
 
 @dataclass(frozen=True)
 class State:
-    """All that a decoder remembers between two words.
+    """Everything that a decoder keeps between two words.
 
     Attributes:
         hypotheses: tensors (B, W, ...) that differ between the hypotheses of an image.
-        images: tensors (B, ...) that all hypotheses of an image share, and that are never copied per hypothesis.
+        images: tensors (B, ...) that all hypotheses of an image share and that are never copied per hypothesis.
     """
 
     hypotheses: Mapping[str, Tensor]
@@ -39,8 +39,8 @@ class State:
         """Return the state of other hypotheses.
 
         Args:
-            parents: (B, W') for every new hypothesis the old one of the same image that it continues.
-            images: (B',) the images to go on with; picked after ``parents``.
+            parents: (B, W') for every new hypothesis, the old one of the same image that it continues.
+            images: (B',) the images to continue with; picked after ``parents``.
         """
         hypotheses, shared = self.hypotheses, self.images
         if parents is not None:
@@ -53,12 +53,12 @@ class State:
 
 
 class Step(NamedTuple):
-    """What one step of a decoder gives.
+    """The output of one step of a decoder.
 
     Attributes:
         logits: (B, W, V) scores of the next word, before softmax.
-        attention: (B, W, N) where it looked, summing to one over real places; ``None`` if the decoder does not attend.
-        state: what to go on with.
+        attention: (B, W, N) weights that sum to one over real places; ``None`` if the decoder does not attend.
+        state: the state after the step.
     """
 
     logits: Tensor
@@ -67,13 +67,13 @@ class Step(NamedTuple):
 
 
 class DecoderOutput(NamedTuple):
-    """What teacher forcing gives.
+    """The output of teacher forcing.
 
     Attributes:
         logits: (M, V) for the real positions only, in the order of ``tokens[tokens != PAD]``.
-        attention: (M, N) how it weighed the places at each of them; ``None`` if the decoder does not attend.
-        sampled: (M,) the one place it drew from these weights and looked at, -1 where it looked at all; ``None`` if it
-            never draws.
+        attention: (M, N) the weights of the places at each of them; ``None`` if the decoder does not attend.
+        sampled: (M,) the one place that was drawn from these weights, -1 where all were attended to; ``None`` if the
+            decoder never draws.
     """
 
     logits: Tensor
@@ -82,7 +82,7 @@ class DecoderOutput(NamedTuple):
 
 
 class Decoder(nn.Module, ABC):
-    """Writes a caption while it looks at a memory.
+    """Writes captions of a memory.
 
     A subclass has a ``Config`` (a :class:`DecoderConfig`) and is built as ``Decoder(config, features=D, words=V)``.
     """
@@ -96,7 +96,7 @@ class Decoder(nn.Module, ABC):
 
     @abstractmethod
     def start(self, memory: Memory) -> State:
-        """Prepare one hypothesis an image (W = 1), doing once all that does not depend on the words."""
+        """Prepare one hypothesis per image (W = 1) and compute everything that does not depend on the words."""
 
     @abstractmethod
     def step(self, tokens: Tensor, state: State) -> Step:

@@ -7,15 +7,15 @@ from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from captioner.decoders.base import DECODERS, Decoder, DecoderConfig, DecoderOutput, State, Step
-from captioner.layers.additive import Glimpse, Keys, Look, Sampler, additive_attention, attend
+from captioner.layers.additive import Attend, Glimpse, Keys, Sampler, additive_attention, attend
 from captioner.layers.dropout import Dropout
 from captioner.layers.kernels import wide
 from captioner.layers.packing import Packing
-from captioner.layers.positions import Geometry
+from captioner.layers.positions import Geometry, rename_positions
 from captioner.layers.recurrence import Product, lstm_gates, product, products, recurrent_products
 from captioner.memory import Memory
 from captioner.text.vocabulary import PAD
@@ -30,21 +30,23 @@ class ShowAttendTellConfig(DecoderConfig):
     values: int = Field(
         512,
         ge=0,
-        description="size to which the places' features are projected before they are averaged; 0 leaves them as they are",
+        description="size to which the places' features are projected before they are averaged; 0: no projection",
     )
-    kind: Literal["soft", "hard"] = Field("soft", description="look at all places at once, or at one (section 4)")
+    kind: Literal["soft", "hard"] = Field("soft", description="attend to all places at once, or to one (section 4)")
     expected: float = Field(
         0.5,
         ge=0,
         le=1,
-        description="with hard attention, share of the captions in training that look at the expected place instead",
+        description="with hard attention, share of the captions in training that use the expected vector instead",
     )
-    positions: bool = Field(False, description="tell where in the picture each place is")
+    geometry: bool = Field(False, description="tell where in the picture each place is")
     gate: Literal["scalar", "vector"] = Field(
-        "scalar", description="beta: one number a step (the paper's) or one a feature"
+        "scalar", description="beta: one number per step (the paper's) or one per feature"
     )
     dropout: float = Field(0.5, ge=0, lt=1, description="on the places, the word vectors and the deep output layer")
     feature_dropout: float = Field(0.0, ge=0, lt=1, description="on the encoder's features before they are projected")
+
+    _rename_positions = model_validator(mode="before")(rename_positions)
 
 
 class _Past(NamedTuple):
@@ -55,7 +57,14 @@ class _Past(NamedTuple):
 
 
 class _Products(NamedTuple):
-    """What multiplies at every step: h_{t-1} and the gated context for the LSTM's gates, h_{t-1} for the query and for beta."""
+    """The products of every step.
+
+    Attributes:
+        hidden: of h_{t-1}, for the LSTM's gates.
+        context: of the gated context, for the LSTM's gates.
+        query: of h_{t-1}, for the attention network.
+        beta: of h_{t-1}, for the gate of the context.
+    """
 
     hidden: Product
     context: Product
@@ -65,7 +74,7 @@ class _Products(NamedTuple):
 
 @DECODERS.register("show_attend_tell")
 class ShowAttendTell(Decoder):
-    """An LSTM that, before every word, averages the places of the picture with weights that depend on what it has said.
+    """An LSTM that, before every word, averages the places with weights that depend on the words so far.
 
     Equations of the paper: the attention network (4)-(6) with the additive form of Bahdanau 2015; the LSTM (1)-(3); its
     first state from the mean feature (section 3.1.2); the deep output (7), ``logits = L_o (E y_{t-1} + L_h h_t + L_z
@@ -73,12 +82,13 @@ class ShowAttendTell(Decoder):
     objective (:mod:`captioner.training.cross_entropy`).
 
     Hard attention (section 4.1): in training a place is drawn from the weights, or for a share ``expected`` of the
-    captions their expected vector is used; the objective has the rest (REINFORCE, its baseline, the entropy).
-    Captioning looks at the most probable place.
+    captions the expected vector is used; the objective does the rest (REINFORCE, its baseline, the entropy). In
+    captioning the most probable place is used.
 
-    Departures: places are first projected to ``values`` features (the paper's conv5_3 has 512 already, EfficientNet's
-    last map 1280; set ``values: 0`` for the paper's form); the two initial-state networks have one layer and a tanh, as
-    in the paper's code; ``gate: vector`` is the elementwise gate of later implementations.
+    Departures: places are first projected to ``values`` features (the paper's conv5_3 has only 512, EfficientNet's last
+    map 1280; set ``values: 0`` for the paper's form); the two initial-state networks have one layer and a tanh, as in
+    the paper's code; ``gate: vector`` is the elementwise gate of later implementations; ``geometry`` adds a learned map
+    of its box to each place.
     """
 
     Config: ClassVar[type[DecoderConfig]] = ShowAttendTellConfig
@@ -91,7 +101,7 @@ class ShowAttendTell(Decoder):
         gates = 1 if config.gate == "scalar" else values
         self.feature_dropout = Dropout(config.feature_dropout)
         self.dropout = Dropout(config.dropout)
-        self.geometry = Geometry(features) if config.positions else None
+        self.geometry = Geometry(features) if config.geometry else None
         self.values = nn.Linear(features, values) if config.values else nn.Identity()
         self.keys = nn.Linear(features, config.attention, bias=False)
         self.query = nn.Linear(config.hidden, config.attention)
@@ -113,16 +123,16 @@ class ShowAttendTell(Decoder):
         nn.init.uniform_(self.score, -(self.score.numel() ** -0.5), self.score.numel() ** -0.5)
         nn.init.orthogonal_(self.lstm.weight_hh)
         nn.init.zeros_(self.output.bias)
-        with torch.no_grad():  # Remember at first: forget gates start open (Jozefowicz 2015).
+        with torch.no_grad():  # forget gates start open (Jozefowicz 2015)
             self.lstm.bias_ih[self.config.hidden : 2 * self.config.hidden].fill_(1.0)
 
-    def _look(self, memory: Memory) -> tuple[Tensor, Tensor, _Past]:
-        """Do what is done once an image: values (B, N, D), keys (B, N, A), and the first state, (B, 1, H) each."""
+    def _prepare(self, memory: Memory) -> tuple[Tensor, Tensor, _Past]:
+        """Compute, once per image, values (B, N, D), keys (B, N, A) and the first state, (B, 1, H) each."""
         vectors = self.feature_dropout(
             memory.vectors if self.geometry is None else memory.vectors + self.geometry(memory)
         )
         values, keys = self.values(vectors), self.keys(vectors)
-        # One mask for all places of an image: what is hidden from the decoder stays hidden wherever it looks.
+        # One dropout mask for all places of an image: a dropped feature stays dropped wherever the decoder attends.
         values = values * self.dropout(values.new_ones(values.shape[0], 1, values.shape[2]))
         first = (
             torch.tanh(wide(network(memory.pooled))).unsqueeze(1) for network in (self.first_hidden, self.first_cell)
@@ -130,7 +140,7 @@ class ShowAttendTell(Decoder):
         return values, keys, _Past(*first)
 
     def _word_gates(self, tokens: Tensor) -> Tensor:
-        """Return what words (...,) add to the LSTM's gates (..., 4H), biases included.
+        """Return the words' (...,) part of the LSTM's gates (..., 4H), biases included.
 
         Training calls this once for every distinct word of a batch, so that all its occurrences share one dropout mask.
         """
@@ -151,7 +161,7 @@ class ShowAttendTell(Decoder):
         return logits
 
     def _sampler(self, images: int, captions: int) -> Sampler | None:
-        """Return what chooses the places of (images, captions), if attention is hard."""
+        """Return the function that chooses places for (images, captions); ``None`` if attention is soft."""
         if self.config.kind == "soft":
             return None
         if not self.training:
@@ -159,10 +169,10 @@ class ShowAttendTell(Decoder):
         expected = torch.rand(images, captions, device=self.score.device) < self.config.expected
 
         def sample(alpha: Tensor) -> Tensor:
-            # The first place at which the running sum passes a random share of the whole.
-            running = alpha.cumsum(-1)
-            share = torch.rand(*alpha.shape[:2], 1, device=alpha.device, dtype=alpha.dtype) * running[..., -1:]
-            place = (running <= share).sum(-1).clamp(max=alpha.shape[-1] - 1)
+            # The first place at which the cumulative sum exceeds a random share of the total.
+            cumulative = alpha.cumsum(-1)
+            share = torch.rand(*alpha.shape[:2], 1, device=alpha.device, dtype=alpha.dtype) * cumulative[..., -1:]
+            place = (cumulative <= share).sum(-1).clamp(max=alpha.shape[-1] - 1)
             return place.masked_fill(expected[: len(alpha)], -1)
 
         return sample
@@ -176,17 +186,17 @@ class ShowAttendTell(Decoder):
             self.beta.weight,
         ]
 
-    def _advance(self, words: Tensor, past: _Past, look: Look, maps: _Products) -> tuple[Glimpse, _Past]:
-        """Go one word further: words (B, K, 4H) as gates -> what was seen, its context gated, and the new state."""
-        glimpse = look(maps.query(past.h) + self.query.bias)  # (4)-(6)
-        beta = torch.sigmoid(maps.beta(past.h) + self.beta.bias)  # section 4.2.1
+    def _advance(self, words: Tensor, past: _Past, attend: Attend, times: _Products) -> tuple[Glimpse, _Past]:
+        """Advance by a word, its part (B, K, 4H) of the gates -> the glimpse with its context gated, the new state."""
+        glimpse = attend(times.query(past.h) + self.query.bias)  # (4)-(6)
+        beta = torch.sigmoid(times.beta(past.h) + self.beta.bias)  # section 4.2.1
         context = beta * glimpse.context
-        gates = words + maps.hidden(past.h) + maps.context(context)  # (1)
+        gates = words + times.hidden(past.h) + times.context(context)  # (1)
         return glimpse._replace(context=context), _Past(*lstm_gates(gates, past.c))  # (2), (3)
 
     def start(self, memory: Memory) -> State:
-        """Prepare one hypothesis an image; see :meth:`Decoder.start`."""
-        values, keys, past = self._look(memory)
+        """Prepare one hypothesis per image; see :meth:`Decoder.start`."""
+        values, keys, past = self._prepare(memory)
         images = {"values": values, "keys": Keys.of(keys).units_first}
         if memory.mask is not None:
             images["mask"] = memory.mask
@@ -195,7 +205,7 @@ class ShowAttendTell(Decoder):
     def step(self, tokens: Tensor, state: State) -> Step:
         """Read words (B, W) and score the next; see :meth:`Decoder.step`."""
         images = state.images
-        look = partial(
+        attend_once = partial(
             attend,
             keys=images["keys"],
             values=images["values"],
@@ -204,7 +214,7 @@ class ShowAttendTell(Decoder):
             sampler=self._sampler(*tokens.shape),
         )
         glimpse, past = self._advance(
-            self._word_gates(tokens), _Past(**state.hypotheses), look, _Products(*products(self._weights()))
+            self._word_gates(tokens), _Past(**state.hypotheses), attend_once, _Products(*products(self._weights()))
         )
         return Step(self._deep_output(tokens, past.h, glimpse.context), glimpse.alpha, State(past._asdict(), images))
 
@@ -213,19 +223,19 @@ class ShowAttendTell(Decoder):
         b, k, _ = tokens.shape
         packing = Packing.of(tokens)
         memory = memory[packing.order]
-        values, keys, past = self._look(memory)
+        values, keys, past = self._prepare(memory)
         distinct, words = packing.words.unique(return_inverse=True)
         rows = [images * k for images in packing.active]
         gates = F.embedding(words, self._word_gates(distinct)).split(rows)
-        looks = additive_attention(
+        steps = additive_attention(
             keys, values, self.score, mask=memory.mask, active=packing.active, captions=k, sampler=self._sampler(b, k)
         )
         past = _Past(*(part.expand(-1, k, -1) for part in past))
-        maps = recurrent_products(self._weights(), rows)
+        multiply = recurrent_products(self._weights(), rows)
         hidden, context, attention, sampled = [], [], [], []
-        for images, word, look, step in zip(packing.active, gates, looks, maps, strict=True):
+        for images, words_t, attend_t, times_t in zip(packing.active, gates, steps, multiply, strict=True):
             past = _Past(*(part[:images] for part in past))
-            glimpse, past = self._advance(word.view(images, k, -1), past, look, _Products(*step))
+            glimpse, past = self._advance(words_t.view(images, k, -1), past, attend_t, _Products(*times_t))
             hidden.append(past.h.flatten(0, 1))
             context.append(glimpse.context.flatten(0, 1))
             attention.append(glimpse.alpha.flatten(0, 1))

@@ -27,11 +27,10 @@ class ShowTellConfig(DecoderConfig):
 
 @DECODERS.register("show_tell")
 class ShowTell(Decoder):
-    """An LSTM that is shown the picture once, before the first word, and then tells.
+    """An LSTM that sees the picture once, before the first word.
 
     Equations of the paper: x_{-1} = CNN(I) projected (10); x_t = W_e S_t (11); p_{t+1} = LSTM(x_t) (12). Departure: the
-    LSTM is today's, whose output is o * tanh(c), where the paper's (8) leaves out the tanh; the paper's own released
-    code has it too.
+    LSTM's output is o * tanh(c), as is usual today and in the paper's own released code; the paper's (8) has no tanh.
     """
 
     Config: ClassVar[type[DecoderConfig]] = ShowTellConfig
@@ -56,22 +55,22 @@ class ShowTell(Decoder):
             # Remember at first: forget gates start open (Jozefowicz 2015).
             bias[config.hidden : 2 * config.hidden].fill_(1.0)
 
-    def _show(self, memory: Memory) -> Tensor:
-        """Return x_{-1}, (B, E)."""
-        shown: Tensor = self.image(self.feature_dropout(memory.pooled))
-        return shown
+    def _image_input(self, memory: Memory) -> Tensor:
+        """Return x_{-1} (B, E), equation (10)."""
+        x: Tensor = self.image(self.feature_dropout(memory.pooled))
+        return x
 
     def start(self, memory: Memory) -> State:
-        """Prepare one hypothesis an image; see :meth:`Decoder.start`."""
-        _, (h, c) = self.lstm(self.dropout(self._show(memory)).unsqueeze(1))
+        """Prepare one hypothesis per image; see :meth:`Decoder.start`."""
+        _, (h, c) = self.lstm(self.dropout(self._image_input(memory)).unsqueeze(1))  # (10)
         return State({"h": h.transpose(0, 1), "c": c.transpose(0, 1)})
 
     def step(self, tokens: Tensor, state: State) -> Step:
         """Read words (B, W) and score the next; see :meth:`Decoder.step`."""
         b, w = tokens.shape
         h, c = (state.hypotheses[name].flatten(0, 1).unsqueeze(0).contiguous() for name in ("h", "c"))
-        told, (h, c) = self.lstm(self.dropout(self.embedding(tokens.reshape(b * w, 1))), (h, c))
-        logits = self.output(self.dropout(told)).view(b, w, -1)
+        outputs, (h, c) = self.lstm(self.dropout(self.embedding(tokens.reshape(b * w, 1))), (h, c))  # (11), (12)
+        logits = self.output(self.dropout(outputs)).view(b, w, -1)
         return Step(logits, None, State({"h": h.view(b, w, -1), "c": c.view(b, w, -1)}))
 
     def forward(self, memory: Memory, tokens: Tensor) -> DecoderOutput:
@@ -79,10 +78,10 @@ class ShowTell(Decoder):
         b, k, _ = tokens.shape
         real = tokens != PAD
         tokens, lengths = tokens.flatten(0, 1), real.sum(-1).flatten()
-        image = self._show(memory).unsqueeze(1).expand(b, k, -1).reshape(b * k, 1, -1)
-        inputs = self.dropout(torch.cat([image, self.embedding(tokens)], dim=1))
+        image = self._image_input(memory).unsqueeze(1).expand(b, k, -1).reshape(b * k, 1, -1)
+        inputs = self.dropout(torch.cat([image, self.embedding(tokens)], dim=1))  # (10), (11)
         packed = nn.utils.rnn.pack_padded_sequence(inputs, (lengths + 1).cpu(), batch_first=True, enforce_sorted=False)
-        told, _ = nn.utils.rnn.pad_packed_sequence(
+        outputs, _ = nn.utils.rnn.pad_packed_sequence(
             self.lstm(packed)[0], batch_first=True, total_length=tokens.shape[1] + 1
-        )
-        return DecoderOutput(self.output(self.dropout(told[:, 1:][real.flatten(0, 1)])), None)
+        )  # (12)
+        return DecoderOutput(self.output(self.dropout(outputs[:, 1:][real.flatten(0, 1)])), None)

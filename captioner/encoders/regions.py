@@ -1,7 +1,9 @@
-"""A picture to the regions that a detector finds in it: bottom-up attention (Anderson et al. 2018, https://arxiv.org/abs/1707.07998).
+"""A picture to the regions that a detector finds in it.
 
-Tensor letters: B images, S side of the picture in pixels, P proposals of an image, C classes, N regions of an image,
-filled up, D features.
+This is bottom-up attention (Anderson et al. 2018, https://arxiv.org/abs/1707.07998).
+
+Tensor letters: B images, S side of the picture in pixels, P proposals of an image, C classes, N regions of an image
+with padding, n without, D features.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from captioner.errors import EncoderError
 from captioner.memory import Memory
 
 if TYPE_CHECKING:  # torchvision's detection takes a while to import
-    from captioner.encoders.detector import Detector, Look
+    from captioner.encoders.faster_rcnn import Detector, Proposals
 
 _RANDOM_CLASSES = ("person", "dog", "cat")
 
@@ -29,21 +31,21 @@ class RegionConfig(EncoderConfig):
     """Settings of the region encoder."""
 
     detector: Literal["small", "torchvision"] = Field(
-        "small", description="the one that comes with captioner, or torchvision's ResNet-50 of COCO"
+        "small", description="the one that comes with captioner, or torchvision's ResNet-50 trained on COCO"
     )
     weights: str = Field(
         "pretrained",
-        description="pretrained, random (for tests), or the folder of a small detector that was trained elsewhere",
+        description="pretrained, random (for tests), or the folder of a small detector of your own",
     )
     size: int = Field(
         0,
         ge=0,
         multiple_of=32,
-        description="side of the picture in pixels; 0 is what the detector was trained at (torchvision's: 640)",
+        description="side of the picture in pixels; 0 is the size the detector was trained at (torchvision's: 640)",
     )
-    regions: int = Field(36, ge=10, le=100, description="N: the most regions of a picture")
-    min_regions: int = Field(10, ge=1, le=100, description="the fewest, however low their scores")
-    threshold: float = Field(0.05, ge=0, lt=1, description="probability of its class from which on a region is taken")
+    regions: int = Field(36, ge=10, le=100, description="N: most regions of a picture")
+    min_regions: int = Field(10, ge=1, le=100, description="fewest regions of a picture, however low their scores")
+    threshold: float = Field(0.05, ge=0, lt=1, description="a region is taken if its class is more probable than this")
     nms: float = Field(
         0.3, gt=0, le=1, description="overlap (IoU) above which the weaker of two boxes of a class is suppressed"
     )
@@ -63,8 +65,8 @@ class Detections(NamedTuple):
 
     Attributes:
         boxes: (n, 4) relative xyxy.
-        labels: (n,) places in the encoder's ``classes``.
-        scores: (n,) probabilities; zero for one that was suppressed and is there only to make up the number.
+        labels: (n,) indices into the encoder's ``classes``.
+        scores: (n,) probabilities; zero for a suppressed region that is included only to reach the minimum number.
     """
 
     boxes: Tensor
@@ -76,14 +78,14 @@ class Detections(NamedTuple):
 class RegionEncoder(Encoder):
     """Faster R-CNN's regions of a picture, one vector each (section 3.1 of the paper).
 
-    Regions are chosen as the paper does: of each class, boxes that overlap a better one are suppressed; then the
-    regions whose best remaining class is above a threshold are taken, whatever their class, but no fewer and no more
-    than set. A region's vector describes the box it is reported with.
+    Regions are chosen as in the paper: within each class, boxes that overlap a better one are suppressed; then the
+    regions whose best remaining class is above a threshold are taken, whatever their class, within the limits set on
+    their number. A region's vector describes the box it is reported with.
 
-    Departures: the detector knows few classes and no attributes, and a small backbone, so that by default the mean of
-    the backbone's last map over the region, which carries ImageNet's 1,000 classes, stands beside the box head's
-    vector; the threshold is lower than the paper's 0.2, for few classes; boxes are the refined ones and not the
-    proposals; the whole picture is always among the proposals, so that no picture is without a region.
+    Departures: the detector has few classes, no attributes and a small backbone, so by default the mean of the
+    backbone's last map over the region, which represents ImageNet's 1,000 classes, is concatenated to the box head's
+    vector; the threshold is lower than the paper's 0.2, because there are few classes; boxes are the refined ones and
+    not the proposals; the whole picture is always among the proposals, so that every picture has a region.
 
     The detector stays in eval mode.
 
@@ -118,7 +120,7 @@ class RegionEncoder(Encoder):
         return self
 
     def fast(self, device: torch.device) -> RegionEncoder:
-        """Return the encoder at the device's fast precision, see :meth:`Encoder.fast`; boxes and scores keep 32 bits."""
+        """Return the encoder at the device's fast precision (:meth:`Encoder.fast`); boxes and scores keep 32 bits."""
         dtype = fast_dtype(device)
         if dtype == torch.float32:
             return self.to(device)
@@ -127,36 +129,39 @@ class RegionEncoder(Encoder):
         return rounded
 
     def forward(self, pixels: Tensor) -> Memory:
-        """Encode pixels (B, 3, S, S) uint8 to a memory of B x N x D with boxes, the best regions first, then padding that is masked and zero."""
+        """Encode pixels (B, 3, S, S) uint8 to a memory of B x N x D with boxes.
+
+        The best regions come first, then padding, masked and zero.
+        """
         with self._autocast():
-            look, found = self._find(pixels)
-            boxes = [one.boxes for one in found]
-            described = self._describe(look, boxes)
-        shape = (len(boxes), self.config.regions)
-        counts = torch.tensor([len(one) for one in boxes], device=described.device)
-        mask = torch.arange(shape[1], device=described.device) < counts.unsqueeze(1)
-        vectors = described.new_zeros(*shape, self.features)
-        vectors[mask] = described
-        places = boxes[0].new_zeros(*shape, 4)
-        places[mask] = torch.cat(boxes) / self.transform.size
-        return region_memory(vectors, places, mask)
+            proposals, detections = self._find(pixels)
+            found = [picture.boxes for picture in detections]
+            features = self._describe(proposals, found)
+        shape = (len(found), self.config.regions)
+        counts = torch.tensor([len(boxes) for boxes in found], device=features.device)
+        mask = torch.arange(shape[1], device=features.device) < counts.unsqueeze(1)
+        vectors = features.new_zeros(*shape, self.features)
+        vectors[mask] = features
+        boxes = found[0].new_zeros(*shape, 4)
+        boxes[mask] = torch.cat(found) / self.transform.size
+        return region_memory(vectors, boxes, mask)
 
     def detect(self, pixels: Tensor) -> list[Detections]:
-        """Tell of what class the regions are that :meth:`forward` finds in pixels (B, 3, S, S), in the same order."""
+        """Return the regions that :meth:`forward` finds in pixels (B, 3, S, S), in the same order, with classes."""
         with torch.no_grad(), self._autocast():
-            _, found = self._find(pixels)
-        return [one._replace(boxes=one.boxes / self.transform.size) for one in found]
+            _, detections = self._find(pixels)
+        return [picture._replace(boxes=picture.boxes / self.transform.size) for picture in detections]
 
     def _autocast(self) -> torch.autocast:
         rounds = self._precision != torch.float32
         return torch.autocast(next(self.parameters()).device.type, self._precision if rounds else None, enabled=rounds)
 
-    def _find(self, pixels: Tensor) -> tuple[Look, list[Detections]]:
-        """Look at the pictures and choose regions, their boxes in pixels."""
+    def _find(self, pixels: Tensor) -> tuple[Proposals, list[Detections]]:
+        """Propose regions of pictures and choose among them; boxes are in pixels."""
         weight = next(self.parameters())
-        look = self.detector.look(self.transform.normalise(pixels.to(weight.device)).to(weight.dtype))
+        proposals = self.detector.propose(self.transform.normalise(pixels.to(weight.device)).to(weight.dtype))
         config = self.config
-        found = [
+        detections = [
             select(
                 boxes,
                 scores,
@@ -165,20 +170,20 @@ class RegionEncoder(Encoder):
                 least=config.min_regions,
                 most=config.regions,
             )
-            for boxes, scores in zip(look.boxes, look.scores, strict=True)
+            for boxes, scores in zip(proposals.boxes, proposals.scores, strict=True)
         ]
-        return look, found
+        return proposals, detections
 
-    def _describe(self, look: Look, boxes: list[Tensor]) -> Tensor:
+    def _describe(self, proposals: Proposals, boxes: list[Tensor]) -> Tensor:
         """Return the vectors of all images' regions, one image after the other (sum of n, D)."""
         from torchvision.ops import roi_align
 
         parts = []
         if self.config.features != "trunk":
-            parts.append(self.detector.describe(look.pyramid, boxes, self.transform.size).to(look.last.dtype))
+            parts.append(self.detector.describe(proposals.pyramid, boxes, self.transform.size).to(proposals.last.dtype))
         if self.config.features != "head":
-            scale = look.last.shape[-1] / self.transform.size
-            parts.append(roi_align(look.last, boxes, output_size=1, spatial_scale=scale, aligned=True).flatten(1))
+            scale = proposals.last.shape[-1] / self.transform.size
+            parts.append(roi_align(proposals.last, boxes, output_size=1, spatial_scale=scale, aligned=True).flatten(1))
         return torch.cat(parts, dim=1)
 
 
@@ -186,11 +191,11 @@ def select(boxes: Tensor, scores: Tensor, *, overlap: float, threshold: float, l
     """Choose regions of one picture.
 
     Args:
-        boxes: (P, C, 4) every proposal as each class would have it.
+        boxes: (P, C, 4) every proposal as refined for each class.
         scores: (P, C).
         overlap: IoU above which the weaker of two boxes of a class is suppressed.
-        threshold: a proposal whose best class that was not suppressed scores higher is taken.
-        least: how many are taken anyway, if there are so many; those suppressed in every class come last.
+        threshold: a proposal is taken if its best class that was not suppressed scores higher.
+        least: how many are taken at least, if there are that many; those suppressed in every class come last.
         most: how many are taken at most.
     """
     from torchvision.ops import batched_nms
@@ -198,9 +203,8 @@ def select(boxes: Tensor, scores: Tensor, *, overlap: float, threshold: float, l
     classes = torch.arange(scores.shape[1], device=scores.device).expand_as(scores)
     kept = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
     kept[batched_nms(boxes.reshape(-1, 4), scores.reshape(-1), classes.reshape(-1), overlap)] = True
-    best, label = torch.where(kept.view_as(scores), scores, scores - 1).max(
-        dim=1
-    )  # below all others, but in their order
+    # Suppressed ones are ranked below all others, but keep their order.
+    best, label = torch.where(kept.view_as(scores), scores, scores - 1).max(dim=1)
     taken = max(least, min(most, int((best > threshold).sum())))
     order = best.argsort(descending=True, stable=True)[:taken]
     label = label[order]
@@ -208,19 +212,20 @@ def select(boxes: Tensor, scores: Tensor, *, overlap: float, threshold: float, l
 
 
 def region_memory(vectors: Tensor, boxes: Tensor, mask: Tensor) -> Memory:
-    """Make a memory of regions' vectors (B, N, D) and relative boxes (B, N, 4), pooled by the mean of the real ones, mask (B, N)."""
+    """Make a memory from regions, pooled by the mean of the real ones.
+
+    Args:
+        vectors: (B, N, D).
+        boxes: (B, N, 4) relative.
+        mask: (B, N), true where a region is real.
+    """
     real = mask.unsqueeze(-1).to(vectors.dtype)
     return Memory(vectors=vectors, pooled=(vectors * real).sum(1) / real.sum(1).clamp(min=1), mask=mask, boxes=boxes)
 
 
 def _build(config: RegionConfig) -> Detector:
-    from captioner.encoders.detector import (
-        DetectorConfig,
-        build_detector,
-        load_detector,
-        shipped_detector,
-        torchvision_detector,
-    )
+    from captioner.encoders.detector import build_detector, load_detector, shipped_detector, torchvision_detector
+    from captioner.encoders.faster_rcnn import DetectorConfig
 
     if config.detector == "torchvision":
         if config.weights not in ("pretrained", "random"):

@@ -1,4 +1,4 @@
-"""Encoders of text: from the words of a sentence to a memory with one vector a word.
+"""Encoders of text: from the words of a sentence to a memory with one vector per word.
 
 Tensor letters: B sentences, S words of the longest one, E features of a word's vector, H units of an LSTM in each
 direction, D features, V words.
@@ -34,7 +34,10 @@ class TextEncoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, tokens: Tensor) -> Memory:
-        """Encode tokens (B, S): each row at least one word, then padding. Padding has no influence on anything but its own masked places."""
+        """Encode tokens (B, S): each row at least one word, then padding.
+
+        Padding influences nothing but its own masked places.
+        """
 
 
 TEXT_ENCODERS: Registry[type[TextEncoder]] = Registry("text encoder")
@@ -45,7 +48,7 @@ class SequenceConfig(Settings):
 
     embedding: int = Field(256, gt=0, description="E: size of a word's vector")
     hidden: int = Field(256, gt=0, description="H: LSTM units in each direction; a place has twice as many features")
-    layers: int = Field(1, ge=1, description="LSTMs on top of one another")
+    layers: int = Field(1, ge=1, description="number of LSTM layers")
     dropout: float = Field(0.3, ge=0, lt=1, description="on the word vectors and between layers")
 
 
@@ -57,13 +60,13 @@ class SequenceEncoder(TextEncoder):
     LSTM that has read up to the word and of one that has read from the end back to it. The pooled vector, from which a
     decoder starts, is the forward LSTM's last state and the backward one's state at the first word.
 
-    A decoder that sees the pooled vector only is seq2seq (Sutskever 2014, https://arxiv.org/abs/1409.3215): its encoder
-    reads the source in reverse and leaves its last state, which is the backward half of the pooled vector. So there is
-    no setting to reverse the source. Bahdanau's decoder starts from that same half (appendix A.2.2).
+    A decoder that sees only the pooled vector is seq2seq (Sutskever 2014, https://arxiv.org/abs/1409.3215): its encoder
+    reads the source in reverse and passes on its last state, which is the backward half of the pooled vector. So there
+    is no setting to reverse the source. Bahdanau's decoder starts from that same half (appendix A.2.2).
 
-    Departures: the forward half is there as well; Bahdanau's units are gated recurrent ones and not LSTMs; Sutskever's
-    four layers hand hidden state and cell to as many layers of the decoder, where the decoders here learn one linear
-    map of the pooled vector; dropout is later than both papers.
+    Departures: the forward half is included as well; Bahdanau's units are gated recurrent ones and not LSTMs;
+    Sutskever's four layers pass hidden state and cell to as many layers of the decoder, whereas the decoders here learn
+    one linear map of the pooled vector; dropout is newer than both papers.
     """
 
     Config: ClassVar[type[Settings]] = SequenceConfig
@@ -79,9 +82,7 @@ class SequenceEncoder(TextEncoder):
             config.layers,
             batch_first=True,
             bidirectional=True,
-            dropout=config.dropout
-            if config.layers > 1
-            else 0.0,  # torch has it between layers only, and warns if there are none
+            dropout=config.dropout if config.layers > 1 else 0.0,  # between layers only; torch warns if there is one
         )
         nn.init.normal_(self.embedding.weight, std=0.1)
         with torch.no_grad():
@@ -89,12 +90,14 @@ class SequenceEncoder(TextEncoder):
         for name, parameter in self.lstm.named_parameters():
             if name.startswith("weight_hh"):
                 nn.init.orthogonal_(parameter)
-            elif name.startswith("bias_ih"):  # Remember at first: forget gates start open (Jozefowicz 2015).
+            elif name.startswith("bias_ih"):  # forget gates start open (Jozefowicz 2015)
                 with torch.no_grad():
                     parameter[config.hidden : 2 * config.hidden].fill_(1.0)
 
     def forward(self, tokens: Tensor) -> Memory:
-        """Encode tokens (B, S) to vectors (B, S, 2H), zero at padding, and pooled (B, 2H); see :meth:`TextEncoder.forward`.
+        """Encode tokens (B, S) to vectors (B, S, 2H), zero at padding, and pooled (B, 2H).
+
+        See :meth:`TextEncoder.forward`.
 
         Raises:
             RuntimeError: a sentence has no word.
@@ -105,7 +108,7 @@ class SequenceEncoder(TextEncoder):
         )
         states, (last, _) = self.lstm(packed)
         vectors, _ = nn.utils.rnn.pad_packed_sequence(states, batch_first=True, total_length=tokens.shape[1])
-        # The top layer's two directions, each after the last word that it read.
+        # The last states of the top layer's two directions.
         return Memory(vectors, torch.cat([last[-2], last[-1]], dim=-1), mask)
 
 
@@ -117,16 +120,16 @@ class WordConfig(Settings):
         0.0,
         ge=0,
         lt=1,
-        description="on the word vectors; the Transformer refiner has its own, on their sum with the places",
+        description="on the word vectors; the Transformer refiner has its own, on their sum with the positions",
     )
 
 
 @TEXT_ENCODERS.register("words")
 class WordEncoder(TextEncoder):
-    """Word vectors alone, for a refiner to work on: what stands below the Transformer's encoder.
+    """Word vectors alone, as the input of a refiner such as the Transformer's encoder.
 
-    Vaswani 2017 (https://arxiv.org/abs/1706.03762), section 3.4: word vectors times the root of D. Where a word stands
-    (section 3.5) the refiner adds; without one the order of the words is lost. The pooled vector is their mean.
+    Vaswani 2017 (https://arxiv.org/abs/1706.03762), section 3.4: word vectors times the square root of D. The refiner
+    adds their positions (section 3.5); without one the order of the words is lost. The pooled vector is their mean.
     """
 
     Config: ClassVar[type[Settings]] = WordConfig
@@ -141,7 +144,10 @@ class WordEncoder(TextEncoder):
             self.embedding.weight[PAD].zero_()
 
     def forward(self, tokens: Tensor) -> Memory:
-        """Encode tokens (B, S) to vectors (B, S, D), zero at padding, and pooled (B, D); see :meth:`TextEncoder.forward`."""
+        """Encode tokens (B, S) to vectors (B, S, D), zero at padding, and pooled (B, D).
+
+        See :meth:`TextEncoder.forward`.
+        """
         mask = tokens != PAD
         vectors = self.dropout(self.embedding(tokens) * self.features**0.5) * mask.unsqueeze(-1)
         return Memory(vectors, vectors.sum(1) / mask.sum(1, keepdim=True), mask)
@@ -151,7 +157,7 @@ def build_text_encoder(part: dict[str, Any], *, words: int) -> TextEncoder:
     """Build the text encoder that a config names, with new weights.
 
     Args:
-        part: its name (``sequence`` if there is none) and settings.
+        part: its name (``sequence`` by default) and settings.
         words: V, the size of the source's vocabulary.
 
     Raises:

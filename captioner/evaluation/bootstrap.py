@@ -1,19 +1,18 @@
-"""How sure a score is, and whether one model is really better than another, by resampling the photos.
+"""Confidence intervals of scores, and significance tests between models, by resampling the photos.
 
 - Intervals: percentiles of the score over bootstrap resamples of the photos (Efron and Tibshirani 1993, chapter 13).
 - Paired bootstrap (Koehn 2004, https://aclanthology.org/W04-3250): both models are scored on the same resamples. The
-  p-value is two-sided: how often the difference strays from its mean by as much as was observed (the null hypothesis of
-  Berg-Kirkpatrick et al. 2012, https://aclanthology.org/D12-1091).
+  p-value is two-sided: how often the difference deviates from its mean by at least as much as was observed (the null
+  hypothesis of Berg-Kirkpatrick et al. 2012, https://aclanthology.org/D12-1091).
 - Approximate randomisation (Noreen 1989; Riezler and Maxwell 2005, https://aclanthology.org/W05-0908): if the models
   were equal, it would not matter which of the two wrote which caption; the p-value is how often exchanging the captions
-  of random photos gives as large a difference. It assumes less, and is the one to report.
+  of random photos gives as large a difference. It makes fewer assumptions, and is the one to report.
 
-Each p-value counts the observation itself, ``(1 + hits) / (1 + resamples)``, and so is never zero.
+Each p-value counts the observation itself, ``(1 + hits) / (1 + resamples)``, so it is never zero.
 
-A resample is scored from sums over its photos, see :mod:`captioner.evaluation.sums`, which makes it a product of
-matrices.
+Resamples are scored from sums over their photos (see :mod:`captioner.evaluation.sums`), which a matrix product gives.
 
-Letters in shapes: I photos, R resamples, S statistics that are added up, M metrics.
+Letters in shapes: I photos, R resamples, S summed statistics, M metrics.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from captioner.evaluation.sums import Array, Sums
 
 RESAMPLES = 10_000
 LEVEL = 0.95
-_CELLS = 4_000_000  # numbers of the largest matrix that is held at once
+_CELLS = 4_000_000  # entries of the largest matrix held in memory
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Interval:
     high: float
 
     def percent(self) -> str:
-        """Write it times 100, as ``24.1 [22.9, 25.3]``."""
+        """Format in percent, as ``24.1 [22.9, 25.3]``."""
         return f"{100 * self.value:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
 
 
@@ -48,9 +47,9 @@ class Difference:
     """How much better another model is than the first.
 
     Attributes:
-        value: its score less the first's, with the 95 % confidence interval from ``low`` to ``high``.
-        p_bootstrap: two-sided, by paired bootstrap.
-        p_randomisation: two-sided, by approximate randomisation.
+        value: its score minus the first's, with the 95 % confidence interval from ``low`` to ``high``.
+        p_bootstrap: two-sided p-value of the paired bootstrap.
+        p_randomisation: two-sided p-value of approximate randomisation.
     """
 
     value: float
@@ -66,10 +65,10 @@ def intervals(
     """Return every metric with its confidence interval.
 
     Args:
-        parts: the metrics, all of the same photos.
-        images: numbers of the photos to count; ``None`` is all.
-        resamples: how many.
-        seed: of the resampling; the same seed gives the same resamples.
+        parts: the metrics, all on the same photos.
+        images: indices of the photos to use; ``None`` uses all.
+        resamples: number of resamples.
+        seed: seed of the resampling; the same seed gives the same resamples.
     """
     replicates = _apply(parts, _resampled(_chosen(parts, images), resamples, seed))
     low, high = np.quantile(replicates, ((1 - LEVEL) / 2, (1 + LEVEL) / 2), axis=0)
@@ -88,7 +87,7 @@ def compare(
     """Test every metric of two models on the same photos, paired photo by photo; see :func:`intervals`.
 
     Returns:
-        The other model's scores less the first's.
+        The other model's scores minus the first's.
     """
     one, two = _chosen(first, images), _chosen(other, images)
     both = np.concatenate([one, two], axis=1)
@@ -97,22 +96,25 @@ def compare(
     def difference(sums: Array) -> Array:
         return _apply(other, sums[..., one.shape[1] :]) - _apply(first, sums[..., : one.shape[1]])
 
-    strayed = difference(_resampled(both, resamples, seed))
-    low, high = np.quantile(strayed, ((1 - LEVEL) / 2, (1 + LEVEL) / 2), axis=0)
-    # Photos whose captions change owners move this much from the first model to the second, and as much back.
+    resampled = difference(_resampled(both, resamples, seed))
+    low, high = np.quantile(resampled, ((1 - LEVEL) / 2, (1 + LEVEL) / 2), axis=0)
+    # Exchanging captions adds this to the first model's sums and subtracts it from the other's.
     moved = _exchanged(two - one, resamples, seed + 1)
     exchanged = difference(np.concatenate([one.sum(0) + moved, two.sum(0) - moved], axis=1))
-    bootstrap = _share(np.abs(strayed - strayed.mean(0)), observed)
-    randomisation = _share(np.abs(exchanged), observed)
+    bootstrap = _p_values(np.abs(resampled - resampled.mean(0)), observed)
+    randomisation = _p_values(np.abs(exchanged), observed)
     rows = zip(_names(first), observed, low, high, bootstrap, randomisation, strict=True)
     return {name: Difference(*map(float, row)) for name, *row in rows}
 
 
 def by_length(words: Array) -> dict[str, Array]:
-    """Sort photos into thirds by the length of their references: the numbers of the photos of each, by a description of it.
+    """Split photos into thirds by the length of their references.
 
     Args:
         words: (I,) mean number of words of each photo's references.
+
+    Returns:
+        The indices of each third's photos, by a description of the third; empty thirds are left out.
     """
     low, high = np.quantile(words, (1 / 3, 2 / 3))
     which = np.searchsorted([low, high], words, side="left")
@@ -122,7 +124,10 @@ def by_length(words: Array) -> dict[str, Array]:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct p-values for there being several of them (Holm 1979): reject those below 0.05, and the chance of any false rejection stays below that."""
+    """Correct p-values for multiple testing (Holm 1979).
+
+    Rejecting the hypotheses whose corrected p-value is below 0.05 keeps the chance of any false rejection below 0.05.
+    """
     order = np.argsort(p_values, kind="stable")
     scaled = np.asarray(p_values)[order] * np.arange(len(order), 0, -1)
     out = np.empty(len(order))
@@ -150,14 +155,14 @@ def _apply(parts: Sequence[Sums], sums: Array) -> Array:
 
 
 def _chunks(images: int, resamples: int) -> Iterator[int]:
-    """Split the resamples so that a matrix of as many rows is small enough."""
+    """Split the resamples into numbers of rows for which a matrix is small enough."""
     rows = max(1, min(resamples, _CELLS // images))
     for start in range(0, resamples, rows):
         yield min(rows, resamples - start)
 
 
 def _weighted(each: Array, resamples: int, draw: Callable[[int], Array]) -> Array:
-    """Add up statistics (I, S) with the weights that ``draw`` gives for so many rows, (rows, I)."""
+    """Sum statistics (I, S) with the weights (rows, I) that ``draw`` returns for a number of rows."""
     return np.concatenate([draw(rows) @ each for rows in _chunks(len(each), resamples)])
 
 
@@ -173,15 +178,15 @@ def _resampled(each: Array, resamples: int, seed: int) -> Array:
 
 
 def _exchanged(difference: Array, resamples: int, seed: int) -> Array:
-    """Choose each photo with probability 1/2, R times; return the sums of what is chosen, (R, S)."""
+    """Choose each photo with probability 1/2, R times; return the sums over the chosen photos, (R, S)."""
     random = np.random.default_rng(seed)
     return _weighted(
         difference, resamples, lambda rows: random.integers(2, size=(rows, len(difference))).astype(np.float64)
     )
 
 
-def _share(strayed: Array, observed: Array) -> Array:
-    """Return how often a difference (R, M) is at least as large as the observed one (M,); rounding does not count."""
-    hits = (strayed >= np.abs(observed) - 1e-12).sum(0)
-    p_values: Array = (1 + hits) / (1 + len(strayed))
+def _p_values(differences: Array, observed: Array) -> Array:
+    """Return how often differences (R, M) are at least as large as the observed ones (M,), up to rounding errors."""
+    hits = (differences >= np.abs(observed) - 1e-12).sum(0)
+    p_values: Array = (1 + hits) / (1 + len(differences))
     return p_values

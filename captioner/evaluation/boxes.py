@@ -1,4 +1,4 @@
-"""Annotated boxes of objects, and which places of a memory they cover.
+"""Annotated boxes of objects, and the places of a memory that they cover.
 
 Letters in shapes: N places, P points, Q boxes.
 """
@@ -18,7 +18,7 @@ import numpy as np
 from captioner.errors import AnnotationError
 from captioner.evaluation.sums import Array
 
-# Standard deviation of the Gaussian baseline, in widths and heights of what is seen.
+# Standard deviation of the Gaussian baseline, relative to the width and height of what the model sees.
 SIGMA = 0.25
 
 
@@ -27,8 +27,8 @@ class Boxes:
     """The objects of a picture.
 
     Attributes:
-        boxes: of each class that can be told, its boxes (Q, 4), relative xyxy.
-        absent: classes of which the picture has none.
+        boxes: the boxes (Q, 4) of each class without crowd boxes, relative xyxy.
+        absent: classes that the picture does not have.
     """
 
     boxes: Mapping[str, Array]
@@ -38,8 +38,8 @@ class Boxes:
 def read_boxes(path: str | Path) -> dict[str, Boxes]:
     """Read COCO's instances by image id.
 
-    Crowd boxes mark many things at once: words for a class with one are not counted. If an image has
-    ``labelled_categories``, other classes than those may be there without a box, and are not absent.
+    A crowd box marks many objects at once: words for a class with one are not counted. If an image has
+    ``labelled_categories``, other classes may be in the picture without a box, and are not absent.
 
     Raises:
         AnnotationError: the file cannot be read as COCO's instances.
@@ -49,31 +49,32 @@ def read_boxes(path: str | Path) -> dict[str, Boxes]:
         names = {category["id"]: str(category["name"]) for category in data["categories"]}
         boxes: dict[Any, dict[str, list[list[float]]]] = defaultdict(lambda: defaultdict(list))
         crowds: dict[Any, set[str]] = defaultdict(set)
-        for thing in data["annotations"]:
-            x, y, width, height = map(float, thing["bbox"])
-            if thing.get("iscrowd"):
-                crowds[thing["image_id"]].add(names[thing["category_id"]])
+        for annotation in data["annotations"]:
+            image_id, name = annotation["image_id"], names[annotation["category_id"]]
+            x, y, width, height = map(float, annotation["bbox"])
+            if annotation.get("iscrowd"):
+                crowds[image_id].add(name)
             else:
-                boxes[thing["image_id"]][names[thing["category_id"]]].append([x, y, x + width, y + height])
-        found = {}
+                boxes[image_id][name].append([x, y, x + width, y + height])
+        by_image = {}
         for image in data["images"]:
-            mine, crowd = boxes[image["id"]], crowds[image["id"]]
+            classes, crowd = boxes[image["id"]], crowds[image["id"]]
             size = np.array([image["width"], image["height"]] * 2, dtype=np.float64)
             labelled = {names[number] for number in image.get("labelled_categories", names)}
-            known = {name: np.clip(np.array(rows) / size, 0, 1) for name, rows in mine.items() if name not in crowd}
-            found[str(image["id"])] = Boxes(known, frozenset(labelled - mine.keys() - crowd))
+            known = {name: np.clip(np.array(rows) / size, 0, 1) for name, rows in classes.items() if name not in crowd}
+            by_image[str(image["id"])] = Boxes(known, frozenset(labelled - classes.keys() - crowd))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise AnnotationError(f"{path}: not readable as COCO's instances ({type(error).__name__}: {error})") from None
-    return found
+    return by_image
 
 
 class Scene:
-    """The places of a picture and the boxes of what is in it.
+    """The places of a picture and the boxes of its objects.
 
     Args:
-        places: (N, 4) boxes relative to what is seen.
+        places: (N, 4) boxes relative to the part that the model sees.
         boxes: the objects, relative to the whole picture.
-        seen: the part of the picture that is seen, relative.
+        seen: the part of the picture that the model sees, relative xyxy.
 
     Attributes:
         places: (N, 4) relative to the whole picture.
@@ -90,9 +91,11 @@ class Scene:
         self._known: dict[str, tuple[Array, Array, bool] | None] = {}
 
     def cover(self, name: str) -> tuple[Array, Array, bool] | None:
-        """Return of a class which share of each place its boxes cover (N,), in which places' centres they are (N,) bool, and whether one holds the middle.
+        """Return how the boxes of a class cover the places, or ``None`` if no box of the class can be seen.
 
-        ``None`` if no box of the class can be seen.
+        Returns:
+            The share of each place that is covered (N,); whether each place's centre lies in a box (N,) bool; whether
+            the middle of what is seen does.
         """
         if name not in self._known:
             boxes = self.boxes.boxes.get(name)
@@ -111,10 +114,10 @@ class Scene:
 
 
 def inside(points: Array, boxes: Array) -> Array:
-    """Tell which points (P, 2) lie in any of some boxes (Q, 4): (P,) bool."""
+    """Return which points (P, 2) lie in at least one of the boxes (Q, 4): (P,) bool."""
     low, high = points[:, None] >= boxes[:, :2], points[:, None] <= boxes[:, 2:]
-    found: Array = np.any(np.all(low & high, axis=-1), axis=-1)
-    return found
+    hits: Array = np.any(np.all(low & high, axis=-1), axis=-1)
+    return hits
 
 
 def overlaps(places: Array, boxes: Array) -> Array:
@@ -125,9 +128,9 @@ def overlaps(places: Array, boxes: Array) -> Array:
 
 
 def covered(places: Array, boxes: Array) -> Array:
-    """Return which share of each place (N, 4) lies in the union of boxes (Q, 4): (N,).
+    """Return the share of each place (N, 4) that lies in the union of boxes (Q, 4): (N,).
 
-    The union is cut into rectangles along all edges of the boxes, which do not overlap, so that their areas add up.
+    The union is cut along all edges of the boxes into rectangles, which do not overlap, so that their areas add up.
     """
     xs, ys = np.unique(boxes[:, [0, 2]]), np.unique(boxes[:, [1, 3]])
     pieces = np.array([[x0, y0, x1, y1] for x0, x1 in pairwise(xs) for y0, y1 in pairwise(ys)]).reshape(-1, 4)

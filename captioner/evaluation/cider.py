@@ -1,19 +1,18 @@
-"""CIDEr-D on numbers instead of strings (Vedantam 2015, https://arxiv.org/abs/1411.5726), fast enough to be a reward.
+"""CIDEr-D on word numbers, not strings (Vedantam 2015, https://arxiv.org/abs/1411.5726), fast enough to be a reward.
 
 For n from 1 to 4, a caption is a vector of its n-grams' weights ``g_k = count_k (log I - log df_k)``, where I is the
-number of images and df_k in how many images' references the n-gram stands (at least 1). For a candidate c and each
-reference s of its image
+number of images and df_k the number of images whose references contain the n-gram (at least 1). For a candidate c and
+each reference s of its image
 
     CIDEr-D_n = exp(-(l_c - l_s)^2 / (2 sigma^2)) sum_k min(g_k(c), g_k(s)) g_k(s) / (|g(c)| |g(s)|)
 
 and the score is 10 times the mean over references and n. As in the field's implementation, counts are not divided by
 the caption's length, and sigma is 6.
 
-An n-gram is one 64-bit number, all references' n-grams lie in flat sorted arrays, and the candidates of a whole batch
-are scored by some searches in them.
+An n-gram is one 64-bit number, the n-grams of all references lie in flat sorted arrays, and the candidates of a whole
+batch are scored by a few searches in these arrays.
 
-Tensor letters: H candidates, T words of the longest, E entries (a caption's distinct n-grams), P pairs of a candidate
-and a reference.
+Letters in shapes: H candidates, T words of the longest caption, E entries (a caption's distinct n-grams).
 """
 
 from __future__ import annotations
@@ -30,23 +29,23 @@ ORDERS = 4
 
 
 class _Counts(NamedTuple):
-    """The distinct n-grams of some captions, caption by caption: (E,) which caption, the n-gram's key, n - 1, how often; and (captions,) lengths."""
+    """The distinct n-grams of captions, caption by caption: four arrays (E,), and the captions' lengths."""
 
-    caption: Array
-    key: Array
-    order: Array
-    times: Array
-    length: Array
+    caption: Array  # index of the caption
+    key: Array  # number of the n-gram
+    order: Array  # n - 1
+    times: Array  # occurrences in the caption
+    length: Array  # (captions,)
 
 
 class CiderD:
-    """Scores candidates against the references of the images that it was made for.
+    """Scores candidates against the references of a fixed set of images.
 
     Args:
-        references: of each image, one or more captions, each a sequence of numbers from 1 on; they also give the
+        references: for each image one or more captions, each a sequence of numbers from 1 on; they also give the
             document frequencies.
-        words: candidates have smaller numbers than this, or none that the references lack.
-        sigma: width of the penalty on differing lengths.
+        words: the numbers of candidates' words are below this, or at most the largest in the references.
+        sigma: width of the penalty on different lengths.
 
     Raises:
         EvaluationError: an image has no reference, or there are too many different words for 64 bits.
@@ -54,19 +53,19 @@ class CiderD:
 
     def __init__(self, references: Sequence[Sequence[Sequence[int]]], *, words: int = 0, sigma: float = 6.0) -> None:
         if not references or not all(references):
-            raise EvaluationError("CIDEr-D needs at least one image, and at least one reference of each")
+            raise EvaluationError("CIDEr-D needs at least one image, and at least one reference for each")
         flat = [caption for captions in references for caption in captions]
         self.sigma = sigma
         self.base = max(words, 1 + max(max(caption, default=0) for caption in flat))
         if self.base**ORDERS >= 2**63:
             raise EvaluationError(
-                f"CIDEr-D can tell {int(2 ** (63 / ORDERS)) - 1:,} different words apart, and there are {self.base - 1:,}"
+                f"CIDEr-D can distinguish {int(2 ** (63 / ORDERS)) - 1:,} words, and there are {self.base - 1:,}"
             )
         number = [len(captions) for captions in references]
-        self.first = np.cumsum([0, *number])  # of each image, its first reference
+        self.first = np.cumsum([0, *number])  # index of each image's first reference
         counts = self._count(_padded(flat))
         image = np.repeat(np.arange(len(references)), number)[counts.caption]
-        # In how many images each n-gram stands: every pair of an n-gram and an image once.
+        # Document frequencies count every pair of an n-gram and an image once.
         self.keys, gram = np.unique(counts.key, return_inverse=True)
         pairs = np.unique(gram.astype(np.int64) * len(references) + image)
         self.images = len(references)
@@ -84,8 +83,8 @@ class CiderD:
         """Return the score of each candidate, from 0 to 10, (H,) float64.
 
         Args:
-            images: for each of the H candidates the number of its image.
-            candidates: (H, T) numbers, each followed by zeros.
+            images: for each of the H candidates the index of its image.
+            candidates: (H, T) word numbers, each candidate padded with zeros.
 
         Raises:
             EvaluationError: there is no such image.
@@ -93,10 +92,11 @@ class CiderD:
         chosen = np.asarray(images, dtype=np.int64)
         if len(chosen) and (chosen.min() < 0 or chosen.max() >= self.images):
             raise EvaluationError(
-                f"CIDEr-D: there are references of images 0 to {self.images - 1}, not of {chosen.min()} to {chosen.max()}"
+                f"CIDEr-D: there are references of images 0 to {self.images - 1}, "
+                f"not of {chosen.min()} to {chosen.max()}"
             )
         counts = self._count(np.asarray(candidates))
-        # A word that no reference has cannot match; what matters of it is that it makes the vector longer.
+        # An n-gram that no reference has cannot match, but it makes the vector longer.
         gram = np.searchsorted(self.keys, counts.key)
         known = gram < len(self.keys)
         known[known] = self.keys[gram[known]] == counts.key[known]
@@ -104,18 +104,17 @@ class CiderD:
         weight[known] = counts.times[known] * self.idf[gram[known]]
         norm = _norms(counts.caption, counts.order, weight, len(chosen))
 
-        # Every candidate with each reference of its image, and the n-grams of these references one behind the other.
+        # Every candidate with each reference of its image, and the n-grams of these references concatenated.
         candidate, reference = _expand(self.first[chosen], self.first[chosen + 1])
         pair, entry = _expand(self.offset[reference], self.offset[reference + 1])
-        theirs = self.count[entry] * self.idf[self.gram[entry]]
-        # The candidate's weight of the same n-gram; they lie sorted by candidate and n-gram.
+        reference_weight = self.count[entry] * self.idf[self.gram[entry]]
+        # The candidates' weights of the same n-grams; they are sorted by candidate and n-gram.
         place, weights = counts.caption[known] * np.int64(len(self.keys)) + gram[known], weight[known]
         wanted = candidate[pair] * np.int64(len(self.keys)) + self.gram[entry]
-        found = np.searchsorted(place, wanted)
-        same = found < len(place)
-        same[same] = place[found[same]] == wanted[same]
-        ours = weights[found[same]]
-        product = np.minimum(ours, theirs[same]) * theirs[same]
+        index = np.searchsorted(place, wanted)
+        same = index < len(place)
+        same[same] = place[index[same]] == wanted[same]
+        product = np.minimum(weights[index[same]], reference_weight[same]) * reference_weight[same]
         size = len(candidate) * ORDERS
         similarity = (
             np.bincount(pair[same] * ORDERS + self.order[entry[same]], weights=product, minlength=size)
@@ -131,18 +130,17 @@ class CiderD:
         return scores
 
     def _count(self, captions: Array) -> _Counts:
-        """Count the n-grams of captions (H, T), each followed by zeros; sorted by caption."""
+        """Count the n-grams of captions (H, T), each padded with zeros; sorted by caption."""
         real = captions > 0
         words = captions.astype(np.int64)
         if words.size and words.max() >= self.base:
             raise EvaluationError(
-                f"CIDEr-D: a candidate has the number {words.max()}, and the largest that was announced is {self.base - 1}"
+                f"CIDEr-D: a candidate has the number {words.max()}, above the largest allowed, {self.base - 1}"
             )
         owners, keys, orders = [], [], []
         key = np.zeros_like(words)
         for n in range(1, min(ORDERS, captions.shape[1]) + 1):
-            # The n-gram that begins at each place; its first word counts most, and shorter n-grams have smaller
-            # numbers.
+            # The n-gram that begins at each place, first word most significant; shorter n-grams have smaller numbers.
             key = key[:, : captions.shape[1] - n + 1] * self.base + words[:, n - 1 :]
             owner, place = np.nonzero(real[:, n - 1 :])
             owners.append(owner)
@@ -157,12 +155,12 @@ class CiderD:
         new[1:] = (owner[1:] != owner[:-1]) | (every[1:] != every[:-1])
         begins = np.flatnonzero(new)
         count = np.diff(np.append(begins, len(owner)))
-        # The field's implementation takes the number of pairs of words for a caption's length.
+        # The field's implementation takes the number of bigrams as a caption's length.
         return _Counts(owner[begins], every[begins], order[begins], count, np.maximum(0, real.sum(1) - 1))
 
 
 def _padded(captions: Sequence[Sequence[int]]) -> Array:
-    """Lay captions into an array (captions, T), each followed by zeros."""
+    """Return captions as an array (captions, T), each padded with zeros."""
     out = np.zeros((len(captions), max(1, max(map(len, captions)))), dtype=np.int64)
     for row, caption in enumerate(captions):
         out[row, : len(caption)] = caption
@@ -177,7 +175,7 @@ def _norms(caption: Array, order: Array, weight: Array, captions: int) -> Array:
 
 
 def _expand(first: Array, last: Array) -> tuple[Array, Array]:
-    """Lay ranges one behind the other: return for each element the number of its range, and the element."""
+    """Concatenate ranges: return for each element the index of its range, and the element."""
     sizes = last - first
     owner = np.repeat(np.arange(len(sizes)), sizes)
     return owner, np.arange(len(owner)) - np.repeat(np.cumsum(sizes) - sizes, sizes) + np.repeat(first, sizes)

@@ -1,4 +1,4 @@
-"""How varied captions are, whether they are new, and whether a model has collapsed into saying little."""
+"""How varied captions are, how many are novel, and whether a model has collapsed into a few poor captions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from captioner.text.vocabulary import tokenize
 
-# What no caption ends with unless it was cut short; a model rewarded for n-grams alone learns to stop here.
+# Words that end a caption only if it was cut short; a model rewarded for n-grams alone learns to stop at them.
 DANGLING = frozenset(
     [
         "a",
@@ -38,16 +38,16 @@ DANGLING = frozenset(
 
 @dataclass(frozen=True)
 class Diversity:
-    """What a set of captions looks like.
+    """Diversity statistics of a set of captions.
 
     Attributes:
-        words: mean number of words of a caption.
-        distinct_captions: share of different captions among all.
-        distinct_bigrams: number of different pairs of neighbouring words over the number of pairs (distinct-2 of Li
-            2016, https://arxiv.org/abs/1510.03055).
+        words: mean number of words in a caption.
+        distinct_captions: number of distinct captions over the number of captions.
+        distinct_bigrams: number of distinct bigrams over the number of bigrams (distinct-2 of Li 2016,
+            https://arxiv.org/abs/1510.03055).
         dangling: share of captions that end with an article, a preposition or the like.
-        vocabulary: number of different words used.
-        novel: share of captions that are none of the training captions, word by word; ``None`` if those are not known.
+        vocabulary: number of distinct words.
+        novel: share of captions that equal no training caption word for word; ``None`` if those are not known.
     """
 
     words: float
@@ -59,11 +59,11 @@ class Diversity:
 
     @classmethod
     def of(cls, captions: Sequence[Sequence[str]], training: Container[tuple[str, ...]] | None = None) -> Diversity:
-        """Look at captions, each a list of words.
+        """Compute the statistics of captions, each a list of words.
 
         Args:
-            captions: at least one, or every number is zero.
-            training: the captions that were learned from, each a tuple of words; see :class:`TrainingCaptions`.
+            captions: if there are none, every number is zero.
+            training: the training captions, each a tuple of words; see :class:`TrainingCaptions`.
         """
         number = max(1, len(captions))
         pairs = [pair for caption in captions for pair in pairwise(caption)]
@@ -77,26 +77,33 @@ class Diversity:
         )
 
     def collapsed(self, people: Diversity) -> str | None:
-        """Say how these captions have collapsed, measured by those that people wrote of the same pictures; ``None`` if they have not."""
+        """Describe how these captions have collapsed compared with those of people, or return ``None``.
+
+        Args:
+            people: the statistics of the captions that people wrote of the same pictures.
+        """
         if self.words < 0.5 * people.words:
             return f"captions have {self.words:.1f} words on average, those of people {people.words:.1f}"
         if self.distinct_captions < 0.05:
             return f"only {100 * self.distinct_captions:.1f} % of the captions differ from one another"
         if self.distinct_bigrams < 0.02 * people.distinct_bigrams:
-            return f"of the captions' pairs of words {100 * self.distinct_bigrams:.1f} % are distinct, of people's {100 * people.distinct_bigrams:.1f} %"
+            return (
+                f"of the captions' bigrams {100 * self.distinct_bigrams:.1f} % are distinct, "
+                f"of people's {100 * people.distinct_bigrams:.1f} %"
+            )
         if self.dangling > 0.1 + people.dangling:
             return f"{100 * self.dangling:.0f} % of the captions break off, ending with words such as 'a' or 'of'"
         return None
 
 
 class TrainingCaptions(Container[tuple[str, ...]]):
-    """Tells whether a caption, a tuple of words, is one of the training captions as :func:`captioner.text.vocabulary.tokenize` splits them.
+    """The training captions, as tuples of words that :func:`captioner.text.vocabulary.tokenize` gives.
 
-    Only captions with the same letters and digits in a row can be equal, so that the others need not be tokenised: for
-    COCO's 567,000 captions this takes some seconds and not two minutes.
+    Only captions with the same sequence of letters and digits can be equal, so the others are never tokenised: COCO's
+    567,000 captions take a few seconds this way and two minutes otherwise.
 
     Args:
-        captions: as people wrote them.
+        captions: the captions as people wrote them.
     """
 
     def __init__(self, captions: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""Captioning a data set's split and scoring it, or scoring what another program said."""
+"""Captioning a split of a data set and scoring the captions, or scoring those of another program."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Evaluation:
     """The result of evaluating captions.
 
     Attributes:
-        captions: the caption of each picture that was scored, by image id, untouched.
-        scores: their scores against all references; ``None`` if nobody described these pictures.
+        captions: the captions by image id, unchanged, those of pictures without references included.
+        scores: their scores against all references; ``None`` if no picture has any.
         errors: what was left out and why, such as pictures that could not be read.
-        seconds: time spent on captioning; zero if the captions were there already.
+        seconds: time spent on captioning; zero if the captions were given.
     """
 
     captions: dict[str, str]
@@ -38,14 +38,18 @@ def generate(
     batch_size: int = 16,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[dict[str, str], list[ImageError]]:
-    """Caption every picture of ``data`` and return the captions by image id, lower-cased words without punctuation as the model wrote them.
+    """Caption every picture of ``data``.
 
     Args:
         captioner: the model and its search.
         data: a split.
-        features: read the pictures' memories from this store rather than their files.
-        batch_size: pictures at once.
-        progress: called with (done, all).
+        features: read the pictures' memories from this store instead of their files.
+        batch_size: number of pictures in a batch.
+        progress: called with (done, total).
+
+    Returns:
+        The captions by image id, in lower case without punctuation, as the model wrote them; and an error for each
+        picture that could not be read.
     """
     captions: dict[str, str] = {}
     errors: list[ImageError] = []
@@ -87,17 +91,17 @@ def evaluate(
     Args:
         captioner: the model and its search.
         data: a split; pictures without references are captioned and not scored.
-        features: read the pictures' memories from this store rather than their files.
+        features: read the pictures' memories from this store instead of their files.
         metrics: see :class:`captioner.evaluation.scores.Scorer`.
-        batch_size: pictures at once.
-        per_image: also give the scores of every picture.
-        progress: called with (done, all).
-        keep: called with the captions before they are scored, so that a scorer that fails does not lose them.
+        batch_size: number of pictures in a batch.
+        per_image: also return the scores of every picture.
+        progress: called with (done, total).
+        keep: called with the captions before they are scored, so that they are not lost if a scorer fails.
 
     Raises:
         EvaluationError: a metric is unknown, not one picture could be read, or a scorer failed.
     """
-    metric_families(metrics)  # an unknown metric is refused before the captioning, not after
+    metric_families(metrics)  # refuses an unknown metric before captioning
     began = time.perf_counter()
     captions, errors = generate(captioner, data, features=features, batch_size=batch_size, progress=progress)
     seconds = time.perf_counter() - began
@@ -118,17 +122,17 @@ def evaluate_captions(
     per_image: bool = False,
     source: str = "captions",
 ) -> Evaluation:
-    """Score captions that are there already, from any program.
+    """Score given captions, from any program.
 
-    Captions of images that the data do not have, and images without a caption, are each one error; the others are
-    scored. An id made of digits is the same with and without zeros in front, as COCO's results have numbers.
+    Captions of images that are not in the data are reported as one error, images without a caption as another; the
+    rest is scored. Leading zeros of an id made of digits are ignored, because COCO's results have numbers.
 
     Args:
         captions: image id to caption; see :func:`captioner.evaluation.results.read_results`.
         data: a split with references.
         metrics: see :class:`captioner.evaluation.scores.Scorer`.
-        per_image: also give the scores of every picture.
-        source: what errors call the captions, for example their file.
+        per_image: also return the scores of every picture.
+        source: name of the captions in errors, for example their file.
 
     Raises:
         EvaluationError: no caption is of an image of the data, the data have no references, a metric is unknown, or a
@@ -140,15 +144,15 @@ def evaluate_captions(
         raise EvaluationError(
             f"{data.name}: its photos have no captions by people to score against; give data that have some"
         )
-    said = {_number(image): caption for image, caption in captions.items()}
+    by_number = {_number(image): caption for image, caption in captions.items()}
     known = {_number(photo.image_id): photo.image_id for photo in described}
-    found = {image: said[number] for number, image in known.items() if number in said}
+    matches = {image: by_number[number] for number, image in known.items() if number in by_number}
     errors: list[CaptionerError] = []
     unknown = [image for image in captions if _number(image) not in known]
-    if not found:
-        theirs, ours = _some(unknown), _some(list(known.values()))
+    if not matches:
         raise EvaluationError(
-            f"{source}: no caption is of a photo of {data.name}; its captions are of {theirs or 'nothing'}, the photos are {ours}"
+            f"{source}: no caption is of a photo of {data.name}; its captions are of {_some(unknown) or 'nothing'}, "
+            f"the photos are {_some(list(known.values()))}"
         )
     if unknown:
         errors.append(
@@ -156,12 +160,12 @@ def evaluate_captions(
                 f"{source}: {len(unknown):,} captions are of images that {data.name} does not have: {_some(unknown)}"
             )
         )
-    missing = [image for image in known.values() if image not in found]
+    missing = [image for image in known.values() if image not in matches]
     if missing:
         errors.append(
             EvaluationError(f"{source}: {len(missing):,} of {len(known):,} images have no caption: {_some(missing)}")
         )
-    return _scored(found, data, metrics, per_image, errors, 0.0)
+    return _scored(matches, data, metrics, per_image, errors, 0.0)
 
 
 def _scored(
@@ -172,7 +176,7 @@ def _scored(
     errors: list[CaptionerError],
     seconds: float,
 ) -> Evaluation:
-    """Score the captions of those images that people described."""
+    """Score the captions of the images that have references."""
     references = {
         photo.image_id: photo.captions for photo in data.photos if photo.captions and photo.image_id in captions
     }

@@ -1,21 +1,22 @@
 """Whether attention is right: does a model look at the dog when it says "dog"?
 
-As in Liu et al. 2017 (Attention correctness in neural image captioning, https://arxiv.org/abs/1605.09553), words that
-name a class of objects are held against the boxes of that class in the picture:
+As in Liu et al. 2017 (Attention correctness in neural image captioning, https://arxiv.org/abs/1605.09553), the
+attention of words that name a class of objects is compared with the boxes of that class in the picture:
 
 - mass: the attention inside the union of the boxes, ``sum_i alpha_i |place_i and boxes| / |place_i|`` (their attention
   correctness);
 - pointing: whether the centre of the most attended place lies in one of the boxes (the pointing game, Zhang et al.
   2016, https://arxiv.org/abs/1608.00507, without its tolerance of 15 pixels);
 
-each against two models that know nothing of the picture: one that attends evenly to all places, and one whose attention
-is a Gaussian around the middle of what is seen, since photographers put things there. They look at the places of the
-model that they are compared with, so that regions, which a detector put on things, do not count as understanding.
+each against two baselines that know nothing of the picture: one attends evenly to all places, and the attention of the
+other is a Gaussian around the middle of what is seen, where photographers put their subjects. The baselines attend to
+the places of the model that they are compared with, so that a model gets no credit for regions that a detector placed
+on objects.
 
-Departures: boxes and not masks; a phrase of some words ("hot dog") has their mean attention, where the paper takes the
-word that is best, which would favour the model over baselines that have one try.
+Departures: boxes instead of masks; a phrase of several words ("hot dog") has their mean attention, whereas the paper
+takes the best word, which would favour the model over baselines that have one try.
 
-Letters in shapes: B pictures, K captions of a picture, T words, N places, Q boxes, I pictures with a word that counts.
+Letters in shapes: T words, N places.
 """
 
 from __future__ import annotations
@@ -46,14 +47,14 @@ GAINS = ("pointing over even", "mass over even", "pointing over centre", "mass o
 
 @dataclass(frozen=True)
 class Words:
-    """How well the words of some captions look at what they name.
+    """How well the attention of captions' words matches what the words name.
 
     Attributes:
-        words: how many were counted: those whose class has a box in the part of the picture that the model sees.
-        photos: on how many photos.
-        absent: how many name a class that the picture does not have; they are not counted.
-        scores: fractions by name, with 95 % intervals over photos: those of :data:`METRICS`, and of :data:`GAINS`, how
-            much the model has over a baseline (paired).
+        words: number of words counted: those whose class has a box in the part of the picture that the model sees.
+        photos: number of photos with such a word.
+        absent: number of words that name a class that the picture does not have; they are not counted.
+        scores: fractions by name, with 95 % intervals over photos: :data:`METRICS`, and :data:`GAINS`, the model's
+            paired differences from a baseline.
         classes: for each class the number of words, and the model's pointing and mass.
     """
 
@@ -66,12 +67,12 @@ class Words:
 
 @dataclass(frozen=True)
 class Grounding:
-    """What :func:`ground` found.
+    """The result of :func:`ground`.
 
     Attributes:
         generated: for the captions that the model writes.
         references: for those that people wrote, which the model reads word by word (teacher forcing).
-        photos: how many were looked at.
+        photos: number of photos that were read.
         errors: photos that could not be read.
     """
 
@@ -101,10 +102,10 @@ def ground(
         captions: captions of the same image ids, as :func:`captioner.data.annotations.read_captions` takes them, or
             already read.
         images: folder of the pictures, if they are not where the captions' format has them.
-        batch_size: pictures at once.
-        resamples: of the intervals.
-        seed: of the resampling.
-        progress: called with (done, all).
+        batch_size: number of pictures in a batch.
+        resamples: number of resamples for the intervals.
+        seed: seed of the resampling.
+        progress: called with (done, total).
 
     Raises:
         AnnotationError: the boxes or the captions cannot be read, or have no picture in common.
@@ -112,14 +113,15 @@ def ground(
     """
     if not captioner.model.decoder.attends:
         raise EvaluationError(
-            "this model does not attend, so that there is nothing to hold against boxes; take one that does"
+            "this model does not attend, so there is nothing to compare with boxes; take one that does"
         )
     boxes = read_boxes(instances)
     data = captions if isinstance(captions, CaptionData) else read_captions(captions, images=images)
     photos = [photo for photo in data.photos if photo.image_id in boxes]
     if not photos:
         raise AnnotationError(
-            f"{data.name}: none of its {len(data.photos):,} photos has boxes in {instances}; their image ids must be the same"
+            f"{data.name}: none of its {len(data.photos):,} photos has boxes in {instances}; "
+            "their image ids must be the same"
         )
     nouns = Nouns({name for known in boxes.values() for name in (*known.boxes, *known.absent)})
     generated, references = _Tally(nouns), _Tally(nouns)
@@ -132,7 +134,7 @@ def ground(
         errors.extend(error for _, error in batch.errors)
         if len(batch):
             chosen = [photos[position] for position in batch.positions]
-            _look(
+            _measure(
                 captioner,
                 batch.pixels,
                 chosen,
@@ -154,7 +156,7 @@ def ground(
 
 
 @torch.inference_mode()
-def _look(
+def _measure(
     captioner: Captioner,
     pixels: Tensor,
     photos: Sequence[Photo],
@@ -163,45 +165,38 @@ def _look(
     generated: _Tally,
     references: _Tally,
 ) -> None:
-    """Caption some pictures, read their references, and tally both."""
+    """Caption a batch of pictures, read their references, and tally both."""
     model = captioner.model
     memory = model(pixels.to(captioner.device))
     places = memory.places_in_picture()
     if places is None:
         raise EvaluationError(
-            "the places that this model attends to do not lie in a picture, so that there is nothing to hold against boxes"
+            "the places that this model attends to do not lie in a picture, so there is nothing to compare with boxes"
         )
     real = np.ones(places.shape[:2], dtype=bool) if memory.mask is None else memory.mask.cpu().numpy()
     scenes = [
-        Scene(corners, known, part)
-        for corners, known, part in zip(_each(places.double().cpu().numpy(), real), boxes, seen, strict=True)
+        Scene(corners[exists], known, part)
+        for corners, exists, known, part in zip(places.double().cpu().numpy(), real, boxes, seen, strict=True)
     ]
     for row, (scene, caption) in enumerate(zip(scenes, captioner.caption_memory(memory), strict=True)):
         assert caption.attention is not None
         generated.add(scene, [(caption.tokens, caption.attention.double().numpy()[:, real[row]])])
 
-    said = [[words for caption in photo.captions if (words := tokenize(caption))] for photo in photos]
-    tokens = torch.full(
-        (len(said), max(1, *map(len, said)), max((len(words) for captions in said for words in captions), default=1)),
-        PAD,
-    )
-    for image, captions in enumerate(said):
-        for number, words in enumerate(captions):  # what is read before each word: the first is written after <bos>
+    tokenized = [[words for caption in photo.captions if (words := tokenize(caption))] for photo in photos]
+    lengths = [len(words) for captions in tokenized for words in captions]
+    tokens = torch.full((len(tokenized), max(1, *map(len, tokenized)), max(lengths, default=1)), PAD)
+    for image, captions in enumerate(tokenized):
+        for number, words in enumerate(captions):  # the input before each word: the first follows <bos>
             tokens[image, number, : len(words)] = torch.tensor([BOS, *map(model.vocabulary.number, words[:-1])])
-    taught = model.decoder(memory, tokens.to(captioner.device))
-    assert taught.attention is not None
-    lengths = [len(words) for captions in said for words in captions]
-    rows = iter(np.split(taught.attention.double().cpu().numpy(), np.cumsum(lengths)[:-1]))
-    for row, (scene, captions) in enumerate(zip(scenes, said, strict=True)):
+    output = model.decoder(memory, tokens.to(captioner.device))
+    assert output.attention is not None
+    rows = iter(np.split(output.attention.double().cpu().numpy(), np.cumsum(lengths)[:-1]))
+    for row, (scene, captions) in enumerate(zip(scenes, tokenized, strict=True)):
         references.add(scene, [(words, next(rows)[:, real[row]]) for words in captions])
 
 
-def _each(places: Array, real: Array) -> list[Array]:
-    return [corners[there] for corners, there in zip(places, real, strict=True)]
-
-
 class _Tally:
-    """Adds up, photo by photo, what the words that name classes look at."""
+    """Adds up, photo by photo, the scores of the words that name classes."""
 
     def __init__(self, nouns: Nouns) -> None:
         self.nouns = nouns
@@ -215,10 +210,10 @@ class _Tally:
         for words, attention in captions:
             for start, end, name in self.nouns(words):
                 self.absent += name in scene.boxes.absent
-                found = scene.cover(name)
-                if found is None:
+                cover = scene.cover(name)
+                if cover is None:
                     continue
-                share, hit, middle = found
+                share, hit, middle = cover
                 weights = attention[start:end].mean(0)
                 scores = (
                     hit[weights.argmax()],
@@ -235,7 +230,7 @@ class _Tally:
             self.rows.append(row)
 
     def words(self, resamples: int, seed: int) -> Words:
-        """Return what was counted."""
+        """Return the scores of the words counted so far."""
         counted = int(sum(row[-1] for row in self.rows))
         scores = {}
         if self.rows:

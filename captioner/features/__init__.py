@@ -1,4 +1,4 @@
-"""The feature store: what an encoder makes of a data set's pictures, computed once and read many times."""
+"""The feature store: the encoded pictures of a data set, computed once and read many times."""
 
 from captioner.features.build import StoreReport, build_store, store_bytes
 from captioner.features.store import FeatureStore

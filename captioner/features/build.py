@@ -1,4 +1,7 @@
-"""Building a feature store: shard by shard, so that an interrupted build goes on where it was stopped; see :mod:`captioner.features.store`."""
+"""Building a feature store, shard by shard, so that an interrupted build continues where it stopped.
+
+:mod:`captioner.features.store` describes the files.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +28,12 @@ from captioner.memory import Memory
 
 @dataclass(frozen=True)
 class StoreReport:
-    """What building a store did.
+    """The result of building a store.
 
     Attributes:
         store: the finished store.
-        errors: the error of each picture that could not be read; these are not in the store.
-        encoded: pictures encoded now, mirrored ones included; the others were there already.
+        errors: one for each picture that could not be read; these pictures are not in the store.
+        encoded: number of pictures encoded now, including mirrored ones; the others were already in the store.
     """
 
     store: FeatureStore
@@ -39,11 +42,14 @@ class StoreReport:
 
 
 def store_bytes(encoder: Encoder, pictures: int, *, flips: bool) -> int:
-    """Return how many bytes the features of so many pictures take, mirrored ones too if asked for; of regions, the most that they can take."""
+    """Return how many bytes the features of a number of pictures take, with mirrored ones if ``flips``.
+
+    For an encoder of regions it is the most that they can take.
+    """
     boxed = encoder.grid is None
     places = int(getattr(encoder.config, "regions", 0)) if encoder.grid is None else encoder.grid[0] * encoder.grid[1]
-    place = encoder.features * np.dtype(VECTORS.dtype).itemsize + boxed * 4 * np.dtype(BOXES.dtype).itemsize
-    return pictures * (1 + flips) * places * place
+    place_bytes = encoder.features * np.dtype(VECTORS.dtype).itemsize + boxed * 4 * np.dtype(BOXES.dtype).itemsize
+    return pictures * (1 + flips) * places * place_bytes
 
 
 def build_store(
@@ -58,23 +64,23 @@ def build_store(
     compiled: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> StoreReport:
-    """Encode pictures into a store, or go on with an unfinished one.
+    """Encode pictures into a store, or continue an unfinished one.
 
     Args:
-        folder: where; made if missing.
+        folder: the folder of the store; created if missing.
         encoder: in eval mode, on its device and at its precision.
-        pictures: (image id, file) pairs; ids must differ.
+        pictures: (image id, file) pairs; ids must be unique.
         flips: also encode every picture mirrored left to right.
         batch_size: pictures encoded at once.
         workers: threads that load pictures.
-        shard: pictures in a file.
-        compiled: compile the encoder first; pays from some hundred pictures on. One of regions never is: their number
-            differs from picture to picture.
-        progress: called with (pictures done, pictures in all), mirrored ones counted.
+        shard: pictures per file.
+        compiled: compile the encoder first, which pays off from a few hundred pictures on. An encoder of regions is
+            never compiled: their number differs from picture to picture.
+        progress: called with (pictures done, pictures in total), mirrored ones included.
 
     Raises:
         FeatureStoreError: the folder holds features of another encoder, was begun with other pictures, or the disk has
-            no room for them.
+            too little space.
     """
     folder = Path(folder)
     boxed = encoder.grid is None
@@ -90,8 +96,8 @@ def build_store(
     }
     if len(set(plan["ids"])) != len(pictures):
         raise FeatureStoreError(f"{folder}: the same image id was given twice")
-    _agree(folder, plan)
-    _check_room(folder, store_bytes(encoder, len(pictures), flips=flips))
+    _check_plan(folder, plan)
+    _check_space(folder, store_bytes(encoder, len(pictures), flips=flips))
     files.write_json(folder / PLAN, plan, indent=None)
     encode = Compiled(encoder) if compiled and not boxed else encoder
     groups = [pictures[i : i + shard] for i in range(0, len(pictures), shard)]
@@ -118,7 +124,7 @@ def build_store(
             progress(done, total)
     if not ids or shape is None:
         raise FeatureStoreError(
-            f"{folder}: not one picture could be read" + (f"; the first error: {errors[0]}" if errors else "")
+            f"{folder}: none of the pictures could be read" + (f"; the first error: {errors[0]}" if errors else "")
         )
     index = {**plan, "ids": ids, "shards": sizes, "places": shape[0], "features": shape[1], "grid": encoder.grid}
     if boxed:
@@ -131,7 +137,7 @@ def build_store(
 def _finished_shard(
     folder: Path, number: int, summary: Path, kinds: Sequence[Kind], *, flips: bool
 ) -> dict[str, Any] | None:
-    """Return what is remembered of a shard, or ``None`` if it must be encoded: it is not there yet, or one of its files is damaged."""
+    """Return the record of a finished shard, or ``None`` if it must be encoded: it is missing, or a file is damaged."""
     try:
         record: dict[str, Any] = json.loads(summary.read_text(encoding="utf-8"))
         for flipped, kind in product((False, True)[: 1 + flips], kinds) if record["ids"] else ():
@@ -155,34 +161,34 @@ def _encode_shard(
     batch_size: int,
     workers: int,
 ) -> dict[str, Any]:
-    """Encode one shard's pictures, write its files, and return what to remember of it."""
+    """Encode a shard's pictures, write its files, and return its record."""
     written: dict[tuple[bool, Kind], list[Array]] = {
         (flipped, kind): [] for flipped in (False, True)[: 1 + flips] for kind in kinds
     }
-    good: list[str] = []
+    ids: list[str] = []
     errors: list[ImageError] = []
     loader = ImageLoader([path for _, path in group], encoder.transform, batch_size=batch_size, workers=workers)
     with torch.inference_mode():
         for batch in loader:
             errors += [error for _, error in batch.errors]
-            good += [group[position][0] for position in batch.positions]
+            ids += [group[position][0] for position in batch.positions]
             if len(batch) == 0:
                 continue
-            # A last, smaller batch is filled up, so that a compiled encoder meets one shape only.
+            # A smaller last batch is padded, so that a compiled encoder sees only one shape.
             pixels = torch.cat([batch.pixels, batch.pixels[:1].expand(batch_size - len(batch), -1, -1, -1)])
             for flipped in (False, True)[: 1 + flips]:
                 memory = encode(pixels.flip(-1) if flipped else pixels)
                 for kind in kinds:
                     written[flipped, kind].append(_array(memory, kind)[: len(batch)])
-    for (flipped, kind), parts in written.items() if good else ():
+    for (flipped, kind), parts in written.items() if ids else ():
         with files.atomic_path(folder / shard_name(number, flipped, kind)) as temporary, open(temporary, "wb") as file:
             np.save(file, np.concatenate(parts), allow_pickle=False)
-    shape = list(written[False, VECTORS][0].shape[1:]) if good else None
-    return {"ids": good, "errors": [[error.source, error.reason] for error in errors], "shape": shape}
+    shape = list(written[False, VECTORS][0].shape[1:]) if ids else None
+    return {"ids": ids, "errors": [[error.source, error.reason] for error in errors], "shape": shape}
 
 
 def _array(memory: Memory, kind: Kind) -> Array:
-    """Return what of a memory is stored in a file of this kind."""
+    """Return the part of a memory that is stored in a file of this kind."""
     if kind is VECTORS:
         return memory.vectors.float().clamp(-65504, 65504).half().cpu().numpy()
     if memory.boxes is None:
@@ -193,27 +199,28 @@ def _array(memory: Memory, kind: Kind) -> Array:
     return (boxes if memory.mask is None else boxes.masked_fill(~memory.mask.unsqueeze(-1), torch.nan)).cpu().numpy()
 
 
-def _check_room(folder: Path, needed: int) -> None:
-    """Refuse to begin what the disk cannot hold; what an earlier build left there is counted."""
-    there = sum(file.stat().st_size for file in folder.iterdir()) if folder.is_dir() else 0
+def _check_space(folder: Path, needed: int) -> None:
+    """Refuse to begin a store that does not fit on the disk; files of an earlier build are taken into account."""
+    existing = sum(file.stat().st_size for file in folder.iterdir()) if folder.is_dir() else 0
     parent = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(parent).free
-    if needed - there > free:
+    if needed - existing > free:
         raise FeatureStoreError(
-            f"{folder}: the features take {needed / 1e9:,.1f} GB and the disk has {free / 1e9:,.1f} GB left; make room, give another folder, or store "
-            "less: no mirrored pictures, fewer stages left off (a map before the last stages is larger), a smaller encoder"
+            f"{folder}: the features take {needed / 1e9:,.1f} GB and the disk has {free / 1e9:,.1f} GB left; free some "
+            "space, give another folder, or store less: no mirrored pictures, fewer stages left off (the feature map "
+            "before the last stages is larger), a smaller encoder"
         )
 
 
-def _agree(folder: Path, plan: dict[str, Any]) -> None:
-    """Refuse to go on with a store that was begun otherwise."""
+def _check_plan(folder: Path, plan: dict[str, Any]) -> None:
+    """Refuse to continue a store that was begun with another plan."""
     path = folder / PLAN
     if not path.exists():
         return
     try:
         begun = dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise FeatureStoreError(f"{path}: damaged ({error}); delete the folder and begin again") from None
+        raise FeatureStoreError(f"{path}: damaged ({error}); delete the folder and start again") from None
     names = {
         "fingerprint": "encoder",
         "flips": "--flips setting",
@@ -224,5 +231,5 @@ def _agree(folder: Path, plan: dict[str, Any]) -> None:
     for key, name in names.items():
         if begun.get(key) != plan[key]:
             raise FeatureStoreError(
-                f"{folder}: was begun with another {name}; give another folder, or delete this one and begin again"
+                f"{folder}: was begun with another {name}; give another folder, or delete this one and start again"
             )

@@ -1,13 +1,13 @@
 """The feature store: memories of a data set's pictures, computed once and read many times.
 
-A store is a folder. ``index.json`` names the encoder (settings, transform, hash of its weights) and the pictures;
-shards ``00000.npy``, ``00001.npy`` ... hold the vectors as float16 (images, N, D), ``00000-flipped.npy`` those of the
-mirrored pictures. Every file appears whole or not at all, and the index comes last: a store without one is unfinished
-and is refused, and building it again goes on where it was stopped.
+A store is a folder. ``index.json`` describes the encoder (settings, transform, hash of its weights) and lists the
+pictures; shards ``00000.npy``, ``00001.npy`` ... hold the vectors as float16 (images, N, D), ``00000-flipped.npy``
+those of the mirrored pictures. Every file is written atomically, and the index last: a store without one is unfinished
+and is refused, and building it again continues where it stopped.
 
-The places of a grid are known, those of regions differ from picture to picture: ``00000-boxes.npy`` and
-``00000-flipped-boxes.npy`` hold their boxes (images, N, 4), with NaN for a place that is masked. They are float32,
-since beside the vectors they weigh next to nothing.
+The places of a grid are fixed, but those of regions differ from picture to picture: ``00000-boxes.npy`` and
+``00000-flipped-boxes.npy`` hold their boxes (images, N, 4), with NaN for a masked place. They are float32, since they
+are small compared to the vectors.
 
 The pooled vector is the mean over the places and is not stored.
 """
@@ -30,7 +30,7 @@ from captioner.encoders.regions import region_memory
 from captioner.errors import EncoderError, FeatureStoreError
 from captioner.memory import Memory
 
-# 2 has boxes; a store of a grid is still written as 1, which older programs read.
+# Format 2 has boxes; a store of a grid is still written as 1, which older versions can read.
 FORMAT = 2
 INDEX, PLAN = "index.json", "plan.json"
 SHARD = 256
@@ -41,14 +41,14 @@ Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 
 @dataclass(frozen=True)
 class Kind:
-    """What a file of a store holds: the end of its name, its type, and the numbers a place has, ``None`` for D."""
+    """A kind of file in a store: the suffix of its name, its type, and the numbers per place, ``None`` for D."""
 
     suffix: str
     dtype: type[np.floating[Any]]
     last: int | None
 
     def shape(self, images: int, places: int, features: int) -> tuple[int, int, int]:
-        """Return the shape of an array for so many images."""
+        """Return the shape of an array for a number of images."""
         return (images, places, self.last or features)
 
 
@@ -60,22 +60,22 @@ class FeatureStore:
 
     Args:
         folder: the store.
-        encoder: refuse the store unless this encoder or a front of it, made it; ``None`` takes any.
+        encoder: refuse the store unless this encoder, or a front of it, made it; ``None`` accepts any.
 
     Raises:
-        FeatureStoreError: there is no store, it is unfinished or damaged, newer than this program, or made by another
-            encoder.
+        FeatureStoreError: there is no store, or it is unfinished, damaged, newer than this program, or made by
+            another encoder.
     """
 
     def __init__(self, folder: str | Path, *, encoder: Encoder | None = None) -> None:
         self.folder = Path(folder)
         self.index = _read(self.folder / INDEX, self.folder)
-        #: how many of the encoder's last stages are still to be done; see :meth:`Encoder.finish`
+        #: how many of the encoder's last stages are left off; :meth:`Encoder.finish` applies them
         self.cut: int = self.index["encoder"].get("cut", 0)
         if encoder is not None and not _made_by(encoder, self.cut, self.index["fingerprint"]):
             raise FeatureStoreError(
-                f"{self.folder}: these features were made by another encoder or transform ({json.dumps(self.index['encoder'])}); "
-                f"give another folder, or delete this one and make it again"
+                f"{self.folder}: these features were made by another encoder or transform "
+                f"({json.dumps(self.index['encoder'])}); give another folder, or delete this one and make it again"
             )
         self.ids: list[str] = self.index["ids"]
         self.features: int = self.index["features"]
@@ -90,7 +90,7 @@ class FeatureStore:
         self._boxes = self._open_all(BOXES) if self.boxed else []
 
     def _open_all(self, kind: Kind) -> list[list[Array]]:
-        """Open the shards of the plain pictures, and of the mirrored ones if there are."""
+        """Open the shards of the plain pictures, and of the mirrored ones if there are any."""
         return [
             [self._open(number, bool(flipped), kind) for number in range(len(self.index["shards"]))]
             for flipped in range(1 + self.flips)
@@ -99,7 +99,7 @@ class FeatureStore:
     def _open(self, number: int, flipped: bool, kind: Kind) -> Array:
         path = self.folder / shard_name(number, flipped, kind)
         expected = kind.shape(self.index["shards"][number], self.places, self.features)
-        if expected[0] == 0:  # not one of its pictures could be read
+        if expected[0] == 0:  # none of its pictures could be read
             return np.empty(expected, dtype=kind.dtype)
         try:
             shard: Array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -109,7 +109,8 @@ class FeatureStore:
             ) from None
         if shard.shape != expected or shard.dtype != kind.dtype:
             raise FeatureStoreError(
-                f"{path}: holds {shard.dtype} {shard.shape} and not {np.dtype(kind.dtype)} {expected}; delete it and {self.folder / INDEX}"
+                f"{path}: holds {shard.dtype} {shard.shape} and not {np.dtype(kind.dtype)} {expected}; "
+                f"delete it and {self.folder / INDEX}, and make the features again"
             )
         return shard
 
@@ -123,11 +124,11 @@ class FeatureStore:
         """Read vectors (B, N, D) float16.
 
         Args:
-            image_ids: B of them.
-            flipped: for each whether the mirrored picture is meant.
+            image_ids: B image ids.
+            flipped: for each image, whether to read the mirrored picture.
 
         Raises:
-            FeatureStoreError: a picture is not in the store, or mirrored ones are not.
+            FeatureStoreError: a picture is not in the store, or the store has no mirrored pictures.
         """
         return self._take(self._vectors, VECTORS, image_ids, flipped)
 
@@ -145,7 +146,7 @@ class FeatureStore:
             shard = bisect_right(self._starts, position) - 1
             mirror = bool(flipped and flipped[row])
             if mirror and not self.flips:
-                raise FeatureStoreError(f"{self.folder}: has no mirrored copies; make the features with --flips")
+                raise FeatureStoreError(f"{self.folder}: has no mirrored pictures; make the features with --flips")
             out[row] = shards[mirror][shard][position - self._starts[shard]]
         return torch.from_numpy(out)
 
@@ -174,7 +175,7 @@ def _read(path: Path, folder: Path) -> dict[str, Any]:
     if not path.exists():
         if (folder / PLAN).exists():
             raise FeatureStoreError(
-                f"{folder}: these features are unfinished; run the same 'captioner features' command again to go on"
+                f"{folder}: these features are unfinished; run the same 'captioner features' command again to continue"
             )
         raise FeatureStoreError(f"{folder}: no feature store; make one with: captioner features DATA -o {folder}")
     try:

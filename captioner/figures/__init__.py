@@ -1,4 +1,4 @@
-"""Where a model looked, drawn: panels for a paper, an animation, a page to play with, and the plain numbers."""
+"""Attention figures: panels for a paper, an animation, an interactive page, and the numbers."""
 
 from captioner.figures.figure import DRAWN, FORMATS, Figure, figure, find_word, format_of
 from captioner.figures.style import Style

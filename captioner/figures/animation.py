@@ -1,4 +1,4 @@
-"""The caption read word by word, the photo showing where each looked: frames of an animated GIF."""
+"""Frames of an animated GIF that reads the caption word by word and shows where each word looked."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from captioner.figures.panels import mark_regions, mark_seen
 from captioner.figures.sheet import INK, PALE, Sheet, shortened, width_of, wrapped
 from captioner.figures.style import Style
 
-_LEAST = 320  # pixels across, below which a caption would be unreadable
-_MARK = "#ffc24a"  # behind the word that is read
+_MIN_WIDTH = 320  # pixels; a caption would be unreadable on a narrower frame
+_HIGHLIGHT = "#ffc24a"  # background of the current word
 
 
 def frames(caption: Caption, photo: Image.Image, style: Style) -> Iterator[tuple[Image.Image, int]]:
-    """Draw each frame and say how long it is shown, in milliseconds: the photo, each word in turn, the photo again.
+    """Yield each frame and its duration in milliseconds: the photo, each word in turn, the photo again.
 
     Raises:
         CaptionerError: see :class:`Heat`.
     """
     heat, colours = Heat(caption, style), palette(style)
-    side = max(_LEAST, style.side // 2)
+    side = max(_MIN_WIDTH, style.side // 2)
     drawn = fit(photo, (side, side))
     base, maps = toned(drawn), heat.maps(drawn.size)
     text = side / 28
     margin = round(text * 0.8)
-    width = max(drawn.width, _LEAST) + 2 * margin
+    width = max(drawn.width, _MIN_WIDTH) + 2 * margin
     words = [shortened(word, width - 2 * margin, text) for word in caption.tokens]
     lines = wrapped(words, width - 2 * margin, text)
     size = (width, margin + drawn.height + round(text * (0.9 + 1.45 * len(lines))) + margin // 2)
@@ -46,21 +46,20 @@ def frames(caption: Caption, photo: Image.Image, style: Style) -> Iterator[tuple
             widths = [width_of(words[i], text) for i in line]
             space = width_of("a a", text) - 2 * width_of("a", text)
             x = (width - sum(widths) - space * (len(line) - 1)) / 2
-            for i, across in zip(line, widths, strict=True):
+            for i, word_width in zip(line, widths, strict=True):
                 y = at[1] + drawn.height + text * (1.5 + 1.45 * number)
-                sheet.text(
-                    x, y, words[i], text, colour=INK if word in (i, None) else PALE, ground=_MARK if i == word else None
-                )
-                x += across + space
+                colour, ground = INK if word in (i, None) else PALE, _HIGHLIGHT if i == word else None
+                sheet.text(x, y, words[i], text, colour=colour, ground=ground)
+                x += word_width + space
         return sheet.image()
 
-    shown = round(1000 * style.seconds)
-    yield frame(None), round(1.5 * shown)
+    duration = round(1000 * style.seconds)
+    yield frame(None), round(1.5 * duration)
     for word in range(len(words)):
-        yield frame(word), shown
-    yield frame(None), 2 * shown
+        yield frame(word), duration
+    yield frame(None), 2 * duration
 
 
 def reduced(frame: Image.Image) -> Image.Image:
-    """Reduce a frame to the 256 colours that a GIF can hold, dithered, which Pillow does for a given palette alone."""
+    """Reduce a frame to the 256 colours of a GIF, dithered, for which Pillow needs an explicit palette."""
     return frame.quantize(palette=frame.quantize(256), dither=Image.Dither.FLOYDSTEINBERG)

@@ -1,4 +1,4 @@
-"""A caption's attention as a figure: what is drawn, in what format, into which file."""
+"""A caption's attention as a figure in several formats."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Figure:
-    """Where a caption looked, to be drawn.
+    """The attention of a caption, to be drawn.
 
     Attributes:
-        caption: with attention to places in the photo.
+        caption: a caption with attention to places in the photo.
         photo: the whole photo, upright.
-        style: how it looks.
-        word: the number of the one word to draw, large; ``None`` is all of them.
+        style: style of the figure.
+        word: index of the single word to draw, large; ``None`` draws all words.
 
     Raises:
         CaptionerError: there is no attention to draw; see :func:`captioner.figures.heat.require_attention`.
@@ -51,44 +51,47 @@ class Figure:
         require_attention(self.caption)
 
     def draw(self) -> matplotlib.figure.Figure:
-        """Return the sheet of panels, or the one of the chosen word, as a figure of matplotlib."""
+        """Return the sheet of panels, or the panel of the chosen word, as a matplotlib figure."""
         return self._sheet().figure()
 
     def image(self) -> Image.Image:
-        """Return the same as a picture."""
+        """Return the same as an image."""
         return self._sheet().image()
 
     def png(self) -> bytes:
-        """Return the same as PNG; the caption stands in it as its title."""
+        """Return the same as PNG, with the caption as its title."""
         info = PngInfo()
         info.add_itxt("Title", self.caption.text)
-        return _encoded(
-            self.image(), "PNG", pnginfo=info, dpi=(DPI, DPI), compress_level=3
-        )  # twice as fast as 6, and no larger
+        # Compression level 3 is twice as fast as 6, and the file is no larger.
+        return _encoded(self.image(), "PNG", pnginfo=info, dpi=(DPI, DPI), compress_level=3)
 
     def pdf(self) -> bytes:
-        """Return the same as PDF for a paper: its text is text, its fonts are embedded as TrueType, and no date makes two of them differ."""
+        """Return the same as PDF for a paper.
+
+        Text stays text, fonts are embedded as TrueType, and without a date the output is reproducible.
+        """
         return self._sheet().printed(
             "pdf", {"Title": self.caption.text, "Creator": "Captioner", "Producer": None, "CreationDate": None}
         )
 
     def svg(self) -> bytes:
-        """Return the same as SVG, with letters drawn as shapes, so that it looks alike where the fonts are missing."""
+        """Return the same as SVG, with letters as shapes, so that it looks the same without the fonts."""
         return self._sheet().printed("svg", {"Title": self.caption.text, "Creator": "Captioner", "Date": None})
 
     def gif(self) -> bytes:
-        """Return an animation that reads the caption word by word, over and over."""
+        """Return an animation that reads the caption word by word in a loop."""
         drawn = [
-            (animation.reduced(frame), shown) for frame, shown in animation.frames(self.caption, self.photo, self.style)
+            (animation.reduced(frame), duration)
+            for frame, duration in animation.frames(self.caption, self.photo, self.style)
         ]
         (first, _), *others = drawn
-        durations = [shown for _, shown in drawn]
+        durations = [duration for _, duration in drawn]
         return _encoded(
             first, "GIF", save_all=True, append_images=[frame for frame, _ in others], duration=durations, loop=0
         )
 
     def html(self) -> bytes:
-        """Return a page by itself in which words and photo answer to the pointer, the finger and the keyboard; see :mod:`captioner.figures.page`."""
+        """Return a self-contained interactive page for mouse, touch and keyboard; see :mod:`captioner.figures.page`."""
         return page.page(self.caption, self.photo, self.style, self._note()).encode()
 
     def json(self) -> bytes:
@@ -96,23 +99,24 @@ class Figure:
         return (json.dumps(record(self.caption, self.photo.size)) + "\n").encode()
 
     def save(self, path: str | Path, format: str | None = None) -> Path:
-        """Write the figure, whole or not at all.
+        """Write the figure atomically.
 
         Args:
             path: the file.
-            format: one of :data:`FORMATS`; left out, the file's name says it.
+            format: one of :data:`FORMATS`; by default that of the file's name.
 
         Raises:
-            CaptionerError: there is no such format, or it cannot show one word alone.
+            CaptionerError: the format does not exist or cannot show a single word.
         """
         path = Path(path)
         kind = format_of(path) if format is None else format
         if kind not in FORMATS:
             raise CaptionerError(
-                f"{path}: cannot be written as {kind or 'what its name says'!r}; take {', '.join(FORMATS)}, for example figure.png"
+                f"{path}: {f'unknown format {kind!r}' if kind else 'the file name has no format'}; "
+                f"take {', '.join(FORMATS)}, for example figure.png"
             )
         if self.word is not None and kind not in DRAWN:
-            raise CaptionerError(f"{path}: {kind} shows all words; take {', '.join(DRAWN)} for one word alone")
+            raise CaptionerError(f"{path}: {kind} shows all words; take {', '.join(DRAWN)} for a single word")
         data = FORMATS[kind](self)
         with files.atomic_path(path) as temporary:
             temporary.write_bytes(data)
@@ -127,11 +131,11 @@ class Figure:
         return panels.single(self.caption, self.photo, self.style, self.word, self._note())
 
     def _note(self) -> str:
-        whose = self.caption.attention_of
-        if whose == MEAN:
+        source = self.caption.attention_of
+        if source == MEAN:
             return ""
-        block, dot, head = whose.partition(".")
-        return f"block {block}, head {head}" if dot else f"attention {whose}"
+        block, dot, head = source.partition(".")
+        return f"block {block}, head {head}" if dot else f"attention {source}"
 
 
 DRAWN: dict[str, Callable[[Figure], bytes]] = {"png": Figure.png, "svg": Figure.svg, "pdf": Figure.pdf}
@@ -139,13 +143,17 @@ FORMATS: dict[str, Callable[[Figure], bytes]] = {**DRAWN, "gif": Figure.gif, "ht
 
 
 def format_of(path: str | Path) -> str:
-    """Return the format that a file's name says, perhaps none that is known."""
+    """Return the format in a file's name, which may be unknown or empty."""
     kind = Path(path).suffix.lower().removeprefix(".")
     return "html" if kind == "htm" else kind
 
 
 def find_word(caption: Caption, word: str | int) -> int:
-    """Return the number of a word in a caption: the first that is spelled so, in any case, or the number itself if it is one.
+    """Return the index of a word in a caption.
+
+    Args:
+        caption: the caption.
+        word: a spelling, of which the first occurrence is found regardless of case, or an index, returned as it is.
 
     Raises:
         CaptionerError: the caption has no such word.
@@ -157,7 +165,7 @@ def find_word(caption: Caption, word: str | int) -> int:
         raise CaptionerError(f"there is no word {word} in {caption.text!r}; take 0 to {len(tokens) - 1}")
     if word.casefold() in tokens:
         return tokens.index(word.casefold())
-    raise CaptionerError(f"there is no word {word!r} in {caption.text!r}; take one of it")
+    raise CaptionerError(f"there is no word {word!r} in {caption.text!r}; take one of its words")
 
 
 def figure(
@@ -171,16 +179,16 @@ def figure(
     """Make the figure of a caption.
 
     Args:
-        caption: with attention.
-        picture: the photo it describes; left out, its file is read again.
-        word: draw this word alone, see :func:`find_word`.
-        max_pixels: a larger picture is an error; see :func:`captioner.data.images.load_image`.
+        caption: a caption with attention.
+        picture: the photo it describes; by default its file is read again.
+        word: draw only this word; see :func:`find_word`.
+        max_pixels: a larger image is an error; see :func:`captioner.data.images.load_image`.
         style: settings of :class:`Style`.
 
     Raises:
-        CaptionerError: the caption has no attention, no such word, or does not know its file.
-        ConfigError: a setting is unknown or makes no sense.
-        ImageError: the picture cannot be read.
+        CaptionerError: the caption has no attention, no such word, or no known image file.
+        ConfigError: a setting is unknown or invalid.
+        ImageError: the image cannot be read.
     """
     checked = validate(Style, style, where="figure")
     require_attention(caption)
@@ -188,7 +196,8 @@ def figure(
     source = caption.source if picture is None else picture
     if source is None:
         raise CaptionerError(
-            "this caption does not know its picture's file, since it was made of something else; give the picture: figure(picture)"
+            "this caption does not know its image file, because it was not made from a file; "
+            "give the picture: figure(picture)"
         )
     return Figure(caption, load_image(source, max_pixels=max_pixels), checked, number)
 

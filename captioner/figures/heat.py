@@ -1,12 +1,12 @@
 """Attention as a map over the photo.
 
-A grid's 14x14 weights are stretched over the photo by a Gaussian: the map at a point is the mean of all weights, each
-counted by ``exp(-d^2 / (2 s^2))`` of the point's distance ``d`` from the middle of its cell, in cells, with ``s`` =
-:attr:`Style.smoothing`. So the map is nowhere below zero or above the largest weight, even attention stays even, and
-smoothing 0 leaves the cells as they are. The weights of regions are not smoothed: at a point, those of all boxes that
-hold it are added up.
+The weights of a grid, such as 14x14, are interpolated over the photo by a Gaussian: the map at a point is the weighted
+mean of all attention weights, with coefficients ``exp(-d^2 / (2 s^2))``, where ``d`` is the distance in cells from the
+point to the centre of the weight's cell and ``s`` is :attr:`Style.smoothing`. The map therefore lies between zero and
+the largest weight, uniform attention stays uniform, and smoothing 0 draws plain cells. The weights of regions are not
+smoothed: the map at a point is the sum of the weights of all boxes that contain it.
 
-Letters in shapes: T words, N places, H and W the pixels of the photo as it is drawn.
+Letters in shapes: T words, N places, H and W height and width in pixels of the photo as drawn.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Region(NamedTuple):
     Attributes:
         box: x0, y0, x1, y1, relative to the whole photo.
         weight: the word's attention to it.
-        label: what the detector says it shows; empty if it does not say.
+        label: the detector's label of it; empty if there is none.
     """
 
     box: Box
@@ -39,32 +39,31 @@ class Region(NamedTuple):
 
 
 def require_attention(caption: Caption) -> Tensor:
-    """Return the attention (T, N) of a caption whose places lie in a picture.
+    """Return the attention (T, N) of a caption whose places lie in an image.
 
     Raises:
-        CaptionerError: its model does not attend, or not to a picture.
+        CaptionerError: its model does not attend, or not to places in an image.
     """
     if caption.attention is None:
         raise CaptionerError(
-            "this caption has no attention to show, since its model does not attend; take one that does, such as show_attend_tell"
+            "this caption has no attention to show, because its model does not attend; "
+            "take one that does, such as show_attend_tell"
         )
     if caption.grid is None and caption.boxes is None:
-        raise CaptionerError(
-            "the places of this caption do not lie in a picture, so that there is nothing to draw them on"
-        )
+        raise CaptionerError("the places of this caption do not lie in a picture, so its attention cannot be drawn")
     return caption.attention
 
 
 class Heat:
-    """Where each word of a caption looked.
+    """Attention of each word of a caption.
 
     Args:
-        caption: it must have attention, to places in a picture.
+        caption: a caption with attention to places in an image.
         style: smoothing and scale.
 
     Attributes:
         weights: (T, N) float64.
-        boxes: (N, 4) relative to the whole photo, when the places are regions.
+        boxes: (N, 4), relative to the whole photo, if the places are regions; else ``None``.
 
     Raises:
         CaptionerError: see :func:`require_attention`.
@@ -84,12 +83,15 @@ class Heat:
         return float(self.weights[word].max(initial=0))
 
     def top(self, word: int) -> float:
-        """Return what gets the last colour: the map's highest point, but at least four times even attention, so that near to even looks pale."""
+        """Return the weight drawn in the last colour: the map's maximum, but at least four times uniform attention.
+
+        The lower bound keeps nearly uniform attention pale.
+        """
         highest = self._highest[word] if self.style.scale == "word" else max(self._highest)
         return max(highest, min(1.0, 4 / self.weights.shape[1]))
 
     def _height(self, weights: Array) -> float:
-        """Return a map's highest point, looked for on a lattice: four points a cell each way, or 200 across the photo."""
+        """Return a map's maximum, sampled at 4x4 points per cell, or for regions at 200x200 points over the photo."""
         if self.boxes is not None:
             return float(_cover(self.boxes, weights, (200, 200)).max())
         assert self.grid is not None
@@ -97,11 +99,14 @@ class Heat:
         return float((down @ weights.reshape(self.grid) @ across.T).max())
 
     def maps(self, size: tuple[int, int]) -> _Maps:
-        """Return what draws maps for a photo of (width, height) pixels."""
+        """Return a callable that draws the maps for a photo of (width, height) pixels."""
         return _Maps(self, size)
 
     def regions(self, word: int, most: int = 4) -> list[Region]:
-        """Return a word's strongest regions, strongest first: at most ``most``, each with at least a third of the weight of the first; a grid has none."""
+        """Return a word's strongest regions, strongest first; a grid has none.
+
+        There are at most ``most``, each with at least a third of the weight of the first.
+        """
         if self.boxes is None:
             return []
         weights = self.weights[word]
@@ -123,7 +128,7 @@ class _Maps:
             self._across = _spread(size[0], heat.grid[1], (x0, x1), heat.style.smoothing)
 
     def __call__(self, word: int) -> Array:
-        """Return a word's map (H, W), of weights."""
+        """Return a word's map (H, W) of weights."""
         weights = self.heat.weights[word]
         if self.heat.boxes is not None:
             return _cover(self.heat.boxes, weights, self.size)
@@ -131,16 +136,19 @@ class _Maps:
         return out
 
     def share(self, word: int) -> Array:
-        """Return a word's map (H, W) in 0..1, where one is the weight that gets the last colour."""
+        """Return a word's map (H, W) in 0..1, where 1 is drawn in the last colour."""
         return np.clip(self(word) / self.heat.top(word), 0, 1)
 
 
 def _spread(pixels: int, cells: int, seen: tuple[float, float], smoothing: float) -> Array:
-    """Return how much each cell counts at each pixel of one axis, (pixels, cells): rows that sum to one, or to zero outside of what is seen."""
+    """Return the coefficient of each cell at each pixel of one axis, (pixels, cells).
+
+    Rows sum to one, or to zero outside the part that the model saw.
+    """
     at = (np.arange(pixels) + 0.5) / pixels
     at = (at - seen[0]) / (seen[1] - seen[0]) * cells
     inside = (at >= 0) & (at <= cells)
-    if smoothing < 0.05:  # a Gaussian so narrow is a cell's own, and would underflow between the middles
+    if smoothing < 0.05:  # so narrow a Gaussian covers one cell only, and would underflow between cell centres
         out = np.floor(np.clip(at, 0, cells - 1e-9))[:, None] == np.arange(cells)
         return out * inside[:, None].astype(float)
     score = -0.5 * ((at[:, None] - np.arange(cells) - 0.5) / smoothing) ** 2
@@ -149,7 +157,10 @@ def _spread(pixels: int, cells: int, seen: tuple[float, float], smoothing: float
 
 
 def _cover(boxes: Array, weights: Array, size: tuple[int, int]) -> Array:
-    """Add up, at each pixel, the weights of the boxes that hold it: each box marks its corners, and two running sums fill it."""
+    """Return the sum of the weights of the boxes that contain each pixel, (H, W), for a (width, height).
+
+    Each box marks its corners, and cumulative sums along both axes fill it.
+    """
     width, height = size
     out = np.zeros((height + 1, width + 1))
     edges = np.rint(np.clip(boxes, 0, 1) * [width, height, width, height]).astype(int)

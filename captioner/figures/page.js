@@ -1,4 +1,4 @@
-// What the reader sees and does; the numbers and maps come from captioner/figures/page_map.js.
+// Display and interaction; the numbers and maps come from captioner/figures/page_map.js.
 const find = (name) => document.getElementById(name);
 const make = (tag, kind, ...inside) => {
   const element = document.createElement(tag);
@@ -9,29 +9,32 @@ const make = (tag, kind, ...inside) => {
 const percent = (weight) => `${(100 * weight).toFixed(weight >= 0.0995 ? 0 : 1)} %`;
 const within = (value, low, high) => Math.min(high, Math.max(low, value));
 
-const stage = find("stage"), map = find("map"), marks = find("marks"), report = find("status"), play = find("play"), strength = find("strength");
+const stage = find("stage"), map = find("map"), marks = find("marks"), statusLine = find("status");
+const play = find("play"), strength = find("strength");
 const many = data.captions.length > 1;
 const [W, H] = data.size;
 document.body.classList.toggle("many", many);
 document.body.classList.toggle("tall", W < H);
-// Several captions are longer than a screen: the photo comes first and stays in view while they scroll.
+// Several captions may exceed the screen: the photo comes first and stays in view while they scroll.
 if (many) find("captions").before(find("view"));
-const look = document.documentElement.style;
-look.setProperty("--shape", String(W / H));
-look.setProperty("--largest", `${Math.max(384, 2.5 * Math.max(W, H)) * Math.min(1, W / H)}px`); // a tiny photo grows, though not to a blur
-const shrink = Math.min(1, 420 / Math.max(W, H)); // enough for so smooth a map
+const rootStyle = document.documentElement.style;
+rootStyle.setProperty("--shape", String(W / H));
+// A tiny photo is enlarged, but not until it blurs.
+rootStyle.setProperty("--largest", `${Math.max(384, 2.5 * Math.max(W, H)) * Math.min(1, W / H)}px`);
+const shrink = Math.min(1, 420 / Math.max(W, H)); // sufficient for a smooth map
 map.width = Math.max(1, Math.round(W * shrink));
 map.height = Math.max(1, Math.round(H * shrink));
 
-// One card a caption. The words of each are a toolbar: Tab goes to one word of it, the arrow keys to the others.
+// One card per caption. Its words are a toolbar: Tab goes to one of them, the arrow keys to the others.
 const cards = data.captions.map((caption, rank) => {
   const own = [...words.keys()].filter((word) => words[word].rank === rank);
-  const score = caption.log_probability === null ? "" : `log-probability ${caption.log_probability.toFixed(2).replace("-", "−")} nats`;
+  const nats = caption.log_probability;
+  const score = nats === null ? "" : `log-probability ${nats.toFixed(2).replace("-", "−")} nats`;
   const card = make("div", "caption");
   if (many) {
     const about = [score, caption.weights === null ? "without attention" : ""].filter(Boolean);
     const head = make("p", "head", make("b", "", String(rank + 1)), make("span", "", about.join(" · ")));
-    head.setAttribute("aria-hidden", "true"); // the group's name says it
+    head.setAttribute("aria-hidden", "true"); // included in the group's label
     card.append(head);
     card.setAttribute("role", "group");
     card.setAttribute("aria-label", [`Caption ${rank + 1} of ${data.captions.length}`, ...about].join(", "));
@@ -40,7 +43,7 @@ const cards = data.captions.map((caption, rank) => {
   else {
     const toolbar = make("div", "words");
     toolbar.setAttribute("role", "toolbar");
-    toolbar.setAttribute("aria-label", "Words of the caption. Arrow keys go from word to word, Enter holds one.");
+    toolbar.setAttribute("aria-label", "Words of the caption. Arrow keys move between words, Enter holds one.");
     own.forEach((word, t) => {
       const number = make("small", ""), button = make("button", "", words[word].token, number);
       button.type = "button";
@@ -55,10 +58,10 @@ const cards = data.captions.map((caption, rank) => {
   return { card, own };
 });
 
-// What the reader does: the word under the pointer, the one held, the one read aloud by Play, the one that shows what the slider does;
-// the point of the photo; the caption last used.
+// State of the interaction: the word under the pointer, the held word, the word at which Play is, the word that
+// previews the slider; the point on the photo; the caption last used.
 const now = { hover: null, held: null, playing: null, sample: null, point: null, current: 0 };
-// The word last shown; at first the one of the best caption that looked most at one place.
+// The word last shown; initially the one in the best caption with the largest weight on one place.
 let last = cards[0].own.reduce((best, word) => (words[word].peak > words[best].peak ? word : best), 0);
 function shown() {
   if (now.playing !== null) return now.playing;
@@ -72,8 +75,9 @@ function shown() {
 function mark(box, kind, label, weight) {
   const element = make("div", kind);
   const [x0, y0, x1, y1] = box.map((value) => within(value, 0, 1));
-  Object.assign(element.style, { left: `${100 * x0}%`, top: `${100 * y0}%`, width: `${100 * (x1 - x0)}%`, height: `${100 * (y1 - y0)}%` });
-  // On the side with more room. A long label is cut, its weight is not.
+  const [left, top, width, height] = [x0, y0, x1 - x0, y1 - y0].map((value) => `${100 * value}%`);
+  Object.assign(element.style, { left, top, width, height });
+  // The label is on the side with more room. A long label is cut, but its weight is not.
   const side = `${x0 + x1 > 1 ? "right" : ""} ${y0 > 0.85 ? "above" : ""}`;
   if (weight !== undefined) element.append(make("b", side, make("span", "", label), percent(weight)));
   marks.append(element);
@@ -91,14 +95,21 @@ function render() {
   if (Math.max(X0, Y0, 1 - X1, 1 - Y1) > 0.005) mark(data.seen, "seen");
   if (word !== null && data.boxes) {
     const { weights, peak } = words[word];
-    const order = [...weights.keys()].sort((a, b) => weights[b] - weights[a]).slice(0, 4).filter((n) => weights[n] > 0 && 3 * weights[n] >= peak);
-    order.forEach((n, place) => mark(data.boxes[n], "region", data.labels ? data.labels[n] : "", place ? undefined : peak));
+    const order = [...weights.keys()].sort((a, b) => weights[b] - weights[a]).slice(0, 4);
+    const strongest = order.filter((n) => weights[n] > 0 && 3 * weights[n] >= peak);
+    const label = (n) => (data.labels ? data.labels[n] : "");
+    strongest.forEach((n, place) => mark(data.boxes[n], "region", label(n), place ? undefined : peak));
   }
   if (point) {
     const cell = cellAt(...point);
     const [wide, high] = data.grid ? [(X1 - X0) / data.grid[1], (Y1 - Y0) / data.grid[0]] : [0.02, 0.02];
-    if (cell) mark([X0 + cell[1] * wide, Y0 + cell[0] * high, X0 + (cell[1] + 1) * wide, Y0 + (cell[0] + 1) * high], "here");
-    else mark([point[0] - wide / 2, point[1] - high / 2, point[0] + wide / 2, point[1] + high / 2], "here");
+    const [left, top] = cell
+      ? [X0 + cell[1] * wide, Y0 + cell[0] * high]
+      : [point[0] - wide / 2, point[1] - high / 2];
+    const [right, bottom] = cell
+      ? [X0 + (cell[1] + 1) * wide, Y0 + (cell[0] + 1) * high]
+      : [point[0] + wide / 2, point[1] + high / 2];
+    mark([left, top, right, bottom], "here");
   }
   words.forEach(({ button, number, peak, top }, t) => {
     const share = point ? Math.min(1, heat(t, [point[0]], [point[1]])[0] / top) : 0;
@@ -111,20 +122,20 @@ function render() {
   cards.forEach(({ card }, rank) => card.classList.toggle("current", many && rank === now.current));
   play.textContent = now.playing !== null ? "Stop" : many ? `Play caption ${now.current + 1}` : "Play";
   play.disabled = !cards[now.current].own.length;
-  report.replaceChildren(...told(word, point));
+  statusLine.replaceChildren(...describe(word, point));
 }
 
 const from = (x, y) => `${Math.round(100 * x)} % from the left, ${Math.round(100 * y)} % from the top`;
-// What there is to say in words. Where the point is goes to screen readers alone: who sees the photo sees it, and a longer line would
-// push the page about.
-function told(word, point) {
+// The text of the status line. The position of the point is for screen readers only: others see it on the photo, and a
+// longer line would shift the page.
+function describe(word, point) {
   if (point) {
     if (!inside(data.seen, ...point)) return ["The model did not see this part of the photo."];
-    const most = new Map(); // captions share words, so each is named once, with its largest weight
+    const most = new Map(); // captions share words, so each is listed once, with its largest weight
     words.forEach(({ token }, t) => most.set(token, Math.max(most.get(token) || 0, weightAt(t, ...point))));
     const best = [...most].sort((a, b) => b[1] - a[1]).slice(0, 3);
     const list = best.map(([token, weight]) => `${token} ${percent(weight)}`).join(", ");
-    return [`Here looked most: ${list}`, make("span", "unseen", `, ${from(...point)}`)];
+    return [`Strongest here: ${list}`, make("span", "unseen", `, ${from(...point)}`)];
   }
   if (word === null) return [words.length ? data.hint : "The caption has no words."];
   const { token, weights, peak, rank } = words[word];
@@ -134,7 +145,8 @@ function told(word, point) {
   const x = data.boxes ? (x0 + x1) / 2 : X0 + (((n % columns) + 0.5) / columns) * (X1 - X0);
   const y = data.boxes ? (y0 + y1) / 2 : Y0 + ((Math.floor(n / columns) + 0.5) / rows) * (Y1 - Y0);
   const at = data.labels ? ` at ${data.labels[n]},` : "";
-  return [`“${token}”${many ? ` of caption ${rank + 1}` : ""} looked most${at} ${from(x, y)}: ${percent(peak)} of its attention`];
+  const subject = `“${token}”${many ? ` of caption ${rank + 1}` : ""}`;
+  return [`${subject} looked most${at} ${from(x, y)}: ${percent(peak)} of its attention`];
 }
 
 function halt() {
@@ -147,7 +159,7 @@ function change(values) {
   render();
 }
 
-// A mouse that only moves does not stop the playing; a finger does, as does any click or key.
+// Moving the mouse does not stop playback; touching does, as does any click or key.
 const moved = (event) => event.pointerType === "mouse" && now.playing === null;
 words.forEach(({ button, rank }, word) => {
   button.addEventListener("pointerenter", (event) => { if (moved(event)) change({ hover: word, point: null }); });
@@ -163,7 +175,9 @@ cards.forEach(({ card, own }, rank) => {
   card.addEventListener("click", () => { if (own.length && now.current !== rank) change({ current: rank }); });
   card.addEventListener("keydown", (event) => {
     const at = own.findIndex((word) => words[word].button === document.activeElement);
-    const to = { ArrowRight: at + 1, ArrowDown: at + 1, ArrowLeft: at - 1, ArrowUp: at - 1, Home: 0, End: own.length - 1 }[event.key];
+    const next = at + 1, previous = at - 1;
+    const targets = { ArrowRight: next, ArrowDown: next, ArrowLeft: previous, ArrowUp: previous };
+    const to = { ...targets, Home: 0, End: own.length - 1 }[event.key];
     if (at < 0 || to === undefined || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
     words[own[(to + own.length) % own.length]].button.focus();
@@ -172,9 +186,12 @@ cards.forEach(({ card, own }, rank) => {
 
 function pointAt(event) {
   const box = stage.getBoundingClientRect();
-  change({ point: [within((event.clientX - box.left) / box.width, 0, 1), within((event.clientY - box.top) / box.height, 0, 1)], hover: null });
+  const x = (event.clientX - box.left) / box.width, y = (event.clientY - box.top) / box.height;
+  change({ point: [within(x, 0, 1), within(y, 0, 1)], hover: null });
 }
-stage.addEventListener("pointermove", (event) => { if (event.pointerType !== "mouse" || moved(event)) pointAt(event); });
+stage.addEventListener("pointermove", (event) => {
+  if (event.pointerType !== "mouse" || moved(event)) pointAt(event);
+});
 stage.addEventListener("pointerdown", pointAt);
 stage.addEventListener("pointerleave", (event) => { if (moved(event)) change({ point: null }); });
 stage.addEventListener("blur", () => change({ point: null }));
@@ -183,16 +200,19 @@ stage.addEventListener("keydown", (event) => {
   if (!step || event.ctrlKey || event.metaKey || event.altKey) return;
   event.preventDefault();
   const [wide, high] = data.grid ? [(X1 - X0) / data.grid[1], (Y1 - Y0) / data.grid[0]] : [0.05, 0.05];
-  // From the middle of the cell that holds the point, so that each step is one cell.
-  const middle = data.grid ? [X0 + (Math.floor(data.grid[1] / 2) + 0.5) * wide, Y0 + (Math.floor(data.grid[0] / 2) + 0.5) * high] : [0.5, 0.5];
+  // From the centre of the cell that contains the point, so that each step is one cell.
+  const centre = ([row, column]) => [X0 + (column + 0.5) * wide, Y0 + (row + 0.5) * high];
+  const middle = data.grid ? centre(data.grid.map((count) => Math.floor(count / 2))) : [0.5, 0.5];
   const cell = now.point && cellAt(...now.point);
-  const start = cell ? [X0 + (cell[1] + 0.5) * wide, Y0 + (cell[0] + 0.5) * high] : now.point || middle;
-  const to = now.point ? [start[0] + step[0] * wide, start[1] + step[1] * high] : start;
-  change({ point: [within(to[0], X0 + wide / 2, X1 - wide / 2), within(to[1], Y0 + high / 2, Y1 - high / 2)], hover: null });
+  const start = cell ? centre(cell) : now.point || middle;
+  const [x, y] = now.point ? [start[0] + step[0] * wide, start[1] + step[1] * high] : start;
+  change({ point: [within(x, X0 + wide / 2, X1 - wide / 2), within(y, Y0 + high / 2, Y1 - high / 2)], hover: null });
 });
-document.addEventListener("keydown", (event) => { if (event.key === "Escape") change({ held: null, point: null, hover: null }); });
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") change({ held: null, point: null, hover: null });
+});
 
-// The slider shows what it does even if no word is shown: then the last one is, until the slider is left.
+// If no word is shown, the slider previews its effect on the last one until the slider is left.
 function strengthen() {
   const text = `${strength.value} %`;
   find("strength-value").textContent = text;
@@ -224,4 +244,4 @@ play.addEventListener("click", () => {
 
 strengthen();
 render();
-find("controls").hidden = false; // without a script they would do nothing
+find("controls").hidden = false; // hidden without a script, where they would have no effect

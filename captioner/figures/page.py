@@ -1,27 +1,27 @@
-"""A page that needs nothing but itself: over a word the photo shows where it looked, over the photo the words light up.
+"""A self-contained page: pointing at a word shows where it looked, pointing at the photo lights up the words.
 
-Photo, numbers, style and script stand in the one file, which loads nothing from elsewhere and, by its
-Content-Security-Policy, runs no script but its own. Words and photo answer to pointer, finger and keyboard. The map is
-drawn in the page by the rules of :mod:`captioner.figures.heat`; a word lights up as strongly as its map would be
-coloured at that point, and the number below it is its weight there. A slider makes the map weaker, down to the plain
-photo, or stronger. If the caption has :attr:`Caption.others`, they stand beside it, each with its log-probability, and
-all their words use the one photo.
+Photo, numbers, style and script are in one file, which loads nothing else and, by its Content-Security-Policy, runs no
+other script. Words and photo respond to mouse, touch and keyboard. The page computes the map as
+:mod:`captioner.figures.heat` does; a word lights up as strongly as its map would be coloured at that point, and the
+number below it is its weight there. A slider weakens the map, down to the plain photo, or strengthens it. If the
+caption has :attr:`Caption.others`, they are shown beside it, each with its log-probability, and all words share the
+photo.
 
-What the script reads is JSON:
+The script reads JSON:
 
-- ``captions``: the best one and then the others, each with
+- ``captions``: the best caption, then the others, each with
 
-  - ``text``, ``tokens`` (T words), ``log_probability`` (nats; null if it is not finite),
-  - ``weights``: base64 of T x N little-endian 16-bit numbers, each word's largest being 65535 and standing for its
+  - ``text``, ``tokens`` (T words), ``log_probability`` (nats; null if not finite),
+  - ``weights``: base64 of T x N little-endian unsigned 16-bit numbers, scaled so that 65535 is the word's weight in
     ``peaks``; null if this caption has no attention to these places, and then ``peaks`` and ``tops`` are empty,
-  - ``peaks`` (T) and ``tops`` (T): each word's largest weight, and what gets the last colour;
+  - ``peaks`` (T) and ``tops`` (T): each word's largest weight, and the weight drawn in the last colour;
 
-- ``places`` (N), ``seen``, and ``grid`` or ``boxes`` (relative to the whole photo), which all captions share;
-  ``labels`` of the N boxes, or null;
+- ``places`` (N), ``seen``, and ``grid`` or ``boxes`` (relative to the whole photo), shared by all captions; ``labels``
+  of the N boxes, or null;
 - ``size`` of the photo in the page, ``colours`` (base64 of 256 x RGBA), and some settings.
 
-The page is put together of ``page.html``, ``page.css``, ``page_map.js`` (numbers and maps) and ``page.js`` (what the
-reader sees and does).
+The page is assembled from ``page.html``, ``page.css``, ``page_map.js`` (numbers and maps) and ``page.js`` (display and
+interaction).
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ def page(caption: Caption, photo: Image.Image, style: Style, note: str = "") -> 
     """Return the page.
 
     Args:
-        caption: with attention; its others may do without.
+        caption: a caption with attention; its others may have none.
         photo: the whole photo, upright; in the page its longer side has at most :attr:`Style.side` pixels.
-        style: how it looks.
-        note: what else to say below, for example which head looked.
+        style: style of the page.
+        note: additional text below, for example the attention head.
 
     Raises:
         CaptionerError: see :class:`Heat`.
@@ -78,12 +78,12 @@ def page(caption: Caption, photo: Image.Image, style: Style, note: str = "") -> 
         "style-hash": _hash(style_text),
         "script-hash": _hash(script),
     }
-    # In one pass, so that nothing that is put in is taken for a place to put something.
-    return re.sub(r"\{\{([a-z-]+)\}\}", lambda found: parts[found[1]], _part("page.html"))
+    # In one pass, so that placeholders in inserted text are not replaced.
+    return re.sub(r"\{\{([a-z-]+)\}\}", lambda match: parts[match[1]], _part("page.html"))
 
 
 def numbers(caption: Caption, size: tuple[int, int], style: Style) -> dict[str, Any]:
-    """Return what the page's script reads; see the module."""
+    """Return the data for the page's script; see the module."""
     heat = Heat(caption, style)
     return {
         "captions": [
@@ -104,7 +104,7 @@ def numbers(caption: Caption, size: tuple[int, int], style: Style) -> dict[str, 
 
 
 def _heat_of(other: Caption, best: Caption, style: Style) -> Heat | None:
-    """Return where another caption of the same photo looked; ``None`` if it has no attention, or not to the places of the best."""
+    """Return the attention of another caption of the photo; ``None`` if it has none to the best caption's places."""
     if other.attention is None or best.attention is None:
         return None
     same = other.grid == best.grid and other.attention.shape[1] == best.attention.shape[1]
@@ -112,7 +112,7 @@ def _heat_of(other: Caption, best: Caption, style: Style) -> Heat | None:
 
 
 def _words(caption: Caption, heat: Heat | None) -> dict[str, Any]:
-    """Return one of ``captions``; without ``heat`` it is text alone."""
+    """Return one entry of ``captions``; without ``heat`` it has text only."""
     value: dict[str, Any] = {
         "text": _clean(caption.text),
         "tokens": [_clean(token) for token in caption.tokens],
@@ -149,7 +149,7 @@ def _jpeg(photo: Image.Image) -> str:
 
 
 def _clean(text: str) -> str:
-    """Put a question mark for what is not text: a file's name may hold any bytes."""
+    """Replace surrogates by question marks: a file name may contain arbitrary bytes."""
     return text.encode("utf-8", "replace").decode()
 
 
@@ -158,6 +158,6 @@ def _escaped(text: str) -> str:
 
 
 def _safe_json(value: Any) -> str:
-    """Write JSON that cannot end the script element it stands in."""
+    """Write JSON that cannot end the script element that contains it."""
     text = json.dumps(value, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -1,11 +1,12 @@
 "use strict";
-// The numbers of the captions and the maps made of them; captioner/figures/page.py writes them, captioner/figures/page.js shows them.
+// The numbers of the captions and their maps. captioner/figures/page.py writes the numbers, captioner/figures/page.js
+// displays them.
 const data = JSON.parse(document.getElementById("data").textContent);
 const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 const N = data.places;
 const [X0, Y0, X1, Y1] = data.seen;
 
-// All words of all captions that have attention, those of the best caption first; a number called `word` counts in this list.
+// The words of all captions with attention, those of the best caption first; `word` is an index into this list.
 const words = data.captions.flatMap(({ tokens, weights, peaks, tops }, rank) => {
   if (weights === null) return [];
   const view = new DataView(bytes(weights).buffer);
@@ -18,7 +19,7 @@ const words = data.captions.flatMap(({ tokens, weights, peaks, tops }, rank) => 
   }));
 });
 
-// How much each cell counts at the points `at` (0..1) of one axis: see captioner/figures/heat.py, which does the same.
+// The coefficient of each cell at the points `at` (0..1) of one axis, as in captioner/figures/heat.py.
 function spread(at, cells, low, high) {
   return at.map((point) => {
     const u = ((point - low) / (high - low)) * cells;
@@ -32,7 +33,7 @@ function spread(at, cells, low, high) {
   });
 }
 
-// The map of a word at the lattice of points ys x xs, row by row.
+// The map of a word on the lattice of points ys x xs, row by row.
 function heat(word, xs, ys) {
   const out = new Float64Array(xs.length * ys.length), w = words[word].weights;
   if (data.grid) {
@@ -44,7 +45,7 @@ function heat(word, xs, ys) {
       for (let r = 0; r < rows; r++) for (let c = 0; c < columns; c++) line[c] += down[r] * w[r * columns + c];
       across.forEach((row, x) => {
         if (!row) return;
-        let sum = 0; // a plain loop, since this is where the time goes
+        let sum = 0; // a plain loop, because most time is spent here
         for (let c = 0; c < columns; c++) sum += row[c] * line[c];
         out[y * xs.length + x] = sum;
       });
@@ -60,7 +61,8 @@ function heat(word, xs, ys) {
   return out;
 }
 
-// The weight of a word on the place, or the sum of those on the regions, that hold a point; as Caption.words_at gives it.
+// The weight of a word on the cell, or the sum of its weights on the regions, that contain a point, as in
+// Caption.words_at.
 function weightAt(word, x, y) {
   const w = words[word].weights;
   if (data.boxes) return w.reduce((sum, value, n) => sum + (inside(data.boxes[n], x, y) ? value : 0), 0);
@@ -71,28 +73,29 @@ function inside([x0, y0, x1, y1], x, y) { return x >= x0 && x <= x1 && y >= y0 &
 function cellAt(x, y) {
   const u = (x - X0) / (X1 - X0), v = (y - Y0) / (Y1 - Y0);
   if (!data.grid || u < 0 || u > 1 || v < 0 || v > 1) return null;
-  return [Math.min(data.grid[0] - 1, Math.floor(v * data.grid[0])), Math.min(data.grid[1] - 1, Math.floor(u * data.grid[1]))];
+  const [rows, columns] = data.grid;
+  return [Math.min(rows - 1, Math.floor(v * rows)), Math.min(columns - 1, Math.floor(u * columns))];
 }
 
-// A word's map as numbers of colours, 0..255, one a pixel of a canvas. They are kept: the strength changes colours alone.
-const kept = new Map();
+// A word's map as colour indices, 0..255, one per canvas pixel. They are cached; the strength affects only colours.
+const cache = new Map();
 function levels(word, width, height) {
-  if (!kept.has(word)) {
-    const middles = (count) => Array.from({ length: count }, (_, i) => (i + 0.5) / count);
-    const top = words[word].top;
-    kept.set(word, Uint8Array.from(heat(word, middles(width), middles(height)), (value) => Math.round(255 * Math.min(1, value / top))));
+  if (!cache.has(word)) {
+    const centres = (count) => Array.from({ length: count }, (_, i) => (i + 0.5) / count);
+    const top = words[word].top, level = (value) => Math.round(255 * Math.min(1, value / top));
+    cache.set(word, Uint8Array.from(heat(word, centres(width), centres(height)), level));
   }
-  return kept.get(word);
+  return cache.get(word);
 }
 
-// The 256 colours as the four bytes of a pixel, `strength` times as opaque as the style has them, and never more than opaque.
+// The 256 colours as four-byte pixels, with `strength` times the opacity of the style, at most opaque.
 function palette(strength) {
   const colours = new Uint8ClampedArray(bytes(data.colours));
   for (let i = 3; i < colours.length; i += 4) colours[i] *= strength;
   return new Uint32Array(colours.buffer);
 }
 
-// Draw numbers of colours on the whole of a canvas.
+// Fill a canvas with colour indices.
 function paint(canvas, numbers, colours) {
   const image = new ImageData(canvas.width, canvas.height), pixels = new Uint32Array(image.data.buffer);
   numbers.forEach((number, i) => { pixels[i] = colours[number]; });

@@ -1,4 +1,4 @@
-"""A photo with attention laid over it. Letters in shapes: H and W the pixels of the photo as it is drawn."""
+"""A photo overlaid with attention. Letters in shapes: H and W height and width in pixels of the photo as drawn."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from captioner.figures.heat import Array
 from captioner.figures.style import Style
 
 COLOURS = 256  # steps of a colour map
-_GREY, _LIGHT = 0.85, 0.78  # how far the photo under a map loses its colour, and how much light it keeps
+_GREY, _LIGHT = 0.85, 0.78  # desaturation of the photo under a map, and the share of brightness that it keeps
 
 
 def palette(style: Style) -> Array:
     """Return the colours from no attention to the strongest, (256, 4): red, green, blue and opacity, each in 0..1.
 
-    Opacity rises with attention, so that none hides nothing. The first quarter of the colour map is left out: the
-    near-black with which most begin would darken the photo where hardly anything is.
+    Opacity rises with attention, starting at zero. The first quarter of the colour map is left out: most colour maps
+    begin near black, which would darken the photo where there is hardly any attention.
     """
     from matplotlib import colormaps
 
@@ -27,18 +27,18 @@ def palette(style: Style) -> Array:
 
 
 def toned(photo: Image.Image) -> Array:
-    """Return the photo (H, W, 3), 0..1, paler than it is, so that colours laid over it are not taken for its own."""
+    """Return the photo (H, W, 3), 0..1, desaturated and darkened, so that the overlay's colours stand out."""
     pixels = np.asarray(photo.convert("RGB"), dtype=np.float32) / 255
     grey = pixels @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     return ((1 - _GREY) * pixels + _GREY * grey[..., None]) * _LIGHT
 
 
 def overlay(base: Array, share: Array, colours: Array) -> Array:
-    """Lay colours over a photo.
+    """Overlay colours on a photo.
 
     Args:
         base: (H, W, 3), 0..1; see :func:`toned`.
-        share: (H, W), 0..1, where one gets the last colour.
+        share: (H, W), 0..1, where 1 is drawn in the last colour.
         colours: see :func:`palette`.
 
     Returns:
@@ -50,9 +50,9 @@ def overlay(base: Array, share: Array, colours: Array) -> Array:
 
 
 def fit(photo: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Return the photo in its shape, scaled so that it just fits into (width, height); no side falls under a pixel."""
+    """Return the photo scaled to fit into (width, height), with its aspect ratio and sides of at least one pixel."""
     scale = min(size[0] / photo.width, size[1] / photo.height)
     scaled = (max(1, round(photo.width * scale)), max(1, round(photo.height * scale)))
-    if photo.height > 64 * photo.width:  # Pillow resizes widths first, which would make a strip enormous on the way
+    if photo.height > 64 * photo.width:  # Pillow resizes the width first, which would make a narrow strip enormous
         photo = photo.resize((photo.width, scaled[1]), Image.Resampling.LANCZOS)
     return photo.resize(scaled, Image.Resampling.LANCZOS, reducing_gap=3.0)

@@ -1,4 +1,7 @@
-"""A sheet with a panel for each word, or one large panel for a single word, as in figure 3 of Show, Attend and Tell (Xu et al. 2015, https://arxiv.org/abs/1502.03044)."""
+"""A sheet with a panel for each word, or one large panel for a single word.
+
+The layout follows figure 3 of Show, Attend and Tell (Xu et al. 2015, https://arxiv.org/abs/1502.03044).
+"""
 
 from __future__ import annotations
 
@@ -14,20 +17,20 @@ from captioner.figures.paint import COLOURS, fit, overlay, palette, toned
 from captioner.figures.sheet import INK, PALE, Sheet, shortened, width_of, wrapped
 from captioner.figures.style import Style
 
-_WIDEST, _TALLEST = 60.0, 0.4  # width / height of a panel; a photo of another shape does not fill one
-_WANTED = 0.7  # height / width of the panels together
+_WIDEST, _TALLEST = 60.0, 0.4  # limits of a panel's width / height; a photo beyond them does not fill its panel
+_TARGET = 0.7  # height / width of all panels together
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How panels stand on a sheet, in pixels.
+    """Layout of the panels on a sheet, in pixels.
 
     Attributes:
-        columns: panels in a row.
-        rows: rows of them.
+        columns: panels per row.
+        rows: number of rows.
         panel: width and height of a panel.
         head: height of the line above a panel.
-        gap: between panels, both ways.
+        gap: horizontal and vertical gap between panels.
     """
 
     columns: int
@@ -38,18 +41,20 @@ class Layout:
 
     @property
     def height(self) -> int:
-        """The height of all rows with the gaps between them."""
+        """Height of all rows with the gaps between them."""
         return self.rows * (self.panel[1] + self.head) + (self.rows - 1) * self.gap
 
 
 def arrange(panels: int, shape: float, width: int, text: float) -> Layout:
-    """Choose the number of columns: a pleasing whole, with few empty places in the last row and panels wide enough for a word.
+    """Choose the number of columns.
+
+    The choice balances the shape of the whole, few empty places in the last row, and panels wide enough for a word.
 
     Args:
-        panels: how many there are.
+        panels: number of panels.
         shape: width / height of the photo.
-        width: pixels across.
-        text: height of the letters above the panels.
+        width: available width in pixels.
+        text: letter height above the panels in pixels.
     """
     shape = min(_WIDEST, max(_TALLEST, shape))
     gap, head = round(text * 0.9), round(text * 1.5)
@@ -61,8 +66,8 @@ def arrange(panels: int, shape: float, width: int, text: float) -> Layout:
         rows = math.ceil(panels / columns)
         layout = Layout(columns, rows, (across, max(1, round(across / shape))), head, gap)
         empty = (rows * columns - panels) / columns
-        narrow = max(0.0, math.log(7 * text / across))  # a word of middling length and its number need about this
-        cost = abs(math.log(layout.height / width / _WANTED)) + 1.1 * empty + narrow
+        narrow = max(0.0, math.log(7 * text / across))  # the typical width of a word with its number
+        cost = abs(math.log(layout.height / width / _TARGET)) + 1.1 * empty + narrow
         if best is None or cost < best[0]:
             best = cost, layout
     assert best is not None
@@ -72,13 +77,13 @@ def arrange(panels: int, shape: float, width: int, text: float) -> Layout:
 def sheet(caption: Caption, photo: Image.Image, style: Style, note: str = "") -> Sheet:
     """Lay out the photo and a panel for each word, in reading order.
 
-    Above each panel stand the word and its largest weight.
+    The word and its largest weight are above each panel.
 
     Args:
-        caption: with attention.
+        caption: a caption with attention.
         photo: the whole photo, upright.
-        style: how it looks.
-        note: what else to say below, for example which head looked.
+        style: style of the sheet.
+        note: additional text below, for example the attention head.
 
     Raises:
         CaptionerError: see :class:`Heat`.
@@ -106,9 +111,9 @@ def sheet(caption: Caption, photo: Image.Image, style: Style, note: str = "") ->
         x = margin + column * (layout.panel[0] + layout.gap)
         y = top + row * (layout.panel[1] + layout.head + layout.gap) + layout.head
         at = (x, y)
-        line_of_words = y - text * 0.45
+        baseline = y - text * 0.45
         if number == 0:
-            page.text(x, line_of_words, shortened("photo", layout.panel[0], text), text, colour=PALE)
+            page.text(x, baseline, shortened("photo", layout.panel[0], text), text, colour=PALE)
             page.place(np.asarray(drawn), *at)
             mark_seen(page, caption.seen, at, drawn.size)
             continue
@@ -120,10 +125,10 @@ def sheet(caption: Caption, photo: Image.Image, style: Style, note: str = "") ->
         across = min(layout.panel[0], max(drawn.width, round(4 * text)))
         room = across - width_of(peak, small) - 0.5 * text
         name = caption.tokens[word]
-        if room < width_of(name, text, "bold"):  # the word goes before its number
+        if room < width_of(name, text, "bold"):  # the word takes precedence over its number
             peak, room = "", float(layout.panel[0])
-        page.text(x, line_of_words, shortened(name, room, text, "bold"), text, weight="bold")
-        page.text(x + across, line_of_words, peak, small, colour=PALE, align="right")
+        page.text(x, baseline, shortened(name, room, text, "bold"), text, weight="bold")
+        page.text(x + across, baseline, peak, small, colour=PALE, align="right")
     _legend(
         page,
         style,
@@ -137,14 +142,14 @@ def sheet(caption: Caption, photo: Image.Image, style: Style, note: str = "") ->
 
 
 def single(caption: Caption, photo: Image.Image, style: Style, word: int, note: str = "") -> Sheet:
-    """Lay out one large panel: the caption with one of its words picked out, where that word looked below it.
+    """Lay out one large panel: the caption with one word highlighted, and below it where that word looked.
 
     Args:
-        caption: with attention.
+        caption: a caption with attention.
         photo: the whole photo, upright.
-        style: how it looks.
-        word: its number.
-        note: what else to say below, for example which head looked.
+        style: style of the sheet.
+        word: index of the word.
+        note: additional text below, for example the attention head.
 
     Raises:
         CaptionerError: see :class:`Heat`.
@@ -154,7 +159,7 @@ def single(caption: Caption, photo: Image.Image, style: Style, word: int, note: 
     title, small, margin = 2.4 * unit * style.letters, 1.5 * unit * style.letters, round(2.2 * unit)
     inner = style.width - 2 * margin
     drawn = fit(photo, (inner, inner))
-    inner = max(drawn.width, inner // 2)  # a tall photo makes a narrow sheet, though one that a caption can be read on
+    inner = max(drawn.width, inner // 2)  # a tall photo makes a narrow sheet, but wide enough to read the caption
     words = [shortened(token, inner, title, "bold") for token in caption.tokens]
     lines = wrapped(words, inner, title, "bold")
     top = margin + round(len(lines) * title * 1.45 + 0.4 * unit)
@@ -175,7 +180,16 @@ def single(caption: Caption, photo: Image.Image, style: Style, word: int, note: 
 
 
 def mark_regions(page: Sheet, heat: Heat, word: int, at: tuple[int, int], size: tuple[int, int], text: float) -> None:
-    """Outline a word's strongest regions, the stronger the thicker, and name the strongest with its weight; ``at`` and ``size`` are the photo's."""
+    """Outline a word's strongest regions with widths proportional to their weights, and label the strongest.
+
+    Args:
+        page: the sheet to draw on.
+        heat: the attention of the caption.
+        word: index of the word.
+        at: (x, y) of the photo's upper left corner on the sheet, in pixels.
+        size: width and height of the photo in pixels.
+        text: letter height in pixels.
+    """
     regions = heat.regions(word)
     for region in reversed(regions):
         x0, y0, x1, y1 = _on(region.box, at, size)
@@ -191,30 +205,30 @@ def mark_regions(page: Sheet, heat: Heat, word: int, at: tuple[int, int], size: 
 
 
 def percent(weight: float) -> str:
-    """Write a weight in percent, to two digits or the whole percent."""
+    """Format a weight in percent, with one decimal below 10 % and none above."""
     return f"{100 * weight:.0f} %" if weight >= 0.0995 else f"{100 * weight:.1f} %"
 
 
 def _on(box: Box, at: tuple[int, int], size: tuple[int, int]) -> Box:
-    """Return the pixels (x0, y0, x1, y1) of a relative box of the photo."""
+    """Convert a box relative to the photo into pixels (x0, y0, x1, y1) of the sheet."""
     return (at[0] + box[0] * size[0], at[1] + box[1] * size[1], at[0] + box[2] * size[0], at[1] + box[3] * size[1])
 
 
 def mark_seen(page: Sheet, seen: Box, at: tuple[int, int], size: tuple[int, int]) -> None:
-    """Outline the part of the photo that the model saw, if it did not see all."""
+    """Outline the part of the photo that the model saw, unless it saw the whole photo."""
     if max(seen[0], seen[1], 1 - seen[2], 1 - seen[3]) > 0.005:
         page.frame(_on(seen, at, size), colour="#ffffff", width=page.size[0] / 900, dashed=True)
 
 
 def _legend(page: Sheet, style: Style, left: int, bottom: int, text: float, *notes: str) -> None:
-    """Show the colours, on the grey of a photo, and say what they stand for."""
+    """Draw the colour scale on a photo-like grey, and explain it."""
     width, height = round(14 * text), max(3, round(0.75 * text))
     ramp = np.repeat(np.linspace(0, 1, width)[None], height, axis=0)
     grey = np.full((height, width, 3), 0.75, dtype=np.float32)
     x = left + round(width_of("0", text) + 0.5 * text)
     page.place(overlay(grey, np.rint(ramp * (COLOURS - 1)) / (COLOURS - 1), palette(style)), x, bottom - height)
     page.text(left, bottom, "0", text, colour=PALE)
-    whose = "the word" if style.scale == "word" else "the caption"
-    said = "  ·  ".join((f"strongest of {whose}", *filter(None, notes)))
+    scope = "the word" if style.scale == "word" else "the caption"
+    legend = "  ·  ".join((f"strongest of {scope}", *filter(None, notes)))
     after = x + width + 0.5 * text
-    page.text(after, bottom, shortened(said, page.size[0] - left - after, text), text, colour=PALE)
+    page.text(after, bottom, shortened(legend, page.size[0] - left - after, text), text, colour=PALE)

@@ -1,20 +1,20 @@
-"""Where a caption looked, as numbers for other programs.
+"""The attention of a caption as numbers for other programs.
 
-The record is what :meth:`Caption.to_dict` gives with ``attention=True``, and what is needed to draw it:
+The record is that of :meth:`Caption.to_dict` with ``attention=True``, plus what is needed to draw it:
 
 - ``format``: 1.
-- ``image``: the photo's file, if it came from one; ``caption``, ``tokens`` (T words), ``log_probability`` (nats).
+- ``image``: the image file, if the photo came from one; ``caption``, ``tokens`` (T words), ``log_probability`` (nats).
 - ``attention``: T rows of N weights, each row summing to one.
-- ``attention_of``: ``mean`` for the model's own attention; else which heads, see :func:`captioner.heads.look_again`.
-- ``others``: the next best captions, if they were asked for, each with ``caption``, ``tokens``, ``log_probability`` and
+- ``attention_of``: ``mean`` for the model's own attention, else the heads; see :func:`captioner.heads.look_again`.
+- ``others``: the next best captions, if requested, each with ``caption``, ``tokens``, ``log_probability`` and
   ``attention`` to the same places.
-- ``picture``: ``{"width", "height"}`` of the photo in pixels, upright (as EXIF says it is to be shown).
-- ``seen``: ``[x0, y0, x1, y1]``, the part of that photo which the model saw, relative to its width and height.
-- ``grid``: ``[rows, columns]`` when the N places are cells of a grid, row by row, else null. Cell n lies in row ``n //
-  columns``, column ``n % columns``; its left edge is ``x0 + (x1 - x0) * column / columns`` of the photo's width, its
-  upper edge ``y0 + (y1 - y0) * row / rows`` of its height.
-- ``labels``: what each of N regions shows, if their detector says so, else null.
-- ``boxes``: N boxes ``[x0, y0, x1, y1]`` when the places are regions, else null; relative to the part that was seen.
+- ``picture``: ``{"width", "height"}`` of the photo in pixels, upright (after applying its EXIF orientation).
+- ``seen``: ``[x0, y0, x1, y1]``, the part of the photo that the model saw, relative to its width and height.
+- ``grid``: ``[rows, columns]`` if the N places are cells of a grid, row by row, else null. Cell n lies in row
+  ``n // columns``, column ``n % columns``; its left edge is at ``x0 + (x1 - x0) * column / columns`` of the photo's
+  width, its upper edge at ``y0 + (y1 - y0) * row / rows`` of its height.
+- ``labels``: labels of the N regions, if their detector has labels, else null.
+- ``boxes``: N boxes ``[x0, y0, x1, y1]`` if the places are regions, else null; relative to the part that was seen.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A white sheet, measured in pixels from its upper left corner, on which pictures are laid and text is set.
+"""A white sheet for images and text, with pixel coordinates from its upper left corner.
 
-It is drawn by matplotlib through its objects alone: pyplot would keep every figure that was ever made.
+It is drawn with matplotlib's object-oriented interface, because pyplot would keep every figure in memory.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 DPI = 200
 INK, PALE = "#1a1a1a", "#767676"
 
-# Matplotlib's own font first, so that figures look alike everywhere; then whatever is there of these, for letters that
-# it lacks.
+# Matplotlib's own font first, so that figures look the same everywhere; then the installed ones of these, for letters
+# that it lacks.
 _FONTS = (
     *(
         "DejaVu Sans",
@@ -53,8 +53,8 @@ _FONTS = (
 
 @cache
 def _fonts() -> tuple[str, ...]:
-    there = set(fontManager.get_font_names())
-    return tuple(name for name in _FONTS if name in there)
+    installed = set(fontManager.get_font_names())
+    return tuple(name for name in _FONTS if name in installed)
 
 
 @lru_cache(maxsize=64)
@@ -63,12 +63,15 @@ def _font(size: float, weight: str) -> FontProperties:
 
 
 def width_of(text: str, size: float, weight: str = "normal") -> float:
-    """Return how wide a line of text is, in pixels, for letters of ``size`` pixels."""
+    """Return the width of a line of text in pixels, for letters of ``size`` pixels."""
     return float(text_to_path.get_text_width_height_descent(text, _font(size, weight), ismath=False)[0]) * DPI / 72
 
 
 def wrapped(words: list[str], width: float, size: float, weight: str = "normal") -> list[list[int]]:
-    """Break words into lines no wider than ``width``: for each line the numbers of its words; a word that is too long has a line of its own."""
+    """Break words into lines of at most ``width`` pixels; return the word indices of each line.
+
+    A word that is too long has its own line.
+    """
     space = width_of("a a", size, weight) - 2 * width_of("a", size, weight)
     lines: list[list[int]] = []
     left = -1.0
@@ -83,10 +86,10 @@ def wrapped(words: list[str], width: float, size: float, weight: str = "normal")
 
 
 def shortened(text: str, width: float, size: float, weight: str = "normal") -> str:
-    """Return as much of the text as fits into ``width``, with an ellipsis where some is left out."""
+    """Return the text, cut with an ellipsis if it is wider than ``width`` pixels."""
     if width_of(text, size, weight) <= width:
         return text
-    low, high = 0, len(text)  # the longest beginning that fits has this many letters
+    low, high = 0, len(text)  # bounds of the length of the longest prefix that fits
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (
@@ -109,7 +112,7 @@ class Sheet:
         self._axes.set_ylim(size[1], 0)
 
     def place(self, pixels: Array, x: int, y: int) -> None:
-        """Lay down a picture (H, W, 3) uint8, its upper left corner at (x, y)."""
+        """Place an image (H, W, 3) uint8 with its upper left corner at (x, y)."""
         self._pixels[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
 
     def text(
@@ -124,7 +127,18 @@ class Sheet:
         align: Literal["left", "center", "right"] = "left",
         ground: str | None = None,
     ) -> None:
-        """Set a line of text on the base line y, its letters ``size`` pixels high, perhaps on a ground of its own; no letter has a special meaning."""
+        """Draw a line of text; no character in it has a special meaning.
+
+        Args:
+            x: anchor of the alignment in pixels.
+            y: baseline in pixels.
+            text: the text.
+            size: letter height in pixels.
+            colour: colour of the letters.
+            weight: font weight.
+            align: horizontal alignment at ``x``.
+            ground: background colour; ``None`` for no background.
+        """
         ground_box = (
             None
             if ground is None
@@ -144,7 +158,7 @@ class Sheet:
         )
 
     def frame(self, box: tuple[float, float, float, float], *, colour: str, width: float, dashed: bool = False) -> None:
-        """Outline a box (x0, y0, x1, y1) with a line of ``width`` pixels on a thin dark one, so that it shows on anything."""
+        """Outline a box (x0, y0, x1, y1) with a line of ``width`` pixels, dark-edged to show on any background."""
         x0, y0, x1, y1 = box
         for edge, extra in (("#000000", 1.5), (colour, 0.0)):
             points = (width + extra) * 72 / DPI
@@ -164,21 +178,24 @@ class Sheet:
             )
 
     def figure(self) -> Figure:
-        """Return the sheet as a figure of matplotlib, which can also write it as PDF or SVG."""
+        """Return the sheet as a matplotlib figure, which can also be saved as PDF or SVG."""
         width, height = self.size
-        # Over whole pixels, so that each is drawn as it is.
+        # Aligned with whole pixels, so that each is drawn unchanged.
         self._axes.imshow(self._pixels, extent=(0, width, height, 0), interpolation="nearest", aspect="auto", zorder=1)
         return self._figure
 
     def printed(self, kind: Literal["pdf", "svg"], metadata: dict[str, str | None]) -> bytes:
-        """Write the sheet as a file of vectors: text and outlines stay sharp at any size, the pictures keep their pixels."""
+        """Return the sheet as a vector file: text and outlines are vectors, images keep their pixels."""
         stream = io.BytesIO()
         with rc_context({"pdf.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "captioner"}):
             self.figure().savefig(stream, format=kind, metadata=metadata)
         return stream.getvalue()
 
     def image(self) -> Image.Image:
-        """Draw the sheet; its figure is given up, as its circles of references would keep its pixels until the next collection."""
+        """Draw the sheet and clear its figure.
+
+        Otherwise its reference cycles would keep the pixels in memory until the next garbage collection.
+        """
         canvas = FigureCanvasAgg(self.figure())
         canvas.draw()
         image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())

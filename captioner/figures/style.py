@@ -1,4 +1,4 @@
-"""How figures look."""
+"""Style of figures."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from captioner.settings import Settings
 
 
 class Style(Settings):
-    """How figures look; one style serves every format."""
+    """Style of figures, for all formats."""
 
     colours: str = Field(
         "inferno",
-        description="a colour map of matplotlib; perceptually uniform ones: inferno, magma, plasma, viridis, cividis",
+        description="a matplotlib colour map; perceptually uniform ones: inferno, magma, plasma, viridis, cividis",
     )
-    opacity: float = Field(
-        0.85, gt=0, le=1, description="how far the colour of the strongest attention covers the photo"
-    )
+    opacity: float = Field(0.85, gt=0, le=1, description="opacity of the colour of the strongest attention")
     smoothing: float = Field(
         0.6,
         ge=0,
@@ -27,22 +25,22 @@ class Style(Settings):
     )
     scale: Literal["word", "caption"] = Field(
         "word",
-        description="the last colour stands for each word's own strongest attention, or for the strongest of the whole caption",
+        description="whether the last colour is each word's own strongest attention, or the strongest of the caption",
     )
-    width: int = Field(1800, ge=300, le=10_000, description="pixels across the sheet of panels")
+    width: int = Field(1800, ge=300, le=10_000, description="width of the sheet of panels in pixels")
     letters: float = Field(
         1.0,
         ge=0.3,
         le=4,
-        description="size of the sheet's letters; 1 suits a sheet that is shown a page wide, 2 half a page",
+        description="letter size of the sheet; 1 suits a sheet shown at full page width, 2 at half",
     )
     side: int = Field(
         960,
         ge=64,
         le=8_000,
-        description="longer side of the photo in a page, in pixels; in an animation it is half of that",
+        description="longer side of the photo in an HTML page, in pixels; half of that in an animation",
     )
-    seconds: float = Field(0.8, ge=0.02, le=60, description="how long an animation shows a word")
+    seconds: float = Field(0.8, ge=0.02, le=60, description="seconds per word in an animation")
 
     @field_validator("colours")
     @classmethod
@@ -50,5 +48,5 @@ class Style(Settings):
         from matplotlib import colormaps
 
         if name not in colormaps:
-            raise ValueError("there is no such colour map; take inferno, magma, plasma, viridis or cividis")
+            raise ValueError("no such colour map; take inferno, magma, plasma, viridis or cividis")
         return name

@@ -1,1 +1,1 @@
-"""What encoders and decoders are built of: attention, recurrences, Transformer blocks, vectors of positions, dropout."""
+"""Building blocks of encoders and decoders: attention, recurrences, Transformer blocks, positions, dropout."""

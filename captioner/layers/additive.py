@@ -1,19 +1,19 @@
-r"""Additive attention for recurrences that autograd records: cheap, and nothing of size B K N A is kept for the backward pass.
+r"""Additive attention for recurrences, with a cheap backward pass that keeps nothing of size B K N A.
 
     e_t     = v . tanh(keys + query_t)                 (Bahdanau 2015)
     alpha_t = softmax(e_t)
     z_t     = sum_n alpha_t[n] values[n]
 
 With hard attention (Xu 2015, section 4.1) a place s_t is sampled from alpha_t and z_t = values[s_t]. The context then
-gives alpha_t no gradient; what it gets comes from the objective.
+gives alpha_t no gradient; its gradient comes from the objective.
 
-The steps come one by one, for a query depends on the step before, but the places are the same at all of them. So they
-are prepared once before the first step, and their gradients are taken once after the last: one pass over the keys and
-one large product, where a gradient for every step would be T matrices of size B N (A + D) to fill and to add up. What
-that takes (how much every score and every context matters) is known step by step in the backward pass, and autograd
-itself delivers it: the node of the places gives every step an empty *slip*; a step's "gradient" of its slip is no
-derivative, but this message. Autograd goes to the node of the places when all steps have been gone through, and hands
-it all slips. Nothing is kept outside the graph, so that a graph can be gone through twice or in part.
+The steps are sequential, because a query depends on the previous step, but the places are the same at every step. They
+are therefore prepared once before the first step, and their gradients are computed once after the last: one pass over
+the keys and one large product, instead of T matrices of size B N (A + D) to fill and to add up. The inputs to that
+product (the gradients of every score and every context) become known step by step in the backward pass, and autograd
+itself delivers them: the node of the places gives every step an empty *slip*, and the "gradient" that a step returns
+for its slip is not a derivative but this message. Autograd reaches the node of the places after all steps, and hands it
+all slips. Nothing is kept outside the graph, so a graph can be traversed twice or in part.
 
 Tensor letters: B images, K captions an image, T steps, N places, A attention units, D value features.
 """
@@ -34,13 +34,12 @@ from captioner.layers.kernels import wide
 
 
 class Glimpse(NamedTuple):
-    """What a query sees.
+    """The result of attending with a query.
 
     Attributes:
         context: (B, K, D) z, at least 32 bits.
         alpha: (B, K, N) the attention weights, at least 32 bits.
-        sampled: (B, K) the one place that was looked at, -1 where it was all of them; ``None`` if places are never
-            sampled.
+        sampled: (B, K) the one place attended to, -1 where it was all of them; ``None`` if places are never sampled.
     """
 
     context: Tensor
@@ -48,14 +47,13 @@ class Glimpse(NamedTuple):
     sampled: Tensor | None
 
 
-Look: TypeAlias = Callable[[Tensor], Glimpse]  # query (B, K, A) -> what it sees
-Sampler: TypeAlias = Callable[
-    [Tensor], Tensor
-]  # alpha (B, K, N) of the active images -> places (B, K), -1 for all places
+Attend: TypeAlias = Callable[[Tensor], Glimpse]  # from the query (B, K, A) of one step
+# From alpha (B, K, N) of the active images to places (B, K), -1 for all places.
+Sampler: TypeAlias = Callable[[Tensor], Tensor]
 
 
 class Keys(NamedTuple):
-    """An image's places prepared for scoring, in the two layouts the kernels read: (B, A, N) and (B, N, A)."""
+    """An image's places prepared for scoring, in the two layouts that the kernels read: (B, A, N) and (B, N, A)."""
 
     units_first: Tensor
     places_first: Tensor
@@ -68,9 +66,9 @@ class Keys(NamedTuple):
 
 
 def _one_hot(alpha: Tensor, sampled: Tensor) -> Tensor:
-    """Return what places are averaged with: all weight on the sampled place (...,), or alpha (..., N) where it is -1."""
-    alone = F.one_hot(sampled.clamp(min=0), alpha.shape[-1]).to(alpha.dtype)
-    return torch.where((sampled >= 0).unsqueeze(-1), alone, alpha)
+    """Return the weights of the average: one-hot at the sampled place (...,), or alpha (..., N) where it is -1."""
+    one_hot = F.one_hot(sampled.clamp(min=0), alpha.shape[-1]).to(alpha.dtype)
+    return torch.where((sampled >= 0).unsqueeze(-1), one_hot, alpha)
 
 
 def attend(
@@ -83,15 +81,15 @@ def attend(
     sampler: Sampler | None = None,
     compiled: bool = False,
 ) -> Glimpse:
-    """Look at places once, as a search does.
+    """Attend to places for a single step, as a search does.
 
     Args:
         query: (B, K, A).
         keys: (B, A, N) from ``Keys.units_first``.
-        values: (B, N, D) what is averaged, in their own precision.
+        values: (B, N, D) the vectors to average, in their own precision.
         v: (A,) the scoring vector.
         mask: (B, N) bool, true where a place is real.
-        sampler: for hard attention, what chooses places; ``None`` is soft attention.
+        sampler: chooses the places in hard attention; ``None`` is soft attention.
         compiled: whether the fused kernels may be used.
     """
     scores: Tensor = kernels.scores(keys, kernels.exponential(wide(query)), wide(v), compiled=compiled)
@@ -104,7 +102,7 @@ def attend(
 
 
 class _Prepared(NamedTuple):
-    """The places as the steps need them, detached: their gradients go through the slips."""
+    """The places in the form that the steps need, detached: their gradients go through the slips."""
 
     keys: Keys
     values: Tensor
@@ -122,7 +120,10 @@ class _Prepared(NamedTuple):
 
 
 class _Places(torch.autograd.Function):
-    """From keys, values and v to one slip (B_t, K, N + N + A + D) a step; backwards from what the steps wrote on them to the gradients."""
+    """From keys, values and v to one slip (B_t, K, N + N + A + D) per step.
+
+    The backward pass goes from what the steps wrote on the slips to the gradients of keys, values and v.
+    """
 
     @staticmethod
     def forward(
@@ -137,7 +138,7 @@ class _Places(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *slips: Tensor) -> tuple[Tensor | None, ...]:
         keys, values, v, _, _, compiled = ctx.prepared
-        written = v.new_zeros(len(values), len(slips), ctx.captions, sum(ctx.sizes))  # nothing where an image is done
+        written = v.new_zeros(len(values), len(slips), ctx.captions, sum(ctx.sizes))  # zero where an image has ended
         for t, slip in enumerate(slips):
             written[: ctx.active[t], t] = slip
         d_scores, weights, exponentials, d_context = written.flatten(1, 2).split(ctx.sizes, dim=-1)
@@ -181,7 +182,7 @@ class _Step(torch.autograd.Function):
         return d_query, torch.cat([d_scores, weights, exponential, d_context], dim=-1), None
 
 
-def _look(query: Tensor, *, slip: Tensor, prepared: _Prepared) -> Glimpse:
+def _attend_step(query: Tensor, *, slip: Tensor, prepared: _Prepared) -> Glimpse:
     return Glimpse(*_Step.apply(wide(query), slip, prepared))
 
 
@@ -194,24 +195,24 @@ def additive_attention(
     active: list[int],
     captions: int,
     sampler: Sampler | None = None,
-) -> list[Look]:
-    """Prepare places for being looked at in several steps.
+) -> list[Attend]:
+    """Prepare places for attention in several steps.
 
     Args:
         keys: (B, N, A) places, projected for scoring.
-        values: (B, N, D) places, as they are averaged; products with them are taken in their own precision.
+        values: (B, N, D) places, as they are averaged; products with them are computed in their own precision.
         v: (A,) the scoring vector.
         mask: (B, N) bool, true where a place is real.
         active: for each step how many images, counted from the first, take part.
         captions: K.
-        sampler: for hard attention, what chooses places; ``None`` is soft attention.
+        sampler: chooses the places in hard attention; ``None`` is soft attention.
 
     Returns:
-        A function for each step, from the query (active images, K, A) to its :class:`Glimpse`. It may be called once
-        only: the messages of two calls would be added up on one slip.
+        A function for each step, from the query (active images, K, A) to its :class:`Glimpse`. It may be called only
+        once: the messages of two calls would be added up on one slip.
     """
     compiled = keys.device.type == "cpu" and torch.is_grad_enabled() and keys.dtype != torch.float64
     keys, v = wide(keys), wide(v)
     prepared = _Prepared(Keys.of(keys.detach()), values.detach(), v.detach(), mask, sampler, compiled)
     slips = _Places.apply(keys, values, v, prepared, active, captions)
-    return [partial(_look, slip=slip, prepared=prepared) for slip in slips]
+    return [partial(_attend_step, slip=slip, prepared=prepared) for slip in slips]

@@ -1,7 +1,7 @@
 """Dropout (Srivastava 2014) whose random numbers are cheap on a CPU.
 
-torch draws one 64-bit number for every element, in one thread. Here such a number serves four elements with 16 bits
-each, which was the difference between 7 % and 2 % of a training step.
+torch draws one 64-bit number for every element, in one thread. Here each such number serves four elements with 16 bits
+each, which reduced dropout from 7 % to 2 % of a training step.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ _LEVELS = 1 << 16
 
 
 class Dropout(nn.Module):
-    """In training, sets each element to zero with probability ``p`` and divides the others by ``1 - p``; otherwise does nothing.
+    """In training, sets each element to zero with probability ``p`` and divides the others by ``1 - p``.
 
-    On a CPU ``p`` is rounded to the next multiple of 2^-16.
+    In eval mode it does nothing. On a CPU ``p`` is rounded to the nearest multiple of 2^-16.
     """
 
     def __init__(self, p: float) -> None:

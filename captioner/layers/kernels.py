@@ -1,18 +1,18 @@
 r"""The inner loops of additive attention, fused.
 
 Additive attention (Bahdanau 2015, Xu 2015) scores N places for each of K captions with A hidden units:
-``score[b,k,n] = sum_a v[a] tanh(p[b,n,a] + q[b,k,a])``. That is B K N A hyperbolic tangents a step, far more than
+``score[b,k,n] = sum_a v[a] tanh(p[b,n,a] + q[b,k,a])``. That is B K N A hyperbolic tangents per step, far more than
 anything else in the decoder, and a plain implementation also writes each to memory. Two things make it cheap, neither
-an approximation:
+of them an approximation:
 
-* ``tanh(p + q) = 1 - 2 / (1 + exp(2p) exp(2q))``, and the exponentials are taken once per place and once per caption
-  and step. What is left for each of the B K N A elements is a multiplication, an addition and a reciprocal. ``p`` and
-  ``q`` are held within +-40, where a 32-bit exponential is finite; a sum of the two only differs where one of them is
-  beyond that, and no trained network comes near.
-* the reduction is fused with the reciprocal by ``torch.compile``, so that nothing of size B K N A is stored. Without a
-  C++ compiler the same functions run eagerly, image by image in a scratch buffer that stays in the processor's cache.
+* ``tanh(p + q) = 1 - 2 / (1 + exp(2p) exp(2q))``, and the exponentials are computed once per place and once per caption
+  and step. What remains for each of the B K N A elements is a multiplication, an addition and a reciprocal. ``p`` and
+  ``q`` are clamped to +-40, where a 32-bit exponential is finite; the result differs only where one of them is beyond
+  that, and no trained network comes near.
+* ``torch.compile`` fuses the reduction with the reciprocal, so that nothing of size B K N A is stored. Without a C++
+  compiler the same functions run eagerly, image by image in a scratch buffer that stays in the processor's cache.
 
-Tensor letters: B images, K captions an image, M captions times steps, N places, A attention units.
+Tensor letters: B images, K captions per image, M captions times steps, N places, A attention units.
 """
 
 from __future__ import annotations
@@ -34,12 +34,15 @@ def wide(x: Tensor) -> Tensor:
 
 
 def exponential(x: Tensor) -> Tensor:
-    """Return ``exp(2x)`` with ``x`` held where it is finite in 32 bits."""
+    """Return ``exp(2x)`` with ``x`` clamped to where it is finite in 32 bits."""
     return torch.exp(2.0 * x.clamp(-LIMIT, LIMIT))
 
 
 def _scores(e: Tensor, f: Tensor, v: Tensor) -> Tensor:
-    """Score places: e (B, A, N), f (B, K, A), v (A,) -> (B, K, N). Keys lie units first here, so that the sum runs over vectors of places."""
+    """Score places: e (B, A, N), f (B, K, A), v (A,) -> (B, K, N).
+
+    Here the units of the keys come first, so that the sum runs over vectors of places.
+    """
     return v.sum() - 2.0 * (v.unsqueeze(-1) * torch.reciprocal(1.0 + e.unsqueeze(1) * f.unsqueeze(-1))).sum(2)
 
 
@@ -50,7 +53,10 @@ def _query_gradient(e: Tensor, f: Tensor, ds: Tensor) -> Tensor:
 
 
 def _key_gradient(e: Tensor, f: Tensor, ds: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum over captions and steps: e (B, N, A), f (B, M, A), ds (B, M, N) -> sum_m ds r (1 - r) and sum_m ds (1 - 2r), (B, N, A) each."""
+    """Sum over captions and steps: e (B, N, A), f (B, M, A), ds (B, M, N) -> two sums, (B, N, A) each.
+
+    They are sum_m ds r (1 - r) and sum_m ds (1 - 2r).
+    """
     r = torch.reciprocal(1.0 + e.unsqueeze(1) * f.unsqueeze(2))
     d = ds.unsqueeze(-1)
     return (d * (r - r * r)).sum(1), (d * (1.0 - 2.0 * r)).sum(1)
@@ -84,15 +90,15 @@ def _key_gradient_eager(e: Tensor, f: Tensor, ds: Tensor) -> tuple[Tensor, Tenso
 
 
 class _Kernel:
-    """A function compiled at its first large call, with an eager equal for where that is impossible or does not pay."""
+    """A function to compile, with an eager equivalent for where that is impossible or does not pay."""
 
     def __init__(self, fused: Callable[..., Any], eager: Callable[..., Any]) -> None:
         self.fused, self.by_image = fused, eager
         self.compiled = Compiled(fused, eager=self.eager, dynamic=True)
 
     def eager(self, *args: Tensor) -> Any:
-        """Call what is best without a compiler."""
-        # The loop over images writes in place: not for a GPU, nor where autograd watches.
+        """Call the form that is fastest without a compiler."""
+        # The loop over images writes in place: not for a GPU, nor where autograd records.
         plain = args[0].device.type != "cpu" or torch.is_grad_enabled()
         return (self.fused if plain else self.by_image)(*args)
 

@@ -1,6 +1,6 @@
 """Captions of different lengths, packed: at every step only the images that still have a word to write take part.
 
-Tensor letters: B images, K captions an image, T steps, R packed rows (the sum over steps of active images times K), M
+Tensor letters: B images, K captions per image, T steps, R packed rows (the sum over steps of active images times K), M
 real positions.
 """
 
@@ -16,18 +16,20 @@ from captioner.text.vocabulary import PAD
 
 
 def packed_offsets(active: list[int], captions: int) -> list[int]:
-    """Return where the packed rows of every step begin, and their number R at the end."""
+    """Return the first packed row of every step, and at the end their number R."""
     return [0, *accumulate(images * captions for images in active)]
 
 
 @dataclass(frozen=True)
 class Packing:
-    """In which rows a batch of captions is written: those of step t are the K captions of each of its active images, one step behind the other.
+    """The packed rows of a batch of captions.
+
+    The rows of step t are the K captions of each of its active images; the steps follow one another.
 
     Attributes:
-        order: (B,) the images, longest captions first, so that those still at work are always the first rows.
-        active: for each step how many images, in this order, still have a word to write; never rises, and step 0 has
-            all.
+        order: (B,) the images, longest captions first, so that the active ones are always the first rows.
+        active: for each step how many images, in this order, still have a word to write; it never rises, and step 0
+            has all.
         words: (R,) the input word of every packed row.
         rows: (M,) the packed row of every real position, in the order of ``tokens[tokens != PAD]``.
     """

@@ -1,4 +1,4 @@
-"""Where things are, as vectors: the place of a region in a picture, the place of a word in a sentence.
+"""Positions as vectors: of a region in a picture, of a word in a sentence; and the settings that ask for them.
 
 Tensor letters: B images, N places, D features, T steps.
 """
@@ -6,18 +6,37 @@ Tensor letters: B images, N places, D features, T steps.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from captioner.memory import Memory
 
+_RENAMED: dict[Any, dict[str, bool]] = {
+    False: {"geometry": False},
+    True: {"geometry": True},
+    "none": {"geometry": False},
+    "geometry": {"geometry": True},
+    "order": {"geometry": False, "order": True},
+}
+
+
+def rename_positions(settings: Any) -> Any:
+    """Read the setting ``positions`` of older configs as ``geometry`` and ``order``; a validator in mode "before"."""
+    if not isinstance(settings, dict) or settings.keys() & {"geometry", "order"}:
+        return settings
+    positions = settings.get("positions")
+    if not isinstance(positions, int | str) or positions not in _RENAMED:
+        return settings
+    return {key: value for key, value in settings.items() if key != "positions"} | _RENAMED[positions]
+
 
 class Geometry(nn.Module):
-    """A learned vector of each place's box, to be added to its features: a linear map of (x0, y0, x1, y1, width, height, area), all relative.
+    """A learned vector for each place's box, to be added to its features.
 
-    A cell of a grid is a box like any other, so that regions and grids are told where they are in the same way. It
-    starts at zero: an untrained one changes nothing.
+    It is a linear map of (x0, y0, x1, y1, width, height, area), all relative. A cell of a grid is a box like any other,
+    so that regions and grids are treated alike. The map starts at zero: an untrained one changes nothing.
     """
 
     def __init__(self, features: int) -> None:
@@ -34,13 +53,16 @@ class Geometry(nn.Module):
             return weight.new_zeros(1, 1, weight.shape[0])
         boxes = boxes.to(weight.dtype)
         size = boxes[..., 2:] - boxes[..., :2]
-        described = torch.cat([boxes, size, size.prod(-1, keepdim=True)], dim=-1)
-        out: Tensor = self.project(described)
+        inputs = torch.cat([boxes, size, size.prod(-1, keepdim=True)], dim=-1)
+        out: Tensor = self.project(inputs)
         return out
 
 
 def sinusoidal(steps: int, features: int, *, device: torch.device | None = None) -> Tensor:
-    """Return the positional encoding (T, D) of Vaswani 2017, section 3.5: ``sin(t / 10000^(2i/D))`` in even places, the cosine in odd ones."""
+    """Return the positional encoding (T, D) of Vaswani 2017, section 3.5.
+
+    Its even features are ``sin(t / 10000^(2i/D))``, its odd ones the cosine.
+    """
     position = torch.arange(steps, device=device, dtype=torch.float64).unsqueeze(1)
     rate = torch.exp(
         torch.arange(0, features, 2, device=device, dtype=torch.float64) * (-math.log(10_000.0) / features)

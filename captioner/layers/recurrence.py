@@ -1,10 +1,10 @@
-"""What the recurrences of the decoders are built of: the LSTM's gates, and products whose weights learn once for all steps.
+"""Parts of the decoders' recurrences: the LSTM's gates, and products with one weight gradient for all steps.
 
-A recurrence multiplies by the same weights at every step. Recorded step by step, the backward pass makes a gradient as
-large as the weight for each of them and adds it up; here it is one product over all steps. autograd itself brings
-together what that takes, as in :mod:`captioner.layers.additive`: the weight's node gives every step an empty *slip*,
-and as the "gradient" of its slip a step returns the rows of its input and of its output's gradient. Nothing is kept
-outside the graph, so that it can be gone through twice or in part.
+A recurrence multiplies by the same weights at every step. Recorded step by step, the backward pass computes a gradient
+as large as the weight for each step and adds them up; here it is one product over all steps. autograd itself collects
+the factors, as in :mod:`captioner.layers.additive`: the weight's node gives every step an empty *slip*, and as the
+"gradient" of its slip a step returns the rows of its input and of its output's gradient. Nothing is kept outside the
+graph, so a graph can be traversed twice or in part.
 
 Tensor letters: I inputs, O outputs, H hidden units.
 """
@@ -30,7 +30,7 @@ def lstm_gates(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         gates: (..., 4H) pre-activations in torch's order: input, forget, cell, output.
-        c: (..., H) the cell before.
+        c: (..., H) the previous cell.
 
     Returns:
         The new hidden state and the new cell, (..., H) each.
@@ -48,12 +48,15 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def products(weights: Sequence[Tensor]) -> list[Product]:
-    """Return for each weight (O, I) what multiplies by it, for a single step of a search."""
+    """Return for each weight (O, I) the function that multiplies by it, for a single step of a search."""
     return [partial(product, weight=weight) for weight in weights]
 
 
 class _Weight(torch.autograd.Function):
-    """From a weight to one slip (rows, O + I) a step; backwards from what the steps wrote on them to the weight's gradient."""
+    """From a weight to one slip (rows, O + I) per step.
+
+    The backward pass goes from what the steps wrote on the slips to the gradient of the weight.
+    """
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, rows: list[int]) -> tuple[Tensor, ...]:
@@ -97,8 +100,8 @@ def recurrent_products(weights: Sequence[Tensor], rows: list[int]) -> Iterator[l
         rows: for each step how many rows (the product of all dimensions of x but the last) it multiplies.
 
     Returns:
-        For each step, for each weight, what multiplies x (..., I) by it. Each may be called once only: what two calls
-        tell the weight would be added up on one slip.
+        For each step and each weight, the function that multiplies x (..., I) by it. Each may be called only once: the
+        messages of two calls would be added up on one slip.
     """
     device = weights[0].device.type
     if torch.is_autocast_enabled(device):

@@ -1,7 +1,7 @@
-"""The blocks of the Transformer (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762): of the encoder that refines memories and of the decoder.
+"""Encoder and decoder blocks of the Transformer (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762).
 
-Tensor letters: B images, K captions an image, T steps, M real (not padding) words of a batch, Q queries, N keys
-(places, or words so far), S model size, H heads, E = S / H.
+Tensor letters: B images, K captions per image, T steps, L words so far, M real (not padding) words of a batch, Q
+queries, N keys (places, or words so far), S model size, H heads, E = S / H.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from captioner.settings import Settings
 class BlockConfig(Settings):
     """Sizes of a stack of blocks; the defaults are the paper's base model."""
 
-    blocks: int = Field(6, ge=1, description="blocks on top of one another")
-    size: int = Field(512, gt=0, description="size of the vectors between the blocks; the heads share it")
+    blocks: int = Field(6, ge=1, description="number of blocks")
+    size: int = Field(512, gt=0, description="size of the vectors between the blocks, divided among the heads")
     heads: int = Field(8, gt=0, description="heads of each attention")
     feed_forward: int = Field(2048, gt=0, description="units of the feed-forward network's hidden layer")
     dropout: float = Field(
-        0.1, ge=0, lt=1, description="on the input of the first block and on what each sub-layer adds"
+        0.1, ge=0, lt=1, description="on the input of the first block and on the output of each sub-layer"
     )
     norm: Literal["pre", "post"] = Field(
-        "pre", description="layer norm before each sub-layer, or after its sum with its input (the paper's)"
+        "pre", description="layer norm before each sub-layer, or after the residual sum (the paper's)"
     )
     activation: Literal["relu", "gelu"] = Field("relu", description="of the feed-forward network's hidden layer")
 
@@ -41,10 +41,11 @@ class BlockConfig(Settings):
 
 
 class Attention(nn.Module):
-    """Multi-head attention, section 3.2.2: ``softmax(Q K^T / sqrt(E)) V`` (1) in every head, then one linear map of all heads side by side.
+    """Multi-head attention, section 3.2.2: ``softmax(Q K^T / sqrt(E)) V`` (1) in every head.
 
-    As in the paper the maps have no bias (a bias of the keys would do nothing at all, for softmax does not see what all
-    scores of a query share), and weights are not dropped.
+    One linear map of the concatenated heads follows. As in the paper the maps have no bias (a bias of the keys would
+    have no effect, since softmax ignores a constant added to all scores of a query), and there is no dropout on the
+    weights.
     """
 
     def __init__(self, size: int, heads: int) -> None:
@@ -57,20 +58,27 @@ class Attention(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
 
     def split(self, key_value: Tensor) -> Tensor:
-        """Share keys and values (..., N, 2S) among the heads: (..., 2, H, N, E)."""
+        """Split keys and values (..., N, 2S) into heads: (..., 2, H, N, E)."""
         return key_value.unflatten(-1, (2, self.heads, -1)).movedim(-4, -2)
 
-    def look(self, query: Tensor, keys_values: Tensor, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-        """Average the values: query (B, Q, S), already projected, keys_values (B, 2, H, N, E), mask (B, 1, 1, N) -> all heads side by side (B, Q, S).
+    def attend(self, query: Tensor, keys_values: Tensor, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+        """Average the values in every head.
 
-        ``causal``: query q sees the keys up to q only.
+        Args:
+            query: (B, Q, S), already projected.
+            keys_values: (B, 2, H, N, E).
+            mask: (B, 1, 1, N), true where a key may be attended to.
+            causal: query q attends to the keys up to q only.
+
+        Returns:
+            (B, Q, S) the concatenated heads.
         """
         keys, values = keys_values.unbind(1)
-        seen = F.scaled_dot_product_attention(self._heads(query), keys, values, attn_mask=mask, is_causal=causal)
-        return seen.transpose(1, 2).flatten(2)
+        heads = F.scaled_dot_product_attention(self._heads(query), keys, values, attn_mask=mask, is_causal=causal)
+        return heads.transpose(1, 2).flatten(2)
 
     def weights(self, query: Tensor, keys_values: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """Return the weights with which :meth:`look` averages, which its fused kernel never writes down: (B, H, Q, N), at least 32 bits."""
+        """Return the weights of :meth:`attend`, which its kernel does not return: (B, H, Q, N), at least 32 bits."""
         scores = self._heads(query) @ keys_values[:, 0].transpose(-1, -2) * (query.shape[-1] / self.heads) ** -0.5
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         return torch.softmax(scores if mask is None else scores.masked_fill(~mask, float("-inf")), dim=-1)
@@ -91,7 +99,10 @@ class FeedForward(nn.Sequential):
 
 
 class Residual(nn.Module):
-    """What stands around a sub-layer: ``LayerNorm(x + dropout(sublayer(x)))`` (section 3.1), with norm ``pre`` ``x + dropout(sublayer(LayerNorm(x)))``."""
+    """The residual connection around a sub-layer: ``LayerNorm(x + dropout(sublayer(x)))`` (section 3.1).
+
+    With norm ``pre`` it is ``x + dropout(sublayer(LayerNorm(x)))``.
+    """
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()
@@ -100,11 +111,11 @@ class Residual(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def before(self, x: Tensor) -> Tensor:
-        """Return what the sub-layer reads."""
+        """Return the input of the sub-layer."""
         return self.norm(x) if self.pre else x
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the sum of ``x`` and what the sub-layer made of it, ``y``."""
+        """Add the sub-layer's output ``y`` to ``x``."""
         x = x + self.dropout(y)
         return x if self.pre else self.norm(x)
 
@@ -120,61 +131,60 @@ class EncoderBlock(nn.Module):
         self.around_feed_forward = Residual(config)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Refine places (B, N, S); mask (B, 1, 1, N) is true where a place may be looked at (see :func:`key_mask`)."""
+        """Refine places (B, N, S); mask (B, 1, 1, N) is true where one may be attended to (see :func:`key_mask`)."""
         y = self.around_attention.before(x)
-        # Room for Transformer-XL: what was here for the previous segment goes in front of y among the keys and values
-        # (with relative positions).
+        # Room for Transformer-XL: the previous segment's y would precede this one among the keys and values (with
+        # relative positions).
         keys_values = self.attention.split(self.attention.key_value(y))
-        y = self.attention.output(self.attention.look(self.attention.query(y), keys_values, mask=mask))
+        y = self.attention.output(self.attention.attend(self.attention.query(y), keys_values, mask=mask))
         x = self.around_attention.after(x, y)
-        # Room for Conformer: its convolution module is one more sub-layer here, with a residual of its own.
+        # Room for Conformer: its convolution module would be one more sub-layer here, with its own residual.
         return self.around_feed_forward.after(x, self.feed_forward(self.around_feed_forward.before(x)))
 
 
 @dataclass(frozen=True)
 class Rows:
-    """How the real words of a batch of captions, row by row, lie in the rectangle of all.
+    """Where the real words of a batch of captions, packed as rows, lie in the padded tensor.
 
-    Everything but attention works on one word at a time. So padding, which can be half of a batch, is left out of
-    everything else.
+    Everything but attention works on single words, so padding, which can be half of a batch, is left out there.
 
     Attributes:
         shape: (B, K, T).
-        index: (M,) where in the flat rectangle each row lies; ``None`` if it has no padding.
+        index: (M,) the position of each row in the flattened padded tensor; ``None`` if there is no padding.
     """
 
     shape: tuple[int, int, int]
     index: Tensor | None = None
 
     def spread(self, x: Tensor) -> Tensor:
-        """Put rows (M, S) to their places (B, K, T, S), zeros elsewhere."""
+        """Unpack rows (M, S) to (B, K, T, S), zeros at padding."""
         if self.index is not None:
             b, k, t = self.shape
             x = x.new_zeros(b * k * t, x.shape[-1]).index_copy(0, self.index, x)
         return x.view(*self.shape, -1)
 
     def pack(self, x: Tensor) -> Tensor:
-        """Take the rows (M, ...) out of the rectangle, (B * K, T, ...) or (B, K * T, ...)."""
+        """Pack the padded tensor, (B * K, T, ...) or (B, K * T, ...), to rows (M, ...)."""
         x = x.flatten(0, 1)
         return x if self.index is None else x[self.index]
 
 
 class Decoded(NamedTuple):
-    """What a block of the decoder gives.
+    """The output of a decoder block.
 
     Attributes:
         x: (M, S) the words' vectors.
-        said: (B, K, 2, H, L, E) keys and values of all words so far, for the steps to come.
-        weights: (M, H, N) where each head looked; ``None`` unless asked for.
+        cache: (B, K, 2, H, L, E) self-attention's keys and values of all words so far, for later steps.
+        weights: (M, H, N) each head's attention to the places; ``None`` unless requested.
     """
 
     x: Tensor
-    said: Tensor
+    cache: Tensor
     weights: Tensor | None
 
 
 class DecoderBlock(nn.Module):
-    """Causal self-attention over the words of a caption, attention to the places of its image, then the feed-forward network."""
+    """Causal self-attention over a caption's words, cross-attention to its image's places, the feed-forward network."""
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()
@@ -186,7 +196,7 @@ class DecoderBlock(nn.Module):
         self.around_feed_forward = Residual(config)
 
     def places(self, vectors: Tensor) -> Tensor:
-        """Return the keys and values (B, 2, H, N, E) of an image's places (B, N, S): all that this block needs of them."""
+        """Return the keys and values (B, 2, H, N, E) of places (B, N, S), all that this block needs of them."""
         return self.cross_attention.split(self.cross_attention.key_value(vectors))
 
     def forward(
@@ -196,50 +206,54 @@ class DecoderBlock(nn.Module):
         places: Tensor,
         mask: Tensor | None = None,
         *,
-        past: Tensor | None = None,
+        cache: Tensor | None = None,
         weights: bool = False,
     ) -> Decoded:
-        """Work on words.
+        """Apply the block to words.
 
         Args:
             x: (M, S) their vectors.
             rows: where they lie among captions and steps.
-            places: see :meth:`places`. An image's captions and steps are all queries to the one copy of them.
-            mask: (B, 1, 1, N), true where a place may be looked at.
-            past: (B, K, 2, H, L, E) keys and values of earlier words, when T = 1 word is added to each caption;
+            places: see :meth:`places`. All captions and steps of an image are queries to one copy of them.
+            mask: (B, 1, 1, N), true where a place may be attended to.
+            cache: (B, K, 2, H, L, E) keys and values of earlier words, when T = 1 word is added to each caption;
                 ``None`` when whole captions are given.
-            weights: whether to return where each head looked.
+            weights: whether to return each head's attention to the places.
         """
         own, cross = self.self_attention, self.cross_attention
         y = self.around_self_attention.before(x)
-        query, said = rows.spread(own.query(y)), own.split(rows.spread(own.key_value(y)))
-        if past is not None:
-            said = torch.cat([past, said], dim=-2)
-        # Padding stands behind a caption's words, where causal attention does not look.
-        seen = own.look(query.flatten(0, 1), said.flatten(0, 1), causal=past is None)
-        x = self.around_self_attention.after(x, own.output(rows.pack(seen)))
+        query, keys_values = rows.spread(own.query(y)), own.split(rows.spread(own.key_value(y)))
+        if cache is not None:
+            keys_values = torch.cat([cache, keys_values], dim=-2)
+        # Padding follows a caption's words, so causal attention never sees it.
+        context = own.attend(query.flatten(0, 1), keys_values.flatten(0, 1), causal=cache is None)
+        x = self.around_self_attention.after(x, own.output(rows.pack(context)))
 
         query = rows.spread(cross.query(self.around_cross_attention.before(x))).flatten(1, 2)
-        seen = cross.look(query, places, mask=mask)
-        x = self.around_cross_attention.after(x, cross.output(rows.pack(seen)))
+        context = cross.attend(query, places, mask=mask)
+        x = self.around_cross_attention.after(x, cross.output(rows.pack(context)))
 
         x = self.around_feed_forward.after(x, self.feed_forward(self.around_feed_forward.before(x)))
-        return Decoded(x, said, rows.pack(cross.weights(query, places, mask=mask).transpose(1, 2)) if weights else None)
+        attention = rows.pack(cross.weights(query, places, mask=mask).transpose(1, 2)) if weights else None
+        return Decoded(x, keys_values, attention)
 
 
 def projection(features: int, size: int) -> nn.Module:
-    """Return what brings features to the size of the blocks: a linear map and a layer norm, or nothing if they have it already.
+    """Return a projection of features to the blocks' size, a linear map and a layer norm; the identity if they have it.
 
-    The paper has words only, whose vectors are learned; features of a picture come in any scale.
+    The paper has only words, whose vectors are learned; the features of a picture can have any scale.
     """
     return nn.Identity() if features == size else nn.Sequential(nn.Linear(features, size), nn.LayerNorm(size))
 
 
 def last_norm(config: BlockConfig) -> nn.Module:
-    """Return what follows the last block: with norm ``pre`` its sums still need a layer norm."""
+    """Return the layer norm after the last block, whose residual sums still need one with norm ``pre``."""
     return nn.LayerNorm(config.size) if config.norm == "pre" else nn.Identity()
 
 
 def key_mask(mask: Tensor | None) -> Tensor | None:
-    """Turn a memory's mask (B, N) into one for attention (B, 1, 1, N); an image without a real place looks at all, lest its softmax be not a number."""
+    """Turn a memory's mask (B, N) into one for attention (B, 1, 1, N).
+
+    In an image without a real place all are attended to, so that its softmax does not become NaN.
+    """
     return None if mask is None else (mask | ~mask.any(1, keepdim=True))[:, None, None]

@@ -1,4 +1,4 @@
-"""Searches: from a decoder and a memory to captions. Importing this package registers every search."""
+"""Searches, from a decoder and a memory to captions. Importing this package registers every search."""
 
 from captioner.search.base import SEARCHES, Hypothesis, SearchConfig
 from captioner.search.beam import beam

@@ -1,6 +1,6 @@
-"""What searches share: their settings, what they find, and which words may not come next.
+"""Common to all searches: settings, results, and which words may not come next.
 
-Tensor letters: B images, W hypotheses an image, T words written so far, N places, V words of the vocabulary.
+Tensor letters: B images, W hypotheses per image, T words written so far, N places, V words of the vocabulary.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ NEVER = float("-inf")
 
 
 class SearchConfig(Settings):
-    """How captions are looked for."""
+    """Settings of a search for captions."""
 
     width: int = Field(5, ge=1, description="hypotheses kept for each image; 1 is greedy search")
-    max_words: int = Field(24, ge=1, description="a caption is ended after so many words")
-    min_words: int = Field(0, ge=0, description="a caption may not end before so many words")
+    max_words: int = Field(24, ge=1, description="most words of a caption")
+    min_words: int = Field(0, ge=0, description="fewest words of a caption")
     length_normalisation: float = Field(
         0.7,
         ge=0,
-        description="a finished caption's log-probability is divided by its length (with <eos>) to this power before captions are compared",
+        description="captions are compared by log-probability / length**this, where the length includes <eos>",
     )
     block_ngram: int = Field(
-        0, ge=0, description="forbid a caption to repeat a sequence of so many words; 0 forbids nothing"
+        0, ge=0, description="forbid captions to repeat a sequence of this many words; 0 forbids nothing"
     )
     n_best: int = Field(1, ge=1, description="captions returned for each image")
     forbid_unknown: bool = Field(True, description="never write <unk>")
@@ -56,10 +56,10 @@ class Hypothesis:
     """One caption that a search found.
 
     Attributes:
-        words: the words' numbers, without ``<bos>`` and ``<eos>``.
+        words: the words' indices, without ``<bos>`` and ``<eos>``.
         log_probability: the sum over its words and ``<eos>``, in nats.
-        score: what it was ranked by.
-        attention: (T, N) on the CPU, where the decoder looked for each word; ``None`` if it does not attend.
+        score: the value by which it was ranked.
+        attention: (T, N) on the CPU, the weights of the places for each word; ``None`` if the decoder does not attend.
         finished: whether it ended with ``<eos>`` and not at ``max_words``.
     """
 
@@ -75,9 +75,9 @@ SEARCHES: Registry[Search] = Registry("search")
 
 
 def constrain(log_probabilities: Tensor, history: Tensor, config: SearchConfig) -> Tensor:
-    """Set what may not come next to minus infinity.
+    """Set the words that may not come next to minus infinity.
 
-    A hypothesis with no word left may end.
+    A hypothesis to which no word is left may end.
 
     Args:
         log_probabilities: (B, W, V) of the next word; changed in place.
@@ -88,13 +88,13 @@ def constrain(log_probabilities: Tensor, history: Tensor, config: SearchConfig) 
     log_probabilities[..., [PAD, BOS]] = NEVER
     if config.forbid_unknown:
         log_probabilities[..., UNK] = NEVER
-    written, n = history.shape[-1], config.block_ngram
-    if written < config.min_words:
+    length, n = history.shape[-1], config.block_ngram
+    if length < config.min_words:
         log_probabilities[..., EOS] = NEVER
-    if 0 < n <= written:
-        # Every window of n words whose first n - 1 are the last n - 1 written forbids its last.
+    if 0 < n <= length:
+        # Every window of n words that begins with the last n - 1 words written forbids its last word.
         windows = history.unfold(-1, n, 1)
-        repeats = (windows[..., :-1] == history[..., written - n + 1 :].unsqueeze(2)).all(-1)
+        repeats = (windows[..., :-1] == history[..., length - n + 1 :].unsqueeze(2)).all(-1)
         b, w, i = repeats.nonzero(as_tuple=True)
         log_probabilities[b, w, windows[b, w, i, -1]] = NEVER
     stuck = log_probabilities.amax(-1) == NEVER

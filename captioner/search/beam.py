@@ -18,29 +18,29 @@ def beam(decoder: Decoder, memory: Memory, config: SearchConfig) -> list[list[Hy
 
     As in the code of Show, Attend and Tell, the beam of an image narrows by one whenever one of its hypotheses ends,
     and the search of an image is over when all have ended or ``max_words`` is reached; width 1 is greedy search. Ended
-    hypotheses are ranked by their normalised score; unfinished ones come after all ended ones, so that there is always
+    hypotheses are ranked by their normalised score; unfinished ones follow all ended ones, so that there is always
     something to return. Images whose search is over take no part in later steps, and an image's result does not depend
-    on which others are in the batch.
+    on the other images of the batch.
     """
     device, b, w = memory.vectors.device, len(memory), config.width
     steps = config.max_words
     words = torch.zeros(steps, b, w, dtype=torch.long, device=device)
     parents = torch.zeros(steps, b, w, dtype=torch.long, device=device)
-    totals = torch.full((steps, b, w), NEVER, device=device)  # of live and just ended hypotheses
+    totals = torch.full((steps, b, w), NEVER, device=device)  # of live hypotheses and those that end in this step
     ended = torch.zeros(steps, b, w, dtype=torch.bool, device=device)
-    looked: list[tuple[Tensor, Tensor]] = []
+    attentions: list[tuple[Tensor, Tensor]] = []
 
     images = torch.arange(b, device=device)
     state = decoder.start(memory)
     tokens = torch.full((b, 1), BOS, device=device)
     total = torch.zeros(b, 1, device=device)
     history = torch.empty(b, 1, 0, dtype=torch.long, device=device)
-    width = torch.full((b,), w, device=device)  # how many hypotheses of each image are alive
+    width = torch.full((b,), w, device=device)  # live hypotheses of each image
     ranks = torch.arange(w, device=device)
     for t in range(steps):
         logits, attention, state = decoder.step(tokens, state)
         if attention is not None:
-            looked.append((images, attention.float()))
+            attentions.append((images, attention.float()))
         candidates = constrain(torch.log_softmax(logits.float(), dim=-1), history, config) + total.unsqueeze(-1)
         vocabulary = candidates.shape[-1]
         total, flat = candidates.flatten(1).topk(min(w, candidates.shape[1] * vocabulary), dim=-1)
@@ -68,7 +68,7 @@ def beam(decoder: Decoder, memory: Memory, config: SearchConfig) -> list[list[Hy
             )
         else:
             state = state.pick(parent)
-    return _collect(words, parents, totals, ended, looked, config)
+    return _collect(words, parents, totals, ended, attentions, config)
 
 
 def _collect(
@@ -76,23 +76,23 @@ def _collect(
     parents: Tensor,
     totals: Tensor,
     ended: Tensor,
-    looked: list[tuple[Tensor, Tensor]],
+    attentions: list[tuple[Tensor, Tensor]],
     config: SearchConfig,
 ) -> list[list[Hypothesis]]:
     """Rank the hypotheses of each image and follow the best back to their first words."""
     steps, b, w = words.shape
     lengths = torch.arange(1, steps + 1, device=words.device).view(-1, 1, 1)
     scores = config.normalise(totals, lengths)
-    # Unfinished hypotheses only exist at the last step. Shifting them far down keeps their order and puts them behind.
+    # Unfinished hypotheses exist only at the last step. A large shift ranks them last and keeps their order.
     ranking = scores.double()  # in 32 bits the shift would round differences away
     unfinished = torch.full_like(ranking, NEVER)
     unfinished[-1] = ranking[-1] - 1e6
     ranked = torch.where(ended, ranking, unfinished).permute(1, 0, 2).flatten(1)
     best, index = ranked.topk(config.n_best, dim=-1)
     attention = None
-    if looked:
-        attention = looked[0][1].new_zeros(len(looked), b, w, looked[0][1].shape[-1])
-        for t, (images, weights) in enumerate(looked):
+    if attentions:
+        attention = attentions[0][1].new_zeros(len(attentions), b, w, attentions[0][1].shape[-1])
+        for t, (images, weights) in enumerate(attentions):
             attention[t, images, : weights.shape[1]] = weights
         attention = attention.cpu()
     words, parents, ended, totals, scores = (tensor.cpu() for tensor in (words, parents, ended, totals, scores))
@@ -112,8 +112,8 @@ def _collect(
                 rows.append(slot)
             caption.reverse()
             rows.reverse()
-            said = len(caption) - finished
-            where = None if attention is None else attention[range(said), image, rows[:said]]
-            hypotheses.append(Hypothesis(caption[:said], log_probability, score, where, finished))
+            length = len(caption) - finished
+            own = None if attention is None else attention[range(length), image, rows[:length]]
+            hypotheses.append(Hypothesis(caption[:length], log_probability, score, own, finished))
         found.append(hypotheses)
     return found

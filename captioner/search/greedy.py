@@ -1,4 +1,4 @@
-"""Greedy search: the most probable next word, again and again."""
+"""Greedy search: the most probable next word at every step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from captioner.text.vocabulary import BOS, EOS
 def greedy(decoder: Decoder, memory: Memory, config: SearchConfig) -> list[list[Hypothesis]]:
     """Find one caption for each image, word by word.
 
-    See :class:`SearchConfig`; ``width`` and ``n_best`` do not matter here.
+    See :class:`SearchConfig`; ``width`` and ``n_best`` have no effect here.
     """
     device = memory.vectors.device
     state = decoder.start(memory)
@@ -23,7 +23,7 @@ def greedy(decoder: Decoder, memory: Memory, config: SearchConfig) -> list[list[
     history = torch.empty(len(memory), 1, 0, dtype=torch.long, device=device)
     total = torch.zeros(len(memory), 1, device=device)
     done = torch.zeros(len(memory), 1, dtype=torch.bool, device=device)
-    looked = []
+    weights = []
     while history.shape[-1] < config.max_words and not done.all():
         logits, attention, state = decoder.step(tokens, state)
         best, tokens = constrain(torch.log_softmax(logits.float(), dim=-1), history, config).max(-1)
@@ -32,10 +32,10 @@ def greedy(decoder: Decoder, memory: Memory, config: SearchConfig) -> list[list[
         done |= tokens == EOS
         history = torch.cat([history, tokens.unsqueeze(-1)], dim=-1)
         if attention is not None:
-            looked.append(attention.float())
+            weights.append(attention.float())
     ended = history == EOS
     lengths = torch.where(ended.any(-1), ended.int().argmax(-1), history.shape[-1]).squeeze(1).tolist()
-    attentions = torch.cat(looked, dim=1).cpu() if looked else None
+    attentions = torch.cat(weights, dim=1).cpu() if weights else None
     found = []
     for image, length in enumerate(lengths):
         finished = bool(done[image])

@@ -1,6 +1,6 @@
-"""Sampling: captions drawn from the decoder's own probabilities, many of each image at once, on the device.
+"""Sampling: captions drawn from the decoder's own probabilities, many per image at once, on the device.
 
-Tensor letters: B images, K captions an image, T words of the longest with ``<eos>``.
+Tensor letters: B images, K captions per image, T words of the longest one with ``<eos>``.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from captioner.text.vocabulary import BOS, EOS, PAD
 
 @torch.no_grad()
 def sample(decoder: Decoder, memory: Memory, captions: int, config: SearchConfig, *, greedy: bool = False) -> Tensor:
-    """Draw captions word by word, each word by its probability among those that may come next.
+    """Draw captions word by word, each word in proportion to its probability among those that may come next.
 
     An image whose captions have all ended takes no part in later steps.
 
     Args:
-        decoder: in eval mode, or its dropout takes part.
+        decoder: in eval mode, unless its dropout is to be active.
         memory: of B images.
-        captions: K, how many to draw of each.
-        config: what may be written; the width does not matter here.
+        captions: K, how many to draw for each.
+        config: constraints on the words; the width has no effect here.
         greedy: take the most probable word instead.
 
     Returns:
@@ -40,8 +40,8 @@ def sample(decoder: Decoder, memory: Memory, captions: int, config: SearchConfig
     for t in range(config.max_words):
         logits, _, state = decoder.step(tokens, state)
         allowed = constrain(torch.log_softmax(logits.float(), dim=-1), written[images, :, :t], config)
-        # Where p_i / e_i is largest for exponential noise e is a draw from p: the first of so many alarms that ring at
-        # rates p_i.
+        # With exponential noise e, argmax_i p_i / e_i is a draw from p: e_i / p_i is exponential with rate p_i, and
+        # each is the smallest with a probability proportional to its rate.
         weights = allowed if greedy else allowed.exp() / torch.empty_like(allowed).exponential_()
         drawn = weights.argmax(-1)
         ended = (tokens == EOS) | (tokens == PAD)

@@ -1,4 +1,4 @@
-"""Words and their numbers: tokenisation, the vocabulary, and the way back to a sentence."""
+"""Words and their numbers: tokenisation, the vocabulary, and turning numbers back into a sentence."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ def _treebank() -> Any:
 
 
 def tokenize(text: str) -> list[str]:
-    """Split a caption into lower-cased words; tokens made of punctuation only are dropped.
+    """Split a caption into lower-cased words; tokens of punctuation only are dropped.
 
-    Splitting is NLTK's Treebank-style word tokenizer, which needs no downloaded data: ``"A dog's ball."`` gives
-    ``["a", "dog", "'s", "ball"]``.
+    The tokenizer is NLTK's Treebank-style one, which needs no downloaded data: ``"A dog's ball."`` gives ``["a", "dog",
+    "'s", "ball"]``.
     """
     words = _treebank().tokenize(text.lower().replace("’", "'"))
-    # The Treebank rules take a full stop for the end of a sentence only at the end of the text.
+    # The Treebank rules split off a full stop only at the end of the text.
     words = [word.rstrip(".") if word.endswith(".") and word.count(".") == 1 else word for word in words]
     return [word for word in words if word and not all(letter in _PUNCTUATION for letter in word)]
 
 
 def detokenize(words: Sequence[str]) -> str:
-    """Write words as a sentence: contractions joined, first letter upper case, a full stop at the end.
+    """Join words into a sentence: contractions joined, first letter upper-case, a full stop at the end.
 
     An empty list gives an empty string.
     """
@@ -55,12 +55,12 @@ def detokenize(words: Sequence[str]) -> str:
 class Vocabulary:
     """The words a model can write, each with its number.
 
-    Numbers 0 to 3 are ``<pad>``, ``<bos>``, ``<eos>`` and ``<unk>``; words follow by falling frequency, ties in
+    Numbers 0 to 3 are ``<pad>``, ``<bos>``, ``<eos>`` and ``<unk>``; words follow by decreasing frequency, ties in
     alphabetical order, so the same captions always give the same numbers.
 
     Args:
-        words: the words without the special ones, in order.
-        counts: how often each was seen in training; optional, of the same length.
+        words: the words in order, without the special ones.
+        counts: optionally, the frequency of each word in the training captions.
     """
 
     def __init__(self, words: Sequence[str], counts: Sequence[int] | None = None) -> None:
@@ -68,13 +68,13 @@ class Vocabulary:
         self.counts: tuple[int, ...] | None = None if counts is None else tuple(counts)
         self._numbers = {word: number for number, word in enumerate(self.words)}
         if len(self._numbers) != len(self.words):
-            raise ValueError("a vocabulary cannot hold a word twice")
+            raise ValueError("a vocabulary cannot contain a word twice")
         if self.counts is not None and len(self.counts) != len(words):
             raise ValueError(f"{len(words)} words but {len(self.counts)} counts")
 
     @classmethod
     def build(cls, captions: Iterable[str], *, min_count: int = 5) -> Vocabulary:
-        """Take every word that the captions (of the training split) hold at least ``min_count`` times."""
+        """Build it from the words that occur at least ``min_count`` times in the captions (of the training split)."""
         counter: Counter[str] = Counter()
         for caption in captions:
             counter.update(tokenize(caption))
@@ -96,11 +96,14 @@ class Vocabulary:
         return hash(self.words)
 
     def number(self, word: str) -> int:
-        """Return a word's number, or ``<unk>``'s."""
+        """Return a word's number, or that of ``<unk>``."""
         return self._numbers.get(word, UNK)
 
     def encode(self, caption: str, *, max_words: int | None = None) -> list[int]:
-        """Turn a caption into ``[<bos>, words ..., <eos>]``; a caption of more than ``max_words`` words is cut and has no ``<eos>``."""
+        """Turn a caption into ``[<bos>, words ..., <eos>]``.
+
+        A caption of more than ``max_words`` words is cut and has no ``<eos>``.
+        """
         words = tokenize(caption)
         if max_words is not None and len(words) > max_words:
             return [BOS, *(self.number(word) for word in words[:max_words])]

@@ -1,6 +1,9 @@
-"""Teacher-forced cross-entropy, with label smoothing, the doubly stochastic penalty of Show, Attend and Tell, and REINFORCE for its hard attention.
+"""Teacher-forced cross-entropy, with the penalty and the hard attention's gradient of Show, Attend and Tell.
 
-Tensor letters: B images, K captions an image, T steps, M real positions, N places.
+It has label smoothing, the doubly stochastic penalty on attention, REINFORCE for hard attention, and scheduled
+sampling.
+
+Tensor letters: B images, K captions per image, T steps, M real positions, N places.
 """
 
 from __future__ import annotations
@@ -26,16 +29,17 @@ class CrossEntropyConfig(Settings):
     """Settings of the objective."""
 
     label_smoothing: float = Field(
-        0.1, ge=0, lt=1, description="share of the target's probability spread over all words (Szegedy 2016)"
+        0.1, ge=0, lt=1, description="share of the target's probability that is spread over all words (Szegedy 2016)"
     )
     doubly_stochastic: float = Field(
-        0.5, ge=0, description="weight of the penalty that asks a caption to look at every place (Xu 2015, eq. 14)"
+        0.5, ge=0, description="weight of the penalty that makes a caption attend to every place (Xu 2015, eq. 14)"
     )
     scheduled_sampling: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="share of the words read that are the model's own at the end of the run, rising in a line from 0 (Bengio 2015)",
+        description="share of the input words that are the model's own at the end of the run, rising linearly from 0 "
+        "(Bengio 2015)",
     )
     reinforce: float = Field(
         1.0,
@@ -45,29 +49,32 @@ class CrossEntropyConfig(Settings):
     entropy: float = Field(
         0.002,
         ge=0,
-        description="lambda_e: weight of the entropy of attention (Xu 2015, section 4.1; hard attention only)",
+        description="lambda_e: weight of the entropy of the attention (Xu 2015, section 4.1; hard attention only)",
     )
     baseline_decay: float = Field(
-        0.9, ge=0, lt=1, description="decay of the reward's moving average (Xu 2015, section 4.1; hard attention only)"
+        0.9,
+        ge=0,
+        lt=1,
+        description="decay of the moving average of the reward (Xu 2015, section 4.1; hard attention only)",
     )
 
 
 @OBJECTIVES.register("cross_entropy")
 class CrossEntropy(Objective):
-    """Mean negative log-likelihood of a word, plus ``doubly_stochastic`` times the mean over captions and places of ``(1 - sum_t alpha_t)^2``.
+    """Mean negative log-likelihood per word, plus ``doubly_stochastic`` times the doubly stochastic penalty.
 
-    The paper (equation 14) adds up both the words and the places of a caption; here both are means, so that the weight
-    does not depend on the size of the grid: the paper's lambda of 1 is here the number of places over the number of
-    words, about 17.
+    The penalty is the mean over captions and places of ``(1 - sum_t alpha_t)^2``. The paper (equation 14) sums over the
+    words and over the places of a caption; here both are means, so that the weight does not depend on the size of the
+    grid: the paper's lambda of 1 corresponds to the number of places over the number of words, about 17.
 
-    Where a decoder sampled places, the gradient of the paper's section 4.1 is added: for each caption ``lambda_r (log
-    p(y | s, a) - b)`` times that of ``log p(s | a)``, and ``lambda_e`` times that of the entropy; both as means over
-    words, like the likelihood. The baseline b is the moving average of log p(y | s, a); departure: it starts at its
-    first value and not at 0, which would make every first reward look bad.
+    If a decoder sampled places, the gradient of the paper's section 4.1 is added: for each caption ``lambda_r (log
+    p(y | s, a) - b)`` times that of ``log p(s | a)``, and ``lambda_e`` times that of the entropy; both are means over
+    words, like the likelihood. The baseline b is the moving average of log p(y | s, a). Departure from the paper: it
+    starts at its first value and not at 0, which would make all early rewards look bad.
 
-    With scheduled sampling (Bengio 2015, https://arxiv.org/abs/1506.03099) the decoder reads, instead of a share of the
-    reference's words, words that it draws itself at that place, one step after the other; as in the paper no gradient
-    passes through the draw, so that what it read can then be taught in one pass.
+    With scheduled sampling (Bengio 2015, https://arxiv.org/abs/1506.03099) a share of the reference words that the
+    decoder reads is replaced by words that it samples itself at that position, step by step. As in the paper no
+    gradient passes through the sampling, so the resulting input can be trained on in one teacher-forced pass.
     """
 
     Config: ClassVar[type[Settings]] = CrossEntropyConfig
@@ -87,7 +94,10 @@ class CrossEntropy(Objective):
         return cls(config)
 
     def forward(self, decoder: Decoder, memory: Memory, captions: Captions) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and its parts, each a scalar: ``nll`` (nats a word, without smoothing), ``penalty``, ``reward`` (nats a caption)."""
+        """Return the loss and its parts, each a scalar.
+
+        The parts are ``nll`` (nats per word, without smoothing), ``penalty`` and ``reward`` (nats per caption).
+        """
         share = self.config.scheduled_sampling * self.done
         output: DecoderOutput = decoder(
             memory, mix_in_own_words(decoder, memory, captions.inputs, share) if share else captions.inputs
@@ -112,11 +122,11 @@ class CrossEntropy(Objective):
     def _reinforce(
         self, attention: Tensor, sampled: Tensor, likelihood: Tensor, inputs: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return what has the gradient of section 4.1 with respect to the attention, and the mean reward.
+        """Return a scalar whose gradient with respect to the attention is that of section 4.1, and the mean reward.
 
         Args:
             attention: (M, N).
-            sampled: (M,) the place that was drawn, or -1 where the expected vector was used.
+            sampled: (M,) the sampled place, or -1 where the expected vector was used.
             likelihood: (M,) log-probability of each target.
             inputs: (B, K, T).
         """
@@ -127,29 +137,32 @@ class CrossEntropy(Objective):
         self.begun.fill_(True)
         self.baseline.copy_(self.config.baseline_decay * baseline + (1 - self.config.baseline_decay) * mean)
         log_attention = attention.clamp(min=torch.finfo(attention.dtype).tiny).log()
-        chosen = log_attention.gather(1, sampled.clamp(min=0).unsqueeze(1)).squeeze(1)
+        log_sampled = log_attention.gather(1, sampled.clamp(min=0).unsqueeze(1)).squeeze(1)
         advantage = ((rewards - baseline)[caption]).masked_fill(sampled < 0, 0.0)
         entropy = -(attention * log_attention).sum(-1)
-        return self.config.reinforce * (advantage * chosen).mean() + self.config.entropy * entropy.mean(), mean
+        return self.config.reinforce * (advantage * log_sampled).mean() + self.config.entropy * entropy.mean(), mean
 
 
 @torch.no_grad()
 def mix_in_own_words(decoder: Decoder, memory: Memory, inputs: Tensor, share: float) -> Tensor:
-    """Replace each word of captions (B, K, T) but the first, with probability ``share``, by one that the decoder draws after the words before it."""
+    """Replace words of captions (B, K, T), with probability ``share``, by ones that the decoder samples there.
+
+    The first word is kept; each other one is sampled given the words before it, replaced ones included.
+    """
     b, k, _ = inputs.shape
     state = decoder.start(memory).pick(torch.zeros(b, k, dtype=torch.long, device=inputs.device))
     mixed = inputs.clone()
     own = (torch.rand(inputs.shape, device=inputs.device) < share) & (inputs != PAD)
     for t in range(1, inputs.shape[-1]):
         logits, _, state = decoder.step(mixed[..., t - 1], state)
-        logits[..., [PAD, BOS, EOS]] = float("-inf")  # a caption goes on as far as the reference does
-        drawn = torch.multinomial(logits.float().softmax(-1).flatten(0, 1), 1).view(b, k)
-        mixed[..., t] = torch.where(own[..., t], drawn, mixed[..., t])
+        logits[..., [PAD, BOS, EOS]] = float("-inf")  # the caption stays as long as the reference
+        sampled = torch.multinomial(logits.float().softmax(-1).flatten(0, 1), 1).view(b, k)
+        mixed[..., t] = torch.where(own[..., t], sampled, mixed[..., t])
     return mixed
 
 
 def _caption_of(inputs: Tensor) -> tuple[Tensor, int, Tensor]:
-    """Return for each real position the number of its caption (M,), how many captions there could be, and which there are (B K,)."""
+    """Return the caption number of each real position (M,), how many captions fit (B K), and which exist (B K,)."""
     b, k, _ = inputs.shape
     real = inputs != PAD
     image, caption, _ = real.nonzero(as_tuple=True)
@@ -160,8 +173,8 @@ def doubly_stochastic_penalty(attention: Tensor, inputs: Tensor) -> Tensor:
     """Return the mean over captions and places of ``(1 - sum_t alpha_t)^2``.
 
     Args:
-        attention: (M, N) where each real position looked, in the order of ``inputs[inputs != PAD]``.
-        inputs: (B, K, T) words; a row of padding is an absent caption and does not count.
+        attention: (M, N) attention of each real position, in the order of ``inputs[inputs != PAD]``.
+        inputs: (B, K, T) words; a row of padding is an absent caption and is not counted.
     """
     caption, number, present = _caption_of(inputs)
     total = attention.new_zeros(number, attention.shape[1]).index_add(0, caption, attention)

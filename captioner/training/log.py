@@ -1,4 +1,4 @@
-"""What a training run writes down as it goes: ``log.jsonl`` and TensorBoard curves."""
+"""The output of a training run while it runs: ``log.jsonl``, TensorBoard curves, and the progress bar."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
 from captioner import files
@@ -14,7 +16,7 @@ LOG = "log.jsonl"
 
 
 class Log:
-    """``log.jsonl`` and TensorBoard. On resuming, what was logged after the saved state is dropped."""
+    """``log.jsonl`` and TensorBoard curves. On resuming, entries after the saved state are dropped."""
 
     def __init__(self, output: Path, resumed_at: int | None) -> None:
         path = output / LOG
@@ -26,21 +28,21 @@ class Log:
                 "".join(
                     line
                     for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
-                    if _until(line, resumed_at)
+                    if _is_up_to(line, resumed_at)
                 ),
             )
         self.file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (closed by close())
         self.curves = SummaryWriter(output / "curves", purge_step=resumed_at)
 
     def step(self, step: int, values: dict[str, float]) -> None:
-        """Write down a step's loss and its parts."""
+        """Log a step's loss and its parts."""
         self._write({"step": step, **{name: round(value, 6) for name, value in values.items()}})
         if step % 10 == 0:
             for name, value in values.items():
                 self.curves.add_scalar(f"train/{name}", value, step)
 
     def evaluation(self, epoch: int, step: int, values: dict[str, float]) -> None:
-        """Write down the dev scores after an epoch."""
+        """Log the dev scores after an epoch."""
         self._write({"step": step, "epoch": epoch, "dev": values})
         for name, value in values.items():
             self.curves.add_scalar(f"dev/{name}", value, step)
@@ -49,13 +51,25 @@ class Log:
         self.file.write(json.dumps(record) + "\n")
 
     def close(self) -> None:
-        """Close both."""
+        """Close the file and the curves."""
         self.file.close()
         self.curves.close()
 
 
-def _until(line: str, step: int) -> bool:
+def _is_up_to(line: str, step: int) -> bool:
     try:
         return int(json.loads(line)["step"]) <= step
     except (ValueError, KeyError, TypeError):
         return False
+
+
+def bar(console: Console) -> Progress:
+    """Make a progress bar that ends with a field for text, ``info``."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, TextColumn("{task.fields[info]}"), console=console, refresh_per_second=2)

@@ -1,4 +1,4 @@
-"""What every training objective is."""
+"""The interface of training objectives."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from captioner.text.vocabulary import Vocabulary
 
 
 class Objective(nn.Module, ABC):
-    """Says what a decoder's captions of some memories cost. Its buffers are part of a run's state.
+    """Computes the loss of a decoder on memories and their captions. Its buffers are part of a run's state.
 
     Attributes:
-        done: share of the run that is over, from 0 to 1; the loop sets it before every step.
+        done: share of the run that is done, from 0 to 1; the loop sets it before every step.
     """
 
     Config: ClassVar[type[Settings]]
@@ -30,16 +30,16 @@ class Objective(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def build(cls, config: Settings, photos: Sequence[Photo], vocabulary: Vocabulary) -> Objective:
-        """Build it for the photos to learn from."""
+        """Build the objective for the training photos."""
 
     @abstractmethod
     def forward(self, decoder: Decoder, memory: Memory, captions: Captions) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and what to write down of it, each a scalar; the first is shown.
+        """Return the loss and the metrics to log, each a scalar; the first metric is shown beside the progress bar.
 
         Args:
-            decoder: in training mode, and left so.
+            decoder: in training mode, in which it must be left.
             memory: of B images.
-            captions: what people said of them.
+            captions: the reference captions of the images.
         """
 
 

@@ -1,4 +1,4 @@
-"""Recipes: the settings of a training run, shipped by name in ``recipes/`` or in a YAML file of one's own."""
+"""Recipes: the settings of a training run, shipped by name in ``recipes/`` or in a YAML file."""
 
 from __future__ import annotations
 
@@ -21,85 +21,91 @@ RECIPES = {file.stem: file for file in sorted((Path(__file__).parent / "recipes"
 
 
 class DataConfig(Settings):
-    """What to learn from and what to choose on."""
+    """The data to train on and to select the best epoch on."""
 
     path: Path = Field(description="a caption data set; see: captioner data inspect")
     images: Path | None = Field(
-        None, description="folder of the pictures, if they are not where the data set's format has them"
+        None, description="folder of the pictures, if they are not where the data set's format expects them"
     )
-    train: str = Field("train", description="split to learn from; vocabulary and all statistics are from it")
+    train: str = Field("train", description="split to train on; vocabulary and all statistics come from it")
     dev: str = Field(
-        "dev", description="split on which the best epoch is chosen; 'val' stands for 'dev' where a data set says so"
+        "dev", description="split that selects the best epoch; 'val' means 'dev' if a data set calls it so"
     )
     restval: bool = Field(False, description="count COCO's restval as train")
-    strict: bool = Field(False, description="refuse data with malformed records, which are else left out and told of")
+    strict: bool = Field(
+        False, description="refuse data with malformed records instead of reporting them and leaving them out"
+    )
     also: list[Path] = Field(
-        default_factory=list, description="more data sets whose train (and restval) splits are learned from"
+        default_factory=list, description="more data sets, whose train (and restval) splits are trained on"
     )
     features: Path | None = Field(None, description="feature store; left out, it is made in the run's folder")
-    flips: bool = Field(True, description="also learn from mirrored pictures")
-    min_count: int = Field(5, ge=1, description="a rarer word of the training captions is <unk>")
+    flips: bool = Field(True, description="also train on mirrored pictures")
+    min_count: int = Field(5, ge=1, description="rarer words of the training captions become <unk>")
     max_words: int = Field(24, ge=1, description="longer training captions are cut")
-    captions_per_image: int = Field(5, ge=1, description="captions of an image in a step; they share one memory")
+    captions_per_image: int = Field(5, ge=1, description="captions per image in a step; they share one memory")
 
 
 class OptimiserConfig(Settings):
     """AdamW with warm-up and decay."""
 
-    learning_rate: float = Field(1e-3, gt=0, description="the highest")
+    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate")
     schedule: Literal["cosine", "linear", "constant"] = Field(
-        "cosine", description="how it falls to zero after the warm-up"
+        "cosine", description="how the learning rate falls after the warm-up: to zero, or not at all (constant)"
     )
-    warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps in which it rises from zero")
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps in which the learning rate rises from zero")
     weight_decay: float = Field(0.01, ge=0)
     betas: tuple[float, float] = (0.9, 0.99)
-    clip: float = Field(5.0, gt=0, description="largest norm of the gradient")
+    clip: float = Field(5.0, gt=0, description="gradients are clipped to this norm")
 
 
 class FineTuneConfig(Settings):
-    """Training the encoder too."""
+    """Training the encoder as well."""
 
     from_epoch: int | None = Field(
-        None, ge=1, description="epoch (from 1) at which the encoder is set free; left out, it stays frozen"
+        None, ge=1, description="first epoch (from 1) in which the encoder is trained; if not given, it stays frozen"
     )
     stages: int | None = Field(
         None,
         ge=1,
-        description="train only so many of the encoder's last stages, and store what those before them make of a picture; left out, train all of it, "
-        "from the pictures",
+        description="how many of the encoder's last stages to train, on stored output of the earlier ones; if not "
+        "given, the whole encoder is trained, from the pictures",
     )
-    learning_rate: float = Field(1e-5, gt=0, description="the encoder's own, with the same schedule")
+    learning_rate: float = Field(1e-5, gt=0, description="the encoder's peak learning rate, with the same schedule")
 
 
 class EvaluationConfig(Settings):
-    """Choosing the best epoch."""
+    """Selecting the best epoch."""
 
-    every: int = Field(1, ge=1, description="epochs between evaluations by generated captions")
-    patience: int = Field(5, ge=1, description="stop after so many evaluations without a better CIDEr")
+    every: int = Field(1, ge=1, description="epochs between evaluations of generated captions")
+    patience: int = Field(5, ge=1, description="stop after this many evaluations without an improvement")
     batch_size: int = Field(50, ge=1)
     search: SearchConfig = Field(default_factory=lambda: SearchConfig(width=3))
 
 
 class RunConfig(Settings):
-    """What every training run is told."""
+    """The settings that every training run has."""
 
     optimiser: OptimiserConfig = Field(default_factory=OptimiserConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
-    output: Path = Field(Path("runs/latest"), description="folder of the run: model, log, curves, state to resume from")
+    output: Path = Field(
+        Path("runs/latest"), description="folder of the run: models, log, curves, state to resume from"
+    )
     epochs: int = Field(12, ge=1)
-    accumulate: int = Field(1, ge=1, description="batches whose gradients are added up for one step of the optimiser")
+    accumulate: int = Field(1, ge=1, description="batches whose gradients are averaged for one step of the optimiser")
     average: float = Field(
         0.999,
         ge=0,
         lt=1,
-        description="decay of the moving average of the weights, which is what is evaluated and kept; 0 for none",
+        description="decay of the moving average of the weights, which is evaluated and saved; 0 for none",
     )
     seed: int = Field(0, ge=0)
     device: str = "auto"
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
-        "auto", description="auto: bf16-mixed where the device has it in hardware"
+        "auto", description="auto: bf16-mixed if the device supports it in hardware, else 32-true"
     )
-    save_minutes: float = Field(5.0, gt=0, description="time between saved states, besides one at each epoch's end")
+    save_minutes: float = Field(
+        5.0, gt=0, description="minutes between saved states, in addition to one at the end of each epoch"
+    )
 
 
 class TrainConfig(RunConfig):
@@ -107,13 +113,14 @@ class TrainConfig(RunConfig):
 
     data: DataConfig
     start: Path | None = Field(
-        None, description="a model to go on from, with its vocabulary; the settings of the model are then its own"
+        None, description="a model to continue from; its vocabulary and model settings replace those of the recipe"
     )
     blend: float = Field(
         1.0,
         gt=0,
         le=1,
-        description="with 'start': share of the trained weights in the model that is evaluated and kept, the rest being the start's (Wortsman 2022)",
+        description="with 'start': share of the trained weights in the model that is evaluated and saved; the rest are "
+        "the start's (Wortsman 2022)",
     )
     model: ModelConfig = Field(default_factory=ModelConfig)
     objective: dict[str, Any] = Field(
@@ -122,20 +129,19 @@ class TrainConfig(RunConfig):
         description=f"one of {', '.join(OBJECTIVES)}, and its settings",
     )
     fine_tune: FineTuneConfig = Field(default_factory=FineTuneConfig)
-    batch_size: int = Field(32, ge=1, description="images a step")
+    batch_size: int = Field(32, ge=1, description="images per step")
 
     @field_validator("objective")
     @classmethod
     def _complete_objective(cls, settings: dict[str, Any]) -> dict[str, Any]:
-        """Fill in the objective's other settings, so that a wrong one is told before the work."""
+        """Fill in the objective's other settings, so that a wrong one is reported before any work is done."""
         name = str(settings.get("name", "cross_entropy"))
         rest = {key: value for key, value in settings.items() if key != "name"}
         try:
             return {"name": name, **validate(OBJECTIVES[name].Config, rest, where="objective").model_dump()}
         except ConfigError as error:
-            raise ValueError(
-                str(error).removeprefix("objective: ")
-            ) from None  # pydantic reports it with what else is wrong
+            # Pydantic reports a ValueError together with the other wrong settings.
+            raise ValueError(str(error).removeprefix("objective: ")) from None
 
 
 R = TypeVar("R", bound=RunConfig)
@@ -166,7 +172,7 @@ def read_run(kind: type[R], name_or_path: str | Path, changes: Iterable[str], ou
     """Read the settings of a run: a shipped recipe by name, or a YAML file, with ``key=value`` changes.
 
     Raises:
-        ConfigError: there is no such recipe or file, or a setting is wrong; every wrong one is told.
+        ConfigError: there is no such recipe or file, or settings are wrong; all wrong ones are reported.
     """
     settings = override(read_yaml(find_recipe(name_or_path)), changes)
     if output is not None:
@@ -175,13 +181,16 @@ def read_run(kind: type[R], name_or_path: str | Path, changes: Iterable[str], ou
 
 
 def summary(file: Path) -> str:
-    """Return what the comment at the top of a recipe's file says."""
+    """Return the text of the comment at the top of a recipe's file."""
     lines = takewhile(lambda line: line.startswith("#"), file.read_text(encoding="utf-8").splitlines())
     return " ".join(line.removeprefix("#").strip() for line in lines)
 
 
 def explained(settings: BaseModel) -> str:
-    """Write settings as YAML, every one with its description as a comment; parts that are chosen by name with the settings of that name."""
+    """Return settings as YAML, each with its description as a comment.
+
+    Parts that are chosen by name are written with all settings of that name.
+    """
     return "\n".join(_lines(settings, "")) + "\n"
 
 
@@ -190,17 +199,17 @@ def _lines(settings: BaseModel, indent: str, name: str | None = None) -> Iterato
         yield f"{indent}name: {name}"
     for key, field in type(settings).model_fields.items():
         value = getattr(settings, key)
-        meaning = f"  # {field.description}" if field.description else ""
+        comment = f"  # {field.description}" if field.description else ""
         part = _part(key, value)
         if part is not None:
-            yield f"{indent}{key}:{meaning}"
+            yield f"{indent}{key}:{comment}"
             yield from _lines(part[1], indent + "  ", part[0])
         elif isinstance(value, BaseModel):
-            yield f"{indent}{key}:{meaning}"
+            yield f"{indent}{key}:{comment}"
             yield from _lines(value, indent + "  ")
         else:
             plain = settings.model_dump(mode="json", include={key})[key]
-            yield f"{indent}{key}: {json.dumps(plain, ensure_ascii=False)}{meaning}"
+            yield f"{indent}{key}: {json.dumps(plain, ensure_ascii=False)}{comment}"
 
 
 def _part(key: str, value: object) -> tuple[str, BaseModel] | None:

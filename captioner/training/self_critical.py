@@ -1,6 +1,6 @@
 """Self-critical sequence training: the policy gradient of CIDEr-D (Rennie et al. 2017, https://arxiv.org/abs/1612.00563).
 
-Tensor letters: B images, K sampled captions an image, T words, M real positions.
+Tensor letters: B images, K sampled captions per image, T words, M real positions.
 """
 
 from __future__ import annotations
@@ -30,34 +30,36 @@ NEVER = float("-inf")
 class SelfCriticalConfig(Settings):
     """Settings of the objective."""
 
-    samples: int = Field(5, ge=2, description="K: captions drawn of each image")
+    samples: int = Field(5, ge=2, description="K: captions sampled per image")
     baseline: Literal["others", "greedy"] = Field(
         "others",
-        description="what a caption's reward is compared with: the mean of the image's other samples (Luo 2020), or the greedy caption's (Rennie 2017)",
+        description="what a caption's reward is compared with: the mean reward of the image's other samples (Luo "
+        "2020), or the greedy caption's reward (Rennie 2017)",
     )
-    max_words: int = Field(20, ge=1, description="a sample is cut after so many words")
+    max_words: int = Field(20, ge=1, description="samples are cut after this many words")
     dropout: bool = Field(
         False,
-        description="keep dropout where the gradient is taken, which is then one of another policy than the one that drew",
+        description="keep dropout while the gradient is computed, which is then that of another policy than the one "
+        "that sampled",
     )
 
 
 @OBJECTIVES.register("self_critical")
 class SelfCritical(Objective):
-    """The mean of ``-(r(w) - b) log p(w)`` over captions w drawn from the model, whose gradient is that of the expected reward (equation 8).
+    """The mean of ``-(r(w) - b) log p(w)`` over captions w sampled from the model.
 
-    The reward r is CIDEr-D against all captions of the image, with document frequencies from the photos to learn from
-    and ``<eos>`` counted as a word, so that a caption cannot gain by ending in the middle. The baseline b is the mean
-    reward of the image's other samples (Luo 2020, https://arxiv.org/abs/2003.09971), or that of the greedy caption as
-    in Rennie 2017.
+    Its gradient estimates that of the negative expected reward (equation 8). The reward r is CIDEr-D against all
+    captions of the image, with document frequencies from the training photos and ``<eos>`` counted as a word, so that
+    a caption cannot gain by breaking off. The baseline b is the mean reward of the image's other samples (Luo 2020,
+    https://arxiv.org/abs/2003.09971), or the reward of the greedy caption as in Rennie 2017.
 
-    Words of the references that the vocabulary lacks keep numbers of their own, so that the reward is what the strings
-    would give. Captions are drawn step by step without a gradient; their probabilities are then taken in one
+    Words of the references that are not in the vocabulary get numbers of their own, so that the reward equals that of
+    the strings. Captions are sampled step by step without a gradient; their probabilities are then computed in one
     teacher-forced pass, in which the work that does not depend on the previous step is done once.
 
     Args:
         config: the settings.
-        references: of each photo its captions as numbers with ``<eos>``.
+        references: the captions of each photo as numbers, with ``<eos>``.
         words: size of the vocabulary.
     """
 
@@ -84,37 +86,43 @@ class SelfCritical(Objective):
         return cls(config, references, len(vocabulary))
 
     def forward(self, decoder: Decoder, memory: Memory, captions: Captions) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss, and of the samples their mean ``reward`` (CIDEr-D, 0 to 10), ``words`` and share of ``distinct`` captions."""
+        """Return the loss and metrics of the samples.
+
+        The metrics are the mean ``reward`` (CIDEr-D, 0 to 10), the mean number of ``words``, and the share of
+        ``distinct`` captions.
+        """
         training = decoder.training
         decoder.eval()
-        drawn = sample(decoder, memory, self.config.samples, self.search)
-        rewards = self._score(captions.photos, drawn)
+        samples = sample(decoder, memory, self.config.samples, self.search)
+        rewards = self._score(captions.photos, samples)
         if self.config.baseline == "greedy":
             baseline = self._score(captions.photos, sample(decoder, memory, 1, self.search, greedy=True))
         else:
             baseline = (rewards.sum(1, keepdim=True) - rewards) / (rewards.shape[1] - 1)
         decoder.train(training and self.config.dropout)
-        likelihood, caption = self.log_probability(decoder, memory, drawn)
+        likelihood, caption = self.log_probability(decoder, memory, samples)
         decoder.train(training)
         loss = -((rewards - baseline).flatten().float()[caption] * likelihood).sum() / rewards.numel()
-        said = (drawn > EOS).sum(-1).float().mean()
-        distinct = torch.tensor(len(torch.unique(drawn.flatten(0, 1), dim=0)) / drawn.shape[:2].numel())
-        return loss, {"reward": rewards.mean(), "words": said, "distinct": distinct}
+        words = (samples > EOS).sum(-1).float().mean()
+        distinct = torch.tensor(len(torch.unique(samples.flatten(0, 1), dim=0)) / samples.shape[:2].numel())
+        return loss, {"reward": rewards.mean(), "words": words, "distinct": distinct}
 
-    def _score(self, photos: Sequence[int], drawn: Tensor) -> Tensor:
-        """Return the reward of captions (B, K, T) of photos, (B, K) float64."""
-        b, k, _ = drawn.shape
+    def _score(self, photos: Sequence[int], samples: Tensor) -> Tensor:
+        """Return the rewards (B, K), float64, of captions (B, K, T) of photos."""
+        b, k, _ = samples.shape
         owners = list(chain.from_iterable([photo] * k for photo in photos))
-        scores = self.reward(owners, drawn.flatten(0, 1).cpu().numpy())
-        return torch.from_numpy(scores).view(b, k).to(drawn.device)
+        scores = self.reward(owners, samples.flatten(0, 1).cpu().numpy())
+        return torch.from_numpy(scores).view(b, k).to(samples.device)
 
-    def log_probability(self, decoder: Decoder, memory: Memory, drawn: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the log-probability of each word (M,) of captions (B, K, T) among the words that could be drawn, and its caption's number (M,)."""
-        inputs = torch.cat([torch.full_like(drawn[..., :1], BOS), drawn[..., :-1]], dim=-1).masked_fill(
-            drawn == PAD, PAD
-        )
+    def log_probability(self, decoder: Decoder, memory: Memory, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the log-probability (M,) of each word of captions (B, K, T), and the number of its caption (M,).
+
+        Probabilities are normalised over the words that can be sampled.
+        """
+        inputs = torch.cat([torch.full_like(samples[..., :1], BOS), samples[..., :-1]], dim=-1)
+        inputs = inputs.masked_fill(samples == PAD, PAD)
         real = inputs != PAD
         logits = decoder(memory, inputs).logits.float()
         logits = logits.index_fill(1, torch.tensor([PAD, BOS, UNK], device=logits.device), NEVER)
-        likelihood = torch.log_softmax(logits, dim=-1).gather(1, drawn[real].unsqueeze(1)).squeeze(1)
+        likelihood = torch.log_softmax(logits, dim=-1).gather(1, samples[real].unsqueeze(1)).squeeze(1)
         return likelihood, real.flatten(0, 1).nonzero()[:, 0]

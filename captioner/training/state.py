@@ -1,4 +1,4 @@
-"""The state of a training run on disk: all that is needed to go on as if nothing had happened. One safetensors file, no pickle."""
+"""The saved state of a training run: all that is needed to resume it exactly, in one safetensors file, no pickle."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from captioner.errors import CheckpointError
 
 @dataclass
 class Progress:
-    """How far a run has come.
+    """The progress of a run.
 
     Attributes:
         epoch: finished epochs.
-        batch: finished batches of the epoch under way.
-        step: finished batches in all.
+        batch: finished batches of the current epoch.
+        step: finished batches in total.
         best: the best score on dev so far.
         best_epoch: the epoch that reached it.
         waited: evaluations since then.
-        seconds: time spent training, evaluation included, over all its starts.
-        finished: whether there is nothing left to do.
-        scaler: the state of what scales 16-bit gradients; empty at other precisions.
+        seconds: time spent training, including evaluation, before and after resuming.
+        finished: whether the run is complete.
+        scaler: the state of the gradient scaler at 16-bit precision; empty at others.
     """
 
     epoch: int = 0
@@ -46,7 +46,7 @@ class Progress:
 def save_state(
     path: Path, progress: Progress, modules: Mapping[str, nn.Module], optimiser: torch.optim.Optimizer, settings: str
 ) -> None:
-    """Write the state, whole or not at all."""
+    """Write the state atomically."""
     tensors: dict[str, Tensor] = {"rng.cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         tensors["rng.cuda"] = torch.cuda.get_rng_state()
@@ -65,23 +65,23 @@ def save_state(
 def load_state(
     path: Path, modules: Mapping[str, nn.Module], optimiser: torch.optim.Optimizer, settings: str
 ) -> Progress:
-    """Put everything back as :func:`save_state` found it.
+    """Restore what :func:`save_state` wrote.
 
     Raises:
-        CheckpointError: the state is missing, damaged, or of a run with other settings.
+        CheckpointError: the state is missing, damaged, or from a run with other settings.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: there is nothing to resume here; leave out --resume to begin")
+        raise CheckpointError(f"{path}: there is nothing to resume here; leave out --resume to start")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         progress = Progress(**json.loads(metadata["progress"]))
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path}: damaged ({error}); delete the run's folder and begin again") from None
+        raise CheckpointError(f"{path}: damaged ({error}); delete the run's folder and start again") from None
     if metadata.get("settings") != settings:
         raise CheckpointError(
-            f"{path}: this run was begun with other settings; resume with the same ones, or give another --output"
+            f"{path}: this run was started with other settings; resume with the same ones, or give another --output"
         )
     for name, module in modules.items():
         prefix = f"{name}."
@@ -92,7 +92,7 @@ def load_state(
         prefix = f"optimiser.{number}."
         entries = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
         if entries:
-            # In the layout and on the device of the parameter, as the optimiser had made them.
+            # In the layout and on the device of the parameter, as the optimiser had created them.
             optimiser.state[parameter] = {
                 key: tensor if key == "step" else torch.empty_like(parameter).copy_(tensor)
                 for key, tensor in entries.items()
@@ -104,7 +104,7 @@ def load_state(
 
 
 def holds(path: Path, module: str) -> bool:
-    """Tell whether a state holds a module's weights; a damaged one, which :func:`load_state` reports, holds nothing."""
+    """Return whether a state holds a module's weights; ``False`` if damaged, which :func:`load_state` reports."""
     try:
         with safe_open(path, framework="pt") as file:
             return any(name.startswith(f"{module}.") for name in file.keys())  # noqa: SIM118 (not a dict)

@@ -1,8 +1,8 @@
-"""Models of translation: the decoders that caption pictures, on a memory of words instead of places.
+"""Translation models: the decoders that caption pictures, on a memory of words instead of places.
 
 An LSTM encoder with :class:`~captioner.decoders.show_tell.ShowTell` is seq2seq (Sutskever 2014), with
-:class:`~captioner.decoders.show_attend_tell.ShowAttendTell` it is attention (Bahdanau 2015), and word vectors behind a
-Transformer refiner with the Transformer decoder are the Transformer (Vaswani 2017).
+:class:`~captioner.decoders.show_attend_tell.ShowAttendTell` it is the attention model (Bahdanau 2015), and word vectors
+behind a Transformer refiner with the Transformer decoder are the Transformer (Vaswani 2017).
 
 Tensor letters: B texts, S pieces of the source, D features.
 """
@@ -32,32 +32,32 @@ KIND = assets.TRANSLATOR
 
 
 class TextSearchConfig(SearchConfig):
-    """How translations are looked for; words are pieces of words here."""
+    """How translations are searched for; "words" are pieces of words here."""
 
-    max_words: int = Field(120, ge=1, description="a translation is ended after so many pieces")
+    max_words: int = Field(120, ge=1, description="translations are cut after this many pieces")
     length_normalisation: float = Field(
         1.0, ge=0, description=str(SearchConfig.model_fields["length_normalisation"].description)
     )
 
 
 class TranslationConfig(Settings):
-    """What a translation model is made of; the names stand in the registries."""
+    """The parts of a translation model, named as in the registries."""
 
-    source: str = Field("en", min_length=1, description="the language it reads, by the name that data files end with")
-    target: str = Field("de", min_length=1, description="the language it writes")
+    source: str = Field("en", min_length=1, description="the language it reads, as in the suffix of data files")
+    target: str = Field("de", min_length=1, description="the language it writes, likewise")
     encoder: dict[str, Any] = Field(
         default_factory=lambda: {"name": "sequence"}, description="name and settings of the text encoder"
     )
     refiner: dict[str, Any] | None = Field(
-        None, description="name and settings of what works on the encoder's memory first; left out, nothing does"
+        None, description="name and settings of the refiner of the encoder's memory; if not given, there is none"
     )
     decoder: dict[str, Any] = Field(
         default_factory=lambda: {"name": "show_attend_tell"}, description="name and settings of the decoder"
     )
     search: TextSearchConfig = Field(
-        default_factory=TextSearchConfig, description="how translations are looked for unless one says otherwise"
+        default_factory=TextSearchConfig, description="how translations are searched for by default"
     )
-    max_pieces: int = Field(200, ge=1, description="a longer source text is cut")
+    max_pieces: int = Field(200, ge=1, description="longer source texts are cut")
 
     @field_validator("encoder", "refiner", "decoder")
     @classmethod
@@ -67,7 +67,7 @@ class TranslationConfig(Settings):
 
 
 class TranslationModel(nn.Module):
-    """Text encoder, decoder and a vocabulary for each language."""
+    """A text encoder, a decoder, and a vocabulary for each language."""
 
     def __init__(self, config: TranslationConfig, source: Subwords, target: Subwords) -> None:
         super().__init__()
@@ -78,9 +78,10 @@ class TranslationModel(nn.Module):
         )
 
     def read(self, text: str) -> list[int]:
-        """Return the numbers of a source text as the encoder reads it: white space made one space, no ``<bos>``, cut after ``max_pieces``.
+        """Return the numbers of a source text as the encoder reads it.
 
-        ``<eos>`` is a place like any other, as in Bahdanau 2015: where a decoder looks when it is done.
+        White space is normalised to single spaces, there is no ``<bos>``, and the text is cut after ``max_pieces``.
+        ``<eos>`` is a place like any other, as in Bahdanau 2015: a decoder can attend to it when it is done.
         """
         return self.source.encode(" ".join(text.split()), max_words=self.config.max_pieces)[1:]
 
@@ -91,7 +92,7 @@ class TranslationModel(nn.Module):
 
 
 def languages(source: str = "en") -> dict[str, str]:
-    """Return the languages into which shipped translators translate from ``source``, each with its translator's name; of several the first."""
+    """Return the target languages of shipped translators from ``source``, with the name of the first one of each."""
     found: dict[str, str] = {}
     for name, folder in assets.shipped(KIND).items():
         model = checkpoint.read_config(folder, KIND)["model"]
@@ -108,7 +109,7 @@ def save_translator(
     about: dict[str, Any] | None = None,
     dtype: torch.dtype | None = None,
 ) -> Path:
-    """Write a model folder, whole or not at all; one that is there is replaced. See :func:`captioner.checkpoint.save_model`.
+    """Write a model folder atomically, replacing an existing one; see :func:`captioner.checkpoint.save_model`.
 
     Raises:
         CheckpointError: ``folder`` exists and is not a translator's.
@@ -125,10 +126,10 @@ def save_translator(
 
 
 def load_translator(name_or_path: str | Path) -> TranslationModel:
-    """Read a model in eval mode, float32, on the CPU; see :func:`captioner.checkpoint.locate` for what it may be called.
+    """Read a model in eval mode, float32, on the CPU; :func:`captioner.checkpoint.locate` describes valid names.
 
     Raises:
-        CheckpointError: it is missing, damaged, foreign, no translator, or newer than this program.
+        CheckpointError: it is missing, damaged, from another program, not a translator, or newer than this program.
     """
     folder = checkpoint.locate(name_or_path, kind=KIND)
     config = checkpoint.read_config(folder, KIND)

@@ -1,4 +1,4 @@
-"""Sentences and their translations: reading them, and batches of them for training.
+"""Sentences and their translations: reading them, and making batches for training.
 
 Tensor letters: B sentences, S words of the longest one.
 """
@@ -27,7 +27,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class ParallelText:
-    """A split of sentences and their translations in the order of its files, and the lines that could not be used."""
+    """A split of sentence pairs, in the order of its files, and the lines that could not be used."""
 
     name: str
     pairs: tuple[Pair, ...]
@@ -35,9 +35,10 @@ class ParallelText:
 
 
 def read_parallel(folder: str | Path, split: str, *, source: str, target: str) -> ParallelText:
-    """Read ``split.source`` and ``split.target`` of a folder, for example ``train.en`` and ``train.de``: line n of one is line n of the other.
+    """Read ``split.source`` and ``split.target`` of a folder, for example ``train.en`` and ``train.de``.
 
-    White space around and between words becomes one space. A pair with an empty line is skipped and reported.
+    Line n of one file is the translation of line n of the other. White space between words becomes one space, and that
+    around a line is removed. A pair with an empty line is skipped and reported.
 
     Raises:
         AnnotationError: a file is missing or not UTF-8 text, the two have different numbers of lines, or no pair is
@@ -52,7 +53,8 @@ def read_parallel(folder: str | Path, split: str, *, source: str, target: str) -
     sources, targets = (_read_lines(path) for path in paths)
     if len(sources) != len(targets):
         raise AnnotationError(
-            f"{paths[0]} has {len(sources):,} lines and {paths[1].name} {len(targets):,}; line n of one must be the translation of line n of the other"
+            f"{paths[0]} has {len(sources):,} lines and {paths[1].name} {len(targets):,}; "
+            "line n of one must be the translation of line n of the other"
         )
     pairs, problems = [], []
     for number, texts in enumerate(zip(sources, targets, strict=True), start=1):
@@ -61,7 +63,7 @@ def read_parallel(folder: str | Path, split: str, *, source: str, target: str) -
         else:
             problems.append(Problem(f"{paths[texts.index('')]}:{number}", "the line is empty"))
     if not pairs:
-        raise AnnotationError(f"{paths[0]}: there is no pair of sentences in it and {paths[1].name}")
+        raise AnnotationError(f"{paths[0]}: there is no complete pair of sentences in it and {paths[1].name}")
     return ParallelText(f"{folder.name}/{split}", tuple(pairs), tuple(problems))
 
 
@@ -69,14 +71,14 @@ def _read_lines(path: Path) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        there = ", ".join(sorted(other.name for other in path.parent.iterdir() if other.is_file())[:10])
-        raise AnnotationError(f"{path}: no such file; the folder has {there or 'no files'}") from None
+        names = ", ".join(sorted(other.name for other in path.parent.iterdir() if other.is_file())[:10])
+        raise AnnotationError(f"{path}: no such file; the folder has {names or 'no files'}") from None
     except UnicodeDecodeError as error:
         raise AnnotationError(f"{path}: not UTF-8 text (byte {error.start}); convert it to UTF-8") from None
     except OSError as error:
         raise AnnotationError(f"{path}: cannot be read: {error.strerror or error}") from None
-    # Not splitlines(): it also cuts at characters that stand within lines, such as U+2028, and the two files would no
-    # longer agree.
+    # Not splitlines(): it also splits at characters that occur within lines, such as U+2028, and the two files would no
+    # longer be aligned.
     lines = text.split("\n")
     if not lines[-1]:
         lines.pop()
@@ -90,15 +92,15 @@ def collate(sentences: Sequence[Sequence[int]]) -> Tensor:
 
 
 class LengthSampler:
-    """Draws the batches of an epoch, each of pairs of like length; the same for the same seed and epoch whatever came before.
+    """Draws the batches of an epoch, each of pairs of similar length; seed and epoch alone determine them.
 
-    Every pair comes once an epoch. Which of the pairs of one length share a batch, and the order of the batches, are
-    new every epoch; how many pairs each batch has is not, so that all epochs have the same number of batches.
+    Every pair occurs once per epoch. The order of the batches, and which of the pairs of one length share a batch,
+    change every epoch; the sizes of the batches do not, so that all epochs have the same number of batches.
 
     Args:
-        lengths: of the longer side of every pair.
-        tokens: at most so many in a batch, padding included, on either side; a longer pair is a batch of its own.
-        seed: of the drawing.
+        lengths: the length of the longer side of every pair.
+        tokens: the most tokens in a batch, padding included, on either side; a longer pair is a batch of its own.
+        seed: the random seed.
     """
 
     def __init__(self, lengths: Sequence[int], *, tokens: int, seed: int) -> None:

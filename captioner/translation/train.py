@@ -1,4 +1,4 @@
-"""Training and scoring of translation models.
+"""Training translation models.
 
 Tensor letters: B pairs, S source pieces, T target pieces.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,10 +16,9 @@ from pydantic import Field
 from rich.console import Console
 from torch import Tensor, nn
 
-from captioner.caption import Translation
 from captioner.data.batches import Captions
 from captioner.encoders.sequence import TEXT_ENCODERS
-from captioner.errors import AnnotationError, EvaluationError
+from captioner.errors import AnnotationError
 from captioner.settings import Settings, override, read_yaml
 from captioner.text.subwords import Subwords
 from captioner.text.vocabulary import EOS
@@ -28,31 +27,34 @@ from captioner.training.loop import Cost, Loop
 from captioner.training.recipe import EvaluationConfig, RunConfig, find_recipe, load_config, read_run
 from captioner.translation.model import TextSearchConfig, TranslationConfig, TranslationModel, save_translator
 from captioner.translation.pairs import LengthSampler, Pair, ParallelText, collate, read_parallel
+from captioner.translation.scores import evaluate_translation as evaluate_translation  # re-exported
+from captioner.translation.scores import require_sacrebleu, score_translations
 from captioner.translation.translator import Translator
 
 
 class TextDataConfig(Settings):
-    """What to learn from and what to choose on; the languages are the model's."""
+    """The data to train on and to select the best epoch on; the languages are the model's."""
 
     path: Path = Field(
-        description="folder with a file of sentences for each split and language, a line each: train.en, train.de, val.en, val.de"
+        description="folder with a file of sentences, one per line, for each split and language: train.en, train.de, "
+        "val.en, val.de"
     )
-    train: str = Field("train", description="split to learn from; the pieces of words are from it")
-    dev: str = Field("val", description="split on which the best epoch is chosen")
-    merges: int = Field(4000, ge=0, description="merges of the byte-pair encoding of each language")
+    train: str = Field("train", description="split to train on; the pieces of words are learned from it")
+    dev: str = Field("val", description="split that selects the best epoch")
+    merges: int = Field(4000, ge=0, description="number of merges of the byte-pair encoding of each language")
     max_pieces: int = Field(100, ge=1, description="training pairs with a longer side are left out")
 
 
 class TextObjectiveConfig(CrossEntropyConfig):
-    """The objective, without the penalty that asks to look everywhere: a translation has as many words as it needs."""
+    """The objective, by default without the doubly stochastic penalty: a translation has as many words as it needs."""
 
     doubly_stochastic: float = Field(
-        0.0, ge=0, description="weight of the penalty that asks a translation to look at every word (Xu 2015, eq. 14)"
+        0.0, ge=0, description="weight of the penalty that makes a translation attend to every word (Xu 2015, eq. 14)"
     )
 
 
 class TextEvaluationConfig(EvaluationConfig):
-    """Choosing the best epoch by BLEU."""
+    """Selecting the best epoch by BLEU."""
 
     search: TextSearchConfig = Field(default_factory=lambda: TextSearchConfig(width=1))
 
@@ -64,18 +66,18 @@ class TranslateConfig(RunConfig):
     model: TranslationConfig = Field(default_factory=TranslationConfig)
     objective: TextObjectiveConfig = Field(default_factory=TextObjectiveConfig)
     evaluation: TextEvaluationConfig = Field(default_factory=TextEvaluationConfig)
-    batch_tokens: int = Field(4000, ge=1, description="pieces in a step on either side, padding included")
+    batch_tokens: int = Field(4000, ge=1, description="most pieces in a step, on either side, padding included")
 
 
 def load_translate_config(
     name_or_path: str | Path, changes: Iterable[str] = (), output: Path | None = None
 ) -> TranslateConfig:
-    """Read a translator's recipe, by name or from a YAML file, and apply ``key=value`` changes; see :func:`captioner.training.recipe.read_run`."""
+    """Read a translator's recipe, by name or from a YAML file; see :func:`captioner.training.recipe.read_run`."""
     return read_run(TranslateConfig, name_or_path, changes, output)
 
 
 def is_translators(settings: Mapping[str, Any]) -> bool:
-    """Tell a translator's recipe from a captioner's: its model has a source or target language, or an encoder of text."""
+    """Return whether a recipe is a translator's: its model has a source or target language, or a text encoder."""
     model = settings.get("model")
     if not isinstance(model, dict):
         return False
@@ -89,7 +91,7 @@ def read_recipe(name_or_path: str | Path, changes: Iterable[str] = ()) -> RunCon
     """Read a recipe of either kind, a captioner's or a translator's.
 
     Raises:
-        ConfigError: see :func:`read_run`.
+        ConfigError: see :func:`captioner.training.recipe.read_run`.
     """
     if is_translators(override(read_yaml(find_recipe(name_or_path)), changes)):
         return load_translate_config(name_or_path, changes)
@@ -104,15 +106,15 @@ def train_translation(
     resume: bool = False,
     console: Console | None = None,
 ) -> Path:
-    """Train a translation model; what the run's folder gets is told in :mod:`captioner.training.loop`.
+    """Train a translation model; :mod:`captioner.training.loop` describes the files of a run's folder.
 
     Args:
         config: a recipe's name, a YAML file, or the settings themselves, to which ``changes`` and ``output`` do not
             apply.
         changes: ``key=value`` changes of the settings.
-        output: folder of the run, if not the one of the settings.
-        resume: go on with the run in the output folder.
-        console: where to report; ``None`` is standard error.
+        output: folder of the run, if not the one in the settings.
+        resume: continue the run in the output folder.
+        console: where to report; ``None`` for standard error.
 
     Returns:
         The folder of the best model, by BLEU on dev.
@@ -125,47 +127,9 @@ def train_translation(
     return _Run(config, resume=resume, console=console or Console(stderr=True)).run()
 
 
-def evaluate_translation(
-    translator: Translator, data: str | Path, *, split: str = "val", batch_size: int = 64
-) -> tuple[dict[str, float], list[Translation]]:
-    """Translate a split of a data folder and score it against the other language's file; see :func:`score_translations`.
-
-    Raises:
-        CaptionerError: the data cannot be read, or sacrebleu is missing.
-    """
-    _metrics()  # if it is missing, say so before the work
-    config = translator.model.config
-    pairs = read_parallel(data, split, source=config.source, target=config.target).pairs
-    translations = translator([pair.source for pair in pairs], batch_size=batch_size)
-    return score_translations(
-        [translation.text for translation in translations], [pair.target for pair in pairs]
-    ), translations
-
-
-def score_translations(texts: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """Score translations against one reference each, by sacrebleu's settings (Post 2018): ``BLEU`` (13a, cased) and ``chrF``, from 0 to 1.
-
-    Raises:
-        EvaluationError: sacrebleu is missing.
-    """
-    return {
-        name: metric().corpus_score(list(texts), [list(references)]).score / 100 for name, metric in _metrics().items()
-    }
-
-
-def _metrics() -> dict[str, Callable[[], Any]]:
-    try:
-        from sacrebleu.metrics import BLEU, CHRF  # type: ignore[import-not-found,attr-defined,unused-ignore]  # an extra dependency
-    except ImportError:
-        raise EvaluationError(
-            "translations are scored by sacrebleu, which is not installed; install it with: pip install sacrebleu"
-        ) from None
-    return {"BLEU": BLEU, "chrF": CHRF}
-
-
 @dataclass(frozen=True)
 class Batch:
-    """Source sentences (B, S), padded, and their translations as one caption each."""
+    """Source sentences (B, S), padded, and their translations, as one caption each."""
 
     sources: Tensor
     captions: Captions
@@ -180,7 +144,7 @@ class _Run(Loop[Batch]):
 
     def __init__(self, config: TranslateConfig, *, resume: bool, console: Console) -> None:
         super().__init__(config, resume=resume, console=console)
-        _metrics()
+        require_sacrebleu()
         self.config = config
         self.train, self.dev = self._read(config.data.train), self._read(config.data.dev)
         source = Subwords.learn((pair.source for pair in self.train.pairs), merges=config.data.merges)
@@ -204,27 +168,31 @@ class _Run(Loop[Batch]):
         return text
 
     def _encode(self, pairs: Sequence[Pair]) -> list[tuple[list[int], list[int]]]:
-        """Return each pair as numbers: what the encoder reads, and the translation from ``<bos>`` to ``<eos>``; without those that are too long."""
-        most = min(self.config.data.max_pieces, self.config.model.max_pieces)
+        """Return each pair as numbers, without pairs that are too long.
+
+        The source is as the encoder reads it, the translation runs from ``<bos>`` to ``<eos>``.
+        """
+        limit = min(self.config.data.max_pieces, self.config.model.max_pieces)
         numbers = [(self.model.read(pair.source), self.model.target.encode(pair.target)) for pair in pairs]
-        # A source that was cut has no end.
+        # A source that was cut has no <eos>.
         kept = [
-            pair for pair in numbers if pair[0][-1] == EOS and len(pair[0]) - 1 <= most and len(pair[1]) - 2 <= most
+            pair for pair in numbers if pair[0][-1] == EOS and len(pair[0]) - 1 <= limit and len(pair[1]) - 2 <= limit
         ]
         if len(kept) < len(pairs):
             self.console.print(
-                f"{self.train.name}: {len(pairs) - len(kept):,} pairs of more than {most} pieces are left out",
+                f"{self.train.name}: {len(pairs) - len(kept):,} pairs of more than {limit} pieces are left out",
                 style="yellow",
             )
         if not kept:
-            raise AnnotationError(f"{self.train.name}: every pair has more than {most} pieces; raise data.max_pieces")
+            raise AnnotationError(f"{self.train.name}: every pair has more than {limit} pieces; raise data.max_pieces")
         return kept
 
     def describe(self) -> str:
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         return (
-            f"{len(self.numbers):,} pairs to learn from, {len(self.dev.pairs):,} to choose on; {len(self.model.source):,} and "
-            f"{len(self.model.target):,} pieces of words; {parameters / 1e6:.1f} M parameters"
+            f"{len(self.numbers):,} training pairs, {len(self.dev.pairs):,} dev pairs; "
+            f"{len(self.model.source):,} and {len(self.model.target):,} pieces of words; "
+            f"{parameters / 1e6:.1f} M parameters"
         )
 
     def parts(self) -> dict[str, tuple[nn.Module, nn.Module]]:

@@ -15,7 +15,7 @@ import torch
 
 from captioner.backend import choose_device
 from captioner.caption import Caption
-from captioner.caption import Translation as Translation  # what a translator gives is also known here
+from captioner.caption import Translation as Translation  # re-exported
 from captioner.errors import CheckpointError
 from captioner.search import SEARCHES, Hypothesis
 from captioner.settings import validate
@@ -27,23 +27,22 @@ E = TypeVar("E")
 
 
 class Translator:
-    """Translates texts, one sentence each, and shows which words it looked at for every word it wrote.
+    """Translates texts, one sentence each, and shows which source words it attended to for every word it wrote.
 
         translator = Translator.from_pretrained("runs/multi30k_attention/best")
         print(translator("Two dogs run through the snow.").text)
 
-    Captions get their translations by :meth:`captions`; the shipped translator of a language is found by
-    :meth:`for_language`:
+    :meth:`captions` adds translations to captions; :meth:`for_language` finds the shipped translator of a language:
 
         caption = Translator.for_language("de").caption(captioner("photo.jpg"))
         print(caption.translation.text)
-        caption.translation.attention   # (T, S): which pieces of the caption it looked at for every piece it wrote
+        caption.translation.attention   # (T, S): attention of every piece it wrote to the pieces of the caption
         caption.translation.words()     # the same for whole words
 
     Args:
-        model: the model; it is moved and put into eval mode.
+        model: the model; it is moved to the device and put into eval mode.
         device: a torch device, or ``auto``.
-        search: settings that differ from the model's own, for example ``width=1``.
+        search: settings that replace the model's own, for example ``width=1``.
     """
 
     def __init__(self, model: TranslationModel, *, device: str = "auto", **search: Any) -> None:
@@ -65,20 +64,21 @@ class Translator:
         """Load the shipped translator into a language, ``de`` for example, from another.
 
         Raises:
-            CheckpointError: none of those that come with the program writes it, or it is damaged.
+            CheckpointError: no shipped translator writes the language, or it is damaged.
         """
-        there = languages(source)
-        if language.lower() not in there:
-            known = ", ".join(there) or "none"
+        shipped = languages(source)
+        if language.lower() not in shipped:
+            known = ", ".join(shipped) or "none"
             raise CheckpointError(
-                f"no translator from {source!r} into {language!r} comes with this copy of captioner. Languages that there are: {known}; "
-                "or name a translator's folder (--translator); train one with: captioner train"
+                f"no translator from {source!r} into {language!r} comes with this copy of captioner. "
+                f"Languages that there are: {known}; or name a translator's folder (--translator); "
+                "train one with: captioner train"
             )
-        return cls.from_pretrained(there[language.lower()], device=device, **search)
+        return cls.from_pretrained(shipped[language.lower()], device=device, **search)
 
     @property
     def language(self) -> str:
-        """The language that it writes."""
+        """The language it writes."""
         return self.model.config.target
 
     def save_pretrained(self, folder: str | Path, *, card: str = "") -> Path:
@@ -92,11 +92,11 @@ class Translator:
     def __call__(
         self, texts: str | list[str] | tuple[str, ...], *, batch_size: int = 32
     ) -> Translation | list[Translation]:
-        """Translate one text, or a list of them; a text without a word is translated by nothing.
+        """Translate one text, or a list of them; the translation of a text without words is empty.
 
         Args:
-            texts: best a sentence each, as the models learn from sentences.
-            batch_size: texts of like length that are searched at once.
+            texts: preferably one sentence each, as the models are trained on sentences.
+            batch_size: texts of similar length that are translated at once.
         """
         if isinstance(texts, str):
             return self([texts])[0]
@@ -112,19 +112,19 @@ class Translator:
         return translations
 
     def caption(self, caption: Caption) -> Caption:
-        """Return a caption with its translation, and its next best captions with theirs."""
+        """Return a caption with a translation; its next best captions get theirs too."""
         return next(self.captions([caption]))
 
     def captions(self, captions: Iterable[Caption | E], *, batch_size: int = 8) -> Iterator[Caption | E]:
-        """Give captions their translations, and their next best captions theirs, with flat memory and in their order.
+        """Add translations to captions and their next best captions, in order and with constant memory.
 
         Args:
-            captions: walked lazily, for example what :meth:`captioner.pipeline.Captioner.stream` gives; whatever is no
+            captions: read lazily, for example from :meth:`captioner.pipeline.Captioner.stream`; anything that is not a
                 caption, such as a picture's error, is passed on in its place.
-            batch_size: how many are waited for, and then translated at once.
+            batch_size: how many captions are collected and then translated at once.
         """
-        walk = iter(captions)
-        while batch := list(islice(walk, batch_size)):
+        iterator = iter(captions)
+        while batch := list(islice(iterator, batch_size)):
             texts = [
                 one.text for caption in batch if isinstance(caption, Caption) for one in (caption, *caption.others)
             ]
@@ -143,12 +143,12 @@ class Translator:
         return SEARCHES["greedy" if self.search.width == 1 else "beam"](self.model.decoder, memory, self.search)
 
     def _translation(self, hypotheses: list[Hypothesis], source: list[int], text: str) -> Translation:
-        read = self.model.source.decode(source) + [SPECIAL[EOS]] * (source[-1] == EOS)
+        source_tokens = self.model.source.decode(source) + [SPECIAL[EOS]] * (source[-1] == EOS)
         translations = [
             Translation(
                 text=self.model.target.sentence(hypothesis.words),
                 tokens=self.model.target.decode(hypothesis.words),
-                source_tokens=read,
+                source_tokens=source_tokens,
                 log_probability=hypothesis.log_probability,
                 attention=None if hypothesis.attention is None else hypothesis.attention[:, : len(source)],
                 source=text,

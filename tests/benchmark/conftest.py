@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from captioner.benchmark.captions import Said
+from captioner.benchmark.captions import GeneratedCaptions
 from captioner.benchmark.contestants import Contestant
 from captioner.benchmark.cost import Cost, summarise
 from captioner.benchmark.quality import Quality, assess
@@ -30,25 +30,30 @@ MIDDLING = (*WORDS[:3], "a dog", "a table", "a man")
 
 
 def compare(
-    *said: Sequence[str | None], recipes: Sequence[tuple[str, int]] = (), training: CaptionData | None = None
+    *outputs: Sequence[str | None], recipes: Sequence[tuple[str, int]] = (), training: CaptionData | None = None
 ) -> Quality:
-    """Assess models "a", "b", "c" that said these captions of the photos, ``None`` of one that could not be read."""
-    names = "abcdefg"[: len(said)]
-    trained = recipes or [(None, None)] * len(said)
+    """Assess models "a", "b", "c" with these captions of the photos, ``None`` for an unreadable photo."""
+    names = "abcdefg"[: len(outputs)]
+    trained = recipes or [(None, None)] * len(outputs)
     contestants = [Contestant(name, Path(name), *recipe) for name, recipe in zip(names, trained, strict=True)]
     captions = {
-        name: {str(n): text for n, text in enumerate(mine) if text is not None}
-        for name, mine in zip(names, said, strict=True)
+        name: {str(n): text for n, text in enumerate(texts) if text is not None}
+        for name, texts in zip(names, outputs, strict=True)
     }
-    unreadable = {f"{n}.jpg: it is broken": None for mine in said for n, text in enumerate(mine) if text is None}
+    unreadable = {f"{n}.jpg: it is broken": None for texts in outputs for n, text in enumerate(texts) if text is None}
     return assess(
-        contestants, Said(captions, unreadable), DATA, training=training, metrics=("BLEU", "CIDEr"), resamples=200
+        contestants,
+        GeneratedCaptions(captions, unreadable),
+        DATA,
+        training=training,
+        metrics=("BLEU", "CIDEr"),
+        resamples=200,
     )
 
 
 @pytest.fixture(scope="session")
 def quality() -> Quality:
-    """Three models, the last two by one recipe each."""
+    """Quality of three models: one repeats a reference, one is poor, one middling."""
     return compare(WORDS, POOR, MIDDLING)
 
 

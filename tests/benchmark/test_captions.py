@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from captioner.benchmark import captions as module
-from captioner.benchmark.captions import Said, caption_all
+from captioner.benchmark.captions import GeneratedCaptions, caption_all
 from captioner.benchmark.contestants import Contestant, find
 from captioner.benchmark.listener import Listener
 from captioner.benchmark.store import Store
@@ -16,7 +16,7 @@ from captioner.errors import CheckpointError, ConfigError, EvaluationError, Imag
 
 
 class Models:
-    """Stands for all models: it counts the photos that each captioned, and can break off."""
+    """Stub for all models that records the photos each captioned and can be interrupted."""
 
     def __init__(self) -> None:
         self.captioned: list[str] = []
@@ -62,7 +62,9 @@ def contestants(tmp_path: Path) -> list[Contestant]:
 DATA = CaptionData("toys", "jsonl", tuple(Photo(str(n), Path(f"{n}.jpg"), "dev", ("a dog",)) for n in range(10)))
 
 
-def again(contestants: list[Contestant], folder: Path, listener: Listener | None = None, **settings: Any) -> Said:
+def again(
+    contestants: list[Contestant], folder: Path, listener: Listener | None = None, **settings: Any
+) -> GeneratedCaptions:
     fresh = [Contestant(one.name, one.folder) for one in contestants]
     return caption_all(fresh, DATA, store=Store(folder), batch_size=2, device="cpu", listener=listener, **settings)
 
@@ -78,14 +80,14 @@ def test_an_interrupted_captioning_goes_on_where_it_was(
     models.break_at, models.captioned = None, []
     notes: list[str] = []
     steps: list[tuple[str, int, int | None]] = []
-    said = again(contestants, tmp_path / "cache", Listener(note=notes.append))
+    generated = again(contestants, tmp_path / "cache", Listener(note=notes.append))
     assert models.captioned == ["a 8", "a 9", *(f"b {n}" for n in range(10))]
-    assert said.captions == {name: {str(n): f"{name} says {n}" for n in range(10)} for name in "ab"}
+    assert generated.captions == {name: {str(n): f"{name} says {n}" for n in range(10)} for name in "ab"}
     assert notes == [f"a: 8 captions are used again from {tmp_path / 'cache'}"]
     models.loaded, models.captioned = [], []
     assert (
         again(contestants, tmp_path / "cache", Listener(progress=lambda *step: steps.append(step))).captions
-        == said.captions
+        == generated.captions
     )
     assert models.loaded == models.captioned == []
 
@@ -107,8 +109,8 @@ def test_a_damaged_model_and_a_broken_photo_are_left_out(
     (contestants[0].folder / "model.safetensors").write_text("damaged")
     models.broken = {"3"}
     failed: list[str] = []
-    said = again(contestants, tmp_path / "cache", Listener(failed=failed.append))
-    assert list(said.captions) == ["b"] and len(said.captions["b"]) == 9
+    generated = again(contestants, tmp_path / "cache", Listener(failed=failed.append))
+    assert list(generated.captions) == ["b"] and len(generated.captions["b"]) == 9
     assert failed == [f"{contestants[0].folder}: damaged", "3: broken"]
     with pytest.raises(EvaluationError, match="no model is left to compare"):
         again(contestants[:1], tmp_path / "cache")

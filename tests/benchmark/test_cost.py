@@ -26,7 +26,7 @@ def test_spread_is_of_the_order_statistics() -> None:
 
 
 def test_a_noisy_machine_does_not_change_the_verdict() -> None:
-    """The second model is twice as fast; a load that comes and goes slows both down together, tenfold at its worst."""
+    """The second model is twice as fast; a varying load slows both down together, up to tenfold."""
     random = np.random.default_rng(0)
     load = np.repeat(random.uniform(1, 10, 6), 5)[:, None]
     first, second = np.array([[0.08, 0.02]]) * load, np.array([[0.04, 0.01]]) * load
@@ -34,7 +34,7 @@ def test_a_noisy_machine_does_not_change_the_verdict() -> None:
     (timing,) = summarise([4], second[None], first[None])
     assert timing.speed.p50 == pytest.approx(2.0, rel=0.02)
     assert 1.9 < timing.speed.low <= timing.speed.high < 2.1
-    assert timing.throughput.high > 2 * timing.throughput.low  # while the plain numbers are all over the place
+    assert timing.throughput.high > 2 * timing.throughput.low  # while the absolute numbers vary widely
     assert timing.total.p50 == pytest.approx(1000 * np.median(second.sum(1)))
     assert timing.throughput.p50 == pytest.approx(np.median(4 / second.sum(1)))
 
@@ -42,21 +42,21 @@ def test_a_noisy_machine_does_not_change_the_verdict() -> None:
 def test_the_peak_is_of_this_process_and_rises() -> None:
     before = peak_memory()
     assert 5 < before < 100_000
-    kept = np.ones(40_000_000)
-    assert peak_memory() >= min(before + 100, 320) and kept[0] == 1
+    block = np.ones(40_000_000)
+    assert peak_memory() >= min(before + 100, 320) and block[0] == 1
 
 
 class Worker:
-    """Stands for the process of a model; ``says`` are its answers, and an exception is raised."""
+    """Stub for a model's process that returns ``answers`` in turn; an exception is raised."""
 
-    def __init__(self, says: list[object]) -> None:
-        self.says = says
+    def __init__(self, answers: list[object]) -> None:
+        self.answers = answers
 
     def send(self, question: object) -> None:
         pass
 
     def recv(self) -> object:
-        answer = self.says.pop(0)
+        answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -64,7 +64,7 @@ class Worker:
 
 def test_a_model_that_fails_is_left_out_and_the_others_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     about = About(1, 1, 1.0, {1: 1.0}, 1.0, None, "cpu", 1, 1, [])
-    says: dict[str, list[object]] = {
+    answers: dict[str, list[object]] = {
         "damaged": ["CheckpointError: it is damaged"],
         "dies": [about, (0.1, 0.1), EOFError()],
         "good": [about, *[(0.2, 0.0)] * 3],
@@ -73,13 +73,13 @@ def test_a_model_that_fails_is_left_out_and_the_others_are_timed(monkeypatch: py
 
     @contextmanager
     def process(job: Job) -> Iterator[Worker]:
-        yield Worker(says[job.model])
+        yield Worker(answers[job.model])
 
     monkeypatch.setattr(module, "_process", process)
-    costs, errors = time_models({name: Job(name, "cpu", {}, [], [1]) for name in says}, rounds=3)
+    costs, errors = time_models({name: Job(name, "cpu", {}, [], [1]) for name in answers}, rounds=3)
     assert {name: cost.timings[0].speed.p50 for name, cost in costs.items()} == {"good": 1.0, "slow": 0.5}
     assert str(errors["damaged"]) == "damaged: could not be timed: CheckpointError: it is damaged"
     assert "dies: could not be timed: its process died" in str(errors["dies"])
     assert {name: Cost.of(json.loads(json.dumps(asdict(cost)))) for name, cost in costs.items()} == costs
-    says["damaged"] = ["it is damaged"]
+    answers["damaged"] = ["it is damaged"]
     assert time_models({"damaged": Job("damaged", "cpu", {}, [], [1])}, rounds=2)[0] == {}

@@ -10,7 +10,7 @@ from captioner.benchmark.quality import Quality
 from captioner.benchmark.tables import Cell, Table
 from tests.benchmark.conftest import MIDDLING, POOR, WORDS, compare
 
-# What LaTeX prints for each command, as its documentation says (Lamport 1994, appendix C; usrguide.pdf).
+# What LaTeX prints for each command, according to its documentation (Lamport 1994, appendix C; usrguide.pdf).
 PRINTED = {
     r"\textbackslash{}": "\\",
     r"\textasciitilde{}": "~",
@@ -27,7 +27,7 @@ PRINTED = {
 
 
 def printed(text: str) -> str:
-    """Return what LaTeX prints, for the commands that are used here; anything else special is an error."""
+    """Return what LaTeX prints for the commands used here; any other special character is an error."""
     known = "|".join(map(re.escape, PRINTED))
     out = ""
     for command, letter, other in re.findall(rf"({known})|\\([&%$#_{{}}])|(.)", text, flags=re.DOTALL):
@@ -45,7 +45,7 @@ def test_text_is_printed_as_it_is(text: str) -> None:
 
 
 def rows(text: str) -> list[tuple[int, list[str]]]:
-    """Return the rows of all tables, each with the number of columns that its table has."""
+    """Return the rows of all tables, each with the number of columns of its table."""
     out = []
     for columns, body in re.findall(r"\\begin\{tabular\}\{(l?r*)\}\n(.*?)\\end\{tabular\}", text, flags=re.DOTALL):
         lines = [line.strip() for line in body.strip().splitlines()]
@@ -59,8 +59,8 @@ def test_every_row_has_as_many_cells_as_its_table_columns(quality: Quality, cost
     trained = compare(
         WORDS, MIDDLING, POOR, POOR, recipes=[("50%_off", 0), ("50%_off", 1), ("poor & old", 0), ("poor & old", 1)]
     )
-    for found, tables in ((quality, 4), (trained, 5)):
-        text = latex("a_b & 100 % {x}", found, costs, resamples=200)
+    for result, tables in ((quality, 4), (trained, 5)):
+        text = latex("a_b & 100 % {x}", result, costs, resamples=200)
         assert (
             text.count(r"\begin{table}")
             == text.count(r"\end{table}")
@@ -86,5 +86,5 @@ def test_marks_intervals_and_names(quality: Quality) -> None:
     lines = write(table, "A caption.", "odd").splitlines()
     head = [line.strip() for line in lines[lines.index(r"    \toprule") + 1 : lines.index(r"    \midrule")]]
     assert head == [r"& time, &  \\", r"& batch 1 &  \\", r"model & (ms) & x \\"]
-    # A bracket after the end of a row would be read as the length of a skip.
+    # A bracket after the end of a row would be parsed as a vertical skip.
     assert r"    {[}odd{]} & \textbf{1.0}$^\dagger$ & 2 \\" in lines

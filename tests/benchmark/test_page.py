@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from captioner.benchmark.cost import Cost
-from captioner.benchmark.page import Shown, page
+from captioner.benchmark.page import ShownPhoto, page
 from captioner.benchmark.plot import appearance, plot
 from captioner.benchmark.quality import Quality
 
@@ -17,7 +17,7 @@ VOID = {"meta", "img"}
 
 
 class Checker(HTMLParser):
-    """Reads a page, and finds elements that are not closed."""
+    """Parser of a page that fails on elements that are not closed."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -44,41 +44,41 @@ class Checker(HTMLParser):
 
 
 @pytest.fixture
-def shown(tmp_path: Path) -> list[Shown]:
+def shown(tmp_path: Path) -> list[ShownPhoto]:
     Image.new("RGB", (30, 20), (200, 0, 0)).save(tmp_path / "red.png")
     captions = {"a": 'a <b>dog</b> & "cat"', "b": "a boat", "c": ""}
-    first = Shown(
+    first = ShownPhoto(
         "<0>", tmp_path / "red.png", ('a "dog" & a cat',), captions, {"a": 2.5, "b": 0.1, "c": 0.0}, {"a": b"jpeg"}
     )
-    return [first, Shown("1", tmp_path / "gone.png", ("two men",), captions, {"a": 0.0, "b": 1.0, "c": 1.0})]
+    return [first, ShownPhoto("1", tmp_path / "gone.png", ("two men",), captions, {"a": 0.0, "b": 1.0, "c": 1.0})]
 
 
 def test_the_page_is_whole_and_can_be_read_by_everyone(
-    quality: Quality, costs: dict[str, Cost], shown: list[Shown], tmp_path: Path
+    quality: Quality, costs: dict[str, Cost], shown: list[ShownPhoto], tmp_path: Path
 ) -> None:
     plot(tmp_path / "plot.png", quality, costs)
-    found = Checker(page("a <b> & c", quality, costs, shown, resamples=200, plot=(tmp_path / "plot.png").read_bytes()))
-    assert found.all("html") == [{"lang": "en"}] and len(found.all("main")) == len(found.all("h1")) == 1
-    levels = [int(tag[1]) for tag, _ in found.seen if tag in ("h1", "h2", "h3", "h4")]
+    parsed = Checker(page("a <b> & c", quality, costs, shown, resamples=200, plot=(tmp_path / "plot.png").read_bytes()))
+    assert parsed.all("html") == [{"lang": "en"}] and len(parsed.all("main")) == len(parsed.all("h1")) == 1
+    levels = [int(tag[1]) for tag, _ in parsed.seen if tag in ("h1", "h2", "h3", "h4")]
     assert levels[0] == 1 and all(after - before <= 1 for before, after in pairwise(levels))
-    assert len(found.all("img")) == 3 and all(
-        image["alt"] and str(image["src"]).startswith("data:image/") for image in found.all("img")
+    assert len(parsed.all("img")) == 3 and all(
+        image["alt"] and str(image["src"]).startswith("data:image/") for image in parsed.all("img")
     )
-    ids = [attributes["id"] for _, attributes in found.seen if "id" in attributes]
+    ids = [attributes["id"] for _, attributes in parsed.seen if "id" in attributes]
     assert len(set(ids)) == len(ids)
     assert all(
-        attributes[name] in ids for _, attributes in found.seen for name in ("aria-labelledby",) if name in attributes
+        attributes[name] in ids for _, attributes in parsed.seen for name in ("aria-labelledby",) if name in attributes
     )
-    assert not found.all("script") and not found.all("link")
-    assert 'a <b>dog</b> & "cat"' in found.words and "(nothing)" in found.words and "gone.png" in found.words
-    assert found.words.count("best here") == 3  # "a" on the first photo, "b" and "c" on the second
+    assert not parsed.all("script") and not parsed.all("link")
+    assert 'a <b>dog</b> & "cat"' in parsed.words and "(empty)" in parsed.words and "gone.png" in parsed.words
+    assert parsed.words.count("best here") == 3  # "a" on the first photo, "b" and "c" on the second
 
 
 def test_the_summary_says_who_is_best_and_how_often(quality: Quality) -> None:
-    found = Checker(page("toys", quality, {}, [], resamples=200))
+    parsed = Checker(page("toys", quality, {}, [], resamples=200))
     first = next(iter(quality.groups[0].scores["a"].values()))
-    assert f"{100 * first.value:.1f}" in found.words and "best on" in found.words and "100 %" in found.words
-    assert "There is none on which their scores differ" in found.words
+    assert f"{100 * first.value:.1f}" in parsed.words and "best on" in parsed.words and "100 %" in parsed.words
+    assert "no photos on which the models' scores differ" in parsed.words
 
 
 def test_every_model_looks_different_in_the_plot(quality: Quality) -> None:

@@ -13,9 +13,9 @@ from tests.benchmark.conftest import DATA, POOR, WORDS, compare
 
 
 def test_scores_tests_and_what_was_left_out() -> None:
-    found = compare([*WORDS[:5], None], POOR, POOR)
-    assert found.images == ["0", "1", "2", "3", "4"] and found.unreadable == ["5.jpg: it is broken"]
-    whole, *thirds = found.groups
+    result = compare([*WORDS[:5], None], POOR, POOR)
+    assert result.images == ["0", "1", "2", "3", "4"] and result.unreadable == ["5.jpg: it is broken"]
+    whole, *thirds = result.groups
     assert (whole.name, whole.photos, sum(third.photos for third in thirds)) == (ALL, 5, 5)
     references = {photo.image_id: photo.captions for photo in DATA.photos[:5]}
     expected = score(dict(zip(references, POOR, strict=False)), references, metrics=("BLEU", "CIDEr"))
@@ -25,10 +25,10 @@ def test_scores_tests_and_what_was_left_out() -> None:
     assert difference.value == pytest.approx(whole.scores["b"]["CIDEr"].value - whole.scores["a"]["CIDEr"].value)
     assert difference == whole.differences["c"]["CIDEr"]
     assert difference.high < 0
-    # With five photos 2 of 32 exchanges are as extreme, and there are two models.
+    # With five photos, 2 of 32 exchanges are as extreme; Holm doubles the p-value for two models.
     assert difference.p_randomisation == pytest.approx(2 * 2 / 32, abs=0.1)
 
-    text = markdown("toys", found, {}, resamples=200)
+    text = markdown("toys", result, {}, resamples=200)
     assert "1 photo was left out: 5.jpg: it is broken" in text
     row = next(line for line in text.splitlines() if line.startswith("| a |"))
     assert "**100.0**" in row
@@ -47,15 +47,15 @@ def test_novel_captions_need_training_captions() -> None:
 
 
 def test_the_photos_that_differ_most() -> None:
-    found = compare(
+    result = compare(
         WORDS, ["a dog runs on grass", "nothing", "a cat sleeps", "children play", "a boat", "people eat at a table"]
     )
-    assert most_different(found, 12) == sorted(
-        (1, 3), key=lambda n: -abs(found.each["a"]["CIDEr"][n] - found.each["b"]["CIDEr"][n])
+    assert most_different(result, 12) == sorted(
+        (1, 3), key=lambda n: -abs(result.each["a"]["CIDEr"][n] - result.each["b"]["CIDEr"][n])
     )
-    assert len(most_different(found, 1)) == 1
+    assert len(most_different(result, 1)) == 1
 
 
 def test_no_photo_that_all_could_caption() -> None:
-    with pytest.raises(EvaluationError, match=r"not one of 6 photos could be captioned by all models.*it is broken"):
+    with pytest.raises(EvaluationError, match=r"none of the 6 photos could be captioned by all models.*it is broken"):
         compare([None] * 6, WORDS)

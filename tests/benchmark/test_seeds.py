@@ -38,24 +38,25 @@ def test_a_recipe_of_equal_runs_is_tested_as_one_of_them(trained: Quality) -> No
     plain = compare(WORDS, POOR)
     assert alike.seeds is not None
     for metric, expected in plain.groups[0].differences["b"].items():
-        found = alike.seeds.means.differences["poor"][metric]
-        assert (found.p_bootstrap, found.p_randomisation) == (expected.p_bootstrap, expected.p_randomisation)
-        assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+        actual = alike.seeds.means.differences["poor"][metric]
+        assert (actual.p_bootstrap, actual.p_randomisation) == (expected.p_bootstrap, expected.p_randomisation)
+        assert (actual.low, actual.high) == pytest.approx((expected.low, expected.high))
 
 
 def test_the_report_has_means_and_single_runs(trained: Quality) -> None:
     text = markdown("toys", trained, {}, resamples=200)
     over, runs = text.split("## Quality of each run")
     assert "## Quality over seeds" in over and "with the seeds 0, 1" in over
-    mean, deviation = trained.seeds.means.scores["good"]["CIDEr"].value, trained.seeds.deviations["good"]["CIDEr"]  # type: ignore[union-attr]
-    assert f"**{100 * mean:.1f} ± {100 * deviation:.1f}**" in over  # type: ignore[operator]
+    assert trained.seeds is not None
+    mean, deviation = trained.seeds.means.scores["good"]["CIDEr"].value, trained.seeds.deviations["good"]["CIDEr"]
+    assert deviation is not None and f"**{100 * mean:.1f} ± {100 * deviation:.1f}**" in over
     assert all(f"\n| {name} |" in runs for name in "abcd")
 
 
 def test_seeds_that_not_all_recipes_have_do_not_count() -> None:
-    found = compare(
+    result = compare(
         WORDS, MIDDLING, WORDS, POOR, POOR, recipes=[("good", 0), ("good", 1), ("good", 2), ("poor", 0), ("poor", 2)]
     )
-    assert found.seeds is not None and found.seeds.runs == {"good": ["a", "c"], "poor": ["d", "e"]}
+    assert result.seeds is not None and result.seeds.runs == {"good": ["a", "c"], "poor": ["d", "e"]}
     assert compare(WORDS, POOR, recipes=[("good", 0), ("poor", 1)]).seeds is None
     assert compare(WORDS, POOR).seeds is None

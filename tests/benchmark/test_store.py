@@ -22,7 +22,7 @@ def photos(tmp_path: Path) -> dict[str, Photo]:
 
 def test_captions_are_kept_for_the_same_model_search_and_files(tmp_path: Path, photos: dict[str, Photo]) -> None:
     captions = {"one.jpg": "a dog", "two.jpg": "ein Hündchen"}
-    Store(tmp_path / "cache").keep_captions(KEY, captions, photos)
+    Store(tmp_path / "cache").save_captions(KEY, captions, photos)
     store = Store(tmp_path / "cache")
     assert store.captions(KEY, photos) == captions
     assert store.captions(KEY, {"one.jpg": photos["one.jpg"]}) == {"one.jpg": "a dog"}
@@ -39,7 +39,7 @@ def test_captions_are_kept_for_the_same_model_search_and_files(tmp_path: Path, p
 )
 def test_a_damaged_file_counts_as_missing(tmp_path: Path, photos: dict[str, Photo], content: bytes) -> None:
     store = Store(tmp_path / "cache")
-    store.keep_captions(KEY, {"one.jpg": "a dog"}, photos)
+    store.save_captions(KEY, {"one.jpg": "a dog"}, photos)
     (file,) = store.folder.iterdir()
     file.write_bytes(content)
     assert store.captions(KEY, photos) == {}
@@ -48,8 +48,8 @@ def test_a_damaged_file_counts_as_missing(tmp_path: Path, photos: dict[str, Phot
 def test_what_is_forgotten_is_only_its_own(tmp_path: Path, photos: dict[str, Photo]) -> None:
     store = Store(tmp_path)
     store.clear()
-    store.keep_captions(KEY, {}, photos)
-    store.keep_timings(KEY, {"costs": 1})
+    store.save_captions(KEY, {}, photos)
+    store.save_timings(KEY, {"costs": 1})
     assert store.timings(KEY) == {"costs": 1}
     (tmp_path / ".0123456789abcdef.tmp").write_text("half a fi")
     store.clear()

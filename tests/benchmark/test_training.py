@@ -29,7 +29,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 def test_contestants_are_trained_alike_once_for_each_seed(calls: list[tuple[Any, ...]], tmp_path: Path) -> None:
     (tmp_path / RECIPES[1] / "seed-3").mkdir(parents=True)
     (tmp_path / RECIPES[1] / "seed-3" / "state.safetensors").touch()
-    found = train(
+    contestants = train(
         RECIPES, tmp_path, data=tmp_path / "data", restval=True, changes=["epochs=2"], seeds=[0, 3], device="cpu"
     )
     common = [f'data.path="{tmp_path / "data"}"', "data.restval=true", "device=cpu", "epochs=2"]
@@ -43,10 +43,10 @@ def test_contestants_are_trained_alike_once_for_each_seed(calls: list[tuple[Any,
         for recipe in RECIPES
         for seed in (0, 3)
     ]
-    assert [(one.name, one.recipe, one.seed) for one in found] == [
+    assert [(one.name, one.recipe, one.seed) for one in contestants] == [
         (f"{recipe}, seed {seed}", recipe, seed) for recipe in RECIPES for seed in (0, 3)
     ]
-    assert found[0].folder == tmp_path / RECIPES[0] / "seed-0" / "best"
+    assert contestants[0].folder == tmp_path / RECIPES[0] / "seed-0" / "best"
 
 
 def test_features_that_were_named_or_differ_by_seed_are_not_shared(
@@ -59,10 +59,10 @@ def test_features_that_were_named_or_differ_by_seed_are_not_shared(
 
 def test_a_recipe_that_cannot_be_trained_is_left_out(calls: list[tuple[Any, ...]], tmp_path: Path) -> None:
     failed: list[str] = []
-    found = train(
+    contestants = train(
         ["flickr8k_self_critical", RECIPES[0]], tmp_path, data=tmp_path, listener=Listener(failed=failed.append)
     )
-    assert [one.name for one in found] == [RECIPES[0]] and found[0].seed is None
+    assert [one.name for one in contestants] == [RECIPES[0]] and contestants[0].seed is None
     assert failed == ["flickr8k_self_critical: could not be trained: start: there is no such model"]
     train(["no_such"], tmp_path, data=tmp_path, seeds=[0], listener=Listener(failed=failed.append))
     assert "no_such, seed 0: could not be trained: recipe 'no_such' does not exist" in failed[1]

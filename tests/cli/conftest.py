@@ -61,7 +61,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         built = CaptionModel.build(config, Vocabulary(WORDS))
-    built.tuned_stages = built.encoder.stages  # its random weights are stored, as no other place has them
+    built.tuned_stages = built.encoder.stages  # so that its random weights are saved
     return save_model(tmp_path_factory.mktemp("models") / "tiny", built)
 
 
@@ -77,7 +77,7 @@ def translator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def shipped_translator(translator: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of the tiny translator, as the only model that comes with the program."""
+    """The name of the tiny translator, as the only shipped model."""
     shutil.copytree(translator, tmp_path / "program" / "assets" / "translator_en_de")
     monkeypatch.setattr("captioner.assets.files", lambda package: tmp_path / "program" / package)
     return "translator_en_de"
@@ -107,7 +107,7 @@ def paint(folder: Path) -> None:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """A folder of three good pictures, a broken one, a file that is no picture, and a subfolder with one more."""
+    """A folder with three good pictures, a broken one, a file that is not a picture, and one more in a subfolder."""
     folder = tmp_path / "photos"
     paint(folder)
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not really")

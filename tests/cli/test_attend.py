@@ -28,9 +28,7 @@ def attend(run, model: Path):
         ("json", b"{"),
     ],
 )
-def test_one_picture_gives_the_file_that_was_named(
-    attend, photos: Path, tmp_path: Path, kind: str, magic: bytes
-) -> None:
+def test_one_picture_gives_the_given_file(attend, photos: Path, tmp_path: Path, kind: str, magic: bytes) -> None:
     file = tmp_path / "new" / f"figure.{kind}"
     result = attend(photos / "red.jpg", "-o", file)
     assert (result.code, result.err) == (0, "")
@@ -61,7 +59,7 @@ def test_a_folder_of_pictures_with_a_bad_one(attend, photos: Path, tmp_path: Pat
     assert [len(row) for row in value["attention"]] == [rows * columns] * len(value["tokens"])
 
 
-def test_one_word_alone_and_photos_whose_caption_lacks_it(attend, photos: Path, tmp_path: Path) -> None:
+def test_a_single_word_and_photos_whose_caption_lacks_it(attend, photos: Path, tmp_path: Path) -> None:
     attend(photos, "-o", tmp_path / "all", "--format", "json")
     values = [json.loads(path.read_text()) for path in sorted((tmp_path / "all").iterdir())]
     word = values[0]["tokens"][0]
@@ -90,13 +88,11 @@ def test_a_folder_gets_png_by_default(attend, photos: Path, tmp_path: Path) -> N
     assert Image.open(tmp_path / "v1.figures" / "red.attention.png").format == "PNG"
 
 
-def test_the_options_of_captioning_hold(attend, run, model: Path, photos: Path, tmp_path: Path) -> None:
+def test_captions_are_those_of_the_caption_command(attend, run, model: Path, photos: Path, tmp_path: Path) -> None:
     for beam in (1, 3):
-        said = run("caption", "--model", model, "--device", "cpu", "--beam", beam, photos / "red.jpg").out
-        assert (
-            attend(photos / "red.jpg", "-o", tmp_path / "a.json", "--beam", beam).out
-            == f"{tmp_path / 'a.json'}: {said}"
-        )
+        caption = run("caption", "--model", model, "--device", "cpu", "--beam", beam, photos / "red.jpg").out
+        result = attend(photos / "red.jpg", "-o", tmp_path / "a.json", "--beam", beam)
+        assert result.out == f"{tmp_path / 'a.json'}: {caption}"
 
 
 def test_the_length_of_captions_and_what_they_repeat(attend, photos: Path, tmp_path: Path) -> None:
@@ -117,7 +113,7 @@ def test_a_bad_picture_leaves_no_file(attend, photos: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "arguments, said",
+    "arguments, message",
     [
         (["-o", "figure.bmp"], ".html"),
         (["-o", "figure.png", "--format", "bmp"], "png, svg, pdf"),
@@ -127,7 +123,7 @@ def test_a_bad_picture_leaves_no_file(attend, photos: Path, tmp_path: Path) -> N
         (["{photos}", "-o", "figure.png"], "give a folder"),
     ],
 )
-def test_wrong_use_is_refused_before_any_work(run, photos: Path, arguments: list[str], said: str) -> None:
+def test_wrong_usage_is_refused_before_any_work(run, photos: Path, arguments: list[str], message: str) -> None:
     result = run(
         "attend",
         photos / "red.jpg",
@@ -135,10 +131,10 @@ def test_wrong_use_is_refused_before_any_work(run, photos: Path, arguments: list
         "/no/such/model",
         *[argument.format(photos=photos) for argument in arguments],
     )
-    assert result.code == 2 and said in " ".join(result.err.split())
+    assert result.code == 2 and message in " ".join(result.err.split())
 
 
-def test_the_picture_itself_is_not_written_over(attend, photos: Path) -> None:
+def test_the_picture_itself_is_not_overwritten(attend, photos: Path) -> None:
     before = (photos / "green.png").read_bytes()
     result = attend(photos / "green.png", "-o", photos / "more" / ".." / "green.png")
     assert result.code == 1 and "the picture itself" in result.err
@@ -146,12 +142,12 @@ def test_the_picture_itself_is_not_written_over(attend, photos: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options, said",
+    "options, message",
     [(["--heads", "2.1"], "Transformer"), (["--colours", "mud"], "colour map"), (["--scale", "photo"], "scale: ")],
 )
-def test_settings_that_make_no_sense(attend, photos: Path, tmp_path: Path, options: list[str], said: str) -> None:
+def test_invalid_settings_are_refused(attend, photos: Path, tmp_path: Path, options: list[str], message: str) -> None:
     result = attend(photos / "red.jpg", "-o", tmp_path / "figure.png", *options)
-    assert result.code == 1 and said in result.err and len(result.err.splitlines()) == 1
+    assert result.code == 1 and message in result.err and len(result.err.splitlines()) == 1
 
 
 def test_a_model_that_does_not_attend(run, photos: Path, tmp_path: Path) -> None:
@@ -166,11 +162,10 @@ def test_a_model_that_does_not_attend(run, photos: Path, tmp_path: Path) -> None
         decoder={"name": "show_tell", "embedding": 8, "hidden": 8},
     )
     with torch.random.fork_rng(devices=[]):
-        blind = CaptionModel.build(config, Vocabulary(["a", "dog"]))
-    blind.tuned_stages = blind.encoder.stages
-    result = run(
-        "attend", "--model", save_model(tmp_path / "blind", blind), photos / "red.jpg", "-o", tmp_path / "figure.png"
-    )
+        show_tell = CaptionModel.build(config, Vocabulary(["a", "dog"]))
+    show_tell.tuned_stages = show_tell.encoder.stages
+    folder = save_model(tmp_path / "show_tell", show_tell)
+    result = run("attend", "--model", folder, photos / "red.jpg", "-o", tmp_path / "figure.png")
     assert (
         result.code == 1
         and "does not attend" in result.err

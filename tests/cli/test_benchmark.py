@@ -103,11 +103,11 @@ def test_the_whole_report(
     if quality["each"]["tiny"]["CIDEr"] != quality["each"]["plain|one"]["CIDEr"]:
         assert "Where tiny looked" in page and "Where plain|one looked" not in page
 
-    # A second call measures nothing, and says so; but for the one that is asked to begin anew.
-    def measured(*_: object, **__: object) -> None:
+    # A second call measures nothing, and reports that, except with --fresh.
+    def measure(*_: object, **__: object) -> None:
         raise RuntimeError("measured again")
 
-    monkeypatch.setattr("captioner.benchmark.run.time_models", measured)
+    monkeypatch.setattr("captioner.benchmark.run.time_models", measure)
     again = run(*arguments)
     assert again.code == 1 and json.loads((output / "benchmark.json").read_text()) == record
     assert "tiny: 2 captions are used again" in again.err and "timings are used again" in again.err
@@ -115,12 +115,11 @@ def test_the_whole_report(
         run(*arguments, "--fresh")
 
 
-def test_features_stand_for_photos(
+def test_features_replace_photos(
     run: Run, model: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "os.getloadavg", lambda: (0.5, 0.5, 0.5)
-    )  # it stands in the record, and changes between two runs
+    # The load is in the record, and would change between two runs.
+    monkeypatch.setattr("os.getloadavg", lambda: (0.5, 0.5, 0.5))
     from captioner.checkpoint import load_model
     from captioner.data.annotations import read_captions
     from captioner.features import build_store
@@ -212,10 +211,10 @@ def test_a_model_that_cannot_be_timed_is_named(tmp_path: Path) -> None:
 def test_means_over_seeds_of_trained_contestants(
     run: Run, model: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = []
+    calls = []
 
     def train(recipe: str, changes: list[str], *, output: Path, resume: bool, console: object) -> Path:
-        told.append((recipe, output.relative_to(tmp_path / "out"), "epochs=2" in changes, resume))
+        calls.append((recipe, output.relative_to(tmp_path / "out"), "epochs=2" in changes, resume))
         return Path(shutil.copytree(model, output / "best"))
 
     monkeypatch.setattr("captioner.training.fit.run", train)
@@ -238,7 +237,7 @@ def test_means_over_seeds_of_trained_contestants(
         *(*FAST, "--rounds", 0, "--photos", 1),
     )
     assert result.code == 0, result.err
-    assert told == [
+    assert calls == [
         (recipe, Path("runs", recipe, f"seed-{seed}"), True, False) for recipe in recipes for seed in (0, 1)
     ]
     record = json.loads((tmp_path / "out" / "benchmark.json").read_text())
@@ -260,7 +259,7 @@ def test_means_over_seeds_of_trained_contestants(
         (["--train", "flickr8k_show_tell", "--seeds", "0,1", "--set", "seed=3"], "--seeds"),
     ],
 )
-def test_wrong_usage_is_told(run: Run, dataset: Path, tmp_path: Path, arguments: list[str], option: str) -> None:
+def test_wrong_usage_is_refused(run: Run, dataset: Path, tmp_path: Path, arguments: list[str], option: str) -> None:
     result = run("benchmark", "--data", dataset, "-o", tmp_path / "out", *arguments)
     assert result.code == 2 and option in result.err and not (tmp_path / "out").exists()
 

@@ -22,7 +22,7 @@ def test_one_picture_gives_its_sentence(caption, photos: Path) -> None:
     assert sentence.endswith(".") and sentence[0].isupper() and "red.jpg" not in sentence
 
 
-def test_a_bad_picture_stops_no_other(caption, photos: Path) -> None:
+def test_a_bad_picture_does_not_stop_the_others(caption, photos: Path) -> None:
     alone = caption(photos / "red.jpg").out
     result = caption(photos, photos / "gone.jpg")
     assert result.code == 1
@@ -51,7 +51,7 @@ def test_a_list_on_standard_input(caption, photos: Path) -> None:
     assert [line.split(": ")[0] for line in result.lines] == [str(photos / "red.jpg"), str(photos / "blue.jpg")]
 
 
-def test_n_best_gives_falling_captions(caption, photos: Path) -> None:
+def test_n_best_captions_are_sorted_by_score(caption, photos: Path) -> None:
     result = caption(photos / "red.jpg", "--n-best", 3, "--length-normalisation", 0)
     scores = [float(line.split("\t")[1]) for line in result.lines]
     assert len(scores) == 3 and scores == sorted(scores, reverse=True)
@@ -63,7 +63,7 @@ def test_the_length_of_captions_and_what_they_repeat(caption, photos: Path) -> N
 
     assert len(tokens("--min-words", 0, "--max-words", 1)) == 1
     long = tokens("--min-words", 6, "--max-words", 6, "--beam", 1)
-    assert len(long) == 6 and len(set(long)) < 6, "nothing is repeated, and nothing is tested"
+    assert len(long) == 6 and len(set(long)) < 6, "nothing is repeated, so nothing is tested"
     assert len(set(tokens("--min-words", 6, "--max-words", 6, "--beam", 1, "--block-ngram", 1))) == 6
 
 
@@ -72,7 +72,7 @@ def test_settings_of_the_search_that_contradict_the_models(caption, photos: Path
     assert (result.code, result.out) == (1, "") and "min_words (9) must not be more than max_words (6)" in result.err
 
 
-def test_json_holds_good_and_bad(caption, photos: Path) -> None:
+def test_json_has_good_and_bad_pictures(caption, photos: Path) -> None:
     result = caption(photos / "broken.jpg", photos / "red.jpg", "--json", "--attention")
     assert result.code == 1
     bad, good = map(json.loads, result.lines)
@@ -189,7 +189,7 @@ def test_a_language_finds_its_shipped_translator(
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "json", "csv"])
-def test_files_hold_caption_and_translation(caption, photos: Path, translator: Path, tmp_path: Path, kind: str) -> None:
+def test_files_have_caption_and_translation(caption, photos: Path, translator: Path, tmp_path: Path, kind: str) -> None:
     file = tmp_path / f"captions.{kind}"
     assert caption(photos, "--output", file, "--n-best", 2, "--translator", translator).code == 1
     text = file.read_text(encoding="utf-8")
@@ -201,10 +201,10 @@ def test_files_hold_caption_and_translation(caption, photos: Path, translator: P
     else:
         records = json.loads(text) if kind == "json" else [json.loads(line) for line in text.splitlines()]
         found = [
-            (one["caption"], one["translation"]["text"])
+            (candidate["caption"], candidate["translation"]["text"])
             for record in records
             if "error" not in record
-            for one in (record, *record["others"])
+            for candidate in (record, *record["others"])
         ]
     assert len(found) == 6 and [translation for _, translation in found] == expected(
         translator, [caption for caption, _ in found]
@@ -213,7 +213,7 @@ def test_files_hold_caption_and_translation(caption, photos: Path, translator: P
     assert [line.split("\t")[0] for line in lines] == [translation for _, translation in found[-2:]]
 
 
-def test_a_language_that_is_not_there(
+def test_a_language_without_a_translator(
     caption, photos: Path, translator: Path, shipped_translator: str, tmp_path: Path
 ) -> None:
     result = caption(photos, "--language", "fr")
@@ -225,6 +225,6 @@ def test_a_language_that_is_not_there(
     assert "Languages that there are: none;" in caption(photos, "--language", "de").err
 
 
-def test_a_captioner_is_no_translator(caption, photos: Path, model: Path) -> None:
+def test_a_captioner_is_not_a_translator(caption, photos: Path, model: Path) -> None:
     result = caption(photos / "red.jpg", "--translator", model)
     assert result.code == 1 and "is a captioner and not a translator" in result.err

@@ -41,25 +41,17 @@ def test_help_shows_an_example(command: list[str]) -> None:
 
 
 def test_help_loads_nothing_heavy(repository: Path) -> None:
-    heavy = [
-        "torch",
-        "torchvision",
-        "timm",
-        "numpy",
-        "PIL",
-        "yaml",
-        "nltk",
-        "matplotlib",
-    ]  # typer itself may load pydantic
+    # Without pydantic, which typer itself may load.
+    heavy = ["torch", "torchvision", "timm", "numpy", "PIL", "yaml", "nltk", "matplotlib"]
     code = (
         "import runpy, sys\n"
         "sys.argv = ['captioner', 'caption', '--help']\n"
         "try: runpy.run_module('captioner', run_name='__main__')\n"
         f"except SystemExit as exit: print('loaded:', [name for name in {heavy} if name in sys.modules], exit.code)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True)
-    assert "--n-best" in done.stdout
-    assert done.stdout.splitlines()[-1] == "loaded: [] 0"
+    process = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True)
+    assert "--n-best" in process.stdout
+    assert process.stdout.splitlines()[-1] == "loaded: [] 0"
 
 
 def test_version(run) -> None:
@@ -92,7 +84,7 @@ def test_an_interrupt_is_quiet(run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("data", "inspect", "anything") == (130, "", "")
 
 
-def test_a_reader_that_has_gone_is_no_error(run, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_stdout_is_not_reported(run, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Closed(io.StringIO):
         def write(self, text: str) -> int:
             raise BrokenPipeError(errno.EPIPE, "Broken pipe")

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
+import pytest
 
-def test_inspect_counts_and_finds(run, dataset: Path) -> None:
+from captioner.data.inspect import Listing, Report, SplitSummary, Spread, Twins, VocabularySummary
+
+
+def test_inspect_counts_and_lists(run, dataset: Path) -> None:
     result = run("data", "inspect", dataset, "--min-count", 2)
     assert (result.code, result.err) == (0, "")
     assert result.lines[0] == "captions (jsonl): 4 photos with 7 captions"
@@ -23,7 +28,7 @@ def test_json(run, dataset: Path) -> None:
 def test_strict_fails_when_something_is_wrong(run, dataset: Path) -> None:
     result = run("data", "inspect", dataset, "--strict")
     assert result.code == 1
-    assert "Missing pictures: 1" in result.lines  # the report is there all the same
+    assert "Missing pictures: 1" in result.lines  # the report is printed all the same
     dataset.write_text("".join(dataset.read_text().splitlines(keepends=True)[:3]))
     assert run("data", "inspect", dataset, "--strict", "--check-pictures").code == 0
     with dataset.open("a") as file:
@@ -43,3 +48,54 @@ def test_format_and_images(run, dataset: Path, tmp_path: Path) -> None:
     assert "Did you mean 'jsonl'?" in result.err
     (tmp_path / "elsewhere").mkdir()
     assert "Missing pictures: 4" in run("data", "inspect", dataset, "--images", tmp_path / "elsewhere").lines
+
+
+@pytest.fixture
+def report(monkeypatch: pytest.MonkeyPatch) -> Report:
+    """A report on a set in which everything is wrong; the command prints it."""
+    summary = SplitSummary(3, 1234, Spread(1, 2.0, 2.0, 3, 3), Spread(2, 2.5, 2.5, 4, 4))
+    report = Report(
+        name="set",
+        format="csv",
+        splits={"train": summary, "[val]": summary},
+        vocabulary=VocabularySummary(("train", "restval"), 2, 7, 5, {"val": 0.6}),
+        missing=Listing(1, ("photos/d.jpg",)),
+        duplicates=(Twins(("a", "b", "e"), ("train", "val")), Twins(("c", "f"), ("train",))),
+        leaks=(Twins(("a", "b", "e"), ("train", "val")),),
+        unreadable=Listing(0, ()),
+        repeated_captions=Listing(1, ("c",)),
+        empty_captions=2,
+        problems=Listing(50, tuple(f"set.csv:{line}: {'bad ' * 40}" for line in range(20))),
+    )
+    monkeypatch.setattr("captioner.data.inspect.inspect_captions", lambda *args, **options: report)
+    return report
+
+
+def test_the_whole_report(run, dataset: Path, report: Report) -> None:
+    result = run("data", "inspect", dataset)
+    assert result.lines[0] == "set (csv): 6 photos with 2,468 captions"
+    rows = [" ".join(line.split()) for line in result.lines]
+    for name in ("train", "[val]"):
+        assert f"{name} 3 1,234 1 / 2.0 / 3 2 / 2.5 / 2.5 / 4 / 4" in rows
+    header = next(line for line in result.lines if line.startswith("split"))
+    train = next(line for line in result.lines if line.startswith("train"))
+    assert header.index("photos") + len("photos") == train.index(" 3 ") + 2  # numbers end where their title ends
+    for expected in (
+        "Vocabulary of train + restval: 7 words, 5 of them at least 2 times\n  these make 60.00% of the words in val",
+        "Missing pictures: 1\n  photos/d.jpg\nUnreadable pictures: none",
+        "Byte-identical pictures: 2\n  a = b = e (train, val)\n  c = f (train)",
+        "The same picture in more than one split: 1\n  a = b = e (train, val)",
+        "Photos that have a caption twice: 1\n  c\nEmpty captions: 2\n",
+        f"Malformed records: 50\n  set.csv:0: {'bad ' * 40}\n",
+        "  ... and 30 more\n",
+    ):
+        assert expected in result.out
+
+
+def test_what_was_not_checked_is_not_printed(run, dataset: Path, report: Report, monkeypatch) -> None:
+    unchecked = dataclasses.replace(report, splits={}, missing=None, duplicates=None, leaks=None, unreadable=None)
+    monkeypatch.setattr("captioner.data.inspect.inspect_captions", lambda *args, **options: unchecked)
+    result = run("data", "inspect", dataset)
+    assert result.lines[0] == "set (csv): 0 photos with 0 captions"
+    assert result.lines[1].startswith("Vocabulary of ")
+    assert "pictures" not in result.out

@@ -66,7 +66,7 @@ TINY = {
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A server of tiny data sets, to which the catalogue's own entries lead; they keep their folders."""
+    """A server of tiny data sets, to which the entries of the catalogue point; their folders stay."""
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(os, "sync", lambda: None, raising=False)
     running = Server()
@@ -122,10 +122,12 @@ def test_coco_is_where_the_reader_looks(run, server: Server, tmp_path: Path) -> 
     assert (report["format"], report["missing"]["count"], report["unreadable"]["count"]) == ("coco", 0, 0)
     assert {name: split["photos"] for name, split in report["splits"].items()} == {"train": 2, "val": 1}
 
-    asked = len(server.requests)
+    before = len(server.requests)
     again = run("data", "download", "coco", "--to", data)
     assert (
-        again.code == 0 and all("nothing to download" in line for line in again.lines) and len(server.requests) == asked
+        again.code == 0
+        and all("nothing to download" in line for line in again.lines)
+        and len(server.requests) == before
     )
 
 
@@ -152,7 +154,7 @@ def test_members(run, server: Server, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "coco" / "annotations").iterdir()] == ["captions_val2014.json"]
 
 
-def test_one_that_fails_does_not_hold_up_the_others(run, server: Server, tmp_path: Path) -> None:
+def test_a_failure_does_not_hold_up_the_others(run, server: Server, tmp_path: Path) -> None:
     del server.files["val2014.zip"]
     result = run("data", "download", "coco", "--to", tmp_path)
     assert result.code == 1 and len(result.lines) == 2
@@ -162,12 +164,12 @@ def test_one_that_fails_does_not_hold_up_the_others(run, server: Server, tmp_pat
     assert "captioner data inspect" not in result.err
 
 
-def test_a_terminal_shows_bars_and_they_leave_no_trace_in_the_results(
+def test_bars_are_shown_on_a_terminal_but_not_in_the_results(
     run, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     terminal = io.StringIO()
     monkeypatch.setattr(console, "messages", Console(file=terminal, force_terminal=True, width=200, soft_wrap=True))
-    server.script = [Answer(cut=100)]  # its bar goes on, or begins anew
+    server.script = [Answer(cut=100)]  # its bar continues or starts over
     result = run("data", "download", "coco-captions", "--to", tmp_path)
     assert (
         result.code == 0
@@ -176,6 +178,6 @@ def test_a_terminal_shows_bars_and_they_leave_no_trace_in_the_results(
     assert "coco/annotations_trainval2014.zip" in terminal.getvalue()
 
 
-def test_help_tells_how_to_begin(run) -> None:
+def test_help_shows_an_example(run) -> None:
     result = run("data", "download", "--help")
     assert result.code == 0 and "Example: captioner data download coco" in " ".join(result.out.split())

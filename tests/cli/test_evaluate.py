@@ -43,10 +43,10 @@ def test_table_and_files(run, model: Path, dataset: Path, tmp_path: Path) -> Non
     assert [written["scores"][f"BLEU-{n}"] for n in (1, 2, 3, 4)] == pytest.approx(expected)
 
 
-def test_features_give_what_pictures_give(
+def test_features_give_the_scores_of_pictures(
     run, model: Path, dataset: Path, features: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # In 32 bits all the way, as the store was made, so that rounding changes no caption.
+    # In 32 bits throughout, as the store was made, so that rounding changes no caption.
     import torch
 
     monkeypatch.setattr("captioner.encoders.base.fast_dtype", lambda device: torch.float32)
@@ -75,18 +75,17 @@ def test_the_settings_of_the_search(
         "cpu",
         "--json",
     )
-    asked = {"width": 1, "length_normalisation": 0.0, "min_words": 6, "max_words": 6, "block_ngram": 1}
+    expected = {"width": 1, "length_normalisation": 0.0, "min_words": 6, "max_words": 6, "block_ngram": 1}
     captions = tmp_path / "captions.json"
-    search = json.loads(run("evaluate", model, dataset, *METRICS, *options, "--output-captions", captions).out)[
-        "search"
-    ]
-    assert {name: search[name] for name in asked} == asked
+    result = run("evaluate", model, dataset, *METRICS, *options, "--output-captions", captions)
+    search = json.loads(result.out)["search"]
+    assert {name: search[name] for name in expected} == expected
     for entry in json.loads(captions.read_text()):
         words = entry["caption"].lower().rstrip(".").split()
         assert len(words) == len(set(words)) == 6
     pytest.importorskip("sacrebleu")
     search = json.loads(run("evaluate", translator, parallel, *options).out)["search"]
-    assert {name: search[name] for name in asked} == asked
+    assert {name: search[name] for name in expected} == expected
 
 
 @pytest.fixture
@@ -190,7 +189,7 @@ def test_captions_of_another_program_are_scored_without_a_model(run, dataset: Pa
         )
 
 
-def test_ids_that_are_unknown_or_missing_are_told_and_the_rest_is_scored(run, dataset: Path, tmp_path: Path) -> None:
+def test_unknown_or_missing_ids_are_reported_and_the_rest_is_scored(run, dataset: Path, tmp_path: Path) -> None:
     file = results(
         tmp_path / "theirs.json", {"red.jpg": "a red dog runs", "blue.jpg": "a dog", "nobody.jpg": "a cat", 7: "a cow"}
     )
@@ -201,7 +200,7 @@ def test_ids_that_are_unknown_or_missing_are_told_and_the_rest_is_scored(run, da
     assert second == f"error: {file}: 1 of 3 images have no caption: 'green.png'"
 
 
-def test_captions_of_other_photos_altogether(run, dataset: Path, tmp_path: Path) -> None:
+def test_captions_of_entirely_different_photos(run, dataset: Path, tmp_path: Path) -> None:
     file = results(tmp_path / "theirs.json", {1: "a cat"})
     result = run(
         "evaluate", dataset, "--split", "val", "--captions", file, *METRICS, "--output-scores", tmp_path / "scores.json"
@@ -246,7 +245,7 @@ def test_what_is_for_models_is_refused_for_captions(
 
 @pytest.fixture
 def unlabelled(dataset: Path) -> Path:
-    """COCO's list of photos whose captions are kept back."""
+    """COCO's list of photos whose captions are not published."""
     images = [
         {"id": number, "file_name": name, "width": 80, "height": 60}
         for number, name in enumerate(("red.jpg", "green.png"), start=581)
@@ -272,7 +271,7 @@ def test_the_test_servers_file_of_a_split_without_references(
     assert sorted(coco.loadRes(str(output)).getImgIds()) == [581, 582]
 
 
-def test_a_split_without_references_and_nowhere_to_write(run, model: Path, unlabelled: Path, tmp_path: Path) -> None:
+def test_a_split_without_references_needs_an_output(run, model: Path, unlabelled: Path, tmp_path: Path) -> None:
     result = run("evaluate", model, unlabelled)
     assert (result.code, result.out) == (1, "") and "--output-captions" in result.err
     file = results(tmp_path / "theirs.json", {581: "a dog"})
@@ -294,15 +293,17 @@ def boxes(dataset: Path) -> Path:
     return file
 
 
-def test_attention_is_held_against_boxes(run, model: Path, dataset: Path, boxes: Path) -> None:
-    told = json.loads(
-        run("evaluate", model, dataset, "--split", "val", "--grounding", boxes, "--json", "--device", "cpu").out
-    )
-    references = told["grounding"]["references"]
-    assert told["images"] == 2 and references["words"] == 4 and list(references["classes"]) == ["dog"]
+def test_attention_is_compared_with_boxes(run, model: Path, dataset: Path, boxes: Path) -> None:
+    arguments = ("evaluate", model, dataset, "--split", "val", "--grounding", boxes, "--device", "cpu")
+    record = json.loads(run(*arguments, "--json").out)
+    references = record["grounding"]["references"]
+    assert record["images"] == 2 and references["words"] == 4 and list(references["classes"]) == ["dog"]
     assert references["scores"]["mass, even"]["value"] == pytest.approx(40 * 40 / (80 * 60))
-    result = run("evaluate", model, dataset, "--split", "val", "--grounding", boxes, "--device", "cpu")
+    result = run(*arguments)
     assert result.code == 0 and any("pointing over centre" in line for line in result.lines)
+    for label, count in (("words counted", "4"), ("photos counted", "2"), ("words of absent classes", "0")):
+        (line,) = (line for line in result.lines if label in line)
+        assert line.split()[-2] == count
 
 
 def test_boxes_of_other_photos(run, model: Path, dataset: Path, boxes: Path) -> None:
@@ -313,7 +314,7 @@ def test_boxes_of_other_photos(run, model: Path, dataset: Path, boxes: Path) -> 
     )
 
 
-def test_an_unknown_split_names_those_there_are(run, model: Path, dataset: Path) -> None:
+def test_an_unknown_split_names_the_existing_ones(run, model: Path, dataset: Path) -> None:
     result = run("evaluate", model, dataset, "--split", "test")
     assert result.code == 1
     assert "val (3), train (1)" in result.err
@@ -376,6 +377,6 @@ def test_what_is_for_captioners_is_refused_for_translators(
     assert (result.code, result.out) == (2, "") and option[0] in result.err
 
 
-def test_a_missing_split_names_the_files_there_are(run, translator: Path, parallel: Path) -> None:
+def test_a_missing_split_names_the_existing_files(run, translator: Path, parallel: Path) -> None:
     result = run("evaluate", translator, parallel, "--split", "test", "--device", "cpu")
     assert (result.code, result.out) == (1, "") and "test.en" in result.err and "val.en" in result.err

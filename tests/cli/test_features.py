@@ -40,7 +40,7 @@ def test_build_and_again(run, dataset: Path, tmp_path: Path) -> None:
     assert shard.stat().st_mtime_ns == before
 
 
-def test_of_a_model_and_without_its_last_stages(run, dataset: Path, model: Path, tmp_path: Path) -> None:
+def test_a_models_encoder_without_its_last_stages(run, dataset: Path, model: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     assert (
         run("features", dataset, "-o", store, "--split", "dev", "--model", model, "--cut", 1, "--device", "cpu").code
@@ -53,7 +53,7 @@ def test_of_a_model_and_without_its_last_stages(run, dataset: Path, model: Path,
     assert from_store == json.loads(captions.read_text())
 
 
-def test_goes_on_where_it_was_stopped(run, dataset: Path, tmp_path: Path) -> None:
+def test_resumes_after_an_interruption(run, dataset: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     run("features", dataset, "-o", store, "--split", "val", *BUILD)
     whole = np.load(store / "00000.npy").copy()
@@ -88,7 +88,7 @@ def test_an_unreadable_picture_is_left_out_and_reported(run, dataset: Path, tmp_
     assert ": 3 pictures," in result.out
 
 
-def test_several_data_sets_are_joined(run, dataset: Path, tmp_path: Path) -> None:
+def test_several_data_sets_are_merged(run, dataset: Path, tmp_path: Path) -> None:
     other = dataset.with_name("others.jsonl")
     other.write_text(json.dumps({"image": "red.jpg", "caption": "a dog", "split": "val"}) + "\n")
     run("features", dataset, other, "-o", tmp_path / "store", "--split", "val", *BUILD)
@@ -126,8 +126,8 @@ def test_regions(run, dataset: Path, tmp_path: Path) -> None:
     masked = np.isnan(boxes).any(-1)
     assert vectors.shape == (3, 12, 512) and boxes.shape == (3, 12, 4)
     assert (masked.sum(1) <= 2).all() and (vectors[masked] == 0).all()  # ten regions at least
-    told = json.loads((store / "index.json").read_text())["encoder"]
-    assert (told["regions"], told["features"], told["size"]) == (12, "head", 64)
+    encoder = json.loads((store / "index.json").read_text())["encoder"]
+    assert (encoder["regions"], encoder["features"], encoder["size"]) == (12, "head", 64)
 
 
 @pytest.mark.parametrize(
@@ -135,11 +135,11 @@ def test_regions(run, dataset: Path, tmp_path: Path) -> None:
     [
         (("--encoder", "regions", "--set", "region=12"), "there is no setting 'region'. Did you mean 'regions'?"),
         (("--encoder", "regions", "--fit", "crop"), "there is no setting 'fit'"),
-        (("--model", "show_tell", "--set", "size=64"), "a model's encoder is taken as it is"),
+        (("--model", "show_tell", "--set", "size=64"), "a model's encoder cannot be changed"),
         (("--set", "backbone"), "write it as key=value"),
     ],
 )
-def test_a_setting_that_makes_no_sense(
+def test_invalid_settings_are_refused(
     run, dataset: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     result = run("features", dataset, "-o", tmp_path / "store", *arguments)
@@ -152,7 +152,7 @@ def test_settings_of_a_backbone(run, dataset: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "store" / "plan.json").read_text())["transform"]["fit"] == "crop"
 
 
-def test_a_recipe_says_what_its_training_will_look_for(run, dataset: Path, tmp_path: Path) -> None:
+def test_a_recipe_determines_the_store_of_its_training(run, dataset: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(
         f"""
@@ -169,7 +169,7 @@ precision: 32-true
     )
     built = run("features", recipe, "--set", "data.flips=true", "--device", "cpu", "--workers", 1)
     store = tmp_path / "run" / "features"
-    assert built.code == 1 and "gone.jpg" in built.err  # the one picture to learn from, which is not there
+    assert built.code == 1 and "gone.jpg" in built.err  # the only training picture, which is missing
     assert built.out.startswith(f"{store}: 3 pictures and their mirror images")
     (dataset.parent / "gone.jpg").write_bytes((dataset.parent / "red.jpg").read_bytes())
     again = run("features", recipe, "--device", "cpu", "-o", tmp_path / "mine")
@@ -181,12 +181,12 @@ precision: 32-true
 @pytest.mark.parametrize(
     "option", [("--cut", 1), ("--flips",), ("--size", 64), ("--encoder", "regions"), ("--split", "dev")]
 )
-def test_what_a_recipe_says_is_not_said_twice(run, option: tuple[object, ...]) -> None:
+def test_options_that_a_recipe_determines_are_refused(run, option: tuple[object, ...]) -> None:
     result = run("features", "flickr8k_show_attend_tell", "-o", "store", *option)
     assert result.code == 2 and str(option[0]) in result.err and "--set" in result.err
 
 
-def test_data_need_a_folder_to_go_to(run, dataset: Path) -> None:
+def test_data_sets_need_an_output_folder(run, dataset: Path) -> None:
     assert "--output" in run("features", dataset).err
 
 

@@ -16,7 +16,7 @@ def test_shipped_models_and_families_are_listed(run) -> None:
         assert name in result.out
 
 
-def test_json_holds_it_all(run) -> None:
+def test_json_has_everything(run) -> None:
     listed = json.loads(run("models", "--json").out)
     assert set(listed["models"]) == set(shipped(None))
     assert listed["models"][DEFAULT]["default"]

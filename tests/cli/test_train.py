@@ -15,7 +15,7 @@ DECODER = {"name": "show_attend_tell", "embedding": 8, "hidden": 12, "attention"
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """The calls of the two trainings, which are not done."""
+    """The calls of the two training functions, which are replaced."""
     calls: list[tuple[Any, ...]] = []
 
     def fake(kind: str) -> Any:
@@ -54,7 +54,7 @@ def test_a_recipe_goes_to_the_training_of_its_kind(
     ]
 
 
-def test_a_change_can_make_it_a_translator(run, trained: list[Any], tmp_path: Path) -> None:
+def test_a_change_can_make_a_recipe_a_translators(run, trained: list[Any], tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("data: {path: multi30k}\n")
     assert run("train", tmp_path / "recipe.yaml", "--set", "model.encoder.name=sequence").code == 0
     assert trained[0][0] == "translator"

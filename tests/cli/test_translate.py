@@ -22,7 +22,8 @@ def expected(translator: Path) -> list[str]:
 
 @pytest.mark.parametrize("batch_size", [2, 32])
 def test_a_line_gives_a_line(translate, expected: list[str], tmp_path: Path, batch_size: int) -> None:
-    text = f"\ufeff{SOURCE[0]}\r\n\n{SOURCE[1]}\n{SOURCE[2]}\n{SOURCE[3]}"  # as Windows writes it; the last line has no end
+    # As Windows writes it, without a line end at the end.
+    text = f"\ufeff{SOURCE[0]}\r\n\n{SOURCE[1]}\n{SOURCE[2]}\n{SOURCE[3]}"
     (tmp_path / "text.txt").write_bytes(text.encode())
     lines = [expected[0], "", *expected[1:]]
     for result in (
@@ -35,11 +36,11 @@ def test_a_line_gives_a_line(translate, expected: list[str], tmp_path: Path, bat
     assert translate(stdin="") == (0, "", "")
 
 
-def test_a_line_is_what_ends_with_a_line_feed(translate) -> None:
+def test_only_a_line_feed_ends_a_line(translate) -> None:
     assert translate(stdin="a dog\x0c\u2028a\rman\n").out.count("\n") == 1
 
 
-def test_json_holds_the_attention(translate, expected: list[str]) -> None:
+def test_json_has_the_attention(translate, expected: list[str]) -> None:
     (line,) = translate("--json", "--attention", stdin=SOURCE[0]).lines
     record = json.loads(line)
     assert (record["language"], record["text"], record["source"]) == ("de", expected[0], SOURCE[0])

@@ -1,4 +1,4 @@
-"""Caption files for the tests of the data room."""
+"""Caption files for the tests of :mod:`captioner.data`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SENTENCES = [{"raw": "x"}]
 
 
 def write(path: Path, content: object) -> Path:
-    """Write text as it is, bytes as they are, anything else as JSON."""
+    """Write text and bytes unchanged, anything else as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(content, bytes):
         path.write_bytes(content)

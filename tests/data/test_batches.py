@@ -1,4 +1,4 @@
-"""Batches of captioned photos: padding, drawing, and drawing ahead."""
+"""Batches of captioned photos: padding, sampling, and prefetching."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_long_captions_are_cut() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 10])
-def test_every_photo_comes_once_an_epoch(batch_size: int) -> None:
+def test_every_photo_is_drawn_once_an_epoch(batch_size: int) -> None:
     drawn = list(sampler(batch_size=batch_size).epoch(0))
     assert len(drawn) == len(sampler(batch_size=batch_size))
     assert sorted(photo for sample in drawn for photo in sample.photos) == list(range(len(PHOTOS)))
@@ -89,7 +89,7 @@ def test_every_photo_comes_once_an_epoch(batch_size: int) -> None:
 
 
 @pytest.mark.parametrize("per_image", [1, 3, 5])
-def test_a_photo_lends_so_many_different_captions(per_image: int) -> None:
+def test_so_many_different_captions_of_a_photo_are_drawn(per_image: int) -> None:
     seen: set[tuple[int, int]] = set()
     for epoch in range(40):
         for sample in sampler(per_image=per_image).epoch(epoch):
@@ -98,7 +98,7 @@ def test_a_photo_lends_so_many_different_captions(per_image: int) -> None:
                 seen |= {(photo, caption) for caption in chosen}
     assert seen == {
         (photo, caption) for photo, n in enumerate(CAPTIONS) for caption in range(n)
-    }  # none is left out for ever
+    }  # none is left out forever
 
 
 def test_the_same_seed_and_epoch_draw_the_same_whatever_came_before() -> None:
@@ -111,23 +111,23 @@ def test_the_same_seed_and_epoch_draw_the_same_whatever_came_before() -> None:
 
 
 @pytest.mark.parametrize("skip", [0, 1, 2, 3])
-def test_skipping_goes_on_where_an_epoch_was_left(skip: int) -> None:
+def test_skipping_continues_where_an_epoch_stopped(skip: int) -> None:
     assert list(sampler().epoch(5, skip=skip)) == list(sampler().epoch(5))[skip:]
 
 
-def test_half_of_the_photos_are_mirrored_if_asked_for() -> None:
+def test_half_of_the_photos_are_mirrored_on_request() -> None:
     flips = [flip for epoch in range(60) for sample in sampler().epoch(epoch) for flip in sample.flipped]
     assert 0.4 < sum(flips) / len(flips) < 0.6
     assert not any(flip for sample in sampler(flips=False).epoch(0) for flip in sample.flipped)
 
 
 @pytest.mark.parametrize("ahead", [1, 2, 50])
-def test_drawing_ahead_keeps_the_order(ahead: int) -> None:
+def test_prefetching_keeps_the_order(ahead: int) -> None:
     assert list(prefetch(iter(range(20)), ahead=ahead)) == list(range(20))
     assert not threads()
 
 
-def test_drawing_ahead_raises_what_the_thread_met() -> None:
+def test_prefetching_raises_the_error_of_its_thread() -> None:
     def broken() -> Iterator[int]:
         yield 1
         yield 2
@@ -140,12 +140,12 @@ def test_drawing_ahead_raises_what_the_thread_met() -> None:
     assert got == [1, 2] and not threads()
 
 
-def test_drawing_ahead_is_bounded_and_ends_with_its_user() -> None:
+def test_prefetching_is_bounded_and_ends_with_its_user() -> None:
     drawn: list[int] = []
     items = prefetch((drawn.append(i) or i for i in itertools.count()), ahead=2)  # type: ignore[func-returns-value]
     assert [next(items) for _ in range(3)] == [0, 1, 2]
     time.sleep(0.1)
-    assert len(drawn) <= 3 + 2 + 1  # used, waiting in the queue, and in the thread's hand
+    assert len(drawn) <= 3 + 2 + 1  # used, waiting in the queue, and held by the thread
     assert len(threads()) == 1
     items.close()  # type: ignore[attr-defined]
     assert not threads()

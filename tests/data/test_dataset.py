@@ -1,4 +1,4 @@
-"""Splits of caption data, and sets joined into one."""
+"""Splits of caption data, and merged data sets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def data_of(
     return CaptionData(name, format, made, problems)
 
 
-def test_a_split_that_is_not_there_is_answered_with_those_that_are() -> None:
+def test_the_error_for_an_unknown_split_lists_the_known_ones() -> None:
     data = data_of("set", ("a", "train"), ("b", "train"), ("c", "dev"))
     with pytest.raises(AnnotationError, match=r'"test"; the splits are: train \(2\), dev \(1\)'):
         data.split("test")
@@ -39,9 +39,9 @@ def test_restval_alone_can_be_the_train_split() -> None:
 def test_a_complaint_counts_what_was_left_out_and_names_the_first() -> None:
     assert data_of("set", ("a", "train")).complaint() is None
     one = data_of("set", ("a", "train"), problems=(Problem("f.csv:3", "the caption is empty"),))
-    assert (
-        one.complaint()
-        == "set: 1 malformed record was left out, the first: f.csv:3: the caption is empty; `captioner data inspect` lists them"
+    assert one.complaint() == (
+        "set: 1 malformed record was left out, the first: f.csv:3: the caption is empty; "
+        "`captioner data inspect` lists them"
     )
     many = data_of("set", ("a", "train"), problems=one.problems * 1234).complaint()
     assert many is not None and many.startswith("set: 1,234 malformed records were left out, the first: f.csv:3: ")
@@ -57,7 +57,7 @@ def test_merged_sets_have_unique_ids_and_keep_those_that_do_not_collide() -> Non
     assert joined.splits == {"train": 2, "val": 2}
 
 
-def test_merging_a_set_with_itself_or_with_a_spiteful_one_still_gives_unique_ids() -> None:
+def test_merging_a_set_with_itself_or_with_an_adversarial_one_gives_unique_ids() -> None:
     one = data_of("one", ("1", "train"), ("one/1", "train"))
     ids = [photo.image_id for photo in merge(one, one, data_of("one-2", ("1", "val"), ("one-2/1", "val"))).photos]
     assert len(set(ids)) == len(ids) == 6

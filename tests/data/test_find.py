@@ -1,4 +1,4 @@
-"""Names, folders and patterns to picture files."""
+"""Finding picture files by names, folders and patterns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from captioner.data.find import IMAGE_EXTENSIONS, find_images
 
 @pytest.fixture
 def album(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Folders and files in the working directory; nothing is decoded, so that they may be empty."""
+    """Folders and files in the working directory; nothing is decoded, so they may be empty."""
     for name in (
         "photos/b.jpg",
         "photos/a.PNG",
@@ -63,14 +63,14 @@ def test_names_that_exist_are_no_patterns(album: Path) -> None:
     assert found("odd [x]") == found("odd [x]/*.jpg") == ["odd [x]/f.jpg", "odd [x]/g.jpg"]
 
 
-def test_what_is_not_there_is_given_back(album: Path) -> None:
+def test_what_does_not_exist_is_yielded_unchanged(album: Path) -> None:
     names = ["gone.jpg", "gone/*.jpg", "a**b", "photos/notes.txt", "photos/z*", "x" * 5000]
     assert found(*names) == names
     Path("dangling.jpg").symlink_to("gone.jpg")
     assert found("dangling.jpg") == ["dangling.jpg"]
 
 
-def test_empty_folders_are_told(album: Path) -> None:
+def test_empty_folders_are_reported(album: Path) -> None:
     told: list[str] = []
     assert found("empty", "photos/b.jpg", on_empty=told.append) == ["photos/b.jpg"]
     assert told == ["empty/: no pictures in this folder (use --recursive to look in subfolders)"]

@@ -1,4 +1,4 @@
-"""Any file to a clean RGB picture, or one clear error."""
+"""Reading any file as a clean RGB picture, or one clear error."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CORNERS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0))  # top left, to
 
 
 def corners(width: int = 64, height: int = 48) -> Image.Image:
-    """Four plain quarters of different colours, which JPEG keeps and which show every turn."""
+    """Four plain quarters of different colours, which JPEG keeps and which show every rotation."""
     image = Image.new("RGB", (width, height))
     draw = ImageDraw.Draw(image)
     for index, colour in enumerate(CORNERS):
@@ -107,7 +107,7 @@ def test_all_orientations_come_out_upright(kind: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}.get(kind, KINDS[kind])
-    # What a camera held in that orientation stores: the inverse of the turn that a viewer makes.
+    # What a camera held in that orientation stores: the inverse of the rotation that a viewer makes.
     inverse = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}.get(orientation)
     stored = corners() if inverse is None else corners().transpose(Image.Transpose(inverse))
     image = load_image(encode(stored, kind, exif=exif.tobytes(), **options))
@@ -116,7 +116,7 @@ def test_all_orientations_come_out_upright(kind: str, orientation: int) -> None:
         assert np.abs(np.asarray(image)[y, x].astype(int) - colour).max() < 12
 
 
-def test_a_loaded_picture_is_turned_only_once() -> None:
+def test_a_loaded_picture_is_rotated_only_once() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     content = encode(corners(), "JPEG", exif=exif.tobytes())
@@ -197,7 +197,7 @@ def test_one_bit_pictures() -> None:
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_of_an_animation_the_first_frame_is_taken(kind: str) -> None:
+def test_the_first_frame_of_an_animation_is_taken(kind: str) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in CORNERS]
     options = {"lossless": True} if kind == "WEBP" else {}
     image = load_image(encode(frames[0], kind, save_all=True, append_images=frames[1:], **options))
@@ -223,12 +223,12 @@ def heic(image: Image.Image, **options: Any) -> bytes:
 
 
 def claiming(content: bytes, width: int, height: int) -> bytes:
-    """A HEIC file that says its coded picture is of any size."""
+    """A HEIC file that declares any size for its coded picture."""
     place = content.index(b"ispe") + 8
     return content[:place] + struct.pack(">II", width, height) + content[place + 8 :]
 
 
-def test_of_a_heic_file_with_several_pictures_the_primary_one_is_taken() -> None:
+def test_the_primary_picture_of_a_heic_file_is_taken() -> None:
     pictures = [Image.new("RGB", (64, 64), colour) for colour in CORNERS]
     content = heic(pictures[0], save_all=True, append_images=pictures[1:], primary_index=2)
     assert load_image(content).getpixel((32, 32)) == CORNERS[2]
@@ -290,7 +290,8 @@ def test_pi_heif_is_imported_for_the_first_heic(tmp_path: Path, repository: Path
     (tmp_path / "b.heic").write_bytes(heic(scene()))
     code = (
         "import sys, captioner; from captioner.data.images import load_image\n"
-        f"for name in ('a.jpg', 'b.heic'): print(load_image({str(tmp_path)!r} + '/' + name).size, 'pi_heif' in sys.modules)"
+        "for name in ('a.jpg', 'b.heic'):\n"
+        f"    print(load_image({str(tmp_path)!r} + '/' + name).size, 'pi_heif' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=repository)
     assert done.stdout == "(80, 60) False\n(80, 60) True\n"
@@ -299,7 +300,7 @@ def test_pi_heif_is_imported_for_the_first_heic(tmp_path: Path, repository: Path
 # --- reduced decoding -----------------------------------------------------------------------------
 
 
-def test_a_large_jpeg_decodes_reduced_but_never_below_the_size_asked_for() -> None:
+def test_a_large_jpeg_decodes_reduced_but_never_below_the_requested_size() -> None:
     content = encode(scene(1700, 1000), "JPEG", quality=95)
     assert load_image(content).size == (1700, 1000)
     assert load_image(content, min_size=448).size == (850, 500)
@@ -342,7 +343,7 @@ def test_files_load_while_another_thread_imports_torch(monkeypatch: pytest.Monke
     content = encode(scene(), "PNG")
     for name in ("torch", "numpy"):
         with monkeypatch.context() as patch:
-            patch.setitem(sys.modules, name, types.ModuleType(name))  # what an import leaves there when it begins
+            patch.setitem(sys.modules, name, types.ModuleType(name))  # as at the beginning of an import
             assert load_image(content) == scene()
 
 
@@ -400,7 +401,7 @@ def test_objects_that_are_no_picture(source: Any, name: str, reason: str) -> Non
         (b"PK\x03\x04" + bytes(40), "archive"),
     ],
 )
-def test_a_file_that_is_no_picture_says_what_it_is(content: bytes, reason: str, tmp_path: Path) -> None:
+def test_the_error_for_a_file_that_is_no_picture_says_what_it_is(content: bytes, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     path.write_bytes(content)
     error = refusal(path)
@@ -515,7 +516,9 @@ def test_the_limit_by_argument_and_environment(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_raised_limit_passes_pillows_own(monkeypatch: pytest.MonkeyPatch) -> None:
     content = encode(scene(80, 60), "PNG")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # as a picture of 400 million pixels meets it
+    monkeypatch.setattr(
+        Image, "MAX_IMAGE_PIXELS", 1000
+    )  # so that this picture exceeds it, as one of 400 million pixels exceeds the real one
     with pytest.raises(Image.DecompressionBombError):
         Image.open(io.BytesIO(content))
     assert load_image(content).size == (80, 60)
@@ -530,7 +533,7 @@ def jpeg_with_damaged_exif() -> bytes:
     return content[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + content[2:]
 
 
-def test_damaged_exif_costs_neither_the_picture_nor_a_warning(tmp_path: Path, repository: Path) -> None:
+def test_damaged_exif_neither_loses_the_picture_nor_prints_a_warning(tmp_path: Path, repository: Path) -> None:
     content = jpeg_with_damaged_exif()
     with pytest.warns(UserWarning):
         Image.open(io.BytesIO(content)).getexif()
@@ -578,7 +581,7 @@ def test_damaged_bytes_give_a_picture_or_one_error(
 ) -> None:
     rng = random.Random(seed)
     damaged = bytearray(VALID_FILES[file])
-    for _ in range(rng.randrange(12)):  # headers hold what parsers believe, so half of the damage goes there
+    for _ in range(rng.randrange(12)):  # parsers trust headers, so half of the damage goes there
         place = rng.randrange(min(len(damaged), 120 if head_only else len(damaged)))
         damaged[place] = rng.choice([0, 1, 127, 128, 255])
     if rng.random() < 0.3:

@@ -20,7 +20,9 @@ from captioner.data.inspect import Report, Spread, inspect_captions
 
 def jpeg(colour: int) -> bytes:
     stream = io.BytesIO()
-    Image.new("RGB", (8, 8), (colour, 0, 0)).save(stream, "PNG", compress_level=0)  # uncompressed: all of one size
+    Image.new("RGB", (8, 8), (colour, 0, 0)).save(
+        stream, "PNG", compress_level=0
+    )  # uncompressed, so that all have one size
     return stream.getvalue()
 
 
@@ -77,13 +79,13 @@ def test_spreads_agree_with_numpy(counts: list[int]) -> None:
 
 def test_the_vocabulary_comes_from_train_and_restval_only(data: CaptionData) -> None:
     vocabulary = inspect(data).vocabulary
-    # the 6, dog 3, runs 2, cat 2, bird 2 are kept; fast and a occur once; fox is of val.
+    # the 6, dog 3, runs 2, cat 2, bird 2 are kept; fast and a occur once; fox is in val.
     assert (vocabulary.splits, vocabulary.words, vocabulary.kept) == (("train", "restval"), 7, 5)
     assert vocabulary.coverage == {"val": pytest.approx(3 / 5)}  # the, runs, dog of: the fox runs a dog
     assert inspect(data, min_count=1).vocabulary.coverage == {"val": pytest.approx(4 / 5)}
 
 
-def test_without_a_train_split_the_vocabulary_is_of_everything(data: CaptionData) -> None:
+def test_without_a_train_split_the_vocabulary_comes_from_every_split(data: CaptionData) -> None:
     everything = replace(data, photos=tuple(replace(photo, split="all") for photo in data.photos))
     vocabulary = inspect(everything, min_count=1).vocabulary
     assert (vocabulary.splits, vocabulary.words, vocabulary.coverage) == (("all",), 8, {})
@@ -153,11 +155,9 @@ def test_empty_files_do_not_stop_the_search_for_twins(data: CaptionData, tmp_pat
     assert report.duplicates is not None and len(report.duplicates) == 1
 
 
-def test_nothing_is_touched_when_no_files_are_to_be_checked(data: CaptionData) -> None:
+def test_no_file_is_opened_if_none_is_to_be_checked(data: CaptionData) -> None:
     report = inspect(data, check_files=False)
     assert (report.missing, report.duplicates, report.leaks, report.unreadable) == (None, None, None, None)
-    text = "\n".join(report.lines())
-    assert "Missing" not in text and "identical" not in text
 
 
 def test_repeated_and_empty_captions_and_problems_are_counted(data: CaptionData) -> None:
@@ -174,7 +174,6 @@ def test_long_lists_are_cut_but_counted(data: CaptionData) -> None:
     assert report.missing is not None
     assert (report.missing.count, len(report.missing.first)) == (25, 10)
     assert (report.problems.count, len(report.problems.first)) == (50, 20)
-    assert "  ... and 30 more" in report.lines()
 
 
 def test_progress_runs_to_the_end_over_the_files_that_are_read(data: CaptionData) -> None:
@@ -185,34 +184,15 @@ def test_progress_runs_to_the_end_over_the_files_that_are_read(data: CaptionData
     assert calls == [(done, 5) for done in range(1, 6)]
 
 
-def test_the_report_is_json_and_pleasant_text(data: CaptionData, tmp_path: Path) -> None:
+def test_the_report_is_json(data: CaptionData) -> None:
     report = inspect(data, check_pictures=True)
     assert json.loads(json.dumps(report.to_dict()))["vocabulary"]["coverage"]["val"] == pytest.approx(0.6)
-    lines = report.lines()
-    assert lines[0] == "set (csv): 6 photos with 10 captions"
-    rows = [" ".join(line.split()) for line in lines]
-    assert "train 3 6 1 / 2.0 / 3 2 / 2 / 2.5 / 4 / 4" in rows
-    header = next(line for line in lines if line.startswith("split"))
-    train = next(line for line in lines if line.startswith("train"))
-    assert header.index("photos") + len("photos") == train.index(" 3 ") + 2  # numbers end where their title ends
-    text = "\n".join(lines)
-    for expected in (
-        "Vocabulary of train + restval: 7 words, 5 of them at least 2 times",
-        "60.00% of the words in val",
-        f"Missing pictures: 1\n  {tmp_path / 'd.jpg'}",
-        "Byte-identical pictures: 1\n  a = b = e (train, val)",
-        "more than one split: 1",
-        "Unreadable pictures: none",
-        "Empty captions: 2",
-        "Malformed records: 2\n  set.csv:9: the caption is empty\n  set.csv:12: bad",
-    ):
-        assert expected in text
 
 
 def test_a_set_without_photos_can_be_inspected() -> None:
     report = inspect(CaptionData("set", "csv", ()))
     assert report.splits == {}
-    assert report.lines()[0] == "set (csv): 0 photos with 0 captions"
+    assert (report.vocabulary.splits, report.vocabulary.words) == ((), 0)
 
 
 def test_the_real_flickr8k_has_one_pair_of_twins_in_train(shared_data: Path) -> None:

@@ -1,4 +1,4 @@
-"""Many pictures to batches: their order, their errors, and the threads behind them."""
+"""Loading pictures into batches: their order, their errors, and the threads behind them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_loader_equals_one_by_one(workers: int) -> None:
     assert np.array_equal(pixels.numpy(), np.stack([SMALL.pixels(picture) for picture in pictures]))
 
 
-def test_bad_pictures_cost_no_good_ones() -> None:
+def test_bad_pictures_do_not_displace_good_ones() -> None:
     good = [encode(scene(seed=seed), "PNG") for seed in range(5)]
     sources: list[Any] = [b"bad", good[0], good[1], "gone.jpg", None, good[2], good[3], good[4], b"", b"worse"]
     result = batches(sources, batch_size=2)
@@ -71,7 +71,7 @@ def test_a_slow_picture_does_not_change_the_order(monkeypatch: pytest.MonkeyPatc
     assert pixels[:, 0, 0, 0].tolist() == list(range(9))
 
 
-def test_an_endless_input_is_read_ahead_no_further_than_promised() -> None:
+def test_an_endless_input_is_prefetched_no_further_than_promised() -> None:
     taken = 0
     content = encode(scene(), "PNG")
 
@@ -110,7 +110,7 @@ def test_stopping_early_ends_the_threads() -> None:
     assert len(loader_threads()) == before
 
 
-def test_a_failing_input_ends_the_threads_and_is_seen() -> None:
+def test_a_failing_input_ends_the_threads_and_raises() -> None:
     def failing() -> Iterator[bytes]:
         yield encode(scene(), "PNG")
         raise RuntimeError("the list broke off")
@@ -120,7 +120,7 @@ def test_a_failing_input_ends_the_threads_and_is_seen() -> None:
     assert not loader_threads()
 
 
-def test_a_loader_can_be_walked_again_and_checks_its_numbers() -> None:
+def test_a_loader_can_be_iterated_again_and_checks_its_arguments() -> None:
     loader = ImageLoader([encode(scene(), "PNG")] * 3, SMALL, batch_size=2, max_pixels=10_000)
     assert [len(batch) for batch in loader] == [len(batch) for batch in loader] == [2, 1]
     assert [len(batch.errors) for batch in batches([scene()] * 2, max_pixels=10)] == [2]
@@ -145,7 +145,7 @@ def test_real_photos_load(shared_data: Path) -> None:
             assert distance(load_image(photo), ImageOps.exif_transpose(image).convert("RGB")) == 0
 
 
-def test_groups_are_batches_whatever_is_wrong_in_them(tmp_path: Path) -> None:
+def test_every_group_is_a_batch_whatever_its_errors(tmp_path: Path) -> None:
     good = [tmp_path / f"{number}.png" for number in range(3)]
     for number, path in enumerate(good):
         Image.new("RGB", (20, 10), (80 * number, 0, 0)).save(path)
@@ -161,7 +161,7 @@ def test_groups_are_batches_whatever_is_wrong_in_them(tmp_path: Path) -> None:
     assert threading.active_count() == before
 
 
-def test_one_group_is_loaded_ahead_of_an_endless_row(tmp_path: Path) -> None:
+def test_one_group_of_an_endless_input_is_loaded_ahead(tmp_path: Path) -> None:
     Image.new("RGB", (20, 10)).save(tmp_path / "a.png")
     asked = []
 

@@ -80,7 +80,7 @@ def test_normalise_subtracts_the_mean_and_divides_by_the_deviation() -> None:
     "setting",
     [{"size": 0}, {"fit": "stretch"}, {"crop_fraction": 0}, {"crop_fraction": 1.1}, {"std": (0, 1, 1)}, {"colour": 1}],
 )
-def test_a_senseless_transform_is_refused(setting: dict[str, Any]) -> None:
+def test_an_invalid_transform_is_refused(setting: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(setting))):
         Transform(**({"mean": MEAN, "std": STD} | setting))
 
@@ -92,7 +92,7 @@ def test_a_transform_survives_json_and_cannot_change() -> None:
         transform.size = 3  # type: ignore[misc]
 
 
-def test_reduced_decoding_changes_what_the_encoder_sees_by_little() -> None:
+def test_reduced_decoding_hardly_changes_what_the_encoder_sees() -> None:
     content = encode(scene(2000, 1500), "JPEG", quality=95)
     transform = Transform(size=224, mean=MEAN, std=STD)
     reduced = load_image(content, min_size=transform.decode_size)

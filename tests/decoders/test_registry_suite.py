@@ -1,4 +1,4 @@
-"""What holds for every decoder family: adding one to the registry adds its tests."""
+"""Tests of every decoder family: adding one to the registry adds its tests."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ pytestmark = pytest.mark.parametrize("name", list(DECODERS))
 
 @pytest.fixture(autouse=True)
 def without_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the suite fast; compiled kernels are held against the eager ones in ``test_kernels.py``."""
+    """Keep the suite fast; compiled kernels are compared with the eager ones in ``test_kernels.py``."""
     monkeypatch.setattr(backend, "can_compile", lambda: False)
 
 
-def assert_same(told: DecoderOutput, expected: DecoderOutput, tolerance: float = 1e-10) -> None:
-    """Hold two results to be the same, attention included."""
-    torch.testing.assert_close(told.logits, expected.logits, rtol=0, atol=tolerance)
-    assert (told.attention is None) == (expected.attention is None)
-    if told.attention is not None:
-        torch.testing.assert_close(told.attention, expected.attention, rtol=0, atol=tolerance)
+def assert_same(output: DecoderOutput, expected: DecoderOutput, tolerance: float = 1e-10) -> None:
+    """Assert that two results are the same, attention included."""
+    torch.testing.assert_close(output.logits, expected.logits, rtol=0, atol=tolerance)
+    assert (output.attention is None) == (expected.attention is None)
+    if output.attention is not None:
+        torch.testing.assert_close(output.attention, expected.attention, rtol=0, atol=tolerance)
 
 
-def part_of(told: DecoderOutput, tokens: Tensor, index: Any) -> DecoderOutput:
+def part_of(output: DecoderOutput, tokens: Tensor, index: Any) -> DecoderOutput:
     """Return the result for ``tokens[index]`` out of that for ``tokens``."""
     real = tokens[index] != PAD
-    logits, attention = (None if part is None else spread_out(part, tokens)[index][real] for part in told[:2])
+    logits, attention = (None if part is None else spread_out(part, tokens)[index][real] for part in output[:2])
     assert logits is not None
     return DecoderOutput(logits, attention)
 
@@ -44,9 +44,9 @@ def part_of(told: DecoderOutput, tokens: Tensor, index: Any) -> DecoderOutput:
 @pytest.mark.parametrize("masked", [True, False])
 def test_step_by_step_is_forward(name: str, masked: bool) -> None:
     decoder, memory, tokens = build_decoder(name), build_memory(masked=masked), build_tokens()
-    told = decoder(memory, tokens)
-    assert told.logits.shape == (sum(map(sum, LENGTHS)), WORDS)
-    assert_same(told, step_by_step(decoder, memory, tokens))
+    output = decoder(memory, tokens)
+    assert output.logits.shape == (sum(map(sum, LENGTHS)), WORDS)
+    assert_same(output, step_by_step(decoder, memory, tokens))
 
 
 def test_the_order_of_images_does_not_matter(name: str) -> None:
@@ -104,21 +104,21 @@ def test_what_hypotheses_share_is_never_copied(name: str) -> None:
 
 def test_attention_lies_on_real_places_and_sums_to_one(name: str) -> None:
     decoder, memory, tokens = build_decoder(name), build_memory(), build_tokens()
-    told = decoder(memory, tokens)
-    assert (told.attention is not None) == decoder.attends
-    if told.attention is not None:
+    output = decoder(memory, tokens)
+    assert (output.attention is not None) == decoder.attends
+    if output.attention is not None:
         assert memory.mask is not None
         masked = ~memory.mask[(tokens != PAD).nonzero()[:, 0]]
-        assert masked.any() and not told.attention[masked].any()
-        torch.testing.assert_close(told.attention.sum(-1), torch.ones(len(told.logits), dtype=torch.float64))
-        assert told.attention.std(0).max() > 0.05, "it always looks at the same place"
+        assert masked.any() and not output.attention[masked].any()
+        torch.testing.assert_close(output.attention.sum(-1), torch.ones(len(output.logits), dtype=torch.float64))
+        assert output.attention.std(0).max() > 0.05, "it always looks at the same place"
 
 
-def near(told: DecoderOutput, expected: DecoderOutput) -> None:
-    """Hold a 16-bit result to be finite and to give nearly the same probabilities."""
-    assert (told.logits.double().softmax(-1) - expected.logits.softmax(-1)).abs().max() < 0.02
-    if told.attention is not None and expected.attention is not None:
-        assert (told.attention.double() - expected.attention).abs().max() < 0.02
+def near(output: DecoderOutput, expected: DecoderOutput) -> None:
+    """Assert that a 16-bit result is finite and has nearly the same probabilities and attention."""
+    assert (output.logits.double().softmax(-1) - expected.logits.softmax(-1)).abs().max() < 0.02
+    if output.attention is not None and expected.attention is not None:
+        assert (output.attention.double() - expected.attention).abs().max() < 0.02
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -126,9 +126,9 @@ def test_a_16_bit_decoder_writes_step_by_step(name: str, dtype: torch.dtype) -> 
     decoder, memory, tokens = build_decoder(name), build_memory(), build_tokens()
     with torch.no_grad():
         expected = step_by_step(decoder, memory, tokens)
-        told = step_by_step(decoder.to(dtype), memory.to(dtype=dtype), tokens)
-    assert told.logits.dtype == dtype
-    near(told, expected)
+        output = step_by_step(decoder.to(dtype), memory.to(dtype=dtype), tokens)
+    assert output.logits.dtype == dtype
+    near(output, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -146,14 +146,14 @@ def test_autocast_learns_what_32_bits_learn(name: str) -> None:
     def learn(autocast: bool) -> tuple[DecoderOutput, Tensor]:
         decoder.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            told = decoder(memory, tokens)
-        F.cross_entropy(told.logits.float(), targets).backward()
-        return told, nn.utils.parameters_to_vector(
+            output = decoder(memory, tokens)
+        F.cross_entropy(output.logits.float(), targets).backward()
+        return output, nn.utils.parameters_to_vector(
             [torch.zeros_like(p) if p.grad is None else p.grad for p in decoder.parameters()]
         )
 
-    (told, gradient), (expected, reference) = learn(True), learn(False)
-    near(told, expected)
+    (output, gradient), (expected, reference) = learn(True), learn(False)
+    near(output, expected)
     assert F.cosine_similarity(gradient, reference, dim=0) > 0.99
 
 

@@ -1,4 +1,7 @@
-"""Show, Attend and Tell against the paper's equations, computed naively: an image, a caption, a word and a place at a time."""
+"""Show, Attend and Tell against the paper's equations, computed naively.
+
+They are computed for one image, caption, word and place at a time.
+"""
 
 from __future__ import annotations
 
@@ -73,9 +76,9 @@ def naive(decoder: ShowAttendTell, memory: Memory, tokens: Tensor) -> tuple[Tens
 def test_forward_is_the_papers_equations(settings: dict[str, Any], masked: bool) -> None:
     decoder, memory, tokens = build(settings), build_memory(masked=masked), build_tokens()
     logits, attention = naive(decoder, memory, tokens)
-    told = decoder(memory, tokens)
-    torch.testing.assert_close(told.logits, logits, rtol=0, atol=1e-10)
-    torch.testing.assert_close(told.attention, attention, rtol=0, atol=1e-10)
+    output = decoder(memory, tokens)
+    torch.testing.assert_close(output.logits, logits, rtol=0, atol=1e-10)
+    torch.testing.assert_close(output.attention, attention, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("on", ["logits", "attention", "both"])
@@ -105,8 +108,8 @@ def test_an_image_without_captions_gets_no_gradient() -> None:
     decoder, memory, tokens = build({}), build_memory(), build_tokens()
     memory.vectors.requires_grad_()
     (gradient,) = torch.autograd.grad(decoder(memory, tokens).logits.square().sum(), memory.vectors)
-    told = torch.tensor(LENGTHS).sum(1) > 0
-    assert torch.equal(gradient.flatten(1).any(1), told)
+    captioned = torch.tensor(LENGTHS).sum(1) > 0
+    assert torch.equal(gradient.flatten(1).any(1), captioned)
 
 
 def test_masked_places_neither_matter_nor_learn() -> None:
@@ -114,9 +117,9 @@ def test_masked_places_neither_matter_nor_learn() -> None:
     assert memory.mask is not None
     hidden = ~memory.mask.unsqueeze(-1)
     other = Memory(memory.vectors.masked_fill(hidden, 1e3).requires_grad_(), memory.pooled, mask=memory.mask)
-    told = decoder(other, tokens)
-    torch.testing.assert_close(told.logits, decoder(memory, tokens).logits, rtol=0, atol=1e-12)
-    (gradient,) = torch.autograd.grad(told.logits.square().sum(), other.vectors)
+    output = decoder(other, tokens)
+    torch.testing.assert_close(output.logits, decoder(memory, tokens).logits, rtol=0, atol=1e-12)
+    (gradient,) = torch.autograd.grad(output.logits.square().sum(), other.vectors)
     assert not gradient[hidden.expand_as(gradient)].any()
 
 
@@ -128,7 +131,7 @@ def test_one_place_is_all_there_is_to_look_at() -> None:
 
 
 def scripted(decoder: Any, places: tuple[int, ...]) -> None:
-    """Have a decoder with hard attention look at these places, one a step, and not draw them."""
+    """Make a decoder with hard attention use these places, one per step, instead of drawing them."""
 
     def sampler(images: int, captions: int) -> Any:
         steps = iter(places)
@@ -139,7 +142,7 @@ def scripted(decoder: Any, places: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("baseline", [0.0, -3.0])
 def test_hard_attention_has_the_exact_gradient_on_average(baseline: float) -> None:
-    """Weighed by their probabilities, the estimates of all sequences of places add up to the gradient of the bound of section 4.1."""
+    """The estimates of all sequences of places, weighted by their probabilities, sum to section 4.1's gradient."""
     n, tokens, targets = 3, torch.tensor([[[BOS, 5]]]), torch.tensor([5, EOS])
     memory = build_memory(images=1, places=n, masked=False)
     decoder = build_decoder("show_attend_tell", kind="hard").train()
@@ -153,7 +156,7 @@ def test_hard_attention_has_the_exact_gradient_on_average(baseline: float) -> No
         scripted(decoder, places)
         decoder.zero_grad()
         objective(decoder, memory, Captions(tokens, targets))[0].backward()
-        state, said, weight = (
+        state, log_probability, weight = (
             decoder.start(memory),
             torch.zeros((), dtype=torch.float64),
             torch.ones((), dtype=torch.float64),
@@ -161,11 +164,12 @@ def test_hard_attention_has_the_exact_gradient_on_average(baseline: float) -> No
         for step, place in enumerate(places):
             scripted(decoder, (place,))
             logits, alpha, state = decoder.step(tokens[..., step], state)
-            said, weight = said + logits.log_softmax(-1)[0, 0, targets[step]], weight * alpha[0, 0, place]
+            log_probability = log_probability + logits.log_softmax(-1)[0, 0, targets[step]]
+            weight = weight * alpha[0, 0, place]
         for name, parameter in decoder.named_parameters():
             if parameter.grad is not None:
                 estimate[name] += weight.detach() * parameter.grad
-        bound = bound + weight * said
+        bound = bound + weight * log_probability
     decoder.zero_grad()
     (-bound / len(targets)).backward()
     for name, parameter in decoder.named_parameters():
@@ -189,17 +193,17 @@ def test_hard_attention_draws_as_often_as_it_should() -> None:
 
 def test_hard_attention_captions_with_the_most_probable_place() -> None:
     decoder, memory, tokens = build_decoder("show_attend_tell", kind="hard"), build_memory(), build_tokens()
-    told, stepped = decoder(memory, tokens), step_by_step(decoder, memory, tokens)
-    torch.testing.assert_close(told.logits, stepped.logits)
-    torch.testing.assert_close(told.attention, stepped.attention)
-    assert torch.equal(told.sampled, told.attention.argmax(-1))
-    assert not torch.allclose(told.logits, build_decoder("show_attend_tell")(memory, tokens).logits)
+    output, stepped = decoder(memory, tokens), step_by_step(decoder, memory, tokens)
+    torch.testing.assert_close(output.logits, stepped.logits)
+    torch.testing.assert_close(output.attention, stepped.attention)
+    assert torch.equal(output.sampled, output.attention.argmax(-1))
+    assert not torch.allclose(output.logits, build_decoder("show_attend_tell")(memory, tokens).logits)
 
 
-def test_positions_tell_where_a_region_is() -> None:
+def test_geometry_tells_regions_apart() -> None:
     plain, memory, tokens = build_decoder("show_attend_tell"), build_memory(), build_tokens()
-    told = build_decoder("show_attend_tell", positions=True)
+    located = build_decoder("show_attend_tell", geometry=True)
     boxes = torch.rand(2, *memory.vectors.shape[:2], 4, dtype=torch.float64)
     here, there = (replace(memory, boxes=box) for box in boxes)
     assert torch.equal(plain(here, tokens).logits, plain(there, tokens).logits)
-    assert not torch.allclose(told(here, tokens).logits, told(there, tokens).logits)
+    assert not torch.allclose(located(here, tokens).logits, located(there, tokens).logits)

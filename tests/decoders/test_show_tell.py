@@ -38,18 +38,18 @@ def decoder() -> ShowTell:
 
 def test_forward_shows_the_image_and_then_tells(decoder: ShowTell) -> None:
     memory, tokens = build_memory(), build_tokens()
-    told = decoder(memory, tokens)
-    torch.testing.assert_close(told.logits, naive(decoder, memory, tokens), rtol=0, atol=1e-10)
-    assert told.attention is None
+    output = decoder(memory, tokens)
+    torch.testing.assert_close(output.logits, naive(decoder, memory, tokens), rtol=0, atol=1e-10)
+    assert output.attention is None
 
 
 def test_gradients_are_those_of_the_equations(decoder: ShowTell) -> None:
     memory, tokens = build_memory(), build_tokens()
     memory.pooled.requires_grad_()
     leaves = [memory.pooled, *decoder.parameters()]
-    told, expected = decoder(memory, tokens).logits, naive(decoder, memory, tokens)
-    direction = torch.randn_like(told)
-    actual = torch.autograd.grad(told, leaves, direction)
+    logits, expected = decoder(memory, tokens).logits, naive(decoder, memory, tokens)
+    direction = torch.randn_like(logits)
+    actual = torch.autograd.grad(logits, leaves, direction)
     torch.testing.assert_close(actual, torch.autograd.grad(expected, leaves, direction), rtol=0, atol=1e-9)
 
 

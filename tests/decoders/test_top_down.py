@@ -1,4 +1,7 @@
-"""The top-down decoder against the paper's equations, computed naively: an image, a caption, a word and a place at a time."""
+"""The top-down decoder against the paper's equations, computed naively.
+
+They are computed for one image, caption, word and place at a time.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,9 @@ from captioner.text.vocabulary import PAD
 from tests.builders import LENGTHS, WORDS, build_decoder, build_memory, build_tokens, naive_lstm, step_by_step
 
 FORMS = [
-    pytest.param({"values": values, "positions": positions}, id=f"{values}-{positions}")
+    pytest.param({"values": values, "geometry": geometry}, id=f"{values}-{geometry}")
     for values in (4, 0)
-    for positions in (False, True)
+    for geometry in (False, True)
 ]
 
 
@@ -95,9 +98,9 @@ def naive(decoder: TopDown, memory: Memory, tokens: Tensor) -> tuple[Tensor, Ten
 def test_forward_is_the_papers_equations(settings: dict[str, Any], masked: bool) -> None:
     decoder, memory, tokens = build(settings), build_regions(masked=masked), build_tokens()
     logits, attention = naive(decoder, memory, tokens)
-    told = decoder(memory, tokens)
-    torch.testing.assert_close(told.logits, logits, rtol=0, atol=1e-10)
-    torch.testing.assert_close(told.attention, attention, rtol=0, atol=1e-10)
+    output = decoder(memory, tokens)
+    torch.testing.assert_close(output.logits, logits, rtol=0, atol=1e-10)
+    torch.testing.assert_close(output.attention, attention, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("on", ["logits", "attention"])
@@ -121,16 +124,16 @@ def test_gradients_are_those_of_the_papers_equations(settings: dict[str, Any], o
         )
 
     expected = gradients(*naive(decoder, memory, tokens))
-    told = decoder(memory, tokens)
-    torch.testing.assert_close(gradients(told.logits, told.attention), expected, rtol=0, atol=1e-9)
+    output = decoder(memory, tokens)
+    torch.testing.assert_close(gradients(output.logits, output.attention), expected, rtol=0, atol=1e-9)
 
 
 def test_steps_that_autograd_watches_learn_what_forward_learns() -> None:
     decoder, memory, tokens = build({}), build_memory(), build_tokens()
     parameters = list(decoder.parameters())
     found, expected = (
-        torch.autograd.grad(told.logits.square().sum(), parameters)
-        for told in (step_by_step(decoder, memory, tokens), decoder(memory, tokens))
+        torch.autograd.grad(output.logits.square().sum(), parameters)
+        for output in (step_by_step(decoder, memory, tokens), decoder(memory, tokens))
     )
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
 
@@ -140,9 +143,9 @@ def test_masked_places_neither_matter_nor_learn() -> None:
     assert memory.mask is not None
     hidden = ~memory.mask.unsqueeze(-1)
     other = replace(memory, vectors=memory.vectors.masked_fill(hidden, 1e3).requires_grad_())
-    told = decoder(other, tokens)
-    torch.testing.assert_close(told.logits, decoder(memory, tokens).logits, rtol=0, atol=1e-12)
-    (gradient,) = torch.autograd.grad(told.logits.square().sum(), other.vectors)
+    output = decoder(other, tokens)
+    torch.testing.assert_close(output.logits, decoder(memory, tokens).logits, rtol=0, atol=1e-12)
+    (gradient,) = torch.autograd.grad(output.logits.square().sum(), other.vectors)
     assert not gradient[hidden.expand_as(gradient)].any()
     assert gradient[memory.mask].any()
 
@@ -154,28 +157,28 @@ def test_an_image_without_captions_gets_no_gradient() -> None:
     assert torch.equal(gradient.flatten(1).any(1), torch.tensor(LENGTHS).sum(1) > 0)
 
 
-def test_positions_tell_where_places_are() -> None:
+def test_geometry_tells_places_apart() -> None:
     regions, tokens = build_regions(), build_tokens()
     nowhere, elsewhere = replace(regions, boxes=None), replace(regions, boxes=regions.places_in_picture().flip(1))
-    on, off = build({"positions": True}), build({"positions": False})
+    on, off = build({"geometry": True}), build({"geometry": False})
     assert not torch.allclose(on(regions, tokens).logits, on(elsewhere, tokens).logits)
     assert not torch.allclose(on(regions, tokens).logits, on(nowhere, tokens).logits)
     assert torch.equal(off(regions, tokens).logits, off(elsewhere, tokens).logits)
     assert torch.equal(off(regions, tokens).logits, off(nowhere, tokens).logits)
 
 
-def test_positions_start_out_as_if_they_were_off() -> None:
-    decoder, memory, tokens = build({"positions": True, "spread": None}), build_regions(), build_tokens()
+def test_an_untrained_geometry_changes_nothing() -> None:
+    decoder, memory, tokens = build({"geometry": True, "spread": None}), build_regions(), build_tokens()
     assert torch.equal(decoder(memory, tokens).logits, decoder(replace(memory, boxes=None), tokens).logits)
 
 
 def test_what_is_dropped_of_a_place_is_dropped_of_all_and_of_their_mean() -> None:
-    """With the values' projection taken out, a picture of equal places is seen alike wherever the decoder looks."""
+    """Without the projection of the values, equal places stay equal, and equal to their mean, under dropout."""
     decoder = build_decoder("top_down", dropout=0.5, values=0).train()
     assert isinstance(decoder, TopDown)
     memory = build_memory(masked=False)
     equal = replace(memory, vectors=memory.pooled.unsqueeze(1).expand_as(memory.vectors))
-    values, keys, _ = decoder._look(equal)
+    values, keys, _ = decoder._prepare(equal)
     assert (values == 0).any() and (values != 0).any()
     assert torch.equal(values, values[:, :1].expand_as(values)) and torch.equal(keys, keys[:, :1].expand_as(keys))
     assert torch.equal(values[:, 0], torch.where(values[:, 0] == 0, 0.0, 2.0 * memory.pooled))

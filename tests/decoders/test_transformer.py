@@ -1,4 +1,4 @@
-"""The Transformer's decoder, held against torch's own layers a caption at a time, and what its settings mean."""
+"""The Transformer's decoder against torch's own layers, one caption at a time, and its settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.builders import FEATURES, LENGTHS, WORDS, build_decoder, build_memory
 from tests.layers.test_transformer import torch_decoder
 
 FORMS = [
-    pytest.param(settings, id=" ".join(map(str, settings.values())) or "as it comes")
+    pytest.param(settings, id=" ".join(map(str, settings.values())) or "defaults")
     for settings in (
         {},
         {"norm": "post", "activation": "gelu"},
@@ -45,7 +45,7 @@ def close(a: Tensor, b: Tensor | None) -> None:
 
 
 def reference(decoder: Transformer, memory: Memory, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute logits (M, V) and cross-attention (M, blocks, H, N) one caption at a time, by torch's layers."""
+    """Compute logits (M, V) and cross-attention (M, blocks, H, N) one caption at a time, with torch's layers."""
     config = decoder.config
     layers = [torch_decoder(block, config) for block in decoder.blocks]
     vectors = decoder.project(memory.vectors)
@@ -69,14 +69,16 @@ def reference(decoder: Transformer, memory: Memory, tokens: Tensor) -> tuple[Ten
             places = vectors[image : image + 1]
             hidden = None if memory.mask is None else ~memory.mask[image : image + 1]
             ahead = torch.ones(len(words), len(words), dtype=torch.bool).triu(1)
-            looked: list[Tensor] = []
+            weights: list[Tensor] = []
             for layer in layers:
-                # torch's layer throws the weights away: ask its attention for them while the layer calls it.
+                # torch's layer discards the weights: request them from its attention while the layer calls it.
                 inner = layer.multihead_attn
 
-                def spy(module: Any, args: Any, kwargs: Any, inner: Any = inner, looked: list[Tensor] = looked) -> None:
+                def spy(
+                    module: Any, args: Any, kwargs: Any, inner: Any = inner, weights: list[Tensor] = weights
+                ) -> None:
                     if not kwargs["need_weights"]:
-                        looked.append(
+                        weights.append(
                             inner(*args, **kwargs | {"need_weights": True, "average_attn_weights": False})[1][0]
                         )
 
@@ -84,7 +86,7 @@ def reference(decoder: Transformer, memory: Memory, tokens: Tensor) -> tuple[Ten
                     x = layer(x, places, tgt_mask=ahead, memory_key_padding_mask=hidden)
             x = decoder.norm(x[0])
             logits.append(x @ decoder.embedding.weight.T if decoder.output is None else decoder.output(x))
-            attention.append(torch.stack(looked).permute(2, 0, 1, 3))
+            attention.append(torch.stack(weights).permute(2, 0, 1, 3))
     return torch.cat(logits), torch.cat(attention)
 
 
@@ -93,19 +95,19 @@ def reference(decoder: Transformer, memory: Memory, tokens: Tensor) -> tuple[Ten
 def test_forward_is_torchs_decoder(settings: dict[str, Any], masked: bool) -> None:
     decoder, memory, tokens = build(settings), on_grid(build_memory(masked=masked)), build_tokens()
     logits, attention = reference(decoder, memory, tokens)
-    told = decoder(memory, tokens)
-    close(told.logits, logits)
-    close(told.attention, attention.mean((1, 2)))
+    output = decoder(memory, tokens)
+    close(output.logits, logits)
+    close(output.attention, attention.mean((1, 2)))
     close(decoder.cross_attention(memory, tokens), attention)
 
 
 @pytest.mark.parametrize("settings", FORMS)
 def test_cached_steps_are_the_full_pass(settings: dict[str, Any]) -> None:
     decoder, memory, tokens = build(settings), on_grid(build_memory()), build_tokens()
-    told, expected = step_by_step(decoder, memory, tokens), decoder(memory, tokens)
-    close(told.logits, expected.logits)
-    assert told.attention is not None
-    close(told.attention, expected.attention)
+    output, expected = step_by_step(decoder, memory, tokens), decoder(memory, tokens)
+    close(output.logits, expected.logits)
+    assert output.attention is not None
+    close(output.attention, expected.attention)
 
 
 def test_each_head_looks_at_real_places_only() -> None:
@@ -184,9 +186,9 @@ def test_training_has_attention_when_asked_for_and_learns_from_it() -> None:
     memory, tokens = build_memory(), build_tokens()
     assert build({}).train()(memory, tokens).attention is None
     decoder = build({"train_attention": True})
-    told, expected = decoder.train()(memory, tokens), build({})(memory, tokens)
-    close(told.attention, expected.attention)
-    told.attention.square().sum().backward()
+    output, expected = decoder.train()(memory, tokens), build({})(memory, tokens)
+    close(output.attention, expected.attention)
+    output.attention.square().sum().backward()
     assert all(block.cross_attention.query.weight.grad.any() for block in decoder.blocks)
 
 
@@ -195,19 +197,19 @@ def test_masked_places_neither_matter_nor_learn() -> None:
     assert memory.mask is not None
     hidden = ~memory.mask.unsqueeze(-1)
     other = replace(memory, vectors=memory.vectors.masked_fill(hidden, 1e3).requires_grad_())
-    told = decoder(other, tokens)
-    close(told.logits, decoder(memory, tokens).logits)
-    (gradient,) = torch.autograd.grad(told.logits.square().sum(), other.vectors)
+    output = decoder(other, tokens)
+    close(output.logits, decoder(memory, tokens).logits)
+    (gradient,) = torch.autograd.grad(output.logits.square().sum(), other.vectors)
     assert torch.equal(gradient.flatten(1).any(1), torch.tensor(LENGTHS).sum(1) > 0), (
-        "an image without captions has nothing to learn"
+        "an image without captions got a gradient"
     )
     assert not gradient[hidden.expand_as(gradient)].any()
 
 
 def test_a_batch_without_captions_and_an_image_without_places_are_borne() -> None:
     decoder, memory, tokens = build({}), build_memory(), build_tokens()
-    told = decoder(memory, torch.full_like(tokens, PAD))
-    assert told.logits.shape == (0, WORDS) and told.attention.shape == (0, memory.places)
+    output = decoder(memory, torch.full_like(tokens, PAD))
+    assert output.logits.shape == (0, WORDS) and output.attention.shape == (0, memory.places)
     assert memory.mask is not None
     mask = memory.mask.clone()
     mask[0] = False

@@ -1,4 +1,4 @@
-"""The small detector: its losses on half-labelled pictures against plain computations, that it learns, and the script that trains it."""
+"""The small detector: its losses on partly labelled pictures, its training, and the script that trains it."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def target(
 ) -> dict[str, Tensor]:
     """Describe a picture in which all is boxed, unless changed."""
     none = torch.empty(0, 4)
-    told = {"boxes": torch.tensor(boxes) if boxes else none, "labels": torch.tensor(labels or [], dtype=torch.long)}
     return {
-        **told,
+        "boxes": torch.tensor(boxes) if boxes else none,
+        "labels": torch.tensor(labels or [], dtype=torch.long),
         "others": none,
         "ignored": none,
         "listed": torch.ones(len(CLASSES), dtype=torch.bool),
@@ -188,7 +188,7 @@ def test_batch_normalisation_keeps_its_statistics_and_the_rest_is_trained() -> N
 
 def test_a_few_steps_find_red_and_green_squares() -> None:
     torch.manual_seed(0)
-    size = 128  # on smaller pictures the anchors pass between the squares, and what is learned in so few steps is a matter of luck
+    size = 128  # on smaller pictures few anchors fit the squares, and so few steps of training need not suffice
     detector = build_detector(
         DetectorConfig(backbone="efficientnet_lite0", size=size, width=32, hidden=64), CLASSES
     ).train()
@@ -261,11 +261,11 @@ def test_a_damaged_detector_is_refused(tmp_path: Path, harm: str) -> None:
                 "of another kind": '{"kind": "captioner", "format": 1}',
             }.get(harm, "[]")
         )
-    told = {
+    message = {
         "newer": "upgrade captioner",
         "of another kind": r"not the folder of a detector.*scripts/train_detector\.py",
     }
-    with pytest.raises(EncoderError, match=told.get(harm, "not a readable detector.*copy the whole folder")):
+    with pytest.raises(EncoderError, match=message.get(harm, "not a readable detector.*copy the whole folder")):
         load_detector(folder)
 
 
@@ -325,14 +325,14 @@ def photo(script: ModuleType) -> Any:
 
 
 def test_boxes_follow_a_flip_and_a_crop(script: ModuleType) -> None:
-    told = script.target(photo(script), (0, 0, 1, 1), True, 100, 0.3)
-    torch.testing.assert_close(told["boxes"], torch.tensor([[50.0, 20, 90, 60], [80, 0, 100, 20]]))
-    torch.testing.assert_close(told["others"], torch.tensor([[10.0, 70, 30, 100]]))
-    torch.testing.assert_close(told["ignored"], torch.tensor([[0.0, 0, 50, 50]]))
+    found = script.target(photo(script), (0, 0, 1, 1), True, 100, 0.3)
+    torch.testing.assert_close(found["boxes"], torch.tensor([[50.0, 20, 90, 60], [80, 0, 100, 20]]))
+    torch.testing.assert_close(found["others"], torch.tensor([[10.0, 70, 30, 100]]))
+    torch.testing.assert_close(found["ignored"], torch.tensor([[0.0, 0, 50, 50]]))
     assert (
-        told["labels"].tolist() == [2, 1]
-        and told["listed"].tolist() == [True, False]
-        and told["trust"] == pytest.approx(0.3)
+        found["labels"].tolist() == [2, 1]
+        and found["listed"].tolist() == [True, False]
+        and found["trust"] == pytest.approx(0.3)
     )
     cropped = script.target(photo(script), (0.15, 0.1, 0.65, 0.6), False, 100, 0.3)
     torch.testing.assert_close(cropped["boxes"], torch.tensor([[0.0, 20, 70, 100]]), atol=1e-3, rtol=0)
@@ -402,9 +402,9 @@ def test_the_script_trains_goes_on_and_ships(
     data = write_data(tmp_path / "data")
 
     def train(name: str) -> None:
-        fixed = "--backbone test_efficientnet --random-weights --size 64 --batch 3 --epochs 2 --min-boxes 2 --frozen 2 --device cpu"
+        fixed = "--backbone test_efficientnet --random-weights --size 64 --batch 3 --epochs 2 --min-boxes 2 --frozen 2"
         folders = ["--data", str(data), "--output", str(tmp_path / name), "--assets", str(tmp_path / f"{name}-assets")]
-        script.main([*folders, *fixed.split()])
+        script.main([*folders, *fixed.split(), "--device", "cpu"])
 
     train("whole")
     step = script.Run.step

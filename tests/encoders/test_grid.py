@@ -1,4 +1,4 @@
-"""The grid encoder, held against the original implementation of its default backbones."""
+"""The grid encoder against the original implementation of its default backbones."""
 
 from __future__ import annotations
 
@@ -92,9 +92,9 @@ def test_training_leaves_the_statistics_of_batch_normalisation() -> None:
     expected = encoder(pixels).vectors
     assert any(isinstance(layer, nn.BatchNorm2d) for layer in encoder.modules()) and before
     encoder.train(True)
-    told = encoder(pixels).vectors
-    told.sum().backward()
-    assert encoder.training and torch.equal(told, expected)
+    vectors = encoder(pixels).vectors
+    vectors.sum().backward()
+    assert encoder.training and torch.equal(vectors, expected)
     assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.named_buffers())
     assert all(weight.grad is not None for weight in encoder.parameters())  # and yet it can be tuned
 

@@ -1,4 +1,4 @@
-"""The refiner, held against torch's own encoder layers, and what it must keep of a memory."""
+"""The refiner against torch's own encoder layers, and which parts of a memory it keeps."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def close(a: Tensor, b: Tensor) -> None:
 
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("norm", ["pre", "post"])
-def test_it_is_torchs_encoder_on_vectors_that_know_their_places(norm: str, masked: bool) -> None:
+def test_it_is_torchs_encoder_on_vectors_with_geometry(norm: str, masked: bool) -> None:
     refiner, memory = build(norm=norm), on_grid(build_memory(masked=masked))
     assert refiner.geometry is not None
     mask = torch.ones(memory.vectors.shape[:2], dtype=torch.bool) if memory.mask is None else memory.mask
@@ -60,21 +60,20 @@ def test_it_keeps_the_places_and_changes_the_size() -> None:
 
 @pytest.mark.parametrize("pictured", [True, False])
 def test_only_positions_tell_places_apart(pictured: bool) -> None:
-    memory, told = (
-        (on_grid(build_memory(masked=False)), "geometry") if pictured else (build_memory(masked=False), "order")
-    )
+    memory = build_memory(masked=False)
+    memory = on_grid(memory) if pictured else memory
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     moved = replace(memory, vectors=memory.vectors[:, order])
-    blind, sighted = build(positions="none"), build(positions=told)
+    blind, sighted = build(geometry=False), build(geometry=pictured, order=not pictured)
     close(blind(moved).vectors, blind(memory).vectors[:, order])
     assert (sighted(moved).vectors - sighted(memory).vectors[:, order]).abs().max() > 0.1
 
 
 def test_order_is_the_encoding_of_the_words_of_a_sentence() -> None:
-    memory, sighted, blind = build_memory(), build(positions="order"), build(positions="none")
+    memory, sighted, blind = build_memory(), build(geometry=False, order=True), build(geometry=False)
     blind.load_state_dict(sighted.state_dict())
-    told = replace(memory, vectors=memory.vectors + sinusoidal(memory.places, 8))
-    close(sighted(memory).vectors, blind(told).vectors)
+    encoded = replace(memory, vectors=memory.vectors + sinusoidal(memory.places, 8))
+    close(sighted(memory).vectors, blind(encoded).vectors)
 
 
 def test_masked_places_neither_matter_nor_learn() -> None:

@@ -1,4 +1,4 @@
-"""The region encoder: how regions are chosen, what describes them, and that a picture is encoded alone as in a batch."""
+"""The region encoder: the choice of regions, their vectors, and pictures alone and in a batch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def detector(seed: int = 0) -> Detector:
 
 
 def encoder(**settings: Any) -> RegionEncoder:
-    """Build a region encoder in float64, so that equal scores are no chance of rounding."""
+    """Build a region encoder in float64, so that rounding does not change the order of scores."""
     return RegionEncoder(RegionConfig(**{"regions": 20, "threshold": 0.5, **settings}), detector()).double().eval()
 
 
@@ -53,7 +53,10 @@ def overlap(a: list[float], b: list[float]) -> float:
 
 
 def naive(boxes: Tensor, scores: Tensor, most_overlap: float) -> list[tuple[float, int, int]]:
-    """Suppress class by class in plain loops; return (score, proposal, class) of each proposal that is left for some class, the best first."""
+    """Suppress boxes class by class in plain loops.
+
+    Return (score, proposal, class) of each proposal that remains for some class, the best first.
+    """
     left: dict[int, tuple[float, int]] = {}
     for c in range(scores.shape[1]):
         kept: list[int] = []

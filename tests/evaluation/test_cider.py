@@ -1,4 +1,4 @@
-"""CIDEr-D on numbers, against the field's implementation on strings and the paper's equation on lists."""
+"""CIDEr-D on word numbers, against the field's implementation on strings and the paper's equation on lists."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Captions = list[list[int]]
 
 
 def naive(references: list[Captions], images: list[int], candidates: Captions) -> list[float]:
-    """Walk through the equation, one caption, one n, one n-gram at a time, on strings."""
+    """Compute the equation on strings, one caption, one n and one n-gram at a time."""
 
     def grams(caption: list[int], n: int) -> Counter[str]:
         return Counter(" ".join(map(str, caption[i : i + n])) for i in range(len(caption) - n + 1))
@@ -71,25 +71,25 @@ def test_it_is_the_fields_implementation() -> None:
 
     random = np.random.default_rng(0)
     references = [[random.integers(1, 40, random.integers(4, 15)).tolist() for _ in range(5)] for _ in range(30)]
-    # Candidates that share something with what was said: parts of two references.
+    # Candidates that share n-grams with the references: parts of two references.
     candidates = [captions[0][:6] + captions[1][3:] for captions in references]
 
-    def said(captions: Captions) -> list[str]:
+    def strings(captions: Captions) -> list[str]:
         return [" ".join(map(str, c)) for c in captions]
 
-    everything = {i: said(captions) for i, captions in enumerate(references)}
-    mean, each = Cider().compute_score(everything, {i: said([c]) for i, c in enumerate(candidates)})
+    as_strings = {i: strings(captions) for i, captions in enumerate(references)}
+    mean, each = Cider().compute_score(as_strings, {i: strings([c]) for i, c in enumerate(candidates)})
     scores = CiderD(references, words=40)(range(30), _padded(candidates))
     np.testing.assert_allclose(scores, each, rtol=0, atol=1e-9)
     assert mean == pytest.approx(scores.mean()) and mean > 0.5
 
 
-def test_nothing_said_scores_nothing() -> None:
+def test_empty_captions_score_zero() -> None:
     assert CiderD([[[1, 2]], [[3]]])([1, 0], np.zeros((2, 3), dtype=np.int64)).tolist() == [0.0, 0.0]
     assert CiderD([[[1, 2]], [[3]]])([], np.zeros((0, 3), dtype=np.int64)).shape == (0,)
 
 
-def test_what_cannot_be_scored_is_told() -> None:
+def test_what_cannot_be_scored_is_refused() -> None:
     with pytest.raises(EvaluationError, match="at least one reference"):
         CiderD([[[1]], []])
     with pytest.raises(EvaluationError, match="images 0 to 0, not of 1 to 1"):

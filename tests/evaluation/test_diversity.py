@@ -13,14 +13,14 @@ PEOPLE = [
 
 
 def test_shares_are_counted() -> None:
-    seen = Diversity.of([["a", "dog", "runs"], ["a", "dog", "runs"], ["a", "dog", "and", "a"], []])
-    assert seen == Diversity(
+    diversity = Diversity.of([["a", "dog", "runs"], ["a", "dog", "runs"], ["a", "dog", "and", "a"], []])
+    assert diversity == Diversity(
         words=2.5, distinct_captions=0.75, distinct_bigrams=4 / 7, dangling=0.25, vocabulary=4, novel=None
     )
     assert Diversity.of([]) == Diversity(0.0, 0.0, 0.0, 0.0, 0)
 
 
-def test_novel_captions_are_none_of_the_training_captions_word_by_word() -> None:
+def test_novel_captions_equal_no_training_caption_word_for_word() -> None:
     training = TrainingCaptions(["A dog runs .", "a dog's ball", "the cat"])
     captions = [
         ["a", "dog", "runs"],
@@ -32,7 +32,7 @@ def test_novel_captions_are_none_of_the_training_captions_word_by_word() -> None
     assert Diversity.of(captions, training).novel == pytest.approx(3 / 5)
 
 
-def test_the_short_cut_finds_what_tokenising_every_caption_finds() -> None:
+def test_the_shortcut_finds_what_tokenising_every_caption_finds() -> None:
     written = [
         "A dog's ball.",
         "Two men can't wait !",
@@ -51,14 +51,14 @@ def test_the_short_cut_finds_what_tokenising_every_caption_finds() -> None:
         ("cannot", "do", "it"),
         (),
     ]
-    found, everything = TrainingCaptions(written), {tuple(tokenize(caption)) for caption in written}
-    assert [caption in found for caption in words] == [caption in everything for caption in words]
-    assert sum(caption in found for caption in words) > len(written)
-    assert "ab" not in found
+    training, tokenized = TrainingCaptions(written), {tuple(tokenize(caption)) for caption in written}
+    assert [caption in training for caption in words] == [caption in tokenized for caption in words]
+    assert sum(caption in training for caption in words) > len(written)
+    assert "ab" not in training
 
 
 @pytest.mark.parametrize(
-    ("captions", "how"),
+    ("captions", "expected"),
     [
         ([caption[:3] for caption in PEOPLE], "3.0 words on average, those of people 7.0"),
         ([["a", "dog", "runs", "on", "grass"]] * 50, "only 2.0 % of the captions differ"),
@@ -66,6 +66,6 @@ def test_the_short_cut_finds_what_tokenising_every_caption_finds() -> None:
         (PEOPLE, None),
     ],
 )
-def test_a_collapse_is_told(captions: list[list[str]], how: str | None) -> None:
-    told = Diversity.of(captions).collapsed(Diversity.of(PEOPLE))
-    assert told is None if how is None else told is not None and how in told
+def test_a_collapse_is_described(captions: list[list[str]], expected: str | None) -> None:
+    description = Diversity.of(captions).collapsed(Diversity.of(PEOPLE))
+    assert description is None if expected is None else description is not None and expected in description

@@ -57,18 +57,20 @@ def data(tmp_path: Path) -> Iterator[dict[str, Path]]:
     ]
     instances = tmp_path / "instances.json"
     instances.write_text(json.dumps({"images": images, "categories": CATEGORIES, "annotations": annotations}))
-    said = {
+    texts = {
         1: ["A puppy runs, a cat runs.", "Dog and man"],
         2: ["A man runs with a dog", "a cat"],
         3: ["a dog"],
         4: ["a dog"],
     }
     captions = tmp_path / "captions.json"
-    listed = [
-        {"id": 9 * i + n, "image_id": i, "caption": text} for i, texts in said.items() for n, text in enumerate(texts)
+    annotations = [
+        {"id": 9 * image + number, "image_id": image, "caption": text}
+        for image, references in texts.items()
+        for number, text in enumerate(references)
     ]
-    pictures = [{"id": number, "file_name": f"{number}.png"} for number in said]
-    captions.write_text(json.dumps({"images": pictures, "annotations": listed}))
+    pictures = [{"id": number, "file_name": f"{number}.png"} for number in texts]
+    captions.write_text(json.dumps({"images": pictures, "annotations": annotations}))
     yield {"instances": instances, "captions": captions, "images": photos}
 
 
@@ -76,12 +78,11 @@ def test_boxes_of_a_file(data: dict[str, Path]) -> None:
     found = read_boxes(data["instances"])
     assert found["1"].boxes["dog"].tolist() == [[0, 0, 0.5, 1]]
     assert found["1"].absent == {"cat"}
-    assert (
-        set(found["2"].boxes) == {"dog"} and found["2"].absent == frozenset()
-    )  # persons are a crowd, cats were not looked for
+    # Persons are a crowd, and cats were not labelled.
+    assert set(found["2"].boxes) == {"dog"} and found["2"].absent == frozenset()
 
 
-def test_the_cover_of_a_place_is_what_counting_points_gives() -> None:
+def test_the_cover_of_a_place_equals_a_count_of_points() -> None:
     random = np.random.default_rng(0)
     corner = random.uniform(0, 0.7, (5, 2))
     boxes = np.concatenate([corner, corner + random.uniform(0.05, 0.3, (5, 2))], axis=1)
@@ -99,7 +100,7 @@ def test_the_cover_of_a_place_is_what_counting_points_gives() -> None:
 
 
 def test_a_crop_moves_the_places() -> None:
-    """Of a photo twice as wide as high the middle square is seen: its left column lies at a quarter of the width."""
+    """A photo twice as wide as high is cropped to its middle square, whose left edge is at a quarter of the width."""
     cells = np.array([[0, 0, 0.5, 1], [0.5, 0, 1, 1]])
     boxes = {"dog": np.array([[0.25, 0, 0.5, 1]]), "cat": np.array([[0.0, 0, 0.2, 1]])}
     scene = Scene(cells, Boxes(boxes, frozenset()), (0.25, 0.0, 0.75, 1.0))
@@ -113,7 +114,7 @@ def test_a_crop_moves_the_places() -> None:
 def naive(
     captioner: Captioner, photo: Path, captions: list[list[str]], wanted: dict[str, list[float]]
 ) -> list[tuple[float, float]]:
-    """Pointing and mass of each wanted word of references, step by step, cell by cell."""
+    """Return pointing and mass of each wanted word of references, step by step, cell by cell."""
     pixels = torch.from_numpy(captioner.model.encoder.transform.pixels(Image.open(photo).convert("RGB"))).unsqueeze(0)
     found = []
     with torch.no_grad():
@@ -143,7 +144,7 @@ def naive(
     return found
 
 
-def test_references_are_measured_as_word_by_word(data: dict[str, Path]) -> None:
+def test_references_are_measured_as_if_read_word_by_word(data: dict[str, Path]) -> None:
     captioner = build()
     found = ground(captioner, data["instances"], data["captions"], data["images"], resamples=50)
     assert found.photos == 2 and [Path(error.source).name for error in found.errors] == ["3.png"]
@@ -167,10 +168,8 @@ def test_references_are_measured_as_word_by_word(data: dict[str, Path]) -> None:
     assert words.classes["dog"][0] == 3 and words.classes["person"][0] == 1
 
 
-def test_generated_words_that_look_right_are_counted_right(
-    data: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Attention put by hand on the left upper region, where the first photo has its dog, and the second has none."""
+def test_generated_words_are_scored_by_their_attention(data: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attention of "dog" is set to the upper left region, where only the first photo has its dog."""
     captioner = build()
     regions = torch.tensor([[0.0, 0, 0.4, 0.5], [0.6, 0, 1, 0.5], [0, 0, 0, 0]])
 
@@ -181,22 +180,22 @@ def test_generated_words_that_look_right_are_counted_right(
         return Memory(torch.zeros(b, 3, d), torch.zeros(b, d), mask=mask, boxes=regions.expand(b, 3, 4))
 
     monkeypatch.setattr(captioner.model, "forward", encode)
-    looked = torch.tensor([[0.0, 1, 0], [1, 0, 0]])
+    attention = torch.tensor([[0.0, 1, 0], [1, 0, 0]])
     monkeypatch.setattr(
         captioner,
         "caption_memory",
-        lambda memory: [Caption("A dog.", ["a", "dog"], -1.0, looked, boxes=regions)] * len(memory),
+        lambda memory: [Caption("A dog.", ["a", "dog"], -1.0, attention, boxes=regions)] * len(memory),
     )
     found = ground(captioner, data["instances"], data["captions"], data["images"], resamples=200).generated
     assert (found.words, found.photos, found.absent) == (2, 2, 0)
     values = {name: interval.value for name, interval in found.scores.items()}
     assert values["pointing"] == values["mass"] == 0.5
-    # The box of the second dog covers the right region; padding is no place.
+    # The box of the second dog covers the right region; padding is not a place.
     assert values["pointing, even"] == values["mass, even"] == 0.5
     assert (found.scores["mass"].low, found.scores["mass"].high) == (0.0, 1.0)
 
 
-def test_what_cannot_be_measured_is_said(data: dict[str, Path], tmp_path: Path) -> None:
+def test_what_cannot_be_measured_is_refused(data: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="does not attend"):
         ground(build("show_tell"), data["instances"], data["captions"], data["images"])
     empty = tmp_path / "none.json"

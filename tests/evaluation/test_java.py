@@ -1,4 +1,4 @@
-"""The Java programs: how their answers are read, and what is said when they fail."""
+"""The Java programs: how their answers are read, and what is reported when they fail."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FakeJava = Callable[[str], None]
 def test_spice_is_read_as_pycocoevalcap_reads_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fake_java: FakeJava
 ) -> None:
-    """With a stand-in for the program, which needs models that are too large for a test."""
+    """With a substitute for the program, which needs models that are too large for a test."""
     from pycocoevalcap.spice import get_stanford_models as models
 
     monkeypatch.setattr(models, "SPICEDIR", str(tmp_path))

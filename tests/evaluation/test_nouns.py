@@ -4,11 +4,12 @@ import pytest
 
 from captioner.evaluation.nouns import SYNONYMS, Nouns
 
-COCO = """person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,parking meter,bench,bird,cat,dog,horse,sheep,
-cow,elephant,bear,zebra,giraffe,backpack,umbrella,handbag,tie,suitcase,frisbee,skis,snowboard,sports ball,kite,baseball bat,baseball glove,skateboard,
-surfboard,tennis racket,bottle,wine glass,cup,fork,knife,spoon,bowl,banana,apple,sandwich,orange,broccoli,carrot,hot dog,pizza,donut,cake,chair,couch,
-potted plant,bed,dining table,toilet,tv,laptop,mouse,remote,keyboard,cell phone,microwave,oven,toaster,sink,refrigerator,book,clock,vase,scissors,
-teddy bear,hair drier,toothbrush""".replace("\n", "").split(",")
+COCO = """person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,
+parking meter,bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,backpack,umbrella,handbag,tie,suitcase,
+frisbee,skis,snowboard,sports ball,kite,baseball bat,baseball glove,skateboard,surfboard,tennis racket,bottle,
+wine glass,cup,fork,knife,spoon,bowl,banana,apple,sandwich,orange,broccoli,carrot,hot dog,pizza,donut,cake,chair,couch,
+potted plant,bed,dining table,toilet,tv,laptop,mouse,remote,keyboard,cell phone,microwave,oven,toaster,sink,
+refrigerator,book,clock,vase,scissors,teddy bear,hair drier,toothbrush""".replace("\n", "").split(",")
 
 
 @pytest.mark.parametrize(
@@ -24,7 +25,7 @@ teddy bear,hair drier,toothbrush""".replace("\n", "").split(",")
         ("the sky is grey", []),
     ],
 )
-def test_what_captions_name(caption: str, expected: list[tuple[str, str]]) -> None:
+def test_classes_named_by_captions(caption: str, expected: list[tuple[str, str]]) -> None:
     words = caption.split()
     assert [(" ".join(words[start:end]), name) for start, end, name in Nouns(COCO)(words)] == expected
 
@@ -45,5 +46,5 @@ def test_a_word_names_one_class_only() -> None:
             assert phrase == name or phrase not in COCO, phrase
 
 
-def test_other_classes_go_by_their_own_names() -> None:
+def test_other_classes_are_named_by_their_own_names() -> None:
     assert Nouns(["tractor"])(["two", "tractors", "and", "a", "dog"]) == [(1, 2, "tractor")]

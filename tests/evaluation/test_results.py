@@ -1,4 +1,4 @@
-"""Captions to COCO's results files and back, and files that are none."""
+"""Captions to COCO's results files and back, and files that are not COCO results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from captioner.errors import EvaluationError
 from captioner.evaluation.results import coco_results, read_results, write_results
 
 
-def test_results_go_to_coco_and_back(tmp_path: Path) -> None:
+def test_results_round_trip_through_coco(tmp_path: Path) -> None:
     from pycocotools.coco import COCO
 
     captions = {"391895": "a man on a moped", "522418": "“日本”\n|||", "7": ""}
@@ -55,7 +55,7 @@ def test_results_that_are_not_coco_results_are_refused(tmp_path: Path, text: str
     assert str(path) in str(caught.value)
 
 
-def test_results_that_are_not_there_or_not_text(tmp_path: Path) -> None:
+def test_results_that_are_missing_or_not_text(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="cannot be read"):
         read_results(tmp_path / "missing.json")
     (tmp_path / "binary.json").write_bytes(b"\xff\xd8\xff\xe0")

@@ -1,4 +1,4 @@
-"""The scores are pycocoevalcap's, wherever it is installed and whatever the captions hold; failures are explained."""
+"""The scores are pycocoevalcap's, wherever it is installed and whatever is in the captions; failures are explained."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ AWKWARD = {
     "e": "",
     "l": "a train of wagons " * 250,
 }
-# The same words as pycocoevalcap can take them: such line ends make it mix up the images, half a letter makes it fail.
+# The same words in a form that pycocoevalcap accepts: such line ends make it mix up images, a surrogate makes it fail.
 TAMED = AWKWARD | {"u": "People in a café sit  at tables outside  ||| EVAL <b id='|||'> “yes” 日本 😀 \x00?"}
 # What pycocoevalcap 1.2, used directly, gives for PLAIN, with METEOR's full table of paraphrases.
 GOLDEN = {
@@ -65,7 +65,7 @@ def spaced(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def few_paraphrases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Lets METEOR, ours and pycocoevalcap's, know a handful of paraphrases: the full table takes 10 s to load."""
+    """Give METEOR, ours and pycocoevalcap's, only a handful of paraphrases: the full table takes 10 s to load."""
     from pycocoevalcap.meteor import meteor
 
     folder = tmp_path_factory.mktemp("meteor")
@@ -94,7 +94,7 @@ def ours(few_paraphrases: None, spaced: Path) -> Scores:
 
 @pytest.fixture(scope="module")
 def theirs(few_paraphrases: None) -> dict[str, tuple[float, list[float]]]:
-    """What pycocoevalcap gives when it is used as its ``COCOEvalCap`` does: of the set, and of every image."""
+    """The scores of pycocoevalcap, used as in its ``COCOEvalCap``: of the set, and of every image."""
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.meteor.meteor import Meteor
@@ -170,7 +170,7 @@ def test_works_from_an_odd_install_path_and_writes_nothing_into_it(few_paraphras
     )
     before = sorted(site.rglob("*"))
     repository = str(Path(__file__).resolve().parents[2])
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-B", "-c", program],
         input=json.dumps([PLAIN, {image: REFERENCES[image] for image in PLAIN}]),
         env={"PATH": "", "LC_ALL": "C", "PYTHONPATH": os.pathsep.join([str(site), repository])},
@@ -179,8 +179,8 @@ def test_works_from_an_odd_install_path_and_writes_nothing_into_it(few_paraphras
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    values = json.loads(done.stdout)  # and so nothing else was printed
+    assert process.returncode == 0, process.stderr
+    values = json.loads(process.stdout)  # and so nothing else was printed
     assert 0.25 < values.pop("METEOR") <= GOLDEN["METEOR"]  # it knows fewer paraphrases here
     assert values == pytest.approx({k: v for k, v in GOLDEN.items() if k != "METEOR"}, abs=1e-12)
     assert sorted(site.rglob("*")) == before
@@ -208,24 +208,24 @@ def test_scorer_tokenises_its_references_once(
     worse = scorer(PLAIN | {"12": "a car"}, metrics=("BLEU", "CIDEr"))
     assert log.read_text().count("start") == 1 and "a car" in log.read_text() and "races over" not in log.read_text()
     assert worse.values["CIDEr"] < first.values["CIDEr"]
-    assert capfd.readouterr() == ("", "")  # pycocoevalcap and Java both like to talk
+    assert capfd.readouterr() == ("", "")  # pycocoevalcap and Java would print messages
 
 
 def test_scorer_may_be_shared_between_threads() -> None:
     scorer = Scorer({image: REFERENCES[image] for image in PLAIN})
     captions = [PLAIN, {image: REFERENCES[image][0] for image in PLAIN}, dict.fromkeys(PLAIN, "a dog")]
-    got: dict[int, Scores] = {}
+    scores: dict[int, Scores] = {}
 
     def run(i: int) -> None:
-        got[i] = scorer(captions[i], metrics=WITHOUT_METEOR)
+        scores[i] = scorer(captions[i], metrics=WITHOUT_METEOR)
 
     threads = [threading.Thread(target=run, args=(i,)) for i in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert got[1].values["BLEU-4"] == pytest.approx(1, abs=1e-6)
-    assert got[2].values["CIDEr"] < got[0].values["CIDEr"] < got[1].values["CIDEr"]
+    assert scores[1].values["BLEU-4"] == pytest.approx(1, abs=1e-6)
+    assert scores[2].values["CIDEr"] < scores[0].values["CIDEr"] < scores[1].values["CIDEr"]
 
 
 def test_cider_of_one_image_comes_with_a_warning() -> None:

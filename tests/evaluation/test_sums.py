@@ -66,7 +66,7 @@ def test_repeated_photos_score_as_a_set_that_holds_them_twice() -> None:
         }
         for captions in (
             {image: [" ".join(words) for words in _words(image)] for image in REFERENCES},
-            {image: [said] for image, said in POOR.items()},
+            {image: [caption] for image, caption in POOR.items()},
         )
     )
     expected, _ = Bleu(4).compute_score(references, candidates, verbose=0)
@@ -80,7 +80,7 @@ def _words(image: str) -> list[list[str]]:
 
 
 def test_meteor_of_a_set_from_the_statistics_of_its_program() -> None:
-    # What METEOR 1.5 answers to SCORE and then to EVAL: captions that are near, stem for stem, the same as the
+    # What METEOR 1.5 answers to SCORE and then to EVAL: captions that are similar, equal in stems, the same as the
     # reference, without a match, and empty.
     answers = """
         7 8 2 4 2 2 1 1 0 0 0 0 0 0 0 0 1 1 0 1 3 4 5

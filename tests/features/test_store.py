@@ -1,4 +1,4 @@
-"""The feature store: what it holds, that it goes on where it was stopped, and what it refuses."""
+"""The feature store: what it holds, that its build continues where it stopped, and what it refuses."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Tiny(Encoder):
 
 
 class Found(Tiny):
-    """As many of the quarters as a picture's first pixel says, with boxes, and something else in the masked places."""
+    """As many quarters as a picture's first pixel determines, with boxes, and other values in the masked places."""
 
     grid = None
 
@@ -82,7 +82,7 @@ def build(folder: Path, pictures: Pictures, **settings: object) -> StoreReport:
 
 
 def interrupted(folder: Path, pictures: Pictures, *, after: int) -> None:
-    """Begin a store and be stopped when ``after`` pictures, mirrored ones included, are done."""
+    """Begin a store and interrupt it when ``after`` pictures, mirrored ones included, are done."""
 
     def stop(done: int, _: int) -> None:
         if done >= after:
@@ -96,7 +96,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
 
 
-def test_a_store_holds_what_the_encoder_says_of_each_picture_and_of_its_mirror(
+def test_a_store_holds_the_encoders_output_for_each_picture_and_its_mirror_image(
     tmp_path: Path, pictures: Pictures
 ) -> None:
     built, encoder = build(tmp_path / "store", pictures), Tiny()
@@ -139,7 +139,7 @@ def test_features_too_large_for_float16_stay_finite(tmp_path: Path, pictures: Pi
 
 
 @pytest.mark.parametrize(("after", "rest"), [(6, 10), (12, 4), (16, 0)])
-def test_a_stopped_build_goes_on_where_it_was(tmp_path: Path, pictures: Pictures, after: int, rest: int) -> None:
+def test_a_stopped_build_continues_where_it_was(tmp_path: Path, pictures: Pictures, after: int, rest: int) -> None:
     interrupted(tmp_path / "store", pictures, after=after)
     with pytest.raises(FeatureStoreError, match="unfinished; run the same 'captioner features' command again"):
         FeatureStore(tmp_path / "store")
@@ -151,7 +151,7 @@ def test_a_stopped_build_goes_on_where_it_was(tmp_path: Path, pictures: Pictures
     assert build(tmp_path / "store", pictures).encoded == 0
 
 
-def test_a_build_killed_in_the_middle_of_a_file_goes_on_to_the_same_bytes(
+def test_a_build_killed_in_the_middle_of_a_file_ends_with_the_same_bytes(
     tmp_path: Path, pictures: Pictures, repository: Path
 ) -> None:
     script = """
@@ -186,10 +186,8 @@ build(folder, [(f"id{i}", pathlib.Path(path)) for i, path in enumerate(sys.argv[
 def test_bad_pictures_are_reported_and_absent(tmp_path: Path, pictures: Pictures) -> None:
     pictures[1][1].write_text("not a picture")
     pictures[6][1].unlink()
-    for built in (
-        build(tmp_path / "store", pictures),
-        build(tmp_path / "store", pictures),
-    ):  # also when there is nothing left to do
+    for _ in range(2):  # the second time there is nothing left to do
+        built = build(tmp_path / "store", pictures)
         assert [error.source for error in built.errors] == [str(pictures[1][1]), str(pictures[6][1])]
         assert built.store.ids == ["id0", "id2", "id3", "id4", "id5", "id7"] and len(built.store) == 6
         assert "id1" not in built.store and "id2" in built.store
@@ -199,15 +197,15 @@ def test_bad_pictures_are_reported_and_absent(tmp_path: Path, pictures: Pictures
     assert torch.equal(built.store.vectors(whole.ids), whole.vectors(whole.ids))
 
 
-def test_a_shard_of_bad_pictures_only_costs_no_good_one(tmp_path: Path, pictures: Pictures) -> None:
+def test_a_shard_with_only_bad_pictures_costs_no_good_one(tmp_path: Path, pictures: Pictures) -> None:
     for i in (3, 4, 5):  # all of the second shard
         pictures[i][1].write_text("not a picture")
     built = build(tmp_path / "store", pictures)
     assert len(built.errors) == 3 and built.store.vectors(["id2", "id6"]).shape == (2, 4, 3)
 
 
-def test_not_one_readable_picture_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FeatureStoreError, match=r"not one picture could be read.*nowhere\.jpg"):
+def test_no_readable_picture_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FeatureStoreError, match=r"none of the pictures could be read.*nowhere\.jpg"):
         build(tmp_path / "store", [("a", tmp_path / "nowhere.jpg")])
 
 
@@ -225,10 +223,10 @@ def test_features_of_another_encoder_or_transform_are_refused(
         FeatureStore(tmp_path / "store", encoder=encoder)
     with pytest.raises(FeatureStoreError, match="begun with another encoder"):
         build(tmp_path / "store", pictures, encoder=encoder)
-    assert len(FeatureStore(tmp_path / "store", encoder=Tiny())) == 8  # and the store is whole
+    assert len(FeatureStore(tmp_path / "store", encoder=Tiny())) == 8  # and the store is intact
 
 
-def test_a_store_begun_otherwise_is_not_continued(tmp_path: Path, pictures: Pictures) -> None:
+def test_a_store_begun_with_another_plan_is_not_continued(tmp_path: Path, pictures: Pictures) -> None:
     interrupted(tmp_path / "store", pictures, after=6)
     for names, settings in (
         ("list of pictures", {"pictures": pictures[:5]}),
@@ -257,7 +255,7 @@ def test_a_damaged_shard_is_refused_and_the_advice_helps(tmp_path: Path, picture
     with pytest.raises(FeatureStoreError, match=r"00001\.npy.*delete .*index\.json"):
         FeatureStore(store)
     (store / INDEX).unlink()
-    if harm == "other shape":  # here the message says to delete the shard too
+    if harm == "other shape":  # in this case the message says to delete the shard too
         shard.unlink()
     build(store, pictures)
     assert contents(store) == before
@@ -321,13 +319,13 @@ def test_a_store_of_regions_holds_boxes_and_masks(tmp_path: Path, pictures: Pict
         and (memory.boxes[~memory.mask] == 0).all()
     )
     torch.testing.assert_close(memory.vectors, expected.vectors, rtol=0, atol=0.004)
-    for row in range(5):  # the mean of the real ones alone
+    for row in range(5):  # the mean of the unmasked places only
         torch.testing.assert_close(
             memory.pooled[row], expected.vectors[row, expected.mask[row]].mean(0), rtol=0, atol=0.004
         )
 
 
-def test_a_stopped_build_of_regions_goes_on_and_misses_no_boxes(tmp_path: Path, pictures: Pictures) -> None:
+def test_a_stopped_build_of_regions_continues_and_misses_no_boxes(tmp_path: Path, pictures: Pictures) -> None:
     build(tmp_path / "whole", pictures, encoder=Found())
     whole = contents(tmp_path / "whole")
     for name in ("00001-boxes.npy", "00002-flipped-boxes.npy"):
@@ -341,7 +339,7 @@ def test_a_stopped_build_of_regions_goes_on_and_misses_no_boxes(tmp_path: Path, 
         assert contents(harmed) == whole
 
 
-def test_a_store_of_a_grid_is_of_the_first_format(tmp_path: Path, pictures: Pictures) -> None:
+def test_a_store_of_a_grid_has_the_first_format(tmp_path: Path, pictures: Pictures) -> None:
     build(tmp_path / "grid", pictures)
     build(tmp_path / "regions", pictures, encoder=Found())
     grid, regions = (json.loads((tmp_path / name / INDEX).read_text()) for name in ("grid", "regions"))
@@ -349,11 +347,11 @@ def test_a_store_of_a_grid_is_of_the_first_format(tmp_path: Path, pictures: Pict
     assert not [name for name in contents(tmp_path / "grid") if "boxes" in name]
 
 
-def test_places_that_are_nowhere_are_refused(tmp_path: Path, pictures: Pictures) -> None:
-    nowhere = Tiny()
-    nowhere.grid = None
+def test_places_without_grid_or_boxes_are_refused(tmp_path: Path, pictures: Pictures) -> None:
+    encoder = Tiny()
+    encoder.grid = None
     with pytest.raises(FeatureStoreError, match="neither a grid nor boxes"):
-        build(tmp_path / "store", pictures, encoder=nowhere)
+        build(tmp_path / "store", pictures, encoder=encoder)
 
 
 @pytest.mark.slow
@@ -372,13 +370,13 @@ def test_a_compiled_encoder_gives_the_features_of_the_plain_one(
 
 
 @pytest.mark.parametrize("flips", [False, True])
-def test_a_store_takes_what_was_told_before(tmp_path: Path, pictures: Pictures, flips: bool) -> None:
+def test_a_store_takes_the_predicted_space(tmp_path: Path, pictures: Pictures, flips: bool) -> None:
     build(tmp_path / "store", pictures, flips=flips)
     arrays = [np.load(file) for file in (tmp_path / "store").glob("*.npy")]
     assert sum(array.nbytes for array in arrays) == store_bytes(Tiny(), 8, flips=flips)
 
 
-def test_a_store_that_the_disk_cannot_hold_is_not_begun(
+def test_a_store_that_does_not_fit_on_the_disk_is_not_begun(
     tmp_path: Path, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needed, free = store_bytes(Tiny(), 8, flips=True), []
@@ -389,5 +387,5 @@ def test_a_store_that_the_disk_cannot_hold_is_not_begun(
     assert not (tmp_path / "new").exists()
     free.append(needed)
     interrupted(tmp_path / "new" / "store", pictures, after=6)
-    free.append(needed - 3 * 2 * 4 * 3 * 2)  # what lies there already needs no room
+    free.append(needed - 3 * 2 * 4 * 3 * 2)  # existing files need no more space
     build(tmp_path / "new" / "store", pictures)

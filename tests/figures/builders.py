@@ -23,7 +23,7 @@ def grid_caption(
 
 
 def region_caption(seen: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)) -> Caption:
-    """Two words and three regions: the upper left quarter, the lower half, and the lower right quarter, which overlaps it."""
+    """Two words and three regions: the upper left quarter, the lower half, and the lower right quarter within it."""
     boxes = torch.tensor([[0.0, 0.0, 0.5, 0.5], [0.0, 0.5, 1.0, 1.0], [0.5, 0.5, 1.0, 1.0]])
     attention = torch.tensor([[0.7, 0.2, 0.1], [0.05, 0.5, 0.45]])
     return Caption("Cat sits.", ["cat", "sits"], -2.0, attention, boxes=boxes, seen=seen)

@@ -45,7 +45,7 @@ def test_the_photo_and_the_maps_are_on_the_sheet_pixel_for_pixel() -> None:
     pixels = np.asarray(Figure(caption, white, style).image())
     ys, xs = np.nonzero((pixels == (10, 200, 30)).all(-1))
     width, height = xs.max() - xs.min() + 1, ys.max() - ys.min() + 1
-    assert len(xs) == width * height  # a whole rectangle, nothing on it
+    assert len(xs) == width * height  # a whole rectangle with nothing drawn on it
     assert width / height == pytest.approx(80 / 60, rel=0.02)
 
 
@@ -62,9 +62,8 @@ def test_attention_colours_what_it_covers_and_leaves_the_rest() -> None:
     base = np.full((1, 3, 3), 0.5, dtype=np.float32)
     drawn = overlay(base, np.array([[0.0, 0.5, 1.0]]), palette(Style(colours="viridis", opacity=1.0)))
     assert drawn[0, 0].tolist() == [128, 128, 128] or drawn[0, 0].tolist() == [127, 127, 127]
-    assert (
-        np.abs(drawn[0, 2].astype(int) - [253, 231, 37]).max() <= 1
-    )  # the last colour of viridis, as its authors published it
+    # The last colour of viridis, as published by its authors.
+    assert np.abs(drawn[0, 2].astype(int) - [253, 231, 37]).max() <= 1
 
 
 @pytest.mark.parametrize("name", ["inferno", "viridis", "cividis"])
@@ -97,10 +96,8 @@ def test_regions_are_outlined_and_the_strongest_is_labelled() -> None:
     sheet.place(np.zeros((300, 300, 3), dtype=np.uint8), 0, 0)
     mark_regions(sheet, Heat(region_caption(), Style()), 1, (50, 50), (200, 200), 14)
     white = np.asarray(sheet.image()).min(-1) > 200
-    left, right = (
-        white[148:253, 50:150],
-        white[148:253, 150:252],
-    )  # the lower half of the photo is the strongest, its right quarter the second
+    # The lower half of the photo is the strongest region, its right quarter the second.
+    left, right = white[148:253, 50:150], white[148:253, 150:252]
     assert (
         white[149:151, 60:240].any(0).all()
         and white[249:251, 60:240].any(0).all()
@@ -114,9 +111,9 @@ def test_the_strongest_region_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
     monkeypatch.setattr(Sheet, "text", lambda self, x, y, text, size, **more: written.append(text))
     named = replace(region_caption(), labels=["cat", "sofa", "a very long name of a thing that fits nowhere at all"])
-    for word, wanted in ((0, "cat 70 %"), (1, "sofa 50 %")):
+    for word, expected in ((0, "cat 70 %"), (1, "sofa 50 %")):
         mark_regions(Sheet((300, 300)), Heat(named, Style()), word, (50, 50), (200, 200), 14)
-        assert written.pop() == wanted
+        assert written.pop() == expected
     last = replace(named, attention=torch.tensor([[0.0, 0.0, 1.0]]), tokens=["it"])
     mark_regions(Sheet((300, 300)), Heat(last, Style()), 0, (50, 50), (200, 200), 14)
     assert written.pop().endswith("… 100 %")
@@ -151,12 +148,12 @@ def test_png_carries_the_caption() -> None:
 def test_gif_shows_every_word_and_the_photo_around_them() -> None:
     image = Image.open(io.BytesIO(Figure(grid_caption(words=3), photo(), Style(side=64, seconds=0.5)).gif()))
     assert image.format == "GIF" and image.n_frames == 5 and image.info["loop"] == 0
-    shown, frames = [], []
+    durations, frames = [], []
     for number in range(5):
         image.seek(number)
-        shown.append(image.info["duration"])
+        durations.append(image.info["duration"])
         frames.append(np.asarray(image.convert("RGB")).astype(int))
-    assert shown == [750, 500, 500, 500, 1000]
+    assert durations == [750, 500, 500, 500, 1000]
     assert (
         all(np.abs(frames[i] - frames[i + 1]).mean() > 1 for i in range(4)) and np.abs(frames[0] - frames[4]).mean() < 1
     )
@@ -216,9 +213,8 @@ def test_larger_letters_take_more_room() -> None:
         Figure(grid_caption(words=6), photo(), Style(width=600, letters=size)).image() for size in (1.0, 2.0)
     )
     ink = [np.flatnonzero((np.asarray(image)[:80].min(-1) < 100).any(1)) for image in (plain, large)]
-    title = [
-        np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)[0] for rows in ink
-    ]  # the first line's rows of pixels
+    # The pixel rows of the first line.
+    title = [np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)[0] for rows in ink]
     assert plain.width == large.width and len(title[1]) > 1.5 * len(title[0])
 
 
@@ -261,7 +257,7 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_caption_finds_its_photo_upright(tmp_path: Path) -> None:
     file = tmp_path / "turned.jpg"
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter
+    exif[0x0112] = 6  # rotated by 90 degrees
     photo(80, 60).save(file, exif=exif)
     caption = replace(grid_caption(), source=str(file))
     assert figure(caption).photo.size == (60, 80)
@@ -296,7 +292,7 @@ def test_fit_keeps_the_shape() -> None:
 
 
 def test_sheets_leave_no_pixels_behind() -> None:
-    """Without pyplot and without waiting for the collector of circles, or thousands of figures would pile up between two of its runs."""
+    """Pixels are freed without the cyclic garbage collector, between whose runs thousands of figures would pile up."""
     caption, picture, style = grid_caption(words=2), photo(), Style(width=900)
     Figure(caption, picture, style).image()
     gc.collect()
@@ -310,4 +306,6 @@ def test_sheets_leave_no_pixels_behind() -> None:
     finally:
         tracemalloc.stop()
         gc.enable()
-    assert grown < 3 * width * height  # one byte a pixel; a sheet that was kept would hold three at least
+    assert (
+        grown < 3 * width * height
+    )  # less than one byte per pixel and sheet; a leaked sheet would hold at least three

@@ -1,4 +1,4 @@
-"""The maps, held against a naive sum over places and against ``Caption.words_at``."""
+"""The maps, compared with a naive sum over places and with ``Caption.words_at``."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def test_a_map_is_the_gaussian_mean_of_the_cells(seen: tuple[float, float, float
                 for r in range(3)
                 for c in range(4)
             ]
-            wanted = sum(
+            expected = sum(
                 count * weight for count, weight in zip(counts, caption.attention[1].tolist(), strict=True)
             ) / sum(counts)
-            assert drawn[py, px] == pytest.approx(wanted, rel=1e-9)
+            assert drawn[py, px] == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("seen", [(0.0, 0.0, 1.0, 1.0), CROPPED])
@@ -48,9 +48,9 @@ def test_without_smoothing_a_map_is_what_words_at_says(make, seen: tuple[float, 
     caption, (width, height) = make(seen=seen), (40, 20)
     maps = Heat(caption, Style(smoothing=0)).maps((width, height))
     for px, py in ((1, 1), (9, 6), (17, 11), (21, 13), (26, 16), (39, 19)):
-        told = caption.words_at(((px + 0.5) / width, (py + 0.5) / height))
-        assert [maps(word)[py, px] for word in range(len(told))] == pytest.approx(
-            [weight for _, weight in told], abs=1e-6
+        expected = caption.words_at(((px + 0.5) / width, (py + 0.5) / height))
+        assert [maps(word)[py, px] for word in range(len(expected))] == pytest.approx(
+            [weight for _, weight in expected], abs=1e-6
         )
 
 
@@ -63,7 +63,7 @@ def test_smoothing_keeps_even_attention_even_and_makes_nothing_negative_or_stron
     for word in range(4):
         drawn = heat.maps((123, 77))(word)
         assert drawn.min() >= 0 and drawn.max() <= heat.peak(word)
-        # The colours are used up to their end, but not far beyond it.
+        # The colour scale is used up to its end, but not far beyond.
         assert drawn.max() == pytest.approx(heat.top(word), rel=0.05) or heat.top(word) == pytest.approx(4 / 196)
 
 

@@ -1,4 +1,4 @@
-"""The page: what stands in its file, and what it does in a browser."""
+"""The page: the content of its file, and its behaviour in a browser."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{data
 
 
 class Reader(HTMLParser):
-    """The elements of a page with their attributes, and the text in its scripts and styles."""
+    """Parser of a page's elements with their attributes, and of its scripts, styles, title and heading."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -60,7 +60,10 @@ def read(caption: Caption, picture: Image.Image | None = None, **style: Any) -> 
 
 
 def several() -> Caption:
-    """A caption of four words and two others of it: one of three words, all of which look at the upper left cell, and one without attention."""
+    """A caption of four words with two others.
+
+    The first other has three words, which all look at the upper left cell; the second has no attention.
+    """
     corner = torch.zeros(3, 12)
     corner[:, 0] = 1
     second = Caption("A second one.", ["a", "second", "one"], -8.25, corner, grid=(3, 4))
@@ -97,7 +100,7 @@ def test_names_and_words_cannot_become_markup() -> None:
 
 
 def weights_in(value: dict[str, Any]) -> Any:
-    """The weights (T, N) of one caption of the page's numbers."""
+    """Decode the weights (T, N) of one caption in the page's numbers."""
     levels = np.frombuffer(base64.b64decode(value["weights"]), dtype="<u2").reshape(len(value["tokens"]), -1)
     return levels / 65535 * np.array(value["peaks"])[:, None]
 
@@ -120,22 +123,21 @@ def test_the_numbers_hold_the_other_captions() -> None:
     assert [one["log_probability"] for one in (first, second, third)] == [-7.5, -8.25, -9.5]
     assert second["tokens"] == ["a", "second", "one"] and weights_in(second)[:, 0].tolist() == [1.0] * 3
     assert third["text"] == "A third one." and third["weights"] is None
-    elsewhere = replace(
-        several().others[0], attention=torch.ones(3, 4) / 4, grid=(2, 2)
-    )  # not the places that the page draws
+    # These are not the places that the page draws.
+    elsewhere = replace(several().others[0], attention=torch.ones(3, 4) / 4, grid=(2, 2))
     numbers = read(
         replace(grid_caption(), others=[elsewhere, replace(elsewhere, log_probability=float("-inf"))])
     ).numbers
     assert [one["weights"] for one in numbers["captions"][1:]] == [None, None]
-    assert numbers["captions"][2]["log_probability"] is None  # JSON knows no infinity
+    assert numbers["captions"][2]["log_probability"] is None  # JSON has no infinity
 
 
 def test_the_photo_has_a_sane_size() -> None:
-    for size, wanted in (((3000, 2000), (960, 640)), ((50, 40), (50, 40))):
+    for size, expected in (((3000, 2000), (960, 640)), ((50, 40), (50, 40))):
         page = read(grid_caption(), photo(*size))
         source = next(attributes["src"] or "" for tag, attributes in page.elements if tag == "img")
         image = Image.open(BytesIO(base64.b64decode(source.partition(",")[2])))
-        assert image.format == "JPEG" and image.size == wanted and page.numbers["size"] == list(wanted)
+        assert image.format == "JPEG" and image.size == expected and page.numbers["size"] == list(expected)
 
 
 @pytest.fixture(scope="module")
@@ -146,8 +148,8 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def show(browser: Any, tmp_path: Path) -> Iterator[Any]:
-    """Open the page of a caption; a message on the console or a request for anything else fails the test."""
-    wrong: list[str] = []
+    """Open the page of a caption; a console message or a request for anything else fails the test."""
+    problems: list[str] = []
     contexts = []
 
     def call(caption: Caption, picture: Image.Image | None = None, **settings: Any) -> Any:
@@ -155,10 +157,11 @@ def show(browser: Any, tmp_path: Path) -> Iterator[Any]:
         file.write_text(make_page(caption, picture or photo(240, 180), Style()), encoding="utf-8")
         contexts.append(browser.new_context(**settings))
         page = contexts[-1].new_page()
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("console", lambda message: wrong.append(message.text))
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("console", lambda message: problems.append(message.text))
         page.on(
-            "request", lambda request: None if request.url.startswith(("file:", "data:")) else wrong.append(request.url)
+            "request",
+            lambda request: None if request.url.startswith(("file:", "data:")) else problems.append(request.url),
         )
         page.goto(file.as_uri())
         return page
@@ -166,7 +169,7 @@ def show(browser: Any, tmp_path: Path) -> Iterator[Any]:
     yield call
     for context in contexts:
         context.close()
-    assert not wrong
+    assert not problems
 
 
 @pytest.mark.parametrize("make", [grid_caption, region_caption])
@@ -182,20 +185,21 @@ def test_browser_draws_what_the_program_draws(show: Any, make: Any) -> None:
             [word, [x + 0.0005 for x in xs], [y + 0.0005 for y in ys]],
         )
         np.testing.assert_allclose(np.reshape(got, (3, 5)), heat.maps((1000, 1000))(word)[at], atol=1e-4)
-        told = page.evaluate("word => weightAt(word, 0.3, 0.7)", word)
-        assert told == pytest.approx(caption.words_at((0.3, 0.7))[word][1], abs=1e-4)
+        weight = page.evaluate("word => weightAt(word, 0.3, 0.7)", word)
+        assert weight == pytest.approx(caption.words_at((0.3, 0.7))[word][1], abs=1e-4)
 
 
 def opacities(page: Any, *points: tuple[float, float]) -> list[int]:
-    """How opaque, 0..255, the map is at its most opaque pixel and then at points (x, y), 0..1.
+    """Return the map's opacity, 0..255, at its most opaque pixel and then at points (x, y), 0..1.
 
-    It is read from a copy: a browser complains on its console about a canvas that is read often.
+    It is read from a copy, because browsers warn on the console about a canvas that is read often.
     """
     read = """points => {
       const copy = new OffscreenCanvas(map.width, map.height).getContext('2d');
       copy.drawImage(map, 0, 0);
       const alpha = copy.getImageData(0, 0, map.width, map.height).data.filter((_, i) => i % 4 === 3);
-      return [Math.max(...alpha), ...points.map(([x, y]) => alpha[Math.floor(y * map.height) * map.width + Math.floor(x * map.width)])];
+      const at = ([x, y]) => alpha[Math.floor(y * map.height) * map.width + Math.floor(x * map.width)];
+      return [Math.max(...alpha), ...points.map(at)];
     }"""
     values: list[int] = page.evaluate(read, points)
     return values
@@ -206,7 +210,7 @@ def shows_map(page: Any) -> bool:
 
 
 def lit(page: Any) -> list[float]:
-    """How strongly each word is lit, 0..1."""
+    """Return how strongly each word is lit, 0..1."""
     heats: list[float] = page.eval_on_selector_all(
         ".words button", "all => all.map(button => +button.style.getPropertyValue('--heat'))"
     )
@@ -241,7 +245,7 @@ def test_browser_keyboard(show: Any) -> None:
     page.keyboard.press("ArrowRight")
     first = page.locator("#status").inner_text()
     page.keyboard.press("ArrowRight")
-    assert first.startswith("Here") and page.locator("#status").inner_text() != first
+    assert first.startswith("Strongest here") and page.locator("#status").inner_text() != first
     page.keyboard.press("Escape")
     assert page.locator(".words [aria-pressed=true]").count() == 0
 
@@ -358,7 +362,7 @@ def test_browser_phone(show: Any, scheme: str, make: Any) -> None:
     page.locator(".words button").nth(6).tap()
     assert page.locator(".words button").nth(6).get_attribute("aria-pressed") == "true" and shows_map(page)
     page.locator("#stage").tap()
-    assert page.locator("#status").inner_text().startswith("Here")
+    assert page.locator("#status").inner_text().startswith("Strongest here")
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (ground == "rgb(255, 255, 255)") == (scheme == "light")
 
@@ -374,7 +378,7 @@ def test_browser_odd_photos_fit(show: Any, size: tuple[int, int]) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-# The least contrast (WCAG 2) of any text of the page with what lies behind it, while the words are lit by `heat`.
+# The lowest contrast (WCAG 2) of any text on the page with its background, with the words lit by `heat`.
 CONTRAST = """heat => {
   document.querySelectorAll('.words button').forEach(button => button.style.setProperty('--heat', heat));
   const parse = colour => colour.match(/[0-9.]+/g).map(Number);
@@ -384,9 +388,11 @@ CONTRAST = """heat => {
     const below = ground(element.parentElement);
     return [r, g, b].map((value, i) => a * value + (1 - a) * below[i]);
   };
-  const light = rgb => rgb.slice(0, 3).map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+  const linear = v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const light = rgb => rgb.slice(0, 3).map(v => linear(v / 255))
     .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-  const texts = document.querySelectorAll('.words button, .words small, .head *, .text, #status, #play, .control label, .control span, .note');
+  const texts = document.querySelectorAll('.words button, .words small, .head *, .text, #status, #play, ' +
+    '.control label, .control span, .note');
   return Math.min(...[...texts].map(element => {
     const [low, high] = [light(parse(getComputedStyle(element).color)), light(ground(element))].sort((a, b) => a - b);
     return (high + 0.05) / (low + 0.05);

@@ -1,4 +1,4 @@
-"""Additive attention over several steps against its definition, taken a step at a time and differentiated by autograd."""
+"""Additive attention over several steps against its definition, step by step with autograd."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ MASK = torch.tensor([[True, True, True, True], [False, True, True, False], [Fals
 
 
 def make(dtype: torch.dtype = torch.float64) -> list[Tensor]:
-    """Make keys (3, 4, 5), values (3, 4, 2), v (5,), the weights (5, 2) from a context to the next query, and the steps' queries (B_t, 2, 5)."""
+    """Make the inputs of the tests.
+
+    These are keys (3, 4, 5), values (3, 4, 2), v (5,), the weights (5, 2) from a context to the next query, and the
+    steps' queries (B_t, 2, 5).
+    """
     random = torch.Generator().manual_seed(0)
     shapes = [(3, 4, 5), (3, 4, 2), (5,), (5, 2), *((images, CAPTIONS, 5) for images in ACTIVE)]
     return [torch.randn(shape, generator=random, dtype=torch.float64).to(dtype).requires_grad_() for shape in shapes]
@@ -26,16 +30,16 @@ def ours(
 ) -> list[Tensor]:
     """Return the contexts and then the alphas of all steps; as in a decoder, a query depends on the step before."""
     contexts, alphas = [], []
-    looks = additive_attention(keys, values, v, mask=MASK, active=ACTIVE, captions=CAPTIONS, sampler=sampler)
-    for query, look in zip(queries, looks, strict=True):
-        context, alpha, _ = look(query + contexts[-1][: len(query)] @ back.T if contexts else query)
+    steps = additive_attention(keys, values, v, mask=MASK, active=ACTIVE, captions=CAPTIONS, sampler=sampler)
+    for query, attend in zip(queries, steps, strict=True):
+        context, alpha, _ = attend(query + contexts[-1][: len(query)] @ back.T if contexts else query)
         contexts.append(context)
         alphas.append(alpha)
     return contexts + alphas
 
 
 def sample_some(alpha: Tensor) -> Tensor:
-    """Look at place 2, which is real in every image, alone in every other caption, and at all places in the others."""
+    """Sample place 2, which is real in every image, in every other caption, and all places in the others."""
     places = torch.full(alpha.shape[:2], 2)
     places[:, 1::2] = -1
     return places
@@ -44,16 +48,16 @@ def sample_some(alpha: Tensor) -> Tensor:
 def definition(
     keys: Tensor, values: Tensor, v: Tensor, back: Tensor, *queries: Tensor, sampler: Sampler | None = None
 ) -> list[Tensor]:
-    """Return what :func:`ours` does, from hyperbolic tangents and over the real places of one image at a time."""
+    """Return the same as :func:`ours`, from hyperbolic tangents and over the real places of one image at a time."""
     contexts: list[Tensor] = []
     alphas: list[Tensor] = []
     for query in queries:
         if contexts:
             query = query + contexts[-1][: len(query)] @ back.T
         context, alpha = [], []
-        for image, asked in enumerate(query):
+        for image, queries_of_image in enumerate(query):
             real = MASK[image].nonzero().flatten()
-            energy = torch.exp(torch.tanh(keys[image, real] + asked.unsqueeze(1)) @ v)
+            energy = torch.exp(torch.tanh(keys[image, real] + queries_of_image.unsqueeze(1)) @ v)
             weights = energy / energy.sum(-1, keepdim=True)
             context.append(weights @ values[image, real])
             alpha.append(torch.zeros(CAPTIONS, MASK.shape[1], dtype=v.dtype).index_copy(1, real, weights))
@@ -79,7 +83,7 @@ def test_its_backward_pass_is_the_derivative(sampler: Sampler | None) -> None:
 
 @pytest.mark.parametrize("output", range(2 * len(ACTIVE)))
 def test_gradients_of_one_output_alone(output: int) -> None:
-    """Steps that the loss does not ask for, before or after, leave no trace."""
+    """Steps that do not enter the loss, before or after, have no influence."""
     inputs = make()
     weights = torch.randn_like(definition(*inputs)[output])
     found, expected = (
@@ -136,6 +140,6 @@ def test_nothing_of_the_size_of_all_tangents_is_kept() -> None:
     with torch.autograd.graph.saved_tensors_hooks(
         lambda tensor: kept.append(tensor.numel()) or tensor, lambda tensor: tensor
     ):
-        (look,) = additive_attention(keys, values, v, mask=None, active=[b], captions=k)
-        look(query)
+        (attend,) = additive_attention(keys, values, v, mask=None, active=[b], captions=k)
+        attend(query)
     assert kept and max(kept) < b * k * n * a

@@ -1,4 +1,4 @@
-"""Dropout, held against its definition."""
+"""Dropout against its definition."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fused loops of additive attention against hyperbolic tangents taken one by one, and autograd through them."""
+"""The fused loops of additive attention against plain hyperbolic tangents and autograd."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KERNELS = {"scores": kernels.scores, "query_gradient": kernels.query_gradient, "
 
 
 class Scoring(NamedTuple):
-    """Keys p (B, N, A), queries q (B, M, A), the scoring vector v (A,) and what the loss says of every score, ds (B, M, N)."""
+    """Keys p (B, N, A), queries q (B, M, A), the scoring vector v (A,) and the gradient of the scores, ds (B, M, N)."""
 
     p: Tensor
     q: Tensor
@@ -60,7 +60,7 @@ def eager(name: str) -> Callable[..., Any]:
 
 
 def called(name: str) -> Callable[..., Any]:
-    """Return the kernel as decoders call it where nothing is compiled."""
+    """Return the kernel as decoders call it without a compiler."""
     return lambda *args: KERNELS[name](*args, compiled=False)
 
 
@@ -120,7 +120,7 @@ def test_autograd_passes_through_the_plain_form() -> None:
 
 
 def never_plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the test fail where a kernel that was to be compiled is computed by its plain form."""
+    """Make the test fail if a kernel that should be compiled is computed by its plain form."""
 
     def plain(*args: Any) -> None:
         pytest.fail("nothing was compiled: torch.compile failed, or there is no C++ compiler here; install g++")

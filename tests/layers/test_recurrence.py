@@ -1,4 +1,4 @@
-"""The pieces of a recurrence against torch's own: the LSTM's gates, and products whose weights learn once for all steps."""
+"""The parts of a recurrence against torch's own: the LSTM's gates, and products with one weight gradient."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_the_gates_are_those_of_torchs_cell() -> None:
 
 
 def make(dtype: torch.dtype = torch.float64) -> list[Tensor]:
-    """Make two weights (5, 3) and (3, 5), and what comes in at every step (rows / 2, 2, 3)."""
+    """Make two weights (5, 3) and (3, 5), and the input of every step (rows / 2, 2, 3)."""
     random = torch.Generator().manual_seed(0)
     shapes = [(5, 3), (3, 5), *((rows // 2, 2, 3) for rows in ROWS)]
     return [torch.randn(shape, generator=random, dtype=torch.float64).to(dtype).requires_grad_() for shape in shapes]
@@ -35,7 +35,7 @@ def ours(out: Tensor, back: Tensor, *inputs: Tensor) -> list[Tensor]:
 
 
 def plain(out: Tensor, back: Tensor, *inputs: Tensor) -> list[Tensor]:
-    """Return what :func:`ours` does, with autograd recording every step."""
+    """Return the same as :func:`ours`, with autograd recording every step."""
     outputs: list[Tensor] = []
     for x in inputs:
         outputs.append(torch.tanh((x + outputs[-1][: len(x)] if outputs else x) @ out.T) @ back.T)

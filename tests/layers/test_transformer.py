@@ -1,4 +1,4 @@
-"""The blocks of the Transformer, held against the paper's formula in numpy and against torch's own layers with the same weights."""
+"""The Transformer's blocks against the paper's formula in numpy and torch's own layers with the same weights."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def small(settings: dict[str, Any]) -> BlockConfig:
 
 
 def scattered(module: nn.Module, seed: int = 0) -> Any:
-    """Draw all weights, so that no bias is zero and no norm is one."""
+    """Draw all weights at random, so that no bias is zero and no norm is one."""
     random = torch.Generator().manual_seed(seed)
     module = module.double()
     with torch.no_grad():
@@ -89,7 +89,10 @@ def torch_decoder(block: DecoderBlock, config: BlockConfig) -> nn.TransformerDec
 
 
 def naive_attention(attention: Attention, x: Tensor, memory: Tensor, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Compute section 3.2's equation (1), a query and a head at a time, in numpy; seen (B, Q, N) -> heads side by side (B, Q, S), weights (B, H, Q, N)."""
+    """Compute section 3.2's equation (1), a query and a head at a time, in numpy.
+
+    From the mask seen (B, Q, N) it returns the concatenated heads (B, Q, S) and the weights (B, H, Q, N).
+    """
     w_q, w_kv = attention.query.weight.detach().numpy(), attention.key_value.weight.detach().numpy()
     w_k, w_v = w_kv[:SIZE], w_kv[SIZE:]
     b, q, n, e = len(x), x.shape[1], memory.shape[1], SIZE // HEADS
@@ -120,7 +123,7 @@ def test_attention_is_the_papers_equation(masked: bool) -> None:
     )
     query, keys_values = attention.query(x), attention.split(attention.key_value(memory))
     torch.testing.assert_close(
-        attention.look(query, keys_values, mask=key_mask(mask)), torch.from_numpy(out), rtol=0, atol=1e-12
+        attention.attend(query, keys_values, mask=key_mask(mask)), torch.from_numpy(out), rtol=0, atol=1e-12
     )
     torch.testing.assert_close(
         attention.weights(query, keys_values, mask=key_mask(mask)), torch.from_numpy(weights), rtol=0, atol=1e-12
@@ -130,7 +133,7 @@ def test_attention_is_the_papers_equation(masked: bool) -> None:
 def test_causal_attention_looks_back_only() -> None:
     attention, x = scattered(Attention(SIZE, HEADS)), randoms(2, 4, SIZE)
     out, _ = naive_attention(attention, x, x, np.broadcast_to(np.tril(np.ones((4, 4), dtype=bool)), (2, 4, 4)))
-    seen = attention.look(attention.query(x), attention.split(attention.key_value(x)), causal=True)
+    seen = attention.attend(attention.query(x), attention.split(attention.key_value(x)), causal=True)
     torch.testing.assert_close(seen, torch.from_numpy(out), rtol=0, atol=1e-12)
 
 
@@ -166,15 +169,15 @@ def test_a_decoder_block_takes_up_where_it_stopped() -> None:
     block = scattered(DecoderBlock(small({})))
     words, places, mask = randoms(3, 2, 4, SIZE), block.places(randoms(3, 5, SIZE, seed=2)), key_mask(MASK)
     whole = block(words.flatten(0, 2), Rows((3, 2, 4)), places, mask, weights=True)
-    past = whole.said.new_empty(3, 2, 2, HEADS, 0, SIZE // HEADS)
+    cache = whole.cache.new_empty(3, 2, 2, HEADS, 0, SIZE // HEADS)
     for t in range(4):
-        step = block(words[:, :, t].flatten(0, 1), Rows((3, 2, 1)), places, mask, past=past, weights=True)
-        past = step.said
+        step = block(words[:, :, t].flatten(0, 1), Rows((3, 2, 1)), places, mask, cache=cache, weights=True)
+        cache = step.cache
         torch.testing.assert_close(step.x, whole.x.view(3, 2, 4, -1)[:, :, t].flatten(0, 1), rtol=0, atol=1e-12)
         torch.testing.assert_close(
             step.weights, whole.weights.view(3, 2, 4, HEADS, -1)[:, :, t].flatten(0, 1), rtol=0, atol=1e-12
         )
-    torch.testing.assert_close(past, whole.said, rtol=0, atol=1e-12)
+    torch.testing.assert_close(cache, whole.cache, rtol=0, atol=1e-12)
 
 
 def test_dropout_falls_on_what_a_sub_layer_adds_and_not_on_what_it_was_given() -> None:

@@ -1,4 +1,4 @@
-"""Searches against a beam search that walks one image and one hypothesis at a time, in plain Python."""
+"""Searches against a beam search in plain Python that handles one image and one hypothesis at a time."""
 
 from __future__ import annotations
 
@@ -31,10 +31,9 @@ SETTINGS: list[dict[str, Any]] = [
 
 
 def sharp(name: str, *, seed: int = 0, ending: float = 0.0) -> Decoder:
-    """Make a decoder whose words have clearly different probabilities; ``ending`` is added to the logit of ``<eos>``."""
-    untied = (
-        {"tie_output": False} if "tie_output" in DECODERS[name].Config.model_fields else {}
-    )  # so that there is an output layer to sharpen
+    """Make a decoder whose words differ clearly in probability; ``ending`` is added to the logit of ``<eos>``."""
+    # Untied, so that there is an output layer to sharpen.
+    untied = {"tie_output": False} if "tie_output" in DECODERS[name].Config.model_fields else {}
     decoder = build_decoder(name, seed=seed, **untied)
     *_, output = (
         layer for layer in decoder.modules() if isinstance(layer, nn.Linear) and layer.out_features == builders.WORDS
@@ -69,30 +68,32 @@ def reference(decoder: Decoder, memory: Memory, config: SearchConfig) -> list[Hy
     ended: list[Hypothesis] = []
     width = config.width
 
-    def hypothesis(total: float, words: list[int], looked: list[Tensor | None], finished: bool) -> Hypothesis:
-        rows = [row for row in looked[: len(words)] if row is not None]
+    def hypothesis(total: float, words: list[int], attentions: list[Tensor | None], finished: bool) -> Hypothesis:
+        rows = [row for row in attentions[: len(words)] if row is not None]
         where = (torch.stack(rows) if rows else torch.zeros(0, memory.places)) if decoder.attends else None
         return Hypothesis(words, total, total / (len(words) + finished) ** config.length_normalisation, where, finished)
 
     for _ in range(config.max_words):
         candidates = []
-        for total, words, looked, state in live:
+        for total, words, attentions, state in live:
             logits, attention, after = decoder.step(torch.tensor([[words[-1] if words else BOS]]), state)
             scores = logits[0, 0].log_softmax(-1).tolist()
             row = None if attention is None else attention[0, 0]
             candidates += [
-                (total + scores[word], [*words, word], [*looked, row], after)
+                (total + scores[word], [*words, word], [*attentions, row], after)
                 for word in allowed(words, config, len(scores))
             ]
         candidates = sorted(candidates, key=lambda candidate: -candidate[0])[:width]
         ended += [
-            hypothesis(total, words[:-1], looked, True) for total, words, looked, _ in candidates if words[-1] == EOS
+            hypothesis(total, words[:-1], attentions, True)
+            for total, words, attentions, _ in candidates
+            if words[-1] == EOS
         ]
         live = [candidate for candidate in candidates if candidate[1][-1] != EOS]
         width = config.width - len(ended)
         if not live:
             break
-    rest = [hypothesis(total, words, looked, False) for total, words, looked, _ in live]
+    rest = [hypothesis(total, words, attentions, False) for total, words, attentions, _ in live]
     return [*sorted(ended, key=lambda h: -h.score), *sorted(rest, key=lambda h: -h.score)][: config.n_best]
 
 
@@ -180,14 +181,14 @@ def test_a_vocabulary_smaller_than_the_beam(name: str, block: int, monkeypatch: 
 @pytest.mark.parametrize("search", list(SEARCHES))
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_no_sequence_is_said_twice(name: str, search: str, n: int) -> None:
-    said = {}
+    distinct_ngrams = {}
     for block in (0, n):
         config = SearchConfig(width=2, n_best=2, max_words=9, min_words=9, block_ngram=block)
         found = [h.words for image in SEARCHES[search](sharp(name, seed=1), build_memory(), config) for h in image]
         assert all(len(words) == 9 for words in found)
-        said[block] = [len({tuple(words[i : i + n]) for i in range(10 - n)}) for words in found]
-    assert all(distinct == 10 - n for distinct in said[n])
-    assert min(said[0]) < 10 - n, "this decoder never repeats itself, so blocking was not tried"
+        distinct_ngrams[block] = [len({tuple(words[i : i + n]) for i in range(10 - n)}) for words in found]
+    assert all(distinct == 10 - n for distinct in distinct_ngrams[n])
+    assert min(distinct_ngrams[0]) < 10 - n, "this decoder never repeats itself, so blocking was not tried"
 
 
 @every_decoder

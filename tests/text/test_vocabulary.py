@@ -77,7 +77,7 @@ def test_any_text_is_words(text: str) -> None:
     assert numbers[0] == BOS and numbers[-1] == EOS and len(numbers) == len(words) + 2
 
 
-def test_words_go_by_frequency_then_alphabet_and_rare_ones_are_left_out() -> None:
+def test_words_are_ordered_by_frequency_then_alphabet_without_rare_ones() -> None:
     captions = ["dog cat emu", "dog cat", "Dog bird", "bird, ant", "ant"]
     vocabulary = Vocabulary.build(captions, min_count=2)
     assert vocabulary.words == (*SPECIAL, "dog", "ant", "bird", "cat")
@@ -98,15 +98,15 @@ WORDS = [word for word in KNOWN.words[len(SPECIAL) :] if word.isalpha()]
 
 
 @given(st.lists(st.sampled_from(WORDS)), st.integers(0, 12))
-def test_known_words_survive_their_numbers(words: list[str], most: int) -> None:
+def test_known_words_survive_encoding_and_decoding(words: list[str], limit: int) -> None:
     numbers = KNOWN.encode(" ".join(words))
     assert numbers[0] == BOS and numbers[-1] == EOS and min(numbers[1:]) == EOS
     assert KNOWN.decode(numbers) == words
     assert KNOWN.sentence(numbers) == detokenize(words)
 
-    cut = KNOWN.encode(" ".join(words), max_words=most)
-    assert KNOWN.decode(cut) == words[:most]
-    assert (cut[-1] == EOS) == (len(words) <= most), "only a whole caption has an end"
+    cut = KNOWN.encode(" ".join(words), max_words=limit)
+    assert KNOWN.decode(cut) == words[:limit]
+    assert (cut[-1] == EOS) == (len(words) <= limit), "only a complete caption has an end"
 
 
 def test_unknown_words_are_unk_and_decoding_stops_at_the_end() -> None:
@@ -118,7 +118,7 @@ def test_unknown_words_are_unk_and_decoding_stops_at_the_end() -> None:
 
 
 @pytest.mark.parametrize(("words", "counts"), [(["a", "a"], None), (["<pad>"], None), (["a", "b"], [1])])
-def test_a_vocabulary_that_contradicts_itself_is_refused(words: list[str], counts: list[int] | None) -> None:
+def test_an_inconsistent_vocabulary_is_refused(words: list[str], counts: list[int] | None) -> None:
     with pytest.raises(ValueError):
         Vocabulary(words, counts)
 
@@ -128,7 +128,7 @@ def test_a_vocabulary_that_contradicts_itself_is_refused(words: list[str], count
     [KNOWN, Vocabulary(["ein", "größerer", "hund"]), Vocabulary([])],
     ids=["counted", "uncounted", "empty"],
 )
-def test_a_vocabulary_survives_a_file(vocabulary: Vocabulary, tmp_path: Path) -> None:
+def test_a_vocabulary_survives_saving_and_loading(vocabulary: Vocabulary, tmp_path: Path) -> None:
     vocabulary.save(tmp_path / "vocabulary.json")
     loaded = Vocabulary.load(tmp_path / "vocabulary.json")
     assert (loaded, loaded.words, loaded.counts) == (vocabulary, vocabulary.words, vocabulary.counts)
@@ -159,7 +159,7 @@ def damaged(**changes: Any) -> bytes:
         (damaged(counts=[1]), "2 words but 1 counts"),
     ],
 )
-def test_a_file_that_is_no_vocabulary_is_told_by_name(content: bytes, message: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_vocabulary_is_named_in_the_error(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "vocabulary.json"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=message) as caught:
@@ -167,7 +167,7 @@ def test_a_file_that_is_no_vocabulary_is_told_by_name(content: bytes, message: s
     assert str(path) in str(caught.value)
 
 
-def test_a_missing_file_is_told_by_name(tmp_path: Path) -> None:
+def test_a_missing_file_is_named_in_the_error(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"vocabulary\.json: the vocabulary is missing; copy the whole model folder"
     ):
@@ -176,7 +176,7 @@ def test_a_missing_file_is_told_by_name(tmp_path: Path) -> None:
         Vocabulary.load(tmp_path)
 
 
-def test_flickr8k_gives_the_fields_vocabulary(shared_data: Path) -> None:
+def test_flickr8k_gives_the_usual_vocabulary(shared_data: Path) -> None:
     folder = shared_data / "flickr8k"
     captions: dict[str, list[str]] = {}
     for line in (folder / "Flickr8k.token.txt").read_text(encoding="utf-8").splitlines():

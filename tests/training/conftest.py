@@ -12,7 +12,7 @@ COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220), 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """A CSV data set of plain pictures: what each shows is its colour, so that it can be learned from the picture alone."""
+    """A CSV data set of plain pictures; captions name the colour, so they can be learned from the pictures alone."""
     rows = ["image,caption,split"]
     for number in range(32):
         colour = list(COLOURS)[number % 4]

@@ -45,14 +45,14 @@ def test_penalty_is_equation_14_averaged() -> None:
 
 
 def test_absent_captions_do_not_count() -> None:
-    attention = torch.full((2, 4), 0.5)  # each place is looked at exactly once in all
+    attention = torch.full((2, 4), 0.5)  # each place gets a total attention of one
     alone = Captions.collate([[[1, 4, 2]]])
     beside_nothing = Captions(torch.cat([alone.inputs, torch.zeros_like(alone.inputs)], dim=1), alone.targets)
     assert doubly_stochastic_penalty(attention, beside_nothing.inputs) == 0
 
 
 @pytest.mark.parametrize("name", list(DECODERS))
-def test_scheduled_sampling_reads_own_words_where_it_was_asked_to(name: str) -> None:
+def test_scheduled_sampling_reads_the_requested_share_of_own_words(name: str) -> None:
     torch.manual_seed(0)
     decoder, memory = build_decoder(name), Memory.of_grid(torch.randn(2, 4, FEATURES, dtype=torch.float64), (2, 2))
     inputs = torch.tensor([[[BOS, 5, 6], [BOS, 7, PAD]], [[BOS, 4, PAD], [PAD, PAD, PAD]]])
@@ -63,25 +63,23 @@ def test_scheduled_sampling_reads_own_words_where_it_was_asked_to(name: str) -> 
         and (mixed[..., 0] == inputs[..., 0]).all()
         and not (mixed == EOS).any()
     )
-    # Its own words come as often as it says them after the words that it has read.
+    # Its own words are distributed as its predictions after the words that it has read.
     others = [word for word in range(WORDS) if word not in (PAD, BOS, EOS)]
     second = step_by_step(decoder, memory, torch.tensor([[[BOS]], [[BOS]]])).logits[0, others].softmax(-1)
     counts = torch.bincount(mixed[:, 0, 0, 1], minlength=WORDS)[others] / 1500
     assert (counts - second).abs().max() < 0.07
     word = int(mixed[:, 0, 0, 1].mode().values)
-    after = mixed[mixed[:, 0, 0, 1] == word][:, 0, 0, 2]
+    following = mixed[mixed[:, 0, 0, 1] == word][:, 0, 0, 2]
     third = step_by_step(decoder, memory[:1], torch.tensor([[[BOS, word]]])).logits[1, others].softmax(-1)
-    assert (torch.bincount(after, minlength=WORDS)[others] / len(after) - third).abs().max() < 0.12
+    assert (torch.bincount(following, minlength=WORDS)[others] / len(following) - third).abs().max() < 0.12
     half = torch.stack([mix_in_own_words(decoder, memory, inputs, 0.5) for _ in range(300)])
     assert 0.3 < (half[:, 0, 0, 1] != 5).float().mean() < 0.55
 
 
 def test_scheduled_sampling_rises_with_the_run() -> None:
     torch.manual_seed(0)
-    decoder, memory = (
-        build_decoder("show_tell"),
-        Memory.of_grid(torch.randn(2, 4, FEATURES, dtype=torch.float64), (2, 2)),
-    )
+    decoder = build_decoder("show_tell")
+    memory = Memory.of_grid(torch.randn(2, 4, FEATURES, dtype=torch.float64), (2, 2))
     objective, plain = (CrossEntropy(CrossEntropyConfig(scheduled_sampling=share)) for share in (1.0, 0.0))
     expected, _ = plain(decoder, memory, CAPTIONS)
     torch.testing.assert_close(objective(decoder, memory, CAPTIONS)[0], expected)

@@ -98,7 +98,7 @@ def test_training_the_last_stages_leaves_the_others(tiny: Path, tmp_path: Path) 
     assert after.tuned_stages == 2 and after.encoder.front(2).fingerprint() == before.encoder.front(2).fingerprint()
     old, new = before.encoder.tail(2).state_dict(), after.encoder.tail(2).state_dict()
     assert any(not torch.equal(old[name], new[name]) for name in old if "weight" in name)
-    # What is stored of the pictures and finished by the tuned stages gives the captions of the pictures themselves.
+    # Stored features, completed by the tuned stages, give the same captions as the pictures themselves.
     store = FeatureStore(tmp_path / "run" / "features", encoder=after.encoder)
     captioner, names = Captioner(after, device="cpu"), [f"{number}.png" for number in range(24, 32)]
     from_store = captioner.caption_memory(store.memory(names), cut=store.cut)
@@ -120,7 +120,7 @@ def test_a_bad_picture_does_not_end_a_run_from_pictures(tiny: Path, tmp_path: Pa
     assert "3.png" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_a_batch_without_a_readable_picture_is_a_step_all_the_same(tiny: Path, tmp_path: Path) -> None:
+def test_a_batch_without_a_readable_picture_still_counts_as_a_step(tiny: Path, tmp_path: Path) -> None:
     for number in (1, 2, 5):
         (tmp_path / f"{number}.png").write_bytes(b"no picture")
     changes = ["epochs=2", "batch_size=1", "accumulate=5", "fine_tune.from_epoch=1"]
@@ -129,7 +129,7 @@ def test_a_batch_without_a_readable_picture_is_a_step_all_the_same(tiny: Path, t
     assert len([record for record in records if "loss" in record]) == 2 * 21
     with safe_open(tmp_path / "run" / STATE, framework="pt") as file:
         assert json.loads(file.metadata()["progress"])["step"] == 2 * 24
-    # Five optimiser steps an epoch, the last from four batches.
+    # Five optimiser steps per epoch, the last from four batches.
     assert {
         int(value)
         for name, value in weights(tmp_path / "run").items()
@@ -137,14 +137,14 @@ def test_a_batch_without_a_readable_picture_is_a_step_all_the_same(tiny: Path, t
     } == {10}
 
 
-def test_features_that_end_too_late_are_told_of(tiny: Path, tmp_path: Path) -> None:
+def test_features_that_end_too_late_are_reported(tiny: Path, tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=500)
     run(tiny, ["epochs=1", f"data.features={tmp_path / 'store'}"], output=tmp_path / "first", console=console)
     assert "--cut" not in console.file.getvalue()  # type: ignore[attr-defined]
     torch.manual_seed(0)
     tuned = ["epochs=2", "fine_tune.from_epoch=2", "fine_tune.stages=1", f"data.features={tmp_path / 'store'}"]
     run(tiny, tuned, output=tmp_path / "second", console=console)
-    assert "leaves off 0 stages of the encoder, and 1 are trained from epoch 2 on" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "leaves off 0 stages of the encoder, but 1 are trained from epoch 2 on" in console.file.getvalue()  # type: ignore[attr-defined]
     assert "--cut 1" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -158,7 +158,7 @@ def test_malformed_records_are_counted_or_refused(tiny: Path, photos: Path, tmp_
         run(tiny, ["epochs=1", "data.strict=true"], output=tmp_path / "strict")
 
 
-def test_every_wrong_setting_is_told_at_once_and_before_the_data_are_read(tiny: Path, tmp_path: Path) -> None:
+def test_all_wrong_settings_are_reported_together_before_the_data_are_read(tiny: Path, tmp_path: Path) -> None:
     wrong = [
         "data.path=/nowhere",
         "model.decoder.hiden=5",
@@ -185,7 +185,7 @@ def test_every_wrong_setting_is_told_at_once_and_before_the_data_are_read(tiny: 
 def test_a_resumed_run_keeps_the_encoder_it_trains(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_after: int
 ) -> None:
-    # Killed right after the epoch before the encoder is set free, and after the first in which it is trained.
+    # Killed right after the last epoch with a frozen encoder, and after the first in which it is trained.
     changes, output = ["epochs=3", "fine_tune.from_epoch=2", "fine_tune.learning_rate=0.01"], tmp_path / "run"
 
     class Killed(BaseException):
@@ -230,7 +230,7 @@ def test_settings_reach_the_model(tiny: Path) -> None:
     assert load_config(tiny, ["model.search.width=2"]).model.search.width == 2
 
 
-def test_self_critical_training_goes_on_from_a_model(tiny: Path, tmp_path: Path) -> None:
+def test_self_critical_training_continues_from_a_model(tiny: Path, tmp_path: Path) -> None:
     first = run(tiny, ["epochs=2", "fine_tune.from_epoch=1"], output=tmp_path / "first")
     changes = [
         "epochs=2",

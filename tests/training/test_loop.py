@@ -1,4 +1,4 @@
-"""The training loop, on a model of one number: what it learns can be computed by hand."""
+"""The training loop, on a model of one number, whose training can be computed by hand."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from captioner.training.recipe import OptimiserConfig, RunConfig
 
 
 class Noise(nn.Dropout):
-    """Stands where an objective does, and has to be told how far the run is."""
+    """Stands in for an objective; the loop sets how much of the run is done."""
 
     done = 0.0
 
@@ -44,7 +44,7 @@ class Line(Loop[Tensor]):
         self.average = copy.deepcopy(self.model)
         self.optimiser = self.adamw([(self.model, config.optimiser.learning_rate)])
         self.objective, self.steps = Noise(), 4  # type: ignore[assignment]
-        self.to_come, self.fails_at = list(scores or []), fails_at
+        self.scores, self.fails_at = list(scores or []), fails_at
         self.begun: list[int] = []
         self.weights: list[float] = []
         self.means: list[float] = []
@@ -69,7 +69,7 @@ class Line(Loop[Tensor]):
         return Cost(loss, {"nll": loss.detach()}, len(batch))
 
     def evaluate(self) -> dict[str, float]:
-        return {"nearness": self.to_come.pop(0) if self.to_come else 0.5, "other": 0.1}
+        return {"nearness": self.scores.pop(0) if self.scores else 0.5, "other": 0.1}
 
     def save(self, name: str) -> None:
         self.output.mkdir(exist_ok=True)
@@ -133,14 +133,14 @@ def test_the_best_is_kept_and_waiting_ends(tmp_path: Path) -> None:
     assert again.run() == run.output / "best" and not again.weights, "a finished run went on"
 
 
-def test_evaluation_may_be_rarer_but_comes_at_the_end(tmp_path: Path) -> None:
+def test_evaluation_may_be_less_frequent_but_always_comes_at_the_end(tmp_path: Path) -> None:
     run = Line(config(tmp_path, epochs=5, evaluation={"every": 2}))
     run.run()
     assert [record["epoch"] for record in log_of(run) if "dev" in record] == [2, 4, 5] and run.begun == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("fails_at", [1, 4, 6])
-def test_broken_and_resumed_is_unbroken(tmp_path: Path, fails_at: int) -> None:
+def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, fails_at: int) -> None:
     (tmp_path / "whole").mkdir()
     whole = Line(config(tmp_path / "whole", save_minutes=1e-9))
     whole.run()
@@ -168,7 +168,7 @@ def test_a_run_is_not_overwritten_nor_resumed_with_other_settings(tmp_path: Path
         Line(config(tmp_path, seed=1), resume=True).run()
 
 
-def test_divergence_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_divergence_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "learning_rate_factor", lambda *_: float("inf"))
     with pytest.raises(ConfigError, match=r"diverged at step [12] .*lower optimiser\.learning_rate"):
         Line(config(tmp_path)).run()
@@ -183,7 +183,7 @@ def test_gradients_of_several_batches_are_one_step(tmp_path: Path) -> None:
     expected = []
     for step, batch in enumerate(run.batches(0, 0)):
         expected.append(model.weight.item())
-        together = 3 if step < 3 else 1  # after three batches, and after the last, which is alone
+        together = 3 if step < 3 else 1  # a step after three batches, and one after the last batch alone
         ((model(nn.functional.dropout(batch)) - 3 * batch).square().mean() / together).backward()
         if step in (2, 3):
             nn.utils.clip_grad_norm_(model.parameters(), 5.0)
@@ -198,7 +198,7 @@ def test_gradients_of_several_batches_are_one_step(tmp_path: Path) -> None:
 
 
 class Gaps(Line):
-    """Has batches with nothing in them to learn from: all those of which the number is given."""
+    """Has batches with nothing to learn from: those whose numbers are given."""
 
     empty: ClassVar[set[int]] = set()
 
@@ -207,7 +207,7 @@ class Gaps(Line):
 
 
 @pytest.mark.parametrize("empty", [{0}, {1}, {3}, {2, 3}, {0, 1, 2, 3}])
-def test_batches_with_nothing_to_learn_from_are_steps_all_the_same(
+def test_batches_with_nothing_to_learn_from_still_count_as_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty: set[int]
 ) -> None:
     monkeypatch.setattr(Gaps, "empty", empty)
@@ -216,15 +216,14 @@ def test_batches_with_nothing_to_learn_from_are_steps_all_the_same(
     assert run.progress.step == 12 and run.progress.finished
     records = [record for record in log_of(run) if "loss" in record]
     assert [record["step"] for record in records] == [step for step in range(1, 13) if (step - 1) % 4 not in empty]
-    steps = 3 * sum(
-        not {number, number + 1} <= empty for number in (0, 2)
-    )  # a group of two with something in it is a step of the optimiser
+    # A group of two that is not empty is a step of the optimiser.
+    steps = 3 * sum(not {number, number + 1} <= empty for number in (0, 2))
     assert len({*run.weights, run.model.weight.item()}) == (steps + 1 if run.weights else 1)
 
 
 @pytest.fixture
 def half(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Have 16-mixed on the CPU, as a GPU has it: float16 whose gradients are scaled by the number that stands in the list."""
+    """Use 16-mixed on the CPU as on a GPU: float16, with gradients scaled by the number in the list."""
     scale = [2.0**10]
 
     def fabric(**settings: Any) -> Fabric:
@@ -250,9 +249,7 @@ def test_scaled_gradients_are_clipped_and_used_unscaled(tmp_path: Path, half: li
     assert scaled.weights == pytest.approx(plain.weights, abs=1e-3)
 
 
-def test_a_gradient_too_large_for_its_scale_is_left_out_and_the_scale_lowered(
-    tmp_path: Path, half: list[float]
-) -> None:
+def test_a_gradient_too_large_for_its_scale_is_skipped_and_the_scale_lowered(tmp_path: Path, half: list[float]) -> None:
     half[0] = 2.0**16
     run = Line(config(tmp_path, precision="16-mixed", epochs=2))
     before = run.model.weight.item()

@@ -19,7 +19,7 @@ def test_every_recipe_is_valid(name: str) -> None:
     assert load_config(name).epochs >= 1
 
 
-def test_changes_win_and_are_typed() -> None:
+def test_changes_override_the_recipe_and_are_typed() -> None:
     config = load_config(
         NAMES[0], ["optimiser.learning_rate=1e-4", "data.flips=false", "batch_size=7"], Path("elsewhere")
     )
@@ -67,14 +67,13 @@ def test_learning_rate_rises_then_falls(schedule: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
-def test_a_recipe_printed_whole_is_the_recipe(name: str, tmp_path: Path) -> None:
+def test_a_recipe_printed_in_full_is_the_recipe(name: str, tmp_path: Path) -> None:
     recipe = read_recipe(name, ["seed=3"])
     (tmp_path / "whole.yaml").write_text(explained(recipe), encoding="utf-8")
     again = read_run(type(recipe), tmp_path / "whole.yaml", [], None)
     assert explained(again) == explained(recipe) and again.seed == 3
-    assert again.model_dump(exclude={"model", "objective"}) == recipe.model_dump(
-        exclude={"model", "objective"}
-    )  # these have all their settings now
+    completed = {"model", "objective"}  # these now have all their settings
+    assert again.model_dump(exclude=completed) == recipe.model_dump(exclude=completed)
     assert again.model_dump()["objective"] == recipe.model_dump()["objective"]
     assert len(summary(RECIPES[name])) > 30 and ".." not in summary(RECIPES[name])
 

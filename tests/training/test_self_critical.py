@@ -1,4 +1,4 @@
-"""The policy gradient against the gradient of the expected reward, computed by going through every possible caption."""
+"""The policy gradient against the gradient of the expected reward, computed by enumerating all captions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def gradient(decoder: Decoder) -> Tensor:
 
 
 def expected_reward(decoder: Decoder) -> Tensor:
-    """Return the mean over both images of the sum over all captions of at most two words of probability times reward."""
+    """Return the expected reward, a sum over all captions of at most two words, as the mean over both images."""
     words = list(range(UNK + 1, WORDS))
     every = [(EOS, PAD), *((word, EOS) for word in words), *product(words, words)]
     captions = torch.tensor(every).expand(2, -1, -1)
@@ -37,9 +37,9 @@ def expected_reward(decoder: Decoder) -> Tensor:
     )
     logits = step_by_step(decoder, build_memory(images=2), inputs).logits
     logits[:, [PAD, BOS, UNK]] = float("-inf")
-    said = logits.log_softmax(-1).gather(1, captions[inputs != PAD].unsqueeze(1)).squeeze(1)
+    likelihood = logits.log_softmax(-1).gather(1, captions[inputs != PAD].unsqueeze(1)).squeeze(1)
     total = torch.zeros(2 * len(every), dtype=torch.float64).index_add(
-        0, (inputs != PAD).flatten(0, 1).nonzero()[:, 0], said
+        0, (inputs != PAD).flatten(0, 1).nonzero()[:, 0], likelihood
     )
     images = [image for image in range(2) for _ in every]
     rewards = torch.from_numpy(CiderD(REFERENCES, words=WORDS)(images, captions.flatten(0, 1).numpy()))
@@ -63,7 +63,7 @@ def test_the_gradient_is_that_of_the_expected_reward(name: str, baseline: str) -
     assert (estimated.norm() / gradient(decoder).norm()).item() == pytest.approx(1, abs=0.1)
 
 
-def test_it_teaches_what_is_rewarded() -> None:
+def test_it_increases_the_expected_reward() -> None:
     torch.manual_seed(0)
     decoder = build_decoder("show_attend_tell").train()
     objective = SelfCritical(SelfCriticalConfig(samples=20, max_words=2), REFERENCES, WORDS)

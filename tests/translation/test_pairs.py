@@ -1,4 +1,4 @@
-"""Reading sentences with their translations, and batches of like length."""
+"""Reading sentences with their translations, and batches of similar length."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from captioner.translation.pairs import LengthSampler, Pair, collate, read_paral
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Two pairs, in a folder of their own."""
-    place = tmp_path / "mini"
-    place.mkdir()
-    (place / "train.en").write_text("A dog.\nTwo men run.\n", encoding="utf-8")
-    (place / "train.de").write_text("Ein Hund.\nZwei Männer laufen.\n", encoding="utf-8")
-    return place
+    folder = tmp_path / "mini"
+    folder.mkdir()
+    (folder / "train.en").write_text("A dog.\nTwo men run.\n", encoding="utf-8")
+    (folder / "train.de").write_text("Ein Hund.\nZwei Männer laufen.\n", encoding="utf-8")
+    return folder
 
 
 def read(folder: Path, split: str = "train") -> tuple[Pair, ...]:
@@ -60,7 +60,7 @@ def test_empty_lines_are_reported_and_skipped(folder: Path) -> None:
     ]
 
 
-def test_what_cannot_be_read_is_told(folder: Path) -> None:
+def test_what_cannot_be_read_is_reported(folder: Path) -> None:
     with pytest.raises(
         AnnotationError, match=r"nowhere: no such folder; give the one that holds train\.en and train\.de"
     ):
@@ -73,7 +73,7 @@ def test_what_cannot_be_read_is_told(folder: Path) -> None:
     ):
         read(folder)
     (folder / "train.en").write_text("\n\n", encoding="utf-8")
-    with pytest.raises(AnnotationError, match="there is no pair of sentences"):
+    with pytest.raises(AnnotationError, match="there is no complete pair of sentences"):
         read(folder)
     (folder / "train.en").write_bytes(b"caf\xe9\nTwo\n")
     with pytest.raises(AnnotationError, match=r"train\.en: not UTF-8 text \(byte 3\)"):
@@ -95,7 +95,7 @@ def test_sentences_are_padded() -> None:
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=60), st.integers(1, 90), st.integers(0, 3))
-def test_every_pair_comes_once_in_batches_that_keep_the_bound(lengths: list[int], tokens: int, epoch: int) -> None:
+def test_every_pair_occurs_once_in_batches_within_the_limit(lengths: list[int], tokens: int, epoch: int) -> None:
     sampler = LengthSampler(lengths, tokens=tokens, seed=5)
     batches = list(sampler.epoch(epoch))
     assert len(batches) == len(sampler) and sorted(index for batch in batches for index in batch) == list(
@@ -105,7 +105,7 @@ def test_every_pair_comes_once_in_batches_that_keep_the_bound(lengths: list[int]
     assert list(LengthSampler(lengths, tokens=tokens, seed=5).epoch(epoch, skip=2)) == batches[2:]
 
 
-def test_epochs_and_seeds_differ_and_lengths_keep_together() -> None:
+def test_epochs_and_seeds_differ_and_batches_have_similar_lengths() -> None:
     lengths = [1 + index % 10 for index in range(200)]
     sampler = LengthSampler(lengths, tokens=60, seed=0)
     first, second, other = (
@@ -118,5 +118,5 @@ def test_epochs_and_seeds_differ_and_lengths_keep_together() -> None:
     assert all(max(lengths[i] for i in b) - min(lengths[i] for i in b) <= 3 for b in first)
     sizes = [[lengths[index] for index in batch] for batch in first]
     assert [max(size) for size in sizes] != sorted(max(size) for size in sizes), (
-        "batches come in the order of their lengths"
+        "batches are in the order of their lengths"
     )

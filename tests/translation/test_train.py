@@ -1,4 +1,4 @@
-"""Training of translators, on a language in which the words of English stand in reverse."""
+"""Training and scoring translators, on a language that reverses the order of the English words."""
 
 from __future__ import annotations
 
@@ -19,22 +19,18 @@ from captioner.training import loop
 from captioner.training.loop import STATE
 from captioner.training.recipe import RECIPES
 from captioner.training.state import Progress, save_state
-from captioner.translation import train as translate
+from captioner.translation import scores
 from captioner.translation.model import TranslationModel, load_translator
 from captioner.translation.pairs import read_parallel
-from captioner.translation.train import (
-    evaluate_translation,
-    load_translate_config,
-    score_translations,
-    train_translation,
-)
+from captioner.translation.scores import evaluate_translation, score_translations
+from captioner.translation.train import load_translate_config, train_translation
 from captioner.translation.translator import Translator
 
 WORDS = {"one": "Eins", "two": "Zwei", "dogs": "Hunde", "run": "laufen", "fast": "schnell", "home": "heim"}
 
 
 class Exact:
-    """The share of texts that are their reference, in the form of a metric of sacrebleu."""
+    """The share of texts that equal their reference, in the form of a metric of sacrebleu."""
 
     def corpus_score(self, texts: list[str], references: list[list[str]]) -> Exact:
         self.score = (
@@ -45,8 +41,8 @@ class Exact:
 
 @pytest.fixture
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Score by :class:`Exact`, for where sacrebleu is not installed."""
-    monkeypatch.setattr(translate, "_metrics", lambda: {"BLEU": Exact})
+    """Score by :class:`Exact`, in case sacrebleu is not installed."""
+    monkeypatch.setattr(scores, "_metrics", lambda: {"BLEU": Exact})
 
 
 @pytest.fixture
@@ -87,12 +83,14 @@ def quiet() -> Console:
 
 def test_it_learns_to_translate(tiny: Path, tmp_path: Path, exact: None) -> None:
     best = train_translation(tiny, ["epochs=25", "evaluation.every=5"], output=tmp_path / "run", console=quiet())
-    scores, translations = evaluate_translation(Translator.from_pretrained(best, device="cpu"), tmp_path / "data")
-    assert scores["BLEU"] > 0.7, [translation.text for translation in translations]
-    pairs = read_parallel(tmp_path / "data", "val", source="en", target="xx").pairs
-    assert scores["BLEU"] == sum(
-        translation.text == pair.target for translation, pair in zip(translations, pairs, strict=True)
-    ) / len(pairs)
+    translator = Translator.from_pretrained(best, device="cpu")
+    found, translations = evaluate_translation(translator, tmp_path / "data")
+    assert found["BLEU"] > 0.7, [translation.text for translation in translations]
+    text = read_parallel(tmp_path / "data", "val", source="en", target="xx")
+    assert found["BLEU"] == sum(
+        translation.text == pair.target for translation, pair in zip(translations, text.pairs, strict=True)
+    ) / len(text.pairs)
+    assert evaluate_translation(translator, text)[0] == found
     records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     losses = [record["loss"] for record in records if "loss" in record]
     assert sum(losses[-10:]) < 0.5 * sum(losses[:10]) and any("dev" in record for record in records)
@@ -117,7 +115,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "model.encoder": {"name": "words", "embedding": 16},
         "model.refiner": {
             "name": "transformer",
-            "positions": "order",
+            "geometry": False,
+            "order": True,
             "blocks": 1,
             "size": 16,
             "heads": 2,
@@ -174,9 +173,9 @@ def test_pieces_are_from_the_training_split_only(tiny: Path, tmp_path: Path, exa
         with open(tmp_path / "data" / f"val.{language}", "a", encoding="utf-8") as file:
             file.write("zyzzyva zyzzyva\n" * 500)
     model = load_translator(train_translation(tiny, ["epochs=1"], output=tmp_path / "run", console=quiet()))
-    assert not any(b"zy" in piece for vocabulary in (model.source, model.target) for piece in vocabulary.pieces)
-    assert any(b"dogs" in piece for piece in model.source.pieces) and any(
-        b"Hunde" in piece for piece in model.target.pieces
+    assert not any("zy" in piece for vocabulary in (model.source, model.target) for piece in vocabulary.pieces)
+    assert any("dogs" in piece for piece in model.source.pieces) and any(
+        "Hunde" in piece for piece in model.target.pieces
     )
 
 
@@ -188,10 +187,10 @@ def test_what_is_left_out_is_reported(tiny: Path, tmp_path: Path, exact: None) -
     best = train_translation(
         tiny, ["epochs=1", "data.max_pieces=30", "model.max_pieces=60"], output=tmp_path / "run", console=console
     )
-    said = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "train.en:161: the line is empty" in said and "2 pairs of more than 30 pieces are left out" in said
+    output = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "train.en:161: the line is empty" in output and "2 pairs of more than 30 pieces are left out" in output
     assert json.loads((best / "config.json").read_text())["about"]["pairs"] == 160
-    # A source that the model would cut is left out as well, though what is left of it is short enough.
+    # A source that the model would cut is left out as well, although the rest of it is short enough.
     train_translation(tiny, ["epochs=1", "model.max_pieces=40"], output=tmp_path / "other", console=console)
     assert "2 pairs of more than 40 pieces" in console.file.getvalue()  # type: ignore[attr-defined]
     with pytest.raises(AnnotationError, match=r"every pair has more than 1 pieces; raise data\.max_pieces"):
@@ -204,13 +203,15 @@ def test_scores_are_sacrebleus() -> None:
         ["Ein Hund läuft im Schnee.", "Zwei Männer sitzen am Tisch ."],
         ["Ein Hund läuft durch den Schnee.", "Zwei Männer sitzen am Tisch."],
     )
-    scores = score_translations(texts, references)
-    assert scores["BLEU"] == pytest.approx(sacrebleu.corpus_bleu(texts, [references]).score / 100)
-    assert scores["chrF"] == pytest.approx(sacrebleu.corpus_chrf(texts, [references]).score / 100)
+    found = score_translations(texts, references)
+    assert found["BLEU"] == pytest.approx(sacrebleu.corpus_bleu(texts, [references]).score / 100)
+    assert found["chrF"] == pytest.approx(sacrebleu.corpus_chrf(texts, [references]).score / 100)
     assert score_translations(references, references)["BLEU"] == pytest.approx(1.0)
 
 
-def test_a_missing_scorer_is_told_before_the_work(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_scorer_is_reported_before_any_work(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "sacrebleu.metrics", None)
     with pytest.raises(EvaluationError, match="pip install sacrebleu"):
         train_translation(tiny, output=tmp_path / "run", console=quiet())
@@ -232,7 +233,7 @@ def test_recipes_and_changes(tmp_path: Path) -> None:
     changes = ["optimiser.learning_rate=1e-4", "evaluation.search.width=2", "objective.label_smoothing=0.2"]
     config = load_translate_config("multi30k_attention", changes, tmp_path)
     assert (config.optimiser.learning_rate, config.output) == (1e-4, tmp_path)
-    # A group that is given in part keeps the defaults of text and not those of pictures.
+    # A group that is only partly given keeps the defaults for text, not those for pictures.
     assert (config.evaluation.search.width, config.evaluation.search.max_words, config.objective.doubly_stochastic) == (
         2,
         120,

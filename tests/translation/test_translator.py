@@ -1,4 +1,4 @@
-"""Translators: from a text to a translation that says where it looked, and model folders."""
+"""Translators: from a text to a translation with its attention, and model folders."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     | {"decoder": {"name": "show_attend_tell", "embedding": 8, "hidden": 12, "attention": 6, "values": 8}},
     "transformer": {
         "encoder": {"name": "words", "embedding": 8},
-        "refiner": {"name": "transformer", "positions": "order", **SMALL},
+        "refiner": {"name": "transformer", "geometry": False, "order": True, **SMALL},
         "decoder": {"name": "transformer", **SMALL},
     },
 }
@@ -44,7 +44,7 @@ every = pytest.mark.parametrize("family", list(FAMILIES))
 
 
 def build(family: str = "attention", **settings: Any) -> TranslationModel:
-    """Build a small model of random weights that are large enough for its translations to differ."""
+    """Build a small model with random weights that are large enough for its translations to differ."""
     config = FAMILIES[family] | {"search": {"width": 2, "max_words": 9, "min_words": 1}} | settings
     source, target = Subwords.learn(SOURCE, merges=30), Subwords.learn(TARGET, merges=30)
     torch.manual_seed(3)
@@ -55,7 +55,7 @@ def build(family: str = "attention", **settings: Any) -> TranslationModel:
     return model.eval()
 
 
-def same(translation: Translation, expected: Translation) -> None:
+def assert_same(translation: Translation, expected: Translation) -> None:
     assert (translation.text, translation.tokens, translation.source_tokens) == (
         expected.text,
         expected.tokens,
@@ -73,9 +73,11 @@ def test_texts_together_are_texts_one_by_one(family: str, width: int) -> None:
     translator = Translator(build(family), device="cpu", width=width)
     texts = [*SOURCE, SOURCE[1], "Something never read: ünïcödé 😀"]
     together = translator(texts, batch_size=4)
-    assert len({round(translation.log_probability, 3) for translation in together}) == 5, "what is read does not matter"
+    assert len({round(translation.log_probability, 3) for translation in together}) == 5, (
+        "translations do not depend on the source"
+    )
     for text, translation in zip(texts, together, strict=True):
-        same(translation, translator(text))
+        assert_same(translation, translator(text))
 
 
 @every
@@ -112,7 +114,7 @@ def test_the_next_best_follow() -> None:
     assert len(value["attention"]) == len(value["tokens"]) and len(value["attention"][0]) == len(value["source_tokens"])
 
 
-def test_a_text_without_a_word_is_translated_by_nothing() -> None:
+def test_the_translation_of_a_text_without_words_is_empty() -> None:
     translator = Translator(build(), device="cpu")
     first, empty, blank = translator([SOURCE[0], "", " \n\t"])
     nothing = Translation("", [], [], 0.0, language="de")
@@ -135,7 +137,7 @@ def test_words_are_pieces_joined_and_so_is_attention() -> None:
     assert Translation("da", ["da"], [" x", "<eos>"], 0.0).words() == (["da"], ["x", "<eos>"], None)
 
 
-def test_captions_get_their_translations() -> None:
+def test_captions_get_translations() -> None:
     translator = Translator(build(), device="cpu")
     failed = ImageError("photo.jpg", "is empty")
     others = [Caption("Two dogs run.", ["two", "dogs", "run"], -3.0), Caption("", [], -4.0)]
@@ -150,7 +152,7 @@ def test_captions_get_their_translations() -> None:
                 caption.text,
                 "de",
             )
-            same(result.translation, translator(caption.text))
+            assert_same(result.translation, translator(caption.text))
             assert replace(result, translation=None, others=caption.others) == caption and caption.translation is None
         one = results[1]
         assert isinstance(one, Caption)
@@ -161,7 +163,7 @@ def test_captions_get_their_translations() -> None:
         assert [replace(other, translation=None) for other in one.others] == others
     alone = translator.caption(first)
     assert alone.translation is not None and one.translation is not None and len(alone.others) == 2
-    same(alone.translation, one.translation)
+    assert_same(alone.translation, one.translation)
 
 
 def test_endless_captions_are_translated_as_they_come() -> None:
@@ -238,9 +240,7 @@ def test_what_is_saved_is_loaded(family: str, dtype: torch.dtype | None, tmp_pat
         ]
 
 
-def test_captioners_and_translators_are_not_taken_for_each_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_captioners_and_translators_are_not_confused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("captioner.assets.files", lambda package: tmp_path / package)
     translator = save_translator(tmp_path / "assets" / "english_german", build())
     picture = save_model(tmp_path / "assets" / "pictures", tiny_model())
@@ -268,7 +268,7 @@ def test_captioners_and_translators_are_not_taken_for_each_other(
     assert load_translator(translator).config.decoder["name"] == "show_tell"
 
 
-def test_a_captioner_from_before_there_were_kinds_is_one(tmp_path: Path) -> None:
+def test_a_model_folder_without_a_kind_is_a_captioner(tmp_path: Path) -> None:
     folder = save_model(tmp_path / "model", tiny_model())
     config = json.loads((folder / CONFIG).read_text())
     assert config.pop("kind") == "captioner"
@@ -277,7 +277,7 @@ def test_a_captioner_from_before_there_were_kinds_is_one(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "harm", "says"),
+    ("name", "harm", "message"),
     [
         (WEIGHTS, lambda content: None, "the weights are missing"),
         (WEIGHTS, lambda content: content[:-50], "damaged"),
@@ -299,14 +299,14 @@ def test_a_captioner_from_before_there_were_kinds_is_one(tmp_path: Path) -> None
         (SOURCE_VOCABULARY, lambda content: b"{}", "not a readable vocabulary"),
     ],
 )
-def test_a_damaged_folder_is_a_clear_error(name: str, harm: Any, says: str, tmp_path: Path) -> None:
+def test_a_damaged_folder_is_a_clear_error(name: str, harm: Any, message: str, tmp_path: Path) -> None:
     folder = save_translator(tmp_path / "model", build())
     content = harm((folder / name).read_bytes())
     if content is None:
         (folder / name).unlink()
     else:
         (folder / name).write_bytes(content)
-    with pytest.raises(CheckpointError, match=f"(?s){says}") as caught:
+    with pytest.raises(CheckpointError, match=f"(?s){message}") as caught:
         load_translator(folder)
     assert str(folder) in str(caught.value)
 

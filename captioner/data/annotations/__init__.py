@@ -1,21 +1,21 @@
-"""Caption data sets in the formats people have them in, read into one shape.
+"""Reads caption data sets in all common formats into one form.
 
-:func:`read_captions` takes a file or a folder and recognises the format by itself:
+:func:`read_captions` takes a file or a folder and recognises its format:
 
 ========== ====================================================================================================
-coco       ``captions_train2014.json`` and its like, or a folder with ``annotations/captions_*.json``;
-           ``image_info_test2014.json`` and its like, if photos without captions are wanted
+coco       ``captions_train2014.json`` and the like, or a folder with ``annotations/captions_*.json``;
+           ``image_info_test2014.json`` and the like, if photos without captions are kept
 karpathy   ``dataset_coco.json``, ``dataset_flickr8k.json``, ``dataset_flickr30k.json``: the field's splits
 flickr8k   ``Flickr8k.token.txt`` with the lists ``Flickr_8k.{train,dev,test}Images.txt`` beside it
 kaggle     ``captions.txt``: a CSV ``image,caption`` with the photos in ``Images/``
-jsonl      a JSON object a line: ``image``, ``caption`` (or ``captions``, a list), ``split`` if there are splits
+jsonl      one JSON object on each line: ``image``, ``caption`` (or ``captions``, a list), ``split`` if there are any
 csv        a table with the header ``image,caption`` or ``image,caption,split``
 ========== ====================================================================================================
 
 A folder that holds several of them is read as the first in the order karpathy, coco, flickr8k, kaggle, jsonl, csv:
 Karpathy's splits are the ones papers report on. ``format=`` forces another.
 
-A malformed record never stops the reading: it is skipped and reported as a :class:`Problem` that says where it is.
+A malformed record does not stop the reading: it is skipped and reported as a :class:`Problem` with its place.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from captioner.data.annotations import json_readers, text_readers  # noqa: F401  they register the formats, in the order they are tried
+# They register the formats, in the order in which they are tried.
+from captioner.data.annotations import json_readers, text_readers  # noqa: F401
 from captioner.data.annotations.formats import FORMATS, Format
 from captioner.data.annotations.source import Source
 from captioner.data.dataset import CaptionData, Photo, Problem, merge
@@ -46,11 +47,11 @@ def read_captions(
 
     Args:
         path: the caption file, or the folder of the data set.
-        format: a name in :data:`FORMATS`; recognised from the files when not given.
-        images: the folder of the pictures, when they are not where the format has them.
+        format: a name in :data:`FORMATS`; recognised from the files if not given.
+        images: the folder of the pictures, if they are not where the format has them.
         strict: raise at the first malformed record instead of skipping it.
-        captionless: keep photos that nobody described, such as those of a test split whose captions are kept back; else
-            they are problems.
+        captionless: keep photos without captions, such as those of a test split whose captions are not public;
+            otherwise they are problems.
 
     Raises:
         AnnotationError: the file is missing, empty, damaged or of no known format, or no photo in it has a caption;

@@ -1,4 +1,4 @@
-"""What a caption format is, and the registry that knows all of them."""
+"""The description of a caption format, and the registry of all formats."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from captioner.data.annotations.source import Source
 
 PHOTO_FOLDERS = ("Flicker8k_Dataset", "Flickr8k_Dataset", "flickr30k-images", "flickr30k_images", "Images", "images")
-"""Names of the folders in which people keep Flickr8k's and Flickr30k's photos; the first is how the release spells it."""
+"""Common names of the folders of Flickr8k's and Flickr30k's photos; the first is the release's own spelling."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """A caption format: how a folder or a file of it is recognised, and its reader.
+    """A caption format: how its folders and files are recognised, and its reader.
 
     Attributes:
-        name: what :func:`~captioner.data.annotations.read_captions` calls it.
-        files: patterns of its caption files within a folder; the first that matches anything counts.
-        accepts: whether a single file is of this format.
-        read: puts photos, captions and problems into a :class:`Source`.
+        name: its name for :func:`~captioner.data.annotations.read_captions`.
+        files: patterns of its caption files in a folder; the first that matches anything counts.
+        accepts: tells whether a single file is of this format.
+        read: adds photos, captions and problems to a :class:`Source`.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Format:
 
 
 FORMATS: dict[str, Format] = {}
-"""Every format under its name; a folder that holds several is read as the first of them."""
+"""Every format by its name; a folder that holds several is read as the first of them."""
 
 
 def reader(

@@ -1,4 +1,4 @@
-"""The readers of the caption formats that are one JSON document: Karpathy's and COCO's."""
+"""Readers of the caption formats that are one JSON document: Karpathy's and COCO's."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def _has(source: Source, key: str) -> bool:
 def _karpathy(source: Source) -> None:
     """Karpathy's JSON: one list of images, each with its split and its sentences."""
     if len(source.files) > 1:
-        found = ", ".join(file.name for file in source.files)
-        raise AnnotationError(f"{source.path}: several data sets in one folder ({found}); give one of the files")
+        names = ", ".join(file.name for file in source.files)
+        raise AnnotationError(f"{source.path}: several data sets in one folder ({names}); give one of the files")
     (file,) = source.files
     records = read_records(source, file, "images")
     title = source.json(file).get("dataset")
@@ -78,29 +78,30 @@ def _karpathy(source: Source) -> None:
     accepts=lambda source: _has(source, "annotations") or (_is_image_info(source.path) and _has(source, "images")),
 )
 def _coco(source: Source) -> None:
-    """COCO's JSON: a list of images and a list of annotations; a file a split."""
-    # Results of models lie beside the captions under names like captions_val2014_mine_results.json.
+    """COCO's JSON: a list of images and a list of annotations, in one file for each split."""
+    # Model results may lie beside the captions under names like captions_val2014_mine_results.json.
     files = [file for file in source.files if _COCO_FILE.fullmatch(file.stem)] or source.files
     years = {match[2] for file in files if (match := _COCO_FILE.fullmatch(file.stem)) and match[2]}
     if len(years) > 1:
         both = " and ".join(sorted(years))
         raise AnnotationError(
-            f"{source.path}: captions of {both}, which are the same photos split in two ways; give one of the files, or a folder with one year"
+            f"{source.path}: captions of {both}, which are the same photos split in two ways; give one of the files, "
+            "or a folder with one year"
         )
     for file in files:
         _coco_file(source, file)
 
 
 def _is_image_info(file: Path) -> bool:
-    """Tell COCO's lists of photos whose captions are kept back from its other files."""
+    """Whether a file is one of COCO's lists of photos whose captions are not public."""
     return file.name.startswith("image_info")
 
 
 def _coco_file(source: Source, file: Path) -> None:
     named = _COCO_FILE.fullmatch(file.stem)
-    found = _SPLIT_IN_NAME.search(file.stem)
-    split = found[1] if found else named[1] if named and source.path.is_dir() else "all"
-    # "train2014" is also the name of the folder of its pictures; test-dev's are in that of the test split.
+    match = _SPLIT_IN_NAME.search(file.stem)
+    split = match[1] if match else named[1] if named and source.path.is_dir() else "all"
+    # "train2014" is also the name of its pictures' folder; test-dev's pictures are in the folder of the test split.
     year = file.stem.removeprefix("captions_").removeprefix("image_info_").replace("test-dev", "test")
     root, images = source.root, source.images
     homes = [images] if images else [root, root / "images", file.parent]
@@ -111,7 +112,7 @@ def _coco_file(source: Source, file: Path) -> None:
         if _is_image_info(file) and "annotations" not in source.json(file)
         else read_records(source, file, "annotations")
     )
-    here: set[str] = set()  # a caption belongs to an image of its own file, even where ids begin anew in every file
+    here: set[str] = set()  # a caption belongs to an image of its own file, even if ids start over in every file
     for index, record in enumerate(photos):
         place = f"{file}:$.images[{index}]"
         try:
@@ -130,7 +131,7 @@ def _coco_file(source: Source, file: Path) -> None:
             if "id" in record:
                 number = get_id(record, "id")
                 if number in seen:
-                    raise MalformedError(f'an annotation with the id "{number}" is there already')
+                    raise MalformedError(f'an annotation with the id "{number}" already exists')
                 seen.add(number)
             source.add_caption(image_id, caption)
         except MalformedError as error:

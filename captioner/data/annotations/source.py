@@ -1,4 +1,4 @@
-"""What the readers of caption formats work with: a data set's files, and checked fields of its records."""
+"""The readers' view of a data set: its files, and checked fields of its records."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from captioner.errors import AnnotationError
 
 
 class MalformedError(Exception):
-    """A record that cannot be used; the message says why, the place is known to whoever catches it."""
+    """A record that cannot be used; the message says why, the code that catches it knows the place."""
 
 
 @dataclass(slots=True)
@@ -29,12 +29,12 @@ class Source:
     """A data set while it is being read: its files, and the photos and problems found so far.
 
     Attributes:
-        path: what was asked for, a file or a folder.
+        path: the file or folder to read.
         root: the folder of the data set.
         files: the caption files of the chosen format.
-        images: the folder of pictures that was asked for, if any.
+        images: the folder of pictures that was given, if any.
         captionless: whether photos without captions are kept.
-        name: what the data set will be called; a reader may know better than the file's name.
+        name: the data set's name; the file's or folder's, unless a reader finds a better one.
     """
 
     def __init__(self, path: Path, images: Path | None, strict: bool, captionless: bool = False) -> None:
@@ -51,27 +51,27 @@ class Source:
         self._last: Path | None = None
 
     def problem(self, place: str, reason: object) -> None:
-        """Note a malformed record; in strict mode raise it as an :class:`AnnotationError`."""
+        """Record a malformed record; in strict mode raise it as an :class:`AnnotationError`."""
         readable = str(reason).encode("utf-8", "backslashreplace").decode()  # it may quote bytes that are not UTF-8
         if self.strict:
             raise AnnotationError(f"{place}: {readable}")
         self.problems.append(Problem(place, readable))
 
     def add_photo(self, image_id: str, path: Path, split: str, place: str) -> None:
-        """Begin a photo; a second one of the same id is malformed."""
+        """Add a photo; a second one with the same id is malformed."""
         if image_id in self.entries:
-            raise MalformedError(f'the image "{image_id}" is there already, from {self.entries[image_id].place}')
+            raise MalformedError(f'the image "{image_id}" already exists, from {self.entries[image_id].place}')
         self.entries[image_id] = _Entry(path, split, place)
 
     def add_caption(self, image_id: str, caption: object) -> None:
-        """Add a caption to a photo that was begun; one that is not text, or empty, is malformed."""
+        """Add a caption to a photo that was added before; one that is empty or not text is malformed."""
         text = as_text(caption, "the caption")
         if not text:
             raise MalformedError(EMPTY_CAPTION)
         self.entries[image_id].captions.append(text)
 
     def photos(self) -> tuple[Photo, ...]:
-        """The photos that have captions, and the others if they are wanted; else they become problems."""
+        """The photos with captions, and those without if they are kept; otherwise they become problems."""
         photos = []
         for image_id, entry in self.entries.items():
             if entry.captions or self.captionless:
@@ -83,8 +83,8 @@ class Source:
     def find(self, name: str, *folders: Path) -> Path:
         """The path of a picture: in the first of ``folders`` that holds it.
 
-        A picture that is nowhere is expected where the last one was found. Folders are listed once instead of asking
-        for every file, which would take minutes for COCO on a network drive.
+        A picture that is in none of them is expected where the last one was found. Each folder is listed once instead
+        of checking every file, which would take minutes for COCO on a network drive.
         """
         inside, base = os.path.split(name)
         for folder in folders:
@@ -94,7 +94,7 @@ class Source:
         return (self._last if self._last in folders else folders[0]) / name
 
     def holds(self, path: Path) -> bool:
-        """Whether a file is there."""
+        """Whether a file exists."""
         return path.name in self._names(path.parent)
 
     def _names(self, folder: Path) -> frozenset[str]:
@@ -106,7 +106,7 @@ class Source:
         return self._listings[folder]
 
     def head(self, file: Path | None = None) -> str:
-        """The first line that is not blank of a caption file, as far as it lies in the first 64 kB; else ""."""
+        """The first non-blank line of a caption file, if it is within the first 64 kB; else ""."""
         file = file or self.path
         if file not in self._heads:
             with open(file, "rb") as stream:
@@ -115,7 +115,7 @@ class Source:
         return self._heads[file]
 
     def lines(self, file: Path) -> Iterator[tuple[int, str]]:
-        """The lines of a file with their numbers from 1, without line ends."""
+        """Yield the lines of a file without their ends, numbered from 1."""
         with open(file, "rb") as stream:
             for number, raw in enumerate(stream, 1):
                 line = _decode(raw, file) if number == 1 else raw.decode("utf-8", "surrogateescape")
@@ -136,14 +136,14 @@ class Source:
 
 
 def _decode(raw: bytes, file: Path) -> str:
-    """The text at the start of a file; bytes that are not UTF-8 become lone surrogates, which :func:`as_text` refuses."""
+    """Decode the start of a file; bytes that are not UTF-8 become lone surrogates, which :func:`as_text` refuses."""
     if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise AnnotationError(f"{file}: is UTF-16; save it as UTF-8")
     return raw.decode("utf-8-sig", "surrogateescape")
 
 
 def as_text(value: object, what: str) -> str:
-    """Text without the white space around it; anything else is malformed, as is text that is not UTF-8."""
+    """Return text without surrounding white space; anything else is malformed, as is text that is not UTF-8."""
     if not isinstance(value, str):
         raise MalformedError(f"{what} is {_kind(value)}, not text")
     if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
@@ -152,7 +152,7 @@ def as_text(value: object, what: str) -> str:
 
 
 def as_file_name(value: object, what: str) -> str:
-    """A file name, which :func:`as_text` could read and which is not empty."""
+    """Return a file name: text as by :func:`as_text` that is not empty."""
     name = as_text(value, what)
     if not name or "\0" in name:
         raise MalformedError(f"{what} is {'empty' if not name else 'not a file name'}")
@@ -160,7 +160,7 @@ def as_file_name(value: object, what: str) -> str:
 
 
 def get_field(record: object, key: str) -> Any:
-    """A field of a record that must be there."""
+    """Return a field that a record must have."""
     if not isinstance(record, dict):
         raise MalformedError(f"the record is {_kind(record)}, not an object")
     if key not in record:
@@ -169,7 +169,7 @@ def get_field(record: object, key: str) -> Any:
 
 
 def get_id(record: object, key: str) -> str:
-    """A field that is a whole number or a text, as text."""
+    """Return a field that is a whole number or text, as text."""
     value = get_field(record, key)
     if type(value) is int:  # not a bool
         return str(value)
@@ -179,7 +179,7 @@ def get_id(record: object, key: str) -> str:
 
 
 def get_list(record: object, key: str) -> list[Any]:
-    """A field that is a list."""
+    """Return a field that is a list."""
     value = get_field(record, key)
     if not isinstance(value, list):
         raise MalformedError(f'"{key}" is {_kind(value)}, not a list')
@@ -192,7 +192,7 @@ def _kind(value: object) -> str:
 
 
 def read_records(source: Source, file: Path, key: str) -> list[Any]:
-    """A list at the top of a JSON file, without which the file is of no use."""
+    """Return a list at the top level of a JSON file, which is unusable without it."""
     try:
         return get_list(source.json(file), key)
     except MalformedError as error:

@@ -1,4 +1,4 @@
-"""The readers of the caption formats that have a line a caption: Flickr8k's, Kaggle's, JSON lines and tables."""
+"""Readers of the caption formats with one line for each caption: Flickr8k's, Kaggle's, JSON lines and tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from captioner.data.annotations.source import MalformedError, Source, as_file_na
 from captioner.errors import AnnotationError
 
 _FLICKR8K_LINE = re.compile(r"([^\t]+)#(\d+)\t(.*)", re.DOTALL)
-_LONGEST_ROW = 20  # lines; a quotation mark that is open for longer was never meant to be closed
+_LONGEST_ROW = 20  # lines; a quotation mark that stays open for longer is a mistake
 
 
 @reader(
@@ -22,9 +22,9 @@ _LONGEST_ROW = 20  # lines; a quotation mark that is open for longer was never m
     accepts=lambda source: _FLICKR8K_LINE.fullmatch(source.head()) is not None,
 )
 def _flickr8k(source: Source) -> None:
-    """Flickr8k as released: a line a caption, and a list of file names a split. Photos in no list are "other".
+    """Flickr8k as released: one line for each caption, one list of files for each split. Unlisted photos are "other".
 
-    The release has captions of ``2258277193_586949ec62.jpg.1``, a file that it does not have: one problem.
+    The release has captions of ``2258277193_586949ec62.jpg.1``, a file that it does not contain; that is one problem.
     """
     file = source.files[0]
     listed: dict[str, tuple[str, str]] = {}  # file name -> split, place
@@ -33,10 +33,10 @@ def _flickr8k(source: Source) -> None:
         for number, line in source.lines(names) if names.is_file() else ():
             place, name = f"{names}:{number}", line.strip()
             if name in listed:
-                source.problem(place, f'"{name}" is there already, from {listed[name][1]}')
+                source.problem(place, f'"{name}" already exists, from {listed[name][1]}')
             elif name:
                 listed[name] = split, place
-    # The release comes as two archives, so that the photos may lie inside the text's folder or beside it.
+    # The release comes as two archives, so the photos may be in the folder of the text or beside it.
     homes = [root / name for root in (file.parent, file.parent.parent) for name in PHOTO_FOLDERS]
     folders = [source.images] if source.images else [*homes, file.parent]
     absent: set[str] = set()
@@ -56,11 +56,11 @@ def _flickr8k(source: Source) -> None:
                 path = source.find(name, *folders)
                 if re.search(r"\.jpe?g\.\d+$", name, re.IGNORECASE) and not source.holds(path):
                     absent.add(name)
-                    raise MalformedError(f'"{name}" is not the name of a photo, and no such file is there')
+                    raise MalformedError(f'"{name}" is not the name of a photo, and no such file exists')
                 source.add_photo(name, path, listed.get(name, ("other", ""))[0], place)
             key = f"{name}#{match[2]}"
             if key in seen:
-                raise MalformedError(f'a caption "{key}" is there already')
+                raise MalformedError(f'a caption "{key}" already exists')
             seen.add(key)
             source.add_caption(name, match[3])
         except MalformedError as error:
@@ -76,13 +76,13 @@ def _flickr8k(source: Source) -> None:
     accepts=lambda source: source.path.suffix.lower() != ".csv" and _columns(source.head()) == ["image", "caption"],
 )
 def _kaggle(source: Source) -> None:
-    """Flickr8k and Flickr30k as found on Kaggle: ``captions.txt`` and ``Images/``, without splits."""
+    """Flickr8k and Flickr30k as published on Kaggle: ``captions.txt`` and ``Images/``, without splits."""
     _table(source, ["Images", "images", ""])
 
 
 @reader("jsonl", "captions.jsonl", accepts=lambda source: source.path.suffix.lower() in {".jsonl", ".ndjson"})
 def _jsonl(source: Source) -> None:
-    """A JSON object a line."""
+    """One JSON object on each line."""
     for number, line in source.lines(source.files[0]):
         place = f"{source.files[0]}:{number}"
         if not line.strip():
@@ -112,7 +112,7 @@ def _csv(source: Source) -> None:
 
 
 def _add_to(source: Source, place: str, image: object, split: object, folders: Sequence[str]) -> None:
-    """Make sure that the photo of a row is there; rows of one photo must agree on its split."""
+    """Add the photo of a row unless it was added before; all rows of a photo must agree on its split."""
     name = as_file_name(image, '"image"')
     split = as_text(split, '"split"') if split is not None else ""
     if name in source.entries:
@@ -129,7 +129,7 @@ def _columns(header: str) -> list[str]:
 
 
 def _table(source: Source, folders: Sequence[str]) -> None:
-    """Read ``image,caption[,split]``; other columns are allowed and left alone."""
+    """Read ``image,caption[,split]``; other columns are ignored."""
     file = source.files[0]
     lines = [line for _, line in source.lines(file)]
     start = next((index for index, line in enumerate(lines) if line.strip()), 0)
@@ -141,7 +141,7 @@ def _table(source: Source, folders: Sequence[str]) -> None:
     for index, row, fields in _rows(lines, start + 1):
         place = f"{file}:{index + 1}"
         if columns == ["image", "caption"]:
-            # Hand-made tables forget to quote captions; with two columns it is plain what was meant.
+            # Hand-made tables often lack quotes around captions; with two columns the meaning is clear all the same.
             fields = row.split(",", 1) if fields is None else fields
             fields = [fields[0], ",".join(fields[1:])] if len(fields) > 2 else fields
         try:
@@ -156,9 +156,9 @@ def _table(source: Source, folders: Sequence[str]) -> None:
 
 
 def _rows(lines: Sequence[str], index: int) -> Iterator[tuple[int, str, list[str] | None]]:
-    """The rows of a CSV from a line on: the index of their first line, their text, and their fields or None.
+    """Yield the rows of a CSV from a line on: the index of their first line, their text, and their fields or None.
 
-    ``csv.reader`` alone would let one unclosed quotation mark swallow the rest of the file.
+    With plain ``csv.reader``, one unclosed quotation mark would swallow the rest of the file.
     """
     while index < len(lines):
         row, fields, used = lines[index], None, 1

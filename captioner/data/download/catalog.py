@@ -1,4 +1,4 @@
-"""Known caption data sets: where they come from, how large they are, how they are checked, on what terms, and where they are unpacked.
+"""Known caption data sets: their addresses, sizes, checksums, terms, and the folders they are unpacked to.
 
 The publishers of these data sets give no checksums of their own. The SHA-256 sums and sizes here are those that
 TensorFlow Datasets records for the official addresses (its ``url_checksums/coco_captions.txt``); other projects that
@@ -19,12 +19,12 @@ class Archive:
 
     Attributes:
         url: where it comes from.
-        path: where it is kept, below the folder of all data, with ``/``.
+        path: where it is stored, below the folder of all data, with ``/``.
         checksum: ``sha256:...`` or ``md5:...`` in hexadecimal; empty if none is known.
         size: bytes; None if unknown.
-        unpacked: about how many bytes its members have, for the look at the free space. Photos do not compress, so that
-            it is their archive's size.
-        places: (pattern of member names, folder below the folder of all data), the first match counts. Members that
+        unpacked: about how many bytes its members have, for the check of free space. Photos do not compress, so for
+            them it is the archive's size.
+        places: (pattern of member names, folder below the folder of all data); the first match counts. Members that
             match none are left out.
     """
 
@@ -38,13 +38,13 @@ class Archive:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set of one archive or several.
+    """A data set of one or more archives.
 
     Attributes:
-        name: what it is asked for by.
-        about: a sentence on what is in it.
-        terms: on what terms it may be used, in a line; with the address of the full text where there is one.
-        folders: what can be read afterwards, below the folder of all data; empty if it has no captions.
+        name: its name on the command line.
+        about: a sentence on its content.
+        terms: the terms of use, in one line; with the address of the full text if there is one.
+        folders: the folders that can be read afterwards, below the folder of all data; empty if it has no captions.
         archives: what is downloaded.
     """
 
@@ -56,17 +56,17 @@ class DataSet:
 
     @property
     def size(self) -> int:
-        """Bytes to download, as far as they are known."""
+        """Bytes to download, as far as known."""
         return sum(archive.size or 0 for archive in self.archives)
 
     @property
     def unpacked(self) -> int:
-        """About how many bytes are unpacked."""
+        """About how many bytes it has when unpacked."""
         return sum(archive.unpacked for archive in self.archives)
 
 
 def _coco(kind: str, name: str, folder: str, size: int, sha256: str, unpacked: int = 0) -> Archive:
-    # Not https: that address answers with the certificate of the storage behind it. The checksum makes up for it.
+    # Not https: there the server answers with the certificate of the storage behind it. The checksum makes up for it.
     url = f"http://images.cocodataset.org/{kind}/{name}.zip"
     inside = "annotations" if kind == "annotations" else name
     return Archive(url, f"{folder}/{name}.zip", f"sha256:{sha256}", size, unpacked or size, ((f"{inside}/*", folder),))
@@ -92,7 +92,7 @@ CATALOG: Registry[DataSet] = Registry("data set")
 for _known in (
     DataSet(
         "coco",
-        "COCO 2014: 82,783 photos to train on and 40,504 for validation, with five captions each, and other annotations.",
+        "COCO 2014: 82,783 training and 40,504 validation photos with five captions each, and other annotations.",
         _TERMS,
         ("coco",),
         (
@@ -137,7 +137,7 @@ for _known in (
     ),
     DataSet(
         "coco2017",
-        "The photos and captions of COCO 2014, split in another way: 118,287 to train on and 5,000 for validation.",
+        "The photos and captions of COCO 2014, split differently: 118,287 for training and 5,000 for validation.",
         _TERMS,
         ("coco2017",),
         (
@@ -167,8 +167,8 @@ for _known in (
     ),
     DataSet(
         "karpathy-splits",
-        "Karpathy's splits of COCO 2014, Flickr8k and Flickr30k with their captions, which papers report on; without the photos.",
-        "no licence is stated; the captions stay under the terms of the data sets they come from (COCO's: CC BY 4.0)",
+        "Karpathy's splits of COCO 2014, Flickr8k and Flickr30k, which papers report on, with captions but no photos.",
+        "no licence is stated; the captions remain under the terms of their data sets (COCO's: CC BY 4.0)",
         ("coco", "flickr8k", "flickr30k"),
         (
             Archive(
@@ -177,7 +177,7 @@ for _known in (
                 "sha256:4cfd70132527b80933105e5829dc9034eaab9573482e2e680abbab6130244817",
                 36_745_453,
                 191_540_365,
-                # Each beside the photos that it names, where the reader looks for them.
+                # Each beside the photos it lists, where the reader looks for them.
                 (
                     ("dataset_coco.json", "coco"),
                     ("dataset_flickr8k.json", "flickr8k"),
@@ -188,12 +188,12 @@ for _known in (
     ),
     DataSet(
         "flickr8k-text",
-        "The captions and splits of Flickr8k (Hodosh et al. 2013) as released; without the photos, which belong in flickr8k/Flicker8k_Dataset.",
+        "The captions and splits of Flickr8k (Hodosh et al. 2013) as released; its photos belong in "
+        "flickr8k/Flicker8k_Dataset and are not included.",
         "no licence is stated; released for research and teaching, not for commercial use",
         ("flickr8k",),
         (
-            # The university's own address has gone; this copy of its archive is the one that tutorials and libraries
-            # have used since.
+            # The university's own address is gone; tutorials and libraries have used this copy of its archive since.
             Archive(
                 "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k/Flickr8k_text.zip",
                 "flickr8k/Flickr8k_text.zip",

@@ -1,4 +1,4 @@
-"""Zip archives of other people, unpacked safely."""
+"""Safe unpacking of zip archives from the network."""
 
 from __future__ import annotations
 
@@ -11,26 +11,29 @@ from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from captioner.errors import DownloadError
+from captioner.errors import DownloadError, first_line
 
 BLOCK = 1 << 18
-"""Bytes that are read at once."""
+"""Bytes read at once."""
+
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
+"""What :mod:`zipfile` raises on a damaged archive, or on one of a kind that it does not read."""
 
 
 def choose_members(
     file: zipfile.ZipFile, places: Iterable[tuple[str, str]], members: Sequence[str] = (), *, limit: int
 ) -> list[tuple[zipfile.ZipInfo, str]]:
-    """The members of an archive to unpack, each with its path below the folder of all data.
+    """Choose the members of an archive to unpack, each with its path below the folder of all data.
 
     Args:
         file: the archive.
         places: (pattern, folder), see :class:`~captioner.data.download.catalog.Archive`.
-        members: patterns of names to restrict them to.
-        limit: bytes that all members together may have, by their headers; no member is ever read beyond its header's
-            size.
+        members: patterns of names; if given, only these members are chosen.
+        limit: bytes that all members together may have, by their headers; no member is ever read beyond the size in its
+            header.
 
     Raises:
-        DownloadError: a name leads out of the folder, is there twice or cannot be a file's name everywhere; a member is
+        DownloadError: a name leads out of the folder, occurs twice or is not a file's name on every system; a member is
             a link, a device or encrypted; or they are larger than ``limit``.
     """
     chosen: list[tuple[zipfile.ZipInfo, str]] = []
@@ -39,21 +42,22 @@ def choose_members(
     for info in file.infolist():
         name = info.orig_filename  # as written in the archive, before zipfile tidied it up
         parts = name.removesuffix("/").split("/")
-        wrong = ""
+        fault = ""
         if any(part in ("", ".", "..") for part in parts) or any(character in name for character in "\\:\0"):
-            wrong = "has a name that leads out of its folder or is no file's name"
+            fault = "has a name that leads out of its folder or is not a file's name"
         elif stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
-            wrong = "is a link or a device"
+            fault = "is a link or a device"
         elif info.flag_bits & 1:
-            wrong = "is encrypted"
+            fault = "is encrypted"
         elif name.casefold() in seen:
-            wrong = "is there twice"
+            fault = "occurs twice"
         total += info.file_size
-        if not wrong and total > limit:
-            wrong = f"brings it to {total:,} bytes, and no more than {limit:,} are expected"
-        if wrong:
+        if not fault and total > limit:
+            fault = f"brings it to {total:,} bytes, but no more than {limit:,} are expected"
+        if fault:
             raise DownloadError(
-                f"{file.filename}: nothing was unpacked, since its member {name!r} {wrong}; do not trust this archive, delete it"
+                f"{file.filename}: nothing was unpacked, since its member {name!r} {fault}; do not trust this archive, "
+                "delete it"
             )
         seen.add(name.casefold())
         folder = next((folder for pattern, folder in places if fnmatchcase(name, pattern)), None)
@@ -67,26 +71,53 @@ def choose_members(
 
 
 def write_member(
-    file: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, go_on: Callable[[], None] = lambda: None
+    file: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, on_block: Callable[[], None] = lambda: None
 ) -> None:
-    """Unpack one member to ``path``, whole or not at all; ``go_on`` is called now and then, and may raise to stop.
+    """Unpack one member to ``path``, completely or not at all.
+
+    Args:
+        file: the archive.
+        info: the member.
+        path: where it goes.
+        on_block: called after each block; it may raise to stop.
 
     Raises:
-        zipfile.BadZipFile: its bytes are not those that its checksum is of.
+        zipfile.BadZipFile: the bytes do not match their checksum.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(
-        path.name + ".part"
-    )  # always the same name, so that a killed run leaves no more than one, and only until the next
+    # Always the same name, so that a killed run leaves no more than one such file, and only until the next run.
+    part = path.with_name(path.name + ".part")
     with file.open(info) as source, open(part, "wb") as sink:
         while block := source.read(BLOCK):  # at the member's end this compares the CRC
             sink.write(block)
-            go_on()
+            on_block()
     os.replace(part, path)
 
 
+def find_damage(path: Path, *, limit: int) -> str:
+    """What is wrong with a zip archive by its structure and the CRCs of its members; empty if nothing is.
+
+    Args:
+        path: the archive.
+        limit: see :func:`choose_members`.
+
+    Raises:
+        DownloadError: see :func:`choose_members`.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            choose_members(file, (), limit=limit)
+            damaged = file.testzip()
+    except ZIP_ERRORS as error:
+        return first_line(error)
+    return f"its member {damaged!r} is damaged" if damaged else ""
+
+
 def is_member(path: Path, info: zipfile.ZipInfo) -> bool:
-    """Tell whether a file is the member; by its CRC, as a power cut may leave files of the right size without their bytes."""
+    """Whether a file is the unpacked member.
+
+    The CRC decides, as a power cut may leave files of the right size without their bytes.
+    """
     if size_of(path) != info.file_size or not path.is_file():
         return False
     crc = 0
@@ -97,7 +128,7 @@ def is_member(path: Path, info: zipfile.ZipInfo) -> bool:
 
 
 def size_of(path: Path) -> int:
-    """A file's size in bytes; 0 if it is not there."""
+    """A file's size in bytes; 0 if it does not exist."""
     try:
         return path.stat().st_size
     except (FileNotFoundError, NotADirectoryError):
@@ -105,10 +136,10 @@ def size_of(path: Path) -> int:
 
 
 def check_room(folder: Path, need: int) -> None:
-    """Refuse to begin what the disk has no room for: ``need`` bytes below ``folder``, which may not exist yet.
+    """Check that the disk has ``need`` bytes free for ``folder``, which may not exist yet.
 
     Raises:
-        DownloadError: there is less.
+        DownloadError: it has less.
     """
     place = folder.resolve()
     while not place.exists():
@@ -116,5 +147,6 @@ def check_room(folder: Path, need: int) -> None:
     free = shutil.disk_usage(place).free
     if need > free:
         raise DownloadError(
-            f"{folder}: {need / 1e9:,.2f} GB are needed and {free / 1e9:,.2f} GB are free; free some space, or choose a folder on another disk"
+            f"{folder}: {need / 1e9:,.2f} GB are needed and {free / 1e9:,.2f} GB are free; free some space, or choose "
+            "a folder on another disk"
         )

@@ -1,4 +1,4 @@
-"""Recognising and reading whole caption files and folders: useless ones, fuzzed ones, and the real ones."""
+"""Recognising and reading whole caption files and folders: unusable, fuzzed and real ones."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ USELESS: dict[str, tuple[str, object, str]] = {
 
 
 @pytest.mark.parametrize("case", USELESS)
-def test_a_useless_file_is_refused_with_the_reason(tmp_path: Path, case: str) -> None:
+def test_an_unusable_file_is_refused_with_the_reason(tmp_path: Path, case: str) -> None:
     name, content, message = USELESS[case]
     file = write(tmp_path / name, content)
     with pytest.raises(AnnotationError, match=message) as caught:
@@ -63,7 +63,7 @@ def test_a_missing_path_is_an_annotation_error(tmp_path: Path, name: str) -> Non
         read_captions(tmp_path / name)
 
 
-def test_an_unknown_format_is_answered_with_the_nearest_one(tmp_path: Path) -> None:
+def test_for_an_unknown_format_the_nearest_one_is_suggested(tmp_path: Path) -> None:
     with pytest.raises(
         AnnotationError, match=r"Did you mean 'karpathy'\? Known: karpathy, coco, flickr8k, kaggle, jsonl, csv"
     ):

@@ -95,7 +95,7 @@ def test_coco_pictures_are_found_where_people_put_them(tmp_path: Path, place: st
     assert read_captions(file).photos[0].path == tmp_path / place
 
 
-def test_pictures_can_lie_in_a_folder_of_their_own(tmp_path: Path) -> None:
+def test_pictures_can_be_in_a_folder_of_their_own(tmp_path: Path) -> None:
     file = write(tmp_path / "text/captions_val2014.json", coco((1, "a.jpg", ["x"])))
     picture = write(tmp_path / "elsewhere/a.jpg", b"jpeg")
     assert read_captions(file, images=picture.parent).photos[0].path == picture
@@ -150,14 +150,14 @@ def test_karpathys_flickr_sets_are_known_by_file_name(tmp_path: Path) -> None:
     assert data.photos == (Photo("a.jpg", tmp_path / "Flicker8k_Dataset/a.jpg", "train", ("x",)),)
 
 
-def test_a_folder_with_both_is_read_with_karpathys_splits_unless_asked_otherwise(tmp_path: Path) -> None:
+def test_a_folder_with_both_is_read_with_karpathys_splits_unless_a_format_is_given(tmp_path: Path) -> None:
     write(tmp_path / "annotations/captions_val2014.json", coco((1, "a.jpg", ["x"])))
     write(tmp_path / "dataset_coco.json", karpathy(("a.jpg", "restval", ["x"])))
     assert read_captions(tmp_path).splits == {"restval": 1}
     assert read_captions(tmp_path, format="coco").splits == {"val": 1}
 
 
-def test_two_karpathy_files_in_a_folder_are_a_question(tmp_path: Path) -> None:
+def test_two_karpathy_files_in_a_folder_are_refused(tmp_path: Path) -> None:
     for name in ("coco", "flickr8k"):
         write(tmp_path / f"dataset_{name}.json", karpathy(("a.jpg", "train", ["x"])))
     with pytest.raises(AnnotationError, match=r"dataset_coco\.json, dataset_flickr8k\.json"):
@@ -303,8 +303,13 @@ MALFORMED: dict[str, tuple[str, object, list[str], str]] = {
         "true",
     ),
     "coco: not an object": ("c.json", coco_with([7], [None]), ["$.images[1]", "$.annotations[1]"], "a number, not an"),
-    "coco: the same image twice": ("c.json", coco_with([GOOD_IMAGE], []), ["$.images[1]"], "there already"),
-    "coco: the same annotation twice": ("c.json", coco_with([], [GOOD_CAPTION]), ["$.annotations[1]"], "there already"),
+    "coco: the same image twice": ("c.json", coco_with([GOOD_IMAGE], []), ["$.images[1]"], "already exists"),
+    "coco: the same annotation twice": (
+        "c.json",
+        coco_with([], [GOOD_CAPTION]),
+        ["$.annotations[1]"],
+        "already exists",
+    ),
     "coco: no such image": ("c.json", coco_with([], [{"image_id": 5, "caption": "x"}]), ["$.annotations[1]"], '"5"'),
     "coco: the caption is a list": (
         "c.json",
@@ -347,12 +352,12 @@ MALFORMED: dict[str, tuple[str, object, list[str], str]] = {
         "d.json",
         good_and({"filename": "a.jpg", "split": "val", "sentences": SENTENCES}),
         ["$.images[1]"],
-        "there already",
+        "already exists",
     ),
     "flickr8k: no tab": ("t.txt", "a.jpg#0\tfine\nb.jpg#0 no tab\n", ["2"], "<TAB>"),
     "flickr8k: no number": ("t.txt", "a.jpg#0\tfine\n\nb.jpg\tno number\n", ["3"], "#number"),
     "flickr8k: empty": ("t.txt", "a.jpg#0\tfine\na.jpg#1\t \n", ["2"], EMPTY_CAPTION),
-    "flickr8k: the same number twice": ("t.txt", "a.jpg#0\tfine\na.jpg#0\tagain\n", ["2"], "there already"),
+    "flickr8k: the same number twice": ("t.txt", "a.jpg#0\tfine\na.jpg#0\tagain\n", ["2"], "already exists"),
     "flickr8k: not UTF-8": ("t.txt", b"a.jpg#0\tfine\na.jpg#1\tcaf\xe9\n", ["2"], "UTF-8"),
     "flickr8k: a name not in UTF-8": ("t.txt", b"a.jpg#0\tfine\ncaf\xe9.jpg#1\tx\n", ["2"], "UTF-8"),
     "kaggle: one column": ("captions.txt", "image,caption\na.jpg,fine\nb.jpg\n", ["3"], "2 columns, this row 1"),
@@ -393,7 +398,7 @@ def test_malformed_records_are_skipped_and_reported_with_their_place(tmp_path: P
     assert str(caught.value) == str(data.problems[0])
 
 
-def test_a_photo_left_without_captions_is_kept_out(tmp_path: Path) -> None:
+def test_a_photo_left_without_captions_is_left_out(tmp_path: Path) -> None:
     text = "image,caption\na.jpg,fine\nb.jpg,\nb.jpg,  \n"
     data = read_captions(write(tmp_path / "x.csv", text))
     assert list(captions_of(data)) == ["a.jpg"]
@@ -407,7 +412,7 @@ def test_flickr8ks_lists_are_checked_against_its_captions(tmp_path: Path) -> Non
     data = read_captions(tmp_path)
     assert data.splits == {"train": 1}
     assert places(data, tmp_path) == ["Flickr_8k.devImages.txt:1", "Flickr_8k.trainImages.txt:2"]
-    assert "there already" in data.problems[0].reason
+    assert "already exists" in data.problems[0].reason
     assert "has no caption" in data.problems[1].reason
 
 
@@ -428,7 +433,7 @@ def test_the_coco_reader_agrees_with_pycocotools(shared_data: Path, split: str) 
     assert {photo.image_id: (photo.path.name, photo.captions) for photo in data.photos} == expected
 
 
-def test_coco_photos_whose_captions_are_kept_back(tmp_path: Path) -> None:
+def test_coco_photos_whose_captions_are_not_public(tmp_path: Path) -> None:
     (tmp_path / "test2015").mkdir()
     (tmp_path / "test2015" / "COCO_test2015_000000000001.jpg").write_bytes(b"")
     for name in ("image_info_test2015.json", "image_info_test-dev2015.json"):
@@ -443,7 +448,7 @@ def test_coco_photos_whose_captions_are_kept_back(tmp_path: Path) -> None:
             read_captions(file)
 
 
-def test_photos_without_captions_are_kept_when_asked_for(tmp_path: Path) -> None:
+def test_photos_without_captions_are_kept_on_request(tmp_path: Path) -> None:
     file = tmp_path / "data.jsonl"
     file.write_text('{"image": "a.jpg", "captions": []}\n{"image": "b.jpg", "caption": "a dog"}\n')
     assert [photo.captions for photo in read_captions(file, captionless=True).photos] == [(), ("a dog",)]

@@ -1,4 +1,4 @@
-"""The catalogue names real files, checks each, and puts what is in them where the readers look."""
+"""The catalogue names real files, checks each, and unpacks them where the readers look."""
 
 from __future__ import annotations
 
@@ -11,30 +11,53 @@ from captioner.data.download.catalog import CATALOG, DataSet
 from captioner.errors import ConfigError
 
 # As recorded by TensorFlow Datasets in url_checksums/coco_captions.txt: address, bytes, SHA-256.
-RECORDED = """
-http://images.cocodataset.org/annotations/annotations_trainval2014.zip 252872794 031296bbc80c45a1d1f76bf9a90ead27e94e99ec629208449507a4917a3bf009
-http://images.cocodataset.org/annotations/annotations_trainval2017.zip 252907541 113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268
-http://images.cocodataset.org/zips/test2014.zip 6660437059 ead40c62230cb2cf70ff4c8b4c70abdc260a7556e77b3282621d06d8e2e35bdf
-http://images.cocodataset.org/zips/train2014.zip 13510573713 ede4087e640bddba550e090eae701092534b554b42b05ac33f0300b984b31775
-http://images.cocodataset.org/zips/train2017.zip 19336861798 69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929
-http://images.cocodataset.org/zips/val2014.zip 6645013297 fe9be816052049c34717e077d9e34aa60814a55679f804cd043e3cbee3b9fde0
-http://images.cocodataset.org/zips/val2017.zip 815585330 4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05
-https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip 36745453 4cfd70132527b80933105e5829dc9034eaab9573482e2e680abbab6130244817
-"""
+RECORDED = {
+    "http://images.cocodataset.org/annotations/annotations_trainval2014.zip": (
+        252_872_794,
+        "031296bbc80c45a1d1f76bf9a90ead27e94e99ec629208449507a4917a3bf009",
+    ),
+    "http://images.cocodataset.org/annotations/annotations_trainval2017.zip": (
+        252_907_541,
+        "113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",
+    ),
+    "http://images.cocodataset.org/zips/test2014.zip": (
+        6_660_437_059,
+        "ead40c62230cb2cf70ff4c8b4c70abdc260a7556e77b3282621d06d8e2e35bdf",
+    ),
+    "http://images.cocodataset.org/zips/train2014.zip": (
+        13_510_573_713,
+        "ede4087e640bddba550e090eae701092534b554b42b05ac33f0300b984b31775",
+    ),
+    "http://images.cocodataset.org/zips/train2017.zip": (
+        19_336_861_798,
+        "69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929",
+    ),
+    "http://images.cocodataset.org/zips/val2014.zip": (
+        6_645_013_297,
+        "fe9be816052049c34717e077d9e34aa60814a55679f804cd043e3cbee3b9fde0",
+    ),
+    "http://images.cocodataset.org/zips/val2017.zip": (
+        815_585_330,
+        "4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05",
+    ),
+    "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip": (
+        36_745_453,
+        "4cfd70132527b80933105e5829dc9034eaab9573482e2e680abbab6130244817",
+    ),
+}
 
 ARCHIVES = {archive.path: archive for name in CATALOG for archive in CATALOG[name].archives}
 
 
-def test_what_users_ask_for_is_there() -> None:
+def test_the_usual_data_sets_are_known() -> None:
     assert {"coco", "coco2017", "flickr8k-text", "karpathy-splits"} <= set(CATALOG)
 
 
 def test_addresses_sizes_and_sums_are_the_recorded_ones() -> None:
-    recorded = {line.split()[0]: tuple(line.split()[1:]) for line in RECORDED.split("\n") if line}
-    ours = {archive.url: (str(archive.size), archive.checksum.removeprefix("sha256:")) for archive in ARCHIVES.values()}
+    ours = {archive.url: (archive.size, archive.checksum.removeprefix("sha256:")) for archive in ARCHIVES.values()}
     flickr = ours.pop("https://github.com/jbrownlee/Datasets/releases/download/Flickr8k/Flickr8k_text.zip")
-    assert ours == recorded
-    assert flickr == ("None", "md5:bf6c1abcb8e4a833b7f922104de18627")
+    assert ours == RECORDED
+    assert flickr == (None, "md5:bf6c1abcb8e4a833b7f922104de18627")
 
 
 @pytest.mark.parametrize("name", list(CATALOG))

@@ -1,4 +1,4 @@
-"""Downloads against a server that does everything wrong that servers do."""
+"""Downloads from a server that makes every mistake servers make."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from captioner.errors import DownloadError
 
 QUICK = Patience(attempts=4, first=0.01, longest=0.05, timeout=5.0)
 NOISE = random.Random(0).randbytes(300_000)
-MEMBERS = {"photos/a.jpg": NOISE[:200_000], "photos/deep/b.jpg": NOISE[200_000:], "notes.txt": b"not asked for"}
+MEMBERS = {"photos/a.jpg": NOISE[:200_000], "photos/deep/b.jpg": NOISE[200_000:], "notes.txt": b"not requested"}
 
 
 @dataclass(frozen=True)
 class Answer:
-    """How the server answers a request: rightly, but for what is set here."""
+    """How the server answers a request: correctly, except for what is set here."""
 
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
@@ -47,12 +47,12 @@ class Answer:
     conditions: bool = True  # honours If-Range
     versions: bool = True  # sends an ETag
     cut: int | None = None  # bytes after which it hangs up
-    hold: bool = False  # holds the line silently instead of hanging up
-    length: int | None = None  # what it says its body has
+    hold: bool = False  # keeps the connection open in silence instead of hanging up
+    length: int | None = None  # the declared length of its body
 
 
 class Server:
-    """Serves ``files``; the next requests are answered by ``script``, the others by ``usual``."""
+    """Serves ``files``; ``script`` answers the next requests, ``usual`` the others."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -106,13 +106,13 @@ class Server:
             handler.end_headers()
             return
         etag = f'"{hashlib.sha256(data).hexdigest()}"'
-        asked = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
+        wanted = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
         partial = (
-            asked is not None
+            wanted is not None
             and answer.ranges
             and (not answer.conditions or handler.headers.get("If-Range", etag) == etag)
         )
-        start = int(asked[1]) if asked and partial else 0
+        start = int(wanted[1]) if wanted and partial else 0
         if partial and start >= len(data):
             handler.send_response(416)
             handler.end_headers()
@@ -134,9 +134,8 @@ class Server:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(
-        os, "sync", lambda: None, raising=False
-    )  # the whole machine's disks are not ours to flush in a test
+    # A test should not flush all disks of the machine.
+    monkeypatch.setattr(os, "sync", lambda: None, raising=False)
     running = Server()
     yield running
     running.close()
@@ -151,7 +150,7 @@ def zip_of(members: dict[str, bytes]) -> bytes:
 
 
 def archive_of(server: Server, data: bytes, name: str = "set.zip", **changes: Any) -> Archive:
-    """Put a file on the server; the archive that describes it."""
+    """Put a file on the server and return the archive that describes it."""
     server.files[name] = data
     places = (("photos/*", "set"),)
     given = {
@@ -181,7 +180,7 @@ def error_of(outcome: Outcome) -> str:
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
-    """Every file but the records of the downloads."""
+    """Every file except the records of the downloads."""
     files = (path for path in folder.rglob("*") if path.is_file() and ".captioner" not in path.parts)
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
@@ -194,7 +193,7 @@ WHOLE = {
 }
 
 
-def test_what_is_downloaded_is_unpacked_in_its_place_and_not_fetched_again(server: Server, tmp_path: Path) -> None:
+def test_an_archive_is_unpacked_in_its_place_and_not_fetched_again(server: Server, tmp_path: Path) -> None:
     archive = archive_of(server, DATA)
     assert run_one(tmp_path, archive) == Outcome(archive, fetched=len(DATA), written=2)
     assert files_in(tmp_path) == WHOLE
@@ -202,7 +201,7 @@ def test_what_is_downloaded_is_unpacked_in_its_place_and_not_fetched_again(serve
     assert len(server.requests) == 1
 
 
-def test_nothing_is_downloaded_before_it_is_asked_for(server: Server, tmp_path: Path) -> None:
+def test_nothing_is_downloaded_before_the_iteration_starts(server: Server, tmp_path: Path) -> None:
     waiting = download([archive_of(server, DATA)], tmp_path)
     time.sleep(0.05)
     assert not server.requests
@@ -210,7 +209,7 @@ def test_nothing_is_downloaded_before_it_is_asked_for(server: Server, tmp_path: 
     assert not any(tmp_path.iterdir())
 
 
-def test_steps_are_told(server: Server, tmp_path: Path) -> None:
+def test_progress_is_reported(server: Server, tmp_path: Path) -> None:
     steps: list[tuple[str, str, int, int | None]] = []
     server.script = [Answer(cut=100_000)]
     run_one(tmp_path, archive_of(server, DATA), progress=lambda *step: steps.append(step))
@@ -223,7 +222,7 @@ def test_steps_are_told(server: Server, tmp_path: Path) -> None:
 # Connections
 
 
-def test_a_cut_download_goes_on_where_it_stopped(server: Server, tmp_path: Path) -> None:
+def test_a_cut_download_continues_where_it_stopped(server: Server, tmp_path: Path) -> None:
     server.script = [Answer(cut=100_000), Answer(cut=50_000)]
     outcome = run_one(tmp_path, archive_of(server, DATA))
     assert outcome.error is None and outcome.fetched == len(DATA)
@@ -232,13 +231,13 @@ def test_a_cut_download_goes_on_where_it_stopped(server: Server, tmp_path: Path)
     assert server.requests[1]["If-Range"] == f'"{hashlib.sha256(DATA).hexdigest()}"'
 
 
-def test_a_download_that_gets_on_is_never_given_up(server: Server, tmp_path: Path) -> None:
+def test_a_download_that_advances_is_never_given_up(server: Server, tmp_path: Path) -> None:
     server.script = [Answer(cut=30_000)] * (3 * QUICK.attempts - 3)
     assert run_one(tmp_path, archive_of(server, DATA)).error is None
     assert len(server.requests) == 3 * QUICK.attempts - 2
 
 
-def test_one_that_does_not_get_on_is_given_up_and_can_be_taken_up_again(server: Server, tmp_path: Path) -> None:
+def test_a_download_that_does_not_advance_is_given_up_and_can_be_resumed(server: Server, tmp_path: Path) -> None:
     archive = archive_of(server, DATA)
     server.script, server.usual = [Answer(cut=100_000)], Answer(cut=0)
     message = error_of(run_one(tmp_path, archive))
@@ -270,7 +269,7 @@ def test_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not files_in(tmp_path)
 
 
-def test_a_busy_server_is_asked_again(server: Server, tmp_path: Path) -> None:
+def test_a_busy_server_is_retried(server: Server, tmp_path: Path) -> None:
     server.script = [Answer(status=503, headers={"Retry-After": "3600"}), Answer(status=500), Answer(status=429)]
     began = time.monotonic()
     assert run_one(tmp_path, archive_of(server, DATA)).error is None
@@ -279,7 +278,7 @@ def test_a_busy_server_is_asked_again(server: Server, tmp_path: Path) -> None:
     assert "HTTP 503" in error_of(run_one(tmp_path / "other", archive_of(server, DATA)))
 
 
-def test_a_missing_file_is_not_asked_for_again_and_others_go_on(server: Server, tmp_path: Path) -> None:
+def test_a_missing_file_is_not_retried_and_the_others_continue(server: Server, tmp_path: Path) -> None:
     good, gone = archive_of(server, DATA), archive_of(server, DATA, "gone.zip")
     del server.files["gone.zip"]
     failed, done = run(tmp_path, gone, good)
@@ -304,10 +303,10 @@ def test_redirects(server: Server, tmp_path: Path) -> None:
 
 
 def test_redirects_do_not_leave_https() -> None:
-    from captioner.data.download import _SafeRedirects
+    from captioner.data.download.http import SafeRedirects
 
     request = urllib.request.Request("https://example.org/set.zip")
-    follow = _SafeRedirects().redirect_request
+    follow = SafeRedirects().redirect_request
     headers: Any = Message()
     assert follow(request, io.BytesIO(), 302, "Found", headers, "https://example.com/") is not None
     with pytest.raises(urllib.error.HTTPError, match="leads from https"):
@@ -346,28 +345,26 @@ def test_a_server_that_ignores_ranges_starts_over(server: Server, tmp_path: Path
 @pytest.mark.parametrize(
     "usual",
     [Answer(), Answer(conditions=False), Answer(versions=False, conditions=False)],
-    ids=["honest", "ignores If-Range", "tells no version"],
+    ids=["honest", "ignores If-Range", "sends no version"],
 )
-def test_a_file_that_changed_meanwhile_is_not_patched_together(
-    server: Server, tmp_path: Path, usual: Answer, checked: bool
-) -> None:
+def test_versions_of_a_file_are_not_mixed(server: Server, tmp_path: Path, usual: Answer, checked: bool) -> None:
     sum_of = f"sha256:{hashlib.sha256(OTHER).hexdigest()}" if checked else ""
     archive = archive_of(server, DATA, checksum=sum_of, size=None)
     server.script = [Answer(cut=100_000, versions=usual.versions)] + [Answer(cut=0, versions=usual.versions)] * (
         QUICK.attempts - 1
     )
     assert run_one(tmp_path, archive).error is not None
-    # Where neither a version nor a checksum could tell what the rest must be, nothing can be gone on with.
+    # Without a version and a checksum nothing shows what the rest must be, so the part is of no use.
     assert files_in(tmp_path) == {"set/set.zip.part": DATA[:100_000] if usual.versions or checked else b""}
     server.files["set.zip"] = OTHER
     server.usual = usual
     outcome = run_one(tmp_path, archive)
     assert outcome.error is None and files_in(tmp_path)["set/set.zip"] == OTHER
     if usual.versions:
-        assert outcome.fetched == len(OTHER), "the header tells it, before the rest of the new file is fetched in vain"
+        assert outcome.fetched == len(OTHER), "the header shows it, before the rest of the new file is fetched in vain"
 
 
-def test_a_part_of_which_nothing_is_known_is_not_built_upon(server: Server, tmp_path: Path) -> None:
+def test_a_part_without_a_record_is_not_continued(server: Server, tmp_path: Path) -> None:
     archive = archive_of(server, DATA)
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "set.zip.part").write_bytes(b"who knows what")
@@ -386,7 +383,7 @@ def test_a_whole_part_is_not_fetched_again(server: Server, tmp_path: Path) -> No
     assert len(server.requests) == before and files_in(tmp_path) == WHOLE
 
 
-def test_a_damaged_part_is_found_out_and_fetched_anew(server: Server, tmp_path: Path) -> None:
+def test_a_damaged_part_is_detected_and_fetched_anew(server: Server, tmp_path: Path) -> None:
     archive = archive_of(server, DATA)
     server.script = [Answer(cut=100_000)] + [Answer(cut=0)] * (QUICK.attempts - 1)
     run_one(tmp_path, archive)
@@ -410,7 +407,7 @@ def test_wrong_bytes_are_refused(server: Server, tmp_path: Path, algorithm: str)
         and archive.checksum.partition(":")[2] in message
     )
     assert not files_in(tmp_path / "bad")
-    assert len(server.requests) == 2, "it came in one piece, so that asking again would give the same"
+    assert len(server.requests) == 2, "it came in one piece, so a second request would give the same"
 
 
 @pytest.mark.parametrize("length", [len(DATA) - 1, len(DATA) + 1, 1234])
@@ -419,7 +416,7 @@ def test_another_size_than_the_known_one_is_refused_before_the_download(
 ) -> None:
     server.usual = Answer(length=length)
     message = error_of(run_one(tmp_path, archive_of(server, DATA)))
-    assert f"has {length:,} bytes and not {len(DATA):,}" in message
+    assert f"has {length:,} bytes instead of {len(DATA):,}" in message
     assert len(server.requests) == 1 and not files_in(tmp_path)
 
 
@@ -437,7 +434,7 @@ def test_without_a_checksum_size_and_crcs_are_checked(server: Server, tmp_path: 
     damaged = DATA[:at] + bytes([DATA[at] ^ 1]) + DATA[at + 1 :]
     for wrong in (damaged, DATA[:-30] + bytes(30), b"<html>please log in</html>"):
         message = error_of(run_one(tmp_path / "bad", archive_of(server, wrong, checksum="")))
-        assert "not the known file" in message
+        assert "did not deliver the expected file" in message
         assert not files_in(tmp_path / "bad")
 
 
@@ -456,7 +453,7 @@ def test_an_archive_that_is_there_already(server: Server, tmp_path: Path) -> Non
 # Room
 
 
-def test_the_room_is_looked_at_first(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_space_is_checked_first(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = archive_of(server, DATA, unpacked=300_000)
     free = [0]
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": free[0]}))
@@ -471,7 +468,7 @@ def test_the_room_is_looked_at_first(server: Server, tmp_path: Path, monkeypatch
     assert run_one(tmp_path, archive).error is None, "nothing more is needed"
 
 
-def test_members_larger_than_the_room_are_not_begun(
+def test_members_larger_than_the_free_space_are_not_unpacked(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = archive_of(server, DATA, unpacked=200_000)  # a wrong guess
@@ -503,7 +500,7 @@ def test_a_full_disk_keeps_what_is_there(server: Server, tmp_path: Path, monkeyp
 # Unpacking
 
 
-def test_unpacking_goes_on_where_it_stopped(server: Server, tmp_path: Path) -> None:
+def test_unpacking_continues_where_it_stopped(server: Server, tmp_path: Path) -> None:
     archive = archive_of(server, DATA)
     run_one(tmp_path, archive)
     photo = tmp_path / "set" / "photos" / "a.jpg"
@@ -516,7 +513,7 @@ def test_unpacking_goes_on_where_it_stopped(server: Server, tmp_path: Path) -> N
     assert files_in(tmp_path) == WHOLE and len(server.requests) == 1
 
 
-def test_an_archive_that_is_not_kept_is_not_missed(server: Server, tmp_path: Path) -> None:
+def test_a_deleted_archive_is_not_needed_again(server: Server, tmp_path: Path) -> None:
     archive = archive_of(server, DATA)
     assert run_one(tmp_path, archive, keep=False).written == 2
     without = {name: data for name, data in WHOLE.items() if not name.endswith(".zip")}
@@ -528,7 +525,7 @@ def test_an_archive_that_is_not_kept_is_not_missed(server: Server, tmp_path: Pat
     assert files_in(tmp_path) == without and len(server.requests) == 2
 
 
-def test_only_the_members_asked_for(server: Server, tmp_path: Path) -> None:
+def test_only_the_requested_members_are_unpacked(server: Server, tmp_path: Path) -> None:
     archive = archive_of(server, DATA)
     assert run_one(tmp_path, archive, members=["*/deep/*"]).written == 1
     assert set(files_in(tmp_path)) == {"set/set.zip", "set/photos/deep/b.jpg"}
@@ -559,7 +556,9 @@ def _special(name: str, kind: int) -> zipfile.ZipInfo:
     ],
     ids=lambda member: getattr(member, "filename", member),
 )
-def test_an_unsafe_member_spoils_the_archive(server: Server, tmp_path: Path, member: str | zipfile.ZipInfo) -> None:
+def test_an_archive_with_an_unsafe_member_is_refused(
+    server: Server, tmp_path: Path, member: str | zipfile.ZipInfo
+) -> None:
     stream = io.BytesIO(DATA)
     with zipfile.ZipFile(stream, "a") as file:
         file.writestr(member, b"/etc/passwd")
@@ -568,7 +567,7 @@ def test_an_unsafe_member_spoils_the_archive(server: Server, tmp_path: Path, mem
     assert set(files_in(tmp_path)) == {"data/set/set.zip"}
 
 
-def test_a_bomb_is_not_set_off(server: Server, tmp_path: Path) -> None:
+def test_a_zip_bomb_is_refused(server: Server, tmp_path: Path) -> None:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("photos/zeros.jpg", bytes(2_000_000))
@@ -610,7 +609,7 @@ def test_two_runs_at_once_share_one_download(server: Server, tmp_path: Path) -> 
     assert files_in(tmp_path) == WHOLE
 
 
-def test_leaving_early_stops_what_is_under_way(server: Server, tmp_path: Path) -> None:
+def test_leaving_early_stops_the_downloads(server: Server, tmp_path: Path) -> None:
     slow = archive_of(server, DATA, "slow.zip", places=(("*", "slow"),))
     server.script = [Answer(cut=100_000, hold=True)]
     patience = Patience(attempts=1000, first=0.01, longest=0.01, timeout=0.3)
@@ -634,8 +633,8 @@ print([str(outcome.error) for outcome in download([archive], sys.argv[4])])
 """
 
 
-@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX's")
-def test_a_killed_run_is_taken_up_again(server: Server, tmp_path: Path, repository: Path) -> None:
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL exists on POSIX only")
+def test_a_killed_run_is_resumed(server: Server, tmp_path: Path, repository: Path) -> None:
     archive = archive_of(server, DATA)
     server.script = [Answer(cut=200_000, hold=True)]
     child = subprocess.Popen(
@@ -653,7 +652,7 @@ def test_a_killed_run_is_taken_up_again(server: Server, tmp_path: Path, reposito
     finally:
         child.kill()
         child.wait()
-    kept = part.stat().st_size  # but for what was still in the killed program's memory
+    kept = part.stat().st_size  # except for what was still in the killed program's memory
     assert 150_000 < kept <= 200_000 and files_in(tmp_path) == {"set/set.zip.part": DATA[:kept]}
     assert run_one(tmp_path, archive) == Outcome(archive, fetched=len(DATA) - kept, written=2)
     assert server.ranges == [None, f"bytes={kept}-"] and files_in(tmp_path) == WHOLE

@@ -1,0 +1,67 @@
+"""Pictures from arrays and tensors, and deep grey reduced to 8 bits."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from PIL import Image
+
+from captioner.data.limits import check_size
+from captioner.errors import ImageError
+
+
+def is_tensor(source: Any) -> bool:
+    """Whether a picture is a torch tensor; does not import torch."""
+    # Whoever has a tensor has imported torch. If another thread is importing it just now, it has no Tensor yet.
+    return isinstance(source, getattr(sys.modules.get("torch"), "Tensor", ()))
+
+
+def is_array(source: Any) -> bool:
+    """Whether a picture is a numpy array; does not import numpy."""
+    return isinstance(source, getattr(sys.modules.get("numpy"), "ndarray", ()))
+
+
+def from_array(source: Any, name: str, limit: int) -> Image.Image:
+    """Make a Pillow image of an array or tensor; see :func:`~captioner.data.images.load_image` for what it may be.
+
+    Raises:
+        ImageError: its shape, size, type or values are not those of a picture; ``name`` is what the error calls it.
+    """
+    import numpy as np
+
+    if is_tensor(source):
+        tensor = source.detach().cpu()
+        array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()  # numpy has no bfloat16
+        if array.ndim == 3 and array.shape[0] in (1, 3, 4):
+            array = array.transpose(1, 2, 0)
+    else:
+        array = np.asarray(source)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
+        raise ImageError(name, "not the shape of one picture; give height x width, with 1, 3 or 4 channels last")
+    check_size((array.shape[1], array.shape[0]), name, limit)
+    if array.dtype.kind == "f":
+        low, high = float(array.min()), float(array.max())
+        if not -1e-3 <= low <= high <= 1 + 1e-3:  # false for NaN too; the overshoot of resizing is accepted
+            raise ImageError(name, f"values from {low:g} to {high:g}; floats must be in 0..1, so divide by 255 or clip")
+        array = (array.clip(0, 1) * 255).round().astype(np.uint8)
+    elif array.dtype != np.uint8:
+        raise ImageError(name, "values must be uint8 in 0..255 or floats in 0..1; convert them first")
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def to_grey(image: Image.Image) -> Image.Image:
+    """Reduce deep grey (16-bit, 32-bit or float) to 8 bits; NaN becomes black."""
+    import numpy as np
+
+    values = np.asarray(image).astype(np.float32)
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    whites = {"I": (255.0, 65535.0), "F": (1.0, 255.0)}.get(image.mode, (65535.0,))
+    if low >= 0 and high <= whites[-1]:
+        low, high = 0.0, next(white for white in whites if high <= white)
+    with np.errstate(all="ignore"):
+        values = (values - low) * (255 / (high - low) if high > low else 0.0)
+    return Image.fromarray(np.nan_to_num(values).clip(0, 255).round().astype(np.uint8))

@@ -1,0 +1,53 @@
+"""What is known about an archive between runs, and the lock that lets one run at a time work on it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from captioner.data.download.catalog import Archive
+from captioner.files import write_json
+
+
+class Record:
+    """The record of an archive in the hidden folder ``.captioner`` of the data folder.
+
+    Attributes:
+        state: ``part``, the size and version that the part belongs to; ``checked``, the size and time of the archive
+            when it was checked; ``unpacked``, the requested patterns of members, and the files of the archive.
+    """
+
+    def __init__(self, root: Path, archive: Archive) -> None:
+        self.path = root / ".captioner" / (archive.path.replace("/", "-") + ".json")
+        self.source = [archive.url, archive.checksum]
+        self.state: dict[str, Any] = {}
+        self._lock = FileLock(self.path.with_suffix(".lock"), thread_local=False)
+
+    def load(self) -> None:
+        """Read the state; it is empty if there is no record, or one of another archive."""
+        try:
+            state = json.loads(self.path.read_bytes())
+        except (OSError, ValueError):
+            state = {}
+        self.state = state if isinstance(state, dict) and state.get("of") == self.source else {}
+
+    def save(self, **changes: Any) -> None:
+        """Change the state and write it."""
+        self.state = {"of": self.source, **self.state, **changes}
+        write_json(self.path, self.state, indent=None)
+
+    def acquire(self) -> bool:
+        """Try to lock the record against other threads and processes; the system unlocks it if the process dies."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            return False
+        return True
+
+    def release(self) -> None:
+        """Unlock the record."""
+        self._lock.release()

@@ -1,0 +1,46 @@
+"""The limit on a picture's pixels, checked before anything is decoded."""
+
+from __future__ import annotations
+
+import os
+
+from captioner.errors import ConfigError, ImageError
+
+DEFAULT_MAX_PIXELS = 178_956_970
+"""The most pixels a picture may have: beyond it, a small file that claims to be huge is more likely than a photo."""
+
+
+def pixel_limit(max_pixels: int | None = None) -> int:
+    """The limit in effect: ``max_pixels``, else the environment variable ``CAPTIONER_MAX_PIXELS``, else the default.
+
+    Raises:
+        ConfigError: the value is not a whole number above 0.
+    """
+    value = os.environ.get("CAPTIONER_MAX_PIXELS") or DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels
+    try:
+        limit = int(value)
+    except ValueError:
+        limit = 0
+    if limit < 1:
+        name = "CAPTIONER_MAX_PIXELS" if max_pixels is None else "max_pixels"
+        raise ConfigError(
+            f"{name}: {value!r} is not a number of pixels; give a whole number above 0, such as 500000000"
+        )
+    return limit
+
+
+def check_size(size: tuple[int, int], name: str, limit: int) -> None:
+    """Check that a picture has pixels, and no more of them than the limit.
+
+    Raises:
+        ImageError: it does not; ``name`` is what the error calls the picture.
+    """
+    width, height = size
+    if width < 1 or height < 1:
+        raise ImageError(name, f"it has no pixels ({width} x {height}); give a picture at least 1 pixel wide and high")
+    if width * height > limit:
+        raise ImageError(
+            name,
+            f"{width} x {height} is {width * height:,} pixels, above the limit of {limit:,}; make it smaller, or, if "
+            "you trust the file, raise max_pixels or the environment variable CAPTIONER_MAX_PIXELS",
+        )

@@ -1,0 +1,193 @@
+"""Faster R-CNN with a feature pyramid (Ren 2015, Lin 2017), for batches of square pictures of a fixed size.
+
+A batch is one pass, and no picture is resized.
+
+Tensor letters: B images, S side of the picture in pixels, P proposals of an image, K boxes of an image, C classes
+without the background, D channels of the backbone's last map. Boxes are xyxy in pixels of the square.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
+
+from captioner.data.transform import Transform
+from captioner.errors import EncoderError
+from captioner.settings import Settings
+
+STRIDES = (8, 16, 32)
+
+
+class DetectorConfig(Settings):
+    """Settings of the small detector."""
+
+    backbone: str = Field(
+        "efficientnet_lite2", description="a backbone of the grid encoder with maps at strides 8, 16 and 32"
+    )
+    size: int = Field(384, gt=0, multiple_of=32, description="S: side of the picture in pixels")
+    width: int = Field(96, gt=0, description="channels of the pyramid's maps")
+    hidden: int = Field(512, gt=0, description="units of the box head's two layers")
+
+
+class Wide(nn.Module):
+    """Converts the output of a module to at least 32 bits.
+
+    Under autocast it would be rounded, and bfloat16 cannot distinguish neighbouring pixels of 320.
+    """
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, value: Any) -> Any:
+        """Call the module."""
+        return _wide(self.inner(value))
+
+
+def _wide(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
+    if isinstance(value, dict):
+        return {name: _wide(inner) for name, inner in value.items()}
+    return type(value)(_wide(inner) for inner in value)
+
+
+class Maps(nn.Module):
+    """A backbone that returns its last map at each of the strides 8, 16 and 32, by the names "0", "1" and "2".
+
+    Raises:
+        EncoderError: the backbone does not have them.
+    """
+
+    def __init__(self, trunk: nn.Sequential, size: int) -> None:
+        super().__init__()
+        self.trunk = trunk
+        last: dict[int, tuple[int, int]] = {}
+        maps = torch.empty(1, 3, size, size, device="meta")
+        for number, stage in enumerate(copy.deepcopy(trunk).to("meta")):
+            maps = stage(maps)
+            last[size // maps.shape[-1]] = (number, maps.shape[1])
+        if any(stride not in last for stride in STRIDES):
+            raise EncoderError(
+                f"the detector's backbone has maps at strides {sorted(last)} and not at {STRIDES}; "
+                "use efficientnet_lite0"
+            )
+        self.taken, self.channels = zip(*(last[stride] for stride in STRIDES), strict=True)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Return the maps of normalised images (B, 3, S, S), the finest first."""
+        out: dict[str, Tensor] = {}
+        for number, stage in enumerate(self.trunk):
+            images = stage(images)
+            if number in self.taken:
+                out[str(len(out))] = images
+        return out
+
+
+class Proposals(NamedTuple):
+    """The scored proposals of a batch, before any is chosen.
+
+    Attributes:
+        pyramid: the maps that boxes are pooled from.
+        last: (B, D, rows, columns) the backbone's last map.
+        boxes: for each image (P, C, 4), every proposal as refined for each class.
+        scores: for each image (P, C) probabilities.
+    """
+
+    pyramid: dict[str, Tensor]
+    last: Tensor
+    boxes: list[Tensor]
+    scores: list[Tensor]
+
+
+class Detector(nn.Module):
+    """The parts of a Faster R-CNN, called on one batch of square pictures.
+
+    Attributes:
+        classes: C names.
+        transform: turns a picture into pixels.
+        config: the small detector's settings; ``None`` for another.
+    """
+
+    def __init__(
+        self,
+        body: nn.Module,
+        fpn: nn.Module,
+        rpn: nn.Module,
+        roi_heads: nn.Module,
+        *,
+        classes: Sequence[str],
+        transform: Transform,
+        config: DetectorConfig | None = None,
+    ) -> None:
+        super().__init__()
+        self.body, self.fpn, self.rpn, self.roi_heads = body, fpn, rpn, roi_heads
+        self.classes, self.transform, self.config = tuple(classes), transform, config
+        self.features: int = roi_heads.box_predictor.inner.cls_score.in_features  # type: ignore[union-attr, assignment]
+        self.channels: int = fpn.inner_blocks[-1][0].in_channels  # type: ignore[index, union-attr]
+
+    def train(self, mode: bool = True) -> Detector:
+        """Set the mode of all parts but the backbone.
+
+        Its batch normalisation always uses the statistics of its ImageNet training.
+        """
+        super().train(mode)
+        self.body.eval()
+        return self
+
+    def forward(self, images: Tensor, targets: list[dict[str, Tensor]] | None = None) -> Any:
+        """Detect, or in training mode return the losses by name.
+
+        Args:
+            images: (B, 3, S, S) normalised.
+            targets: in training, for each image ``boxes`` (K, 4) with ``labels`` (K,) from 1; ``others``, boxes of
+                classes that are not learned; ``ignored``, regions from which nothing is learned; ``listed`` (C,) bool,
+                the classes whose things are all boxed; ``trust``, the weight of the evidence that a place without a
+                box is background.
+
+        Returns:
+            For each image its ``boxes``, ``labels`` from 1, and ``scores``, the best first.
+        """
+        pyramid, _ = self.maps(images)
+        batch = self._batch(images)
+        proposals, losses = self.rpn(batch, pyramid, targets)
+        found, more = self.roi_heads(pyramid, proposals, batch.image_sizes, targets)
+        return {**losses, **more} if self.training else found
+
+    def propose(self, images: Tensor) -> Proposals:
+        """Propose and score regions of normalised images (B, 3, S, S), without choosing among them.
+
+        The whole picture is always one of them.
+        """
+        pyramid, last = self.maps(images)
+        batch = self._batch(images)
+        proposals, _ = self.rpn(batch, pyramid)
+        size = images.shape[-1]
+        proposals = [torch.cat([boxes, boxes.new_tensor([[0, 0, size, size]])]) for boxes in proposals]
+        logits, deltas = self.roi_heads.box_predictor(self.describe(pyramid, proposals, size))  # type: ignore[operator]
+        boxes = self.roi_heads.box_coder.decode(deltas, proposals)[:, 1:]  # type: ignore[operator, union-attr]
+        low = boxes[..., :2].clamp(0, size - 1)
+        high = torch.maximum(boxes[..., 2:].clamp(max=size), low + 1)  # at least a pixel wide and high
+        boxes = torch.cat([low, high], dim=-1)
+        counts = [len(proposal) for proposal in proposals]
+        return Proposals(pyramid, last, list(boxes.split(counts)), list(logits.softmax(-1)[:, 1:].split(counts)))
+
+    def maps(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the pyramid's maps and the backbone's last one (B, D, rows, columns)."""
+        maps = self.body(images.contiguous(memory_format=torch.channels_last))
+        return _wide(self.fpn(maps)), _wide(maps[next(reversed(maps))])
+
+    def describe(self, pyramid: dict[str, Tensor], boxes: list[Tensor], size: int) -> Tensor:
+        """Return the box head's vectors for the boxes of all images, one image after another."""
+        pooled = self.roi_heads.box_roi_pool(pyramid, boxes, [(size, size)] * len(boxes))  # type: ignore[operator]
+        return self.roi_heads.box_head(pooled)  # type: ignore[operator]
+
+    @staticmethod
+    def _batch(images: Tensor) -> Any:
+        return ImageList(images, [(images.shape[-2], images.shape[-1])] * len(images))

@@ -1,0 +1,145 @@
+"""The feature store of a training run: how much of the encoder it covers, and opening or building it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from rich.console import Console
+
+from captioner.checkpoint import load_model
+from captioner.encoders import Encoder
+from captioner.errors import ConfigError
+from captioner.features import FeatureStore, build_store
+from captioner.model import CaptionModel
+from captioner.text.vocabulary import Vocabulary
+from captioner.training.data import read_data
+from captioner.training.log import bar
+from captioner.training.recipe import TrainConfig
+
+Pictures = list[tuple[str, Path]]
+
+
+class StorePlan(NamedTuple):
+    """What the feature store of a run holds.
+
+    Attributes:
+        pictures: (image id, file) pairs.
+        encoder: the encoder whose output is stored, without its last ``cut`` stages.
+        cut: how many stages are left off.
+    """
+
+    pictures: Pictures
+    encoder: Encoder
+    cut: int
+
+
+def stages_to_train(config: TrainConfig, encoder: Encoder) -> int:
+    """Return how many of the encoder's last stages a run trains, from some epoch on.
+
+    Raises:
+        ConfigError: the encoder has fewer stages.
+    """
+    if config.fine_tune.from_epoch is None:
+        return 0
+    stages = config.fine_tune.stages or encoder.stages
+    if stages > encoder.stages:
+        raise ConfigError(f"fine_tune.stages: the encoder has {encoder.stages} stages, not {stages}")
+    return stages
+
+
+def store_cut(config: TrainConfig, model: CaptionModel) -> int | None:
+    """Return how many of the encoder's last stages the feature store leaves off; ``None`` if the run needs no store.
+
+    The store ends where the weights of this model, or of this run, begin, so that other models and runs can use it too.
+    """
+    encoder, stages = model.encoder, stages_to_train(config, model.encoder)
+    if stages == encoder.stages:
+        # The whole encoder is trained: from the first epoch on, or after epochs on the features of the initial encoder.
+        return None if config.fine_tune.from_epoch == 1 else 0
+    return max(stages, model.tuned_stages % encoder.stages)
+
+
+def store_plan(config: TrainConfig, warn: Callable[[str], object] = lambda complaint: None) -> StorePlan:
+    """Return what the feature store of a run has to hold; see :func:`read_data` for ``warn``.
+
+    Raises:
+        ConfigError: the run needs no store, as it trains the whole encoder from its first epoch on.
+    """
+    train, dev = read_data(config, warn)
+    model = load_model(config.start) if config.start is not None else CaptionModel.build(config.model, Vocabulary([]))
+    cut = store_cut(config, model)
+    if cut is None:
+        raise ConfigError(
+            "fine_tune: the whole encoder is trained from the first epoch on, so there is nothing to store; "
+            "set fine_tune.stages"
+        )
+    return StorePlan([(photo.image_id, photo.path) for photo in (*train.photos, *dev.photos)], model.encoder, cut)
+
+
+def open_store(
+    config: TrainConfig,
+    model: CaptionModel,
+    pictures: Sequence[tuple[str, Path]],
+    *,
+    device: torch.device,
+    console: Console,
+) -> FeatureStore | None:
+    """Open the feature store of a run, building it first if it does not exist; ``None`` if the run needs no store.
+
+    Args:
+        config: the settings of the run.
+        model: the model to train; its encoder is on ``device``.
+        pictures: (image id, file) pairs that a store built here holds.
+        device: where pictures are encoded.
+        console: where progress and warnings are shown.
+
+    Raises:
+        ConfigError: the store lacks the mirrored pictures that the settings ask for.
+        FeatureStoreError: the store is damaged, or was made by another encoder.
+    """
+    cut = store_cut(config, model)
+    if cut is None:
+        return None
+    data = config.data
+    folder = data.features or config.output / "features"
+    if not (folder / "index.json").exists():
+        _build(folder, model.encoder.front(cut), pictures, flips=data.flips, device=device, console=console)
+    store = FeatureStore(folder, encoder=model.encoder)
+    if data.flips and not store.flips:
+        raise ConfigError(
+            f"{folder}: has no mirrored pictures; make the features with --flips, or set data.flips=false"
+        )
+    if store.cut < cut:
+        console.print(
+            f"{folder}: leaves off {store.cut} stages of the encoder, but {cut} are trained from epoch "
+            f"{config.fine_tune.from_epoch} on; from then on pictures are read and encoded in every epoch, which is "
+            f"much slower; to avoid that, make the features with --cut {cut}",
+            style="yellow",
+        )
+    return store
+
+
+def _build(
+    folder: Path,
+    encoder: Encoder,
+    pictures: Sequence[tuple[str, Path]],
+    *,
+    flips: bool,
+    device: torch.device,
+    console: Console,
+) -> None:
+    with bar(console) as progress:
+        task = progress.add_task("encoding", total=len(pictures) * (1 + flips), info="")
+        report = build_store(
+            folder,
+            encoder.fast(device),
+            pictures,
+            flips=flips,
+            compiled=len(pictures) > 1000 and device.type == "cpu",
+            progress=lambda done, _: progress.update(task, completed=done),
+        )
+    for error in report.errors:
+        console.print(f"left out: {error}", style="yellow")
