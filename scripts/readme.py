@@ -1,28 +1,38 @@
-"""Make what the README shows again, from the shipped models: the heatmap picture and the table of the benchmark.
+"""Make what the README shows again, from the shipped models: the heatmap picture and the tables.
 
 Example: python scripts/readme.py --data data/flickr8k
 
-The picture is drawn from an example photo in seconds. The table takes minutes: both models caption Flickr8k's dev split
-and are timed. Without ``--data`` only the picture is made.
+With ``--data`` the models caption Flickr8k's dev split and are timed, which takes minutes; what the README needs of it
+is kept in ``assets/benchmark.json``. Without it, picture and tables are made from what is there.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from captioner import Captioner, files
+from captioner.benchmark import report, tables
+from captioner.benchmark.cost import Cost
+from captioner.benchmark.groups import Group
+from captioner.evaluation.bootstrap import Difference, Interval
 from captioner.figures import figure
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import cards
+
 ROOT = Path(__file__).resolve().parent.parent
-PHOTO, PICTURE, LARGEST = ROOT / "assets" / "examples" / "photographer.png", ROOT / "assets" / "heatmap.png", 300_000
+ASSETS, README = ROOT / "assets", ROOT / "README.md"
+PHOTO, PICTURE, LARGEST = ASSETS / "examples" / "photographer.png", ASSETS / "heatmap.png", 300_000
+BENCHMARK = ASSETS / "benchmark.json"
 MODELS = ("show_tell", "show_attend_tell")
-MARKS = ("<!-- benchmark:begin -->", "<!-- benchmark:end -->")
 
 
 def draw() -> None:
@@ -38,46 +48,54 @@ def draw() -> None:
     print(f"{PICTURE.relative_to(ROOT)}: {len(stream.getvalue()):,} bytes")
 
 
-def tables(report: str) -> str:
-    """Take from a benchmark's report the first table of its quality and its last of cost, each with the note below it."""
-    parts = report.split("\n\n")
-    quality = parts.index("## Quality") + 1
-    timings = max(number for number, part in enumerate(parts) if part.startswith("| model | batch |"))
-    return "\n\n".join([*parts[quality : quality + 2], *parts[timings : timings + 2]])
+def keep(record: dict[str, Any]) -> None:
+    """Keep of a benchmark's record what the README shows: scores over all photos, costs, and where it ran."""
+    whole = {name: record["quality"]["groups"][0][name] for name in ("name", "photos", "scores", "differences")}
+    about = {name: record[name] for name in ("captioner", "data", "split", "resamples", "seed", "rounds")}
+    files.write_json(BENCHMARK, {**about, "quality": whole, "cost": record["cost"]}, indent=1)
 
 
-def put_table(table: str) -> None:
-    """Write the table between its marks in the README."""
-    file = ROOT / "README.md"
-    text = file.read_text(encoding="utf-8")
-    before, _, rest = text.partition(MARKS[0])
-    _, _, after = rest.partition(MARKS[1])
-    files.write_text(file, f"{before}{MARKS[0]}\n{table}\n{MARKS[1]}{after}")
+def benchmark_tables(record: dict[str, Any]) -> str:
+    """Write the tables of quality and of speed, each with its note."""
+    scores, differences = (
+        {
+            model: {name: kind(**value) for name, value in values.items()}
+            for model, values in record["quality"][part].items()
+        }
+        for part, kind in (("scores", Interval), ("differences", Difference))
+    )
+    whole = Group(record["quality"]["name"], record["quality"]["photos"], scores, differences)
+    costs = {name: Cost.of(cost) for name, cost in record["cost"].items()}
+    chosen = tables.scores(whole), tables.timings(costs)
+    return "\n\n".join(text for table in chosen for text in (report.write(table), table.note))
+
+
+def sections() -> dict[str, str]:
+    """Return what stands between the README's marks, by their names."""
+    record = json.loads(BENCHMARK.read_text(encoding="utf-8"))
+    return {"benchmark": benchmark_tables(record), "scores": cards.models_table(ASSETS)}
 
 
 def main() -> None:
-    """Read the command line and make both."""
+    """Read the command line and make all of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="the folder of Flickr8k")
     parser.add_argument(
         "--output", type=Path, default=Path("runs/benchmark"), help="folder of the benchmark (default: %(default)s)"
     )
+    parser.add_argument("--features", type=Path, help="feature store of the dev photos")
     arguments = parser.parse_args()
     draw()
     if arguments.data is not None:
-        command = [
-            "captioner",
-            "benchmark",
-            *MODELS,
-            "--data",
-            str(arguments.data),
-            "--split",
-            "dev",
-            "--output",
-            str(arguments.output),
-        ]
-        subprocess.run([sys.executable, "-m", *command], check=True)
-        put_table(tables((arguments.output / "table.md").read_text(encoding="utf-8")))
+        data = ["--data", str(arguments.data), "--split", "dev", "--output", str(arguments.output)]
+        if arguments.features:
+            data += ["--features", str(arguments.features)]
+        subprocess.run([sys.executable, "-m", "captioner", "benchmark", *MODELS, *data], check=True)
+        keep(json.loads((arguments.output / "benchmark.json").read_text(encoding="utf-8")))
+    text = README.read_text(encoding="utf-8")
+    for name, inside in sections().items():
+        text = cards.put_between(text, name, inside)
+    files.write_text(README, text)
 
 
 if __name__ == "__main__":

