@@ -51,18 +51,18 @@ def coco(folder: Path, photo: Path) -> None:
 def workplace(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
     """A folder with everything that the README's commands name."""
     folder = tmp_path_factory.mktemp("readme")
-    photo = repository / "assets" / "examples" / "dog.jpg"
-    shutil.copy(photo, folder / "photo.jpg")
+    photo = folder / "photo.jpg"
+    Image.open(repository / "assets" / "examples" / "photographer.png").convert("RGB").save(photo)
     for name in ("holiday/beach", "shots", "test2014"):
         (folder / name).mkdir(parents=True)
-    shutil.copy(photo, folder / "holiday" / "beach" / "dog.jpg")
-    Image.open(photo).save(folder / "shots" / "dog.png")
+    for name in ("holiday/man.jpg", "holiday/beach/man.jpg", "test2014/COCO_test2014_000000000001.jpg"):
+        shutil.copy(photo, folder / name)
+    Image.open(photo).save(folder / "shots" / "man.png")
     flickr8k(folder / "data" / "flickr8k", photo)
     (folder / "flickr8k").symlink_to(folder / "data" / "flickr8k")
     coco(folder / "data" / "coco", photo)
     results = [{"image_id": number, "caption": "a dog on grass"} for number in (6, 7)]
     (folder / "theirs.json").write_text(json.dumps(results))
-    shutil.copy(photo, folder / "test2014" / "COCO_test2014_000000000001.jpg")
     info = {"images": [{"id": 1, "file_name": "COCO_test2014_000000000001.jpg", "width": 9, "height": 9}]}
     (folder / "image_info_test2014.json").write_text(json.dumps(info))
     return folder
