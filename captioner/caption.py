@@ -39,8 +39,9 @@ class Caption:
         others: the next best captions of the same picture, best first.
         attention_of: the kind of attention: ``mean`` over all heads, ``rollout``, or one head; see
             :func:`captioner.heads.look_again`.
-        labels: the detector's class for each of the N regions; ``None`` if there are no regions, or their detector has
-            no classes.
+        labels: the detector's class for each of the N regions, "" for a place without a region; ``None`` if the places
+            are not regions.
+        scores: (N,) how sure the detector is of each label; ``None`` without labels.
         heads: (T, L, H, N) float32, the attention of each of the H heads of the L blocks of a Transformer, if
             requested.
         translation: the caption in another language, if :meth:`Translator.captions` added it; its attention is over the
@@ -58,6 +59,7 @@ class Caption:
     others: list[Caption] = field(default_factory=list)
     attention_of: str = "mean"
     labels: list[str] | None = None
+    scores: Tensor | None = None
     heads: Tensor | None = None
     translation: Translation | None = None
 
@@ -154,6 +156,7 @@ class Caption:
             value["grid"] = self.grid
             value["boxes"] = None if self.boxes is None else self.boxes.tolist()
             value["labels"] = self.labels
+            value["scores"] = None if self.scores is None else [round(score, 4) for score in self.scores.tolist()]
             value["seen"] = self.seen
             value["attention_of"] = self.attention_of
         if attention and self.heads is not None:

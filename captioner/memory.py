@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ class Memory:
         pooled: (B, D) a vector for the whole picture.
         grid: (rows, columns) when the N places are a grid in row-major order, else ``None``.
         boxes: (B, N, 4) relative xyxy boxes when the places are regions, else ``None``.
+        labels: (B, N) the class of each region, a number of the encoder's ``classes``; -1 where there is none.
+        scores: (B, N) float32, how sure the detector is of it; 0 where there is none.
     """
 
     vectors: Tensor
@@ -29,6 +32,8 @@ class Memory:
     mask: Tensor | None = None
     grid: tuple[int, int] | None = None
     boxes: Tensor | None = None
+    labels: Tensor | None = None
+    scores: Tensor | None = None
 
     @classmethod
     def of_grid(cls, features: Tensor, grid: tuple[int, int]) -> Memory:
@@ -47,6 +52,9 @@ class Memory:
             raise ValueError(f"mask must be {(b, n)} bool, not {tuple(self.mask.shape)} {self.mask.dtype}")
         if self.boxes is not None and tuple(self.boxes.shape) != (b, n, 4):
             raise ValueError(f"boxes must be {(b, n, 4)}, not {tuple(self.boxes.shape)}")
+        for name, tensor in (("labels", self.labels), ("scores", self.scores)):
+            if tensor is not None and tuple(tensor.shape) != (b, n):
+                raise ValueError(f"{name} must be {(b, n)}, not {tuple(tensor.shape)}")
 
     def __len__(self) -> int:
         """Return B, the number of images."""
@@ -87,10 +95,6 @@ class Memory:
         return self._each(lambda tensor: tensor[index])
 
     def _each(self, function: Callable[[Tensor], Tensor]) -> Memory:
-        return replace(
-            self,
-            vectors=function(self.vectors),
-            pooled=function(self.pooled),
-            mask=None if self.mask is None else function(self.mask),
-            boxes=None if self.boxes is None else function(self.boxes),
-        )
+        tensors = {name: getattr(self, name) for name in ("vectors", "pooled", "mask", "boxes", "labels", "scores")}
+        changes: dict[str, Any] = {name: function(tensor) for name, tensor in tensors.items() if tensor is not None}
+        return replace(self, **changes)

@@ -184,7 +184,9 @@ class Captioner:
         return [first for first, *_ in captions]
 
     def _captions(self, hypotheses: list[Hypothesis], memory: Memory, row: int) -> list[Caption]:
-        boxes = None if memory.boxes is None else memory.boxes[row].float().cpu()
+        boxes, scores = (None if part is None else part[row].float().cpu() for part in (memory.boxes, memory.scores))
+        classes = (*self.model.encoder.classes, "")  # the last one is that of a place without a region
+        labels = None if memory.labels is None else [classes[number] for number in memory.labels[row].tolist()]
         return [
             Caption(
                 text=self.model.vocabulary.sentence(hypothesis.words),
@@ -193,6 +195,8 @@ class Captioner:
                 attention=hypothesis.attention,
                 grid=memory.grid,
                 boxes=boxes,
+                labels=labels,
+                scores=scores,
             )
             for hypothesis in hypotheses
         ]

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,8 @@ pipeline_tag: object-detection
 
 A small Faster R-CNN with a feature pyramid on {backbone}, {parameters:.1f} M parameters, for pictures squashed to
 {size}x{size} pixels. Captioner's region encoder (Anderson et al. 2018, https://arxiv.org/abs/1707.07998) takes its
-regions from it. It knows {count} classes: {classes}.
+regions from it. It knows {count} classes:
+{classes}.
 
     captioner features DATA --encoder regions --output FEATURES
 
@@ -211,7 +213,7 @@ def detector_card(folder: Path) -> str:
         parameters=about["parameters"] / 1e6,
         size=config["model"]["size"],
         count=len(config["classes"]),
-        classes=", ".join(config["classes"]),
+        classes=textwrap.fill(", ".join(config["classes"]), 119),
         images=about["validation_photos"],
         scored=len(about["classes"]),
         half=100 * about["scores"]["mAP@0.5"],

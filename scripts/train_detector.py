@@ -395,6 +395,7 @@ class Run:
         """Write the averaged weights, halved, with their scores."""
         options = self.options
         about = {
+            "data": "COCO, Pascal VOC 2012",
             "photos": len(self.photos),
             "boxes": sum(int((photo.labels > 0).sum()) for photo in self.photos),
             "validation_photos": len(self.val["images"]),

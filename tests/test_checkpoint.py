@@ -19,10 +19,12 @@ from captioner.model import CaptionModel, ModelConfig
 from captioner.text.vocabulary import Vocabulary
 
 
-def tiny_model(*, tuned: bool = True, fit: str = "squash", **search: Any) -> CaptionModel:
+def tiny_model(
+    *, tuned: bool = True, fit: str = "squash", encoder: dict[str, Any] | None = None, **search: Any
+) -> CaptionModel:
     """Build a model of random weights whose folder holds those of its encoder too, unless not ``tuned``."""
     torch.manual_seed(0)
-    encoder = {"name": "grid", "backbone": "test_efficientnet", "size": 64, "fit": fit, "weights": "random"}
+    encoder = encoder or {"name": "grid", "backbone": "test_efficientnet", "size": 64, "fit": fit, "weights": "random"}
     decoder = {"name": "show_attend_tell", "embedding": 8, "hidden": 12, "attention": 6, "values": 10}
     words = ("a", "dog", "cat", "on", "the", "grass", "runs", "two")
     model = CaptionModel.build(

@@ -183,6 +183,19 @@ def test_words_at_a_place_of_regions_add_up() -> None:
     assert list(at.values()) == [0.25, 0.75, 1.0, 0.0]
 
 
+def test_a_caption_of_regions_names_them(photos: list[Path]) -> None:
+    model = tiny_model(encoder={"name": "regions", "weights": "random", "size": 64, "regions": 14, "threshold": 0.99})
+    captioner = Captioner(model, device="cpu")
+    memory = captioner.model.encoder(torch.from_numpy(model.encoder.transform.pixels(Image.open(photos[0])))[None])
+    caption = captioner(photos[0])
+    assert caption.boxes is not None and caption.labels is not None and caption.scores is not None
+    assert torch.equal(caption.boxes, memory.boxes[0]) and torch.equal(caption.scores, memory.scores[0])
+    assert caption.labels == [model.encoder.classes[i] if i >= 0 else "" for i in memory.labels[0].tolist()]
+    assert set(caption.labels) > {""} and not caption.attention[:, caption.labels.index("") :].any()
+    value = json.loads(json.dumps(caption.to_dict(attention=True)))
+    assert value["labels"] == caption.labels and len(value["scores"]) == len(value["boxes"]) == 14
+
+
 def test_a_caption_without_attention_says_so() -> None:
     with pytest.raises(ValueError, match="does not attend"):
         Caption("Dog.", ["dog"], -1.0).words_at((0.5, 0.5))

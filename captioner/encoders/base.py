@@ -37,6 +37,7 @@ class Encoder(nn.Module, ABC):
         transform: turns a picture into pixels; part of the encoder, so that training and use cannot differ.
         features: D.
         grid: (rows, columns) if the places are a grid, else ``None``.
+        classes: names of what a memory's ``labels`` number; empty for an encoder without a detector.
         stages: the number of stages.
     """
 
@@ -45,6 +46,7 @@ class Encoder(nn.Module, ABC):
     transform: Transform
     features: int
     grid: tuple[int, int] | None
+    classes: tuple[str, ...] = ()
     stages: int = 1
     _fingerprint: str | None = None
 

@@ -93,9 +93,6 @@ class RegionEncoder(Encoder):
         config: the settings.
         detector: its detector; ``None`` builds it.
 
-    Attributes:
-        classes: names of the detector's classes.
-
     Raises:
         EncoderError: the detector's weights are missing or damaged.
     """
@@ -108,7 +105,7 @@ class RegionEncoder(Encoder):
         self.config: RegionConfig = config
         self.detector = (detector or _build(config)).eval()
         self.transform = self.detector.transform
-        self.classes: tuple[str, ...] = self.detector.classes
+        self.classes = self.detector.classes
         parts = {"head": self.detector.features, "trunk": self.detector.channels}
         self.features = sum(parts.values()) if config.features == "both" else parts[config.features]
         self._precision = torch.float32
@@ -144,7 +141,10 @@ class RegionEncoder(Encoder):
         vectors[mask] = features
         boxes = found[0].new_zeros(*shape, 4)
         boxes[mask] = torch.cat(found) / self.transform.size
-        return region_memory(vectors, boxes, mask)
+        labels, scores = torch.full(shape, -1, device=mask.device), boxes.new_zeros(shape)
+        labels[mask] = torch.cat([picture.labels for picture in detections])
+        scores[mask] = torch.cat([picture.scores for picture in detections])
+        return region_memory(vectors, boxes, labels, scores)
 
     def detect(self, pixels: Tensor) -> list[Detections]:
         """Return the regions that :meth:`forward` finds in pixels (B, 3, S, S), in the same order, with classes."""
@@ -211,16 +211,19 @@ def select(boxes: Tensor, scores: Tensor, *, overlap: float, threshold: float, l
     return Detections(boxes[order, label], label, best[order].clamp(min=0))
 
 
-def region_memory(vectors: Tensor, boxes: Tensor, mask: Tensor) -> Memory:
+def region_memory(vectors: Tensor, boxes: Tensor, labels: Tensor, scores: Tensor) -> Memory:
     """Make a memory from regions, pooled by the mean of the real ones.
 
     Args:
         vectors: (B, N, D).
         boxes: (B, N, 4) relative.
-        mask: (B, N), true where a region is real.
+        labels: (B, N), -1 where there is no region.
+        scores: (B, N).
     """
+    mask = labels >= 0
     real = mask.unsqueeze(-1).to(vectors.dtype)
-    return Memory(vectors=vectors, pooled=(vectors * real).sum(1) / real.sum(1).clamp(min=1), mask=mask, boxes=boxes)
+    pooled = (vectors * real).sum(1) / real.sum(1).clamp(min=1)
+    return Memory(vectors, pooled, mask=mask, boxes=boxes, labels=labels, scores=scores)
 
 
 def _build(config: RegionConfig) -> Detector:

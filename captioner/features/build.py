@@ -22,7 +22,7 @@ from captioner.backend import Compiled
 from captioner.data.loader import ImageLoader
 from captioner.encoders.base import Encoder
 from captioner.errors import FeatureStoreError, ImageError
-from captioner.features.store import BOXES, FORMAT, INDEX, PLAN, SHARD, VECTORS, Array, FeatureStore, Kind, shard_name
+from captioner.features.store import FORMAT, INDEX, PLAN, REGIONS, SHARD, VECTORS, Array, FeatureStore, Kind, shard_name
 from captioner.memory import Memory
 
 
@@ -46,9 +46,11 @@ def store_bytes(encoder: Encoder, pictures: int, *, flips: bool) -> int:
 
     For an encoder of regions it is the most that they can take.
     """
-    boxed = encoder.grid is None
+    has_regions = encoder.grid is None
     places = int(getattr(encoder.config, "regions", 0)) if encoder.grid is None else encoder.grid[0] * encoder.grid[1]
-    place_bytes = encoder.features * np.dtype(VECTORS.dtype).itemsize + boxed * 4 * np.dtype(BOXES.dtype).itemsize
+    place_bytes = (
+        encoder.features * np.dtype(VECTORS.dtype).itemsize + has_regions * 6 * np.dtype(REGIONS.dtype).itemsize
+    )
     return pictures * (1 + flips) * places * place_bytes
 
 
@@ -83,10 +85,10 @@ def build_store(
             too little space.
     """
     folder = Path(folder)
-    boxed = encoder.grid is None
-    kinds = (VECTORS, BOXES) if boxed else (VECTORS,)
+    has_regions = encoder.grid is None
+    kinds = (VECTORS, REGIONS) if has_regions else (VECTORS,)
     plan: dict[str, Any] = {
-        "format": FORMAT if boxed else 1,
+        "format": FORMAT if has_regions else 1,
         "fingerprint": encoder.fingerprint(),
         "encoder": encoder.config.model_dump(mode="json"),
         "transform": encoder.transform.model_dump(mode="json"),
@@ -99,7 +101,7 @@ def build_store(
     _check_plan(folder, plan)
     _check_space(folder, store_bytes(encoder, len(pictures), flips=flips))
     files.write_json(folder / PLAN, plan, indent=None)
-    encode = Compiled(encoder) if compiled and not boxed else encoder
+    encode = Compiled(encoder) if compiled and not has_regions else encoder
     groups = [pictures[i : i + shard] for i in range(0, len(pictures), shard)]
     total, done, encoded = len(pictures) * (1 + flips), 0, 0
     errors: list[ImageError] = []
@@ -127,8 +129,8 @@ def build_store(
             f"{folder}: none of the pictures could be read" + (f"; the first error: {errors[0]}" if errors else "")
         )
     index = {**plan, "ids": ids, "shards": sizes, "places": shape[0], "features": shape[1], "grid": encoder.grid}
-    if boxed:
-        index["boxes"] = True
+    if has_regions:
+        index["regions"] = True
     index["errors"] = [[error.source, error.reason] for error in errors]
     files.write_json(folder / INDEX, index, indent=None)
     return StoreReport(FeatureStore(folder), errors, encoded)
@@ -191,12 +193,12 @@ def _array(memory: Memory, kind: Kind) -> Array:
     """Return the part of a memory that is stored in a file of this kind."""
     if kind is VECTORS:
         return memory.vectors.float().clamp(-65504, 65504).half().cpu().numpy()
-    if memory.boxes is None:
+    if memory.boxes is None or memory.labels is None or memory.scores is None:
         raise FeatureStoreError(
-            "the places of this encoder's memories are neither a grid nor boxes, and cannot be stored"
+            "the places of this encoder's memories are neither a grid nor regions, and cannot be stored"
         )
-    boxes = memory.boxes.float()
-    return (boxes if memory.mask is None else boxes.masked_fill(~memory.mask.unsqueeze(-1), torch.nan)).cpu().numpy()
+    columns = [part.float().unsqueeze(-1) for part in (memory.labels, memory.scores)]
+    return torch.cat([memory.boxes.float(), *columns], dim=-1).cpu().numpy()
 
 
 def _check_space(folder: Path, needed: int) -> None:

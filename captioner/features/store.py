@@ -5,9 +5,9 @@ pictures; shards ``00000.npy``, ``00001.npy`` ... hold the vectors as float16 (i
 those of the mirrored pictures. Every file is written atomically, and the index last: a store without one is unfinished
 and is refused, and building it again continues where it stopped.
 
-The places of a grid are fixed, but those of regions differ from picture to picture: ``00000-boxes.npy`` and
-``00000-flipped-boxes.npy`` hold their boxes (images, N, 4), with NaN for a masked place. They are float32, since they
-are small compared to the vectors.
+The places of a grid are fixed, but regions differ from picture to picture: ``00000-regions.npy`` and
+``00000-flipped-regions.npy`` hold their boxes, labels and scores (images, N, 6), the label -1 where there is no region.
+They are float32, since they are small compared to the vectors.
 
 The pooled vector is the mean over the places and is not stored.
 """
@@ -30,8 +30,8 @@ from captioner.encoders.regions import region_memory
 from captioner.errors import EncoderError, FeatureStoreError
 from captioner.memory import Memory
 
-# Format 2 has boxes; a store of a grid is still written as 1, which older versions can read.
-FORMAT = 2
+# Format 3 has regions (2 had only their boxes); a store of a grid is still written as 1, which older versions read.
+FORMAT = 3
 INDEX, PLAN = "index.json", "plan.json"
 SHARD = 256
 
@@ -52,7 +52,7 @@ class Kind:
         return (images, places, self.last or features)
 
 
-VECTORS, BOXES = Kind("", np.float16, None), Kind("-boxes", np.float32, 4)
+VECTORS, REGIONS = Kind("", np.float16, None), Kind("-regions", np.float32, 6)
 
 
 class FeatureStore:
@@ -81,13 +81,13 @@ class FeatureStore:
         self.features: int = self.index["features"]
         self.places: int = self.index["places"]
         self.grid: tuple[int, int] | None = tuple(self.index["grid"]) if self.index["grid"] else None
-        self.boxed: bool = self.index.get("boxes", False)
+        self.has_regions: bool = self.index.get("regions", False)
         self.flips: bool = self.index["flips"]
         self.fingerprint: str = self.index["fingerprint"]
         self._position = {image_id: i for i, image_id in enumerate(self.ids)}
         self._starts = np.cumsum([0, *self.index["shards"]]).tolist()
         self._vectors = self._open_all(VECTORS)
-        self._boxes = self._open_all(BOXES) if self.boxed else []
+        self._regions = self._open_all(REGIONS) if self.has_regions else []
 
     def _open_all(self, kind: Kind) -> list[list[Array]]:
         """Open the shards of the plain pictures, and of the mirrored ones if there are any."""
@@ -153,9 +153,9 @@ class FeatureStore:
     def memory(self, image_ids: Sequence[str], *, flipped: Sequence[bool] | None = None) -> Memory:
         """Read a float32 memory; see :meth:`vectors`."""
         vectors = self.vectors(image_ids, flipped=flipped).float()
-        if self.boxed:
-            boxes = self._take(self._boxes, BOXES, image_ids, flipped)
-            return region_memory(vectors, boxes.nan_to_num(0.0), ~boxes.isnan().any(-1))
+        if self.has_regions:
+            boxes, labels, scores = self._take(self._regions, REGIONS, image_ids, flipped).split([4, 1, 1], dim=-1)
+            return region_memory(vectors, boxes, labels.squeeze(-1).long(), scores.squeeze(-1))
         return Memory(vectors=vectors, pooled=vectors.mean(dim=1), grid=self.grid)
 
 
@@ -184,6 +184,8 @@ def _read(path: Path, folder: Path) -> dict[str, Any]:
             raise FeatureStoreError(f"{path}: format {index['format']} is newer than this program; upgrade captioner")
         for key in ("ids", "shards", "places", "features", "grid", "flips", "fingerprint", "encoder"):
             index[key]
+        if index["format"] == 2:
+            raise ValueError("its regions have no labels, which older versions left out")
         if sum(index["shards"]) != len(index["ids"]):
             raise ValueError("its shards and ids do not agree")
     except (ValueError, KeyError, TypeError) as error:

@@ -122,9 +122,9 @@ def test_regions(run, dataset: Path, tmp_path: Path) -> None:
     )
     assert (built.code, built.err) == (0, "")
     assert ": 3 pictures, 12 places of 512 features, " in built.out
-    vectors, boxes = np.load(store / "00000.npy"), np.load(store / "00000-boxes.npy")
-    masked = np.isnan(boxes).any(-1)
-    assert vectors.shape == (3, 12, 512) and boxes.shape == (3, 12, 4)
+    vectors, regions = np.load(store / "00000.npy"), np.load(store / "00000-regions.npy")
+    masked = regions[..., 4] < 0
+    assert vectors.shape == (3, 12, 512) and regions.shape == (3, 12, 6)
     assert (masked.sum(1) <= 2).all() and (vectors[masked] == 0).all()  # ten regions at least
     encoder = json.loads((store / "index.json").read_text())["encoder"]
     assert (encoder["regions"], encoder["features"], encoder["size"]) == (12, "head", 64)

@@ -101,6 +101,9 @@ def test_a_memory_of_regions(pixels: Tensor) -> None:
     assert counts.min() >= 10 and len(set(counts.tolist())) > 1
     assert torch.equal(memory.mask, torch.arange(20) < counts.unsqueeze(1))  # padding comes last
     assert (memory.vectors[~memory.mask] == 0).all() and (memory.boxes[~memory.mask] == 0).all()
+    assert memory.labels is not None and memory.scores is not None and (memory.labels[~memory.mask] == -1).all()
+    assert torch.equal(memory.labels[memory.mask], torch.cat([one.labels for one in found]))
+    assert torch.equal(memory.scores[memory.mask], torch.cat([one.scores for one in found]))
     real = memory.boxes[memory.mask]
     assert real.min() >= 0 and real.max() <= 1 and (real[:, 2:] > real[:, :2]).all()
     for row, one in enumerate(found):
@@ -214,5 +217,5 @@ def test_torchvisions_detector_gives_regions() -> None:
 
 def test_pooling_counts_real_regions_alone() -> None:
     vectors = torch.arange(12.0).view(1, 3, 4)
-    memory = region_memory(vectors, torch.zeros(1, 3, 4), torch.tensor([[True, False, True]]))
+    memory = region_memory(vectors, torch.zeros(1, 3, 4), torch.tensor([[2, -1, 0]]), torch.zeros(1, 3))
     assert torch.equal(memory.pooled, (vectors[:, 0] + vectors[:, 2]) / 2)

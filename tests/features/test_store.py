@@ -53,15 +53,18 @@ class Tiny(Encoder):
 
 
 class Found(Tiny):
-    """As many quarters as a picture's first pixel determines, with boxes, and other values in the masked places."""
+    """As many quarters as a picture's first pixel determines, as labelled regions; other values in the other places."""
 
     grid = None
+    classes = ("dark", "light")
 
     def forward(self, pixels: Tensor) -> Memory:
         vectors = super().forward(pixels).vectors
         mask = torch.arange(4) < 1 + pixels[:, 0, 0, :1] % 4
         boxes = pixels[:, 0, 1, :4].float().div(255).unsqueeze(1) * torch.tensor([1.0, 0.5, 0.25, 0.125]).unsqueeze(1)
-        return region_memory(vectors.masked_fill(~mask.unsqueeze(-1), 7.0), boxes, mask)
+        labels = (pixels[:, 0, 2, :4] > 127).long().masked_fill(~mask, -1)
+        scores = pixels[:, 0, 3, :4].float().div(255) * mask
+        return region_memory(vectors.masked_fill(~mask.unsqueeze(-1), 7.0), boxes, labels, scores)
 
 
 @pytest.fixture
@@ -305,7 +308,7 @@ def test_no_store_says_how_to_make_one(tmp_path: Path) -> None:
         FeatureStore(tmp_path / "nothing")
 
 
-def test_a_store_of_regions_holds_boxes_and_masks(tmp_path: Path, pictures: Pictures) -> None:
+def test_a_store_of_regions_holds_boxes_labels_and_scores(tmp_path: Path, pictures: Pictures) -> None:
     encoder, asked = Found(), [pictures[i] for i in (6, 0, 3, 3, 5)]
     store = build(tmp_path / "store", pictures, encoder=encoder).store
     pixels = torch.stack([torch.from_numpy(encoder.transform.pixels(load_image(path))) for _, path in asked])
@@ -314,10 +317,9 @@ def test_a_store_of_regions_holds_boxes_and_masks(tmp_path: Path, pictures: Pict
     memory = FeatureStore(tmp_path / "store", encoder=encoder).memory([name for name, _ in asked], flipped=flipped)
     assert memory.mask is not None and memory.boxes is not None and memory.grid is None and store.grid is None
     assert torch.equal(memory.mask, expected.mask) and len(set(memory.mask.sum(1).tolist())) > 1
-    assert (
-        torch.equal(memory.boxes[memory.mask], expected.boxes[expected.mask])
-        and (memory.boxes[~memory.mask] == 0).all()
-    )
+    assert torch.equal(memory.boxes, expected.boxes)
+    assert torch.equal(memory.labels, expected.labels) and set(memory.labels.flatten().tolist()) == {-1, 0, 1}
+    assert torch.equal(memory.scores, expected.scores)
     torch.testing.assert_close(memory.vectors, expected.vectors, rtol=0, atol=0.004)
     for row in range(5):  # the mean of the unmasked places only
         torch.testing.assert_close(
@@ -328,7 +330,7 @@ def test_a_store_of_regions_holds_boxes_and_masks(tmp_path: Path, pictures: Pict
 def test_a_stopped_build_of_regions_continues_and_misses_no_boxes(tmp_path: Path, pictures: Pictures) -> None:
     build(tmp_path / "whole", pictures, encoder=Found())
     whole = contents(tmp_path / "whole")
-    for name in ("00001-boxes.npy", "00002-flipped-boxes.npy"):
+    for name in ("00001-regions.npy", "00002-flipped-regions.npy"):
         harmed = tmp_path / name
         build(harmed, pictures, encoder=Found())
         (harmed / name).unlink()
@@ -339,18 +341,26 @@ def test_a_stopped_build_of_regions_continues_and_misses_no_boxes(tmp_path: Path
         assert contents(harmed) == whole
 
 
+def test_a_store_of_boxes_without_labels_must_be_made_again(tmp_path: Path, pictures: Pictures) -> None:
+    build(tmp_path, pictures, encoder=Found())
+    index = json.loads((tmp_path / INDEX).read_text())
+    (tmp_path / INDEX).write_text(json.dumps(index | {"format": 2}))
+    with pytest.raises(FeatureStoreError, match=r"its regions have no labels.*delete it and run 'captioner features'"):
+        FeatureStore(tmp_path)
+
+
 def test_a_store_of_a_grid_has_the_first_format(tmp_path: Path, pictures: Pictures) -> None:
     build(tmp_path / "grid", pictures)
     build(tmp_path / "regions", pictures, encoder=Found())
     grid, regions = (json.loads((tmp_path / name / INDEX).read_text()) for name in ("grid", "regions"))
-    assert grid["format"] == 1 and "boxes" not in grid and regions["format"] == 2 and regions["boxes"]
-    assert not [name for name in contents(tmp_path / "grid") if "boxes" in name]
+    assert grid["format"] == 1 and "regions" not in grid and regions["format"] == 3 and regions["regions"]
+    assert not [name for name in contents(tmp_path / "grid") if "regions" in name]
 
 
-def test_places_without_grid_or_boxes_are_refused(tmp_path: Path, pictures: Pictures) -> None:
+def test_places_without_grid_or_regions_are_refused(tmp_path: Path, pictures: Pictures) -> None:
     encoder = Tiny()
     encoder.grid = None
-    with pytest.raises(FeatureStoreError, match="neither a grid nor boxes"):
+    with pytest.raises(FeatureStoreError, match="neither a grid nor regions"):
         build(tmp_path / "store", pictures, encoder=encoder)
 
 

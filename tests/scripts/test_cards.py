@@ -7,11 +7,13 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 from PIL import Image
 
 from captioner import Captioner
-from captioner.assets import CAPTIONER, kind_of, shipped
+from captioner.assets import DETECTOR, kind_of, shipped
 from captioner.checkpoint import CARD
+from captioner.data.images import load_image
 from tests.data.pictures import scene
 
 
@@ -24,10 +26,12 @@ def load(repository: Path, name: str) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", sorted(shipped()))
+@pytest.mark.parametrize("name", sorted(shipped(None)))
 def test_a_card_is_written_from_its_config(name: str, repository: Path) -> None:
-    folder = shipped()[name]
-    assert (folder / CARD).read_text(encoding="utf-8") == load(repository, "cards").card(folder)
+    folder = shipped(None)[name]
+    cards = load(repository, "cards")
+    write = cards.detector_card if kind_of(folder) == DETECTOR else cards.card
+    assert (folder / CARD).read_text(encoding="utf-8") == write(folder)
 
 
 def test_the_readmes_tables_are_written_from_json(repository: Path) -> None:
@@ -41,7 +45,16 @@ def test_the_readme_names_every_shipped_captioner(repository: Path) -> None:
     assert all(f"| `{name}` |" in readme for name in shipped())
 
 
-@pytest.mark.parametrize("name", sorted(name for name, folder in shipped(None).items() if kind_of(folder) == CAPTIONER))
+@pytest.mark.parametrize("name", sorted(shipped()))
 def test_every_shipped_captioner_captions(name: str) -> None:
     picture: Image.Image = scene()
     assert Captioner.from_pretrained(name, width=1)(picture).text
+
+
+def test_the_shipped_detector_finds_what_an_example_shows(repository: Path) -> None:
+    from captioner.encoders import RegionConfig, RegionEncoder
+
+    encoder = RegionEncoder(RegionConfig())
+    pixels = torch.from_numpy(encoder.transform.pixels(load_image(repository / "assets" / "examples" / "horses.jpg")))
+    (found,) = encoder.detect(pixels.unsqueeze(0))
+    assert encoder.classes[int(found.labels[0])] == "horse" and found.scores[0] > 0.5
