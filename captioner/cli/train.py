@@ -37,11 +37,11 @@ def run(
 
     A YAML file is a translator's if its model has a source or target language, or an encoder of text.
     """
-    from captioner.settings import override, read_yaml
+    from captioner.settings import override
     from captioner.training import fit
-    from captioner.training.recipe import find_recipe
+    from captioner.training.recipe import read_settings
     from captioner.translation.train import is_translators, train_translation
 
-    translator = is_translators(override(read_yaml(find_recipe(config)), changes or []))
+    translator = is_translators(override(read_settings(config), changes or []))
     train = train_translation if translator else fit.run
     typer.echo(train(config, changes=changes or [], output=output, resume=resume, console=console.messages))

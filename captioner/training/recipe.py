@@ -17,7 +17,9 @@ from captioner.search import SearchConfig
 from captioner.settings import Settings, override, read_yaml, validate
 from captioner.training.objective import OBJECTIVES
 
-RECIPES = {file.stem: file for file in sorted((Path(__file__).parent / "recipes").glob("*.yaml"))}
+FOLDER = Path(__file__).parent / "recipes"
+# Those whose name begins with an underscore are no recipes by themselves, but the base of others.
+RECIPES = {file.stem: file for file in sorted(FOLDER.glob("*.yaml")) if not file.stem.startswith("_")}
 
 
 class DataConfig(Settings):
@@ -163,6 +165,37 @@ def find_recipe(name_or_path: str | Path) -> Path:
     return RECIPES[name]
 
 
+def read_settings(name_or_path: str | Path) -> dict[str, Any]:
+    """Read a recipe's settings, on top of those of its ``base`` if it names one.
+
+    A group of settings is merged with the base's; a part that is chosen by name replaces the base's of another name.
+
+    Raises:
+        ConfigError: there is no such recipe or file, or the bases form a circle.
+    """
+    files = [find_recipe(name_or_path)]
+    settings = read_yaml(files[0])
+    while (base := settings.pop("base", None)) is not None:
+        shared = FOLDER / f"{base}.yaml"
+        file = shared if shared.is_file() else find_recipe(files[-1].parent / base if Path(base).suffix else base)
+        if file in files:
+            raise ConfigError(f"{files[-1]}: its base {base!r} is based on it; remove one of the two lines")
+        files.append(file)
+        settings = _merged(read_yaml(file), settings)
+    return settings
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    if changes.get("name", base.get("name")) != base.get("name"):
+        return changes
+    both = {
+        key: _merged(base[key], value)
+        for key, value in changes.items()
+        if isinstance(value, dict) and isinstance(base.get(key), dict)
+    }
+    return {**base, **changes, **both}
+
+
 def load_config(name_or_path: str | Path, changes: Iterable[str] = (), output: Path | None = None) -> TrainConfig:
     """Read a captioner's recipe, by name or from a YAML file, and apply ``key=value`` changes; see :func:`read_run`."""
     return read_run(TrainConfig, name_or_path, changes, output)
@@ -174,7 +207,7 @@ def read_run(kind: type[R], name_or_path: str | Path, changes: Iterable[str], ou
     Raises:
         ConfigError: there is no such recipe or file, or settings are wrong; all wrong ones are reported.
     """
-    settings = override(read_yaml(find_recipe(name_or_path)), changes)
+    settings = override(read_settings(name_or_path), changes)
     if output is not None:
         settings["output"] = str(output)
     return validate(kind, settings, where=str(name_or_path))

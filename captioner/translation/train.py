@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from captioner.data.batches import Captions
 from captioner.encoders.sequence import TEXT_ENCODERS
 from captioner.errors import AnnotationError
-from captioner.settings import Settings, override, read_yaml
+from captioner.settings import Settings, override
 from captioner.text.subwords import Subwords
 from captioner.text.vocabulary import EOS
 from captioner.training.cross_entropy import CrossEntropy, CrossEntropyConfig
 from captioner.training.loop import Cost, Loop
-from captioner.training.recipe import EvaluationConfig, RunConfig, find_recipe, load_config, read_run
+from captioner.training.recipe import EvaluationConfig, RunConfig, load_config, read_run, read_settings
 from captioner.translation.model import TextSearchConfig, TranslationConfig, TranslationModel, save_translator
 from captioner.translation.pairs import LengthSampler, Pair, ParallelText, collate, read_parallel
 from captioner.translation.scores import evaluate_translation as evaluate_translation  # re-exported
@@ -93,7 +93,7 @@ def read_recipe(name_or_path: str | Path, changes: Iterable[str] = ()) -> RunCon
     Raises:
         ConfigError: see :func:`captioner.training.recipe.read_run`.
     """
-    if is_translators(override(read_yaml(find_recipe(name_or_path)), changes)):
+    if is_translators(override(read_settings(name_or_path), changes)):
         return load_translate_config(name_or_path, changes)
     return load_config(name_or_path, changes)
 

@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 
 from captioner.errors import ConfigError
-from captioner.settings import read_yaml
 from captioner.training.loop import learning_rate_factor
-from captioner.training.recipe import RECIPES, OptimiserConfig, explained, load_config, read_run, summary
+from captioner.training.recipe import RECIPES, OptimiserConfig, explained, load_config, read_run, read_settings, summary
 from captioner.translation.train import is_translators, read_recipe
 
-NAMES = sorted(name for name, file in RECIPES.items() if not is_translators(read_yaml(file)))
+NAMES = sorted(name for name in RECIPES if not is_translators(read_settings(name)))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -83,3 +82,30 @@ def test_every_setting_of_a_part_is_explained() -> None:
     for setting in ("hidden: ", "backbone: ", "doubly_stochastic: ", "label_smoothing: "):
         (line,) = (line for line in text.splitlines() if line.strip().startswith(setting))
         assert len(line.partition("  # ")[2]) > 10, line
+
+
+def test_a_recipe_stands_on_its_base(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(
+        "data: {path: here}\nepochs: 3\n"
+        "model: {decoder: {name: show_tell, dropout: 0.1}, encoder: {name: grid, size: 64}}"
+    )
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("base: base.yaml\nepochs: 4\nmodel: {decoder: {name: top_down}, encoder: {backbone: resnet50}}\n")
+    assert read_settings(mine) == {
+        "data": {"path": "here"},
+        "epochs": 4,
+        "model": {"decoder": {"name": "top_down"}, "encoder": {"name": "grid", "size": 64, "backbone": "resnet50"}},
+    }
+
+
+def test_bases_in_a_circle_are_refused(tmp_path: Path) -> None:
+    for name, base in (("a", "b"), ("b", "a")):
+        (tmp_path / f"{name}.yaml").write_text(f"base: {base}.yaml\n")
+    with pytest.raises(ConfigError, match=r"b\.yaml: its base 'a\.yaml' is based on it"):
+        read_settings(tmp_path / "a.yaml")
+
+
+def test_the_families_on_flickr8k_share_budget_data_and_seed() -> None:
+    recipes = [load_config(name) for name in NAMES if name != "flickr8k_self_critical"]
+    assert len(recipes) == 8
+    assert len({(one.epochs, one.batch_size, one.seed, one.data.model_dump_json()) for one in recipes}) == 1
