@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from captioner.assets import DETECTOR, shipped
+from captioner.checkpoint import read_config
+
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 
 CARD = """---
@@ -124,12 +127,6 @@ TITLES = {
 COCO = " COCO's captions (Chen et al. 2015; those of Karpathy's train and restval photos) are under CC BY 4.0."
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """Read a model folder's config."""
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return config
-
-
 def stages_of(about: dict[str, Any]) -> list[dict[str, Any]]:
     """Return what is known of each stage of a model's training, the first one first."""
     return [*(stages_of(about["start"]) if "start" in about else []), about]
@@ -200,7 +197,7 @@ def card(folder: Path) -> str:
 
 def detector_card(folder: Path) -> str:
     """Write the model card of a detector's folder from its config."""
-    config = read_config(folder)
+    config = read_config(folder, DETECTOR)
     about = config["about"]
     rows = [
         (name, f"{score['boxes']:,}", f"{100 * score['AP@0.5']:.1f}", f"{100 * score['AP@[.5:.95]']:.1f}")
@@ -228,13 +225,11 @@ def detector_card(folder: Path) -> str:
     )
 
 
-def models_table(assets: Path) -> str:
+def models_table() -> str:
     """Write the README's table of the shipped captioners, each with the search that it uses by itself."""
     rows = []
-    for folder in sorted(path.parent for path in assets.glob("*/config.json")):
+    for folder in shipped().values():
         config = read_config(folder)
-        if config.get("kind", "captioner") != "captioner":
-            continue
         about = config["about"]
         name = search_name(config["model"]["search"]["width"])
         scores = about["scores"][name]

@@ -73,7 +73,7 @@ def benchmark_tables(record: dict[str, Any]) -> str:
 def sections() -> dict[str, str]:
     """Return what stands between the README's marks, by their names."""
     record = json.loads(BENCHMARK.read_text(encoding="utf-8"))
-    return {"benchmark": benchmark_tables(record), "scores": cards.models_table(ASSETS)}
+    return {"benchmark": benchmark_tables(record), "scores": cards.models_table()}
 
 
 def main() -> None:

@@ -40,11 +40,12 @@ from captioner.checkpoint import CARD, write_folder
 from captioner.data.batches import prefetch
 from captioner.data.images import load_image
 from captioner.data.loader import ImageLoader
-from captioner.encoders.detector import Detector, DetectorConfig, build_detector, parts
+from captioner.encoders.detector import build_detector, parts
+from captioner.encoders.faster_rcnn import Detector, DetectorConfig
 from captioner.errors import AnnotationError, CaptionerError
-from captioner.training.log import Log
-from captioner.training.loop import bar, learning_rate_factor
+from captioner.training.log import Log, bar
 from captioner.training.recipe import OptimiserConfig
+from captioner.training.schedule import learning_rate_factor
 from captioner.training.state import Progress as State
 from captioner.training.state import load_state, save_state
 

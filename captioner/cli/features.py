@@ -215,7 +215,7 @@ def _of_recipe(recipe: str, changes: list[str], output: Path | None) -> _Plan:
     Raises:
         ConfigError: the recipe is wrong, or its training needs no features.
     """
-    from captioner.training.fit import store_plan
+    from captioner.training.features import store_plan
     from captioner.training.recipe import load_config
 
     config = load_config(recipe, changes)

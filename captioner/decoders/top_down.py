@@ -16,7 +16,7 @@ from captioner.layers.dropout import Dropout
 from captioner.layers.kernels import wide
 from captioner.layers.packing import Packing
 from captioner.layers.positions import Geometry, rename_positions
-from captioner.layers.recurrence import Product, lstm_gates, products, recurrent_products
+from captioner.layers.recurrence import Product, lstm_gates, product, products, recurrent_products
 from captioner.memory import Memory
 from captioner.text.vocabulary import PAD
 
@@ -141,7 +141,7 @@ class TopDown(Decoder):
         Training calls this once for every distinct word of a batch, so that all its occurrences share one dropout mask.
         """
         bias = self.attention_lstm.bias_ih + self.attention_lstm.bias_hh
-        return wide(F.linear(self.dropout(self.embedding(tokens)), self.word.weight, bias))
+        return product(self.dropout(self.embedding(tokens)), self.word.weight, bias)
 
     def _weights(self) -> list[Tensor]:
         """Return the weights of a step's products, in the order of :class:`_Products`."""

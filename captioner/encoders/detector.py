@@ -26,24 +26,9 @@ from captioner.assets import CONFIG, DETECTOR, shipped
 from captioner.data.transform import Transform
 from captioner.encoders.faster_rcnn import Detector, DetectorConfig, Maps, Wide
 from captioner.encoders.grid import GridConfig, GridEncoder
-from captioner.encoders.listed import ListedProposals, ListedRoIHeads, covered, hide_unlisted
+from captioner.encoders.listed import ListedProposals, ListedRoIHeads
 from captioner.errors import ConfigError, EncoderError, first_line
 from captioner.settings import validate
-
-__all__ = [
-    "DETECTOR",
-    "Detector",
-    "DetectorConfig",
-    "ListedProposals",
-    "ListedRoIHeads",
-    "build_detector",
-    "covered",
-    "hide_unlisted",
-    "load_detector",
-    "parts",
-    "shipped_detector",
-    "torchvision_detector",
-]
 
 FORMAT = 1  # of a detector's folder
 WEIGHTS = "model.safetensors"

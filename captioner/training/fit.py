@@ -26,7 +26,6 @@ from captioner.pipeline import Captioner
 from captioner.text.vocabulary import Vocabulary, tokenize
 from captioner.training.data import read_data, with_features
 from captioner.training.features import open_store, stages_to_train
-from captioner.training.features import store_plan as store_plan  # re-exported
 from captioner.training.loop import STATE, Cost, Loop
 from captioner.training.objective import OBJECTIVES
 from captioner.training.recipe import TrainConfig, load_config

@@ -23,11 +23,10 @@ from captioner import files
 from captioner.backend import choose_device, fast_dtype
 from captioner.data.batches import prefetch
 from captioner.errors import CheckpointError, ConfigError
-from captioner.training.log import Log
-from captioner.training.log import bar as bar  # re-exported
+from captioner.training.log import Log, bar
 from captioner.training.objective import Objective
 from captioner.training.recipe import RunConfig
-from captioner.training.schedule import learning_rate_factor as learning_rate_factor  # re-exported
+from captioner.training.schedule import learning_rate_factor
 from captioner.training.state import Progress, load_state, save_state
 
 B = TypeVar("B")

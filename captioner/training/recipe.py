@@ -17,9 +17,9 @@ from captioner.search import SearchConfig
 from captioner.settings import Settings, override, read_yaml, validate
 from captioner.training.objective import OBJECTIVES
 
-FOLDER = Path(__file__).parent / "recipes"
-# Those whose name begins with an underscore are no recipes by themselves, but the base of others.
-RECIPES = {file.stem: file for file in sorted(FOLDER.glob("*.yaml")) if not file.stem.startswith("_")}
+_FILES = {file.stem: file for file in sorted((Path(__file__).parent / "recipes").glob("*.yaml"))}
+_SHARED = {name: file for name, file in _FILES.items() if name.startswith("_")}  # the bases of others, no recipes
+RECIPES = {name: file for name, file in _FILES.items() if name not in _SHARED}
 
 
 class DataConfig(Settings):
@@ -176,8 +176,9 @@ def read_settings(name_or_path: str | Path) -> dict[str, Any]:
     files = [find_recipe(name_or_path)]
     settings = read_yaml(files[0])
     while (base := settings.pop("base", None)) is not None:
-        shared = FOLDER / f"{base}.yaml"
-        file = shared if shared.is_file() else find_recipe(files[-1].parent / base if Path(base).suffix else base)
+        if not isinstance(base, str):
+            raise ConfigError(f"{files[-1]}: base: name a recipe or a YAML file, not {base!r}")
+        file = files[-1].parent / base if Path(base).suffix else _SHARED.get(base) or find_recipe(base)
         if file in files:
             raise ConfigError(f"{files[-1]}: its base {base!r} is based on it; remove one of the two lines")
         files.append(file)

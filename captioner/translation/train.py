@@ -27,7 +27,6 @@ from captioner.training.loop import Cost, Loop
 from captioner.training.recipe import EvaluationConfig, RunConfig, load_config, read_run, read_settings
 from captioner.translation.model import TextSearchConfig, TranslationConfig, TranslationModel, save_translator
 from captioner.translation.pairs import LengthSampler, Pair, ParallelText, collate, read_parallel
-from captioner.translation.scores import evaluate_translation as evaluate_translation  # re-exported
 from captioner.translation.scores import require_sacrebleu, score_translations
 from captioner.translation.translator import Translator
 

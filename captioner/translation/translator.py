@@ -14,8 +14,7 @@ from typing import Any, TypeVar, overload
 import torch
 
 from captioner.backend import choose_device
-from captioner.caption import Caption
-from captioner.caption import Translation as Translation  # re-exported
+from captioner.caption import Caption, Translation
 from captioner.errors import CheckpointError
 from captioner.search import SEARCHES, Hypothesis
 from captioner.settings import validate

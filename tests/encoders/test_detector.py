@@ -19,22 +19,18 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
-from captioner.assets import shipped
+from captioner.assets import DETECTOR, shipped
 from captioner.checkpoint import write_folder
 from captioner.encoders.detector import (
-    DETECTOR,
-    Detector,
-    DetectorConfig,
-    ListedProposals,
     build_detector,
-    covered,
-    hide_unlisted,
     load_detector,
     parts,
     shipped_detector,
     torchvision_detector,
 )
+from captioner.encoders.faster_rcnn import Detector, DetectorConfig
 from captioner.encoders.grid import GridConfig, GridEncoder
+from captioner.encoders.listed import ListedProposals, covered, hide_unlisted
 from captioner.errors import EncoderError
 
 SIZE = 64

@@ -10,7 +10,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from captioner.encoders.detector import Detector, DetectorConfig, build_detector, torchvision_detector
+from captioner.encoders.detector import build_detector, torchvision_detector
+from captioner.encoders.faster_rcnn import Detector, DetectorConfig
 from captioner.encoders.regions import RegionConfig, RegionEncoder, region_memory, select
 from captioner.errors import EncoderError
 from tests.encoders.test_detector import save

@@ -47,18 +47,16 @@ def copy_attention(ours: Attention, theirs: nn.MultiheadAttention) -> None:
     theirs.out_proj.bias.zero_()
 
 
+def torch_layer(kind: Any, config: BlockConfig) -> Any:
+    """Make torch's layer of a kind in a block's sizes, without dropout."""
+    sizes = (config.size, config.heads, config.feed_forward)
+    return kind(*sizes, 0.0, config.activation, batch_first=True, norm_first=config.norm == "pre").double()
+
+
 @torch.no_grad()
 def torch_encoder(block: EncoderBlock, config: BlockConfig) -> nn.TransformerEncoderLayer:
     """Make torch's layer with a block's weights."""
-    layer = nn.TransformerEncoderLayer(
-        config.size,
-        config.heads,
-        config.feed_forward,
-        0.0,
-        config.activation,
-        batch_first=True,
-        norm_first=config.norm == "pre",
-    ).double()
+    layer = torch_layer(nn.TransformerEncoderLayer, config)
     copy_attention(block.attention, layer.self_attn)
     layer.linear1, layer.linear2 = block.feed_forward[0], block.feed_forward[2]  # type: ignore[assignment]
     layer.norm1, layer.norm2 = block.around_attention.norm, block.around_feed_forward.norm
@@ -68,15 +66,7 @@ def torch_encoder(block: EncoderBlock, config: BlockConfig) -> nn.TransformerEnc
 @torch.no_grad()
 def torch_decoder(block: DecoderBlock, config: BlockConfig) -> nn.TransformerDecoderLayer:
     """Make torch's layer with a block's weights."""
-    layer = nn.TransformerDecoderLayer(
-        config.size,
-        config.heads,
-        config.feed_forward,
-        0.0,
-        config.activation,
-        batch_first=True,
-        norm_first=config.norm == "pre",
-    ).double()
+    layer = torch_layer(nn.TransformerDecoderLayer, config)
     copy_attention(block.self_attention, layer.self_attn)
     copy_attention(block.cross_attention, layer.multihead_attn)
     layer.linear1, layer.linear2 = block.feed_forward[0], block.feed_forward[2]  # type: ignore[assignment]

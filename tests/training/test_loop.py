@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from captioner.errors import CheckpointError, ConfigError
 from captioner.training import loop
-from captioner.training.loop import STATE, Cost, Loop, learning_rate_factor
+from captioner.training.loop import STATE, Cost, Loop
 from captioner.training.recipe import OptimiserConfig, RunConfig
+from captioner.training.schedule import learning_rate_factor
 
 
 class Noise(nn.Dropout):

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from captioner.errors import ConfigError
-from captioner.training.loop import learning_rate_factor
 from captioner.training.recipe import RECIPES, OptimiserConfig, explained, load_config, read_run, read_settings, summary
+from captioner.training.schedule import learning_rate_factor
 from captioner.translation.train import is_translators, read_recipe
 
 NAMES = sorted(name for name in RECIPES if not is_translators(read_settings(name)))
@@ -109,3 +109,9 @@ def test_the_families_on_flickr8k_share_budget_data_and_seed() -> None:
     recipes = [load_config(name) for name in NAMES if name != "flickr8k_self_critical"]
     assert len(recipes) == 8
     assert len({(one.epochs, one.batch_size, one.seed, one.data.model_dump_json()) for one in recipes}) == 1
+
+
+def test_a_base_that_is_no_name_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("base: 3\n")
+    with pytest.raises(ConfigError, match=r"mine\.yaml: base: name a recipe or a YAML file, not 3"):
+        read_settings(tmp_path / "mine.yaml")
