@@ -11,7 +11,6 @@ tells them apart.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -19,8 +18,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import captioner
@@ -31,6 +28,7 @@ from captioner.model import CaptionModel, ModelConfig
 from captioner.registry import suggestion
 from captioner.settings import validate
 from captioner.text.vocabulary import Vocabulary
+from captioner.weights import read_weights, write_weights
 
 FORMAT = 1
 WEIGHTS, VOCABULARY, CARD = "model.safetensors", "vocabulary.json", "README.md"
@@ -101,7 +99,8 @@ def save_model(
         model: the model to write.
         card: the text of the model card.
         about: how it was made, stored in the config under ``about``: data, recipe, seed, scores.
-        dtype: store weights in this type, for example ``torch.float16``; ``None`` keeps theirs.
+        dtype: store weights in this type, ``torch.float16`` or ``torch.int8`` (:mod:`captioner.weights`); ``None``
+            keeps theirs.
 
     Raises:
         CheckpointError: ``folder`` exists and is not a model folder.
@@ -153,7 +152,7 @@ def write_folder(
         config: the fields of ``config.json`` that are specific to the kind.
         vocabularies: by file name.
         card: the text of the model card.
-        dtype: store weights in this type; ``None`` keeps theirs.
+        dtype: as in :func:`save_model`.
 
     Raises:
         CheckpointError: ``folder`` exists and is not such a model's.
@@ -165,17 +164,11 @@ def write_folder(
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        save_file(
-            {name: _plain(tensor, dtype) for name, tensor in weights.items()},
-            temporary / WEIGHTS,
-            metadata={"format": "pt"},
-        )
+        write_weights(temporary / WEIGHTS, weights, dtype)
         files.write_json(temporary / CONFIG, config)
         for name, vocabulary in vocabularies.items():
             vocabulary.save(temporary / name)
         files.write_text(temporary / CARD, card)
-        with open(temporary / WEIGHTS, "rb+") as file:
-            os.fsync(file.fileno())
         temporary.chmod(0o755)
         (temporary / WEIGHTS).chmod((temporary / CONFIG).stat().st_mode & 0o777)
         old = temporary.with_name(temporary.name + ".old")
@@ -225,7 +218,7 @@ def load_model(name_or_path: str | Path | None = None) -> CaptionModel:
         model = CaptionModel.build(validate(ModelConfig, config["model"], where=f"{folder / CONFIG}"), vocabulary)
     except ConfigError as error:
         raise CheckpointError(f"{folder}: its config is not one of this program ({error})") from None
-    weights = read_weights(folder)
+    weights = read_weights(folder / WEIGHTS)
     model.tuned_stages = config["tuned_stages"]
     for prefix, part in (("decoder.", model.decoder), ("encoder.", model.encoder.tail(model.tuned_stages))):
         put_weights(
@@ -270,21 +263,6 @@ def read_config(folder: Path, kind: str = CAPTIONER) -> dict[str, Any]:
     return config
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Read all tensors of a model folder.
-
-    Raises:
-        CheckpointError: they are missing or damaged.
-    """
-    path = folder / WEIGHTS
-    if not path.is_file():
-        raise CheckpointError(f"{path}: the weights are missing; copy the whole model folder")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: damaged or not a safetensors file ({error}); copy it again") from None
-
-
 def put_weights(module: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None:
     """Load weights that were read from ``folder`` into a module.
 
@@ -298,8 +276,3 @@ def put_weights(module: nn.Module, weights: Mapping[str, Tensor], folder: Path) 
         raise CheckpointError(
             f"{folder / WEIGHTS}: does not fit {CONFIG} ({reason}); copy the whole model folder again"
         ) from None
-
-
-def _plain(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    tensor = tensor.detach().cpu()
-    return (tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor).contiguous()

@@ -65,6 +65,15 @@ def test_what_is_saved_is_loaded(tmp_path: Path, dtype: torch.dtype | None) -> N
     assert stored == {dtype or torch.float32, torch.int64}
 
 
+def test_eight_bits_change_a_model_little(tmp_path: Path) -> None:
+    model = tiny_model()
+    loaded = load_model(save_model(tmp_path / "model", model, dtype=torch.int8))
+    theirs = loaded.state_dict()
+    for name, tensor in model.state_dict().items():
+        assert torch.allclose(theirs[name], tensor, rtol=1e-3, atol=float(tensor.abs().max()) / 250), name
+        assert theirs[name].dtype == tensor.dtype, name
+
+
 def test_the_folder_tells_what_it_is(folder: Path) -> None:
     assert set(contents(folder)) == {WEIGHTS, CONFIG, VOCABULARY, CARD}
     assert (folder / CARD).read_text() == "# A tiny model"

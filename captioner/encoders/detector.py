@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_V2_Weights, fasterrcnn_resnet50_fpn_v2
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -27,8 +25,9 @@ from captioner.data.transform import Transform
 from captioner.encoders.faster_rcnn import Detector, DetectorConfig, Maps, Wide
 from captioner.encoders.grid import GridConfig, GridEncoder
 from captioner.encoders.listed import ListedProposals, ListedRoIHeads
-from captioner.errors import ConfigError, EncoderError, first_line
+from captioner.errors import CheckpointError, ConfigError, EncoderError, first_line
 from captioner.settings import validate
+from captioner.weights import read_weights
 
 FORMAT = 1  # of a detector's folder
 WEIGHTS = "model.safetensors"
@@ -178,7 +177,7 @@ def load_detector(folder: str | Path, *, size: int = 0) -> Detector:
         detector = build_detector(
             config.model_copy(update={"size": size or config.size}), value["classes"], pretrained=False
         )
-        detector.load_state_dict(load_file(folder / WEIGHTS))
+        detector.load_state_dict(read_weights(folder / WEIGHTS))
     except (
         OSError,
         ValueError,
@@ -186,7 +185,7 @@ def load_detector(folder: str | Path, *, size: int = 0) -> Detector:
         TypeError,
         AttributeError,
         RuntimeError,
-        SafetensorError,
+        CheckpointError,
         ConfigError,
     ) as error:
         raise EncoderError(

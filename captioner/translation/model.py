@@ -27,6 +27,7 @@ from captioner.registry import Registry
 from captioner.search import SearchConfig
 from captioner.settings import Settings, validate
 from captioner.text.subwords import Subwords
+from captioner.weights import read_weights
 
 KIND = assets.TRANSLATOR
 
@@ -140,5 +141,5 @@ def load_translator(name_or_path: str | Path) -> TranslationModel:
         )
     except ConfigError as error:
         raise CheckpointError(f"{folder}: its config is not one of this program ({error})") from None
-    checkpoint.put_weights(model, checkpoint.read_weights(folder), folder)
+    checkpoint.put_weights(model, read_weights(folder / checkpoint.WEIGHTS), folder)
     return model.eval()
