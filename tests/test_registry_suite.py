@@ -34,6 +34,10 @@ from tests.search.test_search import assert_same, reference
 TINY: dict[str, dict[str, Any]] = {
     "grid": {"backbone": "test_efficientnet", "weights": "random", "size": 64},
     "regions": {"weights": "random", "size": 64, "regions": 12},
+    "grid+regions": {
+        "grid": {"backbone": "test_efficientnet", "weights": "random", "size": 64},
+        "regions": {"weights": "random", "size": 64, "regions": 12},
+    },
     "sequence": {"embedding": 6, "hidden": 4},
     "words": {"embedding": 8},
 }
@@ -77,7 +81,8 @@ def build(kind: str, encoder: str, refiner: str | None, decoder: str) -> Model:
 
 
 def of_pictures(model: CaptionModel) -> Model:
-    pixels = torch.randint(0, 256, (3, 3, 64, 64), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    shape = model.encoder.transform.shape
+    pixels = torch.randint(0, 256, (3, *shape), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
 
     def reload(folder: Path) -> Model:
         model.tuned_stages = model.encoder.stages  # so that the folder holds the encoder's random weights

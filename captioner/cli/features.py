@@ -160,7 +160,7 @@ def run(
     failures = console.Failures()
     for error in built.errors:
         failures(error)
-    store, size_on_disk = built.store, sum(file.stat().st_size for file in plan.output.iterdir())
+    store, size_on_disk = built.store, sum(file.stat().st_size for file in plan.output.rglob("*") if file.is_file())
     speed = (
         f"{built.encoded:,} encoded now, {built.encoded / seconds:.1f} images/s"
         if built.encoded

@@ -110,10 +110,10 @@ class ImageLoader:
                 else:
                     good.append((position, source, result))
                 if len(good) == self.batch_size or len(errors) == window:
-                    yield _batch(good, errors, self.transform.size)
+                    yield _batch(good, errors, self.transform)
                     good, errors = [], []
             if good or errors:
-                yield _batch(good, errors, self.transform.size)
+                yield _batch(good, errors, self.transform)
         finally:  # also when the caller stops early
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -148,7 +148,7 @@ def load_groups(
                     rows = list(enumerate(zip(sources, results, strict=True)))
                     good = [(i, source, row) for i, (source, row) in rows if not isinstance(row, ImageError)]
                     errors = [(i, row) for i, (_, row) in rows if isinstance(row, ImageError)]
-                    yield _batch(good, errors, transform.size)
+                    yield _batch(good, errors, transform)
         finally:  # also when the caller stops early
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -161,11 +161,13 @@ def _load(source: ImageSource, transform: Transform, max_pixels: int) -> _Loaded
         return ImageError(error.source, error.reason)  # a new one: the traceback would keep the picture in memory
 
 
-def _batch(good: list[tuple[int, ImageSource, _Loaded]], errors: list[tuple[int, ImageError]], size: int) -> ImageBatch:
+def _batch(
+    good: list[tuple[int, ImageSource, _Loaded]], errors: list[tuple[int, ImageError]], transform: Transform
+) -> ImageBatch:
     import numpy as np
     import torch
 
-    pixels = np.stack([row[2][0] for row in good]) if good else np.empty((0, 3, size, size), dtype=np.uint8)
+    pixels = np.stack([row[2][0] for row in good]) if good else np.empty((0, *transform.shape), dtype=np.uint8)
     return ImageBatch(
         torch.from_numpy(pixels),
         [row[1] for row in good],

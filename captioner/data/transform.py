@@ -45,6 +45,11 @@ class Transform(Settings):
         """
         return 2 * (self.size if self.fit == "squash" else round(self.size / self.crop_fraction))
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the array of :meth:`pixels`."""
+        return (3, self.size, self.size)
+
     def pixels(self, image: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """The part of an RGB ``image`` that the encoder sees, as a contiguous uint8 array ``(3, S, S)``."""
         import numpy as np

@@ -5,6 +5,7 @@ Importing this package registers every family.
 
 from captioner.encoders.base import ENCODERS, Encoder, EncoderConfig
 from captioner.encoders.grid import BACKBONES, GridConfig, GridEncoder
+from captioner.encoders.grid_regions import GridRegionConfig, GridRegionEncoder
 from captioner.encoders.refiner import REFINERS, Refiner, TransformerRefiner
 from captioner.encoders.regions import RegionConfig, RegionEncoder
 
@@ -16,6 +17,8 @@ __all__ = [
     "EncoderConfig",
     "GridConfig",
     "GridEncoder",
+    "GridRegionConfig",
+    "GridRegionEncoder",
     "Refiner",
     "RegionConfig",
     "RegionEncoder",

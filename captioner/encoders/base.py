@@ -9,6 +9,7 @@ import copy
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -73,6 +74,24 @@ class Encoder(nn.Module, ABC):
         if cut:
             raise EncoderError(f"encoder {type(self).__name__}: cannot be cut")
         return memory
+
+    @property
+    def parts(self) -> Mapping[str, Encoder]:
+        """The encoders that this one joins, by name, in their order; none if it is not such a one."""
+        return {}
+
+    def adopt(self, other: Encoder, stages: int) -> None:
+        """Copy the weights of the last ``stages`` stages of another encoder of the same settings.
+
+        Raises:
+            EncoderError: it has other settings.
+        """
+        if other.config != self.config:
+            raise EncoderError(
+                f"the encoder has the settings {self.config.model_dump(mode='json')}, and the one to take weights from "
+                f"{other.config.model_dump(mode='json')}"
+            )
+        self.tail(stages).load_state_dict(other.tail(stages).state_dict())
 
     def fast(self, device: torch.device) -> Encoder:
         """Return the encoder on ``device`` at the precision that is fast there.

@@ -46,6 +46,8 @@ def store_bytes(encoder: Encoder, pictures: int, *, flips: bool) -> int:
 
     For an encoder of regions it is the most that they can take.
     """
+    if encoder.parts:
+        return sum(store_bytes(part, pictures, flips=flips) for part in encoder.parts.values())
     has_regions = encoder.grid is None
     places = int(getattr(encoder.config, "regions", 0)) if encoder.grid is None else encoder.grid[0] * encoder.grid[1]
     place_bytes = (
@@ -85,22 +87,21 @@ def build_store(
             too little space.
     """
     folder = Path(folder)
+    if encoder.parts:
+        return _build_parts(
+            folder,
+            encoder,
+            pictures,
+            flips=flips,
+            batch_size=batch_size,
+            workers=workers,
+            shard=shard,
+            compiled=compiled,
+            progress=progress,
+        )
     has_regions = encoder.grid is None
     kinds = (VECTORS, REGIONS) if has_regions else (VECTORS,)
-    plan: dict[str, Any] = {
-        "format": FORMAT if has_regions else 1,
-        "fingerprint": encoder.fingerprint(),
-        "encoder": encoder.config.model_dump(mode="json"),
-        "transform": encoder.transform.model_dump(mode="json"),
-        "flips": flips,
-        "shard": shard,
-        "ids": [image_id for image_id, _ in pictures],
-    }
-    if len(set(plan["ids"])) != len(pictures):
-        raise FeatureStoreError(f"{folder}: the same image id was given twice")
-    _check_plan(folder, plan)
-    _check_space(folder, store_bytes(encoder, len(pictures), flips=flips))
-    files.write_json(folder / PLAN, plan, indent=None)
+    plan = _begin(folder, encoder, pictures, format=3 if has_regions else 1, flips=flips, shard=shard)
     encode = Compiled(encoder) if compiled and not has_regions else encoder
     groups = [pictures[i : i + shard] for i in range(0, len(pictures), shard)]
     total, done, encoded = len(pictures) * (1 + flips), 0, 0
@@ -134,6 +135,67 @@ def build_store(
     index["errors"] = [[error.source, error.reason] for error in errors]
     files.write_json(folder / INDEX, index, indent=None)
     return StoreReport(FeatureStore(folder), errors, encoded)
+
+
+def _begin(
+    folder: Path, encoder: Encoder, pictures: Sequence[tuple[str, Path]], *, format: int, flips: bool, shard: int
+) -> dict[str, Any]:
+    """Write the plan of a store and return it, unless the folder holds another one or the disk is too small."""
+    plan: dict[str, Any] = {
+        "format": format,
+        "fingerprint": encoder.fingerprint(),
+        "encoder": encoder.config.model_dump(mode="json"),
+        "transform": encoder.transform.model_dump(mode="json"),
+        "flips": flips,
+        "shard": shard,
+        "ids": [image_id for image_id, _ in pictures],
+    }
+    if len(set(plan["ids"])) != len(pictures):
+        raise FeatureStoreError(f"{folder}: the same image id was given twice")
+    _check_plan(folder, plan)
+    if not encoder.parts:  # which have their own stores
+        _check_space(folder, store_bytes(encoder, len(pictures), flips=flips))
+    files.write_json(folder / PLAN, plan, indent=None)
+    return plan
+
+
+def _build_parts(
+    folder: Path,
+    encoder: Encoder,
+    pictures: Sequence[tuple[str, Path]],
+    *,
+    flips: bool,
+    shard: int,
+    progress: Callable[[int, int], None] | None,
+    **settings: Any,
+) -> StoreReport:
+    """Build a store of each part of an encoder that joins others, one after the other."""
+    plan = _begin(folder, encoder, pictures, format=FORMAT, flips=flips, shard=shard)
+    reports: dict[str, StoreReport] = {}
+    for number, (name, part) in enumerate(encoder.parts.items()):
+
+        def report(done: int, total: int, before: int = number) -> None:
+            if progress:
+                progress((before * total + done) // len(encoder.parts), total)
+
+        reports[name] = build_store(
+            folder / name, part, pictures, flips=flips, shard=shard, progress=report, **settings
+        )
+    stores = {name: report.store for name, report in reports.items()}
+    errors = {error.source: error for report in reports.values() for error in report.errors}
+    index = {
+        **plan,
+        "ids": [image_id for image_id in plan["ids"] if all(image_id in store for store in stores.values())],
+        "shards": [],
+        "parts": {name: store.fingerprint for name, store in stores.items()},
+        "places": sum(store.places for store in stores.values()),
+        "features": encoder.features,
+        "grid": None,
+        "errors": [[error.source, error.reason] for error in errors.values()],
+    }
+    files.write_json(folder / INDEX, index, indent=None)
+    encoded = max(report.encoded for report in reports.values())
+    return StoreReport(FeatureStore(folder), list(errors.values()), encoded)
 
 
 def _finished_shard(

@@ -10,6 +10,8 @@ The places of a grid are fixed, but regions differ from picture to picture: ``00
 They are float32, since they are small compared to the vectors.
 
 The pooled vector is the mean over the places and is not stored.
+
+The store of an encoder that joins others holds a store of each of them, in folders named after the parts.
 """
 
 from __future__ import annotations
@@ -26,12 +28,15 @@ import torch
 from torch import Tensor
 
 from captioner.encoders.base import Encoder
+from captioner.encoders.grid_regions import GRID, join
+from captioner.encoders.grid_regions import REGIONS as OF_REGIONS
 from captioner.encoders.regions import region_memory
 from captioner.errors import EncoderError, FeatureStoreError
 from captioner.memory import Memory
 
-# Format 3 has regions (2 had only their boxes); a store of a grid is still written as 1, which older versions read.
-FORMAT = 3
+# Format 3 has regions (2 had only their boxes), 4 has parts. Each store is written in the oldest format that has what
+# it needs (a grid's in 1), so that older versions can read it.
+FORMAT = 4
 INDEX, PLAN = "index.json", "plan.json"
 SHARD = 256
 
@@ -71,7 +76,7 @@ class FeatureStore:
         self.folder = Path(folder)
         self.index = _read(self.folder / INDEX, self.folder)
         #: how many of the encoder's last stages are left off; :meth:`Encoder.finish` applies them
-        self.cut: int = self.index["encoder"].get("cut", 0)
+        self.cut: int = self.index["encoder"].get(GRID, self.index["encoder"]).get("cut", 0)
         if encoder is not None and not _made_by(encoder, self.cut, self.index["fingerprint"]):
             raise FeatureStoreError(
                 f"{self.folder}: these features were made by another encoder or transform "
@@ -84,10 +89,21 @@ class FeatureStore:
         self.has_regions: bool = self.index.get("regions", False)
         self.flips: bool = self.index["flips"]
         self.fingerprint: str = self.index["fingerprint"]
+        #: the stores of an encoder that joins others, by the names of its parts
+        self.parts = {name: self._part(name, made_by) for name, made_by in self.index.get("parts", {}).items()}
         self._position = {image_id: i for i, image_id in enumerate(self.ids)}
         self._starts = np.cumsum([0, *self.index["shards"]]).tolist()
-        self._vectors = self._open_all(VECTORS)
+        self._vectors = [] if self.parts else self._open_all(VECTORS)
         self._regions = self._open_all(REGIONS) if self.has_regions else []
+
+    def _part(self, name: str, fingerprint: str) -> FeatureStore:
+        part = FeatureStore(self.folder / name)
+        if part.fingerprint != fingerprint or part.flips < self.flips:
+            raise FeatureStoreError(
+                f"{part.folder}: is not the part that {self.folder / INDEX} was written for; run the same "
+                "'captioner features' command again"
+            )
+        return part
 
     def _open_all(self, kind: Kind) -> list[list[Array]]:
         """Open the shards of the plain pictures, and of the mirrored ones if there are any."""
@@ -152,6 +168,9 @@ class FeatureStore:
 
     def memory(self, image_ids: Sequence[str], *, flipped: Sequence[bool] | None = None) -> Memory:
         """Read a float32 memory; see :meth:`vectors`."""
+        if self.parts:
+            memories = {name: part.memory(image_ids, flipped=flipped) for name, part in self.parts.items()}
+            return join(memories[GRID], memories[OF_REGIONS])
         vectors = self.vectors(image_ids, flipped=flipped).float()
         if self.has_regions:
             boxes, labels, scores = self._take(self._regions, REGIONS, image_ids, flipped).split([4, 1, 1], dim=-1)
@@ -186,7 +205,7 @@ def _read(path: Path, folder: Path) -> dict[str, Any]:
             index[key]
         if index["format"] == 2:
             raise ValueError("its regions have no labels, which older versions left out")
-        if sum(index["shards"]) != len(index["ids"]):
+        if "parts" not in index and sum(index["shards"]) != len(index["ids"]):
             raise ValueError("its shards and ids do not agree")
     except (ValueError, KeyError, TypeError) as error:
         raise FeatureStoreError(f"{path}: damaged ({error}); delete it and run 'captioner features' again") from None

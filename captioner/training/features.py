@@ -11,7 +11,7 @@ from rich.console import Console
 
 from captioner.checkpoint import load_model
 from captioner.encoders import Encoder
-from captioner.errors import ConfigError
+from captioner.errors import ConfigError, EncoderError
 from captioner.features import FeatureStore, build_store
 from captioner.model import CaptionModel
 from captioner.text.vocabulary import Vocabulary
@@ -36,6 +36,30 @@ class StorePlan(NamedTuple):
     cut: int
 
 
+def build_model(config: TrainConfig, vocabulary: Callable[[], Vocabulary]) -> CaptionModel:
+    """Return the model that a run begins with.
+
+    Args:
+        config: the settings of the run.
+        vocabulary: makes that of a new model.
+
+    Raises:
+        CheckpointError: a model that the settings name cannot be read.
+        ConfigError: its encoder is not the recipe's.
+    """
+    if config.start is not None:
+        return load_model(config.start)
+    model = CaptionModel.build(config.model, vocabulary())
+    if config.encoder_from is not None:
+        other = load_model(config.encoder_from)
+        try:
+            model.encoder.adopt(other.encoder, other.tuned_stages)
+        except EncoderError as error:
+            raise ConfigError(f"encoder_from: {config.encoder_from}: {error}; change model.encoder") from None
+        model.tuned_stages = other.tuned_stages
+    return model
+
+
 def stages_to_train(config: TrainConfig, encoder: Encoder) -> int:
     """Return how many of the encoder's last stages a run trains, from some epoch on.
 
@@ -53,13 +77,14 @@ def stages_to_train(config: TrainConfig, encoder: Encoder) -> int:
 def store_cut(config: TrainConfig, model: CaptionModel) -> int | None:
     """Return how many of the encoder's last stages the feature store leaves off; ``None`` if the run needs no store.
 
-    The store ends where the weights of this model, or of this run, begin, so that other models and runs can use it too.
+    The store ends where the weights of this model, or of this run, begin, so that other models and runs can use it too;
+    an encoder that the run takes from another model is shared, and is stored with those weights.
     """
     encoder, stages = model.encoder, stages_to_train(config, model.encoder)
     if stages == encoder.stages:
         # The whole encoder is trained: from the first epoch on, or after epochs on the features of the initial encoder.
         return None if config.fine_tune.from_epoch == 1 else 0
-    return max(stages, model.tuned_stages % encoder.stages)
+    return max(stages, 0 if config.encoder_from is not None else model.tuned_stages % encoder.stages)
 
 
 def store_plan(config: TrainConfig, warn: Callable[[str], object] = lambda complaint: None) -> StorePlan:
@@ -69,7 +94,7 @@ def store_plan(config: TrainConfig, warn: Callable[[str], object] = lambda compl
         ConfigError: the run needs no store, as it trains the whole encoder from its first epoch on.
     """
     train, dev = read_data(config, warn)
-    model = load_model(config.start) if config.start is not None else CaptionModel.build(config.model, Vocabulary([]))
+    model = build_model(config, lambda: Vocabulary([]))
     cut = store_cut(config, model)
     if cut is None:
         raise ConfigError(
@@ -112,11 +137,12 @@ def open_store(
         raise ConfigError(
             f"{folder}: has no mirrored pictures; make the features with --flips, or set data.flips=false"
         )
-    if store.cut < cut:
+    stages = stages_to_train(config, model.encoder)
+    if store.cut < stages < model.encoder.stages:
         console.print(
-            f"{folder}: leaves off {store.cut} stages of the encoder, but {cut} are trained from epoch "
+            f"{folder}: leaves off {store.cut} stages of the encoder, but {stages} are trained from epoch "
             f"{config.fine_tune.from_epoch} on; from then on pictures are read and encoded in every epoch, which is "
-            f"much slower; to avoid that, make the features with --cut {cut}",
+            f"much slower; to avoid that, make the features with --cut {stages}",
             style="yellow",
         )
     return store

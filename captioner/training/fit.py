@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from captioner.checkpoint import load_model, locate, read_config, save_model
+from captioner.checkpoint import locate, read_config, save_model
 from captioner.data.batches import Captions, EncodedCaptions, Sample, Sampler
 from captioner.data.loader import load_groups
 from captioner.evaluation.diversity import Diversity
@@ -25,7 +25,7 @@ from captioner.model import CaptionModel
 from captioner.pipeline import Captioner
 from captioner.text.vocabulary import Vocabulary, tokenize
 from captioner.training.data import read_data, with_features
-from captioner.training.features import open_store, stages_to_train
+from captioner.training.features import build_model, open_store, stages_to_train
 from captioner.training.loop import STATE, Cost, Loop
 from captioner.training.objective import OBJECTIVES
 from captioner.training.recipe import TrainConfig, load_config
@@ -127,10 +127,8 @@ class _Run(Loop[Batch]):
         self.console.print(message, style="yellow")
 
     def _build(self) -> CaptionModel:
-        if self.config.start is not None:
-            return load_model(self.config.start)
         captions = (caption for photo in self.train.photos for caption in photo.captions)
-        return CaptionModel.build(self.config.model, Vocabulary.build(captions, min_count=self.config.data.min_count))
+        return build_model(self.config, lambda: Vocabulary.build(captions, min_count=self.config.data.min_count))
 
     def describe(self) -> str:
         parameters = sum(parameter.numel() for parameter in self.model.decoder.parameters())

@@ -8,7 +8,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from captioner.errors import ConfigError
 from captioner.model import ModelConfig
@@ -124,6 +124,11 @@ class TrainConfig(RunConfig):
         description="with 'start': share of the trained weights in the model that is evaluated and saved; the rest are "
         "the start's (Wortsman 2022)",
     )
+    encoder_from: Path | None = Field(
+        None,
+        description="a model with this encoder, whose fine-tuned stages the run takes, so that models of one encoder "
+        "differ only in what follows it",
+    )
     model: ModelConfig = Field(default_factory=ModelConfig)
     objective: dict[str, Any] = Field(
         default_factory=lambda: {"name": "cross_entropy"},
@@ -132,6 +137,12 @@ class TrainConfig(RunConfig):
     )
     fine_tune: FineTuneConfig = Field(default_factory=FineTuneConfig)
     batch_size: int = Field(32, ge=1, description="images per step")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TrainConfig:
+        if self.start is not None and self.encoder_from is not None:
+            raise ValueError("encoder_from: the encoder is already that of the model in 'start'; leave one of them out")
+        return self
 
     @field_validator("objective")
     @classmethod

@@ -22,6 +22,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from captioner.data.images import load_image
 from captioner.data.transform import Transform
 from captioner.encoders.base import Encoder, EncoderConfig
+from captioner.encoders.grid_regions import GridRegionEncoder, Stacked
 from captioner.encoders.regions import region_memory
 from captioner.errors import FeatureStoreError
 from captioner.features import FeatureStore, StoreReport, build_store, store_bytes
@@ -399,3 +400,68 @@ def test_a_store_that_does_not_fit_on_the_disk_is_not_begun(
     interrupted(tmp_path / "new" / "store", pictures, after=6)
     free.append(needed - 3 * 2 * 4 * 3 * 2)  # existing files need no more space
     build(tmp_path / "new" / "store", pictures)
+
+
+class Both(Encoder):
+    """Quarters and found quarters, joined as :class:`GridRegionEncoder` joins its parts."""
+
+    Config: ClassVar[type[EncoderConfig]] = TinyConfig
+    features, grid, classes = 6, None, Found.classes
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.config, self.cells, self.regions = TinyConfig(scale=scale), Tiny(scale), Found(size=6)
+        self.transform = self.stacked = Stacked.of(self.cells.transform, self.regions.transform)
+
+    parts = GridRegionEncoder.parts
+    forward = GridRegionEncoder.forward
+
+
+def test_a_store_of_parts_holds_what_the_encoder_gives(tmp_path: Path, pictures: Pictures) -> None:
+    encoder, seen = Both(), list[tuple[int, int]]()
+    built = build(tmp_path / "store", pictures, encoder=encoder, progress=lambda *at: seen.append(at))
+    assert seen[-1] == (16, 16) and seen == sorted(seen) and built.encoded == 16
+    assert store_bytes(encoder, 8, flips=True) == sum(
+        store_bytes(part, 8, flips=True) for part in encoder.parts.values()
+    )
+    store = FeatureStore(tmp_path / "store", encoder=encoder)
+    assert (len(store), store.places, store.features, store.grid, store.cut) == (8, 8, 6, None, 0)
+    names = ["id5", "id0", "id7"]
+    pixels = torch.stack(
+        [torch.from_numpy(encoder.transform.pixels(load_image(dict(pictures)[name]))) for name in names]
+    )
+    for mirrored in (False, True):
+        memory = store.memory(names, flipped=[mirrored] * 3)
+        expected = encoder(pixels.flip(-1) if mirrored else pixels)
+        for part in ("vectors", "pooled", "boxes", "scores"):
+            torch.testing.assert_close(getattr(memory, part), getattr(expected, part), rtol=0, atol=0.004)
+        assert torch.equal(memory.labels, expected.labels) and torch.equal(memory.mask, expected.mask)
+
+
+def test_stores_of_the_parts_are_used_again(tmp_path: Path, pictures: Pictures) -> None:
+    encoder = Both()
+    for name, part in encoder.parts.items():
+        build(tmp_path / f"of {name}", pictures, encoder=part)
+    (tmp_path / "store").mkdir()
+    for name in encoder.parts:
+        (tmp_path / "store" / name).symlink_to(tmp_path / f"of {name}")
+    assert build(tmp_path / "store", pictures, encoder=encoder).encoded == 0
+    assert len(FeatureStore(tmp_path / "store", encoder=encoder)) == 8
+    with pytest.raises(FeatureStoreError, match="begun with another encoder"):
+        build(tmp_path / "store", pictures, encoder=Both(scale=2.0))
+    with pytest.raises(FeatureStoreError, match="made by another encoder"):
+        FeatureStore(tmp_path / "store", encoder=Tiny())
+
+
+def test_a_part_that_was_replaced_is_refused(tmp_path: Path, pictures: Pictures) -> None:
+    build(tmp_path / "store", pictures, encoder=Both())
+    (tmp_path / "store" / "grid").rename(tmp_path / "old")
+    build(tmp_path / "store" / "grid", pictures, encoder=Tiny(scale=3.0))
+    with pytest.raises(FeatureStoreError, match="is not the part"):
+        FeatureStore(tmp_path / "store")
+
+
+def test_a_picture_that_one_part_lacks_is_left_out(tmp_path: Path, pictures: Pictures) -> None:
+    pictures[2][1].write_bytes(b"no picture")
+    built = build(tmp_path / "store", pictures, encoder=Both())
+    assert len(built.errors) == 1 and "id2" not in built.store and len(built.store) == 7

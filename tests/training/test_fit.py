@@ -107,6 +107,21 @@ def test_training_the_last_stages_leaves_the_others(tiny: Path, tmp_path: Path) 
     ]
 
 
+def test_a_run_takes_the_tuned_encoder_of_another_model(tiny: Path, tmp_path: Path) -> None:
+    tuned = ["epochs=1", "fine_tune.from_epoch=1", "fine_tune.learning_rate=0.01"]
+    first = run(tiny, tuned, output=tmp_path / "first")
+    changes = ["epochs=1", f"encoder_from={first}", "model.decoder={name: show_tell, embedding: 16, hidden: 16}"]
+    second = load_model(run(tiny, changes, output=tmp_path / "second"))
+    theirs = load_model(first)
+    assert second.tuned_stages == theirs.encoder.stages and second.encoder.fingerprint() == theirs.encoder.fingerprint()
+    store = FeatureStore(tmp_path / "second" / "features", encoder=theirs.encoder)
+    assert store.cut == 0, "an encoder that is shared is stored whole"
+    with pytest.raises(ConfigError, match=r"encoder_from: .*first.best: the encoder has the settings.*model\.encoder"):
+        run(tiny, [f"encoder_from={first}", "model.encoder.size=96"], output=tmp_path / "third")
+    with pytest.raises(ConfigError, match="leave one of them out"):
+        run(tiny, [f"encoder_from={first}", f"start={first}"], output=tmp_path / "third")
+
+
 def test_more_stages_than_there_are_is_an_error(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"fine_tune\.stages: the encoder has \d+ stages, not 99"):
         run(tiny, ["fine_tune.from_epoch=1", "fine_tune.stages=99"], output=tmp_path / "run")

@@ -1,0 +1,211 @@
+"""A grid and regions of one picture in one memory, as in the strongest captioners that attend to both.
+
+The grid covers the whole picture, the regions are of the right size for what they show: Luo et al. 2021
+(https://arxiv.org/abs/2101.06462) and Nguyen et al. 2022 (https://arxiv.org/abs/2207.09666) found each to help the
+other.
+
+Tensor letters: B images, N cells, R regions of an image with padding, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import isqrt
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from captioner.data.transform import Transform
+from captioner.encoders.base import ENCODERS, Encoder, EncoderConfig
+from captioner.encoders.grid import GridConfig, GridEncoder
+from captioner.encoders.regions import RegionConfig, RegionEncoder
+from captioner.errors import EncoderError
+from captioner.memory import Memory
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+GRID, REGIONS = "grid", "regions"
+
+
+class GridRegionConfig(EncoderConfig):
+    """Settings of the two encoders."""
+
+    grid: GridConfig = Field(default_factory=lambda: GridConfig(), description="of the grid's encoder")
+    regions: RegionConfig = Field(default_factory=lambda: RegionConfig(), description="of the regions' encoder")
+
+
+class Stacked(Transform):
+    """One picture at the sizes of two encoders, as one array (3, S, W), so that both see exactly what they see alone.
+
+    The picture of the first transform, whose settings these are, is above that of the second; both are centred, so that
+    mirroring the array mirrors both.
+
+    Attributes:
+        second: the second encoder's transform.
+    """
+
+    second: Transform
+
+    @classmethod
+    def of(cls, first: Transform, second: Transform) -> Stacked:
+        """Stack two transforms.
+
+        Raises:
+            EncoderError: they see different parts of a picture, or cannot both be centred.
+        """
+        if (first.fit, first.fit == "crop" and first.crop_fraction) != (
+            second.fit,
+            second.fit == "crop" and second.crop_fraction,
+        ):
+            raise EncoderError(
+                f"grid+regions: the grid's pictures are fitted by {first.fit} and the regions' by {second.fit}, and "
+                "they must show the same; set grid.fit=squash"
+            )
+        if (first.size - second.size) % 2:
+            raise EncoderError(
+                f"grid+regions: the sizes {first.size} and {second.size} must both be even; change grid.size"
+            )
+        return cls(**first.model_dump(), second=second)
+
+    @property
+    def decode_size(self) -> int:
+        """See :attr:`Transform.decode_size`."""
+        return max(super().decode_size, self.second.decode_size)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """See :attr:`Transform.shape`."""
+        return (3, self.size + self.second.size, max(self.size, self.second.size))
+
+    def pixels(self, image: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """Both pictures in one array; see :meth:`Transform.pixels`."""
+        both = np.zeros(self.shape, dtype=np.uint8)
+        for part, pixels in zip(self._split(both), (super().pixels(image), self.second.pixels(image)), strict=True):
+            part[...] = pixels
+        return both
+
+    def split(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the pixels (B, 3, S, S) of each transform from those of both."""
+        first, second = self._split(pixels)
+        return first, second
+
+    def _split(self, both: Any) -> tuple[Any, Any]:
+        """Return the views of an array or tensor that hold the two pictures."""
+        width = self.shape[2]
+        first, second = ((width - size) // 2 for size in (self.size, self.second.size))
+        return (
+            both[..., : self.size, first : first + self.size],
+            both[..., self.size :, second : second + self.second.size],
+        )
+
+
+@ENCODERS.register("grid+regions")
+class GridRegionEncoder(Encoder):
+    """The cells of a :class:`GridEncoder`, then the regions of a :class:`RegionEncoder`.
+
+    The two kinds of features have nothing in common, so the memory is their direct sum: a cell's vector is its features
+    followed by zeros, a region's is zeros followed by its features, and D is the sum of both D. The first linear layer
+    of any decoder or refiner on it is thereby one layer for cells and another for regions, as those papers have. The
+    pooled vector is that of the cells followed by that of the regions. Every place has its box; a cell has no label.
+
+    The grid's last stages can be cut off and trained; the detector stays as it is.
+
+    Args:
+        config: the settings.
+        parts: the two encoders; ``None`` builds them.
+    """
+
+    Config: ClassVar[type[EncoderConfig]] = GridRegionConfig
+    grid = None
+
+    def __init__(self, config: GridRegionConfig, parts: tuple[GridEncoder, RegionEncoder] | None = None) -> None:
+        super().__init__()
+        self.config: GridRegionConfig = config
+        self.cells, self.regions = parts or (GridEncoder(config.grid), RegionEncoder(config.regions))
+        self.transform = self.stacked = Stacked.of(self.cells.transform, self.regions.transform)
+        self.features = self.cells.features + self.regions.features
+        self.classes = self.regions.classes
+        self.stages = self.cells.stages
+
+    @property
+    def parts(self) -> Mapping[str, Encoder]:
+        """See :attr:`Encoder.parts`."""
+        return {GRID: self.cells, REGIONS: self.regions}
+
+    def forward(self, pixels: Tensor) -> Memory:
+        """Encode pixels (B, 3, S, W) uint8, as :class:`Stacked` gives them."""
+        cells, regions = self.stacked.split(pixels)
+        return join(self.cells(cells), self.regions(regions))
+
+    def front(self, cut: int) -> Encoder:
+        """See :meth:`Encoder.front`."""
+        if not cut:
+            return self
+        cells = self.cells.front(cut)
+        return GridRegionEncoder(self.config.model_copy(update={GRID: cells.config}), (cells, self.regions))
+
+    def tail(self, cut: int) -> nn.Module:
+        """See :meth:`Encoder.tail`."""
+        return self if cut == self.stages else self.cells.tail(cut)
+
+    def finish(self, memory: Memory, cut: int) -> Memory:
+        """See :meth:`Encoder.finish`."""
+        if not cut:
+            return memory
+        cells, regions = separate(memory, regions=self.regions.config.regions, features=self.regions.features)
+        return join(self.cells.finish(cells, cut), regions)
+
+    def adopt(self, other: Encoder, stages: int) -> None:
+        """See :meth:`Encoder.adopt`; another grid encoder's stages are for this one's grid."""
+        if isinstance(other, GridEncoder):
+            self.cells.adopt(other, stages)
+        else:
+            super().adopt(other, stages)
+
+    def fast(self, device: torch.device) -> Encoder:
+        """See :meth:`Encoder.fast`."""
+        cells, regions = self.cells.fast(device), self.regions.fast(device)
+        if cells is self.cells and regions is self.regions:
+            return self
+        assert isinstance(cells, GridEncoder)
+        fast = GridRegionEncoder(self.config, (cells, regions))
+        fast._fingerprint = self.fingerprint()
+        return fast
+
+
+def join(cells: Memory, regions: Memory) -> Memory:
+    """Return the direct sum of a grid's memory (B, N, D) and one of regions (B, R, D'): (B, N + R, D + D')."""
+    (b, n, d), r = cells.vectors.shape, regions.places
+    boxes = cells.places_in_picture()
+    assert boxes is not None and regions.boxes is not None and regions.mask is not None
+    assert regions.labels is not None and regions.scores is not None
+    vectors = cells.vectors.new_zeros(b, n + r, d + regions.vectors.shape[2])
+    vectors[:, :n, :d], vectors[:, n:, d:] = cells.vectors, regions.vectors
+    return Memory(
+        vectors,
+        torch.cat([cells.pooled, regions.pooled.to(cells.pooled.dtype)], dim=1),
+        mask=torch.cat([regions.mask.new_ones(b, n), regions.mask], dim=1),
+        boxes=torch.cat([boxes.to(regions.boxes.dtype), regions.boxes], dim=1),
+        labels=torch.cat([regions.labels.new_full((b, n), -1), regions.labels], dim=1),
+        scores=torch.cat([regions.scores.new_zeros(b, n), regions.scores], dim=1),
+    )
+
+
+def separate(memory: Memory, *, regions: int, features: int) -> tuple[Memory, Memory]:
+    """Undo :func:`join`, for a number of regions and of their features."""
+    assert memory.boxes is not None and memory.mask is not None
+    assert memory.labels is not None and memory.scores is not None
+    n, d = memory.places - regions, memory.vectors.shape[2] - features
+    side = isqrt(n)  # pictures are square
+    return Memory(memory.vectors[:, :n, :d], memory.pooled[:, :d], grid=(side, side)), Memory(
+        memory.vectors[:, n:, d:],
+        memory.pooled[:, d:],
+        mask=memory.mask[:, n:],
+        boxes=memory.boxes[:, n:],
+        labels=memory.labels[:, n:],
+        scores=memory.scores[:, n:],
+    )
