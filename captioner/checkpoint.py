@@ -100,7 +100,7 @@ def save_model(
         card: the text of the model card.
         about: how it was made, stored in the config under ``about``: data, recipe, seed, scores.
         dtype: store weights in this type, ``torch.float16`` or ``torch.int8`` (:mod:`captioner.weights`); ``None``
-            keeps theirs.
+            keeps theirs. The encoder's are never in eight bits, so that models with one encoder have one also on disk.
 
     Raises:
         CheckpointError: ``folder`` exists and is not a model folder.
@@ -123,6 +123,7 @@ def save_model(
         vocabularies={VOCABULARY: model.vocabulary},
         card=card,
         dtype=dtype,
+        half=("encoder.",),
     )
 
 
@@ -142,6 +143,7 @@ def write_folder(
     vocabularies: Mapping[str, Savable],
     card: str = "",
     dtype: torch.dtype | None = None,
+    half: tuple[str, ...] = (),
 ) -> Path:
     """Write the folder of a model of any kind, completely or not at all; an existing one of its kind is replaced.
 
@@ -152,7 +154,8 @@ def write_folder(
         config: the fields of ``config.json`` that are specific to the kind.
         vocabularies: by file name.
         card: the text of the model card.
-        dtype: as in :func:`save_model`.
+        dtype: see :func:`captioner.weights.write_weights`.
+        half: likewise.
 
     Raises:
         CheckpointError: ``folder`` exists and is not such a model's.
@@ -164,7 +167,7 @@ def write_folder(
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        write_weights(temporary / WEIGHTS, weights, dtype)
+        write_weights(temporary / WEIGHTS, weights, dtype, half=half)
         files.write_json(temporary / CONFIG, config)
         for name, vocabulary in vocabularies.items():
             vocabulary.save(temporary / name)

@@ -22,7 +22,9 @@ from captioner.errors import CheckpointError
 _SCALE = ".row_scale"
 
 
-def write_weights(path: Path, weights: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:
+def write_weights(
+    path: Path, weights: Mapping[str, Tensor], dtype: torch.dtype | None = None, *, half: tuple[str, ...] = ()
+) -> None:
     """Write tensors to a file, through to the disk.
 
     Args:
@@ -30,13 +32,14 @@ def write_weights(path: Path, weights: Mapping[str, Tensor], dtype: torch.dtype 
         weights: the tensors by name.
         dtype: store floating-point tensors in this type, ``torch.float16`` or ``torch.int8`` (see above); ``None``
             keeps theirs.
+        half: what the names begin with of tensors that ``torch.int8`` leaves in float16.
     """
     tensors: dict[str, Tensor] = {}
     for name, tensor in weights.items():
         tensor = tensor.detach().cpu()
         if not tensor.is_floating_point() or dtype is None:
             tensors[name] = tensor.contiguous()
-        elif dtype == torch.int8 and tensor.dim() > 1:
+        elif dtype == torch.int8 and tensor.dim() > 1 and not name.startswith(half):
             tensors[name], tensors[name + _SCALE] = quantised(tensor)
         else:
             tensors[name] = tensor.to(torch.float16 if dtype == torch.int8 else dtype).contiguous()

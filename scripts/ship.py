@@ -1,4 +1,6 @@
-"""Put a trained captioner into ``assets/``: half precision, its dev scores in the config, and a model card.
+"""Put a trained captioner into ``assets/``: in eight bits, its dev scores in the config, and a model card.
+
+What is scored is what ships, the weights in eight bits.
 
 Example: python scripts/ship.py runs/flickr8k_show_attend_tell show_attend_tell --data data/flickr8k
 
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -41,7 +44,8 @@ def main() -> None:
 
     source = arguments.run / "best" if (arguments.run / "best").is_dir() else arguments.run
     about = read_config(source)["about"]
-    model = load_model(source)
+    with tempfile.TemporaryDirectory() as temporary:
+        model = load_model(save_model(Path(temporary) / "model", load_model(source), dtype=torch.int8))
     features = FeatureStore(arguments.features, encoder=model.encoder) if arguments.features else None
     dev = read_captions(arguments.data).split("dev")
     scores = {}
@@ -58,7 +62,8 @@ def main() -> None:
         model.config = model.config.model_copy(update={"search": model.config.search.model_copy(update=search)})
     about["scores"] = {cards.search_name(width): dict(values) for width, values in scores.items()}
     about["decoder_parameters"] = sum(parameter.numel() for parameter in model.decoder.parameters())
-    folder = save_model(ASSETS / arguments.name, model, about=about, dtype=torch.float16)
+    about["bits"] = 8
+    folder = save_model(ASSETS / arguments.name, model, about=about, dtype=torch.int8)
     files.write_text(folder / CARD, cards.card(folder))
     print(folder, f"{sum(file.stat().st_size for file in folder.iterdir()) / 1e6:.1f} MB")
 
