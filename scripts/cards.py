@@ -128,8 +128,8 @@ TITLES = {
     "grid_regions_transformer": ("A small Transformer (Vaswani et al. 2017) over a grid and detected regions", _LOOKS),
 }
 TERMS = (
-    "The weights are under Apache-2.0. Flickr8k (Hodosh, Young and Hockenmaier 2013) is for non-commercial research and "
-    "education.{coco} The photos belong to their owners on Flickr and are not part of this folder. "
+    "The weights are under Apache-2.0. Flickr8k (Hodosh, Young and Hockenmaier 2013) is for non-commercial research "
+    "and education.{coco} The photos belong to their owners on Flickr and are not part of this folder. "
 )
 COCO = " COCO's captions (Chen et al. 2015; those of Karpathy's train and restval photos) are under CC BY 4.0."
 

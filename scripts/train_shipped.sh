@@ -1,24 +1,58 @@
 #!/usr/bin/env bash
-# Make everything that ships again: features, models, dev scores, cards, and the README's picture and tables. Takes hours
-# on two cores, and goes on where it was stopped.
+# Make everything that ships again but the detector: features, models, dev scores, cards, and the README's picture and
+# tables. Takes many hours on two cores, and goes on where it was stopped.
 #
-#   scripts/train_shipped.sh DATA [RUNS]
+#   scripts/train_shipped.sh DATA [RUNS] [NAME...]
 #
 # DATA is a folder that holds flickr8k/ in the layout of its official release and coco/ with dataset_coco.json and the
-# photos it names; RUNS (default: runs) takes features, logs and checkpoints.
+# photos it names; RUNS (default: runs) takes features, logs and checkpoints. NAMEs choose among the models; all by
+# default. scripts/train_detector.py makes the detector.
 set -euo pipefail
-data=${1:?usage: scripts/train_shipped.sh DATA [RUNS]}
+data=${1:?usage: scripts/train_shipped.sh DATA [RUNS] [NAME...]}
 runs=${2:-runs}
+shift $(($# < 2 ? $# : 2))
 cd "$(dirname "$0")/.."
 
-captioner features "$data/flickr8k" "$data/coco/dataset_coco.json" --split train --split restval --split dev \
-    --encoder efficientnet_lite2 --cut 2 --flips --compile --output "$runs/features"
+chosen=("$@")
+[ $# -gt 0 ] || chosen=(
+    show_attend_tell # the first one, as the others take its encoder
+    show_tell hard_attention top_down transformer
+    regions_show_attend_tell regions_top_down regions_transformer grid_regions_transformer
+)
+sources=("$data/flickr8k" "$data/coco/dataset_coco.json" --split train --split restval --split dev --flips)
+
+# Encode the photos once for all models of one encoder.
+features() {
+    local store=$runs/features-$1
+    case $1 in
+    cut) captioner features "${sources[@]}" --encoder efficientnet_lite2 --cut 2 --compile --output "$store" ;;
+    grid) captioner features "${sources[@]}" --model show_attend_tell --compile --output "$store" ;;
+    regions) captioner features "${sources[@]}" --encoder regions --output "$store" ;;
+    both)
+        features grid
+        features regions
+        mkdir -p "$store"
+        ln -sfn ../features-grid "$store/grid"
+        ln -sfn ../features-regions "$store/regions"
+        captioner features flickr8k_grid_regions_transformer "${settings[@]}" --output "$store"
+        ;;
+    esac
+}
 resume() { [ -e "$1/state.safetensors" ] && echo --resume || true; }
-settings=(--set "data.path=$data/flickr8k" --set "data.also=[$data/coco/dataset_coco.json]" --set "data.features=$runs/features")
-for name in show_attend_tell show_tell; do
+
+settings=(--set "data.path=$data/flickr8k" --set "data.also=[$data/coco/dataset_coco.json]")
+for name in "${chosen[@]}"; do
+    case $name in
+    show_attend_tell) store=cut ;;
+    grid_regions_*) store=both ;;
+    regions_*) store=regions ;;
+    *) store=grid ;;
+    esac
+    features $store
+    with=("${settings[@]}" --set "data.features=$runs/features-$store")
     first=$runs/$name second=$runs/$name-self-critical
-    captioner train "flickr8k_$name" "${settings[@]}" $(resume "$first") --output "$first"
-    captioner train flickr8k_self_critical "${settings[@]}" --set "start=$first/best" $(resume "$second") --output "$second"
+    captioner train "flickr8k_$name" "${with[@]}" $(resume "$first") --output "$first"
+    captioner train flickr8k_self_critical "${with[@]}" --set "start=$first/best" $(resume "$second") --output "$second"
     python scripts/ship.py "$second" "$name" --data "$data/flickr8k"
 done
 python scripts/readme.py --data "$data/flickr8k" --output "$runs/benchmark"
