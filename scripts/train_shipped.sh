@@ -19,28 +19,28 @@ chosen=("$@")
     show_tell hard_attention top_down transformer
     regions_show_attend_tell regions_top_down regions_transformer grid_regions_transformer
 )
-sources=("$data/flickr8k" "$data/coco/dataset_coco.json" --split train --split restval --split dev --flips)
+settings=(--set "data.path=$data/flickr8k" --set "data.also=[$data/coco/dataset_coco.json]")
 
 # Encode the photos once for all models of one encoder.
 features() {
-    local store=$runs/features-$1
+    local recipe store=$runs/features-$1
     case $1 in
-    cut) captioner features "${sources[@]}" --encoder efficientnet_lite2 --cut 2 --compile --output "$store" ;;
-    grid) captioner features "${sources[@]}" --model show_attend_tell --compile --output "$store" ;;
-    regions) captioner features "${sources[@]}" --encoder regions --output "$store" ;;
+    cut) recipe=flickr8k_show_attend_tell ;;
+    grid) recipe=flickr8k_transformer ;;
+    regions) recipe=flickr8k_regions_transformer ;;
     both)
+        recipe=flickr8k_grid_regions_transformer
         features grid
         features regions
         mkdir -p "$store"
         ln -sfn ../features-grid "$store/grid"
         ln -sfn ../features-regions "$store/regions"
-        captioner features flickr8k_grid_regions_transformer "${settings[@]}" --output "$store"
         ;;
     esac
+    captioner features $recipe "${settings[@]}" --compile --output "$store"
 }
 resume() { [ -e "$1/state.safetensors" ] && echo --resume || true; }
 
-settings=(--set "data.path=$data/flickr8k" --set "data.also=[$data/coco/dataset_coco.json]")
 for name in "${chosen[@]}"; do
     case $name in
     show_attend_tell) store=cut ;;
