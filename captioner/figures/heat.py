@@ -105,11 +105,14 @@ class Heat:
     def regions(self, word: int, most: int = 4) -> list[Region]:
         """Return a word's strongest regions, strongest first; a grid has none.
 
-        There are at most ``most``, each with at least a third of the weight of the first.
+        There are at most ``most``, each with at least a third of the weight of the first. Beside a grid, those of the
+        detector are meant, which have a label.
         """
         if self.boxes is None:
             return []
         weights = self.weights[word]
+        if self.labels is not None and any(self.labels):
+            weights = weights * [bool(label) for label in self.labels]
         order = np.argsort(-weights, kind="stable")[:most]
         strong = [i for i in order if weights[i] > 0 and 3 * weights[i] >= weights[order[0]]]
         return [

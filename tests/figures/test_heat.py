@@ -91,6 +91,11 @@ def test_the_strongest_regions_come_first_and_lie_in_what_was_seen() -> None:
     assert Heat(grid_caption(), Style()).regions(0) == []
 
 
+def test_cells_beside_regions_are_not_outlined() -> None:
+    heat = Heat(replace(region_caption(), labels=["", "dog", "cat"]), Style())
+    assert [region.label for region in heat.regions(0)] == ["dog", "cat"], "the cell has most of the weight"
+
+
 def test_a_region_thinner_than_a_pixel_still_shows() -> None:
     boxes = torch.tensor([[0.5, 0.5, 0.5001, 0.5001], [0.9999, 0.9999, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
     drawn = Heat(replace(region_caption(), boxes=boxes), Style()).maps((10, 10))(0)
