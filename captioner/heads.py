@@ -88,11 +88,12 @@ def look_again(
         decoder: the one that wrote the captions.
         memory: of B images, the one that it attended to.
         captions: for each image its captions, as indices of words without ``<bos>`` and ``<eos>``.
-        attention: ``2.5`` is the fifth head of the second block; ``heads`` is all of them; ``rollout`` is attention
-            rollout (Abnar and Zuidema 2020, https://arxiv.org/abs/2005.00928): the share of each place in a word's
-            vector after all blocks, if the output of each attention sub-layer is half its input and half the average
-            under the mean of its heads. The places are traced back through the self-attention of the refiner, if the
-            model has one, and the words through that of the decoder; the remaining share of words is not counted.
+        attention: ``mean`` is what a search returns, of any decoder that attends; ``2.5`` is the fifth head of the
+            second block; ``heads`` is all of them; ``rollout`` is attention rollout (Abnar and Zuidema 2020,
+            https://arxiv.org/abs/2005.00928): the share of each place in a word's vector after all blocks, if the
+            output of each attention sub-layer is half its input and half the average under the mean of its heads. The
+            places are traced back through the self-attention of the refiner, if the model has one, and the words
+            through that of the decoder; the remaining share of words is not counted.
 
     Returns:
         For each image and caption (T, N), or (T, L, H, N) for ``heads``, float32 on the CPU.
@@ -101,8 +102,6 @@ def look_again(
         CaptionerError: see :func:`check`.
     """
     head = check(decoder, attention)
-    if attention == MEAN:
-        raise ValueError("a search returns the mean already")
     inputs = [
         [torch.tensor([BOS, *words[:-1]]) if words else torch.empty(0, dtype=torch.long) for words in of_image]
         for of_image in captions
@@ -113,13 +112,17 @@ def look_again(
             for image, of_image in enumerate(inputs)
         ]
     lengths = [len(words) for of_image in inputs for words in of_image]
-    tokens = torch.full((len(inputs), max(map(len, inputs)), max(1, *lengths)), PAD)
+    tokens = torch.full((len(inputs), max(1, *map(len, inputs)), max(1, *lengths)), PAD)
     for image, of_image in enumerate(inputs):
         for caption, words in enumerate(of_image):
             tokens[image, caption, : len(words)] = words
-    weights = cross_attention(decoder, memory, tokens.to(memory.vectors.device))
-    chosen = (weights if head is None else weights[:, head[0], head[1]]).float().cpu()
-    parts = iter(chosen.split(lengths))
+    tokens = tokens.to(memory.vectors.device)
+    if attention == MEAN:
+        chosen = decoder(memory, tokens).attention
+    else:
+        weights = cross_attention(decoder, memory, tokens)
+        chosen = weights if head is None else weights[:, head[0], head[1]]
+    parts = iter(chosen.float().cpu().split(lengths))
     return [[next(parts) for _ in of_image] for of_image in inputs]
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from PIL import Image
 
 from captioner import Captioner, files
+from captioner.assets import shipped
 from captioner.benchmark import report, tables
 from captioner.benchmark.cost import Cost
 from captioner.benchmark.groups import Group
@@ -32,7 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ASSETS, README = ROOT / "assets", ROOT / "README.md"
 PHOTO, PICTURE, LARGEST = ASSETS / "examples" / "photographer.png", ASSETS / "heatmap.png", 300_000
 BENCHMARK = ASSETS / "benchmark.json"
-MODELS = ("show_tell", "show_attend_tell")
+MODELS = [name for name in cards.TITLES if name in shipped()]  # in the lineage's order
 
 
 def draw() -> None:
@@ -83,13 +84,15 @@ def main() -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("runs/benchmark"), help="folder of the benchmark (default: %(default)s)"
     )
-    parser.add_argument("--features", type=Path, help="feature store of the dev photos")
+    parser.add_argument(
+        "--features", type=Path, action="append", default=[], help="feature store of the dev photos; one per encoder"
+    )
     arguments = parser.parse_args()
     draw()
     if arguments.data is not None:
         data = ["--data", str(arguments.data), "--split", "dev", "--output", str(arguments.output)]
-        if arguments.features:
-            data += ["--features", str(arguments.features)]
+        for store in arguments.features:
+            data += ["--features", str(store)]
         subprocess.run([sys.executable, "-m", "captioner", "benchmark", *MODELS, *data], check=True)
         keep(json.loads((arguments.output / "benchmark.json").read_text(encoding="utf-8")))
     text = README.read_text(encoding="utf-8")

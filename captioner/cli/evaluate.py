@@ -77,6 +77,14 @@ def run(
             help="Measure instead whether the model looks at what it names; boxes as COCO instances, same image ids.",
         ),
     ] = None,
+    heads: Annotated[
+        str | None,
+        typer.Option(
+            help="With --grounding, the attention of a Transformer that is measured: mean, rollout (all blocks "
+            "together), or one head as BLOCK.HEAD, for example 2.5.",
+            show_default="mean",
+        ),
+    ] = None,
     beam: console.Beam = None,
     length_normalisation: console.LengthNormalisation = None,
     min_words: console.MinWords = None,
@@ -113,7 +121,8 @@ def run(
 
     A translator is scored against the file of the target language, by sacrebleu: BLEU and chrF.
 
-    With --grounding, attention is compared with boxes, for the captions that the model writes and for the references.
+    With --grounding, attention is compared with boxes, for the captions that the model writes and for the references;
+    of a Transformer, --heads chooses whose.
 
     Photos without references are captioned for --output-captions, but not scored.
 
@@ -125,6 +134,7 @@ def run(
     given = {
         "--captions": captions,
         "--grounding": grounding,
+        "--heads": heads,
         "--images": images,
         "--restval": restval or None,
         "--strict": strict or None,
@@ -144,6 +154,8 @@ def run(
         model, data = str(captions), Path(model)
     elif captions is not None:
         raise typer.BadParameter(f"it gives the captions to score; leave out {model}", param_hint="--captions")
+    if heads is not None and grounding is None:
+        raise typer.BadParameter("it says whose attention --grounding measures; give that too", param_hint="--heads")
     assert data is not None
     names = console.names(metrics)
     search = console.search(beam, length_normalisation, min_words, max_words, block_ngram)
@@ -172,7 +184,9 @@ def run(
             why = "is for captions, and --grounding measures attention"
             _refuse(given, why, "--features", "--metrics", "--output-captions", "--per-image")
             part = _read(data, images, split, restval, strict)
-            result = evaluations.of_grounding(folder, grounding, part, search, device=device, batch_size=batch_size)
+            result = evaluations.of_grounding(
+                folder, grounding, part, search, heads=heads or "mean", device=device, batch_size=batch_size
+            )
         else:
             result = evaluations.of_captioner(
                 folder,

@@ -114,7 +114,14 @@ def _scored(result: Evaluation, data: CaptionData, about: dict[str, Any], per_im
 
 
 def of_grounding(
-    model: Path, boxes: Path, data: CaptionData, search: dict[str, Any], *, device: str, batch_size: int
+    model: Path,
+    boxes: Path,
+    data: CaptionData,
+    search: dict[str, Any],
+    *,
+    heads: str,
+    device: str,
+    batch_size: int,
 ) -> Result:
     """Compare a captioner's attention with boxes."""
     from dataclasses import asdict
@@ -124,13 +131,14 @@ def of_grounding(
 
     captioner = Captioner.from_pretrained(model, device=device, **search)
     with console.progress("Grounding") as progress:
-        grounding = ground(captioner, boxes, data, batch_size=batch_size, progress=progress)
+        grounding = ground(captioner, boxes, data, attention=heads, batch_size=batch_size, progress=progress)
     split = data.photos[0].split
     record = {
         "split": split,
         "images": grounding.photos,
         "boxes": str(boxes),
         "search": captioner.search.model_dump(),
+        "attention": heads,
         "grounding": {"generated": asdict(grounding.generated), "references": asdict(grounding.references)},
         "notes": [],
         "unreadable": [str(error) for error in grounding.errors],

@@ -38,8 +38,9 @@ from captioner.evaluation.bootstrap import RESAMPLES, Interval, intervals
 from captioner.evaluation.boxes import Boxes, Scene, read_boxes
 from captioner.evaluation.nouns import Nouns
 from captioner.evaluation.sums import Array, Sums, ratios
+from captioner.heads import HEADS, MEAN, check, look_again
 from captioner.pipeline import Captioner
-from captioner.text.vocabulary import BOS, PAD, tokenize
+from captioner.text.vocabulary import tokenize
 
 METRICS = ("pointing", "mass", "pointing, even", "mass, even", "pointing, centre", "mass, centre")
 GAINS = ("pointing over even", "mass over even", "pointing over centre", "mass over centre")
@@ -88,6 +89,7 @@ def ground(
     captions: str | Path | CaptionData,
     images: str | Path | None = None,
     *,
+    attention: str = MEAN,
     batch_size: int = 8,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -102,6 +104,8 @@ def ground(
         captions: captions of the same image ids, as :func:`captioner.data.annotations.read_captions` takes them, or
             already read.
         images: folder of the pictures, if they are not where the captions' format has them.
+        attention: of a Transformer: ``mean`` over its heads, ``rollout``, or one head as ``BLOCK.HEAD``; see
+            :func:`captioner.heads.look_again`.
         batch_size: number of pictures in a batch.
         resamples: number of resamples for the intervals.
         seed: seed of the resampling.
@@ -110,11 +114,15 @@ def ground(
     Raises:
         AnnotationError: the boxes or the captions cannot be read, or have no picture in common.
         EvaluationError: the model does not attend to places in a picture, or not one picture can be read.
+        CaptionerError: the model does not have the requested attention.
     """
     if not captioner.model.decoder.attends:
         raise EvaluationError(
             "this model does not attend, so there is nothing to compare with boxes; take one that does"
         )
+    if attention == HEADS:
+        raise EvaluationError("attention: all heads at once cannot be compared with boxes; give one as BLOCK.HEAD")
+    check(captioner.model.decoder, attention)
     boxes = read_boxes(instances)
     data = captions if isinstance(captions, CaptionData) else read_captions(captions, images=images)
     photos = [photo for photo in data.photos if photo.image_id in boxes]
@@ -136,6 +144,7 @@ def ground(
             chosen = [photos[position] for position in batch.positions]
             _measure(
                 captioner,
+                attention,
                 batch.pixels,
                 chosen,
                 [boxes[photo.image_id] for photo in chosen],
@@ -158,6 +167,7 @@ def ground(
 @torch.inference_mode()
 def _measure(
     captioner: Captioner,
+    kind: str,
     pixels: Tensor,
     photos: Sequence[Photo],
     boxes: Sequence[Boxes],
@@ -178,21 +188,17 @@ def _measure(
         Scene(corners[exists], known, part)
         for corners, exists, known, part in zip(places.double().cpu().numpy(), real, boxes, seen, strict=True)
     ]
-    for row, (scene, caption) in enumerate(zip(scenes, captioner.caption_memory(memory), strict=True)):
+    written = captioner.caption_memory(memory, attention=kind)
+    for row, (scene, caption) in enumerate(zip(scenes, written, strict=True)):
         assert caption.attention is not None
         generated.add(scene, [(caption.tokens, caption.attention.double().numpy()[:, real[row]])])
 
     tokenized = [[words for caption in photo.captions if (words := tokenize(caption))] for photo in photos]
-    lengths = [len(words) for captions in tokenized for words in captions]
-    tokens = torch.full((len(tokenized), max(1, *map(len, tokenized)), max(lengths, default=1)), PAD)
-    for image, captions in enumerate(tokenized):
-        for number, words in enumerate(captions):  # the input before each word: the first follows <bos>
-            tokens[image, number, : len(words)] = torch.tensor([BOS, *map(model.vocabulary.number, words[:-1])])
-    output = model.decoder(memory, tokens.to(captioner.device))
-    assert output.attention is not None
-    rows = iter(np.split(output.attention.double().cpu().numpy(), np.cumsum(lengths)[:-1]))
+    numbers = [[list(map(model.vocabulary.number, words)) for words in captions] for captions in tokenized]
+    read = look_again(model.decoder, memory, numbers, kind)
     for row, (scene, captions) in enumerate(zip(scenes, tokenized, strict=True)):
-        references.add(scene, [(words, next(rows)[:, real[row]]) for words in captions])
+        weights = [one.double().numpy()[:, real[row]] for one in read[row]]
+        references.add(scene, list(zip(captions, weights, strict=True)))
 
 
 class _Tally:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from captioner.caption import Caption
-from captioner.errors import AnnotationError, EvaluationError
+from captioner.errors import AnnotationError, CaptionerError, EvaluationError
 from captioner.evaluation.boxes import Boxes, Scene, covered, read_boxes
 from captioner.evaluation.grounding import ground
 from captioner.memory import Memory
@@ -184,7 +184,7 @@ def test_generated_words_are_scored_by_their_attention(data: dict[str, Path], mo
     monkeypatch.setattr(
         captioner,
         "caption_memory",
-        lambda memory: [Caption("A dog.", ["a", "dog"], -1.0, attention, boxes=regions)] * len(memory),
+        lambda memory, attention: [Caption("A dog.", ["a", "dog"], -1.0, attention, boxes=regions)] * len(memory),
     )
     found = ground(captioner, data["instances"], data["captions"], data["images"], resamples=200).generated
     assert (found.words, found.photos, found.absent) == (2, 2, 0)
@@ -205,3 +205,25 @@ def test_what_cannot_be_measured_is_refused(data: dict[str, Path], tmp_path: Pat
     empty.write_text("{}")
     with pytest.raises(AnnotationError, match="not readable as COCO's instances"):
         read_boxes(empty)
+
+
+def test_single_heads_are_measured(data: dict[str, Path]) -> None:
+    config = ModelConfig(
+        encoder={"name": "grid", "backbone": "test_efficientnet", "weights": "random", "size": 64},
+        decoder={"name": "transformer", "blocks": 2, "heads": 2, "size": 8, "feed_forward": 8, "dropout": 0.0},
+        search={"width": 2, "max_words": 5},  # type: ignore[arg-type]
+    )
+    torch.manual_seed(0)
+    captioner = Captioner(CaptionModel.build(config, Vocabulary(["a", "dog", "man", "puppy", "runs"])), device="cpu")
+
+    def mass(attention: str) -> float:
+        found = ground(captioner, data["instances"], data["captions"], attention=attention, resamples=100)
+        return found.references.scores["mass"].value
+
+    heads = [mass(f"{block}.{head}") for block in (1, 2) for head in (1, 2)]
+    assert mass("mean") == pytest.approx(sum(heads) / 4) and len(set(heads)) == 4
+    assert 0 < mass("rollout") < 1
+    with pytest.raises(CaptionerError, match=r"there is no head 3\.1"):
+        mass("3.1")
+    with pytest.raises(EvaluationError, match=r"BLOCK\.HEAD"):
+        mass("heads")
