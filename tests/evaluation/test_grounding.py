@@ -184,7 +184,7 @@ def test_generated_words_are_scored_by_their_attention(data: dict[str, Path], mo
     monkeypatch.setattr(
         captioner,
         "caption_memory",
-        lambda memory, attention: [Caption("A dog.", ["a", "dog"], -1.0, attention, boxes=regions)] * len(memory),
+        lambda memory, **_: [Caption("A dog.", ["a", "dog"], -1.0, attention, boxes=regions)] * len(memory),
     )
     found = ground(captioner, data["instances"], data["captions"], data["images"], resamples=200).generated
     assert (found.words, found.photos, found.absent) == (2, 2, 0)
