@@ -44,7 +44,7 @@ def run(
         str | None,
         typer.Option(
             help="A backbone: efficientnet_lite0 or 2, resnet50, resnet101, vgg19, or any of timm's. "
-            "Or regions: those that a detector finds.",
+            "Or regions: those that a detector finds; or grid+regions: both, with --set grid.backbone=BACKBONE.",
             show_default="efficientnet_lite2",
         ),
     ] = None,
@@ -205,7 +205,7 @@ def _encoder(name: str, size: int, fit: str | None, model: str | None, changes: 
     if model:
         return load_model(model).encoder
     named = {"name": name} if name in ENCODERS else {"name": "grid", "backbone": name}
-    given = {"size": size, "fit": fit} if fit is not None else {"size": size}
+    given = ({"size": size} if size else {}) | ({"fit": fit} if fit is not None else {})
     return build_encoder(override(named | given, changes))
 
 
