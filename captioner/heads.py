@@ -135,8 +135,7 @@ def _caption_rollout(decoder: Decoder, memory: Memory, words: Tensor) -> Tensor:
 
 def cross_attention(decoder: Decoder, memory: Memory, tokens: Tensor) -> Tensor:
     """Return each head's attention at the real words of captions (B, K, T), in their order: (M, L, H, N)."""
-    while isinstance(decoder, Refined):
-        memory, decoder = decoder.refiner(memory), decoder.decoder
+    memory, decoder = decoder.refined(memory)
     assert isinstance(decoder, HasHeads)
     return decoder.cross_attention(memory, tokens)
 

@@ -112,13 +112,14 @@ class Refined(Decoder):
         self.refiner, self.decoder = refiner, decoder
         self.attends = decoder.attends  # type: ignore[misc]
 
-    def _refine(self, memory: Memory) -> Memory:
-        refined: Memory = self.refiner(memory)
-        return refined
+    def refined(self, memory: Memory) -> tuple[Memory, Decoder]:
+        """Refine the memory; see :meth:`Decoder.refined`."""
+        return self.decoder.refined(self.refiner(memory))
 
     def start(self, memory: Memory) -> State:
         """Prepare one hypothesis per image; see :meth:`Decoder.start`."""
-        return self.decoder.start(self._refine(memory))
+        refined: Memory = self.refiner(memory)
+        return self.decoder.start(refined)
 
     def step(self, tokens: Tensor, state: State) -> Step:
         """Read words (B, W) and score the next; see :meth:`Decoder.step`."""
@@ -126,7 +127,7 @@ class Refined(Decoder):
 
     def forward(self, memory: Memory, tokens: Tensor) -> DecoderOutput:
         """Score whole captions (B, K, T); see :meth:`Decoder.forward`."""
-        output: DecoderOutput = self.decoder(self._refine(memory), tokens)
+        output: DecoderOutput = self.decoder(self.refiner(memory), tokens)
         return output
 
 

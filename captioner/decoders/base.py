@@ -94,6 +94,14 @@ class Decoder(nn.Module, ABC):
     def __init__(self, config: DecoderConfig, *, features: int, words: int) -> None:
         super().__init__()
 
+    def refined(self, memory: Memory) -> tuple[Memory, Decoder]:
+        """Return the memory that words attend to, and the decoder that attends to it, in the mode of this one.
+
+        Both are the given ones, unless a refiner stands before the decoder: whoever uses one memory several times
+        spares the refiner's work by this.
+        """
+        return memory, self
+
     @abstractmethod
     def start(self, memory: Memory) -> State:
         """Prepare one hypothesis per image (W = 1) and compute everything that does not depend on the words."""

@@ -55,7 +55,8 @@ class SelfCritical(Objective):
 
     Words of the references that are not in the vocabulary get numbers of their own, so that the reward equals that of
     the strings. Captions are sampled step by step without a gradient; their probabilities are then computed in one
-    teacher-forced pass, in which the work that does not depend on the previous step is done once.
+    teacher-forced pass, in which the work that does not depend on the previous step is done once. A refiner works once
+    for both.
 
     Args:
         config: the settings.
@@ -93,15 +94,18 @@ class SelfCritical(Objective):
         """
         training = decoder.training
         decoder.eval()
+        whole = decoder
+        if not self.config.dropout:  # the refiner's work is the same in all that follows
+            memory, decoder = decoder.refined(memory)
         samples = sample(decoder, memory, self.config.samples, self.search)
         rewards = self._score(captions.photos, samples)
         if self.config.baseline == "greedy":
             baseline = self._score(captions.photos, sample(decoder, memory, 1, self.search, greedy=True))
         else:
             baseline = (rewards.sum(1, keepdim=True) - rewards) / (rewards.shape[1] - 1)
-        decoder.train(training and self.config.dropout)
+        whole.train(training and self.config.dropout)
         likelihood, caption = self.log_probability(decoder, memory, samples)
-        decoder.train(training)
+        whole.train(training)
         loss = -((rewards - baseline).flatten().float()[caption] * likelihood).sum() / rewards.numel()
         words = (samples > EOS).sum(-1).float().mean()
         distinct = torch.tensor(len(torch.unique(samples.flatten(0, 1), dim=0)) / samples.shape[:2].numel())

@@ -13,9 +13,11 @@ from captioner.data.batches import Captions
 from captioner.data.dataset import Photo
 from captioner.decoders import Decoder
 from captioner.evaluation.cider import CiderD
+from captioner.model import Refined
+from captioner.model import build_decoder as build_model_decoder
 from captioner.text.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
 from captioner.training.self_critical import SelfCritical, SelfCriticalConfig
-from tests.builders import WORDS, build_decoder, build_memory, step_by_step
+from tests.builders import FEATURES, WORDS, build_decoder, build_memory, step_by_step
 
 REFERENCES = [[[4, 5, EOS], [4, 6, EOS]], [[7, EOS]], [[5, 5, EOS]]]
 CAPTIONS = Captions(torch.full((2, 1, 1), BOS), torch.tensor([4, 7]), photos=(0, 1))
@@ -61,6 +63,22 @@ def test_the_gradient_is_that_of_the_expected_reward(name: str, baseline: str) -
     assert metrics["reward"].item() == pytest.approx(exact.item(), rel=0.1)
     assert torch.nn.functional.cosine_similarity(estimated, gradient(decoder), dim=0) > 0.97
     assert (estimated.norm() / gradient(decoder).norm()).item() == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("dropout", [False, True])
+def test_a_refiner_works_once_unless_its_dropout_is_to_differ(dropout: bool) -> None:
+    refiner = {"name": "transformer", "blocks": 1, "size": 8, "heads": 2, "feed_forward": 12, "dropout": 0.1}
+    part = {"name": "show_attend_tell", "embedding": 6, "hidden": 5, "attention": 7}
+    decoder = build_model_decoder(part, features=FEATURES, words=WORDS, refiner=refiner).double().train()
+    assert isinstance(decoder, Refined)
+    calls: list[bool] = []
+    decoder.refiner.register_forward_pre_hook(lambda module, _: calls.append(module.training))
+    config = SelfCriticalConfig(samples=5, max_words=2, dropout=dropout)
+    loss, _ = SelfCritical(config, REFERENCES, WORDS)(decoder, build_memory(images=2), CAPTIONS)
+    loss.backward()
+    assert calls == ([False, True] if dropout else [False])
+    assert decoder.training and decoder.refiner.training and decoder.decoder.training
+    assert any(parameter.grad is not None for parameter in decoder.refiner.parameters())
 
 
 def test_it_increases_the_expected_reward() -> None:
