@@ -6,13 +6,13 @@ Tensor letters: T words written, N places of a picture, S pieces of a text read,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from captioner.text.vocabulary import EOS, SPECIAL
+from captioner.text.vocabulary import EOS, SPECIAL, spans
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import matplotlib.figure
 
     from captioner.data.images import ImageSource
+
+_MARKS = ".,;:!?\"'()[]„“”‚‘’«»…–—"
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Caption:
             requested.
         translation: the caption in another language, if :meth:`Translator.captions` added it; its attention is over the
             pieces of ``text``.
+        translated_from: what the model wrote, if this is the translation of it; see :meth:`translated`.
     """
 
     text: str
@@ -62,9 +65,37 @@ class Caption:
     scores: Tensor | None = None
     heads: Tensor | None = None
     translation: Translation | None = None
+    translated_from: str | None = None
 
     def __str__(self) -> str:
         return self.text
+
+    def translated(self) -> Caption:
+        """Return the translation as a caption of the picture, whose words have looked where those they render did.
+
+        With A (T, N) the caption's attention and B the share of the translation's attention that each word of the
+        caption has, row by row, the attention of the translation's words to the picture is ``B A``. Marks such as a
+        full stop look at nothing. Others that have a translation are translated too.
+
+            Translator.for_language("de").caption(captioner("photo.jpg")).translated().figure()
+
+        Raises:
+            ValueError: there is no translation; :meth:`Translator.caption` adds one.
+        """
+        if self.translation is None:
+            raise ValueError("this caption has no translation; Translator.caption(caption) adds one")
+        words, weights = self.translation._words_of(spans(self.tokens))
+        return replace(
+            self,
+            text=self.translation.text,
+            tokens=words,
+            log_probability=self.translation.log_probability,
+            attention=None if weights is None or self.attention is None else weights @ self.attention,
+            others=[other.translated() for other in self.others if other.translation is not None],
+            heads=None,
+            translation=None,
+            translated_from=self.text,
+        )
 
     def words_at(self, place: tuple[float, float]) -> list[tuple[str, float]]:
         """Return every word with its attention to the point (x, y) of the picture, relative, in 0..1.
@@ -147,6 +178,8 @@ class Caption:
         """
         value: dict[str, Any] = {} if self.source is None else {"image": self.source}
         value |= {"caption": self.text, "tokens": self.tokens, "log_probability": round(self.log_probability, 4)}
+        if self.translated_from is not None:
+            value["translated_from"] = self.translated_from
         if self.translation is not None:
             value["translation"] = self.translation.to_dict(attention=attention)
         if self.others:
@@ -218,6 +251,42 @@ class Translation:
         sums = wide.new_zeros(len(written), len(read)).index_add(0, row, wide)
         return written, read, sums / torch.bincount(row, minlength=len(written)).unsqueeze(1)
 
+    def save_figure(self, path: str | Path, *, format: str | None = None) -> Path:
+        """Write the alignment, that is which word of the source each word looked at, completely or not at all.
+
+        The format is .png, .pdf, .svg, .html or .json, by ``format`` or the file's name.
+
+        Raises:
+            CaptionerError: the translation is empty, its model does not attend, or there is no such format.
+        """
+        from captioner.figures.alignment import Alignment
+
+        return Alignment(self).save(path, format)
+
+    def _words_of(self, source: Sequence[tuple[int, int]]) -> tuple[list[str], Tensor | None]:
+        """Return the W words of the translation, and the share (W, T) of T words of its source in each.
+
+        Words of the source are given by where they stand in it. Marks beside words are left out on both sides, and
+        rows sum to one.
+        """
+        words, rows = _join(self.tokens)
+        word_of = torch.tensor(rows, dtype=torch.long)
+        kept = [number for number, word in enumerate(words) if _has_letters(word)]
+        names = [words[number].strip(_MARKS) for number in kept]
+        if self.attention is None:
+            return names, None
+        counted = torch.tensor([_has_letters(piece) for piece in self.tokens], dtype=self.attention.dtype)
+        rendered = self.attention.new_zeros(len(words), self.attention.shape[1])
+        rendered = rendered.index_add(0, word_of, self.attention * counted.unsqueeze(1))[kept]
+        ends = torch.tensor([len(piece) for piece in self.source_tokens]).cumsum(0) - 1  # without the space in front
+        pieces = [(int(end) - len(piece), int(end)) for piece, end in zip(self.source_tokens, ends, strict=True)]
+        shared = torch.tensor(
+            [[max(0, min(end, b) - max(start, a)) for start, end in source] for a, b in pieces],
+            dtype=self.attention.dtype,
+        ).view(len(pieces), len(source))
+        shares = rendered @ (shared / shared.sum(1, keepdim=True).clamp(min=1)) + 1e-12
+        return names, shares / shares.sum(1, keepdim=True)
+
     def to_dict(self, *, attention: bool = False) -> dict[str, Any]:
         """Return the translation as plain values for JSON; attention and the source's pieces only on request."""
         value: dict[str, Any] = {"language": self.language, "text": self.text, "source": self.source}
@@ -230,6 +299,10 @@ class Translation:
             value["source_tokens"] = self.source_tokens
             value["attention"] = [[round(weight, 6) for weight in row] for row in self.attention.tolist()]
         return value
+
+
+def _has_letters(text: str) -> bool:
+    return any(letter.isalnum() for letter in text)
 
 
 def _join(pieces: Sequence[str]) -> tuple[list[str], list[int]]:

@@ -21,7 +21,9 @@ Example: captioner attend photo.jpg -o page.html --n-best 3
 
 Example: captioner attend photo.jpg -o dog.pdf --word dog
 
-Example: captioner attend photos --recursive -o figures --format gif"""
+Example: captioner attend photos --recursive -o figures --format gif
+
+Example: captioner attend photo.jpg -o hund.png --language de"""
 
 # As in captioner.figures, which is imported only after the options are checked.
 _DRAWN = ("png", "svg", "pdf")
@@ -53,6 +55,8 @@ def run(
         ),
     ] = None,
     model: caption.Model = None,
+    language: caption.Language = None,
+    translator: caption.TranslatorName = None,
     word: Annotated[
         str | None, typer.Option(help="Show only this word of the caption, large; in png, svg or pdf.")
     ] = None,
@@ -96,6 +100,8 @@ def run(
 ) -> None:
     """Show where the model looked for each word of its captions.
 
+    With --language or --translator the words are those of the translation, each where the words that it renders looked.
+
     In a folder the figure of cat.jpg is called cat.attention.png. For each figure a line "file: sentence" is printed.
 
     A picture that cannot be read is reported on stderr and skipped; the exit code is then 1.
@@ -104,6 +110,8 @@ def run(
     for option, given, kinds in (("--word", word is not None, _DRAWN), ("--n-best", n_best > 1, ("html", "json"))):
         if given and kind not in kinds:
             raise typer.BadParameter(f"{kind} cannot show it; take {', '.join(kinds)}", param_hint=option)
+    if heads == "heads" and (language or translator):
+        raise typer.BadParameter("a translation has one attention; leave it out, or --language", param_hint="--heads")
     if heads == "heads" and kind != "json":
         raise typer.BadParameter(
             "all heads are numbers for json; give one as BLOCK.HEAD, for example 2.5", param_hint="--heads"
@@ -137,13 +145,23 @@ def run(
             "take a model that does, such as show_attend_tell"
         )
     check(captioner.model.decoder, heads)
+    translate = caption.find_translator(language, translator, device)
+    if translate and not translate.model.decoder.attends:
+        raise CaptionerError(
+            f"{translator or language}: this translator does not attend to words, so there is no heatmap to show; take "
+            "one that does"
+        )
     used: set[str] = set()
     with console.progress("Drawing", show=not single and console.shows_progress(stdout=True)) as progress:
         results = captioner.stream(chain(first, found), workers=workers, max_pixels=max_pixels, attention=heads)
+        if translate:
+            results = translate.captions(results)
         for done, result in enumerate(results, start=1):
             try:
                 if isinstance(result, ImageError):
                     raise result
+                if translate:
+                    result = result.translated()
                 source = result.source or ""
                 number = None if word is None else _find(result, word)
                 figure = Figure(result, load_image(source, max_pixels=max_pixels), style, number)

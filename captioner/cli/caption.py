@@ -38,6 +38,18 @@ Model = Annotated[
     str | None, typer.Option(help="A shipped model, a model folder, or user/model on the Hugging Face hub.")
 ]
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Include subfolders.")]
+Language = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CODE", help="Translate the English captions, for example into de, with the shipped translator."
+    ),
+]
+TranslatorName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL", help="Translate with this one: a shipped translator, a translator's folder, or user/model."
+    ),
+]
 MaxPixels = Annotated[int | None, typer.Option(min=1, help="Refuse pictures with more pixels.")]
 
 NOTHING = "no pictures found; give picture files, or folders that have some"
@@ -53,18 +65,8 @@ def _output(path: Path | None) -> Path | None:
 def run(
     paths: Paths,
     model: Model = None,
-    language: Annotated[
-        str | None,
-        typer.Option(
-            metavar="CODE", help="Translate the English captions, for example into de, with the shipped translator."
-        ),
-    ] = None,
-    translator: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL", help="Translate with this one: a shipped translator, a translator's folder, or user/model."
-        ),
-    ] = None,
+    language: Language = None,
+    translator: TranslatorName = None,
     recursive: Recursive = False,
     beam: console.Beam = None,
     n_best: Annotated[
@@ -122,7 +124,7 @@ def run(
     from captioner import Captioner
 
     search = console.search(beam, length_normalisation, min_words, max_words, block_ngram, n_best)
-    translate = _translator(language, translator, device)
+    translate = find_translator(language, translator, device)
     captioner = Captioner.from_pretrained(model, device=device, **search)
     results = captioner.stream(chain(first, found), batch_size=batch_size, workers=workers, max_pixels=max_pixels)
     if translate:
@@ -149,16 +151,16 @@ def run(
     failures.exit()
 
 
-def _translator(language: str | None, name: str | None, device: str) -> Translator | None:
-    """Load the translator of that name, or the shipped one into that language."""
+def find_translator(language: str | None, name: str | None, device: str, **search: Any) -> Translator | None:
+    """Load the translator of that name, or the shipped one into that language; ``None`` if neither is given."""
     if language is None and name is None:
         return None
     from captioner.translation.translator import Translator
 
     translator = (
-        Translator.from_pretrained(name, device=device)
+        Translator.from_pretrained(name, device=device, **search)
         if name is not None
-        else Translator.for_language(language or "", device=device)
+        else Translator.for_language(language or "", device=device, **search)
     )
     if language is not None and language.lower() != translator.language.lower():
         raise CaptionerError(

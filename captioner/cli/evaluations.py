@@ -165,7 +165,7 @@ def of_translator(
     config = translator.model.config
     text = read_parallel(data, split, source=config.source, target=config.target)
     began = time.perf_counter()
-    values, translations = evaluate_translation(translator, text, batch_size=batch_size)
+    found, translations = evaluate_translation(translator, text, batch_size=batch_size)
     seconds = time.perf_counter() - began
     if output:
         rows = [
@@ -179,7 +179,9 @@ def of_translator(
         "sentences": len(translations),
         "sentences_per_second": round(len(translations) / seconds, 2),
         "search": translator.search.model_dump(),
-        "scores": values,
+        "scores": {name: score.value for name, score in found.scores.items()},
+        "intervals": {name: (score.low, score.high) for name, score in found.scores.items()},
+        "signatures": found.signatures,
         "notes": [],
         "unreadable": [str(problem) for problem in text.problems],
     }

@@ -18,11 +18,19 @@ def show(title: str, record: dict[str, Any]) -> None:
     if "grounding" in record:
         _show_grounding(title, record["grounding"])
     elif record["scores"]:
-        rows = [(name, f"{100 * value:.1f}") for name, value in record["scores"].items()]
+        intervals = record.get("intervals", {})
+        rows = [(name, _percent(value, intervals.get(name))) for name, value in record["scores"].items()]
         _show_table(title, ("metric", "percent"), rows)
+    for name, signature in record.get("signatures", {}).items():
+        typer.echo(f"{name}: {signature}")
     units = "sentences" if "sentences" in record else "images"
     rate = record.get(f"{units}_per_second")
     typer.echo(f"{record[units]:,} {units}" + (f", {rate:.1f} {units}/s" if rate else ""))
+
+
+def _percent(value: float, interval: tuple[float, float] | None) -> str:
+    text = f"{100 * value:.1f}"
+    return text if interval is None else f"{text} [{', '.join(f'{100 * bound:.1f}' for bound in interval)}]"
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -1,32 +1,77 @@
-"""``captioner translate``: translate text line by line."""
+"""``captioner translate``: translate text line by line, and show which words looked at which."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from captioner.cli import console
+from captioner import files
+from captioner.cli import caption, console
 from captioner.errors import CaptionerError
 
-EXAMPLES = """Example: captioner translate models/en_de sentences.txt
+if TYPE_CHECKING:
+    from captioner.caption import Translation
 
-Example: echo 'Two dogs run through the snow.' | captioner translate models/en_de --json --attention"""
+EXAMPLES = """Example: captioner translate 'Two dogs run through the snow.'
+
+Example: captioner translate 'Two dogs run through the snow.' -o alignment.png
+
+Example: captioner translate sentences.txt --model models/en_de > translated.txt
+
+Example: captioner caption photos --json | jq -r .caption | captioner translate - --json --attention"""
+
+# As in captioner.figures, which is imported only after the options are checked.
+_DRAWN = ("png", "svg", "pdf")
+_KINDS = (*_DRAWN, "html", "json")
+_ENDINGS = f"{', '.join(f'.{kind}' for kind in _KINDS[:-1])} or .{_KINDS[-1]}"
+
+
+def _output(path: Path | None) -> Path | None:
+    if path is not None and _kind(path) not in _KINDS:
+        raise typer.BadParameter(f"{path}: the name must end in {_ENDINGS}")
+    return path
 
 
 def run(
-    model: Annotated[
-        str, typer.Argument(help="A shipped translator, a translator's folder, or user/model on the Hugging Face hub.")
+    text: Annotated[
+        str,
+        typer.Argument(
+            metavar="TEXT|FILE|-",
+            help="A text, a file with one sentence per line, or - for standard input.",
+        ),
     ],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="One sentence per line; - is standard input.")] = Path(
-        "-"
-    ),
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="A shipped translator, a translator's folder, or user/model on the Hugging Face hub.",
+            show_default="the shipped one into --language",
+        ),
+    ] = None,
+    language: Annotated[str, typer.Option(metavar="CODE", help="The language to translate English into.")] = "de",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            dir_okay=False,
+            callback=_output,
+            help=f"Write the alignment, which word looked at which, to a file ending in {_ENDINGS}. Only html and json "
+            "hold several sentences.",
+        ),
+    ] = None,
     beam: console.Beam = None,
+    n_best: Annotated[
+        int, typer.Option(min=1, help="Translations of each sentence, in JSON; at most the beam's width.")
+    ] = 1,
     length_normalisation: console.LengthNormalisation = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Lines in a batch.")] = 32,
     device: console.Device = "auto",
@@ -36,28 +81,86 @@ def run(
         typer.Option("--attention", help="Add where the model looked in the source for each piece; only with --json."),
     ] = False,
 ) -> None:
-    """Translate a text line by line; an empty line stays empty."""
+    """Translate text line by line; an empty line stays empty.
+
+    A line that is not UTF-8 is reported on stderr, and its translation is empty; the exit code is then 1.
+    """
     if attention and not json:
         raise typer.BadParameter("give --json too", param_hint="--attention")
-    from captioner.translation.translator import Translator
-
-    translator = Translator.from_pretrained(model, device=device, **console.search(beam, length_normalisation))
-    with nullcontext(sys.stdin.buffer) if file == Path("-") else open(file, "rb") as opened:
-        lines = _lines(opened, file)
+    if n_best > 1 and not json:
+        raise typer.BadParameter("give --json too", param_hint="--n-best")
+    failures = console.Failures()
+    with ExitStack() as stack:
+        lines = _lines(stack, text, failures)
+        search = console.search(beam, length_normalisation, n_best=n_best if n_best > 1 else None)
+        translator = caption.find_translator(None if model else language, model, device, **search)
+        assert translator is not None
+        if output and not translator.model.decoder.attends:
+            raise CaptionerError(
+                f"{model or language}: does not attend to words, so there is no alignment to show; take a translator "
+                "that does"
+            )
+        shown: list[Translation] = []
         while batch := list(islice(lines, batch_size)):
             for translation in translator(batch, batch_size=batch_size):
+                if output and translation.tokens:
+                    shown.append(translation)
+                    if len(shown) > 1 and _kind(output) in _DRAWN:
+                        raise CaptionerError(
+                            f"{output}: shows one sentence, and there are several; take .html or .json"
+                        )
                 typer.echo(
                     console.json_text(translation.to_dict(attention=attention))
                     if json
                     else translation.text.replace("\n", " ")
                 )
+    if output:
+        _write(output, shown, text)
+    failures.exit()
 
 
-def _lines(file: Iterable[bytes], name: Path) -> Iterator[str]:
+def _write(path: Path, translations: list[Translation], text: str) -> None:
+    from captioner.figures import Alignment
+    from captioner.figures.alignment import page
+
+    if not translations:
+        raise CaptionerError(f"{path}: not written, since {text!r} has no words to translate")
+    kind = _kind(path)
+    if kind == "json":
+        files.write_json(path, [translation.to_dict(attention=True) for translation in translations])
+    elif kind == "html":
+        files.write_text(path, page(translations))
+    else:
+        Alignment(translations[0]).save(path)
+
+
+def _kind(path: Path) -> str:
+    kind = path.suffix.lower().removeprefix(".")
+    return "html" if kind == "htm" else kind
+
+
+def _lines(stack: ExitStack, text: str, failures: console.Failures) -> Iterator[str]:
+    """Return the lines of a text, of the file of that name, or of standard input.
+
+    Raises:
+        CaptionerError: it looks like a file's name, and there is no such file.
+    """
+    if text == "-":
+        return _decoded(sys.stdin.buffer, "standard input", failures)
+    if os.path.isfile(text):
+        return _decoded(stack.enter_context(open(text, "rb")), text, failures)
+    if os.path.isdir(text):
+        raise CaptionerError(f"{text}: is a folder; give a file with one sentence per line")
+    if len(text.split()) == 1 and (os.path.dirname(text) or text.lower().endswith(".txt")):
+        raise CaptionerError(f"{text}: no such file; to translate a text, put it in quotes")
+    return iter(text.split("\n"))
+
+
+def _decoded(file: Iterable[bytes], name: str, failures: console.Failures) -> Iterator[str]:
     """Decode lines that end with a line feed and nothing else, so that line n of the output translates line n."""
     for number, line in enumerate(file, start=1):
         try:
             yield line.decode("utf-8").removeprefix("\ufeff" if number == 1 else "").rstrip("\r\n")
         except UnicodeDecodeError as error:
-            reason = f"not UTF-8 text (byte {error.start}); convert it to UTF-8"
-            raise CaptionerError(f"{name}:{number}: {reason}") from None
+            failures(f"{name}:{number}: not UTF-8 text (byte {error.start}); convert it to UTF-8")
+            yield ""

@@ -1,6 +1,8 @@
-"""Attention figures: panels for a paper, an animation, an interactive page, and the numbers."""
+"""Attention figures: panels for a paper, an animation, an interactive page, the numbers, and alignments of texts."""
 
-from captioner.figures.figure import DRAWN, FORMATS, Figure, figure, find_word, format_of
+from captioner.figures.alignment import Alignment
+from captioner.figures.drawing import DRAWN, format_of
+from captioner.figures.figure import FORMATS, Figure, figure, find_word
 from captioner.figures.style import Style
 
-__all__ = ["DRAWN", "FORMATS", "Figure", "Style", "figure", "find_word", "format_of"]
+__all__ = ["DRAWN", "FORMATS", "Alignment", "Figure", "Style", "figure", "find_word", "format_of"]

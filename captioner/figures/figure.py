@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
-from captioner import files
 from captioner.caption import Caption
 from captioner.data.images import ImageSource, load_image
 from captioner.errors import CaptionerError
 from captioner.figures import animation, page, panels
+from captioner.figures.drawing import DRAWN, Drawing, encoded, format_of
 from captioner.figures.heat import require_attention
 from captioner.figures.record import record
-from captioner.figures.sheet import DPI, Sheet
+from captioner.figures.sheet import Sheet
 from captioner.figures.style import Style
 from captioner.heads import MEAN
 from captioner.settings import validate
 
-if TYPE_CHECKING:
-    import matplotlib.figure
+FORMATS = (*DRAWN, "gif", "html", "json")
 
 
 @dataclass(frozen=True)
-class Figure:
+class Figure(Drawing):
     """The attention of a caption, to be drawn.
 
     Attributes:
@@ -42,6 +38,8 @@ class Figure:
         CaptionerError: there is no attention to draw; see :func:`captioner.figures.heat.require_attention`.
     """
 
+    formats: ClassVar[tuple[str, ...]] = FORMATS
+
     caption: Caption
     photo: Image.Image
     style: Style = field(default_factory=Style)
@@ -50,33 +48,16 @@ class Figure:
     def __post_init__(self) -> None:
         require_attention(self.caption)
 
-    def draw(self) -> matplotlib.figure.Figure:
-        """Return the sheet of panels, or the panel of the chosen word, as a matplotlib figure."""
-        return self._sheet().figure()
+    @property
+    def title(self) -> str:
+        """The caption."""
+        return self.caption.text
 
-    def image(self) -> Image.Image:
-        """Return the same as an image."""
-        return self._sheet().image()
-
-    def png(self) -> bytes:
-        """Return the same as PNG, with the caption as its title."""
-        info = PngInfo()
-        info.add_itxt("Title", self.caption.text)
-        # Compression level 3 is twice as fast as 6, and the file is no larger.
-        return _encoded(self.image(), "PNG", pnginfo=info, dpi=(DPI, DPI), compress_level=3)
-
-    def pdf(self) -> bytes:
-        """Return the same as PDF for a paper.
-
-        Text stays text, fonts are embedded as TrueType, and without a date the output is reproducible.
-        """
-        return self._sheet().printed(
-            "pdf", {"Title": self.caption.text, "Creator": "Captioner", "Producer": None, "CreationDate": None}
-        )
-
-    def svg(self) -> bytes:
-        """Return the same as SVG, with letters as shapes, so that it looks the same without the fonts."""
-        return self._sheet().printed("svg", {"Title": self.caption.text, "Creator": "Captioner", "Date": None})
+    def sheet(self) -> Sheet:
+        """Lay out the panels, or the panel of the chosen word."""
+        if self.word is None:
+            return panels.sheet(self.caption, self.photo, self.style, self._note())
+        return panels.single(self.caption, self.photo, self.style, self.word, self._note())
 
     def gif(self) -> bytes:
         """Return an animation that reads the caption word by word in a loop."""
@@ -86,7 +67,7 @@ class Figure:
         ]
         (first, _), *others = drawn
         durations = [duration for _, duration in drawn]
-        return _encoded(
+        return encoded(
             first, "GIF", save_all=True, append_images=[frame for frame, _ in others], duration=durations, loop=0
         )
 
@@ -108,44 +89,19 @@ class Figure:
         Raises:
             CaptionerError: the format does not exist or cannot show a single word.
         """
-        path = Path(path)
         kind = format_of(path) if format is None else format
-        if kind not in FORMATS:
-            raise CaptionerError(
-                f"{path}: {f'unknown format {kind!r}' if kind else 'the file name has no format'}; "
-                f"take {', '.join(FORMATS)}, for example figure.png"
-            )
-        if self.word is not None and kind not in DRAWN:
+        if self.word is not None and kind in FORMATS and kind not in DRAWN:
             raise CaptionerError(f"{path}: {kind} shows all words; take {', '.join(DRAWN)} for a single word")
-        data = FORMATS[kind](self)
-        with files.atomic_path(path) as temporary:
-            temporary.write_bytes(data)
-        return path
-
-    def _repr_png_(self) -> bytes:
-        return self.png()
-
-    def _sheet(self) -> Sheet:
-        if self.word is None:
-            return panels.sheet(self.caption, self.photo, self.style, self._note())
-        return panels.single(self.caption, self.photo, self.style, self.word, self._note())
+        return super().save(path, kind)
 
     def _note(self) -> str:
-        source = self.caption.attention_of
-        if source == MEAN:
-            return ""
-        block, dot, head = source.partition(".")
-        return f"block {block}, head {head}" if dot else f"attention {source}"
-
-
-DRAWN: dict[str, Callable[[Figure], bytes]] = {"png": Figure.png, "svg": Figure.svg, "pdf": Figure.pdf}
-FORMATS: dict[str, Callable[[Figure], bytes]] = {**DRAWN, "gif": Figure.gif, "html": Figure.html, "json": Figure.json}
-
-
-def format_of(path: str | Path) -> str:
-    """Return the format in a file's name, which may be unknown or empty."""
-    kind = Path(path).suffix.lower().removeprefix(".")
-    return "html" if kind == "htm" else kind
+        source, notes = self.caption.attention_of, []
+        if source != MEAN:
+            block, dot, head = source.partition(".")
+            notes.append(f"block {block}, head {head}" if dot else f"attention {source}")
+        if self.caption.translated_from is not None:
+            notes.append(f"by way of “{self.caption.translated_from}”")
+        return " · ".join(notes)
 
 
 def find_word(caption: Caption, word: str | int) -> int:
@@ -200,9 +156,3 @@ def figure(
             "give the picture: figure(picture)"
         )
     return Figure(caption, load_image(source, max_pixels=max_pixels), checked, number)
-
-
-def _encoded(image: Image.Image, kind: str, **settings: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind, **settings)
-    return stream.getvalue()

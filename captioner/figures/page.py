@@ -1,11 +1,10 @@
 """A self-contained page: pointing at a word shows where it looked, pointing at the photo lights up the words.
 
-Photo, numbers, style and script are in one file, which loads nothing else and, by its Content-Security-Policy, runs no
-other script. Words and photo respond to mouse, touch and keyboard. The page computes the map as
-:mod:`captioner.figures.heat` does; a word lights up as strongly as its map would be coloured at that point, and the
-number below it is its weight there. A slider weakens the map, down to the plain photo, or strengthens it. If the
-caption has :attr:`Caption.others`, they are shown beside it, each with its log-probability, and all words share the
-photo.
+Photo, numbers, style and script are in one file; see :mod:`captioner.figures.document`. Words and photo respond to
+mouse, touch and keyboard. The page computes the map as :mod:`captioner.figures.heat` does; a word lights up as strongly
+as its map would be coloured at that point, and the number below it is its weight there. A slider weakens the map, down
+to the plain photo, or strengthens it. The caption's :attr:`Caption.others` are shown beside it, each with its
+log-probability, and all words share the photo.
 
 The script reads JSON:
 
@@ -26,22 +25,16 @@ interaction).
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import html
 import io
-import json
 import math
 import os
-import re
-from functools import cache
-from importlib import resources
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from captioner.caption import Caption
+from captioner.figures.document import assemble, base64_text, clean, escaped
 from captioner.figures.heat import Array, Heat
 from captioner.figures.paint import fit, palette
 from captioner.figures.style import Style
@@ -64,22 +57,21 @@ def page(caption: Caption, photo: Image.Image, style: Style, note: str = "") -> 
     side = (style.side, style.side)
     small = fit(photo, side) if max(photo.size) > style.side else photo
     name = os.path.basename(caption.source or "")
-    style_text, script = _part("page.css"), _part("page_map.js") + _part("page.js")
-    parts = {
-        "title": _escaped(f"{caption.text} · {name}" if name else caption.text),
-        "caption": _escaped(caption.text),
-        "captions": "".join(f"<p>{_escaped(one.text)}</p>" for one in [caption, *caption.others]),
-        "note": _escaped(" · ".join(part for part in (name, note) if part)),
+    texts = {
+        "title": escaped(f"{caption.text} · {name}" if name else caption.text),
+        "caption": escaped(caption.text),
+        "captions": "".join(f"<p>{escaped(one.text)}</p>" for one in [caption, *caption.others]),
+        "note": escaped(" · ".join(part for part in (name, note) if part)),
         "most": "strongest of the word" if style.scale == "word" else "strongest of the caption",
         "photo": _jpeg(small),
-        "data": _safe_json(numbers(caption, small.size, style)),
-        "style": style_text,
-        "script": script,
-        "style-hash": _hash(style_text),
-        "script-hash": _hash(script),
     }
-    # In one pass, so that placeholders in inserted text are not replaced.
-    return re.sub(r"\{\{([a-z-]+)\}\}", lambda match: parts[match[1]], _part("page.html"))
+    return assemble(
+        "page.html",
+        styles="page.css",
+        scripts="page_map.js page.js",
+        data=numbers(caption, small.size, style),
+        texts=texts,
+    )
 
 
 def numbers(caption: Caption, size: tuple[int, int], style: Style) -> dict[str, Any]:
@@ -96,7 +88,7 @@ def numbers(caption: Caption, size: tuple[int, int], style: Style) -> dict[str, 
         "seen": caption.seen,
         "grid": caption.grid,
         "boxes": None if heat.boxes is None else np.round(heat.boxes, 4).tolist(),
-        "labels": None if heat.boxes is None or caption.labels is None else [_clean(label) for label in caption.labels],
+        "labels": None if heat.boxes is None or caption.labels is None else [clean(label) for label in caption.labels],
         "size": size,
         "milliseconds": round(1000 * style.seconds),
         "hint": HINT,
@@ -114,8 +106,8 @@ def _heat_of(other: Caption, best: Caption, style: Style) -> Heat | None:
 def _words(caption: Caption, heat: Heat | None) -> dict[str, Any]:
     """Return one entry of ``captions``; without ``heat`` it has text only."""
     value: dict[str, Any] = {
-        "text": _clean(caption.text),
-        "tokens": [_clean(token) for token in caption.tokens],
+        "text": clean(caption.text),
+        "tokens": [clean(token) for token in caption.tokens],
         "log_probability": round(caption.log_probability, 4) if math.isfinite(caption.log_probability) else None,
     }
     if heat is None:
@@ -129,35 +121,11 @@ def _words(caption: Caption, heat: Heat | None) -> dict[str, Any]:
     }
 
 
-@cache
-def _part(name: str) -> str:
-    return resources.files("captioner.figures").joinpath(name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
 def _base64(values: Array) -> str:
-    return base64.b64encode(values.tobytes()).decode()
+    return base64_text(values.tobytes())
 
 
 def _jpeg(photo: Image.Image) -> str:
     stream = io.BytesIO()
     photo.convert("RGB").save(stream, "JPEG", quality=84, optimize=True, progressive=True)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
-
-
-def _clean(text: str) -> str:
-    """Replace surrogates by question marks: a file name may contain arbitrary bytes."""
-    return text.encode("utf-8", "replace").decode()
-
-
-def _escaped(text: str) -> str:
-    return html.escape(_clean(text))
-
-
-def _safe_json(value: Any) -> str:
-    """Write JSON that cannot end the script element that contains it."""
-    text = json.dumps(value, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return "data:image/jpeg;base64," + base64_text(stream.getvalue())

@@ -126,6 +126,7 @@ class Sheet:
         weight: str = "normal",
         align: Literal["left", "center", "right"] = "left",
         ground: str | None = None,
+        turned: bool = False,
     ) -> None:
         """Draw a line of text; no character in it has a special meaning.
 
@@ -138,6 +139,7 @@ class Sheet:
             weight: font weight.
             align: horizontal alignment at ``x``.
             ground: background colour; ``None`` for no background.
+            turned: by a quarter, so that it runs upwards; ``x`` is then its middle, and ``y`` where it begins.
         """
         ground_box = (
             None
@@ -150,8 +152,10 @@ class Sheet:
             text,
             color=colour,
             fontproperties=_font(size, weight),
-            ha=align,
-            va="baseline",
+            ha="center" if turned else align,
+            va="bottom" if turned else "baseline",
+            rotation=90 if turned else 0,
+            rotation_mode="default",
             parse_math=False,
             bbox=ground_box,
             zorder=3,

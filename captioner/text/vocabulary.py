@@ -52,6 +52,20 @@ def detokenize(words: Sequence[str]) -> str:
     return text[0].upper() + text[1:] + "."
 
 
+def spans(words: Sequence[str]) -> list[tuple[int, int]]:
+    """Return where each word stands in ``detokenize(words)``, as (start, end) in characters."""
+    text = " ".join(words)
+    closed = [(match.start(), match.start(1)) for match in _NO_SPACE_BEFORE.finditer(text)]
+    grown = len(text[:1].upper()) - len(text[:1])
+    found = []
+    at = 0
+    for number, word in enumerate(words):
+        start = at - sum(end - begin for begin, end in closed if end <= at) + (grown if number else 0)
+        found.append((start, start + len(word) + (0 if number else grown)))
+        at += len(word) + 1
+    return found
+
+
 class Vocabulary:
     """The words a model can write, each with its number.
 

@@ -3,19 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from captioner.caption import Translation
 from captioner.errors import EvaluationError
+from captioner.evaluation.bootstrap import Interval, intervals
+from captioner.evaluation.sums import Array, Sums
 from captioner.translation.pairs import ParallelText, read_parallel
 from captioner.translation.translator import Translator
+
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class TextScores:
+    """Scores of translations.
+
+    Attributes:
+        scores: every metric with its 95 % confidence interval over resamples of the sentences.
+        signatures: how each score was computed, as sacrebleu writes it.
+    """
+
+    scores: dict[str, Interval]
+    signatures: dict[str, str]
 
 
 def evaluate_translation(
     translator: Translator, data: str | Path | ParallelText, *, split: str = "val", batch_size: int = 64
-) -> tuple[dict[str, float], list[Translation]]:
-    """Translate a split and score it against its references; see :func:`score_translations`.
+) -> tuple[TextScores, list[Translation]]:
+    """Translate a split and score it against its references; see :func:`score_intervals`.
 
     Args:
         translator: the translator.
@@ -35,7 +55,7 @@ def evaluate_translation(
         data = read_parallel(data, split, source=config.source, target=config.target)
     translations = translator([pair.source for pair in data.pairs], batch_size=batch_size)
     texts = [translation.text for translation in translations]
-    return score_translations(texts, [pair.target for pair in data.pairs]), translations
+    return score_intervals(texts, [pair.target for pair in data.pairs]), translations
 
 
 def score_translations(texts: Sequence[str], references: Sequence[str]) -> dict[str, float]:
@@ -49,6 +69,40 @@ def score_translations(texts: Sequence[str], references: Sequence[str]) -> dict[
     return {
         name: metric().corpus_score(list(texts), [list(references)]).score / 100 for name, metric in _metrics().items()
     }
+
+
+def score_intervals(texts: Sequence[str], references: Sequence[str], *, resamples: int = RESAMPLES) -> TextScores:
+    """Score translations as :func:`score_translations` does, with intervals; see :mod:`captioner.evaluation.bootstrap`.
+
+    Raises:
+        EvaluationError: sacrebleu is missing.
+    """
+    metrics = {name: metric() for name, metric in _metrics().items()}
+    parts = [_sums(name, metric, texts, references) for name, metric in metrics.items()]
+    for metric in metrics.values():
+        metric.corpus_score(list(texts[:1]), [list(references[:1])])  # without a score it has no signature
+    signatures = {name: str(metric.get_signature()) for name, metric in metrics.items()}
+    return TextScores(intervals(parts, resamples=resamples), signatures)
+
+
+def measure(texts: Sequence[str], references: Sequence[str]) -> list[Sums]:
+    """Return the metrics as functions of sums over sentences, for resampling and for groups of sentences.
+
+    Raises:
+        EvaluationError: sacrebleu is missing.
+    """
+    return [_sums(name, metric(), texts, references) for name, metric in _metrics().items()]
+
+
+def _sums(name: str, metric: Any, texts: Sequence[str], references: Sequence[str]) -> Sums:
+    """Let sacrebleu count for each sentence (I, S) and score sums of the counts."""
+    each = np.array(metric._extract_corpus_statistics(list(texts), [list(references)]), dtype=np.float64)
+
+    def score(sums: Array) -> Array:
+        rows = [metric._compute_score_from_stats(row).score / 100 for row in sums.reshape(-1, sums.shape[-1]).tolist()]
+        return np.array(rows).reshape(*sums.shape[:-1], 1)
+
+    return Sums((name,), each, score)
 
 
 def require_sacrebleu() -> None:

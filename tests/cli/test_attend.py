@@ -190,3 +190,30 @@ def test_the_formats_are_those_of_figures() -> None:
     from captioner.figures import DRAWN, FORMATS
 
     assert tuple(FORMATS) == attend._KINDS and tuple(DRAWN) == attend._DRAWN
+
+
+def test_a_translation_is_drawn_by_way_of_the_caption(
+    attend, photos: Path, translator: Path, shipped_translator: str, tmp_path: Path
+) -> None:
+    from captioner import Translator
+
+    numbers = tmp_path / "n.json"
+    result = attend(photos / "red.jpg", "-o", numbers, "--language", "de")
+    record = json.loads(numbers.read_text())
+    text = Translator.from_pretrained(translator, device="cpu")(record["translated_from"]).text
+    assert (result.code, result.out) == (0, f"{numbers}: {text}\n") and record["caption"] == text
+    assert len(record["attention"]) == len(record["tokens"])
+    assert all(sum(row) == pytest.approx(1, abs=1e-3) for row in record["attention"])
+    assert attend(photos, "-o", tmp_path / "figures", "--translator", translator).code == 1  # one photo is broken
+    assert len(list((tmp_path / "figures").iterdir())) == 3
+    assert attend(photos / "red.jpg", "-o", numbers, "--language", "fr").code == 1
+    assert attend(photos / "red.jpg", "-o", numbers, "--language", "de", "--heads", "heads").code == 2
+
+
+def test_a_translator_that_does_not_attend_has_no_heatmap(attend, photos: Path, tmp_path: Path) -> None:
+    from captioner.translation.model import save_translator
+    from tests.translation.test_translator import build
+
+    folder = save_translator(tmp_path / "seq2seq", build("seq2seq"))
+    result = attend(photos / "red.jpg", "-o", tmp_path / "figure.png", "--translator", folder)
+    assert result.code == 1 and "does not attend to words" in result.err and not (tmp_path / "figure.png").exists()

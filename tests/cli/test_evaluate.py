@@ -343,8 +343,10 @@ def test_translations_are_scored_by_sacrebleu(run, translator: Path, parallel: P
     assert (written["sentences"], written["split"], written["languages"]) == (4, "val", ["en", "de"])
     assert written["model"] == str(translator) and written["search"]["width"] == 2
     for name, value in (("BLEU", bleu), ("chrF", chrf)):
-        (line,) = (line for line in result.lines if name in line)
-        assert f" {value:.1f} " in line
+        line, signature = (line for line in result.lines if name in line)
+        assert signature == f"{name}: {written['signatures'][name]}" and "version" in signature
+        low, high = written["intervals"][name]
+        assert f" {value:.1f} [{100 * low:.1f}, {100 * high:.1f}] " in line and low <= high
     again = run("evaluate", translator, parallel, "--split", "train", "--beam", 1, "--device", "cpu", "--json")
     assert json.loads(again.out)["sentences"] == 40 and json.loads(again.out)["search"]["width"] == 1
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -22,7 +23,7 @@ from captioner.training.state import Progress, save_state
 from captioner.translation import scores
 from captioner.translation.model import TranslationModel, load_translator
 from captioner.translation.pairs import read_parallel
-from captioner.translation.scores import evaluate_translation, score_translations
+from captioner.translation.scores import evaluate_translation, measure, score_intervals, score_translations
 from captioner.translation.train import load_translate_config, train_translation
 from captioner.translation.translator import Translator
 
@@ -33,10 +34,18 @@ class Exact:
     """The share of texts that equal their reference, in the form of a metric of sacrebleu."""
 
     def corpus_score(self, texts: list[str], references: list[list[str]]) -> Exact:
-        self.score = (
-            100 * sum(text == reference for text, reference in zip(texts, references[0], strict=True)) / len(texts)
-        )
+        counts = self._extract_corpus_statistics(texts, references)
+        return self._compute_score_from_stats([sum(column) for column in zip(*counts, strict=True)])
+
+    def _extract_corpus_statistics(self, texts: list[str], references: list[list[str]]) -> list[list[int]]:
+        return [[text == reference, 1] for text, reference in zip(texts, references[0], strict=True)]
+
+    def _compute_score_from_stats(self, counts: list[int]) -> Exact:
+        self.score = 100 * counts[0] / counts[1]
         return self
+
+    def get_signature(self) -> str:
+        return "exact"
 
 
 @pytest.fixture
@@ -85,9 +94,10 @@ def test_it_learns_to_translate(tiny: Path, tmp_path: Path, exact: None) -> None
     best = train_translation(tiny, ["epochs=25", "evaluation.every=5"], output=tmp_path / "run", console=quiet())
     translator = Translator.from_pretrained(best, device="cpu")
     found, translations = evaluate_translation(translator, tmp_path / "data")
-    assert found["BLEU"] > 0.7, [translation.text for translation in translations]
+    score = found.scores["BLEU"]
+    assert score.value > 0.7, [translation.text for translation in translations]
     text = read_parallel(tmp_path / "data", "val", source="en", target="xx")
-    assert found["BLEU"] == sum(
+    assert score.value == sum(
         translation.text == pair.target for translation, pair in zip(translations, text.pairs, strict=True)
     ) / len(text.pairs)
     assert evaluate_translation(translator, text)[0] == found
@@ -207,6 +217,31 @@ def test_scores_are_sacrebleus() -> None:
     assert found["BLEU"] == pytest.approx(sacrebleu.corpus_bleu(texts, [references]).score / 100)
     assert found["chrF"] == pytest.approx(sacrebleu.corpus_chrf(texts, [references]).score / 100)
     assert score_translations(references, references)["BLEU"] == pytest.approx(1.0)
+
+
+def test_intervals_agree_with_sacrebleus() -> None:
+    metrics = pytest.importorskip("sacrebleu.metrics")
+    draw = random.Random(1)
+    references = [" ".join(draw.choices(list(WORDS.values()), k=7)) for _ in range(60)]
+    texts = [" ".join(draw.choices(reference.split(), k=7)) for reference in references]
+    found = score_intervals(texts, references)
+    for name, kind in (("BLEU", metrics.BLEU), ("chrF", metrics.CHRF)):
+        metric, score = kind(), found.scores[name]
+        plain = metric.corpus_score(texts, [references])
+        assert 100 * score.value == pytest.approx(plain.score) and found.signatures[name] == str(metric.get_signature())
+        theirs = metric.corpus_score(texts, [references], n_bootstrap=1000)
+        assert 50 * (score.low + score.high) == pytest.approx(theirs._mean, abs=0.5)
+        assert 50 * (score.high - score.low) == pytest.approx(theirs._ci, rel=0.15)
+    few = [0, 5, 17]
+    for part, kind in zip(measure(texts, references), (metrics.BLEU, metrics.CHRF), strict=True):
+        theirs = kind().corpus_score([texts[i] for i in few], [[references[i] for i in few]])
+        assert [100 * value for value in part.values(np.array(few)).values()] == pytest.approx([theirs.score])
+
+
+def test_hopeless_translations_have_an_interval_too() -> None:
+    pytest.importorskip("sacrebleu")
+    scores = score_intervals(["x", ""], ["Ein Hund.", "Zwei Hunde."]).scores
+    assert (scores["BLEU"].low, scores["BLEU"].value, scores["BLEU"].high) == (0, 0, 0)
 
 
 def test_a_missing_scorer_is_reported_before_any_work(

@@ -1,0 +1,101 @@
+"""Captions and translations: composed attention against sums over letters."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from captioner.caption import Caption, Translation
+from captioner.text.vocabulary import detokenize, spans
+from captioner.translation.translator import Translator
+from tests.translation.test_translator import build
+
+# The words of "The dog doesn't run." look at one place each.
+TOKENS = ["the", "dog", "does", "n't", "run"]
+CAPTION = Caption(detokenize(TOKENS), TOKENS, -3.0, torch.eye(5), grid=(1, 5), source="dog.jpg")
+SOURCE_PIECES = [" The", " do", "g", " does", "n't", " run", ".", "<eos>"]
+PIECES = [" Der", " Hu", "nd", " läuft", " nicht", "."]
+# Rows: Der, Hu, nd, läuft, nicht, the full stop.
+ATTENTION = torch.tensor(
+    [
+        [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+        [0.0, 0.5, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0],
+        [0.5, 0.0, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0],
+        [0.0, 0.0, 0.0, 0.2, 0.0, 0.2, 0.4, 0.2],
+        [0.0, 0.0, 0.0, 0.0, 0.6, 0.0, 0.0, 0.4],
+        [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.9, 0.1],
+    ]
+)
+TRANSLATION = Translation(
+    "Der Hund läuft nicht.", PIECES, SOURCE_PIECES, -2.0, ATTENTION, source=CAPTION.text, language="de"
+)
+TRANSLATED = replace(CAPTION, translation=TRANSLATION)
+
+
+@pytest.mark.parametrize(
+    "words", [TOKENS, ["a", "dog", "'s", "ball"], ["ßa", "b"], ["one"], [], ["i", "'m", "t-shirt", "n't", "x"]]
+)
+def test_spans_are_where_the_words_stand(words: list[str]) -> None:
+    text = detokenize(words)
+    found = [text[start:end] for start, end in spans(words)]
+    assert [word.casefold() for word in found] == [word.casefold() for word in words]
+    between = "".join(text[end:start] for (_, end), (start, _) in zip(spans(words), spans(words)[1:], strict=False))
+    assert between.strip() == ""
+
+
+def test_a_translated_word_looks_where_the_words_it_renders_look() -> None:
+    caption = TRANSLATED.translated()
+    assert (caption.text, caption.tokens) == ("Der Hund läuft nicht.", ["Der", "Hund", "läuft", "nicht"])
+    assert caption.translated_from == CAPTION.text and caption.translation is None and caption.log_probability == -2.0
+    assert caption.attention is not None
+    expected = torch.tensor(
+        [
+            [1.0, 0.0, 0.0, 0.0, 0.0],
+            [0.25, 0.75, 0.0, 0.0, 0.0],  # the mean of its two pieces
+            [0.0, 0.0, 0.5, 0.0, 0.5],  # the full stop and the end are no places in the photo
+            [0.0, 0.0, 0.0, 1.0, 0.0],  # and the full stop written is left out
+        ]
+    )
+    torch.testing.assert_close(caption.attention, expected)
+    assert dict(caption.words_at((0.1, 0.5))) == pytest.approx(
+        {"Der": 1, "Hund": 0.25, "läuft": 0, "nicht": 0}, abs=1e-6
+    )
+    assert caption.to_dict()["translated_from"] == CAPTION.text and caption.grid == (1, 5)
+
+
+def test_a_piece_that_spans_two_words_is_shared_by_letters() -> None:
+    one = Translation("nein", [" nein"], [" doesn't"], 0.0, torch.ones(1, 1))
+    caption = Caption("Doesn't.", ["does", "n't"], 0.0, torch.eye(2), grid=(1, 2), translation=one).translated()
+    assert caption.attention is not None
+    torch.testing.assert_close(caption.attention, torch.tensor([[4 / 7, 3 / 7]]))
+
+
+def test_a_word_that_renders_none_looks_everywhere() -> None:
+    one = Translation("ja", [" ja"], [" A", " b", ".", "<eos>"], 0.0, torch.tensor([[0.0, 0.0, 0.5, 0.5]]))
+    caption = Caption("A b.", ["a", "b"], 0.0, torch.eye(2), grid=(1, 2), translation=one).translated()
+    assert caption.attention is not None
+    torch.testing.assert_close(caption.attention, torch.full((1, 2), 0.5))
+
+
+def test_without_attention_or_translation() -> None:
+    silent = replace(CAPTION, translation=replace(TRANSLATION, attention=None)).translated()
+    assert silent.tokens == ["Der", "Hund", "läuft", "nicht"] and silent.attention is None
+    assert replace(TRANSLATED, attention=None).translated().attention is None
+    empty = Translation("", [], [], 0.0, language="de")
+    assert replace(CAPTION, translation=empty).translated().tokens == []
+    with pytest.raises(ValueError, match=r"Translator\.caption"):
+        CAPTION.translated()
+
+
+@pytest.mark.parametrize("family", ["attention", "transformer"])
+def test_whatever_a_translator_writes_has_attention_to_the_photo(family: str) -> None:
+    translator = Translator(build(family), device="cpu", n_best=2)
+    other = replace(CAPTION, text="Two dogs.", tokens=["two", "dogs"], attention=torch.eye(5)[:2])
+    caption = translator.caption(replace(CAPTION, others=[other])).translated()
+    assert len(caption.others) == 1
+    for one in (caption, *caption.others):
+        assert one.attention is not None and one.attention.shape == (len(one.tokens), 5)
+        torch.testing.assert_close(one.attention.sum(1), torch.ones(len(one.tokens)))
+        assert all(any(letter.isalnum() for letter in word) for word in one.tokens)
