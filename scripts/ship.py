@@ -1,8 +1,11 @@
-"""Put a trained captioner into ``assets/``: in eight bits, its dev scores in the config, and a model card.
+"""Put a trained model into ``assets/`` with its scores and a model card: a captioner in eight bits, or a translator.
 
-What is scored is what ships, the weights in eight bits.
+Of several runs, for example the two stages of a training, the one that is best on dev ships. What is scored is what
+ships, the weights as they are stored.
 
-Example: python scripts/ship.py runs/flickr8k_show_attend_tell show_attend_tell --data data/flickr8k
+Example: python scripts/ship.py runs/transformer runs/transformer-self-critical transformer --data data/flickr8k
+
+Example: python scripts/ship.py runs/multi30k_transformer translator_en_de --data data/multi30k
 
 A model folder may be given instead of a run, also the shipped one itself, which is then scored again and keeps its
 search:
@@ -19,53 +22,113 @@ from pathlib import Path
 
 import torch
 
-from captioner import Captioner, files
+from captioner import Captioner, Translator, files
+from captioner.assets import TRANSLATOR
 from captioner.checkpoint import CARD, load_model, read_config, save_model
 from captioner.data.annotations import read_captions
 from captioner.evaluation.evaluate import evaluate
 from captioner.features import FeatureStore
+from captioner.model import CaptionModel
+from captioner.translation.model import TranslationModel, load_translator, save_translator
+from captioner.translation.scores import evaluate_translation
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import cards
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 WIDTHS = (1, 3, 5)
+Scores = dict[int, dict[str, float]]  # by the beam's width
 
 
 def main() -> None:
-    """Score, convert, write."""
+    """Score, choose, convert, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="folder of the training run, or of a model")
-    parser.add_argument("name", choices=list(cards.TITLES), help="name in assets/")
-    parser.add_argument("--data", type=Path, required=True, help="Flickr8k")
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of training runs, or of models")
+    parser.add_argument("name", choices=[*cards.TITLES, *cards.TRANSLATORS], help="name in assets/")
+    parser.add_argument("--data", type=Path, required=True, help="Flickr8k; of a translator its sentences")
     parser.add_argument("--features", type=Path, help="feature store of the dev photos")
-    parser.add_argument("--length-normalisation", type=float, default=0.7)
+    parser.add_argument("--length-normalisation", type=float, help="default: 0.7, of translators 1")
     arguments = parser.parse_args()
+    sources = [run / "best" if (run / "best").is_dir() else run for run in arguments.runs]
+    ship = translator if arguments.name in cards.TRANSLATORS else captioner
+    folder = ship(sources, arguments)
+    print(folder, f"{sum(file.stat().st_size for file in folder.iterdir()) / 1e6:.1f} MB")
 
-    source = arguments.run / "best" if (arguments.run / "best").is_dir() else arguments.run
-    about = read_config(source)["about"]
-    with tempfile.TemporaryDirectory() as temporary:
-        model = load_model(save_model(Path(temporary) / "model", load_model(source), dtype=torch.int8))
-    features = FeatureStore(arguments.features, encoder=model.encoder) if arguments.features else None
+
+def captioner(sources: list[Path], arguments: argparse.Namespace) -> Path:
+    """Ship the best of some captioners."""
     dev = read_captions(arguments.data).split("dev")
-    scores = {}
-    for width in WIDTHS:
-        captioner = Captioner(model, width=width, length_normalisation=arguments.length_normalisation)
-        found = evaluate(captioner, dev, features=features, metrics=("BLEU", "METEOR", "ROUGE-L", "CIDEr")).scores
-        assert found is not None  # dev has references
-        scores[width] = found.values
-        percents = {metric: round(100 * value, 1) for metric, value in found.values.items()}
-        print(f"{arguments.name}, {cards.search_name(width)}: {percents}", flush=True)
-    if source != arguments.run:  # a new model
-        best = max(WIDTHS, key=lambda width: scores[width]["CIDEr"])
-        search = {"width": best, "length_normalisation": arguments.length_normalisation}
+    normalisation = 0.7 if arguments.length_normalisation is None else arguments.length_normalisation
+    candidates: list[tuple[Path, CaptionModel, Scores]] = []
+    for source in sources:
+        with tempfile.TemporaryDirectory() as temporary:
+            model = load_model(save_model(Path(temporary) / "model", load_model(source), dtype=torch.int8))
+        features = FeatureStore(arguments.features, encoder=model.encoder) if arguments.features else None
+        scores: Scores = {}
+        for width in WIDTHS:
+            found = evaluate(
+                Captioner(model, width=width, length_normalisation=normalisation),
+                dev,
+                features=features,
+                metrics=("BLEU", "METEOR", "ROUGE-L", "CIDEr"),
+            ).scores
+            assert found is not None  # dev has references
+            scores[width] = found.values
+            show(source, width, scores)
+        candidates.append((source, model, scores))
+    source, model, scores = max(candidates, key=lambda candidate: best(candidate[2], "CIDEr")[1])
+    about = read_config(source)["about"]
+    if source.resolve() != ASSETS / arguments.name:  # a new model
+        search = {"width": best(scores, "CIDEr")[0], "length_normalisation": normalisation}
         model.config = model.config.model_copy(update={"search": model.config.search.model_copy(update=search)})
     about["scores"] = {cards.search_name(width): dict(values) for width, values in scores.items()}
     about["decoder_parameters"] = sum(parameter.numel() for parameter in model.decoder.parameters())
     about["bits"] = 8
     folder = save_model(ASSETS / arguments.name, model, about=about, dtype=torch.int8)
     files.write_text(folder / CARD, cards.card(folder))
-    print(folder, f"{sum(file.stat().st_size for file in folder.iterdir()) / 1e6:.1f} MB")
+    return folder
+
+
+def translator(sources: list[Path], arguments: argparse.Namespace) -> Path:
+    """Ship the best of some translators, in sixteen bits."""
+    normalisation = 1.0 if arguments.length_normalisation is None else arguments.length_normalisation
+    candidates: list[tuple[Path, TranslationModel, Scores, dict[str, str]]] = []
+    for source in sources:
+        with tempfile.TemporaryDirectory() as temporary:
+            model = load_translator(
+                save_translator(Path(temporary) / "model", load_translator(source), dtype=torch.float16)
+            )
+        scores: Scores = {}
+        signatures: dict[str, str] = {}
+        for width in WIDTHS:
+            made = Translator(model, width=width, length_normalisation=normalisation)
+            found, _ = evaluate_translation(made, arguments.data)
+            scores[width] = {metric: score.value for metric, score in found.scores.items()}
+            signatures = found.signatures
+            show(source, width, scores)
+        candidates.append((source, model, scores, signatures))
+    source, model, scores, signatures = max(candidates, key=lambda candidate: best(candidate[2], "BLEU")[1])
+    about = read_config(source, TRANSLATOR)["about"]
+    search = {"width": best(scores, "BLEU")[0], "length_normalisation": normalisation}
+    model.config = model.config.model_copy(update={"search": model.config.search.model_copy(update=search)})
+    about["scores"] = {cards.search_name(width): values for width, values in scores.items()}
+    about["signatures"] = signatures
+    about["parameters"] = sum(parameter.numel() for parameter in model.parameters())
+    folder = save_translator(ASSETS / arguments.name, model, about=about, dtype=torch.float16)
+    files.write_text(folder / CARD, cards.translator_card(folder))
+    return folder
+
+
+def best(scores: Scores, metric: str) -> tuple[int, float]:
+    """Return the beam's width that is best by a metric, and its score."""
+    width = max(scores, key=lambda width: scores[width][metric])
+    return width, scores[width][metric]
+
+
+def show(source: Path, width: int, scores: Scores) -> None:
+    """Print the scores of a width in percent."""
+    percents = {metric: round(100 * value, 1) for metric, value in scores[width].items()}
+    print(f"{source}, {cards.search_name(width)}: {percents}", flush=True)
 
 
 if __name__ == "__main__":

@@ -53,6 +53,6 @@ for name in "${chosen[@]}"; do
     first=$runs/$name second=$runs/$name-self-critical
     captioner train "flickr8k_$name" "${with[@]}" $(resume "$first") --output "$first"
     captioner train flickr8k_self_critical "${with[@]}" --set "start=$first/best" $(resume "$second") --output "$second"
-    python scripts/ship.py "$second" "$name" --data "$data/flickr8k"
+    python scripts/ship.py "$first" "$second" "$name" --data "$data/flickr8k" # the better one
 done
 python scripts/readme.py --data "$data/flickr8k" --output "$runs/benchmark"

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from captioner import Captioner
-from captioner.assets import DETECTOR, kind_of, shipped
+from captioner.assets import CAPTIONER, DETECTOR, TRANSLATOR, kind_of, shipped
 from captioner.checkpoint import CARD
 from captioner.data.images import load_image
 from tests.data.pictures import scene
@@ -30,8 +30,8 @@ def load(repository: Path, name: str) -> ModuleType:
 def test_a_card_is_written_from_its_config(name: str, repository: Path) -> None:
     folder = shipped(None)[name]
     cards = load(repository, "cards")
-    write = cards.detector_card if kind_of(folder) == DETECTOR else cards.card
-    assert (folder / CARD).read_text(encoding="utf-8") == write(folder)
+    write = {CAPTIONER: cards.card, DETECTOR: cards.detector_card, TRANSLATOR: cards.translator_card}
+    assert (folder / CARD).read_text(encoding="utf-8") == write[kind_of(folder)](folder)
 
 
 def test_the_readmes_tables_are_written_from_json(repository: Path) -> None:

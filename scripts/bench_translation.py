@@ -1,0 +1,118 @@
+"""Compare translators: BLEU and chrF with intervals, greedy and by beam, speed, and BLEU by the length of the source.
+
+Example: python scripts/bench_translation.py --data data/multi30k seq2seq=runs/multi30k_seq2seq \
+attention=runs/multi30k_attention transformer=runs/multi30k_transformer
+
+It writes ``assets/translation.json``, of which ``scripts/readme.py`` makes the README's table, and
+``assets/translation.png``, the plot of figure 2 of Bahdanau et al. 2015 (https://arxiv.org/abs/1409.0473).
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import time
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from captioner import Translator, files
+from captioner.assets import TRANSLATOR
+from captioner.benchmark.plot import COLOURS, MARKERS
+from captioner.checkpoint import read_config
+from captioner.evaluation.bootstrap import intervals
+from captioner.translation.pairs import ParallelText, read_parallel
+from captioner.translation.scores import measure, score_intervals
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+RECORD, PLOT = ASSETS / "translation.json", ASSETS / "translation.png"
+WIDTHS = (1, 5)
+EDGES = (0, 8, 10, 12, 14, 17, 100)  # words of the source: more than one edge, at most the next
+
+
+def main() -> None:
+    """Read the command line, translate, score, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", metavar="NAME=FOLDER", help="a training run or a model's folder")
+    parser.add_argument("--data", type=Path, required=True, help="folder with val.en and val.de")
+    parser.add_argument("--split", default="val")
+    arguments = parser.parse_args()
+    records: dict[str, Any] = {}
+    for given in arguments.runs:
+        name, _, folder = given.partition("=")
+        run = Path(folder)
+        records[name] = record(run / "best" if (run / "best").is_dir() else run, arguments.data, arguments.split)
+        print(name, json.dumps(records[name]["search"]), flush=True)
+    files.write_json(RECORD, {"data": f"{arguments.data.name}/{arguments.split}", "models": records}, indent=1)
+    with files.atomic_path(PLOT) as temporary:
+        temporary.write_bytes(plot(records))
+
+
+def record(folder: Path, data: Path, split: str) -> dict[str, Any]:
+    """Translate a split with a model by every search, and record its scores, its speed and its scores by length."""
+    about = read_config(folder, TRANSLATOR)["about"]
+    value: dict[str, Any] = {"minutes": about["minutes"], "epoch": about["epoch"], "search": {}}
+    for width in WIDTHS:
+        translator = Translator.from_pretrained(folder, width=width)
+        config = translator.model.config
+        text = read_parallel(data, split, source=config.source, target=config.target)
+        translator([pair.source for pair in text.pairs[:32]])  # the first call is slower
+        began = time.perf_counter()
+        texts = [translation.text for translation in translator([pair.source for pair in text.pairs], batch_size=64)]
+        seconds = time.perf_counter() - began
+        scored = score_intervals(texts, [pair.target for pair in text.pairs])
+        value["search"]["greedy" if width == 1 else f"beam {width}"] = {
+            **{metric: asdict(score) for metric, score in scored.scores.items()},
+            "sentences_per_second": round(len(texts) / seconds, 1),
+        }
+        value["signatures"] = scored.signatures
+        value["parameters"] = sum(parameter.numel() for parameter in translator.model.parameters())
+        value["by_length"] = by_length(texts, text)
+    return value
+
+
+def by_length(texts: list[str], text: ParallelText) -> list[dict[str, Any]]:
+    """Return BLEU of the sentences of each range of source lengths, in words."""
+    parts = [part for part in measure(texts, [pair.target for pair in text.pairs]) if part.names == ("BLEU",)]
+    words = np.array([len(pair.source.split()) for pair in text.pairs])
+    found = []
+    for low, high in pairwise(EDGES):
+        chosen = np.flatnonzero((words > low) & (words <= high))
+        score = intervals(parts, images=chosen, resamples=1000)["BLEU"]
+        mean = float(words[chosen].mean())
+        found.append({"words": [low + 1, high], "mean": mean, "sentences": len(chosen), "BLEU": asdict(score)})
+    return found
+
+
+def plot(records: dict[str, Any]) -> bytes:
+    """Draw BLEU by the length of the source as PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.6), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    for (name, value), marker, colour in zip(records.items(), MARKERS, COLOURS, strict=False):
+        groups = value["by_length"]
+        at = [group["mean"] for group in groups]
+        axes.plot(at, [100 * group["BLEU"]["value"] for group in groups], marker=marker, color=colour, label=name)
+        low, high = ([100 * group["BLEU"][bound] for group in groups] for bound in ("low", "high"))
+        axes.fill_between(at, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.set_xlabel("words of the source (mean of each group)")
+    axes.set_ylabel("BLEU, 95 % intervals")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    FigureCanvasAgg(figure)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png")
+    reduced, out = Image.open(stream).convert("RGB").quantize(64), io.BytesIO()
+    reduced.save(out, "PNG", optimize=True)
+    return out.getvalue()
+
+
+if __name__ == "__main__":
+    main()
