@@ -47,8 +47,8 @@ data.forEach(({ written, read, weights }) => {
     }));
     rows.forEach((row, t) => {
       row.classList.toggle("shown", side === 1 && t === place);
-      [...row.children].forEach((cell, s) => cell.classList.toggle(s ? "column" : "shown",
-        s ? side === 0 && s - 1 === place : side === 1 && t === place));
+      [...row.children].forEach((cell, s) => cell.classList.toggle("column", side === 0 && s > 0 && s - 1 === place));
+      row.firstElementChild.classList.toggle("shown", side === 1 && t === place);
     });
     [...top.children].forEach((cell, s) => cell.classList.toggle("shown", side === 0 && s - 1 === place));
   };
