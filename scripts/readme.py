@@ -87,10 +87,12 @@ def main() -> None:
     parser.add_argument(
         "--features", type=Path, action="append", default=[], help="feature store of the dev photos; one per encoder"
     )
+    parser.add_argument("--rounds", type=int, default=30, help="how often each model is timed (default: %(default)s)")
     arguments = parser.parse_args()
     draw()
     if arguments.data is not None:
         data = ["--data", str(arguments.data), "--split", "dev", "--output", str(arguments.output)]
+        data += ["--rounds", str(arguments.rounds)]
         for store in arguments.features:
             data += ["--features", str(store)]
         subprocess.run([sys.executable, "-m", "captioner", "benchmark", *MODELS, *data], check=True)
