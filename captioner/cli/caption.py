@@ -35,7 +35,8 @@ Paths = Annotated[
     ),
 ]
 Model = Annotated[
-    str | None, typer.Option(help="A shipped model, a model folder, or user/model on the Hugging Face hub.")
+    str | None,
+    typer.Option("--model", "-m", help="A shipped model, a model folder, or user/model on the Hugging Face hub."),
 ]
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Include subfolders.")]
 Language = Annotated[
