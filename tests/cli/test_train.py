@@ -109,4 +109,7 @@ def test_a_translator_is_trained_scored_and_used(run, parallel: Path, tmp_path: 
     assert (result.code, result.out) == (0, f"{tmp_path / 'run' / 'best'}\n"), result.err
     scored = run("evaluate", tmp_path / "run" / "best", parallel, "--json", "--device", "cpu")
     assert scored.code == 0 and set(json.loads(scored.out)["scores"]) == {"BLEU", "chrF"}
-    assert run("translate", tmp_path / "run" / "best", parallel / "val.en", "--device", "cpu").out.count("\n") == 4
+    assert (
+        run("translate", parallel / "val.en", "--model", tmp_path / "run" / "best", "--device", "cpu").out.count("\n")
+        == 4
+    )
