@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -278,8 +279,8 @@ class Translation:
         counted = torch.tensor([_has_letters(piece) for piece in self.tokens], dtype=self.attention.dtype)
         rendered = self.attention.new_zeros(len(words), self.attention.shape[1])
         rendered = rendered.index_add(0, word_of, self.attention * counted.unsqueeze(1))[kept]
-        ends = torch.tensor([len(piece) for piece in self.source_tokens]).cumsum(0) - 1  # without the space in front
-        pieces = [(int(end) - len(piece), int(end)) for piece, end in zip(self.source_tokens, ends, strict=True)]
+        edges = list(accumulate(map(len, self.source_tokens), initial=-1))  # the space in front is not in the source
+        pieces = list(pairwise(edges))
         shared = torch.tensor(
             [[max(0, min(end, b) - max(start, a)) for start, end in source] for a, b in pieces],
             dtype=self.attention.dtype,

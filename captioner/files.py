@@ -54,3 +54,9 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def format_of(path: str | Path) -> str:
+    """Return the format in a file's name, which may be unknown or empty."""
+    kind = Path(path).suffix.lower().removeprefix(".")
+    return "html" if kind == "htm" else kind

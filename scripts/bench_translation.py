@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import sys
 import time
 from dataclasses import asdict
 from itertools import pairwise
@@ -26,8 +27,12 @@ from captioner.assets import TRANSLATOR
 from captioner.benchmark.plot import COLOURS, MARKERS
 from captioner.checkpoint import read_config
 from captioner.evaluation.bootstrap import intervals
+from captioner.translation.model import load_translator
 from captioner.translation.pairs import ParallelText, read_parallel
 from captioner.translation.scores import measure, score_intervals
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import cards
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 RECORD, PLOT = ASSETS / "translation.json", ASSETS / "translation.png"
@@ -56,24 +61,27 @@ def main() -> None:
 def record(folder: Path, data: Path, split: str) -> dict[str, Any]:
     """Translate a split with a model by every search, and record its scores, its speed and its scores by length."""
     about = read_config(folder, TRANSLATOR)["about"]
-    value: dict[str, Any] = {"minutes": about["minutes"], "epoch": about["epoch"], "search": {}}
+    model = load_translator(folder)
+    text = read_parallel(data, split, source=model.config.source, target=model.config.target)
+    sources, references = [pair.source for pair in text.pairs], [pair.target for pair in text.pairs]
+    value: dict[str, Any] = {
+        "minutes": about["minutes"],
+        "epoch": about["epoch"],
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "search": {},
+    }
     for width in WIDTHS:
-        translator = Translator.from_pretrained(folder, width=width)
-        config = translator.model.config
-        text = read_parallel(data, split, source=config.source, target=config.target)
-        translator([pair.source for pair in text.pairs[:32]])  # the first call is slower
+        translator = Translator(model, width=width)
+        translator(sources[:32])  # the first call is slower
         began = time.perf_counter()
-        texts = [translation.text for translation in translator([pair.source for pair in text.pairs], batch_size=64)]
+        texts = [translation.text for translation in translator(sources, batch_size=64)]
         seconds = time.perf_counter() - began
-        scored = score_intervals(texts, [pair.target for pair in text.pairs])
-        value["search"]["greedy" if width == 1 else f"beam {width}"] = {
+        scored = score_intervals(texts, references)
+        value["search"][cards.search_name(width)] = {
             **{metric: asdict(score) for metric, score in scored.scores.items()},
             "sentences_per_second": round(len(texts) / seconds, 1),
         }
-        value["signatures"] = scored.signatures
-        value["parameters"] = sum(parameter.numel() for parameter in translator.model.parameters())
-        value["by_length"] = by_length(texts, text)
-    return value
+    return {**value, "signatures": scored.signatures, "by_length": by_length(texts, text)}  # by the widest beam
 
 
 def by_length(texts: list[str], text: ParallelText) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from captioner import files
 from captioner.cli import caption, console
 from captioner.errors import CaptionerError, ImageError
 
@@ -185,8 +186,7 @@ def _find(result: Caption, word: str) -> int:
 
 def _kind(output: Path, given: str | None) -> tuple[str, bool]:
     """Return the format, and whether ``output`` is a file for one figure, not a folder."""
-    suffix = output.suffix.lower().removeprefix(".")
-    named = "html" if suffix == "htm" else suffix
+    named = files.format_of(output)
     if output.is_dir() or not (named or output.is_file()):
         return given or "png", False
     if given is None and named not in _KINDS:

@@ -34,7 +34,7 @@ _ENDINGS = f"{', '.join(f'.{kind}' for kind in _KINDS[:-1])} or .{_KINDS[-1]}"
 
 
 def _output(path: Path | None) -> Path | None:
-    if path is not None and _kind(path) not in _KINDS:
+    if path is not None and files.format_of(path) not in _KINDS:
         raise typer.BadParameter(f"{path}: the name must end in {_ENDINGS}")
     return path
 
@@ -105,7 +105,7 @@ def run(
             for translation in translator(batch, batch_size=batch_size):
                 if output and translation.tokens:
                     shown.append(translation)
-                    if len(shown) > 1 and _kind(output) in _DRAWN:
+                    if len(shown) > 1 and files.format_of(output) in _DRAWN:
                         raise CaptionerError(
                             f"{output}: shows one sentence, and there are several; take .html or .json"
                         )
@@ -125,18 +125,13 @@ def _write(path: Path, translations: list[Translation], text: str) -> None:
 
     if not translations:
         raise CaptionerError(f"{path}: not written, since {text!r} has no words to translate")
-    kind = _kind(path)
+    kind = files.format_of(path)
     if kind == "json":
         files.write_json(path, [translation.to_dict(attention=True) for translation in translations])
     elif kind == "html":
         files.write_text(path, page(translations))
     else:
         Alignment(translations[0]).save(path)
-
-
-def _kind(path: Path) -> str:
-    kind = path.suffix.lower().removeprefix(".")
-    return "html" if kind == "htm" else kind
 
 
 def _lines(stack: ExitStack, text: str, failures: console.Failures) -> Iterator[str]:

@@ -77,7 +77,7 @@ class Drawing(ABC):
             CaptionerError: the format does not exist.
         """
         path = Path(path)
-        kind = format_of(path) if format is None else format
+        kind = files.format_of(path) if format is None else format
         if kind not in self.formats:
             raise CaptionerError(
                 f"{path}: {f'unknown format {kind!r}' if kind else 'the file name has no format'}; "
@@ -90,12 +90,6 @@ class Drawing(ABC):
 
     def _repr_png_(self) -> bytes:
         return self.png()
-
-
-def format_of(path: str | Path) -> str:
-    """Return the format in a file's name, which may be unknown or empty."""
-    kind = Path(path).suffix.lower().removeprefix(".")
-    return "html" if kind == "htm" else kind
 
 
 def encoded(image: Image.Image, kind: str, **settings: Any) -> bytes:

@@ -9,11 +9,12 @@ from typing import Any, ClassVar
 
 from PIL import Image
 
+from captioner import files
 from captioner.caption import Caption
 from captioner.data.images import ImageSource, load_image
 from captioner.errors import CaptionerError
 from captioner.figures import animation, page, panels
-from captioner.figures.drawing import DRAWN, Drawing, encoded, format_of
+from captioner.figures.drawing import DRAWN, Drawing, encoded
 from captioner.figures.heat import require_attention
 from captioner.figures.record import record
 from captioner.figures.sheet import Sheet
@@ -89,7 +90,7 @@ class Figure(Drawing):
         Raises:
             CaptionerError: the format does not exist or cannot show a single word.
         """
-        kind = format_of(path) if format is None else format
+        kind = files.format_of(path) if format is None else format
         if self.word is not None and kind in FORMATS and kind not in DRAWN:
             raise CaptionerError(f"{path}: {kind} shows all words; take {', '.join(DRAWN)} for a single word")
         return super().save(path, kind)

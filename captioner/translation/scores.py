@@ -77,12 +77,12 @@ def score_intervals(texts: Sequence[str], references: Sequence[str], *, resample
     Raises:
         EvaluationError: sacrebleu is missing.
     """
-    metrics = {name: metric() for name, metric in _metrics().items()}
-    parts = [_sums(name, metric, texts, references) for name, metric in metrics.items()]
-    for metric in metrics.values():
+    signatures = {}
+    for name, kind in _metrics().items():
+        metric = kind()
         metric.corpus_score(list(texts[:1]), [list(references[:1])])  # without a score it has no signature
-    signatures = {name: str(metric.get_signature()) for name, metric in metrics.items()}
-    return TextScores(intervals(parts, resamples=resamples), signatures)
+        signatures[name] = str(metric.get_signature())
+    return TextScores(intervals(measure(texts, references), resamples=resamples), signatures)
 
 
 def measure(texts: Sequence[str], references: Sequence[str]) -> list[Sums]:
