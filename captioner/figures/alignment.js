@@ -1,12 +1,5 @@
 // Two toolbars of words for each pair, and the matrix; a word that is pointed at or focused lights up the other row.
 const data = JSON.parse(document.getElementById("data").textContent);
-const make = (tag, kind, ...inside) => {
-  const element = document.createElement(tag);
-  element.className = kind;
-  element.append(...inside);
-  return element;
-};
-const percent = (weight) => `${(100 * weight).toFixed(weight >= 0.0995 ? 0 : 1)} %`;
 
 data.forEach(({ written, read, weights }) => {
   const sides = [read, written].map((words, side) => {

@@ -128,7 +128,7 @@ def page(translations: Sequence[Translation]) -> str:
     return assemble(
         "alignment.html",
         styles="page.css alignment.css",
-        scripts="alignment.js",
+        scripts="common.js alignment.js",
         data=data,
         texts={"title": escaped(title), "texts": texts, "language": escaped(shown[0].language or "en")},
     )

@@ -20,12 +20,11 @@ def assemble(template: str, *, styles: str, scripts: str, data: Any, texts: Mapp
     """Return a page.
 
     Args:
-        template: name of its file. It has the places ``style``, ``script`` and ``data``, and for the policy
-            ``style-hash`` and ``script-hash``.
+        template: name of the file of its body; ``document.html`` has what stands around it.
         styles: names of its style sheets, separated by spaces.
         scripts: likewise of its scripts, which are run in this order.
         data: what the scripts read, as plain values.
-        texts: what goes into its other places, as HTML.
+        texts: what goes into the other places, as HTML; among them ``title`` and ``language``.
     """
     style, script = ("".join(map(_part, names.split())) for names in (styles, scripts))
     parts = {
@@ -36,8 +35,9 @@ def assemble(template: str, *, styles: str, scripts: str, data: Any, texts: Mapp
         "style-hash": _hash(style),
         "script-hash": _hash(script),
     }
+    whole = _part("document.html").replace("{{body}}\n", _part(template))
     # In one pass, so that placeholders in inserted text are not replaced.
-    return re.sub(r"\{\{([a-z-]+)\}\}", lambda match: parts[match[1]], _part(template))
+    return re.sub(r"\{\{([a-z-]+)\}\}", lambda match: parts[match[1]], whole)
 
 
 def clean(text: str) -> str:

@@ -1,12 +1,5 @@
 // Display and interaction; the numbers and maps come from captioner/figures/page_map.js.
 const find = (name) => document.getElementById(name);
-const make = (tag, kind, ...inside) => {
-  const element = document.createElement(tag);
-  element.className = kind;
-  element.append(...inside);
-  return element;
-};
-const percent = (weight) => `${(100 * weight).toFixed(weight >= 0.0995 ? 0 : 1)} %`;
 const within = (value, low, high) => Math.min(high, Math.max(low, value));
 
 const stage = find("stage"), map = find("map"), marks = find("marks"), statusLine = find("status");

@@ -19,8 +19,8 @@ The script reads JSON:
   of the N boxes, or null;
 - ``size`` of the photo in the page, ``colours`` (base64 of 256 x RGBA), and some settings.
 
-The page is assembled from ``page.html``, ``page.css``, ``page_map.js`` (numbers and maps) and ``page.js`` (display and
-interaction).
+The page is assembled from ``page.html``, ``page.css``, and of scripts ``common.js``, ``page_map.js`` (numbers and maps)
+and ``page.js`` (display and interaction).
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ def page(caption: Caption, photo: Image.Image, style: Style, note: str = "") -> 
     small = fit(photo, side) if max(photo.size) > style.side else photo
     name = os.path.basename(caption.source or "")
     texts = {
+        "language": "en",
         "title": escaped(f"{caption.text} · {name}" if name else caption.text),
         "caption": escaped(caption.text),
         "captions": "".join(f"<p>{escaped(one.text)}</p>" for one in [caption, *caption.others]),
@@ -68,7 +69,7 @@ def page(caption: Caption, photo: Image.Image, style: Style, note: str = "") -> 
     return assemble(
         "page.html",
         styles="page.css",
-        scripts="page_map.js page.js",
+        scripts="common.js page_map.js page.js",
         data=numbers(caption, small.size, style),
         texts=texts,
     )
