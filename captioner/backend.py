@@ -29,8 +29,12 @@ log = logging.getLogger(__name__)
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 
 
-def choose_device(name: str = "auto") -> torch.device:
+def choose_device(name: str = "auto", *, number: int = 0) -> torch.device:
     """Return the device called ``name``; ``auto`` is the best one available.
+
+    Args:
+        name: the device.
+        number: the number of this process on this machine; the others on GPUs take the following ones.
 
     Raises:
         ConfigError: there is no such device here.
@@ -39,7 +43,7 @@ def choose_device(name: str = "auto") -> torch.device:
 
     if name == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            return torch.device("cuda", number % torch.cuda.device_count()) if number else torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)

@@ -27,6 +27,7 @@ from captioner.cli import (
     translate,
 )
 from captioner.errors import CaptionerError
+from captioner.processes import Processes
 
 app = typer.Typer(
     name="captioner",
@@ -75,6 +76,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     try:
         app(arguments, prog_name="captioner")
     except CaptionerError as error:
+        Processes.started().yield_to_first()
         console.error(error)
     except OSError as error:  # a full disk, a read-only folder
         console.error(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error)

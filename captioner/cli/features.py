@@ -140,12 +140,14 @@ def run(
 
     from captioner.backend import choose_device
     from captioner.features import build_store, store_bytes
+    from captioner.processes import Processes
 
-    front = plan.encoder.front(plan.cut).fast(choose_device(device))
-    if (expected_size := store_bytes(front, len(plan.pictures), flips=plan.flips)) > 1e9:
+    processes = Processes.join()
+    front = plan.encoder.front(plan.cut).fast(choose_device(device, number=processes.local_rank))
+    if processes.first and (expected_size := store_bytes(front, len(plan.pictures), flips=plan.flips)) > 1e9:
         console.note(f"{plan.output}: will take {expected_size / 1e9:,.1f} GB")
     began = time.perf_counter()
-    with console.progress("Encoding") as progress:
+    with console.progress("Encoding", show=processes.first) as progress:
         built = build_store(
             plan.output,
             front,
@@ -155,7 +157,10 @@ def run(
             workers=workers,
             compiled=compiled,
             progress=progress,
+            processes=processes,
         )
+    if not processes.first:
+        return
     seconds = time.perf_counter() - began
     failures = console.Failures()
     for error in built.errors:

@@ -37,6 +37,7 @@ def run(
 
     A YAML file is a translator's if its model has a source or target language, or an encoder of text.
     """
+    from captioner.processes import Processes
     from captioner.settings import override
     from captioner.training import fit
     from captioner.training.recipe import read_settings
@@ -44,4 +45,6 @@ def run(
 
     translator = is_translators(override(read_settings(config), changes or []))
     train = train_translation if translator else fit.run
-    typer.echo(train(config, changes=changes or [], output=output, resume=resume, console=console.messages))
+    best = train(config, changes=changes or [], output=output, resume=resume, console=console.messages)
+    if Processes.started().first:
+        typer.echo(best)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,20 @@ from captioner.data.dataset import Photo
 from captioner.text.vocabulary import PAD, Vocabulary
 
 T = TypeVar("T")
+
+
+class Weights(NamedTuple):
+    """The size of a process's part of a batch over the mean size of all processes' parts.
+
+    The mean over processes of their weighted means is the mean over the whole batch. A process alone has ones.
+    """
+
+    images: float = 1.0
+    captions: float = 1.0
+    words: float = 1.0
+
+
+ALONE = Weights()
 
 
 @dataclass(frozen=True)
@@ -29,20 +43,27 @@ class Captions:
             caption.
         targets: (M,) the expected token at each real position, in the order of ``inputs[inputs != PAD]``.
         photos: the indices of the B images among all training photos, for objectives that need more of them.
+        weights: what means over these captions count where several processes share a batch.
     """
 
     inputs: Tensor
     targets: Tensor
     photos: tuple[int, ...] = ()
+    weights: Weights = ALONE
 
     @property
     def captions(self) -> int:
         """The number of captions."""
         return int((self.inputs[..., 0] != PAD).sum())
 
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """The numbers of images, captions and words."""
+        return len(self.inputs), self.captions, len(self.targets)
+
     def to(self, device: torch.device) -> Captions:
         """Move them to a device."""
-        return Captions(self.inputs.to(device), self.targets.to(device), self.photos)
+        return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
 
     @classmethod
     def collate(cls, captions: Sequence[Sequence[Sequence[int]]], photos: Sequence[int] = ()) -> Captions:

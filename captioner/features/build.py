@@ -24,6 +24,7 @@ from captioner.encoders.base import Encoder
 from captioner.errors import FeatureStoreError, ImageError
 from captioner.features.store import FORMAT, INDEX, PLAN, REGIONS, SHARD, VECTORS, Array, FeatureStore, Kind, shard_name
 from captioner.memory import Memory
+from captioner.processes import ALONE, Processes
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def build_store(
     shard: int = SHARD,
     compiled: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    processes: Processes = ALONE,
 ) -> StoreReport:
     """Encode pictures into a store, or continue an unfinished one.
 
@@ -80,7 +82,9 @@ def build_store(
         shard: pictures per file.
         compiled: compile the encoder first, which pays off from a few hundred pictures on. An encoder of regions is
             never compiled: their number differs from picture to picture.
-        progress: called with (pictures done, pictures in total), mirrored ones included.
+        progress: called with (pictures done, pictures in total), mirrored ones included; with several processes, those
+            that this one has done, times the number of processes.
+        processes: those that encode together and all call this, each every other shard; they share the disk.
 
     Raises:
         FeatureStoreError: the folder holds features of another encoder, was begun with other pictures, or the disk has
@@ -98,33 +102,49 @@ def build_store(
             shard=shard,
             compiled=compiled,
             progress=progress,
+            processes=processes,
         )
     has_regions = encoder.grid is None
     kinds = (VECTORS, REGIONS) if has_regions else (VECTORS,)
-    plan = _begin(folder, encoder, pictures, format=3 if has_regions else 1, flips=flips, shard=shard)
+    plan = _begin(
+        folder, encoder, pictures, format=3 if has_regions else 1, flips=flips, shard=shard, processes=processes
+    )
     encode = Compiled(encoder) if compiled and not has_regions else encoder
     groups = [pictures[i : i + shard] for i in range(0, len(pictures), shard)]
     total, done, encoded = len(pictures) * (1 + flips), 0, 0
+    for number in processes.share(range(len(groups))):
+        if _finished_shard(folder, number, kinds, flips=flips) is None:
+            record = _encode_shard(
+                folder,
+                number,
+                groups[number],
+                encoder,
+                encode,
+                kinds,
+                flips=flips,
+                batch_size=batch_size,
+                workers=workers,
+            )
+            files.write_json(_summary(folder, number), record, indent=None)
+            encoded += len(record["ids"]) * (1 + flips)
+        done += len(groups[number]) * (1 + flips)
+        if progress:
+            progress(min(done * processes.count, total), total)
+    encoded = sum(processes.gather(encoded))  # waits for the others
     errors: list[ImageError] = []
     ids: list[str] = []
     sizes: list[int] = []
     shape = None
-    for number, group in enumerate(groups):
-        summary = folder / f"{number:05d}.json"
-        record = _finished_shard(folder, number, summary, kinds, flips=flips)
-        if record is None:
-            record = _encode_shard(
-                folder, number, group, encoder, encode, kinds, flips=flips, batch_size=batch_size, workers=workers
+    for number in range(len(groups)):
+        finished = _finished_shard(folder, number, kinds, flips=flips)
+        if finished is None:
+            raise FeatureStoreError(
+                f"{_summary(folder, number)}: was written and cannot be read again; all processes must see one folder"
             )
-            files.write_json(summary, record, indent=None)
-            encoded += len(record["ids"]) * (1 + flips)
-        ids += record["ids"]
-        sizes.append(len(record["ids"]))
-        errors += [ImageError(source, reason) for source, reason in record["errors"]]
-        shape = record["shape"] or shape
-        done += len(group) * (1 + flips)
-        if progress:
-            progress(done, total)
+        ids += finished["ids"]
+        sizes.append(len(finished["ids"]))
+        errors += [ImageError(source, reason) for source, reason in finished["errors"]]
+        shape = finished["shape"] or shape
     if not ids or shape is None:
         raise FeatureStoreError(
             f"{folder}: none of the pictures could be read" + (f"; the first error: {errors[0]}" if errors else "")
@@ -133,12 +153,18 @@ def build_store(
     if has_regions:
         index["regions"] = True
     index["errors"] = [[error.source, error.reason] for error in errors]
-    files.write_json(folder / INDEX, index, indent=None)
-    return StoreReport(FeatureStore(folder), errors, encoded)
+    return StoreReport(_end(folder, index, processes), errors, encoded)
 
 
 def _begin(
-    folder: Path, encoder: Encoder, pictures: Sequence[tuple[str, Path]], *, format: int, flips: bool, shard: int
+    folder: Path,
+    encoder: Encoder,
+    pictures: Sequence[tuple[str, Path]],
+    *,
+    format: int,
+    flips: bool,
+    shard: int,
+    processes: Processes,
 ) -> dict[str, Any]:
     """Write the plan of a store and return it, unless the folder holds another one or the disk is too small."""
     plan: dict[str, Any] = {
@@ -155,8 +181,18 @@ def _begin(
     _check_plan(folder, plan)
     if not encoder.parts:  # which have their own stores
         _check_space(folder, store_bytes(encoder, len(pictures), flips=flips))
-    files.write_json(folder / PLAN, plan, indent=None)
+    if processes.first:
+        files.write_json(folder / PLAN, plan, indent=None)
+    processes.wait()
     return plan
+
+
+def _end(folder: Path, index: dict[str, Any], processes: Processes) -> FeatureStore:
+    """Write the index of a store, which finishes it, and open it."""
+    if processes.first:
+        files.write_json(folder / INDEX, index, indent=None)
+    processes.wait()
+    return FeatureStore(folder)
 
 
 def _build_parts(
@@ -167,10 +203,11 @@ def _build_parts(
     flips: bool,
     shard: int,
     progress: Callable[[int, int], None] | None,
+    processes: Processes,
     **settings: Any,
 ) -> StoreReport:
     """Build a store of each part of an encoder that joins others, one after the other."""
-    plan = _begin(folder, encoder, pictures, format=FORMAT, flips=flips, shard=shard)
+    plan = _begin(folder, encoder, pictures, format=FORMAT, flips=flips, shard=shard, processes=processes)
     reports: dict[str, StoreReport] = {}
     for number, (name, part) in enumerate(encoder.parts.items()):
 
@@ -179,7 +216,7 @@ def _build_parts(
                 progress((before * total + done) // len(encoder.parts), total)
 
         reports[name] = build_store(
-            folder / name, part, pictures, flips=flips, shard=shard, progress=report, **settings
+            folder / name, part, pictures, flips=flips, shard=shard, progress=report, processes=processes, **settings
         )
     stores = {name: report.store for name, report in reports.items()}
     errors = {error.source: error for report in reports.values() for error in report.errors}
@@ -193,17 +230,19 @@ def _build_parts(
         "grid": None,
         "errors": [[error.source, error.reason] for error in errors.values()],
     }
-    files.write_json(folder / INDEX, index, indent=None)
     encoded = max(report.encoded for report in reports.values())
-    return StoreReport(FeatureStore(folder), list(errors.values()), encoded)
+    return StoreReport(_end(folder, index, processes), list(errors.values()), encoded)
 
 
-def _finished_shard(
-    folder: Path, number: int, summary: Path, kinds: Sequence[Kind], *, flips: bool
-) -> dict[str, Any] | None:
+def _summary(folder: Path, number: int) -> Path:
+    """Return the file of a shard's record, which is written after all others of the shard."""
+    return folder / f"{number:05d}.json"
+
+
+def _finished_shard(folder: Path, number: int, kinds: Sequence[Kind], *, flips: bool) -> dict[str, Any] | None:
     """Return the record of a finished shard, or ``None`` if it must be encoded: it is missing, or a file is damaged."""
     try:
-        record: dict[str, Any] = json.loads(summary.read_text(encoding="utf-8"))
+        record: dict[str, Any] = json.loads(_summary(folder, number).read_text(encoding="utf-8"))
         for flipped, kind in product((False, True)[: 1 + flips], kinds) if record["ids"] else ():
             shard = np.load(folder / shard_name(number, flipped, kind), mmap_mode="r", allow_pickle=False)
             if shard.shape != kind.shape(len(record["ids"]), *record["shape"]) or shard.dtype != kind.dtype:

@@ -103,24 +103,25 @@ class CrossEntropy(Objective):
             memory, mix_in_own_words(decoder, memory, captions.inputs, share) if share else captions.inputs
         )
         log_probabilities = torch.log_softmax(output.logits.float(), dim=-1)
-        nll = F.nll_loss(log_probabilities, captions.targets)
+        weights = captions.weights
+        nll = weights.words * F.nll_loss(log_probabilities, captions.targets)
         smoothing = self.config.label_smoothing
-        loss = (1 - smoothing) * nll - smoothing * log_probabilities.mean() if smoothing else nll
+        loss = (1 - smoothing) * nll - smoothing * weights.words * log_probabilities.mean() if smoothing else nll
         metrics = {"nll": nll.detach()}
         if output.attention is not None:
             attention = output.attention.float()
             if self.config.doubly_stochastic:
-                penalty = doubly_stochastic_penalty(attention, captions.inputs)
+                penalty = weights.captions * doubly_stochastic_penalty(attention, captions.inputs)
                 loss = loss + self.config.doubly_stochastic * penalty
                 metrics["penalty"] = penalty.detach()
             if output.sampled is not None:
                 likelihood = log_probabilities.detach().gather(1, captions.targets.unsqueeze(1)).squeeze(1)
-                reinforced, metrics["reward"] = self._reinforce(attention, output.sampled, likelihood, captions.inputs)
+                reinforced, metrics["reward"] = self._reinforce(attention, output.sampled, likelihood, captions)
                 loss = loss - reinforced
         return loss, metrics
 
     def _reinforce(
-        self, attention: Tensor, sampled: Tensor, likelihood: Tensor, inputs: Tensor
+        self, attention: Tensor, sampled: Tensor, likelihood: Tensor, captions: Captions
     ) -> tuple[Tensor, Tensor]:
         """Return a scalar whose gradient with respect to the attention is that of section 4.1, and the mean reward.
 
@@ -128,11 +129,11 @@ class CrossEntropy(Objective):
             attention: (M, N).
             sampled: (M,) the sampled place, or -1 where the expected vector was used.
             likelihood: (M,) log-probability of each target.
-            inputs: (B, K, T).
+            captions: the expected ones.
         """
-        caption, number, present = _caption_of(inputs)
+        caption, number, present = _caption_of(captions.inputs)
         rewards = likelihood.new_zeros(number).index_add(0, caption, likelihood)
-        mean = rewards[present].mean()
+        mean = captions.weights.captions * rewards[present].mean()
         baseline = torch.where(self.begun, self.baseline, mean)
         self.begun.fill_(True)
         self.baseline.copy_(self.config.baseline_decay * baseline + (1 - self.config.baseline_decay) * mean)
@@ -140,7 +141,8 @@ class CrossEntropy(Objective):
         log_sampled = log_attention.gather(1, sampled.clamp(min=0).unsqueeze(1)).squeeze(1)
         advantage = ((rewards - baseline)[caption]).masked_fill(sampled < 0, 0.0)
         entropy = -(attention * log_attention).sum(-1)
-        return self.config.reinforce * (advantage * log_sampled).mean() + self.config.entropy * entropy.mean(), mean
+        gain = self.config.reinforce * (advantage * log_sampled).mean() + self.config.entropy * entropy.mean()
+        return captions.weights.words * gain, mean
 
 
 @torch.no_grad()

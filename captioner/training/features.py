@@ -14,6 +14,7 @@ from captioner.encoders import Encoder
 from captioner.errors import ConfigError, EncoderError
 from captioner.features import FeatureStore, build_store
 from captioner.model import CaptionModel
+from captioner.processes import ALONE, Processes
 from captioner.text.vocabulary import Vocabulary
 from captioner.training.data import read_data
 from captioner.training.log import bar
@@ -111,6 +112,7 @@ def open_store(
     *,
     device: torch.device,
     console: Console,
+    processes: Processes = ALONE,
 ) -> FeatureStore | None:
     """Open the feature store of a run, building it first if it does not exist; ``None`` if the run needs no store.
 
@@ -120,6 +122,7 @@ def open_store(
         pictures: (image id, file) pairs that a store built here holds.
         device: where pictures are encoded.
         console: where progress and warnings are shown.
+        processes: those that train together and all call this.
 
     Raises:
         ConfigError: the store lacks the mirrored pictures that the settings ask for.
@@ -131,7 +134,15 @@ def open_store(
     data = config.data
     folder = data.features or config.output / "features"
     if not (folder / "index.json").exists():
-        _build(folder, model.encoder.front(cut), pictures, flips=data.flips, device=device, console=console)
+        _build(
+            folder,
+            model.encoder.front(cut),
+            pictures,
+            flips=data.flips,
+            device=device,
+            console=console,
+            processes=processes,
+        )
     store = FeatureStore(folder, encoder=model.encoder)
     if data.flips and not store.flips:
         raise ConfigError(
@@ -156,6 +167,7 @@ def _build(
     flips: bool,
     device: torch.device,
     console: Console,
+    processes: Processes,
 ) -> None:
     with bar(console) as progress:
         task = progress.add_task("encoding", total=len(pictures) * (1 + flips), info="")
@@ -166,6 +178,7 @@ def _build(
             flips=flips,
             compiled=len(pictures) > 1000 and device.type == "cpu",
             progress=lambda done, _: progress.update(task, completed=done),
+            processes=processes,
         )
     for error in report.errors:
         console.print(f"left out: {error}", style="yellow")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections import ChainMap
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from itertools import tee
 from pathlib import Path
 from typing import Any, ClassVar
@@ -50,13 +51,13 @@ class Batch:
 
     Attributes:
         captions: of the batch's images.
-        memory: from the feature store; ``None`` if there are pixels.
-        pixels: for the encoder; ``None`` if there is a memory.
+        memory: from the feature store.
+        pixels: for the encoder, if there is no memory.
     """
 
     captions: Captions
-    memory: Memory | None
-    pixels: Tensor | None
+    memory: Memory | None = None
+    pixels: Tensor | None = None
 
 
 def fit(config: TrainConfig, *, resume: bool = False, console: Console | None = None) -> Path:
@@ -95,7 +96,9 @@ class _Run(Loop[Batch]):
         self.model = self._build().to(self.device)
         self.stages, self.unfrozen = stages_to_train(config, self.model.encoder), 0
         pictures = [(photo.image_id, photo.path) for photo in (*self.train.photos, *self.dev.photos)]
-        self.store = open_store(config, self.model, pictures, device=self.device, console=console)
+        self.store = open_store(
+            config, self.model, pictures, device=self.device, console=self.console, processes=self.processes
+        )
         if self.store is not None:
             self.train, self.dev = (with_features(data, self.store, self._warn) for data in (self.train, self.dev))
         self.model.encoder.requires_grad_(False)
@@ -168,13 +171,18 @@ class _Run(Loop[Batch]):
         return self.store is None or self.unfrozen > self.store.cut
 
     def batches(self, epoch: int, skip: int) -> Iterator[Batch]:
-        samples = self.sampler.epoch(epoch, skip=skip)
+        samples = (self._part(sample) for sample in self.sampler.epoch(epoch, skip=skip))
         if self._from_pixels or self.store is None:
             yield from self._batches_of_pixels(samples)
             return
         for sample in samples:
             ids = [self.train.photos[photo].image_id for photo in sample.photos]
-            yield Batch(self.encoded.batch(sample), self.store.memory(ids, flipped=sample.flipped), None)
+            memory = self.store.memory(ids, flipped=sample.flipped) if ids else None
+            yield Batch(self.encoded.batch(sample), memory)
+
+    def _part(self, sample: Sample) -> Sample:
+        """Return this process's part of a batch."""
+        return sample.rows(self.processes.share(range(len(sample.photos))))
 
     def _batches_of_pixels(self, samples: Iterator[Sample]) -> Iterator[Batch]:
         """Load the batches' pictures in threads; unreadable ones are left out and reported once."""
@@ -187,26 +195,29 @@ class _Run(Loop[Batch]):
                     self._warn(f"left out: {error}")
             flipped = torch.tensor([sample.flipped[row] for row in loaded.positions], dtype=torch.bool)
             pixels = torch.where(flipped.view(-1, 1, 1, 1), loaded.pixels.flip(-1), loaded.pixels)
-            yield Batch(self.encoded.batch(sample.rows(loaded.positions)), None, pixels)
+            yield Batch(self.encoded.batch(sample.rows(loaded.positions)), pixels=pixels)
 
-    def cost(self, batch: Batch) -> Cost | None:
-        if not batch.captions.captions:  # none of its pictures could be read
-            return None
+    def cost(self, batch: Batch, captions: Captions) -> Cost:
         if batch.memory is not None:
             assert self.store is not None
             memory = self.model.encoder.finish(batch.memory.to(self.device), self.store.cut)
         else:
             assert batch.pixels is not None
             memory = self.model(batch.pixels)
-        loss, metrics = self.objective(self.model.decoder, memory, batch.captions.to(self.device))
-        return Cost(loss, metrics, batch.captions.captions)
+        loss, metrics = self.objective(self.model.decoder, memory, captions)
+        return Cost(loss, metrics, captions.captions)
 
     def evaluate(self) -> dict[str, float]:
         settings = self.config.evaluation
         captioner = Captioner(self._averaged_model(), device=str(self.device), **settings.search.model_dump())
-        captions, _ = generate(
-            captioner, self.dev, features=None if self._from_pixels else self.store, batch_size=settings.batch_size
-        )
+        store = None if self._from_pixels else self.store
+        part = replace(self.dev, photos=tuple(self.processes.share(self.dev.photos)))
+        written, _ = generate(captioner, part, features=store, batch_size=settings.batch_size)
+        captions = dict(ChainMap(*self.processes.gather(written)))
+        return self.processes.broadcast(self._score(captions) if self.processes.first else {})
+
+    def _score(self, captions: Mapping[str, str]) -> dict[str, float]:
+        """Score captions of dev, and warn of a model that says the same of everything."""
         texts = {photo.image_id: captions.get(photo.image_id, "") for photo in self.dev.photos}
         diversity = Diversity.of([text.split() for text in texts.values()])
         if self.progress.epoch > 1 and (symptom := diversity.collapsed(self.reference_diversity)):

@@ -3,6 +3,11 @@
 A run's folder holds ``best`` and ``last`` (model folders), ``log.jsonl``, TensorBoard curves in ``curves``,
 ``config.json`` and the state to resume from. A run that is killed at any moment and resumed on the CPU of the same
 machine ends with bit-identical weights to those of an uninterrupted run.
+
+Under ``torchrun`` several processes share every batch, and their gradients are averaged before each step of the
+optimiser. That is done here and not by torch's DistributedDataParallel, which follows only one call of a module's
+``forward`` a step, while objectives sample from a decoder, let its refiner work once, and step it. A process's means
+are weighted by the size of its part, so the losses and the weights are those of one process with the same batches.
 """
 
 from __future__ import annotations
@@ -11,25 +16,37 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from rich.console import Console
 from torch import Tensor, nn
 
 from captioner import files
 from captioner.backend import choose_device, fast_dtype
-from captioner.data.batches import prefetch
+from captioner.data.batches import Captions, Weights, prefetch
 from captioner.errors import CheckpointError, ConfigError
+from captioner.processes import Processes
 from captioner.training.log import Log, bar
 from captioner.training.objective import Objective
 from captioner.training.recipe import RunConfig
 from captioner.training.schedule import learning_rate_factor
-from captioner.training.state import Progress, load_state, save_state
+from captioner.training.state import Progress, generator_states, load_state, save_state
 
-B = TypeVar("B")
+
+class Captioned(Protocol):
+    """A batch: captions and what they describe."""
+
+    @property
+    def captions(self) -> Captions:
+        """The captions that the model learns to write."""
+
+
+B = TypeVar("B", bound=Captioned)
 STATE, CONFIG = "state.safetensors", "config.json"
 
 
@@ -60,6 +77,7 @@ class Loop(ABC, Generic[B]):
         optimiser: its groups hold their peak learning rate as ``rate``.
         objective: computes the loss of a batch; its state is saved with the run's.
         steps: batches per epoch.
+        processes: this process among those that train.
     """
 
     metric: ClassVar[str]
@@ -70,6 +88,9 @@ class Loop(ABC, Generic[B]):
     steps: int
 
     def __init__(self, config: RunConfig, *, resume: bool, console: Console) -> None:
+        self.processes = Processes.join()
+        if not self.processes.first:
+            console = Console(quiet=True)
         self.settings, self.resume, self.console, self.output = config, resume, console, config.output
         if (self.output / STATE).exists() and not resume:
             raise CheckpointError(
@@ -77,7 +98,7 @@ class Loop(ABC, Generic[B]):
             )
         if resume and not (self.output / STATE).exists():
             raise CheckpointError(f"{self.output}: holds no run to resume; leave out --resume to start one")
-        self.device = choose_device(config.device)
+        self.device = choose_device(config.device, number=self.processes.local_rank)
         precision = config.precision
         if precision == "16-mixed" and self.device.type == "cpu":
             console.print("precision: 16-mixed is for GPUs; this run uses auto", style="yellow")
@@ -85,11 +106,18 @@ class Loop(ABC, Generic[B]):
         if precision == "auto":
             precision = "bf16-mixed" if fast_dtype(self.device) == torch.bfloat16 else "32-true"
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it logs every choice
-        self.fabric = Fabric(accelerator=self.device.type, devices=1, precision=precision)
+        # Of one device, whatever torchrun has started.
+        self.fabric = Fabric(
+            accelerator=self.device.type,
+            devices=1 if self.device.index is None else [self.device.index],
+            precision=precision,
+            plugins=LightningEnvironment(),
+        )
         self.precision = precision
         self.progress = Progress()
         self._stepper: Any = None  # the optimiser as Fabric steps it
         self._accumulated = 0  # batches whose gradients wait for a step of the optimiser
+        self._saved = 0.0  # when the state was saved, by the monotonic clock
         torch.manual_seed(config.seed)
 
     @abstractmethod
@@ -98,25 +126,32 @@ class Loop(ABC, Generic[B]):
 
     @abstractmethod
     def batches(self, epoch: int, skip: int) -> Iterator[B]:
-        """Make the batches of an epoch, counted from 0, without the first ``skip``.
+        """Make this process's parts of an epoch's batches, counted from 0, without the first ``skip``.
 
-        It is called in a thread, so it must use a random generator of its own.
+        A part may be empty. It is called in a thread, so it must use a random generator of its own.
         """
 
     @abstractmethod
-    def cost(self, batch: B) -> Cost | None:
-        """Compute the loss of a batch, under autocast; ``None`` for a batch with nothing to learn from.
+    def cost(self, batch: B, captions: Captions) -> Cost:
+        """Compute the loss of a batch, under autocast.
 
-        Such a batch still counts as a step.
+        It is not called for a batch without captions, which still counts as a step.
+
+        Args:
+            batch: at least one image.
+            captions: its captions, on the device.
         """
 
     @abstractmethod
     def evaluate(self) -> dict[str, float]:
-        """Score the averaged model on dev and return fractions by name, including :attr:`metric`."""
+        """Score the averaged model on dev and return fractions by name, including :attr:`metric`.
+
+        All processes call it and get the same.
+        """
 
     @abstractmethod
     def save(self, name: str) -> None:
-        """Write the averaged model to the folder ``name`` of the output."""
+        """Write the averaged model to the folder ``name`` of the output; only the first process calls it."""
 
     @abstractmethod
     def describe(self) -> str:
@@ -140,7 +175,9 @@ class Loop(ABC, Generic[B]):
 
     def load(self) -> None:
         """Load the saved state."""
-        self.progress = load_state(self.output / STATE, self._modules(), self.optimiser, self._fixed_settings())
+        self.progress = load_state(
+            self.output / STATE, self._modules(), self.optimiser, self._fixed_settings(), self.processes
+        )
         self.fabric.strategy.precision.load_state_dict(self.progress.scaler)
 
     def run(self) -> Path:
@@ -149,19 +186,23 @@ class Loop(ABC, Generic[B]):
         Raises:
             CaptionerError: the saved state cannot be resumed, or training diverged.
         """
-        best, progress, settings = self.output / "best", self.progress, self.settings
+        best, progress, settings, first = self.output / "best", self.progress, self.settings, self.processes.first
         self.output.mkdir(parents=True, exist_ok=True)
+        if not first:
+            torch.manual_seed(settings.seed + 1_000_003 * self.processes.rank)  # for dropout of its own
         if self.resume:
             self.load()
             progress = self.progress
             if progress.finished:
                 self.console.print(f"this run is already finished: {best}")
                 return best
-        else:
+        elif first:
             files.write_text(self.output / CONFIG, settings.model_dump_json(indent=2) + "\n")
-        log = Log(self.output, progress.step if self.resume else None)
-        self.console.print(f"{self.describe()}; {self.device}, {self.precision}")
-        began, before, saved = time.monotonic(), progress.seconds, time.monotonic()
+        log = Log(self.output, progress.step if self.resume else None) if first else None
+        shared = f", {self.processes.count} processes" if self.processes.several else ""
+        self.console.print(f"{self.describe()}; {self.device.type}, {self.precision}{shared}")
+        began, before = time.monotonic(), progress.seconds
+        self._saved = began
         try:
             with bar(self.console) as progress_bar:
                 total = self.steps * settings.epochs
@@ -169,28 +210,28 @@ class Loop(ABC, Generic[B]):
                 for epoch in range(progress.epoch, settings.epochs):
                     self.begin_epoch(epoch)
                     for batch in prefetch(self.batches(epoch, progress.batch)):
-                        progress_bar.update(task, info=self._step(batch, log), completed=progress.step)
+                        info, due = self._step(batch, log)
+                        progress_bar.update(task, info=info, completed=progress.step)
                         progress.seconds = before + time.monotonic() - began
-                        if self._group_complete() and time.monotonic() - saved > 60 * settings.save_minutes:
+                        if due and self._group_complete():
                             self._save_state()
-                            saved = time.monotonic()
                     progress.epoch, progress.batch = epoch + 1, 0
                     last = progress.epoch == settings.epochs
                     if last or progress.epoch % settings.evaluation.every == 0:
                         self._evaluate(log)
                     progress.seconds = before + time.monotonic() - began
                     progress.finished = last or progress.waited >= settings.evaluation.patience
-                    if progress.finished:
+                    if progress.finished and first:
                         self.save("last")
                     self._save_state()
-                    saved = time.monotonic()
                     if progress.finished:
                         break
         except KeyboardInterrupt:
             self.console.print(f"stopped; --resume --output {self.output} continues the run from its last saved state")
             raise
         finally:
-            log.close()
+            if log:
+                log.close()
         self.console.print(
             f"best {self.metric} on dev {100 * progress.best:.1f} after epoch {progress.best_epoch}, "
             f"{progress.seconds / 60:.1f} minutes in total: {best}"
@@ -209,37 +250,69 @@ class Loop(ABC, Generic[B]):
 
     def _save_state(self) -> None:
         self.progress.scaler = self.fabric.strategy.precision.state_dict()
-        save_state(self.output / STATE, self.progress, self._modules(), self.optimiser, self._fixed_settings())
+        generators = self.processes.gather(generator_states())
+        if self.processes.first:
+            save_state(
+                self.output / STATE,
+                self.progress,
+                self._modules(),
+                self.optimiser,
+                generators,
+                self._fixed_settings(),
+            )
+        self._saved = time.monotonic()
 
-    def _step(self, batch: B, log: Log) -> str:
-        """Train on one batch and return what to show beside the progress bar."""
+    def _step(self, batch: B, log: Log | None) -> tuple[str, bool]:
+        """Train on one batch; return what to show beside the progress bar, and whether the state should be saved."""
         began, progress, settings = time.perf_counter(), self.progress, self.settings
         factor = learning_rate_factor(progress.step, self.steps * settings.epochs, settings.optimiser)
         for group in self.optimiser.param_groups:
             group["lr"] = group["rate"] * factor
         self.model.train()
         self.objective.done = progress.step / (self.steps * settings.epochs)
-        with self.fabric.autocast():
-            cost = self.cost(batch)
-        if cost is not None:
-            self.fabric.backward(cost.loss)
-            self._accumulated += 1
+        cost, empty = self._backward(batch)
+        self._accumulated += not empty
         progress.step += 1
         progress.batch += 1
         norm = self._optimiser_step() if self._group_complete() and self._accumulated else None
-        if cost is None:
-            return "nothing to learn from in this batch"
-        loss, metrics, units = cost
-        values = {"loss": float(loss.detach()), **{name: float(value) for name, value in metrics.items()}}
+        values = (
+            {"loss": float(cost.loss.detach()), **{name: float(value) for name, value in cost.metrics.items()}}
+            if cost
+            else {}
+        )
+        due = time.monotonic() - self._saved > 60 * settings.save_minutes
+        parts = self.processes.gather((values, cost.units if cost else 0, due))
+        due = parts[0][2]  # the processes' clocks may differ
+        if empty:
+            return "nothing to learn from in this batch", due
+        names = list(next(part for part, _, _ in parts if part))
+        values = {name: sum(part.get(name, 0.0) for part, _, _ in parts) / len(parts) for name in names}
+        speed = sum(units for _, units, _ in parts) / (time.perf_counter() - began)
+        shown = names[1 if len(names) > 1 else 0]
+        info = f"{shown} {values[shown]:.3f}  {speed:.0f} {self.units}/s"
         if norm is not None:
             values["gradient_norm"] = norm
-        speed = units / (time.perf_counter() - began)
-        log.step(
-            progress.step,
-            {**values, "learning_rate": self.optimiser.param_groups[0]["lr"], f"{self.units}_per_second": speed},
-        )
-        shown = next(iter(metrics), "loss")
-        return f"{shown} {values[shown]:.3f}  {speed:.0f} {self.units}/s"
+        if log:
+            rate = self.optimiser.param_groups[0]["lr"]
+            log.step(progress.step, {**values, "learning_rate": rate, f"{self.units}_per_second": speed})
+        return info, due
+
+    def _backward(self, batch: B) -> tuple[Cost | None, bool]:
+        """Compute the cost of this process's part of a batch, if it has one, and add to the gradients.
+
+        Returns:
+            The cost, and whether the whole batch is empty.
+        """
+        captions = batch.captions
+        means = torch.tensor(captions.sizes, dtype=torch.float64)
+        self.processes.average([means])
+        if not captions.captions:
+            return None, not means.any()
+        weights = Weights(*(size / mean for size, mean in zip(captions.sizes, means.tolist(), strict=True)))
+        with self.fabric.autocast():
+            cost = self.cost(batch, replace(captions, weights=weights).to(self.device))
+        self.fabric.backward(cost.loss)
+        return cost, False
 
     def _group_complete(self) -> bool:
         """Return whether a group of batches is complete; the last group of an epoch may be smaller."""
@@ -250,8 +323,11 @@ class Loop(ABC, Generic[B]):
 
         A 16-bit gradient that overflows at its scale is skipped, and the scale lowered.
         """
+        parameters = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
+        if self.processes.several:
+            self._average_over_processes(parameters)
         if self._accumulated > 1:
-            gradients = [p.grad for group in self.optimiser.param_groups for p in group["params"] if p.grad is not None]
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             torch._foreach_div_(gradients, float(self._accumulated))
         self._accumulated = 0
         self._stepper = self._stepper or self.fabric.setup_optimizers(self.optimiser)
@@ -270,6 +346,17 @@ class Loop(ABC, Generic[B]):
         self._update_average()
         return float(norm)
 
+    def _average_over_processes(self, parameters: list[nn.Parameter]) -> None:
+        """Average the gradients, and what the objective has learned. A gradient that no process has stays absent."""
+        present = torch.tensor([float(parameter.grad is not None) for parameter in parameters])
+        self.processes.average([present])
+        chosen = [parameter for parameter, share in zip(parameters, present.tolist(), strict=True) if share]
+        for parameter in chosen:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        learned = [buffer for buffer in self.objective.buffers() if buffer.is_floating_point()]
+        self.processes.average([*(parameter.grad for parameter in chosen if parameter.grad is not None), *learned])
+
     @torch.no_grad()
     def _update_average(self) -> None:
         step, decay = self.progress.step, self.settings.average
@@ -277,16 +364,18 @@ class Loop(ABC, Generic[B]):
         for now, mean in self.parts().values():
             torch._foreach_lerp_(list(mean.parameters()), list(now.parameters()), 1.0 - decay)
 
-    def _evaluate(self, log: Log) -> None:
+    def _evaluate(self, log: Log | None) -> None:
         """Score the model on dev and save it if it is the best so far."""
         progress = self.progress
         values = self.evaluate()
-        log.evaluation(progress.epoch, progress.step, values)
+        if log:
+            log.evaluation(progress.epoch, progress.step, values)
         better = values[self.metric] > progress.best
         scores = "  ".join(f"{name} {100 * value:.1f}" for name, value in values.items())
         self.console.print(f"epoch {progress.epoch}: {scores}" + ("  (best)" if better else ""))
         if better:
             progress.best, progress.best_epoch, progress.waited = values[self.metric], progress.epoch, 0
-            self.save("best")
+            if self.processes.first:
+                self.save("best")
         else:
             progress.waited += 1

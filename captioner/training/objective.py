@@ -39,7 +39,7 @@ class Objective(nn.Module, ABC):
         Args:
             decoder: in training mode, in which it must be left.
             memory: of B images.
-            captions: the reference captions of the images.
+            captions: the reference captions of the images; means over them count what their ``weights`` say.
         """
 
 

@@ -106,10 +106,11 @@ class SelfCritical(Objective):
         whole.train(training and self.config.dropout)
         likelihood, caption = self.log_probability(decoder, memory, samples)
         whole.train(training)
-        loss = -((rewards - baseline).flatten().float()[caption] * likelihood).sum() / rewards.numel()
+        weight = captions.weights.images
+        loss = -weight * ((rewards - baseline).flatten().float()[caption] * likelihood).sum() / rewards.numel()
         words = (samples > EOS).sum(-1).float().mean()
         distinct = torch.tensor(len(torch.unique(samples.flatten(0, 1), dim=0)) / samples.shape[:2].numel())
-        return loss, {"reward": rewards.mean(), "words": words, "distinct": distinct}
+        return loss, {"reward": weight * rewards.mean(), "words": weight * words, "distinct": weight * distinct}
 
     def _score(self, photos: Sequence[int], samples: Tensor) -> Tensor:
         """Return the rewards (B, K), float64, of captions (B, K, T) of photos."""

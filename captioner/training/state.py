@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from captioner import files
 from captioner.errors import CheckpointError
+from captioner.processes import ALONE, Processes
 
 
 @dataclass
@@ -43,13 +44,35 @@ class Progress:
     scaler: dict[str, float] = field(default_factory=dict)
 
 
-def save_state(
-    path: Path, progress: Progress, modules: Mapping[str, nn.Module], optimiser: torch.optim.Optimizer, settings: str
-) -> None:
-    """Write the state atomically."""
-    tensors: dict[str, Tensor] = {"rng.cpu": torch.get_rng_state()}
+def generator_states() -> dict[str, Tensor]:
+    """Return the states of this process's random generators, by device type."""
+    states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
-        tensors["rng.cuda"] = torch.cuda.get_rng_state()
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def save_state(
+    path: Path,
+    progress: Progress,
+    modules: Mapping[str, nn.Module],
+    optimiser: torch.optim.Optimizer,
+    generators: Sequence[Mapping[str, Tensor]],
+    settings: str,
+) -> None:
+    """Write the state atomically.
+
+    Args:
+        path: the file.
+        progress: the progress of the run.
+        modules: what is trained, and what else has a state.
+        optimiser: its optimiser.
+        generators: :func:`generator_states` of every process.
+        settings: what must be the same when the run is resumed.
+    """
+    tensors = {
+        _generator(rank, kind): state for rank, states in enumerate(generators) for kind, state in states.items()
+    }
     for name, module in modules.items():
         tensors |= {
             f"{name}.{key}": tensor.detach().clone(memory_format=torch.contiguous_format)
@@ -62,10 +85,20 @@ def save_state(
         save_file(tensors, temporary, metadata={"progress": json.dumps(asdict(progress)), "settings": settings})
 
 
+def _generator(rank: int, kind: str) -> str:
+    return f"rng.{kind}" + (f".{rank}" if rank else "")
+
+
 def load_state(
-    path: Path, modules: Mapping[str, nn.Module], optimiser: torch.optim.Optimizer, settings: str
+    path: Path,
+    modules: Mapping[str, nn.Module],
+    optimiser: torch.optim.Optimizer,
+    settings: str,
+    processes: Processes = ALONE,
 ) -> Progress:
     """Restore what :func:`save_state` wrote.
+
+    With another number of processes than it was saved by, their random generators begin anew.
 
     Raises:
         CheckpointError: the state is missing, damaged, or from a run with other settings.
@@ -97,9 +130,13 @@ def load_state(
                 key: tensor if key == "step" else torch.empty_like(parameter).copy_(tensor)
                 for key, tensor in entries.items()
             }
-    torch.set_rng_state(tensors["rng.cpu"])
-    if "rng.cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["rng.cuda"])
+    saved = sum(name.startswith("rng.cpu") for name in tensors)
+    if saved != processes.count:
+        torch.manual_seed(processes.count * progress.step + processes.rank)
+        return progress
+    torch.set_rng_state(tensors[_generator(processes.rank, "cpu")])
+    if (state := tensors.get(_generator(processes.rank, "cuda"))) is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state)
     return progress
 
 

@@ -88,6 +88,8 @@ def _read_lines(path: Path) -> list[str]:
 def collate(sentences: Sequence[Sequence[int]]) -> Tensor:
     """Pad B encoded sentences to (B, S)."""
     rows = [torch.tensor(sentence, dtype=torch.long) for sentence in sentences]
+    if not rows:
+        return torch.empty(0, 0, dtype=torch.long)
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
 
 

@@ -199,19 +199,21 @@ class _Run(Loop[Batch]):
 
     def batches(self, epoch: int, skip: int) -> Iterator[Batch]:
         for chosen in self.sampler.epoch(epoch, skip=skip):
-            pairs = [self.numbers[index] for index in chosen]
+            pairs = [self.numbers[index] for index in self.processes.share(chosen)]
             yield Batch(collate([source for source, _ in pairs]), Captions.collate([[target] for _, target in pairs]))
 
-    def cost(self, batch: Batch) -> Cost:
-        captions = batch.captions.to(self.device)
+    def cost(self, batch: Batch, captions: Captions) -> Cost:
         loss, metrics = self.objective(self.model.decoder, self.model(batch.sources.to(self.device)), captions)
         return Cost(loss, metrics, len(captions.targets))
 
     def evaluate(self) -> dict[str, float]:
         settings = self.config.evaluation
         translator = Translator(self.average, device=str(self.device), **settings.search.model_dump())
-        texts = translator([pair.source for pair in self.dev.pairs], batch_size=settings.batch_size)
-        return score_translations([translation.text for translation in texts], [pair.target for pair in self.dev.pairs])
+        sources = [pair.source for pair in self.processes.share(self.dev.pairs)]
+        written = [one.text for one in translator(sources, batch_size=settings.batch_size)]
+        parts = self.processes.gather(written)
+        texts = [parts[number % len(parts)][number // len(parts)] for number in range(len(self.dev.pairs))]
+        return score_translations(texts, [pair.target for pair in self.dev.pairs])
 
     def save(self, name: str) -> None:
         about = {
