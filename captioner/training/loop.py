@@ -265,11 +265,12 @@ class Loop(ABC, Generic[B]):
     def _step(self, batch: B, log: Log | None) -> tuple[str, bool]:
         """Train on one batch; return what to show beside the progress bar, and whether the state should be saved."""
         began, progress, settings = time.perf_counter(), self.progress, self.settings
-        factor = learning_rate_factor(progress.step, self.steps * settings.epochs, settings.optimiser)
+        total = self.steps * settings.epochs
+        factor = learning_rate_factor(progress.step, total, settings.optimiser, epochs=settings.epochs)
         for group in self.optimiser.param_groups:
             group["lr"] = group["rate"] * factor
         self.model.train()
-        self.objective.done = progress.step / (self.steps * settings.epochs)
+        self.objective.done = progress.step / total
         cost, empty = self._backward(batch)
         self._accumulated += not empty
         progress.step += 1

@@ -51,9 +51,13 @@ class OptimiserConfig(Settings):
     """AdamW with warm-up and decay."""
 
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate")
-    schedule: Literal["cosine", "linear", "constant"] = Field(
-        "cosine", description="how the learning rate falls after the warm-up: to zero, or not at all (constant)"
+    schedule: Literal["cosine", "linear", "inverse_root", "steps", "constant"] = Field(
+        "cosine",
+        description="how the learning rate falls after the warm-up: to zero (cosine, linear), with the inverse square "
+        "root of the step (Vaswani 2017), by a factor every few epochs (steps), or not at all (constant)",
     )
+    decay: float = Field(0.8, gt=0, le=1, description="the factor of schedule steps")
+    decay_epochs: int = Field(3, ge=1, description="schedule steps: epochs after which the factor is applied again")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps in which the learning rate rises from zero")
     weight_decay: float = Field(0.01, ge=0)
     betas: tuple[float, float] = (0.9, 0.99)

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from captioner.errors import ConfigError
-from captioner.training.recipe import RECIPES, OptimiserConfig, explained, load_config, read_run, read_settings, summary
-from captioner.training.schedule import learning_rate_factor
+from captioner.training.recipe import RECIPES, explained, load_config, read_run, read_settings, summary
 from captioner.translation.train import is_translators, read_recipe
 
 NAMES = sorted(name for name in RECIPES if not is_translators(read_settings(name)))
@@ -53,16 +51,6 @@ def test_an_unknown_recipe_is_explained(tmp_path: Path) -> None:
     (tmp_path / "list.yaml").write_text("- 1\n")
     with pytest.raises(ConfigError, match="must be a mapping"):
         load_config(tmp_path / "list.yaml")
-
-
-@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
-def test_learning_rate_rises_then_falls(schedule: str) -> None:
-    config = OptimiserConfig(schedule=schedule, warmup=0.2)  # type: ignore[arg-type]
-    factors = [learning_rate_factor(step, 100, config) for step in range(100)]
-    assert factors[:20] == pytest.approx([(step + 1) / 20 for step in range(20)])
-    assert factors[20] == pytest.approx(1.0)
-    assert all(late <= early + 1e-12 for early, late in pairwise(factors[20:]))
-    assert factors[-1] == pytest.approx(1.0) if schedule == "constant" else factors[-1] < 0.02
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
