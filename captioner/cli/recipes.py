@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import typer
 
 from captioner.cli import console
+
+_SENTENCE = r"\.\s+(?=[A-Z])"  # where the next one begins
 
 EXAMPLES = """Example: captioner recipes
 
@@ -26,7 +29,8 @@ def run(
 ) -> None:
     """List the shipped recipes, or print one as YAML.
 
-    A printed recipe has all settings, defaults included, each with its meaning.
+    A printed recipe has all settings, defaults included, each with its meaning; --json lists what is known of each,
+    for example its published scores.
     """
     from captioner.training.recipe import RECIPES, explained, summary
     from captioner.translation.train import read_recipe
@@ -43,4 +47,4 @@ def run(
         return
     width = max(map(len, summaries))
     for recipe, text in summaries.items():
-        typer.echo(f"{recipe:<{width}}  {text}")
+        typer.echo(f"{recipe:<{width}}  {re.split(_SENTENCE, text, maxsplit=1)[0].rstrip('.')}.")

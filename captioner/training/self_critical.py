@@ -16,6 +16,7 @@ from torch import Tensor
 from captioner.data.batches import Captions
 from captioner.data.dataset import Photo
 from captioner.decoders.base import Decoder
+from captioner.evaluation.bleu import SentenceBleu
 from captioner.evaluation.cider import CiderD
 from captioner.memory import Memory
 from captioner.search import SearchConfig
@@ -35,6 +36,9 @@ class SelfCriticalConfig(Settings):
         "others",
         description="what a caption's reward is compared with: the mean reward of the image's other samples (Luo "
         "2020), or the greedy caption's reward (Rennie 2017)",
+    )
+    bleu: float = Field(
+        0.0, ge=0, description="weight of the caption's BLEU-4 (0 to 1) beside its CIDEr-D (0 to 10) in the reward"
     )
     max_words: int = Field(20, ge=1, description="samples are cut after this many words")
     dropout: bool = Field(
@@ -56,7 +60,7 @@ class SelfCritical(Objective):
     Words of the references that are not in the vocabulary get numbers of their own, so that the reward equals that of
     the strings. Captions are sampled step by step without a gradient; their probabilities are then computed in one
     teacher-forced pass, in which the work that does not depend on the previous step is done once. A refiner works once
-    for both.
+    for both. ``bleu`` adds the caption's BLEU-4 to the reward.
 
     Args:
         config: the settings.
@@ -69,7 +73,8 @@ class SelfCritical(Objective):
     def __init__(self, config: SelfCriticalConfig, references: Sequence[Sequence[Sequence[int]]], words: int) -> None:
         super().__init__()
         self.config = config
-        self.reward = CiderD(references, words=words)
+        self.cider = CiderD(references, words=words)
+        self.bleu = SentenceBleu(references) if config.bleu else None
         self.search = SearchConfig(width=1, max_words=config.max_words)
 
     @classmethod
@@ -89,8 +94,8 @@ class SelfCritical(Objective):
     def forward(self, decoder: Decoder, memory: Memory, captions: Captions) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and metrics of the samples.
 
-        The metrics are the mean ``reward`` (CIDEr-D, 0 to 10), the mean number of ``words``, and the share of
-        ``distinct`` captions.
+        The metrics are the mean ``reward`` (CIDEr-D, 0 to 10, and weighted BLEU), the mean number of ``words``, and
+        the share of ``distinct`` captions.
         """
         training = decoder.training
         decoder.eval()
@@ -116,7 +121,10 @@ class SelfCritical(Objective):
         """Return the rewards (B, K), float64, of captions (B, K, T) of photos."""
         b, k, _ = samples.shape
         owners = list(chain.from_iterable([photo] * k for photo in photos))
-        scores = self.reward(owners, samples.flatten(0, 1).cpu().numpy())
+        candidates = samples.flatten(0, 1).cpu().numpy()
+        scores = self.cider(owners, candidates)
+        if self.bleu is not None:
+            scores += self.config.bleu * self.bleu(owners, candidates)
         return torch.from_numpy(scores).view(b, k).to(samples.device)
 
     def log_probability(self, decoder: Decoder, memory: Memory, samples: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from captioner.data.batches import Captions
 from captioner.data.dataset import Photo
 from captioner.decoders import Decoder
+from captioner.evaluation.bleu import SentenceBleu
 from captioner.evaluation.cider import CiderD
 from captioner.model import Refined
 from captioner.model import build_decoder as build_model_decoder
@@ -65,6 +66,16 @@ def test_the_gradient_is_that_of_the_expected_reward(name: str, baseline: str) -
     assert (estimated.norm() / gradient(decoder).norm()).item() == pytest.approx(1, abs=0.1)
 
 
+def test_bleu_is_added_to_the_reward() -> None:
+    samples = torch.tensor([[[4, 5, EOS], [5, EOS, PAD]], [[7, EOS, PAD], [4, 4, 4]]])
+    plain, both = (
+        SelfCritical(SelfCriticalConfig(bleu=weight), REFERENCES, WORDS)._score((0, 1), samples) for weight in (0, 2)
+    )
+    bleu = SentenceBleu(REFERENCES)([0, 0, 1, 1], samples.flatten(0, 1).numpy())
+    assert bleu[0] > 0
+    torch.testing.assert_close(both, plain + 2 * torch.from_numpy(bleu).view(2, 2))
+
+
 @pytest.mark.parametrize("dropout", [False, True])
 def test_a_refiner_works_once_unless_its_dropout_is_to_differ(dropout: bool) -> None:
     refiner = {"name": "transformer", "blocks": 1, "size": 8, "heads": 2, "feed_forward": 12, "dropout": 0.1}
@@ -104,4 +115,4 @@ def test_words_that_the_vocabulary_lacks_are_not_one_word() -> None:
         Photo("2", Path("2.jpg"), "train", ("a dog",)),
     ]
     objective = SelfCritical.build(SelfCriticalConfig(), photos, vocabulary)
-    assert objective.reward.images == 2 and objective.reward.base == len(vocabulary) + 2  # rare, scarce
+    assert objective.cider.images == 2 and objective.cider.base == len(vocabulary) + 2  # rare, scarce
