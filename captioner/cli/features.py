@@ -140,6 +140,7 @@ def run(
 
     from captioner.backend import choose_device
     from captioner.features import build_store, store_bytes
+    from captioner.features.build import size_of
     from captioner.processes import Processes
 
     processes = Processes.join()
@@ -165,7 +166,7 @@ def run(
     failures = console.Failures()
     for error in built.errors:
         failures(error)
-    store, size_on_disk = built.store, sum(file.stat().st_size for file in plan.output.rglob("*") if file.is_file())
+    store, size_on_disk = built.store, size_of(plan.output)
     speed = (
         f"{built.encoded:,} encoded now, {built.encoded / seconds:.1f} images/s"
         if built.encoded

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from captioner.cli import console
+from captioner.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from captioner.training.forecast import Forecast
 
 EXAMPLES = """Example: captioner train recipe.yaml --output models/mine
 
 Example: captioner train flickr8k_show_attend_tell --set model.decoder.hidden=256 --set seed=2 --output models/small
+
+Example: captioner train coco_transformer --dry-run
+
+Example: torchrun --nproc-per-node 8 -m captioner train coco_transformer
 
 Example: captioner train multi30k_attention --set data.path=data/multi30k --output models/en_de"""
 
@@ -32,19 +42,64 @@ def run(
         Path | None, typer.Option("--output", "-o", file_okay=False, help="The folder of the run.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Only say what it will take: data, parameters, steps, features on disk, and time, from a few steps.",
+        ),
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print what it will take as JSON; only with --dry-run.")] = False,
 ) -> None:
     """Train a captioner or a translator and print the folder of the best model.
 
     A YAML file is a translator's if its model has a source or target language, or an encoder of text.
+
+    Under torchrun, all processes train one model; they must see the same folders.
     """
+    if json and not dry_run:
+        raise typer.BadParameter("give --dry-run too", param_hint="--json")
     from captioner.processes import Processes
     from captioner.settings import override
     from captioner.training import fit
-    from captioner.training.recipe import read_settings
-    from captioner.translation.train import is_translators, train_translation
+    from captioner.training.recipe import load_config, read_settings
+    from captioner.translation import train as translation
 
-    translator = is_translators(override(read_settings(config), changes or []))
-    train = train_translation if translator else fit.run
+    is_translator = translation.is_translators(override(read_settings(config), changes or []))
+    if dry_run:
+        if Processes.started().several:
+            raise ConfigError("--dry-run: tries the steps of one process; run it without torchrun")
+        forecast = (
+            translation.rehearse(
+                translation.load_translate_config(config, changes or [], output), console=console.messages
+            )
+            if is_translator
+            else fit.rehearse(load_config(config, changes or [], output), console=console.messages)
+        )
+        typer.echo(console.json_text(forecast.to_dict(), indent=2) if json else "\n".join(_lines(forecast)))
+        forecast.store.check()
+        return
+    train = translation.train_translation if is_translator else fit.run
     best = train(config, changes=changes or [], output=output, resume=resume, console=console.messages)
     if Processes.started().first:
         typer.echo(best)
+
+
+def _lines(forecast: Forecast) -> Iterator[str]:
+    yield "data        " + ", ".join(f"{number:,} {name}" for name, number in forecast.data.items())
+    yield "parameters  " + ", ".join(f"{name} {number / 1e6:.1f} M" for name, number in forecast.parameters.items())
+    total = forecast.epochs * forecast.steps_per_epoch
+    yield f"steps       {total:,} in {forecast.epochs} epochs of {forecast.steps_per_epoch:,}"
+    store = forecast.store
+    if store.folder is not None:
+        state = "exist" if store.exists else f"{store.left / 1e9:,.1f} GB to write, {store.free / 1e9:,.1f} GB free"
+        yield f"features    {store.bytes / 1e9:,.1f} GB in {store.folder}: {state}"
+    parts = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in forecast.seconds.items())
+    yield f"time        about {_duration(sum(forecast.seconds.values()))} on this machine: {parts}"
+
+
+def _duration(seconds: float) -> str:
+    for unit, name in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds:.0f} seconds"

@@ -302,12 +302,21 @@ def _array(memory: Memory, kind: Kind) -> Array:
     return torch.cat([memory.boxes.float(), *columns], dim=-1).cpu().numpy()
 
 
+def size_of(folder: Path) -> int:
+    """Return the bytes of a folder's files, 0 if there is no such folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def free_bytes(folder: Path) -> int:
+    """Return what the disk of a folder has left, which need not exist yet."""
+    parent = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(parent).free
+
+
 def _check_space(folder: Path, needed: int) -> None:
     """Refuse to begin a store that does not fit on the disk; files of an earlier build are taken into account."""
-    existing = sum(file.stat().st_size for file in folder.iterdir()) if folder.is_dir() else 0
-    parent = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(parent).free
-    if needed - existing > free:
+    free = free_bytes(folder)
+    if needed - size_of(folder) > free:
         raise FeatureStoreError(
             f"{folder}: the features take {needed / 1e9:,.1f} GB and the disk has {free / 1e9:,.1f} GB left; free some "
             "space, give another folder, or store less: no mirrored pictures, fewer stages left off (the feature map "

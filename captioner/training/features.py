@@ -12,11 +12,14 @@ from rich.console import Console
 from captioner.checkpoint import load_model
 from captioner.encoders import Encoder
 from captioner.errors import ConfigError, EncoderError
-from captioner.features import FeatureStore, build_store
+from captioner.features import FeatureStore, build_store, store_bytes
+from captioner.features.build import free_bytes, size_of
+from captioner.features.store import INDEX
 from captioner.model import CaptionModel
 from captioner.processes import ALONE, Processes
 from captioner.text.vocabulary import Vocabulary
 from captioner.training.data import read_data
+from captioner.training.forecast import StoreNeed
 from captioner.training.log import bar
 from captioner.training.recipe import TrainConfig
 
@@ -105,6 +108,18 @@ def store_plan(config: TrainConfig, warn: Callable[[str], object] = lambda compl
     return StorePlan([(photo.image_id, photo.path) for photo in (*train.photos, *dev.photos)], model.encoder, cut)
 
 
+def store_need(config: TrainConfig, model: CaptionModel, pictures: int) -> StoreNeed:
+    """Return what the feature store of a run on a number of pictures needs."""
+    cut = store_cut(config, model)
+    if cut is None:
+        return StoreNeed()
+    folder = config.data.features or config.output / "features"
+    whole = store_bytes(model.encoder.front(cut), pictures, flips=config.data.flips)
+    if (folder / INDEX).exists():
+        return StoreNeed(folder, exists=True, bytes=whole)
+    return StoreNeed(folder, bytes=whole, left=max(0, whole - size_of(folder)), free=free_bytes(folder))
+
+
 def open_store(
     config: TrainConfig,
     model: CaptionModel,
@@ -133,7 +148,7 @@ def open_store(
         return None
     data = config.data
     folder = data.features or config.output / "features"
-    if not (folder / "index.json").exists():
+    if not (folder / INDEX).exists():
         _build(
             folder,
             model.encoder.front(cut),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import tempfile
+import time
 from collections import ChainMap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import tee
 from pathlib import Path
@@ -17,16 +19,19 @@ from torch import Tensor, nn
 
 from captioner.checkpoint import locate, read_config, save_model
 from captioner.data.batches import Captions, EncodedCaptions, Sample, Sampler
+from captioner.data.dataset import Photo
 from captioner.data.loader import load_groups
 from captioner.evaluation.diversity import Diversity
 from captioner.evaluation.evaluate import generate
 from captioner.evaluation.scores import Scorer
+from captioner.features import FeatureStore
 from captioner.memory import Memory
 from captioner.model import CaptionModel
 from captioner.pipeline import Captioner
 from captioner.text.vocabulary import Vocabulary, tokenize
 from captioner.training.data import read_data, with_features
-from captioner.training.features import build_model, open_store, stages_to_train
+from captioner.training.features import build_model, open_store, stages_to_train, store_need
+from captioner.training.forecast import Forecast, StoreNeed, spread
 from captioner.training.loop import STATE, Cost, Loop
 from captioner.training.objective import OBJECTIVES
 from captioner.training.recipe import TrainConfig, load_config
@@ -77,6 +82,18 @@ def fit(config: TrainConfig, *, resume: bool = False, console: Console | None = 
     return _Run(config, resume=resume, console=console or Console(stderr=True)).run()
 
 
+def rehearse(config: TrainConfig, *, console: Console | None = None) -> Forecast:
+    """Try a few steps of a training on a few of its photos, and say what the whole will take.
+
+    Nothing is left behind: features and whatever else is written are in a temporary folder.
+
+    Raises:
+        CaptionerError: the data or the settings cannot be used.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        return _Rehearsal(config, Path(folder), console or Console(stderr=True)).forecast()
+
+
 class _Run(Loop[Batch]):
     """One training run of a captioner.
 
@@ -95,10 +112,7 @@ class _Run(Loop[Batch]):
         self.train, self.dev = read_data(config, self._warn)
         self.model = self._build().to(self.device)
         self.stages, self.unfrozen = stages_to_train(config, self.model.encoder), 0
-        pictures = [(photo.image_id, photo.path) for photo in (*self.train.photos, *self.dev.photos)]
-        self.store = open_store(
-            config, self.model, pictures, device=self.device, console=self.console, processes=self.processes
-        )
+        self.store = self._open_store()
         if self.store is not None:
             self.train, self.dev = (with_features(data, self.store, self._warn) for data in (self.train, self.dev))
         self.model.encoder.requires_grad_(False)
@@ -132,6 +146,12 @@ class _Run(Loop[Batch]):
     def _build(self) -> CaptionModel:
         captions = (caption for photo in self.train.photos for caption in photo.captions)
         return build_model(self.config, lambda: Vocabulary.build(captions, min_count=self.config.data.min_count))
+
+    def _open_store(self) -> FeatureStore | None:
+        pictures = [(photo.image_id, photo.path) for photo in (*self.train.photos, *self.dev.photos)]
+        return open_store(
+            self.config, self.model, pictures, device=self.device, console=self.console, processes=self.processes
+        )
 
     def describe(self) -> str:
         parameters = sum(parameter.numel() for parameter in self.model.decoder.parameters())
@@ -208,13 +228,16 @@ class _Run(Loop[Batch]):
         return Cost(loss, metrics, captions.captions)
 
     def evaluate(self) -> dict[str, float]:
+        captions = dict(ChainMap(*self.processes.gather(self._caption(self.processes.share(self.dev.photos)))))
+        return self.processes.broadcast(self._score(captions) if self.processes.first else {})
+
+    def _caption(self, photos: Sequence[Photo]) -> dict[str, str]:
+        """Caption photos of dev with the averaged model."""
         settings = self.config.evaluation
         captioner = Captioner(self._averaged_model(), device=str(self.device), **settings.search.model_dump())
+        part = replace(self.dev, photos=tuple(photos))
         store = None if self._from_pixels else self.store
-        part = replace(self.dev, photos=tuple(self.processes.share(self.dev.photos)))
-        written, _ = generate(captioner, part, features=store, batch_size=settings.batch_size)
-        captions = dict(ChainMap(*self.processes.gather(written)))
-        return self.processes.broadcast(self._score(captions) if self.processes.first else {})
+        return generate(captioner, part, features=store, batch_size=settings.batch_size)[0]
 
     def _score(self, captions: Mapping[str, str]) -> dict[str, float]:
         """Score captions of dev, and warn of a model that says the same of everything."""
@@ -258,3 +281,64 @@ class _Run(Loop[Batch]):
         if self.config.start is not None:
             about["start"] = read_config(locate(self.config.start)).get("about")
         save_model(self.output / name, self._averaged_model(), about=about)
+
+
+class _Rehearsal(_Run):
+    """A run on a few photos, with the vocabulary of all, which is never trained to its end."""
+
+    def __init__(self, config: TrainConfig, folder: Path, console: Console) -> None:
+        self.whole, self.needed, self.encoding = config, StoreNeed(), 0.0
+        data = config.data.model_copy(update={"features": None})
+        super().__init__(
+            config.model_copy(update={"output": folder / "run", "data": data}), resume=False, console=console
+        )
+
+    def _open_store(self) -> FeatureStore | None:
+        self.all = self.train, self.dev
+        self.needed = store_need(self.whole, self.model, len(self.train.photos) + len(self.dev.photos))
+        few = max(16, self.config.batch_size)
+        self.train, self.dev = (replace(data, photos=spread(data.photos, few)) for data in self.all)
+        began = time.perf_counter()
+        store = super()._open_store()
+        if store is not None:
+            self.encoding = (time.perf_counter() - began) / len(store)
+        return store
+
+    def forecast(self) -> Forecast:
+        """Time steps, with and without the encoder if it is trained later, and captions."""
+        train, dev = self.all
+        config = self.config
+        steps = -(-len(train.photos) // config.batch_size)
+        later = config.fine_tune.from_epoch
+        phases = [(0, config.epochs)] if later is None or later == 1 else [(0, later - 1), (later - 1, config.epochs)]
+        training = 0.0
+        for first, end in phases:
+            if first < config.epochs:
+                self.begin_epoch(first)
+                training += steps * (min(end, config.epochs) - first) * self.time_a_step(first)
+        began = time.perf_counter()
+        captioned = self._caption(self.dev.photos)
+        seconds = (time.perf_counter() - began) / max(1, len(captioned))
+        return Forecast(
+            data={
+                "training photos": len(train.photos),
+                "training captions": sum(len(photo.captions) for photo in train.photos),
+                "dev photos": len(dev.photos),
+                "words": len(self.model.vocabulary),
+            },
+            parameters={
+                "encoder": sum(parameter.numel() for parameter in self.model.encoder.parameters()),
+                "encoder, trained": sum(
+                    parameter.numel() for parameter in self.model.encoder.parameters() if parameter.requires_grad
+                ),
+                "decoder": sum(parameter.numel() for parameter in self.model.decoder.parameters()),
+            },
+            steps_per_epoch=steps,
+            epochs=config.epochs,
+            store=self.needed,
+            seconds={
+                "encoding": 0.0 if self.needed.exists else self.encoding * (len(train.photos) + len(dev.photos)),
+                "training": training,
+                "evaluation": seconds * len(dev.photos) * (config.epochs // config.evaluation.every),
+            },
+        )

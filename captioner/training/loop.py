@@ -17,6 +17,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
@@ -237,6 +238,15 @@ class Loop(ABC, Generic[B]):
             f"{progress.seconds / 60:.1f} minutes in total: {best}"
         )
         return best
+
+    def time_a_step(self, epoch: int, *, steps: int = 3) -> float:
+        """Return how many seconds a step takes in an epoch, from a few after a first one."""
+        batches = list(islice(self.batches(epoch, 0), steps + 1))
+        self._step(batches[0], None)
+        began = time.perf_counter()
+        for number in range(1, steps + 1):
+            self._step(batches[number % len(batches)], None)
+        return (time.perf_counter() - began) / steps
 
     def _modules(self) -> dict[str, nn.Module]:
         modules: dict[str, nn.Module] = {"objective": self.objective}

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import copy
 import json
+import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ from captioner.settings import Settings, override
 from captioner.text.subwords import Subwords
 from captioner.text.vocabulary import EOS
 from captioner.training.cross_entropy import CrossEntropy, CrossEntropyConfig
+from captioner.training.forecast import Forecast, spread
 from captioner.training.loop import Cost, Loop
 from captioner.training.recipe import EvaluationConfig, RunConfig, load_config, read_run, read_settings
 from captioner.translation.model import TextSearchConfig, TranslationConfig, TranslationModel, save_translator
@@ -126,6 +129,17 @@ def train_translation(
     return _Run(config, resume=resume, console=console or Console(stderr=True)).run()
 
 
+def rehearse(config: TranslateConfig, *, console: Console | None = None) -> Forecast:
+    """Try a few steps of a training, and say what the whole will take.
+
+    Raises:
+        CaptionerError: the data or the settings cannot be used, or sacrebleu is missing.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        trial = config.model_copy(update={"output": Path(folder) / "run"})
+        return _Run(trial, resume=False, console=console or Console(stderr=True)).forecast()
+
+
 @dataclass(frozen=True)
 class Batch:
     """Source sentences (B, S), padded, and their translations, as one caption each."""
@@ -194,6 +208,26 @@ class _Run(Loop[Batch]):
             f"{parameters / 1e6:.1f} M parameters"
         )
 
+    def forecast(self) -> Forecast:
+        """Time some steps and translations."""
+        training = self.time_a_step(0) * self.steps * self.config.epochs
+        few, began = spread(self.dev.pairs, self.config.evaluation.batch_size), time.perf_counter()
+        self._translate(few)
+        seconds = (time.perf_counter() - began) / len(few) * len(self.dev.pairs)
+        return Forecast(
+            data={"training pairs": len(self.numbers), "dev pairs": len(self.dev.pairs)},
+            parameters={
+                "encoder": sum(parameter.numel() for parameter in self.model.encoder.parameters()),
+                "decoder": sum(parameter.numel() for parameter in self.model.decoder.parameters()),
+            },
+            steps_per_epoch=self.steps,
+            epochs=self.config.epochs,
+            seconds={
+                "training": training,
+                "evaluation": seconds * (self.config.epochs // self.config.evaluation.every),
+            },
+        )
+
     def parts(self) -> dict[str, tuple[nn.Module, nn.Module]]:
         return {"model": (self.model, self.average)}
 
@@ -207,13 +241,15 @@ class _Run(Loop[Batch]):
         return Cost(loss, metrics, len(captions.targets))
 
     def evaluate(self) -> dict[str, float]:
-        settings = self.config.evaluation
-        translator = Translator(self.average, device=str(self.device), **settings.search.model_dump())
-        sources = [pair.source for pair in self.processes.share(self.dev.pairs)]
-        written = [one.text for one in translator(sources, batch_size=settings.batch_size)]
-        parts = self.processes.gather(written)
+        parts = self.processes.gather(self._translate(self.processes.share(self.dev.pairs)))
         texts = [parts[number % len(parts)][number // len(parts)] for number in range(len(self.dev.pairs))]
         return score_translations(texts, [pair.target for pair in self.dev.pairs])
+
+    def _translate(self, pairs: Sequence[Pair]) -> list[str]:
+        """Translate the sources of dev pairs with the averaged model."""
+        settings = self.config.evaluation
+        translator = Translator(self.average, device=str(self.device), **settings.search.model_dump())
+        return [one.text for one in translator([pair.source for pair in pairs], batch_size=settings.batch_size)]
 
     def save(self, name: str) -> None:
         about = {

@@ -113,3 +113,21 @@ def test_a_translator_is_trained_scored_and_used(run, parallel: Path, tmp_path: 
         run("translate", parallel / "val.en", "--model", tmp_path / "run" / "best", "--device", "cpu").out.count("\n")
         == 4
     )
+
+
+def test_a_dry_run_tells_what_it_will_take(run, parallel: Path, tmp_path: Path) -> None:
+    pytest.importorskip("sacrebleu")
+    settings = {"data.path": str(parallel), "data.merges": 30, "model.encoder": TEXT, "model.decoder": DECODER}
+    changes = [part for key, value in settings.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+    arguments = ("train", "multi30k_attention", *changes, "--output", tmp_path / "run", "--dry-run")
+    result = run(*arguments)
+    assert result.code == 0, result.err
+    assert [line.split()[0] for line in result.out.splitlines()] == ["data", "parameters", "steps", "time"]
+    record = json.loads(run(*arguments, "--json").out)
+    assert record["epochs"] == 25 and record["data"]["dev pairs"] == 4 and record["seconds"]["training"] > 0
+    assert not (tmp_path / "run").exists()
+
+
+def test_json_needs_a_dry_run(run) -> None:
+    result = run("train", "multi30k_attention", "--json")
+    assert result.code == 2 and "give --dry-run too" in result.err
