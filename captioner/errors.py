@@ -63,3 +63,7 @@ class EvaluationError(CaptionerError):
 
 class DownloadError(CaptionerError):
     """An archive that cannot be downloaded, checked or unpacked, or a disk that is too small for it."""
+
+
+class BulkError(CaptionerError):
+    """A collection that cannot be read or cut, or an output that belongs to another one."""

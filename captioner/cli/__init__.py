@@ -16,6 +16,7 @@ from captioner.backend import keep_freed_memory
 from captioner.cli import (
     attend,
     benchmark,
+    bulk,
     caption,
     console,
     data,
@@ -58,6 +59,7 @@ def _root(
 
 app.command("caption", epilog=caption.EXAMPLES)(caption.run)
 app.command("attend", epilog=attend.EXAMPLES)(attend.run)
+app.command("bulk", epilog=bulk.EXAMPLES)(bulk.run)
 app.command("translate", epilog=translate.EXAMPLES)(translate.run)
 app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.run)
 app.command("benchmark", epilog=benchmark.EXAMPLES)(benchmark.run)

@@ -1,0 +1,250 @@
+"""Captioning the parts of a collection, here or on a Ray cluster, with the same code."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from captioner import files
+from captioner.bulk.parts import Plan
+from captioner.bulk.reading import BadPart, Picture, pictures, require_parquet
+from captioner.errors import BulkError, ImageError, first_line
+from captioner.pipeline import Captioner
+
+COLUMNS = ("image", "caption", "log_probability", "model", "error")
+_ROWS = 1000  # of a Parquet file that are held before they are written
+
+
+@dataclass
+class Report:
+    """What became of some parts.
+
+    Attributes:
+        parts: finished now.
+        pictures: captioned now.
+        errors: what could not be read now, with reasons; at most the first hundred.
+        failed: how many could not be read.
+    """
+
+    parts: int = 0
+    pictures: int = 0
+    failed: int = 0
+    errors: list[str] = field(default_factory=list)
+
+    def __add__(self, other: Report) -> Report:
+        return Report(
+            self.parts + other.parts,
+            self.pictures + other.pictures,
+            self.failed + other.failed,
+            [*self.errors, *other.errors][:100],
+        )
+
+
+class Bulk:
+    """Captions parts of a plan; one for each worker, which loads the model once.
+
+    Args:
+        plan: the parts.
+        model: a model's name or folder.
+        batch_size: pictures captioned at once.
+        device: a torch device.
+        threads: that torch computes with; ``None`` leaves that to torch.
+        search: settings of the search that replace the model's own.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        model: str,
+        *,
+        batch_size: int = 16,
+        device: str = "auto",
+        threads: int | None = None,
+        **search: Any,
+    ) -> None:
+        if threads is not None:
+            import torch
+
+            torch.set_num_threads(threads)
+        self.plan, self.model, self.batch_size = plan, model, batch_size
+        self.captioner = Captioner.from_pretrained(model, device=device, **search)
+
+    def __call__(self, number: int) -> Report:
+        """Caption a part, unless it is finished, and write its file."""
+        path = self.plan.file(number)
+        if path.exists():  # by a worker that died before it could say so
+            return Report(1)
+        report = Report(1)
+        try:
+            with files.atomic_path(path) as temporary, _writer(temporary, self.plan.format) as write:
+                for row in self._rows(number):
+                    write(row)
+                    if row["error"] is None:
+                        report.pictures += 1
+                    else:
+                        report.failed += 1
+                        if len(report.errors) < 100:
+                            report.errors.append(f"{row['image']}: {row['error']}")
+        except OSError as error:
+            raise BulkError(
+                f"{path}: cannot be written ({error.strerror or error}); the parts before it are finished, and the "
+                "same command goes on"
+            ) from None
+        return report
+
+    def _rows(self, number: int) -> Iterator[dict[str, Any]]:
+        """Yield a row for each picture of a part, in order, and one for the part if it breaks off."""
+        part = self.plan.parts[number]
+        waiting: deque[Picture] = deque()
+        broken: list[str] = []
+
+        def sources() -> Iterator[Path | bytes]:
+            try:
+                for picture in pictures(part, column=self.plan.column):
+                    waiting.append(picture)
+                    yield b"" if picture.data is None else picture.data
+            except BadPart as error:
+                broken.append(str(error))
+
+        for result in self.captioner.stream(sources(), batch_size=self.batch_size):
+            picture = waiting.popleft()
+            if isinstance(result, ImageError):
+                yield self._row(picture.name, error=picture.error or result.reason)
+            else:
+                yield self._row(picture.name, caption=result.text, log_probability=result.log_probability)
+        for reason in broken:
+            path = self.plan.file(number)
+            yield self._row(part.address, error=f"{reason}; once it is repaired, delete {path} and run again")
+
+    def _row(self, image: str, **values: Any) -> dict[str, Any]:
+        return dict.fromkeys(COLUMNS) | {"image": image, "model": self.model} | values
+
+
+def bulk(
+    plan: Plan, worker: Callable[[], Bulk], *, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Report:
+    """Caption the unfinished parts of a plan, one after the other.
+
+    Args:
+        plan: the parts.
+        worker: makes what captions them; not called if nothing is left to do.
+        progress: called with (finished parts, all parts).
+
+    Raises:
+        CaptionerError: the model cannot be used, or a file cannot be written.
+    """
+    left = plan.unfinished()
+    return _total(plan, left, map(worker(), left) if left else iter(()), progress)
+
+
+def bulk_on_ray(
+    plan: Plan,
+    worker: Callable[[], Bulk],
+    *,
+    workers: int,
+    cpus: int = 1,
+    gpus: float = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Report:
+    """Caption the unfinished parts of a plan on a Ray cluster: the one that runs here, else a new one on this machine.
+
+    A part of a worker that dies is given to another. All workers must see the output's folder.
+
+    Args:
+        plan: the parts.
+        worker: makes what captions them, in each worker.
+        workers: how many at once.
+        cpus: of each.
+        gpus: of each.
+        progress: called with (finished parts, all parts).
+
+    Raises:
+        BulkError: Ray is not installed, or a part failed again and again.
+    """
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise BulkError("--ray: needs Ray; install it with: pip install 'captioner[ray]'") from None
+
+    class Worker:  # called by Ray, which makes one in each worker
+        def __init__(self) -> None:
+            self.work = worker()
+
+        def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+            report = self.work(int(row["item"]))
+            return {"report": json.dumps(asdict(report))}
+
+    caption: Any = Worker
+    left = plan.unfinished()
+    if not left:
+        return _total(plan, left, iter(()), progress)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    started = not ray.is_initialized()
+    if started:
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
+    try:
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        rows = (
+            ray.data.from_items(left, override_num_blocks=len(left))
+            .map(
+                caption,
+                compute=ray.data.ActorPoolStrategy(size=min(workers, len(left))),
+                num_cpus=cpus,
+                num_gpus=gpus or None,
+            )
+            .iter_rows()
+        )
+        reports = (Report(**json.loads(row["report"])) for row in rows)
+        return _total(plan, left, reports, progress)
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None) or error
+        raise BulkError(f"{plan.folder}: {first_line(cause)}; the same command goes on") from None
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _total(plan: Plan, left: list[int], reports: Iterator[Report], progress: Callable[[int, int], None]) -> Report:
+    total, before = Report(), len(plan.parts) - len(left)
+    progress(before, len(plan.parts))
+    for report in reports:
+        total += report
+        progress(before + total.parts, len(plan.parts))
+    return total
+
+
+@contextmanager
+def _writer(path: Path, format: str) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Yield a function that writes a row."""
+    if format == "jsonl":
+        with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
+            yield lambda row: print(json.dumps(row, ensure_ascii=False), file=file)
+        return
+    parquet = require_parquet(str(path))
+    import pyarrow
+
+    text, number = pyarrow.string(), pyarrow.float64()
+    schema = pyarrow.schema([(name, number if name == "log_probability" else text) for name in COLUMNS])
+    rows: list[dict[str, Any]] = []
+
+    with parquet.ParquetWriter(path, schema) as writer:
+
+        def flush() -> None:
+            writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
+            rows.clear()
+
+        def write(row: dict[str, Any]) -> None:
+            rows.append(row | {"image": row["image"].encode("utf-8", "surrogateescape").decode("utf-8", "replace")})
+            if len(rows) == _ROWS:
+                flush()
+
+        yield write
+        flush()

@@ -1,0 +1,94 @@
+"""``captioner bulk``: caption a collection, on this machine or on a cluster."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from captioner.cli import console
+from captioner.cli.caption import Model
+
+EXAMPLES = """Example: captioner bulk photos -o captions
+
+Example: captioner bulk 's3://bucket/shards/*.tar' -o /shared/captions --ray --workers 64 --gpus 1
+
+Example: captioner bulk images.parquet --column image -o captions --format parquet"""
+
+
+def run(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A folder with pictures, tar files (WebDataset) or Parquet files, at any depth; one such file; or a "
+            "quoted pattern. Also a URL that fsspec opens: s3://, gs://, https:// and others.",
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", file_okay=False, help="The folder of the captions, a file for each part of the source."
+        ),
+    ],
+    model: Model = None,
+    format: Annotated[
+        Literal["jsonl", "parquet"], typer.Option(help="Of the files; parquet needs captioner[bulk].")
+    ] = "jsonl",
+    column: Annotated[
+        str | None,
+        typer.Option(help="The column of Parquet files with the pictures.", show_default="the only one of bytes"),
+    ] = None,
+    part_size: Annotated[int, typer.Option(min=1, help="Loose pictures in a part.")] = 1000,
+    ray: Annotated[
+        bool,
+        typer.Option("--ray", help="Work on the Ray cluster that runs here, else on a new one; needs captioner[ray]."),
+    ] = False,
+    workers: Annotated[int, typer.Option(min=1, help="With --ray: parts captioned at once.")] = 2,
+    cpus: Annotated[int, typer.Option(min=1, help="With --ray: cores of each worker.")] = 1,
+    gpus: Annotated[float, typer.Option(min=0, help="With --ray: GPUs of each worker; 0.5 for two on one.")] = 0,
+    beam: console.Beam = None,
+    length_normalisation: console.LengthNormalisation = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures in a batch.")] = 16,
+    device: console.Device = "auto",
+) -> None:
+    """Caption a collection of any size, a row for each picture: image, caption, log_probability, model, error.
+
+    The source is cut into parts: tar files, row groups of Parquet files, and loose pictures by the thousand. A part's
+    file appears when it is complete, so after an interruption the same command goes on, and no picture is lost or
+    captioned twice.
+
+    A picture that cannot be read has a row with the reason, and so has a damaged tar or Parquet file after its good
+    pictures; the exit code is then 1.
+    """
+    from captioner.bulk import Bulk, bulk, open_plan
+    from captioner.bulk.reading import require_parquet
+    from captioner.bulk.run import bulk_on_ray
+    from captioner.checkpoint import DEFAULT
+
+    if format == "parquet":
+        require_parquet("--format parquet")
+    search = console.search(beam, length_normalisation)
+    name = model or DEFAULT
+    plan = open_plan(
+        source, output, format=format, column=column, size=part_size, model=name if not search else f"{name} {search}"
+    )
+    worker = functools.partial(
+        Bulk, plan, name, batch_size=batch_size, device=device, threads=cpus if ray else None, **search
+    )
+    with console.progress("Captioning parts") as progress:
+        report = (
+            bulk_on_ray(plan, worker, workers=workers, cpus=cpus, gpus=gpus, progress=progress)
+            if ray
+            else bulk(plan, worker, progress=progress)
+        )
+    failures = console.Failures()
+    for reason in report.errors:
+        failures(reason)
+    if report.failed > len(report.errors):
+        console.note(f"and {report.failed - len(report.errors):,} more; the rows with an error tell which")
+    done = f"{report.pictures:,} pictures captioned" if report.parts else "all was captioned already"
+    typer.echo(f"{output}: {len(plan.parts):,} parts; {done}")
+    failures.exit()
