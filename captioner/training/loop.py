@@ -267,8 +267,8 @@ class Loop(ABC, Generic[B]):
                 self.progress,
                 self._modules(),
                 self.optimiser,
-                generators,
                 self._fixed_settings(),
+                generators,
             )
         self._saved = time.monotonic()
 

@@ -57,8 +57,8 @@ def save_state(
     progress: Progress,
     modules: Mapping[str, nn.Module],
     optimiser: torch.optim.Optimizer,
-    generators: Sequence[Mapping[str, Tensor]],
     settings: str,
+    generators: Sequence[Mapping[str, Tensor]] | None = None,
 ) -> None:
     """Write the state atomically.
 
@@ -67,11 +67,13 @@ def save_state(
         progress: the progress of the run.
         modules: what is trained, and what else has a state.
         optimiser: its optimiser.
-        generators: :func:`generator_states` of every process.
         settings: what must be the same when the run is resumed.
+        generators: :func:`generator_states` of every process; ``None`` for a process alone.
     """
     tensors = {
-        _generator(rank, kind): state for rank, states in enumerate(generators) for kind, state in states.items()
+        _generator(rank, kind): state
+        for rank, states in enumerate(generators or [generator_states()])
+        for kind, state in states.items()
     }
     for name, module in modules.items():
         tensors |= {

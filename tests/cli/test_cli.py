@@ -15,6 +15,7 @@ from captioner.cli import app
 COMMANDS = (
     ["caption"],
     ["attend"],
+    ["bulk"],
     ["translate"],
     ["features"],
     ["train"],

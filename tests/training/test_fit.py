@@ -55,7 +55,7 @@ def test_training_learns_to_name_what_is_shown(tiny: Path, tmp_path: Path) -> No
     [
         pytest.param({}, id="frozen", marks=pytest.mark.slow),
         pytest.param({"from_epoch": 2}, id="whole encoder", marks=pytest.mark.slow),
-        pytest.param({"from_epoch": 2, "stages": 2}, id="last stages"),
+        pytest.param({"from_epoch": 2, "stages": 2}, id="last stages", marks=pytest.mark.slow),
     ],
 )
 def test_killed_and_resumed_ends_with_the_same_bits(tiny: Path, tmp_path: Path, tuned: dict[str, int]) -> None:
