@@ -47,7 +47,7 @@ The model's own setting is {search}, with length normalisation {normalisation:g}
 
 {stages}
 
-{made}
+`scripts/train_shipped.sh` trains it again.
 
 ## Data and terms
 
@@ -232,13 +232,6 @@ def card(folder: Path) -> str:
             f"{number}. {objective}, epoch {stage['epoch']} of {recipe['epochs']}, {stage['minutes']:.0f} minutes:\n"
             f"   CIDEr {100 * stage['dev_cider']:.1f} on dev with {searched}."
         )
-    shared = folder.name != "show_tell" or "encoder_from" in stages[0]["recipe"]
-    made = (
-        "`scripts/train_shipped.sh` trains it again."
-        if shared
-        else "This is an earlier recipe than the one of `scripts/train_shipped.sh`, which tunes the encoder's last\n"
-        "stages and trains self-critically afterwards."
-    )
     return CARD.format(
         name=folder.name,
         title=title,
@@ -250,7 +243,6 @@ def card(folder: Path) -> str:
         normalisation=model["search"]["length_normalisation"],
         made_of=_made_of(folder, config, stages),
         stages="\n".join(lines),
-        made=made,
         terms=textwrap.fill(
             TERMS.format(coco=COCO if "coco" in about["data"] else "") + _origin(model["encoder"]), 119
         ),

@@ -175,7 +175,7 @@ def test_a_worker_that_is_killed_loses_and_repeats_nothing(collection: Path, mod
     pytest.importorskip("ray")
     source = tmp_path / "many"
     source.mkdir()
-    for number in range(60):
+    for number in range(400):
         (source / f"{number:03d}.png").write_bytes(picture(number))
     output = tmp_path / "out"
     command = [sys.executable, "-m", "captioner", "bulk", source, "-o", output, "--model", model, "--ray"]
@@ -184,14 +184,15 @@ def test_a_worker_that_is_killed_loses_and_repeats_nothing(collection: Path, mod
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, "RAY_worker_niceness": "0"},  # beside other tests they would hardly be served
     )
     while len(list(output.glob("part-*"))) < 3:
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
-    workers = subprocess.run(["pgrep", "-f", "ray::MapWorker|ray::.*Worker"], capture_output=True, text=True).stdout
+    workers = subprocess.run(["pgrep", "-f", "ray::MapWorker"], capture_output=True, text=True).stdout
     os.kill(int(workers.split()[0]), signal.SIGKILL)
-    assert len(list(output.glob("part-*"))) < 30, "it ended before a worker could be killed"
+    assert len(list(output.glob("part-*"))) < 200, "it ended before a worker could be killed"
     _, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
-    assert [row["image"] for row in rows(output)] == [str(source / f"{number:03d}.png") for number in range(60)]
+    assert [row["image"] for row in rows(output)] == [str(source / f"{number:03d}.png") for number in range(400)]
     assert all(row["caption"] for row in rows(output))
