@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from captioner import Captioner
 from captioner.training.fit import run
 from captioner.training.recipe import RECIPES, load_config
 
@@ -38,8 +37,7 @@ def test_every_recipe_runs(shared_data: Path, tmp_path: Path) -> None:
     assert len(names) == 6
     for name in names:
         if name != "coco_self_critical":
-            best = run(name, changes_of(name, data), output=tmp_path / name)
-            assert Captioner.from_pretrained(best, device="cpu").model.vocabulary
+            run(name, changes_of(name, data), output=tmp_path / name)
     changes = [f"data.path={data}", *FAST, f"start={tmp_path / 'coco_show_tell' / 'best'}", "objective.bleu=1"]
     run("coco_self_critical", changes, output=tmp_path / "second")
     for folder in tmp_path.iterdir():
