@@ -186,7 +186,8 @@ def test_words_at_a_place_of_regions_add_up() -> None:
 def test_a_caption_of_regions_names_them(photos: list[Path]) -> None:
     model = tiny_model(encoder={"name": "regions", "weights": "random", "size": 64, "regions": 14, "threshold": 0.99})
     captioner = Captioner(model, device="cpu")
-    memory = captioner.model.encoder(torch.from_numpy(model.encoder.transform.pixels(Image.open(photos[0])))[None])
+    pixels = torch.from_numpy(model.encoder.transform.pixels(Image.open(photos[0])))[None]
+    memory = model.encoder.fast(captioner.device)(pixels).to(torch.device("cpu"), torch.float32)
     caption = captioner(photos[0])
     assert caption.boxes is not None and caption.labels is not None and caption.scores is not None
     assert torch.equal(caption.boxes, memory.boxes[0]) and torch.equal(caption.scores, memory.scores[0])

@@ -8,12 +8,13 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from captioner.data.augment import AugmentConfig, View, draw_view
 from captioner.data.dataset import Photo
 from captioner.text.vocabulary import PAD, Vocabulary
 
@@ -81,15 +82,21 @@ class Captions:
 
 @dataclass(frozen=True)
 class Sample:
-    """One draw of a batch: which photos, whether mirrored, and which of their captions."""
+    """One draw of a batch: which photos, whether mirrored, which of their captions, and how they are seen if varied."""
 
     photos: list[int]
     flipped: list[bool]
     captions: list[list[int]]
+    views: list[View] = field(default_factory=list)
 
     def rows(self, rows: Sequence[int]) -> Sample:
         """Take some of the batch's photos."""
-        return Sample([self.photos[i] for i in rows], [self.flipped[i] for i in rows], [self.captions[i] for i in rows])
+        return Sample(
+            [self.photos[i] for i in rows],
+            [self.flipped[i] for i in rows],
+            [self.captions[i] for i in rows],
+            [self.views[i] for i in rows] if self.views else [],
+        )
 
 
 class Sampler:
@@ -98,8 +105,18 @@ class Sampler:
     Every photo is drawn once an epoch. Of a photo with more than ``per_image`` captions, a random choice is taken.
     """
 
-    def __init__(self, photos: Sequence[Photo], *, batch_size: int, per_image: int, flips: bool, seed: int) -> None:
+    def __init__(
+        self,
+        photos: Sequence[Photo],
+        *,
+        batch_size: int,
+        per_image: int,
+        flips: bool,
+        seed: int,
+        augment: AugmentConfig | None = None,
+    ) -> None:
         self.photos, self.batch_size, self.per_image, self.flips, self.seed = photos, batch_size, per_image, flips, seed
+        self.augment = augment if augment is not None and augment.active else None
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
@@ -118,8 +135,9 @@ class Sampler:
             for photo in chosen:
                 n = len(self.photos[photo].captions)
                 captions.append(torch.randperm(n, generator=generator)[: self.per_image].tolist())
+            views = [draw_view(self.augment, generator) for _ in chosen] if self.augment else []
             if start >= skip * self.batch_size:
-                yield Sample(chosen, flipped, captions)
+                yield Sample(chosen, flipped, captions, views)
 
 
 class EncodedCaptions:

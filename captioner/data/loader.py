@@ -45,6 +45,8 @@ class ImageBatch:
         return len(self.sources)
 
 
+Box: TypeAlias = tuple[float, float, float, float]
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 _Loaded: TypeAlias = "tuple[np.ndarray[Any, Any], tuple[float, float, float, float]]"
 
 
@@ -122,6 +124,7 @@ def load_groups(
     groups: Iterable[Sequence[ImageSource]],
     transform: Transform,
     *,
+    crops: Iterable[Sequence[Box]] | None = None,
     workers: int = min(4, os.cpu_count() or 1),
     max_pixels: int | None = None,
 ) -> Iterator[ImageBatch]:
@@ -132,16 +135,19 @@ def load_groups(
     Args:
         groups: the pictures of each batch.
         transform: turns each picture into the encoder's input.
+        crops: for each group, the part of each picture to take: x0, y0, x1, y1, relative; ``None`` for whole pictures.
         workers: threads, the same for all groups.
         max_pixels: see :func:`load_image`.
     """
-    limit = pixel_limit(max_pixels)
+    limit, parts = pixel_limit(max_pixels), None if crops is None else iter(crops)
     with ThreadPoolExecutor(workers, thread_name_prefix="captioner-images") as pool:
         waiting: deque[tuple[Sequence[ImageSource], list[Future[_Loaded | ImageError]]]] = deque()
         try:
             for group in chain(groups, (None,)):
                 if group is not None:
-                    waiting.append((group, [pool.submit(_load, source, transform, limit) for source in group]))
+                    boxes = next(parts) if parts is not None else [WHOLE] * len(group)
+                    asked = zip(group, boxes, strict=True)
+                    waiting.append((group, [pool.submit(_load, one, transform, limit, box) for one, box in asked]))
                 if waiting and (group is None or len(waiting) > 1):
                     sources, futures = waiting.popleft()
                     results = [future.result() for future in futures]
@@ -153,12 +159,21 @@ def load_groups(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _load(source: ImageSource, transform: Transform, max_pixels: int) -> _Loaded | ImageError:
+def _load(source: ImageSource, transform: Transform, max_pixels: int, box: Box = WHOLE) -> _Loaded | ImageError:
     try:
         image = load_image(source, max_pixels=max_pixels, min_size=transform.decode_size)
+        if box != WHOLE:
+            image = image.crop(_corners(box, image.size))
         return transform.pixels(image), transform.place(image.size)
     except ImageError as error:
         return ImageError(error.source, error.reason)  # a new one: the traceback would keep the picture in memory
+
+
+def _corners(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return a relative box in whole pixels of a picture, at least one pixel large."""
+    width, height = size
+    left, top = min(round(box[0] * width), width - 1), min(round(box[1] * height), height - 1)
+    return left, top, max(round(box[2] * width), left + 1), max(round(box[3] * height), top + 1)
 
 
 def _batch(

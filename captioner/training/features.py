@@ -79,12 +79,14 @@ def stages_to_train(config: TrainConfig, encoder: Encoder) -> int:
 
 
 def store_cut(config: TrainConfig, model: CaptionModel) -> int | None:
-    """Return how many of the encoder's last stages the feature store leaves off; ``None`` if the run needs no store.
+    """Return how many of the encoder's last stages the feature store leaves off; ``None`` if the run has no store.
 
     The store ends where the weights of this model, or of this run, begin, so that other models and runs can use it too;
     an encoder that the run takes from another model is shared, and is stored with those weights.
     """
     encoder, stages = model.encoder, stages_to_train(config, model.encoder)
+    if config.data.augment.active:
+        return None
     if stages == encoder.stages:
         # The whole encoder is trained: from the first epoch on, or after epochs on the features of the initial encoder.
         return None if config.fine_tune.from_epoch == 1 else 0

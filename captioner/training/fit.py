@@ -18,6 +18,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from captioner.checkpoint import locate, read_config, save_model
+from captioner.data.augment import recolour
 from captioner.data.batches import Captions, EncodedCaptions, Sample, Sampler
 from captioner.data.dataset import Photo
 from captioner.data.loader import load_groups
@@ -58,11 +59,13 @@ class Batch:
         captions: of the batch's images.
         memory: from the feature store.
         pixels: for the encoder, if there is no memory.
+        colours: how to change those of the pixels, if at all; see :func:`recolour`.
     """
 
     captions: Captions
     memory: Memory | None = None
     pixels: Tensor | None = None
+    colours: tuple[tuple[float, float, float], ...] = ()
 
 
 def fit(config: TrainConfig, *, resume: bool = False, console: Console | None = None) -> Path:
@@ -130,6 +133,7 @@ class _Run(Loop[Batch]):
             per_image=config.data.captions_per_image,
             flips=config.data.flips,
             seed=config.seed,
+            augment=config.data.augment,
         )
         self.steps = len(self.sampler)
         self.encoded = EncodedCaptions(self.train.photos, self.model.vocabulary, max_words=config.data.max_words)
@@ -206,16 +210,19 @@ class _Run(Loop[Batch]):
 
     def _batches_of_pixels(self, samples: Iterator[Sample]) -> Iterator[Batch]:
         """Load the batches' pictures in threads; unreadable ones are left out and reported once."""
-        samples, to_load = tee(samples)
+        samples, to_load, to_crop = tee(samples, 3)
         groups = ([self.train.photos[photo].path for photo in sample.photos] for sample in to_load)
-        for sample, loaded in zip(samples, load_groups(groups, self.model.encoder.transform), strict=True):
+        crops = ([view.box for view in sample.views] for sample in to_crop) if self.sampler.augment else None
+        for sample, loaded in zip(samples, load_groups(groups, self.model.encoder.transform, crops=crops), strict=True):
             for _, error in loaded.errors:
                 if error.source not in self.unreadable:
                     self.unreadable.add(error.source)
                     self._warn(f"left out: {error}")
             flipped = torch.tensor([sample.flipped[row] for row in loaded.positions], dtype=torch.bool)
             pixels = torch.where(flipped.view(-1, 1, 1, 1), loaded.pixels.flip(-1), loaded.pixels)
-            yield Batch(self.encoded.batch(sample.rows(loaded.positions)), pixels=pixels)
+            kept = sample.rows(loaded.positions)
+            colours = tuple(view.colour for view in kept.views)
+            yield Batch(self.encoded.batch(kept), pixels=pixels, colours=colours)
 
     def cost(self, batch: Batch, captions: Captions) -> Cost:
         if batch.memory is not None:
@@ -223,7 +230,8 @@ class _Run(Loop[Batch]):
             memory = self.model.encoder.finish(batch.memory.to(self.device), self.store.cut)
         else:
             assert batch.pixels is not None
-            memory = self.model(batch.pixels)
+            pixels = batch.pixels.to(self.device)
+            memory = self.model(recolour(pixels, batch.colours) if batch.colours else pixels)
         loss, metrics = self.objective(self.model.decoder, memory, captions)
         return Cost(loss, metrics, captions.captions)
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
+from captioner.data.augment import AugmentConfig
 from captioner.errors import ConfigError
 from captioner.model import ModelConfig
 from captioner.registry import Registry, suggestion
@@ -42,6 +43,10 @@ class DataConfig(Settings):
     )
     features: Path | None = Field(None, description="feature store; left out, it is made in the run's folder")
     flips: bool = Field(True, description="also train on mirrored pictures")
+    augment: AugmentConfig = Field(
+        default_factory=AugmentConfig,
+        description="varying training pictures, which are then encoded in every epoch and not stored",
+    )
     min_count: int = Field(5, ge=1, description="rarer words of the training captions become <unk>")
     max_words: int = Field(24, ge=1, description="longer training captions are cut")
     captions_per_image: int = Field(5, ge=1, description="captions per image in a step; they share one memory")

@@ -50,6 +50,16 @@ def test_training_learns_to_name_what_is_shown(tiny: Path, tmp_path: Path) -> No
     assert list((tmp_path / "run" / "curves").iterdir())
 
 
+def test_varied_pictures_are_encoded_in_every_epoch_and_drawn_by_the_seed(tiny: Path, tmp_path: Path) -> None:
+    varied = ["epochs=2", "fine_tune.from_epoch=1", "data.augment={crop: 0.7, colour: 0.2}"]
+    for name in ("first", "again"):
+        run(tiny, varied, output=tmp_path / name)
+    run(tiny, varied[:2], output=tmp_path / "plain")
+    assert identical(tmp_path / "first", tmp_path / "again")
+    assert not identical(tmp_path / "first", tmp_path / "plain")
+    assert not (tmp_path / "first" / "features").exists()
+
+
 @pytest.mark.parametrize(
     "tuned",
     [

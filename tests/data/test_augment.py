@@ -1,0 +1,57 @@
+"""Crops and colours against Pillow's and torchvision's own."""
+
+import pytest
+import torch
+from torchvision.transforms.v2 import functional as reference
+
+from captioner.data.augment import AugmentConfig, draw_view, recolour
+from captioner.data.loader import load_groups
+from captioner.data.transform import Transform
+from tests.data.pictures import MEAN, STD, scene
+
+
+def test_colours_are_changed_as_torchvision_changes_them() -> None:
+    torch.manual_seed(0)
+    pixels = torch.randint(0, 256, (3, 3, 20, 20), dtype=torch.uint8)
+    colours = [(1.3, 0.6, 0.5), (0.7, 1.4, 1.5), (1.0, 1.0, 1.0)]
+    expected = []
+    for picture, (brightness, contrast, saturation) in zip(pixels, colours, strict=True):
+        changed = reference.adjust_brightness(picture.float() / 255, brightness)
+        changed = reference.adjust_contrast(changed, contrast)
+        expected.append(reference.adjust_saturation(changed, saturation))
+    difference = recolour(pixels, colours).float() - 255 * torch.stack(expected)
+    assert difference.abs().max() < 0.6  # rounded once, at the end
+    assert torch.equal(recolour(pixels, colours)[2], pixels[2])
+
+
+def test_crops_keep_the_share_and_the_shape_they_are_asked_for() -> None:
+    generator = torch.Generator().manual_seed(0)
+    views = [draw_view(AugmentConfig(crop=0.5, colour=0.2), generator) for _ in range(2000)]
+    boxes = torch.tensor([view.box for view in views])
+    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    assert boxes.min() >= 0 and boxes.max() <= 1
+    uncut = (width < 1) & (height < 1)
+    area, shape = (width * height)[uncut], (width / height)[uncut]
+    assert area.min() >= 0.5 - 1e-6 and area.max() < 1
+    assert shape.min() >= 3 / 4 - 1e-6 and shape.max() <= 4 / 3 + 1e-6
+    factors = torch.tensor([view.colour for view in views])
+    assert factors.min() >= 0.8 and factors.max() <= 1.2 and (factors.mean(0) - 1).abs().max() < 0.02
+
+
+def test_without_crops_a_view_is_the_whole_photo() -> None:
+    view = draw_view(AugmentConfig(), torch.Generator().manual_seed(0))
+    assert view.box == (0.0, 0.0, 1.0, 1.0) and view.colour == (1.0, 1.0, 1.0)
+    assert not AugmentConfig().active and AugmentConfig(colour=0.1).active and AugmentConfig(crop=0.9).active
+
+
+@pytest.mark.parametrize(
+    ("box", "corners"), [((0.25, 0.5, 0.75, 1.0), (16, 24, 48, 48)), ((1, 1, 1, 1), (63, 47, 64, 48))]
+)
+def test_the_loader_takes_the_part_that_is_asked_for(box: tuple[float, ...], corners: tuple[int, ...]) -> None:
+    transform = Transform(size=8, mean=MEAN, std=STD)
+    image = scene(64, 48)
+    left, top, right, bottom = box
+    [batch] = load_groups([[image, image]], transform, crops=[[(left, top, right, bottom), (0.0, 0.0, 1.0, 1.0)]])
+    x0, y0, x1, y1 = corners
+    assert torch.equal(batch.pixels[0], torch.from_numpy(transform.pixels(image.crop((x0, y0, x1, y1)))))
+    assert torch.equal(batch.pixels[1], torch.from_numpy(transform.pixels(image)))
