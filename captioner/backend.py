@@ -53,6 +53,13 @@ def choose_device(name: str = "auto", *, number: int = 0) -> torch.device:
     return device
 
 
+def device_name(device: torch.device) -> str:
+    """Return what a device is called: the product name of a GPU of NVIDIA's, else its kind."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def fast_dtype(device: torch.device) -> torch.dtype:
     """Return bfloat16 where the device multiplies it faster than float32, else float32."""
     import torch

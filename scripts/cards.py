@@ -139,8 +139,8 @@ The model's own setting is {search}. Signatures:
 
 ## Recipe
 
-`captioner train {recipe}`: cross-entropy, epoch {epoch} of {epochs}, {minutes:.0f} minutes on two CPU cores shared with
-other work; {parameters:.1f} M parameters; byte pairs learned from the training split, {merges:,} merges a language.
+`captioner train {recipe}`: cross-entropy, epoch {epoch} of {epochs}, {minutes:.0f} minutes on {device};
+{parameters:.1f} M parameters; byte pairs learned from the training split, {merges:,} merges a language.
 Seed {seed}, {precision}; the weights are stored in 16 bits. All settings are in `config.json` under `about`.
 
 ## Data and terms
@@ -197,6 +197,13 @@ COCO = " COCO's captions (Chen et al. 2015; those of Karpathy's train and restva
 def stages_of(about: dict[str, Any]) -> list[dict[str, Any]]:
     """Return what is known of each stage of a model's training, the first one first."""
     return [*(stages_of(about["start"]) if "start" in about else []), about]
+
+
+def trained_on(stages: Sequence[dict[str, Any]]) -> str:
+    """Say on what the stages of a model were trained, the first one first."""
+    devices = dict.fromkeys(stage.get("device", "cpu") for stage in stages)
+    names = ["two CPU cores" if device == "cpu" else f"an {device} GPU" for device in devices]
+    return f"{', then '.join(names)} shared with other work"
 
 
 def search_name(width: int) -> str:
@@ -275,7 +282,8 @@ def translator_card(folder: Path) -> str:
         epochs=recipe["epochs"],
         minutes=about["minutes"],
         parameters=about["parameters"] / 1e6,
-        merges=recipe["data"]["merges"],
+        merges=about["merges"],
+        device=trained_on([about]),
         seed=about["seed"],
         precision=about["precision"],
     )
@@ -306,7 +314,7 @@ def _made_of(folder: Path, config: dict[str, Any], stages: Sequence[dict[str, An
     return textwrap.fill(
         f"{about['decoder_parameters'] / 1e6:.1f} M parameters after the encoder, {words:,} words; it looks at "
         f"{' and at '.join(parts)}. Seed {about['seed']}, {about['precision']}; the weights are stored in "
-        f"{about.get('bits', 16)} bits. The minutes are those of training on two CPU cores shared with other work; "
+        f"{about.get('bits', 16)} bits. The minutes are those of training on {trained_on(stages)}; "
         "encoding the photos beforehand is not in them. All settings are in `config.json` under `about`.",
         119,
     )

@@ -17,6 +17,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from captioner.backend import device_name
 from captioner.checkpoint import locate, read_config, save_model
 from captioner.data.augment import recolour
 from captioner.data.batches import Captions, EncodedCaptions, Sample, Sampler
@@ -283,6 +284,7 @@ class _Run(Loop[Batch]):
             "precision": self.precision,
             "epoch": self.progress.epoch,
             "minutes": round(self.progress.seconds / 60, 1),
+            "device": device_name(self.device),
             "dev_cider": round(self.progress.best, 4),
             "recipe": json.loads(self.config.model_dump_json(exclude=excluded)),
         }
