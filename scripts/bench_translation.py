@@ -67,6 +67,7 @@ def record(folder: Path, data: Path, split: str) -> dict[str, Any]:
     value: dict[str, Any] = {
         "minutes": about["minutes"],
         "epoch": about["epoch"],
+        "device": about["device"],
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "search": {},
     }

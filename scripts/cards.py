@@ -201,9 +201,14 @@ def stages_of(about: dict[str, Any]) -> list[dict[str, Any]]:
 
 def trained_on(stages: Sequence[dict[str, Any]]) -> str:
     """Say on what the stages of a model were trained, the first one first."""
-    devices = dict.fromkeys(stage.get("device", "cpu") for stage in stages)
-    names = ["two CPU cores" if device == "cpu" else f"an {device} GPU" for device in devices]
+    names = dict.fromkeys(device(stage) for stage in stages)
     return f"{', then '.join(names)} shared with other work"
+
+
+def device(about: dict[str, Any]) -> str:
+    """Say on what a model, or a stage of it, was trained; the first models do not say, and had two cores."""
+    name = about.get("device", "cpu")
+    return "two CPU cores" if name == "cpu" else f"one {name}"
 
 
 def search_name(width: int) -> str:

@@ -1,9 +1,10 @@
-"""Make what the README shows again, from the shipped models: the heatmap picture and the tables.
+"""Make what the README shows again, from the shipped models: the pictures and the tables.
 
 Example: python scripts/readme.py --data data/flickr8k
 
 With ``--data`` the models caption Flickr8k's dev split and are timed, which takes minutes; what the README needs of it
-is kept in ``assets/benchmark.json``. Without it, picture and tables are made from what is there.
+is kept in ``assets/benchmark.json``. Without it, pictures and tables are made from what is there; the translators'
+scores are those of ``assets/translation.json``, which ``scripts/bench_translation.py`` writes.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from typing import Any
 
 from PIL import Image
 
-from captioner import Captioner, files
+from captioner import Captioner, Translator, files
 from captioner.assets import shipped
 from captioner.benchmark import report, tables
 from captioner.benchmark.cost import Cost
 from captioner.benchmark.groups import Group
 from captioner.evaluation.bootstrap import Difference, Interval
 from captioner.figures import figure
+from captioner.figures.alignment import Alignment
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import cards
@@ -32,21 +34,22 @@ import cards
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS, README = ROOT / "assets", ROOT / "README.md"
 PHOTO, PICTURE, LARGEST = ASSETS / "examples" / "photographer.png", ASSETS / "heatmap.png", 300_000
-BENCHMARK = ASSETS / "benchmark.json"
+BENCHMARK, TRANSLATION = ASSETS / "benchmark.json", ASSETS / "translation.json"
+SENTENCE, ALIGNMENT = "Two young children are playing with a big brown dog on the beach.", ASSETS / "alignment.png"
+METRICS = ("BLEU", "chrF")
 MODELS = [name for name in cards.TITLES if name in shipped()]  # in the lineage's order
 
 
-def draw() -> None:
-    """Draw the picture in a palette of 256 colours, which halves its size."""
-    drawn = figure(Captioner.from_pretrained()(PHOTO), width=1000).image()
+def draw(drawn: Image.Image, picture: Path) -> None:
+    """Save a picture in a palette of 256 colours, which halves its size."""
     reduced = drawn.quantize(palette=drawn.quantize(256), dither=Image.Dither.FLOYDSTEINBERG)
     stream = io.BytesIO()
     reduced.save(stream, "PNG", optimize=True)
     if len(stream.getvalue()) > LARGEST:
-        raise SystemExit(f"{PICTURE}: would have {len(stream.getvalue()):,} bytes, more than {LARGEST:,}")
-    with files.atomic_path(PICTURE) as temporary:
+        raise SystemExit(f"{picture}: would have {len(stream.getvalue()):,} bytes, more than {LARGEST:,}")
+    with files.atomic_path(picture) as temporary:
         temporary.write_bytes(stream.getvalue())
-    print(f"{PICTURE.relative_to(ROOT)}: {len(stream.getvalue()):,} bytes")
+    print(f"{picture.relative_to(ROOT)}: {len(stream.getvalue()):,} bytes")
 
 
 def keep(record: dict[str, Any]) -> None:
@@ -71,10 +74,32 @@ def benchmark_tables(record: dict[str, Any]) -> str:
     return "\n\n".join(text for table in chosen for text in (report.write(table), table.note))
 
 
+def translation_table(record: dict[str, Any]) -> str:
+    """Write the table of the translators, with the signatures of their scores."""
+    rows = []
+    for name, model in record["models"].items():
+        scores = [
+            f"{100 * score['value']:.1f} [{100 * score['low']:.1f}, {100 * score['high']:.1f}]"
+            for score in (model["search"][search][metric] for search in ("greedy", "beam 5") for metric in METRICS)
+        ]
+        speed = model["search"]["greedy"]["sentences_per_second"]
+        trained = f"{model['minutes']:.0f} ({cards.device(model)})"
+        rows.append((name, *scores, f"{model['parameters'] / 1e6:.1f}", f"{speed:.0f}", trained))
+    searches = (f"{metric}, {search}" for search in ("greedy", "beam 5") for metric in METRICS)
+    head = ("model", *searches, "M parameters", "sentences/s, greedy", "minutes")
+    signatures = "; ".join(f"{name} `{text}`" for name, text in model["signatures"].items())
+    return f"{cards.markdown_table(head, rows)}\n\nIn percent, with 95 % intervals over sentences. {signatures}."
+
+
 def sections() -> dict[str, str]:
     """Return what stands between the README's marks, by their names."""
     record = json.loads(BENCHMARK.read_text(encoding="utf-8"))
-    return {"benchmark": benchmark_tables(record), "scores": cards.models_table()}
+    translation = json.loads(TRANSLATION.read_text(encoding="utf-8"))
+    return {
+        "benchmark": benchmark_tables(record),
+        "scores": cards.models_table(),
+        "translation": translation_table(translation),
+    }
 
 
 def main() -> None:
@@ -89,7 +114,8 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=30, help="how often each model is timed (default: %(default)s)")
     arguments = parser.parse_args()
-    draw()
+    draw(figure(Captioner.from_pretrained()(PHOTO), width=1000).image(), PICTURE)
+    draw(Alignment(Translator.for_language("de")(SENTENCE)).sheet().image(), ALIGNMENT)
     if arguments.data is not None:
         data = ["--data", str(arguments.data), "--split", "dev", "--output", str(arguments.output)]
         data += ["--rounds", str(arguments.rounds)]

@@ -53,12 +53,15 @@ def losses(output: Path) -> list[float]:
 
 
 def assert_near(one: Path, two: Path) -> None:
-    """Compare the losses, dev scores and final weights of two runs."""
+    """Compare the losses and final weights of two runs: these by their norms, as Adam turns a gradient that is zero but
+    for rounding into a step of either sign.
+    """
     torch.testing.assert_close(torch.tensor(losses(one)), torch.tensor(losses(two)), rtol=1e-4, atol=1e-5)
     states = [load_file(output / STATE) for output in (one, two)]
     for name, tensor in states[0].items():
         if not name.startswith(("rng.", "optimiser.")) and tensor.is_floating_point():
-            torch.testing.assert_close(states[1][name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+            difference = (states[1][name] - tensor).norm()
+            assert difference < 1e-3 * tensor.norm() + 1e-5, f"{name}: {difference} of {tensor.norm()}"
 
 
 @pytest.mark.parametrize(
