@@ -512,3 +512,7 @@ def plot(record: dict[str, Any]) -> bytes:
     reduced, out = Image.open(stream).convert("RGB").quantize(64), io.BytesIO()
     reduced.save(out, "PNG", optimize=True)
     return out.getvalue()
+
+
+if __name__ == "__main__":
+    main()
