@@ -26,6 +26,7 @@ from captioner.translation.pairs import read_parallel
 from captioner.translation.scores import evaluate_translation, measure, score_intervals, score_translations
 from captioner.translation.train import load_translate_config, train_translation
 from captioner.translation.translator import Translator
+from tests.torchrun import assert_near, finish, start, train
 
 WORDS = {"one": "Eins", "two": "Zwei", "dogs": "Hunde", "run": "laufen", "fast": "schnell", "home": "heim"}
 
@@ -281,3 +282,14 @@ def test_recipes_and_changes(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.path|data"):
         (tmp_path / "empty.yaml").write_text("{}\n")
         load_translate_config(tmp_path / "empty.yaml")
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tiny: Path, tmp_path: Path) -> None:
+    pytest.importorskip("sacrebleu")
+    one, two = tmp_path / "one", tmp_path / "two"
+    changes = ["model.encoder.dropout=0", "model.decoder.dropout=0", "epochs=2"]
+    _, err = finish(start(2, *train(tiny, changes, two)))
+    assert "2 processes" in err
+    train_translation(tiny, changes, output=one)
+    assert_near(one, two)
