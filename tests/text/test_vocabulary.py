@@ -37,6 +37,15 @@ def test_words_are_nltks_without_case_and_punctuation(caption: str) -> None:
     assert tokenize(caption) == expected
 
 
+def test_plain_captions_are_split_as_nltk_splits_them() -> None:
+    chance = random.Random(0)
+    parts = ["a", "dog", "3", "t-shirt", "gonna", "cannot", ".", ",", "-", "--", " ", "  ", "'s", "n't"]
+    for _ in range(5000):
+        text = "".join(chance.choice(parts) for _ in range(chance.randint(0, 9)))
+        words = [word.rstrip(".") if word.count(".") == 1 else word for word in NLTKWordTokenizer().tokenize(text)]
+        assert tokenize(text) == [word for word in words if any(letter.isalnum() for letter in word)], text
+
+
 def test_a_full_stop_in_the_middle_does_not_make_another_word() -> None:
     assert tokenize("A dog runs. A cat sits. They rest.") == ["a", "dog", "runs", "a", "cat", "sits", "they", "rest"]
     assert tokenize("The U.S. flag") == ["the", "u.s.", "flag"]
