@@ -5,8 +5,8 @@
 #   scripts/train_shipped.sh DATA [RUNS] [NAME...]
 #
 # DATA is a folder that holds flickr8k/ in the layout of its official release and coco/ with dataset_coco.json and the
-# photos it names; RUNS (default: runs) takes features, logs and checkpoints. NAMEs choose among the models; all by
-# default. scripts/train_detector.py makes the detector.
+# photos it names, and multi30k/ for the translators; RUNS (default: runs) takes features, logs and checkpoints. NAMEs
+# choose among the models, and all translators together; all by default. scripts/train_detector.py makes the detector.
 set -euo pipefail
 data=${1:?usage: scripts/train_shipped.sh DATA [RUNS] [NAME...]}
 runs=${2:-runs}
@@ -17,7 +17,7 @@ chosen=("$@")
 [ $# -gt 0 ] || chosen=(
     show_attend_tell # the first one, as the others take its encoder
     show_tell hard_attention top_down transformer
-    regions_show_attend_tell regions_top_down regions_transformer grid_regions_transformer
+    regions_show_attend_tell regions_top_down regions_transformer grid_regions_transformer translators
 )
 settings=(--set "data.path=$data/flickr8k" --set "data.also=[$data/coco/dataset_coco.json]")
 
@@ -41,7 +41,22 @@ features() {
 }
 resume() { [ -e "$1/state.safetensors" ] && echo --resume || true; }
 
+translators() {
+    local family run=$runs/multi30k compared=()
+    for family in seq2seq attention transformer; do
+        captioner train multi30k_$family --set "data.path=$data/multi30k" $(resume "${run}_$family") \
+            --output "${run}_$family"
+        compared+=("$family=${run}_$family")
+    done
+    python scripts/ship.py "${run}_attention" "${run}_transformer" translator_en_de --data "$data/multi30k"
+    python scripts/bench_translation.py --data "$data/multi30k" "${compared[@]}"
+}
+
 for name in "${chosen[@]}"; do
+    if [ "$name" = translators ]; then
+        translators
+        continue
+    fi
     case $name in
     show_attend_tell) store=cut ;;
     grid_regions_*) store=both ;;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -167,6 +168,7 @@ def bulk_on_ray(
     Raises:
         BulkError: Ray is not installed, or a part failed again and again.
     """
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it reports every worker's end as an error
     try:
         import ray
         import ray.data
