@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 from captioner.errors import AnnotationError, CheckpointError, ConfigError, EvaluationError
 from captioner.training import loop
 from captioner.training.loop import STATE
-from captioner.training.recipe import RECIPES
 from captioner.training.state import Progress, save_state
 from captioner.translation import scores
 from captioner.translation.model import TranslationModel, load_translator
@@ -254,8 +253,8 @@ def test_a_missing_scorer_is_reported_before_any_work(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("multi30k")])
-def test_every_recipe_builds_a_model_of_at_most_15_megabytes(name: str) -> None:
+@pytest.mark.parametrize("name", ["multi30k_attention", "multi30k_transformer"])  # seq2seq does not ship
+def test_what_may_ship_has_at_most_15_megabytes(name: str) -> None:
     config = load_translate_config(name)
     pieces = type("Pieces", (), {"__len__": lambda self: 4 + 256 + config.data.merges})()
     with torch.device("meta"):
