@@ -20,7 +20,7 @@ from captioner.errors import CheckpointError, ImageError, first_line
 from captioner.heads import HEADS, MEAN, check, look_again
 from captioner.memory import Memory
 from captioner.model import CaptionModel
-from captioner.search import SEARCHES, Hypothesis, SearchConfig
+from captioner.search import Hypothesis, SearchConfig, choose_search
 from captioner.settings import validate
 
 
@@ -168,8 +168,7 @@ class Captioner:
         check(decoder, attention)
         memory = self._encoder.finish(memory.to(self.device), cut)
         memory = memory.to(dtype=next(decoder.parameters()).dtype)
-        search = SEARCHES["greedy" if self.search.width == 1 else "beam"]
-        found = search(decoder, memory, self.search)
+        found = choose_search(self.search)(decoder, memory, self.search)
         captions = [self._captions(hypotheses, memory, row) for row, hypotheses in enumerate(found)]
         if attention != MEAN:
             weights_of = look_again(

@@ -12,11 +12,8 @@ A point alone: python scripts/bench_scale.py --point store 10000
 from __future__ import annotations
 
 import argparse
-import io
 import json
-import platform
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -28,26 +25,36 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
 from captioner import files
+from captioner.benchmark.run import machine
+from captioner.benchmark.worker import peak_memory
+from captioner.bulk.parts import open_plan
 from captioner.data.annotations import read_captions
 from captioner.data.batches import Captions
 from captioner.data.transform import Transform
 from captioner.decoders import DECODERS
 from captioner.encoders.base import Encoder, EncoderConfig
+from captioner.encoders.grid import GridConfig, GridEncoder
 from captioner.evaluation.cider import CiderD
 from captioner.evaluation.scores import Scorer
-from captioner.features import build_store
+from captioner.features import FeatureStore, build_store
 from captioner.memory import Memory
 from captioner.processes import Processes
-from captioner.search import SearchConfig, beam, greedy
+from captioner.search import SearchConfig, choose_search
 from captioner.text.vocabulary import Vocabulary
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import cards
+import pictures
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 RECORD, PLOT, PAGE = DOCS / "scale.json", DOCS / "scale.png", DOCS / "scale.md"
 WORDS = [f"word{number}" for number in range(3000)]
+EXTRACTED = 192  # photos
 Values = dict[str, float]
 
 
@@ -114,8 +121,6 @@ def store(folder: Path, images: int) -> Values:
 
 def read(folder: Path, images: int) -> Values:
     """Read all of a store in shuffled batches of 32; and its files one after the other, for comparison."""
-    from captioner.features import FeatureStore
-
     store(folder, images)
     began = time.perf_counter()
     found = FeatureStore(folder / "store")
@@ -148,8 +153,6 @@ def annotations(folder: Path, images: int) -> Values:
 
 def plan(folder: Path, pictures: int) -> Values:
     """Cut a folder of pictures into parts, and find the unfinished ones."""
-    from captioner.bulk.parts import open_plan
-
     (folder / "pictures").mkdir()
     for number in range(pictures):
         (folder / "pictures" / f"{number:06d}.jpg").touch()
@@ -181,10 +184,10 @@ def scores(folder: Path, images: int) -> Values:
     return {"seconds": time.perf_counter() - began}
 
 
-def decoder_of(name: str = "show_attend_tell") -> Any:
-    """Build a decoder of the shipped size, with new weights."""
+def soft_attention() -> Any:
+    """Build its decoder in its default size, with new weights."""
     torch.manual_seed(0)
-    kind = DECODERS[name]
+    kind = DECODERS["show_attend_tell"]
     return kind(kind.Config(), features=1280, words=3000)
 
 
@@ -196,10 +199,10 @@ def memory_of(images: int, places: int) -> Memory:
 
 def searching(images: int, *, width: int = 3, places: int = 196) -> Values:
     """Search captions of 20 words, 40 images at a time."""
-    decoder, memory = decoder_of().eval(), memory_of(40, places)
+    decoder, memory = soft_attention().eval(), memory_of(40, places)
     config = SearchConfig(width=width, max_words=20, min_words=20)
+    search = choose_search(config)
     with torch.inference_mode():
-        search = greedy if width == 1 else beam
         search(decoder, memory, config)
         began = time.perf_counter()
         for _ in range(images // 40):
@@ -209,7 +212,7 @@ def searching(images: int, *, width: int = 3, places: int = 196) -> Values:
 
 def training(*, captions: int = 5, places: int = 196) -> Values:
     """Train a few steps on 32 images with captions of 12 words, and say the median step."""
-    decoder, memory = decoder_of().train(), memory_of(32, places)
+    decoder, memory = soft_attention().train(), memory_of(32, places)
     optimiser = torch.optim.AdamW(decoder.parameters(), fused=True)
     batch = Captions.collate([[[1, *range(10, 22), 2]] * captions] * 32)
     times = []
@@ -225,8 +228,6 @@ def training(*, captions: int = 5, places: int = 196) -> Values:
 
 def extract(folder: Path, images: int) -> Values:
     """Encode photos into a store with the default encoder, together with the processes that torchrun started."""
-    from captioner.encoders.grid import GridConfig, GridEncoder
-
     processes = Processes.join()
     photos = sorted((DOCS.parent / "assets" / "examples").glob("*.[jp][pn]g"))
     encoder = GridEncoder(GridConfig(backbone="efficientnet_lite2")).eval().fast(torch.device("cpu"))
@@ -234,7 +235,7 @@ def extract(folder: Path, images: int) -> Values:
     build_store(folder / f"warm{processes.rank}", encoder, chosen[:16])
     processes.wait()
     began = time.perf_counter()
-    build_store(Path(folder) / "store", encoder, chosen, shard=16, processes=processes)
+    build_store(folder / "store", encoder, chosen, shard=16, processes=processes)
     return {"seconds": time.perf_counter() - began}
 
 
@@ -256,9 +257,9 @@ POINTS: dict[str, Callable[[Path, int], Values]] = {
 
 def measure(name: str, size: int, folder: Path) -> Values:
     """Measure a point in this process, with the most memory that the process ever held."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before = peak_memory()
     values = POINTS[name](folder, size)
-    return {**values, "start_mb": before, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    return {**values, "start_mb": before, "peak_mb": peak_memory()}
 
 
 def apart(name: str, size: int, *, processes: int = 1, threads: int | None = None) -> Values:
@@ -328,7 +329,7 @@ hypothesis and every place. A feature store takes {bytes:.4f} times the bytes of
 batches of 32 reaches {read:,.0f} MB/s, its files read one after the other {plain:,.0f} MB/s (both from memory, where
 the store of 100,000 small pictures fits). Memory beyond the program's own at 100,000 pictures: {held}.
 
-Encoding photos with the default encoder (EfficientNet-Lite2, 448 pixels), 192 photos:
+Encoding photos with the default encoder (EfficientNet-Lite2, 448 pixels), {photos} photos:
 
 {extract}
 
@@ -348,12 +349,6 @@ work); the network delivers the photos as fast as they are encoded, which at the
 worker at 150 kB a photo. What is not measured at that size: the listing of a bucket with so many names, whose speed is
 the bucket's, and a file system with {parts:,} files in one folder; tar shards of some thousand photos keep both small.
 """
-
-
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Write a Markdown table; all but the first column are numbers."""
-    rule = ["---"] + ["---:"] * (len(head) - 1)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *rows))
 
 
 def duration(seconds: float) -> str:
@@ -383,10 +378,10 @@ def page(record: dict[str, Any]) -> str:
     alone = record["extract"][0]["seconds"]
     encode = min(one["seconds"] for one in record["extract"])
     extracted = [
-        (f"{one['processes']} x {one['threads']}", f"{192 / one['seconds']:.1f}", f"{alone / one['seconds']:.2f}")
+        (f"{one['processes']} x {one['threads']}", f"{EXTRACTED / one['seconds']:.1f}", f"{alone / one['seconds']:.2f}")
         for one in record["extract"]
     ]
-    per_photo = encode / 192 + points["search"][-1]["seconds"] / points["search"][-1]["size"]
+    per_photo = encode / EXTRACTED + points["search"][-1]["seconds"] / points["search"][-1]["size"]
     held = ", ".join(
         f"{last[name]['peak_mb'] - last[name]['start_mb']:,.0f} MB for {SWEEPS[name].title}"
         for name in ("store", "annotations", "plan")
@@ -397,7 +392,7 @@ def page(record: dict[str, Any]) -> str:
         ("reading the annotations, vocabulary, encoding the captions", duration(found["annotations"].at(images))),
         ("store of ResNet-101's grid, 14x14x2048", f"{images * grid / 1e9:,.0f} GB"),
         ("store of 36 regions of 2048 numbers", f"{images * regions / 1e9:,.0f} GB"),
-        ("encoding all photos with the default encoder, here", duration(images * encode / 192)),
+        ("encoding all photos with the default encoder, here", duration(images * encode / EXTRACTED)),
         (
             "an epoch of soft attention on a stored grid, decoder only, here",
             duration(steps * points["grid"][2]["seconds"]),
@@ -421,16 +416,17 @@ def page(record: dict[str, Any]) -> str:
     ]
     text = TEXT.format(
         **record["machine"],
-        fits=markdown_table(("what, by what", "sizes", "fixed", "each", "off by", "exponent"), rows),
+        fits=cards.markdown_table(("what, by what", "sizes", "fixed", "each", "off by", "exponent"), rows),
         bytes=last["store"]["bytes"] / numbers,
         read=last["read"]["bytes"] / last["read"]["seconds"] / 1e6,
         plain=last["read"]["bytes"] / last["read"]["plain"] / 1e6,
         held=held,
-        extract=markdown_table(("processes x threads", "photos/s", "times one process with one thread"), extracted),
-        coco=markdown_table(("what", "takes"), coco),
-        million=markdown_table(("what", "takes"), million),
+        extract=cards.markdown_table(("processes x threads", "photos/s", "times the first"), extracted),
+        coco=cards.markdown_table(("what", "takes"), coco),
+        million=cards.markdown_table(("what", "takes"), million),
         network=0.15 / per_photo,
         parts=many // 1000,
+        photos=EXTRACTED,
         cider=last["cider"]["peak_mb"] - last["cider"]["start_mb"],
     )
     parts = text.split("\n\n")
@@ -460,25 +456,17 @@ def main() -> None:
     for name in [] if arguments.draw else arguments.only or [*SWEEPS, "extract"]:
         if name == "extract":
             record["extract"] = [
-                {"processes": count, "threads": threads, **apart(name, 192, processes=count, threads=threads)}
+                {"processes": count, "threads": threads, **apart(name, EXTRACTED, processes=count, threads=threads)}
                 for count, threads in ((1, 1), (1, 2), (2, 1))
             ]
         else:
             record["points"][name] = [{"size": size, **apart(name, size)} for size in SWEEPS[name].sizes]
-        record["machine"] = {"processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+        record["machine"] = {name: machine()[name] for name in ("processor", "torch")} | {
+            "threads": torch.get_num_threads()
+        }
         files.write_json(RECORD, record, indent=1)
-    with files.atomic_path(PLOT) as temporary:
-        temporary.write_bytes(plot(record))
+    pictures.save_png(plot(record), PLOT)
     files.write_text(PAGE, page(record))
-
-
-def processor() -> str:
-    """Return the processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
 
 
 def fits(record: dict[str, Any]) -> dict[str, Fit]:
@@ -489,11 +477,8 @@ def fits(record: dict[str, Any]) -> dict[str, Fit]:
     }
 
 
-def plot(record: dict[str, Any]) -> bytes:
-    """Draw every sweep's points with its fitted line as PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+def plot(record: dict[str, Any]) -> Figure:
+    """Draw every sweep's points with its fitted line."""
     figure = Figure(figsize=(10, 10), dpi=110, layout="constrained")
     axes = figure.subplots(4, 3).flatten()
     for panel, (name, fit) in zip(axes, fits(record).items(), strict=False):
@@ -522,12 +507,7 @@ def plot(record: dict[str, Any]) -> bytes:
     panel.spines[["top", "right"]].set_visible(False)
     for unused in axes[len(record["points"]) + 1 :]:
         unused.set_visible(False)
-    FigureCanvasAgg(figure)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png")
-    reduced, out = Image.open(stream).convert("RGB").quantize(64), io.BytesIO()
-    reduced.save(out, "PNG", optimize=True)
-    return out.getvalue()
+    return figure
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ It writes ``assets/translation.json``, of which ``scripts/readme.py`` makes the 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import sys
 import time
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from matplotlib.figure import Figure
 
 from captioner import Translator, files
 from captioner.assets import TRANSLATOR
@@ -33,6 +32,7 @@ from captioner.translation.scores import measure, score_intervals
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import cards
+import pictures
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 RECORD, PLOT = ASSETS / "translation.json", ASSETS / "translation.png"
@@ -54,8 +54,7 @@ def main() -> None:
         records[name] = record(run / "best" if (run / "best").is_dir() else run, arguments.data, arguments.split)
         print(name, json.dumps(records[name]["search"]), flush=True)
     files.write_json(RECORD, {"data": f"{arguments.data.name}/{arguments.split}", "models": records}, indent=1)
-    with files.atomic_path(PLOT) as temporary:
-        temporary.write_bytes(plot(records))
+    pictures.save_png(plot(records), PLOT)
 
 
 def record(folder: Path, data: Path, split: str) -> dict[str, Any]:
@@ -98,11 +97,8 @@ def by_length(texts: list[str], text: ParallelText) -> list[dict[str, Any]]:
     return found
 
 
-def plot(records: dict[str, Any]) -> bytes:
-    """Draw BLEU by the length of the source as PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+def plot(records: dict[str, Any]) -> Figure:
+    """Draw BLEU by the length of the source."""
     figure = Figure(figsize=(6.4, 3.6), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     for (name, value), marker, colour in zip(records.items(), MARKERS, COLOURS, strict=False):
@@ -115,12 +111,7 @@ def plot(records: dict[str, Any]) -> bytes:
     axes.set_ylabel("BLEU, 95 % intervals")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    FigureCanvasAgg(figure)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png")
-    reduced, out = Image.open(stream).convert("RGB").quantize(64), io.BytesIO()
-    reduced.save(out, "PNG", optimize=True)
-    return out.getvalue()
+    return figure
 
 
 if __name__ == "__main__":

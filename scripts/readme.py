@@ -10,7 +10,6 @@ scores are those of ``assets/translation.json``, which ``scripts/bench_translati
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from captioner.figures.alignment import Alignment
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import cards
+import pictures
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS, README = ROOT / "assets", ROOT / "README.md"
@@ -41,15 +41,9 @@ MODELS = [name for name in cards.TITLES if name in shipped()]  # in the lineage'
 
 
 def draw(drawn: Image.Image, picture: Path) -> None:
-    """Save a picture in a palette of 256 colours, which halves its size."""
-    reduced = drawn.quantize(palette=drawn.quantize(256), dither=Image.Dither.FLOYDSTEINBERG)
-    stream = io.BytesIO()
-    reduced.save(stream, "PNG", optimize=True)
-    if len(stream.getvalue()) > LARGEST:
-        raise SystemExit(f"{picture}: would have {len(stream.getvalue()):,} bytes, more than {LARGEST:,}")
-    with files.atomic_path(picture) as temporary:
-        temporary.write_bytes(stream.getvalue())
-    print(f"{picture.relative_to(ROOT)}: {len(stream.getvalue()):,} bytes")
+    """Save a picture and say its size."""
+    size = pictures.save_png(drawn, picture, colours=256, largest=LARGEST)
+    print(f"{picture.relative_to(ROOT)}: {size:,} bytes")
 
 
 def keep(record: dict[str, Any]) -> None:

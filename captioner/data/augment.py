@@ -13,9 +13,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from captioner.data.transform import Box
 from captioner.settings import Settings
-
-Box = tuple[float, float, float, float]
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow makes grey
 
@@ -43,7 +42,7 @@ class View(NamedTuple):
     """How one photo is seen in one epoch.
 
     Attributes:
-        box: the part that is seen: x0, y0, x1, y1, relative, in 0..1.
+        box: the part that is seen.
         colour: factors of brightness, contrast and saturation.
     """
 

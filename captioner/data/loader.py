@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from captioner.data.images import ImageSource, load_image
 from captioner.data.limits import pixel_limit
-from captioner.data.transform import Transform
+from captioner.data.transform import WHOLE, Box, Transform
 from captioner.errors import ConfigError, ImageError
 
 if TYPE_CHECKING:
@@ -38,16 +38,14 @@ class ImageBatch:
     pixels: torch.Tensor
     sources: list[ImageSource]
     positions: list[int]
-    places: list[tuple[float, float, float, float]]
+    places: list[Box]
     errors: list[tuple[int, ImageError]]
 
     def __len__(self) -> int:
         return len(self.sources)
 
 
-Box: TypeAlias = tuple[float, float, float, float]
-WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
-_Loaded: TypeAlias = "tuple[np.ndarray[Any, Any], tuple[float, float, float, float]]"
+_Loaded: TypeAlias = "tuple[np.ndarray[Any, Any], Box]"
 
 
 class ImageLoader:
@@ -135,7 +133,7 @@ def load_groups(
     Args:
         groups: the pictures of each batch.
         transform: turns each picture into the encoder's input.
-        crops: for each group, the part of each picture to take: x0, y0, x1, y1, relative; ``None`` for whole pictures.
+        crops: for each group, the part of each picture to take, to which its place then refers; ``None`` for all of it.
         workers: threads, the same for all groups.
         max_pixels: see :func:`load_image`.
     """

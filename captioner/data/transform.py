@@ -5,7 +5,7 @@ Letters in shapes: B pictures in a batch, S the transform's size in pixels.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from PIL import Image
 from pydantic import Field
@@ -15,6 +15,11 @@ from captioner.settings import Settings
 if TYPE_CHECKING:
     import numpy as np
     import torch
+
+
+#: a part of a picture: x0, y0, x1, y1, relative, in 0..1
+Box: TypeAlias = tuple[float, float, float, float]
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
 
 class Transform(Settings):
@@ -63,7 +68,7 @@ class Transform(Settings):
         square = image.resize((self.size, self.size), resample, box=box)
         return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
-    def place(self, image_size: tuple[int, int]) -> tuple[float, float, float, float]:
+    def place(self, image_size: tuple[int, int]) -> Box:
         """The box of a photo of ``(width, height)`` that the encoder sees: x0, y0, x1, y1, relative, in 0..1."""
         width, height = image_size
         x0, y0, x1, y1 = self._box(image_size)

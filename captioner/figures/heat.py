@@ -17,11 +17,11 @@ import numpy as np
 from torch import Tensor
 
 from captioner.caption import Caption
+from captioner.data.transform import Box
 from captioner.errors import CaptionerError
 from captioner.figures.style import Style
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
-Box: TypeAlias = tuple[float, float, float, float]
 
 
 class Region(NamedTuple):

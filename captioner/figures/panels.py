@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from captioner.caption import Caption
-from captioner.figures.heat import Box, Heat
+from captioner.data.transform import Box
+from captioner.figures.heat import Heat
 from captioner.figures.paint import COLOURS, fit, overlay, palette, toned
 from captioner.figures.sheet import INK, PALE, Sheet, shortened, width_of, wrapped
 from captioner.figures.style import Style

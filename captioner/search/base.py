@@ -74,6 +74,11 @@ Search: TypeAlias = Callable[[Decoder, Memory, SearchConfig], list[list[Hypothes
 SEARCHES: Registry[Search] = Registry("search")
 
 
+def choose_search(config: SearchConfig) -> Search:
+    """Return the search of a width: a beam of one hypothesis is greedy search."""
+    return SEARCHES["greedy" if config.width == 1 else "beam"]
+
+
 def constrain(log_probabilities: Tensor, history: Tensor, config: SearchConfig) -> Tensor:
     """Set the words that may not come next to minus infinity.
 

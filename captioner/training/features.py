@@ -97,11 +97,15 @@ def store_plan(config: TrainConfig, warn: Callable[[str], object] = lambda compl
     """Return what the feature store of a run has to hold; see :func:`read_data` for ``warn``.
 
     Raises:
-        ConfigError: the run needs no store, as it trains the whole encoder from its first epoch on.
+        ConfigError: the run has no store: it varies its pictures, or trains the whole encoder from its first epoch on.
     """
     train, dev = read_data(config, warn)
     model = build_model(config, lambda: Vocabulary([]))
     cut = store_cut(config, model)
+    if cut is None and config.data.augment.active:
+        raise ConfigError(
+            "data.augment: pictures are varied and encoded in every epoch, so there is nothing to store; leave it out"
+        )
     if cut is None:
         raise ConfigError(
             "fine_tune: the whole encoder is trained from the first epoch on, so there is nothing to store; "

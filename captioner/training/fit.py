@@ -17,7 +17,6 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from captioner.backend import device_name
 from captioner.checkpoint import locate, read_config, save_model
 from captioner.data.augment import recolour
 from captioner.data.batches import Captions, EncodedCaptions, Sample, Sampler
@@ -280,11 +279,7 @@ class _Run(Loop[Batch]):
             "data": self.train.name,
             "photos": len(self.train.photos),
             "captions": sum(len(photo.captions) for photo in self.train.photos),
-            "seed": self.config.seed,
-            "precision": self.precision,
-            "epoch": self.progress.epoch,
-            "minutes": round(self.progress.seconds / 60, 1),
-            "device": device_name(self.device),
+            **self.about(),
             "dev_cider": round(self.progress.best, 4),
             "recipe": json.loads(self.config.model_dump_json(exclude=excluded)),
         }

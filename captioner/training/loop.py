@@ -28,7 +28,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from captioner import files
-from captioner.backend import choose_device, fast_dtype
+from captioner.backend import choose_device, device_name, fast_dtype
 from captioner.data.batches import Captions, Weights, prefetch
 from captioner.errors import CheckpointError, ConfigError
 from captioner.processes import Processes
@@ -157,6 +157,16 @@ class Loop(ABC, Generic[B]):
     @abstractmethod
     def describe(self) -> str:
         """Return one line that says what is trained on what."""
+
+    def about(self) -> dict[str, Any]:
+        """Return what a saved model says of the run."""
+        return {
+            "seed": self.settings.seed,
+            "precision": self.precision,
+            "epoch": self.progress.epoch,
+            "minutes": round(self.progress.seconds / 60, 1),
+            "device": device_name(self.device),
+        }
 
     def begin_epoch(self, epoch: int) -> None:
         """Prepare an epoch, counted from 0; on resuming it is also called for the epoch the run had reached."""

@@ -18,7 +18,6 @@ from pydantic import Field
 from rich.console import Console
 from torch import Tensor, nn
 
-from captioner.backend import device_name
 from captioner.data.batches import Captions
 from captioner.encoders.sequence import TEXT_ENCODERS
 from captioner.errors import AnnotationError
@@ -257,11 +256,7 @@ class _Run(Loop[Batch]):
             "data": self.train.name,
             "pairs": len(self.numbers),
             "merges": self.config.data.merges,
-            "seed": self.config.seed,
-            "precision": self.precision,
-            "epoch": self.progress.epoch,
-            "minutes": round(self.progress.seconds / 60, 1),
-            "device": device_name(self.device),
+            **self.about(),
             "dev_bleu": round(self.progress.best, 4),
             "recipe": json.loads(self.config.model_dump_json(exclude={"output", "data", "device", "save_minutes"})),
         }

@@ -16,7 +16,7 @@ import torch
 from captioner.backend import choose_device
 from captioner.caption import Caption, Translation
 from captioner.errors import CheckpointError
-from captioner.search import SEARCHES, Hypothesis
+from captioner.search import Hypothesis, choose_search
 from captioner.settings import validate
 from captioner.text.vocabulary import EOS, SPECIAL
 from captioner.translation.model import TextSearchConfig, TranslationModel, languages, load_translator, save_translator
@@ -139,7 +139,7 @@ class Translator:
     @torch.inference_mode()
     def _search(self, sources: list[list[int]]) -> list[list[Hypothesis]]:
         memory = self.model(collate(sources).to(self.device))
-        return SEARCHES["greedy" if self.search.width == 1 else "beam"](self.model.decoder, memory, self.search)
+        return choose_search(self.search)(self.model.decoder, memory, self.search)
 
     def _translation(self, hypotheses: list[Hypothesis], source: list[int], text: str) -> Translation:
         source_tokens = self.model.source.decode(source) + [SPECIAL[EOS]] * (source[-1] == EOS)

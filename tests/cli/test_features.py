@@ -207,6 +207,18 @@ def test_a_recipe_that_needs_no_features(run, dataset: Path, tmp_path: Path) -> 
     assert result.code == 1 and "nothing to store" in result.err
 
 
+def test_varied_pictures_are_not_stored(run, dataset: Path) -> None:
+    settings = (f"data.path={dataset}", "data.augment.crop=0.5", "model.encoder.backbone=test_efficientnet")
+    result = run(
+        "features",
+        "flickr8k_show_attend_tell",
+        *(part for setting in settings for part in ("--set", setting)),
+        "--device",
+        "cpu",
+    )
+    assert result.code == 1 and "data.augment" in result.err and "leave it out" in result.err
+
+
 def test_malformed_records_are_counted_or_refused(run, dataset: Path, tmp_path: Path) -> None:
     with open(dataset, "a") as file:
         file.write("no JSON\n")

@@ -1,0 +1,42 @@
+"""Small PNG files of pictures and plots, for the README and the documentation."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from captioner import files
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def save_png(picture: Image.Image | Figure, path: Path, *, colours: int = 64, largest: int | None = None) -> int:
+    """Save a picture or a plot in a palette, which halves its size or better, and return its bytes.
+
+    The colours of a plot are those of its palette; those of a picture are mixed by error diffusion.
+    """
+    out = io.BytesIO()
+    if isinstance(picture, Image.Image):
+        reduced = picture.quantize(palette=picture.quantize(colours), dither=Image.Dither.FLOYDSTEINBERG)
+    else:
+        reduced = _drawn(picture).quantize(colours)
+    reduced.save(out, "PNG", optimize=True)
+    size = len(out.getvalue())
+    if largest is not None and size > largest:
+        raise SystemExit(f"{path}: would have {size:,} bytes, more than {largest:,}")
+    with files.atomic_path(path) as temporary:
+        temporary.write_bytes(out.getvalue())
+    return size
+
+
+def _drawn(figure: Figure) -> Image.Image:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png")
+    return Image.open(stream).convert("RGB")
