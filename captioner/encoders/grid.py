@@ -100,6 +100,7 @@ class GridEncoder(Encoder):
     """
 
     Config: ClassVar[type[EncoderConfig]] = GridConfig
+    _fused: bool = False
 
     def __init__(self, config: GridConfig, trunk: Trunk | None = None) -> None:
         super().__init__()
@@ -127,7 +128,11 @@ class GridEncoder(Encoder):
     def forward(self, pixels: Tensor) -> Memory:
         """Encode pixels (B, 3, S, S) uint8 to a memory of B x (rows * columns) x D."""
         weight = self._weight()
-        images = self.transform.normalise(pixels.to(weight.device)).to(weight.dtype)
+        pixels = pixels.to(weight.device)
+        if self._fused:
+            images = efficientnet_lite.centred(pixels, weight.dtype)
+        else:
+            images = self.transform.normalise(pixels).to(weight.dtype)
         return _memory(self.trunk(images.contiguous(memory_format=torch.channels_last)))
 
     def _weight(self) -> Tensor:
@@ -141,7 +146,7 @@ class GridEncoder(Encoder):
         encoder = copy.copy(self)
         encoder._modules = {}
         encoder.trunk = efficientnet_lite.fused(self.trunk, fast_dtype(device)).to(device).eval()
-        encoder._fingerprint = self.fingerprint()
+        encoder._fused, encoder._fingerprint = True, self.fingerprint()
         return encoder
 
     def front(self, cut: int) -> GridEncoder:
