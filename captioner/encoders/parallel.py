@@ -81,6 +81,7 @@ def _single_threads(number: int) -> ThreadPoolExecutor:
     before, started = torch.get_num_threads(), Barrier(number + 1)
 
     def begin() -> None:
+        torch.get_num_threads()  # before its first question, a thread forgets what it was told
         torch.set_num_threads(1)
         started.wait()
 
