@@ -66,7 +66,7 @@ class Transform(Settings):
             image = image.resize((image.width, self.size), resample)
             box = self._box(image.size)
         square = image.resize((self.size, self.size), resample, box=box)
-        return np.asarray(square).transpose(2, 0, 1)
+        return np.array(square).transpose(2, 0, 1)
 
     def place(self, image_size: tuple[int, int]) -> Box:
         """The box of a photo of ``(width, height)`` that the encoder sees: x0, y0, x1, y1, relative, in 0..1."""

@@ -154,6 +154,15 @@ class FusedBlock(nn.Module):
         return self.last(self.first(x), x if self.skips else None)
 
 
+def map_shape(stages: nn.Sequential, size: int) -> tuple[int, int, int]:
+    """Return the channels, rows and columns of the last map of the first stages, for pictures of size x size pixels."""
+    channels = 3
+    for layer in stages.modules():
+        if isinstance(layer, SameConv2d):
+            channels, size = layer.out_channels, -(-size // layer.stride[0])
+    return channels, size, size
+
+
 def fused(stages: nn.Sequential, dtype: torch.dtype) -> nn.Sequential:
     """Return stages, or a part of them, in their form for captioning, on the device where they are.
 

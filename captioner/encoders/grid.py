@@ -112,12 +112,15 @@ class GridEncoder(Encoder):
         self.stages = len(self.trunk)
         self.transform = Transform(size=config.size or known.size, fit=config.fit, mean=trunk.mean, std=trunk.std)
         size = self.transform.size
-        shape = nowhere(self.trunk, torch.empty(1, 3, size, size, device="meta")).shape
-        if len(shape) != 4:
+        if known.library == "captioner":
+            self.features, *grid = efficientnet_lite.map_shape(self.trunk, size)
+        else:
+            _, self.features, *grid = nowhere(self.trunk, torch.empty(1, 3, size, size, device="meta")).shape
+        if len(grid) != 2:
             raise EncoderError(
-                f"backbone {config.backbone!r} gives no map of features but {tuple(shape)}; choose a convolutional one"
+                f"backbone {config.backbone!r} gives no map of features but vectors; choose a convolutional one"
             )
-        self.features, self.grid = shape[1], (shape[2], shape[3])
+        self.grid = (grid[0], grid[1])
 
     def train(self, mode: bool = True) -> GridEncoder:
         """Set training mode for the module but leave the trunk in eval mode; see the class."""
