@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from captioner.backend import fast_dtype
+from captioner.encoders import efficientnet_lite
 from captioner.encoders.base import ENCODERS, Encoder, EncoderConfig
 from captioner.errors import EncoderError
 from captioner.memory import Memory
@@ -99,6 +100,7 @@ class RegionEncoder(Encoder):
 
     Config: ClassVar[type[EncoderConfig]] = RegionConfig
     grid = None
+    _fused: bool = False
 
     def __init__(self, config: RegionConfig, detector: Detector | None = None) -> None:
         super().__init__()
@@ -118,12 +120,16 @@ class RegionEncoder(Encoder):
 
     def fast(self, device: torch.device) -> RegionEncoder:
         """Return the encoder at the device's fast precision (:meth:`Encoder.fast`); boxes and scores keep 32 bits."""
-        dtype = fast_dtype(device)
-        if dtype == torch.float32:
+        dtype, detector = fast_dtype(device), self.detector
+        fuses = detector.config is not None and detector.config.backbone in efficientnet_lite.VARIANTS
+        if dtype == torch.float32 and not fuses:
             return self.to(device)
-        rounded = copy.deepcopy(self).to(device)
-        rounded._precision, rounded._fingerprint = dtype, self.fingerprint()
-        return rounded
+        fast = copy.deepcopy(self).to(device)
+        fast._precision, fast._fused, fast._fingerprint = dtype, fuses, self.fingerprint()
+        if fuses:
+            body: Any = fast.detector.body
+            body.trunk = efficientnet_lite.fused(body.trunk, dtype).eval()
+        return fast
 
     def forward(self, pixels: Tensor) -> Memory:
         """Encode pixels (B, 3, S, S) uint8 to a memory of B x N x D with boxes.
@@ -159,7 +165,12 @@ class RegionEncoder(Encoder):
     def _find(self, pixels: Tensor) -> tuple[Proposals, list[Detections]]:
         """Propose regions of pictures and choose among them; boxes are in pixels."""
         weight = next(self.parameters())
-        proposals = self.detector.propose(self.transform.normalise(pixels.to(weight.device)).to(weight.dtype))
+        pixels = pixels.to(weight.device)
+        if self._fused:
+            images = efficientnet_lite.centred(pixels, self._precision)
+        else:
+            images = self.transform.normalise(pixels).to(weight.dtype)
+        proposals = self.detector.propose(images)
         config = self.config
         detections = [
             select(

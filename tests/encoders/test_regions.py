@@ -180,6 +180,18 @@ def test_a_rounded_copy_keeps_boxes_and_the_fingerprint(pixels: Tensor, monkeypa
     assert not torch.equal(memory.vectors, made(pixels).vectors)
 
 
+@torch.inference_mode()
+def test_the_fused_detector_finds_the_same_regions(pixels: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = encoder(threshold=0.0).float()
+    monkeypatch.setattr("captioner.encoders.regions.fast_dtype", lambda _: torch.float32)
+    fast, expected = made.fast(torch.device("cpu")), made(pixels)
+    assert not any("FusedConvolution" in str(module) for module in made.modules()), "the original was changed"
+    for _ in range(2):
+        memory = fast(pixels)
+        for name in ("vectors", "boxes", "scores"):
+            torch.testing.assert_close(getattr(memory, name), getattr(expected, name), rtol=1e-3, atol=1e-3)
+
+
 def test_a_fingerprint_is_of_settings_and_weights() -> None:
     made = [
         RegionEncoder(RegionConfig(), detector()),
