@@ -21,6 +21,7 @@ from captioner.cli import (
     console,
     data,
     evaluate,
+    export,
     features,
     models,
     recipes,
@@ -64,6 +65,7 @@ app.command("translate", epilog=translate.EXAMPLES)(translate.run)
 app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.run)
 app.command("benchmark", epilog=benchmark.EXAMPLES)(benchmark.run)
 app.command("train", epilog=train.EXAMPLES)(train.run)
+app.command("export", epilog=export.EXAMPLES)(export.run)
 app.command("features", epilog=features.EXAMPLES)(features.run)
 app.command("recipes", epilog=recipes.EXAMPLES)(recipes.run)
 app.command("models", epilog=models.EXAMPLES)(models.run)
