@@ -8,7 +8,6 @@ without the background, D channels of the backbone's last map. Boxes are xyxy in
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
 from captioner.data.transform import Transform
+from captioner.encoders.grid import nowhere
 from captioner.errors import EncoderError
 from captioner.settings import Settings
 
@@ -70,8 +70,8 @@ class Maps(nn.Module):
         self.trunk = trunk
         last: dict[int, tuple[int, int]] = {}
         maps = torch.empty(1, 3, size, size, device="meta")
-        for number, stage in enumerate(copy.deepcopy(trunk).to("meta")):
-            maps = stage(maps)
+        for number, stage in enumerate(trunk):
+            maps = nowhere(stage, maps)
             last[size // maps.shape[-1]] = (number, maps.shape[1])
         if any(stride not in last for stride in STRIDES):
             raise EncoderError(

