@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from captioner import assets, files, folders
 from captioner.data.images import ImageSource, load_image
-from captioner.decoders import Decoder, State
+from captioner.decoders import Decoder, State, Transformer
 from captioner.encoders.grid import GridEncoder
 from captioner.errors import CaptionerError, first_line
 from captioner.memory import Memory
@@ -36,6 +36,7 @@ from captioner.onnx.folder import (
     NEXT,
     PIXELS,
     START,
+    STATE,
     STEP,
     TOKENS,
     File,
@@ -124,8 +125,7 @@ def export(
     if not isinstance(model.encoder, GridEncoder):
         raise CaptionerError(
             f"{source or 'this model'}: its encoder {model.config.encoder['name']!r} cannot be exported, only a grid; "
-            "its detector's regions differ in number from picture to picture. Export a model on a grid, such as "
-            "show_attend_tell, hard_attention, show_tell or transformer"
+            "take a model on a grid, such as show_attend_tell, hard_attention, show_tell or transformer"
         )
     model = copy.deepcopy(model).cpu().float().eval()
     for name, part in (("encoder", model.encoder), ("decoder", model.decoder)):
@@ -246,6 +246,7 @@ class _Graphs:
             transform=self.model.encoder.transform,
             grid=self.grid,
             search=self.model.config.search,
+            most_words=_most_words(self.model.decoder),
             attends=self.attends,
             hypotheses=self.hypotheses,
             images=self.images,
@@ -272,7 +273,7 @@ class _Graphs:
             (self.features,),
             sizes=({0: _FREE},),
             inputs=[FEATURES],
-            outputs=[*self.hypotheses, *self.images],
+            outputs=[STATE + name for name in (*self.hypotheses, *self.images)],
         )
 
     def step(self, folder: Path) -> None:
@@ -284,7 +285,7 @@ class _Graphs:
             _Step(self.model.decoder, self.hypotheses, self.images),
             (self.tokens, *tensors),
             sizes=({0: _FREE, 1: _FREE}, sizes),
-            inputs=[TOKENS, *self.hypotheses, *self.images],
+            inputs=[TOKENS, *(STATE + name for name in (*self.hypotheses, *self.images))],
             outputs=[
                 LOG_PROBABILITIES,
                 *([ATTENTION] if self.attends else []),
@@ -294,6 +295,12 @@ class _Graphs:
 
 
 _FREE = torch.export.Dim.DYNAMIC
+
+
+def _most_words(decoder: nn.Module) -> int | None:
+    """Return the limit of learned positions, which a graph, unlike the decoder, would pass without an error."""
+    learned = [part.positions for part in decoder.modules() if isinstance(part, Transformer)]
+    return next((len(positions) for positions in learned if positions is not None), None)
 
 
 class _Encoder(nn.Module):

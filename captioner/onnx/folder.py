@@ -18,7 +18,7 @@ from captioner.settings import Settings, validate
 ENCODER, START, STEP = folders.GRAPHS
 PIXELS, FEATURES, TOKENS = "pixels", "features", "tokens"  # inputs of the three graphs
 LOG_PROBABILITIES, ATTENTION = "log_probabilities", "attention"  # outputs of the step, beside the state's
-NEXT = "next."  # what the step's outputs of the state are called, before the name
+STATE, NEXT = "state.", "next."  # begin the names of the state's arrays, and in the step's outputs of the next state's
 
 
 class File(Settings):
@@ -43,6 +43,7 @@ class Graphs(Settings):
     transform: Transform = Field(description="from a picture to the encoder's pixels")
     grid: tuple[int, int] = Field(description="rows and columns of the places")
     search: SearchConfig = Field(description="the model's own settings of the search")
+    most_words: int | None = Field(description="most words that the decoder has positions for, if there is a limit")
     attends: bool = Field(description="whether the step returns attention")
     hypotheses: list[str] = Field(description="names of the state's arrays that differ between hypotheses")
     images: list[str] = Field(description="names of the state's arrays that all hypotheses of an image share")

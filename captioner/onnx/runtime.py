@@ -17,7 +17,18 @@ from captioner.caption import MEAN, Array, Caption
 from captioner.errors import CaptionerError, CheckpointError, ConfigError, first_line
 from captioner.onnx import folder as exported
 from captioner.onnx.beam import State, Step, beam
-from captioner.onnx.folder import ATTENTION, ENCODER, FEATURES, LOG_PROBABILITIES, NEXT, PIXELS, START, STEP, TOKENS
+from captioner.onnx.folder import (
+    ATTENTION,
+    ENCODER,
+    FEATURES,
+    LOG_PROBABILITIES,
+    NEXT,
+    PIXELS,
+    START,
+    STATE,
+    STEP,
+    TOKENS,
+)
 from captioner.search.config import SearchConfig
 from captioner.settings import validate
 from captioner.text.vocabulary import Vocabulary
@@ -50,6 +61,12 @@ class OnnxCaptioner(Captioner):
         self.folder = Path(folder)
         self.graphs = exported.read(self.folder)
         self.search = validate(SearchConfig, {**self.graphs.search.model_dump(), **search}, where="search")
+        most = self.graphs.most_words
+        if most is not None and self.search.max_words > most:
+            raise ConfigError(
+                f"search: max_words: {self.search.max_words} is more than this model has positions for; "
+                f"give {most} or fewer"
+            )
         self.vocabulary = Vocabulary.load(self.folder / folders.VOCABULARY)
         self.transform, self.attends = self.graphs.transform, self.graphs.attends
         self._encoder, self._start, self._step = (_session(self.folder / name) for name in (ENCODER, START, STEP))
@@ -79,7 +96,8 @@ class OnnxCaptioner(Captioner):
     def start(self, features: Array) -> State:
         """Prepare one hypothesis per image; see :meth:`captioner.decoders.base.Decoder.start`."""
         names = [*self.graphs.hypotheses, *self.graphs.images]
-        arrays = dict(zip(names, self._start.run(names, {FEATURES: features}), strict=True))
+        found = self._start.run([STATE + name for name in names], {FEATURES: features})
+        arrays = dict(zip(names, found, strict=True))
         return State(
             {name: arrays[name] for name in self.graphs.hypotheses}, {name: arrays[name] for name in self.graphs.images}
         )
@@ -88,7 +106,8 @@ class OnnxCaptioner(Captioner):
         """Read words (B, W) and score the next; see :meth:`captioner.onnx.beam.Stepper.step`."""
         names = [LOG_PROBABILITIES, *([ATTENTION] if self.attends else [])]
         names += [NEXT + name for name in self.graphs.hypotheses]
-        out = dict(zip(names, self._step.run(names, {TOKENS: tokens, **state.hypotheses, **state.images}), strict=True))
+        inputs = {STATE + name: array for name, array in (*state.hypotheses.items(), *state.images.items())}
+        out = dict(zip(names, self._step.run(names, {TOKENS: tokens, **inputs}), strict=True))
         after = State({name: out[NEXT + name] for name in self.graphs.hypotheses}, state.images)
         return Step(out[LOG_PROBABILITIES], out.get(ATTENTION), after)
 
