@@ -82,6 +82,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except CaptionerError as error:
         Processes.started().yield_to_first()
         console.error(error)
+    except ModuleNotFoundError as error:  # in a small environment, see the README
+        if error.name is None or error.name.startswith("captioner"):
+            raise
+        package = error.name.partition(".")[0]
+        console.error(f"this needs the package {package}, which is not installed; run: pip install {package}")
     except OSError as error:  # a full disk, a read-only folder
         console.error(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error)
     sys.exit(1)
