@@ -42,11 +42,13 @@ from captioner.onnx.folder import (
     File,
     Graphs,
 )
+from captioner.onnx.quantise import quantise
 from captioner.onnx.runtime import INSTALL, OnnxCaptioner
 from captioner.search import Hypothesis, choose_search
 
 OPSET = 18
 TOLERANCE = 1e-3  # of features relative to their norm, and of log-probabilities in nats
+TOLERANCE_INT8 = 0.5  # of the features of graphs in eight bits
 _MOST_BYTES = 2**31 - 2**20  # of a graph, which is one protobuf message
 
 
@@ -101,11 +103,13 @@ def export(
     source: str = "",
     about: Mapping[str, Any] | None = None,
     photos: Sequence[ImageSource] | None = None,
+    calibrate: Sequence[ImageSource] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Agreement:
     """Write a captioner's graphs to a folder that ``Captioner.from_pretrained`` reads, completely or not at all.
 
-    The graphs are compared with the model before the folder appears.
+    The graphs are compared with the model before the folder appears. Those in eight bits say nearly the same as the
+    model, so :class:`Agreement` tells what became of the photos, and ``captioner evaluate`` what became of the scores.
 
     Args:
         model: one whose encoder is a grid; it is left as it is.
@@ -113,11 +117,14 @@ def export(
         source: the model's name, for the card.
         about: what the model's own config says of how it was made.
         photos: to compare on; by default :func:`example_photos`.
+        calibrate: photos of the model's training, some hundred, to export it in eight bits; see
+            :mod:`captioner.onnx.quantise`. ``None`` is float32.
         progress: called with (done, total).
 
     Raises:
         CaptionerError: the model's encoder is not a grid, a package is missing, a graph would be larger than ONNX's
-            2 GB, or the graphs differ from the model by more than :data:`TOLERANCE`.
+            2 GB, or the graphs differ from the model by more than :data:`TOLERANCE`, in eight bits by more than
+            :data:`TOLERANCE_INT8`.
         CheckpointError: ``folder`` exists and is not an exported captioner.
         ImageError: a photo cannot be read.
     """
@@ -146,12 +153,18 @@ def export(
         if progress:
             progress(3, 4)
         model.vocabulary.save(temporary / folders.VOCABULARY)
-        config["graphs"] = graphs.described(temporary).model_dump(mode="json")
-        folders.write_config(temporary, assets.ONNX, config)
-        agreement = compare(model, OnnxCaptioner(temporary), example_photos() if photos is None else photos)
-        _refuse(agreement, source)
+        agreement = graphs.checked(temporary, config, example_photos() if photos is None else photos)
+        worst = max(agreement.features, agreement.log_probabilities, agreement.attention or 0.0)
+        _refuse(agreement, source, worst, TOLERANCE)
+        if calibrate is not None:
+            with _quiet():
+                quantise(temporary, graphs.transform, calibrate)
+            agreement = graphs.checked(temporary, config, example_photos() if photos is None else photos, int8=True)
+            _refuse(agreement, source, agreement.features, TOLERANCE_INT8)
         config["agreement"] = asdict(agreement)
-        files.write_text(temporary / folders.CARD, _card(Path(folder).name, source, agreement))
+        files.write_text(
+            temporary / folders.CARD, _card(Path(folder).name, source, agreement, int8=calibrate is not None)
+        )
     return agreement
 
 
@@ -195,18 +208,17 @@ def _apart(found: Hypothesis, expected: Hypothesis) -> float:
     return float(np.abs(found.attention - expected.attention).max(initial=0))
 
 
-def _refuse(agreement: Agreement, source: str) -> None:
+def _refuse(agreement: Agreement, source: str, worst: float, tolerance: float) -> None:
     """Refuse an export that is not its model.
 
     Raises:
         CaptionerError: it differs by more than the tolerance.
     """
-    worst = max(agreement.features, agreement.log_probabilities, agreement.attention or 0.0)
-    if not worst <= TOLERANCE:  # NaN is refused too
+    if not worst <= tolerance:  # NaN is refused too
         raise CaptionerError(
             f"{source or 'this model'}: its export differs from it on {agreement.photos} photos: features by "
             f"{agreement.features:.1e} of their norm, log-probabilities by {agreement.log_probabilities:.1e}, of which "
-            f"{TOLERANCE:g} is allowed. Nothing was written; try another version of torch, onnxscript or onnxruntime"
+            f"{tolerance:g} is allowed. Nothing was written; try another version of torch, onnxscript or onnxruntime"
         )
 
 
@@ -214,11 +226,11 @@ class _Graphs:
     """The three graphs of a model, traced on two pictures of noise."""
 
     def __init__(self, model: CaptionModel) -> None:
-        self.model, transform = model, model.encoder.transform
+        self.model, self.transform = model, model.encoder.transform
         assert model.encoder.grid is not None
         self.grid = model.encoder.grid
         random = torch.Generator().manual_seed(0)
-        self.pixels = torch.randint(0, 256, (2, *transform.shape), generator=random, dtype=torch.uint8)
+        self.pixels = torch.randint(0, 256, (2, *self.transform.shape), generator=random, dtype=torch.uint8)
         with torch.no_grad():
             self.features = model.encoder(self.pixels).vectors
             start = _Start(model.decoder, self.grid)
@@ -240,19 +252,25 @@ class _Graphs:
             for name, tensor in step.state.hypotheses.items()
         }
 
-    def described(self, folder: Path) -> Graphs:
-        """Return what the config says of the graphs that were written to a folder."""
-        return Graphs(
-            transform=self.model.encoder.transform,
+    def checked(
+        self, folder: Path, config: dict[str, Any], photos: Sequence[ImageSource], *, int8: bool = False
+    ) -> Agreement:
+        """Describe the graphs that were written to a folder in its config, and compare them with the model."""
+        described = Graphs(
+            transform=self.transform,
             grid=self.grid,
             search=self.model.config.search,
             most_words=_most_words(self.model.decoder),
             attends=self.attends,
             hypotheses=self.hypotheses,
             images=self.images,
+            int8=int8,
             opset=OPSET,
             files={name: File.of(folder / name) for name in folders.GRAPHS},
         )
+        config["graphs"] = described.model_dump(mode="json")
+        folders.write_config(folder, assets.ONNX, config)
+        return compare(self.model, OnnxCaptioner(folder), photos)
 
     def encoder(self, folder: Path) -> None:
         """Write the graph from pixels (B, 3, S, S) uint8 to features (B, N, D)."""
@@ -378,22 +396,21 @@ def _write(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence what the exporter prints, logs and warns of about itself."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
+    """Silence what exporting and quantising print, log and warn of about themselves."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
             yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+    finally:
+        logging.disable(before)
 
 
-def _card(name: str, source: str, agreement: Agreement) -> str:
+def _card(name: str, source: str, agreement: Agreement, *, int8: bool) -> str:
     """Return the model card of an exported captioner."""
+    model = f"The captioner {source}" if source else "A captioner"
+    bits = " in eight bits" if int8 else ""
     written = f"""---
 library_name: captioner
 pipeline_tag: image-to-text
@@ -402,7 +419,7 @@ language: en
 
 # {name}
 
-{f"The captioner {source}" if source else "A captioner"}, exported to ONNX by Captioner. onnxruntime runs it, no torch:
+{model}, exported to ONNX{bits} by Captioner. It is run by onnxruntime, without torch:
 
     from captioner import Captioner
     print(Captioner.from_pretrained("{name}")("photo.jpg"))

@@ -47,6 +47,7 @@ class Graphs(Settings):
     attends: bool = Field(description="whether the step returns attention")
     hypotheses: list[str] = Field(description="names of the state's arrays that differ between hypotheses")
     images: list[str] = Field(description="names of the state's arrays that all hypotheses of an image share")
+    int8: bool = Field(description="whether the graphs compute in eight bits, see captioner.onnx.quantise")
     opset: int = Field(description="version of ONNX's operators")
     files: dict[str, File] = Field(description="the graphs' files")
 

@@ -50,6 +50,7 @@ def test_what_is_wrong_is_said_before_any_work(
     assert missing.code == 1 and "none.jpg" in missing.err
     assert run("export", model, "-o", tmp_path / "small", "--format", "tflite").code == 2
     assert run("export", "show_atend_tell", "-o", tmp_path / "small").code == 1
+    assert run("export", model, "-o", tmp_path / "small", "--int8").code == 2
     monkeypatch.setitem(sys.modules, "onnx", None)
     bare = run("export", model, "-o", tmp_path / "small")
     assert bare.code == 1 and "pip install 'captioner[onnx]'" in bare.err

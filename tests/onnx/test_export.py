@@ -207,6 +207,19 @@ def test_an_export_that_differs_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
 
 
+def test_eight_bits_are_nearly_the_same(pictures: list[Path], tmp_path: Path) -> None:
+    model = tiny("show_tell")
+    found = export(model, tmp_path / "exported", photos=pictures, calibrate=pictures)
+    assert 1e-4 < found.features < 0.1 and found.photos == len(pictures)
+    captioner = Captioner.from_pretrained(tmp_path / "exported")
+    assert isinstance(captioner, OnnxCaptioner) and captioner.graphs.int8
+    assert {path.name for path in (tmp_path / "exported").iterdir()} == {*GRAPHS, CONFIG, VOCABULARY, CARD}
+    assert all(caption.tokens for caption in captioner(pictures))
+    with pytest.raises(ImageError, match="none"):
+        export(model, tmp_path / "exported", photos=pictures, calibrate=[tmp_path / "none.jpg"])
+    assert Captioner.from_pretrained(tmp_path / "exported")(pictures[0]).tokens == captioner(pictures[0]).tokens
+
+
 def test_a_difference_is_measured(folder: Path, pictures: list[Path]) -> None:
     model = tiny("show_attend_tell")
     with torch.no_grad():
