@@ -16,7 +16,7 @@ from captioner import folders
 from captioner.assets import ONNX, kind_of
 from captioner.caption import MEAN, Array, Caption
 from captioner.data.images import ImageSource
-from captioner.data.loader import ImageLoader
+from captioner.data.loader import ImageBatch, ImageLoader
 from captioner.data.transform import Transform
 from captioner.errors import CheckpointError, ImageError, first_line
 from captioner.search.config import Hypothesis, SearchConfig
@@ -163,7 +163,7 @@ class Captioner:
         self,
         pictures: Iterable[ImageSource],
         *,
-        batch_size: int = 8,
+        batch_size: int = 32,
         workers: int = 2,
         max_pixels: int | None = None,
         attention: str = MEAN,
@@ -172,7 +172,8 @@ class Captioner:
 
         Args:
             pictures: iterated lazily; may be endless.
-            batch_size: pictures encoded and searched at once.
+            batch_size: pictures searched at once, and in torch on a GPU also encoded. On a CPU, those of the next batch
+                are loaded, and in torch encoded, meanwhile (:mod:`captioner.encoders.parallel`).
             workers: threads that load pictures.
             max_pixels: a larger picture is an error; see :func:`captioner.data.images.load_image`.
             attention: of a Transformer: ``mean`` over its blocks and heads, ``rollout`` through all blocks,
@@ -185,20 +186,29 @@ class Captioner:
         self.check(attention)
         loader = ImageLoader(pictures, self.transform, batch_size=batch_size, workers=workers, max_pixels=max_pixels)
         for batch in loader:
-            results: list[tuple[int, Caption | ImageError]] = list(batch.errors)
-            captions = self.caption_pixels(batch.array) if len(batch) else []
-            for position, source, seen, caption in zip(
-                batch.positions, batch.sources, batch.places, captions, strict=True
-            ):
-                picture: dict[str, Any] = {"source": name_of(source), "seen": seen}
-                others = [replace(other, **picture) for other in caption.others]
-                results.append((position, replace(caption, others=others, **picture)))
-            for _, result in sorted(results, key=lambda pair: pair[0]):
-                yield result
+            yield from placed([batch], iter(self.caption_pixels(batch.array) if len(batch) else []))
 
     def caption_pixels(self, pixels: Array) -> list[Caption]:
         """Caption pictures that :attr:`transform` has made pixels (B, 3, S, S) of, uint8."""
         raise NotImplementedError
+
+
+def placed(batches: Iterable[ImageBatch], captions: Iterator[Caption]) -> list[Caption | ImageError]:
+    """Return captions with their pictures, and the errors of the others, in the order of the input.
+
+    Args:
+        batches: those that were captioned.
+        captions: of their good pictures, in order.
+    """
+    results: list[tuple[int, Caption | ImageError]] = []
+    for batch in batches:
+        results.extend(batch.errors)
+        for position, source, seen in zip(batch.positions, batch.sources, batch.places, strict=True):
+            caption = next(captions)
+            picture: dict[str, Any] = {"source": name_of(source), "seen": seen}
+            others = [replace(other, **picture) for other in caption.others]
+            results.append((position, replace(caption, others=others, **picture)))
+    return [result for _, result in sorted(results, key=lambda pair: pair[0])]
 
 
 def caption_of(hypothesis: Hypothesis, vocabulary: Vocabulary, **places: Any) -> Caption:

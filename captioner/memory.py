@@ -5,7 +5,7 @@ Tensor letters in this file: B images, N places, D features.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,6 +39,14 @@ class Memory:
     def of_grid(cls, features: Tensor, grid: tuple[int, int]) -> Memory:
         """Make a memory from grid features (B, rows * columns, D), pooled by their mean."""
         return cls(vectors=features, pooled=features.mean(dim=1), grid=grid)
+
+    @classmethod
+    def join(cls, memories: Sequence[Memory]) -> Memory:
+        """Put the images of memories of one encoder behind one another."""
+        first, *others = memories
+        if not others:
+            return first
+        return first._each(lambda name, tensor: torch.cat([tensor, *(getattr(other, name) for other in others)]))
 
     def __post_init__(self) -> None:
         if self.vectors.dim() != 3:
@@ -84,7 +92,7 @@ class Memory:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Memory:
         """Move to a device and cast the floating-point tensors."""
-        moved = self._each(lambda tensor: tensor.to(device=device))
+        moved = self._each(lambda _, tensor: tensor.to(device=device))
         if dtype is None:
             return moved
         boxes = None if moved.boxes is None else moved.boxes.to(dtype)
@@ -92,9 +100,11 @@ class Memory:
 
     def __getitem__(self, index: slice | Tensor) -> Memory:
         """Select images."""
-        return self._each(lambda tensor: tensor[index])
+        return self._each(lambda _, tensor: tensor[index])
 
-    def _each(self, function: Callable[[Tensor], Tensor]) -> Memory:
+    def _each(self, function: Callable[[str, Tensor], Tensor]) -> Memory:
         tensors = {name: getattr(self, name) for name in ("vectors", "pooled", "mask", "boxes", "labels", "scores")}
-        changes: dict[str, Any] = {name: function(tensor) for name, tensor in tensors.items() if tensor is not None}
+        changes: dict[str, Any] = {
+            name: function(name, tensor) for name, tensor in tensors.items() if tensor is not None
+        }
         return replace(self, **changes)

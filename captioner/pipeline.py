@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from captioner import checkpoint
-from captioner.backend import choose_device
-from captioner.base import Captioner, caption_of, name_of
+from captioner.backend import choose_device, fast_dtype
+from captioner.base import Captioner, caption_of, placed
 from captioner.caption import HEADS, MEAN, Array, Caption
 from captioner.data.images import ImageSource
-from captioner.data.loader import ImageLoader
+from captioner.data.loader import ImageBatch, ImageLoader
+from captioner.encoders.parallel import CHUNK, encode_batches, threads
 from captioner.errors import CaptionerError, ImageError
 from captioner.heads import check, look_again
 from captioner.memory import Memory
@@ -40,6 +42,7 @@ class TorchCaptioner(Captioner):
         # The encoder takes most of the time and runs at lower precision where that is faster; the model keeps its
         # own encoder, as it may be saved again.
         self._encoder = model.encoder.fast(self.device)
+        self._decoder = model.decoder.fast(fast_dtype(self.device))
         self.search = validate(SearchConfig, {**model.config.search.model_dump(), **search}, where="search")
 
     def save_pretrained(self, folder: str | Path, *, card: str = "") -> Path:
@@ -54,43 +57,38 @@ class TorchCaptioner(Captioner):
         self,
         pictures: Iterable[ImageSource],
         *,
-        batch_size: int = 8,
+        batch_size: int = 32,
         workers: int = 2,
         max_pixels: int | None = None,
         attention: str = MEAN,
     ) -> Iterator[Caption | ImageError]:
-        """Caption any number of pictures in constant memory, in their order; a bad picture yields its error.
-
-        Args:
-            pictures: iterated lazily; may be endless.
-            batch_size: pictures encoded and searched at once.
-            workers: threads that load pictures.
-            max_pixels: a larger picture is an error; see :func:`captioner.data.images.load_image`.
-            attention: of a Transformer: ``mean`` over its blocks and heads, ``rollout`` through all blocks,
-                ``BLOCK.HEAD`` for one head, counted from one, or ``heads`` for each of them in :attr:`Caption.heads`
-                beside the mean; see :func:`captioner.heads.look_again`.
-
-        Raises:
-            CaptionerError: the model does not have the requested attention.
-        """
+        """See :meth:`Captioner.stream`."""
         check(self.model.decoder, attention)
+        chunk = min(CHUNK, batch_size) if self.device.type == "cpu" else batch_size
+        ahead = -(-batch_size // chunk)
         loader = ImageLoader(
-            pictures, self.model.encoder.transform, batch_size=batch_size, workers=workers, max_pixels=max_pixels
+            pictures,
+            self.model.encoder.transform,
+            batch_size=chunk,
+            workers=workers,
+            max_pixels=max_pixels,
+            prefetch=max(2, ahead),
         )
-        for batch in loader:
-            results: list[tuple[int, Caption | ImageError]] = list(batch.errors)
-            if len(batch):
-                with torch.inference_mode():
-                    memory = self._encoder(batch.pixels)
-                captions = self.caption_memory(memory, attention=attention)
-                for position, source, seen, caption in zip(
-                    batch.positions, batch.sources, batch.places, captions, strict=True
-                ):
-                    picture: dict[str, Any] = {"source": name_of(source), "seen": seen}
-                    others = [replace(other, **picture) for other in caption.others]
-                    results.append((position, replace(caption, others=others, **picture)))
-            for _, result in sorted(results, key=lambda pair: pair[0]):
-                yield result
+        encoded = encode_batches(self._encoder, loader, ahead=ahead, device=self.device)
+        while waiting := list(islice(encoded, ahead)):
+            yield from self._caption_batches(waiting, attention, more=len(waiting) == ahead)
+
+    def _caption_batches(
+        self, encoded: list[tuple[ImageBatch, Memory | None]], attention: str, *, more: bool
+    ) -> list[Caption | ImageError]:
+        """Return the captions and errors of encoded batches, in order; ``more`` are being encoded meanwhile."""
+        memories = [memory for _, memory in encoded if memory is not None]
+        captions: Iterator[Caption] = iter(())
+        if memories:
+            cores = torch.get_num_threads()
+            with threads(max(1, cores // 4) if more and self.device.type == "cpu" else cores):
+                captions = iter(self.caption_memory(Memory.join(memories), attention=attention))
+        return placed((batch for batch, _ in encoded), captions)
 
     @torch.inference_mode()
     def caption_memory(self, memory: Memory, *, cut: int = 0, attention: str = MEAN) -> list[Caption]:
@@ -107,12 +105,12 @@ class TorchCaptioner(Captioner):
         decoder = self.model.decoder
         check(decoder, attention)
         memory = self._encoder.finish(memory.to(self.device), cut)
-        memory = memory.to(dtype=next(decoder.parameters()).dtype)
-        found = choose_search(self.search)(decoder, memory, self.search)
+        found = choose_search(self.search)(self._decoder, memory, self.search)
         captions = [self._captions(hypotheses, memory, row) for row, hypotheses in enumerate(found)]
         if attention != MEAN:
+            exact = memory.to(dtype=next(decoder.parameters()).dtype)
             weights_of = look_again(
-                decoder, memory, [[hypothesis.words for hypothesis in hypotheses] for hypotheses in found], attention
+                decoder, exact, [[hypothesis.words for hypothesis in hypotheses] for hypotheses in found], attention
             )
             captions = [
                 [_with(caption, weights.numpy(), attention) for caption, weights in zip(*pair, strict=True)]

@@ -37,7 +37,7 @@ features() {
         ln -sfn ../features-regions "$store/regions"
         ;;
     esac
-    captioner features $recipe "${settings[@]}" --compile --output "$store"
+    captioner features $recipe "${settings[@]}" --output "$store"
 }
 resume() { [ -e "$1/state.safetensors" ] && echo --resume || true; }
 

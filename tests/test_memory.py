@@ -46,6 +46,20 @@ def test_parts_that_do_not_fit_are_refused(changes: dict[str, Any], message: str
         regions(**changes)
 
 
+def test_memories_are_joined_part_by_part() -> None:
+    first, second = (
+        regions(labels=torch.ones(B, N), scores=torch.rand(B, N)),
+        regions(labels=torch.zeros(B, N), scores=torch.rand(B, N)),
+    )
+    joined = Memory.join([first, second])
+    assert len(joined) == 2 * B and Memory.join([first]) is first
+    for name in ("vectors", "pooled", "mask", "boxes", "labels", "scores"):
+        assert torch.equal(getattr(joined[:B], name), getattr(first, name)), name
+        assert torch.equal(getattr(joined[B:], name), getattr(second, name)), name
+    grids = [Memory.of_grid(torch.randn(2, N, D), (2, 3)) for _ in range(3)]
+    assert Memory.join(grids).grid == (2, 3) and len(Memory.join(grids)) == 6
+
+
 @pytest.mark.parametrize(
     "index",
     [slice(1, 3), torch.tensor([2, 0, 0]), torch.tensor([True, False, True])],

@@ -64,7 +64,7 @@ class Bulk:
         plan: Plan,
         model: str,
         *,
-        batch_size: int = 16,
+        batch_size: int = 32,
         device: str = "auto",
         threads: int | None = None,
         **search: Any,

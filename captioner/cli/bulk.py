@@ -51,7 +51,7 @@ def run(
     gpus: Annotated[float, typer.Option(min=0, help="With --ray: GPUs of each worker; 0.5 for two on one.")] = 0,
     beam: console.Beam = None,
     length_normalisation: console.LengthNormalisation = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures in a batch.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures in a batch.")] = 32,
     device: console.Device = "auto",
 ) -> None:
     """Caption a collection of any size, a row for each picture: image, caption, log_probability, model, error.

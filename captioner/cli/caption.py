@@ -77,7 +77,7 @@ def run(
     min_words: console.MinWords = None,
     max_words: console.MaxWords = None,
     block_ngram: console.BlockNgram = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures in a batch.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures in a batch.")] = 32,
     workers: console.Workers = 2,
     device: console.Device = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,

@@ -93,7 +93,7 @@ def run(
     features: Annotated[
         Path | None, typer.Option(help="Read features from this store instead of the pictures.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures or sentences in a batch.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures or sentences in a batch.")] = 32,
     device: console.Device = "auto",
     metrics: Annotated[
         list[str] | None,

@@ -89,9 +89,6 @@ def run(
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures in a batch.")] = 8,
     workers: console.Workers = 2,
     device: console.Device = "auto",
-    compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile the encoder first; pays off from some hundred pictures on.")
-    ] = False,
 ) -> None:
     """Encode the pictures of caption data sets into a feature store.
 
@@ -156,7 +153,6 @@ def run(
             flips=plan.flips,
             batch_size=batch_size,
             workers=workers,
-            compiled=compiled,
             progress=progress,
             processes=processes,
         )

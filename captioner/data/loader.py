@@ -28,7 +28,7 @@ class ImageBatch:
     """Pictures ready for an encoder, and the errors that occurred while they were loaded.
 
     Attributes:
-        array: uint8 ``(B, 3, S, S)``, the good pictures only; B may be 0.
+        array: uint8 ``(B, 3, S, S)``, in memory B x S x S x 3, the good pictures only; B may be 0.
         sources: the B sources as given.
         positions: their B positions in the input, counted from 0.
         places: the B boxes of the photos that the encoder sees, relative xyxy; see :meth:`Transform.place`.
@@ -186,9 +186,12 @@ def _batch(
 ) -> ImageBatch:
     import numpy as np
 
-    pixels = np.stack([row[2][0] for row in good]) if good else np.empty((0, *transform.shape), dtype=np.uint8)
+    # Colours stand beside each other in memory, as in a picture and as the encoders want them.
+    pictures = [row[2][0].transpose(1, 2, 0) for row in good]
+    channels, *sides = transform.shape
+    pixels = np.stack(pictures) if good else np.empty((0, *sides, channels), dtype=np.uint8)
     return ImageBatch(
-        pixels,
+        pixels.transpose(0, 3, 1, 2),
         [row[1] for row in good],
         [row[0] for row in good],
         [row[2][1] for row in good],

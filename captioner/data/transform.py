@@ -56,7 +56,7 @@ class Transform(Settings):
         return (3, self.size, self.size)
 
     def pixels(self, image: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """The part of an RGB ``image`` that the encoder sees, as a contiguous uint8 array ``(3, S, S)``."""
+        """The part of an RGB ``image`` that the encoder sees, as a uint8 array ``(3, S, S)``, in memory S x S x 3."""
         import numpy as np
 
         resample = Image.Resampling[self.interpolation.upper()]
@@ -66,7 +66,7 @@ class Transform(Settings):
             image = image.resize((image.width, self.size), resample)
             box = self._box(image.size)
         square = image.resize((self.size, self.size), resample, box=box)
-        return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+        return np.array(square).transpose(2, 0, 1)
 
     def place(self, image_size: tuple[int, int]) -> Box:
         """The box of a photo of ``(width, height)`` that the encoder sees: x0, y0, x1, y1, relative, in 0..1."""

@@ -14,6 +14,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from captioner.layers.linear import Packable, packed
 from captioner.memory import Memory
 from captioner.registry import Registry
 from captioner.settings import Settings
@@ -81,7 +82,7 @@ class DecoderOutput(NamedTuple):
     sampled: Tensor | None = None
 
 
-class Decoder(nn.Module, ABC):
+class Decoder(nn.Module, Packable, ABC):
     """Writes captions of a memory.
 
     A subclass has a ``Config`` (a :class:`DecoderConfig`) and is built as ``Decoder(config, features=D, words=V)``.
@@ -89,6 +90,7 @@ class Decoder(nn.Module, ABC):
 
     Config: ClassVar[type[DecoderConfig]]
     attends: ClassVar[bool]
+    exact: ClassVar[tuple[str, ...]] = ("output",)  # its rounding would be that of the words' probabilities
 
     @abstractmethod
     def __init__(self, config: DecoderConfig, *, features: int, words: int) -> None:
@@ -101,6 +103,14 @@ class Decoder(nn.Module, ABC):
         spares the refiner's work by this.
         """
         return memory, self
+
+    def fast(self, dtype: torch.dtype) -> Decoder:
+        """Return the decoder for searches on the device where it is.
+
+        This is the decoder itself, or on a CPU a twin on the same weights that cannot be trained. Its weights are
+        packed, in ``dtype``; the scores of the words and the states between them have 32 bits all the same.
+        """
+        return packed(self, dtype) if next(self.parameters()).device.type == "cpu" else self
 
     @abstractmethod
     def start(self, memory: Memory) -> State:

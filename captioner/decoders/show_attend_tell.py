@@ -16,7 +16,14 @@ from captioner.layers.dropout import Dropout
 from captioner.layers.kernels import wide
 from captioner.layers.packing import Packing
 from captioner.layers.positions import Geometry, rename_positions
-from captioner.layers.recurrence import Product, lstm_gates, product, products, recurrent_products
+from captioner.layers.recurrence import (
+    Product,
+    lstm_gates,
+    packed_products,
+    product,
+    products,
+    recurrent_products,
+)
 from captioner.memory import Memory
 from captioner.text.vocabulary import PAD
 
@@ -93,6 +100,8 @@ class ShowAttendTell(Decoder):
 
     Config: ClassVar[type[DecoderConfig]] = ShowAttendTellConfig
     attends: ClassVar[bool] = True
+    plain: ClassVar[tuple[str, ...]] = ("query", "beta")
+    _packed: tuple[_Products, Product] | None = None
 
     def __init__(self, config: ShowAttendTellConfig, *, features: int, words: int) -> None:
         super().__init__(config, features=features, words=words)
@@ -146,11 +155,13 @@ class ShowAttendTell(Decoder):
         """
         embedded = self.dropout(self.embedding(tokens))
         bias = self.lstm.bias_ih + self.lstm.bias_hh
-        return product(embedded, self.lstm.weight_ih[:, : self.config.embedding], bias)
+        if self._packed is not None:
+            return self._packed[1](embedded) + bias
+        return product(embedded, self._word_weight(), bias)
 
     def _deep_output(self, tokens: Tensor, hidden: Tensor, context: Tensor) -> Tensor:
         """Deep output, equation (7): words (...,), hidden (..., H), context (..., D) -> logits (..., V)."""
-        dtype = self.output.weight.dtype  # the recurrence has at least 32 bits, a model may have 16
+        dtype = self.embedding.weight.dtype  # the recurrence has at least 32 bits, a model may have 16
         hidden, context = hidden.to(dtype), context.to(dtype)
         deep = (
             self.dropout(self.embedding(tokens))
@@ -176,6 +187,14 @@ class ShowAttendTell(Decoder):
             return place.masked_fill(expected[: len(alpha)], -1)
 
         return sample
+
+    def _word_weight(self) -> Tensor:
+        return self.lstm.weight_ih[:, : self.config.embedding]
+
+    def pack(self, dtype: torch.dtype) -> None:
+        """See :meth:`Packable.pack`."""
+        *others, words = packed_products([*self._weights(), self._word_weight()], dtype)
+        self._packed = _Products(*others), words
 
     def _weights(self) -> list[Tensor]:
         """Return the weights of a step's products, in the order of :class:`_Products`."""
@@ -213,9 +232,8 @@ class ShowAttendTell(Decoder):
             mask=images.get("mask"),
             sampler=self._sampler(*tokens.shape),
         )
-        glimpse, past = self._advance(
-            self._word_gates(tokens), _Past(**state.hypotheses), attend_once, _Products(*products(self._weights()))
-        )
+        times = _Products(*products(self._weights())) if self._packed is None else self._packed[0]
+        glimpse, past = self._advance(self._word_gates(tokens), _Past(**state.hypotheses), attend_once, times)
         return Step(self._deep_output(tokens, past.h, glimpse.context), glimpse.alpha, State(past._asdict(), images))
 
     def forward(self, memory: Memory, tokens: Tensor) -> DecoderOutput:

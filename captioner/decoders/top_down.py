@@ -16,7 +16,14 @@ from captioner.layers.dropout import Dropout
 from captioner.layers.kernels import wide
 from captioner.layers.packing import Packing
 from captioner.layers.positions import Geometry, rename_positions
-from captioner.layers.recurrence import Product, lstm_gates, product, products, recurrent_products
+from captioner.layers.recurrence import (
+    Product,
+    lstm_gates,
+    packed_products,
+    product,
+    products,
+    recurrent_products,
+)
 from captioner.memory import Memory
 from captioner.text.vocabulary import PAD
 
@@ -95,6 +102,8 @@ class TopDown(Decoder):
 
     Config: ClassVar[type[DecoderConfig]] = TopDownConfig
     attends: ClassVar[bool] = True
+    plain: ClassVar[tuple[str, ...]] = ("query", "word")
+    _packed: tuple[_Products, Product] | None = None
 
     def __init__(self, config: TopDownConfig, *, features: int, words: int) -> None:
         super().__init__(config, features=features, words=words)
@@ -141,7 +150,14 @@ class TopDown(Decoder):
         Training calls this once for every distinct word of a batch, so that all its occurrences share one dropout mask.
         """
         bias = self.attention_lstm.bias_ih + self.attention_lstm.bias_hh
+        if self._packed is not None:
+            return self._packed[1](self.embedding(tokens)) + bias
         return product(self.dropout(self.embedding(tokens)), self.word.weight, bias)
+
+    def pack(self, dtype: torch.dtype) -> None:
+        """See :meth:`Packable.pack`."""
+        *others, words = packed_products([*self._weights(), self.word.weight], dtype)
+        self._packed = _Products(*others), words
 
     def _weights(self) -> list[Tensor]:
         """Return the weights of a step's products, in the order of :class:`_Products`."""
@@ -172,7 +188,7 @@ class TopDown(Decoder):
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """Equation (7): h2 (..., H) -> logits (..., V)."""
-        logits: Tensor = self.output(self.dropout(hidden.to(self.output.weight.dtype)))
+        logits: Tensor = self.output(self.dropout(hidden.to(self.embedding.weight.dtype)))
         return logits
 
     def start(self, memory: Memory) -> State:
@@ -194,7 +210,7 @@ class TopDown(Decoder):
             images["mean"],
             _Past(**state.hypotheses),
             attend_once,
-            _Products(*products(self._weights())),
+            _Products(*products(self._weights())) if self._packed is None else self._packed[0],
         )
         return Step(self._logits(past.h2), alpha, State(past._asdict(), images))
 

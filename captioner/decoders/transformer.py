@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from captioner.decoders.base import DECODERS, Decoder, DecoderConfig, DecoderOutput, State, Step
 from captioner.errors import ConfigError
 from captioner.layers.dropout import Dropout
+from captioner.layers.linear import PackedLinear
 from captioner.layers.positions import Geometry, sinusoidal
 from captioner.layers.transformer import BlockConfig, DecoderBlock, Rows, key_mask, last_norm, projection
 from captioner.memory import Memory
@@ -62,6 +63,7 @@ class Transformer(Decoder):
     def __init__(self, config: TransformerConfig, *, features: int, words: int) -> None:
         super().__init__(config, features=features, words=words)
         self.config = config
+        self._tied: PackedLinear | None = None
         self.project = projection(features, config.size)
         self.geometry = Geometry(config.size) if config.geometry else None
         self.embedding = nn.Embedding(words, config.size, padding_idx=PAD)
@@ -109,10 +111,17 @@ class Transformer(Decoder):
         x = self.norm(x)
         if self.output is not None:
             return self.output(x)
+        if self._tied is not None:
+            return self._tied(x)
         weight = self.embedding.weight
         if torch.is_grad_enabled():  # padding's vector is zero and must stay so: no gradient from here either
             weight = weight.index_fill(0, torch.tensor([PAD], device=weight.device), 0.0)
         return F.linear(x, weight)
+
+    def pack(self, dtype: torch.dtype) -> None:
+        """See :meth:`Packable.pack`."""
+        if self.output is None:
+            self._tied = PackedLinear(self.embedding.weight, None, torch.float32)
 
     def start(self, memory: Memory) -> State:
         """Prepare one hypothesis per image; see :meth:`Decoder.start`."""

@@ -10,6 +10,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from itertools import chain
 from typing import ClassVar
 
 import torch
@@ -104,6 +105,11 @@ class Encoder(nn.Module, ABC):
         rounded = copy.deepcopy(self).to(device, dtype)
         rounded._fingerprint = self.fingerprint()
         return rounded
+
+    @property
+    def device(self) -> torch.device:
+        """The device of its weights; the CPU if it has none."""
+        return next(chain(self.parameters(), self.buffers(), [torch.empty(0)])).device
 
     def fingerprint(self) -> str:
         """Return a hash of settings, transform and weights: encoders with the same hash give the same memories."""

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from captioner.errors import EncoderError
 from captioner.layers.convolution import FusedConvolution, SameConv2d
 
-#: what pixels are normalised by
+#: what pixels, from 0 to 1, are normalised by
 MEAN = STD = (0.5, 0.5, 0.5)
 
 _EPSILON, _MOMENTUM = 1e-3, 0.01
@@ -90,7 +90,9 @@ class Unit(nn.Sequential):
         """Return its form for captioning."""
         convolution, norm, _ = self
         assert isinstance(convolution, SameConv2d) and isinstance(norm, nn.BatchNorm2d)
-        return FusedConvolution(convolution, norm, relu6=True, dtype=dtype)
+        # The stem of a fused trunk takes what `centred` gives.
+        scale = 1 / (255 * STD[0]) if convolution.in_channels == 3 else 1.0
+        return FusedConvolution(convolution, norm, relu6=True, dtype=dtype, scale=scale)
 
 
 class Block(nn.Module):
@@ -152,6 +154,15 @@ class FusedBlock(nn.Module):
         return self.last(self.first(x), x if self.skips else None)
 
 
+def map_shape(stages: nn.Sequential, size: int) -> tuple[int, int, int]:
+    """Return the channels, rows and columns of the last map of the first stages, for pictures of size x size pixels."""
+    channels = 3
+    for layer in stages.modules():
+        if isinstance(layer, SameConv2d):
+            channels, size = layer.out_channels, -(-size // layer.stride[0])
+    return channels, size, size
+
+
 def fused(stages: nn.Sequential, dtype: torch.dtype) -> nn.Sequential:
     """Return stages, or a part of them, in their form for captioning, on the device where they are.
 
@@ -166,6 +177,14 @@ def fused(stages: nn.Sequential, dtype: torch.dtype) -> nn.Sequential:
             assert isinstance(part, nn.Sequential)
             parts[name] = fused(part, dtype)
     return nn.Sequential(parts)
+
+
+def centred(pixels: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return pixels (B, 3, S, S) uint8 as a fused stem takes them: less their mean, and not divided by anything.
+
+    These numbers are exact also in bfloat16; the stem's weights do the division.
+    """
+    return pixels.float().sub_(255 * MEAN[0]).to(dtype)
 
 
 def build(name: str, *, pretrained: bool) -> nn.Sequential:

@@ -100,6 +100,7 @@ class GridEncoder(Encoder):
     """
 
     Config: ClassVar[type[EncoderConfig]] = GridConfig
+    _fused: bool = False
 
     def __init__(self, config: GridConfig, trunk: Trunk | None = None) -> None:
         super().__init__()
@@ -111,12 +112,15 @@ class GridEncoder(Encoder):
         self.stages = len(self.trunk)
         self.transform = Transform(size=config.size or known.size, fit=config.fit, mean=trunk.mean, std=trunk.std)
         size = self.transform.size
-        shape = nowhere(self.trunk, torch.empty(1, 3, size, size, device="meta")).shape
-        if len(shape) != 4:
+        if known.library == "captioner":
+            self.features, *grid = efficientnet_lite.map_shape(self.trunk, size)
+        else:
+            _, self.features, *grid = nowhere(self.trunk, torch.empty(1, 3, size, size, device="meta")).shape
+        if len(grid) != 2:
             raise EncoderError(
-                f"backbone {config.backbone!r} gives no map of features but {tuple(shape)}; choose a convolutional one"
+                f"backbone {config.backbone!r} gives no map of features but vectors; choose a convolutional one"
             )
-        self.features, self.grid = shape[1], (shape[2], shape[3])
+        self.grid = (grid[0], grid[1])
 
     def train(self, mode: bool = True) -> GridEncoder:
         """Set training mode for the module but leave the trunk in eval mode; see the class."""
@@ -127,7 +131,11 @@ class GridEncoder(Encoder):
     def forward(self, pixels: Tensor) -> Memory:
         """Encode pixels (B, 3, S, S) uint8 to a memory of B x (rows * columns) x D."""
         weight = self._weight()
-        images = self.transform.normalise(pixels.to(weight.device)).to(weight.dtype)
+        pixels = pixels.to(weight.device)
+        if self._fused:
+            images = efficientnet_lite.centred(pixels, weight.dtype)
+        else:
+            images = self.transform.normalise(pixels).to(weight.dtype)
         return _memory(self.trunk(images.contiguous(memory_format=torch.channels_last)))
 
     def _weight(self) -> Tensor:
@@ -141,7 +149,7 @@ class GridEncoder(Encoder):
         encoder = copy.copy(self)
         encoder._modules = {}
         encoder.trunk = efficientnet_lite.fused(self.trunk, fast_dtype(device)).to(device).eval()
-        encoder._fingerprint = self.fingerprint()
+        encoder._fused, encoder._fingerprint = True, self.fingerprint()
         return encoder
 
     def front(self, cut: int) -> GridEncoder:

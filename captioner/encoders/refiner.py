@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -72,13 +72,13 @@ class TransformerRefiner(Refiner):
         self.project = projection(features, config.size)
         self.geometry = Geometry(config.size) if config.geometry else None
         self.dropout = Dropout(config.dropout)
-        self.blocks = nn.ModuleList(EncoderBlock(config) for _ in range(config.blocks))
+        self.blocks: Any = nn.ModuleList(EncoderBlock(config) for _ in range(config.blocks))
         self.norm = last_norm(config)
 
     def forward(self, memory: Memory) -> Memory:
         """Refine a memory; masked places have no influence, and their vectors no meaning."""
-        # Between the blocks, vectors keep the memory's precision under autocast: they are sums of many terms.
-        x: Tensor = self.project(memory.vectors).to(memory.vectors.dtype)
+        # Between the blocks, vectors keep the weights' precision, under autocast too: they are sums of many terms.
+        x: Tensor = self.project(memory.vectors).to(self.blocks[0].around_attention.norm.weight.dtype)
         mask = key_mask(memory.mask)
         if self.geometry is not None:
             x = x + self.geometry(memory).to(x.dtype)

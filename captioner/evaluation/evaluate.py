@@ -36,7 +36,7 @@ def generate(
     data: CaptionData,
     *,
     features: FeatureStore | None = None,
-    batch_size: int = 16,
+    batch_size: int = 32,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[dict[str, str], list[ImageError]]:
     """Caption every picture of ``data``.
@@ -83,7 +83,7 @@ def evaluate(
     *,
     features: FeatureStore | None = None,
     metrics: Sequence[str] = DEFAULT_METRICS,
-    batch_size: int = 16,
+    batch_size: int = 32,
     per_image: bool = False,
     progress: Callable[[int, int], None] | None = None,
     keep: Callable[[dict[str, str]], None] | None = None,

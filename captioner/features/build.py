@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from captioner import files
-from captioner.backend import Compiled
 from captioner.data.loader import ImageLoader
 from captioner.encoders.base import Encoder
+from captioner.encoders.parallel import CHUNK, encode_batches
 from captioner.errors import FeatureStoreError, ImageError
 from captioner.features.store import FORMAT, INDEX, PLAN, REGIONS, SHARD, VECTORS, Array, FeatureStore, Kind, shard_name
 from captioner.memory import Memory
@@ -66,7 +66,6 @@ def build_store(
     batch_size: int = 8,
     workers: int = 2,
     shard: int = SHARD,
-    compiled: bool = False,
     progress: Callable[[int, int], None] | None = None,
     processes: Processes = ALONE,
 ) -> StoreReport:
@@ -77,11 +76,10 @@ def build_store(
         encoder: in eval mode, on its device and at its precision.
         pictures: (image id, file) pairs; ids must be unique.
         flips: also encode every picture mirrored left to right.
-        batch_size: pictures encoded at once.
+        batch_size: pictures encoded at once on a GPU; a CPU takes few at a time
+            (:mod:`captioner.encoders.parallel`).
         workers: threads that load pictures.
         shard: pictures per file.
-        compiled: compile the encoder first, which pays off from a few hundred pictures on. An encoder of regions is
-            never compiled: their number differs from picture to picture.
         progress: called with (pictures done, pictures in total), mirrored ones included; with several processes, those
             that this one has done, times the number of processes.
         processes: those that encode together and all call this, each every other shard; they share the disk.
@@ -100,7 +98,6 @@ def build_store(
             batch_size=batch_size,
             workers=workers,
             shard=shard,
-            compiled=compiled,
             progress=progress,
             processes=processes,
         )
@@ -109,7 +106,6 @@ def build_store(
     plan = _begin(
         folder, encoder, pictures, format=3 if has_regions else 1, flips=flips, shard=shard, processes=processes
     )
-    encode = Compiled(encoder) if compiled and not has_regions else encoder
     groups = [pictures[i : i + shard] for i in range(0, len(pictures), shard)]
     total, done, encoded = len(pictures) * (1 + flips), 0, 0
     for number in processes.share(range(len(groups))):
@@ -119,7 +115,6 @@ def build_store(
                 number,
                 groups[number],
                 encoder,
-                encode,
                 kinds,
                 flips=flips,
                 batch_size=batch_size,
@@ -257,7 +252,6 @@ def _encode_shard(
     number: int,
     group: Sequence[tuple[str, Path]],
     encoder: Encoder,
-    encode: Callable[[Tensor], Memory],
     kinds: Sequence[Kind],
     *,
     flips: bool,
@@ -270,19 +264,18 @@ def _encode_shard(
     }
     ids: list[str] = []
     errors: list[ImageError] = []
-    loader = ImageLoader([path for _, path in group], encoder.transform, batch_size=batch_size, workers=workers)
-    with torch.inference_mode():
-        for batch in loader:
-            errors += [error for _, error in batch.errors]
-            ids += [group[position][0] for position in batch.positions]
-            if len(batch) == 0:
-                continue
-            # A smaller last batch is padded, so that a compiled encoder sees only one shape.
-            pixels = torch.cat([batch.pixels, batch.pixels[:1].expand(batch_size - len(batch), -1, -1, -1)])
-            for flipped in (False, True)[: 1 + flips]:
-                memory = encode(pixels.flip(-1) if flipped else pixels)
-                for kind in kinds:
-                    written[flipped, kind].append(_array(memory, kind)[: len(batch)])
+    chunk = min(CHUNK, batch_size) if encoder.device.type == "cpu" else batch_size
+    loader = ImageLoader([path for _, path in group], encoder.transform, batch_size=chunk, workers=workers, prefetch=8)
+
+    def arrays(pixels: Tensor) -> dict[tuple[bool, Kind], Array]:
+        memories = {flipped: encoder(pixels.flip(-1) if flipped else pixels) for flipped in (False, True)[: 1 + flips]}
+        return {(flipped, kind): _array(memory, kind) for flipped, memory in memories.items() for kind in kinds}
+
+    for batch, encoded in encode_batches(arrays, loader, ahead=8, device=encoder.device):
+        errors += [error for _, error in batch.errors]
+        ids += [group[position][0] for position in batch.positions]
+        for key, array in (encoded or {}).items():
+            written[key].append(array)
     for (flipped, kind), parts in written.items() if ids else ():
         with files.atomic_path(folder / shard_name(number, flipped, kind)) as temporary, open(temporary, "wb") as file:
             np.save(file, np.concatenate(parts), allow_pickle=False)

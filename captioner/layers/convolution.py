@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from captioner.layers.linear import has_onednn
+
 
 class SameConv2d(nn.Conv2d):
     """A convolution with TensorFlow's padding: ceil(size / stride) outputs, and odd padding is at the right and bottom.
@@ -61,11 +63,21 @@ class FusedConvolution(nn.Module):
         norm: follows it, in eval mode.
         relu6: whether ReLU6 follows.
         dtype: the precision of weights and result.
+        scale: what the maps are multiplied by before.
     """
 
-    def __init__(self, convolution: SameConv2d, norm: nn.BatchNorm2d, *, relu6: bool, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        convolution: SameConv2d,
+        norm: nn.BatchNorm2d,
+        *,
+        relu6: bool,
+        dtype: torch.dtype,
+        scale: float = 1.0,
+    ) -> None:
         super().__init__()
         weight, bias = fold(convolution, norm)
+        weight = weight * scale
         self.same, self.relu6 = convolution.same, relu6
         self.stride, self.dilation = list(convolution.stride), list(convolution.dilation)
         self.groups = convolution.groups
@@ -79,7 +91,7 @@ class FusedConvolution(nn.Module):
         """Convolve (B, I, rows, columns); ``onto``, if given, gets the result added to it, in place."""
         weight, padding = self._prepared(x)
         plan = padding, self.stride, self.dilation, self.groups
-        if not _has_onednn(x):
+        if not has_onednn(x.device):
             y = F.conv2d(x, weight, self.bias, self.stride, padding, self.dilation, self.groups)
             return onto.add_(y) if onto is not None else y.clamp_(0, 6) if self.relu6 else y
         operations = torch.ops.mkldnn
@@ -99,15 +111,9 @@ class FusedConvolution(nn.Module):
         if odd not in self._ready:
             padding = [after for _, after in both]
             weight = F.pad(self.weight, (int(odd[1]), 0, int(odd[0]), 0))
-            if _has_onednn(x):
+            if has_onednn(x.device):
                 weight = torch.ops.mkldnn._reorder_convolution_weight(
                     weight.contiguous(), padding, self.stride, self.dilation, self.groups, list(x.shape)
                 )
             self._ready[odd] = weight, padding
         return self._ready[odd]
-
-
-def _has_onednn(x: Tensor) -> bool:
-    """Return whether oneDNN's fused convolution, which ``torch.compile`` uses too, is there for this tensor."""
-    available = torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
-    return available and x.device.type == "cpu" and hasattr(torch.ops.mkldnn, "_convolution_pointwise_")

@@ -63,10 +63,14 @@ def _key_gradient(e: Tensor, f: Tensor, ds: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _scores_eager(e: Tensor, f: Tensor, v: Tensor) -> Tensor:
-    out = e.new_empty(e.shape[0], f.shape[1], e.shape[2])
-    for b in range(e.shape[0]):
-        r = (e[b].unsqueeze(0) * f[b].unsqueeze(-1)).add_(1.0).reciprocal_()
-        torch.matmul(v, r, out=out[b])
+    (images, units, places), captions = e.shape, f.shape[1]
+    out, r = e.new_empty(images, captions, places), e.new_empty(captions, units, places)
+    weights = v.expand(captions, 1, units)
+    for row, keys, queries in zip(
+        out.unsqueeze(2).unbind(), e.unsqueeze(1).unbind(), f.unsqueeze(-1).unbind(), strict=True
+    ):
+        torch.mul(keys, queries, out=r)
+        torch.bmm(weights, r.add_(1.0).reciprocal_(), out=row)
     return out.mul_(-2.0).add_(v.sum())
 
 

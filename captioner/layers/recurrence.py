@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from captioner.layers.kernels import wide
+from captioner.layers.linear import PackedLinear
 
 Product: TypeAlias = Callable[[Tensor], Tensor]  # x (..., I) -> x W^T (..., O), at least 32 bits
 
@@ -50,6 +51,15 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def products(weights: Sequence[Tensor]) -> list[Product]:
     """Return for each weight (O, I) the function that multiplies by it, for a single step of a search."""
     return [partial(product, weight=weight) for weight in weights]
+
+
+def packed_products(weights: Sequence[Tensor], dtype: torch.dtype) -> list[Product]:
+    """Return what :func:`products` does, on a CPU, for weights that are packed once (:class:`PackedLinear`)."""
+
+    def multiply(linear: PackedLinear) -> Product:
+        return lambda x: wide(linear(x))
+
+    return [multiply(PackedLinear(weight, None, dtype)) for weight in weights]
 
 
 class _Weight(torch.autograd.Function):

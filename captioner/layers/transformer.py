@@ -83,6 +83,11 @@ class Attention(nn.Module):
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         return torch.softmax(scores if mask is None else scores.masked_fill(~mask, float("-inf")), dim=-1)
 
+    def average(self, weights: Tensor, keys_values: Tensor) -> Tensor:
+        """Return what :meth:`attend` does, (B, Q, S), for weights (B, H, Q, N) that are known."""
+        values = keys_values[:, 1]
+        return (weights.to(values.dtype) @ values).transpose(1, 2).flatten(2)
+
     def _heads(self, query: Tensor) -> Tensor:
         return query.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
@@ -230,12 +235,12 @@ class DecoderBlock(nn.Module):
         x = self.around_self_attention.after(x, own.output(rows.pack(context)))
 
         query = rows.spread(cross.query(self.around_cross_attention.before(x))).flatten(1, 2)
-        context = cross.attend(query, places, mask=mask)
+        attention = cross.weights(query, places, mask=mask) if weights else None
+        context = cross.attend(query, places, mask=mask) if attention is None else cross.average(attention, places)
         x = self.around_cross_attention.after(x, cross.output(rows.pack(context)))
 
         x = self.around_feed_forward.after(x, self.feed_forward(self.around_feed_forward.before(x)))
-        attention = rows.pack(cross.weights(query, places, mask=mask).transpose(1, 2)) if weights else None
-        return Decoded(x, keys_values, attention)
+        return Decoded(x, keys_values, None if attention is None else rows.pack(attention.transpose(1, 2)))
 
 
 def projection(features: int, size: int) -> nn.Module:

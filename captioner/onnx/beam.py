@@ -95,31 +95,40 @@ def beam(decoder: Stepper, state: State, images: int, config: SearchConfig) -> l
     ended = np.zeros((steps, images, w), dtype=bool)
     attentions: list[tuple[Array, Array]] = []
 
-    active = np.arange(images)
-    tokens = np.full((images, 1), BOS, dtype=np.int64)
-    total = np.zeros((images, 1), dtype=np.float32)
-    history = np.empty((images, 1, 0), dtype=np.int64)
-    width = np.full(images, w)  # live hypotheses of each image
+    active: Array = np.arange(images)
+    tokens: Array = np.full((images, 1), BOS, dtype=np.int64)
+    total: Array = np.zeros((images, 1), dtype=np.float32)
+    history: Array = np.empty((images, 1, 0), dtype=np.int64)
+    width: Array = np.full(images, w)  # live hypotheses of each image
+    best: Array = np.full((images, config.n_best), NEVER, dtype=np.float32)  # scores of the best ended hypotheses
+    columns = w
     for t in range(steps):
         log_probabilities, attention, state = decoder.step(tokens, state)
         if attention is not None:
             attentions.append((active, attention))
         candidates = constrain(log_probabilities, history, config) + total[..., None]
-        total, flat = top(candidates.reshape(len(active), -1), w)
+        total, flat = top(candidates.reshape(len(active), -1), columns)
         parent, tokens = np.divmod(flat, candidates.shape[-1])
-        total[np.arange(w) >= width[:, None]] = NEVER
+        total[np.arange(columns) >= width[:, None]] = NEVER
         ends = (tokens == EOS) & (total > NEVER)
-        words[t, active], parents[t, active], totals[t, active], ended[t, active] = tokens, parent, total, ends
+        record = t, active, slice(columns)
+        words[record], parents[record], totals[record], ended[record] = tokens, parent, total, ends
+        scores = np.where(ends, config.normalise(total, np.float32(t + 1)), np.float32(NEVER))
+        best, _ = top(np.concatenate([best, scores], axis=1), config.n_best)
         total = np.where(ends, np.float32(NEVER), total)
         width = width - ends.sum(1)
-        alive = ((width > 0) & (total > NEVER).any(1)).nonzero()[0]
+        can_win = config.normalise(total.max(1), np.float32(steps)) >= best[:, -1]
+        going = np.where((total > NEVER).any(1) & can_win, width, 0)
+        alive, columns = going.nonzero()[0], going.max()
         if not len(alive):
             break
         written = np.take_along_axis(history, parent[..., None], axis=1)
         history = np.concatenate([written, tokens[..., None]], axis=-1)
         if len(alive) < len(active):
             state = state.pick(parent, alive)
-            active, tokens, total, history, width = (x[alive] for x in (active, tokens, total, history, width))
+            active, tokens, total, history, width, best = (
+                part[alive] for part in (active, tokens, total, history, width, best)
+            )
         else:
             state = state.pick(parent)
     attention = None

@@ -10,6 +10,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from captioner import files, folders
 from captioner.assets import CONFIG, ONNX
 from captioner.base import Captioner, caption_of
@@ -36,6 +38,7 @@ from captioner.text.vocabulary import Vocabulary
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
+_AT_ONCE = 8  # pictures that are encoded together
 INSTALL = "pip install 'captioner[onnx]'"
 
 
@@ -89,9 +92,9 @@ class OnnxCaptioner(Captioner):
             )
 
     def encode(self, pixels: Array) -> Array:
-        """Encode pixels (B, 3, S, S) uint8 to features (B, N, D) float32."""
-        features: Array = self._encoder.run([FEATURES], {PIXELS: pixels})[0]
-        return features
+        """Encode pixels (B, 3, S, S) uint8 to features (B, N, D) float32, a few pictures at once, as maps are large."""
+        chunks = (np.ascontiguousarray(pixels[start : start + _AT_ONCE]) for start in range(0, len(pixels), _AT_ONCE))
+        return np.concatenate([self._encoder.run([FEATURES], {PIXELS: chunk})[0] for chunk in chunks])
 
     def start(self, features: Array) -> State:
         """Prepare one hypothesis per image; see :meth:`captioner.decoders.base.Decoder.start`."""

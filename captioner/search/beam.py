@@ -23,6 +23,10 @@ def beam(decoder: Decoder, memory: Memory, config: SearchConfig) -> list[list[Hy
     hypotheses are ranked by their normalised score; unfinished ones follow all ended ones, so that there is always
     something to return. Images whose search is over take no part in later steps, and an image's result does not depend
     on the other images of the batch.
+
+    Two things spare work and change no result. A step takes as many hypotheses as the image with most has left. And a
+    search is over as soon as no live hypothesis can overtake the ``n_best`` ended ones: a log-probability only falls,
+    so ``total / max_words ** length_normalisation`` is the most that a hypothesis can still score.
     """
     device, b, w = memory.vectors.device, len(memory), config.width
     steps = config.max_words
@@ -39,34 +43,39 @@ def beam(decoder: Decoder, memory: Memory, config: SearchConfig) -> list[list[Hy
     history = torch.empty(b, 1, 0, dtype=torch.long, device=device)
     width = torch.full((b,), w, device=device)  # live hypotheses of each image
     ranks = torch.arange(w, device=device)
+    best = torch.full((b, config.n_best), NEVER, device=device)  # scores of the best ended hypotheses
+    columns = w
     for t in range(steps):
         logits, attention, state = decoder.step(tokens, state)
         if attention is not None:
             attentions.append((images, attention.float()))
         candidates = constrain(torch.log_softmax(logits.float(), dim=-1), history, config) + total.unsqueeze(-1)
         vocabulary = candidates.shape[-1]
-        total, flat = candidates.flatten(1).topk(min(w, candidates.shape[1] * vocabulary), dim=-1)
-        if total.shape[1] < w:  # a vocabulary smaller than the beam
-            total = torch.nn.functional.pad(total, (0, w - total.shape[1]), value=NEVER)
-            flat = torch.nn.functional.pad(flat, (0, w - flat.shape[1]))
+        total, flat = candidates.flatten(1).topk(min(columns, candidates.shape[1] * vocabulary), dim=-1)
+        if total.shape[1] < columns:  # a vocabulary smaller than the beam
+            total = torch.nn.functional.pad(total, (0, columns - total.shape[1]), value=NEVER)
+            flat = torch.nn.functional.pad(flat, (0, columns - flat.shape[1]))
         parent, tokens = flat // vocabulary, flat % vocabulary
-        total = total.masked_fill(ranks >= width.unsqueeze(1), NEVER)
+        total = total.masked_fill(ranks[:columns] >= width.unsqueeze(1), NEVER)
         ends = (tokens == EOS) & (total > NEVER)
-        words[t, images], parents[t, images], totals[t, images], ended[t, images] = tokens, parent, total, ends
+        record = slice(t, t + 1), images, slice(columns)
+        words[record], parents[record], totals[record], ended[record] = tokens, parent, total, ends
+        scores = config.normalise(total, t + 1).masked_fill(~ends, NEVER)
+        best = torch.cat([best, scores], dim=1).topk(config.n_best, dim=1).values
         total = total.masked_fill(ends, NEVER)
         width = width - ends.sum(1)
-        alive = ((width > 0) & (total > NEVER).any(1)).nonzero().squeeze(1)
+        can_win = config.normalise(total.amax(1), steps) >= best[:, -1]
+        # One transfer from the device a step: how many hypotheses each image goes on with.
+        going = torch.where((total > NEVER).any(1) & can_win, width, 0).tolist()
+        columns = max(going)
+        alive = torch.tensor([row for row, left in enumerate(going) if left], dtype=torch.long, device=device)
         history = torch.cat([history.gather(1, parent.unsqueeze(-1).expand(-1, -1, t)), tokens.unsqueeze(-1)], dim=-1)
         if len(alive) == 0:
             break
         if len(alive) < len(images):
             state = state.pick(parent, images=alive)
-            images, tokens, total, history, width = (
-                images[alive],
-                tokens[alive],
-                total[alive],
-                history[alive],
-                width[alive],
+            images, tokens, total, history, width, best = (
+                part[alive] for part in (images, tokens, total, history, width, best)
             )
         else:
             state = state.pick(parent)

@@ -197,7 +197,6 @@ def _build(
             encoder.fast(device),
             pictures,
             flips=flips,
-            compiled=len(pictures) > 1000 and device.type == "cpu",
             progress=lambda done, _: progress.update(task, completed=done),
             processes=processes,
         )

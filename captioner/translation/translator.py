@@ -47,6 +47,7 @@ class Translator:
     def __init__(self, model: TranslationModel, *, device: str = "auto", **search: Any) -> None:
         self.device = choose_device(device)
         self.model = model.to(self.device).eval()
+        self._decoder = self.model.decoder.fast(torch.float32)
         self.search = validate(TextSearchConfig, {**model.config.search.model_dump(), **search}, where="search")
 
     @classmethod
@@ -139,7 +140,7 @@ class Translator:
     @torch.inference_mode()
     def _search(self, sources: list[list[int]]) -> list[list[Hypothesis]]:
         memory = self.model(collate(sources).to(self.device))
-        return choose_search(self.search)(self.model.decoder, memory, self.search)
+        return choose_search(self.search)(self._decoder, memory, self.search)
 
     def _translation(self, hypotheses: list[Hypothesis], source: list[int], text: str) -> Translation:
         source_tokens = self.model.source.decode(source) + [SPECIAL[EOS]] * (source[-1] == EOS)

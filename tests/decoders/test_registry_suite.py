@@ -91,6 +91,21 @@ def test_picking_hypotheses_and_images_is_as_if_they_had_been_written_so(name: s
     assert_same(picked, DecoderOutput(expected.logits[ends.flatten()], attention))
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.1)])
+@torch.inference_mode()
+def test_the_fast_twin_steps_as_the_decoder_does(name: str, dtype: torch.dtype, tolerance: float) -> None:
+    decoder, memory, tokens = build_decoder(name).float(), build_memory().to(dtype=torch.float32), build_tokens()
+    before = {key: tensor.clone() for key, tensor in decoder.state_dict().items()}
+    fast = decoder.fast(dtype)
+    expected = step_by_step(decoder, memory, tokens)
+    assert_same(step_by_step(fast, memory, tokens), expected, tolerance)
+    assert_same(step_by_step(fast, memory.to(dtype=torch.bfloat16), tokens), expected, 0.1)
+    assert decoder.state_dict().keys() == before.keys(), "packing changed the decoder"
+    assert all(torch.equal(tensor, before[key]) for key, tensor in decoder.state_dict().items())
+    logits = fast.step(tokens[:, :1, 0], fast.start(memory)).logits
+    assert logits.dtype == torch.float32, "words are told apart in 32 bits"
+
+
 def test_what_hypotheses_share_is_never_copied(name: str) -> None:
     decoder = build_decoder(name)
     start = decoder.start(build_memory(images=2))
@@ -201,7 +216,7 @@ def test_dropout_is_for_training_only(name: str) -> None:
         build_tokens(),
     )
     assert torch.equal(dropping(memory, tokens).logits, plain(memory, tokens).logits)
-    assert torch.equal(plain.train()(memory, tokens).logits, plain.eval()(memory, tokens).logits)
+    torch.testing.assert_close(plain.train()(memory, tokens).logits, plain.eval()(memory, tokens).logits)
     dropping.train()
     assert not torch.allclose(dropping(memory, tokens).logits, dropping(memory, tokens).logits)
 

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
@@ -28,7 +27,6 @@ from captioner.errors import FeatureStoreError
 from captioner.features import FeatureStore, StoreReport, build_store, store_bytes
 from captioner.features.store import FORMAT, INDEX, PLAN
 from captioner.memory import Memory
-from captioner.model import build_encoder
 
 Pictures = list[tuple[str, Path]]
 
@@ -363,21 +361,6 @@ def test_places_without_grid_or_regions_are_refused(tmp_path: Path, pictures: Pi
     encoder.grid = None
     with pytest.raises(FeatureStoreError, match="neither a grid nor regions"):
         build(tmp_path / "store", pictures, encoder=encoder)
-
-
-@pytest.mark.slow
-def test_a_compiled_encoder_gives_the_features_of_the_plain_one(
-    tmp_path: Path, pictures: Pictures, caplog: pytest.LogCaptureFixture, compiled_graphs: Callable[[], int]
-) -> None:
-    encoder = build_encoder({"name": "grid", "backbone": "test_efficientnet", "weights": "random", "size": 64}).eval()
-    plain = build(tmp_path / "plain", pictures, encoder=encoder).store
-    assert compiled_graphs() == 0
-    compiled = build(tmp_path / "compiled", pictures, encoder=encoder, compiled=True).store
-    assert compiled_graphs() == 1 and "torch.compile failed" not in caplog.text
-    for image_id, _ in pictures:
-        for flipped in (False, True):
-            found, expected = (store.memory([image_id], flipped=[flipped]).vectors for store in (compiled, plain))
-            torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("flips", [False, True])

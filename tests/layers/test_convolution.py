@@ -60,7 +60,7 @@ def test_fused_is_the_three_layers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if not onednn:
-        monkeypatch.setattr(convolution, "_has_onednn", lambda _: False)
+        monkeypatch.setattr(convolution, "has_onednn", lambda _: False)
     layer, norm = layers(kernel, stride, groups=groups)
     fused = FusedConvolution(layer, norm, relu6=relu6, dtype=torch.float32)
     x = 3 * torch.randn(2, 6, *size).contiguous(memory_format=torch.channels_last)
@@ -76,7 +76,7 @@ def test_fused_is_the_three_layers(
 @torch.inference_mode()
 def test_the_sum_is_written_over_what_it_is_added_to(onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not onednn:
-        monkeypatch.setattr(convolution, "_has_onednn", lambda _: False)
+        monkeypatch.setattr(convolution, "has_onednn", lambda _: False)
     layer, norm = layers(1, 1)
     fused = FusedConvolution(layer, norm, relu6=False, dtype=torch.float32)
     x, onto = (torch.randn(2, 6, 8, 8).contiguous(memory_format=torch.channels_last) for _ in range(2))

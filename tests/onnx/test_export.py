@@ -71,7 +71,8 @@ def assert_alike(ours: Caption, theirs: Caption) -> None:
 def test_every_family_says_the_same_without_torch(
     variant: str, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("captioner.encoders.base.fast_dtype", lambda device: torch.float32)
+    for module in ("encoders.base", "pipeline"):
+        monkeypatch.setattr(f"captioner.{module}.fast_dtype", lambda device: torch.float32)
     model = tiny(variant)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     found = export(model, tmp_path / "exported", photos=pictures)

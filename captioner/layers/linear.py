@@ -1,0 +1,86 @@
+"""Linear maps for captioning alone, on a CPU, whose weights stand in memory as oneDNN reads them.
+
+A word costs a product of a few rows with every weight of the decoder, so that most of its time goes into reading
+weights and, in the general product, into arranging them anew each time. Arranged once, and in 16 bits where the
+processor multiplies those, they are read several times faster.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import ClassVar, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def has_onednn(device: torch.device) -> bool:
+    """Return whether oneDNN's operations that take prepared weights, which ``torch.compile`` uses too, are there."""
+    available = torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
+    return available and device.type == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+class PackedLinear(nn.Module):
+    """The map ``x W^T + b`` for x (..., I), without gradients.
+
+    Args:
+        weight: (O, I).
+        bias: (O,), or none.
+        dtype: the precision of the weight and of the result, whatever x has.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
+        super().__init__()
+        weight = weight.detach().to(dtype)
+        self.dtype, self.outputs = dtype, weight.shape[0]
+        # Not buffers: what is packed can be neither moved nor saved.
+        self._bias = None if bias is None else bias.detach().to(dtype)
+        self._packed = has_onednn(weight.device)
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous()) if self._packed else weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply x (..., I); the result is (..., O)."""
+        x = x.to(self.dtype)
+        if not self._packed:
+            return F.linear(x, self._weight, self._bias)
+        return torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
+
+
+class Packable:
+    """A module that says what of it is packed, and how; of any other, all linear layers are.
+
+    Attributes:
+        exact: names of its linear layers that are packed in 32 bits.
+        plain: names of its linear layers that are not packed, as it uses their weights in ways of its own.
+    """
+
+    exact: ClassVar[tuple[str, ...]] = ()
+    plain: ClassVar[tuple[str, ...]] = ()
+
+    def pack(self, dtype: torch.dtype) -> None:
+        """Pack what is no linear layer; called on the copy that :func:`packed` makes."""
+
+
+def packed(module: M, dtype: torch.dtype) -> M:
+    """Return a copy of a module for captioning on a CPU: its linear layers are packed, all else is shared.
+
+    Args:
+        module: in eval mode, on the CPU.
+        dtype: of the packed layers, but for those that are excepted (:class:`Packable`).
+    """
+    twin = copy.copy(module)
+    exact, plain = (module.exact, module.plain) if isinstance(module, Packable) else ((), ())
+    twin._modules = {}
+    for name, child in module._modules.items():
+        if child is None or name in plain:
+            twin._modules[name] = child
+        elif isinstance(child, nn.Linear):
+            twin._modules[name] = PackedLinear(child.weight, child.bias, torch.float32 if name in exact else dtype)
+        else:
+            twin._modules[name] = packed(child, dtype)
+    if isinstance(twin, Packable):
+        twin.pack(dtype)
+    return twin

@@ -1,0 +1,584 @@
+"""Measure how fast and how light Captioner is against a plain version of the same, and write ``docs/performance.md``.
+
+Example: python scripts/bench.py --photos photos/
+
+Example: python scripts/bench.py --photos photos/ --only start folder --rounds 9
+
+A plain version is what one writes with torch and without thought of speed: layers one by one, every step recorded. Ours
+and the plain one, and each peer whose checkout is given, work in turns on the same inputs, so that a busy moment of the
+machine meets all; a ratio is the median over the turns, each measured within its turn. Every section runs in a process
+of its own. The figures are kept in ``docs/performance.json``; with ``--draw`` the page is written from there.
+
+``--profile show_attend_tell`` prints where a training step's time goes instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib.util
+import itertools
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from captioner import Captioner, files
+from captioner.backend import fast_dtype, keep_freed_memory
+from captioner.benchmark.run import machine
+from captioner.data.batches import Captions
+from captioner.data.find import find_images
+from captioner.data.loader import ImageLoader
+from captioner.decoders import DECODERS, Decoder, DecoderOutput
+from captioner.encoders.base import Encoder
+from captioner.features import build_store
+from captioner.layers.transformer import BlockConfig
+from captioner.memory import Memory
+from captioner.search import choose_search
+from captioner.text.vocabulary import PAD
+from captioner.training.cross_entropy import CrossEntropy, CrossEntropyConfig
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import cards
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+RECORD, PAGE = DOCS / "performance.json", DOCS / "performance.md"
+CPU = torch.device("cpu")
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+TRAINED: dict[str, dict[str, Any]] = {"show_attend_tell": {}, "top_down": {}, "transformer": {"blocks": 6}}
+Row = dict[str, Any]
+Work = Callable[[int], object]  # called with the number of the turn
+
+
+def in_turns(works: Mapping[str, Work], rounds: int, items: int) -> Row:
+    """Time works in turns, in changing order.
+
+    Args:
+        works: by name; "ours" and "plain" are among them.
+        rounds: turns, after one that is not counted.
+        items: done by each call.
+
+    Returns:
+        Items per second of each, the median; and the ratio of ours to each other one, the median over the turns.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    names = list(works)
+    for turn in range(-1, rounds):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            began = time.perf_counter()
+            works[name](max(turn, 0))
+            if turn >= 0:
+                seconds[name].append(time.perf_counter() - began)
+    ratios = {
+        name: statistics.median(other / ours for other, ours in zip(seconds[name], seconds["ours"], strict=True))
+        for name in names
+        if name != "ours"
+    }
+    return {name: items / statistics.median(seconds[name]) for name in names} | {"times": ratios}
+
+
+def rate(work: Callable[[], object], amount: float, seconds: float = 3.0) -> float:
+    """Return how much is done per second: the median over some seconds."""
+    rates: list[float] = []
+    started = time.perf_counter()
+    while len(rates) < 3 or time.perf_counter() - started < seconds:
+        began = time.perf_counter()
+        work()
+        rates.append(amount / (time.perf_counter() - began))
+    return statistics.median(rates[1:])
+
+
+def limits() -> dict[str, float]:
+    """Measure the machine: matrix products in GFLOP/s at each precision, and copying in GB/s, read and written."""
+    size, found = 1024, {}
+    for name, dtype in PRECISIONS.items():
+        a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
+        found[name] = rate(lambda a=a, b=b: a @ b, 2 * size**3 / 1e9)  # type: ignore[misc]
+    source, target = torch.zeros(2**26), torch.zeros(2**26)
+    found["copy"] = rate(lambda: target.copy_(source), 2 * source.nbytes / 1e9)
+    return found
+
+
+def gflop(work: Callable[[], object]) -> float:
+    """Count the matrix products and convolutions of a plain version, in GFLOP."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops() / 1e9
+
+
+class Plain:
+    """Captioning as one writes it: batches of eight, one after the other, on layers that are called one by one."""
+
+    def __init__(self, captioner: Captioner) -> None:
+        dtype = fast_dtype(CPU)
+        self.model, self.config = captioner.model, captioner.search
+        self.encoder: Encoder = copy.deepcopy(captioner.model.encoder).to(dtype)
+
+    def batches(self, photos: list[str]) -> Iterable[Memory]:
+        """Encode photos."""
+        for batch in ImageLoader(photos, self.encoder.transform, batch_size=8, workers=2):
+            with torch.inference_mode():
+                yield self.encoder(batch.pixels)
+
+    def search(self, memory: Memory) -> object:
+        """Search for captions, in 32 bits."""
+        return choose_search(self.config)(self.model.decoder, memory.to(dtype=torch.float32), self.config)
+
+    def captions(self, photos: list[str]) -> None:
+        """Caption photos."""
+        for memory in self.batches(photos):
+            self.search(memory)
+
+    def store(self, photos: list[str], folder: Path) -> None:
+        """Write the features of photos to a file."""
+        parts = [memory.vectors.half().numpy() for memory in self.batches(photos)]
+        np.save(folder / "plain.npy", np.concatenate(parts))
+
+
+def encoder(photos: list[str], rounds: int) -> list[Row]:
+    """Encode batches of pixels."""
+    captioner = Captioner.from_pretrained(device="cpu")
+    plain, fast = Plain(captioner).encoder, captioner.model.encoder.fast(CPU)
+    batch = next(iter(ImageLoader(photos, plain.transform, batch_size=8)))
+    rows = []
+    with torch.inference_mode():
+        for size in (1, 8):
+            pixels = batch.pixels[:size].contiguous()
+            works = {"ours": lambda _, p=pixels: fast(p), "plain": lambda _, p=pixels: plain(p)}
+            row = in_turns(works, 6 * rounds, size)
+            rows.append({"name": f"encoding a batch of {size}", "unit": "photos/s", **row})
+        work = gflop(lambda: plain(batch.pixels[:1].contiguous()))
+    precision = next(name for name, dtype in PRECISIONS.items() if dtype == fast_dtype(CPU))
+    return [row | {"gflop": work, "precision": precision} for row in rows]
+
+
+def folder(photos: list[str], rounds: int) -> list[Row]:
+    """Caption photos from files, and encode them into a feature store."""
+    captioner = Captioner.from_pretrained(device="cpu")
+    plain, size = Plain(captioner), max(1, len(photos) // rounds)
+    parts = [photos[i * size : (i + 1) * size] for i in range(rounds)]
+    works: dict[str, Work] = {
+        "ours": lambda turn: list(captioner.stream(parts[turn])),
+        "plain": lambda turn: plain.captions(parts[turn]),
+    }
+    rows: list[Row] = [
+        {"name": f"captioning files, {size} a turn", "unit": "photos/s", **in_turns(works, rounds, size)}
+    ]
+    with tempfile.TemporaryDirectory() as name:
+        fast, number = captioner.model.encoder.fast(CPU), itertools.count()
+
+        def build(turn: int) -> None:
+            pictures = [(photo, Path(photo)) for photo in parts[turn]]
+            build_store(Path(name) / str(next(number)), fast, pictures)
+
+        works = {"ours": build, "plain": lambda turn: plain.store(parts[turn], Path(name))}
+        rows.append({"name": "features of files", "unit": "photos/s", **in_turns(works, rounds, size)})
+    return rows
+
+
+def search(photos: list[str], rounds: int) -> list[Row]:
+    """Search for captions of photos that are already encoded, with a beam of five."""
+    memory = Memory.join(list(Plain(Captioner.from_pretrained(device="cpu")).batches(photos[:200])))
+    rows = []
+    for name in ("show_attend_tell", "transformer", "show_tell"):
+        captioner = Captioner.from_pretrained(name, device="cpu", width=5)
+        rows += [_search_row(captioner, name, memory, size, rounds) for size in (1, 50)]
+    return rows
+
+
+def _search_row(captioner: Captioner, name: str, memory: Memory, size: int, rounds: int) -> Row:
+    plain, parts = Plain(captioner), len(memory) // size
+
+    def part(turn: int) -> Memory:
+        return memory[turn % parts * size :][:size]
+
+    together = 10 if size == 1 else 1
+    turns = [range(turn * together, (turn + 1) * together) for turn in range(2 * rounds)]
+    works: dict[str, Work] = {
+        "ours": lambda turn: [captioner.caption_memory(part(number)) for number in turns[turn]],
+        "plain": lambda turn: [plain.search(part(number)) for number in turns[turn]],
+    }
+    row = in_turns(works, 2 * rounds, size * together)
+    work = gflop(lambda: plain.search(memory[:50])) / 50
+    return {"name": f"beam of 5, {name}, batch of {size}", "unit": "photos/s", "gflop": work, **row}
+
+
+class Stepwise(nn.Module):
+    """A decoder whose teacher forcing is its steps, one after the other, each recorded for the backward pass."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, memory: Memory, tokens: Tensor) -> DecoderOutput:
+        """See :meth:`Decoder.forward`."""
+        images, captions, steps = tokens.shape
+        state = self.decoder.start(memory).pick(torch.zeros(images, captions, dtype=torch.long))
+        logits, attention = [], []
+        for number in range(steps):
+            step = self.decoder.step(tokens[:, :, number], state)
+            state = step.state
+            logits.append(step.logits)
+            attention.append(step.attention)
+        real = tokens != PAD
+        weights = None if attention[0] is None else torch.stack(attention, 2)[real]
+        return DecoderOutput(torch.stack(logits, 2)[real], weights)
+
+
+class Training:
+    """Training steps of a decoder on synthetic features, and captions of Flickr8k's lengths and of Zipf's words."""
+
+    images, captions, words, features = 24, 5, 2540, 1280
+
+    def __init__(self, name: str) -> None:
+        torch.manual_seed(0)
+        generator = torch.Generator().manual_seed(0)
+        kind = DECODERS[name]
+        self.decoder = kind(kind.Config(**TRAINED.get(name, {})), features=self.features, words=self.words).train()
+        self.stepwise, self.objective = Stepwise(self.decoder), CrossEntropy(CrossEntropyConfig())
+        self.optimiser = torch.optim.AdamW(self.decoder.parameters(), lr=1e-3, fused=True)
+        self.memory = Memory.of_grid(torch.rand(self.images, 196, self.features, generator=generator), (14, 14))
+        frequency = 1.0 / torch.arange(1, self.words - 3).float()
+        # 10.8 words on average, deviation 3.7, at least 3, at most 24.
+        lengths = (torch.randn(8, self.images, self.captions, generator=generator) * 3.7 + 10.8).round().clamp(3, 24)
+        self.rows: list[list[list[list[int]]]] = [
+            [
+                [[1, *(torch.multinomial(frequency, int(n), True, generator=generator) + 4).tolist(), 2] for n in image]
+                for image in batch
+            ]
+            for batch in lengths
+        ]
+        self.batches = [Captions.collate(rows) for rows in self.rows]
+
+    def step(self, turn: int, *, dtype: torch.dtype = torch.float32, plain: bool = False) -> None:
+        """Take one step."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            model = self.stepwise if plain else self.decoder
+            loss, _ = self.objective(model, self.memory, self.batches[turn % len(self.batches)])
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.decoder.parameters(), 5.0)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+
+    def sgrvinod(self, checkout: Path) -> Work:
+        """Return steps of the decoder of sgrvinod's tutorial, of our sizes, which sees a photo once a caption."""
+        spec = importlib.util.spec_from_file_location("sgrvinod_models", checkout / "models.py")
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        decoder = module.DecoderWithAttention(256, 512, 512, self.words, encoder_dim=self.features)
+        optimiser = torch.optim.Adam(decoder.parameters(), lr=1e-3)
+        memory = self.memory.vectors.repeat_interleave(self.captions, dim=0)
+
+        def step(turn: int) -> None:
+            inputs = self.batches[turn % len(self.batches)].inputs.flatten(0, 1)
+            captions = torch.nn.functional.pad(inputs, (0, 1), value=PAD)
+            lengths = (inputs != PAD).sum(1, keepdim=True) + 1
+            scores, sorted_captions, decoded, alphas, _ = decoder(memory, captions, lengths)
+            pack = nn.utils.rnn.pack_padded_sequence
+            found, targets = (pack(t, decoded, batch_first=True).data for t in (scores, sorted_captions[:, 1:]))
+            loss = nn.functional.cross_entropy(found, targets) + ((1 - alphas.sum(1)) ** 2).mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+
+        return step
+
+
+def training(rounds: int, peers: Mapping[str, Path]) -> list[Row]:
+    """Take training steps of decoders."""
+    rows = []
+    for name, settings in TRAINED.items():
+        work = Training(name)
+        count = gflop(lambda work=work: work.step(0))  # type: ignore[misc]
+        for precision, dtype in PRECISIONS.items():
+            works: dict[str, Work] = {
+                "ours": lambda turn, w=work, d=dtype: w.step(turn, dtype=d),  # type: ignore[misc]
+                "plain": lambda turn, w=work, d=dtype: w.step(turn, dtype=d, plain=True),  # type: ignore[misc]
+            }
+            if name == "show_attend_tell" and "sgrvinod" in peers and precision == "float32":
+                works["sgrvinod"] = work.sgrvinod(peers["sgrvinod"])
+            for turn in range(8):  # compiles, for all lengths
+                works["ours"](turn)
+            captions = work.images * work.captions
+            row = in_turns(works, rounds, captions)
+            about = f" of {settings['blocks']} blocks" if isinstance(work.decoder.config, BlockConfig) else ""
+            rows.append(
+                {
+                    "name": f"training, {name}{about}, {precision}",
+                    "unit": "captions/s",
+                    "gflop": count / captions,
+                    "precision": precision,
+                    **row,
+                }
+            )
+    return rows
+
+
+def start(photos: list[str], rounds: int) -> list[Row]:
+    """Caption one photo in a new process, against importing the libraries that it would take."""
+    commands = {
+        "ours": [sys.executable, "-m", "captioner", "caption", photos[0]],
+        "plain": [sys.executable, "-c", "import torch, timm"],
+    }
+    peaks: dict[str, list[float]] = {name: [] for name in commands}
+
+    def run(name: str) -> None:
+        peaks[name].append(_child(commands[name]))
+
+    seconds = in_turns({name: lambda _, name=name: run(name) for name in commands}, 2 * rounds, 1)  # type: ignore[misc]
+    found = {name: 1 / seconds[name] for name in commands}
+    memory = {name: statistics.median(peaks[name]) for name in commands}
+    return [
+        {
+            "name": "captioning one photo, from the command to the sentence",
+            "unit": "s",
+            **found,
+            "times": {"plain": 1 / seconds["times"]["plain"]},
+        },
+        {
+            "name": "its peak memory",
+            "unit": "MB",
+            **memory,
+            "times": {"plain": memory["ours"] / memory["plain"]},
+        },
+    ]
+
+
+def _child(command: list[str]) -> float:
+    """Run a command and return the peak of its memory in MB."""
+    code = (
+        "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); "
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *command], check=True, capture_output=True, text=True)
+    return float(done.stdout.split()[-1])
+
+
+def growth(photos: list[str], count: int) -> Row:
+    """Caption many photos as a server does, one at a time and some together, and watch the memory."""
+    keep_freed_memory()
+    captioner = Captioner.from_pretrained(device="cpu")
+    endless, done, seen = itertools.cycle(photos), 0, []
+    while done < count:
+        captioner(next(endless))
+        captioner(list(itertools.islice(endless, 19)))
+        done += 20
+        if done % (count // 10) < 20:
+            seen.append((done, _resident()))
+    return {"photos": count, "resident": seen}
+
+
+def _resident() -> float:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * 4096 / 1e6
+
+
+def onnx(photos: list[str], rounds: int) -> list[Row]:
+    """Caption on onnxruntime, without torch; "plain" is torch."""
+    with tempfile.TemporaryDirectory() as name:
+        exported = Path(name) / "model"
+        command = [sys.executable, "-m", "captioner", "export", "show_attend_tell", "-o", str(exported)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        size = max(1, len(photos) // rounds)
+        parts = [photos[i * size : (i + 1) * size] for i in range(rounds)]
+        ours, torchs = Captioner.from_pretrained(exported), Captioner.from_pretrained(device="cpu")
+        works: dict[str, Work] = {
+            "ours": lambda turn: list(ours.stream(parts[turn])),
+            "plain": lambda turn: list(torchs.stream(parts[turn])),
+        }
+        rows: list[Row] = [
+            {"name": "captioning files on onnxruntime", "unit": "photos/s", **in_turns(works, rounds, size)}
+        ]
+        caption = [sys.executable, "-m", "captioner", "caption", photos[0]]
+        starts: dict[str, Work] = {
+            "ours": lambda _: _child([*caption, "-m", str(exported)]),
+            "plain": lambda _: _child(caption),
+        }
+        found = in_turns(starts, 2 * rounds, 1)
+        seconds = {key: 1 / found[key] for key in ("ours", "plain")} | {"times": {"plain": 1 / found["times"]["plain"]}}
+        rows.append({"name": "captioning one photo on onnxruntime", "unit": "s", **seconds})
+        peak = {"ours": _child([*caption, "-m", str(exported)]), "plain": _child(caption)}
+        rows.append({"name": "its peak memory", "unit": "MB", **peak, "times": {"plain": peak["ours"] / peak["plain"]}})
+    return rows
+
+
+SECTIONS = ("limits", "encoder", "folder", "search", "training", "start", "growth", "onnx")
+
+TEXT = """# Performance
+
+How fast and how light it is, against a plain version of the same: layers called one by one, batches one after the
+other, every step of a recurrence recorded. `python scripts/bench.py --photos FOLDER` measures again and writes this
+page; the figures are in [performance.json](performance.json). Ours and the plain one work in turns on the same inputs,
+and a ratio is the median over the turns.
+
+Machine: {processor}, {threads} threads, torch {torch}. Matrix products of 1024 x 1024: {float32:,.0f} GFLOP/s in
+float32, {bfloat16:,.0f} in bfloat16. Copying: {copy:.0f} GB/s.
+
+## Speed
+
+*Of the limit* is what the matrix products and convolutions alone need at the rate above, in the precision that was
+used, as a share of the time that it takes.
+
+{speed}
+
+## Start and memory
+
+For the first two rows, the plain version is `python -c "import torch, timm"`, which captions nothing: less than once
+its seconds is what not importing timm saves.
+
+{light}
+
+{growth}
+
+{onnx}"""
+
+
+def page(record: Mapping[str, Any]) -> str:
+    """Write the page."""
+    machine_limits = record["limits"]
+    speed, light, exported = [], [], []
+    for name in ("encoder", "folder", "search", "training"):
+        for row in record.get(name, ()):
+            precision = row.get("precision", "float32")
+            share = f"{100 * row['gflop'] * row['ours'] / machine_limits[precision]:.0f} %" if "gflop" in row else ""
+            others = ", ".join(f"{peer} {row[peer]:,.0f}" for peer in row["times"] if peer != "plain")
+            speed.append(
+                (
+                    row["name"] + (f" ({others})" if others else ""),
+                    f"{row['ours']:,.0f} {row['unit']}",
+                    f"{row['plain']:,.0f}",
+                    f"{row['times']['plain']:.2f}",
+                    share,
+                )
+            )
+    for name, rows in (("start", light), ("onnx", exported)):
+        for row in record.get(name, ()):
+            shown = "{:,.2f}" if row["unit"] == "s" else "{:,.0f}"
+            rows.append(
+                (
+                    row["name"],
+                    f"{shown.format(row['ours'])} {row['unit']}",
+                    shown.format(row["plain"]),
+                    f"{row['times']['plain']:.2f}",
+                )
+            )
+    grown = ""
+    if "growth" in record:
+        seen = record["growth"]["resident"]
+        numbers = ", ".join(f"{resident:,.0f} after {done:,}" for done, resident in seen)
+        grown = (
+            f"A program that captions {record['growth']['photos']:,} photos, one and nineteen in turns, holds (MB): "
+            f"{numbers}."
+        )
+    without = ""
+    if exported:
+        without = (
+            "## Without torch\n\nThe exported default captioner on onnxruntime (`captioner export`), against torch.\n\n"
+            + cards.markdown_table(("what", "onnxruntime", "torch", "times"), exported)
+        )
+    text = TEXT.format(
+        **record["machine"],
+        **machine_limits,
+        speed=cards.markdown_table(("what", "ours", "plain", "times the plain", "of the limit"), speed),
+        light=cards.markdown_table(("what", "ours", "plain", "times the plain"), light),
+        growth=grown,
+        onnx=without,
+    )
+    parts = [part for part in text.split("\n\n") if part.strip()]
+    filled = [part if part[0] in "#|" else textwrap.fill(part, 119, break_on_hyphens=False) for part in parts]
+    return "\n\n".join(filled) + "\n"
+
+
+def measure(section: str, photos: list[str], rounds: int, count: int, peers: Mapping[str, Path]) -> Any:
+    """Measure one section."""
+    if section == "limits":
+        return limits()
+    if section == "training":
+        return training(rounds, peers)
+    if section == "growth":
+        return growth(photos, count)
+    works: dict[str, Callable[[list[str], int], list[Row]]] = {
+        "encoder": encoder,
+        "folder": folder,
+        "search": search,
+        "start": start,
+        "onnx": onnx,
+    }
+    keep_freed_memory()
+    return works[section](photos, rounds)
+
+
+def main() -> None:
+    """Read the command line; measure, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", type=Path, help="a folder with 200 photos or more; 1,000 give the page's figures")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS, help="measure these")
+    parser.add_argument("--rounds", type=int, default=5, help="turns; more of them for what is quick")
+    parser.add_argument("--count", type=int, default=10_000, help="photos that a server's memory is watched for")
+    parser.add_argument(
+        "--peer",
+        nargs=2,
+        action="append",
+        metavar=("NAME", "CHECKOUT"),
+        help="also measure this program's decoder; so far sgrvinod, the PyTorch tutorial of image captioning",
+    )
+    parser.add_argument("--draw", action="store_true", help="write the page from the figures that are there")
+    parser.add_argument("--profile", choices=list(DECODERS), help="print where a training step's time goes")
+    parser.add_argument("--section", choices=SECTIONS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    peers = {name: Path(path) for name, path in arguments.peer or ()}
+    if arguments.profile:
+        profile(arguments.profile)
+        return
+    found = sorted(map(str, find_images([str(arguments.photos)], recursive=True))) if arguments.photos else []
+    if not found and not arguments.draw:
+        parser.error("give a folder of photos: --photos")
+    photos = found[:1000]
+    if arguments.section:
+        print(json.dumps(measure(arguments.section, photos, arguments.rounds, arguments.count, peers)))
+        return
+    record: dict[str, Any] = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
+    if not arguments.draw:
+        if "onnx" in arguments.only and not importlib.util.find_spec("onnxruntime"):
+            print("onnx: left out, as onnxruntime is not installed", file=sys.stderr)
+            arguments.only = [name for name in arguments.only if name != "onnx"]
+        for section in arguments.only:
+            began = time.perf_counter()
+            # A process of its own: what one section leaves in memory is no other's.
+            command = [sys.executable, __file__, *sys.argv[1:], "--section", section]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            record[section] = json.loads(done.stdout.splitlines()[-1])
+            record["machine"] = {name: machine()[name] for name in ("processor", "torch")} | {
+                "threads": torch.get_num_threads()
+            }
+            files.write_json(RECORD, record, indent=1)
+            print(f"{section}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
+    files.write_text(PAGE, page(record))
+
+
+def profile(name: str) -> None:
+    """Print where the time of a training step goes."""
+    work = Training(name)
+    for turn in range(8):
+        work.step(turn, dtype=torch.bfloat16)
+    with torch.profiler.profile() as found:
+        work.step(0, dtype=torch.bfloat16)
+    width = shutil.get_terminal_size().columns
+    print(found.key_averages().table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=width // 3))
+
+
+if __name__ == "__main__":
+    main()
