@@ -35,7 +35,10 @@ def captioner(request: pytest.FixtureRequest) -> Captioner:
     model = CaptionModel.build(config, Vocabulary(["a", "dog", "cat", "runs", "grass"]))
     for weight in model.decoder.parameters():
         torch.nn.init.normal_(weight)
-    return Captioner(model, device="cpu")
+    # The search in 32 bits, as the heads are computed, whatever is fast here.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("captioner.pipeline.fast_dtype", lambda _: torch.float32)
+        return Captioner(model, device="cpu")
 
 
 @pytest.fixture

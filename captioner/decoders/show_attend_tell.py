@@ -259,6 +259,6 @@ class ShowAttendTell(Decoder):
             attention.append(glimpse.alpha.flatten(0, 1))
             if glimpse.sampled is not None:
                 sampled.append(glimpse.sampled.flatten())
-        order = packing.rows
-        logits = self._deep_output(tokens[tokens != PAD], torch.cat(hidden)[order], torch.cat(context)[order])
-        return DecoderOutput(logits, torch.cat(attention)[order], torch.cat(sampled)[order] if sampled else None)
+        h, z, alpha = (torch.cat(part).index_select(0, packing.rows) for part in (hidden, context, attention))
+        logits = self._deep_output(tokens[tokens != PAD], h, z)
+        return DecoderOutput(logits, alpha, torch.cat(sampled)[packing.rows] if sampled else None)

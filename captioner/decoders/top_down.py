@@ -232,4 +232,5 @@ class TopDown(Decoder):
             alpha, past = self._advance(words_t.view(images, k, -1), mean[:images], past, attend_t, _Products(*times_t))
             hidden.append(past.h2.flatten(0, 1))
             attention.append(alpha.flatten(0, 1))
-        return DecoderOutput(self._logits(torch.cat(hidden)[packing.rows]), torch.cat(attention)[packing.rows])
+        h2, alpha = (torch.cat(part).index_select(0, packing.rows) for part in (hidden, attention))
+        return DecoderOutput(self._logits(h2), alpha)

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn import Dropout
 
+from captioner.layers.dropout import Dropout
 from captioner.settings import Settings
 
 
@@ -73,13 +73,19 @@ class Attention(nn.Module):
         Returns:
             (B, Q, S) the concatenated heads.
         """
+        if query.device.type == "cpu":  # where torch's own kernel is slow on few keys, above all its backward pass
+            if causal:
+                q, k = query.shape[1], keys_values.shape[-2]
+                mask = torch.ones(q, k, dtype=torch.bool).tril(k - q)
+            return self.average(self.weights(query, keys_values, mask=mask), keys_values)
         keys, values = keys_values.unbind(1)
         heads = F.scaled_dot_product_attention(self._heads(query), keys, values, attn_mask=mask, is_causal=causal)
         return heads.transpose(1, 2).flatten(2)
 
     def weights(self, query: Tensor, keys_values: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Return the weights of :meth:`attend`, which its kernel does not return: (B, H, Q, N), at least 32 bits."""
-        scores = self._heads(query) @ keys_values[:, 0].transpose(-1, -2) * (query.shape[-1] / self.heads) ** -0.5
+        query = query * (query.shape[-1] / self.heads) ** -0.5
+        scores = self._heads(query) @ keys_values[:, 0].transpose(-1, -2)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         return torch.softmax(scores if mask is None else scores.masked_fill(~mask, float("-inf")), dim=-1)
 
