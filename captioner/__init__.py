@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any
 from captioner.errors import CaptionerError, ImageError
 
 if TYPE_CHECKING:
+    from captioner.base import Captioner
     from captioner.caption import Caption, Translation
     from captioner.memory import Memory
-    from captioner.pipeline import Captioner
     from captioner.translation.translator import Translator
 
 __version__ = "0.1.0"
 
 _LAZY = {
-    "Captioner": "captioner.pipeline",
+    "Captioner": "captioner.base",
     "Caption": "captioner.caption",
     "Memory": "captioner.memory",
     "Translation": "captioner.caption",

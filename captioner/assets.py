@@ -11,6 +11,7 @@ from pathlib import Path
 
 CONFIG = "config.json"  # every model's folder has one; its "kind" says what the model is
 CAPTIONER, TRANSLATOR, DETECTOR = "captioner", "translator", "detector"
+ONNX = "captioner in ONNX"  # exported, to run without torch
 
 
 def shipped(kind: str | None = CAPTIONER) -> dict[str, Path]:
@@ -23,6 +24,12 @@ def shipped(kind: str | None = CAPTIONER) -> dict[str, Path]:
                 if (folder / CONFIG).is_file() and kind in (None, kind_of(folder)):
                     found.setdefault(folder.name, folder)
     return found
+
+
+def examples() -> list[Path]:
+    """Return the example photos, which are in a checkout but not in an installed copy."""
+    folder = Path(str(files("captioner"))).parent / "assets" / "examples"
+    return sorted(path for path in folder.glob("*") if path.suffix in (".jpg", ".png"))
 
 
 def kind_of(folder: Path) -> str:

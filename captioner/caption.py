@@ -1,6 +1,8 @@
 """The output of models, with the attention for each word: a caption of a picture, a translation of a text.
 
-Tensor letters: T words written, N places of a picture, S pieces of a text read, L blocks, H heads.
+They are plain values and numpy arrays, so that whoever has them needs no torch.
+
+Letters in shapes: T words written, N places of a picture, S pieces of a text read, L blocks, H heads.
 """
 
 from __future__ import annotations
@@ -8,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from captioner.text.vocabulary import EOS, SPECIAL, spans
 
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     import matplotlib.figure
 
     from captioner.data.images import ImageSource
+
+Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
+
+#: kinds of attention: the mean over all heads, rollout through all blocks, each head separately
+MEAN, ROLLOUT, HEADS = "mean", "rollout", "heads"
 
 _MARKS = ".,;:!?\"'()[]„“”‚‘’«»…–—"
 
@@ -55,16 +61,16 @@ class Caption:
     text: str
     tokens: list[str]
     log_probability: float
-    attention: Tensor | None = None
+    attention: Array | None = None
     grid: tuple[int, int] | None = None
-    boxes: Tensor | None = None
+    boxes: Array | None = None
     seen: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
     source: str | None = None
     others: list[Caption] = field(default_factory=list)
-    attention_of: str = "mean"
+    attention_of: str = MEAN
     labels: list[str] | None = None
-    scores: Tensor | None = None
-    heads: Tensor | None = None
+    scores: Array | None = None
+    heads: Array | None = None
     translation: Translation | None = None
     translated_from: str | None = None
 
@@ -115,7 +121,7 @@ class Caption:
         x0, y0, x1, y1 = self.seen
         x, y = (x - x0) / (x1 - x0), (y - y0) / (y1 - y0)
         if not (0 <= x <= 1 and 0 <= y <= 1):
-            weights = self.attention.new_zeros(len(self.tokens))
+            weights = np.zeros(len(self.tokens))
         elif self.grid is not None:
             rows, columns = self.grid
             weights = self.attention[:, min(int(y * rows), rows - 1) * columns + min(int(x * columns), columns - 1)]
@@ -194,7 +200,7 @@ class Caption:
             value["seen"] = self.seen
             value["attention_of"] = self.attention_of
         if attention and self.heads is not None:
-            value["heads"] = torch.round(self.heads, decimals=6).tolist()
+            value["heads"] = np.round(self.heads, 6).tolist()
         return value
 
     def _short(self) -> dict[str, Any]:
@@ -227,7 +233,7 @@ class Translation:
     tokens: list[str]
     source_tokens: list[str]
     log_probability: float
-    attention: Tensor | None = None
+    attention: Array | None = None
     others: list[Translation] = field(default_factory=list)
     source: str = ""
     language: str = ""
@@ -235,7 +241,7 @@ class Translation:
     def __str__(self) -> str:
         return self.text
 
-    def words(self) -> tuple[list[str], list[str], Tensor | None]:
+    def words(self) -> tuple[list[str], list[str], Array | None]:
         """Return the written words, the read words and the attention between them.
 
         A word is a piece that begins with a space and those after it up to the next such. Attention is summed over the
@@ -245,12 +251,9 @@ class Translation:
         read, columns = _join(self.source_tokens)
         if self.attention is None:
             return written, read, None
-        wide = self.attention.new_zeros(len(self.tokens), len(read)).index_add(
-            1, torch.tensor(columns, dtype=torch.long), self.attention
-        )
-        row = torch.tensor(rows, dtype=torch.long)
-        sums = wide.new_zeros(len(written), len(read)).index_add(0, row, wide)
-        return written, read, sums / torch.bincount(row, minlength=len(written)).unsqueeze(1)
+        wide = _sums(self.attention.T, columns, len(read)).T
+        counts = np.bincount(rows, minlength=len(written)).astype(wide.dtype)
+        return written, read, _sums(wide, rows, len(written)) / counts[:, None]
 
     def save_figure(self, path: str | Path, *, format: str | None = None) -> Path:
         """Write the alignment, that is which word of the source each word looked at, completely or not at all.
@@ -264,29 +267,27 @@ class Translation:
 
         return Alignment(self).save(path, format)
 
-    def _words_of(self, source: Sequence[tuple[int, int]]) -> tuple[list[str], Tensor | None]:
+    def _words_of(self, source: Sequence[tuple[int, int]]) -> tuple[list[str], Array | None]:
         """Return the W words of the translation, and the share (W, T) of T words of its source in each.
 
         Words of the source are given by where they stand in it. Marks beside words are left out on both sides, and
         rows sum to one.
         """
         words, rows = _join(self.tokens)
-        word_of = torch.tensor(rows, dtype=torch.long)
         kept = [number for number, word in enumerate(words) if _has_letters(word)]
         names = [words[number].strip(_MARKS) for number in kept]
         if self.attention is None:
             return names, None
-        counted = torch.tensor([_has_letters(piece) for piece in self.tokens], dtype=self.attention.dtype)
-        rendered = self.attention.new_zeros(len(words), self.attention.shape[1])
-        rendered = rendered.index_add(0, word_of, self.attention * counted.unsqueeze(1))[kept]
+        counted = np.array([[_has_letters(piece)] for piece in self.tokens], dtype=bool).reshape(-1, 1)
+        rendered = _sums(self.attention * counted, rows, len(words))[kept]
         edges = list(accumulate(map(len, self.source_tokens), initial=-1))  # the space in front is not in the source
         pieces = list(pairwise(edges))
-        shared = torch.tensor(
+        shared = np.array(
             [[max(0, min(end, b) - max(start, a)) for start, end in source] for a, b in pieces],
             dtype=self.attention.dtype,
-        ).view(len(pieces), len(source))
-        shares = rendered @ (shared / shared.sum(1, keepdim=True).clamp(min=1)) + 1e-12
-        return names, shares / shares.sum(1, keepdim=True)
+        ).reshape(len(pieces), len(source))
+        shares = rendered @ (shared / shared.sum(1, keepdims=True).clip(min=1)) + 1e-12
+        return names, shares / shares.sum(1, keepdims=True)
 
     def to_dict(self, *, attention: bool = False) -> dict[str, Any]:
         """Return the translation as plain values for JSON; attention and the source's pieces only on request."""
@@ -304,6 +305,13 @@ class Translation:
 
 def _has_letters(text: str) -> bool:
     return any(letter.isalnum() for letter in text)
+
+
+def _sums(rows: Array, groups: Sequence[int], count: int) -> Array:
+    """Add up the rows (M, ...) of each of ``count`` groups: (count, ...)."""
+    sums = np.zeros((count, *rows.shape[1:]), rows.dtype)
+    np.add.at(sums, list(groups), rows)
+    return sums
 
 
 def _join(pieces: Sequence[str]) -> tuple[list[str], list[int]]:

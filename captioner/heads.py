@@ -17,6 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from captioner.caption import HEADS, MEAN, ROLLOUT
 from captioner.decoders import Decoder
 from captioner.encoders import TransformerRefiner
 from captioner.errors import CaptionerError
@@ -24,8 +25,6 @@ from captioner.layers.transformer import key_mask
 from captioner.memory import Memory
 from captioner.model import Refined
 from captioner.text.vocabulary import BOS, PAD
-
-MEAN, ROLLOUT, HEADS = "mean", "rollout", "heads"
 
 
 @runtime_checkable

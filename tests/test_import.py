@@ -52,8 +52,8 @@ def test_every_public_name_is_there(name: str) -> None:
 
 
 def test_lazy_names_are_the_real_things() -> None:
+    from captioner.base import Captioner
     from captioner.memory import Memory
-    from captioner.pipeline import Captioner
 
     assert captioner.Memory is Memory
     assert captioner.Captioner is Captioner

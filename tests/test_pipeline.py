@@ -68,7 +68,7 @@ def test_words_and_attention_belong_together(captioner: Captioner, photos: list[
             and caption.attention.shape == (len(caption.tokens), 4)
             and caption.grid == (2, 2)
         )
-        torch.testing.assert_close(caption.attention.sum(1), torch.ones(len(caption.tokens)))
+        np.testing.assert_allclose(caption.attention.sum(1), 1, rtol=1e-5)
         assert [word for word, _ in caption.words_at((0.9, 0.1))] == caption.tokens
 
 
@@ -161,7 +161,7 @@ def test_words_at_a_place_of_a_grid() -> None:
         "A dog.",
         ["a", "dog"],
         -1.0,
-        torch.tensor([[0.1, 0.2, 0.3, 0.1, 0.2, 0.1], [0.0, 0.0, 0.0, 0.0, 0.0, 1.0]]),
+        np.array([[0.1, 0.2, 0.3, 0.1, 0.2, 0.1], [0.0, 0.0, 0.0, 0.0, 0.0, 1.0]]),
         grid=(2, 3),
     )
     for place, column in (((0, 0), 0), ((0.5, 0.49), 1), ((0.99, 0.2), 2), ((0.2, 0.5), 3), ((0.4, 1), 4), ((1, 1), 5)):
@@ -172,13 +172,13 @@ def test_words_at_a_place_of_a_grid() -> None:
 
 
 def test_words_at_a_place_of_a_cropped_picture() -> None:
-    caption = Caption("Dog.", ["dog"], -1.0, torch.tensor([[0.25, 0.75]]), grid=(1, 2), seen=(0.5, 0.0, 1.0, 1.0))
+    caption = Caption("Dog.", ["dog"], -1.0, np.array([[0.25, 0.75]]), grid=(1, 2), seen=(0.5, 0.0, 1.0, 1.0))
     assert [caption.words_at((x, 0.5)) for x in (0.4, 0.6, 0.8)] == [[("dog", 0.0)], [("dog", 0.25)], [("dog", 0.75)]]
 
 
 def test_words_at_a_place_of_regions_add_up() -> None:
-    boxes = torch.tensor([[0.0, 0.0, 0.6, 1.0], [0.4, 0.0, 1.0, 0.5]])
-    caption = Caption("Dog.", ["dog"], -1.0, torch.tensor([[0.25, 0.75]]), boxes=boxes)
+    boxes = np.array([[0.0, 0.0, 0.6, 1.0], [0.4, 0.0, 1.0, 0.5]])
+    caption = Caption("Dog.", ["dog"], -1.0, np.array([[0.25, 0.75]]), boxes=boxes)
     at = {place: caption.words_at(place)[0][1] for place in ((0.1, 0.9), (0.9, 0.1), (0.5, 0.2), (0.9, 0.9))}
     assert list(at.values()) == [0.25, 0.75, 1.0, 0.0]
 
@@ -187,10 +187,11 @@ def test_a_caption_of_regions_names_them(photos: list[Path]) -> None:
     model = tiny_model(encoder={"name": "regions", "weights": "random", "size": 64, "regions": 14, "threshold": 0.99})
     captioner = Captioner(model, device="cpu")
     pixels = torch.from_numpy(model.encoder.transform.pixels(Image.open(photos[0])))[None]
-    memory = model.encoder.fast(captioner.device)(pixels).to(torch.device("cpu"), torch.float32)
+    with torch.no_grad():
+        memory = model.encoder.fast(captioner.device)(pixels).to(torch.device("cpu"), torch.float32)
     caption = captioner(photos[0])
     assert caption.boxes is not None and caption.labels is not None and caption.scores is not None
-    assert torch.equal(caption.boxes, memory.boxes[0]) and torch.equal(caption.scores, memory.scores[0])
+    assert np.array_equal(caption.boxes, memory.boxes[0]) and np.array_equal(caption.scores, memory.scores[0])
     assert caption.labels == [model.encoder.classes[i] if i >= 0 else "" for i in memory.labels[0].tolist()]
     assert set(caption.labels) > {""} and not caption.attention[:, caption.labels.index("") :].any()
     value = json.loads(json.dumps(caption.to_dict(attention=True)))
@@ -213,6 +214,6 @@ def test_a_caption_is_plain_values(captioner: Captioner, photos: list[Path]) -> 
     }
     assert value == expected
     value = json.loads(json.dumps(caption.to_dict(attention=True)))
-    torch.testing.assert_close(torch.tensor(value["attention"]), caption.attention, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(value["attention"], caption.attention, rtol=0, atol=1e-6)
     assert value["grid"] == [2, 2] and value["boxes"] is None and value["seen"] == [0, 0, 1, 1]
     assert "image" not in captioner(np.asarray(Image.open(photos[0]))).to_dict()

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from captioner.base import Captioner
 from captioner.benchmark import tables
 from captioner.benchmark.cost import Cost
 from captioner.benchmark.plot import appearance
@@ -21,7 +22,6 @@ from captioner.benchmark.template import PAGE, STYLE
 from captioner.data.images import load_image
 from captioner.errors import CaptionerError, ImageError
 from captioner.figures import figure
-from captioner.pipeline import Captioner
 
 _SIDE, _WIDTH = 704, 1200  # pixels: a photo's longer side, and the width of an attention figure
 
@@ -85,7 +85,7 @@ def draw_attention(
         CheckpointError: the model cannot be loaded.
     """
     captioner = load() if shown else None
-    if captioner is None or not captioner.model.decoder.attends:
+    if captioner is None or not captioner.attends:
         return []
     problems = []
     for done, (photo, caption) in enumerate(

@@ -15,6 +15,7 @@ import torch
 import captioner
 from captioner import files
 from captioner.backend import choose_device
+from captioner.base import Captioner
 from captioner.benchmark import page, report
 from captioner.benchmark.captions import caption_all
 from captioner.benchmark.contestants import Contestant, find
@@ -29,7 +30,6 @@ from captioner.data.dataset import CaptionData, Photo
 from captioner.errors import CaptionerError
 from captioner.evaluation.bootstrap import RESAMPLES
 from captioner.evaluation.scores import DEFAULT_METRICS, metric_families
-from captioner.pipeline import Captioner
 
 TABLE, LATEX, RECORD, PLOT, PAGE, CACHE = "table.md", "table.tex", "benchmark.json", "plot.png", "photos.html", "cache"
 FORMAT = 1

@@ -119,12 +119,13 @@ class Contestant:
     def __init__(self, job: Job) -> None:
         import torch
 
+        from captioner.base import Captioner
         from captioner.data.images import load_image
         from captioner.errors import EvaluationError, ImageError
-        from captioner.pipeline import Captioner
+        from captioner.pipeline import in_torch
 
         before = peak_memory()
-        self.captioner = Captioner.from_pretrained(job.model, device=job.device, **job.search)
+        self.captioner = in_torch(Captioner.from_pretrained(job.model, device=job.device, **job.search), "compare cost")
         transform = self.captioner.model.encoder.transform
         pictures, unreadable = [], []
         for path in job.photos:

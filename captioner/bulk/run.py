@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from captioner import files
+from captioner.base import Captioner
 from captioner.bulk.parts import Plan
 from captioner.bulk.reading import BadPart, Picture, pictures, require_parquet
 from captioner.errors import BulkError, ImageError, first_line
-from captioner.pipeline import Captioner
 
 COLUMNS = ("image", "caption", "log_probability", "model", "error")
 _ROWS = 1000  # of a Parquet file that are held before they are written

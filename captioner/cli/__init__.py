@@ -21,6 +21,7 @@ from captioner.cli import (
     console,
     data,
     evaluate,
+    export,
     features,
     models,
     recipes,
@@ -64,6 +65,7 @@ app.command("translate", epilog=translate.EXAMPLES)(translate.run)
 app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.run)
 app.command("benchmark", epilog=benchmark.EXAMPLES)(benchmark.run)
 app.command("train", epilog=train.EXAMPLES)(train.run)
+app.command("export", epilog=export.EXAMPLES)(export.run)
 app.command("features", epilog=features.EXAMPLES)(features.run)
 app.command("recipes", epilog=recipes.EXAMPLES)(recipes.run)
 app.command("models", epilog=models.EXAMPLES)(models.run)
@@ -80,6 +82,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except CaptionerError as error:
         Processes.started().yield_to_first()
         console.error(error)
+    except ModuleNotFoundError as error:  # in a small environment, see the README
+        if error.name is None or error.name.startswith("captioner"):
+            raise
+        package = error.name.partition(".")[0]
+        console.error(f"this needs the package {package}, which is not installed; run: pip install {package}")
     except OSError as error:  # a full disk, a read-only folder
         console.error(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error)
     sys.exit(1)

@@ -134,18 +134,17 @@ def run(
     from captioner import Captioner
     from captioner.data.images import load_image
     from captioner.figures import Figure, Style
-    from captioner.heads import check
     from captioner.settings import validate
 
     style = validate(Style, {"scale": scale, "colours": colours, "smoothing": smoothing}, where="attend")
     search = console.search(beam, length_normalisation, min_words, max_words, block_ngram, n_best)
     captioner = Captioner.from_pretrained(model, device=device, **search)
-    if not captioner.model.decoder.attends:
+    if not captioner.attends:
         raise CaptionerError(
             f"{model}: does not attend to places, so there is no heatmap to show; "
             "take a model that does, such as show_attend_tell"
         )
-    check(captioner.model.decoder, heads)
+    captioner.check(heads)
     translate = caption.find_translator(language, translator, device)
     if translate and not translate.model.decoder.attends:
         raise CaptionerError(

@@ -66,7 +66,7 @@ def run(
     from captioner.bulk import Bulk, bulk, open_plan
     from captioner.bulk.reading import require_parquet
     from captioner.bulk.run import bulk_on_ray
-    from captioner.checkpoint import DEFAULT
+    from captioner.folders import DEFAULT
 
     if format == "parquet":
         require_parquet("--format parquet")

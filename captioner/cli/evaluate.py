@@ -165,9 +165,9 @@ def run(
         part = _read(data, images, split, restval, strict)
         result = evaluations.of_captions(captions, part, metrics=names, per_image=per_image)
     else:
-        from captioner import assets, checkpoint
+        from captioner import assets, folders
 
-        folder = checkpoint.locate(model, kind=None)
+        folder = folders.locate(model, kind=None)
         if assets.kind_of(folder) == assets.TRANSLATOR:
             why = f"is for captioners, and {model} is a translator"
             _refuse(given, why, *_PICTURES, "--metrics", "--grounding", "--per-image")

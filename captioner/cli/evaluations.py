@@ -54,9 +54,10 @@ def of_captioner(
     from captioner.evaluation.results import write_results
     from captioner.evaluation.scores import DEFAULT_METRICS
     from captioner.features import FeatureStore
+    from captioner.pipeline import in_torch
 
     captioner = Captioner.from_pretrained(model, device=device, **search)
-    store = FeatureStore(features, encoder=captioner.model.encoder) if features else None
+    store = FeatureStore(features, encoder=in_torch(captioner, "read features").model.encoder) if features else None
     with console.progress("Captioning") as progress:
         result = evaluate(
             captioner,

@@ -28,14 +28,14 @@ class ImageBatch:
     """Pictures ready for an encoder, and the errors that occurred while they were loaded.
 
     Attributes:
-        pixels: uint8 ``(B, 3, S, S)``, in memory B x S x S x 3, the good pictures only; B may be 0.
+        array: uint8 ``(B, 3, S, S)``, in memory B x S x S x 3, the good pictures only; B may be 0.
         sources: the B sources as given.
         positions: their B positions in the input, counted from 0.
         places: the B boxes of the photos that the encoder sees, relative xyxy; see :meth:`Transform.place`.
         errors: the position in the input and the error of each bad picture, in order.
     """
 
-    pixels: torch.Tensor
+    array: np.ndarray[Any, np.dtype[np.uint8]]
     sources: list[ImageSource]
     positions: list[int]
     places: list[Box]
@@ -43,6 +43,13 @@ class ImageBatch:
 
     def __len__(self) -> int:
         return len(self.sources)
+
+    @property
+    def pixels(self) -> torch.Tensor:
+        """The pixels as a tensor on the same memory."""
+        import torch
+
+        return torch.from_numpy(self.array)
 
 
 _Loaded: TypeAlias = "tuple[np.ndarray[Any, Any], Box]"
@@ -178,14 +185,13 @@ def _batch(
     good: list[tuple[int, ImageSource, _Loaded]], errors: list[tuple[int, ImageError]], transform: Transform
 ) -> ImageBatch:
     import numpy as np
-    import torch
 
     # Colours stand beside each other in memory, as in a picture and as the encoders want them.
     pictures = [row[2][0].transpose(1, 2, 0) for row in good]
     channels, *sides = transform.shape
     pixels = np.stack(pictures) if good else np.empty((0, *sides, channels), dtype=np.uint8)
     return ImageBatch(
-        torch.from_numpy(pixels).permute(0, 3, 1, 2),
+        pixels.transpose(0, 3, 1, 2),
         [row[1] for row in good],
         [row[0] for row in good],
         [row[2][1] for row in good],

@@ -30,6 +30,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from captioner.base import Captioner
+from captioner.caption import HEADS, MEAN
 from captioner.data.annotations import read_captions
 from captioner.data.dataset import CaptionData, Photo
 from captioner.data.loader import ImageLoader
@@ -38,8 +40,8 @@ from captioner.evaluation.bootstrap import RESAMPLES, Interval, intervals
 from captioner.evaluation.boxes import Boxes, Scene, read_boxes
 from captioner.evaluation.nouns import Nouns
 from captioner.evaluation.sums import Array, Sums, ratios
-from captioner.heads import HEADS, MEAN, check, look_again
-from captioner.pipeline import Captioner
+from captioner.heads import look_again
+from captioner.pipeline import TorchCaptioner, in_torch
 from captioner.text.vocabulary import tokenize
 
 METRICS = ("pointing", "mass", "pointing, even", "mass, even", "pointing, centre", "mass, centre")
@@ -116,13 +118,14 @@ def ground(
         EvaluationError: the model does not attend to places in a picture, or not one picture can be read.
         CaptionerError: the model does not have the requested attention.
     """
-    if not captioner.model.decoder.attends:
+    if not captioner.attends:
         raise EvaluationError(
             "this model does not attend, so there is nothing to compare with boxes; take one that does"
         )
     if attention == HEADS:
         raise EvaluationError("attention: all heads at once cannot be compared with boxes; give one as BLOCK.HEAD")
-    check(captioner.model.decoder, attention)
+    captioner = in_torch(captioner, "measure attention")
+    captioner.check(attention)
     boxes = read_boxes(instances)
     data = captions if isinstance(captions, CaptionData) else read_captions(captions, images=images)
     photos = [photo for photo in data.photos if photo.image_id in boxes]
@@ -134,9 +137,7 @@ def ground(
     nouns = Nouns({name for known in boxes.values() for name in (*known.boxes, *known.absent)})
     generated, references = _Tally(nouns), _Tally(nouns)
     errors: list[ImageError] = []
-    loader = ImageLoader(
-        [photo.path for photo in photos], captioner.model.encoder.transform, batch_size=batch_size, workers=2
-    )
+    loader = ImageLoader([photo.path for photo in photos], captioner.transform, batch_size=batch_size, workers=2)
     done = 0
     for batch in loader:
         errors.extend(error for _, error in batch.errors)
@@ -166,7 +167,7 @@ def ground(
 
 @torch.inference_mode()
 def _measure(
-    captioner: Captioner,
+    captioner: TorchCaptioner,
     kind: str,
     pixels: Tensor,
     photos: Sequence[Photo],
@@ -191,7 +192,7 @@ def _measure(
     written = captioner.caption_memory(memory, attention=kind)
     for row, (scene, caption) in enumerate(zip(scenes, written, strict=True)):
         assert caption.attention is not None
-        generated.add(scene, [(caption.tokens, caption.attention.double().numpy()[:, real[row]])])
+        generated.add(scene, [(caption.tokens, caption.attention.astype(np.float64)[:, real[row]])])
 
     tokenized = [[words for caption in photo.captions if (words := tokenize(caption))] for photo in photos]
     numbers = [[list(map(model.vocabulary.number, words)) for words in captions] for captions in tokenized]

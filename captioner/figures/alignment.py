@@ -17,11 +17,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from captioner.caption import Translation
+from captioner.caption import Array, Translation
 from captioner.errors import CaptionerError
 from captioner.figures.document import assemble, clean, escaped
 from captioner.figures.drawing import DRAWN, Drawing
-from captioner.figures.heat import Array
 from captioner.figures.sheet import PALE, Sheet, shortened, width_of
 from captioner.text.vocabulary import EOS, SPECIAL
 
@@ -102,7 +101,7 @@ def weights_of(translation: Translation) -> tuple[list[str], list[str], Array]:
     if weights is None or not written:
         raise CaptionerError(f"there is no alignment to show: the translation of {translation.source!r} is empty")
     names = [END if word == SPECIAL[EOS] else word for word in read]
-    return [clean(word) for word in written], [clean(word) for word in names], weights.double().numpy()
+    return [clean(word) for word in written], [clean(word) for word in names], weights.astype(np.float64)
 
 
 def page(translations: Sequence[Translation]) -> str:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from PIL import Image
 
 from captioner import files
-from captioner.caption import Caption
+from captioner.caption import MEAN, Caption
 from captioner.data.images import ImageSource, load_image
 from captioner.errors import CaptionerError
 from captioner.figures import animation, page, panels
@@ -19,7 +19,6 @@ from captioner.figures.heat import require_attention
 from captioner.figures.record import record
 from captioner.figures.sheet import Sheet
 from captioner.figures.style import Style
-from captioner.heads import MEAN
 from captioner.settings import validate
 
 FORMATS = (*DRAWN, "gif", "html", "json")

@@ -11,17 +11,14 @@ Letters in shapes: T words, N places, H and W height and width in pixels of the 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
-from torch import Tensor
 
-from captioner.caption import Caption
+from captioner.caption import Array, Caption
 from captioner.data.transform import Box
 from captioner.errors import CaptionerError
 from captioner.figures.style import Style
-
-Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 
 class Region(NamedTuple):
@@ -38,7 +35,7 @@ class Region(NamedTuple):
     label: str = ""
 
 
-def require_attention(caption: Caption) -> Tensor:
+def require_attention(caption: Caption) -> Array:
     """Return the attention (T, N) of a caption whose places lie in an image.
 
     Raises:
@@ -70,12 +67,12 @@ class Heat:
     """
 
     def __init__(self, caption: Caption, style: Style) -> None:
-        self.weights: Array = require_attention(caption).detach().cpu().double().numpy()
+        self.weights: Array = require_attention(caption).astype(np.float64)
         self.grid, self.seen, self.style, self.labels = caption.grid, caption.seen, style, caption.labels
         self.boxes: Array | None = None
         if caption.grid is None and caption.boxes is not None:
             x0, y0, x1, y1 = caption.seen
-            self.boxes = caption.boxes.double().cpu().numpy() * [x1 - x0, y1 - y0, x1 - x0, y1 - y0] + [x0, y0, x0, y0]
+            self.boxes = caption.boxes.astype(np.float64) * [x1 - x0, y1 - y0, x1 - x0, y1 - y0] + [x0, y0, x0, y0]
         self._highest = [self._height(weights) for weights in self.weights]
 
     def peak(self, word: int) -> float:

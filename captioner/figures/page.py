@@ -33,9 +33,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from captioner.caption import Caption
+from captioner.caption import Array, Caption
 from captioner.figures.document import assemble, base64_text, clean, escaped
-from captioner.figures.heat import Array, Heat
+from captioner.figures.heat import Heat
 from captioner.figures.paint import fit, palette
 from captioner.figures.style import Style
 

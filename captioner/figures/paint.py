@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from captioner.figures.heat import Array
+from captioner.caption import Array
 from captioner.figures.style import Style
 
 COLOURS = 256  # steps of a colour map

@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.textpath import text_to_path
 from PIL import Image
 
-from captioner.figures.heat import Array
+from captioner.caption import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

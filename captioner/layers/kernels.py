@@ -102,8 +102,8 @@ class _Kernel:
 
     def eager(self, *args: Tensor) -> Any:
         """Call the form that is fastest without a compiler."""
-        # The loop over images writes in place: not for a GPU, nor where autograd records.
-        plain = args[0].device.type != "cpu" or torch.is_grad_enabled()
+        # The loop over images writes in place: not for a GPU, nor where autograd or an export records.
+        plain = args[0].device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling()
         return (self.fused if plain else self.by_image)(*args)
 
     def __call__(self, *args: Tensor, compiled: bool) -> Any:

@@ -7,7 +7,9 @@ from torch import Tensor
 
 from captioner.decoders.base import Decoder
 from captioner.memory import Memory
-from captioner.search.base import NEVER, SEARCHES, Hypothesis, SearchConfig, constrain
+from captioner.search.base import SEARCHES, constrain
+from captioner.search.collect import collect
+from captioner.search.config import NEVER, Hypothesis, SearchConfig
 from captioner.text.vocabulary import BOS, EOS
 
 
@@ -77,52 +79,11 @@ def beam(decoder: Decoder, memory: Memory, config: SearchConfig) -> list[list[Hy
             )
         else:
             state = state.pick(parent)
-    return _collect(words, parents, totals, ended, attentions, config)
-
-
-def _collect(
-    words: Tensor,
-    parents: Tensor,
-    totals: Tensor,
-    ended: Tensor,
-    attentions: list[tuple[Tensor, Tensor]],
-    config: SearchConfig,
-) -> list[list[Hypothesis]]:
-    """Rank the hypotheses of each image and follow the best back to their first words."""
-    steps, b, w = words.shape
-    lengths = torch.arange(1, steps + 1, device=words.device).view(-1, 1, 1)
-    scores = config.normalise(totals, lengths)
-    # Unfinished hypotheses exist only at the last step. A large shift ranks them last and keeps their order.
-    ranking = scores.double()  # in 32 bits the shift would round differences away
-    unfinished = torch.full_like(ranking, NEVER)
-    unfinished[-1] = ranking[-1] - 1e6
-    ranked = torch.where(ended, ranking, unfinished).permute(1, 0, 2).flatten(1)
-    best, index = ranked.topk(config.n_best, dim=-1)
-    attention = None
+    attended = None
     if attentions:
-        attention = attentions[0][1].new_zeros(len(attentions), b, w, attentions[0][1].shape[-1])
-        for t, (images, weights) in enumerate(attentions):
-            attention[t, images, : weights.shape[1]] = weights
-        attention = attention.cpu()
-    words, parents, ended, totals, scores = (tensor.cpu() for tensor in (words, parents, ended, totals, scores))
-    found = []
-    for image in range(b):
-        hypotheses = []
-        for rank in range(config.n_best):
-            if best[image, rank] == NEVER:
-                break
-            last, slot = divmod(int(index[image, rank]), w)
-            finished = bool(ended[last, image, slot])
-            log_probability, score = float(totals[last, image, slot]), float(scores[last, image, slot])
-            caption, rows = [], []
-            for t in range(last, -1, -1):
-                caption.append(int(words[t, image, slot]))
-                slot = int(parents[t, image, slot])
-                rows.append(slot)
-            caption.reverse()
-            rows.reverse()
-            length = len(caption) - finished
-            own = None if attention is None else attention[range(length), image, rows[:length]]
-            hypotheses.append(Hypothesis(caption[:length], log_probability, score, own, finished))
-        found.append(hypotheses)
-    return found
+        weighed = attentions[0][1].new_zeros(len(attentions), b, w, attentions[0][1].shape[-1])
+        for t, (active, weights) in enumerate(attentions):
+            weighed[t, active, : weights.shape[1]] = weights
+        attended = weighed.cpu().numpy()
+    on_cpu = [tensor.cpu().numpy() for tensor in (words, parents, totals, ended)]
+    return collect(on_cpu[0], on_cpu[1], on_cpu[2], on_cpu[3], attended, config)

@@ -6,7 +6,8 @@ import torch
 
 from captioner.decoders.base import Decoder
 from captioner.memory import Memory
-from captioner.search.base import SEARCHES, Hypothesis, SearchConfig, constrain
+from captioner.search.base import SEARCHES, constrain
+from captioner.search.config import Hypothesis, SearchConfig
 from captioner.text.vocabulary import BOS, EOS
 
 
@@ -35,7 +36,7 @@ def greedy(decoder: Decoder, memory: Memory, config: SearchConfig) -> list[list[
             weights.append(attention.float())
     ended = history == EOS
     lengths = torch.where(ended.any(-1), ended.int().argmax(-1), history.shape[-1]).squeeze(1).tolist()
-    attentions = torch.cat(weights, dim=1).cpu() if weights else None
+    attentions = torch.cat(weights, dim=1).cpu().numpy() if weights else None
     found = []
     for image, length in enumerate(lengths):
         finished = bool(done[image])

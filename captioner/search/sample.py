@@ -10,7 +10,8 @@ from torch import Tensor
 
 from captioner.decoders.base import Decoder
 from captioner.memory import Memory
-from captioner.search.base import SearchConfig, constrain
+from captioner.search.base import constrain
+from captioner.search.config import SearchConfig
 from captioner.text.vocabulary import BOS, EOS, PAD
 
 

@@ -17,6 +17,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from captioner.base import Captioner
 from captioner.checkpoint import locate, read_config, save_model
 from captioner.data.augment import recolour
 from captioner.data.batches import Captions, EncodedCaptions, Sample, Sampler
@@ -28,7 +29,6 @@ from captioner.evaluation.scores import Scorer
 from captioner.features import FeatureStore
 from captioner.memory import Memory
 from captioner.model import CaptionModel
-from captioner.pipeline import Captioner
 from captioner.text.vocabulary import Vocabulary, tokenize
 from captioner.training.data import read_data, with_features
 from captioner.training.features import build_model, open_store, stages_to_train, store_need

@@ -20,6 +20,7 @@ COMMANDS = (
     ["features"],
     ["train"],
     ["evaluate"],
+    ["export"],
     ["benchmark"],
     ["models"],
     ["recipes"],

@@ -28,7 +28,7 @@ def batches(count: int) -> Iterator[ImageBatch]:
     for number in range(count):
         size = 0 if number % 4 == 3 else 2
         pixels = torch.full((size, 3, 2, 2), number, dtype=torch.uint8)
-        yield ImageBatch(pixels, ["x"] * size, list(range(size)), [(0, 0, 1, 1)] * size, [])
+        yield ImageBatch(pixels.numpy(), ["x"] * size, list(range(size)), [(0, 0, 1, 1)] * size, [])
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 20])

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from captioner import Captioner
 from captioner.caption import Caption
 from captioner.errors import AnnotationError, CaptionerError, EvaluationError
 from captioner.evaluation.boxes import Boxes, Scene, covered, read_boxes
 from captioner.evaluation.grounding import ground
 from captioner.memory import Memory
 from captioner.model import CaptionModel, ModelConfig
-from captioner.pipeline import Captioner
 from captioner.text.vocabulary import Vocabulary
 
 CATEGORIES = [{"id": 1, "name": "person"}, {"id": 18, "name": "dog"}, {"id": 17, "name": "cat"}]
@@ -180,11 +180,11 @@ def test_generated_words_are_scored_by_their_attention(data: dict[str, Path], mo
         return Memory(torch.zeros(b, 3, d), torch.zeros(b, d), mask=mask, boxes=regions.expand(b, 3, 4))
 
     monkeypatch.setattr(captioner.model, "forward", encode)
-    attention = torch.tensor([[0.0, 1, 0], [1, 0, 0]])
+    attention = np.array([[0.0, 1, 0], [1, 0, 0]])
     monkeypatch.setattr(
         captioner,
         "caption_memory",
-        lambda memory, **_: [Caption("A dog.", ["a", "dog"], -1.0, attention, boxes=regions)] * len(memory),
+        lambda memory, **_: [Caption("A dog.", ["a", "dog"], -1.0, attention, boxes=regions.numpy())] * len(memory),
     )
     found = ground(captioner, data["instances"], data["captions"], data["images"], resamples=200).generated
     assert (found.words, found.photos, found.absent) == (2, 2, 0)

@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from captioner.caption import Translation
 from captioner.errors import CaptionerError
 from captioner.figures.alignment import _CELL, END, Alignment, page
 from tests.browser import launched
+from tests.figures.builders import softmax
 from tests.figures.test_page import EVIL, Reader
 
-WEIGHTS = torch.tensor([[0.9, 0.05, 0.05], [0.1, 0.2, 0.7]])
+WEIGHTS = np.array([[0.9, 0.05, 0.05], [0.1, 0.2, 0.7]])
 TRANSLATION = Translation(
     "Hunde laufen", ["Hunde", " laufen"], [" dogs", " run", "<eos>"], -1.0, WEIGHTS, language="de"
 )
@@ -37,13 +37,13 @@ def colours_of_cells(image: Image.Image) -> np.ndarray[Any, Any]:
 
 def test_darker_cells_have_more_weight() -> None:
     found = colours_of_cells(Alignment(TRANSLATION).image())
-    order = WEIGHTS.flatten().argsort(descending=True, stable=True).tolist()
+    order = np.argsort(-WEIGHTS.flatten(), kind="stable")
     assert (np.diff(found.flatten()[order]) >= 0).all() and found[0, 0] < 90 < 200 < found[0, 1]
 
 
 def test_long_words_and_texts_fit() -> None:
     written, read = ["x" * 90, *(f" w{i}" for i in range(40))], [*(f" r{i}" for i in range(60)), "<eos>"]
-    weights = torch.softmax(torch.randn(41, 61, generator=torch.Generator().manual_seed(0)), 1)
+    weights = softmax(np.random.default_rng(0).standard_normal((41, 61)))
     image = Alignment(Translation("long", written, read, 0.0, weights)).image()
     assert image.width < 61 * _CELL + 600 and image.height < 41 * _CELL + 400
     edges = np.asarray(image.convert("L"))
@@ -63,7 +63,7 @@ def test_every_format_is_written(kind: str, tmp_path: Path) -> None:
 
 
 def test_the_page_has_words_and_weights_and_nothing_dangerous() -> None:
-    evil = Translation(EVIL, [EVIL], [EVIL, "<eos>"], 0.0, torch.tensor([[0.5, 0.5]]), source=EVIL)
+    evil = Translation(EVIL, [EVIL], [EVIL, "<eos>"], 0.0, np.array([[0.5, 0.5]]), source=EVIL)
     reader = Reader(page([EMPTY, TRANSLATION, evil]))
     numbers: Any = reader.numbers
     assert [entry["written"] for entry in numbers] == [["Hunde", "laufen"], [EVIL]]

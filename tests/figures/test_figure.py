@@ -13,7 +13,6 @@ from xml.etree import ElementTree
 import matplotlib.figure
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from captioner.caption import Caption
@@ -86,7 +85,7 @@ def test_odd_photos(size: tuple[int, int]) -> None:
 
 
 def test_a_caption_without_words_is_its_photo() -> None:
-    caption = Caption("", [], -1.0, torch.zeros(0, 12), grid=(3, 4))
+    caption = Caption("", [], -1.0, np.zeros((0, 12)), grid=(3, 4))
     drawn = Figure(caption, photo(), Style(**SMALL))
     assert drawn.image().width == 400 and b"canvas" in drawn.html() and drawn.gif() and drawn.json()
 
@@ -114,7 +113,7 @@ def test_the_strongest_region_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for word, expected in ((0, "cat 70 %"), (1, "sofa 50 %")):
         mark_regions(Sheet((300, 300)), Heat(named, Style()), word, (50, 50), (200, 200), 14)
         assert written.pop() == expected
-    last = replace(named, attention=torch.tensor([[0.0, 0.0, 1.0]]), tokens=["it"])
+    last = replace(named, attention=np.array([[0.0, 0.0, 1.0]]), tokens=["it"])
     mark_regions(Sheet((300, 300)), Heat(last, Style()), 0, (50, 50), (200, 200), 14)
     assert written.pop().endswith("… 100 %")
 
@@ -174,7 +173,7 @@ def test_json_holds_what_is_needed_to_draw() -> None:
         and value["attention_of"] == "mean"
     )
     assert caption.attention is not None
-    np.testing.assert_allclose(value["attention"], caption.attention.numpy(), atol=1e-6)
+    np.testing.assert_allclose(value["attention"], caption.attention, atol=1e-6)
     assert json.loads(Figure(region_caption(), photo(), Style()).json())["boxes"][2] == [0.5, 0.5, 1.0, 1.0]
 
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from captioner.errors import CaptionerError
 from captioner.figures.heat import Heat
@@ -57,7 +56,7 @@ def test_without_smoothing_a_map_is_what_words_at_says(make, seen: tuple[float, 
 def test_smoothing_keeps_even_attention_even_and_makes_nothing_negative_or_stronger() -> None:
     caption = grid_caption(grid=(14, 14))
     assert caption.attention is not None
-    even = replace(caption, attention=torch.full_like(caption.attention, 1 / 196))
+    even = replace(caption, attention=np.full_like(caption.attention, 1 / 196))
     np.testing.assert_allclose(Heat(even, Style()).maps((50, 70))(0), 1 / 196, rtol=1e-6)
     heat = Heat(caption, Style())
     for word in range(4):
@@ -70,13 +69,13 @@ def test_smoothing_keeps_even_attention_even_and_makes_nothing_negative_or_stron
 def test_near_to_even_attention_does_not_get_the_strongest_colour() -> None:
     caption = grid_caption(words=1, grid=(14, 14))
     assert caption.attention is not None
-    near = torch.full_like(caption.attention, 1 / 196)
+    near = np.full_like(caption.attention, 1 / 196)
     near[0, :98] *= 1.1
     assert Heat(replace(caption, attention=near), Style()).maps((28, 28)).share(0).max() < 0.3
 
 
 def test_the_scale_of_the_caption_compares_words() -> None:
-    attention = torch.full((2, 196), 1e-4)
+    attention = np.full((2, 196), 1e-4)
     attention[0, 50], attention[1, 120] = 0.5, 0.25
     caption = replace(grid_caption(words=2, grid=(14, 14)), attention=attention)
     for scale, brightest in (("caption", [1, 0.5]), ("word", [1, 1])):
@@ -97,7 +96,7 @@ def test_cells_beside_regions_are_not_outlined() -> None:
 
 
 def test_a_region_thinner_than_a_pixel_still_shows() -> None:
-    boxes = torch.tensor([[0.5, 0.5, 0.5001, 0.5001], [0.9999, 0.9999, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
+    boxes = np.array([[0.5, 0.5, 0.5001, 0.5001], [0.9999, 0.9999, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
     drawn = Heat(replace(region_caption(), boxes=boxes), Style()).maps((10, 10))(0)
     assert [drawn[at] for at in ((5, 5), (9, 9), (0, 0), (3, 3))] == pytest.approx([0.7, 0.2, 0.1, 0.0], abs=1e-6)
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from captioner.caption import Caption
@@ -64,7 +63,7 @@ def several() -> Caption:
 
     The first other has three words, which all look at the upper left cell; the second has no attention.
     """
-    corner = torch.zeros(3, 12)
+    corner = np.zeros((3, 12))
     corner[:, 0] = 1
     second = Caption("A second one.", ["a", "second", "one"], -8.25, corner, grid=(3, 4))
     third = Caption("A third one.", ["a", "third", "one"], -9.5, grid=(3, 4))
@@ -111,9 +110,7 @@ def test_the_numbers_are_the_captions() -> None:
         assert caption.attention is not None
         (best,) = value["captions"]
         assert best["text"] == caption.text and best["log_probability"] == caption.log_probability
-        np.testing.assert_allclose(
-            weights_in(best), caption.attention.numpy(), atol=1e-4 * caption.attention.max().item()
-        )
+        np.testing.assert_allclose(weights_in(best), caption.attention, atol=1e-4 * caption.attention.max().item())
         assert len(base64.b64decode(value["colours"])) == 4 * 256
     assert value["boxes"][0] == [0.5, 0.0, 0.75, 0.5]  # relative to the whole photo
 
@@ -124,7 +121,7 @@ def test_the_numbers_hold_the_other_captions() -> None:
     assert second["tokens"] == ["a", "second", "one"] and weights_in(second)[:, 0].tolist() == [1.0] * 3
     assert third["text"] == "A third one." and third["weights"] is None
     # These are not the places that the page draws.
-    elsewhere = replace(several().others[0], attention=torch.ones(3, 4) / 4, grid=(2, 2))
+    elsewhere = replace(several().others[0], attention=np.full((3, 4), 0.25), grid=(2, 2))
     numbers = read(
         replace(grid_caption(), others=[elsewhere, replace(elsewhere, log_probability=float("-inf"))])
     ).numbers

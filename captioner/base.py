@@ -1,0 +1,229 @@
+"""What every captioner does, whatever runs its model; importing it needs no torch.
+
+Letters in shapes: B pictures in a batch, S the side of the transformed picture in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from PIL import Image
+
+from captioner import folders
+from captioner.assets import ONNX, kind_of
+from captioner.caption import MEAN, Array, Caption
+from captioner.data.images import ImageSource
+from captioner.data.loader import ImageBatch, ImageLoader
+from captioner.data.transform import Transform
+from captioner.errors import CheckpointError, ImageError, first_line
+from captioner.search.config import Hypothesis, SearchConfig
+from captioner.text.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from captioner.model import CaptionModel
+
+
+class Captioner:
+    """Captions pictures, and shows where it looked for every word.
+
+        captioner = Captioner.from_pretrained()
+        print(captioner("photo.jpg").text)
+        for caption in captioner.stream(paths):   # constant memory, however many
+            ...
+
+    ``Captioner(model)`` is a :class:`captioner.pipeline.TorchCaptioner`; of an exported folder :meth:`from_pretrained`
+    makes a :class:`captioner.onnx.runtime.OnnxCaptioner`, which does the same without torch.
+
+    Args:
+        model: the model; it is moved to the device and set to eval mode.
+        device: a torch device, or ``auto``.
+        search: settings that differ from the model's own, for example ``width=1``.
+
+    Attributes:
+        search: settings of the search.
+        vocabulary: the words that it can write.
+        transform: what it sees of a picture.
+        attends: whether its captions have attention.
+    """
+
+    search: SearchConfig
+    vocabulary: Vocabulary
+    transform: Transform
+    attends: bool
+
+    def __new__(cls, *arguments: Any, **settings: Any) -> Captioner:
+        """Make the captioner that runs models in torch, unless the class says which."""
+        if cls is Captioner:
+            from captioner.pipeline import TorchCaptioner
+
+            return object.__new__(TorchCaptioner)
+        return object.__new__(cls)
+
+    def __init__(self, model: CaptionModel, *, device: str = "auto", **search: Any) -> None:
+        raise TypeError("every kind of captioner has its own way to be made")
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | Path | None = None, *, device: str = "auto", **search: Any
+    ) -> Captioner:
+        """Load a shipped model by name, a model folder, an exported one, or ``user/model`` from the Hugging Face hub.
+
+        ``None`` is the default model.
+
+        Raises:
+            CheckpointError: there is no such model, it is damaged, or what runs it is not installed.
+        """
+        folder = folders.locate(name_or_path)
+        if kind_of(folder) == ONNX:
+            from captioner.onnx.runtime import OnnxCaptioner
+
+            return OnnxCaptioner(folder, device=device, **search)
+        try:
+            from captioner.checkpoint import load_model
+        except ModuleNotFoundError as error:
+            if error.name != "torch":
+                raise
+            raise CheckpointError(
+                f"{folder}: is a model in torch, which is not installed; run: pip install torch, or give a folder that "
+                "captioner export made of it"
+            ) from None
+        return Captioner(load_model(folder), device=device, **search)
+
+    def save_pretrained(self, folder: str | Path, *, card: str = "") -> Path:
+        """Write the model to a folder that :meth:`from_pretrained` reads.
+
+        Args:
+            folder: its path; a model of the same kind that is there is replaced.
+            card: the text of the model card.
+
+        Raises:
+            CheckpointError: ``folder`` exists and is not such a model's.
+        """
+        raise NotImplementedError
+
+    def push_to_hub(self, name: str, *, private: bool = False, card: str = "") -> str:
+        """Upload the model to the Hugging Face hub as ``user/model`` and return its address.
+
+        You must be logged in there.
+        """
+        import tempfile
+
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+        with tempfile.TemporaryDirectory() as parent:
+            folder = self.save_pretrained(Path(parent) / "model", card=card)
+            try:
+                address = api.create_repo(name, private=private, exist_ok=True)
+                api.upload_folder(repo_id=name, folder_path=folder)
+            except Exception as error:  # the hub's and the network's own families
+                raise CheckpointError(
+                    f"{name}: could not be uploaded ({first_line(error)}); log in with: hf auth login"
+                ) from error
+        return str(address)
+
+    @overload
+    def __call__(self, pictures: list[Any] | tuple[Any, ...], *, attention: str = MEAN) -> list[Caption]: ...
+    @overload
+    def __call__(self, pictures: ImageSource, *, attention: str = MEAN) -> Caption: ...
+    def __call__(self, pictures: Any, *, attention: str = MEAN) -> Caption | list[Caption]:
+        """Caption one picture, or a list of them.
+
+        A picture is a file, encoded bytes, a PIL image, an array (H, W[, C]) or a tensor (C, H, W); see
+        :func:`captioner.data.images.load_image`.
+
+        Args:
+            pictures: one, or a list or tuple of them.
+            attention: see :meth:`stream`.
+
+        Raises:
+            CaptionerError: the model does not have the requested attention.
+            ImageError: a picture cannot be read. To keep the results of the others, use :meth:`stream`.
+        """
+        many = isinstance(pictures, (list, tuple))
+        captions = []
+        for result in self.stream(pictures if many else [pictures], attention=attention):
+            if isinstance(result, ImageError):
+                raise result
+            captions.append(result)
+        return captions if many else captions[0]
+
+    def check(self, attention: str) -> None:
+        """Check which attention is requested; see :meth:`stream`.
+
+        Raises:
+            CaptionerError: the model does not have it.
+        """
+        raise NotImplementedError
+
+    def stream(
+        self,
+        pictures: Iterable[ImageSource],
+        *,
+        batch_size: int = 32,
+        workers: int = 2,
+        max_pixels: int | None = None,
+        attention: str = MEAN,
+    ) -> Iterator[Caption | ImageError]:
+        """Caption any number of pictures in constant memory, in their order; a bad picture yields its error.
+
+        Args:
+            pictures: iterated lazily; may be endless.
+            batch_size: pictures searched at once, and in torch on a GPU also encoded. On a CPU, those of the next batch
+                are loaded, and in torch encoded, meanwhile (:mod:`captioner.encoders.parallel`).
+            workers: threads that load pictures.
+            max_pixels: a larger picture is an error; see :func:`captioner.data.images.load_image`.
+            attention: of a Transformer: ``mean`` over its blocks and heads, ``rollout`` through all blocks,
+                ``BLOCK.HEAD`` for one head, counted from one, or ``heads`` for each of them in :attr:`Caption.heads`
+                beside the mean; see :func:`captioner.heads.look_again`.
+
+        Raises:
+            CaptionerError: the model does not have the requested attention.
+        """
+        self.check(attention)
+        loader = ImageLoader(pictures, self.transform, batch_size=batch_size, workers=workers, max_pixels=max_pixels)
+        for batch in loader:
+            yield from placed([batch], iter(self.caption_pixels(batch.array) if len(batch) else []))
+
+    def caption_pixels(self, pixels: Array) -> list[Caption]:
+        """Caption pictures that :attr:`transform` has made pixels (B, 3, S, S) of, uint8."""
+        raise NotImplementedError
+
+
+def placed(batches: Iterable[ImageBatch], captions: Iterator[Caption]) -> list[Caption | ImageError]:
+    """Return captions with their pictures, and the errors of the others, in the order of the input.
+
+    Args:
+        batches: those that were captioned.
+        captions: of their good pictures, in order.
+    """
+    results: list[tuple[int, Caption | ImageError]] = []
+    for batch in batches:
+        results.extend(batch.errors)
+        for position, source, seen in zip(batch.positions, batch.sources, batch.places, strict=True):
+            caption = next(captions)
+            picture: dict[str, Any] = {"source": name_of(source), "seen": seen}
+            others = [replace(other, **picture) for other in caption.others]
+            results.append((position, replace(caption, others=others, **picture)))
+    return [result for _, result in sorted(results, key=lambda pair: pair[0])]
+
+
+def caption_of(hypothesis: Hypothesis, vocabulary: Vocabulary, **places: Any) -> Caption:
+    """Return what a search found as a caption; ``places`` are the fields that say where its places are."""
+    return Caption(
+        text=vocabulary.sentence(hypothesis.words),
+        tokens=vocabulary.decode(hypothesis.words),
+        log_probability=hypothesis.log_probability,
+        attention=hypothesis.attention,
+        **places,
+    )
+
+
+def name_of(source: Any) -> str | None:
+    """Return the file's name, if the picture came from one."""
+    if isinstance(source, (str, Path)):
+        return str(source)
+    return getattr(source, "filename", None) or None if isinstance(source, Image.Image) else None

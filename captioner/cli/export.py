@@ -1,0 +1,101 @@
+"""``captioner export``: write a captioner so that it runs without torch."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from captioner.cli import console
+
+EXAMPLES = """Example: captioner export show_attend_tell -o small
+
+Example: captioner export runs/mine/best -o small --photos 'holiday/*.jpg'
+
+Example: captioner export show_attend_tell -o small --int8 --calibrate flickr8k
+
+Example: captioner caption photo.jpg --model small"""
+
+
+class Format(str, Enum):
+    """A format that captioners can be exported to."""
+
+    onnx = "onnx"
+
+
+def run(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A shipped model, a model folder, or user/model on the Hugging Face hub."),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", file_okay=False, help="The folder to write; give it as --model afterwards."),
+    ],
+    format: Annotated[Format, typer.Option(help="onnx: for onnxruntime, which needs no torch.")] = Format.onnx,
+    photos: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATH", help="Photos to compare on: a file, a folder or a quoted pattern; may be repeated."
+        ),
+    ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Compute in eight bits: smaller and faster, and not quite the same.")
+    ] = False,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DATA", help="With --int8: the data it was trained on; 200 photos of the split train serve."
+        ),
+    ] = None,
+) -> None:
+    """Export a captioner, so that it captions without torch.
+
+    The folder takes the place of a model everywhere a captioner captions: give it as --model. Its encoder must be a
+    grid.
+
+    The export is compared with the model on photos before the folder appears; if they differ, nothing is written. One
+    in eight bits should be scored too, with captioner evaluate.
+    """
+    if int8 != (calibrate is not None):
+        raise typer.BadParameter("give both or neither", param_hint="--int8, --calibrate")
+    from captioner.checkpoint import load_model, locate, read_config
+    from captioner.data.find import find_images
+    from captioner.onnx.export import export, require_exporter
+
+    require_exporter()
+    failures = console.Failures()
+    chosen = None if photos is None else list(find_images(photos, on_empty=failures))
+    failures.exit()
+    measured = None if calibrate is None else _sample(calibrate)
+    folder = locate(model)
+    about = read_config(folder).get("about")
+    with console.progress("Exporting") as progress:
+        found = export(
+            load_model(folder),
+            output,
+            source=model,
+            about=about,
+            photos=chosen,
+            calibrate=measured,
+            progress=progress,
+        )
+    for file in sorted(output.glob(f"*.{format.value}")):
+        typer.echo(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
+    attention = "" if found.attention is None else f", attention by {found.attention:.0e}"
+    typer.echo(
+        f"compared with {model} on {found.photos} photos: {found.same} captions are the same; features differ by at "
+        f"most {found.features:.0e} of their norm, log-probabilities by {found.log_probabilities:.0e}{attention}"
+    )
+
+
+def _sample(data: Path, most: int = 200) -> list[Path]:
+    """Return photos of a data set's training split, the same ones each time."""
+    import random
+
+    from captioner.data.annotations import read_captions
+
+    photos = [photo.path for photo in read_captions(data).split("train").photos]
+    return random.Random(0).sample(photos, min(most, len(photos)))

@@ -1,0 +1,139 @@
+"""Beam search in numpy, with the results of :mod:`captioner.search.beam`; width 1 is greedy search.
+
+Letters in shapes: B images, W hypotheses per image, T words written so far, N places, V words of the vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from captioner.caption import Array
+from captioner.search.collect import collect, top
+from captioner.search.config import NEVER, Hypothesis, SearchConfig
+from captioner.text.vocabulary import BOS, EOS, PAD, UNK
+
+
+@dataclass(frozen=True)
+class State:
+    """What a decoder keeps between two words; see :class:`captioner.decoders.base.State`.
+
+    Attributes:
+        hypotheses: arrays (B, W, ...).
+        images: arrays (B, ...).
+    """
+
+    hypotheses: Mapping[str, Array]
+    images: Mapping[str, Array]
+
+    def pick(self, parents: Array, images: Array | None = None) -> State:
+        """Return the state of other hypotheses; see :meth:`captioner.decoders.base.State.pick`."""
+        rows, shared = np.arange(len(parents))[:, None], self.images
+        if images is not None:
+            rows, parents = rows[images], parents[images]
+            shared = {name: array[images] for name, array in shared.items()}
+        return State({name: array[rows, parents] for name, array in self.hypotheses.items()}, shared)
+
+
+class Step(NamedTuple):
+    """The output of one step.
+
+    Attributes:
+        log_probabilities: (B, W, V) float32, of the next word; the caller may change them.
+        attention: (B, W, N) float32; ``None`` if the decoder does not attend.
+        state: the state after the step.
+    """
+
+    log_probabilities: Array
+    attention: Array | None
+    state: State
+
+
+class Stepper(Protocol):
+    """A decoder, whatever runs it."""
+
+    def step(self, tokens: Array, state: State) -> Step:
+        """Read words (B, W) and score the next."""
+
+
+def constrain(log_probabilities: Array, history: Array, config: SearchConfig) -> Array:
+    """Set the words that may not come next to minus infinity, in place; see :func:`captioner.search.base.constrain`."""
+    ending = log_probabilities[..., EOS].copy()
+    log_probabilities[..., [PAD, BOS]] = NEVER
+    if config.forbid_unknown:
+        log_probabilities[..., UNK] = NEVER
+    length, n = history.shape[-1], config.block_ngram
+    if length < config.min_words:
+        log_probabilities[..., EOS] = NEVER
+    if 0 < n <= length:
+        # Every window of n words that begins with the last n - 1 words written forbids its last word.
+        windows = np.lib.stride_tricks.sliding_window_view(history, n, axis=-1)
+        repeats = (windows[..., :-1] == history[..., None, length - n + 1 :]).all(-1)
+        b, w, i = repeats.nonzero()
+        log_probabilities[b, w, windows[b, w, i, -1]] = NEVER
+    stuck = log_probabilities.max(-1) == NEVER
+    log_probabilities[..., EOS] = np.where(stuck, ending, log_probabilities[..., EOS])
+    return log_probabilities
+
+
+def beam(decoder: Stepper, state: State, images: int, config: SearchConfig) -> list[list[Hypothesis]]:
+    """Find the ``n_best`` captions of each image among ``width`` hypotheses; see :func:`captioner.search.beam.beam`.
+
+    Args:
+        decoder: makes the steps.
+        state: that of its start, with one hypothesis per image.
+        images: B.
+        config: the settings.
+    """
+    w, steps = config.width, config.max_words
+    words = np.zeros((steps, images, w), dtype=np.int64)
+    parents = np.zeros((steps, images, w), dtype=np.int64)
+    totals = np.full((steps, images, w), NEVER, dtype=np.float32)  # of live hypotheses and those that end in this step
+    ended = np.zeros((steps, images, w), dtype=bool)
+    attentions: list[tuple[Array, Array]] = []
+
+    active: Array = np.arange(images)
+    tokens: Array = np.full((images, 1), BOS, dtype=np.int64)
+    total: Array = np.zeros((images, 1), dtype=np.float32)
+    history: Array = np.empty((images, 1, 0), dtype=np.int64)
+    width: Array = np.full(images, w)  # live hypotheses of each image
+    best: Array = np.full((images, config.n_best), NEVER, dtype=np.float32)  # scores of the best ended hypotheses
+    columns = w
+    for t in range(steps):
+        log_probabilities, attention, state = decoder.step(tokens, state)
+        if attention is not None:
+            attentions.append((active, attention))
+        candidates = constrain(log_probabilities, history, config) + total[..., None]
+        total, flat = top(candidates.reshape(len(active), -1), columns)
+        parent, tokens = np.divmod(flat, candidates.shape[-1])
+        total[np.arange(columns) >= width[:, None]] = NEVER
+        ends = (tokens == EOS) & (total > NEVER)
+        record = t, active, slice(columns)
+        words[record], parents[record], totals[record], ended[record] = tokens, parent, total, ends
+        scores = np.where(ends, config.normalise(total, np.float32(t + 1)), np.float32(NEVER))
+        best, _ = top(np.concatenate([best, scores], axis=1), config.n_best)
+        total = np.where(ends, np.float32(NEVER), total)
+        width = width - ends.sum(1)
+        can_win = config.normalise(total.max(1), np.float32(steps)) >= best[:, -1]
+        going = np.where((total > NEVER).any(1) & can_win, width, 0)
+        alive, columns = going.nonzero()[0], going.max()
+        if not len(alive):
+            break
+        written = np.take_along_axis(history, parent[..., None], axis=1)
+        history = np.concatenate([written, tokens[..., None]], axis=-1)
+        if len(alive) < len(active):
+            state = state.pick(parent, alive)
+            active, tokens, total, history, width, best = (
+                part[alive] for part in (active, tokens, total, history, width, best)
+            )
+        else:
+            state = state.pick(parent)
+    attention = None
+    if attentions:
+        attention = np.zeros((len(attentions), images, w, attentions[0][1].shape[-1]), dtype=np.float32)
+        for t, (rows, weights) in enumerate(attentions):
+            attention[t, rows, : weights.shape[1]] = weights
+    return collect(words, parents, totals, ended, attention, config)

@@ -1,0 +1,434 @@
+"""Exporting a captioner to ONNX, and checking that the export says what the model says.
+
+Tensor letters: B images, W hypotheses per image, N places, D features, S side of the transformed picture in pixels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from captioner import assets, files, folders
+from captioner.data.images import ImageSource, load_image
+from captioner.decoders import Decoder, State, Transformer
+from captioner.encoders.grid import GridEncoder
+from captioner.errors import CaptionerError, first_line
+from captioner.memory import Memory
+from captioner.model import CaptionModel
+from captioner.onnx.beam import beam
+from captioner.onnx.folder import (
+    ATTENTION,
+    ENCODER,
+    FEATURES,
+    LOG_PROBABILITIES,
+    NEXT,
+    PIXELS,
+    START,
+    STATE,
+    STEP,
+    TOKENS,
+    File,
+    Graphs,
+)
+from captioner.onnx.quantise import quantise
+from captioner.onnx.runtime import INSTALL, OnnxCaptioner
+from captioner.search import Hypothesis, choose_search
+
+OPSET = 18
+TOLERANCE = 1e-3  # of features relative to their norm, and of log-probabilities in nats
+TOLERANCE_INT8 = 0.5  # of the features of graphs in eight bits
+_MOST_BYTES = 2**31 - 2**20  # of a graph, which is one protobuf message
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far the graphs are from the model that they were made of, at most over some photos.
+
+    Attributes:
+        photos: how many were compared.
+        features: difference of the encoder's features, relative to their norm.
+        log_probabilities: difference of the best captions' log-probabilities, in nats.
+        attention: difference of their attention weights; ``None`` if the model does not attend.
+        same: how many photos have the same best caption, word for word. Another one counts as agreement only where
+            both are equally probable to the model, within the tolerance.
+    """
+
+    photos: int
+    features: float
+    log_probabilities: float
+    attention: float | None
+    same: int
+
+
+def require_exporter() -> None:
+    """Refuse to export without the packages that this takes.
+
+    Raises:
+        CaptionerError: one of them is not installed.
+    """
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        try:
+            import_module(package)
+        except ImportError as error:
+            raise CaptionerError(
+                f"an export needs {package}, which cannot be imported ({first_line(error)}); run: {INSTALL}"
+            ) from None
+
+
+def example_photos() -> list[Path]:
+    """Return photos to compare on: those of the checkout, or in an installed copy the one that matplotlib brings."""
+    if found := assets.examples():
+        return found
+    from matplotlib.cbook import get_sample_data
+
+    return [Path(str(get_sample_data("grace_hopper.jpg", asfileobj=False)))]
+
+
+def export(
+    model: CaptionModel,
+    folder: str | Path,
+    *,
+    source: str = "",
+    about: Mapping[str, Any] | None = None,
+    photos: Sequence[ImageSource] | None = None,
+    calibrate: Sequence[ImageSource] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Agreement:
+    """Write a captioner's graphs to a folder that ``Captioner.from_pretrained`` reads, completely or not at all.
+
+    The graphs are compared with the model before the folder appears. Those in eight bits say nearly the same as the
+    model, so :class:`Agreement` tells what became of the photos, and ``captioner evaluate`` what became of the scores.
+
+    Args:
+        model: one whose encoder is a grid; it is left as it is.
+        folder: its path; an exported captioner that is there is replaced.
+        source: the model's name, for the card.
+        about: what the model's own config says of how it was made.
+        photos: to compare on; by default :func:`example_photos`.
+        calibrate: photos of the model's training, some hundred, to export it in eight bits; see
+            :mod:`captioner.onnx.quantise`. ``None`` is float32.
+        progress: called with (done, total).
+
+    Raises:
+        CaptionerError: the model's encoder is not a grid, a package is missing, a graph would be larger than ONNX's
+            2 GB, or the graphs differ from the model by more than :data:`TOLERANCE`, in eight bits by more than
+            :data:`TOLERANCE_INT8`.
+        CheckpointError: ``folder`` exists and is not an exported captioner.
+        ImageError: a photo cannot be read.
+    """
+    require_exporter()
+    if not isinstance(model.encoder, GridEncoder):
+        raise CaptionerError(
+            f"{source or 'this model'}: its encoder {model.config.encoder['name']!r} cannot be exported, only a grid; "
+            "take a model on a grid, such as show_attend_tell, hard_attention, show_tell or transformer"
+        )
+    model = copy.deepcopy(model).cpu().float().eval()
+    for name, part in (("encoder", model.encoder), ("decoder", model.decoder)):
+        if sum(tensor.nbytes for tensor in part.state_dict().values()) > _MOST_BYTES:
+            raise CaptionerError(f"{source or 'this model'}: its {name} is larger than the 2 GB that a graph can hold")
+    graphs = _Graphs(model)
+    config: dict[str, Any] = {
+        "model": model.config.model_dump(mode="json"),
+        "source": source,
+        "torch": torch.__version__,
+        "about": dict(about or {}),
+    }
+    with folders.replace(folder, assets.ONNX, config) as temporary:
+        for done, write in enumerate((graphs.encoder, graphs.start, graphs.step)):
+            if progress:
+                progress(done, 4)
+            write(temporary)
+        if progress:
+            progress(3, 4)
+        model.vocabulary.save(temporary / folders.VOCABULARY)
+        agreement = graphs.checked(temporary, config, example_photos() if photos is None else photos)
+        worst = max(agreement.features, agreement.log_probabilities, agreement.attention or 0.0)
+        _refuse(agreement, source, worst, TOLERANCE)
+        if calibrate is not None:
+            with _quiet():
+                quantise(temporary, graphs.transform, calibrate)
+            agreement = graphs.checked(temporary, config, example_photos() if photos is None else photos, int8=True)
+            _refuse(agreement, source, agreement.features, TOLERANCE_INT8)
+        config["agreement"] = asdict(agreement)
+        files.write_text(
+            temporary / folders.CARD, _card(Path(folder).name, source, agreement, int8=calibrate is not None)
+        )
+    return agreement
+
+
+def compare(model: CaptionModel, exported: OnnxCaptioner, photos: Sequence[ImageSource]) -> Agreement:
+    """Compare an export with its model on photos, with the model's own search, at the model's full precision.
+
+    Raises:
+        CaptionerError: there are no photos.
+        ImageError: a photo cannot be read.
+    """
+    if not photos:
+        raise CaptionerError("there are no photos to compare the export on; give some")
+    transform, search = model.encoder.transform, exported.search
+    features, log_probabilities, attention, same = [0.0], [0.0], [0.0], 0
+    for photo in photos:
+        pixels = transform.pixels(load_image(photo, min_size=transform.decode_size))[None]
+        with torch.inference_mode():
+            memory = model(torch.from_numpy(pixels))
+        ours = exported.encode(pixels)
+        theirs = memory.vectors.numpy()
+        features.append(float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)))
+        (hypotheses,) = beam(exported, exported.start(ours), 1, search)
+        (expected,) = choose_search(search)(model.decoder, memory, search)
+        found, best = hypotheses[0], expected[0]
+        log_probabilities.append(abs(found.log_probability - best.log_probability))
+        if found.words == best.words:
+            same += 1
+            attention.append(_apart(found, best))
+    return Agreement(
+        photos=len(photos),
+        features=max(features),
+        log_probabilities=max(log_probabilities),
+        attention=max(attention) if exported.attends else None,
+        same=same,
+    )
+
+
+def _apart(found: Hypothesis, expected: Hypothesis) -> float:
+    if found.attention is None or expected.attention is None:
+        return 0.0
+    return float(np.abs(found.attention - expected.attention).max(initial=0))
+
+
+def _refuse(agreement: Agreement, source: str, worst: float, tolerance: float) -> None:
+    """Refuse an export that is not its model.
+
+    Raises:
+        CaptionerError: it differs by more than the tolerance.
+    """
+    if not worst <= tolerance:  # NaN is refused too
+        raise CaptionerError(
+            f"{source or 'this model'}: its export differs from it on {agreement.photos} photos: features by "
+            f"{agreement.features:.1e} of their norm, log-probabilities by {agreement.log_probabilities:.1e}, of which "
+            f"{tolerance:g} is allowed. Nothing was written; try another version of torch, onnxscript or onnxruntime"
+        )
+
+
+class _Graphs:
+    """The three graphs of a model, traced on two pictures of noise."""
+
+    def __init__(self, model: CaptionModel) -> None:
+        self.model, self.transform = model, model.encoder.transform
+        assert model.encoder.grid is not None
+        self.grid = model.encoder.grid
+        random = torch.Generator().manual_seed(0)
+        self.pixels = torch.randint(0, 256, (2, *self.transform.shape), generator=random, dtype=torch.uint8)
+        with torch.no_grad():
+            self.features = model.encoder(self.pixels).vectors
+            start = _Start(model.decoder, self.grid)
+            state = start.state(self.features)
+            # What a cache has of the words so far grows from step to step: those sizes are free.
+            self.tokens = torch.full((2, 3), 4)
+            before = model.decoder.step(self.tokens, state.pick(torch.zeros(2, 3, dtype=torch.long))).state
+            step = model.decoder.step(self.tokens, before)
+        self.state, self.attends = step.state, step.attention is not None
+        self.hypotheses, self.images = list(step.state.hypotheses), list(step.state.images)
+        self._start = start
+        self._sizes = {
+            name: {0: _FREE, 1: _FREE}
+            | {
+                axis: _FREE
+                for axis, sizes in enumerate(zip(tensor.shape, before.hypotheses[name].shape, strict=True))
+                if sizes[0] != sizes[1]
+            }
+            for name, tensor in step.state.hypotheses.items()
+        }
+
+    def checked(
+        self, folder: Path, config: dict[str, Any], photos: Sequence[ImageSource], *, int8: bool = False
+    ) -> Agreement:
+        """Describe the graphs that were written to a folder in its config, and compare them with the model."""
+        described = Graphs(
+            transform=self.transform,
+            grid=self.grid,
+            search=self.model.config.search,
+            most_words=_most_words(self.model.decoder),
+            attends=self.attends,
+            hypotheses=self.hypotheses,
+            images=self.images,
+            int8=int8,
+            opset=OPSET,
+            files={name: File.of(folder / name) for name in folders.GRAPHS},
+        )
+        config["graphs"] = described.model_dump(mode="json")
+        folders.write_config(folder, assets.ONNX, config)
+        return compare(self.model, OnnxCaptioner(folder), photos)
+
+    def encoder(self, folder: Path) -> None:
+        """Write the graph from pixels (B, 3, S, S) uint8 to features (B, N, D)."""
+        _write(
+            folder / ENCODER,
+            _Encoder(self.model.encoder),
+            (self.pixels,),
+            sizes=({0: _FREE},),
+            inputs=[PIXELS],
+            outputs=[FEATURES],
+        )
+
+    def start(self, folder: Path) -> None:
+        """Write the graph from features to the state of one hypothesis per image."""
+        _write(
+            folder / START,
+            self._start,
+            (self.features,),
+            sizes=({0: _FREE},),
+            inputs=[FEATURES],
+            outputs=[STATE + name for name in (*self.hypotheses, *self.images)],
+        )
+
+    def step(self, folder: Path) -> None:
+        """Write the graph from words (B, W) and a state to log-probabilities, attention and the next state."""
+        tensors = (*self.state.hypotheses.values(), *self.state.images.values())
+        sizes = (*self._sizes.values(), *({0: _FREE} for _ in self.images))
+        _write(
+            folder / STEP,
+            _Step(self.model.decoder, self.hypotheses, self.images),
+            (self.tokens, *tensors),
+            sizes=({0: _FREE, 1: _FREE}, sizes),
+            inputs=[TOKENS, *(STATE + name for name in (*self.hypotheses, *self.images))],
+            outputs=[
+                LOG_PROBABILITIES,
+                *([ATTENTION] if self.attends else []),
+                *(NEXT + name for name in self.hypotheses),
+            ],
+        )
+
+
+_FREE = torch.export.Dim.DYNAMIC
+
+
+def _most_words(decoder: nn.Module) -> int | None:
+    """Return the limit of learned positions, which a graph, unlike the decoder, would pass without an error."""
+    learned = [part.positions for part in decoder.modules() if isinstance(part, Transformer)]
+    return next((len(positions) for positions in learned if positions is not None), None)
+
+
+class _Encoder(nn.Module):
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        features: Tensor = self.encoder(pixels).vectors
+        return features
+
+
+class _Start(nn.Module):
+    def __init__(self, decoder: Decoder, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.decoder, self.grid = decoder, grid
+
+    def state(self, features: Tensor) -> State:
+        return self.decoder.start(Memory.of_grid(features, self.grid))
+
+    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
+        state = self.state(features)
+        return (*state.hypotheses.values(), *state.images.values())
+
+
+class _Step(nn.Module):
+    def __init__(self, decoder: Decoder, hypotheses: Sequence[str], images: Sequence[str]) -> None:
+        super().__init__()
+        self.decoder, self.hypotheses, self.images = decoder, hypotheses, images
+
+    def forward(self, tokens: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        split = len(self.hypotheses)
+        state = State(
+            dict(zip(self.hypotheses, tensors[:split], strict=True)),
+            dict(zip(self.images, tensors[split:], strict=True)),
+        )
+        logits, attention, after = self.decoder.step(tokens, state)
+        kept = () if attention is None else (attention,)
+        return (torch.log_softmax(logits, dim=-1), *kept, *(after.hypotheses[name] for name in self.hypotheses))
+
+
+def _write(
+    path: Path,
+    module: nn.Module,
+    arguments: tuple[Tensor, ...],
+    *,
+    sizes: tuple[Any, ...],
+    inputs: list[str],
+    outputs: list[str],
+) -> None:
+    """Trace a module and write its graph, weights inside.
+
+    Raises:
+        CaptionerError: torch cannot export it.
+    """
+    try:
+        with _quiet(), torch.no_grad():
+            torch.onnx.export(
+                module.eval(),
+                arguments,
+                path,
+                input_names=inputs,
+                output_names=outputs,
+                opset_version=OPSET,
+                dynamic_shapes=sizes,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:  # torch's exporter has many kinds of errors
+        raise CaptionerError(
+            f"{path.name}: torch {torch.__version__} cannot export this part ({first_line(error)}); try another version"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what exporting and quantising print, log and warn of about themselves."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _card(name: str, source: str, agreement: Agreement, *, int8: bool) -> str:
+    """Return the model card of an exported captioner."""
+    model = f"The captioner {source}" if source else "A captioner"
+    bits = " in eight bits" if int8 else ""
+    written = f"""---
+library_name: captioner
+pipeline_tag: image-to-text
+language: en
+---
+
+# {name}
+
+{model}, exported to ONNX{bits} by Captioner. It is run by onnxruntime, without torch:
+
+    from captioner import Captioner
+    print(Captioner.from_pretrained("{name}")("photo.jpg"))
+
+`{ENCODER}` makes features of pixels, `{START}` a decoder's state of them, and `{STEP}` reads a word and scores the
+next. `{assets.CONFIG}` has their inputs and outputs, how a picture becomes pixels, and how the model was made. Data,
+terms and limits are the model's own.
+
+Compared with the model on {agreement.photos} photos, with its own search: {agreement.same} captions are the same.
+At most, features differ by {agreement.features:.0e} of their norm and log-probabilities by \
+{agreement.log_probabilities:.0e}."""
+    return written + "\n"

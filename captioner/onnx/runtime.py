@@ -1,0 +1,146 @@
+"""Exported captioners on onnxruntime, without torch.
+
+Letters in shapes: B images, W hypotheses per image, N places, D features, S side of the transformed picture in pixels.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from captioner import files, folders
+from captioner.assets import CONFIG, ONNX
+from captioner.base import Captioner, caption_of
+from captioner.caption import MEAN, Array, Caption
+from captioner.errors import CaptionerError, CheckpointError, ConfigError, first_line
+from captioner.onnx import folder as exported
+from captioner.onnx.beam import State, Step, beam
+from captioner.onnx.folder import (
+    ATTENTION,
+    ENCODER,
+    FEATURES,
+    LOG_PROBABILITIES,
+    NEXT,
+    PIXELS,
+    START,
+    STATE,
+    STEP,
+    TOKENS,
+)
+from captioner.search.config import SearchConfig
+from captioner.settings import validate
+from captioner.text.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+_AT_ONCE = 8  # pictures that are encoded together
+INSTALL = "pip install 'captioner[onnx]'"
+
+
+class OnnxCaptioner(Captioner):
+    """Captions pictures with an exported model.
+
+    Args:
+        folder: the exported folder.
+        device: ``cpu`` or ``auto``.
+        search: settings that differ from the model's own, for example ``width=1``.
+
+    Raises:
+        CheckpointError: the folder is damaged, or onnxruntime is not installed or too old for its graphs.
+        ConfigError: the device is another, or a setting makes no sense.
+    """
+
+    def __init__(self, folder: str | Path, *, device: str = "auto", **search: Any) -> None:
+        if device not in ("auto", "cpu"):
+            raise ConfigError(
+                f"device {device!r}: an exported captioner runs on the CPU; give cpu or auto, or the model that it was "
+                "exported from"
+            )
+        self.folder = Path(folder)
+        self.graphs = exported.read(self.folder)
+        self.search = validate(SearchConfig, {**self.graphs.search.model_dump(), **search}, where="search")
+        most = self.graphs.most_words
+        if most is not None and self.search.max_words > most:
+            raise ConfigError(
+                f"search: max_words: {self.search.max_words} is more than this model has positions for; "
+                f"give {most} or fewer"
+            )
+        self.vocabulary = Vocabulary.load(self.folder / folders.VOCABULARY)
+        self.transform, self.attends = self.graphs.transform, self.graphs.attends
+        self._encoder, self._start, self._step = (_session(self.folder / name) for name in (ENCODER, START, STEP))
+
+    def save_pretrained(self, folder: str | Path, *, card: str = "") -> Path:
+        """Copy the exported folder; see :meth:`Captioner.save_pretrained`."""
+        config = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
+        with folders.replace(folder, ONNX, config) as copy:
+            for name in (*folders.GRAPHS, folders.VOCABULARY):
+                shutil.copyfile(self.folder / name, copy / name)
+            files.write_text(copy / folders.CARD, card)
+        return Path(folder)
+
+    def check(self, attention: str) -> None:
+        """See :meth:`Captioner.check`: there is only the mean."""
+        if attention != MEAN:
+            raise CaptionerError(
+                f"attention: {attention!r} needs the model itself, and this is an exported captioner, which has only "
+                "the mean; give the model that it was exported from"
+            )
+
+    def encode(self, pixels: Array) -> Array:
+        """Encode pixels (B, 3, S, S) uint8 to features (B, N, D) float32, a few pictures at once, as maps are large."""
+        chunks = (np.ascontiguousarray(pixels[start : start + _AT_ONCE]) for start in range(0, len(pixels), _AT_ONCE))
+        return np.concatenate([self._encoder.run([FEATURES], {PIXELS: chunk})[0] for chunk in chunks])
+
+    def start(self, features: Array) -> State:
+        """Prepare one hypothesis per image; see :meth:`captioner.decoders.base.Decoder.start`."""
+        names = [*self.graphs.hypotheses, *self.graphs.images]
+        found = self._start.run([STATE + name for name in names], {FEATURES: features})
+        arrays = dict(zip(names, found, strict=True))
+        return State(
+            {name: arrays[name] for name in self.graphs.hypotheses}, {name: arrays[name] for name in self.graphs.images}
+        )
+
+    def step(self, tokens: Array, state: State) -> Step:
+        """Read words (B, W) and score the next; see :meth:`captioner.onnx.beam.Stepper.step`."""
+        names = [LOG_PROBABILITIES, *([ATTENTION] if self.attends else [])]
+        names += [NEXT + name for name in self.graphs.hypotheses]
+        inputs = {STATE + name: array for name, array in (*state.hypotheses.items(), *state.images.items())}
+        out = dict(zip(names, self._step.run(names, {TOKENS: tokens, **inputs}), strict=True))
+        after = State({name: out[NEXT + name] for name in self.graphs.hypotheses}, state.images)
+        return Step(out[LOG_PROBABILITIES], out.get(ATTENTION), after)
+
+    def caption_pixels(self, pixels: Array) -> list[Caption]:
+        """See :meth:`Captioner.caption_pixels`."""
+        found = beam(self, self.start(self.encode(pixels)), len(pixels), self.search)
+        captions = []
+        for hypotheses in found:
+            first, *others = (caption_of(each, self.vocabulary, grid=self.graphs.grid) for each in hypotheses)
+            first.others.extend(others)
+            captions.append(first)
+        return captions
+
+
+def _session(path: Path) -> InferenceSession:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise CheckpointError(
+            f"{path.parent}: is run by onnxruntime, which cannot be imported ({first_line(error)}); run: "
+            "pip install onnxruntime"
+        ) from None
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only
+    # Its threads would wait busily, and the threads that load the next pictures want the cores meanwhile.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has one family of errors for each of its codes
+        raise CheckpointError(
+            f"{path}: onnxruntime {onnxruntime.__version__} cannot load it ({first_line(error)}); upgrade onnxruntime, "
+            "or export the model again"
+        ) from None

@@ -1,0 +1,67 @@
+"""The end of every beam search: which of its hypotheses are the best, and what they say.
+
+Letters in shapes: T steps, B images, W hypotheses per image, N places.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from captioner.caption import Array
+from captioner.search.config import NEVER, Hypothesis, SearchConfig
+
+
+def top(scores: Array, count: int) -> tuple[Array, Array]:
+    """Return the highest scores of each row, highest first, and their places; minus infinity fills up a short row."""
+    if scores.shape[1] < count:
+        scores = np.pad(scores, ((0, 0), (0, count - scores.shape[1])), constant_values=NEVER)
+    places = np.argpartition(-scores, count - 1, axis=1)[:, :count]
+    values = np.take_along_axis(scores, places, axis=1)
+    order = np.argsort(-values, axis=1, kind="stable")
+    values, places = (np.take_along_axis(x, order, axis=1) for x in (values, places))
+    return values, np.where(values > NEVER, places, 0)
+
+
+def collect(
+    words: Array, parents: Array, totals: Array, ended: Array, attention: Array | None, config: SearchConfig
+) -> list[list[Hypothesis]]:
+    """Rank the hypotheses of each image and follow the best back to their first words.
+
+    Args:
+        words: (T, B, W) the word that each hypothesis wrote in each step.
+        parents: (T, B, W) the hypothesis of the step before that it continued.
+        totals: (T, B, W) float32, its log-probability; minus infinity where there is none.
+        ended: (T, B, W) whether it ended in this step.
+        attention: (T, B, W, N) float32 the places' weights of the hypotheses before each step; ``None`` if the decoder
+            does not attend.
+        config: the search's settings.
+    """
+    steps, images, w = words.shape
+    scores = config.normalise(totals, np.arange(1, steps + 1, dtype=np.float32).reshape(-1, 1, 1))
+    # Unfinished hypotheses exist only at the last step. A large shift ranks them last and keeps their order.
+    ranking = scores.astype(np.float64)  # in 32 bits the shift would round differences away
+    unfinished = np.full_like(ranking, NEVER)
+    unfinished[-1] = ranking[-1] - 1e6
+    ranked = np.where(ended, ranking, unfinished).transpose(1, 0, 2).reshape(images, -1)
+    best, index = top(ranked, config.n_best)
+    found = []
+    for image in range(images):
+        hypotheses = []
+        for rank in range(config.n_best):
+            if best[image, rank] == NEVER:
+                break
+            last, slot = divmod(int(index[image, rank]), w)
+            finished = bool(ended[last, image, slot])
+            log_probability, score = float(totals[last, image, slot]), float(scores[last, image, slot])
+            caption, rows = [], []
+            for t in range(last, -1, -1):
+                caption.append(int(words[t, image, slot]))
+                slot = int(parents[t, image, slot])
+                rows.append(slot)
+            caption.reverse()
+            rows.reverse()
+            length = len(caption) - finished
+            own = None if attention is None else attention[range(length), image, rows[:length]]
+            hypotheses.append(Hypothesis(caption[:length], log_probability, score, own, finished))
+        found.append(hypotheses)
+    return found

@@ -1,0 +1,66 @@
+"""Common to all searches, whatever runs the decoder: settings and results. Nothing here needs torch.
+
+Letters in shapes: T words, N places.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import Field, model_validator
+
+from captioner.caption import Array
+from captioner.settings import Settings
+
+NEVER = float("-inf")
+N = TypeVar("N")  # a number, an array or a tensor
+
+
+class SearchConfig(Settings):
+    """Settings of a search for captions."""
+
+    width: int = Field(5, ge=1, description="hypotheses kept for each image; 1 is greedy search")
+    max_words: int = Field(24, ge=1, description="most words of a caption")
+    min_words: int = Field(0, ge=0, description="fewest words of a caption")
+    length_normalisation: float = Field(
+        0.7,
+        ge=0,
+        description="captions are compared by log-probability / length**this, where the length includes <eos>",
+    )
+    block_ngram: int = Field(
+        0, ge=0, description="forbid captions to repeat a sequence of this many words; 0 forbids nothing"
+    )
+    n_best: int = Field(1, ge=1, description="captions returned for each image")
+    forbid_unknown: bool = Field(True, description="never write <unk>")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SearchConfig:
+        if self.n_best > self.width:
+            raise ValueError(f"n_best ({self.n_best}) must not be more than width ({self.width})")
+        if self.min_words > self.max_words:
+            raise ValueError(f"min_words ({self.min_words}) must not be more than max_words ({self.max_words})")
+        return self
+
+    def normalise(self, log_probability: N, length: Any) -> N:
+        """Return the score by which finished captions are compared; ``length`` counts the words and ``<eos>``."""
+        return log_probability / length**self.length_normalisation
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One caption that a search found.
+
+    Attributes:
+        words: the words' indices, without ``<bos>`` and ``<eos>``.
+        log_probability: the sum over its words and ``<eos>``, in nats.
+        score: the value by which it was ranked.
+        attention: (T, N) float32, the weights of the places for each word; ``None`` if the decoder does not attend.
+        finished: whether it ended with ``<eos>`` and not at ``max_words``.
+    """
+
+    words: list[int]
+    log_probability: float
+    score: float
+    attention: Array | None
+    finished: bool

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+for package in ("onnx", "onnxscript", "onnxruntime"):
+    pytest.importorskip(package, reason=f"exporting needs {package}; pip install 'captioner[onnx]'")
+
+
+def test_an_exported_model_captions_as_before(
+    run, model: Path, photos: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    for module in ("encoders.base", "pipeline"):
+        monkeypatch.setattr(f"captioner.{module}.fast_dtype", lambda device: torch.float32)
+    good = [photos / "red.jpg", photos / "green.png", photos / "blue.jpg"]
+    result = run("export", model, "-o", tmp_path / "small", "--photos", good[0], "--photos", f"{photos}/*.png")
+    assert (result.code, result.err) == (0, "")
+    *files, compared = result.lines
+    assert [line.partition(":")[0] for line in files] == [
+        str(tmp_path / "small" / f"{name}.onnx") for name in ("encoder", "start", "step")
+    ]
+    assert f"compared with {model} on 2 photos: 2 captions are the same" in compared and "attention by" in compared
+    expected = run("caption", *good, "--model", model, "--device", "cpu")
+    assert run("caption", *good, "--model", tmp_path / "small") == expected and len(expected.lines) == 3
+    broken = run("caption", photos / "broken.jpg", good[0], "--model", tmp_path / "small", "--json", "--attention")
+    assert broken.code == 1 and len(broken.lines) == 2
+    scored = run("evaluate", tmp_path / "small", dataset, "--metrics", "BLEU", "--json")
+    assert scored.code == 0 and '"BLEU-1"' in scored.out
+    captioned = run("bulk", photos, "-o", tmp_path / "captions", "--model", tmp_path / "small")
+    assert captioned.code == 1 and "4 pictures captioned" in captioned.out
+    drawn = run("attend", good[0], "--model", tmp_path / "small", "-o", tmp_path / "figure.png")
+    assert drawn.code == 0 and (tmp_path / "figure.png").exists()
+    for command, reason in (
+        (
+            ("attend", good[0], "--model", tmp_path / "small", "-o", tmp_path / "x.png", "--heads", "1.1"),
+            "only the mean",
+        ),
+        (
+            ("benchmark", tmp_path / "small", "--data", dataset, "-o", tmp_path / "benchmark"),
+            "is a captioner in ONNX and",
+        ),
+        (("export", tmp_path / "small", "-o", tmp_path / "again"), "is a captioner in ONNX and not a captioner"),
+    ):
+        refused = run(*command)
+        assert refused.code == 1 and reason in refused.err
+
+
+def test_what_is_wrong_is_said_before_any_work(
+    run, model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = run("export", model, "-o", tmp_path / "small", "--photos", tmp_path / "none.jpg")
+    assert missing.code == 1 and "none.jpg" in missing.err
+    assert run("export", model, "-o", tmp_path / "small", "--format", "tflite").code == 2
+    assert run("export", "show_atend_tell", "-o", tmp_path / "small").code == 1
+    assert run("export", model, "-o", tmp_path / "small", "--int8").code == 2
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    bare = run("export", model, "-o", tmp_path / "small")
+    assert bare.code == 1 and "pip install 'captioner[onnx]'" in bare.err
+    assert not (tmp_path / "small").exists()

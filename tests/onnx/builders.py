@@ -1,0 +1,61 @@
+"""Tiny models of every family over a grid, and photos for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from captioner.decoders import DECODERS
+from captioner.encoders.grid import GridConfig, GridEncoder, Trunk
+from captioner.model import CaptionModel, ModelConfig, build_decoder
+from captioner.text.vocabulary import Vocabulary
+from tests.builders import SMALL
+
+BLOCKS = {"blocks": 1, "size": 8, "heads": 2, "feed_forward": 12}
+#: every family, and what a family can be besides
+VARIANTS: dict[str, dict[str, Any]] = {name: {"decoder": {"name": name}} for name in DECODERS} | {
+    "refined, hard": {
+        "decoder": {"name": "show_attend_tell", "kind": "hard", "geometry": True, "gate": "vector"},
+        "refiner": {"name": "transformer", **BLOCKS},
+    },
+    "learned positions": {
+        "decoder": {"name": "transformer", "positions": "learned", "max_words": 12, "norm": "post", "tie_output": False}
+    },
+}
+WORDS = ("a", "dog", "cat", "on", "the", "grass", "runs", "two")
+
+
+def tiny(variant: str, **search: Any) -> CaptionModel:
+    """Build a model whose captions differ from photo to photo."""
+    parts = VARIANTS[variant]
+    fields = DECODERS[parts["decoder"]["name"]].Config.model_fields
+    small = {key: size for key, size in SMALL.items() if key in fields}
+    grid = {"backbone": "test_efficientnet", "size": 64, "weights": "random"}
+    config = ModelConfig(
+        encoder={"name": "grid", **grid},
+        decoder=small | parts["decoder"],
+        refiner=parts.get("refiner"),
+        search={"min_words": 2, "max_words": 7, **search},  # type: ignore[arg-type]
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        trunk = nn.Sequential(nn.Conv2d(3, 8, 32, 32), nn.ReLU())  # a backbone takes seconds to trace
+        encoder = GridEncoder(GridConfig(**grid), Trunk(trunk, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)))  # type: ignore[arg-type]
+        decoder = build_decoder(config.decoder, features=8, words=4 + len(WORDS), refiner=config.refiner)
+        for weight in decoder.parameters():
+            nn.init.normal_(weight, std=1.5)
+    return CaptionModel(config, Vocabulary(WORDS), encoder, decoder).eval()
+
+
+def photos(folder: Path, count: int = 5) -> list[Path]:
+    """Write pictures that differ."""
+    random = np.random.default_rng(0)
+    paths = [folder / f"{i}.png" for i in range(count)]
+    for i, path in enumerate(paths):
+        Image.fromarray(random.integers(0, 60 + 39 * i, (40, 60 + i, 3), dtype=np.uint8)).save(path)
+    return paths

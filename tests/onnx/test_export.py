@@ -1,0 +1,282 @@
+"""Exported captioners against the models that they were made of."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from captioner import Caption, Captioner
+from captioner.assets import CONFIG, ONNX
+from captioner.checkpoint import save_model
+from captioner.data.annotations import read_captions
+from captioner.errors import CaptionerError, CheckpointError, ConfigError, ImageError
+from captioner.folders import CARD, GRAPHS, VOCABULARY, locate, read_config
+from tests.onnx.builders import VARIANTS, photos, tiny
+from tests.test_checkpoint import tiny_model
+
+for package in ("onnx", "onnxscript", "onnxruntime"):
+    pytest.importorskip(package, reason=f"exporting needs {package}; pip install 'captioner[onnx]'")
+
+from captioner.onnx import export as exporting  # noqa: E402
+from captioner.onnx.export import export  # noqa: E402
+from captioner.onnx.runtime import OnnxCaptioner  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return photos(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, pictures: list[Path]) -> Path:
+    """An exported model with soft attention."""
+    path = tmp_path_factory.mktemp("exported") / "made on the way" / "soft"
+    export(tiny("show_attend_tell"), path, source="mine", about={"seed": 1}, photos=pictures)
+    return path
+
+
+@pytest.fixture
+def copy(folder: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return Captioner.from_pretrained(folder).save_pretrained(tmp_path / "copy", card="# A copy")
+
+
+def assert_alike(ours: Caption, theirs: Caption) -> None:
+    assert (ours.text, ours.tokens, ours.grid, ours.seen, ours.source) == (
+        theirs.text,
+        theirs.tokens,
+        theirs.grid,
+        theirs.seen,
+        theirs.source,
+    )
+    assert ours.log_probability == pytest.approx(theirs.log_probability, abs=1e-3)
+    assert (ours.attention is None) == (theirs.attention is None)
+    if ours.attention is not None and theirs.attention is not None:
+        assert ours.attention.dtype == theirs.attention.dtype == np.float32
+        np.testing.assert_allclose(ours.attention, theirs.attention, atol=1e-4)
+    assert len(ours.others) == len(theirs.others)
+    for pair in zip(ours.others, theirs.others, strict=True):
+        assert_alike(*pair)
+
+
+@pytest.mark.parametrize("variant", list(VARIANTS))
+def test_every_family_says_the_same_without_torch(
+    variant: str, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("encoders.base", "pipeline"):
+        monkeypatch.setattr(f"captioner.{module}.fast_dtype", lambda device: torch.float32)
+    model = tiny(variant)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    found = export(model, tmp_path / "exported", photos=pictures)
+    assert found.photos == found.same == len(pictures) and found.features < 1e-5 and found.log_probabilities < 1e-4
+    assert (found.attention is not None) == model.decoder.attends
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    settings: list[dict[str, Any]] = [{}, {"width": 1}, {"n_best": 4, "width": 4, "block_ngram": 2, "max_words": 12}]
+    texts: set[str] = set()
+    for search in settings:
+        ours = Captioner.from_pretrained(tmp_path / "exported", device="cpu", **search)
+        theirs = Captioner(model, device="cpu", **search)
+        assert isinstance(ours, OnnxCaptioner) and isinstance(ours, Captioner) and ours.attends == theirs.attends
+        assert ours.search == theirs.search
+        for batch_size in (1, 3):  # the last batch is smaller
+            for one, other in zip(
+                ours.stream(pictures, batch_size=batch_size),
+                theirs.stream(pictures, batch_size=batch_size),
+                strict=True,
+            ):
+                assert isinstance(one, Caption) and isinstance(other, Caption)
+                assert_alike(one, other)
+                texts.add(one.text)
+    assert len(texts) > len(settings), "all photos have one caption, so little is tested"
+    if variant == "learned positions":
+        assert (
+            len(Captioner.from_pretrained(tmp_path / "exported", min_words=13, max_words=13)(pictures[0]).tokens) == 13
+        )
+        with pytest.raises(ConfigError, match=r"max_words: 14 is more than .* give 13 or fewer"):
+            Captioner.from_pretrained(tmp_path / "exported", max_words=14)
+
+
+def test_the_folder_tells_what_it_is(folder: Path) -> None:
+    assert {path.name for path in folder.iterdir()} == {*GRAPHS, CONFIG, VOCABULARY, CARD}
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    config = read_config(folder, ONNX)
+    assert config["source"] == "mine" and config["about"] == {"seed": 1} and config["agreement"]["photos"] == 5
+    assert config["graphs"]["hypotheses"] == ["h", "c"] and config["graphs"]["grid"] == [2, 2]
+    assert "mine" in (folder / CARD).read_text() and locate(folder) == folder
+    with pytest.raises(CheckpointError, match="is a captioner in ONNX and not a captioner"):
+        read_config(folder)
+
+
+def test_pictures_of_any_kind_and_bad_ones(folder: Path, pictures: list[Path], tmp_path: Path) -> None:
+    captioner = Captioner.from_pretrained(folder)
+    image = Image.open(pictures[0])
+    expected = captioner(pictures[0])
+    assert isinstance(expected, Caption)
+    for source in (pictures[0].read_bytes(), image, np.asarray(image)):
+        assert captioner(source).tokens == expected.tokens
+    text = tmp_path / "text.jpg"
+    text.write_text("not a picture")
+    sources = [text, pictures[0], b"junk", pictures[1], text]
+    for batch_size in (1, 2, 8):
+        results = list(captioner.stream(sources, batch_size=batch_size))
+        assert [isinstance(result, ImageError) for result in results] == [True, False, True, False, True]
+    assert captioner([]) == [] and len(captioner(pictures)) == len(pictures)
+    with pytest.raises(ImageError, match=r"text\.jpg"):
+        captioner([pictures[0], text])
+
+
+def test_captions_can_be_drawn_and_stored(folder: Path, pictures: list[Path], tmp_path: Path) -> None:
+    caption = Captioner.from_pretrained(folder, n_best=2)(pictures[0])
+    assert caption.save_figure(tmp_path / "figure.png").stat().st_size > 1000
+    value = json.loads(json.dumps(caption.to_dict(attention=True)))
+    assert np.shape(value["attention"]) == (len(caption.tokens), 4) and len(value["others"]) == 1
+    assert [word for word, _ in caption.words_at((0.9, 0.1))] == caption.tokens
+
+
+def test_what_only_the_model_can_do_is_said(folder: Path, tmp_path: Path) -> None:
+    from captioner.evaluation.evaluate import generate
+
+    captioner = Captioner.from_pretrained(folder)
+    for attention in ("rollout", "heads", "1.1"):
+        with pytest.raises(CaptionerError, match="exported captioner, which has only the mean"):
+            captioner(b"", attention=attention)
+    with pytest.raises(ConfigError, match="device 'cuda': an exported captioner runs on the CPU"):
+        Captioner.from_pretrained(folder, device="cuda")
+    with pytest.raises(ConfigError, match="Did you mean 'width'"):
+        Captioner.from_pretrained(folder, widht=3)
+    data = tmp_path / "captions.jsonl"
+    data.write_text('{"image": "a.jpg", "captions": ["a dog"], "split": "val"}\n')
+    with pytest.raises(CaptionerError, match="exported captioner cannot be used to read features"):
+        generate(captioner, read_captions(data), features=object())  # type: ignore[arg-type]
+
+
+def test_a_copy_is_as_good(copy: Path, folder: Path, pictures: list[Path]) -> None:
+    assert (copy / CARD).read_text() == "# A copy"
+    assert read_config(copy, ONNX) == read_config(folder, ONNX)
+    assert_alike(Captioner.from_pretrained(copy)(pictures[0]), Captioner.from_pretrained(folder)(pictures[0]))
+
+
+@pytest.mark.parametrize("name", [*GRAPHS, VOCABULARY, CONFIG])
+def test_damage_is_found_and_names_the_file(copy: Path, name: str) -> None:
+    whole = (copy / name).read_bytes()
+    (copy / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match=rf"{name}: .*(cut off|not a readable).*copy"):
+        OnnxCaptioner(copy)
+    if name in GRAPHS:
+        (copy / name).write_bytes(whole[:-9] + bytes(9))
+        with pytest.raises(CheckpointError, match=rf"{name}: is damaged"):
+            Captioner.from_pretrained(copy)
+    (copy / name).unlink()
+    with pytest.raises(CheckpointError, match=name):
+        OnnxCaptioner(copy)
+
+
+def test_a_config_of_another_form(copy: Path) -> None:
+    config = json.loads((copy / CONFIG).read_text())
+    (copy / CONFIG).write_text(json.dumps(config | {"graphs": config["graphs"] | {"grid": "large"}}))
+    with pytest.raises(CheckpointError, match=r"config\.json: graphs: grid.*export the model again"):
+        Captioner.from_pretrained(copy)
+
+
+def test_a_graph_that_cannot_be_run(copy: Path) -> None:
+    from captioner.onnx.folder import File
+
+    (copy / GRAPHS[2]).write_bytes(b"not a graph")
+    config = json.loads((copy / CONFIG).read_text())
+    config["graphs"]["files"][GRAPHS[2]] = File.of(copy / GRAPHS[2]).model_dump()
+    (copy / CONFIG).write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"step\.onnx: onnxruntime .* cannot load it"):
+        Captioner.from_pretrained(copy)
+
+
+def test_an_export_that_differs_is_refused(
+    copy: Path, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "TOLERANCE", -1.0)
+    before = {path.name: path.read_bytes() for path in copy.iterdir()}
+    with pytest.raises(CaptionerError, match="its export differs from it on 1 photos"):
+        export(tiny("show_tell"), copy, photos=pictures[:1])
+    assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
+def test_eight_bits_are_nearly_the_same(pictures: list[Path], tmp_path: Path) -> None:
+    model = tiny("show_tell")
+    found = export(model, tmp_path / "exported", photos=pictures, calibrate=pictures)
+    assert 1e-4 < found.features < 0.1 and found.photos == len(pictures)
+    captioner = Captioner.from_pretrained(tmp_path / "exported")
+    assert isinstance(captioner, OnnxCaptioner) and captioner.graphs.int8
+    assert {path.name for path in (tmp_path / "exported").iterdir()} == {*GRAPHS, CONFIG, VOCABULARY, CARD}
+    assert all(caption.tokens for caption in captioner(pictures))
+    with pytest.raises(ImageError, match="none"):
+        export(model, tmp_path / "exported", photos=pictures, calibrate=[tmp_path / "none.jpg"])
+    assert Captioner.from_pretrained(tmp_path / "exported")(pictures[0]).tokens == captioner(pictures[0]).tokens
+
+
+def test_a_difference_is_measured(folder: Path, pictures: list[Path]) -> None:
+    model = tiny("show_attend_tell")
+    with torch.no_grad():
+        next(iter(model.encoder.parameters())).mul_(1.1)
+    found = exporting.compare(model, OnnxCaptioner(folder), pictures)
+    assert found.features > 1e-2 and found.log_probabilities > 1e-3
+    with pytest.raises(CaptionerError, match="no photos"):
+        exporting.compare(model, OnnxCaptioner(folder), [])
+
+
+def test_what_cannot_be_exported_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    regions = tiny_model(encoder={"name": "regions", "weights": "random", "size": 64, "regions": 14})
+    with pytest.raises(CaptionerError, match=r"mine: its encoder 'regions' cannot be exported.*show_attend_tell"):
+        export(regions, tmp_path / "exported", source="mine")
+    theirs = save_model(tmp_path / "model", tiny_model())
+    with pytest.raises(CheckpointError, match="exists and is not a model folder"):
+        export(tiny("show_tell"), theirs)
+    monkeypatch.setattr(exporting, "_MOST_BYTES", 100)
+    with pytest.raises(CaptionerError, match="its encoder is larger than the 2 GB"):
+        export(tiny("show_tell"), tmp_path / "exported")
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(CaptionerError, match=r"needs onnxscript.*pip install 'captioner\[onnx\]'"):
+        export(tiny("show_tell"), tmp_path / "exported")
+    assert not (tmp_path / "exported").exists()
+
+
+def test_without_onnxruntime_it_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(CheckpointError, match="pip install onnxruntime"):
+        Captioner.from_pretrained(folder)
+
+
+def python(program: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+
+def test_captioning_needs_no_torch(folder: Path, pictures: list[Path], tmp_path: Path) -> None:
+    """With torch and all that uses it hidden, an exported model captions and draws; others say what is missing."""
+    blocked = "import sys; sys.modules.update(dict.fromkeys(['torch', 'torchvision', 'timm', 'lightning_fabric']));"
+    used = f"""
+from captioner import Captioner
+caption = Captioner.from_pretrained({str(folder)!r})({str(pictures[0])!r})
+caption.save_figure({str(tmp_path / "figure.png")!r}); print(caption.text)
+from captioner.cli import main
+try: main(["caption", {str(pictures[0])!r}, "--model", {str(folder)!r}])
+except SystemExit: pass
+try: main(["attend", {str(pictures[0])!r}, "--model", {str(folder)!r}, "-o", {str(tmp_path / "page.html")!r}])
+except SystemExit: pass
+"""
+    done = python(blocked + used)
+    expected = Captioner.from_pretrained(folder)(pictures[0]).text
+    assert done.stdout.splitlines() == [expected, expected, f"{tmp_path / 'page.html'}: {expected}"], done.stderr
+    assert (tmp_path / "figure.png").exists() and done.stderr == ""
+    assert python(used + "import sys; print('torch' in sys.modules)").stdout.splitlines()[-1] == "False"
+    theirs = save_model(tmp_path / "model", tiny_model())
+    done = python(
+        blocked + f"from captioner.cli import main; main(['caption', {str(pictures[0])!r}, '-m', {str(theirs)!r}])"
+    )
+    assert done.returncode == 1 and "is a model in torch, which is not installed" in done.stderr, done.stderr
