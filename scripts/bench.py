@@ -386,32 +386,35 @@ def _resident() -> float:
         return int(file.read().split()[1]) * 4096 / 1e6
 
 
-def onnx(photos: list[str], rounds: int) -> list[Row]:
+def onnx(photos: list[str], rounds: int, calibrate: Path | None) -> list[Row]:
     """Caption on onnxruntime, without torch; "plain" is torch."""
-    with tempfile.TemporaryDirectory() as name:
-        exported = Path(name) / "model"
-        command = [sys.executable, "-m", "captioner", "export", "show_attend_tell", "-o", str(exported)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        size = max(1, len(photos) // rounds)
-        parts = [photos[i * size : (i + 1) * size] for i in range(rounds)]
-        ours, torchs = Captioner.from_pretrained(exported), Captioner.from_pretrained(device="cpu")
-        works: dict[str, Work] = {
-            "ours": lambda turn: list(ours.stream(parts[turn])),
-            "plain": lambda turn: list(torchs.stream(parts[turn])),
-        }
-        rows: list[Row] = [
-            {"name": "captioning files on onnxruntime", "unit": "photos/s", **in_turns(works, rounds, size)}
-        ]
-        caption = [sys.executable, "-m", "captioner", "caption", photos[0]]
-        starts: dict[str, Work] = {
-            "ours": lambda _: _child([*caption, "-m", str(exported)]),
-            "plain": lambda _: _child(caption),
-        }
-        found = in_turns(starts, 2 * rounds, 1)
-        seconds = {key: 1 / found[key] for key in ("ours", "plain")} | {"times": {"plain": 1 / found["times"]["plain"]}}
-        rows.append({"name": "captioning one photo on onnxruntime", "unit": "s", **seconds})
-        peak = {"ours": _child([*caption, "-m", str(exported)]), "plain": _child(caption)}
-        rows.append({"name": "its peak memory", "unit": "MB", **peak, "times": {"plain": peak["ours"] / peak["plain"]}})
+    size = max(1, len(photos) // rounds)
+    parts = [photos[i * size : (i + 1) * size] for i in range(rounds)]
+    caption = [sys.executable, "-m", "captioner", "caption", photos[0]]
+    in_torch = Captioner.from_pretrained(device="cpu")
+    exports: dict[str, list[str]] = {"float32": []}
+    if calibrate is not None:
+        exports["eight bits"] = ["--int8", "--calibrate", str(calibrate)]
+    rows: list[Row] = []
+    for kind, options in exports.items():
+        with tempfile.TemporaryDirectory() as name:
+            folder = str(Path(name) / "model")
+            command = [sys.executable, "-m", "captioner", "export", "show_attend_tell", "-o", folder, *options]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            captioner, small = Captioner.from_pretrained(folder), [*caption, "-m", folder]
+            works: dict[str, Work] = {
+                "ours": lambda turn, c=captioner: list(c.stream(parts[turn])),  # type: ignore[misc]
+                "plain": lambda turn: list(in_torch.stream(parts[turn])),
+            }
+            row = in_turns(works, rounds, size)
+            rows.append({"name": f"captioning files, {kind}", "unit": "photos/s", **row})
+            works = {"ours": lambda _, command=small: _child(command), "plain": lambda _: _child(caption)}  # type: ignore[misc]
+            row = in_turns(works, 2 * rounds, 1)
+            seconds = {key: 1 / row[key] for key in works} | {"times": {"plain": 1 / row["times"]["plain"]}}
+            rows.append({"name": f"captioning one photo, {kind}", "unit": "s", **seconds})
+            peak = {"ours": _child(small), "plain": _child(caption)}
+            peak["times"] = {"plain": peak["ours"] / peak["plain"]}  # type: ignore[assignment]
+            rows.append({"name": f"its peak memory, {kind}", "unit": "MB", **peak})
     return rows
 
 
@@ -502,20 +505,21 @@ def page(record: Mapping[str, Any]) -> str:
     return "\n\n".join(filled) + "\n"
 
 
-def measure(section: str, photos: list[str], rounds: int, count: int, peers: Mapping[str, Path]) -> Any:
+def measure(section: str, photos: list[str], arguments: argparse.Namespace, peers: Mapping[str, Path]) -> Any:
     """Measure one section."""
+    rounds = arguments.rounds
     if section == "limits":
         return limits()
     if section == "training":
         return training(rounds, peers)
     if section == "growth":
-        return growth(photos, count)
+        return growth(photos, arguments.count)
     works: dict[str, Callable[[list[str], int], list[Row]]] = {
         "encoder": encoder,
         "folder": folder,
         "search": search,
         "start": start,
-        "onnx": onnx,
+        "onnx": lambda photos, rounds: onnx(photos, rounds, arguments.calibrate),
     }
     keep_freed_memory()
     return works[section](photos, rounds)
@@ -535,6 +539,7 @@ def main() -> None:
         metavar=("NAME", "CHECKOUT"),
         help="also measure this program's decoder; so far sgrvinod, the PyTorch tutorial of image captioning",
     )
+    parser.add_argument("--calibrate", type=Path, help="data of the default captioner's training: also in eight bits")
     parser.add_argument("--draw", action="store_true", help="write the page from the figures that are there")
     parser.add_argument("--profile", choices=list(DECODERS), help="print where a training step's time goes")
     parser.add_argument("--section", choices=SECTIONS, help=argparse.SUPPRESS)
@@ -548,7 +553,7 @@ def main() -> None:
         parser.error("give a folder of photos: --photos")
     photos = found[:1000]
     if arguments.section:
-        print(json.dumps(measure(arguments.section, photos, arguments.rounds, arguments.count, peers)))
+        print(json.dumps(measure(arguments.section, photos, arguments, peers)))
         return
     record: dict[str, Any] = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
     if not arguments.draw:
