@@ -160,8 +160,12 @@ def encoder(photos: list[str], rounds: int) -> list[Row]:
             row = in_turns(works, 6 * rounds, size)
             rows.append({"name": f"encoding a batch of {size}", "unit": "photos/s", **row})
         work = gflop(lambda: plain(batch.pixels[:1].contiguous()))
-    precision = next(name for name, dtype in PRECISIONS.items() if dtype == fast_dtype(CPU))
-    return [row | {"gflop": work, "precision": precision} for row in rows]
+    return [row | {"gflop": work, "precision": precision()} for row in rows]
+
+
+def precision() -> str:
+    """Return the name of the precision that encoders and searches use here."""
+    return next(name for name, dtype in PRECISIONS.items() if dtype == fast_dtype(CPU))
 
 
 def folder(photos: list[str], rounds: int) -> list[Row]:
@@ -212,7 +216,8 @@ def _search_row(captioner: Captioner, name: str, memory: Memory, size: int, roun
     }
     row = in_turns(works, 2 * rounds, size * together)
     work = gflop(lambda: plain.search(memory[:50])) / 50
-    return {"name": f"beam of 5, {name}, batch of {size}", "unit": "photos/s", "gflop": work, **row}
+    about = {"name": f"beam of 5, {name}, batch of {size}", "unit": "photos/s"}
+    return about | {"gflop": work, "precision": precision()} | row
 
 
 class Stepwise(nn.Module):
