@@ -41,11 +41,11 @@ from captioner.benchmark.run import machine
 from captioner.data.batches import Captions
 from captioner.data.find import find_images
 from captioner.data.loader import ImageLoader
-from captioner.decoders import DECODERS, Decoder, DecoderOutput
+from captioner.decoders import Decoder, DecoderOutput
 from captioner.encoders.base import Encoder
 from captioner.features import build_store
-from captioner.layers.transformer import BlockConfig
 from captioner.memory import Memory
+from captioner.model import build_decoder
 from captioner.search import choose_search
 from captioner.text.vocabulary import PAD
 from captioner.training.cross_entropy import CrossEntropy, CrossEntropyConfig
@@ -57,7 +57,14 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 RECORD, PAGE = DOCS / "performance.json", DOCS / "performance.md"
 CPU = torch.device("cpu")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-TRAINED: dict[str, dict[str, Any]] = {"show_attend_tell": {}, "top_down": {}, "transformer": {"blocks": 6}}
+BLOCKS = {"name": "transformer", "blocks": 6}
+#: what is trained: settings of the decoder, and of the refiner if there is one
+TRAINED: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
+    "show_attend_tell": ({"name": "show_attend_tell"}, None),
+    "top_down": ({"name": "top_down"}, None),
+    "transformer, 6 blocks": (BLOCKS, None),
+    "transformer, 6 + 6 blocks": (BLOCKS, BLOCKS),
+}
 Row = dict[str, Any]
 Work = Callable[[int], object]  # called with the number of the turn
 
@@ -250,8 +257,8 @@ class Training:
     def __init__(self, name: str) -> None:
         torch.manual_seed(0)
         generator = torch.Generator().manual_seed(0)
-        kind = DECODERS[name]
-        self.decoder = kind(kind.Config(**TRAINED.get(name, {})), features=self.features, words=self.words).train()
+        settings, refiner = TRAINED[name]
+        self.decoder = build_decoder(settings, features=self.features, words=self.words, refiner=refiner).train()
         self.stepwise, self.objective = Stepwise(self.decoder), CrossEntropy(CrossEntropyConfig())
         self.optimiser = torch.optim.AdamW(self.decoder.parameters(), lr=1e-3, fused=True)
         self.memory = Memory.of_grid(torch.rand(self.images, 196, self.features, generator=generator), (14, 14))
@@ -305,7 +312,7 @@ class Training:
 def training(rounds: int, peers: Mapping[str, Path]) -> list[Row]:
     """Take training steps of decoders."""
     rows = []
-    for name, settings in TRAINED.items():
+    for name in TRAINED:
         work = Training(name)
         count = gflop(lambda work=work: work.step(0))  # type: ignore[misc]
         for precision, dtype in PRECISIONS.items():
@@ -319,10 +326,9 @@ def training(rounds: int, peers: Mapping[str, Path]) -> list[Row]:
                 works["ours"](turn)
             captions = work.images * work.captions
             row = in_turns(works, rounds, captions)
-            about = f" of {settings['blocks']} blocks" if isinstance(work.decoder.config, BlockConfig) else ""
             rows.append(
                 {
-                    "name": f"training, {name}{about}, {precision}",
+                    "name": f"training, {name}, {precision}",
                     "unit": "captions/s",
                     "gflop": count / captions,
                     "precision": precision,
@@ -546,7 +552,7 @@ def main() -> None:
     )
     parser.add_argument("--calibrate", type=Path, help="data of the default captioner's training: also in eight bits")
     parser.add_argument("--draw", action="store_true", help="write the page from the figures that are there")
-    parser.add_argument("--profile", choices=list(DECODERS), help="print where a training step's time goes")
+    parser.add_argument("--profile", choices=list(TRAINED), help="print where a training step's time goes")
     parser.add_argument("--section", choices=SECTIONS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     peers = {name: Path(path) for name, path in arguments.peer or ()}
