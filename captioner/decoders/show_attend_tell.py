@@ -16,14 +16,7 @@ from captioner.layers.dropout import Dropout
 from captioner.layers.kernels import wide
 from captioner.layers.packing import Packing
 from captioner.layers.positions import Geometry, rename_positions
-from captioner.layers.recurrence import (
-    Product,
-    lstm_gates,
-    packed_products,
-    product,
-    products,
-    recurrent_products,
-)
+from captioner.layers.recurrence import Product, Recurrent, lstm_gates, recurrent_products
 from captioner.memory import Memory
 from captioner.text.vocabulary import PAD
 
@@ -80,7 +73,7 @@ class _Products(NamedTuple):
 
 
 @DECODERS.register("show_attend_tell")
-class ShowAttendTell(Decoder):
+class ShowAttendTell(Recurrent, Decoder):
     """An LSTM that, before every word, averages the places with weights that depend on the words so far.
 
     Equations of the paper: the attention network (4)-(6) with the additive form of Bahdanau 2015; the LSTM (1)-(3); its
@@ -101,7 +94,6 @@ class ShowAttendTell(Decoder):
     Config: ClassVar[type[DecoderConfig]] = ShowAttendTellConfig
     attends: ClassVar[bool] = True
     plain: ClassVar[tuple[str, ...]] = ("query", "beta")
-    _packed: tuple[_Products, Product] | None = None
 
     def __init__(self, config: ShowAttendTellConfig, *, features: int, words: int) -> None:
         super().__init__(config, features=features, words=words)
@@ -155,9 +147,7 @@ class ShowAttendTell(Decoder):
         """
         embedded = self.dropout(self.embedding(tokens))
         bias = self.lstm.bias_ih + self.lstm.bias_hh
-        if self._packed is not None:
-            return self._packed[1](embedded) + bias
-        return product(embedded, self._word_weight(), bias)
+        return self.products()[-1](embedded) + bias
 
     def _deep_output(self, tokens: Tensor, hidden: Tensor, context: Tensor) -> Tensor:
         """Deep output, equation (7): words (...,), hidden (..., H), context (..., D) -> logits (..., V)."""
@@ -188,13 +178,9 @@ class ShowAttendTell(Decoder):
 
         return sample
 
-    def _word_weight(self) -> Tensor:
-        return self.lstm.weight_ih[:, : self.config.embedding]
-
-    def pack(self, dtype: torch.dtype) -> None:
-        """See :meth:`Packable.pack`."""
-        *others, words = packed_products([*self._weights(), self._word_weight()], dtype)
-        self._packed = _Products(*others), words
+    def search_weights(self) -> list[Tensor]:
+        """See :meth:`Recurrent.search_weights`; the last is the words', for the LSTM's gates."""
+        return [*self._weights(), self.lstm.weight_ih[:, : self.config.embedding]]
 
     def _weights(self) -> list[Tensor]:
         """Return the weights of a step's products, in the order of :class:`_Products`."""
@@ -232,8 +218,10 @@ class ShowAttendTell(Decoder):
             mask=images.get("mask"),
             sampler=self._sampler(*tokens.shape),
         )
-        times = _Products(*products(self._weights())) if self._packed is None else self._packed[0]
-        glimpse, past = self._advance(self._word_gates(tokens), _Past(**state.hypotheses), attend_once, times)
+        *times, _ = self.products()
+        glimpse, past = self._advance(
+            self._word_gates(tokens), _Past(**state.hypotheses), attend_once, _Products(*times)
+        )
         return Step(self._deep_output(tokens, past.h, glimpse.context), glimpse.alpha, State(past._asdict(), images))
 
     def forward(self, memory: Memory, tokens: Tensor) -> DecoderOutput:

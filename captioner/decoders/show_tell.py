@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from captioner.decoders.base import DECODERS, Decoder, DecoderConfig, DecoderOutput, State, Step
 from captioner.layers.dropout import Dropout
-from captioner.layers.recurrence import Product, lstm_gates, packed_products
+from captioner.layers.kernels import wide
+from captioner.layers.recurrence import Recurrent, lstm_gates
 from captioner.memory import Memory
 from captioner.text.vocabulary import PAD
 
@@ -27,7 +28,7 @@ class ShowTellConfig(DecoderConfig):
 
 
 @DECODERS.register("show_tell")
-class ShowTell(Decoder):
+class ShowTell(Recurrent, Decoder):
     """An LSTM that sees the picture once, before the first word.
 
     Equations of the paper: x_{-1} = CNN(I) projected (10); x_t = W_e S_t (11); p_{t+1} = LSTM(x_t) (12). Departure: the
@@ -36,7 +37,6 @@ class ShowTell(Decoder):
 
     Config: ClassVar[type[DecoderConfig]] = ShowTellConfig
     attends: ClassVar[bool] = False
-    _packed: list[Product] | None = None
 
     def __init__(self, config: ShowTellConfig, *, features: int, words: int) -> None:
         super().__init__(config, features=features, words=words)
@@ -62,37 +62,29 @@ class ShowTell(Decoder):
         x: Tensor = self.image(self.feature_dropout(memory.pooled))
         return x
 
-    def pack(self, dtype: torch.dtype) -> None:
-        """See :meth:`Packable.pack`."""
+    def search_weights(self) -> list[Tensor]:
+        """See :meth:`Recurrent.search_weights`: those of the input and of the hidden state."""
         weights: Any = [self.lstm.weight_ih_l0, self.lstm.weight_hh_l0]
-        self._packed = packed_products(weights, dtype)
+        return weights
 
-    def _advance(self, x: Tensor, h: Tensor, c: Tensor, read: Product, recur: Product) -> tuple[Tensor, Tensor]:
+    def _advance(self, x: Tensor, h: Tensor, c: Tensor) -> State:
         """Advance the LSTM by one input x (B, W, E), from the hidden state and the cell (B, W, H) to the next."""
+        read, recur = self.products()
         biases: Any = (self.lstm.bias_ih_l0, self.lstm.bias_hh_l0)
-        return lstm_gates(read(x) + recur(h) + biases[0] + biases[1], c)
+        h, c = lstm_gates(read(x) + recur(h) + biases[0] + biases[1], c)
+        return State({"h": h, "c": c})
 
     def start(self, memory: Memory) -> State:
         """Prepare one hypothesis per image; see :meth:`Decoder.start`."""
         x = self.dropout(self._image_input(memory)).unsqueeze(1)
-        if self._packed is not None:
-            zeros = x.new_zeros(len(memory), 1, self.config.hidden, dtype=torch.float32)
-            h, c = self._advance(x, zeros, zeros, *self._packed)  # (10)
-            return State({"h": h, "c": c})
-        _, (h, c) = self.lstm(x)  # (10)
-        return State({"h": h.transpose(0, 1), "c": c.transpose(0, 1)})
+        zeros = wide(x.new_zeros(len(memory), 1, self.config.hidden))
+        return self._advance(x, zeros, zeros)  # (10)
 
     def step(self, tokens: Tensor, state: State) -> Step:
         """Read words (B, W) and score the next; see :meth:`Decoder.step`."""
-        b, w = tokens.shape
-        if self._packed is not None:
-            past = state.hypotheses["h"], state.hypotheses["c"]
-            h, c = self._advance(self.embedding(tokens), *past, *self._packed)  # (11), (12)
-            return Step(self.output(h), None, State({"h": h, "c": c}))
-        h, c = (state.hypotheses[name].flatten(0, 1).unsqueeze(0).contiguous() for name in ("h", "c"))
-        outputs, (h, c) = self.lstm(self.dropout(self.embedding(tokens.reshape(b * w, 1))), (h, c))  # (11), (12)
-        logits = self.output(self.dropout(outputs)).view(b, w, -1)
-        return Step(logits, None, State({"h": h.view(b, w, -1), "c": c.view(b, w, -1)}))
+        after = self._advance(self.dropout(self.embedding(tokens)), **state.hypotheses)  # (11), (12)
+        hidden = after.hypotheses["h"].to(self.embedding.weight.dtype)
+        return Step(self.output(self.dropout(hidden)), None, after)
 
     def forward(self, memory: Memory, tokens: Tensor) -> DecoderOutput:
         """Score whole captions (B, K, T); see :meth:`Decoder.forward`."""

@@ -16,14 +16,7 @@ from captioner.layers.dropout import Dropout
 from captioner.layers.kernels import wide
 from captioner.layers.packing import Packing
 from captioner.layers.positions import Geometry, rename_positions
-from captioner.layers.recurrence import (
-    Product,
-    lstm_gates,
-    packed_products,
-    product,
-    products,
-    recurrent_products,
-)
+from captioner.layers.recurrence import Product, Recurrent, lstm_gates, recurrent_products
 from captioner.memory import Memory
 from captioner.text.vocabulary import PAD
 
@@ -83,7 +76,7 @@ class _Products(NamedTuple):
 
 
 @DECODERS.register("top_down")
-class TopDown(Decoder):
+class TopDown(Recurrent, Decoder):
     """Two LSTMs: one controls the attention, the other predicts the words.
 
     Equations of the paper: the attention LSTM (1) reads x1_t = [h2_{t-1}, v_bar, W_e Pi_t] (2); a_{i,t} = w_a .
@@ -103,7 +96,6 @@ class TopDown(Decoder):
     Config: ClassVar[type[DecoderConfig]] = TopDownConfig
     attends: ClassVar[bool] = True
     plain: ClassVar[tuple[str, ...]] = ("query", "word")
-    _packed: tuple[_Products, Product] | None = None
 
     def __init__(self, config: TopDownConfig, *, features: int, words: int) -> None:
         super().__init__(config, features=features, words=words)
@@ -150,14 +142,11 @@ class TopDown(Decoder):
         Training calls this once for every distinct word of a batch, so that all its occurrences share one dropout mask.
         """
         bias = self.attention_lstm.bias_ih + self.attention_lstm.bias_hh
-        if self._packed is not None:
-            return self._packed[1](self.embedding(tokens)) + bias
-        return product(self.dropout(self.embedding(tokens)), self.word.weight, bias)
+        return self.products()[-1](self.dropout(self.embedding(tokens))) + bias
 
-    def pack(self, dtype: torch.dtype) -> None:
-        """See :meth:`Packable.pack`."""
-        *others, words = packed_products([*self._weights(), self.word.weight], dtype)
-        self._packed = _Products(*others), words
+    def search_weights(self) -> list[Tensor]:
+        """See :meth:`Recurrent.search_weights`; the last is the words', for the attention LSTM's gates."""
+        return [*self._weights(), self.word.weight]
 
     def _weights(self) -> list[Tensor]:
         """Return the weights of a step's products, in the order of :class:`_Products`."""
@@ -205,12 +194,13 @@ class TopDown(Decoder):
         attend_once = partial(
             attend, keys=images["keys"], values=images["values"], v=self.score, mask=images.get("mask")
         )
+        *times, _ = self.products()
         alpha, past = self._advance(
             self._word_gates(tokens),
             images["mean"],
             _Past(**state.hypotheses),
             attend_once,
-            _Products(*products(self._weights())) if self._packed is None else self._packed[0],
+            _Products(*times),
         )
         return Step(self._logits(past.h2), alpha, State(past._asdict(), images))
 

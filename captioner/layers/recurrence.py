@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from captioner.layers.kernels import wide
-from captioner.layers.linear import PackedLinear
+from captioner.layers.linear import Packable, PackedLinear
 
 Product: TypeAlias = Callable[[Tensor], Tensor]  # x (..., I) -> x W^T (..., O), at least 32 bits
 
@@ -53,13 +53,27 @@ def products(weights: Sequence[Tensor]) -> list[Product]:
     return [partial(product, weight=weight) for weight in weights]
 
 
-def packed_products(weights: Sequence[Tensor], dtype: torch.dtype) -> list[Product]:
-    """Return what :func:`products` does, on a CPU, for weights that are packed once (:class:`PackedLinear`)."""
+class Recurrent(Packable):
+    """A decoder that multiplies by the same weights at every step of a search: packed ones, if it is a packed twin."""
 
-    def multiply(linear: PackedLinear) -> Product:
-        return lambda x: wide(linear(x))
+    _packed: list[Product] | None = None
 
-    return [multiply(PackedLinear(weight, None, dtype)) for weight in weights]
+    def search_weights(self) -> list[Tensor]:
+        """Return the weights (O, I) that a step of a search multiplies by."""
+        raise NotImplementedError
+
+    def products(self) -> list[Product]:
+        """Return for each of them the function that multiplies by it."""
+        return products(self.search_weights()) if self._packed is None else self._packed
+
+    def pack(self, dtype: torch.dtype) -> None:
+        """See :meth:`Packable.pack`."""
+        self._packed = [_packed_product(weight, dtype) for weight in self.search_weights()]
+
+
+def _packed_product(weight: Tensor, dtype: torch.dtype) -> Product:
+    linear = PackedLinear(weight, None, dtype)
+    return lambda x: wide(linear(x))
 
 
 class _Weight(torch.autograd.Function):
