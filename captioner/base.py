@@ -14,7 +14,7 @@ from PIL import Image
 
 from captioner import folders
 from captioner.assets import ONNX, kind_of
-from captioner.caption import MEAN, Array, Caption
+from captioner.caption import MEAN, Caption
 from captioner.data.images import ImageSource
 from captioner.data.loader import ImageBatch, ImageLoader
 from captioner.data.transform import Transform
@@ -184,12 +184,32 @@ class Captioner:
             CaptionerError: the model does not have the requested attention.
         """
         self.check(attention)
-        loader = ImageLoader(pictures, self.transform, batch_size=batch_size, workers=workers, max_pixels=max_pixels)
-        for batch in loader:
-            yield from placed([batch], iter(self.caption_pixels(batch.array) if len(batch) else []))
+        at_once = self.encoded_at_once(batch_size)
+        together = -(-batch_size // at_once)
+        loader = ImageLoader(
+            pictures,
+            self.transform,
+            batch_size=at_once,
+            workers=workers,
+            max_pixels=max_pixels,
+            prefetch=max(2, together),
+        )
+        yield from self.caption_batches(loader, together, attention)
 
-    def caption_pixels(self, pixels: Array) -> list[Caption]:
-        """Caption pictures that :attr:`transform` has made pixels (B, 3, S, S) of, uint8."""
+    def encoded_at_once(self, batch_size: int) -> int:
+        """Return how many of the pictures that are searched at once are encoded at once."""
+        return batch_size
+
+    def caption_batches(
+        self, batches: Iterable[ImageBatch], together: int, attention: str
+    ) -> Iterator[Caption | ImageError]:
+        """Caption loaded pictures, in order.
+
+        Args:
+            batches: of as many pictures as are encoded at once.
+            together: how many of them are searched at once.
+            attention: see :meth:`stream`.
+        """
         raise NotImplementedError
 
 

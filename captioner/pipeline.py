@@ -14,9 +14,8 @@ from captioner import checkpoint
 from captioner.backend import choose_device, fast_dtype
 from captioner.base import Captioner, caption_of, placed
 from captioner.caption import HEADS, MEAN, Array, Caption
-from captioner.data.images import ImageSource
-from captioner.data.loader import ImageBatch, ImageLoader
-from captioner.encoders.parallel import CHUNK, encode_batches, threads
+from captioner.data.loader import ImageBatch
+from captioner.encoders.parallel import encode_batches, encoded_at_once, threads
 from captioner.errors import CaptionerError, ImageError
 from captioner.heads import check, look_again
 from captioner.memory import Memory
@@ -53,32 +52,19 @@ class TorchCaptioner(Captioner):
         """See :meth:`Captioner.check`."""
         check(self.model.decoder, attention)
 
-    def stream(
-        self,
-        pictures: Iterable[ImageSource],
-        *,
-        batch_size: int = 32,
-        workers: int = 2,
-        max_pixels: int | None = None,
-        attention: str = MEAN,
-    ) -> Iterator[Caption | ImageError]:
-        """See :meth:`Captioner.stream`."""
-        check(self.model.decoder, attention)
-        chunk = min(CHUNK, batch_size) if self.device.type == "cpu" else batch_size
-        ahead = -(-batch_size // chunk)
-        loader = ImageLoader(
-            pictures,
-            self.model.encoder.transform,
-            batch_size=chunk,
-            workers=workers,
-            max_pixels=max_pixels,
-            prefetch=max(2, ahead),
-        )
-        encoded = encode_batches(self._encoder, loader, ahead=ahead, device=self.device)
-        while waiting := list(islice(encoded, ahead)):
-            yield from self._caption_batches(waiting, attention, more=len(waiting) == ahead)
+    def encoded_at_once(self, batch_size: int) -> int:
+        """See :meth:`Captioner.encoded_at_once`."""
+        return encoded_at_once(batch_size, self.device)
 
-    def _caption_batches(
+    def caption_batches(
+        self, batches: Iterable[ImageBatch], together: int, attention: str
+    ) -> Iterator[Caption | ImageError]:
+        """See :meth:`Captioner.caption_batches`; on a CPU the next pictures are encoded while these are searched."""
+        encoded = encode_batches(self._encoder, batches, ahead=together, device=self.device)
+        while waiting := list(islice(encoded, together)):
+            yield from self._caption_encoded(waiting, attention, more=len(waiting) == together)
+
+    def _caption_encoded(
         self, encoded: list[tuple[ImageBatch, Memory | None]], attention: str, *, more: bool
     ) -> list[Caption | ImageError]:
         """Return the captions and errors of encoded batches, in order; ``more`` are being encoded meanwhile."""

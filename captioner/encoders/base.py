@@ -109,7 +109,11 @@ class Encoder(nn.Module, ABC):
     @property
     def device(self) -> torch.device:
         """The device of its weights; the CPU if it has none."""
-        return next(chain(self.parameters(), self.buffers(), [torch.empty(0)])).device
+        return self._weight().device
+
+    def _weight(self) -> Tensor:
+        """Return one of the weights, which has the device and the precision of all; an empty one if there is none."""
+        return next(chain(self.parameters(), self.buffers(), [torch.empty(0)]))
 
     def fingerprint(self) -> str:
         """Return a hash of settings, transform and weights: encoders with the same hash give the same memories."""

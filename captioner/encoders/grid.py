@@ -138,10 +138,6 @@ class GridEncoder(Encoder):
             images = self.transform.normalise(pixels).to(weight.dtype)
         return _memory(self.trunk(images.contiguous(memory_format=torch.channels_last)))
 
-    def _weight(self) -> Tensor:
-        """Return one of the weights, which has the device and the precision of all."""
-        return next(chain(self.trunk.parameters(), self.trunk.buffers()))
-
     def fast(self, device: torch.device) -> Encoder:
         """See :meth:`Encoder.fast`; our own backbones are fused, see :mod:`captioner.layers.convolution`."""
         if self.config.backbone not in efficientnet_lite.VARIANTS:

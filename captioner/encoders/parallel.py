@@ -21,8 +21,13 @@ from captioner.data.loader import ImageBatch
 
 T = TypeVar("T")
 
-#: pictures in a batch of one thread: more than one shares the reading of weights, and few stay in its caches
-CHUNK = 2
+# Pictures in a batch of one thread: more than one shares the reading of weights, and few stay in its caches.
+_CHUNK = 2
+
+
+def encoded_at_once(batch_size: int, device: torch.device) -> int:
+    """Return how many of a batch's pictures are encoded together: all on a GPU, on a CPU few in each thread."""
+    return min(_CHUNK, batch_size) if device.type == "cpu" else batch_size
 
 
 def encode_batches(
@@ -46,14 +51,14 @@ def encode_batches(
 
     incoming = iter(batches)
     first = list(islice(incoming, 2))
-    threads = torch.get_num_threads()
-    if device.type != "cpu" or threads == 1 or len(first) < 2:
+    cores = torch.get_num_threads()
+    if device.type != "cpu" or cores == 1 or len(first) < 2:
         for batch in chain(first, incoming):
             yield batch, run(batch)
         return
     incoming = chain(first, incoming)
     pending: deque[tuple[ImageBatch, Future[T | None]]] = deque()
-    pool = _single_threads(threads)
+    pool = _single_threads(cores)
     try:
         while True:
             pending.extend((batch, pool.submit(run, batch)) for batch in islice(incoming, ahead - len(pending)))

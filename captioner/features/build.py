@@ -20,7 +20,7 @@ from torch import Tensor
 from captioner import files
 from captioner.data.loader import ImageLoader
 from captioner.encoders.base import Encoder
-from captioner.encoders.parallel import CHUNK, encode_batches
+from captioner.encoders.parallel import encode_batches, encoded_at_once
 from captioner.errors import FeatureStoreError, ImageError
 from captioner.features.store import FORMAT, INDEX, PLAN, REGIONS, SHARD, VECTORS, Array, FeatureStore, Kind, shard_name
 from captioner.memory import Memory
@@ -264,8 +264,13 @@ def _encode_shard(
     }
     ids: list[str] = []
     errors: list[ImageError] = []
-    chunk = min(CHUNK, batch_size) if encoder.device.type == "cpu" else batch_size
-    loader = ImageLoader([path for _, path in group], encoder.transform, batch_size=chunk, workers=workers, prefetch=8)
+    loader = ImageLoader(
+        [path for _, path in group],
+        encoder.transform,
+        batch_size=encoded_at_once(batch_size, encoder.device),
+        workers=workers,
+        prefetch=8,
+    )
 
     def arrays(pixels: Tensor) -> dict[tuple[bool, Kind], Array]:
         memories = {flipped: encoder(pixels.flip(-1) if flipped else pixels) for flipped in (False, True)[: 1 + flips]}

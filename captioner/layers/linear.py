@@ -35,7 +35,7 @@ class PackedLinear(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
         super().__init__()
         weight = weight.detach().to(dtype)
-        self.dtype, self.outputs = dtype, weight.shape[0]
+        self.dtype = dtype
         # Not buffers: what is packed can be neither moved nor saved.
         self._bias = None if bias is None else bias.detach().to(dtype)
         self._packed = has_onednn(weight.device)

@@ -11,6 +11,7 @@ Tensor letters: I inputs, O outputs, H hidden units.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeAlias
@@ -53,14 +54,14 @@ def products(weights: Sequence[Tensor]) -> list[Product]:
     return [partial(product, weight=weight) for weight in weights]
 
 
-class Recurrent(Packable):
+class Recurrent(Packable, ABC):
     """A decoder that multiplies by the same weights at every step of a search: packed ones, if it is a packed twin."""
 
     _packed: list[Product] | None = None
 
+    @abstractmethod
     def search_weights(self) -> list[Tensor]:
         """Return the weights (O, I) that a step of a search multiplies by."""
-        raise NotImplementedError
 
     def products(self) -> list[Product]:
         """Return for each of them the function that multiplies by it."""

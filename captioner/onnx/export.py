@@ -11,23 +11,22 @@ import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from captioner import assets, files, folders
-from captioner.data.images import ImageSource, load_image
+from captioner.data.images import ImageSource
 from captioner.decoders import Decoder, State, Transformer
 from captioner.encoders.grid import GridEncoder
 from captioner.errors import CaptionerError, first_line
 from captioner.memory import Memory
 from captioner.model import CaptionModel
-from captioner.onnx.beam import beam
+from captioner.onnx.agreement import Agreement, compare
 from captioner.onnx.folder import (
     ATTENTION,
     ENCODER,
@@ -44,32 +43,11 @@ from captioner.onnx.folder import (
 )
 from captioner.onnx.quantise import quantise
 from captioner.onnx.runtime import INSTALL, OnnxCaptioner
-from captioner.search import Hypothesis, choose_search
 
 OPSET = 18
 TOLERANCE = 1e-3  # of features relative to their norm, and of log-probabilities in nats
 TOLERANCE_INT8 = 0.5  # of the features of graphs in eight bits
 _MOST_BYTES = 2**31 - 2**20  # of a graph, which is one protobuf message
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How far the graphs are from the model that they were made of, at most over some photos.
-
-    Attributes:
-        photos: how many were compared.
-        features: difference of the encoder's features, relative to their norm.
-        log_probabilities: difference of the best captions' log-probabilities, in nats.
-        attention: difference of their attention weights; ``None`` if the model does not attend.
-        same: how many photos have the same best caption, word for word. Another one counts as agreement only where
-            both are equally probable to the model, within the tolerance.
-    """
-
-    photos: int
-    features: float
-    log_probabilities: float
-    attention: float | None
-    same: int
 
 
 def require_exporter() -> None:
@@ -166,46 +144,6 @@ def export(
             temporary / folders.CARD, _card(Path(folder).name, source, agreement, int8=calibrate is not None)
         )
     return agreement
-
-
-def compare(model: CaptionModel, exported: OnnxCaptioner, photos: Sequence[ImageSource]) -> Agreement:
-    """Compare an export with its model on photos, with the model's own search, at the model's full precision.
-
-    Raises:
-        CaptionerError: there are no photos.
-        ImageError: a photo cannot be read.
-    """
-    if not photos:
-        raise CaptionerError("there are no photos to compare the export on; give some")
-    transform, search = model.encoder.transform, exported.search
-    features, log_probabilities, attention, same = [0.0], [0.0], [0.0], 0
-    for photo in photos:
-        pixels = transform.pixels(load_image(photo, min_size=transform.decode_size))[None]
-        with torch.inference_mode():
-            memory = model(torch.from_numpy(pixels))
-        ours = exported.encode(pixels)
-        theirs = memory.vectors.numpy()
-        features.append(float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)))
-        (hypotheses,) = beam(exported, exported.start(ours), 1, search)
-        (expected,) = choose_search(search)(model.decoder, memory, search)
-        found, best = hypotheses[0], expected[0]
-        log_probabilities.append(abs(found.log_probability - best.log_probability))
-        if found.words == best.words:
-            same += 1
-            attention.append(_apart(found, best))
-    return Agreement(
-        photos=len(photos),
-        features=max(features),
-        log_probabilities=max(log_probabilities),
-        attention=max(attention) if exported.attends else None,
-        same=same,
-    )
-
-
-def _apart(found: Hypothesis, expected: Hypothesis) -> float:
-    if found.attention is None or expected.attention is None:
-        return 0.0
-    return float(np.abs(found.attention - expected.attention).max(initial=0))
 
 
 def _refuse(agreement: Agreement, source: str, worst: float, tolerance: float) -> None:

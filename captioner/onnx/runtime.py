@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,10 @@ import numpy as np
 
 from captioner import files, folders
 from captioner.assets import CONFIG, ONNX
-from captioner.base import Captioner, caption_of
+from captioner.base import Captioner, caption_of, placed
 from captioner.caption import MEAN, Array, Caption
-from captioner.errors import CaptionerError, CheckpointError, ConfigError, first_line
+from captioner.data.loader import ImageBatch
+from captioner.errors import CaptionerError, CheckpointError, ConfigError, ImageError, first_line
 from captioner.onnx import folder as exported
 from captioner.onnx.beam import State, Step, beam
 from captioner.onnx.folder import (
@@ -114,8 +116,15 @@ class OnnxCaptioner(Captioner):
         after = State({name: out[NEXT + name] for name in self.graphs.hypotheses}, state.images)
         return Step(out[LOG_PROBABILITIES], out.get(ATTENTION), after)
 
+    def caption_batches(
+        self, batches: Iterable[ImageBatch], together: int, attention: str
+    ) -> Iterator[Caption | ImageError]:
+        """See :meth:`Captioner.caption_batches`."""
+        for batch in batches:
+            yield from placed([batch], iter(self.caption_pixels(batch.array) if len(batch) else []))
+
     def caption_pixels(self, pixels: Array) -> list[Caption]:
-        """See :meth:`Captioner.caption_pixels`."""
+        """Caption pictures that :attr:`transform` has made pixels (B, 3, S, S) of, uint8."""
         found = beam(self, self.start(self.encode(pixels)), len(pixels), self.search)
         captions = []
         for hypotheses in found:

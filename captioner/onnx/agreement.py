@@ -1,0 +1,76 @@
+"""How far an exported captioner is from the model that it was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from captioner.data.images import ImageSource, load_image
+from captioner.errors import CaptionerError
+from captioner.model import CaptionModel
+from captioner.onnx.beam import beam
+from captioner.onnx.runtime import OnnxCaptioner
+from captioner.search import Hypothesis, choose_search
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far the graphs are from the model that they were made of, at most over some photos.
+
+    Attributes:
+        photos: how many were compared.
+        features: difference of the encoder's features, relative to their norm.
+        log_probabilities: difference of the best captions' log-probabilities, in nats.
+        attention: difference of their attention weights; ``None`` if the model does not attend.
+        same: how many photos have the same best caption, word for word. Another one counts as agreement only where
+            both are equally probable to the model, within the tolerance.
+    """
+
+    photos: int
+    features: float
+    log_probabilities: float
+    attention: float | None
+    same: int
+
+
+def compare(model: CaptionModel, exported: OnnxCaptioner, photos: Sequence[ImageSource]) -> Agreement:
+    """Compare an export with its model on photos, with the model's own search, at the model's full precision.
+
+    Raises:
+        CaptionerError: there are no photos.
+        ImageError: a photo cannot be read.
+    """
+    if not photos:
+        raise CaptionerError("there are no photos to compare the export on; give some")
+    transform, search = model.encoder.transform, exported.search
+    features, log_probabilities, attention, same = [0.0], [0.0], [0.0], 0
+    for photo in photos:
+        pixels = transform.pixels(load_image(photo, min_size=transform.decode_size))[None]
+        with torch.inference_mode():
+            memory = model(torch.from_numpy(pixels))
+        ours = exported.encode(pixels)
+        theirs = memory.vectors.numpy()
+        features.append(float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)))
+        (hypotheses,) = beam(exported, exported.start(ours), 1, search)
+        (expected,) = choose_search(search)(model.decoder, memory, search)
+        found, best = hypotheses[0], expected[0]
+        log_probabilities.append(abs(found.log_probability - best.log_probability))
+        if found.words == best.words:
+            same += 1
+            attention.append(_apart(found, best))
+    return Agreement(
+        photos=len(photos),
+        features=max(features),
+        log_probabilities=max(log_probabilities),
+        attention=max(attention) if exported.attends else None,
+        same=same,
+    )
+
+
+def _apart(found: Hypothesis, expected: Hypothesis) -> float:
+    if found.attention is None or expected.attention is None:
+        return 0.0
+    return float(np.abs(found.attention - expected.attention).max(initial=0))
