@@ -1,6 +1,7 @@
 """Self-contained HTML pages: one file that loads nothing else and, by its policy, runs no other script.
 
-A page is a template with placeholders like ``{{title}}``, in the files of this folder.
+A page is a template with placeholders like ``{{title}}``; where one names a file, such as ``{{explorer.html}}``, that
+file is put there. The files are in this folder or in that of another package, as ``web/app.html``.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ def assemble(template: str, *, styles: str, scripts: str, data: Any, texts: Mapp
         "script-hash": _hash(script),
     }
     whole = _part("document.html").replace("{{body}}\n", _part(template))
+    whole = re.sub(r"\{\{([a-z/]+\.html)\}\}\n", lambda match: _part(match[1]), whole)
     # In one pass, so that placeholders in inserted text are not replaced.
     return re.sub(r"\{\{([a-z-]+)\}\}", lambda match: parts[match[1]], whole)
 
@@ -57,7 +59,8 @@ def base64_text(data: bytes) -> str:
 
 @cache
 def _part(name: str) -> str:
-    return resources.files("captioner.figures").joinpath(name).read_text(encoding="utf-8")
+    folder, _, file = name.rpartition("/")
+    return resources.files(f"captioner.{folder or 'figures'}").joinpath(file).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:
