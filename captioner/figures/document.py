@@ -17,7 +17,15 @@ from importlib import resources
 from typing import Any
 
 
-def assemble(template: str, *, styles: str, scripts: str, data: Any, texts: Mapping[str, str]) -> str:
+def assemble(
+    template: str,
+    *,
+    styles: str,
+    scripts: str,
+    data: Any,
+    texts: Mapping[str, str],
+    policy: str = "img-src data:",
+) -> str:
     """Return a page.
 
     Args:
@@ -26,11 +34,13 @@ def assemble(template: str, *, styles: str, scripts: str, data: Any, texts: Mapp
         scripts: likewise of its scripts, which are run in this order.
         data: what the scripts read, as plain values.
         texts: what goes into the other places, as HTML; among them ``title`` and ``language``.
+        policy: what the page may load beside its own style and script, as a Content-Security-Policy.
     """
     style, script = ("".join(map(_part, names.split())) for names in (styles, scripts))
     parts = {
         **texts,
         "data": _safe_json(data),
+        "policy": policy,
         "style": style,
         "script": script,
         "style-hash": _hash(style),

@@ -23,6 +23,8 @@ function explore(root, data) {
   map.width = Math.max(1, Math.round(W * shrink));
   map.height = Math.max(1, Math.round(H * shrink));
 
+  const attends = data.captions.some(({ weights }) => weights !== null);
+  const nothing = attends ? "The caption has no words." : "This model does not attend to places in the photo.";
   // What a caption is called beside others: its model, or its number.
   const nameOf = (rank) => data.captions[rank].model || String(rank + 1);
   const ofCaption = (rank) => (data.captions[rank].model ? `of ${nameOf(rank)}` : `of caption ${rank + 1}`);
@@ -158,7 +160,7 @@ function explore(root, data) {
       const list = best.map(([token, weight]) => `${token} ${percent(weight)}`).join(", ");
       return [`Strongest here: ${list}`, make("span", "unseen", `, ${from(...point)}`)];
     }
-    if (word === null) return [words.length ? data.hint : "The caption has no words."];
+    if (word === null) return [words.length ? data.hint : nothing];
     const { token, weights, peak, rank, view } = words[word];
     const n = weights.indexOf(Math.max(...weights));
     const [x, y] = view.boxes ? middle(view.boxes[n]) : centre(view, [Math.floor(n / view.grid[1]), n % view.grid[1]]);
