@@ -16,12 +16,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from captioner.errors import CaptionerError, ImageError
+from captioner.errors import CaptionerError, CheckpointError, ConfigError, ImageError
 
 if TYPE_CHECKING:
     from captioner.base import Captioner
     from captioner.caption import Caption, Translation
     from captioner.memory import Memory
+    from captioner.search.config import SearchConfig
     from captioner.translation.translator import Translator
 
 __version__ = "0.1.0"
@@ -30,11 +31,24 @@ _LAZY = {
     "Captioner": "captioner.base",
     "Caption": "captioner.caption",
     "Memory": "captioner.memory",
+    "SearchConfig": "captioner.search.config",
     "Translation": "captioner.caption",
     "Translator": "captioner.translation.translator",
 }
 
-__all__ = ["Caption", "Captioner", "CaptionerError", "ImageError", "Memory", "Translation", "Translator", "__version__"]
+__all__ = [
+    "Caption",
+    "Captioner",
+    "CaptionerError",
+    "CheckpointError",
+    "ConfigError",
+    "ImageError",
+    "Memory",
+    "SearchConfig",
+    "Translation",
+    "Translator",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> Any:
