@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -90,6 +91,15 @@ class Hub:
         repository = self.repositories[name] = Repository(**settings)
         repository.commit(files)
         return repository
+
+    def environment(self, home: Path) -> dict[str, str]:
+        """Return the variables by which a program finds this hub, and the folder of what it downloads."""
+        return {
+            "HF_ENDPOINT": self.url,
+            "HF_HOME": str(home),
+            "HF_TOKEN": TOKEN,
+            "HF_HUB_DISABLE_XET": "1",
+        }
 
     def fetched(self) -> list[str]:
         """Return the names of the files that were downloaded, and forget all requests."""

@@ -154,12 +154,7 @@ def test_the_command_uploads_a_folder_as_it_is(hub: Hub, tmp_path: Path, reposit
     folder = save_model(tmp_path / "run" / "best", tiny_model(), about=ABOUT, dtype=torch.int8)
     (folder / "thesis.pkl").write_bytes(b"private")
     (tmp_path / "card.md").write_text("# Mine\n")
-    environment = os.environ | {
-        "HF_ENDPOINT": hub.url,
-        "HF_HOME": str(tmp_path / "home"),
-        "HF_TOKEN": TOKEN,
-        "HF_HUB_DISABLE_XET": "1",
-    }
+    environment = os.environ | hub.environment(tmp_path / "home")
     command = [sys.executable, "-m", "captioner", "push", str(folder), NAME, "--private"]
     for more in ([], ["--card", str(tmp_path / "card.md")]):
         done = subprocess.run([*command, *more], cwd=repository, env=environment, capture_output=True, text=True)
