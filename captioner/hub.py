@@ -44,21 +44,20 @@ def fetch(name: str, file: str, *, commit: str | None = None) -> Path | None:
         CheckpointError: there is no such model or revision, it may not be read, or it cannot be downloaded.
     """
     repository, _, revision = name.partition("@")
-    huggingface_hub = _library(name)
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    hub = _library(name)
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RevisionNotFoundError
 
+    where = {"repo_id": repository, "filename": file, "revision": commit or revision or None}
     try:
-        return Path(
-            huggingface_hub.hf_hub_download(repository, file, revision=commit or revision or None, **_introduction())
-        )
-    except EntryNotFoundError as error:
-        if not isinstance(error, LocalEntryNotFoundError):
-            return None
-        raise CheckpointError(
-            f"model {name!r}: there is no such folder, the hub's cache does not have all of it, and "
-            f"{_reason(error, name)}"
-        ) from error
+        if commit is None:  # asked once, since a download that cannot begin is tried again for half a minute
+            hub.get_hf_file_metadata(hub.hf_hub_url(**where), **_introduction())
+        return Path(hub.hf_hub_download(**where, **_introduction()))
     except Exception as error:  # the hub's and the network's own families
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            return None
+        there = not isinstance(error, (ValueError, RevisionNotFoundError)) and hub.try_to_load_from_cache(**where)
+        if isinstance(there, str):
+            return Path(there)
         raise CheckpointError(f"model {name!r}: {_reason(error, name)}") from error
 
 
@@ -85,8 +84,8 @@ def publish(
     """
     if "@" in name or not is_name(name):
         raise CheckpointError(f"{name!r}: is not a model's name on the hub; give user/model, which has no revision")
-    huggingface_hub = _library(name)
-    api = huggingface_hub.HfApi(**_introduction())
+    hub = _library(name)
+    api = hub.HfApi(**_introduction())
     try:
         there, is_private = _there(api, name)
         if private and is_private is False:
@@ -98,10 +97,8 @@ def publish(
             raise CheckpointError(f"{name}: exists and is not a model of captioner; give another name")
         if is_private is None:
             api.create_repo(name, private=private, exist_ok=True)
-        operations: list[Any] = [huggingface_hub.CommitOperationAdd(file, content) for file, content in files.items()]
-        operations += [
-            huggingface_hub.CommitOperationDelete(file) for file in sorted(there.intersection(known) - set(files))
-        ]
+        operations: list[Any] = [hub.CommitOperationAdd(file, content) for file, content in files.items()]
+        operations += [hub.CommitOperationDelete(file) for file in sorted(there.intersection(known) - set(files))]
         api.create_commit(name, operations, commit_message=f"Upload by captioner {captioner.__version__}")
     except CheckpointError:
         raise
@@ -167,14 +164,18 @@ def _reason(error: BaseException, name: str, *, writing: bool = False) -> str:
     if status == 403:
         may = "write to it" if writing else "read it"
         return f"your login may not {may}; log in as one who may, with a token that allows it: {LOGIN}"
-    if status is not None:
-        refused = status < 500 and status != 429
-        return f"the hub answered {status} ({_told(error)}); {'correct that' if refused else 'try again later'}"
     if isinstance(error, errors.HFValidationError):
         return f"is not a name on the hub ({first_line(error)}); give user/model or user/model@revision"
+    if status is not None and status < 500 and status != 429:
+        return f"the hub answered {status} ({_told(error)})"
+    here = "" if writing else "there is no such folder, the hub's cache does not have all of it, and "
+    if status is not None:
+        return f"{here}the hub answered {status} ({_told(error)}); try again later"
     if constants.HF_HUB_OFFLINE or isinstance(error, errors.OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE forbids any transfer; unset that" + ("" if writing else ", or give a model folder")
-    return f"{constants.ENDPOINT} cannot be reached, or broke off ({_told(error)}); check the network and run it again"
+        return f"{here}HF_HUB_OFFLINE forbids any transfer; unset that"
+    return (
+        f"{here}{constants.ENDPOINT} cannot be reached, or broke off ({_told(error)}); check the network and try again"
+    )
 
 
 def _told(error: BaseException) -> str:
