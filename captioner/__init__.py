@@ -8,7 +8,8 @@
 
 :class:`Translator` translates captions, and any other text.
 
-Names are imported when they are first used, so that ``import captioner`` is fast and does not load torch.
+``__all__`` is the public interface; what else the modules hold may change. Its names are imported when they are first
+used, so that ``import captioner`` is fast and does not load torch.
 """
 
 from __future__ import annotations
