@@ -147,11 +147,12 @@ def default(config: Mapping[str, Any], name: str) -> str:
     """
     about = config.get("about", {})
     kind = kind_of(config)
+    where = name if "/" in name else "path/to/this/folder"
     use = {
         "Captioner": f"""    from captioner import Captioner
-    print(Captioner.from_pretrained("{name}")("photo.jpg"))""",
+    print(Captioner.from_pretrained("{where}")("photo.jpg"))""",
         "Translator": f"""    from captioner import Translator
-    print(Translator.from_pretrained("{name}")("Two dogs run."))""",
+    print(Translator.from_pretrained("{where}")("Two dogs run."))""",
         "": "    captioner features DATA --encoder regions --output FEATURES",
     }[_TASKS[kind][2]]
     parts = [
@@ -248,9 +249,12 @@ def _scores(config: Mapping[str, Any]) -> str:
     search, own = own_scores(config)
     if not own:
         return "It has not been scored."
+    metrics = list(own)
+    if kind_of(config) == DETECTOR:
+        row = [f"{100 * value:.1f}" for value in own.values()]
+        return f"On its validation photos, in percent:\n\n{markdown_table(metrics, [row], text_columns=0)}"
     scores = config["about"].get("scores") or {}
     table = scores if search in scores else {search: own}
-    metrics = list(own)
     rows = [(searched, *(f"{100 * values[metric]:.1f}" for metric in metrics)) for searched, values in table.items()]
     dataset = dataset_name(datasets_of(config)[0]) if datasets_of(config) else "its data"
     text = (

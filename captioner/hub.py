@@ -104,7 +104,7 @@ def publish(
         raise
     except Exception as error:  # the hub's and the network's own families
         raise CheckpointError(
-            f"{name}: could not be uploaded, and nothing was changed there: {_reason(error, name, writing=True)}"
+            f"{name}: could not be uploaded, and no file there was changed: {_reason(error, name, writing=True)}"
         ) from error
     return f"{api.endpoint}/{name}"
 

@@ -67,11 +67,19 @@ def picture(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The folders of two captioners that differ in their first weight, which is 7 in the second."""
+    folder, model = tmp_path_factory.mktemp("models"), tiny_model()
+    first = save_model(folder / "first", model)
+    next(model.decoder.parameters()).data.fill_(7)
+    return first, save_model(folder / "second", model)
+
+
 @pytest.fixture
-def pushed(hub: Hub) -> Hub:
-    """The hub with a captioner."""
-    Captioner(tiny_model()).push_to_hub(NAME)
-    hub.requests.clear()
+def pushed(hub: Hub, models: tuple[Path, Path]) -> Hub:
+    """The hub with the first captioner."""
+    hub.add(NAME, {file.name: file.read_bytes() for file in models[0].iterdir()} | {".gitattributes": b""})
     return hub
 
 
@@ -189,13 +197,11 @@ def weight(name: str) -> float:
     return float(next(load_model(name).decoder.parameters()).flatten()[0].detach())
 
 
-def test_a_revision_is_a_branch_a_tag_or_a_commit(pushed: Hub) -> None:
+def test_a_revision_is_a_branch_a_tag_or_a_commit(pushed: Hub, models: tuple[Path, Path]) -> None:
     repository = pushed.repositories[NAME]
     old = weight(NAME)
     first = repository.refs["v1"] = repository.refs["main"]
-    model = tiny_model()
-    next(model.decoder.parameters()).data.fill_(7)
-    Captioner(model).push_to_hub(NAME)
+    folders.push(models[1], NAME)
     assert weight(NAME) == weight(f"{NAME}@main") == 7 != old
     assert weight(f"{NAME}@v1") == weight(f"{NAME}@{first}") == old
     with pytest.raises(CheckpointError, match=f"^model '{NAME}@v2': has no revision 'v2'; {pushed.url}/{NAME} lists"):
@@ -310,12 +316,12 @@ def test_without_a_network_the_cache_serves(
 @pytest.mark.parametrize(
     ("token", "name", "fails", "says"),
     [
-        (None, "ada/new", {}, "nothing was changed there: you are not logged in; run: hf auth login"),
+        (None, "ada/new", {}, "no file there was changed: you are not logged in; run: hf auth login"),
         ("hf_forged", "ada/new", {}, "your login is not valid"),
         ("hf_eve", "ada/new", {}, "your login may not write to it; log in as one who may"),
         ("hf_eve", NAME, {}, "your login may not write to it; log in as one who may"),
-        (TOKEN, NAME, {"/upload/": 500}, "nothing was changed there: the hub answered 500"),
-        (TOKEN, NAME, {"/commit/": 500}, "nothing was changed there: the hub answered 500"),
+        (TOKEN, NAME, {"/upload/": 500}, "no file there was changed: the hub answered 500"),
+        (TOKEN, NAME, {"/commit/": 500}, "no file there was changed: the hub answered 500"),
         (TOKEN, "small", {}, "is not a model's name on the hub; give user/model"),
         (TOKEN, f"{NAME}@v1", {}, "is not a model's name on the hub; give user/model, which has no revision"),
         (TOKEN, "ada/bert", {}, "ada/bert: exists and is not a model of captioner; give another name"),
@@ -323,7 +329,13 @@ def test_without_a_network_the_cache_serves(
     ],
 )
 def test_an_upload_that_fails_changes_nothing(
-    pushed: Hub, monkeypatch: pytest.MonkeyPatch, token: str | None, name: str, fails: dict[str, int], says: str
+    pushed: Hub,
+    models: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    token: str | None,
+    name: str,
+    fails: dict[str, int],
+    says: str,
 ) -> None:
     pushed.users["hf_eve"] = "eve"
     pushed.fails = fails
@@ -331,18 +343,16 @@ def test_an_upload_that_fails_changes_nothing(
     pushed.add("ada/thesis", {"thesis.pdf": b"1"})
     before = {there: dict(repository.files) for there, repository in pushed.repositories.items()}
     monkeypatch.setenv("HF_TOKEN", token) if token else monkeypatch.delenv("HF_TOKEN")
-    model = tiny_model()
-    next(model.decoder.parameters()).data.add_(1)
     with pytest.raises(CheckpointError, match=f"(?s){says}") as caught:
-        Captioner(model).push_to_hub(name)
+        folders.push(models[1], name)
     assert name in str(caught.value)
     assert {there: dict(repository.files) for there, repository in pushed.repositories.items()} == before
 
 
-def test_a_private_model_is_not_uploaded_to_a_public_repository(pushed: Hub) -> None:
+def test_a_private_model_is_not_uploaded_to_a_public_repository(pushed: Hub, models: tuple[Path, Path]) -> None:
     before = dict(pushed.repositories[NAME].files)
     with pytest.raises(CheckpointError, match=f"^{NAME}: exists and is public; make it private on its page"):
-        Captioner(tiny_model(width=3)).push_to_hub(NAME, private=True)
+        folders.push(models[1], NAME, private=True)
     assert pushed.repositories[NAME].files == before
 
 
