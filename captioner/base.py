@@ -18,7 +18,7 @@ from captioner.caption import MEAN, Caption
 from captioner.data.images import ImageSource
 from captioner.data.loader import ImageBatch, ImageLoader
 from captioner.data.transform import Transform
-from captioner.errors import CheckpointError, ImageError, first_line
+from captioner.errors import CheckpointError, ImageError
 from captioner.search.config import Hypothesis, SearchConfig
 from captioner.text.vocabulary import Vocabulary
 
@@ -47,8 +47,10 @@ class Captioner:
         vocabulary: the words that it can write.
         transform: what it sees of a picture.
         attends: whether its captions have attention.
+        about: how the model was made, as its config says: data, recipe, scores; empty if it was not loaded.
     """
 
+    about: dict[str, Any]
     search: SearchConfig
     vocabulary: Vocabulary
     transform: Transform
@@ -71,7 +73,8 @@ class Captioner:
     ) -> Captioner:
         """Load a shipped model by name, a model folder, an exported one, or ``user/model`` from the Hugging Face hub.
 
-        ``None`` is the default model.
+        ``None`` is the default model, and ``user/model@revision`` a branch, a tag or a commit. Of the hub, the newest
+        version is taken, and without a network the one that was downloaded before.
 
         Raises:
             CheckpointError: there is no such model, it is damaged, or what runs it is not installed.
@@ -90,14 +93,16 @@ class Captioner:
                 f"{folder}: is a model in torch, which is not installed; run: pip install torch, or give a folder that "
                 "captioner export made of it"
             ) from None
-        return Captioner(load_model(folder), device=device, **search)
+        captioner = Captioner(load_model(folder), device=device, **search)
+        captioner.about = folders.about(folder)
+        return captioner
 
     def save_pretrained(self, folder: str | Path, *, card: str = "") -> Path:
         """Write the model to a folder that :meth:`from_pretrained` reads.
 
         Args:
             folder: its path; a model of the same kind that is there is replaced.
-            card: the text of the model card.
+            card: the text of the model card; by default it is written from what is known of the model.
 
         Raises:
             CheckpointError: ``folder`` exists and is not such a model's.
@@ -105,25 +110,20 @@ class Captioner:
         raise NotImplementedError
 
     def push_to_hub(self, name: str, *, private: bool = False, card: str = "") -> str:
-        """Upload the model to the Hugging Face hub as ``user/model`` and return its address.
+        """Upload the model to the Hugging Face hub as ``user/model``, in one commit, and return its address.
 
-        You must be logged in there.
+        You must be logged in there (``hf auth login``). The weights are those of :meth:`save_pretrained`; ``captioner
+        push`` uploads a folder as it is, in eight bits for example.
+
+        Args:
+            name: ``user/model``; a model of captioner that is there is replaced.
+            private: make a repository that nobody else can see.
+            card: the text of the model card; by default it is written from what is known of the model.
+
+        Raises:
+            CheckpointError: you may not write there, something else is there, or the upload failed.
         """
-        import tempfile
-
-        from huggingface_hub import HfApi
-
-        api = HfApi()
-        with tempfile.TemporaryDirectory() as parent:
-            folder = self.save_pretrained(Path(parent) / "model", card=card)
-            try:
-                address = api.create_repo(name, private=private, exist_ok=True)
-                api.upload_folder(repo_id=name, folder_path=folder)
-            except Exception as error:  # the hub's and the network's own families
-                raise CheckpointError(
-                    f"{name}: could not be uploaded ({first_line(error)}); log in with: hf auth login"
-                ) from error
-        return str(address)
+        return folders.push_saved(self.save_pretrained, name, private=private, card=card)
 
     @overload
     def __call__(self, pictures: list[Any] | tuple[Any, ...], *, attention: str = MEAN) -> list[Caption]: ...

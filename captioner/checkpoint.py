@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from captioner import files, folders
+from captioner import folders
 from captioner.assets import CAPTIONER, CONFIG
 from captioner.errors import CheckpointError, ConfigError
 from captioner.folders import CARD, DEFAULT, FORMAT, SOURCE_VOCABULARY, VOCABULARY, WEIGHTS, locate, read_config
@@ -56,7 +56,7 @@ def save_model(
     Args:
         folder: its path.
         model: the model to write.
-        card: the text of the model card.
+        card: the text of the model card; by default :func:`captioner.card.default` writes it.
         about: how it was made, stored in the config under ``about``: data, recipe, seed, scores.
         dtype: store weights in this type, ``torch.float16`` or ``torch.int8`` (:mod:`captioner.weights`); ``None``
             keeps theirs. The encoder's are never in eight bits, so that models with one encoder have one also on disk.
@@ -112,7 +112,7 @@ def write_folder(
         weights: all of its tensors.
         config: the fields of ``config.json`` that are specific to the kind.
         vocabularies: by file name.
-        card: the text of the model card.
+        card: the text of the model card; if it is empty, :func:`captioner.card.default` writes one from the config.
         dtype: see :func:`captioner.weights.write_weights`.
         half: likewise.
 
@@ -123,7 +123,7 @@ def write_folder(
         write_weights(temporary / WEIGHTS, weights, dtype, half=half)
         for name, vocabulary in vocabularies.items():
             vocabulary.save(temporary / name)
-        files.write_text(temporary / CARD, card)
+        folders.write_card(temporary, kind, config, folder, card)
     return Path(folder)
 
 

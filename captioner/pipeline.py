@@ -38,6 +38,7 @@ class TorchCaptioner(Captioner):
         self.model = model.to(self.device).eval()
         self.vocabulary, self.transform = model.vocabulary, model.encoder.transform
         self.attends = model.decoder.attends
+        self.about: dict[str, Any] = {}
         # The encoder takes most of the time and runs at lower precision where that is faster; the model keeps its
         # own encoder, as it may be saved again.
         self._encoder = model.encoder.fast(self.device)
@@ -46,7 +47,7 @@ class TorchCaptioner(Captioner):
 
     def save_pretrained(self, folder: str | Path, *, card: str = "") -> Path:
         """Write the model; see :meth:`Captioner.save_pretrained`."""
-        return checkpoint.save_model(folder, self.model, card=card)
+        return checkpoint.save_model(folder, self.model, card=card, about=self.about)
 
     def check(self, attention: str) -> None:
         """See :meth:`Captioner.check`."""

@@ -24,6 +24,7 @@ from captioner.cli import (
     export,
     features,
     models,
+    push,
     recipes,
     serve,
     train,
@@ -68,6 +69,7 @@ app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.run)
 app.command("benchmark", epilog=benchmark.EXAMPLES)(benchmark.run)
 app.command("train", epilog=train.EXAMPLES)(train.run)
 app.command("export", epilog=export.EXAMPLES)(export.run)
+app.command("push", epilog=push.EXAMPLES)(push.run)
 app.command("features", epilog=features.EXAMPLES)(features.run)
 app.command("recipes", epilog=recipes.EXAMPLES)(recipes.run)
 app.command("models", epilog=models.EXAMPLES)(models.run)

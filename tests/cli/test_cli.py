@@ -21,6 +21,7 @@ COMMANDS = (
     ["train"],
     ["evaluate"],
     ["export"],
+    ["push"],
     ["benchmark"],
     ["models"],
     ["recipes"],

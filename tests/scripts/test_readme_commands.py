@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.hub import TOKEN, running
+
 CAPTIONS = ("a brown dog runs on green grass", "the dog runs over the grass", "a dog plays on a field")
 SMALL = (
     "model.encoder.backbone=efficientnet_lite2",  # the only one whose weights come as a package
@@ -96,7 +98,16 @@ def test_the_commands_work_as_written(workplace: Path, repository: Path) -> None
     lines = lines_of((repository / "README.md").read_text(encoding="utf-8"))
     assert len(lines) > 15
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "CAPTIONER_COMPILE": "0"}
+    with running() as hub:
+        hub.users[TOKEN] = "user"
+        environment = os.environ | {"PATH": path, "CAPTIONER_COMPILE": "0"} | hub.environment(workplace / "home")
+        run(lines, workplace, environment)
+    made = ("captions.csv", "figure.png", "page.html", "benchmark/table.md", "runs/coco/best/model.safetensors")
+    assert all((workplace / name).stat().st_size for name in made)
+
+
+def run(lines: list[str], workplace: Path, environment: dict[str, str]) -> None:
+    """Run the lines one after the other; trainings are made small."""
     for line in lines:
         command = line.partition("  #")[0]
         if command.startswith("captioner train"):
@@ -107,5 +118,3 @@ def test_the_commands_work_as_written(workplace: Path, repository: Path) -> None
             command += "".join(f" --set {setting}" for setting in small)
         done = subprocess.run(["bash", "-c", command], cwd=workplace, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
-    made = ("captions.csv", "figure.png", "page.html", "benchmark/table.md", "runs/coco/best/model.safetensors")
-    assert all((workplace / name).stat().st_size for name in made)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -270,6 +271,11 @@ def test_self_critical_training_continues_from_a_model(tiny: Path, tmp_path: Pat
     records = [json.loads(line) for line in (tmp_path / "second" / "log.jsonl").read_text().splitlines()]
     assert all(0 <= record["reward"] <= 10 and record["words"] <= 6 for record in records if "loss" in record)
     assert not torch.equal(before.decoder.output.weight, after.decoder.output.weight)  # type: ignore[arg-type, union-attr]
+    card = ModelCard.load(second / "README.md")
+    dev = json.loads((second / "config.json").read_text())["about"]["dev_cider"]
+    (score,) = card.data.eval_results
+    assert (score.metric_type, score.metric_value, card.data.model_name) == ("cider", round(100 * dev, 1), "second")
+    assert "1. Cross-entropy, epoch " in card.text and "2. Self-critical training" in card.text
 
 
 def test_going_on_with_new_words_must_beat_the_start(tiny: Path, photos: Path, tmp_path: Path) -> None:

@@ -318,15 +318,3 @@ def test_wrong_settings_are_explained() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'width'"):
         Translator(build(), device="cpu", widht=3)
     assert TranslationConfig(search={"width": 1}).search.max_words == 120  # type: ignore[arg-type]
-
-
-def test_a_hub_model_brings_both_vocabularies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, wanted = save_translator(tmp_path / "model", build()), []
-
-    def download(name: str, allow_patterns: list[str]) -> str:
-        wanted.extend(allow_patterns)
-        return str(folder)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    assert load_translator("some/model").target == build().target
-    assert set(contents(folder)) <= set(wanted)
