@@ -1,6 +1,6 @@
-"""The models that come with the program: folders in ``assets``.
+"""What comes with the program: models, which are folders in ``assets``, and recipes.
 
-In an installed copy they are inside the package, in a checkout beside it.
+In an installed copy the models are inside the package, in a checkout beside it.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 CONFIG = "config.json"  # every model's folder has one; its "kind" says what the model is
 CAPTIONER, TRANSLATOR, DETECTOR = "captioner", "translator", "detector"
@@ -26,6 +27,12 @@ def shipped(kind: str | None = CAPTIONER) -> dict[str, Path]:
     return found
 
 
+def recipes() -> dict[str, Path]:
+    """Return the files of the recipes of training, by name; those that start with ``_`` are bases of others."""
+    folder = Path(__file__).parent / "training" / "recipes"
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+
+
 def examples() -> list[Path]:
     """Return the example photos, which are in a checkout but not in an installed copy."""
     folder = Path(str(files("captioner"))).parent / "assets" / "examples"
@@ -37,8 +44,13 @@ def kind_of(folder: Path) -> str:
 
     One that cannot be read counts as a captioner, so that loading it reports what is wrong.
     """
+    return str(config_of(folder).get("kind", CAPTIONER))
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """Return a model's config, empty if it cannot be read; :func:`captioner.folders.read_config` checks it."""
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return CAPTIONER
-    return str(config.get("kind", CAPTIONER)) if isinstance(config, dict) else CAPTIONER
+        return {}
+    return config if isinstance(config, dict) else {}

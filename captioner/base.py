@@ -5,6 +5,8 @@ Letters in shapes: B pictures in a batch, S the side of the transformed picture 
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +26,8 @@ from captioner.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from captioner.model import CaptionModel
+
+log = logging.getLogger(__name__)
 
 
 class Captioner:
@@ -194,7 +198,11 @@ class Captioner:
             max_pixels=max_pixels,
             prefetch=max(2, together),
         )
-        yield from self.caption_batches(loader, together, attention)
+        began, done = time.perf_counter(), 0
+        for result in self.caption_batches(loader, together, attention):
+            done += 1
+            yield result
+        log.info("%d pictures in %.2f s", done, time.perf_counter() - began)
 
     def encoded_at_once(self, batch_size: int) -> int:
         """Return how many of the pictures that are searched at once are encoded at once."""

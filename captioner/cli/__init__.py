@@ -35,7 +35,7 @@ app = typer.Typer(
     name="captioner",
     help="Describe photos in a sentence. For the options of a command: captioner COMMAND --help",
     epilog="Example: captioner caption photo.jpg",
-    add_completion=False,
+    cls=console.Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -76,6 +76,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 on success, 1 after an error, 2 on wrong usage, 130 when interrupted."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="surrogateescape")  # file names may hold any bytes, and are printed unchanged
+    console.set_verbosity(console.Verbosity.NORMAL)
     keep_freed_memory()
     try:
         app(arguments, prog_name="captioner")
@@ -83,10 +84,17 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         Processes.started().yield_to_first()
         console.error(error)
     except ModuleNotFoundError as error:  # in a small environment, see the README
-        if error.name is None or error.name.startswith("captioner"):
-            raise
-        package = error.name.partition(".")[0]
-        console.error(f"this needs the package {package}, which is not installed; run: pip install {package}")
+        package = (error.name or "captioner").partition(".")[0]
+        if package == "captioner":
+            console.unexpected(error)
+        else:
+            console.error(
+                f"this needs the package {package}, which is not installed; run: pip install {package}", error
+            )
     except OSError as error:  # a full disk, a read-only folder
-        console.error(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error)
+        console.error(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error, error)
+    except Exception as error:  # a mistake in the program or in a library
+        console.unexpected(error)
+    finally:
+        console.done()
     sys.exit(1)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from captioner.cli import console
+from captioner.cli import complete, console
 
 EXAMPLES = """Example: captioner benchmark --data flickr8k --split test
 
@@ -25,6 +25,7 @@ def run(
         list[str] | None,
         typer.Argument(
             metavar="MODEL",
+            autocompletion=complete.models,
             help="Shipped models, model folders, or user/model on the hub; the others are compared with the first.",
             show_default="the shipped models",
         ),
@@ -43,8 +44,9 @@ def run(
     train: Annotated[
         list[str] | None,
         typer.Option(
+            autocompletion=complete.recipes,
             help="Train a contestant on the data first, by a shipped recipe (captioner recipes) or a YAML file; "
-            "may be repeated."
+            "may be repeated.",
         ),
     ] = None,
     changes: Annotated[

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from captioner import files
-from captioner.cli import console
+from captioner.cli import complete, console
 from captioner.errors import CaptionerError, ImageError
 
 if TYPE_CHECKING:
@@ -36,19 +36,28 @@ Paths = Annotated[
 ]
 Model = Annotated[
     str | None,
-    typer.Option("--model", "-m", help="A shipped model, a model folder, or user/model on the Hugging Face hub."),
+    typer.Option(
+        "--model",
+        "-m",
+        autocompletion=complete.models,
+        help="A shipped model, a model folder, or user/model on the Hugging Face hub.",
+    ),
 ]
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Include subfolders.")]
 Language = Annotated[
     str | None,
     typer.Option(
-        metavar="CODE", help="Translate the English captions, for example into de, with the shipped translator."
+        metavar="CODE",
+        autocompletion=complete.languages,
+        help="Translate the English captions, for example into de, with the shipped translator.",
     ),
 ]
 TranslatorName = Annotated[
     str | None,
     typer.Option(
-        metavar="MODEL", help="Translate with this one: a shipped translator, a translator's folder, or user/model."
+        metavar="MODEL",
+        autocompletion=complete.translators,
+        help="Translate with this one: a shipped translator, a translator's folder, or user/model.",
     ),
 ]
 MaxPixels = Annotated[int | None, typer.Option(min=1, help="Refuse pictures with more pixels.")]

@@ -3,22 +3,115 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
+import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from captioner.cli import complete
+from captioner.errors import CaptionerError, first_line
 
 if TYPE_CHECKING:
     from captioner.data.dataset import CaptionData
 
 messages = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+_errors = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)  # these are printed when quiet, too
+_log = logging.getLogger("captioner")
+_began = time.perf_counter()
 
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto for the best available.")]
+
+class Verbosity(Enum):
+    """How much a command prints on stderr: only errors, also notes and progress, or also what the library logs."""
+
+    QUIET = logging.ERROR
+    NORMAL = logging.WARNING
+    VERBOSE = logging.INFO
+
+
+class _Handler(logging.Handler):
+    """Prints what the library logs, after the seconds since the program started."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        note(f"{time.perf_counter() - _began:6.2f} s  {record.getMessage()}")
+
+
+_handler = _Handler()
+_verbosity = Verbosity.NORMAL
+
+
+def set_verbosity(verbosity: Verbosity) -> None:
+    """Set how much is printed on stderr from now on."""
+    global _verbosity
+    _verbosity = verbosity
+    messages.quiet = verbosity is Verbosity.QUIET
+    _log.setLevel(verbosity.value)
+    _log.removeHandler(_handler)
+    if verbosity is Verbosity.VERBOSE:
+        _log.addHandler(_handler)
+
+
+def _setter(verbosity: Verbosity) -> Callable[[bool], None]:
+    def callback(given: bool) -> None:
+        if given and _verbosity not in (Verbosity.NORMAL, verbosity):
+            raise typer.BadParameter("give one of them, not both", param_hint="--quiet, --verbose")
+        if given:
+            set_verbosity(verbosity)
+
+    return callback
+
+
+def _options(
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet",
+            "-q",
+            callback=_setter(Verbosity.QUIET),
+            expose_value=False,
+            help="Print only results and errors, no notes and no progress.",
+        ),
+    ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose",
+            "-v",
+            callback=_setter(Verbosity.VERBOSE),
+            expose_value=False,
+            help="Also say what is done, where, when and how, and show tracebacks of errors in libraries.",
+        ),
+    ] = False,
+) -> None:
+    """Take the options that every command has."""
+
+
+class Commands(TyperGroup):
+    """Commands which all have ``--quiet`` and ``--verbose``, before and after their name."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        app = typer.Typer(add_completion=False)
+        app.command()(_options)
+        for command in (self, *self.commands.values()):
+            if not {"quiet", "verbose"} & {parameter.name for parameter in command.params}:
+                command.params += get_command(app).params
+
+
+Device = Annotated[
+    str,
+    typer.Option(autocompletion=complete.devices, help="cpu, cuda, cuda:1, mps, or auto for the best available."),
+]
 Workers = Annotated[int, typer.Option(min=1, help="Threads that load pictures.")]
 Beam = Annotated[
     int | None, typer.Option(min=1, help="Width of the beam search; 1 is greedy. By default the model's own.")
@@ -48,9 +141,37 @@ Strict = Annotated[
 ]
 
 
-def error(message: object) -> None:
-    """Print ``error: message`` on stderr, on one line whatever the terminal's width."""
-    messages.print(Text.assemble(("error:", "bold red"), f" {message}"))
+def error(message: object, exception: BaseException | None = None) -> None:
+    """Print ``error: message`` on stderr, on one line whatever the terminal's width.
+
+    When verbose, an exception from outside the program, or one from there beneath an error of ours, has its traceback
+    printed first.
+
+    Args:
+        message: what to print.
+        exception: what the message tells of, if it is no exception itself.
+    """
+    if exception is None and isinstance(message, BaseException):
+        exception = message
+    if isinstance(exception, CaptionerError):
+        exception = exception.__cause__ or exception.__context__
+    if exception is not None and _verbosity is Verbosity.VERBOSE:
+        _errors.print(Text("".join(traceback.format_exception(exception)).rstrip()))
+    _errors.print(Text.assemble(("error:", "bold red"), f" {message}"))
+
+
+def unexpected(exception: Exception) -> None:
+    """Print an error that is the program's fault, with what helps to mend it."""
+    error(
+        f"unexpected {type(exception).__name__}: {first_line(exception)}; the same command with --verbose shows where, "
+        "and captioner doctor --json what a report of it should contain",
+        exception,
+    )
+
+
+def done() -> None:
+    """Say how long the command took, when verbose."""
+    _log.info("done")
 
 
 def note(message: object) -> None:

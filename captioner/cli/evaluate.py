@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from captioner import files
-from captioner.cli import console, evaluations, scores
+from captioner.cli import complete, console, evaluations, scores
 
 if TYPE_CHECKING:
     from captioner.data.dataset import CaptionData
@@ -40,6 +40,7 @@ def run(
         str,
         typer.Argument(
             metavar="[MODEL]",
+            autocompletion=complete.scored,
             help="A shipped model, a model folder, or user/model on the Hugging Face hub; omitted with --captions.",
         ),
     ],

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from captioner.cli import console
+from captioner.cli import complete, console
 
 EXAMPLES = """Example: captioner export show_attend_tell -o small
 
@@ -28,7 +28,11 @@ class Format(str, Enum):
 def run(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="A shipped model, a model folder, or user/model on the Hugging Face hub."),
+        typer.Argument(
+            metavar="MODEL",
+            autocompletion=complete.models,
+            help="A shipped model, a model folder, or user/model on the Hugging Face hub.",
+        ),
     ],
     output: Annotated[
         Path,

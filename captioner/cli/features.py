@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from captioner.cli import console
+from captioner.cli import complete, console
 
 if TYPE_CHECKING:
     from captioner.encoders import Encoder
@@ -27,6 +27,7 @@ def run(
         list[str],
         typer.Argument(
             metavar="DATA|RECIPE",
+            autocompletion=complete.recipes,
             help="Caption data sets, files or folders; several are merged. Or the recipe of a captioner.",
         ),
     ],
@@ -74,7 +75,8 @@ def run(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Use this model's encoder, not a backbone: a shipped model, a model folder, or user/model on the hub."
+            autocompletion=complete.models,
+            help="Use this model's encoder, not a backbone: a shipped model, a model folder, or user/model on the hub.",
         ),
     ] = None,
     cut: Annotated[

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from captioner.cli import console
+from captioner.cli import complete, console
 
 _SENTENCE = r"\.\s+(?=[A-Z])"  # where the next one begins
 
@@ -19,7 +19,11 @@ Example: captioner recipes flickr8k_show_attend_tell > mine.yaml"""
 def run(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[RECIPE]", help="Print this recipe or YAML file, with every setting and its meaning."),
+        typer.Argument(
+            metavar="[RECIPE]",
+            autocompletion=complete.recipes,
+            help="Print this recipe or YAML file, with every setting and its meaning.",
+        ),
     ] = None,
     changes: Annotated[
         list[str] | None,

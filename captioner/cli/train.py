@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from captioner.cli import console
+from captioner.cli import complete, console
 from captioner.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def run(
         str,
         typer.Argument(
             metavar="RECIPE",
+            autocompletion=complete.recipes,
             help="A shipped recipe, which captioner recipes lists, or a YAML file.",
         ),
     ],

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from captioner import files
-from captioner.cli import caption, console
+from captioner.cli import caption, complete, console
 from captioner.errors import CaptionerError
 
 if TYPE_CHECKING:
@@ -52,11 +52,15 @@ def run(
         typer.Option(
             "--model",
             "-m",
+            autocompletion=complete.translators,
             help="A shipped translator, a translator's folder, or user/model on the Hugging Face hub.",
             show_default="the shipped one into --language",
         ),
     ] = None,
-    language: Annotated[str, typer.Option(metavar="CODE", help="The language to translate English into.")] = "de",
+    language: Annotated[
+        str,
+        typer.Option(metavar="CODE", autocompletion=complete.languages, help="The language to translate English into."),
+    ] = "de",
     output: Annotated[
         Path | None,
         typer.Option(

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
+from captioner.assets import recipes
 from captioner.data.augment import AugmentConfig
 from captioner.errors import ConfigError
 from captioner.model import ModelConfig
@@ -18,9 +19,8 @@ from captioner.search import SearchConfig
 from captioner.settings import Settings, override, read_yaml, validate
 from captioner.training.objective import OBJECTIVES
 
-_FILES = {file.stem: file for file in sorted((Path(__file__).parent / "recipes").glob("*.yaml"))}
-_SHARED = {name: file for name, file in _FILES.items() if name.startswith("_")}  # the bases of others, no recipes
-RECIPES = {name: file for name, file in _FILES.items() if name not in _SHARED}
+_SHARED = {name: file for name, file in recipes().items() if name.startswith("_")}  # the bases of others, no recipes
+RECIPES = {name: file for name, file in recipes().items() if name not in _SHARED}
 
 
 class DataConfig(Settings):
