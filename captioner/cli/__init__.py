@@ -20,6 +20,7 @@ from captioner.cli import (
     caption,
     console,
     data,
+    doctor,
     evaluate,
     export,
     features,
@@ -69,6 +70,7 @@ app.command("export", epilog=export.EXAMPLES)(export.run)
 app.command("features", epilog=features.EXAMPLES)(features.run)
 app.command("recipes", epilog=recipes.EXAMPLES)(recipes.run)
 app.command("models", epilog=models.EXAMPLES)(models.run)
+app.command("doctor", epilog=doctor.EXAMPLES)(doctor.run)
 app.add_typer(data.app, name="data")
 
 

@@ -23,6 +23,7 @@ COMMANDS = (
     ["export"],
     ["benchmark"],
     ["models"],
+    ["doctor"],
     ["recipes"],
     ["data"],
     ["data", "inspect"],
