@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 CONFIG = "config.json"  # every model's folder has one; its "kind" says what the model is
 CAPTIONER, TRANSLATOR, DETECTOR = "captioner", "translator", "detector"
@@ -28,9 +27,17 @@ def shipped(kind: str | None = CAPTIONER) -> dict[str, Path]:
 
 
 def recipes() -> dict[str, Path]:
-    """Return the files of the recipes of training, by name; those that start with ``_`` are bases of others."""
-    folder = Path(__file__).parent / "training" / "recipes"
-    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+    """Return the files of the recipes of training, by name."""
+    return {name: file for name, file in _recipe_files().items() if not name.startswith("_")}
+
+
+def recipe_bases() -> dict[str, Path]:
+    """Return the files that recipes are based on and that are none themselves, by name."""
+    return {name: file for name, file in _recipe_files().items() if name.startswith("_")}
+
+
+def _recipe_files() -> dict[str, Path]:
+    return {file.stem: file for file in sorted((Path(__file__).parent / "training" / "recipes").glob("*.yaml"))}
 
 
 def examples() -> list[Path]:
@@ -44,13 +51,8 @@ def kind_of(folder: Path) -> str:
 
     One that cannot be read counts as a captioner, so that loading it reports what is wrong.
     """
-    return str(config_of(folder).get("kind", CAPTIONER))
-
-
-def config_of(folder: Path) -> dict[str, Any]:
-    """Return a model's config, empty if it cannot be read; :func:`captioner.folders.read_config` checks it."""
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}
-    return config if isinstance(config, dict) else {}
+        return CAPTIONER
+    return str(config.get("kind", CAPTIONER)) if isinstance(config, dict) else CAPTIONER

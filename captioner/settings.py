@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from captioner.assets import recipes
 from captioner.errors import ConfigError
 from captioner.registry import suggestion
 
@@ -26,6 +27,22 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def find_recipe(name_or_path: str | Path) -> Path:
+    """Return the file of a recipe of training: a shipped one by its name, or a YAML file.
+
+    Raises:
+        ConfigError: there is no shipped recipe of that name.
+    """
+    path = Path(name_or_path)
+    if path.suffix or path.exists():
+        return path
+    name, known = str(name_or_path), recipes()
+    if name not in known:
+        hint = suggestion(name, list(known))
+        raise ConfigError(f"recipe {name!r} does not exist.{hint} Known: {', '.join(known)}; or give a YAML file")
+    return known[name]
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML mapping.
 
@@ -36,6 +53,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: is a folder; give a YAML file") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(f"{path}: not readable as YAML{place}: {error.problem or error.context}") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(value, dict):

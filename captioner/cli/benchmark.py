@@ -30,9 +30,10 @@ def run(
             show_default="the shipped models",
         ),
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", file_okay=False, help="The folder of the report.")] = Path(
-        "benchmark"
-    ),
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", file_okay=False, callback=console.writable, help="The folder of the report."),
+    ] = Path("benchmark"),
     split: Annotated[
         str | None, typer.Option(help="The split to caption.", show_default="dev, or all photos of data without splits")
     ] = None,
@@ -117,6 +118,10 @@ def run(
                 "it is about how contestants are trained; give --train too, or leave it out", param_hint=option
             )
     seed_list = None if seeds is None else _seeds(seeds, changes or [])
+    for recipe in train or ():
+        console.check_recipe(recipe, changes or [])
+    chosen = console.metrics(metrics)
+    search = console.search(beam, length_normalisation, min_words, max_words, block_ngram)
     from captioner.data.annotations import read_captions
 
     whole = read_captions(data, images=images, strict=strict)
@@ -154,9 +159,9 @@ def run(
             training=training,
             split=split,
             features=features or (),
-            metrics=console.names(metrics) or DEFAULT_METRICS,
+            metrics=chosen or DEFAULT_METRICS,
             device=device,
-            search=console.search(beam, length_normalisation, min_words, max_words, block_ngram),
+            search=search,
             batches=sorted(set(batch_size or (1, 16))),
             rounds=rounds,
             resamples=resamples,

@@ -31,7 +31,7 @@ def scored(incomplete: str) -> list[str]:
 
 def recipes(incomplete: str) -> list[str]:
     """Complete the name of a shipped recipe, or a file."""
-    return _or_files(incomplete, (name for name in assets.recipes() if not name.startswith("_")))
+    return _or_files(incomplete, assets.recipes())
 
 
 def data_sets(incomplete: str) -> list[str]:
@@ -43,8 +43,9 @@ def data_sets(incomplete: str) -> list[str]:
 
 def languages(incomplete: str) -> list[str]:
     """Complete a language that a shipped translator writes."""
-    targets = (assets.config_of(folder).get("model", {}) for folder in assets.shipped(assets.TRANSLATOR).values())
-    return _starting(incomplete, {model["target"] for model in targets if "target" in model})
+    from captioner.folders import translators
+
+    return _starting(incomplete, translators())
 
 
 def devices(incomplete: str) -> list[str]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,8 +21,9 @@ from rich.text import Text
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from captioner import files
 from captioner.cli import complete
-from captioner.errors import CaptionerError, first_line
+from captioner.errors import CaptionerError, FileError, first_line
 
 if TYPE_CHECKING:
     from captioner.data.dataset import CaptionData
@@ -108,9 +111,19 @@ class Commands(TyperGroup):
                 command.params += get_command(app).params
 
 
+def _device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", name):
+        raise typer.BadParameter(f"{name!r} is none of cpu, cuda, cuda:1 (or another number), mps and auto")
+    return name
+
+
 Device = Annotated[
     str,
-    typer.Option(autocompletion=complete.devices, help="cpu, cuda, cuda:1, mps, or auto for the best available."),
+    typer.Option(
+        autocompletion=complete.devices,
+        callback=_device,
+        help="cpu, cuda, cuda:1, mps, or auto for the best available.",
+    ),
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Threads that load pictures.")]
 Beam = Annotated[
@@ -241,6 +254,46 @@ def names(lists: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(name.strip() for names in lists or () for name in names.split(",") if name.strip())
 
 
+def metrics(lists: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the metrics in comma-separated lists, see :func:`names`.
+
+    Raises:
+        EvaluationError: one of them does not exist.
+    """
+    from captioner.evaluation.scores import metric_families
+
+    chosen = names(lists)
+    if chosen:
+        metric_families(chosen)
+    return chosen
+
+
+def writable(path: Path | None) -> Path | None:
+    """Check that what an option names can be written, before any work is done; a callback of options.
+
+    Raises:
+        typer.BadParameter: it cannot.
+    """
+    if path is not None:
+        try:
+            files.check_place(path)
+        except FileError as error:
+            raise typer.BadParameter(str(error)) from None
+    return path
+
+
+def check_recipe(name_or_path: str, changes: Sequence[str]) -> None:
+    """Check that there is a recipe and that it and ``key=value`` changes can be read, before torch is imported.
+
+    Raises:
+        ConfigError: it cannot be read, or a change has another form.
+    """
+    from captioner.settings import find_recipe, override, read_yaml
+
+    override({}, changes)
+    read_yaml(find_recipe(name_or_path))
+
+
 def search(
     beam: int | None = None,
     length_normalisation: float | None = None,
@@ -249,7 +302,15 @@ def search(
     block_ngram: int | None = None,
     n_best: int | None = None,
 ) -> dict[str, Any]:
-    """Return the settings of the search that were given as options; the model's own apply to the others."""
+    """Return the settings of the search that were given as options; the model's own apply to the others.
+
+    Raises:
+        typer.BadParameter: two of them contradict each other.
+    """
+    if beam is not None and n_best is not None and n_best > beam:
+        raise typer.BadParameter(f"more than the beam's width, {beam}; give a wider --beam", param_hint="--n-best")
+    if min_words is not None and max_words is not None and min_words > max_words:
+        raise typer.BadParameter(f"more than --max-words, {max_words}", param_hint="--min-words")
     settings = {
         "width": beam,
         "length_normalisation": length_normalisation,

@@ -36,6 +36,10 @@ def run(
     A printed recipe has all settings, defaults included, each with its meaning; --json lists what is known of each,
     for example its published scores.
     """
+    if name is None and changes:
+        raise typer.BadParameter("give the recipe that it changes", param_hint="--set")
+    if name is not None:
+        console.check_recipe(name, changes or [])
     from captioner.training.recipe import RECIPES, explained, summary
     from captioner.translation.train import read_recipe
 
@@ -43,8 +47,6 @@ def run(
         config = read_recipe(name, changes or [])
         typer.echo(config.model_dump_json(indent=2) if json else explained(config))
         return
-    if changes:
-        raise typer.BadParameter("give the recipe that it changes", param_hint="--set")
     summaries = {recipe: summary(file) for recipe, file in RECIPES.items()}
     if json:
         typer.echo(console.json_text(summaries, indent=2))

@@ -40,7 +40,8 @@ def run(
         typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", file_okay=False, help="The folder of the run.")
+        Path | None,
+        typer.Option("--output", "-o", file_okay=False, callback=console.writable, help="The folder of the run."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
     dry_run: Annotated[
@@ -60,6 +61,7 @@ def run(
     """
     if json and not dry_run:
         raise typer.BadParameter("give --dry-run too", param_hint="--json")
+    console.check_recipe(config, changes or [])
     from captioner.processes import Processes
     from captioner.settings import override
     from captioner.training import fit

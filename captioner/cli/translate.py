@@ -36,7 +36,7 @@ _ENDINGS = f"{', '.join(f'.{kind}' for kind in _KINDS[:-1])} or .{_KINDS[-1]}"
 def _output(path: Path | None) -> Path | None:
     if path is not None and files.format_of(path) not in _KINDS:
         raise typer.BadParameter(f"{path}: the name must end in {_ENDINGS}")
-    return path
+    return console.writable(path)
 
 
 def run(

@@ -10,17 +10,16 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
-from captioner.assets import recipes
+from captioner.assets import recipe_bases, recipes
 from captioner.data.augment import AugmentConfig
 from captioner.errors import ConfigError
 from captioner.model import ModelConfig
-from captioner.registry import Registry, suggestion
+from captioner.registry import Registry
 from captioner.search import SearchConfig
-from captioner.settings import Settings, override, read_yaml, validate
+from captioner.settings import Settings, find_recipe, override, read_yaml, validate
 from captioner.training.objective import OBJECTIVES
 
-_SHARED = {name: file for name, file in recipes().items() if name.startswith("_")}  # the bases of others, no recipes
-RECIPES = {name: file for name, file in recipes().items() if name not in _SHARED}
+RECIPES = recipes()
 
 
 class DataConfig(Settings):
@@ -169,22 +168,6 @@ class TrainConfig(RunConfig):
 R = TypeVar("R", bound=RunConfig)
 
 
-def find_recipe(name_or_path: str | Path) -> Path:
-    """Return the file of a recipe: a shipped one by its name, or a YAML file.
-
-    Raises:
-        ConfigError: there is no shipped recipe of that name.
-    """
-    path = Path(name_or_path)
-    if path.suffix or path.exists():
-        return path
-    name = str(name_or_path)
-    if name not in RECIPES:
-        hint = suggestion(name, list(RECIPES))
-        raise ConfigError(f"recipe {name!r} does not exist.{hint} Known: {', '.join(RECIPES)}; or give a YAML file")
-    return RECIPES[name]
-
-
 def read_settings(name_or_path: str | Path) -> dict[str, Any]:
     """Read a recipe's settings, on top of those of its ``base`` if it names one.
 
@@ -198,7 +181,7 @@ def read_settings(name_or_path: str | Path) -> dict[str, Any]:
     while (base := settings.pop("base", None)) is not None:
         if not isinstance(base, str):
             raise ConfigError(f"{files[-1]}: base: name a recipe or a YAML file, not {base!r}")
-        file = files[-1].parent / base if Path(base).suffix else _SHARED.get(base) or find_recipe(base)
+        file = files[-1].parent / base if Path(base).suffix else recipe_bases().get(base) or find_recipe(base)
         if file in files:
             raise ConfigError(f"{files[-1]}: its base {base!r} is based on it; remove one of the two lines")
         files.append(file)

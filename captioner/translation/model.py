@@ -92,16 +92,6 @@ class TranslationModel(nn.Module):
         return memory
 
 
-def languages(source: str = "en") -> dict[str, str]:
-    """Return the target languages of shipped translators from ``source``, with the name of the first one of each."""
-    found: dict[str, str] = {}
-    for name, folder in assets.shipped(KIND).items():
-        model = checkpoint.read_config(folder, KIND)["model"]
-        if model.get("source") == source:
-            found.setdefault(str(model.get("target")).lower(), name)
-    return found
-
-
 def save_translator(
     folder: str | Path,
     model: TranslationModel,
