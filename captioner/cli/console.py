@@ -106,9 +106,10 @@ class Commands(TyperGroup):
         super().__init__(**settings)
         app = typer.Typer(add_completion=False)
         app.command()(_options)
+        options = get_command(app).params
         for command in (self, *self.commands.values()):
             if not {"quiet", "verbose"} & {parameter.name for parameter in command.params}:
-                command.params += get_command(app).params
+                command.params += options
 
 
 def _device(name: str) -> str:
