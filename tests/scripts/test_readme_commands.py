@@ -78,7 +78,8 @@ def lines_of(readme: str) -> list[str]:
     return [
         line
         for line in blocks
-        if "captioner " in line and not line.startswith(("pip", "from", "torchrun", "captioner data download"))
+        if "captioner " in line
+        and not line.startswith(("pip", "from", "torchrun", "docker", "captioner data download"))
     ]
 
 
