@@ -144,7 +144,9 @@ def _parts() -> Iterator[Finding]:
         if found:
             there.append(f"{package} {found}")
         else:
-            yield Finding(package, "warning", reason, f"for {purpose}: {_pip(package)}")
+            broken = "--force-reinstall torch torchvision, both from one index"
+            advice = _pip(package if version(package) is None else broken)
+            yield Finding(package, "warning", reason, f"for {purpose}: {advice}")
     yield Finding("packages", "ok", ", ".join(there) or "none of the optional ones")
 
 

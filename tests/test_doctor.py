@@ -83,7 +83,7 @@ def test_a_package_that_cannot_be_imported_is_found(tmp_path: Path, monkeypatch:
     monkeypatch.delitem(sys.modules, "torchvision", raising=False)
     found = by_name(list(doctor._parts()))["torchvision"]
     assert found.state == "warning" and "operator torchvision::nms does not exist" in found.found
-    assert "models on regions" in found.advice
+    assert "models on regions" in found.advice and "--force-reinstall" in found.advice
 
 
 def test_a_check_that_fails_costs_the_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

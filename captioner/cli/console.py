@@ -18,8 +18,6 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
-from typer.core import TyperGroup
-from typer.main import get_command
 
 from captioner import files
 from captioner.cli import complete
@@ -53,6 +51,11 @@ _handler = _Handler()
 _verbosity = Verbosity.NORMAL
 
 
+def verbosity() -> Verbosity:
+    """Return how much is printed on stderr."""
+    return _verbosity
+
+
 def set_verbosity(verbosity: Verbosity) -> None:
     """Set how much is printed on stderr from now on."""
     global _verbosity
@@ -62,54 +65,6 @@ def set_verbosity(verbosity: Verbosity) -> None:
     _log.removeHandler(_handler)
     if verbosity is Verbosity.VERBOSE:
         _log.addHandler(_handler)
-
-
-def _setter(verbosity: Verbosity) -> Callable[[bool], None]:
-    def callback(given: bool) -> None:
-        if given and _verbosity not in (Verbosity.NORMAL, verbosity):
-            raise typer.BadParameter("give one of them, not both", param_hint="--quiet, --verbose")
-        if given:
-            set_verbosity(verbosity)
-
-    return callback
-
-
-def _options(
-    quiet: Annotated[
-        bool,
-        typer.Option(
-            "--quiet",
-            "-q",
-            callback=_setter(Verbosity.QUIET),
-            expose_value=False,
-            help="Print only results and errors, no notes and no progress.",
-        ),
-    ] = False,
-    verbose: Annotated[
-        bool,
-        typer.Option(
-            "--verbose",
-            "-v",
-            callback=_setter(Verbosity.VERBOSE),
-            expose_value=False,
-            help="Also say what is done, where, when and how, and show tracebacks of errors in libraries.",
-        ),
-    ] = False,
-) -> None:
-    """Take the options that every command has."""
-
-
-class Commands(TyperGroup):
-    """Commands which all have ``--quiet`` and ``--verbose``, before and after their name."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        app = typer.Typer(add_completion=False)
-        app.command()(_options)
-        options = get_command(app).params
-        for command in (self, *self.commands.values()):
-            if not {"quiet", "verbose"} & {parameter.name for parameter in command.params}:
-                command.params += options
 
 
 def _device(name: str) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from captioner.cli import complete, console
+from captioner.cli.commands import Commands
 
 if TYPE_CHECKING:
     from captioner.data.download import Outcome, Progress
@@ -23,7 +24,7 @@ DOWNLOAD_EXAMPLES = """Example: captioner data download coco karpathy-splits
 Example: captioner data download coco-captions --members '*/captions_*' --to data"""
 
 app = typer.Typer(
-    help="Download caption data sets and inspect them.", epilog=EXAMPLE, no_args_is_help=True, cls=console.Commands
+    help="Download caption data sets and inspect them.", epilog=EXAMPLE, no_args_is_help=True, cls=Commands
 )
 
 
