@@ -204,7 +204,7 @@ def _device() -> Iterator[Finding]:
 
     device = choose_device()
     precision = str(fast_dtype(device)).rpartition(".")[2]
-    name = f" ({torch.cuda.device_count()} GPUs, {device_name(device)})" if device.type == "cuda" else ""
+    name = f" ({torch.cuda.device_count()} x {device_name(device)})" if device.type == "cuda" else ""
     unused = device.type == "cpu" and any(Path("/dev").glob("nvidia[0-9]*"))
     yield Finding(
         "device",

@@ -97,6 +97,20 @@ def test_a_check_that_fails_costs_the_others_nothing(monkeypatch: pytest.MonkeyP
     assert found["memory"].state in ("ok", "warning")
 
 
+def test_the_gpus_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(doctor, "choose_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(doctor, "device_name", lambda device: "NVIDIA H100")
+    monkeypatch.setattr(doctor, "fast_dtype", lambda device: torch.bfloat16)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    (found,) = doctor._device()
+    assert (found.state, found.found) == (
+        "ok",
+        "cuda (2 x NVIDIA H100); bfloat16 is fast, so encoders run in bfloat16",
+    )
+
+
 def test_a_folder_that_cannot_be_written_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.os, "access", lambda path, mode: False)
     found = by_name(list(doctor._disk()))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from captioner import assets
@@ -64,6 +65,7 @@ def _or_files(incomplete: str, names: Iterable[str]) -> list[str]:
     found = _starting(incomplete, names)
     if not found or os.sep in incomplete:
         return found
-    hidden = incomplete.startswith(".")
-    files = (f"{entry.name}{os.sep * entry.is_dir()}" for entry in os.scandir(".") if hidden or entry.name[0] != ".")
-    return found + _starting(incomplete, files)
+    with suppress(OSError):  # a folder that must not be looked into
+        entries = [f"{entry.name}{os.sep * entry.is_dir()}" for entry in os.scandir(".")]
+        found += _starting(incomplete, (name for name in entries if incomplete or not name.startswith(".")))
+    return found
