@@ -7,7 +7,6 @@ What else a folder holds depends on the kind of the model, which its config name
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -20,8 +19,6 @@ from captioner import files
 from captioner.assets import CAPTIONER, CONFIG, TRANSLATOR, kind_of, shipped
 from captioner.errors import CheckpointError, first_line
 from captioner.registry import suggestion
-
-log = logging.getLogger(__name__)
 
 FORMAT = 1
 WEIGHTS, VOCABULARY, CARD = "model.safetensors", "vocabulary.json", "README.md"
@@ -120,7 +117,6 @@ def read_config(folder: Path, kind: str = CAPTIONER) -> dict[str, Any]:
         CheckpointError: it is missing, damaged, foreign, of another kind, or newer than this program.
     """
     path = folder / CONFIG
-    log.info("reading the %s in %s", kind, folder)
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         version, found = config["format"], config.get("kind", CAPTIONER)
