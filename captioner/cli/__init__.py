@@ -79,7 +79,6 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 on success, 1 after an error, 2 on wrong usage, 130 when interrupted."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="surrogateescape")  # file names may hold any bytes, and are printed unchanged
-    console.set_verbosity(console.Verbosity.NORMAL)
     keep_freed_memory()
     try:
         app(arguments, prog_name="captioner")

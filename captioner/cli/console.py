@@ -139,8 +139,9 @@ def unexpected(exception: Exception) -> None:
 
 
 def done() -> None:
-    """Say how long the command took, when verbose."""
+    """Say how long the command took, when verbose, which the next one is not unless it says so."""
     _log.info("done")
+    set_verbosity(Verbosity.NORMAL)
 
 
 def note(message: object) -> None:
