@@ -5,6 +5,8 @@ Letters in shapes: B pictures in a batch, S the side of the transformed picture 
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any, overload
 from PIL import Image
 
 from captioner import folders
-from captioner.assets import ONNX, kind_of
+from captioner.assets import CAPTIONER, ONNX, kind_of
 from captioner.caption import MEAN, Caption
 from captioner.data.images import ImageSource
 from captioner.data.loader import ImageBatch, ImageLoader
@@ -24,6 +26,8 @@ from captioner.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from captioner.model import CaptionModel
+
+log = logging.getLogger(__name__)
 
 
 class Captioner:
@@ -80,7 +84,9 @@ class Captioner:
             CheckpointError: there is no such model, it is damaged, or what runs it is not installed.
         """
         folder = folders.locate(name_or_path)
-        if kind_of(folder) == ONNX:
+        exported = kind_of(folder) == ONNX
+        folders.read_config(folder, ONNX if exported else CAPTIONER)  # a wrong folder is reported at once
+        if exported:
             from captioner.onnx.runtime import OnnxCaptioner
 
             return OnnxCaptioner(folder, device=device, **search)
@@ -194,7 +200,11 @@ class Captioner:
             max_pixels=max_pixels,
             prefetch=max(2, together),
         )
-        yield from self.caption_batches(loader, together, attention)
+        began, done = time.perf_counter(), 0
+        for result in self.caption_batches(loader, together, attention):
+            done += 1
+            yield result
+        log.info("%d pictures in %.2f s", done, time.perf_counter() - began)
 
     def encoded_at_once(self, batch_size: int) -> int:
         """Return how many of the pictures that are searched at once are encoded at once."""

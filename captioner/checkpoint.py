@@ -10,6 +10,7 @@ tells them apart.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +26,8 @@ from captioner.model import CaptionModel, ModelConfig
 from captioner.settings import validate
 from captioner.text.vocabulary import Vocabulary
 from captioner.weights import read_weights, write_weights
+
+log = logging.getLogger(__name__)
 
 __all__ = [
     "CARD",
@@ -140,6 +143,7 @@ def load_model(name_or_path: str | Path | None = None) -> CaptionModel:
             those in training.
     """
     folder = locate(name_or_path)
+    log.info("reading the captioner in %s", folder)
     config = read_config(folder)
     vocabulary = Vocabulary.load(folder / VOCABULARY)
     try:

@@ -67,11 +67,42 @@ def locate(name_or_path: str | Path | None = None, *, kind: str | None = CAPTION
         return models[name]
     if hub.is_name(name):
         return _from_hub(name)
+    others = shipped(None)
+    if name in others:
+        raise CheckpointError(
+            f"{name}: is a {kind_of(others[name])}, and this needs a {kind}; known: {', '.join(models)}"
+        )
     hint = suggestion(name, list(models))
     raise CheckpointError(
         f"model {name!r} does not exist.{hint} Shipped: {', '.join(models) or 'none'}; or give a model folder, or "
         "user/model on the hub"
     )
+
+
+def translators(source: str = "en") -> dict[str, str]:
+    """Return the languages that shipped translators write from ``source``, with the name of the first one of each."""
+    found: dict[str, str] = {}
+    for name, folder in shipped(TRANSLATOR).items():
+        model = read_config(folder, TRANSLATOR)["model"]
+        if model.get("source") == source:
+            found.setdefault(str(model.get("target")).lower(), name)
+    return found
+
+
+def translator_into(language: str, source: str = "en") -> str:
+    """Return the name of the shipped translator into a language, ``de`` for example, from another.
+
+    Raises:
+        CheckpointError: no shipped translator writes the language.
+    """
+    known = translators(source)
+    if language.lower() not in known:
+        raise CheckpointError(
+            f"no translator from {source!r} into {language!r} comes with this copy of captioner. "
+            f"Languages that there are: {', '.join(known) or 'none'}; or name a translator's folder (--translator); "
+            "train one with: captioner train"
+        )
+    return known[language.lower()]
 
 
 def _from_hub(name: str) -> Path:
@@ -217,8 +248,7 @@ def replace(folder: str | Path, kind: str, config: Mapping[str, Any]) -> Iterato
         CheckpointError: ``folder`` exists and is not such a model's.
     """
     folder = Path(folder)
-    if folder.exists() and not _replaceable(folder, kind):
-        raise CheckpointError(f"{folder}: exists and is not a model folder of captioner; give another name")
+    check_replaceable(folder, kind)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
@@ -239,6 +269,19 @@ def replace(folder: str | Path, kind: str, config: Mapping[str, Any]) -> Iterato
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_replaceable(folder: str | Path, kind: str) -> None:
+    """Check that a folder may be written as a model of a kind.
+
+    Raises:
+        CheckpointError: ``folder`` exists and is not such a model's.
+        FileError: nothing can be written there.
+    """
+    folder = Path(folder)
+    if folder.exists() and not _replaceable(folder, kind):
+        raise CheckpointError(f"{folder}: exists and is not a model folder of captioner; give another name")
+    files.check_place(folder)
 
 
 def _replaceable(folder: Path, kind: str) -> bool:

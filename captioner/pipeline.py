@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -22,6 +23,8 @@ from captioner.memory import Memory
 from captioner.model import CaptionModel
 from captioner.search import Hypothesis, SearchConfig, choose_search
 from captioner.settings import validate
+
+log = logging.getLogger(__name__)
 
 
 class TorchCaptioner(Captioner):
@@ -44,6 +47,7 @@ class TorchCaptioner(Captioner):
         self._encoder = model.encoder.fast(self.device)
         self._decoder = model.decoder.fast(fast_dtype(self.device))
         self.search = validate(SearchConfig, {**model.config.search.model_dump(), **search}, where="search")
+        log.info("search: %s", self.search)
 
     def save_pretrained(self, folder: str | Path, *, card: str = "") -> Path:
         """Write the model; see :meth:`Captioner.save_pretrained`."""

@@ -16,7 +16,7 @@ import torch
 from captioner import folders
 from captioner.backend import choose_device
 from captioner.caption import Caption, Translation
-from captioner.errors import CheckpointError
+from captioner.folders import translator_into
 from captioner.search import Hypothesis, choose_search
 from captioner.settings import validate
 from captioner.text.vocabulary import EOS, SPECIAL
@@ -24,7 +24,6 @@ from captioner.translation.model import (
     KIND,
     TextSearchConfig,
     TranslationModel,
-    languages,
     load_translator,
     save_translator,
 )
@@ -81,15 +80,7 @@ class Translator:
         Raises:
             CheckpointError: no shipped translator writes the language, or it is damaged.
         """
-        shipped = languages(source)
-        if language.lower() not in shipped:
-            known = ", ".join(shipped) or "none"
-            raise CheckpointError(
-                f"no translator from {source!r} into {language!r} comes with this copy of captioner. "
-                f"Languages that there are: {known}; or name a translator's folder (--translator); "
-                "train one with: captioner train"
-            )
-        return cls.from_pretrained(shipped[language.lower()], device=device, **search)
+        return cls.from_pretrained(translator_into(language, source), device=device, **search)
 
     @property
     def language(self) -> str:

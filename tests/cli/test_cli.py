@@ -24,6 +24,7 @@ COMMANDS = (
     ["push"],
     ["benchmark"],
     ["models"],
+    ["doctor"],
     ["recipes"],
     ["data"],
     ["data", "inspect"],

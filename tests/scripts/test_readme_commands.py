@@ -89,7 +89,7 @@ def lines_of(readme: str) -> list[str]:
         line
         for line in blocks
         if "captioner " in line
-        and not line.startswith(("pip", "from", "torchrun", "captioner data download", "captioner serve"))
+        and not line.startswith(("pip", "from", "torchrun", "docker", "captioner data download", "captioner serve"))
     ]
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from captioner.errors import ConfigError
-from captioner.training.recipe import OWN, RECIPES, explained, is_data, load_config, read_run, read_settings, summary
+from captioner.settings import OWN, is_data
+from captioner.training.recipe import RECIPES, explained, load_config, read_run, read_settings, summary
 from captioner.translation.train import is_translators, read_recipe
 
 NAMES = sorted(name for name in RECIPES if not is_translators(read_settings(name)))
