@@ -240,15 +240,21 @@ def writable(path: Path | None) -> Path | None:
 
 
 def check_recipe(name_or_path: str, changes: Sequence[str]) -> None:
-    """Check that there is a recipe and that it and ``key=value`` changes can be read, before torch is imported.
+    """Check that a recipe, or a data set in its place, and ``key=value`` changes can be read, before torch is imported.
 
     Raises:
         ConfigError: it cannot be read, or a change has another form.
+        AnnotationError: a data set in its place cannot be read.
     """
-    from captioner.settings import OWN, find_recipe, is_data, override, read_yaml
+    from captioner.settings import find_recipe, is_data, override, read_yaml
 
     override({}, changes)
-    read_yaml(find_recipe(OWN if is_data(name_or_path) else name_or_path))
+    if is_data(name_or_path):
+        from captioner.data.annotations import read_captions
+
+        read_captions(name_or_path)
+    else:
+        read_yaml(find_recipe(name_or_path))
 
 
 def search(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from captioner.cli import console
+from captioner.cli import complete, console
 
 EXAMPLES = """Example: captioner serve
 
@@ -25,6 +25,7 @@ def run(
         typer.Option(
             "--model",
             "-m",
+            autocompletion=complete.models,
             help="A shipped model, a model folder, or user/model on the hub; may be repeated, and the first is the "
             "default. Without it, all shipped captioners.",
         ),

@@ -21,6 +21,7 @@ COMMANDS = (
     ["train"],
     ["evaluate"],
     ["export"],
+    ["serve"],
     ["push"],
     ["benchmark"],
     ["models"],

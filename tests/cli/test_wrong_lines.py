@@ -85,6 +85,10 @@ QUICK = [
     ("train flickr8k_show_tell --json", 2, ["--json", "--dry-run"]),
     ("features flickr8k_show_tell --flips", 2, ["--flips", "--set"]),
     ("recipes --set a=b", 2, ["--set", "recipe"]),
+    ("serve --port 99999", 2, ["--port", "65535"]),
+    ("serve --max-megabytes 0", 2, ["--max-megabytes"]),
+    ("serve --model show_tel", 1, ["'show_tel'", "Did you mean 'show_tell'"]),
+    ("serve --model show_tell --model empty", 1, ["empty", "not a model folder"]),
     # Outputs
     ("caption photo.jpg --output captions.txt", 2, ["--output", "captions.txt", ".csv"]),
     ("caption photo.jpg --output photo.jpg/captions.csv", 2, ["--output", "photo.jpg is a file"]),
@@ -135,6 +139,10 @@ QUICK = [
     ("train bad.yaml", 1, ["bad.yaml", "line 2", "YAML"]),
     ("train list.yaml", 1, ["list.yaml", "mapping", "list"]),
     ("train flickr8k_show_tell --set epochs", 1, ["--set 'epochs'", "key=value"]),
+    ("train columns.csv", 1, ["columns.csv:1", "header", "image,caption"]),
+    ("train empty", 1, ["empty", "no caption file"]),
+    ("train notes.txt", 1, ["notes.txt", "no known caption format"]),
+    ("train photos.csv", 1, ["photos.csv", "no such file"]),
     ("recipes flickr8k_show", 1, ["Did you mean 'flickr8k_show_tell'"]),
 ]
 # These are found only by what needs torch.
