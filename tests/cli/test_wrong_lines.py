@@ -186,7 +186,7 @@ SLOW = [
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory, model: Path, repository: Path) -> Path:
+def workplace(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
     """A folder with what the lines name."""
     folder = tmp_path_factory.mktemp("wrong")
     paint(folder / "photos")
