@@ -178,7 +178,7 @@ def top_down_step() -> str:
     draw.box(236, 186, 130, 56, "attention", "scores, softmax")
     draw.box(236, 20, 130, 60, "v_1 … v_N", "regions")
     draw.box(440, 186, 110, 56, "v̂_t", "context", weight=0.4)
-    draw.box(440, 20, 130, 60, "language LSTM", "h²_t")
+    draw.box(430, 20, 150, 60, "language LSTM", "h²_t")
     draw.box(620, 20, 90, 60, "p(y_t)", "softmax")
     draw.arrow((85, 80), (85, 186))
     draw.arrow((160, 224), (236, 224))
@@ -187,34 +187,37 @@ def top_down_step() -> str:
     draw.text(403, 206, "α_t", small=True)
     draw.arrow((505, 186), (505, 80))
     draw.arrow((160, 204), (200, 204), (200, 130), (470, 130), (470, 80))
-    draw.arrow((570, 50), (620, 50))
+    draw.arrow((580, 50), (620, 50))
     return draw.svg()
 
 
 def transformer() -> str:
     """The Transformer's blocks, over places and over words."""
     draw = Canvas(720, 300)
-    for x, title, rows in (
-        (40, "refiner, over the places", ("self-attention", "feed-forward")),
-        (420, "decoder, over the words", ("self-attention, words so far", "attention to the places", "feed-forward")),
+    for x, title, source, rows in (
+        (20, "refiner", "places a_1 … a_N", ("self-attention", "feed-forward")),
+        (
+            370,
+            "decoder",
+            "words y_1 … y_{t−1}",
+            ("attention to the words", "attention to the places", "feed-forward"),
+        ),
     ):
-        height = 58 * len(rows) + 18
-        top = 262 - height
-        draw.box(x, top, 250, height)
-        draw.text(x + 125, top - 12, title, bold=True)
+        top = 234 - 58 * len(rows)
+        draw.box(x, top, 250, 244 - top)
+        draw.text(x + 262, top + 18, title, bold=True, at="start")
+        draw.text(x + 262, top + 38, "blocks", small=True, at="start")
         for number, row in enumerate(rows):
-            y = 262 - 58 * (number + 1)
+            y = 248 - 58 * (number + 1)
             draw.box(x + 15, y, 220, 40, row, weight=0.35 if "places" in row else 0)
             if number:
                 draw.arrow((x + 125, y + 58), (x + 125, y + 40))
-        draw.arrow((x + 125, 288), (x + 125, 245))
-        draw.text(x + 258, top + 16, "× L", at="start")
-    draw.text(178, 286, "places a_1 … a_N", small=True, at="start")
-    draw.text(558, 286, "words y_1 … y_{t−1}", small=True, at="start")
-    draw.arrow((165, 145), (165, 60), (360, 60), (360, 166), (435, 166))
-    draw.text(262, 52, "memory", small=True)
-    draw.arrow((545, 88), (545, 26))
-    draw.text(558, 38, "p(y_t)", small=True, at="start")
+        draw.arrow((x + 125, 290), (x + 125, 230))
+        draw.text(x + 138, 282, source, small=True, at="start")
+    draw.arrow((145, 132), (145, 36), (345, 36), (345, 152), (385, 152))
+    draw.text(245, 28, "memory", small=True)
+    draw.arrow((495, 74), (495, 20))
+    draw.text(508, 34, "p(y_t)", small=True, at="start")
     return draw.svg()
 
 

@@ -21,8 +21,8 @@ EQUATION = re.compile(
     r'<(span|div) class="arithmatex">(?:<span class="MathJax_Preview">.*?</span>)?\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL
 )
 TEXT = re.compile(r">([^<]+)<")
-# Browsers draw a variable in italics, which are other characters than its own.
-ITALICS = {*map(chr, range(0x1D434, 0x1D468)), *map(chr, range(0x1D6E2, 0x1D71C)), "\u210e"}
+# Browsers draw a variable in italics, which are other characters than its own, and a root by its sign.
+DRAWN = {*map(chr, range(0x1D434, 0x1D468)), *map(chr, range(0x1D6E2, 0x1D71C)), "\u210e", "√"}
 FONT = Path("stix-two-math.woff")
 
 _converter = LatexToMathML()
@@ -59,6 +59,6 @@ def on_post_build(config: Any) -> None:
     assert package is not None and package.origin is not None
     font = subset.load_font(str(Path(package.origin).parent / "fonts" / "STIXTwoMath-Regular.ttf"), options)
     cut = subset.Subsetter(options)
-    cut.populate(unicodes=[ord(character) for character in _used | ITALICS])
+    cut.populate(unicodes=[ord(character) for character in _used | DRAWN])
     cut.subset(font)
     subset.save_font(font, str(Path(config.site_dir) / FONT), options)

@@ -44,7 +44,11 @@ def run(path: Path) -> nbformat.NotebookNode:
     # So that a cell's `!captioner` is the one of this environment.
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     client = NotebookClient(
-        notebook, timeout=TIMEOUT, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
+        notebook,
+        timeout=TIMEOUT,
+        kernel_name="python3",
+        extra_arguments=["--log-level=ERROR"],
+        resources={"metadata": {"path": str(path.parent)}},
     )
     try:
         client.execute(env=environment)
@@ -99,9 +103,9 @@ class Page:
                 self.pictures[name] = base64.b64decode(data["image/png"])
                 self.parts.append(f"![What the cell above shows]({name})")
             elif "text/html" in data:
-                self.parts.append(f'<div class="result">{"".join(data["text/html"].splitlines())}</div>')
+                self.parts.append(f'<div class="cell-output">{"".join(data["text/html"].splitlines())}</div>')
             elif "text/plain" in data:
                 self._text(data["text/plain"])
 
     def _text(self, text: str) -> None:
-        self.parts.append(f"``````{{ .text .result }}\n{text.rstrip()}\n``````")
+        self.parts.append(f"``````{{ .text .cell-output }}\n{text.rstrip()}\n``````")

@@ -20,12 +20,17 @@ SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤", "multiple_of": "a multi
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Write the tables of a page."""
-    return MARK.sub(lambda match: table(getattr(import_module(match[1]), match[2])), markdown)
+
+    def write(match: re.Match[str]) -> str:
+        rows = table(getattr(import_module(match[1]), match[2]))
+        return f'<div class="settings" markdown>\n\n{rows}\n\n</div>'
+
+    return MARK.sub(write, markdown)
 
 
 def table(kind: type[BaseModel]) -> str:
     """Return the settings of a class, without those of its bases, each with its values, its default and its meaning."""
-    rows = ["| setting | values | default | |", "| --- | --- | --- | --- |"]
+    rows = ["| setting | values | default | meaning |", "| --- | --- | --- | --- |"]
     for name, field in kind.model_fields.items():
         if name not in get_annotations(kind):  # a base's
             continue
