@@ -23,6 +23,7 @@ EQUATION = re.compile(
 TEXT = re.compile(r">([^<]+)<")
 # Browsers draw a variable in italics, which are other characters than its own, and a root by its sign.
 DRAWN = {*map(chr, range(0x1D434, 0x1D468)), *map(chr, range(0x1D6E2, 0x1D71C)), "\u210e", "√"}
+BESIDE = r"\qquad"
 FONT = Path("stix-two-math.woff")
 
 _converter = LatexToMathML()
@@ -45,9 +46,11 @@ def on_page_content(content: str, **_: Any) -> str:
     """Convert the equations of a page."""
 
     def convert(match: re.Match[str]) -> str:
-        text = mathml(html.unescape(match[3]).strip(), display=match[2] == "[")
+        latex, display = html.unescape(match[3]), match[2] == "["
+        # Equations beside one another may come below one another where the page is narrow.
+        text = "".join(mathml(part.strip(), display=display) for part in latex.split(BESIDE))
         _used.update(*(html.unescape(part) for part in TEXT.findall(text)))
-        return f'<div class="equation" tabindex="0">{text}</div>' if match[2] == "[" else text
+        return f'<div class="equation" tabindex="0">{text}</div>' if display else text
 
     return EQUATION.sub(convert, content)
 
