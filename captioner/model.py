@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
@@ -14,7 +15,7 @@ from captioner.memory import Memory
 from captioner.registry import Registry
 from captioner.search import SearchConfig
 from captioner.settings import Settings, validate
-from captioner.text.vocabulary import Vocabulary
+from captioner.text.vocabulary import SPECIAL, Vocabulary
 
 
 class ModelConfig(Settings):
@@ -153,6 +154,30 @@ class CaptionModel(nn.Module):
             config.decoder, features=encoder.features, words=len(vocabulary), refiner=config.refiner
         )
         return cls(config, vocabulary, encoder, decoder)
+
+    @torch.no_grad()
+    def extended(self, vocabulary: Vocabulary) -> CaptionModel:
+        """Return this model with more words, which share its encoder and begin as the mean of the words it knows.
+
+        As likely as an average word, a new one is neither pushed nor kept out before it is learned.
+
+        Args:
+            vocabulary: this model's, with the new words at the end; see :meth:`Vocabulary.extended`.
+        """
+        decoder = build_decoder(
+            self.config.decoder, features=self.encoder.features, words=len(vocabulary), refiner=self.config.refiner
+        )
+        larger = CaptionModel(self.config, vocabulary, self.encoder, decoder)
+        larger.tuned_stages = self.tuned_stages
+        known = len(self.vocabulary)
+        for name, values in decoder.state_dict().items():
+            before = self.decoder.state_dict()[name]
+            if values.shape == before.shape:
+                values.copy_(before)
+            else:  # a row for each word
+                values[:known] = before
+                values[known:] = before[len(SPECIAL) :].mean(0)
+        return larger.train(self.training)
 
     def forward(self, pixels: Tensor) -> Memory:
         """Encode pixels (B, 3, S, S) uint8 to a memory in the decoder's precision."""

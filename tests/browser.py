@@ -38,8 +38,8 @@ def executable() -> str | None:
 
 
 @contextmanager
-def launched() -> Iterator[Any]:
-    """Start a headless Chromium and yield playwright's ``Browser``.
+def launched(*arguments: str) -> Iterator[Any]:
+    """Start a headless Chromium, with more arguments if any are given, and yield playwright's ``Browser``.
 
     Without playwright or a browser the test is skipped; a browser named in ``$CAPTIONER_CHROMIUM`` must start, or the
     test fails.
@@ -49,7 +49,7 @@ def launched() -> Iterator[Any]:
     )
     with playwright.sync_playwright() as started:
         try:
-            browser = started.chromium.launch(executable_path=executable(), args=ARGUMENTS)
+            browser = started.chromium.launch(executable_path=executable(), args=[*ARGUMENTS, *arguments])
         except playwright.Error as error:
             if os.environ.get("CAPTIONER_CHROMIUM"):
                 raise

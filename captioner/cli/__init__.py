@@ -25,6 +25,7 @@ from captioner.cli import (
     features,
     models,
     recipes,
+    serve,
     train,
     translate,
 )
@@ -60,6 +61,7 @@ def _root(
 
 app.command("caption", epilog=caption.EXAMPLES)(caption.run)
 app.command("attend", epilog=attend.EXAMPLES)(attend.run)
+app.command("serve", epilog=serve.EXAMPLES)(serve.run)
 app.command("bulk", epilog=bulk.EXAMPLES)(bulk.run)
 app.command("translate", epilog=translate.EXAMPLES)(translate.run)
 app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.run)

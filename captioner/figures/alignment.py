@@ -126,7 +126,7 @@ def page(translations: Sequence[Translation]) -> str:
     texts = "".join(f"<p>{escaped(one.source)}</p><p>{escaped(one.text)}</p>" for one in shown)
     return assemble(
         "alignment.html",
-        styles="page.css alignment.css",
+        styles="common.css alignment.css",
         scripts="common.js alignment.js",
         data=data,
         texts={"title": escaped(title), "texts": texts, "language": escaped(shown[0].language or "en")},

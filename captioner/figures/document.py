@@ -1,6 +1,7 @@
 """Self-contained HTML pages: one file that loads nothing else and, by its policy, runs no other script.
 
-A page is a template with placeholders like ``{{title}}``, in the files of this folder.
+A page is a template with placeholders like ``{{title}}``; where one names a file, such as ``{{explorer.html}}``, that
+file is put there. The files are in this folder or in that of another package, as ``web/app.html``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,15 @@ from importlib import resources
 from typing import Any
 
 
-def assemble(template: str, *, styles: str, scripts: str, data: Any, texts: Mapping[str, str]) -> str:
+def assemble(
+    template: str,
+    *,
+    styles: str,
+    scripts: str,
+    data: Any,
+    texts: Mapping[str, str],
+    policy: str = "img-src data:",
+) -> str:
     """Return a page.
 
     Args:
@@ -25,17 +34,20 @@ def assemble(template: str, *, styles: str, scripts: str, data: Any, texts: Mapp
         scripts: likewise of its scripts, which are run in this order.
         data: what the scripts read, as plain values.
         texts: what goes into the other places, as HTML; among them ``title`` and ``language``.
+        policy: what the page may load beside its own style and script, as a Content-Security-Policy.
     """
     style, script = ("".join(map(_part, names.split())) for names in (styles, scripts))
     parts = {
         **texts,
         "data": _safe_json(data),
+        "policy": policy,
         "style": style,
         "script": script,
         "style-hash": _hash(style),
         "script-hash": _hash(script),
     }
     whole = _part("document.html").replace("{{body}}\n", _part(template))
+    whole = re.sub(r"\{\{([a-z/]+\.html)\}\}\n", lambda match: _part(match[1]), whole)
     # In one pass, so that placeholders in inserted text are not replaced.
     return re.sub(r"\{\{([a-z-]+)\}\}", lambda match: parts[match[1]], whole)
 
@@ -57,7 +69,8 @@ def base64_text(data: bytes) -> str:
 
 @cache
 def _part(name: str) -> str:
-    return resources.files("captioner.figures").joinpath(name).read_text(encoding="utf-8")
+    folder, _, file = name.rpartition("/")
+    return resources.files(f"captioner.{folder or 'figures'}").joinpath(file).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

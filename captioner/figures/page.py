@@ -11,16 +11,19 @@ The script reads JSON:
 - ``captions``: the best caption, then the others, each with
 
   - ``text``, ``tokens`` (T words), ``log_probability`` (nats; null if not finite),
+  - ``view``: the index in ``views`` of where its places lie; null if it has no attention to places in the photo, and
+    then ``weights`` is null and ``peaks`` and ``tops`` are empty,
   - ``weights``: base64 of T x N little-endian unsigned 16-bit numbers, scaled so that 65535 is the word's weight in
-    ``peaks``; null if this caption has no attention to these places, and then ``peaks`` and ``tops`` are empty,
-  - ``peaks`` (T) and ``tops`` (T): each word's largest weight, and the weight drawn in the last colour;
+    ``peaks``,
+  - ``peaks`` (T) and ``tops`` (T): each word's largest weight, and the weight drawn in the last colour,
+  - ``model``, optionally: whose caption it is, where captions of several models stand side by side;
 
-- ``places`` (N), ``seen``, and ``grid`` or ``boxes`` (relative to the whole photo), shared by all captions; ``labels``
+- ``views``, each with ``places`` (N), ``seen``, and ``grid`` or ``boxes`` (relative to the whole photo), and ``labels``
   of the N boxes, or null;
 - ``size`` of the photo in the page, ``colours`` (base64 of 256 x RGBA), and some settings.
 
-The page is assembled from ``page.html``, ``page.css``, and of scripts ``common.js``, ``page_map.js`` (numbers and maps)
-and ``page.js`` (display and interaction).
+What shows them is the explorer: ``explorer.html``, ``explorer.css``, ``maps.js`` (numbers and maps) and ``explorer.js``
+(display and interaction). ``page.html`` puts one into a page of its own, :mod:`captioner.web` any number into another.
 """
 
 from __future__ import annotations
@@ -54,8 +57,7 @@ def page(caption: Caption, photo: Image.Image, style: Style, note: str = "") -> 
     Raises:
         CaptionerError: see :class:`Heat`.
     """
-    side = (style.side, style.side)
-    small = fit(photo, side) if max(photo.size) > style.side else photo
+    small = reduced(photo, style)
     name = os.path.basename(caption.source or "")
     texts = {
         "language": "en",
@@ -63,45 +65,59 @@ def page(caption: Caption, photo: Image.Image, style: Style, note: str = "") -> 
         "caption": escaped(caption.text),
         "captions": "".join(f"<p>{escaped(one.text)}</p>" for one in [caption, *caption.others]),
         "note": escaped(" · ".join(part for part in (name, note) if part)),
-        "most": "strongest of the word" if style.scale == "word" else "strongest of the caption",
-        "photo": _jpeg(small),
+        "most": f"strongest of the {style.scale}",
+        "photo": data_url(small),
     }
     return assemble(
         "page.html",
-        styles="page.css",
-        scripts="common.js page_map.js page.js",
+        styles="common.css explorer.css",
+        scripts="common.js maps.js explorer.js page.js",
         data=numbers(caption, small.size, style),
         texts=texts,
     )
 
 
+def reduced(photo: Image.Image, style: Style) -> Image.Image:
+    """Return the photo as the page shows it, its longer side at most :attr:`Style.side`."""
+    return fit(photo, (style.side, style.side)) if max(photo.size) > style.side else photo
+
+
 def numbers(caption: Caption, size: tuple[int, int], style: Style) -> dict[str, Any]:
-    """Return the data for the page's script; see the module."""
-    heat = Heat(caption, style)
+    """Return the data for the page's script; see the module.
+
+    Args:
+        caption: it and its others; those without attention to places in the photo are shown as text.
+        size: of the photo in the page, (width, height) in pixels.
+        style: style of the page.
+    """
+    captions, views = [], []
+    for one in (caption, *caption.others):
+        heat = Heat(one, style) if one.attention is not None and (one.grid or one.boxes is not None) else None
+        view = None if heat is None else _view(heat)
+        if view is not None and view not in views:
+            views.append(view)
+        captions.append({**_words(one, heat), "view": None if view is None else views.index(view)})
     return {
-        "captions": [
-            _words(caption, heat),
-            *(_words(other, _heat_of(other, caption, style)) for other in caption.others),
-        ],
-        "places": heat.weights.shape[1],
+        "captions": captions,
+        "views": views,
         "colours": _base64(np.rint(palette(style) * 255).astype(np.uint8)),
         "smoothing": style.smoothing,
-        "seen": caption.seen,
-        "grid": caption.grid,
-        "boxes": None if heat.boxes is None else np.round(heat.boxes, 4).tolist(),
-        "labels": None if heat.boxes is None or caption.labels is None else [clean(label) for label in caption.labels],
         "size": size,
         "milliseconds": round(1000 * style.seconds),
         "hint": HINT,
     }
 
 
-def _heat_of(other: Caption, best: Caption, style: Style) -> Heat | None:
-    """Return the attention of another caption of the photo; ``None`` if it has none to the best caption's places."""
-    if other.attention is None or best.attention is None:
-        return None
-    same = other.grid == best.grid and other.attention.shape[1] == best.attention.shape[1]
-    return Heat(other, style) if same else None
+def _view(heat: Heat) -> dict[str, Any]:
+    """Return where the places of a caption lie."""
+    regions = heat.boxes is not None
+    return {
+        "places": heat.weights.shape[1],
+        "seen": heat.seen,
+        "grid": None if regions else heat.grid,
+        "boxes": np.round(heat.boxes, 4).tolist() if heat.boxes is not None else None,
+        "labels": [clean(label) for label in heat.labels] if regions and heat.labels is not None else None,
+    }
 
 
 def _words(caption: Caption, heat: Heat | None) -> dict[str, Any]:
@@ -126,7 +142,8 @@ def _base64(values: Array) -> str:
     return base64_text(values.tobytes())
 
 
-def _jpeg(photo: Image.Image) -> str:
+def data_url(photo: Image.Image) -> str:
+    """Return a photo as a JPEG in a data URL."""
     stream = io.BytesIO()
     photo.convert("RGB").save(stream, "JPEG", quality=84, optimize=True, progressive=True)
     return "data:image/jpeg;base64," + base64_text(stream.getvalue())

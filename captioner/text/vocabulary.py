@@ -103,6 +103,17 @@ class Vocabulary:
         )
         return cls([word for word, _ in kept], [n for _, n in kept])
 
+    def extended(self, other: Vocabulary) -> Vocabulary:
+        """Return this vocabulary with the words of another that it lacks at its end, in their order.
+
+        All words keep their numbers. Counts are those of the captions that a word came from.
+        """
+        new = [number for number, word in enumerate(other.words) if word not in self]
+        counts = None
+        if self.counts is not None and other.counts is not None:
+            counts = (*self.counts, *(other.counts[number - len(SPECIAL)] for number in new))
+        return Vocabulary([*self.words[len(SPECIAL) :], *(other.words[number] for number in new)], counts)
+
     def __len__(self) -> int:
         return len(self.words)
 

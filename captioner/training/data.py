@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 
 from captioner.data.annotations import CaptionData, merge, read_captions
 from captioner.errors import AnnotationError
 from captioner.features import FeatureStore
-from captioner.training.recipe import TrainConfig
+from captioner.training.recipe import DataConfig, TrainConfig
+
+UNDIVIDED = "all"
+"""The split of the photos of a data set without splits."""
 
 
 def read_data(config: TrainConfig, warn: Callable[[str], object]) -> tuple[CaptionData, CaptionData]:
@@ -18,8 +23,26 @@ def read_data(config: TrainConfig, warn: Callable[[str], object]) -> tuple[Capti
     for read in (data, *others):
         if complaint := read.complaint():
             warn(f"{complaint}, data.strict=true refuses them")
-    train, dev = data.split(settings.train, restval=settings.restval), data.split(settings.dev)
+    train, dev = _splits(data, settings)
     return merge(train, *(other.split("train", restval=True) for other in others)) if others else train, dev
+
+
+def _splits(data: CaptionData, settings: DataConfig) -> tuple[CaptionData, CaptionData]:
+    """Return the splits to train on and to select with; what a data set does not have is divided, always alike."""
+    everything = set(data.splits) == {UNDIVIDED} and settings.train == "train"
+    train = data if everything else data.split(settings.train, restval=settings.restval)
+    if settings.dev in data.splits or not (everything or (settings.dev == "dev" and "val" not in data.splits)):
+        return train, data.split(settings.dev)
+    if len(train.photos) < 2:
+        raise AnnotationError(f"{data.name}: one photo cannot both be trained on and select the best epoch; add photos")
+    # By their names' hashes, so that a photo that is added moves no other.
+    mixed = sorted(train.photos, key=lambda photo: hashlib.sha256(photo.image_id.encode()).digest())
+    few = max(1, round(settings.dev_share * len(mixed)))
+    chosen = {photo.image_id for photo in mixed[:few]}
+    kept, held = (
+        tuple(photo for photo in train.photos if (photo.image_id in chosen) is wanted) for wanted in (False, True)
+    )
+    return replace(train, photos=kept), replace(train, photos=held)
 
 
 def with_features(data: CaptionData, store: FeatureStore, warn: Callable[[str], object]) -> CaptionData:

@@ -45,14 +45,18 @@ def build_model(config: TrainConfig, vocabulary: Callable[[], Vocabulary]) -> Ca
 
     Args:
         config: the settings of the run.
-        vocabulary: makes that of a new model.
+        vocabulary: makes that of the training captions, for a new model or new words.
 
     Raises:
         CheckpointError: a model that the settings name cannot be read.
         ConfigError: its encoder is not the recipe's.
     """
     if config.start is not None:
-        return load_model(config.start)
+        model = load_model(config.start)
+        if not config.new_words:
+            return model
+        larger = model.vocabulary.extended(vocabulary())
+        return model if len(larger) == len(model.vocabulary) else model.extended(larger)
     model = CaptionModel.build(config.model, vocabulary())
     if config.encoder_from is not None:
         other = load_model(config.encoder_from)

@@ -111,7 +111,7 @@ class _Run(Loop[Batch]):
 
     def __init__(self, config: TrainConfig, *, resume: bool, console: Console) -> None:
         super().__init__(config, resume=resume, console=console)
-        self.config = config
+        self.config, self.goes_on = config, config.start is not None
         self.train, self.dev = read_data(config, self._warn)
         self.model = self._build().to(self.device)
         self.stages, self.unfrozen = stages_to_train(config, self.model.encoder), 0

@@ -74,6 +74,7 @@ class Loop(ABC, Generic[B]):
     Attributes:
         metric: the dev score that selects the best epoch.
         units: what speed is measured in.
+        goes_on: whether the model was trained before; it is then evaluated first, and is the best until it is beaten.
         model: what is trained; its ``train`` decides which of its parts are in training mode.
         optimiser: its groups hold their peak learning rate as ``rate``.
         objective: computes the loss of a batch; its state is saved with the run's.
@@ -83,6 +84,7 @@ class Loop(ABC, Generic[B]):
 
     metric: ClassVar[str]
     units: ClassVar[str]
+    goes_on: bool = False
     model: nn.Module
     optimiser: torch.optim.Optimizer
     objective: Objective
@@ -218,6 +220,8 @@ class Loop(ABC, Generic[B]):
             with bar(self.console) as progress_bar:
                 total = self.steps * settings.epochs
                 task = progress_bar.add_task("training", total=total, completed=progress.step, info="")
+                if self.goes_on and not self.resume:
+                    self._evaluate(log)
                 for epoch in range(progress.epoch, settings.epochs):
                     self.begin_epoch(epoch)
                     for batch in prefetch(self.batches(epoch, progress.batch)):
@@ -393,7 +397,8 @@ class Loop(ABC, Generic[B]):
             log.evaluation(progress.epoch, progress.step, values)
         better = values[self.metric] > progress.best
         scores = "  ".join(f"{name} {100 * value:.1f}" for name, value in values.items())
-        self.console.print(f"epoch {progress.epoch}: {scores}" + ("  (best)" if better else ""))
+        when = f"epoch {progress.epoch}" if progress.epoch else "before"
+        self.console.print(f"{when}: {scores}" + ("  (best)" if better and progress.epoch else ""))
         if better:
             progress.best, progress.best_epoch, progress.waited = values[self.metric], progress.epoch, 0
             if self.processes.first:

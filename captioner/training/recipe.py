@@ -35,6 +35,12 @@ class DataConfig(Settings):
         "dev", description="split that selects the best epoch; 'val' means 'dev' if a data set calls it so"
     )
     restval: bool = Field(False, description="count COCO's restval as train")
+    dev_share: float = Field(
+        0.15,
+        gt=0,
+        lt=1,
+        description="share of the photos that selects the best epoch, if the data set has no dev split",
+    )
     strict: bool = Field(
         False, description="refuse data with malformed records instead of reporting them and leaving them out"
     )
@@ -125,6 +131,10 @@ class TrainConfig(RunConfig):
     data: DataConfig
     start: Path | None = Field(
         None, description="a model to continue from; its vocabulary and model settings replace those of the recipe"
+    )
+    new_words: bool = Field(
+        False,
+        description="with 'start': words that occur data.min_count times in the training captions join its vocabulary",
     )
     blend: float = Field(
         1.0,

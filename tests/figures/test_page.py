@@ -112,7 +112,7 @@ def test_the_numbers_are_the_captions() -> None:
         assert best["text"] == caption.text and best["log_probability"] == caption.log_probability
         np.testing.assert_allclose(weights_in(best), caption.attention, atol=1e-4 * caption.attention.max().item())
         assert len(base64.b64decode(value["colours"])) == 4 * 256
-    assert value["boxes"][0] == [0.5, 0.0, 0.75, 0.5]  # relative to the whole photo
+    assert value["views"][0]["boxes"][0] == [0.5, 0.0, 0.75, 0.5]  # relative to the whole photo
 
 
 def test_the_numbers_hold_the_other_captions() -> None:
@@ -120,12 +120,16 @@ def test_the_numbers_hold_the_other_captions() -> None:
     assert [one["log_probability"] for one in (first, second, third)] == [-7.5, -8.25, -9.5]
     assert second["tokens"] == ["a", "second", "one"] and weights_in(second)[:, 0].tolist() == [1.0] * 3
     assert third["text"] == "A third one." and third["weights"] is None
-    # These are not the places that the page draws.
+    assert (first["view"], second["view"], third["view"]) == (0, 0, None)  # those on the same places share them
     elsewhere = replace(several().others[0], attention=np.full((3, 4), 0.25), grid=(2, 2))
     numbers = read(
         replace(grid_caption(), others=[elsewhere, replace(elsewhere, log_probability=float("-inf"))])
     ).numbers
-    assert [one["weights"] for one in numbers["captions"][1:]] == [None, None]
+    assert [one["view"] for one in numbers["captions"]] == [0, 1, 1]
+    assert [view["places"] for view in numbers["views"]] == [12, 4] and weights_in(numbers["captions"][1]).shape == (
+        3,
+        4,
+    )
     assert numbers["captions"][2]["log_probability"] is None  # JSON has no infinity
 
 
@@ -178,11 +182,11 @@ def test_browser_draws_what_the_program_draws(show: Any, make: Any) -> None:
     at = np.ix_([int(y * 1000) for y in ys], [int(x * 1000) for x in xs])
     for word in range(len(caption.tokens)):
         got = page.evaluate(
-            "([word, xs, ys]) => Array.from(heat(word, xs, ys))",
+            "([word, xs, ys]) => Array.from(explorer.heat(word, xs, ys))",
             [word, [x + 0.0005 for x in xs], [y + 0.0005 for y in ys]],
         )
         np.testing.assert_allclose(np.reshape(got, (3, 5)), heat.maps((1000, 1000))(word)[at], atol=1e-4)
-        weight = page.evaluate("word => weightAt(word, 0.3, 0.7)", word)
+        weight = page.evaluate("word => explorer.weightAt(word, 0.3, 0.7)", word)
         assert weight == pytest.approx(caption.words_at((0.3, 0.7))[word][1], abs=1e-4)
 
 
@@ -192,6 +196,7 @@ def opacities(page: Any, *points: tuple[float, float]) -> list[int]:
     It is read from a copy, because browsers warn on the console about a canvas that is read often.
     """
     read = """points => {
+      const { map } = explorer;
       const copy = new OffscreenCanvas(map.width, map.height).getContext('2d');
       copy.drawImage(map, 0, 0);
       const alpha = copy.getImageData(0, 0, map.width, map.height).data.filter((_, i) => i % 4 === 3);
@@ -203,7 +208,7 @@ def opacities(page: Any, *points: tuple[float, float]) -> list[int]:
 
 
 def shows_map(page: Any) -> bool:
-    return "on" in (page.locator("#stage").get_attribute("class") or "").split()
+    return "on" in (page.locator(".stage").get_attribute("class") or "").split()
 
 
 def lit(page: Any) -> list[float]:
@@ -216,9 +221,9 @@ def lit(page: Any) -> list[float]:
 
 def test_browser_pointer(show: Any) -> None:
     page = show(grid_caption())
-    stage = page.locator("#stage")
+    stage = page.locator(".stage")
     page.locator(".words button").nth(2).hover()
-    assert shows_map(page) and "word2" in page.locator("#status").inner_text()
+    assert shows_map(page) and "word2" in page.locator(".status").inner_text()
     assert opacities(page)[0] > 100
     stage.hover(position={"x": 20, "y": 20})
     assert not shows_map(page)
@@ -228,21 +233,26 @@ def test_browser_pointer(show: Any) -> None:
     assert page.locator(".words small").all_inner_texts() == [""] * 4
 
 
+# What has the focus: a word, or the kind of another element.
+FOCUSED = """(element => element.closest('.words') ? element.firstChild.textContent : element.classList[0])(
+  document.activeElement)"""
+
+
 def test_browser_keyboard(show: Any) -> None:
     page = show(grid_caption())
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent").startswith("word0")
     for key, word in (("ArrowRight", 1), ("End", 3), ("ArrowRight", 0), ("ArrowLeft", 3), ("Home", 0)):
         page.keyboard.press(key)
-        assert f"word{word}" in page.locator("#status").inner_text()
+        assert f"word{word}" in page.locator(".status").inner_text()
     page.keyboard.press("Enter")
     assert page.locator(".words button").first.get_attribute("aria-pressed") == "true"
     page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.id") == "stage"
+    assert page.evaluate(FOCUSED) == "stage"
     page.keyboard.press("ArrowRight")
-    first = page.locator("#status").inner_text()
+    first = page.locator(".status").inner_text()
     page.keyboard.press("ArrowRight")
-    assert first.startswith("Strongest here") and page.locator("#status").inner_text() != first
+    assert first.startswith("Strongest here") and page.locator(".status").inner_text() != first
     page.keyboard.press("Escape")
     assert page.locator(".words [aria-pressed=true]").count() == 0
 
@@ -251,7 +261,7 @@ def test_browser_slider_sets_how_far_the_map_covers_the_photo(show: Any) -> None
     caption, style = grid_caption(), Style()
     page, heat = show(caption, reduced_motion="reduce"), Heat(caption, style)
     slider = page.get_by_role("slider", name="Strength")
-    toned = "getComputedStyle(document.getElementById('photo')).filter"
+    toned = "getComputedStyle(document.querySelector('.photo')).filter"
     page.locator(".words button").nth(2).click()
     usual = opacities(page)[0]
     assert slider.input_value() == "100" and usual == pytest.approx(
@@ -265,7 +275,7 @@ def test_browser_slider_sets_how_far_the_map_covers_the_photo(show: Any) -> None
         page.keyboard.press("ArrowRight")
     assert (
         opacities(page)[0] == pytest.approx(usual / 2, abs=1.5)
-        and page.locator("#strength-value").inner_text() == "50 %"
+        and page.locator(".strength-value").inner_text() == "50 %"
     )
     box = slider.bounding_box()
     page.mouse.click(box["x"] + box["width"] - 2, box["y"] + box["height"] / 2)
@@ -275,7 +285,7 @@ def test_browser_slider_sets_how_far_the_map_covers_the_photo(show: Any) -> None
 
 def test_browser_slider_shows_a_word_while_it_is_used(show: Any) -> None:
     page = show(grid_caption())
-    page.locator("#strength").focus()
+    page.locator(".strength").focus()
     assert not shows_map(page)
     page.keyboard.press("ArrowLeft")
     assert shows_map(page)
@@ -295,12 +305,12 @@ def test_browser_shows_all_captions_and_where_each_looked(show: Any) -> None:
     assert len({box["y"] for box in boxes}) == 1 and len({box["x"] for box in boxes}) == 3
     cards.nth(1).get_by_role("button").nth(1).hover()
     assert (
-        "“second” of caption 2" in page.locator("#status").inner_text()
-        and "100 %" in page.locator("#status").inner_text()
+        "“second” of caption 2" in page.locator(".status").inner_text()
+        and "100 %" in page.locator(".status").inner_text()
     )
     _, near, far = opacities(page, (0.1, 0.1), (0.9, 0.9))
     assert near > 150 and far < 10
-    box = page.locator("#stage").bounding_box()
+    box = page.locator(".stage").bounding_box()
     page.mouse.move(box["x"] + 0.1 * box["width"], box["y"] + 0.1 * box["height"])
     assert len(lit(page)) == 7 and min(lit(page)[4:]) > 0.8
     page.mouse.move(box["x"] + 0.9 * box["width"], box["y"] + 0.9 * box["height"])
@@ -312,13 +322,13 @@ def test_browser_keyboard_goes_from_caption_to_caption(show: Any) -> None:
     stops = []
     for _ in range(4):
         page.keyboard.press("Tab")
-        stops.append(page.evaluate("document.activeElement.id || document.activeElement.firstChild.textContent"))
+        stops.append(page.evaluate(FOCUSED))
     assert stops == ["stage", "word0", "a", "play"]
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("ArrowLeft")  # from the first word of the second caption to its last
     assert (
-        "“one” of caption 2" in page.locator("#status").inner_text()
-        and page.locator("#play").inner_text() == "Play caption 2"
+        "“one” of caption 2" in page.locator(".status").inner_text()
+        and page.locator(".play").inner_text() == "Play caption 2"
     )
     page.keyboard.press("Enter")
     page.keyboard.press("Shift+Tab")
@@ -331,13 +341,13 @@ def test_browser_keyboard_goes_from_caption_to_caption(show: Any) -> None:
 
 def test_browser_plays_the_caption_last_used(show: Any) -> None:
     page = show(several())
-    play = page.locator("#play")
+    play = page.locator(".play")
     assert play.inner_text() == "Play caption 1"
     page.get_by_role("button", name="second").click()
     assert play.inner_text() == "Play caption 2"
     play.click()
-    assert play.inner_text() == "Stop" and "“a” of caption 2" in page.locator("#status").inner_text()
-    page.locator("#status", has_text="“second” of caption 2").wait_for(timeout=3000)
+    assert play.inner_text() == "Stop" and "“a” of caption 2" in page.locator(".status").inner_text()
+    page.locator(".status", has_text="“second” of caption 2").wait_for(timeout=3000)
     play.click()
     assert play.inner_text() == "Play caption 2" and page.locator(".words .shown").count() == 0
 
@@ -345,8 +355,8 @@ def test_browser_plays_the_caption_last_used(show: Any) -> None:
 def test_browser_names_the_strongest_region(show: Any) -> None:
     page = show(replace(region_caption(), labels=["head", "floor", "mat"]))
     page.locator(".words button").first.hover()
-    assert page.locator("#marks b").all_inner_texts() == ["head\n70 %"]
-    assert "looked most at head" in page.locator("#status").inner_text()
+    assert page.locator(".marks b").all_inner_texts() == ["head\n70 %"]
+    assert "looked most at head" in page.locator(".status").inner_text()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -358,8 +368,8 @@ def test_browser_phone(show: Any, scheme: str, make: Any) -> None:
     assert len(set(lefts)) == 1  # one below the other
     page.locator(".words button").nth(6).tap()
     assert page.locator(".words button").nth(6).get_attribute("aria-pressed") == "true" and shows_map(page)
-    page.locator("#stage").tap()
-    assert page.locator("#status").inner_text().startswith("Strongest here")
+    page.locator(".stage").tap()
+    assert page.locator(".status").inner_text().startswith("Strongest here")
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (ground == "rgb(255, 255, 255)") == (scheme == "light")
 
@@ -369,7 +379,7 @@ def test_browser_odd_photos_fit(show: Any, size: tuple[int, int]) -> None:
     page = show(several(), photo(*size))
     for width, height in ((360, 640), (1280, 800)):
         page.set_viewport_size({"width": width, "height": height})
-        box = page.locator("#stage").bounding_box()
+        box = page.locator(".stage").bounding_box()
         assert box["width"] / box["height"] == pytest.approx(size[0] / size[1], rel=0.05)
         assert box["height"] < 0.85 * height and max(box["width"], box["height"]) > 200
         assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -388,8 +398,8 @@ CONTRAST = """heat => {
   const linear = v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
   const light = rgb => rgb.slice(0, 3).map(v => linear(v / 255))
     .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-  const texts = document.querySelectorAll('.words button, .words small, .head *, .text, #status, #play, ' +
-    '.control label, .control span, .note');
+  const texts = document.querySelectorAll('.words button, .words small, .head *, .text, .status, .play, ' +
+    '.control, .control span, .note');
   return Math.min(...[...texts].map(element => {
     const [low, high] = [light(parse(getComputedStyle(element).color)), light(ground(element))].sort((a, b) => a - b);
     return (high + 0.05) / (low + 0.05);
@@ -400,7 +410,7 @@ CONTRAST = """heat => {
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_browser_text_stays_readable(show: Any, scheme: str) -> None:
     page = show(several(), color_scheme=scheme, reduced_motion="reduce")
-    page.locator("#stage").hover()
+    page.locator(".stage").hover()
     assert min(page.evaluate(CONTRAST, heat) for heat in (0, 0.25, 0.5, 0.75, 1)) >= 4.5
 
 
@@ -409,11 +419,11 @@ def test_browser_prints_captions_and_photo_on_white(show: Any) -> None:
     page.emulate_media(media="print", color_scheme="dark")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert (
-        page.locator("#photo").is_visible()
+        page.locator(".photo").is_visible()
         and page.get_by_text("A third one.").first.is_visible()
         and page.get_by_text("second").first.is_visible()
     )
-    assert not page.locator("#play").is_visible() and not page.locator("#strength").is_visible()
+    assert not page.locator(".play").is_visible() and not page.locator(".strength").is_visible()
 
 
 def test_browser_markup_in_words_stays_text(show: Any) -> None:

@@ -1,0 +1,108 @@
+"""``captioner serve``: a page and a JSON API that caption photos."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from captioner.cli import console
+
+EXAMPLES = """Example: captioner serve
+
+Example: captioner serve --model show_attend_tell --model runs/mine/best
+
+Example: captioner serve --host 0.0.0.0 --port 80 --allow-host photos.example.org
+
+Example: curl -F image=@photo.jpg localhost:8000/caption"""
+
+
+def run(
+    models: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="A shipped model, a model folder, or user/model on the hub; may be repeated, and the first is the "
+            "default. Without it, all shipped captioners.",
+        ),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="The address to listen at: 0.0.0.0 for other machines too, which need no password.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 is any free one.")] = 8000,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A name by which this server may be called; may be repeated."),
+    ] = None,
+    beam: console.Beam = None,
+    n_best: Annotated[
+        int, typer.Option(min=1, help="Captions for each photo, best first; at most the beam's width.")
+    ] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Photos of several requests captioned together.")] = 16,
+    max_megabytes: Annotated[float, typer.Option(min=0.001, help="Refuse larger files.")] = 20.0,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Refuse photos with more pixels.")] = 50_000_000,
+    rate: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Photos a minute from one address; 0 is no limit. By default 120, and no limit for this machine.",
+        ),
+    ] = None,
+    device: console.Device = "auto",
+) -> None:
+    """Serve a page where one drops photos and sees their captions, and a JSON API beside it.
+
+    The page compares two models, and shows where each looked for every word. POST /caption takes a photo and answers in
+    JSON; /docs describes it.
+
+    Photos are held in memory while they are captioned, and written nowhere. There is no password: beyond your own
+    network, put it behind a server that has one, and encryption.
+    """
+    from captioner.errors import CaptionerError
+
+    try:
+        import uvicorn
+
+        from captioner.web.app import create_app
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith(("captioner", "torch")):
+            raise
+        raise CaptionerError(f"the page needs {error.name}; run: pip install 'captioner[web]'") from None
+    from captioner import folders
+    from captioner.assets import shipped
+    from captioner.base import Captioner
+    from captioner.web.batches import Batches
+    from captioner.web.guard import names_of
+
+    names = list(dict.fromkeys(models or sorted(shipped(), key=lambda name: name != folders.DEFAULT)))
+    if not names:
+        raise CaptionerError("no model comes with this copy of captioner; give one with --model")
+    for name in names[1:]:
+        folders.read_config(folders.locate(name))
+    search = console.search(beam, n_best=n_best)
+    batches = Batches(
+        names,
+        lambda name: Captioner.from_pretrained(name, device=device, **search),
+        size=batch_size,
+        max_pixels=max_pixels,
+    )
+    app = create_app(
+        batches,
+        names=names_of(host, allow_host or ()),
+        max_bytes=round(1e6 * max_megabytes),
+        rate=120 if rate is None else rate,
+        local_rate=rate or 0,
+    )
+    config = uvicorn.Config(
+        app, host=host, port=port, log_level="warning", server_header=False, timeout_graceful_shutdown=5, lifespan="on"
+    )
+    try:
+        listening = config.bind_socket()
+    except SystemExit:  # it has said why
+        batches.close()
+        raise CaptionerError(f"{host}:{port}: cannot be listened at; give another --port or --host") from None
+    shown = f"[{host}]" if ":" in host else {"0.0.0.0": "localhost"}.get(host, host)
+    typer.echo(f"http://{shown}:{listening.getsockname()[1]}")
+    console.note("Press Ctrl+C to stop.")
+    uvicorn.Server(config).run(sockets=[listening])

@@ -1,0 +1,7 @@
+"""A page and a JSON API that caption photos, for one machine or a few people; the extra ``[web]`` has what they need.
+
+:func:`captioner.web.app.create_app` makes the ASGI application. :mod:`~captioner.web.guard` refuses foreign sites,
+names and floods, :mod:`~captioner.web.upload` reads a photo into memory and nowhere else, and
+:mod:`~captioner.web.batches` captions those of all requests together. ``app.html``, ``app.css`` and ``app.js`` are the
+page, around the explorer of :mod:`captioner.figures.page`.
+"""

@@ -1,0 +1,288 @@
+// The page of captioner serve: photos go to the server one by one, several at a time, and what comes back is explored.
+const served = JSON.parse(document.getElementById("data").textContent);
+const the = (name) => document.getElementById(name);
+const items = []; // photos, the newest first: { file, name, element, answers: Map of model -> answer, failure, thumbnail }
+const AT_ONCE = 8, TRIES = 20; // the server captions what waits in one batch
+
+the("terms").textContent =
+  `JPEG, PNG, WebP, HEIC, GIF, TIFF and more, up to ${served.megabytes.toFixed(0)} MB each.`;
+served.models.forEach((name) => {
+  the("model").append(new Option(name, name));
+  the("rival").append(new Option(name, name));
+});
+the("models").hidden = served.models.length < 2;
+
+// The models whose captions are shown.
+const chosen = () => [...new Set([the("model").value, the("rival").value])].filter(Boolean);
+const say = (text) => { the("news").textContent = text; };
+const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
+
+// Send a photo; while the server is busy, wait as long as it says and try again.
+async function send(path, file, parameters) {
+  for (let left = TRIES; ; left--) {
+    const form = new FormData();
+    form.append("image", file, file.name || "photo");
+    let answer;
+    try {
+      answer = await fetch(`${path}?${new URLSearchParams(parameters)}`, { method: "POST", body: form });
+    } catch {
+      throw new Error("The server does not answer. Is it still running?");
+    }
+    if (answer.ok) return answer;
+    if ((answer.status === 429 || answer.status === 503) && left > 1) {
+      await pause(Number(answer.headers.get("retry-after")) || 2);
+      continue;
+    }
+    const { detail } = await answer.json().catch(() => ({}));
+    const error = new Error(typeof detail === "string" ? detail : `The server answered ${answer.status}.`);
+    throw Object.assign(error, { final: answer.status < 500 });
+  }
+}
+
+// Work in hand, and what waits for it.
+const waiting = [];
+let working = 0;
+function start() {
+  while (working < AT_ONCE && waiting.length) {
+    const { item, model } = waiting.shift();
+    if (!items.includes(item)) continue;
+    working++;
+    captioned(item, model).finally(() => { working--; start(); });
+  }
+}
+async function captioned(item, model) {
+  try {
+    const answer = await send("caption", item.file, { model, figure: true });
+    item.answers.set(model, await answer.json());
+  } catch (error) {
+    item.failure = error.message;
+    item.refused = Boolean(error.final);
+  }
+  item.asked.delete(model);
+  if (!items.includes(item)) return;
+  draw(item);
+  const found = item.answers.get(model);
+  say(`${item.name}: ${found ? found.caption : item.failure}`);
+}
+
+// Ask for the captions that are shown and not there yet.
+function ask(item) {
+  chosen().filter((model) => !item.answers.has(model) && !item.asked.has(model) && !item.refused).forEach((model) => {
+    item.failure = null;
+    item.asked.add(model);
+    waiting.push({ item, model });
+  });
+  draw(item);
+}
+
+function add(files) {
+  const photos = [...files];
+  photos.reverse().forEach((file) => { // so that those added together stay in their order, above the others
+    const element = make("article", "result");
+    const item = { file, element, name: file.name || "photo", answers: new Map(), asked: new Set(), failure: null };
+    if (file.size > 1e6 * served.megabytes) {
+      item.refused = true;
+      item.failure = `The photo has ${(file.size / 1e6).toFixed(1)} MB, and this server takes up to `
+        + `${served.megabytes.toFixed(0)} MB; send a smaller one.`;
+    }
+    item.thumbnail = URL.createObjectURL(file);
+    items.unshift(item);
+    the("results").prepend(element);
+    ask(item);
+  });
+  if (photos.length) say(photos.length === 1 ? `Captioning ${photos[0].name || "the photo"}` : `Captioning ${photos.length} photos`);
+  start();
+  count();
+}
+
+function remove(item) {
+  const at = items.indexOf(item), next = items[at + 1] || items[at - 1];
+  items.splice(at, 1);
+  item.element.remove();
+  URL.revokeObjectURL(item.thumbnail);
+  (next ? next.element.querySelector(".remove") : the("choose")).focus();
+  count();
+}
+
+function count() {
+  the("bar").hidden = !items.length;
+  the("count").textContent = items.length === 1 ? "1 photo" : `${items.length} photos`;
+  const done = rows().length;
+  the("csv").disabled = the("json").disabled = !done;
+}
+
+function button(label, action, kind = "") {
+  const element = make("button", kind, label);
+  element.type = "button";
+  element.addEventListener("click", action);
+  return element;
+}
+
+function draw(item) {
+  const focused = item.element.contains(document.activeElement);
+  const title = make("h2", "", item.name), cross = button("×", () => remove(item), "remove");
+  cross.setAttribute("aria-label", `Remove ${item.name}`);
+  item.element.replaceChildren(make("div", "top", title, cross));
+  const answers = chosen().map((model) => item.answers.get(model)).filter(Boolean);
+  if (item.failure) {
+    const line = make("p", "failed", item.failure);
+    item.element.append(line);
+    if (!item.refused) {
+      item.element.append(make("p", "tools", button("Try again", () => { ask(item); start(); })));
+    }
+  }
+  if (item.asked.size) {
+    const small = make("img", "");
+    small.alt = "";
+    small.src = item.thumbnail;
+    small.addEventListener("error", () => small.remove()); // of a kind that browsers do not show
+    item.element.append(make("div", "waiting", small, make("span", "", `Captioning with ${[...item.asked].join(" and ")} …`)));
+  }
+  if (answers.length && !item.asked.size) {
+    const root = make("div", "explorer");
+    root.append(the("explorer").content.cloneNode(true));
+    item.element.append(root);
+    const figure = together(answers);
+    const photo = root.querySelector(".photo");
+    photo.src = figure.photo;
+    photo.alt = answers[0].caption;
+    explore(root, figure);
+    item.element.append(tools(item, answers));
+  }
+  if (focused) item.element.querySelector("button").focus();
+  count();
+}
+
+// The figures of one photo by several models, as one.
+function together(answers) {
+  if (answers.length === 1) return answers[0].figure;
+  const captions = [], views = [];
+  answers.forEach(({ figure, model }) => {
+    figure.captions.forEach((caption) => {
+      captions.push({ ...caption, model, view: caption.view === null ? null : caption.view + views.length });
+    });
+    views.push(...figure.views);
+  });
+  return { ...answers[0].figure, captions, views };
+}
+
+function tools(item, answers) {
+  const drawn = answers.filter(({ figure }) => figure.captions[0].view !== null);
+  const row = make("p", "tools");
+  if (drawn.length) {
+    row.append(make("span", "", drawn.length > 1 ? "Save the figures:" : "Save the figure:"));
+    served.formats.forEach((format) => row.append(button(format.toUpperCase(), () => saveFigures(item, drawn, format))));
+  } else row.append(make("span", "", "This model does not attend to places, so there is no figure."));
+  return row;
+}
+
+async function saveFigures(item, answers, format) {
+  for (const { model } of answers) {
+    try {
+      const answer = await send("figure", item.file, { model, format });
+      const stem = item.name.replace(/\.[^.]*$/, "") + (answers.length > 1 ? `.${model}` : "");
+      save(await answer.blob(), `${stem}.attention.${format}`);
+      say(`Saved ${stem}.attention.${format}`);
+    } catch (error) {
+      say(error.message);
+    }
+  }
+}
+
+function save(blob, name) {
+  const link = make("a", "");
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
+// The captions that are shown, in the order in which their photos came.
+function rows() {
+  return [...items].reverse().flatMap((item) => chosen().map((model) => item.answers.get(model)).filter(Boolean)
+    .map(({ figure, ...answer }) => ({ ...answer, image: item.name })));
+}
+// A field of a table; a spreadsheet would run one that begins like a formula.
+function field(value) {
+  const text = String(value), safe = /^[=+\-@\t\r]/.test(text) && Number.isNaN(Number(text)) ? `'${text}` : text;
+  return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+}
+the("csv").addEventListener("click", () => {
+  const columns = ["image", "model", "caption", "log_probability"];
+  const lines = [columns, ...rows().map((row) => columns.map((column) => field(row[column])))];
+  save(new Blob([lines.map((line) => `${line.join(",")}\n`).join("")], { type: "text/csv" }), "captions.csv");
+});
+the("json").addEventListener("click", () => {
+  save(new Blob([`${JSON.stringify(rows(), null, 2)}\n`], { type: "application/json" }), "captions.json");
+});
+the("clear").addEventListener("click", () => {
+  items.splice(0).forEach((item) => { URL.revokeObjectURL(item.thumbnail); });
+  the("results").replaceChildren();
+  count();
+  the("choose").focus();
+});
+for (const name of ["model", "rival"]) {
+  the(name).addEventListener("change", () => {
+    items.forEach(ask);
+    start();
+  });
+}
+
+// Ways in: chosen, dropped anywhere on the page, pasted, or taken with the camera.
+the("choose").addEventListener("click", () => the("files").click());
+the("files").addEventListener("change", ({ target }) => { add(target.files); target.value = ""; });
+const holdsFiles = ({ dataTransfer }) => dataTransfer && [...dataTransfer.types].includes("Files");
+document.addEventListener("dragover", (event) => {
+  if (!holdsFiles(event)) return;
+  event.preventDefault();
+  the("drop").classList.add("over");
+});
+document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) the("drop").classList.remove("over"); });
+document.addEventListener("drop", (event) => {
+  the("drop").classList.remove("over");
+  if (!holdsFiles(event)) return;
+  event.preventDefault();
+  add(event.dataTransfer.files);
+});
+document.addEventListener("paste", (event) => {
+  if (event.clipboardData && event.clipboardData.files.length) add(event.clipboardData.files);
+});
+
+const viewfinder = the("viewfinder"), video = the("video");
+let shots = 0;
+the("camera").addEventListener("click", async () => {
+  if (!navigator.mediaDevices) { // not on a page without encryption from another machine; a phone's own camera still works
+    const picker = make("input", "");
+    Object.assign(picker, { type: "file", accept: "image/*" });
+    picker.setAttribute("capture", "environment");
+    picker.addEventListener("change", () => add(picker.files));
+    picker.click();
+    return;
+  }
+  try {
+    video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", width: { ideal: 1920 } } });
+    viewfinder.showModal();
+    the("take").focus();
+  } catch (error) {
+    the("terms").textContent = `The camera cannot be used (${error.message}). Choose a photo instead.`;
+    say(the("terms").textContent);
+  }
+});
+the("take").addEventListener("click", () => {
+  if (!video.videoWidth) return;
+  const canvas = make("canvas", "");
+  [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
+  canvas.getContext("2d").drawImage(video, 0, 0);
+  canvas.toBlob((blob) => {
+    shots++;
+    add([new File([blob], `camera-${shots}.jpg`, { type: "image/jpeg" })]);
+    viewfinder.close();
+  }, "image/jpeg", 0.92);
+});
+the("close").addEventListener("click", () => viewfinder.close());
+viewfinder.addEventListener("close", () => {
+  if (video.srcObject) video.srcObject.getTracks().forEach((track) => track.stop());
+  video.srcObject = null;
+  the("camera").focus();
+});
+count();

@@ -1,0 +1,262 @@
+"""The ASGI application: the page, ``POST /caption``, ``POST /figure``, and what describes them."""
+
+# Without ``from __future__ import annotations``: FastAPI reads the types of functions inside others.
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
+from math import ceil
+from pathlib import PurePath
+from typing import Annotated, Any, Literal, TypeVar
+
+from anyio import CapacityLimiter, to_thread
+from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi.responses import HTMLResponse
+from fastapi_offline import FastAPIOffline
+from pydantic import BaseModel, Field
+
+import captioner
+from captioner.caption import Caption
+from captioner.data.images import load_image
+from captioner.errors import CaptionerError, ImageError
+from captioner.figures import Figure, Style
+from captioner.figures.document import assemble
+from captioner.figures.page import data_url, numbers, reduced
+from captioner.web.batches import Batches, FullError, UnknownModelError
+from captioner.web.guard import Guard, Rate, names_of
+from captioner.web.upload import Upload, read_upload
+
+T = TypeVar("T")
+
+_TYPES = {
+    "png": "image/png",
+    "svg": "image/svg+xml",
+    "pdf": "application/pdf",
+    "gif": "image/gif",
+    "html": "text/html; charset=utf-8",
+    "json": "application/json",
+}
+_PHOTO = {
+    "requestBody": {
+        "required": True,
+        "description": "The photo: as the field `image` of a form, or as the body itself.",
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "properties": {"image": {"type": "string", "format": "binary", "description": "the photo's file"}},
+                }
+            },
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
+
+
+class Problem(BaseModel):
+    """Why a request was refused."""
+
+    detail: str
+
+
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem, "description": text}
+    for status, text in {
+        400: "There is no photo in the request.",
+        403: "The request comes from another site's page.",
+        404: "The model is not served.",
+        408: "The photo did not arrive in time.",
+        413: "The photo has too many bytes.",
+        422: "The photo cannot be read, and why; or a parameter is wrong.",
+        429: "Too many photos from this address; Retry-After says when to go on.",
+        503: "Too many photos wait; Retry-After says when to try again.",
+    }.items()
+}
+
+
+class Other(BaseModel):
+    """One of the next best captions."""
+
+    caption: str
+    log_probability: float = Field(description="natural logarithm, summed over the words and the end")
+
+
+class Answer(BaseModel):
+    """The caption of a photo."""
+
+    image: str = Field(description="the file's name, if it was sent")
+    model: str
+    caption: str = Field(description="the sentence")
+    tokens: list[str] = Field(description="its words as the model wrote them")
+    log_probability: float = Field(description="natural logarithm, summed over the words and the end")
+    others: list[Other] = Field(default_factory=list, description="the next best captions, best first")
+    attention: list[list[float]] | None = Field(
+        None, description="with attention=true: for each word the weight of each place, which sum to one"
+    )
+    attention_of: str | None = Field(None, description="whose attention: the mean over all heads")
+    grid: tuple[int, int] | None = Field(None, description="rows and columns, if the places are a grid, row by row")
+    boxes: list[list[float]] | None = Field(
+        None, description="x0, y0, x1, y1 of each place, if they are regions; relative to `seen`"
+    )
+    labels: list[str] | None = Field(None, description="the detector's labels of the regions")
+    scores: list[float] | None = Field(None, description="how sure the detector is of each label")
+    seen: tuple[float, float, float, float] | None = Field(
+        None, description="x0, y0, x1, y1 of the part of the photo that the model saw; relative to the photo"
+    )
+    figure: dict[str, Any] | None = Field(None, description="with figure=true: what the page draws")
+
+
+class Health(BaseModel):
+    """Whether the server works, and how busy it is."""
+
+    status: Literal["ok"] = "ok"
+    version: str
+    models: list[str] = Field(description="those that are served, the default first")
+    loaded: list[str] = Field(description="those in memory; others are loaded when they are first requested")
+    waiting: int = Field(description="photos that wait for a batch")
+
+
+def create_app(
+    batches: Batches,
+    *,
+    names: Collection[str] = names_of("localhost"),
+    max_bytes: int = 20_000_000,
+    rate: int = 120,
+    local_rate: int = 0,
+) -> FastAPI:
+    """Make the application.
+
+    Args:
+        batches: caption its photos; they are closed when it shuts down.
+        names: under which the server may be called, beside addresses; see :func:`captioner.web.guard.names_of`.
+        max_bytes: of a photo.
+        rate: photos a minute from one address; 0 is no limit.
+        local_rate: the same for this machine itself.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await to_thread.run_sync(batches.close)
+
+    app = FastAPIOffline(
+        redoc_url=None,
+        title="Captioner",
+        version=captioner.__version__,
+        description="Says in a sentence what a photo shows, and shows where it looked for every word.",
+        lifespan=lifespan,
+    )
+    app.add_middleware(Guard, names=frozenset(names))
+    rates = {False: Rate(rate), True: Rate(local_rate)}
+    drawing = CapacityLimiter(2)
+    page = assemble(
+        "web/app.html",
+        styles="common.css explorer.css web/app.css",
+        scripts="common.js maps.js explorer.js web/app.js",
+        data={"models": batches.models, "megabytes": max_bytes / 1e6, "formats": ["png", "pdf", "gif", "html"]},
+        texts={
+            "language": "en",
+            "title": "Captioner",
+            "photo": "data:,",
+            "caption": "",
+            "note": "",
+            "most": "strongest of the word",
+        },
+        policy="img-src data: blob:; connect-src 'self'",
+    )
+
+    async def photo(request: Request) -> Upload:
+        client = request.client.host if request.client else ""
+        if wait := rates[client in ("127.0.0.1", "::1")].take(client):
+            raise _later(429, f"more than {rate or local_rate} photos a minute from this address", wait)
+        return await read_upload(request, limit=max_bytes)
+
+    async def captioned(upload: Upload, model: str | None) -> Caption:
+        try:
+            return await asyncio.wrap_future(batches.submit(upload.content, model))
+        except UnknownModelError as error:
+            raise HTTPException(404, str(error)) from None
+        except FullError as error:
+            raise _later(503, str(error), 2) from None
+        except ImageError as error:
+            raise HTTPException(422, f"{upload.name or 'the photo'}: {error.reason}") from None
+
+    async def draw(work: Callable[[], T]) -> T:
+        return await to_thread.run_sync(work, limiter=drawing)
+
+    Photo = Annotated[Upload, Depends(photo)]
+    Model = Annotated[str | None, Query(description="One of those that /health lists; by default the first.")]
+
+    @app.get("/", include_in_schema=False)
+    async def index() -> HTMLResponse:
+        return HTMLResponse(page)
+
+    @app.post(
+        "/caption",
+        tags=["photos"],
+        responses=_PROBLEMS,
+        openapi_extra=_PHOTO,
+        response_model_exclude_none=True,
+        summary="Caption a photo",
+    )
+    async def caption(
+        upload: Photo,
+        model: Model = None,
+        attention: Annotated[bool, Query(description="Add where the model looked for each word.")] = False,
+        figure: Annotated[
+            bool, Query(description="Add what the page draws: compact weights and a small photo.")
+        ] = False,
+    ) -> Answer:
+        """Say what a photo shows; for example `curl -F image=@photo.jpg localhost:8000/caption`."""
+        found = await captioned(upload, model)
+        value = found.to_dict(attention=attention)
+        if figure:
+            value["figure"] = await draw(lambda: _figure(found, upload.content))
+        return Answer(**{"model": model or batches.models[0], **value, "image": upload.name})
+
+    @app.post(
+        "/figure", responses=_PROBLEMS, openapi_extra=_PHOTO, response_class=Response, summary="Draw where it looked"
+    )
+    async def figure(
+        upload: Photo,
+        model: Model = None,
+        format: Annotated[
+            Literal["png", "svg", "pdf", "gif", "html", "json"],
+            Query(description="A sheet with a panel for each word, an animation, a page to explore, or the numbers."),
+        ] = "png",
+    ) -> Response:
+        """Show where the model looked for each word, as `captioner attend` does."""
+        found = await captioned(upload, model)
+        try:
+            content: bytes = await draw(lambda: getattr(Figure(found, load_image(upload.content)), format)())
+        except CaptionerError as error:
+            raise HTTPException(422, str(error)) from None
+        stem = PurePath(upload.name).stem or "photo"
+        name = "".join(letter if letter.isalnum() or letter in "-_. " else "_" for letter in stem if letter.isascii())
+        disposition = f'attachment; filename="{name or "photo"}.attention.{format}"'
+        return Response(content, media_type=_TYPES[format], headers={"content-disposition": disposition})
+
+    @app.get("/health", tags=["server"], summary="Say that it works")
+    async def health() -> Health:
+        """Say that the server works, which models it has, and how many photos wait."""
+        return Health(
+            version=captioner.__version__,
+            models=list(batches.models),
+            loaded=list(batches.loaded),
+            waiting=batches.waiting,
+        )
+
+    return app
+
+
+def _later(status: int, reason: str, seconds: float) -> HTTPException:
+    wait = max(1, ceil(seconds))
+    return HTTPException(status, f"{reason}; go on in {wait} s", headers={"retry-after": str(wait)})
+
+
+def _figure(caption: Caption, picture: bytes) -> dict[str, Any]:
+    """Return what the page draws of a caption: the numbers of the explorer, and the photo as it shows it."""
+    style = Style()
+    small = reduced(load_image(picture, min_size=style.side), style)
+    return {**numbers(caption, small.size, style), "photo": data_url(small)}

@@ -1,0 +1,122 @@
+"""Refuses what no visitor of the page sends: other sites' requests, other names of this machine, and floods.
+
+A page of another site can make a browser send requests here, and a name of its own that it lets point here (DNS
+rebinding) can make the answers its own. The header ``Origin`` tells the first, ``Host`` the second.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import time
+from collections.abc import Callable, Collection
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_COMMON = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "x-frame-options": "DENY",
+    "permissions-policy": "camera=(self), geolocation=(), microphone=()",
+}
+
+
+def names_of(host: str, others: Collection[str] = ()) -> frozenset[str]:
+    """Return the names under which a server that listens at ``host`` may be called; addresses are not among them."""
+    machine = socket.gethostname().lower()
+    return frozenset({"localhost", host.lower(), machine, f"{machine}.local", *(name.lower() for name in others)})
+
+
+class Rate:
+    """How often each client may do something: a bucket of a minute's tokens, which refills as time passes.
+
+    Args:
+        per_minute: tokens a minute; 0 is no limit.
+        clock: seconds.
+    """
+
+    def __init__(self, per_minute: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.per_minute, self._clock = per_minute, clock
+        self._buckets: dict[str, tuple[float, float]] = {}  # tokens that were left, and when
+
+    def take(self, client: str) -> float:
+        """Take a token; return 0, or, if there is none, the seconds until there is one."""
+        if not self.per_minute:
+            return 0.0
+        now, speed = self._clock(), self.per_minute / 60
+        if len(self._buckets) > 10_000:  # those that are full again tell nothing
+            self._buckets = {
+                name: (left, since)
+                for name, (left, since) in self._buckets.items()
+                if left + speed * (now - since) < 60 * speed
+            }
+        left, since = self._buckets.get(client, (float(self.per_minute), now))
+        left = min(self.per_minute, left + speed * (now - since))
+        if left < 1:
+            self._buckets[client] = left, now
+            return (1 - left) / speed
+        self._buckets[client] = left - 1, now
+        return 0.0
+
+
+class Guard:
+    """Checks where a request comes from before the application sees it, and adds headers to every answer.
+
+    Args:
+        app: the application.
+        names: of this server; see :func:`names_of`.
+    """
+
+    def __init__(self, app: ASGIApp, names: Collection[str]) -> None:
+        self.app, self.names = app, names
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer it with the reason why not."""
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self.app(scope, receive, send)
+            return  # there are no web sockets here
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _COMMON.items():
+                    headers.setdefault(name, value)
+                headers.setdefault("cache-control", "no-store")
+            await send(message)
+
+        refusal = self._refusal(Headers(scope=scope))
+        await (refusal or self.app)(scope, receive, sending)
+
+    def _refusal(self, headers: Headers) -> JSONResponse | None:
+        host = headers.get("host", "")
+        name = _name(host)
+        if not name or not (name in self.names or _is_address(name)):
+            return JSONResponse(
+                {"detail": f"this server is not called {name!r}; start it with: captioner serve --allow-host {name}"},
+                421,
+            )
+        origin = headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+            return JSONResponse({"detail": f"requests from the pages of {origin} are refused; use the page at /"}, 403)
+        return None
+
+
+def _name(host: str) -> str:
+    """Return the name or address in a header ``Host``, without the port; empty if it is malformed."""
+    try:
+        return (urlsplit(f"//{host}").hostname or "").lower()
+    except ValueError:
+        return ""
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name.partition("%")[0])
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,99 @@
+"""Reads the photo of a request into memory, and never more of it than is allowed.
+
+The photo is the body itself, or the field ``image`` of a form. Nothing is written to the disk: Starlette's parser would
+put larger files into temporary ones, so its limit for that is the limit of the request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import NamedTuple
+
+from anyio import fail_after
+from fastapi import HTTPException, Request
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+_FORM = 16 * 1024  # bytes that a form may have beside its photo
+
+
+class Upload(NamedTuple):
+    """A photo as it was sent.
+
+    Attributes:
+        name: the file's name, without folders; empty if it has none.
+        content: the file.
+    """
+
+    name: str
+    content: bytes
+
+
+async def read_upload(request: Request, *, limit: int, seconds: float = 30.0) -> Upload:
+    """Read the photo of a request.
+
+    Args:
+        request: with the photo as its body, or a form with a field ``image``.
+        limit: the photo's most bytes.
+        seconds: within which all of it must arrive.
+
+    Raises:
+        HTTPException: 400 if there is no photo, 408 if it takes too long, 413 if it is too large.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > limit + _FORM:
+        raise _too_large(limit)
+    try:
+        with fail_after(seconds):
+            if kind == "multipart/form-data":
+                return await _from_form(request, limit)
+            content = b"".join([part async for part in _limited(request, limit, limit)])
+    except TimeoutError:
+        raise HTTPException(408, f"the photo did not arrive within {seconds:.0f} seconds; send it again") from None
+    if not content:
+        raise HTTPException(
+            400, "there is no photo in the request; send one as its body, or as a form: -F image=@photo.jpg"
+        )
+    return Upload("", content)
+
+
+async def _from_form(request: Request, limit: int) -> Upload:
+    parser = MultiPartParser(
+        request.headers, _limited(request, limit + _FORM, limit), max_files=1, max_fields=16, max_part_size=_FORM
+    )
+    parser.spool_max_size = limit + _FORM
+    try:
+        form = await parser.parse()
+    except (MultiPartException, KeyError) as error:
+        raise HTTPException(
+            400, f"the form cannot be read ({getattr(error, 'message', error)}); send it again"
+        ) from None
+    try:
+        photo = form.get("image")
+        if not isinstance(photo, UploadFile):
+            there = ", ".join(sorted(form)) or "nothing"
+            raise HTTPException(
+                400, f'the form has no file "image" (it has {there}); send one: curl -F image=@photo.jpg'
+            )
+        content = await photo.read()
+        if len(content) > limit:
+            raise _too_large(limit)
+        if not content:
+            raise HTTPException(400, "the photo is empty (0 bytes); send another")
+        return Upload((photo.filename or "").replace("\\", "/").rpartition("/")[2], content)
+    finally:
+        await form.close()
+
+
+async def _limited(request: Request, most: int, limit: int) -> AsyncGenerator[bytes, None]:
+    total = 0
+    async for part in request.stream():
+        total += len(part)
+        if total > most:
+            raise _too_large(limit)
+        yield part
+
+
+def _too_large(limit: int) -> HTTPException:
+    return HTTPException(413, f"the photo has more than {limit / 1e6:.0f} MB; send a smaller one")

@@ -1,0 +1,236 @@
+"""The API: what good requests get, and what hostile ones."""
+
+from __future__ import annotations
+
+import json
+import struct
+import tempfile
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from fastapi import FastAPI
+from PIL import Image
+from starlette.testclient import TestClient
+
+from captioner.base import Captioner
+from captioner.web.app import create_app
+from captioner.web.batches import Batches
+from captioner.web.upload import read_upload
+from tests.web.conftest import encoded
+
+LIMIT = 3_000_000
+
+
+@pytest.fixture
+def app(batches: Batches) -> FastAPI:
+    return create_app(batches, max_bytes=LIMIT, rate=0)
+
+
+@pytest.fixture
+def client(app: FastAPI) -> TestClient:
+    return TestClient(app, base_url="http://localhost")
+
+
+def form(content: bytes, name: str = "photo.jpg", field: str = "image") -> dict[str, Any]:
+    return {"files": {field: (name, content, "image/jpeg")}}
+
+
+def test_a_form_and_a_body_get_what_the_captioner_says(client: TestClient, captioner: Captioner) -> None:
+    photo = encoded()
+    expected = captioner(photo)
+    for request in (form(photo), {"content": photo}, {"content": photo, "headers": {"content-type": "image/jpeg"}}):
+        answer = client.post("/caption", **request)
+        assert answer.status_code == 200
+        value = answer.json()
+        assert (value["caption"], value["tokens"], value["model"]) == (expected.text, expected.tokens, "first")
+        assert value["log_probability"] == pytest.approx(expected.log_probability, abs=1e-3)
+        assert value["image"] == ("photo.jpg" if "files" in request else "") and "attention" not in value
+    assert client.post("/caption?model=second", **form(photo)).json()["model"] == "second"
+
+
+def test_attention_and_figures_are_added_on_request(client: TestClient, captioner: Captioner) -> None:
+    photo = encoded(size=(1600, 1200))
+    value = client.post("/caption?attention=true&figure=true", **form(photo)).json()
+    np.testing.assert_allclose(value["attention"], captioner(photo).attention, atol=1e-3)
+    assert value["grid"] == [2, 2] and value["attention_of"] == "mean"
+    assert value["figure"]["size"] == [960, 720] and value["figure"]["captions"][0]["tokens"] == value["tokens"]
+    assert value["figure"]["photo"].startswith("data:image/jpeg;base64,")
+
+
+@pytest.mark.parametrize(
+    ("kind", "start"),
+    [
+        ("png", b"\x89PNG"),
+        ("pdf", b"%PDF"),
+        ("svg", b"<?xml"),
+        ("gif", b"GIF8"),
+        ("html", b"<!doctype"),
+        ("json", b"{"),
+    ],
+)
+def test_figures_are_those_of_attend(client: TestClient, kind: str, start: bytes) -> None:
+    answer = client.post(f"/figure?format={kind}", **form(encoded(), name='..\\up/"näme\r\n.jpeg'))
+    assert answer.status_code == 200 and answer.content.startswith(start)
+    assert answer.headers["content-disposition"] == f'attachment; filename="_22nme_0D_0A.attention.{kind}"'
+
+
+def test_health_and_the_description_of_the_api(client: TestClient, batches: Batches) -> None:
+    assert client.get("/health").json()["models"] == ["first", "second"]
+    assert client.get("/health").json()["loaded"] == ["first"]
+    paths = client.get("/openapi.json").json()["paths"]
+    assert set(paths) == {"/caption", "/figure", "/health"}
+    assert "multipart/form-data" in paths["/caption"]["post"]["requestBody"]["content"]
+    docs = client.get("/docs").text
+    assert "https://" not in docs and "/static-offline-docs/" in docs
+    assert client.get("/static-offline-docs/swagger-ui-bundle.js").status_code == 200
+
+
+def test_a_phones_photo_is_upright(client: TestClient) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    value = client.post("/caption?figure=true", **form(encoded(size=(80, 60), exif=exif))).json()
+    assert value["figure"]["size"] == [60, 80]
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    )
+
+
+HOSTILE: dict[str, tuple[dict[str, Any], int, str]] = {
+    "a text": (form(b"hello", "notes.txt"), 422, "notes.txt: not a picture of a known kind"),
+    "a cut photo": (form(encoded()[:900]), 422, "photo.jpg: damaged or truncated JPEG"),
+    "a photo of a billion pixels": (form(png_that_claims(50_000, 50_000)), 422, "above the limit of 2,000,000"),
+    "a program": (form(b"%!PS-Adobe-3.0 EPSF", "x.eps"), 422, "PostScript"),
+    "a page": (form(b"<html><script>alert(1)</script>", "x.jpg"), 422, "web page"),
+    "an empty photo": (form(b""), 400, "empty"),
+    "no body": ({}, 400, "there is no photo"),
+    "another field": (form(encoded(), field="photo"), 400, 'no file "image" (it has photo)'),
+    "the name of a file": ({"data": {"image": "/etc/passwd"}}, 422, "not a picture"),
+    "a name for a photo": (
+        {"content": b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\n/etc/passwd\r\n--x--\r\n',
+         "headers": {"content-type": "multipart/form-data; boundary=x"}}, 400, 'no file "image" (it has image)'),
+    "two photos": (
+        {"files": [("image", ("a.jpg", encoded())), ("image", ("b.jpg", encoded()))]}, 400, "Too many files"),
+    "a thousand fields": (
+        {"files": {"image": ("a.jpg", encoded())}, "data": {f"f{i}": "x" for i in range(999)}}, 400, "Too many fields"),
+    "a field of a megabyte": (
+        {"files": {"image": ("a.jpg", encoded())}, "data": {"f": "x" * 1_000_000}}, 400, "Part exceeded maximum size"),
+    "a form without a boundary": ({"content": b"xx", "headers": {"content-type": "multipart/form-data"}}, 400, "form"),
+    "a form that ends early": (
+        {"content": b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.jpg"\r\n\r\nabc',
+         "headers": {"content-type": "multipart/form-data; boundary=x"}}, 400, 'no file "image"'),
+    "too many bytes in a form": (form(bytes(LIMIT + 1)), 413, "more than 3 MB"),
+    "too many bytes": ({"content": bytes(LIMIT + 1)}, 413, "more than 3 MB"),
+    "far too many bytes": (form(bytes(4 * LIMIT)), 413, "more than 3 MB"),
+    "endless bytes of no known length": ({"content": (bytes(65536) for _ in range(10_000))}, 413, "more than 3 MB"),
+    "a model that is not served": ({**form(encoded()), "params": {"model": "../../etc"}}, 404, "is not served"),
+    "a setting of the wrong kind": ({**form(encoded()), "params": {"attention": "maybe"}}, 422, "boolean"),
+    "another site": ({**form(encoded()), "headers": {"origin": "http://evil.example"}}, 403, "evil.example"),
+    "another name": ({**form(encoded()), "headers": {"host": "evil.example"}}, 421, "evil.example"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_requests_get_their_reason_and_cost_nobody_else(client: TestClient, name: str) -> None:
+    request, status, reason = HOSTILE[name]
+    answer = client.post("/caption", **request)
+    assert answer.status_code == status and reason in json.dumps(answer.json()["detail"]).replace('\\"', '"')
+    assert client.post("/caption", **form(encoded())).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/caption", 405), ("PUT", "/caption", 405), ("GET", "/../../etc/passwd", 404), ("POST", "/", 405),
+     ("GET", "/static-offline-docs/..%2f..%2fcore.py", 404), ("GET", "/no", 404), ("TRACE", "/", 405)],
+)  # fmt: skip
+def test_there_is_nothing_else(client: TestClient, method: str, path: str, status: int) -> None:
+    assert client.request(method, path).status_code == status
+
+
+def test_a_photo_that_never_arrives_is_given_up(batches: Batches, monkeypatch: pytest.MonkeyPatch) -> None:
+    import anyio
+
+    async def endless() -> Any:
+        yield encoded()[:100]
+        await anyio.sleep(30)
+
+    async def impatient(request: Any, *, limit: int) -> Any:
+        return await read_upload(request, limit=limit, seconds=0.2)
+
+    monkeypatch.setattr("captioner.web.app.read_upload", impatient)
+
+    async def post() -> httpx.Response:
+        transport = httpx.ASGITransport(app=create_app(batches))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return await client.post("/caption", content=endless())
+
+    answer = anyio.run(post)
+    assert answer.status_code == 408 and "did not arrive" in answer.json()["detail"]
+
+
+def test_no_file_is_ever_written(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any, **settings: Any) -> Any:
+        raise AssertionError("a temporary file")
+
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", refuse)
+    photo = encoded("PNG", size=(900, 1000))
+    assert len(photo) > 1024 * 1024
+    assert client.post("/caption?figure=true", **form(photo)).status_code == 200
+    assert client.post("/figure", **form(photo)).status_code == 200
+
+
+def test_there_are_limits_to_how_many(batches: Batches) -> None:
+    client = TestClient(create_app(batches, rate=3, local_rate=2), base_url="http://localhost")
+    statuses = [client.post("/caption", **form(encoded())).status_code for _ in range(4)]
+    assert statuses == [200, 200, 200, 429]
+    answer = client.post("/caption", **form(encoded()))
+    assert 1 <= int(answer.headers["retry-after"]) <= 20 and "3 photos a minute" in answer.json()["detail"]
+    assert client.get("/health").status_code == 200
+    local = TestClient(client.app, base_url="http://localhost", client=("127.0.0.1", 5))
+    assert [local.post("/caption", **form(encoded())).status_code for _ in range(3)] == [200, 200, 429]
+
+
+def test_when_too_many_wait_it_says_so(captioner: Captioner) -> None:
+    full = Batches(["first"], lambda name: captioner, waiting=0)
+    try:
+        answer = TestClient(create_app(full), base_url="http://localhost").post("/caption", **form(encoded()))
+        assert answer.status_code == 503 and answer.headers["retry-after"] == "2"
+    finally:
+        full.close()
+
+
+def test_eight_clients_at_once_get_their_own_captions(
+    app: FastAPI, captioner: Captioner, listening: Callable[..., str]
+) -> None:
+    address = listening(app)
+    photos = [encoded(seed=seed, size=(60 + seed, 60)) for seed in range(8)]
+    photos[5] = b"no picture"
+    expected = [captioner(photo).text if photo[:1] == b"\xff" else None for photo in photos]
+
+    def ask(number: int) -> list[tuple[int, str | None]]:
+        with httpx.Client(base_url=address, timeout=60) as client:
+            answers = [client.post("/caption", **form(photos[number])) for _ in range(4)]
+            return [(answer.status_code, answer.json().get("caption")) for answer in answers]
+
+    with ThreadPoolExecutor(8) as clients:
+        results = list(clients.map(ask, range(8)))
+    for number, answers in enumerate(results):
+        assert answers == [(422, None) if number == 5 else (200, expected[number])] * 4
+
+
+def test_the_page_loads_nothing_from_elsewhere(client: TestClient) -> None:
+    page = client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in page.text and "connect-src 'self'" in page.text
+    assert "https://" not in page.text.replace("https://arxiv", "") and "{{" not in page.text

@@ -1,0 +1,95 @@
+"""Which requests are let in."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+from starlette.testclient import TestClient
+from starlette.types import Receive, Scope, Send
+
+from captioner.web.guard import Guard, Rate, names_of
+
+
+async def application(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"cache-control", b"max-age=5")]})
+    await send({"type": "http.response.body", "body": b"in"})
+
+
+@pytest.fixture
+def client() -> TestClient:
+    return TestClient(
+        Guard(application, names_of("127.0.0.1", ["Photos.Example.org"])), base_url="http://localhost:8000"
+    )
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost",
+        "localhost:8000",
+        "127.0.0.1:8000",
+        "192.168.1.7",
+        "[::1]:8000",
+        "photos.example.org",
+        socket.gethostname(),
+    ],
+)
+def test_its_names_and_all_addresses_are_served(client: TestClient, host: str) -> None:
+    assert client.get("/", headers={"host": host}).text == "in"
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "", "[::1", "a b", "localhost@evil.example"],
+)
+def test_other_names_are_not(client: TestClient, host: str) -> None:
+    answer = client.get("/", headers={"host": host})
+    assert answer.status_code == 421 and "is not called" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("http://localhost:8000", 200),
+        ("https://localhost:8000", 200),  # behind a server that has the encryption
+        ("http://localhost:3000", 403),
+        ("http://evil.example", 403),
+        ("null", 403),
+        ("", 403),
+    ],
+)
+def test_other_sites_are_refused(client: TestClient, origin: str, status: int) -> None:
+    for answer in (client.post("/", headers={"origin": origin}), client.options("/", headers={"origin": origin})):
+        assert answer.status_code == status
+        assert "access-control-allow-origin" not in answer.headers
+
+
+def test_every_answer_has_the_headers(client: TestClient) -> None:
+    for answer in (client.get("/"), client.get("/", headers={"host": "evil.example"})):
+        assert answer.headers["x-content-type-options"] == "nosniff" and answer.headers["x-frame-options"] == "DENY"
+    assert client.get("/").headers["cache-control"] == "max-age=5"  # what the application says stays
+
+
+def test_a_rate_refills() -> None:
+    now = [0.0]
+    rate = Rate(60, clock=lambda: now[0])
+    assert [rate.take("a") for _ in range(60)] == [0] * 60
+    assert rate.take("a") == pytest.approx(1) and rate.take("b") == 0
+    now[0] = 0.5
+    assert rate.take("a") == pytest.approx(0.5)
+    now[0] = 1.01
+    assert rate.take("a") == 0 and rate.take("a") > 0.9
+    now[0] = 1000
+    assert [rate.take("a") for _ in range(61)].count(0) == 60
+    assert [Rate(0).take("a") for _ in range(1000)] == [0] * 1000
+
+
+def test_a_rate_forgets_those_that_are_gone() -> None:
+    now = [0.0]
+    rate = Rate(60, clock=lambda: now[0])
+    for number in range(10_001):
+        rate.take(str(number))
+    now[0] = 2
+    rate.take("last")
+    assert len(rate._buckets) == 1

@@ -1,0 +1,305 @@
+"""The page in a browser, for mouse, touch and keyboard."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from captioner.base import Captioner
+from captioner.web.app import create_app
+from captioner.web.batches import Batches
+from tests.browser import launched
+from tests.test_checkpoint import tiny_model
+from tests.web.conftest import encoded
+
+CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with launched(*CAMERA) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def others() -> Captioner:
+    """A model that says other things than the first."""
+    model = tiny_model()
+    model.decoder.output.bias.data.roll(1)
+    return Captioner(model, device="cpu", width=1, min_words=4)
+
+
+@pytest.fixture
+def address(captioner: Captioner, others: Captioner, listening: Callable[..., str]) -> str:
+    models = {"first": captioner, "second": others}
+    return listening(create_app(Batches(list(models), models.__getitem__), max_bytes=200_000))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / name for name in ("=dog.jpg", "cat.png", "notes.txt", "large.png")]
+    for path, content in zip(paths, (encoded(), encoded("PNG"), b"hello", encoded("PNG", (400, 400))), strict=True):
+        path.write_bytes(content)
+    return paths
+
+
+@pytest.fixture
+def show(browser: Any, address: str) -> Iterator[Callable[..., Any]]:
+    """Open the page; an error in its script or a request to elsewhere fails the test."""
+    problems: list[str] = []
+    contexts = []
+
+    def call(**settings: Any) -> Any:
+        contexts.append(browser.new_context(**settings))
+        page = contexts[-1].new_page()
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("console", lambda line: None if "with a status of" in line.text else problems.append(line.text))
+        page.on(
+            "request",
+            lambda request: (
+                None if request.url.startswith((address, "data:", f"blob:{address}")) else problems.append(request.url)
+            ),
+        )
+        page.goto(address)
+        return page
+
+    yield call
+    for context in contexts:
+        context.close()
+    assert not problems
+
+
+def explorers(page: Any, count: int, kind: str = "") -> Any:
+    """Wait for a number of captioned photos."""
+    found = page.locator(f".explorer{kind}")
+    found.nth(count - 1).wait_for()
+    assert found.count() == count
+    return found
+
+
+def test_photos_are_captioned_in_their_order_and_bad_ones_say_why(
+    show: Any, photos: list[Path], captioner: Any
+) -> None:
+    page = show()
+    page.set_input_files("#files", photos)
+    first = explorers(page, 2).first
+    assert page.locator("h2").all_inner_texts() == ["=dog.jpg", "cat.png", "notes.txt", "large.png"]
+    assert first.locator(".words button").all_inner_texts() == captioner(photos[0]).tokens
+    page.locator(".failed", has_text="notes.txt: not a picture of a known kind").wait_for()
+    assert "this server takes up to 0 MB" in page.locator(".failed").nth(1).inner_text()
+    assert page.locator("#count").inner_text() == "4 photos" and page.get_by_text("Try again").count() == 0
+    page.set_input_files("#files", photos[1])
+    assert page.locator("h2").first.inner_text() == "cat.png"
+    explorers(page, 3)
+    page.get_by_role("button", name="Remove cat.png").first.click()
+    explorers(page, 2)
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Remove =dog.jpg"
+    page.get_by_role("button", name="Remove all").click()
+    assert page.locator(".result").count() == 0 and not page.locator("#bar").is_visible()
+
+
+def test_attention_follows_the_pointer(show: Any, photos: list[Path]) -> None:
+    page = show()
+    page.set_input_files("#files", photos[:2])
+    one, other = (explorers(page, 2).nth(i) for i in (0, 1))
+    one.locator(".words button").nth(1).hover()
+    assert "on" in one.locator(".stage").get_attribute("class").split()
+    assert "looked most" in one.locator(".status").inner_text()
+    assert "on" not in other.locator(".stage").get_attribute("class").split()
+    other.locator(".stage").hover()
+    assert other.locator(".status").inner_text().startswith("Strongest here")
+    assert one.locator(".status").get_attribute("id") != other.locator(".status").get_attribute("id")
+
+
+def test_two_models_stand_side_by_side_on_one_photo(show: Any, photos: list[Path], captioner: Any, others: Any) -> None:
+    page = show(viewport={"width": 1280, "height": 900})
+    page.set_input_files("#files", photos[0])
+    explorers(page, 1)
+    page.select_option("#rival", "second")
+    explorer = explorers(page, 1, ".many")
+    cards = explorer.get_by_role("group")
+    assert cards.nth(0).get_attribute("aria-label").startswith("Caption of first, log-probability")
+    for card, model in ((cards.nth(0), captioner), (cards.nth(1), others)):
+        assert [text.strip() for text in card.locator(".words button").all_inner_texts()] == model(photos[0]).tokens
+    assert cards.nth(0).bounding_box()["y"] == cards.nth(1).bounding_box()["y"]
+    explorer.locator(".stage").hover()
+    assert explorer.locator(".words .lit").count() == explorer.locator(".words button").count()
+    cards.nth(1).locator("button").first.hover()
+    assert "of second looked most" in explorer.locator(".status").inner_text()
+    page.select_option("#rival", "")
+    explorers(page, 1)
+    assert page.locator(".explorer.many").count() == 0
+
+
+def test_what_is_saved_is_what_is_shown(
+    show: Any, photos: list[Path], tmp_path: Path, captioner: Any, others: Any
+) -> None:
+    page = show(accept_downloads=True)
+    page.set_input_files("#files", photos[:2])
+    explorers(page, 2)
+    page.select_option("#rival", "second")
+    explorers(page, 2, ".many")
+
+    def saved(name: str, exact: bool = True) -> bytes:
+        with page.expect_download() as waiting:
+            page.get_by_role("button", name=name, exact=exact).first.click()
+        waiting.value.save_as(tmp_path / "saved")
+        return (tmp_path / "saved").read_bytes()
+
+    expected = [
+        ("=dog.jpg", "first", captioner(photos[0])),
+        ("=dog.jpg", "second", others(photos[0])),
+        ("cat.png", "first", captioner(photos[1])),
+        ("cat.png", "second", others(photos[1])),
+    ]
+    order = sorted(json.loads(saved("Save as JSON")), key=lambda row: (row["image"], row["model"]))
+    assert [(row["image"], row["model"], row["caption"]) for row in order] == [
+        (name, model, caption.text) for name, model, caption in expected
+    ]
+    rows = sorted(
+        csv.DictReader(saved("Save as CSV").decode().splitlines()), key=lambda row: (row["image"], row["model"])
+    )
+    # A spreadsheet would take the name for a formula.
+    assert [(row["image"], row["caption"]) for row in rows] == [
+        ("'" * name.startswith("=") + name, caption.text) for name, _, caption in expected
+    ]
+    assert saved("PNG").startswith(b"\x89PNG")
+    assert saved("HTML").startswith(b"<!doctype html>")
+
+
+def test_photos_can_be_dropped_and_pasted(show: Any) -> None:
+    page = show()
+    for number, (kind, target) in enumerate((("drop", "DragEvent"), ("paste", "ClipboardEvent"))):
+        page.evaluate(
+            """([kind, target, text]) => {
+              const files = new DataTransfer();
+              files.items.add(new File([Uint8Array.from(atob(text), letter => letter.charCodeAt(0))], `${kind}.jpg`));
+              const options = { bubbles: true, cancelable: true, dataTransfer: files, clipboardData: files };
+              const over = new DragEvent('dragover', options);
+              document.body.dispatchEvent(over);
+              if (kind === 'drop' && !over.defaultPrevented) throw new Error('the browser would open the file');
+              document.body.dispatchEvent(new window[target](kind, options));
+            }""",
+            [kind, target, base64.b64encode(encoded(seed=number)).decode()],
+        )
+        explorers(page, number + 1)
+    assert page.locator("h2").all_inner_texts() == ["paste.jpg", "drop.jpg"]
+
+
+def test_the_camera_takes_a_photo_and_goes_dark_again(show: Any) -> None:
+    page = show()
+    page.get_by_role("button", name="Use the camera").click()
+    page.locator("#take:focus").wait_for()
+    for _ in range(100):
+        if page.evaluate("document.getElementById('video').videoWidth"):
+            break
+        page.wait_for_timeout(50)
+    page.keyboard.press("Enter")
+    explorers(page, 1)
+    assert page.locator("h2").inner_text() == "camera-1.jpg"
+    assert page.evaluate("document.getElementById('video').srcObject") is None
+    assert not page.locator("#viewfinder").is_visible()
+
+
+def test_without_the_camera_it_says_so(show: Any) -> None:
+    page = show()
+    page.evaluate(
+        "() => { navigator.mediaDevices.getUserMedia = async () => { throw new Error('Permission denied'); }; }"
+    )
+    page.get_by_role("button", name="Use the camera").click()
+    page.get_by_text("The camera cannot be used (Permission denied)").first.wait_for()
+
+
+# What has the focus.
+FOCUS = (
+    """(element => element.getAttribute('aria-label') || element.id || element.textContent)(document.activeElement)"""
+)
+
+
+def test_the_keyboard_is_enough(show: Any, photos: list[Path]) -> None:
+    page = show()
+    page.keyboard.press("Tab")
+    assert page.evaluate(FOCUS) == "choose"
+    page.on("filechooser", lambda chooser: chooser.set_files(photos[:1]))
+    page.wait_for_timeout(100)  # the browser must know before the chooser opens
+    page.keyboard.press("Enter")
+    explorers(page, 1)
+    stops = []
+    while not stops or stops[-1] != "HTML":
+        page.keyboard.press("Tab")
+        stops.append(page.evaluate(FOCUS))
+        assert len(stops) < 30
+    stage = next(stop for stop in stops if stop.startswith("Photo. Use the arrow keys"))
+    wanted = ["camera", "model", "rival", "csv", "json", "clear", "Remove =dog.jpg"]
+    assert stops[: len(wanted)] == wanted and stops[len(wanted) + 1 :][:2] == [stage, "Play"]
+    assert stops[len(wanted)].startswith(
+        page.locator(".words button").first.evaluate("one => one.firstChild.textContent")
+    )
+    assert stops[-4:] == ["PNG", "PDF", "GIF", "HTML"]
+    for _ in range(len(stops) - 1 - stops.index(stage)):
+        page.keyboard.press("Shift+Tab")
+    page.keyboard.press("ArrowRight")
+    assert page.locator(".status").inner_text().startswith("Strongest here")
+    assert page.locator("#news").inner_text().startswith("=dog.jpg: ")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_shows_all_of_it(show: Any, photos: list[Path], scheme: str) -> None:
+    page = show(viewport={"width": 360, "height": 640}, has_touch=True, is_mobile=True, color_scheme=scheme)
+    page.set_input_files("#files", photos)
+    explorers(page, 2)
+    page.select_option("#rival", "second")
+    explorers(page, 2, ".many")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    small = page.eval_on_selector_all(
+        "button", "all => all.filter(one => one.offsetParent && one.getBoundingClientRect().height < 40).length"
+    )
+    assert small == 0
+    page.locator(".words button").nth(1).tap()
+    assert page.locator(".words [aria-pressed=true]").count() == 1
+
+
+def test_a_model_without_attention_says_so(show: Any, photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    from captioner.web import app
+
+    whole = app.numbers
+    monkeypatch.setattr(
+        app, "numbers", lambda caption, *rest: whole(replace(caption, attention=None, grid=None), *rest)
+    )
+    page = show()
+    page.set_input_files("#files", photos[0])
+    explorer = explorers(page, 1)
+    assert explorer.locator(".text").inner_text().endswith(".")
+    assert "does not attend" in explorer.locator(".status").inner_text()
+    assert page.get_by_role("button", name="PNG").count() == 0
+
+
+def test_a_busy_server_is_asked_again_and_a_dead_one_is_not_waited_for(show: Any, photos: list[Path]) -> None:
+    page = show()
+    answers = iter([429, 503])
+
+    def busy(route: Any) -> None:
+        status = next(answers, None)
+        if status is None:
+            route.continue_()
+        else:
+            route.fulfill(status=status, headers={"retry-after": "0.05"}, json={"detail": "busy"})
+
+    page.route("**/caption?*", busy)
+    page.set_input_files("#files", photos[0])
+    explorers(page, 1)
+    page.unroute("**/caption?*")
+    page.route("**/caption?*", lambda route: route.fulfill(status=500, body="oops"))
+    page.set_input_files("#files", photos[1])
+    page.get_by_text("The server answered 500.").first.wait_for()
+    page.unroute("**/caption?*")
+    page.get_by_role("button", name="Try again").click()
+    explorers(page, 2)
