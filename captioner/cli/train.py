@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
     from captioner.training.forecast import Forecast
 
-EXAMPLES = """Example: captioner train recipe.yaml --output models/mine
+EXAMPLES = """Example: captioner train photos.csv --output models/mine
+
+Example: captioner train recipe.yaml --output models/mine
 
 Example: captioner train flickr8k_show_attend_tell --set model.decoder.hidden=256 --set seed=2 --output models/small
 
@@ -30,8 +32,9 @@ def run(
     config: Annotated[
         str,
         typer.Argument(
-            metavar="RECIPE",
-            help="A shipped recipe, which captioner recipes lists, or a YAML file.",
+            metavar="RECIPE|DATA",
+            help="A shipped recipe, which captioner recipes lists, or a YAML file; or own photos: a table "
+            "image,caption[,split] ending in .csv, or any folder that captioner data inspect can read.",
         ),
     ],
     changes: Annotated[
@@ -53,16 +56,22 @@ def run(
 ) -> None:
     """Train a captioner or a translator and print the folder of the best model.
 
+    On own photos, training goes on from the shipped model (or from another one: --set start=transformer) by the recipe
+    own_photos. What it will do and how long it takes is said first. Without a split, some photos select the best epoch.
+
     A YAML file is a translator's if its model has a source or target language, or an encoder of text.
 
     Under torchrun, all processes train one model; they must see the same folders.
     """
     if json and not dry_run:
         raise typer.BadParameter("give --dry-run too", param_hint="--json")
+    from rich.console import Console
+
     from captioner.processes import Processes
     from captioner.settings import override
     from captioner.training import fit
-    from captioner.training.recipe import load_config, read_settings
+    from captioner.training.loop import check_output
+    from captioner.training.recipe import is_data, load_config, read_settings
     from captioner.translation import train as translation
 
     is_translator = translation.is_translators(override(read_settings(config), changes or []))
@@ -79,6 +88,14 @@ def run(
         typer.echo(console.json_text(forecast.to_dict(), indent=2) if json else "\n".join(_lines(forecast)))
         forecast.store.check()
         return
+    if is_data(config) and not resume and not Processes.started().several:
+        settings = load_config(config, changes or [], output)
+        check_output(settings.output, resume=False)
+        forecast = fit.rehearse(settings, console=Console(quiet=True))
+        console.note(f"{config}: goes on from {settings.start}; the model will be {settings.output / 'best'}")
+        for line in _lines(forecast):
+            console.note(line)
+        forecast.store.check()
     train = translation.train_translation if is_translator else fit.run
     best = train(config, changes=changes or [], output=output, resume=resume, console=console.messages)
     if Processes.started().first:

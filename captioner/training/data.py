@@ -23,11 +23,11 @@ def read_data(config: TrainConfig, warn: Callable[[str], object]) -> tuple[Capti
     for read in (data, *others):
         if complaint := read.complaint():
             warn(f"{complaint}, data.strict=true refuses them")
-    train, dev = _splits(data, settings)
+    train, dev = _splits(data, settings, warn)
     return merge(train, *(other.split("train", restval=True) for other in others)) if others else train, dev
 
 
-def _splits(data: CaptionData, settings: DataConfig) -> tuple[CaptionData, CaptionData]:
+def _splits(data: CaptionData, settings: DataConfig, warn: Callable[[str], object]) -> tuple[CaptionData, CaptionData]:
     """Return the splits to train on and to select with; what a data set does not have is divided, always alike."""
     everything = set(data.splits) == {UNDIVIDED} and settings.train == "train"
     train = data if everything else data.split(settings.train, restval=settings.restval)
@@ -38,6 +38,10 @@ def _splits(data: CaptionData, settings: DataConfig) -> tuple[CaptionData, Capti
     # By their names' hashes, so that a photo that is added moves no other.
     mixed = sorted(train.photos, key=lambda photo: hashlib.sha256(photo.image_id.encode()).digest())
     few = max(1, round(settings.dev_share * len(mixed)))
+    warn(
+        f"{data.name}: has no split {settings.dev!r}, so {few} of its {len(mixed)} photos select the best epoch"
+        + ("; so few that it is mostly chance" if few < 20 else "")
+    )
     chosen = {photo.image_id for photo in mixed[:few]}
     kept, held = (
         tuple(photo for photo in train.photos if (photo.image_id in chosen) is wanted) for wanted in (False, True)

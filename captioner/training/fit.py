@@ -18,7 +18,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from captioner.base import Captioner
-from captioner.checkpoint import locate, read_config, save_model
+from captioner.checkpoint import VOCABULARY, locate, read_config, save_model
 from captioner.data.augment import recolour
 from captioner.data.batches import Captions, EncodedCaptions, Sample, Sampler
 from captioner.data.dataset import Photo
@@ -159,10 +159,18 @@ class _Run(Loop[Batch]):
 
     def describe(self) -> str:
         parameters = sum(parameter.numel() for parameter in self.model.decoder.parameters())
+        new = self._new_words()
+        some = f", of which {len(new)} new ({', '.join(new[:8])}{' ...' if len(new) > 8 else ''})" if new else ""
         return (
             f"{len(self.train.photos):,} training photos, {len(self.dev.photos):,} dev photos; "
-            f"{len(self.model.vocabulary):,} words; {parameters / 1e6:.1f} M parameters in the decoder"
+            f"{len(self.model.vocabulary):,} words{some}; {parameters / 1e6:.1f} M parameters in the decoder"
         )
+
+    def _new_words(self) -> tuple[str, ...]:
+        """Return the words that the model did not have before, the most frequent first."""
+        if self.config.start is None or not self.config.new_words:
+            return ()
+        return self.model.vocabulary.words[len(Vocabulary.load(locate(self.config.start) / VOCABULARY)) :]
 
     def parts(self) -> dict[str, tuple[nn.Module, nn.Module]]:
         parts: dict[str, tuple[nn.Module, nn.Module]] = {"decoder": (self.model.decoder, self.average.decoder)}
@@ -330,6 +338,7 @@ class _Rehearsal(_Run):
                 "training captions": sum(len(photo.captions) for photo in train.photos),
                 "dev photos": len(dev.photos),
                 "words": len(self.model.vocabulary),
+                **({"new words": len(self._new_words())} if config.new_words else {}),
             },
             parameters={
                 "encoder": sum(parameter.numel() for parameter in self.model.encoder.parameters()),
@@ -344,6 +353,6 @@ class _Rehearsal(_Run):
             seconds={
                 "encoding": 0.0 if self.needed.exists else self.encoding * (len(train.photos) + len(dev.photos)),
                 "training": training,
-                "evaluation": seconds * len(dev.photos) * (config.epochs // config.evaluation.every),
+                "evaluation": seconds * len(dev.photos) * (config.epochs // config.evaluation.every + self.goes_on),
             },
         )

@@ -65,6 +65,19 @@ class Cost(NamedTuple):
     units: int
 
 
+def check_output(folder: Path, *, resume: bool) -> None:
+    """Check that the folder of a run is free, or holds the run to resume.
+
+    Raises:
+        CheckpointError: it is not so.
+    """
+    exists = (folder / STATE).exists()
+    if exists and not resume:
+        raise CheckpointError(f"{folder}: holds a run already; continue it with --resume, or give another --output")
+    if resume and not exists:
+        raise CheckpointError(f"{folder}: holds no run to resume; leave out --resume to start one")
+
+
 class Loop(ABC, Generic[B]):
     """One training run: a subclass provides model, batches, their loss and dev scores, :meth:`run` the rest.
 
@@ -95,12 +108,7 @@ class Loop(ABC, Generic[B]):
         if not self.processes.first:
             console = Console(quiet=True)
         self.settings, self.resume, self.console, self.output = config, resume, console, config.output
-        if (self.output / STATE).exists() and not resume:
-            raise CheckpointError(
-                f"{self.output}: holds a run already; continue it with --resume, or give another --output"
-            )
-        if resume and not (self.output / STATE).exists():
-            raise CheckpointError(f"{self.output}: holds no run to resume; leave out --resume to start one")
+        check_output(self.output, resume=resume)
         self.device = choose_device(config.device, number=self.processes.local_rank)
         precision = config.precision
         if precision == "16-mixed" and self.device.type == "cpu":
@@ -247,8 +255,11 @@ class Loop(ABC, Generic[B]):
         finally:
             if log:
                 log.close()
+        when = f"after epoch {progress.best_epoch}"
+        if progress.best_epoch == 0:
+            when = "before training, which no epoch improved; more photos, or a lower optimiser.learning_rate, may help"
         self.console.print(
-            f"best {self.metric} on dev {100 * progress.best:.1f} after epoch {progress.best_epoch}, "
+            f"best {self.metric} on dev {100 * progress.best:.1f} {when}, "
             f"{progress.seconds / 60:.1f} minutes in total: {best}"
         )
         return best

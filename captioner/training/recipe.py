@@ -21,6 +21,7 @@ from captioner.training.objective import OBJECTIVES
 _FILES = {file.stem: file for file in sorted((Path(__file__).parent / "recipes").glob("*.yaml"))}
 _SHARED = {name: file for name, file in _FILES.items() if name.startswith("_")}  # the bases of others, no recipes
 RECIPES = {name: file for name, file in _FILES.items() if name not in _SHARED}
+OWN = "own_photos"  # the recipe for a data set that is given in place of a recipe
 
 
 class DataConfig(Settings):
@@ -195,14 +196,25 @@ def find_recipe(name_or_path: str | Path) -> Path:
     return RECIPES[name]
 
 
+def is_data(name_or_path: str | Path) -> bool:
+    """Return whether a data set is named and not a recipe: a folder, or an existing table or list of captions."""
+    path = Path(name_or_path)
+    if str(name_or_path) in RECIPES:
+        return False
+    return path.is_dir() or (path.suffix.lower() in (".csv", ".jsonl", ".ndjson", ".txt") and path.is_file())
+
+
 def read_settings(name_or_path: str | Path) -> dict[str, Any]:
     """Read a recipe's settings, on top of those of its ``base`` if it names one.
 
-    A group of settings is merged with the base's; a part that is chosen by name replaces the base's of another name.
+    A group of settings is merged with the base's; a part that is chosen by name replaces the base's of another name. A
+    data set in place of a recipe (:func:`is_data`) is trained on by the recipe :data:`OWN`.
 
     Raises:
         ConfigError: there is no such recipe or file, or the bases form a circle.
     """
+    if is_data(name_or_path):
+        return _merged(read_settings(OWN), {"data": {"path": str(name_or_path)}})
     files = [find_recipe(name_or_path)]
     settings = read_yaml(files[0])
     while (base := settings.pop("base", None)) is not None:
