@@ -33,16 +33,20 @@ def on_startup(command: str, **_: Any) -> None:
     _runs = command != "serve"
 
 
-def run(path: Path) -> nbformat.NotebookNode:
-    """Run a notebook where it is and return it with its results.
+def run(path: Path, threads: int = 1) -> nbformat.NotebookNode:
+    """Run a notebook where it is, on so many threads, and return it with its results.
 
     Raises:
         PluginError: a cell failed.
     """
     notebook = nbformat.read(path, as_version=4)
     began = time.monotonic()
-    # So that a cell's `!captioner` is the one of this environment.
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment = {
+        **os.environ,
+        # So that the `captioner` that a cell calls is the one of this environment.
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "OMP_NUM_THREADS": str(threads),
+    }
     client = NotebookClient(
         notebook,
         timeout=TIMEOUT,
@@ -61,8 +65,12 @@ def run(path: Path) -> nbformat.NotebookNode:
 def on_files(files: Any, config: Any) -> Any:
     """Add the page of each notebook, and the pictures that its cells showed."""
     paths = sorted((Path(config.docs_dir) / FOLDER).glob("*.ipynb"))
-    with ThreadPoolExecutor(2) as pool:
-        notebooks = list(pool.map(run if _runs else lambda path: nbformat.read(path, as_version=4), paths))
+    if _runs:
+        with ThreadPoolExecutor() as pool:  # all at once, each with its share of the cores
+            share = max(1, (os.cpu_count() or 1) // max(1, len(paths)))
+            notebooks = list(pool.map(lambda path: run(path, share), paths))
+    else:
+        notebooks = [nbformat.read(path, as_version=4) for path in paths]
     for path, notebook in zip(paths, notebooks, strict=True):
         page = Page(path.stem)
         for cell in notebook.cells:
