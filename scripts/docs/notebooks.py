@@ -102,11 +102,12 @@ class Page:
                 self.parts.append(f"[Download this notebook]({self._name}.ipynb){{ download }}")
             return
         self.parts.append(f"```python\n{cell.source}\n```")
+        printed = [output.text for output in cell.outputs if output.output_type == "stream"]
+        if printed:  # which arrives in pieces
+            self._text("".join(printed))
         for output in cell.outputs:
             data = output.get("data", {})
-            if output.output_type == "stream":
-                self._text(output.text)
-            elif "image/png" in data:
+            if "image/png" in data:
                 name = f"{self._name}_{len(self.pictures) + 1}.png"
                 self.pictures[name] = base64.b64decode(data["image/png"])
                 self.parts.append(f"![What the cell above shows]({name})")
