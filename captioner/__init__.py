@@ -8,7 +8,8 @@
 
 :class:`Translator` translates captions, and any other text.
 
-Names are imported when they are first used, so that ``import captioner`` is fast and does not load torch.
+``__all__`` is the public interface; what else the modules hold may change. Its names are imported when they are first
+used, so that ``import captioner`` is fast and does not load torch.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from captioner.errors import CaptionerError, ImageError
+from captioner.errors import CaptionerError, CheckpointError, ConfigError, ImageError
 
 if TYPE_CHECKING:
     from captioner.base import Captioner
     from captioner.caption import Caption, Translation
     from captioner.memory import Memory
+    from captioner.search.config import SearchConfig
     from captioner.translation.translator import Translator
 
 __version__ = "0.1.0"
@@ -30,11 +32,24 @@ _LAZY = {
     "Captioner": "captioner.base",
     "Caption": "captioner.caption",
     "Memory": "captioner.memory",
+    "SearchConfig": "captioner.search.config",
     "Translation": "captioner.caption",
     "Translator": "captioner.translation.translator",
 }
 
-__all__ = ["Caption", "Captioner", "CaptionerError", "ImageError", "Memory", "Translation", "Translator", "__version__"]
+__all__ = [
+    "Caption",
+    "Captioner",
+    "CaptionerError",
+    "CheckpointError",
+    "ConfigError",
+    "ImageError",
+    "Memory",
+    "SearchConfig",
+    "Translation",
+    "Translator",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,6 @@
-"""The models that come with the program: folders in ``assets``.
+"""What comes with the program: models, which are folders in ``assets``, and recipes.
 
-In an installed copy they are inside the package, in a checkout beside it.
+In an installed copy the models are inside the package, in a checkout beside it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,20 @@ def shipped(kind: str | None = CAPTIONER) -> dict[str, Path]:
                 if (folder / CONFIG).is_file() and kind in (None, kind_of(folder)):
                     found.setdefault(folder.name, folder)
     return found
+
+
+def recipes() -> dict[str, Path]:
+    """Return the files of the recipes of training, by name."""
+    return {name: file for name, file in _recipe_files().items() if not name.startswith("_")}
+
+
+def recipe_bases() -> dict[str, Path]:
+    """Return the files that recipes are based on and that are none themselves, by name."""
+    return {name: file for name, file in _recipe_files().items() if name.startswith("_")}
+
+
+def _recipe_files() -> dict[str, Path]:
+    return {file.stem: file for file in sorted((Path(__file__).parent / "training" / "recipes").glob("*.yaml"))}
 
 
 def examples() -> list[Path]:

@@ -39,6 +39,12 @@ def choose_device(name: str = "auto", *, number: int = 0) -> torch.device:
     Raises:
         ConfigError: there is no such device here.
     """
+    device = _device(name, number)
+    log.info("device %s (%s), fastest in %s", device, device_name(device), str(fast_dtype(device)).rpartition(".")[2])
+    return device
+
+
+def _device(name: str, number: int) -> torch.device:
     import torch
 
     if name == "auto":

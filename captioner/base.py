@@ -5,6 +5,8 @@ Letters in shapes: B pictures in a batch, S the side of the transformed picture 
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,17 +15,19 @@ from typing import TYPE_CHECKING, Any, overload
 from PIL import Image
 
 from captioner import folders
-from captioner.assets import ONNX, kind_of
+from captioner.assets import CAPTIONER, ONNX, kind_of
 from captioner.caption import MEAN, Caption
 from captioner.data.images import ImageSource
 from captioner.data.loader import ImageBatch, ImageLoader
 from captioner.data.transform import Transform
-from captioner.errors import CheckpointError, ImageError, first_line
+from captioner.errors import CheckpointError, ImageError
 from captioner.search.config import Hypothesis, SearchConfig
 from captioner.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from captioner.model import CaptionModel
+
+log = logging.getLogger(__name__)
 
 
 class Captioner:
@@ -47,8 +51,10 @@ class Captioner:
         vocabulary: the words that it can write.
         transform: what it sees of a picture.
         attends: whether its captions have attention.
+        about: how the model was made, as its config says: data, recipe, scores; empty if it was not loaded.
     """
 
+    about: dict[str, Any]
     search: SearchConfig
     vocabulary: Vocabulary
     transform: Transform
@@ -71,13 +77,16 @@ class Captioner:
     ) -> Captioner:
         """Load a shipped model by name, a model folder, an exported one, or ``user/model`` from the Hugging Face hub.
 
-        ``None`` is the default model.
+        ``None`` is the default model, and ``user/model@revision`` a branch, a tag or a commit. Of the hub, the newest
+        version is taken, and without a network the one that was downloaded before.
 
         Raises:
             CheckpointError: there is no such model, it is damaged, or what runs it is not installed.
         """
         folder = folders.locate(name_or_path)
-        if kind_of(folder) == ONNX:
+        exported = kind_of(folder) == ONNX
+        folders.read_config(folder, ONNX if exported else CAPTIONER)  # a wrong folder is reported at once
+        if exported:
             from captioner.onnx.runtime import OnnxCaptioner
 
             return OnnxCaptioner(folder, device=device, **search)
@@ -90,14 +99,16 @@ class Captioner:
                 f"{folder}: is a model in torch, which is not installed; run: pip install torch, or give a folder that "
                 "captioner export made of it"
             ) from None
-        return Captioner(load_model(folder), device=device, **search)
+        captioner = Captioner(load_model(folder), device=device, **search)
+        captioner.about = folders.about(folder)
+        return captioner
 
     def save_pretrained(self, folder: str | Path, *, card: str = "") -> Path:
         """Write the model to a folder that :meth:`from_pretrained` reads.
 
         Args:
             folder: its path; a model of the same kind that is there is replaced.
-            card: the text of the model card.
+            card: the text of the model card; by default it is written from what is known of the model.
 
         Raises:
             CheckpointError: ``folder`` exists and is not such a model's.
@@ -105,25 +116,20 @@ class Captioner:
         raise NotImplementedError
 
     def push_to_hub(self, name: str, *, private: bool = False, card: str = "") -> str:
-        """Upload the model to the Hugging Face hub as ``user/model`` and return its address.
+        """Upload the model to the Hugging Face hub as ``user/model``, in one commit, and return its address.
 
-        You must be logged in there.
+        You must be logged in there (``hf auth login``). The weights are those of :meth:`save_pretrained`; ``captioner
+        push`` uploads a folder as it is, in eight bits for example.
+
+        Args:
+            name: ``user/model``; a model of captioner that is there is replaced.
+            private: make a repository that nobody else can see.
+            card: the text of the model card; by default it is written from what is known of the model.
+
+        Raises:
+            CheckpointError: you may not write there, something else is there, or the upload failed.
         """
-        import tempfile
-
-        from huggingface_hub import HfApi
-
-        api = HfApi()
-        with tempfile.TemporaryDirectory() as parent:
-            folder = self.save_pretrained(Path(parent) / "model", card=card)
-            try:
-                address = api.create_repo(name, private=private, exist_ok=True)
-                api.upload_folder(repo_id=name, folder_path=folder)
-            except Exception as error:  # the hub's and the network's own families
-                raise CheckpointError(
-                    f"{name}: could not be uploaded ({first_line(error)}); log in with: hf auth login"
-                ) from error
-        return str(address)
+        return folders.push_saved(self.save_pretrained, name, private=private, card=card)
 
     @overload
     def __call__(self, pictures: list[Any] | tuple[Any, ...], *, attention: str = MEAN) -> list[Caption]: ...
@@ -194,7 +200,11 @@ class Captioner:
             max_pixels=max_pixels,
             prefetch=max(2, together),
         )
-        yield from self.caption_batches(loader, together, attention)
+        began, done = time.perf_counter(), 0
+        for result in self.caption_batches(loader, together, attention):
+            done += 1
+            yield result
+        log.info("%d pictures in %.2f s", done, time.perf_counter() - began)
 
     def encoded_at_once(self, batch_size: int) -> int:
         """Return how many of the pictures that are searched at once are encoded at once."""

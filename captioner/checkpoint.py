@@ -10,6 +10,7 @@ tells them apart.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from captioner import files, folders
+from captioner import folders
 from captioner.assets import CAPTIONER, CONFIG
 from captioner.errors import CheckpointError, ConfigError
 from captioner.folders import CARD, DEFAULT, FORMAT, SOURCE_VOCABULARY, VOCABULARY, WEIGHTS, locate, read_config
@@ -25,6 +26,8 @@ from captioner.model import CaptionModel, ModelConfig
 from captioner.settings import validate
 from captioner.text.vocabulary import Vocabulary
 from captioner.weights import read_weights, write_weights
+
+log = logging.getLogger(__name__)
 
 __all__ = [
     "CARD",
@@ -56,7 +59,7 @@ def save_model(
     Args:
         folder: its path.
         model: the model to write.
-        card: the text of the model card.
+        card: the text of the model card; by default :func:`captioner.card.default` writes it.
         about: how it was made, stored in the config under ``about``: data, recipe, seed, scores.
         dtype: store weights in this type, ``torch.float16`` or ``torch.int8`` (:mod:`captioner.weights`); ``None``
             keeps theirs. The encoder's are never in eight bits, so that models with one encoder have one also on disk.
@@ -112,7 +115,7 @@ def write_folder(
         weights: all of its tensors.
         config: the fields of ``config.json`` that are specific to the kind.
         vocabularies: by file name.
-        card: the text of the model card.
+        card: the text of the model card; if it is empty, :func:`captioner.card.default` writes one from the config.
         dtype: see :func:`captioner.weights.write_weights`.
         half: likewise.
 
@@ -123,7 +126,7 @@ def write_folder(
         write_weights(temporary / WEIGHTS, weights, dtype, half=half)
         for name, vocabulary in vocabularies.items():
             vocabulary.save(temporary / name)
-        files.write_text(temporary / CARD, card)
+        folders.write_card(temporary, kind, config, folder, card)
     return Path(folder)
 
 
@@ -140,6 +143,7 @@ def load_model(name_or_path: str | Path | None = None) -> CaptionModel:
             those in training.
     """
     folder = locate(name_or_path)
+    log.info("reading the captioner in %s", folder)
     config = read_config(folder)
     vocabulary = Vocabulary.load(folder / VOCABULARY)
     try:

@@ -65,5 +65,9 @@ class DownloadError(CaptionerError):
     """An archive that cannot be downloaded, checked or unpacked, or a disk that is too small for it."""
 
 
+class FileError(CaptionerError):
+    """A place where nothing can be written."""
+
+
 class BulkError(CaptionerError):
     """A collection that cannot be read or cut, or an output that belongs to another one."""

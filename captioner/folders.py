@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import captioner
-from captioner import files
-from captioner.assets import CAPTIONER, CONFIG, shipped
-from captioner.errors import CheckpointError, first_line
+from captioner import card as cards
+from captioner import files, hub
+from captioner.assets import CAPTIONER, CONFIG, DETECTOR, ONNX, TRANSLATOR, kind_of, shipped
+from captioner.errors import CheckpointError
 from captioner.registry import suggestion
 
 FORMAT = 1
@@ -25,6 +26,13 @@ WEIGHTS, VOCABULARY, CARD = "model.safetensors", "vocabulary.json", "README.md"
 SOURCE_VOCABULARY = "source_vocabulary.json"  # of a translator: the words it reads
 GRAPHS = ("encoder.onnx", "start.onnx", "step.onnx")  # of an exported captioner
 DEFAULT = "show_attend_tell"
+#: what a model's folder holds beside its config and its card, by kind
+PARTS: dict[str, tuple[str, ...]] = {
+    CAPTIONER: (WEIGHTS, VOCABULARY),
+    TRANSLATOR: (WEIGHTS, VOCABULARY, SOURCE_VOCABULARY),
+    DETECTOR: (WEIGHTS,),
+    ONNX: (*GRAPHS, VOCABULARY),
+}
 
 
 def locate(name_or_path: str | Path | None = None, *, kind: str | None = CAPTIONER) -> Path:
@@ -57,8 +65,13 @@ def locate(name_or_path: str | Path | None = None, *, kind: str | None = CAPTION
     name = str(name_or_path)
     if name in models:
         return models[name]
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+    if hub.is_name(name):
         return _from_hub(name)
+    others = shipped(None)
+    if name in others:
+        raise CheckpointError(
+            f"{name}: is a {kind_of(others[name])}, and this needs a {kind}; known: {', '.join(models)}"
+        )
     hint = suggestion(name, list(models))
     raise CheckpointError(
         f"model {name!r} does not exist.{hint} Shipped: {', '.join(models) or 'none'}; or give a model folder, or "
@@ -66,14 +79,108 @@ def locate(name_or_path: str | Path | None = None, *, kind: str | None = CAPTION
     )
 
 
-def _from_hub(name: str) -> Path:
-    parts = [WEIGHTS, *GRAPHS, CONFIG, VOCABULARY, SOURCE_VOCABULARY, CARD]
-    try:
-        from huggingface_hub import snapshot_download
+def translators(source: str = "en") -> dict[str, str]:
+    """Return the languages that shipped translators write from ``source``, with the name of the first one of each."""
+    found: dict[str, str] = {}
+    for name, folder in shipped(TRANSLATOR).items():
+        model = read_config(folder, TRANSLATOR)["model"]
+        if model.get("source") == source:
+            found.setdefault(str(model.get("target")).lower(), name)
+    return found
 
-        return Path(snapshot_download(name, allow_patterns=parts))
-    except Exception as error:  # the hub's and the network's own families
-        raise CheckpointError(f"model {name!r}: no such folder, and the hub gave none ({first_line(error)})") from None
+
+def translator_into(language: str, source: str = "en") -> str:
+    """Return the name of the shipped translator into a language, ``de`` for example, from another.
+
+    Raises:
+        CheckpointError: no shipped translator writes the language.
+    """
+    known = translators(source)
+    if language.lower() not in known:
+        raise CheckpointError(
+            f"no translator from {source!r} into {language!r} comes with this copy of captioner. "
+            f"Languages that there are: {', '.join(known) or 'none'}; or name a translator's folder (--translator); "
+            "train one with: captioner train"
+        )
+    return known[language.lower()]
+
+
+def _from_hub(name: str) -> Path:
+    """Download what a model of its kind needs, and nothing else, and return its folder in the hub's cache.
+
+    Raises:
+        CheckpointError: it is no model of this program, lacks a part, or cannot be had.
+    """
+    config = hub.fetch(name, CONFIG)
+    if config is None or not _is_ours(config):
+        raise CheckpointError(
+            f"model {name!r}: is on the hub, but is not a model of captioner; give one that was uploaded with: "
+            "captioner push"
+        )
+    folder = config.parent
+    kind = kind_of(folder)
+    try:
+        read_config(folder, kind)
+    except CheckpointError as error:
+        raise CheckpointError(f"model {name!r}: {error}") from None
+    for part in PARTS[kind]:
+        if hub.fetch(name, part, commit=folder.name) is None:
+            raise CheckpointError(
+                f"model {name!r}: is damaged, its repository has no {part}; upload it again with: captioner push"
+            )
+    return folder
+
+
+def _is_ours(config: Path) -> bool:
+    """Return whether a config is that of a model of this program, of any version."""
+    try:
+        value = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(value, dict) and "captioner" in value and value.get("kind", CAPTIONER) in PARTS
+
+
+def push(folder: Path, name: str, *, private: bool = False, card: str = "") -> str:
+    """Upload a model folder of any kind to the hub, in one commit, and return its address.
+
+    Its config, its parts and its card are uploaded and no other file. What a model of this program that is there has
+    and this one lacks is deleted.
+
+    Args:
+        folder: of the model.
+        name: ``user/model``.
+        private: make a repository that nobody else can see.
+        card: the text of the model card; by default the folder's own. One that this program wrote names the model as
+            the hub does.
+
+    Raises:
+        CheckpointError: the folder is not a whole model's, or see :func:`captioner.hub.publish`.
+    """
+    kind = kind_of(folder)
+    config = read_config(folder, kind)
+    if kind not in PARTS:
+        raise CheckpointError(f"{folder}: is a {kind}, which this program does not know; upgrade captioner")
+    for part in PARTS[kind]:
+        if not (folder / part).is_file():
+            raise CheckpointError(f"{folder / part}: is missing; give the whole model folder")
+    own = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else ""
+    card = card or cards.renamed(own, config, name)
+    contents: dict[str, Path | bytes] = {part: folder / part for part in (*PARTS[kind], CONFIG)}
+    return hub.publish(
+        name,
+        contents | {CARD: card.encode()},
+        private=private,
+        known={part for parts in PARTS.values() for part in parts},
+        ours=lambda: (other := hub.fetch(name, CONFIG)) is not None and _is_ours(other),
+    )
+
+
+def push_saved(save: Callable[[Path], object], name: str, *, private: bool = False, card: str = "") -> str:
+    """Upload a model that writes its folder with ``save``; see :func:`push`."""
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / "model"
+        save(folder)
+        return push(folder, name, private=private, card=card)
 
 
 _FIELDS: dict[str, dict[str, Any]] = {CAPTIONER: {"tuned_stages": int, "encoder_fingerprint": (str, type(None))}}
@@ -105,9 +212,25 @@ def read_config(folder: Path, kind: str = CAPTIONER) -> dict[str, Any]:
     return config
 
 
+def about(folder: Path) -> dict[str, Any]:
+    """Return how a model was made, for another folder of it, whose weights may have other bits."""
+    found = read_config(folder, kind_of(folder)).get("about") or {}
+    return {field: value for field, value in found.items() if field != "bits"}
+
+
+def whole_config(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config of a model with the fields that all kinds have."""
+    return {"format": FORMAT, "captioner": captioner.__version__, "kind": kind, **config}
+
+
 def write_config(folder: Path, kind: str, config: Mapping[str, Any]) -> None:
     """Write the config of a model, for :func:`read_config`."""
-    files.write_json(folder / CONFIG, {"format": FORMAT, "captioner": captioner.__version__, "kind": kind, **config})
+    files.write_json(folder / CONFIG, whole_config(kind, config))
+
+
+def write_card(folder: Path, kind: str, config: Mapping[str, Any], name: str | Path, card: str = "") -> None:
+    """Write the card of a model; by default the one that its config makes, with the name of the folder ``name``."""
+    files.write_text(folder / CARD, card or cards.default(whole_config(kind, config), cards.name_of(name)))
 
 
 @contextmanager
@@ -125,8 +248,7 @@ def replace(folder: str | Path, kind: str, config: Mapping[str, Any]) -> Iterato
         CheckpointError: ``folder`` exists and is not such a model's.
     """
     folder = Path(folder)
-    if folder.exists() and not _replaceable(folder, kind):
-        raise CheckpointError(f"{folder}: exists and is not a model folder of captioner; give another name")
+    check_replaceable(folder, kind)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
@@ -147,6 +269,19 @@ def replace(folder: str | Path, kind: str, config: Mapping[str, Any]) -> Iterato
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_replaceable(folder: str | Path, kind: str) -> None:
+    """Check that a folder may be written as a model of a kind.
+
+    Raises:
+        CheckpointError: ``folder`` exists and is not such a model's.
+        FileError: nothing can be written there.
+    """
+    folder = Path(folder)
+    if folder.exists() and not _replaceable(folder, kind):
+        raise CheckpointError(f"{folder}: exists and is not a model folder of captioner; give another name")
+    files.check_place(folder)
 
 
 def _replaceable(folder: Path, kind: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -23,6 +24,8 @@ from captioner.model import CaptionModel
 from captioner.search import Hypothesis, SearchConfig, choose_search
 from captioner.settings import validate
 
+log = logging.getLogger(__name__)
+
 
 class TorchCaptioner(Captioner):
     """Captions pictures with a model in torch.
@@ -38,15 +41,17 @@ class TorchCaptioner(Captioner):
         self.model = model.to(self.device).eval()
         self.vocabulary, self.transform = model.vocabulary, model.encoder.transform
         self.attends = model.decoder.attends
+        self.about: dict[str, Any] = {}
         # The encoder takes most of the time and runs at lower precision where that is faster; the model keeps its
         # own encoder, as it may be saved again.
         self._encoder = model.encoder.fast(self.device)
         self._decoder = model.decoder.fast(fast_dtype(self.device))
         self.search = validate(SearchConfig, {**model.config.search.model_dump(), **search}, where="search")
+        log.info("search: %s", self.search)
 
     def save_pretrained(self, folder: str | Path, *, card: str = "") -> Path:
         """Write the model; see :meth:`Captioner.save_pretrained`."""
-        return checkpoint.save_model(folder, self.model, card=card)
+        return checkpoint.save_model(folder, self.model, card=card, about=self.about)
 
     def check(self, attention: str) -> None:
         """See :meth:`Captioner.check`."""

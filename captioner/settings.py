@@ -14,16 +14,42 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from captioner.assets import recipes
 from captioner.errors import ConfigError
 from captioner.registry import suggestion
 
 M = TypeVar("M", bound=BaseModel)
+OWN = "own_photos"  # the recipe for a data set that is given in place of a recipe
 
 
 class Settings(BaseModel):
     """The base of every group of settings: immutable, and refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def is_data(name_or_path: str | Path) -> bool:
+    """Return whether a data set is named in place of a recipe: a folder, or an existing table or list of captions."""
+    path = Path(name_or_path)
+    if str(name_or_path) in recipes():
+        return False
+    return path.is_dir() or (path.suffix.lower() in (".csv", ".jsonl", ".ndjson", ".txt") and path.is_file())
+
+
+def find_recipe(name_or_path: str | Path) -> Path:
+    """Return the file of a recipe of training: a shipped one by its name, or a YAML file.
+
+    Raises:
+        ConfigError: there is no shipped recipe of that name.
+    """
+    path = Path(name_or_path)
+    if path.suffix or path.exists():
+        return path
+    name, known = str(name_or_path), recipes()
+    if name not in known:
+        hint = suggestion(name, list(known))
+        raise ConfigError(f"recipe {name!r} does not exist.{hint} Known: {', '.join(known)}; or give a YAML file")
+    return known[name]
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -36,6 +62,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: is a folder; give a YAML file") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(f"{path}: not readable as YAML{place}: {error.problem or error.context}") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(value, dict):

@@ -1,6 +1,7 @@
 """Model cards and the README's tables, written from what the models' own JSON says and from nothing else.
 
-``scripts/ship.py`` and ``scripts/readme.py`` use it; a test holds the committed cards and tables against it.
+``scripts/ship.py`` and ``scripts/readme.py`` use it; a test holds the committed cards and tables against it. Run by
+itself, it writes the cards of all shipped models again. The cards of other models are :mod:`captioner.card`'s.
 """
 
 from __future__ import annotations
@@ -11,16 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from captioner.assets import DETECTOR, TRANSLATOR, shipped
+from captioner import files
+from captioner.assets import CAPTIONER, DETECTOR, TRANSLATOR, kind_of, shipped
+from captioner.card import METRICS, markdown_table, metadata, search_name, stage_lines, stages_of
+from captioner.checkpoint import CARD as FILE
 from captioner.checkpoint import read_config
 
-METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
+LICENSE = "apache-2.0"  # of the shipped weights
 
 CARD = """---
-license: apache-2.0
-library_name: captioner
-pipeline_tag: image-to-text
-language: en
+{metadata}
 ---
 
 # {name}
@@ -61,9 +62,7 @@ clothes. Do not use it where a wrong description does harm.
 """
 
 DETECTOR_CARD = """---
-license: apache-2.0
-library_name: captioner
-pipeline_tag: object-detection
+{metadata}
 ---
 
 # {name}
@@ -109,10 +108,7 @@ are no ground for decisions about people.
 """
 
 TRANSLATOR_CARD = """---
-license: apache-2.0
-library_name: captioner
-pipeline_tag: translation
-language: [{source}, {target}]
+{metadata}
 ---
 
 # {name}
@@ -168,10 +164,6 @@ RECIPES = {
     "show_attend_tell": "multi30k_attention",
     "transformer": "multi30k_transformer",
 }
-OBJECTIVES = {
-    "cross_entropy": "Cross-entropy",
-    "self_critical": "Self-critical training (Rennie et al. 2017) on CIDEr-D",
-}
 _LOOKS = " and shows for each word where it looked"
 TITLES = {
     "show_tell": ("Show and Tell (Vinyals et al. 2015)", ""),
@@ -194,11 +186,6 @@ TERMS = (
 COCO = " COCO's captions (Chen et al. 2015; those of Karpathy's train and restval photos) are under CC BY 4.0."
 
 
-def stages_of(about: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return what is known of each stage of a model's training, the first one first."""
-    return [*(stages_of(about["start"]) if "start" in about else []), about]
-
-
 def trained_on(stages: Sequence[dict[str, Any]]) -> str:
     """Say on what the stages of a model were trained, the first one first."""
     names = dict.fromkeys(device(stage) for stage in stages)
@@ -209,17 +196,6 @@ def device(about: dict[str, Any]) -> str:
     """Say on what a model, or a stage of it, was trained; the first models do not say, and had two cores."""
     name = about.get("device", "cpu")
     return "two CPU cores" if name == "cpu" else f"one {name}"
-
-
-def search_name(width: int) -> str:
-    """Name a search as the tables do."""
-    return "greedy" if width == 1 else f"beam {width}"
-
-
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
-    """Write a Markdown table; all but the first columns are numbers."""
-    rule = ["---"] * text_columns + ["---:"] * (len(head) - text_columns)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *rows))
 
 
 def card(folder: Path) -> str:
@@ -235,16 +211,8 @@ def card(folder: Path) -> str:
     data = (
         "Flickr8k's training split and photos of COCO 2014" if "coco" in about["data"] else "Flickr8k's training split"
     )
-    lines = []
-    for number, stage in enumerate(stages, start=1):
-        recipe = stage["recipe"]
-        objective = OBJECTIVES[recipe["objective"].get("name", "cross_entropy")]
-        searched = search_name(recipe["evaluation"]["search"]["width"])
-        lines.append(
-            f"{number}. {objective}, epoch {stage['epoch']} of {recipe['epochs']}, {stage['minutes']:.0f} minutes:\n"
-            f"   CIDEr {100 * stage['dev_cider']:.1f} on dev with {searched}."
-        )
     return CARD.format(
+        metadata=metadata(config, folder.name, license=LICENSE),
         name=folder.name,
         title=title,
         looks=looks,
@@ -254,7 +222,7 @@ def card(folder: Path) -> str:
         search=search_name(model["search"]["width"]),
         normalisation=model["search"]["length_normalisation"],
         made_of=_made_of(folder, config, stages),
-        stages="\n".join(lines),
+        stages="\n".join(stage_lines(stages)),
         terms=textwrap.fill(
             TERMS.format(coco=COCO if "coco" in about["data"] else "") + _origin(model["encoder"]), 119
         ),
@@ -271,10 +239,10 @@ def translator_card(folder: Path) -> str:
         for name, values in about["scores"].items()
     ]
     return TRANSLATOR_CARD.format(
+        metadata=metadata(config, folder.name, license=LICENSE),
         name=folder.name,
         title=TRANSLATORS[folder.name][model["decoder"]["name"]],
         version=config["captioner"],
-        source=model["source"],
         target=model["target"],
         source_name=LANGUAGES[model["source"]],
         target_name=LANGUAGES[model["target"]],
@@ -346,6 +314,7 @@ def detector_card(folder: Path) -> str:
         if score["boxes"] >= 20
     ]
     return DETECTOR_CARD.format(
+        metadata=metadata(config, folder.name, license=LICENSE),
         name=folder.name,
         backbone=config["model"]["backbone"],
         parameters=about["parameters"] / 1e6,
@@ -386,3 +355,14 @@ def put_between(text: str, name: str, inside: str) -> str:
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     before, _, rest = text.partition(begin)
     return f"{before}{begin}\n{inside}\n{end}{rest.partition(end)[2]}"
+
+
+def write_cards() -> None:
+    """Write the cards of all shipped models."""
+    writers = {CAPTIONER: card, DETECTOR: detector_card, TRANSLATOR: translator_card}
+    for folder in shipped(None).values():
+        files.write_text(folder / FILE, writers[kind_of(folder)](folder))
+
+
+if __name__ == "__main__":
+    write_cards()

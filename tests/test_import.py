@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -65,9 +64,9 @@ def test_an_unknown_name_is_the_usual_error() -> None:
     assert not hasattr(captioner, "caption_everything")
 
 
-def test_the_version_is_the_packages(repository: Path) -> None:
-    found = re.search(r'^version = "(.+)"$', (repository / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
-    assert found is not None and found[1] == captioner.__version__
+def test_the_citation_names_the_version(repository: Path) -> None:
+    citation = (repository / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {captioner.__version__}\n" in citation
 
 
 def test_one_except_clause_catches_every_error() -> None:

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from captioner import assets, checkpoint
+from captioner.card import name_of
 from captioner.errors import CheckpointError
 
 
@@ -97,5 +98,4 @@ def _name(model: str | Path | Contestant, folder: Path) -> str:
         return model.name
     if not Path(model).is_dir():  # a shipped model, or one from the hub, whose folder name is a hash
         return str(model)
-    folder = folder.resolve()
-    return folder.parent.name if folder.name in ("best", "last") else folder.name
+    return name_of(folder.resolve())

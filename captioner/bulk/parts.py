@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -101,7 +102,10 @@ def open_plan(
             raise BulkError(f"{folder}: is not empty, and no output of this command; give another --output")
         parts = tuple(_cut(source, folder, size))
         if not parts:
-            raise BulkError(f"{source}: has no pictures, tar files or Parquet files")
+            (folder / PICTURES).unlink()
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
+            raise BulkError(f"{source}: has no pictures, tar files or Parquet files; check the name")
         files.write_json(path, {**told, "parts": [asdict(part) for part in parts]}, indent=None)
     return Plan(folder, format, column, parts)
 

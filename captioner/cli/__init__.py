@@ -18,12 +18,15 @@ from captioner.cli import (
     benchmark,
     bulk,
     caption,
+    commands,
     console,
     data,
+    doctor,
     evaluate,
     export,
     features,
     models,
+    push,
     recipes,
     serve,
     train,
@@ -36,7 +39,7 @@ app = typer.Typer(
     name="captioner",
     help="Describe photos in a sentence. For the options of a command: captioner COMMAND --help",
     epilog="Example: captioner caption photo.jpg",
-    add_completion=False,
+    cls=commands.Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -68,9 +71,11 @@ app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.run)
 app.command("benchmark", epilog=benchmark.EXAMPLES)(benchmark.run)
 app.command("train", epilog=train.EXAMPLES)(train.run)
 app.command("export", epilog=export.EXAMPLES)(export.run)
+app.command("push", epilog=push.EXAMPLES)(push.run)
 app.command("features", epilog=features.EXAMPLES)(features.run)
 app.command("recipes", epilog=recipes.EXAMPLES)(recipes.run)
 app.command("models", epilog=models.EXAMPLES)(models.run)
+app.command("doctor", epilog=doctor.EXAMPLES)(doctor.run)
 app.add_typer(data.app, name="data")
 
 
@@ -85,10 +90,17 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         Processes.started().yield_to_first()
         console.error(error)
     except ModuleNotFoundError as error:  # in a small environment, see the README
-        if error.name is None or error.name.startswith("captioner"):
-            raise
-        package = error.name.partition(".")[0]
-        console.error(f"this needs the package {package}, which is not installed; run: pip install {package}")
+        package = (error.name or "captioner").partition(".")[0]
+        if package == "captioner":
+            console.unexpected(error)
+        else:
+            console.error(
+                f"this needs the package {package}, which is not installed; run: pip install {package}", error
+            )
     except OSError as error:  # a full disk, a read-only folder
-        console.error(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error)
+        console.error(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error, error)
+    except Exception as error:  # a mistake in the program or in a library
+        console.unexpected(error)
+    finally:
+        console.done()
     sys.exit(1)

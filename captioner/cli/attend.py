@@ -43,7 +43,10 @@ def run(
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", help=f"A file ending in {_ENDINGS}; for several pictures a folder for their figures."
+            "--output",
+            "-o",
+            callback=console.writable,
+            help=f"A file ending in {_ENDINGS}; for several pictures a folder for their figures.",
         ),
     ],
     format: Annotated[
@@ -123,6 +126,7 @@ def run(
     found = find_images(caption.named(paths), recursive=recursive, on_empty=failures)
     first = list(islice(found, 2 if single else 1))
     if not first:
+        failures.exit()
         raise CaptionerError(caption.NOTHING)
     if len(first) > 1:
         raise typer.BadParameter(
@@ -131,13 +135,15 @@ def run(
     if single and os.path.realpath(first[0]) == os.path.realpath(output):
         raise CaptionerError(f"{output}: is the picture itself, which would be overwritten; give another --output")
 
+    search = console.search(beam, length_normalisation, min_words, max_words, block_ngram, n_best)
+    if error := caption.unreadable(paths, first, max_pixels):
+        raise error
     from captioner import Captioner
     from captioner.data.images import load_image
     from captioner.figures import Figure, Style
     from captioner.settings import validate
 
     style = validate(Style, {"scale": scale, "colours": colours, "smoothing": smoothing}, where="attend")
-    search = console.search(beam, length_normalisation, min_words, max_words, block_ngram, n_best)
     captioner = Captioner.from_pretrained(model, device=device, **search)
     if not captioner.attends:
         raise CaptionerError(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from captioner.cli import console
+from captioner.cli import complete, console
 
 EXAMPLES = """Example: captioner benchmark --data flickr8k --split test
 
@@ -25,13 +25,15 @@ def run(
         list[str] | None,
         typer.Argument(
             metavar="MODEL",
+            autocompletion=complete.models,
             help="Shipped models, model folders, or user/model on the hub; the others are compared with the first.",
             show_default="the shipped models",
         ),
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", file_okay=False, help="The folder of the report.")] = Path(
-        "benchmark"
-    ),
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", file_okay=False, callback=console.writable, help="The folder of the report."),
+    ] = Path("benchmark"),
     split: Annotated[
         str | None, typer.Option(help="The split to caption.", show_default="dev, or all photos of data without splits")
     ] = None,
@@ -43,8 +45,9 @@ def run(
     train: Annotated[
         list[str] | None,
         typer.Option(
+            autocompletion=complete.recipes,
             help="Train a contestant on the data first, by a shipped recipe (captioner recipes) or a YAML file; "
-            "may be repeated."
+            "may be repeated.",
         ),
     ] = None,
     changes: Annotated[
@@ -115,6 +118,10 @@ def run(
                 "it is about how contestants are trained; give --train too, or leave it out", param_hint=option
             )
     seed_list = None if seeds is None else _seeds(seeds, changes or [])
+    for recipe in train or ():
+        console.check_recipe(recipe, changes or [])
+    chosen = console.metrics(metrics)
+    search = console.search(beam, length_normalisation, min_words, max_words, block_ngram)
     from captioner.data.annotations import read_captions
 
     whole = read_captions(data, images=images, strict=strict)
@@ -152,9 +159,9 @@ def run(
             training=training,
             split=split,
             features=features or (),
-            metrics=console.names(metrics) or DEFAULT_METRICS,
+            metrics=chosen or DEFAULT_METRICS,
             device=device,
-            search=console.search(beam, length_normalisation, min_words, max_words, block_ngram),
+            search=search,
             batches=sorted(set(batch_size or (1, 16))),
             rounds=rounds,
             resamples=resamples,

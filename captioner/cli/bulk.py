@@ -30,7 +30,11 @@ def run(
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", file_okay=False, help="The folder of the captions, a file for each part of the source."
+            "--output",
+            "-o",
+            file_okay=False,
+            callback=console.writable,
+            help="The folder of the captions, a file for each part of the source.",
         ),
     ],
     model: Model = None,
@@ -63,15 +67,17 @@ def run(
     A picture that cannot be read has a row with the reason, and so has a damaged tar or Parquet file after its good
     pictures; the exit code is then 1.
     """
+    from captioner import folders
+
+    search = console.search(beam, length_normalisation)
+    name = model or folders.DEFAULT
+    folders.locate(name)  # a wrong one must not become the output's
     from captioner.bulk import Bulk, bulk, open_plan
     from captioner.bulk.reading import require_parquet
     from captioner.bulk.run import bulk_on_ray
-    from captioner.folders import DEFAULT
 
     if format == "parquet":
         require_parquet("--format parquet")
-    search = console.search(beam, length_normalisation)
-    name = model or DEFAULT
     plan = open_plan(
         source, output, format=format, column=column, size=part_size, model=name if not search else f"{name} {search}"
     )

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from captioner import files
-from captioner.cli import console
+from captioner.assets import TRANSLATOR
+from captioner.cli import complete, console
 from captioner.errors import CaptionerError, ImageError
 
 if TYPE_CHECKING:
+    from captioner.caption import Caption
     from captioner.translation.translator import Translator
 
 EXAMPLES = """Example: captioner caption photo.jpg
@@ -36,19 +38,28 @@ Paths = Annotated[
 ]
 Model = Annotated[
     str | None,
-    typer.Option("--model", "-m", help="A shipped model, a model folder, or user/model on the Hugging Face hub."),
+    typer.Option(
+        "--model",
+        "-m",
+        autocompletion=complete.models,
+        help="A shipped model, a model folder, or user/model on the Hugging Face hub.",
+    ),
 ]
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Include subfolders.")]
 Language = Annotated[
     str | None,
     typer.Option(
-        metavar="CODE", help="Translate the English captions, for example into de, with the shipped translator."
+        metavar="CODE",
+        autocompletion=complete.languages,
+        help="Translate the English captions, for example into de, with the shipped translator.",
     ),
 ]
 TranslatorName = Annotated[
     str | None,
     typer.Option(
-        metavar="MODEL", help="Translate with this one: a shipped translator, a translator's folder, or user/model."
+        metavar="MODEL",
+        autocompletion=complete.translators,
+        help="Translate with this one: a shipped translator, a translator's folder, or user/model.",
     ),
 ]
 MaxPixels = Annotated[int | None, typer.Option(min=1, help="Refuse pictures with more pixels.")]
@@ -60,7 +71,7 @@ _FEW = 10_000  # names counted for the progress bar; longer lists have no total
 def _output(path: Path | None) -> Path | None:
     if path is not None and path.suffix.lower() not in (".jsonl", ".json", ".csv"):
         raise typer.BadParameter(f"{path}: the name must end in .jsonl, .json or .csv")
-    return path
+    return console.writable(path)
 
 
 def run(
@@ -119,19 +130,25 @@ def run(
     # A list on standard input may still be growing, so it is not read ahead.
     first = list(islice(found, _FEW if bar and "-" not in paths else 1))
     if not first:
+        failures.exit()
         raise CaptionerError(NOTHING)
     total = len(first) if bar and 1 < len(first) < _FEW else None
 
-    from captioner import Captioner
-
     search = console.search(beam, length_normalisation, min_words, max_words, block_ngram, n_best)
-    translate = find_translator(language, translator, device)
-    captioner = Captioner.from_pretrained(model, device=device, **search)
-    results = captioner.stream(chain(first, found), batch_size=batch_size, workers=workers, max_pixels=max_pixels)
-    if translate:
-        results = translate.captions(results, batch_size=batch_size)
+    translated = language is not None or translator is not None
+    results: Iterator[Caption | ImageError]
+    if error := unreadable(paths, first, max_pixels):
+        results = iter([error])
+    else:
+        from captioner import Captioner
+
+        translate = find_translator(language, translator, device)
+        captioner = Captioner.from_pretrained(model, device=device, **search)
+        results = captioner.stream(chain(first, found), batch_size=batch_size, workers=workers, max_pixels=max_pixels)
+        if translate:
+            results = translate.captions(results, batch_size=batch_size)
     with (
-        _writer(output, translated=translate is not None) if output else nullcontext(lambda record: None) as write,
+        _writer(output, translated=translated) if output else nullcontext(lambda record: None) as write,
         console.progress("Captioning", show=bar) as progress,
     ):
         for done, result in enumerate(results, start=1):
@@ -147,15 +164,42 @@ def run(
                 prefix = "" if single else f"{record['image']}: "
                 for caption in (record, *record.get("others", ())):
                     score = f"\t{caption['log_probability']:.2f}" if n_best > 1 else ""
-                    typer.echo(prefix + (caption["translation"]["text"] if translate else caption["caption"]) + score)
+                    typer.echo(prefix + (caption["translation"]["text"] if translated else caption["caption"]) + score)
             progress(done, total)
     failures.exit()
+
+
+def unreadable(paths: list[str], found: list[Path], max_pixels: int | None) -> ImageError | None:
+    """Return why the only picture cannot be read, if there is only one and that is seen at once.
+
+    Nothing large is then loaded for it.
+
+    Args:
+        paths: what was given.
+        found: the first of the pictures that it stands for.
+        max_pixels: the limit on its pixels.
+    """
+    if found != [Path(path) for path in paths]:
+        return None
+    from captioner.data.images import check_file
+
+    try:
+        check_file(found[0], max_pixels=max_pixels)
+    except ImageError as error:
+        return error
+    return None
 
 
 def find_translator(language: str | None, name: str | None, device: str, **search: Any) -> Translator | None:
     """Load the translator of that name, or the shipped one into that language; ``None`` if neither is given."""
     if language is None and name is None:
         return None
+    from captioner import folders
+
+    if name is not None:
+        folders.locate(name, kind=TRANSLATOR)
+    else:
+        folders.translator_into(language or "")
     from captioner.translation.translator import Translator
 
     translator = (

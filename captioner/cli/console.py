@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 import sys
+import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,12 +19,68 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from captioner import files
+from captioner.cli import complete
+from captioner.errors import CaptionerError, FileError, first_line
+
 if TYPE_CHECKING:
     from captioner.data.dataset import CaptionData
 
 messages = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+_errors = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)  # these are printed when quiet, too
+_log = logging.getLogger("captioner")
+_began = time.perf_counter()
 
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto for the best available.")]
+
+class Verbosity(Enum):
+    """How much a command prints on stderr: only errors, also notes and progress, or also what the library logs."""
+
+    QUIET = logging.ERROR
+    NORMAL = logging.WARNING
+    VERBOSE = logging.INFO
+
+
+class _Handler(logging.Handler):
+    """Prints what the library logs, after the seconds since the program started."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        note(f"{time.perf_counter() - _began:6.2f} s  {record.getMessage()}")
+
+
+_handler = _Handler()
+_verbosity = Verbosity.NORMAL
+
+
+def verbosity() -> Verbosity:
+    """Return how much is printed on stderr."""
+    return _verbosity
+
+
+def set_verbosity(verbosity: Verbosity) -> None:
+    """Set how much is printed on stderr from now on."""
+    global _verbosity
+    _verbosity = verbosity
+    messages.quiet = verbosity is Verbosity.QUIET
+    _log.setLevel(verbosity.value)
+    _log.removeHandler(_handler)
+    if verbosity is Verbosity.VERBOSE:
+        _log.addHandler(_handler)
+
+
+def _device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", name):
+        raise typer.BadParameter(f"{name!r} is none of cpu, cuda, cuda:1 (or another number), mps and auto")
+    return name
+
+
+Device = Annotated[
+    str,
+    typer.Option(
+        autocompletion=complete.devices,
+        callback=_device,
+        help="cpu, cuda, cuda:1, mps, or auto for the best available.",
+    ),
+]
 Workers = Annotated[int, typer.Option(min=1, help="Threads that load pictures.")]
 Beam = Annotated[
     int | None, typer.Option(min=1, help="Width of the beam search; 1 is greedy. By default the model's own.")
@@ -48,9 +110,38 @@ Strict = Annotated[
 ]
 
 
-def error(message: object) -> None:
-    """Print ``error: message`` on stderr, on one line whatever the terminal's width."""
-    messages.print(Text.assemble(("error:", "bold red"), f" {message}"))
+def error(message: object, exception: BaseException | None = None) -> None:
+    """Print ``error: message`` on stderr, on one line whatever the terminal's width.
+
+    When verbose, an exception from outside the program, or one from there beneath an error of ours, has its traceback
+    printed first.
+
+    Args:
+        message: what to print.
+        exception: what the message tells of, if it is no exception itself.
+    """
+    if exception is None and isinstance(message, BaseException):
+        exception = message
+    if isinstance(exception, CaptionerError):
+        exception = exception.__cause__ or exception.__context__
+    if exception is not None and _verbosity is Verbosity.VERBOSE:
+        _errors.print(Text("".join(traceback.format_exception(exception)).rstrip()))
+    _errors.print(Text.assemble(("error:", "bold red"), f" {message}"))
+
+
+def unexpected(exception: Exception) -> None:
+    """Print an error that is the program's fault, with what helps to mend it."""
+    error(
+        f"unexpected {type(exception).__name__}: {first_line(exception)}; the same command with --verbose shows where, "
+        "and captioner doctor --json what a report of it should contain",
+        exception,
+    )
+
+
+def done() -> None:
+    """Say how long the command took, when verbose, which the next one is not unless it says so."""
+    _log.info("done")
+    set_verbosity(Verbosity.NORMAL)
 
 
 def note(message: object) -> None:
@@ -120,6 +211,46 @@ def names(lists: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(name.strip() for names in lists or () for name in names.split(",") if name.strip())
 
 
+def metrics(lists: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the metrics in comma-separated lists, see :func:`names`.
+
+    Raises:
+        EvaluationError: one of them does not exist.
+    """
+    from captioner.evaluation.scores import metric_families
+
+    chosen = names(lists)
+    if chosen:
+        metric_families(chosen)
+    return chosen
+
+
+def writable(path: Path | None) -> Path | None:
+    """Check that what an option names can be written, before any work is done; a callback of options.
+
+    Raises:
+        typer.BadParameter: it cannot.
+    """
+    if path is not None:
+        try:
+            files.check_place(path)
+        except FileError as error:
+            raise typer.BadParameter(str(error)) from None
+    return path
+
+
+def check_recipe(name_or_path: str, changes: Sequence[str]) -> None:
+    """Check that there is a recipe and that it and ``key=value`` changes can be read, before torch is imported.
+
+    Raises:
+        ConfigError: it cannot be read, or a change has another form.
+    """
+    from captioner.settings import OWN, find_recipe, is_data, override, read_yaml
+
+    override({}, changes)
+    read_yaml(find_recipe(OWN if is_data(name_or_path) else name_or_path))
+
+
 def search(
     beam: int | None = None,
     length_normalisation: float | None = None,
@@ -128,7 +259,15 @@ def search(
     block_ngram: int | None = None,
     n_best: int | None = None,
 ) -> dict[str, Any]:
-    """Return the settings of the search that were given as options; the model's own apply to the others."""
+    """Return the settings of the search that were given as options; the model's own apply to the others.
+
+    Raises:
+        typer.BadParameter: two of them contradict each other.
+    """
+    if beam is not None and n_best is not None and n_best > beam:
+        raise typer.BadParameter(f"more than the beam's width, {beam}; give a wider --beam", param_hint="--n-best")
+    if min_words is not None and max_words is not None and min_words > max_words:
+        raise typer.BadParameter(f"more than --max-words, {max_words}", param_hint="--min-words")
     settings = {
         "width": beam,
         "length_normalisation": length_normalisation,

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from captioner.cli import console
+from captioner.cli import complete, console
+from captioner.cli.commands import Commands
 
 if TYPE_CHECKING:
     from captioner.data.download import Outcome, Progress
@@ -22,7 +23,9 @@ DOWNLOAD_EXAMPLES = """Example: captioner data download coco karpathy-splits
 
 Example: captioner data download coco-captions --members '*/captions_*' --to data"""
 
-app = typer.Typer(help="Download caption data sets and inspect them.", epilog=EXAMPLE, no_args_is_help=True)
+app = typer.Typer(
+    help="Download caption data sets and inspect them.", epilog=EXAMPLE, no_args_is_help=True, cls=Commands
+)
 
 
 @app.command("inspect", epilog=EXAMPLE)
@@ -134,7 +137,12 @@ def _print_items(title: str, count: int, shown: Sequence[str] = ()) -> None:
 @app.command("download", epilog=DOWNLOAD_EXAMPLES)
 def download(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="Data sets of the catalogue, which --list prints.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME]...",
+            autocompletion=complete.data_sets,
+            help="Data sets of the catalogue, which --list prints.",
+        ),
     ] = None,
     to: Annotated[
         Path, typer.Option(file_okay=False, help="The folder of all data; each data set gets a folder in it.")

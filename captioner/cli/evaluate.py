@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from captioner import files
-from captioner.cli import console, evaluations, scores
+from captioner.cli import complete, console, evaluations, scores
 
 if TYPE_CHECKING:
     from captioner.data.dataset import CaptionData
@@ -32,7 +32,7 @@ Example: captioner evaluate models/en_de multi30k --split val"""
 def _table(path: Path | None) -> Path | None:
     if path is not None and path.suffix.lower() not in (".json", ".csv"):
         raise typer.BadParameter(f"{path}: the name must end in .json or .csv")
-    return path
+    return console.writable(path)
 
 
 def run(
@@ -40,6 +40,7 @@ def run(
         str,
         typer.Argument(
             metavar="[MODEL]",
+            autocompletion=complete.scored,
             help="A shipped model, a model folder, or user/model on the Hugging Face hub; omitted with --captions.",
         ),
     ],
@@ -103,10 +104,13 @@ def run(
         Path | None,
         typer.Option(
             dir_okay=False,
+            callback=console.writable,
             help="Write the captions as a COCO results file, for COCO's test server too; translations as JSON.",
         ),
     ] = None,
-    output_scores: Annotated[Path | None, typer.Option(dir_okay=False, help="Write the scores as JSON.")] = None,
+    output_scores: Annotated[
+        Path | None, typer.Option(dir_okay=False, callback=console.writable, help="Write the scores as JSON.")
+    ] = None,
     per_image: Annotated[
         Path | None,
         typer.Option(
@@ -157,7 +161,7 @@ def run(
     if heads is not None and grounding is None:
         raise typer.BadParameter("it says whose attention --grounding measures; give that too", param_hint="--heads")
     assert data is not None
-    names = console.names(metrics)
+    names = console.metrics(metrics)
     search = console.search(beam, length_normalisation, min_words, max_words, block_ngram)
     if captions is not None:
         why = "is for models, and captions are given"

@@ -78,12 +78,14 @@ def of_captioner(
 
 def of_captions(captions: Path, data: CaptionData, *, metrics: tuple[str, ...], per_image: Path | None) -> Result:
     """Score the captions in a COCO results file."""
-    from captioner.evaluation.evaluate import evaluate_captions
     from captioner.evaluation.results import read_results
     from captioner.evaluation.scores import DEFAULT_METRICS
 
+    given = read_results(captions)
+    from captioner.evaluation.evaluate import evaluate_captions
+
     result = evaluate_captions(
-        read_results(captions),
+        given,
         data,
         metrics=metrics or DEFAULT_METRICS,
         per_image=per_image is not None,

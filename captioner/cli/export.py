@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from captioner.cli import console
+from captioner.cli import complete, console
 
 EXAMPLES = """Example: captioner export show_attend_tell -o small
 
@@ -28,11 +28,21 @@ class Format(str, Enum):
 def run(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="A shipped model, a model folder, or user/model on the Hugging Face hub."),
+        typer.Argument(
+            metavar="MODEL",
+            autocompletion=complete.models,
+            help="A shipped model, a model folder, or user/model on the Hugging Face hub.",
+        ),
     ],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", file_okay=False, help="The folder to write; give it as --model afterwards."),
+        typer.Option(
+            "--output",
+            "-o",
+            file_okay=False,
+            callback=console.writable,
+            help="The folder to write; give it as --model afterwards.",
+        ),
     ],
     format: Annotated[Format, typer.Option(help="onnx: for onnxruntime, which needs no torch.")] = Format.onnx,
     photos: Annotated[
@@ -61,17 +71,24 @@ def run(
     """
     if int8 != (calibrate is not None):
         raise typer.BadParameter("give both or neither", param_hint="--int8, --calibrate")
-    from captioner.checkpoint import load_model, locate, read_config
+    from captioner import folders
+    from captioner.assets import ONNX
     from captioner.data.find import find_images
+    from captioner.data.images import check_file
+
+    folder = folders.locate(model)
+    about = folders.read_config(folder).get("about")
+    folders.check_replaceable(output, ONNX)
+    failures = console.Failures()
+    chosen = None if photos is None else list(find_images(photos, on_empty=failures))
+    for photo in chosen or ():
+        check_file(photo)
+    failures.exit()
+    measured = None if calibrate is None else _sample(calibrate)
+    from captioner.checkpoint import load_model
     from captioner.onnx.export import export, require_exporter
 
     require_exporter()
-    failures = console.Failures()
-    chosen = None if photos is None else list(find_images(photos, on_empty=failures))
-    failures.exit()
-    measured = None if calibrate is None else _sample(calibrate)
-    folder = locate(model)
-    about = read_config(folder).get("about")
     with console.progress("Exporting") as progress:
         found = export(
             load_model(folder),

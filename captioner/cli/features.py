@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from captioner.cli import console
+from captioner.cli import complete, console
 
 if TYPE_CHECKING:
     from captioner.encoders import Encoder
@@ -27,6 +27,7 @@ def run(
         list[str],
         typer.Argument(
             metavar="DATA|RECIPE",
+            autocompletion=complete.recipes,
             help="Caption data sets, files or folders; several are merged. Or the recipe of a captioner.",
         ),
     ],
@@ -36,6 +37,7 @@ def run(
             "--output",
             "-o",
             file_okay=False,
+            callback=console.writable,
             help="The folder of the feature store.",
             show_default="where the recipe looks for it",
         ),
@@ -74,7 +76,8 @@ def run(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Use this model's encoder, not a backbone: a shipped model, a model folder, or user/model on the hub."
+            autocompletion=complete.models,
+            help="Use this model's encoder, not a backbone: a shipped model, a model folder, or user/model on the hub.",
         ),
     ] = None,
     cut: Annotated[
@@ -99,9 +102,13 @@ def run(
 
     Pictures that cannot be read are reported on stderr and left out; the exit code is then 1.
     """
-    from captioner.training.recipe import RECIPES
+    from captioner import assets
 
-    recipe = data[0] if len(data) == 1 and (data[0] in RECIPES or data[0].lower().endswith((".yaml", ".yml"))) else None
+    recipe = (
+        data[0]
+        if len(data) == 1 and (data[0] in assets.recipes() or data[0].lower().endswith((".yaml", ".yml")))
+        else None
+    )
     if recipe is not None:
         own = {
             "--encoder": encoder,
@@ -118,6 +125,7 @@ def run(
                 raise typer.BadParameter(
                     "the recipe determines that; change it with --set, or leave it out", param_hint=option
                 )
+        console.check_recipe(recipe, changes or [])
         plan = _of_recipe(recipe, changes or [], output)
     else:
         if output is None:

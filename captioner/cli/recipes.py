@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from captioner.cli import console
+from captioner.cli import complete, console
 
 _SENTENCE = r"\.\s+(?=[A-Z])"  # where the next one begins
 
@@ -19,7 +19,11 @@ Example: captioner recipes flickr8k_show_attend_tell > mine.yaml"""
 def run(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[RECIPE]", help="Print this recipe or YAML file, with every setting and its meaning."),
+        typer.Argument(
+            metavar="[RECIPE]",
+            autocompletion=complete.recipes,
+            help="Print this recipe or YAML file, with every setting and its meaning.",
+        ),
     ] = None,
     changes: Annotated[
         list[str] | None,
@@ -32,6 +36,10 @@ def run(
     A printed recipe has all settings, defaults included, each with its meaning; --json lists what is known of each,
     for example its published scores.
     """
+    if name is None and changes:
+        raise typer.BadParameter("give the recipe that it changes", param_hint="--set")
+    if name is not None:
+        console.check_recipe(name, changes or [])
     from captioner.training.recipe import RECIPES, explained, summary
     from captioner.translation.train import read_recipe
 
@@ -39,8 +47,6 @@ def run(
         config = read_recipe(name, changes or [])
         typer.echo(config.model_dump_json(indent=2) if json else explained(config))
         return
-    if changes:
-        raise typer.BadParameter("give the recipe that it changes", param_hint="--set")
     summaries = {recipe: summary(file) for recipe, file in RECIPES.items()}
     if json:
         typer.echo(console.json_text(summaries, indent=2))

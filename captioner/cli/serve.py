@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -105,4 +107,7 @@ def run(
     shown = f"[{host}]" if ":" in host else {"0.0.0.0": "localhost"}.get(host, host)
     typer.echo(f"http://{shown}:{listening.getsockname()[1]}")
     console.note("Press Ctrl+C to stop.")
-    uvicorn.Server(config).run(sockets=[listening])
+    # Both signals are the usual way to end it; uvicorn raises them again when it is done.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listening])

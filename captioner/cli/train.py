@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from captioner.cli import console
+from captioner.cli import complete, console
 from captioner.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def run(
         str,
         typer.Argument(
             metavar="RECIPE|DATA",
+            autocompletion=complete.recipes,
             help="A shipped recipe, which captioner recipes lists, or a YAML file; or own photos: a table "
             "image,caption[,split] ending in .csv, or any folder that captioner data inspect can read.",
         ),
@@ -42,7 +43,8 @@ def run(
         typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", file_okay=False, help="The folder of the run.")
+        Path | None,
+        typer.Option("--output", "-o", file_okay=False, callback=console.writable, help="The folder of the run."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
     dry_run: Annotated[
@@ -65,13 +67,14 @@ def run(
     """
     if json and not dry_run:
         raise typer.BadParameter("give --dry-run too", param_hint="--json")
+    console.check_recipe(config, changes or [])
     from rich.console import Console
 
     from captioner.processes import Processes
-    from captioner.settings import override
+    from captioner.settings import is_data, override
     from captioner.training import fit
     from captioner.training.loop import check_output
-    from captioner.training.recipe import is_data, load_config, read_settings
+    from captioner.training.recipe import load_config, read_settings
     from captioner.translation import train as translation
 
     is_translator = translation.is_translators(override(read_settings(config), changes or []))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from captioner import files
-from captioner.cli import caption, console
+from captioner.cli import caption, complete, console
 from captioner.errors import CaptionerError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _ENDINGS = f"{', '.join(f'.{kind}' for kind in _KINDS[:-1])} or .{_KINDS[-1]}"
 def _output(path: Path | None) -> Path | None:
     if path is not None and files.format_of(path) not in _KINDS:
         raise typer.BadParameter(f"{path}: the name must end in {_ENDINGS}")
-    return path
+    return console.writable(path)
 
 
 def run(
@@ -52,11 +52,15 @@ def run(
         typer.Option(
             "--model",
             "-m",
+            autocompletion=complete.translators,
             help="A shipped translator, a translator's folder, or user/model on the Hugging Face hub.",
             show_default="the shipped one into --language",
         ),
     ] = None,
-    language: Annotated[str, typer.Option(metavar="CODE", help="The language to translate English into.")] = "de",
+    language: Annotated[
+        str,
+        typer.Option(metavar="CODE", autocompletion=complete.languages, help="The language to translate English into."),
+    ] = "de",
     output: Annotated[
         Path | None,
         typer.Option(

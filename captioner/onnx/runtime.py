@@ -5,7 +5,6 @@ Letters in shapes: B images, W hypotheses per image, N places, D features, S sid
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from captioner import files, folders
-from captioner.assets import CONFIG, ONNX
+from captioner import folders
+from captioner.assets import ONNX
 from captioner.base import Captioner, caption_of, placed
 from captioner.caption import MEAN, Array, Caption
 from captioner.data.loader import ImageBatch
@@ -72,17 +71,21 @@ class OnnxCaptioner(Captioner):
                 f"search: max_words: {self.search.max_words} is more than this model has positions for; "
                 f"give {most} or fewer"
             )
+        self.about = folders.about(self.folder)
         self.vocabulary = Vocabulary.load(self.folder / folders.VOCABULARY)
         self.transform, self.attends = self.graphs.transform, self.graphs.attends
         self._encoder, self._start, self._step = (_session(self.folder / name) for name in (ENCODER, START, STEP))
 
     def save_pretrained(self, folder: str | Path, *, card: str = "") -> Path:
         """Copy the exported folder; see :meth:`Captioner.save_pretrained`."""
-        config = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
+        config = folders.read_config(self.folder, ONNX)
         with folders.replace(folder, ONNX, config) as copy:
             for name in (*folders.GRAPHS, folders.VOCABULARY):
                 shutil.copyfile(self.folder / name, copy / name)
-            files.write_text(copy / folders.CARD, card)
+            if not card and (self.folder / folders.CARD).is_file():
+                shutil.copyfile(self.folder / folders.CARD, copy / folders.CARD)
+            else:
+                folders.write_card(copy, ONNX, config, folder, card)
         return Path(folder)
 
     def check(self, attention: str) -> None:

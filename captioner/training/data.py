@@ -31,7 +31,7 @@ def _splits(data: CaptionData, settings: DataConfig, warn: Callable[[str], objec
     """Return the splits to train on and to select with; what a data set does not have is divided, always alike."""
     everything = set(data.splits) == {UNDIVIDED} and settings.train == "train"
     train = data if everything else data.split(settings.train, restval=settings.restval)
-    if settings.dev in data.splits or not (everything or (settings.dev == "dev" and "val" not in data.splits)):
+    if settings.dev != "dev" or {"dev", "val"} & set(data.splits):
         return train, data.split(settings.dev)
     if len(train.photos) < 2:
         raise AnnotationError(f"{data.name}: one photo cannot both be trained on and select the best epoch; add photos")

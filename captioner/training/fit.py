@@ -285,6 +285,7 @@ class _Run(Loop[Batch]):
         )
         about: dict[str, Any] = {
             "data": self.train.name,
+            "dev": self.config.data.dev,
             "photos": len(self.train.photos),
             "captions": sum(len(photo.captions) for photo in self.train.photos),
             **self.about(),

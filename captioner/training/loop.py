@@ -38,6 +38,8 @@ from captioner.training.recipe import RunConfig
 from captioner.training.schedule import learning_rate_factor
 from captioner.training.state import Progress, generator_states, load_state, save_state
 
+log = logging.getLogger(__name__)
+
 
 class Captioned(Protocol):
     """A batch: captions and what they describe."""
@@ -125,6 +127,7 @@ class Loop(ABC, Generic[B]):
             plugins=LightningEnvironment(),
         )
         self.precision = precision
+        log.info("training in precision %s", precision)
         self.progress = Progress()
         self._stepper: Any = None  # the optimiser as Fabric steps it
         self._accumulated = 0  # batches whose gradients wait for a step of the optimiser

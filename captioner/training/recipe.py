@@ -10,18 +10,16 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
+from captioner.assets import recipe_bases, recipes
 from captioner.data.augment import AugmentConfig
 from captioner.errors import ConfigError
 from captioner.model import ModelConfig
-from captioner.registry import Registry, suggestion
+from captioner.registry import Registry
 from captioner.search import SearchConfig
-from captioner.settings import Settings, override, read_yaml, validate
+from captioner.settings import OWN, Settings, find_recipe, is_data, override, read_yaml, validate
 from captioner.training.objective import OBJECTIVES
 
-_FILES = {file.stem: file for file in sorted((Path(__file__).parent / "recipes").glob("*.yaml"))}
-_SHARED = {name: file for name, file in _FILES.items() if name.startswith("_")}  # the bases of others, no recipes
-RECIPES = {name: file for name, file in _FILES.items() if name not in _SHARED}
-OWN = "own_photos"  # the recipe for a data set that is given in place of a recipe
+RECIPES = recipes()
 
 
 class DataConfig(Settings):
@@ -180,30 +178,6 @@ class TrainConfig(RunConfig):
 R = TypeVar("R", bound=RunConfig)
 
 
-def find_recipe(name_or_path: str | Path) -> Path:
-    """Return the file of a recipe: a shipped one by its name, or a YAML file.
-
-    Raises:
-        ConfigError: there is no shipped recipe of that name.
-    """
-    path = Path(name_or_path)
-    if path.suffix or path.exists():
-        return path
-    name = str(name_or_path)
-    if name not in RECIPES:
-        hint = suggestion(name, list(RECIPES))
-        raise ConfigError(f"recipe {name!r} does not exist.{hint} Known: {', '.join(RECIPES)}; or give a YAML file")
-    return RECIPES[name]
-
-
-def is_data(name_or_path: str | Path) -> bool:
-    """Return whether a data set is named and not a recipe: a folder, or an existing table or list of captions."""
-    path = Path(name_or_path)
-    if str(name_or_path) in RECIPES:
-        return False
-    return path.is_dir() or (path.suffix.lower() in (".csv", ".jsonl", ".ndjson", ".txt") and path.is_file())
-
-
 def read_settings(name_or_path: str | Path) -> dict[str, Any]:
     """Read a recipe's settings, on top of those of its ``base`` if it names one.
 
@@ -220,7 +194,7 @@ def read_settings(name_or_path: str | Path) -> dict[str, Any]:
     while (base := settings.pop("base", None)) is not None:
         if not isinstance(base, str):
             raise ConfigError(f"{files[-1]}: base: name a recipe or a YAML file, not {base!r}")
-        file = files[-1].parent / base if Path(base).suffix else _SHARED.get(base) or find_recipe(base)
+        file = files[-1].parent / base if Path(base).suffix else recipe_bases().get(base) or find_recipe(base)
         if file in files:
             raise ConfigError(f"{files[-1]}: its base {base!r} is based on it; remove one of the two lines")
         files.append(file)

@@ -9,6 +9,7 @@ Tensor letters: B texts, S pieces of the source, D features.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from captioner.search import SearchConfig
 from captioner.settings import Settings, validate
 from captioner.text.subwords import Subwords
 from captioner.weights import read_weights
+
+log = logging.getLogger(__name__)
 
 KIND = assets.TRANSLATOR
 
@@ -92,16 +95,6 @@ class TranslationModel(nn.Module):
         return memory
 
 
-def languages(source: str = "en") -> dict[str, str]:
-    """Return the target languages of shipped translators from ``source``, with the name of the first one of each."""
-    found: dict[str, str] = {}
-    for name, folder in assets.shipped(KIND).items():
-        model = checkpoint.read_config(folder, KIND)["model"]
-        if model.get("source") == source:
-            found.setdefault(str(model.get("target")).lower(), name)
-    return found
-
-
 def save_translator(
     folder: str | Path,
     model: TranslationModel,
@@ -133,6 +126,7 @@ def load_translator(name_or_path: str | Path) -> TranslationModel:
         CheckpointError: it is missing, damaged, from another program, not a translator, or newer than this program.
     """
     folder = checkpoint.locate(name_or_path, kind=KIND)
+    log.info("reading the translator in %s", folder)
     config = checkpoint.read_config(folder, KIND)
     source, target = (Subwords.load(folder / name) for name in (checkpoint.SOURCE_VOCABULARY, checkpoint.VOCABULARY))
     try:

@@ -254,6 +254,7 @@ class _Run(Loop[Batch]):
     def save(self, name: str) -> None:
         about = {
             "data": self.train.name,
+            "dev": self.config.data.dev,
             "pairs": len(self.numbers),
             "merges": self.config.data.merges,
             **self.about(),

@@ -13,13 +13,20 @@ from typing import Any, TypeVar, overload
 
 import torch
 
+from captioner import folders
 from captioner.backend import choose_device
 from captioner.caption import Caption, Translation
-from captioner.errors import CheckpointError
+from captioner.folders import translator_into
 from captioner.search import Hypothesis, choose_search
 from captioner.settings import validate
 from captioner.text.vocabulary import EOS, SPECIAL
-from captioner.translation.model import TextSearchConfig, TranslationModel, languages, load_translator, save_translator
+from captioner.translation.model import (
+    KIND,
+    TextSearchConfig,
+    TranslationModel,
+    load_translator,
+    save_translator,
+)
 from captioner.translation.pairs import collate
 
 E = TypeVar("E")
@@ -42,22 +49,29 @@ class Translator:
         model: the model; it is moved to the device and put into eval mode.
         device: a torch device, or ``auto``.
         search: settings that replace the model's own, for example ``width=1``.
+
+    Attributes:
+        about: how the model was made, as its config says: data, recipe, scores; empty if it was not loaded.
     """
 
     def __init__(self, model: TranslationModel, *, device: str = "auto", **search: Any) -> None:
         self.device = choose_device(device)
         self.model = model.to(self.device).eval()
+        self.about: dict[str, Any] = {}
         self._decoder = self.model.decoder.fast(torch.float32)
         self.search = validate(TextSearchConfig, {**model.config.search.model_dump(), **search}, where="search")
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, *, device: str = "auto", **search: Any) -> Translator:
-        """Load a shipped model by name, a model folder, or ``user/model`` from the Hugging Face hub.
+        """Load a shipped model by name, a model folder, or ``user/model[@revision]`` from the Hugging Face hub.
 
         Raises:
             CheckpointError: there is no such model, or it is damaged.
         """
-        return cls(load_translator(name_or_path), device=device, **search)
+        folder = folders.locate(name_or_path, kind=KIND)
+        translator = cls(load_translator(folder), device=device, **search)
+        translator.about = folders.about(folder)
+        return translator
 
     @classmethod
     def for_language(cls, language: str, *, source: str = "en", device: str = "auto", **search: Any) -> Translator:
@@ -66,15 +80,7 @@ class Translator:
         Raises:
             CheckpointError: no shipped translator writes the language, or it is damaged.
         """
-        shipped = languages(source)
-        if language.lower() not in shipped:
-            known = ", ".join(shipped) or "none"
-            raise CheckpointError(
-                f"no translator from {source!r} into {language!r} comes with this copy of captioner. "
-                f"Languages that there are: {known}; or name a translator's folder (--translator); "
-                "train one with: captioner train"
-            )
-        return cls.from_pretrained(shipped[language.lower()], device=device, **search)
+        return cls.from_pretrained(translator_into(language, source), device=device, **search)
 
     @property
     def language(self) -> str:
@@ -82,8 +88,12 @@ class Translator:
         return self.model.config.target
 
     def save_pretrained(self, folder: str | Path, *, card: str = "") -> Path:
-        """Write the model to a folder that :meth:`from_pretrained` reads."""
-        return save_translator(folder, self.model, card=card)
+        """Write the model to a folder that :meth:`from_pretrained` reads; see :meth:`Captioner.save_pretrained`."""
+        return save_translator(folder, self.model, card=card, about=self.about)
+
+    def push_to_hub(self, name: str, *, private: bool = False, card: str = "") -> str:
+        """Upload the model to the Hugging Face hub and return its address; see :meth:`Captioner.push_to_hub`."""
+        return folders.push_saved(self.save_pretrained, name, private=private, card=card)
 
     @overload
     def __call__(self, texts: str, *, batch_size: int = ...) -> Translation: ...

@@ -128,6 +128,25 @@ def test_a_dry_run_tells_what_it_will_take(run, parallel: Path, tmp_path: Path) 
     assert not (tmp_path / "run").exists()
 
 
+def test_own_photos_go_on_from_a_model_and_it_says_so_first(run, model: Path, dataset: Path, tmp_path: Path) -> None:
+    rows = ["image,caption", *(f"{name},a blue dog and a ball" for name in ("red.jpg", "green.png", "blue.jpg"))]
+    own = dataset.with_name("own.csv")
+    own.write_text("\n".join(rows) + "\n")
+    changes = ("--set", f"start={model}", "--set", "data.min_count=1", "--set", "epochs=1", "--set", "device=cpu")
+    arguments = ("train", own, *changes, "--output", tmp_path / "mine")
+    result = run(*arguments)
+    assert (result.code, result.out) == (0, f"{tmp_path / 'mine' / 'best'}\n"), result.err
+    lines = result.err.splitlines()
+    assert lines[0] == f"{own}: goes on from {model}; the model will be {tmp_path / 'mine' / 'best'}"
+    assert [line.split()[0] for line in lines[1:6]] == ["data", "parameters", "steps", "features", "time"]
+    assert "2 training photos" in lines[1] and "2 new words" in lines[1] and "on this machine" in lines[5]
+    assert any("of which 2 new (and, blue)" in line for line in lines)
+    assert any(line.startswith("before: ") for line in lines)
+    again = run(*arguments)
+    assert again.code == 1 and "holds a run already" in again.err and "goes on" not in again.err
+    assert run("caption", own.with_name("red.jpg"), "--model", tmp_path / "mine" / "best").code == 0
+
+
 def test_json_needs_a_dry_run(run) -> None:
     result = run("train", "multi30k_attention", "--json")
     assert result.code == 2 and "give --dry-run too" in result.err

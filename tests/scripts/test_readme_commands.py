@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.hub import TOKEN, running
+
 CAPTIONS = ("a brown dog runs on green grass", "the dog runs over the grass", "a dog plays on a field")
 SMALL = (
     "model.encoder.backbone=efficientnet_lite2",  # the only one whose weights come as a package
@@ -53,9 +55,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Pat
     folder = tmp_path_factory.mktemp("readme")
     photo = folder / "photo.jpg"
     Image.open(repository / "assets" / "examples" / "photographer.png").convert("RGB").save(photo)
-    for name in ("holiday/beach", "shots", "test2014"):
+    for name in ("holiday/beach", "shots", "test2014", "new"):
         (folder / name).mkdir(parents=True)
-    for name in ("holiday/man.jpg", "holiday/beach/man.jpg", "test2014/COCO_test2014_000000000001.jpg"):
+    for name in ("new/man.jpg", "holiday/man.jpg", "holiday/beach/man.jpg", "test2014/COCO_test2014_000000000001.jpg"):
         shutil.copy(photo, folder / name)
     Image.open(photo).save(folder / "shots" / "man.png")
     flickr8k(folder / "data" / "flickr8k", photo)
@@ -65,6 +67,14 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Pat
     for split in ("train", "val"):
         (folder / "data" / "multi30k" / f"{split}.en").write_text("a dog runs\ntwo dogs play on grass\n" * 4)
         (folder / "data" / "multi30k" / f"{split}.de").write_text("ein Hund rennt\nzwei Hunde spielen im Gras\n" * 4)
+    own = [
+        f"{path.name},{caption}"
+        for path in (folder / "flickr8k" / "Flicker8k_Dataset").iterdir()
+        for caption in CAPTIONS
+    ]
+    (folder / "photos.csv").write_text(
+        "\n".join(["image,caption", *(f"flickr8k/Flicker8k_Dataset/{row}" for row in own)])
+    )
     results = [{"image_id": number, "caption": "a dog on grass"} for number in (6, 7)]
     (folder / "theirs.json").write_text(json.dumps(results))
     info = {"images": [{"id": 1, "file_name": "COCO_test2014_000000000001.jpg", "width": 9, "height": 9}]}
@@ -73,12 +83,13 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Pat
 
 
 def lines_of(readme: str) -> list[str]:
-    """Return the shell lines of the README that call the program, but for those that need a network or many cores."""
+    """Return the shell lines of the README that call the program and end, without a network and on few cores."""
     blocks = [line.strip() for line in readme.replace("\\\n", " ").splitlines() if line.startswith("    ")]
     return [
         line
         for line in blocks
-        if "captioner " in line and not line.startswith(("pip", "from", "torchrun", "captioner data download"))
+        if "captioner " in line
+        and not line.startswith(("pip", "from", "torchrun", "docker", "captioner data download", "captioner serve"))
     ]
 
 
@@ -87,15 +98,23 @@ def test_the_commands_work_as_written(workplace: Path, repository: Path) -> None
     lines = lines_of((repository / "README.md").read_text(encoding="utf-8"))
     assert len(lines) > 15
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "CAPTIONER_COMPILE": "0"}
+    with running() as hub:
+        hub.users[TOKEN] = "user"
+        environment = os.environ | {"PATH": path, "CAPTIONER_COMPILE": "0"} | hub.environment(workplace / "home")
+        run(lines, workplace, environment)
+    made = ("captions.csv", "figure.png", "page.html", "benchmark/table.md", "runs/coco/best/model.safetensors")
+    assert all((workplace / name).stat().st_size for name in made)
+
+
+def run(lines: list[str], workplace: Path, environment: dict[str, str]) -> None:
+    """Run the lines one after the other; trainings are made small."""
     for line in lines:
         command = line.partition("  #")[0]
         if command.startswith("captioner train"):
-            small = [setting for setting in SMALL if "model." not in setting or "start=" not in command]
+            goes_on = "start=" in command or "photos.csv" in command
+            small = [setting for setting in SMALL if "model." not in setting or not goes_on]
             if "multi30k" in command:
                 small = ["epochs=1"]
             command += "".join(f" --set {setting}" for setting in small)
         done = subprocess.run(["bash", "-c", command], cwd=workplace, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
-    made = ("captions.csv", "figure.png", "page.html", "benchmark/table.md", "runs/coco/best/model.safetensors")
-    assert all((workplace / name).stat().st_size for name in made)

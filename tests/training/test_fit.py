@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -264,12 +265,38 @@ def test_self_critical_training_continues_from_a_model(tiny: Path, tmp_path: Pat
         "objective={name: self_critical, samples: 3, max_words: 6}",
         "evaluation.search.width=1",
     ]
-    second = run(tiny, changes, output=tmp_path / "second")
+    second = run(tiny, changes, output=tmp_path / "second").parent / "last"  # the best may be the first itself
     before, after = load_model(first), load_model(second)
     assert before.vocabulary == after.vocabulary and before.config.decoder == after.config.decoder
     records = [json.loads(line) for line in (tmp_path / "second" / "log.jsonl").read_text().splitlines()]
     assert all(0 <= record["reward"] <= 10 and record["words"] <= 6 for record in records if "loss" in record)
     assert not torch.equal(before.decoder.output.weight, after.decoder.output.weight)  # type: ignore[arg-type, union-attr]
+    card = ModelCard.load(second / "README.md")
+    dev = json.loads((second / "config.json").read_text())["about"]["dev_cider"]
+    (score,) = card.data.eval_results
+    assert (score.metric_type, score.metric_value, card.data.model_name) == ("cider", round(100 * dev, 1), "second")
+    assert "1. Cross-entropy, epoch " in card.text and "2. Self-critical training" in card.text
+
+
+def test_going_on_with_new_words_must_beat_the_start(tiny: Path, photos: Path, tmp_path: Path) -> None:
+    first = run(tiny, ["epochs=4", "data.min_count=24", "fine_tune.from_epoch=1"], output=tmp_path / "first")
+    assert "red" not in load_model(first).vocabulary
+    changes = [f"start={first}", "new_words=true", "data.min_count=3", "epochs=8", "optimiser.learning_rate=0.05"]
+    out = io.StringIO()
+    second = run(tiny, changes, output=tmp_path / "second", console=Console(file=out, width=200))
+    said = out.getvalue()
+    before, after = load_model(first).vocabulary, load_model(second).vocabulary
+    new = after.words[len(before) :]
+    assert after.words[: len(before)] == before.words and {"red", "blue", "white", "green"} <= set(new)
+    assert f"of which {len(new)} new ({', '.join(new[:8])}" in said
+    records = [json.loads(line) for line in (tmp_path / "second" / "log.jsonl").read_text().splitlines()]
+    scores = [record["dev"]["CIDEr"] for record in records if "dev" in record]
+    assert max(scores) > scores[0]
+    # What learns nothing gives back the start.
+    third = run(tiny, [f"start={first}", "epochs=2", "optimiser.learning_rate=1e-9"], output=tmp_path / "third")
+    weights, same = (load_model(folder).state_dict() for folder in (first, third))
+    assert all(torch.equal(weights[name], same[name]) for name in weights)
+    assert json.loads((third / "config.json").read_text())["about"]["epoch"] == 0
 
 
 def test_an_objective_is_checked_before_the_work(tiny: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from captioner.errors import ConfigError
+from captioner.settings import OWN, is_data
 from captioner.training.recipe import RECIPES, explained, load_config, read_run, read_settings, summary
 from captioner.translation.train import is_translators, read_recipe
 
@@ -84,6 +85,19 @@ def test_a_recipe_stands_on_its_base(tmp_path: Path) -> None:
         "epochs": 4,
         "model": {"decoder": {"name": "top_down"}, "encoder": {"name": "grid", "size": 64, "backbone": "resnet50"}},
     }
+
+
+def test_a_data_set_in_place_of_a_recipe_is_trained_on_by_that_for_own_photos(tmp_path: Path) -> None:
+    (tmp_path / "own: photos.csv").write_text("image,caption\n")
+    for path in (tmp_path, tmp_path / "own: photos.csv"):
+        assert is_data(path)
+        config = load_config(path, ["epochs=3"])
+        assert config.data.path == path and config.epochs == 3
+        assert config.model_copy(update={"data": None, "epochs": 0}) == load_config(OWN).model_copy(
+            update={"data": None, "epochs": 0}
+        )
+    (tmp_path / "recipe.yaml").write_text("data: {path: here}\n")
+    assert not any(map(is_data, (tmp_path / "recipe.yaml", tmp_path / "none.csv", OWN, "flickr8k_show_tell")))
 
 
 def test_bases_in_a_circle_are_refused(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -106,6 +107,8 @@ def test_it_learns_to_translate(tiny: Path, tmp_path: Path, exact: None) -> None
     assert sum(losses[-10:]) < 0.5 * sum(losses[:10]) and any("dev" in record for record in records)
     about = json.loads((best / "config.json").read_text())["about"]
     assert about["pairs"] == 160 and about["dev_bleu"] > 0.7 and about["recipe"]["model"]["target"] == "xx"
+    (score,) = ModelCard.load(best / "README.md").data.eval_results
+    assert (score.metric_type, score.metric_value) == ("bleu", round(100 * about["dev_bleu"], 1))
 
 
 FAMILIES: dict[str, dict[str, Any]] = {

@@ -18,11 +18,12 @@ from captioner.assets import CONFIG, kind_of, shipped
 from captioner.caption import Caption, Translation
 from captioner.checkpoint import CARD, SOURCE_VOCABULARY, VOCABULARY, WEIGHTS, load_model, locate, save_model
 from captioner.errors import CheckpointError, ConfigError, ImageError
+from captioner.folders import translators
 from captioner.search import beam, greedy
 from captioner.settings import validate
 from captioner.text.subwords import Subwords
 from captioner.text.vocabulary import EOS
-from captioner.translation.model import TranslationConfig, TranslationModel, languages, load_translator, save_translator
+from captioner.translation.model import TranslationConfig, TranslationModel, load_translator, save_translator
 from captioner.translation.translator import Translator
 from tests.test_checkpoint import contents, tiny_model
 
@@ -206,7 +207,7 @@ def test_the_shipped_translator_of_a_language(tmp_path: Path, monkeypatch: pytes
         (folder.with_name(name) / CONFIG).write_text(
             json.dumps(config | {"model": config["model"] | {"source": source, "target": target}})
         )
-    assert languages() == {"de": "one", "fr": "third"} and languages("de") == {"en": "fourth"}
+    assert translators() == {"de": "one", "fr": "third"} and translators("de") == {"en": "fourth"}
     translator = Translator.for_language("FR", device="cpu", width=1)
     assert (translator.language, translator.search.width) == ("fr", 1)
     with pytest.raises(CheckpointError, match=r"from 'en' into 'cs'.* Languages that there are: de, fr;"):
@@ -318,15 +319,3 @@ def test_wrong_settings_are_explained() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'width'"):
         Translator(build(), device="cpu", widht=3)
     assert TranslationConfig(search={"width": 1}).search.max_words == 120  # type: ignore[arg-type]
-
-
-def test_a_hub_model_brings_both_vocabularies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, wanted = save_translator(tmp_path / "model", build()), []
-
-    def download(name: str, allow_patterns: list[str]) -> str:
-        wanted.extend(allow_patterns)
-        return str(folder)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    assert load_translator("some/model").target == build().target
-    assert set(contents(folder)) <= set(wanted)

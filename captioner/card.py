@@ -1,0 +1,302 @@
+"""Model cards: what the hub shows of a model, written from its config and from nothing else.
+
+The first lines are metadata that the hub reads: what the model is for, what it was trained on, and its scores
+(``model-index``). A score is on a card only if it is in the config's ``about``; an export has none, as they were
+measured on the model that it was made from.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from captioner.assets import CAPTIONER, DETECTOR, ONNX, TRANSLATOR
+
+METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
+OBJECTIVES = {
+    "cross_entropy": "Cross-entropy",
+    "self_critical": "Self-critical training (Rennie et al. 2017) on CIDEr-D",
+}
+#: the hub's name of the task, ours, and that of the class that loads the model
+_TASKS = {
+    CAPTIONER: ("image-to-text", "Image captioning", "Captioner"),
+    ONNX: ("image-to-text", "Image captioning", "Captioner"),
+    TRANSLATOR: ("translation", "Translation", "Translator"),
+    DETECTOR: ("object-detection", "Object detection", ""),
+}
+_DATASETS = {
+    "flickr8k": "Flickr8k",
+    "flickr30k": "Flickr30k",
+    "coco": "COCO",
+    "multi30k": "Multi30k",
+    "pascal-voc-2012": "Pascal VOC 2012",
+}
+_ENGLISH = {"flickr8k", "flickr30k", "coco"}  # whose captions are in English
+_HUB_METRICS = {"BLEU": "bleu", "METEOR": "meteor", "ROUGE-L": "rouge", "CIDEr": "cider", "chrF": "chrf"}
+_WIDTH = 119
+
+
+def metadata(config: Mapping[str, Any], name: str, *, license: str | None = None) -> str:
+    """Return the metadata of a model as YAML, for the top of its card.
+
+    Args:
+        config: the model's ``config.json``.
+        name: of the model.
+        license: the hub's identifier of the licence of the weights, if it is known.
+    """
+    from huggingface_hub import EvalResult, ModelCardData
+
+    kind, model = kind_of(config), config["model"]
+    task, task_name, _ = _TASKS[kind]
+    datasets = datasets_of(config)
+    search, scores = own_scores(config)
+    results = [
+        EvalResult(
+            task_type=task,
+            task_name=task_name,
+            dataset_type=datasets[0],
+            dataset_name=config["about"]["data"] if kind == DETECTOR else dataset_name(datasets[0]),
+            dataset_split=config["about"].get("dev", "validation"),
+            metric_type=_hub_metric(metric),
+            metric_name=metric,
+            metric_value=round(100 * value, 1),
+            metric_args={"search": search} if search else None,
+        )
+        for metric, value in scores.items()
+        if datasets
+    ]
+    tags = {CAPTIONER: ["image-captioning"], ONNX: ["image-captioning", "onnx"]}.get(kind, [])
+    if "decoder" in model:
+        tags.append(model["decoder"]["name"].replace("_", "-"))
+    languages = (
+        [model["source"], model["target"]]
+        if kind == TRANSLATOR
+        else []
+        if kind == DETECTOR
+        else ["en"] * bool(_ENGLISH & set(datasets))
+    )
+    languages = [language for language in languages if re.fullmatch("[a-z]{2,3}", language)]  # the hub refuses others
+    data = ModelCardData(
+        license=license,
+        library_name="captioner",
+        pipeline_tag=task,
+        language=languages or None,
+        datasets=datasets or None,
+        metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
+        tags=tags or None,
+        model_name=name,
+        eval_results=results or None,
+    )
+    return str(data.to_yaml())
+
+
+def kind_of(config: Mapping[str, Any]) -> str:
+    """Return the kind of the model that a config describes."""
+    return str(config.get("kind", CAPTIONER))
+
+
+def _hub_metric(metric: str) -> str:
+    """Return the hub's identifier of a metric."""
+    return _HUB_METRICS.get(metric.split("-")[0] if metric.startswith("BLEU") else metric, metric.split("@")[0].lower())
+
+
+def datasets_of(config: Mapping[str, Any]) -> list[str]:
+    """Return the names of the data that a model was trained on, the one that it was scored on first."""
+    names = str(config.get("about", {}).get("data") or "").replace("+", ",").split(",")
+    short = (re.sub(r"[^\w.-]+", "-", name.strip().partition("/")[0].lower()) for name in names)
+    return list(dict.fromkeys(name for name in short if name))
+
+
+def dataset_name(dataset: str) -> str:
+    """Return a data set's name as its authors write it, if it is known."""
+    return _DATASETS.get(dataset, dataset)
+
+
+def own_scores(config: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
+    """Return the search that a model uses by itself, and its scores with it, of which there may be none.
+
+    Of a model that was only scored in training, these are the score of the best epoch and the search that was used
+    there. A detector has scores and no search.
+    """
+    about, kind = config.get("about", {}), kind_of(config)
+    scores = about.get("scores") or {}
+    if kind == DETECTOR:
+        return "", dict(scores)
+    if kind == ONNX:
+        return "", {}
+    own = search_name(config["model"]["search"]["width"])
+    if own in scores:
+        return own, dict(scores[own])
+    for metric in ("CIDEr", "BLEU"):
+        if (score := about.get(f"dev_{metric.lower()}")) is not None:
+            recipe = about.get("recipe")
+            searched = search_name(recipe["evaluation"]["search"]["width"]) if recipe else "unknown"
+            return searched, {metric: score}
+    return own, {}
+
+
+def default(config: Mapping[str, Any], name: str) -> str:
+    """Return the card of a model that nobody wrote one for.
+
+    Args:
+        config: the model's ``config.json``.
+        name: of the model: a folder's, or ``user/model``.
+    """
+    about = config.get("about", {})
+    kind = kind_of(config)
+    where = name if "/" in name else "path/to/this/folder"
+    use = {
+        "Captioner": f"""    from captioner import Captioner
+    print(Captioner.from_pretrained("{where}")("photo.jpg"))""",
+        "Translator": f"""    from captioner import Translator
+    print(Translator.from_pretrained("{where}")("Two dogs run."))""",
+        "": "    captioner features DATA --encoder regions --output FEATURES",
+    }[_TASKS[kind][2]]
+    parts = [
+        f"---\n{metadata(config, name.rpartition('/')[2])}\n---",
+        f"# {name}",
+        textwrap.fill(_summary(config), _WIDTH),
+        use,
+        *(_exported(config) if kind == ONNX else [f"## Scores\n\n{_scores(config)}"]),
+        f"## Recipe\n\n{_recipe(about)}",
+        "## Data and terms\n\n"
+        + textwrap.fill(
+            "This card was written by captioner from `config.json`. It does not know the terms of the training data or "
+            "under which terms the weights are given: whoever publishes the model should say so here.",
+            _WIDTH,
+        ),
+        f"## Limits\n\n{textwrap.fill(_LIMITS[kind], _WIDTH)}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+_CAPTION_LIMITS = (
+    "It knows what its training photos show, and describes other subjects as the nearest thing it knows, often wrongly "
+    "and without a sign of doubt. It repeats the biases of its captions. Do not use it where a wrong description does "
+    "harm."
+)
+_LIMITS = {
+    CAPTIONER: _CAPTION_LIMITS,
+    ONNX: _CAPTION_LIMITS,
+    TRANSLATOR: "It knows the language of its training sentences, and translates other texts into the nearest ones it "
+    "knows, without a sign of doubt.",
+    DETECTOR: "It knows the classes of its training photos, and finds other things seldom and under a wrong name.",
+}
+
+
+def renamed(card: str, config: Mapping[str, Any], name: str) -> str:
+    """Return a card under another name if it is :func:`default`'s or there is none; another's is left as it is."""
+    title = next((line.removeprefix("# ") for line in card.splitlines() if line.startswith("# ")), "")
+    return default(config, name) if not card.strip() or card == default(config, title) else card
+
+
+def name_of(folder: str | Path) -> str:
+    """Return the name of a model that is saved in a folder: the folder's, or the run's of a training's ``best``."""
+    folder = Path(folder)
+    return folder.parent.name if folder.name in ("best", "last") and folder.parent.name else folder.name
+
+
+def _summary(config: Mapping[str, Any]) -> str:
+    """Say in a paragraph what a model is and what it was trained on."""
+    about, kind, model = config.get("about", {}), kind_of(config), config["model"]
+    if kind == DETECTOR:
+        what = f"A Faster R-CNN on {model.get('backbone')} for captioner's region encoder"
+    elif kind == TRANSLATOR:
+        what = (
+            f"A translator from `{model['source']}` to `{model['target']}`, with the decoder {model['decoder']['name']}"
+        )
+    else:
+        decoder, encoder = model["decoder"]["name"], model["encoder"]
+        backbone = f" of {encoder['backbone']}" if "backbone" in encoder else ""
+        what = f"An image captioner: the decoder {decoder} over the encoder {encoder['name']}{backbone}"
+    size = next(
+        (
+            f" ({about[unit]:,} {unit}" + (f" with {about['captions']:,} captions" if "captions" in about else "") + ")"
+            for unit in ("photos", "pairs")
+            if unit in about
+        ),
+        "",
+    )
+    data = about.get("data")
+    trained = f"It was trained on {data}{size}." if data else "What it was trained on is not recorded."
+    return f"{what}, made with captioner {config['captioner']}. {trained}"
+
+
+def _exported(config: Mapping[str, Any]) -> list[str]:
+    """Say from what a captioner was exported, and how far it is from that."""
+    source, agreement = config.get("source"), config["agreement"]
+    bits = " in eight bits" if config["graphs"]["int8"] else ""
+    text = (
+        f"It was exported to ONNX{bits} from {f'the captioner `{source}`' if source else 'a captioner'}, is run by "
+        "onnxruntime and needs no torch. `encoder.onnx` makes features of pixels, `start.onnx` a decoder's state of "
+        "them, and `step.onnx` reads a word and scores the next. `config.json` has their inputs and outputs, how a "
+        "picture becomes pixels, and how the model was made. What it was trained on is the model's own."
+    )
+    compared = (
+        f"Compared with the model on {agreement['photos']} photos, with its own search: {agreement['same']} captions "
+        f"are the same. At most, features differ by {agreement['features']:.0e} of their norm and log-probabilities by "
+        f"{agreement['log_probabilities']:.0e}. The scores of the model were measured before the export and are not "
+        "repeated here."
+    )
+    return ["## The export", textwrap.fill(text, _WIDTH), textwrap.fill(compared, _WIDTH)]
+
+
+def _scores(config: Mapping[str, Any]) -> str:
+    """Write a table of the scores that are known, or say that there are none."""
+    search, own = own_scores(config)
+    if not own:
+        return "It has not been scored."
+    metrics = list(own)
+    if kind_of(config) == DETECTOR:
+        row = [f"{100 * value:.1f}" for value in own.values()]
+        return f"On its validation photos, in percent:\n\n{markdown_table(metrics, [row], text_columns=0)}"
+    scores = config["about"].get("scores") or {}
+    table = scores if search in scores else {search: own}
+    rows = [(searched, *(f"{100 * values[metric]:.1f}" for metric in metrics)) for searched, values in table.items()]
+    dataset = dataset_name(datasets_of(config)[0]) if datasets_of(config) else "its data"
+    text = (
+        f"On the split `{config['about'].get('dev', 'dev')}` of {dataset}, in percent; the epoch was chosen on it, "
+        "which flatters the figures a little."
+    )
+    return f"{textwrap.fill(text, _WIDTH)}\n\n{markdown_table(('search', *metrics), rows)}"
+
+
+def _recipe(about: Mapping[str, Any]) -> str:
+    """List the stages of a training, if they are known."""
+    lines = stage_lines([stage for stage in stages_of(about) if {"recipe", "epoch", "minutes"} <= stage.keys()])
+    return "\n".join([*lines, "", "All settings are in `config.json` under `about`."]) if lines else "Not recorded."
+
+
+def stages_of(about: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return what is known of each stage of a model's training, the first one first."""
+    return [*(stages_of(about["start"]) if about.get("start") else []), about]
+
+
+def stage_lines(stages: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say of each stage of a training what it did, how long, and how well."""
+    lines = []
+    for number, stage in enumerate(stages, start=1):
+        recipe = stage["recipe"]
+        objective = OBJECTIVES[recipe.get("objective", {}).get("name", "cross_entropy")]
+        searched = search_name(recipe["evaluation"]["search"]["width"])
+        metric = "CIDEr" if "dev_cider" in stage else "BLEU"
+        score = stage[f"dev_{metric.lower()}"]
+        lines.append(
+            f"{number}. {objective}, epoch {stage['epoch']} of {recipe['epochs']}, {stage['minutes']:.0f} minutes:\n"
+            f"   {metric} {100 * score:.1f} on dev with {searched}."
+        )
+    return lines
+
+
+def search_name(width: int) -> str:
+    """Name a search as the tables do."""
+    return "greedy" if width == 1 else f"beam {width}"
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
+    """Write a Markdown table; all but the first columns are numbers."""
+    rule = ["---"] * text_columns + ["---:"] * (len(head) - text_columns)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *rows))

@@ -1,0 +1,61 @@
+"""The options that every command has: ``--quiet`` and ``--verbose``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from captioner.cli import console
+from captioner.cli.console import Verbosity
+
+
+def _setter(verbosity: Verbosity) -> Callable[[bool], None]:
+    def callback(given: bool) -> None:
+        if given and console.verbosity() not in (Verbosity.NORMAL, verbosity):
+            raise typer.BadParameter("give one of them, not both", param_hint="--quiet, --verbose")
+        if given:
+            console.set_verbosity(verbosity)
+
+    return callback
+
+
+def _options(
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet",
+            "-q",
+            callback=_setter(Verbosity.QUIET),
+            expose_value=False,
+            help="Print only results and errors, no notes and no progress.",
+        ),
+    ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose",
+            "-v",
+            callback=_setter(Verbosity.VERBOSE),
+            expose_value=False,
+            help="Also say what is done, where, when and how, and show tracebacks of errors in libraries.",
+        ),
+    ] = False,
+) -> None:
+    """Take the options that every command has."""
+
+
+class Commands(TyperGroup):
+    """Commands which all have ``--quiet`` and ``--verbose``, before and after their name."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        app = typer.Typer(add_completion=False)
+        app.command()(_options)
+        options = get_command(app).params
+        for command in (self, *self.commands.values()):
+            if not {"quiet", "verbose"} & {parameter.name for parameter in command.params}:
+                command.params += options

@@ -1,0 +1,71 @@
+"""What the shell completes: names that come with the program, beside files, which the shell knows itself.
+
+Nothing here imports more than the standard library, so that a completion is there at once. A function that returns
+nothing leaves the word to the shell, which then completes files.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from captioner import assets
+
+
+def models(incomplete: str) -> list[str]:
+    """Complete the name of a shipped captioner, or a folder."""
+    return _or_files(incomplete, assets.shipped(assets.CAPTIONER))
+
+
+def translators(incomplete: str) -> list[str]:
+    """Complete the name of a shipped translator, or a folder."""
+    return _or_files(incomplete, assets.shipped(assets.TRANSLATOR))
+
+
+def scored(incomplete: str) -> list[str]:
+    """Complete the name of a shipped model that can be evaluated, a captioner or a translator, or a file."""
+    return _or_files(incomplete, [*assets.shipped(assets.CAPTIONER), *assets.shipped(assets.TRANSLATOR)])
+
+
+def recipes(incomplete: str) -> list[str]:
+    """Complete the name of a shipped recipe, or a file."""
+    return _or_files(incomplete, assets.recipes())
+
+
+def data_sets(incomplete: str) -> list[str]:
+    """Complete the name of a data set that can be downloaded."""
+    from captioner.data.download.catalog import CATALOG
+
+    return _starting(incomplete, CATALOG)
+
+
+def languages(incomplete: str) -> list[str]:
+    """Complete a language that a shipped translator writes."""
+    from captioner.folders import translators
+
+    return _starting(incomplete, translators())
+
+
+def devices(incomplete: str) -> list[str]:
+    """Complete a device; which GPUs there are is asked of the system, since asking torch would take seconds."""
+    gpus = sum(file.name[len("nvidia") :].isdecimal() for file in Path("/dev").glob("nvidia*"))
+    names = ["auto", "cpu", *["cuda"] * bool(gpus), *(f"cuda:{number}" for number in range(gpus) if gpus > 1)]
+    return _starting(incomplete, [*names, *["mps"] * (sys.platform == "darwin")])
+
+
+def _starting(incomplete: str, names: Iterable[str]) -> list[str]:
+    return sorted(name for name in names if name.startswith(incomplete))
+
+
+def _or_files(incomplete: str, names: Iterable[str]) -> list[str]:
+    """Complete names, and beside them the files that start alike; nothing if no name does, so that the shell does."""
+    found = _starting(incomplete, names)
+    if not found or os.sep in incomplete:
+        return found
+    with suppress(OSError):  # a folder that must not be looked into
+        entries = [f"{entry.name}{os.sep * entry.is_dir()}" for entry in os.scandir(".")]
+        found += _starting(incomplete, (name for name in entries if incomplete or not name.startswith(".")))
+    return found

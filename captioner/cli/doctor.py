@@ -1,0 +1,66 @@
+"""``captioner doctor``: check that the installation works."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from captioner.cli import console
+from captioner.cli.caption import Model
+
+if TYPE_CHECKING:
+    from captioner.doctor import Finding
+
+EXAMPLES = """Example: captioner doctor
+
+Example: captioner doctor --json > report.json
+
+Example: captioner doctor --model small"""
+
+_COLOURS = {"ok": "green", "warning": "yellow", "problem": "bold red"}
+
+
+def run(
+    model: Model = None,
+    json: Annotated[bool, typer.Option("--json", help="Print as JSON, for a report of a bug.")] = False,
+) -> None:
+    """Check the installation, the machine and the shipped models, and caption a picture painted in memory.
+
+    A warning means that some commands will not work or be slow; with a problem, the exit code is 1.
+
+    The network is not asked.
+    """
+    from captioner.doctor import examine, report
+
+    findings: list[Finding] = []
+    with console.progress("Examining") as progress:
+        for finding in examine(model):
+            findings.append(finding)
+            progress(len(findings), None)
+    found = report(findings)
+    if json:
+        typer.echo(console.json_text(found, indent=2))
+    else:
+        _print(findings)
+    if not found["healthy"]:
+        raise typer.Exit(1)
+
+
+def _print(findings: list[Finding]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("state", no_wrap=True)
+    table.add_column("what", no_wrap=True)
+    table.add_column("found, and what to do or to know", overflow="fold")
+    for finding in findings:
+        advice = f"\n{finding.advice}" if finding.advice else ""
+        found = Text.assemble(finding.found, (advice, "" if finding.state == "ok" else _COLOURS[finding.state]))
+        table.add_row(Text(finding.state, _COLOURS[finding.state]), Text(finding.name), found)
+    Console(highlight=False).print(table)
+    counts = {state: sum(finding.state == state for finding in findings) for state in ("warning", "problem")}
+    typer.echo(", ".join(f"{count or 'no'} {state}{'s' * (count != 1)}" for state, count in counts.items()))

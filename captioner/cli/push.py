@@ -1,0 +1,41 @@
+"""``captioner push``: upload a model to the Hugging Face hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXAMPLES = """Example: captioner push runs/mine/best user/my-captioner
+
+Example: captioner push runs/mine/best user/my-captioner --private --card card.md
+
+Example: captioner caption photo.jpg --model user/my-captioner"""
+
+
+def run(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A model folder, an exported one, a translator's, or a shipped model."),
+    ],
+    name: Annotated[str, typer.Argument(metavar="USER/MODEL", help="Its name on the hub.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a repository that nobody else can see.")] = False,
+    card: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, metavar="FILE", help="The model card, in Markdown; by default the model's own."
+        ),
+    ] = None,
+) -> None:
+    """Upload a model to the Hugging Face hub, so that others can use it by its name.
+
+    The folder's config, weights, vocabulary and card are uploaded as they are, in one commit, and nothing else. Log in
+    first, with: hf auth login
+
+    Others give the name as --model; USER/MODEL@REVISION is a branch, a tag or a commit.
+    """
+    from captioner import folders
+
+    text = "" if card is None else card.read_text(encoding="utf-8")
+    typer.echo(folders.push(folders.locate(model, kind=None), name, private=private, card=text))

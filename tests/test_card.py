@@ -1,0 +1,115 @@
+"""Cards: the hub's own library reads what they say, and they say nothing that the config does not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from captioner import card
+from captioner.assets import CAPTIONER, CONFIG, DETECTOR, ONNX, TRANSLATOR, kind_of, shipped
+from captioner.folders import CARD
+from tests.hub import TASKS
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    kind: {
+        "captioner": "0.1.0",
+        "kind": kind,
+        "model": {
+            "encoder": {"name": "grid", "backbone": "resnet18"},
+            "decoder": {"name": "show_tell"},
+            "search": {"width": 3},
+        },
+        "about": {},
+    }
+    for kind in (CAPTIONER, TRANSLATOR, ONNX)
+} | {DETECTOR: {"captioner": "0.1.0", "kind": DETECTOR, "model": {"backbone": "resnet18"}, "about": {}}}
+CONFIGS[TRANSLATOR]["model"] |= {"source": "en", "target": "de"}
+CONFIGS[ONNX] |= {
+    "graphs": {"int8": True},
+    "source": "mine",
+    "agreement": {"photos": 2, "same": 1, "features": 0.25, "log_probabilities": 0.5},
+}
+RECIPE = {"epochs": 9, "objective": {"name": "self_critical"}, "evaluation": {"search": {"width": 1}}}
+STAGE = {"data": "my photos/train+coco/train", "epoch": 4, "minutes": 12.4, "dev_cider": 0.987, "recipe": RECIPE}
+
+
+def parsed(text: str) -> Any:
+    """Read a card as the hub's library does, which refuses malformed metadata."""
+    return ModelCard(text, ignore_metadata_errors=False).data
+
+
+def figures(data: Any) -> dict[str, float]:
+    return {result.metric_name: result.metric_value for result in data.eval_results or ()}
+
+
+@pytest.mark.parametrize("name", sorted(shipped(None)))
+def test_a_shipped_card_has_the_scores_of_its_config(name: str) -> None:
+    folder = shipped(None)[name]
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    data = parsed((folder / CARD).read_text(encoding="utf-8"))
+    scores = config["about"]["scores"]
+    if kind_of(folder) != DETECTOR:
+        width = config["model"]["search"]["width"]
+        scores = scores["greedy" if width == 1 else f"beam {width}"]
+    assert figures(data) == {metric: pytest.approx(100 * score, abs=0.05) for metric, score in scores.items()}
+    assert (data.library_name, data.license, data.model_name) == ("captioner", "apache-2.0", name)
+    assert data.pipeline_tag in TASKS and data.datasets and data.metrics
+    assert {result.task_type for result in data.eval_results} == {data.pipeline_tag}
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_nothing_is_claimed_of_a_model_of_which_nothing_is_known(kind: str) -> None:
+    text = card.default(CONFIGS[kind], "ada/small")
+    data = parsed(text)
+    assert (data.license, data.datasets, data.eval_results, data.metrics) == (None, None, None, None)
+    assert data.language == (["en", "de"] if kind == TRANSLATOR else None)
+    assert data.pipeline_tag in TASKS
+    assert "not recorded" in text.replace("\n", " ") and ("not been scored" in text or kind == ONNX)
+    assert ('from_pretrained("ada/small")' in text) == (kind != DETECTOR)
+
+
+def test_a_trained_model_is_described_by_its_training() -> None:
+    start = STAGE | {"recipe": RECIPE | {"objective": {"name": "cross_entropy"}}, "dev_cider": 0.5}
+    text = card.default(CONFIGS[CAPTIONER] | {"about": STAGE | {"start": start, "dev": "val", "photos": 1234}}, "run")
+    data = parsed(text)
+    assert data.datasets == ["my-photos", "coco"] and data.language == ["en"] and data.model_name == "run"
+    (result,) = data.eval_results
+    assert (result.dataset_type, result.dataset_split, result.metric_type, result.metric_value) == (
+        "my-photos",
+        "val",
+        "cider",
+        98.7,
+    )
+    assert result.metric_args == {"search": "greedy"}, "the search that was used in training, not the model's own"
+    assert "1. Cross-entropy, epoch 4 of 9, 12 minutes:\n   CIDEr 50.0 on dev with greedy." in text
+    assert "2. Self-critical training (Rennie et al. 2017) on CIDEr-D" in text and "1,234 photos" in text
+
+
+def test_an_export_does_not_boast_with_its_models_scores() -> None:
+    text = card.default(CONFIGS[ONNX] | {"about": STAGE | {"scores": {"beam 3": {"CIDEr": 1.23}}}}, "small")
+    assert parsed(text).eval_results is None and "123.0" not in text
+    assert "in eight bits" in text and "2 photos, with its own search: 1 captions" in text.replace("\n", " ")
+
+
+def test_a_language_that_the_hub_does_not_know_is_left_out() -> None:
+    config = CONFIGS[TRANSLATOR] | {"model": CONFIGS[TRANSLATOR]["model"] | {"source": "english"}}
+    assert parsed(card.default(config, "small")).language == ["de"]
+
+
+def test_only_an_own_card_is_renamed() -> None:
+    config = CONFIGS[CAPTIONER]
+    assert card.renamed(card.default(config, "best"), config, "ada/x") == card.default(config, "ada/x")
+    assert card.renamed(" ", config, "ada/x") == card.default(config, "ada/x")
+    for theirs in ("# best\n", card.default(config, "best") + "It is mine.\n", "no title"):
+        assert card.renamed(theirs, config, "ada/x") == theirs
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"), [("runs/mine/best", "mine"), ("runs/mine/last", "mine"), ("small", "small"), ("best", "best")]
+)
+def test_a_run_gives_its_model_the_name(folder: str, name: str) -> None:
+    assert card.name_of(Path(folder)) == name

@@ -1,0 +1,43 @@
+"""A model with more words still says what it said."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from captioner.decoders import DECODERS
+from captioner.encoders import REFINERS
+from captioner.model import CaptionModel, ModelConfig
+from captioner.text.vocabulary import SPECIAL, Vocabulary
+from tests.test_registry_suite import TINY, small
+
+WORDS = ["a", "dog", "cat", "runs"]
+
+
+@pytest.mark.parametrize("refiner", [None, *REFINERS])
+@pytest.mark.parametrize("decoder", list(DECODERS))
+def test_new_words_begin_as_the_mean_and_change_nothing_else(decoder: str, refiner: str | None) -> None:
+    torch.manual_seed(0)
+    config = ModelConfig(
+        encoder={"name": "grid", **TINY["grid"]},
+        refiner=refiner and {"name": refiner, **small(REFINERS[refiner])},
+        decoder={"name": decoder, **small(DECODERS[decoder])},
+    )
+    model = CaptionModel.build(config, Vocabulary(WORDS, [9, 8, 7, 6])).eval()
+    larger = model.extended(model.vocabulary.extended(Vocabulary(["zebra", "dog", "panda"], [5, 4, 3])))
+    assert larger.vocabulary.words == (*SPECIAL, *WORDS, "zebra", "panda")
+    assert larger.vocabulary.counts == (9, 8, 7, 6, 5, 3) and not larger.training
+    assert len(model.vocabulary) == 8 and larger.encoder is model.encoder
+    tokens = torch.tensor([[[1, 4, 5, 7], [1, 6, 0, 0]]])
+    with torch.no_grad():
+        memory = model(torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8))
+        before, after = (each.decoder(memory, tokens).logits for each in (model, larger))
+    torch.testing.assert_close(after[..., :8], before)
+    torch.testing.assert_close(after[..., 8], after[..., 4:8].mean(-1))
+    torch.testing.assert_close(after[..., 8], after[..., 9])
+
+
+def test_nothing_new_is_the_same_vocabulary() -> None:
+    vocabulary = Vocabulary(WORDS)
+    assert vocabulary.extended(Vocabulary(["cat"])) == vocabulary
+    assert vocabulary.extended(Vocabulary(["emu"], [3])).counts is None  # those of the others are not known

@@ -1,0 +1,62 @@
+"""Data sets without splits are divided, always alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from captioner.errors import AnnotationError
+from captioner.training.data import read_data
+from captioner.training.recipe import load_config
+
+
+def table(folder: Path, rows: list[str]) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "own.csv").write_text("\n".join(rows) + "\n")
+    return folder / "own.csv"
+
+
+def read(path: Path, *changes: str) -> tuple[set[str], set[str], list[str]]:
+    said: list[str] = []
+    train, dev = read_data(load_config(path, changes), said.append)
+    return {photo.image_id for photo in train.photos}, {photo.image_id for photo in dev.photos}, said
+
+
+def photos(count: int, split: str = "") -> list[str]:
+    return [f"{number}.jpg,a photo,{split}" if split else f"{number}.jpg,a photo" for number in range(count)]
+
+
+def test_photos_without_splits_are_divided_by_their_names(tmp_path: Path) -> None:
+    whole = table(tmp_path, ["image,caption", *photos(100)])
+    train, dev, said = read(whole)
+    assert len(train) == 85 and len(dev) == 15 and not train & dev
+    assert said == [
+        "own: has no split 'dev', so 15 of its 100 photos select the best epoch; so few that it is mostly chance"
+    ]
+    assert read(whole) == (train, dev, said) and read(whole, "seed=5")[:2] == (train, dev)
+    assert len(read(whole, "data.dev_share=0.5")[1]) == 50
+    more = read(table(tmp_path / "more", ["image,caption", *photos(101)]))
+    assert len(dev - more[1]) <= 1  # those of the others stay
+
+
+def test_a_split_that_exists_is_taken(tmp_path: Path) -> None:
+    rows = ["image,caption,split", *photos(40, "train"), "a.jpg,a photo,val", "b.jpg,a photo,test"]
+    assert read(table(tmp_path, rows)) == ({f"{n}.jpg" for n in range(40)}, {"a.jpg"}, [])
+    train, dev, said = read(table(tmp_path, [*rows[:-2], rows[-1]]))
+    assert len(train) == 34 and len(dev) == 6 and "b.jpg" not in train | dev and len(said) == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "message"),
+    [
+        (["image,caption", "1.jpg,a photo"], (), "one photo cannot both be trained on"),
+        (["image,caption", *photos(9)], ("data.dev=evening",), 'no photo is in the split "evening"'),
+        (["image,caption,split", *photos(9, "other")], (), 'no photo is in the split "train"'),
+        (["image,caption", *photos(9)], ("data.train=morning",), 'no photo is in the split "morning"'),
+    ],
+)
+def test_what_cannot_be_divided_is_an_error(tmp_path: Path, rows: list[str], changes: Any, message: str) -> None:
+    with pytest.raises(AnnotationError, match=message):
+        read(table(tmp_path, rows), *changes)
