@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from typer.main import get_command
 
-from captioner.cli import app
+from tests.commands import commands, parse
 
 
 @pytest.fixture(scope="module")
 def readme() -> str:
     return (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
-
-
-def commands(text: str) -> list[list[str]]:
-    """Return the arguments of every ``captioner ...`` in the indented blocks, with continued lines joined."""
-    found = []
-    for line in text.replace("\\\n", " ").splitlines():
-        if line.startswith("    "):
-            for part in re.split(r"&&|\|", line.partition("  #")[0]):
-                words = shlex.split(part)
-                if words[:1] == ["captioner"]:
-                    found.append(words[1:])
-    return found
 
 
 def test_the_picture_is_there_and_light(readme: str, repository: Path) -> None:
@@ -42,11 +28,7 @@ def test_every_command_can_be_parsed(readme: str) -> None:
     found = commands(readme)
     assert {words[0] for words in found} >= {"caption", "attend", "evaluate", "benchmark", "train", "data"}
     for words in found:
-        command = get_command(app)
-        while hasattr(command, "commands"):
-            command, words = command.commands[words[0]], words[1:]
-        context = command.make_context(command.name, list(words), resilient_parsing=False)
-        assert context.params
+        parse(words)
 
 
 def test_the_benchmarks_table_is_there(readme: str) -> None:

@@ -1,0 +1,235 @@
+"""The diagrams of the documentation, drawn as SVG in the colours of whatever page they stand on."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+ACCENT = "#e8590c"  # what attention weighs
+TEXT, SMALL = 15, 12.5
+Point = tuple[float, float]
+
+
+class Canvas:
+    """A drawing of (width, height) units, from the upper left corner."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self._size = (width, height)
+        self._parts: list[str] = []
+
+    def box(self, x: float, y: float, width: float, height: float, *lines: str, weight: float = 0.0) -> None:
+        """Draw a box around lines of text, filled by how much attention it gets, 0 to 1; the first line is bold."""
+        fill = f'fill="{ACCENT}" fill-opacity="{weight:.2f}"' if weight else 'fill="currentColor" fill-opacity="0.05"'
+        self._parts.append(
+            f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="5" {fill} stroke="currentColor" '
+            'stroke-width="1.3"/>'
+        )
+        step = 18.0
+        top = y + height / 2 - step * (len(lines) - 1) / 2 + 5
+        for number, line in enumerate(lines):
+            self.text(x + width / 2, top + number * step, line, bold=number == 0, small=number > 0)
+
+    def text(
+        self, x: float, y: float, text: str, *, bold: bool = False, small: bool = False, at: str = "middle"
+    ) -> None:
+        """Write a line; ``_`` lowers the character or the group in brackets after it."""
+        size, weight = (SMALL if small else TEXT), ("600" if bold else "400")
+        self._parts.append(
+            f'<text x="{x:g}" y="{y:g}" font-size="{size}" font-weight="{weight}" text-anchor="{at}" '
+            f'fill="currentColor">{_lowered(text)}</text>'
+        )
+
+    def arrow(self, *points: Point, dashed: bool = False, head: bool = True) -> None:
+        """Draw a line through points, with a head at its end."""
+        path = " ".join(f"{'L' if number else 'M'}{x:g} {y:g}" for number, (x, y) in enumerate(points))
+        dash = ' stroke-dasharray="5 4"' if dashed else ""
+        self._parts.append(f'<path d="{path}" fill="none" stroke="currentColor" stroke-width="1.3"{dash}/>')
+        if head:
+            (x0, y0), (x1, y1) = list(pairwise(points))[-1]
+            angle = math.atan2(y1 - y0, x1 - x0)
+            corners = [(x1, y1)] + [
+                (x1 - 9 * math.cos(angle + turn), y1 - 9 * math.sin(angle + turn)) for turn in (0.38, -0.38)
+            ]
+            shape = " ".join(f"{x:.1f},{y:.1f}" for x, y in corners)
+            self._parts.append(f'<polygon points="{shape}" fill="currentColor"/>')
+
+    def cells(self, x: float, y: float, side: float, weights: list[list[float]]) -> None:
+        """Draw a grid of squares, filled by their weights, 0 to 1."""
+        for row, values in enumerate(weights):
+            for column, weight in enumerate(values):
+                self._parts.append(
+                    f'<rect x="{x + column * side:g}" y="{y + row * side:g}" width="{side:g}" height="{side:g}" '
+                    f'fill="{ACCENT}" fill-opacity="{weight:.2f}" stroke="currentColor" stroke-opacity="0.5"/>'
+                )
+
+    def svg(self) -> str:
+        """Return the drawing."""
+        width, height = self._size
+        return (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
+            f'font-family="system-ui, sans-serif">{"".join(self._parts)}</svg>\n'
+        )
+
+
+def _lowered(text: str) -> str:
+    parts = []
+    for number, part in enumerate(text.split("_")):
+        if number == 0:
+            parts.append(html.escape(part))
+            continue
+        low, rest = (part[1:].split("}", 1)) if part.startswith("{") else (part[:1], part[1:])
+        parts.append(f'<tspan font-size="75%" dy="3.5">{html.escape(low)}</tspan>')
+        parts.append(f'<tspan dy="-3.5">{html.escape(rest) or "&#8203;"}</tspan>')
+    return "".join(parts)
+
+
+def parts() -> str:
+    """An encoder, a memory, a decoder and a search."""
+    draw = Canvas(720, 178)
+    draw.box(6, 50, 92, 66, "photo", "or sentence")
+    draw.box(132, 50, 112, 66, "encoder", "once a photo")
+    draw.text(340, 30, "memory", bold=True)
+    for number, weight in enumerate((0.08, 0.75, 0.3, 0.12, 0.05)):
+        draw.box(280, 42 + 17 * number, 120, 14, weight=weight)
+    draw.text(340, 146, "N vectors, and where each lies", small=True)
+    draw.box(438, 50, 112, 66, "decoder", "once a word")
+    draw.box(598, 50, 112, 66, "search", "tries sentences")
+    for start, end in ((98, 132), (244, 280), (550, 598)):
+        draw.arrow((start, 83), (end, 83))
+    draw.arrow((438, 83), (400, 66))
+    draw.arrow((400, 100), (438, 92))
+    draw.text(574, 76, "p", small=True)
+    draw.arrow((654, 116), (654, 146), (494, 146), (494, 116))
+    draw.text(574, 164, "the words so far", small=True)
+    return draw.svg()
+
+
+def memories() -> str:
+    """What each model of the lineage looks at while it writes a word."""
+    draw = Canvas(720, 350)
+    titles = (
+        ("seq2seq", "one vector of the sentence"),
+        ("Bahdanau attention", "a vector of every word"),
+        ("Show and Tell", "one vector of the photo"),
+        ("Show, Attend and Tell", "a grid of 14×14 places"),
+        ("top-down", "up to 36 regions"),
+        ("Transformer", "places that look at each other"),
+    )
+    for number, (title, note) in enumerate(titles):
+        x, y = 120 + number % 3 * 240, 20 + number // 3 * 180
+        draw.text(x, y, title, bold=True)
+        draw.text(x, y + 144, note, small=True)
+    words, weights = ("two", "dogs", "run"), (0.1, 0.85, 0.2)
+    for column, centre in enumerate((120, 360)):
+        for number, word in enumerate(words):
+            x = centre - 66 + number * 66
+            draw.text(x, 52, word, small=True)
+            draw.arrow((x, 58), (x, 74) if column else (centre + (x - centre) * 0.35, 96))
+            if column:
+                draw.box(x - 25, 76, 50, 46, weight=weights[number])
+    draw.box(120 - 40, 98, 80, 24, weight=0.5)
+    draw.box(600 - 58, 38, 116, 84)
+    draw.box(600 - 40, 68, 80, 24, weight=0.5)
+    heat = [[math.exp(-((r - 2.2) ** 2 + (c - 4.1) ** 2) / 2.6) * 0.85 + 0.04 for c in range(7)] for r in range(5)]
+    draw.cells(120 - 59.5, 218, 17, heat)
+    draw.box(360 - 58, 218, 116, 84)
+    for x, y, width, height, weight in ((-48, 246, 46, 44, 0.75), (-10, 230, 40, 62, 0.3), (22, 262, 26, 30, 0.12)):
+        draw.box(360 + x, y, width, height, weight=weight)
+    places = [(600 + 46 * math.cos(turn), 260 + 36 * math.sin(turn)) for turn in (i * math.tau / 7 for i in range(7))]
+    for number, one in enumerate(places):
+        for other in places[number + 1 :]:
+            draw.arrow(one, other, head=False)
+    for (x, y), weight in zip(places, (0.95, 0.6, 0.35, 0.3, 0.35, 0.5, 0.8), strict=True):
+        draw.cells(x - 8, y - 8, 16, [[weight]])
+    return draw.svg()
+
+
+def attend_step() -> str:
+    """One word of Show, Attend and Tell."""
+    draw = Canvas(720, 250)
+    draw.box(10, 20, 110, 54, "a_1 … a_N", "places")
+    draw.box(10, 110, 110, 54, "h_{t−1}", "state before")
+    draw.box(180, 64, 120, 56, "attention", "scores, softmax")
+    draw.box(356, 64, 110, 56, "z_t = Σ α_{ti} a_i", "context", weight=0.4)
+    draw.box(520, 64, 70, 56, "× β_t", "gate")
+    draw.box(356, 170, 110, 56, "LSTM", "h_t, c_t")
+    draw.box(10, 190, 110, 46, "E y_{t−1}", "last word")
+    draw.box(606, 170, 104, 56, "p(y_t)", "deep output")
+    draw.arrow((120, 47), (150, 47), (150, 84), (180, 84))
+    draw.arrow((120, 137), (150, 137), (150, 104), (180, 104))
+    draw.arrow((300, 92), (356, 92))
+    draw.text(328, 84, "α_t", small=True)
+    draw.arrow((466, 92), (520, 92))
+    draw.arrow((555, 120), (555, 146), (440, 146), (440, 170))
+    draw.arrow((120, 150), (300, 150), (300, 190), (356, 190))
+    draw.arrow((120, 213), (356, 213))
+    draw.arrow((466, 198), (606, 198))
+    draw.arrow((590, 92), (658, 92), (658, 170))
+    return draw.svg()
+
+
+def top_down_step() -> str:
+    """One word of top-down attention."""
+    draw = Canvas(720, 260)
+    draw.box(10, 186, 150, 56, "attention LSTM", "h¹_t")
+    draw.box(10, 20, 150, 60, "h²_{t−1}, v̄, E y_{t−1}", "its input")
+    draw.box(236, 186, 130, 56, "attention", "scores, softmax")
+    draw.box(236, 20, 130, 60, "v_1 … v_N", "regions")
+    draw.box(440, 186, 110, 56, "v̂_t", "context", weight=0.4)
+    draw.box(430, 20, 150, 60, "language LSTM", "h²_t")
+    draw.box(620, 20, 90, 60, "p(y_t)", "softmax")
+    draw.arrow((85, 80), (85, 186))
+    draw.arrow((160, 224), (236, 224))
+    draw.arrow((301, 80), (301, 186))
+    draw.arrow((366, 214), (440, 214))
+    draw.text(403, 206, "α_t", small=True)
+    draw.arrow((505, 186), (505, 80))
+    draw.arrow((160, 204), (200, 204), (200, 130), (470, 130), (470, 80))
+    draw.arrow((580, 50), (620, 50))
+    return draw.svg()
+
+
+def transformer() -> str:
+    """The Transformer's blocks, over places and over words."""
+    draw = Canvas(720, 300)
+    for x, title, source, rows in (
+        (20, "refiner", "places a_1 … a_N", ("self-attention", "feed-forward")),
+        (
+            370,
+            "decoder",
+            "words y_1 … y_{t−1}",
+            ("attention to the words", "attention to the places", "feed-forward"),
+        ),
+    ):
+        top = 234 - 58 * len(rows)
+        draw.box(x, top, 250, 244 - top)
+        draw.text(x + 262, top + 18, title, bold=True, at="start")
+        draw.text(x + 262, top + 38, "blocks", small=True, at="start")
+        for number, row in enumerate(rows):
+            y = 248 - 58 * (number + 1)
+            draw.box(x + 15, y, 220, 40, row, weight=0.35 if "places" in row else 0)
+            if number:
+                draw.arrow((x + 125, y + 58), (x + 125, y + 40))
+        draw.arrow((x + 125, 290), (x + 125, 230))
+        draw.text(x + 138, 282, source, small=True, at="start")
+    draw.arrow((145, 132), (145, 36), (345, 36), (345, 152), (385, 152))
+    draw.text(245, 28, "memory", small=True)
+    draw.arrow((495, 74), (495, 20))
+    draw.text(508, 34, "p(y_t)", small=True, at="start")
+    return draw.svg()
+
+
+def icon() -> str:
+    """The site's icon: a place that is looked at."""
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect width="32" height="32" rx="6" '
+        f'fill="#4527a0"/><circle cx="16" cy="16" r="9" fill="{ACCENT}"/><circle cx="16" cy="16" r="4" fill="#ffe066"/>'
+        "</svg>\n"
+    )
+
+
+DIAGRAMS: dict[str, Callable[[], str]] = {
+    function.__name__: function for function in (parts, memories, attend_step, top_down_step, transformer, icon)
+}

@@ -1,0 +1,120 @@
+"""A hook of mkdocs that runs the notebooks and makes a page of each, with what its cells gave.
+
+``mkdocs build`` runs them and fails where a cell does; ``mkdocs serve``, which builds again at every change, shows them
+without results.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import os
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+log = logging.getLogger("mkdocs.hooks.notebooks")
+FOLDER = "notebooks"
+TIMEOUT = 300  # seconds a cell may take
+_runs = True
+
+
+def on_startup(command: str, **_: Any) -> None:
+    """Remember whether the site is only served to its writer."""
+    global _runs
+    _runs = command != "serve"
+
+
+def run(path: Path, threads: int = 1) -> nbformat.NotebookNode:
+    """Run a notebook where it is, on so many threads, and return it with its results.
+
+    Raises:
+        PluginError: a cell failed.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    began = time.monotonic()
+    environment = {
+        **os.environ,
+        # So that the `captioner` that a cell calls is the one of this environment.
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "OMP_NUM_THREADS": str(threads),
+    }
+    client = NotebookClient(
+        notebook,
+        timeout=TIMEOUT,
+        kernel_name="python3",
+        extra_arguments=["--log-level=ERROR"],
+        resources={"metadata": {"path": str(path.parent)}},
+    )
+    try:
+        client.execute(env=environment)
+    except CellExecutionError as error:
+        raise PluginError(f"{path}: a cell failed\n{error}") from error
+    log.info("%s: run in %.0f s", path.name, time.monotonic() - began)
+    return notebook
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the page of each notebook, and the pictures that its cells showed."""
+    paths = sorted((Path(config.docs_dir) / FOLDER).glob("*.ipynb"))
+    if _runs:
+        with ThreadPoolExecutor() as pool:  # all at once, each with its share of the cores
+            share = max(1, (os.cpu_count() or 1) // max(1, len(paths)))
+            notebooks = list(pool.map(lambda path: run(path, share), paths))
+    else:
+        notebooks = [nbformat.read(path, as_version=4) for path in paths]
+    for path, notebook in zip(paths, notebooks, strict=True):
+        page = Page(path.stem)
+        for cell in notebook.cells:
+            page.add(cell)
+        files.append(File.generated(config, f"{FOLDER}/{path.stem}.md", content="\n\n".join(page.parts) + "\n"))
+        for name, content in page.pictures.items():
+            files.append(File.generated(config, f"{FOLDER}/{name}", content=content))
+    return files
+
+
+class Page:
+    """A notebook's page in Markdown.
+
+    Attributes:
+        parts: its paragraphs.
+        pictures: the pictures that it shows, by name.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.parts: list[str] = []
+        self.pictures: dict[str, bytes] = {}
+
+    def add(self, cell: nbformat.NotebookNode) -> None:
+        """Add a cell and its results."""
+        if cell.cell_type != "code":
+            self.parts.append(cell.source)
+            if len(self.parts) == 1:  # below the title
+                self.parts.append(f"[Download this notebook]({self._name}.ipynb){{ download }}")
+            return
+        self.parts.append(f"```python\n{cell.source}\n```")
+        printed = [output.text for output in cell.outputs if output.output_type == "stream"]
+        if printed:  # which arrives in pieces
+            self._text("".join(printed))
+        for output in cell.outputs:
+            data = output.get("data", {})
+            if "image/png" in data:
+                name = f"{self._name}_{len(self.pictures) + 1}.png"
+                self.pictures[name] = base64.b64decode(data["image/png"])
+                self.parts.append(f"![What the cell above shows]({name})")
+            elif "text/html" in data:
+                self.parts.append(f'<div class="cell-output">{"".join(data["text/html"].splitlines())}</div>')
+            elif "text/plain" in data:
+                self._text(data["text/plain"])
+
+    def _text(self, text: str) -> None:
+        self.parts.append(f"``````{{ .text .cell-output }}\n{text.rstrip()}\n``````")

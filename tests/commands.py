@@ -1,0 +1,41 @@
+"""The commands that documentation shows, and whether the program has them."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+
+from typer.main import get_command
+
+from captioner.cli import app
+
+
+def shell_lines(text: str) -> Iterator[str]:
+    """Yield the lines of indented blocks and of fenced ones in sh, without comments, continued lines joined."""
+    fenced = None
+    for line in text.replace("\\\n", " ").splitlines():
+        if line.startswith("```"):
+            fenced = line[3:].strip() if fenced is None else None
+        elif fenced == "sh" or (fenced is None and line.startswith("    ")):
+            yield line.partition("  #")[0].strip()
+
+
+def commands(text: str) -> list[list[str]]:
+    """Return the arguments of every ``captioner ...`` in the shell lines of a Markdown text."""
+    found = []
+    for line in shell_lines(text):
+        for part in re.split(r"&&|\||>", line):
+            words = shlex.split(part)
+            if words[:1] == ["captioner"]:
+                found.append(words[1:])
+    return found
+
+
+def parse(words: list[str]) -> None:
+    """Parse a command without running it; an unknown command, option or value is an error."""
+    command = get_command(app)
+    while hasattr(command, "commands"):
+        command, words = command.commands[words[0]], words[1:]
+    context = command.make_context(command.name, list(words), resilient_parsing=False)
+    assert context.params

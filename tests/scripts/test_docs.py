@@ -1,0 +1,165 @@
+"""The documentation's pages name what exists, their commands and code can be parsed, and the site's hooks work."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import json
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.commands import commands, parse
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+NOTEBOOKS = sorted(DOCS.glob("notebooks/*.ipynb"))
+MENTION = re.compile(r"`([\w/.-]+\.(?:py|sh|yaml))(?:::([\w.]+))?`")
+
+
+def hook(repository: Path, name: str) -> ModuleType:
+    """Import one of the site's hooks, for which the extra [docs] must be installed."""
+    for library in ("mkdocs", "math_core", "nbclient", "griffe"):
+        pytest.importorskip(library, reason=f"{library} is not installed: pip install -e '.[docs]'")
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", repository / "scripts" / "docs" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_all_pages_are_there() -> None:
+    assert len(PAGES) > 12 and len(NOTEBOOKS) > 0
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_can_be_parsed(page: str) -> None:
+    for words in commands((DOCS / page).read_text(encoding="utf-8")):
+        parse(words)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_python_can_be_parsed(page: str) -> None:
+    for code in re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL):
+        ast.parse(code)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_and_name_exists(page: str, repository: Path) -> None:
+    for name, inside in MENTION.findall((DOCS / page).read_text(encoding="utf-8")):
+        path = next((root / name for root in (repository / "captioner", repository) if (root / name).exists()), None)
+        if not inside and path is None and not name.startswith(("captioner/", "scripts/")):
+            continue  # a file of the reader's
+        assert path is not None, f"{page} names {name}, which does not exist"
+        if inside:
+            thing = importlib.import_module(".".join(path.relative_to(repository).with_suffix("").parts))
+            for part in inside.split("."):
+                assert hasattr(thing, part), f"{page} names {inside}, which {name} does not have"
+                thing = getattr(thing, part)
+
+
+def test_the_lineage_names_the_code_of_every_model() -> None:
+    models = re.split(r"^## ", (DOCS / "lineage.md").read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    with_equations = [text for text in models if "$$" in text]
+    assert len(with_equations) >= 8
+    assert all(MENTION.search(text) for text in with_equations)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_kept_without_results(path: Path) -> None:
+    """They are run when the site is built."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [] and cell["execution_count"] is None
+
+
+def test_a_name_in_a_file_is_linked_to_its_line(repository: Path) -> None:
+    from captioner.decoders.show_tell import ShowTell
+
+    sources = hook(repository, "sources")
+    path = sources.sources()["decoders/show_tell.py"]
+    assert sources.line_of(path, "ShowTell.start") == inspect.getsourcelines(ShowTell.start)[1]
+    assert sources.line_of(path, "ShowTell.attends") is not None
+    assert sources.line_of(path, "ShowTell.stop") is None
+
+
+def test_equations_become_mathml(repository: Path) -> None:
+    maths = hook(repository, "maths")
+    page = r'<p>With <span class="arithmatex">\(a &lt; b\)</span></p><div class="arithmatex">\[\frac{1}{2}\]</div>'
+    html = maths.on_page_content(page)
+    assert "arithmatex" not in html and html.count("<math") == 2 and "<mfrac>" in html and "&lt;" in html
+    with pytest.raises(Exception, match=r"frak.*cannot be converted"):
+        maths.mathml(r"\frakk{x}", display=False)
+
+
+def test_a_table_of_settings_is_that_of_the_class(repository: Path) -> None:
+    from captioner.search import SearchConfig
+
+    rows = hook(repository, "settings").table(SearchConfig).splitlines()[2:]
+    assert [row.split("`")[1] for row in rows] == list(SearchConfig.model_fields)
+    assert rows[0] == "| `width` | int ≥ 1 | `5` | hypotheses kept for each image; 1 is greedy search |"
+
+
+def test_a_notebooks_results_are_on_its_page(repository: Path) -> None:
+    notebooks = hook(repository, "notebooks")
+    from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
+
+    page = notebooks.Page("look")
+    page.add(new_markdown_cell("# Look"))
+    outputs = [
+        new_output("stream", text="one\n"),
+        new_output("display_data", data={"image/png": "AAAA", "text/plain": "<Figure>"}),
+        new_output("execute_result", data={"text/plain": "'two'"}),
+    ]
+    page.add(new_code_cell("look()", outputs=outputs))
+    text = "\n".join(page.parts)
+    assert "(look.ipynb)" in text and "```python\nlook()\n```" in text and "look_1.png" in text and "'two'" in text
+    assert "<Figure>" not in text and page.pictures == {"look_1.png": b"\0\0\0"}
+
+
+@pytest.mark.slow
+def test_a_notebook_that_fails_fails_the_site(repository: Path, tmp_path: Path) -> None:
+    notebooks = hook(repository, "notebooks")
+    import nbformat
+    from nbformat.v4 import new_code_cell, new_notebook
+
+    path = tmp_path / "broken.ipynb"
+    nbformat.write(new_notebook(cells=[new_code_cell("1 / 0")]), path)
+    with pytest.raises(Exception, match="ZeroDivisionError"):
+        notebooks.run(path)
+
+
+def test_roles_of_docstrings_become_links(repository: Path) -> None:
+    roles = hook(repository, "roles")
+    import griffe
+
+    with griffe.temporary_visited_package(
+        "sample",
+        {"__init__.py": 'class A:\n    """See :meth:`A.f` and :class:`~captioner.B`."""\n    def f(self): ...\n'},
+        extensions=griffe.load_extensions(roles.Roles()),
+    ) as package:
+        roles.Roles().on_package(pkg=package)
+        text = package["A"].docstring.value
+    assert 'identifier="sample.A.f"><code>A.f</code>' in text and 'identifier="captioner.B"><code>B</code>' in text
+
+
+def test_the_readmes_tables_can_be_shown(repository: Path) -> None:
+    inline = hook(repository, "inline")
+    assert "| `show_attend_tell` |" in inline.between("scores")
+    with pytest.raises(Exception, match="no marks for 'nothing'"):
+        inline.between("nothing")
+
+
+def test_diagrams_are_those_of_the_script(repository: Path) -> None:
+    sys.path.insert(0, str(repository / "scripts" / "docs"))
+    try:
+        diagrams = importlib.import_module("diagrams")
+    finally:
+        sys.path.pop(0)
+    for name, draw in diagrams.DIAGRAMS.items():
+        assert (DOCS / "figures" / f"{name}.svg").read_text(encoding="utf-8") == draw()
