@@ -168,8 +168,9 @@ def create_app(
 
     async def photo(request: Request) -> Upload:
         client = request.client.host if request.client else ""
-        if wait := rates[client in ("127.0.0.1", "::1")].take(client):
-            raise _later(429, f"more than {rate or local_rate} photos a minute from this address", wait)
+        limit = rates[client in ("127.0.0.1", "::1")]
+        if wait := limit.take(client):
+            raise _later(429, f"more than {limit.per_minute} photos a minute from this address", wait)
         return await read_upload(request, limit=max_bytes)
 
     async def captioned(upload: Upload, model: str | None) -> Caption:
@@ -181,6 +182,8 @@ def create_app(
             raise _later(503, str(error), 2) from None
         except ImageError as error:
             raise HTTPException(422, f"{upload.name or 'the photo'}: {error.reason}") from None
+        except CaptionerError as error:  # a model that is loaded only now
+            raise HTTPException(500, str(error)) from None
 
     async def draw(work: Callable[[], T]) -> T:
         return await to_thread.run_sync(work, limiter=drawing)

@@ -13,6 +13,7 @@ from anyio import fail_after
 from fastapi import HTTPException, Request
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
 
 _FORM = 16 * 1024  # bytes that a form may have beside its photo
 
@@ -49,6 +50,8 @@ async def read_upload(request: Request, *, limit: int, seconds: float = 30.0) ->
             if kind == "multipart/form-data":
                 return await _from_form(request, limit)
             content = b"".join([part async for part in _limited(request, limit, limit)])
+    except ClientDisconnect:
+        raise HTTPException(400, "the connection was closed before the photo was there") from None  # nobody reads it
     except TimeoutError:
         raise HTTPException(408, f"the photo did not arrive within {seconds:.0f} seconds; send it again") from None
     if not content:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import struct
 import tempfile
 import zlib
@@ -18,6 +19,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from captioner.base import Captioner
+from captioner.errors import CheckpointError
 from captioner.web.app import create_app
 from captioner.web.batches import Batches
 from captioner.web.upload import read_upload
@@ -179,6 +181,35 @@ def test_a_photo_that_never_arrives_is_given_up(batches: Batches, monkeypatch: p
     assert answer.status_code == 408 and "did not arrive" in answer.json()["detail"]
 
 
+def test_a_client_that_hangs_up_is_no_accident(app: FastAPI, listening: Callable[..., str], caplog: Any) -> None:
+    address = httpx.URL(listening(app))
+    for kind in (b"image/jpeg", b"multipart/form-data; boundary=x"):
+        with socket.create_connection((address.host, address.port)) as connection:
+            connection.sendall(
+                b"POST /caption HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000\r\nContent-Type: "
+                + kind
+                + b"\r\n\r\n--x"
+            )
+    assert httpx.post(address.join("/caption"), **form(encoded()), timeout=60).status_code == 200
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_a_model_that_cannot_be_loaded_is_named(captioner: Captioner) -> None:
+    def load(name: str) -> Captioner:
+        if name == "second":
+            raise CheckpointError("second: no weights; copy the whole folder")
+        return captioner
+
+    batches = Batches(["first", "second"], load)
+    try:
+        client = TestClient(create_app(batches), base_url="http://localhost")
+        answer = client.post("/caption?model=second", **form(encoded()))
+        assert answer.status_code == 500 and "copy the whole folder" in answer.json()["detail"]
+        assert client.post("/caption", **form(encoded())).status_code == 200
+    finally:
+        batches.close()
+
+
 def test_no_file_is_ever_written(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: Any, **settings: Any) -> Any:
         raise AssertionError("a temporary file")
@@ -199,6 +230,7 @@ def test_there_are_limits_to_how_many(batches: Batches) -> None:
     assert client.get("/health").status_code == 200
     local = TestClient(client.app, base_url="http://localhost", client=("127.0.0.1", 5))
     assert [local.post("/caption", **form(encoded())).status_code for _ in range(3)] == [200, 200, 429]
+    assert "2 photos a minute" in local.post("/caption", **form(encoded())).json()["detail"]
 
 
 def test_when_too_many_wait_it_says_so(captioner: Captioner) -> None:
