@@ -21,7 +21,7 @@ from captioner.base import Captioner
 from captioner.checkpoint import VOCABULARY, locate, read_config, save_model
 from captioner.data.augment import recolour
 from captioner.data.batches import Captions, EncodedCaptions, Sample, Sampler
-from captioner.data.dataset import Photo
+from captioner.data.dataset import CaptionData, Photo
 from captioner.data.loader import load_groups
 from captioner.evaluation.diversity import Diversity
 from captioner.evaluation.evaluate import generate
@@ -35,7 +35,7 @@ from captioner.training.features import build_model, open_store, stages_to_train
 from captioner.training.forecast import Forecast, StoreNeed, spread
 from captioner.training.loop import STATE, Cost, Loop
 from captioner.training.objective import OBJECTIVES
-from captioner.training.recipe import TrainConfig, load_config
+from captioner.training.recipe import ENOUGH, TrainConfig, load_config
 from captioner.training.state import holds
 
 
@@ -97,12 +97,19 @@ def rehearse(config: TrainConfig, *, console: Console | None = None) -> Forecast
         return _Rehearsal(config, Path(folder), console or Console(stderr=True)).forecast()
 
 
+def _blends(config: TrainConfig, dev: CaptionData) -> tuple[float, ...]:
+    """Return the blends that evaluations choose from."""
+    blends = config.blend if isinstance(config.blend, tuple) else (config.blend,)
+    return blends if len(dev.photos) >= ENOUGH else blends[:1]
+
+
 class _Run(Loop[Batch]):
     """One training run of a captioner.
 
     Attributes:
         stages: how many of the encoder's last stages are trained from ``fine_tune.from_epoch`` on.
         unfrozen: how many are trained now.
+        blend: share of the trained weights in the model that was evaluated last; see :attr:`TrainConfig.blend`.
     """
 
     metric: ClassVar[str] = "CIDEr"
@@ -120,7 +127,9 @@ class _Run(Loop[Batch]):
             self.train, self.dev = (with_features(data, self.store, self._warn) for data in (self.train, self.dev))
         self.model.encoder.requires_grad_(False)
         self.average = copy.deepcopy(self.model).eval()
-        self.start = copy.deepcopy(self.average) if config.start is not None and config.blend < 1 else None
+        self.blends = _blends(config, self.dev)
+        self.blend = self.blends[0]
+        self.start = copy.deepcopy(self.average) if config.start is not None and min(self.blends) < 1 else None
         self.optimiser = self.adamw(
             [
                 (self.model.decoder, config.optimiser.learning_rate),
@@ -244,6 +253,15 @@ class _Run(Loop[Batch]):
         return Cost(loss, metrics, captions.captions)
 
     def evaluate(self) -> dict[str, float]:
+        """See :meth:`Loop.evaluate`; of several blends the best is taken."""
+        found: dict[float, dict[str, float]] = {}
+        for blend in self.blends if self.progress.step else self.blends[:1]:
+            self.blend = blend
+            found[blend] = self._evaluated()
+        self.blend = max(found, key=lambda blend: found[blend][self.metric])
+        return found[self.blend]
+
+    def _evaluated(self) -> dict[str, float]:
         captions = dict(ChainMap(*self.processes.gather(self._caption(self.processes.share(self.dev.photos)))))
         return self.processes.broadcast(self._score(captions) if self.processes.first else {})
 
@@ -276,7 +294,7 @@ class _Run(Loop[Batch]):
             return self.average
         blended = copy.deepcopy(self.start)
         blended.tuned_stages = self.average.tuned_stages
-        torch._foreach_lerp_(list(blended.parameters()), list(self.average.parameters()), self.config.blend)
+        torch._foreach_lerp_(list(blended.parameters()), list(self.average.parameters()), self.blend)
         return blended
 
     def save(self, name: str) -> None:
@@ -292,6 +310,8 @@ class _Run(Loop[Batch]):
             "dev_cider": round(self.progress.best, 4),
             "recipe": json.loads(self.config.model_dump_json(exclude=excluded)),
         }
+        if self.start is not None:
+            about["blend"] = self.blend
         if self.config.start is not None:
             about["start"] = read_config(locate(self.config.start)).get("about")
         save_model(self.output / name, self._averaged_model(), about=about)
@@ -333,6 +353,7 @@ class _Rehearsal(_Run):
         began = time.perf_counter()
         captioned = self._caption(self.dev.photos)
         seconds = (time.perf_counter() - began) / max(1, len(captioned))
+        evaluations = config.epochs // config.evaluation.every * len(_blends(config, dev)) + self.goes_on
         return Forecast(
             data={
                 "training photos": len(train.photos),
@@ -354,6 +375,6 @@ class _Rehearsal(_Run):
             seconds={
                 "encoding": 0.0 if self.needed.exists else self.encoding * (len(train.photos) + len(dev.photos)),
                 "training": training,
-                "evaluation": seconds * len(dev.photos) * (config.epochs // config.evaluation.every + self.goes_on),
+                "evaluation": seconds * len(dev.photos) * evaluations,
             },
         )

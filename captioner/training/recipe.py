@@ -22,6 +22,9 @@ from captioner.training.objective import OBJECTIVES
 RECIPES = recipes()
 
 
+ENOUGH = 40  # photos of dev, with fewer of which a choice between models would be chance
+
+
 class DataConfig(Settings):
     """The data to train on and to select the best epoch on."""
 
@@ -135,12 +138,11 @@ class TrainConfig(RunConfig):
         False,
         description="with 'start': words that occur data.min_count times in the training captions join its vocabulary",
     )
-    blend: float = Field(
+    blend: float | tuple[float, ...] = Field(
         1.0,
-        gt=0,
-        le=1,
         description="with 'start': share of the trained weights in the model that is evaluated and saved; the rest are "
-        "the start's (Wortsman 2022)",
+        "the start's (Wortsman 2022). Of several, each evaluation takes the one that scores best, or the first if dev "
+        f"has fewer than {ENOUGH} photos",
     )
     encoder_from: Path | None = Field(
         None,
@@ -161,6 +163,14 @@ class TrainConfig(RunConfig):
         if self.start is not None and self.encoder_from is not None:
             raise ValueError("encoder_from: the encoder is already that of the model in 'start'; leave one of them out")
         return self
+
+    @field_validator("blend")
+    @classmethod
+    def _shares(cls, blend: float | tuple[float, ...]) -> float | tuple[float, ...]:
+        shares = blend if isinstance(blend, tuple) else (blend,)
+        if not shares or not all(0 < share <= 1 for share in shares):
+            raise ValueError("give a share above 0 and at most 1, or a list of them")
+        return blend
 
     @field_validator("objective")
     @classmethod

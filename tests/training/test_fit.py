@@ -299,6 +299,27 @@ def test_going_on_with_new_words_must_beat_the_start(tiny: Path, photos: Path, t
     assert json.loads((third / "config.json").read_text())["about"]["epoch"] == 0
 
 
+def test_of_several_blends_each_evaluation_takes_the_best(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(tiny, ["epochs=1", "fine_tune.from_epoch=1"], output=tmp_path / "first")
+    changes = ["epochs=3", f"start={first}", "optimiser.learning_rate=0.1"]
+
+    def scores(name: str, blend: str) -> list[float]:
+        run(tiny, [*changes, f"blend={blend}"], output=tmp_path / name)
+        records = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        return [record["dev"]["CIDEr"] for record in records if "dev" in record]
+
+    alone = [scores(str(blend), str(blend)) for blend in (0.25, 1.0)]
+    assert scores("few", "[0.25, 1.0]") == alone[0]  # dev has eight photos
+    monkeypatch.setattr("captioner.training.fit.ENOUGH", 8)
+    assert scores("both", "[0.25, 1.0]") == [max(pair) for pair in zip(*alone, strict=True)]
+    about = json.loads((tmp_path / "both" / "last" / "config.json").read_text())["about"]
+    assert about["blend"] == (0.25 if alone[0][-1] >= alone[1][-1] else 1.0)
+    with pytest.raises(ConfigError, match="above 0 and at most 1"):
+        load_config(tiny, ["blend=[0.5, 2]"])
+
+
 def test_an_objective_is_checked_before_the_work(tiny: Path) -> None:
     assert load_config(tiny, ["objective.label_smoothing=0.2"]).objective["name"] == "cross_entropy"
     with pytest.raises(ConfigError, match="Did you mean 'label_smoothing'"):
