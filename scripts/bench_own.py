@@ -1,0 +1,64 @@
+"""What training on own photos gives: photos of COCO as a table, and captions of others before and after.
+
+    python scripts/bench_own.py --coco data/coco/dataset_coco.json --start runs/flickr8k/best --output runs/own
+
+The photos of Karpathy's split "train" are the own ones, those of "restval" are held out. The start must not have seen
+either: the shipped models have seen both, so one that was trained on Flickr8k alone takes their place, for example by
+
+    captioner train flickr8k_show_attend_tell --set data.path=data/flickr8k --output runs/flickr8k
+
+It prints the scores on the held-out photos, and the new words that the captions of them have.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+from captioner.checkpoint import VOCABULARY
+from captioner.data.annotations import read_captions
+from captioner.text.vocabulary import Vocabulary, tokenize
+
+
+def main() -> None:
+    """Read the command line, train, score."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--coco", type=Path, required=True, help="dataset_coco.json, with the photos beside it")
+    parser.add_argument("--start", required=True, help="a model that has not seen them")
+    parser.add_argument("--output", type=Path, required=True, help="a new folder")
+    arguments = parser.parse_args()
+    arguments.output.mkdir(parents=True)
+    table = arguments.output / "own.csv"
+    with open(table, "w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(("image", "caption", "split"))
+        for photo in read_captions(arguments.coco).photos:
+            split = {"train": "train", "restval": "test"}.get(photo.split)
+            rows.writerows((photo.path.resolve(), caption, split) for caption in photo.captions if split)
+    run = arguments.output / "run"
+    captioner("train", table, "--set", f"start={json.dumps(arguments.start)}", "--output", run)
+    for when, model in (("before", arguments.start), ("after", run / "best")):
+        captions = arguments.output / f"{when}.json"
+        scores = json.loads(
+            captioner("evaluate", model, table, "--split", "test", "--output-captions", captions, "--json")
+        )["scores"]
+        print(when, ", ".join(f"{metric} {100 * value:.1f}" for metric, value in scores.items()), flush=True)
+    known = Vocabulary.load(Path(arguments.start) / VOCABULARY)
+    written = Counter(word for record in json.loads(captions.read_text()) for word in tokenize(record["caption"]))
+    new = {word: count for word, count in written.most_common() if word not in known}
+    print(f"{len(new)} new words, {sum(new.values())} times: {', '.join(new)}")
+
+
+def captioner(*words: object) -> str:
+    """Run the program; return what it prints."""
+    command = [sys.executable, "-m", "captioner", *map(str, words)]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+if __name__ == "__main__":
+    main()
