@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, overload
 from PIL import Image
 
 from captioner import folders
-from captioner.assets import CAPTIONER, ONNX, kind_of
+from captioner.assets import ONNX
 from captioner.caption import MEAN, Caption
 from captioner.data.images import ImageSource
 from captioner.data.loader import ImageBatch, ImageLoader
@@ -84,9 +84,7 @@ class Captioner:
             CheckpointError: there is no such model, it is damaged, or what runs it is not installed.
         """
         folder = folders.locate(name_or_path)
-        exported = kind_of(folder) == ONNX
-        folders.read_config(folder, ONNX if exported else CAPTIONER)  # a wrong folder is reported at once
-        if exported:
+        if folders.captioner_kind(folder) == ONNX:  # a wrong folder is reported at once
             from captioner.onnx.runtime import OnnxCaptioner
 
             return OnnxCaptioner(folder, device=device, **search)

@@ -212,6 +212,17 @@ def read_config(folder: Path, kind: str = CAPTIONER) -> dict[str, Any]:
     return config
 
 
+def captioner_kind(folder: Path) -> str:
+    """Return whether a folder holds a captioner in torch or an exported one.
+
+    Raises:
+        CheckpointError: it holds neither, or its config is damaged; see :func:`read_config`.
+    """
+    kind = ONNX if kind_of(folder) == ONNX else CAPTIONER
+    read_config(folder, kind)
+    return kind
+
+
 def about(folder: Path) -> dict[str, Any]:
     """Return how a model was made, for another folder of it, whose weights may have other bits."""
     found = read_config(folder, kind_of(folder)).get("about") or {}

@@ -82,7 +82,7 @@ def run(
     if not names:
         raise CaptionerError("no model comes with this copy of captioner; give one with --model")
     for name in names[1:]:
-        folders.read_config(folders.locate(name))
+        folders.captioner_kind(folders.locate(name))
     search = console.search(beam, n_best=n_best)
     batches = Batches(
         names,

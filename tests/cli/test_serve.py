@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -42,6 +43,29 @@ def test_what_cannot_be_served_is_said_before_it_listens(run, model: Path, tmp_p
         result = run("serve", "--model", model, "--port", taken.getsockname()[1])
     assert result.code == 1 and "give another --port" in result.err and "Traceback" not in result.err
     assert run("serve", "--host", "no such place", "--model", model).code == 1
+
+
+def test_exported_and_other_captioners_are_served_together(
+    run, model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from starlette.testclient import TestClient
+
+    from captioner import Captioner
+
+    pytest.importorskip("onnxruntime")
+    exported = tmp_path / "exported"
+    assert run("export", model, "-o", exported).code == 0
+    served: list[Any] = []
+    monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: served.append(server.config.app))
+    monkeypatch.setattr("signal.signal", lambda *arguments: None)  # those of the tests stay
+    result = run("serve", "--model", model, "--model", exported, "--port", "0", "--device", "cpu")
+    assert result.code == 0, result.err
+    with TestClient(served[0], base_url="http://localhost") as client:
+        assert client.get("/health").json()["models"] == [str(model), str(exported)]
+        content = (photos / "red.jpg").read_bytes()
+        for folder in (model, exported):
+            answer = client.post("/caption", params={"model": str(folder)}, content=content)
+            assert answer.json()["tokens"] == Captioner.from_pretrained(folder, device="cpu")(content).tokens
 
 
 def test_without_its_packages_it_says_what_to_install(run, monkeypatch: pytest.MonkeyPatch) -> None:
