@@ -169,9 +169,9 @@ class CaptionModel(nn.Module):
         )
         larger = CaptionModel(self.config, vocabulary, self.encoder, decoder)
         larger.tuned_stages = self.tuned_stages
-        known = len(self.vocabulary)
+        known, learned = len(self.vocabulary), self.decoder.state_dict()
         for name, values in decoder.state_dict().items():
-            before = self.decoder.state_dict()[name]
+            before = learned[name]
             if values.shape == before.shape:
                 values.copy_(before)
             else:  # a row for each word

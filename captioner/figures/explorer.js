@@ -27,7 +27,7 @@ function explore(root, data) {
   const nothing = attends ? "The caption has no words." : "This model does not attend to places in the photo.";
   // What a caption is called beside others: its model, or its number.
   const nameOf = (rank) => data.captions[rank].model || String(rank + 1);
-  const ofCaption = (rank) => (data.captions[rank].model ? `of ${nameOf(rank)}` : `of caption ${rank + 1}`);
+  const titleOf = (rank) => data.captions[rank].model || `caption ${rank + 1}`; // the same in a sentence
 
   // One card per caption. Its words are a toolbar: Tab goes to one of them, the arrow keys to the others.
   const cards = data.captions.map((caption, rank) => {
@@ -125,7 +125,7 @@ function explore(root, data) {
       number.textContent = point ? percent(weightAt(t, ...point)) : t === word ? percent(peak) : "";
     });
     cards.forEach(({ card }, rank) => card.classList.toggle("current", many && rank === now.current));
-    play.textContent = now.playing !== null ? "Stop" : many ? `Play ${data.captions[now.current].model ? nameOf(now.current) : `caption ${now.current + 1}`}` : "Play";
+    play.textContent = now.playing !== null ? "Stop" : many ? `Play ${titleOf(now.current)}` : "Play";
     play.disabled = !cards[now.current].own.length;
     statusLine.replaceChildren(...describe(word, point));
   }
@@ -138,8 +138,9 @@ function explore(root, data) {
 
   // Where the places lie that are marked: those of a word, or, while the photo is pointed at, of the caption last used.
   function viewOf(word) {
-    const number = word === null ? data.captions[now.current].view : null;
-    return word !== null ? words[word].view : number === null || number === undefined ? null : data.views[number];
+    if (word !== null) return words[word].view;
+    const number = data.captions[now.current].view;
+    return number === null ? null : data.views[number];
   }
   // The width and height of a cell of the grid, or without one `other`.
   function cellSize(view, other) {
@@ -165,7 +166,7 @@ function explore(root, data) {
     const n = weights.indexOf(Math.max(...weights));
     const [x, y] = view.boxes ? middle(view.boxes[n]) : centre(view, [Math.floor(n / view.grid[1]), n % view.grid[1]]);
     const at = view.labels && view.labels[n] ? ` at ${view.labels[n]},` : "";
-    const subject = `“${token}”${many ? ` ${ofCaption(rank)}` : ""}`;
+    const subject = `“${token}”${many ? ` of ${titleOf(rank)}` : ""}`;
     return [`${subject} looked most${at} ${from(x, y)}: ${percent(peak)} of its attention`];
   }
 
