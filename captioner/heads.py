@@ -21,7 +21,6 @@ from captioner.caption import HEADS, MEAN, ROLLOUT
 from captioner.decoders import Decoder
 from captioner.encoders import TransformerRefiner
 from captioner.errors import CaptionerError
-from captioner.layers.transformer import key_mask
 from captioner.memory import Memory
 from captioner.model import Refined
 from captioner.text.vocabulary import BOS, PAD
@@ -152,10 +151,8 @@ def rollout(decoder: Decoder, memory: Memory, tokens: Tensor) -> Tensor:
         by_block = cross_attention(decoder, memory, tokens).mean(2).unbind(1)
     size, steps = memory.places, tokens.shape[-1]
     places = torch.eye(size, device=tokens.device, dtype=by_block[0].dtype)
-    for block, (x, *more) in zip(refining, inputs[: len(refining)], strict=True):
-        own, mask = block.attention, more[0] if more else key_mask(memory.mask)
-        y = block.around_attention.before(x)
-        places = _mix(own.weights(own.query(y), own.split(own.key_value(y)), mask=mask)[0].mean(0), places)
+    for block, given in zip(refining, inputs[: len(refining)], strict=True):
+        places = _mix(block.weights(*given)[0].mean(0), places)
     causal = torch.ones(steps, steps, dtype=torch.bool, device=tokens.device).tril()
     words = torch.zeros(steps, size, device=tokens.device, dtype=places.dtype)
     for block, (x, *_), weights in zip(inner.blocks, inputs[len(refining) :], by_block, strict=True):

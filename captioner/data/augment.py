@@ -10,10 +10,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from pydantic import Field
+import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from captioner.data.transform import Box
+from captioner.errors import ConfigError
+from captioner.memory import Memory
 from captioner.settings import Settings
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow makes grey
@@ -22,7 +25,7 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow makes grey
 class AugmentConfig(Settings):
     """How training photos are varied. Mirroring is a setting of the data, as a feature store can hold mirrored photos.
 
-    Any variation makes a run encode the pictures in every epoch, which wants a GPU.
+    Varied pictures are encoded in every epoch, which wants a GPU. With ``stored``, crops are cut from the stored maps.
     """
 
     crop: float = Field(
@@ -32,10 +35,27 @@ class AugmentConfig(Settings):
         0.0, ge=0, lt=1, description="brightness, contrast and saturation change by factors from 1 - this to 1 + this"
     )
 
+    stored: bool = Field(
+        False,
+        description="crop the stored maps where the trained stages begin and not the pictures, which are then encoded "
+        "once; colours cannot be changed there",
+    )
+
+    @model_validator(mode="after")
+    def _crops_only(self) -> AugmentConfig:
+        if self.stored and self.colour:
+            raise ValueError("the colours of stored maps cannot be changed; set colour to 0, or stored to false")
+        return self
+
     @property
     def active(self) -> bool:
         """Whether anything is varied."""
         return self.crop < 1 or self.colour > 0
+
+    @property
+    def of_pictures(self) -> bool:
+        """Whether the pictures themselves are varied, so that their features cannot be stored."""
+        return self.active and not self.stored
 
 
 class View(NamedTuple):
@@ -62,6 +82,29 @@ def draw_view(config: AugmentConfig, generator: torch.Generator) -> View:
     left, top = x * (1 - width), y * (1 - height)
     brightness, contrast, saturation = (1 + config.colour * (2 * factor - 1) for factor in colour)
     return View((left, top, left + width, top + height), (brightness, contrast, saturation))
+
+
+def crop_maps(memory: Memory, boxes: Sequence[Box]) -> Memory:
+    """Cut a box from the maps of each photo, a memory on a grid, and enlarge it to the size of the maps, bilinearly.
+
+    What a cell saw of its surroundings it keeps, so this is only nearly the map of the cropped photo.
+
+    Args:
+        memory: of B photos.
+        boxes: B times left, top, right and bottom, relative to the photo.
+
+    Raises:
+        ConfigError: the places are no grid.
+    """
+    if memory.grid is None:
+        raise ConfigError("data.augment.stored: these places are no grid; leave it out for regions")
+    left, top, right, bottom = torch.tensor(list(boxes), dtype=torch.float32).unbind(1)
+    zero = torch.zeros_like(left)
+    places = torch.stack([right - left, zero, left + right - 1, zero, bottom - top, top + bottom - 1], dim=1)
+    maps = memory.vectors.float().unflatten(1, memory.grid).permute(0, 3, 1, 2)
+    sampling = F.affine_grid(places.view(-1, 2, 3), list(maps.shape), align_corners=False)
+    maps = F.grid_sample(maps, sampling, padding_mode="border", align_corners=False)
+    return Memory.of_grid(maps.permute(0, 2, 3, 1).flatten(1, 2).to(memory.vectors.dtype), memory.grid)
 
 
 def recolour(pixels: Tensor, colours: Sequence[tuple[float, float, float]]) -> Tensor:

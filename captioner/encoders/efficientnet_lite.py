@@ -86,10 +86,20 @@ class Unit(nn.Sequential):
         layers = _convolution(inputs, outputs, kernel, stride), _norm(outputs)
         super().__init__(*layers, nn.ReLU6(inplace=True))
 
-    def fused(self, dtype: torch.dtype) -> nn.Module:
-        """Return its form for captioning."""
+    def layers(self) -> tuple[SameConv2d, nn.BatchNorm2d]:
+        """Return the convolution and its normalisation."""
         convolution, norm, _ = self
         assert isinstance(convolution, SameConv2d) and isinstance(norm, nn.BatchNorm2d)
+        return convolution, norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply it to maps (B, I, rows, columns)."""
+        convolution, norm = self.layers()
+        return F.relu6(convolution.normalised(x, norm), inplace=True)
+
+    def fused(self, dtype: torch.dtype) -> nn.Module:
+        """Return its form for captioning."""
+        convolution, norm = self.layers()
         # The stem of a fused trunk takes what `centred` gives.
         scale = 1 / (255 * STD[0]) if convolution.in_channels == 3 else 1.0
         return FusedConvolution(convolution, norm, relu6=True, dtype=dtype, scale=scale)
@@ -129,7 +139,7 @@ class Block(nn.Module):
         """Apply it to maps (B, I, rows, columns)."""
         y = x
         for number, (convolution, norm) in enumerate(units := self.units(), start=1):
-            y = norm(convolution(y))
+            y = convolution.normalised(y, norm)
             if number < len(units):
                 y = F.relu6(y, inplace=True)
         return x + y if self.skips else y

@@ -15,8 +15,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import Dropout
 
+from captioner.errors import ConfigError
 from captioner.layers.positions import Geometry, rename_positions, sinusoidal
-from captioner.layers.transformer import BlockConfig, EncoderBlock, key_mask, last_norm, projection
+from captioner.layers.transformer import EncoderBlock, EncoderBlockConfig, key_mask, last_norm, projection
 from captioner.memory import Memory
 from captioner.registry import Registry
 from captioner.settings import Settings
@@ -40,7 +41,7 @@ class Refiner(nn.Module, ABC):
 REFINERS: Registry[type[Refiner]] = Registry("refiner")
 
 
-class TransformerRefinerConfig(BlockConfig):
+class TransformerRefinerConfig(EncoderBlockConfig):
     """Sizes of the refiner."""
 
     geometry: bool = Field(True, description="tell where in the picture each place is")
@@ -62,6 +63,9 @@ class TransformerRefiner(Refiner):
     Departures: features of another size are projected and normalised first; the layer norm comes before each sub-layer
     (``norm: post`` for the paper's form), because such a stack trains without a long warm-up (Xiong 2020,
     https://arxiv.org/abs/2002.04745).
+
+    The blocks can have relative positions and the convolution of later papers, see :class:`EncoderBlock`. With ``axes:
+    2`` both need a grid.
     """
 
     Config: ClassVar[type[Settings]] = TransformerRefinerConfig
@@ -79,16 +83,28 @@ class TransformerRefiner(Refiner):
         """Refine a memory; masked places have no influence, and their vectors no meaning."""
         # Between the blocks, vectors keep the weights' precision, under autocast too: they are sums of many terms.
         x: Tensor = self.project(memory.vectors).to(self.blocks[0].around_attention.norm.weight.dtype)
-        mask = key_mask(memory.mask)
+        mask, shape = key_mask(memory.mask), self._shape(memory)
         if self.geometry is not None:
             x = x + self.geometry(memory).to(x.dtype)
         if self.config.order:
             x = x + sinusoidal(memory.places, self.features, device=x.device).to(x.dtype)
         x = self.dropout(x)
         for block in self.blocks:
-            x = block(x, mask)
+            x = block(x, mask, shape)
         x = self.norm(x)
         return replace(memory, vectors=x, pooled=_mean(x, memory.mask))
+
+    def _shape(self, memory: Memory) -> tuple[int, ...]:
+        """Return how many places lie along each axis that the blocks follow."""
+        config = self.config
+        if config.axes == 1 or not (config.relative or config.convolution):
+            return (memory.places,)
+        if memory.grid is None:
+            raise ConfigError(
+                f"refiner: {'relative' if config.relative else 'convolution'}: these places are no grid; leave it out "
+                "for regions, or set axes to 1 for words"
+            )
+        return memory.grid
 
 
 def _mean(x: Tensor, mask: Tensor | None) -> Tensor:

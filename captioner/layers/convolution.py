@@ -1,4 +1,4 @@
-"""Convolutions for captioning alone: normalisation folded into the weights, the activation and the sum fused in.
+"""Convolutions with normalisation folded into their weights; for captioning alone, activation and sum are fused in too.
 
 ``BN(conv(x)) = conv(x; w s) + (b - mean s)`` with ``s = gamma / sqrt(var + eps)`` of each output channel (Ioffe 2015,
 https://arxiv.org/abs/1502.03167, section 3.1), and oneDNN applies the activation, and adds the residual connection,
@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from captioner.layers.depthwise import depthwise
 from captioner.layers.linear import has_onednn
 
 
@@ -27,11 +28,19 @@ class SameConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (B, I, rows, columns)."""
+        return self._convolve(x, self.weight, self.bias)
+
+    def normalised(self, x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+        """Convolve, then normalise by fixed statistics: one convolution, also in training; see the module's text."""
+        return norm(self(x)) if norm.training else self._convolve(x, *fold(self, norm))
+
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         (top, bottom), (left, right) = self.same(x.shape[2:])
-        if top == bottom and left == right:
-            return F.conv2d(x, self.weight, self.bias, self.stride, (top, left), self.dilation, self.groups)
-        padded = F.pad(x, (left, right, top, bottom))
-        return F.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        if not top == bottom == left == right:
+            x, top = F.pad(x, (left, right, top, bottom)), 0
+        if self.groups == self.in_channels == self.out_channels > 1 and self.dilation == (1, 1):
+            return depthwise(x, weight, bias, self.stride[0], top)
+        return F.conv2d(x, weight, bias, self.stride, top, self.dilation, self.groups)
 
     def same(self, sizes: Sequence[int]) -> list[tuple[int, int]]:
         """Return the padding (before, after) of maps with that many rows and columns."""

@@ -62,11 +62,17 @@ class Geometry(nn.Module, Packable):
 
 
 def sinusoidal(steps: int, features: int, *, device: torch.device | None = None) -> Tensor:
-    """Return the positional encoding (T, D) of Vaswani 2017, section 3.5.
+    """Return the positional encoding (T, D) of the first steps (Vaswani 2017, section 3.5), float64."""
+    return sinusoid(torch.arange(steps, device=device), features)
+
+
+def sinusoid(positions: Tensor, features: int) -> Tensor:
+    """Return the encoding (T, D), float64, of any positions or distances (T,), Vaswani 2017, section 3.5.
 
     Its even features are ``sin(t / 10000^(2i/D))``, its odd ones the cosine.
     """
-    position = torch.arange(steps, device=device, dtype=torch.float64).unsqueeze(1)
+    device, steps = positions.device, len(positions)
+    position = positions.to(torch.float64).unsqueeze(1)
     rate = torch.exp(
         torch.arange(0, features, 2, device=device, dtype=torch.float64) * (-math.log(10_000.0) / features)
     )

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
+from captioner.layers.attention import Attention
+from captioner.layers.conformer import ConvolutionModule
 from captioner.layers.dropout import Dropout
+from captioner.layers.relative import RelativeAttention
 from captioner.settings import Settings
 
 
@@ -31,7 +33,9 @@ class BlockConfig(Settings):
     norm: Literal["pre", "post"] = Field(
         "pre", description="layer norm before each sub-layer, or after the residual sum (the paper's)"
     )
-    activation: Literal["relu", "gelu"] = Field("relu", description="of the feed-forward network's hidden layer")
+    activation: Literal["relu", "gelu", "silu"] = Field(
+        "relu", description="of the feed-forward network's hidden layer; silu is also called Swish"
+    )
 
     @model_validator(mode="after")
     def _heads_share_the_size(self) -> BlockConfig:
@@ -40,62 +44,35 @@ class BlockConfig(Settings):
         return self
 
 
-class Attention(nn.Module):
-    """Multi-head attention, section 3.2.2: ``softmax(Q K^T / sqrt(E)) V`` (1) in every head.
+class EncoderBlockConfig(BlockConfig):
+    """What the blocks of an encoder can have besides: what came after the Transformer."""
 
-    One linear map of the concatenated heads follows. As in the paper the maps have no bias (a bias of the keys would
-    have no effect, since softmax ignores a constant added to all scores of a query), and there is no dropout on the
-    weights.
-    """
+    relative: bool = Field(
+        False, description="relative positions in self-attention (Dai 2019): how far apart two places are"
+    )
+    convolution: int = Field(
+        0, ge=0, description="side of the kernel of the Conformer's convolution module (Gulati 2020), odd; 0 for none"
+    )
+    half_steps: bool = Field(
+        False,
+        description="two feed-forward networks, before self-attention and last, that each count half, and a layer norm "
+        "after them (Gulati 2020)",
+    )
+    axes: Literal[1, 2] = Field(
+        2,
+        description="what relative positions and the convolution follow: 1 is the words of a sentence, 2 the rows and "
+        "columns of a grid",
+    )
 
-    def __init__(self, size: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.query = nn.Linear(size, size, bias=False)
-        self.key_value = nn.Linear(size, 2 * size, bias=False)
-        self.output = nn.Linear(size, size, bias=False)
-        for linear in (self.query, self.key_value, self.output):
-            nn.init.xavier_uniform_(linear.weight)
+    @field_validator("convolution")
+    @classmethod
+    def _odd(cls, kernel: int) -> int:
+        if kernel and kernel % 2 == 0:
+            raise ValueError(f"the kernel needs a middle; give an odd number, {kernel - 1} or {kernel + 1}")
+        return kernel
 
-    def split(self, key_value: Tensor) -> Tensor:
-        """Split keys and values (..., N, 2S) into heads: (..., 2, H, N, E)."""
-        return key_value.unflatten(-1, (2, self.heads, -1)).movedim(-4, -2)
 
-    def attend(self, query: Tensor, keys_values: Tensor, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-        """Average the values in every head.
-
-        Args:
-            query: (B, Q, S), already projected.
-            keys_values: (B, 2, H, N, E).
-            mask: (B, 1, 1, N), true where a key may be attended to.
-            causal: query q attends to the keys up to q only.
-
-        Returns:
-            (B, Q, S) the concatenated heads.
-        """
-        if query.device.type == "cpu":  # where torch's own kernel is slow on few keys, above all its backward pass
-            if causal:
-                q, k = query.shape[1], keys_values.shape[-2]
-                mask = torch.ones(q, k, dtype=torch.bool).tril(k - q)
-            return self.average(self.weights(query, keys_values, mask=mask), keys_values)
-        keys, values = keys_values.unbind(1)
-        heads = F.scaled_dot_product_attention(self._heads(query), keys, values, attn_mask=mask, is_causal=causal)
-        return heads.transpose(1, 2).flatten(2)
-
-    def weights(self, query: Tensor, keys_values: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """Return the weights of :meth:`attend`, which its kernel does not return: (B, H, Q, N), at least 32 bits."""
-        query = query * (query.shape[-1] / self.heads) ** -0.5
-        scores = self._heads(query) @ keys_values[:, 0].transpose(-1, -2)
-        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-        return torch.softmax(scores if mask is None else scores.masked_fill(~mask, float("-inf")), dim=-1)
-
-    def average(self, weights: Tensor, keys_values: Tensor) -> Tensor:
-        """Return what :meth:`attend` does, (B, Q, S), for weights (B, H, Q, N) that are known."""
-        values = keys_values[:, 1]
-        return (weights.to(values.dtype) @ values).transpose(1, 2).flatten(2)
-
-    def _heads(self, query: Tensor) -> Tensor:
-        return query.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+_ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
 
 
 class FeedForward(nn.Sequential):
@@ -103,7 +80,7 @@ class FeedForward(nn.Sequential):
 
     def __init__(self, config: BlockConfig) -> None:
         first, second = nn.Linear(config.size, config.feed_forward), nn.Linear(config.feed_forward, config.size)
-        super().__init__(first, nn.ReLU() if config.activation == "relu" else nn.GELU(), second)
+        super().__init__(first, _ACTIVATIONS[config.activation](), second)
         for linear in (first, second):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
@@ -132,25 +109,70 @@ class Residual(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """Self-attention over all places, then the feed-forward network."""
+    """Self-attention over all places, then the feed-forward network.
 
-    def __init__(self, config: BlockConfig) -> None:
+    With ``relative`` self-attention has relative positions (Dai 2019); with ``convolution`` the Conformer's module
+    follows it, and with ``half_steps`` the block has the Conformer's form (Gulati 2020, equation 1): a feed-forward
+    network of half weight, self-attention, the convolution, another such network, and a layer norm.
+    """
+
+    def __init__(self, config: EncoderBlockConfig) -> None:
         super().__init__()
-        self.attention = Attention(config.size, config.heads)
+        self.step = 0.5 if config.half_steps else 1.0
+        self.first_feed_forward = FeedForward(config) if config.half_steps else None
+        self.around_first_feed_forward = Residual(config) if config.half_steps else None
+        self.attention = (
+            RelativeAttention(config.size, config.heads, axes=config.axes)
+            if config.relative
+            else Attention(config.size, config.heads)
+        )
         self.around_attention = Residual(config)
+        self.convolution = (
+            ConvolutionModule(config.size, config.convolution, axes=config.axes) if config.convolution else None
+        )
+        self.around_convolution = Residual(config) if config.convolution else None
         self.feed_forward = FeedForward(config)
         self.around_feed_forward = Residual(config)
+        self.norm = nn.LayerNorm(config.size) if config.half_steps else nn.Identity()
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Refine places (B, N, S); mask (B, 1, 1, N) is true where one may be attended to (see :func:`key_mask`)."""
-        y = self.around_attention.before(x)
-        # Room for Transformer-XL: the previous segment's y would precede this one among the keys and values (with
-        # relative positions).
-        keys_values = self.attention.split(self.attention.key_value(y))
-        y = self.attention.output(self.attention.attend(self.attention.query(y), keys_values, mask=mask))
-        x = self.around_attention.after(x, y)
-        # Room for Conformer: its convolution module would be one more sub-layer here, with its own residual.
-        return self.around_feed_forward.after(x, self.feed_forward(self.around_feed_forward.before(x)))
+    def forward(self, x: Tensor, mask: Tensor | None = None, shape: tuple[int, ...] | None = None) -> Tensor:
+        """Refine places.
+
+        Args:
+            x: (B, N, S).
+            mask: (B, 1, 1, N), true where a place may be attended to (see :func:`key_mask`).
+            shape: how many places lie along each axis, (rows, columns) or by default (N,), for relative positions and
+                the convolution.
+        """
+        shape = shape or (x.shape[1],)
+        x = self._begin(x)
+        x = self.around_attention.after(x, self._attend(self.around_attention.before(x), mask, shape))
+        if self.convolution is not None and self.around_convolution is not None:
+            real = None if mask is None else mask[:, 0, 0].unsqueeze(-1)
+            y = self.convolution(self.around_convolution.before(x), shape, real)
+            x = self.around_convolution.after(x, y)
+        y = self.feed_forward(self.around_feed_forward.before(x))
+        x = self.around_feed_forward.after(x, self.step * y)
+        return self.norm(x)
+
+    def _begin(self, x: Tensor) -> Tensor:
+        """Return what enters self-attention's sub-layer."""
+        if self.first_feed_forward is None or self.around_first_feed_forward is None:
+            return x
+        y = self.first_feed_forward(self.around_first_feed_forward.before(x))
+        return self.around_first_feed_forward.after(x, self.step * y)
+
+    def _attend(self, y: Tensor, mask: Tensor | None, shape: tuple[int, ...]) -> Tensor:
+        own = self.attention
+        query, bias = own.positioned(own.query(y), shape)
+        keys_values = own.split(own.key_value(y))
+        return own.output(own.attend(query, keys_values, mask=mask, bias=bias))
+
+    def weights(self, x: Tensor, mask: Tensor | None = None, shape: tuple[int, ...] | None = None) -> Tensor:
+        """Return the weights (B, H, N, N) of self-attention; the arguments are those of :meth:`forward`."""
+        own, y = self.attention, self.around_attention.before(self._begin(x))
+        query, bias = own.positioned(own.query(y), shape or (x.shape[1],))
+        return own.weights(query, own.split(own.key_value(y)), mask=mask, bias=bias)
 
 
 @dataclass(frozen=True)

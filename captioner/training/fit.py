@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from captioner.base import Captioner
 from captioner.checkpoint import VOCABULARY, locate, read_config, save_model
-from captioner.data.augment import recolour
+from captioner.data.augment import crop_maps, recolour
 from captioner.data.batches import Captions, EncodedCaptions, Sample, Sampler
 from captioner.data.dataset import CaptionData, Photo
 from captioner.data.loader import load_groups
@@ -219,6 +219,8 @@ class _Run(Loop[Batch]):
         for sample in samples:
             ids = [self.train.photos[photo].image_id for photo in sample.photos]
             memory = self.store.memory(ids, flipped=sample.flipped) if ids else None
+            if memory is not None and sample.views:
+                memory = crop_maps(memory, [view.box for view in sample.views])
             yield Batch(self.encoded.batch(sample), memory)
 
     def _part(self, sample: Sample) -> Sample:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from captioner.errors import ConfigError
-from captioner.layers.transformer import Attention, BlockConfig, DecoderBlock, EncoderBlock, Rows, key_mask
+from captioner.layers.attention import Attention
+from captioner.layers.transformer import BlockConfig, DecoderBlock, EncoderBlock, EncoderBlockConfig, Rows, key_mask
 from captioner.settings import validate
 
 SIZE, HEADS = 8, 2
@@ -22,8 +23,8 @@ FORMS = [
 MASK = torch.tensor([[True, True, False, True, False], [True] * 5, [False, False, False, False, True]])
 
 
-def small(settings: dict[str, Any]) -> BlockConfig:
-    return BlockConfig(size=SIZE, heads=HEADS, feed_forward=12, dropout=0.0, **settings)
+def small(settings: dict[str, Any]) -> EncoderBlockConfig:
+    return EncoderBlockConfig(size=SIZE, heads=HEADS, feed_forward=12, dropout=0.0, **settings)
 
 
 def scattered(module: nn.Module, seed: int = 0) -> Any:
@@ -171,7 +172,7 @@ def test_a_decoder_block_takes_up_where_it_stopped() -> None:
 
 
 def test_dropout_falls_on_what_a_sub_layer_adds_and_not_on_what_it_was_given() -> None:
-    block = EncoderBlock(BlockConfig(size=SIZE, heads=HEADS, feed_forward=12, dropout=0.9)).train()
+    block = EncoderBlock(EncoderBlockConfig(size=SIZE, heads=HEADS, feed_forward=12, dropout=0.9)).train()
     x = torch.randn(50, 5, SIZE)
     untouched = (block(x) == x).float().mean()  # neither of two sub-layers added anything: 0.81
     assert 0.75 < untouched < 0.87

@@ -1,0 +1,72 @@
+"""The convolution module of the Conformer (Gulati et al. 2020, https://arxiv.org/abs/2005.08100).
+
+Tensor letters: B images, N places, S model size, K the kernel's side.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from captioner.layers.depthwise import depthwise
+
+
+class ConvolutionModule(nn.Module):
+    """What is near a place, beside self-attention, which sees all places alike (section 2.2).
+
+    A pointwise convolution to twice the size, a gated linear unit, a depthwise convolution, normalisation, Swish, and a
+    pointwise convolution. The layer norm before it, dropout and the residual connection are those of the block. A
+    masked place counts as zero for its neighbours, as what lies beyond the border does, and gets zero itself.
+
+    Departures: it convolves along the rows and columns of a grid as well as along words; a layer norm stands in the
+    place of the batch normalisation, whose statistics would depend on padding and on the other pictures of a batch.
+
+    Args:
+        size: S.
+        kernel: K, odd.
+        axes: 1 for words in a line, 2 for the places of a grid, row by row.
+    """
+
+    def __init__(self, size: int, kernel: int, *, axes: int) -> None:
+        super().__init__()
+        self.kernel, self.axes = kernel, axes
+        self.expand = nn.Linear(size, 2 * size)
+        self.weight = nn.Parameter(torch.empty(size, 1, *(kernel,) * axes))
+        self.bias = nn.Parameter(torch.zeros(size))
+        self.norm = nn.LayerNorm(size)
+        self.project = nn.Linear(size, size)
+        nn.init.xavier_uniform_(self.expand.weight)
+        nn.init.xavier_uniform_(self.project.weight)
+        nn.init.uniform_(self.weight, -(kernel ** (-axes / 2)), kernel ** (-axes / 2))
+        nn.init.zeros_(self.expand.bias)
+        nn.init.zeros_(self.project.bias)
+
+    def forward(self, x: Tensor, shape: tuple[int, ...], mask: Tensor | None = None) -> Tensor:
+        """Convolve places.
+
+        Args:
+            x: (B, N, S).
+            shape: how many places lie along each axis, (N,) or (rows, columns).
+            mask: (B, N, 1), true where there is a place.
+        """
+        if len(shape) != self.axes:
+            raise ValueError(f"a convolution along {self.axes} axes, but places along {len(shape)}")
+        y = F.glu(self.expand(x), dim=-1)
+        if mask is not None:
+            y = y.masked_fill(~mask, 0.0)
+        y = self._depthwise(y, shape)
+        y = self.project(F.silu(self.norm(y)))
+        return y if mask is None else y.masked_fill(~mask, 0.0)
+
+    def _depthwise(self, y: Tensor, shape: tuple[int, ...]) -> Tensor:
+        padding = self.kernel // 2
+        if self.axes == 2:
+            # A transposed view of (B, N, S) is the layout in which the convolution is fastest, channels last.
+            maps = y.transpose(1, 2).unflatten(2, shape)
+            out = depthwise(maps, self.weight, self.bias, 1, padding)
+            return out.flatten(2).transpose(1, 2)
+        with torch.autocast(y.device.type, enabled=False):  # a few words; some kernels have no gradient in 16 bits
+            weight, bias = self.weight, self.bias
+            line = F.conv1d(y.to(weight.dtype).transpose(1, 2), weight, bias, padding=padding, groups=len(weight))
+        return line.transpose(1, 2)
