@@ -29,6 +29,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -42,8 +43,10 @@ from captioner.data.batches import Captions
 from captioner.data.find import find_images
 from captioner.data.loader import ImageLoader
 from captioner.decoders import Decoder, DecoderOutput
+from captioner.encoders import efficientnet_lite
 from captioner.encoders.base import Encoder
 from captioner.features import build_store
+from captioner.layers.convolution import SameConv2d
 from captioner.memory import Memory
 from captioner.model import build_decoder
 from captioner.search import choose_search
@@ -338,6 +341,38 @@ def training(rounds: int, peers: Mapping[str, Path]) -> list[Row]:
     return rows
 
 
+def tuning(rounds: int) -> list[Row]:
+    """Take training steps of the last three stages of the default encoder, on 16 maps of what precedes them.
+
+    The plain version convolves by torch alone and normalises afterwards.
+    """
+    stages = efficientnet_lite.build("efficientnet_lite2", pretrained=False).to(memory_format=torch.channels_last)
+    tail = stages.eval()[-3:]
+    maps = torch.randn(16, 120, 28, 28).contiguous(memory_format=torch.channels_last)
+
+    def normalised(layer: SameConv2d, x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+        (top, bottom), (left, right) = layer.same(x.shape[2:])
+        x = nn.functional.pad(x, (left, right, top, bottom))
+        return norm(nn.functional.conv2d(x, layer.weight, None, layer.stride, 0, 1, layer.groups))
+
+    def step(dtype: torch.dtype) -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            tail(maps).float().square().mean().backward()
+
+    def plain(dtype: torch.dtype) -> None:
+        with mock.patch.object(SameConv2d, "normalised", normalised):
+            step(dtype)
+
+    count = gflop(lambda: plain(torch.float32)) / len(maps)
+    rows = []
+    for precision, dtype in PRECISIONS.items():
+        works: dict[str, Work] = {"ours": lambda _, d=dtype: step(d), "plain": lambda _, d=dtype: plain(d)}  # type: ignore[misc]
+        row = in_turns(works, rounds, len(maps))
+        name = f"training the last 3 stages of the encoder, {precision}"
+        rows.append({"name": name, "unit": "photos/s", "gflop": count, "precision": precision, **row})
+    return rows
+
+
 def start(photos: list[str], rounds: int) -> list[Row]:
     """Caption one photo in a new process, against importing the libraries that it would take."""
     commands = {
@@ -429,7 +464,7 @@ def onnx(photos: list[str], rounds: int, calibrate: Path | None) -> list[Row]:
     return rows
 
 
-SECTIONS = ("limits", "encoder", "folder", "search", "training", "start", "growth", "onnx")
+SECTIONS = ("limits", "encoder", "folder", "search", "training", "tuning", "start", "growth", "onnx")
 
 TEXT = """# Performance
 
@@ -464,7 +499,7 @@ def page(record: Mapping[str, Any]) -> str:
     """Write the page."""
     machine_limits = record["limits"]
     speed, light, exported = [], [], []
-    for name in ("encoder", "folder", "search", "training"):
+    for name in ("encoder", "folder", "search", "training", "tuning"):
         for row in record.get(name, ()):
             precision = row.get("precision", "float32")
             share = f"{100 * row['gflop'] * row['ours'] / machine_limits[precision]:.0f} %" if "gflop" in row else ""
@@ -523,6 +558,8 @@ def measure(section: str, photos: list[str], arguments: argparse.Namespace, peer
         return limits()
     if section == "training":
         return training(rounds, peers)
+    if section == "tuning":
+        return tuning(rounds)
     if section == "growth":
         return growth(photos, arguments.count)
     works: dict[str, Callable[[list[str], int], list[Row]]] = {
