@@ -1,9 +1,10 @@
 """Depthwise convolutions that can be trained on a CPU in bfloat16.
 
 The gradients that oneDNN has for them are fast with kernels of 3x3, and in bfloat16 otherwise a hundred times slower
-than the convolution itself. The gradient of the weight of 16 maps of 1,248 channels and 14x14 places, with a kernel
-of 5x5, on one core of an AMD EPYC: 226 ms in bfloat16, 49 in float32, and here 27. What that makes of a whole training step is
-measured by ``python scripts/bench.py --only tuning``. Only the way to compute them differs, not what is computed.
+than the convolution itself. The gradient of the weight of 16 maps of 1,248 channels and 14x14 places, with a kernel of
+5x5, on one core of an AMD EPYC: 226 ms in bfloat16, 49 in float32, and here 27. What that makes of a whole training
+step is measured by ``python scripts/bench.py --only tuning``. Only the way to compute them differs, not what is
+computed.
 
 Letters in shapes: B images, C channels, K the kernel's side.
 """
