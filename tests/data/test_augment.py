@@ -4,9 +4,12 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as reference
 
-from captioner.data.augment import AugmentConfig, draw_view, recolour
+from captioner.data.augment import AugmentConfig, crop_maps, draw_view, recolour
 from captioner.data.loader import load_groups
 from captioner.data.transform import Transform
+from captioner.errors import ConfigError
+from captioner.memory import Memory
+from captioner.settings import validate
 from tests.data.pictures import MEAN, STD, scene
 
 
@@ -55,3 +58,28 @@ def test_the_loader_takes_the_part_that_is_asked_for(box: tuple[float, ...], cor
     x0, y0, x1, y1 = corners
     assert torch.equal(batch.pixels[0], torch.from_numpy(transform.pixels(image.crop((x0, y0, x1, y1)))))
     assert torch.equal(batch.pixels[1], torch.from_numpy(transform.pixels(image)))
+
+
+def test_maps_are_cropped_where_the_photo_is() -> None:
+    """On maps that hold where each cell is, a crop holds where its cells are, within the outermost centres."""
+    rows, columns, size = torch.arange(6.0), torch.arange(8.0), (6, 8)
+    where = torch.stack(torch.meshgrid((rows + 0.5) / 6, (columns + 0.5) / 8, indexing="ij"), dim=-1).flatten(0, 1)
+    memory = Memory.of_grid(where.expand(3, -1, -1).half(), size)
+    boxes = [(0.0, 0.0, 1.0, 1.0), (0.25, 0.5, 0.75, 1.0), (0.1, 0.2, 0.55, 0.6)]
+    cropped = crop_maps(memory, boxes)
+    assert cropped.grid == size and cropped.vectors.dtype == torch.float16
+    assert torch.equal(cropped.pooled, cropped.vectors.mean(1))
+    for maps, (left, top, right, bottom) in zip(cropped.vectors.float().unflatten(1, size), boxes, strict=True):
+        for r in range(6):
+            for c in range(8):
+                y, x = top + (r + 0.5) / 6 * (bottom - top), left + (c + 0.5) / 8 * (right - left)
+                expected = torch.tensor([min(max(y, 0.5 / 6), 5.5 / 6), min(max(x, 0.5 / 8), 7.5 / 8)])
+                torch.testing.assert_close(maps[r, c], expected, rtol=0, atol=2e-3)
+
+
+def test_only_crops_of_grids_can_be_stored() -> None:
+    assert AugmentConfig(crop=0.5).of_pictures and not AugmentConfig(crop=0.5, stored=True).of_pictures
+    with pytest.raises(ConfigError, match="colours of stored maps cannot be changed"):
+        validate(AugmentConfig, {"colour": 0.2, "stored": True}, where="recipe")
+    with pytest.raises(ConfigError, match=r"data\.augment\.stored: these places are no grid"):
+        crop_maps(Memory(torch.zeros(1, 4, 2), torch.zeros(1, 2)), [(0.0, 0.0, 1.0, 1.0)])

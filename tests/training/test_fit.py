@@ -61,6 +61,16 @@ def test_varied_pictures_are_encoded_in_every_epoch_and_drawn_by_the_seed(tiny: 
     assert not (tmp_path / "first" / "features").exists()
 
 
+def test_stored_maps_are_cropped_and_drawn_by_the_seed(tiny: Path, tmp_path: Path) -> None:
+    last = ["epochs=2", "fine_tune.from_epoch=1", "fine_tune.stages=2"]
+    for name in ("first", "again"):
+        run(tiny, [*last, "data.augment={crop: 0.5, stored: true}"], output=tmp_path / name)
+    run(tiny, last, output=tmp_path / "plain")
+    assert identical(tmp_path / "first", tmp_path / "again")
+    assert not identical(tmp_path / "first", tmp_path / "plain")
+    assert (tmp_path / "first" / "features").exists()
+
+
 @pytest.mark.parametrize(
     "tuned",
     [

@@ -111,7 +111,7 @@ def test_the_families_on_flickr8k_share_budget_data_and_seed() -> None:
     others = {"flickr8k_self_critical", "flickr8k_show_attend_tell"}  # which is longer, as it also trains the encoder
     families = [name for name in NAMES if name.startswith("flickr8k") and "augmented" not in name]
     recipes = {name: load_config(name) for name in families if name not in others}
-    assert len(recipes) == 8
+    assert len(recipes) == 11
     assert len({(one.batch_size, one.seed, one.data.model_dump_json()) for one in recipes.values()}) == 1
     # About the same time, as an epoch without attention takes a good third.
     assert {one.epochs for name, one in recipes.items() if name != "flickr8k_show_tell"} == {6}
