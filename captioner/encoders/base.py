@@ -11,7 +11,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from itertools import chain
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,23 @@ from captioner.settings import Settings
 
 class EncoderConfig(Settings):
     """Settings that every encoder shares."""
+
+    #: settings that came later and, as long as they are not in use, do not count for :meth:`identity`
+    later: ClassVar[frozenset[str]] = frozenset()
+
+    def identity(self) -> dict[str, Any]:
+        """Return the settings that decide what the encoder gives, as plain values.
+
+        Stores and models that were made before there was some setting thus remain those of the same encoder.
+        """
+        plain = self.model_dump(mode="json")
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, EncoderConfig):
+                plain[name] = value.identity()
+            elif name in self.later and not value:
+                del plain[name]
+        return plain
 
 
 class Encoder(nn.Module, ABC):
@@ -120,7 +137,7 @@ class Encoder(nn.Module, ABC):
         if self._fingerprint is not None:
             return self._fingerprint
         digest = hashlib.sha256()
-        settings = {"config": self.config.model_dump(mode="json"), "transform": self.transform.model_dump(mode="json")}
+        settings = {"config": self.config.identity(), "transform": self.transform.model_dump(mode="json")}
         digest.update(json.dumps(settings, sort_keys=True).encode())
         for name, tensor in sorted(self.state_dict().items()):
             if not name.endswith("num_batches_tracked"):

@@ -1,7 +1,8 @@
 """A picture to a 14x14 grid of CNN features (Xu 2015, section 3.1.1).
 
 The place (r, c) of the grid describes the picture around ((c + 0.5) / columns, (r + 0.5) / rows). The picture's size is
-chosen so that the backbone's own map is 14x14: enlarging a smaller one to 14x14 would add nothing.
+chosen so that the backbone's own map is 14x14: enlarging a smaller one to 14x14 would add nothing. The map of a larger
+picture can be averaged to 14x14.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from itertools import chain
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -54,6 +56,8 @@ BACKBONES: dict[str, Backbone] = {
 class GridConfig(EncoderConfig):
     """Settings of a grid encoder."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"pool"})
+
     backbone: str = Field("efficientnet_lite0", description=f"one of {', '.join(BACKBONES)}, or any timm model's name")
     size: int = Field(
         0, ge=0, description="side of the picture in pixels; 0 is the size at which the backbone's map is 14x14"
@@ -62,6 +66,9 @@ class GridConfig(EncoderConfig):
         "squash", description="squash the whole picture into a square, or crop its centre"
     )
     weights: Literal["pretrained", "random"] = Field("pretrained", description="ImageNet weights, or none (for tests)")
+    pool: int = Field(
+        0, ge=0, description="average the backbone's map to this many rows and columns, for larger pictures; 0 does not"
+    )
     cut: int = Field(0, ge=0, description="how many of the backbone's last stages to cut off")
 
 
@@ -120,7 +127,12 @@ class GridEncoder(Encoder):
             raise EncoderError(
                 f"backbone {config.backbone!r} gives no map of features but vectors; choose a convolutional one"
             )
-        self.grid = (grid[0], grid[1])
+        if config.pool > min(grid):
+            raise EncoderError(
+                f"pool: backbone {config.backbone!r} has a map of {grid[0]}x{grid[1]} places for pictures of {size} "
+                f"pixels, which cannot be averaged to {config.pool}x{config.pool}; give a larger size or a smaller pool"
+            )
+        self.grid = (config.pool, config.pool) if config.pool else (grid[0], grid[1])
 
     def train(self, mode: bool = True) -> GridEncoder:
         """Set training mode for the module but leave the trunk in eval mode; see the class."""
@@ -136,7 +148,7 @@ class GridEncoder(Encoder):
             images = efficientnet_lite.centred(pixels, weight.dtype)
         else:
             images = self.transform.normalise(pixels).to(weight.dtype)
-        return _memory(self.trunk(images.contiguous(memory_format=torch.channels_last)))
+        return self._memory(self.trunk(images.contiguous(memory_format=torch.channels_last)))
 
     def fast(self, device: torch.device) -> Encoder:
         """See :meth:`Encoder.fast`; our own backbones are fused, see :mod:`captioner.layers.convolution`."""
@@ -153,7 +165,7 @@ class GridEncoder(Encoder):
         if not cut:
             return self
         trunk = Trunk(self.trunk, self.transform.mean, self.transform.std).cut(cut)
-        return GridEncoder(self.config.model_copy(update={"cut": self.config.cut + cut}), trunk)
+        return GridEncoder(self.config.model_copy(update={"cut": self.config.cut + cut, "pool": 0}), trunk)
 
     def tail(self, cut: int) -> nn.Module:
         """See :meth:`Encoder.tail`."""
@@ -166,12 +178,13 @@ class GridEncoder(Encoder):
         assert memory.grid is not None
         weight = self._weight()
         maps = memory.vectors.to(weight.dtype).unflatten(1, memory.grid).permute(0, 3, 1, 2)  # is channels_last
-        return _memory(self.tail(cut)(maps))
+        return self._memory(self.tail(cut)(maps))
 
-
-def _memory(maps: Tensor) -> Memory:
-    """Make a memory from maps (B, D, rows, columns)."""
-    return Memory.of_grid(maps.flatten(2).transpose(1, 2), (maps.shape[2], maps.shape[3]))
+    def _memory(self, maps: Tensor) -> Memory:
+        """Make a memory from maps (B, D, rows, columns) of the last stage."""
+        if self.config.pool:
+            maps = F.adaptive_avg_pool2d(maps, self.config.pool)
+        return Memory.of_grid(maps.flatten(2).transpose(1, 2), (maps.shape[2], maps.shape[3]))
 
 
 class _ForwardFeatures(nn.Module):

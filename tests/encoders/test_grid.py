@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from captioner.data.images import load_image
 from captioner.encoders import GridConfig, GridEncoder
+from captioner.encoders.grid_regions import GridRegionConfig
 from captioner.errors import EncoderError
 
 
@@ -117,6 +118,30 @@ def test_a_fingerprint_is_of_settings_and_weights() -> None:
     with torch.no_grad():
         next(encoder.parameters())[0] += 1e-3
     assert encoder.fingerprint() != first
+
+
+@torch.inference_mode()
+def test_the_map_of_a_larger_picture_can_be_averaged() -> None:
+    plain, pooled = tiny(size=192), tiny(size=192, pool=3)
+    pixels = torch.randint(0, 256, (2, 3, 192, 192), dtype=torch.uint8)
+    maps = plain(pixels).vectors.transpose(1, 2).unflatten(2, plain.grid)
+    memory = pooled(pixels)
+    assert plain.grid == (6, 6) and pooled.grid == memory.grid == (3, 3)
+    expected = maps.unflatten(3, (3, 2)).unflatten(2, (3, 2)).mean((3, 5)).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(memory.vectors, expected)
+    front = pooled.front(2)
+    assert front.fingerprint() == plain.front(2).fingerprint()
+    torch.testing.assert_close(pooled.finish(front(pixels), 2).vectors, memory.vectors)
+    with pytest.raises(EncoderError, match=r"map of 6x6 places.*cannot be averaged to 7x7"):
+        tiny(size=192, pool=7)
+
+
+def test_the_encoders_of_shipped_models_and_of_older_stores_keep_their_fingerprint() -> None:
+    settings = GridConfig(backbone="efficientnet_lite2").identity()
+    assert set(settings) == {"backbone", "size", "fit", "weights", "cut"}
+    assert GridConfig(pool=14).identity()["pool"] == 14
+    joined = GridRegionConfig().identity()
+    assert "pool" not in joined["grid"] and set(joined) == set(GridRegionConfig.model_fields)
 
 
 @pytest.mark.parametrize("cut", [1, 3])
