@@ -165,7 +165,7 @@ def _begin(
     plan: dict[str, Any] = {
         "format": format,
         "fingerprint": encoder.fingerprint(),
-        "encoder": encoder.config.model_dump(mode="json"),
+        "encoder": encoder.config.identity(),
         "transform": encoder.transform.model_dump(mode="json"),
         "flips": flips,
         "shard": shard,
