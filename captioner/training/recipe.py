@@ -170,10 +170,17 @@ class TrainConfig(RunConfig):
 
     @model_validator(mode="after")
     def _rewards(self) -> TrainConfig:
-        if self.objective["name"] == "self_critical" and self.data.teacher.unlabelled:
+        if self.objective["name"] != "self_critical" or self.data.teacher.model is None:
+            return self
+        if self.data.teacher.unlabelled:
             raise ValueError(
                 "data.teacher.unlabelled: self-critical training rewards what people say, and nobody has described "
                 "these photos; leave them out, or learn from them first, by cross_entropy"
+            )
+        if not self.objective["cross_entropy"]:
+            raise ValueError(
+                "data.teacher: self-critical training learns from its own samples and not from a teacher's captions; "
+                "set objective.cross_entropy to learn these as well, or leave out the teacher"
             )
         return self
 
