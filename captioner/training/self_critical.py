@@ -80,9 +80,9 @@ class SelfCritical(Objective):
     CIDEr-D alone makes captions shorter and alike. Three settings, each 0 by default, work against that:
 
     - ``bleu`` adds the caption's BLEU-4, which has a brevity penalty and counts common phrases as much as rare ones.
-    - ``length`` subtracts the shortfall ``max(0, 1 - n / m)`` of the caption's number of words n below the mean m of the
-      photo's references. Longer captions are not punished: CIDEr-D does that already, by the width of its Gaussian and
-      by every n-gram that no reference has, and it is why captions shrink.
+    - ``length`` subtracts the shortfall ``max(0, 1 - n / m)`` of the caption's number of words n below the mean m of
+      the photo's references. Longer captions are not punished: CIDEr-D does that already, by its Gaussian of the
+      lengths' difference and by every n-gram that no reference has, which makes a caption's vector longer.
     - ``cross_entropy`` c makes the loss ``(1 - c) L_rl + c L_ml`` (Paulus 2018, https://arxiv.org/abs/1705.04304,
       equation 16), where L_rl is the above and L_ml the mean over the training captions of ``-log p(w)``.
 
