@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from captioner.base import Captioner
 from captioner.checkpoint import VOCABULARY, locate, read_config, save_model
-from captioner.data.augment import recolour
+from captioner.data.augment import View, vary
 from captioner.data.batches import Captions, EncodedCaptions, Sample, Sampler
 from captioner.data.dataset import CaptionData, Photo
 from captioner.data.loader import load_groups
@@ -57,13 +57,13 @@ class Batch:
         captions: of the batch's images.
         memory: from the feature store.
         pixels: for the encoder, if there is no memory.
-        colours: how to change those of the pixels, if at all; see :func:`recolour`.
+        views: how to vary the pixels, if at all; see :func:`vary`.
     """
 
     captions: Captions
     memory: Memory | None = None
     pixels: Tensor | None = None
-    colours: tuple[tuple[float, float, float], ...] = ()
+    views: tuple[View, ...] = ()
 
 
 def fit(config: TrainConfig, *, resume: bool = False, console: Console | None = None) -> Path:
@@ -260,8 +260,7 @@ class Run(Loop[Batch]):
             flipped = torch.tensor([sample.flipped[row] for row in loaded.positions], dtype=torch.bool)
             pixels = torch.where(flipped.view(-1, 1, 1, 1), loaded.pixels.flip(-1), loaded.pixels)
             kept = sample.rows(loaded.positions)
-            colours = tuple(view.colour for view in kept.views)
-            yield Batch(self.encoded.batch(kept), pixels=pixels, colours=colours)
+            yield Batch(self.encoded.batch(kept), pixels=pixels, views=tuple(kept.views))
 
     def cost(self, batch: Batch, captions: Captions) -> Cost:
         """See :meth:`Loop.cost`."""
@@ -271,7 +270,9 @@ class Run(Loop[Batch]):
         else:
             assert batch.pixels is not None
             pixels = batch.pixels.to(self.device)
-            memory = self.model(recolour(pixels, batch.colours) if batch.colours else pixels)
+            if batch.views:
+                pixels = vary(pixels, batch.views, self.model.encoder.transform)
+            memory = self.model(pixels)
         loss, metrics = self.objective(self.model.decoder, memory, captions)
         return Cost(loss, metrics, captions.captions)
 
