@@ -27,8 +27,11 @@ from captioner.training.self_critical import SelfCritical
 from captioner.training.state import Progress, save_state
 from captioner.training.teacher import FILE, Teacher, TeacherConfig, closest_first, distilled
 from tests.evaluation.test_cider import naive
+from tests.onnx.builders import tiny as exportable
+from tests.torchrun import assert_near, finish, start, train
 from tests.training.conftest import COLOURS, make_photos, make_tiny
 from tests.training.test_fit import identical
+from tests.training.test_processes import FIXED
 
 
 def quiet() -> Console:
@@ -292,3 +295,33 @@ def test_several_teachers_are_told_from_one(teacher: Path, tmp_path: Path) -> No
     assert both not in (head(str(teacher))["fingerprint"], head("show_tell")["fingerprint"])
     with pytest.raises(CheckpointError, match="'show_tel' does not exist"):
         head(f"{teacher}+show_tel")
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_teachers_work(tiny: Path, teacher: Path, unlabelled: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    changes = [
+        *FIXED,
+        "batch_size=5",
+        f"data.teacher={{model: {teacher}, unlabelled: [{unlabelled}], choice: closest}}",
+    ]
+    _, err = finish(start(2, *train(tiny, changes, two)))
+    assert err.count("bad.png") == 1
+    run(tiny, changes, output=one, console=quiet())
+    assert (one / FILE).read_bytes() == (two / FILE).read_bytes()
+    assert_near(one, two)
+
+
+@pytest.mark.slow
+def test_an_exported_teacher_writes_on_the_cpu(tiny: Path, tmp_path: Path) -> None:
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason=f"exporting needs {package}; pip install 'captioner[onnx]'")
+    from captioner.onnx.export import export
+
+    model = exportable("show_attend_tell")
+    export(model, tmp_path / "exported", source="mine", about={}, photos=sorted(tmp_path.glob("?.png")))
+    student = set_up(tiny, tmp_path / "run", f"data.teacher.model={tmp_path / 'exported'}")
+    expected = Captioner(model, device="cpu", width=5)([photo.path for photo in student.train.photos])
+    assert [photo.captions for photo in student.train.photos] == [(caption.text,) for caption in expected]
+    config = TeacherConfig(model=str(tmp_path / "exported"))
+    assert Teacher(config, tmp_path, device=torch.device("cuda"), console=quiet()).device == "cpu"
