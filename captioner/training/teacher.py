@@ -133,10 +133,12 @@ class Teacher:
                 files.write_text(self.file, "".join(f"{line}\n" for line in lines))
         errors = [record["error"] for record in records if "error" in record]
         if len(errors) == len(photos):
-            raise AnnotationError(f"data.teacher: not one of {len(photos):,} photos could be read; first: {errors[0]}")
+            raise AnnotationError(
+                f"data.teacher: not one of {len(photos):,} photos could be captioned; first: {errors[0]}"
+            )
         for error in errors:
             self.console.print(f"left out: {error}", style="yellow")
-        return {record["image"]: tuple(record["captions"]) for record in records if record.get("captions")}
+        return {record["image"]: tuple(record["captions"]) for record in records if "captions" in record}
 
     def read(self, photos: Sequence[Photo], *, resume: bool = False) -> list[dict[str, Any]] | None:
         """Return the file's records of the photos, in their order; ``None`` if they are yet to be written.
@@ -175,9 +177,12 @@ class Teacher:
             for photo, result in zip(photos, results, strict=True):
                 if isinstance(result, ImageError):
                     records.append({"image": photo.image_id, "error": str(result)})
-                else:
-                    beam = [caption.text for caption in (result, *result.others) if caption.text]
+                elif beam := [caption.text for caption in (result, *result.others) if caption.text]:
                     records.append({"image": photo.image_id, "captions": beam})
+                else:
+                    records.append(
+                        {"image": photo.image_id, "error": f"{photo.path}: the teacher finds no words for it"}
+                    )
                 progress.update(task, advance=1)
         self.seconds = (time.perf_counter() - began) / max(1, len(photos))
         return records

@@ -280,7 +280,7 @@ def test_what_cannot_be_taught_is_explained(
 def test_pictures_of_which_none_can_be_read_are_an_error(tiny: Path, teacher: Path, tmp_path: Path) -> None:
     for number in range(24):
         (tmp_path / f"{number}.png").write_bytes(b"no picture")
-    with pytest.raises(AnnotationError, match=r"not one of 24 photos could be read; first: .*0\.png"):
+    with pytest.raises(AnnotationError, match=r"not one of 24 photos could be captioned; first: .*0\.png"):
         run(tiny, [f"data.teacher.model={teacher}"], output=tmp_path / "run", console=quiet())
 
 
