@@ -116,11 +116,12 @@ class Run(Loop[Batch]):
         self.model = self._build().to(self.device)
         self.stages, self.unfrozen = stages_to_train(config, self.model.encoder), 0
         self.train, self.dev = self._selected()
+        self.teacher: Teacher | None = None
         beams = self._ask_teacher() if config.data.teacher.model is not None else None
         self.store = self._open_store()
         if self.store is not None:
             self.train, self.dev = (with_features(data, self.store, self._warn) for data in (self.train, self.dev))
-        by_people = self.train.photos
+        by_people = self.train.photos  # which give rewards
         if beams is not None:
             self.train = replace(self.train, photos=distilled(by_people, beams, config.data.teacher))
         self.model.encoder.requires_grad_(False)
@@ -186,8 +187,10 @@ class Run(Loop[Batch]):
         parameters = sum(parameter.numel() for parameter in self.model.decoder.parameters())
         new = self.new_words()
         some = f", of which {len(new)} new ({', '.join(new[:8])}{' ...' if len(new) > 8 else ''})" if new else ""
-        teacher = self.config.data.teacher.model
-        taught = f" with {count_captions(self.train):,} captions, by {teacher}" if teacher is not None else ""
+        taught = ""
+        if self.teacher is not None:
+            both = "people and " if self.config.data.teacher.human_captions else ""
+            taught = f" with {count_captions(self.train):,} captions by {both}{self.teacher.name}"
         return (
             f"{len(self.train.photos):,} training photos{taught}, {len(self.dev.photos):,} dev photos; "
             f"{len(self.model.vocabulary):,} words{some}; {parameters / 1e6:.1f} M parameters in the decoder"
@@ -335,8 +338,9 @@ class Run(Loop[Batch]):
             "dev_cider": round(self.progress.best, 4),
             "recipe": json.loads(self.config.model_dump_json(exclude=excluded)),
         }
-        if self.config.data.teacher.model is not None:
-            about["teacher"] = self.config.data.teacher.model_dump(mode="json")
+        if self.teacher is not None:
+            settings = self.config.data.teacher.model_dump(exclude={"model", "unlabelled"})
+            about["teacher"] = {"name": self.teacher.name, **settings}
         if self.start is not None:
             about["blend"] = self.blend
         if self.config.start is not None:

@@ -108,6 +108,7 @@ class _Rehearsal(Run):
         """Return how long the teacher will take, if there is one; nothing if the run's folder has its captions."""
         if self.config.data.teacher.model is None:
             return {}
+        assert self.teacher is not None
         there = Teacher(self.config.data.teacher, self.whole.output, device=self.device, console=self.console).read(
             self.all[0].photos
         )

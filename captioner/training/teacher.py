@@ -27,6 +27,7 @@ from torch.nn.utils.rnn import pad_sequence
 from captioner import files, folders
 from captioner.assets import ONNX, kind_of
 from captioner.base import Captioner
+from captioner.card import name_of
 from captioner.data.dataset import Photo
 from captioner.errors import AnnotationError, CheckpointError, ImageError
 from captioner.evaluation.cider import CiderD
@@ -83,6 +84,7 @@ class Teacher:
         processes: those that train together and all call :meth:`beams`.
 
     Attributes:
+        name: of the model, or of those that write together, without the folders that they are in.
         seconds: time per photo that was captioned now, without loading the teacher.
 
     Raises:
@@ -103,9 +105,10 @@ class Teacher:
         self.console, self.processes, self.seconds = console, processes, 0.0
         parts = [self.model] if Path(self.model).is_dir() else self.model.split("+")
         located = [folders.locate(part) for part in parts]
+        self.name = "+".join(name_of(part) if Path(part).is_dir() else part for part in parts)
         self.device = "cpu" if all(kind_of(part) == ONNX for part in located) else str(device)
         fingerprint = hashlib.sha256("+".join(map(_fingerprint, located)).encode()).hexdigest()
-        self.head = {"teacher": self.model, "width": self.width, "fingerprint": fingerprint}
+        self.head = {"teacher": self.name, "width": self.width, "fingerprint": fingerprint}
 
     def beams(self, photos: Sequence[Photo], *, resume: bool = False) -> Beams:
         """Return the beam of each photo, best first, by image id; photos that cannot be read are reported and left out.
@@ -149,7 +152,7 @@ class Teacher:
         try:
             head, *records = map(json.loads, self.file.read_text(encoding="utf-8").splitlines())
             by_image = {record["image"]: record for record in records}
-            if {**head, "teacher": self.model} != self.head:  # the same model may have moved
+            if {**head, "teacher": self.name} != self.head:  # the same model may have moved
                 problem = "was written by another teacher or beam"
             elif by_image.keys() != {photo.image_id for photo in photos}:
                 problem = "is about other photos than the training photos"

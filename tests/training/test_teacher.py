@@ -206,7 +206,7 @@ def test_photos_without_captions_are_learned_from(tiny: Path, teacher: Path, unl
     best = run(tiny, changes, output=tmp_path / "run", console=console)
     text = said(console)
     assert text.count("bad.png") == 1 and f"{unlabelled}: 2 of its 7 pictures are in the data and left out" in text
-    assert f"28 training photos with {24 * 3 + 4} captions, by {teacher}, 8 dev photos; 14 words" in text
+    assert f"28 training photos with {24 * 3 + 4} captions by people and run, 8 dev photos; 14 words" in text
     new = [str((unlabelled / "deep" / f"{number}.png").resolve()) for number in range(4)]
     beams = beams_in(tmp_path / "run")
     assert list(beams)[24:] == new
@@ -216,8 +216,10 @@ def test_photos_without_captions_are_learned_from(tiny: Path, teacher: Path, unl
     assert set(new) < set(FeatureStore(tmp_path / "run" / "features").ids)
     about = json.loads((best / "config.json").read_text())["about"]
     assert (about["data"], about["photos"], about["captions"]) == ("captions+unlabelled", 28, 76)
-    assert about["teacher"]["model"] == str(teacher)
-    assert f"on captions that `{teacher}` wrote" in " ".join((best / "README.md").read_text().split())
+    assert about["teacher"] == {"name": "run", "width": 5, "captions": 1, "choice": "best", "human_captions": True}
+    assert (
+        "Cross-entropy on people's captions and captions that `run` wrote, epoch 1" in (best / "README.md").read_text()
+    )
 
 
 def test_the_forecast_counts_the_teacher(tiny: Path, teacher: Path, unlabelled: Path, tmp_path: Path) -> None:
