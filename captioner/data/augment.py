@@ -120,7 +120,7 @@ def vary(pixels: Tensor, views: Sequence[View], transform: Transform) -> Tensor:
     pixels = recolour(pixels, [view.colour for view in views])
     boxes = [view.erased for view in views]
     if any(box is not None for box in boxes):
-        for part, pictures in transform.parts(pixels):
+        for part, pictures in transform.pictures(pixels):
             pictures.copy_(erase(pictures, boxes, part.mean))
     return pixels
 

@@ -74,7 +74,7 @@ class Transform(Settings):
         x0, y0, x1, y1 = self._box(image_size)
         return (x0 / width, y0 / height, x1 / width, y1 / height)
 
-    def parts(self, pixels: torch.Tensor) -> tuple[tuple[Transform, torch.Tensor], ...]:
+    def pictures(self, pixels: torch.Tensor) -> tuple[tuple[Transform, torch.Tensor], ...]:
         """The pictures ``(B, 3, S, S)`` that pixels hold, as views of them, each with its transform: here one."""
         return ((self, pixels),)
 

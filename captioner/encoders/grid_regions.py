@@ -93,8 +93,8 @@ class Stacked(Transform):
         first, second = self._split(pixels)
         return first, second
 
-    def parts(self, pixels: Tensor) -> tuple[tuple[Transform, Tensor], ...]:
-        """See :meth:`Transform.parts`."""
+    def pictures(self, pixels: Tensor) -> tuple[tuple[Transform, Tensor], ...]:
+        """See :meth:`Transform.pictures`."""
         first, second = self._split(pixels)
         return (self, first), (self.second, second)
 
