@@ -120,7 +120,7 @@ class Teacher:
             resume: refuse to caption again.
 
         Raises:
-            AnnotationError: not one photo could be read.
+            AnnotationError: not one photo could be captioned.
             CheckpointError: the teacher is damaged; or the run is resumed, and what it learned from is no longer there,
                 or was written by another teacher.
         """
@@ -132,7 +132,7 @@ class Teacher:
             every = {record["image"]: record for part in self.processes.gather(own) for record in part}
             records = [every[photo.image_id] for photo in photos]
             if self.processes.first:
-                lines = (json.dumps(record, ensure_ascii=False) for record in (self.head, *records))
+                lines = map(json.dumps, (self.head, *records))  # in ASCII, whatever the files are called
                 files.write_text(self.file, "".join(f"{line}\n" for line in lines))
         errors = [record["error"] for record in records if "error" in record]
         if len(errors) == len(photos):

@@ -33,6 +33,8 @@ from tests.training.conftest import COLOURS, make_photos, make_tiny
 from tests.training.test_fit import identical
 from tests.training.test_processes import FIXED
 
+NEW = ["0.png", "1.png", "2.png", "\u2028\xe9t\xe9.png"]
+
 
 def quiet() -> Console:
     return Console(file=io.StringIO(), width=500)
@@ -56,8 +58,8 @@ def unlabelled(tmp_path: Path) -> Path:
     """A folder of five photos without captions, one of which cannot be read."""
     folder = tmp_path / "unlabelled" / "deep"
     folder.mkdir(parents=True)
-    for number, colour in enumerate(COLOURS.values()):
-        Image.new("RGB", (40, 40), colour).save(folder / f"{number}.png")
+    for name, colour in zip(NEW, COLOURS.values(), strict=True):
+        Image.new("RGB", (40, 40), colour).save(folder / name)
     (folder / "bad.png").write_bytes(b"no picture")
     return folder.parent
 
@@ -207,7 +209,7 @@ def test_photos_without_captions_are_learned_from(tiny: Path, teacher: Path, unl
     text = said(console)
     assert text.count("bad.png") == 1 and f"{unlabelled}: 2 of its 7 pictures are in the data and left out" in text
     assert f"28 training photos with {24 * 3 + 4} captions by people and run, 8 dev photos; 14 words" in text
-    new = [str((unlabelled / "deep" / f"{number}.png").resolve()) for number in range(4)]
+    new = [str((unlabelled / "deep" / name).resolve()) for name in NEW]
     beams = beams_in(tmp_path / "run")
     assert list(beams)[24:] == new
     assert [beam[0] for beam in list(beams.values())[24:]] == [
