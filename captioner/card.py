@@ -281,6 +281,9 @@ def stage_lines(stages: Sequence[Mapping[str, Any]]) -> list[str]:
     for number, stage in enumerate(stages, start=1):
         recipe = stage["recipe"]
         objective = OBJECTIVES[recipe.get("objective", {}).get("name", "cross_entropy")]
+        if teacher := stage.get("teacher"):
+            both = "people's captions and " if teacher["human_captions"] else ""
+            objective += f" on {both}captions that `{teacher['name']}` wrote"
         searched = search_name(recipe["evaluation"]["search"]["width"])
         metric = "CIDEr" if "dev_cider" in stage else "BLEU"
         score = stage[f"dev_{metric.lower()}"]

@@ -75,6 +75,7 @@ def run(
     from captioner.training import fit
     from captioner.training.loop import check_output
     from captioner.training.recipe import load_config, read_settings
+    from captioner.training.rehearsal import rehearse
     from captioner.translation import train as translation
 
     is_translator = translation.is_translators(override(read_settings(config), changes or []))
@@ -86,7 +87,7 @@ def run(
                 translation.load_translate_config(config, changes or [], output), console=console.messages
             )
             if is_translator
-            else fit.rehearse(load_config(config, changes or [], output), console=console.messages)
+            else rehearse(load_config(config, changes or [], output), console=console.messages)
         )
         typer.echo(console.json_text(forecast.to_dict(), indent=2) if json else "\n".join(_lines(forecast)))
         forecast.store.check()
@@ -94,7 +95,7 @@ def run(
     if is_data(config) and not resume and not Processes.started().several:
         settings = load_config(config, changes or [], output)
         check_output(settings.output, resume=False)
-        forecast = fit.rehearse(settings, console=Console(quiet=True))
+        forecast = rehearse(settings, console=Console(quiet=True))
         console.note(f"{config}: goes on from {settings.start}; the model will be {settings.output / 'best'}")
         for line in _lines(forecast):
             console.note(line)

@@ -1,4 +1,4 @@
-"""Random crops and colours of training photos, as they are drawn for every epoch.
+"""Random crops, colours and erased parts of training photos, as they are drawn for every epoch.
 
 Letters in shapes: B pictures in a batch, S the encoder's input size in pixels.
 """
@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from captioner.data.transform import Box
+from captioner.data.transform import Box, Transform
 from captioner.errors import ConfigError
 from captioner.memory import Memory
 from captioner.settings import Settings
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow makes grey
+_NARROWEST = 0.3  # width over height of what is erased, and its inverse is the widest (Zhong 2017)
 
 
 class AugmentConfig(Settings):
@@ -34,23 +35,39 @@ class AugmentConfig(Settings):
     colour: float = Field(
         0.0, ge=0, lt=1, description="brightness, contrast and saturation change by factors from 1 - this to 1 + this"
     )
+    erase: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the photos of which a random rectangle is erased (Zhong 2017, who erase half of them)",
+    )
+    erase_area: tuple[float, float] = Field(
+        (0.02, 0.4), description="least and greatest share of the encoder's input that such a rectangle covers"
+    )
 
     stored: bool = Field(
         False,
         description="crop the stored maps where the trained stages begin and not the pictures, which are then encoded "
-        "once; colours cannot be changed there",
+        "once; colours cannot be changed there, and nothing erased",
     )
 
     @model_validator(mode="after")
+    def _areas(self) -> AugmentConfig:
+        least, greatest = self.erase_area
+        if not 0 < least <= greatest <= 1:
+            raise ValueError(f"erase_area: give two shares, 0 < least <= greatest <= 1, not {least} and {greatest}")
+        return self
+
+    @model_validator(mode="after")
     def _crops_only(self) -> AugmentConfig:
-        if self.stored and self.colour:
-            raise ValueError("the colours of stored maps cannot be changed; set colour to 0, or stored to false")
+        if self.stored and (self.colour or self.erase):
+            raise ValueError("stored maps can only be cropped; set colour and erase to 0, or stored to false")
         return self
 
     @property
     def active(self) -> bool:
         """Whether anything is varied."""
-        return self.crop < 1 or self.colour > 0
+        return self.crop < 1 or self.colour > 0 or self.erase > 0
 
     @property
     def of_pictures(self) -> bool:
@@ -64,16 +81,19 @@ class View(NamedTuple):
     Attributes:
         box: the part that is seen.
         colour: factors of brightness, contrast and saturation.
+        erased: the part of what is seen that is erased, if any.
     """
 
     box: Box
     colour: tuple[float, float, float]
+    erased: Box | None = None
 
 
 def draw_view(config: AugmentConfig, generator: torch.Generator) -> View:
     """Draw a view: an area uniform in ``crop..1``, a shape log-uniform in 3/4..4/3 (Szegedy 2015), a uniform position.
 
-    A crop that would be wider or higher than the photo is cut to it.
+    A crop that would be wider or higher than the photo is cut to it. What is erased is drawn after that, so that the
+    rest is what it would be without.
     """
     area, shape, x, y, *colour = torch.rand(7, generator=generator, dtype=torch.float64).tolist()
     area = config.crop + (1 - config.crop) * area
@@ -81,7 +101,69 @@ def draw_view(config: AugmentConfig, generator: torch.Generator) -> View:
     width, height = min(1.0, math.sqrt(area) * stretch), min(1.0, math.sqrt(area) / stretch)
     left, top = x * (1 - width), y * (1 - height)
     brightness, contrast, saturation = (1 + config.colour * (2 * factor - 1) for factor in colour)
-    return View((left, top, left + width, top + height), (brightness, contrast, saturation))
+    return View(
+        (left, top, left + width, top + height),
+        (brightness, contrast, saturation),
+        draw_erased(config, generator) if config.erase else None,
+    )
+
+
+def draw_erased(config: AugmentConfig, generator: torch.Generator) -> Box | None:
+    """Draw a rectangle to erase (Zhong 2017, https://arxiv.org/abs/1708.04896, algorithm 1), or none.
+
+    Its area is uniform in ``erase_area``, its position uniform where it fits. Departures from the paper: width over
+    height is log-uniform and not uniform in 0.3..1/0.3, so that what is upright is as frequent as what is flat; and a
+    rectangle that would be wider or higher than the picture is cut to it, where the paper draws anew.
+    """
+    chosen, area, shape, x, y = torch.rand(5, generator=generator, dtype=torch.float64).tolist()
+    if chosen >= config.erase:
+        return None
+    least, greatest = config.erase_area
+    area = least + (greatest - least) * area
+    stretch = math.exp((2 * shape - 1) * -math.log(_NARROWEST) / 2)
+    width, height = min(1.0, math.sqrt(area) * stretch), min(1.0, math.sqrt(area) / stretch)
+    left, top = x * (1 - width), y * (1 - height)
+    return left, top, left + width, top + height
+
+
+def vary(pixels: Tensor, views: Sequence[View], transform: Transform) -> Tensor:
+    """Change the colours of pictures and erase parts of them, as their views say; they are cropped already.
+
+    Args:
+        pixels: uint8 (B, 3, S, S), on any device; other sides if the transform holds several pictures.
+        views: B of them.
+        transform: that made the pixels.
+
+    Returns:
+        uint8, of the same shape.
+    """
+    pixels = recolour(pixels, [view.colour for view in views])
+    boxes = [view.erased for view in views]
+    if any(box is not None for box in boxes):
+        for part, pictures in transform.pictures(pixels):
+            pictures.copy_(erase(pictures, boxes, part.mean))
+    return pixels
+
+
+def erase(pixels: Tensor, boxes: Sequence[Box | None], mean: Sequence[float]) -> Tensor:
+    """Erase a rectangle of each picture: its pixels become the encoder's mean, which is 0 once they are normalised.
+
+    The paper prefers random values; the mean, which it tried as well, needs no random numbers where the model runs.
+
+    Args:
+        pixels: uint8 (B, 3, S, S), on any device.
+        boxes: B rectangles, relative; ``None`` erases nothing.
+        mean: of each channel, in 0..1.
+
+    Returns:
+        uint8 (B, 3, S, S).
+    """
+    side = torch.arange(pixels.shape[-1], device=pixels.device)
+    corners = torch.tensor([box or (0.0, 0.0, 0.0, 0.0) for box in boxes], dtype=torch.float64, device=pixels.device)
+    x0, y0, x1, y1 = (corners * len(side)).round().unsqueeze(-1).unbind(1)
+    erased = ((side >= y0) & (side < y1)).unsqueeze(-1) & ((side >= x0) & (side < x1)).unsqueeze(-2)
+    colour = (255 * torch.tensor(mean, device=pixels.device)).round().to(torch.uint8).view(3, 1, 1)
+    return torch.where(erased.unsqueeze(1), colour, pixels)
 
 
 def crop_maps(memory: Memory, boxes: Sequence[Box]) -> Memory:

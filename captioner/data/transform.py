@@ -74,6 +74,10 @@ class Transform(Settings):
         x0, y0, x1, y1 = self._box(image_size)
         return (x0 / width, y0 / height, x1 / width, y1 / height)
 
+    def pictures(self, pixels: torch.Tensor) -> tuple[tuple[Transform, torch.Tensor], ...]:
+        """The pictures ``(B, 3, S, S)`` that pixels hold, as views of them, each with its transform: here one."""
+        return ((self, pixels),)
+
     def normalise(self, batch: torch.Tensor) -> torch.Tensor:
         """Turn uint8 pixels ``(B, 3, S, S)`` into float32 ``(value / 255 - mean) / std``, on their own device."""
         import torch

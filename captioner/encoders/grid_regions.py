@@ -93,6 +93,11 @@ class Stacked(Transform):
         first, second = self._split(pixels)
         return first, second
 
+    def pictures(self, pixels: Tensor) -> tuple[tuple[Transform, Tensor], ...]:
+        """See :meth:`Transform.pictures`."""
+        first, second = self._split(pixels)
+        return (self, first), (self.second, second)
+
     def _split(self, both: Any) -> tuple[Any, Any]:
         """Return the views of an array or tensor that hold the two pictures."""
         width = self.shape[2]

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from captioner.data.annotations import CaptionData, merge, read_captions
+from captioner.data.dataset import Photo
+from captioner.data.find import find_images
 from captioner.errors import AnnotationError
 from captioner.features import FeatureStore
 from captioner.training.recipe import DataConfig, TrainConfig
@@ -16,7 +20,13 @@ UNDIVIDED = "all"
 
 
 def read_data(config: TrainConfig, warn: Callable[[str], object]) -> tuple[CaptionData, CaptionData]:
-    """Read the training and the dev data; ``warn`` is called with a summary of the malformed records of each file."""
+    """Read the training and the dev data; ``warn`` is called with a summary of the malformed records of each file.
+
+    Photos for a teacher to caption are among the training photos, without captions.
+
+    Raises:
+        AnnotationError: the data cannot be used.
+    """
     settings = config.data
     data = read_captions(settings.path, images=settings.images, strict=settings.strict)
     others = [read_captions(path, strict=settings.strict) for path in settings.also]
@@ -24,7 +34,38 @@ def read_data(config: TrainConfig, warn: Callable[[str], object]) -> tuple[Capti
         if complaint := read.complaint():
             warn(f"{complaint}, data.strict=true refuses them")
     train, dev = _splits(data, settings, warn)
-    return merge(train, *(other.split("train", restval=True) for other in others)) if others else train, dev
+    if others:
+        train = merge(train, *(other.split("train", restval=True) for other in others))
+    if settings.teacher.unlabelled:
+        known = (photo for read in (data, *others) for photo in read.photos)
+        train = _with_unlabelled(train, known, settings.teacher.unlabelled, warn)
+    return train, dev
+
+
+def _with_unlabelled(
+    train: CaptionData, known: Iterable[Photo], folders: Sequence[Path], warn: Callable[[str], object]
+) -> CaptionData:
+    """Add the pictures in folders and their subfolders, but those that the data know already, in whatever split.
+
+    Raises:
+        AnnotationError: there is no such folder, or it adds nothing.
+    """
+    taken = {os.path.realpath(photo.path) for photo in known}
+    photos = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise AnnotationError(f"data.teacher.unlabelled: {folder}: there is no such folder; give one with photos")
+        found = list(dict.fromkeys(os.path.realpath(path) for path in find_images([folder], recursive=True)))
+        new = [path for path in found if path not in taken]
+        if not new:
+            what = f"all of its {len(found):,} pictures are in the data already" if found else "has no pictures"
+            raise AnnotationError(f"data.teacher.unlabelled: {folder}: {what}; leave it out")
+        if len(new) < len(found):
+            warn(f"{folder}: {len(found) - len(new):,} of its {len(found):,} pictures are in the data and left out")
+        taken.update(new)
+        photos += [Photo(path, Path(path), "train", ()) for path in new]
+    name = "+".join(dict.fromkeys([train.name, *(folder.resolve().name for folder in folders)]))
+    return replace(train, name=name, photos=(*train.photos, *photos))
 
 
 def _splits(data: CaptionData, settings: DataConfig, warn: Callable[[str], object]) -> tuple[CaptionData, CaptionData]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import tempfile
-import time
 from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +17,7 @@ from torch import Tensor, nn
 
 from captioner.base import Captioner
 from captioner.checkpoint import VOCABULARY, locate, read_config, save_model
-from captioner.data.augment import crop_maps, recolour
+from captioner.data.augment import View, crop_maps, vary
 from captioner.data.batches import Captions, EncodedCaptions, Sample, Sampler
 from captioner.data.dataset import CaptionData, Photo
 from captioner.data.loader import load_groups
@@ -31,12 +29,12 @@ from captioner.memory import Memory
 from captioner.model import CaptionModel
 from captioner.text.vocabulary import Vocabulary, tokenize
 from captioner.training.data import read_data, with_features
-from captioner.training.features import build_model, open_store, stages_to_train, store_need
-from captioner.training.forecast import Forecast, StoreNeed, spread
+from captioner.training.features import build_model, open_store, stages_to_train
 from captioner.training.loop import STATE, Cost, Loop
 from captioner.training.objective import OBJECTIVES
 from captioner.training.recipe import ENOUGH, TrainConfig, load_config
 from captioner.training.state import holds
+from captioner.training.teacher import Beams, Teacher, distilled
 
 
 def run(
@@ -59,13 +57,13 @@ class Batch:
         captions: of the batch's images.
         memory: from the feature store.
         pixels: for the encoder, if there is no memory.
-        colours: how to change those of the pixels, if at all; see :func:`recolour`.
+        views: how to vary the pixels, if at all; see :func:`vary`.
     """
 
     captions: Captions
     memory: Memory | None = None
     pixels: Tensor | None = None
-    colours: tuple[tuple[float, float, float], ...] = ()
+    views: tuple[View, ...] = ()
 
 
 def fit(config: TrainConfig, *, resume: bool = False, console: Console | None = None) -> Path:
@@ -82,31 +80,26 @@ def fit(config: TrainConfig, *, resume: bool = False, console: Console | None = 
     Raises:
         CaptionerError: the data, the settings or the output folder cannot be used.
     """
-    return _Run(config, resume=resume, console=console or Console(stderr=True)).run()
+    return Run(config, resume=resume, console=console or Console(stderr=True)).run()
 
 
-def rehearse(config: TrainConfig, *, console: Console | None = None) -> Forecast:
-    """Try a few steps of a training on a few of its photos, and say what the whole will take.
-
-    Nothing is left behind: features and whatever else is written are in a temporary folder.
-
-    Raises:
-        CaptionerError: the data or the settings cannot be used.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        return _Rehearsal(config, Path(folder), console or Console(stderr=True)).forecast()
-
-
-def _blends(config: TrainConfig, dev: CaptionData) -> tuple[float, ...]:
+def blends_of(config: TrainConfig, dev: CaptionData) -> tuple[float, ...]:
     """Return the blends that evaluations choose from."""
     blends = config.blend if isinstance(config.blend, tuple) else (config.blend,)
     return blends if len(dev.photos) >= ENOUGH else blends[:1]
 
 
-class _Run(Loop[Batch]):
+def count_captions(data: CaptionData) -> int:
+    """Return the number of captions."""
+    return sum(len(photo.captions) for photo in data.photos)
+
+
+class Run(Loop[Batch]):
     """One training run of a captioner.
 
     Attributes:
+        train: the training photos with the captions to learn, which may be a teacher's.
+        dev: the photos that select the best epoch, with people's captions.
         stages: how many of the encoder's last stages are trained from ``fine_tune.from_epoch`` on.
         unfrozen: how many are trained now.
         blend: share of the trained weights in the model that was evaluated last; see :attr:`TrainConfig.blend`.
@@ -122,12 +115,18 @@ class _Run(Loop[Batch]):
         self.train, self.dev = read_data(config, self._warn)
         self.model = self._build().to(self.device)
         self.stages, self.unfrozen = stages_to_train(config, self.model.encoder), 0
+        self.train, self.dev = self._selected()
+        self.teacher: Teacher | None = None
+        beams = self._ask_teacher() if config.data.teacher.model is not None else None
         self.store = self._open_store()
         if self.store is not None:
             self.train, self.dev = (with_features(data, self.store, self._warn) for data in (self.train, self.dev))
+        by_people = self.train.photos  # which give rewards
+        if beams is not None:
+            self.train = replace(self.train, photos=distilled(by_people, beams, config.data.teacher))
         self.model.encoder.requires_grad_(False)
         self.average = copy.deepcopy(self.model).eval()
-        self.blends = _blends(config, self.dev)
+        self.blends = blends_of(config, self.dev)
         self.blend = self.blends[0]
         self.start = copy.deepcopy(self.average) if config.start is not None and min(self.blends) < 1 else None
         self.optimiser = self.adamw(
@@ -148,7 +147,7 @@ class _Run(Loop[Batch]):
         self.encoded = EncodedCaptions(self.train.photos, self.model.vocabulary, max_words=config.data.max_words)
         name = config.objective["name"]
         settings = OBJECTIVES[name].Config(**{key: value for key, value in config.objective.items() if key != "name"})
-        self.objective = OBJECTIVES[name].build(settings, self.train.photos, self.model.vocabulary).to(self.device)
+        self.objective = OBJECTIVES[name].build(settings, by_people, self.model.vocabulary).to(self.device)
         self.scorer = Scorer({photo.image_id: photo.captions for photo in self.dev.photos})
         self.reference_diversity = Diversity.of([tokenize(photo.captions[0]) for photo in self.dev.photos])
         self.unreadable: set[str] = set()  # files that were reported
@@ -160,6 +159,23 @@ class _Run(Loop[Batch]):
         captions = (caption for photo in self.train.photos for caption in photo.captions)
         return build_model(self.config, lambda: Vocabulary.build(captions, min_count=self.config.data.min_count))
 
+    def _selected(self) -> tuple[CaptionData, CaptionData]:
+        """Return the photos of the data that the run uses, which are all of them."""
+        return self.train, self.dev
+
+    def _ask_teacher(self) -> Beams:
+        """Return the teacher's captions of the training photos, and leave out those that it cannot read."""
+        self.teacher = Teacher(
+            self.config.data.teacher,
+            self.output,
+            device=self.device,
+            console=self.console,
+            processes=self.processes,
+        )
+        beams = self.teacher.beams(self.train.photos, resume=self.resume)
+        self.train = replace(self.train, photos=tuple(photo for photo in self.train.photos if photo.image_id in beams))
+        return beams
+
     def _open_store(self) -> FeatureStore | None:
         pictures = [(photo.image_id, photo.path) for photo in (*self.train.photos, *self.dev.photos)]
         return open_store(
@@ -167,32 +183,40 @@ class _Run(Loop[Batch]):
         )
 
     def describe(self) -> str:
+        """See :meth:`Loop.describe`."""
         parameters = sum(parameter.numel() for parameter in self.model.decoder.parameters())
-        new = self._new_words()
+        new = self.new_words()
         some = f", of which {len(new)} new ({', '.join(new[:8])}{' ...' if len(new) > 8 else ''})" if new else ""
+        taught = ""
+        if self.teacher is not None:
+            both = "people and " if self.config.data.teacher.human_captions else ""
+            taught = f" with {count_captions(self.train):,} captions by {both}{self.teacher.name}"
         return (
-            f"{len(self.train.photos):,} training photos, {len(self.dev.photos):,} dev photos; "
+            f"{len(self.train.photos):,} training photos{taught}, {len(self.dev.photos):,} dev photos; "
             f"{len(self.model.vocabulary):,} words{some}; {parameters / 1e6:.1f} M parameters in the decoder"
         )
 
-    def _new_words(self) -> tuple[str, ...]:
+    def new_words(self) -> tuple[str, ...]:
         """Return the words that the model did not have before, the most frequent first."""
         if self.config.start is None or not self.config.new_words:
             return ()
         return self.model.vocabulary.words[len(Vocabulary.load(locate(self.config.start) / VOCABULARY)) :]
 
     def parts(self) -> dict[str, tuple[nn.Module, nn.Module]]:
+        """See :meth:`Loop.parts`."""
         parts: dict[str, tuple[nn.Module, nn.Module]] = {"decoder": (self.model.decoder, self.average.decoder)}
         if self.unfrozen:
             parts["encoder"] = (self.model.encoder.tail(self.unfrozen), self.average.encoder.tail(self.unfrozen))
         return parts
 
     def load(self) -> None:
+        """See :meth:`Loop.load`."""
         if holds(self.output / STATE, "encoder"):  # the state has it once it is trained
             self._unfreeze_encoder()
         super().load()
 
     def begin_epoch(self, epoch: int) -> None:
+        """See :meth:`Loop.begin_epoch`."""
         if self._trains_encoder_in(epoch):
             self._unfreeze_encoder()
 
@@ -212,6 +236,7 @@ class _Run(Loop[Batch]):
         return self.store is None or self.unfrozen > self.store.cut
 
     def batches(self, epoch: int, skip: int) -> Iterator[Batch]:
+        """See :meth:`Loop.batches`."""
         samples = (self._part(sample) for sample in self.sampler.epoch(epoch, skip=skip))
         if self._from_pixels or self.store is None:
             yield from self._batches_of_pixels(samples)
@@ -240,17 +265,19 @@ class _Run(Loop[Batch]):
             flipped = torch.tensor([sample.flipped[row] for row in loaded.positions], dtype=torch.bool)
             pixels = torch.where(flipped.view(-1, 1, 1, 1), loaded.pixels.flip(-1), loaded.pixels)
             kept = sample.rows(loaded.positions)
-            colours = tuple(view.colour for view in kept.views)
-            yield Batch(self.encoded.batch(kept), pixels=pixels, colours=colours)
+            yield Batch(self.encoded.batch(kept), pixels=pixels, views=tuple(kept.views))
 
     def cost(self, batch: Batch, captions: Captions) -> Cost:
+        """See :meth:`Loop.cost`."""
         if batch.memory is not None:
             assert self.store is not None
             memory = self.model.encoder.finish(batch.memory.to(self.device), self.store.cut)
         else:
             assert batch.pixels is not None
             pixels = batch.pixels.to(self.device)
-            memory = self.model(recolour(pixels, batch.colours) if batch.colours else pixels)
+            if batch.views:
+                pixels = vary(pixels, batch.views, self.model.encoder.transform)
+            memory = self.model(pixels)
         loss, metrics = self.objective(self.model.decoder, memory, captions)
         return Cost(loss, metrics, captions.captions)
 
@@ -264,10 +291,10 @@ class _Run(Loop[Batch]):
         return found[self.blend]
 
     def _evaluated(self) -> dict[str, float]:
-        captions = dict(ChainMap(*self.processes.gather(self._caption(self.processes.share(self.dev.photos)))))
+        captions = dict(ChainMap(*self.processes.gather(self.caption(self.processes.share(self.dev.photos)))))
         return self.processes.broadcast(self._score(captions) if self.processes.first else {})
 
-    def _caption(self, photos: Sequence[Photo]) -> dict[str, str]:
+    def caption(self, photos: Sequence[Photo]) -> dict[str, str]:
         """Caption photos of dev with the averaged model."""
         settings = self.config.evaluation
         captioner = Captioner(self._averaged_model(), device=str(self.device), **settings.search.model_dump())
@@ -300,6 +327,7 @@ class _Run(Loop[Batch]):
         return blended
 
     def save(self, name: str) -> None:
+        """See :meth:`Loop.save`."""
         excluded = {"output", "data", "start", "device", "save_minutes"} | (
             {"model"} if self.config.start is not None else set()
         )
@@ -307,76 +335,16 @@ class _Run(Loop[Batch]):
             "data": self.train.name,
             "dev": self.config.data.dev,
             "photos": len(self.train.photos),
-            "captions": sum(len(photo.captions) for photo in self.train.photos),
+            "captions": count_captions(self.train),
             **self.about(),
             "dev_cider": round(self.progress.best, 4),
             "recipe": json.loads(self.config.model_dump_json(exclude=excluded)),
         }
+        if self.teacher is not None:
+            settings = self.config.data.teacher.model_dump(exclude={"model", "unlabelled"})
+            about["teacher"] = {"name": self.teacher.name, **settings}
         if self.start is not None:
             about["blend"] = self.blend
         if self.config.start is not None:
             about["start"] = read_config(locate(self.config.start)).get("about")
         save_model(self.output / name, self._averaged_model(), about=about)
-
-
-class _Rehearsal(_Run):
-    """A run on a few photos, with the vocabulary of all, which is never trained to its end."""
-
-    def __init__(self, config: TrainConfig, folder: Path, console: Console) -> None:
-        self.whole, self.needed, self.encoding = config, StoreNeed(), 0.0
-        data = config.data.model_copy(update={"features": None})
-        super().__init__(
-            config.model_copy(update={"output": folder / "run", "data": data}), resume=False, console=console
-        )
-
-    def _open_store(self) -> FeatureStore | None:
-        self.all = self.train, self.dev
-        self.needed = store_need(self.whole, self.model, len(self.train.photos) + len(self.dev.photos))
-        few = max(16, self.config.batch_size)
-        self.train, self.dev = (replace(data, photos=spread(data.photos, few)) for data in self.all)
-        began = time.perf_counter()
-        store = super()._open_store()
-        if store is not None:
-            self.encoding = (time.perf_counter() - began) / len(store)
-        return store
-
-    def forecast(self) -> Forecast:
-        """Time steps, with and without the encoder if it is trained later, and captions."""
-        train, dev = self.all
-        config = self.config
-        steps = -(-len(train.photos) // config.batch_size)
-        later = config.fine_tune.from_epoch
-        phases = [(0, config.epochs)] if later is None or later == 1 else [(0, later - 1), (later - 1, config.epochs)]
-        training = 0.0
-        for first, end in phases:
-            if first < config.epochs:
-                self.begin_epoch(first)
-                training += steps * (min(end, config.epochs) - first) * self.time_a_step(first)
-        began = time.perf_counter()
-        captioned = self._caption(self.dev.photos)
-        seconds = (time.perf_counter() - began) / max(1, len(captioned))
-        evaluations = config.epochs // config.evaluation.every * len(_blends(config, dev)) + self.goes_on
-        return Forecast(
-            data={
-                "training photos": len(train.photos),
-                "training captions": sum(len(photo.captions) for photo in train.photos),
-                "dev photos": len(dev.photos),
-                "words": len(self.model.vocabulary),
-                **({"new words": len(self._new_words())} if config.new_words else {}),
-            },
-            parameters={
-                "encoder": sum(parameter.numel() for parameter in self.model.encoder.parameters()),
-                "encoder, trained": sum(
-                    parameter.numel() for parameter in self.model.encoder.parameters() if parameter.requires_grad
-                ),
-                "decoder": sum(parameter.numel() for parameter in self.model.decoder.parameters()),
-            },
-            steps_per_epoch=steps,
-            epochs=config.epochs,
-            store=self.needed,
-            seconds={
-                "encoding": 0.0 if self.needed.exists else self.encoding * (len(train.photos) + len(dev.photos)),
-                "training": training,
-                "evaluation": seconds * len(dev.photos) * evaluations,
-            },
-        )

@@ -18,6 +18,7 @@ from captioner.registry import Registry
 from captioner.search import SearchConfig
 from captioner.settings import OWN, Settings, find_recipe, is_data, override, read_yaml, validate
 from captioner.training.objective import OBJECTIVES
+from captioner.training.teacher import TeacherConfig
 
 RECIPES = recipes()
 
@@ -48,6 +49,9 @@ class DataConfig(Settings):
     )
     also: list[Path] = Field(
         default_factory=list, description="more data sets, whose train (and restval) splits are trained on"
+    )
+    teacher: TeacherConfig = Field(
+        default_factory=TeacherConfig, description="training captions that another captioner writes"
     )
     features: Path | None = Field(None, description="feature store; left out, it is made in the run's folder")
     flips: bool = Field(True, description="also train on mirrored pictures")
@@ -162,6 +166,22 @@ class TrainConfig(RunConfig):
     def _one_source(self) -> TrainConfig:
         if self.start is not None and self.encoder_from is not None:
             raise ValueError("encoder_from: the encoder is already that of the model in 'start'; leave one of them out")
+        return self
+
+    @model_validator(mode="after")
+    def _rewards(self) -> TrainConfig:
+        if self.objective["name"] != "self_critical" or self.data.teacher.model is None:
+            return self
+        if self.data.teacher.unlabelled:
+            raise ValueError(
+                "data.teacher.unlabelled: self-critical training rewards what people say, and nobody has described "
+                "these photos; leave them out, or learn from them first, by cross_entropy"
+            )
+        if not self.objective["cross_entropy"]:
+            raise ValueError(
+                "data.teacher: self-critical training learns from its own samples and not from a teacher's captions; "
+                "set objective.cross_entropy to learn these as well, or leave out the teacher"
+            )
         return self
 
     @field_validator("blend")

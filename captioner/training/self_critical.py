@@ -5,11 +5,13 @@ Tensor letters: B images, K sampled captions per image, T words, M real position
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -40,6 +42,19 @@ class SelfCriticalConfig(Settings):
     bleu: float = Field(
         0.0, ge=0, description="weight of the caption's BLEU-4 (0 to 1) beside its CIDEr-D (0 to 10) in the reward"
     )
+    length: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the share of words by which the caption is shorter than the photo's references are on "
+        "average, which is taken from the reward",
+    )
+    cross_entropy: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the loss that is the negative log-likelihood of the training captions, which keeps their "
+        "language (Paulus 2018, eq. 16, where it is 1 - gamma)",
+    )
     max_words: int = Field(20, ge=1, description="samples are cut after this many words")
     dropout: bool = Field(
         False,
@@ -60,7 +75,16 @@ class SelfCritical(Objective):
     Words of the references that are not in the vocabulary get numbers of their own, so that the reward equals that of
     the strings. Captions are sampled step by step without a gradient; their probabilities are then computed in one
     teacher-forced pass, in which the work that does not depend on the previous step is done once. A refiner works once
-    for both. ``bleu`` adds the caption's BLEU-4 to the reward.
+    for both.
+
+    CIDEr-D alone makes captions shorter and alike. Three settings, each 0 by default, work against that:
+
+    - ``bleu`` adds the caption's BLEU-4, which has a brevity penalty and counts common phrases as much as rare ones.
+    - ``length`` subtracts the shortfall ``max(0, 1 - n / m)`` of the caption's number of words n below the mean m of
+      the photo's references. Longer captions are not punished: CIDEr-D does that already, by its Gaussian of the
+      lengths' difference and by every n-gram that no reference has, which makes a caption's vector longer.
+    - ``cross_entropy`` c makes the loss ``(1 - c) L_rl + c L_ml`` (Paulus 2018, https://arxiv.org/abs/1705.04304,
+      equation 16), where L_rl is the above and L_ml the mean over the training captions of ``-log p(w)``.
 
     Args:
         config: the settings.
@@ -75,6 +99,7 @@ class SelfCritical(Objective):
         self.config = config
         self.cider = CiderD(references, words=words)
         self.bleu = SentenceBleu(references) if config.bleu else None
+        self.lengths = np.array([max(1.0, np.mean([len(caption) - 1 for caption in image])) for image in references])
         self.search = SearchConfig(width=1, max_words=config.max_words)
 
     @classmethod
@@ -94,8 +119,9 @@ class SelfCritical(Objective):
     def forward(self, decoder: Decoder, memory: Memory, captions: Captions) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and metrics of the samples.
 
-        The metrics are the mean ``reward`` (CIDEr-D, 0 to 10, and weighted BLEU), the mean number of ``words``, and
-        the share of ``distinct`` captions.
+        The metrics are the mean ``reward``, the mean number of ``words``, and the share of ``distinct`` captions. A
+        reward of several parts has these too, unweighted: ``cider`` (CIDEr-D, 0 to 10), ``bleu`` (0 to 1) and
+        ``shortfall`` (0 to 1). With ``cross_entropy`` there is ``nll``, in nats per word.
         """
         training = decoder.training
         decoder.eval()
@@ -103,29 +129,47 @@ class SelfCritical(Objective):
         if not self.config.dropout:  # the refiner's work is the same in all that follows
             memory, decoder = decoder.refined(memory)
         samples = sample(decoder, memory, self.config.samples, self.search)
-        rewards = self._score(captions.photos, samples)
+        parts = self._parts(captions.photos, samples)
+        rewards = self._reward(parts)
         if self.config.baseline == "greedy":
-            baseline = self._score(captions.photos, sample(decoder, memory, 1, self.search, greedy=True))
+            greedy = sample(decoder, memory, 1, self.search, greedy=True)
+            baseline = self._reward(self._parts(captions.photos, greedy))
         else:
             baseline = (rewards.sum(1, keepdim=True) - rewards) / (rewards.shape[1] - 1)
         whole.train(training and self.config.dropout)
         likelihood, caption = self.log_probability(decoder, memory, samples)
-        whole.train(training)
         weight = captions.weights.images
         loss = -weight * ((rewards - baseline).flatten().float()[caption] * likelihood).sum() / rewards.numel()
         words = (samples > EOS).sum(-1).float().mean()
         distinct = torch.tensor(len(torch.unique(samples.flatten(0, 1), dim=0)) / samples.shape[:2].numel())
-        return loss, {"reward": weight * rewards.mean(), "words": weight * words, "distinct": weight * distinct}
+        metrics = {"reward": weight * rewards.mean(), "words": weight * words, "distinct": weight * distinct}
+        if len(parts) > 1:
+            metrics |= {name: weight * part.mean() for name, part in parts.items()}
+        if share := self.config.cross_entropy:
+            logits = decoder(memory, captions.inputs).logits.float()
+            total = F.cross_entropy(logits, captions.targets, reduction="sum")
+            loss = (1 - share) * loss + share * captions.weights.captions * total / captions.captions
+            metrics["nll"] = captions.weights.words * total.detach() / len(captions.targets)
+        whole.train(training)
+        return loss, metrics
 
-    def _score(self, photos: Sequence[int], samples: Tensor) -> Tensor:
-        """Return the rewards (B, K), float64, of captions (B, K, T) of photos."""
+    def _parts(self, photos: Sequence[int], samples: Tensor) -> dict[str, Tensor]:
+        """Return the parts of the rewards of captions (B, K, T) of photos, each (B, K), float64, unweighted."""
         b, k, _ = samples.shape
         owners = list(chain.from_iterable([photo] * k for photo in photos))
         candidates = samples.flatten(0, 1).cpu().numpy()
-        scores = self.cider(owners, candidates)
+        parts = {"cider": self.cider(owners, candidates)}
         if self.bleu is not None:
-            scores += self.config.bleu * self.bleu(owners, candidates)
-        return torch.from_numpy(scores).view(b, k).to(samples.device)
+            parts["bleu"] = self.bleu(owners, candidates)
+        if self.config.length:
+            words = (candidates > EOS).sum(-1)
+            parts["shortfall"] = np.maximum(0.0, 1.0 - words / self.lengths[owners])
+        return {name: torch.from_numpy(part).view(b, k).to(samples.device) for name, part in parts.items()}
+
+    def _reward(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """Return the rewards whose parts these are."""
+        weights = {"cider": 1.0, "bleu": self.config.bleu, "shortfall": -self.config.length}
+        return torch.stack([weights[name] * part for name, part in parts.items()]).sum(0)
 
     def log_probability(self, decoder: Decoder, memory: Memory, samples: Tensor) -> tuple[Tensor, Tensor]:
         """Return the log-probability (M,) of each word of captions (B, K, T), and the number of its caption (M,).

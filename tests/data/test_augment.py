@@ -1,12 +1,17 @@
-"""Crops and colours against Pillow's and torchvision's own."""
+"""Crops and colours against Pillow's and torchvision's own, erasing against a loop over pixels."""
+
+from __future__ import annotations
+
+import math
 
 import pytest
 import torch
 from torchvision.transforms.v2 import functional as reference
 
-from captioner.data.augment import AugmentConfig, crop_maps, draw_view, recolour
+from captioner.data.augment import AugmentConfig, View, crop_maps, draw_erased, draw_view, erase, recolour, vary
 from captioner.data.loader import load_groups
-from captioner.data.transform import Transform
+from captioner.data.transform import WHOLE, Transform
+from captioner.encoders.grid_regions import Stacked
 from captioner.errors import ConfigError
 from captioner.memory import Memory
 from captioner.settings import validate
@@ -44,7 +49,75 @@ def test_crops_keep_the_share_and_the_shape_they_are_asked_for() -> None:
 def test_without_crops_a_view_is_the_whole_photo() -> None:
     view = draw_view(AugmentConfig(), torch.Generator().manual_seed(0))
     assert view.box == (0.0, 0.0, 1.0, 1.0) and view.colour == (1.0, 1.0, 1.0)
-    assert not AugmentConfig().active and AugmentConfig(colour=0.1).active and AugmentConfig(crop=0.9).active
+    assert not AugmentConfig().active
+    assert all(AugmentConfig(**one).active for one in ({"colour": 0.1}, {"crop": 0.9}, {"erase": 0.5}))
+
+
+def test_pixels_are_erased_as_a_loop_erases_them() -> None:
+    torch.manual_seed(0)
+    pixels = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
+    boxes = [(0.25, 0.5, 0.75, 1.0), None, (0.0, 0.0, 1.0, 0.1), (0.9, 0.3, 0.95, 0.35)]
+    expected = pixels.clone()
+    for picture, box in zip(expected, boxes, strict=True):
+        for y in range(16):
+            for x in range(16):
+                left, top, right, bottom = (round(16 * corner) for corner in box or (0, 0, 0, 0))
+                if left <= x < right and top <= y < bottom:
+                    for channel in range(3):
+                        picture[channel, y, x] = round(255 * MEAN[channel])
+    assert torch.equal(erase(pixels, boxes, MEAN), expected)
+    assert not torch.equal(expected[0], pixels[0]) and torch.equal(expected[1], pixels[1])
+    blank = Transform(size=16, mean=MEAN, std=STD).normalise(erase(pixels, [WHOLE] * 4, MEAN))
+    assert blank.abs().max() <= 0.5 / 255 / min(STD) + 1e-6
+
+
+def test_what_is_erased_has_the_share_the_area_and_the_shape_that_are_asked_for() -> None:
+    generator = torch.Generator().manual_seed(0)
+    config = AugmentConfig(erase=0.4, erase_area=(0.05, 0.3))
+    drawn = [draw_erased(config, generator) for _ in range(5000)]
+    boxes = torch.tensor([box for box in drawn if box is not None])
+    assert abs(len(boxes) / 5000 - 0.4) < 0.03
+    assert boxes.min() >= 0 and boxes.max() <= 1
+    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    area, shape = width * height, width / height
+    assert area.min() >= 0.05 - 1e-6 and area.max() <= 0.3 + 1e-6 and abs(area.mean() - 0.175) < 0.01
+    assert shape.min() >= 0.3 - 1e-6 and shape.max() <= 1 / 0.3 + 1e-6 and abs(shape.log().mean()) < 0.05
+    assert ((boxes[:, :2] + boxes[:, 2:]).mean(0) / 2 - 0.5).abs().max() < 0.02
+    wide = AugmentConfig(erase=1, erase_area=(1.0, 1.0))
+    cut = [draw_erased(wide, generator) for _ in range(50)]
+    assert all(box is not None and math.isclose(max(box[2] - box[0], box[3] - box[1]), 1) for box in cut)
+
+
+def test_erasing_leaves_the_other_draws_as_they_are() -> None:
+    def draw(**settings: float) -> tuple[View, torch.Tensor]:
+        generator = torch.Generator().manual_seed(7)
+        return draw_view(AugmentConfig(crop=0.6, colour=0.2, **settings), generator), generator.get_state()
+
+    generator = torch.Generator().manual_seed(7)
+    torch.rand(7, generator=generator, dtype=torch.float64)
+    plain, after = draw()
+    assert plain.erased is None and torch.equal(after, generator.get_state())
+    assert draw(erase=1.0)[0][:2] == plain[:2] and draw(erase=1.0)[0].erased is not None
+    assert draw(erase=1e-9)[0] == plain
+
+
+def test_pictures_at_two_sizes_lose_the_same_part() -> None:
+    torch.manual_seed(0)
+    other = (0.1, 0.2, 0.3)
+    both = Stacked.of(Transform(size=16, mean=MEAN, std=STD), Transform(size=8, mean=other, std=STD))
+    pixels = torch.randint(0, 256, (2, *both.shape), dtype=torch.uint8)
+    views = [View(WHOLE, (1.0, 1.0, 1.0), (0.25, 0.25, 0.75, 1.0)), View(WHOLE, (1.0, 1.0, 1.0))]
+    boxes = [view.erased for view in views]
+    for varied, plain, mean in zip(
+        both.split(vary(pixels, views, both)), both.split(pixels), (MEAN, other), strict=True
+    ):
+        assert torch.equal(varied, erase(plain, boxes, mean)) and not torch.equal(varied[0], plain[0])
+
+
+@pytest.mark.parametrize("area", [(0.0, 0.4), (0.3, 0.2), (0.1, 1.1)])
+def test_areas_that_cannot_be_erased_are_refused(area: tuple[float, float]) -> None:
+    with pytest.raises(ConfigError, match="erase_area: give two shares"):
+        validate(AugmentConfig, {"erase": 0.5, "erase_area": area}, where="data.augment")
 
 
 @pytest.mark.parametrize(
@@ -79,7 +152,7 @@ def test_maps_are_cropped_where_the_photo_is() -> None:
 
 def test_only_crops_of_grids_can_be_stored() -> None:
     assert AugmentConfig(crop=0.5).of_pictures and not AugmentConfig(crop=0.5, stored=True).of_pictures
-    with pytest.raises(ConfigError, match="colours of stored maps cannot be changed"):
+    with pytest.raises(ConfigError, match="stored maps can only be cropped"):
         validate(AugmentConfig, {"colour": 0.2, "stored": True}, where="recipe")
     with pytest.raises(ConfigError, match=r"data\.augment\.stored: these places are no grid"):
         crop_maps(Memory(torch.zeros(1, 4, 2), torch.zeros(1, 2)), [(0.0, 0.0, 1.0, 1.0)])

@@ -10,26 +10,24 @@ from PIL import Image
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220), "white": (240, 240, 240)}
 
 
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """A CSV data set of plain pictures; captions name the colour, so they can be learned from the pictures alone."""
+def make_photos(folder: Path) -> Path:
+    """Make a CSV data set of plain pictures; captions name the colour, so they can be learned from pictures alone."""
     rows = ["image,caption,split"]
     for number in range(32):
         colour = list(COLOURS)[number % 4]
         name = f"{number}.png"
         shade = tuple(max(0, value - number // 4) for value in COLOURS[colour])
-        Image.new("RGB", (40, 40), shade).save(tmp_path / name)
+        Image.new("RGB", (40, 40), shade).save(folder / name)
         split = "train" if number < 24 else "dev"
         rows += [f"{name},a {colour} picture,{split}", f"{name},this one is all {colour},{split}"]
-    file = tmp_path / "captions.csv"
+    file = folder / "captions.csv"
     file.write_text("\n".join(rows) + "\n", encoding="utf-8")
     return file
 
 
-@pytest.fixture
-def tiny(photos: Path, tmp_path: Path) -> Path:
-    """A training config in YAML for those photos."""
-    path = tmp_path / "tiny.yaml"
+def make_tiny(photos: Path) -> Path:
+    """Make a training config in YAML for those photos."""
+    path = photos.with_name("tiny.yaml")
     path.write_text(
         f"""
 data: {{path: {photos}, min_count: 1}}
@@ -46,3 +44,15 @@ precision: 32-true
         encoding="utf-8",
     )
     return path
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """See :func:`make_photos`."""
+    return make_photos(tmp_path)
+
+
+@pytest.fixture
+def tiny(photos: Path) -> Path:
+    """See :func:`make_tiny`."""
+    return make_tiny(photos)

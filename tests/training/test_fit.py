@@ -52,7 +52,7 @@ def test_training_learns_to_name_what_is_shown(tiny: Path, tmp_path: Path) -> No
 
 
 def test_varied_pictures_are_encoded_in_every_epoch_and_drawn_by_the_seed(tiny: Path, tmp_path: Path) -> None:
-    varied = ["epochs=2", "fine_tune.from_epoch=1", "data.augment={crop: 0.7, colour: 0.2}"]
+    varied = ["epochs=2", "fine_tune.from_epoch=1", "data.augment={crop: 0.7, colour: 0.2, erase: 0.5}"]
     for name in ("first", "again"):
         run(tiny, varied, output=tmp_path / name)
     run(tiny, varied[:2], output=tmp_path / "plain")

@@ -11,9 +11,10 @@ import torch
 from captioner.errors import FeatureStoreError
 from captioner.features import FeatureStore
 from captioner.features.build import size_of
-from captioner.training.fit import rehearse, run
+from captioner.training.fit import run
 from captioner.training.forecast import StoreNeed, spread
 from captioner.training.recipe import load_config
+from captioner.training.rehearsal import rehearse
 
 
 def test_it_tells_what_the_run_then_has(tiny: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -66,14 +67,61 @@ def test_the_gradient_is_that_of_the_expected_reward(name: str, baseline: str) -
     assert (estimated.norm() / gradient(decoder).norm()).item() == pytest.approx(1, abs=0.1)
 
 
-def test_bleu_is_added_to_the_reward() -> None:
-    samples = torch.tensor([[[4, 5, EOS], [5, EOS, PAD]], [[7, EOS, PAD], [4, 4, 4]]])
-    plain, both = (
-        SelfCritical(SelfCriticalConfig(bleu=weight), REFERENCES, WORDS)._score((0, 1), samples) for weight in (0, 2)
-    )
-    bleu = SentenceBleu(REFERENCES)([0, 0, 1, 1], samples.flatten(0, 1).numpy())
+def test_bleu_and_length_are_parts_of_the_reward() -> None:
+    samples = torch.tensor([[[4, 5, EOS], [5, EOS, PAD], [EOS, PAD, PAD]], [[7, EOS, PAD], [4, 4, 4], [EOS, PAD, PAD]]])
+
+    def rewards(**weights: float) -> Tensor:
+        objective = SelfCritical(SelfCriticalConfig(**weights), REFERENCES, WORDS)  # type: ignore[arg-type]
+        return objective._reward(objective._parts((0, 1), samples))
+
+    flat, images = samples.flatten(0, 1).numpy(), [0, 0, 0, 1, 1, 1]
+    plain, bleu = CiderD(REFERENCES, words=WORDS)(images, flat), SentenceBleu(REFERENCES)(images, flat)
     assert bleu[0] > 0
-    torch.testing.assert_close(both, plain + 2 * torch.from_numpy(bleu).view(2, 2))
+    # Both references of the first photo have two words, that of the second has one.
+    shortfall = np.array([0, 1 / 2, 1, 0, 0, 1])
+    for weights, expected in (
+        ({}, plain),
+        ({"bleu": 2.0}, plain + 2 * bleu),
+        ({"length": 3.0}, plain - 3 * shortfall),
+        ({"bleu": 2.0, "length": 3.0}, plain + 2 * bleu - 3 * shortfall),
+    ):
+        torch.testing.assert_close(rewards(**weights), torch.from_numpy(expected).view(2, 3))
+
+
+def test_the_length_is_compared_with_the_mean_of_the_references() -> None:
+    references = [[[4, EOS], [4, 5, 6, 4, EOS]], [[EOS]]]  # 2.5 words, and none
+    objective = SelfCritical(SelfCriticalConfig(length=1), references, WORDS)
+    samples = torch.tensor([[[4, 5, EOS, PAD], [4, 5, 6, EOS]], [[4, 5, 6, 4], [EOS, PAD, PAD, PAD]]])
+    shortfall = objective._parts((0, 1), samples)["shortfall"]
+    torch.testing.assert_close(shortfall, torch.tensor([[0.2, 0], [0, 1]], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", ["show_attend_tell", "transformer"])
+def test_cross_entropy_is_mixed_in(name: str) -> None:
+    decoder, memory = build_decoder(name), build_memory(images=2)
+    captions = Captions.collate([[[BOS, 4, 6, EOS], [BOS, 5, EOS]], [[BOS, 7, EOS]]], photos=(0, 1))
+
+    def loss(share: float) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        torch.manual_seed(0)
+        decoder.zero_grad()
+        config = SelfCriticalConfig(cross_entropy=share, length=1.0, max_words=3)
+        value, metrics = SelfCritical(config, REFERENCES, WORDS)(decoder, memory, captions)
+        value.backward()
+        return value.detach(), metrics, gradient(decoder)
+
+    log_probabilities = step_by_step(decoder, memory, captions.inputs).logits.log_softmax(-1)
+    total = -sum(row[target] for row, target in zip(log_probabilities, captions.targets.tolist(), strict=True))
+    assert isinstance(total, Tensor)
+    decoder.zero_grad()
+    (total / 3).backward()
+    of_captions = gradient(decoder)
+    plain, without, of_samples = loss(0)
+    mixed, metrics, both = loss(0.25)
+    torch.testing.assert_close(mixed, (0.75 * plain + 0.25 * total / 3).detach(), check_dtype=False)
+    torch.testing.assert_close(both, 0.75 * of_samples + 0.25 * of_captions, rtol=1e-4, atol=1e-6)
+    assert metrics["nll"].item() == pytest.approx(total.item() / len(captions.targets), rel=1e-5)
+    assert set(metrics) - set(without) == {"nll"}
+    assert without["reward"].item() == pytest.approx((without["cider"] - without["shortfall"]).item())
 
 
 @pytest.mark.parametrize("dropout", [False, True])

@@ -1,0 +1,115 @@
+"""Trying a training on a few of its photos, to tell what the whole will take."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from captioner.data.dataset import CaptionData
+from captioner.features import FeatureStore
+from captioner.training.features import store_need
+from captioner.training.fit import Run, blends_of, count_captions
+from captioner.training.forecast import Forecast, StoreNeed, spread
+from captioner.training.recipe import TrainConfig
+from captioner.training.teacher import Teacher
+
+
+def rehearse(config: TrainConfig, *, console: Console | None = None) -> Forecast:
+    """Try a few steps of a training on a few of its photos, and say what the whole will take.
+
+    Nothing is left behind: features and whatever else is written are in a temporary folder.
+
+    Raises:
+        CaptionerError: the data or the settings cannot be used.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        return _Rehearsal(config, Path(folder), console or Console(stderr=True)).forecast()
+
+
+class _Rehearsal(Run):
+    """A run on a few photos, with the vocabulary of all, which is never trained to its end."""
+
+    def __init__(self, config: TrainConfig, folder: Path, console: Console) -> None:
+        self.whole, self.needed, self.encoding = config, StoreNeed(), 0.0
+        data = config.data.model_copy(update={"features": None})
+        super().__init__(
+            config.model_copy(update={"output": folder / "run", "data": data}), resume=False, console=console
+        )
+
+    def _selected(self) -> tuple[CaptionData, CaptionData]:
+        self.all = train, dev = super()._selected()
+        few = max(16, self.config.batch_size)
+        return replace(train, photos=spread(train.photos, few)), replace(dev, photos=spread(dev.photos, few))
+
+    def _open_store(self) -> FeatureStore | None:
+        train, dev = self.all
+        self.needed = store_need(self.whole, self.model, len(train.photos) + len(dev.photos))
+        began = time.perf_counter()
+        store = super()._open_store()
+        if store is not None:
+            self.encoding = (time.perf_counter() - began) / len(store)
+        return store
+
+    def forecast(self) -> Forecast:
+        """Time steps, with and without the encoder if it is trained later, and captions."""
+        train, dev = self.all
+        config = self.config
+        steps = -(-len(train.photos) // config.batch_size)
+        later = config.fine_tune.from_epoch
+        phases = [(0, config.epochs)] if later is None or later == 1 else [(0, later - 1), (later - 1, config.epochs)]
+        training = 0.0
+        for first, end in phases:
+            if first < config.epochs:
+                self.begin_epoch(first)
+                training += steps * (min(end, config.epochs) - first) * self.time_a_step(first)
+        began = time.perf_counter()
+        captioned = self.caption(self.dev.photos)
+        seconds = (time.perf_counter() - began) / max(1, len(captioned))
+        evaluations = config.epochs // config.evaluation.every * len(blends_of(config, dev)) + self.goes_on
+        return Forecast(
+            data={
+                "training photos": len(train.photos),
+                **self._captions(),
+                "dev photos": len(dev.photos),
+                "words": len(self.model.vocabulary),
+                **({"new words": len(self.new_words())} if config.new_words else {}),
+            },
+            parameters={
+                "encoder": sum(parameter.numel() for parameter in self.model.encoder.parameters()),
+                "encoder, trained": sum(
+                    parameter.numel() for parameter in self.model.encoder.parameters() if parameter.requires_grad
+                ),
+                "decoder": sum(parameter.numel() for parameter in self.model.decoder.parameters()),
+            },
+            steps_per_epoch=steps,
+            epochs=config.epochs,
+            store=self.needed,
+            seconds={
+                **self._teacher_seconds(),
+                "encoding": 0.0 if self.needed.exists else self.encoding * (len(train.photos) + len(dev.photos)),
+                "training": training,
+                "evaluation": seconds * len(dev.photos) * evaluations,
+            },
+        )
+
+    def _captions(self) -> dict[str, int]:
+        """Return the numbers of training captions by people and by the teacher, if there is one."""
+        train, teacher = self.all[0], self.config.data.teacher
+        if teacher.model is None:
+            return {"training captions": count_captions(train)}
+        kept = {"captions by people": count_captions(train)} if teacher.human_captions else {}
+        return {**kept, "captions by the teacher": len(train.photos) * teacher.captions}
+
+    def _teacher_seconds(self) -> dict[str, float]:
+        """Return how long the teacher will take, if there is one; nothing if the run's folder has its captions."""
+        if self.config.data.teacher.model is None:
+            return {}
+        assert self.teacher is not None
+        there = Teacher(self.config.data.teacher, self.whole.output, device=self.device, console=self.console).read(
+            self.all[0].photos
+        )
+        return {"teacher": 0.0 if there else self.teacher.seconds * len(self.all[0].photos)}

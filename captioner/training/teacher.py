@@ -1,0 +1,251 @@
+"""Sequence-level distillation: training captions that another captioner writes.
+
+What is learned is the result of a teacher's beam search instead of people's captions (Kim and Rush 2016,
+https://arxiv.org/abs/1606.07947, section 3.2), so that one model writes what a larger one, or several together, would
+have written. The teacher also captions photos that nobody has described, so any folder of photos can be learned from.
+
+It captions every training photo once. :data:`FILE` in the run's folder keeps its whole beam: a line of JSON that says
+by which teacher, and one for each photo. A resumed run reads it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from rich.console import Console
+from torch.nn.utils.rnn import pad_sequence
+
+from captioner import files, folders
+from captioner.assets import ONNX, kind_of
+from captioner.base import Captioner
+from captioner.card import name_of
+from captioner.data.dataset import Photo
+from captioner.errors import AnnotationError, CheckpointError, ImageError
+from captioner.evaluation.cider import CiderD
+from captioner.processes import ALONE, Processes
+from captioner.settings import Settings
+from captioner.text.vocabulary import tokenize
+from captioner.training.log import bar
+
+FILE = "teacher.jsonl"
+_AT_ONCE = 1000  # photos whose beams are scored together
+Beams = dict[str, tuple[str, ...]]
+
+
+class TeacherConfig(Settings):
+    """Sequence-level distillation (Kim and Rush 2016): training captions that another captioner writes.
+
+    The vocabulary is still that of people's captions, and dev is scored against people's captions alone.
+    """
+
+    model: str | None = Field(
+        None,
+        description="a captioner that writes the training captions: a shipped one's name, a folder, or user/model on "
+        "the hub; several joined by + write together",
+    )
+    width: int = Field(5, ge=1, description="width of its beam search")
+    captions: int = Field(1, ge=1, description="how many captions of its beam each photo gets; 1 is the paper's Seq-KD")
+    choice: Literal["best", "closest"] = Field(
+        "best",
+        description="which captions of its beam: those that it finds most likely, or those closest to people's (the "
+        "paper's Seq-Inter) by CIDEr-D, where the paper has BLEU against a single reference",
+    )
+    human_captions: bool = Field(False, description="learn people's captions too")
+    unlabelled: list[Path] = Field(
+        default_factory=list, description="folders of photos without captions, which are learned from as well"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TeacherConfig:
+        if self.captions > self.width:
+            raise ValueError(f"captions ({self.captions}) must not be more than width ({self.width})")
+        if self.unlabelled and self.model is None:
+            raise ValueError("unlabelled: nobody has described these photos; name the teacher that does in 'model'")
+        return self
+
+
+class Teacher:
+    """Writes captions of the training photos, or reads what it wrote before.
+
+    Args:
+        config: the settings, which name a model.
+        folder: of the run; see :data:`FILE`.
+        device: where the teacher runs; an exported one runs on the CPU.
+        console: where progress and bad pictures are reported.
+        processes: those that train together and all call :meth:`beams`.
+
+    Attributes:
+        name: of the model, or of those that write together, without the folders that they are in.
+        seconds: time per photo that was captioned now, without loading the teacher.
+
+    Raises:
+        CheckpointError: there is no such model.
+    """
+
+    def __init__(
+        self,
+        config: TeacherConfig,
+        folder: Path,
+        *,
+        device: torch.device,
+        console: Console,
+        processes: Processes = ALONE,
+    ) -> None:
+        assert config.model is not None
+        self.model, self.width, self.file = config.model, config.width, folder / FILE
+        self.console, self.processes, self.seconds = console, processes, 0.0
+        parts = [self.model] if Path(self.model).is_dir() else self.model.split("+")
+        located = [folders.locate(part) for part in parts]
+        self.name = "+".join(name_of(part) if Path(part).is_dir() else part for part in parts)
+        self.device = "cpu" if all(kind_of(part) == ONNX for part in located) else str(device)
+        fingerprint = hashlib.sha256("+".join(map(_fingerprint, located)).encode()).hexdigest()
+        self.head = {"teacher": self.name, "width": self.width, "fingerprint": fingerprint}
+
+    def beams(self, photos: Sequence[Photo], *, resume: bool = False) -> Beams:
+        """Return the beam of each photo, best first, by image id; photos that cannot be read are reported and left out.
+
+        Captions that are not yet in the file are written, by all processes together; the first one keeps them there.
+
+        Args:
+            photos: to caption.
+            resume: refuse to caption again.
+
+        Raises:
+            AnnotationError: not one photo could be captioned.
+            CheckpointError: the teacher is damaged; or the run is resumed, and what it learned from is no longer there,
+                or was written by another teacher.
+        """
+        records = self.processes.broadcast(self.read(photos, resume=resume) if self.processes.first else None)
+        if records is None:
+            # What is drawn from here on must not depend on whether the teacher is loaded.
+            with torch.random.fork_rng([self.device] if self.device.startswith("cuda") else []):
+                own = self._write(self.processes.share(photos))
+            every = {record["image"]: record for part in self.processes.gather(own) for record in part}
+            records = [every[photo.image_id] for photo in photos]
+            if self.processes.first:
+                lines = map(json.dumps, (self.head, *records))  # in ASCII, whatever the files are called
+                files.write_text(self.file, "".join(f"{line}\n" for line in lines))
+        errors = [record["error"] for record in records if "error" in record]
+        if len(errors) == len(photos):
+            raise AnnotationError(
+                f"data.teacher: not one of {len(photos):,} photos could be captioned; first: {errors[0]}"
+            )
+        for error in errors:
+            self.console.print(f"left out: {error}", style="yellow")
+        return {record["image"]: tuple(record["captions"]) for record in records if "captions" in record}
+
+    def read(self, photos: Sequence[Photo], *, resume: bool = False) -> list[dict[str, Any]] | None:
+        """Return the file's records of the photos, in their order; ``None`` if they are yet to be written.
+
+        Raises:
+            CheckpointError: they are, although the run is resumed.
+        """
+        try:
+            head, *records = map(json.loads, self.file.read_text(encoding="utf-8").splitlines())
+            by_image = {record["image"]: record for record in records}
+            if {**head, "teacher": self.name} != self.head:  # the same model may have moved
+                problem = "was written by another teacher or beam"
+            elif by_image.keys() != {photo.image_id for photo in photos}:
+                problem = "is about other photos than the training photos"
+            else:
+                return [by_image[photo.image_id] for photo in photos]
+        except FileNotFoundError:
+            problem = "is missing"
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            problem = f"is damaged ({error})"
+        if resume:
+            raise CheckpointError(
+                f"{self.file}: {problem}, and a run goes on with the captions that it began with; put back the teacher "
+                f"{self.model}, the photos and this file, or start another run"
+            )
+        return None
+
+    def _write(self, photos: Sequence[Photo]) -> list[dict[str, Any]]:
+        """Caption photos, and return a record of each."""
+        captioner = Captioner.from_pretrained(self.model, device=self.device, width=self.width, n_best=self.width)
+        records: list[dict[str, Any]] = []
+        began = time.perf_counter()
+        with bar(self.console) as progress:
+            task = progress.add_task("the teacher's captions", total=len(photos), info="")
+            results = captioner.stream(photo.path for photo in photos)
+            for photo, result in zip(photos, results, strict=True):
+                if isinstance(result, ImageError):
+                    records.append({"image": photo.image_id, "error": str(result)})
+                elif beam := [caption.text for caption in (result, *result.others) if caption.text]:
+                    records.append({"image": photo.image_id, "captions": beam})
+                else:
+                    records.append(
+                        {"image": photo.image_id, "error": f"{photo.path}: the teacher finds no words for it"}
+                    )
+                progress.update(task, advance=1)
+        self.seconds = (time.perf_counter() - began) / max(1, len(photos))
+        return records
+
+
+def _fingerprint(folder: Path) -> str:
+    """Return a hash of what a model writes: its settings and the files with its weights and words, not its card."""
+    kind = kind_of(folder)
+    hashed = hashlib.sha256(json.dumps(folders.read_config(folder, kind)["model"], sort_keys=True).encode())
+    for part in folders.PARTS[kind]:
+        if (folder / part).is_file():  # what is missing is reported when the model is loaded
+            hashed.update((folder / part).read_bytes())
+    return hashed.hexdigest()
+
+
+def distilled(photos: Sequence[Photo], beams: Mapping[str, Sequence[str]], config: TeacherConfig) -> tuple[Photo, ...]:
+    """Return photos with the captions to learn in place of people's.
+
+    Args:
+        photos: with people's captions, if they have any.
+        beams: of each photo, best first, by image id.
+        config: which captions to take.
+    """
+    ranked = closest_first(photos, beams) if config.choice == "closest" else beams
+    return tuple(
+        replace(
+            photo,
+            captions=(
+                *(photo.captions if config.human_captions else ()),
+                *ranked[photo.image_id][: config.captions],
+            ),
+        )
+        for photo in photos
+    )
+
+
+def closest_first(photos: Sequence[Photo], beams: Mapping[str, Sequence[str]]) -> Beams:
+    """Order each photo's beam by CIDEr-D against people's captions of it, which also give the document frequencies.
+
+    The teacher's order remains among equals, and of photos without captions by people.
+    """
+    described = [photo for photo in photos if photo.captions]
+    ranked = {photo.image_id: tuple(beams[photo.image_id]) for photo in photos}
+    if not described:
+        return ranked
+    numbers: dict[str, int] = {}
+
+    def encode(caption: str) -> list[int]:
+        return [numbers.setdefault(word, len(numbers) + 1) for word in tokenize(caption)]
+
+    references = [[encode(caption) for caption in photo.captions] for photo in described]
+    candidates = [[encode(caption) for caption in ranked[photo.image_id]] for photo in described]
+    cider = CiderD(references, words=len(numbers) + 1)
+    for start in range(0, len(described), _AT_ONCE):
+        part = range(start, min(start + _AT_ONCE, len(described)))
+        owners = [image for image in part for _ in candidates[image]]
+        captions = [torch.tensor(caption, dtype=torch.long) for image in part for caption in candidates[image]]
+        scores = iter(cider(owners, pad_sequence(captions, batch_first=True).numpy()).tolist())
+        for image in part:
+            beam = ranked[described[image].image_id]
+            order = sorted(zip(beam, islice(scores, len(beam)), strict=True), key=lambda pair: -pair[1])
+            ranked[described[image].image_id] = tuple(caption for caption, _ in order)
+    return ranked

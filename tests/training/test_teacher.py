@@ -1,0 +1,331 @@
+"""What a student learns, against what the teacher's own search and naive computations give."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from captioner import Captioner
+from captioner.checkpoint import load_model
+from captioner.data.dataset import Photo
+from captioner.errors import AnnotationError, CheckpointError, ConfigError
+from captioner.features import FeatureStore
+from captioner.text.vocabulary import EOS, tokenize
+from captioner.training.fit import Run, run
+from captioner.training.loop import STATE
+from captioner.training.recipe import load_config
+from captioner.training.rehearsal import rehearse
+from captioner.training.self_critical import SelfCritical
+from captioner.training.state import Progress, save_state
+from captioner.training.teacher import FILE, Teacher, TeacherConfig, closest_first, distilled
+from tests.evaluation.test_cider import naive
+from tests.onnx.builders import tiny as exportable
+from tests.torchrun import assert_near, finish, start, train
+from tests.training.conftest import COLOURS, make_photos, make_tiny
+from tests.training.test_fit import identical
+from tests.training.test_processes import FIXED
+
+NEW = ["0.png", "1.png", "2.png", "\u2028\xe9t\xe9.png"]
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO(), width=500)
+
+
+def said(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that names the colours of most photos."""
+    folder = tmp_path_factory.mktemp("teacher")
+    changes = ["epochs=8", "evaluation.every=8", "fine_tune.from_epoch=1", "fine_tune.learning_rate=0.01"]
+    return run(make_tiny(make_photos(folder)), changes, output=folder / "run", console=quiet())
+
+
+@pytest.fixture
+def unlabelled(tmp_path: Path) -> Path:
+    """A folder of five photos without captions, one of which cannot be read."""
+    folder = tmp_path / "unlabelled" / "deep"
+    folder.mkdir(parents=True)
+    for name, colour in zip(NEW, COLOURS.values(), strict=True):
+        Image.new("RGB", (40, 40), colour).save(folder / name)
+    (folder / "bad.png").write_bytes(b"no picture")
+    return folder.parent
+
+
+def set_up(tiny: Path, output: Path, *changes: str, console: Console | None = None) -> Run:
+    return Run(load_config(tiny, changes, output), resume=False, console=console or quiet())
+
+
+def beams_in(output: Path) -> dict[str, list[str]]:
+    _, *records = map(json.loads, (output / FILE).read_text(encoding="utf-8").splitlines())
+    return {record["image"]: record["captions"] for record in records if "captions" in record}
+
+
+def test_the_student_learns_what_the_teachers_own_search_finds(tiny: Path, teacher: Path, tmp_path: Path) -> None:
+    changes = [f"data.teacher={{model: {teacher}, width: 3, captions: 2}}", "data.min_count=13"]  # no colour
+    student = set_up(tiny, tmp_path / "run", *changes)
+    beams = beams_in(tmp_path / "run")
+    assert list(beams) == [f"{number}.png" for number in range(24)]
+    pictures = [tmp_path / name for name in beams]
+    found = Captioner.from_pretrained(teacher, device="cpu", width=3, n_best=3)(pictures)
+    usual = Captioner.from_pretrained(teacher, device="cpu", width=3)(pictures)
+    for beam, caption, best in zip(beams.values(), found, usual, strict=True):
+        assert beam == [one.text for one in (caption, *caption.others)] and beam[0] == best.text
+        assert [tokenize(text) for text in beam] == [one.tokens for one in (caption, *caption.others)]
+    # The batches hold these captions and nothing else, in the student's own words, which are those that people use.
+    vocabulary = student.model.vocabulary
+    assert vocabulary == set_up(tiny, tmp_path / "plain", changes[1]).model.vocabulary
+    assert vocabulary != load_model(teacher).vocabulary
+    seen: dict[int, set[tuple[int, ...]]] = {}
+    for batch in student.batches(0, 0):
+        for photo, inputs in zip(batch.captions.photos, batch.captions.inputs, strict=True):
+            seen[photo] = {tuple(caption[caption > 0].tolist()) for caption in inputs}
+    assert seen == {
+        photo: {tuple(vocabulary.encode(text)[:-1]) for text in beam[:2]} for photo, beam in enumerate(beams.values())
+    }
+    assert student.dev.photos == set_up(tiny, tmp_path / "plain2").dev.photos
+
+
+def test_captions_closest_to_peoples_come_first() -> None:
+    photos = [
+        Photo("1", Path("1.jpg"), "train", ("a dog runs on the grass", "the brown dog is running")),
+        Photo("2", Path("2.jpg"), "train", ("two men on a bench",)),
+        Photo("3", Path("3.jpg"), "train", ()),
+    ]
+    beams = {
+        "1": ("a cat", "a dog", "a dog runs on the grass", "the grass"),
+        "2": ("unheard", "unknown", "men on the bench", "two men on a bench"),
+        "3": ("what nobody", "has said"),
+    }
+    numbers: dict[str, int] = {}
+
+    def encode(caption: str) -> list[int]:
+        return [numbers.setdefault(word, len(numbers) + 1) for word in caption.split()]
+
+    references = [[encode(caption) for caption in photo.captions] for photo in photos[:2]]
+    expected = {"3": beams["3"]}
+    for image, photo in enumerate(photos[:2]):
+        scores = [naive(references, [image], [encode(caption)])[0] for caption in beams[photo.image_id]]
+        ranks = sorted(range(4), key=lambda rank: (-scores[rank], rank))
+        expected[photo.image_id] = tuple(beams[photo.image_id][rank] for rank in ranks)
+    assert closest_first(photos, beams) == expected
+    assert expected["2"] == ("two men on a bench", "men on the bench", "unheard", "unknown")
+
+    def learned(**settings: Any) -> list[tuple[str, ...]]:
+        return [photo.captions for photo in distilled(photos, beams, TeacherConfig(model="any", **settings))]
+
+    assert learned() == [("a cat",), ("unheard",), ("what nobody",)]
+    assert learned(choice="closest") == [("a dog runs on the grass",), ("two men on a bench",), ("what nobody",)]
+    assert learned(captions=2, human_captions=True) == [
+        (*photo.captions, *beams[photo.image_id][:2]) for photo in photos
+    ]
+
+
+def test_many_photos_are_ranked_as_few_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [f"w{number}" for number in range(9)]
+    photos = [Photo(str(n), Path("x"), "train", (" ".join(words[n % 5 : n % 5 + 4]),)) for n in range(20)]
+    beams = {
+        photo.image_id: tuple(" ".join(words[k : k + 3]) for k in range(n % 6 + 1)) for n, photo in enumerate(photos)
+    }
+    at_once = closest_first(photos, beams)
+    monkeypatch.setattr("captioner.training.teacher._AT_ONCE", 3)
+    assert closest_first(photos, beams) == at_once
+
+
+def test_a_resumed_run_reads_what_the_teacher_wrote(
+    tiny: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = shutil.copytree(teacher, tmp_path / "own")
+    changes, output = ["epochs=2", f"data.teacher={{model: {own}, width: 2}}"], tmp_path / "run"
+    run(tiny, changes, output=tmp_path / "whole", console=quiet())
+
+    class Killed(BaseException):
+        pass
+
+    def save_then_die(path: Path, progress: Progress, *rest: Any) -> None:
+        save_state(path, progress, *rest)
+        raise Killed
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("the teacher captioned again")
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("captioner.training.loop.save_state", save_then_die)
+        run(tiny, changes, output=output, console=quiet())
+    written = (output / FILE).read_bytes()
+    shutil.copytree(output, tmp_path / "early")
+    (tmp_path / "early" / STATE).unlink()  # killed before the first state was saved
+    with monkeypatch.context() as patch:
+        patch.setattr("captioner.training.teacher.Captioner.from_pretrained", refuse)
+        run(tiny, changes, output=output, resume=True, console=quiet())
+        run(tiny, changes, output=tmp_path / "early", console=quiet())
+    assert (output / FILE).read_bytes() == written
+    assert identical(tmp_path / "whole", output) and identical(tmp_path / "whole", tmp_path / "early")
+
+    def resumed(message: str) -> None:
+        with pytest.raises(CheckpointError, match=rf"teacher\.jsonl: {message}.*or start another run"):
+            run(tiny, changes, output=output, resume=True, console=quiet())
+
+    with monkeypatch.context() as patch:
+        patch.setattr("captioner.training.teacher.Captioner.from_pretrained", refuse)
+        (output / FILE).write_bytes(written[:-20])
+        resumed("is damaged")
+        (output / FILE).write_bytes(b"\n".join(written.splitlines()[:-1]))
+        resumed("is about other photos")
+        (output / FILE).unlink()
+        resumed("is missing")
+        (output / FILE).write_bytes(written)
+        config = json.loads((own / "config.json").read_text())
+        config["about"] = {}  # a new card is no new teacher
+        (own / "config.json").write_text(json.dumps(config))
+        run(tiny, changes, output=output, resume=True, console=quiet())
+        config["model"]["search"]["length_normalisation"] = 0.0
+        (own / "config.json").write_text(json.dumps(config))
+        resumed("was written by another teacher")
+    with pytest.raises(AssertionError, match="captioned again"):  # what begins anew asks the teacher that there is now
+        monkeypatch.setattr("captioner.training.teacher.Captioner.from_pretrained", refuse)
+        run(tiny, changes, output=shutil.copytree(tmp_path / "early", tmp_path / "late", ignore=lambda *_: [STATE]))
+
+
+def test_photos_without_captions_are_learned_from(tiny: Path, teacher: Path, unlabelled: Path, tmp_path: Path) -> None:
+    for known in ("0.png", "30.png"):  # of train and of dev
+        shutil.move(tmp_path / known, unlabelled / known)
+        (tmp_path / known).symlink_to(unlabelled / known)
+    console = quiet()
+    changes = ["epochs=1", f"data.teacher={{model: {teacher}, human_captions: true, unlabelled: [{unlabelled}]}}"]
+    best = run(tiny, changes, output=tmp_path / "run", console=console)
+    text = said(console)
+    assert text.count("bad.png") == 1 and f"{unlabelled}: 2 of its 7 pictures are in the data and left out" in text
+    assert f"28 training photos with {24 * 3 + 4} captions by people and run, 8 dev photos; 14 words" in text
+    new = [str((unlabelled / "deep" / name).resolve()) for name in NEW]
+    beams = beams_in(tmp_path / "run")
+    assert list(beams)[24:] == new
+    assert [beam[0] for beam in list(beams.values())[24:]] == [
+        caption.text for caption in Captioner.from_pretrained(teacher, device="cpu", width=5)([Path(n) for n in new])
+    ]
+    assert set(new) < set(FeatureStore(tmp_path / "run" / "features").ids)
+    about = json.loads((best / "config.json").read_text())["about"]
+    assert (about["data"], about["photos"], about["captions"]) == ("captions+unlabelled", 28, 76)
+    assert about["teacher"] == {"name": "run", "width": 5, "captions": 1, "choice": "best", "human_captions": True}
+    assert (
+        "Cross-entropy on people's captions and captions that `run` wrote, epoch 1" in (best / "README.md").read_text()
+    )
+
+
+def test_the_forecast_counts_the_teacher(tiny: Path, teacher: Path, unlabelled: Path, tmp_path: Path) -> None:
+    (unlabelled / "deep" / "bad.png").unlink()
+    changes = [f"data.teacher={{model: {teacher}, captions: 2, human_captions: true, unlabelled: [{unlabelled}]}}"]
+    config = load_config(tiny, [*changes, "epochs=1"], tmp_path / "run")
+    forecast = rehearse(config, console=quiet())
+    assert forecast.data == {
+        "training photos": 28,
+        "captions by people": 48,
+        "captions by the teacher": 56,
+        "dev photos": 8,
+        "words": 14,
+    }
+    assert forecast.seconds["teacher"] > 0 and not (tmp_path / "run").exists()
+    run(tiny, [*changes, "epochs=1"], output=tmp_path / "run", console=quiet())
+    assert rehearse(config, console=quiet()).seconds["teacher"] == 0
+
+
+def test_rewards_are_people_s_captions(tiny: Path, teacher: Path, tmp_path: Path) -> None:
+    objective = "objective={name: self_critical, cross_entropy: 0.5}"
+    student = set_up(tiny, tmp_path / "run", f"start={teacher}", objective, f"data.teacher.model={teacher}")
+    assert isinstance(student.objective, SelfCritical)
+    plain = set_up(tiny, tmp_path / "plain", f"start={teacher}", objective)
+    assert isinstance(plain.objective, SelfCritical)
+    candidates = torch.tensor([[*student.model.vocabulary.encode("this one is all green")[1:], 0]])
+    assert candidates[0, -2] == EOS and student.objective.cider([1], candidates.numpy()).item() > 5
+    assert student.objective.cider([1], candidates.numpy()) == plain.objective.cider([1], candidates.numpy())
+    assert {len(captions) for captions in student.encoded.numbers} == {1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        (["data.teacher.model=nobody"], CheckpointError, "model 'nobody' does not exist"),
+        (["data.teacher={model: x, captions: 6}"], ConfigError, r"captions \(6\) must not be more than width \(5\)"),
+        (["data.teacher.unlabelled=[photos]"], ConfigError, "name the teacher that does in 'model'"),
+        (["data.teacher.modl=x"], ConfigError, "Did you mean 'model'"),
+        (
+            ["data.teacher={model: x, unlabelled: [photos]}", "objective.name=self_critical"],
+            ConfigError,
+            "data.teacher.unlabelled: self-critical training rewards what people say",
+        ),
+        (["data.teacher.model=x", "objective.name=self_critical"], ConfigError, "set objective.cross_entropy"),
+        (["data.teacher={model: x, unlabelled: [nowhere]}"], AnnotationError, "nowhere: there is no such folder"),
+        (["data.teacher={model: x, unlabelled: [EMPTY]}"], AnnotationError, "empty: has no pictures; leave it out"),
+        (["data.teacher={model: x, unlabelled: [HERE]}"], AnnotationError, "all of its 32 pictures are in the data"),
+    ],
+)
+def test_what_cannot_be_taught_is_explained(
+    tiny: Path, tmp_path: Path, changes: list[str], error: type[Exception], message: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    changes = [change.replace("EMPTY", str(tmp_path / "empty")).replace("HERE", str(tmp_path)) for change in changes]
+    with pytest.raises(error, match=message):
+        run(tiny, changes, output=tmp_path / "run", console=quiet())
+    assert not (tmp_path / "run").exists()
+
+
+def test_pictures_of_which_none_can_be_read_are_an_error(tiny: Path, teacher: Path, tmp_path: Path) -> None:
+    for number in range(24):
+        (tmp_path / f"{number}.png").write_bytes(b"no picture")
+    with pytest.raises(AnnotationError, match=r"not one of 24 photos could be captioned; first: .*0\.png"):
+        run(tiny, [f"data.teacher.model={teacher}"], output=tmp_path / "run", console=quiet())
+
+
+def test_several_teachers_are_told_from_one(teacher: Path, tmp_path: Path) -> None:
+    def head(model: str, width: int = 5) -> dict[str, Any]:
+        config = TeacherConfig(model=model, width=width)
+        return Teacher(config, tmp_path, device=torch.device("cpu"), console=quiet()).head
+
+    moved = shutil.copytree(teacher, tmp_path / "moved+away")
+    assert head(str(moved))["fingerprint"] == head(str(teacher))["fingerprint"] != head("show_tell")["fingerprint"]
+    both = head(f"{teacher}+show_tell")["fingerprint"]
+    assert both not in (head(str(teacher))["fingerprint"], head("show_tell")["fingerprint"])
+    with pytest.raises(CheckpointError, match="'show_tel' does not exist"):
+        head(f"{teacher}+show_tel")
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_teachers_work(tiny: Path, teacher: Path, unlabelled: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    changes = [
+        *FIXED,
+        "batch_size=5",
+        f"data.teacher={{model: {teacher}, unlabelled: [{unlabelled}], choice: closest}}",
+    ]
+    _, err = finish(start(2, *train(tiny, changes, two)))
+    assert err.count("bad.png") == 1
+    run(tiny, changes, output=one, console=quiet())
+    assert (one / FILE).read_bytes() == (two / FILE).read_bytes()
+    assert_near(one, two)
+
+
+@pytest.mark.slow
+def test_an_exported_teacher_writes_on_the_cpu(tiny: Path, tmp_path: Path) -> None:
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason=f"exporting needs {package}; pip install 'captioner[onnx]'")
+    from captioner.onnx.export import export
+
+    model = exportable("show_attend_tell")
+    export(model, tmp_path / "exported", source="mine", about={}, photos=sorted(tmp_path.glob("?.png")))
+    student = set_up(tiny, tmp_path / "run", f"data.teacher.model={tmp_path / 'exported'}")
+    expected = Captioner(model, device="cpu", width=5)([photo.path for photo in student.train.photos])
+    assert [photo.captions for photo in student.train.photos] == [(caption.text,) for caption in expected]
+    config = TeacherConfig(model=str(tmp_path / "exported"))
+    assert Teacher(config, tmp_path, device=torch.device("cuda"), console=quiet()).device == "cpu"
