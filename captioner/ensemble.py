@@ -120,40 +120,33 @@ class Ensemble(TorchPipeline):
     """
 
     def __init__(self, models: Mapping[str, CaptionModel], *, device: str = "auto", **search: Any) -> None:
-        self.device = choose_device(device)
+        (name, first), *_ = models.items()
+        self.device, self.vocabulary = choose_device(device), first.vocabulary
         self.about: dict[str, Any] = {}
-        names, (first, *_) = list(models), models.values()
-        self.vocabulary = first.vocabulary
-        numbers = [_numbers(names[0], self.vocabulary, name, model.vocabulary) for name, model in models.items()]
-        encoders: dict[str, Encoder] = {}
-        known = []  # of each model, the encoder of its fingerprint
-        for model in models.values():
-            fingerprint = model.encoder.fingerprint()
-            if fingerprint not in encoders:
-                encoders[fingerprint] = model.encoder.to(self.device).eval()
-            known.append(list(encoders).index(fingerprint))
-        self.encoders = list(encoders.values())
+        self.search = validate(SearchConfig, {**first.config.search.model_dump(), **search}, where="search")
+        numbers = [_numbers(name, self.vocabulary, other, model.vocabulary) for other, model in models.items()]
+        encoders, which = _distinct([model.encoder for model in models.values()])
+        self.encoders = [encoder.to(self.device).eval() for encoder in encoders]
         self.decoders = [model.decoder.to(self.device).eval() for model in models.values()]
-        attending = [number for decoder, number in zip(self.decoders, known, strict=True) if decoder.attends]
-        self.attends, self._shown = bool(attending), next(iter(attending), known[0])
-        transforms = [encoder.transform for encoder in (self.encoders[self._shown], *self.encoders)]
+        self._encoders = [encoder.fast(self.device) for encoder in self.encoders]
+
+        attending = [number for decoder, number in zip(self.decoders, which, strict=True) if decoder.attends]
+        self.attends, self._shown = bool(attending), [*attending, which[0]][0]
+        first_shown = self.encoders[self._shown]
+        shown = [_same_places(encoder, first_shown) for encoder in self.encoders]
+        members = []
+        for decoder, number, own in zip(self.decoders, which, numbers, strict=True):
+            own = None if own is None else own.to(self.device)
+            members.append(
+                Member(decoder.fast(fast_dtype(self.device)), number, own, decoder.attends and shown[number])
+            )
+        self._decoder = Mean(members)
+
+        # The place of a picture is that of the first transform, so it is where the attention is shown.
+        transforms = [encoder.transform for encoder in (first_shown, *self.encoders)]
         self._transforms = [part for number, part in enumerate(transforms) if part not in transforms[:number]]
         self.transform = self._transforms[0] if len(self._transforms) == 1 else Together.of(self._transforms)
-        self._encoders = [encoder.fast(self.device) for encoder in self.encoders]
-        shown = [_same_places(encoder, self.encoders[self._shown]) for encoder in self.encoders]
-        self._decoder = Mean(
-            [
-                Member(
-                    decoder.fast(fast_dtype(self.device)),
-                    number,
-                    own if own is None else own.to(self.device),
-                    decoder.attends and shown[number],
-                )
-                for decoder, number, own in zip(self.decoders, known, numbers, strict=True)
-            ]
-        )
-        self.search = validate(SearchConfig, {**first.config.search.model_dump(), **search}, where="search")
-        log.info("an ensemble of %d models with %d encoders; search: %s", len(models), len(encoders), self.search)
+        log.info("an ensemble of %d models on %d encoders; search: %s", len(models), len(encoders), self.search)
 
     @classmethod
     def load(cls, models: Mapping[str, Path], *, device: str = "auto", **search: Any) -> Ensemble:
@@ -208,6 +201,13 @@ class Ensemble(TorchPipeline):
         found = choose_search(self.search)(self._decoder, memories, self.search)
         shown = self._shown
         return best_of(captions_of(found, self.vocabulary, memories.parts[shown], self.encoders[shown].classes))
+
+
+def _distinct(encoders: Sequence[Encoder]) -> tuple[list[Encoder], list[int]]:
+    """Return the encoders that differ, and for each of the given ones which of these it equals."""
+    numbers: dict[str, int] = {}
+    which = [numbers.setdefault(encoder.fingerprint(), len(numbers)) for encoder in encoders]
+    return [encoders[which.index(number)] for number in range(len(numbers))], which
 
 
 def _same_places(encoder: Encoder, other: Encoder) -> bool:
