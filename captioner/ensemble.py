@@ -21,7 +21,8 @@ from captioner.checkpoint import load_model
 from captioner.data.transform import Together
 from captioner.decoders import Decoder, State, Step
 from captioner.encoders import Encoder
-from captioner.errors import CaptionerError, CheckpointError
+from captioner.errors import CaptionerError, CheckpointError, FeatureStoreError
+from captioner.features import FeatureStore
 from captioner.memory import Memories, Memory
 from captioner.model import CaptionModel
 from captioner.pipeline import TorchPipeline, best_of, captions_of
@@ -188,11 +189,27 @@ class Ensemble(TorchPipeline):
             )
         )
 
+    def open_features(self, folder: str | Path) -> FeatureStore:
+        """See :meth:`TorchPipeline.open_features`.
+
+        Several encoders can finish one store, if they are the same up to where it was cut.
+        """
+        store = FeatureStore(folder)  # a damaged one has its own error
+        try:
+            for encoder in self.encoders:
+                FeatureStore(folder, encoder=encoder)
+        except FeatureStoreError:
+            raise FeatureStoreError(
+                f"{folder}: was not made by the encoder of each member of this ensemble; leave it out, or take members "
+                "with the encoder that made it"
+            ) from None
+        return store
+
     @torch.inference_mode()
     def caption_memory(self, memory: Memories | Memory, *, cut: int = 0, attention: str = MEAN) -> list[Caption]:
-        """See :meth:`TorchPipeline.caption_memory`; a single memory is that of the only encoder."""
+        """See :meth:`TorchPipeline.caption_memory`; a single memory, from a store, is for every encoder to finish."""
         self.check(attention)
-        parts = [memory] if isinstance(memory, Memory) else memory.parts
+        parts = (memory,) * len(self.encoders) if isinstance(memory, Memory) else memory.parts
         memories = Memories(
             tuple(
                 encoder.finish(part.to(self.device), cut) for encoder, part in zip(self._encoders, parts, strict=True)

@@ -20,7 +20,7 @@ from captioner.data.loader import ImageBatch
 from captioner.decoders import Decoder
 from captioner.encoders import Encoder
 from captioner.encoders.parallel import encode_batches, encoded_at_once, threads
-from captioner.errors import CaptionerError, FeatureStoreError, ImageError
+from captioner.errors import CaptionerError, ImageError
 from captioner.features import FeatureStore
 from captioner.heads import check, look_again
 from captioner.memory import Encoded, Memory
@@ -66,13 +66,8 @@ class TorchPipeline(Captioner):
         """Open a feature store that can take the place of the pictures.
 
         Raises:
-            FeatureStoreError: it cannot be read, was made by another encoder, or the models have several encoders.
+            FeatureStoreError: it cannot be read, or was made by another encoder.
         """
-        if len(self.encoders) > 1:
-            raise FeatureStoreError(
-                f"{folder}: holds the features of one encoder, and this ensemble has {len(self.encoders)}; caption the "
-                "pictures themselves, or take members with one encoder"
-            )
         return FeatureStore(folder, encoder=self.encoders[0])
 
     def encoded_at_once(self, batch_size: int) -> int:

@@ -339,7 +339,7 @@ def test_bad_pictures_are_errors_in_their_places(encoders: dict[str, Encoder], p
 
 @pytest.mark.usefixtures("exact")
 def test_features_take_the_place_of_pictures(encoders: dict[str, Encoder], photos: list[Path], tmp_path: Path) -> None:
-    """For members with the encoder of the store; it may be cut."""
+    """For members with the encoder of the store, or with encoders that are the same up to where it was cut."""
     (tmp_path / "captions.csv").write_text("image,caption\n" + "".join(f"{path},a dog\n" for path in photos))
     data = read_captions(tmp_path / "captions.csv")
     models = {name: build(name, encoders["grid"]) for name in ("show_attend_tell", "transformer")}
@@ -350,10 +350,19 @@ def test_features_take_the_place_of_pictures(encoders: dict[str, Encoder], photo
         pictures = [(photo.image_id, photo.path) for photo in data.photos]
         folder = build_store(tmp_path / f"cut {cut}", encoders["grid"].front(cut), pictures, workers=1).store.folder
         assert generate(ensemble, data, features=ensemble.open_features(folder)) == (expected, [])
-    other = Ensemble({"a": models["transformer"], "b": build("show_tell", encoders["larger"])}, device="cpu")
-    with pytest.raises(FeatureStoreError, match=r"cut 0: holds the features of one encoder, .* ensemble has 2"):
+    tuned = copy.deepcopy(encoders["grid"])
+    with torch.no_grad():
+        for weight in tuned.tail(2).parameters():
+            weight.mul_(1.5)
+    other = Ensemble(models | {"tuned": build("top_down", tuned)}, device="cpu")
+    assert len(other.encoders) == 2
+    expected, _ = generate(other, data)
+    assert generate(other, data, features=other.open_features(tmp_path / "cut 2")) == (expected, [])
+    with pytest.raises(FeatureStoreError, match="cut 0: was not made by the encoder of each member"):
         other.open_features(tmp_path / "cut 0")
-    with pytest.raises(FeatureStoreError, match="made by another encoder"):
+    with pytest.raises(FeatureStoreError, match="none: no feature store"):
+        other.open_features(tmp_path / "none")
+    with pytest.raises(FeatureStoreError, match="cut 0: was not made by the encoder of each member"):
         Ensemble({"b": build("show_tell", encoders["larger"])}, device="cpu").open_features(tmp_path / "cut 0")
 
 

@@ -137,7 +137,7 @@ def run(
 
     A translator is scored against the file of the target language, by sacrebleu: BLEU and chrF.
 
-    An ensemble is scored as one captioner; with --features its members must have the one encoder of the store.
+    An ensemble is scored as one captioner; with --features all its members must have the encoder of the store.
 
     With --grounding, attention is compared with boxes, for the captions that the model writes and for the references;
     of a Transformer, --heads chooses whose.

@@ -412,7 +412,10 @@ def test_an_ensemble_reads_the_features_of_its_only_encoder(
     both = run("evaluate", f"{model}+{again}", dataset, *METRICS, "--json", "--features", features)
     assert json.loads(both.out)["scores"] == pytest.approx(json.loads(alone.out)["scores"])
     result = run("evaluate", f"{model}+{partner}", dataset, *METRICS, "--features", features)
-    assert (result.code, result.out) == (1, "") and f"{features}: holds the features of one encoder" in result.err
+    assert (result.code, result.out) == (
+        1,
+        "",
+    ) and f"{features}: was not made by the encoder of each member" in result.err
 
 
 def test_an_ensemble_is_not_compared_with_boxes(run, model: Path, partner: Path, dataset: Path, tmp_path: Path) -> None:
