@@ -323,3 +323,15 @@ def test_only_an_ensemble_is_compared_if_only_that_is_named(
     arguments = ("--data", dataset, "-o", tmp_path / "out", *FAST, "--rounds", 0, "--photos", 0)
     assert run("benchmark", "-m", model, "-m", partner, *arguments).code == 0
     assert list(json.loads((tmp_path / "out" / "benchmark.json").read_text())["models"]) == ["tiny+partner"]
+
+
+@pytest.mark.slow
+def test_an_ensemble_is_timed_beside_its_members(
+    run: Run, model: Path, partner: Path, dataset: Path, tmp_path: Path
+) -> None:
+    arguments = ("--data", dataset, "-o", tmp_path / "out", *FAST, "--photos", 0, "--rounds", 2, "--batch-size", 2)
+    assert run("benchmark", model, partner, f"{model}+{partner}", *arguments).code == 0
+    cost = json.loads((tmp_path / "out" / "benchmark.json").read_text())["cost"]
+    assert list(cost) == ["tiny", "partner", "tiny+partner"]
+    assert all(each["timings"][0]["total"]["p50"] > 0 for each in cost.values())
+    assert "timings are used again" in run("benchmark", model, partner, f"{model}+{partner}", *arguments).err
