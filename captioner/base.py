@@ -39,7 +39,8 @@ class Captioner:
             ...
 
     ``Captioner(model)`` is a :class:`captioner.pipeline.TorchCaptioner`; of an exported folder :meth:`from_pretrained`
-    makes a :class:`captioner.onnx.runtime.OnnxCaptioner`, which does the same without torch.
+    makes a :class:`captioner.onnx.runtime.OnnxCaptioner`, which does the same without torch, and of several models a
+    :class:`captioner.ensemble.Ensemble`.
 
     Args:
         model: the model; it is moved to the device and set to eval mode.
@@ -80,11 +81,16 @@ class Captioner:
         ``None`` is the default model, and ``user/model@revision`` a branch, a tag or a commit. Of the hub, the newest
         version is taken, and without a network the one that was downloaded before.
 
+        Names that are joined by ``+``, as in ``show_attend_tell+transformer``, are an ensemble: one caption of all
+        these models, see :class:`captioner.ensemble.Ensemble`. They must share a vocabulary. A folder of that very
+        name comes first.
+
         Raises:
-            CheckpointError: there is no such model, it is damaged, or what runs it is not installed.
+            CheckpointError: there is no such model, it is damaged, what runs it is not installed, or models cannot be
+                an ensemble.
         """
-        folder = folders.locate(name_or_path)
-        if folders.captioner_kind(folder) == ONNX:  # a wrong folder is reported at once
+        folder, *others = located = folders.locate_captioners(name_or_path)  # a wrong folder is reported at once
+        if not others and folders.captioner_kind(folder) == ONNX:
             from captioner.onnx.runtime import OnnxCaptioner
 
             return OnnxCaptioner(folder, device=device, **search)
@@ -97,6 +103,11 @@ class Captioner:
                 f"{folder}: is a model in torch, which is not installed; run: pip install torch, or give a folder that "
                 "captioner export made of it"
             ) from None
+        if others:
+            from captioner.ensemble import Ensemble
+
+            names = folders.members(str(name_or_path))
+            return Ensemble.load(dict(zip(names, located, strict=True)), device=device, **search)
         captioner = Captioner(load_model(folder), device=device, **search)
         captioner.about = folders.about(folder)
         return captioner

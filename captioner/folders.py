@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ WEIGHTS, VOCABULARY, CARD = "model.safetensors", "vocabulary.json", "README.md"
 SOURCE_VOCABULARY = "source_vocabulary.json"  # of a translator: the words it reads
 GRAPHS = ("encoder.onnx", "start.onnx", "step.onnx")  # of an exported captioner
 DEFAULT = "show_attend_tell"
+AND = "+"  # joins the names of an ensemble's members
 #: what a model's folder holds beside its config and its card, by kind
 PARTS: dict[str, tuple[str, ...]] = {
     CAPTIONER: (WEIGHTS, VOCABULARY),
@@ -72,11 +73,57 @@ def locate(name_or_path: str | Path | None = None, *, kind: str | None = CAPTION
         raise CheckpointError(
             f"{name}: is a {kind_of(others[name])}, and this needs a {kind}; known: {', '.join(models)}"
         )
+    if len(members(name)) > 1:
+        raise CheckpointError(f"{name}: is an ensemble, and this needs a single {kind or 'model'}; give one of them")
     hint = suggestion(name, list(models))
     raise CheckpointError(
         f"model {name!r} does not exist.{hint} Shipped: {', '.join(models) or 'none'}; or give a model folder, or "
         "user/model on the hub"
     )
+
+
+def join(names: Iterable[str | Path]) -> str:
+    """Return the name of the ensemble of models, or that of the only one."""
+    return AND.join(map(str, names))
+
+
+def members(name_or_path: str | Path) -> list[str]:
+    """Return the names that an ensemble's name joins by ``+``; just the one of a single model.
+
+    A ``+`` may also be in the name of a folder: of the possible readings, the one with the longest names of folders
+    that exist is taken, from the left.
+    """
+    pieces, found = str(name_or_path).split(AND), []
+    while pieces:
+        size = next((n for n in range(len(pieces), 1, -1) if Path(join(pieces[:n])).is_dir()), 1)
+        found.append(join(pieces[:size]))
+        pieces = pieces[size:]
+    return found
+
+
+def locate_captioners(name_or_path: str | Path | None = None) -> list[Path]:
+    """Find the folder of a captioner, or those of an ensemble's members.
+
+    Args:
+        name_or_path: a name that :func:`locate` knows, or several that are joined by ``+``; ``None`` is the default.
+
+    Raises:
+        CheckpointError: there is no such captioner, or the ensemble has one twice or an exported one.
+    """
+    names: list[Any] = [None] if name_or_path is None else members(name_or_path)
+    if "" in names and len(names) > 1:
+        raise CheckpointError(f"{name_or_path}: a model's name is missing beside a {AND}; join names like a{AND}b")
+    found: dict[Path, Path] = {}
+    for name in names:
+        folder = locate(name)
+        if captioner_kind(folder) == ONNX and len(names) > 1:
+            raise CheckpointError(
+                f"{name}: is exported, and the members of an ensemble are run in torch; give the model that it was "
+                "exported from"
+            )
+        if found.setdefault(folder.resolve(), folder) is not folder:
+            raise CheckpointError(f"{name_or_path}: {name} is in it twice; give each member once")
+    return list(found.values())
 
 
 def translators(source: str = "en") -> dict[str, str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -69,6 +69,11 @@ class Memory:
         return self.vectors.shape[0]
 
     @property
+    def device(self) -> torch.device:
+        """The device of its tensors."""
+        return self.vectors.device
+
+    @property
     def places(self) -> int:
         """N, the number of places."""
         return self.vectors.shape[1]
@@ -108,3 +113,40 @@ class Memory:
             name: function(name, tensor) for name, tensor in tensors.items() if tensor is not None
         }
         return replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class Memories:
+    """What several encoders made of the same images.
+
+    Attributes:
+        parts: a memory of B images by each encoder.
+    """
+
+    parts: tuple[Memory, ...]
+
+    @classmethod
+    def join(cls, memories: Sequence[Memories]) -> Memories:
+        """Put the images of memories of the same encoders behind one another."""
+        return cls(tuple(Memory.join(parts) for parts in zip(*(each.parts for each in memories), strict=True)))
+
+    def __len__(self) -> int:
+        """Return B, the number of images."""
+        return len(self.parts[0])
+
+    @property
+    def device(self) -> torch.device:
+        """The device of its tensors."""
+        return self.parts[0].device
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Memories:
+        """Move each memory; see :meth:`Memory.to`."""
+        return Memories(tuple(part.to(device, dtype) for part in self.parts))
+
+    def __getitem__(self, index: slice | Tensor) -> Memories:
+        """Select images."""
+        return Memories(tuple(part[index] for part in self.parts))
+
+
+#: what a search begins with
+Encoded: TypeAlias = Memory | Memories

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from captioner.memory import Memory
+from captioner.memory import Memories, Memory
 
 B, N, D = 3, 6, 4
 
@@ -90,3 +90,16 @@ def test_moving_moves_every_part() -> None:
 def test_a_memory_without_mask_and_boxes_stays_without() -> None:
     memory = Memory.of_grid(torch.randn(B, N, D), (2, 3)).to("cpu", torch.float64)[:1]
     assert memory.mask is None and memory.boxes is None and len(memory) == 1
+
+
+def test_memories_of_several_encoders_are_selected_joined_and_moved_together() -> None:
+    both = Memories((regions(), Memory.of_grid(torch.randn(B, 9, 2), (3, 3))))
+    assert len(both) == B and both.device == torch.device("cpu")
+    last = both[torch.tensor([2])]
+    again = Memories.join([both[:2], last])
+    for part, same in zip(both.parts, again.parts, strict=True):
+        assert torch.equal(part.vectors, same.vectors) and part.grid == same.grid
+        assert (part.boxes is None) == (same.boxes is None)
+    assert torch.equal(last.parts[1].vectors, both.parts[1].vectors[2:])
+    halved = both.to(dtype=torch.float16)
+    assert [part.vectors.dtype for part in halved.parts] == [torch.float16] * 2

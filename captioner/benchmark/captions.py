@@ -81,7 +81,7 @@ def caption_all(
         key = {"model": contestant.fingerprint, "captioner": captioner.__version__, "search": settings, "device": kind}
         try:
             generated.captions[contestant.name] = captioning.run(
-                key, partial(Captioner.from_pretrained, contestant.folder, device=device, **settings)
+                key, partial(Captioner.from_pretrained, contestant.model, device=device, **settings)
             )
         except CaptionerError as error:
             listener.failed(_named(contestant, error))
@@ -133,7 +133,7 @@ class _Captioning:
         """Return the first store built by the model's encoder, and report photos missing from it."""
         for folder in self.stores:
             try:
-                store = FeatureStore(folder, encoder=in_torch(model, "read features").model.encoder)
+                store = in_torch(model, "read features").open_features(folder)
             except FeatureStoreError:
                 continue  # built by another encoder: without the encoder check it opened
             missing = (photo for photo in self.data.photos if photo.image_id not in store)
@@ -152,6 +152,6 @@ def _identity(features: FeatureStore) -> list[Any]:
 
 
 def _named(contestant: Contestant, error: CaptionerError) -> str:
-    """Prefix the error with the model's name unless it already names the model's folder."""
+    """Prefix the error with the model's name unless it already names a folder of the model."""
     text = str(error)
-    return text if str(contestant.folder) in text else f"{contestant.name}: {text}"
+    return text if any(str(folder) in text for folder in contestant.folders) else f"{contestant.name}: {text}"

@@ -6,9 +6,10 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 
-from captioner import assets, checkpoint
+from captioner import assets, folders
 from captioner.card import name_of
 from captioner.errors import CheckpointError
 
@@ -19,25 +20,37 @@ class Contestant:
 
     Attributes:
         name: its name in tables.
-        folder: the model folder.
+        folder: the model folder; of an ensemble, that of its first member.
         recipe: the recipe with which the benchmark trained it; ``None`` if it did not.
         seed: the seed of that training.
+        others: the folders of an ensemble's other members.
     """
 
     name: str
     folder: Path
     recipe: str | None = None
     seed: int | None = None
+    others: tuple[Path, ...] = ()
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The folder of the model, or those of all members."""
+        return (self.folder, *self.others)
+
+    @property
+    def model(self) -> str:
+        """The name by which :meth:`Captioner.from_pretrained` loads it."""
+        return folders.join(self.folders)
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the model's weights, config and vocabulary.
+        """SHA-256 of the weights, config and vocabulary of the model, or of all members.
 
         A missing file counts as empty here; loading the model reports it.
         """
         digest = hashlib.sha256()
-        for name in (assets.CONFIG, checkpoint.VOCABULARY, checkpoint.WEIGHTS):
-            path = self.folder / name
+        for folder, name in product(self.folders, (assets.CONFIG, folders.VOCABULARY, folders.WEIGHTS)):
+            path = folder / name
             digest.update(f"{name} {path.stat().st_size if path.is_file() else 0}\n".encode())
             if path.is_file():
                 with open(path, "rb") as file:
@@ -49,53 +62,58 @@ class Contestant:
 def find(models: Sequence[str | Path | Contestant], failed: Callable[[str], None]) -> list[Contestant]:
     """Locate models and give each a unique name.
 
-    A model is named after its folder (that of the run, for a run's ``best`` or ``last``). If that name is not unique,
-    the model's name is the argument as given.
+    A model is named after its folder (that of the run, for a run's ``best`` or ``last``), and an ensemble after its
+    members. If that name is not unique, the model's name is the argument as given.
 
     Args:
-        models: shipped models by name, model folders, ``user/model`` on the hub, or contestants, which have a name.
+        models: shipped models by name, model folders, ``user/model`` on the hub, ensembles of these by names joined by
+            ``+``, or contestants, which have a name.
         failed: called with the error of a model that does not exist or whose config cannot be read; it is left out.
 
     Raises:
         CheckpointError: the same model was given twice, two models have the same name, or none is left.
     """
-    located: list[tuple[str | Path | Contestant, Path]] = []
+    located: list[tuple[str | Path | Contestant, tuple[Path, ...]]] = []
     for model in models:
         try:
-            folder = model.folder if isinstance(model, Contestant) else checkpoint.locate(model)
-            checkpoint.read_config(folder)
+            found = model.folders if isinstance(model, Contestant) else tuple(folders.locate_captioners(model))
+            for folder in found:
+                folders.read_config(folder)
         except CheckpointError as error:
             failed(str(error))
             continue
-        if any(folder.resolve() == other.resolve() for _, other in located):
-            raise CheckpointError(f"{folder}: this model is named twice; leave one out")
-        located.append((model, folder))
+        if any([one.resolve() for one in found] == [one.resolve() for one in other] for _, other in located):
+            raise CheckpointError(f"{folders.join(found)}: this model is named twice; leave one out")
+        located.append((model, found))
     if not located:
         raise CheckpointError(
             "no model is left to compare"
             if models
             else "no model comes with this copy of captioner; name some to compare"
         )
-    short = [_name(model, folder) for model, folder in located]
+    short = [_name(model, found) for model, found in located]
     out: dict[str, Contestant] = {}
-    for (model, folder), name in zip(located, short, strict=True):
+    for (model, (folder, *others)), name in zip(located, short, strict=True):
         contestant = (
             model
             if isinstance(model, Contestant)
-            else Contestant(name if short.count(name) == 1 else str(model), folder)
+            else Contestant(name if short.count(name) == 1 else str(model), folder, others=tuple(others))
         )
         if contestant.name in out:
             raise CheckpointError(
-                f"{folder}: another model is named {contestant.name!r} too; give its folder by a longer path, "
-                f"such as ./{contestant.name}"
+                f"{contestant.model}: another model is named {contestant.name!r} too; give its folder by a longer "
+                f"path, such as ./{contestant.name}"
             )
         out[contestant.name] = contestant
     return list(out.values())
 
 
-def _name(model: str | Path | Contestant, folder: Path) -> str:
+def _name(model: str | Path | Contestant, found: Sequence[Path]) -> str:
     if isinstance(model, Contestant):
         return model.name
-    if not Path(model).is_dir():  # a shipped model, or one from the hub, whose folder name is a hash
-        return str(model)
-    return name_of(folder.resolve())
+    names = [
+        # Any other is a shipped model, or one from the hub, whose folder name is a hash.
+        name_of(folder.resolve()) if Path(name).is_dir() else name
+        for name, folder in zip(folders.members(model), found, strict=True)
+    ]
+    return folders.join(names) if len(set(names)) == len(names) else str(model)

@@ -81,8 +81,8 @@ def benchmark(
     Models and photos that cannot be used are reported to the listener and left out.
 
     Args:
-        models: shipped models by name, model folders, ``user/model`` on the hub, or contestants; the others are
-            compared with the first.
+        models: shipped models by name, model folders, ``user/model`` on the hub, ensembles of these by names joined by
+            ``+``, or contestants; the others are compared with the first.
         data: the photos of a split.
         output: the folder to write to.
         training: the training split, for counting novel captions; ``None`` if the data has none.
@@ -140,7 +140,7 @@ def benchmark(
         ]
     pages = [_shown_photo(quality, number, by_id) for number in page.most_different(quality, shown)]
     for contestant in contestants:
-        load = partial(Captioner.from_pretrained, contestant.folder, device=device, **settings)
+        load = partial(Captioner.from_pretrained, contestant.model, device=device, **settings)
         try:
             notes += page.draw_attention(
                 pages, contestant.name, load, listener.bar(f"Drawing attention, {contestant.name}")
@@ -169,7 +169,7 @@ def benchmark(
         "captioner": captioner.__version__,
         **about,
         "machine": system,
-        "models": {contestant.name: str(contestant.folder) for contestant in contestants},
+        "models": {contestant.name: contestant.model for contestant in contestants},
         "quality": asdict(quality),
         "cost": {name: asdict(cost) for name, cost in costs.items()},
         "notes": notes,
@@ -207,7 +207,7 @@ def _timed(
         listener.note(f"timings are used again from {store.folder}")
         return {name: Cost.of(cost) for name, cost in cached["costs"].items()}, cached["machine"]
     jobs = {
-        model.name: Job(str(model.folder), device, search, [str(photo.path) for photo in photos], batches)
+        model.name: Job(model.model, device, search, [str(photo.path) for photo in photos], batches)
         for model in contestants
     }
     costs, errors = time_models(jobs, rounds=rounds, progress=listener.progress)

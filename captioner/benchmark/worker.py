@@ -11,7 +11,6 @@ import sys
 import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 from captioner.backend import keep_freed_memory
@@ -24,7 +23,7 @@ class Job:
     """Arguments of a worker.
 
     Attributes:
-        model: the model folder.
+        model: the model folder, or those of an ensemble's members, joined.
         device: a torch device, or ``auto``.
         search: search settings that differ from the model's.
         photos: image files, decoded once and used repeatedly.
@@ -43,9 +42,9 @@ class About:
     """Description of a worker's model after warm-up.
 
     Attributes:
-        encoder: number of parameters of the encoder.
-        decoder: number of parameters of the decoder, including a refiner.
-        megabytes: size of the model folder in MB.
+        encoder: number of parameters of the encoder, or of all of them.
+        decoder: number of parameters of the decoders, including refiners.
+        megabytes: size of the model folders in MB.
         memory: peak memory of the process in MB after warming up with each batch size, smallest size first; it
             includes Python and torch.
         before: peak memory in MB before the model was loaded.
@@ -122,11 +121,12 @@ class Contestant:
         from captioner.base import Captioner
         from captioner.data.images import load_image
         from captioner.errors import EvaluationError, ImageError
+        from captioner.folders import locate_captioners
         from captioner.pipeline import in_torch
 
         before = peak_memory()
         self.captioner = in_torch(Captioner.from_pretrained(job.model, device=job.device, **job.search), "compare cost")
-        transform = self.captioner.model.encoder.transform
+        transform = self.captioner.transform
         pictures, unreadable = [], []
         for path in job.photos:
             try:
@@ -145,13 +145,15 @@ class Contestant:
             for turn in range(3):
                 self.time(size, turn * size)
             memory[size] = round(peak_memory(), 1)
-        model = self.captioner.model
+        encoder, decoder = (
+            sum(parameter.numel() for part in parts for parameter in part.parameters())
+            for parts in (self.captioner.encoders, self.captioner.decoders)
+        )
+        files = [file for folder in locate_captioners(job.model) for file in folder.iterdir() if file.is_file()]
         self.about = About(
-            encoder=sum(parameter.numel() for parameter in model.encoder.parameters()),
-            decoder=sum(parameter.numel() for parameter in model.decoder.parameters()),
-            megabytes=round(
-                sum(os.path.getsize(file) for file in Path(job.model).iterdir() if file.is_file()) / MEGABYTE, 1
-            ),
+            encoder=encoder,
+            decoder=decoder,
+            megabytes=round(sum(map(os.path.getsize, files)) / MEGABYTE, 1),
             memory=memory,
             before=round(before, 1),
             device_memory=round(torch.cuda.max_memory_allocated(device) / MEGABYTE, 1)
@@ -170,7 +172,7 @@ class Contestant:
         pixels = self.pixels[(torch.arange(size) + first) % len(self.pixels)]
         began = self._now()
         with torch.inference_mode():
-            memory = self.captioner._encoder(pixels)
+            memory = self.captioner.encode(pixels)
         encoded = self._now()
         self.captioner.caption_memory(memory)
         return encoded - began, self._now() - encoded

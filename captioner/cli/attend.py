@@ -58,7 +58,7 @@ def run(
             "json: the numbers. By default that of the file's name, in a folder png.",
         ),
     ] = None,
-    model: caption.Model = None,
+    models: caption.Models = None,
     language: caption.Language = None,
     translator: caption.TranslatorName = None,
     word: Annotated[
@@ -144,6 +144,7 @@ def run(
     from captioner.settings import validate
 
     style = validate(Style, {"scale": scale, "colours": colours, "smoothing": smoothing}, where="attend")
+    model = console.ensemble(models)
     captioner = Captioner.from_pretrained(model, device=device, **search)
     if not captioner.attends:
         raise CaptionerError(

@@ -15,6 +15,8 @@ EXAMPLES = """Example: captioner benchmark --data flickr8k --split test
 Example: captioner benchmark show_attend_tell models/mine --data dataset_coco.json --split test \
 --batch-size 1 --batch-size 32 --latex -o benchmark
 
+Example: captioner benchmark show_attend_tell transformer show_attend_tell+transformer --data flickr8k
+
 Example: captioner benchmark --data flickr8k --train flickr8k_show_attend_tell --train flickr8k_show_tell \
 --set epochs=4 --seeds 0,1,2 -o contest"""
 
@@ -26,8 +28,18 @@ def run(
         typer.Argument(
             metavar="MODEL",
             autocompletion=complete.models,
-            help="Shipped models, model folders, or user/model on the hub; the others are compared with the first.",
+            help="Shipped models, model folders, user/model on the hub, or ensembles of them as A+B; the others are "
+            "compared with the first.",
             show_default="the shipped models",
+        ),
+    ] = None,
+    members: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            autocompletion=complete.models,
+            help="A member of one more contestant, the ensemble of all that are given so; may be repeated.",
         ),
     ] = None,
     output: Annotated[
@@ -137,6 +149,10 @@ def run(
     from captioner.benchmark.training import train as train_all
     from captioner.evaluation.scores import DEFAULT_METRICS
 
+    together = console.ensemble(members)
+    contestants = [*(models or ()), *([together] if together else [])]
+    if not contestants and not train:
+        contestants = list(assets.shipped())
     failures = console.Failures()
     with _Bars() as bars:
         listener = Listener(bars, console.note, failures)
@@ -153,7 +169,7 @@ def run(
             console=console.messages,
         )
         benchmark(
-            [*(models or () if models or train else assets.shipped()), *trained],
+            [*contestants, *trained],
             part,
             output,
             training=training,

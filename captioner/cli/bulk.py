@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from captioner.cli import console
-from captioner.cli.caption import Model
+from captioner.cli.caption import Models
 
 EXAMPLES = """Example: captioner bulk photos -o captions
 
@@ -37,7 +37,7 @@ def run(
             help="The folder of the captions, a file for each part of the source.",
         ),
     ],
-    model: Model = None,
+    models: Models = None,
     format: Annotated[
         Literal["jsonl", "parquet"], typer.Option(help="Of the files; parquet needs captioner[bulk].")
     ] = "jsonl",
@@ -70,8 +70,8 @@ def run(
     from captioner import folders
 
     search = console.search(beam, length_normalisation)
-    name = model or folders.DEFAULT
-    folders.locate(name)  # a wrong one must not become the output's
+    name = console.ensemble(models) or folders.DEFAULT
+    folders.locate_captioners(name)  # a wrong one must not become the output's
     from captioner.bulk import Bulk, bulk, open_plan
     from captioner.bulk.reading import require_parquet
     from captioner.bulk.run import bulk_on_ray

@@ -28,6 +28,8 @@ Example: captioner caption photos --recursive --output captions.csv
 
 Example: captioner caption photo.jpg --language de
 
+Example: captioner caption photo.jpg --model show_attend_tell --model transformer
+
 Example: find . -name '*.jpg' | captioner caption - --json"""
 
 Paths = Annotated[
@@ -36,13 +38,14 @@ Paths = Annotated[
         metavar="PATH", help="Files, folders, quoted patterns, or - for a list on stdin, one path per line."
     ),
 ]
-Model = Annotated[
-    str | None,
+Models = Annotated[
+    list[str] | None,
     typer.Option(
         "--model",
         "-m",
         autocompletion=complete.models,
-        help="A shipped model, a model folder, or user/model on the Hugging Face hub.",
+        help="A shipped model, a model folder, or user/model on the Hugging Face hub. Several, repeated or as A+B, "
+        "write one caption together.",
     ),
 ]
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Include subfolders.")]
@@ -76,7 +79,7 @@ def _output(path: Path | None) -> Path | None:
 
 def run(
     paths: Paths,
-    model: Model = None,
+    models: Models = None,
     language: Language = None,
     translator: TranslatorName = None,
     recursive: Recursive = False,
@@ -113,6 +116,8 @@ def run(
 
     With --language or --translator the sentences are the translations; JSON and CSV have the captions as well.
 
+    Several models are an ensemble: each word has the mean of their probabilities. They must share a vocabulary.
+
     With --n-best each caption has its own line, with its log-probability after a tab. The output file appears when
     everything is done.
 
@@ -143,7 +148,7 @@ def run(
         from captioner import Captioner
 
         translate = find_translator(language, translator, device)
-        captioner = Captioner.from_pretrained(model, device=device, **search)
+        captioner = Captioner.from_pretrained(console.ensemble(models), device=device, **search)
         results = captioner.stream(chain(first, found), batch_size=batch_size, workers=workers, max_pixels=max_pixels)
         if translate:
             results = translate.captions(results, batch_size=batch_size)

@@ -16,8 +16,8 @@ from captioner import assets
 
 
 def models(incomplete: str) -> list[str]:
-    """Complete the name of a shipped captioner, or a folder."""
-    return _or_files(incomplete, assets.shipped(assets.CAPTIONER))
+    """Complete the name of a shipped captioner, or a folder; after a + that of one more member of an ensemble."""
+    return _joined(incomplete, assets.shipped(assets.CAPTIONER))
 
 
 def translators(incomplete: str) -> list[str]:
@@ -27,7 +27,7 @@ def translators(incomplete: str) -> list[str]:
 
 def scored(incomplete: str) -> list[str]:
     """Complete the name of a shipped model that can be evaluated, a captioner or a translator, or a file."""
-    return _or_files(incomplete, [*assets.shipped(assets.CAPTIONER), *assets.shipped(assets.TRANSLATOR)])
+    return _joined(incomplete, [*assets.shipped(assets.CAPTIONER), *assets.shipped(assets.TRANSLATOR)])
 
 
 def recipes(incomplete: str) -> list[str]:
@@ -58,6 +58,12 @@ def devices(incomplete: str) -> list[str]:
 
 def _starting(incomplete: str, names: Iterable[str]) -> list[str]:
     return sorted(name for name in names if name.startswith(incomplete))
+
+
+def _joined(incomplete: str, names: Iterable[str]) -> list[str]:
+    """Complete what follows the last +, if there is one."""
+    before, plus, last = incomplete.rpartition("+")
+    return [f"{before}{plus}{name}" for name in (_starting(last, names) if plus else _or_files(incomplete, names))]
 
 
 def _or_files(incomplete: str, names: Iterable[str]) -> list[str]:

@@ -211,6 +211,13 @@ def names(lists: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(name.strip() for names in lists or () for name in names.split(",") if name.strip())
 
 
+def ensemble(models: Sequence[str] | None) -> str | None:
+    """Return the name of the ensemble of the models that an option names when it is repeated; ``None`` without any."""
+    from captioner.folders import join
+
+    return join(models) if models else None
+
+
 def metrics(lists: Sequence[str] | None) -> tuple[str, ...]:
     """Return the metrics in comma-separated lists, see :func:`names`.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from captioner.cli import console
-from captioner.cli.caption import Model
+from captioner.cli.caption import Models
 
 if TYPE_CHECKING:
     from captioner.doctor import Finding
@@ -22,7 +22,7 @@ _COLOURS = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 
 
 def run(
-    model: Model = None,
+    models: Models = None,
     json: Annotated[bool, typer.Option("--json", help="Print as JSON, for a report of a bug.")] = False,
 ) -> None:
     """Check the installation, the machine and the shipped models, and caption a picture painted in memory.
@@ -35,7 +35,7 @@ def run(
 
     findings: list[Finding] = []
     with console.progress("Examining") as progress:
-        for finding in examine(model):
+        for finding in examine(console.ensemble(models)):
             findings.append(finding)
             progress(len(findings), None)
     found = report(findings)

@@ -18,6 +18,8 @@ EXAMPLES = """Example: captioner evaluate show_attend_tell flickr8k --split test
 Example: captioner evaluate models/mine dataset_coco.json --split test --beam 3 --metrics BLEU,CIDEr \
 --output-captions captions.json
 
+Example: captioner evaluate flickr8k --model show_attend_tell --model transformer
+
 Example: captioner evaluate dataset_coco.json --split test --captions results_of_another_program.json \
 --per-image each.csv
 
@@ -41,7 +43,8 @@ def run(
         typer.Argument(
             metavar="[MODEL]",
             autocompletion=complete.scored,
-            help="A shipped model, a model folder, or user/model on the Hugging Face hub; omitted with --captions.",
+            help="A shipped model, a model folder, user/model on the Hugging Face hub, or an ensemble of them as A+B; "
+            "omitted with --model and --captions.",
         ),
     ],
     data: Annotated[
@@ -50,6 +53,15 @@ def run(
             metavar="DATA",
             show_default=False,
             help="The caption data set, a file or folder; for a translator the folder with val.en, ...",
+        ),
+    ] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            autocompletion=complete.scored,
+            help="In place of MODEL; may be repeated, and several captioners are an ensemble.",
         ),
     ] = None,
     split: Annotated[
@@ -125,6 +137,8 @@ def run(
 
     A translator is scored against the file of the target language, by sacrebleu: BLEU and chrF.
 
+    An ensemble is scored as one captioner; with --features all its members must have the encoder of the store.
+
     With --grounding, attention is compared with boxes, for the captions that the model writes and for the references;
     of a Transformer, --heads chooses whose.
 
@@ -152,6 +166,12 @@ def run(
         "--output-captions": output_captions,
         "--per-image": per_image,
     }
+    if models and captions is not None:
+        raise typer.BadParameter("it is for models, and captions are given; leave it out", param_hint="--model")
+    if models and data is not None:
+        raise typer.BadParameter(f"give it too as --model, or as A+B: {model}", param_hint="MODEL")
+    if models:
+        model, data = console.ensemble(models) or "", Path(model)
     if captions is None and data is None:
         raise typer.BadParameter("give a model and the data", param_hint="DATA")
     if captions is not None and data is None:
@@ -171,12 +191,13 @@ def run(
     else:
         from captioner import assets, folders
 
-        folder = folders.locate(model, kind=None)
-        if assets.kind_of(folder) == assets.TRANSLATOR:
+        alone = len(folders.members(model)) == 1
+        located = [folders.locate(model, kind=None)] if alone else folders.locate_captioners(model)
+        if alone and assets.kind_of(located[0]) == assets.TRANSLATOR:
             why = f"is for captioners, and {model} is a translator"
             _refuse(given, why, *_PICTURES, "--metrics", "--grounding", "--per-image")
             result = evaluations.of_translator(
-                folder,
+                located[0],
                 data,
                 search,
                 split=split or "val",
@@ -189,11 +210,17 @@ def run(
             _refuse(given, why, "--features", "--metrics", "--output-captions", "--per-image")
             part = _read(data, images, split, restval, strict)
             result = evaluations.of_grounding(
-                folder, grounding, part, search, heads=heads or "mean", device=device, batch_size=batch_size
+                folders.join(located),
+                grounding,
+                part,
+                search,
+                heads=heads or "mean",
+                device=device,
+                batch_size=batch_size,
             )
         else:
             result = evaluations.of_captioner(
-                folder,
+                folders.join(located),
                 _read(data, images, split, restval, strict),
                 search,
                 device=device,

@@ -32,7 +32,7 @@ class Result(NamedTuple):
 
 
 def of_captioner(
-    model: Path,
+    model: str,
     data: CaptionData,
     search: dict[str, Any],
     *,
@@ -53,11 +53,10 @@ def of_captioner(
     from captioner.evaluation.evaluate import evaluate
     from captioner.evaluation.results import write_results
     from captioner.evaluation.scores import DEFAULT_METRICS
-    from captioner.features import FeatureStore
     from captioner.pipeline import in_torch
 
     captioner = Captioner.from_pretrained(model, device=device, **search)
-    store = FeatureStore(features, encoder=in_torch(captioner, "read features").model.encoder) if features else None
+    store = in_torch(captioner, "read features").open_features(features) if features else None
     with console.progress("Captioning") as progress:
         result = evaluate(
             captioner,
@@ -117,7 +116,7 @@ def _scored(result: Evaluation, data: CaptionData, about: dict[str, Any], per_im
 
 
 def of_grounding(
-    model: Path,
+    model: str,
     boxes: Path,
     data: CaptionData,
     search: dict[str, Any],

@@ -26,8 +26,8 @@ def run(
             "--model",
             "-m",
             autocompletion=complete.models,
-            help="A shipped model, a model folder, or user/model on the hub; may be repeated, and the first is the "
-            "default. Without it, all shipped captioners.",
+            help="A shipped model, a model folder, user/model on the hub, or an ensemble of them as A+B; may be "
+            "repeated, and the first is the default. Without it, all shipped captioners.",
         ),
     ] = None,
     host: Annotated[
@@ -82,7 +82,7 @@ def run(
     if not names:
         raise CaptionerError("no model comes with this copy of captioner; give one with --model")
     for name in names[1:]:
-        folders.captioner_kind(folders.locate(name))
+        folders.locate_captioners(name)
     search = console.search(beam, n_best=n_best)
     batches = Batches(
         names,

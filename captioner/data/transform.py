@@ -5,6 +5,7 @@ Letters in shapes: B pictures in a batch, S the transform's size in pixels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from PIL import Image
@@ -55,6 +56,11 @@ class Transform(Settings):
         """Of the array of :meth:`pixels`."""
         return (3, self.size, self.size)
 
+    @property
+    def view(self) -> tuple[str, float | None]:
+        """What it shows of a picture: transforms with the same view show the same part of it, at whatever size."""
+        return self.fit, self.crop_fraction if self.fit == "crop" else None
+
     def pixels(self, image: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """The part of an RGB ``image`` that the encoder sees, as a uint8 array ``(3, S, S)``, in memory S x S x 3."""
         import numpy as np
@@ -103,3 +109,48 @@ class Transform(Settings):
         left, top = (round((side - self.size) / 2) for side in resized)
         x, y = width / resized[0], height / resized[1]
         return (left * x, top * y, min((left + self.size) * x, width), min((top + self.size) * y, height))
+
+
+class Together(Transform):
+    """One picture as several transforms make it, one above the other in an array (3, H, W), so that it is read once.
+
+    Its own settings, and thereby the place of what it shows, are those of the first.
+
+    Attributes:
+        parts: the transforms.
+    """
+
+    parts: tuple[Transform, ...]
+
+    @classmethod
+    def of(cls, parts: Sequence[Transform]) -> Together:
+        """Put transforms together."""
+        return cls(**parts[0].model_dump(include=set(Transform.model_fields)), parts=tuple(parts))
+
+    @property
+    def decode_size(self) -> int:
+        """See :attr:`Transform.decode_size`."""
+        return max(part.decode_size for part in self.parts)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """See :attr:`Transform.shape`."""
+        _, heights, widths = zip(*(part.shape for part in self.parts), strict=True)
+        return (3, sum(heights), max(widths))
+
+    def pixels(self, image: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """All pictures in one array; see :meth:`Transform.pixels`."""
+        import numpy as np
+
+        together = np.zeros(self.shape, dtype=np.uint8)
+        for view, part in zip(self.split(together), self.parts, strict=True):
+            view[...] = part.pixels(image)
+        return together
+
+    def split(self, together: Any) -> list[Any]:
+        """Return the views of an array or tensor (..., H, W) that hold the pictures of each transform."""
+        views, top = [], 0
+        for _, height, width in (part.shape for part in self.parts):
+            views.append(together[..., top : top + height, :width])
+            top += height
+        return views

@@ -57,10 +57,7 @@ class Stacked(Transform):
         Raises:
             EncoderError: they see different parts of a picture, or cannot both be centred.
         """
-        if (first.fit, first.fit == "crop" and first.crop_fraction) != (
-            second.fit,
-            second.fit == "crop" and second.crop_fraction,
-        ):
+        if first.view != second.view:
             raise EncoderError(
                 f"grid+regions: the grid's pictures are fitted by {first.fit} and the regions' by {second.fit}, and "
                 "they must show the same; set grid.fit=squash"

@@ -41,7 +41,7 @@ from captioner.evaluation.boxes import Boxes, Scene, read_boxes
 from captioner.evaluation.nouns import Nouns
 from captioner.evaluation.sums import Array, Sums, ratios
 from captioner.heads import look_again
-from captioner.pipeline import TorchCaptioner, in_torch
+from captioner.pipeline import TorchCaptioner, of_one_model
 from captioner.text.vocabulary import tokenize
 
 METRICS = ("pointing", "mass", "pointing, even", "mass, even", "pointing, centre", "mass, centre")
@@ -124,7 +124,7 @@ def ground(
         )
     if attention == HEADS:
         raise EvaluationError("attention: all heads at once cannot be compared with boxes; give one as BLOCK.HEAD")
-    captioner = in_torch(captioner, "measure attention")
+    captioner = of_one_model(captioner, "measure attention")
     captioner.check(attention)
     boxes = read_boxes(instances)
     data = captions if isinstance(captions, CaptionData) else read_captions(captions, images=images)

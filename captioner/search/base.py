@@ -6,17 +6,28 @@ Tensor letters: B images, W hypotheses per image, T words written so far, V word
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from torch import Tensor
 
-from captioner.decoders.base import Decoder
-from captioner.memory import Memory
+from captioner.decoders.base import State, Step
+from captioner.memory import Encoded
 from captioner.registry import Registry
 from captioner.search.config import NEVER, Hypothesis, SearchConfig
 from captioner.text.vocabulary import BOS, EOS, PAD, UNK
 
-Search: TypeAlias = Callable[[Decoder, Memory, SearchConfig], list[list[Hypothesis]]]
+
+class Stepper(Protocol):
+    """What a search needs of a :class:`Decoder`, or of several that write together."""
+
+    def start(self, memory: Any) -> State:
+        """Prepare one hypothesis per image; see :meth:`Decoder.start`."""
+
+    def step(self, tokens: Tensor, state: State) -> Step:
+        """Read words (B, W) and score the next; see :meth:`Decoder.step`."""
+
+
+Search: TypeAlias = Callable[[Stepper, Encoded, SearchConfig], list[list[Hypothesis]]]
 SEARCHES: Registry[Search] = Registry("search")
 
 

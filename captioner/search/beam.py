@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from captioner.decoders.base import Decoder
-from captioner.memory import Memory
-from captioner.search.base import SEARCHES, constrain
+from captioner.memory import Encoded
+from captioner.search.base import SEARCHES, Stepper, constrain
 from captioner.search.collect import collect
 from captioner.search.config import NEVER, Hypothesis, SearchConfig
 from captioner.text.vocabulary import BOS, EOS
@@ -15,7 +14,7 @@ from captioner.text.vocabulary import BOS, EOS
 
 @SEARCHES.register("beam")
 @torch.inference_mode()
-def beam(decoder: Decoder, memory: Memory, config: SearchConfig) -> list[list[Hypothesis]]:
+def beam(decoder: Stepper, memory: Encoded, config: SearchConfig) -> list[list[Hypothesis]]:
     """Find the ``n_best`` captions of each image among ``width`` hypotheses.
 
     As in the code of Show, Attend and Tell, the beam of an image narrows by one whenever one of its hypotheses ends,
@@ -28,7 +27,7 @@ def beam(decoder: Decoder, memory: Memory, config: SearchConfig) -> list[list[Hy
     search is over as soon as no live hypothesis can overtake the ``n_best`` ended ones: a log-probability only falls,
     so ``total / max_words ** length_normalisation`` is the most that a hypothesis can still score.
     """
-    device, b, w = memory.vectors.device, len(memory), config.width
+    device, b, w = memory.device, len(memory), config.width
     steps = config.max_words
     words = torch.zeros(steps, b, w, dtype=torch.long, device=device)
     parents = torch.zeros(steps, b, w, dtype=torch.long, device=device)

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import torch
 
-from captioner.decoders.base import Decoder
-from captioner.memory import Memory
-from captioner.search.base import SEARCHES, constrain
+from captioner.memory import Encoded
+from captioner.search.base import SEARCHES, Stepper, constrain
 from captioner.search.config import Hypothesis, SearchConfig
 from captioner.text.vocabulary import BOS, EOS
 
 
 @SEARCHES.register("greedy")
 @torch.inference_mode()
-def greedy(decoder: Decoder, memory: Memory, config: SearchConfig) -> list[list[Hypothesis]]:
+def greedy(decoder: Stepper, memory: Encoded, config: SearchConfig) -> list[list[Hypothesis]]:
     """Find one caption for each image, word by word.
 
     See :class:`SearchConfig`; ``width`` and ``n_best`` have no effect here.
     """
-    device = memory.vectors.device
+    device = memory.device
     state = decoder.start(memory)
     tokens = torch.full((len(memory), 1), BOS, device=device)
     history = torch.empty(len(memory), 1, 0, dtype=torch.long, device=device)

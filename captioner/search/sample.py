@@ -8,15 +8,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from captioner.decoders.base import Decoder
-from captioner.memory import Memory
-from captioner.search.base import constrain
+from captioner.memory import Encoded
+from captioner.search.base import Stepper, constrain
 from captioner.search.config import SearchConfig
 from captioner.text.vocabulary import BOS, EOS, PAD
 
 
 @torch.no_grad()
-def sample(decoder: Decoder, memory: Memory, captions: int, config: SearchConfig, *, greedy: bool = False) -> Tensor:
+def sample(decoder: Stepper, memory: Encoded, captions: int, config: SearchConfig, *, greedy: bool = False) -> Tensor:
     """Draw captions word by word, each word in proportion to its probability among those that may come next.
 
     An image whose captions have all ended takes no part in later steps.
@@ -32,7 +31,7 @@ def sample(decoder: Decoder, memory: Memory, captions: int, config: SearchConfig
         (B, K, T) words without ``<bos>``, each caption with its ``<eos>`` unless it was cut at ``max_words``, then
         padding.
     """
-    device, b = memory.vectors.device, len(memory)
+    device, b = memory.device, len(memory)
     images = torch.arange(b, device=device)
     state = decoder.start(memory).pick(torch.zeros(b, captions, dtype=torch.long, device=device))
     tokens = torch.full((b, captions), BOS, device=device)

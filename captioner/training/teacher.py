@@ -103,9 +103,8 @@ class Teacher:
         assert config.model is not None
         self.model, self.width, self.file = config.model, config.width, folder / FILE
         self.console, self.processes, self.seconds = console, processes, 0.0
-        parts = [self.model] if Path(self.model).is_dir() else self.model.split("+")
-        located = [folders.locate(part) for part in parts]
-        self.name = "+".join(name_of(part) if Path(part).is_dir() else part for part in parts)
+        located, names = folders.locate_captioners(self.model), folders.members(self.model)
+        self.name = folders.join(name_of(name) if Path(name).is_dir() else name for name in names)
         self.device = "cpu" if all(kind_of(part) == ONNX for part in located) else str(device)
         fingerprint = hashlib.sha256("+".join(map(_fingerprint, located)).encode()).hexdigest()
         self.head = {"teacher": self.name, "width": self.width, "fingerprint": fingerprint}

@@ -24,7 +24,8 @@ class Models:
         self.break_at: str | None = None
         self.broken: set[str] = set()
 
-    def load(self, folder: Path, **_: Any) -> SimpleNamespace:
+    def load(self, model: str, **_: Any) -> SimpleNamespace:
+        folder = Path(model)
         self.loaded.append(folder.name)
         if (folder / "model.safetensors").read_text() == "damaged":
             raise CheckpointError(f"{folder}: damaged")
@@ -119,7 +120,7 @@ def test_a_damaged_model_and_a_broken_photo_are_left_out(
 
 
 def test_models_of_one_name_are_named_as_they_were_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("captioner.checkpoint.read_config", lambda folder: {})
+    monkeypatch.setattr("captioner.folders.read_config", lambda folder, kind="": {})
     folders = [tmp_path / "x" / "mine", tmp_path / "y" / "mine" / "best", tmp_path / "runs" / "best"]
     for folder in folders:
         folder.mkdir(parents=True)

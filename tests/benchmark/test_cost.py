@@ -4,13 +4,17 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from captioner.benchmark import cost as module
 from captioner.benchmark.cost import Cost, Spread, summarise, time_models, turns
-from captioner.benchmark.worker import About, Job, peak_memory
+from captioner.benchmark.worker import About, Contestant, Job, peak_memory
+from captioner.checkpoint import save_model
+from tests.figures.builders import photo
+from tests.test_checkpoint import tiny_model
 
 
 def test_every_model_has_every_place_in_the_order_equally_often() -> None:
@@ -44,6 +48,24 @@ def test_the_peak_is_of_this_process_and_rises() -> None:
     assert 5 < before < 100_000
     block = np.ones(40_000_000)
     assert peak_memory() >= min(before + 100, 320) and block[0] == 1
+
+
+def test_an_ensemble_costs_its_decoders_and_each_encoder_once(tmp_path: Path) -> None:
+    model = tiny_model()
+    other = {"name": "grid", "backbone": "test_efficientnet", "size": 96, "weights": "random"}
+    folders = [save_model(tmp_path / name, model) for name in ("a", "b")]
+    folders.append(save_model(tmp_path / "c", tiny_model(encoder=other)))
+    photo().save(tmp_path / "photo.png")
+    contestants = [
+        Contestant(Job("+".join(map(str, chosen)), "cpu", {}, [str(tmp_path / "photo.png")], [2]))
+        for chosen in (folders[:1], folders[:2], folders)
+    ]
+    alone, twice, thrice = (contestant.about for contestant in contestants)
+    assert (twice.encoder, twice.decoder) == (alone.encoder, 2 * alone.decoder)
+    assert (thrice.encoder, thrice.decoder) == (2 * alone.encoder, 3 * alone.decoder)
+    assert thrice.megabytes == pytest.approx(3 * alone.megabytes, abs=0.2)
+    encoding, searching = contestants[2].time(2, 0)
+    assert encoding > 0 and searching > 0
 
 
 class Worker:

@@ -66,6 +66,29 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def partner(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a second tiny model, which does not attend; it knows the words of the first in another order."""
+    import torch
+
+    from captioner.checkpoint import save_model
+    from captioner.model import CaptionModel, ModelConfig
+    from captioner.text.vocabulary import Vocabulary
+
+    config = ModelConfig(
+        encoder={"name": "grid", "backbone": "test_efficientnet", "weights": "random", "size": 64},
+        decoder={"name": "show_tell", "embedding": 8, "hidden": 8},
+        search={"width": 1, "max_words": 5, "min_words": 2},  # type: ignore[arg-type]
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        built = CaptionModel.build(config, Vocabulary(WORDS[::-1]))
+        for weight in built.decoder.parameters():
+            torch.nn.init.normal_(weight)
+    built.tuned_stages = built.encoder.stages
+    return save_model(tmp_path_factory.mktemp("models") / "partner", built)
+
+
+@pytest.fixture(scope="session")
 def translator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny translator from English to German with random weights."""
     from captioner.translation.model import save_translator

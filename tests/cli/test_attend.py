@@ -217,3 +217,12 @@ def test_a_translator_that_does_not_attend_has_no_heatmap(attend, photos: Path, 
     folder = save_translator(tmp_path / "seq2seq", build("seq2seq"))
     result = attend(photos / "red.jpg", "-o", tmp_path / "figure.png", "--translator", folder)
     assert result.code == 1 and "does not attend to words" in result.err and not (tmp_path / "figure.png").exists()
+
+
+def test_the_mean_of_several_models_is_drawn(attend, photos: Path, model: Path, partner: Path, tmp_path: Path) -> None:
+    numbers = tmp_path / "n.json"
+    result = attend(photos / "red.jpg", "-o", numbers, "--model", partner)
+    record = json.loads(numbers.read_text())
+    assert result.code == 0 and all(sum(row) == pytest.approx(1, abs=1e-3) for row in record["attention"])
+    result = attend(photos / "red.jpg", "-o", numbers, "--model", partner, "--heads", "rollout")
+    assert result.code == 1 and "an ensemble has only the mean" in result.err

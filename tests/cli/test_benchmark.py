@@ -295,3 +295,43 @@ def test_data_without_splits_is_used_whole(run: Run, model: Path, dataset: Path,
 def test_the_same_model_twice_is_refused(run: Run, model: Path, dataset: Path, tmp_path: Path) -> None:
     result = run("benchmark", model, model, "--data", dataset, "-o", tmp_path / "out")
     assert result.code == 1 and "named twice" in result.err
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+def test_an_ensemble_competes_with_its_members(
+    run: Run, model: Path, partner: Path, dataset: Path, tmp_path: Path, repeated: bool
+) -> None:
+    together = ("--model", model, "--model", partner) if repeated else (f"{model}+{partner}",)
+    arguments = ("benchmark", model, partner, *together, "--data", dataset, "-o", tmp_path / "out", *FAST)
+    result = run(*arguments, "--rounds", 0, "--photos", 1)
+    assert result.code == 0, result.err
+    record = json.loads((tmp_path / "out" / "benchmark.json").read_text())
+    names = ["tiny", "partner", "tiny+partner"]
+    assert record["models"] == dict(zip(names, (str(model), str(partner), f"{model}+{partner}"), strict=True))
+    quality = record["quality"]["groups"][0]
+    assert list(quality["scores"]) == names and list(quality["differences"]) == names[1:]
+    assert "| tiny+partner |" in (tmp_path / "out" / "table.md").read_text()
+    if len({tuple(each["CIDEr"]) for each in record["quality"]["each"].values()}) > 1:
+        assert "Where tiny+partner looked" in (tmp_path / "out" / "photos.html").read_text()
+    again = run(*arguments, "--rounds", 0, "--photos", 0)
+    assert "tiny+partner: 3 captions are used again" in again.err
+
+
+def test_only_an_ensemble_is_compared_if_only_that_is_named(
+    run: Run, model: Path, partner: Path, dataset: Path, tmp_path: Path
+) -> None:
+    arguments = ("--data", dataset, "-o", tmp_path / "out", *FAST, "--rounds", 0, "--photos", 0)
+    assert run("benchmark", "-m", model, "-m", partner, *arguments).code == 0
+    assert list(json.loads((tmp_path / "out" / "benchmark.json").read_text())["models"]) == ["tiny+partner"]
+
+
+@pytest.mark.slow
+def test_an_ensemble_is_timed_beside_its_members(
+    run: Run, model: Path, partner: Path, dataset: Path, tmp_path: Path
+) -> None:
+    arguments = ("--data", dataset, "-o", tmp_path / "out", *FAST, "--photos", 0, "--rounds", 2, "--batch-size", 2)
+    assert run("benchmark", model, partner, f"{model}+{partner}", *arguments).code == 0
+    cost = json.loads((tmp_path / "out" / "benchmark.json").read_text())["cost"]
+    assert list(cost) == ["tiny", "partner", "tiny+partner"]
+    assert all(each["timings"][0]["total"]["p50"] > 0 for each in cost.values())
+    assert "timings are used again" in run("benchmark", model, partner, f"{model}+{partner}", *arguments).err

@@ -228,3 +228,20 @@ def test_a_language_without_a_translator(
 def test_a_captioner_is_not_a_translator(caption, photos: Path, model: Path) -> None:
     result = caption(photos / "red.jpg", "--translator", model)
     assert result.code == 1 and "is a captioner and not a translator" in result.err
+
+
+def test_several_models_write_one_caption(caption, run, model: Path, partner: Path, photos: Path) -> None:
+    from captioner import Captioner
+
+    alone, options = caption(photos / "red.jpg", "--json"), ("--json", "--device", "cpu", "--attention")
+    repeated = caption(photos / "red.jpg", "--model", partner, *options)
+    assert (repeated.code, repeated.err) == (0, "") and repeated.out != alone.out
+    joined = run("caption", photos / "red.jpg", "-m", f"{model}+{partner}", *options)
+    assert joined.out == repeated.out
+    expected = Captioner.from_pretrained(f"{model}+{partner}", device="cpu")(photos / "red.jpg")
+    record = json.loads(repeated.out)
+    assert record["caption"] == expected.text
+    assert record["log_probability"] == pytest.approx(expected.log_probability, abs=1e-3)
+    assert len(record["attention"]) == len(record["tokens"])
+    backwards = run("caption", photos / "red.jpg", "-m", partner, "-m", model, "--json", "--device", "cpu")
+    assert len(json.loads(backwards.out)["tokens"]) <= 5 and len(record["tokens"]) == 6  # by the first one's settings

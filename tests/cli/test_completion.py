@@ -64,6 +64,8 @@ def complete(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Compl
         ("captioner data ", ["inspect", "download"]),
         ("captioner caption --model show_t", ["show_tell"]),
         ("captioner caption -m hard", ["hard_attention"]),
+        ("captioner caption -m show_tell+hard", ["show_tell+hard_attention"]),
+        ("captioner benchmark runs/mine+hard", ["runs/mine+hard_attention"]),
         ("captioner caption photo.jpg --dev", ["--device"]),
         ("captioner caption --device c", ["cpu"]),
         ("captioner caption --language d", ["de"]),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -382,3 +383,42 @@ def test_what_is_for_captioners_is_refused_for_translators(
 def test_a_missing_split_names_the_existing_files(run, translator: Path, parallel: Path) -> None:
     result = run("evaluate", translator, parallel, "--split", "test", "--device", "cpu")
     assert (result.code, result.out) == (1, "") and "test.en" in result.err and "val.en" in result.err
+
+
+def test_an_ensemble_is_one_captioner(run, model: Path, partner: Path, dataset: Path, tmp_path: Path) -> None:
+    from captioner import Captioner
+
+    captions, name = tmp_path / "captions.json", f"{model}+{partner}"
+    result = run("evaluate", dataset, "--model", model, "-m", partner, *METRICS, "--output-captions", captions)
+    assert (result.code, result.err) == (0, "") and f"{name}oncaptions" in "".join(result.out.split())
+    ensemble = Captioner.from_pretrained(name)
+    for row in json.loads(captions.read_text()):
+        assert row["caption"] == " ".join(ensemble(dataset.parent / row["image_id"]).tokens)
+    joined = run("evaluate", name, dataset, *METRICS, "--json", "--output-captions", captions)
+    record = json.loads(joined.out)
+    assert record["model"] == name and record["search"] == ensemble.search.model_dump()
+    assert all(f" {100 * score:.1f} " in result.out for score in record["scores"].values())
+    one = run("evaluate", dataset, "--model", model, *METRICS, "--json")
+    assert (
+        json.loads(one.out)["scores"] == json.loads(run("evaluate", model, dataset, *METRICS, "--json").out)["scores"]
+    )
+
+
+def test_an_ensemble_reads_the_features_of_its_only_encoder(
+    run, model: Path, partner: Path, dataset: Path, features: Path, tmp_path: Path
+) -> None:
+    again = Path(shutil.copytree(model, tmp_path / "again"))
+    alone = run("evaluate", model, dataset, *METRICS, "--json", "--features", features)
+    both = run("evaluate", f"{model}+{again}", dataset, *METRICS, "--json", "--features", features)
+    assert json.loads(both.out)["scores"] == pytest.approx(json.loads(alone.out)["scores"])
+    result = run("evaluate", f"{model}+{partner}", dataset, *METRICS, "--features", features)
+    assert (result.code, result.out) == (
+        1,
+        "",
+    ) and f"{features}: was not made by the encoder of each member" in result.err
+
+
+def test_an_ensemble_is_not_compared_with_boxes(run, model: Path, partner: Path, dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "boxes.json").write_text("{}")
+    result = run("evaluate", f"{model}+{partner}", dataset, "--grounding", tmp_path / "boxes.json")
+    assert (result.code, result.out) == (1, "") and "ensemble cannot be used to measure attention" in result.err

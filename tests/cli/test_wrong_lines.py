@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from captioner.assets import ONNX
 from tests.cli.conftest import Run, paint
 
 # A line, its exit code, and what its message must contain.
@@ -51,6 +52,18 @@ QUICK = [
     ("caption photo.jpg --model badconfig", 1, ["badconfig/config.json", "copy the model folder again"]),
     ("caption photo.jpg --model newer", 1, ["newer/config.json", "99", "upgrade"]),
     ("caption photo.jpg --model translator_en_de", 1, ["translator_en_de", "is a translator", "needs a captioner"]),
+    ("caption photo.jpg --model show_tell+transfomer", 1, ["'transfomer'", "Did you mean 'transformer'"]),
+    ("caption photo.jpg -m show_tell -m show_tell", 1, ["show_tell", "twice", "give each member once"]),
+    ("caption photo.jpg --model show_tell+", 1, ["show_tell+", "name is missing", "a+b"]),
+    ("caption photo.jpg -m show_tell -m translator_en_de", 1, ["translator_en_de", "is a translator"]),
+    ("caption photo.jpg -m show_tell -m exported", 1, ["exported", "run in torch", "exported from"]),
+    ("attend photo.jpg -o f.png -m show_tell -m nowhere", 1, ["'nowhere'", "does not exist"]),
+    ("bulk photos -o new -m show_tell -m show_tel", 1, ["'show_tel'", "'show_tell'"]),
+    ("export show_tell+transformer -o new", 1, ["show_tell+transformer", "is an ensemble", "single captioner"]),
+    ("push show_tell+transformer user/model", 1, ["show_tell+transformer", "is an ensemble", "single model"]),
+    ("evaluate show_tell+translator_en_de dataset/captions.jsonl", 1, ["translator_en_de", "needs a captioner"]),
+    ("evaluate show_tell dataset/captions.jsonl --model transformer", 2, ["MODEL", "--model", "A+B", "show_tell"]),
+    ("evaluate dataset/captions.jsonl -m show_tell --captions theirs.json", 2, ["--model", "leave it out"]),
     ("translate Hello --model show_tell", 1, ["show_tell", "is a captioner", "needs a translator"]),
     ("bulk photos -o new --model show_tel", 1, ["'show_tel'", "'show_tell'"]),
     ("export nowhere -o new", 1, ["'nowhere'", "does not exist"]),
@@ -89,6 +102,7 @@ QUICK = [
     ("serve --max-megabytes 0", 2, ["--max-megabytes"]),
     ("serve --model show_tel", 1, ["'show_tel'", "Did you mean 'show_tell'"]),
     ("serve --model show_tell --model empty", 1, ["empty", "not a model folder"]),
+    ("serve --model show_tell --model show_tell+empty", 1, ["empty", "not a model folder"]),
     # Outputs
     ("caption photo.jpg --output captions.txt", 2, ["--output", "captions.txt", ".csv"]),
     ("caption photo.jpg --output photo.jpg/captions.csv", 2, ["--output", "photo.jpg is a file"]),
@@ -180,6 +194,10 @@ SLOW = [
         ["regions_top_down", "cannot be exported", "show_attend_tell"],
         marks=pytest.mark.slow,
     ),
+    ("caption photo.jpg -m tiny -m others", 1, ["tiny and others", "vocabulary", "only tiny knows 'ball'", "'cat'"]),
+    ("attend photo.jpg -o f.png -m tiny -m twin --heads rollout", 1, ["rollout", "ensemble has only the mean"]),
+    ("evaluate tiny+twin dataset/captions.jsonl --split val --grounding theirs.json", 1, ["ensemble cannot"]),
+    ("benchmark show_tel+tiny --data dataset/captions.jsonl -o new", 1, ["'show_tel'", "'show_tell'"]),
     ("benchmark show_tel --data dataset/captions.jsonl -o new", 1, ["'show_tel'", "'show_tell'"]),
     ("doctor --json --model show_tel", 1, ["'show_tel'", "'show_tell'"]),
 ]
@@ -213,13 +231,16 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
         for name, split in (("red.jpg", "train"), ("blue.jpg", "val"))
     ]
     (folder / "dataset" / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for name in ("tiny", "truncated", "badconfig", "novocab", "newer"):
+    for name in ("tiny", "twin", "others", "truncated", "badconfig", "novocab", "newer", "exported"):
         shutil.copytree(model, folder / name)
     with open(folder / "truncated" / "model.safetensors", "rb+") as file:
         file.truncate(1000)
     (folder / "badconfig" / "config.json").write_text("{")
     (folder / "novocab" / "vocabulary.json").unlink()
+    vocabulary = (model / "vocabulary.json").read_text()
+    (folder / "others" / "vocabulary.json").write_text(vocabulary.replace('"ball"', '"cat"'))
     config = json.loads((model / "config.json").read_text())
+    (folder / "exported" / "config.json").write_text(json.dumps(config | {"kind": ONNX}))
     (folder / "newer" / "config.json").write_text(json.dumps(config | {"format": 99}))
     return folder
 

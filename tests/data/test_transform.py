@@ -12,7 +12,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from captioner.data.images import load_image
-from captioner.data.transform import Transform
+from captioner.data.transform import Together, Transform
 from tests.data.pictures import MEAN, STD, encode, scene
 
 
@@ -99,3 +99,28 @@ def test_reduced_decoding_hardly_changes_what_the_encoder_sees() -> None:
     assert reduced.size == (1000, 750)
     difference = np.abs(transform.pixels(reduced).astype(int) - transform.pixels(load_image(content)))
     assert difference.max() <= 6 and difference.mean() < 1
+
+
+def test_several_transforms_together_give_what_each_gives() -> None:
+    parts = [
+        Transform(size=64, fit="crop", crop_fraction=0.875, mean=MEAN, std=STD),
+        Transform(size=96, mean=MEAN, std=STD),
+        Transform(size=32, mean=STD, std=MEAN),
+    ]
+    inner = Together.of(parts[:2])
+    together, image = Together.of([inner, parts[2]]), scene(301, 177)
+    assert together.shape == (3, 64 + 96 + 32, 96) and together.decode_size == 192
+    assert together.place(image.size) == parts[0].place(image.size) and together.view == parts[0].view
+    pixels = together.pixels(image)
+    for batch in (pixels, torch.from_numpy(pixels)[None]):
+        first, last = together.split(batch)
+        for part, view in zip(parts, [*inner.split(first), last], strict=True):
+            assert np.array_equal(np.asarray(view).reshape(part.shape), part.pixels(image))
+
+
+def test_the_view_does_not_depend_on_the_size() -> None:
+    fits: list[dict[str, Any]] = [{"fit": "squash"}, {"fit": "crop"}, {"fit": "crop", "crop_fraction": 0.875}]
+    views = [[Transform(size=size, mean=MEAN, std=STD, **fit).view for fit in fits] for size in (32, 64)]
+    assert views[0] == views[1] and len(set(views[0])) == 3
+    ignored = Transform(size=32, crop_fraction=0.5, mean=MEAN, std=STD)
+    assert ignored.view == views[0][0]

@@ -329,3 +329,13 @@ def test_an_exported_teacher_writes_on_the_cpu(tiny: Path, tmp_path: Path) -> No
     assert [photo.captions for photo in student.train.photos] == [(caption.text,) for caption in expected]
     config = TeacherConfig(model=str(tmp_path / "exported"))
     assert Teacher(config, tmp_path, device=torch.device("cuda"), console=quiet()).device == "cpu"
+
+
+def test_an_ensemble_teaches(tiny: Path, teacher: Path, tmp_path: Path) -> None:
+    settings = ["epochs=2", "fine_tune.from_epoch=1", "model.decoder={name: show_tell, embedding: 8, hidden: 8}"]
+    other = run(tiny, settings, output=tmp_path / "other", console=quiet())
+    both = f"{teacher}+{other}"
+    student = set_up(tiny, tmp_path / "run", f"data.teacher={{model: {both}, width: 3}}")
+    usual = Captioner.from_pretrained(both, device="cpu", width=3)([photo.path for photo in student.train.photos])
+    assert [photo.captions for photo in student.train.photos] == [(caption.text,) for caption in usual]
+    assert student.teacher.name == "run+other"
