@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -102,11 +102,26 @@ def _part(state: State, number: int) -> State:
     return State(hypotheses, images)
 
 
+class Front(NamedTuple):
+    """What encoders begin with, up to where they differ.
+
+    Attributes:
+        encoder: as it captions; a whole encoder, if it shares nothing with another one.
+        cut: how many stages of the encoders follow it.
+        of: the numbers of these encoders.
+    """
+
+    encoder: Encoder
+    cut: int
+    of: list[int]
+
+
 class Ensemble(TorchPipeline):
     """Captions pictures with several models at once, which may be of any families, on any encoders.
 
     The probability of a word is the mean over the models, and there is one search: a caption is that of all of them,
-    and its log-probability is by the mean. Models with the same encoder share its work; a picture is read once.
+    and its log-probability is by the mean. A picture is read once. Models with the same encoder share its work, and
+    encoders of which only the last stages were tuned that of the stages before.
 
     Attention is the mean over the models that attend to the same places as the first one that attends: those with the
     same encoder, or with a grid of the same shape over the same part of the picture.
@@ -130,6 +145,8 @@ class Ensemble(TorchPipeline):
         self.encoders = [encoder.to(self.device).eval() for encoder in encoders]
         self.decoders = [model.decoder.to(self.device).eval() for model in models.values()]
         self._encoders = [encoder.fast(self.device) for encoder in self.encoders]
+        tuned = [list(models.values())[which.index(number)].tuned_stages for number in range(len(encoders))]
+        self._fronts = _fronts(self.encoders, self._encoders, tuned, self.device)
 
         attending = [number for decoder, number in zip(self.decoders, which, strict=True) if decoder.attends]
         self.attends, self._shown = bool(attending), [*attending, which[0]][0]
@@ -180,14 +197,13 @@ class Ensemble(TorchPipeline):
             )
 
     def encode(self, pixels: Tensor) -> Memories:
-        """See :meth:`TorchPipeline.encode`; each encoder works once."""
+        """See :meth:`TorchPipeline.encode`; each encoder works once, and so does what encoders share."""
         views = self.transform.split(pixels) if isinstance(self.transform, Together) else [pixels]
-        return Memories(
-            tuple(
-                fast(views[self._transforms.index(encoder.transform)])
-                for encoder, fast in zip(self.encoders, self._encoders, strict=True)
-            )
-        )
+        parts: dict[int, Memory] = {}
+        for front, cut, numbers in self._fronts:
+            memory = front(views[self._transforms.index(front.transform)])
+            parts |= {number: self._encoders[number].finish(memory, cut) for number in numbers}
+        return Memories(tuple(parts[number] for number in range(len(self.encoders))))
 
     def open_features(self, folder: str | Path) -> FeatureStore:
         """See :meth:`TorchPipeline.open_features`.
@@ -225,6 +241,29 @@ def _distinct(encoders: Sequence[Encoder]) -> tuple[list[Encoder], list[int]]:
     numbers: dict[str, int] = {}
     which = [numbers.setdefault(encoder.fingerprint(), len(numbers)) for encoder in encoders]
     return [encoders[which.index(number)] for number in range(len(numbers))], which
+
+
+def _fronts(
+    encoders: Sequence[Encoder], fast: Sequence[Encoder], tuned: Sequence[int], device: torch.device
+) -> list[Front]:
+    """Find what encoders share.
+
+    Args:
+        encoders: which differ.
+        fast: how they caption.
+        tuned: how many of the last stages of each were tuned.
+        device: where they are.
+    """
+    cuttable = [number for number, encoder in enumerate(encoders) if tuned[number] < encoder.stages]
+    cut = max((tuned[number] for number in cuttable), default=0)
+    groups: dict[str, list[int]] = {}
+    for number in cuttable if len(cuttable) > 1 and cut else ():
+        if cut < encoders[number].stages:
+            groups.setdefault(encoders[number].front(cut).fingerprint(), []).append(number)
+    shared = [numbers for numbers in groups.values() if len(numbers) > 1]
+    fronts = [Front(encoders[numbers[0]].front(cut).fast(device), cut, numbers) for numbers in shared]
+    alone = [number for number in range(len(encoders)) if not any(number in numbers for numbers in shared)]
+    return fronts + [Front(fast[number], 0, [number]) for number in alone]
 
 
 def _same_places(encoder: Encoder, other: Encoder) -> bool:

@@ -266,6 +266,29 @@ def test_a_picture_is_read_once_and_encoded_once_by_each_encoder(
 
 
 @pytest.mark.usefixtures("exact")
+def test_encoders_that_were_tuned_share_what_was_not(
+    encoders: dict[str, Encoder], photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = {"grid": build("top_down", encoders["grid"]), "whole": build("top_down", encoders["other weights"])}
+    models["grid"].tuned_stages = 0
+    for stages in (1, 2):
+        tuned = copy.deepcopy(encoders["grid"])
+        with torch.no_grad():
+            for weight in tuned.tail(stages).parameters():
+                weight.mul_(1.1)
+        models[f"tuned {stages}"] = build("top_down", tuned)
+        models[f"tuned {stages}"].tuned_stages = stages
+    ensemble = Ensemble(models, device="cpu")
+    pixels = torch.stack([torch.from_numpy(ensemble.transform.pixels(Image.open(path))) for path in photos])
+    encoded = count(monkeypatch)
+    with torch.no_grad():
+        memories = ensemble.encode(pixels)
+        assert encoded == {"GridEncoder": 2 * len(photos)}  # once for three, and by the one that was tuned as a whole
+        for model, memory in zip(models.values(), memories.parts, strict=True):
+            torch.testing.assert_close(memory.vectors, model.encoder(pixels).vectors, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.usefixtures("exact")
 def test_each_encoder_sees_what_it_sees_alone(encoders: dict[str, Encoder]) -> None:
     """Of all kinds and sizes, in any order, and grid and regions as one array among others."""
     names = ["grid", "cropped", "both", "regions", "larger", "other weights"]
