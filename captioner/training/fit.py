@@ -170,6 +170,7 @@ class Run(Loop[Batch]):
             self.output,
             device=self.device,
             console=self.console,
+            features=self.config.data.features,
             processes=self.processes,
         )
         beams = self.teacher.beams(self.train.photos, resume=self.resume)

@@ -13,7 +13,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -27,16 +28,19 @@ from torch.nn.utils.rnn import pad_sequence
 from captioner import files, folders
 from captioner.assets import ONNX, kind_of
 from captioner.base import Captioner
+from captioner.caption import Caption
 from captioner.card import name_of
 from captioner.data.dataset import Photo
-from captioner.errors import AnnotationError, CheckpointError, ImageError
+from captioner.errors import AnnotationError, CheckpointError, FeatureStoreError, ImageError
 from captioner.evaluation.cider import CiderD
+from captioner.pipeline import TorchPipeline
 from captioner.processes import ALONE, Processes
 from captioner.settings import Settings
 from captioner.text.vocabulary import tokenize
 from captioner.training.log import bar
 
 FILE = "teacher.jsonl"
+_BATCH = 32  # photos that are searched at once
 _AT_ONCE = 1000  # photos whose beams are scored together
 Beams = dict[str, tuple[str, ...]]
 
@@ -81,6 +85,7 @@ class Teacher:
         folder: of the run; see :data:`FILE`.
         device: where the teacher runs; an exported one runs on the CPU.
         console: where progress and bad pictures are reported.
+        features: a feature store to caption from where it has a photo, if the teacher's encoder can finish it.
         processes: those that train together and all call :meth:`beams`.
 
     Attributes:
@@ -98,9 +103,11 @@ class Teacher:
         *,
         device: torch.device,
         console: Console,
+        features: Path | None = None,
         processes: Processes = ALONE,
     ) -> None:
         assert config.model is not None
+        self.features = features
         self.model, self.width, self.file = config.model, config.width, folder / FILE
         self.console, self.processes, self.seconds = console, processes, 0.0
         located, names = folders.locate_captioners(self.model), folders.members(self.model)
@@ -175,8 +182,7 @@ class Teacher:
         began = time.perf_counter()
         with bar(self.console) as progress:
             task = progress.add_task("the teacher's captions", total=len(photos), info="")
-            results = captioner.stream(photo.path for photo in photos)
-            for photo, result in zip(photos, results, strict=True):
+            for photo, result in zip(photos, self._results(captioner, photos), strict=True):
                 if isinstance(result, ImageError):
                     records.append({"image": photo.image_id, "error": str(result)})
                 elif beam := [caption.text for caption in (result, *result.others) if caption.text]:
@@ -188,6 +194,23 @@ class Teacher:
                 progress.update(task, advance=1)
         self.seconds = (time.perf_counter() - began) / max(1, len(photos))
         return records
+
+    def _results(self, captioner: Captioner, photos: Sequence[Photo]) -> Iterator[Caption | ImageError]:
+        """Caption photos, in their order, from stored features or from the pictures."""
+        store = None
+        if self.features is not None and isinstance(captioner, TorchPipeline):
+            with suppress(FeatureStoreError):  # it is missing, or another encoder's
+                store = captioner.open_features(self.features)
+        if store is None or not isinstance(captioner, TorchPipeline):
+            yield from captioner.stream(photo.path for photo in photos)
+            return
+        remaining = iter(photos)
+        while part := list(islice(remaining, _BATCH)):
+            stored = [photo.image_id for photo in part if photo.image_id in store]
+            from_store = iter(captioner.caption_memory(store.memory(stored), cut=store.cut) if stored else ())
+            from_pictures = captioner.stream(photo.path for photo in part if photo.image_id not in store)
+            for photo in part:
+                yield next(from_store if photo.image_id in store else from_pictures)
 
 
 def _fingerprint(folder: Path) -> str:

@@ -15,9 +15,10 @@ from rich.console import Console
 
 from captioner import Captioner
 from captioner.checkpoint import load_model
+from captioner.data import loader
 from captioner.data.dataset import Photo
 from captioner.errors import AnnotationError, CheckpointError, ConfigError
-from captioner.features import FeatureStore
+from captioner.features import FeatureStore, build_store
 from captioner.text.vocabulary import EOS, tokenize
 from captioner.training.fit import Run, run
 from captioner.training.loop import STATE
@@ -96,6 +97,35 @@ def test_the_student_learns_what_the_teachers_own_search_finds(tiny: Path, teach
         photo: {tuple(vocabulary.encode(text)[:-1]) for text in beam[:2]} for photo, beam in enumerate(beams.values())
     }
     assert student.dev.photos == set_up(tiny, tmp_path / "plain2").dev.photos
+
+
+def test_stored_features_take_the_place_of_pictures(
+    tiny: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("captioner.pipeline.fast_dtype", lambda device: torch.float32)
+    photos = set_up(tiny, tmp_path / "run").train.photos
+    config, device = TeacherConfig(model=str(teacher)), torch.device("cpu")
+    (tmp_path / "plain").mkdir()
+    expected = Teacher(config, tmp_path / "plain", device=device, console=quiet()).beams(photos)
+    store = tmp_path / "store"
+    build_store(store, load_model(teacher).encoder, [(photo.image_id, photo.path) for photo in photos[3:]])
+    read: list[str] = []
+    load = loader.load_image
+    monkeypatch.setattr(loader, "load_image", lambda path, **how: read.append(Path(path).name) or load(path, **how))
+    (tmp_path / "stored").mkdir()
+    asked = Teacher(config, tmp_path / "stored", device=device, console=quiet(), features=store)
+    found = asked.beams(photos)
+    assert read == [photo.path.name for photo in photos[:3]]
+    assert all(found[photo.image_id] == expected[photo.image_id] for photo in photos[:3])
+    captioner = Captioner(load_model(teacher), device="cpu", width=5, n_best=5)
+    features = captioner.open_features(store)
+    stored = captioner.caption_memory(features.memory([photo.image_id for photo in photos[3:]]))
+    for photo, caption in zip(photos[3:], stored, strict=True):
+        assert found[photo.image_id] == tuple(one.text for one in (caption, *caption.others))
+    read.clear()
+    (tmp_path / "other").mkdir()
+    asked = Teacher(config, tmp_path / "other", device=device, console=quiet(), features=tmp_path / "none")
+    assert asked.beams(photos) == expected and len(read) == len(photos)
 
 
 def test_captions_closest_to_peoples_come_first() -> None:
