@@ -31,8 +31,11 @@ class SameConv2d(nn.Conv2d):
         return self._convolve(x, self.weight, self.bias)
 
     def normalised(self, x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
-        """Convolve, then normalise by fixed statistics: one convolution, also in training; see the module's text."""
-        return norm(self(x)) if norm.training else self._convolve(x, *fold(self, norm))
+        """Convolve, then normalise; in training by fixed statistics, that is one convolution, see the module's text."""
+        if norm.training or not torch.is_grad_enabled():  # without gradients there are better ways: it is fused whole
+            out: Tensor = norm(self(x))
+            return out
+        return self._convolve(x, *fold(self, norm))
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         (top, bottom), (left, right) = self.same(x.shape[2:])
