@@ -118,9 +118,9 @@ class _Text:
 class Reader:
     """Translates texts line by line, each line with the ones before it in mind.
 
-    What it keeps are the states of the last lines (a few hundred numbers a word and block), so memory does not grow with
-    the text. Lines of one text follow one another, since a translation is context for the next; texts, which are
-    independent, are translated side by side.
+    It keeps the states of the last N lines alone, so memory does not grow with the text. The lines of one text follow
+    one another, since a translation is context for the next; texts do not depend on each other, and those of one call
+    are translated side by side.
 
     Args:
         encode: from tokens (B, S) to a memory.
