@@ -103,7 +103,7 @@ def test_16_bits_convolve_nearly_the_same(dtype: torch.dtype) -> None:
 
 
 def test_a_kernel_needs_a_middle() -> None:
-    with pytest.raises(ConfigError, match="convolution.*odd number, 3 or 5"):
+    with pytest.raises(ConfigError, match=r"convolution.*odd number, 3 or 5"):
         validate(EncoderBlockConfig, {"convolution": 4}, where="refiner")
     with pytest.raises(ValueError, match="along 2 axes, but places along 1"):
         ConvolutionModule(SIZE, 3, axes=2)(torch.zeros(1, 5, SIZE), (5,))
