@@ -114,6 +114,34 @@ def test_a_bad_line_costs_the_others_nothing(translate, expected: list[str], tmp
     assert result.err == f"error: {tmp_path / 'latin.txt'}:2: not UTF-8 text (byte 5); convert it to UTF-8\n"
 
 
+@pytest.mark.parametrize("batch_size", [2, 32])
+def test_lines_before_are_read_as_context(run, tmp_path: Path, batch_size: int) -> None:
+    from captioner import Translator
+
+    folder = save_translator(tmp_path / "xl", build("transformer_xl"))
+    lines = [SOURCE[0], SOURCE[1], "", SOURCE[1], SOURCE[2], SOURCE[1]]
+    (tmp_path / "text.txt").write_text("\n".join(lines), encoding="utf-8")
+    translator = Translator.from_pretrained(folder, device="cpu")
+    options = ("-m", folder, "--device", "cpu", "--batch-size", batch_size)
+    result = run("translate", tmp_path / "text.txt", *options, "--context", 2)
+    assert result == (0, "".join(f"{one.text}\n" for one in translator(lines, context=2)), "")
+    alone = run("translate", tmp_path / "text.txt", *options)
+    assert alone.lines == run("translate", tmp_path / "text.txt", *options, "--context", 0).lines
+    assert [one == other for one, other in zip(result.lines, alone.lines, strict=True)] == [
+        True,
+        False,
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+def test_a_context_needs_a_model_that_reads_it(translate) -> None:
+    result = translate(SOURCE[0], "--context", 2)
+    assert (result.code, result.out) == (1, "") and "relative positions; leave the context out, or train" in result.err
+
+
 def test_errors_are_clear(translate, run, model: Path, tmp_path: Path) -> None:
     for name in (tmp_path / "none", "none.txt"):
         assert translate(name) == (1, "", f"error: {name}: no such file; to translate a text, put it in quotes\n")

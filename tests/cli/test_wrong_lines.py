@@ -65,6 +65,8 @@ QUICK = [
     ("caption photo.jpg --language fr", 1, ["'fr'", "de"]),
     ("translate Hello --language fr", 1, ["'fr'", "de"]),
     ("translate Hello --n-best 3", 2, ["--n-best", "--json"]),
+    ("translate Hello --context -1", 2, ["--context", "0"]),
+    ("translate Hello --context many", 2, ["--context", "integer"]),
     ("attend photo.jpg -o f.gif --word dog", 2, ["--word", "gif", "png"]),
     ("attend photo.jpg -o f.png --heads heads", 2, ["--heads", "BLOCK.HEAD"]),
     ("attend photo.jpg -o f --format bmp", 2, ["--format", "'bmp'", "png"]),

@@ -1,0 +1,114 @@
+"""Translating with the lines before as context: what is written is what teacher forcing of the whole text scores."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from captioner.caption import Translation
+from captioner.data.batches import Captions
+from captioner.errors import ConfigError
+from captioner.layers.segments import previous_lines
+from captioner.text.vocabulary import BOS, EOS, PAD
+from captioner.translation.context import InContext, readers_of_context
+from captioner.translation.model import TranslationModel
+from captioner.translation.pairs import collate
+from captioner.translation.translator import Translator
+from tests.translation.test_translator import FAMILIES, SMALL, SOURCE, assert_same, build
+
+XL = FAMILIES["transformer_xl"]
+#: both parts that can read context, and each alone
+PARTS: dict[str, dict[str, Any]] = {
+    "both": {},
+    "sources": {"decoder": {"name": "transformer", **SMALL}},
+    "translations": {"refiner": {"name": "transformer", "geometry": False, "order": True, **SMALL}},
+    "translations, no refiner": {"refiner": None},
+}
+parts = pytest.mark.parametrize("part", list(PARTS))
+TEXT = [SOURCE[0], SOURCE[1], SOURCE[2], SOURCE[1], SOURCE[3], SOURCE[1]]
+
+
+def model_of(part: str, **settings: Any) -> TranslationModel:
+    return build("transformer_xl", **PARTS[part], **settings)
+
+
+def assert_all_same(found: Sequence[Translation], expected: Sequence[Translation]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert_same(one, other)
+
+
+def log_probabilities(model: TranslationModel, translations: Sequence[Translation], reach: int) -> Tensor:
+    """Score a whole text at once, as in training."""
+    sources = collate([model.read(one.source) for one in translations])
+    targets = [[BOS, *model.target.encode(one.text)[1:-1], EOS] for one in translations]
+    assert [model.target.decode(target[1:-1]) for target in targets] == [one.tokens for one in translations]
+    captions = Captions.collate([[target] for target in targets])
+    decoder = InContext(model.decoder, previous_lines([True] + [False] * (len(targets) - 1), reach))
+    with torch.no_grad():
+        logits = decoder(model(sources), captions.inputs).logits.log_softmax(-1)
+    each = logits.gather(1, captions.targets.unsqueeze(1)).squeeze(1)
+    line = (captions.inputs != PAD).nonzero()[:, 0]
+    return torch.zeros(len(targets)).index_add(0, line, each)
+
+
+@parts
+@pytest.mark.parametrize("context", [1, 2])
+def test_what_is_written_is_what_training_scores(part: str, context: int) -> None:
+    model = model_of(part)
+    translator = Translator(model, device="cpu", max_words=30, block_ngram=1)
+    translations = [one for one in translator(TEXT, context=context)]
+    finished = [one for one in translations if model.target.encode(one.text)[1:-1] and len(one.tokens) < 30]
+    if len(finished) < len(translations):
+        pytest.skip("a translation was cut, so it has no <eos> to score")
+    expected = log_probabilities(model, translations, context)
+    found = torch.tensor([one.log_probability for one in translations])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
+
+
+@parts
+def test_lines_that_come_one_by_one_are_lines_at_once(part: str) -> None:
+    translator = Translator(model_of(part), device="cpu")
+    text = [*TEXT[:3], "", *TEXT, " ", "", *TEXT[1:]]
+    expected = translator(text, context=2)
+    for batch_size in (1, 2, 5):
+        assert_all_same(list(translator.stream(text, context=2, batch_size=batch_size)), expected)
+    # A text without words parts what comes before it from what follows.
+    assert_all_same(expected[4:10], translator(TEXT, context=2))
+    assert not expected[3].tokens and expected[3].source == ""
+    assert_all_same(expected[:1], translator(text[:1]))
+
+
+@parts
+def test_only_the_lines_before_matter(part: str) -> None:
+    translator = Translator(model_of(part), device="cpu")
+    text, other = translator(TEXT, context=1), translator([SOURCE[3], *TEXT[1:]], context=1)
+    alone = translator(TEXT)
+    assert_same(text[0], alone[0])
+    assert all(abs(one.log_probability - two.log_probability) > 1e-3 for one, two in zip(text[1:], alone[1:]))  # noqa: B905
+    assert abs(text[1].log_probability - other[1].log_probability) > 1e-3
+    # What a line knows of those before the one before it comes through two blocks, and no further.
+    short = translator([TEXT[5], *TEXT[4:]], context=1)
+    assert abs(short[1].log_probability - text[4].log_probability) > 1e-4
+
+
+def test_endless_texts_are_translated_as_they_come() -> None:
+    translator = Translator(model_of("both"), device="cpu")
+    endless = translator.stream(itertools.cycle(SOURCE), context=2, batch_size=3)
+    assert [one.source for one in itertools.islice(endless, 7)] == [*SOURCE, *SOURCE[:3]]
+
+
+def test_what_cannot_read_a_context_says_so() -> None:
+    for family in ("attention", "seq2seq", "transformer"):
+        translator = Translator(build(family), device="cpu")
+        with pytest.raises(ConfigError, match=r"^context: .* axes: 1, order: false} or decoder: {positions: relative}"):
+            translator(SOURCE, context=1)
+        assert translator(SOURCE, context=0)
+    refiner = XL["refiner"]
+    for changed in ({"axes": 2, "relative": False}, {"order": True}):
+        model = build("transformer_xl", refiner=refiner | changed)
+        assert readers_of_context(model.decoder)[0] is None and readers_of_context(model.decoder)[1] is not None
