@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from captioner.caption import Translation
 from captioner.data.batches import Captions
 from captioner.errors import ConfigError
 from captioner.layers.segments import previous_lines
 from captioner.text.vocabulary import BOS, EOS, PAD
-from captioner.translation.context import InContext, readers_of_context
+from captioner.translation.context import InContext, Reader, readers_of_context
 from captioner.translation.model import TranslationModel
 from captioner.translation.pairs import collate
 from captioner.translation.translator import Translator
@@ -42,32 +41,24 @@ def assert_all_same(found: Sequence[Translation], expected: Sequence[Translation
         assert_same(one, other)
 
 
-def log_probabilities(model: TranslationModel, translations: Sequence[Translation], reach: int) -> Tensor:
-    """Score a whole text at once, as in training."""
-    sources = collate([model.read(one.source) for one in translations])
-    targets = [[BOS, *model.target.encode(one.text)[1:-1], EOS] for one in translations]
-    assert [model.target.decode(target[1:-1]) for target in targets] == [one.tokens for one in translations]
-    captions = Captions.collate([[target] for target in targets])
-    decoder = InContext(model.decoder, previous_lines([True] + [False] * (len(targets) - 1), reach))
-    with torch.no_grad():
-        logits = decoder(model(sources), captions.inputs).logits.log_softmax(-1)
-    each = logits.gather(1, captions.targets.unsqueeze(1)).squeeze(1)
-    line = (captions.inputs != PAD).nonzero()[:, 0]
-    return torch.zeros(len(targets)).index_add(0, line, each)
-
-
 @parts
 @pytest.mark.parametrize("context", [1, 2])
+@torch.no_grad()
 def test_what_is_written_is_what_training_scores(part: str, context: int) -> None:
     model = model_of(part)
-    translator = Translator(model, device="cpu", max_words=30, block_ngram=1)
-    translations = [one for one in translator(TEXT, context=context)]
-    finished = [one for one in translations if model.target.encode(one.text)[1:-1] and len(one.tokens) < 30]
-    if len(finished) < len(translations):
-        pytest.skip("a translation was cut, so it has no <eos> to score")
-    expected = log_probabilities(model, translations, context)
-    found = torch.tensor([one.log_probability for one in translations])
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
+    sources, config = [model.read(text) for text in TEXT], Translator(model, device="cpu").search
+    found = Reader(model, model.decoder, config, context=context)(sources)
+    written = [hypotheses[0] for hypotheses in found if hypotheses is not None]
+    captions = Captions.collate([[[BOS, *hypothesis.words, EOS]] for hypothesis in written])
+    decoder = InContext(model.decoder, previous_lines([True] + [False] * (len(TEXT) - 1), context))
+    logits = decoder(model(collate(sources)), captions.inputs).logits.log_softmax(-1)
+    each = logits.gather(1, captions.targets.unsqueeze(1)).squeeze(1)
+    line = (captions.inputs != PAD).nonzero()[:, 0]
+    cut = torch.tensor([not hypothesis.finished for hypothesis in written])
+    each[cut[line] & (captions.targets == EOS)] = 0.0  # a translation that was cut did not write its end
+    expected = torch.zeros(len(TEXT)).index_add(0, line, each)
+    log_probabilities = torch.tensor([hypothesis.log_probability for hypothesis in written])
+    torch.testing.assert_close(log_probabilities, expected, rtol=0, atol=1e-3)
 
 
 @parts
