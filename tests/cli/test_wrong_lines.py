@@ -164,6 +164,7 @@ SLOW = [
         "attend photo.jpg -o f.png --model transformer --heads 99.1", 1, ["99.1", "blocks"], marks=pytest.mark.slow
     ),
     ("attend photo.jpg -o f.png --colours infernno", 1, ["colours", "'infernno'", "inferno"]),
+    ("translate Hello --context 2", 1, ["context", "relative positions", "multi30k_transformer_xl"]),
     ("evaluate dataset/captions.jsonl --captions theirs.json --split val", 1, ["theirs.json", "no caption"]),
     ("evaluate tiny dataset/captions.jsonl --grounding broken.json", 1, ["broken.json", "COCO"]),
     ("evaluate tiny dataset/captions.jsonl --split val --features empty", 1, ["empty", "captioner features"]),
