@@ -32,7 +32,7 @@ from captioner.training.recipe import EvaluationConfig, RunConfig, load_config, 
 from captioner.translation.context import InContext, readers_of_context
 from captioner.translation.model import TextSearchConfig, TranslationConfig, TranslationModel, save_translator
 from captioner.translation.pairs import LengthSampler, ParallelText, collate, read_parallel, runs
-from captioner.translation.scores import require_sacrebleu, score_translations
+from captioner.translation.scores import require_sacrebleu, score_translations, translate_runs
 from captioner.translation.translator import Translator
 
 
@@ -298,11 +298,9 @@ class _Run(Loop[Batch]):
         """Translate the sources of runs of dev pairs with the averaged model."""
         settings, context = self.config.evaluation, self.config.data.context
         translator = Translator(self.average, device=str(self.device), **settings.search.model_dump())
-        # An empty text parts the runs, which are translated side by side.
-        texts = [text for run in chosen for text in (*(self.dev.pairs[index].source for index in run), "")]
         at_once = settings.batch_size * (self._longest_run + 1) if context else settings.batch_size
-        found = iter(translator(texts, batch_size=at_once, context=context))
-        return [[next(found).text for _ in (*run, None)][:-1] for run in chosen]
+        found = translate_runs(translator, self.dev, chosen, batch_size=at_once, context=context)
+        return [[translation.text for translation in run] for run in found]
 
     def save(self, name: str) -> None:
         about = {

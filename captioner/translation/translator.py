@@ -119,7 +119,7 @@ class Translator:
             ConfigError: the model cannot read a context.
         """
         if isinstance(texts, str):
-            return self([texts])[0]
+            return self([texts], batch_size=batch_size, context=context)[0]
         if context:
             return list(self.stream(texts, batch_size=batch_size, context=context))
         sources = [self.model.read(text) for text in texts]
