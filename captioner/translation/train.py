@@ -308,6 +308,7 @@ class _Run(Loop[Batch]):
             "dev": self.config.data.dev,
             "pairs": len(self.numbers),
             "merges": self.config.data.merges,
+            **({"context": self.config.data.context} if self.config.data.context else {}),
             **self.about(),
             "dev_bleu": round(self.progress.best, 4),
             "recipe": json.loads(self.config.model_dump_json(exclude={"output", "data", "device", "save_minutes"})),
