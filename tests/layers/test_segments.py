@@ -34,7 +34,7 @@ def close(a: Tensor, b: Tensor) -> None:
 
 def refiner_of(settings: dict[str, Any]) -> TransformerRefiner:
     config = TransformerRefinerConfig(
-        **{"blocks": 3, "size": 8, "heads": 2, "feed_forward": 12, "dropout": 0.0, "geometry": False},  # type: ignore[arg-type]
+        **{"blocks": 3, "size": 8, "heads": 2, "feed_forward": 12, "dropout": 0.0, "geometry": False},
         relative=True,
         axes=1,
         **settings,
