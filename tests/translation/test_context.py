@@ -64,13 +64,13 @@ def test_what_is_written_is_what_training_scores(part: str, context: int) -> Non
 @parts
 def test_lines_that_come_one_by_one_are_lines_at_once(part: str) -> None:
     translator = Translator(model_of(part), device="cpu")
-    text = [*TEXT[:3], "", *TEXT, " ", "", *TEXT[1:]]
+    text = [*TEXT[:2], "", *TEXT[:4], " ", "", *TEXT[1:3]]
     expected = translator(text, context=2)
-    for batch_size in (1, 2, 5):
+    for batch_size in (2, 5):
         assert_all_same(list(translator.stream(text, context=2, batch_size=batch_size)), expected)
     # A text without words parts what comes before it from what follows.
-    assert_all_same(expected[4:10], translator(TEXT, context=2))
-    assert not expected[3].tokens and expected[3].source == ""
+    assert_all_same(expected[3:7], translator(TEXT[:4], context=2))
+    assert not expected[2].tokens and expected[2].source == ""
     assert_all_same(expected[:1], translator(text[:1]))
 
 
