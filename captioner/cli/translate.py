@@ -24,7 +24,7 @@ Example: captioner translate 'Two dogs run through the snow.' -o alignment.png
 
 Example: captioner translate sentences.txt --model models/en_de > translated.txt
 
-Example: captioner translate story.txt --model runs/multi30k_transformer_xl/best --context 2
+Example: captioner translate story.txt --model runs/multi30k_transformer_xl/best --context 1
 
 Example: captioner caption photos --json | jq -r .caption | captioner translate - --json --attention"""
 
