@@ -153,12 +153,9 @@ def rollout(decoder: Decoder, memory: Memory, tokens: Tensor) -> Tensor:
     places = torch.eye(size, device=tokens.device, dtype=by_block[0].dtype)
     for block, given in zip(refining, inputs[: len(refining)], strict=True):
         places = _mix(block.weights(*given)[0].mean(0), places)
-    causal = torch.ones(steps, steps, dtype=torch.bool, device=tokens.device).tril()
     words = torch.zeros(steps, size, device=tokens.device, dtype=places.dtype)
     for block, (x, *_), weights in zip(inner.blocks, inputs[len(refining) :], by_block, strict=True):
-        own = block.self_attention
-        y = block.around_self_attention.before(x).unsqueeze(0)
-        words = _mix(own.weights(own.query(y), own.split(own.key_value(y)), mask=causal)[0].mean(0), words)
+        words = _mix(block.weights(x.unsqueeze(0))[0].mean(0), words)
         words = 0.5 * words + 0.5 * weights @ places
     return words / words.sum(1, keepdim=True)
 

@@ -23,13 +23,24 @@ from tests.test_checkpoint import tiny_model
 BLOCKS = {"blocks": 2, "size": 8, "heads": 2, "feed_forward": 12, "dropout": 0.0}
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["decoder", "refined"])
+RELATIVE = {"relative": True, "convolution": 3, "half_steps": True}
+
+
+@pytest.fixture(scope="module", params=["decoder", "refined", "relative"])
 def captioner(request: pytest.FixtureRequest) -> Captioner:
     torch.manual_seed(0)
     config = ModelConfig(
         encoder={"name": "grid", "backbone": "test_efficientnet", "size": 64, "weights": "random"},
-        refiner={"name": "transformer", **BLOCKS} if request.param else None,
-        decoder={"name": "transformer", **BLOCKS},
+        refiner={
+            "decoder": None,
+            "refined": {"name": "transformer", **BLOCKS},
+            "relative": {"name": "transformer", **BLOCKS, **RELATIVE},
+        }[request.param],
+        decoder={
+            "name": "transformer",
+            "positions": "relative" if request.param == "relative" else "sinusoidal",
+            **BLOCKS,
+        },
         search={"min_words": 3, "max_words": 6},  # type: ignore[arg-type]
     )
     model = CaptionModel.build(config, Vocabulary(["a", "dog", "cat", "runs", "grass"]))

@@ -1,6 +1,6 @@
 """Tests of every encoder with every decoder, with and without a refiner between them.
 
-Adding a family to its registry adds its tests.
+Adding a family to its registry adds its tests. What a Transformer can be besides is tested where it fits.
 """
 
 from __future__ import annotations
@@ -46,6 +46,19 @@ SENTENCES = ["a dog runs", "the old cat sleeps on a red mat", "run"]
 CAPTIONS = [[[1, 4, 5, 7, 2], [1, 9, 6, 2]], [[1, 4, 6, 8, 4, 10, 2]], [[1, 5, 2], [1, 10, 5, 7, 7, 2]]]
 
 
+#: what a family can be besides
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "conformer": ("transformer", {"relative": True, "convolution": 3, "half_steps": True}),
+    "relative": ("transformer", {"positions": "relative"}),
+}
+
+
+def part_of(name: str, registry: Any) -> dict[str, Any]:
+    """Return the small settings of a family or a variant of one."""
+    name, own = VARIANTS.get(name, (name, {}))
+    return {"name": name, **small(registry[name]), **own}
+
+
 def small(family: Any) -> dict[str, Any]:
     """Return small sizes for the settings that a family has, without dropout."""
     fields = family.Config.model_fields
@@ -66,11 +79,11 @@ class Model:
 
 def build(kind: str, encoder: str, refiner: str | None, decoder: str) -> Model:
     torch.manual_seed(0)
-    positions = {"geometry": False, "order": True} if kind == "text" else {}
+    positions = {"geometry": False, "order": True, "axes": 1} if kind == "text" else {}
     parts = {
         "encoder": {"name": encoder, **TINY[encoder]},
-        "refiner": refiner and {"name": refiner, **small(REFINERS[refiner]), **positions},
-        "decoder": {"name": decoder, **small(DECODERS[decoder])},
+        "refiner": refiner and {**part_of(refiner, REFINERS), **positions},
+        "decoder": part_of(decoder, DECODERS),
     }
     if kind == "text":
         pieces = Subwords.learn(SENTENCES, merges=10)
@@ -127,6 +140,10 @@ PAIRS = [
     for encoder in encoders
     for refiner in (None, *REFINERS)
     for decoder in DECODERS
+] + [
+    Pair("pictures", "grid", "conformer", "relative"),
+    Pair("pictures", "grid", "conformer", "show_attend_tell"),
+    Pair("text", "words", "conformer", "relative"),
 ]
 pytestmark = pytest.mark.parametrize(
     "pair", PAIRS, ids=["-".join(part or "plain" for part in pair[1:]) for pair in PAIRS]

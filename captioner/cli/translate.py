@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +23,8 @@ EXAMPLES = """Example: captioner translate 'Two dogs run through the snow.'
 Example: captioner translate 'Two dogs run through the snow.' -o alignment.png
 
 Example: captioner translate sentences.txt --model models/en_de > translated.txt
+
+Example: captioner translate story.txt --model runs/multi30k_transformer_xl/best --context 1
 
 Example: captioner caption photos --json | jq -r .caption | captioner translate - --json --attention"""
 
@@ -77,6 +78,15 @@ def run(
         int, typer.Option(min=1, help="Translations of each sentence, in JSON; at most the beam's width.")
     ] = 1,
     length_normalisation: console.LengthNormalisation = None,
+    context: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Lines before each line that are read as context, of a file or a text whose lines follow one another; "
+            "an empty line begins anew. Only for models with relative positions.",
+        ),
+    ] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Lines in a batch.")] = 32,
     device: console.Device = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
@@ -105,19 +115,16 @@ def run(
                 "that does"
             )
         shown: list[Translation] = []
-        while batch := list(islice(lines, batch_size)):
-            for translation in translator(batch, batch_size=batch_size):
-                if output and translation.tokens:
-                    shown.append(translation)
-                    if len(shown) > 1 and files.format_of(output) in _DRAWN:
-                        raise CaptionerError(
-                            f"{output}: shows one sentence, and there are several; take .html or .json"
-                        )
-                typer.echo(
-                    console.json_text(translation.to_dict(attention=attention))
-                    if json
-                    else translation.text.replace("\n", " ")
-                )
+        for translation in translator.stream(lines, batch_size=batch_size, context=context):
+            if output and translation.tokens:
+                shown.append(translation)
+                if len(shown) > 1 and files.format_of(output) in _DRAWN:
+                    raise CaptionerError(f"{output}: shows one sentence, and there are several; take .html or .json")
+            typer.echo(
+                console.json_text(translation.to_dict(attention=attention))
+                if json
+                else translation.text.replace("\n", " ")
+            )
     if output:
         _write(output, shown, text)
     failures.exit()

@@ -18,6 +18,7 @@ from captioner.errors import ConfigError
 from captioner.layers.dropout import Dropout
 from captioner.layers.linear import PackedLinear
 from captioner.layers.positions import Geometry, sinusoidal
+from captioner.layers.segments import Context, Past
 from captioner.layers.transformer import BlockConfig, DecoderBlock, Rows, key_mask, last_norm, projection
 from captioner.memory import Memory
 from captioner.text.vocabulary import PAD
@@ -26,12 +27,12 @@ from captioner.text.vocabulary import PAD
 class TransformerConfig(BlockConfig, DecoderConfig):
     """Sizes of the decoder."""
 
-    positions: Literal["sinusoidal", "learned"] = Field(
-        "sinusoidal", description="encoding of a word's position in the caption"
+    positions: Literal["sinusoidal", "learned", "relative"] = Field(
+        "sinusoidal",
+        description="encoding of a word's position in the caption; relative is none, but attention that knows how far "
+        "apart two words are (Dai 2019)",
     )
-    max_words: int = Field(
-        64, ge=1, description="longest caption with learned positions; sinusoidal ones have no limit"
-    )
+    max_words: int = Field(64, ge=1, description="longest caption with learned positions; the others have no limit")
     tie_output: bool = Field(
         True, description="score words with the word vectors themselves (section 3.4), or with separate weights"
     )
@@ -55,6 +56,11 @@ class Transformer(Decoder):
     comes before each sub-layer (``norm: post`` for the paper's form), because such a stack trains without a long
     warm-up (Xiong 2020, https://arxiv.org/abs/2002.04745). Learned positions, which the paper found equally good, are
     initialised to the sinusoidal ones. ``geometry`` adds a learned map of its box to each place.
+
+    With relative positions (Transformer-XL, Dai 2019, https://arxiv.org/abs/1901.02860) words are told apart by their
+    distance, and those of a line can attend to the words of the lines before, its context (segment recurrence, see
+    :mod:`captioner.layers.segments`). That paper's model has no cross-attention; here it remains with the places of the
+    line that is being written.
     """
 
     Config: ClassVar[type[DecoderConfig]] = TransformerConfig
@@ -74,7 +80,8 @@ class Transformer(Decoder):
             else None
         )
         self.dropout = Dropout(config.dropout)
-        self.blocks: Any = nn.ModuleList(DecoderBlock(config) for _ in range(config.blocks))
+        relative = config.positions == "relative"
+        self.blocks: Any = nn.ModuleList(DecoderBlock(config, relative=relative) for _ in range(config.blocks))
         self.norm = last_norm(config)
         self.output = None if config.tie_output else nn.Linear(config.size, words)
         nn.init.normal_(self.embedding.weight, std=config.size**-0.5)
@@ -90,6 +97,11 @@ class Transformer(Decoder):
             vectors = vectors + self.geometry(memory)
         return [block.places(vectors) for block in self.blocks]
 
+    @property
+    def reads_context(self) -> bool:
+        """Whether it can attend to the words of lines before."""
+        return self.config.positions == "relative"
+
     def _positions(self, steps: int) -> Tensor:
         """Return the encodings of the first positions, (T, S)."""
         weight = self.embedding.weight
@@ -102,9 +114,10 @@ class Transformer(Decoder):
             )
         return self.positions[:steps]
 
-    def _embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """Return the vectors (M, S) of words (M,) with the encodings of their positions (M, S) or (S,)."""
-        return self.dropout(self.embedding(tokens) * self.config.size**0.5 + positions)
+    def _embed(self, tokens: Tensor, steps: int, at: Tensor | int) -> Tensor:
+        """Return the vectors (M, S) of words (M,), whose positions are ``at`` of the first ``steps``."""
+        x = self.embedding(tokens) * self.config.size**0.5
+        return self.dropout(x if self.config.positions == "relative" else x + self._positions(steps)[at])
 
     def _logits(self, x: Tensor) -> Tensor:
         """Return logits (M, V) for x (M, S)."""
@@ -123,34 +136,47 @@ class Transformer(Decoder):
         if self.output is None:
             self._tied = PackedLinear(self.embedding.weight, None, torch.float32)
 
-    def start(self, memory: Memory) -> State:
-        """Prepare one hypothesis per image; see :meth:`Decoder.start`."""
+    def start(self, memory: Memory, past: Past | None = None) -> State:
+        """Prepare one hypothesis per image; see :meth:`Decoder.start`.
+
+        Args:
+            memory: of B images or lines.
+            past: what the lines before them say, with relative positions; see :meth:`states`.
+        """
         places = self._places(memory)
         images = {f"places.{i}": keys_values.contiguous() for i, keys_values in enumerate(places)}
         mask = key_mask(memory.mask)
         if mask is not None:
             images["mask"] = mask
-        b, _, heads, _, size = places[0].shape
-        return State(
-            {f"cache.{i}": keys_values.new_empty(b, 1, 2, heads, 0, size) for i, keys_values in enumerate(places)},
-            images,
-        )
+        if past is not None:
+            images["context"] = past.mask
+            caches = [block.words(past.states[i]).unsqueeze(1) for i, block in enumerate(self.blocks)]
+        else:
+            b, _, heads, _, size = places[0].shape
+            caches = [keys_values.new_empty(b, 1, 2, heads, 0, size) for keys_values in places]
+        return State({f"cache.{i}": cache for i, cache in enumerate(caches)}, images)
 
     def step(self, tokens: Tensor, state: State) -> Step:
         """Read words (B, W) and score the next; see :meth:`Decoder.step`."""
         b, w = tokens.shape
         cache, rows = dict(state.hypotheses), Rows((b, w, 1))
-        x = self._embed(tokens.flatten(), self._positions(cache["cache.0"].shape[-2] + 1)[-1])
+        x = self._embed(tokens.flatten(), cache["cache.0"].shape[-2] + 1, -1)
+        mask, context = state.images.get("mask"), state.images.get("context")
         attentions = []
         for i, block in enumerate(self.blocks):
             places, name = state.images[f"places.{i}"], f"cache.{i}"
-            x, cache[name], weights = block(x, rows, places, state.images.get("mask"), cache=cache[name], weights=True)
+            x, cache[name], weights = block(x, rows, places, mask, cache=cache[name], context=context, weights=True)
             attentions.append(weights.mean(1))
         attention = torch.stack(attentions).mean(0)
         return Step(self._logits(x).view(b, w, -1), attention.view(b, w, -1), State(cache, state.images))
 
     def _run_blocks(
-        self, memory: Memory, tokens: Tensor, keep: Callable[[Tensor], Tensor] | None
+        self,
+        memory: Memory,
+        tokens: Tensor,
+        keep: Callable[[Tensor], Tensor] | None,
+        context: Context | None = None,
+        read: list[Tensor] | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Run the blocks over whole captions (B, K, T).
 
@@ -158,6 +184,8 @@ class Transformer(Decoder):
             memory: of B images.
             tokens: see :meth:`Decoder.forward`.
             keep: maps a block's weights (M, H, N) to what is kept of them; ``None`` does not compute weights at all.
+            context: of lines, see :meth:`forward`.
+            read: gets what each block reads, (B, K, T, S).
 
         Returns:
             The words' vectors (M, S), and for each block what was kept of its weights.
@@ -166,22 +194,37 @@ class Transformer(Decoder):
         steps = max(1, int(real.sum(-1).max()))
         index = real[..., :steps].flatten().nonzero().squeeze(1)
         rows, mask = Rows((tokens.shape[0], tokens.shape[1], steps), index), key_mask(memory.mask)
-        x = self._embed(tokens[real], self._positions(steps)[index % steps])
-        kept = []
-        for block, places in zip(self.blocks, self._places(memory), strict=True):
-            x, _, weights = block(x, rows, places, mask, weights=keep is not None)
+        x = self._embed(tokens[real], steps, index % steps)
+        kept, cache, seen = [], None, None if context is None else context.mask
+        for number, (block, places) in enumerate(zip(self.blocks, self._places(memory), strict=True)):
+            if read is not None:
+                read.append(rows.spread(x).detach())
+            if context is not None:
+                cache = block.words(context.before(number, rows.spread(x)[:, 0])).unsqueeze(1)
+            x, _, weights = block(x, rows, places, mask, cache=cache, context=seen, weights=keep is not None)
             if keep is not None:
                 kept.append(keep(weights))
         return x, kept
 
-    def forward(self, memory: Memory, tokens: Tensor) -> DecoderOutput:
+    def forward(self, memory: Memory, tokens: Tensor, context: Context | None = None) -> DecoderOutput:
         """Score whole captions (B, K, T); see :meth:`Decoder.forward`.
 
         In training there is no attention unless ``train_attention`` is set.
+
+        Args:
+            memory: of B images or lines.
+            tokens: their words.
+            context: with relative positions, and one translation (K = 1) of each line: what they attend to besides.
         """
         attends = not self.training or self.config.train_attention
-        x, kept = self._run_blocks(memory, tokens, (lambda weights: weights.mean(1)) if attends else None)
+        x, kept = self._run_blocks(memory, tokens, (lambda weights: weights.mean(1)) if attends else None, context)
         return DecoderOutput(self._logits(x), torch.stack(kept).mean(0) if attends else None)
+
+    def states(self, memory: Memory, tokens: Tensor, context: Context | None = None) -> Tensor:
+        """Return what each block reads of the words (B, T) of lines, (blocks, B, T, S): the past of lines to come."""
+        read: list[Tensor] = []
+        self._run_blocks(memory, tokens.unsqueeze(1), None, context, read)
+        return torch.stack(read).squeeze(2)
 
     def cross_attention(self, memory: Memory, tokens: Tensor) -> Tensor:
         """Return each head's attention at the real words of captions (B, K, T), in their order: (M, blocks, H, N)."""

@@ -11,12 +11,14 @@ from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import Any, ClassVar
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import Dropout
 
 from captioner.errors import ConfigError
 from captioner.layers.positions import Geometry, rename_positions, sinusoidal
+from captioner.layers.segments import Context, with_context
 from captioner.layers.transformer import EncoderBlock, EncoderBlockConfig, key_mask, last_norm, projection
 from captioner.memory import Memory
 from captioner.registry import Registry
@@ -79,18 +81,36 @@ class TransformerRefiner(Refiner):
         self.blocks: Any = nn.ModuleList(EncoderBlock(config) for _ in range(config.blocks))
         self.norm = last_norm(config)
 
-    def forward(self, memory: Memory) -> Memory:
-        """Refine a memory; masked places have no influence, and their vectors no meaning."""
+    @property
+    def reads_context(self) -> bool:
+        """Whether it can attend to the words of lines before: its positions are those of words, and relative alone."""
+        return self.config.relative and self.config.axes == 1 and not self.config.order
+
+    def forward(self, memory: Memory, context: Context | None = None) -> Memory:
+        """Refine a memory; masked places have no influence, and their vectors no meaning.
+
+        With a context, the places are the words of lines, which attend to those of the lines before as well.
+        """
+        return self._refine(memory, context)
+
+    def states(self, memory: Memory, context: Context | None = None) -> tuple[Memory, Tensor]:
+        """Refine a memory, and return what each block read too, (blocks, B, N, S): the past of lines to come."""
+        read: list[Tensor] = []
+        return self._refine(memory, context, read), torch.stack(read)
+
+    def _refine(self, memory: Memory, context: Context | None, read: list[Tensor] | None = None) -> Memory:
         # Between the blocks, vectors keep the weights' precision, under autocast too: they are sums of many terms.
         x: Tensor = self.project(memory.vectors).to(self.blocks[0].around_attention.norm.weight.dtype)
-        mask, shape = key_mask(memory.mask), self._shape(memory)
+        mask, shape = key_mask(with_context(memory.mask, context, memory.places)), self._shape(memory)
         if self.geometry is not None:
             x = x + self.geometry(memory).to(x.dtype)
         if self.config.order:
             x = x + sinusoidal(memory.places, self.features, device=x.device).to(x.dtype)
         x = self.dropout(x)
-        for block in self.blocks:
-            x = block(x, mask, shape)
+        for number, block in enumerate(self.blocks):
+            if read is not None:
+                read.append(x.detach())
+            x = block(x, mask, shape) if context is None else block(x, mask, shape, context.before(number, x))
         x = self.norm(x)
         return replace(memory, vectors=x, pooled=_mean(x, memory.mask))
 

@@ -55,7 +55,7 @@ class ConvolutionModule(nn.Module):
         y = F.glu(self.expand(x), dim=-1)
         if mask is not None:
             y = y.masked_fill(~mask, 0.0)
-        y = self._depthwise(y, shape)
+        y = self._depthwise(y, shape).to(self.norm.weight.dtype)
         y = self.project(F.silu(self.norm(y)))
         return y if mask is None else y.masked_fill(~mask, 0.0)
 
@@ -64,7 +64,8 @@ class ConvolutionModule(nn.Module):
         if self.axes == 2:
             # A transposed view of (B, N, S) is the layout in which the convolution is fastest, channels last.
             maps = y.transpose(1, 2).unflatten(2, shape)
-            out = depthwise(maps, self.weight, self.bias, 1, padding)
+            # What comes from a packed layer can have 16 bits, and the weights 32.
+            out = depthwise(maps, self.weight.to(y.dtype), self.bias.to(y.dtype), 1, padding)
             return out.flatten(2).transpose(1, 2)
         with torch.autocast(y.device.type, enabled=False):  # a few words; some kernels have no gradient in 16 bits
             weight, bias = self.weight, self.bias

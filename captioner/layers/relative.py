@@ -52,7 +52,7 @@ class RelativeAttention(Attention):
             by_row = shift(self._by_distance(grid.transpose(2, 3), 0, rows)).transpose(2, 3).unsqueeze(-1)
             by_column = shift(self._by_distance(grid, 1, columns)).unsqueeze(-2)
             bias = (by_row + by_column).flatten(-2).flatten(2, 3)
-        return query + self.content_bias, bias
+        return (query + self.content_bias).to(query.dtype), bias  # of a packed query, which has 16 bits
 
     def _by_distance(self, query: Tensor, axis: int, keys: int) -> Tensor:
         """Return the second term for each distance, the largest first.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
@@ -135,7 +136,13 @@ class EncoderBlock(nn.Module):
         self.around_feed_forward = Residual(config)
         self.norm = nn.LayerNorm(config.size) if config.half_steps else nn.Identity()
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, shape: tuple[int, ...] | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        shape: tuple[int, ...] | None = None,
+        context: Tensor | None = None,
+    ) -> Tensor:
         """Refine places.
 
         Args:
@@ -143,12 +150,15 @@ class EncoderBlock(nn.Module):
             mask: (B, 1, 1, N), true where a place may be attended to (see :func:`key_mask`).
             shape: how many places lie along each axis, (rows, columns) or by default (N,), for relative positions and
                 the convolution.
+            context: (B, C, S) what this block read of the words before these, which are attended to as well; the mask
+                is then (B, 1, 1, C + N). See :mod:`captioner.layers.segments`. The convolution does not reach them.
         """
-        shape = shape or (x.shape[1],)
+        places, shape = x.shape[1], shape or (x.shape[1],)
         x = self._begin(x)
-        x = self.around_attention.after(x, self._attend(self.around_attention.before(x), mask, shape))
+        context = None if context is None else self._begin(context)
+        x = self.around_attention.after(x, self._attend(x, mask, shape, context))
         if self.convolution is not None and self.around_convolution is not None:
-            real = None if mask is None else mask[:, 0, 0].unsqueeze(-1)
+            real = None if mask is None else mask[:, 0, 0, -places:].unsqueeze(-1)
             y = self.convolution(self.around_convolution.before(x), shape, real)
             x = self.around_convolution.after(x, y)
         y = self.feed_forward(self.around_feed_forward.before(x))
@@ -162,11 +172,14 @@ class EncoderBlock(nn.Module):
         y = self.first_feed_forward(self.around_first_feed_forward.before(x))
         return self.around_first_feed_forward.after(x, self.step * y)
 
-    def _attend(self, y: Tensor, mask: Tensor | None, shape: tuple[int, ...]) -> Tensor:
-        own = self.attention
+    def _attend(self, x: Tensor, mask: Tensor | None, shape: tuple[int, ...], context: Tensor | None) -> Tensor:
+        own, around = self.attention, self.around_attention
+        read = y = around.before(x)
+        if context is not None:
+            read = torch.cat([around.before(context), y], dim=1)
+            shape = (read.shape[1],)
         query, bias = own.positioned(own.query(y), shape)
-        keys_values = own.split(own.key_value(y))
-        return own.output(own.attend(query, keys_values, mask=mask, bias=bias))
+        return own.output(own.attend(query, own.split(own.key_value(read)), mask=mask, bias=bias))
 
     def weights(self, x: Tensor, mask: Tensor | None = None, shape: tuple[int, ...] | None = None) -> Tensor:
         """Return the weights (B, H, N, N) of self-attention; the arguments are those of :meth:`forward`."""
@@ -217,11 +230,14 @@ class Decoded(NamedTuple):
 
 
 class DecoderBlock(nn.Module):
-    """Causal self-attention over a caption's words, cross-attention to its image's places, the feed-forward network."""
+    """Causal self-attention over a caption's words, cross-attention to its image's places, the feed-forward network.
 
-    def __init__(self, config: BlockConfig) -> None:
+    With ``relative`` self-attention has relative positions (Dai 2019).
+    """
+
+    def __init__(self, config: BlockConfig, *, relative: bool = False) -> None:
         super().__init__()
-        self.self_attention = Attention(config.size, config.heads)
+        self.self_attention = (RelativeAttention if relative else Attention)(config.size, config.heads)
         self.around_self_attention = Residual(config)
         self.cross_attention = Attention(config.size, config.heads)
         self.around_cross_attention = Residual(config)
@@ -232,6 +248,11 @@ class DecoderBlock(nn.Module):
         """Return the keys and values (B, 2, H, N, E) of places (B, N, S), all that this block needs of them."""
         return self.cross_attention.split(self.cross_attention.key_value(vectors))
 
+    def words(self, x: Tensor) -> Tensor:
+        """Return self-attention's keys and values (B, 2, H, L, E) of words (B, L, S), as a ``cache`` has them."""
+        own = self.self_attention
+        return own.split(own.key_value(self.around_self_attention.before(x)))
+
     def forward(
         self,
         x: Tensor,
@@ -240,6 +261,7 @@ class DecoderBlock(nn.Module):
         mask: Tensor | None = None,
         *,
         cache: Tensor | None = None,
+        context: Tensor | None = None,
         weights: bool = False,
     ) -> Decoded:
         """Apply the block to words.
@@ -249,8 +271,10 @@ class DecoderBlock(nn.Module):
             rows: where they lie among captions and steps.
             places: see :meth:`places`. All captions and steps of an image are queries to one copy of them.
             mask: (B, 1, 1, N), true where a place may be attended to.
-            cache: (B, K, 2, H, L, E) keys and values of earlier words, when T = 1 word is added to each caption;
-                ``None`` when whole captions are given.
+            cache: (B, K, 2, H, L, E) keys and values of earlier words: when T = 1 word is added to each caption, those
+                of the caption, and behind any context (see :mod:`captioner.layers.segments`).
+            context: (B, C) true where one of the first C words of the cache, which are context, is real; ``None`` when
+                all are.
             weights: whether to return each head's attention to the places.
         """
         own, cross = self.self_attention, self.cross_attention
@@ -258,17 +282,30 @@ class DecoderBlock(nn.Module):
         query, keys_values = rows.spread(own.query(y)), own.split(rows.spread(own.key_value(y)))
         if cache is not None:
             keys_values = torch.cat([cache, keys_values], dim=-2)
+        keys_values_of, length = keys_values.flatten(0, 1), keys_values.shape[-2]
+        seen = None
+        if context is not None:
+            seen = F.pad(context, (0, length - context.shape[1]), value=True)
+            seen = seen.repeat_interleave(rows.shape[1], 0)[:, None, None]
         # Padding follows a caption's words, so causal attention never sees it.
-        context = own.attend(query.flatten(0, 1), keys_values.flatten(0, 1), causal=cache is None)
-        x = self.around_self_attention.after(x, own.output(rows.pack(context)))
+        query, bias = own.positioned(query.flatten(0, 1), (length,))
+        read = own.attend(query, keys_values_of, mask=seen, bias=bias, causal=rows.shape[2] > 1)
+        x = self.around_self_attention.after(x, own.output(rows.pack(read)))
 
         query = rows.spread(cross.query(self.around_cross_attention.before(x))).flatten(1, 2)
         attention = cross.weights(query, places, mask=mask) if weights else None
-        context = cross.attend(query, places, mask=mask) if attention is None else cross.average(attention, places)
-        x = self.around_cross_attention.after(x, cross.output(rows.pack(context)))
+        read = cross.attend(query, places, mask=mask) if attention is None else cross.average(attention, places)
+        x = self.around_cross_attention.after(x, cross.output(rows.pack(read)))
 
         x = self.around_feed_forward.after(x, self.feed_forward(self.around_feed_forward.before(x)))
         return Decoded(x, keys_values, None if attention is None else rows.pack(attention.transpose(1, 2)))
+
+    def weights(self, x: Tensor) -> Tensor:
+        """Return the weights (B, H, T, T) of self-attention over whole captions (B, T, S)."""
+        own, steps = self.self_attention, x.shape[1]
+        query, bias = own.positioned(own.query(self.around_self_attention.before(x)), (steps,))
+        causal = torch.ones(steps, steps, dtype=torch.bool, device=x.device).tril()
+        return own.weights(query, self.words(x), mask=causal, bias=bias)
 
 
 def projection(features: int, size: int) -> nn.Module:

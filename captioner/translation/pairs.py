@@ -27,11 +27,19 @@ class Pair:
 
 @dataclass(frozen=True)
 class ParallelText:
-    """A split of sentence pairs, in the order of its files, and the lines that could not be used."""
+    """A split of sentence pairs, in the order of its files, and the lines that could not be used.
+
+    Attributes:
+        name: of the folder and the split.
+        pairs: the pairs.
+        problems: the lines that could not be used.
+        lines: the number of each pair's line in the files; a gap, such as an empty line, ends a text.
+    """
 
     name: str
     pairs: tuple[Pair, ...]
     problems: tuple[Problem, ...] = ()
+    lines: tuple[int, ...] = ()
 
 
 def read_parallel(folder: str | Path, split: str, *, source: str, target: str) -> ParallelText:
@@ -56,15 +64,34 @@ def read_parallel(folder: str | Path, split: str, *, source: str, target: str) -
             f"{paths[0]} has {len(sources):,} lines and {paths[1].name} {len(targets):,}; "
             "line n of one must be the translation of line n of the other"
         )
-    pairs, problems = [], []
+    pairs, problems, numbers = [], [], []
     for number, texts in enumerate(zip(sources, targets, strict=True), start=1):
         if all(texts):
             pairs.append(Pair(*texts))
+            numbers.append(number)
         else:
             problems.append(Problem(f"{paths[texts.index('')]}:{number}", "the line is empty"))
     if not pairs:
         raise AnnotationError(f"{paths[0]}: there is no complete pair of sentences in it and {paths[1].name}")
-    return ParallelText(f"{folder.name}/{split}", tuple(pairs), tuple(problems))
+    return ParallelText(f"{folder.name}/{split}", tuple(pairs), tuple(problems), tuple(numbers))
+
+
+def runs(lines: Sequence[int], longest: int) -> list[list[int]]:
+    """Cut a text into runs of consecutive lines, which know each other as context.
+
+    Args:
+        lines: the number of each line in its file, rising.
+        longest: the most lines of a run.
+
+    Returns:
+        The runs, each the indices of its lines.
+    """
+    found: list[list[int]] = []
+    for index, line in enumerate(lines):
+        if index == 0 or line != lines[index - 1] + 1 or len(found[-1]) == longest:
+            found.append([])
+        found[-1].append(index)
+    return found
 
 
 def _read_lines(path: Path) -> list[str]:
@@ -100,17 +127,22 @@ class LengthSampler:
     change every epoch; the sizes of the batches do not, so that all epochs have the same number of batches.
 
     Args:
-        lengths: the length of the longer side of every pair.
+        lengths: the length of the longer side of every pair, or the greatest one of a run of pairs that stay together.
         tokens: the most tokens in a batch, padding included, on either side; a longer pair is a batch of its own.
         seed: the random seed.
+        pairs: how many pairs each run has, if they are not single ones.
     """
 
-    def __init__(self, lengths: Sequence[int], *, tokens: int, seed: int) -> None:
-        self.lengths, self.seed = torch.tensor(lengths), seed
-        starts = [0]
-        for index, length in enumerate(sorted(lengths)):
-            if index > starts[-1] and (index + 1 - starts[-1]) * length > tokens:
+    def __init__(self, lengths: Sequence[int], *, tokens: int, seed: int, pairs: Sequence[int] | None = None) -> None:
+        pairs = pairs or [1] * len(lengths)
+        self.seed = seed
+        self.keys = torch.tensor(lengths) * (max(pairs, default=1) + 1) + torch.tensor(pairs)  # by length, then pairs
+        starts, together = [0], 0
+        for index, (length, number) in enumerate(sorted(zip(lengths, pairs, strict=True))):
+            together += number
+            if index > starts[-1] and together * length > tokens:
                 starts.append(index)
+                together = number
         self.slices = [slice(start, end) for start, end in zip(starts, [*starts[1:], len(lengths)], strict=True)]
 
     def __len__(self) -> int:
@@ -120,7 +152,7 @@ class LengthSampler:
     def epoch(self, number: int, *, skip: int = 0) -> Iterator[list[int]]:
         """Draw the pairs of each of epoch ``number``'s batches, without the first ``skip`` batches."""
         generator = torch.Generator().manual_seed(self.seed * 100_003 + number)
-        shuffled = torch.randperm(len(self.lengths), generator=generator)
-        order = shuffled[self.lengths[shuffled].argsort(stable=True)].tolist()
+        shuffled = torch.randperm(len(self.keys), generator=generator)
+        order = shuffled[self.keys[shuffled].argsort(stable=True)].tolist()
         for batch in torch.randperm(len(self.slices), generator=generator)[skip:].tolist():
             yield order[self.slices[batch]]

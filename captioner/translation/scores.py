@@ -13,7 +13,7 @@ from captioner.caption import Translation
 from captioner.errors import EvaluationError
 from captioner.evaluation.bootstrap import Interval, intervals
 from captioner.evaluation.sums import Array, Sums
-from captioner.translation.pairs import ParallelText, read_parallel
+from captioner.translation.pairs import ParallelText, read_parallel, runs
 from captioner.translation.translator import Translator
 
 RESAMPLES = 1000
@@ -33,7 +33,12 @@ class TextScores:
 
 
 def evaluate_translation(
-    translator: Translator, data: str | Path | ParallelText, *, split: str = "val", batch_size: int = 64
+    translator: Translator,
+    data: str | Path | ParallelText,
+    *,
+    split: str = "val",
+    batch_size: int = 64,
+    context: int = 0,
 ) -> tuple[TextScores, list[Translation]]:
     """Translate a split and score it against its references; see :func:`score_intervals`.
 
@@ -42,6 +47,8 @@ def evaluate_translation(
         data: a data folder, or a split of one that was already read, for which ``split`` is not used.
         split: the split of the folder.
         batch_size: sentences translated at once.
+        context: how many lines before each are read; see :meth:`Translator.stream`. A line that is left out ends a
+            text.
 
     Returns:
         The scores, and the translations in the order of the split.
@@ -53,9 +60,28 @@ def evaluate_translation(
     if not isinstance(data, ParallelText):
         config = translator.model.config
         data = read_parallel(data, split, source=config.source, target=config.target)
-    translations = translator([pair.source for pair in data.pairs], batch_size=batch_size)
+    texts_of = runs(data.lines, len(data.pairs)) if context else [list(range(len(data.pairs)))]
+    by_text = translate_runs(translator, data, texts_of, batch_size=batch_size, context=context)
+    translations = [translation for of_text in by_text for translation in of_text]
     texts = [translation.text for translation in translations]
     return score_intervals(texts, [pair.target for pair in data.pairs]), translations
+
+
+def translate_runs(
+    translator: Translator, text: ParallelText, chosen: Sequence[list[int]], *, batch_size: int, context: int = 0
+) -> list[list[Translation]]:
+    """Translate the sources of runs of lines, each of which begins anew, side by side.
+
+    Args:
+        translator: the translator.
+        text: the pairs.
+        chosen: the runs, each the indices of its pairs.
+        batch_size: see :meth:`Translator.stream`.
+        context: likewise.
+    """
+    sources = [source for run in chosen for source in (*(text.pairs[index].source for index in run), "")]
+    found = iter(translator(sources, batch_size=batch_size, context=context))
+    return [[next(found) for _ in (*run, None)][:-1] for run in chosen]
 
 
 def score_translations(texts: Sequence[str], references: Sequence[str]) -> dict[str, float]:

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from rich.console import Console
 from torch import Tensor, nn
 
 from captioner.data.batches import Captions
 from captioner.encoders.sequence import TEXT_ENCODERS
 from captioner.errors import AnnotationError
+from captioner.layers.segments import previous_lines
 from captioner.settings import Settings, override
 from captioner.text.subwords import Subwords
 from captioner.text.vocabulary import EOS
@@ -28,9 +29,10 @@ from captioner.training.cross_entropy import CrossEntropy, CrossEntropyConfig
 from captioner.training.forecast import Forecast, spread
 from captioner.training.loop import Cost, Loop
 from captioner.training.recipe import EvaluationConfig, RunConfig, load_config, read_run, read_settings
+from captioner.translation.context import InContext, readers_of_context
 from captioner.translation.model import TextSearchConfig, TranslationConfig, TranslationModel, save_translator
-from captioner.translation.pairs import LengthSampler, Pair, ParallelText, collate, read_parallel
-from captioner.translation.scores import require_sacrebleu, score_translations
+from captioner.translation.pairs import LengthSampler, ParallelText, collate, read_parallel, runs
+from captioner.translation.scores import require_sacrebleu, score_translations, translate_runs
 from captioner.translation.translator import Translator
 
 
@@ -45,6 +47,12 @@ class TextDataConfig(Settings):
     dev: str = Field("val", description="split that selects the best epoch")
     merges: int = Field(4000, ge=0, description="number of merges of the byte-pair encoding of each language")
     max_pieces: int = Field(100, ge=1, description="training pairs with a longer side are left out")
+    context: int = Field(
+        0,
+        ge=0,
+        description="lines before each line that are read as context, without gradient, by blocks with relative "
+        "positions (Dai 2019); a batch then has runs of consecutive lines, and an empty line ends a text",
+    )
 
 
 class TextObjectiveConfig(CrossEntropyConfig):
@@ -69,6 +77,12 @@ class TranslateConfig(RunConfig):
     objective: TextObjectiveConfig = Field(default_factory=TextObjectiveConfig)
     evaluation: TextEvaluationConfig = Field(default_factory=TextEvaluationConfig)
     batch_tokens: int = Field(4000, ge=1, description="most pieces in a step, on either side, padding included")
+
+    @model_validator(mode="after")
+    def _no_sampling_in_context(self) -> TranslateConfig:
+        if self.data.context and self.objective.scheduled_sampling:
+            raise ValueError("data.context: does not go with objective.scheduled_sampling; set one of them to 0")
+        return self
 
 
 def load_translate_config(
@@ -142,10 +156,17 @@ def rehearse(config: TranslateConfig, *, console: Console | None = None) -> Fore
 
 @dataclass(frozen=True)
 class Batch:
-    """Source sentences (B, S), padded, and their translations, as one caption each."""
+    """Source sentences (B, S), padded, and their translations, as one caption each.
+
+    Attributes:
+        sources: (B, S).
+        captions: of each, one.
+        previous: (B, N) which of them come before each, if they are read as context; else ``None``.
+    """
 
     sources: Tensor
     captions: Captions
+    previous: Tensor | None = None
 
 
 class _Run(Loop[Batch]):
@@ -163,9 +184,18 @@ class _Run(Loop[Batch]):
         source = Subwords.learn((pair.source for pair in self.train.pairs), merges=config.data.merges)
         target = Subwords.learn((pair.target for pair in self.train.pairs), merges=config.data.merges)
         self.model = TranslationModel(config.model, source, target).to(self.device)
-        self.numbers = self._encode(self.train.pairs)
+        if config.data.context:
+            readers_of_context(self.model.decoder)  # refuses a model that cannot read it
+        self.numbers, lines = self._encode(self.train)
         lengths = [max(map(len, pair)) for pair in self.numbers]
-        self.sampler = LengthSampler(lengths, tokens=config.batch_tokens, seed=config.seed)
+        self.runs = runs(lines, self._longest_run)
+        self.dev_runs = runs(self.dev.lines, self._longest_run)
+        self.sampler = LengthSampler(
+            [max(lengths[index] for index in run) for run in self.runs],
+            tokens=config.batch_tokens,
+            seed=config.seed,
+            pairs=[len(run) for run in self.runs],
+        )
         self.average = copy.deepcopy(self.model).eval()
         self.objective: CrossEntropy = CrossEntropy(config.objective).to(self.device)
         self.optimiser = self.adamw([(self.model, config.optimiser.learning_rate)])
@@ -180,25 +210,32 @@ class _Run(Loop[Batch]):
             self.console.print(f"left out: {len(text.problems) - 5:,} more pairs with an empty line", style="yellow")
         return text
 
-    def _encode(self, pairs: Sequence[Pair]) -> list[tuple[list[int], list[int]]]:
-        """Return each pair as numbers, without pairs that are too long.
+    @property
+    def _longest_run(self) -> int:
+        """How many consecutive lines stay together: alone without context, else so many that few have less of it."""
+        return 8 * (self.config.data.context + 1) if self.config.data.context else 1
+
+    def _encode(self, text: ParallelText) -> tuple[list[tuple[list[int], list[int]]], list[int]]:
+        """Return each pair as numbers, and the number of its line, without pairs that are too long.
 
         The source is as the encoder reads it, the translation runs from ``<bos>`` to ``<eos>``.
         """
         limit = min(self.config.data.max_pieces, self.config.model.max_pieces)
-        numbers = [(self.model.read(pair.source), self.model.target.encode(pair.target)) for pair in pairs]
+        numbers = [(self.model.read(pair.source), self.model.target.encode(pair.target)) for pair in text.pairs]
         # A source that was cut has no <eos>.
         kept = [
-            pair for pair in numbers if pair[0][-1] == EOS and len(pair[0]) - 1 <= limit and len(pair[1]) - 2 <= limit
+            (pair, line)
+            for pair, line in zip(numbers, text.lines, strict=True)
+            if pair[0][-1] == EOS and len(pair[0]) - 1 <= limit and len(pair[1]) - 2 <= limit
         ]
-        if len(kept) < len(pairs):
+        if len(kept) < len(numbers):
             self.console.print(
-                f"{self.train.name}: {len(pairs) - len(kept):,} pairs of more than {limit} pieces are left out",
+                f"{text.name}: {len(numbers) - len(kept):,} pairs of more than {limit} pieces are left out",
                 style="yellow",
             )
         if not kept:
-            raise AnnotationError(f"{self.train.name}: every pair has more than {limit} pieces; raise data.max_pieces")
-        return kept
+            raise AnnotationError(f"{text.name}: every pair has more than {limit} pieces; raise data.max_pieces")
+        return [pair for pair, _ in kept], [line for _, line in kept]
 
     def describe(self) -> str:
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
@@ -211,9 +248,10 @@ class _Run(Loop[Batch]):
     def forecast(self) -> Forecast:
         """Time some steps and translations."""
         training = self.time_a_step(0) * self.steps * self.config.epochs
-        few, began = spread(self.dev.pairs, self.config.evaluation.batch_size), time.perf_counter()
+        few = spread(self.dev_runs, -(-self.config.evaluation.batch_size // self._longest_run))
+        began = time.perf_counter()
         self._translate(few)
-        seconds = (time.perf_counter() - began) / len(few) * len(self.dev.pairs)
+        seconds = (time.perf_counter() - began) / len(few) * len(self.dev_runs)
         return Forecast(
             data={"training pairs": len(self.numbers), "dev pairs": len(self.dev.pairs)},
             parameters={
@@ -233,23 +271,36 @@ class _Run(Loop[Batch]):
 
     def batches(self, epoch: int, skip: int) -> Iterator[Batch]:
         for chosen in self.sampler.epoch(epoch, skip=skip):
-            pairs = [self.numbers[index] for index in self.processes.share(chosen)]
-            yield Batch(collate([source for source, _ in pairs]), Captions.collate([[target] for _, target in pairs]))
+            mine = [self.runs[run] for run in self.processes.share(chosen)]
+            pairs = [self.numbers[index] for run in mine for index in run]
+            starts = [place == 0 for run in mine for place in range(len(run))]
+            yield Batch(
+                collate([source for source, _ in pairs]),
+                Captions.collate([[target] for _, target in pairs]),
+                previous_lines(starts, self.config.data.context) if self.config.data.context else None,
+            )
 
     def cost(self, batch: Batch, captions: Captions) -> Cost:
-        loss, metrics = self.objective(self.model.decoder, self.model(batch.sources.to(self.device)), captions)
+        decoder = self.model.decoder
+        if batch.previous is not None:
+            decoder = InContext(decoder, batch.previous.to(self.device))
+        loss, metrics = self.objective(decoder, self.model(batch.sources.to(self.device)), captions)
         return Cost(loss, metrics, len(captions.targets))
 
     def evaluate(self) -> dict[str, float]:
-        parts = self.processes.gather(self._translate(self.processes.share(self.dev.pairs)))
-        texts = [parts[number % len(parts)][number // len(parts)] for number in range(len(self.dev.pairs))]
+        parts = self.processes.gather(self._translate(self.processes.share(self.dev_runs)))
+        texts = [
+            text for number in range(len(self.dev_runs)) for text in parts[number % len(parts)][number // len(parts)]
+        ]
         return score_translations(texts, [pair.target for pair in self.dev.pairs])
 
-    def _translate(self, pairs: Sequence[Pair]) -> list[str]:
-        """Translate the sources of dev pairs with the averaged model."""
-        settings = self.config.evaluation
+    def _translate(self, chosen: Sequence[list[int]]) -> list[list[str]]:
+        """Translate the sources of runs of dev pairs with the averaged model."""
+        settings, context = self.config.evaluation, self.config.data.context
         translator = Translator(self.average, device=str(self.device), **settings.search.model_dump())
-        return [one.text for one in translator([pair.source for pair in pairs], batch_size=settings.batch_size)]
+        at_once = settings.batch_size * (self._longest_run + 1) if context else settings.batch_size
+        found = translate_runs(translator, self.dev, chosen, batch_size=at_once, context=context)
+        return [[translation.text for translation in run] for run in found]
 
     def save(self, name: str) -> None:
         about = {
@@ -257,6 +308,7 @@ class _Run(Loop[Batch]):
             "dev": self.config.data.dev,
             "pairs": len(self.numbers),
             "merges": self.config.data.merges,
+            **({"context": self.config.data.context} if self.config.data.context else {}),
             **self.about(),
             "dev_bleu": round(self.progress.best, 4),
             "recipe": json.loads(self.config.model_dump_json(exclude={"output", "data", "device", "save_minutes"})),

@@ -20,6 +20,7 @@ from captioner.folders import translator_into
 from captioner.search import Hypothesis, choose_search
 from captioner.settings import validate
 from captioner.text.vocabulary import EOS, SPECIAL
+from captioner.translation.context import Reader
 from captioner.translation.model import (
     KIND,
     TextSearchConfig,
@@ -44,6 +45,9 @@ class Translator:
         print(caption.translation.text)
         caption.translation.attention   # (T, S): attention of every piece it wrote to the pieces of the caption
         caption.translation.words()     # the same for whole words
+
+    A model whose blocks have relative positions (Transformer-XL) can read the lines before each: ``translator(lines,
+    context=2)``.
 
     Args:
         model: the model; it is moved to the device and put into eval mode.
@@ -96,22 +100,30 @@ class Translator:
         return folders.push_saved(self.save_pretrained, name, private=private, card=card)
 
     @overload
-    def __call__(self, texts: str, *, batch_size: int = ...) -> Translation: ...
+    def __call__(self, texts: str, *, batch_size: int = ..., context: int = ...) -> Translation: ...
     @overload
-    def __call__(self, texts: list[str] | tuple[str, ...], *, batch_size: int = ...) -> list[Translation]: ...
     def __call__(
-        self, texts: str | list[str] | tuple[str, ...], *, batch_size: int = 32
+        self, texts: list[str] | tuple[str, ...], *, batch_size: int = ..., context: int = ...
+    ) -> list[Translation]: ...
+    def __call__(
+        self, texts: str | list[str] | tuple[str, ...], *, batch_size: int = 32, context: int = 0
     ) -> Translation | list[Translation]:
         """Translate one text, or a list of them; the translation of a text without words is empty.
 
         Args:
             texts: preferably one sentence each, as the models are trained on sentences.
             batch_size: texts of similar length that are translated at once.
+            context: see :meth:`stream`.
+
+        Raises:
+            ConfigError: the model cannot read a context.
         """
         if isinstance(texts, str):
-            return self([texts])[0]
+            return self([texts], batch_size=batch_size, context=context)[0]
+        if context:
+            return list(self.stream(texts, batch_size=batch_size, context=context))
         sources = [self.model.read(text) for text in texts]
-        translations = [Translation("", [], [], 0.0, source=text, language=self.language) for text in texts]
+        translations = [self._empty(text) for text in texts]
         order = sorted(
             (index for index, source in enumerate(sources) if source != [EOS]), key=lambda index: len(sources[index])
         )
@@ -120,6 +132,34 @@ class Translator:
             for index, hypotheses in zip(chosen, self._search([sources[index] for index in chosen]), strict=True):
                 translations[index] = self._translation(hypotheses, sources[index], texts[index])
         return translations
+
+    def stream(self, texts: Iterable[str], *, batch_size: int = 32, context: int = 0) -> Iterator[Translation]:
+        """Translate any number of texts in constant memory, in their order.
+
+        Args:
+            texts: iterated lazily, for example the lines of a file.
+            batch_size: texts that are read at once.
+            context: how many texts before each one it attends to, if its blocks have relative positions; 0 for none.
+                The blocks of its refiner read their sources, those of its decoder the translations that it gave them
+                (:mod:`captioner.translation.context`). A text without words begins anew. A translation then waits for
+                those before it, so only what is separated by texts without words, and read at once, is translated side
+                by side.
+
+        Raises:
+            ConfigError: the model cannot read a context.
+        """
+        reader = Reader(self.model, self._decoder, self.search, context=context) if context else None
+        return self._stream(iter(texts), batch_size, reader)
+
+    def _stream(self, texts: Iterator[str], batch_size: int, reader: Reader | None) -> Iterator[Translation]:
+        while batch := list(islice(texts, batch_size)):
+            if reader is None:
+                yield from self(batch, batch_size=batch_size)
+                continue
+            sources = [self.model.read(text) for text in batch]
+            found = reader([None if source == [EOS] else source for source in sources])
+            for text, source, hypotheses in zip(batch, sources, found, strict=True):
+                yield self._empty(text) if hypotheses is None else self._translation(hypotheses, source, text)
 
     def caption(self, caption: Caption) -> Caption:
         """Return a caption with a translation; its next best captions get theirs too."""
@@ -151,6 +191,9 @@ class Translator:
     def _search(self, sources: list[list[int]]) -> list[list[Hypothesis]]:
         memory = self.model(collate(sources).to(self.device))
         return choose_search(self.search)(self._decoder, memory, self.search)
+
+    def _empty(self, text: str) -> Translation:
+        return Translation("", [], [], 0.0, source=text, language=self.language)
 
     def _translation(self, hypotheses: list[Hypothesis], source: list[int], text: str) -> Translation:
         source_tokens = self.model.source.decode(source) + [SPECIAL[EOS]] * (source[-1] == EOS)

@@ -114,6 +114,31 @@ def test_a_bad_line_costs_the_others_nothing(translate, expected: list[str], tmp
     assert result.err == f"error: {tmp_path / 'latin.txt'}:2: not UTF-8 text (byte 5); convert it to UTF-8\n"
 
 
+@pytest.mark.parametrize("batch_size", [2, 32])
+def test_lines_before_are_read_as_context(run, tmp_path: Path, batch_size: int) -> None:
+    from captioner import Translator
+
+    folder = save_translator(tmp_path / "xl", build("transformer_xl"))
+    lines = [SOURCE[0], SOURCE[1], "", SOURCE[1], SOURCE[2], SOURCE[1]]
+    (tmp_path / "text.txt").write_text("\n".join(lines), encoding="utf-8")
+    translator = Translator.from_pretrained(folder, device="cpu")
+    options = (tmp_path / "text.txt", "-m", folder, "--device", "cpu", "--batch-size", batch_size, "--json")
+
+    def scores(*more: object) -> list[float]:
+        return [json.loads(line)["log_probability"] for line in run("translate", *options, *more).lines]
+
+    found, alone = scores("--context", 2), scores()
+    assert found == pytest.approx([one.log_probability for one in translator(lines, context=2)], abs=1e-3)
+    assert alone == pytest.approx(scores("--context", 0))
+    first = [0, 2, 3]  # of a text, and what parts the two
+    assert [abs(one - other) < 1e-3 for one, other in zip(found, alone, strict=True)] == [n in first for n in range(6)]
+
+
+def test_a_context_needs_a_model_that_reads_it(translate) -> None:
+    result = translate(SOURCE[0], "--context", 2)
+    assert (result.code, result.out) == (1, "") and "relative positions; leave the context out, or train" in result.err
+
+
 def test_errors_are_clear(translate, run, model: Path, tmp_path: Path) -> None:
     for name in (tmp_path / "none", "none.txt"):
         assert translate(name) == (1, "", f"error: {name}: no such file; to translate a text, put it in quotes\n")

@@ -78,6 +78,8 @@ QUICK = [
     ("caption photo.jpg --language fr", 1, ["'fr'", "de"]),
     ("translate Hello --language fr", 1, ["'fr'", "de"]),
     ("translate Hello --n-best 3", 2, ["--n-best", "--json"]),
+    ("translate Hello --context -1", 2, ["--context", "0"]),
+    ("translate Hello --context many", 2, ["--context", "integer"]),
     ("attend photo.jpg -o f.gif --word dog", 2, ["--word", "gif", "png"]),
     ("attend photo.jpg -o f.png --heads heads", 2, ["--heads", "BLOCK.HEAD"]),
     ("attend photo.jpg -o f --format bmp", 2, ["--format", "'bmp'", "png"]),
@@ -176,6 +178,7 @@ SLOW = [
         "attend photo.jpg -o f.png --model transformer --heads 99.1", 1, ["99.1", "blocks"], marks=pytest.mark.slow
     ),
     ("attend photo.jpg -o f.png --colours infernno", 1, ["colours", "'infernno'", "inferno"]),
+    ("translate Hello --context 2", 1, ["context", "relative positions", "multi30k_transformer_xl"]),
     ("evaluate dataset/captions.jsonl --captions theirs.json --split val", 1, ["theirs.json", "no caption"]),
     ("evaluate tiny dataset/captions.jsonl --grounding broken.json", 1, ["broken.json", "COCO"]),
     ("evaluate tiny dataset/captions.jsonl --split val --features empty", 1, ["empty", "captioner features"]),

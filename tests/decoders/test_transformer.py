@@ -13,9 +13,11 @@ from torch import Tensor
 
 from captioner.decoders.transformer import Transformer, TransformerConfig
 from captioner.errors import ConfigError
+from captioner.layers.transformer import key_mask
 from captioner.memory import Memory
 from captioner.text.vocabulary import BOS, PAD
 from tests.builders import FEATURES, LENGTHS, WORDS, build_decoder, build_memory, build_tokens, step_by_step
+from tests.layers.test_relative import naive_weights
 from tests.layers.test_transformer import torch_decoder
 
 FORMS = [
@@ -101,7 +103,27 @@ def test_forward_is_torchs_decoder(settings: dict[str, Any], masked: bool) -> No
     close(decoder.cross_attention(memory, tokens), attention)
 
 
-@pytest.mark.parametrize("settings", FORMS)
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_relative_positions_are_the_papers(norm: str) -> None:
+    decoder, memory = build({"positions": "relative", "norm": norm}), build_memory(images=1)
+    words = torch.tensor([BOS, 5, 7, 5, 9])
+    x = decoder.embedding.weight[words] * math.sqrt(8)
+    for block in decoder.blocks:
+        y, own = block.around_self_attention.before(x), block.self_attention
+        weights = torch.from_numpy(naive_weights(own, y.detach().unsqueeze(0), (5,), 5)).tril()
+        weights = weights / weights.sum(-1, keepdim=True)
+        close(block.weights(x.unsqueeze(0)), weights)
+        values = own.split(own.key_value(y.unsqueeze(0)))
+        x = block.around_self_attention.after(x, own.output(own.average(weights, values))[0])
+        y, cross = block.around_cross_attention.before(x), block.cross_attention
+        read = cross.attend(cross.query(y.unsqueeze(0)), block.places(memory.vectors), mask=key_mask(memory.mask))
+        x = block.around_cross_attention.after(x, cross.output(read)[0])
+        x = block.around_feed_forward.after(x, block.feed_forward(block.around_feed_forward.before(x)))
+    logits = decoder.norm(x) @ decoder.embedding.weight.T
+    close(decoder(memory, words.view(1, 1, -1)).logits, logits)
+
+
+@pytest.mark.parametrize("settings", [*FORMS, {"positions": "relative", "norm": "post"}])
 def test_cached_steps_are_the_full_pass(settings: dict[str, Any]) -> None:
     decoder, memory, tokens = build(settings), on_grid(build_memory()), build_tokens()
     output, expected = step_by_step(decoder, memory, tokens), decoder(memory, tokens)
@@ -170,7 +192,9 @@ def test_a_caption_longer_than_its_learned_positions_is_refused_and_sinusoidal_o
         state = decoder.step(torch.full((1, 1), 5), state).state
     with pytest.raises(ConfigError, match="max_words"):
         decoder.step(torch.full((1, 1), 5), state)
-    assert build({"max_words": 3})(memory, torch.full((1, 1, 100), 5)).logits.isfinite().all()
+    for positions in ("sinusoidal", "relative"):
+        endless = build({"max_words": 3, "positions": positions})
+        assert endless(memory, torch.full((1, 1, 100), 5)).logits.isfinite().all()
 
 
 def test_geometry_tells_it_where_places_lie() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +11,11 @@ import torch
 from torch import Tensor
 
 from captioner.encoders.refiner import REFINERS, TransformerRefiner, TransformerRefinerConfig
+from captioner.errors import ConfigError
+from captioner.layers.linear import packed
 from captioner.layers.positions import sinusoidal
 from captioner.memory import Memory
+from captioner.weights import read_weights, write_weights
 from tests.builders import FEATURES, build_memory
 from tests.layers.test_transformer import scattered, torch_encoder
 
@@ -22,6 +26,14 @@ def build(*, features: int = FEATURES, **settings: Any) -> TransformerRefiner:
     )
     refiner: TransformerRefiner = scattered(TransformerRefiner(config, features=features).eval())
     return refiner
+
+
+LATER = {  # what came after the Transformer, on a grid
+    "relative": {"relative": True, "geometry": False},
+    "convolution": {"convolution": 3},
+    "conformer": {"relative": True, "convolution": 3, "half_steps": True, "activation": "silu"},
+}
+later = pytest.mark.parametrize("settings", [{}, *LATER.values()], ids=["plain", *LATER])
 
 
 def on_grid(memory: Memory) -> Memory:
@@ -76,8 +88,9 @@ def test_order_is_the_encoding_of_the_words_of_a_sentence() -> None:
     close(sighted(memory).vectors, blind(encoded).vectors)
 
 
-def test_masked_places_neither_matter_nor_learn() -> None:
-    refiner, memory = build(), on_grid(build_memory())
+@later
+def test_masked_places_neither_matter_nor_learn(settings: dict[str, Any]) -> None:
+    refiner, memory = build(**settings), on_grid(build_memory())
     assert memory.mask is not None
     hidden = ~memory.mask.unsqueeze(-1)
     other = replace(memory, vectors=memory.vectors.masked_fill(hidden, 1e3).requires_grad_())
@@ -88,8 +101,9 @@ def test_masked_places_neither_matter_nor_learn() -> None:
     assert not gradient[hidden.expand_as(gradient)].any() and gradient.any()
 
 
-def test_an_image_without_a_real_place_gives_numbers_and_leaves_the_others_alone() -> None:
-    refiner, memory = build(), build_memory()
+@later
+def test_an_image_without_a_real_place_gives_numbers_and_leaves_the_others_alone(settings: dict[str, Any]) -> None:
+    refiner, memory = build(**settings), on_grid(build_memory())
     assert memory.mask is not None
     mask = memory.mask.clone()
     mask[1] = False
@@ -101,9 +115,10 @@ def test_an_image_without_a_real_place_gives_numbers_and_leaves_the_others_alone
     close(refined.pooled[others], refiner(memory).pooled[others])
 
 
+@later
 @pytest.mark.parametrize("norm", ["pre", "post"])
-def test_gradients_reach_every_parameter(norm: str) -> None:
-    refiner, memory = build(features=5, norm=norm), build_memory()
+def test_gradients_reach_every_parameter(norm: str, settings: dict[str, Any]) -> None:
+    refiner, memory = build(features=5, norm=norm, **settings), build_memory()
     memory = on_grid(Memory(memory.vectors[..., :5], memory.pooled[..., :5], memory.mask))
     refiner(memory).vectors[..., 0].square().sum().backward()
     assert {
@@ -111,9 +126,32 @@ def test_gradients_reach_every_parameter(norm: str) -> None:
     } == set()
 
 
+@later
+def test_it_is_the_same_from_a_file_and_packed(settings: dict[str, Any], tmp_path: Path) -> None:
+    refiner, memory = build(**settings).float(), on_grid(build_memory()).to(dtype=torch.float32)
+    expected = refiner(memory).vectors
+    for dtype, bound in ((None, 0.0), (torch.float16, 0.01), (torch.int8, 0.1)):
+        write_weights(tmp_path / "weights", refiner.state_dict(), dtype)
+        again = build(**settings).float()
+        again.load_state_dict(read_weights(tmp_path / "weights"))
+        assert (again(memory).vectors - expected).norm() <= bound * expected.norm()
+    for dtype, bound in ((torch.float32, 1e-4), (torch.bfloat16, 0.1)):
+        with torch.inference_mode():
+            assert (packed(refiner, dtype)(memory).vectors - expected).norm() <= bound * expected.norm()
+
+
+@pytest.mark.parametrize("settings", LATER.values(), ids=list(LATER))
+def test_what_follows_a_grid_needs_one(settings: dict[str, Any]) -> None:
+    memory = build_memory()
+    with pytest.raises(ConfigError, match=r"these places are no grid; leave it out for regions, or set axes to 1"):
+        build(**settings)(memory)
+    assert build(**settings, axes=1)(memory).vectors.isfinite().all()
+
+
+@later
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_16_bits_and_autocast_refine_nearly_the_same(dtype: torch.dtype) -> None:
-    refiner, memory = build(features=FEATURES, size=12), on_grid(build_memory())
+def test_16_bits_and_autocast_refine_nearly_the_same(dtype: torch.dtype, settings: dict[str, Any]) -> None:
+    refiner, memory = build(features=FEATURES, size=12, **settings), on_grid(build_memory())
     with torch.no_grad():
         expected = refiner(memory).vectors
         with torch.autocast("cpu", torch.bfloat16):

@@ -23,6 +23,10 @@ VARIANTS: dict[str, dict[str, Any]] = {name: {"decoder": {"name": name}} for nam
         "decoder": {"name": "show_attend_tell", "kind": "hard", "geometry": True, "gate": "vector"},
         "refiner": {"name": "transformer", **BLOCKS},
     },
+    "conformer, relative": {
+        "decoder": {"name": "transformer", "positions": "relative", "tie_output": False},
+        "refiner": {"name": "transformer", "relative": True, "convolution": 3, "half_steps": True, **BLOCKS},
+    },
     "learned positions": {
         "decoder": {"name": "transformer", "positions": "learned", "max_words": 12, "norm": "post", "tie_output": False}
     },

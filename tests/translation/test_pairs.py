@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from captioner.errors import AnnotationError
-from captioner.translation.pairs import LengthSampler, Pair, collate, read_parallel
+from captioner.translation.pairs import LengthSampler, Pair, collate, read_parallel, runs
 
 
 @pytest.fixture
@@ -90,6 +90,18 @@ def test_multi30k_is_read_whole(shared_data: Path) -> None:
         assert len(text.pairs) == number and not text.problems
 
 
+def test_consecutive_lines_stay_together_up_to_a_length() -> None:
+    assert runs([1, 2, 3, 5, 6, 9], 10) == [[0, 1, 2], [3, 4], [5]]
+    assert runs([1, 2, 3, 4, 5, 7], 2) == [[0, 1], [2, 3], [4], [5]]
+    assert runs([4, 5], 1) == [[0], [1]] and runs([], 3) == []
+
+
+def test_the_lines_of_pairs_are_those_of_their_files(folder: Path) -> None:
+    (folder / "train.en").write_text("A dog.\n\nTwo men run.\nMore.\n", encoding="utf-8")
+    (folder / "train.de").write_text("Ein Hund.\n\nZwei Männer laufen.\nMehr.\n", encoding="utf-8")
+    assert read_parallel(folder, "train", source="en", target="de").lines == (1, 3, 4)
+
+
 def test_sentences_are_padded() -> None:
     assert torch.equal(collate([[4, 5, 2], [2]]), torch.tensor([[4, 5, 2], [2, 0, 0]]))
 
@@ -103,6 +115,19 @@ def test_every_pair_occurs_once_in_batches_within_the_limit(lengths: list[int], 
     )
     assert all(len(batch) == 1 or len(batch) * max(lengths[index] for index in batch) <= tokens for batch in batches)
     assert list(LengthSampler(lengths, tokens=tokens, seed=5).epoch(epoch, skip=2)) == batches[2:]
+
+
+@given(st.lists(st.tuples(st.integers(1, 30), st.integers(1, 6)), min_size=1, max_size=40), st.integers(1, 200))
+def test_runs_of_pairs_stay_within_the_limit_too(items: list[tuple[int, int]], tokens: int) -> None:
+    lengths, pairs = [length for length, _ in items], [number for _, number in items]
+    sampler = LengthSampler(lengths, tokens=tokens, seed=5, pairs=pairs)
+    for epoch in range(3):
+        batches = list(sampler.epoch(epoch))
+        assert len(batches) == len(sampler)
+        assert sorted(index for batch in batches for index in batch) == list(range(len(items)))
+        for batch in batches:
+            padded = sum(pairs[index] for index in batch) * max(lengths[index] for index in batch)
+            assert len(batch) == 1 or padded <= tokens
 
 
 def test_epochs_and_seeds_differ_and_batches_have_similar_lengths() -> None:

@@ -137,7 +137,33 @@ FAMILIES: dict[str, dict[str, Any]] = {
         },
         "model.decoder": {"name": "transformer", "blocks": 1, "size": 16, "heads": 2, "feed_forward": 16},
     },
+    "transformer_xl": {
+        "data.context": 2,
+        "model.encoder": {"name": "words", "embedding": 16},
+        "model.refiner": {
+            "name": "transformer",
+            "geometry": False,
+            "relative": True,
+            "axes": 1,
+            "blocks": 1,
+            "size": 16,
+            "heads": 2,
+            "feed_forward": 16,
+        },
+        "model.decoder": {
+            "name": "transformer",
+            "positions": "relative",
+            "blocks": 1,
+            "size": 16,
+            "heads": 2,
+            "feed_forward": 16,
+        },
+    },
 }
+
+
+def changes_of(family: str) -> list[str]:
+    return [f"{key}={json.dumps(value)}" for key, value in FAMILIES[family].items()]
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))
@@ -147,7 +173,7 @@ def test_killed_within_an_epoch_and_resumed_ends_with_the_same_bits(
     changes = [
         "epochs=2",
         "save_minutes=1e-9",
-        *(f"{key}={json.dumps(value)}" for key, value in FAMILIES[family].items()),
+        *changes_of(family),
     ]
 
     class Killed(BaseException):
@@ -256,7 +282,9 @@ def test_a_missing_scorer_is_reported_before_any_work(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("name", ["multi30k_attention", "multi30k_transformer"])  # seq2seq does not ship
+@pytest.mark.parametrize(
+    "name", ["multi30k_attention", "multi30k_transformer", "multi30k_transformer_xl"]
+)  # seq2seq does not ship
 def test_what_may_ship_has_at_most_15_megabytes(name: str) -> None:
     config = load_translate_config(name)
     pieces = type("Pieces", (), {"__len__": lambda self: 4 + 256 + config.data.merges})()
@@ -284,6 +312,36 @@ def test_recipes_and_changes(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.path|data"):
         (tmp_path / "empty.yaml").write_text("{}\n")
         load_translate_config(tmp_path / "empty.yaml")
+
+
+def test_context_needs_relative_positions_and_no_sampling(tiny: Path, tmp_path: Path, exact: None) -> None:
+    with pytest.raises(ConfigError, match=r"context: .* no relative positions; .* multi30k_transformer_xl"):
+        train_translation(tiny, ["data.context=2", *changes_of("transformer")[:2]], output=tmp_path, console=quiet())
+    with pytest.raises(ConfigError, match=r"does not go with objective\.scheduled_sampling"):
+        load_translate_config(tiny, ["data.context=2", "objective.scheduled_sampling=0.2"])
+
+
+def test_the_line_before_is_learned_from(tiny: Path, tmp_path: Path, exact: None) -> None:
+    """A language that answers each line with the words of the line before; "home" alone begins a text."""
+    draw, folder = random.Random(1), tmp_path / "data"
+    for split, number in (("train", 400), ("val", 40)):
+        lines = [draw.choice(list(WORDS)) for _ in range(number)]
+        (folder / f"{split}.en").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        answers = [WORDS["home"], *(WORDS[line] for line in lines[:-1])]
+        (folder / f"{split}.xx").write_text("".join(f"{line}\n" for line in answers), encoding="utf-8")
+    changes = [*changes_of("transformer_xl"), "data.context=1", "average=0", "epochs=12", "evaluation.every=12"]
+    best = train_translation(tiny, changes, output=tmp_path / "run", console=quiet())
+    translator = Translator.from_pretrained(best, device="cpu")
+    text = read_parallel(folder, "val", source="en", target="xx")
+    sources, targets = [pair.source for pair in text.pairs], [pair.target for pair in text.pairs]
+    right = []
+    for context in (1, 0):
+        found = translator(sources, context=context)
+        right.append(sum(one.text == target for one, target in zip(found, targets, strict=True)))
+    assert right[0] > 35 and right[1] < 20, right
+    assert evaluate_translation(translator, text, context=1)[0].scores["BLEU"].value >= right[0] / 40
+    about = json.loads((best / "config.json").read_text())["about"]
+    assert about["dev_bleu"] > 0.8 and about["context"] == 1
 
 
 @pytest.mark.slow

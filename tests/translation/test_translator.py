@@ -41,6 +41,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "refiner": {"name": "transformer", "geometry": False, "order": True, **SMALL},
         "decoder": {"name": "transformer", **SMALL},
     },
+    "transformer_xl": {
+        "encoder": {"name": "words", "embedding": 8},
+        "refiner": {"name": "transformer", "geometry": False, "relative": True, "axes": 1, **SMALL},
+        "decoder": {"name": "transformer", "positions": "relative", **SMALL},
+    },
 }
 every = pytest.mark.parametrize("family", list(FAMILIES))
 

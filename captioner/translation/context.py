@@ -1,0 +1,191 @@
+"""Translating lines with the lines before them as context, by segment recurrence (Transformer-XL, Dai et al. 2019).
+
+The blocks that have relative positions attend to the lines before: those of the refiner to the words of their sources,
+those of the decoder to the words of their translations. Cross-attention stays with the line that is being translated.
+See :mod:`captioner.layers.segments`.
+
+Tensor letters: B lines, S pieces of the longest source, T pieces of the longest translation, N lines before each.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from captioner.decoders import Decoder, DecoderOutput, State, Step, Transformer
+from captioner.encoders import TransformerRefiner
+from captioner.errors import ConfigError
+from captioner.layers.segments import Neighbours, Past
+from captioner.memory import Memory
+from captioner.model import Refined
+from captioner.search import Hypothesis, SearchConfig, choose_search
+from captioner.text.vocabulary import BOS, PAD
+from captioner.translation.pairs import collate
+
+
+def readers_of_context(decoder: Decoder) -> tuple[TransformerRefiner | None, Transformer | None]:
+    """Return the parts of a translation model's decoder that can attend to the lines before.
+
+    Returns:
+        The refiner, which reads their sources, and the decoder itself, which reads their translations; ``None`` for one
+        that cannot.
+
+    Raises:
+        ConfigError: neither can.
+    """
+    refiner, inner = (decoder.refiner, decoder.decoder) if isinstance(decoder, Refined) else (None, decoder)
+    found = (
+        refiner if isinstance(refiner, TransformerRefiner) and refiner.reads_context else None,
+        inner if isinstance(inner, Transformer) and inner.reads_context else None,
+    )
+    if found == (None, None):
+        raise ConfigError(
+            "context: this model cannot read the lines before a line, since its blocks have no relative positions; "
+            "leave the context out, or train a model with refiner: {relative: true, axes: 1, order: false} or "
+            "decoder: {positions: relative}, as the recipe multi30k_transformer_xl does"
+        )
+    return found
+
+
+class InContext(Decoder):
+    """A decoder, with its refiner, that scores lines which follow one another: what is trained with context.
+
+    All lines go through a block at once; see :class:`captioner.layers.segments.Neighbours`.
+
+    Args:
+        decoder: of a translation model.
+        previous: (B, N) which of the lines come before each; see :func:`captioner.layers.segments.previous_lines`.
+    """
+
+    def __init__(self, decoder: Decoder, previous: Tensor) -> None:
+        torch.nn.Module.__init__(self)
+        self.decoder, self.previous = decoder, previous
+        self.attends = decoder.attends  # type: ignore[misc]
+
+    def forward(self, memory: Memory, tokens: Tensor) -> DecoderOutput:
+        """Score whole translations (B, 1, T); see :meth:`Decoder.forward`."""
+        refiner, writer = readers_of_context(self.decoder)
+        inner = self.decoder
+        if isinstance(inner, Refined):
+            sources = None if refiner is None else self._context(memory.mask)
+            memory = inner.refiner(memory) if sources is None else inner.refiner(memory, sources)
+            inner = inner.decoder
+        targets = None if writer is None else self._context((tokens != PAD).squeeze(1))
+        output: DecoderOutput = inner(memory, tokens) if targets is None else inner(memory, tokens, targets)
+        return output
+
+    def _context(self, real: Tensor | None) -> Neighbours | None:
+        assert real is not None  # texts always have a mask
+        return Neighbours.of(self.previous, real.sum(1))
+
+    def start(self, memory: Memory) -> State:
+        """Refuse: what is written before the lines is known to :class:`Reader` alone."""
+        raise NotImplementedError
+
+    def step(self, tokens: Tensor, state: State) -> Step:
+        """See :meth:`Decoder.step`."""
+        return self.decoder.step(tokens, state)
+
+
+class _Following(Decoder):
+    """A decoder whose hypotheses follow what was written before."""
+
+    def __init__(self, decoder: Transformer, past: Past | None) -> None:
+        torch.nn.Module.__init__(self)
+        self.decoder, self.past, self.attends = decoder, past, decoder.attends  # type: ignore[misc]
+
+    def start(self, memory: Memory) -> State:
+        return self.decoder.start(memory, self.past)
+
+    def step(self, tokens: Tensor, state: State) -> Step:
+        return self.decoder.step(tokens, state)
+
+    def forward(self, memory: Memory, tokens: Tensor) -> DecoderOutput:
+        return self.decoder(memory, tokens, self.past)
+
+
+class _Text:
+    """What is known of a text: the states of the last lines of its source and of its translation."""
+
+    def __init__(self, lines: int) -> None:
+        self.read: deque[Tensor] = deque(maxlen=lines)
+        self.written: deque[Tensor] = deque(maxlen=lines)
+
+
+class Reader:
+    """Translates texts line by line, each line with the ones before it in mind.
+
+    It keeps the states of the last N lines alone, so memory does not grow with the text. The lines of one text follow
+    one another, since a translation is context for the next; texts do not depend on each other, and those of one call
+    are translated side by side.
+
+    Args:
+        encode: from tokens (B, S) to a memory.
+        decoder: of the model, or its fast twin.
+        search: how translations are searched for.
+        context: N, at least 1: how many lines before each line it attends to.
+
+    Raises:
+        ConfigError: the model cannot read them.
+    """
+
+    def __init__(
+        self, encode: Callable[[Tensor], Memory], decoder: Decoder, search: SearchConfig, *, context: int
+    ) -> None:
+        self.encode, self.decoder, self.search, self.context = encode, decoder, search, context
+        self._refiner, self._writer = readers_of_context(decoder)
+        self._text = _Text(context)  # the text that the last line belongs to
+
+    def __call__(self, lines: Sequence[list[int] | None]) -> list[list[Hypothesis] | None]:
+        """Translate lines that follow those of the last call.
+
+        Args:
+            lines: each as the encoder reads it; ``None`` ends a text, and what follows it has no context from before.
+
+        Returns:
+            For each line its translations, best first, and ``None`` for ``None``.
+        """
+        found: list[list[Hypothesis] | None] = [None] * len(lines)
+        texts: list[tuple[_Text, list[int]]] = [(self._text, [])]
+        for number, line in enumerate(lines):
+            if line is None:
+                texts.append((_Text(self.context), []))
+            else:
+                texts[-1][1].append(number)
+        for turn in range(max(len(numbers) for _, numbers in texts)):
+            working = [(text, numbers[turn]) for text, numbers in texts if turn < len(numbers)]
+            sources = [lines[number] or [] for _, number in working]
+            translations = self._lines([text for text, _ in working], sources)
+            for (_, number), hypotheses in zip(working, translations, strict=True):
+                found[number] = hypotheses
+        self._text = texts[-1][0]
+        return found
+
+    @torch.inference_mode()
+    def _lines(self, texts: list[_Text], sources: list[list[int]]) -> list[list[Hypothesis]]:
+        """Translate the next line of each of some texts."""
+        device = next(self.decoder.parameters()).device
+        memory, decoder = self.encode(collate(sources).to(device)), self.decoder
+        if self._refiner is not None and isinstance(decoder, Refined):
+            memory, read = self._refiner.states(memory, Past.of([text.read for text in texts]))
+            _keep([text.read for text in texts], read, [len(source) for source in sources])
+            decoder = decoder.decoder
+        else:
+            memory, decoder = decoder.refined(memory)
+        if self._writer is None:
+            return choose_search(self.search)(decoder, memory, self.search)
+        past = Past.of([text.written for text in texts])
+        found = choose_search(self.search)(_Following(self._writer, past), memory, self.search)
+        written = [[BOS, *hypotheses[0].words] for hypotheses in found]
+        states = self._writer.states(memory, collate(written).to(device), past)
+        _keep([text.written for text in texts], states, [len(words) for words in written])
+        return found
+
+
+def _keep(kept: list[deque[Tensor]], states: Tensor, lengths: list[int]) -> None:
+    """Add each line's states, of (blocks, B, T, S) and without padding, to what is kept of its text."""
+    for number, (lines, length) in enumerate(zip(kept, lengths, strict=True)):
+        lines.append(states[:, number, :length].clone())
