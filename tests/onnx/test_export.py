@@ -67,7 +67,12 @@ def assert_alike(ours: Caption, theirs: Caption) -> None:
         assert_alike(*pair)
 
 
-@pytest.mark.parametrize("variant", list(VARIANTS))
+LONG = ("conformer, relative",)  # its graphs take long to trace
+
+
+@pytest.mark.parametrize(
+    "variant", [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in VARIANTS]
+)
 def test_every_family_says_the_same_without_torch(
     variant: str, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -166,7 +166,9 @@ def changes_of(family: str) -> list[str]:
     return [f"{key}={json.dumps(value)}" for key, value in FAMILIES[family].items()]
 
 
-@pytest.mark.parametrize("family", list(FAMILIES))
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=[pytest.mark.slow] if name == "transformer_xl" else []) for name in FAMILIES]
+)
 def test_killed_within_an_epoch_and_resumed_ends_with_the_same_bits(
     tiny: Path, tmp_path: Path, exact: None, monkeypatch: pytest.MonkeyPatch, family: str
 ) -> None:
