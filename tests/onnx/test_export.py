@@ -67,7 +67,7 @@ def assert_alike(ours: Caption, theirs: Caption) -> None:
         assert_alike(*pair)
 
 
-LONG = ("conformer, relative",)  # its graphs take long to trace
+LONG = ("conformer, relative", "refined, hard", "learned positions")  # graphs take long to trace
 
 
 @pytest.mark.parametrize(
