@@ -23,7 +23,7 @@ FIXED = ["model.decoder.dropout=0", "data.flips=false", "epochs=2"]
     "changes",
     [
         # Batches of 5 and 4 photos, from a store.
-        pytest.param(["batch_size=5"], id="store"),
+        pytest.param(["batch_size=5"], id="store", marks=pytest.mark.slow),
         # Of 23 photos and of one, from pictures, in groups: one process has nothing of the second batch.
         pytest.param(
             ["batch_size=23", "accumulate=2", "fine_tune.from_epoch=1"], id="pictures", marks=pytest.mark.slow
