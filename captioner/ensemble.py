@@ -254,16 +254,17 @@ def _fronts(
         tuned: how many of the last stages of each were tuned.
         device: where they are.
     """
-    cuttable = [number for number, encoder in enumerate(encoders) if tuned[number] < encoder.stages]
-    cut = max((tuned[number] for number in cuttable), default=0)
+    cut = max((number for number, encoder in zip(tuned, encoders, strict=True) if number < encoder.stages), default=0)
     groups: dict[str, list[int]] = {}
-    for number in cuttable if len(cuttable) > 1 and cut else ():
-        if cut < encoders[number].stages:
-            groups.setdefault(encoders[number].front(cut).fingerprint(), []).append(number)
-    shared = [numbers for numbers in groups.values() if len(numbers) > 1]
-    fronts = [Front(encoders[numbers[0]].front(cut).fast(device), cut, numbers) for numbers in shared]
-    alone = [number for number in range(len(encoders)) if not any(number in numbers for numbers in shared)]
-    return fronts + [Front(fast[number], 0, [number]) for number in alone]
+    for number, encoder in enumerate(encoders):
+        shares = len(encoders) > 1 and cut > 0 and tuned[number] <= cut < encoder.stages
+        groups.setdefault(encoder.front(cut).fingerprint() if shares else f"alone {number}", []).append(number)
+    return [
+        Front(encoders[numbers[0]].front(cut).fast(device), cut, numbers)
+        if len(numbers) > 1
+        else Front(fast[numbers[0]], 0, numbers)
+        for numbers in groups.values()
+    ]
 
 
 def _same_places(encoder: Encoder, other: Encoder) -> bool:
