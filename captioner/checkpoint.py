@@ -53,6 +53,7 @@ def save_model(
     card: str = "",
     about: dict[str, Any] | None = None,
     dtype: torch.dtype | None = None,
+    half: tuple[str, ...] = ("encoder.",),
 ) -> Path:
     """Write a model folder, completely or not at all; an existing one is replaced.
 
@@ -62,7 +63,9 @@ def save_model(
         card: the text of the model card; by default :func:`captioner.card.default` writes it.
         about: how it was made, stored in the config under ``about``: data, recipe, seed, scores.
         dtype: store weights in this type, ``torch.float16`` or ``torch.int8`` (:mod:`captioner.weights`); ``None``
-            keeps theirs. The encoder's are never in eight bits, so that models with one encoder have one also on disk.
+            keeps theirs.
+        half: what the names begin with of weights that ``torch.int8`` leaves in float16. By default it is the
+            encoder's, so that models with one encoder have one also on disk.
 
     Raises:
         CheckpointError: ``folder`` exists and is not a model folder.
@@ -85,7 +88,7 @@ def save_model(
         vocabularies={VOCABULARY: model.vocabulary},
         card=card,
         dtype=dtype,
-        half=("encoder.",),
+        half=half,
     )
 
 

@@ -273,7 +273,7 @@ def captioner_kind(folder: Path) -> str:
 def about(folder: Path) -> dict[str, Any]:
     """Return how a model was made, for another folder of it, whose weights may have other bits."""
     found = read_config(folder, kind_of(folder)).get("about") or {}
-    return {field: value for field, value in found.items() if field != "bits"}
+    return {field: value for field, value in found.items() if field not in ("bits", "encoder_bits")}
 
 
 def whole_config(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:

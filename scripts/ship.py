@@ -47,6 +47,13 @@ def main() -> None:
     parser.add_argument("name", choices=[*cards.TITLES, *cards.TRANSLATORS], help="name in assets/")
     parser.add_argument("--data", type=Path, required=True, help="Flickr8k; of a translator its sentences")
     parser.add_argument("--features", type=Path, help="feature store of the dev photos")
+    parser.add_argument(
+        "--encoder-bits",
+        type=int,
+        choices=(8, 16),
+        default=16,
+        help="of the encoder's tuned stages; 16 (default) keeps them equal to those of other models with this encoder",
+    )
     parser.add_argument("--length-normalisation", type=float, help="default: 0.7, of translators 1")
     arguments = parser.parse_args()
     sources = [run / "best" if (run / "best").is_dir() else run for run in arguments.runs]
@@ -59,10 +66,12 @@ def captioner(sources: list[Path], arguments: argparse.Namespace) -> Path:
     """Ship the best of some captioners."""
     dev = read_captions(arguments.data).split("dev")
     normalisation = 0.7 if arguments.length_normalisation is None else arguments.length_normalisation
+    half = ("encoder.",) if arguments.encoder_bits == 16 else ()
     candidates: list[tuple[Path, CaptionModel, Scores]] = []
     for source in sources:
         with tempfile.TemporaryDirectory() as temporary:
-            model = load_model(save_model(Path(temporary) / "model", load_model(source), dtype=torch.int8))
+            folder = save_model(Path(temporary) / "model", load_model(source), dtype=torch.int8, half=half)
+            model = load_model(folder)
         features = FeatureStore(arguments.features, encoder=model.encoder) if arguments.features else None
         scores: Scores = {}
         for width in WIDTHS:
@@ -83,8 +92,8 @@ def captioner(sources: list[Path], arguments: argparse.Namespace) -> Path:
         model.config = model.config.model_copy(update={"search": model.config.search.model_copy(update=search)})
     about["scores"] = {cards.search_name(width): dict(values) for width, values in scores.items()}
     about["decoder_parameters"] = sum(parameter.numel() for parameter in model.decoder.parameters())
-    about["bits"] = 8
-    folder = save_model(ASSETS / arguments.name, model, about=about, dtype=torch.int8)
+    about |= {"bits": 8, "encoder_bits": arguments.encoder_bits}
+    folder = save_model(ASSETS / arguments.name, model, about=about, dtype=torch.int8, half=half)
     files.write_text(folder / CARD, cards.card(folder))
     return folder
 
