@@ -66,13 +66,11 @@ class Attention(nn.Module):
         Returns:
             (B, Q, S) the concatenated heads.
         """
-        q, n = query.shape[1], keys_values.shape[-2]
-        on_cpu = query.device.type == "cpu"
-        if causal and (on_cpu or bias is not None or q != n):
-            past = torch.ones(q, n, dtype=torch.bool, device=query.device).tril(n - q)
-            mask, causal = past if mask is None else mask & past, False
-        if on_cpu:  # where torch's own kernel is slow on few keys, above all its backward pass
-            return self.average(self.weights(query, keys_values, mask=mask, bias=bias), keys_values)
+        if query.device.type == "cpu":  # where torch's own kernel is slow on few keys, above all its backward pass
+            weights = self.weights(query, keys_values, mask=mask, bias=bias, causal=causal)
+            return self.average(weights, keys_values)
+        if causal and (bias is not None or query.shape[1] != keys_values.shape[-2]):
+            mask, causal = _of_the_past(mask, query, keys_values), False
         if bias is not None:
             bias = bias.to(query.dtype)
             mask = bias if mask is None else bias.masked_fill(~mask, float("-inf"))
@@ -81,9 +79,17 @@ class Attention(nn.Module):
         return heads.transpose(1, 2).flatten(2)
 
     def weights(
-        self, query: Tensor, keys_values: Tensor, *, mask: Tensor | None = None, bias: Tensor | None = None
+        self,
+        query: Tensor,
+        keys_values: Tensor,
+        *,
+        mask: Tensor | None = None,
+        bias: Tensor | None = None,
+        causal: bool = False,
     ) -> Tensor:
         """Return the weights of :meth:`attend`, which its kernel does not return: (B, H, Q, N), at least 32 bits."""
+        if causal:
+            mask = _of_the_past(mask, query, keys_values)
         query = query * (query.shape[-1] / self.heads) ** -0.5
         scores = self._heads(query) @ keys_values[:, 0].transpose(-1, -2)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
@@ -98,3 +104,10 @@ class Attention(nn.Module):
 
     def _heads(self, query: Tensor) -> Tensor:
         return query.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+def _of_the_past(mask: Tensor | None, query: Tensor, keys_values: Tensor) -> Tensor:
+    """Return a mask, (Q, N) or that of :meth:`Attention.attend`, without the keys that follow a query."""
+    q, n = query.shape[1], keys_values.shape[-2]
+    past = torch.ones(q, n, dtype=torch.bool, device=query.device).tril(n - q)
+    return past if mask is None else mask & past

@@ -302,10 +302,9 @@ class DecoderBlock(nn.Module):
 
     def weights(self, x: Tensor) -> Tensor:
         """Return the weights (B, H, T, T) of self-attention over whole captions (B, T, S)."""
-        own, steps = self.self_attention, x.shape[1]
-        query, bias = own.positioned(own.query(self.around_self_attention.before(x)), (steps,))
-        causal = torch.ones(steps, steps, dtype=torch.bool, device=x.device).tril()
-        return own.weights(query, self.words(x), mask=causal, bias=bias)
+        own = self.self_attention
+        query, bias = own.positioned(own.query(self.around_self_attention.before(x)), (x.shape[1],))
+        return own.weights(query, self.words(x), bias=bias, causal=True)
 
 
 def projection(features: int, size: int) -> nn.Module:
