@@ -271,8 +271,11 @@ def _recipe(about: Mapping[str, Any]) -> str:
 
 
 def stages_of(about: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return what is known of each stage of a model's training, the first one first."""
-    return [*(stages_of(about["start"]) if about.get("start") else []), about]
+    """Return what is known of each stage of a model's training, the first one first.
+
+    Stages whose weights were averaged follow each other, the one that ``about`` is of the last of them.
+    """
+    return [*(stages_of(about["start"]) if about.get("start") else []), *about.get("averaged_with", []), about]
 
 
 def stage_lines(stages: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -291,6 +294,9 @@ def stage_lines(stages: Sequence[Mapping[str, Any]]) -> list[str]:
             f"{number}. {objective}, epoch {stage['epoch']} of {recipe['epochs']}, {stage['minutes']:.0f} minutes:\n"
             f"   {metric} {100 * score:.1f} on dev with {searched}."
         )
+        if averaged := stage.get("averaged_with"):
+            both = f"the weights of the last {1 + len(averaged)}, which began with the same ones"
+            lines.append(f"{number + 1}. The mean of {both}.")
     return lines
 
 

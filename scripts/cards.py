@@ -274,7 +274,7 @@ def _made_of(folder: Path, config: dict[str, Any], stages: Sequence[dict[str, An
     donor = stages[0]["recipe"].get("encoder_from")
     parts = []
     if grid := _grid_of(encoder):
-        kept = "trained along" if donor is None else f"those of `{donor}`"
+        kept = "trained along" if donor is None else f"those of {_donor(donor, tuned)}"
         how = (
             f"whose last {tuned} stages {'were' if donor is None else 'are'} {kept}"
             if tuned
@@ -291,6 +291,13 @@ def _made_of(folder: Path, config: dict[str, Any], stages: Sequence[dict[str, An
         "encoding the photos beforehand is not in them. All settings are in `config.json` under `about`.",
         119,
     )
+
+
+def _donor(name: str, tuned: int) -> str:
+    """Name the model whose encoder another one took, which may have been replaced since."""
+    donor = shipped().get(name)
+    replaced = donor is not None and read_config(donor)["tuned_stages"] != tuned
+    return f"an earlier `{name}`" if replaced else f"`{name}`"
 
 
 def _origin(encoder: dict[str, Any]) -> str:

@@ -1,0 +1,44 @@
+"""Average the weights of runs that began with the same model, a "model soup" (Wortsman 2022).
+
+Runs that differ in their settings or seed, and began with the same weights, are often best in the middle, at the cost
+of one model. Whether it is so here only scores tell (https://arxiv.org/abs/2203.05482, section 2, the uniform soup).
+
+Example: python scripts/soup.py runs/a runs/b --output runs/soup
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from captioner.checkpoint import load_model, read_config, save_model
+
+
+def main() -> None:
+    """Read, average, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of training runs, or of models")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the model to write")
+    arguments = parser.parse_args()
+    folders = [run / "best" if (run / "best").is_dir() else run for run in arguments.runs]
+    models = [load_model(folder) for folder in folders]
+    first, *others = models
+    for folder, model in zip(folders[1:], models[1:], strict=True):
+        same = (first.config.encoder, first.config.refiner, first.config.decoder, first.vocabulary)
+        if (model.config.encoder, model.config.refiner, model.config.decoder, model.vocabulary) != same:
+            sys.exit(f"{folder}: has other settings or words than {folders[0]}; average runs that began with one model")
+    with torch.no_grad():
+        for mean, *rest in zip(*(model.parameters() for model in models), strict=True):
+            mean.copy_(torch.stack([mean, *rest]).mean(0))
+    first.tuned_stages = max(model.tuned_stages for model in models)
+    about, *abouts = (read_config(folder)["about"] for folder in folders)
+    averaged = [{key: value for key, value in each.items() if key != "start"} for each in abouts]
+    save_model(arguments.output, first, about={**about, "averaged_with": averaged})
+    print(f"{arguments.output}: the mean of {1 + len(others)} models")
+
+
+if __name__ == "__main__":
+    main()
