@@ -227,9 +227,7 @@ class Ensemble(TorchPipeline):
         self.check(attention)
         parts = (memory,) * len(self.encoders) if isinstance(memory, Memory) else memory.parts
         memories = Memories(
-            tuple(
-                encoder.finish(part.to(self.device), cut) for encoder, part in zip(self._encoders, parts, strict=True)
-            )
+            tuple(self.finished(encoder, part, cut) for encoder, part in zip(self._encoders, parts, strict=True))
         )
         found = choose_search(self.search)(self._decoder, memories, self.search)
         shown = self._shown

@@ -70,6 +70,14 @@ class TorchPipeline(Captioner):
         """
         return FeatureStore(folder, encoder=self.encoders[0])
 
+    def finished(self, encoder: Encoder, memory: Memory, cut: int) -> Memory:
+        """Return what an encoder makes of a memory that :attr:`decoders` can attend to; see :meth:`Encoder.finish`.
+
+        On a CPU decoders are packed, and take a memory of any precision; elsewhere it must be that of their weights.
+        """
+        memory = encoder.finish(memory.to(self.device), cut)
+        return memory if self.device.type == "cpu" else memory.to(dtype=next(self.decoders[0].parameters()).dtype)
+
     def encoded_at_once(self, batch_size: int) -> int:
         """See :meth:`Captioner.encoded_at_once`."""
         return encoded_at_once(batch_size, self.device)
@@ -137,7 +145,7 @@ class TorchCaptioner(TorchPipeline):
         """See :meth:`TorchPipeline.caption_memory`."""
         decoder = self.model.decoder
         check(decoder, attention)
-        memory = self._encoder.finish(memory.to(self.device), cut)
+        memory = self.finished(self._encoder, memory, cut)
         found = choose_search(self.search)(self._decoder, memory, self.search)
         captions = captions_of(found, self.vocabulary, memory, self.model.encoder.classes)
         if attention != MEAN:

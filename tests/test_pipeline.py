@@ -16,6 +16,7 @@ from PIL import Image
 from captioner import Caption, Captioner
 from captioner.checkpoint import load_model
 from captioner.errors import ConfigError, ImageError
+from captioner.pipeline import TorchCaptioner
 from captioner.text.vocabulary import detokenize
 from tests.test_checkpoint import tiny_model
 
@@ -37,6 +38,17 @@ def photos(tmp_path: Path) -> list[Path]:
 
 def agree(caption: Caption, other: Caption) -> bool:
     return caption.tokens == other.tokens and abs(caption.log_probability - other.log_probability) < 1e-3
+
+
+def test_a_decoder_that_is_not_packed_gets_its_own_precision() -> None:
+    captioner = Captioner(tiny_model(), device="cpu")
+    assert isinstance(captioner, TorchCaptioner)
+    encoded = captioner.encode(torch.zeros(1, *captioner.transform.shape, dtype=torch.uint8))
+    half = encoded.to(dtype=torch.bfloat16)
+    assert captioner.finished(captioner.model.encoder, half, 0).vectors.dtype == torch.bfloat16
+    captioner.device = torch.device("meta")  # as a GPU, whose encoder is faster in 16 bits, has it
+    memory = captioner.finished(captioner.model.encoder, half, 0)
+    captioner.model.decoder.to("meta").start(memory)
 
 
 def test_every_kind_of_picture_gives_the_same_caption(captioner: Captioner, photos: list[Path]) -> None:
