@@ -280,8 +280,8 @@ def stages_of(about: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def stage_lines(stages: Sequence[Mapping[str, Any]]) -> list[str]:
     """Say of each stage of a training what it did, how long, and how well."""
-    lines = []
-    for number, stage in enumerate(stages, start=1):
+    lines: list[str] = []
+    for stage in stages:
         recipe = stage["recipe"]
         objective = OBJECTIVES[recipe.get("objective", {}).get("name", "cross_entropy")]
         if teacher := stage.get("teacher"):
@@ -290,13 +290,15 @@ def stage_lines(stages: Sequence[Mapping[str, Any]]) -> list[str]:
         searched = search_name(recipe["evaluation"]["search"]["width"])
         metric = "CIDEr" if "dev_cider" in stage else "BLEU"
         score = stage[f"dev_{metric.lower()}"]
+        device = stage.get("device", "cpu")
+        where = "" if device == "cpu" else f" on {device}"
         lines.append(
-            f"{number}. {objective}, epoch {stage['epoch']} of {recipe['epochs']}, {stage['minutes']:.0f} minutes:\n"
-            f"   {metric} {100 * score:.1f} on dev with {searched}."
+            f"{len(lines) + 1}. {objective}, epoch {stage['epoch']} of {recipe['epochs']}, {stage['minutes']:.0f} minutes"
+            f"{where}:\n   {metric} {100 * score:.1f} on dev with {searched}."
         )
         if averaged := stage.get("averaged_with"):
             both = f"the weights of the last {1 + len(averaged)}, which began with the same ones"
-            lines.append(f"{number + 1}. The mean of {both}.")
+            lines.append(f"{len(lines) + 1}. The mean of {both}.")
     return lines
 
 

@@ -89,6 +89,21 @@ def test_a_trained_model_is_described_by_its_training() -> None:
     assert "2. Self-critical training (Rennie et al. 2017) on CIDEr-D" in text and "1,234 photos" in text
 
 
+def test_stages_whose_weights_were_averaged_are_all_told() -> None:
+    first, twin = ({key: value for key, value in STAGE.items() if key != "start"} | {"minutes": m} for m in (1, 2))
+    mean = STAGE | {"minutes": 3, "start": first, "averaged_with": [twin]}
+    text = card.default(CONFIGS[CAPTIONER] | {"about": STAGE | {"minutes": 4, "device": "a GPU", "start": mean}}, "run")
+    lines = [line for line in text.splitlines() if line[:2] in {"1.", "2.", "3.", "4.", "5.", "6."}]
+    assert [line.split(", ")[-1] for line in lines if "minutes" in line] == [
+        "1 minutes:",
+        "2 minutes:",
+        "3 minutes:",
+        "4 minutes on a GPU:",
+    ]
+    assert lines[3] == "4. The mean of the weights of the last 2, which began with the same ones."
+    assert lines[4].startswith("5. ") and len(lines) == 5
+
+
 def test_an_export_does_not_boast_with_its_models_scores() -> None:
     text = card.default(CONFIGS[ONNX] | {"about": STAGE | {"scores": {"beam 3": {"CIDEr": 1.23}}}}, "small")
     assert parsed(text).eval_results is None and "123.0" not in text

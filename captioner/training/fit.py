@@ -338,7 +338,7 @@ class Run(Loop[Batch]):
             "photos": len(self.train.photos),
             "captions": count_captions(self.train),
             **self.about(),
-            "dev_cider": round(self.progress.best, 4),
+            "dev_cider": round(self.score, 4),
             "recipe": json.loads(self.config.model_dump_json(exclude=excluded)),
         }
         if self.teacher is not None:

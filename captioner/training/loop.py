@@ -95,6 +95,7 @@ class Loop(ABC, Generic[B]):
         objective: computes the loss of a batch; its state is saved with the run's.
         steps: batches per epoch.
         processes: this process among those that train.
+        score: the last evaluation's, by :attr:`metric`.
     """
 
     metric: ClassVar[str]
@@ -104,6 +105,7 @@ class Loop(ABC, Generic[B]):
     optimiser: torch.optim.Optimizer
     objective: Objective
     steps: int
+    score: float = 0.0
 
     def __init__(self, config: RunConfig, *, resume: bool, console: Console) -> None:
         self.processes = Processes.join()
@@ -409,12 +411,13 @@ class Loop(ABC, Generic[B]):
         values = self.evaluate()
         if log:
             log.evaluation(progress.epoch, progress.step, values)
-        better = values[self.metric] > progress.best
+        self.score = values[self.metric]
+        better = self.score > progress.best
         scores = "  ".join(f"{name} {100 * value:.1f}" for name, value in values.items())
         when = f"epoch {progress.epoch}" if progress.epoch else "before"
         self.console.print(f"{when}: {scores}" + ("  (best)" if better and progress.epoch else ""))
         if better:
-            progress.best, progress.best_epoch, progress.waited = values[self.metric], progress.epoch, 0
+            progress.best, progress.best_epoch, progress.waited = self.score, progress.epoch, 0
             if self.processes.first:
                 self.save("best")
         else:

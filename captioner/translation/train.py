@@ -310,7 +310,7 @@ class _Run(Loop[Batch]):
             "merges": self.config.data.merges,
             **({"context": self.config.data.context} if self.config.data.context else {}),
             **self.about(),
-            "dev_bleu": round(self.progress.best, 4),
+            "dev_bleu": round(self.score, 4),
             "recipe": json.loads(self.config.model_dump_json(exclude={"output", "data", "device", "save_minutes"})),
         }
         save_translator(self.output / name, self.average, about=about)

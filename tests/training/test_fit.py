@@ -283,6 +283,7 @@ def test_self_critical_training_continues_from_a_model(tiny: Path, tmp_path: Pat
     assert not torch.equal(before.decoder.output.weight, after.decoder.output.weight)  # type: ignore[arg-type, union-attr]
     card = ModelCard.load(second / "README.md")
     dev = json.loads((second / "config.json").read_text())["about"]["dev_cider"]
+    assert dev == round(records[-1]["dev"]["CIDEr"], 4), "the last model's own, not the best one's"
     (score,) = card.data.eval_results
     assert (score.metric_type, score.metric_value, card.data.model_name) == ("cider", round(100 * dev, 1), "second")
     assert "1. Cross-entropy, epoch " in card.text and "2. Self-critical training" in card.text
