@@ -291,10 +291,10 @@ def stage_lines(stages: Sequence[Mapping[str, Any]]) -> list[str]:
         metric = "CIDEr" if "dev_cider" in stage else "BLEU"
         score = stage[f"dev_{metric.lower()}"]
         device = stage.get("device", "cpu")
-        where = "" if device == "cpu" else f" on {device}"
+        cost = f"{stage['minutes']:.0f} minutes" + ("" if device == "cpu" else f" on {device}")
         lines.append(
-            f"{len(lines) + 1}. {objective}, epoch {stage['epoch']} of {recipe['epochs']}, {stage['minutes']:.0f} minutes"
-            f"{where}:\n   {metric} {100 * score:.1f} on dev with {searched}."
+            f"{len(lines) + 1}. {objective}, epoch {stage['epoch']} of {recipe['epochs']}, {cost}:\n"
+            f"   {metric} {100 * score:.1f} on dev with {searched}."
         )
         if averaged := stage.get("averaged_with"):
             both = f"the weights of the last {1 + len(averaged)}, which began with the same ones"
