@@ -108,7 +108,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=30, help="how often each model is timed (default: %(default)s)")
     arguments = parser.parse_args()
-    draw(figure(Captioner.from_pretrained()(PHOTO), width=1000).image(), PICTURE)
+    draw(figure(Captioner.from_pretrained()(PHOTO), width=900).image(), PICTURE)
     draw(Alignment(Translator.for_language("de")(SENTENCE)).sheet().image(), ALIGNMENT)
     if arguments.data is not None:
         data = ["--data", str(arguments.data), "--split", "dev", "--output", str(arguments.output)]

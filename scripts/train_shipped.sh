@@ -52,20 +52,36 @@ translators() {
     python scripts/bench_translation.py --data "$data/multi30k" "${compared[@]}"
 }
 
-# The default model: cross-entropy, the same at a lower rate, and the mean of two self-critical runs.
+# The default model: cross-entropy, the same at a lower rate, and the mean of two self-critical runs; from there the whole
+# encoder on varied photos, for which you will want a GPU, and the mean of two self-critical runs again.
 soft_attention() {
-    local begun=$first-begun third=$first-self-critical-encoder
+    local begun=$first-begun wide=$first-wide
     captioner train flickr8k_cropped_show_attend_tell "${with[@]}" $(resume "$begun") --output "$begun"
     captioner train flickr8k_cropped_show_attend_tell "${with[@]}" --set "start=$begun/best" --set epochs=12 \
         --set optimiser.learning_rate=0.0012 --set optimiser.warmup=0.03 --set fine_tune.learning_rate=0.0002 \
         $(resume "$first") --output "$first"
-    with+=(--set "start=$first/best" --set objective.bleu=1 --set epochs=2)
-    captioner train flickr8k_self_critical "${with[@]}" --set data.flips=false $(resume "$second") --output "$second"
-    captioner train flickr8k_self_critical "${with[@]}" --set fine_tune.from_epoch=1 --set fine_tune.stages=3 \
-        --set fine_tune.learning_rate=0.00002 --set data.augment.crop=0.7 --set data.augment.stored=true \
-        $(resume "$third") --output "$third"
-    python scripts/soup.py "$second" "$third" --output "$first-soup"
+    both "$first/best" --set seed=0
+    captioner train flickr8k_augmented_show_attend_tell "${settings[@]}" --set "start=$first-soup" --set epochs=7 \
+        --set data.augment.crop=0.5 --set optimiser.learning_rate=0.0012 --set optimiser.warmup=0.03 --set seed=2 \
+        $(resume "$wide") --output "$wide"
+    store=$runs/features-wide
+    captioner features flickr8k_self_critical "${settings[@]}" --set "start=$wide/last" --set fine_tune.from_epoch=1 \
+        --set fine_tune.stages=3 --set data.flips=false --output "$store"
+    with=("${settings[@]}" --set "data.features=$store")
+    both "$wide/last" --set seed=1 --set objective.length=1
     python scripts/ship.py "$first-soup" "$name" --data "$data/flickr8k" --encoder-bits 8
+}
+
+# The mean of two self-critical runs: from START by itself, with more SETTINGS, and with the encoder's last three stages.
+both() {
+    local start=$1 again=(captioner train flickr8k_self_critical "${with[@]}" --set "start=$1" --set epochs=2
+        --set objective.bleu=1 --set data.flips=false) one=${1%/*}-self-critical
+    shift
+    "${again[@]}" "${@:3}" $(resume "$one") --output "$one"
+    "${again[@]}" "${@:1:2}" --set fine_tune.from_epoch=1 --set fine_tune.stages=3 \
+        --set fine_tune.learning_rate=0.00002 --set data.augment.crop=0.7 --set data.augment.stored=true \
+        $(resume "$one-encoder") --output "$one-encoder"
+    python scripts/soup.py "$one" "$one-encoder" --output "$first-soup"
 }
 
 for name in "${chosen[@]}"; do
