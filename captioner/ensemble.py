@@ -26,8 +26,7 @@ from captioner.features import FeatureStore
 from captioner.memory import Memories, Memory
 from captioner.model import CaptionModel
 from captioner.pipeline import TorchPipeline, best_of, captions_of
-from captioner.search import SearchConfig, choose_search
-from captioner.settings import validate
+from captioner.search import choose_search
 from captioner.text.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
@@ -139,7 +138,7 @@ class Ensemble(TorchPipeline):
         (name, first), *_ = models.items()
         self.device, self.vocabulary = choose_device(device), first.vocabulary
         self.about: dict[str, Any] = {}
-        self.search = validate(SearchConfig, {**first.config.search.model_dump(), **search}, where="search")
+        self.search = first.config.search.changed(**search)
         numbers = [_numbers(name, self.vocabulary, other, model.vocabulary) for other, model in models.items()]
         encoders, which = _distinct([model.encoder for model in models.values()])
         self.encoders = [encoder.to(self.device).eval() for encoder in encoders]

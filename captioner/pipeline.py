@@ -25,8 +25,7 @@ from captioner.features import FeatureStore
 from captioner.heads import check, look_again
 from captioner.memory import Encoded, Memory
 from captioner.model import CaptionModel
-from captioner.search import Hypothesis, SearchConfig, choose_search
-from captioner.settings import validate
+from captioner.search import Hypothesis, choose_search
 from captioner.text.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
@@ -124,7 +123,7 @@ class TorchCaptioner(TorchPipeline):
         # own encoder, as it may be saved again.
         self._encoder = model.encoder.fast(self.device)
         self._decoder = model.decoder.fast(fast_dtype(self.device))
-        self.search = validate(SearchConfig, {**model.config.search.model_dump(), **search}, where="search")
+        self.search = model.config.search.changed(**search)
         log.info("search: %s", self.search)
 
     def save_pretrained(self, folder: str | Path, *, card: str = "") -> Path:

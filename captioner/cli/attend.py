@@ -69,7 +69,7 @@ def run(
     n_best: Annotated[
         int,
         typer.Option(
-            min=1, help="Captions for each picture, in html (side by side) and json; at most the beam's width."
+            min=1, help="Captions for each picture, in html (side by side) and json; at most --beam, if that is given."
         ),
     ] = 1,
     length_normalisation: console.LengthNormalisation = None,

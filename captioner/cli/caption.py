@@ -85,7 +85,7 @@ def run(
     recursive: Recursive = False,
     beam: console.Beam = None,
     n_best: Annotated[
-        int, typer.Option(min=1, help="Captions for each picture, best first; at most the beam's width.")
+        int, typer.Option(min=1, help="Captions for each picture, best first; at most --beam, if that is given.")
     ] = 1,
     length_normalisation: console.LengthNormalisation = None,
     min_words: console.MinWords = None,

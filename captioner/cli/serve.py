@@ -40,7 +40,7 @@ def run(
     ] = None,
     beam: console.Beam = None,
     n_best: Annotated[
-        int, typer.Option(min=1, help="Captions for each photo, best first; at most the beam's width.")
+        int, typer.Option(min=1, help="Captions for each photo, best first; at most --beam, if that is given.")
     ] = 1,
     batch_size: Annotated[int, typer.Option(min=1, help="Photos of several requests captioned together.")] = 16,
     max_megabytes: Annotated[float, typer.Option(min=0.001, help="Refuse larger files.")] = 20.0,

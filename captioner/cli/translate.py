@@ -75,7 +75,7 @@ def run(
     ] = None,
     beam: console.Beam = None,
     n_best: Annotated[
-        int, typer.Option(min=1, help="Translations of each sentence, in JSON; at most the beam's width.")
+        int, typer.Option(min=1, help="Translations of each sentence, in JSON; at most --beam, if that is given.")
     ] = 1,
     length_normalisation: console.LengthNormalisation = None,
     context: Annotated[

@@ -32,8 +32,6 @@ from captioner.onnx.folder import (
     STEP,
     TOKENS,
 )
-from captioner.search.config import SearchConfig
-from captioner.settings import validate
 from captioner.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -64,7 +62,7 @@ class OnnxCaptioner(Captioner):
             )
         self.folder = Path(folder)
         self.graphs = exported.read(self.folder)
-        self.search = validate(SearchConfig, {**self.graphs.search.model_dump(), **search}, where="search")
+        self.search = self.graphs.search.changed(**search)
         most = self.graphs.most_words
         if most is not None and self.search.max_words > most:
             raise ConfigError(

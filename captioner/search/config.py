@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 from pydantic import Field, model_validator
 
 from captioner.caption import Array
-from captioner.settings import Settings
+from captioner.settings import Settings, validate
 
 NEVER = float("-inf")
 N = TypeVar("N")  # a number, an array or a tensor
+S = TypeVar("S", bound="SearchConfig")
 
 
 class SearchConfig(Settings):
@@ -41,6 +42,17 @@ class SearchConfig(Settings):
         if self.min_words > self.max_words:
             raise ValueError(f"min_words ({self.min_words}) must not be more than max_words ({self.max_words})")
         return self
+
+    def changed(self: S, **changes: Any) -> S:
+        """Return these settings with changes; if ``n_best`` is among them, but not ``width``, the beam is wide enough.
+
+        Raises:
+            ConfigError: a setting is wrong, or they contradict each other.
+        """
+        settings = {**self.model_dump(), **changes}
+        if "width" not in changes and isinstance(changes.get("n_best"), int):
+            settings["width"] = max(self.width, changes["n_best"])
+        return validate(type(self), settings, where="search")
 
     def normalise(self, log_probability: N, length: Any) -> N:
         """Return the score by which finished captions are compared; ``length`` counts the words and ``<eos>``."""

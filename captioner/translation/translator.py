@@ -18,12 +18,10 @@ from captioner.backend import choose_device
 from captioner.caption import Caption, Translation
 from captioner.folders import translator_into
 from captioner.search import Hypothesis, choose_search
-from captioner.settings import validate
 from captioner.text.vocabulary import EOS, SPECIAL
 from captioner.translation.context import Reader
 from captioner.translation.model import (
     KIND,
-    TextSearchConfig,
     TranslationModel,
     load_translator,
     save_translator,
@@ -63,7 +61,7 @@ class Translator:
         self.model = model.to(self.device).eval()
         self.about: dict[str, Any] = {}
         self._decoder = self.model.decoder.fast(torch.float32)
-        self.search = validate(TextSearchConfig, {**model.config.search.model_dump(), **search}, where="search")
+        self.search = model.config.search.changed(**search)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, *, device: str = "auto", **search: Any) -> Translator:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from captioner.decoders import DECODERS, Decoder
+from captioner.errors import ConfigError
 from captioner.memory import Memory
 from captioner.search import SEARCHES, Hypothesis, SearchConfig, beam, greedy
 from captioner.text.vocabulary import BOS, EOS, PAD, UNK
@@ -229,3 +230,11 @@ def test_every_word_looked_somewhere(name: str, search: str) -> None:
 def test_senseless_settings_are_refused(settings: dict[str, Any], names: str) -> None:
     with pytest.raises(ValidationError, match=names):
         SearchConfig(**settings)
+
+
+def test_who_asks_for_more_captions_than_the_beam_holds_gets_a_wider_one() -> None:
+    own = SearchConfig(width=3, min_words=2)
+    assert own.changed(n_best=5) == SearchConfig(width=5, n_best=5, min_words=2)
+    assert own.changed(n_best=2).width == 3 and own.changed() == own
+    with pytest.raises(ConfigError, match=r"n_best \(5\) must not be more than width \(4\)"):
+        own.changed(n_best=5, width=4)
