@@ -72,7 +72,8 @@ soft_attention() {
     python scripts/ship.py "$first-soup" "$name" --data "$data/flickr8k" --encoder-bits 8
 }
 
-# The mean of two self-critical runs: from START by itself, with more SETTINGS, and with the encoder's last three stages.
+# The mean of two self-critical runs: both START --set seed=N [SETTING...]. The first has the settings, the second the
+# seed, and it trains the encoder's last three stages as well.
 both() {
     local start=$1 again=(captioner train flickr8k_self_critical "${with[@]}" --set "start=$1" --set epochs=2
         --set objective.bleu=1 --set data.flips=false) one=${1%/*}-self-critical
