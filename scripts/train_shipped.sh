@@ -67,7 +67,7 @@ soft_attention() {
     store=$runs/features-wide
     captioner features flickr8k_self_critical "${settings[@]}" --set "start=$wide/last" --set fine_tune.from_epoch=1 \
         --set fine_tune.stages=3 --set data.flips=false --output "$store"
-    with=("${settings[@]}" --set "data.features=$store")
+    with=("${settings[@]}" --set "data.features=$store" --set data.flips=false)
     both "$wide/last" --set seed=1 --set objective.length=1
     python scripts/ship.py "$first-soup" "$name" --data "$data/flickr8k" --encoder-bits 8
 }
@@ -76,9 +76,9 @@ soft_attention() {
 # seed, and it trains the encoder's last three stages as well.
 both() {
     local start=$1 again=(captioner train flickr8k_self_critical "${with[@]}" --set "start=$1" --set epochs=2
-        --set objective.bleu=1 --set data.flips=false) one=${1%/*}-self-critical
+        --set objective.bleu=1) one=${1%/*}-self-critical
     shift
-    "${again[@]}" "${@:3}" $(resume "$one") --output "$one"
+    "${again[@]}" --set data.flips=false "${@:3}" $(resume "$one") --output "$one"
     "${again[@]}" "${@:1:2}" --set fine_tune.from_epoch=1 --set fine_tune.stages=3 \
         --set fine_tune.learning_rate=0.00002 --set data.augment.crop=0.7 --set data.augment.stored=true \
         $(resume "$one-encoder") --output "$one-encoder"
