@@ -60,7 +60,7 @@ soft_attention() {
     captioner train flickr8k_cropped_show_attend_tell "${with[@]}" --set "start=$begun/best" --set epochs=12 \
         --set optimiser.learning_rate=0.0012 --set optimiser.warmup=0.03 --set fine_tune.learning_rate=0.0002 \
         $(resume "$first") --output "$first"
-    both "$first/best" --set seed=0
+    both "$first/best" 0
     captioner train flickr8k_augmented_show_attend_tell "${settings[@]}" --set "start=$first-soup" --set epochs=7 \
         --set data.augment.crop=0.5 --set optimiser.learning_rate=0.0012 --set optimiser.warmup=0.03 --set seed=2 \
         $(resume "$wide") --output "$wide"
@@ -68,18 +68,19 @@ soft_attention() {
     captioner features flickr8k_self_critical "${settings[@]}" --set "start=$wide/last" --set fine_tune.from_epoch=1 \
         --set fine_tune.stages=3 --set data.flips=false --output "$store"
     with=("${settings[@]}" --set "data.features=$store" --set data.flips=false)
-    both "$wide/last" --set seed=1 --set objective.length=1
+    both "$wide/last" 1 --set objective.length=1
     python scripts/ship.py "$first-soup" "$name" --data "$data/flickr8k" --encoder-bits 8
 }
 
-# The mean of two self-critical runs: both START --set seed=N [SETTING...]. The first has the settings, the second the
-# seed, and it trains the encoder's last three stages as well.
+# The mean of two self-critical runs: both START SEED [SETTING...]. The first has the settings; the second has the seed, and
+# trains the encoder's last three stages as well.
 both() {
-    local start=$1 again=(captioner train flickr8k_self_critical "${with[@]}" --set "start=$1" --set epochs=2
-        --set objective.bleu=1) one=${1%/*}-self-critical
-    shift
-    "${again[@]}" --set data.flips=false "${@:3}" $(resume "$one") --output "$one"
-    "${again[@]}" "${@:1:2}" --set fine_tune.from_epoch=1 --set fine_tune.stages=3 \
+    local start=$1 seed=$2 one=${1%/*}-self-critical
+    local again=(captioner train flickr8k_self_critical "${with[@]}" --set "start=$start" --set epochs=2
+        --set objective.bleu=1)
+    shift 2
+    "${again[@]}" --set data.flips=false "$@" $(resume "$one") --output "$one"
+    "${again[@]}" --set "seed=$seed" --set fine_tune.from_epoch=1 --set fine_tune.stages=3 \
         --set fine_tune.learning_rate=0.00002 --set data.augment.crop=0.7 --set data.augment.stored=true \
         $(resume "$one-encoder") --output "$one-encoder"
     python scripts/soup.py "$one" "$one-encoder" --output "$first-soup"
