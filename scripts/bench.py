@@ -27,6 +27,7 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -230,28 +231,6 @@ def _search_row(captioner: Captioner, name: str, memory: Memory, size: int, roun
     return about | {"gflop": work, "precision": precision()} | row
 
 
-class Stepwise(nn.Module):
-    """A decoder whose teacher forcing is its steps, one after the other, each recorded for the backward pass."""
-
-    def __init__(self, decoder: Decoder) -> None:
-        super().__init__()
-        self.decoder = decoder
-
-    def forward(self, memory: Memory, tokens: Tensor) -> DecoderOutput:
-        """See :meth:`Decoder.forward`."""
-        images, captions, steps = tokens.shape
-        state = self.decoder.start(memory).pick(torch.zeros(images, captions, dtype=torch.long))
-        logits, attention = [], []
-        for number in range(steps):
-            step = self.decoder.step(tokens[:, :, number], state)
-            state = step.state
-            logits.append(step.logits)
-            attention.append(step.attention)
-        real = tokens != PAD
-        weights = None if attention[0] is None else torch.stack(attention, 2)[real]
-        return DecoderOutput(torch.stack(logits, 2)[real], weights)
-
-
 class Training:
     """Training steps of a decoder on synthetic features, and captions of Flickr8k's lengths and of Zipf's words."""
 
@@ -262,7 +241,7 @@ class Training:
         generator = torch.Generator().manual_seed(0)
         settings, refiner = TRAINED[name]
         self.decoder = build_decoder(settings, features=self.features, words=self.words, refiner=refiner).train()
-        self.stepwise, self.objective = Stepwise(self.decoder), CrossEntropy(CrossEntropyConfig())
+        self.objective = CrossEntropy(CrossEntropyConfig())
         self.optimiser = torch.optim.AdamW(self.decoder.parameters(), lr=1e-3, fused=True)
         self.memory = Memory.of_grid(torch.rand(self.images, 196, self.features, generator=generator), (14, 14))
         frequency = 1.0 / torch.arange(1, self.words - 3).float()
@@ -280,8 +259,8 @@ class Training:
     def step(self, turn: int, *, dtype: torch.dtype = torch.float32, plain: bool = False) -> None:
         """Take one step."""
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-            model = self.stepwise if plain else self.decoder
-            loss, _ = self.objective(model, self.memory, self.batches[turn % len(self.batches)])
+            decoder: Any = partial(Decoder.forward, self.decoder) if plain else self.decoder
+            loss, _ = self.objective(decoder, self.memory, self.batches[turn % len(self.batches)])
         loss.backward()
         nn.utils.clip_grad_norm_(self.decoder.parameters(), 5.0)
         self.optimiser.step()

@@ -95,16 +95,8 @@ def spread_out(packed: Tensor, tokens: Tensor) -> Tensor:
 
 
 def step_by_step(decoder: Decoder, memory: Memory, tokens: Tensor) -> DecoderOutput:
-    """Do what ``forward`` does with ``start`` and ``step`` alone, with a hypothesis for each caption of an image."""
-    real = tokens != PAD
-    state = decoder.start(memory).pick(torch.zeros(tokens.shape[:2], dtype=torch.long))
-    logits, attentions = [], []
-    for words in tokens.unbind(-1):
-        logit, attention, state = decoder.step(words, state)
-        logits.append(logit)
-        attentions.append(attention)
-    weights = [attention for attention in attentions if attention is not None]
-    return DecoderOutput(torch.stack(logits, dim=2)[real], torch.stack(weights, dim=2)[real] if weights else None)
+    """Do what ``forward`` does by the plain loop over ``step``, which the families override."""
+    return Decoder.forward(decoder, memory, tokens)
 
 
 def naive_lstm(weights: Sequence[Tensor], x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ from captioner.layers.linear import Packable, packed
 from captioner.memory import Memory
 from captioner.registry import Registry
 from captioner.settings import Settings
+from captioner.text.vocabulary import PAD
 
 
 class DecoderConfig(Settings):
@@ -85,12 +86,15 @@ class DecoderOutput(NamedTuple):
 class Decoder(nn.Module, Packable, ABC):
     """Writes captions of a memory.
 
-    A subclass has a ``Config`` (a :class:`DecoderConfig`) and is built as ``Decoder(config, features=D, words=V)``.
+    A subclass has a ``Config`` (a :class:`DecoderConfig`), is built as ``Decoder(config, features=D, words=V)``, and
+    defines :meth:`start` and :meth:`step`. That is enough to train it and to search with it.
+
+    Attributes:
+        attends: whether its steps return attention.
     """
 
     Config: ClassVar[type[DecoderConfig]]
     attends: ClassVar[bool]
-    exact: ClassVar[tuple[str, ...]] = ("output",)  # its rounding would be that of the words' probabilities
 
     @abstractmethod
     def __init__(self, config: DecoderConfig, *, features: int, words: int) -> None:
@@ -107,8 +111,8 @@ class Decoder(nn.Module, Packable, ABC):
     def fast(self, dtype: torch.dtype) -> Decoder:
         """Return the decoder for searches on the device where it is.
 
-        This is the decoder itself, or on a CPU a twin on the same weights that cannot be trained. Its weights are
-        packed, in ``dtype``; the scores of the words and the states between them have 32 bits all the same.
+        This is the decoder itself, or on a CPU a twin on the same weights that cannot be trained. The layers that it
+        declares (:class:`Packable`) are packed in ``dtype``.
         """
         return packed(self, dtype) if next(self.parameters()).device.type == "cpu" else self
 
@@ -120,15 +124,28 @@ class Decoder(nn.Module, Packable, ABC):
     def step(self, tokens: Tensor, state: State) -> Step:
         """Read the last word of every hypothesis, tokens (B, W), and score the next."""
 
-    @abstractmethod
     def forward(self, memory: Memory, tokens: Tensor) -> DecoderOutput:
         """Score whole captions under teacher forcing.
+
+        This is the plain loop over :meth:`step`. The families that ship override it with faster forms of the same.
 
         Args:
             memory: of B images.
             tokens: (B, K, T) input words, each caption ``<bos> w_1 ... w_n`` followed by padding. A row of padding only
                 is an absent caption.
         """
+        real = tokens != PAD
+        state = self.start(memory).pick(torch.zeros_like(tokens[..., 0]))
+        logits, attention = [], []
+        for words in tokens.unbind(-1):
+            step = self.step(words, state)
+            state = step.state
+            logits.append(step.logits)
+            if step.attention is not None:
+                attention.append(step.attention)
+        return DecoderOutput(
+            torch.stack(logits, dim=2)[real], torch.stack(attention, dim=2)[real] if attention else None
+        )
 
 
 DECODERS: Registry[type[Decoder]] = Registry("decoder")

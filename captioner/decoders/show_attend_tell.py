@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import ClassVar, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from captioner.decoders.base import DECODERS, Decoder, DecoderConfig, DecoderOutput, State, Step
-from captioner.layers.additive import Attend, Glimpse, Keys, Sampler, additive_attention, attend
+from captioner.decoders.base import DECODERS, DecoderConfig
+from captioner.decoders.unrolled import Advanced, Begun, Unrolled
+from captioner.layers.additive import Attend, Sampler
 from captioner.layers.dropout import Dropout
 from captioner.layers.kernels import wide
-from captioner.layers.packing import Packing
 from captioner.layers.positions import Geometry, rename_positions
-from captioner.layers.recurrence import Product, Recurrent, lstm_gates, recurrent_products
+from captioner.layers.unroll import Products, lstm_gates
 from captioner.memory import Memory
 from captioner.text.vocabulary import PAD
 
@@ -49,31 +48,8 @@ class ShowAttendTellConfig(DecoderConfig):
     _rename_positions = model_validator(mode="before")(rename_positions)
 
 
-class _Past(NamedTuple):
-    """The LSTM's hidden state and cell, (B, K, H) each, at least 32 bits."""
-
-    h: Tensor
-    c: Tensor
-
-
-class _Products(NamedTuple):
-    """The products of every step.
-
-    Attributes:
-        hidden: of h_{t-1}, for the LSTM's gates.
-        context: of the gated context, for the LSTM's gates.
-        query: of h_{t-1}, for the attention network.
-        beta: of h_{t-1}, for the gate of the context.
-    """
-
-    hidden: Product
-    context: Product
-    query: Product
-    beta: Product
-
-
 @DECODERS.register("show_attend_tell")
-class ShowAttendTell(Recurrent, Decoder):
+class ShowAttendTell(Unrolled):
     """An LSTM that, before every word, averages the places with weights that depend on the words so far.
 
     Equations of the paper: the attention network (4)-(6) with the additive form of Bahdanau 2015; the LSTM (1)-(3); its
@@ -93,7 +69,8 @@ class ShowAttendTell(Recurrent, Decoder):
 
     Config: ClassVar[type[DecoderConfig]] = ShowAttendTellConfig
     attends: ClassVar[bool] = True
-    plain: ClassVar[tuple[str, ...]] = ("query", "beta")
+    packs = ("values", "keys", "first_hidden", "first_cell", "output_hidden", "output_context")
+    exact = ("output",)  # its rounding would be that of the words' probabilities
 
     def __init__(self, config: ShowAttendTellConfig, *, features: int, words: int) -> None:
         super().__init__(config, features=features, words=words)
@@ -127,42 +104,52 @@ class ShowAttendTell(Recurrent, Decoder):
         with torch.no_grad():  # forget gates start open (Jozefowicz 2015)
             self.lstm.bias_ih[self.config.hidden : 2 * self.config.hidden].fill_(1.0)
 
-    def _prepare(self, memory: Memory) -> tuple[Tensor, Tensor, _Past]:
-        """Compute, once per image, values (B, N, D), keys (B, N, A) and the first state, (B, 1, H) each."""
-        vectors = self.feature_dropout(
-            memory.vectors if self.geometry is None else memory.vectors + self.geometry(memory)
-        )
-        values, keys = self.values(vectors), self.keys(vectors)
+    def weights(self) -> dict[str, Tensor]:
+        """Return the weights of a step's products; see :meth:`Recurrent.weights`."""
+        embedding = self.config.embedding
+        return {
+            "word": self.lstm.weight_ih[:, :embedding],
+            "context": self.lstm.weight_ih[:, embedding:],
+            "hidden": self.lstm.weight_hh,
+            "query": self.query.weight,
+            "beta": self.beta.weight,
+        }
+
+    def begin(self, memory: Memory) -> Begun:
+        """Project the places a_i and make the first state; see :meth:`Unrolled.begin`."""
+        a = memory.vectors if self.geometry is None else memory.vectors + self.geometry(memory)
+        a = self.feature_dropout(a)
+        values = self.values(a)
         # One dropout mask for all places of an image: a dropped feature stays dropped wherever the decoder attends.
         values = values * self.dropout(values.new_ones(values.shape[0], 1, values.shape[2]))
-        first = (
-            torch.tanh(wide(network(memory.pooled))).unsqueeze(1) for network in (self.first_hidden, self.first_cell)
-        )
-        return values, keys, _Past(*first)
+        h = torch.tanh(wide(self.first_hidden(memory.pooled)))  # section 3.1.2
+        c = torch.tanh(wide(self.first_cell(memory.pooled)))
+        return Begun(values, self.keys(a), {"h": h.unsqueeze(1), "c": c.unsqueeze(1)})
 
-    def _word_gates(self, tokens: Tensor) -> Tensor:
-        """Return the words' (...,) part of the LSTM's gates (..., 4H), biases included.
-
-        Training calls this once for every distinct word of a batch, so that all its occurrences share one dropout mask.
-        """
+    def word_gates(self, tokens: Tensor) -> Tensor:
+        """Return E y_{t-1}'s part of the gates in (1); see :meth:`Unrolled.word_gates`."""
         embedded = self.dropout(self.embedding(tokens))
-        bias = self.lstm.bias_ih + self.lstm.bias_hh
-        return self.products()[-1](embedded) + bias
+        return self.products()["word"](embedded) + (self.lstm.bias_ih + self.lstm.bias_hh)
 
-    def _deep_output(self, tokens: Tensor, hidden: Tensor, context: Tensor) -> Tensor:
-        """Deep output, equation (7): words (...,), hidden (..., H), context (..., D) -> logits (..., V)."""
-        dtype = self.embedding.weight.dtype  # the recurrence has at least 32 bits, a model may have 16
-        hidden, context = hidden.to(dtype), context.to(dtype)
-        deep = (
-            self.dropout(self.embedding(tokens))
-            + self.output_hidden(self.dropout(hidden))
-            + self.output_context(context)
-        )
+    def advance(
+        self, word: Tensor, past: Mapping[str, Tensor], attend: Attend, times: Products, images: Mapping[str, Tensor]
+    ) -> Advanced:
+        """Advance by one word: equations (1) to (6); see :meth:`Unrolled.advance`."""
+        h, c = past["h"], past["c"]
+        z, alpha, s = attend(times["query"](h) + self.query.bias)  # (4)-(6), or section 4.1
+        z = torch.sigmoid(times["beta"](h) + self.beta.bias) * z  # section 4.2.1
+        h, c = lstm_gates(word + times["hidden"](h) + times["context"](z), c)  # (1)-(3)
+        return Advanced({"h": h, "c": c}, alpha, (h, z), s)
+
+    def logits(self, tokens: Tensor, *read: Tensor) -> Tensor:
+        """Score the next word: equation (7); see :meth:`Unrolled.logits`."""
+        h, z = (part.to(self.embedding.weight.dtype) for part in read)  # the recurrence has at least 32 bits
+        deep = self.dropout(self.embedding(tokens)) + self.output_hidden(self.dropout(h)) + self.output_context(z)
         logits: Tensor = self.output(self.dropout(deep))
         return logits
 
-    def _sampler(self, images: int, captions: int) -> Sampler | None:
-        """Return the function that chooses places for (images, captions); ``None`` if attention is soft."""
+    def sampler(self, images: int, captions: int) -> Sampler | None:
+        """Return how hard attention chooses places; see :meth:`Unrolled.sampler`."""
         if self.config.kind == "soft":
             return None
         if not self.training:
@@ -177,76 +164,3 @@ class ShowAttendTell(Recurrent, Decoder):
             return place.masked_fill(expected[: len(alpha)], -1)
 
         return sample
-
-    def search_weights(self) -> list[Tensor]:
-        """See :meth:`Recurrent.search_weights`; the last is the words', for the LSTM's gates."""
-        return [*self._weights(), self.lstm.weight_ih[:, : self.config.embedding]]
-
-    def _weights(self) -> list[Tensor]:
-        """Return the weights of a step's products, in the order of :class:`_Products`."""
-        return [
-            self.lstm.weight_hh,
-            self.lstm.weight_ih[:, self.config.embedding :],
-            self.query.weight,
-            self.beta.weight,
-        ]
-
-    def _advance(self, words: Tensor, past: _Past, attend: Attend, times: _Products) -> tuple[Glimpse, _Past]:
-        """Advance by a word, its part (B, K, 4H) of the gates -> the glimpse with its context gated, the new state."""
-        glimpse = attend(times.query(past.h) + self.query.bias)  # (4)-(6)
-        beta = torch.sigmoid(times.beta(past.h) + self.beta.bias)  # section 4.2.1
-        context = beta * glimpse.context
-        gates = words + times.hidden(past.h) + times.context(context)  # (1)
-        return glimpse._replace(context=context), _Past(*lstm_gates(gates, past.c))  # (2), (3)
-
-    def start(self, memory: Memory) -> State:
-        """Prepare one hypothesis per image; see :meth:`Decoder.start`."""
-        values, keys, past = self._prepare(memory)
-        images = {"values": values, "keys": Keys.of(keys).units_first}
-        if memory.mask is not None:
-            images["mask"] = memory.mask
-        return State(past._asdict(), images)
-
-    def step(self, tokens: Tensor, state: State) -> Step:
-        """Read words (B, W) and score the next; see :meth:`Decoder.step`."""
-        images = state.images
-        attend_once = partial(
-            attend,
-            keys=images["keys"],
-            values=images["values"],
-            v=self.score,
-            mask=images.get("mask"),
-            sampler=self._sampler(*tokens.shape),
-        )
-        *times, _ = self.products()
-        glimpse, past = self._advance(
-            self._word_gates(tokens), _Past(**state.hypotheses), attend_once, _Products(*times)
-        )
-        return Step(self._deep_output(tokens, past.h, glimpse.context), glimpse.alpha, State(past._asdict(), images))
-
-    def forward(self, memory: Memory, tokens: Tensor) -> DecoderOutput:
-        """Score whole captions (B, K, T); see :meth:`Decoder.forward`."""
-        b, k, _ = tokens.shape
-        packing = Packing.of(tokens)
-        memory = memory[packing.order]
-        values, keys, past = self._prepare(memory)
-        distinct, words = packing.words.unique(return_inverse=True)
-        rows = [images * k for images in packing.active]
-        gates = F.embedding(words, self._word_gates(distinct)).split(rows)
-        steps = additive_attention(
-            keys, values, self.score, mask=memory.mask, active=packing.active, captions=k, sampler=self._sampler(b, k)
-        )
-        past = _Past(*(part.expand(-1, k, -1) for part in past))
-        multiply = recurrent_products(self._weights(), rows)
-        hidden, context, attention, sampled = [], [], [], []
-        for images, words_t, attend_t, times_t in zip(packing.active, gates, steps, multiply, strict=True):
-            past = _Past(*(part[:images] for part in past))
-            glimpse, past = self._advance(words_t.view(images, k, -1), past, attend_t, _Products(*times_t))
-            hidden.append(past.h.flatten(0, 1))
-            context.append(glimpse.context.flatten(0, 1))
-            attention.append(glimpse.alpha.flatten(0, 1))
-            if glimpse.sampled is not None:
-                sampled.append(glimpse.sampled.flatten())
-        h, z, alpha = (torch.cat(part).index_select(0, packing.rows) for part in (hidden, context, attention))
-        logits = self._deep_output(tokens[tokens != PAD], h, z)
-        return DecoderOutput(logits, alpha, torch.cat(sampled)[packing.rows] if sampled else None)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from captioner.decoders.base import DECODERS, Decoder, DecoderConfig, DecoderOutput, State, Step
 from captioner.layers.dropout import Dropout
 from captioner.layers.kernels import wide
-from captioner.layers.recurrence import Recurrent, lstm_gates
+from captioner.layers.unroll import Recurrent, lstm_gates
 from captioner.memory import Memory
 from captioner.text.vocabulary import PAD
 
@@ -37,6 +37,8 @@ class ShowTell(Recurrent, Decoder):
 
     Config: ClassVar[type[DecoderConfig]] = ShowTellConfig
     attends: ClassVar[bool] = False
+    packs = ("image",)
+    exact = ("output",)  # its rounding would be that of the words' probabilities
 
     def __init__(self, config: ShowTellConfig, *, features: int, words: int) -> None:
         super().__init__(config, features=features, words=words)
@@ -62,16 +64,16 @@ class ShowTell(Recurrent, Decoder):
         x: Tensor = self.image(self.feature_dropout(memory.pooled))
         return x
 
-    def search_weights(self) -> list[Tensor]:
-        """See :meth:`Recurrent.search_weights`: those of the input and of the hidden state."""
-        weights: Any = [self.lstm.weight_ih_l0, self.lstm.weight_hh_l0]
+    def weights(self) -> dict[str, Tensor]:
+        """Return the weights of a step's products; see :meth:`Recurrent.weights`."""
+        weights: Any = {"input": self.lstm.weight_ih_l0, "hidden": self.lstm.weight_hh_l0}
         return weights
 
     def _advance(self, x: Tensor, h: Tensor, c: Tensor) -> State:
         """Advance the LSTM by one input x (B, W, E), from the hidden state and the cell (B, W, H) to the next."""
-        read, recur = self.products()
-        biases: Any = (self.lstm.bias_ih_l0, self.lstm.bias_hh_l0)
-        h, c = lstm_gates(read(x) + recur(h) + biases[0] + biases[1], c)
+        times, lstm = self.products(), self.lstm
+        bias: Any = lstm.bias_ih_l0 + lstm.bias_hh_l0  # type: ignore[operator]
+        h, c = lstm_gates(times["input"](x) + times["hidden"](h) + bias, c)
         return State({"h": h, "c": c})
 
     def start(self, memory: Memory) -> State:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import ClassVar, NamedTuple
+from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from captioner.decoders.base import DECODERS, Decoder, DecoderConfig, DecoderOutput, State, Step
-from captioner.layers.additive import Attend, Keys, additive_attention, attend
+from captioner.decoders.base import DECODERS, DecoderConfig
+from captioner.decoders.unrolled import Advanced, Begun, Unrolled
+from captioner.layers.additive import Attend
 from captioner.layers.dropout import Dropout
 from captioner.layers.kernels import wide
-from captioner.layers.packing import Packing
 from captioner.layers.positions import Geometry, rename_positions
-from captioner.layers.recurrence import Product, Recurrent, lstm_gates, recurrent_products
+from captioner.layers.unroll import Products, lstm_gates
 from captioner.memory import Memory
 from captioner.text.vocabulary import PAD
 
@@ -40,43 +39,8 @@ class TopDownConfig(DecoderConfig):
     _rename_positions = model_validator(mode="before")(rename_positions)
 
 
-class _Past(NamedTuple):
-    """Hidden states and cells of the attention LSTM (1) and the language LSTM (2).
-
-    They are (B, K, H) each, at least 32 bits.
-    """
-
-    h1: Tensor
-    c1: Tensor
-    h2: Tensor
-    c2: Tensor
-
-    @classmethod
-    def zeros(cls, like: Tensor, *shape: int) -> _Past:
-        """Return the first state: zeros of a shape."""
-        return cls(*(like.new_zeros(shape) for _ in cls._fields))
-
-
-class _Products(NamedTuple):
-    """The products of every step.
-
-    Attributes:
-        language_to_attention: of h2_{t-1}, for the attention LSTM's gates.
-        attention_recurrent: of h1_{t-1}, for the attention LSTM's gates.
-        query: of h1_t, for the attention network.
-        input_to_language: of [v_hat_t, h1_t], for the language LSTM's gates.
-        language_recurrent: of h2_{t-1}, for the language LSTM's gates.
-    """
-
-    language_to_attention: Product
-    attention_recurrent: Product
-    query: Product
-    input_to_language: Product
-    language_recurrent: Product
-
-
 @DECODERS.register("top_down")
-class TopDown(Recurrent, Decoder):
+class TopDown(Unrolled):
     """Two LSTMs: one controls the attention, the other predicts the words.
 
     Equations of the paper: the attention LSTM (1) reads x1_t = [h2_{t-1}, v_bar, W_e Pi_t] (2); a_{i,t} = w_a .
@@ -95,7 +59,8 @@ class TopDown(Recurrent, Decoder):
 
     Config: ClassVar[type[DecoderConfig]] = TopDownConfig
     attends: ClassVar[bool] = True
-    plain: ClassVar[tuple[str, ...]] = ("query", "word")
+    packs = ("values", "keys", "mean")
+    exact = ("output",)  # its rounding would be that of the words' probabilities
 
     def __init__(self, config: TopDownConfig, *, features: int, words: int) -> None:
         super().__init__(config, features=features, words=words)
@@ -126,101 +91,49 @@ class TopDown(Recurrent, Decoder):
                 # Forget gates start open (Jozefowicz 2015).
                 lstm.bias_ih[self.config.hidden : 2 * self.config.hidden].fill_(1.0)
 
-    def _prepare(self, memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute, once per image, values (B, N, D), keys (B, N, A) and v_bar's part of the gates (B, 4H)."""
-        values = self.values(memory.vectors if self.geometry is None else memory.vectors + self.geometry(memory))
-        mean = self.values(memory.pooled)
+    def weights(self) -> dict[str, Tensor]:
+        """Return the weights of a step's products; see :meth:`Recurrent.weights`."""
+        return {
+            "word": self.word.weight,
+            "h2 to attention": self.attention_lstm.weight_ih,
+            "h1 to attention": self.attention_lstm.weight_hh,
+            "query": self.query.weight,
+            "x2 to language": self.language_lstm.weight_ih,
+            "h2 to language": self.language_lstm.weight_hh,
+        }
+
+    def begin(self, memory: Memory) -> Begun:
+        """Project the places v_i and their mean; see :meth:`Unrolled.begin`."""
+        v = self.values(memory.vectors if self.geometry is None else memory.vectors + self.geometry(memory))
+        v_bar = self.values(memory.pooled)
         # One dropout mask for all places of an image and for their mean: a dropped feature stays dropped wherever the
         # decoder attends.
-        kept = self.dropout(torch.ones_like(mean))
-        values = values * kept.unsqueeze(1)
-        return values, self.keys(values), wide(self.mean(mean * kept))
+        kept = self.dropout(torch.ones_like(v_bar))
+        v = v * kept.unsqueeze(1)
+        mean = wide(self.mean(v_bar * kept))
+        zeros = mean.new_zeros(len(memory), 1, self.config.hidden)
+        return Begun(v, self.keys(v), dict.fromkeys(("h1", "c1", "h2", "c2"), zeros), {"mean": mean})
 
-    def _word_gates(self, tokens: Tensor) -> Tensor:
-        """Return the words' (...,) part of the attention LSTM's gates (..., 4H), biases included.
-
-        Training calls this once for every distinct word of a batch, so that all its occurrences share one dropout mask.
-        """
+    def word_gates(self, tokens: Tensor) -> Tensor:
+        """Return W_e Pi_t's part of the gates in (1); see :meth:`Unrolled.word_gates`."""
         bias = self.attention_lstm.bias_ih + self.attention_lstm.bias_hh
-        return self.products()[-1](self.dropout(self.embedding(tokens))) + bias
+        return self.products()["word"](self.dropout(self.embedding(tokens))) + bias
 
-    def search_weights(self) -> list[Tensor]:
-        """See :meth:`Recurrent.search_weights`; the last is the words', for the attention LSTM's gates."""
-        return [*self._weights(), self.word.weight]
+    def advance(
+        self, word: Tensor, past: Mapping[str, Tensor], attend: Attend, times: Products, images: Mapping[str, Tensor]
+    ) -> Advanced:
+        """Advance by one word: equations (1) to (6); see :meth:`Unrolled.advance`."""
+        h1, c1, h2, c2 = (past[name] for name in ("h1", "c1", "h2", "c2"))
+        x1 = times["h2 to attention"](h2) + images["mean"].unsqueeze(1) + word  # (2)
+        h1, c1 = lstm_gates(x1 + times["h1 to attention"](h1), c1)  # (1)
+        v_hat, alpha, _ = attend(times["query"](h1))  # (3)-(5)
+        x2 = times["x2 to language"](torch.cat([v_hat, h1], dim=-1))  # (6)
+        bias = self.language_lstm.bias_ih + self.language_lstm.bias_hh
+        h2, c2 = lstm_gates(x2 + times["h2 to language"](h2) + bias, c2)  # (1)
+        return Advanced({"h1": h1, "c1": c1, "h2": h2, "c2": c2}, alpha, (h2,))
 
-    def _weights(self) -> list[Tensor]:
-        """Return the weights of a step's products, in the order of :class:`_Products`."""
-        attention, language = self.attention_lstm, self.language_lstm
-        return [attention.weight_ih, attention.weight_hh, self.query.weight, language.weight_ih, language.weight_hh]
-
-    def _advance(
-        self, words: Tensor, mean: Tensor, past: _Past, attend: Attend, times: _Products
-    ) -> tuple[Tensor, _Past]:
-        """Advance by one word.
-
-        Args:
-            words: (B, K, 4H) the word's part of the attention LSTM's gates.
-            mean: (B, 4H) v_bar's part of them.
-            past: the states before the step.
-            attend: the attention of this step.
-            times: the products of this step.
-
-        Returns:
-            alpha (B, K, N) and the new states.
-        """
-        gates = words + mean.unsqueeze(1) + times.language_to_attention(past.h2) + times.attention_recurrent(past.h1)
-        h1, c1 = lstm_gates(gates, past.c1)  # (1), (2)
-        v_hat, alpha, _ = attend(times.query(h1))  # (3)-(5)
-        gates = times.input_to_language(torch.cat([v_hat, h1], dim=-1)) + times.language_recurrent(past.h2)
-        h2, c2 = lstm_gates(gates + self.language_lstm.bias_ih + self.language_lstm.bias_hh, past.c2)  # (6)
-        return alpha, _Past(h1, c1, h2, c2)
-
-    def _logits(self, hidden: Tensor) -> Tensor:
-        """Equation (7): h2 (..., H) -> logits (..., V)."""
-        logits: Tensor = self.output(self.dropout(hidden.to(self.embedding.weight.dtype)))
+    def logits(self, tokens: Tensor, *read: Tensor) -> Tensor:
+        """Score the next word: equation (7); see :meth:`Unrolled.logits`."""
+        (h2,) = read
+        logits: Tensor = self.output(self.dropout(h2.to(self.embedding.weight.dtype)))
         return logits
-
-    def start(self, memory: Memory) -> State:
-        """Prepare one hypothesis per image; see :meth:`Decoder.start`."""
-        values, keys, mean = self._prepare(memory)
-        images = {"values": values, "keys": Keys.of(keys).units_first, "mean": mean}
-        if memory.mask is not None:
-            images["mask"] = memory.mask
-        return State(_Past.zeros(mean, len(memory), 1, self.config.hidden)._asdict(), images)
-
-    def step(self, tokens: Tensor, state: State) -> Step:
-        """Read words (B, W) and score the next; see :meth:`Decoder.step`."""
-        images = state.images
-        attend_once = partial(
-            attend, keys=images["keys"], values=images["values"], v=self.score, mask=images.get("mask")
-        )
-        *times, _ = self.products()
-        alpha, past = self._advance(
-            self._word_gates(tokens),
-            images["mean"],
-            _Past(**state.hypotheses),
-            attend_once,
-            _Products(*times),
-        )
-        return Step(self._logits(past.h2), alpha, State(past._asdict(), images))
-
-    def forward(self, memory: Memory, tokens: Tensor) -> DecoderOutput:
-        """Score whole captions (B, K, T); see :meth:`Decoder.forward`."""
-        k = tokens.shape[1]
-        packing = Packing.of(tokens)
-        memory = memory[packing.order]
-        values, keys, mean = self._prepare(memory)
-        distinct, words = packing.words.unique(return_inverse=True)
-        rows = [images * k for images in packing.active]
-        gates = F.embedding(words, self._word_gates(distinct)).split(rows)
-        multiply = recurrent_products(self._weights(), rows)
-        steps = additive_attention(keys, values, self.score, mask=memory.mask, active=packing.active, captions=k)
-        past = _Past.zeros(mean, len(memory), k, self.config.hidden)
-        hidden, attention = [], []
-        for images, words_t, attend_t, times_t in zip(packing.active, gates, steps, multiply, strict=True):
-            past = _Past(*(part[:images] for part in past))
-            alpha, past = self._advance(words_t.view(images, k, -1), mean[:images], past, attend_t, _Products(*times_t))
-            hidden.append(past.h2.flatten(0, 1))
-            attention.append(alpha.flatten(0, 1))
-        h2, alpha = (torch.cat(part).index_select(0, packing.rows) for part in (hidden, attention))
-        return DecoderOutput(self._logits(h2), alpha)

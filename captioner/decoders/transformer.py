@@ -65,6 +65,7 @@ class Transformer(Decoder):
 
     Config: ClassVar[type[DecoderConfig]] = TransformerConfig
     attends: ClassVar[bool] = True
+    exact = ("output",)  # its rounding would be that of the words' probabilities
 
     def __init__(self, config: TransformerConfig, *, features: int, words: int) -> None:
         super().__init__(config, features=features, words=words)

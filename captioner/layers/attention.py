@@ -9,14 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from captioner.layers.linear import Packable
 
-class Attention(nn.Module):
+
+class Attention(nn.Module, Packable):
     """Multi-head attention, section 3.2.2: ``softmax(Q K^T / sqrt(E)) V`` (1) in every head.
 
     One linear map of the concatenated heads follows. As in the paper the maps have no bias (a bias of the keys would
     have no effect, since softmax ignores a constant added to all scores of a query), and there is no dropout on the
     weights.
     """
+
+    packs = ("query", "key_value", "output")
 
     def __init__(self, size: int, heads: int) -> None:
         super().__init__()

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from captioner.layers.depthwise import depthwise
+from captioner.layers.linear import Packable
 
 
-class ConvolutionModule(nn.Module):
+class ConvolutionModule(nn.Module, Packable):
     """What is near a place, beside self-attention, which sees all places alike (section 2.2).
 
     A pointwise convolution to twice the size, a gated linear unit, a depthwise convolution, normalisation, Swish, and a
@@ -27,6 +28,8 @@ class ConvolutionModule(nn.Module):
         kernel: K, odd.
         axes: 1 for words in a line, 2 for the places of a grid, row by row.
     """
+
+    packs = ("expand", "project")
 
     def __init__(self, size: int, kernel: int, *, axes: int) -> None:
         super().__init__()

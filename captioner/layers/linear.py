@@ -50,37 +50,38 @@ class PackedLinear(nn.Module):
 
 
 class Packable:
-    """A module that says what of it is packed, and how; of any other, all linear layers are.
+    """A module that declares which of its linear layers :func:`packed` replaces; those of others stay as they are.
 
     Attributes:
-        exact: names of its linear layers that are packed in 32 bits.
-        plain: names of its linear layers that are not packed, as it uses their weights in ways of its own.
+        packs: names of linear layers that are packed in the precision of the twin.
+        exact: names of linear layers that are packed in 32 bits.
     """
 
+    packs: ClassVar[tuple[str, ...]] = ()
     exact: ClassVar[tuple[str, ...]] = ()
-    plain: ClassVar[tuple[str, ...]] = ()
 
     def pack(self, dtype: torch.dtype) -> None:
-        """Pack what is no linear layer; called on the copy that :func:`packed` makes."""
+        """Pack weights that are not those of a linear layer; called on the copy that :func:`packed` makes."""
 
 
 def packed(module: M, dtype: torch.dtype) -> M:
-    """Return a copy of a module for captioning on a CPU: its linear layers are packed, all else is shared.
+    """Return a copy of a module for captioning on a CPU: the layers that it declares are packed, all else is shared.
 
     Args:
         module: in eval mode, on the CPU.
-        dtype: of the packed layers, but for those that are excepted (:class:`Packable`).
+        dtype: of the packed layers, except those in :attr:`Packable.exact`.
     """
     twin = copy.copy(module)
-    exact, plain = (module.exact, module.plain) if isinstance(module, Packable) else ((), ())
+    precisions: dict[str, torch.dtype] = {}
+    if isinstance(module, Packable):
+        precisions = dict.fromkeys(module.packs, dtype) | dict.fromkeys(module.exact, torch.float32)
     twin._modules = {}
     for name, child in module._modules.items():
-        if child is None or name in plain:
-            twin._modules[name] = child
-        elif isinstance(child, nn.Linear):
-            twin._modules[name] = PackedLinear(child.weight, child.bias, torch.float32 if name in exact else dtype)
+        if isinstance(child, nn.Linear):
+            precision = precisions.get(name)
+            twin._modules[name] = child if precision is None else PackedLinear(child.weight, child.bias, precision)
         else:
-            twin._modules[name] = packed(child, dtype)
+            twin._modules[name] = None if child is None else packed(child, dtype)
     if isinstance(twin, Packable):
         twin.pack(dtype)
     return twin

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from captioner.layers.linear import Packable
 from captioner.memory import Memory
 
 _RENAMED: dict[Any, dict[str, bool]] = {
@@ -33,14 +32,12 @@ def rename_positions(settings: Any) -> Any:
     return {key: value for key, value in settings.items() if key != "positions"} | _RENAMED[positions]
 
 
-class Geometry(nn.Module, Packable):
+class Geometry(nn.Module):
     """A learned vector for each place's box, to be added to its features.
 
     It is a linear map of (x0, y0, x1, y1, width, height, area), all relative. A cell of a grid is a box like any other,
     so that regions and grids are treated alike. The map starts at zero: an untrained one changes nothing.
     """
-
-    plain = ("project",)
 
     def __init__(self, features: int) -> None:
         super().__init__()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from captioner.layers.attention import Attention
 from captioner.layers.conformer import ConvolutionModule
 from captioner.layers.dropout import Dropout
+from captioner.layers.linear import Packable
 from captioner.layers.relative import RelativeAttention
 from captioner.settings import Settings
 
@@ -76,8 +77,10 @@ class EncoderBlockConfig(BlockConfig):
 _ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
 
 
-class FeedForward(nn.Sequential):
+class FeedForward(nn.Sequential, Packable):
     """The position-wise feed-forward network, section 3.3 (2)."""
+
+    packs = ("0", "2")
 
     def __init__(self, config: BlockConfig) -> None:
         first, second = nn.Linear(config.size, config.feed_forward), nn.Linear(config.feed_forward, config.size)
@@ -307,12 +310,21 @@ class DecoderBlock(nn.Module):
         return own.weights(query, self.words(x), bias=bias, causal=True)
 
 
-def projection(features: int, size: int) -> nn.Module:
-    """Return a projection of features to the blocks' size, a linear map and a layer norm; the identity if they have it.
+class Projection(nn.Sequential, Packable):
+    """A linear map of features (..., D) to the blocks' size (..., S), and a layer norm.
 
-    The paper has only words, whose vectors are learned; the features of a picture can have any scale.
+    The paper has only words, whose vectors are learned; the features of an image can have any scale.
     """
-    return nn.Identity() if features == size else nn.Sequential(nn.Linear(features, size), nn.LayerNorm(size))
+
+    packs = ("0",)
+
+    def __init__(self, features: int, size: int) -> None:
+        super().__init__(nn.Linear(features, size), nn.LayerNorm(size))
+
+
+def projection(features: int, size: int) -> nn.Module:
+    """Return a :class:`Projection`; the identity if the features have the blocks' size."""
+    return nn.Identity() if features == size else Projection(features, size)
 
 
 def last_norm(config: BlockConfig) -> nn.Module:

@@ -137,7 +137,7 @@ def scripted(decoder: Any, places: tuple[int, ...]) -> None:
         steps = iter(places)
         return lambda alpha: torch.full(alpha.shape[:2], next(steps))
 
-    decoder._sampler = sampler
+    decoder.sampler = sampler
 
 
 @pytest.mark.parametrize("baseline", [0.0, -3.0])
@@ -184,7 +184,7 @@ def test_hard_attention_draws_as_often_as_it_should() -> None:
     torch.manual_seed(0)
     decoder = build_decoder("show_attend_tell", kind="hard", expected=0.25).train()
     alpha = torch.tensor([0.5, 0.0, 0.3, 0.2, 0.0], dtype=torch.float64).expand(4000, 5, 5)
-    drawn = decoder._sampler(4000, 5)(alpha)
+    drawn = decoder.sampler(4000, 5)(alpha)
     share = torch.bincount(drawn.flatten() + 1, minlength=6) / drawn.numel()
     expected = torch.tensor([0.25, 0.375, 0.0, 0.225, 0.15, 0.0])
     torch.testing.assert_close(share, expected, atol=0.015, rtol=0)

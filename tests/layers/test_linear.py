@@ -31,28 +31,34 @@ def test_it_is_the_linear_map(shape: tuple[int, ...], biased: bool) -> None:
     torch.testing.assert_close(rounded(x).float(), expected, rtol=0.02, atol=0.05)
 
 
+class _Deep(nn.Sequential, Packable):
+    packs = ("0",)
+
+
 class _Net(nn.Module, Packable):
+    packs = ("first",)
     exact = ("last",)
-    plain = ("weights",)
 
     def __init__(self) -> None:
         super().__init__()
         self.first, self.weights, self.last = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
-        self.deep = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 4))
+        self.deep = nn.Sequential(_Deep(nn.Linear(4, 4), nn.LayerNorm(4)), nn.Linear(4, 4))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last(F.linear(self.deep(self.first(x)).float(), self.weights.weight))
+        x = self.deep[0](self.first(x)).float()
+        return self.last(F.linear(self.deep[1](x), self.weights.weight))
 
 
 @pytest.mark.usefixtures("onednn")
 @torch.inference_mode()
-def test_a_module_is_packed_but_for_what_it_excepts() -> None:
+def test_only_what_a_module_declares_is_packed() -> None:
     torch.manual_seed(0)
     net, x = _Net().eval(), torch.randn(3, 4)
     twin = packed(net, torch.bfloat16)
     kinds = {name: type(module) for name, module in twin.named_modules()}
-    assert kinds["first"] is kinds["last"] is kinds["deep.0"] is PackedLinear
-    assert twin.weights is net.weights and isinstance(net.first, nn.Linear), "the original was changed"
+    assert kinds["first"] is kinds["last"] is kinds["deep.0.0"] is PackedLinear
+    assert twin.weights is net.weights and kinds["deep.1"] is nn.Linear
+    assert isinstance(net.first, nn.Linear), "the original was changed"
     assert twin.last.dtype == torch.float32 and twin.first.dtype == torch.bfloat16
     torch.testing.assert_close(twin(x).float(), net(x), rtol=0.05, atol=0.05)
     torch.testing.assert_close(packed(net, torch.float32)(x), net(x), rtol=1e-5, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Parts of the decoders' recurrences: the LSTM's gates, and products with one weight gradient for all steps.
+"""Products of a recurrence with one weight gradient for all steps, and the LSTM's gates.
 
 A recurrence multiplies by the same weights at every step. Recorded step by step, the backward pass computes a gradient
 as large as the weight for each step and adds them up; here it is one product over all steps. autograd itself collects
@@ -12,7 +12,7 @@ Tensor letters: I inputs, O outputs, H hidden units.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -25,6 +25,7 @@ from captioner.layers.kernels import wide
 from captioner.layers.linear import Packable, PackedLinear
 
 Product: TypeAlias = Callable[[Tensor], Tensor]  # x (..., I) -> x W^T (..., O), at least 32 bits
+Products: TypeAlias = Mapping[str, Product]  # by the name of their weight
 
 
 def lstm_gates(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,27 +50,24 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return wide(F.linear(x.to(weight.dtype), weight, bias))
 
 
-def products(weights: Sequence[Tensor]) -> list[Product]:
-    """Return for each weight (O, I) the function that multiplies by it, for a single step of a search."""
-    return [partial(product, weight=weight) for weight in weights]
-
-
 class Recurrent(Packable, ABC):
-    """A decoder that multiplies by the same weights at every step of a search: packed ones, if it is a packed twin."""
+    """A decoder that multiplies by the same weights at every step; its packed twin, by packed ones."""
 
-    _packed: list[Product] | None = None
+    _packed: Products | None = None
 
     @abstractmethod
-    def search_weights(self) -> list[Tensor]:
-        """Return the weights (O, I) that a step of a search multiplies by."""
+    def weights(self) -> dict[str, Tensor]:
+        """Return the weights (O, I) of a step's products, by name."""
 
-    def products(self) -> list[Product]:
-        """Return for each of them the function that multiplies by it."""
-        return products(self.search_weights()) if self._packed is None else self._packed
+    def products(self) -> Products:
+        """Return the products of one step, by the names of their weights."""
+        if self._packed is not None:
+            return self._packed
+        return {name: partial(product, weight=weight) for name, weight in self.weights().items()}
 
     def pack(self, dtype: torch.dtype) -> None:
-        """See :meth:`Packable.pack`."""
-        self._packed = [_packed_product(weight, dtype) for weight in self.search_weights()]
+        """Pack the weights; see :meth:`Packable.pack`."""
+        self._packed = {name: _packed_product(weight, dtype) for name, weight in self.weights().items()}
 
 
 def _packed_product(weight: Tensor, dtype: torch.dtype) -> Product:
@@ -117,20 +115,22 @@ def _multiply(x: Tensor, *, slip: Tensor, weight: Tensor) -> Tensor:
     return y
 
 
-def recurrent_products(weights: Sequence[Tensor], rows: list[int]) -> Iterator[list[Product]]:
-    """Prepare weights for the steps of a recurrence, in autocast's precision where that is on.
+def unrolled_products(weights: Mapping[str, Tensor], rows: list[int]) -> Iterator[Products]:
+    """Prepare the products of all steps of a recurrence, in autocast's precision where that is on.
 
     Args:
-        weights: (O, I) each.
+        weights: (O, I) each, by name.
         rows: for each step how many rows (the product of all dimensions of x but the last) it multiplies.
 
-    Returns:
-        For each step and each weight, the function that multiplies x (..., I) by it. Each may be called only once: the
-        messages of two calls would be added up on one slip.
+    Yields:
+        For each step its products x (..., I) -> (..., O), by name. Call each once: the messages of two calls would be
+        added up on one slip.
     """
-    device = weights[0].device.type
-    if torch.is_autocast_enabled(device):
-        weights = [weight.to(torch.get_autocast_dtype(device)) for weight in weights]
-    prepared = [(weight.detach(), _Weight.apply(weight, rows)) for weight in weights]
+    prepared = {}
+    for name, weight in weights.items():
+        device = weight.device.type
+        if torch.is_autocast_enabled(device):
+            weight = weight.to(torch.get_autocast_dtype(device))
+        prepared[name] = (weight.detach(), _Weight.apply(weight, rows))
     for step in range(len(rows)):
-        yield [partial(_multiply, slip=slips[step], weight=weight) for weight, slips in prepared]
+        yield {name: partial(_multiply, slip=slips[step], weight=weight) for name, (weight, slips) in prepared.items()}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from captioner.layers.recurrence import lstm_gates, product, recurrent_products
+from captioner.layers.unroll import lstm_gates, product, unrolled_products
 
 ROWS = [6, 6, 2]
 
@@ -29,8 +29,8 @@ def make(dtype: torch.dtype = torch.float64) -> list[Tensor]:
 def ours(out: Tensor, back: Tensor, *inputs: Tensor) -> list[Tensor]:
     """Return x_t + tanh(y_{t-1}) times both weights, for all steps."""
     outputs: list[Tensor] = []
-    for x, (first, second) in zip(inputs, recurrent_products([out, back], ROWS), strict=True):
-        outputs.append(second(torch.tanh(first(x + outputs[-1][: len(x)] if outputs else x))))
+    for x, times in zip(inputs, unrolled_products({"out": out, "back": back}, ROWS), strict=True):
+        outputs.append(times["back"](torch.tanh(times["out"](x + outputs[-1][: len(x)] if outputs else x))))
     return outputs
 
 
@@ -70,8 +70,8 @@ def test_a_weight_makes_one_gradient_however_many_steps_there_are() -> None:
     weight, made = torch.randn(5, 3, requires_grad=True), []
     weight.register_hook(lambda gradient: made.append(gradient.shape))
     sum(
-        multiply(torch.randn(rows, 3)).sum()
-        for rows, (multiply,) in zip(ROWS, recurrent_products([weight], ROWS), strict=True)
+        times["only"](torch.randn(rows, 3)).sum()
+        for rows, times in zip(ROWS, unrolled_products({"only": weight}, ROWS), strict=True)
     ).backward()
     assert made == [weight.shape]
 
@@ -93,7 +93,7 @@ def test_16_bit_weights_get_gradients_in_16_bits() -> None:
 def test_autocast_multiplies_in_its_precision_and_returns_32_bits() -> None:
     weight, x = torch.randn(5, 3), torch.randn(2, 3)
     with torch.autocast("cpu", torch.bfloat16):
-        ((multiply,),) = recurrent_products([weight], [2])
-        y = multiply(x)
+        (times,) = unrolled_products({"only": weight}, [2])
+        y = times["only"](x)
     assert y.dtype == torch.float32
     assert torch.equal(y, (x.bfloat16() @ weight.bfloat16().T).float())
