@@ -43,7 +43,7 @@ from captioner.benchmark.run import machine
 from captioner.data.batches import Captions
 from captioner.data.find import find_images
 from captioner.data.loader import ImageLoader
-from captioner.decoders import Decoder, DecoderOutput
+from captioner.decoders import Decoder
 from captioner.encoders import efficientnet_lite
 from captioner.encoders.base import Encoder
 from captioner.features import build_store
