@@ -112,6 +112,7 @@ class Refined(Decoder):
         nn.Module.__init__(self)
         self.refiner, self.decoder = refiner, decoder
         self.attends = decoder.attends  # type: ignore[misc]
+        self.reads_half = True  # type: ignore[misc]
 
     def refined(self, memory: Memory) -> tuple[Memory, Decoder]:
         """Refine the memory; see :meth:`Decoder.refined`."""

@@ -75,7 +75,9 @@ class TorchPipeline(Captioner):
         On a CPU decoders are packed, and take a memory of any precision; elsewhere it must be that of their weights.
         """
         memory = encoder.finish(memory.to(self.device), cut)
-        return memory if self.device.type == "cpu" else memory.to(dtype=next(self.decoders[0].parameters()).dtype)
+        if self.device.type == "cpu" and all(decoder.reads_half for decoder in self.decoders):
+            return memory
+        return memory.to(dtype=next(self.decoders[0].parameters()).dtype)
 
     def encoded_at_once(self, batch_size: int) -> int:
         """See :meth:`Captioner.encoded_at_once`."""

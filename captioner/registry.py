@@ -1,16 +1,22 @@
-"""Names of interchangeable parts: encoders, decoders, searches.
+"""Names of interchangeable parts: encoders, decoders, objectives.
 
 A family registers itself with a decorator; the command line, the configs and the parametrised tests read the registry,
-so that adding a family means adding a file.
+so adding a family means adding a file. The file can be outside this package: :func:`import_code` imports it, and an
+installed package can announce its families as entry points of the group ``captioner.decoders`` or the like.
 """
 
 from __future__ import annotations
 
 import difflib
+import hashlib
+import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module, metadata
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import Generic, TypeVar
 
-from captioner.errors import ConfigError
+from captioner.errors import CaptionerError, ConfigError, first_line
 
 T = TypeVar("T")
 
@@ -21,11 +27,49 @@ def suggestion(name: str, known: list[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-class Registry(Generic[T]):
-    """A table from names to entries of one kind."""
+def import_code(source: str) -> None:
+    """Import a Python file, or an installed module by its dotted name, that registers parts.
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    Args:
+        source: ``mine.py``, a path with that ending; or ``package.module``.
+
+    Raises:
+        ConfigError: there is no such file or module, or it fails; its own exception is the cause.
+    """
+    path = Path(source)
+    try:
+        if path.suffix != ".py":
+            import_module(source)
+            return
+        if not path.is_file():
+            raise ConfigError(f"--import {source}: there is no such file")
+        name = f"{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+        if name in sys.modules:
+            return
+        spec = spec_from_file_location(name, path)
+        assert spec is not None and spec.loader is not None
+        module = sys.modules[name] = module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    except CaptionerError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"--import {source}: {type(error).__name__}: {first_line(error)}") from error
+
+
+class Registry(Generic[T]):
+    """A table from names to entries of one kind.
+
+    Args:
+        kind: names an entry in errors.
+        group: entry points of installed packages in which an unknown name is looked up.
+    """
+
+    def __init__(self, kind: str, *, group: str | None = None) -> None:
+        self.kind, self.group = kind, group
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
@@ -40,15 +84,20 @@ class Registry(Generic[T]):
         return decorate
 
     def __getitem__(self, name: str) -> T:
+        if name not in self._entries and name in (points := self._entry_points()):
+            points[name].load()  # registers it
         try:
             return self._entries[name]
         except KeyError:
-            hint = suggestion(name, list(self._entries))
-            known = ", ".join(sorted(self._entries))
-            raise ConfigError(f"{self.kind} {name!r} does not exist.{hint} Known: {known}") from None
+            hint = suggestion(name, list(self))
+            outside = "; one from a file of yours needs: captioner --import FILE.py" if self.group else ""
+            raise ConfigError(f"{self.kind} {name!r} does not exist.{hint} Known: {', '.join(self)}{outside}") from None
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._entries))
+        return iter(sorted({*self._entries, *self._entry_points()}))
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        return name in self._entries or name in self._entry_points()
+
+    def _entry_points(self) -> dict[str, metadata.EntryPoint]:
+        return {point.name: point for point in metadata.entry_points(group=self.group)} if self.group else {}

@@ -1,4 +1,4 @@
-"""The options that every command has: ``--quiet`` and ``--verbose``."""
+"""The options that every command has: ``--quiet``, ``--verbose`` and ``--import``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typer.main import get_command
 
 from captioner.cli import console
 from captioner.cli.console import Verbosity
+from captioner.registry import import_code
 
 
 def _setter(verbosity: Verbosity) -> Callable[[bool], None]:
@@ -21,6 +22,11 @@ def _setter(verbosity: Verbosity) -> Callable[[bool], None]:
             console.set_verbosity(verbosity)
 
     return callback
+
+
+def _import(sources: list[str] | None) -> None:
+    for source in sources or ():
+        import_code(source)
 
 
 def _options(
@@ -44,12 +50,23 @@ def _options(
             help="Also say what is done, where, when and how, and show tracebacks of errors in libraries.",
         ),
     ] = False,
+    code: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--import",
+            metavar="FILE.py",
+            callback=_import,
+            expose_value=False,
+            is_eager=True,
+            help="Import your own decoders, encoders or readers of data first, from a file or an installed module.",
+        ),
+    ] = None,
 ) -> None:
     """Take the options that every command has."""
 
 
 class Commands(TyperGroup):
-    """Commands which all have ``--quiet`` and ``--verbose``, before and after their name."""
+    """Commands that all take these options, before and after their name."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

@@ -91,10 +91,13 @@ class Decoder(nn.Module, Packable, ABC):
 
     Attributes:
         attends: whether its steps return attention.
+        reads_half: whether its twin for searches on a CPU reads a memory in 16 bits; another decoder gets the memory in
+            the precision of its weights.
     """
 
     Config: ClassVar[type[DecoderConfig]]
     attends: ClassVar[bool]
+    reads_half: ClassVar[bool] = False
 
     @abstractmethod
     def __init__(self, config: DecoderConfig, *, features: int, words: int) -> None:
@@ -148,4 +151,4 @@ class Decoder(nn.Module, Packable, ABC):
         )
 
 
-DECODERS: Registry[type[Decoder]] = Registry("decoder")
+DECODERS: Registry[type[Decoder]] = Registry("decoder", group="captioner.decoders")

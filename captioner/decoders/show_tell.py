@@ -37,6 +37,7 @@ class ShowTell(Recurrent, Decoder):
 
     Config: ClassVar[type[DecoderConfig]] = ShowTellConfig
     attends: ClassVar[bool] = False
+    reads_half = True
     packs = ("image",)
     exact = ("output",)  # its rounding would be that of the words' probabilities
 

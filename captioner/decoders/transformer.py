@@ -65,6 +65,7 @@ class Transformer(Decoder):
 
     Config: ClassVar[type[DecoderConfig]] = TransformerConfig
     attends: ClassVar[bool] = True
+    reads_half = True
     exact = ("output",)  # its rounding would be that of the words' probabilities
 
     def __init__(self, config: TransformerConfig, *, features: int, words: int) -> None:

@@ -67,6 +67,7 @@ class Unrolled(Recurrent, Decoder):
         score: (A,) the scoring vector of the attention network.
     """
 
+    reads_half = True
     score: nn.Parameter
 
     @abstractmethod

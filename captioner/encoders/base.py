@@ -146,4 +146,4 @@ class Encoder(nn.Module, ABC):
         return digest.hexdigest()
 
 
-ENCODERS: Registry[type[Encoder]] = Registry("encoder")
+ENCODERS: Registry[type[Encoder]] = Registry("encoder", group="captioner.encoders")
