@@ -19,11 +19,6 @@ FEATURES, WORDS = 8, 13
 SMALL = {"embedding": 6, "hidden": 5, "attention": 7, "values": 4}
 SMALL |= {"blocks": 2, "size": 8, "heads": 2, "feed_forward": 12}
 
-#: every family of decoders, and what a family can be besides
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in DECODERS} | {
-    "transformer, relative": ("transformer", {"positions": "relative"})
-}
-
 # (B, K): captions of different lengths, absent ones, and an image that has none at all.
 LENGTHS = ((3, 1), (0, 5), (0, 0), (4, 4))
 
@@ -34,23 +29,20 @@ def build_decoder(
     """Build a small decoder in eval mode.
 
     Args:
-        name: its family in the registry, or one of :data:`VARIANTS`; settings that the family lacks are left out.
+        name: its family in the registry; settings that the family lacks are left out.
         dropout: the value of each of its dropout settings.
         spread: standard deviation of all weights, so that none is zero and attention is far from uniform; ``None``
             keeps the family's own initialisation.
         seed: of the weights.
         settings: of this family only.
     """
-    name, own = VARIANTS[name]
     family = DECODERS[name]
     fields = family.Config.model_fields
     small = {field: size for field, size in SMALL.items() if field in fields}
     dropouts = {field: dropout for field in fields if "dropout" in field}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        decoder = (
-            family(family.Config(**(small | dropouts | own | settings)), features=FEATURES, words=WORDS).double().eval()
-        )
+        decoder = family(family.Config(**(small | dropouts | settings)), features=FEATURES, words=WORDS).double().eval()
         if spread is not None:
             with torch.no_grad():
                 for parameter in decoder.parameters():

@@ -36,11 +36,7 @@ def captioner(request: pytest.FixtureRequest) -> Captioner:
             "refined": {"name": "transformer", **BLOCKS},
             "relative": {"name": "transformer", **BLOCKS, **RELATIVE},
         }[request.param],
-        decoder={
-            "name": "transformer",
-            "positions": "relative" if request.param == "relative" else "sinusoidal",
-            **BLOCKS,
-        },
+        decoder={"name": "transformer_xl" if request.param == "relative" else "transformer", **BLOCKS},
         search={"min_words": 3, "max_words": 6},  # type: ignore[arg-type]
     )
     model = CaptionModel.build(config, Vocabulary(["a", "dog", "cat", "runs", "grass"]))

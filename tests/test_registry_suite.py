@@ -49,7 +49,7 @@ CAPTIONS = [[[1, 4, 5, 7, 2], [1, 9, 6, 2]], [[1, 4, 6, 8, 4, 10, 2]], [[1, 5, 2
 #: what a family can be besides
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "conformer": ("transformer", {"relative": True, "convolution": 3, "half_steps": True}),
-    "relative": ("transformer", {"positions": "relative"}),
+    "relative": ("transformer_xl", {}),
 }
 
 

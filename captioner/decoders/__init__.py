@@ -5,6 +5,7 @@ from captioner.decoders.show_attend_tell import ShowAttendTell
 from captioner.decoders.show_tell import ShowTell
 from captioner.decoders.top_down import TopDown
 from captioner.decoders.transformer import Transformer
+from captioner.decoders.transformer_xl import TransformerXL
 
 __all__ = [
     "DECODERS",
@@ -17,4 +18,5 @@ __all__ = [
     "Step",
     "TopDown",
     "Transformer",
+    "TransformerXL",
 ]

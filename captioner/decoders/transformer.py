@@ -5,8 +5,7 @@ Further tensor letters: S model size, H heads, E = S / H, L words so far.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,21 +17,14 @@ from captioner.errors import ConfigError
 from captioner.layers.dropout import Dropout
 from captioner.layers.linear import PackedLinear
 from captioner.layers.positions import Geometry, sinusoidal
-from captioner.layers.segments import Context, Past
-from captioner.layers.transformer import BlockConfig, DecoderBlock, Rows, key_mask, last_norm, projection
+from captioner.layers.transformer import BlockConfig, Decoded, DecoderBlock, Rows, key_mask, last_norm, projection
 from captioner.memory import Memory
 from captioner.text.vocabulary import PAD
 
 
-class TransformerConfig(BlockConfig, DecoderConfig):
-    """Sizes of the decoder."""
+class WriterConfig(BlockConfig, DecoderConfig):
+    """What the Transformer's decoders have in common."""
 
-    positions: Literal["sinusoidal", "learned", "relative"] = Field(
-        "sinusoidal",
-        description="encoding of a word's position in the caption; relative is none, but attention that knows how far "
-        "apart two words are (Dai 2019)",
-    )
-    max_words: int = Field(64, ge=1, description="longest caption with learned positions; the others have no limit")
     tie_output: bool = Field(
         True, description="score words with the word vectors themselves (section 3.4), or with separate weights"
     )
@@ -42,6 +34,23 @@ class TransformerConfig(BlockConfig, DecoderConfig):
     train_attention: bool = Field(
         False, description="return attention in training as well, for objectives that use it; costs time and memory"
     )
+
+
+class TransformerConfig(WriterConfig):
+    """Sizes of the decoder."""
+
+    positions: Literal["sinusoidal", "learned"] = Field(
+        "sinusoidal", description="encoding of a word's position in the caption"
+    )
+    max_words: int = Field(64, ge=1, description="longest caption with learned positions; the others have no limit")
+
+
+class _Apply(Protocol):
+    """Applies block ``number``; the arguments are those of :meth:`DecoderBlock.forward`."""
+
+    def __call__(
+        self, number: int, x: Tensor, rows: Rows, places: Tensor, mask: Tensor | None, weights: bool
+    ) -> Decoded: ...
 
 
 @DECODERS.register("transformer")
@@ -57,33 +66,29 @@ class Transformer(Decoder):
     warm-up (Xiong 2020, https://arxiv.org/abs/2002.04745). Learned positions, which the paper found equally good, are
     initialised to the sinusoidal ones. ``geometry`` adds a learned map of its box to each place.
 
-    With relative positions (Transformer-XL, Dai 2019, https://arxiv.org/abs/1901.02860) words are told apart by their
-    distance, and those of a line can attend to the words of the lines before, its context (segment recurrence, see
-    :mod:`captioner.layers.segments`). That paper's model has no cross-attention; here it remains with the places of the
-    line that is being written.
+    Attributes:
+        relative: whether self-attention has relative positions, and the words none of their own.
     """
 
     Config: ClassVar[type[DecoderConfig]] = TransformerConfig
     attends: ClassVar[bool] = True
     reads_half = True
     exact = ("output",)  # its rounding would be that of the words' probabilities
+    relative: ClassVar[bool] = False
 
-    def __init__(self, config: TransformerConfig, *, features: int, words: int) -> None:
+    def __init__(self, config: WriterConfig, *, features: int, words: int) -> None:
         super().__init__(config, features=features, words=words)
         self.config = config
         self._tied: PackedLinear | None = None
         self.project = projection(features, config.size)
         self.geometry = Geometry(config.size) if config.geometry else None
         self.embedding = nn.Embedding(words, config.size, padding_idx=PAD)
-        # <bos> precedes up to max_words words.
-        self.positions = (
-            nn.Parameter(sinusoidal(config.max_words + 1, config.size).float())
-            if config.positions == "learned"
-            else None
-        )
+        self.positions = None
+        if isinstance(config, TransformerConfig) and config.positions == "learned":
+            # <bos> precedes up to max_words words.
+            self.positions = nn.Parameter(sinusoidal(config.max_words + 1, config.size).float())
         self.dropout = Dropout(config.dropout)
-        relative = config.positions == "relative"
-        self.blocks: Any = nn.ModuleList(DecoderBlock(config, relative=relative) for _ in range(config.blocks))
+        self.blocks: Any = nn.ModuleList(DecoderBlock(config, relative=self.relative) for _ in range(config.blocks))
         self.norm = last_norm(config)
         self.output = None if config.tie_output else nn.Linear(config.size, words)
         nn.init.normal_(self.embedding.weight, std=config.size**-0.5)
@@ -99,11 +104,6 @@ class Transformer(Decoder):
             vectors = vectors + self.geometry(memory)
         return [block.places(vectors) for block in self.blocks]
 
-    @property
-    def reads_context(self) -> bool:
-        """Whether it can attend to the words of lines before."""
-        return self.config.positions == "relative"
-
     def _positions(self, steps: int) -> Tensor:
         """Return the encodings of the first positions, (T, S)."""
         weight = self.embedding.weight
@@ -111,7 +111,7 @@ class Transformer(Decoder):
             return sinusoidal(steps, self.config.size, device=weight.device).to(weight.dtype)
         if steps > len(self.positions):
             raise ConfigError(
-                f"transformer: its learned positions end after {self.config.max_words} words, and a caption has "
+                f"transformer: its learned positions end after {len(self.positions) - 1} words, and a caption has "
                 f"{steps - 1}; train with a larger max_words or with sinusoidal positions, or write shorter captions"
             )
         return self.positions[:steps]
@@ -119,7 +119,7 @@ class Transformer(Decoder):
     def _embed(self, tokens: Tensor, steps: int, at: Tensor | int) -> Tensor:
         """Return the vectors (M, S) of words (M,), whose positions are ``at`` of the first ``steps``."""
         x = self.embedding(tokens) * self.config.size**0.5
-        return self.dropout(x if self.config.positions == "relative" else x + self._positions(steps)[at])
+        return self.dropout(x if self.relative else x + self._positions(steps)[at])
 
     def _logits(self, x: Tensor) -> Tensor:
         """Return logits (M, V) for x (M, S)."""
@@ -138,96 +138,80 @@ class Transformer(Decoder):
         if self.output is None:
             self._tied = PackedLinear(self.embedding.weight, None, torch.float32)
 
-    def start(self, memory: Memory, past: Past | None = None) -> State:
-        """Prepare one hypothesis per image; see :meth:`Decoder.start`.
-
-        Args:
-            memory: of B images or lines.
-            past: what the lines before them say, with relative positions; see :meth:`states`.
-        """
+    def start(self, memory: Memory) -> State:
+        """Prepare one hypothesis per image; see :meth:`Decoder.start`."""
         places = self._places(memory)
         images = {f"places.{i}": keys_values.contiguous() for i, keys_values in enumerate(places)}
         mask = key_mask(memory.mask)
         if mask is not None:
             images["mask"] = mask
-        if past is not None:
-            images["context"] = past.mask
-            caches = [block.words(past.states[i]).unsqueeze(1) for i, block in enumerate(self.blocks)]
-        else:
-            b, _, heads, _, size = places[0].shape
-            caches = [keys_values.new_empty(b, 1, 2, heads, 0, size) for keys_values in places]
-        return State({f"cache.{i}": cache for i, cache in enumerate(caches)}, images)
+        b, _, heads, _, size = places[0].shape
+        caches = {f"cache.{i}": keys_values.new_empty(b, 1, 2, heads, 0, size) for i, keys_values in enumerate(places)}
+        return State(caches, images)
 
     def step(self, tokens: Tensor, state: State) -> Step:
         """Read words (B, W) and score the next; see :meth:`Decoder.step`."""
         b, w = tokens.shape
         cache, rows = dict(state.hypotheses), Rows((b, w, 1))
-        x = self._embed(tokens.flatten(), cache["cache.0"].shape[-2] + 1, -1)
-        mask, context = state.images.get("mask"), state.images.get("context")
+        length = cache["cache.0"].shape[-2] + 1
+        x = self._embed(tokens.flatten(), length, -1)
+        mask, seen = state.images.get("mask"), self._seen(state, rows, length)
         attentions = []
         for i, block in enumerate(self.blocks):
             places, name = state.images[f"places.{i}"], f"cache.{i}"
-            x, cache[name], weights = block(x, rows, places, mask, cache=cache[name], context=context, weights=True)
+            x, cache[name], weights = block(x, rows, places, mask, cache=cache[name], seen=seen, weights=True)
             attentions.append(weights.mean(1))
         attention = torch.stack(attentions).mean(0)
         return Step(self._logits(x).view(b, w, -1), attention.view(b, w, -1), State(cache, state.images))
 
+    def _seen(self, state: State, rows: Rows, length: int) -> Tensor | None:
+        """Return which of the ``length`` words of a cache may be attended to, for a block; ``None`` for all."""
+        return None
+
+    def _block(self, number: int, x: Tensor, rows: Rows, places: Tensor, mask: Tensor | None, weights: bool) -> Decoded:
+        decoded: Decoded = self.blocks[number](x, rows, places, mask, weights=weights)
+        return decoded
+
     def _run_blocks(
-        self,
-        memory: Memory,
-        tokens: Tensor,
-        keep: Callable[[Tensor], Tensor] | None,
-        context: Context | None = None,
-        read: list[Tensor] | None = None,
+        self, memory: Memory, tokens: Tensor, apply: _Apply, *, weights: bool = False
     ) -> tuple[Tensor, list[Tensor]]:
         """Run the blocks over whole captions (B, K, T).
 
         Args:
             memory: of B images.
             tokens: see :meth:`Decoder.forward`.
-            keep: maps a block's weights (M, H, N) to what is kept of them; ``None`` does not compute weights at all.
-            context: of lines, see :meth:`forward`.
-            read: gets what each block reads, (B, K, T, S).
+            apply: applies one block.
+            weights: whether to return the weights of cross-attention.
 
         Returns:
-            The words' vectors (M, S), and for each block what was kept of its weights.
+            The words' vectors (M, S), and with ``weights`` each block's (M, H, N).
         """
         real = tokens != PAD
         steps = max(1, int(real.sum(-1).max()))
         index = real[..., :steps].flatten().nonzero().squeeze(1)
         rows, mask = Rows((tokens.shape[0], tokens.shape[1], steps), index), key_mask(memory.mask)
         x = self._embed(tokens[real], steps, index % steps)
-        kept, cache, seen = [], None, None if context is None else context.mask
-        for number, (block, places) in enumerate(zip(self.blocks, self._places(memory), strict=True)):
-            if read is not None:
-                read.append(rows.spread(x).detach())
-            if context is not None:
-                cache = block.words(context.before(number, rows.spread(x)[:, 0])).unsqueeze(1)
-            x, _, weights = block(x, rows, places, mask, cache=cache, context=seen, weights=keep is not None)
-            if keep is not None:
-                kept.append(keep(weights))
+        kept = []
+        for number, places in enumerate(self._places(memory)):
+            decoded = apply(number, x, rows, places, mask, weights)
+            x = decoded.x
+            if decoded.weights is not None:
+                kept.append(decoded.weights)
         return x, kept
 
-    def forward(self, memory: Memory, tokens: Tensor, context: Context | None = None) -> DecoderOutput:
-        """Score whole captions (B, K, T); see :meth:`Decoder.forward`.
+    def _scored(self, memory: Memory, tokens: Tensor, apply: _Apply) -> DecoderOutput:
+        attends = not self.training or self.config.train_attention
+        x, weights = self._run_blocks(memory, tokens, apply, weights=attends)
+        attention = torch.stack([each.mean(1) for each in weights]).mean(0) if attends else None
+        return DecoderOutput(self._logits(x), attention)
+
+    def forward(self, memory: Memory, tokens: Tensor) -> DecoderOutput:
+        """Score whole captions (B, K, T) at once; see :meth:`Decoder.forward`.
 
         In training there is no attention unless ``train_attention`` is set.
-
-        Args:
-            memory: of B images or lines.
-            tokens: their words.
-            context: with relative positions, and one translation (K = 1) of each line: what they attend to besides.
         """
-        attends = not self.training or self.config.train_attention
-        x, kept = self._run_blocks(memory, tokens, (lambda weights: weights.mean(1)) if attends else None, context)
-        return DecoderOutput(self._logits(x), torch.stack(kept).mean(0) if attends else None)
-
-    def states(self, memory: Memory, tokens: Tensor, context: Context | None = None) -> Tensor:
-        """Return what each block reads of the words (B, T) of lines, (blocks, B, T, S): the past of lines to come."""
-        read: list[Tensor] = []
-        self._run_blocks(memory, tokens.unsqueeze(1), None, context, read)
-        return torch.stack(read).squeeze(2)
+        return self._scored(memory, tokens, self._block)
 
     def cross_attention(self, memory: Memory, tokens: Tensor) -> Tensor:
         """Return each head's attention at the real words of captions (B, K, T), in their order: (M, blocks, H, N)."""
-        return torch.stack(self._run_blocks(memory, tokens, lambda weights: weights)[1], dim=1)
+        return torch.stack(self._run_blocks(memory, tokens, self._block, weights=True)[1], dim=1)

@@ -18,7 +18,7 @@ from torch.nn import Dropout
 
 from captioner.errors import ConfigError
 from captioner.layers.positions import Geometry, rename_positions, sinusoidal
-from captioner.layers.segments import Context, with_context
+from captioner.layers.segments import Context, SegmentEncoderBlock, with_context
 from captioner.layers.transformer import EncoderBlock, EncoderBlockConfig, key_mask, last_norm, projection
 from captioner.memory import Memory
 from captioner.registry import Registry
@@ -78,7 +78,8 @@ class TransformerRefiner(Refiner):
         self.project = projection(features, config.size)
         self.geometry = Geometry(config.size) if config.geometry else None
         self.dropout = Dropout(config.dropout)
-        self.blocks: Any = nn.ModuleList(EncoderBlock(config) for _ in range(config.blocks))
+        block = SegmentEncoderBlock if self.reads_context else EncoderBlock
+        self.blocks: Any = nn.ModuleList(block(config) for _ in range(config.blocks))
         self.norm = last_norm(config)
 
     @property

@@ -24,6 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from captioner.layers.transformer import EncoderBlock, Rows
+
 
 @dataclass(frozen=True)
 class Context(ABC):
@@ -126,10 +128,26 @@ class Neighbours(Context):
 
 
 def with_context(mask: Tensor | None, context: Context | None, words: int) -> Tensor | None:
-    """Put the mask of a context (B, C) before that of the lines' own words (B, T), of which ``None`` says all."""
+    """Put the mask of a context (B, C) before that of the lines' own words (B, T); ``None`` is a mask of all."""
     if context is None:
         return mask
     return F.pad(context.mask, (0, words), value=True) if mask is None else torch.cat([context.mask, mask], dim=1)
+
+
+def seen_words(context: Tensor, rows: Rows, length: int | None = None) -> Tensor:
+    """Return which words the captions of lines may attend to, for :meth:`DecoderBlock.forward`.
+
+    Args:
+        context: (B, C) true where there is a word of the context.
+        rows: of the captions.
+        length: of the context and the captions' own words so far; by default C + T.
+
+    Returns:
+        (B * K, 1, 1, L) true for every word but the padding of the context.
+    """
+    words = context.shape[1]
+    length = words + rows.shape[2] if length is None else length
+    return F.pad(context, (0, length - words), value=True).repeat_interleave(rows.shape[1], 0)[:, None, None]
 
 
 def previous_lines(starts: Sequence[bool], reach: int) -> Tensor:
@@ -148,3 +166,32 @@ def previous_lines(starts: Sequence[bool], reach: int) -> Tensor:
     first = number.where(begins.unsqueeze(1), 0).cummax(0).values
     previous = number - torch.arange(reach, 0, -1)
     return previous.where(previous >= first, -1)
+
+
+class SegmentEncoderBlock(EncoderBlock):
+    """A block of an encoder whose places, the words of lines, also attend to those of the lines before."""
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        shape: tuple[int, ...] | None = None,
+        context: Tensor | None = None,
+    ) -> Tensor:
+        """Refine words; see :meth:`EncoderBlock.forward`.
+
+        Args:
+            x: (B, N, S).
+            mask: (B, 1, 1, C + N), true where a word may be attended to.
+            shape: (N,).
+            context: (B, C, S) what this block read of the words before these. The convolution does not reach them.
+        """
+        if context is None:
+            return super().forward(x, mask, shape)
+        before = self.around_attention.before(self.begin(context))
+
+        def attend(y: Tensor) -> Tensor:
+            read = torch.cat([before, y], dim=1)
+            return self.attend(y, read, mask, (read.shape[1],))
+
+        return self.sublayers(x, attend, mask, (x.shape[1],))

@@ -6,11 +6,11 @@ queries, N keys (places, or words so far), S model size, H heads, E = S / H.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
@@ -91,9 +91,10 @@ class FeedForward(nn.Sequential, Packable):
 
 
 class Residual(nn.Module):
-    """The residual connection around a sub-layer: ``LayerNorm(x + dropout(sublayer(x)))`` (section 3.1).
+    """The residual connection around a sub-layer (section 3.1).
 
-    With norm ``pre`` it is ``x + dropout(sublayer(LayerNorm(x)))``.
+    With norm ``pre`` it is ``x + dropout(sublayer(LayerNorm(x)))``, with ``post`` the paper's
+    ``LayerNorm(x + dropout(sublayer(x)))``.
     """
 
     def __init__(self, config: BlockConfig) -> None:
@@ -106,10 +107,11 @@ class Residual(nn.Module):
         """Return the input of the sub-layer."""
         return self.norm(x) if self.pre else x
 
-    def after(self, x: Tensor, y: Tensor) -> Tensor:
-        """Add the sub-layer's output ``y`` to ``x``."""
-        x = x + self.dropout(y)
-        return x if self.pre else self.norm(x)
+    def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
+        """Apply the sub-layer to x (..., S)."""
+        if self.pre:
+            return x + self.dropout(sublayer(self.norm(x)))
+        return self.norm(x + self.dropout(sublayer(x)))
 
 
 class EncoderBlock(nn.Module):
@@ -139,13 +141,7 @@ class EncoderBlock(nn.Module):
         self.around_feed_forward = Residual(config)
         self.norm = nn.LayerNorm(config.size) if config.half_steps else nn.Identity()
 
-    def forward(
-        self,
-        x: Tensor,
-        mask: Tensor | None = None,
-        shape: tuple[int, ...] | None = None,
-        context: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None, shape: tuple[int, ...] | None = None) -> Tensor:
         """Refine places.
 
         Args:
@@ -153,40 +149,38 @@ class EncoderBlock(nn.Module):
             mask: (B, 1, 1, N), true where a place may be attended to (see :func:`key_mask`).
             shape: how many places lie along each axis, (rows, columns) or by default (N,), for relative positions and
                 the convolution.
-            context: (B, C, S) what this block read of the words before these, which are attended to as well; the mask
-                is then (B, 1, 1, C + N). See :mod:`captioner.layers.segments`. The convolution does not reach them.
         """
-        places, shape = x.shape[1], shape or (x.shape[1],)
-        x = self._begin(x)
-        context = None if context is None else self._begin(context)
-        x = self.around_attention.after(x, self._attend(x, mask, shape, context))
+        shape = shape or (x.shape[1],)
+        return self.sublayers(x, lambda y: self.attend(y, y, mask, shape), mask, shape)
+
+    def sublayers(
+        self, x: Tensor, attend: Callable[[Tensor], Tensor], mask: Tensor | None, shape: tuple[int, ...]
+    ) -> Tensor:
+        """Apply all sub-layers, of which ``attend`` is self-attention; see :meth:`forward`."""
+        x = self.around_attention(self.begin(x), attend)
         if self.convolution is not None and self.around_convolution is not None:
-            real = None if mask is None else mask[:, 0, 0, -places:].unsqueeze(-1)
-            y = self.convolution(self.around_convolution.before(x), shape, real)
-            x = self.around_convolution.after(x, y)
-        y = self.feed_forward(self.around_feed_forward.before(x))
-        x = self.around_feed_forward.after(x, self.step * y)
+            convolution = self.convolution
+            real = None if mask is None else mask[:, 0, 0, -x.shape[1] :].unsqueeze(-1)
+            x = self.around_convolution(x, lambda y: convolution(y, shape, real))
+        x = self.around_feed_forward(x, lambda y: self.step * self.feed_forward(y))
         return self.norm(x)
 
-    def _begin(self, x: Tensor) -> Tensor:
-        """Return what enters self-attention's sub-layer."""
-        if self.first_feed_forward is None or self.around_first_feed_forward is None:
+    def begin(self, x: Tensor) -> Tensor:
+        """Apply the first half step, if there is one; the result enters self-attention's residual connection."""
+        first = self.first_feed_forward
+        if first is None or self.around_first_feed_forward is None:
             return x
-        y = self.first_feed_forward(self.around_first_feed_forward.before(x))
-        return self.around_first_feed_forward.after(x, self.step * y)
+        return self.around_first_feed_forward(x, lambda y: self.step * first(y))
 
-    def _attend(self, x: Tensor, mask: Tensor | None, shape: tuple[int, ...], context: Tensor | None) -> Tensor:
-        own, around = self.attention, self.around_attention
-        read = y = around.before(x)
-        if context is not None:
-            read = torch.cat([around.before(context), y], dim=1)
-            shape = (read.shape[1],)
+    def attend(self, y: Tensor, read: Tensor, mask: Tensor | None, shape: tuple[int, ...]) -> Tensor:
+        """Let places (B, N, S), the last of those that are read (B, L, S), attend to these."""
+        own = self.attention
         query, bias = own.positioned(own.query(y), shape)
         return own.output(own.attend(query, own.split(own.key_value(read)), mask=mask, bias=bias))
 
     def weights(self, x: Tensor, mask: Tensor | None = None, shape: tuple[int, ...] | None = None) -> Tensor:
         """Return the weights (B, H, N, N) of self-attention; the arguments are those of :meth:`forward`."""
-        own, y = self.attention, self.around_attention.before(self._begin(x))
+        own, y = self.attention, self.around_attention.before(self.begin(x))
         query, bias = own.positioned(own.query(y), shape or (x.shape[1],))
         return own.weights(query, own.split(own.key_value(y)), mask=mask, bias=bias)
 
@@ -264,7 +258,7 @@ class DecoderBlock(nn.Module):
         mask: Tensor | None = None,
         *,
         cache: Tensor | None = None,
-        context: Tensor | None = None,
+        seen: Tensor | None = None,
         weights: bool = False,
     ) -> Decoded:
         """Apply the block to words.
@@ -274,34 +268,35 @@ class DecoderBlock(nn.Module):
             rows: where they lie among captions and steps.
             places: see :meth:`places`. All captions and steps of an image are queries to one copy of them.
             mask: (B, 1, 1, N), true where a place may be attended to.
-            cache: (B, K, 2, H, L, E) keys and values of earlier words: when T = 1 word is added to each caption, those
-                of the caption, and behind any context (see :mod:`captioner.layers.segments`).
-            context: (B, C) true where one of the first C words of the cache, which are context, is real; ``None`` when
-                all are.
+            cache: (B, K, 2, H, L, E) keys and values of earlier words.
+            seen: (B * K, 1, 1, L + T), true where one of all these words may be attended to; ``None`` when all may.
             weights: whether to return each head's attention to the places.
         """
         own, cross = self.self_attention, self.cross_attention
-        y = self.around_self_attention.before(x)
-        query, keys_values = rows.spread(own.query(y)), own.split(rows.spread(own.key_value(y)))
-        if cache is not None:
-            keys_values = torch.cat([cache, keys_values], dim=-2)
-        keys_values_of, length = keys_values.flatten(0, 1), keys_values.shape[-2]
-        seen = None
-        if context is not None:
-            seen = F.pad(context, (0, length - context.shape[1]), value=True)
-            seen = seen.repeat_interleave(rows.shape[1], 0)[:, None, None]
-        # Padding follows a caption's words, so causal attention never sees it.
-        query, bias = own.positioned(query.flatten(0, 1), (length,))
-        read = own.attend(query, keys_values_of, mask=seen, bias=bias, causal=rows.shape[2] > 1)
-        x = self.around_self_attention.after(x, own.output(rows.pack(read)))
+        attention: Tensor | None = None
 
-        query = rows.spread(cross.query(self.around_cross_attention.before(x))).flatten(1, 2)
-        attention = cross.weights(query, places, mask=mask) if weights else None
-        read = cross.attend(query, places, mask=mask) if attention is None else cross.average(attention, places)
-        x = self.around_cross_attention.after(x, cross.output(rows.pack(read)))
+        def attend_to_words(y: Tensor) -> Tensor:
+            nonlocal cache
+            added = own.split(rows.spread(own.key_value(y)))
+            cache = added if cache is None else torch.cat([cache, added], dim=-2)
+            query, bias = own.positioned(rows.spread(own.query(y)).flatten(0, 1), (cache.shape[-2],))
+            # Padding follows a caption's words, so causal attention never sees it.
+            read = own.attend(query, cache.flatten(0, 1), mask=seen, bias=bias, causal=rows.shape[2] > 1)
+            return own.output(rows.pack(read))
 
-        x = self.around_feed_forward.after(x, self.feed_forward(self.around_feed_forward.before(x)))
-        return Decoded(x, keys_values, None if attention is None else rows.pack(attention.transpose(1, 2)))
+        def attend_to_places(y: Tensor) -> Tensor:
+            nonlocal attention
+            query = rows.spread(cross.query(y)).flatten(1, 2)
+            if not weights:
+                return cross.output(rows.pack(cross.attend(query, places, mask=mask)))
+            attention = cross.weights(query, places, mask=mask)
+            return cross.output(rows.pack(cross.average(attention, places)))
+
+        x = self.around_self_attention(x, attend_to_words)
+        x = self.around_cross_attention(x, attend_to_places)
+        x = self.around_feed_forward(x, self.feed_forward)
+        assert cache is not None
+        return Decoded(x, cache, None if attention is None else rows.pack(attention.transpose(1, 2)))
 
     def weights(self, x: Tensor) -> Tensor:
         """Return the weights (B, H, T, T) of self-attention over whole captions (B, T, S)."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from captioner.decoders import Decoder, DecoderOutput, State, Step, Transformer
+from captioner.decoders import Decoder, DecoderOutput, State, Step, TransformerXL
 from captioner.encoders import TransformerRefiner
 from captioner.errors import ConfigError
 from captioner.layers.segments import Neighbours, Past
@@ -26,7 +26,7 @@ from captioner.text.vocabulary import BOS, PAD
 from captioner.translation.pairs import collate
 
 
-def readers_of_context(decoder: Decoder) -> tuple[TransformerRefiner | None, Transformer | None]:
+def readers_of_context(decoder: Decoder) -> tuple[TransformerRefiner | None, TransformerXL | None]:
     """Return the parts of a translation model's decoder that can attend to the lines before.
 
     Returns:
@@ -39,13 +39,13 @@ def readers_of_context(decoder: Decoder) -> tuple[TransformerRefiner | None, Tra
     refiner, inner = (decoder.refiner, decoder.decoder) if isinstance(decoder, Refined) else (None, decoder)
     found = (
         refiner if isinstance(refiner, TransformerRefiner) and refiner.reads_context else None,
-        inner if isinstance(inner, Transformer) and inner.reads_context else None,
+        inner if isinstance(inner, TransformerXL) else None,
     )
     if found == (None, None):
         raise ConfigError(
             "context: this model cannot read the lines before a line, since its blocks have no relative positions; "
             "leave the context out, or train a model with refiner: {relative: true, axes: 1, order: false} or "
-            "decoder: {positions: relative}, as the recipe multi30k_transformer_xl does"
+            "decoder: {name: transformer_xl}, as the recipe multi30k_transformer_xl does"
         )
     return found
 
@@ -93,7 +93,7 @@ class InContext(Decoder):
 class _Following(Decoder):
     """A decoder whose hypotheses follow what was written before."""
 
-    def __init__(self, decoder: Transformer, past: Past | None) -> None:
+    def __init__(self, decoder: TransformerXL, past: Past | None) -> None:
         torch.nn.Module.__init__(self)
         self.decoder, self.past, self.attends = decoder, past, decoder.attends  # type: ignore[misc]
 

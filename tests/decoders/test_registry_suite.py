@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from captioner import backend
 from captioner.decoders import DECODERS, DecoderOutput
 from captioner.text.vocabulary import BOS, PAD
-from tests.builders import LENGTHS, VARIANTS, WORDS, build_decoder, build_memory, build_tokens, spread_out, step_by_step
+from tests.builders import LENGTHS, WORDS, build_decoder, build_memory, build_tokens, spread_out, step_by_step
 
-pytestmark = pytest.mark.parametrize("name", list(VARIANTS))
+pytestmark = pytest.mark.parametrize("name", list(DECODERS))
 
 
 @pytest.fixture(autouse=True)
@@ -223,4 +223,4 @@ def test_dropout_is_for_training_only(name: str) -> None:
 
 def test_an_unknown_setting_is_refused(name: str) -> None:
     with pytest.raises(ValidationError, match="hiden"):
-        DECODERS[VARIANTS[name][0]].Config(**{"hiden": 4})
+        DECODERS[name].Config(**{"hiden": 4})

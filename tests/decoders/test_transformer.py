@@ -32,8 +32,8 @@ FORMS = [
 ]
 
 
-def build(settings: dict[str, Any], *, seed: int = 0) -> Transformer:
-    decoder = build_decoder("transformer", seed=seed, **settings)
+def build(settings: dict[str, Any], *, seed: int = 0, family: str = "transformer") -> Transformer:
+    decoder = build_decoder(family, seed=seed, **settings)
     assert isinstance(decoder, Transformer)
     return decoder
 
@@ -105,7 +105,7 @@ def test_forward_is_torchs_decoder(settings: dict[str, Any], masked: bool) -> No
 
 @pytest.mark.parametrize("norm", ["pre", "post"])
 def test_relative_positions_are_the_papers(norm: str) -> None:
-    decoder, memory = build({"positions": "relative", "norm": norm}), build_memory(images=1)
+    decoder, memory = build({"norm": norm}, family="transformer_xl"), build_memory(images=1)
     words = torch.tensor([BOS, 5, 7, 5, 9])
     x = decoder.embedding.weight[words] * math.sqrt(8)
     for block in decoder.blocks:
@@ -114,16 +114,18 @@ def test_relative_positions_are_the_papers(norm: str) -> None:
         weights = weights / weights.sum(-1, keepdim=True)
         close(block.weights(x.unsqueeze(0)), weights)
         values = own.split(own.key_value(y.unsqueeze(0)))
-        x = block.around_self_attention.after(x, own.output(own.average(weights, values))[0])
+        out = own.output(own.average(weights, values))[0]
+        x = block.around_self_attention(x, lambda y, out=out: out)
         y, cross = block.around_cross_attention.before(x), block.cross_attention
         read = cross.attend(cross.query(y.unsqueeze(0)), block.places(memory.vectors), mask=key_mask(memory.mask))
-        x = block.around_cross_attention.after(x, cross.output(read)[0])
-        x = block.around_feed_forward.after(x, block.feed_forward(block.around_feed_forward.before(x)))
+        out = cross.output(read)[0]
+        x = block.around_cross_attention(x, lambda y, out=out: out)
+        x = block.around_feed_forward(x, block.feed_forward)
     logits = decoder.norm(x) @ decoder.embedding.weight.T
     close(decoder(memory, words.view(1, 1, -1)).logits, logits)
 
 
-@pytest.mark.parametrize("settings", [*FORMS, {"positions": "relative", "norm": "post"}])
+@pytest.mark.parametrize("settings", FORMS)
 def test_cached_steps_are_the_full_pass(settings: dict[str, Any]) -> None:
     decoder, memory, tokens = build(settings), on_grid(build_memory()), build_tokens()
     output, expected = step_by_step(decoder, memory, tokens), decoder(memory, tokens)
@@ -192,8 +194,7 @@ def test_a_caption_longer_than_its_learned_positions_is_refused_and_sinusoidal_o
         state = decoder.step(torch.full((1, 1), 5), state).state
     with pytest.raises(ConfigError, match="max_words"):
         decoder.step(torch.full((1, 1), 5), state)
-    for positions in ("sinusoidal", "relative"):
-        endless = build({"max_words": 3, "positions": positions})
+    for endless in (build({"max_words": 3}), build({}, family="transformer_xl")):
         assert endless(memory, torch.full((1, 1, 100), 5)).logits.isfinite().all()
 
 

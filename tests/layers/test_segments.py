@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from captioner.decoders.transformer import Transformer
+from captioner.decoders import TransformerXL
 from captioner.encoders.refiner import TransformerRefiner, TransformerRefinerConfig
 from captioner.layers.segments import Neighbours, Past, previous_lines
 from captioner.layers.transformer import Rows
@@ -44,9 +44,9 @@ def refiner_of(settings: dict[str, Any]) -> TransformerRefiner:
     return refiner
 
 
-def decoder_of(**settings: Any) -> Transformer:
-    decoder = build_decoder("transformer", positions="relative", blocks=3, **settings)
-    assert isinstance(decoder, Transformer) and decoder.reads_context
+def decoder_of(**settings: Any) -> TransformerXL:
+    decoder = build_decoder("transformer_xl", blocks=3, **settings)
+    assert isinstance(decoder, TransformerXL)
     return decoder
 
 
@@ -112,7 +112,7 @@ def test_what_is_known_reaches_as_many_times_further_as_there_are_blocks(reach: 
     assert changed == [number <= 3 * reach for number in range(9)]
 
 
-def write_line_by_line(decoder: Transformer, memory: Memory, tokens: Tensor, reach: int, steps: bool) -> list[Tensor]:
+def write_line_by_line(decoder: TransformerXL, memory: Memory, tokens: Tensor, reach: int, steps: bool) -> list[Tensor]:
     past: deque[Tensor] = deque(maxlen=reach)
     found = []
     for number, words in enumerate(tokens):
@@ -154,11 +154,11 @@ def test_lines_are_written_as_one_text_with_the_same_reach(reach: int, norm: str
         query, bias = attention.positioned(attention.query(y), (len(x),))
         keys_values = attention.split(attention.key_value(y))
         seen = attention.output(attention.attend(query, keys_values, mask=allowed[None, None], bias=bias))
-        x = block.around_self_attention.after(x, seen[0])
+        x = block.around_self_attention(x, lambda y, out=seen[0]: out)
         y, attention = block.around_cross_attention.before(x.unsqueeze(0)), block.cross_attention
         seen = attention.output(attention.attend(attention.query(y), block.places(places), mask=own))
-        x = block.around_cross_attention.after(x, seen[0])
-        x = block.around_feed_forward.after(x, block.feed_forward(block.around_feed_forward.before(x)))
+        x = block.around_cross_attention(x, lambda y, out=seen[0]: out)
+        x = block.around_feed_forward(x, block.feed_forward)
     close(decoder.norm(x) @ decoder.embedding.weight.T, by_line)
     alone = decoder(memory, tokens.unsqueeze(1)).logits
     assert (by_line - alone)[LENGTHS[0] :].abs().max() > 0.01

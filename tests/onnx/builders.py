@@ -24,7 +24,7 @@ VARIANTS: dict[str, dict[str, Any]] = {name: {"decoder": {"name": name}} for nam
         "refiner": {"name": "transformer", **BLOCKS},
     },
     "conformer, relative": {
-        "decoder": {"name": "transformer", "positions": "relative", "tie_output": False},
+        "decoder": {"name": "transformer_xl", "tie_output": False},
         "refiner": {"name": "transformer", "relative": True, "convolution": 3, "half_steps": True, **BLOCKS},
     },
     "learned positions": {

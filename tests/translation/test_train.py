@@ -151,8 +151,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
             "feed_forward": 16,
         },
         "model.decoder": {
-            "name": "transformer",
-            "positions": "relative",
+            "name": "transformer_xl",
             "blocks": 1,
             "size": 16,
             "heads": 2,

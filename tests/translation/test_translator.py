@@ -44,7 +44,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "transformer_xl": {
         "encoder": {"name": "words", "embedding": 8},
         "refiner": {"name": "transformer", "geometry": False, "relative": True, "axes": 1, **SMALL},
-        "decoder": {"name": "transformer", "positions": "relative", **SMALL},
+        "decoder": {"name": "transformer_xl", **SMALL},
     },
 }
 every = pytest.mark.parametrize("family", list(FAMILIES))
