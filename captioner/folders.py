@@ -7,7 +7,6 @@ What else a folder holds depends on the kind of the model, which its config name
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -304,29 +303,14 @@ def replace(folder: str | Path, kind: str, config: Mapping[str, Any]) -> Iterato
 
     Raises:
         CheckpointError: ``folder`` exists and is not such a model's.
+        FileError: nothing can be written there, or the disk is full or fails meanwhile.
     """
-    folder = Path(folder)
     check_replaceable(folder, kind)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    with files.atomic_folder(folder) as temporary:
         yield temporary
         write_config(temporary, kind, config)
-        temporary.chmod(0o755)
         for file in temporary.iterdir():
             file.chmod((temporary / CONFIG).stat().st_mode & 0o777)
-        old = temporary.with_name(temporary.name + ".old")
-        if folder.exists():
-            folder.rename(old)
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_replaceable(folder: str | Path, kind: str) -> None:

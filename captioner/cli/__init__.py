@@ -33,7 +33,10 @@ from captioner.cli import (
     translate,
 )
 from captioner.errors import CaptionerError
+from captioner.interrupts import interruptible
 from captioner.processes import Processes
+
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="captioner",
@@ -85,7 +88,15 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         sys.stdout.reconfigure(errors="surrogateescape")  # file names may hold any bytes, and are printed unchanged
     keep_freed_memory()
     try:
-        app(arguments, prog_name="captioner")
+        with interruptible():
+            app(arguments, prog_name="captioner")
+    except SystemExit as exit:
+        if exit.code == INTERRUPTED:  # typer has caught it
+            console.error("interrupted")
+        raise
+    except KeyboardInterrupt:
+        console.error("interrupted")
+        sys.exit(INTERRUPTED)
     except CaptionerError as error:
         Processes.started().yield_to_first()
         console.error(error)
