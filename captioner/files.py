@@ -9,6 +9,7 @@ import re
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -117,7 +118,7 @@ def _make_place(folder: Path) -> tuple[Path, int]:
     """Make a hidden folder and lock it; return it and the open file of the lock."""
     while True:
         place = folder / f".captioner-{secrets.token_hex(8)}.tmp"
-        place.mkdir()
+        place.mkdir(0o700)
         try:
             lock = _lock(place / _LOCK)
             (place / _NEW).mkdir()
@@ -144,7 +145,7 @@ def _lock(path: Path, *, surely: bool = False) -> int | None:
         OSError: it cannot be opened or locked.
     """
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         try:
             if fcntl is not None:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -181,6 +182,7 @@ def only_one(folder: str | Path, *, error: type[CaptionerError], work: str) -> I
     folder = Path(folder)
     path = folder / ".captioner.lock"
     _check_folder(path)
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = _lock(path)
@@ -195,7 +197,20 @@ def only_one(folder: str | Path, *, error: type[CaptionerError], work: str) -> I
             path.unlink()
         os.close(lock)
         with suppress(OSError):  # it is not empty
-            folder.rmdir()
+            for each in made:
+                each.rmdir()
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yield an empty folder where the system has temporary files; it is removed as :func:`atomic_path` does.
+
+    Raises:
+        FileError: nothing can be written there, or the disk is full or fails meanwhile.
+    """
+    with _workplace(Path(tempfile.gettempdir()) / "captioner") as place:
+        place.mkdir()
+        yield place
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -208,7 +223,9 @@ def remove_leftovers(folder: Path) -> None:
         for entry in entries:
             if not _WORKPLACE.fullmatch(entry.name) or not entry.is_dir(follow_symlinks=False):
                 continue
-            with suppress(OSError):  # it is another user's, or there are no locks
+            if hasattr(os, "getuid") and entry.stat(follow_symlinks=False).st_uid != os.getuid():
+                continue
+            with suppress(OSError):  # there are no locks
                 lock = _lock(Path(entry.path) / _LOCK, surely=True)
                 if lock is not None:
                     _remove(Path(entry.path))

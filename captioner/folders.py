@@ -7,7 +7,6 @@ What else a folder holds depends on the kind of the model, which its config name
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -223,8 +222,8 @@ def push(folder: Path, name: str, *, private: bool = False, card: str = "") -> s
 
 def push_saved(save: Callable[[Path], object], name: str, *, private: bool = False, card: str = "") -> str:
     """Upload a model that writes its folder with ``save``; see :func:`push`."""
-    with tempfile.TemporaryDirectory() as parent:
-        folder = Path(parent) / "model"
+    with files.temporary_folder() as parent:
+        folder = parent / "model"
         save(folder)
         return push(folder, name, private=private, card=card)
 

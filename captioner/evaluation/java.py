@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from captioner import files
 from captioner.errors import EvaluationError
 
 Tokens = dict[str, list[str]]  # per image, captions of lower-case words joined by single spaces
@@ -125,8 +126,8 @@ def spice_scores(references: Tokens, candidates: Tokens) -> Result:
     pairs = [(candidates[image][0], captions) for image, captions in references.items()]
     requests = [{"image_id": i, "test": test, "refs": captions} for i, (test, captions) in enumerate(pairs)]
     name = 'SPICE (to do without it, leave "SPICE" out of `metrics`)'
-    with tempfile.TemporaryDirectory(prefix="captioner-spice-") as folder:
-        input_file, output_file = Path(folder, "captions.json"), Path(folder, "scores.json")
+    with files.temporary_folder() as folder:
+        input_file, output_file = folder / "captions.json", folder / "scores.json"
         input_file.write_text(json.dumps(requests), encoding="utf-8")
         arguments = ["-Xmx8G", "-jar", spice.SPICE_JAR, str(input_file), "-out", str(output_file), "-silent"]
         _run_java(name, arguments, Path(spice.__file__).parent)

@@ -30,7 +30,7 @@ from captioner.model import CaptionModel
 from captioner.text.vocabulary import Vocabulary, tokenize
 from captioner.training.data import read_data, with_features
 from captioner.training.features import build_model, open_store, stages_to_train
-from captioner.training.loop import STATE, Cost, Loop
+from captioner.training.loop import STATE, Cost, Loop, alone
 from captioner.training.objective import OBJECTIVES
 from captioner.training.recipe import ENOUGH, TrainConfig, load_config
 from captioner.training.state import holds
@@ -80,7 +80,8 @@ def fit(config: TrainConfig, *, resume: bool = False, console: Console | None = 
     Raises:
         CaptionerError: the data, the settings or the output folder cannot be used.
     """
-    return Run(config, resume=resume, console=console or Console(stderr=True)).run()
+    with alone(config.output, resume=resume):
+        return Run(config, resume=resume, console=console or Console(stderr=True)).run()
 
 
 def blends_of(config: TrainConfig, dev: CaptionData) -> tuple[float, ...]:

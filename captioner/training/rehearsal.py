@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
+from captioner import files
 from captioner.data.dataset import CaptionData
 from captioner.features import FeatureStore
 from captioner.training.features import store_need
@@ -26,8 +26,8 @@ def rehearse(config: TrainConfig, *, console: Console | None = None) -> Forecast
     Raises:
         CaptionerError: the data or the settings cannot be used.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        return _Rehearsal(config, Path(folder), console or Console(stderr=True)).forecast()
+    with files.temporary_folder() as folder:
+        return _Rehearsal(config, folder, console or Console(stderr=True)).forecast()
 
 
 class _Rehearsal(Run):

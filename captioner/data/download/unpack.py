@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import zipfile
 import zlib
@@ -12,6 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from captioner.errors import DownloadError, first_line
+from captioner.files import free_bytes
 
 BLOCK = 1 << 18
 """Bytes read at once."""
@@ -141,10 +141,7 @@ def check_room(folder: Path, need: int) -> None:
     Raises:
         DownloadError: it has less.
     """
-    place = folder.resolve()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
+    free = free_bytes(folder.resolve())
     if need > free:
         raise DownloadError(
             f"{folder}: {need / 1e9:,.2f} GB are needed and {free / 1e9:,.2f} GB are free; free some space, or choose "
