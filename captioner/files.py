@@ -354,12 +354,6 @@ def check_place(path: str | Path) -> None:
     path = Path(path)
     _check_kind(path)
     there = _check_folder(path)
-    try:
-        os.lstat(path)
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError) as error:
-        raise _cannot_write(path, error) from error
     remove_leftovers(there)
     try:
         place, lock = _make_place(there)
@@ -393,10 +387,13 @@ def _check_folder(path: Path) -> Path:
     """Return the innermost folder around ``path`` that exists.
 
     Raises:
-        FileError: it is a file, or must not be written to.
+        FileError: it is a file, or must not be written to, or a name is too long.
     """
     try:
         there = next(parent for parent in path.absolute().parents if parent.exists())
+        for name in (path, *(there / part for part in path.absolute().relative_to(there).parts)):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                os.lstat(name)
     except (OSError, ValueError) as error:
         raise _cannot_write(path, error) from error
     if not there.is_dir():

@@ -253,7 +253,7 @@ def _read(path: Path, folder: Path) -> dict[str, Any]:
                 f"{folder}: these features are unfinished; run the same 'captioner features' command again to continue"
             )
         raise FeatureStoreError(f"{folder}: no feature store; make one with: captioner features DATA -o {folder}")
-    index = {"regions": False, "parts": {}}
+    index: dict[str, Any] = {"regions": False, "parts": {}}
     index |= files.read_json(path, dict, error=FeatureStoreError, cure=cure, most=MOST_INDEX)
     if _is_number(index.get("format"), FORMAT + 1):
         raise FeatureStoreError(f"{path}: format {index['format']} is newer than this program; upgrade captioner")

@@ -102,7 +102,7 @@ def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str
     for name in sorted(tensors):
         tensor = tensors[name]
         value = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), value)
-        value = zlib.crc32(memoryview(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy()), value)
+        value = zlib.crc32(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data, value)
     return f"{value:08x}"
 
 
@@ -210,11 +210,13 @@ def _check_shapes(
         for name in modules
         for key, tensor in _below(tensors, name).items()
     }
-    for number, parameter in enumerate(parameters):
-        for key, tensor in _below(tensors, f"optimiser.{number}").items():
+    moments = [_below(tensors, f"optimiser.{number}") for number in range(len(parameters))]
+    kinds = {key: tensor.dtype for entries in moments for key, tensor in entries.items()}
+    for number, (parameter, entries) in enumerate(zip(parameters, moments, strict=True)):
+        for key in kinds if entries else ():  # a parameter that has not been trained yet has none
             shape = () if key == "step" else tuple(parameter.shape)
-            expected[f"optimiser.{number}.{key}"] = (shape, tensor.dtype)
-            found[f"optimiser.{number}.{key}"] = (tuple(tensor.shape), tensor.dtype)
+            expected[f"optimiser.{number}.{key}"] = (shape, kinds[key])
+        found |= {f"optimiser.{number}.{key}": (tuple(each.shape), each.dtype) for key, each in entries.items()}
     for name in dict.fromkeys((*expected, *found)):
         if expected.get(name) != found.get(name):
             there, here = (

@@ -247,11 +247,14 @@ def test_a_run_is_not_overwritten_nor_resumed_with_other_settings(tiny: Path, tm
     run(tiny, ["epochs=1"], output=output)
     with pytest.raises(CheckpointError, match="--resume"):
         run(tiny, ["epochs=1"], output=output)
-    with pytest.raises(CheckpointError, match="other settings"):
-        run(tiny, ["epochs=2"], output=output, resume=True)
+    with pytest.raises(CheckpointError, match="seed was 0 and is now 1"):
+        run(tiny, ["epochs=1", "seed=1"], output=output, resume=True)
     with pytest.raises(CheckpointError, match="no run to resume"):
         run(tiny, ["epochs=1"], output=tmp_path / "none", resume=True)
     assert run(tiny, ["epochs=1"], output=output, resume=True) == output / "best"
+    assert run(tiny, ["epochs=2"], output=output, resume=True) == output / "best"
+    assert json.loads((output / "last" / "config.json").read_text())["about"]["epoch"] == 2
+    assert not [path for path in output.rglob(".*")]
 
 
 def test_the_vocabulary_is_from_the_training_split_only(tiny: Path, photos: Path, tmp_path: Path) -> None:

@@ -20,12 +20,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from captioner.data.batches import Captions
-from captioner.errors import CheckpointError, ConfigError
+from captioner.errors import CheckpointError, ConfigError, FileError
 from captioner.text.vocabulary import BOS, EOS
 from captioner.training import loop, state
 from captioner.training.loop import STATE, Cost, Loop
 from captioner.training.recipe import RunConfig
 from captioner.training.schedule import learning_rate_factor
+from tests.disks import largest_file
+
+resource = pytest.importorskip("resource", reason="limits of this kind are POSIX's")
 
 
 class Noise(nn.Dropout):
@@ -393,3 +396,41 @@ def test_what_was_saved_between_steps_is_resumed(tmp_path: Path) -> None:
 def test_half_precision_is_for_gpus(tmp_path: Path) -> None:
     run = Line(config(tmp_path, precision="16-mixed"))
     assert run.precision in ("32-true", "bf16-mixed") and "for GPUs" in run.console.file.getvalue()  # type: ignore[attr-defined]
+
+
+class Filling(Line):
+    """Fills the disk while it is evaluated after an epoch: no file may have more than some bytes from then on."""
+
+    full: ClassVar[dict[int, int]] = {}
+
+    def evaluate(self) -> dict[str, float]:
+        if (most := self.full.get(self.progress.epoch)) is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        return super().evaluate()
+
+
+@pytest.mark.parametrize(("most", "named"), [(0, r"log\.jsonl"), (1500, r"state\.safetensors")])
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_full_disk_names_the_file_and_loses_no_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int, most: int, named: str
+) -> None:
+    (tmp_path / "whole").mkdir()
+    whole = Line(config(tmp_path / "whole"))
+    whole.run()
+    monkeypatch.setattr(Filling, "full", {epoch: most})
+    first = Filling(config(tmp_path))
+    with largest_file(1 << 30), pytest.raises(FileError, match=rf"{named}: cannot be written, it is larger than files"):
+        first.run()
+    said = first.console.file.getvalue()  # type: ignore[attr-defined]
+    if epoch == 1:
+        assert f"stopped; nothing was saved yet: {first.output}" in said
+        again = Line(config(tmp_path))
+        again.run()
+        assert again.weights == whole.weights
+        return
+    assert f"stopped; --resume continues the run from its last saved state: {first.output}" in said
+    assert not list(first.output.rglob(".*"))
+    resumed = Line(config(tmp_path), resume=True)
+    resumed.run()
+    assert first.weights[:4] + resumed.weights == whole.weights
+    assert [record.get("loss") for record in log_of(resumed)] == [record.get("loss") for record in log_of(whole)]
