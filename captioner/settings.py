@@ -23,9 +23,9 @@ OWN = "own_photos"  # the recipe for a data set that is given in place of a reci
 
 
 class Settings(BaseModel):
-    """The base of every group of settings: immutable, and refuses unknown keys."""
+    """The base of every group of settings: immutable, and refuses unknown keys and numbers that are not finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def is_data(name_or_path: str | Path) -> bool:

@@ -28,7 +28,7 @@ from captioner.registry import Registry
 from captioner.search import SearchConfig
 from captioner.settings import Settings, validate
 from captioner.text.subwords import Subwords
-from captioner.weights import read_weights
+from captioner.weights import read_weights, sized
 
 log = logging.getLogger(__name__)
 
@@ -127,13 +127,14 @@ def load_translator(name_or_path: str | Path) -> TranslationModel:
     """
     folder = checkpoint.locate(name_or_path, kind=KIND)
     log.info("reading the translator in %s", folder)
-    config = checkpoint.read_config(folder, KIND)
+    config = checkpoint.read_whole(folder, KIND)
     source, target = (Subwords.load(folder / name) for name in (checkpoint.SOURCE_VOCABULARY, checkpoint.VOCABULARY))
+    weights = read_weights(folder / checkpoint.WEIGHTS)
     try:
-        model = TranslationModel(
-            validate(TranslationConfig, config["model"], where=f"{folder / assets.CONFIG}"), source, target
-        )
+        parts = validate(TranslationConfig, config["model"], where=f"{folder / assets.CONFIG}")
+        with sized(weights, folder / assets.CONFIG):
+            model = TranslationModel(parts, source, target)
     except ConfigError as error:
         raise CheckpointError(f"{folder}: its config is not one of this program ({error})") from None
-    checkpoint.put_weights(model, read_weights(folder / checkpoint.WEIGHTS), folder)
+    checkpoint.put_weights(model, weights, folder)
     return model.eval()
