@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from captioner import folders
 from captioner.assets import CONFIG, ONNX
@@ -27,7 +27,7 @@ class Graphs(Settings):
     """What the graphs need to be run; the config's field ``graphs``."""
 
     transform: Transform = Field(description="from a picture to the encoder's pixels")
-    grid: tuple[int, int] = Field(description="rows and columns of the places")
+    grid: tuple[PositiveInt, PositiveInt] = Field(description="rows and columns of the places")
     search: SearchConfig = Field(description="the model's own settings of the search")
     most_words: int | None = Field(description="most words that the decoder has positions for, if there is a limit")
     attends: bool = Field(description="whether the step returns attention")

@@ -26,6 +26,7 @@ from captioner.memory import Memory
 from captioner.model import build_decoder, check_part
 from captioner.registry import Registry
 from captioner.search import SearchConfig
+from captioner.search.config import MOST_WORDS
 from captioner.settings import Settings, validate
 from captioner.text.subwords import Subwords
 from captioner.weights import read_weights, sized
@@ -38,7 +39,7 @@ KIND = assets.TRANSLATOR
 class TextSearchConfig(SearchConfig):
     """How translations are searched for; "words" are pieces of words here."""
 
-    max_words: int = Field(120, ge=1, description="translations are cut after this many pieces")
+    max_words: int = Field(120, ge=1, le=MOST_WORDS, description="translations are cut after this many pieces")
     length_normalisation: float = Field(
         1.0, ge=0, description=str(SearchConfig.model_fields["length_normalisation"].description)
     )
@@ -61,7 +62,7 @@ class TranslationConfig(Settings):
     search: TextSearchConfig = Field(
         default_factory=TextSearchConfig, description="how translations are searched for by default"
     )
-    max_pieces: int = Field(200, ge=1, description="longer source texts are cut")
+    max_pieces: int = Field(200, ge=1, le=MOST_WORDS, description="longer source texts are cut")
 
     @field_validator("encoder", "refiner", "decoder")
     @classmethod
