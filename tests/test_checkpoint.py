@@ -43,6 +43,14 @@ def folder(tmp_path: Path) -> Path:
     return save_model(tmp_path / "model", tiny_model(), card="# A tiny model", about={"seed": 1})
 
 
+def older(folder: Path) -> Path:
+    """Make the folder one of an older version, whose config lists no files, so that what is in them decides."""
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    del config["files"]
+    (folder / CONFIG).write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -126,18 +134,22 @@ def changed(folder: Path, **values: Any) -> str:
 @pytest.mark.parametrize(
     ("name", "harm", "says"),
     [
-        (WEIGHTS, lambda f: None, "the weights are missing"),
+        (WEIGHTS, lambda f: None, "is missing; copy the whole"),
         (WEIGHTS, lambda f: b"", "damaged"),
         (WEIGHTS, lambda f: (f / WEIGHTS).read_bytes()[:-100], "damaged"),
         (WEIGHTS, lambda f: pickle.dumps({"decoder.score": 1}), "damaged or not a safetensors file"),
-        (CONFIG, lambda f: b"{", "not a readable model config"),
-        (CONFIG, lambda f: b"[]", "not a readable model config"),
-        (CONFIG, lambda f: b"\xff\xfe", "not a readable model config"),
-        (CONFIG, lambda f: b'{"architectures": ["BertModel"], "model_type": "bert"}', "not a readable model config"),
+        (CONFIG, lambda f: b"{", "is not JSON"),
+        (CONFIG, lambda f: b"[]", "its JSON is a list, not an object"),
+        (CONFIG, lambda f: b"\xff\xfe", "is not utf-8 text"),
+        (
+            CONFIG,
+            lambda f: b'{"architectures": ["BertModel"], "model_type": "bert"}',
+            "not the config of a model of captioner",
+        ),
         (CONFIG, lambda f: changed(f, format=checkpoint.FORMAT + 1).encode(), "newer than this program.*upgrade"),
         (CONFIG, lambda f: changed(f, model={"encoder": {"name": "gird"}}).encode(), "Did you mean 'grid'"),
         (CONFIG, lambda f: changed(f, model={"decoders": {}}).encode(), "Did you mean 'decoder'"),
-        (VOCABULARY, lambda f: None, "vocabulary is missing"),
+        (VOCABULARY, lambda f: None, "is missing; copy the whole"),
         (VOCABULARY, lambda f: b"{}", "not a readable vocabulary"),
         (
             VOCABULARY,
@@ -152,6 +164,7 @@ def changed(folder: Path, **values: Any) -> str:
     ],
 )
 def test_a_damaged_folder_is_a_clear_error(folder: Path, name: str, harm: Any, says: str) -> None:
+    older(folder)
     value = harm(folder)
     if value is None:
         (folder / name).unlink()
@@ -172,6 +185,7 @@ class Malice:
 
 @pytest.mark.parametrize("write", [lambda value, path: path.write_bytes(pickle.dumps(value)), torch.save])
 def test_a_pickle_is_never_run(folder: Path, tmp_path: Path, write: Any) -> None:
+    older(folder)
     write(Malice(tmp_path / "trace"), folder / WEIGHTS)
     with pytest.raises(CheckpointError, match=r"model\.safetensors: damaged or not a safetensors file"):
         load_model(folder)

@@ -39,7 +39,6 @@ from captioner.onnx.folder import (
     STATE,
     STEP,
     TOKENS,
-    File,
     Graphs,
 )
 from captioner.onnx.quantise import quantise
@@ -203,7 +202,6 @@ class _Graphs:
             images=self.images,
             int8=int8,
             opset=OPSET,
-            files={name: File.of(folder / name) for name in folders.GRAPHS},
         )
         config["graphs"] = described.model_dump(mode="json")
         folders.write_config(folder, assets.ONNX, config)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import string
 from collections import Counter
@@ -17,6 +16,7 @@ from captioner.errors import CheckpointError
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 FORMAT = 1
+_COPY = "copy the whole model folder again"
 
 _NO_SPACE_BEFORE = re.compile(r"\s+(n't|'s|'re|'ve|'ll|'d|'m)\b")
 _PLAIN = re.compile(r"(?: |[a-z0-9-]+[,.]?(?= |$)|[,.](?= |$))*")
@@ -168,23 +168,46 @@ class Vocabulary:
         Raises:
             CheckpointError: the file is missing, damaged, or newer than this program.
         """
+        value = read_vocabulary(path, FORMAT)
+        words: Any = value.get("words")
+        counts: Any = value.get("counts")
         try:
-            value = json.loads(Path(path).read_text(encoding="utf-8"))
-            if value["format"] > FORMAT:
-                raise CheckpointError(
-                    f"{path}: vocabulary format {value['format']} is newer than this program; upgrade captioner"
-                )
-            words = value["words"]
-            if (
-                value["special"] != list(SPECIAL)
-                or not isinstance(words, list)
-                or not all(isinstance(w, str) for w in words)
-            ):
-                raise ValueError("its special words are not this program's")
-            return cls(words, value.get("counts"))
-        except FileNotFoundError:
-            raise CheckpointError(f"{path}: the vocabulary is missing; copy the whole model folder") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"{path}: not a readable vocabulary ({error}); copy the model folder again"
-            ) from error
+            if not _all(words, str):
+                raise ValueError("its words are not a list of texts")
+            if counts is not None and not _all(counts, int):
+                raise ValueError("its counts are not a list of integers")
+            "".join(words).encode()  # half a surrogate pair could not be printed
+            return cls(words, counts)
+        except ValueError as error:
+            raise unreadable(path, error) from None
+
+
+def read_vocabulary(path: str | Path, newest: int) -> dict[str, Any]:
+    """Read the file of a vocabulary of any kind, and check its format and its special words.
+
+    Args:
+        path: the file.
+        newest: the newest format that is read.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or newer than this program.
+    """
+    value = files.read_json(path, dict, error=CheckpointError, cure=_COPY)
+    if type(value.get("format")) is not int:
+        raise unreadable(path, "it has no format")
+    if value["format"] > newest:
+        raise CheckpointError(
+            f"{path}: vocabulary format {value['format']} is newer than this program; upgrade captioner"
+        )
+    if value.get("special") != list(SPECIAL):
+        raise unreadable(path, "its special words are not this program's")
+    return value
+
+
+def unreadable(path: str | Path, reason: object) -> CheckpointError:
+    """Return the error of a vocabulary that is damaged."""
+    return CheckpointError(f"{path}: not a readable vocabulary ({reason}); {_COPY}")
+
+
+def _all(values: object, kind: type) -> bool:
+    return isinstance(values, list) and all(type(value) is kind for value in values)

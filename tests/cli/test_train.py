@@ -76,7 +76,7 @@ def test_a_near_miss_of_either_kind_is_suggested(run, trained: list[Any], wrong:
 def test_a_missing_recipe_is_an_error(run, tmp_path: Path) -> None:
     result = run("train", tmp_path / "none.yaml")
     assert (result.code, result.out) == (1, "")
-    assert result.err == f"error: {tmp_path / 'none.yaml'}: there is no such file\n"
+    assert result.err == f"error: {tmp_path / 'none.yaml'}: there is no such file; give a YAML file\n"
 
 
 def test_shipped_recipes_are_listed_and_printed(run, repository: Path) -> None:

@@ -153,10 +153,10 @@ def damaged(**changes: Any) -> bytes:
     ("content", "message"),
     [
         (damaged(format=2), "newer than this program; upgrade captioner"),
-        (damaged()[:-9], "not a readable vocabulary"),
-        (b"", "not a readable vocabulary"),
-        (b"\xff\xfe\x00", "not a readable vocabulary"),
-        (b'["a", "dog"]', "not a readable vocabulary"),
+        (damaged()[:-9], "is not JSON"),
+        (b"", "is not JSON"),
+        (b"\xff\xfe\x00", "is not utf-8 text"),
+        (b'["a", "dog"]', "its JSON is a list, not an object"),
         (damaged(format=...), "not a readable vocabulary"),
         (damaged(format="one"), "not a readable vocabulary"),
         (damaged(words=...), "not a readable vocabulary"),
@@ -177,11 +177,9 @@ def test_a_file_that_is_not_a_vocabulary_is_named_in_the_error(content: bytes, m
 
 
 def test_a_missing_file_is_named_in_the_error(tmp_path: Path) -> None:
-    with pytest.raises(
-        CheckpointError, match=r"vocabulary\.json: the vocabulary is missing; copy the whole model folder"
-    ):
+    with pytest.raises(CheckpointError, match=r"vocabulary\.json: there is no such file; copy the whole model folder"):
         Vocabulary.load(tmp_path / "vocabulary.json")
-    with pytest.raises(CheckpointError, match="not a readable vocabulary"):
+    with pytest.raises(CheckpointError, match="is not a regular file"):
         Vocabulary.load(tmp_path)
 
 
