@@ -104,7 +104,7 @@ def _coco_file(source: Source, file: Path) -> None:
     year = file.stem.removeprefix("captions_").removeprefix("image_info_").replace("test-dev", "test")
     root, images = source.root, source.images
     homes = [images] if images else [root, root / "images", file.parent]
-    folders = [*(home / year for home in homes), *homes]
+    folders = source.existing(*(home / year for home in homes), *homes)
     photos = read_records(source, file, "images")
     annotations = (
         []

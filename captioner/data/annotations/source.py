@@ -124,24 +124,28 @@ class Source:
         expected where the last one was found. Each folder is listed once instead of checking every file, which would
         take minutes for COCO on a network drive.
         """
-        if (found := self._exact(name, folders)) is not None:
-            return Found(found, found)
+        if (path := self._in(name, folders)) is not None:
+            return Found(path, path)
         named = (self._last if self._last in folders else folders[0]) / name
         parts = PureWindowsPath(name).parts if "\\" in name else Path(name).parts
         for match_case in (True, False):
-            for start in range(len(parts)):
-                found = self._exact("/".join(parts[start:]), folders, match_case=match_case)
-                if found is not None:
-                    return Found(found, named)
-        below = self._below().get(parts[-1].casefold(), []) if parts else []
+            for start in range(len(parts) == 1 and match_case, len(parts)):
+                if (path := self._in("/".join(parts[start:]), folders, match_case=match_case)) is not None:
+                    return Found(path, named)
+        below = self._below().get(parts[-1].casefold(), []) if self.images and parts else []
         return Found(below[0] if len(below) == 1 else named, named)
 
-    def _exact(self, name: str, folders: tuple[Path, ...], *, match_case: bool = True) -> Path | None:
+    def existing(self, *folders: Path) -> tuple[Path, ...]:
+        """Those of some folders that hold anything; the first if none does."""
+        return tuple(filter(self._names, folders)) or folders[:1]
+
+    def _in(self, name: str, folders: tuple[Path, ...], *, match_case: bool = True) -> Path | None:
         """The file of a whole name; without ``match_case`` the only file whose last part differs in case alone."""
         inside, base = os.path.split(name)
+        folded = base.casefold()
         for folder in folders:
-            there = self._names(folder / inside if inside else folder).get(base.casefold(), [])
-            if base in there if match_case else len(there) == 1:
+            there = self._names(folder / inside if inside else folder).get(folded)
+            if there and (base in there if match_case else len(there) == 1):
                 self._last = folder
                 return folder / name if match_case else folder / inside / there[0]
         return None
@@ -166,7 +170,7 @@ class Source:
         """The files below the folder of images that was given, by the last part of their names without case."""
         if self._tree is None:
             self._tree = {}
-            for folder, _, names in os.walk(self.images) if self.images else ():
+            for folder, _, names in os.walk(self.images or ""):
                 for name in names:
                     self._tree.setdefault(name.casefold(), []).append(Path(folder, name))
         return self._tree
@@ -256,10 +260,10 @@ def get_id(record: object, key: str) -> str:
 
 def as_id(value: object, what: str) -> str:
     """Return a whole number or text as :func:`get_id` does."""
-    if type(value) is float and value.is_integer():  # as pandas writes a column in which some are missing
-        value = int(value)
     if type(value) is int:  # not a bool
         return str(value)
+    if type(value) is float and value.is_integer():  # as pandas writes a column in which some are missing
+        return str(int(value))
     if not isinstance(value, str):
         kind = str(value) if isinstance(value, float) else _kind(value)
         raise MalformedError(f"{what} is {kind}, not a whole number or text")

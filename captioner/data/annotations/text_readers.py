@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from captioner.data.annotations.formats import PHOTO_FOLDERS, reader
@@ -48,7 +49,7 @@ def _flickr8k(source: Source) -> None:
                 listed[name] = split, place
     # The release comes as two archives, so the photos may be in the folder of the text or beside it.
     homes = [root / name for root in (file.parent, file.parent.parent) for name in PHOTO_FOLDERS]
-    folders = [source.images] if source.images else [*homes, file.parent]
+    folders = source.existing(*([source.images] if source.images else [*homes, file.parent]))
     absent: set[str] = set()
     seen: set[str] = set()
     for number, line in source.lines(file):
@@ -95,6 +96,7 @@ def _kaggle(source: Source) -> None:
 @reader("jsonl", "captions.jsonl", accepts=is_lines)
 def _jsonl(source: Source) -> None:
     """One JSON object on each line, or a list of them."""
+    homes = _homes(source, ["", "images", "Images"])
     for place, record in _records(source):
         try:
             if isinstance(record, MalformedError):
@@ -106,7 +108,7 @@ def _jsonl(source: Source) -> None:
                 image = record[names[layout.image]]
                 captions = [record[names[index]] for index in layout.captions]
                 split = None if layout.split is None else record[names[layout.split]]
-            image_id = _add_to(source, place, image, split, ["", "images", "Images"])
+            image_id = _add_to(source, place, image, split, homes)
         except MalformedError as error:
             source.problem(place, error)
             continue
@@ -140,12 +142,18 @@ def _csv(source: Source) -> None:
     _table(source, ["", "images", "Images", *PHOTO_FOLDERS])
 
 
-def _add_to(source: Source, place: str, image: object, split: object, folders: Sequence[str]) -> str:
+def _homes(source: Source, folders: Sequence[str]) -> Sequence[Path]:
+    """Where the images are: in the folder that was given, or in one of these beside the captions."""
+    return source.existing(
+        *([source.images] if source.images else [source.files[0].parent / folder for folder in folders])
+    )
+
+
+def _add_to(source: Source, place: str, image: object, split: object, homes: Sequence[Path]) -> str:
     """Add the photo of a row unless it was added before, and return its id; all its rows must agree on its split."""
     name = as_id(image, '"image"')
     part = as_text(split, '"split"') if split is not None else ""
     if name not in source.entries:
-        homes = [source.images] if source.images else [source.files[0].parent / folder for folder in folders]
         source.add_photo(name, source.find(name, *homes), part, place)
     elif part and split_name(part) != (known := source.entries[name]).split:
         raise MalformedError(f'"{name}" is in the split "{part}" here and in "{known.split}" at {known.place}')
@@ -174,7 +182,7 @@ def _table(source: Source, folders: Sequence[str]) -> None:
             f"{file}:{start + 1}: this line must be the header image,caption or image,caption,split, in any order and "
             f"with any other columns; it is {first_letters(''.join(lines[start : start + 1]))}"
         )
-    layout = table.layout
+    layout, homes = table.layout, _homes(source, folders)
     for index, cells in rows_of(lines, table):
         place = f"{file}:{index + 1}"
         try:
@@ -183,7 +191,7 @@ def _table(source: Source, folders: Sequence[str]) -> None:
             if len(cells) != table.columns:
                 raise MalformedError(f"the table has {table.columns} columns, this row {len(cells)}")
             split = None if layout.split is None else cells[layout.split]
-            image_id = _add_to(source, place, cells[layout.image], split, folders)
+            image_id = _add_to(source, place, cells[layout.image], split, homes)
         except MalformedError as error:
             source.problem(place, error)
             continue
