@@ -35,7 +35,7 @@ def run(
             metavar="RECIPE|DATA",
             autocompletion=complete.recipes,
             help="A shipped recipe, which captioner recipes lists, or a YAML file; or own photos: a table "
-            "image,caption[,split] ending in .csv, or any folder that captioner data inspect can read.",
+            "image,caption[,split], or any other file or folder that captioner data inspect can read.",
         ),
     ],
     changes: Annotated[

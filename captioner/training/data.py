@@ -9,18 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from captioner.data.annotations import CaptionData, merge, read_captions
-from captioner.data.dataset import Photo
+from captioner.data.dataset import UNDIVIDED, Photo, split_name
 from captioner.data.find import find_images
 from captioner.errors import AnnotationError
 from captioner.features import FeatureStore
 from captioner.training.recipe import DataConfig, TrainConfig
 
-UNDIVIDED = "all"
-"""The split of the photos of a data set without splits."""
-
 
 def read_data(config: TrainConfig, warn: Callable[[str], object]) -> tuple[CaptionData, CaptionData]:
-    """Read the training and the dev data; ``warn`` is called with a summary of the malformed records of each file.
+    """Read the training and the dev data.
+
+    ``warn`` is called with what was guessed in reading each file, a summary of its malformed records, and the splits
+    that are not used.
 
     Photos for a teacher to caption are among the training photos, without captions.
 
@@ -31,11 +31,13 @@ def read_data(config: TrainConfig, warn: Callable[[str], object]) -> tuple[Capti
     data = read_captions(settings.path, images=settings.images, strict=settings.strict)
     others = [read_captions(path, strict=settings.strict) for path in settings.also]
     for read in (data, *others):
+        for note in read.notes:
+            warn(note)
         if complaint := read.complaint():
             warn(f"{complaint}, data.strict=true refuses them")
     train, dev = _splits(data, settings, warn)
     if others:
-        train = merge(train, *(other.split("train", restval=True) for other in others))
+        train = merge(train, *(_of_train(other, "train", restval=True) for other in others))
     if settings.teacher.unlabelled:
         known = (photo for read in (data, *others) for photo in read.photos)
         train = _with_unlabelled(train, known, settings.teacher.unlabelled, warn)
@@ -68,12 +70,27 @@ def _with_unlabelled(
     return replace(train, name=name, photos=(*train.photos, *photos))
 
 
+def _of_train(data: CaptionData, split: str, *, restval: bool) -> CaptionData:
+    """Return the photos to train on: those without a split if none has that of training."""
+    splits = data.splits
+    undivided = split_name(split) == "train" and UNDIVIDED in splits and not {"train", "restval"} & set(splits)
+    return data.split(UNDIVIDED if undivided else split, restval=restval)
+
+
 def _splits(data: CaptionData, settings: DataConfig, warn: Callable[[str], object]) -> tuple[CaptionData, CaptionData]:
     """Return the splits to train on and to select with; what a data set does not have is divided, always alike."""
-    everything = set(data.splits) == {UNDIVIDED} and settings.train == "train"
-    train = data if everything else data.split(settings.train, restval=settings.restval)
-    if settings.dev != "dev" or {"dev", "val"} & set(data.splits):
-        return train, data.split(settings.dev)
+    train = _of_train(data, settings.train, restval=settings.restval)
+    there = set(data.splits)
+    dev = data.split(settings.dev) if split_name(settings.dev) != "dev" or {"dev", "val"} & there else None
+    used = {photo.split for part in (train, dev) if part is not None for photo in part.photos}
+    for split, count in data.splits.items():
+        if split not in used | {"test"}:
+            where = "without a split" if split == UNDIVIDED else f"in the split {split!r}"
+            warn(
+                f"{data.name}: {count:,} images {where} are not used; data.train and data.dev name the splits that are"
+            )
+    if dev is not None:
+        return train, dev
     if len(train.photos) < 2:
         raise AnnotationError(f"{data.name}: one photo cannot both be trained on and select the best epoch; add photos")
     # By their names' hashes, so that a photo that is added moves no other.
@@ -90,8 +107,16 @@ def _splits(data: CaptionData, settings: DataConfig, warn: Callable[[str], objec
     return replace(train, photos=kept), replace(train, photos=held)
 
 
-def with_features(data: CaptionData, store: FeatureStore, warn: Callable[[str], object]) -> CaptionData:
+def with_features(
+    data: CaptionData, store: FeatureStore, given: Path | None, warn: Callable[[str], object]
+) -> CaptionData:
     """Leave out photos that have no features; ``warn`` is called with how many there are.
+
+    Args:
+        data: the photos.
+        store: their features.
+        given: the folder that the settings name for the store; ``None`` if it was made for this run.
+        warn: see :func:`read_data`.
 
     Raises:
         AnnotationError: no photo has features.
@@ -100,5 +125,11 @@ def with_features(data: CaptionData, store: FeatureStore, warn: Callable[[str], 
     if len(photos) < len(data.photos):
         warn(f"{data.name}: {len(data.photos) - len(photos)} photos have no features and are left out")
     if not photos:
-        raise AnnotationError(f"{data.name}: none of its photos is in the feature store {store.folder}")
+        why = f"is in the feature store {given}" if given else "can be read"
+        cure = "make it from these data" if given else "give the folder of the images, as data.images"
+        split = data.photos[0].split
+        raise AnnotationError(
+            f"{data.name}: none of the {len(data.photos):,} images of {split!r} {why}, such as {data.photos[0].path}; "
+            f"{cure}"
+        )
     return CaptionData(data.name, data.format, photos)

@@ -120,7 +120,9 @@ class Run(Loop[Batch]):
         beams = self._ask_teacher() if config.data.teacher.model is not None else None
         self.store = self._open_store()
         if self.store is not None:
-            self.train, self.dev = (with_features(data, self.store, self._warn) for data in (self.train, self.dev))
+            self.train, self.dev = (
+                with_features(data, self.store, config.data.features, self._warn) for data in (self.train, self.dev)
+            )
         by_people = self.train.photos  # which give rewards
         if beams is not None:
             self.train = replace(self.train, photos=distilled(by_people, beams, config.data.teacher))

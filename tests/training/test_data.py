@@ -60,3 +60,34 @@ def test_a_split_that_exists_is_taken(tmp_path: Path) -> None:
 def test_what_cannot_be_divided_is_an_error(tmp_path: Path, rows: list[str], changes: Any, message: str) -> None:
     with pytest.raises(AnnotationError, match=message):
         read(table(tmp_path, rows), *changes)
+
+
+def test_splits_are_known_by_any_of_their_names_and_unused_images_are_counted(tmp_path: Path) -> None:
+    rows = ["image,caption,split", *photos(40, "Training"), "a.jpg,a photo,Validation", "b.jpg,a photo,TEST "]
+    rows += [*(f"x{row}" for row in photos(3, "Extra")), "c.jpg,a photo,"]
+    train, dev, said = read(table(tmp_path, rows))
+    assert len(train) == 40 and dev == {"a.jpg"}
+    used = "are not used; data.train and data.dev name the splits that are"
+    assert said == [f"own: 3 images in the split 'extra' {used}", f"own: 1 images without a split {used}"]
+    assert len(read(table(tmp_path, rows), "data.train=EXTRA")[0]) == 3
+
+
+@pytest.mark.parametrize("blank", ["", " ", "all"])
+def test_images_without_a_split_are_trained_on_if_no_other_are(tmp_path: Path, blank: str) -> None:
+    rows = ["image,caption,split", *(f"{n}.jpg,a photo,{blank}" for n in range(40))]
+    train, dev, said = read(table(tmp_path, rows))
+    assert len(train) == 34 and len(dev) == 6 and "has no split 'dev'" in said[0]
+    train, dev, said = read(table(tmp_path, [*rows, "a.jpg,a photo,valid"]))
+    assert len(train) == 40 and dev == {"a.jpg"} and not said
+
+
+def test_another_data_set_without_splits_is_trained_on(tmp_path: Path) -> None:
+    own = table(tmp_path, ["image,caption,split", *photos(4, "train"), "a.jpg,a photo,val"])
+    other = table(tmp_path / "other", ["image,caption", "x.jpg,a photo"])
+    assert "x.jpg" in read(own, f"data.also=[{other}]")[0]
+
+
+def test_what_was_guessed_in_reading_is_said(tmp_path: Path) -> None:
+    file = tmp_path / "own.csv"
+    file.write_bytes("image;caption\r\na.jpg;ein Kätzchen\r\nb.jpg;ein Hund\r\n".encode("cp1252"))
+    assert "read as Windows-1252, with words such as 'Kätzchen'" in read(file)[2][0]
