@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from captioner.data.dataset import CaptionData, Photo
 from captioner.errors import AnnotationError
-from captioner.training.data import read_data
+from captioner.settings import OWN
+from captioner.text.vocabulary import Vocabulary
+from captioner.training.data import Coverage, check_coverage, read_data
 from captioner.training.recipe import load_config
 
 
@@ -91,3 +94,54 @@ def test_what_was_guessed_in_reading_is_said(tmp_path: Path) -> None:
     file = tmp_path / "own.csv"
     file.write_bytes("image;caption\r\na.jpg;ein Kätzchen\r\nb.jpg;ein Hund\r\n".encode("cp1252"))
     assert "read as Windows-1252, with words such as 'Kätzchen'" in read(file)[2][0]
+
+
+SPACELESS = [  # a script without spaces that the tokenizer does not part: Tibetan's first letters, as one word
+    "ཁྱི་དཀར་པོ་ཞིག་རྩྭ་ཐང་ནས་རྒྱུགས" + str(number) for number in range(30)
+]
+
+
+def covered(captions: list[str], *changes: str) -> tuple[Coverage | None, list[str]]:
+    config = load_config(OWN, ["start=null", *changes])
+    photos = tuple(Photo(str(n), Path(f"{n}.jpg"), "train", (caption,)) for n, caption in enumerate(captions))
+    vocabulary = Vocabulary.build(captions, min_count=config.data.min_count)
+    said: list[str] = []
+    return check_coverage(CaptionData("own", "csv", photos), vocabulary, config, said.append), said
+
+
+@pytest.mark.parametrize(
+    ("captions", "changes", "cure"),
+    [
+        (SPACELESS, (), "0 words has only 0% .* lower data.min_count, which is 3"),
+        (["a dog runs", "two birds fly"], (), "lower data.min_count"),
+        ([f"ein Haus Wort{n} Laut{n}" for n in range(9)], ("data.min_count=10",), "which is 10"),
+        (["ein Hund"] * 9, ("start=show_attend_tell", "new_words=false", "data.min_count=99"), "set new_words=true"),
+        (["🐶", "🐱"], (), "lower data.min_count"),
+    ],
+)
+def test_captions_of_words_that_a_model_cannot_write_are_refused(captions: list[str], changes: Any, cure: str) -> None:
+    with pytest.raises(AnnotationError, match=cure):
+        covered(captions, *changes)
+
+
+@pytest.mark.parametrize(
+    ("captions", "known"),
+    [
+        (["a dog runs", "a cat runs", "a dog rests", "a dog"], 7 / 11),  # a four times, dog three times
+        (["一只狗", "一只猫", "一只鸟"], 6 / 9),
+        (["Dog", "dog", "DOG", "cat"], 3 / 4),
+        (["🐶", "🐶", "🐶"], 1),
+    ],
+)
+def test_the_share_of_known_words_is_measured(captions: list[str], known: float) -> None:
+    coverage, _ = covered(captions)
+    assert coverage is not None and coverage.known == pytest.approx(known)
+
+
+def test_captions_that_teach_little_are_said() -> None:
+    assert covered(["a dog runs"] * 5)[1] == [
+        "own: all captions are 'a dog runs', so that is what the model will write of any image"
+    ]
+    long = [f"{'a dog runs ' * 9}{number}" for number in range(5)]
+    assert "100% of the captions have more than 24 words and are cut there" in covered(long)[1][0]
+    assert covered([])[0] is None
