@@ -13,7 +13,7 @@ from captioner.data.dataset import UNDIVIDED, Photo, split_name
 from captioner.data.find import find_images
 from captioner.errors import AnnotationError
 from captioner.features import FeatureStore
-from captioner.text.vocabulary import SPECIAL, UNK, Vocabulary
+from captioner.text.vocabulary import SPECIAL, Vocabulary, tokenize
 from captioner.training.forecast import spread
 from captioner.training.recipe import DataConfig, TrainConfig
 
@@ -110,68 +110,79 @@ def _splits(data: CaptionData, settings: DataConfig, warn: Callable[[str], objec
 
 
 ENOUGH_KNOWN = 0.5
-"""Share of the words of the training captions that a vocabulary must have. The others are ``<unk>``, which a search
-never writes: with less, a model cannot write most of what it is shown."""
+"""Share of the words of captions that a vocabulary must have. The others are ``<unk>``, which a search never writes:
+with less, a model cannot write most of what people say about the photos."""
+
+_LONG = 12  # letters of a word; German and Finnish have 6 on average
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """How much of the training captions a model can learn.
+    """How much of some captions a model can learn.
 
     Attributes:
         known: the share of their words that its vocabulary has, from 0 to 1.
         cut: the share of captions that are longer than those it reads.
-        same: whether all captions are one and the same.
+        letters: the mean length of a word.
     """
 
     known: float
     cut: float
-    same: bool
+    letters: float
 
     @classmethod
     def of(cls, captions: Sequence[str], vocabulary: Vocabulary, *, max_words: int) -> Coverage:
         """Look at some captions."""
-        encoded = [vocabulary.encode(caption)[1:-1] for caption in captions]
-        words = max(1, sum(map(len, encoded)))
-        unknown = sum(caption.count(UNK) for caption in encoded)
-        cut = sum(len(caption) > max_words for caption in encoded) / max(1, len(encoded))
-        return cls(1 - unknown / words, cut, len(set(captions)) == 1 < len(captions))
+        words = [tokenize(caption) for caption in captions]
+        count = max(1, sum(map(len, words)))
+        known = sum(word in vocabulary for caption in words for word in caption)
+        letters = sum(len(word) for caption in words for word in caption)
+        cut = sum(len(caption) > max_words for caption in words)
+        return cls(known / count, cut / max(1, len(words)), letters / count)
 
 
 def check_coverage(
-    data: CaptionData, vocabulary: Vocabulary, config: TrainConfig, warn: Callable[[str], object]
+    train: CaptionData, dev: CaptionData, vocabulary: Vocabulary, config: TrainConfig, warn: Callable[[str], object]
 ) -> Coverage | None:
     """Return how much of the training captions a vocabulary covers, ``None`` if there are none.
 
     It is measured on the captions of at most 5,000 photos. ``warn`` is called with what limits the training.
 
     Raises:
-        AnnotationError: it covers too little, see :data:`ENOUGH_KNOWN`.
+        AnnotationError: it covers too little of these or of those of dev, see :data:`ENOUGH_KNOWN`.
     """
-    settings = config.data
-    captions = [caption for photo in spread(data.photos, 5000) for caption in photo.captions]
-    if not captions:
+    settings, coverage = config.data, None
+    for data, name in ((dev, "dev"), (train, "training")):
+        captions = [caption for photo in spread(data.photos, 5000) for caption in photo.captions]
+        if not captions:
+            continue
+        coverage = Coverage.of(captions, vocabulary, max_words=settings.max_words)
+        if coverage.known < ENOUGH_KNOWN:
+            if coverage.letters > _LONG:
+                cure = f"words have {coverage.letters:.0f} letters on average: put spaces between the words"
+            elif config.start is not None and not config.new_words:
+                cure = "set new_words=true, so that it learns new ones"
+            elif settings.min_count > 1:
+                cure = (
+                    f"lower data.min_count, which is {settings.min_count}, so that rarer words count; or add captions"
+                )
+            else:
+                cure = "add captions"
+            raise AnnotationError(
+                f"{data.name}: the vocabulary of {len(vocabulary) - len(SPECIAL):,} words has {coverage.known:.0%} "
+                f"of the words in the {name} captions, such as {captions[0][:60]!r}, and the model would write no "
+                f"others; {cure}"
+            )
+    if coverage is None:
         return None
-    coverage = Coverage.of(captions, vocabulary, max_words=settings.max_words)
-    if coverage.known < ENOUGH_KNOWN:
-        cure = (
-            "set new_words=true, so that it learns new ones"
-            if config.start is not None and not config.new_words
-            else f"lower data.min_count, which is {settings.min_count}, so that rarer words count, or add captions"
-        )
-        raise AnnotationError(
-            f"{data.name}: the vocabulary of {len(vocabulary) - len(SPECIAL):,} words has only {coverage.known:.0%} of "
-            f"the words in the training captions, such as {captions[0][:60]!r}, and the model would write no others; "
-            f"{cure}"
-        )
     if coverage.cut > 0.05:
         warn(
-            f"{data.name}: {coverage.cut:.0%} of the captions have more than {settings.max_words} words and are cut "
+            f"{train.name}: {coverage.cut:.0%} of the captions have more than {settings.max_words} words and are cut "
             "there; to learn them whole, raise data.max_words, and with it model.search.max_words and "
             "evaluation.search.max_words"
         )
-    if coverage.same:
-        warn(f"{data.name}: all captions are {captions[0]!r}, so that is what the model will write of any image")
+    if len(set(captions)) == 1 < len(captions):
+        warn(f"{train.name}: all captions are {captions[0]!r}, so that is what the model will write of any image")
     return coverage
 
 

@@ -101,18 +101,19 @@ SPACELESS = [  # a script without spaces that the tokenizer does not part: Tibet
 ]
 
 
-def covered(captions: list[str], *changes: str) -> tuple[Coverage | None, list[str]]:
+def covered(captions: list[str], *changes: str, dev: int = 0) -> tuple[Coverage | None, list[str]]:
     config = load_config(OWN, ["start=null", *changes])
     photos = tuple(Photo(str(n), Path(f"{n}.jpg"), "train", (caption,)) for n, caption in enumerate(captions))
     vocabulary = Vocabulary.build(captions, min_count=config.data.min_count)
     said: list[str] = []
-    return check_coverage(CaptionData("own", "csv", photos), vocabulary, config, said.append), said
+    train, dev = (CaptionData("own", "csv", each) for each in (photos, photos[:dev]))
+    return check_coverage(train, dev, vocabulary, config, said.append), said
 
 
 @pytest.mark.parametrize(
     ("captions", "changes", "cure"),
     [
-        (SPACELESS, (), "0 words has only 0% .* lower data.min_count, which is 3"),
+        (SPACELESS, (), "0 words has 0% .* put spaces between the words"),
         (["a dog runs", "two birds fly"], (), "lower data.min_count"),
         ([f"ein Haus Wort{n} Laut{n}" for n in range(9)], ("data.min_count=10",), "which is 10"),
         (["ein Hund"] * 9, ("start=show_attend_tell", "new_words=false", "data.min_count=99"), "set new_words=true"),
@@ -136,6 +137,11 @@ def test_captions_of_words_that_a_model_cannot_write_are_refused(captions: list[
 def test_the_share_of_known_words_is_measured(captions: list[str], known: float) -> None:
     coverage, _ = covered(captions)
     assert coverage is not None and coverage.known == pytest.approx(known)
+
+
+def test_the_captions_of_dev_count_too() -> None:
+    with pytest.raises(AnnotationError, match=r"has 0% of the words in the dev captions.*lower data\.min_count"):
+        covered(["zwei Hunde", *["a dog runs"] * 5], dev=1)
 
 
 def test_captions_that_teach_little_are_said() -> None:

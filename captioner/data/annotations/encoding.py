@@ -102,6 +102,6 @@ def _not_utf8(raw: bytes, file: Path, note: Callable[[str], object], error: Unic
         line = raw.count(b"\n", 0, error.start) + 1
         raise AnnotationError(
             f"{file}:{line}: is not UTF-8 (byte 0x{raw[error.start]:x}), nor a Western European encoding; "
-            "save it as UTF-8, for example by: iconv -f GB18030 -t UTF-8, with the encoding it has"
+            "save it as UTF-8, for example by: iconv -f WINDOWS-1251 -t UTF-8, with the name of its encoding"
         )
     return text

@@ -126,8 +126,10 @@ def _records(source: Source) -> Iterator[tuple[str, Any]]:
         if line.strip():
             try:
                 yield f"{file}:{number}", json.loads(line)
-            except (ValueError, RecursionError) as error:
+            except ValueError as error:
                 yield f"{file}:{number}", MalformedError(f"not JSON: {error}")
+            except RecursionError:
+                yield f"{file}:{number}", MalformedError("its JSON is nested too deeply")
 
 
 @reader(
