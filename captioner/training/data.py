@@ -206,9 +206,6 @@ def with_features(
     if not photos:
         why = f"is in the feature store {given}" if given else "can be read"
         cure = "make it from these data" if given else "give the folder of the images, as data.images"
-        split = data.photos[0].split
-        raise AnnotationError(
-            f"{data.name}: none of the {len(data.photos):,} images of {split!r} {why}, such as {data.photos[0].path}; "
-            f"{cure}"
-        )
+        first = data.photos[0].path
+        raise AnnotationError(f"{data.name}: none of {len(data.photos):,} images, such as {first}, {why}; {cure}")
     return CaptionData(data.name, data.format, photos)
