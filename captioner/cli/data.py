@@ -71,6 +71,8 @@ def _print_report(report: Report) -> None:
     photos = sum(split.photos for split in report.splits.values())
     captions = sum(split.captions for split in report.splits.values())
     typer.echo(f"{report.name} ({report.format}): {photos:,} photos with {captions:,} captions")
+    for note in report.notes:
+        typer.echo(note)
     if report.splits:
         _print_splits(report.splits)
     vocabulary = report.vocabulary

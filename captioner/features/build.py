@@ -171,7 +171,8 @@ def _build_whole(
         shape = finished["shape"] or shape
     if not ids or shape is None:
         raise FeatureStoreError(
-            f"{folder}: none of the pictures could be read" + (f"; the first error: {errors[0]}" if errors else "")
+            f"none of the {len(pictures):,} images can be read"
+            + (f", the first: {errors[0]}; if they are elsewhere, give their folder (data.images)" if errors else "")
         )
     index = {**plan, "ids": ids, "shards": sizes, "places": shape[0], "features": shape[1], "grid": encoder.grid}
     if has_regions:

@@ -88,6 +88,7 @@ class _Rehearsal(Run):
             steps_per_epoch=steps,
             epochs=config.epochs,
             store=self.needed,
+            known_words=None if self.coverage is None else self.coverage.known,
             seconds={
                 **self._teacher_seconds(),
                 "encoding": 0.0 if self.needed.exists else self.encoding * (len(train.photos) + len(dev.photos)),

@@ -209,7 +209,7 @@ def test_a_shard_with_only_bad_pictures_costs_no_good_one(tmp_path: Path, pictur
 
 
 def test_no_readable_picture_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FeatureStoreError, match=r"none of the pictures could be read.*nowhere\.jpg"):
+    with pytest.raises(FeatureStoreError, match=r"none of the 1 images can be read.*nowhere\.jpg"):
         build(tmp_path / "store", [("a", tmp_path / "nowhere.jpg")])
 
 
