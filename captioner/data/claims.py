@@ -23,15 +23,17 @@ _MOST_SCANS = 100  # of a JPEG: libjpeg and mozjpeg write 10 to 15; libtiff has 
 _SCANS_AT_LIMIT = 20  # as many scans may an image have that is as large as the limit on pixels allows
 _MOST_SEGMENTS = 10_000  # before the first scan of a JPEG: ICC profiles and XMP take up to a few hundred
 _MOST_EXIF_SEGMENTS = 100  # Pillow joins them in quadratic time
+_MOST_RAW_PARTS = 150_000  # if not compressed: Pillow copies them one by one, in Python
 _MOST_PARTS = 1_000_000  # strips or tiles of a TIFF; tiles of 16 x 16 in an image at the limit are 700,000
 _TIFF_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _MOST_ICONS = 1000
 _MOST_J2K_TILES = 16_384  # OpenJPEG takes some 10 kB for each, filled or not
 _MOST_J2K_BLOCKS = 2_000_000  # OpenJPEG takes some 200 bytes for each; blocks of 32 x 32 at the limit are 700,000
+_MOST_J2K_PACKETS = 4_000_000  # OpenJPEG takes some 1 microsecond for each; 20 layers at the limit have 220,000
 
 _MARKER = re.compile(rb"\xff([^\x00\xff])")
 _SOF = {0xC0, 0xC1, 0xC2, 0xC3, 0xC9, 0xCA, 0xCB}
-_UNREADABLE_SOF = {0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF}
+_UNREADABLE = {**dict.fromkeys((0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF), "hierarchical"), 0xF7: "lossless (JPEG-LS)"}
 _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a segment
 
 
@@ -83,10 +85,8 @@ def _header(data: bytes, name: str) -> _Header:
         exif += marker == 0xE1 and data.startswith(b"Exif\0\0", place)
         if number > _MOST_SEGMENTS or exif > _MOST_EXIF_SEGMENTS:
             raise ImageError(name, "its header has far more parts than that of a photo; save it again as JPEG")
-        if marker in _UNREADABLE_SOF:
-            raise ImageError(
-                name, "this kind of JPEG is not supported (hierarchical); convert it to an ordinary PNG or JPEG"
-            )
+        if process := _UNREADABLE.get(marker):
+            raise ImageError(name, f"{process} JPEG is not supported; convert it to an ordinary PNG or JPEG")
         if marker in _SOF and end - place >= 6:
             header.progressive = marker in (0xC2, 0xCA)
             height, width, header.components = struct.unpack_from(">HHB", data.ljust(place + 6), place + 1)
@@ -129,14 +129,15 @@ def check_tiff(stream: IO[bytes], name: str, limit: int) -> None:
     (entries,) = count.unpack(stream.read(count.size))
     block = stream.read(min(entries, 65_535) * entry.size)
     values: dict[int, int] = {}
-    total = 0
+    total = parts = 0
     for tag, kind, length, value in entry.iter_unpack(block[: len(block) // entry.size * entry.size]):
         size = length * _TIFF_BYTES.get(kind, 0)
         total += size if size > len(value) else 0
-        if tag in (273, 324) and length > _MOST_PARTS:
-            raise ImageError(name, f"it consists of {length:,} strips or tiles, too many to be an image; save it again")
+        parts = max(parts, length if tag in (273, 324) else 0)
         if length == 1 and kind in (3, 4):
             values.setdefault(tag, int(struct.unpack_from(order + ("H" if kind == 3 else "I"), value)[0]))
+    if parts > (_MOST_RAW_PARTS if values.get(259, 1) == 1 else _MOST_PARTS):
+        raise ImageError(name, f"it consists of {parts:,} strips or tiles, too many to be read; save it again in fewer")
     if total > 2 * end:  # each tag points to a part of the file, or many to the same part
         raise ImageError(name, "damaged TIFF (its tags claim more bytes than it has); get a fresh copy of it")
     if values.get(322) and values.get(323):  # a tile is decoded whole, however little of it lies in the image
@@ -201,10 +202,18 @@ def check_jpeg2000(stream: IO[bytes], name: str, limit: int) -> None:
             name,
             f"JPEG 2000 with {tiles:,} tiles of {components} channels is not supported; convert it to PNG or JPEG",
         )
+    # The depth less 1 of each channel, beside a bit for its sign. Where colours are deeper, Pillow makes white black.
+    depth = max(data[start + 42 : start + 42 + 3 * components : 3], default=0) & 0x7F
+    if components > 1 and depth >= 8:
+        raise ImageError(
+            name, f"JPEG 2000 with colours of {depth + 1} bits is not supported; convert it to PNG or JPEG"
+        )
     for style in _coding_styles(data, start, components):
         blocks, packets = style(right - left, bottom - top, tiles)
-        if blocks * components > _MOST_J2K_BLOCKS or packets * components > 100 * _MOST_J2K_BLOCKS:
-            raise ImageError(name, "JPEG 2000 in blocks as small as these is not supported; convert it to PNG or JPEG")
+        if blocks * components > _MOST_J2K_BLOCKS or packets * components > _MOST_J2K_PACKETS:
+            raise ImageError(
+                name, "JPEG 2000 in so many small blocks or layers is not supported; convert it to PNG or JPEG"
+            )
 
 
 def _find_box(data: bytes, wanted: bytes) -> int | None:
@@ -248,14 +257,17 @@ def _coding_styles(data: bytes, start: int, components: int) -> Iterator[Callabl
 
 
 def _count_blocks(layers: int, flags: int, style: bytes, width: int, height: int, tiles: int) -> tuple[int, int]:
-    """How many code blocks, and entries for packets, one channel of this style has."""
+    """How many code blocks and packets one channel of this style has."""
     levels = min(style[0], 32)
-    blocks = precincts = 0
+    blocks = packets = 0
     for level in range(levels + 1):
-        sizes = style[5 + level] if flags & 1 and len(style) > 5 + level else 0xFF
-        across, down = sizes & 15, sizes >> 4
-        scale = levels - level
-        columns, rows = (width >> scale) + 1, (height >> scale) + 1
-        blocks += max(-(-columns >> min(style[1] + 2, across)), 1) * max(-(-rows >> min(style[2] + 2, down)), 1) + tiles
-        precincts = max(precincts, ((columns >> across) + 1) * ((rows >> down) + 1))
-    return blocks, precincts * (levels + 1) * layers // tiles
+        precinct = style[5 + level] if flags & 1 and len(style) > 5 + level else 0xFF
+        across, down = precinct & 15, precinct >> 4
+        columns, rows = (width >> (levels - level)) + 1, (height >> (levels - level)) + 1
+        blocks += tiles + _cells(columns, min(style[1] + 2, across)) * _cells(rows, min(style[2] + 2, down))
+        packets += max(tiles, _cells(columns, across) * _cells(rows, down)) * layers
+    return blocks, packets
+
+
+def _cells(length: int, exponent: int) -> int:
+    return -(-length >> exponent)

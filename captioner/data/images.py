@@ -16,13 +16,13 @@ import warnings
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageOps
 
 from captioner.data.arrays import from_array, is_array, is_tensor, to_grey
 from captioner.data.claims import check_icons, check_jpeg, check_jpeg2000, check_tiff, check_tiles
 from captioner.data.colour import to_srgb
 from captioner.data.heif import check_coded_sizes, is_heif, open_heif
-from captioner.data.libtiff import kept_messages
+from captioner.data.libtiff import kept_messages, read_deep_planes
 from captioner.data.limits import check_size, pixel_limit
 from captioner.data.png import PngWithoutText, is_about_text, without_text
 from captioner.data.reasons import reason_for
@@ -42,6 +42,7 @@ _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "PPM", "WEBP", "TIFF", "AVIF", "
 _POSTSCRIPT = "PostScript (EPS) is a program, which Captioner will not run; export it as PNG or JPEG"
 _JPEG_XL = "JPEG XL cannot be read; convert it to PNG or JPEG"
 _VIDEO = "this is a video, not a picture; save one frame of it as JPEG"
+_RAW = "raw photos cannot be read; develop it, or take the JPEG that the camera wrote beside it"
 _ARCHIVE = "this is an archive, not a picture; unpack it first"
 _FOREIGN: tuple[tuple[int, bytes, str], ...] = (  # (offset, magic bytes there, reason)
     (0, b"%!PS", _POSTSCRIPT),
@@ -54,6 +55,18 @@ _FOREIGN: tuple[tuple[int, bytes, str], ...] = (  # (offset, magic bytes there, 
     (4, b"ftypiso", _VIDEO),
     (4, b"ftypqt", _VIDEO),
     (0, b"\x1aE\xdf\xa3", _VIDEO),
+    (0, b"v/1\x01", "OpenEXR cannot be read; convert it to PNG or JPEG"),
+    (0, b"#?R", "Radiance HDR cannot be read; convert it to PNG or JPEG"),
+    (0, b"II\xbc", "JPEG XR cannot be read; convert it to PNG or JPEG"),
+    (0, b"PF\n", "colour PFM cannot be read; convert it to PNG or JPEG"),
+    (0, b"P7\n", "PAM cannot be read; convert it to PNG or JPEG"),
+    (0, b"qoif", "QOI cannot be read; convert it to PNG or JPEG"),
+    (0, b"DDS ", "DDS textures cannot be read; convert it to PNG or JPEG"),
+    (0, b"gimp xcf", "GIMP files cannot be read; export it as PNG or JPEG"),
+    (0, b"SIMPLE  =", "FITS cannot be read; convert it to PNG or JPEG"),
+    (128, b"DICM", "DICOM cannot be read; export it as PNG or JPEG"),
+    (0, b"FUJIFILMCCD-RAW", _RAW),
+    (4, b"ftypcrx", _RAW),
     (0, b"PK\x03\x04", _ARCHIVE),
     (0, b"\x1f\x8b", _ARCHIVE),
 )
@@ -261,6 +274,7 @@ def _identify(stream: IO[bytes], name: str, limit: int) -> ImageFile.ImageFile:
                 stream.seek(0)
                 image = factory(stream, "")
                 check_size(image.size, name, limit)
+                read_deep_planes(image)
                 check_tiles(image, name)
                 if kind == "AVIF":
                     check_coded_sizes(image, stream, name, limit)
@@ -296,7 +310,10 @@ def _clean(image: Image.Image, name: str) -> Image.Image:
     turn = _turn(image)
     profile = image.info.get("icc_profile")
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        white_is_zero = getattr(image, "tag_v2", {}).get(262) == 0  # in a TIFF; Pillow inverts 8 bits only
         image = to_grey(image)
+        if white_is_zero:
+            image = ImageOps.invert(image)
     if profile:
         if image.has_transparency_data:
             image = image.convert("LA" if image.mode in ("L", "LA") else "RGBA")

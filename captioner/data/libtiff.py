@@ -1,4 +1,4 @@
-"""Catches what libtiff, in C, would print to standard error.
+"""Leaves to libtiff what Pillow reads wrongly, and catches what libtiff, in C, would print to standard error.
 
 libtiff reports an error through one function for the whole process, and Pillow leaves in place the one that prints. It
 has none to replace it; to redirect the descriptor of standard error would take away what other threads print meanwhile.
@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from PIL import _imaging
+from PIL import ImageFile, _imaging
 
 _HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p)
 _local = threading.local()
@@ -60,3 +60,19 @@ def _replace() -> Any:
     previous = _HANDLER(address) if address else None
     atexit.register(set_handler, address)  # threads may still decode when Python has taken the function away
     return kept
+
+
+def read_deep_planes(image: ImageFile.ImageFile) -> None:
+    """Have libtiff read a TIFF of 16-bit colours in separate planes.
+
+    Pillow's own reader, for what is not compressed, takes the values for 8 bits.
+    """
+    tags: Any = getattr(image, "tag_v2", {})
+    tiles: list[Any] = image.tile
+    if tags.get(284) != 2 or max(tags.get(258, (1,))) <= 8 or len(image.getbands()) == 1 or tiles[0][0] != "raw":
+        return
+    mode = "RGBa" if tags.get(338) == (1,) else image.mode
+    tile = ("libtiff", (0, 0, tags[256], tags[257]), 0, (f"{mode};16N", False, tags.offset))
+    kind = type(tiles[0])  # a named tuple since Pillow 11
+    tiles[:] = [tile if kind is tuple else kind(*tile)]
+    image.use_load_libtiff = True  # type: ignore[attr-defined]

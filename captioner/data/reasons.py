@@ -9,10 +9,10 @@ from PIL import Image
 # What Pillow and the libraries under it write of a file that is sound, as far as they can tell, but of a kind that they
 # do not read.
 _UNSUPPORTED = re.compile(
-    r"not (yet )?supported|unsupported|cannot handle|not (built|configured|implemented|available)|cannot decode|"
+    r"not (yet )?supported|unsupported|cannot handle|not (built|configured|implemented|available)|"
     r"unknown (pixel mode|data organization|TGA mode|TGA map depth|TGA orientation|filter category|compression)|"
     r"unable to determine J2K image mode|value for samples per pixel|cannot find loader|"
-    r"[Ss]orry|Can not handle|No space for|only .* (are|is) supported",
+    r"sorry|can not handle",
     re.IGNORECASE,
 )
 
@@ -34,8 +34,10 @@ def reason_for(error: Exception, kind: str, message: str | None = None) -> str:
     detail = message or " ".join(str(error).split()) or type(error).__name__
     if "exceeds maximum scans" in detail:
         return "it has more than 100 scans, each of which takes as long to decode as a whole image; save it again"
-    if isinstance(error.__cause__, KeyError) and kind == "TIFF":  # a table of Pillow's does not have the number
+    if isinstance(error.__cause__, KeyError) and detail.isdigit():  # a table of Pillow's does not have the number
         detail = f"unknown compression {detail}"
+    if detail == "string index out of range":  # of the name of a TIFF's mode, which has a letter a channel
+        detail = "unsupported number of channels"
     if isinstance(error, NotImplementedError) or _UNSUPPORTED.search(detail):
         return f"this kind of {kind} is not supported ({detail}); convert it to an ordinary PNG or JPEG"
     return f"damaged or truncated {kind} ({detail}); get a fresh copy of it"
