@@ -44,10 +44,10 @@ def check_jpeg(stream: IO[bytes], name: str, limit: int) -> None:
         ImageError: it has, or its header has too many segments; ``name`` is what the error calls the image.
     """
     data = b""
-    for size in (1 << 16, 1 << 20, -1):  # the header is rarely longer than the first of these
+    for size in (1 << 13, 1 << 16, 1 << 20, -1):  # the first of these is in the buffer already
         data += stream.read(size)
         header = _header(data, name)
-        if header.start or len(data) < 1 << 16:
+        if header.start or len(data) < size:
             break
     if not header.start or not (header.progressive or header.in_scan < header.components):
         return
@@ -216,8 +216,21 @@ def check_jpeg2000(stream: IO[bytes], name: str, limit: int) -> None:
             )
 
 
-def _find_box(data: bytes, wanted: bytes) -> int | None:
-    place = 0
+def jpeg2000_profile(stream: IO[bytes]) -> bytes | None:
+    """The ICC profile of a JPEG 2000 file, which Pillow leaves out."""
+    stream.seek(0)
+    data = stream.read()
+    header = _find_box(data, b"jp2h")
+    if header is None:
+        return None
+    end = header - 8 + int.from_bytes(data[header - 8 : header - 4], "big")
+    colour = _find_box(data[:end], b"colr", header)
+    if colour is None or data[colour] not in (2, 3):  # 1: one of the listed colour spaces
+        return None
+    return data[colour + 3 : colour - 8 + int.from_bytes(data[colour - 8 : colour - 4], "big")]
+
+
+def _find_box(data: bytes, wanted: bytes, place: int = 0) -> int | None:
     while place + 8 <= len(data):
         size, kind = int.from_bytes(data[place : place + 4], "big"), data[place + 4 : place + 8]
         head = 16 if size == 1 else 8

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 from PIL import Image, ImageFile, ImageOps
 
 from captioner.data.arrays import from_array, is_array, is_tensor, to_grey
-from captioner.data.claims import check_icons, check_jpeg, check_jpeg2000, check_tiff, check_tiles
+from captioner.data.claims import check_icons, check_jpeg, check_jpeg2000, check_tiff, check_tiles, jpeg2000_profile
 from captioner.data.colour import to_srgb
 from captioner.data.heif import check_coded_sizes, is_heif, open_heif
 from captioner.data.libtiff import kept_messages, read_deep_planes
@@ -284,6 +284,8 @@ def _identify(stream: IO[bytes], name: str, limit: int) -> ImageFile.ImageFile:
                 if kind not in ("CUR", "TGA"):  # TGA files may begin like CUR files, and any file like TGA
                     failure, cause = reason_for(error, kind), error
             else:
+                if kind == "JPEG2000":
+                    image.info.setdefault("icc_profile", jpeg2000_profile(stream))
                 if isinstance(stream, PngWithoutText):
                     image.info["icc_profile"] = stream.profile
                 return image
