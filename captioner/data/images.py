@@ -118,17 +118,26 @@ def load_image(source: ImageSource, *, max_pixels: int | None = None, min_size: 
         raise ImageError(name, _reason(error, kind)) from error
 
 
-def check_file(path: str | Path, *, max_pixels: int | None = None) -> None:
+def check_file(source: str | Path | bytes, *, max_pixels: int | None = None) -> tuple[int, int]:
     """Read a picture's header and nothing more, to find most of what is wrong with a file at once.
+
+    Args:
+        source: a file's name, or an encoded file's bytes.
+        max_pixels: see :func:`load_image`.
+
+    Returns:
+        Its width and height as the header has them, before any rotation.
 
     Raises:
         ImageError: there is no such file, or it is no picture, or has more pixels than ``max_pixels``; see
             :func:`load_image`.
     """
-    name = str(path)
+    name = _describe(source)
     _silence_pillow()
-    with _open_stream(path, name) as stream:
-        check_size(_identify(stream, name).size, name, pixel_limit(max_pixels))
+    with _open_stream(source, name) as stream:
+        size = _identify(stream, name).size
+        check_size(size, name, pixel_limit(max_pixels))
+        return size
 
 
 def digest(path: str | Path) -> str:
