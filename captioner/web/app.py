@@ -189,24 +189,19 @@ def create_app(
         with budget.share() as take:
             yield await read_upload(request, limit=max_bytes, budget=budget, take=take)
 
-    async def result(request: Request, upload: Upload, submit: Callable[[], Future[T]]) -> T:
-        """Wait for what becomes of a photo, as long as its client does."""
+    async def result(request: Request, upload: Upload, submit: Callable[[], Future[T]], otherwise: int = 422) -> T:
+        """Wait for what becomes of a photo, as long as its client does; other errors have the status ``otherwise``."""
         try:
             return await _while_connected(request, submit(), seconds)
-        except UnknownModelError as error:
-            raise HTTPException(404, str(error)) from None
-        except FullError as error:
-            raise _later(503, str(error), 2) from None
-        except ImageError as error:
-            raise HTTPException(422, f"{upload.name or 'the photo'}: {error.reason}") from None
         except TimeoutError:
             raise _later(503, f"the photo has waited for {seconds:.0f} s", 10) from None
-
-    async def captioned(request: Request, upload: Upload, model: str | None) -> Caption:
-        try:
-            return await result(request, upload, lambda: batches.submit(upload.content, model))
-        except CaptionerError as error:  # a model that is loaded only now
-            raise HTTPException(500, str(error)) from None
+        except CaptionerError as error:
+            error.__traceback__ = None  # the future that has it is freed late, and would keep the photo so long
+            if isinstance(error, FullError):
+                raise _later(503, str(error), 2) from None
+            status = {UnknownModelError: 404, ImageError: 422}.get(type(error), otherwise)
+            reason = f"{upload.name or 'the photo'}: {error.reason}" if isinstance(error, ImageError) else str(error)
+            raise HTTPException(status, reason) from None
 
     async def small(request: Request, upload: Upload, style: Style) -> Image.Image:
         """Return the photo as it is shown; only that is kept."""
@@ -241,7 +236,7 @@ def create_app(
         ] = False,
     ) -> Answer:
         """Say what a photo shows; for example `curl -F image=@photo.jpg localhost:8000/caption`."""
-        found = await captioned(request, upload, model)
+        found = await result(request, upload, lambda: batches.submit(upload.content, model), 500)
         value = found.to_dict(attention=attention)
         if figure:
             shown = await small(request, upload, style)
@@ -263,14 +258,11 @@ def create_app(
         ] = "png",
     ) -> Response:
         """Show where the model looked for each word, as `captioner attend` does."""
-        found = await captioned(request, upload, model)
+        found = await result(request, upload, lambda: batches.submit(upload.content, model), 500)
         shown = await small(request, upload, Style(side=style.width))
-        try:
-            content: bytes = await result(
-                request, upload, lambda: drawing.submit(lambda: getattr(Figure(found, shown, style), format)())
-            )
-        except CaptionerError as error:
-            raise HTTPException(422, str(error)) from None
+        content: bytes = await result(
+            request, upload, lambda: drawing.submit(lambda: getattr(Figure(found, shown, style), format)())
+        )
         stem = PurePath(upload.name).stem or "photo"
         name = "".join(letter if letter.isalnum() or letter in "-_. " else "_" for letter in stem if letter.isascii())
         disposition = f'attachment; filename="{name or "photo"}.attention.{format}"'
@@ -315,8 +307,9 @@ async def _while_connected(request: Request, future: Future[T], seconds: float) 
             raise HTTPException(400, "the connection was closed before the answer was there")
         raise TimeoutError
     finally:
-        for task in (work, gone):
-            task.cancel()
+        work.cancel()
+        gone.cancel()
+        del work, future  # an exception in them refers to this call, and so to the photo
 
 
 def _figure(caption: Caption, photo: Image.Image, style: Style) -> dict[str, Any]:

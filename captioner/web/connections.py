@@ -104,6 +104,7 @@ class Connection(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP, or close the connection if an answer has begun."""
+        self._leave()
         self._safely(super().send_400_response, msg)
 
     def timeout_keep_alive_handler(self) -> None:
@@ -120,6 +121,7 @@ class Connection(H11Protocol):
     def end(self, status: int, reason: str) -> None:
         """Close the connection at once, with an answer if none has begun."""
         self._set(None)
+        self._leave()
         self.connections.discard(self)
         begun = self.cycle is not None and not self.cycle.response_complete and self.cycle.response_started
         if not begun and not self.transport.get_write_buffer_size() and not self.transport.is_closing():
@@ -130,6 +132,12 @@ class Connection(H11Protocol):
                 % (status, len(body), later, body)
             )
         self.transport.abort()
+
+    def _leave(self) -> None:
+        """Let the application answer no more, as if the client were gone."""
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
 
     def _watch(self) -> None:
         """Set the clock by what the connection waits for: its client, or an answer to come."""
