@@ -195,6 +195,8 @@ def create_app(
             return await _while_connected(request, submit(), seconds)
         except TimeoutError:
             raise _later(503, f"the photo has waited for {seconds:.0f} s", 10) from None
+        except asyncio.CancelledError:
+            raise _later(503, "the server is shutting down", 10) from None
         except CaptionerError as error:
             error.__traceback__ = None  # the future that has it is freed late, and would keep the photo so long
             if isinstance(error, FullError):
