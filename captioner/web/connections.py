@@ -58,13 +58,13 @@ class Connection(H11Protocol):
     idle: ClassVar[float] = 10.0
     patience: ClassVar[float] = 40.0
 
-    def __init__(self, config: Config, *arguments: Any, **settings: Any) -> None:
-        super().__init__(config, *arguments, **settings)
-        self.conn = _Parser(h11.SERVER, HEADERS)
-
     _timer: asyncio.TimerHandle | None = None
     _waits: float | None = None  # for its client: the seconds that it may take
     _since = 0.0
+
+    def __init__(self, config: Config, *arguments: Any, **settings: Any) -> None:
+        super().__init__(config, *arguments, **settings)
+        self.conn = _Parser(h11.SERVER, HEADERS)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Count the connection, and close one if there are too many."""
@@ -119,12 +119,14 @@ class Connection(H11Protocol):
             self._safely(super().shutdown)
 
     def end(self, status: int, reason: str) -> None:
-        """Close the connection at once, with an answer if none has begun."""
+        """Close the connection at once, with an answer if none has begun and, after a time limit, a request has."""
         self._set(None)
+        running = self.cycle is not None and not self.cycle.response_complete
+        begun = running and self.cycle.response_started
+        silent = status == 408 and not running and not self.conn.trailing_data[0]
         self._leave()
         self.connections.discard(self)
-        begun = self.cycle is not None and not self.cycle.response_complete and self.cycle.response_started
-        if not begun and not self.transport.get_write_buffer_size() and not self.transport.is_closing():
+        if not (begun or silent or self.transport.get_write_buffer_size() or self.transport.is_closing()):
             body = json.dumps({"detail": reason}).encode()
             later = b"retry-after: 2\r\n" if status == 503 else b""
             self.transport.write(
@@ -190,7 +192,7 @@ def room(wanted: int = Connection.most) -> int:
                 resource.RLIMIT_NOFILE, (needed if hard == resource.RLIM_INFINITY else min(hard, needed), hard)
             )
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return wanted if soft == resource.RLIM_INFINITY else max(min(wanted, (soft - _RESERVED) // 2), soft // 8)
+    return wanted if soft == resource.RLIM_INFINITY else min(wanted, max((soft - _RESERVED) // 2, soft // 8))
 
 
 class NoHandles(logging.Filter):

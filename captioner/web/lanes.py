@@ -2,7 +2,7 @@
 
 What an image costs to decode is not in its bytes: twelve WebP files of 300 bytes took 4 GB when they were decoded as
 they came. Its header has its pixels, so it is read first. At any time one large image and two others are decoded, which
-bounds the memory; and an image that takes long holds up other large ones, but no ordinary photo.
+bounds the memory, the smallest first. So an image that takes long holds up others of its size, but no ordinary photo.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class FullError(CaptionerError):
 
 
 class Lane:
-    """A few threads that take one job after another; they do not keep the program from ending, as an executor's would.
+    """A few threads that do jobs, the smallest first; they do not keep the program from ending, as an executor's would.
 
     Args:
         threads: how many jobs are done at once.
@@ -38,7 +38,7 @@ class Lane:
 
     def __init__(self, threads: int, *, most: int = 1024, after: Callable[[], None] | None = None) -> None:
         self._most, self._after = most, after
-        self._jobs: dict[Future[Any], Callable[[], None]] = {}  # in their order
+        self._jobs: dict[Future[Any], tuple[int, Callable[[], None]]] = {}  # sizes and jobs, in their order
         self._changed = threading.Condition()
         self._closed = False
         for _ in range(threads):
@@ -50,8 +50,13 @@ class Lane:
         self.add(answer, partial(settle, answer, work))
         return answer
 
-    def add(self, answer: Future[Any], job: Callable[[], None]) -> None:
+    def add(self, answer: Future[Any], job: Callable[[], None], size: int = 0) -> None:
         """Let a job wait for a thread; it is dropped, with all that it holds, when its answer is cancelled.
+
+        Args:
+            answer: of the job.
+            job: sets the answer.
+            size: smaller jobs are done before larger ones.
 
         Raises:
             FullError: too many wait, or it is closed.
@@ -61,7 +66,7 @@ class Lane:
                 raise FullError("the server is shutting down")
             if len(self._jobs) >= self._most:
                 raise FullError(f"{self._most} images as large as this one wait already; try again in a few seconds")
-            self._jobs[answer] = job
+            self._jobs[answer] = size, job
             self._changed.notify()
         answer.add_done_callback(self._drop)
 
@@ -85,7 +90,7 @@ class Lane:
                 self._changed.wait_for(lambda: self._jobs or self._closed)
                 if self._closed:
                     return
-                job = self._jobs.pop(next(iter(self._jobs)))
+                _, job = self._jobs.pop(min(self._jobs, key=lambda answer: self._jobs[answer][0]))
             job()
             del job  # and the image in it
             if self._after is not None:
@@ -130,8 +135,8 @@ class Decoding:
         def sort() -> None:
             try:
                 width, height = check_file(image, max_pixels=self._max_pixels)
-                lane = self._alone if width * height > self._large else self._small
-                lane.add(answer, job)
+                pixels = width * height
+                (self._alone if pixels > self._large else self._small).add(answer, job, pixels)
             except Exception as error:
                 fail(answer, error)
 
