@@ -143,22 +143,30 @@ def load_image(source: ImageSource, *, max_pixels: int | None = None, min_size: 
         raise ImageError(name, reason_for(error, "picture")) from error
 
 
-def check_file(path: str | Path, *, max_pixels: int | None = None) -> None:
+def check_file(source: str | Path | bytes, *, max_pixels: int | None = None) -> tuple[int, int]:
     """Read a picture's header and nothing more, to find most of what is wrong with a file at once.
+
+    Args:
+        source: a file's name, or an encoded file's bytes.
+        max_pixels: see :func:`load_image`.
+
+    Returns:
+        Its width and height as the header has them, before any rotation.
 
     Raises:
         ImageError: there is no such file, or it is no picture, or has more pixels than ``max_pixels``; see
             :func:`load_image`.
     """
-    name = str(path)
+    name = _describe(source)
     _silence_pillow()
     limit = pixel_limit(max_pixels)
-    with _open_stream(path, name) as stream, kept_messages():
+    with _open_stream(source, name) as stream, kept_messages():
         try:
-            _identify(stream, name, limit)
+            return _identify(stream, name, limit).size
         except ImageError as error:
             if not is_about_text(error):
                 raise
+        return _identify(without_text(stream, name), name, limit).size
 
 
 def digest(path: str | Path) -> str:
