@@ -332,7 +332,7 @@ def _place(name: str) -> list[str]:
 
 
 def _read_list(path: Path) -> Iterator[str]:
-    start = 0
+    start, before = 0, [""]
     try:
         while True:
             with open(path, "rb") as file:  # closed in between, since there may be one for each of a thousand runs
@@ -341,8 +341,12 @@ def _read_list(path: Path) -> Iterator[str]:
                 start = file.tell()
             if not lines:
                 return
-            yield from map(str, map(json.loads, lines))
-    except (OSError, ValueError) as error:
+            for name in map(json.loads, lines):
+                if not isinstance(name, str) or (place := _place(name)) <= before:
+                    raise ValueError(f"{name!r:.50} is no name, or not in order")
+                before = place
+                yield name
+    except (OSError, ValueError, RecursionError) as error:
         raise BulkError(f"{path}: damaged ({first_line(error)}); {_DAMAGED}") from None
 
 
@@ -405,12 +409,12 @@ def _remote_names(source: str) -> list[str]:
         # Hidden files are left out below what was named, unless a pattern has them.
         top = (path[: pattern.start()].rpartition("/")[0] if pattern else path.rstrip("/")) + "/"
         shown = is_hidden(path.removeprefix(top))
-        names = [
+        names = {
             name
             for hit, kind in hits.items()
             for name in (system.find(hit) if kind == "directory" else [hit])  # find of a file gives the file
             if shown or not (name.startswith(top) and is_hidden(name.removeprefix(top)))
-        ]
+        }
         return sorted(map(system.unstrip_protocol, names), key=_place)
     except Exception as error:  # each kind of storage has its own
         raise BulkError(f"{source}: cannot be listed ({first_line(error)})") from error

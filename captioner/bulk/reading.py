@@ -66,7 +66,7 @@ def _listed(part: Part) -> Iterator[tuple[str, Path | bytes | str]]:
         for _ in range(part.count):
             try:
                 name = str(json.loads(listed.readline()))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise BadPart(f"the list of pictures is damaged ({first_line(error)})") from None
             yield name, _remote(name) if "://" in name else Path(name)
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from captioner import Captioner, files
-from captioner.bulk import Bulk, Report, bulk, open_plan
+from captioner.bulk import Bulk, Report, bulk, open_plan, run
 from captioner.bulk.parts import Plan
 from captioner.errors import BulkError
 from tests.bulk.conftest import add, picture
@@ -84,6 +84,30 @@ def test_what_is_finished_is_not_done_again(collection: Path, model: Path, tmp_p
         raise AssertionError("the model was loaded")
 
     assert bulk(plan_of(collection, output, model), never) == Report()
+
+
+def test_few_bytes_wait_for_their_captions(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tarfile.open(tmp_path / "shard.tar", "w") as archive:
+        for number in range(30):
+            add(archive, f"{number}.png", picture(number) + bytes(10_000 if number in (7, 8, 20) else 0))
+    plan = plan_of(tmp_path / "shard.tar", tmp_path / "out", model)
+    caption(plan, model)
+    before = rows(tmp_path / "out")
+    plan.file(0).unlink()
+    streams: list[int] = []
+    stream = Captioner.stream
+
+    def counted(self: Captioner, images: Any, **settings: Any) -> Any:
+        images = list(images)
+        streams.append(sum(map(len, images)))
+        return stream(self, images, **settings)
+
+    monkeypatch.setattr(Captioner, "stream", counted)
+    monkeypatch.setattr(run, "MOST_BYTES", 1000)
+    caption(plan, model)
+    assert rows(tmp_path / "out") == before and len(before) == 30
+    assert sorted(streams)[-3:] == [len(picture(number)) + 10_000 for number in (7, 8, 20)]
+    assert sorted(streams)[-4] <= 1000 and len(streams) < 15
 
 
 @pytest.mark.parametrize("ending", ["tar", "tar.gz"])
