@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from captioner import files
+from captioner import rows
 from captioner.assets import TRANSLATOR
 from captioner.cli import complete, console
 from captioner.errors import CaptionerError, ImageError
@@ -126,6 +125,7 @@ def run(
     if attention and not json and (output is None or output.suffix.lower() == ".csv"):
         raise typer.BadParameter("give --json too, or an --output ending in .json or .jsonl", param_hint="--attention")
     from captioner.data.find import find_images
+    from captioner.folders import DEFAULT
 
     failures = console.Failures()
     single = len(paths) == 1 and os.path.isfile(paths[0])
@@ -140,6 +140,7 @@ def run(
     total = len(first) if bar and 1 < len(first) < _FEW else None
 
     search = console.search(beam, length_normalisation, min_words, max_words, block_ngram, n_best)
+    name = console.ensemble(models)
     translated = language is not None or translator is not None
     results: Iterator[Caption | ImageError]
     if error := unreadable(paths, first, max_pixels):
@@ -148,24 +149,23 @@ def run(
         from captioner import Captioner
 
         translate = find_translator(language, translator, device)
-        captioner = Captioner.from_pretrained(console.ensemble(models), device=device, **search)
+        captioner = Captioner.from_pretrained(name, device=device, **search)
         results = captioner.stream(chain(first, found), batch_size=batch_size, workers=workers, max_pixels=max_pixels)
         if translate:
             results = translate.captions(results, batch_size=batch_size)
+    more = ("language", "translation") if translated else ()
     with (
-        _writer(output, translated=translated) if output else nullcontext(lambda record: None) as write,
+        rows.writer(output, more=more) if output else nullcontext(lambda record: None) as write,
         console.progress("Captioning", show=bar) as progress,
     ):
         for done, result in enumerate(results, start=1):
             if isinstance(result, ImageError):
                 failures(result)
-                record: dict[str, Any] = {"image": result.source, "error": result.reason}
-            else:
-                record = result.to_dict(attention=attention)
+            record = rows.row(result.source or "", result, model=name or DEFAULT, attention=attention)
             write(record)
             if json:
                 typer.echo(console.json_text(record))
-            elif prints and "error" not in record:
+            elif prints and record["error"] is None:
                 prefix = "" if single else f"{record['image']}: "
                 for caption in (record, *record.get("others", ())):
                     score = f"\t{caption['log_probability']:.2f}" if n_best > 1 else ""
@@ -227,40 +227,3 @@ def named(paths: list[str]) -> Iterator[str]:
             yield from (os.fsdecode(name) for line in sys.stdin.buffer if (name := line.rstrip(b"\r\n")))
         else:
             yield path
-
-
-@contextmanager
-def _writer(path: Path, *, translated: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Yield a function that writes a record; the file appears when the block ends without an error."""
-    with (
-        files.atomic_path(path) as temporary,
-        open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
-    ):
-        kind = path.suffix.lower()
-        if kind == ".csv":
-            more = ("language", "translation") if translated else ()
-            table = csv.DictWriter(
-                file,
-                ("image", "caption", *more, "log_probability", "error"),
-                extrasaction="ignore",
-                lineterminator="\n",
-            )
-            table.writeheader()
-            yield lambda record: table.writerows(_rows(record))
-        elif kind == ".jsonl":
-            yield lambda record: print(console.json_text(record), file=file)
-        else:
-            separators = chain(["[\n"], iter(lambda: ",\n", None))
-            yield lambda record: print(next(separators), console.json_text(record), sep="", end="", file=file)
-            file.write("\n]\n")
-
-
-def _rows(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield a record's captions as rows of a table."""
-    for caption in (record, *record.get("others", ())):
-        translation = caption.get("translation", {})
-        yield caption | {
-            "image": record["image"],
-            "language": translation.get("language"),
-            "translation": translation.get("text"),
-        }

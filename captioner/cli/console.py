@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import sys
@@ -22,6 +21,7 @@ from rich.text import Text
 from captioner import files
 from captioner.cli import complete
 from captioner.errors import CaptionerError, FileError, first_line
+from captioner.rows import json_text as json_text
 
 if TYPE_CHECKING:
     from captioner.data.dataset import CaptionData
@@ -169,16 +169,6 @@ class Failures:
         """Exit with code 1 if there was a failure."""
         if self.count:
             raise typer.Exit(1)
-
-
-def json_text(value: Any, *, indent: int | None = None) -> str:
-    """Return a value as JSON; escaped only if it holds a file name that is not UTF-8."""
-    text = json.dumps(value, ensure_ascii=False, indent=indent)
-    return (
-        text
-        if text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
-        else json.dumps(value, indent=indent)
-    )
 
 
 def shows_progress(stdout: bool) -> bool:

@@ -76,7 +76,7 @@ def test_json_has_good_and_bad_pictures(caption, photos: Path) -> None:
     result = caption(photos / "broken.jpg", photos / "red.jpg", "--json", "--attention")
     assert result.code == 1
     bad, good = map(json.loads, result.lines)
-    assert bad["image"] == str(photos / "broken.jpg") and "JPEG" in bad["error"] and "caption" not in bad
+    assert bad["image"] == str(photos / "broken.jpg") and "JPEG" in bad["error"] and bad["caption"] is None
     assert good["image"] == str(photos / "red.jpg") and good["caption"].endswith(".")
     rows, columns = good["grid"]
     assert [len(row) for row in good["attention"]] == [rows * columns] * len(good["tokens"])
@@ -100,7 +100,7 @@ def test_output_files(caption, photos: Path, tmp_path: Path, kind: str) -> None:
     else:
         records = json.loads(text) if kind == "json" else [json.loads(line) for line in text.splitlines()]
         assert [Path(record["image"]).name for record in records] == ["blue.jpg", "broken.jpg", "green.png", "red.jpg"]
-        assert ["error" in record for record in records] == [False, True, False, False]
+        assert [record["error"] is not None for record in records] == [False, True, False, False]
         assert [len(record.get("others", ())) for record in records] == [1, 0, 1, 1]
     assert list(file.parent.iterdir()) == [file]
 
@@ -160,8 +160,8 @@ def test_captions_are_translated(caption, photos: Path, translator: Path) -> Non
     assert result.code == 1
     records = [json.loads(line) for line in result.lines]
     assert [record["image"] for record in records] == [str(name) for name in names] and records[1] == plain[1]
-    good = [record for record in records if "error" not in record]
-    assert [record["caption"] for record in good] == [record["caption"] for record in plain if "error" not in record]
+    good = [record for record in records if record["error"] is None]
+    assert [record["caption"] for record in good] == [record["caption"] for record in plain if not record["error"]]
     for record, text in zip(good, expected(translator, [record["caption"] for record in good]), strict=True):
         translation = record["translation"]
         assert (translation["language"], translation["text"], translation["source"]) == ("de", text, record["caption"])
@@ -195,7 +195,7 @@ def test_files_have_caption_and_translation(caption, photos: Path, translator: P
     text = file.read_text(encoding="utf-8")
     if kind == "csv":
         rows = list(csv.DictReader(text.splitlines()))
-        assert list(rows[0]) == ["image", "caption", "language", "translation", "log_probability", "error"]
+        assert list(rows[0]) == ["image", "caption", "language", "translation", "log_probability", "model", "error"]
         found = [(row["caption"], row["translation"]) for row in rows if not row["error"]]
         assert [row["language"] for row in rows] == ["" if row["error"] else "de" for row in rows] and len(rows) == 7
     else:
@@ -203,7 +203,7 @@ def test_files_have_caption_and_translation(caption, photos: Path, translator: P
         found = [
             (candidate["caption"], candidate["translation"]["text"])
             for record in records
-            if "error" not in record
+            if record["error"] is None
             for candidate in (record, *record["others"])
         ]
     assert len(found) == 6 and [translation for _, translation in found] == expected(
