@@ -80,27 +80,30 @@ app.add_typer(data.app, name="data")
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0 on success, 1 after an error, 2 on wrong usage, 130 when interrupted."""
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="surrogateescape")  # file names may hold any bytes, and are printed unchanged
+    """Run the command line and exit: 0 on success, 1 after an error, 2 on wrong usage, 130 when interrupted.
+
+    Results that could not be printed are an error, also if a pipe was closed; see :func:`console.guarded_streams`.
+    """
     keep_freed_memory()
-    try:
-        app(arguments, prog_name="captioner")
-    except CaptionerError as error:
-        Processes.started().yield_to_first()
-        console.error(error)
-    except ModuleNotFoundError as error:  # in a small environment, see the README
-        package = (error.name or "captioner").partition(".")[0]
-        if package == "captioner":
+    with console.guarded_streams():
+        try:
+            app(arguments, prog_name="captioner")
+        except CaptionerError as error:
+            Processes.started().yield_to_first()
+            console.error(error)
+        except ModuleNotFoundError as error:  # in a small environment, see the README
+            package = (error.name or "captioner").partition(".")[0]
+            if package == "captioner":
+                console.unexpected(error)
+            else:
+                console.error(
+                    f"this needs the package {package}, which is not installed; run: pip install {package}", error
+                )
+        except OSError as error:  # a full disk, a read-only folder
+            console.error(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error, error)
+        except Exception as error:  # a mistake in the program or in a library
             console.unexpected(error)
-        else:
-            console.error(
-                f"this needs the package {package}, which is not installed; run: pip install {package}", error
-            )
-    except OSError as error:  # a full disk, a read-only folder
-        console.error(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error, error)
-    except Exception as error:  # a mistake in the program or in a library
-        console.unexpected(error)
-    finally:
-        console.done()
-    sys.exit(1)
+        finally:
+            console.done()
+        sys.exit(1)
+    raise AssertionError("the block above exits")

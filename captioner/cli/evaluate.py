@@ -234,7 +234,7 @@ def run(
     if output_scores:
         files.write_json(output_scores, record)
     if json:
-        typer.echo(console.json_text(record, indent=2))
+        console.show_json(record, indent=2)
     else:
         scores.show(f"{model} on {result.data}", record)
     for line in record["notes"]:

@@ -22,6 +22,7 @@ from PIL import Image, ImageFile
 from captioner.data.arrays import from_array, is_array, is_tensor, to_grey
 from captioner.data.heif import check_coded_sizes, is_heif, open_heif
 from captioner.data.limits import check_size, pixel_limit
+from captioner.data.names import called, why_no_file
 from captioner.errors import CaptionerError, ImageError
 
 if TYPE_CHECKING:
@@ -179,14 +180,16 @@ def _open_stream(source: Any, name: str) -> IO[bytes]:
             raise ImageError(name, "the file is empty (0 bytes); get a fresh copy of it")
         return open(source, "rb")
     except FileNotFoundError as error:
-        if name.lower().startswith(("http://", "https://")):
-            raise ImageError(name, "this is a web address; download the picture first") from error
+        if reason := why_no_file(name):
+            raise ImageError(called(name), reason) from error
         link = " (a link to a file that is gone)" if os.path.islink(source) else ""
         pattern = ", and none that it matches as a pattern" if any(letter in name for letter in "*?[") else ""
         raise ImageError(name, f"there is no such file{link}{pattern}; check the name") from error
     except PermissionError as error:
         raise ImageError(name, "no permission to read it; ask its owner, or change its permissions") from error
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        if reason := why_no_file(name):
+            raise ImageError(called(name), reason) from error
         detail = getattr(error, "strerror", None) or error
         raise ImageError(name, f"cannot be opened ({detail}); check the name") from error
 
