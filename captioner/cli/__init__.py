@@ -6,6 +6,7 @@ is instant.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated, NoReturn
 
@@ -88,6 +89,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     with console.guarded_streams():
         try:
             app(arguments, prog_name="captioner")
+        except SystemExit as exit:
+            if exit.code == 2:
+                _hint(sys.argv[1:] if arguments is None else arguments)
+            raise
         except CaptionerError as error:
             Processes.started().yield_to_first()
             console.error(error)
@@ -107,3 +112,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             console.done()
         sys.exit(1)
     raise AssertionError("the block above exits")
+
+
+def _hint(arguments: list[str]) -> None:
+    """Explain wrong usage by a file whose name looks like an option, as shells put it in place of ``*.jpg``."""
+    name = next((each for each in arguments if each[:1] == "-" and os.path.isfile(each)), None)
+    if name is not None and "--" not in arguments:
+        console.note(f"hint: {name} is also a file; write ./{name}, or -- before the names of files")

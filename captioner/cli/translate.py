@@ -105,6 +105,7 @@ def run(
     if output:
         from captioner.data.mark import check_replaceable
 
+        console.check_output(output, text)
         check_replaceable(output)
     failures = console.Failures()
     with ExitStack() as stack:

@@ -55,6 +55,6 @@ def check_replaceable(path: str | Path) -> None:
     if os.path.isfile(path) and os.path.getsize(path) == 0:  # made by mktemp, for example
         return
     raise FileError(
-        f"{path}: is there already and is not a figure of this program, so it is not replaced; "
-        "move it, or give another --output"
+        f"{path}: exists and is not a figure that this program drew, so it is not replaced; move it, or give "
+        "another --output"
     )
