@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import chain, islice
@@ -124,12 +123,13 @@ def run(
     """
     if attention and not json and (output is None or output.suffix.lower() == ".csv"):
         raise typer.BadParameter("give --json too, or an --output ending in .json or .jsonl", param_hint="--attention")
-    from captioner.data.find import find_images
     from captioner.folders import DEFAULT
 
+    if output:
+        console.check_output(output, *paths)
     failures = console.Failures()
     single = len(paths) == 1 and os.path.isfile(paths[0])
-    found = find_images(named(paths), recursive=recursive, on_empty=failures)
+    found = find_images(paths, recursive, failures)
     prints = json or output is None
     bar = not single and console.shows_progress(stdout=prints)
     # A list on standard input may still be growing, so it is not read ahead.
@@ -164,17 +164,20 @@ def run(
             record = rows.row(result.source or "", result, model=name or DEFAULT, attention=attention)
             write(record)
             if json:
-                typer.echo(console.json_text(record))
+                console.show_json(record)
             elif prints and record["error"] is None:
                 prefix = "" if single else f"{record['image']}: "
                 for caption in (record, *record.get("others", ())):
-                    score = f"\t{caption['log_probability']:.2f}" if n_best > 1 else ""
-                    typer.echo(prefix + (caption["translation"]["text"] if translated else caption["caption"]) + score)
+                    score = [f"{caption['log_probability']:.2f}"] if n_best > 1 else []
+                    text = caption["translation"]["text"] if translated else caption["caption"]
+                    console.show(prefix + text, *score)
             progress(done, total)
+            if console.lost() and output is None:  # nobody would get the others
+                break
     failures.exit()
 
 
-def unreadable(paths: list[str], found: list[Path], max_pixels: int | None) -> ImageError | None:
+def unreadable(paths: list[str], found: list[str], max_pixels: int | None) -> ImageError | None:
     """Return why the only picture cannot be read, if there is only one and that is seen at once.
 
     Nothing large is then loaded for it.
@@ -184,7 +187,7 @@ def unreadable(paths: list[str], found: list[Path], max_pixels: int | None) -> I
         found: the first of the pictures that it stands for.
         max_pixels: the limit on its pixels.
     """
-    if found != [Path(path) for path in paths]:
+    if found != paths:
         return None
     from captioner.data.images import check_file
 
@@ -220,10 +223,45 @@ def find_translator(language: str | None, name: str | None, device: str, **searc
     return translator
 
 
-def named(paths: list[str]) -> Iterator[str]:
-    """Yield the paths, with - replaced by those on stdin."""
-    for path in paths:
-        if path == "-":
-            yield from (os.fsdecode(name) for line in sys.stdin.buffer if (name := line.rstrip(b"\r\n")))
+def find_images(paths: list[str], recursive: bool, failures: console.Failures) -> Iterator[str]:
+    """Yield the names of the image files that arguments stand for, lazily; see :func:`captioner.data.find.find_images`.
+
+    Names stay as they were given. Figures that this program drew are left out with a note, unless one is all that is
+    given.
+
+    Args:
+        paths: the arguments, where - stands for a list on standard input.
+        recursive: look into subfolders too.
+        failures: is given the folders without images, an empty name, and a list that cannot be read.
+    """
+    from captioner.data import find, mark
+
+    def hits(name: str) -> Iterator[str]:
+        if name and not os.path.isdir(name) and (os.path.lexists(name) or not set(name) & set("*?[")):
+            yield name
+        elif name:
+            for hit in find.find_images([name], recursive=recursive, on_empty=failures):
+                yield name if hit == Path(name) else str(hit)
         else:
-            yield path
+            failures("'': this name is empty; give image files, or folders that have some")
+
+    alone = len(paths) == 1 and os.path.isfile(paths[0])
+    drawn = 0
+    for path in paths:
+        try:
+            for name in _listed() if path == "-" else [path]:
+                for hit in hits(name):
+                    if alone or not mark.is_drawn_image(hit):
+                        yield hit
+                    else:
+                        drawn += 1
+        except CaptionerError as error:
+            failures(error)
+    if drawn:
+        console.note(f"left out {drawn:,} figure{'s' * (drawn != 1)} that this program drew")
+
+
+def _listed() -> Iterator[str]:
+    from captioner.data.names import listed
+
+    return listed(console.stdin())

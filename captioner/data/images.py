@@ -24,6 +24,7 @@ from captioner.data.colour import to_srgb
 from captioner.data.heif import check_coded_sizes, is_heif, open_heif
 from captioner.data.libtiff import kept_messages, read_deep_planes
 from captioner.data.limits import check_size, pixel_limit
+from captioner.data.names import called, why_no_file
 from captioner.data.png import PngWithoutText, is_about_text, without_text
 from captioner.data.reasons import reason_for
 from captioner.data.streams import CountedBytes, CountedFile
@@ -217,14 +218,16 @@ def _open_stream(source: Any, name: str) -> IO[bytes]:
             raise ImageError(name, "the file is empty (0 bytes); get a fresh copy of it")
         return CountedFile(os.fspath(source), name, status.st_size)
     except FileNotFoundError as error:
-        if name.lower().startswith(("http://", "https://")):
-            raise ImageError(name, "this is a web address; download the picture first") from error
+        if reason := why_no_file(name):
+            raise ImageError(called(name), reason) from error
         link = " (a link to a file that is gone)" if os.path.islink(source) else ""
         pattern = ", and none that it matches as a pattern" if any(letter in name for letter in "*?[") else ""
         raise ImageError(name, f"there is no such file{link}{pattern}; check the name") from error
     except PermissionError as error:
         raise ImageError(name, "no permission to read it; ask its owner, or change its permissions") from error
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        if reason := why_no_file(name):
+            raise ImageError(called(name), reason) from error
         detail = getattr(error, "strerror", None) or error
         raise ImageError(name, f"cannot be opened ({detail}); check the name") from error
 

@@ -245,3 +245,45 @@ def test_several_models_write_one_caption(caption, run, model: Path, partner: Pa
     assert len(record["attention"]) == len(record["tokens"])
     backwards = run("caption", photos / "red.jpg", "-m", partner, "-m", model, "--json", "--device", "cpu")
     assert len(json.loads(backwards.out)["tokens"]) <= 5 and len(record["tokens"]) == 6  # by the first one's settings
+
+
+def test_names_stay_as_they_were_given(caption, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(photos.parent)
+    given = [
+        "./photos/red.jpg",
+        "photos//blue.jpg",
+        "photos/../photos/green.png",
+        "-",
+        "https://x.org/a.jpg",
+        "./no.jpg",
+    ]
+    result = caption(*given, "--json", stdin="photos/./red.jpg\r\n")
+    assert result.code == 1
+    given[3] = "photos/./red.jpg"
+    assert [json.loads(line)["image"] for line in result.lines] == given
+    assert "https://x.org/a: this is a web address; download the image first" in result.err
+
+
+def test_an_empty_name_is_not_the_working_folder(caption, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(photos)
+    result = caption("", "red.jpg")
+    assert result.code == 1 and len(result.lines) == 1 and "'': this name is empty" in result.err
+    assert caption("").code == 1
+
+
+def test_an_image_on_standard_input_is_not_a_list(caption, photos: Path) -> None:
+    result = caption("-", photos / "blue.jpg", stdin=(photos / "red.jpg").read_bytes())
+    assert result.code == 1 and len(result.lines) == 1
+    assert result.err.splitlines() == [
+        "error: standard input: this is not a list of names but binary data; give an image as a file"
+    ]
+
+
+def test_an_output_that_is_an_input_is_refused(caption, photos: Path, tmp_path: Path) -> None:
+    file = tmp_path / "list.csv"
+    file.write_text("image,caption\n")
+    (tmp_path / "same.csv").symlink_to(file)
+    for output in (file, tmp_path / "same.csv"):
+        result = caption(photos / "red.jpg", file, "-o", output)
+        assert result.code == 1 and f"{output}: is also an input" in result.err
+    assert file.read_text() == "image,caption\n"
