@@ -155,7 +155,7 @@ def check_tiles(image: ImageFile.ImageFile, name: str) -> None:
     Raises:
         ImageError: they do; ``name`` is what the error calls the image.
     """
-    boxes = (tile[1] for tile in image.tile if tile[1])
+    boxes = (tile[1] for tile in image.tile or () if tile[1])
     covered = sum((right - left) * (bottom - top) for left, top, right, bottom in boxes)
     if covered > 8 * max(image.width * image.height, 4096):  # planes lie in as many layers
         raise ImageError(name, f"damaged {image.format} (its parts cover it many times); get a fresh copy of it")
