@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 from captioner.errors import ImageError
 
-_MOST_UNITS = 10_000  # of an AV1 image; it takes some 3
-_MOST_ITEMS = 100_000
+_MOST_UNITS = 10_000  # of AV1 in a file; an image takes some 3
+_MOST_PLACES = 100_000  # where parts of images lie
+_MOST_TRACKS = 16
 _LEAST = 4096  # pixels that an image counts at least, as each has a cost of its own
 PADDING = 63
 """Pixels that an encoder may add to each side, to fill whole blocks."""
@@ -44,9 +45,8 @@ def coded_pixels(data: bytes, name: str) -> tuple[int, tuple[int, int]]:
     Raises:
         ImageError: the file is made of far more parts than an image.
     """
-    contents = _read(data)
-    if len(contents.kinds) > _MOST_ITEMS:
-        raise ImageError(name, f"it holds {len(contents.kinds):,} images, too many to be sound; give one image")
+    contents = _read(data, name)
+    units = _Units(data, name)
     costs: dict[int, int] = {}
     largest = (0, 0)
 
@@ -60,21 +60,18 @@ def coded_pixels(data: bytes, name: str) -> tuple[int, tuple[int, int]]:
         sizes = list(contents.sizes.get(item, []))
         frames = 1
         if contents.kinds.get(item) == b"av01":
-            coded = b"".join(data[start : start + length] for start, length in contents.places.get(item, []))
-            frames, more = _av1(coded, name)
-            sizes += more
-        for size in sizes:
-            largest = max(largest, size, key=_area)
-        own = max(max(map(_area, sizes), default=0), _LEAST) * frames
-        costs[item] = own + sum(cost(part, depth + 1) for part in contents.parts.get(item, []))
+            frames, coded = units.read(contents.places.get(item, []))
+            sizes += coded
+        largest = max((largest, *sizes), key=_area)
+        own = max((_LEAST, *map(_area, sizes)))
+        costs[item] = own * frames + sum(cost(part, depth + 1) for part in contents.parts.get(item, []))
         return costs[item]
 
     total = cost(contents.primary, 0)
-    for start, length in contents.frames:
-        frames, sizes = _av1(data[start : start + length], name)
-        for size in sizes:
-            largest = max(largest, size, key=_area)
-            total += _area(size) * frames
+    for frame in contents.frames:
+        frames, sizes = units.read([frame])
+        largest = max((largest, *sizes), key=_area)
+        total += sum(map(_area, sizes)) * frames
     return total, largest
 
 
@@ -113,14 +110,18 @@ class _Numbers:
         return self.place < self.end
 
 
-def _read(data: bytes) -> _Contents:
+def _read(data: bytes, name: str) -> _Contents:
     contents = _Contents()
     for kind, start, end in _boxes(data, 0, len(data)):
         if kind == b"meta":
             _read_meta(data, (start + 4, end), contents)
+            if sum(map(len, contents.places.values())) > _MOST_PLACES:
+                raise ImageError(name, "its images lie in too many places of the file; convert it to JPEG")
         elif kind == b"moov":
             for track in (box for box in _boxes(data, start, end) if box[0] == b"trak"):
                 _read_track(data, track, contents)
+                if len(contents.frames) > _MOST_TRACKS:
+                    raise ImageError(name, "it has too many tracks; save one image of it as PNG or JPEG")
     return contents
 
 
@@ -145,7 +146,8 @@ def _read_meta(data: bytes, content: tuple[int, int], contents: _Contents) -> No
             for entry, first, last in _boxes(data, start + 4, end):
                 references = _Numbers(data, first, last)
                 item = references.next(wide)
-                parts = [references.next(wide) for _ in range(references.next(2)) if references.more]
+                count = min(references.next(2), (last - references.place) // wide)
+                parts = [references.next(wide) for _ in range(count)]
                 if entry == b"dimg":
                     contents.parts.setdefault(item, []).extend(parts)
                 elif entry == b"auxl":  # transparency is decoded with the image
@@ -173,17 +175,20 @@ def _read_places(numbers: _Numbers, version: int, places: dict[int, tuple[int, l
     offset_size, length_size, base_size = sizes >> 12, sizes >> 8 & 15, sizes >> 4 & 15
     index_size = sizes & 15 if version else 0
     wide = 4 if version == 2 else 2
+    total = 0
     for _ in range(numbers.next(wide)):
-        if not numbers.more:
+        if not numbers.more or total > _MOST_PLACES:
             return
         item = numbers.next(wide)
         method = numbers.next(2) & 15 if version else 0
         numbers.next(2)
         base = numbers.next(base_size)
-        extents = []
-        for _ in range(numbers.next(2)):
-            if not numbers.more:
+        extents: list[tuple[int, int]] = []
+        count = numbers.next(2)
+        for _ in range(count if index_size + offset_size + length_size else min(count, 1)):
+            if not numbers.more or total > _MOST_PLACES:
                 break
+            total += 1
             numbers.next(index_size)
             start, length = base + numbers.next(offset_size), numbers.next(length_size)
             extents.append((start, length or len(numbers.data)))
@@ -230,33 +235,47 @@ class _Bits:
         return (self.value >> self.left if self.left > 0 else self.value << -self.left) & ((1 << count) - 1)
 
 
-def _av1(data: bytes, name: str) -> tuple[int, list[tuple[int, int]]]:
-    """The number of frames of a coded image, and the largest size that each of its sequence headers allows."""
-    frames, units, place = 0, 0, 0
-    sizes = []
-    while place < len(data):
-        head = data[place]
-        place += 2 if head & 4 else 1
-        length, shift = 0, 0
-        if head & 2:
-            while place < len(data) and shift < 56:
-                byte = data[place]
-                place += 1
-                length |= (byte & 127) << shift
-                shift += 7
-                if byte < 128:
-                    break
-        else:
-            length = len(data) - place
-        kind = head >> 3 & 15
-        if kind == 1:
-            sizes.append(_sequence_size(data[place : place + min(length, 512)]))
-        frames += kind in (3, 6)
-        units += 1
-        if units > _MOST_UNITS:
-            raise ImageError(name, "its AV1 data has far more parts than an image; convert it to JPEG")
-        place += length
-    return max(frames, 1), sizes
+class _Units:
+    """Reads the units that AV1 data consists of, within limits for the whole file."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        self._data, self._name = data, name
+        self._units = self._bytes = 0
+
+    def read(self, places: list[tuple[int, int]]) -> tuple[int, list[tuple[int, int]]]:
+        """The number of frames of a coded image, and the largest size that each of its sequence headers allows."""
+        parts = []
+        for start, length in places:
+            parts.append(self._data[start : start + length])
+            self._bytes += len(parts[-1])
+            if self._bytes > 2 * len(self._data):
+                raise ImageError(self._name, "its images share their bytes many times over; convert it to JPEG")
+        data = b"".join(parts)
+        frames = place = 0
+        sizes = []
+        while place < len(data):
+            head = data[place]
+            place += 2 if head & 4 else 1
+            length = shift = 0
+            if head & 2:
+                while place < len(data) and shift < 56:
+                    byte = data[place]
+                    place += 1
+                    length |= (byte & 127) << shift
+                    shift += 7
+                    if byte < 128:
+                        break
+            else:
+                length = len(data) - place
+            kind = head >> 3 & 15
+            if kind == 1:
+                sizes.append(_sequence_size(data[place : place + min(length, 512)]))
+            frames += kind in (3, 6)
+            self._units += 1
+            if self._units > _MOST_UNITS:
+                raise ImageError(self._name, "its AV1 data has far more parts than an image; convert it to JPEG")
+            place += length
+        return max(frames, 1), sizes
 
 
 def _sequence_size(header: bytes) -> tuple[int, int]:

@@ -20,7 +20,10 @@ from captioner.data.limits import check_declared, check_size
 from captioner.errors import ImageError
 
 _MOST_SCANS = 100  # of a JPEG: libjpeg and mozjpeg write 10 to 15; libtiff has the same limit
-_SCANS_AT_LIMIT = 20  # as many scans may an image have that is as large as the limit on pixels allows
+_SCANS_AT_LIMIT = 20  # as many scans may an image have that is as large as the limit on pixels allows, or in a TIFF
+_TOO_MANY_SCANS = (
+    "it has more than {} scans, each of which takes as long to decode as a whole image; save it again as JPEG"
+)
 _MOST_SEGMENTS = 10_000  # before the first scan of a JPEG: ICC profiles and XMP take up to a few hundred
 _MOST_EXIF_SEGMENTS = 100  # Pillow joins them in quadratic time
 _MOST_RAW_PARTS = 150_000  # if not compressed: Pillow copies them one by one, in Python
@@ -60,11 +63,7 @@ def check_jpeg(stream: IO[bytes], name: str, limit: int) -> None:
     for marker, _, _ in _segments(data, header.start):
         scans += marker == 0xDA
         if scans > most:
-            raise ImageError(
-                name,
-                f"it has more than {most} scans, each of which takes as long to decode as a whole image; "
-                "save it again as JPEG",
-            )
+            raise ImageError(name, _TOO_MANY_SCANS.format(most))
 
 
 @dataclass
@@ -140,6 +139,10 @@ def check_tiff(stream: IO[bytes], name: str, limit: int) -> None:
         raise ImageError(name, f"it consists of {parts:,} strips or tiles, too many to be read; save it again in fewer")
     if total > 2 * end:  # each tag points to a part of the file, or many to the same part
         raise ImageError(name, "damaged TIFF (its tags claim more bytes than it has); get a fresh copy of it")
+    if values.get(259) in (6, 7):  # JPEG, one for each strip or tile
+        stream.seek(0)
+        if max(strip.count(b"\xff\xda") for strip in stream.read().split(b"\xff\xd8")) > _SCANS_AT_LIMIT:
+            raise ImageError(name, _TOO_MANY_SCANS.format(_SCANS_AT_LIMIT))
     if values.get(322) and values.get(323):  # a tile is decoded whole, however little of it lies in the image
         width, height = (values.get(tag, 0) for tag in (256, 257))
         wide, high = values[322], values[323]
@@ -152,7 +155,7 @@ def check_tiles(image: ImageFile.ImageFile, name: str) -> None:
     Raises:
         ImageError: they do; ``name`` is what the error calls the image.
     """
-    boxes = (tile[1] for tile in image.tile if tile[1])
+    boxes = (tile[1] for tile in image.tile or () if tile[1])
     covered = sum((right - left) * (bottom - top) for left, top, right, bottom in boxes)
     if covered > 8 * max(image.width * image.height, 4096):  # planes lie in as many layers
         raise ImageError(name, f"damaged {image.format} (its parts cover it many times); get a fresh copy of it")

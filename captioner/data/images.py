@@ -258,13 +258,13 @@ def _identify(stream: IO[bytes], name: str, limit: int) -> ImageFile.ImageFile:
     if is_heif(head):
         try:
             image = open_heif(stream, name)
+            check_size(image.size, name, limit)
+            check_coded_sizes(image, stream, name, limit)
+            return image
         except ImageError:
             raise
         except Exception as error:
             raise ImageError(name, reason_for(error, "HEIC")) from error
-        check_size(image.size, name, limit)
-        check_coded_sizes(image, stream, name, limit)
-        return image
     magic = head[:16].ljust(16, b"\0")  # some of Pillow's checks fail on fewer bytes
     failure = cause = None
     Image.preinit()

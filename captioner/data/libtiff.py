@@ -68,11 +68,6 @@ def read_deep_planes(image: ImageFile.ImageFile) -> None:
     Pillow's own reader, for what is not compressed, takes the values for 8 bits.
     """
     tags: Any = getattr(image, "tag_v2", {})
-    tiles: list[Any] = image.tile
-    if tags.get(284) != 2 or max(tags.get(258, (1,))) <= 8 or len(image.getbands()) == 1 or tiles[0][0] != "raw":
-        return
-    mode = "RGBa" if tags.get(338) == (1,) else image.mode
-    tile = ("libtiff", (0, 0, tags[256], tags[257]), 0, (f"{mode};16N", False, tags.offset))
-    kind = type(tiles[0])  # a named tuple since Pillow 11
-    tiles[:] = [tile if kind is tuple else kind(*tile)]
-    image.use_load_libtiff = True  # type: ignore[attr-defined]
+    if tags.get(284) == 2 and tags.get(259, 1) == 1 and max(tags.get(258, (1,))) > 8 and len(image.getbands()) > 1:
+        tags[259] = 8  # compressed, which Pillow leaves to libtiff; that reads the tag in the file
+        image._setup()  # type: ignore[attr-defined]

@@ -19,7 +19,10 @@ class PngWithoutText(CountedBytes):
 
 def is_about_text(error: ImageError) -> bool:
     """Whether a PNG was refused for its text or profile alone."""
-    return isinstance(error.__cause__, ValueError) and "MAX_TEXT_" in str(error.__cause__)
+    words = str(error.__cause__).lower()
+    return isinstance(error.__cause__, ValueError) and (
+        "decompressed data too large" in words or "text chunks" in words
+    )
 
 
 def without_text(stream: IO[bytes], name: str) -> PngWithoutText:

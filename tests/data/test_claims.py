@@ -14,6 +14,7 @@ import pytest
 from PIL import Image, features
 
 from captioner.data import streams
+from captioner.data.boxes import coded_pixels
 from captioner.data.images import check_file, load_image
 from captioner.errors import ImageError
 from tests.data.pictures import distance, encode, scene
@@ -172,6 +173,17 @@ def test_a_tile_far_larger_than_the_image_is_refused() -> None:
     assert load_image(tiff(tags, {324: padded})) == small.convert("RGB")
 
 
+def test_a_jpeg_in_a_tiff_is_held_to_its_scans() -> None:
+    tags = {256: 64, 257: 64, 258: 8, 262: 1, 277: 1, 278: 64, 259: 7}
+    for scans in (20, 21):
+        strip = jpeg(64, 64, scans)
+        content = tiff({**tags, 279: len(strip)}, {273: strip})
+        if scans == 20:
+            assert load_image(content).size == (64, 64)
+        else:
+            assert "it has more than 20 scans" in refusal(content)
+
+
 def test_strips_that_cover_the_image_many_times_are_refused() -> None:
     tags: dict[int, Any] = {256: 1000, 257: 1000, 258: 8, 259: 1, 262: 1, 278: 500}
     content = tiff({**tags, 273: [8] * 500, 279: [500_000] * 500})
@@ -300,9 +312,16 @@ def test_avif_with_transparency_and_animations_are_read() -> None:
     assert np.abs(np.asarray(load_image(moving)).astype(int)[20, 20] - (255, 0, 0)).max() < 8
 
 
-def test_a_grid_of_heic_images_counts_all_of_them() -> None:
-    from captioner.data.boxes import coded_pixels
+@needs_avif
+@pytest.mark.parametrize("options", [{}, {"save_all": True, "append_images": [Image.new("RGB", (640, 480), "red")]}])
+def test_the_size_in_the_coded_avif_is_found(options: dict[str, Any]) -> None:
+    content = encode(Image.new("RGB", (640, 480)), "AVIF", speed=10, **options)  # a still and a film differ in headers
+    place = content.index(b"ispe") + 8
+    total, largest = coded_pixels(content[:place] + bytes(8) + content[place + 8 :], "x")
+    assert largest == (640, 480) and total >= 577 * 417
 
+
+def test_a_grid_of_heic_images_counts_all_of_them() -> None:
     def box(kind: bytes, *parts: bytes) -> bytes:
         return struct.pack(">I", sum(map(len, parts)) + 8) + kind + b"".join(parts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import logging
 import struct
 import threading
@@ -158,23 +159,32 @@ def test_transparency_and_palettes_are_kept() -> None:
     assert np.array_equal(first_values(load_image(encode(palette, "PNG", icc_profile=icc))), plain)
 
 
-def test_cmyk_with_a_profile_is_converted(monkeypatch: pytest.MonkeyPatch) -> None:
-    # littleCMS writes no CMYK profile, so this holds what is asked of it: a CMYK transform, for a CMYK profile alone.
-    asked = []
+def cmyk_profile() -> bytes:
+    """A printer's profile: paper is white, black ink black, and any other ink alone grey of lightness 50."""
+    grid = [0 if black or cyan + magenta + yellow > 1 else 128 if cyan + magenta + yellow else 255
+            for cyan, magenta, yellow, black in itertools.product((0, 1), repeat=4)]  # fmt: skip
+    straight = bytes(range(256))
+    table = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + fixed(1, 0, 0, 0, 1, 0, 0, 0, 1) + straight * 4
+    table += b"".join(bytes([lightness, 128, 128]) for lightness in grid) + straight * 3
+    head = bytes(4) + struct.pack(">I", 0x02100000) + b"prtrCMYKLab " + bytes(12) + b"acsp" + bytes(28)
+    head = (head + fixed(0.9642, 1, 0.8249)).ljust(124, b"\0")
+    tags = struct.pack(">I4sII", 1, b"A2B0", 128 + 16, len(table))
+    return struct.pack(">I", 128 + 16 + len(table)) + head + tags + table
 
-    class Transform:
-        def apply(self, image: Image.Image) -> Image.Image:
-            return Image.new("RGB", image.size, (1, 2, 3))
 
-    def transform(icc: bytes, mode: str) -> Transform:
-        asked.append((icc, mode))
-        return Transform()
-
-    monkeypatch.setattr(colour, "_transform", transform)
-    for kind in ("JPEG", "TIFF"):
-        content = encode(Image.new("CMYK", (8, 8), (9, 9, 9, 9)), kind, icc_profile=b"printer's")
-        assert load_image(content).getpixel((0, 0)) == (1, 2, 3)
-    assert asked == [(b"printer's", "CMYK")] * 2
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_cmyk_with_a_profile_is_converted(kind: str) -> None:
+    icc = cmyk_profile()
+    # A lightness of 50 is 119 in sRGB; without a profile, a full ink takes all of its colour.
+    for ink, expected_grey, without in (
+        ((0, 0, 0, 0), 255, (255, 255, 255)),
+        ((255, 0, 0, 0), 119, (0, 255, 255)),
+        ((0, 0, 0, 255), 0, (0, 0, 0)),
+    ):
+        image = Image.new("CMYK", (16, 16), ink)
+        found = np.array(load_image(encode(image, kind, icc_profile=icc)).getpixel((8, 8)))
+        assert np.abs(found - expected_grey).max() <= 2
+        assert np.abs(np.array(load_image(encode(image, kind)).getpixel((8, 8))) - without).max() <= 2
 
 
 def test_an_srgb_profile_leaves_every_value_as_it_is() -> None:
