@@ -24,17 +24,18 @@ def too_large(size: int) -> str:
     return f"has {size:,} bytes, more than the {MOST_BYTES:,} that are read; save it as a smaller file"
 
 
-def check_unpacked(unpacked: int, packed: int) -> None:
+def check_unpacked(unpacked: int, packed: int, allowed: int | None = None) -> None:
     """Check that an archive does not unpack to far more than images do, so that a small one cannot cost hours.
 
     Args:
         unpacked: bytes that were or would be unpacked so far.
         packed: bytes that they were unpacked from.
+        allowed: bytes that may be unpacked from however few.
 
     Raises:
         BadPart: it does.
     """
-    if unpacked > _ALLOWED + _TIMES * packed:
+    if unpacked > (_ALLOWED if allowed is None else allowed) + _TIMES * packed:
         raise BadPart(
             f"{packed:,} bytes unpack to {unpacked:,} or more, over {_TIMES} times as many; unpack it yourself, if you "
             "trust it"

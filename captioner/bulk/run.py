@@ -128,7 +128,8 @@ class Bulk:
         for reason in broken:
             path = self.plan.file(number)
             yield self._row(
-                part.address, ImageError(part.address, f"{reason}; once it is repaired, delete {path} and run again")
+                part.address,
+                ImageError(part.address, f"{reason}; once it is repaired or replaced, delete {path} and run again"),
             )
 
     def _row(self, image: str, result: Caption | ImageError) -> rows.Row:

@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
+from captioner.bulk import limits
 from captioner.bulk.limits import BadPart, check_unpacked, too_large
 from captioner.errors import BulkError, first_line
 from captioner.rows import require_parquet
@@ -98,7 +99,9 @@ def images_in_group(table: Any, group: int, column: Column, size: int) -> Iterat
             if chunk.path_in_schema == name:
                 packed = min(packed + chunk.total_compressed_size, size)
                 unpacked += chunk.total_uncompressed_size
-        check_unpacked(unpacked, packed)
+        check_unpacked(unpacked, packed, limits.MOST_BYTES)  # a page is unpacked at once, up to 2 GB
+        if reason := too_large(unpacked // max(1, rows.num_rows)):
+            raise BadPart(f"an image in it {reason}")
         if rows.num_rows > _FREE_ROWS + packed:
             raise BadPart(f"{packed:,} bytes cannot hold {rows.num_rows:,} images")
         first = sum(table.metadata.row_group(before).num_rows for before in range(group))

@@ -87,8 +87,9 @@ def test_a_file_that_describes_images_has_none(tmp_path: Path) -> None:
 
 def test_a_value_that_is_too_large_is_a_row_and_the_next_is_read(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(limits, "MOST_BYTES", 1000)
-    path = write(tmp_path / "t.parquet", {"image": [b"1", bytes(1001), bytes(1000)]})
-    (first, second, third), why = read(path)
+    path = write(tmp_path / "t.parquet", {"image": [b"1", bytes(1001), bytes(1000), *[b"2"] * 20]})
+    (first, second, third, *others), why = read(path)
+    assert others == [b"2"] * 20
     assert (first, third, why) == (b"1", bytes(1000), "") and "has 1,001 bytes, more than the 1,000" in str(second)
 
 
@@ -114,10 +115,13 @@ def test_a_value_that_a_dictionary_repeats_is_held_once(tmp_path: Path, monkeypa
 
 
 def test_groups_that_claim_more_than_they_can_hold_are_not_read(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(limits, "_ALLOWED", 1 << 20)
+    monkeypatch.setattr(limits, "MOST_BYTES", 1 << 20)
     path = write(tmp_path / "t.parquet", {"image": [bytes(9 << 20)]}, compression="zstd")
     found, why = read(path)
     assert found == [] and "unpack to 9,4" in why and "over 100 times as many" in why
+    path = write(tmp_path / "t.parquet", {"image": [os.urandom(5 << 20), b"1"]})
+    found, why = read(path)
+    assert found == [] and why.startswith("an image in it has 2,6") and "more than the 1,048,576 that are read" in why
     nothing = write(
         tmp_path / "n.parquet", {"image": pyarrow.nulls(1_100_000, pyarrow.binary())}, row_group_size=1 << 21
     )
