@@ -281,7 +281,7 @@ def create_app(
 
 def _later(status: int, reason: str, seconds: float) -> HTTPException:
     wait = max(1, ceil(seconds))
-    return HTTPException(status, f"{reason}; go on in {wait} s", headers={"retry-after": str(wait)})
+    return HTTPException(status, f"{reason}; try again in {wait} s", headers={"retry-after": str(wait)})
 
 
 async def _while_connected(request: Request, future: Future[T], seconds: float) -> T:

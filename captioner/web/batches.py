@@ -106,7 +106,7 @@ class Batches:
         request = _Request(next(self._numbers), name, Future())
         with self._changed:
             if len(self._waiting) >= self.most:
-                raise FullError(f"{self.most} images wait already; try again in a few seconds")
+                raise FullError(f"{self.most} images wait already")
             self._waiting[request.number] = request.answer
         request.answer.add_done_callback(lambda _: self._drop(request.number))
         try:

@@ -1,6 +1,6 @@
 """Decodes the images of all requests, few at a time, and large ones apart from the others.
 
-What an image costs to decode is not in its bytes: twelve WebP files of 300 bytes took 4 GB when they were decoded as
+What an image costs to decode is not in its bytes: twelve WebP files of 2 kB took 4 GB when they were decoded as
 they came. Its header has its pixels, so it is read first. At any time one large image and two others are decoded, which
 bounds the memory, the smallest first. So an image that takes long holds up others of its size, but no ordinary photo.
 """
@@ -67,7 +67,7 @@ class Lane:
             if self._closed:
                 raise FullError("the server is shutting down")
             if len(self._jobs) >= self._most:
-                raise FullError(f"{self._most} images as large as this one wait already; try again in a few seconds")
+                raise FullError(f"{self._most} images as large as this one wait already")
             self._jobs[answer] = size, job
             self._changed.notify()
         answer.add_done_callback(self._drop)
@@ -114,7 +114,7 @@ class Decoding:
         waiting: large images that may wait.
     """
 
-    def __init__(self, *, max_pixels: int | None = None, large: int = LARGE, waiting: int = 8) -> None:
+    def __init__(self, *, max_pixels: int | None = None, large: int = LARGE, waiting: int = 32) -> None:
         self._max_pixels, self._large = max_pixels, large
         self._headers, self._small = Lane(2), Lane(2)
         self._alone = Lane(1, most=waiting, after=return_freed_memory)
