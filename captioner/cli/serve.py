@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import ipaddress
 import logging
+import os
 import signal
 import socket
+import sys
 from contextlib import suppress
 from typing import Annotated
 
@@ -116,7 +118,7 @@ def run(
         backlog=min(64, most),  # asyncio accepts so many before it counts the first
         log_level="error",  # uvicorn warns of each malformed request
         server_header=False,
-        timeout_graceful_shutdown=5,
+        timeout_graceful_shutdown=3,
         lifespan="on",
     )
     logging.getLogger("asyncio").addFilter(NoHandles())
@@ -125,8 +127,13 @@ def run(
     console.note("Press Ctrl+C to stop.")
     # Both signals are the usual way to end it; uvicorn raises them again when it is done.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    server = uvicorn.Server(config)
     with suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listening])
+        server.run(sockets=[listening])
+    if batches.stuck or server.force_exit:
+        # An image may take long, and the interpreter would crash as it takes itself apart under a thread that decodes.
+        sys.stdout.flush()
+        os._exit(0)
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

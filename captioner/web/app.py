@@ -29,7 +29,7 @@ from captioner.figures.page import data_url, numbers, reduced
 from captioner.web.batches import Batches, UnknownModelError
 from captioner.web.budget import Budget, Paced
 from captioner.web.guard import Guard, Rate, is_local, names_of
-from captioner.web.lanes import FullError, Lane
+from captioner.web.lanes import FullError
 from captioner.web.upload import Upload, read_upload
 
 T = TypeVar("T")
@@ -144,14 +144,12 @@ def create_app(
         max_held: bytes of all photos and answers together; by default 256 million, or the most bytes of two photos.
         seconds: within which a photo must be captioned, and its figure drawn.
     """
-    drawing = Lane(2)
     # The command line keeps freed memory, which is faster, but photos in flight can be many times the models' memory.
     budget = Budget(max(256_000_000, 2 * max_bytes) if max_held is None else max_held, freed=_trim_later)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        drawing.close()
         await to_thread.run_sync(batches.close)
 
     app = FastAPIOffline(
@@ -242,9 +240,7 @@ def create_app(
         value = found.to_dict(attention=attention)
         if figure:
             shown = await small(request, upload, style)
-            value["figure"] = await result(
-                request, upload, lambda: drawing.submit(lambda: _figure(found, shown, style))
-            )
+            value["figure"] = await result(request, upload, lambda: batches.draw(lambda: _figure(found, shown, style)))
         return Answer(**{"model": model or batches.models[0], **value, "image": upload.name})
 
     @app.post(
@@ -263,7 +259,7 @@ def create_app(
         found = await result(request, upload, lambda: batches.submit(upload.content, model), 500)
         shown = await small(request, upload, Style(side=style.width))
         content: bytes = await result(
-            request, upload, lambda: drawing.submit(lambda: getattr(Figure(found, shown, style), format)())
+            request, upload, lambda: batches.draw(lambda: getattr(Figure(found, shown, style), format)())
         )
         stem = PurePath(upload.name).stem or "photo"
         name = "".join(letter if letter.isalnum() or letter in "-_. " else "_" for letter in stem if letter.isascii())
@@ -285,7 +281,7 @@ def create_app(
 
 def _later(status: int, reason: str, seconds: float) -> HTTPException:
     wait = max(1, ceil(seconds))
-    return HTTPException(status, f"{reason}; go on in {wait} s", headers={"retry-after": str(wait)})
+    return HTTPException(status, f"{reason}; try again in {wait} s", headers={"retry-after": str(wait)})
 
 
 async def _while_connected(request: Request, future: Future[T], seconds: float) -> T:

@@ -45,7 +45,12 @@ class Batches:
         size: images in a batch, at most.
         waiting: images that may wait, at most.
         max_pixels: a larger image is an error; see :func:`captioner.data.images.load_image`.
+
+    Attributes:
+        stuck: whether an image was still being decoded, or a figure drawn, 2 s after it was closed.
     """
+
+    stuck = False
 
     def __init__(
         self,
@@ -101,7 +106,7 @@ class Batches:
         request = _Request(next(self._numbers), name, Future())
         with self._changed:
             if len(self._waiting) >= self.most:
-                raise FullError(f"{self.most} images wait already; try again in a few seconds")
+                raise FullError(f"{self.most} images wait already")
             self._waiting[request.number] = request.answer
         request.answer.add_done_callback(lambda _: self._drop(request.number))
         try:
@@ -115,15 +120,19 @@ class Batches:
         """Let an image wait until it can be decoded for something else; see :meth:`Decoding.submit`."""
         return self._decoding.submit(image, work)
 
+    def draw(self, work: Callable[[], T]) -> Future[T]:
+        """Let a figure wait until it can be drawn; see :meth:`Decoding.draw`."""
+        return self._decoding.draw(work)
+
     def close(self) -> None:
-        """Refuse new images, finish the batch in hand, and drop those that wait."""
+        """Refuse new images, finish the batch in hand, and drop those that wait; sets :attr:`stuck`."""
         with self._changed:
             self._closed = True
             waiting = list(self._waiting.values())
             self._changed.notify()
-        self._decoding.close()
         for answer in waiting:
             answer.cancel()
+        self.stuck = not self._decoding.close(seconds=2.0)
         self._thread.join()
 
     def _prepare(self, request: _Request, image: bytes) -> None:

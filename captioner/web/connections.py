@@ -75,7 +75,7 @@ class Connection(H11Protocol):
         crowd = here if 2 * len(here) > self.most else all_open if len(all_open) > self.most else []
         if crowd:
             waiting = [one for one in crowd if one is not self and one._waits]
-            min(waiting, key=lambda one: one._since, default=self).end(503, "too many connections; go on in 2 s")
+            min(waiting, key=lambda one: one._since, default=self).end(503, "too many connections; try again in 2 s")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clock."""

@@ -1,6 +1,6 @@
 """Decodes the images of all requests, few at a time, and large ones apart from the others.
 
-What an image costs to decode is not in its bytes: twelve WebP files of 300 bytes took 4 GB when they were decoded as
+What an image costs to decode is not in its bytes: twelve WebP files of 2 kB took 4 GB when they were decoded as
 they came. Its header has its pixels, so it is read first. At any time one large image and two others are decoded, which
 bounds the memory, the smallest first. So an image that takes long holds up others of its size, but no ordinary photo.
 """
@@ -8,6 +8,7 @@ bounds the memory, the smallest first. So an image that takes long holds up othe
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
@@ -41,8 +42,9 @@ class Lane:
         self._jobs: dict[Future[Any], tuple[int, Callable[[], None]]] = {}  # sizes and jobs, in their order
         self._changed = threading.Condition()
         self._closed = False
-        for _ in range(threads):
-            threading.Thread(target=self._run, name="captioner-lane", daemon=True).start()
+        self._threads = [threading.Thread(target=self._run, name="captioner-lane", daemon=True) for _ in range(threads)]
+        for thread in self._threads:
+            thread.start()
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
         """Let work wait for a thread, and return its result to come; see :meth:`add`."""
@@ -65,19 +67,25 @@ class Lane:
             if self._closed:
                 raise FullError("the server is shutting down")
             if len(self._jobs) >= self._most:
-                raise FullError(f"{self._most} images as large as this one wait already; try again in a few seconds")
+                raise FullError(f"{self._most} images as large as this one wait already")
             self._jobs[answer] = size, job
             self._changed.notify()
         answer.add_done_callback(self._drop)
 
     def close(self) -> None:
-        """Drop the jobs that wait, and end the threads after those in hand, without waiting for them."""
+        """Drop the jobs that wait, and end the threads after those in hand; see :meth:`join`."""
         with self._changed:
             self._closed = True
             waiting = list(self._jobs)
             self._changed.notify_all()
         for answer in waiting:
             answer.cancel()
+
+    def join(self, until: float) -> bool:
+        """Wait for the threads of a closed lane until a time on the monotonic clock; return whether all have ended."""
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _drop(self, answer: Future[Any]) -> None:
         if answer.cancelled():
@@ -98,7 +106,7 @@ class Lane:
 
 
 class Decoding:
-    """Decodes images in threads; see the module.
+    """Decodes images in threads, and draws figures of them; see the module.
 
     Args:
         max_pixels: a larger image is an error; see :func:`captioner.data.images.load_image`.
@@ -106,10 +114,11 @@ class Decoding:
         waiting: large images that may wait.
     """
 
-    def __init__(self, *, max_pixels: int | None = None, large: int = LARGE, waiting: int = 8) -> None:
+    def __init__(self, *, max_pixels: int | None = None, large: int = LARGE, waiting: int = 32) -> None:
         self._max_pixels, self._large = max_pixels, large
         self._headers, self._small = Lane(2), Lane(2)
         self._alone = Lane(1, most=waiting, after=return_freed_memory)
+        self._drawing = Lane(2)
 
     def submit(self, image: bytes, work: Callable[[], T]) -> Future[T]:
         """Let an image wait until it can be decoded.
@@ -129,6 +138,10 @@ class Decoding:
         self.add(answer, image, partial(settle, answer, work))
         return answer
 
+    def draw(self, work: Callable[[], T]) -> Future[T]:
+        """Let work wait that draws something with decoded images; see :meth:`Lane.submit`."""
+        return self._drawing.submit(work)
+
     def add(self, answer: Future[Any], image: bytes, job: Callable[[], None]) -> None:
         """Let a job wait that decodes an image for an answer; see :meth:`submit` and :meth:`Lane.add`."""
 
@@ -142,10 +155,13 @@ class Decoding:
 
         self._headers.add(answer, sort)
 
-    def close(self) -> None:
-        """Drop the images that wait, and end the threads."""
-        for lane in (self._headers, self._small, self._alone):
+    def close(self, seconds: float = 0.0) -> bool:
+        """Drop all that waits, and end the threads; return whether they have ended within some seconds."""
+        lanes = (self._headers, self._small, self._alone, self._drawing)
+        for lane in lanes:
             lane.close()
+        until = time.monotonic() + seconds
+        return all([lane.join(until) for lane in lanes])
 
 
 def settle(answer: Future[T], work: Callable[[], T]) -> None:

@@ -114,4 +114,6 @@ def _too_large(limit: int) -> HTTPException:
 
 
 def _spent() -> HTTPException:
-    return HTTPException(503, "the server holds as many photos as it can; go on in 2 s", headers={"retry-after": "2"})
+    return HTTPException(
+        503, "the server holds as many photos as it can; try again in 2 s", headers={"retry-after": "2"}
+    )

@@ -117,3 +117,12 @@ def test_a_closed_lane_takes_nothing() -> None:
     with pytest.raises(FullError, match="shutting down"):
         lane.submit(held)
     held.go.set()
+
+
+def test_closing_tells_whether_an_image_is_still_being_decoded(decoding: Decoding) -> None:
+    held = Held()
+    decoding.submit(LARGE, held)
+    until(lambda: held.now == 1)
+    assert decoding.close(seconds=0.05) is False
+    held.go.set()
+    assert decoding.close(seconds=10) is True
