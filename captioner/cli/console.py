@@ -275,6 +275,8 @@ def note(message: object) -> None:
 
 def left_out(data: CaptionData) -> None:
     """Report any malformed records of a data set that was read without --strict on stderr."""
+    for guess in data.notes:
+        note(guess)
     if complaint := data.complaint():
         note(f"{complaint}, --strict refuses them")
 

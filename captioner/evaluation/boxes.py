@@ -22,7 +22,7 @@ from captioner.files import read_json
 MOST = 4 << 30
 """Bytes of a file of boxes, beyond which it is refused unread; COCO's training split has 0.45 GB."""
 
-_CURE = "give a file such as instances_val2014.json"
+_CURE = "give COCO's boxes, such as instances_val2014.json"
 
 # Standard deviation of the Gaussian baseline, relative to the width and height of what the model sees.
 SIGMA = 0.25

@@ -142,11 +142,25 @@ class Coverage:
 
 
 def check_coverage(
-    train: CaptionData, dev: CaptionData, vocabulary: Vocabulary, config: TrainConfig, warn: Callable[[str], object]
+    train: CaptionData,
+    dev: CaptionData,
+    vocabulary: Vocabulary,
+    config: TrainConfig,
+    warn: Callable[[str], object],
+    *,
+    new: int = 0,
 ) -> Coverage | None:
     """Return how much of the training captions a vocabulary covers, ``None`` if there are none.
 
     It is measured on the captions of at most 5,000 photos. ``warn`` is called with what limits the training.
+
+    Args:
+        train: the training photos.
+        dev: those that select the best epoch.
+        vocabulary: the words that the model will write.
+        config: the settings of the run.
+        warn: see above.
+        new: how many of the last words the model did not have before.
 
     Raises:
         AnnotationError: it covers too little of these or of those of dev, see :data:`ENOUGH_KNOWN`.
@@ -175,6 +189,15 @@ def check_coverage(
             )
     if coverage is None:
         return None
+    if new:
+        before = Vocabulary(vocabulary.words[len(SPECIAL) : len(vocabulary) - new])
+        known = Coverage.of(captions, before, max_words=settings.max_words).known
+        if known < ENOUGH_KNOWN:
+            warn(
+                f"{train.name}: {config.start} knew {known:.0%} of the words in the captions before, as if of another "
+                "language, and is of little use as a start; a recipe that trains from the beginning, such as "
+                "flickr8k_show_attend_tell with data.path set, will do better"
+            )
     if coverage.cut > 0.05:
         warn(
             f"{train.name}: {coverage.cut:.0%} of the captions have more than {settings.max_words} words and are cut "

@@ -115,7 +115,9 @@ class Run(Loop[Batch]):
         self.config, self.goes_on = config, config.start is not None
         self.train, self.dev = read_data(config, self._warn)
         self.model = self._build().to(self.device)
-        self.coverage = check_coverage(self.train, self.dev, self.model.vocabulary, config, self._warn)
+        self.coverage = check_coverage(
+            self.train, self.dev, self.model.vocabulary, config, self._warn, new=len(self.new_words())
+        )
         self.stages, self.unfrozen = stages_to_train(config, self.model.encoder), 0
         self.train, self.dev = self._selected()
         self.teacher: Teacher | None = None

@@ -144,6 +144,17 @@ def test_the_captions_of_dev_count_too() -> None:
         covered(["zwei Hunde", *["a dog runs"] * 5], dev=1)
 
 
+def test_a_start_that_knew_few_of_the_words_is_said() -> None:
+    captions = ["ein Hund rennt"] * 5 + ["a Hund rennt"] * 5
+    config = load_config(OWN)
+    photos = tuple(Photo(str(n), Path(f"{n}.jpg"), "train", (caption,)) for n, caption in enumerate(captions))
+    data, words, said = CaptionData("own", "csv", photos), Vocabulary(["a", "ein", "hund", "rennt"]), list[str]()
+    check_coverage(data, data, words, config, said.append, new=3)
+    assert len(said) == 1 and "show_attend_tell knew 17% of the words" in said[0]
+    check_coverage(data, data, words, config, said.append, new=1)
+    assert len(said) == 1
+
+
 def test_captions_that_teach_little_are_said() -> None:
     assert covered(["a dog runs"] * 5)[1] == [
         "own: all captions are 'a dog runs', so that is what the model will write of any image"

@@ -92,7 +92,10 @@ def _recognise(source: Source, formats: Sequence[Format], *, forced: bool) -> Fo
             if source.files:
                 break
         else:
-            raise AnnotationError(f"{source.path}: no caption file in this folder; looked for {looked_for}")
+            raise AnnotationError(
+                f"{source.path}: no caption file in this folder; if it has another name, give the file; looked for "
+                f"{looked_for}"
+            )
     elif not source.path.is_file():
         raise AnnotationError(f"{source.path}: no such file or folder")
     elif forced:

@@ -92,7 +92,8 @@ def _not_utf8(raw: bytes, file: Path, note: Callable[[str], object], error: Unic
         return text
     western = "" if bad < high or _RUN.search(raw) else raw.decode("cp1252", "replace")
     if western and all(letter in _WESTERN for letter in set(western) if not letter.isascii()):
-        example = next(word for word in re.split(r"[\s,;|\"]+", western) if not word.isascii())
+        letters = (word for word in re.split(r"[\s,;|\"]+", western) if not word.isascii())
+        example = next(letters, "\xa0")  # the one mark beyond ASCII that is a space
         note(
             f"{file}: is not UTF-8 and was read as Windows-1252, with words such as {example!r}; "
             "if that is wrong, save it as UTF-8"

@@ -51,7 +51,7 @@ def _flickr8k(source: Source) -> None:
     homes = [root / name for root in (file.parent, file.parent.parent) for name in PHOTO_FOLDERS]
     folders = source.existing(*([source.images] if source.images else [*homes, file.parent]))
     absent: set[str] = set()
-    seen: set[str] = set()
+    seen: set[str] = set()  # of lines, since some files number all captions alike
     for number, line in source.lines(file):
         place = f"{file}:{number}"
         if not line.strip():
@@ -69,10 +69,9 @@ def _flickr8k(source: Source) -> None:
                     absent.add(name)
                     raise MalformedError(f'"{name}" is not the name of a photo, and no such file exists')
                 source.add_photo(name, found, listed.get(name, ("other", ""))[0], place)
-            key = f"{name}#{match[2]}"
-            if key in seen:
-                raise MalformedError(f'a caption "{key}" already exists')
-            seen.add(key)
+            if line in seen:
+                raise MalformedError(f'this caption "{name}#{match[2]}" already exists')
+            seen.add(line)
             source.add_caption(name, match[3])
         except MalformedError as error:
             source.problem(place, error)

@@ -75,6 +75,11 @@ def test_any_line_end_and_encoding_of_an_editor_is_read(tmp_path: Path, encoding
     assert [note.partition("; if")[0] for note in data.notes] == (guessed if encoding in ("cp1252", "latin-1") else [])
 
 
+def test_a_space_may_be_all_that_is_not_ascii(tmp_path: Path) -> None:
+    data = read_captions(write(tmp_path / "x.csv", b"image,caption\na.jpg,A\xa0dog\n"))
+    assert captions_of(data) == {"a.jpg": ("A\xa0dog",)} and r"words such as '\xa0'" in data.notes[0]
+
+
 def test_a_few_damaged_bytes_cost_their_records_alone(tmp_path: Path) -> None:
     text = table(",").encode() + b"c.jpg,A caf\xe9\nd.jpg,A bird\n"  # the others are UTF-8
     data = read_captions(write(tmp_path / "x.csv", text))
