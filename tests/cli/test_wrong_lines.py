@@ -23,7 +23,7 @@ LONG = "a" * 300
 # A line, its exit code, and what its message must contain.
 QUICK = [
     # Names that no file can have
-    (f"caption photo.jpg -o {LONG}.json", 2, ["too long", "305 bytes", "shorter"]),
+    (f"caption photo.jpg -o {LONG}.json", 2, ["too long", "shorter"]),
     (f"attend photo.jpg -o {LONG}.png", 2, ["too long", "shorter"]),
     (f"bulk photo.jpg -o {LONG}", 2, ["too long", "shorter"]),
     (f"export show_tell -o new/{LONG}/model", 2, ["too long", "shorter"]),
