@@ -268,7 +268,7 @@ def disk_error(path: str | Path, code: int, *, needed: int = 0) -> FileError:
         free = free_bytes(Path(path).absolute().parent)
         # A full disk has less than what was wanted, however little that was.
         least = max(needed, free) if code == errno.ENOSPC else needed
-        room = f"{least / 1e6:,.1f} MB or more are needed and {free / 1e6:,.1f} MB are free"
+        room = f"{_readable(least)} or more are needed and {_readable(free)} are free"
         return FileError(f"{path}: cannot be written, {_PROBLEMS[code]}: {room}; {cure}")
     return FileError(f"{path}: cannot be written, {_PROBLEMS[code]}; {cure}")
 
@@ -329,6 +329,10 @@ def _bytes_in(path: Path) -> int:
             status = file.lstat()
             total += status.st_size if stat.S_ISREG(status.st_mode) else 0
     return total
+
+
+def _readable(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB" if size >= 1e5 else f"{size / 1e3:,.1f} kB"
 
 
 def _has_no_inodes(folder: Path) -> bool:

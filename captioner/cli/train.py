@@ -46,7 +46,12 @@ def run(
         Path | None,
         typer.Option("--output", "-o", file_okay=False, callback=console.writable, help="The folder of the run."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Resume an interrupted run; with a larger --set epochs=N also one that is finished."
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(

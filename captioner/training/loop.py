@@ -2,7 +2,8 @@
 
 A run's folder holds ``best`` and ``last`` (model folders), ``log.jsonl``, TensorBoard curves in ``curves``,
 ``config.json`` and the state to resume from. A run that is killed at any moment and resumed on the CPU of the same
-machine ends with bit-identical weights to those of an uninterrupted run.
+machine ends with bit-identical weights to those of an uninterrupted run. When it is resumed, epochs and patience may be
+added, also to a run that is finished; any other setting that changes what is learned is refused by name.
 
 Under ``torchrun`` several processes share every batch, and their gradients are averaged before each step of the
 optimiser. That is done here and not by torch's DistributedDataParallel, which follows only one call of a module's

@@ -18,8 +18,18 @@ import pytest
 from captioner.assets import ONNX
 from tests.cli.conftest import Run, paint
 
+LONG = "a" * 300
+
 # A line, its exit code, and what its message must contain.
 QUICK = [
+    # Names that no file can have
+    (f"caption photo.jpg -o {LONG}.json", 2, ["too long", "shorter"]),
+    (f"attend photo.jpg -o {LONG}.png", 2, ["too long", "shorter"]),
+    (f"bulk photo.jpg -o {LONG}", 2, ["too long", "shorter"]),
+    (f"export show_tell -o new/{LONG}/model", 2, ["too long", "shorter"]),
+    (f"features captions.jsonl -o {LONG}", 2, ["too long", "shorter"]),
+    (f"train flickr8k_show_tell -o {LONG}", 2, ["too long", "shorter"]),
+    (f"benchmark --data captions.jsonl -o {LONG}", 2, ["too long", "shorter"]),
     # Commands and options
     ("", 2, []),
     ("capton photo.jpg", 2, ["'capton'", "Did you mean 'caption'"]),

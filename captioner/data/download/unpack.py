@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from captioner.errors import DownloadError, first_line
-from captioner.files import free_bytes
+from captioner.files import free_bytes, writing
 
 BLOCK = 1 << 18
 """Bytes read at once."""
@@ -83,11 +83,12 @@ def write_member(
 
     Raises:
         zipfile.BadZipFile: the bytes do not match their checksum.
+        FileError: the disk is full or fails.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Always the same name, so that a killed run leaves no more than one such file, and only until the next run.
     part = path.with_name(path.name + ".part")
-    with file.open(info) as source, open(part, "wb") as sink:
+    with writing(path), file.open(info) as source, open(part, "wb") as sink:
         while block := source.read(BLOCK):  # at the member's end this compares the CRC
             sink.write(block)
             on_block()

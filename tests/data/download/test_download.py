@@ -492,7 +492,7 @@ def test_a_full_disk_keeps_what_is_there(server: Server, tmp_path: Path, monkeyp
 
     monkeypatch.setattr(os, "replace", full)
     message = error_of(run_one(tmp_path, archive))
-    assert "a.jpg: No space left on device; free some space" in message
+    assert "a.jpg: cannot be written, the disk is full" in message and "free some space" in message
     monkeypatch.setattr(os, "replace", plain)
     assert run_one(tmp_path, archive) == Outcome(archive, written=2)
     assert files_in(tmp_path) == WHOLE and len(server.requests) == 1
