@@ -419,15 +419,6 @@ def _cannot_write(path: Path, error: OSError | ValueError) -> FileError:
     return FileError(f"{str(path)!r}: cannot be written there ({reason}); give another place")
 
 
-def longest_name(folder: str | Path) -> int:
-    """Return how many bytes the name of a file in a folder may have, also if the folder is still to be made."""
-    there = next((parent for parent in (Path(folder), *Path(folder).absolute().parents) if parent.is_dir()), Path())
-    try:
-        return os.pathconf(there, "PC_NAME_MAX")
-    except (AttributeError, OSError, ValueError):  # Windows has no pathconf
-        return 255
-
-
 def write_text(path: str | Path, text: str) -> None:
     """Write ``text`` as UTF-8, completely or not at all."""
     with atomic_path(path) as temporary:

@@ -114,13 +114,21 @@ def main(arguments: list[str] | None = None) -> NoReturn:
                     f"this needs the package {package}, which is not installed; run: pip install {package}", error
                 )
         except OSError as error:  # a full disk, a read-only folder
-            console.error(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error, error)
+            named = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error
+            console.error(named if _has_working_folder() else "the working folder is gone; change to another", error)
         except Exception as error:  # a mistake in the program or in a library
             console.unexpected(error)
         finally:
             console.done()
         sys.exit(1)
     raise AssertionError("the block above exits")
+
+
+def _has_working_folder() -> bool:
+    try:
+        return bool(os.getcwd())
+    except OSError:
+        return False
 
 
 def _hint(arguments: list[str]) -> None:

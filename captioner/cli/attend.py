@@ -228,7 +228,7 @@ class _Names:
 
     def __init__(self, folder: Path, kind: str) -> None:
         self._ending = f".attention.{kind}"
-        self._longest = files.longest_name(folder)
+        self._longest = _longest_name(folder)
         self._used: set[str] = set()
         self._numbers: dict[str, int] = {}
 
@@ -256,3 +256,12 @@ class _Names:
 
 def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
+
+
+def _longest_name(folder: Path) -> int:
+    """Return how many bytes the name of a file in a folder may have, also if the folder is still to be made."""
+    there = next((parent for parent in (folder, *folder.absolute().parents) if parent.is_dir()), Path())
+    try:
+        return os.pathconf(there, "PC_NAME_MAX")
+    except (AttributeError, OSError, ValueError):  # Windows has no pathconf
+        return 255

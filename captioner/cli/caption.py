@@ -33,7 +33,8 @@ Example: find . -name '*.jpg' | captioner caption - --json"""
 Paths = Annotated[
     list[str],
     typer.Argument(
-        metavar="PATH", help="Files, folders, quoted patterns, or - for a list on stdin, one path per line."
+        metavar="PATH",
+        help="Files, folders, quoted patterns, or - for a list on stdin, one path per line or as of find -print0.",
     ),
 ]
 Models = Annotated[

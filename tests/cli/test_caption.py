@@ -261,7 +261,7 @@ def test_names_stay_as_they_were_given(caption, photos: Path, monkeypatch: pytes
     assert result.code == 1
     given[3] = "photos/./red.jpg"
     assert [json.loads(line)["image"] for line in result.lines] == given
-    assert "https://x.org/a: this is a web address; download the image first" in result.err
+    assert "https://x.org/a.jpg: this is a web address; download the image first" in result.err
 
 
 def test_an_empty_name_is_not_the_working_folder(caption, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
