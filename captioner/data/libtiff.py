@@ -1,10 +1,10 @@
 """Leaves to libtiff what Pillow reads wrongly, and catches what libtiff, in C, would print to standard error.
 
-libtiff reports an error through one function for the whole process, and Pillow leaves in place the one that prints. It
-has none to replace it; to redirect the descriptor of standard error would take away what other threads print meanwhile.
-So this replaces libtiff's function by one that keeps the messages of each thread apart. The function is looked up
-through Pillow's own module, which is linked to libtiff, and so needs no file name of a library. Where that fails, as
-where libtiff is a part of the module itself, libtiff prints on.
+libtiff reports an error through one function for the whole process. Pillow leaves in place the one that prints, and
+offers no other. Redirecting the descriptor of standard error instead would also take what other threads print in the
+meantime. So this module replaces libtiff's function by one that keeps the messages of each thread apart, and passes on
+those of other code. It is looked up through Pillow's own module, which is linked to libtiff, so that no library's file
+name is needed. Where the look-up fails, as in builds with libtiff inside that module, libtiff continues to print.
 """
 
 from __future__ import annotations

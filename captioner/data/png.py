@@ -7,6 +7,7 @@ import zlib
 from typing import IO
 
 from captioner.data.colour import LONGEST_PROFILE
+from captioner.data.reasons import LONG_TEXT
 from captioner.data.streams import CountedBytes
 from captioner.errors import ImageError
 
@@ -19,10 +20,7 @@ class PngWithoutText(CountedBytes):
 
 def is_about_text(error: ImageError) -> bool:
     """Whether a PNG was refused for its text or profile alone."""
-    words = str(error.__cause__).lower()
-    return isinstance(error.__cause__, ValueError) and (
-        "decompressed data too large" in words or "text chunks" in words
-    )
+    return error.reason.startswith(LONG_TEXT)
 
 
 def without_text(stream: IO[bytes], name: str) -> PngWithoutText:
@@ -35,6 +33,8 @@ def without_text(stream: IO[bytes], name: str) -> PngWithoutText:
     stream.seek(0)
     data = stream.read()
     kept, place, profile = [data[:8]], 8, None
+    if not data.startswith(b"\x89PNG"):  # an icon with a PNG inside
+        kept, place = [data], len(data)
     while place + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, place)
         end = place + 12 + length

@@ -6,6 +6,9 @@ import re
 
 from PIL import Image
 
+LONG_TEXT = "its text or its ICC profile is longer"
+"""How the reason begins if a PNG has more text than Pillow reads."""
+
 # What Pillow and the libraries under it write of a file that is sound, as far as they can tell, but of a kind that they
 # do not read.
 _UNSUPPORTED = re.compile(
@@ -32,6 +35,8 @@ def reason_for(error: Exception, kind: str, message: str | None = None) -> str:
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
         return f"cannot be read ({error.strerror}); check the disk or the network it is on"
     detail = message or " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, ValueError) and re.search("decompressed data too large|text chunks", detail, re.IGNORECASE):
+        return f"{LONG_TEXT} than can be read; save it again without"
     if "exceeds maximum scans" in detail:
         return "it has more than 100 scans, each of which takes as long to decode as a whole image; save it again"
     if isinstance(error.__cause__, KeyError) and detail.isdigit():  # a table of Pillow's does not have the number

@@ -11,7 +11,7 @@ import io
 from captioner.errors import ImageError
 
 _READS = 100_000  # a photo takes some 50
-_BYTES_A_READ = 64  # beyond that; a PNG in chunks of 8 kB takes a read for each 2000 bytes
+_BYTES_A_READ = 256  # beyond that; a PNG in chunks of 8 kB takes a read for each 2000 bytes
 
 
 class _Counted:

@@ -150,6 +150,13 @@ def test_a_sound_png_with_megabytes_of_text_is_read(chunks: bytes, place: str, t
         load_image(content[: content.index(b"IDAT") + 200] + content[-12:])
 
 
+def test_a_png_with_long_text_in_an_icon_is_not_called_damaged() -> None:
+    content = encode(Image.new("RGB", (256, 256)), "PNG")
+    data = content.index(b"IDAT") - 4
+    reason = refusal(ico(content[:data] + chunk(b"zTXt", LONG) + content[data:]))
+    assert reason.startswith("its text") and "damaged" not in reason
+
+
 def test_a_gif_of_a_million_comments_is_refused(few_reads: None) -> None:
     content = encode(scene().quantize(16), "GIF")
     image = content.index(b",\0\0\0\0")
