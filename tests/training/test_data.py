@@ -106,8 +106,8 @@ def covered(captions: list[str], *changes: str, dev: int = 0) -> tuple[Coverage 
     photos = tuple(Photo(str(n), Path(f"{n}.jpg"), "train", (caption,)) for n, caption in enumerate(captions))
     vocabulary = Vocabulary.build(captions, min_count=config.data.min_count)
     said: list[str] = []
-    train, dev = (CaptionData("own", "csv", each) for each in (photos, photos[:dev]))
-    return check_coverage(train, dev, vocabulary, config, said.append), said
+    train, held = (CaptionData("own", "csv", each) for each in (photos, photos[:dev]))
+    return check_coverage(train, held, vocabulary, config, said.append), said
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,9 @@ def _id_of(record: object) -> str | None:
 
 def _shared(records: Sequence[object], *fields: str) -> dict[str, str]:
     """The ids that records with different fields share, each with the first of these in two of the records."""
+    plain = [number for record in records if isinstance(record, dict) and type(number := record.get("id")) is int]
+    if len(set(plain)) == len(records):  # the usual case, at a tenth of the time
+        return {}
     first: dict[str, list[object]] = {}
     shared: dict[str, str] = {}
     for record in records:
