@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +19,7 @@ from captioner import Caption, Captioner
 from captioner.assets import CONFIG, ONNX
 from captioner.checkpoint import save_model
 from captioner.data.annotations import read_captions
-from captioner.errors import CaptionerError, CheckpointError, ConfigError, ImageError
+from captioner.errors import CaptionerError, CheckpointError, ConfigError, FileError, ImageError
 from captioner.folders import CARD, GRAPHS, VOCABULARY, locate, read_config
 from tests.onnx.builders import VARIANTS, photos, tiny
 from tests.test_checkpoint import older, tiny_model
@@ -246,6 +248,31 @@ def test_what_cannot_be_exported_says_so(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(CaptionerError, match=r"needs onnxscript.*pip install 'captioner\[onnx\]'"):
         export(tiny("show_tell"), tmp_path / "exported")
     assert not (tmp_path / "exported").exists()
+
+
+def test_neither_a_full_disk_nor_ctrl_c_is_blamed_on_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError as error:
+            raise RuntimeError("Failed to save the model") from error
+
+    def interrupted(*_: object, **__: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise RuntimeError("Failed to export the model") from None
+
+    model = tiny("show_tell")
+    monkeypatch.setattr(torch.onnx, "export", full)
+    with pytest.raises(
+        FileError, match=r"exported: cannot be written, the disk is full: .* are needed and .* are free"
+    ):
+        export(model, tmp_path / "exported")
+    monkeypatch.setattr(torch.onnx, "export", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export(model, tmp_path / "exported")
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_onnxruntime_it_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
