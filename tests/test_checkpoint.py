@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from captioner import checkpoint, folders
+from captioner import Captioner, checkpoint, folders
 from captioner.assets import CONFIG, kind_of, shipped
 from captioner.checkpoint import CARD, DEFAULT, VOCABULARY, WEIGHTS, load_model, locate, save_model
 from captioner.errors import CaptionerError, CheckpointError
@@ -376,3 +377,9 @@ def test_a_model_never_downloads_a_backbone(
     (folder / CONFIG).write_text(changed(folder, model=model | {"encoder": encoder}))
     with pytest.raises(CaptionerError, match=rf"'{backbone}', which are neither.*python -c \".*{library}"):
         load_model(folder)
+
+
+def test_weights_that_are_finite_but_too_large_to_compute_with_are_a_clear_error(folder: Path) -> None:
+    captioner = Captioner.from_pretrained(changed_weights(folder, lambda w: w["decoder.output.weight"].fill_(1e38)))
+    with pytest.raises(CheckpointError, match="no probabilities, since its weights are damaged"):
+        captioner(Image.new("RGB", (80, 60), "red"))
