@@ -6,7 +6,7 @@ Letters in shapes: B images, W hypotheses per image, N places, D features, S sid
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,9 +109,9 @@ class OnnxCaptioner(Captioner):
 
     def start(self, features: Array) -> State:
         """Prepare one hypothesis per image; see :meth:`captioner.decoders.base.Decoder.start`."""
-        images, hypotheses = (len(features),), (len(features), 1)
-        shapes = dict.fromkeys((STATE + name for name in self.graphs.images), images)
-        shapes |= dict.fromkeys((STATE + name for name in self.graphs.hypotheses), hypotheses)
+        b = len(features)
+        shapes: dict[str, tuple[int, ...]] = {STATE + name: (b,) for name in self.graphs.images}
+        shapes |= {STATE + name: (b, 1) for name in self.graphs.hypotheses}
         out = self._start({FEATURES: features}, shapes)
         return State(
             {name: out[STATE + name] for name in self.graphs.hypotheses},
@@ -171,14 +171,14 @@ class _Graph:
                     f"this graph or not of this model; {folders.COPY}"
                 )
 
-    def __call__(self, inputs: dict[str, Array], shapes: dict[str, tuple[int, ...]]) -> dict[str, Array]:
+    def __call__(self, inputs: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
         """Return its outputs by name, of which some must have shapes that begin with the given ones.
 
         Raises:
             CheckpointError: it cannot be run on these inputs, or gives other shapes.
         """
         try:
-            found = dict(zip(self.outputs, self._session.run(self.outputs, inputs), strict=True))
+            found = dict(zip(self.outputs, self._session.run(self.outputs, dict(inputs)), strict=True))
         except Exception as error:  # onnxruntime has one family of errors for each of its codes
             raise CheckpointError(
                 f"{self.path}: cannot be run ({first_line(error)[:300]}), so it is not of this model; {folders.COPY}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -198,6 +199,46 @@ def test_a_graph_that_cannot_be_run(copy: Path) -> None:
     older(copy)
     with pytest.raises(CheckpointError, match=r"step\.onnx: onnxruntime .* cannot load it"):
         Captioner.from_pretrained(copy)
+
+
+@pytest.mark.parametrize("there", GRAPHS)
+@pytest.mark.parametrize("name", GRAPHS)
+def test_a_graph_in_anothers_place_is_refused(copy: Path, name: str, there: str) -> None:
+    if name != there:
+        shutil.copyfile(copy / name, copy / there)
+        with pytest.raises(CheckpointError, match=rf"{there}: (has|is damaged)"):
+            OnnxCaptioner(copy)
+        with pytest.raises(CheckpointError, match=rf"{there}: its inputs are .* so it is not this graph"):
+            OnnxCaptioner(older(copy))
+
+
+def test_graphs_of_another_model_are_refused_when_they_are_run(copy: Path, pictures: list[Path]) -> None:
+    words = json.loads((copy / VOCABULARY).read_text())
+    words["words"].append("zebra")
+    (copy / VOCABULARY).write_text(json.dumps(words))
+    with pytest.raises(CheckpointError, match=r"step\.onnx: log_probabilities has the shape"):
+        Captioner.from_pretrained(older(copy))(pictures[0])
+    config = json.loads((copy / CONFIG).read_text())
+    config["graphs"]["grid"] = [3, 3]
+    (copy / CONFIG).write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"encoder\.onnx: features has the shape"):
+        Captioner.from_pretrained(copy)(pictures[0])
+
+
+def test_a_graph_with_weights_outside_its_folder_is_refused(copy: Path) -> None:
+    import onnx
+
+    (copy.parent / "secret.bin").write_bytes(bytes(1 << 20))
+    graph = onnx.load(copy / GRAPHS[2])
+    tensor = max(graph.graph.initializer, key=lambda each: len(each.raw_data))
+    size = len(tensor.raw_data)
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", "../secret.bin"), ("offset", "0"), ("length", str(size))):
+        tensor.external_data.add(key=key, value=value)
+    (copy / GRAPHS[2]).write_bytes(graph.SerializeToString())
+    with pytest.raises(CheckpointError, match=r"step\.onnx: onnxruntime .* cannot load it"):
+        OnnxCaptioner(older(copy))
 
 
 def test_an_export_that_differs_is_refused(
