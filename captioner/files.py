@@ -349,7 +349,7 @@ def free_bytes(folder: str | Path) -> int:
 
 
 def check_place(path: str | Path) -> None:
-    """Check that a file or folder can be made at ``path``: its names are tried in a hidden folder beside it.
+    """Check that a file or folder can be made at ``path``, as far as can be seen without making it.
 
     Raises:
         FileError: it would be in a file, in a folder that must not be written to, or have a name that the file system
@@ -359,20 +359,13 @@ def check_place(path: str | Path) -> None:
     _check_kind(path)
     there = _check_folder(path)
     remove_leftovers(there)
-    try:
-        place, lock = _make_place(there)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-    try:
-        for name in path.absolute().relative_to(there).parts:
-            if name != "..":
-                (place / _NEW / name).mkdir()
-                (place / _NEW / name).rmdir()
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-    finally:
-        os.close(lock)
-        _remove(place)
+    for each in (path, *(there / name for name in path.absolute().relative_to(there).parts)):
+        try:
+            os.lstat(each)
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError as error:
+            raise _cannot_write(path, error) from error
 
 
 def _check_kind(path: Path) -> None:

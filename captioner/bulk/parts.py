@@ -14,7 +14,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -23,13 +23,13 @@ from typing import Any, Literal
 from captioner import files
 from captioner.bulk.limits import BadPart
 from captioner.data.find import IMAGE_EXTENSIONS, find_images, is_hidden
+from captioner.data.mark import is_drawn_image
 from captioner.errors import BulkError, FileError, first_line
 from captioner.rows import json_text, require_parquet
 
-PLAN, LOCK = "plan.json", ".lock"
+PLAN = "plan.json"
 _TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz")
 _PARQUET = (".parquet", ".pq")
-_LEFT_BEHIND = re.compile(r"\.[0-9a-f]{16}\.tmp")  # by a run that was killed, see files.atomic_path
 _LIST = re.compile(r"images-\d+\.jsonl")
 _MOST_PLAN = 4 << 30  # bytes of a plan, 100 a part; a part of an image each would be a hundred times too small
 _DAMAGED = "give another --output, or delete this folder"
@@ -107,15 +107,13 @@ class Plan:
         done = set(os.listdir(self.folder))
         return [number for number in range(len(self.parts)) if self.file(number).name not in done]
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Keep other runs from the output.
 
         Raises:
             BulkError: one is at work there.
         """
-        with _locked(self.folder):
-            yield
+        return _locked(self.folder)
 
 
 @dataclass
@@ -147,7 +145,6 @@ def open_plan(
         BulkError: the source has no pictures, the folder holds something else, or another run is at work there.
         FileError: nothing can be written there.
     """
-    was_there = folder.is_dir()
     with _locked(folder):
         try:
             state = _State.read(folder, {"source": source, "model": model, "format": format})
@@ -157,8 +154,6 @@ def open_plan(
                 with suppress(OSError):
                     for name in _ours(folder):
                         (folder / name).unlink()
-                    if not was_there:
-                        folder.rmdir()
             if isinstance(error, OSError):
                 raise FileError(
                     f"{folder}: the parts cannot be written there ({error.strerror or error}); make room, and run again"
@@ -219,9 +214,6 @@ def _look(state: _State, folder: Path, *, column: str | None, size: int) -> Plan
     """Look through the source, and add parts for what is in none yet; see :func:`open_plan`."""
     source, format = state.told["source"], state.told["format"]
     parts, described, begun = state.parts, state.described, len(state.parts)
-    for name in os.listdir(folder):
-        if _LEFT_BEHIND.fullmatch(name):
-            (folder / name).unlink(missing_ok=True)
 
     found = _Found()
     lists = dict.fromkeys(part.address for part in parts if part.kind == "pictures")
@@ -259,35 +251,13 @@ def _look(state: _State, folder: Path, *, column: str | None, size: int) -> Plan
     )
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    try:
-        from filelock import FileLock, Timeout
-    except ImportError:
-        raise BulkError("captioner bulk: needs filelock; install it with: pip install filelock") from None
-
-    files.check_place(folder / LOCK)
-    lock = FileLock(folder / LOCK)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with suppress(NotImplementedError):  # by a file system that has no locks
-            lock.acquire(timeout=0)
-    except Timeout:
-        raise BulkError(
-            f"{folder}: another captioner bulk is at work there; wait until it ends, or give another --output"
-        ) from None
-    except OSError as error:
-        raise FileError(f"{folder}: cannot be written there ({error.strerror}); give another place") from None
-    try:
-        yield
-    finally:
-        lock.release()
+def _locked(folder: Path) -> AbstractContextManager[None]:
+    return files.only_one(folder, error=BulkError, work="captions")
 
 
 def _ours(folder: Path) -> list[str]:
     """List what a run of this command may leave in a folder before there is a plan."""
-    kinds = (LOCK, _LEFT_BEHIND, _LIST)
-    return [name for name in os.listdir(folder) if any(re.fullmatch(kind, name) for kind in kinds)]
+    return [name for name in os.listdir(folder) if re.fullmatch(_LIST, name)]
 
 
 def _list(names: Iterator[str], folder: Path, size: int, number: int) -> Iterator[Part]:
@@ -385,7 +355,10 @@ def _loose(names: Iterator[str], archives: list[str]) -> Iterator[str]:
 
 
 def _names(source: str, output: Path, problems: list[str]) -> Iterator[str]:
-    """Yield the files that a source stands for, those of its subfolders included, in the order of their places."""
+    """Yield the files that a source stands for, those of its subfolders included, in the order of their places.
+
+    The output itself, and figures that this program drew, are left out.
+    """
     source = source.removeprefix("file://")
     if "://" in source:
         yield from _remote_names(source)
@@ -393,7 +366,8 @@ def _names(source: str, output: Path, problems: list[str]) -> Iterator[str]:
     found = find_images([source], recursive=True, on_unreadable=problems.append, archives=(*_TAR, *_PARQUET))
     ours, name_of_ours = os.path.join(os.path.abspath(output), ""), os.path.basename(os.path.abspath(output))
     for name in map(str, found):
-        if name_of_ours not in name or not os.path.abspath(name).startswith(ours):
+        in_output = name_of_ours in name and os.path.abspath(name).startswith(ours)
+        if not in_output and not is_drawn_image(name):
             yield name
 
 

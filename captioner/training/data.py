@@ -163,7 +163,7 @@ def check_coverage(
         new: how many of the last words the model did not have before.
 
     Raises:
-        AnnotationError: it covers too little of these or of those of dev, see :data:`ENOUGH_KNOWN`.
+        AnnotationError: it covers too little of these, see :data:`ENOUGH_KNOWN`. Of those of dev that is a warning.
     """
     settings, coverage = config.data, None
     for data, name in ((dev, "dev"), (train, "training")):
@@ -182,11 +182,14 @@ def check_coverage(
                 )
             else:
                 cure = "add captions"
-            raise AnnotationError(
+            message = (
                 f"{data.name}: the vocabulary of {len(vocabulary) - len(SPECIAL):,} words has {coverage.known:.0%} "
                 f"of the words in the {name} captions, such as {captions[0][:60]!r}, and the model would write no "
                 f"others; {cure}"
             )
+            if data is train:
+                raise AnnotationError(message)
+            warn(message)
     if coverage is None:
         return None
     if new:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -139,9 +140,9 @@ def test_the_share_of_known_words_is_measured(captions: list[str], known: float)
     assert coverage is not None and coverage.known == pytest.approx(known)
 
 
-def test_the_captions_of_dev_count_too() -> None:
-    with pytest.raises(AnnotationError, match=r"has 0% of the words in the dev captions.*lower data\.min_count"):
-        covered(["zwei Hunde", *["a dog runs"] * 5], dev=1)
+def test_dev_captions_of_other_words_are_a_warning() -> None:
+    _, (said,) = covered(["zwei Hunde", *["a dog runs"] * 5], dev=1)
+    assert re.search(r"has 0% of the words in the dev captions.*lower data\.min_count", said)
 
 
 def test_a_start_that_knew_few_of_the_words_is_said() -> None:
