@@ -14,6 +14,7 @@ used, so that ``import captioner`` is fast and does not load torch.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,15 @@ if TYPE_CHECKING:
     from captioner.translation.translator import Translator
 
 __version__ = "0.1.0"
+
+# Nothing leaves this machine unasked. These libraries send statistics about their use unless their variable forbids it;
+# they read it when they are imported, which is always after this. A value that the user has set is kept.
+for _variable, _value in (
+    ("ORT_DISABLE_TELEMETRY", "1"),  # onnxruntime, which also writes a device's number and a queue under ~/.cache
+    ("RAY_USAGE_STATS_ENABLED", "0"),
+    ("HF_HUB_DISABLE_TELEMETRY", "1"),  # the hub is told the version of captioner, not what else is installed
+):
+    os.environ.setdefault(_variable, _value)
 
 _LAZY = {
     "Captioner": "captioner.base",

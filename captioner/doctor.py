@@ -5,11 +5,9 @@ Nothing here asks the network, and no part is needed: what is missing or broken 
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
-import struct
 import subprocess
 import sys
 import tempfile
@@ -24,7 +22,7 @@ from typing import Any, Literal
 import captioner
 from captioner import assets, folders
 from captioner.backend import can_compile, choose_device, device_name, fast_dtype
-from captioner.errors import CaptionerError, CheckpointError, first_line
+from captioner.errors import CaptionerError, first_line
 
 State = Literal["ok", "warning", "problem"]
 
@@ -262,39 +260,14 @@ def _models() -> Iterator[Finding]:
     for name, folder in models.items():
         kind = assets.kind_of(folder)
         try:
-            folders.read_config(folder, kind)
-            _check_files(folder)
-        except (CaptionerError, OSError) as error:
+            folders.read_whole(folder, kind)
+        except CaptionerError as error:
             yield Finding(f"model {name}", "problem", str(error), "reinstall captioner")
         else:
             whole[kind] += 1
             size += sum(file.stat().st_size for file in folder.iterdir())
     kinds = ", ".join(f"{count} {kind}{'s' * (count > 1)}" for kind, count in whole.items())
     yield Finding("models", "ok", f"{kinds or 'none'} whole, {size / 1e6:.1f} MB; captioner models lists them")
-
-
-def _check_files(folder: Path) -> None:
-    """Check that a model's weights have the length that they say, and that its other files can be read.
-
-    Raises:
-        CheckpointError: a file is missing or was cut.
-    """
-    path = folder / folders.WEIGHTS
-    try:
-        with open(path, "rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-        end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
-        expected = 8 + length + end
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, struct.error) as error:
-        raise CheckpointError(f"{path}: not readable ({first_line(error)})") from error
-    if path.stat().st_size != expected:
-        raise CheckpointError(f"{path}: has {path.stat().st_size:,} bytes, and should have {expected:,}")
-    for text in folder.glob("*.json"):
-        try:
-            json.loads(text.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise CheckpointError(f"{text}: not readable ({first_line(error)})") from error
 
 
 def _disk() -> Iterator[Finding]:

@@ -1,14 +1,13 @@
 """The folders of models: finding one, reading its config, and replacing it whole or not at all. Nothing needs torch.
 
 What else a folder holds depends on the kind of the model, which its config names: see :mod:`captioner.checkpoint` and
-:mod:`captioner.onnx`.
+:mod:`captioner.onnx`. The config also lists the size and the SHA-256 of each of these files, so that damage is noticed.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
-import tempfile
+import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +26,9 @@ SOURCE_VOCABULARY = "source_vocabulary.json"  # of a translator: the words it re
 GRAPHS = ("encoder.onnx", "start.onnx", "step.onnx")  # of an exported captioner
 DEFAULT = "show_attend_tell"
 AND = "+"  # joins the names of an ensemble's members
+FILES = "files"  # the config's field with the size and the SHA-256 of each part
+COPY = "copy the whole model folder again"
+_MOST, _DEEPEST = 1 << 22, 64  # bytes of a config, and levels of its JSON
 #: what a model's folder holds beside its config and its card, by kind
 PARTS: dict[str, tuple[str, ...]] = {
     CAPTIONER: (WEIGHTS, VOCABULARY),
@@ -55,11 +57,11 @@ def locate(name_or_path: str | Path | None = None, *, kind: str | None = CAPTION
             )
         return models[DEFAULT]
     path = Path(name_or_path)
-    if path.is_dir():
-        if (path / CONFIG).is_file():
+    if os.path.isdir(path):  # unlike pathlib's, false of a name that no file can have
+        if os.path.isfile(path / CONFIG):
             return path
         raise CheckpointError(f"{path}: not a model folder, it has no {CONFIG}")
-    if path.is_file():
+    if os.path.isfile(path):
         raise CheckpointError(
             f"{path}: is a file; give the model's folder, which holds {WEIGHTS}, {CONFIG} and {VOCABULARY}"
         )
@@ -95,7 +97,7 @@ def members(name_or_path: str | Path) -> list[str]:
     """
     pieces, found = str(name_or_path).split(AND), []
     while pieces:
-        size = next((n for n in range(len(pieces), 1, -1) if Path(join(pieces[:n])).is_dir()), 1)
+        size = next((n for n in range(len(pieces), 1, -1) if os.path.isdir(join(pieces[:n]))), 1)
         found.append(join(pieces[:size]))
         pieces = pieces[size:]
     return found
@@ -175,16 +177,23 @@ def _from_hub(name: str) -> Path:
             raise CheckpointError(
                 f"model {name!r}: is damaged, its repository has no {part}; upload it again with: captioner push"
             )
+    try:
+        read_whole(folder, kind)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"model {name!r}: {error}. If it was uploaded like that, upload it again with: captioner push; else delete "
+            f"{folder.parent.parent}, and it is downloaded again"
+        ) from None
     return folder
 
 
 def _is_ours(config: Path) -> bool:
     """Return whether a config is that of a model of this program, of any version."""
     try:
-        value = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        value = files.read_json(config, dict, error=CheckpointError, most=_MOST)
+    except CheckpointError:
         return False
-    return isinstance(value, dict) and "captioner" in value and value.get("kind", CAPTIONER) in PARTS
+    return "captioner" in value and str(value.get("kind", CAPTIONER)) in PARTS
 
 
 def push(folder: Path, name: str, *, private: bool = False, card: str = "") -> str:
@@ -204,12 +213,7 @@ def push(folder: Path, name: str, *, private: bool = False, card: str = "") -> s
         CheckpointError: the folder is not a whole model's, or see :func:`captioner.hub.publish`.
     """
     kind = kind_of(folder)
-    config = read_config(folder, kind)
-    if kind not in PARTS:
-        raise CheckpointError(f"{folder}: is a {kind}, which this program does not know; upgrade captioner")
-    for part in PARTS[kind]:
-        if not (folder / part).is_file():
-            raise CheckpointError(f"{folder / part}: is missing; give the whole model folder")
+    config = read_whole(folder, kind)
     own = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else ""
     card = card or cards.renamed(own, config, name)
     contents: dict[str, Path | bytes] = {part: folder / part for part in (*PARTS[kind], CONFIG)}
@@ -224,13 +228,18 @@ def push(folder: Path, name: str, *, private: bool = False, card: str = "") -> s
 
 def push_saved(save: Callable[[Path], object], name: str, *, private: bool = False, card: str = "") -> str:
     """Upload a model that writes its folder with ``save``; see :func:`push`."""
-    with tempfile.TemporaryDirectory() as parent:
-        folder = Path(parent) / "model"
+    with files.temporary_folder() as parent:
+        folder = parent / "model"
         save(folder)
         return push(folder, name, private=private, card=card)
 
 
-_FIELDS: dict[str, dict[str, Any]] = {CAPTIONER: {"tuned_stages": int, "encoder_fingerprint": (str, type(None))}}
+_FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
+    CAPTIONER: {"tuned_stages": (int,), "encoder_fingerprint": (str, type(None))},
+    DETECTOR: {"classes": (list,)},
+    ONNX: {"graphs": (dict,)},
+}
+_OPTIONAL: dict[str, tuple[type, ...]] = {"about": (dict,), "kind": (str,), FILES: (dict,)}
 
 
 def read_config(folder: Path, kind: str = CAPTIONER) -> dict[str, Any]:
@@ -240,23 +249,80 @@ def read_config(folder: Path, kind: str = CAPTIONER) -> dict[str, Any]:
         CheckpointError: it is missing, damaged, foreign, of another kind, or newer than this program.
     """
     path = folder / CONFIG
-    try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        version, found = config["format"], config.get("kind", CAPTIONER)
-        fields = {"model": dict} | _FIELDS.get(found, {})
-        if not isinstance(version, int) or not all(isinstance(config[key], field) for key, field in fields.items()):
-            raise TypeError("its fields are not those of a captioner model")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    config: dict[str, Any] = files.read_json(path, dict, error=CheckpointError, cure=COPY, most=_MOST)
+    _check_fields(path, config, {"format": (int,)}, {name: _OPTIONAL[name] for name in _OPTIONAL if name in config})
+    if config["format"] > FORMAT:
         raise CheckpointError(
-            f"{path}: not a readable model config ({type(error).__name__}: {error}); copy the model folder again"
-        ) from None
-    if version > FORMAT:
-        raise CheckpointError(
-            f"{path}: format {version} is newer than this program reads ({FORMAT}); upgrade captioner"
+            f"{path}: format {config['format']} is newer than this program reads ({FORMAT}); upgrade captioner"
         )
+    found = config.get("kind", CAPTIONER)
     if found != kind:
         raise CheckpointError(f"{folder}: is a {found} and not a {kind}; give the folder of a {kind}")
+    _check_fields(path, config, {"model": (dict,)}, _FIELDS.get(kind, {}))
+    if _deeper(config, _DEEPEST):
+        raise CheckpointError(f"{path}: its JSON is nested too deeply; {COPY}")
     return config
+
+
+def _check_fields(path: Path, config: Mapping[str, Any], *groups: Mapping[str, tuple[type, ...]]) -> None:
+    """Check that a config has fields, and the type of each.
+
+    Raises:
+        CheckpointError: one is missing or of another type.
+    """
+    for name, types in (field for group in groups for field in group.items()):
+        if name not in config:
+            raise CheckpointError(f"{path}: not the config of a model of captioner, it has no {name!r}; {COPY}")
+        if type(config[name]) not in types:  # not isinstance, for which true is an integer
+            names = " or ".join(each.__name__ for each in types)
+            raise CheckpointError(f"{path}: {name}: is a {type(config[name]).__name__}, not a {names}; {COPY}")
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    """Return whether JSON has more levels, which what works on the config later may not stand."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return not levels or any(_deeper(each, levels - 1) for each in inner)
+
+
+def read_whole(folder: Path, kind: str = CAPTIONER) -> dict[str, Any]:
+    """Read the config of a model folder, and check that its parts are the files that the config lists.
+
+    A config without a list is that of an older version; then the parts must only be there.
+
+    Raises:
+        CheckpointError: a part is missing, damaged or another model's; or see :func:`read_config`.
+    """
+    config = read_config(folder, kind)
+    if kind not in PARTS:
+        raise CheckpointError(f"{folder}: is a {kind}, which this program does not know; upgrade captioner")
+    for part in PARTS[kind]:
+        path, listed = folder / part, config.get(FILES, {}).get(part)
+        if not path.is_file():
+            raise CheckpointError(f"{path}: is missing; {COPY}")
+        if FILES not in config:
+            continue
+        if not isinstance(listed, dict) or set(listed) != {"bytes", "sha256"}:
+            raise CheckpointError(f"{folder / CONFIG}: {FILES}: does not list {part}; {COPY}")
+        if path.stat().st_size != listed["bytes"]:
+            raise CheckpointError(
+                f"{path}: has {path.stat().st_size:,} bytes, and {listed['bytes']} by {CONFIG}; it was cut off or is "
+                f"another model's; {COPY}"
+            )
+        if _described(path) != listed:
+            raise CheckpointError(f"{path}: is damaged or another model's, its SHA-256 is not that in {CONFIG}; {COPY}")
+    return config
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """Return the size and the SHA-256 of a file, as a config lists them."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+            return {"bytes": file.tell(), "sha256": digest.hexdigest()}
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); {COPY}") from None
 
 
 def captioner_kind(folder: Path) -> str:
@@ -282,8 +348,9 @@ def whole_config(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_config(folder: Path, kind: str, config: Mapping[str, Any]) -> None:
-    """Write the config of a model, for :func:`read_config`."""
-    files.write_json(folder / CONFIG, whole_config(kind, config))
+    """Write the config of a model, for :func:`read_whole`; it lists the parts that are there."""
+    listed = {part: _described(folder / part) for part in PARTS.get(kind, ()) if (folder / part).is_file()}
+    files.write_json(folder / CONFIG, {**whole_config(kind, config), FILES: listed})
 
 
 def write_card(folder: Path, kind: str, config: Mapping[str, Any], name: str | Path, card: str = "") -> None:
@@ -304,29 +371,14 @@ def replace(folder: str | Path, kind: str, config: Mapping[str, Any]) -> Iterato
 
     Raises:
         CheckpointError: ``folder`` exists and is not such a model's.
+        FileError: nothing can be written there, or the disk is full or fails meanwhile.
     """
-    folder = Path(folder)
     check_replaceable(folder, kind)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    with files.atomic_folder(folder) as temporary:
         yield temporary
         write_config(temporary, kind, config)
-        temporary.chmod(0o755)
         for file in temporary.iterdir():
             file.chmod((temporary / CONFIG).stat().st_mode & 0o777)
-        old = temporary.with_name(temporary.name + ".old")
-        if folder.exists():
-            folder.rename(old)
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_replaceable(folder: str | Path, kind: str) -> None:

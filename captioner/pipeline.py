@@ -20,7 +20,7 @@ from captioner.data.loader import ImageBatch
 from captioner.decoders import Decoder
 from captioner.encoders import Encoder
 from captioner.encoders.parallel import encode_batches, encoded_at_once, threads
-from captioner.errors import CaptionerError, ImageError
+from captioner.errors import CaptionerError, CheckpointError, ImageError
 from captioner.features import FeatureStore
 from captioner.heads import check, look_again
 from captioner.memory import Encoded, Memory
@@ -185,7 +185,16 @@ def captions_of(
 
 
 def best_of(captions: Sequence[Sequence[Caption]]) -> list[Caption]:
-    """Return the best caption of each image, which gets the others."""
+    """Return the best caption of each image, which gets the others.
+
+    Raises:
+        CheckpointError: an image has none.
+    """
+    if not all(captions):
+        raise CheckpointError(
+            "the model's words have no probabilities, since its weights are damaged or too large to compute with; copy "
+            "the model folder again, or train it again"
+        )
     for first, *others in captions:
         first.others.extend(others)
     return [first for first, *_ in captions]

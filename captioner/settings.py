@@ -6,34 +6,64 @@ A part that is chosen by name (an encoder, a decoder) is written as a mapping wi
 
 from __future__ import annotations
 
+import json
+import os
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from reprlib import Repr
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from captioner import files
 from captioner.assets import recipes
 from captioner.errors import ConfigError
 from captioner.registry import suggestion
 
 M = TypeVar("M", bound=BaseModel)
+_MOST_TEXT, _MOST_VALUES, _DEEPEST = 1 << 17, 10_000, 50  # bytes, values and levels of a recipe
 OWN = "own_photos"  # the recipe for a data set that is given in place of a recipe
+
+_LARGEST = 1 << 16  # bytes of a recipe in JSON; a longer file is data
+_SETTING = re.compile(rb"^(?:data|base):(?:\s|$)", re.MULTILINE)
 
 
 class Settings(BaseModel):
-    """The base of every group of settings: immutable, and refuses unknown keys."""
+    """The base of every group of settings: immutable, and refuses unknown keys and numbers that are not finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def is_data(name_or_path: str | Path) -> bool:
-    """Return whether a data set is named in place of a recipe: a folder, or an existing table or list of captions."""
+    """Return whether a data set is named in place of a recipe: a folder, or a file that is not a recipe.
+
+    A recipe is a shipped one, by its name, or a YAML file. A file of any other name is a recipe if it has a setting
+    that recipes begin from, such as the JSON that ``captioner recipes NAME --json`` prints.
+    """
     path = Path(name_or_path)
     if str(name_or_path) in recipes():
         return False
-    return path.is_dir() or (path.suffix.lower() in (".csv", ".jsonl", ".ndjson", ".txt") and path.is_file())
+    if path.suffix.lower() in (".yaml", ".yml") or not os.path.isfile(path):  # false of a name that no file can have
+        return os.path.isdir(path)
+    try:
+        with open(path, "rb") as file:
+            return not _is_recipe(file.read(_LARGEST))
+    except OSError:
+        return True  # reading it as data reports why it cannot be read
+
+
+def _is_recipe(text: bytes) -> bool:
+    if not text.lstrip().startswith(b"{"):
+        return _SETTING.search(text) is not None
+    try:
+        settings = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(settings.get("data"), dict) or isinstance(settings.get("base"), str)
 
 
 def find_recipe(name_or_path: str | Path) -> Path:
@@ -43,7 +73,7 @@ def find_recipe(name_or_path: str | Path) -> Path:
         ConfigError: there is no shipped recipe of that name.
     """
     path = Path(name_or_path)
-    if path.suffix or path.exists():
+    if path.suffix or os.path.exists(path):  # unlike pathlib's, false of a name that no file can have
         return path
     name, known = str(name_or_path), recipes()
     if name not in known:
@@ -58,18 +88,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file is missing, not YAML, or not a mapping.
     """
-    try:
-        value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no such file") from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path}: is a folder; give a YAML file") from None
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigError(f"{path}: not readable as YAML{place}: {error.problem or error.context}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    value = _parse(files.read_text(path, error=ConfigError, cure="give a YAML file", most=_MOST_TEXT), str(path))
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: must be a mapping of settings, and is a {type(value).__name__}")
     return value
@@ -89,15 +108,15 @@ def override(settings: dict[str, Any], changes: Iterable[str]) -> dict[str, Any]
                 f"--set {change!r}: write it as key=value, for example --set optimiser.learning_rate=0.001"
             )
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ConfigError(
-                f"--set {change!r}: the value is not readable as YAML; put text with special characters in quotes"
-            ) from None
+            value = _parse(text, "the value")
+        except ConfigError as error:
+            raise ConfigError(f"--set {_short(change)}: {error}; put text with special characters in quotes") from None
         if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
             with suppress(ValueError):
                 value = float(value)
         *path, last = key.split(".")
+        if len(path) > _DEEPEST:
+            raise ConfigError(f"--set {_short(change)}: there are no settings that deep")
         place = result
         for part in path:
             place = place.setdefault(part, {})
@@ -105,6 +124,60 @@ def override(settings: dict[str, Any], changes: Iterable[str]) -> dict[str, Any]
                 raise ConfigError(f"--set {change!r}: {part!r} is a value, not a group of settings")
         place[last] = value
     return result
+
+
+def _parse(text: str, where: str) -> Any:
+    """Read YAML that is not larger, with its aliases written out, than a recipe ever is, and repeats no key.
+
+    Raises:
+        ConfigError: it is, or is not readable; ``where`` begins the message.
+    """
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _measure(node, {}, where)
+        return loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(f"{where}: not readable as YAML{place}: {error.problem or error.context}") from None
+    except (yaml.YAMLError, ValueError) as error:  # a date or a number that does not exist is a ValueError
+        raise ConfigError(f"{where}: not readable as YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ConfigError(f"{where}: its YAML is nested too deeply") from None
+
+
+def _measure(node: Any, sizes: dict[Any, int], where: str, depth: int = 0) -> int:
+    """Return the number of values in a node, where an alias counts as all that it stands for.
+
+    Args:
+        node: of PyYAML.
+        sizes: those of the nodes that were met; 0 while a node is being measured.
+        where: begins the message.
+        depth: of the node.
+
+    Raises:
+        ConfigError: it is too large or too deep, contains itself, or has a key twice.
+    """
+    if node in sizes and not sizes[node]:
+        raise ConfigError(f"{where}: an alias in its YAML stands for what it is a part of")
+    if depth > _DEEPEST:
+        raise ConfigError(f"{where}: its YAML is nested too deeply")
+    if node not in sizes:
+        sizes[node] = 0
+        parts = [] if isinstance(node, yaml.ScalarNode) else node.value
+        if isinstance(node, yaml.MappingNode):
+            keys = [key.value for key, _ in parts if isinstance(key, yaml.ScalarNode)]
+            for key, count in Counter(keys).items():
+                if count > 1:
+                    raise ConfigError(f"{where}: has {key!r} twice; remove one of them")
+            parts = [part for pair in parts for part in pair]
+        sizes[node] = 1 + sum(_measure(part, sizes, where, depth + 1) for part in parts)
+    if sizes[node] > _MOST_VALUES:
+        raise ConfigError(f"{where}: its YAML has more than {_MOST_VALUES:,} values, with its aliases written out")
+    return sizes[node]
 
 
 def validate(kind: type[M], settings: Mapping[str, Any], *, where: str) -> M:
@@ -115,6 +188,8 @@ def validate(kind: type[M], settings: Mapping[str, Any], *, where: str) -> M:
     """
     try:
         return kind.model_validate(dict(settings))
+    except RecursionError:
+        raise ConfigError(f"{where}: is nested too deeply") from None
     except ValidationError as error:
         raise ConfigError(f"{where}: " + "; ".join(_explain(kind, entry) for entry in error.errors())) from None
 
@@ -129,7 +204,15 @@ def _explain(kind: type[BaseModel], entry: Any) -> str:
     if not path:
         return str(entry["msg"]).removeprefix("Value error, ")
     message = str(entry["msg"]).removeprefix("Value error, ")
-    return f"{name}: {message}" if isinstance(entry["input"], dict) else f"{name}: {message} (it is {entry['input']!r})"
+    found = "" if isinstance(entry["input"], dict) else f" (it is {_short(entry['input'])})"
+    return f"{name}: {message}{found}"
+
+
+def _short(value: Any) -> str:
+    """Return a value as the message of an error shows it."""
+    shown = Repr()
+    shown.maxstring = shown.maxother = shown.maxlong = 120
+    return shown.repr(value)
 
 
 def _fields(kind: type[BaseModel], path: list[str]) -> list[str]:

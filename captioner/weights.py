@@ -9,15 +9,19 @@ stored as float16. :func:`read_weights` returns float32, so that only the file i
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from captioner.errors import CheckpointError
+from captioner.errors import CaptionerError, CheckpointError, first_line
 
 _SCALE = ".row_scale"
 
@@ -52,19 +56,89 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Read all tensors of a file; those in eight bits come back as float32.
 
     Raises:
-        CheckpointError: it is missing or damaged.
+        CheckpointError: it is missing or damaged, or not all of its numbers are finite.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: the weights are missing; copy the whole model folder")
     try:
         tensors = load_file(path)
-        return {
-            name: dequantised(tensor, tensors[name + _SCALE]) if name + _SCALE in tensors else tensor
-            for name, tensor in tensors.items()
-            if not name.endswith(_SCALE)
-        }
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: damaged or not a safetensors file ({error}); copy it again") from None
+    except (SafetensorError, OSError, ValueError, LookupError, RuntimeError, MemoryError) as error:
+        raise CheckpointError(
+            f"{path}: damaged or not a safetensors file ({first_line(error)}); copy it again"
+        ) from None
+    weights: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if name.endswith(_SCALE):
+            if name.removesuffix(_SCALE) not in tensors:
+                raise CheckpointError(f"{path}: {name} belongs to no weights; copy it again")
+            continue
+        scale = tensors.get(name + _SCALE)
+        if scale is not None:
+            if tensor.dtype != torch.int8 or tensor.dim() < 2 or scale.dtype != torch.float32:
+                raise CheckpointError(f"{path}: {name} is no matrix in eight bits with float32 factors; copy it again")
+            if scale.shape != tensor.shape[:1]:
+                raise CheckpointError(f"{path}: {name} has not one factor for each of its rows; copy it again")
+            tensor = dequantised(tensor, scale)
+        if not _finite(tensor):
+            raise CheckpointError(
+                f"{path}: {name} has numbers that are not finite; it is damaged, or its training diverged: copy it "
+                "again, or train it again with a smaller learning rate"
+            )
+        weights[name] = tensor
+    return weights
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Return whether all numbers are real and finite.
+
+    Their sum, which is finite if they are not huge, takes a fifth of the time that looking at each takes.
+    """
+    if not tensor.is_floating_point():
+        return not tensor.is_complex()
+    return bool(tensor.sum(dtype=torch.float32).isfinite()) or bool(tensor.isfinite().all())
+
+
+@contextmanager
+def sized(weights: Mapping[str, Tensor] | None, where: Path) -> Iterator[None]:
+    """Refuse to build more parameters than a file has numbers, for the modules that are built inside and get them.
+
+    A config that is damaged, or that somebody made to do harm, may name sizes or a number of layers that fill any
+    memory. A parameter is counted before it is filled, so until then nothing of it takes memory.
+
+    Args:
+        weights: all tensors of the file; ``None`` is no limit.
+        where: the config, for the error.
+
+    Raises:
+        CheckpointError: the modules are larger, or cannot be built.
+    """
+    # Some room, since a module may make a parameter twice, and names and shapes that differ make the better error.
+    limited = weights is not None
+    numbers = 2 * sum(tensor.numel() for tensor in (weights or {}).values()) + (1 << 24)
+    parameters = 2 * len(weights or {}) + 1000
+    thread = threading.get_ident()
+
+    def count(module: nn.Module, name: str, parameter: Any) -> None:
+        nonlocal numbers, parameters
+        if limited and parameter is not None and threading.get_ident() == thread:  # others may build what they like
+            numbers, parameters = numbers - parameter.numel(), parameters - 1
+            if min(numbers, parameters) < 0:
+                raise CheckpointError(
+                    f"{where}: its sizes are those of a larger model than the weights beside it; copy the whole model "
+                    "folder again"
+                )
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    except CaptionerError:
+        raise
+    except Exception as error:  # sizes that torch, timm or torchvision cannot work with
+        raise CheckpointError(
+            f"{where}: no model can be built of it ({first_line(error)}); copy the whole model folder again"
+        ) from error
+    finally:
+        handle.remove()
 
 
 def quantised(matrix: Tensor) -> tuple[Tensor, Tensor]:

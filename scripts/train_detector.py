@@ -42,12 +42,12 @@ from captioner.data.images import load_image
 from captioner.data.loader import ImageLoader
 from captioner.encoders.detector import build_detector, parts
 from captioner.encoders.faster_rcnn import Detector, DetectorConfig
-from captioner.errors import AnnotationError, CaptionerError
+from captioner.errors import AnnotationError, CaptionerError, CheckpointError
 from captioner.training.log import Log, bar
 from captioner.training.recipe import OptimiserConfig
 from captioner.training.schedule import learning_rate_factor
 from captioner.training.state import Progress as State
-from captioner.training.state import load_state, save_state
+from captioner.training.state import differences, load_state, read_settings, save_state
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import cards
@@ -300,7 +300,12 @@ class Run:
         """Train, or go on; evaluate; ship."""
         resumed = (self.output / STATE).exists() or self.options.ship_only
         if resumed:
-            self.state = load_state(self.output / STATE, self.modules(), self.optimiser, self.settings)
+            if found := differences(read_settings(self.output / STATE), json.loads(self.settings)):
+                raise CheckpointError(
+                    f"{self.output / STATE}: this run was started with other settings of {', '.join(found)}; resume "
+                    "with the same ones, or give another --output"
+                )
+            self.state = load_state(self.output / STATE, self.modules(), self.optimiser)
         self.output.mkdir(parents=True, exist_ok=True)
         log = Log(self.output, self.state.step if resumed else None)
         try:

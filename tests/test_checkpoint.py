@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
+import resource
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from PIL import Image
+from safetensors.torch import load_file, save_file
 
-from captioner import checkpoint
-from captioner.assets import CONFIG, shipped
+from captioner import Captioner, checkpoint, folders
+from captioner.assets import CONFIG, kind_of, shipped
 from captioner.checkpoint import CARD, DEFAULT, VOCABULARY, WEIGHTS, load_model, locate, save_model
-from captioner.errors import CheckpointError
+from captioner.errors import CaptionerError, CheckpointError
 from captioner.model import CaptionModel, ModelConfig
 from captioner.text.vocabulary import Vocabulary
+from captioner.weights import read_weights
 
 
 def tiny_model(
@@ -41,6 +45,14 @@ def tiny_model(
 def folder(tmp_path: Path) -> Path:
     """A saved model."""
     return save_model(tmp_path / "model", tiny_model(), card="# A tiny model", about={"seed": 1})
+
+
+def older(folder: Path) -> Path:
+    """Make the folder one of an older version, whose config lists no files, so that what is in them decides."""
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    del config["files"]
+    (folder / CONFIG).write_text(json.dumps(config), encoding="utf-8")
+    return folder
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -126,18 +138,22 @@ def changed(folder: Path, **values: Any) -> str:
 @pytest.mark.parametrize(
     ("name", "harm", "says"),
     [
-        (WEIGHTS, lambda f: None, "the weights are missing"),
+        (WEIGHTS, lambda f: None, "is missing; copy the whole"),
         (WEIGHTS, lambda f: b"", "damaged"),
         (WEIGHTS, lambda f: (f / WEIGHTS).read_bytes()[:-100], "damaged"),
         (WEIGHTS, lambda f: pickle.dumps({"decoder.score": 1}), "damaged or not a safetensors file"),
-        (CONFIG, lambda f: b"{", "not a readable model config"),
-        (CONFIG, lambda f: b"[]", "not a readable model config"),
-        (CONFIG, lambda f: b"\xff\xfe", "not a readable model config"),
-        (CONFIG, lambda f: b'{"architectures": ["BertModel"], "model_type": "bert"}', "not a readable model config"),
+        (CONFIG, lambda f: b"{", "is not JSON"),
+        (CONFIG, lambda f: b"[]", "its JSON is a list, not an object"),
+        (CONFIG, lambda f: b"\xff\xfe", "is not utf-8 text"),
+        (
+            CONFIG,
+            lambda f: b'{"architectures": ["BertModel"], "model_type": "bert"}',
+            "not the config of a model of captioner",
+        ),
         (CONFIG, lambda f: changed(f, format=checkpoint.FORMAT + 1).encode(), "newer than this program.*upgrade"),
         (CONFIG, lambda f: changed(f, model={"encoder": {"name": "gird"}}).encode(), "Did you mean 'grid'"),
         (CONFIG, lambda f: changed(f, model={"decoders": {}}).encode(), "Did you mean 'decoder'"),
-        (VOCABULARY, lambda f: None, "vocabulary is missing"),
+        (VOCABULARY, lambda f: None, "is missing; copy the whole"),
         (VOCABULARY, lambda f: b"{}", "not a readable vocabulary"),
         (
             VOCABULARY,
@@ -152,6 +168,7 @@ def changed(folder: Path, **values: Any) -> str:
     ],
 )
 def test_a_damaged_folder_is_a_clear_error(folder: Path, name: str, harm: Any, says: str) -> None:
+    older(folder)
     value = harm(folder)
     if value is None:
         (folder / name).unlink()
@@ -172,6 +189,7 @@ class Malice:
 
 @pytest.mark.parametrize("write", [lambda value, path: path.write_bytes(pickle.dumps(value)), torch.save])
 def test_a_pickle_is_never_run(folder: Path, tmp_path: Path, write: Any) -> None:
+    older(folder)
     write(Malice(tmp_path / "trace"), folder / WEIGHTS)
     with pytest.raises(CheckpointError, match=r"model\.safetensors: damaged or not a safetensors file"):
         load_model(folder)
@@ -232,3 +250,136 @@ def test_what_is_no_model_says_so(folder: Path, tmp_path: Path) -> None:
             locate(path)
     with pytest.raises(CheckpointError, match="does not exist"):
         locate(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("part", [WEIGHTS, VOCABULARY])
+def test_a_changed_byte_is_damage_that_names_the_file(folder: Path, part: str) -> None:
+    listed = json.loads((folder / CONFIG).read_text())["files"][part]
+    data = bytearray((folder / part).read_bytes())
+    assert listed == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    data[len(data) // 2] ^= 1
+    (folder / part).write_bytes(data)
+    with pytest.raises(CheckpointError, match=rf"{part}: is damaged or another model's, its SHA-256 .* copy the whole"):
+        load_model(folder)
+    with pytest.raises(CheckpointError, match=part):
+        folders.push(folder, "ada/tiny")
+    assert load_model(save_model(folder, tiny_model()))  # a damaged one can still be replaced
+
+
+def test_a_folder_of_an_older_version_is_read_without_hashes(folder: Path) -> None:
+    assert load_model(older(folder)).vocabulary == tiny_model().vocabulary
+
+
+@pytest.mark.parametrize("name", shipped(None))
+def test_the_shipped_models_are_whole(name: str) -> None:
+    folder = shipped(None)[name]
+    config = folders.read_whole(folder, kind_of(folder))
+    assert set(config["files"]) == set(folders.PARTS[kind_of(folder)])
+
+
+def changed_weights(folder: Path, change: Any) -> Path:
+    weights = load_file(folder / WEIGHTS)
+    change(weights)
+    save_file(weights, folder / WEIGHTS)
+    return older(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda w: w["decoder.score"].fill_(torch.nan), "decoder.score has numbers that are not finite"),
+        (lambda w: w["decoder.score"][0].fill_(-torch.inf), "decoder.score has numbers that are not finite"),
+        (
+            lambda w: w.update({"decoder.score": w["decoder.score"].long()}),
+            "decoder.score is torch.int64",
+        ),
+        (lambda w: w.update({"decoder.score": w["decoder.score"] + 0j}), "not finite|not a safetensors"),
+        (lambda w: w.update({"decoder.score": w["decoder.score"][:3].clone()}), "does not fit.*decoder.score"),
+        (lambda w: w.update({"decoder.other": torch.ones(1)}), "does not fit.*decoder.other"),
+        (lambda w: w.update({"other": torch.ones(1)}), "does not fit.*other"),
+        (lambda w: w.pop("decoder.score"), "does not fit.*decoder.score"),
+        (lambda w: w.update({"decoder.score.row_scale": torch.ones(6)}), "no matrix in eight bits"),
+        (lambda w: w.update({"x.row_scale": torch.ones(6)}), "belongs to no weights"),
+    ],
+)
+def test_weights_that_are_not_this_models_are_refused(folder: Path, change: Any, says: str) -> None:
+    with pytest.raises(CheckpointError, match=rf"(?s){WEIGHTS}: .*({says})"):
+        load_model(changed_weights(folder, change))
+
+
+def test_weights_whose_sum_overflows_are_finite(tmp_path: Path) -> None:
+    save_file({"a": torch.full((4,), 3e38)}, tmp_path / WEIGHTS)
+    assert read_weights(tmp_path / WEIGHTS)["a"][0] == 3e38
+
+
+@pytest.mark.parametrize(
+    ("part", "settings"),
+    [
+        ("decoder", {"hidden": 10**6}),
+        ("decoder", {"hidden": 10**9}),
+        ("decoder", {"embedding": 10**30}),
+        ("refiner", {"name": "transformer", "blocks": 10**9, "size": 8, "heads": 1, "feed_forward": 1}),
+        ("refiner", {"name": "transformer", "size": 2**40}),
+        ("encoder", {"size": 10**9}),
+        ("search", {"width": 10**9}),
+        ("search", {"max_words": 10**9}),
+        ("search", {"length_normalisation": 1e400}),
+        ("encoder", {"backbone": "hf-hub:ada/evil"}),
+        ("encoder", {"backbone": "resnet18.'); import os ('"}),
+    ],
+)
+def test_a_config_of_huge_sizes_is_refused_before_it_takes_memory(
+    folder: Path, part: str, settings: dict[str, Any]
+) -> None:
+    model = json.loads((folder / CONFIG).read_text())["model"]
+    (folder / CONFIG).write_text(changed(folder, model=model | {part: (model[part] or {}) | settings}))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CaptionerError):
+        load_model(folder)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000, "it took more than 200 MB"
+
+
+@pytest.mark.parametrize("tuned", [-1, 99, True, "1", None])
+def test_stages_that_the_encoder_does_not_have_are_refused(folder: Path, tuned: Any) -> None:
+    (folder / CONFIG).write_text(changed(folder, tuned_stages=tuned))
+    with pytest.raises(CheckpointError, match=r"config\.json: tuned_stages: is"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("config", ["[" * 100_000, '{"format": 1, "about": ' + '{"a":' * 100 + "1" + "}" * 101])
+def test_a_config_that_is_nested_too_deeply_is_refused(folder: Path, config: str) -> None:
+    (folder / CONFIG).write_text(config)
+    with pytest.raises(CheckpointError, match=r"config\.json: "):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 300, "x" * 300 + "/y", "a\x00b", "a/b\x00", "a+" + "x" * 300, "a/b@" + "x" * 300]
+)
+def test_a_name_that_no_folder_can_have_is_an_unknown_model(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(CheckpointError):
+        folders.locate_captioners(name)
+
+
+@pytest.mark.parametrize(("backbone", "library"), [("resnet50", "torchvision"), ("resnet18", "timm")])
+def test_a_model_never_downloads_a_backbone(
+    backbone: str, library: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(*_: Any, **__: Any) -> None:
+        raise AssertionError("it was downloaded")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
+    monkeypatch.setattr("torch.hub.download_url_to_file", download)
+    monkeypatch.setattr("timm.models._builder.load_pretrained", download)
+    model = json.loads((folder / CONFIG).read_text())["model"]
+    encoder = {"name": "grid", "backbone": backbone}
+    (folder / CONFIG).write_text(changed(folder, model=model | {"encoder": encoder}))
+    with pytest.raises(CaptionerError, match=rf"'{backbone}', which are neither.*python -c \".*{library}"):
+        load_model(folder)
+
+
+def test_weights_that_are_finite_but_too_large_to_compute_with_are_a_clear_error(folder: Path) -> None:
+    captioner = Captioner.from_pretrained(changed_weights(folder, lambda w: w["decoder.output.weight"].fill_(1e38)))
+    with pytest.raises(CheckpointError, match="no probabilities, since its weights are damaged"):
+        captioner(Image.new("RGB", (80, 60), "red"))

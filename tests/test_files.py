@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from captioner.errors import CheckpointError
+from captioner import files
+from captioner.errors import CheckpointError, FileError
 from captioner.files import atomic_path, read_json, read_text, write_json, write_text
+from tests.disks import largest_file, small_disk
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="permissions by umask are POSIX's")
 
@@ -57,7 +65,7 @@ def test_nothing_is_at_the_path_before_all_is_written(tmp_path: Path) -> None:
     with atomic_path(path) as temporary:
         temporary.write_bytes(b"new")
         assert path.read_bytes() == b"old"
-        assert temporary.parent == path.parent, "a rename from another file system would not be atomic"
+        assert temporary.stat().st_dev == tmp_path.stat().st_dev, "a rename between file systems is not atomic"
     assert path.read_bytes() == b"new"
     assert os.listdir(tmp_path) == ["model.bin"]
 
@@ -163,6 +171,253 @@ def test_two_writers_and_a_reader_never_meet_half_a_file(tmp_path: Path, reposit
             writer.wait()
     assert path.read_text()[0] in "ab"
     assert os.listdir(tmp_path) == ["model.bin"]
+
+
+def with_json(path: Path) -> None:
+    with open(path, "w") as file:
+        json.dump(["a" * 4_000_000], file)
+
+
+def with_numpy(path: Path) -> None:
+    with open(path, "wb") as file:
+        np.save(file, np.zeros(500_000))
+
+
+def with_safetensors(path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    save_file({"a": np.zeros(500_000)}, path)
+
+
+def with_arrow(path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(arrow.table({"a": np.random.default_rng(0).random(500_000)}), path)
+
+
+def with_onnx(path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    weights = onnx.numpy_helper.from_array(np.zeros(500_000), "w")
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [], [weights])), path)
+
+
+def with_wrapped_errors(path: Path) -> None:
+    """As a library does that has errors of its own."""
+    try:
+        path.write_bytes(bytes(4_000_000))
+    except OSError as error:
+        raise RuntimeError("failed to serialise") from error
+
+
+def with_hidden_errors(path: Path) -> None:
+    with suppress(OSError):
+        path.write_bytes(bytes(4_000_000))
+    raise RuntimeError("failed to serialise")
+
+
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "bytes": lambda path: path.write_bytes(bytes(4_000_000)),
+    "json": with_json,
+    "Pillow": lambda path: Image.effect_noise((2000, 2000), 100).save(path, format="PNG"),
+    "numpy": with_numpy,
+    "safetensors": with_safetensors,
+    "pyarrow": with_arrow,
+    "onnx": with_onnx,
+    "wrapped": with_wrapped_errors,
+    "hidden": with_hidden_errors,
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_full_disk_is_an_error_with_the_file_and_the_space_whatever_library_writes(
+    tmp_path: Path, writer: str
+) -> None:
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        path = disk / "model.bin"
+        path.write_bytes(b"old" * 100_000)
+        with pytest.raises(FileError) as raised, atomic_path(path) as temporary:
+            WRITERS[writer](temporary)
+        assert re.fullmatch(
+            rf"{re.escape(str(path))}: cannot be written, the disk is full: (\d\.\d) MB or more are needed and 0\.7 MB "
+            "are free; free some space, or give another place",
+            str(raised.value),
+        ), raised.value
+        assert os.listdir(disk) == ["model.bin"] and path.read_bytes() == b"old" * 100_000
+        if writer != "hidden":
+            full = pytest.raises(FileError, match="folder: cannot be written, the disk is full")
+            with full, files.atomic_folder(disk / "folder") as folder:
+                (folder / "first").write_bytes(bytes(1000))
+                WRITERS[writer](folder / "second")
+            assert os.listdir(disk) == ["model.bin"]
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_file_that_must_not_be_so_large_is_an_error_with_its_name(tmp_path: Path, writer: str) -> None:
+    refused = pytest.raises(FileError, match=r"model\.bin: cannot be written, it is larger than files may be there")
+    with largest_file(100_000), refused, atomic_path(tmp_path / "model.bin") as temporary:
+        WRITERS[writer](temporary)
+    assert not os.listdir(tmp_path)
+
+
+def test_a_disk_without_room_for_a_folder_is_seen_before_the_work(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "64k") as disk:
+        with suppress(OSError):
+            (disk / "full").write_bytes(bytes(1_000_000))
+        with pytest.raises(FileError, match="cannot be written, the disk is full"):
+            write_text(disk / "a" / "b.txt", "text")
+        full = pytest.raises(FileError, match="the disk is full")
+        with full, files.writing(disk / "log"), open(disk / "log", "w") as file:
+            file.write("a" * 100_000)
+
+
+def test_errors_of_other_kinds_stay_what_they_are(tmp_path: Path) -> None:
+    for error in (ValueError("no"), CheckpointError("x: no"), OSError(errno.ENOENT, "no", "other")):
+        with pytest.raises(type(error)) as raised, atomic_path(tmp_path / "file"):
+            raise error
+        assert raised.value is error
+    with pytest.raises(FileError, match=r"^/elsewhere/cache: cannot be written, the disk is full"):  # noqa: SIM117
+        with atomic_path(tmp_path / "file"):
+            raise OSError(errno.ENOSPC, "No space left on device", "/elsewhere/cache")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("a" * 300 + ".json", r"its name is too long for the file system \(305 bytes\); give a shorter one"),
+        ("new/" + "ä" * 150 + "/captions.json", r"its name is too long for the file system \(300 bytes\)"),
+        ("/".join(["new"] * 2000), "its name is too long"),
+        ("a\0b", "embedded null byte"),
+        ("file/captions.json", "file is a file, not a folder"),
+        ("pipe", "is a device or a pipe"),
+    ],
+)
+def test_a_place_that_cannot_be_is_refused_before_the_work(tmp_path: Path, name: str, reason: str) -> None:
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileError, match=reason):
+        files.check_place(tmp_path / name)
+    with pytest.raises(FileError, match=reason):
+        write_text(tmp_path / name, "text")
+    assert sorted(os.listdir(tmp_path)) == ["file", "pipe"]
+
+
+@pytest.mark.parametrize("name", ["a" * 255, "-", "new/folder/captions.json", "ends with a dot.", "ü" * 127, "\udcff"])
+def test_a_place_that_can_be_is_not_refused_and_nothing_is_left_there(tmp_path: Path, name: str) -> None:
+    files.check_place(tmp_path / name)
+    assert not os.listdir(tmp_path)
+    write_text(tmp_path / name, "text")
+    assert (tmp_path / name).read_text() == "text"
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from captioner import files
+folder = Path(sys.argv[1])
+with files.only_one(folder, error=ValueError, work="writes"), files.atomic_path(folder / "model.bin") as path:
+    path.write_bytes(b"half")
+    with files.atomic_folder(folder / "model") as model:
+        (model / "weights").write_bytes(b"half")
+        if sys.argv[2] == "replacing":
+            place = model.parents[1] / "old"
+            place.mkdir()
+            (folder / "model").rename(place / "model")
+        print("ready", flush=True)
+        time.sleep(60)
+"""
+
+
+def leftovers(folder: Path) -> list[str]:
+    return sorted(name for name in os.listdir(folder) if name != "model.bin" and name != "model")
+
+
+@POSIX
+@pytest.mark.parametrize("moment", ["writing", "replacing"])
+def test_what_a_kill_leaves_is_removed_by_the_next_writer_and_what_is_in_use_is_not(
+    tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    monkeypatch.setattr(files, "_cleared", set())
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_bytes(b"old")
+    persons = {".captioner-notes.tmp", ".0123456789abcdef.tmp", ".captioner-0123456789abcdeg.tmp"}
+    for name in persons:
+        (tmp_path / name).mkdir()
+    (tmp_path / ".captioner-0123456789abcdef.tmp").write_text("a file, and not a folder")
+    persons.add(".captioner-0123456789abcdef.tmp")
+    command = [sys.executable, "-c", HOLD, str(tmp_path), moment]
+    writer = subprocess.Popen(command, cwd=repository, stdout=subprocess.PIPE, text=True)
+    try:
+        assert writer.stdout is not None and writer.stdout.readline() == "ready\n"
+        during = leftovers(tmp_path)
+        assert len(during) == len(persons) + 3
+        refused = pytest.raises(CheckpointError, match="another process writes there")
+        with refused, files.only_one(tmp_path, error=CheckpointError, work="writes"):
+            pass
+        write_text(tmp_path / "other", "text")
+        (tmp_path / "other").unlink()
+        assert leftovers(tmp_path) == during, "a living process lost its files"
+    finally:
+        writer.kill()
+        writer.communicate()
+    files._cleared.clear()  # as in a new process
+    with files.only_one(tmp_path, error=CheckpointError, work="writes"):
+        files.check_place(tmp_path / "other")
+    assert set(leftovers(tmp_path)) == persons
+    assert (tmp_path / "model" / "weights").read_bytes() == b"old", "the model was lost"
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from captioner import files
+for number in range(1000):
+    with files.atomic_folder(Path(sys.argv[1]) / "model") as model:
+        for name in "abc":
+            files.write_text(model / name, f"{number}" * 10_000)
+    files.write_text(Path(sys.argv[1]) / "state", f"{number}" * 10_000)
+"""
+
+
+@POSIX
+@pytest.mark.slow
+def test_no_kill_at_any_moment_loses_a_file_or_leaves_one(
+    tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(0)
+    lost = 0
+    for _ in range(30):
+        writer = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], cwd=repository)
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "state").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(float(random.uniform(0.2, 0.7)))
+        writer.kill()
+        writer.wait()
+        lost += not (tmp_path / "model").exists()
+        monkeypatch.setattr(files, "_cleared", set())
+        files.check_place(tmp_path / "new")
+        assert sorted(os.listdir(tmp_path)) == ["model", "state"]
+        texts = [(tmp_path / "model" / name).read_text() for name in "abc"]
+        assert len(set(texts)) == 1 and texts[0] and len(set(re.findall(r"\d+", texts[0]))) == 1
+        assert sorted(os.listdir(tmp_path / "model")) == ["a", "b", "c"]
+    assert lost < 30
+
+
+def test_interrupted_replacing_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_bytes(b"old")
+    rename = Path.rename
+
+    def interrupt(self: Path, target: Path) -> Path:
+        if self.name == "model" and self.parent.name == "new":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupt)
+    with pytest.raises(KeyboardInterrupt), files.atomic_folder(tmp_path / "model") as folder:
+        (folder / "weights").write_bytes(b"new")
+    assert os.listdir(tmp_path) == ["model"] and (tmp_path / "model" / "weights").read_bytes() == b"old"
 
 
 BROKEN = {

@@ -17,8 +17,9 @@ from typing import Any, TypeAlias
 
 from captioner import files
 from captioner.data.dataset import Photo
+from captioner.errors import EvaluationError
 
-FORMAT = 1
+FORMAT = 2
 Key: TypeAlias = Mapping[str, Any]
 
 
@@ -27,10 +28,11 @@ class Store:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        files.remove_leftovers(self.folder)
 
     def clear(self) -> None:
         """Delete all cached captions and timings."""
-        for pattern in ("captions-*.json", "timings-*.json", ".*.tmp"):
+        for pattern in ("captions-*.json", "timings-*.json"):
             for path in self.folder.glob(pattern):
                 path.unlink(missing_ok=True)
 
@@ -62,19 +64,28 @@ class Store:
 
     def _read(self, kind: str, key: Key) -> Any:
         # A damaged file is no reason to stop: its content is computed again.
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            record = json.loads(self._path(kind, key).read_text(encoding="utf-8"))
-            if record["format"] == FORMAT and record["key"] == json.loads(json.dumps(key)):
-                return record["content"]
+        with suppress(EvaluationError):
+            record = files.read_json(self._path(kind, key), dict, error=EvaluationError, most=None)
+            content = record.get("content")
+            if record == json.loads(json.dumps(_record(key, content))):
+                return content
         return None
 
     def _write(self, kind: str, key: Key, content: Any) -> None:
         # JSON escapes it: an image id is a file name, which may hold arbitrary bytes.
-        files.write_text(self._path(kind, key), json.dumps({"format": FORMAT, "key": key, "content": content}) + "\n")
+        files.write_text(self._path(kind, key), json.dumps(_record(key, content)) + "\n")
 
     def _path(self, kind: str, key: Key) -> Path:
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-        return self.folder / f"{kind}-{digest[:16]}.json"
+        return self.folder / f"{kind}-{_hash(key)[:16]}.json"
+
+
+def _record(key: Key, content: Any) -> dict[str, Any]:
+    """Return what a file holds; by the hash, no damaged content is taken for captions or timings."""
+    return {"format": FORMAT, "key": key, "content": content, "hash": _hash(content)}
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def stamp(path: Path) -> list[int] | None:

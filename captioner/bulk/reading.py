@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import os
-import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from captioner.bulk.limits import MOST_BYTES, BadPart, too_large
 from captioner.bulk.parts import Part
-from captioner.data.find import IMAGE_EXTENSIONS
+from captioner.bulk.tables import NoImages, column_of, images_in_group, open_table, size_of
+from captioner.bulk.tars import images_in_tar
 from captioner.errors import BulkError, first_line
-
-
-class BadPart(Exception):
-    """A part that cannot be read, or not to its end; its text is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,123 +32,84 @@ class Picture:
     data: Path | bytes | None
     error: str = ""
 
+    @property
+    def size(self) -> int:
+        """Bytes that it takes in memory."""
+        return len(self.data) if isinstance(self.data, bytes) else 0
+
 
 def pictures(part: Part, *, column: str | None = None) -> Iterator[Picture]:
     """Yield the pictures of a part.
 
     Args:
         part: what to read.
-        column: of a Parquet file, the one with the pictures.
+        column: of a Parquet file that could not be read when the parts were cut, the one with the pictures.
 
     Raises:
         BadPart: it cannot be read, or not to its end; those before have been yielded.
-        BulkError: a program that is needed is not installed, or the column is not there.
+        BulkError: a program that is needed is not installed.
     """
     if part.kind == "pictures":
-        yield from _listed(part)
+        found: Iterator[tuple[str, Path | bytes | str]] = _listed(part)
     elif part.kind == "tar":
-        yield from _in_tar(part.address)
+        members = images_in_tar(functools.partial(opened, part.address))
+        found = ((f"{part.address}:{name}", data) for name, data in members)
     else:
-        yield from _in_parquet(part.address, part.start, column)
+        found = ((f"{part.address}:{row}", data) for row, data in _in_parquet(part, column))
+    for name, data in found:
+        yield Picture(name, None, data) if isinstance(data, str) else Picture(name, data)
 
 
-def _listed(part: Part) -> Iterator[Picture]:
-    with open(part.address, "rb") as listed:
+def _listed(part: Part) -> Iterator[tuple[str, Path | bytes | str]]:
+    with opened(part.address) as listed:
         listed.seek(part.start)
         for _ in range(part.count):
-            name = os.fsdecode(listed.readline().rstrip(b"\n"))
-            if "://" not in name:
-                yield Picture(name, Path(name))
-                continue
             try:
-                with _opened(name) as file:
-                    yield Picture(name, file.read())
-            except Exception as error:  # each kind of storage has its own
-                yield Picture(name, None, f"cannot be read: {first_line(error)}")
+                name = str(json.loads(listed.readline()))
+            except (ValueError, RecursionError) as error:
+                raise BadPart(f"the list of pictures is damaged ({first_line(error)})") from None
+            yield name, _remote(name) if "://" in name else Path(name)
 
 
-def _in_tar(address: str) -> Iterator[Picture]:
-    count = 0
+def _remote(name: str) -> bytes | str:
+    """Return the bytes of a file that fsspec opens, or why they are not read."""
     try:
-        with _opened(address) as file, tarfile.open(fileobj=file, mode="r|*") as archive:
-            for member in archive:
-                if not member.isfile() or os.path.splitext(member.name)[1].lower() not in IMAGE_EXTENSIONS:
-                    continue
-                content = archive.extractfile(member)
-                data = content.read() if content else b""
-                if len(data) < member.size:
-                    raise tarfile.ReadError("unexpected end of data")
-                count += 1
-                yield Picture(f"{address}:{member.name}", data)
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-        raise BadPart(f"the tar file ends or breaks after {count:,} pictures ({first_line(error)})") from None
+        with opened(name) as file:
+            data: bytes = b"" if too_large(getattr(file, "size", 0) or 0) else file.read(MOST_BYTES + 1)
+            return too_large(max(getattr(file, "size", 0) or 0, len(data))) or data
+    except BadPart as error:
+        return str(error)
+    except Exception as error:  # each kind of storage has its own
+        return f"cannot be read: {first_line(error)}"
 
 
-def _in_parquet(address: str, group: int, column: str | None) -> Iterator[Picture]:
-    with open_parquet(address) as table:
-        name = _column_of(table.schema_arrow, column, address)
-        row = sum(table.metadata.row_group(before).num_rows for before in range(group))
-        try:
-            for batch in table.iter_batches(batch_size=64, row_groups=[group], columns=[name]):
-                for value in batch.column(0).to_pylist():
-                    data = value.get("bytes") if isinstance(value, dict) else value
-                    yield Picture(f"{address}:{row}", data, "" if data else "has no bytes")
-                    row += 1
-        except (OSError, ValueError) as error:  # pyarrow's own are of these
-            raise BadPart(f"row group {group} cannot be read ({first_line(error)})") from None
-
-
-def _column_of(schema: Any, column: str | None, address: str) -> str:
-    """Return the column of pictures: the one of that name, else the only one of bytes, or of records with bytes."""
-    import pyarrow
-
-    def holds(kind: Any) -> bool:
-        if pyarrow.types.is_struct(kind):
-            return any(field.name == "bytes" and holds(field.type) for field in kind)
-        return bool(pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind))
-
-    found = [field.name for field in schema if holds(field.type)]
-    named = [name for name in found if name == column] if column else found
-    if len(named) != 1:
-        what = f"no column {column!r} with pictures' bytes" if column else f"{len(found)} columns of bytes"
-        raise BulkError(f"{address}: has {what}; name one of its columns with --column: {', '.join(schema.names)}")
-    return named[0]
+def _in_parquet(part: Part, column: str | None) -> Iterator[tuple[int, bytes | str]]:
+    with opened(part.address) as file:
+        table = open_table(file)
+        path = part.column
+        if not path:
+            try:
+                path = column_of(table.schema_arrow, column)
+            except BulkError as error:
+                raise BadPart(str(error)) from None
+            except NoImages:
+                return
+        last = part.start + part.count if part.count else table.num_row_groups
+        for group in range(part.start, last):
+            yield from images_in_group(table, group, path, size_of(file))
 
 
 @contextmanager
-def open_parquet(address: str) -> Iterator[Any]:
-    """Open a Parquet file.
+def opened(address: str) -> Iterator[Any]:
+    """Open a local file, or one that fsspec opens, for reading.
 
     Raises:
-        BadPart: it is damaged, or not there.
-        BulkError: pyarrow is not installed.
+        BadPart: it cannot be opened.
     """
-    parquet = require_parquet(address)
-    with _opened(address) as file:
-        try:
-            table = parquet.ParquetFile(file)
-        except (OSError, ValueError) as error:
-            raise BadPart(f"no Parquet file, or a damaged one ({first_line(error)})") from None
-        yield table
-
-
-def require_parquet(what: str) -> Any:
-    """Return pyarrow's module for Parquet.
-
-    Raises:
-        BulkError: it is not installed.
-    """
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        raise BulkError(f"{what}: Parquet needs pyarrow; install it with: pip install 'captioner[bulk]'") from None
-    return pyarrow.parquet
-
-
-@contextmanager
-def _opened(address: str) -> Iterator[Any]:
     if "://" not in address:
         try:
+            if not os.path.isfile(address) and os.path.exists(address):  # opening a pipe would wait for a writer
+                raise BadPart("cannot be opened: not a regular file")
             file = open(address, "rb")  # noqa: SIM115 (closed below)
         except OSError as error:
             raise BadPart(f"cannot be opened: {error.strerror}") from None

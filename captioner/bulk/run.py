@@ -7,19 +7,17 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from captioner import files
+from captioner import rows
 from captioner.base import Captioner
+from captioner.bulk.limits import MOST_BYTES, BadPart
 from captioner.bulk.parts import Plan
-from captioner.bulk.reading import BadPart, Picture, pictures, require_parquet
+from captioner.bulk.reading import Picture, pictures
+from captioner.caption import Caption
 from captioner.errors import BulkError, ImageError, first_line
-
-COLUMNS = ("image", "caption", "log_probability", "model", "error")
-_ROWS = 1000  # of a Parquet file that are held before they are written
 
 
 @dataclass
@@ -83,7 +81,7 @@ class Bulk:
             return Report(1)
         report = Report(1)
         try:
-            with files.atomic_path(path) as temporary, _writer(temporary, self.plan.format) as write:
+            with rows.writer(path) as write:
                 for row in self._rows(number):
                     write(row)
                     if row["error"] is None:
@@ -95,36 +93,48 @@ class Bulk:
         except OSError as error:
             raise BulkError(
                 f"{path}: cannot be written ({error.strerror or error}); the parts before it are finished, and the "
-                "same command goes on"
+                "same command resumes"
             ) from None
         return report
 
-    def _rows(self, number: int) -> Iterator[dict[str, Any]]:
+    def _rows(self, number: int) -> Iterator[rows.Row]:
         """Yield a row for each picture of a part, in order, and one for the part if it breaks off."""
         part = self.plan.parts[number]
+        left = pictures(part, column=self.plan.column)
         waiting: deque[Picture] = deque()
+        held: list[Picture] = []
         broken: list[str] = []
 
         def sources() -> Iterator[Path | bytes]:
+            """Give what is left, until too many bytes wait for their captions."""
             try:
-                for picture in pictures(part, column=self.plan.column):
+                while (picture := held.pop() if held else next(left, None)) is not None:
+                    if waiting and sum(each.size for each in waiting) + picture.size > MOST_BYTES:
+                        held.append(picture)
+                        return
                     waiting.append(picture)
                     yield b"" if picture.data is None else picture.data
             except BadPart as error:
                 broken.append(str(error))
 
-        for result in self.captioner.stream(sources(), batch_size=self.batch_size):
-            picture = waiting.popleft()
-            if isinstance(result, ImageError):
-                yield self._row(picture.name, error=picture.error or result.reason)
-            else:
-                yield self._row(picture.name, caption=result.text, log_probability=result.log_probability)
+        while True:
+            for result in self.captioner.stream(sources(), batch_size=self.batch_size):
+                picture = waiting.popleft()
+                if isinstance(result, ImageError):
+                    result = ImageError(picture.name, picture.error or result.reason)
+                yield self._row(picture.name, result)
+            if not held:
+                break
         for reason in broken:
             path = self.plan.file(number)
-            yield self._row(part.address, error=f"{reason}; once it is repaired, delete {path} and run again")
+            yield self._row(
+                part.address,
+                ImageError(part.address, f"{reason}; once it is repaired or replaced, delete {path} and run again"),
+            )
 
-    def _row(self, image: str, **values: Any) -> dict[str, Any]:
-        return dict.fromkeys(COLUMNS) | {"image": image, "model": self.model} | values
+    def _row(self, image: str, result: Caption | ImageError) -> rows.Row:
+        row = rows.row(image, result, model=self.model)
+        return {name: row[name] for name in rows.FIELDS}
 
 
 def bulk(
@@ -140,8 +150,9 @@ def bulk(
     Raises:
         CaptionerError: the model cannot be used, or a file cannot be written.
     """
-    left = plan.unfinished()
-    return _total(plan, left, map(worker(), left) if left else iter(()), progress)
+    with plan.locked():
+        left = plan.unfinished()
+        return _total(plan, left, map(worker(), left) if left else iter(()), progress)
 
 
 def bulk_on_ray(
@@ -170,8 +181,7 @@ def bulk_on_ray(
     """
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it reports every worker's end as an error
     try:
-        import ray
-        import ray.data
+        import ray.data  # noqa: F401
     except ImportError:
         raise BulkError("--ray: needs Ray; install it with: pip install 'captioner[ray]'") from None
 
@@ -183,10 +193,26 @@ def bulk_on_ray(
             report = self.work(int(row["item"]))
             return {"report": json.dumps(asdict(report))}
 
-    caption: Any = Worker
-    left = plan.unfinished()
-    if not left:
-        return _total(plan, left, iter(()), progress)
+    with plan.locked():
+        left = plan.unfinished()
+        if not left:
+            return _total(plan, left, iter(()), progress)
+        return _on_ray(plan, left, Worker, workers=workers, cpus=cpus, gpus=gpus, progress=progress)
+
+
+def _on_ray(
+    plan: Plan,
+    left: list[int],
+    worker: Any,
+    *,
+    workers: int,
+    cpus: int,
+    gpus: float,
+    progress: Callable[[int, int], None],
+) -> Report:
+    import ray
+    import ray.data
+
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     started = not ray.is_initialized()
     if started:
@@ -197,7 +223,7 @@ def bulk_on_ray(
         rows = (
             ray.data.from_items(left, override_num_blocks=len(left))
             .map(
-                caption,
+                worker,
                 compute=ray.data.ActorPoolStrategy(size=min(workers, len(left))),
                 num_cpus=cpus,
                 num_gpus=gpus or None,
@@ -208,7 +234,7 @@ def bulk_on_ray(
         return _total(plan, left, reports, progress)
     except ray.exceptions.RayError as error:
         cause = getattr(error, "cause", None) or error
-        raise BulkError(f"{plan.folder}: {first_line(cause)}; the same command goes on") from None
+        raise BulkError(f"{plan.folder}: {first_line(cause)}; the same command resumes") from None
     finally:
         if started:
             ray.shutdown()
@@ -221,32 +247,3 @@ def _total(plan: Plan, left: list[int], reports: Iterator[Report], progress: Cal
         total += report
         progress(before + total.parts, len(plan.parts))
     return total
-
-
-@contextmanager
-def _writer(path: Path, format: str) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Yield a function that writes a row."""
-    if format == "jsonl":
-        with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
-            yield lambda row: print(json.dumps(row, ensure_ascii=False), file=file)
-        return
-    parquet = require_parquet(str(path))
-    import pyarrow
-
-    text, number = pyarrow.string(), pyarrow.float64()
-    schema = pyarrow.schema([(name, number if name == "log_probability" else text) for name in COLUMNS])
-    rows: list[dict[str, Any]] = []
-
-    with parquet.ParquetWriter(path, schema) as writer:
-
-        def flush() -> None:
-            writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
-            rows.clear()
-
-        def write(row: dict[str, Any]) -> None:
-            rows.append(row | {"image": row["image"].encode("utf-8", "surrogateescape").decode("utf-8", "replace")})
-            if len(rows) == _ROWS:
-                flush()
-
-        yield write
-        flush()

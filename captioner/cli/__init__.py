@@ -6,6 +6,7 @@ is instant.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated, NoReturn
 
@@ -33,7 +34,10 @@ from captioner.cli import (
     translate,
 )
 from captioner.errors import CaptionerError
+from captioner.interrupts import interruptible
 from captioner.processes import Processes
+
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="captioner",
@@ -80,27 +84,55 @@ app.add_typer(data.app, name="data")
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0 on success, 1 after an error, 2 on wrong usage, 130 when interrupted."""
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="surrogateescape")  # file names may hold any bytes, and are printed unchanged
+    """Run the command line and exit: 0 on success, 1 after an error, 2 on wrong usage, 130 when interrupted.
+
+    Results that could not be printed are an error, also if a pipe was closed; see :func:`console.guarded_streams`.
+    """
     keep_freed_memory()
-    try:
-        app(arguments, prog_name="captioner")
-    except CaptionerError as error:
-        Processes.started().yield_to_first()
-        console.error(error)
-    except ModuleNotFoundError as error:  # in a small environment, see the README
-        package = (error.name or "captioner").partition(".")[0]
-        if package == "captioner":
+    with console.guarded_streams():
+        try:
+            with interruptible():
+                app(arguments, prog_name="captioner")
+        except SystemExit as exit:
+            if exit.code == INTERRUPTED:  # typer has caught it
+                console.error("interrupted")
+            elif exit.code == 2:
+                _hint(sys.argv[1:] if arguments is None else arguments)
+            raise
+        except KeyboardInterrupt:
+            console.error("interrupted")
+            sys.exit(INTERRUPTED)
+        except CaptionerError as error:
+            Processes.started().yield_to_first()
+            console.error(error)
+        except ModuleNotFoundError as error:  # in a small environment, see the README
+            package = (error.name or "captioner").partition(".")[0]
+            if package == "captioner":
+                console.unexpected(error)
+            else:
+                console.error(
+                    f"this needs the package {package}, which is not installed; run: pip install {package}", error
+                )
+        except OSError as error:  # a full disk, a read-only folder
+            named = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error
+            console.error(named if _has_working_folder() else "the working folder is gone; change to another", error)
+        except Exception as error:  # a mistake in the program or in a library
             console.unexpected(error)
-        else:
-            console.error(
-                f"this needs the package {package}, which is not installed; run: pip install {package}", error
-            )
-    except OSError as error:  # a full disk, a read-only folder
-        console.error(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error, error)
-    except Exception as error:  # a mistake in the program or in a library
-        console.unexpected(error)
-    finally:
-        console.done()
-    sys.exit(1)
+        finally:
+            console.done()
+        sys.exit(1)
+    raise AssertionError("the block above exits")
+
+
+def _has_working_folder() -> bool:
+    try:
+        return bool(os.getcwd())
+    except OSError:
+        return False
+
+
+def _hint(arguments: list[str]) -> None:
+    """Explain wrong usage by a file whose name looks like an option, as shells put it in place of ``*.jpg``."""
+    name = next((each for each in arguments if each[:1] == "-" and os.path.isfile(each)), None)
+    if name is not None and "--" not in arguments:
+        console.note(f"hint: {name} is also a file; write ./{name}, or -- before the names of files")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import unicodedata
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -106,7 +108,10 @@ def run(
 
     With --language or --translator the words are those of the translation, each where the words that it renders looked.
 
-    In a folder the figure of cat.jpg is called cat.attention.png. For each figure a line "file: sentence" is printed.
+    In a folder the figure of cat.jpg is called cat.attention.png, and that of another cat.png cat-2.attention.png. For
+    each figure a line "file: sentence" is printed.
+
+    Figures replace those of an earlier run, but no other files; they are left out when their folder is captioned.
 
     A picture that cannot be read is reported on stderr and skipped; the exit code is then 1.
     """
@@ -120,10 +125,10 @@ def run(
         raise typer.BadParameter(
             "all heads are numbers for json; give one as BLOCK.HEAD, for example 2.5", param_hint="--heads"
         )
-    from captioner.data.find import find_images
+    from captioner.data.mark import check_replaceable
 
     failures = console.Failures()
-    found = find_images(caption.named(paths), recursive=recursive, on_empty=failures)
+    found = caption.find_images(paths, recursive, failures)
     first = list(islice(found, 2 if single else 1))
     if not first:
         failures.exit()
@@ -134,6 +139,8 @@ def run(
         )
     if single and os.path.realpath(first[0]) == os.path.realpath(output):
         raise CaptionerError(f"{output}: is the picture itself, which would be overwritten; give another --output")
+    if single:
+        check_replaceable(output)
 
     search = console.search(beam, length_normalisation, min_words, max_words, block_ngram, n_best)
     if error := caption.unreadable(paths, first, max_pixels):
@@ -158,7 +165,8 @@ def run(
             f"{translator or language}: this translator does not attend to words, so there is no heatmap to show; take "
             "one that does"
         )
-    used: set[str] = set()
+    name = _Names(output, kind)
+    replaced = 0
     with console.progress("Drawing", show=not single and console.shows_progress(stdout=True)) as progress:
         results = captioner.stream(chain(first, found), workers=workers, max_pixels=max_pixels, attention=heads)
         if translate:
@@ -172,11 +180,19 @@ def run(
                 source = result.source or ""
                 number = None if word is None else _find(result, word)
                 figure = Figure(result, load_image(source, max_pixels=max_pixels), style, number)
-                file = figure.save(output if single else output / _name(source, kind, used), kind)
-                typer.echo(f"{file}: {result.text}")
+                file = output if single else output / name(source)
+                check_replaceable(file)
+                was_there = not single and file.exists()
+                figure.save(file, kind)
+                replaced += was_there
+                console.show(f"{file}: {result.text}")
             except CaptionerError as error:
                 failures(error)
+            except OSError as error:
+                failures(f"{result.source}: its figure cannot be written ({error.strerror or error})")
             progress(done, None)
+    if replaced:
+        console.note(f"{output}{os.sep}: replaced {replaced:,} figure{'s' * (replaced != 1)} of an earlier run")
     failures.exit()
 
 
@@ -203,12 +219,49 @@ def _kind(output: Path, given: str | None) -> tuple[str, bool]:
     return given or named, True
 
 
-def _name(source: str, kind: str, used: set[str]) -> str:
-    """Return a unique file name for a picture's figure, since pictures in different folders may share a name."""
-    stem, number = Path(source).stem, 1
-    name = f"{stem}.attention.{kind}"
-    while name.lower() in used:
-        number += 1
-        name = f"{stem}-{number}.attention.{kind}"
-    used.add(name.lower())
-    return name
+class _Names:
+    """File names for figures in a folder.
+
+    They are unique, also for a system that ignores case, since images in different folders may share a name. One that
+    would be too long for the system is cut, with a digest of the whole in place of its end.
+    """
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        self._ending = f".attention.{kind}"
+        self._longest = _longest_name(folder)
+        self._used: set[str] = set()
+        self._numbers: dict[str, int] = {}
+
+    def __call__(self, source: str) -> str:
+        """Return the name for an image's figure."""
+        stem = Path(source).stem
+        number = self._numbers.get(_folded(stem), 0)
+        while True:
+            number += 1
+            name = self._fitted(stem, f"-{number}{self._ending}" if number > 1 else self._ending)
+            if _folded(name) not in self._used:
+                break
+        self._numbers[_folded(stem)] = number
+        self._used.add(_folded(name))
+        return name
+
+    def _fitted(self, stem: str, ending: str) -> str:
+        if len(os.fsencode(stem + ending)) <= self._longest:
+            return stem + ending
+        ending = f"~{hashlib.sha256(os.fsencode(stem)).hexdigest()[:8]}{ending}"
+        while stem and len(os.fsencode(stem + ending)) > self._longest:
+            stem = stem[:-1]
+        return stem + ending
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _longest_name(folder: Path) -> int:
+    """Return how many bytes the name of a file in a folder may have, also if the folder is still to be made."""
+    there = next((parent for parent in (folder, *folder.absolute().parents) if parent.is_dir()), Path())
+    try:
+        return os.pathconf(there, "PC_NAME_MAX")
+    except (AttributeError, OSError, ValueError):  # Windows has no pathconf
+        return 255

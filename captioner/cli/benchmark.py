@@ -143,10 +143,11 @@ def run(
     part = whole.split(split, restval=restval)
     training = whole.split("train", restval=restval) if "train" in whole.splits else None
 
-    from captioner import assets
+    from captioner import assets, files
     from captioner.benchmark.listener import Listener
-    from captioner.benchmark.run import CACHE, TABLE, benchmark
+    from captioner.benchmark.run import CACHE, LATEX, PAGE, PLOT, RECORD, TABLE, benchmark
     from captioner.benchmark.training import train as train_all
+    from captioner.errors import EvaluationError
     from captioner.evaluation.scores import DEFAULT_METRICS
 
     together = console.ensemble(members)
@@ -154,7 +155,7 @@ def run(
     if not contestants and not train:
         contestants = list(assets.shipped())
     failures = console.Failures()
-    with _Bars() as bars:
+    with files.only_one(output, error=EvaluationError, work="benchmarks"), _Bars() as bars:
         listener = Listener(bars, console.note, failures)
         trained = train_all(
             train or (),
@@ -188,7 +189,7 @@ def run(
             listener=listener,
         )
     typer.echo((output / TABLE).read_text(encoding="utf-8"))
-    names = ", ".join(sorted(file.name for file in output.iterdir() if file.is_file()))
+    names = ", ".join(name for name in sorted((TABLE, LATEX, RECORD, PLOT, PAGE)) if (output / name).is_file())
     console.note(f"{output}: {names}; captions and timings in {output / CACHE}")
     failures.exit()
 

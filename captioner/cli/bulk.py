@@ -43,7 +43,10 @@ def run(
     ] = "jsonl",
     column: Annotated[
         str | None,
-        typer.Option(help="The column of Parquet files with the pictures.", show_default="the only one of bytes"),
+        typer.Option(
+            help="The column of Parquet files with the pictures, as in image.bytes.",
+            show_default="the only one of bytes",
+        ),
     ] = None,
     part_size: Annotated[int, typer.Option(min=1, help="Loose pictures in a part.")] = 1000,
     ray: Annotated[
@@ -61,11 +64,13 @@ def run(
     """Caption a collection of any size, a row for each picture: image, caption, log_probability, model, error.
 
     The source is cut into parts: tar files, row groups of Parquet files, and loose pictures by the thousand. A part's
-    file appears when it is complete, so after an interruption the same command goes on, and no picture is lost or
-    captioned twice.
+    file appears when it is complete, so after an interruption the same command resumes, and no picture is lost or
+    captioned twice. It also takes the files that have been added since, by their names; the rows of files that have
+    been removed or changed stay as they are.
 
     A picture that cannot be read has a row with the reason, and so has a damaged tar or Parquet file after its good
-    pictures; the exit code is then 1.
+    pictures. Folders that cannot be read are reported, and looked into again by the next run. In both cases the exit
+    code is 1.
     """
     from captioner import folders
 
@@ -73,14 +78,21 @@ def run(
     name = console.ensemble(models) or folders.DEFAULT
     folders.locate_captioners(name)  # a wrong one must not become the output's
     from captioner.bulk import Bulk, bulk, open_plan
-    from captioner.bulk.reading import require_parquet
     from captioner.bulk.run import bulk_on_ray
+    from captioner.rows import require_parquet
 
     if format == "parquet":
         require_parquet("--format parquet")
     plan = open_plan(
         source, output, format=format, column=column, size=part_size, model=name if not search else f"{name} {search}"
     )
+    failures = console.Failures()
+    for problem in plan.problems:
+        failures(problem)
+    if plan.described:
+        console.note(f"{plan.described:,} Parquet files without a column of bytes are not images")
+    if plan.gone:
+        console.note(f"{plan.gone:,} pictures are not in the source any more; their rows stay")
     worker = functools.partial(
         Bulk, plan, name, batch_size=batch_size, device=device, threads=cpus if ray else None, **search
     )
@@ -90,11 +102,15 @@ def run(
             if ray
             else bulk(plan, worker, progress=progress)
         )
-    failures = console.Failures()
     for reason in report.errors:
         failures(reason)
     if report.failed > len(report.errors):
         console.note(f"and {report.failed - len(report.errors):,} more; the rows with an error tell which")
-    done = f"{report.pictures:,} pictures captioned" if report.parts else "all was captioned already"
-    typer.echo(f"{output}: {len(plan.parts):,} parts; {done}")
+    done = [f"{len(plan.parts):,} parts"]
+    if plan.begun and plan.new:
+        done.append(f"{plan.new:,} new")
+    if plan.begun and (archives := len({part.address for part in plan.parts[plan.begun :] if part.kind != "pictures"})):
+        done.append(f"{archives:,} new tar or Parquet files")
+    done.append(f"{report.pictures:,} pictures captioned" if report.parts else "all was captioned already")
+    typer.echo(f"{output}: {'; '.join(done)}")
     failures.exit()

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from captioner import files
+from captioner import rows
 from captioner.assets import TRANSLATOR
 from captioner.cli import complete, console
 from captioner.errors import CaptionerError, ImageError
@@ -35,7 +33,8 @@ Example: find . -name '*.jpg' | captioner caption - --json"""
 Paths = Annotated[
     list[str],
     typer.Argument(
-        metavar="PATH", help="Files, folders, quoted patterns, or - for a list on stdin, one path per line."
+        metavar="PATH",
+        help="Files, folders, quoted patterns, or - for a list on stdin, one path per line or as of find -print0.",
     ),
 ]
 Models = Annotated[
@@ -125,11 +124,13 @@ def run(
     """
     if attention and not json and (output is None or output.suffix.lower() == ".csv"):
         raise typer.BadParameter("give --json too, or an --output ending in .json or .jsonl", param_hint="--attention")
-    from captioner.data.find import find_images
+    from captioner.folders import DEFAULT
 
+    if output:
+        console.check_output(output, *paths)
     failures = console.Failures()
     single = len(paths) == 1 and os.path.isfile(paths[0])
-    found = find_images(named(paths), recursive=recursive, on_empty=failures)
+    found = find_images(paths, recursive, failures)
     prints = json or output is None
     bar = not single and console.shows_progress(stdout=prints)
     # A list on standard input may still be growing, so it is not read ahead.
@@ -140,6 +141,7 @@ def run(
     total = len(first) if bar and 1 < len(first) < _FEW else None
 
     search = console.search(beam, length_normalisation, min_words, max_words, block_ngram, n_best)
+    name = console.ensemble(models)
     translated = language is not None or translator is not None
     results: Iterator[Caption | ImageError]
     if error := unreadable(paths, first, max_pixels):
@@ -148,33 +150,35 @@ def run(
         from captioner import Captioner
 
         translate = find_translator(language, translator, device)
-        captioner = Captioner.from_pretrained(console.ensemble(models), device=device, **search)
+        captioner = Captioner.from_pretrained(name, device=device, **search)
         results = captioner.stream(chain(first, found), batch_size=batch_size, workers=workers, max_pixels=max_pixels)
         if translate:
             results = translate.captions(results, batch_size=batch_size)
+    more = ("language", "translation") if translated else ()
     with (
-        _writer(output, translated=translated) if output else nullcontext(lambda record: None) as write,
+        rows.writer(output, more=more) if output else nullcontext(lambda record: None) as write,
         console.progress("Captioning", show=bar) as progress,
     ):
         for done, result in enumerate(results, start=1):
             if isinstance(result, ImageError):
                 failures(result)
-                record: dict[str, Any] = {"image": result.source, "error": result.reason}
-            else:
-                record = result.to_dict(attention=attention)
+            record = rows.row(result.source or "", result, model=name or DEFAULT, attention=attention)
             write(record)
             if json:
-                typer.echo(console.json_text(record))
-            elif prints and "error" not in record:
+                console.show_json(record)
+            elif prints and record["error"] is None:
                 prefix = "" if single else f"{record['image']}: "
                 for caption in (record, *record.get("others", ())):
-                    score = f"\t{caption['log_probability']:.2f}" if n_best > 1 else ""
-                    typer.echo(prefix + (caption["translation"]["text"] if translated else caption["caption"]) + score)
+                    score = [f"{caption['log_probability']:.2f}"] if n_best > 1 else []
+                    text = caption["translation"]["text"] if translated else caption["caption"]
+                    console.show(prefix + text, *score)
             progress(done, total)
+            if console.lost() and output is None:  # nobody would get the others
+                break
     failures.exit()
 
 
-def unreadable(paths: list[str], found: list[Path], max_pixels: int | None) -> ImageError | None:
+def unreadable(paths: list[str], found: list[str], max_pixels: int | None) -> ImageError | None:
     """Return why the only picture cannot be read, if there is only one and that is seen at once.
 
     Nothing large is then loaded for it.
@@ -184,7 +188,7 @@ def unreadable(paths: list[str], found: list[Path], max_pixels: int | None) -> I
         found: the first of the pictures that it stands for.
         max_pixels: the limit on its pixels.
     """
-    if found != [Path(path) for path in paths]:
+    if found != paths:
         return None
     from captioner.data.images import check_file
 
@@ -220,47 +224,45 @@ def find_translator(language: str | None, name: str | None, device: str, **searc
     return translator
 
 
-def named(paths: list[str]) -> Iterator[str]:
-    """Yield the paths, with - replaced by those on stdin."""
+def find_images(paths: list[str], recursive: bool, failures: console.Failures) -> Iterator[str]:
+    """Yield the names of the image files that arguments stand for, lazily; see :func:`captioner.data.find.find_images`.
+
+    Names stay as they were given. Figures that this program drew are left out with a note, unless one is all that is
+    given.
+
+    Args:
+        paths: the arguments, where - stands for a list on standard input.
+        recursive: look into subfolders too.
+        failures: is given the folders without images, an empty name, and a list that cannot be read.
+    """
+    from captioner.data import find, mark
+
+    def hits(name: str) -> Iterator[str]:
+        if name and not os.path.isdir(name) and (os.path.lexists(name) or not set(name) & set("*?[")):
+            yield name
+        elif name:
+            for hit in find.find_images([name], recursive=recursive, on_empty=failures):
+                yield name if hit == Path(name) else str(hit)
+        else:
+            failures("'': this name is empty; give image files, or folders that have some")
+
+    alone = len(paths) == 1 and os.path.isfile(paths[0])
+    drawn = 0
     for path in paths:
-        if path == "-":
-            yield from (os.fsdecode(name) for line in sys.stdin.buffer if (name := line.rstrip(b"\r\n")))
-        else:
-            yield path
+        try:
+            for name in _listed() if path == "-" else [path]:
+                for hit in hits(name):
+                    if alone or not mark.is_drawn_image(hit):
+                        yield hit
+                    else:
+                        drawn += 1
+        except CaptionerError as error:
+            failures(error)
+    if drawn:
+        console.note(f"left out {drawn:,} figure{'s' * (drawn != 1)} that this program drew")
 
 
-@contextmanager
-def _writer(path: Path, *, translated: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Yield a function that writes a record; the file appears when the block ends without an error."""
-    with (
-        files.atomic_path(path) as temporary,
-        open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
-    ):
-        kind = path.suffix.lower()
-        if kind == ".csv":
-            more = ("language", "translation") if translated else ()
-            table = csv.DictWriter(
-                file,
-                ("image", "caption", *more, "log_probability", "error"),
-                extrasaction="ignore",
-                lineterminator="\n",
-            )
-            table.writeheader()
-            yield lambda record: table.writerows(_rows(record))
-        elif kind == ".jsonl":
-            yield lambda record: print(console.json_text(record), file=file)
-        else:
-            separators = chain(["[\n"], iter(lambda: ",\n", None))
-            yield lambda record: print(next(separators), console.json_text(record), sep="", end="", file=file)
-            file.write("\n]\n")
+def _listed() -> Iterator[str]:
+    from captioner.data.names import listed
 
-
-def _rows(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield a record's captions as rows of a table."""
-    for caption in (record, *record.get("others", ())):
-        translation = caption.get("translation", {})
-        yield caption | {
-            "image": record["image"],
-            "language": translation.get("language"),
-            "translation": translation.get("text"),
-        }
+    return listed(console.stdin())

@@ -1,18 +1,21 @@
-"""Shared by the commands: messages and progress on stderr, JSON for stdout, and common options."""
+"""Shared by the commands: results on stdout, messages and progress on stderr, and common options."""
 
 from __future__ import annotations
 
+import codecs
+import errno
 import json
 import logging
+import os
 import re
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, TextIO, cast
 
 import typer
 from rich.console import Console
@@ -22,6 +25,7 @@ from rich.text import Text
 from captioner import files
 from captioner.cli import complete
 from captioner.errors import CaptionerError, FileError, first_line
+from captioner.rows import json_text as json_text
 
 if TYPE_CHECKING:
     from captioner.data.dataset import CaptionData
@@ -30,6 +34,125 @@ messages = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 _errors = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)  # these are printed when quiet, too
 _log = logging.getLogger("captioner")
 _began = time.perf_counter()
+
+# What a terminal obeys instead of showing it: control characters, and those that change the direction of what follows;
+# and bytes that are not UTF-8. Joiners stay, since emoji and several scripts need them.
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Escape the characters that a terminal would obey, as JSON does."""
+    return _UNSEEN.sub(lambda found: json.dumps(found[0])[1:-1], text)
+
+
+def _escaped(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Handle what an encoding lacks: bytes of file names are written unchanged, and characters escaped as in JSON."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    letter = error.object[error.start]
+    is_byte = "\udc80" <= letter <= "\udcff"
+    return bytes([ord(letter) - 0xDC00]) if is_byte else json.dumps(letter)[1:-1], error.start + 1
+
+
+codecs.register_error("captioner", _escaped)
+
+
+class _Stream:
+    """A standard stream that never raises, so that no work is lost because its results cannot be printed.
+
+    Attributes:
+        failure: why nothing more can be written to it.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self.failure: Exception | None = None
+        self._is_closed = stream is None
+        # Where a standard stream is closed, the null device takes its number, or the next file that is opened would.
+        self._stream = stream if stream is not None else open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "buffer":  # for those that would write around this
+            raise AttributeError(name)
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        if self._is_closed and text:
+            self.failure = OSError(errno.EBADF, "it is closed")
+        self._try(self._stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, function: Callable[..., Any], *arguments: str) -> None:
+        if self.failure is not None:
+            return
+        try:
+            function(*arguments)
+        except (OSError, ValueError) as error:  # ValueError: it was closed meanwhile
+            self.failure = error
+            # Python would try again at exit, and fail, with a code of its own.
+            with suppress(OSError, ValueError):
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, self._stream.fileno())
+                os.close(null)
+
+
+@contextmanager
+def guarded_streams() -> Iterator[None]:
+    """Print on stdout and stderr without failing, and exit with 1 if results were lost.
+
+    A reader that has closed the pipe, like ``head``, has all it wants, so nothing is reported then.
+    """
+    before = sys.stdout, sys.stderr
+    streams = [_Stream(stream) for stream in before]
+    sys.stdout, sys.stderr = (cast(TextIO, stream) for stream in streams)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="captioner")
+    try:
+        yield
+    except SystemExit as exit:
+        sys.stdout.flush()
+        if lost() is None:
+            raise
+        if not isinstance(lost(), BrokenPipeError):
+            reason = getattr(lost(), "strerror", None) or lost()
+            error(f"standard output: cannot be written ({reason}), and results were lost; write them to another place")
+        raise SystemExit(exit.code or 1) from None
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+def lost() -> Exception | None:
+    """Return why stdout can no longer be written, if so; what is printed is dropped then."""
+    return getattr(sys.stdout, "failure", None)
+
+
+def show(*cells: str) -> None:
+    """Print a line of results on stdout, with tabs between its cells.
+
+    On a terminal, what it would obey is escaped, since file names may hold anything.
+    """
+    print(*map(printable, cells) if sys.stdout.isatty() else cells, sep="\t", flush=True)
+
+
+def show_json(value: Any, *, indent: int | None = None) -> None:
+    """Print a result as JSON on stdout; see :func:`show`."""
+    text = json_text(value, indent=indent)
+    print("\n".join(map(printable, text.split("\n"))) if sys.stdout.isatty() else text, flush=True)
+
+
+def stdin() -> BinaryIO:
+    """Return standard input, with a hint if a person is to type it.
+
+    Raises:
+        CaptionerError: it is closed.
+    """
+    if sys.stdin is None or sys.stdin.closed:
+        raise CaptionerError("standard input: is closed; pipe something into this command, or give names instead of -")
+    if sys.stdin.isatty():
+        note("reading lines from the terminal; Ctrl-D on an empty line ends them")
+    return sys.stdin.buffer
 
 
 class Verbosity(Enum):
@@ -125,8 +248,9 @@ def error(message: object, exception: BaseException | None = None) -> None:
     if isinstance(exception, CaptionerError):
         exception = exception.__cause__ or exception.__context__
     if exception is not None and _verbosity is Verbosity.VERBOSE:
-        _errors.print(Text("".join(traceback.format_exception(exception)).rstrip()))
-    _errors.print(Text.assemble(("error:", "bold red"), f" {message}"))
+        lines = "".join(traceback.format_exception(exception)).rstrip().split("\n")
+        _errors.print(Text("\n".join(map(printable, lines))))
+    _errors.print(Text.assemble(("error:", "bold red"), f" {printable(str(message))}"))
 
 
 def unexpected(exception: Exception) -> None:
@@ -146,11 +270,13 @@ def done() -> None:
 
 def note(message: object) -> None:
     """Print a message on stderr."""
-    messages.print(Text(str(message)))
+    messages.print(Text(printable(str(message))))
 
 
 def left_out(data: CaptionData) -> None:
     """Report any malformed records of a data set that was read without --strict on stderr."""
+    for guess in data.notes:
+        note(guess)
     if complaint := data.complaint():
         note(f"{complaint}, --strict refuses them")
 
@@ -169,16 +295,6 @@ class Failures:
         """Exit with code 1 if there was a failure."""
         if self.count:
             raise typer.Exit(1)
-
-
-def json_text(value: Any, *, indent: int | None = None) -> str:
-    """Return a value as JSON; escaped only if it holds a file name that is not UTF-8."""
-    text = json.dumps(value, ensure_ascii=False, indent=indent)
-    return (
-        text
-        if text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
-        else json.dumps(value, indent=indent)
-    )
 
 
 def shows_progress(stdout: bool) -> bool:
@@ -244,6 +360,18 @@ def writable(path: Path | None) -> Path | None:
         except FileError as error:
             raise typer.BadParameter(str(error)) from None
     return path
+
+
+def check_output(output: Path, *inputs: str | Path) -> None:
+    """Check that writing an output does not destroy what it is made from.
+
+    Raises:
+        CaptionerError: it is one of the inputs.
+    """
+    for given in inputs:
+        with suppress(OSError, ValueError):
+            if os.path.samefile(output, given):
+                raise CaptionerError(f"{output}: is also an input, which would be overwritten; give another name")
 
 
 def check_recipe(name_or_path: str, changes: Sequence[str]) -> None:

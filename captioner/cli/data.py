@@ -59,7 +59,7 @@ def inspect(
             data, tokenize=tokenize, min_count=min_count, check_pictures=check_pictures, progress=progress
         )
     if json:
-        typer.echo(console.json_text(report.to_dict(), indent=2))
+        console.show_json(report.to_dict(), indent=2)
     else:
         _print_report(report)
     faults = sum(listing.count for listing in (report.problems, report.missing, report.unreadable) if listing)
@@ -70,7 +70,9 @@ def inspect(
 def _print_report(report: Report) -> None:
     photos = sum(split.photos for split in report.splits.values())
     captions = sum(split.captions for split in report.splits.values())
-    typer.echo(f"{report.name} ({report.format}): {photos:,} photos with {captions:,} captions")
+    console.show(f"{report.name} ({report.format}): {photos:,} photos with {captions:,} captions")
+    for note in report.notes:
+        console.show(note)
     if report.splits:
         _print_splits(report.splits)
     vocabulary = report.vocabulary
@@ -129,7 +131,7 @@ def _print_items(title: str, count: int, shown: Sequence[str] = ()) -> None:
     """Print a count and below it the first of the items, if they are known."""
     typer.echo(f"{title}: {f'{count:,}' if count else 'none'}")
     for item in shown:
-        typer.echo(f"  {item}")
+        console.show(f"  {item}")
     if shown and count > len(shown):
         typer.echo(f"  ... and {count - len(shown):,} more")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -181,6 +182,8 @@ def run(
     if heads is not None and grounding is None:
         raise typer.BadParameter("it says whose attention --grounding measures; give that too", param_hint="--heads")
     assert data is not None
+    outputs = {"--output-captions": output_captions, "--output-scores": output_scores, "--per-image": per_image}
+    _check_outputs(outputs, [path for path in (data, captions, grounding) if path])
     names = console.metrics(metrics)
     search = console.search(beam, length_normalisation, min_words, max_words, block_ngram)
     if captions is not None:
@@ -234,7 +237,7 @@ def run(
     if output_scores:
         files.write_json(output_scores, record)
     if json:
-        typer.echo(console.json_text(record, indent=2))
+        console.show_json(record, indent=2)
     else:
         scores.show(f"{model} on {result.data}", record)
     for line in record["notes"]:
@@ -247,6 +250,17 @@ def run(
 
 _SEARCH = ("--beam", "--length-normalisation", "--min-words", "--max-words", "--block-ngram")
 _PICTURES = ("--images", "--restval", "--strict", "--features")
+
+
+def _check_outputs(outputs: dict[str, Path | None], inputs: list[Path]) -> None:
+    """Check that no output would overwrite an input or another output."""
+    written: dict[str, str] = {}
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        console.check_output(path, *inputs)
+        if (other := written.setdefault(os.path.realpath(path), option)) != option:
+            raise typer.BadParameter(f"{path} is that of {other} too; give another", param_hint=option)
 
 
 def _refuse(given: dict[str, Any], why: str, *options: str) -> None:

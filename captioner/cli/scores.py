@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from captioner import files
+from captioner.rows import csv_rows
 
 _CLASSES = 12  # classes in the table of grounding, those with most words in the references
 
@@ -38,15 +39,13 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     if path.suffix.lower() == ".json":
         files.write_json(path, rows)
         return
-    import csv
-
     with (
         files.atomic_path(path) as temporary,
         open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
-        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+        write = csv_rows(file, list(rows[0]))
+        for row in rows:
+            write(row)
 
 
 def _show_grounding(title: str, grounding: dict[str, Any]) -> None:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import ipaddress
+import logging
+import os
 import signal
+import socket
+import sys
 from contextlib import suppress
 from typing import Annotated
 
@@ -68,6 +74,7 @@ def run(
         import uvicorn
 
         from captioner.web.app import create_app
+        from captioner.web.connections import NoHandles, protocol, room
     except ModuleNotFoundError as error:
         if (error.name or "").startswith(("captioner", "torch")):
             raise
@@ -84,12 +91,17 @@ def run(
     for name in names[1:]:
         folders.locate_captioners(name)
     search = console.search(beam, n_best=n_best)
-    batches = Batches(
-        names,
-        lambda name: Captioner.from_pretrained(name, device=device, **search),
-        size=batch_size,
-        max_pixels=max_pixels,
-    )
+    listening = _listen(host, port)
+    try:
+        batches = Batches(
+            names,
+            lambda name: Captioner.from_pretrained(name, device=device, **search),
+            size=batch_size,
+            max_pixels=max_pixels,
+        )
+    except BaseException:
+        listening.close()
+        raise
     app = create_app(
         batches,
         names=names_of(host, allow_host or ()),
@@ -97,18 +109,66 @@ def run(
         rate=120 if rate is None else rate,
         local_rate=rate or 0,
     )
+    most = room()
     config = uvicorn.Config(
-        app, host=host, port=port, log_level="warning", server_header=False, timeout_graceful_shutdown=5, lifespan="on"
+        app,
+        http=protocol(most),
+        ws="none",
+        loop="asyncio",  # others accept connections in ways of their own
+        backlog=min(64, most),  # asyncio accepts so many before it counts the first
+        log_level="error",  # uvicorn warns of each malformed request
+        server_header=False,
+        timeout_graceful_shutdown=3,
+        lifespan="on",
     )
-    try:
-        listening = config.bind_socket()
-    except SystemExit:  # it has said why
-        batches.close()
-        raise CaptionerError(f"{host}:{port}: cannot be listened at; give another --port or --host") from None
-    shown = f"[{host}]" if ":" in host else {"0.0.0.0": "localhost"}.get(host, host)
-    typer.echo(f"http://{shown}:{listening.getsockname()[1]}")
+    logging.getLogger("asyncio").addFilter(NoHandles())
+    shown = {"0.0.0.0": "localhost", "::": "::1"}.get(str(_address(host)), host)
+    typer.echo(f"http://{f'[{shown}]' if ':' in shown else shown}:{listening.getsockname()[1]}")
     console.note("Press Ctrl+C to stop.")
     # Both signals are the usual way to end it; uvicorn raises them again when it is done.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    server = uvicorn.Server(config)
     with suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listening])
+        server.run(sockets=[listening])
+    if batches.stuck or server.force_exit:
+        # An image may take long, and the interpreter would crash as it takes itself apart under a thread that decodes.
+        sys.stdout.flush()
+        os._exit(0)
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return the address that is written there; ``None`` if it is a name, or a short form."""
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Take an address and a port; other machines are let in only if all addresses are written out.
+
+    Raises:
+        CaptionerError: they cannot be had, or the host would be every address without naming it.
+    """
+    from captioner.errors import CaptionerError
+
+    choices = "give --host 127.0.0.1 for this machine alone, or --host 0.0.0.0 for other machines too"
+    if not host.strip() or host.strip() == "*":
+        raise CaptionerError(f"--host {host!r} does not name an address; {choices}, which need no password")
+    try:
+        family, kind, number, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not a name"
+        raise CaptionerError(f"--host {host!r} is not an address of this machine ({reason}); {choices}") from None
+    if ipaddress.ip_address(str(place[0]).partition("%")[0]).is_unspecified and _address(host) is None:
+        raise CaptionerError(f"--host {host!r} is short for every address of this machine; {choices}")
+    taken = socket.socket(family, kind, number)
+    try:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(place)
+        taken.listen(1)  # tells whether another program listens there
+    except OSError as error:
+        taken.close()
+        cure = "give another --port" if error.errno == errno.EADDRINUSE else "give another --port or --host"
+        raise CaptionerError(f"{host}:{port}: cannot be listened at ({error.strerror}); {cure}") from None
+    return taken

@@ -35,7 +35,7 @@ def run(
             metavar="RECIPE|DATA",
             autocompletion=complete.recipes,
             help="A shipped recipe, which captioner recipes lists, or a YAML file; or own photos: a table "
-            "image,caption[,split] ending in .csv, or any folder that captioner data inspect can read.",
+            "image,caption[,split], or any other file or folder that captioner data inspect can read.",
         ),
     ],
     changes: Annotated[
@@ -46,7 +46,12 @@ def run(
         Path | None,
         typer.Option("--output", "-o", file_okay=False, callback=console.writable, help="The folder of the run."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Resume an interrupted run; with a larger --set epochs=N also one that is finished."
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -107,7 +112,9 @@ def run(
 
 
 def _lines(forecast: Forecast) -> Iterator[str]:
-    yield "data        " + ", ".join(f"{number:,} {name}" for name, number in forecast.data.items())
+    known = "" if forecast.known_words is None else f", which are {forecast.known_words:.1%} of those in the captions"
+    counts = {name: f"{number:,} {name}{known if name == 'words' else ''}" for name, number in forecast.data.items()}
+    yield "data        " + ", ".join(counts.values())
     yield "parameters  " + ", ".join(f"{name} {number / 1e6:.1f} M" for name, number in forecast.parameters.items())
     total = forecast.epochs * forecast.steps_per_epoch
     yield f"steps       {total:,} in {forecast.epochs} epochs of {forecast.steps_per_epoch:,}"

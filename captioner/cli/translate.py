@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -103,6 +102,11 @@ def run(
         raise typer.BadParameter("give --json too", param_hint="--attention")
     if n_best > 1 and not json:
         raise typer.BadParameter("give --json too", param_hint="--n-best")
+    if output:
+        from captioner.data.mark import check_replaceable
+
+        console.check_output(output, text)
+        check_replaceable(output)
     failures = console.Failures()
     with ExitStack() as stack:
         lines = _lines(stack, text, failures)
@@ -120,11 +124,12 @@ def run(
                 shown.append(translation)
                 if len(shown) > 1 and files.format_of(output) in _DRAWN:
                     raise CaptionerError(f"{output}: shows one sentence, and there are several; take .html or .json")
-            typer.echo(
-                console.json_text(translation.to_dict(attention=attention))
-                if json
-                else translation.text.replace("\n", " ")
-            )
+            if json:
+                console.show_json(translation.to_dict(attention=attention))
+            else:
+                console.show(translation.text.replace("\n", " "))
+            if console.lost() and output is None:  # nobody would get the others
+                break
     if output:
         _write(output, shown, text)
     failures.exit()
@@ -152,7 +157,7 @@ def _lines(stack: ExitStack, text: str, failures: console.Failures) -> Iterator[
         CaptionerError: it looks like a file's name, and there is no such file.
     """
     if text == "-":
-        return _decoded(sys.stdin.buffer, "standard input", failures)
+        return _decoded(console.stdin(), "standard input", failures)
     if os.path.isfile(text):
         return _decoded(stack.enter_context(open(text, "rb")), text, failures)
     if os.path.isdir(text):

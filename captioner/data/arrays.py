@@ -56,12 +56,30 @@ def to_grey(image: Image.Image) -> Image.Image:
     """Reduce deep grey (16-bit, 32-bit or float) to 8 bits; NaN becomes black."""
     import numpy as np
 
-    values = np.asarray(image).astype(np.float32)
-    finite = values[np.isfinite(values)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    whites = {"I": (255.0, 65535.0), "F": (1.0, 255.0)}.get(image.mode, (65535.0,))
+    values = np.asarray(image)
+    grey = np.empty(values.shape, np.uint8)
+    # A few rows at a time: the steps take a dozen bytes a pixel.
+    step = max(1, (1 << 20) // max(values.shape[1], 1))
+    bands = [slice(top, top + step) for top in range(0, len(values), step)]
+    if values.dtype.kind == "u":  # 16 bits
+        table = (np.arange(65536, dtype=np.float32) * np.float32(255 / 65535)).round().astype(np.uint8)
+        for band in bands:
+            grey[band] = table[values[band]]
+        return Image.fromarray(grey)
+    low, high = np.inf, -np.inf
+    for band in bands:
+        part = values[band].astype(np.float32)
+        finite = part[np.isfinite(part)]
+        if finite.size:
+            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
+    if low > high:
+        low = high = 0.0
+    whites = (255.0, 65535.0) if image.mode == "I" else (1.0, 255.0)
     if low >= 0 and high <= whites[-1]:
         low, high = 0.0, next(white for white in whites if high <= white)
-    with np.errstate(all="ignore"):
-        values = (values - low) * (255 / (high - low) if high > low else 0.0)
-    return Image.fromarray(np.nan_to_num(values).clip(0, 255).round().astype(np.uint8))
+    factor = 255 / (high - low) if high > low else 0.0
+    for band in bands:
+        with np.errstate(all="ignore"):
+            part = (values[band].astype(np.float32) - low) * factor
+        grey[band] = np.nan_to_num(part).clip(0, 255).round()
+    return Image.fromarray(grey)

@@ -11,7 +11,28 @@ from captioner.errors import AnnotationError
 EMPTY_CAPTION = "the caption is empty"
 """The reason given for an empty caption."""
 
-_SYNONYMS = {"val": "dev", "dev": "val"}
+UNDIVIDED = "all"
+"""The split of photos that have none."""
+
+_NAMES = {
+    "": UNDIVIDED,
+    "training": "train",
+    "trn": "train",
+    "valid": "val",
+    "validate": "val",
+    "validation": "val",
+    "development": "dev",
+    "devel": "dev",
+    "testing": "test",
+    "tst": "test",
+}
+_OTHER = {"val": "dev", "dev": "val"}
+
+
+def split_name(name: str) -> str:
+    """Return the one name of a split that files write in several ways: "Training " is "train", "" is "all"."""
+    plain = name.strip().casefold()
+    return _NAMES.get(plain, plain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +42,8 @@ class Photo:
     Attributes:
         image_id: stable and unique in the data set: COCO's id, or the file name, or the path as the file writes it.
         path: where the picture should be; it may be missing.
-        split: the part of the data set as the file names it: "train", "val", "test", "restval", "dev", "other", "all".
+        split: the part of the data set, as :func:`split_name` writes it: "train", "val", "test", "restval", "dev",
+            "other", "all".
         captions: as written, without surrounding white space; at least one, unless photos without were requested.
     """
 
@@ -44,12 +66,21 @@ class Problem:
 
 @dataclass(frozen=True)
 class CaptionData:
-    """A caption data set: its photos in the order of the file, and the records that could not be used."""
+    """A caption data set.
+
+    Attributes:
+        name: the file's or folder's, or the one that the file gives itself.
+        format: how it was read.
+        photos: in the order of the file.
+        problems: the records that could not be used.
+        notes: what was guessed in reading it, in sentences.
+    """
 
     name: str
     format: str
     photos: tuple[Photo, ...]
     problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def splits(self) -> dict[str, int]:
@@ -69,24 +100,26 @@ class CaptionData:
         return f"{self.name}: {records} left out, the first: {self.problems[0]}; `captioner data inspect` lists them"
 
     def split(self, name: str, *, restval: bool = False) -> CaptionData:
-        """Select the photos of one split; the problems stay with the whole data set.
+        """Select the photos of one split; problems and notes stay with the whole data set.
 
         Args:
-            name: the split. "val" and "dev" stand for each other if only one of them exists.
+            name: the split, in any of the ways that :func:`split_name` reads. "val" and "dev" stand for each other if
+                only one of them exists.
             restval: count COCO's "restval" photos as "train", as most papers do.
 
         Raises:
             AnnotationError: no photo is in that split.
         """
         splits = self.splits
-        if name not in splits and _SYNONYMS.get(name) in splits:
-            name = _SYNONYMS[name]
+        name = split_name(name)
+        if name not in splits and _OTHER.get(name) in splits:
+            name = _OTHER[name]
         wanted = {name, "restval"} if restval and name == "train" else {name}
         photos = tuple(photo for photo in self.photos if photo.split in wanted)
         if not photos:
             there = ", ".join(f"{split} ({count:,})" for split, count in splits.items()) or "none"
             raise AnnotationError(f'{self.name}: no photo is in the split "{name}"; the splits are: {there}')
-        return replace(self, photos=photos, problems=())
+        return replace(self, photos=photos, problems=(), notes=())
 
 
 def merge(*datas: CaptionData) -> CaptionData:
@@ -114,4 +147,5 @@ def merge(*datas: CaptionData) -> CaptionData:
             photos.append(photo)
     formats = dict.fromkeys(data.format for data in datas)
     problems = tuple(problem for data in datas for problem in data.problems)
-    return CaptionData("+".join(dict.fromkeys(names)), "+".join(formats), tuple(photos), problems)
+    notes = tuple(note for data in datas for note in data.notes)
+    return CaptionData("+".join(dict.fromkeys(names)), "+".join(formats), tuple(photos), problems, notes)

@@ -17,8 +17,18 @@ IMAGE_EXTENSIONS: frozenset[str] = frozenset(
 """Extensions of the files in a folder that count as pictures, in lower case."""
 
 
+def is_hidden(name: str) -> bool:
+    """Return whether a file, or a folder that it is in, is hidden, as the ``._1.jpg`` that macOS puts into archives."""
+    return any(part.startswith(".") and part not in (".", "..") for part in name.split("/"))
+
+
 def find_images(
-    paths: Iterable[str | Path], *, recursive: bool = False, on_empty: Callable[[str], None] | None = None
+    paths: Iterable[str | Path],
+    *,
+    recursive: bool = False,
+    on_empty: Callable[[str], None] | None = None,
+    on_unreadable: Callable[[str], None] | None = None,
+    archives: tuple[str, ...] = (),
 ) -> Iterator[Path]:
     """Yield the picture files that ``paths`` stand for, lazily, sorted by name within each of ``paths``.
 
@@ -29,19 +39,33 @@ def find_images(
     place, except that one ending in a bare ``*`` or ``**`` stands for pictures only. What matches nothing is yielded
     unchanged, so that loading reports it.
 
+    Names are compared folder by folder: ``a/2.jpg`` comes before ``a.jpg``.
+
     Args:
         paths: files, folders and glob patterns.
         recursive: look into subfolders too.
         on_empty: called with a message for each folder that holds no pictures or cannot be opened.
+        on_unreadable: called instead of it for each folder that cannot be opened.
+        archives: endings, in lower case, of other files that count as well.
     """
     report = on_empty or (lambda message: None)
+
+    def counts(name: str) -> bool:
+        return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS or name.lower().endswith(archives)
+
     for path in map(Path, paths):
-        for hit in [path] if os.path.lexists(path) else _glob(path):
+        for hit in [path] if os.path.lexists(path) else _glob(path, counts):
             if not os.path.isdir(hit):
                 yield hit
                 continue
             empty = True
-            for picture in _walk(hit, recursive, set(), report):
+
+            def unreadable(message: str) -> None:
+                nonlocal empty
+                empty = False
+                (on_unreadable or report)(message)
+
+            for picture in _walk(hit, recursive, counts, unreadable):
                 empty = False
                 yield picture
             if empty:
@@ -49,22 +73,41 @@ def find_images(
                 report(f"{hit}{os.sep}: no pictures in this folder{hint}")
 
 
-def _walk(folder: Path, recursive: bool, seen: set[str], report: Callable[[str], None]) -> Iterator[Path]:
-    seen.add(os.path.realpath(folder))
+def _walk(top: Path, recursive: bool, counts: Callable[[str], bool], report: Callable[[str], None]) -> Iterator[Path]:
+    seen = {os.path.realpath(top)}
+    folders = [(top, iter(_entries(top, report)))]  # not a recursive function, since folders may be nested deeply
+    while folders:
+        folder, entries = folders[-1]
+        for name, is_folder in entries:
+            if not is_folder:
+                if counts(name):
+                    yield folder / name
+            elif recursive and (real := os.path.realpath(folder / name)) not in seen:
+                seen.add(real)
+                folders.append((folder / name, iter(_entries(folder / name, report))))
+                break
+        else:
+            folders.pop()
+
+
+def _entries(folder: Path, report: Callable[[str], None]) -> list[tuple[str, bool]]:
+    """List the names of what is not hidden in a folder, sorted, each with whether it is a folder."""
     try:
-        names = sorted(os.listdir(folder))
+        with os.scandir(folder) as entries:
+            return sorted((entry.name, _is_folder(entry)) for entry in entries if not entry.name.startswith("."))
     except OSError as error:
         report(f"{folder}{os.sep}: cannot look into this folder ({error.strerror}); check its permissions")
-        return
-    for path in (folder / name for name in names if not name.startswith(".")):
-        if os.path.isdir(path):
-            if recursive and os.path.realpath(path) not in seen:
-                yield from _walk(path, recursive, seen, report)
-        elif path.suffix.lower() in IMAGE_EXTENSIONS:
-            yield path
+        return []
 
 
-def _glob(path: Path) -> list[Path]:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or into a folder that must not be entered
+        return False
+
+
+def _glob(path: Path, counts: Callable[[str], bool]) -> list[Path]:
     """List the files and folders that match a pattern, sorted; ``[path]`` if there are none."""
     parts = list(path.parts)
     base = Path()
@@ -80,9 +123,8 @@ def _glob(path: Path) -> list[Path]:
         for hit in base.glob(os.path.join(*parts, "*") if parts[-1] == "**" else os.path.join(*parts)):
             if not show_hidden and any(part.startswith(".") for part in hit.relative_to(base).parts):
                 continue
-            is_picture = hit.suffix.lower() in IMAGE_EXTENSIONS
-            if (not reaches_down) if os.path.isdir(hit) else (is_picture or not any_name):
+            if (not reaches_down) if os.path.isdir(hit) else (counts(hit.name) or not any_name):
                 hits.append(hit)
     except (ValueError, OSError):  # not a valid pattern, such as "a**b"
         pass
-    return sorted(hits) or [path]
+    return sorted(hits, key=lambda hit: hit.parts) or [path]

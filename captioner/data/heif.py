@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import re
-import struct
-from collections.abc import Iterator
 from typing import IO
 
 from PIL import ImageFile
 
-from captioner.data.limits import check_size
+from captioner.data.boxes import PADDING, coded_pixels
+from captioner.data.limits import check_declared, check_size
 from captioner.errors import ImageError
 
 _NO_HEIF = "HEIC photos are read by the package pi-heif, which {}; pip install -U pi-heif, or convert the photo to JPEG"
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
 _AVIF_BRANDS = {b"avif", b"avis"}
 _GENERAL_BRANDS = {b"mif1", b"mif2", b"msf1"}
-_ISPE = re.compile(rb"\0\0\0\x14ispe\0\0\0\0(.{8})", re.DOTALL)  # HEIF's box of an image's width and height
-_PADDING = 63  # pixels that an encoder may add to each side, to fill whole blocks
 
 
 def is_heif(head: bytes) -> bool:
@@ -51,34 +46,15 @@ def open_heif(stream: IO[bytes], name: str) -> ImageFile.ImageFile:
     return HeifImageFile(stream)  # directly: registering it would change Pillow for the whole program
 
 
-def check_coded_sizes(stream: IO[bytes], name: str, limit: int) -> None:
-    """Check every coded image of a HEIF file against the limit: a small picture may be a crop of a huge one.
+def check_coded_sizes(image: ImageFile.ImageFile, stream: IO[bytes], name: str, limit: int) -> None:
+    """Check the coded images of a HEIF or AVIF file against the limit: a small one may be a crop of a huge one.
 
     Raises:
-        ImageError: one is too large; ``name`` is what the error calls the picture.
+        ImageError: one is too large, or all together take far more than ``image`` declares; ``name`` is what the error
+            calls it.
     """
-    for width, height in _coded_sizes(stream):
-        if max(width - _PADDING, 0) * max(height - _PADDING, 0) > limit:
-            check_size((width, height), name, limit)
-
-
-def _coded_sizes(stream: IO[bytes]) -> Iterator[tuple[int, int]]:
-    """Width and height of each coded image as the file declares them; libheif decodes none that is larger."""
-    end = stream.seek(0, os.SEEK_END)
-    start = 0
-    while start + 8 <= end:
-        stream.seek(start)
-        header = stream.read(16)
-        size, kind = int.from_bytes(header[:4], "big"), header[4:8]
-        if size == 1:
-            size = int.from_bytes(header[8:16], "big")
-        if size == 0:  # the last box
-            size = end - start
-        if size < 8:
-            return
-        if kind == b"meta":
-            stream.seek(start)
-            for match in _ISPE.finditer(stream.read(size)):
-                width, height = struct.unpack(">II", match[1])
-                yield width, height
-        start += size
+    stream.seek(0)
+    total, largest = coded_pixels(stream.read(), name)
+    if max(largest[0] - PADDING, 0) * max(largest[1] - PADDING, 0) > limit:
+        check_size(largest, name, limit)
+    check_declared(total, image.size, name)

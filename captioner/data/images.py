@@ -8,7 +8,6 @@ at a time.
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
 import os
 import re
@@ -17,11 +16,18 @@ import warnings
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageOps
 
 from captioner.data.arrays import from_array, is_array, is_tensor, to_grey
+from captioner.data.claims import check_icons, check_jpeg, check_jpeg2000, check_tiff, check_tiles, jpeg2000_profile
+from captioner.data.colour import to_srgb
 from captioner.data.heif import check_coded_sizes, is_heif, open_heif
+from captioner.data.libtiff import kept_messages, read_deep_planes
 from captioner.data.limits import check_size, pixel_limit
+from captioner.data.names import called, why_no_file
+from captioner.data.png import PngWithoutText, is_about_text, without_text
+from captioner.data.reasons import reason_for
+from captioner.data.streams import CountedBytes, CountedFile
 from captioner.errors import CaptionerError, ImageError
 
 if TYPE_CHECKING:
@@ -37,6 +43,7 @@ _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "PPM", "WEBP", "TIFF", "AVIF", "
 _POSTSCRIPT = "PostScript (EPS) is a program, which Captioner will not run; export it as PNG or JPEG"
 _JPEG_XL = "JPEG XL cannot be read; convert it to PNG or JPEG"
 _VIDEO = "this is a video, not a picture; save one frame of it as JPEG"
+_RAW = "raw photos cannot be read; develop it, or take the JPEG that the camera wrote beside it"
 _ARCHIVE = "this is an archive, not a picture; unpack it first"
 _FOREIGN: tuple[tuple[int, bytes, str], ...] = (  # (offset, magic bytes there, reason)
     (0, b"%!PS", _POSTSCRIPT),
@@ -49,9 +56,31 @@ _FOREIGN: tuple[tuple[int, bytes, str], ...] = (  # (offset, magic bytes there, 
     (4, b"ftypiso", _VIDEO),
     (4, b"ftypqt", _VIDEO),
     (0, b"\x1aE\xdf\xa3", _VIDEO),
+    (0, b"v/1\x01", "OpenEXR cannot be read; convert it to PNG or JPEG"),
+    (0, b"#?R", "Radiance HDR cannot be read; convert it to PNG or JPEG"),
+    (0, b"II\xbc", "JPEG XR cannot be read; convert it to PNG or JPEG"),
+    (0, b"PF\n", "colour PFM cannot be read; convert it to PNG or JPEG"),
+    (0, b"P7\n", "PAM cannot be read; convert it to PNG or JPEG"),
+    (0, b"qoif", "QOI cannot be read; convert it to PNG or JPEG"),
+    (0, b"DDS ", "DDS textures cannot be read; convert it to PNG or JPEG"),
+    (0, b"gimp xcf", "GIMP files cannot be read; export it as PNG or JPEG"),
+    (0, b"SIMPLE  =", "FITS cannot be read; convert it to PNG or JPEG"),
+    (128, b"DICM", "DICOM cannot be read; export it as PNG or JPEG"),
+    (0, b"FUJIFILMCCD-RAW", _RAW),
+    (4, b"ftypcrx", _RAW),
     (0, b"PK\x03\x04", _ARCHIVE),
     (0, b"\x1f\x8b", _ARCHIVE),
 )
+
+# What a file may hold beyond what its header declares.
+_CHECKS = {
+    "JPEG": check_jpeg,
+    "TIFF": check_tiff,
+    "JPEG2000": check_jpeg2000,
+    "ICO": check_icons,
+    "CUR": check_icons,
+}
+_KINDS = {"HEIF": "HEIC", "MPO": "JPEG"}
 
 _Turn = Image.Transpose
 _TURNS = {  # EXIF orientation -> the transposition that makes the picture upright
@@ -70,11 +99,12 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 def load_image(source: ImageSource, *, max_pixels: int | None = None, min_size: int | None = None) -> Image.Image:
-    """Read a picture of any kind as upright 8-bit RGB.
+    """Read a picture of any kind as upright 8-bit sRGB.
 
-    EXIF orientation is applied, the first frame of an animation is taken, transparency is laid over white, and 16-bit
-    grey is scaled to 8 bits. If the values of a float or 32-bit integer picture fit into 0..1 (float only), 0..255 or
-    0..65535 (integers only), that range is black to white; otherwise their own lowest to highest value is.
+    EXIF orientation and an ICC profile are applied, the first frame of an animation is taken, transparency is laid over
+    white, and 16-bit grey is scaled to 8 bits. If the values of a float or 32-bit integer picture fit into 0..1 (float
+    only), 0..255 or 0..65535 (integers only), that range is black to white; otherwise their own lowest to highest value
+    is.
 
     Args:
         source: a file's name; an encoded file's bytes; a Pillow image; an array ``(H, W)`` or ``(H, W, C)``; or a
@@ -94,41 +124,50 @@ def load_image(source: ImageSource, *, max_pixels: int | None = None, min_size: 
     """
     limit = pixel_limit(max_pixels)
     name = _describe(source)
-    kind = "picture"
-    is_values = is_tensor(source) or is_array(source)
     _silence_pillow()
+    if not isinstance(source, Image.Image) and not is_tensor(source) and not is_array(source):
+        with _open_stream(source, name) as stream:
+            try:
+                return _decode(stream, name, limit, min_size)
+            except ImageError as error:
+                if not is_about_text(error):
+                    raise
+            return _decode(without_text(stream, name), name, limit, min_size)
     try:
         if isinstance(source, Image.Image):
             check_size(source.size, name, limit)
-            return _clean(source)
-        if is_values:
-            return _clean(from_array(source, name, limit))
-        with _open_stream(source, name) as stream:
-            image = _identify(stream, name)
-            kind = {"HEIF": "HEIC"}.get(image.format or kind, image.format or kind)
-            check_size(image.size, name, limit)
-            if kind == "HEIC":
-                check_coded_sizes(stream, name, limit)
-            elif min_size:  # not for HEIC: a thumbnail in the file may show something else
-                image.draft(None, (min_size, min_size))
-            return _clean(image)
+            return _clean(source, name)
+        return _clean(from_array(source, name, limit), name)
     except CaptionerError:
         raise
     except Exception as error:  # a damaged file can make Pillow raise nearly anything
-        raise ImageError(name, _reason(error, kind)) from error
+        raise ImageError(name, reason_for(error, "picture")) from error
 
 
-def check_file(path: str | Path, *, max_pixels: int | None = None) -> None:
+def check_file(source: str | Path | bytes, *, max_pixels: int | None = None) -> tuple[int, int]:
     """Read a picture's header and nothing more, to find most of what is wrong with a file at once.
+
+    Args:
+        source: a file's name, or an encoded file's bytes.
+        max_pixels: see :func:`load_image`.
+
+    Returns:
+        Its width and height as the header has them, before any rotation.
 
     Raises:
         ImageError: there is no such file, or it is no picture, or has more pixels than ``max_pixels``; see
             :func:`load_image`.
     """
-    name = str(path)
+    name = _describe(source)
     _silence_pillow()
-    with _open_stream(path, name) as stream:
-        check_size(_identify(stream, name).size, name, pixel_limit(max_pixels))
+    limit = pixel_limit(max_pixels)
+    with _open_stream(source, name) as stream, kept_messages():
+        try:
+            return _identify(stream, name, limit).size
+        except ImageError as error:
+            if not is_about_text(error):
+                raise
+        return _identify(without_text(stream, name), name, limit).size
 
 
 def digest(path: str | Path) -> str:
@@ -143,7 +182,7 @@ def digest(path: str | Path) -> str:
             while block := stream.read(1 << 20):
                 checksum.update(block)
         except OSError as error:
-            raise ImageError(path, _reason(error, "file")) from error
+            raise ImageError(path, reason_for(error, "file")) from error
     return checksum.hexdigest()
 
 
@@ -166,7 +205,7 @@ def _open_stream(source: Any, name: str) -> IO[bytes]:
     if isinstance(source, (bytes, bytearray, memoryview)):
         if not len(source):
             raise ImageError(name, "there are no bytes in it; give the content of a picture file")
-        return io.BytesIO(source)
+        return CountedBytes(bytes(source), name)
     if not isinstance(source, (str, os.PathLike)):
         raise ImageError(name, "not a picture; give a file's name or bytes, a Pillow image, an array or a tensor")
     try:
@@ -177,36 +216,57 @@ def _open_stream(source: Any, name: str) -> IO[bytes]:
             raise ImageError(name, "this is a pipe, socket or device, not a file; save the picture as a file first")
         if status.st_size == 0:
             raise ImageError(name, "the file is empty (0 bytes); get a fresh copy of it")
-        return open(source, "rb")
+        return CountedFile(os.fspath(source), name, status.st_size)
     except FileNotFoundError as error:
-        if name.lower().startswith(("http://", "https://")):
-            raise ImageError(name, "this is a web address; download the picture first") from error
+        if reason := why_no_file(name):
+            raise ImageError(called(name), reason) from error
         link = " (a link to a file that is gone)" if os.path.islink(source) else ""
         pattern = ", and none that it matches as a pattern" if any(letter in name for letter in "*?[") else ""
         raise ImageError(name, f"there is no such file{link}{pattern}; check the name") from error
     except PermissionError as error:
         raise ImageError(name, "no permission to read it; ask its owner, or change its permissions") from error
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        if reason := why_no_file(name):
+            raise ImageError(called(name), reason) from error
         detail = getattr(error, "strerror", None) or error
         raise ImageError(name, f"cannot be opened ({detail}); check the name") from error
 
 
-def _identify(stream: IO[bytes], name: str) -> ImageFile.ImageFile:
-    """Read the header of a picture in one of the allowed formats.
+def _decode(stream: IO[bytes], name: str, limit: int, min_size: int | None) -> Image.Image:
+    kind = "picture"
+    with kept_messages() as messages:
+        try:
+            image = _identify(stream, name, limit)
+            kind = _KINDS.get(image.format or kind, image.format or kind)
+            if min_size and kind != "HEIC":  # a thumbnail in the file may show something else
+                image.draft(None, (min_size, min_size))
+            return _clean(image, name)
+        except CaptionerError:
+            raise
+        except Exception as error:  # a damaged file can make Pillow raise nearly anything
+            raise ImageError(name, reason_for(error, kind, messages[0] if messages else None)) from error
+
+
+def _identify(stream: IO[bytes], name: str, limit: int) -> ImageFile.ImageFile:
+    """Read the header of a picture in one of the allowed formats, and check what decoding it takes.
 
     This does what ``Image.open(formats=...)`` does, but without Pillow's own limit on pixels, which is one variable for
     all threads, and without forgetting which format a damaged file claimed to be.
     """
+    stream.seek(0)
     head = stream.read(1024)
     if is_heif(head):
         try:
-            return open_heif(stream, name)
+            image = open_heif(stream, name)
+            check_size(image.size, name, limit)
+            check_coded_sizes(image, stream, name, limit)
+            return image
         except ImageError:
             raise
         except Exception as error:
-            raise ImageError(name, _reason(error, "HEIC")) from error
+            raise ImageError(name, reason_for(error, "HEIC")) from error
     magic = head[:16].ljust(16, b"\0")  # some of Pillow's checks fail on fewer bytes
-    failure = None
+    failure = cause = None
     Image.preinit()
     for kind in _FORMATS:
         if kind not in Image.OPEN:
@@ -218,14 +278,30 @@ def _identify(stream: IO[bytes], name: str) -> ImageFile.ImageFile:
         if isinstance(accepted, str):
             failure = f"this Pillow was built without {kind}; install a newer one: pip install -U pillow"
         elif accepted:
-            stream.seek(0)
             try:
-                return factory(stream, "")
+                if kind in _CHECKS:
+                    stream.seek(0)
+                    _CHECKS[kind](stream, name, limit)
+                stream.seek(0)
+                image = factory(stream, "")
+                check_size(image.size, name, limit)
+                read_deep_planes(image)
+                check_tiles(image, name)
+                if kind == "AVIF":
+                    check_coded_sizes(image, stream, name, limit)
+            except ImageError:
+                raise
             except Exception as error:
                 if kind not in ("CUR", "TGA"):  # TGA files may begin like CUR files, and any file like TGA
-                    failure = _reason(error, kind)
+                    failure, cause = reason_for(error, kind), error
+            else:
+                if kind == "JPEG2000":
+                    image.info.setdefault("icc_profile", jpeg2000_profile(stream))
+                if isinstance(stream, PngWithoutText):
+                    image.info["icc_profile"] = stream.profile
+                return image
     unknown = "not a picture of a known kind; give a JPEG, PNG, WebP, GIF, BMP or TIFF file"
-    raise ImageError(name, _foreign(head) or failure or unknown)
+    raise ImageError(name, _foreign(head) or failure or unknown) from cause
 
 
 def _foreign(head: bytes) -> str | None:
@@ -241,27 +317,28 @@ def _foreign(head: bytes) -> str | None:
     return None
 
 
-def _reason(error: Exception, kind: str) -> str:
-    if isinstance(error, MemoryError):
-        return "not enough memory to decode it; make it smaller, or free memory"
-    if isinstance(error, Image.DecompressionBombError):
-        return "it claims more pixels than could be decoded safely; make it smaller"
-    if isinstance(error, OSError) and error.errno is not None and error.strerror:
-        return f"cannot be read ({error.strerror}); check the disk or the network it is on"
-    detail = " ".join(str(error).split()) or type(error).__name__
-    return f"damaged or truncated {kind} ({detail}); get a fresh copy of it"
-
-
-def _clean(image: Image.Image) -> Image.Image:
-    """Decode, and convert any mode to upright RGB without metadata."""
+def _clean(image: Image.Image, name: str) -> Image.Image:
+    """Decode, and convert any mode to upright sRGB without metadata."""
     image.load()
     turn = _turn(image)
+    profile = image.info.get("icc_profile")
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        white_is_zero = getattr(image, "tag_v2", {}).get(262) == 0  # in a TIFF; Pillow inverts 8 bits only
         image = to_grey(image)
+        if white_is_zero:
+            image = ImageOps.invert(image)
+    if profile:
+        if image.has_transparency_data:
+            image = image.convert("LA" if image.mode in ("L", "LA") else "RGBA")
+        elif image.mode in ("1", "P"):
+            image = image.convert("RGB")
+        image = to_srgb(image, profile, name)
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    rgb = image.convert("RGB")  # always a new image, never the caller's
+        rgb = Image.new("RGB", image.size, "white")
+        rgb.paste(image, mask=image)
+    else:
+        rgb = image.convert("RGB")  # always a new image, never the caller's
     if turn is not None:
         rgb = rgb.transpose(turn)
     rgb.info = {}

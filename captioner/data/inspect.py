@@ -56,7 +56,7 @@ class VocabularySummary:
         min_count: how often a word must occur to be kept.
         words: number of distinct words.
         kept: number of distinct words that occur at least ``min_count`` times.
-        coverage: for every other split the share of its words, counted with repetition, that are kept, from 0 to 1.
+        coverage: for every split the share of its words, counted with repetition, that are kept, from 0 to 1.
     """
 
     splits: tuple[str, ...]
@@ -99,6 +99,7 @@ class Report:
         repeated_captions: ids of images with a caption that occurs twice, word for word.
         empty_captions: number of captions without a word, including those that the reader dropped.
         problems: malformed records that the reader skipped.
+        notes: what the reader guessed.
     """
 
     name: str
@@ -112,6 +113,7 @@ class Report:
     repeated_captions: Listing
     empty_captions: int
     problems: Listing
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values for JSON."""
@@ -172,6 +174,7 @@ def inspect_captions(
         repeated_captions=Listing.of(repeated),
         empty_captions=empty,
         problems=Listing.of(data.problems, 20),
+        notes=data.notes,
     )
 
 
@@ -183,9 +186,8 @@ def _vocabulary(words: Mapping[str, Counter[str]], min_count: int) -> Vocabulary
     kept = {word for word, count in total.items() if count >= min_count}
     coverage = {}
     for split, counter in words.items():
-        if split not in source:
-            known = sum(count for word, count in counter.items() if word in kept)
-            coverage[split] = known / max(counter.total(), 1)
+        known = sum(count for word, count in counter.items() if word in kept)
+        coverage[split] = known / max(counter.total(), 1)
     return VocabularySummary(source, min_count, len(total), len(kept), coverage)
 
 

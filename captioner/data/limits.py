@@ -9,6 +9,8 @@ from captioner.errors import ConfigError, ImageError
 DEFAULT_MAX_PIXELS = 178_956_970
 """The most pixels a picture may have: beyond it, a small file that claims to be huge is more likely than a photo."""
 
+_SMALL = 4 << 20  # pixels that cost nothing to speak of
+
 
 def pixel_limit(max_pixels: int | None = None) -> int:
     """The limit in effect: ``max_pixels``, else the environment variable ``CAPTIONER_MAX_PIXELS``, else the default.
@@ -43,4 +45,20 @@ def check_size(size: tuple[int, int], name: str, limit: int) -> None:
             name,
             f"{width} x {height} is {width * height:,} pixels, above the limit of {limit:,}; make it smaller, or, if "
             "you trust the file, raise max_pixels or the environment variable CAPTIONER_MAX_PIXELS",
+        )
+
+
+def check_declared(pixels: int, size: tuple[int, int], name: str) -> None:
+    """Check that decoding an image takes about as many pixels as its header declares.
+
+    Transparency and a crop by half are as many again.
+
+    Raises:
+        ImageError: it takes far more; ``name`` is what the error calls the image.
+    """
+    width, height = size
+    if pixels > 4 * width * height + _SMALL:
+        raise ImageError(
+            name,
+            f"it declares {width} x {height} pixels, but holds {pixels:,} to decode; save it again as PNG or JPEG",
         )

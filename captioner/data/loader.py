@@ -52,7 +52,7 @@ class ImageBatch:
         return torch.from_numpy(self.array)
 
 
-_Loaded: TypeAlias = "tuple[np.ndarray[Any, Any], Box]"
+Loaded: TypeAlias = "tuple[np.ndarray[Any, Any], Box]"
 
 
 class ImageLoader:
@@ -100,14 +100,16 @@ class ImageLoader:
     def __iter__(self) -> Iterator[ImageBatch]:
         window = (self.prefetch + 1) * self.batch_size
         incoming = enumerate(self.sources)
-        pending: deque[tuple[int, ImageSource, Future[_Loaded | ImageError]]] = deque()
-        good: list[tuple[int, ImageSource, _Loaded]] = []
+        pending: deque[tuple[int, ImageSource, Future[Loaded | ImageError]]] = deque()
+        good: list[tuple[int, ImageSource, Loaded]] = []
         errors: list[tuple[int, ImageError]] = []
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="captioner-images")
         try:
             while True:
                 for position, source in islice(incoming, window - len(pending) - len(good)):
-                    pending.append((position, source, pool.submit(_load, source, self.transform, self.max_pixels)))
+                    pending.append(
+                        (position, source, pool.submit(load_pixels, source, self.transform, self.max_pixels))
+                    )
                 if not pending:
                     break
                 position, source, future = pending.popleft()
@@ -117,10 +119,10 @@ class ImageLoader:
                 else:
                     good.append((position, source, result))
                 if len(good) == self.batch_size or len(errors) == window:
-                    yield _batch(good, errors, self.transform)
+                    yield make_batch(good, errors, self.transform)
                     good, errors = [], []
             if good or errors:
-                yield _batch(good, errors, self.transform)
+                yield make_batch(good, errors, self.transform)
         finally:  # also when the caller stops early
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -146,25 +148,28 @@ def load_groups(
     """
     limit, parts = pixel_limit(max_pixels), None if crops is None else iter(crops)
     with ThreadPoolExecutor(workers, thread_name_prefix="captioner-images") as pool:
-        waiting: deque[tuple[Sequence[ImageSource], list[Future[_Loaded | ImageError]]]] = deque()
+        waiting: deque[tuple[Sequence[ImageSource], list[Future[Loaded | ImageError]]]] = deque()
         try:
             for group in chain(groups, (None,)):
                 if group is not None:
                     boxes = next(parts) if parts is not None else [WHOLE] * len(group)
                     asked = zip(group, boxes, strict=True)
-                    waiting.append((group, [pool.submit(_load, one, transform, limit, box) for one, box in asked]))
+                    waiting.append(
+                        (group, [pool.submit(load_pixels, one, transform, limit, box) for one, box in asked])
+                    )
                 if waiting and (group is None or len(waiting) > 1):
                     sources, futures = waiting.popleft()
                     results = [future.result() for future in futures]
                     rows = list(enumerate(zip(sources, results, strict=True)))
                     good = [(i, source, row) for i, (source, row) in rows if not isinstance(row, ImageError)]
                     errors = [(i, row) for i, (_, row) in rows if isinstance(row, ImageError)]
-                    yield _batch(good, errors, transform)
+                    yield make_batch(good, errors, transform)
         finally:  # also when the caller stops early
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _load(source: ImageSource, transform: Transform, max_pixels: int, box: Box = WHOLE) -> _Loaded | ImageError:
+def load_pixels(source: ImageSource, transform: Transform, max_pixels: int, box: Box = WHOLE) -> Loaded | ImageError:
+    """Return the encoder's input of one picture and the place of what it shows, or the error of a bad picture."""
     try:
         image = load_image(source, max_pixels=max_pixels, min_size=transform.decode_size)
         if box != WHOLE:
@@ -181,9 +186,16 @@ def _corners(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
     return left, top, max(round(box[2] * width), left + 1), max(round(box[3] * height), top + 1)
 
 
-def _batch(
-    good: list[tuple[int, ImageSource, _Loaded]], errors: list[tuple[int, ImageError]], transform: Transform
+def make_batch(
+    good: list[tuple[int, ImageSource, Loaded]], errors: list[tuple[int, ImageError]], transform: Transform
 ) -> ImageBatch:
+    """Put loaded pictures into a batch.
+
+    Args:
+        good: the position in the input, the source, and what :func:`load_pixels` made of each good picture.
+        errors: the position in the input and the error of each bad one.
+        transform: the one that made the pixels.
+    """
     import numpy as np
 
     # Colours stand beside each other in memory, as in a picture and as the encoders want them.

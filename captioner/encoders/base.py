@@ -9,7 +9,9 @@ import copy
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -22,6 +24,26 @@ from captioner.errors import EncoderError
 from captioner.memory import Memory
 from captioner.registry import Registry
 from captioner.settings import Settings
+
+_MAY_DOWNLOAD: ContextVar[bool] = ContextVar("may_download", default=True)
+
+
+@contextmanager
+def without_downloads() -> Iterator[None]:
+    """Build encoders only of weights that are on this machine.
+
+    A recipe that names a backbone asks for its weights; loading a model, which may be a stranger's, does not.
+    """
+    token = _MAY_DOWNLOAD.set(False)
+    try:
+        yield
+    finally:
+        _MAY_DOWNLOAD.reset(token)
+
+
+def may_download() -> bool:
+    """Return whether weights that are not on this machine may be downloaded; see :func:`without_downloads`."""
+    return _MAY_DOWNLOAD.get()
 
 
 class EncoderConfig(Settings):

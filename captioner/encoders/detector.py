@@ -7,7 +7,6 @@ classes are (:mod:`captioner.encoders.listed`).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,14 +22,13 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from captioner.assets import CONFIG, DETECTOR, shipped
 from captioner.data.transform import Transform
 from captioner.encoders.faster_rcnn import Detector, DetectorConfig, Maps, Wide
-from captioner.encoders.grid import GridConfig, GridEncoder
+from captioner.encoders.grid import GridConfig, GridEncoder, torchvision_weights
 from captioner.encoders.listed import ListedProposals, ListedRoIHeads
 from captioner.errors import CheckpointError, ConfigError, EncoderError, first_line
+from captioner.folders import COPY, WEIGHTS, read_whole
 from captioner.settings import validate
-from captioner.weights import read_weights
+from captioner.weights import read_weights, sized
 
-FORMAT = 1  # of a detector's folder
-WEIGHTS = "model.safetensors"
 # Sides of the anchors on each map, relative to the picture's, so that a detector used at another size looks for the
 # same things. A map's anchors must be wider than the distance between them, or things in between fit none: that holds
 # down to pictures of some 200 pixels.
@@ -98,12 +96,10 @@ def torchvision_detector(size: int = 640, *, pretrained: bool = True) -> Detecto
     weights = FasterRCNN_ResNet50_FPN_V2_Weights.COCO_V1
     try:
         model = fasterrcnn_resnet50_fpn_v2(
-            weights=weights if pretrained else None,
-            weights_backbone=None,
-            progress=False,
-            rpn_pre_nms_top_n_test=300,
-            rpn_post_nms_top_n_test=300,
+            weights=None, weights_backbone=None, rpn_pre_nms_top_n_test=300, rpn_post_nms_top_n_test=300
         )
+        if pretrained:
+            model.load_state_dict(torchvision_weights("fasterrcnn_resnet50_fpn_v2", weights))
     except OSError as error:
         raise EncoderError(
             f"the weights of torchvision's fasterrcnn_resnet50_fpn_v2 could not be downloaded ({first_line(error)}). "
@@ -163,32 +159,20 @@ def load_detector(folder: str | Path, *, size: int = 0) -> Detector:
     """
     folder = Path(folder)
     try:
-        value = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        if value.get("kind") != DETECTOR:
-            raise EncoderError(
-                f"{folder}: is not the folder of a detector; give one that scripts/train_detector.py wrote"
-            )
-        if value["format"] > FORMAT:
-            raise EncoderError(
-                f"{folder}: format {value['format']} of this detector is newer than this program reads ({FORMAT}); "
-                "upgrade captioner"
-            )
+        value = read_whole(folder, DETECTOR)
+        classes = value["classes"]
+        if not all(isinstance(name, str) for name in classes):
+            raise CheckpointError(f"{folder / CONFIG}: classes: are not names")
+        weights = read_weights(folder / WEIGHTS)
         config = validate(DetectorConfig, value["model"], where=f"{folder / CONFIG}")
-        detector = build_detector(
-            config.model_copy(update={"size": size or config.size}), value["classes"], pretrained=False
-        )
-        detector.load_state_dict(read_weights(folder / WEIGHTS))
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-        CheckpointError,
-        ConfigError,
-    ) as error:
-        raise EncoderError(
-            f"{folder}: not a readable detector ({first_line(error)}); copy the whole folder again, or make it again"
-        ) from None
+        with sized(weights, folder / CONFIG):
+            detector = build_detector(
+                config.model_copy(update={"size": size or config.size}), classes, pretrained=False
+            )
+        try:
+            detector.load_state_dict(weights)
+        except RuntimeError as error:
+            raise CheckpointError(f"{folder / WEIGHTS}: does not fit {CONFIG}; {COPY}") from error
+    except (CheckpointError, ConfigError) as error:
+        raise EncoderError(f"{folder}: not a readable detector: {first_line(error)}") from None
     return detector.eval()

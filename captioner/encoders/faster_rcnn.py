@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
-from captioner.data.transform import Transform
+from captioner.data.transform import MOST_SIZE, Transform
 from captioner.encoders.grid import nowhere
 from captioner.errors import EncoderError
 from captioner.settings import Settings
@@ -30,7 +30,7 @@ class DetectorConfig(Settings):
     backbone: str = Field(
         "efficientnet_lite2", description="a backbone of the grid encoder with maps at strides 8, 16 and 32"
     )
-    size: int = Field(384, gt=0, multiple_of=32, description="S: side of the picture in pixels")
+    size: int = Field(384, gt=0, le=MOST_SIZE, multiple_of=32, description="S: side of the picture in pixels")
     width: int = Field(96, gt=0, description="channels of the pyramid's maps")
     hidden: int = Field(512, gt=0, description="units of the box head's two layers")
 

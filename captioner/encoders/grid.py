@@ -8,8 +8,11 @@ picture can be averaged to 14x14.
 from __future__ import annotations
 
 import copy
+import pickle
+import re
 from collections import OrderedDict
 from itertools import chain
+from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -18,9 +21,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from captioner.backend import fast_dtype
-from captioner.data.transform import Transform
+from captioner.data.transform import MOST_SIZE, Transform
 from captioner.encoders import efficientnet_lite
-from captioner.encoders.base import ENCODERS, Encoder, EncoderConfig
+from captioner.encoders.base import ENCODERS, Encoder, EncoderConfig, may_download
 from captioner.errors import EncoderError, first_line
 from captioner.memory import Memory
 from captioner.registry import suggestion
@@ -60,7 +63,10 @@ class GridConfig(EncoderConfig):
 
     backbone: str = Field("efficientnet_lite0", description=f"one of {', '.join(BACKBONES)}, or any timm model's name")
     size: int = Field(
-        0, ge=0, description="side of the picture in pixels; 0 is the size at which the backbone's map is 14x14"
+        0,
+        ge=0,
+        le=MOST_SIZE,
+        description="side of the picture in pixels; 0 is the size at which the backbone's map is 14x14",
     )
     fit: Literal["squash", "crop"] = Field(
         "squash", description="squash the whole picture into a square, or crop its centre"
@@ -218,7 +224,7 @@ def _build(backbone: Backbone, *, pretrained: bool) -> Trunk:
 def _timm_backbone(name: str) -> Backbone:
     import timm
 
-    if timm.is_model(name):
+    if re.fullmatch(r"[\w.]+", name) and timm.is_model(name):
         return Backbone("timm", name)
     hint = suggestion(name, [*BACKBONES, *timm.list_models()])
     raise EncoderError(
@@ -229,8 +235,14 @@ def _timm_backbone(name: str) -> Backbone:
 def _build_timm(backbone: Backbone, pretrained: bool) -> Trunk:
     import timm
 
+    name = backbone.model
+    file = _timm_file(name) if pretrained else None
+    if pretrained and file is None and not may_download():
+        raise not_here(name, f"import timm; timm.create_model('{name}', pretrained=True)")
     try:
-        model: Any = timm.create_model(backbone.model, pretrained=pretrained, num_classes=0, global_pool="")
+        model: Any = timm.create_model(
+            name, pretrained=pretrained, pretrained_cfg_overlay={"file": file}, num_classes=0, global_pool=""
+        )
     except Exception as error:  # hub, network and file errors of several libraries
         if not pretrained:
             raise
@@ -250,12 +262,12 @@ def _build_timm(backbone: Backbone, pretrained: bool) -> Trunk:
 def _build_torchvision(backbone: Backbone, pretrained: bool) -> Trunk:
     from torchvision.models import get_model, get_model_weights
 
-    try:
-        model: nn.Module = get_model(
-            backbone.model, weights=get_model_weights(backbone.model).DEFAULT if pretrained else None
-        )
-    except OSError as error:
-        raise _no_weights(backbone, error) from error
+    model: nn.Module = get_model(backbone.model, weights=None)
+    if pretrained:
+        try:
+            model.load_state_dict(torchvision_weights(backbone.model, get_model_weights(backbone.model).DEFAULT))
+        except OSError as error:
+            raise _no_weights(backbone, error) from error
     parent, _, last = backbone.last.rpartition(".")
     stages: OrderedDict[str, nn.Module] = OrderedDict()
     for name, layer in model.get_submodule(parent).named_children():
@@ -263,6 +275,47 @@ def _build_torchvision(backbone: Backbone, pretrained: bool) -> Trunk:
         if name == last:
             break
     return Trunk(nn.Sequential(stages), _IMAGENET_MEAN, _IMAGENET_STD)
+
+
+def torchvision_weights(name: str, weights: Any) -> dict[str, Tensor]:
+    """Return weights of torchvision, from torch's cache or downloaded; nothing else is unpickled.
+
+    Raises:
+        EncoderError: they are damaged, or not on this machine and may not be downloaded.
+        OSError: they cannot be downloaded.
+    """
+    file = Path(torch.hub.get_dir(), "checkpoints", weights.url.rpartition("/")[2])
+    if not file.is_file() and not may_download():
+        raise not_here(name, f"from torchvision.models import get_model; get_model('{name}', weights='DEFAULT')")
+    try:
+        tensors: dict[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise EncoderError(
+            f"{file}: the weights of {name!r} are damaged ({first_line(error)}); delete the file, and they are "
+            "downloaded again"
+        ) from None
+    return tensors
+
+
+def _timm_file(name: str) -> str | None:
+    """Return the file of a timm model's weights in the hub's cache, if it is there."""
+    import timm
+    from huggingface_hub import try_to_load_from_cache
+
+    config = timm.models.get_pretrained_cfg(name)
+    if config is None or not config.hf_hub_id:
+        return None
+    names = [config.hf_hub_filename] if config.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
+    found = (try_to_load_from_cache(config.hf_hub_id, file) for file in names)
+    return next((file for file in found if isinstance(file, str)), None)
+
+
+def not_here(name: str, program: str) -> EncoderError:
+    """Return the error of a model whose backbone's weights are not on this machine."""
+    return EncoderError(
+        f"this model needs the weights of the backbone {name!r}, which are neither in its folder nor on this machine. "
+        f'Nothing is downloaded unasked; to download them, run: python -c "{program}"'
+    )
 
 
 def _no_weights(backbone: Backbone, error: Exception) -> EncoderError:

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from captioner.backend import fast_dtype
+from captioner.data.transform import MOST_SIZE
 from captioner.encoders import efficientnet_lite
 from captioner.encoders.base import ENCODERS, Encoder, EncoderConfig
 from captioner.errors import EncoderError
@@ -41,6 +42,7 @@ class RegionConfig(EncoderConfig):
     size: int = Field(
         0,
         ge=0,
+        le=MOST_SIZE,
         multiple_of=32,
         description="side of the picture in pixels; 0 is the size the detector was trained at (torchvision's: 640)",
     )

@@ -5,7 +5,7 @@ Letters in shapes: N places, P points, Q boxes.
 
 from __future__ import annotations
 
-import json
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from captioner.errors import AnnotationError
+from captioner.errors import AnnotationError, first_line
 from captioner.evaluation.sums import Array
+from captioner.files import read_json
+
+MOST = 4 << 30
+"""Bytes of a file of boxes, beyond which it is refused unread; COCO's training split has 0.45 GB."""
+
+_CURE = "give COCO's boxes, such as instances_val2014.json"
 
 # Standard deviation of the Gaussian baseline, relative to the width and height of what the model sees.
 SIGMA = 0.25
@@ -44,14 +50,16 @@ def read_boxes(path: str | Path) -> dict[str, Boxes]:
     Raises:
         AnnotationError: the file cannot be read as COCO's instances.
     """
+    data = read_json(path, dict, error=AnnotationError, cure=_CURE, most=MOST, encoding="utf-8-sig")
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
         names = {category["id"]: str(category["name"]) for category in data["categories"]}
         boxes: dict[Any, dict[str, list[list[float]]]] = defaultdict(lambda: defaultdict(list))
         crowds: dict[Any, set[str]] = defaultdict(set)
         for annotation in data["annotations"]:
             image_id, name = annotation["image_id"], names[annotation["category_id"]]
             x, y, width, height = map(float, annotation["bbox"])
+            if not all(map(math.isfinite, (x, y, width, height))) or width < 0 or height < 0:
+                raise ValueError(f"a box of image {image_id} is {annotation['bbox']}")
             if annotation.get("iscrowd"):
                 crowds[image_id].add(name)
             else:
@@ -60,11 +68,17 @@ def read_boxes(path: str | Path) -> dict[str, Boxes]:
         for image in data["images"]:
             classes, crowd = boxes[image["id"]], crowds[image["id"]]
             size = np.array([image["width"], image["height"]] * 2, dtype=np.float64)
+            if not (np.isfinite(size) & (size > 0)).all():
+                raise ValueError(f"the size of image {image['id']} is {image['width']} x {image['height']}")
             labelled = {names[number] for number in image.get("labelled_categories", names)}
             known = {name: np.clip(np.array(rows) / size, 0, 1) for name, rows in classes.items() if name not in crowd}
-            by_image[str(image["id"])] = Boxes(known, frozenset(labelled - classes.keys() - crowd))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise AnnotationError(f"{path}: not readable as COCO's instances ({type(error).__name__}: {error})") from None
+            number = image["id"]
+            by_image[str(int(number) if isinstance(number, float) and number.is_integer() else number)] = Boxes(
+                known, frozenset(labelled - classes.keys() - crowd)
+            )
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        why = f"{error} is missing" if isinstance(error, KeyError) else first_line(error)
+        raise AnnotationError(f"{path}: not readable as COCO's instances ({why}); {_CURE}") from None
     return by_image
 
 

@@ -14,7 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from captioner import files
 from captioner.errors import EvaluationError
+from captioner.text.vocabulary import spaced
 
 Tokens = dict[str, list[str]]  # per image, captions of lower-case words joined by single spaces
 Result = dict[str, tuple[float, list[float]]]  # per metric, the score of the whole set and of every image
@@ -26,11 +28,17 @@ _LINE_BREAKS = re.compile("[\n\r\v\f\x85\u2028\u2029]")
 def ptb_tokenize(*groups: Mapping[str, Sequence[str]]) -> list[Tokens]:
     """Tokenise groups of captions in one start of Java, with the words that pycocoevalcap's ``PTBTokenizer`` gives.
 
+    Letters of scripts without spaces are words, as :func:`captioner.text.vocabulary.spaced` parts them.
     That class writes a temporary file into its own package, which may be read-only; here the captions are piped.
     """
     from pycocoevalcap.tokenizer import ptbtokenizer
 
-    lines = [_LINE_BREAKS.sub(" ", caption) for group in groups for captions in group.values() for caption in captions]
+    lines = [
+        _LINE_BREAKS.sub(" ", spaced(caption))
+        for group in groups
+        for captions in group.values()
+        for caption in captions
+    ]
     jar, folder = ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR, Path(ptbtokenizer.__file__).parent
     arguments = ["-cp", jar, "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
     output = _run_java("the PTB tokeniser", arguments, folder, text="".join(f"{line}\n" for line in lines))
@@ -125,8 +133,8 @@ def spice_scores(references: Tokens, candidates: Tokens) -> Result:
     pairs = [(candidates[image][0], captions) for image, captions in references.items()]
     requests = [{"image_id": i, "test": test, "refs": captions} for i, (test, captions) in enumerate(pairs)]
     name = 'SPICE (to do without it, leave "SPICE" out of `metrics`)'
-    with tempfile.TemporaryDirectory(prefix="captioner-spice-") as folder:
-        input_file, output_file = Path(folder, "captions.json"), Path(folder, "scores.json")
+    with files.temporary_folder() as folder:
+        input_file, output_file = folder / "captions.json", folder / "scores.json"
         input_file.write_text(json.dumps(requests), encoding="utf-8")
         arguments = ["-Xmx8G", "-jar", spice.SPICE_JAR, str(input_file), "-out", str(output_file), "-silent"]
         _run_java(name, arguments, Path(spice.__file__).parent)

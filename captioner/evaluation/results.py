@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from captioner.errors import EvaluationError
-from captioner.files import write_json
+from captioner.files import read_json, write_json
+
+MOST = 1 << 30
+"""Bytes of a results file, beyond which it is refused unread; those of COCO's test split have 4 MB."""
 
 
 def coco_results(captions: Mapping[str, str]) -> list[dict[str, int | str]]:
@@ -42,18 +44,15 @@ def read_results(path: str | Path) -> dict[str, str]:
     Raises:
         EvaluationError: the file cannot be read, is not COCO results, or captions an image twice.
     """
-    try:
-        results = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise EvaluationError(f"{path}: cannot be read as JSON ({error}); give a COCO results file") from error
     expected = 'give COCO results: [{"image_id": 1, "caption": "a dog"}, ...]'
-    if not isinstance(results, list):
-        raise EvaluationError(f"{path}: holds a JSON {_json_type(results)} where a list is needed; {expected}")
+    results = read_json(path, list, error=EvaluationError, cure=expected, most=MOST, encoding="utf-8-sig")
     captions: dict[str, str] = {}
     for number, result in enumerate(results, start=1):
         if not isinstance(result, dict) or not {"image_id", "caption"} <= result.keys():
             raise EvaluationError(f'{path}: entry {number} has no "image_id" and "caption"; {expected}')
         image, caption = result["image_id"], result["caption"]
+        if isinstance(image, float) and image.is_integer():  # as pandas writes a column in which some are missing
+            image = int(image)
         if isinstance(image, bool) or not isinstance(image, int | str):
             raise EvaluationError(
                 f"{path}: entry {number} has image_id {image!r}; it must be a whole number or a string"

@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -22,7 +21,19 @@ from captioner.data.loader import ImageLoader
 from captioner.encoders.base import Encoder
 from captioner.encoders.parallel import encode_batches, encoded_at_once
 from captioner.errors import FeatureStoreError, ImageError
-from captioner.features.store import FORMAT, INDEX, PLAN, REGIONS, SHARD, VECTORS, Array, FeatureStore, Kind, shard_name
+from captioner.features.store import (
+    FORMAT,
+    INDEX,
+    MOST_INDEX,
+    PLAN,
+    REGIONS,
+    SHARD,
+    VECTORS,
+    Array,
+    FeatureStore,
+    Kind,
+    shard_name,
+)
 from captioner.memory import Memory
 from captioner.processes import ALONE, Processes
 
@@ -85,12 +96,15 @@ def build_store(
         processes: those that encode together and all call this, each every other shard; they share the disk.
 
     Raises:
-        FeatureStoreError: the folder holds features of another encoder, was begun with other pictures, or the disk has
-            too little space.
+        FeatureStoreError: the folder holds features of another encoder, was begun with other pictures, another job
+            encodes there, or the disk has too little space.
+        FileError: the disk is full or fails meanwhile.
     """
     folder = Path(folder)
-    if encoder.parts:
-        return _build_parts(
+    build = _build_parts if encoder.parts else _build_whole
+    alone = files.only_one(folder, error=FeatureStoreError, work="encodes") if processes.first else nullcontext()
+    with alone:
+        return build(
             folder,
             encoder,
             pictures,
@@ -101,6 +115,21 @@ def build_store(
             progress=progress,
             processes=processes,
         )
+
+
+def _build_whole(
+    folder: Path,
+    encoder: Encoder,
+    pictures: Sequence[tuple[str, Path]],
+    *,
+    flips: bool,
+    batch_size: int,
+    workers: int,
+    shard: int,
+    progress: Callable[[int, int], None] | None,
+    processes: Processes,
+) -> StoreReport:
+    """Build the store of an encoder that joins no others."""
     has_regions = encoder.grid is None
     kinds = (VECTORS, REGIONS) if has_regions else (VECTORS,)
     plan = _begin(
@@ -109,7 +138,7 @@ def build_store(
     groups = [pictures[i : i + shard] for i in range(0, len(pictures), shard)]
     total, done, encoded = len(pictures) * (1 + flips), 0, 0
     for number in processes.share(range(len(groups))):
-        if _finished_shard(folder, number, kinds, flips=flips) is None:
+        if _finished_shard(folder, number, groups[number], kinds, flips=flips) is None:
             record = _encode_shard(
                 folder,
                 number,
@@ -131,7 +160,7 @@ def build_store(
     sizes: list[int] = []
     shape = None
     for number in range(len(groups)):
-        finished = _finished_shard(folder, number, kinds, flips=flips)
+        finished = _finished_shard(folder, number, groups[number], kinds, flips=flips)
         if finished is None:
             raise FeatureStoreError(
                 f"{_summary(folder, number)}: was written and cannot be read again; all processes must see one folder"
@@ -142,7 +171,8 @@ def build_store(
         shape = finished["shape"] or shape
     if not ids or shape is None:
         raise FeatureStoreError(
-            f"{folder}: none of the pictures could be read" + (f"; the first error: {errors[0]}" if errors else "")
+            f"none of the {len(pictures):,} images can be read"
+            + (f", the first: {errors[0]}; if they are elsewhere, give their folder (data.images)" if errors else "")
         )
     index = {**plan, "ids": ids, "shards": sizes, "places": shape[0], "features": shape[1], "grid": encoder.grid}
     if has_regions:
@@ -234,16 +264,24 @@ def _summary(folder: Path, number: int) -> Path:
     return folder / f"{number:05d}.json"
 
 
-def _finished_shard(folder: Path, number: int, kinds: Sequence[Kind], *, flips: bool) -> dict[str, Any] | None:
+def _finished_shard(
+    folder: Path, number: int, group: Sequence[tuple[str, Path]], kinds: Sequence[Kind], *, flips: bool
+) -> dict[str, Any] | None:
     """Return the record of a finished shard, or ``None`` if it must be encoded: it is missing, or a file is damaged."""
     try:
-        record: dict[str, Any] = json.loads(_summary(folder, number).read_text(encoding="utf-8"))
+        record = files.read_json(_summary(folder, number), dict, error=FeatureStoreError, most=MOST_INDEX)
+        errors = [(source, reason) for source, reason in record["errors"] if isinstance(source + reason, str)]
+        known = [image_id for image_id, _ in group if image_id in set(record["ids"])]
+        if record["ids"] != known or len(errors) != len(group) - len(known):
+            return None
         for flipped, kind in product((False, True)[: 1 + flips], kinds) if record["ids"] else ():
             shard = np.load(folder / shard_name(number, flipped, kind), mmap_mode="r", allow_pickle=False)
             if shard.shape != kind.shape(len(record["ids"]), *record["shape"]) or shard.dtype != kind.dtype:
                 return None
-        return record if isinstance(record["errors"], list) else None
-    except (OSError, ValueError, KeyError, TypeError):
+            if not shard.flags.c_contiguous:
+                return None
+        return record
+    except Exception:  # of the file, of fields of other types, or of numpy, which reads the header as Python
         return None
 
 
@@ -305,15 +343,9 @@ def size_of(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def free_bytes(folder: Path) -> int:
-    """Return what the disk of a folder has left, which need not exist yet."""
-    parent = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    return shutil.disk_usage(parent).free
-
-
 def _check_space(folder: Path, needed: int) -> None:
     """Refuse to begin a store that does not fit on the disk; files of an earlier build are taken into account."""
-    free = free_bytes(folder)
+    free = files.free_bytes(folder)
     if needed - size_of(folder) > free:
         raise FeatureStoreError(
             f"{folder}: the features take {needed / 1e9:,.1f} GB and the disk has {free / 1e9:,.1f} GB left; free some "
@@ -327,10 +359,9 @@ def _check_plan(folder: Path, plan: dict[str, Any]) -> None:
     path = folder / PLAN
     if not path.exists():
         return
-    try:
-        begun = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise FeatureStoreError(f"{path}: damaged ({error}); delete the folder and start again") from None
+    begun = files.read_json(
+        path, dict, error=FeatureStoreError, cure="delete the folder and start again", most=MOST_INDEX
+    )
     names = {
         "fingerprint": "encoder",
         "flips": "--flips setting",

@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import mmap
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -28,11 +28,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from captioner import files
 from captioner.encoders.base import Encoder
 from captioner.encoders.grid_regions import GRID, join
 from captioner.encoders.grid_regions import REGIONS as OF_REGIONS
 from captioner.encoders.regions import region_memory
-from captioner.errors import EncoderError, FeatureStoreError
+from captioner.errors import EncoderError, FeatureStoreError, first_line
 from captioner.memory import Memory
 
 # Format 3 has regions (2 had only their boxes), 4 has parts. Each store is written in the oldest format that has what
@@ -40,6 +41,7 @@ from captioner.memory import Memory
 FORMAT = 4
 INDEX, PLAN = "index.json", "plan.json"
 SHARD = 256
+MOST_INDEX = 1 << 30  # bytes of an index or a plan, which list all images
 
 
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
@@ -87,11 +89,11 @@ class FeatureStore:
         self.features: int = self.index["features"]
         self.places: int = self.index["places"]
         self.grid: tuple[int, int] | None = tuple(self.index["grid"]) if self.index["grid"] else None
-        self.has_regions: bool = self.index.get("regions", False)
+        self.has_regions: bool = self.index["regions"]
         self.flips: bool = self.index["flips"]
         self.fingerprint: str = self.index["fingerprint"]
         #: the stores of an encoder that joins others, by the names of its parts
-        self.parts = {name: self._part(name, made_by) for name, made_by in self.index.get("parts", {}).items()}
+        self.parts = {name: self._part(name, made_by) for name, made_by in self.index["parts"].items()}
         self._position = {image_id: i for i, image_id in enumerate(self.ids)}
         self._starts = np.cumsum([0, *self.index["shards"]]).tolist()
         self._vectors = [] if self.parts else self._open_all(VECTORS)
@@ -99,7 +101,7 @@ class FeatureStore:
 
     def _part(self, name: str, fingerprint: str) -> FeatureStore:
         part = FeatureStore(self.folder / name)
-        if part.fingerprint != fingerprint or part.flips < self.flips:
+        if part.parts or part.fingerprint != fingerprint or part.flips < self.flips:
             raise FeatureStoreError(
                 f"{part.folder}: is not the part that {self.folder / INDEX} was written for; run the same "
                 "'captioner features' command again"
@@ -120,11 +122,12 @@ class FeatureStore:
             return np.empty(expected, dtype=kind.dtype)
         try:
             shard: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # of the file, or of numpy, which reads the header as Python
             raise FeatureStoreError(
-                f"{path}: missing or damaged ({error}); delete {self.folder / INDEX} and make the features again"
+                f"{path}: missing or damaged ({first_line(error)}); delete {self.folder / INDEX} and make the features "
+                "again"
             ) from None
-        if shard.shape != expected or shard.dtype != kind.dtype:
+        if shard.shape != expected or shard.dtype != kind.dtype or not shard.flags.c_contiguous:
             raise FeatureStoreError(
                 f"{path}: holds {shard.dtype} {shard.shape} and not {np.dtype(kind.dtype)} {expected}; "
                 f"delete it and {self.folder / INDEX}, and make the features again"
@@ -207,23 +210,64 @@ def _made_by(encoder: Encoder, cut: int, fingerprint: str) -> bool:
         return False
 
 
+def _is_number(value: Any, least: int) -> bool:
+    return type(value) is int and value >= least
+
+
+def _is_grid(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and len(value) == 2 and all(_is_number(n, 1) for n in value))
+
+
+def _is_encoder(value: Any) -> bool:
+    part = value.get(GRID, value) if isinstance(value, dict) else None
+    return isinstance(part, dict) and _is_number(part.get("cut", 0), 0)
+
+
+# Not a pydantic model: an image id is a file name, which may hold bytes that are not UTF-8.
+_FIELDS: dict[str, Callable[[Any], bool]] = {
+    "format": lambda value: _is_number(value, 1),
+    "ids": lambda value: (
+        isinstance(value, list) and all(isinstance(i, str) for i in value) and len(set(value)) == len(value)
+    ),
+    "shards": lambda value: isinstance(value, list) and all(_is_number(size, 0) for size in value),
+    "places": lambda value: _is_number(value, 1),
+    "features": lambda value: _is_number(value, 1),
+    "grid": _is_grid,
+    "flips": lambda value: isinstance(value, bool),
+    "fingerprint": lambda value: isinstance(value, str),
+    "encoder": _is_encoder,
+    "regions": lambda value: isinstance(value, bool),
+    "parts": lambda value: (
+        isinstance(value, dict)
+        and value.keys() in (set(), {GRID, OF_REGIONS})
+        and all(isinstance(made_by, str) for made_by in value.values())
+    ),
+}
+
+
 def _read(path: Path, folder: Path) -> dict[str, Any]:
+    cure = "delete it and run 'captioner features' again"
     if not path.exists():
         if (folder / PLAN).exists():
             raise FeatureStoreError(
                 f"{folder}: these features are unfinished; run the same 'captioner features' command again to continue"
             )
         raise FeatureStoreError(f"{folder}: no feature store; make one with: captioner features DATA -o {folder}")
-    try:
-        index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if index["format"] > FORMAT:
-            raise FeatureStoreError(f"{path}: format {index['format']} is newer than this program; upgrade captioner")
-        for key in ("ids", "shards", "places", "features", "grid", "flips", "fingerprint", "encoder"):
-            index[key]
-        if index["format"] == 2:
-            raise ValueError("its regions have no labels, which older versions left out")
-        if "parts" not in index and sum(index["shards"]) != len(index["ids"]):
-            raise ValueError("its shards and ids do not agree")
-    except (ValueError, KeyError, TypeError) as error:
-        raise FeatureStoreError(f"{path}: damaged ({error}); delete it and run 'captioner features' again") from None
-    return index
+    index: dict[str, Any] = {"regions": False, "parts": {}}
+    index |= files.read_json(path, dict, error=FeatureStoreError, cure=cure, most=MOST_INDEX)
+    if _is_number(index.get("format"), FORMAT + 1):
+        raise FeatureStoreError(f"{path}: format {index['format']} is newer than this program; upgrade captioner")
+    wrong = next((name for name, valid in _FIELDS.items() if name not in index or not valid(index[name])), None)
+    if wrong is not None:
+        problem = f"its {wrong!r} is {'not valid' if wrong in index else 'missing'}"
+    elif index["format"] == 2:
+        problem = "its regions have no labels, which older versions left out"
+    elif not index["parts"] and sum(index["shards"]) != len(index["ids"]):
+        problem = "its shards and ids do not agree"
+    elif (index["grid"] is None) != (index["regions"] or bool(index["parts"])):
+        problem = "its places are neither a grid nor regions, or both"
+    elif index["grid"] is not None and index["grid"][0] * index["grid"][1] != index["places"]:
+        problem = "its grid and places do not agree"
+    else:
+        return index
+    raise FeatureStoreError(f"{path}: damaged ({problem}); {cure}")

@@ -11,6 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from captioner import files
+from captioner.data.mark import PROGRAM
 from captioner.errors import CaptionerError
 from captioner.figures.sheet import DPI, Sheet
 
@@ -49,6 +50,7 @@ class Drawing(ABC):
     def png(self) -> bytes:
         """Return the sheet as PNG, with its title."""
         info = PngInfo()
+        info.add_text("Software", PROGRAM)
         info.add_itxt("Title", self.title)
         # Compression level 3 is twice as fast as 6, and the file is no larger.
         return encoded(self.image(), "PNG", pnginfo=info, dpi=(DPI, DPI), compress_level=3)
@@ -59,12 +61,12 @@ class Drawing(ABC):
         Text stays text, fonts are embedded as TrueType, and without a date the output is reproducible.
         """
         return self.sheet().printed(
-            "pdf", {"Title": self.title, "Creator": "Captioner", "Producer": None, "CreationDate": None}
+            "pdf", {"Title": self.title, "Creator": PROGRAM, "Producer": None, "CreationDate": None}
         )
 
     def svg(self) -> bytes:
         """Return the sheet as SVG, with letters as shapes, so that it looks the same without the fonts."""
-        return self.sheet().printed("svg", {"Title": self.title, "Creator": "Captioner", "Date": None})
+        return self.sheet().printed("svg", {"Title": self.title, "Creator": PROGRAM, "Date": None})
 
     def save(self, path: str | Path, format: str | None = None) -> Path:
         """Write it atomically.

@@ -12,6 +12,7 @@ from PIL import Image
 from captioner import files
 from captioner.caption import MEAN, Caption
 from captioner.data.images import ImageSource, load_image
+from captioner.data.mark import PROGRAM
 from captioner.errors import CaptionerError
 from captioner.figures import animation, page, panels
 from captioner.figures.drawing import DRAWN, Drawing, encoded
@@ -68,7 +69,13 @@ class Figure(Drawing):
         (first, _), *others = drawn
         durations = [duration for _, duration in drawn]
         return encoded(
-            first, "GIF", save_all=True, append_images=[frame for frame, _ in others], duration=durations, loop=0
+            first,
+            "GIF",
+            save_all=True,
+            append_images=[frame for frame, _ in others],
+            duration=durations,
+            loop=0,
+            comment=PROGRAM.encode(),
         )
 
     def html(self) -> bytes:

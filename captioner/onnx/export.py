@@ -19,11 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from captioner import assets, folders
+from captioner import assets, files, folders
 from captioner.data.images import ImageSource
 from captioner.decoders import Decoder, State, Transformer
 from captioner.encoders.grid import GridEncoder
-from captioner.errors import CaptionerError, first_line
+from captioner.errors import CaptionerError, FileError, first_line
+from captioner.interrupts import interruptible
 from captioner.memory import Memory
 from captioner.model import CaptionModel
 from captioner.onnx.agreement import Agreement, compare
@@ -38,7 +39,6 @@ from captioner.onnx.folder import (
     STATE,
     STEP,
     TOKENS,
-    File,
     Graphs,
 )
 from captioner.onnx.quantise import quantise
@@ -135,7 +135,7 @@ def export(
         worst = max(agreement.features, agreement.log_probabilities, agreement.attention or 0.0)
         _refuse(agreement, source, worst, TOLERANCE)
         if calibrate is not None:
-            with _quiet():
+            with interruptible(), _quiet():
                 quantise(temporary, graphs.transform, calibrate)
             agreement = graphs.checked(temporary, config, example_photos() if photos is None else photos, int8=True)
             _refuse(agreement, source, agreement.features, TOLERANCE_INT8)
@@ -202,7 +202,6 @@ class _Graphs:
             images=self.images,
             int8=int8,
             opset=OPSET,
-            files={name: File.of(folder / name) for name in folders.GRAPHS},
         )
         config["graphs"] = described.model_dump(mode="json")
         folders.write_config(folder, assets.ONNX, config)
@@ -308,10 +307,10 @@ def _write(
     """Trace a module and write its graph, weights inside.
 
     Raises:
-        CaptionerError: torch cannot export it.
+        CaptionerError: torch cannot export it, or the disk is full.
     """
     try:
-        with _quiet(), torch.no_grad():
+        with interruptible(), files.writing(path), _quiet(), torch.no_grad():
             torch.onnx.export(
                 module.eval(),
                 arguments,
@@ -324,6 +323,8 @@ def _write(
                 external_data=False,
                 verbose=False,
             )
+    except FileError:
+        raise
     except Exception as error:  # torch's exporter has many kinds of errors
         raise CaptionerError(
             f"{path.name}: torch {torch.__version__} cannot export this part ({first_line(error)}); try another version"

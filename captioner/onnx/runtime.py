@@ -6,7 +6,7 @@ Letters in shapes: B images, W hypotheses per image, N places, D features, S sid
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,11 +72,17 @@ class OnnxCaptioner(Captioner):
         self.about = folders.about(self.folder)
         self.vocabulary = Vocabulary.load(self.folder / folders.VOCABULARY)
         self.transform, self.attends = self.graphs.transform, self.graphs.attends
-        self._encoder, self._start, self._step = (_session(self.folder / name) for name in (ENCODER, START, STEP))
+        state = [STATE + name for name in (*self.graphs.hypotheses, *self.graphs.images)]
+        attention = [ATTENTION] if self.attends else []
+        after = [NEXT + name for name in self.graphs.hypotheses]
+        self._encoder = _Graph(self.folder / ENCODER, [PIXELS], [FEATURES])
+        self._start = _Graph(self.folder / START, [FEATURES], state)
+        self._step = _Graph(self.folder / STEP, [TOKENS, *state], [LOG_PROBABILITIES, *attention, *after])
+        self._places = self.graphs.grid[0] * self.graphs.grid[1]
 
     def save_pretrained(self, folder: str | Path, *, card: str = "") -> Path:
         """Copy the exported folder; see :meth:`Captioner.save_pretrained`."""
-        config = folders.read_config(self.folder, ONNX)
+        config = folders.read_whole(self.folder, ONNX)
         with folders.replace(folder, ONNX, config) as copy:
             for name in (*folders.GRAPHS, folders.VOCABULARY):
                 shutil.copyfile(self.folder / name, copy / name)
@@ -97,23 +103,28 @@ class OnnxCaptioner(Captioner):
     def encode(self, pixels: Array) -> Array:
         """Encode pixels (B, 3, S, S) uint8 to features (B, N, D) float32, a few pictures at once, as maps are large."""
         chunks = (np.ascontiguousarray(pixels[start : start + _AT_ONCE]) for start in range(0, len(pixels), _AT_ONCE))
-        return np.concatenate([self._encoder.run([FEATURES], {PIXELS: chunk})[0] for chunk in chunks])
+        return np.concatenate(
+            [self._encoder({PIXELS: chunk}, {FEATURES: (len(chunk), self._places)})[FEATURES] for chunk in chunks]
+        )
 
     def start(self, features: Array) -> State:
         """Prepare one hypothesis per image; see :meth:`captioner.decoders.base.Decoder.start`."""
-        names = [*self.graphs.hypotheses, *self.graphs.images]
-        found = self._start.run([STATE + name for name in names], {FEATURES: features})
-        arrays = dict(zip(names, found, strict=True))
+        b = len(features)
+        shapes: dict[str, tuple[int, ...]] = {STATE + name: (b,) for name in self.graphs.images}
+        shapes |= {STATE + name: (b, 1) for name in self.graphs.hypotheses}
+        out = self._start({FEATURES: features}, shapes)
         return State(
-            {name: arrays[name] for name in self.graphs.hypotheses}, {name: arrays[name] for name in self.graphs.images}
+            {name: out[STATE + name] for name in self.graphs.hypotheses},
+            {name: out[STATE + name] for name in self.graphs.images},
         )
 
     def step(self, tokens: Array, state: State) -> Step:
         """Read words (B, W) and score the next; see :meth:`captioner.onnx.beam.Stepper.step`."""
-        names = [LOG_PROBABILITIES, *([ATTENTION] if self.attends else [])]
-        names += [NEXT + name for name in self.graphs.hypotheses]
+        shapes = {LOG_PROBABILITIES: (*tokens.shape, len(self.vocabulary)), ATTENTION: (*tokens.shape, self._places)}
         inputs = {STATE + name: array for name, array in (*state.hypotheses.items(), *state.images.items())}
-        out = dict(zip(names, self._step.run(names, {TOKENS: tokens, **inputs}), strict=True))
+        out = self._step({TOKENS: tokens, **inputs}, shapes)
+        if np.isnan(out[LOG_PROBABILITIES].max()):
+            raise CheckpointError(f"{self.folder / STEP}: gives numbers that are not finite; export the model again")
         after = State({name: out[NEXT + name] for name in self.graphs.hypotheses}, state.images)
         return Step(out[LOG_PROBABILITIES], out.get(ATTENTION), after)
 
@@ -133,6 +144,53 @@ class OnnxCaptioner(Captioner):
             first.others.extend(others)
             captions.append(first)
         return captions
+
+
+class _Graph:
+    """A graph that is called, and refused where it is not what the config describes.
+
+    Args:
+        path: its file.
+        inputs: the names of its inputs.
+        outputs: the names of its outputs.
+
+    Raises:
+        CheckpointError: it has others, or onnxruntime is not installed or cannot load it.
+    """
+
+    def __init__(self, path: Path, inputs: list[str], outputs: list[str]) -> None:
+        self.path, self.outputs, self._session = path, outputs, _session(path)
+        for what, named, there in (
+            ("inputs", inputs, self._session.get_inputs()),
+            ("outputs", outputs, self._session.get_outputs()),
+        ):
+            found = [each.name for each in there]
+            if sorted(found) != sorted(named):
+                raise CheckpointError(
+                    f"{path}: its {what} are {', '.join(found)[:200]} and not {', '.join(named)[:200]}, so it is not "
+                    f"this graph or not of this model; {folders.COPY}"
+                )
+
+    def __call__(self, inputs: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
+        """Return its outputs by name, of which some must have shapes that begin with the given ones.
+
+        Raises:
+            CheckpointError: it cannot be run on these inputs, or gives other shapes.
+        """
+        try:
+            found = dict(zip(self.outputs, self._session.run(self.outputs, dict(inputs)), strict=True))
+        except Exception as error:  # onnxruntime has one family of errors for each of its codes
+            raise CheckpointError(
+                f"{self.path}: cannot be run ({first_line(error)[:300]}), so it is not of this model; {folders.COPY}"
+            ) from None
+        for name, array in found.items():
+            shape = shapes.get(name, ())
+            if array.shape[: len(shape)] != shape:
+                raise CheckpointError(
+                    f"{self.path}: {name} has the shape {array.shape}, and it should begin with {shape}, so it is not "
+                    f"of this model; {folders.COPY}"
+                )
+        return found
 
 
 def _session(path: Path) -> InferenceSession:

@@ -14,6 +14,7 @@ from captioner.caption import Array
 from captioner.settings import Settings, validate
 
 NEVER = float("-inf")
+MOST_WIDTH, MOST_WORDS = 1000, 5000  # more would fill the memory, and is a mistake or a damaged config
 N = TypeVar("N")  # a number, an array or a tensor
 S = TypeVar("S", bound="SearchConfig")
 
@@ -21,8 +22,8 @@ S = TypeVar("S", bound="SearchConfig")
 class SearchConfig(Settings):
     """Settings of a search for captions."""
 
-    width: int = Field(5, ge=1, description="hypotheses kept for each image; 1 is greedy search")
-    max_words: int = Field(24, ge=1, description="most words of a caption")
+    width: int = Field(5, ge=1, le=MOST_WIDTH, description="hypotheses kept for each image; 1 is greedy search")
+    max_words: int = Field(24, ge=1, le=MOST_WORDS, description="most words of a caption")
     min_words: int = Field(0, ge=0, description="fewest words of a caption")
     length_normalisation: float = Field(
         0.7,

@@ -15,8 +15,7 @@ from typing import TypeAlias
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from captioner import files
-from captioner.errors import CheckpointError
-from captioner.text.vocabulary import BOS, EOS, PAD, SPECIAL, UNK
+from captioner.text.vocabulary import BOS, EOS, PAD, SPECIAL, UNK, read_vocabulary, unreadable
 
 FORMAT = 1
 Merge: TypeAlias = tuple[str, str]
@@ -119,24 +118,16 @@ class Subwords:
         Raises:
             CheckpointError: the file is missing, damaged, of another kind, or newer than this program.
         """
+        value = read_vocabulary(path, FORMAT)
+        if value.get("kind") != "byte pairs":
+            raise unreadable(path, "not a subword vocabulary")
         try:
-            value = json.loads(Path(path).read_text(encoding="utf-8"))
-            if value["format"] > FORMAT:
-                raise CheckpointError(
-                    f"{path}: vocabulary format {value['format']} is newer than this program; upgrade captioner"
-                )
-            if value["kind"] != "byte pairs" or value["special"] != list(SPECIAL):
-                raise ValueError("not a subword vocabulary")
-            merges = [(left, right) for left, right in value["merges"]]
+            merges = [(left, right) for left, right in value.get("merges", [None])]
             if not all(isinstance(piece, str) for pair in merges for piece in pair):
                 raise ValueError("its merges are not pairs of pieces")
             return cls(merges)
-        except FileNotFoundError:
-            raise CheckpointError(f"{path}: the vocabulary is missing; copy the whole model folder") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"{path}: not a readable vocabulary ({error}); copy the model folder again"
-            ) from error
+        except (ValueError, TypeError) as error:
+            raise unreadable(path, error) from None
 
 
 def _tokenizer(model: models.BPE) -> Tokenizer:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -17,8 +17,25 @@ from captioner.errors import CheckpointError
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 FORMAT = 1
+_COPY = "copy the whole model folder again"
 
-_NO_SPACE_BEFORE = re.compile(r"\s+(n't|'s|'re|'ve|'ll|'d|'m)\b")
+# Chinese characters and kana, whose sentences end in another full stop; then Thai, Lao, Burmese and Khmer, in whose
+# sentences none stands at the end.
+_EAST_ASIAN = "\u3005-\u3007\u3041-\u3096\u309d-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f"
+_EAST_ASIAN += "\U00020000-\U000323af"
+_SOUTH_EAST_ASIAN = "\u0e01-\u0eff\u1000-\u109f\u1780-\u17ff"
+_SPACELESS = _EAST_ASIAN + _SOUTH_EAST_ASIAN
+_MARKS = "".join(
+    chr(code)
+    for block in (range(0x0E00, 0x0F00), range(0x1000, 0x10A0), range(0x1780, 0x1800), (0x3099, 0x309A, 0xFF9E, 0xFF9F))
+    for code in block
+    if unicodedata.category(chr(code))[0] == "M" or code > 0xFF00
+)
+_LETTER = re.compile(f"[{_SPACELESS}][{_MARKS}]*")
+_FOREIGN_PUNCTUATION = re.compile("[،؛؟۔।॥၊။។៕\u3000-\u3003\u3008-\u3011\u3014-\u301f・！-／：-＠［-｀｛-･]+")
+
+_NO_SPACE = re.compile(rf"\s+(?=(?:n't|'s|'re|'ve|'ll|'d|'m)\b)|(?<=[{_SPACELESS}])\s+(?=[{_SPACELESS}])")
+_ENDS = {"。": re.compile(f"[{_EAST_ASIAN}]$"), "": re.compile(f"[{_SOUTH_EAST_ASIAN}]$")}
 _PLAIN = re.compile(r"(?: |[a-z0-9-]+[,.]?(?= |$)|[,.](?= |$))*")
 _SPLIT_UP = re.compile(r"--|\b(?:cannot|gimme|gonna|gotta|lemme|wanna)\b")  # by the Treebank rules
 _PUNCTUATION = frozenset(string.punctuation) | frozenset("“”‘’«»…–—")
@@ -31,17 +48,26 @@ def _treebank() -> Any:
     return NLTKWordTokenizer()
 
 
+def spaced(text: str) -> str:
+    """Put spaces around each letter of the scripts that put none between words, and in place of their punctuation.
+
+    A letter has the vowel signs and tone marks that belong to it. Chinese captions are scored in such units, too.
+    """
+    return text if text.isascii() else _LETTER.sub(r" \g<0> ", _FOREIGN_PUNCTUATION.sub(" ", text))
+
+
 def tokenize(text: str) -> list[str]:
     """Split a caption into lower-cased words; tokens of punctuation only are dropped.
 
     The tokenizer is NLTK's Treebank-style one, which needs no downloaded data: ``"A dog's ball."`` gives ``["a", "dog",
     "'s", "ball"]``. Most captions have nothing but words, commas and full stops; of these the tokenizer makes what
-    splitting at spaces makes, only slowly, so they are split.
+    splitting at spaces makes, only slowly, so they are split. In Chinese, Japanese, Thai, Lao, Burmese and Khmer, where
+    nothing shows where words end, each letter is a word.
     """
     text = text.lower().replace("’", "'")
     if _PLAIN.fullmatch(text) and not _SPLIT_UP.search(text):
         return [word for word in (word.rstrip(",.") for word in text.split(" ")) if word.strip("-")]
-    words = _treebank().tokenize(text)
+    words = _treebank().tokenize(spaced(text))
     # The Treebank rules split off a full stop only at the end of the text.
     words = [word.rstrip(".") if word.endswith(".") and word.count(".") == 1 else word for word in words]
     return [word for word in words if word and not all(letter in _PUNCTUATION for letter in word)]
@@ -50,18 +76,18 @@ def tokenize(text: str) -> list[str]:
 def detokenize(words: Sequence[str]) -> str:
     """Join words into a sentence: contractions joined, first letter upper-case, a full stop at the end.
 
-    An empty list gives an empty string.
+    There is no space between letters of a script without them. An empty list gives an empty string.
     """
-    text = _NO_SPACE_BEFORE.sub(r"\1", " ".join(words)).strip()
+    text = _NO_SPACE.sub("", " ".join(words)).strip()
     if not text:
         return ""
-    return text[0].upper() + text[1:] + "."
+    return text[0].upper() + text[1:] + next((end for end, last in _ENDS.items() if last.search(text)), ".")
 
 
 def spans(words: Sequence[str]) -> list[tuple[int, int]]:
     """Return where each word stands in ``detokenize(words)``, as (start, end) in characters."""
     text = " ".join(words)
-    closed = [(match.start(), match.start(1)) for match in _NO_SPACE_BEFORE.finditer(text)]
+    closed = [match.span() for match in _NO_SPACE.finditer(text)]
     grown = len(text[:1].upper()) - len(text[:1])
     found = []
     at = 0
@@ -168,23 +194,46 @@ class Vocabulary:
         Raises:
             CheckpointError: the file is missing, damaged, or newer than this program.
         """
+        value = read_vocabulary(path, FORMAT)
+        words: Any = value.get("words")
+        counts: Any = value.get("counts")
         try:
-            value = json.loads(Path(path).read_text(encoding="utf-8"))
-            if value["format"] > FORMAT:
-                raise CheckpointError(
-                    f"{path}: vocabulary format {value['format']} is newer than this program; upgrade captioner"
-                )
-            words = value["words"]
-            if (
-                value["special"] != list(SPECIAL)
-                or not isinstance(words, list)
-                or not all(isinstance(w, str) for w in words)
-            ):
-                raise ValueError("its special words are not this program's")
-            return cls(words, value.get("counts"))
-        except FileNotFoundError:
-            raise CheckpointError(f"{path}: the vocabulary is missing; copy the whole model folder") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"{path}: not a readable vocabulary ({error}); copy the model folder again"
-            ) from error
+            if not _all(words, str):
+                raise ValueError("its words are not a list of texts")
+            if counts is not None and not _all(counts, int):
+                raise ValueError("its counts are not a list of integers")
+            "".join(words).encode()  # half a surrogate pair could not be printed
+            return cls(words, counts)
+        except ValueError as error:
+            raise unreadable(path, error) from None
+
+
+def read_vocabulary(path: str | Path, newest: int) -> dict[str, Any]:
+    """Read the file of a vocabulary of any kind, and check its format and its special words.
+
+    Args:
+        path: the file.
+        newest: the newest format that is read.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or newer than this program.
+    """
+    value = files.read_json(path, dict, error=CheckpointError, cure=_COPY)
+    if type(value.get("format")) is not int:
+        raise unreadable(path, "it has no format")
+    if value["format"] > newest:
+        raise CheckpointError(
+            f"{path}: vocabulary format {value['format']} is newer than this program; upgrade captioner"
+        )
+    if value.get("special") != list(SPECIAL):
+        raise unreadable(path, "its special words are not this program's")
+    return value
+
+
+def unreadable(path: str | Path, reason: object) -> CheckpointError:
+    """Return the error of a vocabulary that is damaged."""
+    return CheckpointError(f"{path}: not a readable vocabulary ({reason}); {_COPY}")
+
+
+def _all(values: object, kind: type) -> bool:
+    return isinstance(values, list) and all(type(value) is kind for value in values)

@@ -9,11 +9,12 @@ from typing import NamedTuple
 import torch
 from rich.console import Console
 
+from captioner import files
 from captioner.checkpoint import load_model
 from captioner.encoders import Encoder
 from captioner.errors import ConfigError, EncoderError
 from captioner.features import FeatureStore, build_store, store_bytes
-from captioner.features.build import free_bytes, size_of
+from captioner.features.build import size_of
 from captioner.features.store import INDEX
 from captioner.model import CaptionModel
 from captioner.processes import ALONE, Processes
@@ -127,7 +128,7 @@ def store_need(config: TrainConfig, model: CaptionModel, pictures: int) -> Store
     whole = store_bytes(model.encoder.front(cut), pictures, flips=config.data.flips)
     if (folder / INDEX).exists():
         return StoreNeed(folder, exists=True, bytes=whole)
-    return StoreNeed(folder, bytes=whole, left=max(0, whole - size_of(folder)), free=free_bytes(folder))
+    return StoreNeed(folder, bytes=whole, left=max(0, whole - size_of(folder)), free=files.free_bytes(folder))
 
 
 def open_store(

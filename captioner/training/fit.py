@@ -28,9 +28,9 @@ from captioner.features import FeatureStore
 from captioner.memory import Memory
 from captioner.model import CaptionModel
 from captioner.text.vocabulary import Vocabulary, tokenize
-from captioner.training.data import read_data, with_features
+from captioner.training.data import check_coverage, read_data, with_features
 from captioner.training.features import build_model, open_store, stages_to_train
-from captioner.training.loop import STATE, Cost, Loop
+from captioner.training.loop import STATE, Cost, Loop, alone
 from captioner.training.objective import OBJECTIVES
 from captioner.training.recipe import ENOUGH, TrainConfig, load_config
 from captioner.training.state import holds
@@ -80,7 +80,8 @@ def fit(config: TrainConfig, *, resume: bool = False, console: Console | None = 
     Raises:
         CaptionerError: the data, the settings or the output folder cannot be used.
     """
-    return Run(config, resume=resume, console=console or Console(stderr=True)).run()
+    with alone(config.output, resume=resume):
+        return Run(config, resume=resume, console=console or Console(stderr=True)).run()
 
 
 def blends_of(config: TrainConfig, dev: CaptionData) -> tuple[float, ...]:
@@ -114,13 +115,18 @@ class Run(Loop[Batch]):
         self.config, self.goes_on = config, config.start is not None
         self.train, self.dev = read_data(config, self._warn)
         self.model = self._build().to(self.device)
+        self.coverage = check_coverage(
+            self.train, self.dev, self.model.vocabulary, config, self._warn, new=len(self.new_words())
+        )
         self.stages, self.unfrozen = stages_to_train(config, self.model.encoder), 0
         self.train, self.dev = self._selected()
         self.teacher: Teacher | None = None
         beams = self._ask_teacher() if config.data.teacher.model is not None else None
         self.store = self._open_store()
         if self.store is not None:
-            self.train, self.dev = (with_features(data, self.store, self._warn) for data in (self.train, self.dev))
+            self.train, self.dev = (
+                with_features(data, self.store, config.data.features, self._warn) for data in (self.train, self.dev)
+            )
         by_people = self.train.photos  # which give rewards
         if beams is not None:
             self.train = replace(self.train, photos=distilled(by_people, beams, config.data.teacher))
@@ -188,13 +194,14 @@ class Run(Loop[Batch]):
         parameters = sum(parameter.numel() for parameter in self.model.decoder.parameters())
         new = self.new_words()
         some = f", of which {len(new)} new ({', '.join(new[:8])}{' ...' if len(new) > 8 else ''})" if new else ""
+        known = f", {self.coverage.known:.1%} of those in the captions" if self.coverage is not None else ""
         taught = ""
         if self.teacher is not None:
             both = "people and " if self.config.data.teacher.human_captions else ""
             taught = f" with {count_captions(self.train):,} captions by {both}{self.teacher.name}"
         return (
             f"{len(self.train.photos):,} training photos{taught}, {len(self.dev.photos):,} dev photos; "
-            f"{len(self.model.vocabulary):,} words{some}; {parameters / 1e6:.1f} M parameters in the decoder"
+            f"{len(self.model.vocabulary):,} words{known}{some}; {parameters / 1e6:.1f} M parameters in the decoder"
         )
 
     def new_words(self) -> tuple[str, ...]:

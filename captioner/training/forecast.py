@@ -54,6 +54,8 @@ class Forecast:
         epochs: how many, if none is stopped early.
         seconds: estimates by what takes them.
         store: the feature store.
+        known_words: share of the words in the training captions that the vocabulary has, from 0 to 1; ``None`` if no
+            words can be unknown, or there are no captions yet.
     """
 
     data: dict[str, int]
@@ -62,6 +64,7 @@ class Forecast:
     epochs: int
     seconds: dict[str, float]
     store: StoreNeed = field(default_factory=StoreNeed)
+    known_words: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values, for JSON."""

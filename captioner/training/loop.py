@@ -2,7 +2,8 @@
 
 A run's folder holds ``best`` and ``last`` (model folders), ``log.jsonl``, TensorBoard curves in ``curves``,
 ``config.json`` and the state to resume from. A run that is killed at any moment and resumed on the CPU of the same
-machine ends with bit-identical weights to those of an uninterrupted run.
+machine ends with bit-identical weights to those of an uninterrupted run. When it is resumed, epochs and patience may be
+added, also to a run that is finished; any other setting that changes what is learned is refused by name.
 
 Under ``torchrun`` several processes share every batch, and their gradients are averaged before each step of the
 optimiser. That is done here and not by torch's DistributedDataParallel, which follows only one call of a module's
@@ -12,10 +13,12 @@ are weighted by the size of its part, so the losses and the weights are those of
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -24,19 +27,20 @@ from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from pydantic import ValidationError
 from rich.console import Console
 from torch import Tensor, nn
 
 from captioner import files
 from captioner.backend import choose_device, device_name, fast_dtype
 from captioner.data.batches import Captions, Weights, prefetch
-from captioner.errors import CheckpointError, ConfigError
+from captioner.errors import CheckpointError, ConfigError, FileError
 from captioner.processes import Processes
 from captioner.training.log import Log, bar
 from captioner.training.objective import Objective
 from captioner.training.recipe import RunConfig
 from captioner.training.schedule import learning_rate_factor
-from captioner.training.state import Progress, generator_states, load_state, save_state
+from captioner.training.state import Progress, differences, generator_states, load_state, read_settings, save_state
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +71,21 @@ class Cost(NamedTuple):
     units: int
 
 
+@contextmanager
+def alone(folder: Path, *, resume: bool) -> Iterator[None]:
+    """Be the only run in a folder; of processes that train together the first one is.
+
+    Raises:
+        CheckpointError: another process trains there, or see :func:`check_output`.
+    """
+    check_output(folder, resume=resume)
+    if not Processes.started().first:
+        yield
+        return
+    with files.only_one(folder, error=CheckpointError, work="trains"):
+        yield
+
+
 def check_output(folder: Path, *, resume: bool) -> None:
     """Check that the folder of a run is free, or holds the run to resume.
 
@@ -78,6 +97,10 @@ def check_output(folder: Path, *, resume: bool) -> None:
         raise CheckpointError(f"{folder}: holds a run already; continue it with --resume, or give another --output")
     if resume and not exists:
         raise CheckpointError(f"{folder}: holds no run to resume; leave out --resume to start one")
+
+
+_ANY_TIME = {"output", "device", "save_minutes"}  # settings that may differ whenever a run is resumed
+_LATER = ("epochs", "evaluation.patience")  # those with which it may be trained longer
 
 
 class Loop(ABC, Generic[B]):
@@ -95,6 +118,7 @@ class Loop(ABC, Generic[B]):
         objective: computes the loss of a batch; its state is saved with the run's.
         steps: batches per epoch.
         processes: this process among those that train.
+        changed: settings that differ from those that a resumed run was last saved with: old and new value.
         score: the last evaluation's, by :attr:`metric`.
     """
 
@@ -113,6 +137,7 @@ class Loop(ABC, Generic[B]):
             console = Console(quiet=True)
         self.settings, self.resume, self.console, self.output = config, resume, console, config.output
         check_output(self.output, resume=resume)
+        self.changed = self._changes() if resume else {}
         self.device = choose_device(config.device, number=self.processes.local_rank)
         precision = config.precision
         if precision == "16-mixed" and self.device.type == "cpu":
@@ -201,28 +226,38 @@ class Loop(ABC, Generic[B]):
 
     def load(self) -> None:
         """Load the saved state."""
-        self.progress = load_state(
-            self.output / STATE, self._modules(), self.optimiser, self._fixed_settings(), self.processes
-        )
+        self.progress = load_state(self.output / STATE, self._modules(), self.optimiser, self.processes)
+        progress = self.progress
+        if progress.step != progress.epoch * self.steps + progress.batch:
+            raise CheckpointError(
+                f"{self.output / STATE}: this run began with other data: it has made {progress.step:,} steps, which "
+                f"are not {progress.epoch} epochs of {self.steps:,} and {progress.batch:,} batches; put back the data, "
+                "or start another run with another --output"
+            )
         self.fabric.strategy.precision.load_state_dict(self.progress.scaler)
 
     def run(self) -> Path:
         """Train, or continue training, and return the folder of the best model.
 
         Raises:
-            CaptionerError: the saved state cannot be resumed, or training diverged.
+            CaptionerError: the saved state cannot be resumed, training diverged, or the disk is full.
         """
         best, progress, settings, first = self.output / "best", self.progress, self.settings, self.processes.first
         self.output.mkdir(parents=True, exist_ok=True)
+        if first:
+            files.remove_leftovers(self.output)
         if not first:
             torch.manual_seed(settings.seed + 1_000_003 * self.processes.rank)  # for dropout of its own
         if self.resume:
             self.load()
             progress = self.progress
-            if progress.finished:
-                self.console.print(f"this run is already finished: {best}")
+            if self._is_finished():
+                self.console.print(
+                    f"this run is already finished: {best}; a larger --set epochs=N trains it further, from "
+                    f"{progress.epoch} epochs"
+                )
                 return best
-        elif first:
+        if first and (self.changed or not self.resume):
             files.write_text(self.output / CONFIG, settings.model_dump_json(indent=2) + "\n")
         log = Log(self.output, progress.step if self.resume else None) if first else None
         shared = f", {self.processes.count} processes" if self.processes.several else ""
@@ -254,8 +289,10 @@ class Loop(ABC, Generic[B]):
                     self._save_state()
                     if progress.finished:
                         break
-        except KeyboardInterrupt:
-            self.console.print(f"stopped; --resume --output {self.output} continues the run from its last saved state")
+        except (KeyboardInterrupt, FileError):
+            saved = (self.output / STATE).exists()
+            how = "--resume continues the run from its last saved state" if saved else "nothing was saved yet"
+            self.console.print(f"stopped; {how}: {self.output}")
             raise
         finally:
             if log:
@@ -285,8 +322,59 @@ class Loop(ABC, Generic[B]):
         return modules
 
     def _fixed_settings(self) -> str:
-        """Return the settings that must not change when a run is resumed."""
-        return self.settings.model_dump_json(exclude={"output", "device", "save_minutes"})
+        """Return the settings that are compared when a run is resumed."""
+        return self.settings.model_dump_json(exclude=_ANY_TIME)
+
+    def _changes(self) -> dict[str, tuple[Any, Any]]:
+        """Return what differs from the settings that the run was last saved with.
+
+        Raises:
+            CheckpointError: something does that must not.
+        """
+        path = self.output / STATE
+        before, now = read_settings(path), json.loads(self._fixed_settings())
+        with suppress(ValidationError):  # what an older version had no setting for is its default
+            known = type(self.settings).model_validate(before | {"output": self.output})
+            before = json.loads(known.model_dump_json(exclude=_ANY_TIME))
+        found = differences(before, now)
+        epochs = found.get("epochs", (0, 0))
+        wrong = {
+            name: values
+            for name, values in found.items()
+            if name not in _LATER or (name == "epochs" and not (isinstance(epochs[0], int) and epochs[0] < epochs[1]))
+        }
+        if wrong:
+            each = [f"{name} was {json.dumps(old)} and is now {json.dumps(new)}" for name, (old, new) in wrong.items()]
+            more = f"; and {len(each) - 8} more" if len(each) > 8 else ""
+            fewer = "Epochs may be added, but not taken away. " if "epochs" in wrong else ""
+            raise CheckpointError(
+                f"{path}: this run was started with other settings: {'; '.join(each[:8])}{more}. {fewer}Resume with "
+                "the same ones, or give another --output"
+            )
+        return found
+
+    def _is_finished(self) -> bool:
+        """Return whether a resumed run has nothing left to do; with more epochs or more patience it may have."""
+        progress, settings = self.progress, self.settings
+        patience = settings.evaluation.patience
+        if "epochs" in self.changed:
+            before, now = self.changed["epochs"]
+            if progress.finished and progress.waited >= patience:
+                progress.waited = 0  # it is to be trained further although it had stopped improving
+            rates = [
+                learning_rate_factor(progress.step, self.steps * epochs, settings.optimiser, epochs=epochs)
+                * settings.optimiser.learning_rate
+                for epochs in (before, now)
+            ]
+            self.console.print(
+                f"epochs: {now} instead of {before}; the learning rate follows its schedule "
+                f"({settings.optimiser.schedule}) over {now} epochs from here on: it is {rates[1]:.2g}, and would be "
+                f"{rates[0]:.2g} over {before}"
+            )
+        if progress.finished and (progress.epoch >= settings.epochs or progress.waited >= patience):
+            return True
+        progress.finished = False
+        return False
 
     def _save_state(self) -> None:
         self.progress.scaler = self.fabric.strategy.precision.state_dict()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
+from captioner import files
 from captioner.data.dataset import CaptionData
 from captioner.features import FeatureStore
 from captioner.training.features import store_need
@@ -26,8 +26,8 @@ def rehearse(config: TrainConfig, *, console: Console | None = None) -> Forecast
     Raises:
         CaptionerError: the data or the settings cannot be used.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        return _Rehearsal(config, Path(folder), console or Console(stderr=True)).forecast()
+    with files.temporary_folder() as folder:
+        return _Rehearsal(config, folder, console or Console(stderr=True)).forecast()
 
 
 class _Rehearsal(Run):
@@ -88,6 +88,7 @@ class _Rehearsal(Run):
             steps_per_epoch=steps,
             epochs=config.epochs,
             store=self.needed,
+            known_words=None if self.coverage is None else self.coverage.known,
             seconds={
                 **self._teacher_seconds(),
                 "encoding": 0.0 if self.needed.exists else self.encoding * (len(train.photos) + len(dev.photos)),

@@ -156,7 +156,14 @@ class Teacher:
             CheckpointError: they are, although the run is resumed.
         """
         try:
-            head, *records = map(json.loads, self.file.read_text(encoding="utf-8").splitlines())
+            text = files.read_text(self.file, error=CheckpointError, most=None)
+            head, *records = (
+                files.parse_json(line, dict, where=f"line {number}", error=CheckpointError, cure="")
+                for number, line in enumerate(text.splitlines(), start=1)
+            )
+            for number, record in enumerate(records, start=2):
+                if not _is_record(record):
+                    raise CheckpointError(f"line {number}: is not an image with captions or an error")
             by_image = {record["image"]: record for record in records}
             if {**head, "teacher": self.name} != self.head:  # the same model may have moved
                 problem = "was written by another teacher or beam"
@@ -164,10 +171,8 @@ class Teacher:
                 problem = "is about other photos than the training photos"
             else:
                 return [by_image[photo.image_id] for photo in photos]
-        except FileNotFoundError:
-            problem = "is missing"
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            problem = f"is damaged ({error})"
+        except (CheckpointError, ValueError) as error:  # it has no line
+            problem = f"is damaged ({str(error).rstrip('; ')})" if self.file.exists() else "is missing"
         if resume:
             raise CheckpointError(
                 f"{self.file}: {problem}, and a run goes on with the captions that it began with; put back the teacher "
@@ -211,6 +216,16 @@ class Teacher:
             from_pictures = captioner.stream(photo.path for photo in part if photo.image_id not in store)
             for photo in part:
                 yield next(from_store if photo.image_id in store else from_pictures)
+
+
+def _is_record(record: dict[str, Any]) -> bool:
+    """Return whether a line of the file is one that this program writes."""
+    captions, error = record.get("captions"), record.get("error")
+    if not isinstance(record.get("image"), str) or (captions is None) == (error is None):
+        return False
+    if captions is None:
+        return isinstance(error, str)
+    return isinstance(captions, list) and captions != [] and all(isinstance(caption, str) for caption in captions)
 
 
 def _fingerprint(folder: Path) -> str:

@@ -26,9 +26,10 @@ from captioner.memory import Memory
 from captioner.model import build_decoder, check_part
 from captioner.registry import Registry
 from captioner.search import SearchConfig
+from captioner.search.config import MOST_WORDS
 from captioner.settings import Settings, validate
 from captioner.text.subwords import Subwords
-from captioner.weights import read_weights
+from captioner.weights import read_weights, sized
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ KIND = assets.TRANSLATOR
 class TextSearchConfig(SearchConfig):
     """How translations are searched for; "words" are pieces of words here."""
 
-    max_words: int = Field(120, ge=1, description="translations are cut after this many pieces")
+    max_words: int = Field(120, ge=1, le=MOST_WORDS, description="translations are cut after this many pieces")
     length_normalisation: float = Field(
         1.0, ge=0, description=str(SearchConfig.model_fields["length_normalisation"].description)
     )
@@ -61,7 +62,7 @@ class TranslationConfig(Settings):
     search: TextSearchConfig = Field(
         default_factory=TextSearchConfig, description="how translations are searched for by default"
     )
-    max_pieces: int = Field(200, ge=1, description="longer source texts are cut")
+    max_pieces: int = Field(200, ge=1, le=MOST_WORDS, description="longer source texts are cut")
 
     @field_validator("encoder", "refiner", "decoder")
     @classmethod
@@ -127,13 +128,14 @@ def load_translator(name_or_path: str | Path) -> TranslationModel:
     """
     folder = checkpoint.locate(name_or_path, kind=KIND)
     log.info("reading the translator in %s", folder)
-    config = checkpoint.read_config(folder, KIND)
+    config = checkpoint.read_whole(folder, KIND)
     source, target = (Subwords.load(folder / name) for name in (checkpoint.SOURCE_VOCABULARY, checkpoint.VOCABULARY))
+    weights = read_weights(folder / checkpoint.WEIGHTS)
     try:
-        model = TranslationModel(
-            validate(TranslationConfig, config["model"], where=f"{folder / assets.CONFIG}"), source, target
-        )
+        parts = validate(TranslationConfig, config["model"], where=f"{folder / assets.CONFIG}")
+        with sized(weights, folder / assets.CONFIG):
+            model = TranslationModel(parts, source, target)
     except ConfigError as error:
         raise CheckpointError(f"{folder}: its config is not one of this program ({error})") from None
-    checkpoint.put_weights(model, read_weights(folder / checkpoint.WEIGHTS), folder)
+    checkpoint.put_weights(model, weights, folder)
     return model.eval()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import json
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pydantic import Field, model_validator
 from rich.console import Console
 from torch import Tensor, nn
 
+from captioner import files
 from captioner.data.batches import Captions
 from captioner.encoders.sequence import TEXT_ENCODERS
 from captioner.errors import AnnotationError
@@ -27,7 +27,7 @@ from captioner.text.subwords import Subwords
 from captioner.text.vocabulary import EOS
 from captioner.training.cross_entropy import CrossEntropy, CrossEntropyConfig
 from captioner.training.forecast import Forecast, spread
-from captioner.training.loop import Cost, Loop
+from captioner.training.loop import Cost, Loop, alone
 from captioner.training.recipe import EvaluationConfig, RunConfig, load_config, read_run, read_settings
 from captioner.translation.context import InContext, readers_of_context
 from captioner.translation.model import TextSearchConfig, TranslationConfig, TranslationModel, save_translator
@@ -140,7 +140,8 @@ def train_translation(
     """
     if not isinstance(config, TranslateConfig):
         config = load_translate_config(config, changes, output)
-    return _Run(config, resume=resume, console=console or Console(stderr=True)).run()
+    with alone(config.output, resume=resume):
+        return _Run(config, resume=resume, console=console or Console(stderr=True)).run()
 
 
 def rehearse(config: TranslateConfig, *, console: Console | None = None) -> Forecast:
@@ -149,8 +150,8 @@ def rehearse(config: TranslateConfig, *, console: Console | None = None) -> Fore
     Raises:
         CaptionerError: the data or the settings cannot be used, or sacrebleu is missing.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        trial = config.model_copy(update={"output": Path(folder) / "run"})
+    with files.temporary_folder() as folder:
+        trial = config.model_copy(update={"output": folder / "run"})
         return _Run(trial, resume=False, console=console or Console(stderr=True)).forecast()
 
 

@@ -3,27 +3,33 @@
 # Without ``from __future__ import annotations``: FastAPI reads the types of functions inside others.
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Collection
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from math import ceil
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, TypeVar
 
-from anyio import CapacityLimiter, to_thread
+from anyio import to_thread
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import HTMLResponse
 from fastapi_offline import FastAPIOffline
+from PIL import Image
 from pydantic import BaseModel, Field
 
 import captioner
+from captioner.backend import return_freed_memory
 from captioner.caption import Caption
 from captioner.data.images import load_image
 from captioner.errors import CaptionerError, ImageError
 from captioner.figures import Figure, Style
 from captioner.figures.document import assemble
 from captioner.figures.page import data_url, numbers, reduced
-from captioner.web.batches import Batches, FullError, UnknownModelError
-from captioner.web.guard import Guard, Rate, names_of
+from captioner.web.batches import Batches, UnknownModelError
+from captioner.web.budget import Budget, Paced
+from captioner.web.guard import Guard, Rate, is_local, names_of
+from captioner.web.lanes import FullError
 from captioner.web.upload import Upload, read_upload
 
 T = TypeVar("T")
@@ -70,7 +76,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
         413: "The photo has too many bytes.",
         422: "The photo cannot be read, and why; or a parameter is wrong.",
         429: "Too many photos from this address; Retry-After says when to go on.",
-        503: "Too many photos wait; Retry-After says when to try again.",
+        503: "Too many photos wait, or this one has waited too long; Retry-After says when to try again.",
     }.items()
 }
 
@@ -124,6 +130,8 @@ def create_app(
     max_bytes: int = 20_000_000,
     rate: int = 120,
     local_rate: int = 0,
+    max_held: int | None = None,
+    seconds: float = 60.0,
 ) -> FastAPI:
     """Make the application.
 
@@ -133,7 +141,11 @@ def create_app(
         max_bytes: of a photo.
         rate: photos a minute from one address; 0 is no limit.
         local_rate: the same for this machine itself.
+        max_held: bytes of all photos and answers together; by default 256 million, or the most bytes of two photos.
+        seconds: within which a photo must be captioned, and its figure drawn.
     """
+    # The command line keeps freed memory, which is faster, but photos in flight can be many times the models' memory.
+    budget = Budget(max(256_000_000, 2 * max_bytes) if max_held is None else max_held, freed=_trim_later)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -147,9 +159,10 @@ def create_app(
         description="Says in a sentence what a photo shows, and shows where it looked for every word.",
         lifespan=lifespan,
     )
+    app.add_middleware(Paced, budget=budget)
     app.add_middleware(Guard, names=frozenset(names))
+    style = Style()
     rates = {False: Rate(rate), True: Rate(local_rate)}
-    drawing = CapacityLimiter(2)
     page = assemble(
         "web/app.html",
         styles="common.css explorer.css web/app.css",
@@ -166,27 +179,37 @@ def create_app(
         policy="img-src data: blob:; connect-src 'self'",
     )
 
-    async def photo(request: Request) -> Upload:
+    async def photo(request: Request) -> AsyncIterator[Upload]:
         client = request.client.host if request.client else ""
-        limit = rates[client in ("127.0.0.1", "::1")]
+        limit = rates[is_local(client)]
         if wait := limit.take(client):
             raise _later(429, f"more than {limit.per_minute} photos a minute from this address", wait)
-        return await read_upload(request, limit=max_bytes)
+        with budget.share() as take:
+            yield await read_upload(request, limit=max_bytes, budget=budget, take=take)
 
-    async def captioned(upload: Upload, model: str | None) -> Caption:
+    async def result(request: Request, upload: Upload, submit: Callable[[], Future[T]], otherwise: int = 422) -> T:
+        """Wait for what becomes of a photo, as long as its client does; other errors have the status ``otherwise``."""
         try:
-            return await asyncio.wrap_future(batches.submit(upload.content, model))
-        except UnknownModelError as error:
-            raise HTTPException(404, str(error)) from None
-        except FullError as error:
-            raise _later(503, str(error), 2) from None
-        except ImageError as error:
-            raise HTTPException(422, f"{upload.name or 'the photo'}: {error.reason}") from None
-        except CaptionerError as error:  # a model that is loaded only now
-            raise HTTPException(500, str(error)) from None
+            return await _while_connected(request, submit(), seconds)
+        except TimeoutError:
+            raise _later(503, f"the photo has waited for {seconds:.0f} s", 10) from None
+        except asyncio.CancelledError:
+            raise _later(503, "the server is shutting down", 10) from None
+        except CaptionerError as error:
+            error.__traceback__ = None  # the future that has it is freed late, and would keep the photo so long
+            if isinstance(error, FullError):
+                raise _later(503, str(error), 2) from None
+            status = {UnknownModelError: 404, ImageError: 422}.get(type(error), otherwise)
+            reason = f"{upload.name or 'the photo'}: {error.reason}" if isinstance(error, ImageError) else str(error)
+            raise HTTPException(status, reason) from None
 
-    async def draw(work: Callable[[], T]) -> T:
-        return await to_thread.run_sync(work, limiter=drawing)
+    async def small(request: Request, upload: Upload, style: Style) -> Image.Image:
+        """Return the photo as it is shown; only that is kept."""
+
+        def work() -> Image.Image:
+            return reduced(load_image(upload.content, max_pixels=batches.max_pixels, min_size=style.side), style)
+
+        return await result(request, upload, lambda: batches.decode(upload.content, work))
 
     Photo = Annotated[Upload, Depends(photo)]
     Model = Annotated[str | None, Query(description="One of those that /health lists; by default the first.")]
@@ -204,6 +227,7 @@ def create_app(
         summary="Caption a photo",
     )
     async def caption(
+        request: Request,
         upload: Photo,
         model: Model = None,
         attention: Annotated[bool, Query(description="Add where the model looked for each word.")] = False,
@@ -212,16 +236,18 @@ def create_app(
         ] = False,
     ) -> Answer:
         """Say what a photo shows; for example `curl -F image=@photo.jpg localhost:8000/caption`."""
-        found = await captioned(upload, model)
+        found = await result(request, upload, lambda: batches.submit(upload.content, model), 500)
         value = found.to_dict(attention=attention)
         if figure:
-            value["figure"] = await draw(lambda: _figure(found, upload.content))
+            shown = await small(request, upload, style)
+            value["figure"] = await result(request, upload, lambda: batches.draw(lambda: _figure(found, shown, style)))
         return Answer(**{"model": model or batches.models[0], **value, "image": upload.name})
 
     @app.post(
         "/figure", responses=_PROBLEMS, openapi_extra=_PHOTO, response_class=Response, summary="Draw where it looked"
     )
     async def figure(
+        request: Request,
         upload: Photo,
         model: Model = None,
         format: Annotated[
@@ -230,11 +256,11 @@ def create_app(
         ] = "png",
     ) -> Response:
         """Show where the model looked for each word, as `captioner attend` does."""
-        found = await captioned(upload, model)
-        try:
-            content: bytes = await draw(lambda: getattr(Figure(found, load_image(upload.content)), format)())
-        except CaptionerError as error:
-            raise HTTPException(422, str(error)) from None
+        found = await result(request, upload, lambda: batches.submit(upload.content, model), 500)
+        shown = await small(request, upload, Style(side=style.width))
+        content: bytes = await result(
+            request, upload, lambda: batches.draw(lambda: getattr(Figure(found, shown, style), format)())
+        )
         stem = PurePath(upload.name).stem or "photo"
         name = "".join(letter if letter.isalnum() or letter in "-_. " else "_" for letter in stem if letter.isascii())
         disposition = f'attachment; filename="{name or "photo"}.attention.{format}"'
@@ -255,11 +281,40 @@ def create_app(
 
 def _later(status: int, reason: str, seconds: float) -> HTTPException:
     wait = max(1, ceil(seconds))
-    return HTTPException(status, f"{reason}; go on in {wait} s", headers={"retry-after": str(wait)})
+    return HTTPException(status, f"{reason}; try again in {wait} s", headers={"retry-after": str(wait)})
 
 
-def _figure(caption: Caption, picture: bytes) -> dict[str, Any]:
+async def _while_connected(request: Request, future: Future[T], seconds: float) -> T:
+    """Return a result to come, or cancel it as soon as the client closes the connection.
+
+    Raises:
+        HTTPException: the client is gone; nobody reads it.
+        TimeoutError: it takes longer than ``seconds``.
+    """
+
+    async def closed() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    work, gone = asyncio.wrap_future(future), asyncio.ensure_future(closed())
+    try:
+        await asyncio.wait((work, gone), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            return work.result()
+        if gone.done():
+            raise HTTPException(400, "the connection was closed before the answer was there")
+        raise TimeoutError
+    finally:
+        work.cancel()
+        gone.cancel()
+        del work, future  # an exception in them refers to this call, and so to the photo
+
+
+def _figure(caption: Caption, photo: Image.Image, style: Style) -> dict[str, Any]:
     """Return what the page draws of a caption: the numbers of the explorer, and the photo as it shows it."""
-    style = Style()
-    small = reduced(load_image(picture, min_size=style.side), style)
-    return {**numbers(caption, small.size, style), "photo": data_url(small)}
+    return {**numbers(caption, photo.size, style), "photo": data_url(photo)}
+
+
+def _trim_later() -> None:
+    """Return freed memory to the system, once nothing refers to the last request any longer."""
+    asyncio.get_running_loop().call_later(1.0, threading.Thread(target=return_freed_memory, daemon=True).start)

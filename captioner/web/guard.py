@@ -31,6 +31,15 @@ def names_of(host: str, others: Collection[str] = ()) -> frozenset[str]:
     return frozenset({"localhost", host.lower(), machine, f"{machine}.local", *(name.lower() for name in others)})
 
 
+def is_local(client: str) -> bool:
+    """Return whether a client's address is one of this machine itself."""
+    try:
+        address = ipaddress.ip_address(client)
+    except ValueError:
+        return False
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
 class Rate:
     """How often each client may do something: a bucket of a minute's tokens, which refills as time passes.
 

@@ -6,7 +6,7 @@ put larger files into temporary ones, so its limit for that is the limit of the 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import NamedTuple
 
 from anyio import fail_after
@@ -14,6 +14,8 @@ from fastapi import HTTPException, Request
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
+
+from captioner.web.budget import Budget
 
 _FORM = 16 * 1024  # bytes that a form may have beside its photo
 
@@ -30,26 +32,46 @@ class Upload(NamedTuple):
     content: bytes
 
 
-async def read_upload(request: Request, *, limit: int, seconds: float = 30.0) -> Upload:
+async def read_upload(
+    request: Request, *, limit: int, budget: Budget, take: Callable[[int], None], seconds: float = 30.0
+) -> Upload:
     """Read the photo of a request.
 
     Args:
         request: with the photo as its body, or a form with a field ``image``.
         limit: the photo's most bytes.
+        budget: of all requests together.
+        take: counts the bytes in the budget; see :meth:`Budget.share`.
         seconds: within which all of it must arrive.
 
     Raises:
-        HTTPException: 400 if there is no photo, 408 if it takes too long, 413 if it is too large.
+        HTTPException: 400 if there is no photo, 408 if it takes too long, 413 if it is too large, 503 if the budget is
+            spent.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > limit + _FORM:
+    most = limit + _FORM if kind == "multipart/form-data" else limit
+    if length.isdecimal() and int(length) > most:
         raise _too_large(limit)
+    if length.isdecimal() and not budget.has(int(length)):
+        raise _spent()
+
+    async def parts() -> AsyncGenerator[bytes, None]:
+        total = 0
+        async for part in request.stream():
+            total += len(part)
+            if total > most:
+                raise _too_large(limit)
+            if not budget.has(len(part)):
+                raise _spent()
+            take(len(part))
+            yield part
+
     try:
         with fail_after(seconds):
             if kind == "multipart/form-data":
-                return await _from_form(request, limit)
-            content = b"".join([part async for part in _limited(request, limit, limit)])
+                return await _from_form(request, parts(), limit)
+            content = b"".join([part async for part in parts()])
     except ClientDisconnect:
         raise HTTPException(400, "the connection was closed before the photo was there") from None  # nobody reads it
     except TimeoutError:
@@ -61,10 +83,8 @@ async def read_upload(request: Request, *, limit: int, seconds: float = 30.0) ->
     return Upload("", content)
 
 
-async def _from_form(request: Request, limit: int) -> Upload:
-    parser = MultiPartParser(
-        request.headers, _limited(request, limit + _FORM, limit), max_files=1, max_fields=16, max_part_size=_FORM
-    )
+async def _from_form(request: Request, parts: AsyncGenerator[bytes, None], limit: int) -> Upload:
+    parser = MultiPartParser(request.headers, parts, max_files=1, max_fields=16, max_part_size=_FORM)
     parser.spool_max_size = limit + _FORM
     try:
         form = await parser.parse()
@@ -89,14 +109,11 @@ async def _from_form(request: Request, limit: int) -> Upload:
         await form.close()
 
 
-async def _limited(request: Request, most: int, limit: int) -> AsyncGenerator[bytes, None]:
-    total = 0
-    async for part in request.stream():
-        total += len(part)
-        if total > most:
-            raise _too_large(limit)
-        yield part
-
-
 def _too_large(limit: int) -> HTTPException:
     return HTTPException(413, f"the photo has more than {limit / 1e6:.0f} MB; send a smaller one")
+
+
+def _spent() -> HTTPException:
+    return HTTPException(
+        503, "the server holds as many photos as it can; try again in 2 s", headers={"retry-after": "2"}
+    )

@@ -45,12 +45,35 @@ def test_a_damaged_file_counts_as_missing(tmp_path: Path, photos: dict[str, Phot
     assert store.captions(KEY, photos) == {}
 
 
+@pytest.mark.parametrize("old", ["a dog", "two.jpg", "caption", "file", "captions", "format", "content"])
+def test_captions_that_were_changed_are_not_used(tmp_path: Path, photos: dict[str, Photo], old: str) -> None:
+    store = Store(tmp_path / "cache")
+    store.save_captions(KEY, {"one.jpg": "a dog", "two.jpg": "a captions file"}, photos)
+    (file,) = store.folder.iterdir()
+    for new in (old.upper(), "", old + '": ["x"], "y'):
+        changed = file.read_text().replace(old, new, 1)
+        (tmp_path / "cache" / file.name).write_text(changed)
+        assert store.captions(KEY, photos) == {}, changed
+
+
+def test_nested_and_swapped_files_count_as_missing(tmp_path: Path, photos: dict[str, Photo]) -> None:
+    store = Store(tmp_path / "cache")
+    store.save_captions(KEY, {"one.jpg": "a dog"}, photos)
+    store.save_timings(KEY, {"costs": 1})
+    captions, timings = sorted(store.folder.iterdir())
+    captions.write_text("[" * 100_000)
+    assert store.captions(KEY, photos) == {} and store.timings(KEY) == {"costs": 1}
+    captions.write_bytes(timings.read_bytes())
+    assert store.captions(KEY, photos) == {}
+
+
 def test_what_is_forgotten_is_only_its_own(tmp_path: Path, photos: dict[str, Photo]) -> None:
     store = Store(tmp_path)
     store.clear()
     store.save_captions(KEY, {}, photos)
     store.save_timings(KEY, {"costs": 1})
     assert store.timings(KEY) == {"costs": 1}
-    (tmp_path / ".0123456789abcdef.tmp").write_text("half a fi")
+    (tmp_path / ".0123456789abcdef.tmp").write_text("a person's")
     store.clear()
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["one.jpg", "two.jpg"] and store.timings(KEY) is None
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".0123456789abcdef.tmp", "one.jpg", "two.jpg"]
+    assert store.timings(KEY) is None

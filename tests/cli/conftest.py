@@ -34,8 +34,9 @@ Run = Callable[..., Result]
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run the command line as the shell would: its exit code, stdout and stderr."""
 
-    def call(*arguments: object, stdin: str = "") -> Result:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+    def call(*arguments: object, stdin: str | bytes = "") -> Result:
+        content = stdin.encode() if isinstance(stdin, str) else stdin
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
         with pytest.raises(SystemExit) as exit:
             main([str(argument) for argument in arguments])
         out, err = capsys.readouterr()

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import errno
+import functools
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -226,3 +229,90 @@ def test_the_mean_of_several_models_is_drawn(attend, photos: Path, model: Path, 
     assert result.code == 0 and all(sum(row) == pytest.approx(1, abs=1e-3) for row in record["attention"])
     result = attend(photos / "red.jpg", "-o", numbers, "--model", partner, "--heads", "rollout")
     assert result.code == 1 and "an ensemble has only the mean" in result.err
+
+
+def test_figures_of_images_that_share_a_name_are_told_apart(attend, photos: Path, tmp_path: Path) -> None:
+    for name in ("a.jpg", "a.png", "A.jpg", "a-2.jpg", "x/a.jpg", "x/caf\u00e9.jpg", "x/cafe\u0301.jpg"):
+        (tmp_path / "many" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "many" / name).write_bytes((photos / "red.jpg").read_bytes())
+    output = tmp_path / "figures"
+    for note in ("", f"{output}/: replaced 7 figures of an earlier run\n"):
+        result = attend(tmp_path / "many", "--recursive", "-o", output, "--format", "json")
+        assert (result.code, result.err) == (0, note)
+        sources = {json.loads(file.read_text())["image"]: file.name for file in output.iterdir()}
+        assert len(sources) == 7 and len({name.lower() for name in sources.values()}) == 7
+        assert len(result.lines) == 7 and sources[str(tmp_path / "many" / "A.jpg")] == "A.attention.json"
+
+
+def test_names_as_long_as_the_system_allows(attend, photos: Path, tmp_path: Path) -> None:
+    names = ["n" * 246 + ".jpg", "n" * 247 + ".jpg", "\u0142" * 124 + ".jpg", "short.jpg"]
+    (tmp_path / "long").mkdir()
+    for name in names:
+        (tmp_path / "long" / name).write_bytes((photos / "red.jpg").read_bytes())
+    result = attend(tmp_path / "long", "-o", tmp_path / "figures", "--format", "json")
+    assert (result.code, result.err) == (0, "")
+    sources = {Path(json.loads(file.read_text())["image"]).name: file.name for file in (tmp_path / "figures").iterdir()}
+    assert sorted(sources) == sorted(names) and sources["short.jpg"] == "short.attention.json"
+    for name, figure in sources.items():
+        assert figure.endswith(".attention.json") and figure[:5] == name[:5]
+        assert 250 <= len(figure.encode()) <= 255 or name == "short.jpg"
+    assert attend(tmp_path / "long", "-o", tmp_path / "figures", "--format", "json").code == 0
+    assert len(list((tmp_path / "figures").iterdir())) == 4
+
+
+def test_names_of_many_images_are_made_in_a_moment() -> None:
+    import time
+
+    from captioner.cli.attend import _Names
+
+    name, began = _Names(Path("figures"), "png"), time.perf_counter()
+    assert len({name(f"{number}/image.jpg") for number in range(20_000)}) == 20_000
+    assert time.perf_counter() - began < 5
+
+
+def test_figures_are_not_captioned(attend, run, model: Path, photos: Path, tmp_path: Path) -> None:
+    folder, alone = tmp_path / "album", photos / "red.jpg"
+    folder.mkdir()
+    photo = alone.rename(folder / "red.jpg")
+    assert attend(folder, "-o", folder).code == 0
+    assert attend(photo, "-o", folder / "gif", "--format", "gif").code == 0
+    again = attend(folder, "--recursive", "-o", folder / "third")
+    assert (again.code, again.err) == (0, "left out 2 figures that this program drew\n") and len(again.lines) == 1
+    caption = functools.partial(run, "caption", "--model", model, "--device", "cpu")
+    result = caption(folder, "--recursive")
+    assert (result.code, result.err) == (0, "left out 3 figures that this program drew\n") and len(result.lines) == 1
+    figure = folder / "red.attention.png"
+    listed = caption("-", stdin=f"{figure}\n{photo}\n")
+    assert listed.err == "left out 1 figure that this program drew\n" and len(listed.lines) == 1
+    assert caption(figure).code == 0, "the only file that was named"
+    none = attend(folder / "third", "-o", folder / "fourth")
+    assert none.code == 1 and "left out 1 figure" in none.err and "no pictures found" in none.err
+
+
+@pytest.mark.parametrize("kind", ["png", "svg", "pdf", "gif", "html", "json"])
+def test_a_file_of_others_is_not_replaced(attend, photos: Path, tmp_path: Path, kind: str) -> None:
+    file = tmp_path / f"figure.{kind}"
+    file.write_text("written by hand")
+    result = attend(photos / "red.jpg", "-o", file)
+    assert result.code == 1 and f"{file}: exists and is not a figure" in result.err
+    assert file.read_text() == "written by hand"
+    file.write_text("")
+    for _ in range(2):
+        assert attend(photos / "red.jpg", "-o", file).code == 0 and file.stat().st_size
+
+
+def test_a_figure_that_cannot_be_written_does_not_stop_the_others(
+    attend, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = os.replace
+
+    def failing(source: Path, target: Path) -> None:
+        if "green" in str(target):
+            raise PermissionError(errno.EPERM, "Operation not permitted", str(source))
+        replace(source, target)
+
+    monkeypatch.setattr("os.replace", failing)
+    (photos / "broken.jpg").unlink()
+    result = attend(photos, "-o", tmp_path / "figures")
+    assert result.code == 1 and len(result.lines) == 2 and len(list((tmp_path / "figures").iterdir())) == 2
+    assert "green" in result.err and "Operation not permitted" in result.err and ".tmp" not in result.err

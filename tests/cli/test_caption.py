@@ -76,7 +76,7 @@ def test_json_has_good_and_bad_pictures(caption, photos: Path) -> None:
     result = caption(photos / "broken.jpg", photos / "red.jpg", "--json", "--attention")
     assert result.code == 1
     bad, good = map(json.loads, result.lines)
-    assert bad["image"] == str(photos / "broken.jpg") and "JPEG" in bad["error"] and "caption" not in bad
+    assert bad["image"] == str(photos / "broken.jpg") and "JPEG" in bad["error"] and bad["caption"] is None
     assert good["image"] == str(photos / "red.jpg") and good["caption"].endswith(".")
     rows, columns = good["grid"]
     assert [len(row) for row in good["attention"]] == [rows * columns] * len(good["tokens"])
@@ -100,7 +100,7 @@ def test_output_files(caption, photos: Path, tmp_path: Path, kind: str) -> None:
     else:
         records = json.loads(text) if kind == "json" else [json.loads(line) for line in text.splitlines()]
         assert [Path(record["image"]).name for record in records] == ["blue.jpg", "broken.jpg", "green.png", "red.jpg"]
-        assert ["error" in record for record in records] == [False, True, False, False]
+        assert [record["error"] is not None for record in records] == [False, True, False, False]
         assert [len(record.get("others", ())) for record in records] == [1, 0, 1, 1]
     assert list(file.parent.iterdir()) == [file]
 
@@ -160,8 +160,8 @@ def test_captions_are_translated(caption, photos: Path, translator: Path) -> Non
     assert result.code == 1
     records = [json.loads(line) for line in result.lines]
     assert [record["image"] for record in records] == [str(name) for name in names] and records[1] == plain[1]
-    good = [record for record in records if "error" not in record]
-    assert [record["caption"] for record in good] == [record["caption"] for record in plain if "error" not in record]
+    good = [record for record in records if record["error"] is None]
+    assert [record["caption"] for record in good] == [record["caption"] for record in plain if not record["error"]]
     for record, text in zip(good, expected(translator, [record["caption"] for record in good]), strict=True):
         translation = record["translation"]
         assert (translation["language"], translation["text"], translation["source"]) == ("de", text, record["caption"])
@@ -195,7 +195,7 @@ def test_files_have_caption_and_translation(caption, photos: Path, translator: P
     text = file.read_text(encoding="utf-8")
     if kind == "csv":
         rows = list(csv.DictReader(text.splitlines()))
-        assert list(rows[0]) == ["image", "caption", "language", "translation", "log_probability", "error"]
+        assert list(rows[0]) == ["image", "caption", "language", "translation", "log_probability", "model", "error"]
         found = [(row["caption"], row["translation"]) for row in rows if not row["error"]]
         assert [row["language"] for row in rows] == ["" if row["error"] else "de" for row in rows] and len(rows) == 7
     else:
@@ -203,7 +203,7 @@ def test_files_have_caption_and_translation(caption, photos: Path, translator: P
         found = [
             (candidate["caption"], candidate["translation"]["text"])
             for record in records
-            if "error" not in record
+            if record["error"] is None
             for candidate in (record, *record["others"])
         ]
     assert len(found) == 6 and [translation for _, translation in found] == expected(
@@ -245,3 +245,45 @@ def test_several_models_write_one_caption(caption, run, model: Path, partner: Pa
     assert len(record["attention"]) == len(record["tokens"])
     backwards = run("caption", photos / "red.jpg", "-m", partner, "-m", model, "--json", "--device", "cpu")
     assert len(json.loads(backwards.out)["tokens"]) <= 5 and len(record["tokens"]) == 6  # by the first one's settings
+
+
+def test_names_stay_as_they_were_given(caption, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(photos.parent)
+    given = [
+        "./photos/red.jpg",
+        "photos//blue.jpg",
+        "photos/../photos/green.png",
+        "-",
+        "https://x.org/a.jpg",
+        "./no.jpg",
+    ]
+    result = caption(*given, "--json", stdin="photos/./red.jpg\r\n")
+    assert result.code == 1
+    given[3] = "photos/./red.jpg"
+    assert [json.loads(line)["image"] for line in result.lines] == given
+    assert "https://x.org/a.jpg: this is a web address; download the image first" in result.err
+
+
+def test_an_empty_name_is_not_the_working_folder(caption, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(photos)
+    result = caption("", "red.jpg")
+    assert result.code == 1 and len(result.lines) == 1 and "'': this name is empty" in result.err
+    assert caption("").code == 1
+
+
+def test_an_image_on_standard_input_is_not_a_list(caption, photos: Path) -> None:
+    result = caption("-", photos / "blue.jpg", stdin=(photos / "red.jpg").read_bytes())
+    assert result.code == 1 and len(result.lines) == 1
+    assert result.err.splitlines() == [
+        "error: standard input: this is not a list of names but binary data; give an image as a file"
+    ]
+
+
+def test_an_output_that_is_an_input_is_refused(caption, photos: Path, tmp_path: Path) -> None:
+    file = tmp_path / "list.csv"
+    file.write_text("image,caption\n")
+    (tmp_path / "same.csv").symlink_to(file)
+    for output in (file, tmp_path / "same.csv"):
+        result = caption(photos / "red.jpg", file, "-o", output)
+        assert result.code == 1 and f"{output}: is also an input" in result.err
+    assert file.read_text() == "image,caption\n"

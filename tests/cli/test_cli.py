@@ -81,12 +81,12 @@ def test_an_error_is_one_line(run, tmp_path: Path) -> None:
     assert line.startswith(f"error: {missing}: ")
 
 
-def test_an_interrupt_is_quiet(run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_is_one_line(run, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("captioner.data.annotations.read_captions", interrupted)
-    assert run("data", "inspect", "anything") == (130, "", "")
+    assert run("data", "inspect", "anything") == (130, "", "error: interrupted\n")
 
 
 def test_a_closed_stdout_is_not_reported(run, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +40,73 @@ def test_what_cannot_be_served_is_said_before_it_listens(run, model: Path, tmp_p
     assert result.code == 1 and "does not exist" in result.err and not result.out
     result = run("serve", "--model", model, "--model", tmp_path, "--port", "0")
     assert result.code == 1 and f"{tmp_path}: not a model folder" in result.err
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [
+        ("", "does not name an address"),
+        ("  ", "does not name an address"),
+        ("*", "does not name an address"),
+        ("0", "is short for every address"),
+        ("0x0", "is short for every address"),
+        ("00.0", "is short for every address"),
+        ("no such place", "is not an address of this machine"),
+        (" 127.0.0.1", "is not an address of this machine"),
+        ("x" * 300, "is not an address of this machine"),
+        ("a..b", "is not an address of this machine"),
+        ("http://localhost", "is not an address of this machine"),
+        ("[::1]", "is not an address of this machine"),
+    ],
+)
+def test_a_host_is_everywhere_only_if_it_says_so(
+    run, model: Path, monkeypatch: pytest.MonkeyPatch, host: str, reason: str
+) -> None:
+    monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: None)
+    result = run("serve", "--model", model, "--port", "0", "--host", host)
+    assert result.code == 1 and reason in result.err and not result.out and "Traceback" not in result.err
+    assert "--host 127.0.0.1 for this machine alone, or --host 0.0.0.0 for other machines too" in result.err
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:"),
+        ("localhost", "http://localhost:"),
+        ("127.1", "http://127.1:"),
+        ("::1", "http://[::1]:"),
+        ("0.0.0.0", "http://localhost:"),
+        ("::", "http://[::1]:"),
+        ("0::0", "http://[::1]:"),
+    ],
+)
+def test_the_address_that_is_shown_can_be_opened(
+    run, model: Path, monkeypatch: pytest.MonkeyPatch, host: str, shown: str
+) -> None:
+    if ":" in host:
+        try:
+            socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+        except OSError:
+            pytest.skip("there is no IPv6 here")
+
+    def opened(server: Any, sockets: list[socket.socket]) -> None:
+        place = sockets[0].getsockname()[1]
+        socket.create_connection((httpx.URL(f"{shown}{place}").host, place), timeout=5).close()
+
+    monkeypatch.setattr("uvicorn.Server.run", opened)
+    monkeypatch.setattr("signal.signal", lambda *arguments: None)  # those of the tests stay
+    result = run("serve", "--model", model, "--port", "0", "--host", host, "--device", "cpu")
+    assert result.code == 0 and result.out.startswith(shown), result.err
+
+
+def test_a_port_or_an_address_of_others_is_named(run, model: Path, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         result = run("serve", "--model", model, "--port", taken.getsockname()[1])
-    assert result.code == 1 and "give another --port" in result.err and "Traceback" not in result.err
-    assert run("serve", "--host", "no such place", "--model", model).code == 1
+        assert result.code == 1 and "in use" in result.err and "give another --port" in result.err
+    result = run("serve", "--model", model, "--port", "0", "--host", "192.0.2.1")  # for documentation only
+    assert result.code == 1 and "cannot be listened at" in result.err and "or --host" in result.err
 
 
 def test_exported_and_other_captioners_are_served_together(
@@ -72,3 +136,35 @@ def test_without_its_packages_it_says_what_to_install(run, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     result = run("serve")
     assert result.code == 1 and "pip install 'captioner[web]'" in result.err
+
+
+@pytest.mark.slow
+def test_a_thousand_idle_connections_keep_nobody_out(model: Path) -> None:
+    resource = pytest.importorskip("resource")
+    command = [sys.executable, "-m", "captioner", "serve", "--model", str(model), "--port", "0", "--device", "cpu"]
+    limit = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (512, 512))
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, before[1]), before[1]))
+    try:
+        with (
+            subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=limit
+            ) as process,
+            ExitStack() as opened,
+        ):
+            try:
+                assert process.stdout is not None and process.stderr is not None
+                address = httpx.URL(process.stdout.readline().strip())
+                for _ in range(1030):
+                    opened.enter_context(socket.create_connection((address.host, address.port), timeout=10))
+                for _ in range(3):
+                    began = time.monotonic()
+                    assert httpx.get(address.join("/health"), timeout=10).status_code == 200
+                    assert time.monotonic() - began < 5
+                    time.sleep(1)
+            finally:
+                process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 0
+            assert process.stderr.read().splitlines() == ["Press Ctrl+C to stop."]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

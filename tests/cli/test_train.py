@@ -76,7 +76,7 @@ def test_a_near_miss_of_either_kind_is_suggested(run, trained: list[Any], wrong:
 def test_a_missing_recipe_is_an_error(run, tmp_path: Path) -> None:
     result = run("train", tmp_path / "none.yaml")
     assert (result.code, result.out) == (1, "")
-    assert result.err == f"error: {tmp_path / 'none.yaml'}: there is no such file\n"
+    assert result.err == f"error: {tmp_path / 'none.yaml'}: there is no such file; give a YAML file\n"
 
 
 def test_shipped_recipes_are_listed_and_printed(run, repository: Path) -> None:
@@ -145,6 +145,69 @@ def test_own_photos_go_on_from_a_model_and_it_says_so_first(run, model: Path, da
     again = run(*arguments)
     assert again.code == 1 and "holds a run already" in again.err and "goes on" not in again.err
     assert run("caption", own.with_name("red.jpg"), "--model", tmp_path / "mine" / "best").code == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "captions.json",
+            '{"images": [{"id": 1, "file_name": "red.jpg"}], "annotations": [{"image_id": 1, "caption": "a dog"}]}',
+        ),
+        ("dataset_own.json", '{"images": [{"filename": "red.jpg", "split": "x", "sentences": [{"raw": "a dog"}]}]}'),
+        ("captions.jsonl", '{"image": "red.jpg", "caption": "a dog"}'),
+        ("list.json", '[{"file_name": "red.jpg", "text": "a dog"}]'),
+        ("captions.tsv", "filename\tcaption\nred.jpg\ta dog\n"),
+        ("results.csv", "image_name| comment_number| comment\nred.jpg| 0| a dog\n"),
+        ("no_header.txt", "red.jpg;a dog\n"),
+        ("Flickr8k.token.txt", "red.jpg#0\ta dog\n"),
+        ("captions", "image,caption\nred.jpg,a dog\n"),
+    ],
+)
+def test_what_inspect_reads_is_trained_on(run, trained: list[Any], tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    inspected = run("data", "inspect", tmp_path / name)
+    assert inspected.code == 0 and "1 photos with 1 captions" in inspected.out
+    assert run("train", tmp_path / name, "--resume") == (0, "models/mine\n", "")
+    assert trained[0][:2] == ("captioner", (str(tmp_path / name),))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("captions.json", b'{"images": [', "captions.json: is not JSON"),
+        ("captions.xlsx", b"PK\x03\x04" + bytes(9), "is a zip archive or a spreadsheet; unpack it, or export"),
+        ("notes.txt", b"Dear reader", "no known caption format; it begins with 'Dear reader'"),
+        ("table.csv", b"name,words\na.jpg,a dog\n", "this line must be the header image,caption"),
+    ],
+)
+def test_what_inspect_refuses_is_refused_alike(run, tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    for command in (("data", "inspect"), ("train",)):
+        result = run(*command, tmp_path / name)
+        assert result.code == 1 and message in result.err and "there is no setting" not in result.err
+
+
+def test_images_that_are_missing_are_named_and_no_temporary_folder(run, model: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.csv"
+    own.write_text("image,caption\n" + "".join(f"{number}.jpg,a dog runs\n" for number in range(9)))
+    result = run(
+        "train", own, "--set", f"start={model}", "--set", "device=cpu", "--output", tmp_path / "x", "--dry-run"
+    )
+    assert result.code == 1
+    error = result.err.splitlines()[-1]
+    assert error.startswith("error: none of the 9 images can be read") and str(tmp_path) in error
+    assert "give their folder (data.images)" in error and "features" not in error
+
+
+def test_captions_that_no_word_is_known_of_are_refused(run, model: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.csv"
+    own.write_text("image,caption\n" + "".join(f"{n}.jpg,wort{n} laut{n}\n" for n in range(9)))
+    arguments = ("train", own, "--set", f"start={model}", "--set", "device=cpu", "--output", tmp_path / "x")
+    for more in ((), ("--dry-run",)):
+        result = run(*arguments, *more)
+        assert result.code == 1 and "has 0% of the words in the" in result.err and "data.min_count" in result.err
+        assert not (tmp_path / "x").exists()
 
 
 def test_json_needs_a_dry_run(run) -> None:

@@ -18,8 +18,18 @@ import pytest
 from captioner.assets import ONNX
 from tests.cli.conftest import Run, paint
 
+LONG = "a" * 300
+
 # A line, its exit code, and what its message must contain.
 QUICK = [
+    # Names that no file can have
+    (f"caption photo.jpg -o {LONG}.json", 2, ["too long", "shorter"]),
+    (f"attend photo.jpg -o {LONG}.png", 2, ["too long", "shorter"]),
+    (f"bulk photo.jpg -o {LONG}", 2, ["too long", "shorter"]),
+    (f"export show_tell -o new/{LONG}/model", 2, ["too long", "shorter"]),
+    (f"features captions.jsonl -o {LONG}", 2, ["too long", "shorter"]),
+    (f"train flickr8k_show_tell -o {LONG}", 2, ["too long", "shorter"]),
+    (f"benchmark --data captions.jsonl -o {LONG}", 2, ["too long", "shorter"]),
     # Commands and options
     ("", 2, []),
     ("capton photo.jpg", 2, ["'capton'", "Did you mean 'caption'"]),
@@ -42,6 +52,10 @@ QUICK = [
     ("caption photo.jpg --max-pixels 0", 2, ["--max-pixels", "1"]),
     ("caption photo.jpg --max-pixels 9", 1, ["photo.jpg", "80 x 60", "pixels"]),
     ("caption -", 1, ["no pictures found"]),
+    ("caption https://example.org//a.jpg", 1, ["https://example.org//a.jpg: this is a web address", "download"]),
+    ("caption file:///photos/a.jpg", 1, ["file:///photos/a.jpg: ", "give its path: /photos/a.jpg"]),
+    ("attend s3://bucket/a.jpg -o f.png", 1, ["s3://bucket/a.jpg: ", "copy the image"]),
+    (r"caption 'C:\photos\a.jpg'", 1, [r"C:\photos\a.jpg: there is no such file", "Windows"]),
     ("attend nofile.jpg -o f.png", 1, ["nofile.jpg", "no such file"]),
     ("attend empty -o figures", 1, ["empty", "no pictures"]),
     # Models
@@ -49,7 +63,7 @@ QUICK = [
     ("caption photo.jpg --model photo.jpg", 1, ["photo.jpg", "is a file", "config.json"]),
     ("caption photo.jpg --model empty", 1, ["empty", "not a model folder", "config.json"]),
     ("caption photo.jpg --model ./nowhere", 1, ["./nowhere", "does not exist"]),
-    ("caption photo.jpg --model badconfig", 1, ["badconfig/config.json", "copy the model folder again"]),
+    ("caption photo.jpg --model badconfig", 1, ["badconfig/config.json", "copy the whole model folder again"]),
     ("caption photo.jpg --model newer", 1, ["newer/config.json", "99", "upgrade"]),
     ("caption photo.jpg --model translator_en_de", 1, ["translator_en_de", "is a translator", "needs a captioner"]),
     ("caption photo.jpg --model show_tell+transfomer", 1, ["'transfomer'", "Did you mean 'transformer'"]),
@@ -112,6 +126,13 @@ QUICK = [
     ("attend photo.jpg -o figure.bmp", 2, ["figure.bmp", ".png"]),
     ("attend photos -o figure.png", 2, ["figure.png", "several pictures", "folder"]),
     ("attend photo.jpg -o photo.jpg/f.png", 2, ["--output", "photo.jpg is a file"]),
+    ("attend photo.jpg -o photos/green.png", 1, ["photos/green.png: exists and is not a figure", "another --output"]),
+    ("translate Hello -o photos/green.png", 1, ["photos/green.png: exists and is not a figure", "another --output"]),
+    ("translate theirs.json -o theirs.json", 1, ["theirs.json: is also an input"]),
+    ("caption photo.jpg theirs.json -o theirs.json", 1, ["theirs.json: is also an input"]),
+    ("evaluate dataset/captions.jsonl --captions theirs.json --output-scores theirs.json", 1, ["is also an input"]),
+    ("evaluate show_tell broken.json --per-image broken.json", 1, ["broken.json: is also an input"]),
+    ("evaluate show_tell photos.json --per-image a.json --output-scores ./a.json", 2, ["--per-image", "another"]),
     ("bulk photos", 2, ["--output"]),
     ("bulk photos -o photo.jpg", 2, ["--output", "photo.jpg", "file"]),
     ("translate Hello -o a.bmp", 2, ["a.bmp", ".png"]),
@@ -163,7 +184,7 @@ QUICK = [
 ]
 # These are found only by what needs torch.
 SLOW = [
-    ("caption photo.jpg --model truncated", 1, ["truncated/model.safetensors", "copy it again"]),
+    ("caption photo.jpg --model truncated", 1, ["truncated/model.safetensors", "cut off", "copy the whole"]),
     ("caption photo.jpg --model novocab", 1, ["novocab/vocabulary.json", "missing"]),
     ("caption photo.jpg --device cuda:99", 1, ["'cuda:99'", "cpu"]),
     ("attend photo.jpg -o f.png --model tiny --heads rollout", 1, ["rollout", "Transformer"]),
@@ -243,7 +264,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
     vocabulary = (model / "vocabulary.json").read_text()
     (folder / "others" / "vocabulary.json").write_text(vocabulary.replace('"ball"', '"cat"'))
     config = json.loads((model / "config.json").read_text())
-    (folder / "exported" / "config.json").write_text(json.dumps(config | {"kind": ONNX}))
+    unlisted = {key: value for key, value in config.items() if key != "files"}  # no hash tells that it was changed
+    (folder / "others" / "config.json").write_text(json.dumps(unlisted))
+    (folder / "exported" / "config.json").write_text(json.dumps(config | {"kind": ONNX, "graphs": {}}))
     (folder / "newer" / "config.json").write_text(json.dumps(config | {"format": 99}))
     return folder
 

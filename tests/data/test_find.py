@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,6 +94,53 @@ def test_links_in_a_circle_end(album: Path) -> None:
     start = time.monotonic()
     assert "photos/sub/deep/d.heic" in found("photos/**/*.heic")
     assert time.monotonic() - start < 5
+
+
+def test_names_come_in_the_order_of_their_folders(album: Path) -> None:
+    for name in ("a/2.jpg", "a.jpg", "a-b/1.jpg", "a b.jpg", "a/b/3.jpg", "a/b.jpg", "B.jpg", "é/1.jpg", "a!/1.jpg"):
+        (Path("order") / name).parent.mkdir(parents=True, exist_ok=True)
+        (Path("order") / name).touch()
+    names = found("order", recursive=True)
+    assert len(names) == 9 and names == sorted(names, key=lambda name: name.split("/"))
+    assert found("order/*", recursive=True) == names
+
+
+def test_archives_count_on_request(album: Path) -> None:
+    for name in ("photos/1.tar", "photos/sub/2.TAR.GZ", "photos/.3.tar", "photos/4.zip"):
+        Path(name).touch()
+    more = found("photos", recursive=True, archives=(".tar", ".tar.gz"))
+    assert set(more).difference(found("photos", recursive=True)) == {"photos/1.tar", "photos/sub/2.TAR.GZ"}
+    assert "photos/1.tar" in found("photos/*", archives=(".tar",)) and "photos/1.tar" not in found("photos/*")
+
+
+def test_a_folder_that_cannot_be_read_is_reported_once(album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = os.scandir
+
+    def refused(folder: Any) -> Any:
+        if Path(folder).name == "sub":
+            raise PermissionError(13, "Permission denied")
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    told: list[str] = []
+    assert found("photos", recursive=True, on_empty=told.append) == found("photos")
+    assert found("photos/sub", recursive=True, on_empty=told.append) == []
+    assert told == ["photos/sub/: cannot look into this folder (Permission denied); check its permissions"] * 2
+    empty: list[str] = []
+    assert found("photos/sub", "empty", on_empty=empty.append, on_unreadable=told.append) == []
+    assert len(told) == 3 and empty == ["empty/: no pictures in this folder (use --recursive to look in subfolders)"]
+
+
+def test_folders_may_be_nested_deeply(album: Path) -> None:
+    path = Path(*["deep"] * 200)
+    path.mkdir(parents=True)
+    (path / "1.jpg").touch()
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack()) + 100)  # instead of a thousand folders, which are slow to remove
+    try:
+        assert found("deep", recursive=True) == [str(path / "1.jpg")]
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def test_finding_is_lazy(album: Path) -> None:

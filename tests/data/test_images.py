@@ -599,8 +599,7 @@ def test_damaged_bytes_give_a_picture_or_one_error(
             assert image.mode == "RGB" and 0 < image.width * image.height <= 1_000_000
             np.asarray(image)
     output, errors = capfd.readouterr()
-    assert not caught and not output
-    assert not errors or VALID_FILES[file].startswith(b"II*\0")  # libtiff prints from C, out of Python's reach
+    assert not caught and not output and not errors
 
 
 # --- digests --------------------------------------------------------------------------------------

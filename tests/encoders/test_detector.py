@@ -239,7 +239,16 @@ def test_a_saved_detector_is_the_same_and_a_halved_one_nearly(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "harm", ["no weights", "other weights", "no config", "not a config", "newer", "of another kind"]
+    "harm",
+    [
+        "no weights",
+        "other weights",
+        "no config",
+        "not a config",
+        "newer",
+        "of another kind",
+        "not finite",
+    ],
 )
 def test_a_damaged_detector_is_refused(tmp_path: Path, harm: str) -> None:
     folder = save(tmp_path / "detector", tiny())
@@ -250,6 +259,9 @@ def test_a_damaged_detector_is_refused(tmp_path: Path, harm: str) -> None:
         (folder / "model.safetensors").write_bytes(b"not safetensors")
     elif harm == "no config":
         config.unlink()
+    elif harm == "not finite":
+        weights = {name: tensor / 0 for name, tensor in parts(tiny())[0].items()}
+        write_folder(folder, DETECTOR, weights=weights, config=parts(tiny())[1], vocabularies={})
     else:
         config.write_text(
             {
@@ -259,9 +271,10 @@ def test_a_damaged_detector_is_refused(tmp_path: Path, harm: str) -> None:
         )
     message = {
         "newer": "upgrade captioner",
-        "of another kind": r"not the folder of a detector.*scripts/train_detector\.py",
+        "of another kind": "is a captioner and not a detector",
+        "not finite": "numbers that are not finite",
     }
-    with pytest.raises(EncoderError, match=message.get(harm, "not a readable detector.*copy the whole folder")):
+    with pytest.raises(EncoderError, match=message.get(harm, "not a readable detector.*copy the whole model folder")):
         load_detector(folder)
 
 

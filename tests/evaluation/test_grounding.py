@@ -207,6 +207,33 @@ def test_what_cannot_be_measured_is_refused(data: dict[str, Path], tmp_path: Pat
         read_boxes(empty)
 
 
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"categories": [{"id": 1}]}, "'name' is missing"),
+        ({"categories": [7]}, "not subscriptable"),
+        ({"annotations": [{"image_id": 1, "category_id": 9, "bbox": [0, 0, 1, 1]}]}, "9 is missing"),
+        ({"annotations": [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1]}]}, "not enough values"),
+        ({"annotations": [{"image_id": 1, "category_id": 1, "bbox": [0, 0, float("nan"), 1]}]}, "a box of image 1 is"),
+        ({"annotations": [{"image_id": [], "category_id": 1, "bbox": [0, 0, 1, 1]}]}, "unhashable"),
+        ({"images": [{"id": 1, "width": 0, "height": 5}]}, "the size of image 1 is 0 x 5"),
+        ({"images": [{"id": 1, "width": 10**400, "height": 5}]}, "too large"),
+        ({"images": None}, "not iterable"),
+    ],
+)
+def test_boxes_with_wrong_values_are_refused(tmp_path: Path, change: dict[str, Any], why: str) -> None:
+    fine = {"categories": [{"id": 1, "name": "dog"}], "annotations": [], "images": [{"id": 1, "width": 9, "height": 9}]}
+    file = tmp_path / "boxes.json"
+    file.write_text(json.dumps(fine | change))
+    with pytest.raises(AnnotationError, match=rf"not readable as COCO's instances \(.*{why}.*\); give COCO"):
+        read_boxes(file)
+    file.write_text("[" * 100_000)
+    with pytest.raises(AnnotationError, match="nested too deeply"):
+        read_boxes(file)
+    file.write_text(json.dumps(fine | {"images": [{"id": 1.0, "width": 9, "height": 9}]}))
+    assert list(read_boxes(file)) == ["1"]
+
+
 def test_single_heads_are_measured(data: dict[str, Path]) -> None:
     config = ModelConfig(
         encoder={"name": "grid", "backbone": "test_efficientnet", "weights": "random", "size": 64},

@@ -37,8 +37,11 @@ def test_results_keep_ids_that_are_not_numbers() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"annotations": []}', "holds a JSON object where a list is needed"),
-        ("[1", "cannot be read as JSON"),
+        ('{"annotations": []}', r"its JSON is an object, not a list; give COCO results"),
+        ("[1", "is not JSON .*; give COCO results"),
+        ("[" * 100_000, "nested too deeply"),
+        ("[" + "9" * 5000 + "]", "is not JSON"),
+        ('[{"image_id": NaN, "caption": "a"}]', "entry 1 has image_id nan"),
         ('[{"image_id": 1, "caption": "a"}, {"image_id": 2}]', 'entry 2 has no "image_id" and "caption"'),
         ('["a"]', "entry 1 has no"),
         ('[{"image_id": 1.5, "caption": "a"}]', "entry 1 has image_id 1.5"),
@@ -56,10 +59,14 @@ def test_results_that_are_not_coco_results_are_refused(tmp_path: Path, text: str
 
 
 def test_results_that_are_missing_or_not_text(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match="cannot be read"):
+    with pytest.raises(EvaluationError, match="there is no such file"):
         read_results(tmp_path / "missing.json")
+    with pytest.raises(EvaluationError, match="not a regular file"):
+        read_results(tmp_path)
+    (tmp_path / "pandas.json").write_text('[{"image_id": 17.0, "caption": "a"}]', encoding="utf-8")
+    assert read_results(tmp_path / "pandas.json") == {"17": "a"}
     (tmp_path / "binary.json").write_bytes(b"\xff\xd8\xff\xe0")
-    with pytest.raises(EvaluationError, match="cannot be read"):
+    with pytest.raises(EvaluationError, match="is not utf-8-sig text"):
         read_results(tmp_path / "binary.json")
     (tmp_path / "windows.json").write_text('\ufeff[{"image_id": 1, "caption": "a", "score": 2}]', encoding="utf-8")
     assert read_results(tmp_path / "windows.json") == {"1": "a"}

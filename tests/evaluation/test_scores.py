@@ -40,7 +40,7 @@ AWKWARD = {
     "l": "a train of wagons " * 250,
 }
 # The same words in a form that pycocoevalcap accepts: such line ends make it mix up images, a surrogate makes it fail.
-TAMED = AWKWARD | {"u": "People in a café sit  at tables outside  ||| EVAL <b id='|||'> “yes” 日本 😀 \x00?"}
+TAMED = AWKWARD | {"u": "People in a café sit  at tables outside  ||| EVAL <b id='|||'> “yes” 日 本 😀 \x00?"}
 # What pycocoevalcap 1.2, used directly, gives for PLAIN, with METEOR's full table of paraphrases.
 GOLDEN = {
     "BLEU-1": 0.7931034482485136,
@@ -123,6 +123,15 @@ def test_scores_are_those_of_pycocoevalcap(ours: Scores, theirs: dict[str, tuple
     assert set(ours.values) - {"SPICE"} == set(theirs)
     for image in PLAIN.keys() - {"0003"}:  # the comparison was one of real scores
         assert ours.per_image[image]["METEOR"] > 0.2 and ours.per_image[image]["CIDEr"] > 0.5
+
+
+def test_letters_of_scripts_without_spaces_are_scored_as_words() -> None:
+    references = {"1": ["一只白色的狗在草地上奔跑。", "白狗跑"], "2": ["两个人骑自行车"]}
+    captions = {"1": "一只白色的狗在草地上。", "2": "两个人。"}
+    by_hand = {image: [" ".join(text.strip("。")) for text in texts] for image, texts in references.items()}
+    parted = score({image: " ".join(text.strip("。")) for image, text in captions.items()}, by_hand, metrics=["BLEU"])
+    found = score(captions, references, metrics=["BLEU"])
+    assert found.values == parted.values and found.values["BLEU-4"] > 0.5
 
 
 def test_awkward_captions_are_scored_by_their_words(ours: Scores) -> None:

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
+from captioner import files
 from captioner.data.images import load_image
 from captioner.data.transform import Transform
 from captioner.encoders.base import Encoder, EncoderConfig
@@ -25,7 +26,8 @@ from captioner.encoders.grid_regions import GridRegionEncoder, Stacked
 from captioner.encoders.regions import region_memory
 from captioner.errors import FeatureStoreError
 from captioner.features import FeatureStore, StoreReport, build_store, store_bytes
-from captioner.features.store import FORMAT, INDEX, PLAN
+from captioner.features.build import _finished_shard
+from captioner.features.store import FORMAT, INDEX, PLAN, VECTORS
 from captioner.memory import Memory
 
 Pictures = list[tuple[str, Path]]
@@ -207,7 +209,7 @@ def test_a_shard_with_only_bad_pictures_costs_no_good_one(tmp_path: Path, pictur
 
 
 def test_no_readable_picture_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FeatureStoreError, match=r"none of the pictures could be read.*nowhere\.jpg"):
+    with pytest.raises(FeatureStoreError, match=r"none of the 1 images can be read.*nowhere\.jpg"):
         build(tmp_path / "store", [("a", tmp_path / "nowhere.jpg")])
 
 
@@ -263,12 +265,12 @@ def test_a_damaged_shard_is_refused_and_the_advice_helps(tmp_path: Path, picture
     assert contents(store) == before
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "null"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "null", "[" * 100_000, "\x00"])
 def test_a_damaged_index_is_refused_and_the_advice_helps(tmp_path: Path, pictures: Pictures, text: str) -> None:
     build(tmp_path / "store", pictures)
     index = tmp_path / "store" / INDEX
     index.write_text(text)
-    with pytest.raises(FeatureStoreError, match=r"index\.json: damaged .*captioner features"):
+    with pytest.raises(FeatureStoreError, match=r"index\.json: .*delete it and run 'captioner features' again"):
         FeatureStore(tmp_path / "store")
     index.unlink()
     assert build(tmp_path / "store", pictures).encoded == 0
@@ -287,6 +289,64 @@ def test_a_shard_whose_record_is_damaged_is_made_again(tmp_path: Path, pictures:
     (tmp_path / "store" / "00001.json").write_text('{"ids": [')
     store = build(tmp_path / "store", pictures).store
     assert torch.equal(store.vectors(store.ids), whole.vectors(whole.ids))
+
+
+VALUES = [None, -1, 0, 1.5, 10**30, True, "", "a", [], [None], [[]], {}, {"grid": 1}, {"cut": -1}, {"../x": "y"}]
+
+
+def test_an_index_with_fields_of_other_types_is_refused(tmp_path: Path, pictures: Pictures) -> None:
+    build(tmp_path / "store", pictures)
+    index = tmp_path / "store" / INDEX
+    value = json.loads(index.read_text())
+    fields = (*value, "regions", "parts")
+    for name in fields:
+        for changed in VALUES:
+            index.write_text(json.dumps({**value, name: changed}))
+            try:
+                store = FeatureStore(tmp_path / "store", encoder=Tiny())
+                store.memory(store.ids)
+            except FeatureStoreError as error:
+                assert str(tmp_path / "store") in str(error) and len(str(error)) < 1000
+            else:
+                neutral = {**value, "regions": False, "parts": {}, "errors": changed}
+                descriptive = name in ("transform", "shard", "errors", "encoder")
+                assert descriptive or changed == neutral[name], (name, changed)
+    for name in value.keys() - {"transform", "shard", "errors"}:
+        index.write_text(json.dumps({key: field for key, field in value.items() if key != name}))
+        with pytest.raises(FeatureStoreError, match=rf"damaged \(its '{name}' is missing\)"):
+            FeatureStore(tmp_path / "store")
+
+
+def test_no_damage_of_a_shards_header_is_an_error_of_numpys(tmp_path: Path, pictures: Pictures) -> None:
+    build(tmp_path / "store", pictures)
+    shard = tmp_path / "store" / "00001.npy"
+    whole, random = shard.read_bytes(), np.random.default_rng(0)
+    mutants = [whole[:size] for size in (0, 5, 9, 50, 127, len(whole) - 1)]
+    mutants += [whole.replace(b"False", b"True "), whole.replace(b"(3,", b"(((")]
+    for place in random.integers(0, 128, 60):
+        mutants.append(whole[:place] + bytes(random.integers(0, 256, 1, np.uint8)) + whole[place + 1 :])
+    for mutant in mutants:
+        shard.write_bytes(mutant)
+        again = _finished_shard(tmp_path / "store", 1, pictures[3:6], (VECTORS,), flips=True) is None
+        try:
+            FeatureStore(tmp_path / "store")
+        except FeatureStoreError as error:
+            assert str(shard) in str(error) and again
+        else:
+            assert not again
+    shard.write_bytes(mutants[1])
+    (tmp_path / "store" / INDEX).unlink()
+    assert build(tmp_path / "store", pictures).encoded == 6
+    assert shard.read_bytes() == whole
+
+
+def test_two_jobs_do_not_encode_into_one_store(tmp_path: Path, pictures: Pictures) -> None:
+    with (
+        files.only_one(tmp_path / "store", error=FeatureStoreError, work="encodes"),
+        pytest.raises(FeatureStoreError, match="store: another process encodes there"),
+    ):
+        build(tmp_path / "store", pictures)
+    assert build(tmp_path / "store", pictures).encoded == 16
 
 
 def test_an_index_that_disagrees_with_itself_or_is_newer_is_refused(tmp_path: Path, pictures: Pictures) -> None:
@@ -374,7 +434,7 @@ def test_a_store_that_does_not_fit_on_the_disk_is_not_begun(
     tmp_path: Path, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needed, free = store_bytes(Tiny(), 8, flips=True), []
-    monkeypatch.setattr("captioner.features.build.shutil.disk_usage", lambda path: SimpleNamespace(free=free[-1]))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free[-1]))
     free.append(needed - 1)
     with pytest.raises(FeatureStoreError, match="the disk has"):
         build(tmp_path / "new" / "store", pictures)

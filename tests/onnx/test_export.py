@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,10 +20,10 @@ from captioner import Caption, Captioner
 from captioner.assets import CONFIG, ONNX
 from captioner.checkpoint import save_model
 from captioner.data.annotations import read_captions
-from captioner.errors import CaptionerError, CheckpointError, ConfigError, ImageError
+from captioner.errors import CaptionerError, CheckpointError, ConfigError, FileError, ImageError
 from captioner.folders import CARD, GRAPHS, VOCABULARY, locate, read_config
 from tests.onnx.builders import VARIANTS, photos, tiny
-from tests.test_checkpoint import tiny_model
+from tests.test_checkpoint import older, tiny_model
 
 for package in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(package, reason=f"exporting needs {package}; pip install 'captioner[onnx]'")
@@ -173,9 +176,9 @@ def test_a_copy_is_as_good(copy: Path, folder: Path, pictures: list[Path]) -> No
 def test_damage_is_found_and_names_the_file(copy: Path, name: str) -> None:
     whole = (copy / name).read_bytes()
     (copy / name).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(CheckpointError, match=rf"{name}: .*(cut off|not a readable).*copy"):
+    with pytest.raises(CheckpointError, match=rf"{name}: .*(cut off|is not JSON).*copy"):
         OnnxCaptioner(copy)
-    if name in GRAPHS:
+    if name != CONFIG:
         (copy / name).write_bytes(whole[:-9] + bytes(9))
         with pytest.raises(CheckpointError, match=rf"{name}: is damaged"):
             Captioner.from_pretrained(copy)
@@ -192,14 +195,50 @@ def test_a_config_of_another_form(copy: Path) -> None:
 
 
 def test_a_graph_that_cannot_be_run(copy: Path) -> None:
-    from captioner.onnx.folder import File
-
     (copy / GRAPHS[2]).write_bytes(b"not a graph")
-    config = json.loads((copy / CONFIG).read_text())
-    config["graphs"]["files"][GRAPHS[2]] = File.of(copy / GRAPHS[2]).model_dump()
-    (copy / CONFIG).write_text(json.dumps(config))
+    older(copy)
     with pytest.raises(CheckpointError, match=r"step\.onnx: onnxruntime .* cannot load it"):
         Captioner.from_pretrained(copy)
+
+
+@pytest.mark.parametrize("there", GRAPHS)
+@pytest.mark.parametrize("name", GRAPHS)
+def test_a_graph_in_anothers_place_is_refused(copy: Path, name: str, there: str) -> None:
+    if name != there:
+        shutil.copyfile(copy / name, copy / there)
+        with pytest.raises(CheckpointError, match=rf"{there}: (has|is damaged)"):
+            OnnxCaptioner(copy)
+        with pytest.raises(CheckpointError, match=rf"{there}: its inputs are .* so it is not this graph"):
+            OnnxCaptioner(older(copy))
+
+
+def test_graphs_of_another_model_are_refused_when_they_are_run(copy: Path, pictures: list[Path]) -> None:
+    words = json.loads((copy / VOCABULARY).read_text())
+    words["words"].append("zebra")
+    (copy / VOCABULARY).write_text(json.dumps(words))
+    with pytest.raises(CheckpointError, match=r"step\.onnx: log_probabilities has the shape"):
+        Captioner.from_pretrained(older(copy))(pictures[0])
+    config = json.loads((copy / CONFIG).read_text())
+    config["graphs"]["grid"] = [3, 3]
+    (copy / CONFIG).write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"encoder\.onnx: features has the shape"):
+        Captioner.from_pretrained(copy)(pictures[0])
+
+
+def test_a_graph_with_weights_outside_its_folder_is_refused(copy: Path) -> None:
+    import onnx
+
+    (copy.parent / "secret.bin").write_bytes(bytes(1 << 20))
+    graph = onnx.load(copy / GRAPHS[2])
+    tensor = max(graph.graph.initializer, key=lambda each: len(each.raw_data))
+    size = len(tensor.raw_data)
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", "../secret.bin"), ("offset", "0"), ("length", str(size))):
+        tensor.external_data.add(key=key, value=value)
+    (copy / GRAPHS[2]).write_bytes(graph.SerializeToString())
+    with pytest.raises(CheckpointError, match=r"step\.onnx: onnxruntime .* cannot load it"):
+        OnnxCaptioner(older(copy))
 
 
 def test_an_export_that_differs_is_refused(
@@ -250,6 +289,31 @@ def test_what_cannot_be_exported_says_so(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(CaptionerError, match=r"needs onnxscript.*pip install 'captioner\[onnx\]'"):
         export(tiny("show_tell"), tmp_path / "exported")
     assert not (tmp_path / "exported").exists()
+
+
+def test_neither_a_full_disk_nor_ctrl_c_is_blamed_on_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError as error:
+            raise RuntimeError("Failed to save the model") from error
+
+    def interrupted(*_: object, **__: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise RuntimeError("Failed to export the model") from None
+
+    model = tiny("show_tell")
+    monkeypatch.setattr(torch.onnx, "export", full)
+    with pytest.raises(
+        FileError, match=r"exported: cannot be written, the disk is full: .* are needed and .* are free"
+    ):
+        export(model, tmp_path / "exported")
+    monkeypatch.setattr(torch.onnx, "export", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export(model, tmp_path / "exported")
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_onnxruntime_it_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

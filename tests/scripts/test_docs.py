@@ -102,7 +102,7 @@ def test_a_table_of_settings_is_that_of_the_class(repository: Path) -> None:
 
     rows = hook(repository, "settings").table(SearchConfig).splitlines()[2:]
     assert [row.split("`")[1] for row in rows] == list(SearchConfig.model_fields)
-    assert rows[0] == "| `width` | int ≥ 1 | `5` | hypotheses kept for each image; 1 is greedy search |"
+    assert rows[0] == "| `width` | int ≥ 1, ≤ 1000 | `5` | hypotheses kept for each image; 1 is greedy search |"
 
 
 def test_a_notebooks_results_are_on_its_page(repository: Path) -> None:

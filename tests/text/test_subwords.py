@@ -168,11 +168,12 @@ def damaged(**changes: Any) -> bytes:
     ("content", "message"),
     [
         (damaged(format=2), "newer than this program; upgrade captioner"),
-        (damaged()[:-5], "not a readable vocabulary"),
-        (b"\xff\xfe\x00", "not a readable vocabulary"),
-        (b"[]", "not a readable vocabulary"),
+        (damaged()[:-5], "is not JSON"),
+        (b"\xff\xfe\x00", "is not utf-8 text"),
+        (b"[]", "its JSON is a list, not an object"),
         (b'{"format": 1, "special": [], "words": ["a"]}', "not a readable vocabulary"),
-        (damaged(special=["<pad>"]), "not a subword vocabulary"),
+        (damaged(special=["<pad>"]), "special words are not"),
+        (damaged(kind="words"), "not a subword vocabulary"),
         (damaged(merges=...), "not a readable vocabulary"),
         (damaged(merges=[["a", "b", "c"]]), "not a readable vocabulary"),
         (damaged(merges=["abc"]), "not a readable vocabulary"),
@@ -189,7 +190,7 @@ def test_a_file_that_holds_no_pieces_is_told_by_name(content: bytes, message: st
 
 
 def test_a_missing_file_is_told_by_name(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"vocabulary\.json: the vocabulary is missing"):
+    with pytest.raises(CheckpointError, match=r"vocabulary\.json: there is no such file"):
         Subwords.load(tmp_path / "vocabulary.json")
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nltk.tokenize import NLTKWordTokenizer
 
 from captioner.errors import CheckpointError
-from captioner.text.vocabulary import BOS, EOS, PAD, SPECIAL, UNK, Vocabulary, detokenize, tokenize
+from captioner.text.vocabulary import BOS, EOS, PAD, SPECIAL, UNK, Vocabulary, detokenize, spans, tokenize
 
 CAPTIONS = [
     "A child in a pink dress is climbing up a set of stairs in an entry way .",
@@ -76,6 +76,39 @@ def test_the_typographic_apostrophe_is_an_apostrophe() -> None:
 )
 def test_sentences(words: list[str], sentence: str) -> None:
     assert detokenize(words) == sentence
+
+
+@pytest.mark.parametrize(
+    ("caption", "words"),
+    [
+        ("一只白色的狗，在草地上！", "一 只 白 色 的 狗 在 草 地 上"),
+        ("「ボール」で遊ぶ犬。", "ボ ー ル で 遊 ぶ 犬"),
+        ("穿T恤的人 on 草", "穿 t 恤 的 人 on 草"),
+        ("หมาวิ่งที่นี่", "ห ม า วิ่ ง ที่ นี่"),
+        ("كلب أبيض، يركض؟", "كلب أبيض يركض"),
+        ("하얀 개가 달린다.", "하얀 개가 달린다"),
+        ("कुत्ता दौड़ता है।", "कुत्ता दौड़ता है"),
+        ("Kuća 🐶 läuft!", "kuća 🐶 läuft"),
+    ],
+)
+def test_letters_are_words_in_scripts_without_spaces(caption: str, words: str) -> None:
+    assert tokenize(caption) == words.split()
+    assert tokenize(detokenize(words.split())) == words.split()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("一 只 狗", "一只狗。"),
+        ("วิ่ ง", "วิ่ง"),
+        ("穿 t 恤", "穿 t 恤。"),
+        ("a 狗 dog", "A 狗 dog."),
+        ("ボ ー ル", "ボール。"),
+    ],
+)
+def test_sentences_of_scripts_without_spaces(words: str, sentence: str) -> None:
+    assert detokenize(words.split()) == sentence
+    assert [sentence[start:end].lower() for start, end in spans(words.split())] == words.split()
 
 
 @given(st.text())
@@ -153,10 +186,10 @@ def damaged(**changes: Any) -> bytes:
     ("content", "message"),
     [
         (damaged(format=2), "newer than this program; upgrade captioner"),
-        (damaged()[:-9], "not a readable vocabulary"),
-        (b"", "not a readable vocabulary"),
-        (b"\xff\xfe\x00", "not a readable vocabulary"),
-        (b'["a", "dog"]', "not a readable vocabulary"),
+        (damaged()[:-9], "is not JSON"),
+        (b"", "is not JSON"),
+        (b"\xff\xfe\x00", "is not utf-8 text"),
+        (b'["a", "dog"]', "its JSON is a list, not an object"),
         (damaged(format=...), "not a readable vocabulary"),
         (damaged(format="one"), "not a readable vocabulary"),
         (damaged(words=...), "not a readable vocabulary"),
@@ -177,11 +210,9 @@ def test_a_file_that_is_not_a_vocabulary_is_named_in_the_error(content: bytes, m
 
 
 def test_a_missing_file_is_named_in_the_error(tmp_path: Path) -> None:
-    with pytest.raises(
-        CheckpointError, match=r"vocabulary\.json: the vocabulary is missing; copy the whole model folder"
-    ):
+    with pytest.raises(CheckpointError, match=r"vocabulary\.json: there is no such file; copy the whole model folder"):
         Vocabulary.load(tmp_path / "vocabulary.json")
-    with pytest.raises(CheckpointError, match="not a readable vocabulary"):
+    with pytest.raises(CheckpointError, match="is not a regular file"):
         Vocabulary.load(tmp_path)
 
 

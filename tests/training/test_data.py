@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from captioner.data.dataset import CaptionData, Photo
 from captioner.errors import AnnotationError
-from captioner.training.data import read_data
+from captioner.settings import OWN
+from captioner.text.vocabulary import Vocabulary
+from captioner.training.data import Coverage, check_coverage, read_data
 from captioner.training.recipe import load_config
 
 
@@ -60,3 +64,102 @@ def test_a_split_that_exists_is_taken(tmp_path: Path) -> None:
 def test_what_cannot_be_divided_is_an_error(tmp_path: Path, rows: list[str], changes: Any, message: str) -> None:
     with pytest.raises(AnnotationError, match=message):
         read(table(tmp_path, rows), *changes)
+
+
+def test_splits_are_known_by_any_of_their_names_and_unused_images_are_counted(tmp_path: Path) -> None:
+    rows = ["image,caption,split", *photos(40, "Training"), "a.jpg,a photo,Validation", "b.jpg,a photo,TEST "]
+    rows += [*(f"x{row}" for row in photos(3, "Extra")), "c.jpg,a photo,"]
+    train, dev, said = read(table(tmp_path, rows))
+    assert len(train) == 40 and dev == {"a.jpg"}
+    used = "are not used; data.train and data.dev name the splits that are"
+    assert said == [f"own: 3 images in the split 'extra' {used}", f"own: 1 images without a split {used}"]
+    assert len(read(table(tmp_path, rows), "data.train=EXTRA")[0]) == 3
+
+
+@pytest.mark.parametrize("blank", ["", " ", "all"])
+def test_images_without_a_split_are_trained_on_if_no_other_are(tmp_path: Path, blank: str) -> None:
+    rows = ["image,caption,split", *(f"{n}.jpg,a photo,{blank}" for n in range(40))]
+    train, dev, said = read(table(tmp_path, rows))
+    assert len(train) == 34 and len(dev) == 6 and "has no split 'dev'" in said[0]
+    train, dev, said = read(table(tmp_path, [*rows, "a.jpg,a photo,valid"]))
+    assert len(train) == 40 and dev == {"a.jpg"} and not said
+
+
+def test_another_data_set_without_splits_is_trained_on(tmp_path: Path) -> None:
+    own = table(tmp_path, ["image,caption,split", *photos(4, "train"), "a.jpg,a photo,val"])
+    other = table(tmp_path / "other", ["image,caption", "x.jpg,a photo"])
+    assert "x.jpg" in read(own, f"data.also=[{other}]")[0]
+
+
+def test_what_was_guessed_in_reading_is_said(tmp_path: Path) -> None:
+    file = tmp_path / "own.csv"
+    file.write_bytes("image;caption\r\na.jpg;ein Kätzchen\r\nb.jpg;ein Hund\r\n".encode("cp1252"))
+    assert "read as Windows-1252, with words such as 'Kätzchen'" in read(file)[2][0]
+
+
+SPACELESS = [  # a script without spaces that the tokenizer does not part: Tibetan's first letters, as one word
+    "ཁྱི་དཀར་པོ་ཞིག་རྩྭ་ཐང་ནས་རྒྱུགས" + str(number) for number in range(30)
+]
+
+
+def covered(captions: list[str], *changes: str, dev: int = 0) -> tuple[Coverage | None, list[str]]:
+    config = load_config(OWN, ["start=null", *changes])
+    photos = tuple(Photo(str(n), Path(f"{n}.jpg"), "train", (caption,)) for n, caption in enumerate(captions))
+    vocabulary = Vocabulary.build(captions, min_count=config.data.min_count)
+    said: list[str] = []
+    train, held = (CaptionData("own", "csv", each) for each in (photos, photos[:dev]))
+    return check_coverage(train, held, vocabulary, config, said.append), said
+
+
+@pytest.mark.parametrize(
+    ("captions", "changes", "cure"),
+    [
+        (SPACELESS, (), "0 words has 0% .* put spaces between the words"),
+        (["a dog runs", "two birds fly"], (), "lower data.min_count"),
+        ([f"ein Haus Wort{n} Laut{n}" for n in range(9)], ("data.min_count=10",), "which is 10"),
+        (["ein Hund"] * 9, ("start=show_attend_tell", "new_words=false", "data.min_count=99"), "set new_words=true"),
+        (["🐶", "🐱"], (), "lower data.min_count"),
+    ],
+)
+def test_captions_of_words_that_a_model_cannot_write_are_refused(captions: list[str], changes: Any, cure: str) -> None:
+    with pytest.raises(AnnotationError, match=cure):
+        covered(captions, *changes)
+
+
+@pytest.mark.parametrize(
+    ("captions", "known"),
+    [
+        (["a dog runs", "a cat runs", "a dog rests", "a dog"], 7 / 11),  # a four times, dog three times
+        (["一只狗", "一只猫", "一只鸟"], 6 / 9),
+        (["Dog", "dog", "DOG", "cat"], 3 / 4),
+        (["🐶", "🐶", "🐶"], 1),
+    ],
+)
+def test_the_share_of_known_words_is_measured(captions: list[str], known: float) -> None:
+    coverage, _ = covered(captions)
+    assert coverage is not None and coverage.known == pytest.approx(known)
+
+
+def test_dev_captions_of_other_words_are_a_warning() -> None:
+    _, (said,) = covered(["zwei Hunde", *["a dog runs"] * 5], dev=1)
+    assert re.search(r"has 0% of the words in the dev captions.*lower data\.min_count", said)
+
+
+def test_a_start_that_knew_few_of_the_words_is_said() -> None:
+    captions = ["ein Hund rennt"] * 5 + ["a Hund rennt"] * 5
+    config = load_config(OWN)
+    photos = tuple(Photo(str(n), Path(f"{n}.jpg"), "train", (caption,)) for n, caption in enumerate(captions))
+    data, words, said = CaptionData("own", "csv", photos), Vocabulary(["a", "ein", "hund", "rennt"]), list[str]()
+    check_coverage(data, data, words, config, said.append, new=3)
+    assert len(said) == 1 and "show_attend_tell knew 17% of the words" in said[0]
+    check_coverage(data, data, words, config, said.append, new=1)
+    assert len(said) == 1
+
+
+def test_captions_that_teach_little_are_said() -> None:
+    assert covered(["a dog runs"] * 5)[1] == [
+        "own: all captions are 'a dog runs', so that is what the model will write of any image"
+    ]
+    long = [f"{'a dog runs ' * 9}{number}" for number in range(5)]
+    assert "100% of the captions have more than 24 words and are cut there" in covered(long)[1][0]
+    assert covered([])[0] is None

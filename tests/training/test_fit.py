@@ -51,6 +51,22 @@ def test_training_learns_to_name_what_is_shown(tiny: Path, tmp_path: Path) -> No
     assert list((tmp_path / "run" / "curves").iterdir())
 
 
+def test_chinese_captions_are_learned_and_written_without_spaces(tiny: Path, photos: Path, tmp_path: Path) -> None:
+    names = {"red": "红", "green": "绿", "blue": "蓝", "white": "白"}
+    text = photos.read_text()
+    for english, chinese in names.items():
+        text = text.replace(f"a {english} picture", f"一张{chinese}色的图片。")
+        text = text.replace(f"this one is all {english}", f"这张图片全是{chinese}色")
+    photos.write_text(text)
+    console = Console(file=io.StringIO(), width=300)
+    best = run(tiny, ["epochs=2", "fine_tune.from_epoch=1"], output=tmp_path / "run", console=console)
+    assert "17 words, 100.0% of those in the captions" in console.file.getvalue()  # 13 characters, 4 special ones
+    captioner = Captioner.from_pretrained(best)
+    assert not any(" " in captioner(tmp_path / f"{number}.png").text for number in range(4))
+    words = captioner.vocabulary
+    assert words.sentence(words.encode("这张图片全是红色")) == "这张图片全是红色。"
+
+
 def test_varied_pictures_are_encoded_in_every_epoch_and_drawn_by_the_seed(tiny: Path, tmp_path: Path) -> None:
     varied = ["epochs=2", "fine_tune.from_epoch=1", "data.augment={crop: 0.7, colour: 0.2, erase: 0.5}"]
     for name in ("first", "again"):
@@ -247,11 +263,14 @@ def test_a_run_is_not_overwritten_nor_resumed_with_other_settings(tiny: Path, tm
     run(tiny, ["epochs=1"], output=output)
     with pytest.raises(CheckpointError, match="--resume"):
         run(tiny, ["epochs=1"], output=output)
-    with pytest.raises(CheckpointError, match="other settings"):
-        run(tiny, ["epochs=2"], output=output, resume=True)
+    with pytest.raises(CheckpointError, match="seed was 0 and is now 1"):
+        run(tiny, ["epochs=1", "seed=1"], output=output, resume=True)
     with pytest.raises(CheckpointError, match="no run to resume"):
         run(tiny, ["epochs=1"], output=tmp_path / "none", resume=True)
     assert run(tiny, ["epochs=1"], output=output, resume=True) == output / "best"
+    assert run(tiny, ["epochs=2"], output=output, resume=True) == output / "best"
+    assert json.loads((output / "last" / "config.json").read_text())["about"]["epoch"] == 2
+    assert not [path for path in output.rglob(".*")]
 
 
 def test_the_vocabulary_is_from_the_training_split_only(tiny: Path, photos: Path, tmp_path: Path) -> None:

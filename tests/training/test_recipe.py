@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,31 @@ def test_a_data_set_in_place_of_a_recipe_is_trained_on_by_that_for_own_photos(tm
         )
     (tmp_path / "recipe.yaml").write_text("data: {path: here}\n")
     assert not any(map(is_data, (tmp_path / "recipe.yaml", tmp_path / "none.csv", OWN, "flickr8k_show_tell")))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "data"),
+    [
+        ("captions.json", json.dumps({"images": [], "annotations": []}), True),
+        ("captions_train2014.json", '{"info": {"description": "' + "x" * 100_000, True),
+        ("captions.json", '[{"image": "a.jpg", "caption": "A dog"}]', True),
+        ("captions.json", '{"image": "a.jpg", "caption": "A dog"}\n{"image": "b.jpg", "caption": "A cat"}', True),
+        ("captions.jsonl", '{"image": "a.jpg", "caption": "data: base"}', True),
+        ("results.csv", "image_name| comment_number| comment\n", True),
+        ("captions.tsv", "filename\tcaption\n", True),
+        ("Flickr8k.token.txt", "a.jpg#0\tdata: A dog\n", True),
+        ("captions", "image,caption\n", True),
+        ("photos.zip", "PK", True),
+        ("mine.txt", "# my recipe\nbase: flickr8k_show_tell\nepochs: 3\n", False),
+        ("mine", "epochs: 3\ndata: {path: here}\n", False),
+        ("mine.json", '{"epochs": 3, "data": {"path": "here"}}', False),
+        ("mine.json", '{"base": "flickr8k_show_tell"}', False),
+        ("empty.yml", "", False),
+    ],
+)
+def test_what_a_file_is_shows_in_what_it_holds(tmp_path: Path, name: str, content: str, data: bool) -> None:
+    (tmp_path / name).write_text(content)
+    assert is_data(tmp_path / name) is data
 
 
 def test_bases_in_a_circle_are_refused(tmp_path: Path) -> None:

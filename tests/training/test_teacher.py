@@ -369,3 +369,25 @@ def test_an_ensemble_teaches(tiny: Path, teacher: Path, tmp_path: Path) -> None:
     usual = Captioner.from_pretrained(both, device="cpu", width=3)([photo.path for photo in student.train.photos])
     assert [photo.captions for photo in student.train.photos] == [(caption.text,) for caption in usual]
     assert student.teacher.name == "run+other"
+
+
+LINES = ("null", "[" * 100_000, "{", "{}", '{"image": 1, "captions": ["a"]}', '{"image": "1", "captions": "a dog"}',
+         '{"image": "1", "captions": []}', '{"image": "1", "captions": [1]}', '{"image": "1", "error": 3}',
+         '{"image": "1"}', '{"image": "1", "captions": ["a"], "error": "b"}', "\x00")  # fmt: skip
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_beams_of_other_types_are_damage_and_not_learned(tmp_path: Path, line: str) -> None:
+    teacher = object.__new__(Teacher)
+    teacher.file, teacher.name, teacher.model = tmp_path / FILE, "mine", "mine"
+    teacher.head = {"teacher": "mine", "width": 1, "fingerprint": "f"}
+    photos = [Photo("1", Path("x"), "train", ("a",))]
+    good = json.dumps({"image": "1", "captions": ["a dog"]})
+    teacher.file.write_text(f"{json.dumps(teacher.head)}\n{good}\n")
+    assert teacher.read(photos, resume=True) == [json.loads(good)]
+    for text in (f"{json.dumps(teacher.head)}\n{line}\n", f"{line}\n{good}\n"):
+        teacher.file.write_text(text)
+        assert teacher.read(photos) is None
+        with pytest.raises(CheckpointError, match=r"teacher\.jsonl: (is damaged|was written by another)") as raised:
+            teacher.read(photos, resume=True)
+        assert "\n" not in str(raised.value) and len(str(raised.value)) < 1000

@@ -286,14 +286,14 @@ def test_a_model_folder_without_a_kind_is_a_captioner(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "harm", "message"),
     [
-        (WEIGHTS, lambda content: None, "the weights are missing"),
-        (WEIGHTS, lambda content: content[:-50], "damaged"),
-        (CONFIG, lambda content: b"{", "not a readable model config"),
+        (WEIGHTS, lambda content: None, "is missing; copy"),
+        (WEIGHTS, lambda content: content[:-50], "it was cut off or is another"),
+        (CONFIG, lambda content: b"{", "is not JSON"),
         (CONFIG, lambda content: content.replace(b'"format": 1', b'"format": 9'), "newer than this program"),
         (
             CONFIG,
             lambda content: content.replace(b'"kind": "translator"', b'"kind": ["translator"]'),
-            "not a readable model config",
+            "kind: is a list, not a str",
         ),
         (
             CONFIG,
@@ -301,9 +301,9 @@ def test_a_model_folder_without_a_kind_is_a_captioner(tmp_path: Path) -> None:
             "Did you mean 'sequence'",
         ),
         (CONFIG, lambda content: content.replace(b'"hidden": 12', b'"hidden": 13'), "does not fit"),
-        (VOCABULARY, lambda content: None, "vocabulary is missing"),
-        (SOURCE_VOCABULARY, lambda content: None, "vocabulary is missing"),
-        (SOURCE_VOCABULARY, lambda content: b"{}", "not a readable vocabulary"),
+        (VOCABULARY, lambda content: None, "is missing; copy"),
+        (SOURCE_VOCABULARY, lambda content: None, "is missing; copy"),
+        (SOURCE_VOCABULARY, lambda content: content.replace(b"a", b"b", 1), "its SHA-256 is not that in config"),
     ],
 )
 def test_a_damaged_folder_is_a_clear_error(name: str, harm: Any, message: str, tmp_path: Path) -> None:

@@ -30,6 +30,14 @@ def encoded(kind: str = "JPEG", size: tuple[int, int] = (80, 60), seed: int = 0,
     return stream.getvalue()
 
 
+def until(happens: Callable[[], object], seconds: float = 10) -> None:
+    """Wait until something is so, and fail if it is not in time."""
+    end = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
 @pytest.fixture
 def batches(captioner: Captioner) -> Iterator[Batches]:
     """Batches of a model under two names."""
@@ -45,8 +53,8 @@ def listening() -> Iterator[Callable[..., str]]:
 
     servers: list[tuple[Any, threading.Thread]] = []
 
-    def start(app: Any) -> str:
-        config = uvicorn.Config(app, port=0, log_level="warning", lifespan="on")
+    def start(app: Any, **settings: Any) -> str:
+        config = uvicorn.Config(app, port=0, log_level="warning", lifespan="on", **settings)
         listener = config.bind_socket()
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

@@ -167,8 +167,8 @@ def test_a_photo_that_never_arrives_is_given_up(batches: Batches, monkeypatch: p
         yield encoded()[:100]
         await anyio.sleep(30)
 
-    async def impatient(request: Any, *, limit: int) -> Any:
-        return await read_upload(request, limit=limit, seconds=0.2)
+    async def impatient(request: Any, **settings: Any) -> Any:
+        return await read_upload(request, seconds=0.2, **settings)
 
     monkeypatch.setattr("captioner.web.app.read_upload", impatient)
 

@@ -2,34 +2,54 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from captioner.base import Captioner
+from captioner.data.loader import ImageBatch, load_pixels
+from captioner.data.transform import Transform
 from captioner.errors import ImageError
-from captioner.web.batches import Batches, FullError, UnknownModelError
-from tests.web.conftest import encoded
+from captioner.web.batches import Batches, UnknownModelError
+from captioner.web.lanes import FullError
+from tests.web.conftest import encoded, until
+
+CRASH = 99
+
+
+def grey(value: int, size: tuple[int, int] = (3, 2)) -> bytes:
+    """Return an image's file, of one grey."""
+    stream = io.BytesIO()
+    Image.new("L", size, value).save(stream, "PNG")
+    return stream.getvalue()
 
 
 class Slow:
-    """A captioner whose batches wait until they are let go; it remembers them."""
+    """A captioner whose batches wait until they are let go; it remembers them, and captions an image by its grey."""
+
+    transform = Transform(size=2, mean=(0, 0, 0), std=(1, 1, 1))
 
     def __init__(self) -> None:
         self.begun, self.go = threading.Semaphore(0), threading.Semaphore(0)
-        self.batches: list[list[bytes]] = []
+        self.batches: list[list[int]] = []
 
-    def stream(self, pictures: Sequence[bytes], **settings: Any) -> Iterator[Any]:
-        self.batches.append(list(pictures))
+    def encoded_at_once(self, batch_size: int) -> int:
+        return batch_size
+
+    def caption_batches(self, batches: Sequence[ImageBatch], together: int, attention: str) -> Iterator[Any]:
+        greys = [int(pixels.flat[0]) for batch in batches for pixels in batch.array]
+        self.batches.append(greys)
         self.begun.release()
         assert self.go.acquire(timeout=10)
-        for picture in pictures:
-            if picture == b"crash":
+        for grey in greys:
+            if grey == CRASH:
                 raise RuntimeError("out of memory")
-            yield ImageError("<bytes>", "bad") if picture == b"bad" else picture.decode()
+            yield str(grey)
 
 
 @pytest.fixture
@@ -45,24 +65,32 @@ def shared(slow: Slow) -> Iterator[Batches]:
     made.close()
 
 
+def decoded(batches: Batches, number: int) -> None:
+    """Wait until so many images are decoded and wait for a batch."""
+    until(lambda: len(batches._decoded) == number)
+
+
 def test_those_that_wait_are_the_next_batch_of_their_model(slow: Slow, shared: Batches) -> None:
-    first = shared.submit(b"0")
+    first = shared.submit(grey(0))
     assert slow.begun.acquire(timeout=10)
-    rest = [shared.submit(text, model) for text, model in ((b"1", "two"), (b"2", "one"), (b"bad", "two"), (b"4", None))]
-    assert shared.waiting == 4
-    slow.go.release(3)
-    assert first.result(10) == "0" and [rest[i].result(10) for i in (0, 1, 3)] == ["1", "2", "4"]
+    images = ((grey(1), "two"), (grey(2), "one"), (b"bad", "two"), (grey(4), None), (grey(5), "two"))
+    rest = [shared.submit(image, model) for image, model in images]
     with pytest.raises(ImageError):
         rest[2].result(10)
-    assert slow.batches == [[b"0"], [b"1", b"bad"], [b"2", b"4"]]
+    decoded(shared, 4)
+    assert shared.waiting == 4
+    slow.go.release(3)
+    assert first.result(10) == "0" and [rest[i].result(10) for i in (0, 1, 3, 4)] == ["1", "2", "4", "5"]
+    assert slow.batches == [[0], [1, 5], [2, 4]]
 
 
 def test_a_batch_has_a_most_and_so_has_what_waits(slow: Slow, shared: Batches) -> None:
-    shared.submit(b"0")
+    shared.submit(grey(0))
     assert slow.begun.acquire(timeout=10)
-    waiting = [shared.submit(str(i).encode()) for i in range(1, 6)]
-    with pytest.raises(FullError, match="5 pictures wait"):
-        shared.submit(b"6")
+    waiting = [shared.submit(grey(i)) for i in range(1, 6)]
+    with pytest.raises(FullError, match="5 images wait"):
+        shared.submit(grey(6))
+    decoded(shared, 5)
     slow.go.release(3)
     assert [future.result(10) for future in waiting] == ["1", "2", "3", "4", "5"]
     assert [len(batch) for batch in slow.batches] == [1, 3, 2]
@@ -71,25 +99,42 @@ def test_a_batch_has_a_most_and_so_has_what_waits(slow: Slow, shared: Batches) -
 def test_a_failure_is_its_batchs_alone(slow: Slow, shared: Batches) -> None:
     slow.go.release(9)
     with pytest.raises(RuntimeError, match="out of memory"):
-        shared.submit(b"crash").result(10)
-    assert shared.submit(b"fine").result(10) == "fine"
+        shared.submit(grey(CRASH)).result(10)
+    assert shared.submit(grey(1)).result(10) == "1"
 
 
 def test_a_request_that_was_given_up_costs_nothing(slow: Slow, shared: Batches) -> None:
-    first = shared.submit(b"0")
+    first = shared.submit(grey(0))
     assert slow.begun.acquire(timeout=10)
-    gone, stays = shared.submit(b"gone"), shared.submit(b"stays")
-    assert gone.cancel()
+    gone, stays = shared.submit(grey(1)), shared.submit(grey(2))
+    decoded(shared, 2)
+    assert gone.cancel() and shared.waiting == 1
     slow.go.release(9)
-    assert first.result(10) == "0" and stays.result(10) == "stays" and [b"gone"] not in slow.batches
-    assert slow.batches == [[b"0"], [b"stays"]]
+    assert first.result(10) == "0" and stays.result(10) == "2"
+    assert slow.batches == [[0], [2]]
+
+
+def test_an_image_that_takes_long_holds_up_only_large_ones(
+    slow: Slow, shared: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, whole = threading.Event(), load_pixels
+    monkeypatch.setattr("captioner.web.batches.load_pixels", lambda image, *rest: go.wait(10) and whole(image, *rest))
+    large = [shared.submit(grey(value, (5000, 4000))) for value in range(2)]
+    until(lambda: large[0] in shared._waiting.values() and not shared._decoding._alone._jobs.get(large[0]))
+    monkeypatch.setattr("captioner.web.batches.load_pixels", whole)
+    slow.go.release(9)
+    assert shared.submit(grey(7)).result(10) == "7"
+    assert not large[0].done()
+    assert large[1].cancel() and shared.waiting == 1
+    go.set()
+    assert large[0].result(10) == "0" and slow.batches == [[7], [0]]
 
 
 def test_after_closing_nothing_waits(slow: Slow) -> None:
     closing = Batches(["one"], lambda name: slow)  # type: ignore[arg-type, return-value]
-    running = closing.submit(b"0")
+    running = closing.submit(grey(0))
     assert slow.begun.acquire(timeout=10)
-    waits = closing.submit(b"1")
+    waits = closing.submit(grey(1))
     thread = threading.Thread(target=closing.close)
     thread.start()
     with pytest.raises(CancelledError):
@@ -98,7 +143,7 @@ def test_after_closing_nothing_waits(slow: Slow) -> None:
     thread.join(10)
     assert running.result(10) == "0"
     with pytest.raises(FullError, match="shutting down"):
-        closing.submit(b"2")
+        closing.submit(grey(2))
 
 
 def test_models_are_loaded_when_they_are_needed(captioner: Captioner) -> None:

@@ -8,9 +8,14 @@ coco       ``captions_train2014.json`` and the like, or a folder with ``annotati
 karpathy   ``dataset_coco.json``, ``dataset_flickr8k.json``, ``dataset_flickr30k.json``: the field's splits
 flickr8k   ``Flickr8k.token.txt`` with the lists ``Flickr_8k.{train,dev,test}Images.txt`` beside it
 kaggle     ``captions.txt``: a CSV ``image,caption`` with the photos in ``Images/``
-jsonl      one JSON object on each line: ``image``, ``caption`` (or ``captions``, a list), ``split`` if there are any
-csv        a table with the header ``image,caption`` or ``image,caption,split``
+jsonl      one JSON object on each line, or a JSON list of them: ``image``, ``caption`` (or ``captions``, a list),
+           ``split`` if there are any
+csv        a table with the header ``image,caption`` or ``image,caption,split``, with commas, semicolons, tabs or bars,
+           such as Flickr30k's ``results.csv``; without a header if one column has the names of image files
 ========== ====================================================================================================
+
+Columns and fields may have other usual names, such as ``file_name`` and ``text``, and a table may have several columns
+of captions (``caption1``, ``caption2``). Text is UTF-8, UTF-16 with a mark, or Windows-1252, which is noted as a guess.
 
 A folder that holds several of them is read as the first in the order karpathy, coco, flickr8k, kaggle, jsonl, csv:
 Karpathy's splits are the ones papers report on. ``format=`` forces another.
@@ -27,7 +32,7 @@ from pathlib import Path
 # They register the formats, in the order in which they are tried.
 from captioner.data.annotations import json_readers, text_readers  # noqa: F401
 from captioner.data.annotations.formats import FORMATS, Format
-from captioner.data.annotations.source import Source
+from captioner.data.annotations.source import Source, first_letters
 from captioner.data.dataset import CaptionData, Photo, Problem, merge
 from captioner.errors import AnnotationError
 from captioner.registry import suggestion
@@ -73,7 +78,7 @@ def read_captions(
         count = len(source.problems)
         why = f"; {count:,} records are malformed, the first: {source.problems[0]}" if count else ""
         raise AnnotationError(f"{path}: no photo{'' if captionless else ' with a caption'}, read as {chosen.name}{why}")
-    return CaptionData(source.name, chosen.name, photos, tuple(source.problems))
+    return CaptionData(source.name, chosen.name, photos, tuple(source.problems), tuple(source.notes))
 
 
 def _recognise(source: Source, formats: Sequence[Format], *, forced: bool) -> Format:
@@ -87,7 +92,10 @@ def _recognise(source: Source, formats: Sequence[Format], *, forced: bool) -> Fo
             if source.files:
                 break
         else:
-            raise AnnotationError(f"{source.path}: no caption file in this folder; looked for {looked_for}")
+            raise AnnotationError(
+                f"{source.path}: no caption file in this folder; if it has another name, give the file; looked for "
+                f"{looked_for}"
+            )
     elif not source.path.is_file():
         raise AnnotationError(f"{source.path}: no such file or folder")
     elif forced:
@@ -98,5 +106,8 @@ def _recognise(source: Source, formats: Sequence[Format], *, forced: bool) -> Fo
         if not source.head(file):
             raise AnnotationError(f"{file}: the file is empty")
     if chosen is None:
-        raise AnnotationError(f"{source.path}: no known caption format; known are {looked_for}; any *.jsonl or *.csv")
+        raise AnnotationError(
+            f"{source.path}: no known caption format; it begins with {first_letters(source.head())}; known are "
+            f"{looked_for}; any *.jsonl, or a table with columns named image and caption"
+        )
     return chosen

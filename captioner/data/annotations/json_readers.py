@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from captioner.data.annotations.formats import PHOTO_FOLDERS, reader
+from captioner.data.annotations.records import is_json
 from captioner.data.annotations.source import (
     MalformedError,
     Source,
     as_file_name,
+    as_text,
+    first_letters,
     get_field,
     get_id,
     get_list,
@@ -18,16 +22,11 @@ from captioner.data.annotations.source import (
 from captioner.errors import AnnotationError
 
 _COCO_FILE = re.compile(r"captions_([a-z]+)(\d{4})?")
-_SPLIT_IN_NAME = re.compile(r"(?<![a-z])(train|val|dev|test)(?![a-z])")
-
-
-def _is_json(source: Source) -> bool:
-    suffix = source.path.suffix.lower()
-    return suffix == ".json" or (suffix not in {".jsonl", ".ndjson", ".csv"} and source.head().startswith("{"))
+_SPLIT_IN_NAME = re.compile(r"(?<![a-z])(train|training|val|valid|validation|dev|test)(?![a-z])")
 
 
 def _has(source: Source, key: str) -> bool:
-    return _is_json(source) and isinstance(source.json(source.path), dict) and key in source.json(source.path)
+    return is_json(source) and isinstance(source.json(source.path), dict) and key in source.json(source.path)
 
 
 @reader(
@@ -54,7 +53,7 @@ def _karpathy(source: Source) -> None:
         place = f"{file}:$.images[{index}]"
         try:
             name = as_file_name(get_field(record, "filename"), '"filename"')
-            split = as_file_name(get_field(record, "split"), '"split"')
+            split = as_text(get_field(record, "split"), '"split"')
             sentences = get_list(record, "sentences")
             image_id = get_id(record, "cocoid") if record.get("cocoid") is not None else name
             inside = as_file_name(record["filepath"], '"filepath"') if record.get("filepath") else ""
@@ -99,13 +98,13 @@ def _is_image_info(file: Path) -> bool:
 
 def _coco_file(source: Source, file: Path) -> None:
     named = _COCO_FILE.fullmatch(file.stem)
-    match = _SPLIT_IN_NAME.search(file.stem)
+    match = _SPLIT_IN_NAME.search(file.stem.lower())
     split = match[1] if match else named[1] if named and source.path.is_dir() else "all"
     # "train2014" is also the name of its pictures' folder; test-dev's pictures are in the folder of the test split.
     year = file.stem.removeprefix("captions_").removeprefix("image_info_").replace("test-dev", "test")
     root, images = source.root, source.images
     homes = [images] if images else [root, root / "images", file.parent]
-    folders = [*(home / year for home in homes), *homes]
+    folders = source.existing(*(home / year for home in homes), *homes)
     photos = read_records(source, file, "images")
     annotations = (
         []
@@ -113,26 +112,56 @@ def _coco_file(source: Source, file: Path) -> None:
         else read_records(source, file, "annotations")
     )
     here: set[str] = set()  # a caption belongs to an image of its own file, even if ids start over in every file
+    shared = _shared(photos, "file_name")
     for index, record in enumerate(photos):
         place = f"{file}:$.images[{index}]"
         try:
             image_id = get_id(record, "id")
-            path = source.find(as_file_name(get_field(record, "file_name"), '"file_name"'), *folders)
-            source.add_photo(image_id, path, split, place)
+            name = as_file_name(get_field(record, "file_name"), '"file_name"')
+            if image_id in shared:
+                raise MalformedError(f'the id "{image_id}" belongs to several images, such as {shared[image_id]}')
+            source.add_photo(image_id, source.find(name, *folders), split, place)
             here.add(image_id)
         except MalformedError as error:
             source.problem(place, error)
+    # Some tools write 0 as the id of every annotation. Where ids are unique, a second one is the same record again.
+    unique = not _shared(annotations, "image_id", "caption")
     seen: set[str] = set()
     for index, record in enumerate(annotations):
         try:
             image_id, caption = get_id(record, "image_id"), get_field(record, "caption")
+            if image_id in shared:
+                raise MalformedError(f'the id "{image_id}" belongs to several images, such as {shared[image_id]}')
             if image_id not in here:
                 raise MalformedError(f'no image of this file has the id "{image_id}"')
-            if "id" in record:
-                number = get_id(record, "id")
-                if number in seen:
-                    raise MalformedError(f'an annotation with the id "{number}" already exists')
+            number = _id_of(record) if unique else None
+            if number in seen:
+                raise MalformedError(f'an annotation with the id "{number}" already exists')
+            if number is not None:
                 seen.add(number)
             source.add_caption(image_id, caption)
         except MalformedError as error:
             source.problem(f"{file}:$.annotations[{index}]", error)
+
+
+def _id_of(record: object) -> str | None:
+    """The id of a record, if it has a usable one."""
+    try:
+        return get_id(record, "id")
+    except MalformedError:
+        return None
+
+
+def _shared(records: Sequence[object], *fields: str) -> dict[str, str]:
+    """The ids that records with different fields share, each with the first of these in two of the records."""
+    plain = [number for record in records if isinstance(record, dict) and type(number := record.get("id")) is int]
+    if len(set(plain)) == len(records):  # the usual case, at a tenth of the time
+        return {}
+    first: dict[str, list[object]] = {}
+    shared: dict[str, str] = {}
+    for record in records:
+        if isinstance(record, dict) and (number := _id_of(record)) is not None:
+            values = [record.get(field) for field in fields]
+            if number not in shared and (known := first.setdefault(number, values)) != values:
+                shared[number] = f"{first_letters(str(known[0]))} and {first_letters(str(values[0]))}"
+    return shared

@@ -2,24 +2,45 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PureWindowsPath
+from typing import Any, NamedTuple
 
-from captioner.data.dataset import EMPTY_CAPTION, Photo, Problem
+from captioner.data.annotations.encoding import MOST, check_text, decode
+from captioner.data.dataset import EMPTY_CAPTION, Photo, Problem, split_name
 from captioner.errors import AnnotationError
+from captioner.files import parse_json
+
+LONGEST = 20_000
+"""Letters of a caption, beyond which it is malformed; descriptions of a whole page have 5,000."""
+
+_HALF = re.compile("[\ud800-\udfff]")  # half a surrogate pair, or a byte that could not be decoded
+_WHOLE = re.compile(r"-?\d+\.0+")
 
 
 class MalformedError(Exception):
     """A record that cannot be used; the message says why, the code that catches it knows the place."""
 
 
+class Found(NamedTuple):
+    """The file of an image.
+
+    Attributes:
+        path: where it is, or should be if it is missing.
+        named: where its name has it; another path only if the file was found by a part of its name.
+    """
+
+    path: Path
+    named: Path
+
+
 @dataclass(slots=True)
 class _Entry:
-    path: Path
+    found: Found
     split: str
     place: str
     captions: list[str] = field(default_factory=list)
@@ -44,10 +65,12 @@ class Source:
         self.name = path.resolve().name if path.is_dir() else path.stem
         self.files: list[Path] = [] if path.is_dir() else [path]
         self.problems: list[Problem] = []
+        self.notes: list[str] = []
         self.entries: dict[str, _Entry] = {}
-        self._heads: dict[Path, str] = {}
+        self._starts: dict[Path, list[str]] = {}
         self._documents: dict[Path, Any] = {}
-        self._listings: dict[Path, frozenset[str]] = {}
+        self._listings: dict[Path, dict[str, list[str]]] = {}
+        self._tree: dict[str, list[Path]] | None = None
         self._last: Path | None = None
 
     def problem(self, place: str, reason: object) -> None:
@@ -57,11 +80,11 @@ class Source:
             raise AnnotationError(f"{place}: {readable}")
         self.problems.append(Problem(place, readable))
 
-    def add_photo(self, image_id: str, path: Path, split: str, place: str) -> None:
+    def add_photo(self, image_id: str, found: Found, split: str, place: str) -> None:
         """Add a photo; a second one with the same id is malformed."""
         if image_id in self.entries:
             raise MalformedError(f'the image "{image_id}" already exists, from {self.entries[image_id].place}')
-        self.entries[image_id] = _Entry(path, split, place)
+        self.entries[image_id] = _Entry(found, split_name(split), place)
 
     def add_caption(self, image_id: str, caption: object) -> None:
         """Add a caption to a photo that was added before; one that is empty or not text is malformed."""
@@ -73,81 +96,143 @@ class Source:
     def photos(self) -> tuple[Photo, ...]:
         """The photos with captions, and those without if they are kept; otherwise they become problems."""
         photos = []
+        claims = Counter(entry.found.path for entry in self.entries.values())
+        elsewhere = []
         for image_id, entry in self.entries.items():
+            path, named = entry.found
+            if path != named:
+                if claims[path] > 1:  # a part of the name is too little to tell the images apart
+                    path = named
+                else:
+                    elsewhere.append(entry.found)
             if entry.captions or self.captionless:
-                photos.append(Photo(image_id, entry.path, entry.split, tuple(entry.captions)))
+                photos.append(Photo(image_id, path, entry.split, tuple(entry.captions)))
             else:
                 self.problem(entry.place, f'the image "{image_id}" has no caption and is left out')
+        if elsewhere:
+            self.notes.append(
+                f"{len(elsewhere):,} images are not where the captions have them and were found by a part of their "
+                f"names, the first: {elsewhere[0].named} as {elsewhere[0].path}"
+            )
         return tuple(photos)
 
-    def find(self, name: str, *folders: Path) -> Path:
-        """The path of a picture: in the first of ``folders`` that holds it.
+    def find(self, name: str, *folders: Path) -> Found:
+        """The file of an image: in the first of ``folders`` that holds it.
 
-        A picture that is in none of them is expected where the last one was found. Each folder is listed once instead
-        of checking every file, which would take minutes for COCO on a network drive.
+        One that is in none of them is looked for by the end of its name, without the folders of another machine; then
+        by that in other case, and then by its last part below the folder of images that was given. Otherwise it is
+        expected where the last one was found. Each folder is listed once instead of checking every file, which would
+        take minutes for COCO on a network drive.
         """
+        if (path := self._in(name, folders)) is not None:
+            return Found(path, path)
+        named = (self._last if self._last in folders else folders[0]) / name
+        parts = PureWindowsPath(name).parts if "\\" in name else Path(name).parts
+        for match_case in (True, False):
+            for start in range(len(parts) == 1 and match_case, len(parts)):
+                if (path := self._in("/".join(parts[start:]), folders, match_case=match_case)) is not None:
+                    return Found(path, named)
+        below = self._below().get(parts[-1].casefold(), []) if self.images and parts else []
+        return Found(below[0] if len(below) == 1 else named, named)
+
+    def existing(self, *folders: Path) -> tuple[Path, ...]:
+        """Those of some folders that hold anything; the first if none does."""
+        return tuple(filter(self._names, folders)) or folders[:1]
+
+    def _in(self, name: str, folders: tuple[Path, ...], *, match_case: bool = True) -> Path | None:
+        """The file of a whole name; without ``match_case`` the only file whose last part differs in case alone."""
         inside, base = os.path.split(name)
+        folded = base.casefold()
         for folder in folders:
-            if base in self._names(folder / inside if inside else folder):
+            there = self._names(folder / inside if inside else folder).get(folded)
+            if there and (base in there if match_case else len(there) == 1):
                 self._last = folder
-                return folder / name
-        return (self._last if self._last in folders else folders[0]) / name
+                return folder / name if match_case else folder / inside / there[0]
+        return None
 
     def holds(self, path: Path) -> bool:
         """Whether a file exists."""
-        return path.name in self._names(path.parent)
+        return path.name in self._names(path.parent).get(path.name.casefold(), [])
 
-    def _names(self, folder: Path) -> frozenset[str]:
+    def _names(self, folder: Path) -> dict[str, list[str]]:
+        """What a folder holds, by names without case."""
         if folder not in self._listings:
+            listing: dict[str, list[str]] = {}
             try:
-                self._listings[folder] = frozenset(os.listdir(folder))
+                for name in os.listdir(folder):
+                    listing.setdefault(name.casefold(), []).append(name)
             except OSError:
-                self._listings[folder] = frozenset()
+                pass
+            self._listings[folder] = listing
         return self._listings[folder]
+
+    def _below(self) -> dict[str, list[Path]]:
+        """The files below the folder of images that was given, by the last part of their names without case."""
+        if self._tree is None:
+            self._tree = {}
+            for folder, _, names in os.walk(self.images or ""):
+                for name in names:
+                    self._tree.setdefault(name.casefold(), []).append(Path(folder, name))
+        return self._tree
+
+    def start(self, file: Path | None = None) -> list[str]:
+        """The lines of the first 64 kB of a caption file; a long line may be cut.
+
+        Raises:
+            AnnotationError: it is not a text file.
+        """
+        file = file or self.path
+        if file not in self._starts:
+            with open(file, "rb") as stream:
+                raw = stream.read(65536)
+            check_text(raw, file)
+            self._starts[file] = _lines(decode(raw))
+        return self._starts[file]
 
     def head(self, file: Path | None = None) -> str:
         """The first non-blank line of a caption file, if it is within the first 64 kB; else ""."""
-        file = file or self.path
-        if file not in self._heads:
-            with open(file, "rb") as stream:
-                start = _decode(stream.read(65536), file)
-            self._heads[file] = next((line.strip() for line in start.split("\n") if line.strip()), "")
-        return self._heads[file]
+        return next((line.strip() for line in self.start(file) if line.strip()), "")
+
+    def text(self, file: Path) -> str:
+        """The whole text of a caption file; lines end with a line feed, if it has any."""
+        size = file.stat().st_size
+        if size > MOST:
+            raise AnnotationError(f"{file}: has {size:,} bytes, more than the {MOST:,} that are read; split it")
+        raw = file.read_bytes()
+        check_text(raw[:65536], file)
+        return decode(raw, file, note=self.notes.append)
 
     def lines(self, file: Path) -> Iterator[tuple[int, str]]:
         """Yield the lines of a file without their ends, numbered from 1."""
-        with open(file, "rb") as stream:
-            for number, raw in enumerate(stream, 1):
-                line = _decode(raw, file) if number == 1 else raw.decode("utf-8", "surrogateescape")
-                yield number, line.rstrip("\r\n")
+        yield from enumerate(_lines(self.text(file)), 1)
 
     def json(self, file: Path) -> Any:
         """The contents of a JSON file, parsed once."""
         if file not in self._documents:
-            try:
-                self._documents[file] = json.loads(_decode(file.read_bytes(), file))
-            except json.JSONDecodeError as error:
-                hint = '; if it has one JSON object a line, read it with format "jsonl"' if "Extra" in error.msg else ""
-                where = f"at line {error.lineno}, column {error.colno}"
-                raise AnnotationError(f"{file}: not JSON, or cut short: {error.msg} {where}{hint}") from error
-            except (ValueError, RecursionError) as error:
-                raise AnnotationError(f"{file}: cannot be read as JSON: {error}") from error
+            cure = "copy it again, it may be cut short; if each line is a JSON object, name it .jsonl"
+            self._documents[file] = parse_json(self.text(file), object, where=file, error=AnnotationError, cure=cure)
         return self._documents[file]
 
 
-def _decode(raw: bytes, file: Path) -> str:
-    """Decode the start of a file; bytes that are not UTF-8 become lone surrogates, which :func:`as_text` refuses."""
-    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise AnnotationError(f"{file}: is UTF-16; save it as UTF-8")
-    return raw.decode("utf-8-sig", "surrogateescape")
+def _lines(text: str) -> list[str]:
+    """Split text at line feeds, with a carriage return before them or not; without any, at carriage returns."""
+    lines = [line.removesuffix("\r") for line in text.split("\n")] if "\n" in text else text.split("\r")
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+def first_letters(text: str, most: int = 60) -> str:
+    """The beginning of a text in quotation marks, for messages."""
+    return repr(text if len(text) <= most else text[:most] + "...")
 
 
 def as_text(value: object, what: str) -> str:
     """Return text without surrounding white space; anything else is malformed, as is text that is not UTF-8."""
     if not isinstance(value, str):
         raise MalformedError(f"{what} is {_kind(value)}, not text")
-    if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+    if not value.isascii() and _HALF.search(value):
         raise MalformedError(f"{what} is not valid UTF-8 text")
+    if len(value) > LONGEST:
+        raise MalformedError(f"{what} has {len(value):,} letters, more than the {LONGEST:,} that are read")
     return value.strip()
 
 
@@ -169,13 +254,21 @@ def get_field(record: object, key: str) -> Any:
 
 
 def get_id(record: object, key: str) -> str:
-    """Return a field that is a whole number or text, as text."""
-    value = get_field(record, key)
+    """Return a field that is a whole number or text, as text; 17, 17.0, "17" and "17.0" are one id."""
+    return as_id(get_field(record, key), f'"{key}"')
+
+
+def as_id(value: object, what: str) -> str:
+    """Return a whole number or text as :func:`get_id` does."""
     if type(value) is int:  # not a bool
         return str(value)
+    if type(value) is float and value.is_integer():  # as pandas writes a column in which some are missing
+        return str(int(value))
     if not isinstance(value, str):
-        raise MalformedError(f'"{key}" is {_kind(value)}, not a number or text')
-    return as_file_name(value, f'"{key}"')
+        kind = str(value) if isinstance(value, float) else _kind(value)
+        raise MalformedError(f"{what} is {kind}, not a whole number or text")
+    name = as_file_name(value, what)
+    return name.partition(".")[0] if _WHOLE.fullmatch(name) else name
 
 
 def get_list(record: object, key: str) -> list[Any]:

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
 
 from captioner.data.annotations.formats import PHOTO_FOLDERS, reader
-from captioner.data.annotations.source import MalformedError, Source, as_file_name, as_text, get_field, get_list
+from captioner.data.annotations.records import LINES, TABLES, is_lines, layout_of, rows_of, table_of
+from captioner.data.annotations.source import (
+    MalformedError,
+    Source,
+    as_file_name,
+    as_id,
+    as_text,
+    first_letters,
+    get_field,
+)
+from captioner.data.dataset import split_name
 from captioner.errors import AnnotationError
 
 _FLICKR8K_LINE = re.compile(r"([^\t]+)#(\d+)\t(.*)", re.DOTALL)
-_LONGEST_ROW = 20  # lines; a quotation mark that stays open for longer is a mistake
 
 
 @reader(
@@ -38,9 +49,9 @@ def _flickr8k(source: Source) -> None:
                 listed[name] = split, place
     # The release comes as two archives, so the photos may be in the folder of the text or beside it.
     homes = [root / name for root in (file.parent, file.parent.parent) for name in PHOTO_FOLDERS]
-    folders = [source.images] if source.images else [*homes, file.parent]
+    folders = source.existing(*([source.images] if source.images else [*homes, file.parent]))
     absent: set[str] = set()
-    seen: set[str] = set()
+    seen: set[str] = set()  # of lines, since some files number all captions alike
     for number, line in source.lines(file):
         place = f"{file}:{number}"
         if not line.strip():
@@ -53,15 +64,14 @@ def _flickr8k(source: Source) -> None:
             if name in absent:
                 continue
             if name not in source.entries:
-                path = source.find(name, *folders)
-                if re.search(r"\.jpe?g\.\d+$", name, re.IGNORECASE) and not source.holds(path):
+                found = source.find(name, *folders)
+                if re.search(r"\.jpe?g\.\d+$", name, re.IGNORECASE) and not source.holds(found.path):
                     absent.add(name)
                     raise MalformedError(f'"{name}" is not the name of a photo, and no such file exists')
-                source.add_photo(name, path, listed.get(name, ("other", ""))[0], place)
-            key = f"{name}#{match[2]}"
-            if key in seen:
-                raise MalformedError(f'a caption "{key}" already exists')
-            seen.add(key)
+                source.add_photo(name, found, listed.get(name, ("other", ""))[0], place)
+            if line in seen:
+                raise MalformedError(f'this caption "{name}#{match[2]}" already exists')
+            seen.add(line)
             source.add_caption(name, match[3])
         except MalformedError as error:
             source.problem(place, error)
@@ -73,106 +83,117 @@ def _flickr8k(source: Source) -> None:
 @reader(
     "kaggle",
     "captions.txt",
-    accepts=lambda source: source.path.suffix.lower() != ".csv" and _columns(source.head()) == ["image", "caption"],
+    accepts=lambda source: (
+        source.path.suffix.lower() not in TABLES and source.head().replace('"', "").lower() == "image,caption"
+    ),
 )
 def _kaggle(source: Source) -> None:
     """Flickr8k and Flickr30k as published on Kaggle: ``captions.txt`` and ``Images/``, without splits."""
     _table(source, ["Images", "images", ""])
 
 
-@reader("jsonl", "captions.jsonl", accepts=lambda source: source.path.suffix.lower() in {".jsonl", ".ndjson"})
+@reader("jsonl", "captions.jsonl", accepts=is_lines)
 def _jsonl(source: Source) -> None:
-    """One JSON object on each line."""
-    for number, line in source.lines(source.files[0]):
-        place = f"{source.files[0]}:{number}"
-        if not line.strip():
-            continue
+    """One JSON object on each line, or a list of them."""
+    homes = _homes(source, ["", "images", "Images"])
+    for place, record in _records(source):
         try:
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise MalformedError(f"not JSON: {error}") from error
-            image, split = get_field(record, "image"), record.get("split")
-            captions = get_list(record, "captions") if "captions" in record else [get_field(record, "caption")]
-            _add_to(source, place, image, split, ["", "images", "Images"])
+            if isinstance(record, MalformedError):
+                raise record
+            names = tuple(record) if isinstance(record, dict) else ()
+            if (layout := layout_of(names)) is None:
+                image, captions, split = get_field(record, "image"), [get_field(record, "caption")], None
+            else:
+                image = record[names[layout.image]]
+                captions = [record[names[index]] for index in layout.captions]
+                split = None if layout.split is None else record[names[layout.split]]
+            image_id = _add_to(source, place, image, split, homes)
         except MalformedError as error:
             source.problem(place, error)
             continue
-        for caption in captions:
+        _add_captions(source, place, image_id, captions)
+
+
+def _records(source: Source) -> Iterator[tuple[str, Any]]:
+    """Yield the places of records and what they hold, which may be malformed."""
+    file = source.files[0]
+    if source.path.suffix.lower() not in LINES and source.head(file).startswith("["):
+        records = source.json(file)
+        yield from ((f"{file}:$[{index}]", record) for index, record in enumerate(records))
+        return
+    for number, line in source.lines(file):
+        if line.strip():
             try:
-                source.add_caption(image.strip(), caption)
-            except MalformedError as error:
-                source.problem(place, error)
+                yield f"{file}:{number}", json.loads(line)
+            except ValueError as error:
+                yield f"{file}:{number}", MalformedError(f"not JSON: {error}")
+            except RecursionError:
+                yield f"{file}:{number}", MalformedError("its JSON is nested too deeply")
 
 
-@reader("csv", "captions.csv", accepts=lambda source: source.path.suffix.lower() == ".csv")
+@reader(
+    "csv",
+    "captions.csv",
+    "captions.tsv",
+    "results.csv",
+    accepts=lambda source: source.path.suffix.lower() in TABLES or table_of(source.start()) is not None,
+)
 def _csv(source: Source) -> None:
     """A table with a header."""
-    _table(source, ["", "images", "Images"])
+    _table(source, ["", "images", "Images", *PHOTO_FOLDERS])
 
 
-def _add_to(source: Source, place: str, image: object, split: object, folders: Sequence[str]) -> None:
-    """Add the photo of a row unless it was added before; all rows of a photo must agree on its split."""
-    name = as_file_name(image, '"image"')
-    split = as_text(split, '"split"') if split is not None else ""
-    if name in source.entries:
-        known = source.entries[name]
-        if split and split != known.split:
-            raise MalformedError(f'"{name}" is in the split "{split}" here and in "{known.split}" at {known.place}')
-        return
-    homes = [source.images] if source.images else [source.files[0].parent / folder for folder in folders]
-    source.add_photo(name, source.find(name, *homes), split or "all", place)
+def _homes(source: Source, folders: Sequence[str]) -> Sequence[Path]:
+    """Where the images are: in the folder that was given, or in one of these beside the captions."""
+    return source.existing(
+        *([source.images] if source.images else [source.files[0].parent / folder for folder in folders])
+    )
 
 
-def _columns(header: str) -> list[str]:
-    return [column.strip().strip('"').lower() for column in header.split(",")]
+def _add_to(source: Source, place: str, image: object, split: object, homes: Sequence[Path]) -> str:
+    """Add the photo of a row unless it was added before, and return its id; all its rows must agree on its split."""
+    name = as_id(image, '"image"')
+    part = as_text(split, '"split"') if split is not None else ""
+    if name not in source.entries:
+        source.add_photo(name, source.find(name, *homes), part, place)
+    elif part and split_name(part) != (known := source.entries[name]).split:
+        raise MalformedError(f'"{name}" is in the split "{part}" here and in "{known.split}" at {known.place}')
+    return name
+
+
+def _add_captions(source: Source, place: str, image_id: str, values: Sequence[object]) -> None:
+    """Add the captions in the fields of a row, each one or a list; of several fields, some may be empty."""
+    captions = list(chain.from_iterable(value if isinstance(value, list) else [value] for value in values))
+    filled = [caption for caption in captions if caption is not None and caption != "" and not str(caption).isspace()]
+    for caption in filled if len(values) > 1 and filled else captions:
+        try:
+            source.add_caption(image_id, caption)
+        except MalformedError as error:
+            source.problem(place, error)
 
 
 def _table(source: Source, folders: Sequence[str]) -> None:
     """Read ``image,caption[,split]``; other columns are ignored."""
     file = source.files[0]
     lines = [line for _, line in source.lines(file)]
-    start = next((index for index, line in enumerate(lines) if line.strip()), 0)
-    columns = _columns(lines[start]) if lines else []
-    if "image" not in columns or "caption" not in columns:
-        raise AnnotationError(f"{file}:{start + 1}: this line must be the header image,caption or image,caption,split")
-    image_at, caption_at = columns.index("image"), columns.index("caption")
-    split_at = columns.index("split") if "split" in columns else None
-    for index, row, fields in _rows(lines, start + 1):
+    table = table_of(lines)
+    if table is None:
+        start = next((index for index, line in enumerate(lines) if line.strip()), 0)
+        raise AnnotationError(
+            f"{file}:{start + 1}: this line must be the header image,caption or image,caption,split, in any order and "
+            f"with any other columns; it is {first_letters(''.join(lines[start : start + 1]))}"
+        )
+    layout, homes = table.layout, _homes(source, folders)
+    for index, cells in rows_of(lines, table):
         place = f"{file}:{index + 1}"
-        if columns == ["image", "caption"]:
-            # Hand-made tables often lack quotes around captions; with two columns the meaning is clear all the same.
-            fields = row.split(",", 1) if fields is None else fields
-            fields = [fields[0], ",".join(fields[1:])] if len(fields) > 2 else fields
         try:
-            if fields is None:
+            if cells is None:
                 raise MalformedError("the quotation marks do not match")
-            if len(fields) != len(columns):
-                raise MalformedError(f"the header has {len(columns)} columns, this row {len(fields)}")
-            _add_to(source, place, fields[image_at], fields[split_at] if split_at is not None else None, folders)
-            source.add_caption(fields[image_at].strip(), fields[caption_at])
+            if len(cells) != table.columns:
+                raise MalformedError(f"the table has {table.columns} columns, this row {len(cells)}")
+            split = None if layout.split is None else cells[layout.split]
+            image_id = _add_to(source, place, cells[layout.image], split, homes)
         except MalformedError as error:
             source.problem(place, error)
-
-
-def _rows(lines: Sequence[str], index: int) -> Iterator[tuple[int, str, list[str] | None]]:
-    """Yield the rows of a CSV from a line on: the index of their first line, their text, and their fields or None.
-
-    With plain ``csv.reader``, one unclosed quotation mark would swallow the rest of the file.
-    """
-    while index < len(lines):
-        row, fields, used = lines[index], None, 1
-        if '"' not in row:
-            fields = row.split(",")
-        else:
-            for span in range(1, _LONGEST_ROW + 1):
-                try:
-                    text = [line + "\n" for line in lines[index : index + span]]
-                    row, fields, used = "".join(text).rstrip("\n"), next(csv.reader(text, strict=True)), len(text)
-                    break
-                except csv.Error as error:
-                    if "end of data" not in str(error):
-                        break
-        if lines[index].strip():
-            yield index, row, fields
-        index += used
+            continue
+        _add_captions(source, place, image_id, [cells[column] for column in layout.captions])

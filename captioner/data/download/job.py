@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import threading
@@ -18,7 +17,8 @@ from captioner.data.download.http import Patience
 from captioner.data.download.progress import Monitor, Progress, StoppedError
 from captioner.data.download.record import Record
 from captioner.data.download.unpack import ZIP_ERRORS, check_room, choose_members, is_member, size_of, write_member
-from captioner.errors import DownloadError, first_line
+from captioner.errors import DownloadError, FileError, first_line
+from captioner.files import writing
 
 
 @dataclass(frozen=True)
@@ -81,15 +81,16 @@ class Job:
     def run(self) -> Outcome:
         """Do what is left to do; an error that concerns only this archive is returned, not raised."""
         try:
-            with self._locked():
+            with self._locked(), writing(self.target):
                 self.record.load()  # another run may have continued the download
                 return self._run()
         except DownloadError as error:
             return Outcome(self.archive, self.fetch.received, error=error)
+        except FileError as error:
+            failure = DownloadError(f"{error}; the same command then resumes")
+            return Outcome(self.archive, self.fetch.received, error=failure)
         except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            hint = "; free some space and run the same command again" if full else ""
-            failure = DownloadError(f"{error.filename or self.target}: {error.strerror or error}{hint}")
+            failure = DownloadError(f"{error.filename or self.target}: {error.strerror or error}")
             return Outcome(self.archive, self.fetch.received, error=failure)
         except StoppedError:
             failure = DownloadError(f"{self.target}: interrupted; the same command continues where it stopped")

@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from captioner.data.download.catalog import Archive
-from captioner.files import write_json
+from captioner.errors import DownloadError
+from captioner.files import read_json, write_json
+
+
+class _Part(BaseModel):
+    total: int | None
+    version: str | None
+
+
+class _Unpacked(BaseModel):
+    members: list[str]
+    files: dict[str, int]
+
+
+class _State(BaseModel):
+    """See :attr:`Record.state`."""
+
+    model_config = ConfigDict(strict=True)
+
+    of: list[str]
+    part: _Part | None = None
+    checked: list[int] | None = None
+    unpacked: _Unpacked | None = None
 
 
 class Record:
@@ -27,12 +49,13 @@ class Record:
         self._lock = FileLock(self.path.with_suffix(".lock"), thread_local=False)
 
     def load(self) -> None:
-        """Read the state; it is empty if there is no record, or one of another archive."""
+        """Read the state; it is empty if there is no record, a damaged one, or one of another archive."""
         try:
-            state = json.loads(self.path.read_bytes())
-        except (OSError, ValueError):
-            state = {}
-        self.state = state if isinstance(state, dict) and state.get("of") == self.source else {}
+            state = read_json(self.path, dict, error=DownloadError)
+            # Checked as a whole, since what it lacks is found out again.
+            self.state = _State.model_validate(state).model_dump() if state.get("of") == self.source else {}
+        except (DownloadError, ValidationError):
+            self.state = {}
 
     def save(self, **changes: Any) -> None:
         """Change the state and write it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import zipfile
 import zlib
@@ -12,6 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from captioner.errors import DownloadError, first_line
+from captioner.files import free_bytes, writing
 
 BLOCK = 1 << 18
 """Bytes read at once."""
@@ -83,11 +83,12 @@ def write_member(
 
     Raises:
         zipfile.BadZipFile: the bytes do not match their checksum.
+        FileError: the disk is full or fails.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Always the same name, so that a killed run leaves no more than one such file, and only until the next run.
     part = path.with_name(path.name + ".part")
-    with file.open(info) as source, open(part, "wb") as sink:
+    with writing(path), file.open(info) as source, open(part, "wb") as sink:
         while block := source.read(BLOCK):  # at the member's end this compares the CRC
             sink.write(block)
             on_block()
@@ -141,10 +142,7 @@ def check_room(folder: Path, need: int) -> None:
     Raises:
         DownloadError: it has less.
     """
-    place = folder.resolve()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
+    free = free_bytes(folder.resolve())
     if need > free:
         raise DownloadError(
             f"{folder}: {need / 1e9:,.2f} GB are needed and {free / 1e9:,.2f} GB are free; free some space, or choose "

@@ -21,11 +21,11 @@ from tests.data.caption_files import GOOD_IMAGE, SENTENCES, captions_of, coco_wi
 USELESS: dict[str, tuple[str, object, str]] = {
     "empty": ("x.json", b"", "the file is empty"),
     "blank": ("captions.csv", " \n\n", "the file is empty"),
-    "cut short": ("x.json", '{"images": [\n  {"id": 1,', r"not JSON, or cut short: .* at line 2, column \d+"),
-    "JSON lines under the wrong name": ("x.json", '{"image": "a"}\n{"image": "b"}', 'format "jsonl"'),
-    "a list": ("x.json", [1, 2], "no known caption format; known are karpathy: .* coco: "),
+    "cut short": ("x.json", '{"images": [\n  {"id": 1,', r"is not JSON \(.* line 2 column \d+.*copy it again"),
+    "JSON lines without captions": ("x.json", '{"image": "a"}\n{"image": "b"}', r"is not JSON \(Extra data.*\.jsonl"),
+    "a list": ("x.json", [1, 2], r"no known caption format; it begins with '\[1, 2\]'; known are karpathy: .* coco: "),
     "prose": ("x.txt", "Dear reader,\n", "no known caption format"),
-    "too deep": ("x.json", "[" * 100_000, "cannot be read as JSON"),
+    "too deep": ("x.json", "[" * 100_000, "nested too deeply"),
     "images is no list": ("x.json", {"images": {}, "annotations": []}, r'"images" is an object, not a list'),
     "boxes instead of captions": (
         "x.json",
@@ -33,8 +33,22 @@ USELESS: dict[str, tuple[str, object, str]] = {
         r'2 records are malformed, the first: .*:\$.annotations\[0\]: the field "caption" is missing',
     ),
     "nothing in it": ("x.json", {"images": [], "annotations": []}, "no photo with a caption"),
-    "no header": ("x.csv", "a.jpg,A dog\n", r"x\.csv:1: this line must be the header image,caption"),
-    "UTF-16": ("x.csv", "image,caption\na,b\n".encode("utf-16"), "UTF-16; save it as UTF-8"),
+    "other columns": (
+        "x.csv",
+        "name,words\na.jpg,A dog\n",
+        r"x\.csv:1: this line must .* it is 'name,words'",
+    ),
+    "no names of images": ("x.csv", "a,A dog\n", r"x\.csv:1: this line must be the header image,caption"),
+    "UTF-16 without a mark": ("x.csv", "image,caption\na,b\n".encode("utf-16-le"), "UTF-16 without a mark.*UTF-8"),
+    "UTF-16 cut short": ("x.csv", "image,caption\na,b\n".encode("utf-16")[:-1], "is not UTF-16 text to its end"),
+    "Russian in Windows-1251": ("x.csv", "image,caption\na.jpg,Белая собака\n".encode("cp1251"), r":2: is not UTF-8"),
+    "Chinese in GBK": ("x.csv", "image,caption\na.jpg,一只白色的狗在草地上奔跑\n".encode("gbk"), r":2: is not UTF-8"),
+    "Polish in Windows-1250": ("x.csv", ("image,caption\n" + "a.jpg,żółta łódź\n" * 3).encode("cp1250"), "not UTF-8"),
+    "an old Mac's encoding": ("x.csv", ("image,caption\r" + "a.jpg,le café brûlé\r" * 4).encode("mac-roman"), "UTF-8"),
+    "a spreadsheet": ("x.xlsx", b"PK\x03\x04" + bytes(40), "is a zip archive or a spreadsheet; .* CSV"),
+    "gzip": ("x.csv.gz", b"\x1f\x8b\x08" + bytes(40), "compressed by gzip"),
+    "an image": ("x.jpg", b"\xff\xd8\xff\xe0" + bytes(40), "is an image; give a caption file"),
+    "zero bytes": ("x.csv", b"image,caption\na.jpg,A dog\0\n", "not text, since it has zero bytes"),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import json
 import os
 import random
 import re
@@ -491,7 +492,7 @@ def test_a_full_disk_keeps_what_is_there(server: Server, tmp_path: Path, monkeyp
 
     monkeypatch.setattr(os, "replace", full)
     message = error_of(run_one(tmp_path, archive))
-    assert "a.jpg: No space left on device; free some space" in message
+    assert "a.jpg: cannot be written, the disk is full" in message and "free some space" in message
     monkeypatch.setattr(os, "replace", plain)
     assert run_one(tmp_path, archive) == Outcome(archive, written=2)
     assert files_in(tmp_path) == WHOLE and len(server.requests) == 1
@@ -510,6 +511,23 @@ def test_unpacking_continues_where_it_stopped(server: Server, tmp_path: Path) ->
     photo.write_bytes(bytes(200_000))  # of the right size, as a power cut leaves it
     (tmp_path / "set" / "photos" / "a.jpg.part").write_bytes(b"half")
     assert run_one(tmp_path, archive) == Outcome(archive, written=1, present=1)
+    assert files_in(tmp_path) == WHOLE and len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *("null", "[" * 100_000, "{", '{"of": 3}'),
+        *('{"of": OF, "unpacked": 3}', '{"of": OF, "unpacked": {"members": []}}', '{"of": OF, "checked": "x"}'),
+        '{"of": OF, "part": [1]}',
+    ],
+)
+def test_a_damaged_record_is_none(server: Server, tmp_path: Path, damage: str) -> None:
+    archive = archive_of(server, DATA)
+    run_one(tmp_path, archive)
+    record = tmp_path / ".captioner" / "set-set.zip.json"
+    record.write_text(damage.replace("OF", json.dumps(json.loads(record.read_text())["of"])))
+    assert run_one(tmp_path, archive) == Outcome(archive, present=2)
     assert files_in(tmp_path) == WHOLE and len(server.requests) == 1
 
 

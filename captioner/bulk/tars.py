@@ -1,0 +1,210 @@
+"""The images in a tar file, read as a stream and within bounds, whatever its headers claim."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import posixpath
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+from captioner.bulk.limits import MOST_HEADER, BadPart, check_unpacked, too_large
+from captioner.data.find import IMAGE_EXTENSIONS, is_hidden
+from captioner.errors import first_line
+
+_PACKED: tuple[tuple[bytes, Callable[[Any], Any]], ...] = (
+    (b"\x1f\x8b", gzip.open),
+    (b"BZh", bz2.open),
+    (b"\xfd7zXZ", lzma.open),
+    (b"\x5d\0\0\x80", lzma.open),
+)
+
+
+def images_in_tar(
+    opened: Callable[[], AbstractContextManager[Any]],
+) -> Iterator[tuple[str, bytes | str]]:
+    """Yield the images of a tar file: the name of each with its bytes, or with why they are not read.
+
+    Members that are links come last: what they link to is looked up in a second pass, which only they cost. Hidden
+    members are left out, as hidden files in folders are.
+
+    Args:
+        opened: opens the file, at its beginning.
+
+    Raises:
+        BadPart: the file cannot be read, or not to its end; the images before that have been yielded.
+    """
+    links: dict[str, tuple[str, str]] = {}  # by normalised name: the name, and what it links to, normalised
+    count, broken = 0, ""
+    try:
+        with opened() as file:
+            for member, stream in _members(file):
+                if is_hidden(member.name) or os.path.splitext(member.name)[1].lower() not in IMAGE_EXTENSIONS:
+                    continue
+                if member.islnk() or member.issym():
+                    place = posixpath.dirname(member.name) if member.issym() else ""
+                    target = posixpath.normpath(posixpath.join(place, member.linkname))
+                    links[posixpath.normpath(member.name)] = member.name, target
+                elif member.isdev():
+                    yield member.name, "is a device or a pipe, not a file; leave it out, or put the file there"
+                elif not member.isdir():
+                    content = _content(member, stream)
+                    count += isinstance(content, bytes)
+                    yield member.name, content
+    except Exception as error:  # tarfile has many for damaged files, and each kind of storage its own
+        broken = f"the tar file ends or breaks after {count:,} pictures ({first_line(error)})"
+    if links:
+        yield from _linked(opened, links)
+    if broken:
+        raise BadPart(broken)
+
+
+def _linked(
+    opened: Callable[[], AbstractContextManager[Any]], links: dict[str, tuple[str, str]]
+) -> Iterator[tuple[str, bytes | str]]:
+    """Yield what links stand for: by their normalised names, the name of each and what it links to."""
+    wanted: dict[str, list[str]] = {}
+    for name, target in links.values():
+        for _ in range(40):  # as many links in a row as Linux follows
+            if target not in links:
+                break
+            target = links[target][1]
+        wanted.setdefault(target, []).append(name)
+    try:
+        with opened() as file:
+            for member, stream in _members(file):
+                name = posixpath.normpath(member.name)
+                if member.isreg() and name in wanted:
+                    content = _content(member, stream)
+                    yield from ((link, content) for link in wanted.pop(name))
+                if not wanted:
+                    return
+    except Exception:  # the first pass has told of it
+        pass
+    for target, names in wanted.items():
+        yield from ((name, f"is a link to {target}, which is no file in this tar file; add it there") for name in names)
+
+
+def _members(file: Any) -> Iterator[tuple[tarfile.TarInfo, _Stream]]:
+    stream = _Stream(file)
+    with tarfile.TarFile(fileobj=stream, tarinfo=_Member) as archive:  # type: ignore[arg-type]
+        while (member := archive.next()) is not None:
+            archive.members = []  # type: ignore[attr-defined]  # it would keep all of them
+            yield member, stream
+            stream.in_headers = 0
+
+
+def _content(member: tarfile.TarInfo, stream: _Stream) -> bytes | str:
+    """Return the bytes of a member, or why they are not read."""
+    if member.size < 0:
+        raise BadPart("a negative size")
+    if reason := too_large(member.size):
+        return reason
+    stream.seek(member.offset_data)
+    pieces: Any = member.sparse
+    if pieces is None:
+        return stream.take(member.size)
+    data = bytearray(member.size)
+    for start, count in pieces:
+        if not 0 <= start <= start + count <= member.size:
+            raise BadPart("a damaged map of a sparse member")
+        data[start : start + count] = stream.take(count)
+    return bytes(data)
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose damaged header is an error, and not the end of the archive."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if any(buf):
+                raise BadPart(str(error)) from None
+            raise  # zeros end an archive, and so may the end of the file
+
+
+class _Stream:
+    """What tarfile reads: a file, unpacked if need be, that is only read forwards.
+
+    What tarfile itself reads are headers, and it holds them in memory, so there is a bound on them.
+
+    Attributes:
+        in_headers: bytes that tarfile read since the last member.
+    """
+
+    def __init__(self, file: Any) -> None:
+        self.in_headers = self._at = 0
+        self._source = _Counted(file)
+        buffered = io.BufferedReader(self._source, 1 << 16)
+        head = buffered.peek(6)[:6]
+        self._packed = next((unpack for magic, unpack in _PACKED if head.startswith(magic)), None)
+        self._jumps = self._packed is None and file.seekable()
+        if self._jumps:
+            file.seek(0)
+        self._file: Any = file if self._jumps else self._packed(buffered) if self._packed else buffered
+
+    def tell(self) -> int:
+        """Return the position in what was unpacked."""
+        return self._at
+
+    def seek(self, position: int) -> None:
+        """Go forwards."""
+        if position < self._at:
+            raise BadPart("a negative size")
+        if self._jumps:
+            self._file.seek(position)
+            self._at = position
+        while self._at < position:
+            self.take(min(1 << 20, position - self._at))
+
+    def read(self, size: int) -> bytes:
+        """Read a header; fewer bytes at the end of the file."""
+        self.in_headers += size
+        if not 0 <= size <= self.in_headers <= MOST_HEADER:
+            raise BadPart(f"a member's headers claim more than {MOST_HEADER:,} bytes")
+        return self._read(size)
+
+    def take(self, size: int) -> bytes:
+        """Read content.
+
+        Raises:
+            BadPart: the file ends before.
+        """
+        data = self._read(size)
+        if len(data) < size:
+            raise BadPart("unexpected end of data")
+        return data
+
+    def _read(self, size: int) -> bytes:
+        pieces = []
+        while size > 0 and (data := self._file.read(size)):
+            pieces.append(data)
+            size -= len(data)
+            self._at += len(data)
+            if self._packed:
+                check_unpacked(self._at, self._source.count)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+class _Counted(io.RawIOBase):
+    """A file that counts the bytes that are read of it."""
+
+    def __init__(self, file: Any) -> None:
+        self.count = 0
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        self.count += len(data)
+        return len(data)

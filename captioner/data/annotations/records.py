@@ -1,0 +1,182 @@
+"""How tables and JSON records of captions are recognised, by the names of their fields or by what is in them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from os.path import splitext
+
+from captioner.data.annotations.source import Source
+from captioner.data.dataset import UNDIVIDED, split_name
+from captioner.data.find import IMAGE_EXTENSIONS
+
+TABLES = frozenset({".csv", ".tsv", ".tab", ".psv"})
+LINES = frozenset({".jsonl", ".ndjson"})
+
+# Names of fields without case, spaces, "_" and "-"; of several in one record, the first here counts.
+_IMAGE = (
+    *("image", "imagename", "imagepath", "imagefile", "filename", "filepath", "file", "path"),
+    *("img", "imgname", "imgpath", "photo", "picture", "imageid"),
+)
+_CAPTION = ("caption", "text", "sentence", "description", "comment", "raw")
+_SPLIT = ("split", "subset", "partition", "set")
+_KNOWN_SPLITS = frozenset({"train", "restval", "val", "dev", "test", UNDIVIDED})
+
+_DELIMITERS = ",;\t|"
+_LONGEST_ROW = 20  # lines; a quotation mark that stays open for longer is a mistake
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which fields of a record are the image's name, its captions and its split, by their indices."""
+
+    image: int
+    captions: tuple[int, ...]
+    split: int | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """How a table is written.
+
+    Attributes:
+        delimiter: between its columns.
+        columns: how many it has.
+        layout: what is in them.
+        first: index of the line of its first row.
+    """
+
+    delimiter: str
+    columns: int
+    layout: Layout
+    first: int
+
+
+@lru_cache(maxsize=256)
+def layout_of(names: tuple[str, ...]) -> Layout | None:
+    """Recognise the fields of a record by their names; ``None`` if the image's or the captions' is missing."""
+    plain = [re.sub(r"[\s_-]+", "", name.casefold()) for name in names]
+    image = next((plain.index(name) for name in _IMAGE if name in plain), None)
+    split = next((plain.index(name) for name in _SPLIT if name in plain), None)
+    for word in _CAPTION:
+        lists = [index for index, name in enumerate(plain) if name == f"{word}s"]
+        single = [index for index, name in enumerate(plain) if re.fullmatch(rf"{word}\d*", name)]
+        if image is not None and (lists or single):
+            return Layout(image, tuple(lists[:1] or single), split)
+    return None
+
+
+def table_of(lines: Sequence[str]) -> Table | None:
+    """Recognise a table by its header, or without one by its rows; ``None`` if it is neither."""
+    filled = [index for index, line in enumerate(lines) if line.strip()]
+    delimiters = _DELIMITERS
+    if filled and (match := re.fullmatch(r'"?sep=(.)"?', lines[filled[0]].strip("\ufeff "))):  # written by Excel
+        delimiters, filled = match[1], filled[1:]
+    if not filled:
+        return None
+    for delimiter in delimiters:
+        names = _cells(lines[filled[0]], delimiter)
+        if (layout := layout_of(tuple(names))) is not None:
+            return Table(delimiter, len(names), layout, filled[0] + 1)
+    for delimiter in reversed(delimiters):
+        rows = [_cells(lines[index], delimiter) for index in filled[:100]]
+        if (found := _without_header(rows)) is not None:
+            return Table(delimiter, *found, filled[0])
+    return None
+
+
+def _without_header(rows: Sequence[Sequence[str]]) -> tuple[int, Layout] | None:
+    """The number of columns of a table without a header, and what is in them."""
+    count = len(rows[0])
+    image = next((column for column, cell in enumerate(rows[0]) if _is_image(cell)), None)
+    if image is None or count < 2:
+        return None
+    if any(len(row) != count for row in rows):
+        # Captions with commas, without quotation marks: clear if they come last, after the name alone.
+        return (
+            (2, Layout(0, (1,), None))
+            if image == 0 and sum(_is_image(row[0]) for row in rows) > len(rows) / 2
+            else None
+        )
+    others = [column for column in range(count) if column != image]
+    splits = [column for column in others if all(split_name(row[column]) in _KNOWN_SPLITS for row in rows)]
+    texts = [
+        column for column in others if column not in splits and not all(row[column].strip().isdigit() for row in rows)
+    ]
+    if len(texts) != 1 or sum(_is_image(row[image]) for row in rows) <= len(rows) / 2:
+        return None
+    return count, Layout(image, tuple(texts), splits[0] if splits else None)
+
+
+def _is_image(cell: str) -> bool:
+    return splitext(cell.strip().lower())[1] in IMAGE_EXTENSIONS
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
+    try:
+        return next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:
+        return line.split(delimiter)
+
+
+def rows_of(lines: Sequence[str], table: Table) -> Iterator[tuple[int, list[str] | None]]:
+    """Yield the rows of a table: the index of the first line, and the cells, or None if quotation marks do not match.
+
+    With plain ``csv.reader``, one unclosed quotation mark would swallow the rest of the file. Where no cell follows the
+    caption, its delimiters and quotation marks need no quotation marks around it.
+    """
+    delimiter, columns, index = table.delimiter, table.columns, table.first
+    open_end = table.layout.captions == (columns - 1,)
+    while index < len(lines):
+        row, cells, used = lines[index], None, 1
+        if '"' not in row:
+            cells = row.split(delimiter)
+        else:
+            for span in range(1, _LONGEST_ROW + 1):
+                # Tables with tabs or bars often have no quotation marks around cells, but in them.
+                if span > 1 and delimiter in "\t|" and lines[index : index + span][-1].count(delimiter) >= columns - 1:
+                    break
+                try:
+                    text = [line + "\n" for line in lines[index : index + span]]
+                    cells, used = next(csv.reader(text, delimiter=delimiter, strict=True)), len(text)
+                    break
+                except csv.Error as error:
+                    if "end of data" not in str(error):
+                        break
+        if cells is None and (open_end or (row.count(delimiter) == columns - 1 and delimiter in "\t|")):
+            cells = row.split(delimiter, columns - 1)
+        elif cells is not None and open_end and len(cells) > columns:
+            cells = [*cells[: columns - 1], delimiter.join(cells[columns - 1 :])]
+        if row.strip():
+            yield index, cells
+        index += used
+
+
+def is_json(source: Source) -> bool:
+    """Whether a caption file is one JSON document, by its name and its beginning."""
+    suffix = source.path.suffix.lower()
+    if suffix in TABLES | LINES or _is_record(_parsed(source.head())):
+        return False
+    return suffix == ".json" or source.head().startswith(("{", "["))
+
+
+def is_lines(source: Source) -> bool:
+    """Whether a caption file has a JSON record on each line, or is a JSON list of records."""
+    if source.path.suffix.lower() in LINES or _is_record(_parsed(source.head())):
+        return True
+    return is_json(source) and isinstance(found := source.json(source.path), list) and any(map(_is_record, found[:1]))
+
+
+def _is_record(value: object) -> bool:
+    return isinstance(value, dict) and layout_of(tuple(value)) is not None
+
+
+def _parsed(line: str) -> object:
+    try:
+        return json.loads(line) if line.startswith("{") else None
+    except (ValueError, RecursionError):
+        return None

@@ -1,0 +1,91 @@
+"""Colours of an image with an ICC profile, as sRGB.
+
+The intent is perceptual, the default of Firefox and of Pillow; for the profiles of cameras and screens, a matrix and
+curves, all intents are one. Most profiles are sRGB. What a profile does to a few colours is tried once, and an image
+whose profile changes none of them keeps its values: that costs a look-up, some 2 microseconds.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from functools import lru_cache
+from threading import Lock
+from typing import Any
+
+from PIL import Image
+
+log = logging.getLogger(__name__)
+
+LONGEST_PROFILE = 16 << 20
+"""Bytes of the longest profile that is used; those of printers have some 3 MB."""
+
+_EXPECTED = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # a profile's colour space -> the mode it is for
+_NAMES = {"RGB": "colour", "L": "grey", "CMYK": "CMYK"}
+_SAME = 2  # of 255: sRGB profiles differ by rounding
+_lock = Lock()
+
+
+def to_srgb(image: Image.Image, profile: bytes | None, name: str) -> Image.Image:
+    """Convert an image to sRGB by its ICC profile.
+
+    A profile that is broken, or not for images of this mode, is ignored, with a note in the log.
+
+    Args:
+        image: of mode ``RGB``, ``RGBA``, ``L``, ``LA`` or ``CMYK``; others are given back as they are.
+        profile: the profile, if the image has one.
+        name: what the log calls the image.
+
+    Returns:
+        ``image`` itself, if there is nothing to convert; otherwise a new image of mode ``RGB``, or ``RGBA`` if it has
+        transparency.
+    """
+    mode = {"RGBA": "RGB", "LA": "L"}.get(image.mode, image.mode)
+    if not profile or mode not in _NAMES:
+        return image
+    try:
+        if len(profile) > LONGEST_PROFILE:
+            raise ValueError(f"it has more than {LONGEST_PROFILE:,} bytes")
+        with _lock:  # a transform is made once
+            transform = _transform(profile, mode)
+        if transform is None:
+            return image
+        if image.mode == "LA":  # littleCMS would leave the transparency out
+            colours: Image.Image = transform.apply(image.getchannel("L"))
+            colours.putalpha(image.getchannel("A"))
+            return colours
+        if image.mode == "RGBA":
+            colours = transform.apply(image.convert("RGB"))
+            colours.putalpha(image.getchannel("A"))
+            return colours
+        return transform.apply(image)
+    except Exception as error:  # the image can be read without its profile
+        log.info("%s: its ICC profile is ignored (%s)", name, error)
+        return image
+
+
+@lru_cache(maxsize=32)
+def _transform(profile: bytes, mode: str) -> Any:
+    """The transform from a profile to sRGB, or None if it changes nothing."""
+    from PIL import ImageCms  # takes a few milliseconds, and most images have no profile
+
+    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    space = source.profile.xcolor_space
+    if _EXPECTED.get(space) != mode:
+        raise ValueError(f"it is for {space.strip()}, the image is {_NAMES[mode]}")
+    transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB", ImageCms.Intent.PERCEPTUAL)
+    if mode == "CMYK":
+        return transform
+    before = _probe(mode)
+    after = transform.apply(before)
+    differences = (abs(a - b) for a, b in zip(before.convert("RGB").tobytes(), after.tobytes(), strict=True))
+    return None if max(differences) <= _SAME else transform
+
+
+def _probe(mode: str) -> Image.Image:
+    """An image of colours from all of the range."""
+    if mode == "L":
+        return Image.frombytes("L", (256, 1), bytes(range(256)))
+    steps = range(0, 256, 51)
+    values = bytes(value for red in steps for green in steps for blue in steps for value in (red, green, blue))
+    return Image.frombytes("RGB", (len(values) // 3, 1), values)

@@ -1,0 +1,100 @@
+"""Names that are given for image files but are something else, and lists of names."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+import sys
+from collections.abc import Iterator
+from typing import BinaryIO
+from urllib.parse import unquote, urlsplit
+
+from captioner.errors import CaptionerError
+
+_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+|(data):", re.IGNORECASE)
+_LONGEST = 1 << 16  # letters of a name, far more than any system allows
+# JPEG, PNG, GIF, WebP, TIFF, HEIF and AVIF; PDF, ZIP and gzip. Two zero bytes are in no list, since no name is empty.
+_BINARY = re.compile(
+    rb"\xff\xd8\xff|\x89PNG|GIF8[79]a|RIFF....WEBP|II\*\0|MM\0\*|....ftyp|%PDF-|PK\x03\x04|\x1f\x8b|.*\0\0", re.DOTALL
+)
+
+
+def why_no_file(name: str) -> str | None:
+    """Return why a name stands for no file, and what to do, if it is an address or a path of another system."""
+    if found := _ADDRESS.match(name):
+        scheme = (found[1] or found[2]).lower()
+        if scheme == "data":
+            return "this is the image itself, written as an address; save it as a file first"
+        if scheme == "file":
+            return f"this is the address of a file; give its path: {unquote(urlsplit(name).path)}"
+        if scheme in ("http", "https", "ftp"):
+            return "this is a web address; download the image first"
+        return f"this is an address ({scheme}), not a file; copy the image to this machine first"
+    if "\\" in name and os.sep != "\\":
+        return "there is no such file; if this is a path of Windows, write it with / as on this system"
+    return None
+
+
+def called(name: str) -> str:
+    """Return what a message calls a name, which may hold a whole image."""
+    return name if len(name) <= 1000 or name[:5].lower() != "data:" else f"{name[:60]}..."
+
+
+def listed(stream: BinaryIO) -> Iterator[str]:
+    """Yield the names in a list as soon as they arrive: one on each line, or each ended by a zero byte.
+
+    A name is taken as it stands if there is such a file. Otherwise what other programs put around names is removed: a
+    byte order mark, the CR of a line end, blanks and quotes; and ``~`` stands for the home folder.
+
+    Args:
+        stream: the list, in the encoding of file names or in UTF-16 with a byte order mark, as PowerShell writes it.
+
+    Raises:
+        CaptionerError: it is not a list of names, but an image for example.
+    """
+    head = _read(stream)
+    while head and not re.search(rb"[\0\r\n]", head) and len(head) < _LONGEST and (more := _read(stream)):
+        head += more
+    is_utf16 = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if not is_utf16 and _BINARY.match(head):
+        raise CaptionerError("standard input: this is not a list of names but binary data; give an image as a file")
+    encoding = "utf-16" if is_utf16 else sys.getfilesystemencoding()
+    decode = codecs.getincrementaldecoder(encoding)("replace" if is_utf16 else sys.getfilesystemencodeerrors()).decode
+    rest = decode(head)
+    end = next((letter for letter in "\0\n\r" if letter in rest), "\n")
+    while True:
+        *lines, rest = rest.split(end)
+        yield from filter(None, map(_name, lines))
+        if len(rest) > _LONGEST:
+            raise CaptionerError(
+                f"standard input: this is not a list of names, since one would have over {_LONGEST:,} letters"
+            )
+        block = _read(stream)
+        rest += decode(block, not block)
+        if not block:
+            break
+    yield from filter(None, map(_name, rest.split(end)))
+
+
+def _read(stream: BinaryIO) -> bytes:
+    """Read what has arrived, and wait only if that is nothing."""
+    try:
+        return stream.read1(_LONGEST)  # type: ignore[attr-defined]
+    except OSError as error:
+        raise CaptionerError(
+            f"standard input: cannot be read ({error.strerror}); give the names in another way"
+        ) from None
+
+
+def _name(given: str) -> str:
+    """Return the name that an entry of a list stands for; empty if there is none."""
+    if os.path.lexists(given):
+        return given
+    name = given.strip("\ufeff").strip()
+    if os.path.lexists(name):
+        return name
+    if len(name) > 1 and name[0] == name[-1] and name[0] in "\"'":
+        name = name[1:-1]
+    home = os.path.expanduser(name)
+    return home if home != name and not os.path.lexists(name) else name

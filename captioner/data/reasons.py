@@ -1,0 +1,48 @@
+"""Why an image was refused: damaged, not supported, or too large."""
+
+from __future__ import annotations
+
+import re
+
+from PIL import Image
+
+LONG_TEXT = "its text or its ICC profile is longer"
+"""How the reason begins if a PNG has more text than Pillow reads."""
+
+# What Pillow and the libraries under it write of a file that is sound, as far as they can tell, but of a kind that they
+# do not read.
+_UNSUPPORTED = re.compile(
+    r"not (yet )?supported|unsupported|cannot handle|not (built|configured|implemented|available)|"
+    r"unknown (pixel mode|data organization|TGA mode|TGA map depth|TGA orientation|filter category|compression)|"
+    r"unable to determine J2K image mode|value for samples per pixel|cannot find loader|"
+    r"sorry|can not handle",
+    re.IGNORECASE,
+)
+
+
+def reason_for(error: Exception, kind: str, message: str | None = None) -> str:
+    """Word an error of a decoder as the reason of an :class:`~captioner.errors.ImageError`.
+
+    Args:
+        error: what was raised.
+        kind: the image's format.
+        message: what libtiff wrote meanwhile.
+    """
+    if isinstance(error, MemoryError):
+        return "not enough memory to decode it; make it smaller, or free memory"
+    if isinstance(error, Image.DecompressionBombError):
+        return "it claims more pixels than could be decoded safely; make it smaller"
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:
+        return f"cannot be read ({error.strerror}); check the disk or the network it is on"
+    detail = message or " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, ValueError) and re.search("decompressed data too large|text chunks", detail, re.IGNORECASE):
+        return f"{LONG_TEXT} than can be read; save it again without"
+    if "exceeds maximum scans" in detail:
+        return "it has more than 100 scans, each of which takes as long to decode as a whole image; save it again"
+    if isinstance(error.__cause__, KeyError) and detail.isdigit():  # a table of Pillow's does not have the number
+        detail = f"unknown compression {detail}"
+    if detail == "string index out of range":  # of the name of a TIFF's mode, which has a letter a channel
+        detail = "unsupported number of channels"
+    if isinstance(error, NotImplementedError) or _UNSUPPORTED.search(detail):
+        return f"this kind of {kind} is not supported ({detail}); convert it to an ordinary PNG or JPEG"
+    return f"damaged or truncated {kind} ({detail}); get a fresh copy of it"

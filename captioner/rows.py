@@ -1,0 +1,183 @@
+r"""The rows that commands write for images: one function makes a row, one writes it.
+
+Every row has the same fields. A name that is not UTF-8 has its other bytes escaped in JSON and Parquet, as ``\udce9``
+for the byte E9, from which Python's JSON reader restores the name; in CSV it has its own bytes.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO, TypeAlias
+
+from captioner import files
+from captioner.errors import BulkError, ImageError
+
+if TYPE_CHECKING:
+    from captioner.caption import Caption
+
+Row: TypeAlias = "dict[str, Any]"
+
+FIELDS = ("image", "caption", "log_probability", "model", "error")
+"""What every row has, in this order; the caption of an image that cannot be read is null, and so is a missing error."""
+
+_HELD = 1000  # rows of a Parquet file that are held before they are written
+# A spreadsheet runs a cell that begins like this. More quotes in front are guarded too, so that one can be taken off.
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+
+def row(image: str, result: Caption | ImageError, *, model: str, attention: bool = False) -> Row:
+    """Return an image's row: :data:`FIELDS`, and after them what else :meth:`Caption.to_dict` returns.
+
+    Args:
+        image: the name of the image.
+        result: its caption, or why it has none.
+        model: the name of the model.
+        attention: add the attention for each word.
+    """
+    values: Row = dict.fromkeys(FIELDS) | {"model": model}
+    if isinstance(result, ImageError):
+        values["error"] = result.reason
+    else:
+        values |= result.to_dict(attention=attention)
+    return values | {"image": image}
+
+
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    """Return a value as JSON; escaped only if it holds a file name that is not UTF-8."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return (
+        text
+        if text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
+        else json.dumps(value, indent=indent)
+    )
+
+
+@contextmanager
+def writer(path: Path, *, more: Sequence[str] = ()) -> Iterator[Callable[[Row], None]]:
+    """Write rows to a file, which appears when the block ends without an error.
+
+    JSON has all that a row holds. A table (CSV or Parquet) has :data:`FIELDS`, and a row for each of an image's
+    captions, best first.
+
+    Args:
+        path: the file, ending in .jsonl, .json, .csv or .parquet.
+        more: columns of a table, after the caption.
+
+    Yields:
+        A function that writes a row.
+
+    Raises:
+        BulkError: pyarrow, which Parquet needs, is not installed.
+    """
+    names, format = (*FIELDS[:2], *more, *FIELDS[2:]), files.format_of(path)
+    with files.atomic_path(path) as temporary:
+        if format == "parquet":
+            with _parquet(temporary, names) as write:
+                yield write
+            return
+        with open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            if format == "csv":
+                write_row = csv_rows(file, names)
+
+                def write_all(row: Row) -> None:
+                    for caption in _captions(row):
+                        write_row(caption)
+
+                yield write_all
+            elif format == "jsonl":
+                yield lambda row: print(json_text(row), file=file)
+            else:
+                separators = chain(["[\n"], iter(lambda: ",\n", None))
+                yield lambda row: print(next(separators), json_text(row), sep="", end="", file=file)
+                file.write("\n]\n")
+
+
+def csv_rows(file: TextIO, names: Sequence[str]) -> Callable[[Row], None]:
+    """Write the header of a CSV table, and return a function that writes a row.
+
+    A text that a spreadsheet would take for a formula, since it begins with ``=``, ``+``, ``-``, ``@``, a tab or a
+    carriage return, has an apostrophe in front, and so has one that begins with apostrophes and then one of these. To
+    restore it, remove one apostrophe where such a character follows it, or others do before such a character.
+
+    Args:
+        file: opened with ``newline=""``.
+        names: of the columns; other values of a row are left out.
+    """
+
+    class Lines:  # csv quotes a cell with a line end only if that is in its own, which is therefore the longer one
+        def write(self, line: str) -> None:
+            file.write(line.removesuffix("\r\n") + "\n")
+
+    table = csv.DictWriter(Lines(), names, extrasaction="ignore", lineterminator="\r\n")
+    table.writeheader()
+
+    def write(row: Row) -> None:
+        table.writerow({name: _guarded(value) for name, value in row.items()})
+
+    return write
+
+
+def _guarded(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+
+
+def _captions(row: Row) -> Iterator[Row]:
+    """Yield a row for each of an image's captions."""
+    for caption in (row, *row.get("others", ())):
+        translation = caption.get("translation", {})
+        yield (
+            {name: row[name] for name in FIELDS}
+            | caption
+            | {"language": translation.get("language"), "translation": translation.get("text")}
+        )
+
+
+@contextmanager
+def _parquet(path: Path, names: Sequence[str]) -> Iterator[Callable[[Row], None]]:
+    parquet = require_parquet(str(path))
+    import pyarrow
+
+    text, number = pyarrow.string(), pyarrow.float64()
+    schema = pyarrow.schema([(name, number if name == "log_probability" else text) for name in names])
+    rows: list[Row] = []
+
+    with parquet.ParquetWriter(path, schema) as table:
+
+        def flush() -> None:
+            table.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
+            rows.clear()
+
+        def write(row: Row) -> None:
+            for each in _captions(row):
+                rows.append({name: _utf8(value) for name, value in each.items()})
+            if len(rows) >= _HELD:
+                flush()
+
+        yield write
+        flush()
+
+
+def _utf8(value: Any) -> Any:
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+def require_parquet(what: str) -> Any:
+    """Return pyarrow's module for Parquet.
+
+    Args:
+        what: names in the error what needs it.
+
+    Raises:
+        BulkError: it is not installed.
+    """
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise BulkError(f"{what}: Parquet needs pyarrow; install it with: pip install 'captioner[bulk]'") from None
+    return pyarrow.parquet

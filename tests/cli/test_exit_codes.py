@@ -1,0 +1,98 @@
+"""Exit codes, the same for every command: 0 success, 1 error, 2 wrong usage, 130 when interrupted."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+
+from captioner.cli import app, data
+from captioner.errors import CaptionerError
+from tests.cli.conftest import Run
+
+COMMANDS = {
+    "caption": ["photo.jpg"],
+    "attend": ["photo.jpg", "-o", "figure.png"],
+    "serve": [],
+    "bulk": ["photos", "-o", "captions"],
+    "translate": ["Hello"],
+    "evaluate": ["show_tell", "data.json"],
+    "benchmark": ["--data", "data.json"],
+    "train": ["data.json"],
+    "export": ["show_tell", "-o", "exported"],
+    "push": ["show_tell", "user/model"],
+    "features": ["data.json", "-o", "store"],
+    "recipes": [],
+    "models": [],
+    "doctor": [],
+    "data inspect": ["data.json"],
+    "data download": ["flickr8k"],
+}
+ENDS: list[
+    tuple[BaseException | None, int, str]
+] = [  # what a command raises, the exit code, and what stderr begins with
+    (None, 0, ""),
+    (CaptionerError("photo.jpg: is bad"), 1, "error: photo.jpg: is bad"),
+    (OSError(errno.ENOSPC, "No space left on device", "file"), 1, "error: file: No space left on device"),
+    (ModuleNotFoundError("No module named 'x'", name="x"), 1, "error: this needs the package x"),
+    (ValueError("oops"), 1, "error: unexpected ValueError: oops"),
+    (MemoryError(), 1, "error: unexpected MemoryError"),
+    (typer.Exit(1), 1, ""),
+    (typer.BadParameter("cannot be"), 2, "Usage"),
+    (KeyboardInterrupt(), 130, ""),
+]
+
+
+def test_every_command_is_here() -> None:
+    names = {info.name for info in app.registered_commands}
+    names |= {f"data {info.name or info.callback.__name__}" for info in data.app.registered_commands if info.callback}
+    assert names == set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_exit_code_follows_from_how_a_command_ends(name: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    group, word = (data.app, name.split()[1]) if " " in name else (app, name)
+    commands = group.registered_commands
+    (info,) = [info for info in commands if info.callback and (info.name or info.callback.__name__) == word]
+
+    def ending(how: BaseException | None, callback: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(callback)
+        def end(**options: object) -> None:
+            if how is not None:
+                raise how
+
+        return end
+
+    callback = info.callback
+    assert callback is not None
+    for how, code, message in ENDS:
+        monkeypatch.setattr(info, "callback", ending(how, callback))
+        result = run(*name.split(), *COMMANDS[name])
+        assert (result.code, result.out) == (code, ""), (how, result)
+        assert result.err.lstrip().startswith(message)
+    assert run(*name.split(), "--no-such-option").code == 2
+    assert run(*name.split(), "--help").code == 0
+
+
+def test_a_file_whose_name_looks_like_an_option_is_explained(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-a.jpg").touch()
+    result = run("caption", "-a.jpg", "b.jpg")
+    assert result.code == 2 and result.err.splitlines()[-1].startswith("hint: -a.jpg is also a file; write ./-a.jpg")
+    assert "hint" not in run("caption", "-b.jpg").err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", ["models > /dev/full", "models >&-", "recipes | true; exit ${PIPESTATUS[0]}"])
+def test_the_shell_gets_the_exit_code(line: str, repository: Path) -> None:
+    line = f"{sys.executable} -m captioner {line}"
+    done = subprocess.run(["bash", "-c", line], cwd=repository, capture_output=True, text=True)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) <= 1 and "Exception ignored" not in done.stderr
