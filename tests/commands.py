@@ -35,6 +35,8 @@ def commands(text: str) -> list[list[str]]:
 def parse(words: list[str]) -> None:
     """Parse a command without running it; an unknown command, option or value is an error."""
     command = get_command(app)
+    if words[0] == "--import":  # a file of the reader's
+        words = words[2:]
     while hasattr(command, "commands"):
         command, words = command.commands[words[0]], words[1:]
     context = command.make_context(command.name, list(words), resilient_parsing=False)
