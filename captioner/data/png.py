@@ -1,4 +1,4 @@
-"""PNG files with more text, or a longer ICC profile, than Pillow reads: their pixels are sound."""
+"""PNG files whose text, ICC profile or the like is damaged, or longer than Pillow reads: their pixels are sound."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from captioner.data.reasons import LONG_TEXT
 from captioner.data.streams import CountedBytes
 from captioner.errors import ImageError
 
+# Chunks beside the pixels. No other is left out, since it may be one of the pixels' with a damaged name.
+_BESIDE = {b"tEXt", b"zTXt", b"iTXt", b"gAMA", b"cHRM", b"sRGB", b"pHYs", b"tIME", b"bKGD", b"hIST", b"sBIT", b"sPLT"}
+
 
 class PngWithoutText(CountedBytes):
     """A PNG without its text, and its profile beside it."""
@@ -18,9 +21,9 @@ class PngWithoutText(CountedBytes):
     profile: bytes | None = None
 
 
-def is_about_text(error: ImageError) -> bool:
-    """Whether a PNG was refused for its text or profile alone."""
-    return error.reason.startswith(LONG_TEXT)
+def may_be_about_text(error: ImageError) -> bool:
+    """Whether a PNG may have been refused for its text or profile alone."""
+    return error.reason.startswith((LONG_TEXT, "damaged or truncated PNG", "this kind of PNG"))
 
 
 def without_text(stream: IO[bytes], name: str) -> PngWithoutText:
@@ -44,7 +47,7 @@ def without_text(stream: IO[bytes], name: str) -> PngWithoutText:
                 profile = zlib.decompressobj().decompress(compressed, LONGEST_PROFILE + 1)
             except zlib.error:
                 profile = None
-        elif kind not in (b"tEXt", b"zTXt", b"iTXt"):
+        elif kind not in _BESIDE:
             kept.append(data[place:end])
         place = end
     copy = PngWithoutText(b"".join(kept), name)
