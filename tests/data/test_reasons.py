@@ -17,6 +17,7 @@ from PIL import Image
 from captioner.data.images import check_file, load_image
 from captioner.errors import ImageError
 from tests.data.pictures import encode, scene
+from tests.data.test_colour import PROPHOTO, profile
 from tests.data.tiffs import tiff
 
 WIDTH, HEIGHT = 40, 30
@@ -180,6 +181,24 @@ def test_a_png_damaged_beside_its_pixels_is_read(chunk: bytes) -> None:
     damaged = content[:33] + chunk + content[33:]
     assert load_image(damaged).tobytes() == scene().tobytes()
     assert check_file(damaged) == scene().size
+
+
+def test_a_damaged_profile_of_a_png_is_not_used(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    content = encode(scene(), "PNG", icc_profile=profile(b"RGB ", 1.8, PROPHOTO))
+    assert load_image(content).tobytes() != scene().tobytes()
+    place = content.index(b"iCCP") + 60
+    assert (
+        load_image(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :]).tobytes() == scene().tobytes()
+    )
+
+
+def test_a_png_with_a_wrong_length_is_damaged() -> None:
+    content = encode(scene().quantize(16), "PNG", transparency=3)
+    text = png_chunk(b"tEXt", b"key\0value")
+    palette = len(text) + content.index(b"tRNS") - 4 - 33 - 12  # the length that takes the palette along
+    for length in (64, palette):
+        assert "damaged" in reason(content[:33] + struct.pack(">I", length) + text[4:] + content[33:])
 
 
 def test_a_png_damaged_in_its_pixels_is_not() -> None:
