@@ -28,6 +28,7 @@ from captioner.text.vocabulary import EOS
 from captioner.training.cross_entropy import CrossEntropy, CrossEntropyConfig
 from captioner.training.forecast import Forecast, spread
 from captioner.training.loop import Cost, Loop, alone
+from captioner.training.state import fingerprint
 from captioner.training.recipe import EvaluationConfig, RunConfig, load_config, read_run, read_settings
 from captioner.translation.context import InContext, readers_of_context
 from captioner.translation.model import TextSearchConfig, TranslationConfig, TranslationModel, save_translator
@@ -201,6 +202,7 @@ class _Run(Loop[Batch]):
         self.objective: CrossEntropy = CrossEntropy(config.objective).to(self.device)
         self.optimiser = self.adamw([(self.model, config.optimiser.learning_rate)])
         self.steps = len(self.sampler)
+        self.data = fingerprint(source.merges, target.merges, self.train.pairs, self.dev.pairs)
 
     def _read(self, split: str) -> ParallelText:
         model = self.config.model
