@@ -28,8 +28,8 @@ from captioner.text.vocabulary import EOS
 from captioner.training.cross_entropy import CrossEntropy, CrossEntropyConfig
 from captioner.training.forecast import Forecast, spread
 from captioner.training.loop import Cost, Loop, alone
-from captioner.training.state import fingerprint
 from captioner.training.recipe import EvaluationConfig, RunConfig, load_config, read_run, read_settings
+from captioner.training.state import fingerprint
 from captioner.translation.context import InContext, readers_of_context
 from captioner.translation.model import TextSearchConfig, TranslationConfig, TranslationModel, save_translator
 from captioner.translation.pairs import LengthSampler, ParallelText, collate, read_parallel, runs
