@@ -53,6 +53,8 @@ def _device(name: str, number: int) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise ConfigError(f"device {name!r} is none of cpu, cuda, cuda:1 (or another number), mps and auto")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"device {name!r} cannot be used here ({first_line(error)}); try 'cpu' or 'auto'") from None

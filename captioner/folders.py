@@ -214,8 +214,11 @@ def push(folder: Path, name: str, *, private: bool = False, card: str = "") -> s
     """
     kind = kind_of(folder)
     config = read_whole(folder, kind)
-    own = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else ""
-    card = card or cards.renamed(own, config, name)
+    if not card:
+        cure = "repair or delete it, or give another card"
+        there = (folder / CARD).exists()
+        own = files.read_text(folder / CARD, error=CheckpointError, cure=cure) if there else ""
+        card = cards.renamed(own, config, name)
     contents: dict[str, Path | bytes] = {part: folder / part for part in (*PARTS[kind], CONFIG)}
     return hub.publish(
         name,

@@ -17,7 +17,7 @@ from reprlib import Repr
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from captioner import files
 from captioner.assets import recipes
@@ -36,6 +36,15 @@ class Settings(BaseModel):
     """The base of every group of settings: immutable, and refuses unknown keys and numbers that are not finite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse ``on`` and ``off``, which YAML and pydantic read as 1 and 0, where a number is set."""
+        kind = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and kind in (int, float):
+            raise ValueError("give a number, not on or off")
+        return value
 
 
 def is_data(name_or_path: str | Path) -> bool:
@@ -73,6 +82,8 @@ def find_recipe(name_or_path: str | Path) -> Path:
         ConfigError: there is no shipped recipe of that name.
     """
     path = Path(name_or_path)
+    if path.suffix.lower() not in ("", ".yaml", ".yml") and not os.path.exists(path):
+        raise ConfigError(f"{path}: there is no such file; give the name of a recipe, a YAML file or a data set")
     if path.suffix or os.path.exists(path):  # unlike pathlib's, false of a name that no file can have
         return path
     name, known = str(name_or_path), recipes()
@@ -90,7 +101,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """
     value = _parse(files.read_text(path, error=ConfigError, cure="give a YAML file", most=_MOST_TEXT), str(path))
     if not isinstance(value, dict):
-        raise ConfigError(f"{path}: must be a mapping of settings, and is a {type(value).__name__}")
+        found = "empty" if value is None else f"a {type(value).__name__}"
+        raise ConfigError(f"{path}: must be a mapping of settings, and is {found}")
     return value
 
 
@@ -111,7 +123,7 @@ def override(settings: dict[str, Any], changes: Iterable[str]) -> dict[str, Any]
             value = _parse(text, "the value")
         except ConfigError as error:
             raise ConfigError(f"--set {_short(change)}: {error}; put text with special characters in quotes") from None
-        if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
+        if isinstance(value, str) and value == text.strip():  # YAML 1.1 reads 1e-3 as text; in quotes it is text
             with suppress(ValueError):
                 value = float(value)
         *path, last = key.split(".")
@@ -204,6 +216,10 @@ def _explain(kind: type[BaseModel], entry: Any) -> str:
     if not path:
         return str(entry["msg"]).removeprefix("Value error, ")
     message = str(entry["msg"]).removeprefix("Value error, ")
+    if entry["type"] in ("string_type", "path_type") and isinstance(entry["input"], int | float):
+        message = f"is text; write it in quotes within quotes, such as --set {name}='\"2014\"'"
+    elif entry["type"] in ("string_type", "path_type") and entry["input"] is None:
+        return f"{name}: is empty; give a value"
     found = "" if isinstance(entry["input"], dict) else f" (it is {_short(entry['input'])})"
     return f"{name}: {message}{found}"
 

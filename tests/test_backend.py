@@ -14,6 +14,7 @@ from torch import Tensor
 
 from captioner import backend
 from captioner.backend import Compiled, can_compile
+from captioner.errors import ConfigError
 
 
 @pytest.fixture
@@ -113,3 +114,9 @@ def test_freed_memory_is_used_again() -> None:
         )
 
     assert faults("keep") < 100 < faults("leave")
+
+
+@pytest.mark.parametrize("name", ["meta", "fpga", "cuda:x", ""])
+def test_a_device_that_nothing_runs_on_is_refused_by_name(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"device '{name}' "):
+        backend.choose_device(name)

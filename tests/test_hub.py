@@ -173,6 +173,14 @@ def test_the_command_uploads_a_folder_as_it_is(hub: Hub, tmp_path: Path, reposit
         assert files[CARD] == b"# Mine\n" if more else b'from_pretrained("ada/small")' in files[CARD]
 
 
+def test_a_card_that_is_not_text_is_refused_before_anything_is_uploaded(hub: Hub, tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "best", tiny_model())
+    (folder / CARD).write_bytes(b"# Caf\xe9\n")
+    with pytest.raises(CheckpointError, match=r"README.md: is not utf-8 text .*; repair or delete it"):
+        folders.push(folder, NAME)
+    assert not hub.repositories
+
+
 def test_the_hub_reads_the_card(pushed: Hub, tmp_path: Path) -> None:
     folder = save_model(tmp_path / "run" / "best", tiny_model(), about=ABOUT)
     assert ModelCard.load(folder / CARD).data.model_name == "run"

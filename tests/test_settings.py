@@ -63,6 +63,11 @@ def test_a_name_that_no_file_can_have_is_an_unknown_recipe(name: str) -> None:
         read_yaml(find_recipe(name))
 
 
+def test_a_data_set_that_is_not_there_is_not_called_a_missing_recipe() -> None:
+    with pytest.raises(ConfigError, match=r"photos\.csv: there is no such file; give .* or a data set"):
+        find_recipe("photos.csv")
+
+
 def test_settings_that_are_too_deep_or_not_finite_are_refused() -> None:
     with pytest.raises(ConfigError, match="no settings that deep"):
         override({}, [".".join("a" * 10_000) + "=1"])

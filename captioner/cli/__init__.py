@@ -7,6 +7,7 @@ is instant.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import Annotated, NoReturn
 
@@ -33,7 +34,7 @@ from captioner.cli import (
     train,
     translate,
 )
-from captioner.errors import CaptionerError
+from captioner.errors import CaptionerError, first_line
 from captioner.interrupts import interruptible
 from captioner.processes import Processes
 
@@ -116,6 +117,16 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         except OSError as error:  # a full disk, a read-only folder
             named = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error
             console.error(named if _has_working_folder() else "the working folder is gone; change to another", error)
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, MemoryError) or re.search(r"allocate memory|out of memory", str(error), re.IGNORECASE):
+                reason = first_line(error) or "it could not be allocated"
+                console.error(
+                    f"there is not enough memory for this: {reason}; a smaller model or batch, or fewer workers, need "
+                    "less",
+                    error,
+                )
+            else:
+                console.unexpected(error)
         except Exception as error:  # a mistake in the program or in a library
             console.unexpected(error)
         finally:

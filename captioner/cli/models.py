@@ -25,15 +25,20 @@ def run(json: Annotated[bool, typer.Option("--json", help="Print everything as J
     from captioner.decoders import DECODERS
     from captioner.encoders import ENCODERS, REFINERS
     from captioner.encoders.sequence import TEXT_ENCODERS
+    from captioner.errors import CheckpointError
     from captioner.registry import Registry
     from captioner.search import SEARCHES
 
     registries: tuple[Registry[Any], ...] = (ENCODERS, TEXT_ENCODERS, REFINERS, DECODERS, SEARCHES)
     families = {registry.kind: {name: _summary(registry[name]) for name in registry} for registry in registries}
-    models = {}
+    models, failures = {}, console.Failures()
     for name, folder in assets.shipped(None).items():
         kind = assets.kind_of(folder)
-        config = checkpoint.read_config(folder, kind)
+        try:
+            config = checkpoint.read_config(folder, kind)
+        except CheckpointError as error:
+            failures(error)
+            continue
         about = config.get("about", {})
         model = config["model"]
         models[name] = {
@@ -49,6 +54,7 @@ def run(json: Annotated[bool, typer.Option("--json", help="Print everything as J
         }
     if json:
         typer.echo(console.json_text({"models": models, **families}, indent=2))
+        failures.exit()
         return
     for kind, title, metrics in (
         (assets.CAPTIONER, "shipped model", ("BLEU-4", "METEOR", "CIDEr")),
@@ -59,6 +65,7 @@ def run(json: Annotated[bool, typer.Option("--json", help="Print everything as J
         if chosen or kind == assets.CAPTIONER:
             _print_models(title, chosen, metrics)
     _print_families(families)
+    failures.exit()
 
 
 def _best(about: dict[str, Any], metric: str) -> dict[str, float]:

@@ -122,6 +122,7 @@ def run(
         lifespan="on",
     )
     logging.getLogger("asyncio").addFilter(NoHandles())
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of each malformed form
     shown = {"0.0.0.0": "localhost", "::": "::1"}.get(str(_address(host)), host)
     typer.echo(f"http://{f'[{shown}]' if ':' in shown else shown}:{listening.getsockname()[1]}")
     console.note("Press Ctrl+C to stop.")

@@ -90,6 +90,10 @@ def _header(data: bytes, name: str) -> _Header:
             header.progressive = marker in (0xC2, 0xCA)
             height, width, header.components = struct.unpack_from(">HHB", data.ljust(place + 6), place + 1)
             header.pixels = width * height
+            if height == 0:  # libjpeg does not look for it behind the first scan
+                raise ImageError(
+                    name, "JPEG whose header has no height is not supported; convert it to an ordinary PNG or JPEG"
+                )
         elif marker == 0xDA and place < len(data):
             header.in_scan, header.start = data[place], end
             break

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
+from unicodedata import category
 
 from captioner.errors import AnnotationError
 
@@ -26,13 +29,20 @@ _NAMES = {
     "testing": "test",
     "tst": "test",
 }
+_STEMS = ("train", "restval", "val", "dev", "test", *filter(None, _NAMES))
+_AROUND = re.compile(rf"(?:split[.:_ -])?({'|'.join(_STEMS)})(?:[_ -]?(?:set|split|data))?[_ -]?(?:\d{{4}})?")
 _OTHER = {"val": "dev", "dev": "val"}
 
 
+@lru_cache(maxsize=1024)
 def split_name(name: str) -> str:
-    """Return the one name of a split that files write in several ways: "Training " is "train", "" is "all"."""
-    plain = name.strip().casefold()
-    return _NAMES.get(plain, plain)
+    """Return the one name of a split that files write in several ways.
+
+    "Training ", "train_set" and "train2014" are "train", "" is "all".
+    """
+    plain = "".join(letter for letter in name.casefold() if category(letter) != "Cf").strip()  # spaces without width
+    stem = _AROUND.fullmatch(plain)
+    return _NAMES.get(plain, _NAMES.get(stem[1], stem[1]) if stem else plain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +128,10 @@ class CaptionData:
         photos = tuple(photo for photo in self.photos if photo.split in wanted)
         if not photos:
             there = ", ".join(f"{split} ({count:,})" for split, count in splits.items()) or "none"
-            raise AnnotationError(f'{self.name}: no photo is in the split "{name}"; the splits are: {there}')
+            raise AnnotationError(
+                f'{self.name}: no photo is in the split "{name}"; the splits are: {there}; choose '
+                "one of these, for training as data.train and data.dev"
+            )
         return replace(self, photos=photos, problems=(), notes=())
 
 

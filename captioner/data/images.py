@@ -8,6 +8,7 @@ at a time.
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
 import re
@@ -25,7 +26,7 @@ from captioner.data.heif import check_coded_sizes, is_heif, open_heif
 from captioner.data.libtiff import kept_messages, read_deep_planes
 from captioner.data.limits import check_size, pixel_limit
 from captioner.data.names import called, why_no_file
-from captioner.data.png import PngWithoutText, is_about_text, without_text
+from captioner.data.png import PngWithoutText, may_be_about_text, without_text
 from captioner.data.reasons import reason_for
 from captioner.data.streams import CountedBytes, CountedFile
 from captioner.errors import CaptionerError, ImageError
@@ -44,6 +45,8 @@ _POSTSCRIPT = "PostScript (EPS) is a program, which Captioner will not run; expo
 _JPEG_XL = "JPEG XL cannot be read; convert it to PNG or JPEG"
 _VIDEO = "this is a video, not a picture; save one frame of it as JPEG"
 _RAW = "raw photos cannot be read; develop it, or take the JPEG that the camera wrote beside it"
+_LFS = "this is a pointer of Git LFS, not the image itself; fetch that with: git lfs pull"
+_APPLE = "this is what macOS keeps beside a file, not the image itself; give the file whose name lacks the ._"
 _ARCHIVE = "this is an archive, not a picture; unpack it first"
 _FOREIGN: tuple[tuple[int, bytes, str], ...] = (  # (offset, magic bytes there, reason)
     (0, b"%!PS", _POSTSCRIPT),
@@ -55,6 +58,12 @@ _FOREIGN: tuple[tuple[int, bytes, str], ...] = (  # (offset, magic bytes there, 
     (4, b"ftypmp4", _VIDEO),
     (4, b"ftypiso", _VIDEO),
     (4, b"ftypqt", _VIDEO),
+    (4, b"ftypM4V", _VIDEO),
+    (4, b"ftyp3g", _VIDEO),
+    (4, b"ftypMSNV", _VIDEO),
+    (8, b"AVI LIST", _VIDEO),
+    (0, b"FLV\x01", _VIDEO),
+    (0, b"\0\0\x01\xba", _VIDEO),
     (0, b"\x1aE\xdf\xa3", _VIDEO),
     (0, b"v/1\x01", "OpenEXR cannot be read; convert it to PNG or JPEG"),
     (0, b"#?R", "Radiance HDR cannot be read; convert it to PNG or JPEG"),
@@ -70,6 +79,14 @@ _FOREIGN: tuple[tuple[int, bytes, str], ...] = (  # (offset, magic bytes there, 
     (4, b"ftypcrx", _RAW),
     (0, b"PK\x03\x04", _ARCHIVE),
     (0, b"\x1f\x8b", _ARCHIVE),
+    (0, b"Rar!\x1a\x07", _ARCHIVE),
+    (0, b"7z\xbc\xaf\x27\x1c", _ARCHIVE),
+    (0, b"BZh", _ARCHIVE),
+    (0, b"\xfd7zXZ", _ARCHIVE),
+    (0, b"\x28\xb5\x2f\xfd", _ARCHIVE),
+    (257, b"ustar", _ARCHIVE),
+    (0, b"version https://git-lfs", _LFS),
+    (0, b"\0\x05\x16\x07", _APPLE),
 )
 
 # What a file may hold beyond what its header declares.
@@ -80,6 +97,7 @@ _CHECKS = {
     "ICO": check_icons,
     "CUR": check_icons,
 }
+_BMP_HEAD = 1 << 16  # bytes that a BMP may have beside its pixels, which take at most 2 each if compressed
 _KINDS = {"HEIF": "HEIC", "MPO": "JPEG"}
 
 _Turn = Image.Transpose
@@ -130,7 +148,7 @@ def load_image(source: ImageSource, *, max_pixels: int | None = None, min_size: 
             try:
                 return _decode(stream, name, limit, min_size)
             except ImageError as error:
-                if not is_about_text(error):
+                if not may_be_about_text(error):
                     raise
             return _decode(without_text(stream, name), name, limit, min_size)
     try:
@@ -165,7 +183,7 @@ def check_file(source: str | Path | bytes, *, max_pixels: int | None = None) -> 
         try:
             return _identify(stream, name, limit).size
         except ImageError as error:
-            if not is_about_text(error):
+            if not may_be_about_text(error):
                 raise
         return _identify(without_text(stream, name), name, limit).size
 
@@ -295,6 +313,9 @@ def _identify(stream: IO[bytes], name: str, limit: int) -> ImageFile.ImageFile:
                 if kind not in ("CUR", "TGA"):  # TGA files may begin like CUR files, and any file like TGA
                     failure, cause = reason_for(error, kind), error
             else:
+                if image.tile and image.tile[0][0] == "bmp_rle":  # Pillow reads each run of pixels by itself
+                    stream.seek(0)
+                    image.fp = io.BytesIO(stream.read(_BMP_HEAD + 3 * image.width * image.height))
                 if kind == "JPEG2000":
                     image.info.setdefault("icc_profile", jpeg2000_profile(stream))
                 if isinstance(stream, PngWithoutText):
@@ -320,6 +341,8 @@ def _foreign(head: bytes) -> str | None:
 def _clean(image: Image.Image, name: str) -> Image.Image:
     """Decode, and convert any mode to upright sRGB without metadata."""
     image.load()
+    if image.mode == "La":  # which Pillow converts to nothing else
+        image = image.convert("LA")
     turn = _turn(image)
     profile = image.info.get("icc_profile")
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):

@@ -35,6 +35,8 @@ def reason_for(error: Exception, kind: str, message: str | None = None) -> str:
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
         return f"cannot be read ({error.strerror}); check the disk or the network it is on"
     detail = message or " ".join(str(error).split()) or type(error).__name__
+    if detail == "Operation on closed image":  # of Pillow's, that the caller has closed
+        return "it has been closed; give it before that, or a copy of it"
     if isinstance(error, ValueError) and re.search("decompressed data too large|text chunks", detail, re.IGNORECASE):
         return f"{LONG_TEXT} than can be read; save it again without"
     if "exceeds maximum scans" in detail:

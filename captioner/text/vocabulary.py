@@ -203,6 +203,8 @@ class Vocabulary:
             if counts is not None and not _all(counts, int):
                 raise ValueError("its counts are not a list of integers")
             "".join(words).encode()  # half a surrogate pair could not be printed
+            if " ".join(words).split() != words:
+                raise ValueError("a word of it is empty or has white space, which would break a caption in two")
             return cls(words, counts)
         except ValueError as error:
             raise unreadable(path, error) from None

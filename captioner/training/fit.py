@@ -33,7 +33,7 @@ from captioner.training.features import build_model, open_store, stages_to_train
 from captioner.training.loop import STATE, Cost, Loop, alone
 from captioner.training.objective import OBJECTIVES
 from captioner.training.recipe import ENOUGH, TrainConfig, load_config
-from captioner.training.state import holds
+from captioner.training.state import fingerprint, holds
 from captioner.training.teacher import Beams, Teacher, distilled
 
 
@@ -151,6 +151,10 @@ class Run(Loop[Batch]):
         )
         self.steps = len(self.sampler)
         self.encoded = EncodedCaptions(self.train.photos, self.model.vocabulary, max_words=config.data.max_words)
+        self.data = fingerprint(
+            self.model.vocabulary.words,
+            *(((photo.image_id, photo.captions) for photo in data.photos) for data in (self.train, self.dev)),
+        )
         name = config.objective["name"]
         settings = OBJECTIVES[name].Config(**{key: value for key, value in config.objective.items() if key != "name"})
         self.objective = OBJECTIVES[name].build(settings, by_people, self.model.vocabulary).to(self.device)

@@ -120,6 +120,7 @@ class Loop(ABC, Generic[B]):
         processes: this process among those that train.
         changed: settings that differ from those that a resumed run was last saved with: old and new value.
         score: the last evaluation's, by :attr:`metric`.
+        data: :func:`~captioner.training.state.fingerprint` of what is learned, with which alone a run is resumed.
     """
 
     metric: ClassVar[str]
@@ -130,6 +131,7 @@ class Loop(ABC, Generic[B]):
     objective: Objective
     steps: int
     score: float = 0.0
+    data: str = ""
 
     def __init__(self, config: RunConfig, *, resume: bool, console: Console) -> None:
         self.processes = Processes.join()
@@ -228,6 +230,11 @@ class Loop(ABC, Generic[B]):
         """Load the saved state."""
         self.progress = load_state(self.output / STATE, self._modules(), self.optimiser, self.processes)
         progress = self.progress
+        if progress.data and self.data and progress.data != self.data:
+            raise CheckpointError(
+                f"{self.output / STATE}: this run began with other data: their words, photos or captions have changed "
+                "since; put back the data, or start another run with another --output"
+            )
         if progress.step != progress.epoch * self.steps + progress.batch:
             raise CheckpointError(
                 f"{self.output / STATE}: this run began with other data: it has made {progress.step:,} steps, which "
@@ -251,12 +258,21 @@ class Loop(ABC, Generic[B]):
         if self.resume:
             self.load()
             progress = self.progress
+            lost = progress.best >= 0 and not best.exists()
             if self._is_finished():
+                if lost:
+                    raise CheckpointError(
+                        f"{best}: is missing, though this run is finished; {self.output / 'last'} holds the model of "
+                        "its last epoch, and a larger --set epochs=N trains it further and saves its best again"
+                    )
                 self.console.print(
                     f"this run is already finished: {best}; a larger --set epochs=N trains it further, from "
                     f"{progress.epoch} epochs"
                 )
                 return best
+            if lost:
+                self.console.print(f"{best}: is missing; the next evaluation makes it anew", style="yellow")
+                progress.best, progress.waited = -1.0, 0
         if first and (self.changed or not self.resume):
             files.write_text(self.output / CONFIG, settings.model_dump_json(indent=2) + "\n")
         log = Log(self.output, progress.step if self.resume else None) if first else None
@@ -377,7 +393,7 @@ class Loop(ABC, Generic[B]):
         return False
 
     def _save_state(self) -> None:
-        self.progress.scaler = self.fabric.strategy.precision.state_dict()
+        self.progress.scaler, self.progress.data = self.fabric.strategy.precision.state_dict(), self.data
         generators = self.processes.gather(generator_states())
         if self.processes.first:
             save_state(

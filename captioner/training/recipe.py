@@ -121,7 +121,7 @@ class RunConfig(Settings):
         lt=1,
         description="decay of the moving average of the weights, which is evaluated and saved; 0 for none",
     )
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=1 << 32)
     device: str = "auto"
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
         "auto", description="auto: bf16-mixed if the device supports it in hardware, else 32-true"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,6 +35,7 @@ class Progress:
         seconds: time spent training, including evaluation, before and after resuming.
         finished: whether the run is complete.
         scaler: the state of the gradient scaler at 16-bit precision; empty at others.
+        data: :func:`fingerprint` of what is learned; empty in states of older versions.
     """
 
     epoch: Annotated[int, Field(ge=0)] = 0
@@ -45,6 +47,17 @@ class Progress:
     seconds: float = 0.0
     finished: bool = False
     scaler: dict[str, float] = field(default_factory=dict)
+    data: str = ""
+
+
+def fingerprint(*parts: Iterable[object]) -> str:
+    """Return a hash of data: of the words of a vocabulary, the photos and their captions, in their order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        for item in part:
+            digest.update(f"{item!r}\n".encode())
+        digest.update(b"\n")
+    return digest.hexdigest()
 
 
 def generator_states() -> dict[str, Tensor]:

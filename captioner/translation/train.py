@@ -29,6 +29,7 @@ from captioner.training.cross_entropy import CrossEntropy, CrossEntropyConfig
 from captioner.training.forecast import Forecast, spread
 from captioner.training.loop import Cost, Loop, alone
 from captioner.training.recipe import EvaluationConfig, RunConfig, load_config, read_run, read_settings
+from captioner.training.state import fingerprint
 from captioner.translation.context import InContext, readers_of_context
 from captioner.translation.model import TextSearchConfig, TranslationConfig, TranslationModel, save_translator
 from captioner.translation.pairs import LengthSampler, ParallelText, collate, read_parallel, runs
@@ -201,6 +202,7 @@ class _Run(Loop[Batch]):
         self.objective: CrossEntropy = CrossEntropy(config.objective).to(self.device)
         self.optimiser = self.adamw([(self.model, config.optimiser.learning_rate)])
         self.steps = len(self.sampler)
+        self.data = fingerprint(source.merges, target.merges, self.train.pairs, self.dev.pairs)
 
     def _read(self, split: str) -> ParallelText:
         model = self.config.model

@@ -74,6 +74,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
         404: "The model is not served.",
         408: "The photo did not arrive in time.",
         413: "The photo has too many bytes.",
+        415: "The request is compressed.",
         422: "The photo cannot be read, and why; or a parameter is wrong.",
         429: "Too many photos from this address; Retry-After says when to go on.",
         503: "Too many photos wait, or this one has waited too long; Retry-After says when to try again.",

@@ -104,13 +104,17 @@ class Guard:
     def _refusal(self, headers: Headers) -> JSONResponse | None:
         host = headers.get("host", "")
         name = _name(host)
-        if not name or not (name in self.names or _is_address(name)):
+        if not name:
+            return JSONResponse(
+                {"detail": f"this server is not called {host!r}; send its name or address as Host"}, 421
+            )
+        if not (name in self.names or _is_address(name)):
             return JSONResponse(
                 {"detail": f"this server is not called {name!r}; start it with: captioner serve --allow-host {name}"},
                 421,
             )
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _place(origin) != host.lower():
             return JSONResponse({"detail": f"requests from the pages of {origin} are refused; use the page at /"}, 403)
         return None
 
@@ -119,6 +123,14 @@ def _name(host: str) -> str:
     """Return the name or address in a header ``Host``, without the port; empty if it is malformed."""
     try:
         return (urlsplit(f"//{host}").hostname or "").lower()
+    except ValueError:
+        return ""
+
+
+def _place(origin: str) -> str:
+    """Return the name and port in a header ``Origin``; empty if it is malformed."""
+    try:
+        return urlsplit(origin).netloc.lower()
     except ValueError:
         return ""
 

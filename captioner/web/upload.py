@@ -45,10 +45,13 @@ async def read_upload(
         seconds: within which all of it must arrive.
 
     Raises:
-        HTTPException: 400 if there is no photo, 408 if it takes too long, 413 if it is too large, 503 if the budget is
-            spent.
+        HTTPException: 400 if there is no photo, 408 if it takes too long, 413 if it is too large, 415 if the request is
+            compressed, 503 if the budget is spent.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("", "identity"):
+        raise HTTPException(415, f"the request is compressed ({coding}); send the photo as it is")
     length = request.headers.get("content-length", "")
     most = limit + _FORM if kind == "multipart/form-data" else limit
     if length.isdecimal() and int(length) > most:
@@ -89,13 +92,14 @@ async def _from_form(request: Request, parts: AsyncGenerator[bytes, None], limit
     try:
         form = await parser.parse()
     except (MultiPartException, KeyError) as error:
-        raise HTTPException(
-            400, f"the form cannot be read ({getattr(error, 'message', error)}); send it again"
-        ) from None
+        reason = getattr(error, "message", str(error))
+        cure = "send one photo in a request" if reason.startswith("Too many files") else "send it again"
+        raise HTTPException(400, f"the form cannot be read ({reason}); {cure}") from None
     try:
         photo = form.get("image")
         if not isinstance(photo, UploadFile):
-            there = ", ".join(sorted(form)) or "nothing"
+            there = ", ".join(sorted(form)) or "nothing that is complete"
+            there = "a text of that name" if photo is not None else there
             raise HTTPException(
                 400, f'the form has no file "image" (it has {there}); send one: curl -F image=@photo.jpg'
             )

@@ -40,3 +40,14 @@ def test_a_shipped_translator_is_listed(run, shipped_translator: str) -> None:
         {"BLEU": 0.123},
     )
     assert (model["encoder"], model["refiner"], model["decoder"]) == ("sequence", None, "show_attend_tell")
+
+
+def test_a_damaged_model_is_reported_and_the_others_are_listed(run, shipped_translator: str) -> None:
+    (folder,) = shipped(None).values()
+    damaged = folder.with_name("broken")
+    damaged.mkdir()
+    (damaged / "config.json").write_text("null")
+    for arguments in (["models"], ["models", "--json"]):
+        result = run(*arguments)
+        assert result.code == 1 and shipped_translator in result.out
+        assert f"error: {damaged / 'config.json'}: its JSON is null" in result.err

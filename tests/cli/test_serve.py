@@ -29,10 +29,12 @@ def test_it_serves_until_it_is_stopped(model: Path, end: signal.Signals) -> None
             with httpx.Client(base_url=address, timeout=60) as client:
                 assert client.get("/health").json()["models"] == [str(model)]
                 assert client.post("/caption", content=b"x").status_code == 422
+                form = {"content-type": "multipart/form-data; boundary=x"}
+                assert client.post("/caption", content=b"--y", headers=form).status_code == 400
         finally:
             process.send_signal(end)
         assert process.wait(30) == 0
-        assert "Traceback" not in process.stderr.read()
+        assert process.stderr.read() == "Press Ctrl+C to stop.\n"
 
 
 def test_what_cannot_be_served_is_said_before_it_listens(run, model: Path, tmp_path: Path) -> None:

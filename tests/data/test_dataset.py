@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from captioner.data.dataset import CaptionData, Photo, Problem, merge
+from captioner.data.dataset import CaptionData, Photo, Problem, merge, split_name
 from captioner.errors import AnnotationError
 
 
@@ -21,6 +21,25 @@ def test_the_error_for_an_unknown_split_lists_the_known_ones() -> None:
     data = data_of("set", ("a", "train"), ("b", "train"), ("c", "dev"))
     with pytest.raises(AnnotationError, match=r'"test"; the splits are: train \(2\), dev \(1\)'):
         data.split("test")
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        *(("Training ", "train"), ("train2014", "train"), ("training_set", "train"), ("Split.TRAIN", "train")),
+        *(("Train\u200b", "train"), ("val2017", "val"), ("validation_split", "val"), ("Test Set", "test"), ("", "all")),
+        # Parts of their own, which COCO and others have.
+        *(
+            ("trainval", "trainval"),
+            ("minival", "minival"),
+            ("test-dev", "test-dev"),
+            ("0", "0"),
+            ("val_seen", "val_seen"),
+        ),
+    ],
+)
+def test_the_usual_ways_to_write_a_split_are_one(written: str, name: str) -> None:
+    assert split_name(written) == name
 
 
 def test_val_and_dev_stand_for_each_other_only_when_one_of_them_exists() -> None:

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from captioner.data.images import load_image
+from captioner.data.images import check_file, load_image
 from captioner.errors import ImageError
 from tests.data.pictures import encode, scene
+from tests.data.test_colour import PROPHOTO, profile
 from tests.data.tiffs import tiff
 
 WIDTH, HEIGHT = 40, 30
@@ -95,6 +96,7 @@ NOT_SUPPORTED: dict[str, bytes] = {
     "five planes": rgb_tiff(np.zeros((HEIGHT, WIDTH, 5), np.uint8), planes=True),
     "many channels": rgb_tiff(np.zeros((HEIGHT, WIDTH, 30), np.uint8)),
     "12-bit JPEG": encode(scene(), "JPEG").replace(b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c"),
+    "JPEG without a height": encode(scene(), "JPEG").replace(b"\xff\xc0\0\x11\x08\0\x3c", b"\xff\xc0\0\x11\x08\0\0"),
     "JPEG of five channels": b"\xff\xd8\xff\xc0\0\x17\x08\0\x08\0\x08\x05" + bytes([1, 17, 0] * 5) + b"\xff\xd9",
     "BMP of 2 bits": encode(scene(), "BMP").replace(struct.pack("<HH", 1, 24), struct.pack("<HH", 1, 2), 1),
     "deep JPEG 2000": encode(scene(), "JPEG2000").replace(b"\7\1\1" * 3, b"\x0f\1\1" * 3),
@@ -122,11 +124,99 @@ def test_what_is_not_supported_is_not_called_damaged(what: str) -> None:
         (bytes(128) + b"DICM", "DICOM"),
         (b"FUJIFILMCCD-RAW 0201", "raw photos"),
         (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", "raw photos"),
+        (b"RIFF\0\x10\0\0AVI LIST", "video"),
+        (b"\0\0\0\x20ftypM4V ", "video"),
+        (b"\0\0\0\x20ftyp3gp4", "video"),
+        (b"Rar!\x1a\x07\1\0", "archive"),
+        (b"7z\xbc\xaf\x27\x1c\0\4", "archive"),
+        (bytes(257) + b"ustar\x0000", "archive"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1234\nsize 12\n", "git lfs pull"),
+        (b"\0\x05\x16\x07\0\2\0\0Mac OS X        ", "macOS"),
     ],
 )
 def test_formats_that_cannot_be_read_are_named(magic: bytes, word: str) -> None:
     text = reason(magic + bytes(200))
     assert word in text and "damaged" not in text and ";" in text
+
+
+def run_lengths(values: np.ndarray) -> bytes:
+    """A grey BMP compressed by run lengths, each a single pixel."""
+    height, width = values.shape
+    rows = [b"".join(bytes((1, value)) for value in row) + b"\0\0" for row in values[::-1]]
+    pixels = b"".join(rows) + b"\0\1"
+    palette = b"".join(bytes((value, value, value, 0)) for value in range(256))
+    head = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(pixels), 0, 0, 256, 0)
+    return b"BM" + struct.pack("<IHHI", 1078 + len(pixels), 0, 0, 1078) + head + palette + pixels
+
+
+def test_a_bmp_of_many_runs_is_read() -> None:
+    values = np.random.default_rng(0).integers(0, 256, (300, 400), np.uint8)
+    assert np.array_equal(np.asarray(load_image(run_lengths(values)))[:, :, 0], values)
+
+
+def test_runs_that_fill_no_pixels_are_refused() -> None:
+    content = run_lengths(np.zeros((1, 8), np.uint8))
+    assert "damaged" in reason(content[:1078] + b"\0\2\0\0" * 200_000)
+
+
+def png_chunk(kind: bytes, content: bytes, checksum: int | None = None) -> bytes:
+    right = zlib.crc32(kind + content)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", right if checksum is None else checksum)
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        png_chunk(b"iCCP", b"name\0\5x"),
+        png_chunk(b"iCCP", b""),
+        png_chunk(b"iCCP", b"name\0\0x", 0),
+        png_chunk(b"tEXt", b"key\0value", 0),
+        png_chunk(b"gAMA", b""),
+        png_chunk(b"pHYs", b"x"),
+        png_chunk(b"tIME", bytes(7), 0),
+    ],
+)
+def test_a_png_damaged_beside_its_pixels_is_read(chunk: bytes) -> None:
+    content = encode(scene(), "PNG")
+    damaged = content[:33] + chunk + content[33:]
+    assert load_image(damaged).tobytes() == scene().tobytes()
+    assert check_file(damaged) == scene().size
+
+
+def test_a_damaged_profile_of_a_png_is_not_used(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    content = encode(scene(), "PNG", icc_profile=profile(b"RGB ", 1.8, PROPHOTO))
+    assert load_image(content).tobytes() != scene().tobytes()
+    place = content.index(b"iCCP") + 60
+    assert (
+        load_image(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :]).tobytes() == scene().tobytes()
+    )
+
+
+def test_a_png_with_a_wrong_length_is_damaged() -> None:
+    content = encode(scene().quantize(16), "PNG", transparency=3)
+    text = png_chunk(b"tEXt", b"key\0value")
+    palette = len(text) + content.index(b"tRNS") - 4 - 33 - 12  # the length that takes the palette along
+    for length in (64, palette):
+        assert "damaged" in reason(content[:33] + struct.pack(">I", length) + text[4:] + content[33:])
+
+
+def test_a_png_damaged_in_its_pixels_is_not() -> None:
+    content = encode(scene(), "PNG")
+    place = content.index(b"IDAT") + 40
+    assert "damaged" in reason(content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :])
+
+
+def test_a_closed_image_is_not_called_damaged() -> None:
+    image = scene()
+    image.close()
+    with pytest.raises(ImageError, match="has been closed"):
+        load_image(image)
+
+
+def test_premultiplied_grey_is_read() -> None:
+    grey = scene().convert("L")
+    assert load_image(grey.convert("LA").convert("La")).tobytes() == grey.convert("RGB").tobytes()
 
 
 def test_a_grey_pfm_is_read() -> None:

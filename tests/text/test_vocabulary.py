@@ -195,6 +195,8 @@ def damaged(**changes: Any) -> bytes:
         (damaged(words=...), "not a readable vocabulary"),
         (damaged(words=["a", 3]), "not a readable vocabulary"),
         (damaged(words=["a", "a"]), "not a readable vocabulary"),
+        (damaged(words=["a", "dog\nrm"]), "a word of it is empty or has white space"),
+        (damaged(words=["a", ""]), "a word of it is empty or has white space"),
         (damaged(words=None), "not a readable vocabulary"),
         pytest.param(damaged(words="ab"), "not a readable"),
         (damaged(special=["<pad>", "<unk>", "<bos>", "<eos>"]), "its special words are not this program's"),

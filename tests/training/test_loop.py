@@ -272,6 +272,30 @@ def test_a_run_whose_data_changed_is_not_resumed(tmp_path: Path) -> None:
         resumed.run()
 
 
+def test_as_many_batches_of_other_data_are_not_resumed(tmp_path: Path) -> None:
+    run = Line(config(tmp_path, epochs=1))
+    run.data = state.fingerprint(["a", "dog"], [("1.jpg", ("a dog",))])
+    run.run()
+    for parts in ((["a", "cat"], [("1.jpg", ("a dog",))]), (["a", "dog"], [("1.jpg", ("a cat",))])):
+        changed = Line(config(tmp_path, epochs=2), resume=True)
+        changed.data = state.fingerprint(*parts)
+        with pytest.raises(CheckpointError, match="other data: their words, photos or captions have changed"):
+            changed.run()
+    same = Line(config(tmp_path, epochs=2), resume=True)
+    same.data = run.data
+    same.run()
+    assert same.progress.epoch == 2
+
+
+def test_a_best_model_that_was_deleted_is_made_again(tmp_path: Path) -> None:
+    run = Line(config(tmp_path, epochs=1), scores=[0.9])
+    (run.run()).unlink()
+    with pytest.raises(CheckpointError, match=r"best: is missing, .*last holds the model of its last epoch"):
+        Line(run.settings, resume=True).run()
+    longer = Line(config(tmp_path, epochs=2), resume=True, scores=[0.1])
+    assert longer.run().read_text().split()[0] == "2"
+
+
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
     with loop.alone(tmp_path / "runs" / "one", resume=False):
         with (

@@ -30,6 +30,11 @@ def test_changes_override_the_recipe_and_are_typed() -> None:
     )
 
 
+def test_numbers_in_quotes_are_text() -> None:
+    data = load_config(NAMES[0], ["data.train='0'", 'data.dev="1"', "data.path='1e5'", "epochs=1e1"]).data
+    assert (data.train, data.dev, data.path) == ("0", "1", Path("1e5"))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -38,6 +43,11 @@ def test_changes_override_the_recipe_and_are_typed() -> None:
         ("epochs=none", "epochs"),
         ("epochs", "key=value"),
         ("epochs.more=1", "is a value"),
+        ("epochs=on", "epochs: give a number, not on or off"),
+        ("average=no", "average: give a number, not on or off"),
+        ("seed=99999999999999999999999", "seed: Input should be less than"),
+        ("data.path=", "data.path: is empty; give a value"),
+        ("data.train=2014", "data.train: is text; write it in quotes within quotes"),
     ],
 )
 def test_a_wrong_change_is_explained(change: str, message: str) -> None:

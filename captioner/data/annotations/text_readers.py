@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+from ast import literal_eval
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from io import StringIO
 from itertools import chain
 from pathlib import Path
+from token import STRING
+from tokenize import TokenError, generate_tokens
 from typing import Any
 
 from captioner.data.annotations.formats import PHOTO_FOLDERS, reader
 from captioner.data.annotations.records import LINES, TABLES, is_lines, layout_of, rows_of, table_of
 from captioner.data.annotations.source import (
+    LONGEST,
     MalformedError,
     Source,
     as_file_name,
@@ -23,6 +29,7 @@ from captioner.data.annotations.source import (
 from captioner.data.dataset import split_name
 from captioner.errors import AnnotationError
 
+_LIST = re.compile(r"""\s*\[\s*u?["'].*["']\s*\]\s*""", re.DOTALL)
 _FLICKR8K_LINE = re.compile(r"([^\t]+)#(\d+)\t(.*)", re.DOTALL)
 
 
@@ -163,13 +170,32 @@ def _add_to(source: Source, place: str, image: object, split: object, homes: Seq
 
 def _add_captions(source: Source, place: str, image_id: str, values: Sequence[object]) -> None:
     """Add the captions in the fields of a row, each one or a list; of several fields, some may be empty."""
-    captions = list(chain.from_iterable(value if isinstance(value, list) else [value] for value in values))
+    captions = list(chain.from_iterable(_list_in(value) for value in values))
     filled = [caption for caption in captions if caption is not None and caption != "" and not str(caption).isspace()]
     for caption in filled if len(values) > 1 and filled else captions:
         try:
             source.add_caption(image_id, caption)
         except MalformedError as error:
             source.problem(place, error)
+
+
+def _list_in(value: object) -> list[object]:
+    """The captions of a field: one, a list, or a list that was written as text, as JSON, Python and numpy do."""
+    if isinstance(value, str) and len(value) <= LONGEST and _LIST.fullmatch(value):
+        for parse in (json.loads, _strings):
+            with suppress(ValueError, SyntaxError, RecursionError, TokenError):
+                found = parse(value.strip())
+                if isinstance(found, list) and found and all(isinstance(caption, str) for caption in found):
+                    return found
+    return value if isinstance(value, list) else [value]
+
+
+def _strings(text: str) -> list[object]:
+    """The strings of a list as Python writes it, or as numpy does, without commas; else none."""
+    tokens = [token for token in generate_tokens(StringIO(text).readline) if token.string.strip()][1:-1]
+    strings = [token.string for token in tokens if token.type == STRING]
+    others = {token.string for token in tokens if token.type != STRING}
+    return [literal_eval(each) for each in strings] if others <= {","} else []
 
 
 def _table(source: Source, folders: Sequence[str]) -> None:

@@ -269,6 +269,22 @@ def test_what_pythons_csv_writes_is_read_back(
 # -------------------------------------------------------------------------------------------------------------- JSONL
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        """['A dog, "Rex".', "It's red."]""",
+        """['A dog, "Rex".'\n "It's red."]""",  # by numpy
+        json.dumps(['A dog, "Rex".', "It's red."]),
+    ],
+)
+def test_lists_of_captions_that_were_written_as_text_are_read(tmp_path: Path, written: str) -> None:
+    names = ["raw", "filename"]  # as in the table of Flickr30k on the Hugging Face hub
+    with open(tmp_path / "captions.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([names, [written, "1.jpg"], ["[a sign] in brackets", "2.jpg"], ["['a']]", "3.jpg"]])
+    captions = [photo.captions for photo in read_captions(tmp_path).photos]
+    assert captions == [('A dog, "Rex".', "It's red."), ("[a sign] in brackets",), ("['a']]",)]
+
+
 def test_jsonl_with_one_or_many_captions_a_line(tmp_path: Path) -> None:
     lines = [
         {"image": "a.jpg", "caption": "A dog", "split": "train"},
