@@ -93,6 +93,6 @@ def test_whatever_is_imported_first_every_family_is_known() -> None:
         out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
         encoders, decoders = (
             ["grid", "grid+regions", "regions"],
-            ["show_attend_tell", "show_tell", "top_down", "transformer"],
+            ["show_attend_tell", "show_tell", "top_down", "transformer", "transformer_xl"],
         )
         assert out == [*encoders, "transformer", *decoders]
