@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +29,7 @@ from captioner.errors import BulkError, FileError, first_line
 from captioner.rows import json_text, require_parquet
 
 PLAN = "plan.json"
-_TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz")
+TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz")
 _PARQUET = (".parquet", ".pq")
 _LIST = re.compile(r"images-\d+\.jsonl")
 _MOST_PLAN = 4 << 30  # bytes of a plan, 100 a part; a part of an image each would be a hundred times too small
@@ -145,6 +146,9 @@ def open_plan(
         BulkError: the source has no pictures, the folder holds something else, or another run is at work there.
         FileError: nothing can be written there.
     """
+    source = source.removeprefix("file://")
+    if "://" not in source:
+        source = str(Path(source))  # photos/ and ./photos have the same names
     with _locked(folder):
         try:
             state = _State.read(folder, {"source": source, "model": model, "format": format})
@@ -342,13 +346,13 @@ def _archive(address: str, column: str | None, described: list[str], problems: l
 
 
 def _is_tar(name: str) -> bool:
-    return name.lower().endswith(_TAR)
+    return name.lower().endswith(TAR)
 
 
 def _loose(names: Iterator[str], archives: list[str]) -> Iterator[str]:
     """Yield the names of images, and append those of archives to a list."""
     for name in names:
-        if name.lower().endswith((*_TAR, *_PARQUET)):
+        if name.lower().endswith((*TAR, *_PARQUET)):
             archives.append(name)
         elif os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS or ("://" not in name and os.path.exists(name)):
             yield name
@@ -359,15 +363,18 @@ def _names(source: str, output: Path, problems: list[str]) -> Iterator[str]:
 
     The output itself, and figures that this program drew, are left out.
     """
-    source = source.removeprefix("file://")
     if "://" in source:
         yield from _remote_names(source)
         return
-    found = find_images([source], recursive=True, on_unreadable=problems.append, archives=(*_TAR, *_PARQUET))
-    ours, name_of_ours = os.path.join(os.path.abspath(output), ""), os.path.basename(os.path.abspath(output))
+    found = find_images([source], recursive=True, on_unreadable=problems.append, archives=(*TAR, *_PARQUET))
+    ours = os.path.join(os.path.realpath(output), "")
+
+    @lru_cache(64)
+    def in_output(folder: str) -> bool:  # which links may lead to
+        return os.path.join(os.path.realpath(folder), "").startswith(ours)
+
     for name in map(str, found):
-        in_output = name_of_ours in name and os.path.abspath(name).startswith(ours)
-        if not in_output and not is_drawn_image(name):
+        if not in_output(os.path.dirname(name)) and not is_drawn_image(name):
             yield name
 
 
