@@ -31,6 +31,7 @@ from captioner.rows import json_text, require_parquet
 PLAN = "plan.json"
 TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz")
 _PARQUET = (".parquet", ".pq")
+_OTHER = (".zip", ".tar.zst", ".tzst", ".tar.lz4", ".tar.lz", ".tar.z", ".7z", ".rar")
 _LIST = re.compile(r"images-\d+\.jsonl")
 _MOST_PLAN = 4 << 30  # bytes of a plan, 100 a part; a part of an image each would be a hundred times too small
 _DAMAGED = "give another --output, or delete this folder"
@@ -86,6 +87,7 @@ class Plan:
         new: loose pictures that this run found.
         gone: loose pictures that earlier runs found and this one did not.
         described: Parquet files without a column of bytes, which are not images.
+        unread: archives of kinds that are not read.
         problems: what could not be looked into; a later run looks again.
     """
 
@@ -97,6 +99,7 @@ class Plan:
     new: int = 0
     gone: int = 0
     described: int = 0
+    unread: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
     def file(self, number: int) -> Path:
@@ -124,6 +127,7 @@ class _Found:
     new: int = 0
     gone: int = 0
     archives: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
@@ -222,7 +226,7 @@ def _look(state: _State, folder: Path, *, column: str | None, size: int) -> Plan
     found = _Found()
     lists = dict.fromkeys(part.address for part in parts if part.kind == "pictures")
     known = {part.address for part in parts if part.kind != "pictures"}.union(described)
-    loose = _loose(_names(source, folder, found.problems), found.archives)
+    loose = _loose(_names(source, folder, found.problems), found)
     parts.extend(_list(_new(loose, [folder / name for name in lists], found), folder, size, begun))
     archives = [address for address in found.archives if address not in known]
     if not all(map(_is_tar, archives)):
@@ -234,6 +238,8 @@ def _look(state: _State, folder: Path, *, column: str | None, size: int) -> Plan
     for address in archives:
         parts.extend(_archive(address, column, described, found.problems))
     if not parts:
+        if found.unread and not found.problems:
+            raise BulkError(f"{found.unread[0]}: an archive of this kind is not read; unpack it, or make it a tar file")
         none = f"only {len(described)} Parquet files without a column of bytes" if described else ""
         nothing = f"{source}: has no pictures, {none or 'tar files or Parquet files'}; check the name"
         raise BulkError("\n".join(found.problems) or nothing)
@@ -251,6 +257,7 @@ def _look(state: _State, folder: Path, *, column: str | None, size: int) -> Plan
         found.new,
         found.gone,
         sum(name in described for name in found.archives),
+        tuple(found.unread),
         tuple(found.problems),
     )
 
@@ -349,11 +356,13 @@ def _is_tar(name: str) -> bool:
     return name.lower().endswith(TAR)
 
 
-def _loose(names: Iterator[str], archives: list[str]) -> Iterator[str]:
-    """Yield the names of images, and append those of archives to a list."""
+def _loose(names: Iterator[str], found: _Found) -> Iterator[str]:
+    """Yield the names of images, and add those of archives to what was found."""
     for name in names:
         if name.lower().endswith((*TAR, *_PARQUET)):
-            archives.append(name)
+            found.archives.append(name)
+        elif name.lower().endswith(_OTHER):
+            found.unread.append(name)
         elif os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS or ("://" not in name and os.path.exists(name)):
             yield name
 
@@ -366,7 +375,7 @@ def _names(source: str, output: Path, problems: list[str]) -> Iterator[str]:
     if "://" in source:
         yield from _remote_names(source)
         return
-    found = find_images([source], recursive=True, on_unreadable=problems.append, archives=(*TAR, *_PARQUET))
+    found = find_images([source], recursive=True, on_unreadable=problems.append, archives=(*TAR, *_PARQUET, *_OTHER))
     ours = os.path.join(os.path.realpath(output), "")
 
     @lru_cache(64)

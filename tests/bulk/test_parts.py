@@ -265,6 +265,16 @@ def test_the_output_is_left_out_also_behind_links(photos: Path) -> None:
             file.unlink()
 
 
+def test_archives_of_other_kinds_are_named(photos: Path, tmp_path: Path) -> None:
+    first = plan_of(photos, tmp_path / "out")
+    touch(photos, "d/more.ZIP", "e.tar.zst", ".hidden.zip")
+    second = plan_of(photos, tmp_path / "out")
+    assert second.parts == first.parts
+    assert (first.unread, second.unread) == ((), (f"{photos}/d/more.ZIP", f"{photos}/e.tar.zst"))
+    with pytest.raises(BulkError, match=r"more\.ZIP: an archive of this kind is not read; unpack it, or make it a tar"):
+        plan_of(photos / "d/more.ZIP", tmp_path / "alone")
+
+
 def test_one_folder_may_be_written_in_several_ways(photos: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     first = plan_of("photos", tmp_path / "out")
