@@ -268,7 +268,7 @@ def disk_error(path: str | Path, code: int, *, needed: int = 0) -> FileError:
         free = free_bytes(Path(path).absolute().parent)
         # A full disk has less than what was wanted, however little that was.
         least = max(needed, free) if code == errno.ENOSPC else needed
-        room = f"{_readable(least)} or more are needed and {_readable(free)} are free"
+        room = f"{_readable(least)} or more are needed and {_readable(free)} are free" if least else "nothing is free"
         return FileError(f"{path}: cannot be written, {_PROBLEMS[code]}: {room}; {cure}")
     return FileError(f"{path}: cannot be written, {_PROBLEMS[code]}; {cure}")
 
@@ -396,6 +396,8 @@ def _check_folder(path: Path) -> Path:
     if not there.is_dir():
         raise FileError(f"{path}: {there.name} is a file, not a folder; give another place")
     if not os.access(there, os.W_OK | os.X_OK):
+        if hasattr(os, "statvfs") and os.statvfs(there).f_flag & os.ST_RDONLY:
+            raise disk_error(path, errno.EROFS)
         raise FileError(
             f"{path}: the folder {there} must not be written to; give another place, or change its permissions"
         )

@@ -26,6 +26,7 @@ Row: TypeAlias = "dict[str, Any]"
 FIELDS = ("image", "caption", "log_probability", "model", "error")
 """What every row has, in this order; the caption of an image that cannot be read is null, and so is a missing error."""
 
+_ESCAPED = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
 _HELD = 1000  # rows of a Parquet file that are held before they are written
 # A spreadsheet runs a cell that begins like this. More quotes in front are guarded too, so that one can be taken off.
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
@@ -49,13 +50,9 @@ def row(image: str, result: Caption | ImageError, *, model: str, attention: bool
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:
-    """Return a value as JSON; escaped only if it holds a file name that is not UTF-8."""
+    """Return a value as JSON; escaped only if it has a name that is not UTF-8, or line ends of Unicode."""
     text = json.dumps(value, ensure_ascii=False, indent=indent)
-    return (
-        text
-        if text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
-        else json.dumps(value, indent=indent)
-    )
+    return text if text.isascii() or not _ESCAPED.search(text) else json.dumps(value, indent=indent)
 
 
 @contextmanager

@@ -252,6 +252,23 @@ def test_a_full_disk_is_an_error_with_the_file_and_the_space_whatever_library_wr
             assert os.listdir(disk) == ["model.bin"]
 
 
+def test_a_read_only_disk_is_not_blamed_on_permissions(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "64k") as disk:
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        with pytest.raises(FileError, match=r"a\.csv: cannot be written, the disk is read-only; give another place"):
+            files.check_place(disk / "folder" / "a.csv")
+
+
+def test_a_disk_without_a_free_byte_is_named_without_sums(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "64k") as disk:
+        with suppress(OSError), open(disk / "fill", "wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+        message = r"plan\.json: cannot be written, the disk is full: nothing is free; free some space"
+        with pytest.raises(FileError, match=message), atomic_path(disk / "plan.json") as temporary:
+            temporary.write_text("{}")
+
+
 @pytest.mark.parametrize("writer", WRITERS)
 def test_a_file_that_must_not_be_so_large_is_an_error_with_its_name(tmp_path: Path, writer: str) -> None:
     refused = pytest.raises(FileError, match=r"model\.bin: cannot be written, it is larger than files may be there")

@@ -87,6 +87,12 @@ def test_a_name_that_is_not_utf8_is_kept(tmp_path: Path) -> None:
     assert parquet.read_table(write(tmp_path / "t.parquet", *rows)).to_pylist()[0]["image"] == r"caf\udce9.jpg"
 
 
+def test_lines_of_json_end_only_where_every_reader_sees_it(tmp_path: Path) -> None:
+    names = [f"{end}.jpg" for end in ("\n", "\r", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029")]
+    path = write(tmp_path / "t.jsonl", *(row(name, CAPTION, model="tiny") for name in names))
+    assert [json.loads(line)["image"] for line in path.read_text(encoding="utf-8").splitlines()] == names
+
+
 def test_a_file_appears_only_when_all_is_written(tmp_path: Path) -> None:
     for ending in ("json", "jsonl", "csv"):
         with pytest.raises(RuntimeError), writer(tmp_path / f"t.{ending}") as one:

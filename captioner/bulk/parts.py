@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -28,8 +29,9 @@ from captioner.errors import BulkError, FileError, first_line
 from captioner.rows import json_text, require_parquet
 
 PLAN = "plan.json"
-_TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz")
+TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz")
 _PARQUET = (".parquet", ".pq")
+_OTHER = (".zip", ".tar.zst", ".tzst", ".tar.lz4", ".tar.lz", ".tar.z", ".7z", ".rar")
 _LIST = re.compile(r"images-\d+\.jsonl")
 _MOST_PLAN = 4 << 30  # bytes of a plan, 100 a part; a part of an image each would be a hundred times too small
 _DAMAGED = "give another --output, or delete this folder"
@@ -85,6 +87,7 @@ class Plan:
         new: loose pictures that this run found.
         gone: loose pictures that earlier runs found and this one did not.
         described: Parquet files without a column of bytes, which are not images.
+        unread: archives of kinds that are not read.
         problems: what could not be looked into; a later run looks again.
     """
 
@@ -96,6 +99,7 @@ class Plan:
     new: int = 0
     gone: int = 0
     described: int = 0
+    unread: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
     def file(self, number: int) -> Path:
@@ -123,6 +127,7 @@ class _Found:
     new: int = 0
     gone: int = 0
     archives: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
@@ -145,6 +150,9 @@ def open_plan(
         BulkError: the source has no pictures, the folder holds something else, or another run is at work there.
         FileError: nothing can be written there.
     """
+    source = source.removeprefix("file://")
+    if "://" not in source:
+        source = str(Path(source))  # photos/ and ./photos have the same names
     with _locked(folder):
         try:
             state = _State.read(folder, {"source": source, "model": model, "format": format})
@@ -218,7 +226,7 @@ def _look(state: _State, folder: Path, *, column: str | None, size: int) -> Plan
     found = _Found()
     lists = dict.fromkeys(part.address for part in parts if part.kind == "pictures")
     known = {part.address for part in parts if part.kind != "pictures"}.union(described)
-    loose = _loose(_names(source, folder, found.problems), found.archives)
+    loose = _loose(_names(source, folder, found.problems), found)
     parts.extend(_list(_new(loose, [folder / name for name in lists], found), folder, size, begun))
     archives = [address for address in found.archives if address not in known]
     if not all(map(_is_tar, archives)):
@@ -230,6 +238,8 @@ def _look(state: _State, folder: Path, *, column: str | None, size: int) -> Plan
     for address in archives:
         parts.extend(_archive(address, column, described, found.problems))
     if not parts:
+        if found.unread and not found.problems:
+            raise BulkError(f"{found.unread[0]}: an archive of this kind is not read; unpack it, or make it a tar file")
         none = f"only {len(described)} Parquet files without a column of bytes" if described else ""
         nothing = f"{source}: has no pictures, {none or 'tar files or Parquet files'}; check the name"
         raise BulkError("\n".join(found.problems) or nothing)
@@ -247,6 +257,7 @@ def _look(state: _State, folder: Path, *, column: str | None, size: int) -> Plan
         found.new,
         found.gone,
         sum(name in described for name in found.archives),
+        tuple(found.unread),
         tuple(found.problems),
     )
 
@@ -342,14 +353,16 @@ def _archive(address: str, column: str | None, described: list[str], problems: l
 
 
 def _is_tar(name: str) -> bool:
-    return name.lower().endswith(_TAR)
+    return name.lower().endswith(TAR)
 
 
-def _loose(names: Iterator[str], archives: list[str]) -> Iterator[str]:
-    """Yield the names of images, and append those of archives to a list."""
+def _loose(names: Iterator[str], found: _Found) -> Iterator[str]:
+    """Yield the names of images, and add those of archives to what was found."""
     for name in names:
-        if name.lower().endswith((*_TAR, *_PARQUET)):
-            archives.append(name)
+        if name.lower().endswith((*TAR, *_PARQUET)):
+            found.archives.append(name)
+        elif name.lower().endswith(_OTHER):
+            found.unread.append(name)
         elif os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS or ("://" not in name and os.path.exists(name)):
             yield name
 
@@ -359,15 +372,18 @@ def _names(source: str, output: Path, problems: list[str]) -> Iterator[str]:
 
     The output itself, and figures that this program drew, are left out.
     """
-    source = source.removeprefix("file://")
     if "://" in source:
         yield from _remote_names(source)
         return
-    found = find_images([source], recursive=True, on_unreadable=problems.append, archives=(*_TAR, *_PARQUET))
-    ours, name_of_ours = os.path.join(os.path.abspath(output), ""), os.path.basename(os.path.abspath(output))
+    found = find_images([source], recursive=True, on_unreadable=problems.append, archives=(*TAR, *_PARQUET, *_OTHER))
+    ours = os.path.join(os.path.realpath(output), "")
+
+    @lru_cache(64)
+    def in_output(folder: str) -> bool:  # which links may lead to
+        return os.path.join(os.path.realpath(folder), "").startswith(ours)
+
     for name in map(str, found):
-        in_output = name_of_ours in name and os.path.abspath(name).startswith(ours)
-        if not in_output and not is_drawn_image(name):
+        if not in_output(os.path.dirname(name)) and not is_drawn_image(name):
             yield name
 
 

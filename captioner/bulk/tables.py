@@ -14,6 +14,7 @@ from captioner.rows import require_parquet
 Column: TypeAlias = "tuple[str, ...]"  # its name, after those of the records that it is in
 
 _FREE_ROWS = 1 << 20  # that a group may have however few its bytes are; writers put fewer into one
+_BYTES = ("binary", "large_binary", "binary_view")  # older pyarrow has no function for the last
 _A_ROW = 1000  # bytes that a row counts for at least, since many rows may share a value
 
 
@@ -53,6 +54,8 @@ def column_of(schema: Any, column: str | None) -> Column:
     """
     found = [path for field in schema for path in _columns(field)]
     if not found:
+        if lists := [field.name for field in schema if _has_bytes(field.type)]:
+            raise BulkError(f"has bytes only in lists, in {', '.join(lists)}; save it again with a row for each image")
         raise NoImages
     chosen = [path for path in found if column in (None, *(".".join(path[:end]) for end in range(1, len(path) + 1)))]
     if len(chosen) > 1:
@@ -62,6 +65,8 @@ def column_of(schema: Any, column: str | None) -> Column:
     if len(chosen) != 1:
         what = f"no column {column!r} of bytes" if column and not chosen else f"{len(chosen)} columns of bytes"
         names = ", ".join(".".join(path) for path in found)
+        if len(set(chosen)) == 1:
+            raise BulkError(f"has {len(chosen)} columns of the name {names.split(', ')[0]}; rename all but one")
         raise BulkError(f"has {what}; run again and name one with --column: {names}")
     return chosen[0]
 
@@ -76,8 +81,18 @@ def _columns(field: Any) -> Iterator[Column]:
         kind = kind.value_type
     if types.is_struct(kind):
         yield from ((field.name, *path) for inner in kind for path in _columns(inner))
-    elif str(kind) in ("binary", "large_binary", "binary_view"):  # older pyarrow has no function for the last
+    elif str(kind) in _BYTES:
         yield (field.name,)
+
+
+def _has_bytes(kind: Any) -> bool:
+    """Return whether a type has bytes of any length somewhere inside."""
+    from pyarrow import types
+
+    if types.is_struct(kind):
+        return any(_has_bytes(inner.type) for inner in kind)
+    inner = getattr(kind, "item_type", None) or getattr(kind, "value_type", None)  # of a map, or of a list
+    return str(kind) in _BYTES or (inner is not None and _has_bytes(inner))
 
 
 def images_in_group(table: Any, group: int, column: Column, size: int) -> Iterator[tuple[int, bytes | str]]:

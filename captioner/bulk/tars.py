@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from captioner.bulk.limits import MOST_HEADER, BadPart, check_unpacked, too_large
+from captioner.bulk.parts import TAR
 from captioner.data.find import IMAGE_EXTENSIONS, is_hidden
 from captioner.errors import first_line
 
@@ -44,7 +45,12 @@ def images_in_tar(
     try:
         with opened() as file:
             for member, stream in _members(file):
-                if is_hidden(member.name) or os.path.splitext(member.name)[1].lower() not in IMAGE_EXTENSIONS:
+                if is_hidden(member.name):
+                    continue
+                if member.isreg() and member.name.lower().endswith(TAR):
+                    yield member.name, "is a tar file in a tar file, which is not read; unpack the outer one"
+                    continue
+                if os.path.splitext(member.name)[1].lower() not in IMAGE_EXTENSIONS:
                     continue
                 if member.islnk() or member.issym():
                     place = posixpath.dirname(member.name) if member.issym() else ""

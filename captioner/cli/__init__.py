@@ -6,6 +6,7 @@ is instant.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -90,6 +91,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     Results that could not be printed are an error, also if a pipe was closed; see :func:`console.guarded_streams`.
     """
     keep_freed_memory()
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells of caches that it cannot write
     with console.guarded_streams():
         try:
             with interruptible():

@@ -91,6 +91,9 @@ def run(
         failures(problem)
     if plan.described:
         console.note(f"{plan.described:,} Parquet files without a column of bytes are not images")
+    if plan.unread:
+        more = f" and {len(plan.unread) - 1:,} more" if len(plan.unread) > 1 else ""
+        console.note(f"{plan.unread[0]}{more}: left out, since archives of this kind are not read; unpack them")
     if plan.gone:
         console.note(f"{plan.gone:,} pictures are not in the source any more; their rows stay")
     worker = functools.partial(

@@ -149,7 +149,9 @@ def stdin() -> BinaryIO:
         CaptionerError: it is closed.
     """
     if sys.stdin is None or sys.stdin.closed:
-        raise CaptionerError("standard input: is closed; pipe something into this command, or give names instead of -")
+        raise CaptionerError(
+            "standard input: is closed; pipe something into this command, or give something else than -"
+        )
     if sys.stdin.isatty():
         note("reading lines from the terminal; Ctrl-D on an empty line ends them")
     return sys.stdin.buffer

@@ -158,10 +158,10 @@ def _lines(stack: ExitStack, text: str, failures: console.Failures) -> Iterator[
     """
     if text == "-":
         return _decoded(console.stdin(), "standard input", failures)
-    if os.path.isfile(text):
-        return _decoded(stack.enter_context(open(text, "rb")), text, failures)
     if os.path.isdir(text):
         raise CaptionerError(f"{text}: is a folder; give a file with one sentence per line")
+    if os.path.exists(text):  # also a pipe, as the shell makes for <(command)
+        return _decoded(stack.enter_context(open(text, "rb")), text, failures)
     if len(text.split()) == 1 and (os.path.dirname(text) or text.lower().endswith(".txt")):
         raise CaptionerError(f"{text}: no such file; to translate a text, put it in quotes")
     return iter(text.split("\n"))

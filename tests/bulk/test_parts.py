@@ -253,6 +253,37 @@ def test_the_output_may_lie_in_the_source(photos: Path) -> None:
     assert plan_of(photos, photos / "captions", format="parquet").parts == first.parts
 
 
+def test_the_output_is_left_out_also_behind_links(photos: Path) -> None:
+    (photos / "link").symlink_to("captions")
+    top = photos.parent / "same"
+    top.symlink_to(photos)
+    for source in (top, f"{top}/*", f"{top}/**/*"):
+        first = plan_of(source, photos / "captions" / "parquet", format="parquet")
+        (photos / "captions" / "parquet" / "part-00000.parquet").write_bytes(b"PAR1")
+        assert plan_of(source, photos / "captions" / "parquet", format="parquet").parts == first.parts
+        for file in (photos / "captions" / "parquet").iterdir():
+            file.unlink()
+
+
+def test_archives_of_other_kinds_are_named(photos: Path, tmp_path: Path) -> None:
+    first = plan_of(photos, tmp_path / "out")
+    touch(photos, "d/more.ZIP", "e.tar.zst", ".hidden.zip")
+    second = plan_of(photos, tmp_path / "out")
+    assert second.parts == first.parts
+    assert (first.unread, second.unread) == ((), (f"{photos}/d/more.ZIP", f"{photos}/e.tar.zst"))
+    with pytest.raises(BulkError, match=r"more\.ZIP: an archive of this kind is not read; unpack it, or make it a tar"):
+        plan_of(photos / "d/more.ZIP", tmp_path / "alone")
+
+
+def test_one_folder_may_be_written_in_several_ways(photos: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = plan_of("photos", tmp_path / "out")
+    for source in ("photos/", "./photos", ".//photos/.", "file://photos"):
+        assert plan_of(source, tmp_path / "out").parts == first.parts
+    with pytest.raises(BulkError, match="was begun with another source"):
+        plan_of("photos/d", tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -85,6 +85,30 @@ def test_a_file_that_describes_images_has_none(tmp_path: Path) -> None:
             read(path, column)
 
 
+@pytest.mark.parametrize(
+    "array",
+    [
+        pyarrow.array([[b"1", b"2"]], pyarrow.list_(pyarrow.binary())),
+        pyarrow.array([[{"bytes": b"1", "path": "a"}]]),
+        pyarrow.array([[("key", b"1")]], pyarrow.map_(pyarrow.string(), pyarrow.binary())),
+        pyarrow.array([{"images": [b"1"]}]),
+    ],
+    ids=["list", "records", "map", "nested"],
+)
+def test_images_in_lists_are_not_taken_for_none(tmp_path: Path, array: Any) -> None:
+    path = write(tmp_path / "t.parquet", {"tags": [["a"]], "images": array})
+    with pytest.raises(BulkError, match="has bytes only in lists, in images; save it again with a row for each image"):
+        read(path)
+
+
+def test_columns_of_one_name_are_to_be_renamed(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    image = pyarrow.array([b"1"])
+    parquet.write_table(pyarrow.Table.from_arrays([image, image], names=["image", "image"]), path)
+    with pytest.raises(BulkError, match="has 2 columns of the name image; rename all but one"):
+        read(path)
+
+
 def test_a_value_that_is_too_large_is_a_row_and_the_next_is_read(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(limits, "MOST_BYTES", 1000)
     path = write(tmp_path / "t.parquet", {"image": [b"1", bytes(1001), bytes(1000), *[b"2"] * 20]})

@@ -218,6 +218,15 @@ def test_hidden_members_are_left_out() -> None:
     assert why == "" and [name for name, _ in found] == ["./1.png", "../2.png"]
 
 
+def test_a_tar_file_in_a_tar_file_is_a_row_with_a_reason() -> None:
+    inner = tar_of(("1.png", picture(1), {}))
+    found, why = read(
+        tar_of(("inner.tar.GZ", gzip.compress(inner), {}), ("2.png", picture(2), {}), ("3.json", b"", {}))
+    )
+    assert why == "" and [name for name, _ in found] == ["inner.tar.GZ", "2.png"]
+    assert found[0][1] == "is a tar file in a tar file, which is not read; unpack the outer one"
+
+
 def test_names_may_have_line_ends_and_other_bytes() -> None:
     names = ["two\nlines.png", "two\rlines.png", "caf\udce9.png", "名.png"]
     for format in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -137,6 +139,15 @@ def test_lines_before_are_read_as_context(run, tmp_path: Path, batch_size: int) 
 def test_a_context_needs_a_model_that_reads_it(translate) -> None:
     result = translate(SOURCE[0], "--context", 2)
     assert (result.code, result.out) == (1, "") and "relative positions; leave the context out, or train" in result.err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_a_file_too(translate, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(f"{SOURCE[0]}\n{SOURCE[1]}\n", encoding="utf-8")
+    os.mkfifo(tmp_path / "pipe")
+    whole = translate(tmp_path / "text.txt")
+    with subprocess.Popen(["sh", "-c", 'cat "$0" > "$1"', tmp_path / "text.txt", tmp_path / "pipe"]):
+        assert translate(tmp_path / "pipe") == whole and len(whole.lines) == 2
 
 
 def test_errors_are_clear(translate, run, model: Path, tmp_path: Path) -> None:
