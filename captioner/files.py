@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -13,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from captioner.errors import CaptionerError, FileError, first_line
 
@@ -357,15 +358,7 @@ def check_place(path: str | Path) -> None:
     """
     path = Path(path)
     _check_kind(path)
-    there = _check_folder(path)
-    remove_leftovers(there)
-    for each in (path, *(there / name for name in path.absolute().relative_to(there).parts)):
-        try:
-            os.lstat(each)
-        except (FileNotFoundError, NotADirectoryError):
-            pass
-        except OSError as error:
-            raise _cannot_write(path, error) from error
+    remove_leftovers(_check_folder(path))
 
 
 def _check_kind(path: Path) -> None:
@@ -423,6 +416,14 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any, *, indent: int | None = 2) -> None:
     """Write ``value`` as JSON, completely or not at all."""
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+
+
+def sha256(file: IO[bytes]) -> str:
+    """Return the SHA-256 of the rest of an open file in hexadecimal; it is read in blocks."""
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def read_text(

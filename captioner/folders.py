@@ -6,7 +6,6 @@ What else a folder holds depends on the kind of the model, which its config name
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -318,12 +317,10 @@ def read_whole(folder: Path, kind: str = CAPTIONER) -> dict[str, Any]:
 
 def _described(path: Path) -> dict[str, Any]:
     """Return the size and the SHA-256 of a file, as a config lists them."""
-    digest = hashlib.sha256()
     try:
         with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-            return {"bytes": file.tell(), "sha256": digest.hexdigest()}
+            digest = files.sha256(file)
+            return {"bytes": file.tell(), "sha256": digest}
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}); {COPY}") from None
 

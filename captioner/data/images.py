@@ -7,7 +7,6 @@ at a time.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import logging
 import os
@@ -19,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from PIL import Image, ImageFile, ImageOps
 
+from captioner import files
 from captioner.data.arrays import from_array, is_array, is_tensor, to_grey
 from captioner.data.claims import check_icons, check_jpeg, check_jpeg2000, check_tiff, check_tiles, jpeg2000_profile
 from captioner.data.colour import to_srgb
@@ -194,14 +194,11 @@ def digest(path: str | Path) -> str:
     Raises:
         ImageError: the file is missing, empty, or cannot be read.
     """
-    checksum = hashlib.sha256()
     with _open_stream(path, str(path)) as stream:
         try:
-            while block := stream.read(1 << 20):
-                checksum.update(block)
+            return files.sha256(stream)
         except OSError as error:
             raise ImageError(path, reason_for(error, "file")) from error
-    return checksum.hexdigest()
 
 
 def _describe(source: Any) -> str:
