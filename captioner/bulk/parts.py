@@ -1,10 +1,9 @@
 """Parts: how a collection is cut, so that each can be captioned alone, and again after a failure.
 
-An output folder holds a file ``part-00000.jsonl`` or ``.parquet`` for each finished part, which appears whole or not at
-all: what is there needs no more work, however it ended. What else it holds says which parts there are: ``plan.json``,
-and lists of the loose images, a name a line as JSON. A later run looks through the source again and adds parts for what
-is in no part yet; parts are never changed or removed. All is written so that a run may end at any moment: a list counts
-only once the plan names it.
+An output folder holds one file for each finished part, ``part-00000.jsonl`` or ``.parquet``. The file appears whole or
+not at all, so an existing one is complete. Beside them are the plan, ``plan.json``, which lists the parts, and lists of
+the loose images, one name per line as JSON. A later run walks the source again and adds parts for new files; it never
+changes or removes a part. A run may be killed at any moment: a list counts only once the plan names it.
 """
 
 from __future__ import annotations
@@ -324,7 +323,7 @@ def _read_list(path: Path) -> Iterator[str]:
                 return
             for name in map(json.loads, lines):
                 if not isinstance(name, str) or (place := _place(name)) <= before:
-                    raise ValueError(f"{name!r:.50} is no name, or not in order")
+                    raise ValueError(f"{name!r:.50} is not a name, or is out of order")
                 before = place
                 yield name
     except (OSError, ValueError, RecursionError) as error:

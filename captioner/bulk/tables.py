@@ -19,7 +19,7 @@ _A_ROW = 1000  # bytes that a row counts for at least, since many rows may share
 
 
 class NoImages(Exception):
-    """A Parquet file without a column of bytes, such as one that describes the images beside it."""
+    """A Parquet file that holds no bytes, such as a table of metadata for images stored elsewhere."""
 
 
 def open_table(file: Any) -> Any:
@@ -49,7 +49,7 @@ def column_of(schema: Any, column: str | None) -> Column:
         column: its name, with dots between those of records; the name of the record will do.
 
     Raises:
-        NoImages: there is no column of bytes.
+        NoImages: no column holds bytes.
         BulkError: there are several, or none of that name.
     """
     found = [path for field in schema for path in _columns(field)]

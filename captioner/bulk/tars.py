@@ -1,4 +1,4 @@
-"""The images in a tar file, read as a stream and within bounds, whatever its headers claim."""
+"""The images in a tar file, read as a stream, within bounds that its headers cannot exceed."""
 
 from __future__ import annotations
 
@@ -93,7 +93,9 @@ def _linked(
     except Exception:  # the first pass has told of it
         pass
     for target, names in wanted.items():
-        yield from ((name, f"is a link to {target}, which is no file in this tar file; add it there") for name in names)
+        yield from (
+            (name, f"is a link to {target}, which is not a file in this tar file; add it there") for name in names
+        )
 
 
 def _members(file: Any) -> Iterator[tuple[tarfile.TarInfo, _Stream]]:
@@ -124,7 +126,7 @@ def _content(member: tarfile.TarInfo, stream: _Stream) -> bytes | str:
 
 
 class _Member(tarfile.TarInfo):
-    """A member whose damaged header is an error, and not the end of the archive."""
+    """A member of a tar file; a damaged header raises an error instead of ending the archive silently."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:

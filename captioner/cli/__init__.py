@@ -145,7 +145,7 @@ def _has_working_folder() -> bool:
 
 
 def _hint(arguments: list[str]) -> None:
-    """Explain wrong usage by a file whose name looks like an option, as shells put it in place of ``*.jpg``."""
+    """Print a hint if an argument is a file whose name starts with a dash, as a shell may expand ``*.jpg`` to."""
     name = next((each for each in arguments if each[:1] == "-" and os.path.isfile(each)), None)
     if name is not None and "--" not in arguments:
         console.note(f"hint: {name} is also a file; write ./{name}, or -- before the names of files")

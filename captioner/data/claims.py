@@ -1,7 +1,7 @@
 """What a file holds beyond what its header declares: scans, tiles, strips, blocks, icons.
 
-A decoder's time and memory are bounded by the limit on pixels only if they follow from the size in the header. Each
-function here looks, before anything is decoded, at what else a format lets a small file ask for.
+The limit on pixels bounds a decoder's time and memory only if both follow from the size in the header. Before decoding,
+each function here checks what else a small file of one format can demand.
 """
 
 from __future__ import annotations

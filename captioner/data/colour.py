@@ -2,7 +2,7 @@
 
 The intent is perceptual, the default of Firefox and of Pillow; for the profiles of cameras and screens, a matrix and
 curves, all intents are one. Most profiles are sRGB. What a profile does to a few colours is tried once, and an image
-whose profile changes none of them keeps its values: that costs a look-up, some 2 microseconds.
+whose profile changes none of them keeps its values. The lookup takes about 2 microseconds.
 """
 
 from __future__ import annotations

@@ -205,8 +205,8 @@ def test_links_are_resolved_in_the_tar() -> None:
         for name, words in {
             "round.png": "is a link to",
             "trip.png": "is a link to",
-            "out.png": "is a link to /etc/passwd, which is no file in this tar file",
-            "gone.jpg": "is a link to gone.png, which is no file in this tar file",
+            "out.png": "is a link to /etc/passwd, which is not a file in this tar file",
+            "gone.jpg": "is a link to gone.png, which is not a file in this tar file",
             "pipe.png": "is a device or a pipe",
         }.items():
             assert words in str(images[name]), name

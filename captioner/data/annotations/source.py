@@ -140,7 +140,7 @@ class Source:
         return tuple(filter(self._names, folders)) or folders[:1]
 
     def _in(self, name: str, folders: tuple[Path, ...], *, match_case: bool = True) -> Path | None:
-        """The file of a whole name; without ``match_case`` the only file whose last part differs in case alone."""
+        """The first file with this relative path; without ``match_case``, the only one that differs in case."""
         inside, base = os.path.split(name)
         folded = base.casefold()
         for folder in folders:

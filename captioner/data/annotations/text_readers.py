@@ -58,7 +58,7 @@ def _flickr8k(source: Source) -> None:
     homes = [root / name for root in (file.parent, file.parent.parent) for name in PHOTO_FOLDERS]
     folders = source.existing(*([source.images] if source.images else [*homes, file.parent]))
     absent: set[str] = set()
-    seen: set[str] = set()  # of lines, since some files number all captions alike
+    seen: set[str] = set()  # whole lines, since some files give every caption the same number
     for number, line in source.lines(file):
         place = f"{file}:{number}"
         if not line.strip():

@@ -49,7 +49,7 @@ class Record:
         self._lock = FileLock(self.path.with_suffix(".lock"), thread_local=False)
 
     def load(self) -> None:
-        """Read the state; it is empty if there is no record, a damaged one, or one of another archive."""
+        """Read the state. A missing or damaged record, or one of another archive, gives an empty state."""
         try:
             state = read_json(self.path, dict, error=DownloadError)
             # Checked as a whole, since what it lacks is found out again.
