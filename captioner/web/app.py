@@ -306,6 +306,7 @@ async def _while_connected(request: Request, future: Future[T], seconds: float) 
             raise HTTPException(400, "the connection was closed before the answer was there")
         raise TimeoutError
     finally:
+        future.cancel()  # at once; cancelling `work` would reach it only when the loop is free, after the answer
         work.cancel()
         gone.cancel()
         del work, future  # an exception in them refers to this call, and so to the photo
