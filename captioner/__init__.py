@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 from captioner.errors import CaptionerError, CheckpointError, ConfigError, ImageError
 
 if TYPE_CHECKING:
-    from captioner.base import Captioner
     from captioner.caption import Caption, Translation
+    from captioner.captioner import Captioner
     from captioner.memory import Memory
     from captioner.search.config import SearchConfig
     from captioner.translation.translator import Translator
@@ -39,7 +39,7 @@ for _variable, _value in (
     os.environ.setdefault(_variable, _value)
 
 _LAZY = {
-    "Captioner": "captioner.base",
+    "Captioner": "captioner.captioner",
     "Caption": "captioner.caption",
     "Memory": "captioner.memory",
     "SearchConfig": "captioner.search.config",

@@ -47,7 +47,7 @@ class Caption:
         source: the file or description of the picture.
         others: the next best captions of the same picture, best first.
         attention_of: the kind of attention: ``mean`` over all heads, ``rollout``, or one head; see
-            :func:`captioner.heads.look_again`.
+            :func:`captioner.engines.attention_rollout.recompute_attention`.
         labels: the detector's class for each of the N regions, "" for a place without a region; ``None`` if the places
             are not regions.
         scores: (N,) how sure the detector is of each label; ``None`` without labels.

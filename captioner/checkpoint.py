@@ -34,7 +34,7 @@ from captioner.folders import (
     read_config,
     read_whole,
 )
-from captioner.model import CaptionModel, ModelConfig, build_decoder, build_encoder
+from captioner.model import CaptionModel, ModelConfig, build_encoder
 from captioner.settings import validate
 from captioner.text.vocabulary import Vocabulary
 from captioner.weights import read_weights, sized, write_weights
@@ -83,10 +83,7 @@ def save_model(
     Raises:
         CheckpointError: ``folder`` exists and is not a model folder.
     """
-    weights = {f"decoder.{name}": tensor for name, tensor in model.decoder.state_dict().items()}
-    weights |= {
-        f"encoder.{name}": tensor for name, tensor in model.encoder.tail(model.tuned_stages).state_dict().items()
-    }
+    weights = _saved(model).state_dict()
     config = {
         "model": model.config.model_dump(mode="json"),
         "tuned_stages": model.tuned_stages,
@@ -173,7 +170,7 @@ def load_model(name_or_path: str | Path | None = None) -> CaptionModel:
         raise CheckpointError(
             f"{folder / CONFIG}: tuned_stages: is {tuned}, and its encoder has {model.encoder.stages}; {COPY}"
         )
-    put_weights(nn.ModuleDict({"decoder": model.decoder, "encoder": model.encoder.tail(tuned)}), weights, folder)
+    put_weights(_saved(model), weights, folder)
     if config["encoder_fingerprint"] != _fingerprint(model):
         raise CheckpointError(
             f"{folder}: was trained on features of other encoder weights than those installed here; reinstall the "
@@ -193,9 +190,13 @@ def _build(config: ModelConfig, vocabulary: Vocabulary, weights: Mapping[str, Te
     with without_downloads(), sized(weights if _invented(config.encoder) else None, where):
         encoder = build_encoder(config.encoder)
     with sized(weights, where):
-        words = len(vocabulary)
-        decoder = build_decoder(config.decoder, features=encoder.features, words=words, refiner=config.refiner)
-    return CaptionModel(config, vocabulary, encoder, decoder)
+        return CaptionModel.build(config, vocabulary, encoder)
+
+
+def _saved(model: CaptionModel) -> nn.Module:
+    """Return the parts of a model whose weights a folder holds."""
+    tail = model.encoder.tail(model.tuned_stages)
+    return nn.ModuleDict({"encoder": tail, "refiner": model.refiner, "decoder": model.decoder})
 
 
 def _invented(settings: Mapping[str, Any]) -> bool:

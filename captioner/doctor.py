@@ -306,7 +306,7 @@ def _caption(model: str | None) -> Iterator[Finding]:
     ImageDraw.Draw(picture).ellipse((110, 70, 210, 170), fill=(200, 40, 30))
     began = time.perf_counter()
     try:
-        from captioner.base import Captioner
+        from captioner.captioner import Captioner
 
         made = Captioner.from_pretrained(model)
         loaded = time.perf_counter()

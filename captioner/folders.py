@@ -7,6 +7,7 @@ What else a folder holds depends on the kind of the model, which its config name
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -379,6 +380,29 @@ def replace(folder: str | Path, kind: str, config: Mapping[str, Any]) -> Iterato
         write_config(temporary, kind, config)
         for file in temporary.iterdir():
             file.chmod((temporary / CONFIG).stat().st_mode & 0o777)
+
+
+def copy(source: Path, folder: str | Path, kind: str, *, card: str = "") -> Path:
+    """Copy a model folder; an existing model of its kind is replaced.
+
+    Args:
+        source: the folder to copy.
+        folder: the path of the copy.
+        kind: of the model.
+        card: the text of the model card; by default that of the source, or one written from its config.
+
+    Raises:
+        CheckpointError: the source is damaged, or ``folder`` exists and is not such a model's.
+    """
+    config = read_whole(source, kind)
+    with replace(folder, kind, config) as temporary:
+        for name in PARTS[kind]:
+            shutil.copyfile(source / name, temporary / name)
+        if not card and (source / CARD).is_file():
+            shutil.copyfile(source / CARD, temporary / CARD)
+        else:
+            write_card(temporary, kind, config, folder, card)
+    return Path(folder)
 
 
 def check_replaceable(folder: str | Path, kind: str) -> None:

@@ -1,4 +1,4 @@
-"""A caption model: an encoder, a decoder and a vocabulary, built from a config."""
+"""A caption model: encoder, refiner, decoder and vocabulary, built from a config."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import torch
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
-from captioner.decoders import DECODERS, Decoder, DecoderOutput, State, Step
-from captioner.encoders import ENCODERS, REFINERS, Encoder
+from captioner.decoders import DECODERS, Decoder
+from captioner.encoders import ENCODERS, REFINERS, Encoder, Refiner
+from captioner.encoders.refiner import Identity
 from captioner.errors import ConfigError
 from captioner.memory import Memory
 from captioner.registry import Registry
-from captioner.search import SearchConfig
+from captioner.search.config import SearchConfig
 from captioner.settings import Settings, validate
 from captioner.text.vocabulary import SPECIAL, Vocabulary
 
@@ -51,7 +52,7 @@ def _split(part: dict[str, Any], kind: str) -> tuple[str, dict[str, Any]]:
 
 
 def check_part(part: dict[str, Any] | None, kind: str, registry: Registry[Any]) -> dict[str, Any] | None:
-    """Check the name and settings of a part of a model's config, long before it is built, and return it unchanged.
+    """Check the name and settings of a part of a model's config before it is built, and return it unchanged.
 
     Raises:
         ValueError: they are invalid; pydantic reports it together with other errors.
@@ -78,100 +79,84 @@ def build_encoder(part: dict[str, Any]) -> Encoder:
     return encoder.eval()
 
 
-def build_decoder(part: dict[str, Any], *, features: int, words: int, refiner: dict[str, Any] | None = None) -> Decoder:
-    """Build the decoder that a config names, after the refiner if one is named, with new weights.
+def build_refiner(part: dict[str, Any] | None, *, features: int) -> Refiner:
+    """Build the refiner that a config names, with new weights; without one, an identity.
+
+    Args:
+        part: the refiner's name and settings.
+        features: D of the memory.
+
+    Raises:
+        ConfigError: the name or a setting is unknown.
+    """
+    if part is None:
+        return Identity(features=features)
+    name, settings = _split(part, "refiner")
+    kind: Any = REFINERS[name]
+    refiner: Refiner = kind(validate(kind.Config, settings, where="refiner"), features=features)
+    return refiner
+
+
+def build_decoder(part: dict[str, Any], *, features: int, words: int) -> Decoder:
+    """Build the decoder that a config names, with new weights.
 
     Args:
         part: the decoder's name and settings.
         features: D of the memory.
         words: size of the vocabulary.
-        refiner: the refiner's name and settings, or ``None``.
 
     Raises:
-        ConfigError: a name or a setting is unknown.
+        ConfigError: the name or a setting is unknown.
     """
-    if refiner is not None:
-        name, settings = _split(refiner, "refiner")
-        family: Any = REFINERS[name]
-        refining = family(validate(family.Config, settings, where="refiner"), features=features)
-        return Refined(refining, build_decoder(part, features=refining.features, words=words))
     name, settings = _split(part, "decoder")
     kind = DECODERS[name]
     return kind(validate(kind.Config, settings, where="decoder"), features=features, words=words)
 
 
-class Refined(Decoder):
-    """Any decoder after any refiner, trained together; searches and the training loop treat them as one decoder.
-
-    Args:
-        refiner: a module from memory to memory that keeps its places, for example the Transformer's encoder.
-        decoder: attends to the refined memory.
-    """
-
-    def __init__(self, refiner: nn.Module, decoder: Decoder) -> None:
-        nn.Module.__init__(self)
-        self.refiner, self.decoder = refiner, decoder
-        self.attends = decoder.attends  # type: ignore[misc]
-        self.reads_half = True  # type: ignore[misc]
-
-    def refined(self, memory: Memory) -> tuple[Memory, Decoder]:
-        """Refine the memory; see :meth:`Decoder.refined`."""
-        return self.decoder.refined(self.refiner(memory))
-
-    def start(self, memory: Memory) -> State:
-        """Prepare one hypothesis per image; see :meth:`Decoder.start`."""
-        refined: Memory = self.refiner(memory)
-        return self.decoder.start(refined)
-
-    def step(self, tokens: Tensor, state: State) -> Step:
-        """Read words (B, W) and score the next; see :meth:`Decoder.step`."""
-        return self.decoder.step(tokens, state)
-
-    def forward(self, memory: Memory, tokens: Tensor) -> DecoderOutput:
-        """Score whole captions (B, K, T); see :meth:`Decoder.forward`."""
-        output: DecoderOutput = self.decoder(self.refiner(memory), tokens)
-        return output
-
-
 class CaptionModel(nn.Module):
-    """Encoder, decoder and vocabulary.
+    """Encoder, refiner, decoder and vocabulary.
 
     Attributes:
-        tuned_stages: how many of the encoder's last stages were fine-tuned, so that a checkpoint must hold their
-            weights.
+        refiner: maps the encoder's memory to the one that the decoder attends to; an identity if the config names none.
+        tuned_stages: number of the encoder's last stages that were fine-tuned; a checkpoint holds their weights.
     """
 
-    def __init__(self, config: ModelConfig, vocabulary: Vocabulary, encoder: Encoder, decoder: Decoder) -> None:
+    def __init__(
+        self, config: ModelConfig, vocabulary: Vocabulary, encoder: Encoder, refiner: Refiner, decoder: Decoder
+    ) -> None:
         super().__init__()
         self.config, self.vocabulary = config, vocabulary
-        self.encoder, self.decoder = encoder, decoder
+        self.encoder, self.refiner, self.decoder = encoder, refiner, decoder
         self.tuned_stages = 0
 
     @classmethod
-    def build(cls, config: ModelConfig, vocabulary: Vocabulary) -> CaptionModel:
-        """Build a model with a newly initialised decoder."""
-        encoder = build_encoder(config.encoder)
-        decoder = build_decoder(
-            config.decoder, features=encoder.features, words=len(vocabulary), refiner=config.refiner
-        )
-        return cls(config, vocabulary, encoder, decoder)
+    def build(cls, config: ModelConfig, vocabulary: Vocabulary, encoder: Encoder | None = None) -> CaptionModel:
+        """Build a model with a new refiner and decoder, and with the given encoder or the one that the config names."""
+        encoder = encoder or build_encoder(config.encoder)
+        refiner = build_refiner(config.refiner, features=encoder.features)
+        decoder = build_decoder(config.decoder, features=refiner.features, words=len(vocabulary))
+        return cls(config, vocabulary, encoder, refiner, decoder)
+
+    @property
+    def decoder_size(self) -> int:
+        """Number of parameters of the refiner and the decoder together."""
+        return sum(values.numel() for part in (self.refiner, self.decoder) for values in part.parameters())
 
     @torch.no_grad()
     def extended(self, vocabulary: Vocabulary) -> CaptionModel:
-        """Return this model with more words, which share its encoder and begin as the mean of the words it knows.
+        """Return this model with a larger vocabulary; it shares the encoder.
 
-        As likely as an average word, a new one is neither pushed nor kept out before it is learned.
+        A new word begins as the mean of the known words: as likely as an average one, it is neither pushed nor
+        suppressed before it is learned.
 
         Args:
             vocabulary: this model's, with the new words at the end; see :meth:`Vocabulary.extended`.
         """
-        decoder = build_decoder(
-            self.config.decoder, features=self.encoder.features, words=len(vocabulary), refiner=self.config.refiner
-        )
-        larger = CaptionModel(self.config, vocabulary, self.encoder, decoder)
+        larger = CaptionModel.build(self.config, vocabulary, self.encoder)
+        larger.refiner.load_state_dict(self.refiner.state_dict())
         larger.tuned_stages = self.tuned_stages
         known, learned = len(self.vocabulary), self.decoder.state_dict()
-        for name, values in decoder.state_dict().items():
+        for name, values in larger.decoder.state_dict().items():
             before = learned[name]
             if values.shape == before.shape:
                 values.copy_(before)
@@ -181,6 +166,6 @@ class CaptionModel(nn.Module):
         return larger.train(self.training)
 
     def forward(self, pixels: Tensor) -> Memory:
-        """Encode pixels (B, 3, S, S) uint8 to a memory in the decoder's precision."""
+        """Encode pixels (B, 3, S, S) uint8 to a memory in the decoder's precision, before the refiner."""
         memory: Memory = self.encoder(pixels)
         return memory.to(dtype=next(self.decoder.parameters()).dtype)

@@ -11,15 +11,15 @@ from typing import Any
 
 import captioner
 from captioner.backend import choose_device
-from captioner.base import Captioner
 from captioner.benchmark.contestants import Contestant
 from captioner.benchmark.listener import Listener
 from captioner.benchmark.store import Key, Store, stamp
+from captioner.captioner import Captioner
 from captioner.data.dataset import CaptionData
+from captioner.engines.model import torch_engine
 from captioner.errors import CaptionerError, EvaluationError, FeatureStoreError
 from captioner.evaluation.evaluate import generate
 from captioner.features import FeatureStore
-from captioner.pipeline import in_torch
 
 # At most this many photos are captioned again after an interruption.
 STEP = 256
@@ -133,7 +133,7 @@ class _Captioning:
         """Return the first store built by the model's encoder, and report photos missing from it."""
         for folder in self.stores:
             try:
-                store = in_torch(model, "read features").open_features(folder)
+                store = torch_engine(model.engine, "read features").open_features(folder)
             except FeatureStoreError:
                 continue  # built by another encoder: without the encoder check it opened
             missing = (photo for photo in self.data.photos if photo.image_id not in store)

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from captioner.base import Captioner
 from captioner.benchmark import tables
 from captioner.benchmark.cost import Cost
 from captioner.benchmark.plot import appearance
 from captioner.benchmark.quality import Quality
 from captioner.benchmark.tables import Cell, Table
 from captioner.benchmark.template import PAGE, STYLE
+from captioner.captioner import Captioner
 from captioner.data.images import load_image
 from captioner.errors import CaptionerError, ImageError
 from captioner.figures import figure

@@ -15,7 +15,6 @@ import torch
 import captioner
 from captioner import files
 from captioner.backend import choose_device
-from captioner.base import Captioner
 from captioner.benchmark import page, report
 from captioner.benchmark.captions import caption_all
 from captioner.benchmark.contestants import Contestant, find
@@ -26,6 +25,7 @@ from captioner.benchmark.plot import plot
 from captioner.benchmark.quality import Quality, assess
 from captioner.benchmark.store import Key, Store, stamp
 from captioner.benchmark.worker import Job
+from captioner.captioner import Captioner
 from captioner.data.dataset import CaptionData, Photo
 from captioner.errors import CaptionerError
 from captioner.evaluation.bootstrap import RESAMPLES

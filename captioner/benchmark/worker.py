@@ -118,14 +118,15 @@ class Contestant:
     def __init__(self, job: Job) -> None:
         import torch
 
-        from captioner.base import Captioner
+        from captioner.captioner import Captioner
         from captioner.data.images import load_image
+        from captioner.engines.model import torch_engine
         from captioner.errors import EvaluationError, ImageError
         from captioner.folders import locate_captioners
-        from captioner.pipeline import in_torch
 
         before = peak_memory()
-        self.captioner = in_torch(Captioner.from_pretrained(job.model, device=job.device, **job.search), "compare cost")
+        self.captioner = Captioner.from_pretrained(job.model, device=job.device, **job.search)
+        self.engine = torch_engine(self.captioner.engine, "compare cost")
         transform = self.captioner.transform
         pictures, unreadable = [], []
         for path in job.photos:
@@ -138,21 +139,18 @@ class Contestant:
                 f"none of the photos for timing can be read; the first error: {next(iter(unreadable), 'none reported')}"
             )
         self.pixels = torch.stack(pictures)
-        device = self.captioner.device
+        device = self.engine.device
         self._wait = torch.cuda.synchronize if device.type == "cuda" else None
         memory = {}
         for size in sorted(job.batches):
             for turn in range(3):
                 self.time(size, turn * size)
             memory[size] = round(peak_memory(), 1)
-        encoder, decoder = (
-            sum(parameter.numel() for part in parts for parameter in part.parameters())
-            for parts in (self.captioner.encoders, self.captioner.decoders)
-        )
+        encoder = sum(parameter.numel() for part in self.engine.encoders for parameter in part.parameters())
         files = [file for folder in locate_captioners(job.model) for file in folder.iterdir() if file.is_file()]
         self.about = About(
             encoder=encoder,
-            decoder=decoder,
+            decoder=self.engine.decoder_size,
             megabytes=round(sum(map(os.path.getsize, files)) / MEGABYTE, 1),
             memory=memory,
             before=round(before, 1),
@@ -172,9 +170,9 @@ class Contestant:
         pixels = self.pixels[(torch.arange(size) + first) % len(self.pixels)]
         began = self._now()
         with torch.inference_mode():
-            memory = self.captioner.encode(pixels)
+            memory = self.engine.encode(pixels)
         encoded = self._now()
-        self.captioner.caption_memory(memory)
+        self.engine.caption_memory(memory, self.captioner.search)
         return encoded - began, self._now() - encoded
 
     def _now(self) -> float:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from captioner import rows
-from captioner.base import Captioner
 from captioner.bulk.limits import MOST_BYTES, BadPart
 from captioner.bulk.parts import Plan
 from captioner.bulk.reading import Picture, pictures
 from captioner.caption import Caption
+from captioner.captioner import Captioner
 from captioner.errors import BulkError, ImageError, first_line
 
 

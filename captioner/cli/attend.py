@@ -158,7 +158,7 @@ def run(
             f"{model}: does not attend to places, so there is no heatmap to show; "
             "take a model that does, such as show_attend_tell"
         )
-    captioner.check(heads)
+    captioner.engine.check(heads)
     translate = caption.find_translator(language, translator, device)
     if translate and not translate.model.decoder.attends:
         raise CaptionerError(

@@ -50,13 +50,13 @@ def of_captioner(
         )
 
     from captioner import Captioner
+    from captioner.engines.model import torch_engine
     from captioner.evaluation.evaluate import evaluate
     from captioner.evaluation.results import write_results
     from captioner.evaluation.scores import DEFAULT_METRICS
-    from captioner.pipeline import in_torch
 
     captioner = Captioner.from_pretrained(model, device=device, **search)
-    store = in_torch(captioner, "read features").open_features(features) if features else None
+    store = torch_engine(captioner.engine, "read features").open_features(features) if features else None
     with console.progress("Captioning") as progress:
         result = evaluate(
             captioner,

@@ -27,9 +27,8 @@ def run(json: Annotated[bool, typer.Option("--json", help="Print everything as J
     from captioner.encoders.sequence import TEXT_ENCODERS
     from captioner.errors import CheckpointError
     from captioner.registry import Registry
-    from captioner.search import SEARCHES
 
-    registries: tuple[Registry[Any], ...] = (ENCODERS, TEXT_ENCODERS, REFINERS, DECODERS, SEARCHES)
+    registries: tuple[Registry[Any], ...] = (ENCODERS, TEXT_ENCODERS, REFINERS, DECODERS)
     families = {registry.kind: {name: _summary(registry[name]) for name in registry} for registry in registries}
     models, failures = {}, console.Failures()
     for name, folder in assets.shipped(None).items():

@@ -81,7 +81,7 @@ def run(
         raise CaptionerError(f"the page needs {error.name}; run: pip install 'captioner[web]'") from None
     from captioner import folders
     from captioner.assets import shipped
-    from captioner.base import Captioner
+    from captioner.captioner import Captioner
     from captioner.web.batches import Batches
     from captioner.web.guard import names_of
 

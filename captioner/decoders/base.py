@@ -14,7 +14,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from captioner.layers.linear import Packable, packed
+from captioner.layers.linear import Packable
 from captioner.memory import Memory
 from captioner.registry import Registry
 from captioner.settings import Settings
@@ -102,22 +102,6 @@ class Decoder(nn.Module, Packable, ABC):
     @abstractmethod
     def __init__(self, config: DecoderConfig, *, features: int, words: int) -> None:
         super().__init__()
-
-    def refined(self, memory: Memory) -> tuple[Memory, Decoder]:
-        """Return the memory that words attend to, and the decoder that attends to it, in the mode of this one.
-
-        Both are the given ones, unless a refiner stands before the decoder: whoever uses one memory several times
-        spares the refiner's work by this.
-        """
-        return memory, self
-
-    def fast(self, dtype: torch.dtype) -> Decoder:
-        """Return the decoder for searches on the device where it is.
-
-        This is the decoder itself, or on a CPU a twin on the same weights that cannot be trained. The layers that it
-        declares (:class:`Packable`) are packed in ``dtype``.
-        """
-        return packed(self, dtype) if next(self.parameters()).device.type == "cpu" else self
 
     @abstractmethod
     def start(self, memory: Memory) -> State:

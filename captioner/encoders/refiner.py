@@ -40,6 +40,18 @@ class Refiner(nn.Module, ABC):
         """Refine a memory."""
 
 
+class Identity(Refiner):
+    """Leaves the memory as it is; the refiner of a model without one."""
+
+    def __init__(self, *, features: int) -> None:
+        super().__init__()
+        self.features = features
+
+    def forward(self, memory: Memory) -> Memory:
+        """Return the memory."""
+        return memory
+
+
 REFINERS: Registry[type[Refiner]] = Registry("refiner")
 
 

@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from captioner.base import Captioner
+from captioner.captioner import Captioner
 from captioner.data.dataset import CaptionData
+from captioner.engines.model import torch_engine
 from captioner.errors import CaptionerError, EvaluationError, ImageError
 from captioner.evaluation.scores import DEFAULT_METRICS, Scores, metric_families, score
 from captioner.features import FeatureStore
-from captioner.pipeline import in_torch
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,11 @@ def generate(
     errors: list[ImageError] = []
     ids = [photo.image_id for photo in data.photos]
     if features is not None:
-        model = in_torch(captioner, "read features")
+        engine = torch_engine(captioner.engine, "read features")
         for start in range(0, len(ids), batch_size):
             chosen = ids[start : start + batch_size]
             for image_id, caption in zip(
-                chosen, model.caption_memory(features.memory(chosen), cut=features.cut), strict=True
+                chosen, engine.caption_memory(features.memory(chosen), captioner.search, cut=features.cut), strict=True
             ):
                 captions[image_id] = " ".join(caption.tokens)
             if progress:

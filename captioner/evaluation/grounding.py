@@ -30,18 +30,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captioner.base import Captioner
 from captioner.caption import HEADS, MEAN
+from captioner.captioner import Captioner
 from captioner.data.annotations import read_captions
 from captioner.data.dataset import CaptionData, Photo
 from captioner.data.loader import ImageLoader
+from captioner.engines.attention_rollout import recompute_attention
+from captioner.engines.model import ModelEngine, model_engine
 from captioner.errors import AnnotationError, EvaluationError, ImageError
 from captioner.evaluation.bootstrap import RESAMPLES, Interval, intervals
 from captioner.evaluation.boxes import Boxes, Scene, read_boxes
 from captioner.evaluation.nouns import Nouns
 from captioner.evaluation.sums import Array, Sums, ratios
-from captioner.heads import look_again
-from captioner.pipeline import TorchCaptioner, of_one_model
+from captioner.search.config import SearchConfig
 from captioner.text.vocabulary import tokenize
 
 METRICS = ("pointing", "mass", "pointing, even", "mass, even", "pointing, centre", "mass, centre")
@@ -107,7 +108,7 @@ def ground(
             already read.
         images: folder of the pictures, if they are not where the captions' format has them.
         attention: of a Transformer: ``mean`` over its heads, ``rollout``, or one head as ``BLOCK.HEAD``; see
-            :func:`captioner.heads.look_again`.
+            :func:`captioner.engines.attention_rollout.recompute_attention`.
         batch_size: number of pictures in a batch.
         resamples: number of resamples for the intervals.
         seed: seed of the resampling.
@@ -124,8 +125,8 @@ def ground(
         )
     if attention == HEADS:
         raise EvaluationError("attention: all heads at once cannot be compared with boxes; give one as BLOCK.HEAD")
-    captioner = of_one_model(captioner, "measure attention")
-    captioner.check(attention)
+    engine = model_engine(captioner.engine, "measure attention")
+    engine.check(attention)
     boxes = read_boxes(instances)
     data = captions if isinstance(captions, CaptionData) else read_captions(captions, images=images)
     photos = [photo for photo in data.photos if photo.image_id in boxes]
@@ -144,7 +145,8 @@ def ground(
         if len(batch):
             chosen = [photos[position] for position in batch.positions]
             _measure(
-                captioner,
+                engine,
+                captioner.search,
                 attention,
                 batch.pixels,
                 chosen,
@@ -167,7 +169,8 @@ def ground(
 
 @torch.inference_mode()
 def _measure(
-    captioner: TorchCaptioner,
+    engine: ModelEngine,
+    search: SearchConfig,
     kind: str,
     pixels: Tensor,
     photos: Sequence[Photo],
@@ -177,8 +180,8 @@ def _measure(
     references: _Tally,
 ) -> None:
     """Caption a batch of pictures, read their references, and tally both."""
-    model = captioner.model
-    memory = model(pixels.to(captioner.device))
+    model = engine.model
+    memory = model(pixels.to(engine.device))
     places = memory.places_in_picture()
     if places is None:
         raise EvaluationError(
@@ -189,14 +192,14 @@ def _measure(
         Scene(corners[exists], known, part)
         for corners, exists, known, part in zip(places.double().cpu().numpy(), real, boxes, seen, strict=True)
     ]
-    written = captioner.caption_memory(memory, attention=kind)
+    written = engine.caption_memory(memory, search, attention=kind)
     for row, (scene, caption) in enumerate(zip(scenes, written, strict=True)):
         assert caption.attention is not None
         generated.add(scene, [(caption.tokens, caption.attention.astype(np.float64)[:, real[row]])])
 
     tokenized = [[words for caption in photo.captions if (words := tokenize(caption))] for photo in photos]
     numbers = [[list(map(model.vocabulary.number, words)) for words in captions] for captions in tokenized]
-    read = look_again(model.decoder, memory, numbers, kind)
+    read = recompute_attention(model, memory, numbers, kind)
     for row, (scene, captions) in enumerate(zip(scenes, tokenized, strict=True)):
         weights = [one.double().numpy()[:, real[row]] for one in read[row]]
         references.add(scene, list(zip(captions, weights, strict=True)))

@@ -5,7 +5,7 @@ The record is that of :meth:`Caption.to_dict` with ``attention=True``, plus what
 - ``format``: 1.
 - ``image``: the image file, if the photo came from one; ``caption``, ``tokens`` (T words), ``log_probability`` (nats).
 - ``attention``: T rows of N weights, each row summing to one.
-- ``attention_of``: ``mean`` for the model's own attention, else the heads; see :func:`captioner.heads.look_again`.
+- ``attention_of``: ``mean`` for the model's own attention, else the heads (:mod:`captioner.engines.attention_rollout`).
 - ``others``: the next best captions, if requested, each with ``caption``, ``tokens``, ``log_probability`` and
   ``attention`` to the same places.
 - ``picture``: ``{"width", "height"}`` of the photo in pixels, upright (after applying its EXIF orientation).

@@ -85,3 +85,12 @@ def packed(module: M, dtype: torch.dtype) -> M:
     if isinstance(twin, Packable):
         twin.pack(dtype)
     return twin
+
+
+def fast(module: M, dtype: torch.dtype) -> M:
+    """Return a module for searches on the device of its weights: on a CPU a packed twin, elsewhere the module itself.
+
+    The twin shares the weights and cannot be trained; see :func:`packed`.
+    """
+    on_cpu = all(weights.device.type == "cpu" for weights in module.parameters())
+    return packed(module, dtype) if on_cpu else module

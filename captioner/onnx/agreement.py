@@ -12,8 +12,9 @@ from captioner.data.images import ImageSource, load_image
 from captioner.errors import CaptionerError
 from captioner.model import CaptionModel
 from captioner.onnx.beam import beam
-from captioner.onnx.runtime import OnnxCaptioner
-from captioner.search import Hypothesis, choose_search
+from captioner.onnx.engine import OnnxEngine
+from captioner.search.config import Hypothesis
+from captioner.search.search import search as find
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Agreement:
     same: int
 
 
-def compare(model: CaptionModel, exported: OnnxCaptioner, photos: Sequence[ImageSource]) -> Agreement:
+def compare(model: CaptionModel, exported: OnnxEngine, photos: Sequence[ImageSource]) -> Agreement:
     """Compare an export with its model on photos, with the model's own search, at the model's full precision.
 
     Raises:
@@ -55,7 +56,7 @@ def compare(model: CaptionModel, exported: OnnxCaptioner, photos: Sequence[Image
         theirs = memory.vectors.numpy()
         features.append(float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)))
         (hypotheses,) = beam(exported, exported.start(ours), 1, search)
-        (expected,) = choose_search(search)(model.decoder, memory, search)
+        (expected,) = find(model.decoder, model.refiner(memory), search)
         found, best = hypotheses[0], expected[0]
         log_probabilities.append(abs(found.log_probability - best.log_probability))
         if found.words == best.words:

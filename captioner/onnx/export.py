@@ -28,6 +28,7 @@ from captioner.interrupts import interruptible
 from captioner.memory import Memory
 from captioner.model import CaptionModel
 from captioner.onnx.agreement import Agreement, compare
+from captioner.onnx.engine import INSTALL, OnnxEngine
 from captioner.onnx.folder import (
     ATTENTION,
     ENCODER,
@@ -42,7 +43,6 @@ from captioner.onnx.folder import (
     Graphs,
 )
 from captioner.onnx.quantise import quantise
-from captioner.onnx.runtime import INSTALL, OnnxCaptioner
 
 OPSET = 18
 TOLERANCE = 1e-3  # of features relative to their norm, and of log-probabilities in nats
@@ -113,7 +113,10 @@ def export(
             "take a model on a grid, such as show_attend_tell, hard_attention, show_tell or transformer"
         )
     model = copy.deepcopy(model).cpu().float().eval()
-    for name, part in (("encoder", model.encoder), ("decoder", model.decoder)):
+    for name, part in (
+        ("encoder", model.encoder),
+        ("decoder", nn.ModuleList([model.refiner, model.decoder])),
+    ):
         if sum(tensor.nbytes for tensor in part.state_dict().values()) > _MOST_BYTES:
             raise CaptionerError(f"{source or 'this model'}: its {name} is larger than the 2 GB that a graph can hold")
     graphs = _Graphs(model)
@@ -169,7 +172,7 @@ class _Graphs:
         self.pixels = torch.randint(0, 256, (2, *self.transform.shape), generator=random, dtype=torch.uint8)
         with torch.no_grad():
             self.features = model.encoder(self.pixels).vectors
-            start = _Start(model.decoder, self.grid)
+            start = _Start(model, self.grid)
             state = start.state(self.features)
             # What a cache has of the words so far grows from step to step: those sizes are free.
             self.tokens = torch.full((2, 3), 4)
@@ -205,7 +208,7 @@ class _Graphs:
         )
         config["graphs"] = described.model_dump(mode="json")
         folders.write_config(folder, assets.ONNX, config)
-        return compare(self.model, OnnxCaptioner(folder), photos)
+        return compare(self.model, OnnxEngine.load(folder), photos)
 
     def encoder(self, folder: Path) -> None:
         """Write the graph from pixels (B, 3, S, S) uint8 to features (B, N, D)."""
@@ -252,8 +255,7 @@ _FREE = torch.export.Dim.DYNAMIC
 
 def _most_words(decoder: nn.Module) -> int | None:
     """Return the limit of learned positions, which a graph, unlike the decoder, would pass without an error."""
-    learned = [part.positions for part in decoder.modules() if isinstance(part, Transformer)]
-    return next((len(positions) for positions in learned if positions is not None), None)
+    return len(decoder.positions) if isinstance(decoder, Transformer) and decoder.positions is not None else None
 
 
 class _Encoder(nn.Module):
@@ -267,12 +269,12 @@ class _Encoder(nn.Module):
 
 
 class _Start(nn.Module):
-    def __init__(self, decoder: Decoder, grid: tuple[int, int]) -> None:
+    def __init__(self, model: CaptionModel, grid: tuple[int, int]) -> None:
         super().__init__()
-        self.decoder, self.grid = decoder, grid
+        self.refiner, self.decoder, self.grid = model.refiner, model.decoder, grid
 
     def state(self, features: Tensor) -> State:
-        return self.decoder.start(Memory.of_grid(features, self.grid))
+        return self.decoder.start(self.refiner(Memory.of_grid(features, self.grid)))
 
     def forward(self, features: Tensor) -> tuple[Tensor, ...]:
         state = self.state(features)

@@ -6,13 +6,12 @@ import torch
 from torch import Tensor
 
 from captioner.memory import Encoded
-from captioner.search.base import SEARCHES, Stepper, constrain
 from captioner.search.collect import collect
 from captioner.search.config import NEVER, Hypothesis, SearchConfig
+from captioner.search.constraints import Stepper, constrain
 from captioner.text.vocabulary import BOS, EOS
 
 
-@SEARCHES.register("beam")
 @torch.inference_mode()
 def beam(decoder: Stepper, memory: Encoded, config: SearchConfig) -> list[list[Hypothesis]]:
     """Find the ``n_best`` captions of each image among ``width`` hypotheses.
@@ -64,10 +63,10 @@ def beam(decoder: Stepper, memory: Encoded, config: SearchConfig) -> list[list[H
         total = total.masked_fill(ends, NEVER)
         width = width - ends.sum(1)
         can_win = config.normalise(total.amax(1), steps) >= best[:, -1]
-        # One transfer from the device a step: how many hypotheses each image goes on with.
-        going = torch.where((total > NEVER).any(1) & can_win, width, 0).tolist()
-        columns = max(going)
-        alive = torch.tensor([row for row, left in enumerate(going) if left], dtype=torch.long, device=device)
+        # One transfer from the device a step: how many hypotheses of each image continue.
+        continuing = torch.where((total > NEVER).any(1) & can_win, width, 0).tolist()
+        columns = max(continuing)
+        alive = torch.tensor([row for row, left in enumerate(continuing) if left], dtype=torch.long, device=device)
         history = torch.cat([history.gather(1, parent.unsqueeze(-1).expand(-1, -1, t)), tokens.unsqueeze(-1)], dim=-1)
         if len(alive) == 0:
             break

@@ -6,12 +6,15 @@ Letters in shapes: T words, N places.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from pydantic import Field, model_validator
 
 from captioner.caption import Array
 from captioner.settings import Settings, validate
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 NEVER = float("-inf")
 MOST_WIDTH, MOST_WORDS = 1000, 5000  # more would fill the memory, and is a mistake or a damaged config
@@ -44,7 +47,7 @@ class SearchConfig(Settings):
             raise ValueError(f"min_words ({self.min_words}) must not be more than max_words ({self.max_words})")
         return self
 
-    def changed(self: S, **changes: Any) -> S:
+    def changed(self: S, **changes: Unpack[SearchOptions]) -> S:
         """Return these settings with changes; if ``n_best`` is among them, but not ``width``, the beam is wide enough.
 
         Raises:
@@ -58,6 +61,18 @@ class SearchConfig(Settings):
     def normalise(self, log_probability: N, length: Any) -> N:
         """Return the score by which finished captions are compared; ``length`` counts the words and ``<eos>``."""
         return log_probability / length**self.length_normalisation
+
+
+class SearchOptions(TypedDict, total=False):
+    """The settings of a :class:`SearchConfig` as keywords, for editors and type checkers."""
+
+    width: int
+    max_words: int
+    min_words: int
+    length_normalisation: float
+    block_ngram: int
+    n_best: int
+    forbid_unknown: bool
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 
 from captioner.memory import Encoded
-from captioner.search.base import SEARCHES, Stepper, constrain
 from captioner.search.config import Hypothesis, SearchConfig
+from captioner.search.constraints import Stepper, constrain
 from captioner.text.vocabulary import BOS, EOS
 
 
-@SEARCHES.register("greedy")
 @torch.inference_mode()
 def greedy(decoder: Stepper, memory: Encoded, config: SearchConfig) -> list[list[Hypothesis]]:
     """Find one caption for each image, word by word.

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from captioner.memory import Encoded
-from captioner.search.base import Stepper, constrain
 from captioner.search.config import SearchConfig
+from captioner.search.constraints import Stepper, constrain
 from captioner.text.vocabulary import BOS, EOS, PAD
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from captioner.data.batches import Captions
 from captioner.data.dataset import Photo
 from captioner.decoders.base import Decoder, DecoderOutput
+from captioner.encoders import Refiner
 from captioner.memory import Memory
 from captioner.settings import Settings
 from captioner.text.vocabulary import BOS, EOS, PAD, Vocabulary
@@ -93,11 +94,14 @@ class CrossEntropy(Objective):
         assert isinstance(config, CrossEntropyConfig)
         return cls(config)
 
-    def forward(self, decoder: Decoder, memory: Memory, captions: Captions) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self, refiner: Refiner, decoder: Decoder, memory: Memory, captions: Captions
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and its parts, each a scalar.
 
         The parts are ``nll`` (nats per word, without smoothing), ``penalty`` and ``reward`` (nats per caption).
         """
+        memory = refiner(memory)
         share = self.config.scheduled_sampling * self.done
         output: DecoderOutput = decoder(
             memory, mix_in_own_words(decoder, memory, captions.inputs, share) if share else captions.inputs

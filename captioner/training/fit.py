@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from captioner.base import Captioner
+from captioner.captioner import Captioner
 from captioner.checkpoint import VOCABULARY, locate, read_config, save_model
 from captioner.data.augment import View, crop_maps, vary
 from captioner.data.batches import Captions, EncodedCaptions, Sample, Sampler
@@ -137,6 +137,7 @@ class Run(Loop[Batch]):
         self.start = copy.deepcopy(self.average) if config.start is not None and min(self.blends) < 1 else None
         self.optimiser = self.adamw(
             [
+                (self.model.refiner, config.optimiser.learning_rate),
                 (self.model.decoder, config.optimiser.learning_rate),
                 (self.model.encoder.tail(self.stages), config.fine_tune.learning_rate),
             ]
@@ -195,7 +196,7 @@ class Run(Loop[Batch]):
 
     def describe(self) -> str:
         """See :meth:`Loop.describe`."""
-        parameters = sum(parameter.numel() for parameter in self.model.decoder.parameters())
+        parameters = self.model.decoder_size
         new = self.new_words()
         some = f", of which {len(new)} new ({', '.join(new[:8])}{' ...' if len(new) > 8 else ''})" if new else ""
         known = f", {self.coverage.known:.1%} of those in the captions" if self.coverage is not None else ""
@@ -216,7 +217,10 @@ class Run(Loop[Batch]):
 
     def parts(self) -> dict[str, tuple[nn.Module, nn.Module]]:
         """See :meth:`Loop.parts`."""
-        parts: dict[str, tuple[nn.Module, nn.Module]] = {"decoder": (self.model.decoder, self.average.decoder)}
+        parts: dict[str, tuple[nn.Module, nn.Module]] = {
+            "refiner": (self.model.refiner, self.average.refiner),
+            "decoder": (self.model.decoder, self.average.decoder),
+        }
         if self.unfrozen:
             parts["encoder"] = (self.model.encoder.tail(self.unfrozen), self.average.encoder.tail(self.unfrozen))
         return parts
@@ -290,7 +294,7 @@ class Run(Loop[Batch]):
             if batch.views:
                 pixels = vary(pixels, batch.views, self.model.encoder.transform)
             memory = self.model(pixels)
-        loss, metrics = self.objective(self.model.decoder, memory, captions)
+        loss, metrics = self.objective(self.model.refiner, self.model.decoder, memory, captions)
         return Cost(loss, metrics, captions.captions)
 
     def evaluate(self) -> dict[str, float]:
@@ -309,7 +313,8 @@ class Run(Loop[Batch]):
     def caption(self, photos: Sequence[Photo]) -> dict[str, str]:
         """Caption photos of dev with the averaged model."""
         settings = self.config.evaluation
-        captioner = Captioner(self._averaged_model(), device=str(self.device), **settings.search.model_dump())
+        search: Any = settings.search.model_dump()
+        captioner = Captioner.from_model(self._averaged_model(), device=str(self.device), **search)
         part = replace(self.dev, photos=tuple(photos))
         store = None if self._from_pixels else self.store
         return generate(captioner, part, features=store, batch_size=settings.batch_size)[0]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from captioner.data.batches import Captions
 from captioner.data.dataset import Photo
 from captioner.decoders.base import Decoder
+from captioner.encoders import Refiner
 from captioner.memory import Memory
 from captioner.registry import Registry
 from captioner.settings import Settings
@@ -33,12 +34,15 @@ class Objective(nn.Module, ABC):
         """Build the objective for the training photos."""
 
     @abstractmethod
-    def forward(self, decoder: Decoder, memory: Memory, captions: Captions) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self, refiner: Refiner, decoder: Decoder, memory: Memory, captions: Captions
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and the metrics to log, each a scalar; the first metric is shown beside the progress bar.
 
         Args:
-            decoder: in training mode, in which it must be left.
-            memory: of B images.
+            refiner: in training mode; left in it.
+            decoder: in training mode; left in it.
+            memory: of B images, before the refiner.
             captions: the reference captions of the images; means over them count what their ``weights`` say.
         """
 

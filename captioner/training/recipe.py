@@ -15,7 +15,7 @@ from captioner.data.augment import AugmentConfig
 from captioner.errors import ConfigError
 from captioner.model import ModelConfig
 from captioner.registry import Registry
-from captioner.search import SearchConfig
+from captioner.search.config import SearchConfig
 from captioner.settings import OWN, Settings, find_recipe, is_data, override, read_yaml, validate
 from captioner.training.objective import OBJECTIVES
 from captioner.training.teacher import TeacherConfig

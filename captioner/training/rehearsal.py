@@ -83,7 +83,7 @@ class _Rehearsal(Run):
                 "encoder, trained": sum(
                     parameter.numel() for parameter in self.model.encoder.parameters() if parameter.requires_grad
                 ),
-                "decoder": sum(parameter.numel() for parameter in self.model.decoder.parameters()),
+                "decoder": self.model.decoder_size,
             },
             steps_per_epoch=steps,
             epochs=config.epochs,

@@ -13,15 +13,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from captioner.data.batches import Captions
 from captioner.data.dataset import Photo
 from captioner.decoders.base import Decoder
+from captioner.encoders import Refiner
 from captioner.evaluation.bleu import SentenceBleu
 from captioner.evaluation.cider import CiderD
 from captioner.memory import Memory
-from captioner.search import SearchConfig
+from captioner.search.config import SearchConfig
 from captioner.search.sample import sample
 from captioner.settings import Settings
 from captioner.text.vocabulary import BOS, EOS, PAD, UNK, Vocabulary, tokenize
@@ -116,7 +117,9 @@ class SelfCritical(Objective):
         ]
         return cls(config, references, len(vocabulary))
 
-    def forward(self, decoder: Decoder, memory: Memory, captions: Captions) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self, refiner: Refiner, decoder: Decoder, memory: Memory, captions: Captions
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and metrics of the samples.
 
         The metrics are the mean ``reward``, the mean number of ``words``, and the share of ``distinct`` captions. A
@@ -124,20 +127,20 @@ class SelfCritical(Objective):
         ``shortfall`` (0 to 1). With ``cross_entropy`` there is ``nll``, in nats per word.
         """
         training = decoder.training
-        decoder.eval()
-        whole = decoder
-        if not self.config.dropout:  # the refiner's work is the same in all that follows
-            memory, decoder = decoder.refined(memory)
-        samples = sample(decoder, memory, self.config.samples, self.search)
+        both = nn.ModuleList([refiner, decoder]).eval()
+        refined = refiner(memory)
+        samples = sample(decoder, refined, self.config.samples, self.search)
         parts = self._parts(captions.photos, samples)
         rewards = self._reward(parts)
         if self.config.baseline == "greedy":
-            greedy = sample(decoder, memory, 1, self.search, greedy=True)
+            greedy = sample(decoder, refined, 1, self.search, greedy=True)
             baseline = self._reward(self._parts(captions.photos, greedy))
         else:
             baseline = (rewards.sum(1, keepdim=True) - rewards) / (rewards.shape[1] - 1)
-        whole.train(training and self.config.dropout)
-        likelihood, caption = self.log_probability(decoder, memory, samples)
+        if self.config.dropout:
+            both.train(training)
+            refined = refiner(memory)
+        likelihood, caption = self.log_probability(decoder, refined, samples)
         weight = captions.weights.images
         loss = -weight * ((rewards - baseline).flatten().float()[caption] * likelihood).sum() / rewards.numel()
         words = (samples > EOS).sum(-1).float().mean()
@@ -146,11 +149,11 @@ class SelfCritical(Objective):
         if len(parts) > 1:
             metrics |= {name: weight * part.mean() for name, part in parts.items()}
         if share := self.config.cross_entropy:
-            logits = decoder(memory, captions.inputs).logits.float()
+            logits = decoder(refined, captions.inputs).logits.float()
             total = F.cross_entropy(logits, captions.targets, reduction="sum")
             loss = (1 - share) * loss + share * captions.weights.captions * total / captions.captions
             metrics["nll"] = captions.weights.words * total.detach() / len(captions.targets)
-        whole.train(training)
+        both.train(training)
         return loss, metrics
 
     def _parts(self, photos: Sequence[int], samples: Tensor) -> dict[str, Tensor]:

@@ -27,13 +27,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from captioner import files, folders
 from captioner.assets import ONNX, kind_of
-from captioner.base import Captioner
 from captioner.caption import Caption
+from captioner.captioner import Captioner
 from captioner.card import name_of
 from captioner.data.dataset import Photo
+from captioner.engines.model import TorchEngine
 from captioner.errors import AnnotationError, CheckpointError, FeatureStoreError, ImageError
 from captioner.evaluation.cider import CiderD
-from captioner.pipeline import TorchPipeline
 from captioner.processes import ALONE, Processes
 from captioner.settings import Settings
 from captioner.text.vocabulary import tokenize
@@ -203,16 +203,19 @@ class Teacher:
     def _results(self, captioner: Captioner, photos: Sequence[Photo]) -> Iterator[Caption | ImageError]:
         """Caption photos, in their order, from stored features or from the pictures."""
         store = None
-        if self.features is not None and isinstance(captioner, TorchPipeline):
+        engine = captioner.engine
+        if self.features is not None and isinstance(engine, TorchEngine):
             with suppress(FeatureStoreError):  # it is missing, or another encoder's
-                store = captioner.open_features(self.features)
-        if store is None or not isinstance(captioner, TorchPipeline):
+                store = engine.open_features(self.features)
+        if store is None or not isinstance(engine, TorchEngine):
             yield from captioner.stream(photo.path for photo in photos)
             return
         remaining = iter(photos)
         while part := list(islice(remaining, _BATCH)):
             stored = [photo.image_id for photo in part if photo.image_id in store]
-            from_store = iter(captioner.caption_memory(store.memory(stored), cut=store.cut) if stored else ())
+            from_store: Iterator[Caption] = iter(())
+            if stored:
+                from_store = iter(engine.caption_memory(store.memory(stored), captioner.search, cut=store.cut))
             from_pictures = captioner.stream(photo.path for photo in part if photo.image_id not in store)
             for photo in part:
                 yield next(from_store if photo.image_id in store else from_pictures)

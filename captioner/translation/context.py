@@ -16,30 +16,29 @@ import torch
 from torch import Tensor
 
 from captioner.decoders import Decoder, DecoderOutput, State, Step, TransformerXL
-from captioner.encoders import TransformerRefiner
+from captioner.encoders import Refiner, TransformerRefiner
 from captioner.errors import ConfigError
 from captioner.layers.segments import Neighbours, Past
 from captioner.memory import Memory
-from captioner.model import Refined
-from captioner.search import Hypothesis, SearchConfig, choose_search
+from captioner.search.config import Hypothesis, SearchConfig
+from captioner.search.search import search as find
 from captioner.text.vocabulary import BOS, PAD
 from captioner.translation.pairs import collate
 
 
-def readers_of_context(decoder: Decoder) -> tuple[TransformerRefiner | None, TransformerXL | None]:
-    """Return the parts of a translation model's decoder that can attend to the lines before.
+def readers_of_context(refiner: Refiner, decoder: Decoder) -> tuple[TransformerRefiner | None, TransformerXL | None]:
+    """Return the parts of a translation model that can attend to the lines before.
 
     Returns:
-        The refiner, which reads their sources, and the decoder itself, which reads their translations; ``None`` for one
-        that cannot.
+        The refiner, which reads their sources, and the decoder, which reads their translations; ``None`` for one that
+        cannot.
 
     Raises:
         ConfigError: neither can.
     """
-    refiner, inner = (decoder.refiner, decoder.decoder) if isinstance(decoder, Refined) else (None, decoder)
     found = (
         refiner if isinstance(refiner, TransformerRefiner) and refiner.reads_context else None,
-        inner if isinstance(inner, TransformerXL) else None,
+        decoder if isinstance(decoder, TransformerXL) else None,
     )
     if found == (None, None):
         raise ConfigError(
@@ -50,14 +49,37 @@ def readers_of_context(decoder: Decoder) -> tuple[TransformerRefiner | None, Tra
     return found
 
 
-class InContext(Decoder):
-    """A decoder, with its refiner, that scores lines which follow one another: what is trained with context.
+class RefinerInContext(Refiner):
+    """A refiner of lines that follow one another, for training with context.
 
     All lines go through a block at once; see :class:`captioner.layers.segments.Neighbours`.
 
     Args:
-        decoder: of a translation model.
+        refiner: of a translation model.
         previous: (B, N) which of the lines come before each; see :func:`captioner.layers.segments.previous_lines`.
+    """
+
+    def __init__(self, refiner: Refiner, previous: Tensor) -> None:
+        super().__init__()
+        self.refiner, self.previous, self.features = refiner, previous, refiner.features
+
+    def forward(self, memory: Memory) -> Memory:
+        """Refine the sources, each in the context of those before it if the refiner can read it."""
+        assert memory.mask is not None  # texts always have a mask
+        refined: Memory
+        if isinstance(self.refiner, TransformerRefiner) and self.refiner.reads_context:
+            refined = self.refiner(memory, Neighbours.of(self.previous, memory.mask.sum(1)))
+        else:
+            refined = self.refiner(memory)
+        return refined
+
+
+class DecoderInContext(Decoder):
+    """A decoder that scores lines which follow one another, for training with context; see :class:`RefinerInContext`.
+
+    Args:
+        decoder: of a translation model.
+        previous: (B, N) which of the lines come before each.
     """
 
     def __init__(self, decoder: Decoder, previous: Tensor) -> None:
@@ -66,32 +88,26 @@ class InContext(Decoder):
         self.attends = decoder.attends  # type: ignore[misc]
 
     def forward(self, memory: Memory, tokens: Tensor) -> DecoderOutput:
-        """Score whole translations (B, 1, T); see :meth:`Decoder.forward`."""
-        refiner, writer = readers_of_context(self.decoder)
-        inner = self.decoder
-        if isinstance(inner, Refined):
-            sources = None if refiner is None else self._context(memory.mask)
-            memory = inner.refiner(memory) if sources is None else inner.refiner(memory, sources)
-            inner = inner.decoder
-        targets = None if writer is None else self._context((tokens != PAD).squeeze(1))
-        output: DecoderOutput = inner(memory, tokens) if targets is None else inner(memory, tokens, targets)
+        """Score whole translations (B, 1, T), each in the context of those before it if the decoder can read it."""
+        output: DecoderOutput
+        if isinstance(self.decoder, TransformerXL):
+            lengths = (tokens != PAD).squeeze(1).sum(1)
+            output = self.decoder(memory, tokens, Neighbours.of(self.previous, lengths))
+        else:
+            output = self.decoder(memory, tokens)
         return output
 
-    def _context(self, real: Tensor | None) -> Neighbours | None:
-        assert real is not None  # texts always have a mask
-        return Neighbours.of(self.previous, real.sum(1))
-
     def start(self, memory: Memory) -> State:
-        """Refuse: what is written before the lines is known to :class:`Reader` alone."""
+        """Refuse: only :class:`Reader` has the translations of the lines before."""
         raise NotImplementedError
 
     def step(self, tokens: Tensor, state: State) -> Step:
-        """See :meth:`Decoder.step`."""
+        """Read words (B, W) and score the next."""
         return self.decoder.step(tokens, state)
 
 
 class _Following(Decoder):
-    """A decoder whose hypotheses follow what was written before."""
+    """A decoder whose hypotheses follow the translations before."""
 
     def __init__(self, decoder: TransformerXL, past: Past | None) -> None:
         torch.nn.Module.__init__(self)
@@ -124,7 +140,8 @@ class Reader:
 
     Args:
         encode: from tokens (B, S) to a memory.
-        decoder: of the model, or its fast twin.
+        refiner: of the model, or its fast twin.
+        decoder: likewise.
         search: how translations are searched for.
         context: N, at least 1: how many lines before each line it attends to.
 
@@ -133,10 +150,17 @@ class Reader:
     """
 
     def __init__(
-        self, encode: Callable[[Tensor], Memory], decoder: Decoder, search: SearchConfig, *, context: int
+        self,
+        encode: Callable[[Tensor], Memory],
+        refiner: Refiner,
+        decoder: Decoder,
+        search: SearchConfig,
+        *,
+        context: int,
     ) -> None:
-        self.encode, self.decoder, self.search, self.context = encode, decoder, search, context
-        self._refiner, self._writer = readers_of_context(decoder)
+        self.encode, self.refiner, self.decoder = encode, refiner, decoder
+        self.search, self.context = search, context
+        self._refiner, self._writer = readers_of_context(refiner, decoder)
         self._text = _Text(context)  # the text that the last line belongs to
 
     def __call__(self, lines: Sequence[list[int] | None]) -> list[list[Hypothesis] | None]:
@@ -168,17 +192,16 @@ class Reader:
     def _lines(self, texts: list[_Text], sources: list[list[int]]) -> list[list[Hypothesis]]:
         """Translate the next line of each of some texts."""
         device = next(self.decoder.parameters()).device
-        memory, decoder = self.encode(collate(sources).to(device)), self.decoder
-        if self._refiner is not None and isinstance(decoder, Refined):
+        memory = self.encode(collate(sources).to(device))
+        if self._refiner is None:
+            memory = self.refiner(memory)
+        else:
             memory, read = self._refiner.states(memory, Past.of([text.read for text in texts]))
             _keep([text.read for text in texts], read, [len(source) for source in sources])
-            decoder = decoder.decoder
-        else:
-            memory, decoder = decoder.refined(memory)
         if self._writer is None:
-            return choose_search(self.search)(decoder, memory, self.search)
+            return find(self.decoder, memory, self.search)
         past = Past.of([text.written for text in texts])
-        found = choose_search(self.search)(_Following(self._writer, past), memory, self.search)
+        found = find(_Following(self._writer, past), memory, self.search)
         written = [[BOS, *hypotheses[0].words] for hypotheses in found]
         states = self._writer.states(memory, collate(written).to(device), past)
         _keep([text.written for text in texts], states, [len(words) for words in written])

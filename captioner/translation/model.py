@@ -19,14 +19,13 @@ from torch import Tensor, nn
 
 from captioner import assets, checkpoint
 from captioner.decoders import DECODERS, Decoder
-from captioner.encoders import REFINERS
+from captioner.encoders import REFINERS, Refiner
 from captioner.encoders.sequence import TEXT_ENCODERS, TextEncoder, build_text_encoder
 from captioner.errors import CheckpointError, ConfigError
 from captioner.memory import Memory
-from captioner.model import build_decoder, check_part
+from captioner.model import build_decoder, build_refiner, check_part
 from captioner.registry import Registry
-from captioner.search import SearchConfig
-from captioner.search.config import MOST_WORDS
+from captioner.search.config import MOST_WORDS, SearchConfig
 from captioner.settings import Settings, validate
 from captioner.text.subwords import Subwords
 from captioner.weights import read_weights, sized
@@ -72,15 +71,14 @@ class TranslationConfig(Settings):
 
 
 class TranslationModel(nn.Module):
-    """A text encoder, a decoder, and a vocabulary for each language."""
+    """A text encoder, a refiner, a decoder, and a vocabulary for each language."""
 
     def __init__(self, config: TranslationConfig, source: Subwords, target: Subwords) -> None:
         super().__init__()
         self.config, self.source, self.target = config, source, target
         self.encoder: TextEncoder = build_text_encoder(config.encoder, words=len(source))
-        self.decoder: Decoder = build_decoder(
-            config.decoder, features=self.encoder.features, words=len(target), refiner=config.refiner
-        )
+        self.refiner: Refiner = build_refiner(config.refiner, features=self.encoder.features)
+        self.decoder: Decoder = build_decoder(config.decoder, features=self.refiner.features, words=len(target))
 
     def read(self, text: str) -> list[int]:
         """Return the numbers of a source text as the encoder reads it.
@@ -91,7 +89,7 @@ class TranslationModel(nn.Module):
         return self.source.encode(" ".join(text.split()), max_words=self.config.max_pieces)[1:]
 
     def forward(self, tokens: Tensor) -> Memory:
-        """Encode tokens (B, S), padded, to a memory of S places."""
+        """Encode tokens (B, S), padded, to a memory of S vectors, before the refiner."""
         memory: Memory = self.encoder(tokens)
         return memory
 

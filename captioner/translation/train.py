@@ -30,7 +30,7 @@ from captioner.training.forecast import Forecast, spread
 from captioner.training.loop import Cost, Loop, alone
 from captioner.training.recipe import EvaluationConfig, RunConfig, load_config, read_run, read_settings
 from captioner.training.state import fingerprint
-from captioner.translation.context import InContext, readers_of_context
+from captioner.translation.context import DecoderInContext, RefinerInContext, readers_of_context
 from captioner.translation.model import TextSearchConfig, TranslationConfig, TranslationModel, save_translator
 from captioner.translation.pairs import LengthSampler, ParallelText, collate, read_parallel, runs
 from captioner.translation.scores import require_sacrebleu, score_translations, translate_runs
@@ -187,7 +187,7 @@ class _Run(Loop[Batch]):
         target = Subwords.learn((pair.target for pair in self.train.pairs), merges=config.data.merges)
         self.model = TranslationModel(config.model, source, target).to(self.device)
         if config.data.context:
-            readers_of_context(self.model.decoder)  # refuses a model that cannot read it
+            readers_of_context(self.model.refiner, self.model.decoder)  # refuses a model that cannot read it
         self.numbers, lines = self._encode(self.train)
         lengths = [max(map(len, pair)) for pair in self.numbers]
         self.runs = runs(lines, self._longest_run)
@@ -259,7 +259,9 @@ class _Run(Loop[Batch]):
             data={"training pairs": len(self.numbers), "dev pairs": len(self.dev.pairs)},
             parameters={
                 "encoder": sum(parameter.numel() for parameter in self.model.encoder.parameters()),
-                "decoder": sum(parameter.numel() for parameter in self.model.decoder.parameters()),
+                "decoder": sum(
+                    values.numel() for part in (self.model.refiner, self.model.decoder) for values in part.parameters()
+                ),
             },
             steps_per_epoch=self.steps,
             epochs=self.config.epochs,
@@ -284,10 +286,11 @@ class _Run(Loop[Batch]):
             )
 
     def cost(self, batch: Batch, captions: Captions) -> Cost:
-        decoder = self.model.decoder
+        refiner, decoder = self.model.refiner, self.model.decoder
         if batch.previous is not None:
-            decoder = InContext(decoder, batch.previous.to(self.device))
-        loss, metrics = self.objective(decoder, self.model(batch.sources.to(self.device)), captions)
+            previous = batch.previous.to(self.device)
+            refiner, decoder = RefinerInContext(refiner, previous), DecoderInContext(decoder, previous)
+        loss, metrics = self.objective(refiner, decoder, self.model(batch.sources.to(self.device)), captions)
         return Cost(loss, metrics, len(captions.targets))
 
     def evaluate(self) -> dict[str, float]:

@@ -17,7 +17,9 @@ from captioner import folders
 from captioner.backend import choose_device
 from captioner.caption import Caption, Translation
 from captioner.folders import translator_into
-from captioner.search import Hypothesis, choose_search
+from captioner.layers.linear import fast
+from captioner.search.config import Hypothesis
+from captioner.search.search import search as find
 from captioner.text.vocabulary import EOS, SPECIAL
 from captioner.translation.context import Reader
 from captioner.translation.model import (
@@ -60,7 +62,7 @@ class Translator:
         self.device = choose_device(device)
         self.model = model.to(self.device).eval()
         self.about: dict[str, Any] = {}
-        self._decoder = self.model.decoder.fast(torch.float32)
+        self._refiner, self._decoder = fast(model.refiner, torch.float32), fast(model.decoder, torch.float32)
         self.search = model.config.search.changed(**search)
 
     @classmethod
@@ -146,7 +148,7 @@ class Translator:
         Raises:
             ConfigError: the model cannot read a context.
         """
-        reader = Reader(self.model, self._decoder, self.search, context=context) if context else None
+        reader = Reader(self.model, self._refiner, self._decoder, self.search, context=context) if context else None
         return self._stream(iter(texts), batch_size, reader)
 
     def _stream(self, texts: Iterator[str], batch_size: int, reader: Reader | None) -> Iterator[Translation]:
@@ -188,7 +190,7 @@ class Translator:
     @torch.inference_mode()
     def _search(self, sources: list[list[int]]) -> list[list[Hypothesis]]:
         memory = self.model(collate(sources).to(self.device))
-        return choose_search(self.search)(self._decoder, memory, self.search)
+        return find(self._decoder, self._refiner(memory), self.search)
 
     def _empty(self, text: str) -> Translation:
         return Translation("", [], [], 0.0, source=text, language=self.language)

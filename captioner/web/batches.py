@@ -14,8 +14,8 @@ from functools import partial
 from itertools import count
 from typing import NamedTuple, TypeVar
 
-from captioner.base import Captioner
-from captioner.caption import MEAN, Caption
+from captioner.caption import Caption
+from captioner.captioner import Captioner, attach_sources
 from captioner.data.images import ImageSource
 from captioner.data.limits import pixel_limit
 from captioner.data.loader import Loaded, load_pixels, make_batch
@@ -187,12 +187,13 @@ class Batches:
 
     def _caption(self, batch: Sequence[tuple[_Request, Loaded]]) -> None:
         captioner = self._captioners[batch[0][0].model]
-        at_once = captioner.encoded_at_once(self.size)
+        at_once = captioner.engine.encoded_at_once(self.size)
         good: list[tuple[int, ImageSource, Loaded]] = [
             (position, b"", loaded) for position, (_, loaded) in enumerate(batch)
         ]
         parts = [make_batch(good[i : i + at_once], [], captioner.transform) for i in range(0, len(good), at_once)]
-        results = captioner.caption_batches(parts, -(-self.size // at_once), MEAN)
+        groups = captioner.engine.caption(parts, captioner.search, together=-(-self.size // at_once))
+        results = [result for group in groups for result in attach_sources(*group)]
         for (request, _), result in zip(batch, results, strict=True):
             if isinstance(result, ImageError):
                 request.answer.set_exception(result)

@@ -5,19 +5,17 @@ Letters in shapes: B images, W hypotheses per image, N places, D features, S sid
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from captioner import folders
-from captioner.assets import ONNX
-from captioner.base import Captioner, caption_of, placed
 from captioner.caption import MEAN, Array, Caption
 from captioner.data.loader import ImageBatch
-from captioner.errors import CaptionerError, CheckpointError, ConfigError, ImageError, first_line
+from captioner.engines.engine import Engine, best_of, captions_of
+from captioner.errors import CaptionerError, CheckpointError, ConfigError, first_line
 from captioner.onnx import folder as exported
 from captioner.onnx.beam import State, Step, beam
 from captioner.onnx.folder import (
@@ -31,7 +29,9 @@ from captioner.onnx.folder import (
     STATE,
     STEP,
     TOKENS,
+    Graphs,
 )
+from captioner.search.config import SearchConfig
 from captioner.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -41,59 +41,50 @@ _AT_ONCE = 8  # pictures that are encoded together
 INSTALL = "pip install 'captioner[onnx]'"
 
 
-class OnnxCaptioner(Captioner):
-    """Captions pictures with an exported model.
+class OnnxEngine(Engine):
+    """Runs an exported model.
 
     Args:
-        folder: the exported folder.
-        device: ``cpu`` or ``auto``.
-        search: settings that differ from the model's own, for example ``width=1``.
+        graphs: what its config tells of the graphs.
+        vocabulary: its words.
+        folder: with the graphs.
 
     Raises:
-        CheckpointError: the folder is damaged, or onnxruntime is not installed or too old for its graphs.
-        ConfigError: the device is another, or a setting makes no sense.
+        CheckpointError: a graph is damaged, or onnxruntime is not installed or too old for it.
     """
 
-    def __init__(self, folder: str | Path, *, device: str = "auto", **search: Any) -> None:
+    def __init__(self, graphs: Graphs, vocabulary: Vocabulary, folder: Path) -> None:
+        self.graphs, self.vocabulary, self.search = graphs, vocabulary, graphs.search
+        self.transform, self.attends, self.most_words = graphs.transform, graphs.attends, graphs.most_words
+        state = [STATE + name for name in (*graphs.hypotheses, *graphs.images)]
+        attention = [ATTENTION] if graphs.attends else []
+        after = [NEXT + name for name in graphs.hypotheses]
+        self._encoder = _Graph(folder / ENCODER, [PIXELS], [FEATURES])
+        self._start = _Graph(folder / START, [FEATURES], state)
+        self._step = _Graph(folder / STEP, [TOKENS, *state], [LOG_PROBABILITIES, *attention, *after])
+        self._cells = graphs.grid[0] * graphs.grid[1]
+
+    @classmethod
+    def load(cls, folder: Path, *, device: str = "auto") -> OnnxEngine:
+        """Load an exported folder.
+
+        Raises:
+            CheckpointError: the folder is damaged, or onnxruntime is not installed or too old for its graphs.
+            ConfigError: the device is neither ``cpu`` nor ``auto``.
+        """
         if device not in ("auto", "cpu"):
             raise ConfigError(
                 f"device {device!r}: an exported captioner runs on the CPU; give cpu or auto, or the model that it was "
                 "exported from"
             )
-        self.folder = Path(folder)
-        self.graphs = exported.read(self.folder)
-        self.search = self.graphs.search.changed(**search)
-        most = self.graphs.most_words
-        if most is not None and self.search.max_words > most:
-            raise ConfigError(
-                f"search: max_words: {self.search.max_words} is more than this model has positions for; "
-                f"give {most} or fewer"
-            )
-        self.about = folders.about(self.folder)
-        self.vocabulary = Vocabulary.load(self.folder / folders.VOCABULARY)
-        self.transform, self.attends = self.graphs.transform, self.graphs.attends
-        state = [STATE + name for name in (*self.graphs.hypotheses, *self.graphs.images)]
-        attention = [ATTENTION] if self.attends else []
-        after = [NEXT + name for name in self.graphs.hypotheses]
-        self._encoder = _Graph(self.folder / ENCODER, [PIXELS], [FEATURES])
-        self._start = _Graph(self.folder / START, [FEATURES], state)
-        self._step = _Graph(self.folder / STEP, [TOKENS, *state], [LOG_PROBABILITIES, *attention, *after])
-        self._places = self.graphs.grid[0] * self.graphs.grid[1]
-
-    def save_pretrained(self, folder: str | Path, *, card: str = "") -> Path:
-        """Copy the exported folder; see :meth:`Captioner.save_pretrained`."""
-        config = folders.read_whole(self.folder, ONNX)
-        with folders.replace(folder, ONNX, config) as copy:
-            for name in (*folders.GRAPHS, folders.VOCABULARY):
-                shutil.copyfile(self.folder / name, copy / name)
-            if not card and (self.folder / folders.CARD).is_file():
-                shutil.copyfile(self.folder / folders.CARD, copy / folders.CARD)
-            else:
-                folders.write_card(copy, ONNX, config, folder, card)
-        return Path(folder)
+        return cls(exported.read(folder), Vocabulary.load(folder / folders.VOCABULARY), folder)
 
     def check(self, attention: str) -> None:
-        """See :meth:`Captioner.check`: there is only the mean."""
+        """Check that a kind of attention is the mean, the only one of an exported model.
+
+        Raises:
+            CaptionerError: it is another one.
+        """
         if attention != MEAN:
             raise CaptionerError(
                 f"attention: {attention!r} needs the model itself, and this is an exported captioner, which has only "
@@ -104,7 +95,7 @@ class OnnxCaptioner(Captioner):
         """Encode pixels (B, 3, S, S) uint8 to features (B, N, D) float32, a few pictures at once, as maps are large."""
         chunks = (np.ascontiguousarray(pixels[start : start + _AT_ONCE]) for start in range(0, len(pixels), _AT_ONCE))
         return np.concatenate(
-            [self._encoder({PIXELS: chunk}, {FEATURES: (len(chunk), self._places)})[FEATURES] for chunk in chunks]
+            [self._encoder({PIXELS: chunk}, {FEATURES: (len(chunk), self._cells)})[FEATURES] for chunk in chunks]
         )
 
     def start(self, features: Array) -> State:
@@ -120,30 +111,25 @@ class OnnxCaptioner(Captioner):
 
     def step(self, tokens: Array, state: State) -> Step:
         """Read words (B, W) and score the next; see :meth:`captioner.onnx.beam.Stepper.step`."""
-        shapes = {LOG_PROBABILITIES: (*tokens.shape, len(self.vocabulary)), ATTENTION: (*tokens.shape, self._places)}
+        shapes = {LOG_PROBABILITIES: (*tokens.shape, len(self.vocabulary)), ATTENTION: (*tokens.shape, self._cells)}
         inputs = {STATE + name: array for name, array in (*state.hypotheses.items(), *state.images.items())}
         out = self._step({TOKENS: tokens, **inputs}, shapes)
         if np.isnan(out[LOG_PROBABILITIES].max()):
-            raise CheckpointError(f"{self.folder / STEP}: gives numbers that are not finite; export the model again")
+            raise CheckpointError(f"{self._step.path}: gives numbers that are not finite; export the model again")
         after = State({name: out[NEXT + name] for name in self.graphs.hypotheses}, state.images)
         return Step(out[LOG_PROBABILITIES], out.get(ATTENTION), after)
 
-    def caption_batches(
-        self, batches: Iterable[ImageBatch], together: int, attention: str
-    ) -> Iterator[Caption | ImageError]:
-        """See :meth:`Captioner.caption_batches`."""
+    def caption(
+        self, batches: Iterable[ImageBatch], search: SearchConfig, *, together: int = 1, attention: str = MEAN
+    ) -> Iterator[tuple[list[ImageBatch], list[Caption]]]:
+        """Caption loaded images, a batch at a time."""
         for batch in batches:
-            yield from placed([batch], iter(self.caption_pixels(batch.array) if len(batch) else []))
+            yield [batch], self.caption_pixels(batch.array, search) if len(batch) else []
 
-    def caption_pixels(self, pixels: Array) -> list[Caption]:
-        """Caption pictures that :attr:`transform` has made pixels (B, 3, S, S) of, uint8."""
-        found = beam(self, self.start(self.encode(pixels)), len(pixels), self.search)
-        captions = []
-        for hypotheses in found:
-            first, *others = (caption_of(each, self.vocabulary, grid=self.graphs.grid) for each in hypotheses)
-            first.others.extend(others)
-            captions.append(first)
-        return captions
+    def caption_pixels(self, pixels: Array, search: SearchConfig) -> list[Caption]:
+        """Caption images whose pixels are (B, 3, S, S) uint8, as :attr:`transform` gives them."""
+        found = beam(self, self.start(self.encode(pixels)), len(pixels), search)
+        return [best_of(captions_of(hypotheses, self.vocabulary, grid=self.graphs.grid)) for hypotheses in found]
 
 
 class _Graph:

@@ -2,9 +2,9 @@
 
 A search keeps only the mean over blocks and heads of every hypothesis: each head separately would take blocks times
 heads as much memory, mostly for captions that are discarded. The heads' attention for the captions that it found is
-computed on request, from the same memory, with the captions' words fed to the decoder all at once.
+computed on request, from the same memory, by teacher forcing.
 
-Tensor letters: B images, K captions of an image, T words, M words of all captions, N places, L blocks, H heads.
+Tensor letters: B images, K captions of an image, T words, M words of all captions, N regions, L blocks, H heads.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from torch import Tensor
 
 from captioner.caption import HEADS, MEAN, ROLLOUT
 from captioner.decoders import Decoder
-from captioner.encoders import TransformerRefiner
+from captioner.encoders import Refiner, TransformerRefiner
 from captioner.errors import CaptionerError
 from captioner.memory import Memory
-from captioner.model import Refined
+from captioner.model import CaptionModel
 from captioner.text.vocabulary import BOS, PAD
 
 
@@ -35,11 +35,11 @@ class HasHeads(Protocol):
 
 
 def check(decoder: Decoder, attention: str) -> tuple[int, int] | None:
-    """Check which attention is requested.
+    """Check that a decoder has a kind of attention.
 
     Args:
         decoder: of the model.
-        attention: ``mean``, ``rollout``, ``heads`` or ``BLOCK.HEAD``; see :func:`look_again`.
+        attention: ``mean``, ``rollout``, ``heads`` or ``BLOCK.HEAD``; see :func:`recompute_attention`.
 
     Returns:
         Block and head, counted from zero, or ``None`` if it is not a single head.
@@ -55,15 +55,14 @@ def check(decoder: Decoder, attention: str) -> tuple[int, int] | None:
             f"attention: {attention!r} is none of mean, rollout, heads and BLOCK.HEAD, for example 2.5 for the fifth "
             "head of the second block"
         )
-    inner = _inner(decoder)
-    if not isinstance(inner, HasHeads):
+    if not isinstance(decoder, HasHeads):
         raise CaptionerError(
             f"attention: {attention} is for models whose decoder is a Transformer; this one has a single attention, "
             "which mean shows"
         )
     if found is None:
         return None
-    config: Any = inner.config
+    config: Any = decoder.config
     block, head = int(found[1]), int(found[2])
     if not (1 <= block <= config.blocks and 1 <= head <= config.heads):
         raise CaptionerError(
@@ -74,23 +73,22 @@ def check(decoder: Decoder, attention: str) -> tuple[int, int] | None:
 
 
 @torch.inference_mode()
-def look_again(
-    decoder: Decoder, memory: Memory, captions: Sequence[Sequence[Sequence[int]]], attention: str
+def recompute_attention(
+    model: CaptionModel, memory: Memory, captions: Sequence[Sequence[Sequence[int]]], attention: str
 ) -> list[list[Tensor]]:
-    """Return the requested attention at every word of captions that a search found.
+    """Return the requested attention at every word of captions, by teacher forcing.
 
-    The decoder reads all captions at once. Its attention at a word is the same as in the search, where it had read the
-    same words.
+    The attention at a word is the same as in the search, where the decoder had read the same words.
 
     Args:
-        decoder: the one that wrote the captions.
-        memory: of B images, the one that it attended to.
+        model: the one that wrote the captions.
+        memory: of B images, before the refiner.
         captions: for each image its captions, as indices of words without ``<bos>`` and ``<eos>``.
         attention: ``mean`` is what a search returns, of any decoder that attends; ``2.5`` is the fifth head of the
             second block; ``heads`` is all of them; ``rollout`` is attention rollout (Abnar and Zuidema 2020,
-            https://arxiv.org/abs/2005.00928): the share of each place in a word's vector after all blocks, if the
+            https://arxiv.org/abs/2005.00928): the share of each region in a word's vector after all blocks, if the
             output of each attention sub-layer is half its input and half the average under the mean of its heads. The
-            places are traced back through the self-attention of the refiner, if the model has one, and the words
+            regions are traced back through the self-attention of the refiner, if the model has one, and the words
             through that of the decoder; the remaining share of words is not counted.
 
     Returns:
@@ -99,14 +97,14 @@ def look_again(
     Raises:
         CaptionerError: see :func:`check`.
     """
-    head = check(decoder, attention)
+    head = check(model.decoder, attention)
     inputs = [
         [torch.tensor([BOS, *words[:-1]]) if words else torch.empty(0, dtype=torch.long) for words in of_image]
         for of_image in captions
     ]
     if attention == ROLLOUT:
         return [
-            [_caption_rollout(decoder, memory[image : image + 1], words) for words in of_image]
+            [_caption_rollout(model, memory[image : image + 1], words) for words in of_image]
             for image, of_image in enumerate(inputs)
         ]
     lengths = [len(words) for of_image in inputs for words in of_image]
@@ -116,59 +114,50 @@ def look_again(
             tokens[image, caption, : len(words)] = words
     tokens = tokens.to(memory.vectors.device)
     if attention == MEAN:
-        chosen = decoder(memory, tokens).attention
+        chosen = model.decoder(model.refiner(memory), tokens).attention
     else:
-        weights = cross_attention(decoder, memory, tokens)
+        assert isinstance(model.decoder, HasHeads)
+        weights = model.decoder.cross_attention(model.refiner(memory), tokens)
         chosen = weights if head is None else weights[:, head[0], head[1]]
     parts = iter(chosen.float().cpu().split(lengths))
     return [[next(parts) for _ in of_image] for of_image in inputs]
 
 
-def _caption_rollout(decoder: Decoder, memory: Memory, words: Tensor) -> Tensor:
+def _caption_rollout(model: CaptionModel, memory: Memory, words: Tensor) -> Tensor:
     """Return the rollout (T, N) of one caption (T,) of one image, on the CPU."""
     if not len(words):
         return torch.zeros(0, memory.places)
-    return rollout(decoder, memory, words.to(memory.vectors.device).view(1, 1, -1)).float().cpu()
+    return rollout(model.refiner, model.decoder, memory, words.to(memory.vectors.device).view(1, 1, -1)).float().cpu()
 
 
-def cross_attention(decoder: Decoder, memory: Memory, tokens: Tensor) -> Tensor:
-    """Return each head's attention at the real words of captions (B, K, T), in their order: (M, L, H, N)."""
-    memory, decoder = decoder.refined(memory)
-    assert isinstance(decoder, HasHeads)
-    return decoder.cross_attention(memory, tokens)
+def rollout(refiner: Refiner, decoder: Any, memory: Memory, tokens: Tensor) -> Tensor:
+    """Return attention rollout, (T, N) with rows that sum to one, for one caption (1, 1, T) of one image.
 
+    See :func:`recompute_attention`.
 
-def rollout(decoder: Decoder, memory: Memory, tokens: Tensor) -> Tensor:
-    """Return attention rollout, (T, N) with rows that sum to one, for one caption (1, 1, T) of one photo.
-
-    See :func:`look_again`.
+    Args:
+        refiner: of the model.
+        decoder: a Transformer.
+        memory: of the image, before the refiner.
+        tokens: the caption, without ``<eos>``.
     """
-    inner: Any = _inner(decoder)
-    refining: list[Any] = [
-        block for module in decoder.modules() if isinstance(module, TransformerRefiner) for block in module.blocks
-    ]
-    with _inputs([*refining, *inner.blocks]) as inputs:
-        by_block = cross_attention(decoder, memory, tokens).mean(2).unbind(1)
+    refining: list[Any] = list(refiner.blocks) if isinstance(refiner, TransformerRefiner) else []
+    with _inputs([*refining, *decoder.blocks]) as inputs:
+        by_block = decoder.cross_attention(refiner(memory), tokens).mean(2).unbind(1)
     size, steps = memory.places, tokens.shape[-1]
-    places = torch.eye(size, device=tokens.device, dtype=by_block[0].dtype)
+    regions = torch.eye(size, device=tokens.device, dtype=by_block[0].dtype)
     for block, given in zip(refining, inputs[: len(refining)], strict=True):
-        places = _mix(block.weights(*given)[0].mean(0), places)
-    words = torch.zeros(steps, size, device=tokens.device, dtype=places.dtype)
-    for block, (x, *_), weights in zip(inner.blocks, inputs[len(refining) :], by_block, strict=True):
+        regions = _mix(block.weights(*given)[0].mean(0), regions)
+    words = torch.zeros(steps, size, device=tokens.device, dtype=regions.dtype)
+    for block, (x, *_), weights in zip(decoder.blocks, inputs[len(refining) :], by_block, strict=True):
         words = _mix(block.weights(x.unsqueeze(0))[0].mean(0), words)
-        words = 0.5 * words + 0.5 * weights @ places
+        words = 0.5 * words + 0.5 * weights @ regions
     return words / words.sum(1, keepdim=True)
 
 
 def _mix(weights: Tensor, before: Tensor) -> Tensor:
     """Mix half of the shares before a sub-layer with half of their average under its weights."""
     return 0.5 * before + 0.5 * weights @ before
-
-
-def _inner(decoder: Decoder) -> Decoder:
-    while isinstance(decoder, Refined):
-        decoder = decoder.decoder
-    return decoder
 
 
 @contextmanager

@@ -1,19 +1,16 @@
-"""Common to the searches over a decoder: their registry, and which words may not come next.
+"""Common to the searches: what they need of a decoder, and which words may not come next.
 
 Tensor letters: B images, W hypotheses per image, T words written so far, V words of the vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from captioner.decoders.base import State, Step
-from captioner.memory import Encoded
-from captioner.registry import Registry
-from captioner.search.config import NEVER, Hypothesis, SearchConfig
+from captioner.search.config import NEVER, SearchConfig
 from captioner.text.vocabulary import BOS, EOS, PAD, UNK
 
 
@@ -25,15 +22,6 @@ class Stepper(Protocol):
 
     def step(self, tokens: Tensor, state: State) -> Step:
         """Read words (B, W) and score the next; see :meth:`Decoder.step`."""
-
-
-Search: TypeAlias = Callable[[Stepper, Encoded, SearchConfig], list[list[Hypothesis]]]
-SEARCHES: Registry[Search] = Registry("search")
-
-
-def choose_search(config: SearchConfig) -> Search:
-    """Return the search of a width: a beam of one hypothesis is greedy search."""
-    return SEARCHES["greedy" if config.width == 1 else "beam"]
 
 
 def constrain(log_probabilities: Tensor, history: Tensor, config: SearchConfig) -> Tensor:

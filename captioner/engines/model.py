@@ -1,0 +1,227 @@
+"""Engines in torch, and the one of a single model.
+
+Tensor letters: B images, S side of a transformed image in pixels.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from captioner.backend import choose_device, fast_dtype
+from captioner.caption import HEADS, MEAN, Array, Caption
+from captioner.data.loader import ImageBatch
+from captioner.decoders import Decoder
+from captioner.encoders import Encoder, Refiner
+from captioner.encoders.parallel import encode_batches, encoded_at_once, threads
+from captioner.engines.attention_rollout import check, recompute_attention
+from captioner.engines.engine import Engine, best_of, captions_of
+from captioner.errors import CaptionerError
+from captioner.features import FeatureStore
+from captioner.layers.linear import fast
+from captioner.memory import Encoded, Memory
+from captioner.model import CaptionModel
+from captioner.search.config import SearchConfig
+from captioner.search.search import search as find
+
+
+class TorchEngine(Engine):
+    """An engine in torch: encodes pixels to a memory, and searches captions of a memory.
+
+    Attributes:
+        device: where it computes.
+        encoders: of the models, each once, as they were loaded.
+    """
+
+    device: torch.device
+    encoders: Sequence[Encoder]
+
+    @abstractmethod
+    def encode(self, pixels: Tensor) -> Encoded:
+        """Encode pixels (B, 3, S, S) uint8, as :attr:`transform` gives them, at the precision that is fast here."""
+
+    @abstractmethod
+    def caption_memory(
+        self, memory: Any, search: SearchConfig, *, cut: int = 0, attention: str = MEAN
+    ) -> list[Caption]:
+        """Caption images that are already encoded.
+
+        Args:
+            memory: of :meth:`encode`, or from the store of :meth:`open_features`.
+            search: the search settings.
+            cut: number of stages that were cut off the encoder; see :meth:`Encoder.finish`.
+            attention: see :meth:`Captioner.stream`.
+
+        Raises:
+            CaptionerError: the model does not have the requested attention.
+        """
+
+    @property
+    @abstractmethod
+    def decoder_size(self) -> int:
+        """Number of parameters of the refiners and decoders."""
+
+    def open_features(self, folder: str | Path) -> FeatureStore:
+        """Open a feature store that can take the place of the images.
+
+        Raises:
+            FeatureStoreError: it cannot be read, or was made by another encoder.
+        """
+        return FeatureStore(folder, encoder=self.encoders[0])
+
+    def encoded_at_once(self, batch_size: int) -> int:
+        """All on a GPU; on a CPU, few in each thread."""
+        return encoded_at_once(batch_size, self.device)
+
+    def caption(
+        self, batches: Iterable[ImageBatch], search: SearchConfig, *, together: int = 1, attention: str = MEAN
+    ) -> Iterator[tuple[list[ImageBatch], list[Caption]]]:
+        """Caption loaded images; on a CPU the next ones are encoded meanwhile."""
+        encoded = encode_batches(self.encode, batches, ahead=together, device=self.device)
+        while waiting := list(islice(encoded, together)):
+            memories: list[Any] = [memory for _, memory in waiting if memory is not None]
+            captions: list[Caption] = []
+            if memories:
+                more, cores = len(waiting) == together, torch.get_num_threads()
+                with threads(max(1, cores // 4) if more and self.device.type == "cpu" else cores):
+                    joined = type(memories[0]).join(memories)
+                    captions = self.caption_memory(joined, search, attention=attention)
+            yield [batch for batch, _ in waiting], captions
+
+
+class ModelEngine(TorchEngine):
+    """Runs one model.
+
+    Args:
+        model: the model; it is moved to the device and set to eval mode.
+        device: a torch device, or ``auto``.
+    """
+
+    def __init__(self, model: CaptionModel, *, device: str = "auto") -> None:
+        self.device = choose_device(device)
+        self.model = model.to(self.device).eval()
+        self.vocabulary, self.transform = model.vocabulary, model.encoder.transform
+        self.attends, self.search, self.encoders = model.decoder.attends, model.config.search, [model.encoder]
+        # The encoder takes most of the time and runs at lower precision where that is faster; the model keeps its
+        # own encoder, as it may be saved again.
+        self._encoder = model.encoder.fast(self.device)
+        self._writer = Writer(model, self.device)
+
+    @property
+    def decoder_size(self) -> int:
+        """Number of parameters of the refiner and the decoder."""
+        return self.model.decoder_size
+
+    def check(self, attention: str) -> None:
+        """Check that the model has a kind of attention.
+
+        Raises:
+            CaptionerError: it does not.
+        """
+        check(self.model.decoder, attention)
+
+    def encode(self, pixels: Tensor) -> Memory:
+        """Encode pixels (B, 3, S, S) uint8."""
+        memory: Memory = self._encoder(pixels)
+        return memory
+
+    @torch.inference_mode()
+    def caption_memory(
+        self, memory: Memory, search: SearchConfig, *, cut: int = 0, attention: str = MEAN
+    ) -> list[Caption]:
+        """Caption images that are already encoded; see :meth:`TorchEngine.caption_memory`."""
+        self.check(attention)
+        memory = self._writer.readable(self._encoder.finish(memory.to(self.device), cut))
+        found = find(self._writer.decoder, self._writer.refiner(memory), search)
+        captions = [
+            captions_of(hypotheses, self.vocabulary, **regions)
+            for hypotheses, regions in zip(found, regions_of(memory, self.encoders[0].classes), strict=True)
+        ]
+        if attention != MEAN:
+            exact = memory.to(dtype=next(self.model.decoder.parameters()).dtype)
+            words = [[hypothesis.words for hypothesis in hypotheses] for hypotheses in found]
+            captions = [
+                [_with(caption, weights.numpy(), attention) for caption, weights in zip(*pair, strict=True)]
+                for pair in zip(captions, recompute_attention(self.model, exact, words, attention), strict=True)
+            ]
+        return [best_of(each) for each in captions]
+
+
+class Writer:
+    """The refiner and the decoder of a model, as they search on a device.
+
+    On a CPU both are packed twins on the same weights (:func:`captioner.layers.linear.packed`).
+
+    Attributes:
+        refiner: from a readable memory to the one that the decoder attends to.
+        decoder: writes the words.
+    """
+
+    def __init__(self, model: CaptionModel, device: torch.device) -> None:
+        self._dtype: torch.dtype | None = next(model.decoder.parameters()).dtype
+        dtype = fast_dtype(device)
+        self.refiner: Refiner = fast(model.refiner, dtype)
+        self.decoder: Decoder = fast(model.decoder, dtype)
+        if device.type == "cpu" and (model.config.refiner is not None or model.decoder.reads_half):
+            self._dtype = None
+
+    def readable(self, memory: Memory) -> Memory:
+        """Return a memory in a precision that the first layer can read: any if it is packed, else its own."""
+        return memory if self._dtype is None else memory.to(dtype=self._dtype)
+
+
+def regions_of(memory: Memory, classes: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield for each image the fields of :class:`Caption` that locate its regions or cells.
+
+    Args:
+        memory: of the images.
+        classes: names of the labels.
+    """
+    names = (*classes, "")  # the last one is that of padding
+    for row in range(len(memory)):
+        boxes, scores = (
+            None if part is None else part[row].float().cpu().numpy() for part in (memory.boxes, memory.scores)
+        )
+        labels = None if memory.labels is None else [names[number] for number in memory.labels[row].tolist()]
+        yield {"grid": memory.grid, "boxes": boxes, "labels": labels, "scores": scores}
+
+
+def _with(caption: Caption, weights: Array, attention: str) -> Caption:
+    """Add the requested attention to a caption."""
+    return (
+        replace(caption, heads=weights)
+        if attention == HEADS
+        else replace(caption, attention=weights, attention_of=attention)
+    )
+
+
+def torch_engine(engine: Engine, purpose: str) -> TorchEngine:
+    """Return an engine in torch, of one model or of several.
+
+    Raises:
+        CaptionerError: it runs an exported captioner, which cannot be used to ``purpose``.
+    """
+    if not isinstance(engine, TorchEngine):
+        raise CaptionerError(
+            f"an exported captioner cannot be used to {purpose}; give the model that it was exported from"
+        )
+    return engine
+
+
+def model_engine(engine: Engine, purpose: str) -> ModelEngine:
+    """Return the engine of one model in torch; see :func:`torch_engine`.
+
+    Raises:
+        CaptionerError: it runs an exported captioner or an ensemble.
+    """
+    engine = torch_engine(engine, purpose)
+    if not isinstance(engine, ModelEngine):
+        raise CaptionerError(f"an ensemble cannot be used to {purpose}; give one of its models")
+    return engine

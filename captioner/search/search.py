@@ -1,0 +1,14 @@
+"""The search that a width stands for."""
+
+from __future__ import annotations
+
+from captioner.memory import Encoded
+from captioner.search.beam import beam
+from captioner.search.config import Hypothesis, SearchConfig
+from captioner.search.constraints import Stepper
+from captioner.search.greedy import greedy
+
+
+def search(decoder: Stepper, memory: Encoded, config: SearchConfig) -> list[list[Hypothesis]]:
+    """Find captions of each image by beam search; a beam width of 1 is greedy search."""
+    return (greedy if config.width == 1 else beam)(decoder, memory, config)

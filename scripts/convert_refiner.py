@@ -1,0 +1,42 @@
+"""Converts model folders from before refiners were parts of their own: ``decoder.refiner.*`` becomes ``refiner.*``.
+
+python scripts/convert_refiner.py FOLDER ...
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from captioner import folders
+from captioner.assets import CONFIG, kind_of
+from captioner.errors import CheckpointError
+from captioner.files import read_json
+
+
+def converted(name: str) -> str:
+    """Return the new name of a tensor."""
+    return name.removeprefix("decoder.") if name.startswith(("decoder.refiner.", "decoder.decoder.")) else name
+
+
+def convert(folder: Path) -> int:
+    """Rename the tensors of a model folder in place, and return how many have a new name."""
+    path = folder / folders.WEIGHTS
+    with safe_open(path, framework="pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    renamed = {converted(name): tensor for name, tensor in tensors.items()}
+    changed = len(set(renamed) - set(tensors))
+    if changed:
+        save_file(renamed, path, metadata=metadata)
+        config = read_json(folder / CONFIG, dict, error=CheckpointError)
+        own = {key: value for key, value in config.items() if key not in ("format", "captioner", "kind", folders.FILES)}
+        folders.write_config(folder, kind_of(folder), own)
+    return changed
+
+
+if __name__ == "__main__":
+    for argument in sys.argv[1:]:
+        print(f"{argument}: {convert(Path(argument))} tensors renamed")
