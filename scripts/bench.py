@@ -46,11 +46,12 @@ from captioner.data.loader import ImageLoader
 from captioner.decoders import Decoder
 from captioner.encoders import efficientnet_lite
 from captioner.encoders.base import Encoder
+from captioner.engines.model import model_engine
 from captioner.features import build_store
 from captioner.layers.convolution import SameConv2d
 from captioner.memory import Memory
-from captioner.model import build_decoder
-from captioner.search import choose_search
+from captioner.model import build_decoder, build_refiner
+from captioner.search.search import search as find
 from captioner.text.vocabulary import PAD
 from captioner.training.cross_entropy import CrossEntropy, CrossEntropyConfig
 
@@ -134,8 +135,8 @@ class Plain:
 
     def __init__(self, captioner: Captioner) -> None:
         dtype = fast_dtype(CPU)
-        self.model, self.config = captioner.model, captioner.search
-        self.encoder: Encoder = copy.deepcopy(captioner.model.encoder).to(dtype)
+        self.model, self.config = model_engine(captioner.engine, "compare searches").model, captioner.search
+        self.encoder: Encoder = copy.deepcopy(self.model.encoder).to(dtype)
 
     def batches(self, photos: list[str]) -> Iterable[Memory]:
         """Encode photos."""
@@ -145,7 +146,7 @@ class Plain:
 
     def search(self, memory: Memory) -> object:
         """Search for captions, in 32 bits."""
-        return choose_search(self.config)(self.model.decoder, memory.to(dtype=torch.float32), self.config)
+        return find(self.model.decoder, self.model.refiner(memory.to(dtype=torch.float32)), self.config)
 
     def captions(self, photos: list[str]) -> None:
         """Caption photos."""
@@ -161,7 +162,8 @@ class Plain:
 def encoder(photos: list[str], rounds: int) -> list[Row]:
     """Encode batches of pixels."""
     captioner = Captioner.from_pretrained(device="cpu")
-    plain, fast = Plain(captioner).encoder, captioner.model.encoder.fast(CPU)
+    slow = Plain(captioner)
+    plain, fast = slow.encoder, slow.model.encoder.fast(CPU)
     batch = next(iter(ImageLoader(photos, plain.transform, batch_size=8)))
     rows = []
     with torch.inference_mode():
@@ -192,7 +194,7 @@ def folder(photos: list[str], rounds: int) -> list[Row]:
         {"name": f"captioning files, {size} a turn", "unit": "photos/s", **in_turns(works, rounds, size)}
     ]
     with tempfile.TemporaryDirectory() as name:
-        fast, number = captioner.model.encoder.fast(CPU), itertools.count()
+        fast, number = plain.model.encoder.fast(CPU), itertools.count()
 
         def build(turn: int) -> None:
             pictures = [(photo, Path(photo)) for photo in parts[turn]]
@@ -215,6 +217,7 @@ def search(photos: list[str], rounds: int) -> list[Row]:
 
 def _search_row(captioner: Captioner, name: str, memory: Memory, size: int, rounds: int) -> Row:
     plain, parts = Plain(captioner), len(memory) // size
+    engine = model_engine(captioner.engine, "compare searches")
 
     def part(turn: int) -> Memory:
         return memory[turn % parts * size :][:size]
@@ -222,7 +225,7 @@ def _search_row(captioner: Captioner, name: str, memory: Memory, size: int, roun
     together = 10 if size == 1 else 1
     turns = [range(turn * together, (turn + 1) * together) for turn in range(2 * rounds)]
     works: dict[str, Work] = {
-        "ours": lambda turn: [captioner.caption_memory(part(number)) for number in turns[turn]],
+        "ours": lambda turn: [engine.caption_memory(part(number), captioner.search) for number in turns[turn]],
         "plain": lambda turn: [plain.search(part(number)) for number in turns[turn]],
     }
     row = in_turns(works, 2 * rounds, size * together)
@@ -240,9 +243,11 @@ class Training:
         torch.manual_seed(0)
         generator = torch.Generator().manual_seed(0)
         settings, refiner = TRAINED[name]
-        self.decoder = build_decoder(settings, features=self.features, words=self.words, refiner=refiner).train()
+        self.refiner = build_refiner(refiner, features=self.features).train()
+        self.decoder = build_decoder(settings, features=self.refiner.features, words=self.words).train()
+        self.parameters = [*self.refiner.parameters(), *self.decoder.parameters()]
         self.objective = CrossEntropy(CrossEntropyConfig())
-        self.optimiser = torch.optim.AdamW(self.decoder.parameters(), lr=1e-3, fused=True)
+        self.optimiser = torch.optim.AdamW(self.parameters, lr=1e-3, fused=True)
         self.memory = Memory.of_grid(torch.rand(self.images, 196, self.features, generator=generator), (14, 14))
         frequency = 1.0 / torch.arange(1, self.words - 3).float()
         # 10.8 words on average, deviation 3.7, at least 3, at most 24.
@@ -260,9 +265,9 @@ class Training:
         """Take one step."""
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
             decoder: Any = partial(Decoder.forward, self.decoder) if plain else self.decoder
-            loss, _ = self.objective(decoder, self.memory, self.batches[turn % len(self.batches)])
+            loss, _ = self.objective(self.refiner, decoder, self.memory, self.batches[turn % len(self.batches)])
         loss.backward()
-        nn.utils.clip_grad_norm_(self.decoder.parameters(), 5.0)
+        nn.utils.clip_grad_norm_(self.parameters, 5.0)
         self.optimiser.step()
         self.optimiser.zero_grad()
 

@@ -44,7 +44,8 @@ from captioner.evaluation.scores import Scorer
 from captioner.features import FeatureStore, build_store
 from captioner.memory import Memory
 from captioner.processes import Processes
-from captioner.search import SearchConfig, choose_search
+from captioner.search.config import SearchConfig
+from captioner.search.search import search as find
 from captioner.text.vocabulary import Vocabulary
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -201,12 +202,11 @@ def searching(images: int, *, width: int = 3, places: int = 196) -> Values:
     """Search captions of 20 words, 40 images at a time."""
     decoder, memory = soft_attention().eval(), memory_of(40, places)
     config = SearchConfig(width=width, max_words=20, min_words=20)
-    search = choose_search(config)
     with torch.inference_mode():
-        search(decoder, memory, config)
+        find(decoder, memory, config)
         began = time.perf_counter()
         for _ in range(images // 40):
-            search(decoder, memory, config)
+            find(decoder, memory, config)
     return {"seconds": time.perf_counter() - began}
 
 

@@ -76,7 +76,7 @@ def captioner(sources: list[Path], arguments: argparse.Namespace) -> Path:
         scores: Scores = {}
         for width in WIDTHS:
             found = evaluate(
-                Captioner(model, width=width, length_normalisation=normalisation),
+                Captioner.from_model(model, width=width, length_normalisation=normalisation),
                 dev,
                 features=features,
                 metrics=("BLEU", "METEOR", "ROUGE-L", "CIDEr"),
@@ -91,7 +91,7 @@ def captioner(sources: list[Path], arguments: argparse.Namespace) -> Path:
         search = {"width": best(scores, "CIDEr")[0], "length_normalisation": normalisation}
         model.config = model.config.model_copy(update={"search": model.config.search.model_copy(update=search)})
     about["scores"] = {cards.search_name(width): dict(values) for width, values in scores.items()}
-    about["decoder_parameters"] = sum(parameter.numel() for parameter in model.decoder.parameters())
+    about["decoder_parameters"] = model.decoder_size
     about |= {"bits": 8, "encoder_bits": arguments.encoder_bits}
     folder = save_model(ASSETS / arguments.name, model, about=about, dtype=torch.int8, half=half)
     files.write_text(folder / CARD, cards.card(folder))

@@ -381,5 +381,5 @@ def test_a_model_never_downloads_a_backbone(
 
 def test_weights_that_are_finite_but_too_large_to_compute_with_are_a_clear_error(folder: Path) -> None:
     captioner = Captioner.from_pretrained(changed_weights(folder, lambda w: w["decoder.output.weight"].fill_(1e38)))
-    with pytest.raises(CheckpointError, match="no probabilities, since its weights are damaged"):
+    with pytest.raises(CheckpointError, match="no probabilities: its weights are damaged"):
         captioner(Image.new("RGB", (80, 60), "red"))

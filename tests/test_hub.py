@@ -100,7 +100,7 @@ def assert_same(ours: Any, theirs: Any) -> None:
 def test_a_captioner_comes_back_as_it_was(
     hub: Hub, cache: Callable[[], Path], picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    captioner = Captioner(tiny_model(width=3))
+    captioner = Captioner.from_model(tiny_model(width=3))
     captioner.about = ABOUT
     assert captioner.push_to_hub(NAME) == f"{hub.url}/{NAME}"
     repository = hub.repositories[NAME]
@@ -152,7 +152,7 @@ def test_an_exported_captioner_comes_back_as_it_was(
     cache()
     assert_same(Captioner.from_pretrained(NAME)(picture), captioner(picture))
     # A model of another kind takes its place, and nothing of the old one stays.
-    Captioner(tiny_model()).push_to_hub(NAME)
+    Captioner.from_model(tiny_model()).push_to_hub(NAME)
     assert set(hub.repositories[NAME].files) == PARTS
     Captioner.from_pretrained(NAME)(picture)
 

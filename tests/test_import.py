@@ -51,7 +51,7 @@ def test_every_public_name_is_there(name: str) -> None:
 
 
 def test_lazy_names_are_the_real_things() -> None:
-    from captioner.base import Captioner
+    from captioner.captioner import Captioner
     from captioner.memory import Memory
 
     assert captioner.Memory is Memory

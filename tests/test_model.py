@@ -31,7 +31,7 @@ def test_new_words_begin_as_the_mean_and_change_nothing_else(decoder: str, refin
     tokens = torch.tensor([[[1, 4, 5, 7], [1, 6, 0, 0]]])
     with torch.no_grad():
         memory = model(torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8))
-        before, after = (each.decoder(memory, tokens).logits for each in (model, larger))
+        before, after = (each.decoder(each.refiner(memory), tokens).logits for each in (model, larger))
     torch.testing.assert_close(after[..., :8], before)
     torch.testing.assert_close(after[..., 8], after[..., 4:8].mean(-1))
     torch.testing.assert_close(after[..., 8], after[..., 9])

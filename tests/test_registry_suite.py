@@ -22,8 +22,9 @@ from captioner.decoders import DECODERS
 from captioner.encoders import ENCODERS, REFINERS, Encoder
 from captioner.encoders.sequence import TEXT_ENCODERS
 from captioner.memory import Memory
-from captioner.model import CaptionModel, ModelConfig, build_decoder, build_encoder
-from captioner.search import SearchConfig, beam
+from captioner.model import CaptionModel, ModelConfig, build_encoder
+from captioner.search.beam import beam
+from captioner.search.config import SearchConfig
 from captioner.text.subwords import Subwords
 from captioner.text.vocabulary import BOS, EOS, PAD, Vocabulary
 from captioner.training.cross_entropy import CrossEntropy, CrossEntropyConfig
@@ -72,6 +73,7 @@ class Model:
     """A model of pictures or of text, with the same interface."""
 
     encoder: nn.Module
+    refiner: nn.Module
     decoder: Any
     encode: Callable[[], Memory]
     reload: Callable[[Path], Model]
@@ -90,10 +92,9 @@ def build(kind: str, encoder: str, refiner: str | None, decoder: str) -> Model:
         return of_text(
             TranslationModel(TranslationConfig.model_validate(parts), pieces, Subwords.learn(["ein Hund"], merges=2))
         )
-    config, vocabulary, made = ModelConfig.model_validate(parts), Vocabulary(WORDS), picture_encoder(encoder)
+    config, made = ModelConfig.model_validate(parts), picture_encoder(encoder)
     torch.manual_seed(1)
-    last = build_decoder(config.decoder, features=made.features, words=len(vocabulary), refiner=config.refiner)
-    return of_pictures(CaptionModel(config, vocabulary, made, last))
+    return of_pictures(CaptionModel.build(config, Vocabulary(WORDS), made))
 
 
 @cache
@@ -111,7 +112,7 @@ def of_pictures(model: CaptionModel) -> Model:
         model.tuned_stages = model.encoder.stages  # so that the folder holds the encoder's random weights
         return of_pictures(load_model(save_model(folder, model)))
 
-    return Model(model.encoder, model.decoder, lambda: model(pixels), reload)
+    return Model(model.encoder, model.refiner, model.decoder, lambda: model(pixels), reload)
 
 
 def of_text(model: TranslationModel) -> Model:
@@ -121,6 +122,7 @@ def of_text(model: TranslationModel) -> Model:
         tokens[row, : len(sentence)] = torch.tensor(sentence)
     return Model(
         model.encoder,
+        model.refiner,
         model.decoder,
         lambda: model(tokens),
         lambda folder: of_text(load_translator(save_translator(folder, model))),
@@ -171,10 +173,17 @@ def tokens_of(captions: list[list[list[int]]]) -> Tensor:
     return Captions.collate(captions).inputs
 
 
+def exact(pair: Pair) -> tuple[nn.Module, Any]:
+    """Build the refiner and the decoder of a pair in 64 bits."""
+    model = build(*pair)
+    return model.refiner.double().eval(), model.decoder.double().eval()
+
+
 def test_single_steps_are_the_whole(pair: Pair) -> None:
-    decoder = build(*pair).decoder.double().eval()
+    refiner, decoder = exact(pair)
     memory, tokens = memory_of(pair.kind, pair.encoder).to(dtype=torch.float64), tokens_of(CAPTIONS)
     with torch.no_grad():
+        memory = refiner(memory)
         output, expected = decoder(memory, tokens), step_by_step(decoder, memory, tokens)
     torch.testing.assert_close(output.logits, expected.logits, rtol=0, atol=1e-9)
     if expected.attention is not None:
@@ -184,7 +193,7 @@ def test_single_steps_are_the_whole(pair: Pair) -> None:
 
 
 def test_masked_places_do_not_matter(pair: Pair) -> None:
-    decoder = build(*pair).decoder.double().eval()
+    refiner, decoder = exact(pair)
     memory, tokens = memory_of(pair.kind, pair.encoder).to(dtype=torch.float64), tokens_of(CAPTIONS)
     assert memory.mask is not None
     changed = Memory(
@@ -195,12 +204,15 @@ def test_masked_places_do_not_matter(pair: Pair) -> None:
         memory.boxes,
     )
     with torch.no_grad():
-        torch.testing.assert_close(decoder(changed, tokens).logits, decoder(memory, tokens).logits, rtol=0, atol=1e-9)
+        logits, expected = (decoder(refiner(each), tokens).logits for each in (changed, memory))
+        torch.testing.assert_close(logits, expected, rtol=0, atol=1e-9)
 
 
 def test_beam_search_is_the_naive_one(pair: Pair) -> None:
-    decoder, memory = build(*pair).decoder.double().eval(), memory_of(pair.kind, pair.encoder).to(dtype=torch.float64)
+    refiner, decoder = exact(pair)
     config = SearchConfig(width=3, n_best=3, max_words=5)
+    with torch.inference_mode():
+        memory = refiner(memory_of(pair.kind, pair.encoder).to(dtype=torch.float64))
     for image, found in enumerate(beam(decoder, memory, config)):
         assert_same(found, reference(decoder, memory[image : image + 1], config))
 
@@ -211,17 +223,20 @@ def test_it_is_the_same_from_a_folder(pair: Pair, tmp_path: Path) -> None:
     tokens = torch.tensor([[[BOS, 4, 5]]] * 3)
     for part in (model, again):
         part.encoder.eval()
+        part.refiner.eval()
         part.decoder.eval()
     with torch.no_grad():
-        assert torch.equal(again.decoder(again.encode(), tokens).logits, model.decoder(model.encode(), tokens).logits)
+        read, expected = (part.decoder(part.refiner(part.encode()), tokens).logits for part in (again, model))
+    assert torch.equal(read, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_near(pair: Pair, dtype: torch.dtype) -> None:
-    decoder, memory, tokens = build(*pair).decoder.eval(), memory_of(pair.kind, pair.encoder), tokens_of(CAPTIONS)
+    model, memory, tokens = build(*pair), memory_of(pair.kind, pair.encoder), tokens_of(CAPTIONS)
+    refiner, decoder = model.refiner.eval(), model.decoder.eval()
     with torch.no_grad():
-        expected = decoder(memory, tokens).logits.softmax(-1)
-        logits = decoder.to(dtype)(memory.to(dtype=dtype), tokens).logits
+        expected = decoder(refiner(memory), tokens).logits.softmax(-1)
+        logits = decoder.to(dtype)(refiner.to(dtype)(memory.to(dtype=dtype)), tokens).logits
     assert logits.dtype == dtype and (logits.float().softmax(-1) - expected).abs().max() < 0.02
 
 
@@ -229,7 +244,7 @@ def test_a_few_steps_of_training_lower_the_loss(pair: Pair) -> None:
     model, objective = build(*pair), CrossEntropy(CrossEntropyConfig(label_smoothing=0.0))
     captions = Captions.collate(CAPTIONS)
     model.decoder.train()
-    trained = [("decoder", model.decoder)]
+    trained = [("decoder", model.decoder), ("refiner", model.refiner.train())]
     if pair.kind == "text":  # encoders of pictures are pretrained
         trained.append(("encoder", model.encoder.train()))
     parameters = [parameter for _, part in trained for parameter in part.parameters()]
@@ -237,7 +252,7 @@ def test_a_few_steps_of_training_lower_the_loss(pair: Pair) -> None:
     losses = []
     for step in range(30):
         memory = model.encode() if pair.kind == "text" else memory_of(pair.kind, pair.encoder)
-        loss, _ = objective(model.decoder, memory, captions)
+        loss, _ = objective(model.refiner, model.decoder, memory, captions)
         optimiser.zero_grad()
         loss.backward()
         if step == 0:
@@ -253,7 +268,7 @@ def test_whole_captions_come_out(pair: Pair) -> None:
     model = build(*pair)
     model.encoder.eval()
     with torch.no_grad():
-        found = beam(model.decoder.eval(), model.encode(), SearchConfig(width=2, max_words=4))
+        found = beam(model.decoder.eval(), model.refiner.eval()(model.encode()), SearchConfig(width=2, max_words=4))
     assert [len(hypotheses) for hypotheses in found] == [1, 1, 1] and all(
         EOS not in found[image][0].words for image in range(3)
     )

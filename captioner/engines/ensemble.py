@@ -67,10 +67,7 @@ class Mean:
     def start(self, memory: Memories) -> State:
         """Prepare one hypothesis per image; see :meth:`Decoder.start`."""
         return _joined(
-            [
-                member.writer.decoder.start(member.writer.refiner(member.writer.readable(memory.parts[member.memory])))
-                for member in self.members
-            ]
+            [member.writer.decoder.start(member.writer.refined(memory.parts[member.memory])) for member in self.members]
         )
 
     def step(self, tokens: Tensor, state: State) -> Step:
@@ -157,7 +154,7 @@ class EnsembleEngine(TorchEngine):
         self._decoder = Mean(
             [
                 Member(
-                    Writer(model, self.device),
+                    Writer.of(model, self.device),
                     number,
                     None if own is None else own.to(self.device),
                     model.decoder.attends and shown[number],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,7 @@ class ModelEngine(TorchEngine):
         # The encoder takes most of the time and runs at lower precision where that is faster; the model keeps its
         # own encoder, as it may be saved again.
         self._encoder = model.encoder.fast(self.device)
-        self._writer = Writer(model, self.device)
+        self._writer = Writer.of(model, self.device)
 
     @property
     def decoder_size(self) -> int:
@@ -138,8 +138,8 @@ class ModelEngine(TorchEngine):
     ) -> list[Caption]:
         """Caption images that are already encoded; see :meth:`TorchEngine.caption_memory`."""
         self.check(attention)
-        memory = self._writer.readable(self._encoder.finish(memory.to(self.device), cut))
-        found = find(self._writer.decoder, self._writer.refiner(memory), search)
+        memory = self._encoder.finish(memory.to(self.device), cut)
+        found = find(self._writer.decoder, self._writer.refined(memory), search)
         captions = [
             captions_of(hypotheses, self.vocabulary, **regions)
             for hypotheses, regions in zip(found, regions_of(memory, self.encoders[0].classes), strict=True)
@@ -154,27 +154,32 @@ class ModelEngine(TorchEngine):
         return [best_of(each) for each in captions]
 
 
+@dataclass(frozen=True)
 class Writer:
-    """The refiner and the decoder of a model, as they search on a device.
-
-    On a CPU both are packed twins on the same weights (:func:`captioner.layers.linear.packed`).
+    """The refiner and the decoder of a model, as they search.
 
     Attributes:
-        refiner: from a readable memory to the one that the decoder attends to.
+        refiner: maps the encoder's memory to the one that the decoder attends to.
         decoder: writes the words.
+        dtype: the precision that the memory must have; ``None`` if the first layer reads any.
     """
 
-    def __init__(self, model: CaptionModel, device: torch.device) -> None:
-        self._dtype: torch.dtype | None = next(model.decoder.parameters()).dtype
-        dtype = fast_dtype(device)
-        self.refiner: Refiner = fast(model.refiner, dtype)
-        self.decoder: Decoder = fast(model.decoder, dtype)
-        if device.type == "cpu" and (model.config.refiner is not None or model.decoder.reads_half):
-            self._dtype = None
+    refiner: Refiner
+    decoder: Decoder
+    dtype: torch.dtype | None
 
-    def readable(self, memory: Memory) -> Memory:
-        """Return a memory in a precision that the first layer can read: any if it is packed, else its own."""
-        return memory if self._dtype is None else memory.to(dtype=self._dtype)
+    @classmethod
+    def of(cls, model: CaptionModel, device: torch.device) -> Writer:
+        """Make the writer of a model on a device; on a CPU its parts are packed (:mod:`captioner.layers.linear`)."""
+        dtype = fast_dtype(device)
+        reads_any = device.type == "cpu" and (model.config.refiner is not None or model.decoder.reads_half)
+        own = None if reads_any else next(model.decoder.parameters()).dtype
+        return cls(fast(model.refiner, dtype), fast(model.decoder, dtype), own)
+
+    def refined(self, memory: Memory) -> Memory:
+        """Return the memory that the decoder attends to."""
+        refined: Memory = self.refiner(memory if self.dtype is None else memory.to(dtype=self.dtype))
+        return refined
 
 
 def regions_of(memory: Memory, classes: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -60,7 +60,7 @@ class Stepper(Protocol):
 
 
 def constrain(log_probabilities: Array, history: Array, config: SearchConfig) -> Array:
-    """Set the words that may not come next to minus infinity, in place; see :func:`captioner.search.base.constrain`."""
+    """Set the words that may not come next to minus infinity, in place; see :func:`captioner.search.constraints.constrain`."""
     ending = log_probabilities[..., EOS].copy()
     log_probabilities[..., [PAD, BOS]] = NEVER
     if config.forbid_unknown:

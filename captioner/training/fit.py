@@ -217,10 +217,9 @@ class Run(Loop[Batch]):
 
     def parts(self) -> dict[str, tuple[nn.Module, nn.Module]]:
         """See :meth:`Loop.parts`."""
-        parts: dict[str, tuple[nn.Module, nn.Module]] = {
-            "refiner": (self.model.refiner, self.average.refiner),
-            "decoder": (self.model.decoder, self.average.decoder),
-        }
+        parts: dict[str, tuple[nn.Module, nn.Module]] = {"decoder": (self.model.decoder, self.average.decoder)}
+        if self.model.config.refiner is not None:
+            parts["refiner"] = (self.model.refiner, self.average.refiner)
         if self.unfrozen:
             parts["encoder"] = (self.model.encoder.tail(self.unfrozen), self.average.encoder.tail(self.unfrozen))
         return parts

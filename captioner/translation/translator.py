@@ -169,7 +169,7 @@ class Translator:
         """Add translations to captions and their next best captions, in order and with constant memory.
 
         Args:
-            captions: read lazily, for example from :meth:`captioner.base.Captioner.stream`; anything that is not a
+            captions: read lazily, for example from :meth:`captioner.captioner.Captioner.stream`; anything that is not a
                 caption, such as a picture's error, is passed on in its place.
             batch_size: how many captions are collected and then translated at once.
         """

@@ -26,7 +26,6 @@ def test_json_has_everything(run) -> None:
     assert set(listed["decoder"]) == set(DECODERS)
     assert all(listed["decoder"].values()), "a family without a description"
     assert set(listed["text encoder"]) == set(TEXT_ENCODERS) and set(listed["refiner"]) == set(REFINERS)
-    assert set(listed["search"]) == {"beam", "greedy"}
 
 
 def test_a_shipped_translator_is_listed(run, shipped_translator: str) -> None:

@@ -93,13 +93,15 @@ def test_files_are_completed_without_stdout(code: Code, photos: Path, tmp_path: 
 def test_nothing_more_is_captioned_for_a_reader_that_has_gone(
     code: Code, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from captioner.pipeline import TorchCaptioner
+    from captioner.engines.model import ModelEngine
 
-    caption_memory, batches = TorchCaptioner.caption_memory, []
+    caption_memory, batches = ModelEngine.caption_memory, []
     monkeypatch.setattr(
-        TorchCaptioner,
+        ModelEngine,
         "caption_memory",
-        lambda self, memory, **more: batches.append(len(memory)) or caption_memory(self, memory, **more),
+        lambda self, memory, *more, **settings: (
+            batches.append(len(memory)) or caption_memory(self, memory, *more, **settings)
+        ),
     )
     messages = encoded("utf-8")
     many = [photos / "red.jpg"] * 60

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from captioner import backend
 from captioner.decoders import DECODERS, DecoderOutput
+from captioner.layers.linear import packed
 from captioner.text.vocabulary import BOS, PAD
 from tests.builders import LENGTHS, WORDS, build_decoder, build_memory, build_tokens, spread_out, step_by_step
 
@@ -96,7 +97,7 @@ def test_picking_hypotheses_and_images_is_as_if_they_had_been_written_so(name: s
 def test_the_fast_twin_steps_as_the_decoder_does(name: str, dtype: torch.dtype, tolerance: float) -> None:
     decoder, memory, tokens = build_decoder(name).float(), build_memory().to(dtype=torch.float32), build_tokens()
     before = {key: tensor.clone() for key, tensor in decoder.state_dict().items()}
-    fast = decoder.fast(dtype)
+    fast = packed(decoder, dtype)
     expected = step_by_step(decoder, memory, tokens)
     assert_same(step_by_step(fast, memory, tokens), expected, tolerance)
     assert_same(step_by_step(fast, memory.to(dtype=torch.bfloat16), tokens), expected, 0.1)

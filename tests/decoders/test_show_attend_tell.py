@@ -15,6 +15,7 @@ from torch import Tensor
 
 from captioner.data.batches import Captions
 from captioner.decoders import ShowAttendTell
+from captioner.encoders.refiner import Identity
 from captioner.memory import Memory
 from captioner.text.vocabulary import BOS, EOS, PAD
 from captioner.training.cross_entropy import CrossEntropy, CrossEntropyConfig
@@ -155,7 +156,7 @@ def test_hard_attention_has_the_exact_gradient_on_average(baseline: float) -> No
         objective.begun.fill_(True)
         scripted(decoder, places)
         decoder.zero_grad()
-        objective(decoder, memory, Captions(tokens, targets))[0].backward()
+        objective(Identity(features=FEATURES), decoder, memory, Captions(tokens, targets))[0].backward()
         state, log_probability, weight = (
             decoder.start(memory),
             torch.zeros((), dtype=torch.float64),

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from captioner import Captioner
 from captioner.caption import Caption
+from captioner.engines.model import model_engine
 from captioner.errors import AnnotationError, CaptionerError, EvaluationError
 from captioner.evaluation.boxes import Boxes, Scene, covered, read_boxes
 from captioner.evaluation.grounding import ground
@@ -31,7 +32,9 @@ def build(decoder: str = "show_attend_tell", **encoder: Any) -> Captioner:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return Captioner(CaptionModel.build(config, Vocabulary(["a", "dog", "man", "puppy", "runs"])), device="cpu")
+        return Captioner.from_model(
+            CaptionModel.build(config, Vocabulary(["a", "dog", "man", "puppy", "runs"])), device="cpu"
+        )
 
 
 @pytest.fixture
@@ -115,17 +118,18 @@ def naive(
     captioner: Captioner, photo: Path, captions: list[list[str]], wanted: dict[str, list[float]]
 ) -> list[tuple[float, float]]:
     """Return pointing and mass of each wanted word of references, step by step, cell by cell."""
-    pixels = torch.from_numpy(captioner.model.encoder.transform.pixels(Image.open(photo).convert("RGB"))).unsqueeze(0)
+    model = model_engine(captioner.engine, "test").model
+    pixels = torch.from_numpy(model.encoder.transform.pixels(Image.open(photo).convert("RGB"))).unsqueeze(0)
     found = []
     with torch.no_grad():
-        memory = captioner.model(pixels)
+        memory = model(pixels)
         assert memory.grid is not None
         rows, columns = memory.grid
         for words in captions:
-            state = captioner.model.decoder.start(memory)
+            state = model.decoder.start(memory)
             last = "<bos>"
             for word in words:
-                step = captioner.model.decoder.step(torch.tensor([[captioner.model.vocabulary.number(last)]]), state)
+                step = model.decoder.step(torch.tensor([[model.vocabulary.number(last)]]), state)
                 state, last = step.state, word
                 if word not in wanted or step.attention is None:
                     continue
@@ -171,20 +175,24 @@ def test_references_are_measured_as_if_read_word_by_word(data: dict[str, Path]) 
 def test_generated_words_are_scored_by_their_attention(data: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """The attention of "dog" is set to the upper left region, where only the first photo has its dog."""
     captioner = build()
+    engine = model_engine(captioner.engine, "test")
+    model = engine.model
     regions = torch.tensor([[0.0, 0, 0.4, 0.5], [0.6, 0, 1, 0.5], [0, 0, 0, 0]])
 
     def encode(pixels: Tensor) -> Memory:
         b = len(pixels)
         mask = torch.tensor([True, True, False]).expand(b, 3)
-        d = captioner.model.encoder.features
+        d = model.encoder.features
         return Memory(torch.zeros(b, 3, d), torch.zeros(b, d), mask=mask, boxes=regions.expand(b, 3, 4))
 
-    monkeypatch.setattr(captioner.model, "forward", encode)
+    monkeypatch.setattr(model, "forward", encode)
     attention = np.array([[0.0, 1, 0], [1, 0, 0]])
     monkeypatch.setattr(
-        captioner,
+        engine,
         "caption_memory",
-        lambda memory, **_: [Caption("A dog.", ["a", "dog"], -1.0, attention, boxes=regions.numpy())] * len(memory),
+        lambda memory, search, **_: (
+            [Caption("A dog.", ["a", "dog"], -1.0, attention, boxes=regions.numpy())] * len(memory)
+        ),
     )
     found = ground(captioner, data["instances"], data["captions"], data["images"], resamples=200).generated
     assert (found.words, found.photos, found.absent) == (2, 2, 0)
@@ -241,7 +249,9 @@ def test_single_heads_are_measured(data: dict[str, Path]) -> None:
         search={"width": 2, "max_words": 5},  # type: ignore[arg-type]
     )
     torch.manual_seed(0)
-    captioner = Captioner(CaptionModel.build(config, Vocabulary(["a", "dog", "man", "puppy", "runs"])), device="cpu")
+    captioner = Captioner.from_model(
+        CaptionModel.build(config, Vocabulary(["a", "dog", "man", "puppy", "runs"])), device="cpu"
+    )
 
     def mass(attention: str) -> float:
         found = ground(captioner, data["instances"], data["captions"], attention=attention, resamples=100)

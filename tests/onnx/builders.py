@@ -12,7 +12,7 @@ from torch import nn
 
 from captioner.decoders import DECODERS
 from captioner.encoders.grid import GridConfig, GridEncoder, Trunk
-from captioner.model import CaptionModel, ModelConfig, build_decoder
+from captioner.model import CaptionModel, ModelConfig
 from captioner.text.vocabulary import Vocabulary
 from tests.builders import SMALL
 
@@ -52,10 +52,10 @@ def tiny(variant: str, **search: Any) -> CaptionModel:
         torch.manual_seed(2)
         trunk = nn.Sequential(nn.Conv2d(3, 8, 32, 32), nn.ReLU())  # a backbone takes seconds to trace
         encoder = GridEncoder(GridConfig(**grid), Trunk(trunk, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)))  # type: ignore[arg-type]
-        decoder = build_decoder(config.decoder, features=8, words=4 + len(WORDS), refiner=config.refiner)
-        for weight in decoder.parameters():
+        model = CaptionModel.build(config, Vocabulary(WORDS), encoder)
+        for weight in (*model.refiner.parameters(), *model.decoder.parameters()):
             nn.init.normal_(weight, std=1.5)
-    return CaptionModel(config, Vocabulary(WORDS), encoder, decoder).eval()
+    return model.eval()
 
 
 def photos(folder: Path, count: int = 5) -> list[Path]:

@@ -12,8 +12,9 @@ from captioner.decoders import DECODERS, Decoder
 from captioner.decoders import State as TorchState
 from captioner.memory import Memory
 from captioner.onnx.beam import State, Step, beam, constrain
-from captioner.search import Hypothesis, SearchConfig, choose_search
-from captioner.search.base import constrain as constrain_in_torch
+from captioner.search.config import Hypothesis, SearchConfig
+from captioner.search.constraints import constrain as constrain_in_torch
+from captioner.search.search import search
 from tests import builders
 from tests.builders import build_memory
 from tests.search.test_search import SETTINGS, assert_same, sharp
@@ -52,7 +53,7 @@ def test_it_finds_what_the_search_in_torch_finds(name: str, width: int) -> None:
     for seed, settings in enumerate(SETTINGS):
         decoder = sharp(name, seed=seed, ending=seed % 3 - 0.5)
         config = SearchConfig(width=width, n_best=width, **settings)
-        expected = choose_search(config)(decoder, memory, config)
+        expected = search(decoder, memory, config)
         for ours, theirs in zip(InTorch(decoder, memory).search(config), expected, strict=True):
             assert_same(ours, theirs)
             finished |= {hypothesis.finished for hypothesis in ours}
@@ -63,7 +64,7 @@ def test_a_vocabulary_smaller_than_the_beam(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(builders, "WORDS", 6)
     memory, decoder = build_memory(), sharp("show_attend_tell")
     config = SearchConfig(width=9, n_best=9, max_words=3)
-    expected = choose_search(config)(decoder, memory, config)
+    expected = search(decoder, memory, config)
     for ours, theirs in zip(InTorch(decoder, memory).search(config), expected, strict=True):
         assert_same(ours, theirs)
 

@@ -29,8 +29,8 @@ for package in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(package, reason=f"exporting needs {package}; pip install 'captioner[onnx]'")
 
 from captioner.onnx import export as exporting  # noqa: E402
+from captioner.onnx.engine import OnnxEngine  # noqa: E402
 from captioner.onnx.export import export  # noqa: E402
-from captioner.onnx.runtime import OnnxCaptioner  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ LONG = ("conformer, relative", "refined, hard", "learned positions")  # graphs t
 def test_every_family_says_the_same_without_torch(
     variant: str, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("encoders.base", "pipeline"):
+    for module in ("encoders.base", "engines.model"):
         monkeypatch.setattr(f"captioner.{module}.fast_dtype", lambda device: torch.float32)
     model = tiny(variant)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -91,8 +91,8 @@ def test_every_family_says_the_same_without_torch(
     texts: set[str] = set()
     for search in settings:
         ours = Captioner.from_pretrained(tmp_path / "exported", device="cpu", **search)
-        theirs = Captioner(model, device="cpu", **search)
-        assert isinstance(ours, OnnxCaptioner) and isinstance(ours, Captioner) and ours.attends == theirs.attends
+        theirs = Captioner.from_model(model, device="cpu", **search)
+        assert isinstance(ours.engine, OnnxEngine) and ours.attends == theirs.attends
         assert ours.search == theirs.search
         for batch_size in (1, 3):  # the last batch is smaller
             for one, other in zip(
@@ -177,14 +177,14 @@ def test_damage_is_found_and_names_the_file(copy: Path, name: str) -> None:
     whole = (copy / name).read_bytes()
     (copy / name).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CheckpointError, match=rf"{name}: .*(cut off|is not JSON).*copy"):
-        OnnxCaptioner(copy)
+        OnnxEngine.load(copy)
     if name != CONFIG:
         (copy / name).write_bytes(whole[:-9] + bytes(9))
         with pytest.raises(CheckpointError, match=rf"{name}: is damaged"):
             Captioner.from_pretrained(copy)
     (copy / name).unlink()
     with pytest.raises(CheckpointError, match=name):
-        OnnxCaptioner(copy)
+        OnnxEngine.load(copy)
 
 
 def test_a_config_of_another_form(copy: Path) -> None:
@@ -207,9 +207,9 @@ def test_a_graph_in_anothers_place_is_refused(copy: Path, name: str, there: str)
     if name != there:
         shutil.copyfile(copy / name, copy / there)
         with pytest.raises(CheckpointError, match=rf"{there}: (has|is damaged)"):
-            OnnxCaptioner(copy)
+            OnnxEngine.load(copy)
         with pytest.raises(CheckpointError, match=rf"{there}: its inputs are .* so it is not this graph"):
-            OnnxCaptioner(older(copy))
+            OnnxEngine.load(older(copy))
 
 
 def test_graphs_of_another_model_are_refused_when_they_are_run(copy: Path, pictures: list[Path]) -> None:
@@ -238,7 +238,7 @@ def test_a_graph_with_weights_outside_its_folder_is_refused(copy: Path) -> None:
         tensor.external_data.add(key=key, value=value)
     (copy / GRAPHS[2]).write_bytes(graph.SerializeToString())
     with pytest.raises(CheckpointError, match=r"step\.onnx: onnxruntime .* cannot load it"):
-        OnnxCaptioner(older(copy))
+        OnnxEngine.load(older(copy))
 
 
 def test_an_export_that_differs_is_refused(
@@ -257,7 +257,7 @@ def test_eight_bits_are_nearly_the_same(pictures: list[Path], tmp_path: Path) ->
     found = export(model, tmp_path / "exported", photos=pictures, calibrate=pictures)
     assert 1e-4 < found.features < 0.1 and found.photos == len(pictures)
     captioner = Captioner.from_pretrained(tmp_path / "exported")
-    assert isinstance(captioner, OnnxCaptioner) and captioner.graphs.int8
+    assert isinstance(captioner.engine, OnnxEngine) and captioner.engine.graphs.int8
     assert {path.name for path in (tmp_path / "exported").iterdir()} == {*GRAPHS, CONFIG, VOCABULARY, CARD}
     assert all(caption.tokens for caption in captioner(pictures))
     with pytest.raises(ImageError, match="none"):
@@ -269,10 +269,10 @@ def test_a_difference_is_measured(folder: Path, pictures: list[Path]) -> None:
     model = tiny("show_attend_tell")
     with torch.no_grad():
         next(iter(model.encoder.parameters())).mul_(1.1)
-    found = exporting.compare(model, OnnxCaptioner(folder), pictures)
+    found = exporting.compare(model, OnnxEngine.load(folder), pictures)
     assert found.features > 1e-2 and found.log_probabilities > 1e-3
     with pytest.raises(CaptionerError, match="no photos"):
-        exporting.compare(model, OnnxCaptioner(folder), [])
+        exporting.compare(model, OnnxEngine.load(folder), [])
 
 
 def test_what_cannot_be_exported_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

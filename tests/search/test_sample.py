@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from captioner.decoders import DECODERS
-from captioner.search import SearchConfig, greedy
+from captioner.search.config import SearchConfig
+from captioner.search.greedy import greedy
 from captioner.search.sample import sample
 from captioner.text.vocabulary import BOS, EOS, PAD, UNK
 from tests.builders import WORDS, build_decoder, build_memory, step_by_step

@@ -14,10 +14,14 @@ from torch import Tensor, nn
 from captioner.decoders import DECODERS, Decoder
 from captioner.errors import ConfigError
 from captioner.memory import Memory
-from captioner.search import SEARCHES, Hypothesis, SearchConfig, beam, greedy
+from captioner.search.beam import beam
+from captioner.search.config import Hypothesis, SearchConfig
+from captioner.search.greedy import greedy
 from captioner.text.vocabulary import BOS, EOS, PAD, UNK
 from tests import builders
 from tests.builders import build_decoder, build_memory
+
+SEARCHES = {"beam": beam, "greedy": greedy}
 
 every_decoder = pytest.mark.parametrize("name", list(DECODERS))
 

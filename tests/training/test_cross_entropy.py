@@ -5,6 +5,7 @@ import torch
 
 from captioner.data.batches import Captions
 from captioner.decoders import DECODERS
+from captioner.encoders.refiner import Identity
 from captioner.memory import Memory
 from captioner.text.vocabulary import BOS, EOS, PAD
 from captioner.training.cross_entropy import (
@@ -18,13 +19,16 @@ from tests.builders import FEATURES, WORDS, build_decoder, step_by_step
 CAPTIONS = Captions.collate([[[1, 5, 6, 2], [1, 7, 2]], [[1, 4, 2]]])
 
 
+PLAIN = Identity(features=FEATURES)
+
+
 @pytest.mark.parametrize("name", list(DECODERS))
 def test_loss_is_that_of_torch_and_the_papers_penalty(name: str) -> None:
     torch.manual_seed(0)
     decoder = build_decoder(name)
     memory = Memory.of_grid(torch.randn(2, 4, FEATURES, dtype=torch.float64), (2, 2))
     loss, metrics = CrossEntropy(CrossEntropyConfig(label_smoothing=0.1, doubly_stochastic=0.3))(
-        decoder, memory, CAPTIONS
+        PLAIN, decoder, memory, CAPTIONS
     )
     output = decoder(memory, CAPTIONS.inputs)
     expected = torch.nn.functional.cross_entropy(output.logits, CAPTIONS.targets, label_smoothing=0.1)
@@ -83,7 +87,7 @@ def test_scheduled_sampling_rises_with_the_run() -> None:
     decoder = build_decoder("show_tell")
     memory = Memory.of_grid(torch.randn(2, 4, FEATURES, dtype=torch.float64), (2, 2))
     objective, plain = (CrossEntropy(CrossEntropyConfig(scheduled_sampling=share)) for share in (1.0, 0.0))
-    expected, _ = plain(decoder, memory, CAPTIONS)
-    torch.testing.assert_close(objective(decoder, memory, CAPTIONS)[0], expected)
+    expected, _ = plain(PLAIN, decoder, memory, CAPTIONS)
+    torch.testing.assert_close(objective(PLAIN, decoder, memory, CAPTIONS)[0], expected)
     objective.done = 1.0
-    assert objective(decoder, memory, CAPTIONS)[0] != expected
+    assert objective(PLAIN, decoder, memory, CAPTIONS)[0] != expected

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from captioner import Captioner
 from captioner.checkpoint import load_model
+from captioner.engines.model import model_engine
 from captioner.errors import AnnotationError, CheckpointError, ConfigError
 from captioner.features import FeatureStore
 from captioner.model import CaptionModel
@@ -137,8 +138,9 @@ def test_training_the_last_stages_leaves_the_others(tiny: Path, tmp_path: Path) 
     assert any(not torch.equal(old[name], new[name]) for name in old if "weight" in name)
     # Stored features, completed by the tuned stages, give the same captions as the pictures themselves.
     store = FeatureStore(tmp_path / "run" / "features", encoder=after.encoder)
-    captioner, names = Captioner(after, device="cpu"), [f"{number}.png" for number in range(24, 32)]
-    from_store = captioner.caption_memory(store.memory(names), cut=store.cut)
+    captioner, names = Captioner.from_model(after, device="cpu"), [f"{number}.png" for number in range(24, 32)]
+    engine = model_engine(captioner.engine, "test")
+    from_store = engine.caption_memory(store.memory(names), captioner.search, cut=store.cut)
     assert [caption.text for caption in from_store] == [
         caption.text for caption in captioner([tmp_path / name for name in names])
     ]

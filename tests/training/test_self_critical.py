@@ -13,14 +13,16 @@ from torch import Tensor
 from captioner.data.batches import Captions
 from captioner.data.dataset import Photo
 from captioner.decoders import Decoder
+from captioner.encoders.refiner import Identity
 from captioner.evaluation.bleu import SentenceBleu
 from captioner.evaluation.cider import CiderD
-from captioner.model import Refined
 from captioner.model import build_decoder as build_model_decoder
+from captioner.model import build_refiner
 from captioner.text.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
 from captioner.training.self_critical import SelfCritical, SelfCriticalConfig
 from tests.builders import FEATURES, WORDS, build_decoder, build_memory, step_by_step
 
+PLAIN = Identity(features=FEATURES)
 REFERENCES = [[[4, 5, EOS], [4, 6, EOS]], [[7, EOS]], [[5, 5, EOS]]]
 CAPTIONS = Captions(torch.full((2, 1, 1), BOS), torch.tensor([4, 7]), photos=(0, 1))
 
@@ -56,7 +58,7 @@ def test_the_gradient_is_that_of_the_expected_reward(name: str, baseline: str) -
     torch.manual_seed(0)
     decoder = build_decoder(name)
     config = SelfCriticalConfig(samples=8000, max_words=2, baseline=baseline)  # type: ignore[arg-type]
-    loss, metrics = SelfCritical(config, REFERENCES, WORDS)(decoder, build_memory(images=2), CAPTIONS)
+    loss, metrics = SelfCritical(config, REFERENCES, WORDS)(PLAIN, decoder, build_memory(images=2), CAPTIONS)
     loss.backward()
     estimated = gradient(decoder)
     decoder.zero_grad()
@@ -105,7 +107,7 @@ def test_cross_entropy_is_mixed_in(name: str) -> None:
         torch.manual_seed(0)
         decoder.zero_grad()
         config = SelfCriticalConfig(cross_entropy=share, length=1.0, max_words=3)
-        value, metrics = SelfCritical(config, REFERENCES, WORDS)(decoder, memory, captions)
+        value, metrics = SelfCritical(config, REFERENCES, WORDS)(PLAIN, decoder, memory, captions)
         value.backward()
         return value.detach(), metrics, gradient(decoder)
 
@@ -126,18 +128,18 @@ def test_cross_entropy_is_mixed_in(name: str) -> None:
 
 @pytest.mark.parametrize("dropout", [False, True])
 def test_a_refiner_works_once_unless_its_dropout_is_to_differ(dropout: bool) -> None:
-    refiner = {"name": "transformer", "blocks": 1, "size": 8, "heads": 2, "feed_forward": 12, "dropout": 0.1}
+    part = {"name": "transformer", "blocks": 1, "size": 8, "heads": 2, "feed_forward": 12, "dropout": 0.1}
+    refiner = build_refiner(part, features=FEATURES).double().train()
     part = {"name": "show_attend_tell", "embedding": 6, "hidden": 5, "attention": 7}
-    decoder = build_model_decoder(part, features=FEATURES, words=WORDS, refiner=refiner).double().train()
-    assert isinstance(decoder, Refined)
+    decoder = build_model_decoder(part, features=refiner.features, words=WORDS).double().train()
     calls: list[bool] = []
-    decoder.refiner.register_forward_pre_hook(lambda module, _: calls.append(module.training))
+    refiner.register_forward_pre_hook(lambda module, _: calls.append(module.training))
     config = SelfCriticalConfig(samples=5, max_words=2, dropout=dropout)
-    loss, _ = SelfCritical(config, REFERENCES, WORDS)(decoder, build_memory(images=2), CAPTIONS)
+    loss, _ = SelfCritical(config, REFERENCES, WORDS)(refiner, decoder, build_memory(images=2), CAPTIONS)
     loss.backward()
     assert calls == ([False, True] if dropout else [False])
-    assert decoder.training and decoder.refiner.training and decoder.decoder.training
-    assert any(parameter.grad is not None for parameter in decoder.refiner.parameters())
+    assert decoder.training and refiner.training
+    assert any(parameter.grad is not None for parameter in refiner.parameters())
 
 
 def test_it_increases_the_expected_reward() -> None:
@@ -147,7 +149,7 @@ def test_it_increases_the_expected_reward() -> None:
     optimiser = torch.optim.Adam(decoder.parameters(), lr=0.02)
     before = expected_reward(decoder.eval()).item()
     for _ in range(40):
-        loss, metrics = objective(decoder.train(), build_memory(images=2), CAPTIONS)
+        loss, metrics = objective(PLAIN, decoder.train(), build_memory(images=2), CAPTIONS)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

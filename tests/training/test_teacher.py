@@ -17,6 +17,7 @@ from captioner import Captioner
 from captioner.checkpoint import load_model
 from captioner.data import loader
 from captioner.data.dataset import Photo
+from captioner.engines.model import model_engine
 from captioner.errors import AnnotationError, CheckpointError, ConfigError
 from captioner.features import FeatureStore, build_store
 from captioner.text.vocabulary import EOS, tokenize
@@ -102,7 +103,7 @@ def test_the_student_learns_what_the_teachers_own_search_finds(tiny: Path, teach
 def test_stored_features_take_the_place_of_pictures(
     tiny: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("captioner.pipeline.fast_dtype", lambda device: torch.float32)
+    monkeypatch.setattr("captioner.engines.model.fast_dtype", lambda device: torch.float32)
     photos = set_up(tiny, tmp_path / "run").train.photos
     config, device = TeacherConfig(model=str(teacher)), torch.device("cpu")
     (tmp_path / "plain").mkdir()
@@ -117,9 +118,10 @@ def test_stored_features_take_the_place_of_pictures(
     found = asked.beams(photos)
     assert read == [photo.path.name for photo in photos[:3]]
     assert all(found[photo.image_id] == expected[photo.image_id] for photo in photos[:3])
-    captioner = Captioner(load_model(teacher), device="cpu", width=5, n_best=5)
-    features = captioner.open_features(store)
-    stored = captioner.caption_memory(features.memory([photo.image_id for photo in photos[3:]]))
+    captioner = Captioner.from_model(load_model(teacher), device="cpu", width=5, n_best=5)
+    engine = model_engine(captioner.engine, "test")
+    features = engine.open_features(store)
+    stored = engine.caption_memory(features.memory([photo.image_id for photo in photos[3:]]), captioner.search)
     for photo, caption in zip(photos[3:], stored, strict=True):
         assert found[photo.image_id] == tuple(one.text for one in (caption, *caption.others))
     read.clear()
@@ -355,7 +357,7 @@ def test_an_exported_teacher_writes_on_the_cpu(tiny: Path, tmp_path: Path) -> No
     model = exportable("show_attend_tell")
     export(model, tmp_path / "exported", source="mine", about={}, photos=sorted(tmp_path.glob("?.png")))
     student = set_up(tiny, tmp_path / "run", f"data.teacher.model={tmp_path / 'exported'}")
-    expected = Captioner(model, device="cpu", width=5)([photo.path for photo in student.train.photos])
+    expected = Captioner.from_model(model, device="cpu", width=5)([photo.path for photo in student.train.photos])
     assert [photo.captions for photo in student.train.photos] == [(caption.text,) for caption in expected]
     config = TeacherConfig(model=str(tmp_path / "exported"))
     assert Teacher(config, tmp_path, device=torch.device("cuda"), console=quiet()).device == "cpu"

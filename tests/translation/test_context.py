@@ -14,7 +14,7 @@ from captioner.data.batches import Captions
 from captioner.errors import ConfigError
 from captioner.layers.segments import previous_lines
 from captioner.text.vocabulary import BOS, EOS, PAD
-from captioner.translation.context import InContext, Reader, readers_of_context
+from captioner.translation.context import DecoderInContext, Reader, RefinerInContext, readers_of_context
 from captioner.translation.model import TranslationModel
 from captioner.translation.pairs import collate
 from captioner.translation.translator import Translator
@@ -47,11 +47,12 @@ def assert_all_same(found: Sequence[Translation], expected: Sequence[Translation
 def test_what_is_written_is_what_training_scores(part: str, context: int) -> None:
     model = model_of(part)
     sources, config = [model.read(text) for text in TEXT], Translator(model, device="cpu").search
-    found = Reader(model, model.decoder, config, context=context)(sources)
+    found = Reader(model, model.refiner, model.decoder, config, context=context)(sources)
     written = [hypotheses[0] for hypotheses in found if hypotheses is not None]
     captions = Captions.collate([[[BOS, *hypothesis.words, EOS]] for hypothesis in written])
-    decoder = InContext(model.decoder, previous_lines([True] + [False] * (len(TEXT) - 1), context))
-    logits = decoder(model(collate(sources)), captions.inputs).logits.log_softmax(-1)
+    previous = previous_lines([True] + [False] * (len(TEXT) - 1), context)
+    memory = RefinerInContext(model.refiner, previous)(model(collate(sources)))
+    logits = DecoderInContext(model.decoder, previous)(memory, captions.inputs).logits.log_softmax(-1)
     each = logits.gather(1, captions.targets.unsqueeze(1)).squeeze(1)
     line = (captions.inputs != PAD).nonzero()[:, 0]
     cut = torch.tensor([not hypothesis.finished for hypothesis in written])
@@ -102,4 +103,5 @@ def test_what_cannot_read_a_context_says_so() -> None:
     refiner = XL["refiner"]
     for changed in ({"axes": 2, "relative": False}, {"order": True}):
         model = build("transformer_xl", refiner=refiner | changed)
-        assert readers_of_context(model.decoder)[0] is None and readers_of_context(model.decoder)[1] is not None
+        refining, writing = readers_of_context(model.refiner, model.decoder)
+        assert refining is None and writing is not None

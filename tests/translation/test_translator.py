@@ -19,7 +19,8 @@ from captioner.caption import Caption, Translation
 from captioner.checkpoint import CARD, SOURCE_VOCABULARY, VOCABULARY, WEIGHTS, load_model, locate, save_model
 from captioner.errors import CheckpointError, ConfigError, ImageError
 from captioner.folders import translators
-from captioner.search import beam, greedy
+from captioner.search.beam import beam
+from captioner.search.greedy import greedy
 from captioner.settings import validate
 from captioner.text.subwords import Subwords
 from captioner.text.vocabulary import EOS
@@ -93,7 +94,7 @@ def test_a_translation_is_what_the_search_found(family: str) -> None:
     translator = Translator(model, device="cpu")
     numbers = model.source.encode(SOURCE[0])[1:]
     assert model.read(f"  {SOURCE[0]}\n".replace(" dog", "\t dog")) == numbers and numbers[-1] == EOS
-    (hypothesis,) = beam(model.decoder, model(torch.tensor([numbers])), translator.search)[0]
+    (hypothesis,) = beam(model.decoder, model.refiner(model(torch.tensor([numbers]))), translator.search)[0]
     translation = translator(SOURCE[0])
     assert translation.text == str(translation) == model.target.sentence(hypothesis.words)
     assert "".join(translation.tokens) == translation.text or "".join(translation.tokens) == f" {translation.text}"
@@ -105,7 +106,7 @@ def test_a_translation_is_what_the_search_found(family: str) -> None:
         np.testing.assert_allclose(translation.attention.sum(1), 1, rtol=1e-5)
     narrow = Translator(model, device="cpu", width=1)
     assert narrow(SOURCE[0]).text == model.target.sentence(
-        greedy(model.decoder, model(torch.tensor([numbers])), narrow.search)[0][0].words
+        greedy(model.decoder, model.refiner(model(torch.tensor([numbers]))), narrow.search)[0][0].words
     )
 
 

@@ -12,14 +12,14 @@ from PIL import Image
 
 pytest.importorskip("fastapi_offline", reason="the page's packages are not installed: pip install 'captioner[web]'")
 
-from captioner.base import Captioner
+from captioner.captioner import Captioner
 from captioner.web.batches import Batches
 from tests.test_checkpoint import tiny_model
 
 
 @pytest.fixture(scope="session")
 def captioner() -> Captioner:
-    return Captioner(tiny_model(), device="cpu")
+    return Captioner.from_model(tiny_model(), device="cpu")
 
 
 def encoded(kind: str = "JPEG", size: tuple[int, int] = (80, 60), seed: int = 0, **settings: Any) -> bytes:

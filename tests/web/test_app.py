@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from PIL import Image
 from starlette.testclient import TestClient
 
-from captioner.base import Captioner
+from captioner.captioner import Captioner
 from captioner.errors import CheckpointError
 from captioner.web.app import create_app
 from captioner.web.batches import Batches

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from captioner.base import Captioner
+from captioner.caption import Caption
+from captioner.captioner import Captioner
 from captioner.data.loader import ImageBatch, load_pixels
 from captioner.data.transform import Transform
+from captioner.engines.engine import Engine
 from captioner.errors import ImageError
+from captioner.search.config import SearchConfig
 from captioner.web.batches import Batches, UnknownModelError
 from captioner.web.lanes import FullError
 from tests.web.conftest import encoded, until
@@ -29,27 +32,27 @@ def grey(value: int, size: tuple[int, int] = (3, 2)) -> bytes:
     return stream.getvalue()
 
 
-class Slow:
-    """A captioner whose batches wait until they are let go; it remembers them, and captions an image by its grey."""
+class Slow(Engine):
+    """Waits with each batch until it may continue; remembers the batches, and captions an image by its grey."""
 
     transform = Transform(size=2, mean=(0, 0, 0), std=(1, 1, 1))
+    search = SearchConfig()
 
     def __init__(self) -> None:
         self.begun, self.go = threading.Semaphore(0), threading.Semaphore(0)
         self.batches: list[list[int]] = []
 
-    def encoded_at_once(self, batch_size: int) -> int:
-        return batch_size
+    def check(self, attention: str) -> None: ...
 
-    def caption_batches(self, batches: Sequence[ImageBatch], together: int, attention: str) -> Iterator[Any]:
+    def caption(self, batches: Iterable[ImageBatch], *arguments: Any, **settings: Any) -> Iterator[Any]:
+        batches = list(batches)
         greys = [int(pixels.flat[0]) for batch in batches for pixels in batch.array]
         self.batches.append(greys)
         self.begun.release()
         assert self.go.acquire(timeout=10)
-        for grey in greys:
-            if grey == CRASH:
-                raise RuntimeError("out of memory")
-            yield str(grey)
+        if CRASH in greys:
+            raise RuntimeError("out of memory")
+        yield batches, [Caption(str(grey), [str(grey)], 0.0) for grey in greys]
 
 
 @pytest.fixture
@@ -59,7 +62,7 @@ def slow() -> Slow:
 
 @pytest.fixture
 def shared(slow: Slow) -> Iterator[Batches]:
-    made = Batches(["one", "two"], lambda name: slow, size=3, waiting=5)  # type: ignore[arg-type, return-value]
+    made = Batches(["one", "two"], lambda name: Captioner(slow), size=3, waiting=5)
     yield made
     slow.go.release(99)
     made.close()
@@ -80,7 +83,7 @@ def test_those_that_wait_are_the_next_batch_of_their_model(slow: Slow, shared: B
     decoded(shared, 4)
     assert shared.waiting == 4
     slow.go.release(3)
-    assert first.result(10) == "0" and [rest[i].result(10) for i in (0, 1, 3, 4)] == ["1", "2", "4", "5"]
+    assert first.result(10).text == "0" and [rest[i].result(10).text for i in (0, 1, 3, 4)] == ["1", "2", "4", "5"]
     assert slow.batches == [[0], [1, 5], [2, 4]]
 
 
@@ -92,7 +95,7 @@ def test_a_batch_has_a_most_and_so_has_what_waits(slow: Slow, shared: Batches) -
         shared.submit(grey(6))
     decoded(shared, 5)
     slow.go.release(3)
-    assert [future.result(10) for future in waiting] == ["1", "2", "3", "4", "5"]
+    assert [future.result(10).text for future in waiting] == ["1", "2", "3", "4", "5"]
     assert [len(batch) for batch in slow.batches] == [1, 3, 2]
 
 
@@ -100,7 +103,7 @@ def test_a_failure_is_its_batchs_alone(slow: Slow, shared: Batches) -> None:
     slow.go.release(9)
     with pytest.raises(RuntimeError, match="out of memory"):
         shared.submit(grey(CRASH)).result(10)
-    assert shared.submit(grey(1)).result(10) == "1"
+    assert shared.submit(grey(1)).result(10).text == "1"
 
 
 def test_a_request_that_was_given_up_costs_nothing(slow: Slow, shared: Batches) -> None:
@@ -110,7 +113,7 @@ def test_a_request_that_was_given_up_costs_nothing(slow: Slow, shared: Batches) 
     decoded(shared, 2)
     assert gone.cancel() and shared.waiting == 1
     slow.go.release(9)
-    assert first.result(10) == "0" and stays.result(10) == "2"
+    assert first.result(10).text == "0" and stays.result(10).text == "2"
     assert slow.batches == [[0], [2]]
 
 
@@ -123,15 +126,15 @@ def test_an_image_that_takes_long_holds_up_only_large_ones(
     until(lambda: large[0] in shared._waiting.values() and not shared._decoding._alone._jobs.get(large[0]))
     monkeypatch.setattr("captioner.web.batches.load_pixels", whole)
     slow.go.release(9)
-    assert shared.submit(grey(7)).result(10) == "7"
+    assert shared.submit(grey(7)).result(10).text == "7"
     assert not large[0].done()
     assert large[1].cancel() and shared.waiting == 1
     go.set()
-    assert large[0].result(10) == "0" and slow.batches == [[7], [0]]
+    assert large[0].result(10).text == "0" and slow.batches == [[7], [0]]
 
 
 def test_after_closing_nothing_waits(slow: Slow) -> None:
-    closing = Batches(["one"], lambda name: slow)  # type: ignore[arg-type, return-value]
+    closing = Batches(["one"], lambda name: Captioner(slow))
     running = closing.submit(grey(0))
     assert slow.begun.acquire(timeout=10)
     waits = closing.submit(grey(1))
@@ -141,7 +144,7 @@ def test_after_closing_nothing_waits(slow: Slow) -> None:
         waits.result(10)
     slow.go.release()
     thread.join(10)
-    assert running.result(10) == "0"
+    assert running.result(10).text == "0"
     with pytest.raises(FullError, match="shutting down"):
         closing.submit(grey(2))
 

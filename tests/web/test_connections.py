@@ -10,13 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from typing import Any
 
 import httpx
 import pytest
 import uvicorn
 
-from captioner.caption import Caption
+from captioner.captioner import Captioner
 from captioner.web.app import create_app
 from captioner.web.batches import Batches
 from captioner.web.connections import Connection, NoHandles, protocol, room
@@ -27,22 +26,14 @@ from tests.web.test_batches import Slow, grey
 HEAD = b"POST /caption HTTP/1.1\r\nHost: localhost\r\n"
 
 
-class Speaks(Slow):
-    """The same, with captions of their own kind."""
-
-    def caption_batches(self, *arguments: Any) -> Iterator[Caption]:
-        for text in super().caption_batches(*arguments):
-            yield Caption(text, [text], 0.0)
-
-
 @pytest.fixture
 def slow() -> Slow:
-    return Speaks()
+    return Slow()
 
 
 @pytest.fixture
 def shared(slow: Slow) -> Iterator[Batches]:
-    made = Batches(["one"], lambda name: slow, size=2)  # type: ignore[arg-type, return-value]
+    made = Batches(["one"], lambda name: Captioner(slow), size=2)
     yield made
     slow.go.release(999)
     made.close()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from captioner.base import Captioner
+from captioner.captioner import Captioner
 from captioner.web.app import create_app
 from captioner.web.batches import Batches
 from tests.browser import launched
@@ -32,7 +32,7 @@ def others() -> Captioner:
     """A model that says other things than the first."""
     model = tiny_model()
     model.decoder.output.bias.data.roll(1)
-    return Captioner(model, device="cpu", width=1, min_words=4)
+    return Captioner.from_model(model, device="cpu", width=1, min_words=4)
 
 
 @pytest.fixture

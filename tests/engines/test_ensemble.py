@@ -19,19 +19,22 @@ from captioner.data.annotations import read_captions
 from captioner.decoders import DECODERS, Decoder, Step
 from captioner.encoders.base import Encoder
 from captioner.encoders.grid import GridEncoder
+from captioner.encoders.refiner import Identity
 from captioner.encoders.regions import RegionEncoder
-from captioner.ensemble import Ensemble, Mean, Member
+from captioner.engines.ensemble import EnsembleEngine, Mean, Member
+from captioner.engines.model import Writer
 from captioner.errors import CaptionerError, CheckpointError, FeatureStoreError, ImageError
 from captioner.evaluation.evaluate import generate
 from captioner.evaluation.grounding import ground
 from captioner.features import build_store
 from captioner.folders import locate_captioners, members
 from captioner.memory import Memories, Memory
-from captioner.model import CaptionModel, ModelConfig, build_decoder, build_encoder
-from captioner.search import SEARCHES, SearchConfig
+from captioner.model import CaptionModel, ModelConfig, build_encoder
+from captioner.search.config import SearchConfig
 from captioner.search.sample import sample
+from captioner.search.search import search
 from captioner.text.vocabulary import BOS, EOS, Vocabulary
-from tests.builders import SMALL, build_memory
+from tests.builders import FEATURES, SMALL, build_memory
 from tests.builders import WORDS as SIZE
 from tests.figures.builders import photo
 from tests.search.test_search import assert_same, reference, sharp
@@ -64,7 +67,7 @@ def encoders() -> dict[str, Encoder]:
 @pytest.fixture
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compute in 32 bits, whatever is fast here."""
-    for module in ("ensemble", "pipeline", "encoders.base", "encoders.grid", "encoders.regions"):
+    for module in ("engines.model", "encoders.base", "encoders.grid", "encoders.regions"):
         monkeypatch.setattr(f"captioner.{module}.fast_dtype", lambda device: torch.float32)
 
 
@@ -92,13 +95,9 @@ def build(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        vocabulary = Vocabulary(words)
-        decoder = build_decoder(
-            config.decoder, features=encoder.features, words=len(vocabulary), refiner=config.refiner
-        )
-        for weight in decoder.parameters():
+        model = CaptionModel.build(config, Vocabulary(words), encoder)
+        for weight in (*model.refiner.parameters(), *model.decoder.parameters()):
             torch.nn.init.normal_(weight, std=20 if weight.shape[-1] == encoder.features else 1)
-    model = CaptionModel(config, vocabulary, encoder, decoder)
     model.tuned_stages = encoder.stages
     return model.eval()
 
@@ -111,7 +110,7 @@ def renumbered(model: CaptionModel, words: list[str]) -> CaptionModel:
     for name, values in model.decoder.state_dict().items():
         if len(known) in values.shape[:1]:
             decoder.state_dict()[name].copy_(values[order])
-    return CaptionModel(model.config, vocabulary, model.encoder, decoder)
+    return CaptionModel(model.config, vocabulary, model.encoder, model.refiner, decoder)
 
 
 def assert_alike(ours: Caption, theirs: Caption) -> None:
@@ -122,6 +121,14 @@ def assert_alike(ours: Caption, theirs: Caption) -> None:
     assert len(ours.others) == len(theirs.others)
     for pair in zip(ours.others, theirs.others, strict=True):
         assert_alike(*pair)
+
+
+def plain(decoder: Decoder) -> Writer:
+    return Writer(Identity(features=FEATURES), decoder, None)
+
+
+def ensemble_of(models: dict[str, CaptionModel], **search: Any) -> Any:
+    return Captioner(EnsembleEngine(models, device="cpu"), **search)
 
 
 class Averaged:
@@ -168,11 +175,11 @@ def test_the_search_is_that_of_the_mean_of_probabilities(families: tuple[str, ..
         which = [0, 1, 1][: len(families)]
         mean = Mean(
             [
-                Member(decoder, number, torch.tensor(order) if i else None, shown=number == 0)
+                Member(plain(decoder), number, torch.tensor(order) if i else None, shown=number == 0)
                 for i, (decoder, number, order) in enumerate(zip(decoders, which, orders, strict=False))
             ]
         )
-        together = SEARCHES["greedy" if config.width == 1 else "beam"](mean, memories, config)
+        together = search(mean, memories, config)
         for image, found in enumerate(together):
             alone = memories[image : image + 1]
             members = [
@@ -194,7 +201,7 @@ def test_samples_are_drawn_from_the_mean() -> None:
             output.bias.fill_(-1e4)
             output.bias[word] = 0
     torch.manual_seed(0)
-    mean = Mean([Member(decoder, 0, None, shown=True) for decoder in sure])
+    mean = Mean([Member(plain(decoder), 0, None, shown=True) for decoder in sure])
     drawn = sample(mean, Memories((build_memory(images=1),)), 1000, SearchConfig(max_words=1))
     counts = Counter(drawn.flatten().tolist())
     assert counts.keys() == {5, 9} and 400 < counts[5] < 600
@@ -205,7 +212,7 @@ def test_a_model_with_itself_is_that_model(encoders: dict[str, Encoder], photos:
     paths = [save_model(tmp_path / name / "mine", model) for name in ("one", "another")]
     alone = Captioner.from_pretrained(paths[0], device="cpu")
     together = Captioner.from_pretrained(f"{paths[0]}+{paths[1]}", device="cpu")
-    assert isinstance(together, Ensemble) and together.attends and together.search == alone.search
+    assert isinstance(together.engine, EnsembleEngine) and together.attends and together.search == alone.search
     assert list(together.about["members"]) == list(map(str, paths))
     for pair in zip(together(photos), alone(photos), strict=True):
         assert_alike(*pair)
@@ -217,16 +224,16 @@ def test_the_order_of_words_does_not_matter(family: str, encoders: dict[str, Enc
     model, other = build(family, encoders["grid"]), build("show_attend_tell", encoders["grid"], seed=4)
     again = renumbered(model, sorted(WORDS, reverse=True))
     assert again.vocabulary != model.vocabulary
-    expected = Ensemble({"other": other, "model": model}, device="cpu")(photos)
-    for caption, same in zip(Ensemble({"other": other, "model": again}, device="cpu")(photos), expected, strict=True):
+    expected = ensemble_of({"other": other, "model": model})(photos)
+    for caption, same in zip(ensemble_of({"other": other, "model": again})(photos), expected, strict=True):
         assert_alike(caption, same)
     assert len({caption.text for caption in expected}) > 1
 
 
 def test_the_first_decides_how_to_search(encoders: dict[str, Encoder]) -> None:
     models = {"a": build("show_tell", encoders["grid"], width=4), "b": build("top_down", encoders["grid"], width=2)}
-    assert Ensemble(models, device="cpu").search.width == 4
-    assert Ensemble(dict(reversed(models.items())), device="cpu", max_words=5).search == SearchConfig(
+    assert ensemble_of(models).search.width == 4
+    assert ensemble_of(dict(reversed(models.items())), max_words=5).search == SearchConfig(
         width=2, min_words=2, max_words=5
     )
 
@@ -254,14 +261,14 @@ def test_a_picture_is_read_once_and_encoded_once_by_each_encoder(
     encoded, read = count(monkeypatch), []
     load = __import__("captioner.data.loader", fromlist=["load_image"]).load_image
     monkeypatch.setattr("captioner.data.loader.load_image", lambda path, **how: read.append(path) or load(path, **how))
-    ensemble = Ensemble(same, device="cpu")
-    assert len(ensemble.encoders) == 1 and ensemble.transform == encoders["grid"].transform
+    ensemble = ensemble_of(same)
+    assert len(ensemble.engine.encoders) == 1 and ensemble.transform == encoders["grid"].transform
     ensemble(photos)
     assert encoded == {"GridEncoder": len(photos)} and sorted(read) == photos
     encoded.clear()
     read.clear()
     more = {"cropped": build("top_down", encoders["cropped"]), "regions": build("top_down", encoders["regions"])}
-    Ensemble(same | more, device="cpu")(photos)
+    ensemble_of(same | more)(photos)
     assert encoded == {"GridEncoder": 2 * len(photos), "RegionEncoder": len(photos)} and sorted(read) == photos
 
 
@@ -278,11 +285,11 @@ def test_encoders_that_were_tuned_share_what_was_not(
                 weight.mul_(1.1)
         models[f"tuned {stages}"] = build("top_down", tuned)
         models[f"tuned {stages}"].tuned_stages = stages
-    ensemble = Ensemble(models, device="cpu")
+    ensemble = ensemble_of(models)
     pixels = torch.stack([torch.from_numpy(ensemble.transform.pixels(Image.open(path))) for path in photos])
     encoded = count(monkeypatch)
     with torch.no_grad():
-        memories = ensemble.encode(pixels)
+        memories = ensemble.engine.encode(pixels)
         assert encoded == {"GridEncoder": 2 * len(photos)}  # once for three, and by the one that was tuned as a whole
         for model, memory in zip(models.values(), memories.parts, strict=True):
             torch.testing.assert_close(memory.vectors, model.encoder(pixels).vectors, rtol=1e-3, atol=1e-5)
@@ -294,8 +301,8 @@ def test_each_encoder_sees_what_it_sees_alone(encoders: dict[str, Encoder]) -> N
     names = ["grid", "cropped", "both", "regions", "larger", "other weights"]
     image = photo()
     for order in (names, names[::-1]):
-        ensemble = Ensemble({name: build("top_down", encoders[name]) for name in order}, device="cpu")
-        memories = ensemble.encode(torch.from_numpy(ensemble.transform.pixels(image))[None])
+        ensemble = ensemble_of({name: build("top_down", encoders[name]) for name in order})
+        memories = ensemble.engine.encode(torch.from_numpy(ensemble.transform.pixels(image))[None])
         assert ensemble.transform.place((80, 60)) == encoders[order[0]].transform.place((80, 60))
         with torch.no_grad():
             for name, memory in zip(order, memories.parts, strict=True):
@@ -327,8 +334,8 @@ def test_attention_is_the_mean_over_members_that_look_at_the_same_places(
         for i, (family, name) in enumerate(zip(families, names, strict=True))
     ]
     blind = build("show_tell", encoders["larger"])  # attends to nothing, although it is the first
-    ensemble = Ensemble({"blind": blind} | {str(i): model for i, model in enumerate(models)}, device="cpu")
-    expected = Captioner(models[0], device="cpu")(photos[4])
+    ensemble = ensemble_of({"blind": blind} | {str(i): model for i, model in enumerate(models)})
+    expected = Captioner.from_model(models[0], device="cpu")(photos[4])
     caption = ensemble(photos[4])
     tokens = torch.tensor([[[BOS, *(ensemble.vocabulary.number(word) for word in caption.tokens[:-1])]]])
     attention = []
@@ -336,7 +343,7 @@ def test_attention_is_the_mean_over_members_that_look_at_the_same_places(
         encoder = models[number].encoder
         with torch.no_grad():
             memory = encoder(torch.from_numpy(encoder.transform.pixels(Image.open(photos[4])))[None])
-            attention.append(models[number].decoder(memory, tokens).attention.numpy())
+            attention.append(models[number].decoder(models[number].refiner(memory), tokens).attention.numpy())
     assert caption.attention is not None
     np.testing.assert_allclose(caption.attention, np.mean(attention, axis=0), rtol=0, atol=1e-3)
     assert (caption.grid, caption.labels, caption.seen) == (expected.grid, expected.labels, expected.seen)
@@ -347,12 +354,12 @@ def test_attention_is_the_mean_over_members_that_look_at_the_same_places(
 
 
 def test_models_that_do_not_attend_have_no_attention(encoders: dict[str, Encoder], photos: list[Path]) -> None:
-    ensemble = Ensemble({str(seed): build("show_tell", encoders["grid"], seed=seed) for seed in (0, 1)}, device="cpu")
+    ensemble = ensemble_of({str(seed): build("show_tell", encoders["grid"], seed=seed) for seed in (0, 1)})
     assert not ensemble.attends and ensemble(photos[0]).attention is None
 
 
 def test_bad_pictures_are_errors_in_their_places(encoders: dict[str, Encoder], photos: list[Path]) -> None:
-    ensemble = Ensemble({name: build("top_down", encoders[name]) for name in ("grid", "larger")}, device="cpu")
+    ensemble = ensemble_of({name: build("top_down", encoders[name]) for name in ("grid", "larger")})
     sources = [photos[0], b"junk", photos[1], photos[0].with_name("none.jpg"), photos[2]]
     for batch_size in (1, 2, 8):
         results = list(ensemble.stream(sources, batch_size=batch_size))
@@ -366,27 +373,27 @@ def test_features_take_the_place_of_pictures(encoders: dict[str, Encoder], photo
     (tmp_path / "captions.csv").write_text("image,caption\n" + "".join(f"{path},a dog\n" for path in photos))
     data = read_captions(tmp_path / "captions.csv")
     models = {name: build(name, encoders["grid"]) for name in ("show_attend_tell", "transformer")}
-    ensemble = Ensemble(models, device="cpu")
+    ensemble = ensemble_of(models)
     expected, errors = generate(ensemble, data)
     assert not errors and len(set(expected.values())) > 1
     for cut in (0, 2):
         pictures = [(photo.image_id, photo.path) for photo in data.photos]
         folder = build_store(tmp_path / f"cut {cut}", encoders["grid"].front(cut), pictures, workers=1).store.folder
-        assert generate(ensemble, data, features=ensemble.open_features(folder)) == (expected, [])
+        assert generate(ensemble, data, features=ensemble.engine.open_features(folder)) == (expected, [])
     tuned = copy.deepcopy(encoders["grid"])
     with torch.no_grad():
         for weight in tuned.tail(2).parameters():
             weight.mul_(1.5)
-    other = Ensemble(models | {"tuned": build("top_down", tuned)}, device="cpu")
-    assert len(other.encoders) == 2
+    other = ensemble_of(models | {"tuned": build("top_down", tuned)})
+    assert len(other.engine.encoders) == 2
     expected, _ = generate(other, data)
-    assert generate(other, data, features=other.open_features(tmp_path / "cut 2")) == (expected, [])
+    assert generate(other, data, features=other.engine.open_features(tmp_path / "cut 2")) == (expected, [])
     with pytest.raises(FeatureStoreError, match="cut 0: was not made by the encoder of each member"):
-        other.open_features(tmp_path / "cut 0")
+        other.engine.open_features(tmp_path / "cut 0")
     with pytest.raises(FeatureStoreError, match="none: no feature store"):
-        other.open_features(tmp_path / "none")
+        other.engine.open_features(tmp_path / "none")
     with pytest.raises(FeatureStoreError, match="cut 0: was not made by the encoder of each member"):
-        Ensemble({"b": build("show_tell", encoders["larger"])}, device="cpu").open_features(tmp_path / "cut 0")
+        ensemble_of({"b": build("show_tell", encoders["larger"])}).engine.open_features(tmp_path / "cut 0")
 
 
 def test_other_words_are_refused(encoders: dict[str, Encoder]) -> None:
@@ -398,16 +405,16 @@ def test_other_words_are_refused(encoders: dict[str, Encoder]) -> None:
     }
     expected = (
         "mine and theirs cannot be an ensemble, as they do not share a vocabulary: "
-        "only mine knows 'grass', 'two', 'red' and 1 more; only theirs knows 'bird', 'fish', 'frog' and 1 more"
+        "only mine has 'grass', 'two', 'red' and 1 more; only theirs has 'bird', 'fish', 'frog' and 1 more"
     )
     with pytest.raises(CheckpointError, match=expected):
-        Ensemble(models, device="cpu")
-    with pytest.raises(CheckpointError, match="only theirs knows 'red', 'old'; "):
-        Ensemble({"mine": build("show_tell", encoders["grid"], words=WORDS[:-2]), "theirs": models["mine"]})
+        ensemble_of(models)
+    with pytest.raises(CheckpointError, match="only theirs has 'red', 'old'; "):
+        ensemble_of({"mine": build("show_tell", encoders["grid"], words=WORDS[:-2]), "theirs": models["mine"]})
 
 
 def test_what_needs_one_model_refuses_several(encoders: dict[str, Encoder], tmp_path: Path) -> None:
-    ensemble = Ensemble({name: build(name, encoders["grid"]) for name in ("transformer", "top_down")}, device="cpu")
+    ensemble = ensemble_of({name: build(name, encoders["grid"]) for name in ("transformer", "top_down")})
     for attention in ("rollout", "heads", "1.1"):
         with pytest.raises(CaptionerError, match="an ensemble has only the mean"):
             ensemble(photo(), attention=attention)
@@ -459,7 +466,7 @@ def test_members_that_cannot_be_are_refused(encoders: dict[str, Encoder], tmp_pa
 def test_the_end_is_a_word_of_the_mean_too() -> None:
     """A member that is sure of the end gives it half of the probability, whatever the other says."""
     decoders = [sharp("show_tell", ending=1e4), sharp("show_tell", seed=1, ending=-1e4)]
-    mean = Mean([Member(decoder, 0, None, shown=False) for decoder in decoders])
+    mean = Mean([Member(plain(decoder), 0, None, shown=False) for decoder in decoders])
     memories = Memories((build_memory(),))
     step = mean.step(torch.full((len(memories), 1), BOS), mean.start(memories))
     assert step.attention is None

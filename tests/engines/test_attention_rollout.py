@@ -10,11 +10,12 @@ from torch import Tensor
 from captioner import Caption, Captioner
 from captioner.encoders import TransformerRefiner
 from captioner.encoders.refiner import TransformerRefinerConfig
+from captioner.engines.attention_rollout import rollout
+from captioner.engines.model import model_engine
 from captioner.errors import CaptionerError
-from captioner.heads import check, cross_attention, rollout
 from captioner.layers.positions import sinusoidal
 from captioner.memory import Memory
-from captioner.model import CaptionModel, ModelConfig, Refined
+from captioner.model import CaptionModel, ModelConfig
 from captioner.text.vocabulary import BOS, Vocabulary
 from tests.builders import FEATURES, build_decoder
 from tests.figures.builders import photo
@@ -40,12 +41,12 @@ def captioner(request: pytest.FixtureRequest) -> Captioner:
         search={"min_words": 3, "max_words": 6},  # type: ignore[arg-type]
     )
     model = CaptionModel.build(config, Vocabulary(["a", "dog", "cat", "runs", "grass"]))
-    for weight in model.decoder.parameters():
+    for weight in (*model.refiner.parameters(), *model.decoder.parameters()):
         torch.nn.init.normal_(weight)
     # The search in 32 bits, as the heads are computed, whatever is fast here.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("captioner.pipeline.fast_dtype", lambda _: torch.float32)
-        return Captioner(model, device="cpu")
+        patch.setattr("captioner.engines.model.fast_dtype", lambda _: torch.float32)
+        return Captioner.from_model(model, device="cpu")
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def test_all_heads_at_once(captioner: Captioner, caption: Caption) -> None:
 @pytest.mark.parametrize("attention", ["1.2", "rollout"])
 def test_captions_of_many_pictures_have_the_attention_of_one(captioner: Captioner, attention: str) -> None:
     """Photos and captions of different lengths share a batch; each of the n best has its own attention."""
-    several = Captioner(captioner.model, device="cpu", n_best=3, width=3)
+    several = Captioner.from_model(model_engine(captioner.engine, "test").model, device="cpu", n_best=3, width=3)
     pictures = [photo(), photo(50, 90), photo(64, 64)]
     for together, picture in zip(several(pictures, attention=attention), pictures, strict=True):
         alone = several(picture, attention=attention)
@@ -107,12 +108,12 @@ def test_rollout_of_a_caption_is_attention(captioner: Captioner, caption: Captio
 @pytest.mark.parametrize("heads", ["0.1", "1.0", "3.1", "1.3", "1", "1.2.3", "max", ""])
 def test_heads_that_are_not_there(captioner: Captioner, heads: str) -> None:
     with pytest.raises(CaptionerError, match=r"^attention: "):
-        check(captioner.model.decoder, heads)
+        captioner.engine.check(heads)
 
 
 def test_other_decoders_have_their_mean_alone() -> None:
-    other = Captioner(tiny_model(), device="cpu")
-    check(other.model.decoder, "mean")
+    other = Captioner.from_model(tiny_model(), device="cpu")
+    other.engine.check("mean")
     for heads in ("rollout", "1.1", "heads"):
         with pytest.raises(CaptionerError, match="Transformer"):
             other(photo(), attention=heads)
@@ -168,8 +169,8 @@ def test_rollout_is_the_naive_one() -> None:
     words = [BOS, 5, 7, 4]
     tokens = torch.tensor([[words]])
     with torch.inference_mode():
-        found = rollout(Refined(refiner, decoder), memory, tokens)
-        crossed: Tensor = cross_attention(Refined(refiner, decoder), memory, tokens)
+        found = rollout(refiner, decoder, memory, tokens)
+        crossed: Tensor = decoder.cross_attention(refiner(memory), tokens)  # type: ignore[operator]
 
     x = memory.vectors[0].numpy()
     places = np.eye(6)

@@ -15,15 +15,15 @@ from PIL import Image
 
 from captioner import Caption, Captioner
 from captioner.checkpoint import load_model
+from captioner.engines.model import ModelEngine, Writer
 from captioner.errors import ConfigError, ImageError
-from captioner.pipeline import TorchCaptioner
 from captioner.text.vocabulary import detokenize
 from tests.test_checkpoint import tiny_model
 
 
 @pytest.fixture(scope="module")
 def captioner() -> Captioner:
-    return Captioner(tiny_model(), device="cpu")
+    return Captioner.from_model(tiny_model(), device="cpu")
 
 
 @pytest.fixture
@@ -41,14 +41,13 @@ def agree(caption: Caption, other: Caption) -> bool:
 
 
 def test_a_decoder_that_is_not_packed_gets_its_own_precision() -> None:
-    captioner = Captioner(tiny_model(), device="cpu")
-    assert isinstance(captioner, TorchCaptioner)
-    encoded = captioner.encode(torch.zeros(1, *captioner.transform.shape, dtype=torch.uint8))
-    half = encoded.to(dtype=torch.bfloat16)
-    assert captioner.finished(captioner.model.encoder, half, 0).vectors.dtype == torch.bfloat16
-    captioner.device = torch.device("meta")  # as a GPU, whose encoder is faster in 16 bits, has it
-    memory = captioner.finished(captioner.model.encoder, half, 0)
-    captioner.model.decoder.to("meta").start(memory)
+    model = tiny_model()
+    engine = ModelEngine(model, device="cpu")
+    half = engine.encode(torch.zeros(1, *engine.transform.shape, dtype=torch.uint8)).to(dtype=torch.bfloat16)
+    assert Writer.of(model, torch.device("cpu")).refined(half).vectors.dtype == torch.bfloat16
+    elsewhere = torch.device("meta")  # as a GPU, whose encoder is faster in 16 bits
+    writer = Writer.of(model.to(elsewhere), elsewhere)
+    writer.decoder.start(writer.refined(half.to(elsewhere)))
 
 
 def test_every_kind_of_picture_gives_the_same_caption(captioner: Captioner, photos: list[Path]) -> None:
@@ -74,7 +73,7 @@ def test_words_and_attention_belong_together(captioner: Captioner, photos: list[
     assert len({caption.text for caption in captions}) > 1 and all(caption.tokens for caption in captions)
     for caption in captions:
         assert str(caption) == caption.text == detokenize(caption.tokens)
-        assert set(caption.tokens) <= set(captioner.model.vocabulary.words[4:]) and len(caption.tokens) <= 7
+        assert set(caption.tokens) <= set(captioner.vocabulary.words[4:]) and len(caption.tokens) <= 7
         assert (
             caption.attention is not None
             and caption.attention.shape == (len(caption.tokens), 4)
@@ -126,8 +125,8 @@ def test_an_endless_stream_is_read_a_little_ahead(captioner: Captioner, photos: 
 
 
 def test_the_next_best_captions_come_along(photos: list[Path]) -> None:
-    best = Captioner(tiny_model(), device="cpu", width=4)(photos[0])
-    caption = Captioner(tiny_model(), device="cpu", width=4, n_best=3, length_normalisation=0)(photos[0])
+    best = Captioner.from_model(tiny_model(), device="cpu", width=4)(photos[0])
+    caption = Captioner.from_model(tiny_model(), device="cpu", width=4, n_best=3, length_normalisation=0)(photos[0])
     assert best.others == [] and len(caption.others) == 2
     assert len({tuple(c.tokens) for c in (caption, *caption.others)}) == 3
     assert [other["caption"] for other in json.loads(json.dumps(caption.to_dict()))["others"]] == [
@@ -136,19 +135,19 @@ def test_the_next_best_captions_come_along(photos: list[Path]) -> None:
 
 
 def test_the_next_best_captions_know_their_picture(photos: list[Path]) -> None:
-    caption = Captioner(tiny_model(fit="crop"), device="cpu", n_best=2)(photos[0])
+    caption = Captioner.from_model(tiny_model(fit="crop"), device="cpu", n_best=2)(photos[0])
     assert caption.seen[0] > 0.1, "nothing was cropped"
     assert (caption.others[0].seen, caption.others[0].source) == (caption.seen, caption.source)
 
 
 def test_settings_of_the_search_can_be_changed_and_are_checked(photos: list[Path]) -> None:
-    assert len(Captioner(tiny_model(), device="cpu", min_words=5, max_words=5)(photos[0]).tokens) == 5
+    assert len(Captioner.from_model(tiny_model(), device="cpu", min_words=5, max_words=5)(photos[0]).tokens) == 5
     with pytest.raises(ConfigError, match="Did you mean 'width'"):
-        Captioner(tiny_model(), device="cpu", widht=3)
+        Captioner.from_model(tiny_model(), device="cpu", widht=3)
     with pytest.raises(ConfigError, match="n_best"):
-        Captioner(tiny_model(), device="cpu", width=2, n_best=3)
+        Captioner.from_model(tiny_model(), device="cpu", width=2, n_best=3)
     with pytest.raises(ConfigError, match="device 'toaster'"):
-        Captioner(tiny_model(), device="toaster")
+        Captioner.from_model(tiny_model(), device="toaster")
 
 
 @pytest.mark.parametrize("tuned", [True, False])
@@ -157,7 +156,7 @@ def test_a_saved_captioner_says_the_same(
     photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tuned: bool, dtype: torch.dtype
 ) -> None:
     monkeypatch.setattr("captioner.encoders.base.fast_dtype", lambda device: dtype)
-    captioner = Captioner(tiny_model(tuned=tuned), device="cpu")
+    captioner = Captioner.from_model(tiny_model(tuned=tuned), device="cpu")
     captioner.save_pretrained(tmp_path / "model")
     torch.manual_seed(0)  # an encoder that was not tuned is built again, at random
     again = load_model(tmp_path / "model")
@@ -165,7 +164,7 @@ def test_a_saved_captioner_says_the_same(
         name for name, weight in tiny_model().state_dict().items() if not torch.equal(weight, again.state_dict()[name])
     ]
     assert not rounded, "weights were saved at the precision of use"
-    assert agree(Captioner(again, device="cpu")(photos[0]), captioner(photos[0]))
+    assert agree(Captioner.from_model(again, device="cpu")(photos[0]), captioner(photos[0]))
 
 
 def test_words_at_a_place_of_a_grid() -> None:
@@ -197,10 +196,10 @@ def test_words_at_a_place_of_regions_add_up() -> None:
 
 def test_a_caption_of_regions_names_them(photos: list[Path]) -> None:
     model = tiny_model(encoder={"name": "regions", "weights": "random", "size": 64, "regions": 14, "threshold": 0.99})
-    captioner = Captioner(model, device="cpu")
+    captioner = Captioner.from_model(model, device="cpu")
     pixels = torch.from_numpy(model.encoder.transform.pixels(Image.open(photos[0])))[None]
     with torch.no_grad():
-        memory = model.encoder.fast(captioner.device)(pixels).to(torch.device("cpu"), torch.float32)
+        memory = model.encoder.fast(torch.device("cpu"))(pixels).to(torch.device("cpu"), torch.float32)
     caption = captioner(photos[0])
     assert caption.boxes is not None and caption.labels is not None and caption.scores is not None
     assert np.array_equal(caption.boxes, memory.boxes[0]) and np.array_equal(caption.scores, memory.scores[0])
