@@ -45,7 +45,7 @@ from captioner.data.find import find_images
 from captioner.data.loader import ImageLoader
 from captioner.decoders import Decoder
 from captioner.encoders import efficientnet_lite
-from captioner.encoders.base import Encoder
+from captioner.encoders.encoder import Encoder
 from captioner.features import build_store
 from captioner.layers.convolution import SameConv2d
 from captioner.memory import Memory

@@ -37,7 +37,7 @@ from captioner.data.annotations import read_captions
 from captioner.data.batches import Captions
 from captioner.data.transform import Transform
 from captioner.decoders import DECODERS
-from captioner.encoders.base import Encoder, EncoderConfig
+from captioner.encoders.encoder import Encoder, EncoderConfig
 from captioner.encoders.grid import GridConfig, GridEncoder
 from captioner.evaluation.cider import CiderD
 from captioner.evaluation.scores import Scorer

@@ -9,11 +9,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from captioner.decoders.base import DECODERS, DecoderConfig
+from captioner.decoders.decoder import DECODERS, DecoderConfig
 from captioner.decoders.unrolled import Advanced, Begun, Unrolled
 from captioner.layers.additive import Attend, Sampler
 from captioner.layers.dropout import Dropout
-from captioner.layers.kernels import wide
+from captioner.layers.kernels import at_least_float32
 from captioner.layers.positions import Geometry, rename_positions
 from captioner.layers.unroll import Products, lstm_gates
 from captioner.memory import Memory
@@ -122,8 +122,8 @@ class ShowAttendTell(Unrolled):
         values = self.values(a)
         # One dropout mask for all places of an image: a dropped feature stays dropped wherever the decoder attends.
         values = values * self.dropout(values.new_ones(values.shape[0], 1, values.shape[2]))
-        h = torch.tanh(wide(self.first_hidden(memory.pooled)))  # section 3.1.2
-        c = torch.tanh(wide(self.first_cell(memory.pooled)))
+        h = torch.tanh(at_least_float32(self.first_hidden(memory.pooled)))  # section 3.1.2
+        c = torch.tanh(at_least_float32(self.first_cell(memory.pooled)))
         return Begun(values, self.keys(a), {"h": h.unsqueeze(1), "c": c.unsqueeze(1)})
 
     def word_gates(self, tokens: Tensor) -> Tensor:

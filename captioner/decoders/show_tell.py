@@ -8,9 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from captioner.decoders.base import DECODERS, Decoder, DecoderConfig, DecoderOutput, State, Step
+from captioner.decoders.decoder import DECODERS, Decoder, DecoderConfig, DecoderOutput, State, Step
 from captioner.layers.dropout import Dropout
-from captioner.layers.kernels import wide
+from captioner.layers.kernels import at_least_float32
 from captioner.layers.unroll import Recurrent, lstm_gates
 from captioner.memory import Memory
 from captioner.text.vocabulary import PAD
@@ -80,7 +80,7 @@ class ShowTell(Recurrent, Decoder):
     def start(self, memory: Memory) -> State:
         """Prepare one hypothesis per image; see :meth:`Decoder.start`."""
         x = self.dropout(self._image_input(memory)).unsqueeze(1)
-        zeros = wide(x.new_zeros(len(memory), 1, self.config.hidden))
+        zeros = at_least_float32(x.new_zeros(len(memory), 1, self.config.hidden))
         return self._advance(x, zeros, zeros)  # (10)
 
     def step(self, tokens: Tensor, state: State) -> Step:

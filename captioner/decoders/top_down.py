@@ -9,11 +9,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from captioner.decoders.base import DECODERS, DecoderConfig
+from captioner.decoders.decoder import DECODERS, DecoderConfig
 from captioner.decoders.unrolled import Advanced, Begun, Unrolled
 from captioner.layers.additive import Attend
 from captioner.layers.dropout import Dropout
-from captioner.layers.kernels import wide
+from captioner.layers.kernels import at_least_float32
 from captioner.layers.positions import Geometry, rename_positions
 from captioner.layers.unroll import Products, lstm_gates
 from captioner.memory import Memory
@@ -110,7 +110,7 @@ class TopDown(Unrolled):
         # decoder attends.
         kept = self.dropout(torch.ones_like(v_bar))
         v = v * kept.unsqueeze(1)
-        mean = wide(self.mean(v_bar * kept))
+        mean = at_least_float32(self.mean(v_bar * kept))
         zeros = mean.new_zeros(len(memory), 1, self.config.hidden)
         return Begun(v, self.keys(v), dict.fromkeys(("h1", "c1", "h2", "c2"), zeros), {"mean": mean})
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from captioner.decoders.base import DECODERS, DecoderConfig, DecoderOutput, State
+from captioner.decoders.decoder import DECODERS, DecoderConfig, DecoderOutput, State
 from captioner.decoders.transformer import Transformer, WriterConfig
 from captioner.layers.segments import Context, Past, seen_words
 from captioner.layers.transformer import Decoded, Rows

@@ -4,7 +4,7 @@ The plain form is :meth:`Decoder.forward`, a loop over ``step``. :meth:`Unrolled
 packs captions of different lengths, computes the words' part of the gates once for every distinct word, and gives each
 weight and each place one gradient for all steps (:mod:`captioner.layers.unroll`, :mod:`captioner.layers.additive`).
 
-Tensor letters as in :mod:`captioner.decoders.base`; H hidden units, A attention units.
+Tensor letters as in :mod:`captioner.decoders.decoder`; H hidden units, A attention units.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from captioner.decoders.base import Decoder, DecoderOutput, State, Step
+from captioner.decoders.decoder import Decoder, DecoderOutput, State, Step
 from captioner.layers.additive import Attend, Keys, Sampler, additive_attention, attend
 from captioner.layers.packing import Packing
 from captioner.layers.unroll import Products, Recurrent, unrolled_products

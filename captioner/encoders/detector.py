@@ -2,7 +2,7 @@
 
 One is a small Faster R-CNN with a feature pyramid (Ren 2015, Lin 2017), which comes with captioner; the other is
 torchvision's large one. Not every picture has all its things boxed: the losses of the small one take into account which
-classes are (:mod:`captioner.encoders.listed`).
+classes are (:mod:`captioner.encoders.partial_labels`).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from captioner.assets import CONFIG, DETECTOR, shipped
 from captioner.data.transform import Transform
-from captioner.encoders.faster_rcnn import Detector, DetectorConfig, Maps, Wide
+from captioner.encoders.faster_rcnn import BackboneMaps, Detector, DetectorConfig, ToFloat32
 from captioner.encoders.grid import GridConfig, GridEncoder, torchvision_weights
-from captioner.encoders.listed import ListedProposals, ListedRoIHeads
+from captioner.encoders.partial_labels import PartialLabelRoIHeads, PartialLabelRPN
 from captioner.errors import CheckpointError, ConfigError, EncoderError, first_line
 from captioner.folders import COPY, WEIGHTS, read_whole
 from captioner.settings import validate
@@ -49,13 +49,13 @@ def build_detector(config: DetectorConfig, classes: Sequence[str], *, pretrained
     grid = GridEncoder(
         GridConfig(backbone=config.backbone, size=config.size, weights="pretrained" if pretrained else "random")
     )
-    body = Maps(grid.trunk, config.size)
+    body = BackboneMaps(grid.trunk, config.size)
     anchors = AnchorGenerator(
         tuple(tuple(round(share * config.size) for share in shares) for shares in ANCHORS), (RATIOS,) * len(ANCHORS)
     )
-    rpn = ListedProposals(
+    rpn = PartialLabelRPN(
         anchors,
-        Wide(RPNHead(config.width, anchors.num_anchors_per_location()[0])),
+        ToFloat32(RPNHead(config.width, anchors.num_anchors_per_location()[0])),
         fg_iou_thresh=0.7,
         bg_iou_thresh=0.3,
         batch_size_per_image=256,
@@ -68,10 +68,10 @@ def build_detector(config: DetectorConfig, classes: Sequence[str], *, pretrained
     pool = MultiScaleRoIAlign(
         ["0", "1", "2"], output_size=7, sampling_ratio=1, canonical_scale=round(0.35 * config.size), canonical_level=4
     )
-    heads = ListedRoIHeads(
+    heads = PartialLabelRoIHeads(
         pool,
         TwoMLPHead(config.width * 7 * 7, config.hidden),
-        Wide(FastRCNNPredictor(config.hidden, 1 + len(classes))),
+        ToFloat32(FastRCNNPredictor(config.hidden, 1 + len(classes))),
         fg_iou_thresh=0.5,
         bg_iou_thresh=0.5,
         batch_size_per_image=64,
@@ -106,7 +106,7 @@ def torchvision_detector(size: int = 640, *, pretrained: bool = True) -> Detecto
             "Connect to the network once, copy them into the download cache of torchvision, or use the detector that "
             "comes with captioner: detector: small"
         ) from error
-    model.rpn.head, model.roi_heads.box_predictor = Wide(model.rpn.head), Wide(model.roi_heads.box_predictor)
+    model.rpn.head, model.roi_heads.box_predictor = ToFloat32(model.rpn.head), ToFloat32(model.roi_heads.box_predictor)
     transform = Transform(size=size, mean=tuple(model.transform.image_mean), std=tuple(model.transform.image_std))
     return Detector(
         model.backbone.body,

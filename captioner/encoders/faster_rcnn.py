@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
 from captioner.data.transform import MOST_SIZE, Transform
-from captioner.encoders.grid import nowhere
+from captioner.encoders.grid import meta_forward
 from captioner.errors import EncoderError
 from captioner.settings import Settings
 
@@ -35,7 +35,7 @@ class DetectorConfig(Settings):
     hidden: int = Field(512, gt=0, description="units of the box head's two layers")
 
 
-class Wide(nn.Module):
+class ToFloat32(nn.Module):
     """Converts the output of a module to at least 32 bits.
 
     Under autocast it would be rounded, and bfloat16 cannot distinguish neighbouring pixels of 320.
@@ -47,18 +47,18 @@ class Wide(nn.Module):
 
     def forward(self, value: Any) -> Any:
         """Call the module."""
-        return _wide(self.inner(value))
+        return _to_float32(self.inner(value))
 
 
-def _wide(value: Any) -> Any:
+def _to_float32(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
     if isinstance(value, dict):
-        return {name: _wide(inner) for name, inner in value.items()}
-    return type(value)(_wide(inner) for inner in value)
+        return {name: _to_float32(inner) for name, inner in value.items()}
+    return type(value)(_to_float32(inner) for inner in value)
 
 
-class Maps(nn.Module):
+class BackboneMaps(nn.Module):
     """A backbone that returns its last map at each of the strides 8, 16 and 32, by the names "0", "1" and "2".
 
     Raises:
@@ -71,7 +71,7 @@ class Maps(nn.Module):
         last: dict[int, tuple[int, int]] = {}
         maps = torch.empty(1, 3, size, size, device="meta")
         for number, stage in enumerate(trunk):
-            maps = nowhere(stage, maps)
+            maps = meta_forward(stage, maps)
             last[size // maps.shape[-1]] = (number, maps.shape[1])
         if any(stride not in last for stride in STRIDES):
             raise EncoderError(
@@ -181,7 +181,7 @@ class Detector(nn.Module):
     def maps(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Return the pyramid's maps and the backbone's last one (B, D, rows, columns)."""
         maps = self.body(images.contiguous(memory_format=torch.channels_last))
-        return _wide(self.fpn(maps)), _wide(maps[next(reversed(maps))])
+        return _to_float32(self.fpn(maps)), _to_float32(maps[next(reversed(maps))])
 
     def describe(self, pyramid: dict[str, Tensor], boxes: list[Tensor], size: int) -> Tensor:
         """Return the box head's vectors for the boxes of all images, one image after another."""

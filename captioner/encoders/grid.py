@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from captioner.backend import fast_dtype
 from captioner.data.transform import MOST_SIZE, Transform
 from captioner.encoders import efficientnet_lite
-from captioner.encoders.base import ENCODERS, Encoder, EncoderConfig, may_download
+from captioner.encoders.encoder import ENCODERS, Encoder, EncoderConfig, may_download
 from captioner.errors import EncoderError, first_line
 from captioner.memory import Memory
 from captioner.registry import suggestion
@@ -128,7 +128,7 @@ class GridEncoder(Encoder):
         if known.library == "captioner":
             self.features, *grid = efficientnet_lite.map_shape(self.trunk, size)
         else:
-            _, self.features, *grid = nowhere(self.trunk, torch.empty(1, 3, size, size, device="meta")).shape
+            _, self.features, *grid = meta_forward(self.trunk, torch.empty(1, 3, size, size, device="meta")).shape
         if len(grid) != 2:
             raise EncoderError(
                 f"backbone {config.backbone!r} gives no map of features but vectors; choose a convolutional one"
@@ -205,7 +205,7 @@ class _ForwardFeatures(nn.Module):
         return features
 
 
-def nowhere(module: nn.Module, x: Any) -> Any:
+def meta_forward(module: nn.Module, x: Any) -> Any:
     """Call a module on the meta device, whose tensors have a shape and nothing else, without a copy of its weights."""
     tensors = chain(module.named_parameters(), module.named_buffers())
     return torch.func.functional_call(module, {name: torch.empty_like(t, device="meta") for name, t in tensors}, (x,))

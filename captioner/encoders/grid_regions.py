@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from captioner.data.transform import Transform
-from captioner.encoders.base import ENCODERS, Encoder, EncoderConfig
+from captioner.encoders.encoder import ENCODERS, Encoder, EncoderConfig
 from captioner.encoders.grid import GridConfig, GridEncoder
 from captioner.encoders.regions import RegionConfig, RegionEncoder
 from captioner.errors import EncoderError

@@ -19,7 +19,7 @@ from torch import Tensor
 from captioner.backend import fast_dtype
 from captioner.data.transform import MOST_SIZE
 from captioner.encoders import efficientnet_lite
-from captioner.encoders.base import ENCODERS, Encoder, EncoderConfig
+from captioner.encoders.encoder import ENCODERS, Encoder, EncoderConfig
 from captioner.errors import EncoderError
 from captioner.memory import Memory
 

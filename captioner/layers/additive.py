@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from captioner.layers import kernels
-from captioner.layers.kernels import wide
+from captioner.layers.kernels import at_least_float32
 
 
 class Glimpse(NamedTuple):
@@ -61,7 +61,7 @@ class Keys(NamedTuple):
     @classmethod
     def of(cls, keys: Tensor) -> Keys:
         """Prepare keys (B, N, A)."""
-        e = kernels.exponential(wide(keys))
+        e = kernels.exponential(at_least_float32(keys))
         return cls(e.transpose(1, 2).contiguous(), e.contiguous())
 
 
@@ -92,13 +92,15 @@ def attend(
         sampler: chooses the places in hard attention; ``None`` is soft attention.
         compiled: whether the fused kernels may be used.
     """
-    scores: Tensor = kernels.scores(keys, kernels.exponential(wide(query)), wide(v), compiled=compiled)
+    scores: Tensor = kernels.scores(
+        keys, kernels.exponential(at_least_float32(query)), at_least_float32(v), compiled=compiled
+    )
     if mask is not None:
         scores = scores.masked_fill(~mask.unsqueeze(1), float("-inf"))
     alpha = torch.softmax(scores, dim=-1)
     sampled = None if sampler is None else sampler(alpha)
     weights = alpha if sampled is None else _one_hot(alpha, sampled)
-    return Glimpse(wide(torch.bmm(weights.to(values.dtype), values)), alpha, sampled)
+    return Glimpse(at_least_float32(torch.bmm(weights.to(values.dtype), values)), alpha, sampled)
 
 
 class _Prepared(NamedTuple):
@@ -170,7 +172,7 @@ class _Step(torch.autograd.Function):
         d_context, d_alpha, _ = gradients
         query, alpha, sampled = ctx.saved_tensors
         keys, values, v, _, _, compiled = ctx.prepared.of(len(query))
-        through_context = wide(torch.bmm(d_context.to(values.dtype), values.transpose(1, 2)))
+        through_context = at_least_float32(torch.bmm(d_context.to(values.dtype), values.transpose(1, 2)))
         weights = alpha
         if sampled is not None:  # a context of one place gives alpha no gradient
             through_context.masked_fill_((sampled >= 0).unsqueeze(-1), 0.0)
@@ -183,7 +185,7 @@ class _Step(torch.autograd.Function):
 
 
 def _attend_step(query: Tensor, *, slip: Tensor, prepared: _Prepared) -> Glimpse:
-    return Glimpse(*_Step.apply(wide(query), slip, prepared))
+    return Glimpse(*_Step.apply(at_least_float32(query), slip, prepared))
 
 
 def additive_attention(
@@ -212,7 +214,7 @@ def additive_attention(
         once: the messages of two calls would be added up on one slip.
     """
     compiled = keys.device.type == "cpu" and torch.is_grad_enabled() and keys.dtype != torch.float64
-    keys, v = wide(keys), wide(v)
+    keys, v = at_least_float32(keys), at_least_float32(v)
     prepared = _Prepared(Keys.of(keys.detach()), values.detach(), v.detach(), mask, sampler, compiled)
     slips = _Places.apply(keys, values, v, prepared, active, captions)
     return [partial(_attend_step, slip=slip, prepared=prepared) for slip in slips]

@@ -28,7 +28,7 @@ from captioner.backend import Compiled
 LIMIT = 40.0
 
 
-def wide(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
     """Return ``x`` in at least 32 bits."""
     return x if x.dtype == torch.float64 else x.float()
 

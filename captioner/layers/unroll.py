@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from captioner.layers.kernels import wide
+from captioner.layers.kernels import at_least_float32
 from captioner.layers.linear import Packable, PackedLinear
 
 Product: TypeAlias = Callable[[Tensor], Tensor]  # x (..., I) -> x W^T (..., O), at least 32 bits
@@ -47,7 +47,7 @@ def lstm_gates(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Multiply x (..., I) by a weight (O, I) in the weight's precision; the result (..., O) has at least 32 bits."""
-    return wide(F.linear(x.to(weight.dtype), weight, bias))
+    return at_least_float32(F.linear(x.to(weight.dtype), weight, bias))
 
 
 class Recurrent(Packable, ABC):
@@ -72,7 +72,7 @@ class Recurrent(Packable, ABC):
 
 def _packed_product(weight: Tensor, dtype: torch.dtype) -> Product:
     linear = PackedLinear(weight, None, dtype)
-    return lambda x: wide(linear(x))
+    return lambda x: at_least_float32(linear(x))
 
 
 class _Weight(torch.autograd.Function):

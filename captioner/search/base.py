@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeAlias
 
 from torch import Tensor
 
-from captioner.decoders.base import State, Step
+from captioner.decoders.decoder import State, Step
 from captioner.memory import Encoded
 from captioner.registry import Registry
 from captioner.search.config import NEVER, Hypothesis, SearchConfig

@@ -14,7 +14,7 @@ def test_an_exported_model_captions_as_before(
 ) -> None:
     import torch
 
-    for module in ("encoders.base", "pipeline"):
+    for module in ("encoders.encoder", "pipeline"):
         monkeypatch.setattr(f"captioner.{module}.fast_dtype", lambda device: torch.float32)
     good = [photos / "red.jpg", photos / "green.png", photos / "blue.jpg"]
     result = run("export", model, "-o", tmp_path / "small", "--photos", good[0], "--photos", f"{photos}/*.png")

@@ -30,7 +30,7 @@ from captioner.encoders.detector import (
 )
 from captioner.encoders.faster_rcnn import Detector, DetectorConfig
 from captioner.encoders.grid import GridConfig, GridEncoder
-from captioner.encoders.listed import ListedProposals, covered, hide_unlisted
+from captioner.encoders.partial_labels import PartialLabelRPN, covered, hide_unlisted
 from captioner.errors import EncoderError
 
 SIZE = 64
@@ -111,7 +111,7 @@ def anchors_of(detector: Detector) -> Tensor:
 
 def test_anchors_in_crowds_teach_nothing_and_rare_things_are_things() -> None:
     rpn, anchors = tiny().rpn, anchors_of(tiny())
-    assert isinstance(rpn, ListedProposals)
+    assert isinstance(rpn, PartialLabelRPN)
     rare, crowd = torch.tensor([[2.0, 2, 30, 30]]), torch.tensor([[32.0, 32, 64, 64]])
     (labels,), (matched,) = rpn.assign_targets_to_anchors([anchors], [target(others=rare, ignored=crowd)])
     (plain,), _ = rpn.assign_targets_to_anchors([anchors], [target(others=rare)])
@@ -130,7 +130,7 @@ def test_anchors_in_crowds_teach_nothing_and_rare_things_are_things() -> None:
 
 def test_background_of_half_labelled_pictures_weighs_less() -> None:
     rpn, anchors = tiny().rpn, anchors_of(tiny())
-    assert isinstance(rpn, ListedProposals)
+    assert isinstance(rpn, PartialLabelRPN)
     targets = [target([[4, 4, 40, 40]], [1], trust=torch.tensor(0.25)), target([[8, 20, 60, 60]], [2])]
     labels, matched = rpn.assign_targets_to_anchors([anchors, anchors], targets)
     goals = rpn.box_coder.encode(matched, [anchors, anchors])

@@ -168,7 +168,7 @@ def test_one_stage_must_remain() -> None:
 @torch.inference_mode()
 def test_a_rounded_copy_keeps_the_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, pixels = tiny(), torch.randint(256, (1, 3, 96, 96), dtype=torch.uint8)
-    monkeypatch.setattr("captioner.encoders.base.fast_dtype", lambda _: torch.bfloat16)
+    monkeypatch.setattr("captioner.encoders.encoder.fast_dtype", lambda _: torch.bfloat16)
     fast = encoder.fast(torch.device("cpu"))
     assert fast(pixels).vectors.dtype == torch.bfloat16 and encoder(pixels).vectors.dtype == torch.float32
     assert fast.fingerprint() == encoder.fingerprint()

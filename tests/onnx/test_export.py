@@ -79,7 +79,7 @@ LONG = ("conformer, relative", "refined, hard", "learned positions")  # graphs t
 def test_every_family_says_the_same_without_torch(
     variant: str, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("encoders.base", "pipeline"):
+    for module in ("encoders.encoder", "pipeline"):
         monkeypatch.setattr(f"captioner.{module}.fast_dtype", lambda device: torch.float32)
     model = tiny(variant)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

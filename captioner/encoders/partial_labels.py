@@ -35,7 +35,7 @@ def hide_unlisted(logits: Tensor, labels: Tensor, listed: Tensor) -> Tensor:
     return logits.masked_fill(hidden, -torch.inf)
 
 
-class ListedProposals(RegionProposalNetwork):  # type: ignore[misc]
+class PartialLabelRPN(RegionProposalNetwork):  # type: ignore[misc]
     """A region proposal network that allows for things without a box.
 
     An anchor without a box is background only if all things in the picture are boxed: where they are not, its loss is
@@ -70,7 +70,7 @@ class ListedProposals(RegionProposalNetwork):  # type: ignore[misc]
         return errors / weight.sum(), boxes / drawn.sum()
 
 
-class ListedRoIHeads(RoIHeads):  # type: ignore[misc]
+class PartialLabelRoIHeads(RoIHeads):  # type: ignore[misc]
     """Box heads that learn from a proposal without a box only that it shows none of its picture's listed classes.
 
     The softmax of such a proposal runs over the background and the listed classes alone; the other logits get no
