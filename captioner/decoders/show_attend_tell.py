@@ -34,9 +34,7 @@ class ShowAttendTellConfig(DecoderConfig):
         ge=0,
         description="size to which features are projected before they are averaged; 0: no projection",
     )
-    kind: Literal["soft", "hard"] = Field(
-        "soft", description="attend to all regions or cells, or to one (section 4)"
-    )
+    kind: Literal["soft", "hard"] = Field("soft", description="attend to all regions or cells, or to one (section 4)")
     expected: float = Field(
         0.5,
         ge=0,
