@@ -212,7 +212,7 @@ def test_an_unknown_backbone_suggests_one() -> None:
 
 
 def test_a_backbone_without_a_map_is_refused() -> None:
-    with pytest.raises(EncoderError, match=r"'test_vit' gives no map of features.*choose a convolutional one"):
+    with pytest.raises(EncoderError, match=r"'test_vit' has no map of features.*choose a convolutional one"):
         GridEncoder(GridConfig(backbone="test_vit", size=160, weights="random"))
 
 
