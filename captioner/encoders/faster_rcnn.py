@@ -110,6 +110,11 @@ class Detector(nn.Module):
         config: the small detector's settings; ``None`` for torchvision's.
     """
 
+    body: nn.Module
+    fpn: Any
+    rpn: Any
+    roi_heads: Any
+
     def __init__(
         self,
         body: nn.Module,
@@ -124,8 +129,8 @@ class Detector(nn.Module):
         super().__init__()
         self.body, self.fpn, self.rpn, self.roi_heads = body, fpn, rpn, roi_heads
         self.classes, self.transform, self.config = tuple(classes), transform, config
-        self.features: int = roi_heads.box_predictor.inner.cls_score.in_features  # type: ignore[union-attr, assignment]
-        self.channels: int = fpn.inner_blocks[-1][0].in_channels  # type: ignore[index, union-attr]
+        self.features: int = self.roi_heads.box_predictor.inner.cls_score.in_features
+        self.channels: int = self.fpn.inner_blocks[-1][0].in_channels
 
     def train(self, mode: bool = True) -> Detector:
         """Set the mode, but keep the backbone in eval mode: its batch normalisation uses ImageNet's statistics."""
@@ -158,8 +163,8 @@ class Detector(nn.Module):
         proposals, _ = self.rpn(batch, pyramid)
         size = images.shape[-1]
         proposals = [torch.cat([boxes, boxes.new_tensor([[0, 0, size, size]])]) for boxes in proposals]
-        logits, deltas = self.roi_heads.box_predictor(self.describe(pyramid, proposals, size))  # type: ignore[operator]
-        boxes = self.roi_heads.box_coder.decode(deltas, proposals)[:, 1:]  # type: ignore[operator, union-attr]
+        logits, deltas = self.roi_heads.box_predictor(self.describe(pyramid, proposals, size))
+        boxes = self.roi_heads.box_coder.decode(deltas, proposals)[:, 1:]
         low = boxes[..., :2].clamp(0, size - 1)
         high = torch.maximum(boxes[..., 2:].clamp(max=size), low + 1)  # at least a pixel wide and high
         boxes = torch.cat([low, high], dim=-1)
@@ -173,8 +178,9 @@ class Detector(nn.Module):
 
     def describe(self, pyramid: dict[str, Tensor], boxes: list[Tensor], size: int) -> Tensor:
         """Return the box head's vectors for the boxes of all images, image after image."""
-        pooled = self.roi_heads.box_roi_pool(pyramid, boxes, [(size, size)] * len(boxes))  # type: ignore[operator]
-        return self.roi_heads.box_head(pooled)  # type: ignore[operator]
+        pooled = self.roi_heads.box_roi_pool(pyramid, boxes, [(size, size)] * len(boxes))
+        vectors: Tensor = self.roi_heads.box_head(pooled)
+        return vectors
 
     @staticmethod
     def _batch(images: Tensor) -> Any:

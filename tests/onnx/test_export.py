@@ -137,7 +137,7 @@ def test_the_folder_tells_what_it_is(folder: Path) -> None:
         read_config(folder)
 
 
-def test_pictures_of_any_kind_and_bad_ones(folder: Path, pictures: list[Path], tmp_path: Path) -> None:
+def test_images_of_any_kind_and_bad_ones(folder: Path, pictures: list[Path], tmp_path: Path) -> None:
     captioner = Captioner.from_pretrained(folder)
     image = Image.open(pictures[0])
     expected = captioner(pictures[0])
