@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from captioner import folders
 from captioner.assets import CAPTIONER, CONFIG
-from captioner.encoders.base import without_downloads
+from captioner.encoders.encoder import without_downloads
 from captioner.errors import CheckpointError, ConfigError
 from captioner.folders import (
     CARD,

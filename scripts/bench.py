@@ -45,7 +45,7 @@ from captioner.data.find import find_images
 from captioner.data.loader import ImageLoader
 from captioner.decoders import Decoder
 from captioner.encoders import efficientnet_lite
-from captioner.encoders.base import Encoder
+from captioner.encoders.encoder import Encoder
 from captioner.engines.model import model_engine
 from captioner.features import build_store
 from captioner.layers.convolution import SameConv2d
@@ -154,7 +154,7 @@ class Plain:
             self.search(memory)
 
     def store(self, photos: list[str], folder: Path) -> None:
-        """Write the features of photos to a file."""
+        """Write the features of images to a file."""
         parts = [memory.vectors.half().numpy() for memory in self.batches(photos)]
         np.save(folder / "plain.npy", np.concatenate(parts))
 
@@ -182,7 +182,7 @@ def precision() -> str:
 
 
 def folder(photos: list[str], rounds: int) -> list[Row]:
-    """Caption photos from files, and encode them into a feature store."""
+    """Caption images from files, and encode them into a feature store."""
     captioner = Captioner.from_pretrained(device="cpu")
     plain, size = Plain(captioner), max(1, len(photos) // rounds)
     parts = [photos[i * size : (i + 1) * size] for i in range(rounds)]
@@ -206,7 +206,7 @@ def folder(photos: list[str], rounds: int) -> list[Row]:
 
 
 def search(photos: list[str], rounds: int) -> list[Row]:
-    """Search for captions of photos that are already encoded, with a beam of five."""
+    """Search for captions of images that are already encoded, with a beam of five."""
     memory = Memory.join(list(Plain(Captioner.from_pretrained(device="cpu")).batches(photos[:200])))
     rows = []
     for name in ("show_attend_tell", "transformer", "show_tell"):
@@ -272,7 +272,7 @@ class Training:
         self.optimiser.zero_grad()
 
     def sgrvinod(self, checkout: Path) -> Work:
-        """Return steps of the decoder of sgrvinod's tutorial, of our sizes, which sees a photo once a caption."""
+        """Return steps of the decoder of sgrvinod's tutorial, of our sizes, which sees an image once a caption."""
         spec = importlib.util.spec_from_file_location("sgrvinod_models", checkout / "models.py")
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
@@ -358,7 +358,7 @@ def tuning(rounds: int) -> list[Row]:
 
 
 def start(photos: list[str], rounds: int) -> list[Row]:
-    """Caption one photo in a new process, against importing the libraries that it would take."""
+    """Caption one image in a new process, against importing the libraries that it would take."""
     commands = {
         "ours": [sys.executable, "-m", "captioner", "caption", photos[0]],
         "plain": [sys.executable, "-c", "import torch, timm"],
@@ -398,7 +398,7 @@ def _child(command: list[str]) -> float:
 
 
 def growth(photos: list[str], count: int) -> Row:
-    """Caption many photos as a server does, one at a time and some together, and watch the memory."""
+    """Caption many images as a server does, one at a time and some together, and watch the memory."""
     keep_freed_memory()
     captioner = Captioner.from_pretrained(device="cpu")
     endless, done, seen = itertools.cycle(photos), 0, []

@@ -1,13 +1,13 @@
-"""What training on own photos gives: photos of COCO as a table, and captions of others before and after.
+"""What training on own images gives: images of COCO as a table, and captions of others before and after.
 
     python scripts/bench_own.py --coco data/coco/dataset_coco.json --start runs/flickr8k/best --output runs/own
 
-The photos of Karpathy's split "train" are the own ones, those of "restval" are held out. The start must not have seen
+The images of Karpathy's split "train" are the own ones, those of "restval" are held out. The start must not have seen
 either: the shipped models have seen both, so one that was trained on Flickr8k alone takes their place, for example by
 
     captioner train flickr8k_show_attend_tell --set data.path=data/flickr8k --output runs/flickr8k
 
-It prints the scores on the held-out photos, and the new words that the captions of them have.
+It prints the scores on the held-out images, and the new words that the captions of them have.
 """
 
 from __future__ import annotations

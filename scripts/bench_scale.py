@@ -37,7 +37,7 @@ from captioner.data.annotations import read_captions
 from captioner.data.batches import Captions
 from captioner.data.transform import Transform
 from captioner.decoders import DECODERS
-from captioner.encoders.base import Encoder, EncoderConfig
+from captioner.encoders.encoder import Encoder, EncoderConfig
 from captioner.encoders.grid import GridConfig, GridEncoder
 from captioner.evaluation.cider import CiderD
 from captioner.evaluation.scores import Scorer
@@ -55,7 +55,7 @@ import pictures
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 RECORD, PLOT, PAGE = DOCS / "scale.json", DOCS / "scale.png", DOCS / "scale.md"
 WORDS = [f"word{number}" for number in range(3000)]
-EXTRACTED = 192  # photos
+EXTRACTED = 192  # images
 Values = dict[str, float]
 
 
@@ -153,7 +153,7 @@ def annotations(folder: Path, images: int) -> Values:
 
 
 def plan(folder: Path, pictures: int) -> Values:
-    """Cut a folder of pictures into parts, and find the unfinished ones."""
+    """Cut a folder of images into parts, and find the unfinished ones."""
     (folder / "pictures").mkdir()
     for number in range(pictures):
         (folder / "pictures" / f"{number:06d}.jpg").touch()
@@ -227,7 +227,7 @@ def training(*, captions: int = 5, places: int = 196) -> Values:
 
 
 def extract(folder: Path, images: int) -> Values:
-    """Encode photos into a store with the default encoder, together with the processes that torchrun started."""
+    """Encode images into a store with the default encoder, together with the processes that torchrun started."""
     processes = Processes.join()
     photos = sorted((DOCS.parent / "assets" / "examples").glob("*.[jp][pn]g"))
     encoder = GridEncoder(GridConfig(backbone="efficientnet_lite2")).eval().fast(torch.device("cpu"))

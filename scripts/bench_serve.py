@@ -1,10 +1,10 @@
-"""How long a photo takes through captioner serve, for one client and for several at once.
+"""How long an image takes through captioner serve, for one client and for several at once.
 
     python scripts/bench_serve.py --photos assets/examples
 
 It starts a server on a free port and prints a table in Markdown: for the API what POST /caption takes with all that the
-page asks for, and for the page the time from adding a photo until its caption and explorer are drawn, in a browser on
-the same machine, which needs playwright and Chromium. Every client sends its next photo when it has the last answer.
+page asks for, and for the page the time from adding an image until its caption and explorer are drawn, in a browser on
+the same machine, which needs playwright and Chromium. Every client sends its next image when it has the last answer.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-# Add each photo, and return the milliseconds until it is drawn.
+# Add each image, and return the milliseconds until it is drawn.
 IN_PAGE = """async (photos) => {
   const times = [];
   for (const photo of photos) {

@@ -120,7 +120,7 @@ def clean(folder: Path) -> dict[str, str]:
 
 
 def caption(python: Path, place: Path) -> None:
-    """Caption a photo with what was installed."""
+    """Caption an image with what was installed."""
     environment = clean(python.parent)
     where = run(python, "-c", "import captioner; print(captioner.__file__)", cwd=place, env=environment).strip()
     if not Path(where).is_relative_to(python.parent.parent):

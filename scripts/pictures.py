@@ -1,4 +1,4 @@
-"""Small PNG files of pictures and plots, for the README and the documentation."""
+"""Small PNG files of images and plots, for the README and the documentation."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def save_png(picture: Image.Image | Figure, path: Path, *, colours: int = 64, largest: int | None = None) -> int:
-    """Save a picture or a plot in a palette, which halves its size or better, and return its bytes.
+    """Save an image or a plot in a palette, which halves its size or better, and return its bytes.
 
-    The colours of a plot are those of its palette; those of a picture are mixed by error diffusion.
+    The colours of a plot are those of its palette; those of an image are mixed by error diffusion.
     """
     out = io.BytesIO()
     if isinstance(picture, Image.Image):

@@ -1,9 +1,9 @@
-"""Make what the README shows again, from the shipped models: the pictures and the tables.
+"""Make what the README shows again, from the shipped models: the images and the tables.
 
 Example: python scripts/readme.py --data data/flickr8k
 
 With ``--data`` the models caption Flickr8k's dev split and are timed, which takes minutes; what the README needs of it
-is kept in ``assets/benchmark.json``. Without it, pictures and tables are made from what is there; the translators'
+is kept in ``assets/benchmark.json``. Without it, images and tables are made from what is there; the translators'
 scores are those of ``assets/translation.json``, which ``scripts/bench_translation.py`` writes.
 """
 
@@ -41,13 +41,13 @@ MODELS = [name for name in cards.TITLES if name in shipped()]  # in the lineage'
 
 
 def draw(drawn: Image.Image, picture: Path) -> None:
-    """Save a picture and say its size."""
+    """Save an image and say its size."""
     size = pictures.save_png(drawn, picture, colours=256, largest=LARGEST)
     print(f"{picture.relative_to(ROOT)}: {size:,} bytes")
 
 
 def keep(record: dict[str, Any]) -> None:
-    """Keep of a benchmark's record what the README shows: scores over all photos, costs, and where it ran."""
+    """Keep of a benchmark's record what the README shows: scores over all images, costs, and where it ran."""
     whole = {name: record["quality"]["groups"][0][name] for name in ("name", "photos", "scores", "differences")}
     about = {name: record[name] for name in ("captioner", "data", "split", "resamples", "seed", "rounds")}
     files.write_json(BENCHMARK, {**about, "quality": whole, "cost": record["cost"]}, indent=1)

@@ -59,7 +59,7 @@ OTHER, CROWD = 0, -1  # labels of boxes whose class is too rare to be learned, a
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo and what is boxed in it.
+    """An image and what is boxed in it.
 
     Attributes:
         path: its file.
@@ -121,7 +121,7 @@ def photos_of(folder: Path, data: dict[str, Any], classes: dict[str, int]) -> li
 
 
 def window(chance: random.Random, smallest: float) -> tuple[float, float, float, float]:
-    """Draw the part of a photo to show, relative xyxy: half of the time all of it, else sides from ``smallest`` on."""
+    """Draw the part of an image to show, relative xyxy: half of the time all of it, else sides from ``smallest`` on."""
     if chance.random() < 0.5:
         return (0.0, 0.0, 1.0, 1.0)
     width, height = chance.uniform(smallest, 1), chance.uniform(smallest, 1)
@@ -130,7 +130,7 @@ def window(chance: random.Random, smallest: float) -> tuple[float, float, float,
 
 
 def target(photo: Photo, shown: Sequence[float], flip: bool, size: int, trust: float) -> dict[str, Tensor]:
-    """Tell what a part of a photo shows; see :meth:`Detector.forward`. Things of which little is left are ignored."""
+    """Tell what a part of an image shows; see :meth:`Detector.forward`. Things of which little is left are ignored."""
     corner, extent = np.array(shown[:2]), np.array(shown[2:]) - np.array(shown[:2])
     whole = (photo.boxes.reshape(-1, 2, 2) - corner) / extent
     boxes = whole.clip(0, 1)
@@ -160,7 +160,7 @@ def batches(
 ) -> Iterator[tuple[Tensor, list[dict[str, Tensor]]]]:
     """Yield an epoch's batches from ``skip`` on: pixels (B, 3, S, S) and targets.
 
-    What is drawn depends on seed, epoch and photo alone.
+    What is drawn depends on seed, epoch and image alone.
     """
     order = list(range(len(photos)))
     random.Random(f"{options.seed} {epoch}").shuffle(order)

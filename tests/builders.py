@@ -1,6 +1,6 @@
 """Tiny decoders, memories and captions for the tests, all in float64.
 
-Letters as in :mod:`captioner.decoders.base`: B images, K captions per image, T steps, N places, D features, V words.
+Letters as in :mod:`captioner.decoders.decoder`: B images, K captions per image, T steps, N places, D features, V words.
 """
 
 from __future__ import annotations

@@ -155,7 +155,7 @@ def test_settings_of_the_search_can_be_changed_and_are_checked(photos: list[Path
 def test_a_saved_captioner_says_the_same(
     photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tuned: bool, dtype: torch.dtype
 ) -> None:
-    monkeypatch.setattr("captioner.encoders.base.fast_dtype", lambda device: dtype)
+    monkeypatch.setattr("captioner.encoders.encoder.fast_dtype", lambda device: dtype)
     captioner = Captioner.from_model(tiny_model(tuned=tuned), device="cpu")
     captioner.save_pretrained(tmp_path / "model")
     torch.manual_seed(0)  # an encoder that was not tuned is built again, at random

@@ -85,7 +85,7 @@ def test_an_image_error_says_which_picture_and_survives_the_way_from_another_pro
 
 
 def test_whatever_is_imported_first_every_family_is_known() -> None:
-    for module in ("captioner.model", "captioner.encoders.base"):
+    for module in ("captioner.model", "captioner.encoders.encoder"):
         script = (
             f"import {module}; from captioner.model import ENCODERS, DECODERS, REFINERS; "
             "print(*ENCODERS, *REFINERS, *DECODERS)"

@@ -1,6 +1,6 @@
 """Decoders, from a memory to words. Importing this package registers every family."""
 
-from captioner.decoders.base import DECODERS, Decoder, DecoderConfig, DecoderOutput, State, Step
+from captioner.decoders.decoder import DECODERS, Decoder, DecoderConfig, DecoderOutput, State, Step
 from captioner.decoders.show_attend_tell import ShowAttendTell
 from captioner.decoders.show_tell import ShowTell
 from captioner.decoders.top_down import TopDown

@@ -1,4 +1,7 @@
-"""Show, Attend and Tell with soft or hard attention (Xu et al. 2015, https://arxiv.org/abs/1502.03044)."""
+"""Show, Attend and Tell (Xu et al. 2015, https://arxiv.org/abs/1502.03044), with soft or hard attention.
+
+Tensor letters as in :mod:`captioner.decoders.unrolled`.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from captioner.decoders.base import DECODERS, DecoderConfig
-from captioner.decoders.unrolled import Advanced, Begun, Unrolled
+from captioner.decoders.decoder import DECODERS, DecoderConfig
+from captioner.decoders.unrolled import Advanced, Prepared, Unrolled
 from captioner.layers.additive import Attend, Sampler
 from captioner.layers.dropout import Dropout
-from captioner.layers.kernels import wide
+from captioner.layers.kernels import at_least_float32
 from captioner.layers.positions import Geometry, rename_positions
 from captioner.layers.unroll import Products, lstm_gates
 from captioner.memory import Memory
@@ -29,20 +32,20 @@ class ShowAttendTellConfig(DecoderConfig):
     values: int = Field(
         512,
         ge=0,
-        description="size to which the places' features are projected before they are averaged; 0: no projection",
+        description="size to which features are projected before they are averaged; 0: no projection",
     )
-    kind: Literal["soft", "hard"] = Field("soft", description="attend to all places at once, or to one (section 4)")
+    kind: Literal["soft", "hard"] = Field("soft", description="attend to all regions or cells, or to one (section 4)")
     expected: float = Field(
         0.5,
         ge=0,
         le=1,
         description="with hard attention, share of the captions in training that use the expected vector instead",
     )
-    geometry: bool = Field(False, description="tell where in the picture each place is")
+    geometry: bool = Field(False, description="add the position of each region or cell in the image")
     gate: Literal["scalar", "vector"] = Field(
         "scalar", description="beta: one number per step (the paper's) or one per feature"
     )
-    dropout: float = Field(0.5, ge=0, lt=1, description="on the places, the word vectors and the deep output layer")
+    dropout: float = Field(0.5, ge=0, lt=1, description="on the features, the word vectors and the deep output layer")
     feature_dropout: float = Field(0.0, ge=0, lt=1, description="on the encoder's features before they are projected")
 
     _rename_positions = model_validator(mode="before")(rename_positions)
@@ -50,27 +53,27 @@ class ShowAttendTellConfig(DecoderConfig):
 
 @DECODERS.register("show_attend_tell")
 class ShowAttendTell(Unrolled):
-    """An LSTM that, before every word, averages the places with weights that depend on the words so far.
+    """An LSTM that attends to the image before every word.
 
-    Equations of the paper: the attention network (4)-(6) with the additive form of Bahdanau 2015; the LSTM (1)-(3); its
-    first state from the mean feature (section 3.1.2); the deep output (7), ``logits = L_o (E y_{t-1} + L_h h_t + L_z
-    z_t)``; the gate beta of section 4.2.1, computed from h_{t-1}. The doubly stochastic penalty is part of the
-    objective (:mod:`captioner.training.cross_entropy`).
+    Equations: attention (4)-(6), with the additive network of Bahdanau 2015 in (4); the LSTM (1)-(3), whose first state
+    is computed from the mean feature (section 3.1.2); the deep output (7), ``logits = L_o (E y_{t-1} + L_h h_t + L_z
+    z_t)``; the gate beta of section 4.2.1. The doubly stochastic penalty is part of the objective
+    (:mod:`captioner.training.cross_entropy`).
 
-    Hard attention (section 4.1): in training a place is drawn from the weights, or for a share ``expected`` of the
-    captions the expected vector is used; the objective does the rest (REINFORCE, its baseline, the entropy). In
-    captioning the most probable place is used.
+    Hard attention (section 4.1): training samples one region or cell from the weights, except for a share ``expected``
+    of the captions, which use the expected vector; the objective adds REINFORCE, its baseline and the entropy. Search
+    uses the most probable one.
 
-    Departures: places are first projected to ``values`` features (the paper's conv5_3 has only 512, EfficientNet's last
-    map 1280; set ``values: 0`` for the paper's form); the two initial-state networks have one layer and a tanh, as in
-    the paper's code; ``gate: vector`` is the elementwise gate of later implementations; ``geometry`` adds a learned map
-    of its box to each place.
+    Departures: features are first projected to ``values`` dimensions (the paper's conv5_3 has 512, EfficientNet's last
+    map 1280; ``values: 0`` is the paper's form). The two networks of the first state have one layer and a tanh, as in
+    the paper's code. ``gate: vector`` is the elementwise gate of later implementations. ``geometry`` adds a learned map
+    of its box to each region or cell.
     """
 
     Config: ClassVar[type[DecoderConfig]] = ShowAttendTellConfig
     attends: ClassVar[bool] = True
     packs = ("values", "keys", "first_hidden", "first_cell", "output_hidden", "output_context")
-    exact = ("output",)  # its rounding would be that of the words' probabilities
+    exact = ("output",)  # rounding it would round the words' probabilities
 
     def __init__(self, config: ShowAttendTellConfig, *, features: int, words: int) -> None:
         super().__init__(config, features=features, words=words)
@@ -92,20 +95,49 @@ class ShowAttendTell(Unrolled):
         self.output_hidden = nn.Linear(config.hidden, config.embedding)
         self.output_context = nn.Linear(values, config.embedding, bias=False)
         self.output = nn.Linear(config.embedding, words)
-        self._initialise()
-
-    def _initialise(self) -> None:
         nn.init.normal_(self.embedding.weight, std=0.1)
-        with torch.no_grad():
-            self.embedding.weight[PAD].zero_()
         nn.init.uniform_(self.score, -(self.score.numel() ** -0.5), self.score.numel() ** -0.5)
         nn.init.orthogonal_(self.lstm.weight_hh)
         nn.init.zeros_(self.output.bias)
-        with torch.no_grad():  # forget gates start open (Jozefowicz 2015)
-            self.lstm.bias_ih[self.config.hidden : 2 * self.config.hidden].fill_(1.0)
+        with torch.no_grad():
+            self.embedding.weight[PAD].zero_()
+            self.lstm.bias_ih[config.hidden : 2 * config.hidden].fill_(1.0)  # forget gates start open (Jozefowicz 2015)
+
+    def prepare(self, memory: Memory) -> Prepared:
+        """Project the features a_i, and compute h_0 and c_0 (section 3.1.2)."""
+        a = memory.vectors if self.geometry is None else memory.vectors + self.geometry(memory)
+        a = self.feature_dropout(a)
+        values = self.values(a)
+        # One mask for all regions or cells of an image: a dropped feature stays dropped wherever the decoder attends.
+        values = values * self.dropout(values.new_ones(values.shape[0], 1, values.shape[2]))
+        h = torch.tanh(at_least_float32(self.first_hidden(memory.pooled)))
+        c = torch.tanh(at_least_float32(self.first_cell(memory.pooled)))
+        return Prepared(values, self.keys(a), {"h": h.unsqueeze(1), "c": c.unsqueeze(1)})
+
+    def word_gates(self, tokens: Tensor) -> Tensor:
+        """Return the part of E y_{t-1} in (1), with the biases."""
+        y = self.dropout(self.embedding(tokens))
+        return self.products()["word"](y) + (self.lstm.bias_ih + self.lstm.bias_hh)
+
+    def advance(
+        self, word: Tensor, past: Mapping[str, Tensor], attend: Attend, times: Products, images: Mapping[str, Tensor]
+    ) -> Advanced:
+        """Equations (1) to (6)."""
+        h, c = past["h"], past["c"]
+        z, alpha, s = attend(times["query"](h) + self.query.bias)  # (4)-(6), or section 4.1
+        z = torch.sigmoid(times["beta"](h) + self.beta.bias) * z  # section 4.2.1
+        h, c = lstm_gates(word + times["hidden"](h) + times["context"](z), c)  # (1)-(3)
+        return Advanced({"h": h, "c": c}, alpha, (h, z), s)
+
+    def logits(self, tokens: Tensor, *read: Tensor) -> Tensor:
+        """Equation (7)."""
+        h, z = (part.to(self.embedding.weight.dtype) for part in read)  # the recurrence has at least 32 bits
+        deep = self.dropout(self.embedding(tokens)) + self.output_hidden(self.dropout(h)) + self.output_context(z)
+        logits: Tensor = self.output(self.dropout(deep))
+        return logits
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the weights of a step's products; see :meth:`Recurrent.weights`."""
+        """Return the weights of ``times`` in :meth:`advance`, and that of the words."""
         embedding = self.config.embedding
         return {
             "word": self.lstm.weight_ih[:, :embedding],
@@ -115,41 +147,8 @@ class ShowAttendTell(Unrolled):
             "beta": self.beta.weight,
         }
 
-    def begin(self, memory: Memory) -> Begun:
-        """Project the places a_i and make the first state; see :meth:`Unrolled.begin`."""
-        a = memory.vectors if self.geometry is None else memory.vectors + self.geometry(memory)
-        a = self.feature_dropout(a)
-        values = self.values(a)
-        # One dropout mask for all places of an image: a dropped feature stays dropped wherever the decoder attends.
-        values = values * self.dropout(values.new_ones(values.shape[0], 1, values.shape[2]))
-        h = torch.tanh(wide(self.first_hidden(memory.pooled)))  # section 3.1.2
-        c = torch.tanh(wide(self.first_cell(memory.pooled)))
-        return Begun(values, self.keys(a), {"h": h.unsqueeze(1), "c": c.unsqueeze(1)})
-
-    def word_gates(self, tokens: Tensor) -> Tensor:
-        """Return E y_{t-1}'s part of the gates in (1); see :meth:`Unrolled.word_gates`."""
-        embedded = self.dropout(self.embedding(tokens))
-        return self.products()["word"](embedded) + (self.lstm.bias_ih + self.lstm.bias_hh)
-
-    def advance(
-        self, word: Tensor, past: Mapping[str, Tensor], attend: Attend, times: Products, images: Mapping[str, Tensor]
-    ) -> Advanced:
-        """Advance by one word: equations (1) to (6); see :meth:`Unrolled.advance`."""
-        h, c = past["h"], past["c"]
-        z, alpha, s = attend(times["query"](h) + self.query.bias)  # (4)-(6), or section 4.1
-        z = torch.sigmoid(times["beta"](h) + self.beta.bias) * z  # section 4.2.1
-        h, c = lstm_gates(word + times["hidden"](h) + times["context"](z), c)  # (1)-(3)
-        return Advanced({"h": h, "c": c}, alpha, (h, z), s)
-
-    def logits(self, tokens: Tensor, *read: Tensor) -> Tensor:
-        """Score the next word: equation (7); see :meth:`Unrolled.logits`."""
-        h, z = (part.to(self.embedding.weight.dtype) for part in read)  # the recurrence has at least 32 bits
-        deep = self.dropout(self.embedding(tokens)) + self.output_hidden(self.dropout(h)) + self.output_context(z)
-        logits: Tensor = self.output(self.dropout(deep))
-        return logits
-
     def sampler(self, images: int, captions: int) -> Sampler | None:
-        """Return how hard attention chooses places; see :meth:`Unrolled.sampler`."""
+        """Return how section 4.1 draws s_t; -1 stands for the expected vector."""
         if self.config.kind == "soft":
             return None
         if not self.training:
@@ -157,10 +156,10 @@ class ShowAttendTell(Unrolled):
         expected = torch.rand(images, captions, device=self.score.device) < self.config.expected
 
         def sample(alpha: Tensor) -> Tensor:
-            # The first place at which the cumulative sum exceeds a random share of the total.
+            # The first index at which the cumulative sum exceeds a random share of the total.
             cumulative = alpha.cumsum(-1)
             share = torch.rand(*alpha.shape[:2], 1, device=alpha.device, dtype=alpha.dtype) * cumulative[..., -1:]
-            place = (cumulative <= share).sum(-1).clamp(max=alpha.shape[-1] - 1)
-            return place.masked_fill(expected[: len(alpha)], -1)
+            index = (cumulative <= share).sum(-1).clamp(max=alpha.shape[-1] - 1)
+            return index.masked_fill(expected[: len(alpha)], -1)
 
         return sample

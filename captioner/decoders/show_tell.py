@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from captioner.decoders.base import DECODERS, Decoder, DecoderConfig, DecoderOutput, State, Step
+from captioner.decoders.decoder import DECODERS, Decoder, DecoderConfig, DecoderOutput, State, Step
 from captioner.layers.dropout import Dropout
-from captioner.layers.kernels import wide
+from captioner.layers.kernels import at_least_float32
 from captioner.layers.unroll import Recurrent, lstm_gates
 from captioner.memory import Memory
 from captioner.text.vocabulary import PAD
@@ -29,17 +29,18 @@ class ShowTellConfig(DecoderConfig):
 
 @DECODERS.register("show_tell")
 class ShowTell(Recurrent, Decoder):
-    """An LSTM that sees the picture once, before the first word.
+    """An LSTM that sees the image once, before the first word.
 
-    Equations of the paper: x_{-1} = CNN(I) projected (10); x_t = W_e S_t (11); p_{t+1} = LSTM(x_t) (12). Departure: the
-    LSTM's output is o * tanh(c), as is usual today and in the paper's own released code; the paper's (8) has no tanh.
+    Equations: x_{-1} = CNN(I), projected (10); x_t = W_e S_t (11); p_{t+1} = LSTM(x_t) (12).
+
+    Departure: the LSTM's output is o * tanh(c), as in the paper's released code; the paper's (8) has no tanh.
     """
 
     Config: ClassVar[type[DecoderConfig]] = ShowTellConfig
     attends: ClassVar[bool] = False
     reads_half = True
     packs = ("image",)
-    exact = ("output",)  # its rounding would be that of the words' probabilities
+    exact = ("output",)  # rounding it would round the words' probabilities
 
     def __init__(self, config: ShowTellConfig, *, features: int, words: int) -> None:
         super().__init__(config, features=features, words=words)
@@ -52,45 +53,42 @@ class ShowTell(Recurrent, Decoder):
         self.output = nn.Linear(config.hidden, words)
         nn.init.normal_(self.embedding.weight, std=0.1)
         nn.init.zeros_(self.output.bias)
-        weight: Any = self.lstm.weight_hh_l0
-        bias: Any = self.lstm.bias_ih_l0
-        nn.init.orthogonal_(weight)
+        lstm: Any = self.lstm
+        nn.init.orthogonal_(lstm.weight_hh_l0)
         with torch.no_grad():
             self.embedding.weight[PAD].zero_()
-            # Remember at first: forget gates start open (Jozefowicz 2015).
-            bias[config.hidden : 2 * config.hidden].fill_(1.0)
-
-    def _image_input(self, memory: Memory) -> Tensor:
-        """Return x_{-1} (B, E), equation (10)."""
-        x: Tensor = self.image(self.feature_dropout(memory.pooled))
-        return x
-
-    def weights(self) -> dict[str, Tensor]:
-        """Return the weights of a step's products; see :meth:`Recurrent.weights`."""
-        weights: Any = {"input": self.lstm.weight_ih_l0, "hidden": self.lstm.weight_hh_l0}
-        return weights
-
-    def _advance(self, x: Tensor, h: Tensor, c: Tensor) -> State:
-        """Advance the LSTM by one input x (B, W, E), from the hidden state and the cell (B, W, H) to the next."""
-        times, lstm = self.products(), self.lstm
-        bias: Any = lstm.bias_ih_l0 + lstm.bias_hh_l0  # type: ignore[operator]
-        h, c = lstm_gates(times["input"](x) + times["hidden"](h) + bias, c)
-        return State({"h": h, "c": c})
+            lstm.bias_ih_l0[config.hidden : 2 * config.hidden].fill_(1.0)  # forget gates start open (Jozefowicz 2015)
 
     def start(self, memory: Memory) -> State:
-        """Prepare one hypothesis per image; see :meth:`Decoder.start`."""
+        """Equation (10)."""
         x = self.dropout(self._image_input(memory)).unsqueeze(1)
-        zeros = wide(x.new_zeros(len(memory), 1, self.config.hidden))
-        return self._advance(x, zeros, zeros)  # (10)
+        zeros = at_least_float32(x.new_zeros(len(memory), 1, self.config.hidden))
+        return self._advance(x, zeros, zeros)
 
     def step(self, tokens: Tensor, state: State) -> Step:
-        """Read words (B, W) and score the next; see :meth:`Decoder.step`."""
-        after = self._advance(self.dropout(self.embedding(tokens)), **state.hypotheses)  # (11), (12)
+        """Equations (11) and (12)."""
+        after = self._advance(self.dropout(self.embedding(tokens)), **state.hypotheses)
         hidden = after.hypotheses["h"].to(self.embedding.weight.dtype)
         return Step(self.output(self.dropout(hidden)), None, after)
 
+    def _image_input(self, memory: Memory) -> Tensor:
+        """Return x_{-1} (B, E) of (10), before dropout."""
+        x: Tensor = self.image(self.feature_dropout(memory.pooled))
+        return x
+
+    def _advance(self, x: Tensor, h: Tensor, c: Tensor) -> State:
+        """Advance the LSTM by the input x (B, W, E), from hidden state and cell (B, W, H)."""
+        times, lstm = self.products(), cast("Any", self.lstm)
+        h, c = lstm_gates(times["input"](x) + times["hidden"](h) + (lstm.bias_ih_l0 + lstm.bias_hh_l0), c)
+        return State({"h": h, "c": c})
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the weights of ``times`` in :meth:`_advance`."""
+        lstm: Any = self.lstm
+        return {"input": lstm.weight_ih_l0, "hidden": lstm.weight_hh_l0}
+
     def forward(self, memory: Memory, tokens: Tensor) -> DecoderOutput:
-        """Score whole captions (B, K, T); see :meth:`Decoder.forward`."""
+        """Run torch's LSTM over whole captions (B, K, T)."""
         b, k, _ = tokens.shape
         real = tokens != PAD
         tokens, lengths = tokens.flatten(0, 1), real.sum(-1).flatten()

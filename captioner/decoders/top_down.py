@@ -1,4 +1,7 @@
-"""Top-down attention (Anderson et al. 2018, https://arxiv.org/abs/1707.07998, section 3.2)."""
+"""Top-down attention (Anderson et al. 2018, https://arxiv.org/abs/1707.07998, section 3.2).
+
+Tensor letters as in :mod:`captioner.decoders.unrolled`.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from captioner.decoders.base import DECODERS, DecoderConfig
-from captioner.decoders.unrolled import Advanced, Begun, Unrolled
+from captioner.decoders.decoder import DECODERS, DecoderConfig
+from captioner.decoders.unrolled import Advanced, Prepared, Unrolled
 from captioner.layers.additive import Attend
 from captioner.layers.dropout import Dropout
-from captioner.layers.kernels import wide
+from captioner.layers.kernels import at_least_float32
 from captioner.layers.positions import Geometry, rename_positions
 from captioner.layers.unroll import Products, lstm_gates
 from captioner.memory import Memory
@@ -29,11 +32,11 @@ class TopDownConfig(DecoderConfig):
     values: int = Field(
         512,
         ge=0,
-        description="size to which the places' features are projected first; 0: no projection, as in the paper",
+        description="size to which features are projected first; 0: no projection, as in the paper",
     )
-    geometry: bool = Field(False, description="tell where in the picture each place is")
+    geometry: bool = Field(False, description="add the position of each region or cell in the image")
     dropout: float = Field(
-        0.5, ge=0, lt=1, description="on the places, the word vectors and the language LSTM's output"
+        0.5, ge=0, lt=1, description="on the features, the word vectors and the language LSTM's output"
     )
 
     _rename_positions = model_validator(mode="before")(rename_positions)
@@ -43,24 +46,24 @@ class TopDownConfig(DecoderConfig):
 class TopDown(Unrolled):
     """Two LSTMs: one controls the attention, the other predicts the words.
 
-    Equations of the paper: the attention LSTM (1) reads x1_t = [h2_{t-1}, v_bar, W_e Pi_t] (2); a_{i,t} = w_a .
-    tanh(W_va v_i + W_ha h1_t) (3), alpha_t = softmax(a_t) (4), v_hat_t = sum_i alpha_{i,t} v_i (5); the language LSTM
-    reads x2_t = [v_hat_t, h1_t] (6); the next word's probabilities are softmax(W_p h2_t + b_p) (7). Of the attention
-    LSTM's input weights, the part for h2_{t-1} is ``attention_lstm.weight_ih``, those for v_bar and the word are
-    ``mean`` and ``word``: the latter two do not depend on the previous step. v_bar is the memory's pooled vector.
+    Equations: the attention LSTM (1) reads x1_t = [h2_{t-1}, v_bar, W_e Pi_t] (2); a_{i,t} = w_a . tanh(W_va v_i + W_ha
+    h1_t) (3), alpha_t = softmax(a_t) (4), v_hat_t = sum_i alpha_{i,t} v_i (5); the language LSTM reads x2_t = [v_hat_t,
+    h1_t] (6); the next word has the probabilities softmax(W_p h2_t + b_p) (7). v_bar is the memory's pooled vector. The
+    input weights of the attention LSTM are three: ``attention_lstm.weight_ih`` for h2_{t-1}, and ``mean`` and ``word``,
+    whose products do not depend on the previous step.
 
-    The paper does not say how the LSTMs start; as in the authors' code their states are zero and their forget gates
-    open, and neither words nor features pass through a ReLU.
+    The paper does not give the first states. As in the authors' code they are zero, forget gates start open, and
+    neither words nor features pass through a ReLU.
 
-    Departures: places and v_bar are first projected to ``values`` features, by one linear layer, so that v_bar stays
-    the mean of the places (the paper uses all 2048 features of its regions; set ``values: 0`` for its form); dropout,
-    which the paper does not use; ``geometry`` adds a learned map of its box to each place (not to v_bar).
+    Departures: features and v_bar are first projected to ``values`` dimensions by one linear layer, so v_bar stays the
+    mean (the paper uses all 2048 features of its regions; ``values: 0`` is its form). The paper has no dropout.
+    ``geometry`` adds a learned map of its box to each region or cell, but not to v_bar.
     """
 
     Config: ClassVar[type[DecoderConfig]] = TopDownConfig
     attends: ClassVar[bool] = True
     packs = ("values", "keys", "mean")
-    exact = ("output",)  # its rounding would be that of the words' probabilities
+    exact = ("output",)  # rounding it would round the words' probabilities
 
     def __init__(self, config: TopDownConfig, *, features: int, words: int) -> None:
         super().__init__(config, features=features, words=words)
@@ -78,9 +81,6 @@ class TopDown(Unrolled):
         self.attention_lstm = nn.LSTMCell(units, units)
         self.language_lstm = nn.LSTMCell(values + units, units)
         self.output = nn.Linear(units, words)
-        self._initialise()
-
-    def _initialise(self) -> None:
         nn.init.normal_(self.embedding.weight, std=0.1)
         nn.init.uniform_(self.score, -(self.score.numel() ** -0.5), self.score.numel() ** -0.5)
         nn.init.zeros_(self.output.bias)
@@ -88,41 +88,28 @@ class TopDown(Unrolled):
             self.embedding.weight[PAD].zero_()
             for lstm in (self.attention_lstm, self.language_lstm):
                 nn.init.orthogonal_(lstm.weight_hh)
-                # Forget gates start open (Jozefowicz 2015).
-                lstm.bias_ih[self.config.hidden : 2 * self.config.hidden].fill_(1.0)
+                lstm.bias_ih[units : 2 * units].fill_(1.0)  # forget gates start open (Jozefowicz 2015)
 
-    def weights(self) -> dict[str, Tensor]:
-        """Return the weights of a step's products; see :meth:`Recurrent.weights`."""
-        return {
-            "word": self.word.weight,
-            "h2 to attention": self.attention_lstm.weight_ih,
-            "h1 to attention": self.attention_lstm.weight_hh,
-            "query": self.query.weight,
-            "x2 to language": self.language_lstm.weight_ih,
-            "h2 to language": self.language_lstm.weight_hh,
-        }
-
-    def begin(self, memory: Memory) -> Begun:
-        """Project the places v_i and their mean; see :meth:`Unrolled.begin`."""
+    def prepare(self, memory: Memory) -> Prepared:
+        """Project the features v_i and their mean."""
         v = self.values(memory.vectors if self.geometry is None else memory.vectors + self.geometry(memory))
         v_bar = self.values(memory.pooled)
-        # One dropout mask for all places of an image and for their mean: a dropped feature stays dropped wherever the
-        # decoder attends.
+        # One mask for v_bar and all v_i of an image: a dropped feature stays dropped wherever the decoder attends.
         kept = self.dropout(torch.ones_like(v_bar))
         v = v * kept.unsqueeze(1)
-        mean = wide(self.mean(v_bar * kept))
+        mean = at_least_float32(self.mean(v_bar * kept))
         zeros = mean.new_zeros(len(memory), 1, self.config.hidden)
-        return Begun(v, self.keys(v), dict.fromkeys(("h1", "c1", "h2", "c2"), zeros), {"mean": mean})
+        return Prepared(v, self.keys(v), dict.fromkeys(("h1", "c1", "h2", "c2"), zeros), {"mean": mean})
 
     def word_gates(self, tokens: Tensor) -> Tensor:
-        """Return W_e Pi_t's part of the gates in (1); see :meth:`Unrolled.word_gates`."""
+        """Return the part of W_e Pi_t in (1), with the biases."""
         bias = self.attention_lstm.bias_ih + self.attention_lstm.bias_hh
         return self.products()["word"](self.dropout(self.embedding(tokens))) + bias
 
     def advance(
         self, word: Tensor, past: Mapping[str, Tensor], attend: Attend, times: Products, images: Mapping[str, Tensor]
     ) -> Advanced:
-        """Advance by one word: equations (1) to (6); see :meth:`Unrolled.advance`."""
+        """Equations (1) to (6)."""
         h1, c1, h2, c2 = (past[name] for name in ("h1", "c1", "h2", "c2"))
         x1 = times["h2 to attention"](h2) + images["mean"].unsqueeze(1) + word  # (2)
         h1, c1 = lstm_gates(x1 + times["h1 to attention"](h1), c1)  # (1)
@@ -133,7 +120,18 @@ class TopDown(Unrolled):
         return Advanced({"h1": h1, "c1": c1, "h2": h2, "c2": c2}, alpha, (h2,))
 
     def logits(self, tokens: Tensor, *read: Tensor) -> Tensor:
-        """Score the next word: equation (7); see :meth:`Unrolled.logits`."""
+        """Equation (7)."""
         (h2,) = read
         logits: Tensor = self.output(self.dropout(h2.to(self.embedding.weight.dtype)))
         return logits
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the weights of ``times`` in :meth:`advance`, and that of the words."""
+        return {
+            "word": self.word.weight,
+            "h2 to attention": self.attention_lstm.weight_ih,
+            "h1 to attention": self.attention_lstm.weight_hh,
+            "query": self.query.weight,
+            "x2 to language": self.language_lstm.weight_ih,
+            "h2 to language": self.language_lstm.weight_hh,
+        }

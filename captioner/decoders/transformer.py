@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from captioner.decoders.base import DECODERS, Decoder, DecoderConfig, DecoderOutput, State, Step
+from captioner.decoders.decoder import DECODERS, Decoder, DecoderConfig, DecoderOutput, State, Step
 from captioner.errors import ConfigError
 from captioner.layers.dropout import Dropout
 from captioner.layers.linear import PackedLinear
@@ -23,16 +23,16 @@ from captioner.text.vocabulary import PAD
 
 
 class WriterConfig(BlockConfig, DecoderConfig):
-    """What the Transformer's decoders have in common."""
+    """Settings that the Transformer's decoders share."""
 
     tie_output: bool = Field(
         True, description="score words with the word vectors themselves (section 3.4), or with separate weights"
     )
     geometry: bool = Field(
-        False, description="tell where in the picture each place is; unnecessary after a refiner that does so"
+        False, description="add the position of each region or cell in the image; not needed if the refiner does"
     )
     train_attention: bool = Field(
-        False, description="return attention in training as well, for objectives that use it; costs time and memory"
+        False, description="return attention in training too, for objectives that use it; costs time and memory"
     )
 
 
@@ -49,31 +49,32 @@ class _Apply(Protocol):
     """Applies block ``number``; the arguments are those of :meth:`DecoderBlock.forward`."""
 
     def __call__(
-        self, number: int, x: Tensor, rows: Rows, places: Tensor, mask: Tensor | None, weights: bool
+        self, number: int, x: Tensor, rows: Rows, memory: Tensor, mask: Tensor | None, weights: bool
     ) -> Decoded: ...
 
 
 @DECODERS.register("transformer")
 class Transformer(Decoder):
-    """Blocks of causal self-attention over the words so far and of cross-attention to the places of the picture.
+    """Blocks of causal self-attention over the words so far and of cross-attention to the memory.
 
-    Section 3.1's decoder with section 3.4's embeddings (times the square root of S; shared with the output layer, which
-    then has no bias) and section 3.5's positions. The attention that it returns is the mean of the cross-attention's
-    weights over blocks and heads; :meth:`cross_attention` returns each separately.
+    The decoder of section 3.1, with the embeddings of section 3.4 (times the square root of S; shared with the output
+    layer, which then has no bias) and the positions of section 3.5. One block is
+    :meth:`~captioner.layers.transformer.DecoderBlock.forward`. The attention returned is the mean of the
+    cross-attention over blocks and heads; :meth:`cross_attention` returns each separately.
 
-    Departures: the memory is any encoder's; one of another size is projected and normalised first. The layer norm
-    comes before each sub-layer (``norm: post`` for the paper's form), because such a stack trains without a long
-    warm-up (Xiong 2020, https://arxiv.org/abs/2002.04745). Learned positions, which the paper found equally good, are
-    initialised to the sinusoidal ones. ``geometry`` adds a learned map of its box to each place.
+    Departures: a memory of another size is projected and normalised first. The layer norm comes before each sub-layer,
+    so that the model trains without a long warm-up (Xiong 2020, https://arxiv.org/abs/2002.04745); ``norm: post`` is
+    the paper's form. Learned positions, which the paper found equally good, start as the sinusoidal ones. ``geometry``
+    adds a learned map of its box to each region or cell.
 
     Attributes:
-        relative: whether self-attention has relative positions, and the words none of their own.
+        relative: whether self-attention has relative positions; words then have no absolute ones.
     """
 
     Config: ClassVar[type[DecoderConfig]] = TransformerConfig
     attends: ClassVar[bool] = True
     reads_half = True
-    exact = ("output",)  # its rounding would be that of the words' probabilities
+    exact = ("output",)  # rounding it would round the words' probabilities
     relative: ClassVar[bool] = False
 
     def __init__(self, config: WriterConfig, *, features: int, words: int) -> None:
@@ -97,12 +98,12 @@ class Transformer(Decoder):
         if self.output is not None:
             nn.init.zeros_(self.output.bias)
 
-    def _places(self, memory: Memory) -> list[Tensor]:
-        """Compute, once per image, each block's keys and values of the places (B, 2, H, N, E)."""
+    def _keys_values(self, memory: Memory) -> list[Tensor]:
+        """Compute each block's cross-attention keys and values (B, 2, H, N, E), once per image."""
         vectors = self.project(memory.vectors)
         if self.geometry is not None:
             vectors = vectors + self.geometry(memory)
-        return [block.places(vectors) for block in self.blocks]
+        return [block.memory(vectors) for block in self.blocks]
 
     def _positions(self, steps: int) -> Tensor:
         """Return the encodings of the first positions, (T, S)."""
@@ -117,7 +118,7 @@ class Transformer(Decoder):
         return self.positions[:steps]
 
     def _embed(self, tokens: Tensor, steps: int, at: Tensor | int) -> Tensor:
-        """Return the vectors (M, S) of words (M,), whose positions are ``at`` of the first ``steps``."""
+        """Return the vectors (M, S) of words (M,) at the positions ``at`` of the first ``steps``."""
         x = self.embedding(tokens) * self.config.size**0.5
         return self.dropout(x if self.relative else x + self._positions(steps)[at])
 
@@ -129,28 +130,28 @@ class Transformer(Decoder):
         if self._tied is not None:
             return self._tied(x)
         weight = self.embedding.weight
-        if torch.is_grad_enabled():  # padding's vector is zero and must stay so: no gradient from here either
+        if torch.is_grad_enabled():  # the vector of padding must stay zero: no gradient
             weight = weight.index_fill(0, torch.tensor([PAD], device=weight.device), 0.0)
         return F.linear(x, weight)
 
     def pack(self, dtype: torch.dtype) -> None:
-        """See :meth:`Packable.pack`."""
+        """Pack the word vectors as the tied output layer."""
         if self.output is None:
             self._tied = PackedLinear(self.embedding.weight, None, torch.float32)
 
     def start(self, memory: Memory) -> State:
-        """Prepare one hypothesis per image; see :meth:`Decoder.start`."""
-        places = self._places(memory)
-        images = {f"places.{i}": keys_values.contiguous() for i, keys_values in enumerate(places)}
+        """Compute the keys and values of the memory; the caches of the words are empty."""
+        all_keys_values = self._keys_values(memory)
+        images = {f"places.{i}": keys_values.contiguous() for i, keys_values in enumerate(all_keys_values)}
         mask = key_mask(memory.mask)
         if mask is not None:
             images["mask"] = mask
-        b, _, heads, _, size = places[0].shape
-        caches = {f"cache.{i}": keys_values.new_empty(b, 1, 2, heads, 0, size) for i, keys_values in enumerate(places)}
-        return State(caches, images)
+        b, _, heads, _, size = all_keys_values[0].shape
+        empty = (b, 1, 2, heads, 0, size)
+        return State({f"cache.{i}": each.new_empty(empty) for i, each in enumerate(all_keys_values)}, images)
 
     def step(self, tokens: Tensor, state: State) -> Step:
-        """Read words (B, W) and score the next; see :meth:`Decoder.step`."""
+        """Run the blocks on one word per hypothesis, with a cache of the words before."""
         b, w = tokens.shape
         cache, rows = dict(state.hypotheses), Rows((b, w, 1))
         length = cache["cache.0"].shape[-2] + 1
@@ -158,18 +159,18 @@ class Transformer(Decoder):
         mask, seen = state.images.get("mask"), self._seen(state, rows, length)
         attentions = []
         for i, block in enumerate(self.blocks):
-            places, name = state.images[f"places.{i}"], f"cache.{i}"
-            x, cache[name], weights = block(x, rows, places, mask, cache=cache[name], seen=seen, weights=True)
+            memory, name = state.images[f"places.{i}"], f"cache.{i}"
+            x, cache[name], weights = block(x, rows, memory, mask, cache=cache[name], seen=seen, weights=True)
             attentions.append(weights.mean(1))
         attention = torch.stack(attentions).mean(0)
         return Step(self._logits(x).view(b, w, -1), attention.view(b, w, -1), State(cache, state.images))
 
     def _seen(self, state: State, rows: Rows, length: int) -> Tensor | None:
-        """Return which of the ``length`` words of a cache may be attended to, for a block; ``None`` for all."""
+        """Return the words of a cache of ``length`` that may be attended to, for a block; ``None`` for all."""
         return None
 
-    def _block(self, number: int, x: Tensor, rows: Rows, places: Tensor, mask: Tensor | None, weights: bool) -> Decoded:
-        decoded: Decoded = self.blocks[number](x, rows, places, mask, weights=weights)
+    def _block(self, number: int, x: Tensor, rows: Rows, memory: Tensor, mask: Tensor | None, weights: bool) -> Decoded:
+        decoded: Decoded = self.blocks[number](x, rows, memory, mask, weights=weights)
         return decoded
 
     def _run_blocks(
@@ -179,9 +180,9 @@ class Transformer(Decoder):
 
         Args:
             memory: of B images.
-            tokens: see :meth:`Decoder.forward`.
+            tokens: as in :meth:`Decoder.forward`.
             apply: applies one block.
-            weights: whether to return the weights of cross-attention.
+            weights: whether to return the cross-attention.
 
         Returns:
             The words' vectors (M, S), and with ``weights`` each block's (M, H, N).
@@ -192,8 +193,8 @@ class Transformer(Decoder):
         rows, mask = Rows((tokens.shape[0], tokens.shape[1], steps), index), key_mask(memory.mask)
         x = self._embed(tokens[real], steps, index % steps)
         kept = []
-        for number, places in enumerate(self._places(memory)):
-            decoded = apply(number, x, rows, places, mask, weights)
+        for number, keys_values in enumerate(self._keys_values(memory)):
+            decoded = apply(number, x, rows, keys_values, mask, weights)
             x = decoded.x
             if decoded.weights is not None:
                 kept.append(decoded.weights)
@@ -206,10 +207,7 @@ class Transformer(Decoder):
         return DecoderOutput(self._logits(x), attention)
 
     def forward(self, memory: Memory, tokens: Tensor) -> DecoderOutput:
-        """Score whole captions (B, K, T) at once; see :meth:`Decoder.forward`.
-
-        In training there is no attention unless ``train_attention`` is set.
-        """
+        """Score all words of captions (B, K, T) at once; in training, attention needs ``train_attention``."""
         return self._scored(memory, tokens, self._block)
 
     def cross_attention(self, memory: Memory, tokens: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from captioner.decoders.base import DECODERS, DecoderConfig, DecoderOutput, State
+from captioner.decoders.decoder import DECODERS, DecoderConfig, DecoderOutput, State
 from captioner.decoders.transformer import Transformer, WriterConfig
 from captioner.layers.segments import Context, Past, seen_words
 from captioner.layers.transformer import Decoded, Rows
@@ -24,25 +24,24 @@ class TransformerXLConfig(WriterConfig):
 
 @DECODERS.register("transformer_xl")
 class TransformerXL(Transformer):
-    """A :class:`Transformer` decoder whose words know their distances, and can attend to the lines before.
+    """A :class:`Transformer` decoder with relative positions, whose words can attend to the lines before.
 
-    Section 3.3: the words have no positions; self-attention adds a term for the distance of two words
-    (:mod:`captioner.layers.relative`). Section 3.2: the words of a line also attend to those of the lines before, its
-    context, by what the blocks made of them (:mod:`captioner.layers.segments`). Without a context it captions images
-    like any decoder.
+    Section 3.3: words have no absolute positions; self-attention adds a term for the distance of two words
+    (:mod:`captioner.layers.relative`). Section 3.2: the words of a line also attend to the states of the lines before,
+    its context (:mod:`captioner.layers.segments`). Without a context it captions images like any decoder.
 
-    Departure: the paper's model has no cross-attention; here words attend to the places of their own image or line.
+    Departure: the paper's model has no cross-attention; here words attend to the memory of their image or line.
     """
 
     Config: ClassVar[type[DecoderConfig]] = TransformerXLConfig
     relative: ClassVar[bool] = True
 
     def start(self, memory: Memory, past: Past | None = None) -> State:
-        """Prepare one hypothesis per image or line; see :meth:`Decoder.start`.
+        """Start one hypothesis per image or line.
 
         Args:
             memory: of B images or lines.
-            past: the words of the lines before; see :meth:`states`.
+            past: the words of the lines before, from :meth:`states`.
         """
         state = super().start(memory)
         if past is None:
@@ -53,17 +52,17 @@ class TransformerXL(Transformer):
         return State(caches, {**state.images, "context": past.mask})
 
     def forward(self, memory: Memory, tokens: Tensor, context: Context | None = None) -> DecoderOutput:
-        """Score whole captions (B, K, T); see :meth:`Decoder.forward`.
+        """Score whole captions.
 
         Args:
             memory: of B images or lines.
-            tokens: their words; one translation of each line (K = 1) with a context.
-            context: what the lines attend to besides.
+            tokens: (B, K, T); with a context, one translation per line (K = 1).
+            context: the words of other lines to attend to.
         """
         return self._scored(memory, tokens, partial(self._in_context, context=context))
 
     def states(self, memory: Memory, tokens: Tensor, context: Context | None = None) -> Tensor:
-        """Return what each block reads of the words (B, T) of lines, (blocks, B, T, S): the past of lines to come."""
+        """Return the input of each block for the words (B, T) of lines, (blocks, B, T, S): the past of later lines."""
         read: list[Tensor] = []
         self._run_blocks(memory, tokens.unsqueeze(1), partial(self._in_context, context=context, read=read))
         return torch.stack(read).squeeze(2)
@@ -73,21 +72,21 @@ class TransformerXL(Transformer):
         number: int,
         x: Tensor,
         rows: Rows,
-        places: Tensor,
+        memory: Tensor,
         mask: Tensor | None,
         weights: bool,
         *,
         context: Context | None,
         read: list[Tensor] | None = None,
     ) -> Decoded:
-        """Apply a block to words that follow a context; ``read`` gets what the block reads, (B, K, T, S)."""
+        """Apply a block after a context; append its input (B, K, T, S) to ``read``."""
         block, cache, seen = self.blocks[number], None, None
         if read is not None:
             read.append(rows.spread(x).detach())
         if context is not None:
             cache = block.words(context.before(number, rows.spread(x)[:, 0])).unsqueeze(1)
             seen = seen_words(context.mask, rows)
-        decoded: Decoded = block(x, rows, places, mask, cache=cache, seen=seen, weights=weights)
+        decoded: Decoded = block(x, rows, memory, mask, cache=cache, seen=seen, weights=weights)
         return decoded
 
     def _seen(self, state: State, rows: Rows, length: int) -> Tensor | None:

@@ -1,10 +1,14 @@
-"""What the attending LSTM decoders share: one step serves search and training, and training unrolls it fast.
+"""Base class of LSTM decoders with additive attention: one recurrence for search and for training.
 
-The plain form is :meth:`Decoder.forward`, a loop over ``step``. :meth:`Unrolled.forward` gives the same numbers. It
-packs captions of different lengths, computes the words' part of the gates once for every distinct word, and gives each
-weight and each place one gradient for all steps (:mod:`captioner.layers.unroll`, :mod:`captioner.layers.additive`).
+A subclass writes the equations of its paper in :meth:`Unrolled.advance`. Search calls it through ``step``; training
+unrolls it in :meth:`Unrolled.forward`, which gives the same numbers as the plain loop in :meth:`Decoder.forward`, but
 
-Tensor letters as in :mod:`captioner.decoders.base`; H hidden units, A attention units.
+* leaves out images whose captions have ended (:class:`Packing`),
+* computes the words' part of the gates once for every distinct word of the batch,
+* computes the gradient of each weight and of each region or cell once for all steps (:mod:`captioner.layers.unroll`,
+  :mod:`captioner.layers.additive`).
+
+Tensor letters as in :mod:`captioner.decoders.decoder`; H hidden units, A attention units, R rows of a packed batch.
 """
 
 from __future__ import annotations
@@ -13,29 +17,29 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from captioner.decoders.base import Decoder, DecoderOutput, State, Step
+from captioner.decoders.decoder import Decoder, DecoderOutput, State, Step
 from captioner.layers.additive import Attend, Keys, Sampler, additive_attention, attend
-from captioner.layers.packing import Packing
 from captioner.layers.unroll import Products, Recurrent, unrolled_products
 from captioner.memory import Memory
 from captioner.text.vocabulary import PAD
 
 
 @dataclass(frozen=True)
-class Begun:
-    """What is computed once for each image, before the first word.
+class Prepared:
+    """Everything that does not depend on the words, computed once per image.
 
     Attributes:
         values: (B, N, D) the vectors that attention averages.
-        keys: (B, N, A) the same places, projected for scoring.
+        keys: (B, N, A) the same regions or cells, projected for scoring.
         past: (B, 1, H) the first state of the LSTMs, by name.
-        images: (B, ...) what else every step needs, by name.
+        images: (B, ...) other inputs of every step, by name.
     """
 
     values: Tensor
@@ -45,13 +49,13 @@ class Begun:
 
 
 class Advanced(NamedTuple):
-    """The result of one step of a recurrence, for W hypotheses or captions of each image.
+    """The result of one step, for W hypotheses or captions per image.
 
     Attributes:
         past: (B, W, H) the new state, by name.
         alpha: (B, W, N) the attention weights.
-        read: (B, W, ...) what the output layer reads.
-        sampled: (B, W) the places that hard attention chose; ``None`` if it is soft.
+        read: (B, W, ...) the inputs of the output layer.
+        sampled: (B, W) the region or cell chosen by hard attention; ``None`` with soft attention.
     """
 
     past: dict[str, Tensor]
@@ -61,7 +65,7 @@ class Advanced(NamedTuple):
 
 
 class Unrolled(Recurrent, Decoder):
-    """An LSTM decoder with additive attention; a subclass defines the five methods below.
+    """An LSTM decoder with additive attention; a subclass defines the abstract methods.
 
     Attributes:
         score: (A,) the scoring vector of the attention network.
@@ -71,14 +75,14 @@ class Unrolled(Recurrent, Decoder):
     score: nn.Parameter
 
     @abstractmethod
-    def begin(self, memory: Memory) -> Begun:
-        """Compute what does not depend on the words."""
+    def prepare(self, memory: Memory) -> Prepared:
+        """Compute everything that does not depend on the words."""
 
     @abstractmethod
     def word_gates(self, tokens: Tensor) -> Tensor:
         """Return the words' (...,) part of the first LSTM's gates (..., 4H), biases included.
 
-        Training calls this once for every distinct word of a batch, so all its occurrences share one dropout mask.
+        Training calls this once per distinct word of a batch, so all occurrences of a word share a dropout mask.
         """
 
     @abstractmethod
@@ -89,10 +93,10 @@ class Unrolled(Recurrent, Decoder):
 
         Args:
             word: (B, W, 4H) from :meth:`word_gates`.
-            past: (B, W, H) the state before the step.
-            attend: the attention of this step, from a query (B, W, A).
-            times: the products of this step, by the names in :meth:`weights`.
-            images: from :attr:`Begun.images`.
+            past: (B, W, H) the state before the step, by name.
+            attend: attention from a query (B, W, A).
+            times: products with the weights of :meth:`weights`, by name.
+            images: :attr:`Prepared.images`.
         """
 
     @abstractmethod
@@ -100,19 +104,19 @@ class Unrolled(Recurrent, Decoder):
         """Return the logits (..., V) of the next word from the last one (...,) and :attr:`Advanced.read`."""
 
     def sampler(self, images: int, captions: int) -> Sampler | None:
-        """Return the function that chooses places for (images, captions); ``None`` if attention is soft."""
+        """Return how hard attention samples for (images, captions); ``None`` is soft attention."""
         return None
 
     def start(self, memory: Memory) -> State:
-        """Prepare one hypothesis per image; see :meth:`Decoder.start`."""
-        begun = self.begin(memory)
-        images = {"values": begun.values, "keys": Keys.of(begun.keys).units_first, **begun.images}
+        """Start one hypothesis per image."""
+        prepared = self.prepare(memory)
+        images = {"values": prepared.values, "keys": Keys.of(prepared.keys).units_first, **prepared.images}
         if memory.mask is not None:
             images["mask"] = memory.mask
-        return State(begun.past, images)
+        return State(prepared.past, images)
 
     def step(self, tokens: Tensor, state: State) -> Step:
-        """Read words (B, W) and score the next; see :meth:`Decoder.step`."""
+        """Call :meth:`advance` once."""
         images = state.images
         attend_once = partial(
             attend,
@@ -126,17 +130,17 @@ class Unrolled(Recurrent, Decoder):
         return Step(self.logits(tokens, *after.read), after.alpha, State(after.past, images))
 
     def forward(self, memory: Memory, tokens: Tensor) -> DecoderOutput:
-        """Score whole captions (B, K, T); see :meth:`Decoder.forward`."""
+        """Unroll :meth:`advance` over captions (B, K, T)."""
         b, k, _ = tokens.shape
         packing = Packing.of(tokens)
         memory = memory[packing.order]
-        begun = self.begin(memory)
+        prepared = self.prepare(memory)
         distinct, index = packing.words.unique(return_inverse=True)
         rows = [images * k for images in packing.active]
         words = F.embedding(index, self.word_gates(distinct)).split(rows)
         attends = additive_attention(
-            begun.keys,
-            begun.values,
+            prepared.keys,
+            prepared.values,
             self.score,
             mask=memory.mask,
             active=packing.active,
@@ -144,19 +148,51 @@ class Unrolled(Recurrent, Decoder):
             sampler=self.sampler(b, k),
         )
         products = unrolled_products({name: w for name, w in self.weights().items() if name != "word"}, rows)
-        past = {name: first.expand(-1, k, -1) for name, first in begun.past.items()}
+        past = {name: first.expand(-1, k, -1) for name, first in prepared.past.items()}
         steps: list[Advanced] = []
         for images, word, attend_t, times in zip(packing.active, words, attends, products, strict=True):
             past = {name: part[:images] for name, part in past.items()}
-            shared = {name: part[:images] for name, part in begun.images.items()}
+            shared = {name: part[:images] for name, part in prepared.images.items()}
             steps.append(self.advance(word.view(images, k, -1), past, attend_t, times, shared))
             past = steps[-1].past
 
         def gather(parts: tuple[Tensor, ...]) -> Tensor:
-            """Return one part of every step at the real positions, (M, ...)."""
+            """Return a tensor of every step at the real positions, (M, ...)."""
             return torch.cat([part.flatten(0, 1) for part in parts]).index_select(0, packing.rows)
 
         read = [gather(parts) for parts in zip(*(step.read for step in steps), strict=True)]
         alpha = gather(tuple(step.alpha for step in steps))
         sampled = tuple(step.sampled for step in steps if step.sampled is not None)
         return DecoderOutput(self.logits(tokens[tokens != PAD], *read), alpha, gather(sampled) if sampled else None)
+
+
+@dataclass(frozen=True)
+class Packing:
+    """The rows of a batch of captions: step after step, the K captions of each image that still has words.
+
+    Attributes:
+        order: (B,) the images, longest captions first, so that the active images are always the first rows.
+        active: number of active images of each step; it never rises, and all images are active at step 0.
+        words: (R,) the input word of each row.
+        rows: (M,) the row of each real position, in the order of ``tokens[tokens != PAD]``.
+    """
+
+    order: Tensor
+    active: list[int]
+    words: Tensor
+    rows: Tensor
+
+    @classmethod
+    def of(cls, tokens: Tensor) -> Packing:
+        """Pack captions (B, K, T), each followed by padding."""
+        real = tokens != PAD
+        longest = real.sum(-1).amax(-1)
+        steps = int(longest.max())
+        order = torch.argsort(longest, descending=True, stable=True)
+        working = longest[order].clamp(min=1).unsqueeze(0) > torch.arange(steps, device=tokens.device).unsqueeze(1)
+        active = working.sum(1).tolist()
+        words = tokens[order].permute(2, 0, 1)[:steps][working].flatten()
+        captions = tokens.shape[1]
+        starts = torch.tensor([0, *accumulate(images * captions for images in active)], device=tokens.device)
+        image, caption, step = real.nonzero(as_tuple=True)
+        return cls(order, active, words, starts[step] + order.argsort()[image] * captions + caption)

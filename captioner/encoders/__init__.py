@@ -3,7 +3,7 @@
 Importing this package registers every family.
 """
 
-from captioner.encoders.base import ENCODERS, Encoder, EncoderConfig
+from captioner.encoders.encoder import ENCODERS, Encoder, EncoderConfig
 from captioner.encoders.grid import BACKBONES, GridConfig, GridEncoder
 from captioner.encoders.grid_regions import GridRegionConfig, GridRegionEncoder
 from captioner.encoders.refiner import REFINERS, Refiner, TransformerRefiner

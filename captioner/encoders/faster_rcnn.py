@@ -1,8 +1,6 @@
-"""Faster R-CNN with a feature pyramid (Ren 2015, Lin 2017), for batches of square pictures of a fixed size.
+"""Faster R-CNN with a feature pyramid (Ren 2015, Lin 2017), for batches of square images of a fixed size.
 
-A batch is one pass, and no picture is resized.
-
-Tensor letters: B images, S side of the picture in pixels, P proposals of an image, K boxes of an image, C classes
+Tensor letters: B images, S side of the image in pixels, P proposals of an image, K boxes of an image, C classes
 without the background, D channels of the backbone's last map. Boxes are xyxy in pixels of the square.
 """
 
@@ -17,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
 from captioner.data.transform import MOST_SIZE, Transform
-from captioner.encoders.grid import nowhere
+from captioner.encoders.grid import meta_forward
 from captioner.errors import EncoderError
 from captioner.settings import Settings
 
@@ -30,16 +28,13 @@ class DetectorConfig(Settings):
     backbone: str = Field(
         "efficientnet_lite2", description="a backbone of the grid encoder with maps at strides 8, 16 and 32"
     )
-    size: int = Field(384, gt=0, le=MOST_SIZE, multiple_of=32, description="S: side of the picture in pixels")
+    size: int = Field(384, gt=0, le=MOST_SIZE, multiple_of=32, description="S: side of the image in pixels")
     width: int = Field(96, gt=0, description="channels of the pyramid's maps")
     hidden: int = Field(512, gt=0, description="units of the box head's two layers")
 
 
-class Wide(nn.Module):
-    """Converts the output of a module to at least 32 bits.
-
-    Under autocast it would be rounded, and bfloat16 cannot distinguish neighbouring pixels of 320.
-    """
+class ToFloat32(nn.Module):
+    """Converts the output of a module to at least 32 bits: bfloat16 cannot tell neighbouring pixels of 320 apart."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -47,22 +42,22 @@ class Wide(nn.Module):
 
     def forward(self, value: Any) -> Any:
         """Call the module."""
-        return _wide(self.inner(value))
+        return _to_float32(self.inner(value))
 
 
-def _wide(value: Any) -> Any:
+def _to_float32(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
     if isinstance(value, dict):
-        return {name: _wide(inner) for name, inner in value.items()}
-    return type(value)(_wide(inner) for inner in value)
+        return {name: _to_float32(inner) for name, inner in value.items()}
+    return type(value)(_to_float32(inner) for inner in value)
 
 
-class Maps(nn.Module):
-    """A backbone that returns its last map at each of the strides 8, 16 and 32, by the names "0", "1" and "2".
+class BackboneMaps(nn.Module):
+    """A backbone that returns its last map at each of the strides 8, 16 and 32, named "0", "1" and "2".
 
     Raises:
-        EncoderError: the backbone does not have them.
+        EncoderError: the backbone lacks one of them.
     """
 
     def __init__(self, trunk: nn.Sequential, size: int) -> None:
@@ -71,7 +66,7 @@ class Maps(nn.Module):
         last: dict[int, tuple[int, int]] = {}
         maps = torch.empty(1, 3, size, size, device="meta")
         for number, stage in enumerate(trunk):
-            maps = nowhere(stage, maps)
+            maps = meta_forward(stage, maps)
             last[size // maps.shape[-1]] = (number, maps.shape[1])
         if any(stride not in last for stride in STRIDES):
             raise EncoderError(
@@ -91,12 +86,12 @@ class Maps(nn.Module):
 
 
 class Proposals(NamedTuple):
-    """The scored proposals of a batch, before any is chosen.
+    """The scored proposals of a batch.
 
     Attributes:
-        pyramid: the maps that boxes are pooled from.
+        pyramid: the maps for RoI pooling.
         last: (B, D, rows, columns) the backbone's last map.
-        boxes: for each image (P, C, 4), every proposal as refined for each class.
+        boxes: for each image (P, C, 4), every proposal refined for each class.
         scores: for each image (P, C) probabilities.
     """
 
@@ -107,13 +102,18 @@ class Proposals(NamedTuple):
 
 
 class Detector(nn.Module):
-    """The parts of a Faster R-CNN, called on one batch of square pictures.
+    """A Faster R-CNN for batches of square images.
 
     Attributes:
         classes: C names.
-        transform: turns a picture into pixels.
-        config: the small detector's settings; ``None`` for another.
+        transform: turns an image into pixels.
+        config: the small detector's settings; ``None`` for torchvision's.
     """
+
+    body: nn.Module
+    fpn: Any
+    rpn: Any
+    roi_heads: Any
 
     def __init__(
         self,
@@ -129,14 +129,11 @@ class Detector(nn.Module):
         super().__init__()
         self.body, self.fpn, self.rpn, self.roi_heads = body, fpn, rpn, roi_heads
         self.classes, self.transform, self.config = tuple(classes), transform, config
-        self.features: int = roi_heads.box_predictor.inner.cls_score.in_features  # type: ignore[union-attr, assignment]
-        self.channels: int = fpn.inner_blocks[-1][0].in_channels  # type: ignore[index, union-attr]
+        self.features: int = self.roi_heads.box_predictor.inner.cls_score.in_features
+        self.channels: int = self.fpn.inner_blocks[-1][0].in_channels
 
     def train(self, mode: bool = True) -> Detector:
-        """Set the mode of all parts but the backbone.
-
-        Its batch normalisation always uses the statistics of its ImageNet training.
-        """
+        """Set the mode, but keep the backbone in eval mode: its batch normalisation uses ImageNet's statistics."""
         super().train(mode)
         self.body.eval()
         return self
@@ -147,9 +144,8 @@ class Detector(nn.Module):
         Args:
             images: (B, 3, S, S) normalised.
             targets: in training, for each image ``boxes`` (K, 4) with ``labels`` (K,) from 1; ``others``, boxes of
-                classes that are not learned; ``ignored``, regions from which nothing is learned; ``listed`` (C,) bool,
-                the classes whose things are all boxed; ``trust``, the weight of the evidence that a place without a
-                box is background.
+                classes that are not learned; ``ignored``, regions without a loss; ``listed`` (C,) bool, the classes
+                whose objects are all boxed; ``trust``, the weight of background anchors.
 
         Returns:
             For each image its ``boxes``, ``labels`` from 1, and ``scores``, the best first.
@@ -161,17 +157,14 @@ class Detector(nn.Module):
         return {**losses, **more} if self.training else found
 
     def propose(self, images: Tensor) -> Proposals:
-        """Propose and score regions of normalised images (B, 3, S, S), without choosing among them.
-
-        The whole picture is always one of them.
-        """
+        """Propose and score regions of normalised images (B, 3, S, S); the whole image is always one of them."""
         pyramid, last = self.maps(images)
         batch = self._batch(images)
         proposals, _ = self.rpn(batch, pyramid)
         size = images.shape[-1]
         proposals = [torch.cat([boxes, boxes.new_tensor([[0, 0, size, size]])]) for boxes in proposals]
-        logits, deltas = self.roi_heads.box_predictor(self.describe(pyramid, proposals, size))  # type: ignore[operator]
-        boxes = self.roi_heads.box_coder.decode(deltas, proposals)[:, 1:]  # type: ignore[operator, union-attr]
+        logits, deltas = self.roi_heads.box_predictor(self.describe(pyramid, proposals, size))
+        boxes = self.roi_heads.box_coder.decode(deltas, proposals)[:, 1:]
         low = boxes[..., :2].clamp(0, size - 1)
         high = torch.maximum(boxes[..., 2:].clamp(max=size), low + 1)  # at least a pixel wide and high
         boxes = torch.cat([low, high], dim=-1)
@@ -181,12 +174,13 @@ class Detector(nn.Module):
     def maps(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Return the pyramid's maps and the backbone's last one (B, D, rows, columns)."""
         maps = self.body(images.contiguous(memory_format=torch.channels_last))
-        return _wide(self.fpn(maps)), _wide(maps[next(reversed(maps))])
+        return _to_float32(self.fpn(maps)), _to_float32(maps[next(reversed(maps))])
 
     def describe(self, pyramid: dict[str, Tensor], boxes: list[Tensor], size: int) -> Tensor:
-        """Return the box head's vectors for the boxes of all images, one image after another."""
-        pooled = self.roi_heads.box_roi_pool(pyramid, boxes, [(size, size)] * len(boxes))  # type: ignore[operator]
-        return self.roi_heads.box_head(pooled)  # type: ignore[operator]
+        """Return the box head's vectors for the boxes of all images, image after image."""
+        pooled = self.roi_heads.box_roi_pool(pyramid, boxes, [(size, size)] * len(boxes))
+        vectors: Tensor = self.roi_heads.box_head(pooled)
+        return vectors
 
     @staticmethod
     def _batch(images: Tensor) -> Any:

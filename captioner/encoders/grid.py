@@ -1,8 +1,7 @@
-"""A picture to a 14x14 grid of CNN features (Xu 2015, section 3.1.1).
+"""An image to a 14x14 grid of CNN features (Xu 2015, section 3.1.1).
 
-The place (r, c) of the grid describes the picture around ((c + 0.5) / columns, (r + 0.5) / rows). The picture's size is
-chosen so that the backbone's own map is 14x14: enlarging a smaller one to 14x14 would add nothing. The map of a larger
-picture can be averaged to 14x14.
+The centre of cell (r, c) is at ((c + 0.5) / columns, (r + 0.5) / rows) of the image. Images have the size at which the
+backbone's own map is 14x14, as enlarging a smaller map would add nothing; the map of a larger image can be averaged.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from captioner.backend import fast_dtype
 from captioner.data.transform import MOST_SIZE, Transform
 from captioner.encoders import efficientnet_lite
-from captioner.encoders.base import ENCODERS, Encoder, EncoderConfig, may_download
+from captioner.encoders.encoder import ENCODERS, Encoder, EncoderConfig, may_download
 from captioner.errors import EncoderError, first_line
 from captioner.memory import Memory
 from captioner.registry import suggestion
@@ -32,7 +31,7 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Backbone(NamedTuple):
-    """Where a backbone comes from.
+    """The source of a backbone.
 
     Attributes:
         library: ``timm``, ``torchvision``, or ``captioner`` for our own, whose ImageNet weights are installed with it.
@@ -66,14 +65,14 @@ class GridConfig(EncoderConfig):
         0,
         ge=0,
         le=MOST_SIZE,
-        description="side of the picture in pixels; 0 is the size at which the backbone's map is 14x14",
+        description="side of the image in pixels; 0 is the size at which the backbone's map is 14x14",
     )
     fit: Literal["squash", "crop"] = Field(
-        "squash", description="squash the whole picture into a square, or crop its centre"
+        "squash", description="squash the whole image into a square, or crop its centre"
     )
     weights: Literal["pretrained", "random"] = Field("pretrained", description="ImageNet weights, or none (for tests)")
     pool: int = Field(
-        0, ge=0, description="average the backbone's map to this many rows and columns, for larger pictures; 0 does not"
+        0, ge=0, description="average the backbone's map to this many rows and columns, for larger images; 0: do not"
     )
     cut: int = Field(0, ge=0, description="how many of the backbone's last stages to cut off")
 
@@ -102,10 +101,10 @@ class Trunk(NamedTuple):
 
 @ENCODERS.register("grid")
 class GridEncoder(Encoder):
-    """A CNN without its classifier: the picture as a grid of features, 14x14 with the default backbones.
+    """A CNN without its classifier: the image as a grid of features, 14x14 with the default backbones.
 
-    Its batch normalisation always uses the statistics it was trained with (eval mode), even in fine-tuning: the
-    statistics of a small batch of photos would differ from those used for captioning.
+    Its batch normalisation always uses the statistics of its own training (eval mode), in fine-tuning too: the
+    statistics of a small batch would differ from those used in inference.
 
     Args:
         config: the settings.
@@ -128,20 +127,18 @@ class GridEncoder(Encoder):
         if known.library == "captioner":
             self.features, *grid = efficientnet_lite.map_shape(self.trunk, size)
         else:
-            _, self.features, *grid = nowhere(self.trunk, torch.empty(1, 3, size, size, device="meta")).shape
+            _, self.features, *grid = meta_forward(self.trunk, torch.empty(1, 3, size, size, device="meta")).shape
         if len(grid) != 2:
-            raise EncoderError(
-                f"backbone {config.backbone!r} gives no map of features but vectors; choose a convolutional one"
-            )
+            raise EncoderError(f"backbone {config.backbone!r} has no map of features; choose a convolutional one")
         if config.pool > min(grid):
             raise EncoderError(
-                f"pool: backbone {config.backbone!r} has a map of {grid[0]}x{grid[1]} places for pictures of {size} "
+                f"pool: backbone {config.backbone!r} has a map of {grid[0]}x{grid[1]} cells for images of {size} "
                 f"pixels, which cannot be averaged to {config.pool}x{config.pool}; give a larger size or a smaller pool"
             )
         self.grid = (config.pool, config.pool) if config.pool else (grid[0], grid[1])
 
     def train(self, mode: bool = True) -> GridEncoder:
-        """Set training mode for the module but leave the trunk in eval mode; see the class."""
+        """Set the mode, but keep the trunk in eval mode."""
         super().train(mode)
         self.trunk.eval()
         return self
@@ -157,7 +154,7 @@ class GridEncoder(Encoder):
         return self._memory(self.trunk(images.contiguous(memory_format=torch.channels_last)))
 
     def fast(self, device: torch.device) -> Encoder:
-        """See :meth:`Encoder.fast`; our own backbones are fused, see :mod:`captioner.layers.convolution`."""
+        """Return the encoder in the fast precision, with our own backbones fused."""
         if self.config.backbone not in efficientnet_lite.VARIANTS:
             return super().fast(device)
         encoder = copy.copy(self)
@@ -167,18 +164,18 @@ class GridEncoder(Encoder):
         return encoder
 
     def front(self, cut: int) -> GridEncoder:
-        """See :meth:`Encoder.front`."""
+        """Cut off the last ``cut`` stages."""
         if not cut:
             return self
         trunk = Trunk(self.trunk, self.transform.mean, self.transform.std).cut(cut)
         return GridEncoder(self.config.model_copy(update={"cut": self.config.cut + cut, "pool": 0}), trunk)
 
     def tail(self, cut: int) -> nn.Module:
-        """See :meth:`Encoder.tail`."""
+        """Return the last ``cut`` stages."""
         return self.trunk[self.stages - cut :]
 
     def finish(self, memory: Memory, cut: int) -> Memory:
-        """See :meth:`Encoder.finish`."""
+        """Run the last ``cut`` stages."""
         if not cut:
             return memory
         assert memory.grid is not None
@@ -205,8 +202,8 @@ class _ForwardFeatures(nn.Module):
         return features
 
 
-def nowhere(module: nn.Module, x: Any) -> Any:
-    """Call a module on the meta device, whose tensors have a shape and nothing else, without a copy of its weights."""
+def meta_forward(module: nn.Module, x: Any) -> Any:
+    """Call a module on the meta device, to get the shape of its output without computing it."""
     tensors = chain(module.named_parameters(), module.named_buffers())
     return torch.func.functional_call(module, {name: torch.empty_like(t, device="meta") for name, t in tensors}, (x,))
 
@@ -238,7 +235,7 @@ def _build_timm(backbone: Backbone, pretrained: bool) -> Trunk:
     name = backbone.model
     file = _timm_file(name) if pretrained else None
     if pretrained and file is None and not may_download():
-        raise not_here(name, f"import timm; timm.create_model('{name}', pretrained=True)")
+        raise _weights_missing(name, f"import timm; timm.create_model('{name}', pretrained=True)")
     try:
         model: Any = timm.create_model(
             name, pretrained=pretrained, pretrained_cfg_overlay={"file": file}, num_classes=0, global_pool=""
@@ -246,7 +243,7 @@ def _build_timm(backbone: Backbone, pretrained: bool) -> Trunk:
     except Exception as error:  # hub, network and file errors of several libraries
         if not pretrained:
             raise
-        raise _no_weights(backbone, error) from error
+        raise _download_failed(backbone, error) from error
     if isinstance(model, timm.models.EfficientNet):
         middle = {f"stage{number}": stage for number, stage in enumerate(model.blocks)}
         stages = {
@@ -267,7 +264,7 @@ def _build_torchvision(backbone: Backbone, pretrained: bool) -> Trunk:
         try:
             model.load_state_dict(torchvision_weights(backbone.model, get_model_weights(backbone.model).DEFAULT))
         except OSError as error:
-            raise _no_weights(backbone, error) from error
+            raise _download_failed(backbone, error) from error
     parent, _, last = backbone.last.rpartition(".")
     stages: OrderedDict[str, nn.Module] = OrderedDict()
     for name, layer in model.get_submodule(parent).named_children():
@@ -278,15 +275,17 @@ def _build_torchvision(backbone: Backbone, pretrained: bool) -> Trunk:
 
 
 def torchvision_weights(name: str, weights: Any) -> dict[str, Tensor]:
-    """Return weights of torchvision, from torch's cache or downloaded; nothing else is unpickled.
+    """Return weights of torchvision, from torch's cache or downloaded, without unpickling other objects.
 
     Raises:
-        EncoderError: they are damaged, or not on this machine and may not be downloaded.
-        OSError: they cannot be downloaded.
+        EncoderError: they are damaged, or missing and may not be downloaded.
+        OSError: the download failed.
     """
     file = Path(torch.hub.get_dir(), "checkpoints", weights.url.rpartition("/")[2])
     if not file.is_file() and not may_download():
-        raise not_here(name, f"from torchvision.models import get_model; get_model('{name}', weights='DEFAULT')")
+        raise _weights_missing(
+            name, f"from torchvision.models import get_model; get_model('{name}', weights='DEFAULT')"
+        )
     try:
         tensors: dict[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
@@ -298,7 +297,7 @@ def torchvision_weights(name: str, weights: Any) -> dict[str, Tensor]:
 
 
 def _timm_file(name: str) -> str | None:
-    """Return the file of a timm model's weights in the hub's cache, if it is there."""
+    """Return the file of a timm model's weights in the hub's cache, if it exists."""
     import timm
     from huggingface_hub import try_to_load_from_cache
 
@@ -310,15 +309,14 @@ def _timm_file(name: str) -> str | None:
     return next((file for file in found if isinstance(file, str)), None)
 
 
-def not_here(name: str, program: str) -> EncoderError:
-    """Return the error of a model whose backbone's weights are not on this machine."""
+def _weights_missing(name: str, program: str) -> EncoderError:
     return EncoderError(
         f"this model needs the weights of the backbone {name!r}, which are neither in its folder nor on this machine. "
-        f'Nothing is downloaded unasked; to download them, run: python -c "{program}"'
+        f'Models are loaded without downloads; to download the weights, run: python -c "{program}"'
     )
 
 
-def _no_weights(backbone: Backbone, error: Exception) -> EncoderError:
+def _download_failed(backbone: Backbone, error: Exception) -> EncoderError:
     offline = ", ".join(name for name, entry in BACKBONES.items() if entry.library == "captioner")
     return EncoderError(
         f"the weights of {backbone.model!r} could not be downloaded ({first_line(error)}). Connect to the network "

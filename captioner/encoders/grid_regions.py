@@ -1,8 +1,7 @@
-"""A grid and regions of one picture in one memory, as in the strongest captioners that attend to both.
+"""The cells of a grid and the regions of a detector in one memory.
 
-The grid covers the whole picture, the regions are of the right size for what they show: Luo et al. 2021
-(https://arxiv.org/abs/2101.06462) and Nguyen et al. 2022 (https://arxiv.org/abs/2207.09666) found each to help the
-other.
+A grid covers the whole image, a region has the size of its object: Luo et al. 2021 (https://arxiv.org/abs/2101.06462)
+and Nguyen et al. 2022 (https://arxiv.org/abs/2207.09666) found that each helps the other.
 
 Tensor letters: B images, N cells, R regions of an image with padding, D features.
 """
@@ -19,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from captioner.data.transform import Transform
-from captioner.encoders.base import ENCODERS, Encoder, EncoderConfig
+from captioner.encoders.encoder import ENCODERS, Encoder, EncoderConfig
 from captioner.encoders.grid import GridConfig, GridEncoder
 from captioner.encoders.regions import RegionConfig, RegionEncoder
 from captioner.errors import EncoderError
@@ -34,15 +33,15 @@ GRID, REGIONS = "grid", "regions"
 class GridRegionConfig(EncoderConfig):
     """Settings of the two encoders."""
 
-    grid: GridConfig = Field(default_factory=lambda: GridConfig(), description="of the grid's encoder")
-    regions: RegionConfig = Field(default_factory=lambda: RegionConfig(), description="of the regions' encoder")
+    grid: GridConfig = Field(default_factory=GridConfig, description="of the grid's encoder")
+    regions: RegionConfig = Field(default_factory=RegionConfig, description="of the regions' encoder")
 
 
 class Stacked(Transform):
-    """One picture at the sizes of two encoders, as one array (3, S, W), so that both see exactly what they see alone.
+    """One image at the sizes of two encoders in one array (3, S, W): each encoder gets the input that it gets alone.
 
-    The picture of the first transform, whose settings these are, is above that of the second; both are centred, so that
-    mirroring the array mirrors both.
+    The first transform, whose settings these are, fills the upper part. Both parts are centred, so mirroring the array
+    mirrors both.
 
     Attributes:
         second: the second encoder's transform.
@@ -55,11 +54,11 @@ class Stacked(Transform):
         """Stack two transforms.
 
         Raises:
-            EncoderError: they see different parts of a picture, or cannot both be centred.
+            EncoderError: they show different parts of an image, or cannot both be centred.
         """
         if first.view != second.view:
             raise EncoderError(
-                f"grid+regions: the grid's pictures are fitted by {first.fit} and the regions' by {second.fit}, and "
+                f"grid+regions: the grid's images are fitted by {first.fit} and the regions' by {second.fit}, and "
                 "they must show the same; set grid.fit=squash"
             )
         if (first.size - second.size) % 2:
@@ -70,16 +69,16 @@ class Stacked(Transform):
 
     @property
     def decode_size(self) -> int:
-        """See :attr:`Transform.decode_size`."""
+        """The larger of both."""
         return max(super().decode_size, self.second.decode_size)
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """See :attr:`Transform.shape`."""
+        """Both images, one above the other."""
         return (3, self.size + self.second.size, max(self.size, self.second.size))
 
     def pixels(self, image: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """Both pictures in one array; see :meth:`Transform.pixels`."""
+        """Return both images in one array."""
         both = np.zeros(self.shape, dtype=np.uint8)
         for part, pixels in zip(self._split(both), (super().pixels(image), self.second.pixels(image)), strict=True):
             part[...] = pixels
@@ -87,16 +86,15 @@ class Stacked(Transform):
 
     def split(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the pixels (B, 3, S, S) of each transform from those of both."""
-        first, second = self._split(pixels)
-        return first, second
+        return self._split(pixels)
 
     def pictures(self, pixels: Tensor) -> tuple[tuple[Transform, Tensor], ...]:
-        """See :meth:`Transform.pictures`."""
+        """Return each transform with its part."""
         first, second = self._split(pixels)
         return (self, first), (self.second, second)
 
     def _split(self, both: Any) -> tuple[Any, Any]:
-        """Return the views of an array or tensor that hold the two pictures."""
+        """Return the views of an array or tensor that hold the two images."""
         width = self.shape[2]
         first, second = ((width - size) // 2 for size in (self.size, self.second.size))
         return (
@@ -109,12 +107,12 @@ class Stacked(Transform):
 class GridRegionEncoder(Encoder):
     """The cells of a :class:`GridEncoder`, then the regions of a :class:`RegionEncoder`.
 
-    The two kinds of features have nothing in common, so the memory is their direct sum: a cell's vector is its features
-    followed by zeros, a region's is zeros followed by its features, and D is the sum of both D. The first linear layer
-    of any decoder or refiner on it is thereby one layer for cells and another for regions, as those papers have. The
-    pooled vector is that of the cells followed by that of the regions. Every place has its box; a cell has no label.
+    The memory is the direct sum of both: a cell's vector is its features followed by zeros, a region's is zeros
+    followed by its features, and D is the sum of both D. The first linear layer of any decoder or refiner is then one
+    layer for cells and another for regions, as in the papers above. The pooled vectors are concatenated. Cells and
+    regions have boxes; cells have no labels.
 
-    The grid's last stages can be cut off and trained; the detector stays as it is.
+    The grid's last stages can be cut off and tuned; the detector stays frozen.
 
     Args:
         config: the settings.
@@ -135,41 +133,41 @@ class GridRegionEncoder(Encoder):
 
     @property
     def parts(self) -> Mapping[str, Encoder]:
-        """See :attr:`Encoder.parts`."""
+        """The two encoders."""
         return {GRID: self.cells, REGIONS: self.regions}
 
     def forward(self, pixels: Tensor) -> Memory:
-        """Encode pixels (B, 3, S, W) uint8, as :class:`Stacked` gives them."""
+        """Encode pixels (B, 3, S, W) uint8 from :class:`Stacked`."""
         cells, regions = self.stacked.split(pixels)
         return join(self.cells(cells), self.regions(regions))
 
     def front(self, cut: int) -> Encoder:
-        """See :meth:`Encoder.front`."""
+        """Cut off the grid's last ``cut`` stages."""
         if not cut:
             return self
         cells = self.cells.front(cut)
         return GridRegionEncoder(self.config.model_copy(update={GRID: cells.config}), (cells, self.regions))
 
     def tail(self, cut: int) -> nn.Module:
-        """See :meth:`Encoder.tail`."""
+        """Return the grid's last ``cut`` stages."""
         return self if cut == self.stages else self.cells.tail(cut)
 
     def finish(self, memory: Memory, cut: int) -> Memory:
-        """See :meth:`Encoder.finish`."""
+        """Run the grid's last ``cut`` stages."""
         if not cut:
             return memory
         cells, regions = separate(memory, regions=self.regions.config.regions, features=self.regions.features)
         return join(self.cells.finish(cells, cut), regions)
 
     def adopt(self, other: Encoder, stages: int) -> None:
-        """See :meth:`Encoder.adopt`; another grid encoder's stages are for this one's grid."""
+        """Copy the last stages of an equal encoder, or of a grid encoder into the grid's."""
         if isinstance(other, GridEncoder):
             self.cells.adopt(other, stages)
         else:
             super().adopt(other, stages)
 
     def fast(self, device: torch.device) -> Encoder:
-        """See :meth:`Encoder.fast`."""
+        """Return the encoder with both parts in their fast form."""
         cells, regions = self.cells.fast(device), self.regions.fast(device)
         if cells is self.cells and regions is self.regions:
             return self
@@ -198,11 +196,11 @@ def join(cells: Memory, regions: Memory) -> Memory:
 
 
 def separate(memory: Memory, *, regions: int, features: int) -> tuple[Memory, Memory]:
-    """Undo :func:`join`, for a number of regions and of their features."""
+    """Undo :func:`join`, given the number of regions and of their features."""
     assert memory.boxes is not None and memory.mask is not None
     assert memory.labels is not None and memory.scores is not None
     n, d = memory.places - regions, memory.vectors.shape[2] - features
-    side = isqrt(n)  # pictures are square
+    side = isqrt(n)  # images are square
     return Memory(memory.vectors[:, :n, :d], memory.pooled[:, :d], grid=(side, side)), Memory(
         memory.vectors[:, n:, d:],
         memory.pooled[:, d:],

@@ -1,7 +1,7 @@
-"""Encoding pictures side by side: on a CPU, one thread for each small batch instead of all threads for each layer.
+"""Encoding on a CPU with one thread per small batch instead of all threads per layer.
 
-Threads that share a layer wait for each other at its end, some sixty times a picture, and what they hand each other has
-to leave the caches. Threads with pictures of their own do neither, and their caller can load and search meanwhile.
+Threads that share a layer wait for each other at its end, some sixty times per image, and exchange data through the
+shared caches. Threads with their own images do neither, and the caller can load and search in the meantime.
 """
 
 from __future__ import annotations
@@ -21,27 +21,26 @@ from captioner.data.loader import ImageBatch
 
 T = TypeVar("T")
 
-# Pictures in a batch of one thread: more than one shares the reading of weights, and few stay in its caches.
+# Images per thread: two share the reading of weights, and few stay in the thread's cache.
 _CHUNK = 2
 
 
 def encoded_at_once(batch_size: int, device: torch.device) -> int:
-    """Return how many of a batch's pictures are encoded together: all on a GPU, on a CPU few in each thread."""
+    """Return the number of images encoded together: the whole batch on a GPU, few per thread on a CPU."""
     return min(_CHUNK, batch_size) if device.type == "cpu" else batch_size
 
 
 def encode_batches(
     encode: Callable[[Tensor], T], batches: Iterable[ImageBatch], *, ahead: int, device: torch.device
 ) -> Iterator[tuple[ImageBatch, T | None]]:
-    """Yield each batch with what its pixels were encoded to, in order; ``None`` for a batch without pictures.
+    """Yield each batch and its encoded pixels, in order; ``None`` for a batch without images.
 
-    On a CPU, batches are encoded side by side and ahead of the caller, each in one thread; a single batch has all
-    threads to itself.
+    On a CPU, batches are encoded in parallel and ahead of the caller, one thread each; a single batch gets all threads.
 
     Args:
         encode: called in inference mode, in any thread.
         batches: iterated lazily, in the caller's thread.
-        ahead: batches that are read, encoded or waiting, beyond the one that the caller has.
+        ahead: the number of batches to read ahead of the caller.
         device: of the encoder.
     """
 
@@ -72,7 +71,7 @@ def encode_batches(
 
 @contextmanager
 def threads(number: int) -> Iterator[None]:
-    """Let torch's operations in this thread use that many threads."""
+    """Let torch's operations in this thread use ``number`` threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -82,18 +81,18 @@ def threads(number: int) -> Iterator[None]:
 
 
 def _single_threads(number: int) -> ThreadPoolExecutor:
-    """Start threads in each of which torch's operations use that one thread alone."""
+    """Start a pool of threads in which torch's operations are single-threaded."""
     before, started = torch.get_num_threads(), Barrier(number + 1)
 
     def begin() -> None:
-        torch.get_num_threads()  # before its first question, a thread forgets what it was told
+        torch.get_num_threads()  # torch ignores set_num_threads in a thread before the first get_num_threads
         torch.set_num_threads(1)
         started.wait()
 
     pool = ThreadPoolExecutor(number, thread_name_prefix="captioner-encoder", initializer=begin)
-    for _ in range(number):  # the pool starts a thread for each, as none is idle before all have started
+    for _ in range(number):  # the pool starts a thread per task, as none is idle before all have started
         pool.submit(int)
     started.wait()
-    # What a thread sets is its own, and also what threads that are started later begin with.
+    # set_num_threads in a thread also changes the default of threads started later.
     torch.set_num_threads(before)
     return pool

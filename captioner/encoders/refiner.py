@@ -2,7 +2,7 @@
 
 The only one is the encoder of the Transformer (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762).
 
-Tensor letters: B images, N places, D features.
+Tensor letters: B images, N regions, cells or words, D features.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from captioner.settings import Settings
 
 
 class Refiner(nn.Module, ABC):
-    """Transforms the vectors of a memory and keeps its places. Built as ``Refiner(config, features=D)``.
+    """Transforms the vectors of a memory, not their boxes or grid. Built as ``Refiner(config, features=D)``.
 
     Attributes:
         features: D of its output.
@@ -58,9 +58,9 @@ REFINERS: Registry[type[Refiner]] = Registry("refiner")
 class TransformerRefinerConfig(EncoderBlockConfig):
     """Sizes of the refiner."""
 
-    geometry: bool = Field(True, description="tell where in the picture each place is")
+    geometry: bool = Field(True, description="add the position of each region or cell in the image")
     order: bool = Field(
-        False, description="add the sinusoidal encoding of a place's number, for memories of words (section 3.5)"
+        False, description="add the sinusoidal encoding of a word's position, for memories of words (section 3.5)"
     )
 
     _rename_positions = model_validator(mode="before")(rename_positions)
@@ -68,18 +68,15 @@ class TransformerRefinerConfig(EncoderBlockConfig):
 
 @REFINERS.register("transformer")
 class TransformerRefiner(Refiner):
-    """Self-attention over all places of a picture, so that each vector takes account of the others.
+    """Self-attention over all regions or cells of an image.
 
-    The encoder of the paper, section 3.1, on the vectors of a memory. With ``geometry`` a learned map of its box is
-    added to each place, with ``order`` the sinusoidal encoding of its number in the sentence (section 3.5). The pooled
-    vector is the mean of the refined ones.
+    The encoder of section 3.1, on the vectors of a memory. ``geometry`` adds a learned map of its box to each vector,
+    ``order`` the sinusoidal encoding of its position in the sentence (section 3.5). The pooled vector is the mean.
 
-    Departures: features of another size are projected and normalised first; the layer norm comes before each sub-layer
-    (``norm: post`` for the paper's form), because such a stack trains without a long warm-up (Xiong 2020,
-    https://arxiv.org/abs/2002.04745).
-
-    The blocks can have relative positions and the convolution of later papers, see :class:`EncoderBlock`. With ``axes:
-    2`` both need a grid.
+    Departures: features of another size are projected and normalised first. The layer norm comes before each sub-layer,
+    so that the model trains without a long warm-up (Xiong 2020, https://arxiv.org/abs/2002.04745); ``norm: post`` is
+    the paper's form. The blocks can have the relative positions and the convolution of later papers
+    (:class:`EncoderBlock`); with ``axes: 2`` both need a grid.
     """
 
     Config: ClassVar[type[Settings]] = TransformerRefinerConfig
@@ -96,23 +93,23 @@ class TransformerRefiner(Refiner):
 
     @property
     def reads_context(self) -> bool:
-        """Whether it can attend to the words of lines before: its positions are those of words, and relative alone."""
+        """Whether it can attend to the words of lines before: it needs relative positions of words, and no others."""
         return self.config.relative and self.config.axes == 1 and not self.config.order
 
     def forward(self, memory: Memory, context: Context | None = None) -> Memory:
-        """Refine a memory; masked places have no influence, and their vectors no meaning.
+        """Refine a memory; masked vectors have no influence, and their results no meaning.
 
-        With a context, the places are the words of lines, which attend to those of the lines before as well.
+        With a context, the vectors are the words of lines, which also attend to the lines before.
         """
         return self._refine(memory, context)
 
     def states(self, memory: Memory, context: Context | None = None) -> tuple[Memory, Tensor]:
-        """Refine a memory, and return what each block read too, (blocks, B, N, S): the past of lines to come."""
+        """Refine a memory; return also the input of each block, (blocks, B, N, S): the past of later lines."""
         read: list[Tensor] = []
         return self._refine(memory, context, read), torch.stack(read)
 
     def _refine(self, memory: Memory, context: Context | None, read: list[Tensor] | None = None) -> Memory:
-        # Between the blocks, vectors keep the weights' precision, under autocast too: they are sums of many terms.
+        # Between the blocks, vectors keep the weights' precision under autocast, as they are sums of many terms.
         x: Tensor = self.project(memory.vectors).to(self.blocks[0].around_attention.norm.weight.dtype)
         mask, shape = key_mask(with_context(memory.mask, context, memory.places)), self._shape(memory)
         if self.geometry is not None:
@@ -128,20 +125,20 @@ class TransformerRefiner(Refiner):
         return replace(memory, vectors=x, pooled=_mean(x, memory.mask))
 
     def _shape(self, memory: Memory) -> tuple[int, ...]:
-        """Return how many places lie along each axis that the blocks follow."""
+        """Return the argument ``shape`` of the blocks."""
         config = self.config
         if config.axes == 1 or not (config.relative or config.convolution):
             return (memory.places,)
         if memory.grid is None:
             raise ConfigError(
-                f"refiner: {'relative' if config.relative else 'convolution'}: these places are no grid; leave it out "
-                "for regions, or set axes to 1 for words"
+                f"refiner: {'relative' if config.relative else 'convolution'}: needs a grid; leave it out for regions, "
+                "or set axes to 1 for words"
             )
         return memory.grid
 
 
 def _mean(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the mean (B, D) over the real places of x (B, N, D); zero if there are none."""
+    """Return the mean (B, D) over the real vectors of x (B, N, D); zero if there are none."""
     if mask is None:
         return x.mean(1)
     return (x * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)

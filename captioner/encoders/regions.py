@@ -1,8 +1,6 @@
-"""A picture to the regions that a detector finds in it.
+"""The regions of a detector: bottom-up attention (Anderson et al. 2018, https://arxiv.org/abs/1707.07998).
 
-This is bottom-up attention (Anderson et al. 2018, https://arxiv.org/abs/1707.07998).
-
-Tensor letters: B images, S side of the picture in pixels, P proposals of an image, C classes, N regions of an image
+Tensor letters: B images, S side of the image in pixels, P proposals of an image, C classes, N regions of an image
 with padding, n without, D features.
 """
 
@@ -19,7 +17,7 @@ from torch import Tensor
 from captioner.backend import fast_dtype
 from captioner.data.transform import MOST_SIZE
 from captioner.encoders import efficientnet_lite
-from captioner.encoders.base import ENCODERS, Encoder, EncoderConfig
+from captioner.encoders.encoder import ENCODERS, Encoder, EncoderConfig
 from captioner.errors import EncoderError
 from captioner.memory import Memory
 
@@ -44,10 +42,10 @@ class RegionConfig(EncoderConfig):
         ge=0,
         le=MOST_SIZE,
         multiple_of=32,
-        description="side of the picture in pixels; 0 is the size the detector was trained at (torchvision's: 640)",
+        description="side of the image in pixels; 0 is the size the detector was trained at (torchvision's: 640)",
     )
-    regions: int = Field(36, ge=10, le=100, description="N: most regions of a picture")
-    min_regions: int = Field(10, ge=1, le=100, description="fewest regions of a picture, however low their scores")
+    regions: int = Field(36, ge=10, le=100, description="N: most regions of an image")
+    min_regions: int = Field(10, ge=1, le=100, description="fewest regions of an image, however low their scores")
     threshold: float = Field(0.05, ge=0, lt=1, description="a region is taken if its class is more probable than this")
     nms: float = Field(
         0.3, gt=0, le=1, description="overlap (IoU) above which the weaker of two boxes of a class is suppressed"
@@ -64,7 +62,7 @@ class RegionConfig(EncoderConfig):
 
 
 class Detections(NamedTuple):
-    """The regions of one picture, the best first.
+    """The regions of one image, the best first.
 
     Attributes:
         boxes: (n, 4) relative xyxy.
@@ -79,18 +77,17 @@ class Detections(NamedTuple):
 
 @ENCODERS.register("regions")
 class RegionEncoder(Encoder):
-    """Faster R-CNN's regions of a picture, one vector each (section 3.1 of the paper).
+    """One vector per region of Faster R-CNN (section 3.1 of the paper).
 
-    Regions are chosen as in the paper: within each class, boxes that overlap a better one are suppressed; then the
-    regions whose best remaining class is above a threshold are taken, whatever their class, within the limits set on
-    their number. A region's vector describes the box it is reported with.
+    Regions are selected as in the paper: non-maximum suppression within each class, then all regions whose best
+    remaining class is above a threshold, within limits on their number. A region's vector describes its refined box.
 
     Departures: the detector has few classes, no attributes and a small backbone, so by default the mean of the
     backbone's last map over the region, which represents ImageNet's 1,000 classes, is concatenated to the box head's
-    vector; the threshold is lower than the paper's 0.2, because there are few classes; boxes are the refined ones and
-    not the proposals; the whole picture is always among the proposals, so that every picture has a region.
+    vector. With few classes the threshold is lower than the paper's 0.2. Boxes are refined, not the proposals. The
+    whole image is always a proposal, so every image has a region.
 
-    The detector stays in eval mode.
+    The detector stays frozen, in eval mode.
 
     Args:
         config: the settings.
@@ -115,13 +112,13 @@ class RegionEncoder(Encoder):
         self._precision = torch.float32
 
     def train(self, mode: bool = True) -> RegionEncoder:
-        """Set training mode for the module but leave the detector in eval mode."""
+        """Set the mode, but keep the detector in eval mode."""
         super().train(mode)
         self.detector.eval()
         return self
 
     def fast(self, device: torch.device) -> RegionEncoder:
-        """Return the encoder at the device's fast precision (:meth:`Encoder.fast`); boxes and scores keep 32 bits."""
+        """Return the encoder in the fast precision; boxes and scores keep 32 bits."""
         dtype, detector = fast_dtype(device), self.detector
         fuses = detector.config is not None and detector.config.backbone in efficientnet_lite.VARIANTS
         if dtype == torch.float32 and not fuses:
@@ -134,13 +131,10 @@ class RegionEncoder(Encoder):
         return fast
 
     def forward(self, pixels: Tensor) -> Memory:
-        """Encode pixels (B, 3, S, S) uint8 to a memory of B x N x D with boxes.
-
-        The best regions come first, then padding, masked and zero.
-        """
+        """Encode pixels (B, 3, S, S) uint8 to a memory (B, N, D) with boxes: the best regions first, then padding."""
         with self._autocast():
             proposals, detections = self._find(pixels)
-            found = [picture.boxes for picture in detections]
+            found = [image.boxes for image in detections]
             features = self._describe(proposals, found)
         shape = (len(found), self.config.regions)
         counts = torch.tensor([len(boxes) for boxes in found], device=features.device)
@@ -150,22 +144,22 @@ class RegionEncoder(Encoder):
         boxes = found[0].new_zeros(*shape, 4)
         boxes[mask] = torch.cat(found) / self.transform.size
         labels, scores = torch.full(shape, -1, device=mask.device), boxes.new_zeros(shape)
-        labels[mask] = torch.cat([picture.labels for picture in detections])
-        scores[mask] = torch.cat([picture.scores for picture in detections])
+        labels[mask] = torch.cat([image.labels for image in detections])
+        scores[mask] = torch.cat([image.scores for image in detections])
         return region_memory(vectors, boxes, labels, scores)
 
     def detect(self, pixels: Tensor) -> list[Detections]:
-        """Return the regions that :meth:`forward` finds in pixels (B, 3, S, S), in the same order, with classes."""
+        """Return the regions of :meth:`forward` for pixels (B, 3, S, S), in the same order, with classes."""
         with torch.no_grad(), self._autocast():
             _, detections = self._find(pixels)
-        return [picture._replace(boxes=picture.boxes / self.transform.size) for picture in detections]
+        return [image._replace(boxes=image.boxes / self.transform.size) for image in detections]
 
     def _autocast(self) -> torch.autocast:
         rounds = self._precision != torch.float32
         return torch.autocast(next(self.parameters()).device.type, self._precision if rounds else None, enabled=rounds)
 
     def _find(self, pixels: Tensor) -> tuple[Proposals, list[Detections]]:
-        """Propose regions of pictures and choose among them; boxes are in pixels."""
+        """Propose and select regions; boxes are in pixels."""
         weight = next(self.parameters())
         pixels = pixels.to(weight.device)
         if self._fused:
@@ -188,7 +182,7 @@ class RegionEncoder(Encoder):
         return proposals, detections
 
     def _describe(self, proposals: Proposals, boxes: list[Tensor]) -> Tensor:
-        """Return the vectors of all images' regions, one image after the other (sum of n, D)."""
+        """Return the vectors of the regions, image after image, (sum of n, D)."""
         from torchvision.ops import roi_align
 
         parts = []
@@ -201,22 +195,22 @@ class RegionEncoder(Encoder):
 
 
 def select(boxes: Tensor, scores: Tensor, *, overlap: float, threshold: float, least: int, most: int) -> Detections:
-    """Choose regions of one picture.
+    """Select regions of one image.
 
     Args:
-        boxes: (P, C, 4) every proposal as refined for each class.
+        boxes: (P, C, 4) every proposal refined for each class.
         scores: (P, C).
         overlap: IoU above which the weaker of two boxes of a class is suppressed.
-        threshold: a proposal is taken if its best class that was not suppressed scores higher.
-        least: how many are taken at least, if there are that many; those suppressed in every class come last.
-        most: how many are taken at most.
+        threshold: a proposal is selected if its best class that is not suppressed scores higher.
+        least: the fewest regions, if there are as many proposals; those suppressed in every class come last.
+        most: the most regions.
     """
     from torchvision.ops import batched_nms
 
     classes = torch.arange(scores.shape[1], device=scores.device).expand_as(scores)
     kept = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
     kept[batched_nms(boxes.reshape(-1, 4), scores.reshape(-1), classes.reshape(-1), overlap)] = True
-    # Suppressed ones are ranked below all others, but keep their order.
+    # Suppressed proposals rank below all others, in their own order.
     best, label = torch.where(kept.view_as(scores), scores, scores - 1).max(dim=1)
     taken = max(least, min(most, int((best > threshold).sum())))
     order = best.argsort(descending=True, stable=True)[:taken]

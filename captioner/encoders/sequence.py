@@ -1,4 +1,4 @@
-"""Encoders of text: from the words of a sentence to a memory with one vector per word.
+"""Encoders of text: from a sentence to a memory with one vector per word.
 
 Tensor letters: B sentences, S words of the longest one, E features of a word's vector, H units of an LSTM in each
 direction, D features, V words.
@@ -21,7 +21,7 @@ from captioner.text.vocabulary import PAD
 
 
 class TextEncoder(nn.Module, ABC):
-    """Turns sentences into a memory whose places are their words.
+    """Turns sentences into a memory with one vector per word.
 
     A subclass has a ``Config`` and is built as ``TextEncoder(config, words=V)``.
 
@@ -34,10 +34,7 @@ class TextEncoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, tokens: Tensor) -> Memory:
-        """Encode tokens (B, S): each row at least one word, then padding.
-
-        Padding influences nothing but its own masked places.
-        """
+        """Encode tokens (B, S), in each row at least one word, then padding, which is masked."""
 
 
 TEXT_ENCODERS: Registry[type[TextEncoder]] = Registry("text encoder")
@@ -47,26 +44,26 @@ class SequenceConfig(Settings):
     """Sizes of the recurrent encoder."""
 
     embedding: int = Field(256, gt=0, description="E: size of a word's vector")
-    hidden: int = Field(256, gt=0, description="H: LSTM units in each direction; a place has twice as many features")
+    hidden: int = Field(256, gt=0, description="H: LSTM units in each direction; D is twice as many")
     layers: int = Field(1, ge=1, description="number of LSTM layers")
     dropout: float = Field(0.3, ge=0, lt=1, description="on the word vectors and between layers")
 
 
 @TEXT_ENCODERS.register("sequence")
 class SequenceEncoder(TextEncoder):
-    """A bidirectional LSTM over the source words: the encoder of seq2seq and, with its states kept, of attention.
+    """A bidirectional LSTM over the source words: the encoder of seq2seq and of Bahdanau's attention.
 
-    The vector of a word is Bahdanau 2015's annotation (section 3.2, https://arxiv.org/abs/1409.0473): the states of an
-    LSTM that has read up to the word and of one that has read from the end back to it. The pooled vector, from which a
-    decoder starts, is the forward LSTM's last state and the backward one's state at the first word.
+    The vector of a word is Bahdanau 2015's annotation (section 3.2, https://arxiv.org/abs/1409.0473): the states of the
+    forward and of the backward LSTM at the word. The pooled vector, from which a decoder starts, is the last state of
+    each.
 
-    A decoder that sees only the pooled vector is seq2seq (Sutskever 2014, https://arxiv.org/abs/1409.3215): its encoder
-    reads the source in reverse and passes on its last state, which is the backward half of the pooled vector. So there
-    is no setting to reverse the source. Bahdanau's decoder starts from that same half (appendix A.2.2).
+    A decoder that sees only the pooled vector is seq2seq (Sutskever 2014, https://arxiv.org/abs/1409.3215). Its encoder
+    reads the source in reverse and passes on its last state: the backward half of the pooled vector, from which
+    Bahdanau's decoder starts too (appendix A.2.2). So there is no setting to reverse the source.
 
-    Departures: the forward half is included as well; Bahdanau's units are gated recurrent ones and not LSTMs;
-    Sutskever's four layers pass hidden state and cell to as many layers of the decoder, whereas the decoders here learn
-    one linear map of the pooled vector; dropout is newer than both papers.
+    Departures: the forward half is included. Bahdanau uses gated recurrent units. Sutskever's four layers pass hidden
+    state and cell to the four layers of the decoder; the decoders here learn one linear map of the pooled vector.
+    Dropout is newer than both papers.
     """
 
     Config: ClassVar[type[Settings]] = SequenceConfig
@@ -96,8 +93,6 @@ class SequenceEncoder(TextEncoder):
 
     def forward(self, tokens: Tensor) -> Memory:
         """Encode tokens (B, S) to vectors (B, S, 2H), zero at padding, and pooled (B, 2H).
-
-        See :meth:`TextEncoder.forward`.
 
         Raises:
             RuntimeError: a sentence has no word.
@@ -129,7 +124,7 @@ class WordEncoder(TextEncoder):
     """Word vectors alone, as the input of a refiner such as the Transformer's encoder.
 
     Vaswani 2017 (https://arxiv.org/abs/1706.03762), section 3.4: word vectors times the square root of D. The refiner
-    adds their positions (section 3.5); without one the order of the words is lost. The pooled vector is their mean.
+    adds positions (section 3.5); without a refiner the order of the words is lost. The pooled vector is the mean.
     """
 
     Config: ClassVar[type[Settings]] = WordConfig
@@ -144,20 +139,17 @@ class WordEncoder(TextEncoder):
             self.embedding.weight[PAD].zero_()
 
     def forward(self, tokens: Tensor) -> Memory:
-        """Encode tokens (B, S) to vectors (B, S, D), zero at padding, and pooled (B, D).
-
-        See :meth:`TextEncoder.forward`.
-        """
+        """Encode tokens (B, S) to vectors (B, S, D), zero at padding, and pooled (B, D)."""
         mask = tokens != PAD
         vectors = self.dropout(self.embedding(tokens) * self.features**0.5) * mask.unsqueeze(-1)
         return Memory(vectors, vectors.sum(1) / mask.sum(1, keepdim=True), mask)
 
 
 def build_text_encoder(part: dict[str, Any], *, words: int) -> TextEncoder:
-    """Build the text encoder that a config names, with new weights.
+    """Build a text encoder with new weights.
 
     Args:
-        part: its name (``sequence`` by default) and settings.
+        part: its ``name`` (``sequence`` by default) and settings.
         words: V, the size of the source's vocabulary.
 
     Raises:

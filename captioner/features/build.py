@@ -18,7 +18,7 @@ from torch import Tensor
 
 from captioner import files
 from captioner.data.loader import ImageLoader
-from captioner.encoders.base import Encoder
+from captioner.encoders.encoder import Encoder
 from captioner.encoders.parallel import encode_batches, encoded_at_once
 from captioner.errors import FeatureStoreError, ImageError
 from captioner.features.store import (

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from captioner import files
-from captioner.encoders.base import Encoder
+from captioner.encoders.encoder import Encoder
 from captioner.encoders.grid_regions import GRID, join
 from captioner.encoders.grid_regions import REGIONS as OF_REGIONS
 from captioner.encoders.regions import region_memory

@@ -15,9 +15,7 @@ from captioner.layers.linear import Packable
 class Attention(nn.Module, Packable):
     """Multi-head attention, section 3.2.2: ``softmax(Q K^T / sqrt(E)) V`` (1) in every head.
 
-    One linear map of the concatenated heads follows. As in the paper the maps have no bias (a bias of the keys would
-    have no effect, since softmax ignores a constant added to all scores of a query), and there is no dropout on the
-    weights.
+    One linear map of the concatenated heads follows. As in the paper the maps have no bias, and the weights no dropout.
     """
 
     packs = ("query", "key_value", "output")
@@ -36,16 +34,14 @@ class Attention(nn.Module, Packable):
         return key_value.unflatten(-1, (2, self.heads, -1)).movedim(-4, -2)
 
     def positioned(self, query: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
-        """Return what relative positions make of a query: that for the keys, and what they add to the scores.
-
-        Here, there are none.
+        """Add relative positions to a query; plain attention has none.
 
         Args:
-            query: (B, Q, S), already projected, of the last Q places.
-            shape: how many places lie along each axis: (N,), or (rows, columns) of a grid.
+            query: (B, Q, S), already projected, of the last Q of the N keys.
+            shape: (N,), or (rows, columns) of a grid.
 
         Returns:
-            The query (B, Q, S), and the bias (B, H, Q, N) of the scores or ``None``, for :meth:`attend`.
+            The query (B, Q, S) and the bias of the scores (B, H, Q, N) or ``None``, for :meth:`attend`.
         """
         return query, None
 
@@ -65,16 +61,16 @@ class Attention(nn.Module, Packable):
             keys_values: (B, 2, H, N, E).
             mask: (B, 1, 1, N), true where a key may be attended to.
             bias: (B, H, Q, N), added to the scores.
-            causal: the queries are the last Q of the places, and each attends to those up to itself.
+            causal: the queries belong to the last Q keys, and each attends to the keys up to its own.
 
         Returns:
             (B, Q, S) the concatenated heads.
         """
-        if query.device.type == "cpu":  # where torch's own kernel is slow on few keys, above all its backward pass
+        if query.device.type == "cpu":  # torch's own kernel is slow there on few keys, above all its backward pass
             weights = self.weights(query, keys_values, mask=mask, bias=bias, causal=causal)
             return self.average(weights, keys_values)
         if causal and (bias is not None or query.shape[1] != keys_values.shape[-2]):
-            mask, causal = _of_the_past(mask, query, keys_values), False
+            mask, causal = _causal_mask(mask, query, keys_values), False
         if bias is not None:
             bias = bias.to(query.dtype)
             mask = bias if mask is None else bias.masked_fill(~mask, float("-inf"))
@@ -91,9 +87,9 @@ class Attention(nn.Module, Packable):
         bias: Tensor | None = None,
         causal: bool = False,
     ) -> Tensor:
-        """Return the weights of :meth:`attend`, which its kernel does not return: (B, H, Q, N), at least 32 bits."""
+        """Return the weights of :meth:`attend`, (B, H, Q, N) in at least 32 bits."""
         if causal:
-            mask = _of_the_past(mask, query, keys_values)
+            mask = _causal_mask(mask, query, keys_values)
         query = query * (query.shape[-1] / self.heads) ** -0.5
         scores = self._heads(query) @ keys_values[:, 0].transpose(-1, -2)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
@@ -102,7 +98,7 @@ class Attention(nn.Module, Packable):
         return torch.softmax(scores if mask is None else scores.masked_fill(~mask, float("-inf")), dim=-1)
 
     def average(self, weights: Tensor, keys_values: Tensor) -> Tensor:
-        """Return what :meth:`attend` does, (B, Q, S), for weights (B, H, Q, N) that are known."""
+        """Return the result (B, Q, S) of :meth:`attend` for given weights (B, H, Q, N)."""
         values = keys_values[:, 1]
         return (weights.to(values.dtype) @ values).transpose(1, 2).flatten(2)
 
@@ -110,8 +106,8 @@ class Attention(nn.Module, Packable):
         return query.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
-def _of_the_past(mask: Tensor | None, query: Tensor, keys_values: Tensor) -> Tensor:
-    """Return a mask, (Q, N) or that of :meth:`Attention.attend`, without the keys that follow a query."""
+def _causal_mask(mask: Tensor | None, query: Tensor, keys_values: Tensor) -> Tensor:
+    """Return the mask of :meth:`Attention.attend`, or (Q, N), without the keys that follow a query."""
     q, n = query.shape[1], keys_values.shape[-2]
     past = torch.ones(q, n, dtype=torch.bool, device=query.device).tril(n - q)
     return past if mask is None else mask & past

@@ -1,6 +1,6 @@
 """The convolution module of the Conformer (Gulati et al. 2020, https://arxiv.org/abs/2005.08100).
 
-Tensor letters: B images, N places, S model size, K the kernel's side.
+Tensor letters: B images, N cells or words, S model size, K the kernel's side.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from captioner.layers.linear import Packable
 
 
 class ConvolutionModule(nn.Module, Packable):
-    """What is near a place, beside self-attention, which sees all places alike (section 2.2).
+    """Local context beside self-attention, which has none (section 2.2).
 
     A pointwise convolution to twice the size, a gated linear unit, a depthwise convolution, normalisation, Swish, and a
-    pointwise convolution. The layer norm before it, dropout and the residual connection are those of the block. A
-    masked place counts as zero for its neighbours, as what lies beyond the border does, and gets zero itself.
+    pointwise convolution. The block adds the layer norm before it, dropout and the residual connection. Masked
+    positions are zero, as input and as output.
 
-    Departures: it convolves along the rows and columns of a grid as well as along words; a layer norm stands in the
-    place of the batch normalisation, whose statistics would depend on padding and on the other pictures of a batch.
+    Departures: it convolves along the rows and columns of a grid as well as along words; a layer norm replaces the
+    batch normalisation, whose statistics would depend on padding and on the other images of a batch.
 
     Args:
         size: S.
         kernel: K, odd.
-        axes: 1 for words in a line, 2 for the places of a grid, row by row.
+        axes: 1 for words, 2 for the cells of a grid, row by row.
     """
 
     packs = ("expand", "project")
@@ -46,15 +46,15 @@ class ConvolutionModule(nn.Module, Packable):
         nn.init.zeros_(self.project.bias)
 
     def forward(self, x: Tensor, shape: tuple[int, ...], mask: Tensor | None = None) -> Tensor:
-        """Convolve places.
+        """Convolve.
 
         Args:
             x: (B, N, S).
-            shape: how many places lie along each axis, (N,) or (rows, columns).
-            mask: (B, N, 1), true where there is a place.
+            shape: (N,) or (rows, columns).
+            mask: (B, N, 1), true where a vector is real.
         """
         if len(shape) != self.axes:
-            raise ValueError(f"a convolution along {self.axes} axes, but places along {len(shape)}")
+            raise ValueError(f"a convolution along {self.axes} axes, but the shape {shape}")
         y = F.glu(self.expand(x), dim=-1)
         if mask is not None:
             y = y.masked_fill(~mask, 0.0)
@@ -67,10 +67,10 @@ class ConvolutionModule(nn.Module, Packable):
         if self.axes == 2:
             # A transposed view of (B, N, S) is the layout in which the convolution is fastest, channels last.
             maps = y.transpose(1, 2).unflatten(2, shape)
-            # What comes from a packed layer can have 16 bits, and the weights 32.
+            # The output of a packed layer can have 16 bits, the weights 32.
             out = depthwise(maps, self.weight.to(y.dtype), self.bias.to(y.dtype), 1, padding)
             return out.flatten(2).transpose(1, 2)
-        with torch.autocast(y.device.type, enabled=False):  # a few words; some kernels have no gradient in 16 bits
+        with torch.autocast(y.device.type, enabled=False):  # some kernels have no gradient in 16 bits
             weight, bias = self.weight, self.bias
             line = F.conv1d(y.to(weight.dtype).transpose(1, 2), weight, bias, padding=padding, groups=len(weight))
         return line.transpose(1, 2)

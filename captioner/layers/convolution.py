@@ -1,9 +1,8 @@
-"""Convolutions with normalisation folded into their weights; for captioning alone, activation and sum are fused in too.
+"""Convolutions fused with their normalisation and, for inference, with activation and residual sum.
 
 ``BN(conv(x)) = conv(x; w s) + (b - mean s)`` with ``s = gamma / sqrt(var + eps)`` of each output channel (Ioffe 2015,
-https://arxiv.org/abs/1502.03167, section 3.1), and oneDNN applies the activation, and adds the residual connection,
-while a result is still in a register. What a network spends on memory between its convolutions is then gone, without a
-compiler.
+https://arxiv.org/abs/1502.03167, section 3.1). oneDNN applies the activation, and adds the residual connection, while a
+result is still in a register, so maps pass memory once per convolution, without a compiler.
 
 Letters in shapes: B images, I input and O output channels.
 """
@@ -21,18 +20,15 @@ from captioner.layers.linear import has_onednn
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution with TensorFlow's padding: ceil(size / stride) outputs, and odd padding is at the right and bottom.
-
-    Padding that was given is ignored.
-    """
+    """A convolution with TensorFlow's padding: ceil(size / stride) outputs, odd padding at the right and bottom."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (B, I, rows, columns)."""
         return self._convolve(x, self.weight, self.bias)
 
     def normalised(self, x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
-        """Convolve, then normalise; in training by fixed statistics, that is one convolution, see the module's text."""
-        if norm.training or not torch.is_grad_enabled():  # without gradients there are better ways: it is fused whole
+        """Convolve, then normalise; with gradients and fixed statistics, as one convolution."""
+        if norm.training or not torch.is_grad_enabled():  # inference uses FusedConvolution
             out: Tensor = norm(self(x))
             return out
         return self._convolve(x, *fold(self, norm))
@@ -46,7 +42,7 @@ class SameConv2d(nn.Conv2d):
         return F.conv2d(x, weight, bias, self.stride, top, self.dilation, self.groups)
 
     def same(self, sizes: Sequence[int]) -> list[tuple[int, int]]:
-        """Return the padding (before, after) of maps with that many rows and columns."""
+        """Return the padding (before, after) along rows and columns of maps of the given sizes."""
         totals = [
             max((-(-size // stride) - 1) * stride + dilation * (kernel - 1) + 1 - size, 0)
             for size, stride, dilation, kernel in zip(sizes, self.stride, self.dilation, self.kernel_size, strict=True)
@@ -55,7 +51,7 @@ class SameConv2d(nn.Conv2d):
 
 
 def fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Return the weight and the bias, float32, of the convolution that does the work of both; see the module's text."""
+    """Return weight and bias, float32, of the one convolution that equals both."""
     assert norm.running_mean is not None and norm.running_var is not None
     scale = norm.weight.float() * torch.rsqrt(norm.running_var.float() + norm.eps)
     bias = norm.bias.float() - norm.running_mean.float() * scale
@@ -67,15 +63,15 @@ def fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 class FusedConvolution(nn.Module):
     """A convolution, its batch normalisation, and ReLU6 or a residual sum, in one pass over memory.
 
-    It has no gradients and is not moved: it is made for one device and precision. On a CPU it is one call of oneDNN, on
-    weights in oneDNN's own order; elsewhere, the plain functions of torch.
+    It has no gradients and is made for one device and precision. On a CPU it is one call of oneDNN, on weights in
+    oneDNN's own layout; elsewhere it calls torch's plain functions.
 
     Args:
         convolution: the convolution.
-        norm: follows it, in eval mode.
+        norm: its normalisation, in eval mode.
         relu6: whether ReLU6 follows.
         dtype: the precision of weights and result.
-        scale: what the maps are multiplied by before.
+        scale: factor of the input.
     """
 
     def __init__(
@@ -100,7 +96,7 @@ class FusedConvolution(nn.Module):
         self._ready: dict[tuple[bool, ...], tuple[Tensor, list[int]]] = {}
 
     def forward(self, x: Tensor, onto: Tensor | None = None) -> Tensor:
-        """Convolve (B, I, rows, columns); ``onto``, if given, gets the result added to it, in place."""
+        """Convolve (B, I, rows, columns); add the result to ``onto``, if given, in place."""
         weight, padding = self._prepared(x)
         plan = padding, self.stride, self.dilation, self.groups
         if not has_onednn(x.device):
@@ -115,8 +111,7 @@ class FusedConvolution(nn.Module):
     def _prepared(self, x: Tensor) -> tuple[Tensor, list[int]]:
         """Return the weight for maps of this size, and the padding, equal on both sides.
 
-        Where one side needs one row more, the kernel gets an empty row in front: that costs less than a padded copy of
-        the maps.
+        If one side needs one row more, the kernel gets a row of zeros: cheaper than a padded copy of the maps.
         """
         both = self.same(x.shape[2:])
         odd = tuple(after > before for before, after in both)

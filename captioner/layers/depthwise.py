@@ -1,10 +1,9 @@
-"""Depthwise convolutions that can be trained on a CPU in bfloat16.
+"""Depthwise convolutions that train fast on a CPU in bfloat16.
 
-The gradients that oneDNN has for them are fast with kernels of 3x3, and in bfloat16 otherwise a hundred times slower
-than the convolution itself. The gradient of the weight of 16 maps of 1,248 channels and 14x14 places, with a kernel of
-5x5, on one core of an AMD EPYC: 226 ms in bfloat16, 49 in float32, and here 27. What that makes of a whole training
-step is measured by ``python scripts/bench.py --only tuning``. Only the way to compute them differs, not what is
-computed.
+oneDNN's gradients of them are fast for kernels of 3x3; in other cases, in bfloat16, they take a hundred times longer
+than the convolution. The gradient of the weight for 16 maps of 1,248 channels and 14x14 cells, with a kernel of 5x5, on
+one core of an AMD EPYC: 226 ms in bfloat16, 49 in float32, 27 here. ``python scripts/bench.py --only tuning`` measures
+a whole training step.
 
 Letters in shapes: B images, C channels, K the kernel's side.
 """
@@ -19,9 +18,9 @@ from torch import Tensor
 
 
 def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
-    """Convolve each channel of ``x`` (B, C, rows, columns) by itself with ``weight`` (C, 1, K, K).
+    """Convolve each channel of ``x`` (B, C, rows, columns) with its kernel in ``weight`` (C, 1, K, K).
 
-    What :func:`torch.nn.functional.conv2d` computes with ``groups=C``, under autocast too.
+    This equals :func:`torch.nn.functional.conv2d` with ``groups=C``, under autocast too.
     """
     precision = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     if not (torch.is_grad_enabled() and x.device.type == "cpu" and precision is torch.bfloat16):
@@ -45,7 +44,7 @@ class _Depthwise(torch.autograd.Function):
         grad = grad.contiguous(memory_format=torch.channels_last)
         side = weight.shape[-1]
         if ctx.stride == 1 and side in (3, 5):
-            # The gradient of the input is the convolution of that of the output with the kernel turned around.
+            # The gradient of the input is that of the output convolved with the flipped kernel.
             of_x = F.conv2d(grad, weight.flip(2, 3), None, 1, side - 1 - ctx.padding, groups=len(weight))
             of_weight = _of_weight(grad, x, weight, ctx.padding)
         else:
@@ -56,7 +55,7 @@ class _Depthwise(torch.autograd.Function):
 def _gradients(
     grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, *, of_x: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Return oneDNN's gradients of the input, if it is wanted, and of the weight."""
+    """Return oneDNN's gradients of the input, if ``of_x``, and of the weight."""
     found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
         grad, x, weight, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], len(weight), [of_x, True, False]
     )
@@ -64,7 +63,7 @@ def _gradients(
 
 
 def _of_weight(grad: Tensor, x: Tensor, weight: Tensor, padding: int) -> Tensor:
-    """Return the gradient of a kernel of 3x3, or of 5x5 as those of the four kernels of 3x3 in its corners."""
+    """Return the gradient of a kernel of 3x3, or of 5x5 as those of the 3x3 kernels in its four corners."""
     side = weight.shape[-1]
     x = F.pad(x, (padding,) * 4)
     rows, columns = grad.shape[2] + 2, grad.shape[3] + 2

@@ -1,18 +1,16 @@
 r"""The inner loops of additive attention, fused.
 
-Additive attention (Bahdanau 2015, Xu 2015) scores N places for each of K captions with A hidden units:
-``score[b,k,n] = sum_a v[a] tanh(p[b,n,a] + q[b,k,a])``. That is B K N A hyperbolic tangents per step, far more than
-anything else in the decoder, and a plain implementation also writes each to memory. Two things make it cheap, neither
-of them an approximation:
+``score[b,k,n] = sum_a v[a] tanh(p[b,n,a] + q[b,k,a])`` (Bahdanau 2015, Xu 2015) takes B K N A hyperbolic tangents per
+step, far more than anything else in the decoder, and a plain implementation writes each to memory. Two things make it
+cheap, neither of them an approximation:
 
-* ``tanh(p + q) = 1 - 2 / (1 + exp(2p) exp(2q))``, and the exponentials are computed once per place and once per caption
-  and step. What remains for each of the B K N A elements is a multiplication, an addition and a reciprocal. ``p`` and
-  ``q`` are clamped to +-40, where a 32-bit exponential is finite; the result differs only where one of them is beyond
-  that, and no trained network comes near.
-* ``torch.compile`` fuses the reduction with the reciprocal, so that nothing of size B K N A is stored. Without a C++
-  compiler the same functions run eagerly, image by image in a scratch buffer that stays in the processor's cache.
+* ``tanh(p + q) = 1 - 2 / (1 + exp(2p) exp(2q))``, with the exponentials computed once per key and once per query. A
+  multiplication, an addition and a reciprocal remain for each of the B K N A elements. ``p`` and ``q`` are clamped to
+  +-40, where a 32-bit exponential is finite; no trained network comes near.
+* ``torch.compile`` fuses the sum with the reciprocal, so nothing of size B K N A is stored. Without a C++ compiler the
+  same functions run eagerly, image by image in a buffer that stays in the processor's cache.
 
-Tensor letters: B images, K captions per image, M captions times steps, N places, A attention units.
+Tensor letters: B images, K captions per image, M captions times steps, N regions or cells, A attention units.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ from captioner.backend import Compiled
 LIMIT = 40.0
 
 
-def wide(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
     """Return ``x`` in at least 32 bits."""
     return x if x.dtype == torch.float64 else x.float()
 
@@ -39,37 +37,31 @@ def exponential(x: Tensor) -> Tensor:
 
 
 def _scores(e: Tensor, f: Tensor, v: Tensor) -> Tensor:
-    """Score places: e (B, A, N), f (B, K, A), v (A,) -> (B, K, N).
-
-    Here the units of the keys come first, so that the sum runs over vectors of places.
-    """
+    """Score keys e (B, A, N) for queries f (B, K, A) with v (A,): (B, K, N). With A first, the sum is vectorised."""
     return v.sum() - 2.0 * (v.unsqueeze(-1) * torch.reciprocal(1.0 + e.unsqueeze(1) * f.unsqueeze(-1))).sum(2)
 
 
 def _query_gradient(e: Tensor, f: Tensor, ds: Tensor) -> Tensor:
-    """Sum over places: e (B, N, A), f (B, K, A), ds (B, K, N) -> sum_n ds r (1 - r), (B, K, A)."""
+    """Sum over keys: e (B, N, A), f (B, K, A), ds (B, K, N) -> sum_n ds r (1 - r), (B, K, A)."""
     r = torch.reciprocal(1.0 + e.unsqueeze(1) * f.unsqueeze(2))
     return (ds.unsqueeze(-1) * (r - r * r)).sum(2)
 
 
 def _key_gradient(e: Tensor, f: Tensor, ds: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum over captions and steps: e (B, N, A), f (B, M, A), ds (B, M, N) -> two sums, (B, N, A) each.
-
-    They are sum_m ds r (1 - r) and sum_m ds (1 - 2r).
-    """
+    """Sum over queries: e (B, N, A), f (B, M, A), ds (B, M, N) -> sum_m ds r (1 - r), sum_m ds (1 - 2r), (B, N, A)."""
     r = torch.reciprocal(1.0 + e.unsqueeze(1) * f.unsqueeze(2))
     d = ds.unsqueeze(-1)
     return (d * (r - r * r)).sum(1), (d * (1.0 - 2.0 * r)).sum(1)
 
 
 def _scores_eager(e: Tensor, f: Tensor, v: Tensor) -> Tensor:
-    (images, units, places), captions = e.shape, f.shape[1]
-    out, r = e.new_empty(images, captions, places), e.new_empty(captions, units, places)
+    (images, units, keys), captions = e.shape, f.shape[1]
+    out, r = e.new_empty(images, captions, keys), e.new_empty(captions, units, keys)
     weights = v.expand(captions, 1, units)
-    for row, keys, queries in zip(
+    for row, key, query in zip(
         out.unsqueeze(2).unbind(), e.unsqueeze(1).unbind(), f.unsqueeze(-1).unbind(), strict=True
     ):
-        torch.mul(keys, queries, out=r)
+        torch.mul(key, query, out=r)
         torch.bmm(weights, r.add_(1.0).reciprocal_(), out=row)
     return out.mul_(-2.0).add_(v.sum())
 
@@ -94,15 +86,15 @@ def _key_gradient_eager(e: Tensor, f: Tensor, ds: Tensor) -> tuple[Tensor, Tenso
 
 
 class _Kernel:
-    """A function to compile, with an eager equivalent for where that is impossible or does not pay."""
+    """A function to compile, with an eager equivalent where that is impossible or slower."""
 
     def __init__(self, fused: Callable[..., Any], eager: Callable[..., Any]) -> None:
         self.fused, self.by_image = fused, eager
         self.compiled = Compiled(fused, eager=self.eager, dynamic=True)
 
     def eager(self, *args: Tensor) -> Any:
-        """Call the form that is fastest without a compiler."""
-        # The loop over images writes in place: not for a GPU, nor where autograd or an export records.
+        """Call the faster of the two forms without a compiler."""
+        # The loop over images writes in place: not on a GPU, nor where autograd or an export records.
         plain = args[0].device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling()
         return (self.fused if plain else self.by_image)(*args)
 

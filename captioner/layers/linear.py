@@ -1,8 +1,8 @@
-"""Linear maps for captioning alone, on a CPU, whose weights stand in memory as oneDNN reads them.
+"""Linear maps for inference on a CPU, with weights in oneDNN's own layout.
 
-A word costs a product of a few rows with every weight of the decoder, so that most of its time goes into reading
-weights and, in the general product, into arranging them anew each time. Arranged once, and in 16 bits where the
-processor multiplies those, they are read several times faster.
+A word costs a product of a few rows with every weight of the decoder, so reading the weights takes most of the time; in
+the general product, so does rearranging them. Arranged once, in 16 bits where the processor multiplies those, they are
+read several times faster (``python scripts/bench.py --only search``).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-M = TypeVar("M", bound=nn.Module)
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def has_onednn(device: torch.device) -> bool:
-    """Return whether oneDNN's operations that take prepared weights, which ``torch.compile`` uses too, are there."""
+    """Return whether oneDNN's operations on prepared weights, which ``torch.compile`` uses too, are available."""
     available = torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
     return available and device.type == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
@@ -28,15 +28,15 @@ class PackedLinear(nn.Module):
 
     Args:
         weight: (O, I).
-        bias: (O,), or none.
-        dtype: the precision of the weight and of the result, whatever x has.
+        bias: (O,) or ``None``.
+        dtype: the precision of the weight and of the result.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
         super().__init__()
         weight = weight.detach().to(dtype)
         self.dtype = dtype
-        # Not buffers: what is packed can be neither moved nor saved.
+        # Not buffers: packed weights can be neither moved nor saved.
         self._bias = None if bias is None else bias.detach().to(dtype)
         self._packed = has_onednn(weight.device)
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous()) if self._packed else weight
@@ -50,7 +50,7 @@ class PackedLinear(nn.Module):
 
 
 class Packable:
-    """A module that declares which of its linear layers :func:`packed` replaces; those of others stay as they are.
+    """A module that declares its linear layers for :func:`packed` to replace.
 
     Attributes:
         packs: names of linear layers that are packed in the precision of the twin.
@@ -61,11 +61,11 @@ class Packable:
     exact: ClassVar[tuple[str, ...]] = ()
 
     def pack(self, dtype: torch.dtype) -> None:
-        """Pack weights that are not those of a linear layer; called on the copy that :func:`packed` makes."""
+        """Pack weights outside of linear layers; called on the copy that :func:`packed` makes."""
 
 
-def packed(module: M, dtype: torch.dtype) -> M:
-    """Return a copy of a module for captioning on a CPU: the layers that it declares are packed, all else is shared.
+def packed(module: ModuleT, dtype: torch.dtype) -> ModuleT:
+    """Return a copy of a module for inference on a CPU, with its declared layers packed and all else shared.
 
     Args:
         module: in eval mode, on the CPU.
@@ -87,10 +87,10 @@ def packed(module: M, dtype: torch.dtype) -> M:
     return twin
 
 
-def fast(module: M, dtype: torch.dtype) -> M:
-    """Return a module for searches on the device of its weights: on a CPU a packed twin, elsewhere the module itself.
+def fast(module: ModuleT, dtype: torch.dtype) -> ModuleT:
+    """Return a module for search: on a CPU an inference-only packed copy, elsewhere the module itself.
 
-    The twin shares the weights and cannot be trained; see :func:`packed`.
+    The copy shares the other weights; see :func:`packed`.
     """
     on_cpu = all(weights.device.type == "cpu" for weights in module.parameters())
     return packed(module, dtype) if on_cpu else module

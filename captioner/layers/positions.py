@@ -1,6 +1,6 @@
-"""Positions as vectors: of a region in a picture, of a word in a sentence; and the settings that ask for them.
+"""Positions as vectors: of a region or cell in an image, of a word in a sentence.
 
-Tensor letters: B images, N places, D features, T steps.
+Tensor letters: B images, N regions or cells, D features, T steps.
 """
 
 from __future__ import annotations
@@ -33,10 +33,9 @@ def rename_positions(settings: Any) -> Any:
 
 
 class Geometry(nn.Module):
-    """A learned vector for each place's box, to be added to its features.
+    """A learned vector for the box of each region or cell, to be added to its features.
 
-    It is a linear map of (x0, y0, x1, y1, width, height, area), all relative. A cell of a grid is a box like any other,
-    so that regions and grids are treated alike. The map starts at zero: an untrained one changes nothing.
+    It is a linear map of (x0, y0, x1, y1, width, height, area), all relative. The map starts at zero.
     """
 
     def __init__(self, features: int) -> None:
@@ -46,7 +45,7 @@ class Geometry(nn.Module):
         nn.init.zeros_(self.project.bias)
 
     def forward(self, memory: Memory) -> Tensor:
-        """Return (B, N, D), or zeros (1, 1, D) for a memory whose places are not in a picture."""
+        """Return (B, N, D), or zeros (1, 1, D) for a memory without an image."""
         weight = self.project.weight
         boxes = memory.places_in_picture()
         if boxes is None:

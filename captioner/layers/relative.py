@@ -1,4 +1,4 @@
-"""Attention that knows how far apart two places are (Dai et al. 2019, Transformer-XL, https://arxiv.org/abs/1901.02860).
+"""Attention with relative positions (Dai et al. 2019, Transformer-XL, https://arxiv.org/abs/1901.02860).
 
 Tensor letters as in :mod:`captioner.layers.transformer`; P distances.
 """
@@ -19,16 +19,15 @@ class RelativeAttention(Attention):
     The score of query i and key j is, in every head, ``(q_i + u)^T k_j + (q_i + v)^T W_R R_(i-j)``, divided by the
     square root of E. R is the sinusoidal encoding of the distance i - j, and u and v, which start at zero, are learned.
 
-    In two dimensions, half of R is the encoding of the distance in rows and the other half of that in columns. The
-    second term is then a sum of one term for rows and one for columns, so of a grid with 14x14 places only 27 + 27
-    distances are multiplied and not 27 x 27.
+    On a grid, half of R encodes the distance in rows, the other half that in columns. The second term is then a sum of
+    one term for rows and one for columns: a 14x14 grid needs 27 + 27 distances instead of 27 x 27.
 
-    Departure: each block has a u and a v of its own, as in the authors' later code; the paper shares them.
+    Departure: each block has its own u and v, as in the authors' later code; the paper shares them.
 
     Args:
         size: S.
         heads: H.
-        axes: 1 for words in a line, 2 for the places of a grid, row by row.
+        axes: 1 for words, 2 for the cells of a grid, row by row.
     """
 
     def __init__(self, size: int, heads: int, *, axes: int = 1) -> None:
@@ -40,9 +39,9 @@ class RelativeAttention(Attention):
         nn.init.xavier_uniform_(self.relative)
 
     def positioned(self, query: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
-        """See :meth:`Attention.positioned`."""
+        """Add u to the query; the bias is the second term."""
         if len(shape) != self.axes:
-            raise ValueError(f"relative positions along {self.axes} axes, but places along {len(shape)}")
+            raise ValueError(f"relative positions along {self.axes} axes, but the shape {shape}")
         heads = self._heads((query + self.position_bias) * (query.shape[-1] / self.heads) ** -0.5)
         if self.axes == 1:
             bias = shift(self._by_distance(heads, 0, shape[0]))
@@ -58,9 +57,9 @@ class RelativeAttention(Attention):
         """Return the second term for each distance, the largest first.
 
         Args:
-            query: (B, H, ..., Q, E), the last Q of the places along the axis.
-            axis: which.
-            keys: N, the number of places along it.
+            query: (B, H, ..., Q, E), of the last Q keys along the axis.
+            axis: its number.
+            keys: N, the number of keys along it.
 
         Returns:
             (B, H, ..., Q, N + Q - 1).
@@ -76,11 +75,11 @@ def shift(scores: Tensor) -> Tensor:
     """Turn scores by distance into scores by key: the relative shift, appendix B of the paper.
 
     Args:
-        scores: (..., Q, N + Q - 1): for each query its score at the distances N - 1 down to -(Q - 1).
+        scores: (..., Q, N + Q - 1) of each query at the distances N - 1 down to -(Q - 1).
 
     Returns:
-        (..., Q, N): that of query i, the (N - Q + i)-th place, and key j, at the distance N - Q + i - j. No element is
-        computed: flattened, each row begins one element earlier than the row before.
+        (..., Q, N) of query i and key j, whose distance is N - Q + i - j: a view, since in the flattened tensor each
+        row begins one element earlier than the row before.
     """
     q, p = scores.shape[-2:]
     if q == 1:

@@ -1,7 +1,7 @@
 """Encoder and decoder blocks of the Transformer (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762).
 
 Tensor letters: B images, K captions per image, T steps, L words so far, M real (not padding) words of a batch, Q
-queries, N keys (places, or words so far), S model size, H heads, E = S / H.
+queries, N keys (regions, cells or words), S model size, H heads, E = S / H.
 """
 
 from __future__ import annotations
@@ -47,22 +47,22 @@ class BlockConfig(Settings):
 
 
 class EncoderBlockConfig(BlockConfig):
-    """What the blocks of an encoder can have besides: what came after the Transformer."""
+    """Options of an encoder's blocks from papers after the Transformer."""
 
     relative: bool = Field(
-        False, description="relative positions in self-attention (Dai 2019): how far apart two places are"
+        False, description="relative positions in self-attention (Dai 2019): the distance of two regions or cells"
     )
     convolution: int = Field(
         0, ge=0, description="side of the kernel of the Conformer's convolution module (Gulati 2020), odd; 0 for none"
     )
     half_steps: bool = Field(
         False,
-        description="two feed-forward networks, before self-attention and last, that each count half, and a layer norm "
-        "after them (Gulati 2020)",
+        description="two feed-forward networks of half weight, the first before self-attention, the second last, and a "
+        "layer norm after them (Gulati 2020)",
     )
     axes: Literal[1, 2] = Field(
         2,
-        description="what relative positions and the convolution follow: 1 is the words of a sentence, 2 the rows and "
+        description="axes of relative positions and convolution: 1 for the words of a sentence, 2 for the rows and "
         "columns of a grid",
     )
 
@@ -70,7 +70,7 @@ class EncoderBlockConfig(BlockConfig):
     @classmethod
     def _odd(cls, kernel: int) -> int:
         if kernel and kernel % 2 == 0:
-            raise ValueError(f"the kernel needs a middle; give an odd number, {kernel - 1} or {kernel + 1}")
+            raise ValueError(f"the kernel's side must be odd; give {kernel - 1} or {kernel + 1}")
         return kernel
 
 
@@ -93,8 +93,8 @@ class FeedForward(nn.Sequential, Packable):
 class Residual(nn.Module):
     """The residual connection around a sub-layer (section 3.1).
 
-    With norm ``pre`` it is ``x + dropout(sublayer(LayerNorm(x)))``, with ``post`` the paper's
-    ``LayerNorm(x + dropout(sublayer(x)))``.
+    It is ``x + dropout(sublayer(LayerNorm(x)))`` with norm ``pre``, and the paper's ``LayerNorm(x +
+    dropout(sublayer(x)))`` with ``post``.
     """
 
     def __init__(self, config: BlockConfig) -> None:
@@ -115,11 +115,11 @@ class Residual(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """Self-attention over all places, then the feed-forward network.
+    """Self-attention, then the feed-forward network.
 
-    With ``relative`` self-attention has relative positions (Dai 2019); with ``convolution`` the Conformer's module
-    follows it, and with ``half_steps`` the block has the Conformer's form (Gulati 2020, equation 1): a feed-forward
-    network of half weight, self-attention, the convolution, another such network, and a layer norm.
+    With ``relative`` self-attention has relative positions (Dai 2019), with ``convolution`` the Conformer's module
+    follows it. With ``half_steps`` the block has the Conformer's form (Gulati 2020, equation 1): a feed-forward network
+    of half weight, self-attention, the convolution, another feed-forward network of half weight, and a layer norm.
     """
 
     def __init__(self, config: EncoderBlockConfig) -> None:
@@ -142,13 +142,12 @@ class EncoderBlock(nn.Module):
         self.norm = nn.LayerNorm(config.size) if config.half_steps else nn.Identity()
 
     def forward(self, x: Tensor, mask: Tensor | None = None, shape: tuple[int, ...] | None = None) -> Tensor:
-        """Refine places.
+        """Apply the block to the vectors of regions, cells or words.
 
         Args:
             x: (B, N, S).
-            mask: (B, 1, 1, N), true where a place may be attended to (see :func:`key_mask`).
-            shape: how many places lie along each axis, (rows, columns) or by default (N,), for relative positions and
-                the convolution.
+            mask: (B, 1, 1, N), true where a vector may be attended to (see :func:`key_mask`).
+            shape: (rows, columns) of a grid, or by default (N,); for relative positions and the convolution.
         """
         shape = shape or (x.shape[1],)
         return self.sublayers(x, lambda y: self.attend(y, y, mask, shape), mask, shape)
@@ -156,7 +155,7 @@ class EncoderBlock(nn.Module):
     def sublayers(
         self, x: Tensor, attend: Callable[[Tensor], Tensor], mask: Tensor | None, shape: tuple[int, ...]
     ) -> Tensor:
-        """Apply all sub-layers, of which ``attend`` is self-attention; see :meth:`forward`."""
+        """Apply all sub-layers, with ``attend`` as self-attention; the other arguments are those of :meth:`forward`."""
         x = self.around_attention(self.begin(x), attend)
         if self.convolution is not None and self.around_convolution is not None:
             convolution = self.convolution
@@ -166,14 +165,14 @@ class EncoderBlock(nn.Module):
         return self.norm(x)
 
     def begin(self, x: Tensor) -> Tensor:
-        """Apply the first half step, if there is one; the result enters self-attention's residual connection."""
+        """Apply the first half step, if there is one."""
         first = self.first_feed_forward
         if first is None or self.around_first_feed_forward is None:
             return x
         return self.around_first_feed_forward(x, lambda y: self.step * first(y))
 
     def attend(self, y: Tensor, read: Tensor, mask: Tensor | None, shape: tuple[int, ...]) -> Tensor:
-        """Let places (B, N, S), the last of those that are read (B, L, S), attend to these."""
+        """Attend from vectors (B, N, S), the last of ``read``, to all of ``read`` (B, L, S)."""
         own = self.attention
         query, bias = own.positioned(own.query(y), shape)
         return own.output(own.attend(query, own.split(own.key_value(read)), mask=mask, bias=bias))
@@ -187,9 +186,9 @@ class EncoderBlock(nn.Module):
 
 @dataclass(frozen=True)
 class Rows:
-    """Where the real words of a batch of captions, packed as rows, lie in the padded tensor.
+    """Positions of the real words of a batch of captions, packed as rows, in the padded tensor.
 
-    Everything but attention works on single words, so padding, which can be half of a batch, is left out there.
+    Only attention needs the padded form; all else skips padding, which can be half of a batch.
 
     Attributes:
         shape: (B, K, T).
@@ -218,7 +217,7 @@ class Decoded(NamedTuple):
     Attributes:
         x: (M, S) the words' vectors.
         cache: (B, K, 2, H, L, E) self-attention's keys and values of all words so far, for later steps.
-        weights: (M, H, N) each head's attention to the places; ``None`` unless requested.
+        weights: (M, H, N) each head's cross-attention; ``None`` unless requested.
     """
 
     x: Tensor
@@ -227,7 +226,7 @@ class Decoded(NamedTuple):
 
 
 class DecoderBlock(nn.Module):
-    """Causal self-attention over a caption's words, cross-attention to its image's places, the feed-forward network.
+    """Causal self-attention over a caption's words, cross-attention to its image, the feed-forward network.
 
     With ``relative`` self-attention has relative positions (Dai 2019).
     """
@@ -241,12 +240,12 @@ class DecoderBlock(nn.Module):
         self.feed_forward = FeedForward(config)
         self.around_feed_forward = Residual(config)
 
-    def places(self, vectors: Tensor) -> Tensor:
-        """Return the keys and values (B, 2, H, N, E) of places (B, N, S), all that this block needs of them."""
+    def memory(self, vectors: Tensor) -> Tensor:
+        """Return cross-attention's keys and values (B, 2, H, N, E) of a memory's vectors (B, N, S)."""
         return self.cross_attention.split(self.cross_attention.key_value(vectors))
 
     def words(self, x: Tensor) -> Tensor:
-        """Return self-attention's keys and values (B, 2, H, L, E) of words (B, L, S), as a ``cache`` has them."""
+        """Return self-attention's keys and values (B, 2, H, L, E) of words (B, L, S), for a ``cache``."""
         own = self.self_attention
         return own.split(own.key_value(self.around_self_attention.before(x)))
 
@@ -254,7 +253,7 @@ class DecoderBlock(nn.Module):
         self,
         x: Tensor,
         rows: Rows,
-        places: Tensor,
+        memory: Tensor,
         mask: Tensor | None = None,
         *,
         cache: Tensor | None = None,
@@ -265,12 +264,12 @@ class DecoderBlock(nn.Module):
 
         Args:
             x: (M, S) their vectors.
-            rows: where they lie among captions and steps.
-            places: see :meth:`places`. All captions and steps of an image are queries to one copy of them.
-            mask: (B, 1, 1, N), true where a place may be attended to.
+            rows: their captions and steps.
+            memory: from :meth:`memory`; the captions of an image share one copy.
+            mask: (B, 1, 1, N), true where the memory may be attended to.
             cache: (B, K, 2, H, L, E) keys and values of earlier words.
-            seen: (B * K, 1, 1, L + T), true where one of all these words may be attended to; ``None`` when all may.
-            weights: whether to return each head's attention to the places.
+            seen: (B * K, 1, 1, L + T), true where a word may be attended to; ``None`` for all.
+            weights: whether to return each head's cross-attention.
         """
         own, cross = self.self_attention, self.cross_attention
         attention: Tensor | None = None
@@ -284,16 +283,16 @@ class DecoderBlock(nn.Module):
             read = own.attend(query, cache.flatten(0, 1), mask=seen, bias=bias, causal=rows.shape[2] > 1)
             return own.output(rows.pack(read))
 
-        def attend_to_places(y: Tensor) -> Tensor:
+        def attend_to_memory(y: Tensor) -> Tensor:
             nonlocal attention
             query = rows.spread(cross.query(y)).flatten(1, 2)
             if not weights:
-                return cross.output(rows.pack(cross.attend(query, places, mask=mask)))
-            attention = cross.weights(query, places, mask=mask)
-            return cross.output(rows.pack(cross.average(attention, places)))
+                return cross.output(rows.pack(cross.attend(query, memory, mask=mask)))
+            attention = cross.weights(query, memory, mask=mask)
+            return cross.output(rows.pack(cross.average(attention, memory)))
 
         x = self.around_self_attention(x, attend_to_words)
-        x = self.around_cross_attention(x, attend_to_places)
+        x = self.around_cross_attention(x, attend_to_memory)
         x = self.around_feed_forward(x, self.feed_forward)
         assert cache is not None
         return Decoded(x, cache, None if attention is None else rows.pack(attention.transpose(1, 2)))
@@ -308,7 +307,7 @@ class DecoderBlock(nn.Module):
 class Projection(nn.Sequential, Packable):
     """A linear map of features (..., D) to the blocks' size (..., S), and a layer norm.
 
-    The paper has only words, whose vectors are learned; the features of an image can have any scale.
+    The paper has only words, whose vectors are learned; an image's features can have any scale.
     """
 
     packs = ("0",)
@@ -323,13 +322,13 @@ def projection(features: int, size: int) -> nn.Module:
 
 
 def last_norm(config: BlockConfig) -> nn.Module:
-    """Return the layer norm after the last block, whose residual sums still need one with norm ``pre``."""
+    """Return the layer norm after the last block; the identity with norm ``post``, whose blocks end with one."""
     return nn.LayerNorm(config.size) if config.norm == "pre" else nn.Identity()
 
 
 def key_mask(mask: Tensor | None) -> Tensor | None:
     """Turn a memory's mask (B, N) into one for attention (B, 1, 1, N).
 
-    In an image without a real place all are attended to, so that its softmax does not become NaN.
+    An image whose mask is all false gets one that is all true, as its softmax would be NaN.
     """
     return None if mask is None else (mask | ~mask.any(1, keepdim=True))[:, None, None]

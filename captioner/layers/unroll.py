@@ -1,10 +1,9 @@
 """Products of a recurrence with one weight gradient for all steps, and the LSTM's gates.
 
-A recurrence multiplies by the same weights at every step. Recorded step by step, the backward pass computes a gradient
-as large as the weight for each step and adds them up; here it is one product over all steps. autograd itself collects
-the factors, as in :mod:`captioner.layers.additive`: the weight's node gives every step an empty *slip*, and as the
-"gradient" of its slip a step returns the rows of its input and of its output's gradient. Nothing is kept outside the
-graph, so a graph can be traversed twice or in part.
+A recurrence multiplies by the same weights at every step. Step by step, the backward pass computes a gradient as large
+as the weight for each step and adds them up; here it is one product over all steps. autograd collects the factors as in
+:mod:`captioner.layers.additive`: the weight's node gives every step an empty *slip*, and as the "gradient" of its slip
+a step returns its input and the gradient of its output.
 
 Tensor letters: I inputs, O outputs, H hidden units.
 """
@@ -21,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from captioner.layers.kernels import wide
+from captioner.layers.kernels import at_least_float32
 from captioner.layers.linear import Packable, PackedLinear
 
 Product: TypeAlias = Callable[[Tensor], Tensor]  # x (..., I) -> x W^T (..., O), at least 32 bits
@@ -47,11 +46,11 @@ def lstm_gates(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Multiply x (..., I) by a weight (O, I) in the weight's precision; the result (..., O) has at least 32 bits."""
-    return wide(F.linear(x.to(weight.dtype), weight, bias))
+    return at_least_float32(F.linear(x.to(weight.dtype), weight, bias))
 
 
 class Recurrent(Packable, ABC):
-    """A decoder that multiplies by the same weights at every step; its packed twin, by packed ones."""
+    """A decoder that multiplies by the same weights at every step."""
 
     _packed: Products | None = None
 
@@ -60,26 +59,23 @@ class Recurrent(Packable, ABC):
         """Return the weights (O, I) of a step's products, by name."""
 
     def products(self) -> Products:
-        """Return the products of one step, by the names of their weights."""
+        """Return the products of one step, by the names of their weights; with packed weights after :meth:`pack`."""
         if self._packed is not None:
             return self._packed
         return {name: partial(product, weight=weight) for name, weight in self.weights().items()}
 
     def pack(self, dtype: torch.dtype) -> None:
-        """Pack the weights; see :meth:`Packable.pack`."""
+        """Pack the weights in ``dtype``."""
         self._packed = {name: _packed_product(weight, dtype) for name, weight in self.weights().items()}
 
 
 def _packed_product(weight: Tensor, dtype: torch.dtype) -> Product:
     linear = PackedLinear(weight, None, dtype)
-    return lambda x: wide(linear(x))
+    return lambda x: at_least_float32(linear(x))
 
 
 class _Weight(torch.autograd.Function):
-    """From a weight to one slip (rows, O + I) per step.
-
-    The backward pass goes from what the steps wrote on the slips to the gradient of the weight.
-    """
+    """From a weight to one slip (rows, O + I) per step; backward, from all slips to the gradient of the weight."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, rows: list[int]) -> tuple[Tensor, ...]:
@@ -120,11 +116,11 @@ def unrolled_products(weights: Mapping[str, Tensor], rows: list[int]) -> Iterato
 
     Args:
         weights: (O, I) each, by name.
-        rows: for each step how many rows (the product of all dimensions of x but the last) it multiplies.
+        rows: for each step the number of rows of x (the product of all its dimensions but the last).
 
     Yields:
-        For each step its products x (..., I) -> (..., O), by name. Call each once: the messages of two calls would be
-        added up on one slip.
+        For each step its products x (..., I) -> (..., O), by name. Call each only once: autograd would add up the slips
+        of two calls.
     """
     prepared = {}
     for name, weight in weights.items():

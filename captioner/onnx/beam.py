@@ -19,7 +19,7 @@ from captioner.text.vocabulary import BOS, EOS, PAD, UNK
 
 @dataclass(frozen=True)
 class State:
-    """What a decoder keeps between two words; see :class:`captioner.decoders.base.State`.
+    """What a decoder keeps between two words; see :class:`captioner.decoders.decoder.State`.
 
     Attributes:
         hypotheses: arrays (B, W, ...).
@@ -30,7 +30,7 @@ class State:
     images: Mapping[str, Array]
 
     def pick(self, parents: Array, images: Array | None = None) -> State:
-        """Return the state of other hypotheses; see :meth:`captioner.decoders.base.State.pick`."""
+        """Return the state of other hypotheses; see :meth:`captioner.decoders.decoder.State.pick`."""
         rows, shared = np.arange(len(parents))[:, None], self.images
         if images is not None:
             rows, parents = rows[images], parents[images]
@@ -60,7 +60,7 @@ class Stepper(Protocol):
 
 
 def constrain(log_probabilities: Array, history: Array, config: SearchConfig) -> Array:
-    """Set the words that may not come next to minus infinity, in place; see :func:`captioner.search.constraints.constrain`."""
+    """Set the words that may not come next to minus infinity, in place, as :mod:`captioner.search.constraints`."""
     ending = log_probabilities[..., EOS].copy()
     log_probabilities[..., [PAD, BOS]] = NEVER
     if config.forbid_unknown:

@@ -99,7 +99,7 @@ class OnnxEngine(Engine):
         )
 
     def start(self, features: Array) -> State:
-        """Prepare one hypothesis per image; see :meth:`captioner.decoders.base.Decoder.start`."""
+        """Prepare one hypothesis per image; see :meth:`captioner.decoders.decoder.Decoder.start`."""
         b = len(features)
         shapes: dict[str, tuple[int, ...]] = {STATE + name: (b,) for name in self.graphs.images}
         shapes |= {STATE + name: (b, 1) for name in self.graphs.hypotheses}

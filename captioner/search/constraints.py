@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from captioner.decoders.base import State, Step
+from captioner.decoders.decoder import State, Step
 from captioner.search.config import NEVER, SearchConfig
 from captioner.text.vocabulary import BOS, EOS, PAD, UNK
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from captioner.data.batches import Captions
 from captioner.data.dataset import Photo
-from captioner.decoders.base import Decoder, DecoderOutput
+from captioner.decoders.decoder import Decoder, DecoderOutput
 from captioner.encoders import Refiner
 from captioner.memory import Memory
 from captioner.settings import Settings

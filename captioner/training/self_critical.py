@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from captioner.data.batches import Captions
 from captioner.data.dataset import Photo
-from captioner.decoders.base import Decoder
+from captioner.decoders.decoder import Decoder
 from captioner.encoders import Refiner
 from captioner.evaluation.bleu import SentenceBleu
 from captioner.evaluation.cider import CiderD

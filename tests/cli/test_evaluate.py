@@ -50,7 +50,7 @@ def test_features_give_the_scores_of_pictures(
     # In 32 bits throughout, as the store was made, so that rounding changes no caption.
     import torch
 
-    monkeypatch.setattr("captioner.encoders.base.fast_dtype", lambda device: torch.float32)
+    monkeypatch.setattr("captioner.encoders.encoder.fast_dtype", lambda device: torch.float32)
     plain = run("evaluate", model, dataset, *METRICS, "--json", "--beam", 1)
     stored = run("evaluate", model, dataset, *METRICS, "--json", "--beam", 1, "--features", features)
     assert (plain.code, stored.code) == (0, 0)
@@ -123,7 +123,7 @@ def test_features_fit_at_any_precision(
 ) -> None:
     import torch
 
-    monkeypatch.setattr("captioner.encoders.base.fast_dtype", lambda device: torch.bfloat16)
+    monkeypatch.setattr("captioner.encoders.encoder.fast_dtype", lambda device: torch.bfloat16)
     assert run("evaluate", model, dataset, "--metrics", "BLEU", "--features", features).code == 0
 
 

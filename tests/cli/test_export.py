@@ -9,12 +9,13 @@ for package in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(package, reason=f"exporting needs {package}; pip install 'captioner[onnx]'")
 
 
+@pytest.mark.slow
 def test_an_exported_model_captions_as_before(
     run, model: Path, photos: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
 
-    for module in ("encoders.base", "engines.model"):
+    for module in ("encoders.encoder", "engines.model"):
         monkeypatch.setattr(f"captioner.{module}.fast_dtype", lambda device: torch.float32)
     good = [photos / "red.jpg", photos / "green.png", photos / "blue.jpg"]
     result = run("export", model, "-o", tmp_path / "small", "--photos", good[0], "--photos", f"{photos}/*.png")

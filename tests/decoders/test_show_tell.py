@@ -53,7 +53,7 @@ def test_gradients_are_those_of_the_equations(decoder: ShowTell) -> None:
     torch.testing.assert_close(actual, torch.autograd.grad(expected, leaves, direction), rtol=0, atol=1e-9)
 
 
-def test_the_picture_is_seen_once_through_its_pooled_vector_only(decoder: ShowTell) -> None:
+def test_the_image_is_seen_once_through_its_pooled_vector_only(decoder: ShowTell) -> None:
     memory, tokens = build_memory(), build_tokens()
     elsewhere = Memory(torch.randn_like(memory.vectors), memory.pooled)
     assert torch.equal(decoder(memory, tokens).logits, decoder(elsewhere, tokens).logits)

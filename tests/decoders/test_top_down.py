@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from captioner.decoders import TopDown
-from captioner.layers.packing import Packing
+from captioner.decoders.unrolled import Packing
 from captioner.memory import Memory
 from captioner.text.vocabulary import PAD
 from tests.builders import LENGTHS, WORDS, build_decoder, build_memory, build_tokens, naive_lstm, step_by_step
@@ -178,8 +178,8 @@ def test_what_is_dropped_of_a_place_is_dropped_of_all_and_of_their_mean() -> Non
     assert isinstance(decoder, TopDown)
     memory = build_memory(masked=False)
     equal = replace(memory, vectors=memory.pooled.unsqueeze(1).expand_as(memory.vectors))
-    begun = decoder.begin(equal)
-    values, keys = begun.values, begun.keys
+    prepared = decoder.prepare(equal)
+    values, keys = prepared.values, prepared.keys
     assert (values == 0).any() and (values != 0).any()
     assert torch.equal(values, values[:, :1].expand_as(values)) and torch.equal(keys, keys[:, :1].expand_as(keys))
     assert torch.equal(values[:, 0], torch.where(values[:, 0] == 0, 0.0, 2.0 * memory.pooled))

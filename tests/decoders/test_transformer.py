@@ -117,7 +117,7 @@ def test_relative_positions_are_the_papers(norm: str) -> None:
         out = own.output(own.average(weights, values))[0]
         x = block.around_self_attention(x, lambda y, out=out: out)
         y, cross = block.around_cross_attention.before(x), block.cross_attention
-        read = cross.attend(cross.query(y.unsqueeze(0)), block.places(memory.vectors), mask=key_mask(memory.mask))
+        read = cross.attend(cross.query(y.unsqueeze(0)), block.memory(memory.vectors), mask=key_mask(memory.mask))
         out = cross.output(read)[0]
         x = block.around_cross_attention(x, lambda y, out=out: out)
         x = block.around_feed_forward(x, block.feed_forward)

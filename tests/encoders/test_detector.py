@@ -1,4 +1,4 @@
-"""The small detector: its losses on partly labelled pictures, its training, and the script that trains it."""
+"""The small detector: its losses on partly labelled images, its training, and the script that trains it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from captioner.encoders.detector import (
 )
 from captioner.encoders.faster_rcnn import Detector, DetectorConfig
 from captioner.encoders.grid import GridConfig, GridEncoder
-from captioner.encoders.listed import ListedProposals, covered, hide_unlisted
+from captioner.encoders.partial_labels import PartialLabelRPN, covered, hide_unlisted
 from captioner.errors import EncoderError
 
 SIZE = 64
@@ -47,7 +47,7 @@ def tiny(**settings: Any) -> Detector:
 def target(
     boxes: list[list[float]] | None = None, labels: list[int] | None = None, **changes: Any
 ) -> dict[str, Tensor]:
-    """Describe a picture in which all is boxed, unless changed."""
+    """Describe an image in which all is boxed, unless changed."""
     none = torch.empty(0, 4)
     return {
         "boxes": torch.tensor(boxes) if boxes else none,
@@ -111,7 +111,7 @@ def anchors_of(detector: Detector) -> Tensor:
 
 def test_anchors_in_crowds_teach_nothing_and_rare_things_are_things() -> None:
     rpn, anchors = tiny().rpn, anchors_of(tiny())
-    assert isinstance(rpn, ListedProposals)
+    assert isinstance(rpn, PartialLabelRPN)
     rare, crowd = torch.tensor([[2.0, 2, 30, 30]]), torch.tensor([[32.0, 32, 64, 64]])
     (labels,), (matched,) = rpn.assign_targets_to_anchors([anchors], [target(others=rare, ignored=crowd)])
     (plain,), _ = rpn.assign_targets_to_anchors([anchors], [target(others=rare)])
@@ -128,9 +128,9 @@ def test_anchors_in_crowds_teach_nothing_and_rare_things_are_things() -> None:
     assert torch.equal(labels, expected) and (labels == -1).sum() > (plain == -1).sum()
 
 
-def test_background_of_half_labelled_pictures_weighs_less() -> None:
+def test_background_of_half_labelled_images_weighs_less() -> None:
     rpn, anchors = tiny().rpn, anchors_of(tiny())
-    assert isinstance(rpn, ListedProposals)
+    assert isinstance(rpn, PartialLabelRPN)
     targets = [target([[4, 4, 40, 40]], [1], trust=torch.tensor(0.25)), target([[8, 20, 60, 60]], [2])]
     labels, matched = rpn.assign_targets_to_anchors([anchors, anchors], targets)
     goals = rpn.box_coder.encode(matched, [anchors, anchors])
@@ -154,7 +154,7 @@ def test_background_of_half_labelled_pictures_weighs_less() -> None:
     assert found[1].item() == pytest.approx(boxes / sum(int(one.sum()) for one in picked), rel=1e-4)
 
 
-def test_an_unlisted_class_gets_no_gradient_from_an_empty_picture() -> None:
+def test_an_unlisted_class_gets_no_gradient_from_an_empty_image() -> None:
     detector = tiny().train()
     detector(torch.randn(2, 3, SIZE, SIZE), [target(listed=torch.tensor([True, False]))] * 2)[
         "loss_classifier"
@@ -184,7 +184,7 @@ def test_batch_normalisation_keeps_its_statistics_and_the_rest_is_trained() -> N
 
 def test_a_few_steps_find_red_and_green_squares() -> None:
     torch.manual_seed(0)
-    size = 128  # on smaller pictures few anchors fit the squares, and so few steps of training need not suffice
+    size = 128  # on smaller images few anchors fit the squares, and so few steps of training need not suffice
     detector = build_detector(
         DetectorConfig(backbone="efficientnet_lite0", size=size, width=32, hidden=64), CLASSES
     ).train()
@@ -215,7 +215,7 @@ def test_nearly_every_thing_has_an_anchor_that_fits(size: int) -> None:
     detector = tiny(size=size)
     images = torch.zeros(1, 3, size, size)
     (anchors,) = detector.rpn.anchor_generator(detector._batch(images), list(detector.maps(images)[0].values()))  # type: ignore[operator, union-attr]
-    # Sides and shapes (height to width, most are slim in squashed photos) as photos of people and animals have them.
+    # Sides and shapes (height to width, most are slim in squashed images) as images of people and animals have them.
     side = 0.08 * (0.9 / 0.08) ** torch.rand(300, generator=random)
     shape = 0.6 * (3.5 / 0.6) ** torch.rand(300, generator=random)
     extent = (torch.stack([side / shape.sqrt(), side * shape.sqrt()], dim=1)).clamp(max=0.98)
@@ -353,7 +353,7 @@ def test_boxes_follow_a_flip_and_a_crop(script: ModuleType) -> None:
 
 
 def write_data(folder: Path) -> Path:
-    """Write six photos of red and green squares; green ones are not listed in the last two, though one is there."""
+    """Write six images of red and green squares; green ones are not listed in the last two, though one is there."""
     (folder / "images").mkdir(parents=True)
     images, boxes = [], []
     for number in range(6):

@@ -57,7 +57,7 @@ def test_the_default_backbones_are_the_original_ones(number: int, repository: Pa
 
 
 @torch.inference_mode()
-def test_a_change_in_the_picture_is_strongest_in_its_place(lite0: GridEncoder) -> None:
+def test_a_change_in_the_image_is_strongest_in_its_place(lite0: GridEncoder) -> None:
     grey = torch.full((1, 3, 448, 448), 120, dtype=torch.uint8)
     for row, column in ((3, 10), (10, 2), (6, 6)):
         changed = grey.clone()
@@ -121,7 +121,7 @@ def test_a_fingerprint_is_of_settings_and_weights() -> None:
 
 
 @torch.inference_mode()
-def test_the_map_of_a_larger_picture_can_be_averaged() -> None:
+def test_the_map_of_a_larger_image_can_be_averaged() -> None:
     plain, pooled = tiny(size=192), tiny(size=192, pool=3)
     pixels = torch.randint(0, 256, (2, 3, 192, 192), dtype=torch.uint8)
     maps = plain(pixels).vectors.transpose(1, 2).unflatten(2, plain.grid)
@@ -132,7 +132,7 @@ def test_the_map_of_a_larger_picture_can_be_averaged() -> None:
     front = pooled.front(2)
     assert front.fingerprint() == plain.front(2).fingerprint()
     torch.testing.assert_close(pooled.finish(front(pixels), 2).vectors, memory.vectors)
-    with pytest.raises(EncoderError, match=r"map of 6x6 places.*cannot be averaged to 7x7"):
+    with pytest.raises(EncoderError, match=r"map of 6x6 cells.*cannot be averaged to 7x7"):
         tiny(size=192, pool=7)
 
 
@@ -168,7 +168,7 @@ def test_one_stage_must_remain() -> None:
 @torch.inference_mode()
 def test_a_rounded_copy_keeps_the_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, pixels = tiny(), torch.randint(256, (1, 3, 96, 96), dtype=torch.uint8)
-    monkeypatch.setattr("captioner.encoders.base.fast_dtype", lambda _: torch.bfloat16)
+    monkeypatch.setattr("captioner.encoders.encoder.fast_dtype", lambda _: torch.bfloat16)
     fast = encoder.fast(torch.device("cpu"))
     assert fast(pixels).vectors.dtype == torch.bfloat16 and encoder(pixels).vectors.dtype == torch.float32
     assert fast.fingerprint() == encoder.fingerprint()
@@ -212,7 +212,7 @@ def test_an_unknown_backbone_suggests_one() -> None:
 
 
 def test_a_backbone_without_a_map_is_refused() -> None:
-    with pytest.raises(EncoderError, match=r"'test_vit' gives no map of features.*choose a convolutional one"):
+    with pytest.raises(EncoderError, match=r"'test_vit' has no map of features.*choose a convolutional one"):
         GridEncoder(GridConfig(backbone="test_vit", size=160, weights="random"))
 
 

@@ -125,7 +125,7 @@ def test_it_takes_the_tuned_stages_of_a_grid_encoder_of_the_same_settings(encode
         mine.adopt(GridEncoder(GRID.model_copy(update={"size": 64})), 1)
 
 
-def test_pictures_that_cannot_be_stacked_are_refused() -> None:
+def test_images_that_cannot_be_stacked_are_refused() -> None:
     one = Transform(size=64, mean=(0, 0, 0), std=(1, 1, 1))
     with pytest.raises(EncoderError, match=r"grid\.fit=squash"):
         Stacked.of(one.model_copy(update={"fit": "crop"}), one)
@@ -133,7 +133,7 @@ def test_pictures_that_cannot_be_stacked_are_refused() -> None:
         Stacked.of(one.model_copy(update={"size": 65}), one)
 
 
-def test_a_mirrored_photo_is_a_mirrored_stack(photos: list[Image.Image]) -> None:
+def test_a_mirrored_image_is_a_mirrored_stack(photos: list[Image.Image]) -> None:
     one = Transform(size=64, mean=(0, 0, 0), std=(1, 1, 1))
     stacked = Stacked.of(one, one.model_copy(update={"size": 96}))
     assert stacked.decode_size == 192 and stacked.shape == (3, 160, 96)

@@ -24,7 +24,7 @@ def two_threads() -> Iterator[None]:
 
 
 def batches(count: int) -> Iterator[ImageBatch]:
-    """Yield batches of two pictures, whose pixels are the batch's number; every fourth is empty."""
+    """Yield batches of two images, whose pixels are the batch's number; every fourth is empty."""
     for number in range(count):
         size = 0 if number % 4 == 3 else 2
         pixels = torch.full((size, 3, 2, 2), number, dtype=torch.uint8)

@@ -143,7 +143,7 @@ def test_it_is_the_same_from_a_file_and_packed(settings: dict[str, Any], tmp_pat
 @pytest.mark.parametrize("settings", LATER.values(), ids=list(LATER))
 def test_what_follows_a_grid_needs_one(settings: dict[str, Any]) -> None:
     memory = build_memory()
-    with pytest.raises(ConfigError, match=r"these places are no grid; leave it out for regions, or set axes to 1"):
+    with pytest.raises(ConfigError, match=r"needs a grid; leave it out for regions, or set axes to 1"):
         build(**settings)(memory)
     assert build(**settings, axes=1)(memory).vectors.isfinite().all()
 

@@ -1,4 +1,4 @@
-"""The region encoder: the choice of regions, their vectors, and pictures alone and in a batch."""
+"""The region encoder: the choice of regions, their vectors, and images alone and in a batch."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def encoder(**settings: Any) -> RegionEncoder:
 
 @pytest.fixture(scope="module")
 def pixels() -> Tensor:
-    """Four pictures; the second one plain grey."""
+    """Four images; the second one plain grey."""
     random = torch.Generator().manual_seed(3)
     coarse = torch.randint(256, (4, 3, 6, 6), generator=random, dtype=torch.uint8)
     images = coarse.repeat_interleave(16, 2).repeat_interleave(16, 3)
@@ -94,7 +94,7 @@ def test_suppressed_ones_make_up_the_number_and_come_last() -> None:
 @torch.inference_mode()
 def test_a_memory_of_regions(pixels: Tensor) -> None:
     fifteenth = torch.stack([one.scores[14] for one in encoder(threshold=0.0).detect(pixels)])
-    made = encoder(threshold=fifteenth.mean().item())  # some pictures have more regions above it, some fewer
+    made = encoder(threshold=fifteenth.mean().item())  # some images have more regions above it, some fewer
     memory, found = made(pixels), made.detect(pixels)
     assert memory.vectors.shape == (4, 20, made.features) and memory.grid is None is made.grid
     assert memory.mask is not None and memory.boxes is not None
@@ -117,7 +117,7 @@ def test_a_memory_of_regions(pixels: Tensor) -> None:
 
 
 @torch.inference_mode()
-def test_a_picture_is_encoded_alone_as_in_a_batch(pixels: Tensor) -> None:
+def test_an_image_is_encoded_alone_as_in_a_batch(pixels: Tensor) -> None:
     made = encoder()
     together = made(pixels)
     for row in range(4):

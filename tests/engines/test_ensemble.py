@@ -17,7 +17,7 @@ from captioner import Caption, Captioner
 from captioner.checkpoint import save_model
 from captioner.data.annotations import read_captions
 from captioner.decoders import DECODERS, Decoder, Step
-from captioner.encoders.base import Encoder
+from captioner.encoders.encoder import Encoder
 from captioner.encoders.grid import GridEncoder
 from captioner.encoders.refiner import Identity
 from captioner.encoders.regions import RegionEncoder
@@ -67,7 +67,7 @@ def encoders() -> dict[str, Encoder]:
 @pytest.fixture
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compute in 32 bits, whatever is fast here."""
-    for module in ("engines.model", "encoders.base", "encoders.grid", "encoders.regions"):
+    for module in ("engines.model", "encoders.encoder", "encoders.grid", "encoders.regions"):
         monkeypatch.setattr(f"captioner.{module}.fast_dtype", lambda device: torch.float32)
 
 

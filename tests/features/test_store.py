@@ -21,7 +21,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from captioner import files
 from captioner.data.images import load_image
 from captioner.data.transform import Transform
-from captioner.encoders.base import Encoder, EncoderConfig
+from captioner.encoders.encoder import Encoder, EncoderConfig
 from captioner.encoders.grid_regions import GridRegionEncoder, Stacked
 from captioner.encoders.regions import region_memory
 from captioner.errors import FeatureStoreError

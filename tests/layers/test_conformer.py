@@ -102,8 +102,8 @@ def test_16_bits_convolve_nearly_the_same(dtype: torch.dtype) -> None:
             assert (found.double() - expected).norm() < 0.05 * expected.norm()
 
 
-def test_a_kernel_needs_a_middle() -> None:
-    with pytest.raises(ConfigError, match=r"convolution.*odd number, 3 or 5"):
+def test_the_side_of_a_kernel_is_odd() -> None:
+    with pytest.raises(ConfigError, match=r"convolution.*must be odd; give 3 or 5"):
         validate(EncoderBlockConfig, {"convolution": 4}, where="refiner")
-    with pytest.raises(ValueError, match="along 2 axes, but places along 1"):
+    with pytest.raises(ValueError, match="along 2 axes, but the shape"):
         ConvolutionModule(SIZE, 3, axes=2)(torch.zeros(1, 5, SIZE), (5,))

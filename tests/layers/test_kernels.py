@@ -105,9 +105,10 @@ def test_saturation_gives_numbers(form: Callable[[str], Callable[..., Any]], p: 
 
 def test_sixteen_bits_are_widened_and_float64_is_kept() -> None:
     assert [
-        kernels.wide(torch.ones(1, dtype=dtype)).dtype for dtype in (torch.bfloat16, torch.float16, torch.float32)
+        kernels.at_least_float32(torch.ones(1, dtype=dtype)).dtype
+        for dtype in (torch.bfloat16, torch.float16, torch.float32)
     ] == [torch.float32] * 3
-    assert kernels.wide(torch.ones(1, dtype=torch.float64)).dtype == torch.float64
+    assert kernels.at_least_float32(torch.ones(1, dtype=torch.float64)).dtype == torch.float64
 
 
 def test_autograd_passes_through_the_plain_form() -> None:

@@ -89,5 +89,5 @@ def test_attending_follows_masks_and_distances(causal: bool) -> None:
 
 
 def test_places_along_other_axes_are_refused() -> None:
-    with pytest.raises(ValueError, match="along 2 axes, but places along 1"):
+    with pytest.raises(ValueError, match="along 2 axes, but the shape"):
         RelativeAttention(SIZE, HEADS, axes=2).positioned(torch.zeros(1, 5, SIZE), (5,))

@@ -156,7 +156,7 @@ def test_lines_are_written_as_one_text_with_the_same_reach(reach: int, norm: str
         seen = attention.output(attention.attend(query, keys_values, mask=allowed[None, None], bias=bias))
         x = block.around_self_attention(x, lambda y, out=seen[0]: out)
         y, attention = block.around_cross_attention.before(x.unsqueeze(0)), block.cross_attention
-        seen = attention.output(attention.attend(attention.query(y), block.places(places), mask=own))
+        seen = attention.output(attention.attend(attention.query(y), block.memory(places), mask=own))
         x = block.around_cross_attention(x, lambda y, out=seen[0]: out)
         x = block.around_feed_forward(x, block.feed_forward)
     close(decoder.norm(x) @ decoder.embedding.weight.T, by_line)
@@ -256,5 +256,5 @@ def test_neighbours_are_the_words_of_the_lines_before(lines: list[tuple[int, boo
 def test_a_block_returns_the_cache_that_its_words_make() -> None:
     decoder, x = decoder_of(), randoms(2, 4, 8)
     block = decoder.blocks[0]
-    out = block(x.flatten(0, 1), Rows((2, 1, 4)), block.places(randoms(2, 3, 8)))
+    out = block(x.flatten(0, 1), Rows((2, 1, 4)), block.memory(randoms(2, 3, 8)))
     close(out.cache.squeeze(1), block.words(x))

@@ -152,13 +152,13 @@ def test_a_decoder_block_is_torchs(settings: dict[str, Any]) -> None:
         tgt_mask=torch.ones(4, 4, dtype=torch.bool).triu(1),
         memory_key_padding_mask=~MASK.repeat_interleave(2, dim=0),
     )
-    x = block(words[real], rows, block.places(memory), key_mask(MASK)).x
+    x = block(words[real], rows, block.memory(memory), key_mask(MASK)).x
     torch.testing.assert_close(x, expected[real.flatten(0, 1)], rtol=0, atol=1e-12)
 
 
 def test_a_decoder_block_takes_up_where_it_stopped() -> None:
     block = scattered(DecoderBlock(small({})))
-    words, places, mask = randoms(3, 2, 4, SIZE), block.places(randoms(3, 5, SIZE, seed=2)), key_mask(MASK)
+    words, places, mask = randoms(3, 2, 4, SIZE), block.memory(randoms(3, 5, SIZE, seed=2)), key_mask(MASK)
     whole = block(words.flatten(0, 2), Rows((3, 2, 4)), places, mask, weights=True)
     cache = whole.cache.new_empty(3, 2, 2, HEADS, 0, SIZE // HEADS)
     for t in range(4):

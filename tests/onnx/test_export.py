@@ -29,6 +29,7 @@ for package in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(package, reason=f"exporting needs {package}; pip install 'captioner[onnx]'")
 
 from captioner.onnx import export as exporting  # noqa: E402
+from captioner.onnx.agreement import Agreement  # noqa: E402
 from captioner.onnx.engine import OnnxEngine  # noqa: E402
 from captioner.onnx.export import export  # noqa: E402
 
@@ -38,12 +39,23 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return photos(tmp_path_factory.mktemp("photos"))
 
 
+def in_32_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("encoders.encoder", "engines.model"):
+        monkeypatch.setattr(f"captioner.{module}.fast_dtype", lambda device: torch.float32)
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, pictures: list[Path]) -> Path:
-    """An exported model with soft attention."""
+def exported(tmp_path_factory: pytest.TempPathFactory, pictures: list[Path]) -> tuple[Path, Agreement]:
+    """Export a model with soft attention."""
     path = tmp_path_factory.mktemp("exported") / "made on the way" / "soft"
-    export(tiny("show_attend_tell"), path, source="mine", about={"seed": 1}, photos=pictures)
-    return path
+    with pytest.MonkeyPatch.context() as patch:
+        in_32_bits(patch)
+        return path, export(tiny("show_attend_tell"), path, source="mine", about={"seed": 1}, photos=pictures)
+
+
+@pytest.fixture(scope="module")
+def folder(exported: tuple[Path, Agreement]) -> Path:
+    return exported[0]
 
 
 @pytest.fixture
@@ -70,27 +82,31 @@ def assert_alike(ours: Caption, theirs: Caption) -> None:
         assert_alike(*pair)
 
 
-LONG = ("conformer, relative", "refined, hard", "learned positions")  # graphs take long to trace
-
-
 @pytest.mark.parametrize(
-    "variant", [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in VARIANTS]
+    "variant",
+    [pytest.param(name, marks=[] if name == "show_attend_tell" else [pytest.mark.slow]) for name in VARIANTS],
 )
 def test_every_family_says_the_same_without_torch(
-    variant: str, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    variant: str,
+    exported: tuple[Path, Agreement],
+    pictures: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for module in ("encoders.base", "engines.model"):
-        monkeypatch.setattr(f"captioner.{module}.fast_dtype", lambda device: torch.float32)
+    in_32_bits(monkeypatch)
     model = tiny(variant)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    found = export(model, tmp_path / "exported", photos=pictures)
+    folder, found = exported
+    if variant != "show_attend_tell":
+        folder = tmp_path / "exported"
+        found = export(model, folder, photos=pictures)
     assert found.photos == found.same == len(pictures) and found.features < 1e-5 and found.log_probabilities < 1e-4
     assert (found.attention is not None) == model.decoder.attends
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     settings: list[dict[str, Any]] = [{}, {"width": 1}, {"n_best": 4, "width": 4, "block_ngram": 2, "max_words": 12}]
     texts: set[str] = set()
     for search in settings:
-        ours = Captioner.from_pretrained(tmp_path / "exported", device="cpu", **search)
+        ours = Captioner.from_pretrained(folder, device="cpu", **search)
         theirs = Captioner.from_model(model, device="cpu", **search)
         assert isinstance(ours.engine, OnnxEngine) and ours.attends == theirs.attends
         assert ours.search == theirs.search
@@ -105,11 +121,9 @@ def test_every_family_says_the_same_without_torch(
                 texts.add(one.text)
     assert len(texts) > len(settings), "all photos have one caption, so little is tested"
     if variant == "learned positions":
-        assert (
-            len(Captioner.from_pretrained(tmp_path / "exported", min_words=13, max_words=13)(pictures[0]).tokens) == 13
-        )
+        assert len(Captioner.from_pretrained(folder, min_words=13, max_words=13)(pictures[0]).tokens) == 13
         with pytest.raises(ConfigError, match=r"max_words: 14 is more than .* give 13 or fewer"):
-            Captioner.from_pretrained(tmp_path / "exported", max_words=14)
+            Captioner.from_pretrained(folder, max_words=14)
 
 
 def test_the_folder_tells_what_it_is(folder: Path) -> None:
@@ -123,7 +137,7 @@ def test_the_folder_tells_what_it_is(folder: Path) -> None:
         read_config(folder)
 
 
-def test_pictures_of_any_kind_and_bad_ones(folder: Path, pictures: list[Path], tmp_path: Path) -> None:
+def test_images_of_any_kind_and_bad_ones(folder: Path, pictures: list[Path], tmp_path: Path) -> None:
     captioner = Captioner.from_pretrained(folder)
     image = Image.open(pictures[0])
     expected = captioner(pictures[0])
@@ -241,6 +255,7 @@ def test_a_graph_with_weights_outside_its_folder_is_refused(copy: Path) -> None:
         OnnxEngine.load(older(copy))
 
 
+@pytest.mark.slow
 def test_an_export_that_differs_is_refused(
     copy: Path, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,6 +267,7 @@ def test_an_export_that_differs_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
 
 
+@pytest.mark.slow
 def test_eight_bits_are_nearly_the_same(pictures: list[Path], tmp_path: Path) -> None:
     model = tiny("show_tell")
     found = export(model, tmp_path / "exported", photos=pictures, calibrate=pictures)

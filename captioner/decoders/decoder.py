@@ -1,7 +1,7 @@
-"""The interface of decoders: start on a memory, then write one word at a time, or score whole captions at once.
+"""The interface of decoders: :meth:`Decoder.start` and :meth:`Decoder.step`; ``forward`` scores whole captions.
 
 Tensor letters in this package: B images, W hypotheses per image (in search), K captions per image (in training), T
-steps, N places, D features of the memory, V words of the vocabulary, M real (not padding) positions of a batch.
+steps, N regions or cells, D features of the memory, V words of the vocabulary, M real (not padding) positions.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ class DecoderConfig(Settings):
 
 @dataclass(frozen=True)
 class State:
-    """Everything that a decoder keeps between two words.
+    """The state of a decoder between two words.
 
     Attributes:
-        hypotheses: tensors (B, W, ...) that differ between the hypotheses of an image.
-        images: tensors (B, ...) that all hypotheses of an image share and that are never copied per hypothesis.
+        hypotheses: tensors (B, W, ...), one row per hypothesis.
+        images: tensors (B, ...) that the hypotheses of an image share; they are never copied per hypothesis.
     """
 
     hypotheses: Mapping[str, Tensor]
     images: Mapping[str, Tensor] = field(default_factory=dict)
 
     def pick(self, parents: Tensor | None = None, *, images: Tensor | None = None) -> State:
-        """Return the state of other hypotheses.
+        """Select hypotheses, then images.
 
         Args:
             parents: (B, W') for every new hypothesis, the old one of the same image that it continues.
-            images: (B',) the images to continue with; picked after ``parents``.
+            images: (B',) the images to keep.
         """
         hypotheses, shared = self.hypotheses, self.images
         if parents is not None:
@@ -59,7 +59,8 @@ class Step(NamedTuple):
 
     Attributes:
         logits: (B, W, V) scores of the next word, before softmax.
-        attention: (B, W, N) weights that sum to one over real places; ``None`` if the decoder does not attend.
+        attention: (B, W, N) weights that sum to one over real regions or cells; ``None`` if the decoder does not
+            attend.
         state: the state after the step.
     """
 
@@ -73,9 +74,9 @@ class DecoderOutput(NamedTuple):
 
     Attributes:
         logits: (M, V) for the real positions only, in the order of ``tokens[tokens != PAD]``.
-        attention: (M, N) the weights of the places at each of them; ``None`` if the decoder does not attend.
-        sampled: (M,) the one place that was drawn from these weights, -1 where all were attended to; ``None`` if the
-            decoder never draws.
+        attention: (M, N) the attention weights at each of them; ``None`` if the decoder does not attend.
+        sampled: (M,) the region or cell sampled from these weights, -1 for the expected vector; ``None`` if the decoder
+            never samples.
     """
 
     logits: Tensor
@@ -84,15 +85,14 @@ class DecoderOutput(NamedTuple):
 
 
 class Decoder(nn.Module, Packable, ABC):
-    """Writes captions of a memory.
+    """Writes captions from a memory.
 
     A subclass has a ``Config`` (a :class:`DecoderConfig`), is built as ``Decoder(config, features=D, words=V)``, and
-    defines :meth:`start` and :meth:`step`. That is enough to train it and to search with it.
+    defines :meth:`start` and :meth:`step`. That is enough for training and search.
 
     Attributes:
         attends: whether its steps return attention.
-        reads_half: whether its twin for searches on a CPU reads a memory in 16 bits; another decoder gets the memory in
-            the precision of its weights.
+        reads_half: whether :meth:`fast` accepts a memory in 16 bits; otherwise it needs the precision of the weights.
     """
 
     Config: ClassVar[type[DecoderConfig]]
@@ -105,16 +105,16 @@ class Decoder(nn.Module, Packable, ABC):
 
     @abstractmethod
     def start(self, memory: Memory) -> State:
-        """Prepare one hypothesis per image (W = 1) and compute everything that does not depend on the words."""
+        """Start one hypothesis per image (W = 1); compute everything that does not depend on the words."""
 
     @abstractmethod
     def step(self, tokens: Tensor, state: State) -> Step:
-        """Read the last word of every hypothesis, tokens (B, W), and score the next."""
+        """Read the last word of every hypothesis, tokens (B, W), and score the next word."""
 
     def forward(self, memory: Memory, tokens: Tensor) -> DecoderOutput:
         """Score whole captions under teacher forcing.
 
-        This is the plain loop over :meth:`step`. The families that ship override it with faster forms of the same.
+        This is the plain loop over :meth:`step`. The shipped decoders override it with faster, equal forms.
 
         Args:
             memory: of B images.

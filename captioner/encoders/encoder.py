@@ -1,6 +1,6 @@
-"""The interface of all encoders of pictures.
+"""The interface of image encoders.
 
-Tensor letters: B images, S side of the transformed picture in pixels, N places, D features.
+Tensor letters: B images, S side of the transformed image in pixels, N regions or cells, D features.
 """
 
 from __future__ import annotations
@@ -30,10 +30,7 @@ _MAY_DOWNLOAD: ContextVar[bool] = ContextVar("may_download", default=True)
 
 @contextmanager
 def without_downloads() -> Iterator[None]:
-    """Build encoders only of weights that are on this machine.
-
-    A recipe that names a backbone asks for its weights; loading a model, which may be a stranger's, does not.
-    """
+    """Build encoders only from weights on this machine: a recipe may download weights, loading a model may not."""
     token = _MAY_DOWNLOAD.set(False)
     try:
         yield
@@ -42,20 +39,20 @@ def without_downloads() -> Iterator[None]:
 
 
 def may_download() -> bool:
-    """Return whether weights that are not on this machine may be downloaded; see :func:`without_downloads`."""
+    """Return whether weights may be downloaded; see :func:`without_downloads`."""
     return _MAY_DOWNLOAD.get()
 
 
 class EncoderConfig(Settings):
     """Settings that every encoder shares."""
 
-    #: settings that came later and, as long as they are not in use, do not count for :meth:`identity`
+    #: settings of newer versions, which :meth:`identity` leaves out while they are unset
     later: ClassVar[frozenset[str]] = frozenset()
 
     def identity(self) -> dict[str, Any]:
-        """Return the settings that decide what the encoder gives, as plain values.
+        """Return the settings that determine the output, as plain values.
 
-        Stores and models that were made before there was some setting thus remain those of the same encoder.
+        New settings that are unset are left out, so that older stores and models keep the identity of their encoder.
         """
         plain = self.model_dump(mode="json")
         for name in type(self).model_fields:
@@ -68,17 +65,16 @@ class EncoderConfig(Settings):
 
 
 class Encoder(nn.Module, ABC):
-    """Turns pictures into a memory.
+    """Turns images into a memory.
 
-    An encoder is a chain of stages. Its last ones can be trained cheaply while the others stay frozen: the output of
-    the front is stored once for each picture, and :meth:`finish` does the rest. An encoder that cannot be cut is one
-    stage.
+    An encoder is a chain of stages; one that cannot be cut is a single stage. The last stages can be tuned while the
+    others stay frozen: the output of :meth:`front` is stored once per image, and :meth:`finish` runs the rest.
 
     Attributes:
-        transform: turns a picture into pixels; part of the encoder, so that training and use cannot differ.
+        transform: turns an image into pixels, the same in training and inference.
         features: D.
-        grid: (rows, columns) if the places are a grid, else ``None``.
-        classes: names of what a memory's ``labels`` number; empty for an encoder without a detector.
+        grid: (rows, columns) of the cells, or ``None`` for regions.
+        classes: the class names of a memory's ``labels``; empty without a detector.
         stages: the number of stages.
     """
 
@@ -93,38 +89,40 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, pixels: Tensor) -> Memory:
-        """Encode pixels (B, 3, S, S) uint8, as :meth:`Transform.pixels` gives them."""
+        """Encode pixels (B, 3, S, S) uint8 from :meth:`Transform.pixels`."""
 
     def front(self, cut: int) -> Encoder:
         """Return the encoder without its last ``cut`` stages, on the same weights.
 
         Raises:
-            EncoderError: there are not that many stages to cut off.
+            EncoderError: the encoder has too few stages.
         """
-        if cut:
-            raise EncoderError(f"encoder {type(self).__name__}: cannot be cut")
+        self._check_uncut(cut)
         return self
 
     def tail(self, cut: int) -> nn.Module:
-        """Return the last ``cut`` stages, on the same weights; the encoder itself if that is all of them."""
+        """Return the last ``cut`` stages, on the same weights; the encoder itself if ``cut`` is all stages."""
         return self if cut == self.stages else nn.Sequential()
 
     def finish(self, memory: Memory, cut: int) -> Memory:
-        """Turn the output of :meth:`front` into the memory that the whole encoder would give."""
+        """Turn the output of :meth:`front` into the memory of the whole encoder."""
+        self._check_uncut(cut)
+        return memory
+
+    def _check_uncut(self, cut: int) -> None:
         if cut:
             raise EncoderError(f"encoder {type(self).__name__}: cannot be cut")
-        return memory
 
     @property
     def parts(self) -> Mapping[str, Encoder]:
-        """The encoders that this one joins, by name, in their order; none if it is not such a one."""
+        """The encoders that this one joins, by name, in order; empty for a single encoder."""
         return {}
 
     def adopt(self, other: Encoder, stages: int) -> None:
-        """Copy the weights of the last ``stages`` stages of another encoder of the same settings.
+        """Copy the weights of the last ``stages`` stages of another encoder.
 
         Raises:
-            EncoderError: it has other settings.
+            EncoderError: its settings differ.
         """
         if other.config != self.config:
             raise EncoderError(
@@ -134,7 +132,7 @@ class Encoder(nn.Module, ABC):
         self.tail(stages).load_state_dict(other.tail(stages).state_dict())
 
     def fast(self, device: torch.device) -> Encoder:
-        """Return the encoder on ``device`` at the precision that is fast there.
+        """Return the encoder on ``device`` in the precision that is fast there.
 
         This is the encoder itself, or a rounded copy with the fingerprint of the original.
         """
@@ -151,11 +149,11 @@ class Encoder(nn.Module, ABC):
         return self._weight().device
 
     def _weight(self) -> Tensor:
-        """Return one of the weights, which has the device and the precision of all; an empty one if there is none."""
+        """Return one of the weights, for the device and the precision; an empty tensor if there is none."""
         return next(chain(self.parameters(), self.buffers(), [torch.empty(0)]))
 
     def fingerprint(self) -> str:
-        """Return a hash of settings, transform and weights: encoders with the same hash give the same memories."""
+        """Return a hash of settings, transform and weights: encoders with equal hashes give equal memories."""
         if self._fingerprint is not None:
             return self._fingerprint
         digest = hashlib.sha256()

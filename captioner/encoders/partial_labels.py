@@ -1,6 +1,6 @@
-"""Losses of Faster R-CNN (Ren 2015) for pictures in which not every thing has a box.
+"""Losses of Faster R-CNN (Ren 2015) for partly labelled images, in which some objects have no box.
 
-They know of each picture which classes are listed: those whose things are all boxed.
+A class is *listed* for an image if all its objects in it have boxes.
 
 Tensor letters: B images, P proposals of an image, M sampled ones of a batch, A anchors, J regions, C classes without
 the background. Boxes are xyxy in pixels. For the targets see :meth:`captioner.encoders.faster_rcnn.Detector.forward`.
@@ -16,7 +16,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 
 
 def covered(boxes: Tensor, regions: Tensor) -> Tensor:
-    """Return for boxes (P, 4) whether at least half of each lies in one of the regions (J, 4), (P,) bool."""
+    """Return (P,) whether at least half of each box (P, 4) lies in one of the regions (J, 4)."""
     low = torch.maximum(boxes[:, None, :2], regions[None, :, :2])
     high = torch.minimum(boxes[:, None, 2:], regions[None, :, 2:])
     area = (boxes[:, 2:] - boxes[:, :2]).prod(-1)
@@ -29,24 +29,23 @@ def hide_unlisted(logits: Tensor, labels: Tensor, listed: Tensor) -> Tensor:
     Args:
         logits: (M, 1 + C), the background first.
         labels: (M,) 0 for background.
-        listed: (M, C) bool, of each proposal's picture.
+        listed: (M, C) bool, of each proposal's image.
     """
     hidden = pad(~listed & (labels == 0).unsqueeze(1), (1, 0), value=False)
     return logits.masked_fill(hidden, -torch.inf)
 
 
-class ListedProposals(RegionProposalNetwork):  # type: ignore[misc]
-    """A region proposal network that allows for things without a box.
+class PartialLabelRPN(RegionProposalNetwork):  # type: ignore[misc]
+    """A region proposal network for images in which some objects have no box.
 
-    An anchor without a box is background only if all things in the picture are boxed: where they are not, its loss is
-    weighted by ``trust`` instead of one. Anchors in ignored regions have no loss. Boxes of classes that are too rare to
-    be learned (``others``) are things like any other.
+    The loss of an anchor without a box is weighted by ``trust``, which is one only if all objects of the image have
+    boxes. Anchors in ignored regions have no loss. Boxes of classes too rare to be learned (``others``) are positives.
     """
 
     def assign_targets_to_anchors(
         self, anchors: list[Tensor], targets: list[dict[str, Tensor]]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Return for each anchor its label, 1, 0, or -1 for none, and its box."""
+        """Return for each anchor its label (1, 0, or -1 for no loss) and its box."""
         things = [{"boxes": torch.cat([target["boxes"], target["others"]])} for target in targets]
         labels, matched = super().assign_targets_to_anchors(anchors, things)
         for label, anchor, target in zip(labels, anchors, targets, strict=True):
@@ -70,12 +69,11 @@ class ListedProposals(RegionProposalNetwork):  # type: ignore[misc]
         return errors / weight.sum(), boxes / drawn.sum()
 
 
-class ListedRoIHeads(RoIHeads):  # type: ignore[misc]
-    """Box heads that learn from a proposal without a box only that it shows none of its picture's listed classes.
+class PartialLabelRoIHeads(RoIHeads):  # type: ignore[misc]
+    """Box heads for which a proposal without a box is background only against its image's listed classes.
 
-    The softmax of such a proposal runs over the background and the listed classes alone; the other logits get no
-    gradient. A proposal with a box is of that box's class and of no other, listed or not. Proposals in ignored regions
-    are left out.
+    The softmax of such a proposal runs over the background and the listed classes; the other logits get no gradient. A
+    proposal with a box has that box's class. Proposals in ignored regions are left out.
     """
 
     def forward(
