@@ -22,9 +22,10 @@ from captioner.errors import CaptionerError, CheckpointError, ConfigError, Image
 
 if TYPE_CHECKING:
     from captioner.base import Captioner
-    from captioner.caption import Caption, Translation
+    from captioner.caption import Caption
     from captioner.memory import Memory
     from captioner.search.config import SearchConfig
+    from captioner.translation.result import Translation
     from captioner.translation.translator import Translator
 
 __version__ = "0.1.0"
@@ -43,7 +44,7 @@ _LAZY = {
     "Caption": "captioner.caption",
     "Memory": "captioner.memory",
     "SearchConfig": "captioner.search.config",
-    "Translation": "captioner.caption",
+    "Translation": "captioner.translation.result",
     "Translator": "captioner.translation.translator",
 }
 

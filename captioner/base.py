@@ -242,7 +242,7 @@ def placed(batches: Iterable[ImageBatch], captions: Iterator[Caption]) -> list[C
     results: list[tuple[int, Caption | ImageError]] = []
     for batch in batches:
         results.extend(batch.errors)
-        for position, source, seen in zip(batch.positions, batch.sources, batch.places, strict=True):
+        for position, source, seen in zip(batch.positions, batch.sources, batch.seen, strict=True):
             caption = next(captions)
             picture: dict[str, Any] = {"source": name_of(source), "seen": seen}
             others = [replace(other, **picture) for other in caption.others]

@@ -127,7 +127,7 @@ def look_again(
 def _caption_rollout(decoder: Decoder, memory: Memory, words: Tensor) -> Tensor:
     """Return the rollout (T, N) of one caption (T,) of one image, on the CPU."""
     if not len(words):
-        return torch.zeros(0, memory.places)
+        return torch.zeros(0, memory.n_vectors)
     return rollout(decoder, memory, words.to(memory.vectors.device).view(1, 1, -1)).float().cpu()
 
 
@@ -149,7 +149,7 @@ def rollout(decoder: Decoder, memory: Memory, tokens: Tensor) -> Tensor:
     ]
     with _inputs([*refining, *inner.blocks]) as inputs:
         by_block = cross_attention(decoder, memory, tokens).mean(2).unbind(1)
-    size, steps = memory.places, tokens.shape[-1]
+    size, steps = memory.n_vectors, tokens.shape[-1]
     places = torch.eye(size, device=tokens.device, dtype=by_block[0].dtype)
     for block, given in zip(refining, inputs[: len(refining)], strict=True):
         places = _mix(block.weights(*given)[0].mean(0), places)

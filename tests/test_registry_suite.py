@@ -163,7 +163,7 @@ def memory_of(kind: str, encoder: str) -> Memory:
     with torch.no_grad():
         memory = model.encode()
     mask = torch.ones(memory.vectors.shape[:2], dtype=torch.bool) if memory.mask is None else memory.mask.clone()
-    mask[-1, memory.places // 2 :] = False
+    mask[-1, memory.n_vectors // 2 :] = False
     return Memory(memory.vectors, memory.pooled, mask, memory.grid, memory.boxes)
 
 

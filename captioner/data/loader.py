@@ -38,7 +38,7 @@ class ImageBatch:
     array: np.ndarray[Any, np.dtype[np.uint8]]
     sources: list[ImageSource]
     positions: list[int]
-    places: list[Box]
+    seen: list[Box]
     errors: list[tuple[int, ImageError]]
 
     def __len__(self) -> int:
@@ -174,7 +174,7 @@ def load_pixels(source: ImageSource, transform: Transform, max_pixels: int, box:
         image = load_image(source, max_pixels=max_pixels, min_size=transform.decode_size)
         if box != WHOLE:
             image = image.crop(_corners(box, image.size))
-        return transform.pixels(image), transform.place(image.size)
+        return transform.pixels(image), transform.seen(image.size)
     except ImageError as error:
         return ImageError(error.source, error.reason)  # a new one: the traceback would keep the picture in memory
 

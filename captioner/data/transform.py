@@ -75,8 +75,8 @@ class Transform(Settings):
         square = image.resize((self.size, self.size), resample, box=box)
         return np.array(square).transpose(2, 0, 1)
 
-    def place(self, image_size: tuple[int, int]) -> Box:
-        """The box of a photo of ``(width, height)`` that the encoder sees: x0, y0, x1, y1, relative, in 0..1."""
+    def seen(self, image_size: tuple[int, int]) -> Box:
+        """Return the part of an image of ``(width, height)`` that the encoder sees."""
         width, height = image_size
         x0, y0, x1, y1 = self._box(image_size)
         return (x0 / width, y0 / height, x1 / width, y1 / height)

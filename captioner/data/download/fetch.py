@@ -63,15 +63,18 @@ class Monitor:
         self.path, self.progress, self.stop = path, progress, stop
 
     def check(self) -> None:
+        """Raise if the run is interrupted."""
         if self.stop.is_set():
             raise StoppedError
 
     def report(self, phase: str, done: int, total: int | None) -> None:
+        """Report a step."""
         self.check()
         if self.progress is not None:
             self.progress(self.path, phase, done, total)
 
     def wait(self, seconds: float) -> None:
+        """Sleep until the time is over or the run is interrupted."""
         self.stop.wait(seconds)
         self.check()
 
