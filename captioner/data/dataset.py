@@ -64,7 +64,7 @@ class Photo:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class SkippedRecord:
     """A record that was skipped: its place (``file:line`` or ``file:$.annotations[3]``) and what is wrong with it."""
 
     place: str
@@ -89,7 +89,7 @@ class CaptionData:
     name: str
     format: str
     photos: tuple[Photo, ...]
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[SkippedRecord, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property

@@ -18,7 +18,7 @@ _TRAIN = ("train", "restval")
 
 
 @dataclass(frozen=True)
-class Spread:
+class CountSummary:
     """The spread of some counts; all zero if there are none. ``p95`` is the nearest rank, a count that occurs."""
 
     min: int
@@ -28,7 +28,7 @@ class Spread:
     max: int
 
     @classmethod
-    def of(cls, counts: Iterable[int]) -> Spread:
+    def of(cls, counts: Iterable[int]) -> CountSummary:
         """Summarise whole numbers."""
         ordered = sorted(counts)
         if not ordered:
@@ -43,8 +43,8 @@ class SplitSummary:
 
     photos: int
     captions: int
-    captions_per_photo: Spread
-    words_per_caption: Spread
+    captions_per_photo: CountSummary
+    words_per_caption: CountSummary
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Twins:
 
 
 @dataclass(frozen=True)
-class Report:
+class DataReport:
     """The result of :func:`inspect_captions`. What was not checked is None.
 
     Attributes:
@@ -126,9 +126,9 @@ def inspect_captions(
     tokenize: Callable[[str], list[str]],
     min_count: int = 5,
     check_files: bool = True,
-    check_pictures: bool = False,
+    check_images: bool = False,
     progress: Callable[[int, int], None] | None = None,
-) -> Report:
+) -> DataReport:
     """Count what a data set contains, and look for what spoils training or inflates scores.
 
     Args:
@@ -136,7 +136,7 @@ def inspect_captions(
         tokenize: splits a caption into words.
         min_count: how often a word must occur in the train split to be kept.
         check_files: look for missing and byte-identical files; files of equal size are read completely.
-        check_pictures: also decode every picture, which takes long.
+        check_images: also decode every picture, which takes long.
         progress: called with the number of files read and the number to read.
     """
     photos: dict[str, list[Photo]] = {}
@@ -157,12 +157,12 @@ def inspect_captions(
             if len(set(captions)) < len(captions):
                 repeated.append(photo.image_id)
         empty += lengths.count(0)
-        per_photo = Spread.of(len(photo.captions) for photo in members)
-        splits[split] = SplitSummary(len(members), len(lengths), per_photo, Spread.of(lengths))
+        per_photo = CountSummary.of(len(photo.captions) for photo in members)
+        splits[split] = SplitSummary(len(members), len(lengths), per_photo, CountSummary.of(lengths))
         words[split] = counter
-    missing, duplicates, unreadable = _files(data.photos, check_files, check_pictures, progress)
+    missing, duplicates, unreadable = _files(data.photos, check_files, check_images, progress)
     leaks = None if duplicates is None else tuple(twins for twins in duplicates if _leaks(twins))
-    return Report(
+    return DataReport(
         name=data.name,
         format=data.format,
         splits=splits,
@@ -192,10 +192,10 @@ def _vocabulary(words: Mapping[str, Counter[str]], min_count: int) -> Vocabulary
 
 
 def _files(
-    photos: Sequence[Photo], check_files: bool, check_pictures: bool, progress: Callable[[int, int], None] | None
+    photos: Sequence[Photo], check_files: bool, check_images: bool, progress: Callable[[int, int], None] | None
 ) -> tuple[Listing | None, tuple[Twins, ...] | None, Listing | None]:
     """Files that are missing, identical, or unreadable; None for what is not to be checked."""
-    if not check_files and not check_pictures:
+    if not check_files and not check_images:
         return None, None, None
     from captioner.data.images import digest, load_image
 
@@ -213,14 +213,14 @@ def _files(
     equal = Counter(sizes.values())
     # Only files of equal size can be identical; two photos of one path are identical in any case.
     to_hash = {path for path, size in sizes.items() if check_files and equal[size] > 1}
-    to_read = [path for path in sizes if check_pictures or path in to_hash]
+    to_read = [path for path in sizes if check_images or path in to_hash]
     keys: dict[Path, str] = {path: str(path) for path in sizes}
     unreadable: list[ImageError] = []
     for done, path in enumerate(to_read, 1):
         try:
             if path in to_hash:
                 keys[path] = digest(path)
-            if check_pictures:
+            if check_images:
                 load_image(path)
         except ImageError as error:
             unreadable.append(error)
@@ -236,7 +236,7 @@ def _files(
         if len(group) > 1
     )
     # Without decoding, only the files to hash were opened: then it is known that some failed, but not that none did.
-    failed = Listing.of(unreadable) if check_pictures or unreadable else None
+    failed = Listing.of(unreadable) if check_images or unreadable else None
     return Listing.of(missing), twins if check_files else None, failed
 
 

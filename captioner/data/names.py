@@ -41,7 +41,7 @@ def called(name: str) -> str:
     return name if len(name) <= 1000 or name[:5].lower() != "data:" else f"{name[:60]}..."
 
 
-def listed(stream: BinaryIO) -> Iterator[str]:
+def read_list(stream: BinaryIO) -> Iterator[str]:
     """Yield the names in a list as soon as they arrive: one on each line, or each ended by a zero byte.
 
     A name is taken as it stands if there is such a file. Otherwise what other programs put around names is removed: a

@@ -6,6 +6,7 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from captioner.data.annotations import read_captions
-from captioner.data.dataset import CaptionData, Photo, Problem
-from captioner.data.inspect import Report, Spread, inspect_captions
+from captioner.data.dataset import CaptionData, Photo, SkippedRecord
+from captioner.data.inspect import CountSummary, DataReport, inspect_captions
 
 
 def jpeg(colour: int) -> bytes:
@@ -42,7 +43,7 @@ def data(tmp_path: Path) -> CaptionData:
     }
     photos = tuple(Photo(name, tmp_path / f"{name}.jpg", split, texts) for name, (split, texts) in captions.items())
     return CaptionData(
-        "set", "csv", photos, (Problem("set.csv:9", "the caption is empty"), Problem("set.csv:12", "bad"))
+        "set", "csv", photos, (SkippedRecord("set.csv:9", "the caption is empty"), SkippedRecord("set.csv:12", "bad"))
     )
 
 
@@ -50,10 +51,8 @@ def words(caption: str) -> list[str]:
     return caption.lower().replace(".", "").split()
 
 
-def inspect(data: CaptionData, *, min_count: int = 2, check_files: bool = True, check_pictures: bool = False) -> Report:
-    return inspect_captions(
-        data, tokenize=words, min_count=min_count, check_files=check_files, check_pictures=check_pictures
-    )
+def inspect(data: CaptionData, **options: Any) -> DataReport:
+    return inspect_captions(data, tokenize=words, **{"min_count": 2, **options})
 
 
 def test_splits_are_counted(data: CaptionData) -> None:
@@ -68,7 +67,7 @@ def test_splits_are_counted(data: CaptionData) -> None:
 
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=200))
 def test_spreads_agree_with_numpy(counts: list[int]) -> None:
-    spread = Spread.of(counts)
+    spread = CountSummary.of(counts)
     assert (spread.min, spread.max) == (min(counts), max(counts))
     assert spread.mean == pytest.approx(np.mean(counts))
     assert spread.median == np.median(counts)
@@ -142,7 +141,7 @@ def test_a_folder_in_place_of_a_picture_is_a_missing_picture(tmp_path: Path) -> 
 
 def test_unreadable_pictures_are_named_with_the_reason(data: CaptionData, tmp_path: Path) -> None:
     (tmp_path / "c.jpg").write_bytes(b"this is no picture")
-    report = inspect(data, check_files=False, check_pictures=True)
+    report = inspect(data, check_files=False, check_images=True)
     assert report.unreadable is not None
     assert report.unreadable.count == 1
     assert report.unreadable.first[0].startswith(f"{tmp_path / 'c.jpg'}: ")
@@ -172,7 +171,7 @@ def test_repeated_and_empty_captions_and_problems_are_counted(data: CaptionData)
 
 
 def test_long_lists_are_cut_but_counted(data: CaptionData) -> None:
-    problems = tuple(Problem(f"set.csv:{line}", "bad") for line in range(2, 52))
+    problems = tuple(SkippedRecord(f"set.csv:{line}", "bad") for line in range(2, 52))
     photos = tuple(replace(data.photos[3], image_id=str(n), path=Path(f"/nowhere/{n}.jpg")) for n in range(25))
     report = inspect(replace(data, photos=photos, problems=problems))
     assert report.missing is not None
@@ -182,14 +181,12 @@ def test_long_lists_are_cut_but_counted(data: CaptionData) -> None:
 
 def test_progress_runs_to_the_end_over_the_files_that_are_read(data: CaptionData) -> None:
     calls: list[tuple[int, int]] = []
-    inspect_captions(
-        data, tokenize=words, check_pictures=True, progress=lambda done, total: calls.append((done, total))
-    )
+    inspect_captions(data, tokenize=words, check_images=True, progress=lambda done, total: calls.append((done, total)))
     assert calls == [(done, 5) for done in range(1, 6)]
 
 
 def test_the_report_is_json(data: CaptionData) -> None:
-    report = inspect(data, check_pictures=True)
+    report = inspect(data, check_images=True)
     assert json.loads(json.dumps(report.to_dict()))["vocabulary"]["coverage"]["val"] == pytest.approx(0.6)
 
 

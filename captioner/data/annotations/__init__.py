@@ -20,7 +20,7 @@ of captions (``caption1``, ``caption2``). Text is UTF-8, UTF-16 with a mark, or 
 A folder that holds several of them is read as the first in the order karpathy, coco, flickr8k, kaggle, jsonl, csv:
 Karpathy's splits are the ones papers report on. ``format=`` forces another.
 
-A malformed record does not stop the reading: it is skipped and reported as a :class:`Problem` with its place.
+A malformed record does not stop the reading: it is skipped and reported as a :class:`SkippedRecord` with its place.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from pathlib import Path
 
 # They register the formats, in the order in which they are tried.
 from captioner.data.annotations import json_readers, text_readers  # noqa: F401
-from captioner.data.annotations.formats import FORMATS, Format
+from captioner.data.annotations.formats import FORMATS, CaptionFormat
 from captioner.data.annotations.source import Source, first_letters
-from captioner.data.dataset import CaptionData, Photo, Problem, merge
+from captioner.data.dataset import CaptionData, Photo, SkippedRecord, merge
 from captioner.errors import AnnotationError
 from captioner.registry import suggestion
 
-__all__ = ["FORMATS", "CaptionData", "Photo", "Problem", "merge", "read_captions"]
+__all__ = ["FORMATS", "CaptionData", "Photo", "SkippedRecord", "merge", "read_captions"]
 
 
 def read_captions(
@@ -81,10 +81,10 @@ def read_captions(
     return CaptionData(source.name, chosen.name, photos, tuple(source.problems), tuple(source.notes))
 
 
-def _recognise(source: Source, formats: Sequence[Format], *, forced: bool) -> Format:
+def _recognise(source: Source, formats: Sequence[CaptionFormat], *, forced: bool) -> CaptionFormat:
     """Choose the format of a source and, in a folder, its files."""
     looked_for = "; ".join(f"{known.name}: {' or '.join(known.files)}" for known in formats)
-    chosen: Format | None
+    chosen: CaptionFormat | None
     if source.path.is_dir():
         for chosen in formats:
             matches = (sorted(filter(Path.is_file, source.path.glob(pattern))) for pattern in chosen.files)

@@ -12,7 +12,7 @@ PHOTO_FOLDERS = ("Flicker8k_Dataset", "Flickr8k_Dataset", "flickr30k-images", "f
 
 
 @dataclass(frozen=True)
-class Format:
+class CaptionFormat:
     """A caption format: how its folders and files are recognised, and its reader.
 
     Attributes:
@@ -28,17 +28,17 @@ class Format:
     read: Callable[[Source], None]
 
 
-FORMATS: dict[str, Format] = {}
+FORMATS: dict[str, CaptionFormat] = {}
 """Every format by its name; a folder that holds several is read as the first of them."""
 
 
 def reader(
     name: str, *files: str, accepts: Callable[[Source], bool]
 ) -> Callable[[Callable[[Source], None]], Callable[[Source], None]]:
-    """Register the decorated function as the reader of a format; see :class:`Format` for the arguments."""
+    """Register the decorated function as the reader of a format; see :class:`CaptionFormat` for the arguments."""
 
     def register(read: Callable[[Source], None]) -> Callable[[Source], None]:
-        FORMATS[name] = Format(name, files, accepts, read)
+        FORMATS[name] = CaptionFormat(name, files, accepts, read)
         return read
 
     return register

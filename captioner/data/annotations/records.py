@@ -31,7 +31,7 @@ _LONGEST_ROW = 20  # lines; a quotation mark that stays open for longer is a mis
 
 
 @dataclass(frozen=True)
-class Layout:
+class FieldLayout:
     """Which fields of a record are the image's name, its captions and its split, by their indices."""
 
     image: int
@@ -40,7 +40,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Table:
+class TableFormat:
     """How a table is written.
 
     Attributes:
@@ -52,12 +52,12 @@ class Table:
 
     delimiter: str
     columns: int
-    layout: Layout
+    layout: FieldLayout
     first: int
 
 
 @lru_cache(maxsize=256)
-def layout_of(names: tuple[str, ...]) -> Layout | None:
+def layout_of(names: tuple[str, ...]) -> FieldLayout | None:
     """Recognise the fields of a record by their names; ``None`` if the image's or the captions' is missing."""
     plain = [re.sub(r"[\s_-]+", "", name.casefold()) for name in names]
     image = next((plain.index(name) for name in _IMAGE if name in plain), None)
@@ -66,11 +66,11 @@ def layout_of(names: tuple[str, ...]) -> Layout | None:
         lists = [index for index, name in enumerate(plain) if name == f"{word}s"]
         single = [index for index, name in enumerate(plain) if re.fullmatch(rf"{word}\d*", name)]
         if image is not None and (lists or single):
-            return Layout(image, tuple(lists[:1] or single), split)
+            return FieldLayout(image, tuple(lists[:1] or single), split)
     return None
 
 
-def table_of(lines: Sequence[str]) -> Table | None:
+def table_of(lines: Sequence[str]) -> TableFormat | None:
     """Recognise a table by its header, or without one by its rows; ``None`` if it is neither."""
     filled = [index for index, line in enumerate(lines) if line.strip()]
     delimiters = _DELIMITERS
@@ -81,15 +81,15 @@ def table_of(lines: Sequence[str]) -> Table | None:
     for delimiter in delimiters:
         names = _cells(lines[filled[0]], delimiter)
         if (layout := layout_of(tuple(names))) is not None:
-            return Table(delimiter, len(names), layout, filled[0] + 1)
+            return TableFormat(delimiter, len(names), layout, filled[0] + 1)
     for delimiter in reversed(delimiters):
         rows = [_cells(lines[index], delimiter) for index in filled[:100]]
         if (found := _without_header(rows)) is not None:
-            return Table(delimiter, *found, filled[0])
+            return TableFormat(delimiter, *found, filled[0])
     return None
 
 
-def _without_header(rows: Sequence[Sequence[str]]) -> tuple[int, Layout] | None:
+def _without_header(rows: Sequence[Sequence[str]]) -> tuple[int, FieldLayout] | None:
     """The number of columns of a table without a header, and what is in them."""
     count = len(rows[0])
     image = next((column for column, cell in enumerate(rows[0]) if _is_image(cell)), None)
@@ -98,7 +98,7 @@ def _without_header(rows: Sequence[Sequence[str]]) -> tuple[int, Layout] | None:
     if any(len(row) != count for row in rows):
         # Captions with commas, without quotation marks: clear if they come last, after the name alone.
         return (
-            (2, Layout(0, (1,), None))
+            (2, FieldLayout(0, (1,), None))
             if image == 0 and sum(_is_image(row[0]) for row in rows) > len(rows) / 2
             else None
         )
@@ -109,7 +109,7 @@ def _without_header(rows: Sequence[Sequence[str]]) -> tuple[int, Layout] | None:
     ]
     if len(texts) != 1 or sum(_is_image(row[image]) for row in rows) <= len(rows) / 2:
         return None
-    return count, Layout(image, tuple(texts), splits[0] if splits else None)
+    return count, FieldLayout(image, tuple(texts), splits[0] if splits else None)
 
 
 def _is_image(cell: str) -> bool:
@@ -123,7 +123,7 @@ def _cells(line: str, delimiter: str) -> list[str]:
         return line.split(delimiter)
 
 
-def rows_of(lines: Sequence[str], table: Table) -> Iterator[tuple[int, list[str] | None]]:
+def rows_of(lines: Sequence[str], table: TableFormat) -> Iterator[tuple[int, list[str] | None]]:
     """Yield the rows of a table: the index of the first line, and the cells, or None if quotation marks do not match.
 
     With plain ``csv.reader``, one unclosed quotation mark would swallow the rest of the file. Where no cell follows the

@@ -11,7 +11,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
 from captioner.data.annotations.encoding import MOST, check_text, decode
-from captioner.data.dataset import EMPTY_CAPTION, Photo, Problem, split_name
+from captioner.data.dataset import EMPTY_CAPTION, Photo, SkippedRecord, split_name
 from captioner.errors import AnnotationError
 from captioner.files import parse_json
 
@@ -64,7 +64,7 @@ class Source:
         self.root = folder.parent if folder.name == "annotations" else folder
         self.name = path.resolve().name if path.is_dir() else path.stem
         self.files: list[Path] = [] if path.is_dir() else [path]
-        self.problems: list[Problem] = []
+        self.problems: list[SkippedRecord] = []
         self.notes: list[str] = []
         self.entries: dict[str, _Entry] = {}
         self._starts: dict[Path, list[str]] = {}
@@ -78,7 +78,7 @@ class Source:
         readable = str(reason).encode("utf-8", "backslashreplace").decode()  # it may quote bytes that are not UTF-8
         if self.strict:
             raise AnnotationError(f"{place}: {readable}")
-        self.problems.append(Problem(place, readable))
+        self.problems.append(SkippedRecord(place, readable))
 
     def add_photo(self, image_id: str, found: Found, split: str, place: str) -> None:
         """Add a photo; a second one with the same id is malformed."""

@@ -79,7 +79,7 @@ class Monitor:
         self.check()
 
 
-class Part(BaseModel):
+class PartInfo(BaseModel):
     """Size and version of the file that a part belongs to, as far as known."""
 
     total: int | None = None
@@ -93,7 +93,7 @@ class Unpacked(BaseModel):
     files: dict[str, int]
 
 
-class State(BaseModel):
+class ArchiveState(BaseModel):
     """What is kept about an archive between runs.
 
     Attributes:
@@ -106,7 +106,7 @@ class State(BaseModel):
     model_config = ConfigDict(strict=True)
 
     of: list[str]
-    part: Part | None = None
+    part: PartInfo | None = None
     checked: list[int] | None = None
     unpacked: Unpacked | None = None
 
@@ -116,14 +116,14 @@ class Record:
 
     def __init__(self, root: Path, archive: Archive) -> None:
         self.path = root / ".captioner" / (archive.path.replace("/", "-") + ".json")
-        self.state = State(of=[archive.url, archive.checksum])
+        self.state = ArchiveState(of=[archive.url, archive.checksum])
         self._lock = FileLock(self.path.with_suffix(".lock"), thread_local=False)
 
     def load(self) -> None:
         """Read the state; it is empty if the file is missing, damaged or of another archive."""
-        empty = State(of=self.state.of)
+        empty = ArchiveState(of=self.state.of)
         try:
-            state = State.model_validate(read_json(self.path, dict, error=DownloadError))
+            state = ArchiveState.model_validate(read_json(self.path, dict, error=DownloadError))
         except (DownloadError, ValidationError):
             state = empty
         self.state = state if state.of == empty.of else empty
@@ -264,7 +264,7 @@ class Fetch:
         """Request the missing bytes and append them to the part."""
         offset, known = size_of(self.part), self.record.state.part
         if known is None or not (known.version or self.archive.checksum) or offset > (known.total or offset):
-            offset, known = 0, Part()  # nothing would show whether the rest belongs to it
+            offset, known = 0, PartInfo()  # nothing would show whether the rest belongs to it
         if offset != self.hashed:
             self._hash_file(self.part, offset)
         if offset:
@@ -284,7 +284,7 @@ class Fetch:
                 if not offset:  # after the old bytes are gone, before the new ones arrive
                     self.joined = False
                     self._hash_file(self.part, 0)
-                    self.record.save(part=Part(total=total, version=answered.version))
+                    self.record.save(part=PartInfo(total=total, version=answered.version))
                 self.monitor.report("downloading", self.hashed, total)
                 for block in _blocks(response, offset, total):
                     file.write(block)
@@ -295,7 +295,7 @@ class Fetch:
                 file.flush()
                 os.fsync(file.fileno())
 
-    def _request(self, offset: int, known: Part) -> tuple[http.client.HTTPResponse, int, Part]:
+    def _request(self, offset: int, known: PartInfo) -> tuple[http.client.HTTPResponse, int, PartInfo]:
         """Request the archive from ``offset`` on, or as a whole from a server that ignores ranges.
 
         Returns:
@@ -314,10 +314,10 @@ class Fetch:
         response = self._open(urllib.request.Request(self.archive.url, headers=headers))
         if response.status == 200:
             total = _number(response.headers.get("Content-Length"))
-            return response, 0, Part(total=total, version=_version(response.headers))
+            return response, 0, PartInfo(total=total, version=_version(response.headers))
         if response.status == 206 and offset and _continues(response.headers, offset, known):
             total = known.total or _number(response.headers["Content-Range"].rpartition("/")[2])
-            return response, offset, Part(total=total, version=known.version)
+            return response, offset, PartInfo(total=total, version=known.version)
         response.close()
         raise RangeError(f"HTTP {response.status}, which does not continue the part")
 
@@ -405,7 +405,7 @@ def _blocks(response: http.client.HTTPResponse, done: int, total: int | None) ->
         raise CutError(f"the connection was cut after {done:,} of {total:,} bytes")
 
 
-def _continues(headers: Message, offset: int, known: Part) -> bool:
+def _continues(headers: Message, offset: int, known: PartInfo) -> bool:
     """Return whether a partial response (RFC 9110, section 14.4) continues the part at ``offset``."""
     match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", ""))
     if (
