@@ -1,6 +1,6 @@
 """Random crops, colours and erased parts of training photos, as they are drawn for every epoch.
 
-Letters in shapes: B pictures in a batch, S the encoder's input size in pixels.
+Letters in shapes: B images in a batch, S the encoder's input size in pixels.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NARROWEST = 0.3  # width over height of what is erased, and its inverse is the 
 class AugmentConfig(Settings):
     """How training photos are varied. Mirroring is a setting of the data, as a feature store can hold mirrored photos.
 
-    Varied pictures are encoded in every epoch, which wants a GPU. With ``stored``, crops are cut from the stored maps.
+    Varied images are encoded in every epoch, which wants a GPU. With ``stored``, crops are cut from the stored maps.
     """
 
     crop: float = Field(
@@ -47,7 +47,7 @@ class AugmentConfig(Settings):
 
     stored: bool = Field(
         False,
-        description="crop the stored maps where the trained stages begin and not the pictures, which are then encoded "
+        description="crop the stored maps where the trained stages begin and not the images, which are then encoded "
         "once; colours cannot be changed there, and nothing erased",
     )
 
@@ -70,8 +70,8 @@ class AugmentConfig(Settings):
         return self.crop < 1 or self.colour > 0 or self.erase > 0
 
     @property
-    def of_pictures(self) -> bool:
-        """Whether the pictures themselves are varied, so that their features cannot be stored."""
+    def of_images(self) -> bool:
+        """Whether the images themselves are varied, so that their features cannot be stored."""
         return self.active and not self.stored
 
 
@@ -113,7 +113,7 @@ def draw_erased(config: AugmentConfig, generator: torch.Generator) -> Box | None
 
     Its area is uniform in ``erase_area``, its position uniform where it fits. Departures from the paper: width over
     height is log-uniform and not uniform in 0.3..1/0.3, so that what is upright is as frequent as what is flat; and a
-    rectangle that would be wider or higher than the picture is cut to it, where the paper draws anew.
+    rectangle that would be wider or higher than the image is cut to it, where the paper draws anew.
     """
     chosen, area, shape, x, y = torch.rand(5, generator=generator, dtype=torch.float64).tolist()
     if chosen >= config.erase:
@@ -127,10 +127,10 @@ def draw_erased(config: AugmentConfig, generator: torch.Generator) -> Box | None
 
 
 def vary(pixels: Tensor, views: Sequence[View], transform: Transform) -> Tensor:
-    """Change the colours of pictures and erase parts of them, as their views say; they are cropped already.
+    """Change the colours of images and erase parts of them, as their views say; they are cropped already.
 
     Args:
-        pixels: uint8 (B, 3, S, S), on any device; other sides if the transform holds several pictures.
+        pixels: uint8 (B, 3, S, S), on any device; other sides if the transform holds several images.
         views: B of them.
         transform: that made the pixels.
 
@@ -140,13 +140,13 @@ def vary(pixels: Tensor, views: Sequence[View], transform: Transform) -> Tensor:
     pixels = recolour(pixels, [view.colour for view in views])
     boxes = [view.erased for view in views]
     if any(box is not None for box in boxes):
-        for part, pictures in transform.pictures(pixels):
-            pictures.copy_(erase(pictures, boxes, part.mean))
+        for part, images in transform.images(pixels):
+            images.copy_(erase(images, boxes, part.mean))
     return pixels
 
 
 def erase(pixels: Tensor, boxes: Sequence[Box | None], mean: Sequence[float]) -> Tensor:
-    """Erase a rectangle of each picture: its pixels become the encoder's mean, which is 0 once they are normalised.
+    """Erase a rectangle of each image: its pixels become the encoder's mean, which is 0 once they are normalised.
 
     The paper prefers random values; the mean, which it tried as well, needs no random numbers where the model runs.
 
@@ -190,7 +190,7 @@ def crop_maps(memory: Memory, boxes: Sequence[Box]) -> Memory:
 
 
 def recolour(pixels: Tensor, colours: Sequence[tuple[float, float, float]]) -> Tensor:
-    """Change brightness, then contrast, then saturation of pictures, each by its factors, as torchvision does.
+    """Change brightness, then contrast, then saturation of images, each by its factors, as torchvision does.
 
     Args:
         pixels: uint8 (B, 3, S, S), on any device.

@@ -1,4 +1,4 @@
-"""Batches of captioned pictures for training.
+"""Batches of captioned images for training.
 
 Tensor letters: B images, K captions an image, T words of the longest caption with ``<bos>``.
 """

@@ -278,7 +278,7 @@ class _Units:
 def _sequence_size(header: bytes) -> tuple[int, int]:
     """Return the width and height in a sequence header of AV1 (section 5.5 of its specification)."""
     bits = _Bits(header)
-    bits.next(4)  # profile, still picture
+    bits.next(4)  # profile, still image
     if bits.next(1):  # reduced
         bits.next(5)
     else:

@@ -51,7 +51,7 @@ class Photo:
 
     Attributes:
         image_id: stable and unique in the data set: COCO's id, or the file name, or the path as the file writes it.
-        path: where the picture should be; it may be missing.
+        path: where the image should be; it may be missing.
         split: the part of the data set, as :func:`split_name` writes it: "train", "val", "test", "restval", "dev",
             "other", "all".
         captions: as written, without surrounding white space; at least one, unless photos without were requested.

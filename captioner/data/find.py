@@ -1,4 +1,4 @@
-"""Finds the picture files that names, folders and glob patterns stand for."""
+"""Finds the image files that names, folders and glob patterns stand for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ IMAGE_EXTENSIONS: frozenset[str] = frozenset(
         *("heic", "heics", "heif", "heifs", "hif"),
     )
 )
-"""Extensions of the files in a folder that count as pictures, in lower case."""
+"""Extensions of the files in a folder that count as images, in lower case."""
 
 
 def is_hidden(name: str) -> bool:
@@ -30,13 +30,13 @@ def find_images(
     on_unreadable: Callable[[str], None] | None = None,
     archives: tuple[str, ...] = (),
 ) -> Iterator[Path]:
-    """Yield the picture files that ``paths`` stand for, lazily, sorted by name within each of ``paths``.
+    """Yield the image files that ``paths`` stand for, lazily, sorted by name within each of ``paths``.
 
     A file stands for itself, whatever its extension. A folder stands for the files in it that have one of
     ``IMAGE_EXTENSIONS``; with ``recursive`` also for those in its subfolders, where each folder is visited once even if
     links form a circle. Hidden files and folders are left out. A name that does not exist is a glob pattern if it
     contains ``*``, ``?`` or ``[``, with ``**`` for any number of folders; it stands for what the shell would put in its
-    place, except that one ending in a bare ``*`` or ``**`` stands for pictures only. What matches nothing is yielded
+    place, except that one ending in a bare ``*`` or ``**`` stands for images only. What matches nothing is yielded
     unchanged, so that loading reports it.
 
     Names are compared folder by folder: ``a/2.jpg`` comes before ``a.jpg``.
@@ -44,7 +44,7 @@ def find_images(
     Args:
         paths: files, folders and glob patterns.
         recursive: look into subfolders too.
-        on_empty: called with a message for each folder that holds no pictures or cannot be opened.
+        on_empty: called with a message for each folder that holds no images or cannot be opened.
         on_unreadable: called instead of it for each folder that cannot be opened.
         archives: endings, in lower case, of other files that count as well.
     """
@@ -65,12 +65,12 @@ def find_images(
                 empty = False
                 (on_unreadable or report)(message)
 
-            for picture in _walk(hit, recursive, counts, unreadable):
+            for image in _walk(hit, recursive, counts, unreadable):
                 empty = False
-                yield picture
+                yield image
             if empty:
                 hint = "" if recursive else " (use --recursive to look in subfolders)"
-                report(f"{hit}{os.sep}: no pictures in this folder{hint}")
+                report(f"{hit}{os.sep}: no images in this folder{hint}")
 
 
 def _walk(top: Path, recursive: bool, counts: Callable[[str], bool], report: Callable[[str], None]) -> Iterator[Path]:

@@ -1,4 +1,4 @@
-"""Reads any picture file as clean RGB, or raises one :class:`ImageError` that names the file and the reason.
+"""Reads any image file as clean RGB, or raises one :class:`ImageError` that names the file and the reason.
 
 A photo passes through :func:`~captioner.data.find.find_images`, :func:`load_image`, then ``pixels`` and ``normalise``
 of :class:`~captioner.data.transform.Transform`; :class:`~captioner.data.loader.ImageLoader` does this for many photos
@@ -43,15 +43,15 @@ _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "PPM", "WEBP", "TIFF", "AVIF", "
 
 _POSTSCRIPT = "PostScript (EPS) is a program, which Captioner will not run; export it as PNG or JPEG"
 _JPEG_XL = "JPEG XL cannot be read; convert it to PNG or JPEG"
-_VIDEO = "this is a video, not a picture; save one frame of it as JPEG"
+_VIDEO = "this is a video, not an image; save one frame of it as JPEG"
 _RAW = "raw photos cannot be read; develop it, or take the JPEG that the camera wrote beside it"
 _LFS = "this is a pointer of Git LFS, not the image itself; fetch that with: git lfs pull"
 _APPLE = "this is what macOS keeps beside a file, not the image itself; give the file whose name lacks the ._"
-_ARCHIVE = "this is an archive, not a picture; unpack it first"
+_ARCHIVE = "this is an archive, not an image; unpack it first"
 _FOREIGN: tuple[tuple[int, bytes, str], ...] = (  # (offset, magic bytes there, reason)
     (0, b"%!PS", _POSTSCRIPT),
     (0, b"\xc5\xd0\xd3\xc6", _POSTSCRIPT),
-    (0, b"%PDF", "this is a PDF document, not a picture; export the page as PNG or JPEG"),
+    (0, b"%PDF", "this is a PDF document, not an image; export the page as PNG or JPEG"),
     (0, b"8BPS", "Photoshop files cannot be read; export it as PNG or JPEG"),
     (0, b"\xff\x0a", _JPEG_XL),
     (0, b"\0\0\0\x0cJXL ", _JPEG_XL),
@@ -101,7 +101,7 @@ _BMP_HEAD = 1 << 16  # bytes that a BMP may have beside its pixels, which take a
 _KINDS = {"HEIF": "HEIC", "MPO": "JPEG"}
 
 _Turn = Image.Transpose
-_TURNS = {  # EXIF orientation -> the transposition that makes the picture upright
+_TURNS = {  # EXIF orientation -> the transposition that makes the image upright
     2: _Turn.FLIP_LEFT_RIGHT,
     3: _Turn.ROTATE_180,
     4: _Turn.FLIP_TOP_BOTTOM,
@@ -117,27 +117,27 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 def load_image(source: ImageSource, *, max_pixels: int | None = None, min_size: int | None = None) -> Image.Image:
-    """Read a picture of any kind as upright 8-bit sRGB.
+    """Read an image of any kind as upright 8-bit sRGB.
 
     EXIF orientation and an ICC profile are applied, the first frame of an animation is taken, transparency is laid over
-    white, and 16-bit grey is scaled to 8 bits. If the values of a float or 32-bit integer picture fit into 0..1 (float
+    white, and 16-bit grey is scaled to 8 bits. If the values of a float or 32-bit integer image fit into 0..1 (float
     only), 0..255 or 0..65535 (integers only), that range is black to white; otherwise their own lowest to highest value
     is.
 
     Args:
         source: a file's name; an encoded file's bytes; a Pillow image; an array ``(H, W)`` or ``(H, W, C)``; or a
             tensor ``(C, H, W)``, ``(H, W, C)`` or ``(H, W)``, with C in 1, 3, 4 and values uint8 or floats in 0..1.
-        max_pixels: refuse pictures with more pixels than this, before decoding them; by default the environment
+        max_pixels: refuse images with more pixels than this, before decoding them; by default the environment
             variable ``CAPTIONER_MAX_PIXELS``, or else
             :data:`~captioner.data.limits.DEFAULT_MAX_PIXELS`.
         min_size: if given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its scale, several times faster, as long as both
-            sides stay at or above this many pixels. Other formats, and pictures already in memory, ignore it.
+            sides stay at or above this many pixels. Other formats, and images already in memory, ignore it.
 
     Returns:
         A new image of mode ``RGB`` without metadata, so that nothing rotates it a second time.
 
     Raises:
-        ImageError: the picture cannot be read; the error names it, the reason, and what to do.
+        ImageError: the image cannot be read; the error names it, the reason, and what to do.
         ConfigError: the pixel limit is not a whole number above 0.
     """
     limit = pixel_limit(max_pixels)
@@ -159,11 +159,11 @@ def load_image(source: ImageSource, *, max_pixels: int | None = None, min_size: 
     except CaptionerError:
         raise
     except Exception as error:  # a damaged file can make Pillow raise nearly anything
-        raise ImageError(name, reason_for(error, "picture")) from error
+        raise ImageError(name, reason_for(error, "image")) from error
 
 
 def check_file(source: str | Path | bytes, *, max_pixels: int | None = None) -> tuple[int, int]:
-    """Read a picture's header and nothing more, to find most of what is wrong with a file at once.
+    """Read an image's header and nothing more, to find most of what is wrong with a file at once.
 
     Args:
         source: a file's name, or an encoded file's bytes.
@@ -173,7 +173,7 @@ def check_file(source: str | Path | bytes, *, max_pixels: int | None = None) -> 
         Its width and height as the header has them, before any rotation.
 
     Raises:
-        ImageError: there is no such file, or it is no picture, or has more pixels than ``max_pixels``; see
+        ImageError: there is no such file, or it is no image, or has more pixels than ``max_pixels``; see
             :func:`load_image`.
     """
     name = _describe(source)
@@ -219,16 +219,16 @@ def _open_stream(source: Any, name: str) -> IO[bytes]:
     """Open a regular file or a buffer; never waits on a pipe or a device."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         if not len(source):
-            raise ImageError(name, "there are no bytes in it; give the content of a picture file")
+            raise ImageError(name, "there are no bytes in it; give the content of an image file")
         return CountedBytes(bytes(source), name)
     if not isinstance(source, (str, os.PathLike)):
-        raise ImageError(name, "not a picture; give a file's name or bytes, a Pillow image, an array or a tensor")
+        raise ImageError(name, "not an image; give a file's name or bytes, a Pillow image, an array or a tensor")
     try:
         status = os.stat(source)
         if stat.S_ISDIR(status.st_mode):
-            raise ImageError(name, "this is a folder, not a picture; name the pictures in it")
+            raise ImageError(name, "this is a folder, not an image; name the images in it")
         if not stat.S_ISREG(status.st_mode):
-            raise ImageError(name, "this is a pipe, socket or device, not a file; save the picture as a file first")
+            raise ImageError(name, "this is a pipe, socket or device, not a file; save the image as a file first")
         if status.st_size == 0:
             raise ImageError(name, "the file is empty (0 bytes); get a fresh copy of it")
         return CountedFile(os.fspath(source), name, status.st_size)
@@ -248,7 +248,7 @@ def _open_stream(source: Any, name: str) -> IO[bytes]:
 
 
 def _decode(stream: IO[bytes], name: str, limit: int, min_size: int | None) -> Image.Image:
-    kind = "picture"
+    kind = "image"
     with kept_messages() as messages:
         try:
             image = _identify(stream, name, limit)
@@ -263,7 +263,7 @@ def _decode(stream: IO[bytes], name: str, limit: int, min_size: int | None) -> I
 
 
 def _identify(stream: IO[bytes], name: str, limit: int) -> ImageFile.ImageFile:
-    """Read the header of a picture in one of the allowed formats, and check what decoding it takes.
+    """Read the header of an image in one of the allowed formats, and check what decoding it takes.
 
     This does what ``Image.open(formats=...)`` does, but without Pillow's own limit on pixels, which is one variable for
     all threads, and without forgetting which format a damaged file claimed to be.
@@ -318,7 +318,7 @@ def _identify(stream: IO[bytes], name: str, limit: int) -> ImageFile.ImageFile:
                 if isinstance(stream, PngWithoutText):
                     image.info["icc_profile"] = stream.profile
                 return image
-    unknown = "not a picture of a known kind; give a JPEG, PNG, WebP, GIF, BMP or TIFF file"
+    unknown = "not an image of a known kind; give a JPEG, PNG, WebP, GIF, BMP or TIFF file"
     raise ImageError(name, _foreign(head) or failure or unknown) from cause
 
 
@@ -329,7 +329,7 @@ def _foreign(head: bytes) -> str | None:
             return reason
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype html", b"<html")):
-        return "this is a web page, not a picture; the download went wrong, fetch it again"
+        return "this is a web page, not an image; the download went wrong, fetch it again"
     if text.startswith(b"<") and b"<svg" in text:
         return "SVG drawings cannot be read; export it as PNG"
     return None
@@ -376,7 +376,7 @@ def _silence_pillow() -> None:
     """Keep Pillow's warnings (damaged EXIF and the like) off the terminal; what matters becomes an ImageError.
 
     One filter for Pillow's modules only, put first and left there: ``catch_warnings`` replaces a list that all threads
-    share, so threads that load pictures would undo each other's filters and the caller's.
+    share, so threads that load images would undo each other's filters and the caller's.
     """
     if not warnings.filters or warnings.filters[0][3] != _PILLOW:
         warnings.filterwarnings("ignore", module=_PILLOW.pattern)

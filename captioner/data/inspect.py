@@ -92,10 +92,10 @@ class DataReport:
     """The result of :func:`inspect_captions`. What was not checked is None.
 
     Attributes:
-        missing: picture files that do not exist.
+        missing: image files that do not exist.
         duplicates: groups of byte-identical photos.
         leaks: those groups that extend over more than one split; "train" and "restval" count as one.
-        unreadable: picture files that exist but cannot be read, with the reason.
+        unreadable: image files that exist but cannot be read, with the reason.
         repeated_captions: ids of images with a caption that occurs twice, word for word.
         empty_captions: number of captions without a word, including those that the reader dropped.
         problems: malformed records that the reader skipped.
@@ -136,7 +136,7 @@ def inspect_captions(
         tokenize: splits a caption into words.
         min_count: how often a word must occur in the train split to be kept.
         check_files: look for missing and byte-identical files; files of equal size are read completely.
-        check_images: also decode every picture, which takes long.
+        check_images: also decode every image, which takes long.
         progress: called with the number of files read and the number to read.
     """
     photos: dict[str, list[Photo]] = {}

@@ -1,6 +1,6 @@
-"""How a picture becomes an encoder's input.
+"""How an image becomes an encoder's input.
 
-Letters in shapes: B pictures in a batch, S the transform's size in pixels.
+Letters in shapes: B images in a batch, S the transform's size in pixels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 
-#: a part of a picture: x0, y0, x1, y1, relative, in 0..1
+#: a part of an image: x0, y0, x1, y1, relative, in 0..1
 Box: TypeAlias = tuple[float, float, float, float]
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 MOST_SIZE = 4096  # pixels of a side, above which a batch of a damaged config would fill the memory
@@ -59,7 +59,7 @@ class Transform(Settings):
 
     @property
     def view(self) -> tuple[str, float | None]:
-        """What it shows of a picture: transforms with the same view show the same part of it, at whatever size."""
+        """What it shows of an image: transforms with the same view show the same part of it, at whatever size."""
         return self.fit, self.crop_fraction if self.fit == "crop" else None
 
     def pixels(self, image: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -81,8 +81,8 @@ class Transform(Settings):
         x0, y0, x1, y1 = self._box(image_size)
         return (x0 / width, y0 / height, x1 / width, y1 / height)
 
-    def pictures(self, pixels: torch.Tensor) -> tuple[tuple[Transform, torch.Tensor], ...]:
-        """The pictures ``(B, 3, S, S)`` that pixels hold, as views of them, each with its transform: here one."""
+    def images(self, pixels: torch.Tensor) -> tuple[tuple[Transform, torch.Tensor], ...]:
+        """The images ``(B, 3, S, S)`` that pixels hold, as views of them, each with its transform: here one."""
         return ((self, pixels),)
 
     def normalise(self, batch: torch.Tensor) -> torch.Tensor:
@@ -113,7 +113,7 @@ class Transform(Settings):
 
 
 class Together(Transform):
-    """One picture as several transforms make it, one above the other in an array (3, H, W), so that it is read once.
+    """One image as several transforms make it, one above the other in an array (3, H, W), so that it is read once.
 
     Its own settings, and thereby the place of what it shows, are those of the first.
 
@@ -140,7 +140,7 @@ class Together(Transform):
         return (3, sum(heights), max(widths))
 
     def pixels(self, image: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """All pictures in one array; see :meth:`Transform.pixels`."""
+        """All images in one array; see :meth:`Transform.pixels`."""
         import numpy as np
 
         together = np.zeros(self.shape, dtype=np.uint8)
@@ -149,7 +149,7 @@ class Together(Transform):
         return together
 
     def split(self, together: Any) -> list[Any]:
-        """Return the views of an array or tensor (..., H, W) that hold the pictures of each transform."""
+        """Return the views of an array or tensor (..., H, W) that hold the images of each transform."""
         views, top = [], 0
         for _, height, width in (part.shape for part in self.parts):
             views.append(together[..., top : top + height, :width])

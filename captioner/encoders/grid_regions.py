@@ -90,8 +90,8 @@ class Stacked(Transform):
         first, second = self._split(pixels)
         return first, second
 
-    def pictures(self, pixels: Tensor) -> tuple[tuple[Transform, Tensor], ...]:
-        """See :meth:`Transform.pictures`."""
+    def images(self, pixels: Tensor) -> tuple[tuple[Transform, Tensor], ...]:
+        """See :meth:`Transform.images`."""
         first, second = self._split(pixels)
         return (self, first), (self.second, second)
 

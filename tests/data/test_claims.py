@@ -17,7 +17,7 @@ from captioner.data import streams
 from captioner.data.boxes import coded_pixels
 from captioner.data.images import check_file, load_image
 from captioner.errors import ImageError
-from tests.data.pictures import distance, encode, scene
+from tests.data.images import distance, encode, scene
 from tests.data.tiffs import tiff
 
 pillow_heif.register_heif_opener()  # to write HEIC

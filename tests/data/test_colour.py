@@ -16,7 +16,7 @@ from PIL import Image, ImageCms, features
 
 from captioner.data import colour
 from captioner.data.images import load_image
-from tests.data.pictures import encode, scene
+from tests.data.images import encode, scene
 from tests.data.tiffs import tiff
 
 pillow_heif.register_heif_opener()  # to write HEIC

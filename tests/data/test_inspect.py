@@ -133,14 +133,14 @@ def test_files_of_one_size_are_not_twins_unless_their_bytes_agree(tmp_path: Path
     assert inspect(CaptionData("set", "csv", tuple(photos))).duplicates == ()
 
 
-def test_a_folder_in_place_of_a_picture_is_a_missing_picture(tmp_path: Path) -> None:
+def test_a_folder_in_place_of_an_image_is_a_missing_image(tmp_path: Path) -> None:
     report = inspect(CaptionData("set", "csv", (Photo("a", tmp_path, "train", ("x",)),)))
     assert report.missing is not None
     assert report.missing.count == 1
 
 
-def test_unreadable_pictures_are_named_with_the_reason(data: CaptionData, tmp_path: Path) -> None:
-    (tmp_path / "c.jpg").write_bytes(b"this is no picture")
+def test_unreadable_images_are_named_with_the_reason(data: CaptionData, tmp_path: Path) -> None:
+    (tmp_path / "c.jpg").write_bytes(b"this is no image")
     report = inspect(data, check_files=False, check_images=True)
     assert report.unreadable is not None
     assert report.unreadable.count == 1

@@ -16,7 +16,7 @@ from PIL import Image
 
 from captioner.data.images import check_file, load_image
 from captioner.errors import ImageError
-from tests.data.pictures import encode, scene
+from tests.data.images import encode, scene
 from tests.data.test_colour import PROPHOTO, profile
 from tests.data.tiffs import tiff
 

@@ -1,4 +1,4 @@
-"""What the encoder sees of a picture."""
+"""What the encoder sees of an image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from captioner.data.images import load_image
 from captioner.data.transform import Together, Transform
-from tests.data.pictures import MEAN, STD, encode, scene
+from tests.data.images import MEAN, STD, encode, scene
 
 
 def test_squash_equals_pillow() -> None:
@@ -58,7 +58,7 @@ def test_place_is_the_part_that_pixels_come_from() -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3_000_000), (3_000_000, 1), (2, 700)])
 @pytest.mark.parametrize("fit", ["squash", "crop"])
-def test_tiny_and_very_long_pictures_need_no_memory(size: tuple[int, int], fit: Any) -> None:
+def test_tiny_and_very_long_images_need_no_memory(size: tuple[int, int], fit: Any) -> None:
     transform = Transform(size=64, fit=fit, crop_fraction=0.9, mean=MEAN, std=STD)
     start = time.monotonic()
     pixels = transform.pixels(Image.new("RGB", size, (10, 20, 30)))

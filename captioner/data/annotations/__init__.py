@@ -53,7 +53,7 @@ def read_captions(
     Args:
         path: the caption file, or the folder of the data set.
         format: a name in :data:`FORMATS`; recognised from the files if not given.
-        images: the folder of the pictures, if they are not where the format has them.
+        images: the folder of the images, if they are not where the format has them.
         strict: raise at the first malformed record instead of skipping it.
         captionless: keep photos without captions, such as those of a test split whose captions are not public;
             otherwise they are problems.

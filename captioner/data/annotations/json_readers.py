@@ -100,7 +100,7 @@ def _coco_file(source: Source, file: Path) -> None:
     named = _COCO_FILE.fullmatch(file.stem)
     match = _SPLIT_IN_NAME.search(file.stem.lower())
     split = match[1] if match else named[1] if named and source.path.is_dir() else "all"
-    # "train2014" is also the name of its pictures' folder; test-dev's pictures are in the folder of the test split.
+    # "train2014" is also the name of its images' folder; test-dev's images are in the folder of the test split.
     year = file.stem.removeprefix("captions_").removeprefix("image_info_").replace("test-dev", "test")
     root, images = source.root, source.images
     homes = [images] if images else [root, root / "images", file.parent]

@@ -53,7 +53,7 @@ class Source:
         path: the file or folder to read.
         root: the folder of the data set.
         files: the caption files of the chosen format.
-        images: the folder of pictures that was given, if any.
+        images: the folder of images that was given, if any.
         captionless: whether photos without captions are kept.
         name: the data set's name; the file's or folder's, unless a reader finds a better one.
     """

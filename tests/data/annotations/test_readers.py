@@ -89,21 +89,21 @@ def test_a_single_coco_file_is_one_split(tmp_path: Path, name: str, split: str) 
 @pytest.mark.parametrize(
     "place", ["val2014/a.jpg", "a.jpg", "images/a.jpg", "annotations/a.jpg", "images/val2014/a.jpg"]
 )
-def test_coco_pictures_are_found_where_people_put_them(tmp_path: Path, place: str) -> None:
+def test_coco_images_are_found_where_people_put_them(tmp_path: Path, place: str) -> None:
     file = write(tmp_path / "annotations/captions_val2014.json", coco((1, "a.jpg", ["x"])))
     write(tmp_path / place, b"jpeg")
     assert read_captions(file).photos[0].path == tmp_path / place
 
 
-def test_pictures_can_be_in_a_folder_of_their_own(tmp_path: Path) -> None:
+def test_images_can_be_in_a_folder_of_their_own(tmp_path: Path) -> None:
     file = write(tmp_path / "text/captions_val2014.json", coco((1, "a.jpg", ["x"])))
-    picture = write(tmp_path / "elsewhere/a.jpg", b"jpeg")
-    assert read_captions(file, images=picture.parent).photos[0].path == picture
+    image = write(tmp_path / "elsewhere/a.jpg", b"jpeg")
+    assert read_captions(file, images=image.parent).photos[0].path == image
     with pytest.raises(AnnotationError, match=r"elsehwere.*no such folder"):
         read_captions(file, images=tmp_path / "elsehwere")
 
 
-def test_a_missing_picture_is_expected_beside_the_others(tmp_path: Path) -> None:
+def test_a_missing_image_is_expected_beside_the_others(tmp_path: Path) -> None:
     file = write(tmp_path / "captions_val2014.json", coco((1, "a.jpg", ["x"]), (2, "gone.jpg", ["y"])))
     write(tmp_path / "images/a.jpg", b"jpeg")
     assert [photo.path.parent.name for photo in read_captions(file).photos] == ["images", "images"]

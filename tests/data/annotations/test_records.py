@@ -38,7 +38,14 @@ def test_a_table_may_have_any_usual_delimiter(tmp_path: Path, delimiter: str, na
             "path,comment",
             "File Path,raw",
         ),
-        *('"image","caption"', "IMAGE,CAPTION", "image_path, captions", "imageid,caption", "photo,text"),
+        *(
+            '"image","caption"',
+            "IMAGE,CAPTION",
+            "image_path, captions",
+            "imageid,caption",
+            "photo,text",
+            "picture,text",
+        ),
     ],
 )
 def test_columns_have_their_usual_names(tmp_path: Path, header: str) -> None:
@@ -175,9 +182,9 @@ def test_splits_have_one_name(tmp_path: Path, written: str, split: str) -> None:
     ],
 )
 def test_images_are_found_by_the_end_of_their_names(tmp_path: Path, written: str) -> None:
-    picture = write(tmp_path / "images/a.jpg", b"jpeg")
+    image = write(tmp_path / "images/a.jpg", b"jpeg")
     data = read_captions(write(tmp_path / "x.jsonl", json.dumps({"image": written, "caption": "A dog"})))
-    assert data.photos[0].path.resolve() == picture and data.photos[0].image_id == written
+    assert data.photos[0].path.resolve() == image and data.photos[0].image_id == written
     exact = written in ("a.jpg", "./a.jpg", "images/a.jpg")
     assert len(data.notes) == (not exact) and all("1 images are not where" in note for note in data.notes)
 
