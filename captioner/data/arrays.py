@@ -1,4 +1,4 @@
-"""Images from arrays and tensors, and deep grey reduced to 8 bits."""
+"""Images from arrays and tensors, and deep grey as 8 bits."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from captioner.errors import ImageError
 
 
 def is_tensor(source: Any) -> bool:
-    """Whether an image is a torch tensor; does not import torch."""
-    # Whoever has a tensor has imported torch. If another thread is importing it just now, it has no Tensor yet.
+    """Return whether an image is a torch tensor; does not import torch."""
+    # A tensor implies that torch is imported. While another thread imports it, it may have no Tensor yet.
     return isinstance(source, getattr(sys.modules.get("torch"), "Tensor", ()))
 
 
 def is_array(source: Any) -> bool:
-    """Whether an image is a numpy array; does not import numpy."""
+    """Return whether an image is a numpy array; does not import numpy."""
     return isinstance(source, getattr(sys.modules.get("numpy"), "ndarray", ()))
 
 
 def from_array(source: Any, name: str, limit: int) -> Image.Image:
-    """Make a Pillow image of an array or tensor; see :func:`~captioner.data.images.load_image` for what it may be.
+    """Convert an array or tensor, as :func:`~captioner.data.images.load_image` takes it, to a Pillow image.
 
     Raises:
-        ImageError: its shape, size, type or values are not those of an image; ``name`` is what the error calls it.
+        ImageError: about ``name``: its shape, size, type or values are not those of an image.
     """
     import numpy as np
 
@@ -58,7 +58,7 @@ def to_grey(image: Image.Image) -> Image.Image:
 
     values = np.asarray(image)
     grey = np.empty(values.shape, np.uint8)
-    # A few rows at a time: the steps take a dozen bytes a pixel.
+    # A few rows at a time: the steps take about 12 bytes a pixel.
     step = max(1, (1 << 20) // max(values.shape[1], 1))
     bands = [slice(top, top + step) for top in range(0, len(values), step)]
     if values.dtype.kind == "u":  # 16 bits
