@@ -1,4 +1,4 @@
-"""Random crops, colours and erased parts of training photos, as they are drawn for every epoch.
+"""Random crops, colours and erasing of training images, drawn anew in every epoch.
 
 Letters in shapes: B images in a batch, S the encoder's input size in pixels.
 """
@@ -19,18 +19,18 @@ from captioner.errors import ConfigError
 from captioner.memory import Memory
 from captioner.settings import Settings
 
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow makes grey
-_NARROWEST = 0.3  # width over height of what is erased, and its inverse is the widest (Zhong 2017)
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, like Pillow's grey
+_NARROWEST = 0.3  # width over height of an erased rectangle; the widest is its inverse (Zhong 2017)
 
 
 class AugmentConfig(Settings):
-    """How training photos are varied. Mirroring is a setting of the data, as a feature store can hold mirrored photos.
+    """Random variation of training images, except mirroring, a setting of the data that feature stores support.
 
-    Varied images are encoded in every epoch, which wants a GPU. With ``stored``, crops are cut from the stored maps.
+    Varied images are encoded in every epoch, which needs a GPU. With ``stored``, crops are cut from the stored maps.
     """
 
     crop: float = Field(
-        1.0, gt=0, le=1, description="least share of a photo's area that a random crop keeps (Szegedy 2015); 1 for none"
+        1.0, gt=0, le=1, description="least share of an image's area in a random crop (Szegedy 2015); 1 for no crops"
     )
     colour: float = Field(
         0.0, ge=0, lt=1, description="brightness, contrast and saturation change by factors from 1 - this to 1 + this"
@@ -39,16 +39,15 @@ class AugmentConfig(Settings):
         0.0,
         ge=0,
         le=1,
-        description="share of the photos of which a random rectangle is erased (Zhong 2017, who erase half of them)",
+        description="share of the images with a random rectangle erased (Zhong 2017 erase it in half of them)",
     )
     erase_area: tuple[float, float] = Field(
-        (0.02, 0.4), description="least and greatest share of the encoder's input that such a rectangle covers"
+        (0.02, 0.4), description="least and greatest share of the encoder's input that the rectangle covers"
     )
-
     stored: bool = Field(
         False,
-        description="crop the stored maps where the trained stages begin and not the images, which are then encoded "
-        "once; colours cannot be changed there, and nothing erased",
+        description="crop the stored maps at the input of the tuned stages instead of the images, which are then "
+        "encoded once; excludes colour and erase",
     )
 
     @model_validator(mode="after")
@@ -71,17 +70,17 @@ class AugmentConfig(Settings):
 
     @property
     def of_images(self) -> bool:
-        """Whether the images themselves are varied, so that their features cannot be stored."""
+        """Whether the images themselves are varied, which rules out stored features."""
         return self.active and not self.stored
 
 
 class View(NamedTuple):
-    """How one photo is seen in one epoch.
+    """The variation of one image in one epoch.
 
     Attributes:
-        box: the part that is seen.
+        box: the crop.
         colour: factors of brightness, contrast and saturation.
-        erased: the part of what is seen that is erased, if any.
+        erased: the erased part of the crop, if any.
     """
 
     box: Box
@@ -92,8 +91,8 @@ class View(NamedTuple):
 def draw_view(config: AugmentConfig, generator: torch.Generator) -> View:
     """Draw a view: an area uniform in ``crop..1``, a shape log-uniform in 3/4..4/3 (Szegedy 2015), a uniform position.
 
-    A crop that would be wider or higher than the photo is cut to it. What is erased is drawn after that, so that the
-    rest is what it would be without.
+    A crop wider or higher than the image is cut to it. The erased part is drawn last, which leaves the other draws as
+    they are without erasing.
     """
     area, shape, x, y, *colour = torch.rand(7, generator=generator, dtype=torch.float64).tolist()
     area = config.crop + (1 - config.crop) * area
@@ -112,8 +111,8 @@ def draw_erased(config: AugmentConfig, generator: torch.Generator) -> Box | None
     """Draw a rectangle to erase (Zhong 2017, https://arxiv.org/abs/1708.04896, algorithm 1), or none.
 
     Its area is uniform in ``erase_area``, its position uniform where it fits. Departures from the paper: width over
-    height is log-uniform and not uniform in 0.3..1/0.3, so that what is upright is as frequent as what is flat; and a
-    rectangle that would be wider or higher than the image is cut to it, where the paper draws anew.
+    height is log-uniform in 0.3..1/0.3, which makes upright and flat rectangles equally frequent, and a rectangle wider
+    or higher than the image is cut to it instead of drawn anew.
     """
     chosen, area, shape, x, y = torch.rand(5, generator=generator, dtype=torch.float64).tolist()
     if chosen >= config.erase:
@@ -127,12 +126,12 @@ def draw_erased(config: AugmentConfig, generator: torch.Generator) -> Box | None
 
 
 def vary(pixels: Tensor, views: Sequence[View], transform: Transform) -> Tensor:
-    """Change the colours of images and erase parts of them, as their views say; they are cropped already.
+    """Change the colours of cropped images and erase parts of them.
 
     Args:
         pixels: uint8 (B, 3, S, S), on any device; other sides if the transform holds several images.
-        views: B of them.
-        transform: that made the pixels.
+        views: one for each image.
+        transform: the transform of the images.
 
     Returns:
         uint8, of the same shape.
@@ -146,9 +145,9 @@ def vary(pixels: Tensor, views: Sequence[View], transform: Transform) -> Tensor:
 
 
 def erase(pixels: Tensor, boxes: Sequence[Box | None], mean: Sequence[float]) -> Tensor:
-    """Erase a rectangle of each image: its pixels become the encoder's mean, which is 0 once they are normalised.
+    """Replace a rectangle of each image by the encoder's mean, which is 0 when normalised.
 
-    The paper prefers random values; the mean, which it tried as well, needs no random numbers where the model runs.
+    The paper prefers random values; the mean, which it also tested, needs no random numbers on the device.
 
     Args:
         pixels: uint8 (B, 3, S, S), on any device.
@@ -167,34 +166,34 @@ def erase(pixels: Tensor, boxes: Sequence[Box | None], mean: Sequence[float]) ->
 
 
 def crop_maps(memory: Memory, boxes: Sequence[Box]) -> Memory:
-    """Cut a box from the maps of each photo, a memory on a grid, and enlarge it to the size of the maps, bilinearly.
+    """Cut a box from the grid of each image and enlarge it to the size of the grid, bilinearly.
 
-    What a cell saw of its surroundings it keeps, so this is only nearly the map of the cropped photo.
+    Each cell keeps the influence of its surroundings, so this approximates the grid of the cropped image.
 
     Args:
-        memory: of B photos.
-        boxes: B times left, top, right and bottom, relative to the photo.
+        memory: of B images.
+        boxes: B relative xyxy boxes.
 
     Raises:
-        ConfigError: the places are no grid.
+        ConfigError: the memory is not a grid.
     """
     if memory.grid is None:
-        raise ConfigError("data.augment.stored: these places are no grid; leave it out for regions")
+        raise ConfigError("data.augment.stored: the features are not a grid; leave it out for regions")
     left, top, right, bottom = torch.tensor(list(boxes), dtype=torch.float32).unbind(1)
     zero = torch.zeros_like(left)
-    places = torch.stack([right - left, zero, left + right - 1, zero, bottom - top, top + bottom - 1], dim=1)
+    affine = torch.stack([right - left, zero, left + right - 1, zero, bottom - top, top + bottom - 1], dim=1)
     maps = memory.vectors.float().unflatten(1, memory.grid).permute(0, 3, 1, 2)
-    sampling = F.affine_grid(places.view(-1, 2, 3), list(maps.shape), align_corners=False)
+    sampling = F.affine_grid(affine.view(-1, 2, 3), list(maps.shape), align_corners=False)
     maps = F.grid_sample(maps, sampling, padding_mode="border", align_corners=False)
     return Memory.of_grid(maps.permute(0, 2, 3, 1).flatten(1, 2).to(memory.vectors.dtype), memory.grid)
 
 
 def recolour(pixels: Tensor, colours: Sequence[tuple[float, float, float]]) -> Tensor:
-    """Change brightness, then contrast, then saturation of images, each by its factors, as torchvision does.
+    """Change the brightness, then the contrast, then the saturation of images like torchvision.
 
     Args:
         pixels: uint8 (B, 3, S, S), on any device.
-        colours: B times the factors of brightness, contrast and saturation; 1 changes nothing.
+        colours: factors of brightness, contrast and saturation for each image; 1 changes nothing.
 
     Returns:
         uint8 (B, 3, S, S).

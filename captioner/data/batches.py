@@ -22,9 +22,9 @@ T = TypeVar("T")
 
 
 class Weights(NamedTuple):
-    """The size of a process's part of a batch over the mean size of all processes' parts.
+    """The size of a process's part of a batch, over the mean of all parts.
 
-    The mean over processes of their weighted means is the mean over the whole batch. A process alone has ones.
+    The mean over processes of their weighted means is the mean over the whole batch. A single process has ones.
     """
 
     images: float = 1.0
@@ -43,8 +43,8 @@ class Captions:
         inputs: (B, K, T) the decoder's input: ``<bos> w_1 ... w_n``, then padding. A row of padding is an absent
             caption.
         targets: (M,) the expected token at each real position, in the order of ``inputs[inputs != PAD]``.
-        photos: the indices of the B images among all training photos, for objectives that need more of them.
-        weights: what means over these captions count where several processes share a batch.
+        photos: the indices of the B images among all training images, for objectives that need more of them.
+        weights: the weights of means over these captions if several processes share a batch.
     """
 
     inputs: Tensor
@@ -82,7 +82,7 @@ class Captions:
 
 @dataclass(frozen=True)
 class Sample:
-    """One draw of a batch: which photos, whether mirrored, which of their captions, and how they are seen if varied."""
+    """One draw of a batch: the images, whether each is mirrored, their captions, and their views if they are varied."""
 
     photos: list[int]
     flipped: list[bool]
@@ -90,7 +90,7 @@ class Sample:
     views: list[View] = field(default_factory=list)
 
     def rows(self, rows: Sequence[int]) -> Sample:
-        """Take some of the batch's photos."""
+        """Return some images of the batch."""
         return Sample(
             [self.photos[i] for i in rows],
             [self.flipped[i] for i in rows],
@@ -102,7 +102,7 @@ class Sample:
 class Sampler:
     """Draws the batches of an epoch; they depend on the seed and the epoch's number only.
 
-    Every photo is drawn once an epoch. Of a photo with more than ``per_image`` captions, a random choice is taken.
+    Every image is drawn once an epoch, with at most ``per_image`` of its captions at random.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class Sampler:
 
 
 class EncodedCaptions:
-    """All captions of some photos as token numbers, encoded once."""
+    """All captions of a data set as token numbers, encoded once."""
 
     def __init__(self, photos: Sequence[Photo], vocabulary: Vocabulary, *, max_words: int) -> None:
         self.numbers = [

@@ -154,5 +154,5 @@ def test_only_crops_of_grids_can_be_stored() -> None:
     assert AugmentConfig(crop=0.5).of_images and not AugmentConfig(crop=0.5, stored=True).of_images
     with pytest.raises(ConfigError, match="stored maps can only be cropped"):
         validate(AugmentConfig, {"colour": 0.2, "stored": True}, where="recipe")
-    with pytest.raises(ConfigError, match=r"data\.augment\.stored: these places are no grid"):
+    with pytest.raises(ConfigError, match=r"data\.augment\.stored: the features are not a grid"):
         crop_maps(Memory(torch.zeros(1, 4, 2), torch.zeros(1, 2)), [(0.0, 0.0, 1.0, 1.0)])
