@@ -32,7 +32,7 @@ USELESS: dict[str, tuple[str, object, str]] = {
         {"images": [GOOD_IMAGE], "annotations": [{"image_id": 1, "bbox": []}]},
         r'2 records are malformed, the first: .*:\$.annotations\[0\]: the field "caption" is missing',
     ),
-    "nothing in it": ("x.json", {"images": [], "annotations": []}, "no photo with a caption"),
+    "nothing in it": ("x.json", {"images": [], "annotations": []}, "no image with a caption"),
     "other columns": (
         "x.csv",
         "name,words\na.jpg,A dog\n",

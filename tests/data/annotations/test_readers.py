@@ -465,7 +465,7 @@ def test_coco_photos_whose_captions_are_not_public(tmp_path: Path) -> None:
         )
         data = read_captions(file, captionless=True)
         assert data.photos == (Photo("1", tmp_path / "test2015" / "COCO_test2015_000000000001.jpg", "test", ()),)
-        with pytest.raises(AnnotationError, match="no photo with a caption"):
+        with pytest.raises(AnnotationError, match="no image with a caption"):
             read_captions(file)
 
 

@@ -186,7 +186,7 @@ def test_images_are_found_by_the_end_of_their_names(tmp_path: Path, written: str
     data = read_captions(write(tmp_path / "x.jsonl", json.dumps({"image": written, "caption": "A dog"})))
     assert data.photos[0].path.resolve() == image and data.photos[0].image_id == written
     exact = written in ("a.jpg", "./a.jpg", "images/a.jpg")
-    assert len(data.notes) == (not exact) and all("1 images are not where" in note for note in data.notes)
+    assert len(data.notes) == (not exact) and all("1 images are missing at" in note for note in data.notes)
 
 
 def test_an_ambiguous_end_of_a_name_finds_nothing(tmp_path: Path) -> None:
