@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from typing import IO
 
@@ -195,8 +194,8 @@ def check_jpeg2000(stream: IO[bytes], name: str, limit: int) -> None:
         raise ImageError(
             name, f"JPEG 2000 with colours of {depth + 1} bits is not supported; convert it to PNG or JPEG"
         )
-    for style in _coding_styles(data, start, components):
-        blocks, packets = style(right - left, bottom - top, tiles)
+    for layers, flags, style in _coding_styles(data, start, components):
+        blocks, packets = _count_blocks(layers, flags, style, (right - left, bottom - top), tiles)
         if blocks * components > _MOST_J2K_BLOCKS or packets * components > _MOST_J2K_PACKETS:
             raise ImageError(
                 name, "JPEG 2000 in so many small blocks or layers is not supported; convert it to PNG or JPEG"
@@ -231,8 +230,8 @@ def _find_box(data: bytes, wanted: bytes, place: int = 0) -> int | None:
     return None
 
 
-def _coding_styles(data: bytes, start: int, components: int) -> Iterator[Callable[[int, int, int], tuple[int, int]]]:
-    """Yield the coding styles in the main header and the tile headers of a JPEG 2000 codestream."""
+def _coding_styles(data: bytes, start: int, components: int) -> Iterator[tuple[int, int, bytes]]:
+    """Yield the layers, flags and coding styles in the headers of a JPEG 2000 codestream and its tiles."""
     place, part, layers = start + 2, None, 1
     while place + 4 <= len(data):
         marker = data[place : place + 2]
@@ -249,15 +248,16 @@ def _coding_styles(data: bytes, start: int, components: int) -> Iterator[Callabl
             return
         elif marker == b"\xff\x52" and len(segment) >= 10:
             layers = int.from_bytes(segment[2:4], "big")
-            yield partial(_count_blocks, layers, segment[0], segment[5:])
+            yield layers, segment[0], segment[5:]
         elif marker == b"\xff\x53" and len(segment) >= 7:
             body = segment[1 if components < 257 else 2 :]
-            yield partial(_count_blocks, layers, body[0], body[1:])
+            yield layers, body[0], body[1:]
         place += 2 + length
 
 
-def _count_blocks(layers: int, flags: int, style: bytes, width: int, height: int, tiles: int) -> tuple[int, int]:
+def _count_blocks(layers: int, flags: int, style: bytes, size: tuple[int, int], tiles: int) -> tuple[int, int]:
     """Return the code blocks and packets of one channel with this style."""
+    width, height = size
     levels = min(style[0], 32)
     blocks = packets = 0
     for level in range(levels + 1):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from captioner.data.images import check_file, load_image
 from captioner.errors import ImageError
-from tests.data.images import encode, scene
+from tests.data.images import encode, png_chunk, refusal, scene
 from tests.data.test_colour import PROPHOTO, profile
 from tests.data.tiffs import tiff
 
@@ -25,9 +25,7 @@ DEEP = np.asarray(scene(WIDTH, HEIGHT)).astype(np.uint16) * 257
 
 
 def reason(source: Any) -> str:
-    with pytest.raises(ImageError) as caught:
-        load_image(source)
-    return caught.value.reason
+    return refusal(source).reason
 
 
 def rgb_tiff(
@@ -157,11 +155,6 @@ def test_a_bmp_of_many_runs_is_read() -> None:
 def test_runs_that_fill_no_pixels_are_refused() -> None:
     content = run_lengths(np.zeros((1, 8), np.uint8))
     assert "damaged" in reason(content[:1078] + b"\0\2\0\0" * 200_000)
-
-
-def png_chunk(kind: bytes, content: bytes, checksum: int | None = None) -> bytes:
-    right = zlib.crc32(kind + content)
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", right if checksum is None else checksum)
 
 
 @pytest.mark.parametrize(
