@@ -67,7 +67,7 @@ def test_words_at_a_point_are_those_of_its_cell_or_regions() -> None:
         replace(cells, grid=None).words_at((0.7, 0.5))
 
 
-def test_a_translated_word_looks_where_the_words_it_renders_look() -> None:
+def test_a_translated_word_attends_like_the_words_it_renders() -> None:
     caption = TRANSLATED.translated()
     assert (caption.text, caption.tokens) == ("Der Hund läuft nicht.", ["Der", "Hund", "läuft", "nicht"])
     assert caption.translated_from == CAPTION.text and caption.translation is None and caption.log_probability == -2.0
@@ -94,7 +94,7 @@ def test_a_piece_that_spans_two_words_is_shared_by_letters() -> None:
     np.testing.assert_allclose(caption.attention, np.array([[4 / 7, 3 / 7]]), atol=1e-6)
 
 
-def test_a_word_that_renders_none_looks_everywhere() -> None:
+def test_a_word_that_renders_none_attends_everywhere() -> None:
     one = Translation("ja", [" ja"], [" A", " b", ".", "<eos>"], 0.0, np.array([[0.0, 0.0, 0.5, 0.5]]))
     caption = Caption("A b.", ["a", "b"], 0.0, np.eye(2), grid=(1, 2), translation=one).translated()
     assert caption.attention is not None
@@ -112,7 +112,7 @@ def test_without_attention_or_translation() -> None:
 
 
 @pytest.mark.parametrize("family", ["attention", "transformer"])
-def test_whatever_a_translator_writes_has_attention_to_the_photo(family: str) -> None:
+def test_translations_attend_to_the_image(family: str) -> None:
     translator = Translator(build(family), device="cpu", n_best=2)
     other = replace(CAPTION, text="Two dogs.", tokens=["two", "dogs"], attention=np.eye(5)[:2])
     caption = translator.caption(replace(CAPTION, others=[other])).translated()

@@ -32,7 +32,7 @@ def test_colours_are_changed_as_torchvision_changes_them() -> None:
     assert torch.equal(recolour(pixels, colours)[2], pixels[2])
 
 
-def test_crops_keep_the_share_and_the_shape_they_are_asked_for() -> None:
+def test_crops_have_the_requested_share_and_shape() -> None:
     generator = torch.Generator().manual_seed(0)
     views = [draw_view(AugmentConfig(crop=0.5, colour=0.2), generator) for _ in range(2000)]
     boxes = torch.tensor([view.box for view in views])
@@ -46,7 +46,7 @@ def test_crops_keep_the_share_and_the_shape_they_are_asked_for() -> None:
     assert factors.min() >= 0.8 and factors.max() <= 1.2 and (factors.mean(0) - 1).abs().max() < 0.02
 
 
-def test_without_crops_a_view_is_the_whole_photo() -> None:
+def test_without_crops_a_view_is_the_whole_image() -> None:
     view = draw_view(AugmentConfig(), torch.Generator().manual_seed(0))
     assert view.box == (0.0, 0.0, 1.0, 1.0) and view.colour == (1.0, 1.0, 1.0)
     assert not AugmentConfig().active
@@ -71,7 +71,7 @@ def test_pixels_are_erased_as_a_loop_erases_them() -> None:
     assert blank.abs().max() <= 0.5 / 255 / min(STD) + 1e-6
 
 
-def test_what_is_erased_has_the_share_the_area_and_the_shape_that_are_asked_for() -> None:
+def test_erased_parts_have_the_requested_share_area_and_shape() -> None:
     generator = torch.Generator().manual_seed(0)
     config = AugmentConfig(erase=0.4, erase_area=(0.05, 0.3))
     drawn = [draw_erased(config, generator) for _ in range(5000)]
@@ -123,7 +123,7 @@ def test_areas_that_cannot_be_erased_are_refused(area: tuple[float, float]) -> N
 @pytest.mark.parametrize(
     ("box", "corners"), [((0.25, 0.5, 0.75, 1.0), (16, 24, 48, 48)), ((1, 1, 1, 1), (63, 47, 64, 48))]
 )
-def test_the_loader_takes_the_part_that_is_asked_for(box: tuple[float, ...], corners: tuple[int, ...]) -> None:
+def test_the_loader_cuts_the_requested_crop(box: tuple[float, ...], corners: tuple[int, ...]) -> None:
     transform = Transform(size=8, mean=MEAN, std=STD)
     image = scene(64, 48)
     left, top, right, bottom = box
@@ -133,7 +133,7 @@ def test_the_loader_takes_the_part_that_is_asked_for(box: tuple[float, ...], cor
     assert torch.equal(batch.pixels[1], torch.from_numpy(transform.pixels(image)))
 
 
-def test_maps_are_cropped_where_the_photo_is() -> None:
+def test_maps_are_cropped_like_the_image() -> None:
     """On maps that hold where each cell is, a crop holds where its cells are, within the outermost centres."""
     rows, columns, size = torch.arange(6.0), torch.arange(8.0), (6, 8)
     where = torch.stack(torch.meshgrid((rows + 0.5) / 6, (columns + 0.5) / 8, indexing="ij"), dim=-1).flatten(0, 1)

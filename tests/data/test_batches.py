@@ -81,7 +81,7 @@ def test_long_captions_are_cut() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 10])
-def test_every_photo_is_drawn_once_an_epoch(batch_size: int) -> None:
+def test_every_image_is_drawn_once_an_epoch(batch_size: int) -> None:
     drawn = list(sampler(batch_size=batch_size).epoch(0))
     assert len(drawn) == len(sampler(batch_size=batch_size))
     assert sorted(photo for sample in drawn for photo in sample.photos) == list(range(len(PHOTOS)))
@@ -89,7 +89,7 @@ def test_every_photo_is_drawn_once_an_epoch(batch_size: int) -> None:
 
 
 @pytest.mark.parametrize("per_image", [1, 3, 5])
-def test_so_many_different_captions_of_a_photo_are_drawn(per_image: int) -> None:
+def test_as_many_captions_of_an_image_are_drawn_as_requested(per_image: int) -> None:
     seen: set[tuple[int, int]] = set()
     for epoch in range(40):
         for sample in sampler(per_image=per_image).epoch(epoch):
@@ -101,7 +101,7 @@ def test_so_many_different_captions_of_a_photo_are_drawn(per_image: int) -> None
     }  # none is left out forever
 
 
-def test_the_same_seed_and_epoch_draw_the_same_whatever_came_before() -> None:
+def test_draws_depend_on_seed_and_epoch_only() -> None:
     used = sampler()
     first = list(used.epoch(2))
     next(used.epoch(0))
@@ -115,7 +115,7 @@ def test_skipping_continues_where_an_epoch_stopped(skip: int) -> None:
     assert list(sampler().epoch(5, skip=skip)) == list(sampler().epoch(5))[skip:]
 
 
-def test_half_of_the_photos_are_mirrored_on_request() -> None:
+def test_half_of_the_images_are_mirrored_on_request() -> None:
     flips = [flip for epoch in range(60) for sample in sampler().epoch(epoch) for flip in sample.flipped]
     assert 0.4 < sum(flips) / len(flips) < 0.6
     assert not any(flip for sample in sampler(flips=False).epoch(0) for flip in sample.flipped)

@@ -90,7 +90,7 @@ def test_a_jpeg_header_of_millions_of_parts_is_refused(part: bytes, few_reads: N
 
 
 @pytest.mark.parametrize(("marker", "process"), [(0xC5, "hierarchical"), (0xF7, "JPEG-LS")])
-def test_kinds_of_jpeg_that_no_library_reads_are_named(marker: int, process: str) -> None:
+def test_unsupported_kinds_of_jpeg_are_named(marker: int, process: str) -> None:
     reason = refusal(jpeg(8, 8, 1).replace(b"\xff\xc2", bytes([0xFF, marker])))
     assert process in reason and "not supported" in reason
 
@@ -173,7 +173,7 @@ def test_a_tile_far_larger_than_the_image_is_refused() -> None:
     assert load_image(tiff(tags, {324: padded})) == small.convert("RGB")
 
 
-def test_a_jpeg_in_a_tiff_is_held_to_its_scans() -> None:
+def test_the_scans_of_a_jpeg_in_a_tiff_are_limited() -> None:
     tags = {256: 64, 257: 64, 258: 8, 262: 1, 277: 1, 278: 64, 259: 7}
     for scans in (20, 21):
         strip = jpeg(64, 64, scans)
@@ -216,7 +216,7 @@ def test_an_icon_far_larger_than_its_directory_declares_is_refused(kind: int) ->
     assert "but holds 100,000,000 to decode" in refusal(ico(header + bytes(100), kind=kind))
 
 
-def test_a_png_in_an_icon_is_held_to_both_limits() -> None:
+def test_both_limits_apply_to_a_png_in_an_icon() -> None:
     content = ico(encode(Image.new("RGB", (3000, 3000)), "PNG"))
     assert "it declares 256 x 256 pixels, but holds 9,000,000 to decode" in refusal(content)
     assert "above the limit of 1,000,000" in refusal(content, max_pixels=1_000_000)

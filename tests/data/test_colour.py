@@ -76,7 +76,7 @@ def first_values(image: Image.Image) -> np.ndarray:
 
 
 @pytest.mark.parametrize("space", SPACES)
-def test_colours_are_what_the_matrices_of_their_space_give(space: str) -> None:
+def test_colours_follow_from_the_matrices_of_their_space(space: str) -> None:
     matrix, gamma = SPACES[space]
     content = encode(patches(), "PNG", icc_profile=profile(b"RGB ", gamma, matrix))
     for values, found in zip(COLOURS, first_values(load_image(content)), strict=True):
@@ -120,7 +120,7 @@ def test_a_reduced_jpeg_is_converted_too() -> None:
     assert np.abs(np.asarray(image)[20, 20] - expected(COLOURS[0], ADOBE_RGB, 2.2)).max() < 6
 
 
-def test_grey_has_a_profile_of_its_own() -> None:
+def test_grey_has_its_own_profile() -> None:
     icc = profile(b"GRAY", 1.0)
     for grey in (Image.new("L", (4, 4), 55), Image.fromarray(np.full((4, 4), 55 * 257, np.uint16))):
         assert load_image(encode(grey, "PNG", icc_profile=icc)).getpixel((0, 0)) == (128, 128, 128)

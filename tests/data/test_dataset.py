@@ -55,7 +55,7 @@ def test_restval_alone_can_be_the_train_split() -> None:
         data.split("train")
 
 
-def test_a_complaint_counts_what_was_left_out_and_names_the_first() -> None:
+def test_a_complaint_counts_the_skipped_records_and_names_the_first() -> None:
     assert data_of("set", ("a", "train")).complaint() is None
     one = data_of("set", ("a", "train"), problems=(SkippedRecord("f.csv:3", "the caption is empty"),))
     assert one.complaint() == (

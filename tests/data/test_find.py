@@ -61,12 +61,12 @@ def test_patterns_match_as_in_the_shell(album: Path) -> None:
     assert found(str(album / "photos" / "b.*")) == [(album / "photos/b.jpg").as_posix()]
 
 
-def test_names_that_exist_are_no_patterns(album: Path) -> None:
+def test_existing_names_are_not_patterns(album: Path) -> None:
     assert found("photos/a[1].jpg", "what?.jpg") == ["photos/a[1].jpg", "what?.jpg"]
     assert found("odd [x]") == found("odd [x]/*.jpg") == ["odd [x]/f.jpg", "odd [x]/g.jpg"]
 
 
-def test_what_does_not_exist_is_yielded_unchanged(album: Path) -> None:
+def test_missing_files_are_yielded_unchanged(album: Path) -> None:
     names = ["gone.jpg", "gone/*.jpg", "a**b", "photos/notes.txt", "photos/z*", "x" * 5000]
     assert found(*names) == names
     Path("dangling.jpg").symlink_to("gone.jpg")
@@ -152,7 +152,7 @@ def test_finding_is_lazy(album: Path) -> None:
     assert [next(images).name for _ in range(3)] == ["b.jpg"] * 3
 
 
-def test_extensions_are_lower_case_and_cover_what_is_read() -> None:
+def test_extensions_are_lower_case_and_cover_the_formats() -> None:
     assert {
         ".jpg",
         ".jpeg",

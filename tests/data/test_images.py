@@ -215,7 +215,7 @@ def test_ten_bits_and_a_general_brand() -> None:
     assert np.abs(np.asarray(load_image(deep))[:, :, 0].astype(int) - (ramp >> 8)).max() <= 2
 
 
-def test_a_heic_thumbnail_is_not_taken_for_the_image() -> None:
+def test_the_thumbnail_of_a_heic_image_is_ignored() -> None:
     content = heic(scene(640, 480), thumbnails=[256])
     assert load_image(content, min_size=64).size == (640, 480)
 
@@ -242,7 +242,7 @@ def test_a_heic_that_hides_a_huge_image_behind_a_crop_is_refused_before_decoding
     assert "20000 x 20000 is 400,000,000 pixels" in refusal(declaring(content, 20_000, 20_000)).reason
 
 
-def test_without_pi_heif_the_error_says_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pi_heif_the_error_recommends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "IMG_0001.HEIC"
     path.write_bytes(heic(scene()))
     monkeypatch.setitem(sys.modules, "pi_heif.as_plugin", None)
@@ -338,7 +338,7 @@ def test_files_load_while_another_thread_imports_torch(monkeypatch: pytest.Monke
         (Image.new("RGB", (0, 5)), "image of 0x5, mode RGB", "no pixels"),
     ],
 )
-def test_objects_that_are_no_image(source: Any, name: str, reason: str) -> None:
+def test_other_objects_are_refused(source: Any, name: str, reason: str) -> None:
     error = refusal(source)
     assert error.source == name
     assert reason in error.reason and ";" in error.reason
@@ -367,7 +367,7 @@ def test_objects_that_are_no_image(source: Any, name: str, reason: str) -> None:
         (b"PK\x03\x04" + bytes(40), "archive"),
     ],
 )
-def test_the_error_for_a_file_that_is_no_image_says_what_it_is(content: bytes, reason: str, tmp_path: Path) -> None:
+def test_the_error_of_another_file_names_its_kind(content: bytes, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     path.write_bytes(content)
     error = refusal(path)
@@ -578,7 +578,7 @@ def test_digest_is_sha256(tmp_path: Path) -> None:
         digest(tmp_path / "gone.jpg")
 
 
-def test_the_byte_identical_photos_are_found(shared_data: Path) -> None:
+def test_byte_identical_images_are_found(shared_data: Path) -> None:
     folder = shared_data / "flickr8k"
     names = (folder / "Flickr_8k.trainImages.txt").read_text().split()
     by_size: dict[int, list[Path]] = {}

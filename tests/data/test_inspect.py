@@ -158,7 +158,7 @@ def test_empty_files_do_not_stop_the_search_for_twins(data: CaptionData, tmp_pat
     assert report.duplicates is not None and len(report.duplicates) == 1
 
 
-def test_no_file_is_opened_if_none_is_to_be_checked(data: CaptionData) -> None:
+def test_no_file_is_opened_without_checks(data: CaptionData) -> None:
     report = inspect(data, check_files=False)
     assert (report.missing, report.duplicates, report.leaks, report.unreadable) == (None, None, None, None)
 
@@ -190,7 +190,7 @@ def test_the_report_is_json(data: CaptionData) -> None:
     assert json.loads(json.dumps(report.to_dict()))["vocabulary"]["coverage"]["val"] == pytest.approx(0.6)
 
 
-def test_a_set_without_photos_can_be_inspected() -> None:
+def test_a_set_without_images_can_be_inspected() -> None:
     report = inspect(CaptionData("set", "csv", ()))
     assert report.splits == {}
     assert (report.vocabulary.splits, report.vocabulary.words) == ((), 0)

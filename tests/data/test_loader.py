@@ -71,7 +71,7 @@ def test_a_slow_image_does_not_change_the_order(monkeypatch: pytest.MonkeyPatch)
     assert pixels[:, 0, 0, 0].tolist() == list(range(9))
 
 
-def test_an_endless_input_is_prefetched_no_further_than_promised() -> None:
+def test_prefetching_of_an_endless_input_is_limited() -> None:
     taken = 0
     content = encode(scene(), "PNG")
 
@@ -129,7 +129,7 @@ def test_a_loader_can_be_iterated_again_and_checks_its_arguments() -> None:
             ImageLoader([], SMALL, **setting)
 
 
-def test_real_photos_load(shared_data: Path) -> None:
+def test_real_images_load(shared_data: Path) -> None:
     photos = list(find_images([shared_data / "coco" / "val2014"]))
     assert len(photos) > 100
     greys: list[Any] = []
@@ -145,7 +145,7 @@ def test_real_photos_load(shared_data: Path) -> None:
             assert distance(load_image(photo), ImageOps.exif_transpose(image).convert("RGB")) == 0
 
 
-def test_every_group_is_a_batch_whatever_its_errors(tmp_path: Path) -> None:
+def test_every_group_is_a_batch_even_with_errors(tmp_path: Path) -> None:
     good = [tmp_path / f"{number}.png" for number in range(3)]
     for number, path in enumerate(good):
         Image.new("RGB", (20, 10), (80 * number, 0, 0)).save(path)

@@ -90,7 +90,7 @@ def test_long_lists_are_read_in_a_moment() -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "ICO", "JPEG2000", "AVIF"])
-def test_an_image_is_no_list(kind: str) -> None:
+def test_an_image_is_refused_as_a_list(kind: str) -> None:
     from PIL import Image
 
     stream = io.BytesIO()
@@ -102,7 +102,7 @@ def test_an_image_is_no_list(kind: str) -> None:
 @pytest.mark.parametrize(
     "text", [b"%PDF-1.7\n", b"PK\x03\x04abc", bytes(5000), b"x" * 200_000, b"a\n" + b"x" * 200_000]
 )
-def test_other_files_are_no_lists(text: bytes) -> None:
+def test_other_files_are_refused_as_lists(text: bytes) -> None:
     with pytest.raises(CaptionerError, match="not a list of names"):
         names(text)
 

@@ -92,7 +92,7 @@ def test_a_transform_survives_json_and_cannot_change() -> None:
         transform.size = 3  # type: ignore[misc]
 
 
-def test_reduced_decoding_hardly_changes_what_the_encoder_sees() -> None:
+def test_reduced_decoding_hardly_changes_the_input() -> None:
     content = encode(scene(2000, 1500), "JPEG", quality=95)
     transform = Transform(size=224, mean=MEAN, std=STD)
     reduced = load_image(content, min_size=transform.decode_size)
@@ -101,7 +101,7 @@ def test_reduced_decoding_hardly_changes_what_the_encoder_sees() -> None:
     assert difference.max() <= 6 and difference.mean() < 1
 
 
-def test_several_transforms_together_give_what_each_gives() -> None:
+def test_combined_transforms_equal_each_alone() -> None:
     parts = [
         Transform(size=64, fit="crop", crop_fraction=0.875, mean=MEAN, std=STD),
         Transform(size=96, mean=MEAN, std=STD),

@@ -61,7 +61,7 @@ def test_an_unusable_file_is_refused_with_the_reason(tmp_path: Path, case: str) 
     assert str(caught.value).startswith(str(file))
 
 
-def test_a_folder_without_captions_says_what_was_looked_for(tmp_path: Path) -> None:
+def test_the_error_of_a_folder_without_captions_lists_the_formats(tmp_path: Path) -> None:
     with pytest.raises(AnnotationError) as caught:
         read_captions(tmp_path)
     for name in FORMATS:

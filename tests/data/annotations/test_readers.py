@@ -89,13 +89,13 @@ def test_a_single_coco_file_is_one_split(tmp_path: Path, name: str, split: str) 
 @pytest.mark.parametrize(
     "place", ["val2014/a.jpg", "a.jpg", "images/a.jpg", "annotations/a.jpg", "images/val2014/a.jpg"]
 )
-def test_coco_images_are_found_where_people_put_them(tmp_path: Path, place: str) -> None:
+def test_coco_images_are_found_in_their_usual_folders(tmp_path: Path, place: str) -> None:
     file = write(tmp_path / "annotations/captions_val2014.json", coco((1, "a.jpg", ["x"])))
     write(tmp_path / place, b"jpeg")
     assert read_captions(file).photos[0].path == tmp_path / place
 
 
-def test_images_can_be_in_a_folder_of_their_own(tmp_path: Path) -> None:
+def test_images_can_be_in_a_separate_folder(tmp_path: Path) -> None:
     file = write(tmp_path / "text/captions_val2014.json", coco((1, "a.jpg", ["x"])))
     image = write(tmp_path / "elsewhere/a.jpg", b"jpeg")
     assert read_captions(file, images=image.parent).photos[0].path == image
@@ -252,7 +252,7 @@ texts = st.text(letters, max_size=12).filter(lambda text: bool(text.strip()))
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(texts, texts, st.sampled_from(["train", "val"])), min_size=1, max_size=6))
-def test_what_pythons_csv_writes_is_read_back(
+def test_tables_of_pythons_csv_are_read_back(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, str]]
 ) -> None:
     file = tmp_path_factory.mktemp("csv") / "captions.csv"
@@ -419,7 +419,7 @@ def test_malformed_records_are_skipped_and_reported_with_their_place(tmp_path: P
     assert str(caught.value) == str(data.problems[0])
 
 
-def test_a_photo_left_without_captions_is_left_out(tmp_path: Path) -> None:
+def test_an_image_without_captions_is_left_out(tmp_path: Path) -> None:
     text = "image,caption\na.jpg,fine\nb.jpg,\nb.jpg,  \n"
     data = read_captions(write(tmp_path / "x.csv", text))
     assert list(captions_of(data)) == ["a.jpg"]
@@ -454,7 +454,7 @@ def test_the_coco_reader_agrees_with_pycocotools(shared_data: Path, split: str) 
     assert {photo.image_id: (photo.path.name, photo.captions) for photo in data.photos} == expected
 
 
-def test_coco_photos_whose_captions_are_not_public(tmp_path: Path) -> None:
+def test_coco_images_without_public_captions(tmp_path: Path) -> None:
     (tmp_path / "test2015").mkdir()
     (tmp_path / "test2015" / "COCO_test2015_000000000001.jpg").write_bytes(b"")
     for name in ("image_info_test2015.json", "image_info_test-dev2015.json"):
@@ -469,7 +469,7 @@ def test_coco_photos_whose_captions_are_not_public(tmp_path: Path) -> None:
             read_captions(file)
 
 
-def test_photos_without_captions_are_kept_on_request(tmp_path: Path) -> None:
+def test_images_without_captions_are_kept_on_request(tmp_path: Path) -> None:
     file = tmp_path / "data.jsonl"
     file.write_text('{"image": "a.jpg", "captions": []}\n{"image": "b.jpg", "caption": "a dog"}\n')
     assert [photo.captions for photo in read_captions(file, captionless=True).photos] == [(), ("a dog",)]

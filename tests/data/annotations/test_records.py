@@ -100,7 +100,7 @@ def test_a_table_without_a_header_is_known_by_its_image_files(tmp_path: Path, de
     assert captions_of(data) == dict(list(TWO.items())[: len({name for name, _ in rows})]) and not data.problems
 
 
-def test_columns_of_a_table_without_a_header_are_known_by_what_they_hold(tmp_path: Path) -> None:
+def test_columns_without_a_header_are_recognised_by_their_contents(tmp_path: Path) -> None:
     text = "0\tA dog\ta.jpg\tTrain\n1\tA cat\tb.jpg\tvalidation\n"
     data = read_captions(write(tmp_path / "x.tsv", text))
     assert captions_of(data) == {"a.jpg": ("A dog",), "b.jpg": ("A cat",)} and data.splits == {"train": 1, "val": 1}
@@ -230,7 +230,7 @@ def test_an_id_is_one_number_however_it_is_written(tmp_path: Path, image: object
 
 
 @pytest.mark.parametrize("wrong", [17.5, float("nan"), float("inf"), True, None, {}])
-def test_what_is_no_id_is_malformed(tmp_path: Path, wrong: object) -> None:
+def test_an_invalid_id_is_malformed(tmp_path: Path, wrong: object) -> None:
     data = read_captions(write(tmp_path / "x.json", coco([1, wrong], [(1, 1, "a dog")])))
     assert len(data.problems) == 1 and "not a whole number or text" in data.problems[0].reason
 

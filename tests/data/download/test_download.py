@@ -322,7 +322,7 @@ def test_waits_grow_and_are_limited() -> None:
     assert patience.wait(1, asked=7) == 7 and patience.wait(1, asked=3600) == 10
 
 
-def test_no_more_than_the_limit_at_once(server: Server, tmp_path: Path) -> None:
+def test_parallel_downloads_are_limited(server: Server, tmp_path: Path) -> None:
     server.delay = 0.05
     archives = [archive_of(server, DATA, f"{number}.zip", places=(("photos/*", str(number)),)) for number in range(6)]
     assert all(outcome.error is None for outcome in run(tmp_path, *archives, parallel=2))
@@ -481,7 +481,7 @@ def test_members_larger_than_the_free_space_are_not_unpacked(
     assert files_in(tmp_path) == {"set/set.zip": DATA}
 
 
-def test_a_full_disk_keeps_what_is_there(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_keeps_the_files_written(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = archive_of(server, DATA)
     plain = os.replace
 
