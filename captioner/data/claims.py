@@ -185,8 +185,7 @@ def check_jpeg2000(stream: IO[bytes], name: str, limit: int) -> None:
     tiles = -(-(right - x) // max(tile_width, 1)) * -(-(bottom - y) // max(tile_height, 1))
     if tiles > _MOST_J2K_TILES or components > 16:
         raise ImageError(
-            name,
-            f"JPEG 2000 with {tiles:,} tiles of {components} channels is not supported; convert it to PNG or JPEG",
+            name, f"JPEG 2000 with {tiles:,} tiles of {components} channels is not supported; convert it to PNG or JPEG"
         )
     # The depth less 1 of each channel, and a bit for its sign. Pillow turns the white of deeper colours into black.
     depth = max(data[start + 42 : start + 42 + 3 * components : 3], default=0) & 0x7F

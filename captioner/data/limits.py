@@ -57,6 +57,5 @@ def check_declared(pixels: int, size: tuple[int, int], name: str) -> None:
     width, height = size
     if pixels > 4 * width * height + _SMALL:
         raise ImageError(
-            name,
-            f"it declares {width} x {height} pixels, but holds {pixels:,} to decode; save it again as PNG or JPEG",
+            name, f"it declares {width} x {height} pixels, but holds {pixels:,} to decode; save it again as PNG or JPEG"
         )

@@ -81,11 +81,7 @@ def test_the_vocabulary_comes_from_train_and_restval_only(data: CaptionData) -> 
     # the 6, dog 3, runs 2, cat 2, bird 2 are kept; fast and a occur once; fox is in val.
     assert (vocabulary.splits, vocabulary.words, vocabulary.kept) == (("train", "restval"), 7, 5)
     assert vocabulary.coverage["val"] == pytest.approx(3 / 5)  # the, runs, dog of: the fox runs a dog
-    assert inspect(data, min_count=1).vocabulary.coverage == {
-        "train": 1,
-        "restval": 1,
-        "val": pytest.approx(4 / 5),
-    }
+    assert inspect(data, min_count=1).vocabulary.coverage == {"train": 1, "restval": 1, "val": pytest.approx(4 / 5)}
 
 
 def test_without_a_train_split_the_vocabulary_comes_from_every_split(data: CaptionData) -> None:

@@ -33,11 +33,7 @@ USELESS: dict[str, tuple[str, object, str]] = {
         r'2 records are malformed, the first: .*:\$.annotations\[0\]: the field "caption" is missing',
     ),
     "nothing in it": ("x.json", {"images": [], "annotations": []}, "no image with a caption"),
-    "other columns": (
-        "x.csv",
-        "name,words\na.jpg,A dog\n",
-        r"x\.csv:1: this line must .* it is 'name,words'",
-    ),
+    "other columns": ("x.csv", "name,words\na.jpg,A dog\n", r"x\.csv:1: this line must .* it is 'name,words'"),
     "no names of images": ("x.csv", "a,A dog\n", r"x\.csv:1: this line must be the header image,caption"),
     "UTF-16 without a mark": ("x.csv", "image,caption\na,b\n".encode("utf-16-le"), "UTF-16 without a mark.*UTF-8"),
     "UTF-16 cut short": ("x.csv", "image,caption\na,b\n".encode("utf-16")[:-1], "is not UTF-16 text to its end"),
