@@ -97,14 +97,9 @@ def draw_view(config: AugmentConfig, generator: torch.Generator) -> View:
     area, shape, x, y, *colour = torch.rand(7, generator=generator, dtype=torch.float64).tolist()
     area = config.crop + (1 - config.crop) * area
     stretch = math.exp((2 * shape - 1) * math.log(4 / 3) / 2) if config.crop < 1 else 1.0
-    width, height = min(1.0, math.sqrt(area) * stretch), min(1.0, math.sqrt(area) / stretch)
-    left, top = x * (1 - width), y * (1 - height)
     brightness, contrast, saturation = (1 + config.colour * (2 * factor - 1) for factor in colour)
-    return View(
-        (left, top, left + width, top + height),
-        (brightness, contrast, saturation),
-        draw_erased(config, generator) if config.erase else None,
-    )
+    erased = draw_erased(config, generator) if config.erase else None
+    return View(_rectangle(area, stretch, x, y), (brightness, contrast, saturation), erased)
 
 
 def draw_erased(config: AugmentConfig, generator: torch.Generator) -> Box | None:
@@ -119,7 +114,11 @@ def draw_erased(config: AugmentConfig, generator: torch.Generator) -> Box | None
         return None
     least, greatest = config.erase_area
     area = least + (greatest - least) * area
-    stretch = math.exp((2 * shape - 1) * -math.log(_NARROWEST) / 2)
+    return _rectangle(area, math.exp((2 * shape - 1) * -math.log(_NARROWEST) / 2), x, y)
+
+
+def _rectangle(area: float, stretch: float, x: float, y: float) -> Box:
+    """Return a box of this area and a shape of ``stretch`` squared, cut to the image; x and y in 0..1 place it."""
     width, height = min(1.0, math.sqrt(area) * stretch), min(1.0, math.sqrt(area) / stretch)
     left, top = x * (1 - width), y * (1 - height)
     return left, top, left + width, top + height

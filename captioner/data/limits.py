@@ -49,7 +49,7 @@ def check_size(size: tuple[int, int], name: str, limit: int) -> None:
 
 
 def check_declared(pixels: int, size: tuple[int, int], name: str) -> None:
-    """Check that an image of ``size`` has at most four times as many pixels to decode, as transparency and a crop may.
+    """Check that at most four times the pixels of ``size`` are decoded: transparency and a crop by half double them.
 
     Raises:
         ImageError: about ``name``: it has more.
