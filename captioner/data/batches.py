@@ -5,11 +5,11 @@ Tensor letters: B images, K captions an image, T words of the longest caption wi
 
 from __future__ import annotations
 
-import queue
-import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -128,13 +128,11 @@ class Sampler:
         order = torch.randperm(len(self.photos), generator=generator).tolist()
         for start in range(0, len(order), self.batch_size):
             chosen = order[start : start + self.batch_size]
-            flipped = (
-                (torch.rand(len(chosen), generator=generator) < 0.5).tolist() if self.flips else [False] * len(chosen)
-            )
-            captions = []
-            for photo in chosen:
-                n = len(self.photos[photo].captions)
-                captions.append(torch.randperm(n, generator=generator)[: self.per_image].tolist())
+            flipped = [False] * len(chosen)
+            if self.flips:
+                flipped = (torch.rand(len(chosen), generator=generator) < 0.5).tolist()
+            counts = (len(self.photos[index].captions) for index in chosen)
+            captions = [torch.randperm(n, generator=generator)[: self.per_image].tolist() for n in counts]
             views = [draw_view(self.augment, generator) for _ in chosen] if self.augment else []
             if start >= skip * self.batch_size:
                 yield Sample(chosen, flipped, captions, views)
@@ -158,38 +156,12 @@ class EncodedCaptions:
 
 def prefetch(items: Iterator[T], *, ahead: int = 2) -> Iterator[T]:
     """Draw items in a thread, up to ``ahead`` before their use; an exception in the thread is raised here."""
-    box: queue.Queue[tuple[str, T | BaseException | None]] = queue.Queue(ahead)
-    stop = threading.Event()
-
-    def put(entry: tuple[str, T | BaseException | None]) -> bool:
-        while not stop.is_set():
-            try:
-                box.put(entry, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def work() -> None:
+    end: Any = object()
+    with ThreadPoolExecutor(1, thread_name_prefix="captioner-prefetch") as pool:
+        waiting = deque(pool.submit(next, items, end) for _ in range(ahead))
         try:
-            for item in items:
-                if not put(("item", item)):
-                    return
-            put(("end", None))
-        except BaseException as error:
-            put(("error", error))
-
-    thread = threading.Thread(target=work, daemon=True, name="captioner-prefetch")
-    thread.start()
-    try:
-        while True:
-            kind, value = box.get()
-            if kind == "end":
-                return
-            if kind == "error":
-                assert isinstance(value, BaseException)
-                raise value
-            yield value  # type: ignore[misc]
-    finally:
-        stop.set()
-        thread.join(timeout=5)
+            while (item := waiting.popleft().result()) is not end:
+                waiting.append(pool.submit(next, items, end))
+                yield item
+        finally:  # also when the caller stops early
+            pool.shutdown(cancel_futures=True)

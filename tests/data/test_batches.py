@@ -1,4 +1,4 @@
-"""Batches of captioned photos: padding, sampling, and prefetching."""
+"""Batches of captioned images: padding, sampling, and prefetching."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from captioner.data.batches import Captions, EncodedCaptions, Sampler, prefetch
 from captioner.data.dataset import Photo
 from captioner.text.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
 
-CAPTIONS = (2, 5, 1, 5, 3, 5, 4)  # of each photo
+CAPTIONS = (2, 5, 1, 5, 3, 5, 4)  # of each image
 PHOTOS = [
     Photo(str(i), Path(f"{i}.jpg"), "train", tuple(f"caption {j}" for j in range(n))) for i, n in enumerate(CAPTIONS)
 ]
@@ -26,13 +26,12 @@ def sampler(*, batch_size: int = 3, per_image: int = 5, flips: bool = True, seed
 
 
 def threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "captioner-prefetch"]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("captioner-prefetch")]
 
 
 def test_captions_are_shifted_and_padded() -> None:
-    batch = Captions.collate(
-        [[[BOS, 5, 6, EOS], [BOS, EOS]], [], [[BOS, 7, 8]]]
-    )  # the last one was cut and has no <eos>
+    # The last caption was cut and has no <eos>.
+    batch = Captions.collate([[[BOS, 5, 6, EOS], [BOS, EOS]], [], [[BOS, 7, 8]]])
     assert batch.inputs.tolist() == [
         [[BOS, 5, 6], [BOS, PAD, PAD]],
         [[PAD, PAD, PAD], [PAD, PAD, PAD]],
@@ -96,9 +95,7 @@ def test_as_many_captions_of_an_image_are_drawn_as_requested(per_image: int) -> 
             for photo, chosen in zip(sample.photos, sample.captions, strict=True):
                 assert len(chosen) == len(set(chosen)) == min(per_image, CAPTIONS[photo])
                 seen |= {(photo, caption) for caption in chosen}
-    assert seen == {
-        (photo, caption) for photo, n in enumerate(CAPTIONS) for caption in range(n)
-    }  # none is left out forever
+    assert seen == {(photo, caption) for photo, n in enumerate(CAPTIONS) for caption in range(n)}
 
 
 def test_draws_depend_on_seed_and_epoch_only() -> None:
