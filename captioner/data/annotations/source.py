@@ -6,7 +6,9 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
@@ -56,6 +58,7 @@ class Source:
         images: the requested folder of images, if any.
         captionless: whether images without captions are kept.
         name: that of the file or folder, unless a reader finds a title.
+        json: returns the contents of a JSON file, parsed once.
     """
 
     def __init__(self, path: Path, images: Path | None, strict: bool, captionless: bool = False) -> None:
@@ -67,10 +70,8 @@ class Source:
         self.problems: list[SkippedRecord] = []
         self.notes: list[str] = []
         self.entries: dict[str, _Entry] = {}
-        self._starts: dict[Path, list[str]] = {}
-        self._documents: dict[Path, Any] = {}
-        self._listings: dict[Path, dict[str, list[str]]] = {}
-        self._tree: dict[str, list[Path]] | None = None
+        self.json = cache(self._json)
+        self._names, self._start = cache(_names_in), cache(_start_of)
         self._last: Path | None = None
 
     def problem(self, place: str, reason: object) -> None:
@@ -132,7 +133,7 @@ class Source:
             for start in range(len(parts) == 1 and match_case, len(parts)):
                 if (path := self._in("/".join(parts[start:]), folders, match_case=match_case)) is not None:
                     return Found(path, named)
-        below = self._below().get(parts[-1].casefold(), []) if self.images and parts else []
+        below = self._below.get(parts[-1].casefold(), []) if self.images and parts else []
         return Found(below[0] if len(below) == 1 else named, named)
 
     def existing(self, *folders: Path) -> tuple[Path, ...]:
@@ -142,9 +143,8 @@ class Source:
     def _in(self, name: str, folders: tuple[Path, ...], *, match_case: bool = True) -> Path | None:
         """Return the first file with this relative path; without ``match_case``, one that differs only in case."""
         inside, base = os.path.split(name)
-        folded = base.casefold()
         for folder in folders:
-            there = self._names(folder / inside if inside else folder).get(folded)
+            there = self._names(folder / inside).get(base.casefold())
             if there and (base in there if match_case else len(there) == 1):
                 self._last = folder
                 return folder / name if match_case else folder / inside / there[0]
@@ -154,26 +154,14 @@ class Source:
         """Return whether a file exists."""
         return path.name in self._names(path.parent).get(path.name.casefold(), [])
 
-    def _names(self, folder: Path) -> dict[str, list[str]]:
-        """Return the names in a folder by their case-folded form."""
-        if folder not in self._listings:
-            listing: dict[str, list[str]] = {}
-            try:
-                for name in os.listdir(folder):
-                    listing.setdefault(name.casefold(), []).append(name)
-            except OSError:
-                pass
-            self._listings[folder] = listing
-        return self._listings[folder]
-
+    @cached_property
     def _below(self) -> dict[str, list[Path]]:
-        """Return all files in the requested folder of images by their case-folded names."""
-        if self._tree is None:
-            self._tree = {}
-            for folder, _, names in os.walk(self.images or ""):
-                for name in names:
-                    self._tree.setdefault(name.casefold(), []).append(Path(folder, name))
-        return self._tree
+        """All files in the requested folder of images by their case-folded names."""
+        below: dict[str, list[Path]] = {}
+        for folder, _, names in os.walk(self.images or ""):
+            for name in names:
+                below.setdefault(name.casefold(), []).append(Path(folder, name))
+        return below
 
     def start(self, file: Path | None = None) -> list[str]:
         """Return the lines of the first 64 kB of a caption file; the last may be cut.
@@ -181,13 +169,7 @@ class Source:
         Raises:
             AnnotationError: it is not a text file.
         """
-        file = file or self.path
-        if file not in self._starts:
-            with open(file, "rb") as stream:
-                raw = stream.read(65536)
-            check_text(raw, file)
-            self._starts[file] = _lines(decode(raw))
-        return self._starts[file]
+        return self._start(file or self.path)
 
     def head(self, file: Path | None = None) -> str:
         """Return the first non-blank line in the first 64 kB of a caption file; else ""."""
@@ -206,12 +188,25 @@ class Source:
         """Yield the lines of a file without line ends, numbered from 1."""
         yield from enumerate(_lines(self.text(file)), 1)
 
-    def json(self, file: Path) -> Any:
-        """Return the contents of a JSON file, parsed once."""
-        if file not in self._documents:
-            cure = "copy it again, it may be cut short; if each line is a JSON object, name it .jsonl"
-            self._documents[file] = parse_json(self.text(file), object, where=file, error=AnnotationError, cure=cure)
-        return self._documents[file]
+    def _json(self, file: Path) -> Any:
+        cure = "copy it again, it may be cut short; if each line is a JSON object, name it .jsonl"
+        return parse_json(self.text(file), object, where=file, error=AnnotationError, cure=cure)
+
+
+def _names_in(folder: Path) -> dict[str, list[str]]:
+    """Return the names in a folder by their case-folded form."""
+    names: dict[str, list[str]] = {}
+    with suppress(OSError):
+        for name in os.listdir(folder):
+            names.setdefault(name.casefold(), []).append(name)
+    return names
+
+
+def _start_of(file: Path) -> list[str]:
+    with open(file, "rb") as stream:
+        raw = stream.read(65536)
+    check_text(raw, file)
+    return _lines(decode(raw))
 
 
 def _lines(text: str) -> list[str]:

@@ -51,13 +51,7 @@ class RangeError(CutError):
 
 
 class Monitor:
-    """Reports the progress of one archive, and raises :class:`StoppedError` when the run is interrupted.
-
-    Args:
-        path: the archive's path.
-        progress: called at every step.
-        stop: set when the run is interrupted.
-    """
+    """Reports the progress of one archive, and raises :class:`StoppedError` when the run is interrupted by ``stop``."""
 
     def __init__(self, path: str, progress: Progress | None, stop: threading.Event) -> None:
         self.path, self.progress, self.stop = path, progress, stop
@@ -175,18 +169,7 @@ class Patience:
 
 
 class Fetch:
-    """Downloads one archive.
-
-    Args:
-        archive: the archive.
-        target: its file.
-        record: its record; locked and loaded by the caller.
-        patience: how long the download is retried.
-        monitor: receives the progress.
-
-    Attributes:
-        received: bytes downloaded.
-    """
+    """Downloads one archive to ``target``, with a record that the caller has locked and loaded."""
 
     def __init__(self, archive: Archive, target: Path, record: Record, patience: Patience, monitor: Monitor) -> None:
         self.archive, self.target, self.record = archive, target, record
@@ -195,7 +178,7 @@ class Fetch:
         self.hash = self._new_hash()
         self.hashed = 0  # bytes of the part that are in self.hash
         self.joined = False  # whether the part consists of several responses
-        self.received = 0
+        self.received = 0  # bytes downloaded
 
     def missing(self) -> int:
         """Return the bytes still to download, as far as the size is known."""
@@ -207,14 +190,15 @@ class Fetch:
         if not self.target.is_file():
             return False
         status = self.target.stat()
-        if self.archive.size is not None and status.st_size != self.archive.size:
+        stamp = [status.st_size, status.st_mtime_ns]
+        if self.archive.size not in (None, status.st_size):
             return False
-        if self.record.state.checked == [status.st_size, status.st_mtime_ns]:
+        if self.record.state.checked == stamp:
             return True
         self._hash_file(self.target, status.st_size)
         if self._find_fault(self.target):
             return False
-        self.record.save(checked=[status.st_size, status.st_mtime_ns])
+        self.record.save(checked=stamp)
         return True
 
     def run(self) -> None:
@@ -375,19 +359,12 @@ class Fetch:
 class SafeRedirects(urllib.request.HTTPRedirectHandler):
     """Follows redirects, but not from https to an unprotected address."""
 
-    def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: http.client.HTTPMessage,
-        newurl: str,
-    ) -> urllib.request.Request | None:
-        """Return the request that follows a redirect."""
-        if req.type == "https" and not newurl.lower().startswith("https:"):
-            raise urllib.error.HTTPError(req.full_url, code, f"leads from https to {newurl}", headers, fp)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+    def redirect_request(self, req: urllib.request.Request, fp: IO[bytes], code: int, *rest: Any) -> Any:
+        """Return the request that follows a redirect; ``rest`` is the message, the headers and the address."""
+        _, headers, address = rest
+        if req.type == "https" and not address.lower().startswith("https:"):
+            raise urllib.error.HTTPError(req.full_url, code, f"leads from https to {address}", headers, fp)
+        return super().redirect_request(req, fp, code, *rest)
 
 
 def _blocks(response: http.client.HTTPResponse, done: int, total: int | None) -> Iterator[bytes]:

@@ -69,13 +69,7 @@ def choose_members(
 def write_member(
     file: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, on_block: Callable[[], None] = lambda: None
 ) -> None:
-    """Unpack one member to ``path``, completely or not at all.
-
-    Args:
-        file: the archive.
-        info: the member.
-        path: the file to write.
-        on_block: called after each block; it may raise to stop.
+    """Unpack one member to ``path``, completely or not at all; ``on_block`` is called after each block.
 
     Raises:
         zipfile.BadZipFile: the bytes do not match their checksum.
