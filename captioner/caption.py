@@ -85,7 +85,7 @@ class Caption:
         """
         if self.translation is None:
             raise ValueError("this caption has no translation; Translator.caption(caption) adds one")
-        words, weights = self.translation.words_from(spans(self.tokens))
+        words, weights = self.translation._words_from(spans(self.tokens))
         return replace(
             self,
             text=self.translation.text,

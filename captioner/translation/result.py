@@ -77,7 +77,7 @@ class Translation:
 
         return Alignment(self).save(path, format)
 
-    def words_from(self, spans: Sequence[tuple[int, int]]) -> tuple[list[str], Array | None]:
+    def _words_from(self, spans: Sequence[tuple[int, int]]) -> tuple[list[str], Array | None]:
         """Return the W words of the translation and their attention (W, S) to words of the source.
 
         Punctuation is left out on both sides, and rows sum to one.
