@@ -12,8 +12,9 @@ import os
 import re
 import stat
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from PIL import Image, ImageFile, ImageOps
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+T = TypeVar("T")
 ImageSource: TypeAlias = "str | Path | bytes | Image.Image | np.ndarray[Any, Any] | torch.Tensor"
 
 # Formats that Pillow decodes by itself: EPS would run Ghostscript. TGA is last, since it has no magic number. HEIF,
@@ -125,17 +127,11 @@ def load_image(source: ImageSource, *, max_pixels: int | None = None, min_size: 
     _silence_pillow()
     if not isinstance(source, Image.Image) and not is_tensor(source) and not is_array(source):
         with _open_stream(source, name) as stream:
-            try:
-                return _decode(stream, name, limit, min_size)
-            except ImageError as error:
-                if not may_be_about_text(error):
-                    raise
-            return _decode(without_text(stream, name), name, limit, min_size)
+            return _read(stream, name, lambda stream: _decode(stream, name, limit, min_size))
     try:
-        if isinstance(source, Image.Image):
-            check_size(source.size, name, limit)
-            return _clean(source, name)
-        return _clean(from_array(source, name, limit), name)
+        image = source if isinstance(source, Image.Image) else from_array(source, name, limit)
+        check_size(image.size, name, limit)
+        return _clean(image, name)
     except CaptionerError:
         raise
     except Exception as error:  # a damaged file can make Pillow raise nearly anything
@@ -159,12 +155,7 @@ def check_file(source: str | Path | bytes, *, max_pixels: int | None = None) -> 
     _silence_pillow()
     limit = pixel_limit(max_pixels)
     with _open_stream(source, name) as stream, kept_messages():
-        try:
-            return _identify(stream, name, limit).size
-        except ImageError as error:
-            if not may_be_about_text(error):
-                raise
-        return _identify(without_text(stream, name), name, limit).size
+        return _read(stream, name, lambda stream: _identify(stream, name, limit)).size
 
 
 def digest(path: str | Path) -> str:
@@ -224,6 +215,16 @@ def _open_stream(source: Any, name: str) -> IO[bytes]:
             raise ImageError(shortened_name(name), reason) from error
         detail = getattr(error, "strerror", None) or error
         raise ImageError(name, f"cannot be opened ({detail}); check the name") from error
+
+
+def _read(stream: IO[bytes], name: str, read: Callable[[IO[bytes]], T]) -> T:
+    """Read an image; if it is a PNG whose text may be at fault, read it again without."""
+    try:
+        return read(stream)
+    except ImageError as error:
+        if not may_be_about_text(error):
+            raise
+    return read(without_text(stream, name))
 
 
 def _decode(stream: IO[bytes], name: str, limit: int, min_size: int | None) -> Image.Image:
