@@ -43,7 +43,7 @@ def test_crop_equals_resizing_and_then_cropping(size: tuple[int, int], fraction:
     assert difference.max() <= 2 and difference.mean() < 0.05
 
 
-def test_place_is_the_part_that_pixels_come_from() -> None:
+def test_the_seen_part_is_that_of_the_pixels() -> None:
     transform = Transform(size=50, fit="crop", crop_fraction=0.5, mean=MEAN, std=STD)
     x0, y0, x1, y1 = transform.seen((400, 200))
     assert (x0, y0, x1, y1) == (0.375, 0.25, 0.625, 0.75)
