@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from captioner.data.limits import check_size
+from captioner.data.pixel_limit import check_size
 from captioner.errors import ImageError
 
 

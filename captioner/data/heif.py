@@ -6,8 +6,8 @@ from typing import IO
 
 from PIL import ImageFile
 
-from captioner.data.boxes import PADDING, coded_pixels
-from captioner.data.limits import check_declared, check_size
+from captioner.data.heif_boxes import PADDING, coded_pixels
+from captioner.data.pixel_limit import check_declared, check_size
 from captioner.errors import ImageError
 
 _NO_HEIF = "HEIC images are read by the package pi-heif, which {}; pip install -U pi-heif, or convert the image to JPEG"

@@ -20,12 +20,19 @@ from PIL import Image, ImageFile, ImageOps
 
 from captioner import files
 from captioner.data.arrays import from_array, is_array, is_tensor, to_grey
-from captioner.data.claims import check_icons, check_jpeg, check_jpeg2000, check_tiff, check_tiles, jpeg2000_profile
 from captioner.data.colour import to_srgb
+from captioner.data.decoding_cost import (
+    check_icons,
+    check_jpeg,
+    check_jpeg2000,
+    check_tiff,
+    check_tiles,
+    jpeg2000_profile,
+)
 from captioner.data.heif import check_coded_sizes, is_heif, open_heif
 from captioner.data.libtiff import kept_messages, read_deep_planes
-from captioner.data.limits import check_size, pixel_limit
 from captioner.data.names import shortened_name, why_no_file
+from captioner.data.pixel_limit import check_size, pixel_limit
 from captioner.data.png import PngWithoutText, may_be_about_text, without_text
 from captioner.data.reasons import reason_for
 from captioner.data.streams import CountedBytes, CountedFile
@@ -111,7 +118,7 @@ def load_image(source: ImageSource, *, max_pixels: int | None = None, min_size: 
         source: a file's name; an encoded file's bytes; a Pillow image; an array ``(H, W)`` or ``(H, W, C)``; or a
             tensor ``(C, H, W)``, ``(H, W, C)`` or ``(H, W)``, with C in 1, 3, 4 and values uint8 or floats in 0..1.
         max_pixels: refuse images with more pixels before decoding them; by default the environment variable
-            ``CAPTIONER_MAX_PIXELS``, or else :data:`~captioner.data.limits.DEFAULT_MAX_PIXELS`.
+            ``CAPTIONER_MAX_PIXELS``, or else :data:`~captioner.data.pixel_limit.DEFAULT_MAX_PIXELS`.
         min_size: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its scale, several times faster, if both sides keep at
             least this many pixels. Other formats and images in memory ignore it.
 

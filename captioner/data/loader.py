@@ -14,7 +14,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from captioner.data.images import ImageSource, load_image
-from captioner.data.limits import pixel_limit
+from captioner.data.pixel_limit import pixel_limit
 from captioner.data.transform import WHOLE, Box, Transform
 from captioner.errors import ConfigError, ImageError
 

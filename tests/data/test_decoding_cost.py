@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from captioner.data import streams
-from captioner.data.boxes import coded_pixels
+from captioner.data.heif_boxes import coded_pixels
 from captioner.data.images import check_file, load_image
 from captioner.errors import ImageError
 from tests.data import images

@@ -16,7 +16,7 @@ from typing import IO
 
 from PIL import ImageFile
 
-from captioner.data.limits import check_declared, check_size
+from captioner.data.pixel_limit import check_declared, check_size
 from captioner.errors import ImageError
 
 _MOST_SCANS = 100  # of a JPEG: libjpeg and mozjpeg write 10 to 15; libtiff has the same limit
