@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 from captioner.errors import CaptionerError, CheckpointError, ConfigError, ImageError
 
 if TYPE_CHECKING:
-    from captioner.caption import Caption, Translation
+    from captioner.caption import Caption
     from captioner.captioner import Captioner
     from captioner.memory import Memory
     from captioner.search.config import SearchConfig
+    from captioner.translation.result import Translation
     from captioner.translation.translator import Translator
 
 __version__ = "0.1.0"
@@ -43,7 +44,7 @@ _LAZY = {
     "Caption": "captioner.caption",
     "Memory": "captioner.memory",
     "SearchConfig": "captioner.search.config",
-    "Translation": "captioner.caption",
+    "Translation": "captioner.translation.result",
     "Translator": "captioner.translation.translator",
 }
 

@@ -261,7 +261,7 @@ def attach_sources(batches: Iterable[ImageBatch], captions: Iterable[Caption]) -
     results: list[tuple[int, Caption | ImageError]] = []
     for batch in batches:
         results.extend(batch.errors)
-        for position, source, seen in zip(batch.positions, batch.sources, batch.places, strict=True):
+        for position, source, seen in zip(batch.positions, batch.sources, batch.seen, strict=True):
             caption = next(remaining)
             image: dict[str, Any] = {"source": _name(source), "seen": seen}
             others = [replace(other, **image) for other in caption.others]

@@ -1,6 +1,6 @@
 """The memory: an encoder's output, which a decoder attends to.
 
-Tensor letters in this file: B images, N places, D features.
+Letters in shapes: B images, N regions or cells, D features.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Memory:
-    """Vectors, and where in the picture the place of each is.
+    """Vectors, each with its region or cell of the image.
 
     Attributes:
         vectors: (B, N, D) features.
         mask: (B, N) bool, true where a vector is real; ``None`` when all are.
-        pooled: (B, D) a vector for the whole picture.
-        grid: (rows, columns) when the N places are a grid in row-major order, else ``None``.
-        boxes: (B, N, 4) relative xyxy boxes when the places are regions, else ``None``.
-        labels: (B, N) the class of each region, a number of the encoder's ``classes``; -1 where there is none.
-        scores: (B, N) float32, how sure the detector is of it; 0 where there is none.
+        pooled: (B, D) a vector for the whole image.
+        grid: (rows, columns) of the cells in row-major order, else ``None``.
+        boxes: (B, N, 4) relative xyxy boxes of regions, else ``None``.
+        labels: (B, N) the class of each region, an index into the encoder's ``classes``; -1 where there is none.
+        scores: (B, N) float32, the detector's confidence in it; 0 where there is none.
     """
 
     vectors: Tensor
@@ -42,7 +42,7 @@ class Memory:
 
     @classmethod
     def join(cls, memories: Sequence[Memory]) -> Memory:
-        """Put the images of memories of one encoder behind one another."""
+        """Concatenate memories of one encoder along the images."""
         first, *others = memories
         if not others:
             return first
@@ -55,7 +55,7 @@ class Memory:
         if tuple(self.pooled.shape) != (b, d):
             raise ValueError(f"pooled must be {(b, d)}, not {tuple(self.pooled.shape)}")
         if self.grid is not None and self.grid[0] * self.grid[1] != n:
-            raise ValueError(f"a grid of {self.grid} does not have {n} places")
+            raise ValueError(f"a grid of {self.grid} does not have {n} cells")
         if self.mask is not None and (tuple(self.mask.shape) != (b, n) or self.mask.dtype != torch.bool):
             raise ValueError(f"mask must be {(b, n)} bool, not {tuple(self.mask.shape)} {self.mask.dtype}")
         if self.boxes is not None and tuple(self.boxes.shape) != (b, n, 4):
@@ -74,15 +74,12 @@ class Memory:
         return self.vectors.device
 
     @property
-    def places(self) -> int:
-        """N, the number of places."""
+    def n_vectors(self) -> int:
+        """N, the number of regions or cells."""
         return self.vectors.shape[1]
 
-    def places_in_picture(self) -> Tensor | None:
-        """Return each place's relative xyxy box, (B, N, 4): a region's own, or a cell of the grid.
-
-        It is ``None`` if the places are not in a picture.
-        """
+    def image_boxes(self) -> Tensor | None:
+        """Return the relative xyxy box of each region or cell, (B, N, 4); ``None`` for a memory without them."""
         if self.boxes is not None:
             return self.boxes
         if self.grid is None:
@@ -117,17 +114,17 @@ class Memory:
 
 @dataclass(frozen=True)
 class Memories:
-    """What several encoders made of the same images.
+    """The memories of several encoders for the same images.
 
     Attributes:
-        parts: a memory of B images by each encoder.
+        parts: one memory of B images for each encoder.
     """
 
     parts: tuple[Memory, ...]
 
     @classmethod
     def join(cls, memories: Sequence[Memories]) -> Memories:
-        """Put the images of memories of the same encoders behind one another."""
+        """Concatenate memories of the same encoders along the images."""
         return cls(tuple(Memory.join(parts) for parts in zip(*(each.parts for each in memories), strict=True)))
 
     def __len__(self) -> int:
@@ -140,7 +137,7 @@ class Memories:
         return self.parts[0].device
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Memories:
-        """Move each memory; see :meth:`Memory.to`."""
+        """Move each memory as :meth:`Memory.to`."""
         return Memories(tuple(part.to(device, dtype) for part in self.parts))
 
     def __getitem__(self, index: slice | Tensor) -> Memories:
@@ -148,5 +145,5 @@ class Memories:
         return Memories(tuple(part[index] for part in self.parts))
 
 
-#: what a search begins with
+#: the input of a search
 Encoded: TypeAlias = Memory | Memories

@@ -7,12 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from captioner.caption import Caption, Translation
+from captioner.caption import Caption
 from captioner.text.vocabulary import detokenize, spans
+from captioner.translation.result import Translation
 from captioner.translation.translator import Translator
 from tests.translation.test_translator import build
 
-# The words of "The dog doesn't run." look at one place each.
+# Each word of "The dog doesn't run." attends to one cell.
 TOKENS = ["the", "dog", "does", "n't", "run"]
 CAPTION = Caption(detokenize(TOKENS), TOKENS, -3.0, np.eye(5), grid=(1, 5), source="dog.jpg")
 SOURCE_PIECES = [" The", " do", "g", " does", "n't", " run", ".", "<eos>"]
@@ -45,7 +46,28 @@ def test_spans_are_where_the_words_stand(words: list[str]) -> None:
     assert between.strip() == ""
 
 
-def test_a_translated_word_looks_where_the_words_it_renders_look() -> None:
+def test_words_at_a_point_are_those_of_its_cell_or_regions() -> None:
+    """The point is relative to the whole image, and cells and regions to the part that the model sees."""
+    weights = np.array([[0.25, 0.75]])
+    boxes = np.array([[0.0, 0.0, 0.6, 1.0], [0.4, 0.0, 1.0, 0.5]])
+    cells = Caption("Dog.", ["dog"], -1.0, weights, grid=(1, 2), seen=(0.5, 0.0, 1.0, 0.8))
+    regions = replace(cells, grid=None, boxes=boxes)
+    for point, of_cells, of_regions in (
+        ((0.5, 0.0), 0.25, 0.25),
+        ((0.7, 0.5), 0.25, 0.25),
+        ((0.9, 0.3), 0.75, 0.75),
+        ((0.75, 0.3), 0.75, 1.0),
+        ((1.0, 0.8), 0.75, 0.0),
+        ((0.4, 0.5), 0.0, 0.0),
+        ((0.7, 0.9), 0.0, 0.0),
+    ):
+        assert cells.words_at(point=point) == [("dog", of_cells)], point
+        assert regions.words_at(point=point) == [("dog", of_regions)], point
+    with pytest.raises(ValueError, match="not to regions or cells"):
+        replace(cells, grid=None).words_at((0.7, 0.5))
+
+
+def test_a_translated_word_attends_like_the_words_it_renders() -> None:
     caption = TRANSLATED.translated()
     assert (caption.text, caption.tokens) == ("Der Hund läuft nicht.", ["Der", "Hund", "läuft", "nicht"])
     assert caption.translated_from == CAPTION.text and caption.translation is None and caption.log_probability == -2.0
@@ -54,8 +76,8 @@ def test_a_translated_word_looks_where_the_words_it_renders_look() -> None:
         [
             [1.0, 0.0, 0.0, 0.0, 0.0],
             [0.25, 0.75, 0.0, 0.0, 0.0],  # the mean of its two pieces
-            [0.0, 0.0, 0.5, 0.0, 0.5],  # the full stop and the end are no places in the photo
-            [0.0, 0.0, 0.0, 1.0, 0.0],  # and the full stop written is left out
+            [0.0, 0.0, 0.5, 0.0, 0.5],  # the full stop and the end are left out
+            [0.0, 0.0, 0.0, 1.0, 0.0],  # as is the full stop of the translation
         ]
     )
     np.testing.assert_allclose(caption.attention, expected, atol=1e-6)
@@ -72,7 +94,7 @@ def test_a_piece_that_spans_two_words_is_shared_by_letters() -> None:
     np.testing.assert_allclose(caption.attention, np.array([[4 / 7, 3 / 7]]), atol=1e-6)
 
 
-def test_a_word_that_renders_none_looks_everywhere() -> None:
+def test_a_word_that_renders_none_attends_everywhere() -> None:
     one = Translation("ja", [" ja"], [" A", " b", ".", "<eos>"], 0.0, np.array([[0.0, 0.0, 0.5, 0.5]]))
     caption = Caption("A b.", ["a", "b"], 0.0, np.eye(2), grid=(1, 2), translation=one).translated()
     assert caption.attention is not None
@@ -90,7 +112,7 @@ def test_without_attention_or_translation() -> None:
 
 
 @pytest.mark.parametrize("family", ["attention", "transformer"])
-def test_whatever_a_translator_writes_has_attention_to_the_photo(family: str) -> None:
+def test_translations_attend_to_the_image(family: str) -> None:
     translator = Translator(build(family), device="cpu", n_best=2)
     other = replace(CAPTION, text="Two dogs.", tokens=["two", "dogs"], attention=np.eye(5)[:2])
     caption = translator.caption(replace(CAPTION, others=[other])).translated()

@@ -178,7 +178,7 @@ def test_words_at_a_place_of_a_grid() -> None:
     for place, column in (((0, 0), 0), ((0.5, 0.49), 1), ((0.99, 0.2), 2), ((0.2, 0.5), 3), ((0.4, 1), 4), ((1, 1), 5)):
         assert [weight for _, weight in caption.words_at(place)] == caption.attention[:, column].tolist()  # type: ignore[index]
     for outside in ((-0.1, 0.5), (0.5, 1.1), (float("nan"), 0.5)):
-        with pytest.raises(ValueError, match="outside the picture"):
+        with pytest.raises(ValueError, match="outside the image"):
             caption.words_at(outside)
 
 

@@ -26,7 +26,7 @@ def test_a_grid_is_pooled_by_its_mean() -> None:
     features = torch.arange(B * N * D, dtype=torch.float32).view(B, N, D)
     memory = Memory.of_grid(features, (2, 3))
     assert memory.grid == (2, 3) and memory.mask is None and memory.boxes is None
-    assert len(memory) == B and memory.places == N
+    assert len(memory) == B and memory.n_vectors == N
     torch.testing.assert_close(memory.pooled[0], features[0].sum(0) / N)
 
 
@@ -35,7 +35,7 @@ def test_a_grid_is_pooled_by_its_mean() -> None:
     [
         ({"vectors": torch.zeros(N, D)}, r"vectors must be \(B, N, D\), not \(6, 4\)"),
         ({"pooled": torch.zeros(B, D + 1)}, r"pooled must be \(3, 4\), not \(3, 5\)"),
-        ({"grid": (2, 2)}, r"grid of \(2, 2\) does not have 6 places"),
+        ({"grid": (2, 2)}, r"grid of \(2, 2\) does not have 6 cells"),
         ({"mask": torch.ones(B, N + 1, dtype=torch.bool)}, r"mask must be \(3, 6\) bool, not \(3, 7\)"),
         ({"boxes": torch.zeros(B, N, 5)}, r"boxes must be \(3, 6, 4\), not \(3, 6, 5\)"),
     ],

@@ -178,7 +178,7 @@ def memory_of(kind: str, encoder: str) -> Memory:
     with torch.no_grad():
         memory = model.encode()
     mask = torch.ones(memory.vectors.shape[:2], dtype=torch.bool) if memory.mask is None else memory.mask.clone()
-    mask[-1, memory.places // 2 :] = False
+    mask[-1, memory.n_vectors // 2 :] = False
     return replace(memory, mask=mask, labels=None, scores=None)
 
 
@@ -188,6 +188,7 @@ class Joined(Decoder):
     def __init__(self, model: Model) -> None:
         nn.Module.__init__(self)
         self.refiner, self.decoder = model.refiner, model.decoder
+        self.attends = model.decoder.attends  # type: ignore[misc]
 
     def start(self, memory: Memory) -> State:
         state: State = self.decoder.start(self.refiner(memory))

@@ -263,6 +263,6 @@ def find_images(paths: list[str], recursive: bool, failures: console.Failures) -
 
 
 def _listed() -> Iterator[str]:
-    from captioner.data.names import listed
+    from captioner.data.names import read_list
 
-    return listed(console.stdin())
+    return read_list(console.stdin())

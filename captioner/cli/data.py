@@ -16,7 +16,7 @@ from captioner.cli.commands import Commands
 if TYPE_CHECKING:
     from captioner.data.download import Outcome, Progress
     from captioner.data.download.catalog import DataSet
-    from captioner.data.inspect import Report, SplitSummary, Twins
+    from captioner.data.inspect import DataReport, SplitSummary, Twins
 
 EXAMPLE = "Example: captioner data inspect flickr8k --check-pictures"
 DOWNLOAD_EXAMPLES = """Example: captioner data download coco karpathy-splits
@@ -39,7 +39,7 @@ def inspect(
         bool, typer.Option("--strict", help="Exit with code 1 if anything is wrong with the data; see above.")
     ] = False,
     min_count: Annotated[int, typer.Option(min=1, help="How often a word must occur to be in the vocabulary.")] = 5,
-    check_pictures: Annotated[
+    check_images: Annotated[
         bool, typer.Option("--check-pictures", help="Also decode every picture, which takes a long time.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
@@ -56,7 +56,7 @@ def inspect(
     data = read_captions(path, format=format, images=images)
     with console.progress("Reading pictures") as progress:
         report = inspect_captions(
-            data, tokenize=tokenize, min_count=min_count, check_pictures=check_pictures, progress=progress
+            data, tokenize=tokenize, min_count=min_count, check_images=check_images, progress=progress
         )
     if json:
         console.show_json(report.to_dict(), indent=2)
@@ -67,7 +67,7 @@ def inspect(
         raise typer.Exit(1)
 
 
-def _print_report(report: Report) -> None:
+def _print_report(report: DataReport) -> None:
     photos = sum(split.photos for split in report.splits.values())
     captions = sum(split.captions for split in report.splits.values())
     console.show(f"{report.name} ({report.format}): {photos:,} photos with {captions:,} captions")

@@ -15,7 +15,7 @@ from captioner.cli import caption, complete, console
 from captioner.errors import CaptionerError
 
 if TYPE_CHECKING:
-    from captioner.caption import Translation
+    from captioner.translation.result import Translation
 
 EXAMPLES = """Example: captioner translate 'Two dogs run through the snow.'
 

@@ -1,1 +1,1 @@
-"""Data: pictures, captions, features and batches."""
+"""Data: images, captions, features and batches."""

@@ -1,4 +1,4 @@
-"""Pictures from arrays and tensors, and deep grey reduced to 8 bits."""
+"""Images from arrays and tensors, and deep grey as 8 bits."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import Any
 
 from PIL import Image
 
-from captioner.data.limits import check_size
+from captioner.data.pixel_limit import check_size
 from captioner.errors import ImageError
 
 
 def is_tensor(source: Any) -> bool:
-    """Whether a picture is a torch tensor; does not import torch."""
-    # Whoever has a tensor has imported torch. If another thread is importing it just now, it has no Tensor yet.
+    """Return whether an image is a torch tensor; does not import torch."""
+    # A tensor implies that torch is imported. While another thread imports it, it may have no Tensor yet.
     return isinstance(source, getattr(sys.modules.get("torch"), "Tensor", ()))
 
 
 def is_array(source: Any) -> bool:
-    """Whether a picture is a numpy array; does not import numpy."""
+    """Return whether an image is a numpy array; does not import numpy."""
     return isinstance(source, getattr(sys.modules.get("numpy"), "ndarray", ()))
 
 
 def from_array(source: Any, name: str, limit: int) -> Image.Image:
-    """Make a Pillow image of an array or tensor; see :func:`~captioner.data.images.load_image` for what it may be.
+    """Convert an array or tensor, as :func:`~captioner.data.images.load_image` takes it, to a Pillow image.
 
     Raises:
-        ImageError: its shape, size, type or values are not those of a picture; ``name`` is what the error calls it.
+        ImageError: about ``name``: its shape, size, type or values are not those of an image.
     """
     import numpy as np
 
@@ -40,7 +40,7 @@ def from_array(source: Any, name: str, limit: int) -> Image.Image:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
-        raise ImageError(name, "not the shape of one picture; give height x width, with 1, 3 or 4 channels last")
+        raise ImageError(name, "not the shape of one image; give height x width, with 1, 3 or 4 channels last")
     check_size((array.shape[1], array.shape[0]), name, limit)
     if array.dtype.kind == "f":
         low, high = float(array.min()), float(array.max())
@@ -58,7 +58,7 @@ def to_grey(image: Image.Image) -> Image.Image:
 
     values = np.asarray(image)
     grey = np.empty(values.shape, np.uint8)
-    # A few rows at a time: the steps take a dozen bytes a pixel.
+    # A few rows at a time: the steps take about 12 bytes a pixel.
     step = max(1, (1 << 20) // max(values.shape[1], 1))
     bands = [slice(top, top + step) for top in range(0, len(values), step)]
     if values.dtype.kind == "u":  # 16 bits

@@ -1,6 +1,6 @@
-"""Random crops, colours and erased parts of training photos, as they are drawn for every epoch.
+"""Random crops, colours and erasing of training images, drawn anew in every epoch.
 
-Letters in shapes: B pictures in a batch, S the encoder's input size in pixels.
+Letters in shapes: B images in a batch, S the encoder's input size in pixels.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from captioner.errors import ConfigError
 from captioner.memory import Memory
 from captioner.settings import Settings
 
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow makes grey
-_NARROWEST = 0.3  # width over height of what is erased, and its inverse is the widest (Zhong 2017)
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, like Pillow's grey
+_NARROWEST = 0.3  # width over height of an erased rectangle; the widest is its inverse (Zhong 2017)
 
 
 class AugmentConfig(Settings):
-    """How training photos are varied. Mirroring is a setting of the data, as a feature store can hold mirrored photos.
+    """Random variation of training images, except mirroring, a setting of the data that feature stores support.
 
-    Varied pictures are encoded in every epoch, which wants a GPU. With ``stored``, crops are cut from the stored maps.
+    Varied images are encoded in every epoch, which needs a GPU. With ``stored``, crops are cut from the stored maps.
     """
 
     crop: float = Field(
-        1.0, gt=0, le=1, description="least share of a photo's area that a random crop keeps (Szegedy 2015); 1 for none"
+        1.0, gt=0, le=1, description="least share of an image's area in a random crop (Szegedy 2015); 1 for no crops"
     )
     colour: float = Field(
         0.0, ge=0, lt=1, description="brightness, contrast and saturation change by factors from 1 - this to 1 + this"
@@ -39,16 +39,15 @@ class AugmentConfig(Settings):
         0.0,
         ge=0,
         le=1,
-        description="share of the photos of which a random rectangle is erased (Zhong 2017, who erase half of them)",
+        description="share of the images with a random rectangle erased (Zhong 2017 erase it in half of them)",
     )
     erase_area: tuple[float, float] = Field(
-        (0.02, 0.4), description="least and greatest share of the encoder's input that such a rectangle covers"
+        (0.02, 0.4), description="least and greatest share of the encoder's input that the rectangle covers"
     )
-
     stored: bool = Field(
         False,
-        description="crop the stored maps where the trained stages begin and not the pictures, which are then encoded "
-        "once; colours cannot be changed there, and nothing erased",
+        description="crop the stored maps at the input of the tuned stages instead of the images, which are then "
+        "encoded once; excludes colour and erase",
     )
 
     @model_validator(mode="after")
@@ -70,18 +69,18 @@ class AugmentConfig(Settings):
         return self.crop < 1 or self.colour > 0 or self.erase > 0
 
     @property
-    def of_pictures(self) -> bool:
-        """Whether the pictures themselves are varied, so that their features cannot be stored."""
+    def of_images(self) -> bool:
+        """Whether the images themselves are varied, which rules out stored features."""
         return self.active and not self.stored
 
 
 class View(NamedTuple):
-    """How one photo is seen in one epoch.
+    """The variation of one image in one epoch.
 
     Attributes:
-        box: the part that is seen.
+        box: the crop.
         colour: factors of brightness, contrast and saturation.
-        erased: the part of what is seen that is erased, if any.
+        erased: the erased part of the crop, if any.
     """
 
     box: Box
@@ -92,47 +91,46 @@ class View(NamedTuple):
 def draw_view(config: AugmentConfig, generator: torch.Generator) -> View:
     """Draw a view: an area uniform in ``crop..1``, a shape log-uniform in 3/4..4/3 (Szegedy 2015), a uniform position.
 
-    A crop that would be wider or higher than the photo is cut to it. What is erased is drawn after that, so that the
-    rest is what it would be without.
+    A crop wider or higher than the image is cut to it. The erased part is drawn last, which leaves the other draws as
+    they are without erasing.
     """
     area, shape, x, y, *colour = torch.rand(7, generator=generator, dtype=torch.float64).tolist()
     area = config.crop + (1 - config.crop) * area
     stretch = math.exp((2 * shape - 1) * math.log(4 / 3) / 2) if config.crop < 1 else 1.0
-    width, height = min(1.0, math.sqrt(area) * stretch), min(1.0, math.sqrt(area) / stretch)
-    left, top = x * (1 - width), y * (1 - height)
     brightness, contrast, saturation = (1 + config.colour * (2 * factor - 1) for factor in colour)
-    return View(
-        (left, top, left + width, top + height),
-        (brightness, contrast, saturation),
-        draw_erased(config, generator) if config.erase else None,
-    )
+    erased = draw_erased(config, generator) if config.erase else None
+    return View(_rectangle(area, stretch, x, y), (brightness, contrast, saturation), erased)
 
 
 def draw_erased(config: AugmentConfig, generator: torch.Generator) -> Box | None:
     """Draw a rectangle to erase (Zhong 2017, https://arxiv.org/abs/1708.04896, algorithm 1), or none.
 
     Its area is uniform in ``erase_area``, its position uniform where it fits. Departures from the paper: width over
-    height is log-uniform and not uniform in 0.3..1/0.3, so that what is upright is as frequent as what is flat; and a
-    rectangle that would be wider or higher than the picture is cut to it, where the paper draws anew.
+    height is log-uniform in 0.3..1/0.3, which makes upright and flat rectangles equally frequent, and a rectangle wider
+    or higher than the image is cut to it instead of drawn anew.
     """
     chosen, area, shape, x, y = torch.rand(5, generator=generator, dtype=torch.float64).tolist()
     if chosen >= config.erase:
         return None
     least, greatest = config.erase_area
     area = least + (greatest - least) * area
-    stretch = math.exp((2 * shape - 1) * -math.log(_NARROWEST) / 2)
+    return _rectangle(area, math.exp((2 * shape - 1) * -math.log(_NARROWEST) / 2), x, y)
+
+
+def _rectangle(area: float, stretch: float, x: float, y: float) -> Box:
+    """Return a box of this area and a shape of ``stretch`` squared, cut to the image; x and y in 0..1 place it."""
     width, height = min(1.0, math.sqrt(area) * stretch), min(1.0, math.sqrt(area) / stretch)
     left, top = x * (1 - width), y * (1 - height)
     return left, top, left + width, top + height
 
 
 def vary(pixels: Tensor, views: Sequence[View], transform: Transform) -> Tensor:
-    """Change the colours of pictures and erase parts of them, as their views say; they are cropped already.
+    """Change the colours of cropped images and erase parts of them.
 
     Args:
-        pixels: uint8 (B, 3, S, S), on any device; other sides if the transform holds several pictures.
-        views: B of them.
-        transform: that made the pixels.
+        pixels: uint8 (B, 3, S, S), on any device; other sides if the transform holds several images.
+        views: one for each image.
+        transform: the transform of the images.
 
     Returns:
         uint8, of the same shape.
@@ -140,15 +138,15 @@ def vary(pixels: Tensor, views: Sequence[View], transform: Transform) -> Tensor:
     pixels = recolour(pixels, [view.colour for view in views])
     boxes = [view.erased for view in views]
     if any(box is not None for box in boxes):
-        for part, pictures in transform.pictures(pixels):
-            pictures.copy_(erase(pictures, boxes, part.mean))
+        for part, images in transform.images(pixels):
+            images.copy_(erase(images, boxes, part.mean))
     return pixels
 
 
 def erase(pixels: Tensor, boxes: Sequence[Box | None], mean: Sequence[float]) -> Tensor:
-    """Erase a rectangle of each picture: its pixels become the encoder's mean, which is 0 once they are normalised.
+    """Replace a rectangle of each image by the encoder's mean, which is 0 when normalised.
 
-    The paper prefers random values; the mean, which it tried as well, needs no random numbers where the model runs.
+    The paper prefers random values; the mean, which it also tested, needs no random numbers on the device.
 
     Args:
         pixels: uint8 (B, 3, S, S), on any device.
@@ -167,34 +165,34 @@ def erase(pixels: Tensor, boxes: Sequence[Box | None], mean: Sequence[float]) ->
 
 
 def crop_maps(memory: Memory, boxes: Sequence[Box]) -> Memory:
-    """Cut a box from the maps of each photo, a memory on a grid, and enlarge it to the size of the maps, bilinearly.
+    """Cut a box from the grid of each image and enlarge it to the size of the grid, bilinearly.
 
-    What a cell saw of its surroundings it keeps, so this is only nearly the map of the cropped photo.
+    Each cell keeps the influence of its surroundings, so this approximates the grid of the cropped image.
 
     Args:
-        memory: of B photos.
-        boxes: B times left, top, right and bottom, relative to the photo.
+        memory: of B images.
+        boxes: B relative xyxy boxes.
 
     Raises:
-        ConfigError: the places are no grid.
+        ConfigError: the memory is not a grid.
     """
     if memory.grid is None:
-        raise ConfigError("data.augment.stored: these places are no grid; leave it out for regions")
+        raise ConfigError("data.augment.stored: the features are not a grid; leave it out for regions")
     left, top, right, bottom = torch.tensor(list(boxes), dtype=torch.float32).unbind(1)
     zero = torch.zeros_like(left)
-    places = torch.stack([right - left, zero, left + right - 1, zero, bottom - top, top + bottom - 1], dim=1)
+    affine = torch.stack([right - left, zero, left + right - 1, zero, bottom - top, top + bottom - 1], dim=1)
     maps = memory.vectors.float().unflatten(1, memory.grid).permute(0, 3, 1, 2)
-    sampling = F.affine_grid(places.view(-1, 2, 3), list(maps.shape), align_corners=False)
+    sampling = F.affine_grid(affine.view(-1, 2, 3), list(maps.shape), align_corners=False)
     maps = F.grid_sample(maps, sampling, padding_mode="border", align_corners=False)
     return Memory.of_grid(maps.permute(0, 2, 3, 1).flatten(1, 2).to(memory.vectors.dtype), memory.grid)
 
 
 def recolour(pixels: Tensor, colours: Sequence[tuple[float, float, float]]) -> Tensor:
-    """Change brightness, then contrast, then saturation of pictures, each by its factors, as torchvision does.
+    """Change the brightness, then the contrast, then the saturation of images like torchvision.
 
     Args:
         pixels: uint8 (B, 3, S, S), on any device.
-        colours: B times the factors of brightness, contrast and saturation; 1 changes nothing.
+        colours: factors of brightness, contrast and saturation for each image; 1 changes nothing.
 
     Returns:
         uint8 (B, 3, S, S).

@@ -1,15 +1,15 @@
-"""Batches of captioned pictures for training.
+"""Batches of captioned images for training.
 
 Tensor letters: B images, K captions an image, T words of the longest caption with ``<bos>``.
 """
 
 from __future__ import annotations
 
-import queue
-import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,9 +22,9 @@ T = TypeVar("T")
 
 
 class Weights(NamedTuple):
-    """The size of a process's part of a batch over the mean size of all processes' parts.
+    """The size of a process's part of a batch, over the mean of all parts.
 
-    The mean over processes of their weighted means is the mean over the whole batch. A process alone has ones.
+    The mean over processes of their weighted means is the mean over the whole batch. A single process has ones.
     """
 
     images: float = 1.0
@@ -43,8 +43,8 @@ class Captions:
         inputs: (B, K, T) the decoder's input: ``<bos> w_1 ... w_n``, then padding. A row of padding is an absent
             caption.
         targets: (M,) the expected token at each real position, in the order of ``inputs[inputs != PAD]``.
-        photos: the indices of the B images among all training photos, for objectives that need more of them.
-        weights: what means over these captions count where several processes share a batch.
+        photos: the indices of the B images among all training images, for objectives that need more of them.
+        weights: the weights of means over these captions if several processes share a batch.
     """
 
     inputs: Tensor
@@ -82,7 +82,7 @@ class Captions:
 
 @dataclass(frozen=True)
 class Sample:
-    """One draw of a batch: which photos, whether mirrored, which of their captions, and how they are seen if varied."""
+    """One draw of a batch: the images, whether each is mirrored, their captions, and their views if they are varied."""
 
     photos: list[int]
     flipped: list[bool]
@@ -90,7 +90,7 @@ class Sample:
     views: list[View] = field(default_factory=list)
 
     def rows(self, rows: Sequence[int]) -> Sample:
-        """Take some of the batch's photos."""
+        """Return some images of the batch."""
         return Sample(
             [self.photos[i] for i in rows],
             [self.flipped[i] for i in rows],
@@ -102,7 +102,7 @@ class Sample:
 class Sampler:
     """Draws the batches of an epoch; they depend on the seed and the epoch's number only.
 
-    Every photo is drawn once an epoch. Of a photo with more than ``per_image`` captions, a random choice is taken.
+    Every image is drawn once an epoch, with at most ``per_image`` of its captions at random.
     """
 
     def __init__(
@@ -128,20 +128,18 @@ class Sampler:
         order = torch.randperm(len(self.photos), generator=generator).tolist()
         for start in range(0, len(order), self.batch_size):
             chosen = order[start : start + self.batch_size]
-            flipped = (
-                (torch.rand(len(chosen), generator=generator) < 0.5).tolist() if self.flips else [False] * len(chosen)
-            )
-            captions = []
-            for photo in chosen:
-                n = len(self.photos[photo].captions)
-                captions.append(torch.randperm(n, generator=generator)[: self.per_image].tolist())
+            flipped = [False] * len(chosen)
+            if self.flips:
+                flipped = (torch.rand(len(chosen), generator=generator) < 0.5).tolist()
+            counts = (len(self.photos[index].captions) for index in chosen)
+            captions = [torch.randperm(n, generator=generator)[: self.per_image].tolist() for n in counts]
             views = [draw_view(self.augment, generator) for _ in chosen] if self.augment else []
             if start >= skip * self.batch_size:
                 yield Sample(chosen, flipped, captions, views)
 
 
 class EncodedCaptions:
-    """All captions of some photos as token numbers, encoded once."""
+    """All captions of a data set as token numbers, encoded once."""
 
     def __init__(self, photos: Sequence[Photo], vocabulary: Vocabulary, *, max_words: int) -> None:
         self.numbers = [
@@ -158,38 +156,12 @@ class EncodedCaptions:
 
 def prefetch(items: Iterator[T], *, ahead: int = 2) -> Iterator[T]:
     """Draw items in a thread, up to ``ahead`` before their use; an exception in the thread is raised here."""
-    box: queue.Queue[tuple[str, T | BaseException | None]] = queue.Queue(ahead)
-    stop = threading.Event()
-
-    def put(entry: tuple[str, T | BaseException | None]) -> bool:
-        while not stop.is_set():
-            try:
-                box.put(entry, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def work() -> None:
+    end: Any = object()
+    with ThreadPoolExecutor(1, thread_name_prefix="captioner-prefetch") as pool:
+        waiting = deque(pool.submit(next, items, end) for _ in range(ahead))
         try:
-            for item in items:
-                if not put(("item", item)):
-                    return
-            put(("end", None))
-        except BaseException as error:
-            put(("error", error))
-
-    thread = threading.Thread(target=work, daemon=True, name="captioner-prefetch")
-    thread.start()
-    try:
-        while True:
-            kind, value = box.get()
-            if kind == "end":
-                return
-            if kind == "error":
-                assert isinstance(value, BaseException)
-                raise value
-            yield value  # type: ignore[misc]
-    finally:
-        stop.set()
-        thread.join(timeout=5)
+            while (item := waiting.popleft().result()) is not end:
+                waiting.append(pool.submit(next, items, end))
+                yield item
+        finally:  # also when the caller stops early
+            pool.shutdown(cancel_futures=True)

@@ -1,8 +1,8 @@
-"""Colours of an image with an ICC profile, as sRGB.
+"""Conversion of images with an ICC profile to sRGB.
 
-The intent is perceptual, the default of Firefox and of Pillow; for the profiles of cameras and screens, a matrix and
-curves, all intents are one. Most profiles are sRGB. What a profile does to a few colours is tried once, and an image
-whose profile changes none of them keeps its values. The lookup takes about 2 microseconds.
+The intent is perceptual, the default of Firefox and Pillow; all intents are the same for the profiles of cameras and
+screens, a matrix and curves. Most profiles are sRGB: an image keeps its values if its profile changes none of a few
+probe colours. The profile is tested once; the lookup takes about 2 microseconds.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from PIL import Image
 log = logging.getLogger(__name__)
 
 LONGEST_PROFILE = 16 << 20
-"""Bytes of the longest profile that is used; those of printers have some 3 MB."""
+"""Largest size of a profile that is applied, in bytes; those of printers have about 3 MB."""
 
-_EXPECTED = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # a profile's colour space -> the mode it is for
+_EXPECTED = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # a profile's colour space -> the image's mode
 _NAMES = {"RGB": "colour", "L": "grey", "CMYK": "CMYK"}
 _SAME = 2  # of 255: sRGB profiles differ by rounding
 _lock = Lock()
@@ -29,15 +29,15 @@ _lock = Lock()
 def to_srgb(image: Image.Image, profile: bytes | None, name: str) -> Image.Image:
     """Convert an image to sRGB by its ICC profile.
 
-    A profile that is broken, or not for images of this mode, is ignored, with a note in the log.
+    A profile that is broken or for another mode is ignored and logged.
 
     Args:
-        image: of mode ``RGB``, ``RGBA``, ``L``, ``LA`` or ``CMYK``; others are given back as they are.
+        image: of mode ``RGB``, ``RGBA``, ``L``, ``LA`` or ``CMYK``; others are returned unchanged.
         profile: the profile, if the image has one.
-        name: what the log calls the image.
+        name: the image's name in the log.
 
     Returns:
-        ``image`` itself, if there is nothing to convert; otherwise a new image of mode ``RGB``, or ``RGBA`` if it has
+        ``image`` itself if there is nothing to convert; otherwise a new image of mode ``RGB``, or ``RGBA`` with
         transparency.
     """
     mode = {"RGBA": "RGB", "LA": "L"}.get(image.mode, image.mode)
@@ -50,15 +50,12 @@ def to_srgb(image: Image.Image, profile: bytes | None, name: str) -> Image.Image
             transform = _transform(profile, mode)
         if transform is None:
             return image
-        if image.mode == "LA":  # littleCMS would leave the transparency out
-            colours: Image.Image = transform.apply(image.getchannel("L"))
-            colours.putalpha(image.getchannel("A"))
-            return colours
-        if image.mode == "RGBA":
-            colours = transform.apply(image.convert("RGB"))
-            colours.putalpha(image.getchannel("A"))
-            return colours
-        return transform.apply(image)
+        if image.mode not in ("LA", "RGBA"):
+            return transform.apply(image)
+        opaque = image.getchannel("L") if image.mode == "LA" else image.convert("RGB")
+        colours: Image.Image = transform.apply(opaque)  # littleCMS would leave the transparency out
+        colours.putalpha(image.getchannel("A"))
+        return colours
     except Exception as error:  # the image can be read without its profile
         log.info("%s: its ICC profile is ignored (%s)", name, error)
         return image
@@ -66,7 +63,7 @@ def to_srgb(image: Image.Image, profile: bytes | None, name: str) -> Image.Image
 
 @lru_cache(maxsize=32)
 def _transform(profile: bytes, mode: str) -> Any:
-    """The transform from a profile to sRGB, or None if it changes nothing."""
+    """Return the transform from a profile to sRGB, or None if it changes nothing."""
     from PIL import ImageCms  # takes a few milliseconds, and most images have no profile
 
     source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -83,7 +80,7 @@ def _transform(profile: bytes, mode: str) -> Any:
 
 
 def _probe(mode: str) -> Image.Image:
-    """An image of colours from all of the range."""
+    """Return an image with colours of the whole range."""
     if mode == "L":
         return Image.frombytes("L", (256, 1), bytes(range(256)))
     steps = range(0, 256, 51)

@@ -1,4 +1,4 @@
-"""The common form of caption data sets: photos, what people said about them, and the records that were skipped."""
+"""The common form of caption data sets: images, their captions, and skipped records."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from unicodedata import category
 from captioner.errors import AnnotationError
 
 EMPTY_CAPTION = "the caption is empty"
-"""The reason given for an empty caption."""
+"""The reason to skip an empty caption."""
 
 UNDIVIDED = "all"
-"""The split of photos that have none."""
+"""The split of images without one."""
 
 _NAMES = {
     "": UNDIVIDED,
@@ -31,15 +31,11 @@ _NAMES = {
 }
 _STEMS = ("train", "restval", "val", "dev", "test", *filter(None, _NAMES))
 _AROUND = re.compile(rf"(?:split[.:_ -])?({'|'.join(_STEMS)})(?:[_ -]?(?:set|split|data))?[_ -]?(?:\d{{4}})?")
-_OTHER = {"val": "dev", "dev": "val"}
 
 
 @lru_cache(maxsize=1024)
 def split_name(name: str) -> str:
-    """Return the one name of a split that files write in several ways.
-
-    "Training ", "train_set" and "train2014" are "train", "" is "all".
-    """
+    """Return the standard name of a split: "Training ", "train_set" and "train2014" are "train", "" is "all"."""
     plain = "".join(letter for letter in name.casefold() if category(letter) != "Cf").strip()  # spaces without width
     stem = _AROUND.fullmatch(plain)
     return _NAMES.get(plain, _NAMES.get(stem[1], stem[1]) if stem else plain)
@@ -47,14 +43,14 @@ def split_name(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """A photo and what people said about it.
+    """An image and its captions.
 
     Attributes:
-        image_id: stable and unique in the data set: COCO's id, or the file name, or the path as the file writes it.
-        path: where the picture should be; it may be missing.
-        split: the part of the data set, as :func:`split_name` writes it: "train", "val", "test", "restval", "dev",
-            "other", "all".
-        captions: as written, without surrounding white space; at least one, unless photos without were requested.
+        image_id: stable and unique in the data set: COCO's id, the file name, or the path in the caption file.
+        path: the file of the image, which may be missing.
+        split: the part of the data set, by :func:`split_name`: "train", "val", "test", "restval", "dev", "other",
+            "all".
+        captions: without surrounding white space; at least one, unless images without captions were requested.
     """
 
     image_id: str
@@ -64,8 +60,8 @@ class Photo:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """A record that was skipped: its place (``file:line`` or ``file:$.annotations[3]``) and what is wrong with it."""
+class SkippedRecord:
+    """A malformed record: its place (``file:line`` or ``file:$.annotations[3]``) and the reason to skip it."""
 
     place: str
     reason: str
@@ -79,28 +75,28 @@ class CaptionData:
     """A caption data set.
 
     Attributes:
-        name: the file's or folder's, or the one that the file gives itself.
-        format: how it was read.
-        photos: in the order of the file.
-        problems: the records that could not be used.
-        notes: what was guessed in reading it, in sentences.
+        name: that of the file or folder, or the title in the file.
+        format: its format.
+        photos: the images, in the order of the file.
+        problems: the skipped records.
+        notes: the guesses made in reading it, as sentences.
     """
 
     name: str
     format: str
     photos: tuple[Photo, ...]
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[SkippedRecord, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
     def splits(self) -> dict[str, int]:
-        """How many photos each split has, in the order of appearance."""
+        """The number of images in each split, in the order of appearance."""
         return dict(Counter(photo.split for photo in self.photos))
 
     def complaint(self) -> str | None:
-        """How many malformed records were left out and which was the first, in one line; None if there were none.
+        """Return a line with the number of malformed records and the first of them; None if there are none.
 
-        Call it on the whole data set: its splits do not carry the problems.
+        Only the whole data set has them, not its splits.
         """
         if not self.problems:
             return None
@@ -110,36 +106,35 @@ class CaptionData:
         return f"{self.name}: {records} left out, the first: {self.problems[0]}; `captioner data inspect` lists them"
 
     def split(self, name: str, *, restval: bool = False) -> CaptionData:
-        """Select the photos of one split; problems and notes stay with the whole data set.
+        """Return one split, without problems and notes.
 
         Args:
-            name: the split, in any of the ways that :func:`split_name` reads. "val" and "dev" stand for each other if
-                only one of them exists.
-            restval: count COCO's "restval" photos as "train", as most papers do.
+            name: the split, in any spelling of :func:`split_name`. "val" and "dev" are the same if only one exists.
+            restval: count COCO's "restval" images as "train", as most papers do.
 
         Raises:
-            AnnotationError: no photo is in that split.
+            AnnotationError: no image is in that split.
         """
         splits = self.splits
         name = split_name(name)
-        if name not in splits and _OTHER.get(name) in splits:
-            name = _OTHER[name]
+        synonym = {"val": "dev", "dev": "val"}.get(name, name)
+        name = synonym if name not in splits and synonym in splits else name
         wanted = {name, "restval"} if restval and name == "train" else {name}
         photos = tuple(photo for photo in self.photos if photo.split in wanted)
         if not photos:
             there = ", ".join(f"{split} ({count:,})" for split, count in splits.items()) or "none"
             raise AnnotationError(
-                f'{self.name}: no photo is in the split "{name}"; the splits are: {there}; choose '
+                f'{self.name}: no image is in the split "{name}"; the splits are: {there}; choose '
                 "one of these, for training as data.train and data.dev"
             )
         return replace(self, photos=photos, problems=(), notes=())
 
 
 def merge(*datas: CaptionData) -> CaptionData:
-    """Join data sets into one; image ids that occur in several of them get their set's name and "/" as a prefix.
+    """Join data sets into one; image ids that occur in several are prefixed with the set's name and "/".
 
     Raises:
-        AnnotationError: nothing was given.
+        AnnotationError: there are none.
     """
     if not datas:
         raise AnnotationError("nothing to merge: give at least one data set")

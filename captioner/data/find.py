@@ -1,4 +1,4 @@
-"""Finds the picture files that names, folders and glob patterns stand for."""
+"""Finds image files by names, folders and glob patterns."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ IMAGE_EXTENSIONS: frozenset[str] = frozenset(
         *("heic", "heics", "heif", "heifs", "hif"),
     )
 )
-"""Extensions of the files in a folder that count as pictures, in lower case."""
+"""Extensions of image files in a folder, in lower case."""
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a file, or a folder that it is in, is hidden, as the ``._1.jpg`` that macOS puts into archives."""
+    """Return whether a file or one of its folders is hidden, like the ``._1.jpg`` that macOS puts into archives."""
     return any(part.startswith(".") and part not in (".", "..") for part in name.split("/"))
 
 
@@ -30,23 +30,22 @@ def find_images(
     on_unreadable: Callable[[str], None] | None = None,
     archives: tuple[str, ...] = (),
 ) -> Iterator[Path]:
-    """Yield the picture files that ``paths`` stand for, lazily, sorted by name within each of ``paths``.
+    """Yield image files lazily, sorted by name within each of ``paths``.
 
-    A file stands for itself, whatever its extension. A folder stands for the files in it that have one of
-    ``IMAGE_EXTENSIONS``; with ``recursive`` also for those in its subfolders, where each folder is visited once even if
-    links form a circle. Hidden files and folders are left out. A name that does not exist is a glob pattern if it
-    contains ``*``, ``?`` or ``[``, with ``**`` for any number of folders; it stands for what the shell would put in its
-    place, except that one ending in a bare ``*`` or ``**`` stands for pictures only. What matches nothing is yielded
-    unchanged, so that loading reports it.
+    A file is yielded with any extension. A folder yields its files with one of ``IMAGE_EXTENSIONS``; with ``recursive``
+    also those of its subfolders, each visited once even if links form a circle. Hidden files and folders are left out.
+    A name that does not exist is a glob pattern if it contains ``*``, ``?`` or ``[``, with ``**`` for any number of
+    folders. It is expanded as by the shell, except that a pattern ending in a bare ``*`` or ``**`` yields images only.
+    A name or pattern without a match is yielded unchanged, and loading reports it.
 
     Names are compared folder by folder: ``a/2.jpg`` comes before ``a.jpg``.
 
     Args:
         paths: files, folders and glob patterns.
-        recursive: look into subfolders too.
-        on_empty: called with a message for each folder that holds no pictures or cannot be opened.
+        recursive: include subfolders.
+        on_empty: called with a message for each folder that holds no images or cannot be opened.
         on_unreadable: called instead of it for each folder that cannot be opened.
-        archives: endings, in lower case, of other files that count as well.
+        archives: endings, in lower case, of other files to yield.
     """
     report = on_empty or (lambda message: None)
 
@@ -65,12 +64,12 @@ def find_images(
                 empty = False
                 (on_unreadable or report)(message)
 
-            for picture in _walk(hit, recursive, counts, unreadable):
+            for image in _walk(hit, recursive, counts, unreadable):
                 empty = False
-                yield picture
+                yield image
             if empty:
                 hint = "" if recursive else " (use --recursive to look in subfolders)"
-                report(f"{hit}{os.sep}: no pictures in this folder{hint}")
+                report(f"{hit}{os.sep}: no images in this folder{hint}")
 
 
 def _walk(top: Path, recursive: bool, counts: Callable[[str], bool], report: Callable[[str], None]) -> Iterator[Path]:
@@ -91,7 +90,7 @@ def _walk(top: Path, recursive: bool, counts: Callable[[str], bool], report: Cal
 
 
 def _entries(folder: Path, report: Callable[[str], None]) -> list[tuple[str, bool]]:
-    """List the names of what is not hidden in a folder, sorted, each with whether it is a folder."""
+    """List the visible names in a folder, sorted, each with whether it is a folder."""
     try:
         with os.scandir(folder) as entries:
             return sorted((entry.name, _is_folder(entry)) for entry in entries if not entry.name.startswith("."))
@@ -111,7 +110,7 @@ def _glob(path: Path, counts: Callable[[str], bool]) -> list[Path]:
     """List the files and folders that match a pattern, sorted; ``[path]`` if there are none."""
     parts = list(path.parts)
     base = Path()
-    while parts and os.path.lexists(base / parts[0]):  # a name that exists is no pattern, whatever its characters
+    while parts and os.path.lexists(base / parts[0]):  # an existing name may contain the characters of patterns
         base /= parts.pop(0)
     if not any(character in part for part in parts for character in "*?["):
         return [path]

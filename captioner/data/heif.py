@@ -1,4 +1,4 @@
-"""HEIF pictures coded as HEVC (HEIC), as phones and cameras write them; the package pi-heif decodes them."""
+"""HEIF images coded as HEVC (HEIC), as phones and cameras write them; the package pi-heif decodes them."""
 
 from __future__ import annotations
 
@@ -6,35 +6,34 @@ from typing import IO
 
 from PIL import ImageFile
 
-from captioner.data.boxes import PADDING, coded_pixels
-from captioner.data.limits import check_declared, check_size
+from captioner.data.heif_boxes import PADDING, coded_pixels
+from captioner.data.pixel_limit import check_declared, check_size
 from captioner.errors import ImageError
 
-_NO_HEIF = "HEIC photos are read by the package pi-heif, which {}; pip install -U pi-heif, or convert the photo to JPEG"
+_NO_HEIF = "HEIC images are read by the package pi-heif, which {}; pip install -U pi-heif, or convert the image to JPEG"
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
 _AVIF_BRANDS = {b"avif", b"avis"}
 _GENERAL_BRANDS = {b"mif1", b"mif2", b"msf1"}
 
 
 def is_heif(head: bytes) -> bool:
-    """Whether a file that begins with ``head`` is HEIF with pictures coded as HEVC."""
+    """Return whether a file that begins with ``head`` is HEIF with images coded as HEVC."""
     if head[4:8] != b"ftyp":
         return False
-    # The major brand, then a version, then the brands that the file is compatible with, until the box ends.
+    # The major brand, a version, then the compatible brands to the end of the box.
     end = min(int.from_bytes(head[:4], "big"), len(head))
     brands = {head[8:12], *(head[start : start + 4] for start in range(16, end, 4))}
-    # "mif1" and "msf1" are general brands: AVIF files begin with them too, and name AVIF further on.
+    # AVIF files may begin with a general brand and name AVIF among the compatible ones.
     return not brands & _AVIF_BRANDS and (head[8:12] in _GENERAL_BRANDS or bool(brands & _HEIC_BRANDS))
 
 
 def open_heif(stream: IO[bytes], name: str) -> ImageFile.ImageFile:
-    """Read the header of a HEIF picture; the first call imports pi-heif, which takes a while to load.
+    """Read the header of a HEIF image.
 
-    The size is that of the upright picture, and its EXIF orientation is 1: HEIF has a rotation of its own, which the
-    decoder applies.
+    The size is that of the upright image and the EXIF orientation 1: the decoder applies HEIF's own rotation.
 
     Raises:
-        ImageError: pi-heif cannot be imported; ``name`` is what the error calls the picture.
+        ImageError: about ``name``: pi-heif cannot be imported.
     """
     try:
         from pi_heif.as_plugin import HeifImageFile
@@ -47,11 +46,10 @@ def open_heif(stream: IO[bytes], name: str) -> ImageFile.ImageFile:
 
 
 def check_coded_sizes(image: ImageFile.ImageFile, stream: IO[bytes], name: str, limit: int) -> None:
-    """Check the coded images of a HEIF or AVIF file against the limit: a small one may be a crop of a huge one.
+    """Check the coded images of a HEIF or AVIF file: a small image may be a crop of a huge one.
 
     Raises:
-        ImageError: one is too large, or all together take far more than ``image`` declares; ``name`` is what the error
-            calls it.
+        ImageError: about ``name``: one is too large, or all together have far more pixels than ``image`` declares.
     """
     stream.seek(0)
     total, largest = coded_pixels(stream.read(), name)

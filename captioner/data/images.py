@@ -1,8 +1,7 @@
-"""Reads any picture file as clean RGB, or raises one :class:`ImageError` that names the file and the reason.
+"""Reads any image file as clean RGB, or raises an :class:`ImageError` with the file, the reason and a cure.
 
-A photo passes through :func:`~captioner.data.find.find_images`, :func:`load_image`, then ``pixels`` and ``normalise``
-of :class:`~captioner.data.transform.Transform`; :class:`~captioner.data.loader.ImageLoader` does this for many photos
-at a time.
+An image passes through :func:`~captioner.data.find.find_images`, :func:`load_image`, then ``pixels`` and ``normalise``
+of :class:`~captioner.data.transform.Transform`; :class:`~captioner.data.loader.ImageLoader` does this for many images.
 """
 
 from __future__ import annotations
@@ -13,19 +12,27 @@ import os
 import re
 import stat
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from PIL import Image, ImageFile, ImageOps
 
 from captioner import files
 from captioner.data.arrays import from_array, is_array, is_tensor, to_grey
-from captioner.data.claims import check_icons, check_jpeg, check_jpeg2000, check_tiff, check_tiles, jpeg2000_profile
 from captioner.data.colour import to_srgb
+from captioner.data.decoding_cost import (
+    check_icons,
+    check_jpeg,
+    check_jpeg2000,
+    check_tiff,
+    check_tiles,
+    jpeg2000_profile,
+)
 from captioner.data.heif import check_coded_sizes, is_heif, open_heif
 from captioner.data.libtiff import kept_messages, read_deep_planes
-from captioner.data.limits import check_size, pixel_limit
-from captioner.data.names import called, why_no_file
+from captioner.data.names import shortened_name, why_no_file
+from captioner.data.pixel_limit import check_size, pixel_limit
 from captioner.data.png import PngWithoutText, may_be_about_text, without_text
 from captioner.data.reasons import reason_for
 from captioner.data.streams import CountedBytes, CountedFile
@@ -35,73 +42,56 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+T = TypeVar("T")
 ImageSource: TypeAlias = "str | Path | bytes | Image.Image | np.ndarray[Any, Any] | torch.Tensor"
 
-# Only formats that Pillow decodes by itself: EPS would run Ghostscript. TGA is last, since it has no magic number.
-# HEIF, which pi-heif decodes, is recognised by its brand before any of them is tried.
+# Formats that Pillow decodes by itself: EPS would run Ghostscript. TGA is last, since it has no magic number. HEIF,
+# which pi-heif decodes, is recognised by its brand before these are tried.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "PPM", "WEBP", "TIFF", "AVIF", "JPEG2000", "ICO", "CUR", "TGA")
 
+_EXPORT, _CONVERT = "cannot be read; export it as PNG or JPEG", "cannot be read; convert it to PNG or JPEG"
 _POSTSCRIPT = "PostScript (EPS) is a program, which Captioner will not run; export it as PNG or JPEG"
-_JPEG_XL = "JPEG XL cannot be read; convert it to PNG or JPEG"
-_VIDEO = "this is a video, not a picture; save one frame of it as JPEG"
-_RAW = "raw photos cannot be read; develop it, or take the JPEG that the camera wrote beside it"
+_JPEG_XL = f"JPEG XL {_CONVERT}"
+_VIDEO = "this is a video, not an image; save one frame of it as JPEG"
+_RAW = "raw images cannot be read; develop it, or use the JPEG that the camera wrote beside it"
 _LFS = "this is a pointer of Git LFS, not the image itself; fetch that with: git lfs pull"
-_APPLE = "this is what macOS keeps beside a file, not the image itself; give the file whose name lacks the ._"
-_ARCHIVE = "this is an archive, not a picture; unpack it first"
+_APPLE = "this is a file of macOS metadata, not the image itself; give the file whose name lacks the ._"
+_ARCHIVE = "this is an archive, not an image; unpack it first"
 _FOREIGN: tuple[tuple[int, bytes, str], ...] = (  # (offset, magic bytes there, reason)
     (0, b"%!PS", _POSTSCRIPT),
     (0, b"\xc5\xd0\xd3\xc6", _POSTSCRIPT),
-    (0, b"%PDF", "this is a PDF document, not a picture; export the page as PNG or JPEG"),
-    (0, b"8BPS", "Photoshop files cannot be read; export it as PNG or JPEG"),
+    (0, b"%PDF", "this is a PDF document, not an image; export the page as PNG or JPEG"),
+    (0, b"8BPS", f"Photoshop files {_EXPORT}"),
     (0, b"\xff\x0a", _JPEG_XL),
     (0, b"\0\0\0\x0cJXL ", _JPEG_XL),
-    (4, b"ftypmp4", _VIDEO),
-    (4, b"ftypiso", _VIDEO),
-    (4, b"ftypqt", _VIDEO),
-    (4, b"ftypM4V", _VIDEO),
-    (4, b"ftyp3g", _VIDEO),
-    (4, b"ftypMSNV", _VIDEO),
+    *((4, b"ftyp" + brand, _VIDEO) for brand in (b"mp4", b"iso", b"qt", b"M4V", b"3g", b"MSNV")),
+    *((0, magic, _VIDEO) for magic in (b"FLV\x01", b"\0\0\x01\xba", b"\x1aE\xdf\xa3")),
     (8, b"AVI LIST", _VIDEO),
-    (0, b"FLV\x01", _VIDEO),
-    (0, b"\0\0\x01\xba", _VIDEO),
-    (0, b"\x1aE\xdf\xa3", _VIDEO),
-    (0, b"v/1\x01", "OpenEXR cannot be read; convert it to PNG or JPEG"),
-    (0, b"#?R", "Radiance HDR cannot be read; convert it to PNG or JPEG"),
-    (0, b"II\xbc", "JPEG XR cannot be read; convert it to PNG or JPEG"),
-    (0, b"PF\n", "colour PFM cannot be read; convert it to PNG or JPEG"),
-    (0, b"P7\n", "PAM cannot be read; convert it to PNG or JPEG"),
-    (0, b"qoif", "QOI cannot be read; convert it to PNG or JPEG"),
-    (0, b"DDS ", "DDS textures cannot be read; convert it to PNG or JPEG"),
-    (0, b"gimp xcf", "GIMP files cannot be read; export it as PNG or JPEG"),
-    (0, b"SIMPLE  =", "FITS cannot be read; convert it to PNG or JPEG"),
-    (128, b"DICM", "DICOM cannot be read; export it as PNG or JPEG"),
+    (0, b"v/1\x01", f"OpenEXR {_CONVERT}"),
+    (0, b"#?R", f"Radiance HDR {_CONVERT}"),
+    (0, b"II\xbc", f"JPEG XR {_CONVERT}"),
+    (0, b"PF\n", f"colour PFM {_CONVERT}"),
+    (0, b"P7\n", f"PAM {_CONVERT}"),
+    (0, b"qoif", f"QOI {_CONVERT}"),
+    (0, b"DDS ", f"DDS textures {_CONVERT}"),
+    (0, b"gimp xcf", f"GIMP files {_EXPORT}"),
+    (0, b"SIMPLE  =", f"FITS {_CONVERT}"),
+    (128, b"DICM", f"DICOM {_EXPORT}"),
     (0, b"FUJIFILMCCD-RAW", _RAW),
     (4, b"ftypcrx", _RAW),
-    (0, b"PK\x03\x04", _ARCHIVE),
-    (0, b"\x1f\x8b", _ARCHIVE),
-    (0, b"Rar!\x1a\x07", _ARCHIVE),
-    (0, b"7z\xbc\xaf\x27\x1c", _ARCHIVE),
-    (0, b"BZh", _ARCHIVE),
-    (0, b"\xfd7zXZ", _ARCHIVE),
-    (0, b"\x28\xb5\x2f\xfd", _ARCHIVE),
+    *((0, magic, _ARCHIVE) for magic in (b"PK\x03\x04", b"\x1f\x8b", b"Rar!\x1a\x07", b"7z\xbc\xaf\x27\x1c")),
+    *((0, magic, _ARCHIVE) for magic in (b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")),
     (257, b"ustar", _ARCHIVE),
     (0, b"version https://git-lfs", _LFS),
     (0, b"\0\x05\x16\x07", _APPLE),
 )
 
-# What a file may hold beyond what its header declares.
-_CHECKS = {
-    "JPEG": check_jpeg,
-    "TIFF": check_tiff,
-    "JPEG2000": check_jpeg2000,
-    "ICO": check_icons,
-    "CUR": check_icons,
-}
+_CHECKS = {"JPEG": check_jpeg, "TIFF": check_tiff, "JPEG2000": check_jpeg2000, "ICO": check_icons, "CUR": check_icons}
 _BMP_HEAD = 1 << 16  # bytes that a BMP may have beside its pixels, which take at most 2 each if compressed
 _KINDS = {"HEIF": "HEIC", "MPO": "JPEG"}
 
 _Turn = Image.Transpose
-_TURNS = {  # EXIF orientation -> the transposition that makes the picture upright
+_TURNS = {  # EXIF orientation -> the transposition that makes the image upright
     2: _Turn.FLIP_LEFT_RIGHT,
     3: _Turn.ROTATE_180,
     4: _Turn.FLIP_TOP_BOTTOM,
@@ -117,27 +107,26 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 def load_image(source: ImageSource, *, max_pixels: int | None = None, min_size: int | None = None) -> Image.Image:
-    """Read a picture of any kind as upright 8-bit sRGB.
+    """Read an image of any kind as upright 8-bit sRGB.
 
-    EXIF orientation and an ICC profile are applied, the first frame of an animation is taken, transparency is laid over
-    white, and 16-bit grey is scaled to 8 bits. If the values of a float or 32-bit integer picture fit into 0..1 (float
-    only), 0..255 or 0..65535 (integers only), that range is black to white; otherwise their own lowest to highest value
-    is.
+    EXIF orientation and an ICC profile are applied, the first frame of an animation is read, transparency becomes
+    white, and 16-bit grey is scaled to 8 bits. A float or 32-bit integer image is scaled from the first of the ranges
+    0..1 (float only), 0..255 and 0..65535 (integers only) that holds its values, or else from its lowest to its highest
+    value.
 
     Args:
         source: a file's name; an encoded file's bytes; a Pillow image; an array ``(H, W)`` or ``(H, W, C)``; or a
             tensor ``(C, H, W)``, ``(H, W, C)`` or ``(H, W)``, with C in 1, 3, 4 and values uint8 or floats in 0..1.
-        max_pixels: refuse pictures with more pixels than this, before decoding them; by default the environment
-            variable ``CAPTIONER_MAX_PIXELS``, or else
-            :data:`~captioner.data.limits.DEFAULT_MAX_PIXELS`.
-        min_size: if given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its scale, several times faster, as long as both
-            sides stay at or above this many pixels. Other formats, and pictures already in memory, ignore it.
+        max_pixels: refuse images with more pixels before decoding them; by default the environment variable
+            ``CAPTIONER_MAX_PIXELS``, or else :data:`~captioner.data.pixel_limit.DEFAULT_MAX_PIXELS`.
+        min_size: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its scale, several times faster, if both sides keep at
+            least this many pixels. Other formats and images in memory ignore it.
 
     Returns:
-        A new image of mode ``RGB`` without metadata, so that nothing rotates it a second time.
+        A new image of mode ``RGB`` without metadata, which nothing rotates a second time.
 
     Raises:
-        ImageError: the picture cannot be read; the error names it, the reason, and what to do.
+        ImageError: the image cannot be read; the error names it, the reason, and what to do.
         ConfigError: the pixel limit is not a whole number above 0.
     """
     limit = pixel_limit(max_pixels)
@@ -145,51 +134,39 @@ def load_image(source: ImageSource, *, max_pixels: int | None = None, min_size: 
     _silence_pillow()
     if not isinstance(source, Image.Image) and not is_tensor(source) and not is_array(source):
         with _open_stream(source, name) as stream:
-            try:
-                return _decode(stream, name, limit, min_size)
-            except ImageError as error:
-                if not may_be_about_text(error):
-                    raise
-            return _decode(without_text(stream, name), name, limit, min_size)
+            return _read(stream, name, lambda stream: _decode(stream, name, limit, min_size))
     try:
-        if isinstance(source, Image.Image):
-            check_size(source.size, name, limit)
-            return _clean(source, name)
-        return _clean(from_array(source, name, limit), name)
+        image = source if isinstance(source, Image.Image) else from_array(source, name, limit)
+        check_size(image.size, name, limit)
+        return _clean(image, name)
     except CaptionerError:
         raise
     except Exception as error:  # a damaged file can make Pillow raise nearly anything
-        raise ImageError(name, reason_for(error, "picture")) from error
+        raise ImageError(name, reason_for(error, "image")) from error
 
 
 def check_file(source: str | Path | bytes, *, max_pixels: int | None = None) -> tuple[int, int]:
-    """Read a picture's header and nothing more, to find most of what is wrong with a file at once.
+    """Read only an image's header, which reveals most errors at once.
 
     Args:
         source: a file's name, or an encoded file's bytes.
         max_pixels: see :func:`load_image`.
 
     Returns:
-        Its width and height as the header has them, before any rotation.
+        The width and height in the header, before any rotation.
 
     Raises:
-        ImageError: there is no such file, or it is no picture, or has more pixels than ``max_pixels``; see
-            :func:`load_image`.
+        ImageError: there is no such file, it is not an image, or it has more pixels than ``max_pixels``.
     """
     name = _describe(source)
     _silence_pillow()
     limit = pixel_limit(max_pixels)
     with _open_stream(source, name) as stream, kept_messages():
-        try:
-            return _identify(stream, name, limit).size
-        except ImageError as error:
-            if not may_be_about_text(error):
-                raise
-        return _identify(without_text(stream, name), name, limit).size
+        return _read(stream, name, lambda stream: _identify(stream, name, limit)).size
 
 
 def digest(path: str | Path) -> str:
-    """SHA-256 of a file's bytes in hexadecimal, to find byte-identical photos; the file is streamed.
+    """Return the SHA-256 of a file in hexadecimal, to find byte-identical images.
 
     Raises:
         ImageError: the file is missing, empty, or cannot be read.
@@ -202,7 +179,7 @@ def digest(path: str | Path) -> str:
 
 
 def _describe(source: Any) -> str:
-    """What an error calls the source."""
+    """Return the name of a source for errors."""
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -216,25 +193,25 @@ def _describe(source: Any) -> str:
 
 
 def _open_stream(source: Any, name: str) -> IO[bytes]:
-    """Open a regular file or a buffer; never waits on a pipe or a device."""
+    """Open a regular file or a buffer; never wait for a pipe or a device."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         if not len(source):
-            raise ImageError(name, "there are no bytes in it; give the content of a picture file")
+            raise ImageError(name, "there are no bytes in it; give the content of an image file")
         return CountedBytes(bytes(source), name)
     if not isinstance(source, (str, os.PathLike)):
-        raise ImageError(name, "not a picture; give a file's name or bytes, a Pillow image, an array or a tensor")
+        raise ImageError(name, "not an image; give a file's name or bytes, a Pillow image, an array or a tensor")
     try:
         status = os.stat(source)
         if stat.S_ISDIR(status.st_mode):
-            raise ImageError(name, "this is a folder, not a picture; name the pictures in it")
+            raise ImageError(name, "this is a folder, not an image; name the images in it")
         if not stat.S_ISREG(status.st_mode):
-            raise ImageError(name, "this is a pipe, socket or device, not a file; save the picture as a file first")
+            raise ImageError(name, "this is a pipe, socket or device, not a file; save the image as a file first")
         if status.st_size == 0:
             raise ImageError(name, "the file is empty (0 bytes); get a fresh copy of it")
         return CountedFile(os.fspath(source), name, status.st_size)
     except FileNotFoundError as error:
         if reason := why_no_file(name):
-            raise ImageError(called(name), reason) from error
+            raise ImageError(shortened_name(name), reason) from error
         link = " (a link to a file that is gone)" if os.path.islink(source) else ""
         pattern = ", and none that it matches as a pattern" if any(letter in name for letter in "*?[") else ""
         raise ImageError(name, f"there is no such file{link}{pattern}; check the name") from error
@@ -242,18 +219,28 @@ def _open_stream(source: Any, name: str) -> IO[bytes]:
         raise ImageError(name, "no permission to read it; ask its owner, or change its permissions") from error
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         if reason := why_no_file(name):
-            raise ImageError(called(name), reason) from error
+            raise ImageError(shortened_name(name), reason) from error
         detail = getattr(error, "strerror", None) or error
         raise ImageError(name, f"cannot be opened ({detail}); check the name") from error
 
 
+def _read(stream: IO[bytes], name: str, read: Callable[[IO[bytes]], T]) -> T:
+    """Read an image; if it is a PNG whose text may be at fault, read it again without."""
+    try:
+        return read(stream)
+    except ImageError as error:
+        if not may_be_about_text(error):
+            raise
+    return read(without_text(stream, name))
+
+
 def _decode(stream: IO[bytes], name: str, limit: int, min_size: int | None) -> Image.Image:
-    kind = "picture"
+    kind = "image"
     with kept_messages() as messages:
         try:
             image = _identify(stream, name, limit)
             kind = _KINDS.get(image.format or kind, image.format or kind)
-            if min_size and kind != "HEIC":  # a thumbnail in the file may show something else
+            if min_size and kind != "HEIC":  # draft() would take the file's thumbnail, which may differ
                 image.draft(None, (min_size, min_size))
             return _clean(image, name)
         except CaptionerError:
@@ -263,10 +250,10 @@ def _decode(stream: IO[bytes], name: str, limit: int, min_size: int | None) -> I
 
 
 def _identify(stream: IO[bytes], name: str, limit: int) -> ImageFile.ImageFile:
-    """Read the header of a picture in one of the allowed formats, and check what decoding it takes.
+    """Read the header of an image in one of the allowed formats, and check the cost of decoding it.
 
-    This does what ``Image.open(formats=...)`` does, but without Pillow's own limit on pixels, which is one variable for
-    all threads, and without forgetting which format a damaged file claimed to be.
+    Unlike ``Image.open(formats=...)``, it is free of Pillow's own limit on pixels, one variable for all threads, and
+    its errors name the format of a damaged file.
     """
     stream.seek(0)
     head = stream.read(1024)
@@ -310,7 +297,7 @@ def _identify(stream: IO[bytes], name: str, limit: int) -> ImageFile.ImageFile:
                 if kind not in ("CUR", "TGA"):  # TGA files may begin like CUR files, and any file like TGA
                     failure, cause = reason_for(error, kind), error
             else:
-                if image.tile and image.tile[0][0] == "bmp_rle":  # Pillow reads each run of pixels by itself
+                if image.tile and image.tile[0][0] == "bmp_rle":  # Pillow reads each run of pixels separately
                     stream.seek(0)
                     image.fp = io.BytesIO(stream.read(_BMP_HEAD + 3 * image.width * image.height))
                 if kind == "JPEG2000":
@@ -318,18 +305,18 @@ def _identify(stream: IO[bytes], name: str, limit: int) -> ImageFile.ImageFile:
                 if isinstance(stream, PngWithoutText):
                     image.info["icc_profile"] = stream.profile
                 return image
-    unknown = "not a picture of a known kind; give a JPEG, PNG, WebP, GIF, BMP or TIFF file"
+    unknown = "not an image of a known kind; give a JPEG, PNG, WebP, GIF, BMP or TIFF file"
     raise ImageError(name, _foreign(head) or failure or unknown) from cause
 
 
 def _foreign(head: bytes) -> str | None:
-    """Why a file that begins with ``head`` is refused, if it is of a known kind that cannot be read."""
+    """Return the reason to refuse a file that begins with ``head`` if its format is known but not readable."""
     for offset, magic, reason in _FOREIGN:
         if head.startswith(magic, offset):
             return reason
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype html", b"<html")):
-        return "this is a web page, not a picture; the download went wrong, fetch it again"
+        return "this is a web page, not an image; the download went wrong, fetch it again"
     if text.startswith(b"<") and b"<svg" in text:
         return "SVG drawings cannot be read; export it as PNG"
     return None
@@ -338,9 +325,12 @@ def _foreign(head: bytes) -> str | None:
 def _clean(image: Image.Image, name: str) -> Image.Image:
     """Decode, and convert any mode to upright sRGB without metadata."""
     image.load()
-    if image.mode == "La":  # which Pillow converts to nothing else
+    if image.mode == "La":  # Pillow converts it to no other mode
         image = image.convert("LA")
-    turn = _turn(image)
+    try:  # after load(): a TIFF is upright by then, and a PNG may have EXIF data after its pixels
+        turn = _TURNS.get(image.getexif().get(0x0112, 1))
+    except Exception:  # damaged EXIF does not make the pixels unreadable
+        turn = None
     profile = image.info.get("icc_profile")
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         white_is_zero = getattr(image, "tag_v2", {}).get(262) == 0  # in a TIFF; Pillow inverts 8 bits only
@@ -365,18 +355,11 @@ def _clean(image: Image.Image, name: str) -> Image.Image:
     return rgb
 
 
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    try:  # after load(): a TIFF is upright by then, and a PNG may have EXIF data after its pixels
-        return _TURNS.get(image.getexif().get(0x0112, 1))
-    except Exception:  # damaged EXIF does not make the pixels unreadable
-        return None
-
-
 def _silence_pillow() -> None:
-    """Keep Pillow's warnings (damaged EXIF and the like) off the terminal; what matters becomes an ImageError.
+    """Keep Pillow's warnings (damaged EXIF and the like) off the terminal.
 
-    One filter for Pillow's modules only, put first and left there: ``catch_warnings`` replaces a list that all threads
-    share, so threads that load pictures would undo each other's filters and the caller's.
+    One filter for Pillow's modules stays in place: ``catch_warnings`` replaces a list that all threads share, so
+    threads that load images would undo each other's filters and the caller's.
     """
     if not warnings.filters or warnings.filters[0][3] != _PILLOW:
         warnings.filterwarnings("ignore", module=_PILLOW.pattern)

@@ -1,4 +1,4 @@
-"""What a caption data set contains and what is wrong with it, to be checked before training on it."""
+"""The contents and faults of a caption data set, to check before training on it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _TRAIN = ("train", "restval")
 
 
 @dataclass(frozen=True)
-class Spread:
-    """The spread of some counts; all zero if there are none. ``p95`` is the nearest rank, a count that occurs."""
+class CountSummary:
+    """A summary of counts, all zero if there are none; ``p95`` is one of the counts (nearest rank)."""
 
     min: int
     median: float
@@ -28,7 +28,7 @@ class Spread:
     max: int
 
     @classmethod
-    def of(cls, counts: Iterable[int]) -> Spread:
+    def of(cls, counts: Iterable[int]) -> CountSummary:
         """Summarise whole numbers."""
         ordered = sorted(counts)
         if not ordered:
@@ -39,21 +39,21 @@ class Spread:
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """The numbers of photos, captions, captions per photo and words per caption of one split."""
+    """The numbers of images, captions, captions per image and words per caption of one split."""
 
     photos: int
     captions: int
-    captions_per_photo: Spread
-    words_per_caption: Spread
+    captions_per_photo: CountSummary
+    words_per_caption: CountSummary
 
 
 @dataclass(frozen=True)
 class VocabularySummary:
-    """The words that a model trained on this data would know.
+    """The vocabulary of a model trained on this data.
 
     Attributes:
-        splits: the splits that the words come from: "train" and "restval", or every split if there is neither.
-        min_count: how often a word must occur to be kept.
+        splits: the splits of the words: "train" and "restval", or every split if there is neither.
+        min_count: occurrences that keep a word.
         words: number of distinct words.
         kept: number of distinct words that occur at least ``min_count`` times.
         coverage: for every split the share of its words, counted with repetition, that are kept, from 0 to 1.
@@ -68,7 +68,7 @@ class VocabularySummary:
 
 @dataclass(frozen=True)
 class Listing:
-    """The number of some items, and the first of them as text."""
+    """The number of items, and the first of them as text."""
 
     count: int
     first: tuple[str, ...]
@@ -81,25 +81,25 @@ class Listing:
 
 @dataclass(frozen=True)
 class Twins:
-    """Photos with byte-identical files, and the splits they are in."""
+    """Images with byte-identical files, and their splits."""
 
     image_ids: tuple[str, ...]
     splits: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Report:
-    """The result of :func:`inspect_captions`. What was not checked is None.
+class DataReport:
+    """The result of :func:`inspect_captions`; None if not checked.
 
     Attributes:
-        missing: picture files that do not exist.
-        duplicates: groups of byte-identical photos.
-        leaks: those groups that extend over more than one split; "train" and "restval" count as one.
-        unreadable: picture files that exist but cannot be read, with the reason.
+        missing: image files that do not exist.
+        duplicates: groups of byte-identical images.
+        leaks: groups in more than one split; "train" and "restval" count as one.
+        unreadable: image files that exist but cannot be read, with the reason.
         repeated_captions: ids of images with a caption that occurs twice, word for word.
-        empty_captions: number of captions without a word, including those that the reader dropped.
-        problems: malformed records that the reader skipped.
-        notes: what the reader guessed.
+        empty_captions: number of captions without a word, including those skipped by the reader.
+        problems: malformed records skipped by the reader.
+        notes: guesses of the reader.
     """
 
     name: str
@@ -116,7 +116,7 @@ class Report:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain values for JSON."""
+        """Return the report as plain values for JSON."""
         return asdict(self)
 
 
@@ -126,17 +126,17 @@ def inspect_captions(
     tokenize: Callable[[str], list[str]],
     min_count: int = 5,
     check_files: bool = True,
-    check_pictures: bool = False,
+    check_images: bool = False,
     progress: Callable[[int, int], None] | None = None,
-) -> Report:
-    """Count what a data set contains, and look for what spoils training or inflates scores.
+) -> DataReport:
+    """Count the contents of a data set, and find faults that spoil training or inflate scores.
 
     Args:
-        data: the data set, as read by :func:`~captioner.data.annotations.read_captions`.
+        data: the data set, from :func:`~captioner.data.annotations.read_captions`.
         tokenize: splits a caption into words.
-        min_count: how often a word must occur in the train split to be kept.
-        check_files: look for missing and byte-identical files; files of equal size are read completely.
-        check_pictures: also decode every picture, which takes long.
+        min_count: occurrences in the train split that keep a word.
+        check_files: find missing and byte-identical files; files of equal size are read completely.
+        check_images: also decode every image, which is slow.
         progress: called with the number of files read and the number to read.
     """
     photos: dict[str, list[Photo]] = {}
@@ -157,12 +157,12 @@ def inspect_captions(
             if len(set(captions)) < len(captions):
                 repeated.append(photo.image_id)
         empty += lengths.count(0)
-        per_photo = Spread.of(len(photo.captions) for photo in members)
-        splits[split] = SplitSummary(len(members), len(lengths), per_photo, Spread.of(lengths))
+        per_photo = CountSummary.of(len(photo.captions) for photo in members)
+        splits[split] = SplitSummary(len(members), len(lengths), per_photo, CountSummary.of(lengths))
         words[split] = counter
-    missing, duplicates, unreadable = _files(data.photos, check_files, check_pictures, progress)
+    missing, duplicates, unreadable = _files(data.photos, check_files, check_images, progress)
     leaks = None if duplicates is None else tuple(twins for twins in duplicates if _leaks(twins))
-    return Report(
+    return DataReport(
         name=data.name,
         format=data.format,
         splits=splits,
@@ -192,10 +192,10 @@ def _vocabulary(words: Mapping[str, Counter[str]], min_count: int) -> Vocabulary
 
 
 def _files(
-    photos: Sequence[Photo], check_files: bool, check_pictures: bool, progress: Callable[[int, int], None] | None
+    photos: Sequence[Photo], check_files: bool, check_images: bool, progress: Callable[[int, int], None] | None
 ) -> tuple[Listing | None, tuple[Twins, ...] | None, Listing | None]:
-    """Files that are missing, identical, or unreadable; None for what is not to be checked."""
-    if not check_files and not check_pictures:
+    """Return missing, identical and unreadable files; None for those not checked."""
+    if not check_files and not check_images:
         return None, None, None
     from captioner.data.images import digest, load_image
 
@@ -211,16 +211,16 @@ def _files(
         else:
             missing.append(path)
     equal = Counter(sizes.values())
-    # Only files of equal size can be identical; two photos of one path are identical in any case.
+    # Only files of equal size can be identical; two images of one path are identical in any case.
     to_hash = {path for path, size in sizes.items() if check_files and equal[size] > 1}
-    to_read = [path for path in sizes if check_pictures or path in to_hash]
+    to_read = [path for path in sizes if check_images or path in to_hash]
     keys: dict[Path, str] = {path: str(path) for path in sizes}
     unreadable: list[ImageError] = []
     for done, path in enumerate(to_read, 1):
         try:
             if path in to_hash:
                 keys[path] = digest(path)
-            if check_pictures:
+            if check_images:
                 load_image(path)
         except ImageError as error:
             unreadable.append(error)
@@ -235,8 +235,8 @@ def _files(
         for group in groups.values()
         if len(group) > 1
     )
-    # Without decoding, only the files to hash were opened: then it is known that some failed, but not that none did.
-    failed = Listing.of(unreadable) if check_pictures or unreadable else None
+    # Without decoding, only the hashed files were opened: failures among them are known, but not their absence.
+    failed = Listing.of(unreadable) if check_images or unreadable else None
     return Listing.of(missing), twins if check_files else None, failed
 
 

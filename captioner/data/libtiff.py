@@ -1,10 +1,9 @@
-"""Leaves to libtiff what Pillow reads wrongly, and catches what libtiff, in C, would print to standard error.
+"""Error messages of libtiff, which it would print to standard error, and 16-bit TIFFs that Pillow misreads.
 
-libtiff reports an error through one function for the whole process. Pillow leaves in place the one that prints, and
-offers no other. Redirecting the descriptor of standard error instead would also take what other threads print in the
-meantime. So this module replaces libtiff's function by one that keeps the messages of each thread apart, and passes on
-those of other code. It is looked up through Pillow's own module, which is linked to libtiff, so that no library's file
-name is needed. Where the look-up fails, as in builds with libtiff inside that module, libtiff continues to print.
+libtiff reports errors through one function for the whole process, and Pillow leaves the one that prints. Redirecting
+the descriptor of standard error would also catch the output of other threads. This module replaces the function by one
+that collects the messages of each thread and passes on those of other code. It finds libtiff through Pillow's own
+module, which is linked to it. If that fails, as in builds with libtiff inside the module, libtiff continues to print.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _local = threading.local()
 
 @contextmanager
 def kept_messages() -> Iterator[list[str]]:
-    """Keep the first message that libtiff writes in this thread, instead of printing it."""
+    """Collect the first message of libtiff in this thread instead of printing it."""
     _replace()
     messages: list[str] = []
     _local.messages = messages
@@ -58,16 +57,13 @@ def _replace() -> Any:
     set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
     address = set_handler(ctypes.cast(kept, ctypes.c_void_p))
     previous = _HANDLER(address) if address else None
-    atexit.register(set_handler, address)  # threads may still decode when Python has taken the function away
+    atexit.register(set_handler, address)  # threads may still decode after Python has removed the function
     return kept
 
 
 def read_deep_planes(image: ImageFile.ImageFile) -> None:
-    """Have libtiff read a TIFF of 16-bit colours in separate planes.
-
-    Pillow's own reader, for what is not compressed, takes the values for 8 bits.
-    """
+    """Have libtiff read a TIFF of 16-bit colours in separate planes, which Pillow's reader takes for 8 bits."""
     tags: Any = getattr(image, "tag_v2", {})
     if tags.get(284) == 2 and tags.get(259, 1) == 1 and max(tags.get(258, (1,))) > 8 and len(image.getbands()) > 1:
-        tags[259] = 8  # compressed, which Pillow leaves to libtiff; that reads the tag in the file
+        tags[259] = 8  # Pillow leaves compressed files to libtiff, which reads the tag in the file
         image._setup()  # type: ignore[attr-defined]

@@ -1,6 +1,6 @@
-"""Loads many pictures into batches, in threads: :func:`load_image`, :meth:`Transform.pixels`, and their errors.
+"""Loads images into batches in threads: :func:`load_image`, :meth:`Transform.pixels`, and their errors.
 
-Letters in shapes: B pictures in a batch, S the transform's size in pixels.
+Letters in shapes: B images in a batch, S the transform's size in pixels.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from captioner.data.images import ImageSource, load_image
-from captioner.data.limits import pixel_limit
+from captioner.data.pixel_limit import pixel_limit
 from captioner.data.transform import WHOLE, Box, Transform
 from captioner.errors import ConfigError, ImageError
 
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Pictures ready for an encoder, and the errors that occurred while they were loaded.
+    """Images for an encoder, and the errors of loading.
 
     Attributes:
-        array: uint8 ``(B, 3, S, S)``, in memory B x S x S x 3, the good pictures only; B may be 0.
+        array: uint8 ``(B, 3, S, S)``, in memory B x S x S x 3, the good images only; B may be 0.
         sources: the B sources as given.
         positions: their B positions in the input, counted from 0.
-        places: the B boxes of the photos that the encoder sees, relative xyxy; see :meth:`Transform.place`.
-        errors: the position in the input and the error of each bad picture, in order.
+        seen: the part of each image that the encoder sees, B relative xyxy boxes; see :meth:`Transform.seen`.
+        errors: the position in the input and the error of each bad image, in order.
     """
 
     array: np.ndarray[Any, np.dtype[np.uint8]]
     sources: list[ImageSource]
     positions: list[int]
-    places: list[Box]
+    seen: list[Box]
     errors: list[tuple[int, ImageError]]
 
     def __len__(self) -> int:
@@ -56,19 +56,18 @@ Loaded: TypeAlias = "tuple[np.ndarray[Any, Any], Box]"
 
 
 class ImageLoader:
-    """Loads many pictures in threads and yields them in batches, in the order of the input.
+    """Loads images in threads and yields them in batches, in the order of the input.
 
     Threads suffice, since Pillow releases Python's global lock while it decodes and resizes. ``sources`` may be
-    endless: no more than ``(prefetch + 1) * batch_size`` of them are held at a time.
+    endless: at most ``(prefetch + 1) * batch_size`` of them are held at a time.
 
-    Batches are filled with good pictures; the errors that occur while one is filled come with it. A batch holds fewer
-    than ``batch_size`` pictures, perhaps none, only at the end of the input or after ``(prefetch + 1) * batch_size``
-    errors in one batch.
+    A batch is filled with good images and carries the errors that occur meanwhile. It holds fewer than ``batch_size``
+    images, perhaps none, only at the end of the input or after ``(prefetch + 1) * batch_size`` errors in one batch.
 
     Args:
         sources: anything that :func:`load_image` accepts; traversed once per iteration.
-        transform: turns each picture into the encoder's input.
-        batch_size: pictures in a batch.
+        transform: makes the encoder's input of each image.
+        batch_size: images in a batch.
         workers: threads.
         max_pixels: see :func:`load_image`.
         prefetch: batches loaded ahead of the one in use.
@@ -135,14 +134,14 @@ def load_groups(
     workers: int = min(4, os.cpu_count() or 1),
     max_pixels: int | None = None,
 ) -> Iterator[ImageBatch]:
-    """Load pictures in threads, one batch for each group; the next group is loaded while a batch is in use.
+    """Load images in threads, one batch for each group; the next group is loaded while a batch is in use.
 
-    A batch holds the good pictures of its group, perhaps none, and the errors of the others.
+    A batch holds the good images of its group, perhaps none, and the errors of the others.
 
     Args:
-        groups: the pictures of each batch.
-        transform: turns each picture into the encoder's input.
-        crops: for each group, the part of each picture to take, to which its place then refers; ``None`` for all of it.
+        groups: the images of each batch.
+        transform: makes the encoder's input of each image.
+        crops: for each group, the crop of each image; ``seen`` is then relative to it. ``None`` for whole images.
         workers: threads, the same for all groups.
         max_pixels: see :func:`load_image`.
     """
@@ -169,18 +168,18 @@ def load_groups(
 
 
 def load_pixels(source: ImageSource, transform: Transform, max_pixels: int, box: Box = WHOLE) -> Loaded | ImageError:
-    """Return the encoder's input of one picture and the place of what it shows, or the error of a bad picture."""
+    """Return the encoder's input of one image and the part that it shows, or the error of a bad image."""
     try:
         image = load_image(source, max_pixels=max_pixels, min_size=transform.decode_size)
         if box != WHOLE:
             image = image.crop(_corners(box, image.size))
-        return transform.pixels(image), transform.place(image.size)
+        return transform.pixels(image), transform.seen(image.size)
     except ImageError as error:
-        return ImageError(error.source, error.reason)  # a new one: the traceback would keep the picture in memory
+        return ImageError(error.source, error.reason)  # a new one: the traceback would keep the image in memory
 
 
 def _corners(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Return a relative box in whole pixels of a picture, at least one pixel large."""
+    """Return a relative box in whole pixels of an image, at least one pixel large."""
     width, height = size
     left, top = min(round(box[0] * width), width - 1), min(round(box[1] * height), height - 1)
     return left, top, max(round(box[2] * width), left + 1), max(round(box[3] * height), top + 1)
@@ -189,23 +188,23 @@ def _corners(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
 def make_batch(
     good: list[tuple[int, ImageSource, Loaded]], errors: list[tuple[int, ImageError]], transform: Transform
 ) -> ImageBatch:
-    """Put loaded pictures into a batch.
+    """Stack loaded images into a batch.
 
     Args:
-        good: the position in the input, the source, and what :func:`load_pixels` made of each good picture.
+        good: the position in the input, the source, and the result of :func:`load_pixels` of each good image.
         errors: the position in the input and the error of each bad one.
-        transform: the one that made the pixels.
+        transform: the transform of the images.
     """
     import numpy as np
 
-    # Colours stand beside each other in memory, as in a picture and as the encoders want them.
-    pictures = [row[2][0].transpose(1, 2, 0) for row in good]
+    # The colours of a pixel are adjacent in memory, as in an image and as the encoders read them.
+    images = [pixels.transpose(1, 2, 0) for _, _, (pixels, _) in good]
     channels, *sides = transform.shape
-    pixels = np.stack(pictures) if good else np.empty((0, *sides, channels), dtype=np.uint8)
+    array = np.stack(images) if good else np.empty((0, *sides, channels), dtype=np.uint8)
     return ImageBatch(
-        pixels.transpose(0, 3, 1, 2),
-        [row[1] for row in good],
-        [row[0] for row in good],
-        [row[2][1] for row in good],
+        array.transpose(0, 3, 1, 2),
+        [source for _, source, _ in good],
+        [position for position, _, _ in good],
+        [seen for _, _, (_, seen) in good],
         errors,
     )

@@ -1,4 +1,4 @@
-"""Names that are given for image files but are something else, and lists of names."""
+"""Names of image files: lists of them, and names that are web addresses or paths of another system."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from captioner.errors import CaptionerError
 
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+|(data):", re.IGNORECASE)
 _LONGEST = 1 << 16  # letters of a name, far more than any system allows
-# JPEG, PNG, GIF, WebP, TIFF, HEIF and AVIF; PDF, ZIP and gzip. Two zero bytes are in no list, since no name is empty.
+# JPEG, PNG, GIF, WebP, TIFF, HEIF and AVIF; PDF, ZIP and gzip; two zero bytes, which would be an empty name.
 _BINARY = re.compile(
     rb"\xff\xd8\xff|\x89PNG|GIF8[79]a|RIFF....WEBP|II\*\0|MM\0\*|....ftyp|%PDF-|PK\x03\x04|\x1f\x8b|.*\0\0", re.DOTALL
 )
 
 
 def why_no_file(name: str) -> str | None:
-    """Return why a name stands for no file, and what to do, if it is an address or a path of another system."""
+    """Return the reason and a cure if a name is an address or a path of another system."""
     if found := _ADDRESS.match(name):
         scheme = (found[1] or found[2]).lower()
         if scheme == "data":
@@ -36,22 +36,22 @@ def why_no_file(name: str) -> str | None:
     return None
 
 
-def called(name: str) -> str:
-    """Return what a message calls a name, which may hold a whole image."""
+def shortened_name(name: str) -> str:
+    """Shorten a data address, which holds a whole image, for messages."""
     return name if len(name) <= 1000 or name[:5].lower() != "data:" else f"{name[:60]}..."
 
 
-def listed(stream: BinaryIO) -> Iterator[str]:
-    """Yield the names in a list as soon as they arrive: one on each line, or each ended by a zero byte.
+def read_list(stream: BinaryIO) -> Iterator[str]:
+    """Yield the names in a list on arrival: one on each line, or each ended by a zero byte.
 
-    A name is taken as it stands if there is such a file. Otherwise what other programs put around names is removed: a
-    byte order mark, the CR of a line end, blanks and quotes; and ``~`` stands for the home folder.
+    If there is no such file, a byte order mark, the CR of a line end, blanks and quotes around a name are removed, and
+    ``~`` is replaced by the home folder.
 
     Args:
         stream: the list, in the encoding of file names or in UTF-16 with a byte order mark, as PowerShell writes it.
 
     Raises:
-        CaptionerError: it is not a list of names, but an image for example.
+        CaptionerError: it is not a list of names, but an image, for example.
     """
     head = _read(stream)
     while head and not re.search(rb"[\0\r\n]", head) and len(head) < _LONGEST and (more := _read(stream)):
@@ -78,7 +78,7 @@ def listed(stream: BinaryIO) -> Iterator[str]:
 
 
 def _read(stream: BinaryIO) -> bytes:
-    """Read what has arrived, and wait only if that is nothing."""
+    """Read the bytes that have arrived; wait only if there are none."""
     try:
         return stream.read1(_LONGEST)  # type: ignore[attr-defined]
     except OSError as error:
@@ -88,7 +88,7 @@ def _read(stream: BinaryIO) -> bytes:
 
 
 def _name(given: str) -> str:
-    """Return the name that an entry of a list stands for; empty if there is none."""
+    """Return the name in an entry of a list; empty if there is none."""
     if os.path.lexists(given):
         return given
     name = given.strip("\ufeff").strip()

@@ -1,4 +1,4 @@
-"""PNG files whose text, ICC profile or the like is damaged, or longer than Pillow reads: their pixels are sound."""
+"""PNG files with intact pixels whose text, ICC profile or the like is damaged or longer than Pillow reads."""
 
 from __future__ import annotations
 
@@ -15,51 +15,46 @@ from captioner.errors import ImageError
 
 log = logging.getLogger(__name__)
 
-# Chunks beside the pixels. No other is left out, since it may be one of the pixels' with a damaged name.
-_BESIDE = {b"tEXt", b"zTXt", b"iTXt", b"gAMA", b"cHRM", b"sRGB", b"pHYs", b"tIME", b"bKGD", b"hIST", b"sBIT", b"sPLT"}
-_OTHERS = re.compile(rb"PLTE|IDAT|tRNS|eXIf|iCCP")
+# Chunks that decoding does without. Others are kept: they may hold pixels under a damaged name.
+_OPTIONAL = {b"tEXt", b"zTXt", b"iTXt", b"gAMA", b"cHRM", b"sRGB", b"pHYs", b"tIME", b"bKGD", b"hIST", b"sBIT", b"sPLT"}
+_NEEDED = re.compile(rb"PLTE|IDAT|tRNS|eXIf|iCCP")
 
 
 class PngWithoutText(CountedBytes):
-    """A PNG without its text, and its profile beside it."""
+    """A PNG without its text; its profile is an attribute."""
 
     profile: bytes | None = None
 
 
 def may_be_about_text(error: ImageError) -> bool:
-    """Whether a PNG may have been refused for its text or profile alone."""
+    """Return whether the text or profile of a PNG may be the only reason of an error."""
     return error.reason.startswith((LONG_TEXT, "damaged or truncated PNG", "this kind of PNG"))
 
 
 def without_text(stream: IO[bytes], name: str) -> PngWithoutText:
-    """Copy a PNG without its text and its profile.
-
-    Args:
-        stream: the file.
-        name: what an error calls the image.
-    """
+    """Copy a PNG without its text and its profile; ``name`` is its name in errors."""
     stream.seek(0)
     data = stream.read()
-    kept, place, profile = [data[:8]], 8, None
+    kept, start, profile = [data[:8]], 8, None
     if not data.startswith(b"\x89PNG"):  # an icon with a PNG inside
-        kept, place = [data], len(data)
-    while place + 8 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, place)
-        end = place + 12 + length
-        sound = data[end - 4 : end] == struct.pack(">I", zlib.crc32(data[place + 4 : end - 4]))
-        # A wrong length ends a chunk where none follows, or puts others into it.
-        if not sound and (not data[end + 4 : end + 8].isalpha() or _OTHERS.search(data, place + 8, end)):
-            kept.append(data[place:])
+        kept, start = [data], len(data)
+    while start + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, start)
+        end = start + 12 + length
+        intact = data[end - 4 : end] == struct.pack(">I", zlib.crc32(data[start + 4 : end - 4]))
+        # With a wrong length, no chunk follows the end, or the chunk includes others.
+        if not intact and (not data[end + 4 : end + 8].isalpha() or _NEEDED.search(data, start + 8, end)):
+            kept.append(data[start:])
             break
         if kind == b"iCCP":
-            compressed = data[place + 8 : end - 4].partition(b"\0")[2][1:] if sound else b"damaged"
+            compressed = data[start + 8 : end - 4].partition(b"\0")[2][1:] if intact else b"damaged"
             try:
                 profile = zlib.decompressobj().decompress(compressed, LONGEST_PROFILE + 1)
             except zlib.error:
                 log.info("%s: its ICC profile is ignored (it is damaged)", name)
-        elif kind not in _BESIDE:
-            kept.append(data[place:end])
-        place = end
+        elif kind not in _OPTIONAL:
+            kept.append(data[start:end])
+        start = end
     copy = PngWithoutText(b"".join(kept), name)
     copy.profile = profile
     return copy

@@ -1,4 +1,4 @@
-"""Why an image was refused: damaged, not supported, or too large."""
+"""The reasons of image errors, from the errors of decoders: damaged, not supported, or too large."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import re
 from PIL import Image
 
 LONG_TEXT = "its text or its ICC profile is longer"
-"""How the reason begins if a PNG has more text than Pillow reads."""
+"""The beginning of the reason if a PNG has more text than Pillow reads."""
 
-# What Pillow and the libraries under it write of a file that is sound, as far as they can tell, but of a kind that they
-# do not read.
+# Messages of Pillow and its libraries about intact files of a kind that they do not read.
 _UNSUPPORTED = re.compile(
     r"not (yet )?supported|unsupported|cannot handle|not (built|configured|implemented|available)|"
     r"unknown (pixel mode|data organization|TGA mode|TGA map depth|TGA orientation|filter category|compression)|"
@@ -21,12 +20,12 @@ _UNSUPPORTED = re.compile(
 
 
 def reason_for(error: Exception, kind: str, message: str | None = None) -> str:
-    """Word an error of a decoder as the reason of an :class:`~captioner.errors.ImageError`.
+    """Return the reason of an :class:`~captioner.errors.ImageError` for an error of a decoder.
 
     Args:
-        error: what was raised.
+        error: the decoder's error.
         kind: the image's format.
-        message: what libtiff wrote meanwhile.
+        message: the message of libtiff, if there is one.
     """
     if isinstance(error, MemoryError):
         return "not enough memory to decode it; make it smaller, or free memory"
@@ -35,15 +34,15 @@ def reason_for(error: Exception, kind: str, message: str | None = None) -> str:
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
         return f"cannot be read ({error.strerror}); check the disk or the network it is on"
     detail = message or " ".join(str(error).split()) or type(error).__name__
-    if detail == "Operation on closed image":  # of Pillow's, that the caller has closed
+    if detail == "Operation on closed image":  # a Pillow image that the caller has closed
         return "it has been closed; give it before that, or a copy of it"
     if isinstance(error, ValueError) and re.search("decompressed data too large|text chunks", detail, re.IGNORECASE):
         return f"{LONG_TEXT} than can be read; save it again without"
     if "exceeds maximum scans" in detail:
         return "it has more than 100 scans, each of which takes as long to decode as a whole image; save it again"
-    if isinstance(error.__cause__, KeyError) and detail.isdigit():  # a table of Pillow's does not have the number
+    if isinstance(error.__cause__, KeyError) and detail.isdigit():  # it is missing in a table of Pillow
         detail = f"unknown compression {detail}"
-    if detail == "string index out of range":  # of the name of a TIFF's mode, which has a letter a channel
+    if detail == "string index out of range":  # in a TIFF's mode, which has a letter for each channel
         detail = "unsupported number of channels"
     if isinstance(error, NotImplementedError) or _UNSUPPORTED.search(detail):
         return f"this kind of {kind} is not supported ({detail}); convert it to an ordinary PNG or JPEG"

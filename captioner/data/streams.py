@@ -1,7 +1,7 @@
-"""Files and bytes that can be read only so many times.
+"""Files and bytes with a limit on the number of reads.
 
-Decoders read the parts of a header one by one, some of them byte by byte, in Python. A small file may hold millions of
-such parts: 20 MB of fill bytes in a JPEG took 16 s. A limit on the number of reads bounds that for every format.
+Decoders read the parts of a header one by one in Python, some of them byte by byte. A small file may hold millions of
+parts: 20 MB of fill bytes in a JPEG took 16 s. The limit bounds that for every format.
 """
 
 from __future__ import annotations
@@ -10,13 +10,11 @@ import io
 
 from captioner.errors import ImageError
 
-_READS = 100_000  # a photo takes some 50
-_BYTES_A_READ = 256  # beyond that; a PNG in chunks of 8 kB takes a read for each 2000 bytes
+_READS = 100_000  # an ordinary image takes about 50
+_BYTES_A_READ = 256  # beyond them; a PNG in chunks of 8 kB takes a read for each 2000 bytes
 
 
-class _Counted:
-    """Counts the reads of a stream; ``name`` is what the error calls the image."""
-
+class _ReadLimit:
     def _allow(self, name: str, size: int) -> None:
         self._name = name
         self._left = _READS + size // _BYTES_A_READ
@@ -27,8 +25,8 @@ class _Counted:
             raise ImageError(self._name, "it consists of too many tiny parts; save it again as PNG or JPEG")
 
 
-class CountedFile(_Counted, io.BufferedReader):
-    """A file on the disk, opened for reading."""
+class CountedFile(_ReadLimit, io.BufferedReader):
+    """A file opened for reading; ``name`` is its name in errors."""
 
     def __init__(self, path: str, name: str, size: int) -> None:
         super().__init__(open(path, "rb", buffering=0))  # noqa: SIM115
@@ -40,8 +38,8 @@ class CountedFile(_Counted, io.BufferedReader):
         return super().read(size)
 
 
-class CountedBytes(_Counted, io.BytesIO):
-    """An encoded image in memory."""
+class CountedBytes(_ReadLimit, io.BytesIO):
+    """An encoded image in memory; ``name`` is its name in errors."""
 
     def __init__(self, content: bytes, name: str) -> None:
         super().__init__(content)

@@ -1,6 +1,6 @@
-"""How a picture becomes an encoder's input.
+"""Transforms of images to the encoder's input.
 
-Letters in shapes: B pictures in a batch, S the transform's size in pixels.
+Letters in shapes: B images in a batch, S the transform's size in pixels.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     import torch
 
 
-#: a part of a picture: x0, y0, x1, y1, relative, in 0..1
+#: a part of an image: x0, y0, x1, y1, relative, in 0..1
 Box: TypeAlias = tuple[float, float, float, float]
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
-MOST_SIZE = 4096  # pixels of a side, above which a batch of a damaged config would fill the memory
+MOST_SIZE = 4096  # pixels of a side: with more, a damaged config would fill the memory
 
 
 class Transform(Settings):
-    """How a photo becomes an encoder's input; part of the encoder's config, so that inference sees what training saw.
+    """Makes the encoder's input of an image; part of the encoder's config, so inference repeats training.
 
     Attributes:
         size: side of the encoder's square input, in pixels (S).
-        fit: ``squash`` keeps the whole photo but not its shape; ``crop`` keeps the shape but only the middle.
+        fit: ``squash`` keeps the whole image but not its shape; ``crop`` keeps the shape but only the middle.
         crop_fraction: for ``crop``, the share of the shorter side that is kept.
         interpolation: Pillow's antialiased filter.
         mean: of each channel (R, G, B), for values in 0..1.
@@ -47,8 +47,8 @@ class Transform(Settings):
     def decode_size(self) -> int:
         """The ``min_size`` for :func:`~captioner.data.images.load_image`.
 
-        It is twice what is needed, so that a JPEG decoded at a reduced scale gives nearly the same pixels (for a
-        24-megapixel photo they differ by 0.2 of 255 on average and by 2 at most).
+        It is twice the size needed, so a JPEG decoded at a reduced scale gives nearly the same pixels (for a
+        24-megapixel image they differ by 0.2 of 255 on average and by 2 at most).
         """
         return 2 * (self.size if self.fit == "squash" else round(self.size / self.crop_fraction))
 
@@ -59,30 +59,30 @@ class Transform(Settings):
 
     @property
     def view(self) -> tuple[str, float | None]:
-        """What it shows of a picture: transforms with the same view show the same part of it, at whatever size."""
+        """The settings that decide which part of an image is seen."""
         return self.fit, self.crop_fraction if self.fit == "crop" else None
 
     def pixels(self, image: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """The part of an RGB ``image`` that the encoder sees, as a uint8 array ``(3, S, S)``, in memory S x S x 3."""
+        """Return the seen part of an RGB ``image`` as a uint8 array ``(3, S, S)``, in memory S x S x 3."""
         import numpy as np
 
         resample = Image.Resampling[self.interpolation.upper()]
         box = self._box(image.size)
         if self.fit == "squash" and image.height > 64 * image.width:
-            # Pillow resizes widths first, and a strip of 1 x 1,000,000 pixels would become 448 x 1,000,000 in between.
+            # Pillow resizes widths first: a strip of 1 x 1,000,000 pixels would first become 448 x 1,000,000.
             image = image.resize((image.width, self.size), resample)
             box = self._box(image.size)
         square = image.resize((self.size, self.size), resample, box=box)
         return np.array(square).transpose(2, 0, 1)
 
-    def place(self, image_size: tuple[int, int]) -> Box:
-        """The box of a photo of ``(width, height)`` that the encoder sees: x0, y0, x1, y1, relative, in 0..1."""
+    def seen(self, image_size: tuple[int, int]) -> Box:
+        """Return the part of an image of ``(width, height)`` that the encoder sees."""
         width, height = image_size
         x0, y0, x1, y1 = self._box(image_size)
         return (x0 / width, y0 / height, x1 / width, y1 / height)
 
-    def pictures(self, pixels: torch.Tensor) -> tuple[tuple[Transform, torch.Tensor], ...]:
-        """The pictures ``(B, 3, S, S)`` that pixels hold, as views of them, each with its transform: here one."""
+    def images(self, pixels: torch.Tensor) -> tuple[tuple[Transform, torch.Tensor], ...]:
+        """Return the images ``(B, 3, S, S)`` in ``pixels`` as views, each with its transform; here one."""
         return ((self, pixels),)
 
     def normalise(self, batch: torch.Tensor) -> torch.Tensor:
@@ -94,10 +94,10 @@ class Transform(Settings):
         return batch.to(torch.float32).div_(255).sub_(mean).div_(std)
 
     def _box(self, image_size: tuple[int, int]) -> tuple[float, float, float, float]:
-        """The box in the photo's own pixels.
+        """Return the seen part in the image's own pixels.
 
-        For ``crop`` it is the box that resizing and then cropping would cut out, at whole pixels of the resized photo.
-        The resized photo is never made, since that of a very long photo would not fit into memory.
+        For ``crop`` it is the box that resizing and then cropping would cut out, at whole pixels of the resized image.
+        That image is never made: of a very long image, it would not fit into memory.
         """
         width, height = image_size
         if self.fit == "squash":
@@ -113,9 +113,9 @@ class Transform(Settings):
 
 
 class Together(Transform):
-    """One picture as several transforms make it, one above the other in an array (3, H, W), so that it is read once.
+    """Several transforms of one image, stacked vertically in an array (3, H, W), so that it is read once.
 
-    Its own settings, and thereby the place of what it shows, are those of the first.
+    Its own settings, and the part that it sees, are those of the first.
 
     Attributes:
         parts: the transforms.
@@ -125,22 +125,22 @@ class Together(Transform):
 
     @classmethod
     def of(cls, parts: Sequence[Transform]) -> Together:
-        """Put transforms together."""
+        """Combine transforms."""
         return cls(**parts[0].model_dump(include=set(Transform.model_fields)), parts=tuple(parts))
 
     @property
     def decode_size(self) -> int:
-        """See :attr:`Transform.decode_size`."""
+        """The largest of the parts."""
         return max(part.decode_size for part in self.parts)
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """See :attr:`Transform.shape`."""
+        """Of the array of :meth:`pixels`."""
         _, heights, widths = zip(*(part.shape for part in self.parts), strict=True)
         return (3, sum(heights), max(widths))
 
     def pixels(self, image: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """All pictures in one array; see :meth:`Transform.pixels`."""
+        """Return all images in one array."""
         import numpy as np
 
         together = np.zeros(self.shape, dtype=np.uint8)
@@ -149,7 +149,7 @@ class Together(Transform):
         return together
 
     def split(self, together: Any) -> list[Any]:
-        """Return the views of an array or tensor (..., H, W) that hold the pictures of each transform."""
+        """Return the views of an array or tensor (..., H, W) with the images of each transform."""
         views, top = [], 0
         for _, height, width in (part.shape for part in self.parts):
             views.append(together[..., top : top + height, :width])

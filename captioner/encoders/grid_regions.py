@@ -88,7 +88,7 @@ class Stacked(Transform):
         """Return the pixels (B, 3, S, S) of each transform from those of both."""
         return self._split(pixels)
 
-    def pictures(self, pixels: Tensor) -> tuple[tuple[Transform, Tensor], ...]:
+    def images(self, pixels: Tensor) -> tuple[tuple[Transform, Tensor], ...]:
         """Return each transform with its part."""
         first, second = self._split(pixels)
         return (self, first), (self.second, second)
@@ -179,8 +179,8 @@ class GridRegionEncoder(Encoder):
 
 def join(cells: Memory, regions: Memory) -> Memory:
     """Return the direct sum of a grid's memory (B, N, D) and one of regions (B, R, D'): (B, N + R, D + D')."""
-    (b, n, d), r = cells.vectors.shape, regions.places
-    boxes = cells.places_in_picture()
+    (b, n, d), r = cells.vectors.shape, regions.n_vectors
+    boxes = cells.image_boxes()
     assert boxes is not None and regions.boxes is not None and regions.mask is not None
     assert regions.labels is not None and regions.scores is not None
     vectors = cells.vectors.new_zeros(b, n + r, d + regions.vectors.shape[2])
@@ -199,7 +199,7 @@ def separate(memory: Memory, *, regions: int, features: int) -> tuple[Memory, Me
     """Undo :func:`join`, given the number of regions and of their features."""
     assert memory.boxes is not None and memory.mask is not None
     assert memory.labels is not None and memory.scores is not None
-    n, d = memory.places - regions, memory.vectors.shape[2] - features
+    n, d = memory.n_vectors - regions, memory.vectors.shape[2] - features
     side = isqrt(n)  # images are square
     return Memory(memory.vectors[:, :n, :d], memory.pooled[:, :d], grid=(side, side)), Memory(
         memory.vectors[:, n:, d:],

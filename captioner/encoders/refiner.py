@@ -111,11 +111,11 @@ class TransformerRefiner(Refiner):
     def _refine(self, memory: Memory, context: Context | None, read: list[Tensor] | None = None) -> Memory:
         # Between the blocks, vectors keep the weights' precision under autocast, as they are sums of many terms.
         x: Tensor = self.project(memory.vectors).to(self.blocks[0].around_attention.norm.weight.dtype)
-        mask, shape = key_mask(with_context(memory.mask, context, memory.places)), self._shape(memory)
+        mask, shape = key_mask(with_context(memory.mask, context, memory.n_vectors)), self._shape(memory)
         if self.geometry is not None:
             x = x + self.geometry(memory).to(x.dtype)
         if self.config.order:
-            x = x + sinusoidal(memory.places, self.features, device=x.device).to(x.dtype)
+            x = x + sinusoidal(memory.n_vectors, self.features, device=x.device).to(x.dtype)
         x = self.dropout(x)
         for number, block in enumerate(self.blocks):
             if read is not None:
@@ -128,7 +128,7 @@ class TransformerRefiner(Refiner):
         """Return the argument ``shape`` of the blocks."""
         config = self.config
         if config.axes == 1 or not (config.relative or config.convolution):
-            return (memory.places,)
+            return (memory.n_vectors,)
         if memory.grid is None:
             raise ConfigError(
                 f"refiner: {'relative' if config.relative else 'convolution'}: needs a grid; leave it out for regions, "

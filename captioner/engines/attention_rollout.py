@@ -126,7 +126,7 @@ def recompute_attention(
 def _caption_rollout(model: CaptionModel, memory: Memory, words: Tensor) -> Tensor:
     """Return the rollout (T, N) of one caption (T,) of one image, on the CPU."""
     if not len(words):
-        return torch.zeros(0, memory.places)
+        return torch.zeros(0, memory.n_vectors)
     return rollout(model.refiner, model.decoder, memory, words.to(memory.vectors.device).view(1, 1, -1)).float().cpu()
 
 
@@ -144,7 +144,7 @@ def rollout(refiner: Refiner, decoder: Any, memory: Memory, tokens: Tensor) -> T
     refining: list[Any] = list(refiner.blocks) if isinstance(refiner, TransformerRefiner) else []
     with _inputs([*refining, *decoder.blocks]) as inputs:
         by_block = decoder.cross_attention(refiner(memory), tokens).mean(2).unbind(1)
-    size, steps = memory.places, tokens.shape[-1]
+    size, steps = memory.n_vectors, tokens.shape[-1]
     regions = torch.eye(size, device=tokens.device, dtype=by_block[0].dtype)
     for block, given in zip(refining, inputs[: len(refining)], strict=True):
         regions = _mix(block.weights(*given)[0].mean(0), regions)

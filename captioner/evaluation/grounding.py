@@ -151,7 +151,7 @@ def ground(
                 batch.pixels,
                 chosen,
                 [boxes[photo.image_id] for photo in chosen],
-                batch.places,
+                batch.seen,
                 generated,
                 references,
             )
@@ -182,7 +182,7 @@ def _measure(
     """Caption a batch of pictures, read their references, and tally both."""
     model = engine.model
     memory = model(pixels.to(engine.device))
-    places = memory.places_in_picture()
+    places = memory.image_boxes()
     if places is None:
         raise EvaluationError(
             "the places that this model attends to do not lie in a picture, so there is nothing to compare with boxes"

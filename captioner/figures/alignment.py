@@ -2,7 +2,7 @@
 
 The matrix follows figure 3 of Bahdanau et al. 2015 (https://arxiv.org/abs/1409.0473): a row for each word written, a
 column for each word read. Attention over pieces of words is summed and averaged to whole words; see
-:meth:`captioner.caption.Translation.words`.
+:meth:`captioner.translation.result.Translation.words`.
 
 Letters in shapes: T words written, S words read.
 """
@@ -13,16 +13,19 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from captioner.caption import Array, Translation
+from captioner.caption import Array
 from captioner.errors import CaptionerError
 from captioner.figures.document import assemble, clean, escaped
 from captioner.figures.drawing import DRAWN, Drawing
 from captioner.figures.sheet import PALE, Sheet, shortened, width_of
 from captioner.text.vocabulary import EOS, SPECIAL
+
+if TYPE_CHECKING:
+    from captioner.translation.result import Translation
 
 FORMATS = (*DRAWN, "html", "json")
 END = "■"  # the end of the text read, a place like any other

@@ -47,7 +47,7 @@ class Geometry(nn.Module):
     def forward(self, memory: Memory) -> Tensor:
         """Return (B, N, D), or zeros (1, 1, D) for a memory without an image."""
         weight = self.project.weight
-        boxes = memory.places_in_picture()
+        boxes = memory.image_boxes()
         if boxes is None:
             return weight.new_zeros(1, 1, weight.shape[0])
         boxes = boxes.to(weight.dtype)

@@ -1,1 +1,1 @@
-"""Words."""
+"""Words and subwords, their vocabularies, and sentences."""

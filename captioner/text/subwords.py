@@ -1,8 +1,7 @@
-"""Subword vocabularies: byte-pair encoding, so that a few thousand pieces can write any text.
+"""Subword vocabularies: byte-pair encoding, which writes any text with a few thousand pieces.
 
-The library ``tokenizers`` learns and applies the merges (Sennrich 2016, https://arxiv.org/abs/1508.07909), which begin
-with the 256 bytes (Radford 2019, GPT-2). Nothing is unknown, and decoding returns the encoded text unchanged: case,
-punctuation and white space included.
+The library ``tokenizers`` learns and applies the merges (Sennrich 2016, https://arxiv.org/abs/1508.07909), starting
+from the 256 bytes (Radford 2019, GPT-2). Decoding returns any text unchanged, with case, punctuation and white space.
 """
 
 from __future__ import annotations
@@ -15,26 +14,26 @@ from typing import TypeAlias
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from captioner import files
-from captioner.text.vocabulary import BOS, EOS, PAD, SPECIAL, UNK, read_vocabulary, unreadable
+from captioner.text.vocabulary import SPECIAL, UNK, framed, read_vocabulary, unreadable, until_end
 
 FORMAT = 1
 Merge: TypeAlias = tuple[str, str]
 
 _ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())  # one printable character for each of the 256 bytes
-# Merges stay within a word with the space before it, a run of other marks with the space before it, or one white-space
-# character. The bound keeps the work on an endless "word" small.
+# Merges stay within a word or a run of punctuation, with the space before it, or a white-space character. The bound
+# limits the work on an endless "word".
 _CHUNK = r" ?\w{1,40}| ?[^\w\s]{1,40}|\s"
 
 
 class Subwords:
-    """The pieces a model can write, each with its number; used like a :class:`~captioner.text.vocabulary.Vocabulary`.
+    """The pieces of a model, each with its number, used like a :class:`~captioner.text.vocabulary.Vocabulary`.
 
-    Numbers 0 to 3 are ``<pad>``, ``<bos>``, ``<eos>`` and ``<unk>`` (which is never produced), then come the 256 bytes,
-    then the merges in order.
+    Numbers 0 to 3 are ``<pad>``, ``<bos>``, ``<eos>`` and ``<unk>`` (never produced); the 256 bytes and the merges
+    follow.
 
     Args:
-        merges: pairs of pieces that become one, in the byte-level characters of ``tokenizers``; each piece of a pair is
-            a byte or an earlier merge.
+        merges: pairs of pieces to join, in the byte-level characters of ``tokenizers``; each piece is a byte or an
+            earlier merge.
 
     Raises:
         ValueError: a pair occurs twice or names a piece that does not exist before it.
@@ -53,10 +52,10 @@ class Subwords:
 
     @classmethod
     def learn(cls, texts: Iterable[str], *, merges: int = 8000) -> Subwords:
-        """Merge the most frequent neighbours in the texts (of the training split), at most ``merges`` times.
+        """Merge the most frequent neighbours in the training texts, at most ``merges`` times.
 
-        Of equally frequent pairs the one with the smaller numbers comes first, so that the same texts, in any order,
-        give the same pieces. Pairs seen only once are not merged.
+        Of equally frequent pairs, that with the smaller numbers is first, so the order of the texts does not matter.
+        Pairs that occur once are not merged.
         """
         learner = _tokenizer(models.BPE())
         trainer = trainers.BpeTrainer(
@@ -75,7 +74,7 @@ class Subwords:
 
     @property
     def pieces(self) -> list[str]:
-        """All pieces as text, in the order of their numbers; bytes that are no text by themselves are replaced."""
+        """All pieces as text, in the order of their numbers; bytes that are not characters are replaced."""
         return [*SPECIAL, *(self._text([number]) for number in range(len(SPECIAL), len(self)))]
 
     def __eq__(self, other: object) -> bool:
@@ -85,19 +84,16 @@ class Subwords:
         return hash(self.merges)
 
     def encode(self, text: str, *, max_words: int | None = None) -> list[int]:
-        """Encode a text as ``[<bos>, pieces ..., <eos>]``; after ``max_words`` pieces it is cut, without ``<eos>``."""
-        numbers: list[int] = self._tokenizer.encode(_prepared(text)).ids
-        if max_words is not None and len(numbers) > max_words:
-            return [BOS, *numbers[:max_words]]
-        return [BOS, *numbers, EOS]
+        """Encode a text as ``[<bos>, pieces ..., <eos>]``; cut after ``max_words`` pieces, without ``<eos>``."""
+        return framed(self._tokenizer.encode(_prepared(text)).ids, max_words)
 
     def decode(self, numbers: Iterable[int]) -> list[str]:
         """Return the pieces up to the first ``<eos>``, without ``<pad>`` and ``<bos>``; a space begins a word."""
-        return [self._text([number]) for number in _until_end(numbers)]
+        return [self._text([number]) for number in until_end(numbers)]
 
     def sentence(self, numbers: Iterable[int]) -> str:
-        """Return the text that numbers encode."""
-        return self._text(_until_end(numbers)).removeprefix(" ")
+        """Return the encoded text."""
+        return self._text(until_end(numbers)).removeprefix(" ")
 
     def _text(self, numbers: list[int]) -> str:
         pieces = [
@@ -113,7 +109,7 @@ class Subwords:
 
     @classmethod
     def load(cls, path: str | Path) -> Subwords:
-        """Read a vocabulary that :meth:`save` wrote.
+        """Read the file of :meth:`save`.
 
         Raises:
             CheckpointError: the file is missing, damaged, of another kind, or newer than this program.
@@ -131,7 +127,7 @@ class Subwords:
 
 
 def _tokenizer(model: models.BPE) -> Tokenizer:
-    # The special pieces are no added tokens of the tokenizer, so that a text that spells one is encoded as any other.
+    # Special pieces are not added tokens of the tokenizer: a text that spells one is encoded like any other.
     tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -144,15 +140,5 @@ def _tokenizer(model: models.BPE) -> Tokenizer:
 
 
 def _prepared(text: str) -> str:
-    """Put a space in front, so that the first word is like any other; half a surrogate pair becomes a question mark."""
+    """Put the space of other words before the first; half a surrogate pair becomes a question mark."""
     return (f" {text}" if text else "").encode("utf-8", "replace").decode()
-
-
-def _until_end(numbers: Iterable[int]) -> list[int]:
-    read = []
-    for number in numbers:
-        if number == EOS:
-            break
-        if number not in (PAD, BOS):
-            read.append(number)
-    return read

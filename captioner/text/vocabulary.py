@@ -1,4 +1,4 @@
-"""Words and their numbers: tokenisation, the vocabulary, and turning numbers back into a sentence."""
+"""Words and their numbers: tokenisation, the vocabulary, and sentences from numbers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +20,24 @@ SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 FORMAT = 1
 _COPY = "copy the whole model folder again"
 
-# Chinese characters and kana, whose sentences end in another full stop; then Thai, Lao, Burmese and Khmer, in whose
-# sentences none stands at the end.
+# Chinese characters and kana, with a full stop of their own; then Thai, Lao, Burmese and Khmer, with none.
 _EAST_ASIAN = "\u3005-\u3007\u3041-\u3096\u309d-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f"
 _EAST_ASIAN += "\U00020000-\U000323af"
 _SOUTH_EAST_ASIAN = "\u0e01-\u0eff\u1000-\u109f\u1780-\u17ff"
 _SPACELESS = _EAST_ASIAN + _SOUTH_EAST_ASIAN
-_MARKS = "".join(
+_COMBINING_MARKS = "".join(
     chr(code)
     for block in (range(0x0E00, 0x0F00), range(0x1000, 0x10A0), range(0x1780, 0x1800), (0x3099, 0x309A, 0xFF9E, 0xFF9F))
     for code in block
     if unicodedata.category(chr(code))[0] == "M" or code > 0xFF00
 )
-_LETTER = re.compile(f"[{_SPACELESS}][{_MARKS}]*")
+_LETTER = re.compile(f"[{_SPACELESS}][{_COMBINING_MARKS}]*")
 _FOREIGN_PUNCTUATION = re.compile("[،؛؟۔।॥၊။។៕\u3000-\u3003\u3008-\u3011\u3014-\u301f・！-／：-＠［-｀｛-･]+")
 
 _NO_SPACE = re.compile(rf"\s+(?=(?:n't|'s|'re|'ve|'ll|'d|'m)\b)|(?<=[{_SPACELESS}])\s+(?=[{_SPACELESS}])")
-_ENDS = {"。": re.compile(f"[{_EAST_ASIAN}]$"), "": re.compile(f"[{_SOUTH_EAST_ASIAN}]$")}
+_FULL_STOPS = {"。": re.compile(f"[{_EAST_ASIAN}]$"), "": re.compile(f"[{_SOUTH_EAST_ASIAN}]$")}
 _PLAIN = re.compile(r"(?: |[a-z0-9-]+[,.]?(?= |$)|[,.](?= |$))*")
-_SPLIT_UP = re.compile(r"--|\b(?:cannot|gimme|gonna|gotta|lemme|wanna)\b")  # by the Treebank rules
+_SPLIT_UP = re.compile(r"--|\b(?:cannot|gimme|gonna|gotta|lemme|wanna)\b")  # split by the Treebank rules
 _PUNCTUATION = frozenset(string.punctuation) | frozenset("“”‘’«»…–—")
 
 
@@ -49,20 +49,20 @@ def _treebank() -> Any:
 
 
 def spaced(text: str) -> str:
-    """Put spaces around each letter of the scripts that put none between words, and in place of their punctuation.
+    """Put spaces around each letter of scripts without spaces between words, and in place of their punctuation.
 
-    A letter has the vowel signs and tone marks that belong to it. Chinese captions are scored in such units, too.
+    A letter includes its vowel signs and tone marks. Chinese captions are scored in such units, too.
     """
     return text if text.isascii() else _LETTER.sub(r" \g<0> ", _FOREIGN_PUNCTUATION.sub(" ", text))
 
 
 def tokenize(text: str) -> list[str]:
-    """Split a caption into lower-cased words; tokens of punctuation only are dropped.
+    """Split a caption into lower-cased words, without tokens of punctuation.
 
     The tokenizer is NLTK's Treebank-style one, which needs no downloaded data: ``"A dog's ball."`` gives ``["a", "dog",
-    "'s", "ball"]``. Most captions have nothing but words, commas and full stops; of these the tokenizer makes what
-    splitting at spaces makes, only slowly, so they are split. In Chinese, Japanese, Thai, Lao, Burmese and Khmer, where
-    nothing shows where words end, each letter is a word.
+    "'s", "ball"]``. Most captions consist of words, commas and full stops; they are split at spaces, with the same
+    result but faster. In Chinese, Japanese, Thai, Lao, Burmese and Khmer, which do not separate words, each letter is a
+    word.
     """
     text = text.lower().replace("’", "'")
     if _PLAIN.fullmatch(text) and not _SPLIT_UP.search(text):
@@ -76,16 +76,16 @@ def tokenize(text: str) -> list[str]:
 def detokenize(words: Sequence[str]) -> str:
     """Join words into a sentence: contractions joined, first letter upper-case, a full stop at the end.
 
-    There is no space between letters of a script without them. An empty list gives an empty string.
+    Letters of a script without spaces are joined. An empty list gives an empty string.
     """
     text = _NO_SPACE.sub("", " ".join(words)).strip()
     if not text:
         return ""
-    return text[0].upper() + text[1:] + next((end for end, last in _ENDS.items() if last.search(text)), ".")
+    return text[0].upper() + text[1:] + next((stop for stop, last in _FULL_STOPS.items() if last.search(text)), ".")
 
 
 def spans(words: Sequence[str]) -> list[tuple[int, int]]:
-    """Return where each word stands in ``detokenize(words)``, as (start, end) in characters."""
+    """Return the (start, end) of each word in ``detokenize(words)``, in characters."""
     text = " ".join(words)
     closed = [match.span() for match in _NO_SPACE.finditer(text)]
     grown = len(text[:1].upper()) - len(text[:1])
@@ -98,15 +98,27 @@ def spans(words: Sequence[str]) -> list[tuple[int, int]]:
     return found
 
 
-class Vocabulary:
-    """The words a model can write, each with its number.
+def framed(numbers: Sequence[int], max_words: int | None) -> list[int]:
+    """Return ``[<bos>, numbers ..., <eos>]``; cut after ``max_words`` numbers, without ``<eos>``."""
+    if max_words is not None and len(numbers) > max_words:
+        return [BOS, *numbers[:max_words]]
+    return [BOS, *numbers, EOS]
 
-    Numbers 0 to 3 are ``<pad>``, ``<bos>``, ``<eos>`` and ``<unk>``; words follow by decreasing frequency, ties in
-    alphabetical order, so the same captions always give the same numbers.
+
+def until_end(numbers: Iterable[int]) -> list[int]:
+    """Return the numbers up to the first ``<eos>``, without ``<pad>`` and ``<bos>``."""
+    return [number for number in takewhile(lambda number: number != EOS, numbers) if number not in (PAD, BOS)]
+
+
+class Vocabulary:
+    """The words of a model, each with its number.
+
+    Numbers 0 to 3 are ``<pad>``, ``<bos>``, ``<eos>`` and ``<unk>``; words follow by decreasing frequency, then
+    alphabetically, so the same captions always give the same numbers.
 
     Args:
         words: the words in order, without the special ones.
-        counts: optionally, the frequency of each word in the training captions.
+        counts: the frequency of each word in the training captions, if known.
     """
 
     def __init__(self, words: Sequence[str], counts: Sequence[int] | None = None) -> None:
@@ -120,7 +132,7 @@ class Vocabulary:
 
     @classmethod
     def build(cls, captions: Iterable[str], *, min_count: int = 5) -> Vocabulary:
-        """Build it from the words that occur at least ``min_count`` times in the captions (of the training split)."""
+        """Build it from the words that occur at least ``min_count`` times in the training captions."""
         counter: Counter[str] = Counter()
         for caption in captions:
             counter.update(tokenize(caption))
@@ -130,9 +142,9 @@ class Vocabulary:
         return cls([word for word, _ in kept], [n for _, n in kept])
 
     def extended(self, other: Vocabulary) -> Vocabulary:
-        """Return this vocabulary with the words of another that it lacks at its end, in their order.
+        """Return this vocabulary extended by the new words of another, in their order.
 
-        All words keep their numbers. Counts are those of the captions that a word came from.
+        All words keep their numbers, and their counts in their own captions.
         """
         new = [number for number, word in enumerate(other.words) if word not in self]
         counts = None
@@ -157,27 +169,15 @@ class Vocabulary:
         return self._numbers.get(word, UNK)
 
     def encode(self, caption: str, *, max_words: int | None = None) -> list[int]:
-        """Turn a caption into ``[<bos>, words ..., <eos>]``.
-
-        A caption of more than ``max_words`` words is cut and has no ``<eos>``.
-        """
-        words = tokenize(caption)
-        if max_words is not None and len(words) > max_words:
-            return [BOS, *(self.number(word) for word in words[:max_words])]
-        return [BOS, *(self.number(word) for word in words), EOS]
+        """Encode a caption as ``[<bos>, words ..., <eos>]``; cut after ``max_words`` words, without ``<eos>``."""
+        return framed([self.number(word) for word in tokenize(caption)], max_words)
 
     def decode(self, numbers: Iterable[int]) -> list[str]:
-        """Turn numbers into words, up to the first ``<eos>``, without ``<pad>`` and ``<bos>``."""
-        words = []
-        for number in numbers:
-            if number == EOS:
-                break
-            if number not in (PAD, BOS):
-                words.append(self.words[number])
-        return words
+        """Return the words up to the first ``<eos>``, without ``<pad>`` and ``<bos>``."""
+        return [self.words[number] for number in until_end(numbers)]
 
     def sentence(self, numbers: Iterable[int]) -> str:
-        """Turn numbers into a readable sentence."""
+        """Return the sentence of the numbers."""
         return detokenize(self.decode(numbers))
 
     def save(self, path: str | Path) -> None:
@@ -189,7 +189,7 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: str | Path) -> Vocabulary:
-        """Read a vocabulary that :meth:`save` wrote.
+        """Read the file of :meth:`save`.
 
         Raises:
             CheckpointError: the file is missing, damaged, or newer than this program.
@@ -211,11 +211,7 @@ class Vocabulary:
 
 
 def read_vocabulary(path: str | Path, newest: int) -> dict[str, Any]:
-    """Read the file of a vocabulary of any kind, and check its format and its special words.
-
-    Args:
-        path: the file.
-        newest: the newest format that is read.
+    """Read the file of a vocabulary of any kind, and check its format, at most ``newest``, and special words.
 
     Raises:
         CheckpointError: the file is missing, damaged, or newer than this program.

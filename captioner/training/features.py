@@ -90,7 +90,7 @@ def store_cut(config: TrainConfig, model: CaptionModel) -> int | None:
     an encoder that the run takes from another model is shared, and is stored with those weights.
     """
     encoder, stages = model.encoder, stages_to_train(config, model.encoder)
-    if config.data.augment.of_pictures:
+    if config.data.augment.of_images:
         return None
     if stages == encoder.stages:
         # The whole encoder is trained: from the first epoch on, or after epochs on the features of the initial encoder.
@@ -107,7 +107,7 @@ def store_plan(config: TrainConfig, warn: Callable[[str], object] = lambda compl
     train, dev = read_data(config, warn)
     model = build_model(config, lambda: Vocabulary([]))
     cut = store_cut(config, model)
-    if cut is None and config.data.augment.of_pictures:
+    if cut is None and config.data.augment.of_images:
         raise ConfigError(
             "data.augment: pictures are varied and encoded in every epoch, so there is nothing to store; leave it out"
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from captioner.data.dataset import Problem
+from captioner.data.dataset import SkippedRecord
 from captioner.errors import AnnotationError
 from captioner.text.vocabulary import PAD
 
@@ -38,7 +38,7 @@ class ParallelText:
 
     name: str
     pairs: tuple[Pair, ...]
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[SkippedRecord, ...] = ()
     lines: tuple[int, ...] = ()
 
 
@@ -70,7 +70,7 @@ def read_parallel(folder: str | Path, split: str, *, source: str, target: str) -
             pairs.append(Pair(*texts))
             numbers.append(number)
         else:
-            problems.append(Problem(f"{paths[texts.index('')]}:{number}", "the line is empty"))
+            problems.append(SkippedRecord(f"{paths[texts.index('')]}:{number}", "the line is empty"))
     if not pairs:
         raise AnnotationError(f"{paths[0]}: there is no complete pair of sentences in it and {paths[1].name}")
     return ParallelText(f"{folder.name}/{split}", tuple(pairs), tuple(problems), tuple(numbers))

@@ -15,7 +15,7 @@ import torch
 
 from captioner import folders
 from captioner.backend import choose_device
-from captioner.caption import Caption, Translation
+from captioner.caption import Caption
 from captioner.folders import translator_into
 from captioner.layers.linear import fast
 from captioner.search.config import Hypothesis
@@ -29,6 +29,7 @@ from captioner.translation.model import (
     save_translator,
 )
 from captioner.translation.pairs import collate
+from captioner.translation.result import Translation
 
 E = TypeVar("E")
 

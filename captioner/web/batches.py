@@ -17,8 +17,8 @@ from typing import NamedTuple, TypeVar
 from captioner.caption import Caption
 from captioner.captioner import Captioner, attach_sources
 from captioner.data.images import ImageSource
-from captioner.data.limits import pixel_limit
 from captioner.data.loader import Loaded, load_pixels, make_batch
+from captioner.data.pixel_limit import pixel_limit
 from captioner.errors import CaptionerError, ImageError
 from captioner.registry import suggestion
 from captioner.web.lanes import Decoding, FullError, fail

@@ -180,7 +180,7 @@ def test_a_model_that_does_not_attend(run, photos: Path, tmp_path: Path) -> None
 def test_nothing_found(attend, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     result = attend(tmp_path / "empty", "-o", tmp_path / "figures")
-    assert result.code == 1 and "no pictures in this folder" in result.err and not (tmp_path / "figures").exists()
+    assert result.code == 1 and "no images in this folder" in result.err and not (tmp_path / "figures").exists()
 
 
 def test_help_shows_examples() -> None:

@@ -271,7 +271,7 @@ def test_the_data_is_required(run: Run) -> None:
 
 def test_a_split_without_photos_is_an_error(run: Run, model: Path, dataset: Path, tmp_path: Path) -> None:
     result = run("benchmark", model, "--data", dataset, "-o", tmp_path / "out", "--split", "test")
-    assert result.code == 1 and 'no photo is in the split "test"' in result.err
+    assert result.code == 1 and 'no image is in the split "test"' in result.err
 
 
 def test_data_without_splits_is_used_whole(run: Run, model: Path, dataset: Path, tmp_path: Path) -> None:

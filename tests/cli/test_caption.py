@@ -117,7 +117,7 @@ def test_nothing_found(caption, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     result = caption(tmp_path / "empty", "--output", file)
     assert (result.code, result.out) == (1, "")
-    assert str(tmp_path / "empty") in result.err and "no pictures in this folder" in result.err
+    assert str(tmp_path / "empty") in result.err and "no images in this folder" in result.err
     assert not file.exists()
     assert caption("-", stdin="").code == 1
 

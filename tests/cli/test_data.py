@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from captioner.data.inspect import Listing, Report, SplitSummary, Spread, Twins, VocabularySummary
+from captioner.data.inspect import CountSummary, DataReport, Listing, SplitSummary, Twins, VocabularySummary
 
 
 def test_inspect_counts_and_lists(run, dataset: Path) -> None:
@@ -37,7 +37,7 @@ def test_strict_fails_when_something_is_wrong(run, dataset: Path) -> None:
     assert run("data", "inspect", dataset, "--strict").code == 1
 
 
-def test_check_pictures_decodes_them(run, dataset: Path) -> None:
+def test_check_images_decodes_them(run, dataset: Path) -> None:
     (dataset.parent / "blue.jpg").write_bytes(b"\xff\xd8\xff broken")
     assert "Unreadable pictures: 1" in run("data", "inspect", dataset, "--check-pictures").lines
 
@@ -51,10 +51,10 @@ def test_format_and_images(run, dataset: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def report(monkeypatch: pytest.MonkeyPatch) -> Report:
+def report(monkeypatch: pytest.MonkeyPatch) -> DataReport:
     """A report on a set in which everything is wrong; the command prints it."""
-    summary = SplitSummary(3, 1234, Spread(1, 2.0, 2.0, 3, 3), Spread(2, 2.5, 2.5, 4, 4))
-    report = Report(
+    summary = SplitSummary(3, 1234, CountSummary(1, 2.0, 2.0, 3, 3), CountSummary(2, 2.5, 2.5, 4, 4))
+    report = DataReport(
         name="set",
         format="csv",
         splits={"train": summary, "[val]": summary},
@@ -71,7 +71,7 @@ def report(monkeypatch: pytest.MonkeyPatch) -> Report:
     return report
 
 
-def test_the_whole_report(run, dataset: Path, report: Report) -> None:
+def test_the_whole_report(run, dataset: Path, report: DataReport) -> None:
     result = run("data", "inspect", dataset)
     assert result.lines[0] == "set (csv): 6 photos with 2,468 captions"
     rows = [" ".join(line.split()) for line in result.lines]
@@ -92,7 +92,7 @@ def test_the_whole_report(run, dataset: Path, report: Report) -> None:
         assert expected in result.out
 
 
-def test_what_was_not_checked_is_not_printed(run, dataset: Path, report: Report, monkeypatch) -> None:
+def test_what_was_not_checked_is_not_printed(run, dataset: Path, report: DataReport, monkeypatch) -> None:
     unchecked = dataclasses.replace(report, splits={}, missing=None, duplicates=None, leaks=None, unreadable=None)
     monkeypatch.setattr("captioner.data.inspect.inspect_captions", lambda *args, **options: unchecked)
     result = run("data", "inspect", dataset)

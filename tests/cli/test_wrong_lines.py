@@ -44,10 +44,10 @@ QUICK = [
     ("data", 2, []),
     # Pictures
     ("caption nofile.jpg", 1, ["nofile.jpg", "no such file"]),
-    ("caption notes.txt", 1, ["notes.txt", "not a picture", "JPEG"]),
+    ("caption notes.txt", 1, ["notes.txt", "not an image", "JPEG"]),
     ("caption broken.jpg", 1, ["broken.jpg", "damaged"]),
-    ("caption empty", 1, ["empty", "no pictures", "--recursive"]),
-    ("caption texts", 1, ["texts", "no pictures"]),
+    ("caption empty", 1, ["empty", "no images", "--recursive"]),
+    ("caption texts", 1, ["texts", "no images"]),
     ("caption 'none/*.jpg'", 1, ["none/*.jpg", "pattern"]),
     ("caption photo.jpg --max-pixels 0", 2, ["--max-pixels", "1"]),
     ("caption photo.jpg --max-pixels 9", 1, ["photo.jpg", "80 x 60", "pixels"]),
@@ -57,7 +57,7 @@ QUICK = [
     ("attend s3://bucket/a.jpg -o f.png", 1, ["s3://bucket/a.jpg: ", "copy the image"]),
     (r"caption 'C:\photos\a.jpg'", 1, [r"C:\photos\a.jpg: there is no such file", "Windows"]),
     ("attend nofile.jpg -o f.png", 1, ["nofile.jpg", "no such file"]),
-    ("attend empty -o figures", 1, ["empty", "no pictures"]),
+    ("attend empty -o figures", 1, ["empty", "no images"]),
     # Models
     ("caption photo.jpg --model show_tel", 1, ["'show_tel'", "Did you mean 'show_tell'", "Shipped"]),
     ("caption photo.jpg --model photo.jpg", 1, ["photo.jpg", "is a file", "config.json"]),

@@ -15,7 +15,7 @@ from captioner.encoders.grid_regions import Stacked
 from captioner.errors import ConfigError
 from captioner.memory import Memory
 from captioner.settings import validate
-from tests.data.pictures import MEAN, STD, scene
+from tests.data.images import MEAN, STD, scene
 
 
 def test_colours_are_changed_as_torchvision_changes_them() -> None:
@@ -23,8 +23,8 @@ def test_colours_are_changed_as_torchvision_changes_them() -> None:
     pixels = torch.randint(0, 256, (3, 3, 20, 20), dtype=torch.uint8)
     colours = [(1.3, 0.6, 0.5), (0.7, 1.4, 1.5), (1.0, 1.0, 1.0)]
     expected = []
-    for picture, (brightness, contrast, saturation) in zip(pixels, colours, strict=True):
-        changed = reference.adjust_brightness(picture.float() / 255, brightness)
+    for image, (brightness, contrast, saturation) in zip(pixels, colours, strict=True):
+        changed = reference.adjust_brightness(image.float() / 255, brightness)
         changed = reference.adjust_contrast(changed, contrast)
         expected.append(reference.adjust_saturation(changed, saturation))
     difference = recolour(pixels, colours).float() - 255 * torch.stack(expected)
@@ -32,7 +32,7 @@ def test_colours_are_changed_as_torchvision_changes_them() -> None:
     assert torch.equal(recolour(pixels, colours)[2], pixels[2])
 
 
-def test_crops_keep_the_share_and_the_shape_they_are_asked_for() -> None:
+def test_crops_have_the_requested_share_and_shape() -> None:
     generator = torch.Generator().manual_seed(0)
     views = [draw_view(AugmentConfig(crop=0.5, colour=0.2), generator) for _ in range(2000)]
     boxes = torch.tensor([view.box for view in views])
@@ -46,7 +46,7 @@ def test_crops_keep_the_share_and_the_shape_they_are_asked_for() -> None:
     assert factors.min() >= 0.8 and factors.max() <= 1.2 and (factors.mean(0) - 1).abs().max() < 0.02
 
 
-def test_without_crops_a_view_is_the_whole_photo() -> None:
+def test_without_crops_a_view_is_the_whole_image() -> None:
     view = draw_view(AugmentConfig(), torch.Generator().manual_seed(0))
     assert view.box == (0.0, 0.0, 1.0, 1.0) and view.colour == (1.0, 1.0, 1.0)
     assert not AugmentConfig().active
@@ -58,20 +58,20 @@ def test_pixels_are_erased_as_a_loop_erases_them() -> None:
     pixels = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
     boxes = [(0.25, 0.5, 0.75, 1.0), None, (0.0, 0.0, 1.0, 0.1), (0.9, 0.3, 0.95, 0.35)]
     expected = pixels.clone()
-    for picture, box in zip(expected, boxes, strict=True):
+    for image, box in zip(expected, boxes, strict=True):
         for y in range(16):
             for x in range(16):
                 left, top, right, bottom = (round(16 * corner) for corner in box or (0, 0, 0, 0))
                 if left <= x < right and top <= y < bottom:
                     for channel in range(3):
-                        picture[channel, y, x] = round(255 * MEAN[channel])
+                        image[channel, y, x] = round(255 * MEAN[channel])
     assert torch.equal(erase(pixels, boxes, MEAN), expected)
     assert not torch.equal(expected[0], pixels[0]) and torch.equal(expected[1], pixels[1])
     blank = Transform(size=16, mean=MEAN, std=STD).normalise(erase(pixels, [WHOLE] * 4, MEAN))
     assert blank.abs().max() <= 0.5 / 255 / min(STD) + 1e-6
 
 
-def test_what_is_erased_has_the_share_the_area_and_the_shape_that_are_asked_for() -> None:
+def test_erased_parts_have_the_requested_share_area_and_shape() -> None:
     generator = torch.Generator().manual_seed(0)
     config = AugmentConfig(erase=0.4, erase_area=(0.05, 0.3))
     drawn = [draw_erased(config, generator) for _ in range(5000)]
@@ -101,7 +101,7 @@ def test_erasing_leaves_the_other_draws_as_they_are() -> None:
     assert draw(erase=1e-9)[0] == plain
 
 
-def test_pictures_at_two_sizes_lose_the_same_part() -> None:
+def test_images_at_two_sizes_lose_the_same_part() -> None:
     torch.manual_seed(0)
     other = (0.1, 0.2, 0.3)
     both = Stacked.of(Transform(size=16, mean=MEAN, std=STD), Transform(size=8, mean=other, std=STD))
@@ -123,7 +123,7 @@ def test_areas_that_cannot_be_erased_are_refused(area: tuple[float, float]) -> N
 @pytest.mark.parametrize(
     ("box", "corners"), [((0.25, 0.5, 0.75, 1.0), (16, 24, 48, 48)), ((1, 1, 1, 1), (63, 47, 64, 48))]
 )
-def test_the_loader_takes_the_part_that_is_asked_for(box: tuple[float, ...], corners: tuple[int, ...]) -> None:
+def test_the_loader_cuts_the_requested_crop(box: tuple[float, ...], corners: tuple[int, ...]) -> None:
     transform = Transform(size=8, mean=MEAN, std=STD)
     image = scene(64, 48)
     left, top, right, bottom = box
@@ -133,7 +133,7 @@ def test_the_loader_takes_the_part_that_is_asked_for(box: tuple[float, ...], cor
     assert torch.equal(batch.pixels[1], torch.from_numpy(transform.pixels(image)))
 
 
-def test_maps_are_cropped_where_the_photo_is() -> None:
+def test_maps_are_cropped_like_the_image() -> None:
     """On maps that hold where each cell is, a crop holds where its cells are, within the outermost centres."""
     rows, columns, size = torch.arange(6.0), torch.arange(8.0), (6, 8)
     where = torch.stack(torch.meshgrid((rows + 0.5) / 6, (columns + 0.5) / 8, indexing="ij"), dim=-1).flatten(0, 1)
@@ -151,8 +151,8 @@ def test_maps_are_cropped_where_the_photo_is() -> None:
 
 
 def test_only_crops_of_grids_can_be_stored() -> None:
-    assert AugmentConfig(crop=0.5).of_pictures and not AugmentConfig(crop=0.5, stored=True).of_pictures
+    assert AugmentConfig(crop=0.5).of_images and not AugmentConfig(crop=0.5, stored=True).of_images
     with pytest.raises(ConfigError, match="stored maps can only be cropped"):
         validate(AugmentConfig, {"colour": 0.2, "stored": True}, where="recipe")
-    with pytest.raises(ConfigError, match=r"data\.augment\.stored: these places are no grid"):
+    with pytest.raises(ConfigError, match=r"data\.augment\.stored: the features are not a grid"):
         crop_maps(Memory(torch.zeros(1, 4, 2), torch.zeros(1, 2)), [(0.0, 0.0, 1.0, 1.0)])

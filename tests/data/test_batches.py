@@ -1,4 +1,4 @@
-"""Batches of captioned photos: padding, sampling, and prefetching."""
+"""Batches of captioned images: padding, sampling, and prefetching."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from captioner.data.batches import Captions, EncodedCaptions, Sampler, prefetch
 from captioner.data.dataset import Photo
 from captioner.text.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
 
-CAPTIONS = (2, 5, 1, 5, 3, 5, 4)  # of each photo
+CAPTIONS = (2, 5, 1, 5, 3, 5, 4)  # of each image
 PHOTOS = [
     Photo(str(i), Path(f"{i}.jpg"), "train", tuple(f"caption {j}" for j in range(n))) for i, n in enumerate(CAPTIONS)
 ]
@@ -26,13 +26,12 @@ def sampler(*, batch_size: int = 3, per_image: int = 5, flips: bool = True, seed
 
 
 def threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "captioner-prefetch"]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("captioner-prefetch")]
 
 
 def test_captions_are_shifted_and_padded() -> None:
-    batch = Captions.collate(
-        [[[BOS, 5, 6, EOS], [BOS, EOS]], [], [[BOS, 7, 8]]]
-    )  # the last one was cut and has no <eos>
+    # The last caption was cut and has no <eos>.
+    batch = Captions.collate([[[BOS, 5, 6, EOS], [BOS, EOS]], [], [[BOS, 7, 8]]])
     assert batch.inputs.tolist() == [
         [[BOS, 5, 6], [BOS, PAD, PAD]],
         [[PAD, PAD, PAD], [PAD, PAD, PAD]],
@@ -81,7 +80,7 @@ def test_long_captions_are_cut() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 10])
-def test_every_photo_is_drawn_once_an_epoch(batch_size: int) -> None:
+def test_every_image_is_drawn_once_an_epoch(batch_size: int) -> None:
     drawn = list(sampler(batch_size=batch_size).epoch(0))
     assert len(drawn) == len(sampler(batch_size=batch_size))
     assert sorted(photo for sample in drawn for photo in sample.photos) == list(range(len(PHOTOS)))
@@ -89,19 +88,17 @@ def test_every_photo_is_drawn_once_an_epoch(batch_size: int) -> None:
 
 
 @pytest.mark.parametrize("per_image", [1, 3, 5])
-def test_so_many_different_captions_of_a_photo_are_drawn(per_image: int) -> None:
+def test_as_many_captions_of_an_image_are_drawn_as_requested(per_image: int) -> None:
     seen: set[tuple[int, int]] = set()
     for epoch in range(40):
         for sample in sampler(per_image=per_image).epoch(epoch):
             for photo, chosen in zip(sample.photos, sample.captions, strict=True):
                 assert len(chosen) == len(set(chosen)) == min(per_image, CAPTIONS[photo])
                 seen |= {(photo, caption) for caption in chosen}
-    assert seen == {
-        (photo, caption) for photo, n in enumerate(CAPTIONS) for caption in range(n)
-    }  # none is left out forever
+    assert seen == {(photo, caption) for photo, n in enumerate(CAPTIONS) for caption in range(n)}
 
 
-def test_the_same_seed_and_epoch_draw_the_same_whatever_came_before() -> None:
+def test_draws_depend_on_seed_and_epoch_only() -> None:
     used = sampler()
     first = list(used.epoch(2))
     next(used.epoch(0))
@@ -115,7 +112,7 @@ def test_skipping_continues_where_an_epoch_stopped(skip: int) -> None:
     assert list(sampler().epoch(5, skip=skip)) == list(sampler().epoch(5))[skip:]
 
 
-def test_half_of_the_photos_are_mirrored_on_request() -> None:
+def test_half_of_the_images_are_mirrored_on_request() -> None:
     flips = [flip for epoch in range(60) for sample in sampler().epoch(epoch) for flip in sample.flipped]
     assert 0.4 < sum(flips) / len(flips) < 0.6
     assert not any(flip for sample in sampler(flips=False).epoch(0) for flip in sample.flipped)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from captioner.data.dataset import CaptionData, Photo, Problem, merge, split_name
+from captioner.data.dataset import CaptionData, Photo, SkippedRecord, merge, split_name
 from captioner.errors import AnnotationError
 
 
 def data_of(
-    name: str, *photos: tuple[str, str], format: str = "csv", problems: tuple[Problem, ...] = ()
+    name: str, *photos: tuple[str, str], format: str = "csv", problems: tuple[SkippedRecord, ...] = ()
 ) -> CaptionData:
     made = tuple(Photo(image_id, Path(name) / image_id, split, ("x",)) for image_id, split in photos)
     return CaptionData(name, format, made, problems)
@@ -55,9 +55,9 @@ def test_restval_alone_can_be_the_train_split() -> None:
         data.split("train")
 
 
-def test_a_complaint_counts_what_was_left_out_and_names_the_first() -> None:
+def test_a_complaint_counts_the_skipped_records_and_names_the_first() -> None:
     assert data_of("set", ("a", "train")).complaint() is None
-    one = data_of("set", ("a", "train"), problems=(Problem("f.csv:3", "the caption is empty"),))
+    one = data_of("set", ("a", "train"), problems=(SkippedRecord("f.csv:3", "the caption is empty"),))
     assert one.complaint() == (
         "set: 1 malformed record was left out, the first: f.csv:3: the caption is empty; "
         "`captioner data inspect` lists them"
@@ -67,7 +67,7 @@ def test_a_complaint_counts_what_was_left_out_and_names_the_first() -> None:
 
 
 def test_merged_sets_have_unique_ids_and_keep_those_that_do_not_collide() -> None:
-    one = data_of("one", ("1", "train"), ("2", "val"), problems=(Problem("f:1", "bad"),))
+    one = data_of("one", ("1", "train"), ("2", "val"), problems=(SkippedRecord("f:1", "bad"),))
     two = data_of("two", ("2", "train"), ("3", "val"), format="coco")
     joined = merge(one, two)
     assert [photo.image_id for photo in joined.photos] == ["1", "one/2", "two/2", "3"]

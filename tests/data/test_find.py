@@ -1,4 +1,4 @@
-"""Finding picture files by names, folders and patterns."""
+"""Finding image files by names, folders and patterns."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def found(*paths: str | Path, **options: Any) -> list[str]:
     return [path.as_posix() for path in find_images(paths, **options)]
 
 
-def test_a_folder_gives_its_pictures_sorted(album: Path) -> None:
+def test_a_folder_gives_its_images_sorted(album: Path) -> None:
     top = ["photos/a.PNG", "photos/a[1].jpg", "photos/b.jpg"]
     assert found("photos") == found("photos/") == top
     assert found(album / "photos") == [(album / name).as_posix() for name in top]
@@ -61,12 +61,12 @@ def test_patterns_match_as_in_the_shell(album: Path) -> None:
     assert found(str(album / "photos" / "b.*")) == [(album / "photos/b.jpg").as_posix()]
 
 
-def test_names_that_exist_are_no_patterns(album: Path) -> None:
+def test_existing_names_are_not_patterns(album: Path) -> None:
     assert found("photos/a[1].jpg", "what?.jpg") == ["photos/a[1].jpg", "what?.jpg"]
     assert found("odd [x]") == found("odd [x]/*.jpg") == ["odd [x]/f.jpg", "odd [x]/g.jpg"]
 
 
-def test_what_does_not_exist_is_yielded_unchanged(album: Path) -> None:
+def test_missing_files_are_yielded_unchanged(album: Path) -> None:
     names = ["gone.jpg", "gone/*.jpg", "a**b", "photos/notes.txt", "photos/z*", "x" * 5000]
     assert found(*names) == names
     Path("dangling.jpg").symlink_to("gone.jpg")
@@ -76,9 +76,9 @@ def test_what_does_not_exist_is_yielded_unchanged(album: Path) -> None:
 def test_empty_folders_are_reported(album: Path) -> None:
     told: list[str] = []
     assert found("empty", "photos/b.jpg", on_empty=told.append) == ["photos/b.jpg"]
-    assert told == ["empty/: no pictures in this folder (use --recursive to look in subfolders)"]
+    assert told == ["empty/: no images in this folder (use --recursive to look in subfolders)"]
     assert found("empty", recursive=True, on_empty=told.append) == []
-    assert told[1] == "empty/: no pictures in this folder"
+    assert told[1] == "empty/: no images in this folder"
     assert found("empty") == []
 
 
@@ -128,7 +128,7 @@ def test_a_folder_that_cannot_be_read_is_reported_once(album: Path, monkeypatch:
     assert told == ["photos/sub/: cannot look into this folder (Permission denied); check its permissions"] * 2
     empty: list[str] = []
     assert found("photos/sub", "empty", on_empty=empty.append, on_unreadable=told.append) == []
-    assert len(told) == 3 and empty == ["empty/: no pictures in this folder (use --recursive to look in subfolders)"]
+    assert len(told) == 3 and empty == ["empty/: no images in this folder (use --recursive to look in subfolders)"]
 
 
 def test_folders_may_be_nested_deeply(album: Path) -> None:
@@ -148,11 +148,11 @@ def test_finding_is_lazy(album: Path) -> None:
         while True:
             yield "photos/b.jpg"
 
-    pictures = find_images(endless())
-    assert [next(pictures).name for _ in range(3)] == ["b.jpg"] * 3
+    images = find_images(endless())
+    assert [next(images).name for _ in range(3)] == ["b.jpg"] * 3
 
 
-def test_extensions_are_lower_case_and_cover_what_is_read() -> None:
+def test_extensions_are_lower_case_and_cover_the_formats() -> None:
     assert {
         ".jpg",
         ".jpeg",

@@ -6,6 +6,7 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from captioner.data.annotations import read_captions
-from captioner.data.dataset import CaptionData, Photo, Problem
-from captioner.data.inspect import Report, Spread, inspect_captions
+from captioner.data.dataset import CaptionData, Photo, SkippedRecord
+from captioner.data.inspect import CountSummary, DataReport, inspect_captions
 
 
 def jpeg(colour: int) -> bytes:
@@ -42,7 +43,7 @@ def data(tmp_path: Path) -> CaptionData:
     }
     photos = tuple(Photo(name, tmp_path / f"{name}.jpg", split, texts) for name, (split, texts) in captions.items())
     return CaptionData(
-        "set", "csv", photos, (Problem("set.csv:9", "the caption is empty"), Problem("set.csv:12", "bad"))
+        "set", "csv", photos, (SkippedRecord("set.csv:9", "the caption is empty"), SkippedRecord("set.csv:12", "bad"))
     )
 
 
@@ -50,10 +51,8 @@ def words(caption: str) -> list[str]:
     return caption.lower().replace(".", "").split()
 
 
-def inspect(data: CaptionData, *, min_count: int = 2, check_files: bool = True, check_pictures: bool = False) -> Report:
-    return inspect_captions(
-        data, tokenize=words, min_count=min_count, check_files=check_files, check_pictures=check_pictures
-    )
+def inspect(data: CaptionData, **options: Any) -> DataReport:
+    return inspect_captions(data, tokenize=words, **{"min_count": 2, **options})
 
 
 def test_splits_are_counted(data: CaptionData) -> None:
@@ -68,7 +67,7 @@ def test_splits_are_counted(data: CaptionData) -> None:
 
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=200))
 def test_spreads_agree_with_numpy(counts: list[int]) -> None:
-    spread = Spread.of(counts)
+    spread = CountSummary.of(counts)
     assert (spread.min, spread.max) == (min(counts), max(counts))
     assert spread.mean == pytest.approx(np.mean(counts))
     assert spread.median == np.median(counts)
@@ -82,11 +81,7 @@ def test_the_vocabulary_comes_from_train_and_restval_only(data: CaptionData) -> 
     # the 6, dog 3, runs 2, cat 2, bird 2 are kept; fast and a occur once; fox is in val.
     assert (vocabulary.splits, vocabulary.words, vocabulary.kept) == (("train", "restval"), 7, 5)
     assert vocabulary.coverage["val"] == pytest.approx(3 / 5)  # the, runs, dog of: the fox runs a dog
-    assert inspect(data, min_count=1).vocabulary.coverage == {
-        "train": 1,
-        "restval": 1,
-        "val": pytest.approx(4 / 5),
-    }
+    assert inspect(data, min_count=1).vocabulary.coverage == {"train": 1, "restval": 1, "val": pytest.approx(4 / 5)}
 
 
 def test_without_a_train_split_the_vocabulary_comes_from_every_split(data: CaptionData) -> None:
@@ -134,15 +129,15 @@ def test_files_of_one_size_are_not_twins_unless_their_bytes_agree(tmp_path: Path
     assert inspect(CaptionData("set", "csv", tuple(photos))).duplicates == ()
 
 
-def test_a_folder_in_place_of_a_picture_is_a_missing_picture(tmp_path: Path) -> None:
+def test_a_folder_in_place_of_an_image_is_a_missing_image(tmp_path: Path) -> None:
     report = inspect(CaptionData("set", "csv", (Photo("a", tmp_path, "train", ("x",)),)))
     assert report.missing is not None
     assert report.missing.count == 1
 
 
-def test_unreadable_pictures_are_named_with_the_reason(data: CaptionData, tmp_path: Path) -> None:
-    (tmp_path / "c.jpg").write_bytes(b"this is no picture")
-    report = inspect(data, check_files=False, check_pictures=True)
+def test_unreadable_images_are_named_with_the_reason(data: CaptionData, tmp_path: Path) -> None:
+    (tmp_path / "c.jpg").write_bytes(b"this is no image")
+    report = inspect(data, check_files=False, check_images=True)
     assert report.unreadable is not None
     assert report.unreadable.count == 1
     assert report.unreadable.first[0].startswith(f"{tmp_path / 'c.jpg'}: ")
@@ -159,7 +154,7 @@ def test_empty_files_do_not_stop_the_search_for_twins(data: CaptionData, tmp_pat
     assert report.duplicates is not None and len(report.duplicates) == 1
 
 
-def test_no_file_is_opened_if_none_is_to_be_checked(data: CaptionData) -> None:
+def test_no_file_is_opened_without_checks(data: CaptionData) -> None:
     report = inspect(data, check_files=False)
     assert (report.missing, report.duplicates, report.leaks, report.unreadable) == (None, None, None, None)
 
@@ -172,7 +167,7 @@ def test_repeated_and_empty_captions_and_problems_are_counted(data: CaptionData)
 
 
 def test_long_lists_are_cut_but_counted(data: CaptionData) -> None:
-    problems = tuple(Problem(f"set.csv:{line}", "bad") for line in range(2, 52))
+    problems = tuple(SkippedRecord(f"set.csv:{line}", "bad") for line in range(2, 52))
     photos = tuple(replace(data.photos[3], image_id=str(n), path=Path(f"/nowhere/{n}.jpg")) for n in range(25))
     report = inspect(replace(data, photos=photos, problems=problems))
     assert report.missing is not None
@@ -182,18 +177,16 @@ def test_long_lists_are_cut_but_counted(data: CaptionData) -> None:
 
 def test_progress_runs_to_the_end_over_the_files_that_are_read(data: CaptionData) -> None:
     calls: list[tuple[int, int]] = []
-    inspect_captions(
-        data, tokenize=words, check_pictures=True, progress=lambda done, total: calls.append((done, total))
-    )
+    inspect_captions(data, tokenize=words, check_images=True, progress=lambda done, total: calls.append((done, total)))
     assert calls == [(done, 5) for done in range(1, 6)]
 
 
 def test_the_report_is_json(data: CaptionData) -> None:
-    report = inspect(data, check_pictures=True)
+    report = inspect(data, check_images=True)
     assert json.loads(json.dumps(report.to_dict()))["vocabulary"]["coverage"]["val"] == pytest.approx(0.6)
 
 
-def test_a_set_without_photos_can_be_inspected() -> None:
+def test_a_set_without_images_can_be_inspected() -> None:
     report = inspect(CaptionData("set", "csv", ()))
     assert report.splits == {}
     assert (report.vocabulary.splits, report.vocabulary.words) == ((), 0)

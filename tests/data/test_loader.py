@@ -1,4 +1,4 @@
-"""Loading pictures into batches: their order, their errors, and the threads behind them."""
+"""Loading images into batches: their order, their errors, and the threads behind them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from captioner.data.images import load_image
 from captioner.data.loader import ImageBatch, ImageLoader, load_groups
 from captioner.data.transform import Transform
 from captioner.errors import CaptionerError, ConfigError
-from tests.data.pictures import MEAN, STD, distance, encode, scene
+from tests.data.images import MEAN, STD, distance, encode, scene
 
 SMALL = Transform(size=32, mean=MEAN, std=STD)
 
@@ -33,16 +33,16 @@ def loader_threads() -> list[threading.Thread]:
 
 @pytest.mark.parametrize("workers", [1, 4])
 def test_the_loader_equals_one_by_one(workers: int) -> None:
-    pictures = [scene(40 + 30 * (seed % 3), 50, seed) for seed in range(11)]
-    result = batches([encode(picture, "PNG") for picture in pictures], batch_size=4, workers=workers)
+    images = [scene(40 + 30 * (seed % 3), 50, seed) for seed in range(11)]
+    result = batches([encode(image, "PNG") for image in images], batch_size=4, workers=workers)
     assert [len(batch) for batch in result] == [4, 4, 3]
     assert [position for batch in result for position in batch.positions] == list(range(11))
     pixels = torch.cat([batch.pixels for batch in result])
     assert pixels.dtype == torch.uint8 and pixels.shape == (11, 3, 32, 32)
-    assert np.array_equal(pixels.numpy(), np.stack([SMALL.pixels(picture) for picture in pictures]))
+    assert np.array_equal(pixels.numpy(), np.stack([SMALL.pixels(image) for image in images]))
 
 
-def test_bad_pictures_do_not_displace_good_ones() -> None:
+def test_bad_images_do_not_displace_good_ones() -> None:
     good = [encode(scene(seed=seed), "PNG") for seed in range(5)]
     sources: list[Any] = [b"bad", good[0], good[1], "gone.jpg", None, good[2], good[3], good[4], b"", b"worse"]
     result = batches(sources, batch_size=2)
@@ -54,14 +54,14 @@ def test_bad_pictures_do_not_displace_good_ones() -> None:
     assert error.__traceback__ is None and error.__context__ is None
 
 
-def test_errors_at_the_end_come_in_a_batch_without_pictures() -> None:
+def test_errors_at_the_end_come_in_a_batch_without_images() -> None:
     result = batches([encode(scene(), "PNG")] * 2 + [b"bad"], batch_size=2)
     assert [batch.positions for batch in result] == [[0, 1], []]
     assert result[1].pixels.shape == (0, 3, 32, 32) and [place for place, _ in result[1].errors] == [2]
     assert batches([]) == []
 
 
-def test_a_slow_picture_does_not_change_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_image_does_not_change_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
     def slow(source: Any, **options: Any) -> Image.Image:
         time.sleep(0.1 if source == 0 else 0)
         return Image.new("RGB", (4, 4), (source, 0, 0))
@@ -71,7 +71,7 @@ def test_a_slow_picture_does_not_change_the_order(monkeypatch: pytest.MonkeyPatc
     assert pixels[:, 0, 0, 0].tolist() == list(range(9))
 
 
-def test_an_endless_input_is_prefetched_no_further_than_promised() -> None:
+def test_prefetching_of_an_endless_input_is_limited() -> None:
     taken = 0
     content = encode(scene(), "PNG")
 
@@ -92,7 +92,7 @@ def test_an_endless_input_is_prefetched_no_further_than_promised() -> None:
     iterator.close()  # type: ignore[attr-defined]
 
 
-def test_an_endless_input_of_bad_pictures_still_reports() -> None:
+def test_an_endless_input_of_bad_images_still_reports() -> None:
     def endless() -> Iterator[bytes]:
         while True:
             yield b"bad"
@@ -129,7 +129,7 @@ def test_a_loader_can_be_iterated_again_and_checks_its_arguments() -> None:
             ImageLoader([], SMALL, **setting)
 
 
-def test_real_photos_load(shared_data: Path) -> None:
+def test_real_images_load(shared_data: Path) -> None:
     photos = list(find_images([shared_data / "coco" / "val2014"]))
     assert len(photos) > 100
     greys: list[Any] = []
@@ -145,12 +145,12 @@ def test_real_photos_load(shared_data: Path) -> None:
             assert distance(load_image(photo), ImageOps.exif_transpose(image).convert("RGB")) == 0
 
 
-def test_every_group_is_a_batch_whatever_its_errors(tmp_path: Path) -> None:
+def test_every_group_is_a_batch_even_with_errors(tmp_path: Path) -> None:
     good = [tmp_path / f"{number}.png" for number in range(3)]
     for number, path in enumerate(good):
         Image.new("RGB", (20, 10), (80 * number, 0, 0)).save(path)
     bad = tmp_path / "bad.png"
-    bad.write_bytes(b"no picture")
+    bad.write_bytes(b"no image")
     before = threading.active_count()
     groups = [[good[0], bad, good[1]], [bad, bad], [good[2]], []]
     batches = list(load_groups(iter(groups), Transform(size=8, mean=MEAN, std=STD), workers=2))

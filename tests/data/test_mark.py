@@ -25,7 +25,7 @@ def test_every_figure_is_known_again(kind: str, text: str, tmp_path: Path) -> No
     check_replaceable(file)
 
 
-def test_files_of_others_are_not_taken_for_figures(tmp_path: Path) -> None:
+def test_other_files_are_not_figures(tmp_path: Path) -> None:
     for number, (name, settings) in enumerate(
         [
             ("a.png", {}),

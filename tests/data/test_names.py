@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from captioner.data.images import check_file, load_image
-from captioner.data.names import listed
+from captioner.data.names import read_list
 from captioner.errors import CaptionerError, ImageError
 
 
@@ -25,7 +25,7 @@ def album(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def names(text: bytes) -> list[str]:
-    return list(listed(io.BytesIO(text)))
+    return list(read_list(io.BytesIO(text)))
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_tilde_is_the_home_folder(album: Path) -> None:
 def test_names_are_yielded_while_the_list_is_written() -> None:
     reading, writing = os.pipe()
     with open(reading, "rb") as stream, open(writing, "wb", buffering=0) as list_:
-        found = listed(stream)
+        found = read_list(stream)
         for part, name in ((b"a.j", None), (b"pg\nb ", "a.jpg"), (b"c.jpg\n", "b c.jpg")):
             list_.write(part)
             assert name is None or next(found) == name
@@ -79,7 +79,7 @@ def test_a_letter_may_arrive_in_two_parts() -> None:
         def read1(self, size: int | None = -1) -> bytes:
             return self.read(1)
 
-    assert list(listed(Slow("a.jpg\ncaf\u00e9.jpg\r\n".encode()))) == ["a.jpg", "caf\u00e9.jpg"]
+    assert list(read_list(Slow("a.jpg\ncaf\u00e9.jpg\r\n".encode()))) == ["a.jpg", "caf\u00e9.jpg"]
 
 
 def test_long_lists_are_read_in_a_moment() -> None:
@@ -90,7 +90,7 @@ def test_long_lists_are_read_in_a_moment() -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "ICO", "JPEG2000", "AVIF"])
-def test_an_image_is_no_list(kind: str) -> None:
+def test_an_image_is_refused_as_a_list(kind: str) -> None:
     from PIL import Image
 
     stream = io.BytesIO()
@@ -102,7 +102,7 @@ def test_an_image_is_no_list(kind: str) -> None:
 @pytest.mark.parametrize(
     "text", [b"%PDF-1.7\n", b"PK\x03\x04abc", bytes(5000), b"x" * 200_000, b"a\n" + b"x" * 200_000]
 )
-def test_other_files_are_no_lists(text: bytes) -> None:
+def test_other_files_are_refused_as_lists(text: bytes) -> None:
     with pytest.raises(CaptionerError, match="not a list of names"):
         names(text)
 

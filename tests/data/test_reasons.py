@@ -16,7 +16,7 @@ from PIL import Image
 
 from captioner.data.images import check_file, load_image
 from captioner.errors import ImageError
-from tests.data.pictures import encode, scene
+from tests.data.images import encode, png_chunk, refusal, scene
 from tests.data.test_colour import PROPHOTO, profile
 from tests.data.tiffs import tiff
 
@@ -25,9 +25,7 @@ DEEP = np.asarray(scene(WIDTH, HEIGHT)).astype(np.uint16) * 257
 
 
 def reason(source: Any) -> str:
-    with pytest.raises(ImageError) as caught:
-        load_image(source)
-    return caught.value.reason
+    return refusal(source).reason
 
 
 def rgb_tiff(
@@ -104,7 +102,7 @@ NOT_SUPPORTED: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("what", NOT_SUPPORTED)
-def test_what_is_not_supported_is_not_called_damaged(what: str) -> None:
+def test_unsupported_images_are_not_called_damaged(what: str) -> None:
     text = reason(NOT_SUPPORTED[what])
     assert "not supported" in text and "convert it" in text and "damaged" not in text
 
@@ -122,8 +120,8 @@ def test_what_is_not_supported_is_not_called_damaged(what: str) -> None:
         (b"gimp xcf v011", "GIMP"),
         (b"SIMPLE  =                    T", "FITS"),
         (bytes(128) + b"DICM", "DICOM"),
-        (b"FUJIFILMCCD-RAW 0201", "raw photos"),
-        (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", "raw photos"),
+        (b"FUJIFILMCCD-RAW 0201", "raw images"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", "raw images"),
         (b"RIFF\0\x10\0\0AVI LIST", "video"),
         (b"\0\0\0\x20ftypM4V ", "video"),
         (b"\0\0\0\x20ftyp3gp4", "video"),
@@ -154,14 +152,9 @@ def test_a_bmp_of_many_runs_is_read() -> None:
     assert np.array_equal(np.asarray(load_image(run_lengths(values)))[:, :, 0], values)
 
 
-def test_runs_that_fill_no_pixels_are_refused() -> None:
+def test_runs_without_pixels_are_refused() -> None:
     content = run_lengths(np.zeros((1, 8), np.uint8))
     assert "damaged" in reason(content[:1078] + b"\0\2\0\0" * 200_000)
-
-
-def png_chunk(kind: bytes, content: bytes, checksum: int | None = None) -> bytes:
-    right = zlib.crc32(kind + content)
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", right if checksum is None else checksum)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +227,7 @@ def damaged_tiff(compression: str) -> bytes:
     return bytes(content)
 
 
-def test_what_libtiff_prints_becomes_the_reason(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_message_of_libtiff_becomes_the_reason(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "a.tif"
     for compression in ("tiff_lzw", "tiff_adobe_deflate", "jpeg"):
         content = damaged_tiff(compression)
@@ -245,7 +238,7 @@ def test_what_libtiff_prints_becomes_the_reason(tmp_path: Path, capfd: pytest.Ca
     assert capfd.readouterr() == ("", "")
 
 
-def test_threads_have_messages_of_their_own(capfd: pytest.CaptureFixture[str]) -> None:
+def test_messages_of_threads_are_separate(capfd: pytest.CaptureFixture[str]) -> None:
     files = {name: damaged_tiff(name) for name in ("tiff_lzw", "tiff_adobe_deflate")}
     alone = {name: reason(content) for name, content in files.items()}
     assert len(set(alone.values())) == 2

@@ -1,4 +1,4 @@
-"""What the encoder sees of a picture."""
+"""What the encoder sees of an image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from captioner.data.images import load_image
 from captioner.data.transform import Together, Transform
-from tests.data.pictures import MEAN, STD, encode, scene
+from tests.data.images import MEAN, STD, encode, scene
 
 
 def test_squash_equals_pillow() -> None:
@@ -24,7 +24,7 @@ def test_squash_equals_pillow() -> None:
         pixels = transform.pixels(image)
         assert pixels.dtype == np.uint8 and pixels.transpose(1, 2, 0).flags["C_CONTIGUOUS"]
         assert np.array_equal(pixels, expected)
-        assert transform.place(image.size) == (0, 0, 1, 1)
+        assert transform.seen(image.size) == (0, 0, 1, 1)
 
 
 @pytest.mark.parametrize("size", [(301, 177), (177, 301), (64, 64), (30, 500), (73, 73), (1000, 999)])
@@ -43,22 +43,22 @@ def test_crop_equals_resizing_and_then_cropping(size: tuple[int, int], fraction:
     assert difference.max() <= 2 and difference.mean() < 0.05
 
 
-def test_place_is_the_part_that_pixels_come_from() -> None:
+def test_the_seen_part_is_that_of_the_pixels() -> None:
     transform = Transform(size=50, fit="crop", crop_fraction=0.5, mean=MEAN, std=STD)
-    x0, y0, x1, y1 = transform.place((400, 200))
+    x0, y0, x1, y1 = transform.seen((400, 200))
     assert (x0, y0, x1, y1) == (0.375, 0.25, 0.625, 0.75)
     image = Image.new("RGB", (400, 200), "black")
     image.paste("white", (round(x0 * 400), round(y0 * 200), round(x1 * 400), round(y1 * 200)))
     assert transform.pixels(image)[:, 2:-2, 2:-2].min() == 255
     wider = image.crop((100, 50, 300, 150))
     assert transform.pixels(Image.new("RGB", (400, 200), "black")).max() == 0 and wider.getpixel((0, 0)) == (0, 0, 0)
-    left, top, right, bottom = transform.place((3, 100_000))
+    left, top, right, bottom = transform.seen((3, 100_000))
     assert 0 <= left < right <= 1 and 0 <= top < bottom <= 1
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3_000_000), (3_000_000, 1), (2, 700)])
 @pytest.mark.parametrize("fit", ["squash", "crop"])
-def test_tiny_and_very_long_pictures_need_no_memory(size: tuple[int, int], fit: Any) -> None:
+def test_tiny_and_very_long_images_need_no_memory(size: tuple[int, int], fit: Any) -> None:
     transform = Transform(size=64, fit=fit, crop_fraction=0.9, mean=MEAN, std=STD)
     start = time.monotonic()
     pixels = transform.pixels(Image.new("RGB", size, (10, 20, 30)))
@@ -92,7 +92,7 @@ def test_a_transform_survives_json_and_cannot_change() -> None:
         transform.size = 3  # type: ignore[misc]
 
 
-def test_reduced_decoding_hardly_changes_what_the_encoder_sees() -> None:
+def test_reduced_decoding_hardly_changes_the_input() -> None:
     content = encode(scene(2000, 1500), "JPEG", quality=95)
     transform = Transform(size=224, mean=MEAN, std=STD)
     reduced = load_image(content, min_size=transform.decode_size)
@@ -101,7 +101,7 @@ def test_reduced_decoding_hardly_changes_what_the_encoder_sees() -> None:
     assert difference.max() <= 6 and difference.mean() < 1
 
 
-def test_several_transforms_together_give_what_each_gives() -> None:
+def test_combined_transforms_equal_each_alone() -> None:
     parts = [
         Transform(size=64, fit="crop", crop_fraction=0.875, mean=MEAN, std=STD),
         Transform(size=96, mean=MEAN, std=STD),
@@ -110,7 +110,7 @@ def test_several_transforms_together_give_what_each_gives() -> None:
     inner = Together.of(parts[:2])
     together, image = Together.of([inner, parts[2]]), scene(301, 177)
     assert together.shape == (3, 64 + 96 + 32, 96) and together.decode_size == 192
-    assert together.place(image.size) == parts[0].place(image.size) and together.view == parts[0].view
+    assert together.seen(image.size) == parts[0].seen(image.size) and together.view == parts[0].view
     pixels = together.pixels(image)
     for batch in (pixels, torch.from_numpy(pixels)[None]):
         first, last = together.split(batch)

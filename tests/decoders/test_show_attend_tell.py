@@ -40,7 +40,7 @@ def naive(decoder: ShowAttendTell, memory: Memory, tokens: Tensor) -> tuple[Tens
     lstm = [w[f"lstm.{name}"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
     logits, attention = [], []
     for image, captions in enumerate(tokens.tolist()):
-        seen = range(memory.places) if memory.mask is None else memory.mask[image].nonzero().flatten().tolist()
+        seen = range(memory.n_vectors) if memory.mask is None else memory.mask[image].nonzero().flatten().tolist()
         features = {place: memory.vectors[image, place] for place in seen}
         values = features
         if "values.weight" in w:
@@ -68,7 +68,7 @@ def naive(decoder: ShowAttendTell, memory: Memory, tokens: Tensor) -> tuple[Tens
                 deep = y + w["output_hidden.weight"] @ h + w["output_hidden.bias"] + w["output_context.weight"] @ z
                 logits.append(w["output.weight"] @ deep + w["output.bias"])
                 nothing = torch.zeros((), dtype=torch.float64)
-                attention.append(torch.stack([alpha.get(place, nothing) for place in range(memory.places)]))
+                attention.append(torch.stack([alpha.get(place, nothing) for place in range(memory.n_vectors)]))
     return torch.stack(logits), torch.stack(attention)
 
 

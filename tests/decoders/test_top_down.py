@@ -35,7 +35,7 @@ def build_regions(**settings: Any) -> Memory:
     """Make a memory whose places have boxes (x0, y0, x1, y1)."""
     memory = build_memory(**settings)
     corners = torch.rand(
-        len(memory), memory.places, 2, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64
+        len(memory), memory.n_vectors, 2, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64
     )
     return replace(memory, boxes=corners.sort(dim=2).values.flatten(2))
 
@@ -53,7 +53,7 @@ def naive(decoder: TopDown, memory: Memory, tokens: Tensor) -> tuple[Tensor, Ten
     nothing = torch.zeros(decoder.config.hidden, dtype=torch.float64)
     logits, attention = [], []
     for image, captions in enumerate(tokens.tolist()):
-        seen = range(memory.places) if memory.mask is None else memory.mask[image].nonzero().flatten().tolist()
+        seen = range(memory.n_vectors) if memory.mask is None else memory.mask[image].nonzero().flatten().tolist()
         v, v_bar = {place: memory.vectors[image, place] for place in seen}, memory.pooled[image]
         if "geometry.project.weight" in w:
             assert memory.boxes is not None
@@ -87,7 +87,7 @@ def naive(decoder: TopDown, memory: Memory, tokens: Tensor) -> tuple[Tensor, Ten
                 logits.append(w["output.weight"] @ h2 + w["output.bias"])
                 attention.append(
                     torch.stack(
-                        [alpha.get(place, torch.zeros((), dtype=torch.float64)) for place in range(memory.places)]
+                        [alpha.get(place, torch.zeros((), dtype=torch.float64)) for place in range(memory.n_vectors)]
                     )
                 )
     return torch.stack(logits), torch.stack(attention)
@@ -159,7 +159,7 @@ def test_an_image_without_captions_gets_no_gradient() -> None:
 
 def test_geometry_tells_places_apart() -> None:
     regions, tokens = build_regions(), build_tokens()
-    nowhere, elsewhere = replace(regions, boxes=None), replace(regions, boxes=regions.places_in_picture().flip(1))
+    nowhere, elsewhere = replace(regions, boxes=None), replace(regions, boxes=regions.image_boxes().flip(1))
     on, off = build({"geometry": True}), build({"geometry": False})
     assert not torch.allclose(on(regions, tokens).logits, on(elsewhere, tokens).logits)
     assert not torch.allclose(on(regions, tokens).logits, on(nowhere, tokens).logits)

@@ -137,7 +137,7 @@ def test_cached_steps_are_the_full_pass(settings: dict[str, Any]) -> None:
 def test_each_head_looks_at_real_places_only() -> None:
     decoder, memory, tokens = build({}), build_memory(), build_tokens()
     weights = decoder.cross_attention(memory, tokens)
-    assert weights.shape == (sum(map(sum, LENGTHS)), 2, 2, memory.places)
+    assert weights.shape == (sum(map(sum, LENGTHS)), 2, 2, memory.n_vectors)
     assert memory.mask is not None
     real = memory.mask[(tokens != PAD).nonzero()[:, 0]]
     assert not weights.permute(0, 3, 1, 2)[~real].any()
@@ -234,7 +234,7 @@ def test_masked_places_neither_matter_nor_learn() -> None:
 def test_a_batch_without_captions_and_an_image_without_places_are_borne() -> None:
     decoder, memory, tokens = build({}), build_memory(), build_tokens()
     output = decoder(memory, torch.full_like(tokens, PAD))
-    assert output.logits.shape == (0, WORDS) and output.attention.shape == (0, memory.places)
+    assert output.logits.shape == (0, WORDS) and output.attention.shape == (0, memory.n_vectors)
     assert memory.mask is not None
     mask = memory.mask.clone()
     mask[0] = False

@@ -59,14 +59,14 @@ def test_both_parts_see_what_they_see_alone(
             part(one.flip(-1) if mirrored else one)
             for part, one in ((encoder.cells, cells), (encoder.regions, regions))
         ]
-    n, d = alone[0].places, encoder.cells.features
+    n, d = alone[0].n_vectors, encoder.cells.features
     assert memory.vectors.shape == (3, n + 12, d + encoder.regions.features) and memory.grid is None
     assert torch.equal(memory.vectors[:, :n, :d], alone[0].vectors)
     assert torch.equal(memory.vectors[:, n:, d:], alone[1].vectors)
     assert not memory.vectors[:, :n, d:].any() and not memory.vectors[:, n:, :d].any()
     assert torch.equal(memory.pooled, torch.cat([alone[0].pooled, alone[1].pooled], dim=1))
     assert memory.boxes is not None and memory.mask is not None and memory.labels is not None
-    cell_boxes = alone[0].places_in_picture()
+    cell_boxes = alone[0].image_boxes()
     assert cell_boxes is not None and torch.equal(memory.boxes[:, :n], cell_boxes)
     assert torch.equal(memory.boxes[:, n:], alone[1].boxes) and torch.equal(memory.mask[:, n:], alone[1].mask)
     assert bool((memory.labels[:, :n] == -1).all()) and torch.equal(memory.labels[:, n:], alone[1].labels)

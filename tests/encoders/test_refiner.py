@@ -62,7 +62,7 @@ def test_it_is_torchs_encoder_on_vectors_with_geometry(norm: str, masked: bool) 
 
 def test_it_keeps_the_places_and_changes_the_size() -> None:
     refiner, memory = build(size=12), build_memory()
-    memory = replace(memory, boxes=torch.rand(len(memory), memory.places, 4, dtype=torch.float64))
+    memory = replace(memory, boxes=torch.rand(len(memory), memory.n_vectors, 4, dtype=torch.float64))
     refined = refiner(memory)
     assert refiner.features == 12 == refined.vectors.shape[-1] == refined.pooled.shape[-1]
     assert refined.mask is memory.mask and refined.boxes is memory.boxes
@@ -84,7 +84,7 @@ def test_only_positions_tell_places_apart(pictured: bool) -> None:
 def test_order_is_the_encoding_of_the_words_of_a_sentence() -> None:
     memory, sighted, blind = build_memory(), build(geometry=False, order=True), build(geometry=False)
     blind.load_state_dict(sighted.state_dict())
-    encoded = replace(memory, vectors=memory.vectors + sinusoidal(memory.places, 8))
+    encoded = replace(memory, vectors=memory.vectors + sinusoidal(memory.n_vectors, 8))
     close(sighted(memory).vectors, blind(encoded).vectors)
 
 

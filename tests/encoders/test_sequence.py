@@ -103,7 +103,7 @@ def test_padding_has_no_influence(name: str) -> None:
     assert not memory.vectors[~memory.mask].any()
     torch.testing.assert_close(wider.pooled, memory.pooled)
     torch.testing.assert_close(wider.vectors[:, :5], memory.vectors)
-    assert wider.places == 9 and not wider.vectors[:, 5:].any()
+    assert wider.n_vectors == 9 and not wider.vectors[:, 5:].any()
     with torch.no_grad():
         encoder.embedding.weight[PAD].fill_(3.0)  # type: ignore[union-attr,index,operator]
     torch.testing.assert_close(encoder(batch()).vectors, memory.vectors)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from captioner.caption import Translation
 from captioner.errors import CaptionerError
 from captioner.figures.alignment import _CELL, END, Alignment, page
+from captioner.translation.result import Translation
 from tests.browser import launched
 from tests.figures.builders import softmax
 from tests.figures.test_page import EVIL, Reader

@@ -14,7 +14,7 @@ from captioner import Captioner
 from captioner.assets import CAPTIONER, DETECTOR, TRANSLATOR, kind_of, shipped
 from captioner.checkpoint import CARD
 from captioner.data.images import load_image
-from tests.data.pictures import scene
+from tests.data.images import scene
 
 
 def load(repository: Path, name: str) -> ModuleType:

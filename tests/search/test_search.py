@@ -77,7 +77,9 @@ def reference(decoder: Decoder, memory: Memory, config: SearchConfig) -> list[Hy
     def hypothesis(total: float, words: list[int], attentions: list[Tensor | None], finished: bool) -> Hypothesis:
         rows = [row for row in attentions[: len(words)] if row is not None]
         where = (
-            (torch.stack(rows) if rows else torch.zeros(0, memory.places)).float().numpy() if decoder.attends else None
+            (torch.stack(rows) if rows else torch.zeros(0, memory.n_vectors)).float().numpy()
+            if decoder.attends
+            else None
         )
         return Hypothesis(words, total, total / (len(words) + finished) ** config.length_normalisation, where, finished)
 
@@ -216,7 +218,7 @@ def test_every_word_looked_somewhere(name: str, search: str) -> None:
         for hypothesis in found:
             assert (hypothesis.attention is not None) == DECODERS[name].attends
             if hypothesis.attention is not None and memory.mask is not None:
-                assert hypothesis.attention.shape == (len(hypothesis.words), memory.places)
+                assert hypothesis.attention.shape == (len(hypothesis.words), memory.n_vectors)
                 np.testing.assert_allclose(hypothesis.attention.sum(1), 1, rtol=1e-5)
                 assert (hypothesis.attention[:, ~memory.mask[image].numpy()] == 0).all()
 

@@ -132,7 +132,7 @@ def test_pieces_are_read_up_to_the_end() -> None:
     assert LEARNED.encode("") == [BOS, EOS] and LEARNED.sentence([]) == ""
 
 
-def test_half_a_letter_and_what_is_no_letter_are_shown_and_do_not_fail() -> None:
+def test_partial_letters_and_unknown_pieces_are_replaced() -> None:
     byte = len(SPECIAL) + BYTES.index(ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str("ä")[0][0][0])
     assert LEARNED.sentence([byte]) == LEARNED.sentence([UNK]) == "\N{REPLACEMENT CHARACTER}"
     assert LEARNED.sentence(LEARNED.encode("a\ud800b")) == "a?b"
@@ -181,7 +181,7 @@ def damaged(**changes: Any) -> bytes:
         (damaged(merges=[["a", "bc"]]), "does not exist before it"),
     ],
 )
-def test_a_file_that_holds_no_pieces_is_told_by_name(content: bytes, message: str, tmp_path: Path) -> None:
+def test_the_error_of_a_damaged_file_names_it(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "vocabulary.json"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=message) as caught:
@@ -189,7 +189,7 @@ def test_a_file_that_holds_no_pieces_is_told_by_name(content: bytes, message: st
     assert str(path) in str(caught.value)
 
 
-def test_a_missing_file_is_told_by_name(tmp_path: Path) -> None:
+def test_the_error_of_a_missing_file_names_it(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"vocabulary\.json: there is no such file"):
         Subwords.load(tmp_path / "vocabulary.json")
 

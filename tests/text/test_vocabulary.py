@@ -203,7 +203,7 @@ def damaged(**changes: Any) -> bytes:
         (damaged(counts=[1]), "2 words but 1 counts"),
     ],
 )
-def test_a_file_that_is_not_a_vocabulary_is_named_in_the_error(content: bytes, message: str, tmp_path: Path) -> None:
+def test_the_error_of_a_damaged_vocabulary_names_it(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "vocabulary.json"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=message) as caught:

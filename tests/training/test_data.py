@@ -56,9 +56,9 @@ def test_a_split_that_exists_is_taken(tmp_path: Path) -> None:
     ("rows", "changes", "message"),
     [
         (["image,caption", "1.jpg,a photo"], (), "one photo cannot both be trained on"),
-        (["image,caption", *photos(9)], ("data.dev=evening",), 'no photo is in the split "evening"'),
-        (["image,caption,split", *photos(9, "other")], (), 'no photo is in the split "train"'),
-        (["image,caption", *photos(9)], ("data.train=morning",), 'no photo is in the split "morning"'),
+        (["image,caption", *photos(9)], ("data.dev=evening",), 'no image is in the split "evening"'),
+        (["image,caption,split", *photos(9, "other")], (), 'no image is in the split "train"'),
+        (["image,caption", *photos(9)], ("data.train=morning",), 'no image is in the split "morning"'),
     ],
 )
 def test_what_cannot_be_divided_is_an_error(tmp_path: Path, rows: list[str], changes: Any, message: str) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from captioner.caption import Translation
 from captioner.data.batches import Captions
 from captioner.errors import ConfigError
 from captioner.layers.segments import previous_lines
@@ -17,6 +16,7 @@ from captioner.text.vocabulary import BOS, EOS, PAD
 from captioner.translation.context import DecoderInContext, Reader, RefinerInContext, readers_of_context
 from captioner.translation.model import TranslationModel
 from captioner.translation.pairs import collate
+from captioner.translation.result import Translation
 from captioner.translation.translator import Translator
 from tests.translation.test_translator import FAMILIES, SMALL, SOURCE, assert_same, build
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from captioner.assets import CONFIG, kind_of, shipped
-from captioner.caption import Caption, Translation
+from captioner.caption import Caption
 from captioner.checkpoint import CARD, SOURCE_VOCABULARY, VOCABULARY, WEIGHTS, load_model, locate, save_model
 from captioner.errors import CheckpointError, ConfigError, ImageError
 from captioner.folders import translators
@@ -25,6 +25,7 @@ from captioner.settings import validate
 from captioner.text.subwords import Subwords
 from captioner.text.vocabulary import EOS
 from captioner.translation.model import TranslationConfig, TranslationModel, load_translator, save_translator
+from captioner.translation.result import Translation
 from captioner.translation.translator import Translator
 from tests.test_checkpoint import contents, tiny_model
 

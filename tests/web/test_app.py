@@ -110,7 +110,7 @@ def png_that_claims(width: int, height: int) -> bytes:
 
 
 HOSTILE: dict[str, tuple[dict[str, Any], int, str]] = {
-    "a text": (form(b"hello", "notes.txt"), 422, "notes.txt: not a picture of a known kind"),
+    "a text": (form(b"hello", "notes.txt"), 422, "notes.txt: not an image of a known kind"),
     "a cut photo": (form(encoded()[:900]), 422, "photo.jpg: damaged or truncated JPEG"),
     "a photo of a billion pixels": (form(png_that_claims(50_000, 50_000)), 422, "above the limit of 2,000,000"),
     "a program": (form(b"%!PS-Adobe-3.0 EPSF", "x.eps"), 422, "PostScript"),
@@ -118,7 +118,7 @@ HOSTILE: dict[str, tuple[dict[str, Any], int, str]] = {
     "an empty photo": (form(b""), 400, "empty"),
     "no body": ({}, 400, "there is no photo"),
     "another field": (form(encoded(), field="photo"), 400, 'no file "image" (it has photo)'),
-    "the name of a file": ({"data": {"image": "/etc/passwd"}}, 422, "not a picture"),
+    "the name of a file": ({"data": {"image": "/etc/passwd"}}, 422, "not an image"),
     "a name for a photo": (
         {"content": b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\n/etc/passwd\r\n--x--\r\n',
          "headers": {"content-type": "multipart/form-data; boundary=x"}}, 400, '(it has a text of that name)'),

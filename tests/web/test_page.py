@@ -91,7 +91,7 @@ def test_photos_are_captioned_in_their_order_and_bad_ones_say_why(
     first = explorers(page, 2).first
     assert page.locator("h2").all_inner_texts() == ["=dog.jpg", "cat.png", "notes.txt", "large.png"]
     assert first.locator(".words button").all_inner_texts() == captioner(photos[0]).tokens
-    page.locator(".failed", has_text="notes.txt: not a picture of a known kind").wait_for()
+    page.locator(".failed", has_text="notes.txt: not an image of a known kind").wait_for()
     assert "this server takes up to 0 MB" in page.locator(".failed").nth(1).inner_text()
     assert page.locator("#count").inner_text() == "4 photos" and page.get_by_text("Try again").count() == 0
     page.set_input_files("#files", photos[1])

@@ -1,13 +1,13 @@
-"""Reads caption data sets in all common formats into one form.
+"""Readers of the common formats of caption data sets.
 
-:func:`read_captions` takes a file or a folder and recognises its format:
+:func:`read_captions` reads a file or a folder and recognises its format:
 
 ========== ====================================================================================================
 coco       ``captions_train2014.json`` and the like, or a folder with ``annotations/captions_*.json``;
-           ``image_info_test2014.json`` and the like, if photos without captions are kept
+           ``image_info_test2014.json`` and the like, if images without captions are kept
 karpathy   ``dataset_coco.json``, ``dataset_flickr8k.json``, ``dataset_flickr30k.json``: the field's splits
 flickr8k   ``Flickr8k.token.txt`` with the lists ``Flickr_8k.{train,dev,test}Images.txt`` beside it
-kaggle     ``captions.txt``: a CSV ``image,caption`` with the photos in ``Images/``
+kaggle     ``captions.txt``: a CSV ``image,caption`` with the images in ``Images/``
 jsonl      one JSON object on each line, or a JSON list of them: ``image``, ``caption`` (or ``captions``, a list),
            ``split`` if there are any
 csv        a table with the header ``image,caption`` or ``image,caption,split``, with commas, semicolons, tabs or bars,
@@ -17,10 +17,8 @@ csv        a table with the header ``image,caption`` or ``image,caption,split``,
 Columns and fields may have other usual names, such as ``file_name`` and ``text``, and a table may have several columns
 of captions (``caption1``, ``caption2``). Text is UTF-8, UTF-16 with a mark, or Windows-1252, which is noted as a guess.
 
-A folder that holds several of them is read as the first in the order karpathy, coco, flickr8k, kaggle, jsonl, csv:
-Karpathy's splits are the ones papers report on. ``format=`` forces another.
-
-A malformed record does not stop the reading: it is skipped and reported as a :class:`Problem` with its place.
+A folder with several formats is read as the first in this order: papers report on Karpathy's splits. ``format=``
+selects another. A malformed record is skipped and reported as a :class:`SkippedRecord`.
 """
 
 from __future__ import annotations
@@ -29,15 +27,15 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-# They register the formats, in the order in which they are tried.
+# Imported to register the formats, in this order.
 from captioner.data.annotations import json_readers, text_readers  # noqa: F401
-from captioner.data.annotations.formats import FORMATS, Format
+from captioner.data.annotations.formats import FORMATS, CaptionFormat
 from captioner.data.annotations.source import Source, first_letters
-from captioner.data.dataset import CaptionData, Photo, Problem, merge
+from captioner.data.dataset import CaptionData, Photo, SkippedRecord, merge
 from captioner.errors import AnnotationError
 from captioner.registry import suggestion
 
-__all__ = ["FORMATS", "CaptionData", "Photo", "Problem", "merge", "read_captions"]
+__all__ = ["FORMATS", "CaptionData", "Photo", "SkippedRecord", "merge", "read_captions"]
 
 
 def read_captions(
@@ -53,14 +51,14 @@ def read_captions(
     Args:
         path: the caption file, or the folder of the data set.
         format: a name in :data:`FORMATS`; recognised from the files if not given.
-        images: the folder of the pictures, if they are not where the format has them.
+        images: the folder of the images; by default, the usual one of the format.
         strict: raise at the first malformed record instead of skipping it.
-        captionless: keep photos without captions, such as those of a test split whose captions are not public;
-            otherwise they are problems.
+        captionless: keep images without captions, such as those of a test split whose captions are not public;
+            otherwise they are reported as problems.
 
     Raises:
-        AnnotationError: the file is missing, empty, damaged or of no known format, or no photo in it has a caption;
-            in strict mode also at the first malformed record.
+        AnnotationError: the file is missing, empty, damaged or of no known format, no image in it has a caption, or, in
+            strict mode, a record is malformed.
     """
     if format is not None and format not in FORMATS:
         hint = suggestion(format, list(FORMATS))
@@ -77,14 +75,14 @@ def read_captions(
     if not photos:
         count = len(source.problems)
         why = f"; {count:,} records are malformed, the first: {source.problems[0]}" if count else ""
-        raise AnnotationError(f"{path}: no photo{'' if captionless else ' with a caption'}, read as {chosen.name}{why}")
+        raise AnnotationError(f"{path}: no image{'' if captionless else ' with a caption'}, read as {chosen.name}{why}")
     return CaptionData(source.name, chosen.name, photos, tuple(source.problems), tuple(source.notes))
 
 
-def _recognise(source: Source, formats: Sequence[Format], *, forced: bool) -> Format:
+def _recognise(source: Source, formats: Sequence[CaptionFormat], *, forced: bool) -> CaptionFormat:
     """Choose the format of a source and, in a folder, its files."""
     looked_for = "; ".join(f"{known.name}: {' or '.join(known.files)}" for known in formats)
-    chosen: Format | None
+    chosen: CaptionFormat | None
     if source.path.is_dir():
         for chosen in formats:
             matches = (sorted(filter(Path.is_file, source.path.glob(pattern))) for pattern in chosen.files)

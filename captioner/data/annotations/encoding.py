@@ -1,4 +1,4 @@
-"""The text of caption files, in the encodings and with the line ends that spreadsheets and editors write."""
+"""The encodings of caption files, as spreadsheets and editors write them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 from captioner.errors import AnnotationError
 
 MOST = 4 << 30
-"""Bytes of a caption file, beyond which it is refused unread; the largest of COCO's has 0.1 GB."""
+"""Limit of the size of a caption file, in bytes; the largest of COCO's has 0.1 GB."""
 
-_MARKS = {
+_BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",  # begins with UTF-16's
     codecs.BOM_UTF32_BE: "utf-32",
@@ -32,25 +32,25 @@ _KINDS = {
     b"\xff\xd8\xff": "an image; give a caption file",
     b"\x89PNG": "an image; give a caption file",
 }
-# The letters and marks beyond ASCII of Western European languages. What else Windows-1252 has is, in a text of another
-# encoding, most of its letters: of Cyrillic, Greek, Polish, Czech, Turkish, Chinese, or an old Mac's.
+# The letters and punctuation beyond ASCII of Western European languages. The other characters of Windows-1252 appear if
+# text in another encoding is read: Cyrillic, Greek, Polish, Czech, Turkish, Chinese, or an old Mac's.
 _WESTERN = frozenset(
     "ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØŒÙÚÛÜßàáâãäåæçèéêëìíîïñòóôõöøœùúûüÿ‘’‚“”„–—…«»°€£§©®™·•¡¿ºª½¼¾²³×´\xa0\xad"
 )
 _RUN = re.compile(rb"[\x80-\xff]{4}")
-_FEW = 8  # bytes that are not UTF-8: fewer are damage, which costs their records, more are another encoding
+_FEW = 8  # bytes that are not UTF-8: fewer are damage, more are another encoding
 
 
 def check_text(start: bytes, file: Path) -> None:
-    """Refuse a file that is not text, by its first bytes, and name what it is.
+    """Check by its first bytes that a file is text.
 
     Raises:
-        AnnotationError: it is not text.
+        AnnotationError: it is not; the error names its format.
     """
     for magic, kind in _KINDS.items():
         if start.startswith(magic):
             raise AnnotationError(f"{file}: is {kind}")
-    if b"\0" in start and not start.startswith(tuple(_MARKS)):
+    if b"\0" in start and not start.startswith(tuple(_BYTE_ORDER_MARKS)):
         halves = start[::2].count(0), start[1::2].count(0)
         if max(halves) > len(start) // 4 and not min(halves):
             raise AnnotationError(f"{file}: is UTF-16 without a mark at its start; save it as UTF-8")
@@ -58,10 +58,10 @@ def check_text(start: bytes, file: Path) -> None:
 
 
 def decode(raw: bytes, file: Path | None = None, note: Callable[[str], object] = lambda text: None) -> str:
-    """Decode text in UTF-8, in UTF-16 or UTF-32 with a mark, or in Windows-1252, of which Latin-1's letters are a part.
+    """Decode text in UTF-8, in UTF-16 or UTF-32 with a mark, or in Windows-1252, which includes Latin-1's letters.
 
-    A few bytes that are not UTF-8 become lone surrogates, which :func:`~captioner.data.annotations.source.as_text`
-    refuses, so that they cost their records alone.
+    A few bytes that are not UTF-8 become lone surrogates; :func:`~captioner.data.annotations.source.as_text` refuses
+    the records that contain them.
 
     Args:
         raw: the bytes of a file, or of its start.
@@ -71,7 +71,7 @@ def decode(raw: bytes, file: Path | None = None, note: Callable[[str], object] =
     Raises:
         AnnotationError: the text is in none of these encodings.
     """
-    encoding = next((name for mark, name in _MARKS.items() if raw.startswith(mark)), "utf-8")
+    encoding = next((name for mark, name in _BYTE_ORDER_MARKS.items() if raw.startswith(mark)), "utf-8")
     try:
         return raw.decode(encoding)
     except UnicodeDecodeError as error:
@@ -88,7 +88,7 @@ def decode(raw: bytes, file: Path | None = None, note: Callable[[str], object] =
 def _not_utf8(raw: bytes, file: Path, note: Callable[[str], object], error: UnicodeDecodeError) -> str:
     text = raw.decode("utf-8-sig", "surrogateescape")
     high, bad = sum(byte > 127 for byte in raw), sum("\udc80" <= letter <= "\udcff" for letter in text)
-    if raw.startswith(codecs.BOM_UTF8) or bad < high / 10:  # damaged UTF-8; up to two thirds of GBK are valid by chance
+    if raw.startswith(codecs.BOM_UTF8) or bad < high / 10:  # damaged UTF-8; two thirds of GBK may be valid by chance
         return text
     western = "" if bad < high or _RUN.search(raw) else raw.decode("cp1252", "replace")
     if western and all(letter in _WESTERN for letter in set(western) if not letter.isascii()):

@@ -1,4 +1,4 @@
-"""Readers of the caption formats that are one JSON document: Karpathy's and COCO's."""
+"""Readers of the caption formats in one JSON document: Karpathy's and COCO's."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _coco(source: Source) -> None:
     if len(years) > 1:
         both = " and ".join(sorted(years))
         raise AnnotationError(
-            f"{source.path}: captions of {both}, which are the same photos split in two ways; give one of the files, "
+            f"{source.path}: captions of {both}, which are the same images split in two ways; give one of the files, "
             "or a folder with one year"
         )
     for file in files:
@@ -92,7 +92,7 @@ def _coco(source: Source) -> None:
 
 
 def _is_image_info(file: Path) -> bool:
-    """Whether a file is one of COCO's lists of photos whose captions are not public."""
+    """Return whether a file is one of COCO's lists of images whose captions are not public."""
     return file.name.startswith("image_info")
 
 
@@ -100,7 +100,7 @@ def _coco_file(source: Source, file: Path) -> None:
     named = _COCO_FILE.fullmatch(file.stem)
     match = _SPLIT_IN_NAME.search(file.stem.lower())
     split = match[1] if match else named[1] if named and source.path.is_dir() else "all"
-    # "train2014" is also the name of its pictures' folder; test-dev's pictures are in the folder of the test split.
+    # "train2014" is also the name of its images' folder; test-dev's images are in the folder of the test split.
     year = file.stem.removeprefix("captions_").removeprefix("image_info_").replace("test-dev", "test")
     root, images = source.root, source.images
     homes = [images] if images else [root, root / "images", file.parent]
@@ -111,7 +111,7 @@ def _coco_file(source: Source, file: Path) -> None:
         if _is_image_info(file) and "annotations" not in source.json(file)
         else read_records(source, file, "annotations")
     )
-    here: set[str] = set()  # a caption belongs to an image of its own file, even if ids start over in every file
+    here: set[str] = set()  # a caption belongs to an image of its own file: ids may start over in every file
     shared = _shared(photos, "file_name")
     for index, record in enumerate(photos):
         place = f"{file}:$.images[{index}]"
@@ -124,7 +124,7 @@ def _coco_file(source: Source, file: Path) -> None:
             here.add(image_id)
         except MalformedError as error:
             source.problem(place, error)
-    # Some tools write 0 as the id of every annotation. Where ids are unique, a second one is the same record again.
+    # Some tools write 0 as the id of every annotation. With unique ids, a second one is a repeated record.
     unique = not _shared(annotations, "image_id", "caption")
     seen: set[str] = set()
     for index, record in enumerate(annotations):
@@ -145,7 +145,6 @@ def _coco_file(source: Source, file: Path) -> None:
 
 
 def _id_of(record: object) -> str | None:
-    """The id of a record, if it has a usable one."""
     try:
         return get_id(record, "id")
     except MalformedError:
@@ -153,7 +152,7 @@ def _id_of(record: object) -> str | None:
 
 
 def _shared(records: Sequence[object], *fields: str) -> dict[str, str]:
-    """The ids that records with different fields share, each with the first of these in two of the records."""
+    """Return the ids that records with different fields share, each with the first field of two of them."""
     plain = [number for record in records if isinstance(record, dict) and type(number := record.get("id")) is int]
     if len(set(plain)) == len(records):  # the usual case, at a tenth of the time
         return {}

@@ -1,4 +1,4 @@
-"""How tables and JSON records of captions are recognised, by the names of their fields or by what is in them."""
+"""Recognises tables and JSON records of captions by the names or the contents of their fields."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from captioner.data.find import IMAGE_EXTENSIONS
 TABLES = frozenset({".csv", ".tsv", ".tab", ".psv"})
 LINES = frozenset({".jsonl", ".ndjson"})
 
-# Names of fields without case, spaces, "_" and "-"; of several in one record, the first here counts.
+# Names of fields without case, spaces, "_" and "-", in the order of precedence.
 _IMAGE = (
     *("image", "imagename", "imagepath", "imagefile", "filename", "filepath", "file", "path"),
     *("img", "imgname", "imgpath", "photo", "picture", "imageid"),
@@ -27,12 +27,12 @@ _SPLIT = ("split", "subset", "partition", "set")
 _KNOWN_SPLITS = frozenset({"train", "restval", "val", "dev", "test", UNDIVIDED})
 
 _DELIMITERS = ",;\t|"
-_LONGEST_ROW = 20  # lines; a quotation mark that stays open for longer is a mistake
+_LONGEST_ROW = 20  # lines; a quotation mark open for longer is a mistake
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Which fields of a record are the image's name, its captions and its split, by their indices."""
+class FieldLayout:
+    """The indices of the fields of a record with the image's name, its captions and its split."""
 
     image: int
     captions: tuple[int, ...]
@@ -40,25 +40,25 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Table:
-    """How a table is written.
+class TableFormat:
+    """The format of a table.
 
     Attributes:
-        delimiter: between its columns.
-        columns: how many it has.
-        layout: what is in them.
-        first: index of the line of its first row.
+        delimiter: between columns.
+        columns: number of columns.
+        layout: their contents.
+        first: index of the line of the first row.
     """
 
     delimiter: str
     columns: int
-    layout: Layout
+    layout: FieldLayout
     first: int
 
 
 @lru_cache(maxsize=256)
-def layout_of(names: tuple[str, ...]) -> Layout | None:
-    """Recognise the fields of a record by their names; ``None`` if the image's or the captions' is missing."""
+def layout_of(names: tuple[str, ...]) -> FieldLayout | None:
+    """Return the layout of a record by the names of its fields; ``None`` without image or captions."""
     plain = [re.sub(r"[\s_-]+", "", name.casefold()) for name in names]
     image = next((plain.index(name) for name in _IMAGE if name in plain), None)
     split = next((plain.index(name) for name in _SPLIT if name in plain), None)
@@ -66,12 +66,12 @@ def layout_of(names: tuple[str, ...]) -> Layout | None:
         lists = [index for index, name in enumerate(plain) if name == f"{word}s"]
         single = [index for index, name in enumerate(plain) if re.fullmatch(rf"{word}\d*", name)]
         if image is not None and (lists or single):
-            return Layout(image, tuple(lists[:1] or single), split)
+            return FieldLayout(image, tuple(lists[:1] or single), split)
     return None
 
 
-def table_of(lines: Sequence[str]) -> Table | None:
-    """Recognise a table by its header, or without one by its rows; ``None`` if it is neither."""
+def table_of(lines: Sequence[str]) -> TableFormat | None:
+    """Return the format of a table by its header or its rows; ``None`` if it is not a table."""
     filled = [index for index, line in enumerate(lines) if line.strip()]
     delimiters = _DELIMITERS
     if filled and (match := re.fullmatch(r'"?sep=(.)"?', lines[filled[0]].strip("\ufeff "))):  # written by Excel
@@ -81,27 +81,24 @@ def table_of(lines: Sequence[str]) -> Table | None:
     for delimiter in delimiters:
         names = _cells(lines[filled[0]], delimiter)
         if (layout := layout_of(tuple(names))) is not None:
-            return Table(delimiter, len(names), layout, filled[0] + 1)
+            return TableFormat(delimiter, len(names), layout, filled[0] + 1)
     for delimiter in reversed(delimiters):
         rows = [_cells(lines[index], delimiter) for index in filled[:100]]
         if (found := _without_header(rows)) is not None:
-            return Table(delimiter, *found, filled[0])
+            return TableFormat(delimiter, *found, filled[0])
     return None
 
 
-def _without_header(rows: Sequence[Sequence[str]]) -> tuple[int, Layout] | None:
-    """The number of columns of a table without a header, and what is in them."""
+def _without_header(rows: Sequence[Sequence[str]]) -> tuple[int, FieldLayout] | None:
+    """Return the number of columns of a table without a header, and their layout."""
     count = len(rows[0])
     image = next((column for column, cell in enumerate(rows[0]) if _is_image(cell)), None)
     if image is None or count < 2:
         return None
     if any(len(row) != count for row in rows):
-        # Captions with commas, without quotation marks: clear if they come last, after the name alone.
-        return (
-            (2, Layout(0, (1,), None))
-            if image == 0 and sum(_is_image(row[0]) for row in rows) > len(rows) / 2
-            else None
-        )
+        # Captions with commas and no quotation marks: unambiguous if only the name precedes them.
+        named = image == 0 and sum(_is_image(row[0]) for row in rows) > len(rows) / 2
+        return (2, FieldLayout(0, (1,), None)) if named else None
     others = [column for column in range(count) if column != image]
     splits = [column for column in others if all(split_name(row[column]) in _KNOWN_SPLITS for row in rows)]
     texts = [
@@ -109,7 +106,7 @@ def _without_header(rows: Sequence[Sequence[str]]) -> tuple[int, Layout] | None:
     ]
     if len(texts) != 1 or sum(_is_image(row[image]) for row in rows) <= len(rows) / 2:
         return None
-    return count, Layout(image, tuple(texts), splits[0] if splits else None)
+    return count, FieldLayout(image, tuple(texts), splits[0] if splits else None)
 
 
 def _is_image(cell: str) -> bool:
@@ -123,11 +120,11 @@ def _cells(line: str, delimiter: str) -> list[str]:
         return line.split(delimiter)
 
 
-def rows_of(lines: Sequence[str], table: Table) -> Iterator[tuple[int, list[str] | None]]:
+def rows_of(lines: Sequence[str], table: TableFormat) -> Iterator[tuple[int, list[str] | None]]:
     """Yield the rows of a table: the index of the first line, and the cells, or None if quotation marks do not match.
 
-    With plain ``csv.reader``, one unclosed quotation mark would swallow the rest of the file. Where no cell follows the
-    caption, its delimiters and quotation marks need no quotation marks around it.
+    With plain ``csv.reader``, one unclosed quotation mark would swallow the rest of the file. A caption in the last
+    column may contain delimiters and quotation marks without being quoted.
     """
     delimiter, columns, index = table.delimiter, table.columns, table.first
     open_end = table.layout.captions == (columns - 1,)
@@ -137,7 +134,7 @@ def rows_of(lines: Sequence[str], table: Table) -> Iterator[tuple[int, list[str]
             cells = row.split(delimiter)
         else:
             for span in range(1, _LONGEST_ROW + 1):
-                # Tables with tabs or bars often have no quotation marks around cells, but in them.
+                # Tables with tabs or bars often have quotation marks in cells, not around them.
                 if span > 1 and delimiter in "\t|" and lines[index : index + span][-1].count(delimiter) >= columns - 1:
                     break
                 try:
@@ -157,7 +154,7 @@ def rows_of(lines: Sequence[str], table: Table) -> Iterator[tuple[int, list[str]
 
 
 def is_json(source: Source) -> bool:
-    """Whether a caption file is one JSON document, by its name and its beginning."""
+    """Return whether a caption file is one JSON document, by its name and beginning."""
     suffix = source.path.suffix.lower()
     if suffix in TABLES | LINES or _is_record(_parsed(source.head())):
         return False
@@ -165,7 +162,7 @@ def is_json(source: Source) -> bool:
 
 
 def is_lines(source: Source) -> bool:
-    """Whether a caption file has a JSON record on each line, or is a JSON list of records."""
+    """Return whether a caption file has a JSON record on each line, or is a JSON list of records."""
     if source.path.suffix.lower() in LINES or _is_record(_parsed(source.head())):
         return True
     return is_json(source) and isinstance(found := source.json(source.path), list) and any(map(_is_record, found[:1]))

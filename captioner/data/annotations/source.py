@@ -1,4 +1,4 @@
-"""The readers' view of a data set: its files, and checked fields of its records."""
+"""A data set during reading: its files, its images, and checked fields of its records."""
 
 from __future__ import annotations
 
@@ -6,32 +6,34 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
 from captioner.data.annotations.encoding import MOST, check_text, decode
-from captioner.data.dataset import EMPTY_CAPTION, Photo, Problem, split_name
+from captioner.data.dataset import EMPTY_CAPTION, Photo, SkippedRecord, split_name
 from captioner.errors import AnnotationError
 from captioner.files import parse_json
 
 LONGEST = 20_000
-"""Letters of a caption, beyond which it is malformed; descriptions of a whole page have 5,000."""
+"""Limit of the letters of a caption; descriptions of a whole page have 5,000."""
 
 _HALF = re.compile("[\ud800-\udfff]")  # half a surrogate pair, or a byte that could not be decoded
 _WHOLE = re.compile(r"-?\d+\.0+")
 
 
 class MalformedError(Exception):
-    """A record that cannot be used; the message says why, the code that catches it knows the place."""
+    """A malformed record; the message is the reason."""
 
 
 class Found(NamedTuple):
     """The file of an image.
 
     Attributes:
-        path: where it is, or should be if it is missing.
-        named: where its name has it; another path only if the file was found by a part of its name.
+        path: the file, which may be missing.
+        named: the path by its full name; it differs if the file was found by a part of the name.
     """
 
     path: Path
@@ -47,15 +49,16 @@ class _Entry:
 
 
 class Source:
-    """A data set while it is being read: its files, and the photos and problems found so far.
+    """A data set during reading: its files, and the images and problems so far.
 
     Attributes:
         path: the file or folder to read.
         root: the folder of the data set.
         files: the caption files of the chosen format.
-        images: the folder of pictures that was given, if any.
-        captionless: whether photos without captions are kept.
-        name: the data set's name; the file's or folder's, unless a reader finds a better one.
+        images: the requested folder of images, if any.
+        captionless: whether images without captions are kept.
+        name: that of the file or folder, unless a reader finds a title.
+        json: returns the contents of a JSON file, parsed once.
     """
 
     def __init__(self, path: Path, images: Path | None, strict: bool, captionless: bool = False) -> None:
@@ -64,44 +67,42 @@ class Source:
         self.root = folder.parent if folder.name == "annotations" else folder
         self.name = path.resolve().name if path.is_dir() else path.stem
         self.files: list[Path] = [] if path.is_dir() else [path]
-        self.problems: list[Problem] = []
+        self.problems: list[SkippedRecord] = []
         self.notes: list[str] = []
         self.entries: dict[str, _Entry] = {}
-        self._starts: dict[Path, list[str]] = {}
-        self._documents: dict[Path, Any] = {}
-        self._listings: dict[Path, dict[str, list[str]]] = {}
-        self._tree: dict[str, list[Path]] | None = None
+        self.json = cache(self._json)
+        self._names, self._start = cache(_names_in), cache(_start_of)
         self._last: Path | None = None
 
     def problem(self, place: str, reason: object) -> None:
-        """Record a malformed record; in strict mode raise it as an :class:`AnnotationError`."""
+        """Add a malformed record; in strict mode raise an :class:`AnnotationError`."""
         readable = str(reason).encode("utf-8", "backslashreplace").decode()  # it may quote bytes that are not UTF-8
         if self.strict:
             raise AnnotationError(f"{place}: {readable}")
-        self.problems.append(Problem(place, readable))
+        self.problems.append(SkippedRecord(place, readable))
 
     def add_photo(self, image_id: str, found: Found, split: str, place: str) -> None:
-        """Add a photo; a second one with the same id is malformed."""
+        """Add an image; a second one with the same id is malformed."""
         if image_id in self.entries:
             raise MalformedError(f'the image "{image_id}" already exists, from {self.entries[image_id].place}')
         self.entries[image_id] = _Entry(found, split_name(split), place)
 
     def add_caption(self, image_id: str, caption: object) -> None:
-        """Add a caption to a photo that was added before; one that is empty or not text is malformed."""
+        """Add a caption of an added image; an empty one, or one that is not text, is malformed."""
         text = as_text(caption, "the caption")
         if not text:
             raise MalformedError(EMPTY_CAPTION)
         self.entries[image_id].captions.append(text)
 
     def photos(self) -> tuple[Photo, ...]:
-        """The photos with captions, and those without if they are kept; otherwise they become problems."""
+        """Return the images with captions; those without are kept if requested, else added to the problems."""
         photos = []
         claims = Counter(entry.found.path for entry in self.entries.values())
         elsewhere = []
         for image_id, entry in self.entries.items():
             path, named = entry.found
             if path != named:
-                if claims[path] > 1:  # a part of the name is too little to tell the images apart
+                if claims[path] > 1:  # a part of the name does not distinguish the images
                     path = named
                 else:
                     elsewhere.append(entry.found)
@@ -111,18 +112,18 @@ class Source:
                 self.problem(entry.place, f'the image "{image_id}" has no caption and is left out')
         if elsewhere:
             self.notes.append(
-                f"{len(elsewhere):,} images are not where the captions have them and were found by a part of their "
-                f"names, the first: {elsewhere[0].named} as {elsewhere[0].path}"
+                f"{len(elsewhere):,} images are missing at the paths in the caption file and were found by a part of "
+                f"their names, the first: {elsewhere[0].named} as {elsewhere[0].path}"
             )
         return tuple(photos)
 
     def find(self, name: str, *folders: Path) -> Found:
-        """The file of an image: in the first of ``folders`` that holds it.
+        """Return the file of an image, in the first of ``folders`` that contains it.
 
-        One that is in none of them is looked for by the end of its name, without the folders of another machine; then
-        by that in other case, and then by its last part below the folder of images that was given. Otherwise it is
-        expected where the last one was found. Each folder is listed once instead of checking every file, which would
-        take minutes for COCO on a network drive.
+        Otherwise the end of its name is searched, without the folders of another machine, then without regard to case,
+        then its last part anywhere in the requested folder of images. If all fail, the path is that in the folder of
+        the previous image. Each folder is listed once: checking every file would take minutes for COCO on a network
+        drive.
         """
         if (path := self._in(name, folders)) is not None:
             return Found(path, path)
@@ -132,69 +133,50 @@ class Source:
             for start in range(len(parts) == 1 and match_case, len(parts)):
                 if (path := self._in("/".join(parts[start:]), folders, match_case=match_case)) is not None:
                     return Found(path, named)
-        below = self._below().get(parts[-1].casefold(), []) if self.images and parts else []
+        below = self._below.get(parts[-1].casefold(), []) if self.images and parts else []
         return Found(below[0] if len(below) == 1 else named, named)
 
     def existing(self, *folders: Path) -> tuple[Path, ...]:
-        """Those of some folders that hold anything; the first if none does."""
+        """Return the folders that are not empty; the first if all are."""
         return tuple(filter(self._names, folders)) or folders[:1]
 
     def _in(self, name: str, folders: tuple[Path, ...], *, match_case: bool = True) -> Path | None:
-        """The first file with this relative path; without ``match_case``, the only one that differs in case."""
+        """Return the first file with this relative path; without ``match_case``, one that differs only in case."""
         inside, base = os.path.split(name)
-        folded = base.casefold()
         for folder in folders:
-            there = self._names(folder / inside if inside else folder).get(folded)
+            there = self._names(folder / inside).get(base.casefold())
             if there and (base in there if match_case else len(there) == 1):
                 self._last = folder
                 return folder / name if match_case else folder / inside / there[0]
         return None
 
     def holds(self, path: Path) -> bool:
-        """Whether a file exists."""
+        """Return whether a file exists."""
         return path.name in self._names(path.parent).get(path.name.casefold(), [])
 
-    def _names(self, folder: Path) -> dict[str, list[str]]:
-        """What a folder holds, by names without case."""
-        if folder not in self._listings:
-            listing: dict[str, list[str]] = {}
-            try:
-                for name in os.listdir(folder):
-                    listing.setdefault(name.casefold(), []).append(name)
-            except OSError:
-                pass
-            self._listings[folder] = listing
-        return self._listings[folder]
-
+    @cached_property
     def _below(self) -> dict[str, list[Path]]:
-        """The files below the folder of images that was given, by the last part of their names without case."""
-        if self._tree is None:
-            self._tree = {}
-            for folder, _, names in os.walk(self.images or ""):
-                for name in names:
-                    self._tree.setdefault(name.casefold(), []).append(Path(folder, name))
-        return self._tree
+        """All files in the requested folder of images by their case-folded names."""
+        below: dict[str, list[Path]] = {}
+        for folder, _, names in os.walk(self.images or ""):
+            for name in names:
+                below.setdefault(name.casefold(), []).append(Path(folder, name))
+        return below
 
     def start(self, file: Path | None = None) -> list[str]:
-        """The lines of the first 64 kB of a caption file; a long line may be cut.
+        """Return the lines of the first 64 kB of a caption file; the last may be cut.
 
         Raises:
             AnnotationError: it is not a text file.
         """
-        file = file or self.path
-        if file not in self._starts:
-            with open(file, "rb") as stream:
-                raw = stream.read(65536)
-            check_text(raw, file)
-            self._starts[file] = _lines(decode(raw))
-        return self._starts[file]
+        return self._start(file or self.path)
 
     def head(self, file: Path | None = None) -> str:
-        """The first non-blank line of a caption file, if it is within the first 64 kB; else ""."""
+        """Return the first non-blank line in the first 64 kB of a caption file; else ""."""
         return next((line.strip() for line in self.start(file) if line.strip()), "")
 
     def text(self, file: Path) -> str:
-        """The whole text of a caption file; lines end with a line feed, if it has any."""
+        """Return the text of a caption file."""
         size = file.stat().st_size
         if size > MOST:
             raise AnnotationError(f"{file}: has {size:,} bytes, more than the {MOST:,} that are read; split it")
@@ -203,15 +185,28 @@ class Source:
         return decode(raw, file, note=self.notes.append)
 
     def lines(self, file: Path) -> Iterator[tuple[int, str]]:
-        """Yield the lines of a file without their ends, numbered from 1."""
+        """Yield the lines of a file without line ends, numbered from 1."""
         yield from enumerate(_lines(self.text(file)), 1)
 
-    def json(self, file: Path) -> Any:
-        """The contents of a JSON file, parsed once."""
-        if file not in self._documents:
-            cure = "copy it again, it may be cut short; if each line is a JSON object, name it .jsonl"
-            self._documents[file] = parse_json(self.text(file), object, where=file, error=AnnotationError, cure=cure)
-        return self._documents[file]
+    def _json(self, file: Path) -> Any:
+        cure = "copy it again, it may be cut short; if each line is a JSON object, name it .jsonl"
+        return parse_json(self.text(file), object, where=file, error=AnnotationError, cure=cure)
+
+
+def _names_in(folder: Path) -> dict[str, list[str]]:
+    """Return the names in a folder by their case-folded form."""
+    names: dict[str, list[str]] = {}
+    with suppress(OSError):
+        for name in os.listdir(folder):
+            names.setdefault(name.casefold(), []).append(name)
+    return names
+
+
+def _start_of(file: Path) -> list[str]:
+    with open(file, "rb") as stream:
+        raw = stream.read(65536)
+    check_text(raw, file)
+    return _lines(decode(raw))
 
 
 def _lines(text: str) -> list[str]:
@@ -221,12 +216,12 @@ def _lines(text: str) -> list[str]:
 
 
 def first_letters(text: str, most: int = 60) -> str:
-    """The beginning of a text in quotation marks, for messages."""
+    """Return the beginning of a text in quotation marks, for messages."""
     return repr(text if len(text) <= most else text[:most] + "...")
 
 
 def as_text(value: object, what: str) -> str:
-    """Return text without surrounding white space; anything else is malformed, as is text that is not UTF-8."""
+    """Return text without surrounding white space; other values, invalid UTF-8 and long texts are malformed."""
     if not isinstance(value, str):
         raise MalformedError(f"{what} is {_kind(value)}, not text")
     if not value.isascii() and _HALF.search(value):
@@ -237,7 +232,7 @@ def as_text(value: object, what: str) -> str:
 
 
 def as_file_name(value: object, what: str) -> str:
-    """Return a file name: text as by :func:`as_text` that is not empty."""
+    """Return a file name: text by :func:`as_text` that is not empty."""
     name = as_text(value, what)
     if not name or "\0" in name:
         raise MalformedError(f"{what} is {'empty' if not name else 'not a file name'}")
@@ -245,7 +240,7 @@ def as_file_name(value: object, what: str) -> str:
 
 
 def get_field(record: object, key: str) -> Any:
-    """Return a field that a record must have."""
+    """Return a required field of a record."""
     if not isinstance(record, dict):
         raise MalformedError(f"the record is {_kind(record)}, not an object")
     if key not in record:
@@ -262,7 +257,7 @@ def as_id(value: object, what: str) -> str:
     """Return a whole number or text as :func:`get_id` does."""
     if type(value) is int:  # not a bool
         return str(value)
-    if type(value) is float and value.is_integer():  # as pandas writes a column in which some are missing
+    if type(value) is float and value.is_integer():  # pandas writes them in a column with missing values
         return str(int(value))
     if not isinstance(value, str):
         kind = str(value) if isinstance(value, float) else _kind(value)
@@ -285,7 +280,7 @@ def _kind(value: object) -> str:
 
 
 def read_records(source: Source, file: Path, key: str) -> list[Any]:
-    """Return a list at the top level of a JSON file, which is unusable without it."""
+    """Return a required list at the top level of a JSON file."""
     try:
         return get_list(source.json(file), key)
     except MalformedError as error:

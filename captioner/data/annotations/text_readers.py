@@ -40,9 +40,9 @@ _FLICKR8K_LINE = re.compile(r"([^\t]+)#(\d+)\t(.*)", re.DOTALL)
     accepts=lambda source: _FLICKR8K_LINE.fullmatch(source.head()) is not None,
 )
 def _flickr8k(source: Source) -> None:
-    """Flickr8k as released: one line for each caption, one list of files for each split. Unlisted photos are "other".
+    """Flickr8k as released: one line for each caption, one list of files for each split. Unlisted images are "other".
 
-    The release has captions of ``2258277193_586949ec62.jpg.1``, a file that it does not contain; that is one problem.
+    The release has captions of ``2258277193_586949ec62.jpg.1``, a missing file; they are reported as one problem.
     """
     file = source.files[0]
     listed: dict[str, tuple[str, str]] = {}  # file name -> split, place
@@ -54,7 +54,7 @@ def _flickr8k(source: Source) -> None:
                 source.problem(place, f'"{name}" already exists, from {listed[name][1]}')
             elif name:
                 listed[name] = split, place
-    # The release comes as two archives, so the photos may be in the folder of the text or beside it.
+    # The release consists of two archives: the images may be in the folder of the text or beside it.
     homes = [root / name for root in (file.parent, file.parent.parent) for name in PHOTO_FOLDERS]
     folders = source.existing(*([source.images] if source.images else [*homes, file.parent]))
     absent: set[str] = set()
@@ -74,7 +74,7 @@ def _flickr8k(source: Source) -> None:
                 found = source.find(name, *folders)
                 if re.search(r"\.jpe?g\.\d+$", name, re.IGNORECASE) and not source.holds(found.path):
                     absent.add(name)
-                    raise MalformedError(f'"{name}" is not the name of a photo, and no such file exists')
+                    raise MalformedError(f'"{name}" is not the name of an image, and no such file exists')
                 source.add_photo(name, found, listed.get(name, ("other", ""))[0], place)
             if line in seen:
                 raise MalformedError(f'this caption "{name}#{match[2]}" already exists')
@@ -122,7 +122,7 @@ def _jsonl(source: Source) -> None:
 
 
 def _records(source: Source) -> Iterator[tuple[str, Any]]:
-    """Yield the places of records and what they hold, which may be malformed."""
+    """Yield the places of records and their values, which may be a :class:`MalformedError`."""
     file = source.files[0]
     if source.path.suffix.lower() not in LINES and source.head(file).startswith("["):
         records = source.json(file)
@@ -151,14 +151,14 @@ def _csv(source: Source) -> None:
 
 
 def _homes(source: Source, folders: Sequence[str]) -> Sequence[Path]:
-    """Where the images are: in the folder that was given, or in one of these beside the captions."""
+    """Return the requested folder of images, or the existing ones of these beside the captions."""
     return source.existing(
         *([source.images] if source.images else [source.files[0].parent / folder for folder in folders])
     )
 
 
 def _add_to(source: Source, place: str, image: object, split: object, homes: Sequence[Path]) -> str:
-    """Add the photo of a row unless it was added before, and return its id; all its rows must agree on its split."""
+    """Add the image of a row if it is new, and return its id; all rows of an image must agree on its split."""
     name = as_id(image, '"image"')
     part = as_text(split, '"split"') if split is not None else ""
     if name not in source.entries:
@@ -169,7 +169,7 @@ def _add_to(source: Source, place: str, image: object, split: object, homes: Seq
 
 
 def _add_captions(source: Source, place: str, image_id: str, values: Sequence[object]) -> None:
-    """Add the captions in the fields of a row, each one or a list; of several fields, some may be empty."""
+    """Add the captions in the fields of a row, each a caption or a list; some of several fields may be empty."""
     captions = list(chain.from_iterable(_list_in(value) for value in values))
     filled = [caption for caption in captions if caption is not None and caption != "" and not str(caption).isspace()]
     for caption in filled if len(values) > 1 and filled else captions:
@@ -180,7 +180,7 @@ def _add_captions(source: Source, place: str, image_id: str, values: Sequence[ob
 
 
 def _list_in(value: object) -> list[object]:
-    """The captions of a field: one, a list, or a list that was written as text, as JSON, Python and numpy do."""
+    """Return the captions of a field: one, a list, or a list written as text by JSON, Python or numpy."""
     if isinstance(value, str) and len(value) <= LONGEST and _LIST.fullmatch(value):
         for parse in (json.loads, _strings):
             with suppress(ValueError, SyntaxError, RecursionError, TokenError):
@@ -191,7 +191,7 @@ def _list_in(value: object) -> list[object]:
 
 
 def _strings(text: str) -> list[object]:
-    """The strings of a list as Python writes it, or as numpy does, without commas; else none."""
+    """Return the strings of a list written by Python, or by numpy without commas; else none."""
     tokens = [token for token in generate_tokens(StringIO(text).readline) if token.string.strip()][1:-1]
     strings = [token.string for token in tokens if token.type == STRING]
     others = {token.string for token in tokens if token.type != STRING}

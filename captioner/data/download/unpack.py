@@ -17,24 +17,23 @@ BLOCK = 1 << 18
 """Bytes read at once."""
 
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
-"""What :mod:`zipfile` raises on a damaged archive, or on one of a kind that it does not read."""
+"""Errors of :mod:`zipfile` on damaged or unsupported archives."""
 
 
 def choose_members(
     file: zipfile.ZipFile, places: Iterable[tuple[str, str]], members: Sequence[str] = (), *, limit: int
 ) -> list[tuple[zipfile.ZipInfo, str]]:
-    """Choose the members of an archive to unpack, each with its path below the folder of all data.
+    """Choose the members of an archive to unpack, each with its path relative to the data folder.
 
     Args:
         file: the archive.
         places: (pattern, folder), see :class:`~captioner.data.download.catalog.Archive`.
         members: patterns of names; if given, only these members are chosen.
-        limit: bytes that all members together may have, by their headers; no member is ever read beyond the size in its
-            header.
+        limit: bytes of all members by their headers; zipfile reads no member beyond the size in its header.
 
     Raises:
-        DownloadError: a name leads out of the folder, occurs twice or is not a file's name on every system; a member is
-            a link, a device or encrypted; or they are larger than ``limit``.
+        DownloadError: a name leads out of the folder, occurs twice or is not valid on every system; a member is a link,
+            a device or encrypted; or the members exceed ``limit``.
     """
     chosen: list[tuple[zipfile.ZipInfo, str]] = []
     seen: set[str] = set()
@@ -61,11 +60,8 @@ def choose_members(
             )
         seen.add(name.casefold())
         folder = next((folder for pattern, folder in places if fnmatchcase(name, pattern)), None)
-        if (
-            folder is not None
-            and not info.is_dir()
-            and (not members or any(fnmatchcase(name, pattern) for pattern in members))
-        ):
+        wanted = not members or any(fnmatchcase(name, pattern) for pattern in members)
+        if wanted and folder is not None and not info.is_dir():
             chosen.append((info, f"{folder}/{name}"))
     return chosen
 
@@ -73,20 +69,14 @@ def choose_members(
 def write_member(
     file: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, on_block: Callable[[], None] = lambda: None
 ) -> None:
-    """Unpack one member to ``path``, completely or not at all.
-
-    Args:
-        file: the archive.
-        info: the member.
-        path: where it goes.
-        on_block: called after each block; it may raise to stop.
+    """Unpack one member to ``path``, completely or not at all; ``on_block`` is called after each block.
 
     Raises:
         zipfile.BadZipFile: the bytes do not match their checksum.
         FileError: the disk is full or fails.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Always the same name, so that a killed run leaves no more than one such file, and only until the next run.
+    # Always the same name: a killed run leaves one such file at most, which the next run overwrites.
     part = path.with_name(path.name + ".part")
     with writing(path), file.open(info) as source, open(part, "wb") as sink:
         while block := source.read(BLOCK):  # at the member's end this compares the CRC
@@ -96,14 +86,9 @@ def write_member(
 
 
 def find_damage(path: Path, *, limit: int) -> str:
-    """What is wrong with a zip archive by its structure and the CRCs of its members; empty if nothing is.
+    """Return what is wrong with a zip archive by its structure and the CRCs of its members; empty if nothing is.
 
-    Args:
-        path: the archive.
-        limit: see :func:`choose_members`.
-
-    Raises:
-        DownloadError: see :func:`choose_members`.
+    ``limit`` and errors are those of :func:`choose_members`.
     """
     try:
         with zipfile.ZipFile(path) as file:
@@ -115,10 +100,7 @@ def find_damage(path: Path, *, limit: int) -> str:
 
 
 def is_member(path: Path, info: zipfile.ZipInfo) -> bool:
-    """Whether a file is the unpacked member.
-
-    The CRC decides, as a power cut may leave files of the right size without their bytes.
-    """
+    """Return whether a file is the unpacked member, by its CRC: a power cut may leave the size without the bytes."""
     if size_of(path) != info.file_size or not path.is_file():
         return False
     crc = 0
@@ -129,7 +111,7 @@ def is_member(path: Path, info: zipfile.ZipInfo) -> bool:
 
 
 def size_of(path: Path) -> int:
-    """A file's size in bytes; 0 if it does not exist."""
+    """Return a file's size in bytes; 0 if it does not exist."""
     try:
         return path.stat().st_size
     except (FileNotFoundError, NotADirectoryError):

@@ -32,12 +32,8 @@ USELESS: dict[str, tuple[str, object, str]] = {
         {"images": [GOOD_IMAGE], "annotations": [{"image_id": 1, "bbox": []}]},
         r'2 records are malformed, the first: .*:\$.annotations\[0\]: the field "caption" is missing',
     ),
-    "nothing in it": ("x.json", {"images": [], "annotations": []}, "no photo with a caption"),
-    "other columns": (
-        "x.csv",
-        "name,words\na.jpg,A dog\n",
-        r"x\.csv:1: this line must .* it is 'name,words'",
-    ),
+    "nothing in it": ("x.json", {"images": [], "annotations": []}, "no image with a caption"),
+    "other columns": ("x.csv", "name,words\na.jpg,A dog\n", r"x\.csv:1: this line must .* it is 'name,words'"),
     "no names of images": ("x.csv", "a,A dog\n", r"x\.csv:1: this line must be the header image,caption"),
     "UTF-16 without a mark": ("x.csv", "image,caption\na,b\n".encode("utf-16-le"), "UTF-16 without a mark.*UTF-8"),
     "UTF-16 cut short": ("x.csv", "image,caption\na,b\n".encode("utf-16")[:-1], "is not UTF-16 text to its end"),
@@ -61,7 +57,7 @@ def test_an_unusable_file_is_refused_with_the_reason(tmp_path: Path, case: str) 
     assert str(caught.value).startswith(str(file))
 
 
-def test_a_folder_without_captions_says_what_was_looked_for(tmp_path: Path) -> None:
+def test_the_error_of_a_folder_without_captions_lists_the_formats(tmp_path: Path) -> None:
     with pytest.raises(AnnotationError) as caught:
         read_captions(tmp_path)
     for name in FORMATS:

@@ -76,10 +76,8 @@ def test_a_coco_folder_takes_the_splits_from_the_file_names(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "split"),
     [
-        ("captions_train2017.json", "train"),
-        ("captions_val2014.json", "val"),
-        ("my_captions.json", "all"),
-        ("minival.json", "all"),
+        *[("captions_train2017.json", "train"), ("captions_val2014.json", "val")],
+        *[("my_captions.json", "all"), ("minival.json", "all")],
     ],
 )
 def test_a_single_coco_file_is_one_split(tmp_path: Path, name: str, split: str) -> None:
@@ -89,21 +87,21 @@ def test_a_single_coco_file_is_one_split(tmp_path: Path, name: str, split: str) 
 @pytest.mark.parametrize(
     "place", ["val2014/a.jpg", "a.jpg", "images/a.jpg", "annotations/a.jpg", "images/val2014/a.jpg"]
 )
-def test_coco_pictures_are_found_where_people_put_them(tmp_path: Path, place: str) -> None:
+def test_coco_images_are_found_in_their_usual_folders(tmp_path: Path, place: str) -> None:
     file = write(tmp_path / "annotations/captions_val2014.json", coco((1, "a.jpg", ["x"])))
     write(tmp_path / place, b"jpeg")
     assert read_captions(file).photos[0].path == tmp_path / place
 
 
-def test_pictures_can_be_in_a_folder_of_their_own(tmp_path: Path) -> None:
+def test_images_can_be_in_a_separate_folder(tmp_path: Path) -> None:
     file = write(tmp_path / "text/captions_val2014.json", coco((1, "a.jpg", ["x"])))
-    picture = write(tmp_path / "elsewhere/a.jpg", b"jpeg")
-    assert read_captions(file, images=picture.parent).photos[0].path == picture
+    image = write(tmp_path / "elsewhere/a.jpg", b"jpeg")
+    assert read_captions(file, images=image.parent).photos[0].path == image
     with pytest.raises(AnnotationError, match=r"elsehwere.*no such folder"):
         read_captions(file, images=tmp_path / "elsehwere")
 
 
-def test_a_missing_picture_is_expected_beside_the_others(tmp_path: Path) -> None:
+def test_a_missing_image_is_expected_beside_the_others(tmp_path: Path) -> None:
     file = write(tmp_path / "captions_val2014.json", coco((1, "a.jpg", ["x"]), (2, "gone.jpg", ["y"])))
     write(tmp_path / "images/a.jpg", b"jpeg")
     assert [photo.path.parent.name for photo in read_captions(file).photos] == ["images", "images"]
@@ -252,7 +250,7 @@ texts = st.text(letters, max_size=12).filter(lambda text: bool(text.strip()))
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(texts, texts, st.sampled_from(["train", "val"])), min_size=1, max_size=6))
-def test_what_pythons_csv_writes_is_read_back(
+def test_tables_of_pythons_csv_are_read_back(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, str]]
 ) -> None:
     file = tmp_path_factory.mktemp("csv") / "captions.csv"
@@ -310,71 +308,45 @@ def test_jsonl_with_one_or_many_captions_a_line(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------------------- malformed records
 
 
-def good_and(image: Any) -> dict[str, Any]:
-    return {"images": [*karpathy(("a.jpg", "train", ["fine"]))["images"], image]}
+def image(**fields: Any) -> dict[str, Any]:
+    """COCO's JSON with one more image."""
+    return coco_with([fields], [])
 
 
+def caption(value: object, image_id: int = 1) -> dict[str, Any]:
+    """COCO's JSON with one more caption."""
+    return coco_with([], [{"image_id": image_id, "caption": value}])
+
+
+def sentences(value: object, filename: str = "b", **fields: Any) -> dict[str, Any]:
+    """Karpathy's JSON with one more image."""
+    record = {"filename": filename, "sentences": value, **fields}
+    return {"images": [*karpathy(("a.jpg", "train", ["fine"]))["images"], record]}
+
+
+FINE = '{"image": "a", "caption": "fine"}\n'
+IMAGE, ANNOTATION = ["$.images[1]"], ["$.annotations[1]"]
 MALFORMED: dict[str, tuple[str, object, list[str], str]] = {
     # name: (file, content, places of the problems, part of the first reason)
-    "coco: a field is missing": ("c.json", coco_with([{"id": 2}], []), ["$.images[1]"], '"file_name" is missing'),
-    "coco: an id of the wrong type": (
-        "c.json",
-        coco_with([{"id": True, "file_name": "b"}], []),
-        ["$.images[1]"],
-        "true",
-    ),
-    "coco: not an object": ("c.json", coco_with([7], [None]), ["$.images[1]", "$.annotations[1]"], "a number, not an"),
-    "coco: the same image twice": ("c.json", coco_with([GOOD_IMAGE], []), ["$.images[1]"], "already exists"),
-    "coco: the same annotation twice": (
-        "c.json",
-        coco_with([], [GOOD_CAPTION]),
-        ["$.annotations[1]"],
-        "already exists",
-    ),
-    "coco: no such image": ("c.json", coco_with([], [{"image_id": 5, "caption": "x"}]), ["$.annotations[1]"], '"5"'),
-    "coco: the caption is a list": (
-        "c.json",
-        coco_with([], [{"image_id": 1, "caption": []}]),
-        ["$.annotations[1]"],
-        "list",
-    ),
-    "coco: an empty caption": (
-        "c.json",
-        coco_with([], [{"image_id": 1, "caption": " "}]),
-        ["$.annotations[1]"],
-        EMPTY_CAPTION,
-    ),
-    "coco: no caption": ("c.json", coco_with([{"id": 2, "file_name": "b"}], []), ["$.images[1]"], "no caption"),
-    "coco: not UTF-8": (
-        "c.json",
-        json.dumps(coco_with([], [{"image_id": 1, "caption": "caf@"}])).encode().replace(b"@", b"\x81"),
-        ["$.annotations[1]"],
-        "UTF-8",
-    ),
-    "karpathy: a field is missing": (
-        "d.json",
-        good_and({"filename": "b", "sentences": []}),
-        ["$.images[1]"],
-        '"split"',
-    ),
-    "karpathy: sentences are no list": (
-        "d.json",
-        good_and({"filename": "b", "split": "val", "sentences": "x"}),
-        ["$.images[1]"],
-        "text, not a list",
-    ),
+    "coco: a field is missing": ("c.json", image(id=2), IMAGE, '"file_name" is missing'),
+    "coco: an id of the wrong type": ("c.json", image(id=True, file_name="b"), IMAGE, "true"),
+    "coco: not an object": ("c.json", coco_with([7], [None]), [*IMAGE, *ANNOTATION], "a number, not an"),
+    "coco: the same image twice": ("c.json", image(**GOOD_IMAGE), IMAGE, "already exists"),
+    "coco: the same annotation twice": ("c.json", coco_with([], [GOOD_CAPTION]), ANNOTATION, "already exists"),
+    "coco: no such image": ("c.json", caption("x", 5), ANNOTATION, '"5"'),
+    "coco: the caption is a list": ("c.json", caption([]), ANNOTATION, "list"),
+    "coco: an empty caption": ("c.json", caption(" "), ANNOTATION, EMPTY_CAPTION),
+    "coco: no caption": ("c.json", image(id=2, file_name="b"), IMAGE, "no caption"),
+    "coco: not UTF-8": ("c.json", json.dumps(caption("@")).encode().replace(b"@", b"\x81"), ANNOTATION, "UTF-8"),
+    "karpathy: a field is missing": ("d.json", sentences([]), IMAGE, '"split"'),
+    "karpathy: sentences are no list": ("d.json", sentences("x", split="val"), IMAGE, "text, not a list"),
     "karpathy: a sentence without raw": (
         "d.json",
-        good_and({"filename": "b", "split": "val", "sentences": [*SENTENCES, {"tokens": []}]}),
+        sentences([*SENTENCES, {"tokens": []}], split="val"),
         ["$.images[1].sentences[1]"],
         '"raw" is missing',
     ),
-    "karpathy: the same file twice": (
-        "d.json",
-        good_and({"filename": "a.jpg", "split": "val", "sentences": SENTENCES}),
-        ["$.images[1]"],
-        "already exists",
-    ),
+    "karpathy: the same file twice": ("d.json", sentences(SENTENCES, "a.jpg", split="val"), IMAGE, "already exists"),
     "flickr8k: no tab": ("t.txt", "a.jpg#0\tfine\nb.jpg#0 no tab\n", ["2"], "<TAB>"),
     "flickr8k: no number": ("t.txt", "a.jpg#0\tfine\n\nb.jpg\tno number\n", ["3"], "#number"),
     "flickr8k: empty": ("t.txt", "a.jpg#0\tfine\na.jpg#1\t \n", ["2"], EMPTY_CAPTION),
@@ -387,17 +359,12 @@ MALFORMED: dict[str, tuple[str, object, list[str], str]] = {
     "csv: quotation mark never closed": ("x.csv", 'image,caption,split\nb,"x,val\na,fine,val\n', ["2"], "quotation"),
     "csv: two splits": ("x.csv", "image,caption,split\na,fine,val\na,x,train\n", ["3"], '"train" here and in "val"'),
     "csv: no image": ("x.csv", "image,caption,split\na,fine,val\n,x,train\n", ["3"], '"image" is empty'),
-    "jsonl: not JSON": ("x.jsonl", '{"image": "a", "caption": "fine"}\n{"image": \n', ["2"], "not JSON"),
-    "jsonl: no caption": (
-        "x.jsonl",
-        '{"image": "a", "caption": "fine"}\n{"image": "b"}\n',
-        ["2"],
-        '"caption" is missing',
-    ),
+    "jsonl: not JSON": ("x.jsonl", FINE + '{"image": \n', ["2"], "not JSON"),
+    "jsonl: no caption": ("x.jsonl", FINE + '{"image": "b"}\n', ["2"], '"caption" is missing'),
     "jsonl: half a surrogate": ("x.jsonl", '{"image": "a", "captions": ["fine", "\\ud83d"]}', ["1"], "UTF-8"),
     "jsonl: the split is a number": (
         "x.jsonl",
-        '{"image": "a", "caption": "fine"}\n{"image": "b", "caption": "x", "split": 1}',
+        FINE + '{"image": "b", "caption": "x", "split": 1}',
         ["2"],
         '"split" is a number',
     ),
@@ -419,7 +386,7 @@ def test_malformed_records_are_skipped_and_reported_with_their_place(tmp_path: P
     assert str(caught.value) == str(data.problems[0])
 
 
-def test_a_photo_left_without_captions_is_left_out(tmp_path: Path) -> None:
+def test_an_image_without_captions_is_left_out(tmp_path: Path) -> None:
     text = "image,caption\na.jpg,fine\nb.jpg,\nb.jpg,  \n"
     data = read_captions(write(tmp_path / "x.csv", text))
     assert list(captions_of(data)) == ["a.jpg"]
@@ -454,23 +421,19 @@ def test_the_coco_reader_agrees_with_pycocotools(shared_data: Path, split: str) 
     assert {photo.image_id: (photo.path.name, photo.captions) for photo in data.photos} == expected
 
 
-def test_coco_photos_whose_captions_are_not_public(tmp_path: Path) -> None:
-    (tmp_path / "test2015").mkdir()
-    (tmp_path / "test2015" / "COCO_test2015_000000000001.jpg").write_bytes(b"")
+def test_coco_images_without_public_captions(tmp_path: Path) -> None:
+    image = write(tmp_path / "test2015" / "COCO_test2015_000000000001.jpg", b"")
     for name in ("image_info_test2015.json", "image_info_test-dev2015.json"):
-        file = tmp_path / "annotations" / name
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(
-            json.dumps({"images": [{"id": 1, "file_name": "COCO_test2015_000000000001.jpg"}], "categories": []})
-        )
+        content = {"images": [{"id": 1, "file_name": "COCO_test2015_000000000001.jpg"}], "categories": []}
+        file = write(tmp_path / "annotations" / name, content)
         data = read_captions(file, captionless=True)
-        assert data.photos == (Photo("1", tmp_path / "test2015" / "COCO_test2015_000000000001.jpg", "test", ()),)
-        with pytest.raises(AnnotationError, match="no photo with a caption"):
+        assert data.photos == (Photo("1", image, "test", ()),)
+        with pytest.raises(AnnotationError, match="no image with a caption"):
             read_captions(file)
 
 
-def test_photos_without_captions_are_kept_on_request(tmp_path: Path) -> None:
-    file = tmp_path / "data.jsonl"
-    file.write_text('{"image": "a.jpg", "captions": []}\n{"image": "b.jpg", "caption": "a dog"}\n')
+def test_images_without_captions_are_kept_on_request(tmp_path: Path) -> None:
+    text = '{"image": "a.jpg", "captions": []}\n{"image": "b.jpg", "caption": "a dog"}\n'
+    file = write(tmp_path / "data.jsonl", text)
     assert [photo.captions for photo in read_captions(file, captionless=True).photos] == [(), ("a dog",)]
     assert [photo.image_id for photo in read_captions(file).photos] == ["b.jpg"]

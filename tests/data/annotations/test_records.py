@@ -38,7 +38,14 @@ def test_a_table_may_have_any_usual_delimiter(tmp_path: Path, delimiter: str, na
             "path,comment",
             "File Path,raw",
         ),
-        *('"image","caption"', "IMAGE,CAPTION", "image_path, captions", "imageid,caption", "photo,text"),
+        *(
+            '"image","caption"',
+            "IMAGE,CAPTION",
+            "image_path, captions",
+            "imageid,caption",
+            "photo,text",
+            "picture,text",
+        ),
     ],
 )
 def test_columns_have_their_usual_names(tmp_path: Path, header: str) -> None:
@@ -93,7 +100,7 @@ def test_a_table_without_a_header_is_known_by_its_image_files(tmp_path: Path, de
     assert captions_of(data) == dict(list(TWO.items())[: len({name for name, _ in rows})]) and not data.problems
 
 
-def test_columns_of_a_table_without_a_header_are_known_by_what_they_hold(tmp_path: Path) -> None:
+def test_columns_without_a_header_are_recognised_by_their_contents(tmp_path: Path) -> None:
     text = "0\tA dog\ta.jpg\tTrain\n1\tA cat\tb.jpg\tvalidation\n"
     data = read_captions(write(tmp_path / "x.tsv", text))
     assert captions_of(data) == {"a.jpg": ("A dog",), "b.jpg": ("A cat",)} and data.splits == {"train": 1, "val": 1}
@@ -175,11 +182,11 @@ def test_splits_have_one_name(tmp_path: Path, written: str, split: str) -> None:
     ],
 )
 def test_images_are_found_by_the_end_of_their_names(tmp_path: Path, written: str) -> None:
-    picture = write(tmp_path / "images/a.jpg", b"jpeg")
+    image = write(tmp_path / "images/a.jpg", b"jpeg")
     data = read_captions(write(tmp_path / "x.jsonl", json.dumps({"image": written, "caption": "A dog"})))
-    assert data.photos[0].path.resolve() == picture and data.photos[0].image_id == written
+    assert data.photos[0].path.resolve() == image and data.photos[0].image_id == written
     exact = written in ("a.jpg", "./a.jpg", "images/a.jpg")
-    assert len(data.notes) == (not exact) and all("1 images are not where" in note for note in data.notes)
+    assert len(data.notes) == (not exact) and all("1 images are missing at" in note for note in data.notes)
 
 
 def test_an_ambiguous_end_of_a_name_finds_nothing(tmp_path: Path) -> None:
@@ -223,7 +230,7 @@ def test_an_id_is_one_number_however_it_is_written(tmp_path: Path, image: object
 
 
 @pytest.mark.parametrize("wrong", [17.5, float("nan"), float("inf"), True, None, {}])
-def test_what_is_no_id_is_malformed(tmp_path: Path, wrong: object) -> None:
+def test_an_invalid_id_is_malformed(tmp_path: Path, wrong: object) -> None:
     data = read_captions(write(tmp_path / "x.json", coco([1, wrong], [(1, 1, "a dog")])))
     assert len(data.problems) == 1 and "not a whole number or text" in data.problems[0].reason
 

@@ -1,4 +1,4 @@
-"""Downloads from a server that makes every mistake servers make."""
+"""Downloads from a server with the usual faults."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from email.message import Message
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -108,20 +111,17 @@ class Server:
             return
         etag = f'"{hashlib.sha256(data).hexdigest()}"'
         wanted = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
-        partial = (
-            wanted is not None
-            and answer.ranges
-            and (not answer.conditions or handler.headers.get("If-Range", etag) == etag)
-        )
-        start = int(wanted[1]) if wanted and partial else 0
-        if partial and start >= len(data):
+        fresh = not answer.conditions or handler.headers.get("If-Range", etag) == etag
+        is_partial = wanted is not None and answer.ranges and fresh
+        start = int(wanted[1]) if wanted and is_partial else 0
+        if is_partial and start >= len(data):
             handler.send_response(416)
             handler.end_headers()
             return
         body = data[start:]
-        handler.send_response(206 if partial else 200)
+        handler.send_response(206 if is_partial else 200)
         handler.send_header("Content-Length", str(answer.length or len(body)))
-        if partial:
+        if is_partial:
             handler.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
         if answer.versions:
             handler.send_header("ETag", etag)
@@ -153,15 +153,8 @@ def zip_of(members: dict[str, bytes]) -> bytes:
 def archive_of(server: Server, data: bytes, name: str = "set.zip", **changes: Any) -> Archive:
     """Put a file on the server and return the archive that describes it."""
     server.files[name] = data
-    places = (("photos/*", "set"),)
-    given = {
-        "checksum": f"sha256:{hashlib.sha256(data).hexdigest()}",
-        "size": len(data),
-        "unpacked": 400_000,
-        "places": places,
-        **changes,
-    }
-    return Archive(server.url(name), f"set/{name}", **given)
+    given = {"checksum": f"sha256:{hashlib.sha256(data).hexdigest()}", "size": len(data), "unpacked": 400_000}
+    return Archive(server.url(name), f"set/{name}", **{"places": (("photos/*", "set"),), **given, **changes})
 
 
 def run(folder: Path, *archives: Archive, patience: Patience = QUICK, **options: Any) -> list[Outcome]:
@@ -171,6 +164,12 @@ def run(folder: Path, *archives: Archive, patience: Patience = QUICK, **options:
 def run_one(folder: Path, archive: Archive, **options: Any) -> Outcome:
     (outcome,) = run(folder, archive, **options)
     return outcome
+
+
+def interrupt(server: Server, folder: Path, archive: Archive, **options: Any) -> None:
+    """A run that receives 100,000 bytes and gives up."""
+    server.script = [Answer(cut=100_000, **options)] + [Answer(cut=0, **options)] * (QUICK.attempts - 1)
+    assert run_one(folder, archive).error is not None
 
 
 def error_of(outcome: Outcome) -> str:
@@ -242,11 +241,8 @@ def test_a_download_that_does_not_advance_is_given_up_and_can_be_resumed(server:
     archive = archive_of(server, DATA)
     server.script, server.usual = [Answer(cut=100_000)], Answer(cut=0)
     message = error_of(run_one(tmp_path, archive))
-    assert (
-        str(tmp_path / "set" / "set.zip") in message
-        and archive.url in message
-        and "run the same command again" in message
-    )
+    assert str(tmp_path / "set" / "set.zip") in message
+    assert archive.url in message and "run the same command again" in message
     assert len(server.requests) == QUICK.attempts
     assert files_in(tmp_path) == {"set/set.zip.part": DATA[:100_000]}
     server.usual = Answer()
@@ -304,7 +300,7 @@ def test_redirects(server: Server, tmp_path: Path) -> None:
 
 
 def test_redirects_do_not_leave_https() -> None:
-    from captioner.data.download.http import SafeRedirects
+    from captioner.data.download.fetch import SafeRedirects
 
     request = urllib.request.Request("https://example.org/set.zip")
     follow = SafeRedirects().redirect_request
@@ -322,7 +318,7 @@ def test_waits_grow_and_are_limited() -> None:
     assert patience.wait(1, asked=7) == 7 and patience.wait(1, asked=3600) == 10
 
 
-def test_no_more_than_the_limit_at_once(server: Server, tmp_path: Path) -> None:
+def test_parallel_downloads_are_limited(server: Server, tmp_path: Path) -> None:
     server.delay = 0.05
     archives = [archive_of(server, DATA, f"{number}.zip", places=(("photos/*", str(number)),)) for number in range(6)]
     assert all(outcome.error is None for outcome in run(tmp_path, *archives, parallel=2))
@@ -336,9 +332,8 @@ OTHER = zip_of({name: data[::-1] for name, data in MEMBERS.items()})
 
 def test_a_server_that_ignores_ranges_starts_over(server: Server, tmp_path: Path) -> None:
     server.script, server.usual = [Answer(cut=100_000)], Answer(ranges=False)
-    assert run_one(tmp_path, archive_of(server, DATA)) == Outcome(
-        archive_of(server, DATA), fetched=len(DATA) + 100_000, written=2
-    )
+    archive = archive_of(server, DATA)
+    assert run_one(tmp_path, archive) == Outcome(archive, fetched=len(DATA) + 100_000, written=2)
     assert files_in(tmp_path) == WHOLE
 
 
@@ -351,10 +346,7 @@ def test_a_server_that_ignores_ranges_starts_over(server: Server, tmp_path: Path
 def test_versions_of_a_file_are_not_mixed(server: Server, tmp_path: Path, usual: Answer, checked: bool) -> None:
     sum_of = f"sha256:{hashlib.sha256(OTHER).hexdigest()}" if checked else ""
     archive = archive_of(server, DATA, checksum=sum_of, size=None)
-    server.script = [Answer(cut=100_000, versions=usual.versions)] + [Answer(cut=0, versions=usual.versions)] * (
-        QUICK.attempts - 1
-    )
-    assert run_one(tmp_path, archive).error is not None
+    interrupt(server, tmp_path, archive, versions=usual.versions)
     # Without a version and a checksum nothing shows what the rest must be, so the part is of no use.
     assert files_in(tmp_path) == {"set/set.zip.part": DATA[:100_000] if usual.versions or checked else b""}
     server.files["set.zip"] = OTHER
@@ -376,8 +368,7 @@ def test_a_part_without_a_record_is_not_continued(server: Server, tmp_path: Path
 def test_a_whole_part_is_not_fetched_again(server: Server, tmp_path: Path) -> None:
     """A run was killed after the last byte and before the file got its name."""
     archive = archive_of(server, DATA)
-    server.script = [Answer(cut=100_000)] + [Answer(cut=0)] * (QUICK.attempts - 1)
-    run_one(tmp_path, archive)
+    interrupt(server, tmp_path, archive)
     (tmp_path / "set" / "set.zip.part").write_bytes(DATA)
     before = len(server.requests)
     assert run_one(tmp_path, archive) == Outcome(archive, written=2)
@@ -386,8 +377,7 @@ def test_a_whole_part_is_not_fetched_again(server: Server, tmp_path: Path) -> No
 
 def test_a_damaged_part_is_detected_and_fetched_anew(server: Server, tmp_path: Path) -> None:
     archive = archive_of(server, DATA)
-    server.script = [Answer(cut=100_000)] + [Answer(cut=0)] * (QUICK.attempts - 1)
-    run_one(tmp_path, archive)
+    interrupt(server, tmp_path, archive)
     (tmp_path / "set" / "set.zip.part").write_bytes(bytes(100_000))  # as a power cut leaves it
     assert run_one(tmp_path, archive).error is None
     assert server.ranges[-2:] == ["bytes=100000-", None] and files_in(tmp_path) == WHOLE
@@ -402,11 +392,8 @@ def test_wrong_bytes_are_refused(server: Server, tmp_path: Path, algorithm: str)
     assert run_one(tmp_path / "good", archive).error is None
     server.files["set.zip"] = DATA[:-1] + b"?"
     message = error_of(run_one(tmp_path / "bad", archive))
-    assert (
-        str(tmp_path / "bad" / "set" / "set.zip") in message
-        and archive.url in message
-        and archive.checksum.partition(":")[2] in message
-    )
+    assert str(tmp_path / "bad" / "set" / "set.zip") in message
+    assert archive.url in message and archive.checksum.partition(":")[2] in message
     assert not files_in(tmp_path / "bad")
     assert len(server.requests) == 2, "it came in one piece, so a second request would give the same"
 
@@ -457,7 +444,7 @@ def test_an_archive_that_is_there_already(server: Server, tmp_path: Path) -> Non
 def test_free_space_is_checked_first(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = archive_of(server, DATA, unpacked=300_000)
     free = [0]
-    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": free[0]}))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free[0]))
     need = len(DATA) + 300_000
     free[0] = need - 1
     with pytest.raises(DownloadError, match="free some space"):
@@ -473,15 +460,13 @@ def test_members_larger_than_the_free_space_are_not_unpacked(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = archive_of(server, DATA, unpacked=200_000)  # a wrong guess
-    monkeypatch.setattr(
-        "shutil.disk_usage",
-        lambda path: type("Usage", (), {"free": len(DATA) + 200_000 if not server.requests else 299_999}),
-    )
+    before = len(DATA) + 200_000
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=299_999 if server.requests else before))
     assert "are needed" in error_of(run_one(tmp_path, archive))
     assert files_in(tmp_path) == {"set/set.zip": DATA}
 
 
-def test_a_full_disk_keeps_what_is_there(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_keeps_the_files_written(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = archive_of(server, DATA)
     plain = os.replace
 
@@ -561,16 +546,9 @@ def _special(name: str, kind: int) -> zipfile.ZipInfo:
 @pytest.mark.parametrize(
     "member",
     [
-        *(
-            "../evil.jpg",
-            "photos/../../evil.jpg",
-            "/evil.jpg",
-            "photos//evil.jpg",
-            "photos/./evil.jpg",
-            "photos\\..\\..\\evil.jpg",
-            "C:/evil.jpg",
-        ),
-        *(_special("photos/link.jpg", stat.S_IFLNK), _special("photos/pipe", stat.S_IFIFO), "PHOTOS/A.JPG"),
+        *("../evil.jpg", "photos/../../evil.jpg", "/evil.jpg", "photos//evil.jpg", "photos/./evil.jpg"),
+        *("photos\\..\\..\\evil.jpg", "C:/evil.jpg", "PHOTOS/A.JPG"),
+        *(_special("photos/link.jpg", stat.S_IFLNK), _special("photos/pipe", stat.S_IFIFO)),
     ],
     ids=lambda member: getattr(member, "filename", member),
 )
@@ -608,20 +586,10 @@ def test_a_zip_bomb_is_refused(server: Server, tmp_path: Path) -> None:
 def test_two_runs_at_once_share_one_download(server: Server, tmp_path: Path) -> None:
     server.delay = 0.1
     archive = archive_of(server, DATA)
-    outcomes: list[Outcome] = []
     phases: set[str] = set()
-    threads = [
-        threading.Thread(
-            target=lambda: outcomes.append(
-                run_one(tmp_path, archive, progress=lambda path, phase, done, total: phases.add(phase))
-            )
-        )
-        for _ in range(3)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(3) as pool:
+        work = partial(run_one, tmp_path, archive, progress=lambda path, phase, done, total: phases.add(phase))
+        outcomes = [future.result() for future in [pool.submit(work) for _ in range(3)]]
     assert sorted(outcome.fetched for outcome in outcomes) == [0, 0, len(DATA)]
     assert "waiting" in phases and len(server.requests) == 1
     assert files_in(tmp_path) == WHOLE

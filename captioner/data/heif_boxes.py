@@ -1,49 +1,49 @@
-"""The boxes of HEIF and AVIF files: which images they hold, and how many pixels a decoder works on.
+"""The boxes of HEIF and AVIF files: which images they hold, and how many pixels are decoded.
 
-What such a file declares as the size of its image may be a crop of a larger one, a grid of many, or a grid of grids;
-and an image coded as AV1 has the size that its own header has. So the coded images are added up that the primary image
-is made of.
+The declared size may be that of a crop of a larger image, of a grid of images, or of a grid of grids, and an image
+coded as AV1 has a size of its own. This module adds up the coded images that the primary image is made of.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from captioner.errors import ImageError
 
-_MOST_UNITS = 10_000  # of AV1 in a file; an image takes some 3
-_MOST_PLACES = 100_000  # where parts of images lie
+_MOST_UNITS = 10_000  # of AV1 in a file; an image takes about 3
+_MOST_EXTENTS = 100_000  # byte ranges of images
 _MOST_TRACKS = 16
-_LEAST = 4096  # pixels that an image counts at least, as each has a cost of its own
+_LEAST = 4096  # pixels counted for an image at least, for its fixed cost
 PADDING = 63
 """Pixels that an encoder may add to each side, to fill whole blocks."""
 
-
-Box = tuple[bytes, int, int]  # kind, and where its content begins and ends
+Box = tuple[bytes, int, int]  # kind, start and end of the content
+Extents = list[tuple[int, int]]  # start and length of byte ranges in the file
 
 
 @dataclass
 class _Contents:
-    """What the boxes declare, by the number of the image."""
+    """The declarations of the boxes, by the number of the image."""
 
     primary: int = 0
     kinds: dict[int, bytes] = field(default_factory=dict)
     sizes: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
-    parts: dict[int, list[int]] = field(default_factory=dict)  # of derived images: what they are made of
-    places: dict[int, list[tuple[int, int]]] = field(default_factory=dict)  # start and length in the file
-    frames: list[tuple[int, int]] = field(default_factory=list)  # the first of each track
+    parts: dict[int, list[int]] = field(default_factory=dict)  # the images that a derived image is made of
+    extents: dict[int, Extents] = field(default_factory=dict)
+    frames: Extents = field(default_factory=list)  # the first of each track
 
 
 def coded_pixels(data: bytes, name: str) -> tuple[int, tuple[int, int]]:
-    """How many pixels decoding takes in all, and the size of the largest image among those decoded.
+    """Return the number of pixels to decode, and the size of the largest decoded image.
 
     Args:
         data: the file.
-        name: what an error calls the image.
+        name: the image's name in errors.
 
     Raises:
-        ImageError: the file is made of far more parts than an image.
+        ImageError: the file consists of far more parts than an image.
     """
     contents = _read(data, name)
     units = _Units(data, name)
@@ -56,11 +56,11 @@ def coded_pixels(data: bytes, name: str) -> tuple[int, tuple[int, int]]:
             return costs[item]
         if depth > 8:
             raise ImageError(name, "its image is derived from others in too many steps; convert it to JPEG")
-        costs[item] = 0  # in case it is derived from itself
+        costs[item] = 0  # ends the recursion if it is derived from itself
         sizes = list(contents.sizes.get(item, []))
         frames = 1
         if contents.kinds.get(item) == b"av01":
-            frames, coded = units.read(contents.places.get(item, []))
+            frames, coded = units.read(contents.extents.get(item, []))
             sizes += coded
         largest = max((largest, *sizes), key=_area)
         own = max((_LEAST, *map(_area, sizes)))
@@ -93,21 +93,19 @@ def _boxes(data: bytes, start: int, end: int) -> Iterator[Box]:
 
 
 class _Numbers:
-    """Reads whole numbers of a box, one after the other."""
+    """Reads the whole numbers of a box in order; 0 beyond the end."""
 
     def __init__(self, data: bytes, start: int, end: int) -> None:
-        self.data, self.place, self.end = data, start, end
+        self.data, self.position, self.end = data, start, end
 
     def next(self, size: int) -> int:
-        """The next number, of ``size`` bytes; 0 beyond the end."""
-        value = int.from_bytes(self.data[self.place : min(self.place + size, self.end)], "big")
-        self.place += size
+        value = int.from_bytes(self.data[self.position : min(self.position + size, self.end)], "big")
+        self.position += size
         return value
 
     @property
     def more(self) -> bool:
-        """Whether there is a number left."""
-        return self.place < self.end
+        return self.position < self.end
 
 
 def _read(data: bytes, name: str) -> _Contents:
@@ -115,8 +113,8 @@ def _read(data: bytes, name: str) -> _Contents:
     for kind, start, end in _boxes(data, 0, len(data)):
         if kind == b"meta":
             _read_meta(data, (start + 4, end), contents)
-            if sum(map(len, contents.places.values())) > _MOST_PLACES:
-                raise ImageError(name, "its images lie in too many places of the file; convert it to JPEG")
+            if sum(map(len, contents.extents.values())) > _MOST_EXTENTS:
+                raise ImageError(name, "its images lie in too many parts of the file; convert it to JPEG")
         elif kind == b"moov":
             for track in (box for box in _boxes(data, start, end) if box[0] == b"trak"):
                 _read_track(data, track, contents)
@@ -127,8 +125,8 @@ def _read(data: bytes, name: str) -> _Contents:
 
 def _read_meta(data: bytes, content: tuple[int, int], contents: _Contents) -> None:
     properties: list[tuple[int, int] | None] = []
-    offset = 0  # of what lies in the box "idat"
-    places: dict[int, tuple[int, list[tuple[int, int]]]] = {}
+    offset = 0  # of the content of the box "idat"
+    located: dict[int, tuple[int, Extents]] = {}
     for kind, start, end in _boxes(data, *content):
         numbers = _Numbers(data, start, end)
         version = numbers.next(1)
@@ -146,7 +144,7 @@ def _read_meta(data: bytes, content: tuple[int, int], contents: _Contents) -> No
             for entry, first, last in _boxes(data, start + 4, end):
                 references = _Numbers(data, first, last)
                 item = references.next(wide)
-                count = min(references.next(2), (last - references.place) // wide)
+                count = min(references.next(2), (last - references.position) // wide)
                 parts = [references.next(wide) for _ in range(count)]
                 if entry == b"dimg":
                     contents.parts.setdefault(item, []).extend(parts)
@@ -154,45 +152,44 @@ def _read_meta(data: bytes, content: tuple[int, int], contents: _Contents) -> No
                     for part in parts:
                         contents.parts.setdefault(part, []).append(item)
         elif kind == b"iloc":
-            _read_places(numbers, version, places)
+            _read_locations(numbers, version, located)
         elif kind == b"idat":
             offset = start
         elif kind == b"iprp":
             for entry, first, last in _boxes(data, start, end):
                 if entry == b"ipco":
-                    for name, place, _ in _boxes(data, first, last):
-                        sides = data[place + 4 : place + 12]
-                        size = int.from_bytes(sides[:4], "big"), int.from_bytes(sides[4:], "big")
+                    for name, content_start, _ in _boxes(data, first, last):
+                        size = struct.unpack(">II", data[content_start + 4 : content_start + 12].ljust(8, b"\0"))
                         properties.append(size if name == b"ispe" else None)
                 elif entry == b"ipma":
                     _read_associations(_Numbers(data, first, last), properties, contents)
-    for item, (method, extents) in places.items():
-        contents.places[item] = [(start + (offset if method == 1 else 0), length) for start, length in extents]
+    for item, (method, extents) in located.items():
+        contents.extents[item] = [(start + (offset if method == 1 else 0), length) for start, length in extents]
 
 
-def _read_places(numbers: _Numbers, version: int, places: dict[int, tuple[int, list[tuple[int, int]]]]) -> None:
+def _read_locations(numbers: _Numbers, version: int, located: dict[int, tuple[int, Extents]]) -> None:
     sizes = numbers.next(2)
     offset_size, length_size, base_size = sizes >> 12, sizes >> 8 & 15, sizes >> 4 & 15
     index_size = sizes & 15 if version else 0
     wide = 4 if version == 2 else 2
     total = 0
     for _ in range(numbers.next(wide)):
-        if not numbers.more or total > _MOST_PLACES:
+        if not numbers.more or total > _MOST_EXTENTS:
             return
         item = numbers.next(wide)
         method = numbers.next(2) & 15 if version else 0
         numbers.next(2)
         base = numbers.next(base_size)
-        extents: list[tuple[int, int]] = []
+        extents: Extents = []
         count = numbers.next(2)
         for _ in range(count if index_size + offset_size + length_size else min(count, 1)):
-            if not numbers.more or total > _MOST_PLACES:
+            if not numbers.more or total > _MOST_EXTENTS:
                 break
             total += 1
             numbers.next(index_size)
             start, length = base + numbers.next(offset_size), numbers.next(length_size)
             extents.append((start, length or len(numbers.data)))
-        places[item] = method, extents
+        located[item] = method, extents
 
 
 def _read_associations(numbers: _Numbers, properties: list[tuple[int, int] | None], contents: _Contents) -> None:
@@ -208,7 +205,7 @@ def _read_associations(numbers: _Numbers, properties: list[tuple[int, int] | Non
 
 
 def _read_track(data: bytes, track: Box, contents: _Contents) -> None:
-    """Find the first frame of a track."""
+    """Add the extent of the first frame of a track."""
     box: Box | None = track
     for inner in (b"mdia", b"minf", b"stbl"):
         if box is not None:
@@ -230,26 +227,26 @@ class _Bits:
         self.value, self.left = int.from_bytes(data, "big"), 8 * len(data)
 
     def next(self, count: int) -> int:
-        """The next ``count`` bits as a number; 0 beyond the end."""
+        """Return the next ``count`` bits as a number; 0 beyond the end."""
         self.left -= count
         return (self.value >> self.left if self.left > 0 else self.value << -self.left) & ((1 << count) - 1)
 
 
 class _Units:
-    """Reads the units that AV1 data consists of, within limits for the whole file."""
+    """Reads the units of AV1 data, within limits for the whole file."""
 
     def __init__(self, data: bytes, name: str) -> None:
         self._data, self._name = data, name
         self._units = self._bytes = 0
 
-    def read(self, places: list[tuple[int, int]]) -> tuple[int, list[tuple[int, int]]]:
-        """The number of frames of a coded image, and the largest size that each of its sequence headers allows."""
+    def read(self, extents: Extents) -> tuple[int, list[tuple[int, int]]]:
+        """Return the number of frames of a coded image, and the largest size by each of its sequence headers."""
         parts = []
-        for start, length in places:
+        for start, length in extents:
             parts.append(self._data[start : start + length])
             self._bytes += len(parts[-1])
             if self._bytes > 2 * len(self._data):
-                raise ImageError(self._name, "its images share their bytes many times over; convert it to JPEG")
+                raise ImageError(self._name, "its images share the same bytes many times; convert it to JPEG")
         data = b"".join(parts)
         frames = place = 0
         sizes = []
@@ -279,21 +276,21 @@ class _Units:
 
 
 def _sequence_size(header: bytes) -> tuple[int, int]:
-    """Width and height in a sequence header of AV1 (section 5.5 of its specification)."""
+    """Return the width and height in a sequence header of AV1 (section 5.5 of its specification)."""
     bits = _Bits(header)
-    bits.next(4)  # profile, still picture
+    bits.next(4)  # profile, still image
     if bits.next(1):  # reduced
         bits.next(5)
     else:
         delay = 0
         if bits.next(1):  # timing
             bits.next(64)
-            if bits.next(1):  # a number of ticks: as many bits as there were zeros before them
+            if bits.next(1):  # a number of ticks, with as many bits as zeros before it
                 zeros = 0
                 while zeros < 32 and not bits.next(1):
                     zeros += 1
                 bits.next(zeros)
-            if bits.next(1):  # a decoder's model
+            if bits.next(1):  # decoder model
                 delay = bits.next(5) + 1
                 bits.next(42)
         displays = bits.next(1)

@@ -1,4 +1,4 @@
-"""The limit on a picture's pixels, checked before anything is decoded."""
+"""The limit on an image's pixels, checked before decoding."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import os
 from captioner.errors import ConfigError, ImageError
 
 DEFAULT_MAX_PIXELS = 178_956_970
-"""The most pixels a picture may have: beyond it, a small file that claims to be huge is more likely than a photo."""
+"""Beyond it, a small file that claims to be huge is more likely than a photo."""
 
-_SMALL = 4 << 20  # pixels that cost nothing to speak of
+_SMALL = 4 << 20  # pixels with a negligible cost
 
 
 def pixel_limit(max_pixels: int | None = None) -> int:
-    """The limit in effect: ``max_pixels``, else the environment variable ``CAPTIONER_MAX_PIXELS``, else the default.
+    """Return ``max_pixels``, else the environment variable ``CAPTIONER_MAX_PIXELS``, else the default.
 
     Raises:
         ConfigError: the value is not a whole number above 0.
@@ -32,14 +32,14 @@ def pixel_limit(max_pixels: int | None = None) -> int:
 
 
 def check_size(size: tuple[int, int], name: str, limit: int) -> None:
-    """Check that a picture has pixels, and no more of them than the limit.
+    """Check that an image has pixels, and no more than the limit.
 
     Raises:
-        ImageError: it does not; ``name`` is what the error calls the picture.
+        ImageError: about ``name``: it has none or too many.
     """
     width, height = size
     if width < 1 or height < 1:
-        raise ImageError(name, f"it has no pixels ({width} x {height}); give a picture at least 1 pixel wide and high")
+        raise ImageError(name, f"it has no pixels ({width} x {height}); give an image at least 1 pixel wide and high")
     if width * height > limit:
         raise ImageError(
             name,
@@ -49,16 +49,13 @@ def check_size(size: tuple[int, int], name: str, limit: int) -> None:
 
 
 def check_declared(pixels: int, size: tuple[int, int], name: str) -> None:
-    """Check that decoding an image takes about as many pixels as its header declares.
-
-    Transparency and a crop by half are as many again.
+    """Check that at most four times the pixels of ``size`` are decoded: transparency and a crop by half double them.
 
     Raises:
-        ImageError: it takes far more; ``name`` is what the error calls the image.
+        ImageError: about ``name``: it has more.
     """
     width, height = size
     if pixels > 4 * width * height + _SMALL:
         raise ImageError(
-            name,
-            f"it declares {width} x {height} pixels, but holds {pixels:,} to decode; save it again as PNG or JPEG",
+            name, f"it declares {width} x {height} pixels, but holds {pixels:,} to decode; save it again as PNG or JPEG"
         )
