@@ -27,11 +27,12 @@ def suggestion(name: str, known: list[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def import_code(source: str) -> None:
+def import_code(source: str, *, where: str = "--import") -> None:
     """Import a Python file, or an installed module by its dotted name, that registers parts.
 
     Args:
         source: ``mine.py``, a path with that ending; or ``package.module``.
+        where: names the option or setting in errors.
 
     Raises:
         ConfigError: there is no such file or module, or it fails; its own exception is the cause.
@@ -42,7 +43,7 @@ def import_code(source: str) -> None:
             import_module(source)
             return
         if not path.is_file():
-            raise ConfigError(f"--import {source}: there is no such file")
+            raise ConfigError(f"{where} {source}: there is no such file")
         name = f"{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
         if name in sys.modules:
             return
@@ -57,7 +58,7 @@ def import_code(source: str) -> None:
     except CaptionerError:
         raise
     except Exception as error:
-        raise ConfigError(f"--import {source}: {type(error).__name__}: {first_line(error)}") from error
+        raise ConfigError(f"{where} {source}: {type(error).__name__}: {first_line(error)}") from error
 
 
 class Registry(Generic[T]):
@@ -85,13 +86,21 @@ class Registry(Generic[T]):
 
     def __getitem__(self, name: str) -> T:
         if name not in self._entries and name in (points := self._entry_points()):
-            points[name].load()  # registers it
+            try:
+                points[name].load()  # registers it
+            except Exception as error:
+                raise ConfigError(f"{self.kind} {name!r}: {points[name].value}: {first_line(error)}") from error
         try:
             return self._entries[name]
         except KeyError:
             hint = suggestion(name, list(self))
             outside = "; one from a file of yours needs: captioner --import FILE.py" if self.group else ""
             raise ConfigError(f"{self.kind} {name!r} does not exist.{hint} Known: {', '.join(self)}{outside}") from None
+
+    def entries(self) -> Iterator[T]:
+        """Yield the entries in the order of their registration; installed packages come last, imported when reached."""
+        yield from list(self._entries.values())
+        yield from (self[name] for name in self._entry_points() if name not in self._entries)
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted({*self._entries, *self._entry_points()}))

@@ -6,9 +6,6 @@ A part that is chosen by name (an encoder, a decoder) is written as a mapping wi
 
 from __future__ import annotations
 
-import json
-import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -20,16 +17,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from captioner import files
-from captioner.assets import recipes
 from captioner.errors import ConfigError
 from captioner.registry import suggestion
 
 M = TypeVar("M", bound=BaseModel)
 _MOST_TEXT, _MOST_VALUES, _DEEPEST = 1 << 17, 10_000, 50  # bytes, values and levels of a recipe
-OWN = "own_photos"  # the recipe for a data set that is given in place of a recipe
-
-_LARGEST = 1 << 16  # bytes of a recipe in JSON; a longer file is data
-_SETTING = re.compile(rb"^(?:data|base):(?:\s|$)", re.MULTILINE)
 
 
 class Settings(BaseModel):
@@ -45,52 +37,6 @@ class Settings(BaseModel):
         if isinstance(value, bool) and kind in (int, float):
             raise ValueError("give a number, not on or off")
         return value
-
-
-def is_data(name_or_path: str | Path) -> bool:
-    """Return whether a data set is named in place of a recipe: a folder, or a file that is not a recipe.
-
-    A recipe is a shipped one, by its name, or a YAML file. A file of any other name is a recipe if it has a setting
-    that recipes begin from, such as the JSON that ``captioner recipes NAME --json`` prints.
-    """
-    path = Path(name_or_path)
-    if str(name_or_path) in recipes():
-        return False
-    if path.suffix.lower() in (".yaml", ".yml") or not os.path.isfile(path):  # false of a name that no file can have
-        return os.path.isdir(path)
-    try:
-        with open(path, "rb") as file:
-            return not _is_recipe(file.read(_LARGEST))
-    except OSError:
-        return True  # reading it as data reports why it cannot be read
-
-
-def _is_recipe(text: bytes) -> bool:
-    if not text.lstrip().startswith(b"{"):
-        return _SETTING.search(text) is not None
-    try:
-        settings = json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(settings.get("data"), dict) or isinstance(settings.get("base"), str)
-
-
-def find_recipe(name_or_path: str | Path) -> Path:
-    """Return the file of a recipe of training: a shipped one by its name, or a YAML file.
-
-    Raises:
-        ConfigError: there is no shipped recipe of that name.
-    """
-    path = Path(name_or_path)
-    if path.suffix.lower() not in ("", ".yaml", ".yml") and not os.path.exists(path):
-        raise ConfigError(f"{path}: there is no such file; give the name of a recipe, a YAML file or a data set")
-    if path.suffix or os.path.exists(path):  # unlike pathlib's, false of a name that no file can have
-        return path
-    name, known = str(name_or_path), recipes()
-    if name not in known:
-        hint = suggestion(name, list(known))
-        raise ConfigError(f"recipe {name!r} does not exist.{hint} Known: {', '.join(known)}; or give a YAML file")
-    return known[name]
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import pytest
 
 from captioner.errors import ConfigError
 from captioner.search.config import SearchConfig
-from captioner.settings import find_recipe, is_data, override, read_yaml, validate
+from captioner.settings import override, read_yaml, validate
+from captioner.training.recipe_files import find_recipe, is_data
 
 TEN = ",".join
 LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{TEN([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12))

@@ -68,6 +68,47 @@ def store_bytes(encoder: Encoder, pictures: int, *, flips: bool) -> int:
     return pictures * (1 + flips) * places * place_bytes
 
 
+@dataclass(frozen=True)
+class StoreSpace:
+    """The disk space of a feature store.
+
+    Attributes:
+        folder: where it is or will be; ``None`` if there is no store.
+        exists: whether it is complete.
+        bytes: size of the whole store.
+        left: bytes that are still to be written.
+        free: bytes that are free on the disk.
+    """
+
+    folder: Path | None = None
+    exists: bool = False
+    bytes: int = 0
+    left: int = 0
+    free: int = 0
+
+    def check(self) -> None:
+        """Check that the rest of the store fits on the disk.
+
+        Raises:
+            FeatureStoreError: it does not.
+        """
+        if self.left > self.free:
+            raise FeatureStoreError(
+                f"{self.folder}: the features take {self.left / 1e9:,.1f} GB more and the disk has "
+                f"{self.free / 1e9:,.1f} GB left; free some space, give a folder on another disk (data.features in a "
+                "recipe), or store less: no mirrored images, fewer stages left off (the feature map before the last "
+                "stages is larger), a smaller encoder"
+            )
+
+
+def store_space(folder: Path, encoder: Encoder, images: int, *, flips: bool) -> StoreSpace:
+    """Return the disk space that a store of a number of images needs; see :func:`store_bytes`."""
+    whole = store_bytes(encoder, images, flips=flips)
+    if (folder / INDEX).exists():
+        return StoreSpace(folder, exists=True, bytes=whole)
+    return StoreSpace(folder, bytes=whole, left=max(0, whole - files.bytes_in(folder)), free=files.free_bytes(folder))
+
+
 def build_store(
     folder: str | Path,
     encoder: Encoder,
@@ -77,7 +118,7 @@ def build_store(
     batch_size: int = 8,
     workers: int = 2,
     shard: int = SHARD,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], object] | None = None,
     processes: Processes = ALONE,
 ) -> StoreReport:
     """Encode pictures into a store, or continue an unfinished one.
@@ -126,7 +167,7 @@ def _build_whole(
     batch_size: int,
     workers: int,
     shard: int,
-    progress: Callable[[int, int], None] | None,
+    progress: Callable[[int, int], object] | None,
     processes: Processes,
 ) -> StoreReport:
     """Build the store of an encoder that joins no others."""
@@ -205,7 +246,7 @@ def _begin(
         raise FeatureStoreError(f"{folder}: the same image id was given twice")
     _check_plan(folder, plan)
     if not encoder.parts:  # which have their own stores
-        _check_space(folder, store_bytes(encoder, len(pictures), flips=flips))
+        store_space(folder, encoder, len(pictures), flips=flips).check()
     if processes.first:
         files.write_json(folder / PLAN, plan, indent=None)
     processes.wait()
@@ -227,7 +268,7 @@ def _build_parts(
     *,
     flips: bool,
     shard: int,
-    progress: Callable[[int, int], None] | None,
+    progress: Callable[[int, int], object] | None,
     processes: Processes,
     **settings: Any,
 ) -> StoreReport:
@@ -336,22 +377,6 @@ def _array(memory: Memory, kind: Kind) -> Array:
         )
     columns = [part.float().unsqueeze(-1) for part in (memory.labels, memory.scores)]
     return torch.cat([memory.boxes.float(), *columns], dim=-1).cpu().numpy()
-
-
-def size_of(folder: Path) -> int:
-    """Return the bytes of a folder's files, 0 if there is no such folder."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-
-
-def _check_space(folder: Path, needed: int) -> None:
-    """Refuse to begin a store that does not fit on the disk; files of an earlier build are taken into account."""
-    free = files.free_bytes(folder)
-    if needed - size_of(folder) > free:
-        raise FeatureStoreError(
-            f"{folder}: the features take {needed / 1e9:,.1f} GB and the disk has {free / 1e9:,.1f} GB left; free some "
-            "space, give another folder, or store less: no mirrored pictures, fewer stages left off (the feature map "
-            "before the last stages is larger), a smaller encoder"
-        )
 
 
 def _check_plan(folder: Path, plan: dict[str, Any]) -> None:

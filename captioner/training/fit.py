@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
 from captioner.base import Captioner
@@ -29,11 +28,14 @@ from captioner.memory import Memory
 from captioner.model import CaptionModel
 from captioner.text.vocabulary import Vocabulary, tokenize
 from captioner.training.data import check_coverage, read_data, with_features
-from captioner.training.features import build_model, open_store, stages_to_train
-from captioner.training.loop import STATE, Cost, Loop, alone
+from captioner.training.events import Events
+from captioner.training.initial_model import build_model, stages_to_train
+from captioner.training.loop import BatchLoss, Loop
 from captioner.training.objective import OBJECTIVES
 from captioner.training.recipe import ENOUGH, TrainConfig, load_config
-from captioner.training.state import fingerprint, holds
+from captioner.training.resume import alone
+from captioner.training.state import STATE, fingerprint, holds
+from captioner.training.stored_features import open_store
 from captioner.training.teacher import Beams, Teacher, distilled
 
 
@@ -43,14 +45,14 @@ def run(
     *,
     output: Path | None = None,
     resume: bool = False,
-    console: Console | None = None,
+    events: Events | None = None,
 ) -> Path:
     """Train by a shipped recipe or a YAML file and return the folder of the best model; see :func:`fit`."""
-    return fit(load_config(config, changes, output), resume=resume, console=console)
+    return fit(load_config(config, changes, output), resume=resume, events=events)
 
 
 @dataclass(frozen=True)
-class Batch:
+class CaptionBatch:
     """What the loader thread passes to the loop: a memory, or pixels if the trained stages begin before the store ends.
 
     Attributes:
@@ -66,13 +68,13 @@ class Batch:
     views: tuple[View, ...] = ()
 
 
-def fit(config: TrainConfig, *, resume: bool = False, console: Console | None = None) -> Path:
+def fit(config: TrainConfig, *, resume: bool = False, events: Events | None = None) -> Path:
     """Train a captioner; :mod:`captioner.training.loop` describes the files of a run's folder.
 
     Args:
         config: the settings.
         resume: continue the run in the output folder.
-        console: where to report; ``None`` for standard error.
+        events: receives progress, notes and warnings; by default, notes and warnings are logged.
 
     Returns:
         The folder of the best model, by CIDEr of generated captions on dev.
@@ -81,7 +83,7 @@ def fit(config: TrainConfig, *, resume: bool = False, console: Console | None = 
         CaptionerError: the data, the settings or the output folder cannot be used.
     """
     with alone(config.output, resume=resume):
-        return Run(config, resume=resume, console=console or Console(stderr=True)).run()
+        return CaptionerRun(config, resume=resume, events=events or Events()).run()
 
 
 def blends_of(config: TrainConfig, dev: CaptionData) -> tuple[float, ...]:
@@ -95,7 +97,7 @@ def count_captions(data: CaptionData) -> int:
     return sum(len(photo.captions) for photo in data.photos)
 
 
-class Run(Loop[Batch]):
+class CaptionerRun(Loop[CaptionBatch]):
     """One training run of a captioner.
 
     Attributes:
@@ -110,13 +112,13 @@ class Run(Loop[Batch]):
     units: ClassVar[str] = "captions"
     model: CaptionModel
 
-    def __init__(self, config: TrainConfig, *, resume: bool, console: Console) -> None:
-        super().__init__(config, resume=resume, console=console)
+    def __init__(self, config: TrainConfig, *, resume: bool, events: Events) -> None:
+        super().__init__(config, resume=resume, events=events)
         self.config, self.goes_on = config, config.start is not None
-        self.train, self.dev = read_data(config, self._warn)
+        self.train, self.dev = read_data(config, self.events.warn)
         self.model = self._build().to(self.device)
         self.coverage = check_coverage(
-            self.train, self.dev, self.model.vocabulary, config, self._warn, new=len(self.new_words())
+            self.train, self.dev, self.model.vocabulary, config, self.events.warn, new=len(self.new_words())
         )
         self.stages, self.unfrozen = stages_to_train(config, self.model.encoder), 0
         self.train, self.dev = self._selected()
@@ -125,7 +127,8 @@ class Run(Loop[Batch]):
         self.store = self._open_store()
         if self.store is not None:
             self.train, self.dev = (
-                with_features(data, self.store, config.data.features, self._warn) for data in (self.train, self.dev)
+                with_features(data, self.store, config.data.features, self.events.warn)
+                for data in (self.train, self.dev)
             )
         by_people = self.train.photos  # which give rewards
         if beams is not None:
@@ -162,9 +165,6 @@ class Run(Loop[Batch]):
         self.reference_diversity = Diversity.of([tokenize(photo.captions[0]) for photo in self.dev.photos])
         self.unreadable: set[str] = set()  # files that were reported
 
-    def _warn(self, message: str) -> None:
-        self.console.print(message, style="yellow")
-
     def _build(self) -> CaptionModel:
         captions = (caption for photo in self.train.photos for caption in photo.captions)
         return build_model(self.config, lambda: Vocabulary.build(captions, min_count=self.config.data.min_count))
@@ -179,7 +179,7 @@ class Run(Loop[Batch]):
             self.config.data.teacher,
             self.output,
             device=self.device,
-            console=self.console,
+            events=self.events,
             features=self.config.data.features,
             processes=self.processes,
         )
@@ -190,11 +190,10 @@ class Run(Loop[Batch]):
     def _open_store(self) -> FeatureStore | None:
         pictures = [(photo.image_id, photo.path) for photo in (*self.train.photos, *self.dev.photos)]
         return open_store(
-            self.config, self.model, pictures, device=self.device, console=self.console, processes=self.processes
+            self.config, self.model, pictures, device=self.device, events=self.events, processes=self.processes
         )
 
     def describe(self) -> str:
-        """See :meth:`Loop.describe`."""
         parameters = sum(parameter.numel() for parameter in self.model.decoder.parameters())
         new = self.new_words()
         some = f", of which {len(new)} new ({', '.join(new[:8])}{' ...' if len(new) > 8 else ''})" if new else ""
@@ -215,20 +214,17 @@ class Run(Loop[Batch]):
         return self.model.vocabulary.words[len(Vocabulary.load(locate(self.config.start) / VOCABULARY)) :]
 
     def parts(self) -> dict[str, tuple[nn.Module, nn.Module]]:
-        """See :meth:`Loop.parts`."""
         parts: dict[str, tuple[nn.Module, nn.Module]] = {"decoder": (self.model.decoder, self.average.decoder)}
         if self.unfrozen:
             parts["encoder"] = (self.model.encoder.tail(self.unfrozen), self.average.encoder.tail(self.unfrozen))
         return parts
 
     def load(self) -> None:
-        """See :meth:`Loop.load`."""
         if holds(self.output / STATE, "encoder"):  # the state has it once it is trained
             self._unfreeze_encoder()
         super().load()
 
     def begin_epoch(self, epoch: int) -> None:
-        """See :meth:`Loop.begin_epoch`."""
         if self._trains_encoder_in(epoch):
             self._unfreeze_encoder()
 
@@ -247,8 +243,7 @@ class Run(Loop[Batch]):
         """Whether pictures must be encoded: there is no feature store, or the trained stages begin before it ends."""
         return self.store is None or self.unfrozen > self.store.cut
 
-    def batches(self, epoch: int, skip: int) -> Iterator[Batch]:
-        """See :meth:`Loop.batches`."""
+    def batches(self, epoch: int, skip: int) -> Iterator[CaptionBatch]:
         samples = (self._part(sample) for sample in self.sampler.epoch(epoch, skip=skip))
         if self._from_pixels or self.store is None:
             yield from self._batches_of_pixels(samples)
@@ -258,13 +253,13 @@ class Run(Loop[Batch]):
             memory = self.store.memory(ids, flipped=sample.flipped) if ids else None
             if memory is not None and sample.views:
                 memory = crop_maps(memory, [view.box for view in sample.views])
-            yield Batch(self.encoded.batch(sample), memory)
+            yield CaptionBatch(self.encoded.batch(sample), memory)
 
     def _part(self, sample: Sample) -> Sample:
         """Return this process's part of a batch."""
         return sample.rows(self.processes.share(range(len(sample.photos))))
 
-    def _batches_of_pixels(self, samples: Iterator[Sample]) -> Iterator[Batch]:
+    def _batches_of_pixels(self, samples: Iterator[Sample]) -> Iterator[CaptionBatch]:
         """Load the batches' pictures in threads; unreadable ones are left out and reported once."""
         samples, to_load, to_crop = tee(samples, 3)
         groups = ([self.train.photos[photo].path for photo in sample.photos] for sample in to_load)
@@ -273,14 +268,13 @@ class Run(Loop[Batch]):
             for _, error in loaded.errors:
                 if error.source not in self.unreadable:
                     self.unreadable.add(error.source)
-                    self._warn(f"left out: {error}")
+                    self.events.warn(f"left out: {error}")
             flipped = torch.tensor([sample.flipped[row] for row in loaded.positions], dtype=torch.bool)
             pixels = torch.where(flipped.view(-1, 1, 1, 1), loaded.pixels.flip(-1), loaded.pixels)
             kept = sample.rows(loaded.positions)
-            yield Batch(self.encoded.batch(kept), pixels=pixels, views=tuple(kept.views))
+            yield CaptionBatch(self.encoded.batch(kept), pixels=pixels, views=tuple(kept.views))
 
-    def cost(self, batch: Batch, captions: Captions) -> Cost:
-        """See :meth:`Loop.cost`."""
+    def cost(self, batch: CaptionBatch, captions: Captions) -> BatchLoss:
         if batch.memory is not None:
             assert self.store is not None
             memory = self.model.encoder.finish(batch.memory.to(self.device), self.store.cut)
@@ -291,10 +285,10 @@ class Run(Loop[Batch]):
                 pixels = vary(pixels, batch.views, self.model.encoder.transform)
             memory = self.model(pixels)
         loss, metrics = self.objective(self.model.decoder, memory, captions)
-        return Cost(loss, metrics, captions.captions)
+        return BatchLoss(loss, metrics, captions.captions)
 
     def evaluate(self) -> dict[str, float]:
-        """See :meth:`Loop.evaluate`; of several blends the best is taken."""
+        """Score the averaged model; with several blends, take the one that scores best."""
         found: dict[float, dict[str, float]] = {}
         for blend in self.blends if self.progress.step else self.blends[:1]:
             self.blend = blend
@@ -319,7 +313,7 @@ class Run(Loop[Batch]):
         texts = {photo.image_id: captions.get(photo.image_id, "") for photo in self.dev.photos}
         diversity = Diversity.of([text.split() for text in texts.values()])
         if self.progress.epoch > 1 and (symptom := diversity.collapsed(self.reference_diversity)):
-            self._warn(
+            self.events.warn(
                 f"the model has collapsed: {symptom}; lower optimiser.learning_rate, or choose another objective"
             )
         return self.scorer(texts, metrics=("BLEU", "CIDEr")).values
@@ -339,7 +333,6 @@ class Run(Loop[Batch]):
         return blended
 
     def save(self, name: str) -> None:
-        """See :meth:`Loop.save`."""
         excluded = {"output", "data", "start", "device", "save_minutes"} | (
             {"model"} if self.config.start is not None else set()
         )

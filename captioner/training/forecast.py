@@ -4,43 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
-from captioner.errors import FeatureStoreError
+from captioner.features import StoreSpace
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class StoreNeed:
-    """What the feature store of a run needs.
-
-    Attributes:
-        folder: where it is or will be; ``None`` if the run needs none.
-        exists: whether it is complete.
-        bytes: of the whole.
-        left: bytes that are still to be written.
-        free: bytes that the disk has left.
-    """
-
-    folder: Path | None = None
-    exists: bool = False
-    bytes: int = 0
-    left: int = 0
-    free: int = 0
-
-    def check(self) -> None:
-        """Refuse a store that the disk has no room for.
-
-        Raises:
-            FeatureStoreError: it has not.
-        """
-        if self.left > self.free:
-            raise FeatureStoreError(
-                f"{self.folder}: the features take {self.left / 1e9:,.1f} GB more and the disk has "
-                f"{self.free / 1e9:,.1f} GB left; free some space, or set data.features to another disk"
-            )
 
 
 @dataclass(frozen=True)
@@ -63,7 +31,7 @@ class Forecast:
     steps_per_epoch: int
     epochs: int
     seconds: dict[str, float]
-    store: StoreNeed = field(default_factory=StoreNeed)
+    store: StoreSpace = field(default_factory=StoreSpace)
     known_words: float | None = None
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The output of a training run while it runs: ``log.jsonl``, TensorBoard curves, and the progress bar."""
+"""The log of a training run: ``log.jsonl`` and TensorBoard curves."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
@@ -101,15 +99,3 @@ def _is_up_to(line: str, step: int) -> bool:
         return int(json.loads(line)["step"]) <= step
     except (ValueError, KeyError, TypeError, RecursionError):
         return False
-
-
-def bar(console: Console) -> Progress:
-    """Make a progress bar that ends with a field for text, ``info``."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, TextColumn("{task.fields[info]}"), console=console, refresh_per_second=2)

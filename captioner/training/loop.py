@@ -13,12 +13,10 @@ are weighted by the size of its part, so the losses and the weights are those of
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -27,8 +25,6 @@ from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from pydantic import ValidationError
-from rich.console import Console
 from torch import Tensor, nn
 
 from captioner import files
@@ -36,11 +32,13 @@ from captioner.backend import choose_device, device_name, fast_dtype
 from captioner.data.batches import Captions, Weights, prefetch
 from captioner.errors import CheckpointError, ConfigError, FileError
 from captioner.processes import Processes
-from captioner.training.log import Log, bar
+from captioner.training.events import SILENT, Events
+from captioner.training.log import Log
 from captioner.training.objective import Objective
 from captioner.training.recipe import RunConfig
+from captioner.training.resume import changed_settings, check_output, fixed_settings
 from captioner.training.schedule import learning_rate_factor
-from captioner.training.state import Progress, differences, generator_states, load_state, read_settings, save_state
+from captioner.training.state import STATE, RunProgress, generator_states, load_state, save_state
 
 log = logging.getLogger(__name__)
 
@@ -54,10 +52,10 @@ class Captioned(Protocol):
 
 
 B = TypeVar("B", bound=Captioned)
-STATE, CONFIG = "state.safetensors", "config.json"
+CONFIG = "config.json"
 
 
-class Cost(NamedTuple):
+class BatchLoss(NamedTuple):
     """The loss of a batch and what is logged with it.
 
     Attributes:
@@ -69,38 +67,6 @@ class Cost(NamedTuple):
     loss: Tensor
     metrics: dict[str, Tensor]
     units: int
-
-
-@contextmanager
-def alone(folder: Path, *, resume: bool) -> Iterator[None]:
-    """Be the only run in a folder; of processes that train together the first one is.
-
-    Raises:
-        CheckpointError: another process trains there, or see :func:`check_output`.
-    """
-    check_output(folder, resume=resume)
-    if not Processes.started().first:
-        yield
-        return
-    with files.only_one(folder, error=CheckpointError, work="trains"):
-        yield
-
-
-def check_output(folder: Path, *, resume: bool) -> None:
-    """Check that the folder of a run is free, or holds the run to resume.
-
-    Raises:
-        CheckpointError: it is not so.
-    """
-    exists = (folder / STATE).exists()
-    if exists and not resume:
-        raise CheckpointError(f"{folder}: holds a run already; continue it with --resume, or give another --output")
-    if resume and not exists:
-        raise CheckpointError(f"{folder}: holds no run to resume; leave out --resume to start one")
-
-
-_ANY_TIME = {"output", "device", "save_minutes"}  # settings that may differ whenever a run is resumed
-_LATER = ("epochs", "evaluation.patience")  # those with which it may be trained longer
 
 
 class Loop(ABC, Generic[B]):
@@ -133,17 +99,16 @@ class Loop(ABC, Generic[B]):
     score: float = 0.0
     data: str = ""
 
-    def __init__(self, config: RunConfig, *, resume: bool, console: Console) -> None:
+    def __init__(self, config: RunConfig, *, resume: bool, events: Events) -> None:
         self.processes = Processes.join()
-        if not self.processes.first:
-            console = Console(quiet=True)
-        self.settings, self.resume, self.console, self.output = config, resume, console, config.output
+        self.events = events if self.processes.first else SILENT
+        self.settings, self.resume, self.output = config, resume, config.output
         check_output(self.output, resume=resume)
-        self.changed = self._changes() if resume else {}
+        self.changed = changed_settings(config) if resume else {}
         self.device = choose_device(config.device, number=self.processes.local_rank)
         precision = config.precision
         if precision == "16-mixed" and self.device.type == "cpu":
-            console.print("precision: 16-mixed is for GPUs; this run uses auto", style="yellow")
+            self.events.warn("precision: 16-mixed is for GPUs; this run uses auto")
             precision = "auto"
         if precision == "auto":
             precision = "bf16-mixed" if fast_dtype(self.device) == torch.bfloat16 else "32-true"
@@ -157,7 +122,7 @@ class Loop(ABC, Generic[B]):
         )
         self.precision = precision
         log.info("training in precision %s", precision)
-        self.progress = Progress()
+        self.progress = RunProgress()
         self._stepper: Any = None  # the optimiser as Fabric steps it
         self._accumulated = 0  # batches whose gradients wait for a step of the optimiser
         self._saved = 0.0  # when the state was saved, by the monotonic clock
@@ -175,7 +140,7 @@ class Loop(ABC, Generic[B]):
         """
 
     @abstractmethod
-    def cost(self, batch: B, captions: Captions) -> Cost:
+    def cost(self, batch: B, captions: Captions) -> BatchLoss:
         """Compute the loss of a batch, under autocast.
 
         It is not called for a batch without captions, which still counts as a step.
@@ -265,50 +230,49 @@ class Loop(ABC, Generic[B]):
                         f"{best}: is missing, though this run is finished; {self.output / 'last'} holds the model of "
                         "its last epoch, and a larger --set epochs=N trains it further and saves its best again"
                     )
-                self.console.print(
+                self.events.note(
                     f"this run is already finished: {best}; a larger --set epochs=N trains it further, from "
                     f"{progress.epoch} epochs"
                 )
                 return best
             if lost:
-                self.console.print(f"{best}: is missing; the next evaluation makes it anew", style="yellow")
+                self.events.warn(f"{best}: is missing; the next evaluation makes it anew")
                 progress.best, progress.waited = -1.0, 0
         if first and (self.changed or not self.resume):
             files.write_text(self.output / CONFIG, settings.model_dump_json(indent=2) + "\n")
         log = Log(self.output, progress.step if self.resume else None) if first else None
         shared = f", {self.processes.count} processes" if self.processes.several else ""
-        self.console.print(f"{self.describe()}; {self.device.type}, {self.precision}{shared}")
+        self.events.note(f"{self.describe()}; {self.device.type}, {self.precision}{shared}")
         began, before = time.monotonic(), progress.seconds
         self._saved = began
         try:
-            with bar(self.console) as progress_bar:
-                total = self.steps * settings.epochs
-                task = progress_bar.add_task("training", total=total, completed=progress.step, info="")
-                if self.goes_on and not self.resume:
-                    self._evaluate(log)
-                for epoch in range(progress.epoch, settings.epochs):
-                    self.begin_epoch(epoch)
-                    for batch in prefetch(self.batches(epoch, progress.batch)):
-                        info, due = self._step(batch, log)
-                        progress_bar.update(task, info=info, completed=progress.step)
-                        progress.seconds = before + time.monotonic() - began
-                        if due and self._group_complete():
-                            self._save_state()
-                    progress.epoch, progress.batch = epoch + 1, 0
-                    last = progress.epoch == settings.epochs
-                    if last or progress.epoch % settings.evaluation.every == 0:
-                        self._evaluate(log)
+            total = self.steps * settings.epochs
+            self.events.progress("training", progress.step, total, "")
+            if self.goes_on and not self.resume:
+                self._evaluate(log)
+            for epoch in range(progress.epoch, settings.epochs):
+                self.begin_epoch(epoch)
+                for batch in prefetch(self.batches(epoch, progress.batch)):
+                    info, due = self._step(batch, log)
+                    self.events.progress("training", progress.step, total, info)
                     progress.seconds = before + time.monotonic() - began
-                    progress.finished = last or progress.waited >= settings.evaluation.patience
-                    if progress.finished and first:
-                        self.save("last")
-                    self._save_state()
-                    if progress.finished:
-                        break
+                    if due and self._group_complete():
+                        self._save_state()
+                progress.epoch, progress.batch = epoch + 1, 0
+                last = progress.epoch == settings.epochs
+                if last or progress.epoch % settings.evaluation.every == 0:
+                    self._evaluate(log)
+                progress.seconds = before + time.monotonic() - began
+                progress.finished = last or progress.waited >= settings.evaluation.patience
+                if progress.finished and first:
+                    self.save("last")
+                self._save_state()
+                if progress.finished:
+                    break
         except (KeyboardInterrupt, FileError):
             saved = (self.output / STATE).exists()
             how = "--resume continues the run from its last saved state" if saved else "nothing was saved yet"
-            self.console.print(f"stopped; {how}: {self.output}")
+            self.events.note(f"stopped; {how}: {self.output}")
             raise
         finally:
             if log:
@@ -316,7 +280,7 @@ class Loop(ABC, Generic[B]):
         when = f"after epoch {progress.best_epoch}"
         if progress.best_epoch == 0:
             when = "before training, which no epoch improved; more photos, or a lower optimiser.learning_rate, may help"
-        self.console.print(
+        self.events.note(
             f"best {self.metric} on dev {100 * progress.best:.1f} {when}, "
             f"{progress.seconds / 60:.1f} minutes in total: {best}"
         )
@@ -337,38 +301,6 @@ class Loop(ABC, Generic[B]):
             modules |= {name: now, f"average.{name}": mean}
         return modules
 
-    def _fixed_settings(self) -> str:
-        """Return the settings that are compared when a run is resumed."""
-        return self.settings.model_dump_json(exclude=_ANY_TIME)
-
-    def _changes(self) -> dict[str, tuple[Any, Any]]:
-        """Return what differs from the settings that the run was last saved with.
-
-        Raises:
-            CheckpointError: something does that must not.
-        """
-        path = self.output / STATE
-        before, now = read_settings(path), json.loads(self._fixed_settings())
-        with suppress(ValidationError):  # what an older version had no setting for is its default
-            known = type(self.settings).model_validate(before | {"output": self.output})
-            before = json.loads(known.model_dump_json(exclude=_ANY_TIME))
-        found = differences(before, now)
-        epochs = found.get("epochs", (0, 0))
-        wrong = {
-            name: values
-            for name, values in found.items()
-            if name not in _LATER or (name == "epochs" and not (isinstance(epochs[0], int) and epochs[0] < epochs[1]))
-        }
-        if wrong:
-            each = [f"{name} was {json.dumps(old)} and is now {json.dumps(new)}" for name, (old, new) in wrong.items()]
-            more = f"; and {len(each) - 8} more" if len(each) > 8 else ""
-            fewer = "Epochs may be added, but not taken away. " if "epochs" in wrong else ""
-            raise CheckpointError(
-                f"{path}: this run was started with other settings: {'; '.join(each[:8])}{more}. {fewer}Resume with "
-                "the same ones, or give another --output"
-            )
-        return found
-
     def _is_finished(self) -> bool:
         """Return whether a resumed run has nothing left to do; with more epochs or more patience it may have."""
         progress, settings = self.progress, self.settings
@@ -382,7 +314,7 @@ class Loop(ABC, Generic[B]):
                 * settings.optimiser.learning_rate
                 for epochs in (before, now)
             ]
-            self.console.print(
+            self.events.note(
                 f"epochs: {now} instead of {before}; the learning rate follows its schedule "
                 f"({settings.optimiser.schedule}) over {now} epochs from here on: it is {rates[1]:.2g}, and would be "
                 f"{rates[0]:.2g} over {before}"
@@ -401,7 +333,7 @@ class Loop(ABC, Generic[B]):
                 self.progress,
                 self._modules(),
                 self.optimiser,
-                self._fixed_settings(),
+                fixed_settings(self.settings),
                 generators,
             )
         self._saved = time.monotonic()
@@ -442,7 +374,7 @@ class Loop(ABC, Generic[B]):
             log.step(progress.step, {**values, "learning_rate": rate, f"{self.units}_per_second": speed})
         return info, due
 
-    def _backward(self, batch: B) -> tuple[Cost | None, bool]:
+    def _backward(self, batch: B) -> tuple[BatchLoss | None, bool]:
         """Compute the cost of this process's part of a batch, if it has one, and add to the gradients.
 
         Returns:
@@ -519,7 +451,7 @@ class Loop(ABC, Generic[B]):
         better = self.score > progress.best
         scores = "  ".join(f"{name} {100 * value:.1f}" for name, value in values.items())
         when = f"epoch {progress.epoch}" if progress.epoch else "before"
-        self.console.print(f"{when}: {scores}" + ("  (best)" if better and progress.epoch else ""))
+        self.events.note(f"{when}: {scores}" + ("  (best)" if better and progress.epoch else ""))
         if better:
             progress.best, progress.best_epoch, progress.waited = self.score, progress.epoch, 0
             if self.processes.first:

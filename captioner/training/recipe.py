@@ -1,29 +1,24 @@
-"""Recipes: the settings of a training run, shipped by name in ``recipes/`` or in a YAML file."""
+"""The schema of a captioner's recipe: every setting of a training run, with its default and description."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
-from itertools import takewhile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from captioner.assets import recipe_bases, recipes
 from captioner.data.augment import AugmentConfig
 from captioner.errors import ConfigError
 from captioner.model import ModelConfig
-from captioner.registry import Registry
 from captioner.search import SearchConfig
-from captioner.settings import OWN, Settings, find_recipe, is_data, override, read_yaml, validate
+from captioner.settings import Settings, validate
+from captioner.training import cross_entropy, self_critical  # noqa: F401 (they register objectives)
 from captioner.training.objective import OBJECTIVES
+from captioner.training.recipe_files import IMPORT, read_recipe
 from captioner.training.teacher import TeacherConfig
 
-RECIPES = recipes()
-
-
-ENOUGH = 40  # photos of dev, with fewer of which a choice between models would be chance
+ENOUGH = 40  # dev images; with fewer, a choice between models is mostly chance
 
 
 class DataConfig(Settings):
@@ -208,106 +203,19 @@ class TrainConfig(RunConfig):
 R = TypeVar("R", bound=RunConfig)
 
 
-def read_settings(name_or_path: str | Path) -> dict[str, Any]:
-    """Read a recipe's settings, on top of those of its ``base`` if it names one.
-
-    A group of settings is merged with the base's; a part that is chosen by name replaces the base's of another name. A
-    data set in place of a recipe (:func:`is_data`) is trained on by the recipe :data:`OWN`.
-
-    Raises:
-        ConfigError: there is no such recipe or file, or the bases form a circle.
-    """
-    if is_data(name_or_path):
-        return _merged(read_settings(OWN), {"data": {"path": str(name_or_path)}})
-    files = [find_recipe(name_or_path)]
-    settings = read_yaml(files[0])
-    while (base := settings.pop("base", None)) is not None:
-        if not isinstance(base, str):
-            raise ConfigError(f"{files[-1]}: base: name a recipe or a YAML file, not {base!r}")
-        file = files[-1].parent / base if Path(base).suffix else recipe_bases().get(base) or find_recipe(base)
-        if file in files:
-            raise ConfigError(f"{files[-1]}: its base {base!r} is based on it; remove one of the two lines")
-        files.append(file)
-        settings = _merged(read_yaml(file), settings)
-    return settings
-
-
-def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    if changes.get("name", base.get("name")) != base.get("name"):
-        return changes
-    both = {
-        key: _merged(base[key], value)
-        for key, value in changes.items()
-        if isinstance(value, dict) and isinstance(base.get(key), dict)
-    }
-    return {**base, **changes, **both}
-
-
 def load_config(name_or_path: str | Path, changes: Iterable[str] = (), output: Path | None = None) -> TrainConfig:
     """Read a captioner's recipe, by name or from a YAML file, and apply ``key=value`` changes; see :func:`read_run`."""
     return read_run(TrainConfig, name_or_path, changes, output)
 
 
 def read_run(kind: type[R], name_or_path: str | Path, changes: Iterable[str], output: Path | None) -> R:
-    """Read the settings of a run: a shipped recipe by name, or a YAML file, with ``key=value`` changes.
+    """Read and validate a recipe; see :func:`captioner.training.recipe_files.read_recipe`.
 
     Raises:
         ConfigError: there is no such recipe or file, or settings are wrong; all wrong ones are reported.
     """
-    settings = override(read_settings(name_or_path), changes)
+    settings = read_recipe(name_or_path, changes)
+    settings.pop(IMPORT, None)  # a model's config names no code
     if output is not None:
         settings["output"] = str(output)
     return validate(kind, settings, where=str(name_or_path))
-
-
-def summary(file: Path) -> str:
-    """Return the text of the comment at the top of a recipe's file."""
-    lines = takewhile(lambda line: line.startswith("#"), file.read_text(encoding="utf-8").splitlines())
-    return " ".join(line.removeprefix("#").strip() for line in lines)
-
-
-def explained(settings: BaseModel) -> str:
-    """Return settings as YAML, each with its description as a comment.
-
-    Parts that are chosen by name are written with all settings of that name.
-    """
-    return "\n".join(_lines(settings, "")) + "\n"
-
-
-def _lines(settings: BaseModel, indent: str, name: str | None = None) -> Iterator[str]:
-    if name is not None:
-        yield f"{indent}name: {name}"
-    for key, field in type(settings).model_fields.items():
-        value = getattr(settings, key)
-        comment = f"  # {field.description}" if field.description else ""
-        part = _part(key, value)
-        if part is not None:
-            yield f"{indent}{key}:{comment}"
-            yield from _lines(part[1], indent + "  ", part[0])
-        elif isinstance(value, BaseModel):
-            yield f"{indent}{key}:{comment}"
-            yield from _lines(value, indent + "  ")
-        else:
-            plain = settings.model_dump(mode="json", include={key})[key]
-            yield f"{indent}{key}: {json.dumps(plain, ensure_ascii=False)}{comment}"
-
-
-def _part(key: str, value: object) -> tuple[str, BaseModel] | None:
-    """Return the name and all settings of a part that is chosen by name."""
-    from captioner.decoders import DECODERS
-    from captioner.encoders import ENCODERS, REFINERS
-    from captioner.encoders.sequence import TEXT_ENCODERS
-
-    registries: dict[str, tuple[Registry[Any], ...]] = {
-        "encoder": (ENCODERS, TEXT_ENCODERS),
-        "refiner": (REFINERS,),
-        "decoder": (DECODERS,),
-        "objective": (OBJECTIVES,),
-    }
-    if not isinstance(value, dict) or key not in registries:
-        return None
-    name = value["name"]
-    registry = next(registry for registry in registries[key] if name in registry)
-    return name, validate(
-        registry[name].Config, {key: setting for key, setting in value.items() if key != "name"}, where=key
-    )

@@ -20,9 +20,11 @@ from captioner import files
 from captioner.errors import CheckpointError, first_line
 from captioner.processes import ALONE, Processes
 
+STATE = "state.safetensors"
+
 
 @dataclass
-class Progress:
+class RunProgress:
     """The progress of a run.
 
     Attributes:
@@ -70,7 +72,7 @@ def generator_states() -> dict[str, Tensor]:
 
 def save_state(
     path: Path,
-    progress: Progress,
+    progress: RunProgress,
     modules: Mapping[str, nn.Module],
     optimiser: torch.optim.Optimizer,
     settings: str,
@@ -136,27 +138,12 @@ def read_settings(path: Path) -> dict[str, Any]:
     return files.parse_json(settings, dict, where=path, error=CheckpointError, cure=CURE)
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any], group: str = "") -> dict[str, tuple[Any, Any]]:
-    """Return the settings that differ between two nested groups, by dotted name: the old value and the new one.
-
-    What only one group has is ``None`` in the other.
-    """
-    found: dict[str, tuple[Any, Any]] = {}
-    for name in dict.fromkeys((*before, *now)):
-        old, new = before.get(name), now.get(name)
-        if isinstance(old, dict) and isinstance(new, dict):
-            found |= differences(old, new, f"{group}{name}.")
-        elif old != new:
-            found[group + name] = (old, new)
-    return found
-
-
 def load_state(
     path: Path,
     modules: Mapping[str, nn.Module],
     optimiser: torch.optim.Optimizer,
     processes: Processes = ALONE,
-) -> Progress:
+) -> RunProgress:
     """Restore what :func:`save_state` wrote.
 
     With another number of processes than it was saved by, their random generators begin anew.
@@ -168,7 +155,7 @@ def load_state(
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        progress = TypeAdapter(Progress).validate_json(metadata["progress"], strict=True)
+        progress = TypeAdapter(RunProgress).validate_json(metadata["progress"], strict=True)
         if metadata.get("checksum", "none") not in ("none", _checksum(tensors, metadata)):  # older states have none
             raise ValueError("its checksum is wrong")
     except Exception as error:  # of the file, its JSON or its types

@@ -22,7 +22,6 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
-from rich.console import Console
 from torch.nn.utils.rnn import pad_sequence
 
 from captioner import files, folders
@@ -37,7 +36,7 @@ from captioner.pipeline import TorchPipeline
 from captioner.processes import ALONE, Processes
 from captioner.settings import Settings
 from captioner.text.vocabulary import tokenize
-from captioner.training.log import bar
+from captioner.training.events import Events
 
 FILE = "teacher.jsonl"
 _BATCH = 32  # photos that are searched at once
@@ -84,7 +83,7 @@ class Teacher:
         config: the settings, which name a model.
         folder: of the run; see :data:`FILE`.
         device: where the teacher runs; an exported one runs on the CPU.
-        console: where progress and bad pictures are reported.
+        events: receives progress and images that are left out.
         features: a feature store to caption from where it has a photo, if the teacher's encoder can finish it.
         processes: those that train together and all call :meth:`beams`.
 
@@ -102,14 +101,14 @@ class Teacher:
         folder: Path,
         *,
         device: torch.device,
-        console: Console,
+        events: Events,
         features: Path | None = None,
         processes: Processes = ALONE,
     ) -> None:
         assert config.model is not None
         self.features = features
         self.model, self.width, self.file = config.model, config.width, folder / FILE
-        self.console, self.processes, self.seconds = console, processes, 0.0
+        self.events, self.processes, self.seconds = events, processes, 0.0
         located, names = folders.locate_captioners(self.model), folders.members(self.model)
         self.name = folders.join(name_of(name) if Path(name).is_dir() else name for name in names)
         self.device = "cpu" if all(kind_of(part) == ONNX for part in located) else str(device)
@@ -146,7 +145,7 @@ class Teacher:
                 f"data.teacher: not one of {len(photos):,} photos could be captioned; first: {errors[0]}"
             )
         for error in errors:
-            self.console.print(f"left out: {error}", style="yellow")
+            self.events.warn(f"left out: {error}")
         return {record["image"]: tuple(record["captions"]) for record in records if "captions" in record}
 
     def read(self, photos: Sequence[Photo], *, resume: bool = False) -> list[dict[str, Any]] | None:
@@ -185,18 +184,14 @@ class Teacher:
         captioner = Captioner.from_pretrained(self.model, device=self.device, width=self.width, n_best=self.width)
         records: list[dict[str, Any]] = []
         began = time.perf_counter()
-        with bar(self.console) as progress:
-            task = progress.add_task("the teacher's captions", total=len(photos), info="")
-            for photo, result in zip(photos, self._results(captioner, photos), strict=True):
-                if isinstance(result, ImageError):
-                    records.append({"image": photo.image_id, "error": str(result)})
-                elif beam := [caption.text for caption in (result, *result.others) if caption.text]:
-                    records.append({"image": photo.image_id, "captions": beam})
-                else:
-                    records.append(
-                        {"image": photo.image_id, "error": f"{photo.path}: the teacher finds no words for it"}
-                    )
-                progress.update(task, advance=1)
+        for photo, result in zip(photos, self._results(captioner, photos), strict=True):
+            if isinstance(result, ImageError):
+                records.append({"image": photo.image_id, "error": str(result)})
+            elif beam := [caption.text for caption in (result, *result.others) if caption.text]:
+                records.append({"image": photo.image_id, "captions": beam})
+            else:
+                records.append({"image": photo.image_id, "error": f"{photo.path}: the teacher finds no words for it"})
+            self.events.progress("the teacher's captions", len(records), len(photos), "")
         self.seconds = (time.perf_counter() - began) / max(1, len(photos))
         return records
 

@@ -19,7 +19,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     calls: list[tuple[Any, ...]] = []
 
     def fake(kind: str) -> Any:
-        def train(*args: object, console: object, **kwargs: object) -> Path:
+        def train(*args: object, events: object, **kwargs: object) -> Path:
             calls.append((kind, args, kwargs))
             return Path("models/mine")
 

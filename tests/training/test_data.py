@@ -10,10 +10,10 @@ import pytest
 
 from captioner.data.dataset import CaptionData, Photo
 from captioner.errors import AnnotationError
-from captioner.settings import OWN
 from captioner.text.vocabulary import Vocabulary
 from captioner.training.data import Coverage, check_coverage, read_data
 from captioner.training.recipe import load_config
+from captioner.training.recipe_files import OWN
 
 
 def table(folder: Path, rows: list[str]) -> Path:

@@ -13,7 +13,7 @@ import torch
 
 from captioner.features import FeatureStore
 from captioner.training.fit import run
-from captioner.training.loop import STATE
+from captioner.training.state import STATE
 from tests.torchrun import assert_near, finish, start, train
 
 FIXED = ["model.decoder.dropout=0", "data.flips=false", "epochs=2"]

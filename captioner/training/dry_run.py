@@ -6,19 +6,18 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
-
 from captioner import files
 from captioner.data.dataset import CaptionData
-from captioner.features import FeatureStore
-from captioner.training.features import store_need
-from captioner.training.fit import Run, blends_of, count_captions
-from captioner.training.forecast import Forecast, StoreNeed, spread
+from captioner.features import FeatureStore, StoreSpace
+from captioner.training.events import Events
+from captioner.training.fit import CaptionerRun, blends_of, count_captions
+from captioner.training.forecast import Forecast, spread
 from captioner.training.recipe import TrainConfig
+from captioner.training.stored_features import needed_space
 from captioner.training.teacher import Teacher
 
 
-def rehearse(config: TrainConfig, *, console: Console | None = None) -> Forecast:
+def dry_run(config: TrainConfig, *, events: Events | None = None) -> Forecast:
     """Try a few steps of a training on a few of its photos, and say what the whole will take.
 
     Nothing is left behind: features and whatever else is written are in a temporary folder.
@@ -27,17 +26,17 @@ def rehearse(config: TrainConfig, *, console: Console | None = None) -> Forecast
         CaptionerError: the data or the settings cannot be used.
     """
     with files.temporary_folder() as folder:
-        return _Rehearsal(config, folder, console or Console(stderr=True)).forecast()
+        return _DryRun(config, folder, events or Events()).forecast()
 
 
-class _Rehearsal(Run):
+class _DryRun(CaptionerRun):
     """A run on a few photos, with the vocabulary of all, which is never trained to its end."""
 
-    def __init__(self, config: TrainConfig, folder: Path, console: Console) -> None:
-        self.whole, self.needed, self.encoding = config, StoreNeed(), 0.0
+    def __init__(self, config: TrainConfig, folder: Path, events: Events) -> None:
+        self.whole, self.needed, self.encoding = config, StoreSpace(), 0.0
         data = config.data.model_copy(update={"features": None})
         super().__init__(
-            config.model_copy(update={"output": folder / "run", "data": data}), resume=False, console=console
+            config.model_copy(update={"output": folder / "run", "data": data}), resume=False, events=events
         )
 
     def _selected(self) -> tuple[CaptionData, CaptionData]:
@@ -47,7 +46,7 @@ class _Rehearsal(Run):
 
     def _open_store(self) -> FeatureStore | None:
         train, dev = self.all
-        self.needed = store_need(self.whole, self.model, len(train.photos) + len(dev.photos))
+        self.needed = needed_space(self.whole, self.model, len(train.photos) + len(dev.photos))
         began = time.perf_counter()
         store = super()._open_store()
         if store is not None:
@@ -110,7 +109,7 @@ class _Rehearsal(Run):
         if self.config.data.teacher.model is None:
             return {}
         assert self.teacher is not None
-        there = Teacher(self.config.data.teacher, self.whole.output, device=self.device, console=self.console).read(
+        there = Teacher(self.config.data.teacher, self.whole.output, device=self.device, events=self.events).read(
             self.all[0].photos
         )
         return {"teacher": 0.0 if there else self.teacher.seconds * len(self.all[0].photos)}
