@@ -1,4 +1,4 @@
-"""Names of interchangeable parts: encoders, decoders, objectives.
+"""Names of interchangeable parts: encoders, decoders, objectives, readers of captions.
 
 A family registers itself with a decorator; the command line, the configs and the parametrised tests read the registry,
 so adding a family means adding a file. The file can be outside this package: :func:`import_code` imports it, and an
@@ -97,10 +97,11 @@ class Registry(Generic[T]):
             outside = "; one from a file of yours needs: captioner --import FILE.py" if self.group else ""
             raise ConfigError(f"{self.kind} {name!r} does not exist.{hint} Known: {', '.join(self)}{outside}") from None
 
-    def entries(self) -> Iterator[T]:
-        """Yield the entries in the order of their registration; installed packages come last, imported when reached."""
-        yield from list(self._entries.values())
-        yield from (self[name] for name in self._entry_points() if name not in self._entries)
+    def entries(self) -> list[T]:
+        """Import the entries of installed packages, and return all in the order of their registration."""
+        for name in self._entry_points():
+            self[name]
+        return list(self._entries.values())
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted({*self._entries, *self._entry_points()}))

@@ -26,18 +26,17 @@ A malformed record does not stop the reading: it is skipped and reported as a :c
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 # They register the formats, in the order in which they are tried.
 from captioner.data.annotations import json_readers, text_readers  # noqa: F401
-from captioner.data.annotations.formats import FORMATS, Format
+from captioner.data.annotations.formats import FORMATS, Format, reader
 from captioner.data.annotations.source import Source, first_letters
 from captioner.data.dataset import CaptionData, Photo, Problem, merge
 from captioner.errors import AnnotationError
 from captioner.registry import suggestion
 
-__all__ = ["FORMATS", "CaptionData", "Photo", "Problem", "merge", "read_captions"]
+__all__ = ["FORMATS", "CaptionData", "Photo", "Problem", "merge", "read_captions", "reader"]
 
 
 def read_captions(
@@ -63,13 +62,14 @@ def read_captions(
             in strict mode also at the first malformed record.
     """
     if format is not None and format not in FORMATS:
-        hint = suggestion(format, list(FORMATS))
-        raise AnnotationError(f"caption format {format!r} does not exist.{hint} Known: {', '.join(FORMATS)}")
+        known = [each.name for each in FORMATS.entries()]
+        hint = suggestion(format, known)
+        raise AnnotationError(f"caption format {format!r} does not exist.{hint} Known: {', '.join(known)}")
     if images is not None and not os.path.isdir(images):
         raise AnnotationError(f"{images}: no such folder of images")
     try:
         source = Source(Path(path), None if images is None else Path(images), strict, captionless)
-        chosen = _recognise(source, [FORMATS[format]] if format else list(FORMATS.values()), forced=format is not None)
+        chosen = _recognise(source, format)
         chosen.read(source)
     except OSError as error:
         raise AnnotationError(f"{error.filename or path}: cannot be read: {error.strerror or error}") from error
@@ -81,8 +81,12 @@ def read_captions(
     return CaptionData(source.name, chosen.name, photos, tuple(source.problems), tuple(source.notes))
 
 
-def _recognise(source: Source, formats: Sequence[Format], *, forced: bool) -> Format:
+def _recognise(source: Source, format: str | None) -> Format:
     """Choose the format of a source and, in a folder, its files."""
+    # Formats from outside come first, since csv and jsonl accept almost any file.
+    formats = sorted(FORMATS.entries(), key=lambda known: known.read.__module__.startswith("captioner."))
+    if format is not None:
+        formats = [FORMATS[format]]
     looked_for = "; ".join(f"{known.name}: {' or '.join(known.files)}" for known in formats)
     chosen: Format | None
     if source.path.is_dir():
@@ -98,8 +102,8 @@ def _recognise(source: Source, formats: Sequence[Format], *, forced: bool) -> Fo
             )
     elif not source.path.is_file():
         raise AnnotationError(f"{source.path}: no such file or folder")
-    elif forced:
-        chosen = formats[0]
+    elif format is not None:
+        (chosen,) = formats
     else:
         chosen = next((known for known in formats if source.head() and known.accepts(source)), None)
     for file in source.files:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from captioner.data.annotations.source import Source
+from captioner.registry import Registry
 
 PHOTO_FOLDERS = ("Flicker8k_Dataset", "Flickr8k_Dataset", "flickr30k-images", "flickr30k_images", "Images", "images")
 """Common names of the folders of Flickr8k's and Flickr30k's photos; the first is the release's own spelling."""
@@ -28,8 +29,8 @@ class Format:
     read: Callable[[Source], None]
 
 
-FORMATS: dict[str, Format] = {}
-"""Every format by its name; a folder that holds several is read as the first of them."""
+FORMATS: Registry[Format] = Registry("caption format", group="captioner.readers")
+"""Every format by its name. A folder that holds several is read as the first; formats from outside come first."""
 
 
 def reader(
@@ -38,7 +39,7 @@ def reader(
     """Register the decorated function as the reader of a format; see :class:`Format` for the arguments."""
 
     def register(read: Callable[[Source], None]) -> Callable[[Source], None]:
-        FORMATS[name] = Format(name, files, accepts, read)
+        FORMATS.register(name)(Format(name, files, accepts, read))
         return read
 
     return register
