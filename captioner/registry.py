@@ -1,8 +1,8 @@
 """Names of interchangeable parts: encoders, decoders, objectives, readers of captions.
 
-A family registers itself with a decorator; the command line, the configs and the parametrised tests read the registry,
-so adding a family means adding a file. The file can be outside this package: :func:`import_code` imports it, and an
-installed package can announce its families as entry points of the group ``captioner.decoders`` or the like.
+A family registers itself with a decorator, so adding one means adding a file: the command line, the configs and the
+parametrised tests read the registry. The file can be outside this package: :func:`import_code` imports it. An installed
+package names its families as entry points: ``captioner.decoders``, ``captioner.encoders`` or ``captioner.readers``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 def suggestion(name: str, known: list[str]) -> str:
-    """Return ``" Did you mean 'x'?"`` for a near miss, else an empty string."""
+    """Return ``" Did you mean 'x'?"`` for a similar name, else an empty string."""
     near = difflib.get_close_matches(name, known, n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
 
@@ -66,7 +66,7 @@ class Registry(Generic[T]):
 
     Args:
         kind: names an entry in errors.
-        group: entry points of installed packages in which an unknown name is looked up.
+        group: group of entry points in which unknown names are looked up.
     """
 
     def __init__(self, kind: str, *, group: str | None = None) -> None:

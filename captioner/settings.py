@@ -1,6 +1,6 @@
-"""Settings: read from YAML, with unknown keys refused and ``key=value`` overrides.
+"""Settings: read from YAML, changed by ``key=value``, and validated; unknown keys are errors.
 
-A part that is chosen by name (an encoder, a decoder) is written as a mapping with its ``name`` and its own settings:
+A part chosen by name, such as a decoder, is a mapping of its ``name`` and settings:
 ``decoder: {name: show_attend_tell, hidden: 512}``.
 """
 
@@ -25,14 +25,14 @@ _MOST_TEXT, _MOST_VALUES, _DEEPEST = 1 << 17, 10_000, 50  # bytes, values and le
 
 
 class Settings(BaseModel):
-    """The base of every group of settings: immutable, and refuses unknown keys and numbers that are not finite."""
+    """The base of all groups of settings: immutable, without unknown keys, infinities or NaN."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
     def _no_switch(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse ``on`` and ``off``, which YAML and pydantic read as 1 and 0, where a number is set."""
+        """Refuse ``on`` and ``off`` as numbers, which YAML and pydantic would read as 1 and 0."""
         kind = cls.model_fields[info.field_name or ""].annotation
         if isinstance(value, bool) and kind in (int, float):
             raise ValueError("give a number, not on or off")
@@ -85,10 +85,10 @@ def override(settings: dict[str, Any], changes: Iterable[str]) -> dict[str, Any]
 
 
 def _parse(text: str, where: str) -> Any:
-    """Read YAML that is not larger, with its aliases written out, than a recipe ever is, and repeats no key.
+    """Parse YAML within limits on its size and depth, with aliases expanded.
 
     Raises:
-        ConfigError: it is, or is not readable; ``where`` begins the message.
+        ConfigError: it is too large, has a key twice, or is not YAML; ``where`` begins the message.
     """
     try:
         loader = yaml.SafeLoader(text)
@@ -108,19 +108,19 @@ def _parse(text: str, where: str) -> Any:
 
 
 def _measure(node: Any, sizes: dict[Any, int], where: str, depth: int = 0) -> int:
-    """Return the number of values in a node, where an alias counts as all that it stands for.
+    """Return the number of values in a node, with aliases expanded.
 
     Args:
-        node: of PyYAML.
-        sizes: those of the nodes that were met; 0 while a node is being measured.
+        node: a node of PyYAML.
+        sizes: the sizes of visited nodes; 0 while a node is measured.
         where: begins the message.
-        depth: of the node.
+        depth: depth of the node.
 
     Raises:
         ConfigError: it is too large or too deep, contains itself, or has a key twice.
     """
     if node in sizes and not sizes[node]:
-        raise ConfigError(f"{where}: an alias in its YAML stands for what it is a part of")
+        raise ConfigError(f"{where}: an alias in its YAML contains itself")
     if depth > _DEEPEST:
         raise ConfigError(f"{where}: its YAML is nested too deeply")
     if node not in sizes:
@@ -134,7 +134,7 @@ def _measure(node: Any, sizes: dict[Any, int], where: str, depth: int = 0) -> in
             parts = [part for pair in parts for part in pair]
         sizes[node] = 1 + sum(_measure(part, sizes, where, depth + 1) for part in parts)
     if sizes[node] > _MOST_VALUES:
-        raise ConfigError(f"{where}: its YAML has more than {_MOST_VALUES:,} values, with its aliases written out")
+        raise ConfigError(f"{where}: its YAML has more than {_MOST_VALUES:,} values, with aliases expanded")
     return sizes[node]
 
 
@@ -142,7 +142,7 @@ def validate(kind: type[M], settings: Mapping[str, Any], *, where: str) -> M:
     """Make a config from ``settings``.
 
     Raises:
-        ConfigError: a key is unknown (a similar one is suggested) or a value is invalid.
+        ConfigError: keys are unknown (similar ones are suggested) or values are invalid.
     """
     try:
         return kind.model_validate(dict(settings))
@@ -171,7 +171,7 @@ def _explain(kind: type[BaseModel], entry: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    """Return a value as the message of an error shows it."""
+    """Return a value for an error message, shortened."""
     shown = Repr()
     shown.maxstring = shown.maxother = shown.maxlong = 120
     return shown.repr(value)

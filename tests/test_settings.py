@@ -20,11 +20,11 @@ MERGED = "a0: &a0 {k: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [{TEN([f'*a{n - 1}'] *
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (LAUGHS, "more than 10,000 values, with its aliases written out"),
-        (MERGED, "more than 10,000 values, with its aliases written out"),
+        (LAUGHS, "more than 10,000 values, with aliases expanded"),
+        (MERGED, "more than 10,000 values, with aliases expanded"),
         ("[" * 3000, "nested too deeply"),
         ("a: " + "[" * 60 + "]" * 60, "nested too deeply"),
-        ("a: &a [*a]", "stands for what it is a part of"),
+        ("a: &a [*a]", "contains itself"),
         ("epochs: 3\nepochs: 4", "has 'epochs' twice"),
         ("a: {b: 1, c: {d: 1, d: 2}}", "has 'd' twice"),
         ("a: " + "9" * 10_000, "not readable as YAML"),

@@ -1,4 +1,4 @@
-"""Trying a training on a few of its photos, to tell what the whole will take."""
+"""Dry runs: a forecast of a training run from a few steps on a few of its images."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from captioner.training.teacher import Teacher
 
 
 def dry_run(config: TrainConfig, *, events: Events | None = None) -> Forecast:
-    """Try a few steps of a training on a few of its photos, and say what the whole will take.
+    """Train for a few steps on a few images, and forecast the time and disk space of the whole run.
 
-    Nothing is left behind: features and whatever else is written are in a temporary folder.
+    All files are written to a temporary folder.
 
     Raises:
         CaptionerError: the data or the settings cannot be used.
@@ -30,7 +30,7 @@ def dry_run(config: TrainConfig, *, events: Events | None = None) -> Forecast:
 
 
 class _DryRun(CaptionerRun):
-    """A run on a few photos, with the vocabulary of all, which is never trained to its end."""
+    """A run on a few images, with the vocabulary of all."""
 
     def __init__(self, config: TrainConfig, folder: Path, events: Events) -> None:
         self.whole, self.needed, self.encoding = config, StoreSpace(), 0.0
@@ -54,7 +54,7 @@ class _DryRun(CaptionerRun):
         return store
 
     def forecast(self) -> Forecast:
-        """Time steps, with and without the encoder if it is trained later, and captions."""
+        """Time steps, with and without tuning the encoder, and captions."""
         train, dev = self.all
         config = self.config
         steps = -(-len(train.photos) // config.batch_size)
@@ -68,12 +68,12 @@ class _DryRun(CaptionerRun):
         began = time.perf_counter()
         captioned = self.caption(self.dev.photos)
         seconds = (time.perf_counter() - began) / max(1, len(captioned))
-        evaluations = config.epochs // config.evaluation.every * len(blends_of(config, dev)) + self.goes_on
+        evaluations = config.epochs // config.evaluation.every * len(blends_of(config, dev)) + self.pretrained
         return Forecast(
             data={
-                "training photos": len(train.photos),
+                "training images": len(train.photos),
                 **self._captions(),
-                "dev photos": len(dev.photos),
+                "dev images": len(dev.photos),
                 "words": len(self.model.vocabulary),
                 **({"new words": len(self.new_words())} if config.new_words else {}),
             },
@@ -97,7 +97,7 @@ class _DryRun(CaptionerRun):
         )
 
     def _captions(self) -> dict[str, int]:
-        """Return the numbers of training captions by people and by the teacher, if there is one."""
+        """Return the numbers of training captions, by people and by a teacher."""
         train, teacher = self.all[0], self.config.data.teacher
         if teacher.model is None:
             return {"training captions": count_captions(train)}
@@ -105,7 +105,7 @@ class _DryRun(CaptionerRun):
         return {**kept, "captions by the teacher": len(train.photos) * teacher.captions}
 
     def _teacher_seconds(self) -> dict[str, float]:
-        """Return how long the teacher will take, if there is one; nothing if the run's folder has its captions."""
+        """Return the time that a teacher needs; 0 if the run's folder already has its captions."""
         if self.config.data.teacher.model is None:
             return {}
         assert self.teacher is not None

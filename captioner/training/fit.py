@@ -34,7 +34,7 @@ from captioner.training.loop import BatchLoss, Loop
 from captioner.training.objective import OBJECTIVES
 from captioner.training.recipe import ENOUGH, TrainConfig, load_config
 from captioner.training.resume import alone
-from captioner.training.state import STATE, fingerprint, holds
+from captioner.training.state import STATE, data_hash, holds
 from captioner.training.stored_features import open_store
 from captioner.training.teacher import Beams, Teacher, distilled
 
@@ -53,13 +53,13 @@ def run(
 
 @dataclass(frozen=True)
 class CaptionBatch:
-    """What the loader thread passes to the loop: a memory, or pixels if the trained stages begin before the store ends.
+    """A batch from the loader thread: a memory, or pixels if they must be encoded.
 
     Attributes:
-        captions: of the batch's images.
-        memory: from the feature store.
-        pixels: for the encoder, if there is no memory.
-        views: how to vary the pixels, if at all; see :func:`vary`.
+        captions: the captions of the images.
+        memory: their memory, from the feature store.
+        pixels: the encoder's input, if there is no memory.
+        views: the augmentation of the pixels; see :func:`vary`.
     """
 
     captions: Captions
@@ -73,7 +73,7 @@ def fit(config: TrainConfig, *, resume: bool = False, events: Events | None = No
 
     Args:
         config: the settings.
-        resume: continue the run in the output folder.
+        resume: resume the run in the output folder.
         events: receives progress, notes and warnings; by default, notes and warnings are logged.
 
     Returns:
@@ -87,7 +87,7 @@ def fit(config: TrainConfig, *, resume: bool = False, events: Events | None = No
 
 
 def blends_of(config: TrainConfig, dev: CaptionData) -> tuple[float, ...]:
-    """Return the blends that evaluations choose from."""
+    """Return the blends among which evaluations choose."""
     blends = config.blend if isinstance(config.blend, tuple) else (config.blend,)
     return blends if len(dev.photos) >= ENOUGH else blends[:1]
 
@@ -101,11 +101,11 @@ class CaptionerRun(Loop[CaptionBatch]):
     """One training run of a captioner.
 
     Attributes:
-        train: the training photos with the captions to learn, which may be a teacher's.
-        dev: the photos that select the best epoch, with people's captions.
-        stages: how many of the encoder's last stages are trained from ``fine_tune.from_epoch`` on.
-        unfrozen: how many are trained now.
-        blend: share of the trained weights in the model that was evaluated last; see :attr:`TrainConfig.blend`.
+        train: the training images with the captions to learn, people's or a teacher's.
+        dev: the images that select the best epoch, with people's captions.
+        stages: number of the encoder's last stages that are tuned from ``fine_tune.from_epoch`` on.
+        unfrozen: number that is tuned now.
+        blend: share of the trained weights in the model evaluated last; see :attr:`TrainConfig.blend`.
     """
 
     metric: ClassVar[str] = "CIDEr"
@@ -114,7 +114,7 @@ class CaptionerRun(Loop[CaptionBatch]):
 
     def __init__(self, config: TrainConfig, *, resume: bool, events: Events) -> None:
         super().__init__(config, resume=resume, events=events)
-        self.config, self.goes_on = config, config.start is not None
+        self.config, self.pretrained = config, config.start is not None
         self.train, self.dev = read_data(config, self.events.warn)
         self.model = self._build().to(self.device)
         self.coverage = check_coverage(
@@ -123,14 +123,14 @@ class CaptionerRun(Loop[CaptionBatch]):
         self.stages, self.unfrozen = stages_to_train(config, self.model.encoder), 0
         self.train, self.dev = self._selected()
         self.teacher: Teacher | None = None
-        beams = self._ask_teacher() if config.data.teacher.model is not None else None
+        beams = self._teacher_beams() if config.data.teacher.model is not None else None
         self.store = self._open_store()
         if self.store is not None:
             self.train, self.dev = (
                 with_features(data, self.store, config.data.features, self.events.warn)
                 for data in (self.train, self.dev)
             )
-        by_people = self.train.photos  # which give rewards
+        by_people = self.train.photos  # the references of rewards
         if beams is not None:
             self.train = replace(self.train, photos=distilled(by_people, beams, config.data.teacher))
         self.model.encoder.requires_grad_(False)
@@ -154,7 +154,7 @@ class CaptionerRun(Loop[CaptionBatch]):
         )
         self.steps = len(self.sampler)
         self.encoded = EncodedCaptions(self.train.photos, self.model.vocabulary, max_words=config.data.max_words)
-        self.data = fingerprint(
+        self.data = data_hash(
             self.model.vocabulary.words,
             *(((photo.image_id, photo.captions) for photo in data.photos) for data in (self.train, self.dev)),
         )
@@ -163,18 +163,18 @@ class CaptionerRun(Loop[CaptionBatch]):
         self.objective = OBJECTIVES[name].build(settings, by_people, self.model.vocabulary).to(self.device)
         self.scorer = Scorer({photo.image_id: photo.captions for photo in self.dev.photos})
         self.reference_diversity = Diversity.of([tokenize(photo.captions[0]) for photo in self.dev.photos])
-        self.unreadable: set[str] = set()  # files that were reported
+        self.unreadable: set[str] = set()  # files already reported
 
     def _build(self) -> CaptionModel:
         captions = (caption for photo in self.train.photos for caption in photo.captions)
         return build_model(self.config, lambda: Vocabulary.build(captions, min_count=self.config.data.min_count))
 
     def _selected(self) -> tuple[CaptionData, CaptionData]:
-        """Return the photos of the data that the run uses, which are all of them."""
+        """Return the training and dev images of the run; a dry run takes a few of them."""
         return self.train, self.dev
 
-    def _ask_teacher(self) -> Beams:
-        """Return the teacher's captions of the training photos, and leave out those that it cannot read."""
+    def _teacher_beams(self) -> Beams:
+        """Return the teacher's beams for the training images, and leave out images that it cannot read."""
         self.teacher = Teacher(
             self.config.data.teacher,
             self.output,
@@ -196,19 +196,19 @@ class CaptionerRun(Loop[CaptionBatch]):
     def describe(self) -> str:
         parameters = sum(parameter.numel() for parameter in self.model.decoder.parameters())
         new = self.new_words()
-        some = f", of which {len(new)} new ({', '.join(new[:8])}{' ...' if len(new) > 8 else ''})" if new else ""
+        some = f", {len(new)} of them new ({', '.join(new[:8])}{' ...' if len(new) > 8 else ''})" if new else ""
         known = f", {self.coverage.known:.1%} of those in the captions" if self.coverage is not None else ""
         taught = ""
         if self.teacher is not None:
             both = "people and " if self.config.data.teacher.human_captions else ""
             taught = f" with {count_captions(self.train):,} captions by {both}{self.teacher.name}"
         return (
-            f"{len(self.train.photos):,} training photos{taught}, {len(self.dev.photos):,} dev photos; "
+            f"{len(self.train.photos):,} training images{taught}, {len(self.dev.photos):,} dev images; "
             f"{len(self.model.vocabulary):,} words{known}{some}; {parameters / 1e6:.1f} M parameters in the decoder"
         )
 
     def new_words(self) -> tuple[str, ...]:
-        """Return the words that the model did not have before, the most frequent first."""
+        """Return the words added to the start model's vocabulary, most frequent first."""
         if self.config.start is None or not self.config.new_words:
             return ()
         return self.model.vocabulary.words[len(Vocabulary.load(locate(self.config.start) / VOCABULARY)) :]
@@ -220,27 +220,24 @@ class CaptionerRun(Loop[CaptionBatch]):
         return parts
 
     def load(self) -> None:
-        if holds(self.output / STATE, "encoder"):  # the state has it once it is trained
+        if holds(self.output / STATE, "encoder"):  # the state has the encoder once it is tuned
             self._unfreeze_encoder()
         super().load()
 
     def begin_epoch(self, epoch: int) -> None:
-        if self._trains_encoder_in(epoch):
+        from_epoch = self.config.fine_tune.from_epoch
+        if from_epoch is not None and epoch + 1 >= from_epoch:
             self._unfreeze_encoder()
 
-    def _trains_encoder_in(self, epoch: int) -> bool:
-        """Return whether the encoder is trained in ``epoch``, counted from 0."""
-        return self.config.fine_tune.from_epoch is not None and epoch + 1 >= self.config.fine_tune.from_epoch
-
     def _unfreeze_encoder(self) -> None:
-        """Train the encoder from now on, and save its weights with the model's."""
+        """Tune the encoder's last stages from now on, and save their weights with the model."""
         self.unfrozen = self.stages
         self.model.tuned_stages = self.average.tuned_stages = max(self.model.tuned_stages, self.stages)
         self.model.encoder.tail(self.stages).requires_grad_(True)
 
     @property
     def _from_pixels(self) -> bool:
-        """Whether pictures must be encoded: there is no feature store, or the trained stages begin before it ends."""
+        """Whether images must be encoded: there is no feature store, or a tuned stage is part of its features."""
         return self.store is None or self.unfrozen > self.store.cut
 
     def batches(self, epoch: int, skip: int) -> Iterator[CaptionBatch]:
@@ -260,7 +257,7 @@ class CaptionerRun(Loop[CaptionBatch]):
         return sample.rows(self.processes.share(range(len(sample.photos))))
 
     def _batches_of_pixels(self, samples: Iterator[Sample]) -> Iterator[CaptionBatch]:
-        """Load the batches' pictures in threads; unreadable ones are left out and reported once."""
+        """Load the images in threads; unreadable ones are left out and reported once."""
         samples, to_load, to_crop = tee(samples, 3)
         groups = ([self.train.photos[photo].path for photo in sample.photos] for sample in to_load)
         crops = ([view.box for view in sample.views] for sample in to_crop) if self.sampler.augment else None
@@ -301,7 +298,7 @@ class CaptionerRun(Loop[CaptionBatch]):
         return self.processes.broadcast(self._score(captions) if self.processes.first else {})
 
     def caption(self, photos: Sequence[Photo]) -> dict[str, str]:
-        """Caption photos of dev with the averaged model."""
+        """Caption dev images with the averaged model."""
         settings = self.config.evaluation
         captioner = Captioner(self._averaged_model(), device=str(self.device), **settings.search.model_dump())
         part = replace(self.dev, photos=tuple(photos))
@@ -309,7 +306,7 @@ class CaptionerRun(Loop[CaptionBatch]):
         return generate(captioner, part, features=store, batch_size=settings.batch_size)[0]
 
     def _score(self, captions: Mapping[str, str]) -> dict[str, float]:
-        """Score captions of dev, and warn of a model that says the same of everything."""
+        """Score captions of dev, and warn of a model that writes the same caption for all images."""
         texts = {photo.image_id: captions.get(photo.image_id, "") for photo in self.dev.photos}
         diversity = Diversity.of([text.split() for text in texts.values()])
         if self.progress.epoch > 1 and (symptom := diversity.collapsed(self.reference_diversity)):
@@ -322,8 +319,8 @@ class CaptionerRun(Loop[CaptionBatch]):
     def _averaged_model(self) -> CaptionModel:
         """Return the model to evaluate and save: the moving average, interpolated with the start model if there is one.
 
-        Weights between a model and its fine-tuned version often score better than both when the fine-tuning data are
-        few (Wortsman 2022, https://arxiv.org/abs/2109.01903).
+        Interpolated weights often score better than both models if there are few training data (Wortsman 2022,
+        https://arxiv.org/abs/2109.01903).
         """
         if self.start is None:
             return self.average

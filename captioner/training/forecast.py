@@ -1,4 +1,4 @@
-"""What a training will take, told before it begins."""
+"""The forecast of a training run: data, parameters, steps, disk space and time."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a training will take.
+    """The forecast of a training run.
 
     Attributes:
-        data: numbers of photos, captions, words ... by name.
-        parameters: numbers of parameters by part.
-        steps_per_epoch: batches.
-        epochs: how many, if none is stopped early.
-        seconds: estimates by what takes them.
-        store: the feature store.
-        known_words: share of the words in the training captions that the vocabulary has, from 0 to 1; ``None`` if no
-            words can be unknown, or there are no captions yet.
+        data: numbers of images, captions, words ... by name.
+        parameters: numbers of parameters by part of the model.
+        steps_per_epoch: batches per epoch.
+        epochs: number of epochs without early stopping.
+        seconds: estimated time by phase.
+        store: disk space of the feature store.
+        known_words: share of the words in the training captions that are in the vocabulary, from 0 to 1; ``None`` if
+            no word can be unknown, or there are no captions yet.
     """
 
     data: dict[str, int]
@@ -35,7 +35,7 @@ class Forecast:
     known_words: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as plain values, for JSON."""
+        """Return plain values for JSON."""
         folder = None if self.store.folder is None else str(self.store.folder)
         return {
             **asdict(self),
@@ -45,5 +45,5 @@ class Forecast:
 
 
 def spread(items: Sequence[T], number: int) -> tuple[T, ...]:
-    """Return at most ``number`` items from all over a sequence."""
+    """Return at most ``number`` items, evenly spread over a sequence."""
     return tuple(items[:: max(1, len(items) // number)][:number])

@@ -1,14 +1,14 @@
-"""The training loop of every run: steps, learning rate, moving average, evaluation, early stopping, log, saved state.
+"""The training loop of every run: steps, learning rate, moving average, evaluation, early stopping, log and state.
 
 A run's folder holds ``best`` and ``last`` (model folders), ``log.jsonl``, TensorBoard curves in ``curves``,
-``config.json`` and the state to resume from. A run that is killed at any moment and resumed on the CPU of the same
-machine ends with bit-identical weights to those of an uninterrupted run. When it is resumed, epochs and patience may be
-added, also to a run that is finished; any other setting that changes what is learned is refused by name.
+``config.json`` and the state to resume from. A run that was killed at any moment and is resumed on the same machine's
+CPU ends with the same bits as an uninterrupted run. A resumed run may have more epochs or patience, even if it was
+finished; :mod:`captioner.training.resume` refuses other changes.
 
-Under ``torchrun`` several processes share every batch, and their gradients are averaged before each step of the
-optimiser. That is done here and not by torch's DistributedDataParallel, which follows only one call of a module's
-``forward`` a step, while objectives sample from a decoder, let its refiner work once, and step it. A process's means
-are weighted by the size of its part, so the losses and the weights are those of one process with the same batches.
+Under ``torchrun`` several processes share every batch, and their gradients are averaged before each optimiser step.
+DistributedDataParallel cannot do this: it supports one ``forward`` call per step, while objectives also call a
+decoder's refiner and its single steps. The means of a process are weighted by the size of its part, so losses and
+weights equal those of one process with the same batches.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 
 class Captioned(Protocol):
-    """A batch: captions and what they describe."""
+    """A batch with captions."""
 
     @property
     def captions(self) -> Captions:
@@ -60,8 +60,8 @@ class BatchLoss(NamedTuple):
 
     Attributes:
         loss: scalar to minimise.
-        metrics: scalars to log; the first is shown beside the progress bar.
-        units: number of the loop's units in the batch.
+        metrics: scalars to log; the first is reported with the progress.
+        units: number of the loop's units in the batch, for the speed.
     """
 
     loss: Tensor
@@ -70,7 +70,7 @@ class BatchLoss(NamedTuple):
 
 
 class Loop(ABC, Generic[B]):
-    """One training run: a subclass provides model, batches, their loss and dev scores, :meth:`run` the rest.
+    """One training run. A subclass provides the model, the batches, their loss and the dev scores.
 
     The subclass's constructor sets :attr:`model`, :attr:`optimiser` (by :meth:`adamw`), :attr:`objective` and
     :attr:`steps`.
@@ -78,20 +78,20 @@ class Loop(ABC, Generic[B]):
     Attributes:
         metric: the dev score that selects the best epoch.
         units: what speed is measured in.
-        goes_on: whether the model was trained before; it is then evaluated first, and is the best until it is beaten.
-        model: what is trained; its ``train`` decides which of its parts are in training mode.
-        optimiser: its groups hold their peak learning rate as ``rate``.
-        objective: computes the loss of a batch; its state is saved with the run's.
+        pretrained: whether the model was trained before; it is then evaluated first, as the first best model.
+        model: the model; its ``train`` method selects the modules in training mode.
+        optimiser: the optimiser, whose groups hold their peak learning rate as ``rate``.
+        objective: computes the loss of a batch; its buffers are saved with the run's state.
         steps: batches per epoch.
         processes: this process among those that train.
-        changed: settings that differ from those that a resumed run was last saved with: old and new value.
-        score: the last evaluation's, by :attr:`metric`.
-        data: :func:`~captioner.training.state.fingerprint` of what is learned, with which alone a run is resumed.
+        changed: settings changed since a resumed run was last saved: old and new value.
+        score: :attr:`metric` of the last evaluation.
+        data: :func:`~captioner.training.state.data_hash` of the training data; a resumed run must have the same.
     """
 
     metric: ClassVar[str]
     units: ClassVar[str]
-    goes_on: bool = False
+    pretrained: bool = False
     model: nn.Module
     optimiser: torch.optim.Optimizer
     objective: Objective
@@ -113,7 +113,7 @@ class Loop(ABC, Generic[B]):
         if precision == "auto":
             precision = "bf16-mixed" if fast_dtype(self.device) == torch.bfloat16 else "32-true"
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it logs every choice
-        # Of one device, whatever torchrun has started.
+        # One device per process, also under torchrun.
         self.fabric = Fabric(
             accelerator=self.device.type,
             devices=1 if self.device.index is None else [self.device.index],
@@ -123,50 +123,50 @@ class Loop(ABC, Generic[B]):
         self.precision = precision
         log.info("training in precision %s", precision)
         self.progress = RunProgress()
-        self._stepper: Any = None  # the optimiser as Fabric steps it
-        self._accumulated = 0  # batches whose gradients wait for a step of the optimiser
+        self._stepper: Any = None  # the optimiser, wrapped by Fabric
+        self._accumulated = 0  # batches since the last optimiser step
         self._saved = 0.0  # when the state was saved, by the monotonic clock
         torch.manual_seed(config.seed)
 
     @abstractmethod
     def parts(self) -> dict[str, tuple[nn.Module, nn.Module]]:
-        """Return the modules that are trained now, by name, each with its moving average."""
+        """Return the modules that are currently trained, by name, each with its moving average."""
 
     @abstractmethod
     def batches(self, epoch: int, skip: int) -> Iterator[B]:
-        """Make this process's parts of an epoch's batches, counted from 0, without the first ``skip``.
+        """Yield this process's parts of an epoch's batches, without the first ``skip``; epochs count from 0.
 
-        A part may be empty. It is called in a thread, so it must use a random generator of its own.
+        A part may be empty. This runs in a thread, so it must use its own random generator.
         """
 
     @abstractmethod
     def cost(self, batch: B, captions: Captions) -> BatchLoss:
         """Compute the loss of a batch, under autocast.
 
-        It is not called for a batch without captions, which still counts as a step.
+        A batch without captions counts as a step, but its loss is not computed.
 
         Args:
             batch: at least one image.
-            captions: its captions, on the device.
+            captions: their captions, on the device.
         """
 
     @abstractmethod
     def evaluate(self) -> dict[str, float]:
         """Score the averaged model on dev and return fractions by name, including :attr:`metric`.
 
-        All processes call it and get the same.
+        All processes call this and get the same scores.
         """
 
     @abstractmethod
     def save(self, name: str) -> None:
-        """Write the averaged model to the folder ``name`` of the output; only the first process calls it."""
+        """Write the averaged model to the folder ``name`` in the output; only the first process calls this."""
 
     @abstractmethod
     def describe(self) -> str:
-        """Return one line that says what is trained on what."""
+        """Describe the model and its training data in one line."""
 
     def about(self) -> dict[str, Any]:
-        """Return what a saved model says of the run."""
+        """Return the run's entries in a saved model's config."""
         return {
             "seed": self.settings.seed,
             "precision": self.precision,
@@ -176,12 +176,12 @@ class Loop(ABC, Generic[B]):
         }
 
     def begin_epoch(self, epoch: int) -> None:
-        """Prepare an epoch, counted from 0; on resuming it is also called for the epoch the run had reached."""
+        """Prepare an epoch, counted from 0; a resumed run begins its current epoch again."""
 
     def adamw(self, groups: list[tuple[nn.Module, float]]) -> torch.optim.Optimizer:
-        """Make the optimiser for modules, each with its peak learning rate."""
+        """Return the optimiser for modules, each with its peak learning rate."""
         config = self.settings.optimiser
-        # At 16-mixed, gradients must be clipped after they are unscaled, but a fused optimiser unscales them itself.
+        # At 16-mixed, gradients must be unscaled before clipping, but a fused optimiser unscales them itself.
         scales = bool(self.fabric.strategy.precision.state_dict())
         return torch.optim.AdamW(
             [{"params": list(module.parameters()), "rate": rate} for module, rate in groups],
@@ -197,8 +197,8 @@ class Loop(ABC, Generic[B]):
         progress = self.progress
         if progress.data and self.data and progress.data != self.data:
             raise CheckpointError(
-                f"{self.output / STATE}: this run began with other data: their words, photos or captions have changed "
-                "since; put back the data, or start another run with another --output"
+                f"{self.output / STATE}: this run began with other data: its vocabulary, images or captions "
+                "have changed; put back the data, or start another run with another --output"
             )
         if progress.step != progress.epoch * self.steps + progress.batch:
             raise CheckpointError(
@@ -209,7 +209,7 @@ class Loop(ABC, Generic[B]):
         self.fabric.strategy.precision.load_state_dict(self.progress.scaler)
 
     def run(self) -> Path:
-        """Train, or continue training, and return the folder of the best model.
+        """Train, or resume training, and return the folder of the best model.
 
         Raises:
             CaptionerError: the saved state cannot be resumed, training diverged, or the disk is full.
@@ -219,7 +219,7 @@ class Loop(ABC, Generic[B]):
         if first:
             files.remove_leftovers(self.output)
         if not first:
-            torch.manual_seed(settings.seed + 1_000_003 * self.processes.rank)  # for dropout of its own
+            torch.manual_seed(settings.seed + 1_000_003 * self.processes.rank)  # for different dropout
         if self.resume:
             self.load()
             progress = self.progress
@@ -227,7 +227,7 @@ class Loop(ABC, Generic[B]):
             if self._is_finished():
                 if lost:
                     raise CheckpointError(
-                        f"{best}: is missing, though this run is finished; {self.output / 'last'} holds the model of "
+                        f"{best}: is missing, but this run is finished; {self.output / 'last'} holds the model of "
                         "its last epoch, and a larger --set epochs=N trains it further and saves its best again"
                     )
                 self.events.note(
@@ -236,7 +236,7 @@ class Loop(ABC, Generic[B]):
                 )
                 return best
             if lost:
-                self.events.warn(f"{best}: is missing; the next evaluation makes it anew")
+                self.events.warn(f"{best}: is missing; the next evaluation writes it again")
                 progress.best, progress.waited = -1.0, 0
         if first and (self.changed or not self.resume):
             files.write_text(self.output / CONFIG, settings.model_dump_json(indent=2) + "\n")
@@ -248,7 +248,7 @@ class Loop(ABC, Generic[B]):
         try:
             total = self.steps * settings.epochs
             self.events.progress("training", progress.step, total, "")
-            if self.goes_on and not self.resume:
+            if self.pretrained and not self.resume:
                 self._evaluate(log)
             for epoch in range(progress.epoch, settings.epochs):
                 self.begin_epoch(epoch)
@@ -279,7 +279,7 @@ class Loop(ABC, Generic[B]):
                 log.close()
         when = f"after epoch {progress.best_epoch}"
         if progress.best_epoch == 0:
-            when = "before training, which no epoch improved; more photos, or a lower optimiser.learning_rate, may help"
+            when = "before training, which no epoch improved; more images, or a lower optimiser.learning_rate, may help"
         self.events.note(
             f"best {self.metric} on dev {100 * progress.best:.1f} {when}, "
             f"{progress.seconds / 60:.1f} minutes in total: {best}"
@@ -287,7 +287,7 @@ class Loop(ABC, Generic[B]):
         return best
 
     def time_a_step(self, epoch: int, *, steps: int = 3) -> float:
-        """Return how many seconds a step takes in an epoch, from a few after a first one."""
+        """Return the seconds per step in an epoch, averaged over a few steps after a first one."""
         batches = list(islice(self.batches(epoch, 0), steps + 1))
         self._step(batches[0], None)
         began = time.perf_counter()
@@ -302,13 +302,13 @@ class Loop(ABC, Generic[B]):
         return modules
 
     def _is_finished(self) -> bool:
-        """Return whether a resumed run has nothing left to do; with more epochs or more patience it may have."""
+        """Return whether a resumed run has nothing left to do, given its epochs and patience now."""
         progress, settings = self.progress, self.settings
         patience = settings.evaluation.patience
         if "epochs" in self.changed:
             before, now = self.changed["epochs"]
             if progress.finished and progress.waited >= patience:
-                progress.waited = 0  # it is to be trained further although it had stopped improving
+                progress.waited = 0  # more epochs were asked for, though it had stopped early
             rates = [
                 learning_rate_factor(progress.step, self.steps * epochs, settings.optimiser, epochs=epochs)
                 * settings.optimiser.learning_rate
@@ -316,8 +316,8 @@ class Loop(ABC, Generic[B]):
             ]
             self.events.note(
                 f"epochs: {now} instead of {before}; the learning rate follows its schedule "
-                f"({settings.optimiser.schedule}) over {now} epochs from here on: it is {rates[1]:.2g}, and would be "
-                f"{rates[0]:.2g} over {before}"
+                f"({settings.optimiser.schedule}) over {now} epochs from now on and is "
+                f"{rates[1]:.2g} instead of {rates[0]:.2g}"
             )
         if progress.finished and (progress.epoch >= settings.epochs or progress.waited >= patience):
             return True
@@ -339,7 +339,7 @@ class Loop(ABC, Generic[B]):
         self._saved = time.monotonic()
 
     def _step(self, batch: B, log: Log | None) -> tuple[str, bool]:
-        """Train on one batch; return what to show beside the progress bar, and whether the state should be saved."""
+        """Train on one batch; return details for the progress, and whether the state should be saved."""
         began, progress, settings = time.perf_counter(), self.progress, self.settings
         total = self.steps * settings.epochs
         factor = learning_rate_factor(progress.step, total, settings.optimiser, epochs=settings.epochs)
@@ -361,7 +361,7 @@ class Loop(ABC, Generic[B]):
         parts = self.processes.gather((values, cost.units if cost else 0, due))
         due = parts[0][2]  # the processes' clocks may differ
         if empty:
-            return "nothing to learn from in this batch", due
+            return "no captions in this batch", due
         names = list(next(part for part, _, _ in parts if part))
         values = {name: sum(part.get(name, 0.0) for part, _, _ in parts) / len(parts) for name in names}
         speed = sum(units for _, units, _ in parts) / (time.perf_counter() - began)
@@ -375,10 +375,10 @@ class Loop(ABC, Generic[B]):
         return info, due
 
     def _backward(self, batch: B) -> tuple[BatchLoss | None, bool]:
-        """Compute the cost of this process's part of a batch, if it has one, and add to the gradients.
+        """Compute the loss of this process's part of a batch and accumulate its gradients.
 
         Returns:
-            The cost, and whether the whole batch is empty.
+            The loss, ``None`` if the part is empty; and whether the whole batch is empty.
         """
         captions = batch.captions
         means = torch.tensor(captions.sizes, dtype=torch.float64)
@@ -392,13 +392,13 @@ class Loop(ABC, Generic[B]):
         return cost, False
 
     def _group_complete(self) -> bool:
-        """Return whether a group of batches is complete; the last group of an epoch may be smaller."""
+        """Return whether the accumulated batches are complete; the last group of an epoch may be smaller."""
         return self.progress.batch % self.settings.accumulate == 0 or self.progress.batch == self.steps
 
     def _optimiser_step(self) -> float:
-        """Take a step along the mean gradient of the accumulated batches, and return its norm before clipping.
+        """Step with the mean gradient of the accumulated batches, and return its norm before clipping.
 
-        A 16-bit gradient that overflows at its scale is skipped, and the scale lowered.
+        At 16-mixed, a gradient that overflows is skipped, and the loss scale is lowered.
         """
         parameters = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
         if self.processes.several:
@@ -411,7 +411,7 @@ class Loop(ABC, Generic[B]):
         norm = self.fabric.clip_gradients(
             self.model, self._stepper, max_norm=self.settings.optimiser.clip, error_if_nonfinite=False
         )
-        assert norm is not None  # because max_norm is given
+        assert norm is not None  # since max_norm is given
         scale = self.fabric.strategy.precision.state_dict().get("scale", 0.0)
         if not torch.isfinite(norm) and scale <= 1:
             raise ConfigError(
@@ -424,7 +424,7 @@ class Loop(ABC, Generic[B]):
         return float(norm)
 
     def _average_over_processes(self, parameters: list[nn.Parameter]) -> None:
-        """Average the gradients, and what the objective has learned. A gradient that no process has stays absent."""
+        """Average the gradients and the objective's buffers. A gradient that is ``None`` in all processes stays so."""
         present = torch.tensor([float(parameter.grad is not None) for parameter in parameters])
         self.processes.average([present])
         chosen = [parameter for parameter, share in zip(parameters, present.tolist(), strict=True) if share]
@@ -442,7 +442,7 @@ class Loop(ABC, Generic[B]):
             torch._foreach_lerp_(list(mean.parameters()), list(now.parameters()), 1.0 - decay)
 
     def _evaluate(self, log: Log | None) -> None:
-        """Score the model on dev and save it if it is the best so far."""
+        """Score the averaged model on dev, and save it if it is the best so far."""
         progress = self.progress
         values = self.evaluate()
         if log:

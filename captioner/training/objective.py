@@ -18,10 +18,10 @@ from captioner.text.vocabulary import Vocabulary
 
 
 class Objective(nn.Module, ABC):
-    """Computes the loss of a decoder on memories and their captions. Its buffers are part of a run's state.
+    """Computes the loss of a decoder on memories and captions. Its buffers are saved with a run's state.
 
     Attributes:
-        done: share of the run that is done, from 0 to 1; the loop sets it before every step.
+        done: finished share of the run, from 0 to 1; the loop sets it before every step.
     """
 
     Config: ClassVar[type[Settings]]
@@ -30,16 +30,16 @@ class Objective(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def build(cls, config: Settings, photos: Sequence[Photo], vocabulary: Vocabulary) -> Objective:
-        """Build the objective for the training photos."""
+        """Build the objective for the training images."""
 
     @abstractmethod
     def forward(self, decoder: Decoder, memory: Memory, captions: Captions) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and the metrics to log, each a scalar; the first metric is shown beside the progress bar.
+        """Return the loss and the metrics to log, each a scalar; the first metric is reported with the progress.
 
         Args:
-            decoder: in training mode, in which it must be left.
-            memory: of B images.
-            captions: the reference captions of the images; means over them count what their ``weights`` say.
+            decoder: in training mode; it must be returned in training mode.
+            memory: the memory of B images.
+            captions: the reference captions of the images, with the ``weights`` of means over them.
         """
 
 

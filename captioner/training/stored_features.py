@@ -1,4 +1,4 @@
-"""The feature store of a training run: how much of the encoder it covers, and opening or building it."""
+"""The feature store of a training run: which stages of the encoder it covers, and opening or building it."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""Translating lines with the lines before them as context, by segment recurrence (Transformer-XL, Dai et al. 2019).
+"""Translating lines with previous lines as context, by segment recurrence (Transformer-XL, Dai et al. 2019).
 
-The blocks that have relative positions attend to the lines before: those of the refiner to the words of their sources,
-those of the decoder to the words of their translations. Cross-attention stays with the line that is being translated.
-See :mod:`captioner.layers.segments`.
+Blocks with relative positions attend to previous lines: the refiner's blocks to their sources, the decoder's blocks to
+their translations. Cross-attention is limited to the current line. See :mod:`captioner.layers.segments`.
 
-Tensor letters: B lines, S pieces of the longest source, T pieces of the longest translation, N lines before each.
+Tensor letters: B lines, S pieces of the longest source, T pieces of the longest translation, N previous lines.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ from captioner.translation.pairs import collate
 
 
 def readers_of_context(decoder: Decoder) -> tuple[TransformerRefiner | None, TransformerXL | None]:
-    """Return the parts of a translation model's decoder that can attend to the lines before.
+    """Return the parts of a translation model's decoder that can attend to previous lines.
 
     Returns:
-        The refiner, which reads their sources, and the decoder itself, which reads their translations; ``None`` for one
-        that cannot.
+        The refiner, which reads the sources, and the decoder, which reads the translations; ``None`` for one that has
+        no relative positions.
 
     Raises:
-        ConfigError: neither can.
+        ConfigError: neither has.
     """
     refiner, inner = (decoder.refiner, decoder.decoder) if isinstance(decoder, Refined) else (None, decoder)
     found = (
@@ -43,7 +42,7 @@ def readers_of_context(decoder: Decoder) -> tuple[TransformerRefiner | None, Tra
     )
     if found == (None, None):
         raise ConfigError(
-            "context: this model cannot read the lines before a line, since its blocks have no relative positions; "
+            "context: this model cannot read previous lines, since its blocks have no relative positions; "
             "leave the context out, or train a model with refiner: {relative: true, axes: 1, order: false} or "
             "decoder: {name: transformer_xl}, as the recipe multi30k_transformer_xl does"
         )
@@ -51,13 +50,13 @@ def readers_of_context(decoder: Decoder) -> tuple[TransformerRefiner | None, Tra
 
 
 class InContext(Decoder):
-    """A decoder, with its refiner, that scores lines which follow one another: what is trained with context.
+    """A decoder with its refiner that scores consecutive lines in parallel, for training with context.
 
     All lines go through a block at once; see :class:`captioner.layers.segments.Neighbours`.
 
     Args:
-        decoder: of a translation model.
-        previous: (B, N) which of the lines come before each; see :func:`captioner.layers.segments.previous_lines`.
+        decoder: the decoder of a translation model.
+        previous: (B, N) the previous lines of each; see :func:`captioner.layers.segments.previous_lines`.
     """
 
     def __init__(self, decoder: Decoder, previous: Tensor) -> None:
@@ -66,7 +65,7 @@ class InContext(Decoder):
         self.attends = decoder.attends  # type: ignore[misc]
 
     def forward(self, memory: Memory, tokens: Tensor) -> DecoderOutput:
-        """Score whole translations (B, 1, T); see :meth:`Decoder.forward`."""
+        """Score whole translations (B, 1, T)."""
         refiner, writer = readers_of_context(self.decoder)
         inner = self.decoder
         if isinstance(inner, Refined):
@@ -82,16 +81,15 @@ class InContext(Decoder):
         return Neighbours.of(self.previous, real.sum(1))
 
     def start(self, memory: Memory) -> State:
-        """Refuse: what is written before the lines is known to :class:`Reader` alone."""
+        """Not supported; :class:`ContextReader` searches with context."""
         raise NotImplementedError
 
     def step(self, tokens: Tensor, state: State) -> Step:
-        """See :meth:`Decoder.step`."""
         return self.decoder.step(tokens, state)
 
 
 class _Following(Decoder):
-    """A decoder whose hypotheses follow what was written before."""
+    """A decoder whose hypotheses continue previous translations."""
 
     def __init__(self, decoder: TransformerXL, past: Past | None) -> None:
         torch.nn.Module.__init__(self)
@@ -107,29 +105,28 @@ class _Following(Decoder):
         return self.decoder(memory, tokens, self.past)
 
 
-class _Text:
-    """What is known of a text: the states of the last lines of its source and of its translation."""
+class _TextStates:
+    """The decoder and refiner states of a text's last lines."""
 
     def __init__(self, lines: int) -> None:
         self.read: deque[Tensor] = deque(maxlen=lines)
         self.written: deque[Tensor] = deque(maxlen=lines)
 
 
-class Reader:
-    """Translates texts line by line, each line with the ones before it in mind.
+class ContextReader:
+    """Translates texts line by line, each with its previous lines as context.
 
-    It keeps the states of the last N lines alone, so memory does not grow with the text. The lines of one text follow
-    one another, since a translation is context for the next; texts do not depend on each other, and those of one call
-    are translated side by side.
+    Only the states of the last N lines are kept, so memory is constant. The lines of a text are translated in order,
+    since a translation is context for the next; the texts of a call are translated in parallel.
 
     Args:
-        encode: from tokens (B, S) to a memory.
-        decoder: of the model, or its fast twin.
-        search: how translations are searched for.
-        context: N, at least 1: how many lines before each line it attends to.
+        encode: maps tokens (B, S) to a memory.
+        decoder: the model's decoder, or its fast twin.
+        search: the settings of the search.
+        context: N, at least 1: number of previous lines.
 
     Raises:
-        ConfigError: the model cannot read them.
+        ConfigError: the model cannot read context.
     """
 
     def __init__(
@@ -137,22 +134,22 @@ class Reader:
     ) -> None:
         self.encode, self.decoder, self.search, self.context = encode, decoder, search, context
         self._refiner, self._writer = readers_of_context(decoder)
-        self._text = _Text(context)  # the text that the last line belongs to
+        self._text = _TextStates(context)  # the text of the last line
 
     def __call__(self, lines: Sequence[list[int] | None]) -> list[list[Hypothesis] | None]:
-        """Translate lines that follow those of the last call.
+        """Translate lines that continue those of the last call.
 
         Args:
-            lines: each as the encoder reads it; ``None`` ends a text, and what follows it has no context from before.
+            lines: each as the encoder reads it; ``None`` ends a text.
 
         Returns:
-            For each line its translations, best first, and ``None`` for ``None``.
+            The translations of each line, best first, and ``None`` for ``None``.
         """
         found: list[list[Hypothesis] | None] = [None] * len(lines)
-        texts: list[tuple[_Text, list[int]]] = [(self._text, [])]
+        texts: list[tuple[_TextStates, list[int]]] = [(self._text, [])]
         for number, line in enumerate(lines):
             if line is None:
-                texts.append((_Text(self.context), []))
+                texts.append((_TextStates(self.context), []))
             else:
                 texts[-1][1].append(number)
         for turn in range(max(len(numbers) for _, numbers in texts)):
@@ -165,8 +162,8 @@ class Reader:
         return found
 
     @torch.inference_mode()
-    def _lines(self, texts: list[_Text], sources: list[list[int]]) -> list[list[Hypothesis]]:
-        """Translate the next line of each of some texts."""
+    def _lines(self, texts: list[_TextStates], sources: list[list[int]]) -> list[list[Hypothesis]]:
+        """Translate the next line of each text."""
         device = next(self.decoder.parameters()).device
         memory, decoder = self.encode(collate(sources).to(device)), self.decoder
         if self._refiner is not None and isinstance(decoder, Refined):
@@ -186,6 +183,6 @@ class Reader:
 
 
 def _keep(kept: list[deque[Tensor]], states: Tensor, lengths: list[int]) -> None:
-    """Add each line's states, of (blocks, B, T, S) and without padding, to what is kept of its text."""
+    """Add each line's states (blocks, B, T, S), without padding, to those of its text."""
     for number, (lines, length) in enumerate(zip(kept, lengths, strict=True)):
         lines.append(states[:, number, :length].clone())

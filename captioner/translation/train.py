@@ -29,7 +29,7 @@ from captioner.training.forecast import Forecast, spread
 from captioner.training.loop import BatchLoss, Loop
 from captioner.training.recipe import EvaluationConfig, RunConfig, read_run
 from captioner.training.resume import alone
-from captioner.training.state import fingerprint
+from captioner.training.state import data_hash
 from captioner.translation.bleu import require_sacrebleu, score_translations, translate_runs
 from captioner.translation.context import InContext, readers_of_context
 from captioner.translation.model import TextSearchConfig, TranslationConfig, TranslationModel, save_translator
@@ -44,20 +44,20 @@ class TextDataConfig(Settings):
         description="folder with a file of sentences, one per line, for each split and language: train.en, train.de, "
         "val.en, val.de"
     )
-    train: str = Field("train", description="split to train on; the pieces of words are learned from it")
+    train: str = Field("train", description="training split; the pieces of words are learned from it")
     dev: str = Field("val", description="split that selects the best epoch")
     merges: int = Field(4000, ge=0, description="number of merges of the byte-pair encoding of each language")
     max_pieces: int = Field(100, ge=1, description="training pairs with a longer side are left out")
     context: int = Field(
         0,
         ge=0,
-        description="lines before each line that are read as context, without gradient, by blocks with relative "
-        "positions (Dai 2019); a batch then has runs of consecutive lines, and an empty line ends a text",
+        description="number of previous lines that blocks with relative positions read as context, without gradient "
+        "(Dai 2019); batches then have runs of consecutive lines, and an empty line ends a text",
     )
 
 
 class TextObjectiveConfig(CrossEntropyConfig):
-    """The objective, by default without the doubly stochastic penalty: a translation has as many words as it needs."""
+    """The objective, by default without the doubly stochastic penalty, since source words need no equal attention."""
 
     doubly_stochastic: float = Field(
         0.0, ge=0, description="weight of the penalty that makes a translation attend to every word (Xu 2015, eq. 14)"
@@ -77,12 +77,12 @@ class TranslateConfig(RunConfig):
     model: TranslationConfig = Field(default_factory=TranslationConfig)
     objective: TextObjectiveConfig = Field(default_factory=TextObjectiveConfig)
     evaluation: TextEvaluationConfig = Field(default_factory=TextEvaluationConfig)
-    batch_tokens: int = Field(4000, ge=1, description="most pieces in a step, on either side, padding included")
+    batch_tokens: int = Field(4000, ge=1, description="maximum pieces in a step on either side, padding included")
 
     @model_validator(mode="after")
     def _no_sampling_in_context(self) -> TranslateConfig:
         if self.data.context and self.objective.scheduled_sampling:
-            raise ValueError("data.context: does not go with objective.scheduled_sampling; set one of them to 0")
+            raise ValueError("data.context: cannot be combined with objective.scheduled_sampling; set one of them to 0")
         return self
 
 
@@ -108,7 +108,7 @@ def train_translation(
             apply.
         changes: ``key=value`` changes of the settings.
         output: folder of the run, if not the one in the settings.
-        resume: continue the run in the output folder.
+        resume: resume the run in the output folder.
         events: receives progress, notes and warnings; by default, notes and warnings are logged.
 
     Returns:
@@ -124,7 +124,7 @@ def train_translation(
 
 
 def dry_run(config: TranslateConfig, *, events: Events | None = None) -> Forecast:
-    """Try a few steps of a training, and say what the whole will take.
+    """Train for a few steps, and forecast the time of the whole run.
 
     Raises:
         CaptionerError: the data or the settings cannot be used, or sacrebleu is missing.
@@ -136,12 +136,12 @@ def dry_run(config: TranslateConfig, *, events: Events | None = None) -> Forecas
 
 @dataclass(frozen=True)
 class PairBatch:
-    """Source sentences (B, S), padded, and their translations, as one caption each.
+    """A batch of sentence pairs.
 
     Attributes:
-        sources: (B, S).
-        captions: of each, one.
-        previous: (B, N) which of them come before each, if they are read as context; else ``None``.
+        sources: (B, S) source sentences, padded.
+        captions: their translations, as one caption each.
+        previous: (B, N) the previous lines of each, if they are read as context.
     """
 
     sources: Tensor
@@ -165,7 +165,7 @@ class TranslatorRun(Loop[PairBatch]):
         target = Subwords.learn((pair.target for pair in self.train.pairs), merges=config.data.merges)
         self.model = TranslationModel(config.model, source, target).to(self.device)
         if config.data.context:
-            readers_of_context(self.model.decoder)  # refuses a model that cannot read it
+            readers_of_context(self.model.decoder)  # raises an error if the model cannot read context
         self.numbers, lines = self._encode(self.train)
         lengths = [max(map(len, pair)) for pair in self.numbers]
         self.runs = runs(lines, self._longest_run)
@@ -180,7 +180,7 @@ class TranslatorRun(Loop[PairBatch]):
         self.objective: CrossEntropy = CrossEntropy(config.objective).to(self.device)
         self.optimiser = self.adamw([(self.model, config.optimiser.learning_rate)])
         self.steps = len(self.sampler)
-        self.data = fingerprint(source.merges, target.merges, self.train.pairs, self.dev.pairs)
+        self.data = data_hash(source.merges, target.merges, self.train.pairs, self.dev.pairs)
 
     def _read(self, split: str) -> ParallelText:
         model = self.config.model
@@ -193,13 +193,13 @@ class TranslatorRun(Loop[PairBatch]):
 
     @property
     def _longest_run(self) -> int:
-        """How many consecutive lines stay together: alone without context, else so many that few have less of it."""
+        """Number of lines in a run: 1 without context, else so many that few lines have less than full context."""
         return 8 * (self.config.data.context + 1) if self.config.data.context else 1
 
     def _encode(self, text: ParallelText) -> tuple[list[tuple[list[int], list[int]]], list[int]]:
-        """Return each pair as numbers, and the number of its line, without pairs that are too long.
+        """Return the tokens and the line number of each pair, without pairs that are too long.
 
-        The source is as the encoder reads it, the translation runs from ``<bos>`` to ``<eos>``.
+        Sources are as the encoder reads them; translations run from ``<bos>`` to ``<eos>``.
         """
         limit = min(self.config.data.max_pieces, self.config.model.max_pieces)
         numbers = [(self.model.read(pair.source), self.model.target.encode(pair.target)) for pair in text.pairs]

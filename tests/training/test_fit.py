@@ -316,7 +316,7 @@ def test_going_on_with_new_words_must_beat_the_start(tiny: Path, photos: Path, t
     before, after = load_model(first).vocabulary, load_model(second).vocabulary
     new = after.words[len(before) :]
     assert after.words[: len(before)] == before.words and {"red", "blue", "white", "green"} <= set(new)
-    assert f"of which {len(new)} new ({', '.join(new[:8])}" in said
+    assert f"{len(new)} of them new ({', '.join(new[:8])}" in said
     records = [json.loads(line) for line in (tmp_path / "second" / "log.jsonl").read_text().splitlines()]
     scores = [record["dev"]["CIDEr"] for record in records if "dev" in record]
     assert max(scores) > scores[0]

@@ -23,7 +23,7 @@ def test_it_tells_what_the_run_then_has(tiny: Path, tmp_path: Path) -> None:
     before = set(tmp_path.iterdir())
     forecast = dry_run(config)
     assert set(tmp_path.iterdir()) == before, "it left something behind"
-    assert forecast.data == {"training photos": 24, "training captions": 48, "dev photos": 8, "words": 14}
+    assert forecast.data == {"training images": 24, "training captions": 48, "dev images": 8, "words": 14}
     assert (forecast.steps_per_epoch, forecast.epochs) == (6, 3)
     assert forecast.parameters["encoder, trained"] and forecast.store.left == forecast.store.bytes > 0
     assert all(seconds > 0 for seconds in forecast.seconds.values())

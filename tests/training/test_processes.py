@@ -33,7 +33,7 @@ FIXED = ["model.decoder.dropout=0", "data.flips=false", "epochs=2"]
 def test_two_processes_train_as_one(tiny: Path, tmp_path: Path, changes: list[str]) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     out, err = finish(start(2, *train(tiny, FIXED + changes, two)))
-    assert out.split() == [str(two / "best")] and err.count("training photos") == 1 and "2 processes" in err
+    assert out.split() == [str(two / "best")] and err.count("training images") == 1 and "2 processes" in err
     run(tiny, FIXED + changes, output=one)
     assert_near(one, two)
     if (one / "features").exists():

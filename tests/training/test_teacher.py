@@ -202,7 +202,7 @@ def test_a_resumed_run_reads_what_the_teacher_wrote(
         (output / FILE).write_bytes(written[:-20])
         resumed("is damaged")
         (output / FILE).write_bytes(b"\n".join(written.splitlines()[:-1]))
-        resumed("is about other photos")
+        resumed("has captions of other images")
         (output / FILE).unlink()
         resumed("is missing")
         (output / FILE).write_bytes(written)
@@ -226,8 +226,8 @@ def test_photos_without_captions_are_learned_from(tiny: Path, teacher: Path, unl
     changes = ["epochs=1", f"data.teacher={{model: {teacher}, human_captions: true, unlabelled: [{unlabelled}]}}"]
     best = run(tiny, changes, output=tmp_path / "run", events=events)
     text = "\n".join(heard)
-    assert text.count("bad.png") == 1 and f"{unlabelled}: 2 of its 7 pictures are in the data and left out" in text
-    assert f"28 training photos with {24 * 3 + 4} captions by people and run, 8 dev photos; 14 words" in text
+    assert text.count("bad.png") == 1 and f"{unlabelled}: 2 of its 7 images are in the data and left out" in text
+    assert f"28 training images with {24 * 3 + 4} captions by people and run, 8 dev images; 14 words" in text
     new = [str((unlabelled / "deep" / name).resolve()) for name in NEW]
     beams = beams_in(tmp_path / "run")
     assert list(beams)[24:] == new
@@ -249,10 +249,10 @@ def test_the_forecast_counts_the_teacher(tiny: Path, teacher: Path, unlabelled: 
     config = load_config(tiny, [*changes, "epochs=1"], tmp_path / "run")
     forecast = dry_run(config)
     assert forecast.data == {
-        "training photos": 28,
+        "training images": 28,
         "captions by people": 48,
         "captions by the teacher": 56,
-        "dev photos": 8,
+        "dev images": 8,
         "words": 14,
     }
     assert forecast.seconds["teacher"] > 0 and not (tmp_path / "run").exists()
@@ -277,17 +277,17 @@ def test_rewards_are_people_s_captions(tiny: Path, teacher: Path, tmp_path: Path
     [
         (["data.teacher.model=nobody"], CheckpointError, "model 'nobody' does not exist"),
         (["data.teacher={model: x, captions: 6}"], ConfigError, r"captions \(6\) must not be more than width \(5\)"),
-        (["data.teacher.unlabelled=[photos]"], ConfigError, "name the teacher that does in 'model'"),
+        (["data.teacher.unlabelled=[photos]"], ConfigError, "name the teacher that writes them in 'model'"),
         (["data.teacher.modl=x"], ConfigError, "Did you mean 'model'"),
         (
             ["data.teacher={model: x, unlabelled: [photos]}", "objective.name=self_critical"],
             ConfigError,
-            "data.teacher.unlabelled: self-critical training rewards what people say",
+            "data.teacher.unlabelled: self-critical training needs people's captions",
         ),
         (["data.teacher.model=x", "objective.name=self_critical"], ConfigError, "set objective.cross_entropy"),
         (["data.teacher={model: x, unlabelled: [nowhere]}"], AnnotationError, "nowhere: there is no such folder"),
-        (["data.teacher={model: x, unlabelled: [EMPTY]}"], AnnotationError, "empty: has no pictures; leave it out"),
-        (["data.teacher={model: x, unlabelled: [HERE]}"], AnnotationError, "all of its 32 pictures are in the data"),
+        (["data.teacher={model: x, unlabelled: [EMPTY]}"], AnnotationError, "empty: has no images; leave it out"),
+        (["data.teacher={model: x, unlabelled: [HERE]}"], AnnotationError, "all of its 32 images are in the data"),
     ],
 )
 def test_what_cannot_be_taught_is_explained(
@@ -303,7 +303,7 @@ def test_what_cannot_be_taught_is_explained(
 def test_pictures_of_which_none_can_be_read_are_an_error(tiny: Path, teacher: Path, tmp_path: Path) -> None:
     for number in range(24):
         (tmp_path / f"{number}.png").write_bytes(b"no picture")
-    with pytest.raises(AnnotationError, match=r"not one of 24 photos could be captioned; first: .*0\.png"):
+    with pytest.raises(AnnotationError, match=r"none of 24 images could be captioned; first: .*0\.png"):
         run(tiny, [f"data.teacher.model={teacher}"], output=tmp_path / "run")
 
 

@@ -312,7 +312,7 @@ def test_recipes_and_changes(tmp_path: Path) -> None:
 def test_context_needs_relative_positions_and_no_sampling(tiny: Path, tmp_path: Path, exact: None) -> None:
     with pytest.raises(ConfigError, match=r"context: .* no relative positions; .* multi30k_transformer_xl"):
         train_translation(tiny, ["data.context=2", *changes_of("transformer")[:2]], output=tmp_path)
-    with pytest.raises(ConfigError, match=r"does not go with objective\.scheduled_sampling"):
+    with pytest.raises(ConfigError, match=r"cannot be combined with objective\.scheduled_sampling"):
         load_translate_config(tiny, ["data.context=2", "objective.scheduled_sampling=0.2"])
 
 
