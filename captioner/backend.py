@@ -1,7 +1,6 @@
-"""The machine's capabilities: its devices and fast precisions, its compiler, its C library's allocator.
+"""The machine: devices, fast precisions, compiler, and the C library's allocator.
 
-torch is imported only where it is needed, so that the command line can configure the allocator first, and can print its
-help without torch.
+torch is imported inside functions, so the command line can configure the allocator first, and print help without torch.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ def choose_device(name: str = "auto", *, number: int = 0) -> torch.device:
 
     Args:
         name: the device.
-        number: the number of this process on this machine; the others on GPUs take the following ones.
+        number: number of this process on the machine; ``auto`` gives each process its own GPU.
 
     Raises:
         ConfigError: there is no such device here.
@@ -62,14 +61,14 @@ def _device(name: str, number: int) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """Return what a device is called: the product name of a GPU of NVIDIA's, else its kind."""
+    """Return the product name of an NVIDIA GPU, else the type of the device."""
     import torch
 
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
-    """Return bfloat16 where the device multiplies it faster than float32, else float32."""
+    """Return bfloat16 if the device multiplies it faster than float32, else float32."""
     import torch
 
     if device.type == "cuda":
@@ -81,7 +80,7 @@ def fast_dtype(device: torch.device) -> torch.dtype:
 
 @functools.cache
 def can_compile() -> bool:
-    """Return whether ``torch.compile`` has what it needs on this machine; ``CAPTIONER_COMPILE=0`` turns it off."""
+    """Return whether the machine has a compiler for ``torch.compile``; ``CAPTIONER_COMPILE=0`` turns it off."""
     if os.environ.get("CAPTIONER_COMPILE", "1") == "0":
         return False
     compiler = os.environ.get("CXX") or "g++"
@@ -89,15 +88,14 @@ def can_compile() -> bool:
 
 
 class Compiled:
-    """A function that is compiled at its first call, or an equivalent one where that is impossible.
+    """A function that is compiled at its first call, with an eager fallback.
 
-    An error of a compiled call counts as one of the compiler only if the plain function then succeeds; if that fails
-    too, its error is the caller's.
+    If a compiled call fails, the eager function is called; its own errors are raised.
 
     Args:
-        function: the function to compile; it must have no side effects, as it may be called twice.
-        eager: called where nothing can be compiled; ``None`` is the function itself.
-        dynamic: whether sizes may differ from call to call; ``None`` leaves that to torch.
+        function: the function to compile; it must have no side effects, since it may be called twice.
+        eager: the fallback; ``None`` for the function itself.
+        dynamic: whether sizes may differ between calls; ``None`` for torch's default.
     """
 
     def __init__(
@@ -108,7 +106,7 @@ class Compiled:
         self._broken = False
 
     def __call__(self, *args: Any) -> Any:
-        """Call it."""
+        """Call the function."""
         if self._broken or not can_compile():
             return self.eager(*args)
         if self._compiled is None:
@@ -120,7 +118,7 @@ class Compiled:
             return self._compiled(*args)
         except Exception as error:
             result = self.eager(*args)
-            log.warning("torch.compile failed (%s); going on without it, slower", first_line(error))
+            log.warning("torch.compile failed (%s); continuing without it, which is slower", first_line(error))
             self._broken = True
             return result
 
@@ -129,7 +127,7 @@ class Compiled:
 def _quieten() -> None:
     """Hide the compiler's warnings about itself and about a missing GPU toolkit.
 
-    They are hidden permanently, since filters cannot be changed for one thread alone.
+    This is permanent, since filters cannot be changed for one thread.
     """
     for module in ("_dynamo", "_inductor", "_functorch", "utils.cpp_extension"):
         warnings.filterwarnings("ignore", module=rf"torch\.{re.escape(module)}")
@@ -137,24 +135,26 @@ def _quieten() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Keep freed memory for the next tensor instead of returning it to the system, which would have to clear it again.
+    """Keep freed memory for the next tensor; the system would have to clear returned memory again.
 
-    Encoding pictures on a CPU becomes about 15 % faster. Does nothing where the C library is not glibc.
+    Encoding images on a CPU becomes about 15 % faster. Without glibc, this has no effect.
     """
-    if sys.platform != "linux":
-        return
-    with suppress(OSError, AttributeError):
-        library = ctypes.CDLL(None)
-        if hasattr(library, "gnu_get_libc_version"):
-            for option, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 64 << 20)):
-                library.mallopt(option, value)
+    _with_glibc(
+        lambda library: [
+            library.mallopt(option, value)
+            for option, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 64 << 20))
+        ]
+    )
 
 
 def return_freed_memory() -> None:
-    """Return memory that is not in use to the system, of what :func:`keep_freed_memory` keeps; takes milliseconds."""
-    if sys.platform != "linux":
-        return
-    with suppress(OSError, AttributeError):
-        library = ctypes.CDLL(None)
-        if hasattr(library, "gnu_get_libc_version"):
-            library.malloc_trim(ctypes.c_size_t(64 << 20))
+    """Return the unused memory that :func:`keep_freed_memory` keeps to the system; takes milliseconds."""
+    _with_glibc(lambda library: library.malloc_trim(ctypes.c_size_t(64 << 20)))
+
+
+def _with_glibc(function: Callable[[ctypes.CDLL], object]) -> None:
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            library = ctypes.CDLL(None)
+            if hasattr(library, "gnu_get_libc_version"):
+                function(library)

@@ -104,12 +104,12 @@ def _workplace(path: Path, size: int = 0) -> Iterator[Path]:
         yield place / _NEW / path.name
     except Exception as error:
         found = _disk_error(error, place)
-        written = _bytes_in(place)
+        written = bytes_in(place)
         _remove(place)
         if found is None:
             raise
         code, name = found
-        raise disk_error(name or path, code, needed=max(written, size, _bytes_in(path))) from error
+        raise disk_error(name or path, code, needed=max(written, size, bytes_in(path))) from error
     finally:
         os.close(lock)
         _remove(place)
@@ -287,7 +287,7 @@ def writing(path: str | Path) -> Iterator[None]:
         found = _disk_error(error)
         if found is None:
             raise
-        raise disk_error(found[1] or path, found[0], needed=_bytes_in(Path(path))) from error
+        raise disk_error(found[1] or path, found[0], needed=bytes_in(Path(path))) from error
 
 
 def _disk_error(error: Exception, place: Path | None = None) -> tuple[int, str | None] | None:
@@ -322,7 +322,7 @@ def _disk_error(error: Exception, place: Path | None = None) -> tuple[int, str |
     return None
 
 
-def _bytes_in(path: Path) -> int:
+def bytes_in(path: Path) -> int:
     """Return the bytes of a file, or of the files in a folder; 0 if there is none."""
     total = 0
     for file in [path, *path.rglob("*")] if path.is_dir() else [path]:

@@ -1,6 +1,6 @@
-"""The processes of one job: ``torchrun`` starts several, each does its share of the work, and the first one writes.
+"""The processes of a run under ``torchrun``: each does its share of the work, and rank 0 writes.
 
-Without ``torchrun`` there is one process, and all that is here costs nothing.
+Without ``torchrun`` there is a single process, and nothing is exchanged.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Processes:
-    """The place of this process among those of its job.
+    """The rank of this process among those of its run.
 
-    The methods that exchange something must be called by all of them, in the same order.
+    Methods that exchange values must be called by all processes, in the same order.
 
     Attributes:
-        rank: the number of this process, from 0.
-        count: how many there are.
-        local_rank: its number among those on this machine, which is that of its GPU.
+        rank: rank of this process, from 0.
+        count: number of processes.
+        local_rank: rank among the processes on this machine, which is the number of its GPU.
     """
 
     rank: int = 0
@@ -35,7 +35,7 @@ class Processes:
 
     @classmethod
     def started(cls) -> Processes:
-        """Return what ``torchrun`` says in the environment, without meeting the others."""
+        """Read the rank from ``torchrun``'s environment, without connecting to the others."""
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
         if any(name not in os.environ for name in names):
             return cls()
@@ -43,7 +43,7 @@ class Processes:
 
     @classmethod
     def join(cls) -> Processes:
-        """Meet the other processes: over NCCL for what is on a GPU, over Gloo for the rest."""
+        """Connect to the other processes: by NCCL for tensors on GPUs, by Gloo for the rest."""
         import torch
         import torch.distributed as distributed
 
@@ -57,29 +57,29 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes and reports."""
+        """Whether this is rank 0, which writes and reports."""
         return self.rank == 0
 
     @property
     def several(self) -> bool:
-        """Whether there are others."""
+        """Whether there are other processes."""
         return self.count > 1
 
     def yield_to_first(self) -> None:
-        """Wait a little before an error is told: if the first process meets it too, ``torchrun`` ends this one."""
+        """Wait so that rank 0 reports first: if it has the same error, ``torchrun`` ends this process meanwhile."""
         if not self.first:
             time.sleep(5)
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
-        """Return the items that this process works on: every item is one process's."""
+        """Return this process's share of the items."""
         return items[self.rank :: self.count] if self.several else items
 
     def wait(self) -> None:
-        """Wait until all processes are here."""
+        """Wait for all processes."""
         self.gather(None)
 
     def gather(self, value: T) -> list[T]:
-        """Return the values of all processes, which can be pickled, in the order of their ranks."""
+        """Return the values of all processes, by rank; they must be picklable."""
         if not self.several:
             return [value]
         import torch.distributed as distributed
@@ -89,7 +89,7 @@ class Processes:
         return values
 
     def broadcast(self, value: T) -> T:
-        """Return the first process's value, which can be pickled."""
+        """Return rank 0's value, which must be picklable."""
         if not self.several:
             return value
         import torch.distributed as distributed
@@ -99,7 +99,7 @@ class Processes:
         return values[0]
 
     def average(self, tensors: Iterable[Tensor]) -> None:
-        """Replace tensors, which have the same shapes everywhere, by their means over the processes."""
+        """Replace tensors by their means over the processes; shapes must be the same in all."""
         if not self.several:
             return
         import torch

@@ -1,8 +1,8 @@
-"""Names of interchangeable parts: encoders, decoders, objectives.
+"""Names of interchangeable parts: encoders, decoders, objectives, readers of captions.
 
-A family registers itself with a decorator; the command line, the configs and the parametrised tests read the registry,
-so adding a family means adding a file. The file can be outside this package: :func:`import_code` imports it, and an
-installed package can announce its families as entry points of the group ``captioner.decoders`` or the like.
+A family registers itself with a decorator, so adding one means adding a file: the command line, the configs and the
+parametrised tests read the registry. The file can be outside this package: :func:`import_code` imports it. An installed
+package names its families as entry points: ``captioner.decoders``, ``captioner.encoders`` or ``captioner.readers``.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ T = TypeVar("T")
 
 
 def suggestion(name: str, known: list[str]) -> str:
-    """Return ``" Did you mean 'x'?"`` for a near miss, else an empty string."""
+    """Return ``" Did you mean 'x'?"`` for a similar name, else an empty string."""
     near = difflib.get_close_matches(name, known, n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def import_code(source: str) -> None:
+def import_code(source: str, *, where: str = "--import") -> None:
     """Import a Python file, or an installed module by its dotted name, that registers parts.
 
     Args:
         source: ``mine.py``, a path with that ending; or ``package.module``.
+        where: names the option or setting in errors.
 
     Raises:
         ConfigError: there is no such file or module, or it fails; its own exception is the cause.
@@ -42,7 +43,7 @@ def import_code(source: str) -> None:
             import_module(source)
             return
         if not path.is_file():
-            raise ConfigError(f"--import {source}: there is no such file")
+            raise ConfigError(f"{where} {source}: there is no such file")
         name = f"{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
         if name in sys.modules:
             return
@@ -57,7 +58,7 @@ def import_code(source: str) -> None:
     except CaptionerError:
         raise
     except Exception as error:
-        raise ConfigError(f"--import {source}: {type(error).__name__}: {first_line(error)}") from error
+        raise ConfigError(f"{where} {source}: {type(error).__name__}: {first_line(error)}") from error
 
 
 class Registry(Generic[T]):
@@ -65,7 +66,7 @@ class Registry(Generic[T]):
 
     Args:
         kind: names an entry in errors.
-        group: entry points of installed packages in which an unknown name is looked up.
+        group: group of entry points in which unknown names are looked up.
     """
 
     def __init__(self, kind: str, *, group: str | None = None) -> None:
@@ -85,13 +86,22 @@ class Registry(Generic[T]):
 
     def __getitem__(self, name: str) -> T:
         if name not in self._entries and name in (points := self._entry_points()):
-            points[name].load()  # registers it
+            try:
+                points[name].load()  # registers it
+            except Exception as error:
+                raise ConfigError(f"{self.kind} {name!r}: {points[name].value}: {first_line(error)}") from error
         try:
             return self._entries[name]
         except KeyError:
             hint = suggestion(name, list(self))
             outside = "; one from a file of yours needs: captioner --import FILE.py" if self.group else ""
             raise ConfigError(f"{self.kind} {name!r} does not exist.{hint} Known: {', '.join(self)}{outside}") from None
+
+    def entries(self) -> list[T]:
+        """Import the entries of installed packages, and return all in the order of their registration."""
+        for name in self._entry_points():
+            self[name]
+        return list(self._entries.values())
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted({*self._entries, *self._entry_points()}))

@@ -1,14 +1,11 @@
-"""Settings: read from YAML, with unknown keys refused and ``key=value`` overrides.
+"""Settings: read from YAML, changed by ``key=value``, and validated; unknown keys are errors.
 
-A part that is chosen by name (an encoder, a decoder) is written as a mapping with its ``name`` and its own settings:
+A part chosen by name, such as a decoder, is a mapping of its ``name`` and settings:
 ``decoder: {name: show_attend_tell, hidden: 512}``.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -20,77 +17,26 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from captioner import files
-from captioner.assets import recipes
 from captioner.errors import ConfigError
 from captioner.registry import suggestion
 
 M = TypeVar("M", bound=BaseModel)
 _MOST_TEXT, _MOST_VALUES, _DEEPEST = 1 << 17, 10_000, 50  # bytes, values and levels of a recipe
-OWN = "own_photos"  # the recipe for a data set that is given in place of a recipe
-
-_LARGEST = 1 << 16  # bytes of a recipe in JSON; a longer file is data
-_SETTING = re.compile(rb"^(?:data|base):(?:\s|$)", re.MULTILINE)
 
 
 class Settings(BaseModel):
-    """The base of every group of settings: immutable, and refuses unknown keys and numbers that are not finite."""
+    """The base of all groups of settings: immutable, without unknown keys, infinities or NaN."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
     def _no_switch(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse ``on`` and ``off``, which YAML and pydantic read as 1 and 0, where a number is set."""
+        """Refuse ``on`` and ``off`` as numbers, which YAML and pydantic would read as 1 and 0."""
         kind = cls.model_fields[info.field_name or ""].annotation
         if isinstance(value, bool) and kind in (int, float):
             raise ValueError("give a number, not on or off")
         return value
-
-
-def is_data(name_or_path: str | Path) -> bool:
-    """Return whether a data set is named in place of a recipe: a folder, or a file that is not a recipe.
-
-    A recipe is a shipped one, by its name, or a YAML file. A file of any other name is a recipe if it has a setting
-    that recipes begin from, such as the JSON that ``captioner recipes NAME --json`` prints.
-    """
-    path = Path(name_or_path)
-    if str(name_or_path) in recipes():
-        return False
-    if path.suffix.lower() in (".yaml", ".yml") or not os.path.isfile(path):  # false of a name that no file can have
-        return os.path.isdir(path)
-    try:
-        with open(path, "rb") as file:
-            return not _is_recipe(file.read(_LARGEST))
-    except OSError:
-        return True  # reading it as data reports why it cannot be read
-
-
-def _is_recipe(text: bytes) -> bool:
-    if not text.lstrip().startswith(b"{"):
-        return _SETTING.search(text) is not None
-    try:
-        settings = json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(settings.get("data"), dict) or isinstance(settings.get("base"), str)
-
-
-def find_recipe(name_or_path: str | Path) -> Path:
-    """Return the file of a recipe of training: a shipped one by its name, or a YAML file.
-
-    Raises:
-        ConfigError: there is no shipped recipe of that name.
-    """
-    path = Path(name_or_path)
-    if path.suffix.lower() not in ("", ".yaml", ".yml") and not os.path.exists(path):
-        raise ConfigError(f"{path}: there is no such file; give the name of a recipe, a YAML file or a data set")
-    if path.suffix or os.path.exists(path):  # unlike pathlib's, false of a name that no file can have
-        return path
-    name, known = str(name_or_path), recipes()
-    if name not in known:
-        hint = suggestion(name, list(known))
-        raise ConfigError(f"recipe {name!r} does not exist.{hint} Known: {', '.join(known)}; or give a YAML file")
-    return known[name]
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -139,10 +85,10 @@ def override(settings: dict[str, Any], changes: Iterable[str]) -> dict[str, Any]
 
 
 def _parse(text: str, where: str) -> Any:
-    """Read YAML that is not larger, with its aliases written out, than a recipe ever is, and repeats no key.
+    """Parse YAML within limits on its size and depth, with aliases expanded.
 
     Raises:
-        ConfigError: it is, or is not readable; ``where`` begins the message.
+        ConfigError: it is too large, has a key twice, or is not YAML; ``where`` begins the message.
     """
     try:
         loader = yaml.SafeLoader(text)
@@ -162,19 +108,19 @@ def _parse(text: str, where: str) -> Any:
 
 
 def _measure(node: Any, sizes: dict[Any, int], where: str, depth: int = 0) -> int:
-    """Return the number of values in a node, where an alias counts as all that it stands for.
+    """Return the number of values in a node, with aliases expanded.
 
     Args:
-        node: of PyYAML.
-        sizes: those of the nodes that were met; 0 while a node is being measured.
+        node: a node of PyYAML.
+        sizes: the sizes of visited nodes; 0 while a node is measured.
         where: begins the message.
-        depth: of the node.
+        depth: depth of the node.
 
     Raises:
         ConfigError: it is too large or too deep, contains itself, or has a key twice.
     """
     if node in sizes and not sizes[node]:
-        raise ConfigError(f"{where}: an alias in its YAML stands for what it is a part of")
+        raise ConfigError(f"{where}: an alias in its YAML contains itself")
     if depth > _DEEPEST:
         raise ConfigError(f"{where}: its YAML is nested too deeply")
     if node not in sizes:
@@ -188,7 +134,7 @@ def _measure(node: Any, sizes: dict[Any, int], where: str, depth: int = 0) -> in
             parts = [part for pair in parts for part in pair]
         sizes[node] = 1 + sum(_measure(part, sizes, where, depth + 1) for part in parts)
     if sizes[node] > _MOST_VALUES:
-        raise ConfigError(f"{where}: its YAML has more than {_MOST_VALUES:,} values, with its aliases written out")
+        raise ConfigError(f"{where}: its YAML has more than {_MOST_VALUES:,} values, with aliases expanded")
     return sizes[node]
 
 
@@ -196,7 +142,7 @@ def validate(kind: type[M], settings: Mapping[str, Any], *, where: str) -> M:
     """Make a config from ``settings``.
 
     Raises:
-        ConfigError: a key is unknown (a similar one is suggested) or a value is invalid.
+        ConfigError: keys are unknown (similar ones are suggested) or values are invalid.
     """
     try:
         return kind.model_validate(dict(settings))
@@ -225,7 +171,7 @@ def _explain(kind: type[BaseModel], entry: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    """Return a value as the message of an error shows it."""
+    """Return a value for an error message, shortened."""
     shown = Repr()
     shown.maxstring = shown.maxother = shown.maxlong = 120
     return shown.repr(value)

@@ -26,9 +26,9 @@ from captioner.assets import TRANSLATOR
 from captioner.benchmark.plot import COLOURS, MARKERS
 from captioner.checkpoint import read_config
 from captioner.evaluation.bootstrap import intervals
+from captioner.translation.bleu import measure, score_intervals
 from captioner.translation.model import load_translator
 from captioner.translation.pairs import ParallelText, read_parallel
-from captioner.translation.scores import measure, score_intervals
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import cards

@@ -29,8 +29,8 @@ from captioner.data.annotations import read_captions
 from captioner.evaluation.evaluate import evaluate
 from captioner.features import FeatureStore
 from captioner.model import CaptionModel
+from captioner.translation.bleu import evaluate_translation
 from captioner.translation.model import TranslationModel, load_translator, save_translator
-from captioner.translation.scores import evaluate_translation
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import cards

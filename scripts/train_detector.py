@@ -31,6 +31,7 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from captioner import files
@@ -43,11 +44,12 @@ from captioner.data.loader import ImageLoader
 from captioner.encoders.detector import build_detector, parts
 from captioner.encoders.faster_rcnn import Detector, DetectorConfig
 from captioner.errors import AnnotationError, CaptionerError, CheckpointError
-from captioner.training.log import Log, bar
+from captioner.training.log import Log
 from captioner.training.recipe import OptimiserConfig
+from captioner.training.resume import differences
 from captioner.training.schedule import learning_rate_factor
-from captioner.training.state import Progress as State
-from captioner.training.state import differences, load_state, read_settings, save_state
+from captioner.training.state import RunProgress as State
+from captioner.training.state import load_state, read_settings, save_state
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import cards
@@ -319,7 +321,9 @@ class Run:
         """Do the epochs that are left."""
         began, before, saved = time.monotonic(), self.state.seconds, time.monotonic()
         total = self.steps * self.options.epochs
-        with bar(self.console) as shown:
+        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        info = TextColumn("{task.fields[info]}")
+        with Progress("{task.description}", *columns, info, console=self.console, refresh_per_second=2) as shown:
             task = shown.add_task("training", total=total, completed=self.state.step, info="")
             for epoch in range(self.state.epoch, self.options.epochs):
                 for pixels, targets in prefetch(

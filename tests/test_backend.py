@@ -56,7 +56,7 @@ def test_a_failing_compiler_is_told_of_once_and_gone_without(
         assert [negative(torch.ones(1)).item() for _ in range(2)] == [-1, -1]
     assert len(tries) == 1
     assert [record.getMessage() for record in caplog.records] == [
-        "torch.compile failed (ld: cannot find -lgomp); going on without it, slower"
+        "torch.compile failed (ld: cannot find -lgomp); continuing without it, which is slower"
     ]
 
 

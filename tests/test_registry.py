@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from importlib import metadata
+from pathlib import Path
+
 import pytest
 
 from captioner.errors import CaptionerError, ConfigError
-from captioner.registry import Registry, suggestion
+from captioner.registry import Registry, import_code, suggestion
 
 
 @pytest.fixture
@@ -58,3 +62,34 @@ def test_no_suggestion_where_nothing_is_near(decoders: Registry[type]) -> None:
         decoders["qqq"]
     assert suggestion("qqq", ["beam", "sample"]) == ""
     assert suggestion("baem", ["beam", "sample"]) == " Did you mean 'beam'?"
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty module that an installed package announces as the part ``far`` of the group ``captioner.parts``."""
+    monkeypatch.syspath_prepend(tmp_path)
+    point = metadata.EntryPoint("far", "outside_parts", "captioner.parts")
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [point] if group == point.group else [])
+    monkeypatch.delitem(sys.modules, "outside_parts", raising=False)
+    return tmp_path / "outside_parts.py"
+
+
+def test_a_part_of_an_installed_package_is_imported_when_needed(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry: Registry[int] = Registry("part", group="captioner.parts")
+    monkeypatch.setattr("captioner.registry.PARTS", registry, raising=False)
+    registry.register("near")(1)
+    package.write_text("from captioner.registry import PARTS\nPARTS.register('far')(2)\n")
+    assert list(registry) == ["far", "near"] and registry["near"] == 1 and "outside_parts" not in sys.modules
+    assert registry.entries() == [1, 2] and registry["far"] == 2
+
+
+def test_a_package_that_cannot_be_imported_is_named(package: Path) -> None:
+    registry: Registry[int] = Registry("part", group="captioner.parts")
+    package.write_text("raise RuntimeError('not today')")
+    with pytest.raises(ConfigError, match=r"^part 'far': outside_parts: not today$"):
+        registry["far"]
+
+
+def test_the_error_of_an_import_names_the_setting(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^mine\.yaml: import .*none\.py: there is no such file$"):
+        import_code(str(tmp_path / "none.py"), where="mine.yaml: import")

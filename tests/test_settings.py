@@ -9,7 +9,8 @@ import pytest
 
 from captioner.errors import ConfigError
 from captioner.search.config import SearchConfig
-from captioner.settings import find_recipe, is_data, override, read_yaml, validate
+from captioner.settings import override, read_yaml, validate
+from captioner.training.recipe_files import find_recipe, is_data
 
 TEN = ",".join
 LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{TEN([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12))
@@ -19,11 +20,11 @@ MERGED = "a0: &a0 {k: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [{TEN([f'*a{n - 1}'] *
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (LAUGHS, "more than 10,000 values, with its aliases written out"),
-        (MERGED, "more than 10,000 values, with its aliases written out"),
+        (LAUGHS, "more than 10,000 values, with aliases expanded"),
+        (MERGED, "more than 10,000 values, with aliases expanded"),
         ("[" * 3000, "nested too deeply"),
         ("a: " + "[" * 60 + "]" * 60, "nested too deeply"),
-        ("a: &a [*a]", "stands for what it is a part of"),
+        ("a: &a [*a]", "contains itself"),
         ("epochs: 3\nepochs: 4", "has 'epochs' twice"),
         ("a: {b: 1, c: {d: 1, d: 2}}", "has 'd' twice"),
         ("a: " + "9" * 10_000, "not readable as YAML"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from captioner.training.loop import STATE
+from captioner.training.state import STATE
 
 
 def start(count: int, *arguments: str | Path) -> subprocess.Popen[str]:

@@ -6,12 +6,14 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-
-from rich.console import Console
+from typing import TYPE_CHECKING
 
 from captioner.benchmark.contestants import Contestant
 from captioner.benchmark.listener import Listener
 from captioner.errors import CaptionerError, ConfigError
+
+if TYPE_CHECKING:
+    from captioner.training.events import Events
 
 
 def train(
@@ -25,7 +27,7 @@ def train(
     seeds: Sequence[int] | None = None,
     device: str = "auto",
     listener: Listener | None = None,
-    console: Console | None = None,
+    events: Events | None = None,
 ) -> list[Contestant]:
     """Train each recipe once per seed; interrupted trainings resume and finished ones are not repeated.
 
@@ -42,7 +44,7 @@ def train(
         seeds: seeds of the runs; ``None`` uses each recipe's own.
         device: a torch device, or ``auto``.
         listener: receives notes and errors.
-        console: console for the output of training; ``None`` is standard error.
+        events: receives the progress, notes and warnings of training.
 
     Raises:
         ConfigError: two recipes have the same name.
@@ -64,7 +66,7 @@ def train(
     for recipe in recipes:
         for seed in [None] if seeds is None else seeds:
             try:
-                out.append(_run(recipe, Path(output).absolute(), [*settings, *changes], seed, listener, console))
+                out.append(_run(recipe, Path(output).absolute(), [*settings, *changes], seed, listener, events))
             except CaptionerError as error:
                 listener.failed(
                     f"{Path(recipe).stem}{'' if seed is None else f', seed {seed}'}: could not be trained: {error}"
@@ -73,11 +75,11 @@ def train(
 
 
 def _run(
-    recipe: str, output: Path, settings: list[str], seed: int | None, listener: Listener, console: Console | None
+    recipe: str, output: Path, settings: list[str], seed: int | None, listener: Listener, events: Events | None
 ) -> Contestant:
     from captioner.training import fit
-    from captioner.training.loop import STATE
     from captioner.training.recipe import load_config
+    from captioner.training.state import STATE
 
     name = Path(recipe).stem
     folder = output / name if seed is None else output / name / f"seed-{seed}"
@@ -89,5 +91,5 @@ def _run(
             settings = [*settings, f"data.features={json.dumps(str(output / name / 'features'))}"]
     title = name if seed is None else f"{name}, seed {seed}"
     listener.note(f"Training {title}")
-    best = fit.run(recipe, settings, output=folder, resume=(folder / STATE).exists(), console=console)
+    best = fit.run(recipe, settings, output=folder, resume=(folder / STATE).exists(), events=events)
     return Contestant(title, best, name, seed)

@@ -1,31 +1,29 @@
-"""Reading the pictures of a part, one after the other, from local files or anything that fsspec opens."""
+"""Reads the images of a part, one after the other, from local files or any storage that fsspec opens."""
 
 from __future__ import annotations
 
 import functools
 import json
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from captioner.bulk.limits import MOST_BYTES, BadPart, too_large
-from captioner.bulk.parts import Part
-from captioner.bulk.tables import NoImages, column_of, images_in_group, open_table, size_of
+from captioner.bulk.part import Part
+from captioner.bulk.storage import opened, size_of
+from captioner.bulk.tables import NoImages, column_of, images_in_group, open_table
 from captioner.bulk.tars import images_in_tar
 from captioner.errors import BulkError, first_line
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture of a collection.
+class BulkImage:
+    """An image of a collection.
 
     Attributes:
-        name: what it is called in the output.
+        name: its name in the output.
         data: its file or its bytes; ``None`` if it cannot be read.
-        error: why it cannot.
+        error: why it cannot be read.
     """
 
     name: str
@@ -34,20 +32,20 @@ class Picture:
 
     @property
     def size(self) -> int:
-        """Bytes that it takes in memory."""
+        """Its size in memory, in bytes."""
         return len(self.data) if isinstance(self.data, bytes) else 0
 
 
-def pictures(part: Part, *, column: str | None = None) -> Iterator[Picture]:
-    """Yield the pictures of a part.
+def images(part: Part, *, column: str | None = None) -> Iterator[BulkImage]:
+    """Yield the images of a part.
 
     Args:
-        part: what to read.
-        column: of a Parquet file that could not be read when the parts were cut, the one with the pictures.
+        part: the part.
+        column: image column of a Parquet file that could not be read when the plan was made.
 
     Raises:
-        BadPart: it cannot be read, or not to its end; those before have been yielded.
-        BulkError: a program that is needed is not installed.
+        BadPart: it cannot be read to its end; the images before that have been yielded.
+        BulkError: a required program is not installed.
     """
     if part.kind == "pictures":
         found: Iterator[tuple[str, Path | bytes | str]] = _listed(part)
@@ -57,7 +55,7 @@ def pictures(part: Part, *, column: str | None = None) -> Iterator[Picture]:
     else:
         found = ((f"{part.address}:{row}", data) for row, data in _in_parquet(part, column))
     for name, data in found:
-        yield Picture(name, None, data) if isinstance(data, str) else Picture(name, data)
+        yield BulkImage(name, None, data) if isinstance(data, str) else BulkImage(name, data)
 
 
 def _listed(part: Part) -> Iterator[tuple[str, Path | bytes | str]]:
@@ -67,12 +65,12 @@ def _listed(part: Part) -> Iterator[tuple[str, Path | bytes | str]]:
             try:
                 name = str(json.loads(listed.readline()))
             except (ValueError, RecursionError) as error:
-                raise BadPart(f"the list of pictures is damaged ({first_line(error)})") from None
+                raise BadPart(f"the list of images is damaged ({first_line(error)})") from None
             yield name, _remote(name) if "://" in name else Path(name)
 
 
 def _remote(name: str) -> bytes | str:
-    """Return the bytes of a file that fsspec opens, or why they are not read."""
+    """Return the bytes of a file that fsspec opens, or the reason why they are not read."""
     try:
         with opened(name) as file:
             data: bytes = b"" if too_large(getattr(file, "size", 0) or 0) else file.read(MOST_BYTES + 1)
@@ -97,30 +95,3 @@ def _in_parquet(part: Part, column: str | None) -> Iterator[tuple[int, bytes | s
         last = part.start + part.count if part.count else table.num_row_groups
         for group in range(part.start, last):
             yield from images_in_group(table, group, path, size_of(file))
-
-
-@contextmanager
-def opened(address: str) -> Iterator[Any]:
-    """Open a local file, or one that fsspec opens, for reading.
-
-    Raises:
-        BadPart: it cannot be opened.
-    """
-    if "://" not in address:
-        try:
-            if not os.path.isfile(address) and os.path.exists(address):  # opening a pipe would wait for a writer
-                raise BadPart("cannot be opened: not a regular file")
-            file = open(address, "rb")  # noqa: SIM115 (closed below)
-        except OSError as error:
-            raise BadPart(f"cannot be opened: {error.strerror}") from None
-        with file:
-            yield file
-        return
-    import fsspec
-
-    try:
-        remote = fsspec.open(address, "rb").open()
-    except Exception as error:  # each kind of storage has its own
-        raise BadPart(f"cannot be opened: {first_line(error)}") from None
-    with remote:
-        yield remote

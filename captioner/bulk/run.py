@@ -13,48 +13,48 @@ from typing import Any
 
 from captioner import rows
 from captioner.bulk.limits import MOST_BYTES, BadPart
-from captioner.bulk.parts import Plan
-from captioner.bulk.reading import Picture, pictures
+from captioner.bulk.plan import Plan
+from captioner.bulk.reading import BulkImage, images
 from captioner.caption import Caption
 from captioner.captioner import Captioner
 from captioner.errors import BulkError, ImageError, first_line
 
 
 @dataclass
-class Report:
-    """What became of some parts.
+class BulkReport:
+    """Counts and errors of the parts captioned in this run.
 
     Attributes:
-        parts: finished now.
-        pictures: captioned now.
-        errors: what could not be read now, with reasons; at most the first hundred.
-        failed: how many could not be read.
+        parts: number finished.
+        images: number captioned.
+        failed: number of images and parts that could not be read.
+        errors: their names and reasons; at most the first hundred.
     """
 
     parts: int = 0
-    pictures: int = 0
+    images: int = 0
     failed: int = 0
     errors: list[str] = field(default_factory=list)
 
-    def __add__(self, other: Report) -> Report:
-        return Report(
+    def __add__(self, other: BulkReport) -> BulkReport:
+        return BulkReport(
             self.parts + other.parts,
-            self.pictures + other.pictures,
+            self.images + other.images,
             self.failed + other.failed,
             [*self.errors, *other.errors][:100],
         )
 
 
 class Bulk:
-    """Captions parts of a plan; one for each worker, which loads the model once.
+    """Captions the parts of a plan. Each worker has one, and loads the model once.
 
     Args:
         plan: the parts.
         model: a model's name or folder.
-        batch_size: pictures captioned at once.
+        batch_size: images captioned at once.
         device: a torch device.
-        threads: that torch computes with; ``None`` leaves that to torch.
-        search: settings of the search that replace the model's own.
+        threads: number of torch threads; ``None`` for torch's default.
+        search: search settings that replace the model's own.
     """
 
     def __init__(
@@ -74,18 +74,18 @@ class Bulk:
         self.plan, self.model, self.batch_size = plan, model, batch_size
         self.captioner = Captioner.from_pretrained(model, device=device, **search)
 
-    def __call__(self, number: int) -> Report:
-        """Caption a part, unless it is finished, and write its file."""
+    def __call__(self, number: int) -> BulkReport:
+        """Caption a part and write its file, unless the file exists."""
         path = self.plan.file(number)
-        if path.exists():  # by a worker that died before it could say so
-            return Report(1)
-        report = Report(1)
+        if path.exists():  # from a worker that died before it could report
+            return BulkReport(1)
+        report = BulkReport(1)
         try:
             with rows.writer(path) as write:
                 for row in self._rows(number):
                     write(row)
                     if row["error"] is None:
-                        report.pictures += 1
+                        report.images += 1
                     else:
                         report.failed += 1
                         if len(report.errors) < 100:
@@ -98,31 +98,31 @@ class Bulk:
         return report
 
     def _rows(self, number: int) -> Iterator[rows.Row]:
-        """Yield a row for each picture of a part, in order, and one for the part if it breaks off."""
+        """Yield a row for each image of a part, in order, and one for the part if it cannot be read to its end."""
         part = self.plan.parts[number]
-        left = pictures(part, column=self.plan.column)
-        waiting: deque[Picture] = deque()
-        held: list[Picture] = []
+        left = images(part, column=self.plan.column)
+        waiting: deque[BulkImage] = deque()
+        held: list[BulkImage] = []
         broken: list[str] = []
 
         def sources() -> Iterator[Path | bytes]:
-            """Give what is left, until too many bytes wait for their captions."""
+            """Yield the remaining images, until too many bytes wait for their captions."""
             try:
-                while (picture := held.pop() if held else next(left, None)) is not None:
-                    if waiting and sum(each.size for each in waiting) + picture.size > MOST_BYTES:
-                        held.append(picture)
+                while (image := held.pop() if held else next(left, None)) is not None:
+                    if waiting and sum(each.size for each in waiting) + image.size > MOST_BYTES:
+                        held.append(image)
                         return
-                    waiting.append(picture)
-                    yield b"" if picture.data is None else picture.data
+                    waiting.append(image)
+                    yield b"" if image.data is None else image.data
             except BadPart as error:
                 broken.append(str(error))
 
         while True:
             for result in self.captioner.stream(sources(), batch_size=self.batch_size):
-                picture = waiting.popleft()
+                image = waiting.popleft()
                 if isinstance(result, ImageError):
-                    result = ImageError(picture.name, picture.error or result.reason)
-                yield self._row(picture.name, result)
+                    result = ImageError(image.name, image.error or result.reason)
+                yield self._row(image.name, result)
             if not held:
                 break
         for reason in broken:
@@ -139,12 +139,12 @@ class Bulk:
 
 def bulk(
     plan: Plan, worker: Callable[[], Bulk], *, progress: Callable[[int, int], None] = lambda done, total: None
-) -> Report:
+) -> BulkReport:
     """Caption the unfinished parts of a plan, one after the other.
 
     Args:
         plan: the parts.
-        worker: makes what captions them; not called if nothing is left to do.
+        worker: makes a :class:`Bulk`; not called if every part is finished.
         progress: called with (finished parts, all parts).
 
     Raises:
@@ -163,23 +163,23 @@ def bulk_on_ray(
     cpus: int = 1,
     gpus: float = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Report:
-    """Caption the unfinished parts of a plan on a Ray cluster: the one that runs here, else a new one on this machine.
+) -> BulkReport:
+    """Caption the unfinished parts of a plan on the running Ray cluster, or on a new one on this machine.
 
-    A part of a worker that dies is given to another. All workers must see the output's folder.
+    If a worker dies, another one captions its part. All workers must see the output's folder.
 
     Args:
         plan: the parts.
-        worker: makes what captions them, in each worker.
-        workers: how many at once.
-        cpus: of each.
-        gpus: of each.
+        worker: makes a :class:`Bulk` in each worker.
+        workers: number of workers.
+        cpus: CPUs per worker.
+        gpus: GPUs per worker.
         progress: called with (finished parts, all parts).
 
     Raises:
-        BulkError: Ray is not installed, or a part failed again and again.
+        BulkError: Ray is not installed, or a part failed repeatedly.
     """
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it reports every worker's end as an error
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it reports the end of every worker as an error
     try:
         import ray.data  # noqa: F401
     except ImportError:
@@ -209,7 +209,7 @@ def _on_ray(
     cpus: int,
     gpus: float,
     progress: Callable[[int, int], None],
-) -> Report:
+) -> BulkReport:
     import ray
     import ray.data
 
@@ -230,7 +230,7 @@ def _on_ray(
             )
             .iter_rows()
         )
-        reports = (Report(**json.loads(row["report"])) for row in rows)
+        reports = (BulkReport(**json.loads(row["report"])) for row in rows)
         return _total(plan, left, reports, progress)
     except ray.exceptions.RayError as error:
         cause = getattr(error, "cause", None) or error
@@ -240,8 +240,10 @@ def _on_ray(
             ray.shutdown()
 
 
-def _total(plan: Plan, left: list[int], reports: Iterator[Report], progress: Callable[[int, int], None]) -> Report:
-    total, before = Report(), len(plan.parts) - len(left)
+def _total(
+    plan: Plan, left: list[int], reports: Iterator[BulkReport], progress: Callable[[int, int], None]
+) -> BulkReport:
+    total, before = BulkReport(), len(plan.parts) - len(left)
     progress(before, len(plan.parts))
     for report in reports:
         total += report

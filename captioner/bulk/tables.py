@@ -1,8 +1,7 @@
-"""The images in a Parquet file: which column has them, and their bytes, one row after the other."""
+"""The images in a Parquet file: finding their column, and reading their bytes row by row."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
@@ -11,15 +10,15 @@ from captioner.bulk.limits import BadPart, check_unpacked, too_large
 from captioner.errors import BulkError, first_line
 from captioner.rows import require_parquet
 
-Column: TypeAlias = "tuple[str, ...]"  # its name, after those of the records that it is in
+Column: TypeAlias = "tuple[str, ...]"  # path of names: the structs around a column, then its own
 
-_FREE_ROWS = 1 << 20  # that a group may have however few its bytes are; writers put fewer into one
+_FREE_ROWS = 1 << 20  # rows that a group may have at any size; writers put fewer into one
 _BYTES = ("binary", "large_binary", "binary_view")  # older pyarrow has no function for the last
-_A_ROW = 1000  # bytes that a row counts for at least, since many rows may share a value
+_A_ROW = 1000  # bytes that a row counts for at least, since rows may share a value
 
 
 class NoImages(Exception):
-    """A Parquet file that holds no bytes, such as a table of metadata for images stored elsewhere."""
+    """A Parquet file without a column of bytes, such as metadata of images stored elsewhere."""
 
 
 def open_table(file: Any) -> Any:
@@ -34,23 +33,23 @@ def open_table(file: Any) -> Any:
     """
     parquet = require_parquet(str(getattr(file, "name", "")) or "a Parquet file")
     try:
-        return parquet.ParquetFile(file, buffer_size=1 << 20)  # without a buffer it holds a whole column of a group
+        return parquet.ParquetFile(file, buffer_size=1 << 20)  # without a buffer it loads a whole column of a group
     except Exception as error:  # pyarrow's own, or of the storage
         raise BadPart(f"no Parquet file, or a damaged one ({first_line(error)})") from None
 
 
 def column_of(schema: Any, column: str | None) -> Column:
-    """Return the column of images: the only one of bytes, or of records with bytes, or the one of a name.
+    """Return the path of the image column: the named one, or the only one that holds bytes, directly or in a struct.
 
-    Of a record with several columns of bytes, that called ``bytes`` is taken.
+    In a struct with several columns of bytes, ``bytes`` is taken.
 
     Args:
-        schema: of the file, Arrow's.
-        column: its name, with dots between those of records; the name of the record will do.
+        schema: the file's Arrow schema.
+        column: dotted path of the column, or of a struct around it; ``None`` finds it.
 
     Raises:
         NoImages: no column holds bytes.
-        BulkError: there are several, or none of that name.
+        BulkError: several columns match, or none.
     """
     found = [path for field in schema for path in _columns(field)]
     if not found:
@@ -72,11 +71,11 @@ def column_of(schema: Any, column: str | None) -> Column:
 
 
 def _columns(field: Any) -> Iterator[Column]:
-    """Yield the paths of the columns of bytes in a field."""
+    """Yield the paths of a field's columns of bytes."""
     from pyarrow import types
 
     kind = field.type
-    kind = getattr(kind, "storage_type", kind)  # of an extension's
+    kind = getattr(kind, "storage_type", kind)  # of an extension type
     if types.is_dictionary(kind):
         kind = kind.value_type
     if types.is_struct(kind):
@@ -86,26 +85,26 @@ def _columns(field: Any) -> Iterator[Column]:
 
 
 def _has_bytes(kind: Any) -> bool:
-    """Return whether a type has bytes of any length somewhere inside."""
+    """Return whether a type holds bytes at any depth."""
     from pyarrow import types
 
     if types.is_struct(kind):
         return any(_has_bytes(inner.type) for inner in kind)
-    inner = getattr(kind, "item_type", None) or getattr(kind, "value_type", None)  # of a map, or of a list
+    inner = getattr(kind, "item_type", None) or getattr(kind, "value_type", None)  # of a map or a list
     return str(kind) in _BYTES or (inner is not None and _has_bytes(inner))
 
 
 def images_in_group(table: Any, group: int, column: Column, size: int) -> Iterator[tuple[int, bytes | str]]:
-    """Yield the images of a row group: the number of the row in the file with its bytes, or with why there are none.
+    """Yield the images of a row group: the row's number in the file, with its bytes or the reason why it has none.
 
     Args:
         table: an open Parquet file.
-        group: its number.
-        column: the column of the images.
-        size: bytes of the file.
+        group: number of the row group.
+        column: path of the image column.
+        size: size of the file in bytes.
 
     Raises:
-        BadPart: it cannot be read, or not to its end; the images before that have been yielded.
+        BadPart: it cannot be read to its end; the images before that have been yielded.
     """
     try:
         name, rows = ".".join(column), table.metadata.row_group(group)
@@ -114,13 +113,13 @@ def images_in_group(table: Any, group: int, column: Column, size: int) -> Iterat
             if chunk.path_in_schema == name:
                 packed = min(packed + chunk.total_compressed_size, size)
                 unpacked += chunk.total_uncompressed_size
-        check_unpacked(unpacked, packed, limits.MOST_BYTES)  # a page is unpacked at once, up to 2 GB
+        check_unpacked(unpacked, packed, limits.MOST_BYTES)  # pages of up to 2 GB are unpacked at once
         if reason := too_large(unpacked // max(1, rows.num_rows)):
             raise BadPart(f"an image in it {reason}")
         if rows.num_rows > _FREE_ROWS + packed:
             raise BadPart(f"{packed:,} bytes cannot hold {rows.num_rows:,} images")
         first = sum(table.metadata.row_group(before).num_rows for before in range(group))
-        # One row at a time, as a dictionary may repeat one large value in all of them; it costs 60 us a row.
+        # One row at a time (60 us each), since a dictionary may repeat one large value in all rows.
         batches, given = table.iter_batches(batch_size=1, row_groups=[group], columns=[name]), 0
         for row, batch in enumerate(batches):
             data = _bytes_in(batch.column(column[0])[0], column[1:])
@@ -134,7 +133,7 @@ def images_in_group(table: Any, group: int, column: Column, size: int) -> Iterat
 
 
 def _bytes_in(value: Any, names: Column) -> Any:
-    """Return the bytes in a value, if it has any: an Arrow buffer, not yet copied."""
+    """Return the bytes in a value, if any, as an Arrow buffer that is not yet copied."""
     from pyarrow import DictionaryScalar, ExtensionScalar
 
     for name in names:
@@ -142,11 +141,3 @@ def _bytes_in(value: Any, names: Column) -> Any:
     while isinstance(value, (DictionaryScalar, ExtensionScalar)) and value.is_valid:
         value = value.value
     return value.as_buffer() if value.is_valid else None
-
-
-def size_of(file: Any) -> int:
-    """Return the bytes of a file that can be read anywhere."""
-    at = file.tell()
-    size = int(file.seek(0, io.SEEK_END))
-    file.seek(at)
-    return size

@@ -1,4 +1,4 @@
-"""The images in a tar file, read as a stream, within bounds that its headers cannot exceed."""
+"""Reads the images in a tar file as a stream, in bounded memory whatever the headers claim."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from captioner.bulk.limits import MOST_HEADER, BadPart, check_unpacked, too_large
-from captioner.bulk.parts import TAR
+from captioner.bulk.part import is_tar
 from captioner.data.find import IMAGE_EXTENSIONS, is_hidden
 from captioner.errors import first_line
 
@@ -29,25 +29,24 @@ _PACKED: tuple[tuple[bytes, Callable[[Any], Any]], ...] = (
 def images_in_tar(
     opened: Callable[[], AbstractContextManager[Any]],
 ) -> Iterator[tuple[str, bytes | str]]:
-    """Yield the images of a tar file: the name of each with its bytes, or with why they are not read.
+    """Yield the images of a tar file: the name, with the bytes or the reason why they are not read.
 
-    Members that are links come last: what they link to is looked up in a second pass, which only they cost. Hidden
-    members are left out, as hidden files in folders are.
+    Links come last: their targets are read in a second pass, if there are any. Hidden members are left out.
 
     Args:
         opened: opens the file, at its beginning.
 
     Raises:
-        BadPart: the file cannot be read, or not to its end; the images before that have been yielded.
+        BadPart: the file cannot be read to its end; the images before that have been yielded.
     """
-    links: dict[str, tuple[str, str]] = {}  # by normalised name: the name, and what it links to, normalised
+    links: dict[str, tuple[str, str]] = {}  # by normalised name: the name, and the normalised name of its target
     count, broken = 0, ""
     try:
         with opened() as file:
             for member, stream in _members(file):
                 if is_hidden(member.name):
                     continue
-                if member.isreg() and member.name.lower().endswith(TAR):
+                if member.isreg() and is_tar(member.name):
                     yield member.name, "is a tar file in a tar file, which is not read; unpack the outer one"
                     continue
                 if os.path.splitext(member.name)[1].lower() not in IMAGE_EXTENSIONS:
@@ -62,8 +61,8 @@ def images_in_tar(
                     content = _content(member, stream)
                     count += isinstance(content, bytes)
                     yield member.name, content
-    except Exception as error:  # tarfile has many for damaged files, and each kind of storage its own
-        broken = f"the tar file ends or breaks after {count:,} pictures ({first_line(error)})"
+    except Exception as error:  # tarfile raises many kinds for damaged files, and each kind of storage its own
+        broken = f"the tar file ends or breaks after {count:,} images ({first_line(error)})"
     if links:
         yield from _linked(opened, links)
     if broken:
@@ -73,7 +72,7 @@ def images_in_tar(
 def _linked(
     opened: Callable[[], AbstractContextManager[Any]], links: dict[str, tuple[str, str]]
 ) -> Iterator[tuple[str, bytes | str]]:
-    """Yield what links stand for: by their normalised names, the name of each and what it links to."""
+    """Yield the images that links point to; see the links of :func:`images_in_tar`."""
     wanted: dict[str, list[str]] = {}
     for name, target in links.values():
         for _ in range(40):  # as many links in a row as Linux follows
@@ -90,7 +89,7 @@ def _linked(
                     yield from ((link, content) for link in wanted.pop(name))
                 if not wanted:
                     return
-    except Exception:  # the first pass has told of it
+    except Exception:  # the first pass reported it
         pass
     for target, names in wanted.items():
         yield from (
@@ -98,17 +97,17 @@ def _linked(
         )
 
 
-def _members(file: Any) -> Iterator[tuple[tarfile.TarInfo, _Stream]]:
-    stream = _Stream(file)
-    with tarfile.TarFile(fileobj=stream, tarinfo=_Member) as archive:  # type: ignore[arg-type]
+def _members(file: Any) -> Iterator[tuple[tarfile.TarInfo, _ForwardFile]]:
+    stream = _ForwardFile(file)
+    with tarfile.TarFile(fileobj=stream, tarinfo=_CheckedMember) as archive:  # type: ignore[arg-type]
         while (member := archive.next()) is not None:
-            archive.members = []  # type: ignore[attr-defined]  # it would keep all of them
+            archive.members = []  # type: ignore[attr-defined]  # tarfile would keep all members
             yield member, stream
             stream.in_headers = 0
 
 
-def _content(member: tarfile.TarInfo, stream: _Stream) -> bytes | str:
-    """Return the bytes of a member, or why they are not read."""
+def _content(member: tarfile.TarInfo, stream: _ForwardFile) -> bytes | str:
+    """Return the bytes of a member, or the reason why they are not read."""
     if member.size < 0:
         raise BadPart("a negative size")
     if reason := too_large(member.size):
@@ -125,11 +124,11 @@ def _content(member: tarfile.TarInfo, stream: _Stream) -> bytes | str:
     return bytes(data)
 
 
-class _Member(tarfile.TarInfo):
-    """A member of a tar file; a damaged header raises an error instead of ending the archive silently."""
+class _CheckedMember(tarfile.TarInfo):
+    """A member of a tar file; a damaged header raises an error, where tarfile would end the archive silently."""
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _CheckedMember:
         try:
             return super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
@@ -138,18 +137,18 @@ class _Member(tarfile.TarInfo):
             raise  # zeros end an archive, and so may the end of the file
 
 
-class _Stream:
-    """What tarfile reads: a file, unpacked if need be, that is only read forwards.
+class _ForwardFile:
+    """A tar file that is unpacked if necessary and read forwards only.
 
-    What tarfile itself reads are headers, and it holds them in memory, so there is a bound on them.
+    tarfile itself reads the headers and keeps them in memory, so their size is limited.
 
     Attributes:
-        in_headers: bytes that tarfile read since the last member.
+        in_headers: bytes of headers read since the last member.
     """
 
     def __init__(self, file: Any) -> None:
         self.in_headers = self._at = 0
-        self._source = _Counted(file)
+        self._source = _CountingFile(file)
         buffered = io.BufferedReader(self._source, 1 << 16)
         head = buffered.peek(6)[:6]
         self._packed = next((unpack for magic, unpack in _PACKED if head.startswith(magic)), None)
@@ -159,11 +158,11 @@ class _Stream:
         self._file: Any = file if self._jumps else self._packed(buffered) if self._packed else buffered
 
     def tell(self) -> int:
-        """Return the position in what was unpacked."""
+        """Return the position in the unpacked file."""
         return self._at
 
     def seek(self, position: int) -> None:
-        """Go forwards."""
+        """Skip to a later position."""
         if position < self._at:
             raise BadPart("a negative size")
         if self._jumps:
@@ -173,7 +172,7 @@ class _Stream:
             self.take(min(1 << 20, position - self._at))
 
     def read(self, size: int) -> bytes:
-        """Read a header; fewer bytes at the end of the file."""
+        """Read part of a header; returns fewer bytes at the end of the file."""
         self.in_headers += size
         if not 0 <= size <= self.in_headers <= MOST_HEADER:
             raise BadPart(f"a member's headers claim more than {MOST_HEADER:,} bytes")
@@ -183,7 +182,7 @@ class _Stream:
         """Read content.
 
         Raises:
-            BadPart: the file ends before.
+            BadPart: the file ends too early.
         """
         data = self._read(size)
         if len(data) < size:
@@ -201,8 +200,8 @@ class _Stream:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-class _Counted(io.RawIOBase):
-    """A file that counts the bytes that are read of it."""
+class _CountingFile(io.RawIOBase):
+    """A file that counts the bytes read from it."""
 
     def __init__(self, file: Any) -> None:
         self.count = 0

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from captioner.cli import complete, console
+from captioner.cli.events import printed_events
 
 EXAMPLES = """Example: captioner benchmark --data flickr8k --split test
 
@@ -157,18 +158,19 @@ def run(
     failures = console.Failures()
     with files.only_one(output, error=EvaluationError, work="benchmarks"), _Bars() as bars:
         listener = Listener(bars, console.note, failures)
-        trained = train_all(
-            train or (),
-            output / "runs",
-            data=data,
-            images=images,
-            restval=restval,
-            changes=changes or (),
-            seeds=seed_list,
-            device=device,
-            listener=listener,
-            console=console.messages,
-        )
+        with printed_events() as events:
+            trained = train_all(
+                train or (),
+                output / "runs",
+                data=data,
+                images=images,
+                restval=restval,
+                changes=changes or (),
+                seeds=seed_list,
+                device=device,
+                listener=listener,
+                events=events,
+            )
         benchmark(
             [*contestants, *trained],
             part,

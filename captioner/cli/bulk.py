@@ -114,6 +114,6 @@ def run(
         done.append(f"{plan.new:,} new")
     if plan.begun and (archives := len({part.address for part in plan.parts[plan.begun :] if part.kind != "pictures"})):
         done.append(f"{archives:,} new tar or Parquet files")
-    done.append(f"{report.pictures:,} pictures captioned" if report.parts else "all was captioned already")
+    done.append(f"{report.images:,} pictures captioned" if report.parts else "all was captioned already")
     typer.echo(f"{output}: {'; '.join(done)}")
     failures.exit()

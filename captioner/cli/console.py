@@ -383,7 +383,8 @@ def check_recipe(name_or_path: str, changes: Sequence[str]) -> None:
         ConfigError: it cannot be read, or a change has another form.
         AnnotationError: a data set in its place cannot be read.
     """
-    from captioner.settings import find_recipe, is_data, override, read_yaml
+    from captioner.settings import override, read_yaml
+    from captioner.training.recipe_files import find_recipe, is_data
 
     override({}, changes)
     if is_data(name_or_path):

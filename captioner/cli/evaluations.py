@@ -160,8 +160,8 @@ def of_translator(
 ) -> Result:
     """Translate a split with a translator and score the translations."""
     from captioner import Translator
+    from captioner.translation.bleu import evaluate_translation
     from captioner.translation.pairs import read_parallel
-    from captioner.translation.scores import evaluate_translation
 
     translator = Translator.from_pretrained(model, device=device, **search)
     config = translator.model.config

@@ -145,7 +145,7 @@ def run(
 
     from captioner.backend import choose_device
     from captioner.features import build_store, store_bytes
-    from captioner.features.build import size_of
+    from captioner.files import bytes_in
     from captioner.processes import Processes
 
     processes = Processes.join()
@@ -170,7 +170,7 @@ def run(
     failures = console.Failures()
     for error in built.errors:
         failures(error)
-    store, size_on_disk = built.store, size_of(plan.output)
+    store, size_on_disk = built.store, bytes_in(plan.output)
     speed = (
         f"{built.encoded:,} encoded now, {built.encoded / seconds:.1f} images/s"
         if built.encoded
@@ -225,13 +225,13 @@ def _of_recipe(recipe: str, changes: list[str], output: Path | None) -> _Plan:
     Raises:
         ConfigError: the recipe is wrong, or its training needs no features.
     """
-    from captioner.training.features import store_plan
     from captioner.training.recipe import load_config
+    from captioner.training.stored_features import store_plan
 
     config = load_config(recipe, changes)
     plan = store_plan(config, console.note)
     return _Plan(
-        plan.pictures,
+        plan.images,
         plan.encoder,
         plan.cut,
         config.data.flips,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from captioner.cli import complete, console
+
+if TYPE_CHECKING:
+    from captioner.training.recipe import RunConfig
 
 _SENTENCE = r"\.\s+(?=[A-Z])"  # where the next one begins
 
@@ -40,17 +43,37 @@ def run(
         raise typer.BadParameter("give the recipe that it changes", param_hint="--set")
     if name is not None:
         console.check_recipe(name, changes or [])
-    from captioner.training.recipe import RECIPES, explained, summary
-    from captioner.translation.train import read_recipe
+    from captioner import assets
+    from captioner.training.recipe_files import IMPORT, read_recipe, summary
 
     if name is not None:
-        config = read_recipe(name, changes or [])
-        typer.echo(config.model_dump_json(indent=2) if json else explained(config))
+        from captioner.training.recipe_text import explained
+
+        settings, config = read_recipe(name, changes or []), _config(name, changes or [])
+        code = {IMPORT: settings[IMPORT]} if IMPORT in settings else {}
+        if json:
+            typer.echo(console.json_text({**code, **config.model_dump(mode="json")}, indent=2))
+        else:
+            typer.echo(
+                "".join(f"{key}: {console.json_text(files)}\n" for key, files in code.items()) + explained(config)
+            )
         return
-    summaries = {recipe: summary(file) for recipe, file in RECIPES.items()}
+    summaries = {recipe: summary(file) for recipe, file in assets.recipes().items()}
     if json:
         typer.echo(console.json_text(summaries, indent=2))
         return
     width = max(map(len, summaries))
     for recipe, text in summaries.items():
         typer.echo(f"{recipe:<{width}}  {re.split(_SENTENCE, text, maxsplit=1)[0].rstrip('.')}.")
+
+
+def _config(name: str, changes: list[str]) -> RunConfig:
+    from captioner.training.recipe_files import is_translation, read_recipe
+
+    if is_translation(read_recipe(name, changes)):
+        from captioner.translation.train import load_translate_config
+
+        return load_translate_config(name, changes)
+    from captioner.training.recipe import load_config
+
+    return load_config(name, changes)

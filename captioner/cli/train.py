@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from captioner.cli import complete, console
+from captioner.cli.events import printed_events
 from captioner.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from captioner.training.forecast import Forecast
 
@@ -73,40 +74,45 @@ def run(
     if json and not dry_run:
         raise typer.BadParameter("give --dry-run too", param_hint="--json")
     console.check_recipe(config, changes or [])
-    from rich.console import Console
-
     from captioner.processes import Processes
-    from captioner.settings import is_data, override
     from captioner.training import fit
-    from captioner.training.loop import check_output
-    from captioner.training.recipe import load_config, read_settings
-    from captioner.training.rehearsal import rehearse
-    from captioner.translation import train as translation
+    from captioner.training.dry_run import dry_run as try_steps
+    from captioner.training.events import SILENT
+    from captioner.training.recipe import load_config
+    from captioner.training.recipe_files import is_data, is_translation, read_recipe
+    from captioner.training.resume import check_output
 
-    is_translator = translation.is_translators(override(read_settings(config), changes or []))
+    translates = is_translation(read_recipe(config, changes or []))
     if dry_run:
         if Processes.started().several:
             raise ConfigError("--dry-run: tries the steps of one process; run it without torchrun")
-        forecast = (
-            translation.rehearse(
-                translation.load_translate_config(config, changes or [], output), console=console.messages
-            )
-            if is_translator
-            else rehearse(load_config(config, changes or [], output), console=console.messages)
-        )
+        with printed_events() as events:
+            if translates:
+                from captioner.translation import train as translation
+
+                forecast = translation.dry_run(
+                    translation.load_translate_config(config, changes or [], output), events=events
+                )
+            else:
+                forecast = try_steps(load_config(config, changes or [], output), events=events)
         typer.echo(console.json_text(forecast.to_dict(), indent=2) if json else "\n".join(_lines(forecast)))
         forecast.store.check()
         return
     if is_data(config) and not resume and not Processes.started().several:
         settings = load_config(config, changes or [], output)
         check_output(settings.output, resume=False)
-        forecast = rehearse(settings, console=Console(quiet=True))
+        forecast = try_steps(settings, events=SILENT)
         console.note(f"{config}: goes on from {settings.start}; the model will be {settings.output / 'best'}")
         for line in _lines(forecast):
             console.note(line)
         forecast.store.check()
-    train = translation.train_translation if is_translator else fit.run
-    best = train(config, changes=changes or [], output=output, resume=resume, console=console.messages)
+    train: Callable[..., Path] = fit.run
+    if translates:
+        from captioner.translation import train as translation
+
+        train = translation.train_translation
+    with printed_events() as events:
+        best = train(config, changes=changes or [], output=output, resume=resume, events=events)
     if Processes.started().first:
         typer.echo(best)
 

@@ -1,4 +1,4 @@
-"""Building a feature store, shard by shard, so that an interrupted build continues where it stopped.
+"""Builds a feature store shard by shard, so an interrupted build can be resumed.
 
 :mod:`captioner.features.store` describes the files.
 """
@@ -44,8 +44,8 @@ class StoreReport:
 
     Attributes:
         store: the finished store.
-        errors: one for each picture that could not be read; these pictures are not in the store.
-        encoded: number of pictures encoded now, including mirrored ones; the others were already in the store.
+        errors: the images that could not be read, which are not in the store.
+        encoded: number of images encoded now, mirrored ones included; the others were already in the store.
     """
 
     store: FeatureStore
@@ -53,52 +53,92 @@ class StoreReport:
     encoded: int
 
 
-def store_bytes(encoder: Encoder, pictures: int, *, flips: bool) -> int:
-    """Return how many bytes the features of a number of pictures take, with mirrored ones if ``flips``.
+def store_bytes(encoder: Encoder, images: int, *, flips: bool) -> int:
+    """Return the size in bytes of the features of a number of images, with mirrored ones if ``flips``.
 
-    For an encoder of regions it is the most that they can take.
+    For an encoder of regions, this is the maximum.
     """
     if encoder.parts:
-        return sum(store_bytes(part, pictures, flips=flips) for part in encoder.parts.values())
+        return sum(store_bytes(part, images, flips=flips) for part in encoder.parts.values())
     has_regions = encoder.grid is None
-    places = int(getattr(encoder.config, "regions", 0)) if encoder.grid is None else encoder.grid[0] * encoder.grid[1]
-    place_bytes = (
+    cells = int(getattr(encoder.config, "regions", 0)) if encoder.grid is None else encoder.grid[0] * encoder.grid[1]
+    cell_bytes = (
         encoder.features * np.dtype(VECTORS.dtype).itemsize + has_regions * 6 * np.dtype(REGIONS.dtype).itemsize
     )
-    return pictures * (1 + flips) * places * place_bytes
+    return images * (1 + flips) * cells * cell_bytes
+
+
+@dataclass(frozen=True)
+class StoreSpace:
+    """The disk space of a feature store.
+
+    Attributes:
+        folder: where it is or will be; ``None`` if there is no store.
+        exists: whether it is complete.
+        bytes: size of the whole store.
+        left: bytes that are still to be written.
+        free: bytes that are free on the disk.
+    """
+
+    folder: Path | None = None
+    exists: bool = False
+    bytes: int = 0
+    left: int = 0
+    free: int = 0
+
+    def check(self) -> None:
+        """Check that the rest of the store fits on the disk.
+
+        Raises:
+            FeatureStoreError: it does not.
+        """
+        if self.left > self.free:
+            raise FeatureStoreError(
+                f"{self.folder}: the features take {self.left / 1e9:,.1f} GB more and the disk has "
+                f"{self.free / 1e9:,.1f} GB left; free some space, give a folder on another disk (data.features in a "
+                "recipe), or store less: no mirrored images, fewer stages left off (the feature map before the last "
+                "stages is larger), a smaller encoder"
+            )
+
+
+def store_space(folder: Path, encoder: Encoder, images: int, *, flips: bool) -> StoreSpace:
+    """Return the disk space that a store of a number of images needs; see :func:`store_bytes`."""
+    whole = store_bytes(encoder, images, flips=flips)
+    if (folder / INDEX).exists():
+        return StoreSpace(folder, exists=True, bytes=whole)
+    return StoreSpace(folder, bytes=whole, left=max(0, whole - files.bytes_in(folder)), free=files.free_bytes(folder))
 
 
 def build_store(
     folder: str | Path,
     encoder: Encoder,
-    pictures: Sequence[tuple[str, Path]],
+    images: Sequence[tuple[str, Path]],
     *,
     flips: bool = False,
     batch_size: int = 8,
     workers: int = 2,
     shard: int = SHARD,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], object] | None = None,
     processes: Processes = ALONE,
 ) -> StoreReport:
-    """Encode pictures into a store, or continue an unfinished one.
+    """Encode images into a store, or resume an unfinished one.
 
     Args:
-        folder: the folder of the store; created if missing.
+        folder: folder of the store; created if missing.
         encoder: in eval mode, on its device and at its precision.
-        pictures: (image id, file) pairs; ids must be unique.
-        flips: also encode every picture mirrored left to right.
-        batch_size: pictures encoded at once on a GPU; a CPU takes few at a time
-            (:mod:`captioner.encoders.parallel`).
-        workers: threads that load pictures.
-        shard: pictures per file.
-        progress: called with (pictures done, pictures in total), mirrored ones included; with several processes, those
-            that this one has done, times the number of processes.
-        processes: those that encode together and all call this, each every other shard; they share the disk.
+        images: (image id, file) pairs; ids must be unique.
+        flips: also encode the mirror image of every image.
+        batch_size: images in a batch on a GPU; a CPU takes fewer (:mod:`captioner.encoders.parallel`).
+        workers: threads that load images.
+        shard: images per file.
+        progress: called with (images done, images in total), mirrored ones included; several processes extrapolate
+            from their own shards.
+        processes: the processes that encode together, which share the shards and the disk; all must call this.
 
     Raises:
-        FeatureStoreError: the folder holds features of another encoder, was begun with other pictures, another job
-            encodes there, or the disk has too little space.
-        FileError: the disk is full or fails meanwhile.
+        FeatureStoreError: the folder holds features of another encoder or of other images, another process encodes
+            there, or the disk has too little space.
+        FileError: the disk is full or fails.
     """
     folder = Path(folder)
     build = _build_parts if encoder.parts else _build_whole
@@ -107,7 +147,7 @@ def build_store(
         return build(
             folder,
             encoder,
-            pictures,
+            images,
             flips=flips,
             batch_size=batch_size,
             workers=workers,
@@ -120,23 +160,23 @@ def build_store(
 def _build_whole(
     folder: Path,
     encoder: Encoder,
-    pictures: Sequence[tuple[str, Path]],
+    images: Sequence[tuple[str, Path]],
     *,
     flips: bool,
     batch_size: int,
     workers: int,
     shard: int,
-    progress: Callable[[int, int], None] | None,
+    progress: Callable[[int, int], object] | None,
     processes: Processes,
 ) -> StoreReport:
-    """Build the store of an encoder that joins no others."""
+    """Build the store of a single encoder."""
     has_regions = encoder.grid is None
     kinds = (VECTORS, REGIONS) if has_regions else (VECTORS,)
     plan = _begin(
-        folder, encoder, pictures, format=3 if has_regions else 1, flips=flips, shard=shard, processes=processes
+        folder, encoder, images, format=3 if has_regions else 1, flips=flips, shard=shard, processes=processes
     )
-    groups = [pictures[i : i + shard] for i in range(0, len(pictures), shard)]
-    total, done, encoded = len(pictures) * (1 + flips), 0, 0
+    groups = [images[i : i + shard] for i in range(0, len(images), shard)]
+    total, done, encoded = len(images) * (1 + flips), 0, 0
     for number in processes.share(range(len(groups))):
         if _finished_shard(folder, number, groups[number], kinds, flips=flips) is None:
             record = _encode_shard(
@@ -154,7 +194,7 @@ def _build_whole(
         done += len(groups[number]) * (1 + flips)
         if progress:
             progress(min(done * processes.count, total), total)
-    encoded = sum(processes.gather(encoded))  # waits for the others
+    encoded = sum(processes.gather(encoded))  # waits for the other processes
     errors: list[ImageError] = []
     ids: list[str] = []
     sizes: list[int] = []
@@ -163,7 +203,7 @@ def _build_whole(
         finished = _finished_shard(folder, number, groups[number], kinds, flips=flips)
         if finished is None:
             raise FeatureStoreError(
-                f"{_summary(folder, number)}: was written and cannot be read again; all processes must see one folder"
+                f"{_summary(folder, number)}: was written, but cannot be read; all processes must see the same folder"
             )
         ids += finished["ids"]
         sizes.append(len(finished["ids"]))
@@ -171,7 +211,7 @@ def _build_whole(
         shape = finished["shape"] or shape
     if not ids or shape is None:
         raise FeatureStoreError(
-            f"none of the {len(pictures):,} images can be read"
+            f"none of the {len(images):,} images can be read"
             + (f", the first: {errors[0]}; if they are elsewhere, give their folder (data.images)" if errors else "")
         )
     index = {**plan, "ids": ids, "shards": sizes, "places": shape[0], "features": shape[1], "grid": encoder.grid}
@@ -184,14 +224,14 @@ def _build_whole(
 def _begin(
     folder: Path,
     encoder: Encoder,
-    pictures: Sequence[tuple[str, Path]],
+    images: Sequence[tuple[str, Path]],
     *,
     format: int,
     flips: bool,
     shard: int,
     processes: Processes,
 ) -> dict[str, Any]:
-    """Write the plan of a store and return it, unless the folder holds another one or the disk is too small."""
+    """Write and return the plan of a store, after checking the folder and the disk space."""
     plan: dict[str, Any] = {
         "format": format,
         "fingerprint": encoder.fingerprint(),
@@ -199,13 +239,13 @@ def _begin(
         "transform": encoder.transform.model_dump(mode="json"),
         "flips": flips,
         "shard": shard,
-        "ids": [image_id for image_id, _ in pictures],
+        "ids": [image_id for image_id, _ in images],
     }
-    if len(set(plan["ids"])) != len(pictures):
+    if len(set(plan["ids"])) != len(images):
         raise FeatureStoreError(f"{folder}: the same image id was given twice")
     _check_plan(folder, plan)
-    if not encoder.parts:  # which have their own stores
-        _check_space(folder, store_bytes(encoder, len(pictures), flips=flips))
+    if not encoder.parts:  # each part checks its own store
+        store_space(folder, encoder, len(images), flips=flips).check()
     if processes.first:
         files.write_json(folder / PLAN, plan, indent=None)
     processes.wait()
@@ -213,7 +253,7 @@ def _begin(
 
 
 def _end(folder: Path, index: dict[str, Any], processes: Processes) -> FeatureStore:
-    """Write the index of a store, which finishes it, and open it."""
+    """Write the index, which completes the store, and open it."""
     if processes.first:
         files.write_json(folder / INDEX, index, indent=None)
     processes.wait()
@@ -223,16 +263,16 @@ def _end(folder: Path, index: dict[str, Any], processes: Processes) -> FeatureSt
 def _build_parts(
     folder: Path,
     encoder: Encoder,
-    pictures: Sequence[tuple[str, Path]],
+    images: Sequence[tuple[str, Path]],
     *,
     flips: bool,
     shard: int,
-    progress: Callable[[int, int], None] | None,
+    progress: Callable[[int, int], object] | None,
     processes: Processes,
     **settings: Any,
 ) -> StoreReport:
-    """Build a store of each part of an encoder that joins others, one after the other."""
-    plan = _begin(folder, encoder, pictures, format=FORMAT, flips=flips, shard=shard, processes=processes)
+    """Build the stores of an encoder's parts, one after the other."""
+    plan = _begin(folder, encoder, images, format=FORMAT, flips=flips, shard=shard, processes=processes)
     reports: dict[str, StoreReport] = {}
     for number, (name, part) in enumerate(encoder.parts.items()):
 
@@ -241,7 +281,7 @@ def _build_parts(
                 progress((before * total + done) // len(encoder.parts), total)
 
         reports[name] = build_store(
-            folder / name, part, pictures, flips=flips, shard=shard, progress=report, processes=processes, **settings
+            folder / name, part, images, flips=flips, shard=shard, progress=report, processes=processes, **settings
         )
     stores = {name: report.store for name, report in reports.items()}
     errors = {error.source: error for report in reports.values() for error in report.errors}
@@ -260,14 +300,14 @@ def _build_parts(
 
 
 def _summary(folder: Path, number: int) -> Path:
-    """Return the file of a shard's record, which is written after all others of the shard."""
+    """Return the file of a shard's record, which is written last and completes the shard."""
     return folder / f"{number:05d}.json"
 
 
 def _finished_shard(
     folder: Path, number: int, group: Sequence[tuple[str, Path]], kinds: Sequence[Kind], *, flips: bool
 ) -> dict[str, Any] | None:
-    """Return the record of a finished shard, or ``None`` if it must be encoded: it is missing, or a file is damaged."""
+    """Return the record of a finished shard; ``None`` if it is missing or damaged."""
     try:
         record = files.read_json(_summary(folder, number), dict, error=FeatureStoreError, most=MOST_INDEX)
         errors = [(source, reason) for source, reason in record["errors"] if isinstance(source + reason, str)]
@@ -281,7 +321,7 @@ def _finished_shard(
             if not shard.flags.c_contiguous:
                 return None
         return record
-    except Exception:  # of the file, of fields of other types, or of numpy, which reads the header as Python
+    except Exception:  # also of fields of other types, or of numpy, which evaluates the header
         return None
 
 
@@ -296,7 +336,7 @@ def _encode_shard(
     batch_size: int,
     workers: int,
 ) -> dict[str, Any]:
-    """Encode a shard's pictures, write its files, and return its record."""
+    """Encode a shard's images, write its files, and return its record."""
     written: dict[tuple[bool, Kind], list[Array]] = {
         (flipped, kind): [] for flipped in (False, True)[: 1 + flips] for kind in kinds
     }
@@ -327,35 +367,17 @@ def _encode_shard(
 
 
 def _array(memory: Memory, kind: Kind) -> Array:
-    """Return the part of a memory that is stored in a file of this kind."""
+    """Return the part of a memory that a file of this kind stores."""
     if kind is VECTORS:
         return memory.vectors.float().clamp(-65504, 65504).half().cpu().numpy()
     if memory.boxes is None or memory.labels is None or memory.scores is None:
-        raise FeatureStoreError(
-            "the places of this encoder's memories are neither a grid nor regions, and cannot be stored"
-        )
+        raise FeatureStoreError("the memories of this encoder have neither a grid nor regions, and cannot be stored")
     columns = [part.float().unsqueeze(-1) for part in (memory.labels, memory.scores)]
     return torch.cat([memory.boxes.float(), *columns], dim=-1).cpu().numpy()
 
 
-def size_of(folder: Path) -> int:
-    """Return the bytes of a folder's files, 0 if there is no such folder."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-
-
-def _check_space(folder: Path, needed: int) -> None:
-    """Refuse to begin a store that does not fit on the disk; files of an earlier build are taken into account."""
-    free = files.free_bytes(folder)
-    if needed - size_of(folder) > free:
-        raise FeatureStoreError(
-            f"{folder}: the features take {needed / 1e9:,.1f} GB and the disk has {free / 1e9:,.1f} GB left; free some "
-            "space, give another folder, or store less: no mirrored pictures, fewer stages left off (the feature map "
-            "before the last stages is larger), a smaller encoder"
-        )
-
-
 def _check_plan(folder: Path, plan: dict[str, Any]) -> None:
-    """Refuse to continue a store that was begun with another plan."""
+    """Refuse to resume a store that was begun with another plan."""
     path = folder / PLAN
     if not path.exists():
         return
@@ -366,7 +388,7 @@ def _check_plan(folder: Path, plan: dict[str, Any]) -> None:
         "fingerprint": "encoder",
         "flips": "--flips setting",
         "shard": "shard size",
-        "ids": "list of pictures",
+        "ids": "list of images",
         "format": "format",
     }
     for key, name in names.items():

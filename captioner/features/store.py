@@ -1,17 +1,14 @@
-"""The feature store: memories of a data set's pictures, computed once and read many times.
+"""The feature store: memories of a data set's images, computed once and read many times.
 
 A store is a folder. ``index.json`` describes the encoder (settings, transform, hash of its weights) and lists the
-pictures; shards ``00000.npy``, ``00001.npy`` ... hold the vectors as float16 (images, N, D), ``00000-flipped.npy``
-those of the mirrored pictures. Every file is written atomically, and the index last: a store without one is unfinished
-and is refused, and building it again continues where it stopped.
+images. The shards ``00000.npy``, ``00001.npy`` ... hold the vectors as float16 (images, N, D), and
+``00000-flipped.npy`` those of the mirrored images. Every file is written atomically, the index last: a store without
+an index is unfinished.
 
-The places of a grid are fixed, but regions differ from picture to picture: ``00000-regions.npy`` and
-``00000-flipped-regions.npy`` hold their boxes, labels and scores (images, N, 6), the label -1 where there is no region.
-They are float32, since they are small compared to the vectors.
+Regions also have ``00000-regions.npy`` and ``00000-flipped-regions.npy``: boxes, labels and scores (images, N, 6) as
+float32, with the label -1 where there is no region. The pooled vector is the mean over the N vectors and is not stored.
 
-The pooled vector is the mean over the places and is not stored.
-
-The store of an encoder that joins others holds a store of each of them, in folders named after the parts.
+The store of an encoder with several parts holds a store for each, in folders named after the parts.
 """
 
 from __future__ import annotations
@@ -36,12 +33,12 @@ from captioner.encoders.regions import region_memory
 from captioner.errors import EncoderError, FeatureStoreError, first_line
 from captioner.memory import Memory
 
-# Format 3 has regions (2 had only their boxes), 4 has parts. Each store is written in the oldest format that has what
-# it needs (a grid's in 1), so that older versions can read it.
+# Format 3 has regions (2 had only their boxes), 4 has parts. A store is written in the oldest format that can hold it
+# (1 for a grid), so older versions can read it.
 FORMAT = 4
 INDEX, PLAN = "index.json", "plan.json"
 SHARD = 256
-MOST_INDEX = 1 << 30  # bytes of an index or a plan, which list all images
+MOST_INDEX = 1 << 30  # bytes of an index or a plan
 
 
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
@@ -49,14 +46,14 @@ Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of file in a store: the suffix of its name, its type, and the numbers per place, ``None`` for D."""
+    """A kind of file in a store: suffix of its name, type, and numbers per region or cell, ``None`` for D."""
 
     suffix: str
     dtype: type[np.floating[Any]]
     last: int | None
 
     def shape(self, images: int, places: int, features: int) -> tuple[int, int, int]:
-        """Return the shape of an array for a number of images."""
+        """Return the shape of an array."""
         return (images, places, self.last or features)
 
 
@@ -68,7 +65,7 @@ class FeatureStore:
 
     Args:
         folder: the store.
-        encoder: refuse the store unless this encoder, or a front of it, made it; ``None`` accepts any.
+        encoder: the encoder, or a front of it, that must have made the store; ``None`` accepts any.
 
     Raises:
         FeatureStoreError: there is no store, or it is unfinished, damaged, newer than this program, or made by
@@ -78,7 +75,7 @@ class FeatureStore:
     def __init__(self, folder: str | Path, *, encoder: Encoder | None = None) -> None:
         self.folder = Path(folder)
         self.index = _read(self.folder / INDEX, self.folder)
-        #: how many of the encoder's last stages are left off; :meth:`Encoder.finish` applies them
+        #: number of the encoder's last stages that are left off; :meth:`Encoder.finish` applies them
         self.cut: int = self.index["encoder"].get(GRID, self.index["encoder"]).get("cut", 0)
         if encoder is not None and not _made_by(encoder, self.cut, self.index["fingerprint"]):
             raise FeatureStoreError(
@@ -92,7 +89,7 @@ class FeatureStore:
         self.has_regions: bool = self.index["regions"]
         self.flips: bool = self.index["flips"]
         self.fingerprint: str = self.index["fingerprint"]
-        #: the stores of an encoder that joins others, by the names of its parts
+        #: the stores of the encoder's parts, by name
         self.parts = {name: self._part(name, made_by) for name, made_by in self.index["parts"].items()}
         self._position = {image_id: i for i, image_id in enumerate(self.ids)}
         self._starts = np.cumsum([0, *self.index["shards"]]).tolist()
@@ -103,13 +100,13 @@ class FeatureStore:
         part = FeatureStore(self.folder / name)
         if part.parts or part.fingerprint != fingerprint or part.flips < self.flips:
             raise FeatureStoreError(
-                f"{part.folder}: is not the part that {self.folder / INDEX} was written for; run the same "
+                f"{part.folder}: does not belong to {self.folder / INDEX}; run the same "
                 "'captioner features' command again"
             )
         return part
 
     def _open_all(self, kind: Kind) -> list[list[Array]]:
-        """Open the shards of the plain pictures, and of the mirrored ones if there are any."""
+        """Open the shards of the images, and of the mirrored ones if there are any."""
         return [
             [self._open(number, bool(flipped), kind) for number in range(len(self.index["shards"]))]
             for flipped in range(1 + self.flips)
@@ -118,11 +115,11 @@ class FeatureStore:
     def _open(self, number: int, flipped: bool, kind: Kind) -> Array:
         path = self.folder / shard_name(number, flipped, kind)
         expected = kind.shape(self.index["shards"][number], self.places, self.features)
-        if expected[0] == 0:  # none of its pictures could be read
+        if expected[0] == 0:  # none of its images could be read
             return np.empty(expected, dtype=kind.dtype)
         try:
             shard: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except Exception as error:  # of the file, or of numpy, which reads the header as Python
+        except Exception as error:  # also of numpy, which evaluates the header
             raise FeatureStoreError(
                 f"{path}: missing or damaged ({first_line(error)}); delete {self.folder / INDEX} and make the features "
                 "again"
@@ -145,10 +142,10 @@ class FeatureStore:
 
         Args:
             image_ids: B image ids.
-            flipped: for each image, whether to read the mirrored picture.
+            flipped: whether to read the mirrored image of each.
 
         Raises:
-            FeatureStoreError: a picture is not in the store, or the store has no mirrored pictures.
+            FeatureStoreError: a image is not in the store, or the store has no mirrored images.
         """
         return self._take(self._vectors, VECTORS, image_ids, flipped)
 
@@ -166,7 +163,7 @@ class FeatureStore:
             shard = bisect_right(self._starts, position) - 1
             mirror = bool(flipped and flipped[row])
             if mirror and not self.flips:
-                raise FeatureStoreError(f"{self.folder}: has no mirrored pictures; make the features with --flips")
+                raise FeatureStoreError(f"{self.folder}: has no mirrored images; make the features with --flips")
             found.append((shards[mirror][shard], position - self._starts[shard]))
         for array, position in found:
             _read_ahead(array, position)
@@ -188,7 +185,7 @@ class FeatureStore:
 
 
 def _read_ahead(shard: Array, row: int) -> None:
-    """Tell the system that a row of a mapped file will be needed, so that it reads the rows of a batch side by side."""
+    """Prefetch a row of a mapped file; the system then reads the rows of a batch in parallel."""
     mapped: Any = getattr(shard, "_mmap", None)
     if not isinstance(shard, np.memmap) or mapped is None or not hasattr(mmap, "MADV_WILLNEED"):
         return
@@ -265,9 +262,9 @@ def _read(path: Path, folder: Path) -> dict[str, Any]:
     elif not index["parts"] and sum(index["shards"]) != len(index["ids"]):
         problem = "its shards and ids do not agree"
     elif (index["grid"] is None) != (index["regions"] or bool(index["parts"])):
-        problem = "its places are neither a grid nor regions, or both"
+        problem = "it has neither a grid nor regions, or both"
     elif index["grid"] is not None and index["grid"][0] * index["grid"][1] != index["places"]:
-        problem = "its grid and places do not agree"
+        problem = "its grid and the number of its cells do not agree"
     else:
         return index
     raise FeatureStoreError(f"{path}: damaged ({problem}); {cure}")

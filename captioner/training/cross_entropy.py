@@ -1,9 +1,9 @@
-"""Teacher-forced cross-entropy, with the penalty and the hard attention's gradient of Show, Attend and Tell.
+"""Teacher-forced cross-entropy with the extensions of Show, Attend and Tell (Xu 2015).
 
-It has label smoothing, the doubly stochastic penalty on attention, REINFORCE for hard attention, and scheduled
-sampling.
+These are the doubly stochastic penalty on attention and REINFORCE for hard attention. Label smoothing and scheduled
+sampling are optional.
 
-Tensor letters: B images, K captions per image, T steps, M real positions, N places.
+Tensor letters: B images, K captions per image, T steps, M real positions, N regions or cells.
 """
 
 from __future__ import annotations
@@ -33,19 +33,21 @@ class CrossEntropyConfig(Settings):
         0.1, ge=0, lt=1, description="share of the target's probability that is spread over all words (Szegedy 2016)"
     )
     doubly_stochastic: float = Field(
-        0.5, ge=0, description="weight of the penalty that makes a caption attend to every place (Xu 2015, eq. 14)"
+        0.5,
+        ge=0,
+        description="weight of the penalty that makes captions attend to every cell (Xu 2015, eq. 14)",
     )
     scheduled_sampling: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="share of the input words that are the model's own at the end of the run, rising linearly from 0 "
-        "(Bengio 2015)",
+        description="share of input words that the model samples itself, rising linearly from 0 to this at the end of "
+        "the run (Bengio 2015)",
     )
     reinforce: float = Field(
         1.0,
         ge=0,
-        description="lambda_r: weight of the reward of sampled places (Xu 2015, section 4.1; hard attention only)",
+        description="lambda_r: weight of the reward of sampled cells (Xu 2015, section 4.1; hard attention only)",
     )
     entropy: float = Field(
         0.002,
@@ -64,18 +66,18 @@ class CrossEntropyConfig(Settings):
 class CrossEntropy(Objective):
     """Mean negative log-likelihood per word, plus ``doubly_stochastic`` times the doubly stochastic penalty.
 
-    The penalty is the mean over captions and places of ``(1 - sum_t alpha_t)^2``. The paper (equation 14) sums over the
-    words and over the places of a caption; here both are means, so that the weight does not depend on the size of the
-    grid: the paper's lambda of 1 corresponds to the number of places over the number of words, about 17.
+    The penalty is the mean over captions and cells of ``(1 - sum_t alpha_t)^2``. The paper (equation 14) sums over the
+    words and cells of a caption; with means, the weight does not depend on the size of the grid. The paper's lambda of
+    1 corresponds to the number of cells over the number of words, about 17.
 
-    If a decoder sampled places, the gradient of the paper's section 4.1 is added: for each caption ``lambda_r (log
-    p(y | s, a) - b)`` times that of ``log p(s | a)``, and ``lambda_e`` times that of the entropy; both are means over
+    Hard attention adds the gradient of the paper's section 4.1: for each caption ``lambda_r (log p(y | s, a) - b)``
+    times the gradient of ``log p(s | a)``, plus ``lambda_e`` times the gradient of the entropy; both are means over
     words, like the likelihood. The baseline b is the moving average of log p(y | s, a). Departure from the paper: it
-    starts at its first value and not at 0, which would make all early rewards look bad.
+    starts at its first value, since all early rewards would be bad compared with 0.
 
-    With scheduled sampling (Bengio 2015, https://arxiv.org/abs/1506.03099) a share of the reference words that the
-    decoder reads is replaced by words that it samples itself at that position, step by step. As in the paper no
-    gradient passes through the sampling, so the resulting input can be trained on in one teacher-forced pass.
+    Scheduled sampling (Bengio 2015, https://arxiv.org/abs/1506.03099) replaces a share of the reference words that the
+    decoder reads by words that it samples at that position, step by step. As in the paper, no gradient passes through
+    the sampling, so the mixed input is trained on in one teacher-forced pass.
     """
 
     Config: ClassVar[type[Settings]] = CrossEntropyConfig
@@ -90,7 +92,6 @@ class CrossEntropy(Objective):
 
     @classmethod
     def build(cls, config: Settings, photos: Sequence[Photo], vocabulary: Vocabulary) -> CrossEntropy:
-        """See :meth:`Objective.build`."""
         assert isinstance(config, CrossEntropyConfig)
         return cls(config)
 
@@ -131,9 +132,9 @@ class CrossEntropy(Objective):
 
         Args:
             attention: (M, N).
-            sampled: (M,) the sampled place, or -1 where the expected vector was used.
+            sampled: (M,) the sampled cell, or -1 where the expected vector was used.
             likelihood: (M,) log-probability of each target.
-            captions: the expected ones.
+            captions: the reference captions.
         """
         caption, number, present = _caption_of(captions.inputs)
         rewards = likelihood.new_zeros(number).index_add(0, caption, likelihood)
@@ -151,9 +152,9 @@ class CrossEntropy(Objective):
 
 @torch.no_grad()
 def mix_in_own_words(decoder: Decoder, memory: Memory, inputs: Tensor, share: float) -> Tensor:
-    """Replace words of captions (B, K, T), with probability ``share``, by ones that the decoder samples there.
+    """Replace words of captions (B, K, T), with probability ``share``, by words that the decoder samples there.
 
-    The first word is kept; each other one is sampled given the words before it, replaced ones included.
+    Words are sampled given the words before them, replaced ones included. The first word is kept.
     """
     b, k, _ = inputs.shape
     state = decoder.start(memory).pick(torch.zeros(b, k, dtype=torch.long, device=inputs.device))
@@ -161,14 +162,14 @@ def mix_in_own_words(decoder: Decoder, memory: Memory, inputs: Tensor, share: fl
     own = (torch.rand(inputs.shape, device=inputs.device) < share) & (inputs != PAD)
     for t in range(1, inputs.shape[-1]):
         logits, _, state = decoder.step(mixed[..., t - 1], state)
-        logits[..., [PAD, BOS, EOS]] = float("-inf")  # the caption stays as long as the reference
+        logits[..., [PAD, BOS, EOS]] = float("-inf")  # the caption keeps the length of the reference
         sampled = torch.multinomial(logits.float().softmax(-1).flatten(0, 1), 1).view(b, k)
         mixed[..., t] = torch.where(own[..., t], sampled, mixed[..., t])
     return mixed
 
 
 def _caption_of(inputs: Tensor) -> tuple[Tensor, int, Tensor]:
-    """Return the caption number of each real position (M,), how many captions fit (B K), and which exist (B K,)."""
+    """Return the caption of each real position (M,), the number B K of captions, and which of them exist (B K,)."""
     b, k, _ = inputs.shape
     real = inputs != PAD
     image, caption, _ = real.nonzero(as_tuple=True)
@@ -176,11 +177,11 @@ def _caption_of(inputs: Tensor) -> tuple[Tensor, int, Tensor]:
 
 
 def doubly_stochastic_penalty(attention: Tensor, inputs: Tensor) -> Tensor:
-    """Return the mean over captions and places of ``(1 - sum_t alpha_t)^2``.
+    """Return the mean over captions and cells of ``(1 - sum_t alpha_t)^2``.
 
     Args:
         attention: (M, N) attention of each real position, in the order of ``inputs[inputs != PAD]``.
-        inputs: (B, K, T) words; a row of padding is an absent caption and is not counted.
+        inputs: (B, K, T) words; a row of padding is not a caption and is not counted.
     """
     caption, number, present = _caption_of(inputs)
     total = attention.new_zeros(number, attention.shape[1]).index_add(0, caption, attention)

@@ -21,10 +21,9 @@ from captioner.training.recipe import DataConfig, TrainConfig
 def read_data(config: TrainConfig, warn: Callable[[str], object]) -> tuple[CaptionData, CaptionData]:
     """Read the training and the dev data.
 
-    ``warn`` is called with what was guessed in reading each file, a summary of its malformed records, and the splits
-    that are not used.
+    ``warn`` is called with guesses made while reading, a summary of malformed records, and unused splits.
 
-    Photos for a teacher to caption are among the training photos, without captions.
+    Unlabelled images for a teacher are among the training images, without captions.
 
     Raises:
         AnnotationError: the data cannot be used.
@@ -49,23 +48,23 @@ def read_data(config: TrainConfig, warn: Callable[[str], object]) -> tuple[Capti
 def _with_unlabelled(
     train: CaptionData, known: Iterable[Photo], folders: Sequence[Path], warn: Callable[[str], object]
 ) -> CaptionData:
-    """Add the pictures in folders and their subfolders, but those that the data know already, in whatever split.
+    """Add the images in folders and their subfolders, except those that are in the data in any split.
 
     Raises:
-        AnnotationError: there is no such folder, or it adds nothing.
+        AnnotationError: there is no such folder, or it has no new images.
     """
     taken = {os.path.realpath(photo.path) for photo in known}
     photos = []
     for folder in folders:
         if not folder.is_dir():
-            raise AnnotationError(f"data.teacher.unlabelled: {folder}: there is no such folder; give one with photos")
+            raise AnnotationError(f"data.teacher.unlabelled: {folder}: there is no such folder; give one with images")
         found = list(dict.fromkeys(os.path.realpath(path) for path in find_images([folder], recursive=True)))
         new = [path for path in found if path not in taken]
         if not new:
-            what = f"all of its {len(found):,} pictures are in the data already" if found else "has no pictures"
+            what = f"all of its {len(found):,} images are in the data already" if found else "has no images"
             raise AnnotationError(f"data.teacher.unlabelled: {folder}: {what}; leave it out")
         if len(new) < len(found):
-            warn(f"{folder}: {len(found) - len(new):,} of its {len(found):,} pictures are in the data and left out")
+            warn(f"{folder}: {len(found) - len(new):,} of its {len(found):,} images are in the data and left out")
         taken.update(new)
         photos += [Photo(path, Path(path), "train", ()) for path in new]
     name = "+".join(dict.fromkeys([train.name, *(folder.resolve().name for folder in folders)]))
@@ -73,14 +72,14 @@ def _with_unlabelled(
 
 
 def _of_train(data: CaptionData, split: str, *, restval: bool) -> CaptionData:
-    """Return the photos to train on: those without a split if none has that of training."""
+    """Return the images to train on; if no image is in a training split, those without a split."""
     splits = data.splits
     undivided = split_name(split) == "train" and UNDIVIDED in splits and not {"train", "restval"} & set(splits)
     return data.split(UNDIVIDED if undivided else split, restval=restval)
 
 
 def _splits(data: CaptionData, settings: DataConfig, warn: Callable[[str], object]) -> tuple[CaptionData, CaptionData]:
-    """Return the splits to train on and to select with; what a data set does not have is divided, always alike."""
+    """Return the training and dev splits; without a dev split, some training images are held out, always the same."""
     train = _of_train(data, settings.train, restval=settings.restval)
     there = set(data.splits)
     dev = data.split(settings.dev) if split_name(settings.dev) != "dev" or {"dev", "val"} & there else None
@@ -94,12 +93,12 @@ def _splits(data: CaptionData, settings: DataConfig, warn: Callable[[str], objec
     if dev is not None:
         return train, dev
     if len(train.photos) < 2:
-        raise AnnotationError(f"{data.name}: one photo cannot both be trained on and select the best epoch; add photos")
-    # By their names' hashes, so that a photo that is added moves no other.
+        raise AnnotationError(f"{data.name}: one image cannot both be trained on and select the best epoch; add images")
+    # Sorted by the hash of their names: an added image moves no other to another split.
     mixed = sorted(train.photos, key=lambda photo: hashlib.sha256(photo.image_id.encode()).digest())
     few = max(1, round(settings.dev_share * len(mixed)))
     warn(
-        f"{data.name}: has no split {settings.dev!r}, so {few} of its {len(mixed)} photos select the best epoch"
+        f"{data.name}: has no split {settings.dev!r}, so {few} of its {len(mixed)} images select the best epoch"
         + ("; so few that it is mostly chance" if few < 20 else "")
     )
     chosen = {photo.image_id for photo in mixed[:few]}
@@ -110,20 +109,19 @@ def _splits(data: CaptionData, settings: DataConfig, warn: Callable[[str], objec
 
 
 ENOUGH_KNOWN = 0.5
-"""Share of the words of captions that a vocabulary must have. The others are ``<unk>``, which a search never writes:
-with less, a model cannot write most of what people say about the photos."""
+"""Share of the words in captions that a vocabulary must have. The others are ``<unk>``, which a search never writes."""
 
 _LONG = 12  # letters of a word; German and Finnish have 6 on average
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """How much of some captions a model can learn.
+    """The share of captions that a model can learn.
 
     Attributes:
-        known: the share of their words that its vocabulary has, from 0 to 1.
-        cut: the share of captions that are longer than those it reads.
-        letters: the mean length of a word.
+        known: share of words that are in the vocabulary, from 0 to 1.
+        cut: share of captions that are cut, from 0 to 1.
+        letters: mean number of letters of a word.
     """
 
     known: float
@@ -132,7 +130,7 @@ class Coverage:
 
     @classmethod
     def of(cls, captions: Sequence[str], vocabulary: Vocabulary, *, max_words: int) -> Coverage:
-        """Look at some captions."""
+        """Measure some captions."""
         words = [tokenize(caption) for caption in captions]
         count = max(1, sum(map(len, words)))
         known = sum(word in vocabulary for caption in words for word in caption)
@@ -150,20 +148,20 @@ def check_coverage(
     *,
     new: int = 0,
 ) -> Coverage | None:
-    """Return how much of the training captions a vocabulary covers, ``None`` if there are none.
+    """Return the coverage of the training captions by a vocabulary; ``None`` if there are no captions.
 
-    It is measured on the captions of at most 5,000 photos. ``warn`` is called with what limits the training.
+    It is measured on the captions of at most 5,000 images.
 
     Args:
-        train: the training photos.
-        dev: those that select the best epoch.
-        vocabulary: the words that the model will write.
+        train: the training images.
+        dev: the images that select the best epoch.
+        vocabulary: the model's vocabulary.
         config: the settings of the run.
-        warn: see above.
-        new: how many of the last words the model did not have before.
+        warn: called with problems of the captions, such as low coverage on dev.
+        new: number of words added to the start model's vocabulary, which come last.
 
     Raises:
-        AnnotationError: it covers too little of these, see :data:`ENOUGH_KNOWN`. Of those of dev that is a warning.
+        AnnotationError: coverage of the training captions is below :data:`ENOUGH_KNOWN`.
     """
     settings, coverage = config.data, None
     for data, name in ((dev, "dev"), (train, "training")):
@@ -175,16 +173,14 @@ def check_coverage(
             if coverage.letters > _LONG:
                 cure = f"words have {coverage.letters:.0f} letters on average: put spaces between the words"
             elif config.start is not None and not config.new_words:
-                cure = "set new_words=true, so that it learns new ones"
+                cure = "set new_words=true to extend it"
             elif settings.min_count > 1:
-                cure = (
-                    f"lower data.min_count, which is {settings.min_count}, so that rarer words count; or add captions"
-                )
+                cure = f"lower data.min_count, which is {settings.min_count}, to keep rarer words; or add captions"
             else:
                 cure = "add captions"
             message = (
                 f"{data.name}: the vocabulary of {len(vocabulary) - len(SPECIAL):,} words has {coverage.known:.0%} "
-                f"of the words in the {name} captions, such as {captions[0][:60]!r}, and the model would write no "
+                f"of the words in the {name} captions, such as {captions[0][:60]!r}, and the model can write no "
                 f"others; {cure}"
             )
             if data is train:
@@ -197,8 +193,8 @@ def check_coverage(
         known = Coverage.of(captions, before, max_words=settings.max_words).known
         if known < ENOUGH_KNOWN:
             warn(
-                f"{train.name}: {config.start} knew {known:.0%} of the words in the captions before, as if of another "
-                "language, and is of little use as a start; a recipe that trains from the beginning, such as "
+                f"{train.name}: the vocabulary of {config.start} has {known:.0%} of the words in the captions, perhaps "
+                "in another language; it is of little use as a start: a recipe that trains from scratch, such as "
                 "flickr8k_show_attend_tell with data.path set, will do better"
             )
     if coverage.cut > 0.05:
@@ -208,27 +204,27 @@ def check_coverage(
             "evaluation.search.max_words"
         )
     if len(set(captions)) == 1 < len(captions):
-        warn(f"{train.name}: all captions are {captions[0]!r}, so that is what the model will write of any image")
+        warn(f"{train.name}: all captions are {captions[0]!r}, so the model will write that for every image")
     return coverage
 
 
 def with_features(
     data: CaptionData, store: FeatureStore, given: Path | None, warn: Callable[[str], object]
 ) -> CaptionData:
-    """Leave out photos that have no features; ``warn`` is called with how many there are.
+    """Leave out images without features, and warn of them.
 
     Args:
-        data: the photos.
+        data: the images.
         store: their features.
         given: the folder that the settings name for the store; ``None`` if it was made for this run.
-        warn: see :func:`read_data`.
+        warn: called with the number of these images.
 
     Raises:
-        AnnotationError: no photo has features.
+        AnnotationError: no image has features.
     """
     photos = tuple(photo for photo in data.photos if photo.image_id in store)
     if len(photos) < len(data.photos):
-        warn(f"{data.name}: {len(data.photos) - len(photos)} photos have no features and are left out")
+        warn(f"{data.name}: {len(data.photos) - len(photos)} images have no features and are left out")
     if not photos:
         why = f"is in the feature store {given}" if given else "can be read"
         cure = "make it from these data" if given else "give the folder of the images, as data.images"

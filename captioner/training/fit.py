@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
 from captioner.captioner import Captioner
@@ -29,11 +28,14 @@ from captioner.memory import Memory
 from captioner.model import CaptionModel
 from captioner.text.vocabulary import Vocabulary, tokenize
 from captioner.training.data import check_coverage, read_data, with_features
-from captioner.training.features import build_model, open_store, stages_to_train
-from captioner.training.loop import STATE, Cost, Loop, alone
+from captioner.training.events import Events
+from captioner.training.initial_model import build_model, stages_to_train
+from captioner.training.loop import BatchLoss, Loop
 from captioner.training.objective import OBJECTIVES
 from captioner.training.recipe import ENOUGH, TrainConfig, load_config
-from captioner.training.state import fingerprint, holds
+from captioner.training.resume import alone
+from captioner.training.state import STATE, data_hash, holds
+from captioner.training.stored_features import open_store
 from captioner.training.teacher import Beams, Teacher, distilled
 
 
@@ -43,21 +45,21 @@ def run(
     *,
     output: Path | None = None,
     resume: bool = False,
-    console: Console | None = None,
+    events: Events | None = None,
 ) -> Path:
     """Train by a shipped recipe or a YAML file and return the folder of the best model; see :func:`fit`."""
-    return fit(load_config(config, changes, output), resume=resume, console=console)
+    return fit(load_config(config, changes, output), resume=resume, events=events)
 
 
 @dataclass(frozen=True)
-class Batch:
-    """What the loader thread passes to the loop: a memory, or pixels if the trained stages begin before the store ends.
+class CaptionBatch:
+    """A batch from the loader thread: a memory, or pixels if they must be encoded.
 
     Attributes:
-        captions: of the batch's images.
-        memory: from the feature store.
-        pixels: for the encoder, if there is no memory.
-        views: how to vary the pixels, if at all; see :func:`vary`.
+        captions: the captions of the images.
+        memory: their memory, from the feature store.
+        pixels: the encoder's input, if there is no memory.
+        views: the augmentation of the pixels; see :func:`vary`.
     """
 
     captions: Captions
@@ -66,13 +68,13 @@ class Batch:
     views: tuple[View, ...] = ()
 
 
-def fit(config: TrainConfig, *, resume: bool = False, console: Console | None = None) -> Path:
+def fit(config: TrainConfig, *, resume: bool = False, events: Events | None = None) -> Path:
     """Train a captioner; :mod:`captioner.training.loop` describes the files of a run's folder.
 
     Args:
         config: the settings.
-        resume: continue the run in the output folder.
-        console: where to report; ``None`` for standard error.
+        resume: resume the run in the output folder.
+        events: receives progress, notes and warnings; by default, notes and warnings are logged.
 
     Returns:
         The folder of the best model, by CIDEr of generated captions on dev.
@@ -81,11 +83,11 @@ def fit(config: TrainConfig, *, resume: bool = False, console: Console | None = 
         CaptionerError: the data, the settings or the output folder cannot be used.
     """
     with alone(config.output, resume=resume):
-        return Run(config, resume=resume, console=console or Console(stderr=True)).run()
+        return CaptionerRun(config, resume=resume, events=events or Events()).run()
 
 
 def blends_of(config: TrainConfig, dev: CaptionData) -> tuple[float, ...]:
-    """Return the blends that evaluations choose from."""
+    """Return the blends among which evaluations choose."""
     blends = config.blend if isinstance(config.blend, tuple) else (config.blend,)
     return blends if len(dev.photos) >= ENOUGH else blends[:1]
 
@@ -95,39 +97,40 @@ def count_captions(data: CaptionData) -> int:
     return sum(len(photo.captions) for photo in data.photos)
 
 
-class Run(Loop[Batch]):
+class CaptionerRun(Loop[CaptionBatch]):
     """One training run of a captioner.
 
     Attributes:
-        train: the training photos with the captions to learn, which may be a teacher's.
-        dev: the photos that select the best epoch, with people's captions.
-        stages: how many of the encoder's last stages are trained from ``fine_tune.from_epoch`` on.
-        unfrozen: how many are trained now.
-        blend: share of the trained weights in the model that was evaluated last; see :attr:`TrainConfig.blend`.
+        train: the training images with the captions to learn, people's or a teacher's.
+        dev: the images that select the best epoch, with people's captions.
+        stages: number of the encoder's last stages that are tuned from ``fine_tune.from_epoch`` on.
+        unfrozen: number that is tuned now.
+        blend: share of the trained weights in the model evaluated last; see :attr:`TrainConfig.blend`.
     """
 
     metric: ClassVar[str] = "CIDEr"
     units: ClassVar[str] = "captions"
     model: CaptionModel
 
-    def __init__(self, config: TrainConfig, *, resume: bool, console: Console) -> None:
-        super().__init__(config, resume=resume, console=console)
-        self.config, self.goes_on = config, config.start is not None
-        self.train, self.dev = read_data(config, self._warn)
+    def __init__(self, config: TrainConfig, *, resume: bool, events: Events) -> None:
+        super().__init__(config, resume=resume, events=events)
+        self.config, self.pretrained = config, config.start is not None
+        self.train, self.dev = read_data(config, self.events.warn)
         self.model = self._build().to(self.device)
         self.coverage = check_coverage(
-            self.train, self.dev, self.model.vocabulary, config, self._warn, new=len(self.new_words())
+            self.train, self.dev, self.model.vocabulary, config, self.events.warn, new=len(self.new_words())
         )
         self.stages, self.unfrozen = stages_to_train(config, self.model.encoder), 0
         self.train, self.dev = self._selected()
         self.teacher: Teacher | None = None
-        beams = self._ask_teacher() if config.data.teacher.model is not None else None
+        beams = self._teacher_beams() if config.data.teacher.model is not None else None
         self.store = self._open_store()
         if self.store is not None:
             self.train, self.dev = (
-                with_features(data, self.store, config.data.features, self._warn) for data in (self.train, self.dev)
+                with_features(data, self.store, config.data.features, self.events.warn)
+                for data in (self.train, self.dev)
             )
-        by_people = self.train.photos  # which give rewards
+        by_people = self.train.photos  # the references of rewards
         if beams is not None:
             self.train = replace(self.train, photos=distilled(by_people, beams, config.data.teacher))
         self.model.encoder.requires_grad_(False)
@@ -152,7 +155,7 @@ class Run(Loop[Batch]):
         )
         self.steps = len(self.sampler)
         self.encoded = EncodedCaptions(self.train.photos, self.model.vocabulary, max_words=config.data.max_words)
-        self.data = fingerprint(
+        self.data = data_hash(
             self.model.vocabulary.words,
             *(((photo.image_id, photo.captions) for photo in data.photos) for data in (self.train, self.dev)),
         )
@@ -161,26 +164,23 @@ class Run(Loop[Batch]):
         self.objective = OBJECTIVES[name].build(settings, by_people, self.model.vocabulary).to(self.device)
         self.scorer = Scorer({photo.image_id: photo.captions for photo in self.dev.photos})
         self.reference_diversity = Diversity.of([tokenize(photo.captions[0]) for photo in self.dev.photos])
-        self.unreadable: set[str] = set()  # files that were reported
-
-    def _warn(self, message: str) -> None:
-        self.console.print(message, style="yellow")
+        self.unreadable: set[str] = set()  # files already reported
 
     def _build(self) -> CaptionModel:
         captions = (caption for photo in self.train.photos for caption in photo.captions)
         return build_model(self.config, lambda: Vocabulary.build(captions, min_count=self.config.data.min_count))
 
     def _selected(self) -> tuple[CaptionData, CaptionData]:
-        """Return the photos of the data that the run uses, which are all of them."""
+        """Return the training and dev images of the run; a dry run takes a few of them."""
         return self.train, self.dev
 
-    def _ask_teacher(self) -> Beams:
-        """Return the teacher's captions of the training photos, and leave out those that it cannot read."""
+    def _teacher_beams(self) -> Beams:
+        """Return the teacher's beams for the training images, and leave out images that it cannot read."""
         self.teacher = Teacher(
             self.config.data.teacher,
             self.output,
             device=self.device,
-            console=self.console,
+            events=self.events,
             features=self.config.data.features,
             processes=self.processes,
         )
@@ -191,32 +191,30 @@ class Run(Loop[Batch]):
     def _open_store(self) -> FeatureStore | None:
         pictures = [(photo.image_id, photo.path) for photo in (*self.train.photos, *self.dev.photos)]
         return open_store(
-            self.config, self.model, pictures, device=self.device, console=self.console, processes=self.processes
+            self.config, self.model, pictures, device=self.device, events=self.events, processes=self.processes
         )
 
     def describe(self) -> str:
-        """See :meth:`Loop.describe`."""
         parameters = self.model.decoder_size
         new = self.new_words()
-        some = f", of which {len(new)} new ({', '.join(new[:8])}{' ...' if len(new) > 8 else ''})" if new else ""
+        some = f", {len(new)} of them new ({', '.join(new[:8])}{' ...' if len(new) > 8 else ''})" if new else ""
         known = f", {self.coverage.known:.1%} of those in the captions" if self.coverage is not None else ""
         taught = ""
         if self.teacher is not None:
             both = "people and " if self.config.data.teacher.human_captions else ""
             taught = f" with {count_captions(self.train):,} captions by {both}{self.teacher.name}"
         return (
-            f"{len(self.train.photos):,} training photos{taught}, {len(self.dev.photos):,} dev photos; "
+            f"{len(self.train.photos):,} training images{taught}, {len(self.dev.photos):,} dev images; "
             f"{len(self.model.vocabulary):,} words{known}{some}; {parameters / 1e6:.1f} M parameters in the decoder"
         )
 
     def new_words(self) -> tuple[str, ...]:
-        """Return the words that the model did not have before, the most frequent first."""
+        """Return the words added to the start model's vocabulary, most frequent first."""
         if self.config.start is None or not self.config.new_words:
             return ()
         return self.model.vocabulary.words[len(Vocabulary.load(locate(self.config.start) / VOCABULARY)) :]
 
     def parts(self) -> dict[str, tuple[nn.Module, nn.Module]]:
-        """See :meth:`Loop.parts`."""
         parts: dict[str, tuple[nn.Module, nn.Module]] = {"decoder": (self.model.decoder, self.average.decoder)}
         if self.model.config.refiner is not None:
             parts["refiner"] = (self.model.refiner, self.average.refiner)
@@ -225,33 +223,27 @@ class Run(Loop[Batch]):
         return parts
 
     def load(self) -> None:
-        """See :meth:`Loop.load`."""
-        if holds(self.output / STATE, "encoder"):  # the state has it once it is trained
+        if holds(self.output / STATE, "encoder"):  # the state has the encoder once it is tuned
             self._unfreeze_encoder()
         super().load()
 
     def begin_epoch(self, epoch: int) -> None:
-        """See :meth:`Loop.begin_epoch`."""
-        if self._trains_encoder_in(epoch):
+        from_epoch = self.config.fine_tune.from_epoch
+        if from_epoch is not None and epoch + 1 >= from_epoch:
             self._unfreeze_encoder()
 
-    def _trains_encoder_in(self, epoch: int) -> bool:
-        """Return whether the encoder is trained in ``epoch``, counted from 0."""
-        return self.config.fine_tune.from_epoch is not None and epoch + 1 >= self.config.fine_tune.from_epoch
-
     def _unfreeze_encoder(self) -> None:
-        """Train the encoder from now on, and save its weights with the model's."""
+        """Tune the encoder's last stages from now on, and save their weights with the model."""
         self.unfrozen = self.stages
         self.model.tuned_stages = self.average.tuned_stages = max(self.model.tuned_stages, self.stages)
         self.model.encoder.tail(self.stages).requires_grad_(True)
 
     @property
     def _from_pixels(self) -> bool:
-        """Whether pictures must be encoded: there is no feature store, or the trained stages begin before it ends."""
+        """Whether images must be encoded: there is no feature store, or a tuned stage is part of its features."""
         return self.store is None or self.unfrozen > self.store.cut
 
-    def batches(self, epoch: int, skip: int) -> Iterator[Batch]:
-        """See :meth:`Loop.batches`."""
+    def batches(self, epoch: int, skip: int) -> Iterator[CaptionBatch]:
         samples = (self._part(sample) for sample in self.sampler.epoch(epoch, skip=skip))
         if self._from_pixels or self.store is None:
             yield from self._batches_of_pixels(samples)
@@ -261,14 +253,14 @@ class Run(Loop[Batch]):
             memory = self.store.memory(ids, flipped=sample.flipped) if ids else None
             if memory is not None and sample.views:
                 memory = crop_maps(memory, [view.box for view in sample.views])
-            yield Batch(self.encoded.batch(sample), memory)
+            yield CaptionBatch(self.encoded.batch(sample), memory)
 
     def _part(self, sample: Sample) -> Sample:
         """Return this process's part of a batch."""
         return sample.rows(self.processes.share(range(len(sample.photos))))
 
-    def _batches_of_pixels(self, samples: Iterator[Sample]) -> Iterator[Batch]:
-        """Load the batches' pictures in threads; unreadable ones are left out and reported once."""
+    def _batches_of_pixels(self, samples: Iterator[Sample]) -> Iterator[CaptionBatch]:
+        """Load the images in threads; unreadable ones are left out and reported once."""
         samples, to_load, to_crop = tee(samples, 3)
         groups = ([self.train.photos[photo].path for photo in sample.photos] for sample in to_load)
         crops = ([view.box for view in sample.views] for sample in to_crop) if self.sampler.augment else None
@@ -276,14 +268,13 @@ class Run(Loop[Batch]):
             for _, error in loaded.errors:
                 if error.source not in self.unreadable:
                     self.unreadable.add(error.source)
-                    self._warn(f"left out: {error}")
+                    self.events.warn(f"left out: {error}")
             flipped = torch.tensor([sample.flipped[row] for row in loaded.positions], dtype=torch.bool)
             pixels = torch.where(flipped.view(-1, 1, 1, 1), loaded.pixels.flip(-1), loaded.pixels)
             kept = sample.rows(loaded.positions)
-            yield Batch(self.encoded.batch(kept), pixels=pixels, views=tuple(kept.views))
+            yield CaptionBatch(self.encoded.batch(kept), pixels=pixels, views=tuple(kept.views))
 
-    def cost(self, batch: Batch, captions: Captions) -> Cost:
-        """See :meth:`Loop.cost`."""
+    def cost(self, batch: CaptionBatch, captions: Captions) -> BatchLoss:
         if batch.memory is not None:
             assert self.store is not None
             memory = self.model.encoder.finish(batch.memory.to(self.device), self.store.cut)
@@ -294,10 +285,10 @@ class Run(Loop[Batch]):
                 pixels = vary(pixels, batch.views, self.model.encoder.transform)
             memory = self.model(pixels)
         loss, metrics = self.objective(self.model.refiner, self.model.decoder, memory, captions)
-        return Cost(loss, metrics, captions.captions)
+        return BatchLoss(loss, metrics, captions.captions)
 
     def evaluate(self) -> dict[str, float]:
-        """See :meth:`Loop.evaluate`; of several blends the best is taken."""
+        """Score the averaged model; with several blends, take the one that scores best."""
         found: dict[float, dict[str, float]] = {}
         for blend in self.blends if self.progress.step else self.blends[:1]:
             self.blend = blend
@@ -310,7 +301,7 @@ class Run(Loop[Batch]):
         return self.processes.broadcast(self._score(captions) if self.processes.first else {})
 
     def caption(self, photos: Sequence[Photo]) -> dict[str, str]:
-        """Caption photos of dev with the averaged model."""
+        """Caption dev images with the averaged model."""
         settings = self.config.evaluation
         search: Any = settings.search.model_dump()
         captioner = Captioner.from_model(self._averaged_model(), device=str(self.device), **search)
@@ -319,11 +310,11 @@ class Run(Loop[Batch]):
         return generate(captioner, part, features=store, batch_size=settings.batch_size)[0]
 
     def _score(self, captions: Mapping[str, str]) -> dict[str, float]:
-        """Score captions of dev, and warn of a model that says the same of everything."""
+        """Score captions of dev, and warn of a model that writes the same caption for all images."""
         texts = {photo.image_id: captions.get(photo.image_id, "") for photo in self.dev.photos}
         diversity = Diversity.of([text.split() for text in texts.values()])
         if self.progress.epoch > 1 and (symptom := diversity.collapsed(self.reference_diversity)):
-            self._warn(
+            self.events.warn(
                 f"the model has collapsed: {symptom}; lower optimiser.learning_rate, or choose another objective"
             )
         return self.scorer(texts, metrics=("BLEU", "CIDEr")).values
@@ -332,8 +323,8 @@ class Run(Loop[Batch]):
     def _averaged_model(self) -> CaptionModel:
         """Return the model to evaluate and save: the moving average, interpolated with the start model if there is one.
 
-        Weights between a model and its fine-tuned version often score better than both when the fine-tuning data are
-        few (Wortsman 2022, https://arxiv.org/abs/2109.01903).
+        Interpolated weights often score better than both models if there are few training data (Wortsman 2022,
+        https://arxiv.org/abs/2109.01903).
         """
         if self.start is None:
             return self.average
@@ -343,7 +334,6 @@ class Run(Loop[Batch]):
         return blended
 
     def save(self, name: str) -> None:
-        """See :meth:`Loop.save`."""
         excluded = {"output", "data", "start", "device", "save_minutes"} | (
             {"model"} if self.config.start is not None else set()
         )

@@ -1,4 +1,4 @@
-"""The output of a training run while it runs: ``log.jsonl``, TensorBoard curves, and the progress bar."""
+"""The log of a training run: ``log.jsonl`` and TensorBoard curves."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
@@ -21,10 +19,10 @@ LOG = "log.jsonl"
 
 
 class Log:
-    """``log.jsonl`` and TensorBoard curves. On resuming, entries after the saved state are dropped.
+    """``log.jsonl`` and TensorBoard curves. On resuming, entries after the saved state are removed.
 
     Raises:
-        FileError: the disk is full or fails, as from all methods.
+        FileError: the disk is full or fails; all methods raise it.
     """
 
     def __init__(self, output: Path, resumed_at: int | None) -> None:
@@ -39,7 +37,7 @@ class Log:
             self.file = open(self.path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (closed by close())
 
     def step(self, step: int, values: dict[str, float]) -> None:
-        """Log a step's loss and its parts."""
+        """Log the loss and metrics of a step."""
         self._write({"step": step, **{name: round(value, 6) for name, value in values.items()}})
         if step % 10 == 0:
             self.curves.add({f"train/{name}": value for name, value in values.items()}, step)
@@ -61,13 +59,13 @@ class Log:
 
 
 class Curves:
-    """Scalars for TensorBoard, in a file of events for each time that the run is started or resumed.
+    """Scalars for TensorBoard, in an event file for each start of the run.
 
-    torch's ``SummaryWriter`` is not used: it writes in a thread, which prints a traceback when the disk is full.
+    torch's ``SummaryWriter`` writes in a thread, which prints a traceback when the disk is full.
 
     Args:
-        folder: where TensorBoard looks for files of events.
-        resumed_at: TensorBoard forgets what came after this step; ``None`` if the run is new.
+        folder: folder of the event files.
+        resumed_at: the step after which TensorBoard drops earlier scalars; ``None`` for a new run.
     """
 
     def __init__(self, folder: Path, resumed_at: int | None) -> None:
@@ -81,7 +79,7 @@ class Curves:
             self._write(step=resumed_at + 1, session_log=SessionLog(status=SessionLog.START))
 
     def add(self, values: dict[str, float], step: int) -> None:
-        """Add values by the names of their curves."""
+        """Add a value to each named curve."""
         scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         self._write(step=step, summary=Summary(value=scalars))
 
@@ -101,15 +99,3 @@ def _is_up_to(line: str, step: int) -> bool:
         return int(json.loads(line)["step"]) <= step
     except (ValueError, KeyError, TypeError, RecursionError):
         return False
-
-
-def bar(console: Console) -> Progress:
-    """Make a progress bar that ends with a field for text, ``info``."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, TextColumn("{task.fields[info]}"), console=console, refresh_per_second=2)

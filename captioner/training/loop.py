@@ -1,24 +1,22 @@
-"""The training loop of every run: steps, learning rate, moving average, evaluation, early stopping, log, saved state.
+"""The training loop of every run: steps, learning rate, moving average, evaluation, early stopping, log and state.
 
 A run's folder holds ``best`` and ``last`` (model folders), ``log.jsonl``, TensorBoard curves in ``curves``,
-``config.json`` and the state to resume from. A run that is killed at any moment and resumed on the CPU of the same
-machine ends with bit-identical weights to those of an uninterrupted run. When it is resumed, epochs and patience may be
-added, also to a run that is finished; any other setting that changes what is learned is refused by name.
+``config.json`` and the state to resume from. A run that was killed at any moment and is resumed on the same machine's
+CPU ends with the same bits as an uninterrupted run. A resumed run may have more epochs or patience, even if it was
+finished; :mod:`captioner.training.resume` refuses other changes.
 
-Under ``torchrun`` several processes share every batch, and their gradients are averaged before each step of the
-optimiser. That is done here and not by torch's DistributedDataParallel, which follows only one call of a module's
-``forward`` a step, while objectives sample from a decoder, let its refiner work once, and step it. A process's means
-are weighted by the size of its part, so the losses and the weights are those of one process with the same batches.
+Under ``torchrun`` several processes share every batch, and their gradients are averaged before each optimiser step.
+DistributedDataParallel cannot do this: it supports one ``forward`` call per step, while objectives also call a
+decoder's refiner and its single steps. The means of a process are weighted by the size of its part, so losses and
+weights equal those of one process with the same batches.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -27,8 +25,6 @@ from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from pydantic import ValidationError
-from rich.console import Console
 from torch import Tensor, nn
 
 from captioner import files
@@ -36,17 +32,19 @@ from captioner.backend import choose_device, device_name, fast_dtype
 from captioner.data.batches import Captions, Weights, prefetch
 from captioner.errors import CheckpointError, ConfigError, FileError
 from captioner.processes import Processes
-from captioner.training.log import Log, bar
+from captioner.training.events import SILENT, Events
+from captioner.training.log import Log
 from captioner.training.objective import Objective
 from captioner.training.recipe import RunConfig
+from captioner.training.resume import changed_settings, check_output, fixed_settings
 from captioner.training.schedule import learning_rate_factor
-from captioner.training.state import Progress, differences, generator_states, load_state, read_settings, save_state
+from captioner.training.state import STATE, RunProgress, generator_states, load_state, save_state
 
 log = logging.getLogger(__name__)
 
 
 class Captioned(Protocol):
-    """A batch: captions and what they describe."""
+    """A batch with captions."""
 
     @property
     def captions(self) -> Captions:
@@ -54,16 +52,16 @@ class Captioned(Protocol):
 
 
 B = TypeVar("B", bound=Captioned)
-STATE, CONFIG = "state.safetensors", "config.json"
+CONFIG = "config.json"
 
 
-class Cost(NamedTuple):
+class BatchLoss(NamedTuple):
     """The loss of a batch and what is logged with it.
 
     Attributes:
         loss: scalar to minimise.
-        metrics: scalars to log; the first is shown beside the progress bar.
-        units: number of the loop's units in the batch.
+        metrics: scalars to log; the first is reported with the progress.
+        units: number of the loop's units in the batch, for the speed.
     """
 
     loss: Tensor
@@ -71,40 +69,8 @@ class Cost(NamedTuple):
     units: int
 
 
-@contextmanager
-def alone(folder: Path, *, resume: bool) -> Iterator[None]:
-    """Be the only run in a folder; of processes that train together the first one is.
-
-    Raises:
-        CheckpointError: another process trains there, or see :func:`check_output`.
-    """
-    check_output(folder, resume=resume)
-    if not Processes.started().first:
-        yield
-        return
-    with files.only_one(folder, error=CheckpointError, work="trains"):
-        yield
-
-
-def check_output(folder: Path, *, resume: bool) -> None:
-    """Check that the folder of a run is free, or holds the run to resume.
-
-    Raises:
-        CheckpointError: it is not so.
-    """
-    exists = (folder / STATE).exists()
-    if exists and not resume:
-        raise CheckpointError(f"{folder}: holds a run already; continue it with --resume, or give another --output")
-    if resume and not exists:
-        raise CheckpointError(f"{folder}: holds no run to resume; leave out --resume to start one")
-
-
-_ANY_TIME = {"output", "device", "save_minutes"}  # settings that may differ whenever a run is resumed
-_LATER = ("epochs", "evaluation.patience")  # those with which it may be trained longer
-
-
 class Loop(ABC, Generic[B]):
-    """One training run: a subclass provides model, batches, their loss and dev scores, :meth:`run` the rest.
+    """One training run. A subclass provides the model, the batches, their loss and the dev scores.
 
     The subclass's constructor sets :attr:`model`, :attr:`optimiser` (by :meth:`adamw`), :attr:`objective` and
     :attr:`steps`.
@@ -112,20 +78,20 @@ class Loop(ABC, Generic[B]):
     Attributes:
         metric: the dev score that selects the best epoch.
         units: what speed is measured in.
-        goes_on: whether the model was trained before; it is then evaluated first, and is the best until it is beaten.
-        model: what is trained; its ``train`` decides which of its parts are in training mode.
-        optimiser: its groups hold their peak learning rate as ``rate``.
-        objective: computes the loss of a batch; its state is saved with the run's.
+        pretrained: whether the model was trained before; it is then evaluated first, as the first best model.
+        model: the model; its ``train`` method selects the modules in training mode.
+        optimiser: the optimiser, whose groups hold their peak learning rate as ``rate``.
+        objective: computes the loss of a batch; its buffers are saved with the run's state.
         steps: batches per epoch.
         processes: this process among those that train.
-        changed: settings that differ from those that a resumed run was last saved with: old and new value.
-        score: the last evaluation's, by :attr:`metric`.
-        data: :func:`~captioner.training.state.fingerprint` of what is learned, with which alone a run is resumed.
+        changed: settings changed since a resumed run was last saved: old and new value.
+        score: :attr:`metric` of the last evaluation.
+        data: :func:`~captioner.training.state.data_hash` of the training data; a resumed run must have the same.
     """
 
     metric: ClassVar[str]
     units: ClassVar[str]
-    goes_on: bool = False
+    pretrained: bool = False
     model: nn.Module
     optimiser: torch.optim.Optimizer
     objective: Objective
@@ -133,22 +99,21 @@ class Loop(ABC, Generic[B]):
     score: float = 0.0
     data: str = ""
 
-    def __init__(self, config: RunConfig, *, resume: bool, console: Console) -> None:
+    def __init__(self, config: RunConfig, *, resume: bool, events: Events) -> None:
         self.processes = Processes.join()
-        if not self.processes.first:
-            console = Console(quiet=True)
-        self.settings, self.resume, self.console, self.output = config, resume, console, config.output
+        self.events = events if self.processes.first else SILENT
+        self.settings, self.resume, self.output = config, resume, config.output
         check_output(self.output, resume=resume)
-        self.changed = self._changes() if resume else {}
+        self.changed = changed_settings(config) if resume else {}
         self.device = choose_device(config.device, number=self.processes.local_rank)
         precision = config.precision
         if precision == "16-mixed" and self.device.type == "cpu":
-            console.print("precision: 16-mixed is for GPUs; this run uses auto", style="yellow")
+            self.events.warn("precision: 16-mixed is for GPUs; this run uses auto")
             precision = "auto"
         if precision == "auto":
             precision = "bf16-mixed" if fast_dtype(self.device) == torch.bfloat16 else "32-true"
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it logs every choice
-        # Of one device, whatever torchrun has started.
+        # One device per process, also under torchrun.
         self.fabric = Fabric(
             accelerator=self.device.type,
             devices=1 if self.device.index is None else [self.device.index],
@@ -157,51 +122,51 @@ class Loop(ABC, Generic[B]):
         )
         self.precision = precision
         log.info("training in precision %s", precision)
-        self.progress = Progress()
-        self._stepper: Any = None  # the optimiser as Fabric steps it
-        self._accumulated = 0  # batches whose gradients wait for a step of the optimiser
+        self.progress = RunProgress()
+        self._stepper: Any = None  # the optimiser, wrapped by Fabric
+        self._accumulated = 0  # batches since the last optimiser step
         self._saved = 0.0  # when the state was saved, by the monotonic clock
         torch.manual_seed(config.seed)
 
     @abstractmethod
     def parts(self) -> dict[str, tuple[nn.Module, nn.Module]]:
-        """Return the modules that are trained now, by name, each with its moving average."""
+        """Return the modules that are currently trained, by name, each with its moving average."""
 
     @abstractmethod
     def batches(self, epoch: int, skip: int) -> Iterator[B]:
-        """Make this process's parts of an epoch's batches, counted from 0, without the first ``skip``.
+        """Yield this process's parts of an epoch's batches, without the first ``skip``; epochs count from 0.
 
-        A part may be empty. It is called in a thread, so it must use a random generator of its own.
+        A part may be empty. This runs in a thread, so it must use its own random generator.
         """
 
     @abstractmethod
-    def cost(self, batch: B, captions: Captions) -> Cost:
+    def cost(self, batch: B, captions: Captions) -> BatchLoss:
         """Compute the loss of a batch, under autocast.
 
-        It is not called for a batch without captions, which still counts as a step.
+        A batch without captions counts as a step, but its loss is not computed.
 
         Args:
             batch: at least one image.
-            captions: its captions, on the device.
+            captions: their captions, on the device.
         """
 
     @abstractmethod
     def evaluate(self) -> dict[str, float]:
         """Score the averaged model on dev and return fractions by name, including :attr:`metric`.
 
-        All processes call it and get the same.
+        All processes call this and get the same scores.
         """
 
     @abstractmethod
     def save(self, name: str) -> None:
-        """Write the averaged model to the folder ``name`` of the output; only the first process calls it."""
+        """Write the averaged model to the folder ``name`` in the output; only the first process calls this."""
 
     @abstractmethod
     def describe(self) -> str:
-        """Return one line that says what is trained on what."""
+        """Describe the model and its training data in one line."""
 
     def about(self) -> dict[str, Any]:
-        """Return what a saved model says of the run."""
+        """Return the run's entries in a saved model's config."""
         return {
             "seed": self.settings.seed,
             "precision": self.precision,
@@ -211,12 +176,12 @@ class Loop(ABC, Generic[B]):
         }
 
     def begin_epoch(self, epoch: int) -> None:
-        """Prepare an epoch, counted from 0; on resuming it is also called for the epoch the run had reached."""
+        """Prepare an epoch, counted from 0; a resumed run begins its current epoch again."""
 
     def adamw(self, groups: list[tuple[nn.Module, float]]) -> torch.optim.Optimizer:
-        """Make the optimiser for modules, each with its peak learning rate."""
+        """Return the optimiser for modules, each with its peak learning rate."""
         config = self.settings.optimiser
-        # At 16-mixed, gradients must be clipped after they are unscaled, but a fused optimiser unscales them itself.
+        # At 16-mixed, gradients must be unscaled before clipping, but a fused optimiser unscales them itself.
         scales = bool(self.fabric.strategy.precision.state_dict())
         return torch.optim.AdamW(
             [{"params": list(module.parameters()), "rate": rate} for module, rate in groups],
@@ -232,8 +197,8 @@ class Loop(ABC, Generic[B]):
         progress = self.progress
         if progress.data and self.data and progress.data != self.data:
             raise CheckpointError(
-                f"{self.output / STATE}: this run began with other data: their words, photos or captions have changed "
-                "since; put back the data, or start another run with another --output"
+                f"{self.output / STATE}: this run began with other data: its vocabulary, images or captions "
+                "have changed; put back the data, or start another run with another --output"
             )
         if progress.step != progress.epoch * self.steps + progress.batch:
             raise CheckpointError(
@@ -244,7 +209,7 @@ class Loop(ABC, Generic[B]):
         self.fabric.strategy.precision.load_state_dict(self.progress.scaler)
 
     def run(self) -> Path:
-        """Train, or continue training, and return the folder of the best model.
+        """Train, or resume training, and return the folder of the best model.
 
         Raises:
             CaptionerError: the saved state cannot be resumed, training diverged, or the disk is full.
@@ -254,7 +219,7 @@ class Loop(ABC, Generic[B]):
         if first:
             files.remove_leftovers(self.output)
         if not first:
-            torch.manual_seed(settings.seed + 1_000_003 * self.processes.rank)  # for dropout of its own
+            torch.manual_seed(settings.seed + 1_000_003 * self.processes.rank)  # for different dropout
         if self.resume:
             self.load()
             progress = self.progress
@@ -262,68 +227,67 @@ class Loop(ABC, Generic[B]):
             if self._is_finished():
                 if lost:
                     raise CheckpointError(
-                        f"{best}: is missing, though this run is finished; {self.output / 'last'} holds the model of "
+                        f"{best}: is missing, but this run is finished; {self.output / 'last'} holds the model of "
                         "its last epoch, and a larger --set epochs=N trains it further and saves its best again"
                     )
-                self.console.print(
+                self.events.note(
                     f"this run is already finished: {best}; a larger --set epochs=N trains it further, from "
                     f"{progress.epoch} epochs"
                 )
                 return best
             if lost:
-                self.console.print(f"{best}: is missing; the next evaluation makes it anew", style="yellow")
+                self.events.warn(f"{best}: is missing; the next evaluation writes it again")
                 progress.best, progress.waited = -1.0, 0
         if first and (self.changed or not self.resume):
             files.write_text(self.output / CONFIG, settings.model_dump_json(indent=2) + "\n")
         log = Log(self.output, progress.step if self.resume else None) if first else None
         shared = f", {self.processes.count} processes" if self.processes.several else ""
-        self.console.print(f"{self.describe()}; {self.device.type}, {self.precision}{shared}")
+        self.events.note(f"{self.describe()}; {self.device.type}, {self.precision}{shared}")
         began, before = time.monotonic(), progress.seconds
         self._saved = began
         try:
-            with bar(self.console) as progress_bar:
-                total = self.steps * settings.epochs
-                task = progress_bar.add_task("training", total=total, completed=progress.step, info="")
-                if self.goes_on and not self.resume:
-                    self._evaluate(log)
-                for epoch in range(progress.epoch, settings.epochs):
-                    self.begin_epoch(epoch)
-                    for batch in prefetch(self.batches(epoch, progress.batch)):
-                        info, due = self._step(batch, log)
-                        progress_bar.update(task, info=info, completed=progress.step)
-                        progress.seconds = before + time.monotonic() - began
-                        if due and self._group_complete():
-                            self._save_state()
-                    progress.epoch, progress.batch = epoch + 1, 0
-                    last = progress.epoch == settings.epochs
-                    if last or progress.epoch % settings.evaluation.every == 0:
-                        self._evaluate(log)
+            total = self.steps * settings.epochs
+            self.events.progress("training", progress.step, total, "")
+            if self.pretrained and not self.resume:
+                self._evaluate(log)
+            for epoch in range(progress.epoch, settings.epochs):
+                self.begin_epoch(epoch)
+                for batch in prefetch(self.batches(epoch, progress.batch)):
+                    info, due = self._step(batch, log)
+                    self.events.progress("training", progress.step, total, info)
                     progress.seconds = before + time.monotonic() - began
-                    progress.finished = last or progress.waited >= settings.evaluation.patience
-                    if progress.finished and first:
-                        self.save("last")
-                    self._save_state()
-                    if progress.finished:
-                        break
+                    if due and self._group_complete():
+                        self._save_state()
+                progress.epoch, progress.batch = epoch + 1, 0
+                last = progress.epoch == settings.epochs
+                if last or progress.epoch % settings.evaluation.every == 0:
+                    self._evaluate(log)
+                progress.seconds = before + time.monotonic() - began
+                progress.finished = last or progress.waited >= settings.evaluation.patience
+                if progress.finished and first:
+                    self.save("last")
+                self._save_state()
+                if progress.finished:
+                    break
         except (KeyboardInterrupt, FileError):
             saved = (self.output / STATE).exists()
             how = "--resume continues the run from its last saved state" if saved else "nothing was saved yet"
-            self.console.print(f"stopped; {how}: {self.output}")
+            self.events.note(f"stopped; {how}: {self.output}")
             raise
         finally:
             if log:
                 log.close()
         when = f"after epoch {progress.best_epoch}"
         if progress.best_epoch == 0:
-            when = "before training, which no epoch improved; more photos, or a lower optimiser.learning_rate, may help"
-        self.console.print(
+            when = "before training, which no epoch improved; more images, or a lower optimiser.learning_rate, may help"
+        self.events.note(
             f"best {self.metric} on dev {100 * progress.best:.1f} {when}, "
             f"{progress.seconds / 60:.1f} minutes in total: {best}"
         )
         return best
 
     def time_a_step(self, epoch: int, *, steps: int = 3) -> float:
-        """Return how many seconds a step takes in an epoch, from a few after a first one."""
+        """Return the seconds per step in an epoch, averaged over a few steps after a first one."""
         batches = list(islice(self.batches(epoch, 0), steps + 1))
         self._step(batches[0], None)
         began = time.perf_counter()
@@ -337,55 +301,23 @@ class Loop(ABC, Generic[B]):
             modules |= {name: now, f"average.{name}": mean}
         return modules
 
-    def _fixed_settings(self) -> str:
-        """Return the settings that are compared when a run is resumed."""
-        return self.settings.model_dump_json(exclude=_ANY_TIME)
-
-    def _changes(self) -> dict[str, tuple[Any, Any]]:
-        """Return what differs from the settings that the run was last saved with.
-
-        Raises:
-            CheckpointError: something does that must not.
-        """
-        path = self.output / STATE
-        before, now = read_settings(path), json.loads(self._fixed_settings())
-        with suppress(ValidationError):  # what an older version had no setting for is its default
-            known = type(self.settings).model_validate(before | {"output": self.output})
-            before = json.loads(known.model_dump_json(exclude=_ANY_TIME))
-        found = differences(before, now)
-        epochs = found.get("epochs", (0, 0))
-        wrong = {
-            name: values
-            for name, values in found.items()
-            if name not in _LATER or (name == "epochs" and not (isinstance(epochs[0], int) and epochs[0] < epochs[1]))
-        }
-        if wrong:
-            each = [f"{name} was {json.dumps(old)} and is now {json.dumps(new)}" for name, (old, new) in wrong.items()]
-            more = f"; and {len(each) - 8} more" if len(each) > 8 else ""
-            fewer = "Epochs may be added, but not taken away. " if "epochs" in wrong else ""
-            raise CheckpointError(
-                f"{path}: this run was started with other settings: {'; '.join(each[:8])}{more}. {fewer}Resume with "
-                "the same ones, or give another --output"
-            )
-        return found
-
     def _is_finished(self) -> bool:
-        """Return whether a resumed run has nothing left to do; with more epochs or more patience it may have."""
+        """Return whether a resumed run has nothing left to do, given its epochs and patience now."""
         progress, settings = self.progress, self.settings
         patience = settings.evaluation.patience
         if "epochs" in self.changed:
             before, now = self.changed["epochs"]
             if progress.finished and progress.waited >= patience:
-                progress.waited = 0  # it is to be trained further although it had stopped improving
+                progress.waited = 0  # more epochs were asked for, though it had stopped early
             rates = [
                 learning_rate_factor(progress.step, self.steps * epochs, settings.optimiser, epochs=epochs)
                 * settings.optimiser.learning_rate
                 for epochs in (before, now)
             ]
-            self.console.print(
+            self.events.note(
                 f"epochs: {now} instead of {before}; the learning rate follows its schedule "
-                f"({settings.optimiser.schedule}) over {now} epochs from here on: it is {rates[1]:.2g}, and would be "
-                f"{rates[0]:.2g} over {before}"
+                f"({settings.optimiser.schedule}) over {now} epochs from now on and is "
+                f"{rates[1]:.2g} instead of {rates[0]:.2g}"
             )
         if progress.finished and (progress.epoch >= settings.epochs or progress.waited >= patience):
             return True
@@ -401,13 +333,13 @@ class Loop(ABC, Generic[B]):
                 self.progress,
                 self._modules(),
                 self.optimiser,
-                self._fixed_settings(),
+                fixed_settings(self.settings),
                 generators,
             )
         self._saved = time.monotonic()
 
     def _step(self, batch: B, log: Log | None) -> tuple[str, bool]:
-        """Train on one batch; return what to show beside the progress bar, and whether the state should be saved."""
+        """Train on one batch; return details for the progress, and whether the state should be saved."""
         began, progress, settings = time.perf_counter(), self.progress, self.settings
         total = self.steps * settings.epochs
         factor = learning_rate_factor(progress.step, total, settings.optimiser, epochs=settings.epochs)
@@ -429,7 +361,7 @@ class Loop(ABC, Generic[B]):
         parts = self.processes.gather((values, cost.units if cost else 0, due))
         due = parts[0][2]  # the processes' clocks may differ
         if empty:
-            return "nothing to learn from in this batch", due
+            return "no captions in this batch", due
         names = list(next(part for part, _, _ in parts if part))
         values = {name: sum(part.get(name, 0.0) for part, _, _ in parts) / len(parts) for name in names}
         speed = sum(units for _, units, _ in parts) / (time.perf_counter() - began)
@@ -442,11 +374,11 @@ class Loop(ABC, Generic[B]):
             log.step(progress.step, {**values, "learning_rate": rate, f"{self.units}_per_second": speed})
         return info, due
 
-    def _backward(self, batch: B) -> tuple[Cost | None, bool]:
-        """Compute the cost of this process's part of a batch, if it has one, and add to the gradients.
+    def _backward(self, batch: B) -> tuple[BatchLoss | None, bool]:
+        """Compute the loss of this process's part of a batch and accumulate its gradients.
 
         Returns:
-            The cost, and whether the whole batch is empty.
+            The loss, ``None`` if the part is empty; and whether the whole batch is empty.
         """
         captions = batch.captions
         means = torch.tensor(captions.sizes, dtype=torch.float64)
@@ -460,13 +392,13 @@ class Loop(ABC, Generic[B]):
         return cost, False
 
     def _group_complete(self) -> bool:
-        """Return whether a group of batches is complete; the last group of an epoch may be smaller."""
+        """Return whether the accumulated batches are complete; the last group of an epoch may be smaller."""
         return self.progress.batch % self.settings.accumulate == 0 or self.progress.batch == self.steps
 
     def _optimiser_step(self) -> float:
-        """Take a step along the mean gradient of the accumulated batches, and return its norm before clipping.
+        """Step with the mean gradient of the accumulated batches, and return its norm before clipping.
 
-        A 16-bit gradient that overflows at its scale is skipped, and the scale lowered.
+        At 16-mixed, a gradient that overflows is skipped, and the loss scale is lowered.
         """
         parameters = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
         if self.processes.several:
@@ -479,7 +411,7 @@ class Loop(ABC, Generic[B]):
         norm = self.fabric.clip_gradients(
             self.model, self._stepper, max_norm=self.settings.optimiser.clip, error_if_nonfinite=False
         )
-        assert norm is not None  # because max_norm is given
+        assert norm is not None  # since max_norm is given
         scale = self.fabric.strategy.precision.state_dict().get("scale", 0.0)
         if not torch.isfinite(norm) and scale <= 1:
             raise ConfigError(
@@ -492,7 +424,7 @@ class Loop(ABC, Generic[B]):
         return float(norm)
 
     def _average_over_processes(self, parameters: list[nn.Parameter]) -> None:
-        """Average the gradients, and what the objective has learned. A gradient that no process has stays absent."""
+        """Average the gradients and the objective's buffers. A gradient that is ``None`` in all processes stays so."""
         present = torch.tensor([float(parameter.grad is not None) for parameter in parameters])
         self.processes.average([present])
         chosen = [parameter for parameter, share in zip(parameters, present.tolist(), strict=True) if share]
@@ -510,7 +442,7 @@ class Loop(ABC, Generic[B]):
             torch._foreach_lerp_(list(mean.parameters()), list(now.parameters()), 1.0 - decay)
 
     def _evaluate(self, log: Log | None) -> None:
-        """Score the model on dev and save it if it is the best so far."""
+        """Score the averaged model on dev, and save it if it is the best so far."""
         progress = self.progress
         values = self.evaluate()
         if log:
@@ -519,7 +451,7 @@ class Loop(ABC, Generic[B]):
         better = self.score > progress.best
         scores = "  ".join(f"{name} {100 * value:.1f}" for name, value in values.items())
         when = f"epoch {progress.epoch}" if progress.epoch else "before"
-        self.console.print(f"{when}: {scores}" + ("  (best)" if better and progress.epoch else ""))
+        self.events.note(f"{when}: {scores}" + ("  (best)" if better and progress.epoch else ""))
         if better:
             progress.best, progress.best_epoch, progress.waited = self.score, progress.epoch, 0
             if self.processes.first:

@@ -19,10 +19,10 @@ from captioner.text.vocabulary import Vocabulary
 
 
 class Objective(nn.Module, ABC):
-    """Computes the loss of a decoder on memories and their captions. Its buffers are part of a run's state.
+    """Computes the loss of a decoder on memories and captions. Its buffers are saved with a run's state.
 
     Attributes:
-        done: share of the run that is done, from 0 to 1; the loop sets it before every step.
+        done: finished share of the run, from 0 to 1; the loop sets it before every step.
     """
 
     Config: ClassVar[type[Settings]]
@@ -31,7 +31,7 @@ class Objective(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def build(cls, config: Settings, photos: Sequence[Photo], vocabulary: Vocabulary) -> Objective:
-        """Build the objective for the training photos."""
+        """Build the objective for the training images."""
 
     @abstractmethod
     def forward(

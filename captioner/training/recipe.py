@@ -1,29 +1,24 @@
-"""Recipes: the settings of a training run, shipped by name in ``recipes/`` or in a YAML file."""
+"""The schema of a captioner's recipe: every setting of a training run, with its default and description."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
-from itertools import takewhile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from captioner.assets import recipe_bases, recipes
 from captioner.data.augment import AugmentConfig
 from captioner.errors import ConfigError
 from captioner.model import ModelConfig
-from captioner.registry import Registry
 from captioner.search.config import SearchConfig
-from captioner.settings import OWN, Settings, find_recipe, is_data, override, read_yaml, validate
+from captioner.settings import Settings, validate
+from captioner.training import cross_entropy, self_critical  # noqa: F401 (they register objectives)
 from captioner.training.objective import OBJECTIVES
+from captioner.training.recipe_files import IMPORT, read_recipe
 from captioner.training.teacher import TeacherConfig
 
-RECIPES = recipes()
-
-
-ENOUGH = 40  # photos of dev, with fewer of which a choice between models would be chance
+ENOUGH = 40  # dev images; with fewer, a choice between models is mostly chance
 
 
 class DataConfig(Settings):
@@ -31,9 +26,9 @@ class DataConfig(Settings):
 
     path: Path = Field(description="a caption data set; see: captioner data inspect")
     images: Path | None = Field(
-        None, description="folder of the pictures, if they are not where the data set's format expects them"
+        None, description="folder of the images, if they are not where the format of the data set expects them"
     )
-    train: str = Field("train", description="split to train on; vocabulary and all statistics come from it")
+    train: str = Field("train", description="training split; the vocabulary and all statistics come from it")
     dev: str = Field(
         "dev", description="split that selects the best epoch; 'val' means 'dev' if a data set calls it so"
     )
@@ -42,22 +37,22 @@ class DataConfig(Settings):
         0.15,
         gt=0,
         lt=1,
-        description="share of the photos that selects the best epoch, if the data set has no dev split",
+        description="share of the images that selects the best epoch, if the data set has no dev split",
     )
     strict: bool = Field(
-        False, description="refuse data with malformed records instead of reporting them and leaving them out"
+        False, description="refuse data with malformed records; otherwise these are reported and left out"
     )
     also: list[Path] = Field(
-        default_factory=list, description="more data sets, whose train (and restval) splits are trained on"
+        default_factory=list, description="more data sets; their train and restval splits are trained on"
     )
     teacher: TeacherConfig = Field(
         default_factory=TeacherConfig, description="training captions that another captioner writes"
     )
-    features: Path | None = Field(None, description="feature store; left out, it is made in the run's folder")
-    flips: bool = Field(True, description="also train on mirrored pictures")
+    features: Path | None = Field(None, description="feature store; by default it is built in the run's folder")
+    flips: bool = Field(True, description="also train on mirrored images")
     augment: AugmentConfig = Field(
         default_factory=AugmentConfig,
-        description="varying training pictures, which are then encoded in every epoch and not stored",
+        description="augmentation of training images, which are then encoded in every epoch and not stored",
     )
     min_count: int = Field(5, ge=1, description="rarer words of the training captions become <unk>")
     max_words: int = Field(24, ge=1, description="longer training captions are cut")
@@ -70,28 +65,30 @@ class OptimiserConfig(Settings):
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate")
     schedule: Literal["cosine", "linear", "inverse_root", "steps", "constant"] = Field(
         "cosine",
-        description="how the learning rate falls after the warm-up: to zero (cosine, linear), with the inverse square "
-        "root of the step (Vaswani 2017), by a factor every few epochs (steps), or not at all (constant)",
+        description="learning rate after the warm-up: falls to zero (cosine, linear), with the inverse square root of "
+        "the step (Vaswani 2017), by a factor every few epochs (steps), or stays constant",
     )
     decay: float = Field(0.8, gt=0, le=1, description="the factor of schedule steps")
-    decay_epochs: int = Field(3, ge=1, description="schedule steps: epochs after which the factor is applied again")
-    warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps in which the learning rate rises from zero")
+    decay_epochs: int = Field(3, ge=1, description="schedule steps: epochs between applications of the factor")
+    warmup: float = Field(
+        0.1, ge=0, lt=1, description="share of steps in which the learning rate rises linearly from zero"
+    )
     weight_decay: float = Field(0.01, ge=0)
     betas: tuple[float, float] = (0.9, 0.99)
     clip: float = Field(5.0, gt=0, description="gradients are clipped to this norm")
 
 
 class FineTuneConfig(Settings):
-    """Training the encoder as well."""
+    """Tuning the encoder."""
 
     from_epoch: int | None = Field(
-        None, ge=1, description="first epoch (from 1) in which the encoder is trained; if not given, it stays frozen"
+        None, ge=1, description="first epoch (from 1) in which the encoder is tuned; by default it stays frozen"
     )
     stages: int | None = Field(
         None,
         ge=1,
-        description="how many of the encoder's last stages to train, on stored output of the earlier ones; if not "
-        "given, the whole encoder is trained, from the pictures",
+        description="number of the encoder's last stages to tune, on stored output of the frozen ones; by default the "
+        "whole encoder is tuned, from the images",
     )
     learning_rate: float = Field(1e-5, gt=0, description="the encoder's peak learning rate, with the same schedule")
 
@@ -111,10 +108,10 @@ class RunConfig(Settings):
     optimiser: OptimiserConfig = Field(default_factory=OptimiserConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     output: Path = Field(
-        Path("runs/latest"), description="folder of the run: models, log, curves, state to resume from"
+        Path("runs/latest"), description="folder of the run: models, log, curves, and the state to resume from"
     )
     epochs: int = Field(12, ge=1)
-    accumulate: int = Field(1, ge=1, description="batches whose gradients are averaged for one step of the optimiser")
+    accumulate: int = Field(1, ge=1, description="batches whose gradients are averaged for one optimiser step")
     average: float = Field(
         0.999,
         ge=0,
@@ -124,7 +121,7 @@ class RunConfig(Settings):
     seed: int = Field(0, ge=0, lt=1 << 32)
     device: str = "auto"
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
-        "auto", description="auto: bf16-mixed if the device supports it in hardware, else 32-true"
+        "auto", description="auto: bf16-mixed if the hardware supports it, else 32-true"
     )
     save_minutes: float = Field(
         5.0, gt=0, description="minutes between saved states, in addition to one at the end of each epoch"
@@ -136,22 +133,22 @@ class TrainConfig(RunConfig):
 
     data: DataConfig
     start: Path | None = Field(
-        None, description="a model to continue from; its vocabulary and model settings replace those of the recipe"
+        None, description="a model to start from; its vocabulary and model settings replace those of the recipe"
     )
     new_words: bool = Field(
         False,
-        description="with 'start': words that occur data.min_count times in the training captions join its vocabulary",
+        description="with 'start': add words that occur data.min_count times in training captions to its vocabulary",
     )
     blend: float | tuple[float, ...] = Field(
         1.0,
-        description="with 'start': share of the trained weights in the model that is evaluated and saved; the rest are "
-        "the start's (Wortsman 2022). Of several, each evaluation takes the one that scores best, or the first if dev "
-        f"has fewer than {ENOUGH} photos",
+        description="with 'start': share of the trained weights in the model that is evaluated and saved, interpolated "
+        "with those of the start (Wortsman 2022). Of several shares, each evaluation takes the best, or the first if "
+        f"dev has fewer than {ENOUGH} images",
     )
     encoder_from: Path | None = Field(
         None,
-        description="a model with this encoder, whose fine-tuned stages the run takes, so that models of one encoder "
-        "differ only in what follows it",
+        description="a model whose tuned encoder the run takes, to compare models that differ only in refiner and "
+        "decoder",
     )
     model: ModelConfig = Field(default_factory=ModelConfig)
     objective: dict[str, Any] = Field(
@@ -174,13 +171,13 @@ class TrainConfig(RunConfig):
             return self
         if self.data.teacher.unlabelled:
             raise ValueError(
-                "data.teacher.unlabelled: self-critical training rewards what people say, and nobody has described "
-                "these photos; leave them out, or learn from them first, by cross_entropy"
+                "data.teacher.unlabelled: self-critical training needs people's captions for its reward, and these "
+                "images have none; leave them out, or train on them first with cross_entropy"
             )
         if not self.objective["cross_entropy"]:
             raise ValueError(
-                "data.teacher: self-critical training learns from its own samples and not from a teacher's captions; "
-                "set objective.cross_entropy to learn these as well, or leave out the teacher"
+                "data.teacher: self-critical training learns from its own samples, not from a teacher's captions; set "
+                "objective.cross_entropy to learn these too, or leave out the teacher"
             )
         return self
 
@@ -195,7 +192,7 @@ class TrainConfig(RunConfig):
     @field_validator("objective")
     @classmethod
     def _complete_objective(cls, settings: dict[str, Any]) -> dict[str, Any]:
-        """Fill in the objective's other settings, so that a wrong one is reported before any work is done."""
+        """Fill in the objective's other settings, to report wrong ones before any work is done."""
         name = str(settings.get("name", "cross_entropy"))
         rest = {key: value for key, value in settings.items() if key != "name"}
         try:
@@ -208,106 +205,19 @@ class TrainConfig(RunConfig):
 R = TypeVar("R", bound=RunConfig)
 
 
-def read_settings(name_or_path: str | Path) -> dict[str, Any]:
-    """Read a recipe's settings, on top of those of its ``base`` if it names one.
-
-    A group of settings is merged with the base's; a part that is chosen by name replaces the base's of another name. A
-    data set in place of a recipe (:func:`is_data`) is trained on by the recipe :data:`OWN`.
-
-    Raises:
-        ConfigError: there is no such recipe or file, or the bases form a circle.
-    """
-    if is_data(name_or_path):
-        return _merged(read_settings(OWN), {"data": {"path": str(name_or_path)}})
-    files = [find_recipe(name_or_path)]
-    settings = read_yaml(files[0])
-    while (base := settings.pop("base", None)) is not None:
-        if not isinstance(base, str):
-            raise ConfigError(f"{files[-1]}: base: name a recipe or a YAML file, not {base!r}")
-        file = files[-1].parent / base if Path(base).suffix else recipe_bases().get(base) or find_recipe(base)
-        if file in files:
-            raise ConfigError(f"{files[-1]}: its base {base!r} is based on it; remove one of the two lines")
-        files.append(file)
-        settings = _merged(read_yaml(file), settings)
-    return settings
-
-
-def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    if changes.get("name", base.get("name")) != base.get("name"):
-        return changes
-    both = {
-        key: _merged(base[key], value)
-        for key, value in changes.items()
-        if isinstance(value, dict) and isinstance(base.get(key), dict)
-    }
-    return {**base, **changes, **both}
-
-
 def load_config(name_or_path: str | Path, changes: Iterable[str] = (), output: Path | None = None) -> TrainConfig:
     """Read a captioner's recipe, by name or from a YAML file, and apply ``key=value`` changes; see :func:`read_run`."""
     return read_run(TrainConfig, name_or_path, changes, output)
 
 
 def read_run(kind: type[R], name_or_path: str | Path, changes: Iterable[str], output: Path | None) -> R:
-    """Read the settings of a run: a shipped recipe by name, or a YAML file, with ``key=value`` changes.
+    """Read and validate a recipe; see :func:`captioner.training.recipe_files.read_recipe`.
 
     Raises:
         ConfigError: there is no such recipe or file, or settings are wrong; all wrong ones are reported.
     """
-    settings = override(read_settings(name_or_path), changes)
+    settings = read_recipe(name_or_path, changes)
+    settings.pop(IMPORT, None)  # a model's config names no code
     if output is not None:
         settings["output"] = str(output)
     return validate(kind, settings, where=str(name_or_path))
-
-
-def summary(file: Path) -> str:
-    """Return the text of the comment at the top of a recipe's file."""
-    lines = takewhile(lambda line: line.startswith("#"), file.read_text(encoding="utf-8").splitlines())
-    return " ".join(line.removeprefix("#").strip() for line in lines)
-
-
-def explained(settings: BaseModel) -> str:
-    """Return settings as YAML, each with its description as a comment.
-
-    Parts that are chosen by name are written with all settings of that name.
-    """
-    return "\n".join(_lines(settings, "")) + "\n"
-
-
-def _lines(settings: BaseModel, indent: str, name: str | None = None) -> Iterator[str]:
-    if name is not None:
-        yield f"{indent}name: {name}"
-    for key, field in type(settings).model_fields.items():
-        value = getattr(settings, key)
-        comment = f"  # {field.description}" if field.description else ""
-        part = _part(key, value)
-        if part is not None:
-            yield f"{indent}{key}:{comment}"
-            yield from _lines(part[1], indent + "  ", part[0])
-        elif isinstance(value, BaseModel):
-            yield f"{indent}{key}:{comment}"
-            yield from _lines(value, indent + "  ")
-        else:
-            plain = settings.model_dump(mode="json", include={key})[key]
-            yield f"{indent}{key}: {json.dumps(plain, ensure_ascii=False)}{comment}"
-
-
-def _part(key: str, value: object) -> tuple[str, BaseModel] | None:
-    """Return the name and all settings of a part that is chosen by name."""
-    from captioner.decoders import DECODERS
-    from captioner.encoders import ENCODERS, REFINERS
-    from captioner.encoders.sequence import TEXT_ENCODERS
-
-    registries: dict[str, tuple[Registry[Any], ...]] = {
-        "encoder": (ENCODERS, TEXT_ENCODERS),
-        "refiner": (REFINERS,),
-        "decoder": (DECODERS,),
-        "objective": (OBJECTIVES,),
-    }
-    if not isinstance(value, dict) or key not in registries:
-        return None
-    name = value["name"]
-    registry = next(registry for registry in registries[key] if name in registry)
-    return name, validate(
-        registry[name].Config, {key: setting for key, setting in value.items() if key != "name"}, where=key
-    )

@@ -37,30 +37,27 @@ class SelfCriticalConfig(Settings):
     samples: int = Field(5, ge=2, description="K: captions sampled per image")
     baseline: Literal["others", "greedy"] = Field(
         "others",
-        description="what a caption's reward is compared with: the mean reward of the image's other samples (Luo "
-        "2020), or the greedy caption's reward (Rennie 2017)",
+        description="baseline of a caption's reward: the mean reward of the image's other samples (Luo 2020), or the "
+        "reward of the greedy caption (Rennie 2017)",
     )
-    bleu: float = Field(
-        0.0, ge=0, description="weight of the caption's BLEU-4 (0 to 1) beside its CIDEr-D (0 to 10) in the reward"
-    )
+    bleu: float = Field(0.0, ge=0, description="weight of BLEU-4 (0 to 1) in the reward, beside CIDEr-D (0 to 10)")
     length: float = Field(
         0.0,
         ge=0,
-        description="weight of the share of words by which the caption is shorter than the photo's references are on "
-        "average, which is taken from the reward",
+        description="weight of the length penalty in the reward: the share of words by which a caption is shorter than "
+        "the mean of the image's references",
     )
     cross_entropy: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="share of the loss that is the negative log-likelihood of the training captions, which keeps their "
-        "language (Paulus 2018, eq. 16, where it is 1 - gamma)",
+        description="share of cross-entropy on the training captions in the loss, which keeps the language fluent "
+        "(Paulus 2018, eq. 16: 1 - gamma)",
     )
     max_words: int = Field(20, ge=1, description="samples are cut after this many words")
     dropout: bool = Field(
         False,
-        description="keep dropout while the gradient is computed, which is then that of another policy than the one "
-        "that sampled",
+        description="keep dropout in the gradient; it is then the gradient of another policy than the sampled one",
     )
 
 
@@ -69,27 +66,26 @@ class SelfCritical(Objective):
     """The mean of ``-(r(w) - b) log p(w)`` over captions w sampled from the model.
 
     Its gradient estimates that of the negative expected reward (equation 8). The reward r is CIDEr-D against all
-    captions of the image, with document frequencies from the training photos and ``<eos>`` counted as a word, so that
-    a caption cannot gain by breaking off. The baseline b is the mean reward of the image's other samples (Luo 2020,
+    captions of the image, with document frequencies from the training images. ``<eos>`` counts as a word, so a caption
+    cannot gain by ending early. The baseline b is the mean reward of the image's other samples (Luo 2020,
     https://arxiv.org/abs/2003.09971), or the reward of the greedy caption as in Rennie 2017.
 
-    Words of the references that are not in the vocabulary get numbers of their own, so that the reward equals that of
-    the strings. Captions are sampled step by step without a gradient; their probabilities are then computed in one
-    teacher-forced pass, in which the work that does not depend on the previous step is done once. A refiner works once
-    for both.
+    Words of the references outside the vocabulary get their own numbers, so rewards equal those of the strings.
+    Captions are sampled step by step without a gradient; their probabilities are computed in one teacher-forced pass. A
+    refiner runs once for both.
 
-    CIDEr-D alone makes captions shorter and alike. Three settings, each 0 by default, work against that:
+    CIDEr-D alone makes captions shorter and more similar. Three settings, each 0 by default, work against that:
 
     - ``bleu`` adds the caption's BLEU-4, which has a brevity penalty and counts common phrases as much as rare ones.
-    - ``length`` subtracts the shortfall ``max(0, 1 - n / m)`` of the caption's number of words n below the mean m of
-      the photo's references. Longer captions are not punished: CIDEr-D does that already, by its Gaussian of the
-      lengths' difference and by every n-gram that no reference has, which makes a caption's vector longer.
+    - ``length`` subtracts the shortfall ``max(0, 1 - n / m)`` of a caption's n words below the mean m of the image's
+      references. CIDEr-D already penalises longer captions, by its Gaussian of the difference in length and by n-grams
+      that no reference has.
     - ``cross_entropy`` c makes the loss ``(1 - c) L_rl + c L_ml`` (Paulus 2018, https://arxiv.org/abs/1705.04304,
-      equation 16), where L_rl is the above and L_ml the mean over the training captions of ``-log p(w)``.
+      equation 16), where L_rl is the loss above and L_ml the mean of ``-log p(w)`` over the training captions.
 
     Args:
         config: the settings.
-        references: the captions of each photo as numbers, with ``<eos>``.
+        references: the captions of each image as numbers, with ``<eos>``.
         words: size of the vocabulary.
     """
 
@@ -105,7 +101,6 @@ class SelfCritical(Objective):
 
     @classmethod
     def build(cls, config: Settings, photos: Sequence[Photo], vocabulary: Vocabulary) -> SelfCritical:
-        """See :meth:`Objective.build`."""
         assert isinstance(config, SelfCriticalConfig)
         numbers = {word: number for number, word in enumerate(vocabulary.words)}
         references = [
@@ -122,9 +117,9 @@ class SelfCritical(Objective):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and metrics of the samples.
 
-        The metrics are the mean ``reward``, the mean number of ``words``, and the share of ``distinct`` captions. A
-        reward of several parts has these too, unweighted: ``cider`` (CIDEr-D, 0 to 10), ``bleu`` (0 to 1) and
-        ``shortfall`` (0 to 1). With ``cross_entropy`` there is ``nll``, in nats per word.
+        The metrics are the mean ``reward``, the mean number of ``words``, and the share of ``distinct`` captions; for a
+        reward of several parts also these, unweighted: ``cider`` (CIDEr-D, 0 to 10), ``bleu`` (0 to 1) and
+        ``shortfall`` (0 to 1). ``cross_entropy`` adds ``nll``, in nats per word.
         """
         training = decoder.training
         both = nn.ModuleList([refiner, decoder]).eval()
@@ -157,7 +152,7 @@ class SelfCritical(Objective):
         return loss, metrics
 
     def _parts(self, photos: Sequence[int], samples: Tensor) -> dict[str, Tensor]:
-        """Return the parts of the rewards of captions (B, K, T) of photos, each (B, K), float64, unweighted."""
+        """Return the unweighted parts of the rewards of captions (B, K, T), each (B, K), float64."""
         b, k, _ = samples.shape
         owners = list(chain.from_iterable([photo] * k for photo in photos))
         candidates = samples.flatten(0, 1).cpu().numpy()
@@ -170,7 +165,7 @@ class SelfCritical(Objective):
         return {name: torch.from_numpy(part).view(b, k).to(samples.device) for name, part in parts.items()}
 
     def _reward(self, parts: Mapping[str, Tensor]) -> Tensor:
-        """Return the rewards whose parts these are."""
+        """Return the weighted sum of the parts."""
         weights = {"cider": 1.0, "bleu": self.config.bleu, "shortfall": -self.config.length}
         return torch.stack([weights[name] * part for name, part in parts.items()]).sum(0)
 

@@ -1,4 +1,4 @@
-"""The saved state of a training run: all that is needed to resume it exactly, in one safetensors file, no pickle."""
+"""The saved state of a training run, to resume it exactly: one safetensors file, without pickle."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ from captioner import files
 from captioner.errors import CheckpointError, first_line
 from captioner.processes import ALONE, Processes
 
+STATE = "state.safetensors"
+
 
 @dataclass
-class Progress:
+class RunProgress:
     """The progress of a run.
 
     Attributes:
@@ -30,12 +32,12 @@ class Progress:
         batch: finished batches of the current epoch.
         step: finished batches in total.
         best: the best score on dev so far.
-        best_epoch: the epoch that reached it.
+        best_epoch: the epoch of the best score.
         waited: evaluations since then.
-        seconds: time spent training, including evaluation, before and after resuming.
+        seconds: time spent on training and evaluation, over all starts.
         finished: whether the run is complete.
-        scaler: the state of the gradient scaler at 16-bit precision; empty at others.
-        data: :func:`fingerprint` of what is learned; empty in states of older versions.
+        scaler: the state of the gradient scaler at 16-mixed; empty at other precisions.
+        data: :func:`data_hash` of the training data; empty in states of older versions.
     """
 
     epoch: Annotated[int, Field(ge=0)] = 0
@@ -50,8 +52,8 @@ class Progress:
     data: str = ""
 
 
-def fingerprint(*parts: Iterable[object]) -> str:
-    """Return a hash of data: of the words of a vocabulary, the photos and their captions, in their order."""
+def data_hash(*parts: Iterable[object]) -> str:
+    """Return a hash of ordered data, such as the words of a vocabulary, image ids and captions."""
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
         for item in part:
@@ -70,7 +72,7 @@ def generator_states() -> dict[str, Tensor]:
 
 def save_state(
     path: Path,
-    progress: Progress,
+    progress: RunProgress,
     modules: Mapping[str, nn.Module],
     optimiser: torch.optim.Optimizer,
     settings: str,
@@ -81,10 +83,10 @@ def save_state(
     Args:
         path: the file.
         progress: the progress of the run.
-        modules: what is trained, and what else has a state.
-        optimiser: its optimiser.
-        settings: what must be the same when the run is resumed.
-        generators: :func:`generator_states` of every process; ``None`` for a process alone.
+        modules: the trained modules and others with buffers, by name.
+        optimiser: the optimiser.
+        settings: the settings that a resumed run must have, as JSON.
+        generators: :func:`generator_states` of every process; ``None`` for a single process.
     """
     tensors = {
         _generator(rank, kind): state
@@ -110,7 +112,7 @@ def _generator(rank: int, kind: str) -> str:
 
 
 def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """Return a checksum of a state's tensors, progress and settings; it takes 0.1 s for 100 MB."""
+    """Return a checksum of a state's tensors, progress and settings (0.1 s for 100 MB)."""
     value = zlib.crc32(f"{metadata['progress']}\n{metadata['settings']}".encode())
     for name in sorted(tensors):
         tensor = tensors[name]
@@ -136,42 +138,27 @@ def read_settings(path: Path) -> dict[str, Any]:
     return files.parse_json(settings, dict, where=path, error=CheckpointError, cure=CURE)
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any], group: str = "") -> dict[str, tuple[Any, Any]]:
-    """Return the settings that differ between two nested groups, by dotted name: the old value and the new one.
-
-    What only one group has is ``None`` in the other.
-    """
-    found: dict[str, tuple[Any, Any]] = {}
-    for name in dict.fromkeys((*before, *now)):
-        old, new = before.get(name), now.get(name)
-        if isinstance(old, dict) and isinstance(new, dict):
-            found |= differences(old, new, f"{group}{name}.")
-        elif old != new:
-            found[group + name] = (old, new)
-    return found
-
-
 def load_state(
     path: Path,
     modules: Mapping[str, nn.Module],
     optimiser: torch.optim.Optimizer,
     processes: Processes = ALONE,
-) -> Progress:
-    """Restore what :func:`save_state` wrote.
+) -> RunProgress:
+    """Restore a state written by :func:`save_state`.
 
-    With another number of processes than it was saved by, their random generators begin anew.
+    If the number of processes has changed, their random generators are seeded anew.
 
     Raises:
-        CheckpointError: the state is missing or damaged, or of another model.
+        CheckpointError: the state is missing or damaged, or belongs to another model.
     """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        progress = TypeAdapter(Progress).validate_json(metadata["progress"], strict=True)
+        progress = TypeAdapter(RunProgress).validate_json(metadata["progress"], strict=True)
         if metadata.get("checksum", "none") not in ("none", _checksum(tensors, metadata)):  # older states have none
             raise ValueError("its checksum is wrong")
-    except Exception as error:  # of the file, its JSON or its types
+    except Exception as error:  # from the file, its JSON or its types
         unknown = isinstance(error, ValidationError)
         reason = "its progress is not what this program writes" if unknown else first_line(error)
         raise CheckpointError(f"{path}: damaged ({reason}); {CURE}") from None
@@ -180,7 +167,7 @@ def load_state(
         module.load_state_dict(_below(tensors, name))
     for number, parameter in enumerate(_parameters(optimiser)):
         if entries := _below(tensors, f"optimiser.{number}"):
-            # In the layout and on the device of the parameter, as the optimiser had created them.
+            # With the memory layout and device of the parameter, as the optimiser creates them.
             optimiser.state[parameter] = {
                 key: tensor if key == "step" else torch.empty_like(parameter).copy_(tensor)
                 for key, tensor in entries.items()
@@ -208,10 +195,10 @@ def _below(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 def _check_shapes(
     path: Path, tensors: Mapping[str, Tensor], modules: Mapping[str, nn.Module], parameters: Sequence[Tensor]
 ) -> None:
-    """Refuse a state that is not of these modules and this optimiser, before anything is changed.
+    """Check, before anything is changed, that a state belongs to these modules and this optimiser.
 
     Raises:
-        CheckpointError: a tensor is missing, not expected, or has another shape or type.
+        CheckpointError: a tensor is missing or unexpected, or has another shape or type.
     """
     expected = {
         f"{name}.{key}": (tuple(tensor.shape), tensor.dtype)
@@ -226,7 +213,7 @@ def _check_shapes(
     moments = [_below(tensors, f"optimiser.{number}") for number in range(len(parameters))]
     kinds = {key: tensor.dtype for entries in moments for key, tensor in entries.items()}
     for number, (parameter, entries) in enumerate(zip(parameters, moments, strict=True)):
-        for key in kinds if entries else ():  # a parameter that has not been trained yet has none
+        for key in kinds if entries else ():  # a parameter that was not trained yet has no entries
             shape = () if key == "step" else tuple(parameter.shape)
             expected[f"optimiser.{number}.{key}"] = (shape, kinds[key])
         found |= {f"optimiser.{number}.{key}": (tuple(each.shape), each.dtype) for key, each in entries.items()}
@@ -237,13 +224,13 @@ def _check_shapes(
                 for each in (found.get(name), expected.get(name))
             )
             raise CheckpointError(
-                f"{path}: is not a state of this run: {name} is {there} in it and {here} here; put back the data and "
+                f"{path}: does not belong to this run: {name} is {there} in it and {here} here; put back the data and "
                 "the version of captioner that the run began with, or start another run with another --output"
             )
 
 
 def holds(path: Path, module: str) -> bool:
-    """Return whether a state holds a module's weights; ``False`` if damaged, which :func:`load_state` reports."""
+    """Return whether a state has a module's weights; ``False`` for a damaged one, which :func:`load_state` reports."""
     try:
         with safe_open(path, framework="pt") as file:
             return any(name.startswith(f"{module}.") for name in file.keys())  # noqa: SIM118 (not a dict)

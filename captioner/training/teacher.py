@@ -1,11 +1,11 @@
 """Sequence-level distillation: training captions that another captioner writes.
 
-What is learned is the result of a teacher's beam search instead of people's captions (Kim and Rush 2016,
-https://arxiv.org/abs/1606.07947, section 3.2), so that one model writes what a larger one, or several together, would
-have written. The teacher also captions photos that nobody has described, so any folder of photos can be learned from.
+A student learns the hypotheses of a teacher's beam search instead of people's captions (Kim and Rush 2016,
+https://arxiv.org/abs/1606.07947, section 3.2). The teacher is a larger model or an ensemble. It can also caption
+images without captions, so a student can learn from any folder of images.
 
-It captions every training photo once. :data:`FILE` in the run's folder keeps its whole beam: a line of JSON that says
-by which teacher, and one for each photo. A resumed run reads it.
+The teacher captions every training image once. :data:`FILE` in the run's folder stores the whole beams: a line of JSON
+that identifies the teacher, then one for each image. A resumed run reads it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
-from rich.console import Console
 from torch.nn.utils.rnn import pad_sequence
 
 from captioner import files, folders
@@ -37,35 +36,35 @@ from captioner.evaluation.cider import CiderD
 from captioner.processes import ALONE, Processes
 from captioner.settings import Settings
 from captioner.text.vocabulary import tokenize
-from captioner.training.log import bar
+from captioner.training.events import Events
 
 FILE = "teacher.jsonl"
-_BATCH = 32  # photos that are searched at once
-_AT_ONCE = 1000  # photos whose beams are scored together
+_BATCH = 32  # images in a search
+_AT_ONCE = 1000  # images whose beams are scored together
 Beams = dict[str, tuple[str, ...]]
 
 
 class TeacherConfig(Settings):
     """Sequence-level distillation (Kim and Rush 2016): training captions that another captioner writes.
 
-    The vocabulary is still that of people's captions, and dev is scored against people's captions alone.
+    The vocabulary is built from people's captions, and dev is scored against people's captions only.
     """
 
     model: str | None = Field(
         None,
-        description="a captioner that writes the training captions: a shipped one's name, a folder, or user/model on "
-        "the hub; several joined by + write together",
+        description="captioner that writes the training captions: name of a shipped one, folder, or user/model on the "
+        "hub; several joined by + are an ensemble",
     )
-    width: int = Field(5, ge=1, description="width of its beam search")
-    captions: int = Field(1, ge=1, description="how many captions of its beam each photo gets; 1 is the paper's Seq-KD")
+    width: int = Field(5, ge=1, description="beam width of its search")
+    captions: int = Field(1, ge=1, description="captions that each image gets from its beam; 1 is the paper's Seq-KD")
     choice: Literal["best", "closest"] = Field(
         "best",
-        description="which captions of its beam: those that it finds most likely, or those closest to people's (the "
-        "paper's Seq-Inter) by CIDEr-D, where the paper has BLEU against a single reference",
+        description="which captions of its beam: the most likely ones, or those closest to people's captions (the "
+        "paper's Seq-Inter) by CIDEr-D, where the paper uses BLEU against a single reference",
     )
-    human_captions: bool = Field(False, description="learn people's captions too")
+    human_captions: bool = Field(False, description="also learn people's captions")
     unlabelled: list[Path] = Field(
-        default_factory=list, description="folders of photos without captions, which are learned from as well"
+        default_factory=list, description="folders of more images, without captions, to train on"
     )
 
     @model_validator(mode="after")
@@ -73,24 +72,24 @@ class TeacherConfig(Settings):
         if self.captions > self.width:
             raise ValueError(f"captions ({self.captions}) must not be more than width ({self.width})")
         if self.unlabelled and self.model is None:
-            raise ValueError("unlabelled: nobody has described these photos; name the teacher that does in 'model'")
+            raise ValueError("unlabelled: these images have no captions; name the teacher that writes them in 'model'")
         return self
 
 
 class Teacher:
-    """Writes captions of the training photos, or reads what it wrote before.
+    """Captions the training images, or reads the captions of an earlier start.
 
     Args:
         config: the settings, which name a model.
-        folder: of the run; see :data:`FILE`.
-        device: where the teacher runs; an exported one runs on the CPU.
-        console: where progress and bad pictures are reported.
-        features: a feature store to caption from where it has a photo, if the teacher's encoder can finish it.
-        processes: those that train together and all call :meth:`beams`.
+        folder: the run's folder; see :data:`FILE`.
+        device: the teacher's device; an exported one runs on the CPU.
+        events: receives progress and images that are left out.
+        features: a feature store to read images from, if the teacher's encoder made it.
+        processes: the processes that train together; all must call :meth:`beams`.
 
     Attributes:
-        name: of the model, or of those that write together, without the folders that they are in.
-        seconds: time per photo that was captioned now, without loading the teacher.
+        name: name of the model, or of the ensemble's members, without their folders.
+        seconds: time per captioned image, without loading the teacher; 0 if captions were read.
 
     Raises:
         CheckpointError: there is no such model.
@@ -102,14 +101,14 @@ class Teacher:
         folder: Path,
         *,
         device: torch.device,
-        console: Console,
+        events: Events,
         features: Path | None = None,
         processes: Processes = ALONE,
     ) -> None:
         assert config.model is not None
         self.features = features
         self.model, self.width, self.file = config.model, config.width, folder / FILE
-        self.console, self.processes, self.seconds = console, processes, 0.0
+        self.events, self.processes, self.seconds = events, processes, 0.0
         located, names = folders.locate_captioners(self.model), folders.members(self.model)
         self.name = folders.join(name_of(name) if Path(name).is_dir() else name for name in names)
         self.device = "cpu" if all(kind_of(part) == ONNX for part in located) else str(device)
@@ -117,43 +116,43 @@ class Teacher:
         self.head = {"teacher": self.name, "width": self.width, "fingerprint": fingerprint}
 
     def beams(self, photos: Sequence[Photo], *, resume: bool = False) -> Beams:
-        """Return the beam of each photo, best first, by image id; photos that cannot be read are reported and left out.
+        """Return the beam of each image, best first, by image id; unreadable images are reported and left out.
 
-        Captions that are not yet in the file are written, by all processes together; the first one keeps them there.
+        If the file does not have the captions, all processes write them together, and the first one saves them.
 
         Args:
-            photos: to caption.
-            resume: refuse to caption again.
+            photos: the images to caption.
+            resume: read the captions, and refuse to write them again.
 
         Raises:
-            AnnotationError: not one photo could be captioned.
-            CheckpointError: the teacher is damaged; or the run is resumed, and what it learned from is no longer there,
-                or was written by another teacher.
+            AnnotationError: no image could be captioned.
+            CheckpointError: the teacher is damaged; or the run is resumed, and its captions are missing, or were
+                written by another teacher.
         """
         records = self.processes.broadcast(self.read(photos, resume=resume) if self.processes.first else None)
         if records is None:
-            # What is drawn from here on must not depend on whether the teacher is loaded.
+            # Later random draws must not depend on whether the teacher is loaded.
             with torch.random.fork_rng([self.device] if self.device.startswith("cuda") else []):
                 own = self._write(self.processes.share(photos))
             every = {record["image"]: record for part in self.processes.gather(own) for record in part}
             records = [every[photo.image_id] for photo in photos]
             if self.processes.first:
-                lines = map(json.dumps, (self.head, *records))  # in ASCII, whatever the files are called
+                lines = map(json.dumps, (self.head, *records))  # in ASCII, for any file name
                 files.write_text(self.file, "".join(f"{line}\n" for line in lines))
         errors = [record["error"] for record in records if "error" in record]
         if len(errors) == len(photos):
             raise AnnotationError(
-                f"data.teacher: not one of {len(photos):,} photos could be captioned; first: {errors[0]}"
+                f"data.teacher: none of {len(photos):,} images could be captioned; first: {errors[0]}"
             )
         for error in errors:
-            self.console.print(f"left out: {error}", style="yellow")
+            self.events.warn(f"left out: {error}")
         return {record["image"]: tuple(record["captions"]) for record in records if "captions" in record}
 
     def read(self, photos: Sequence[Photo], *, resume: bool = False) -> list[dict[str, Any]] | None:
-        """Return the file's records of the photos, in their order; ``None`` if they are yet to be written.
+        """Return the file's records of the images, in their order; ``None`` if they must be written.
 
         Raises:
-            CheckpointError: they are, although the run is resumed.
+            CheckpointError: the run is resumed, and they are missing.
         """
         try:
             text = files.read_text(self.file, error=CheckpointError, most=None)
@@ -168,40 +167,36 @@ class Teacher:
             if {**head, "teacher": self.name} != self.head:  # the same model may have moved
                 problem = "was written by another teacher or beam"
             elif by_image.keys() != {photo.image_id for photo in photos}:
-                problem = "is about other photos than the training photos"
+                problem = "has captions of other images than the training images"
             else:
                 return [by_image[photo.image_id] for photo in photos]
-        except (CheckpointError, ValueError) as error:  # it has no line
+        except (CheckpointError, ValueError) as error:  # the file is empty
             problem = f"is damaged ({str(error).rstrip('; ')})" if self.file.exists() else "is missing"
         if resume:
             raise CheckpointError(
-                f"{self.file}: {problem}, and a run goes on with the captions that it began with; put back the teacher "
-                f"{self.model}, the photos and this file, or start another run"
+                f"{self.file}: {problem}, and a resumed run must have the captions it began with; put back the "
+                f"teacher {self.model}, the images and this file, or start another run"
             )
         return None
 
     def _write(self, photos: Sequence[Photo]) -> list[dict[str, Any]]:
-        """Caption photos, and return a record of each."""
+        """Caption images, and return a record of each."""
         captioner = Captioner.from_pretrained(self.model, device=self.device, width=self.width, n_best=self.width)
         records: list[dict[str, Any]] = []
         began = time.perf_counter()
-        with bar(self.console) as progress:
-            task = progress.add_task("the teacher's captions", total=len(photos), info="")
-            for photo, result in zip(photos, self._results(captioner, photos), strict=True):
-                if isinstance(result, ImageError):
-                    records.append({"image": photo.image_id, "error": str(result)})
-                elif beam := [caption.text for caption in (result, *result.others) if caption.text]:
-                    records.append({"image": photo.image_id, "captions": beam})
-                else:
-                    records.append(
-                        {"image": photo.image_id, "error": f"{photo.path}: the teacher finds no words for it"}
-                    )
-                progress.update(task, advance=1)
+        for photo, result in zip(photos, self._results(captioner, photos), strict=True):
+            if isinstance(result, ImageError):
+                records.append({"image": photo.image_id, "error": str(result)})
+            elif beam := [caption.text for caption in (result, *result.others) if caption.text]:
+                records.append({"image": photo.image_id, "captions": beam})
+            else:
+                records.append({"image": photo.image_id, "error": f"{photo.path}: the teacher writes an empty caption"})
+            self.events.progress("the teacher's captions", len(records), len(photos), "")
         self.seconds = (time.perf_counter() - began) / max(1, len(photos))
         return records
 
     def _results(self, captioner: Captioner, photos: Sequence[Photo]) -> Iterator[Caption | ImageError]:
-        """Caption photos, in their order, from stored features or from the pictures."""
+        """Caption images, in their order, from stored features or from their files."""
         store = None
         engine = captioner.engine
         if self.features is not None and isinstance(engine, TorchEngine):
@@ -216,13 +211,13 @@ class Teacher:
             from_store: Iterator[Caption] = iter(())
             if stored:
                 from_store = iter(engine.caption_memory(store.memory(stored), captioner.search, cut=store.cut))
-            from_pictures = captioner.stream(photo.path for photo in part if photo.image_id not in store)
+            from_files = captioner.stream(photo.path for photo in part if photo.image_id not in store)
             for photo in part:
-                yield next(from_store if photo.image_id in store else from_pictures)
+                yield next(from_store if photo.image_id in store else from_files)
 
 
 def _is_record(record: dict[str, Any]) -> bool:
-    """Return whether a line of the file is one that this program writes."""
+    """Return whether a line of the file has the types that this program writes."""
     captions, error = record.get("captions"), record.get("error")
     if not isinstance(record.get("image"), str) or (captions is None) == (error is None):
         return False
@@ -232,22 +227,22 @@ def _is_record(record: dict[str, Any]) -> bool:
 
 
 def _fingerprint(folder: Path) -> str:
-    """Return a hash of what a model writes: its settings and the files with its weights and words, not its card."""
+    """Return a hash of a model: its settings, weights and vocabulary."""
     kind = kind_of(folder)
     hashed = hashlib.sha256(json.dumps(folders.read_config(folder, kind)["model"], sort_keys=True).encode())
     for part in folders.PARTS[kind]:
-        if (folder / part).is_file():  # what is missing is reported when the model is loaded
+        if (folder / part).is_file():  # loading the model reports missing files
             hashed.update((folder / part).read_bytes())
     return hashed.hexdigest()
 
 
 def distilled(photos: Sequence[Photo], beams: Mapping[str, Sequence[str]], config: TeacherConfig) -> tuple[Photo, ...]:
-    """Return photos with the captions to learn in place of people's.
+    """Return images with the teacher's captions.
 
     Args:
-        photos: with people's captions, if they have any.
-        beams: of each photo, best first, by image id.
-        config: which captions to take.
+        photos: the images with people's captions, if they have any.
+        beams: the beam of each image, best first, by image id.
+        config: selects the captions.
     """
     ranked = closest_first(photos, beams) if config.choice == "closest" else beams
     return tuple(
@@ -263,9 +258,9 @@ def distilled(photos: Sequence[Photo], beams: Mapping[str, Sequence[str]], confi
 
 
 def closest_first(photos: Sequence[Photo], beams: Mapping[str, Sequence[str]]) -> Beams:
-    """Order each photo's beam by CIDEr-D against people's captions of it, which also give the document frequencies.
+    """Sort each image's beam by CIDEr-D against people's captions, which also give the document frequencies.
 
-    The teacher's order remains among equals, and of photos without captions by people.
+    The sort is stable. Beams of images without people's captions keep their order.
     """
     described = [photo for photo in photos if photo.captions]
     ranked = {photo.image_id: tuple(beams[photo.image_id]) for photo in photos}

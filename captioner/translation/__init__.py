@@ -1,5 +1,5 @@
-"""Translation, the task that attention and the encoder-decoder models of captioning come from.
+"""Translation, the task for which attention and the encoder-decoder were invented.
 
-It holds pairs of sentences, models of text, their training and scores, and the translator of captions. It builds on the
-packages of captioning and adds nothing to them: the same decoders, searches and training loop, on a memory of words.
+Sentence pairs, translation models, their training and scores, and the translator of captions. Decoders, searches and
+the training loop are those of captioning, on a memory of words.
 """

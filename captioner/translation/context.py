@@ -1,10 +1,9 @@
-"""Translating lines with the lines before them as context, by segment recurrence (Transformer-XL, Dai et al. 2019).
+"""Translating lines with previous lines as context, by segment recurrence (Transformer-XL, Dai et al. 2019).
 
-The blocks that have relative positions attend to the lines before: those of the refiner to the words of their sources,
-those of the decoder to the words of their translations. Cross-attention stays with the line that is being translated.
-See :mod:`captioner.layers.segments`.
+Blocks with relative positions attend to previous lines: the refiner's blocks to their sources, the decoder's blocks to
+their translations. Cross-attention is limited to the current line. See :mod:`captioner.layers.segments`.
 
-Tensor letters: B lines, S pieces of the longest source, T pieces of the longest translation, N lines before each.
+Tensor letters: B lines, S pieces of the longest source, T pieces of the longest translation, N previous lines.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ def readers_of_context(refiner: Refiner, decoder: Decoder) -> tuple[TransformerR
         cannot.
 
     Raises:
-        ConfigError: neither can.
+        ConfigError: neither has.
     """
     found = (
         refiner if isinstance(refiner, TransformerRefiner) and refiner.reads_context else None,
@@ -42,7 +41,7 @@ def readers_of_context(refiner: Refiner, decoder: Decoder) -> tuple[TransformerR
     )
     if found == (None, None):
         raise ConfigError(
-            "context: this model cannot read the lines before a line, since its blocks have no relative positions; "
+            "context: this model cannot read previous lines, since its blocks have no relative positions; "
             "leave the context out, or train a model with refiner: {relative: true, axes: 1, order: false} or "
             "decoder: {name: transformer_xl}, as the recipe multi30k_transformer_xl does"
         )
@@ -98,7 +97,7 @@ class DecoderInContext(Decoder):
         return output
 
     def start(self, memory: Memory) -> State:
-        """Refuse: only :class:`Reader` has the translations of the lines before."""
+        """Refuse: only :class:`ContextReader` has the translations of the lines before."""
         raise NotImplementedError
 
     def step(self, tokens: Tensor, state: State) -> Step:
@@ -107,7 +106,7 @@ class DecoderInContext(Decoder):
 
 
 class _Following(Decoder):
-    """A decoder whose hypotheses follow the translations before."""
+    """A decoder whose hypotheses continue previous translations."""
 
     def __init__(self, decoder: TransformerXL, past: Past | None) -> None:
         torch.nn.Module.__init__(self)
@@ -123,20 +122,19 @@ class _Following(Decoder):
         return self.decoder(memory, tokens, self.past)
 
 
-class _Text:
-    """What is known of a text: the states of the last lines of its source and of its translation."""
+class _TextStates:
+    """The decoder and refiner states of a text's last lines."""
 
     def __init__(self, lines: int) -> None:
         self.read: deque[Tensor] = deque(maxlen=lines)
         self.written: deque[Tensor] = deque(maxlen=lines)
 
 
-class Reader:
-    """Translates texts line by line, each line with the ones before it in mind.
+class ContextReader:
+    """Translates texts line by line, each with its previous lines as context.
 
-    It keeps the states of the last N lines alone, so memory does not grow with the text. The lines of one text follow
-    one another, since a translation is context for the next; texts do not depend on each other, and those of one call
-    are translated side by side.
+    Only the states of the last N lines are kept, so memory is constant. The lines of a text are translated in order,
+    since a translation is context for the next; the texts of a call are translated in parallel.
 
     Args:
         encode: from tokens (B, S) to a memory.
@@ -146,7 +144,7 @@ class Reader:
         context: N, at least 1: how many lines before each line it attends to.
 
     Raises:
-        ConfigError: the model cannot read them.
+        ConfigError: the model cannot read context.
     """
 
     def __init__(
@@ -161,22 +159,22 @@ class Reader:
         self.encode, self.refiner, self.decoder = encode, refiner, decoder
         self.search, self.context = search, context
         self._refiner, self._writer = readers_of_context(refiner, decoder)
-        self._text = _Text(context)  # the text that the last line belongs to
+        self._text = _TextStates(context)  # the text of the last line
 
     def __call__(self, lines: Sequence[list[int] | None]) -> list[list[Hypothesis] | None]:
-        """Translate lines that follow those of the last call.
+        """Translate lines that continue those of the last call.
 
         Args:
-            lines: each as the encoder reads it; ``None`` ends a text, and what follows it has no context from before.
+            lines: each as the encoder reads it; ``None`` ends a text.
 
         Returns:
-            For each line its translations, best first, and ``None`` for ``None``.
+            The translations of each line, best first, and ``None`` for ``None``.
         """
         found: list[list[Hypothesis] | None] = [None] * len(lines)
-        texts: list[tuple[_Text, list[int]]] = [(self._text, [])]
+        texts: list[tuple[_TextStates, list[int]]] = [(self._text, [])]
         for number, line in enumerate(lines):
             if line is None:
-                texts.append((_Text(self.context), []))
+                texts.append((_TextStates(self.context), []))
             else:
                 texts[-1][1].append(number)
         for turn in range(max(len(numbers) for _, numbers in texts)):
@@ -189,8 +187,8 @@ class Reader:
         return found
 
     @torch.inference_mode()
-    def _lines(self, texts: list[_Text], sources: list[list[int]]) -> list[list[Hypothesis]]:
-        """Translate the next line of each of some texts."""
+    def _lines(self, texts: list[_TextStates], sources: list[list[int]]) -> list[list[Hypothesis]]:
+        """Translate the next line of each text."""
         device = next(self.decoder.parameters()).device
         memory = self.encode(collate(sources).to(device))
         if self._refiner is None:
@@ -209,6 +207,6 @@ class Reader:
 
 
 def _keep(kept: list[deque[Tensor]], states: Tensor, lengths: list[int]) -> None:
-    """Add each line's states, of (blocks, B, T, S) and without padding, to what is kept of its text."""
+    """Add each line's states (blocks, B, T, S), without padding, to those of its text."""
     for number, (lines, length) in enumerate(zip(kept, lengths, strict=True)):
         lines.append(states[:, number, :length].clone())

@@ -1,4 +1,4 @@
-"""Translation models: the decoders that caption pictures, on a memory of words instead of places.
+"""Translation models: the decoders of captioning, on a memory of words instead of regions or cells.
 
 An LSTM encoder with :class:`~captioner.decoders.show_tell.ShowTell` is seq2seq (Sutskever 2014), with
 :class:`~captioner.decoders.show_attend_tell.ShowAttendTell` it is the attention model (Bahdanau 2015), and word vectors
@@ -36,7 +36,7 @@ KIND = assets.TRANSLATOR
 
 
 class TextSearchConfig(SearchConfig):
-    """How translations are searched for; "words" are pieces of words here."""
+    """Settings of the search for translations; a "word" is a piece of a word here."""
 
     max_words: int = Field(120, ge=1, le=MOST_WORDS, description="translations are cut after this many pieces")
     length_normalisation: float = Field(
@@ -47,20 +47,18 @@ class TextSearchConfig(SearchConfig):
 class TranslationConfig(Settings):
     """The parts of a translation model, named as in the registries."""
 
-    source: str = Field("en", min_length=1, description="the language it reads, as in the suffix of data files")
-    target: str = Field("de", min_length=1, description="the language it writes, likewise")
+    source: str = Field("en", min_length=1, description="source language, as in the suffix of data files")
+    target: str = Field("de", min_length=1, description="target language, as in the suffix of data files")
     encoder: dict[str, Any] = Field(
         default_factory=lambda: {"name": "sequence"}, description="name and settings of the text encoder"
     )
     refiner: dict[str, Any] | None = Field(
-        None, description="name and settings of the refiner of the encoder's memory; if not given, there is none"
+        None, description="name and settings of the refiner of the encoder's memory; by default there is none"
     )
     decoder: dict[str, Any] = Field(
         default_factory=lambda: {"name": "show_attend_tell"}, description="name and settings of the decoder"
     )
-    search: TextSearchConfig = Field(
-        default_factory=TextSearchConfig, description="how translations are searched for by default"
-    )
+    search: TextSearchConfig = Field(default_factory=TextSearchConfig, description="default settings of the search")
     max_pieces: int = Field(200, ge=1, le=MOST_WORDS, description="longer source texts are cut")
 
     @field_validator("encoder", "refiner", "decoder")
@@ -81,10 +79,10 @@ class TranslationModel(nn.Module):
         self.decoder: Decoder = build_decoder(config.decoder, features=self.refiner.features, words=len(target))
 
     def read(self, text: str) -> list[int]:
-        """Return the numbers of a source text as the encoder reads it.
+        """Return the tokens of a source text as the encoder reads it.
 
         White space is normalised to single spaces, there is no ``<bos>``, and the text is cut after ``max_pieces``.
-        ``<eos>`` is a place like any other, as in Bahdanau 2015: a decoder can attend to it when it is done.
+        ``<eos>`` is a position like any other, as in Bahdanau 2015: a decoder can attend to it at the end.
         """
         return self.source.encode(" ".join(text.split()), max_words=self.config.max_pieces)[1:]
 
@@ -105,7 +103,7 @@ def save_translator(
     """Write a model folder atomically, replacing an existing one; see :func:`captioner.checkpoint.save_model`.
 
     Raises:
-        CheckpointError: ``folder`` exists and is not a translator's.
+        CheckpointError: ``folder`` exists and does not hold a translator.
     """
     return checkpoint.write_folder(
         folder,

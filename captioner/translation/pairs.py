@@ -1,4 +1,4 @@
-"""Sentences and their translations: reading them, and making batches for training.
+"""Sentence pairs: reading them, and drawing batches for training.
 
 Tensor letters: B sentences, S words of the longest one.
 """
@@ -27,13 +27,13 @@ class Pair:
 
 @dataclass(frozen=True)
 class ParallelText:
-    """A split of sentence pairs, in the order of its files, and the lines that could not be used.
+    """A split of sentence pairs, in the order of its files.
 
     Attributes:
-        name: of the folder and the split.
+        name: names of the folder and the split.
         pairs: the pairs.
-        problems: the lines that could not be used.
-        lines: the number of each pair's line in the files; a gap, such as an empty line, ends a text.
+        problems: the lines that were skipped.
+        lines: the line number of each pair in the files; a gap, such as an empty line, ends a text.
     """
 
     name: str
@@ -45,8 +45,8 @@ class ParallelText:
 def read_parallel(folder: str | Path, split: str, *, source: str, target: str) -> ParallelText:
     """Read ``split.source`` and ``split.target`` of a folder, for example ``train.en`` and ``train.de``.
 
-    Line n of one file is the translation of line n of the other. White space between words becomes one space, and that
-    around a line is removed. A pair with an empty line is skipped and reported.
+    Line n of one file is the translation of line n of the other. White space is normalised. A pair with an empty line
+    is skipped and reported.
 
     Raises:
         AnnotationError: a file is missing or not UTF-8 text, the two have different numbers of lines, or no pair is
@@ -77,14 +77,14 @@ def read_parallel(folder: str | Path, split: str, *, source: str, target: str) -
 
 
 def runs(lines: Sequence[int], longest: int) -> list[list[int]]:
-    """Cut a text into runs of consecutive lines, which know each other as context.
+    """Cut a text into runs of consecutive lines, which are context for each other.
 
     Args:
-        lines: the number of each line in its file, rising.
-        longest: the most lines of a run.
+        lines: the number of each line in its file, ascending.
+        longest: maximum number of lines in a run.
 
     Returns:
-        The runs, each the indices of its lines.
+        The runs, as indices of their lines.
     """
     found: list[list[int]] = []
     for index, line in enumerate(lines):
@@ -104,8 +104,7 @@ def _read_lines(path: Path) -> list[str]:
         raise AnnotationError(f"{path}: not UTF-8 text (byte {error.start}); convert it to UTF-8") from None
     except OSError as error:
         raise AnnotationError(f"{path}: cannot be read: {error.strerror or error}") from None
-    # Not splitlines(): it also splits at characters that occur within lines, such as U+2028, and the two files would no
-    # longer be aligned.
+    # Unlike split(), splitlines() also splits within lines, for example at U+2028, which would misalign the files.
     lines = text.split("\n")
     if not lines[-1]:
         lines.pop()
@@ -121,16 +120,16 @@ def collate(sentences: Sequence[Sequence[int]]) -> Tensor:
 
 
 class LengthSampler:
-    """Draws the batches of an epoch, each of pairs of similar length; seed and epoch alone determine them.
+    """Draws the batches of an epoch, each of pairs of similar length, determined by seed and epoch.
 
-    Every pair occurs once per epoch. The order of the batches, and which of the pairs of one length share a batch,
-    change every epoch; the sizes of the batches do not, so that all epochs have the same number of batches.
+    Every pair occurs once per epoch. Pairs of equal length and the order of batches are shuffled in every epoch; the
+    sizes of the batches are fixed, so all epochs have the same number of batches.
 
     Args:
-        lengths: the length of the longer side of every pair, or the greatest one of a run of pairs that stay together.
-        tokens: the most tokens in a batch, padding included, on either side; a longer pair is a batch of its own.
+        lengths: length of the longer side of every pair, or the maximum over a run of pairs.
+        tokens: maximum number of tokens in a batch on either side, padding included; a longer pair is a batch alone.
         seed: the random seed.
-        pairs: how many pairs each run has, if they are not single ones.
+        pairs: number of pairs in each run, if runs are drawn.
     """
 
     def __init__(self, lengths: Sequence[int], *, tokens: int, seed: int, pairs: Sequence[int] | None = None) -> None:
@@ -150,7 +149,7 @@ class LengthSampler:
         return len(self.slices)
 
     def epoch(self, number: int, *, skip: int = 0) -> Iterator[list[int]]:
-        """Draw the pairs of each of epoch ``number``'s batches, without the first ``skip`` batches."""
+        """Yield the pairs of each batch of epoch ``number``, without the first ``skip`` batches."""
         generator = torch.Generator().manual_seed(self.seed * 100_003 + number)
         shuffled = torch.randperm(len(self.keys), generator=generator)
         order = shuffled[self.keys[shuffled].argsort(stable=True)].tolist()

@@ -8,32 +8,32 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field, model_validator
-from rich.console import Console
 from torch import Tensor, nn
 
 from captioner import files
 from captioner.data.batches import Captions
-from captioner.encoders.sequence import TEXT_ENCODERS
 from captioner.errors import AnnotationError
 from captioner.layers.segments import previous_lines
-from captioner.settings import Settings, override
+from captioner.settings import Settings
 from captioner.text.subwords import Subwords
 from captioner.text.vocabulary import EOS
 from captioner.training.cross_entropy import CrossEntropy, CrossEntropyConfig
+from captioner.training.events import Events
 from captioner.training.forecast import Forecast, spread
-from captioner.training.loop import Cost, Loop, alone
-from captioner.training.recipe import EvaluationConfig, RunConfig, load_config, read_run, read_settings
-from captioner.training.state import fingerprint
-from captioner.translation.context import DecoderInContext, RefinerInContext, readers_of_context
+from captioner.training.loop import BatchLoss, Loop
+from captioner.training.recipe import EvaluationConfig, RunConfig, read_run
+from captioner.training.resume import alone
+from captioner.training.state import data_hash
+from captioner.translation.bleu import require_sacrebleu, score_translations, translate_runs
+from captioner.translation.context import readers_of_context
 from captioner.translation.model import TextSearchConfig, TranslationConfig, TranslationModel, save_translator
 from captioner.translation.pairs import LengthSampler, ParallelText, collate, read_parallel, runs
-from captioner.translation.scores import require_sacrebleu, score_translations, translate_runs
 from captioner.translation.translator import Translator
 
 
@@ -44,20 +44,20 @@ class TextDataConfig(Settings):
         description="folder with a file of sentences, one per line, for each split and language: train.en, train.de, "
         "val.en, val.de"
     )
-    train: str = Field("train", description="split to train on; the pieces of words are learned from it")
+    train: str = Field("train", description="training split; the pieces of words are learned from it")
     dev: str = Field("val", description="split that selects the best epoch")
     merges: int = Field(4000, ge=0, description="number of merges of the byte-pair encoding of each language")
     max_pieces: int = Field(100, ge=1, description="training pairs with a longer side are left out")
     context: int = Field(
         0,
         ge=0,
-        description="lines before each line that are read as context, without gradient, by blocks with relative "
-        "positions (Dai 2019); a batch then has runs of consecutive lines, and an empty line ends a text",
+        description="number of previous lines that blocks with relative positions read as context, without gradient "
+        "(Dai 2019); batches then have runs of consecutive lines, and an empty line ends a text",
     )
 
 
 class TextObjectiveConfig(CrossEntropyConfig):
-    """The objective, by default without the doubly stochastic penalty: a translation has as many words as it needs."""
+    """The objective, by default without the doubly stochastic penalty, since source words need no equal attention."""
 
     doubly_stochastic: float = Field(
         0.0, ge=0, description="weight of the penalty that makes a translation attend to every word (Xu 2015, eq. 14)"
@@ -77,12 +77,12 @@ class TranslateConfig(RunConfig):
     model: TranslationConfig = Field(default_factory=TranslationConfig)
     objective: TextObjectiveConfig = Field(default_factory=TextObjectiveConfig)
     evaluation: TextEvaluationConfig = Field(default_factory=TextEvaluationConfig)
-    batch_tokens: int = Field(4000, ge=1, description="most pieces in a step, on either side, padding included")
+    batch_tokens: int = Field(4000, ge=1, description="maximum pieces in a step on either side, padding included")
 
     @model_validator(mode="after")
     def _no_sampling_in_context(self) -> TranslateConfig:
         if self.data.context and self.objective.scheduled_sampling:
-            raise ValueError("data.context: does not go with objective.scheduled_sampling; set one of them to 0")
+            raise ValueError("data.context: cannot be combined with objective.scheduled_sampling; set one of them to 0")
         return self
 
 
@@ -93,35 +93,13 @@ def load_translate_config(
     return read_run(TranslateConfig, name_or_path, changes, output)
 
 
-def is_translators(settings: Mapping[str, Any]) -> bool:
-    """Return whether a recipe is a translator's: its model has a source or target language, or a text encoder."""
-    model = settings.get("model")
-    if not isinstance(model, dict):
-        return False
-    encoder = model.get("encoder")
-    return not model.keys().isdisjoint(("source", "target")) or (
-        isinstance(encoder, dict) and encoder.get("name") in TEXT_ENCODERS
-    )
-
-
-def read_recipe(name_or_path: str | Path, changes: Iterable[str] = ()) -> RunConfig:
-    """Read a recipe of either kind, a captioner's or a translator's.
-
-    Raises:
-        ConfigError: see :func:`captioner.training.recipe.read_run`.
-    """
-    if is_translators(override(read_settings(name_or_path), changes)):
-        return load_translate_config(name_or_path, changes)
-    return load_config(name_or_path, changes)
-
-
 def train_translation(
     config: str | Path | TranslateConfig,
     changes: Iterable[str] = (),
     *,
     output: Path | None = None,
     resume: bool = False,
-    console: Console | None = None,
+    events: Events | None = None,
 ) -> Path:
     """Train a translation model; :mod:`captioner.training.loop` describes the files of a run's folder.
 
@@ -130,8 +108,8 @@ def train_translation(
             apply.
         changes: ``key=value`` changes of the settings.
         output: folder of the run, if not the one in the settings.
-        resume: continue the run in the output folder.
-        console: where to report; ``None`` for standard error.
+        resume: resume the run in the output folder.
+        events: receives progress, notes and warnings; by default, notes and warnings are logged.
 
     Returns:
         The folder of the best model, by BLEU on dev.
@@ -142,28 +120,28 @@ def train_translation(
     if not isinstance(config, TranslateConfig):
         config = load_translate_config(config, changes, output)
     with alone(config.output, resume=resume):
-        return _Run(config, resume=resume, console=console or Console(stderr=True)).run()
+        return TranslatorRun(config, resume=resume, events=events or Events()).run()
 
 
-def rehearse(config: TranslateConfig, *, console: Console | None = None) -> Forecast:
-    """Try a few steps of a training, and say what the whole will take.
+def dry_run(config: TranslateConfig, *, events: Events | None = None) -> Forecast:
+    """Train for a few steps, and forecast the time of the whole run.
 
     Raises:
         CaptionerError: the data or the settings cannot be used, or sacrebleu is missing.
     """
     with files.temporary_folder() as folder:
         trial = config.model_copy(update={"output": folder / "run"})
-        return _Run(trial, resume=False, console=console or Console(stderr=True)).forecast()
+        return TranslatorRun(trial, resume=False, events=events or Events()).forecast()
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Source sentences (B, S), padded, and their translations, as one caption each.
+class PairBatch:
+    """A batch of sentence pairs.
 
     Attributes:
-        sources: (B, S).
-        captions: of each, one.
-        previous: (B, N) which of them come before each, if they are read as context; else ``None``.
+        sources: (B, S) source sentences, padded.
+        captions: their translations, as one caption each.
+        previous: (B, N) the previous lines of each, if they are read as context.
     """
 
     sources: Tensor
@@ -171,15 +149,15 @@ class Batch:
     previous: Tensor | None = None
 
 
-class _Run(Loop[Batch]):
+class TranslatorRun(Loop[PairBatch]):
     """One training run of a translation model."""
 
     metric: ClassVar[str] = "BLEU"
     units: ClassVar[str] = "words"
     model: TranslationModel
 
-    def __init__(self, config: TranslateConfig, *, resume: bool, console: Console) -> None:
-        super().__init__(config, resume=resume, console=console)
+    def __init__(self, config: TranslateConfig, *, resume: bool, events: Events) -> None:
+        super().__init__(config, resume=resume, events=events)
         require_sacrebleu()
         self.config = config
         self.train, self.dev = self._read(config.data.train), self._read(config.data.dev)
@@ -202,26 +180,26 @@ class _Run(Loop[Batch]):
         self.objective: CrossEntropy = CrossEntropy(config.objective).to(self.device)
         self.optimiser = self.adamw([(self.model, config.optimiser.learning_rate)])
         self.steps = len(self.sampler)
-        self.data = fingerprint(source.merges, target.merges, self.train.pairs, self.dev.pairs)
+        self.data = data_hash(source.merges, target.merges, self.train.pairs, self.dev.pairs)
 
     def _read(self, split: str) -> ParallelText:
         model = self.config.model
         text = read_parallel(self.config.data.path, split, source=model.source, target=model.target)
         for problem in text.problems[:5]:
-            self.console.print(f"left out: {problem}", style="yellow")
+            self.events.warn(f"left out: {problem}")
         if len(text.problems) > 5:
-            self.console.print(f"left out: {len(text.problems) - 5:,} more pairs with an empty line", style="yellow")
+            self.events.warn(f"left out: {len(text.problems) - 5:,} more pairs with an empty line")
         return text
 
     @property
     def _longest_run(self) -> int:
-        """How many consecutive lines stay together: alone without context, else so many that few have less of it."""
+        """Number of lines in a run: 1 without context, else so many that few lines have less than full context."""
         return 8 * (self.config.data.context + 1) if self.config.data.context else 1
 
     def _encode(self, text: ParallelText) -> tuple[list[tuple[list[int], list[int]]], list[int]]:
-        """Return each pair as numbers, and the number of its line, without pairs that are too long.
+        """Return the tokens and the line number of each pair, without pairs that are too long.
 
-        The source is as the encoder reads it, the translation runs from ``<bos>`` to ``<eos>``.
+        Sources are as the encoder reads them; translations run from ``<bos>`` to ``<eos>``.
         """
         limit = min(self.config.data.max_pieces, self.config.model.max_pieces)
         numbers = [(self.model.read(pair.source), self.model.target.encode(pair.target)) for pair in text.pairs]
@@ -232,9 +210,8 @@ class _Run(Loop[Batch]):
             if pair[0][-1] == EOS and len(pair[0]) - 1 <= limit and len(pair[1]) - 2 <= limit
         ]
         if len(kept) < len(numbers):
-            self.console.print(
-                f"{text.name}: {len(numbers) - len(kept):,} pairs of more than {limit} pieces are left out",
-                style="yellow",
+            self.events.warn(
+                f"{text.name}: {len(numbers) - len(kept):,} pairs of more than {limit} pieces are left out"
             )
         if not kept:
             raise AnnotationError(f"{text.name}: every pair has more than {limit} pieces; raise data.max_pieces")
@@ -274,24 +251,24 @@ class _Run(Loop[Batch]):
     def parts(self) -> dict[str, tuple[nn.Module, nn.Module]]:
         return {"model": (self.model, self.average)}
 
-    def batches(self, epoch: int, skip: int) -> Iterator[Batch]:
+    def batches(self, epoch: int, skip: int) -> Iterator[PairBatch]:
         for chosen in self.sampler.epoch(epoch, skip=skip):
             mine = [self.runs[run] for run in self.processes.share(chosen)]
             pairs = [self.numbers[index] for run in mine for index in run]
             starts = [place == 0 for run in mine for place in range(len(run))]
-            yield Batch(
+            yield PairBatch(
                 collate([source for source, _ in pairs]),
                 Captions.collate([[target] for _, target in pairs]),
                 previous_lines(starts, self.config.data.context) if self.config.data.context else None,
             )
 
-    def cost(self, batch: Batch, captions: Captions) -> Cost:
+    def cost(self, batch: PairBatch, captions: Captions) -> BatchLoss:
         refiner, decoder = self.model.refiner, self.model.decoder
         if batch.previous is not None:
             previous = batch.previous.to(self.device)
             refiner, decoder = RefinerInContext(refiner, previous), DecoderInContext(decoder, previous)
         loss, metrics = self.objective(refiner, decoder, self.model(batch.sources.to(self.device)), captions)
-        return Cost(loss, metrics, len(captions.targets))
+        return BatchLoss(loss, metrics, len(captions.targets))
 
     def evaluate(self) -> dict[str, float]:
         parts = self.processes.gather(self._translate(self.processes.share(self.dev_runs)))

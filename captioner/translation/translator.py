@@ -21,7 +21,7 @@ from captioner.layers.linear import fast
 from captioner.search.config import Hypothesis
 from captioner.search.search import search as find
 from captioner.text.vocabulary import EOS, SPECIAL
-from captioner.translation.context import Reader
+from captioner.translation.context import ContextReader
 from captioner.translation.model import (
     KIND,
     TranslationModel,
@@ -35,7 +35,7 @@ E = TypeVar("E")
 
 
 class Translator:
-    """Translates texts, one sentence each, and shows which source words it attended to for every word it wrote.
+    """Translates texts of one sentence each, and returns the attention of every word to the source words.
 
         translator = Translator.from_pretrained("runs/multi30k_attention/best")
         print(translator("Two dogs run through the snow.").text)
@@ -44,19 +44,18 @@ class Translator:
 
         caption = Translator.for_language("de").caption(captioner("photo.jpg"))
         print(caption.translation.text)
-        caption.translation.attention   # (T, S): attention of every piece it wrote to the pieces of the caption
+        caption.translation.attention   # (T, S): attention of each translated piece to the pieces of the caption
         caption.translation.words()     # the same for whole words
 
-    A model whose blocks have relative positions (Transformer-XL) can read the lines before each: ``translator(lines,
-    context=2)``.
+    A model with relative positions (Transformer-XL) can read previous lines: ``translator(lines, context=2)``.
 
     Args:
         model: the model; it is moved to the device and put into eval mode.
         device: a torch device, or ``auto``.
-        search: settings that replace the model's own, for example ``width=1``.
+        search: search settings that replace the model's own, for example ``width=1``.
 
     Attributes:
-        about: how the model was made, as its config says: data, recipe, scores; empty if it was not loaded.
+        about: data, recipe and scores of the model, from its config; empty if it was not loaded.
     """
 
     def __init__(self, model: TranslationModel, *, device: str = "auto", **search: Any) -> None:
@@ -80,7 +79,7 @@ class Translator:
 
     @classmethod
     def for_language(cls, language: str, *, source: str = "en", device: str = "auto", **search: Any) -> Translator:
-        """Load the shipped translator into a language, ``de`` for example, from another.
+        """Load the shipped translator into a language, for example ``de``.
 
         Raises:
             CheckpointError: no shipped translator writes the language, or it is damaged.
@@ -109,11 +108,11 @@ class Translator:
     def __call__(
         self, texts: str | list[str] | tuple[str, ...], *, batch_size: int = 32, context: int = 0
     ) -> Translation | list[Translation]:
-        """Translate one text, or a list of them; the translation of a text without words is empty.
+        """Translate a text or a list of texts; the translation of a text without words is empty.
 
         Args:
-            texts: preferably one sentence each, as the models are trained on sentences.
-            batch_size: texts of similar length that are translated at once.
+            texts: preferably one sentence each, like the training data.
+            batch_size: texts of similar length in a batch.
             context: see :meth:`stream`.
 
         Raises:
@@ -140,19 +139,19 @@ class Translator:
         Args:
             texts: iterated lazily, for example the lines of a file.
             batch_size: texts that are read at once.
-            context: how many texts before each one it attends to, if its blocks have relative positions; 0 for none.
-                The blocks of its refiner read their sources, those of its decoder the translations that it gave them
-                (:mod:`captioner.translation.context`). A text without words begins anew. A translation then waits for
-                those before it, so only what is separated by texts without words, and read at once, is translated side
-                by side.
+            context: number of previous texts that blocks with relative positions attend to
+                (:mod:`captioner.translation.context`); a text without words ends the context. Each translation waits
+                for the previous one; only texts separated by ones without words are translated in parallel.
 
         Raises:
             ConfigError: the model cannot read a context.
         """
-        reader = Reader(self.model, self._refiner, self._decoder, self.search, context=context) if context else None
+        reader: ContextReader | None = None
+        if context:
+            reader = ContextReader(self.model, self._refiner, self._decoder, self.search, context=context)
         return self._stream(iter(texts), batch_size, reader)
 
-    def _stream(self, texts: Iterator[str], batch_size: int, reader: Reader | None) -> Iterator[Translation]:
+    def _stream(self, texts: Iterator[str], batch_size: int, reader: ContextReader | None) -> Iterator[Translation]:
         while batch := list(islice(texts, batch_size)):
             if reader is None:
                 yield from self(batch, batch_size=batch_size)
@@ -163,16 +162,16 @@ class Translator:
                 yield self._empty(text) if hypotheses is None else self._translation(hypotheses, source, text)
 
     def caption(self, caption: Caption) -> Caption:
-        """Return a caption with a translation; its next best captions get theirs too."""
+        """Return a caption with its translation and those of its next best captions."""
         return next(self.captions([caption]))
 
     def captions(self, captions: Iterable[Caption | E], *, batch_size: int = 8) -> Iterator[Caption | E]:
         """Add translations to captions and their next best captions, in order and with constant memory.
 
         Args:
-            captions: read lazily, for example from :meth:`captioner.captioner.Captioner.stream`; anything that is not a
-                caption, such as a picture's error, is passed on in its place.
-            batch_size: how many captions are collected and then translated at once.
+            captions: iterated lazily, for example from :meth:`Captioner.stream`; other items, such as the error of an
+                image, are passed through.
+            batch_size: captions in a batch.
         """
         iterator = iter(captions)
         while batch := list(islice(iterator, batch_size)):

@@ -1,4 +1,4 @@
-"""Collections of a few small pictures: loose, in tar files and in Parquet files."""
+"""Collections of a few small images: loose, in tar files and in Parquet files."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.cli.conftest import model
 __all__ = ["model"]  # the tiny one of the command line's tests
 
 
-def picture(number: int) -> bytes:
-    """Return a picture as PNG."""
+def png(number: int) -> bytes:
+    """Return a image as PNG."""
     stream = io.BytesIO()
     Image.new("RGB", (32, 24), (40 * number % 256, 200, 90)).save(stream, "PNG")
     return stream.getvalue()
@@ -30,19 +30,19 @@ def add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
 
 @pytest.fixture
 def collection(tmp_path: Path) -> Path:
-    """A folder with five loose pictures, one of them broken, two in a tar file, and three in a Parquet file."""
+    """A folder with five loose images, one of them broken, two in a tar file, and three in a Parquet file."""
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     folder = tmp_path / "collection"
     (folder / "deep").mkdir(parents=True)
     for number in range(4):
-        (folder / ("deep" if number % 2 else ".") / f"{number}.png").write_bytes(picture(number))
-    (folder / "broken.jpg").write_bytes(b"no picture")
-    (folder / "notes.txt").write_text("not a picture")
+        (folder / ("deep" if number % 2 else ".") / f"{number}.png").write_bytes(png(number))
+    (folder / "broken.jpg").write_bytes(b"no image")
+    (folder / "notes.txt").write_text("not a image")
     with tarfile.open(folder / "shard.tar.gz", "w:gz") as archive:
         for number in (4, 5):
-            add(archive, f"{number}.png", picture(number))
+            add(archive, f"{number}.png", png(number))
             add(archive, f"{number}.json", b"{}")
-    rows = [{"bytes": picture(6), "path": "6.png"}, {"bytes": picture(7), "path": None}, {"bytes": None, "path": "x"}]
+    rows = [{"bytes": png(6), "path": "6.png"}, {"bytes": png(7), "path": None}, {"bytes": None, "path": "x"}]
     table = pyarrow.table({"label": [1, 2, 3], "image": rows})
     parquet.write_table(table, folder / "table.parquet", row_group_size=2)
     return folder

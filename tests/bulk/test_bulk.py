@@ -1,4 +1,4 @@
-"""Bulk captioning: every picture once, whatever the source, and whatever happens on the way."""
+"""Bulk captioning: every image once, whatever the source, and whatever happens on the way."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from captioner import Captioner, files
-from captioner.bulk import Bulk, Report, bulk, open_plan, run
-from captioner.bulk.parts import Plan
+from captioner.bulk import Bulk, BulkReport, bulk, open_plan, run
+from captioner.bulk.plan import Plan
 from captioner.errors import BulkError, FileError
-from tests.bulk.conftest import add, picture
+from tests.bulk.conftest import add, png
 
 SETTINGS: dict[str, Any] = {"format": "jsonl", "column": None, "size": 2}
 
@@ -27,7 +27,7 @@ def plan_of(source: Path | str, output: Path, model: Path, **settings: Any) -> P
     return open_plan(str(source), output, model=str(model), **{**SETTINGS, **settings})
 
 
-def caption(plan: Plan, model: Path) -> Report:
+def caption(plan: Plan, model: Path) -> BulkReport:
     return bulk(plan, lambda: Bulk(plan, str(model), batch_size=2, device="cpu"))
 
 
@@ -43,16 +43,16 @@ def expected(folder: Path) -> list[str]:
     ]
 
 
-def test_every_picture_has_a_row_in_the_order_of_the_source(collection: Path, model: Path, tmp_path: Path) -> None:
+def test_every_image_has_a_row_in_the_order_of_the_source(collection: Path, model: Path, tmp_path: Path) -> None:
     plan = plan_of(collection, tmp_path / "out", model)
     assert [part.kind for part in plan.parts] == ["pictures"] * 3 + ["tar", "parquet", "parquet"]
     report = caption(plan, model)
     found = rows(tmp_path / "out")
     assert [row["image"] for row in found] == expected(collection)
-    assert (report.parts, report.pictures, report.failed) == (6, 8, 2)
+    assert (report.parts, report.images, report.failed) == (6, 8, 2)
     captioner = Captioner.from_pretrained(model, device="cpu")
     for row, number in zip([row for row in found if not row["error"]], (0, 2, 1, 3, 4, 5, 6, 7), strict=True):
-        alone = captioner(picture(number))
+        alone = captioner(png(number))
         assert (row["caption"], row["model"]) == (alone.text, str(model))
         assert row["log_probability"] == pytest.approx(alone.log_probability, abs=1e-4)
     errors = {row["image"]: row["error"] for row in found if row["error"]}
@@ -83,13 +83,13 @@ def test_what_is_finished_is_not_done_again(collection: Path, model: Path, tmp_p
     def never() -> Bulk:
         raise AssertionError("the model was loaded")
 
-    assert bulk(plan_of(collection, output, model), never) == Report()
+    assert bulk(plan_of(collection, output, model), never) == BulkReport()
 
 
 def test_few_bytes_wait_for_their_captions(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with tarfile.open(tmp_path / "shard.tar", "w") as archive:
         for number in range(30):
-            add(archive, f"{number}.png", picture(number) + bytes(10_000 if number in (7, 8, 20) else 0))
+            add(archive, f"{number}.png", png(number) + bytes(10_000 if number in (7, 8, 20) else 0))
     plan = plan_of(tmp_path / "shard.tar", tmp_path / "out", model)
     caption(plan, model)
     before = rows(tmp_path / "out")
@@ -106,24 +106,24 @@ def test_few_bytes_wait_for_their_captions(model: Path, tmp_path: Path, monkeypa
     monkeypatch.setattr(run, "MOST_BYTES", 1000)
     caption(plan, model)
     assert rows(tmp_path / "out") == before and len(before) == 30
-    assert sorted(streams)[-3:] == [len(picture(number)) + 10_000 for number in (7, 8, 20)]
+    assert sorted(streams)[-3:] == [len(png(number)) + 10_000 for number in (7, 8, 20)]
     assert sorted(streams)[-4] <= 1000 and len(streams) < 15
 
 
 @pytest.mark.parametrize("ending", ["tar", "tar.gz"])
-def test_a_truncated_tar_keeps_its_good_pictures(model: Path, tmp_path: Path, ending: str) -> None:
+def test_a_truncated_tar_keeps_its_good_images(model: Path, tmp_path: Path, ending: str) -> None:
     whole = tmp_path / "whole"
     with tarfile.open(whole, "w:gz" if ending == "tar.gz" else "w") as archive:
-        add(archive, "0.png", picture(0))
-        add(archive, "1.png", picture(1) + os.urandom(200_000))
+        add(archive, "0.png", png(0))
+        add(archive, "1.png", png(1) + os.urandom(200_000))
     shard = tmp_path / f"shard.{ending}"
     shard.write_bytes(whole.read_bytes()[:100_000])
     report = caption(plan_of(shard, tmp_path / "out", model), model)
     first, broken = rows(tmp_path / "out")
     assert first["image"] == f"{shard}:0.png" and first["caption"]
-    assert broken["image"] == str(shard) and "breaks after 1 pictures" in broken["error"]
+    assert broken["image"] == str(shard) and "breaks after 1 images" in broken["error"]
     assert f"delete {tmp_path / 'out' / 'part-00000.jsonl'} and run again" in broken["error"]
-    assert (report.pictures, report.failed) == (1, 1)
+    assert (report.images, report.failed) == (1, 1)
 
 
 def test_a_damaged_parquet_file_is_one_error(collection: Path, model: Path, tmp_path: Path) -> None:
@@ -141,12 +141,12 @@ def test_an_output_of_something_else_is_refused(collection: Path, model: Path, t
         plan_of(collection, output, Path("other"))
     with pytest.raises(BulkError, match="was begun with another source"):
         plan_of(collection / "deep", output, model)
-    with pytest.raises(BulkError, match="is not empty, and no output of this command"):
+    with pytest.raises(BulkError, match="is not empty, and not an output of this command"):
         plan_of(collection, collection / "deep", model)
     (output / "plan.json").write_text("{")
     with pytest.raises(BulkError, match=r"plan\.json: is not JSON"):
         plan_of(collection, output, model)
-    with pytest.raises(BulkError, match="has no pictures, tar files or Parquet files"):
+    with pytest.raises(BulkError, match="has no images, tar files or Parquet files"):
         (tmp_path / "empty").mkdir()
         plan_of(tmp_path / "empty", tmp_path / "other", model)
 
@@ -183,7 +183,7 @@ def test_a_worker_that_is_killed_loses_and_repeats_nothing(collection: Path, mod
     source = tmp_path / "many"
     source.mkdir()
     for number in range(400):
-        (source / f"{number:03d}.png").write_bytes(picture(number))
+        (source / f"{number:03d}.png").write_bytes(png(number))
     output = tmp_path / "out"
     command = [sys.executable, "-m", "captioner", "bulk", source, "-o", output, "--model", model, "--ray"]
     process = subprocess.Popen(

@@ -11,9 +11,10 @@ import pytest
 
 from captioner.bulk import limits
 from captioner.bulk.limits import BadPart
-from captioner.bulk.tables import NoImages, column_of, images_in_group, open_table, size_of
+from captioner.bulk.storage import size_of
+from captioner.bulk.tables import NoImages, column_of, images_in_group, open_table
 from captioner.errors import BulkError
-from tests.bulk.conftest import picture
+from tests.bulk.conftest import png
 
 pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -154,7 +155,7 @@ def test_groups_that_claim_more_than_they_can_hold_are_not_read(tmp_path: Path, 
 
 
 def test_a_damaged_file_breaks_off_with_a_reason(tmp_path: Path) -> None:
-    whole = write(tmp_path / "t.parquet", {"image": [picture(i) + os.urandom(5000) for i in range(20)]}).read_bytes()
+    whole = write(tmp_path / "t.parquet", {"image": [png(i) + os.urandom(5000) for i in range(20)]}).read_bytes()
     for number in range(60):
         data = bytearray(whole)
         start = number * len(whole) // 60

@@ -21,7 +21,7 @@ import pytest
 from captioner.bulk import limits
 from captioner.bulk.limits import MOST_BYTES, BadPart
 from captioner.bulk.tars import images_in_tar
-from tests.bulk.conftest import add, picture
+from tests.bulk.conftest import add, png
 
 Found = list[tuple[str, bytes | str]]
 
@@ -70,7 +70,7 @@ def claims(data: bytes) -> tuple[Found, str, int]:
     return found, why, peak
 
 
-GOOD: tuple[str, bytes, dict[str, Any]] = ("good.png", picture(1), {})
+GOOD: tuple[str, bytes, dict[str, Any]] = ("good.png", png(1), {})
 TAIL = tar_of(GOOD)
 
 
@@ -85,14 +85,14 @@ def test_holes_are_read_as_zeros_and_large_ones_not_at_all(tmp_path: Path, optio
             file.seek(at)
             file.write(b"bytes")
             file.truncate(size)
-    (tmp_path / "good.png").write_bytes(picture(1))
+    (tmp_path / "good.png").write_bytes(png(1))
     command = f"tar -C {tmp_path} --sparse --format={options} -cf {tmp_path}/t.tar a.png b.png good.png"
     subprocess.run(command.split(), check=True)
     if os.path.getsize(tmp_path / "t.tar") > 1 << 20:
         pytest.skip("this file system has no holes")
     found, why, peak = claims((tmp_path / "t.tar").read_bytes())
     assert why == "" and [name for name, _ in found] == ["a.png", "b.png", "good.png"]
-    assert found[0][1] == bytes(small) and found[2][1] == picture(1)
+    assert found[0][1] == bytes(small) and found[2][1] == png(1)
     assert (
         found[1][1] == f"has 5,900,000,000 bytes, more than the {MOST_BYTES:,} that are read; save it as a smaller file"
     )
@@ -105,7 +105,7 @@ def test_what_follows_an_image_that_is_too_large_is_read(pack: Callable[[bytes],
     data = pack(tar_of(("a.png", bytes((1 << 20) + 1), {}), ("b.png", bytes(1 << 20), {}), GOOD))
     found, why = read(data)
     assert why == "" and "has 1,048,577 bytes" in str(found[0][1])
-    assert [content for _, content in found[1:]] == [bytes(1 << 20), picture(1)]
+    assert [content for _, content in found[1:]] == [bytes(1 << 20), png(1)]
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
@@ -114,13 +114,13 @@ def test_what_unpacks_without_end_breaks_off(pack: Callable[[bytes], bytes], mon
     zeros = bytes(20 << 20)
     data = pack(TAIL[:1024] + header("skipped.bin", len(zeros)) + zeros + TAIL)
     found, why, peak = claims(data)
-    assert found == [("good.png", picture(1))]
-    assert why.startswith("the tar file ends or breaks after 1 pictures (") and "over 100 times as many" in why
+    assert found == [("good.png", png(1))]
+    assert why.startswith("the tar file ends or breaks after 1 images (") and "over 100 times as many" in why
     assert peak < 16 << 20  # xz has a window of 8 MB
 
 
 def test_a_tar_of_several_compressed_streams_is_read_to_its_end() -> None:
-    data = tar_of(("a.png", picture(0), {}), GOOD)
+    data = tar_of(("a.png", png(0), {}), GOOD)
     assert read(gzip.compress(data[:700]) + gzip.compress(data[700:])) == read(data)
     assert len(read(data)[0]) == 2
 
@@ -180,11 +180,11 @@ def test_a_damaged_tar_breaks_off_with_a_reason(data: bytes, reason: str) -> Non
 def test_links_are_resolved_in_the_tar() -> None:
     data = tar_of(
         link("early.png", "sub/real.png", tarfile.SYMTYPE),
-        ("sub/real.png", picture(1), {}),
+        ("sub/real.png", png(1), {}),
         link("hard.png", "sub/real.png", tarfile.LNKTYPE),
         link("sub/soft.png", "real.png", tarfile.SYMTYPE),
         link("sub/up.png", "../blobs/0a1b", tarfile.SYMTYPE),
-        ("blobs/0a1b", picture(2), {}),
+        ("blobs/0a1b", png(2), {}),
         link("chain.png", "./sub/soft.png", tarfile.SYMTYPE),
         link("round.png", "trip.png", tarfile.SYMTYPE),
         link("trip.png", "round.png", tarfile.SYMTYPE),
@@ -193,15 +193,15 @@ def test_links_are_resolved_in_the_tar() -> None:
         link("notes", "sub/real.png", tarfile.LNKTYPE),
         ("pipe.png", None, {"type": tarfile.FIFOTYPE}),
         ("folder.png", None, {"type": tarfile.DIRTYPE}),
-        ("folder.png/inside.png", picture(3), {}),
+        ("folder.png/inside.png", png(3), {}),
     )
     for packed in (data, gzip.compress(data)):
         found, why = read(packed)
         assert why == "" and len(found) == 12
         images = dict(found)
         for name in ("early.png", "sub/real.png", "hard.png", "sub/soft.png", "chain.png"):
-            assert images[name] == picture(1), name
-        assert images["sub/up.png"] == picture(2) and images["folder.png/inside.png"] == picture(3)
+            assert images[name] == png(1), name
+        assert images["sub/up.png"] == png(2) and images["folder.png/inside.png"] == png(3)
         for name, words in {
             "round.png": "is a link to",
             "trip.png": "is a link to",
@@ -214,15 +214,13 @@ def test_links_are_resolved_in_the_tar() -> None:
 
 def test_hidden_members_are_left_out() -> None:
     names = ("._1.png", "__MACOSX/._1.png", ".thumbs/1.png", "a/.b/c.png", "./1.png", "a/..b.png", "../2.png")
-    found, why = read(tar_of(*((name, picture(1), {}) for name in names)))
+    found, why = read(tar_of(*((name, png(1), {}) for name in names)))
     assert why == "" and [name for name, _ in found] == ["./1.png", "../2.png"]
 
 
 def test_a_tar_file_in_a_tar_file_is_a_row_with_a_reason() -> None:
-    inner = tar_of(("1.png", picture(1), {}))
-    found, why = read(
-        tar_of(("inner.tar.GZ", gzip.compress(inner), {}), ("2.png", picture(2), {}), ("3.json", b"", {}))
-    )
+    inner = tar_of(("1.png", png(1), {}))
+    found, why = read(tar_of(("inner.tar.GZ", gzip.compress(inner), {}), ("2.png", png(2), {}), ("3.json", b"", {})))
     assert why == "" and [name for name, _ in found] == ["inner.tar.GZ", "2.png"]
     assert found[0][1] == "is a tar file in a tar file, which is not read; unpack the outer one"
 
@@ -230,7 +228,7 @@ def test_a_tar_file_in_a_tar_file_is_a_row_with_a_reason() -> None:
 def test_names_may_have_line_ends_and_other_bytes() -> None:
     names = ["two\nlines.png", "two\rlines.png", "caf\udce9.png", "名.png"]
     for format in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
-        found, why = read(tar_of(*((name, picture(1), {}) for name in names), format=format))
+        found, why = read(tar_of(*((name, png(1), {}) for name in names), format=format))
         assert why == "" and [name for name, _ in found] == names
 
 
@@ -249,7 +247,7 @@ def test_members_are_not_kept_in_memory() -> None:
 def test_damage_anywhere_is_an_error_of_the_part_or_of_nothing(kind: str) -> None:
     chance = random.Random(0)
     good = tar_of(
-        ("a.png", picture(0), {}), ("n" * 150 + ".png", picture(2), {}), link("l.png", "a.png", tarfile.LNKTYPE), GOOD
+        ("a.png", png(0), {}), ("n" * 150 + ".png", png(2), {}), link("l.png", "a.png", tarfile.LNKTYPE), GOOD
     )
     whole = gzip.compress(good) if kind == "gz" else good
     for _ in range(300):

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.bulk.conftest import add, picture
+from tests.bulk.conftest import add, png
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_a_run_again_takes_what_is_new_and_tells_what_is_gone(bulk, photos: Path
     assert (first.code, first.err, first.out) == (0, "", f"{output}: 1 parts; 4 pictures captioned\n")
     assert bulk(photos, "-o", output).out == f"{output}: 1 parts; all was captioned already\n"
     for name in ("0.png", "more/1.png", "z.png"):
-        (photos / name).write_bytes(picture(1))
+        (photos / name).write_bytes(png(1))
     (photos / "blue.jpg").unlink()
     second = bulk(photos, "-o", output)
     assert (second.code, second.out) == (0, f"{output}: 2 parts; 3 new; 3 pictures captioned\n")
@@ -48,10 +48,10 @@ def test_a_run_again_takes_what_is_new_and_tells_what_is_gone(bulk, photos: Path
 def test_one_bad_file_costs_the_others_nothing(bulk, photos: Path, tmp_path: Path) -> None:
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     with tarfile.open(photos / "shard.tar", "w") as archive:
-        add(archive, "1.png", picture(1))
-        add(archive, "2.png", picture(2))
+        add(archive, "1.png", png(1))
+        add(archive, "2.png", png(2))
     parquet.write_table(pyarrow.table({"url": ["a"]}), photos / "shard.parquet")
-    parquet.write_table(pyarrow.table({"a": [picture(1)], "b": [picture(2)]}), photos / "two.parquet")
+    parquet.write_table(pyarrow.table({"a": [png(1)], "b": [png(2)]}), photos / "two.parquet")
     output = tmp_path / "captions"
     result = bulk(photos, "-o", output)
     assert result.code == 1 and result.out == f"{output}: 2 parts; 6 pictures captioned\n"
@@ -96,7 +96,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_every_image_once(model: 
     command = [*map(str, command), "--part-size", "3"]
     for number in range(8):
         for image in range(3):
-            (source / f"{chance.randrange(1000):03d}-{number}-{image}.png").write_bytes(picture(number))
+            (source / f"{chance.randrange(1000):03d}-{number}-{image}.png").write_bytes(png(number))
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         before, end = set(os.listdir(output)) if output.exists() else set(), time.monotonic() + 30
         while process.poll() is None and time.monotonic() < end:  # until it has begun to write

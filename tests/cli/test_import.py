@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -132,3 +133,47 @@ def test_an_installed_package_announces_its_families(monkeypatch: pytest.MonkeyP
     assert things["outside"] == 7
     with pytest.raises(ConfigError, match=r"Did you mean 'outside'\?"):
         things["outsid"]
+
+
+def test_a_recipe_lists_the_files_to_import(mine: Path, run: Run, dataset: Path) -> None:
+    recipe, base = mine.with_name("mine.yaml"), mine.with_name("base.yaml")
+    own, other = dataset.with_name("own.csv"), mine.with_name("other.py")
+    rows = [f"{name},a dog and a ball" for name in ("red.jpg", "green.png", "blue.jpg")]
+    own.write_text("\n".join(["image,caption", *rows]), encoding="utf-8")
+    base.write_text("import: [mine.py]\n", encoding="utf-8")
+    recipe.write_text(
+        f"""
+base: base.yaml
+import: other.py
+data: {{path: {own}, min_count: 1}}
+model: {{encoder: {{name: grid, backbone: test_efficientnet, weights: random, size: 64}}, decoder: {{name: gru}}}}
+epochs: 1
+device: cpu
+""",
+        encoding="utf-8",
+    )
+    missing = run("train", recipe, "--output", mine.parent / "run")
+    assert missing.code == 1 and missing.err.startswith(f"error: {recipe}: import {other}: there is no such file")
+    other.write_text("", encoding="utf-8")
+    trained = run("train", recipe, "--output", mine.parent / "run")
+    assert trained.code == 0, trained.err
+    for file in ("best/config.json", "last/config.json", "config.json"):
+        assert "mine.py" not in (mine.parent / "run" / file).read_text(encoding="utf-8")
+
+    printed = run("recipes", recipe)
+    assert printed.lines[0] == f'import: ["{mine}", "{other}"]'
+    assert json.loads(run("recipes", recipe, "--json").out)["import"] == [str(mine), str(other)]
+    (mine.parent / "elsewhere").mkdir()
+    (mine.parent / "elsewhere" / "whole.yaml").write_text(printed.out, encoding="utf-8")
+    forget()
+    assert run("recipes", mine.parent / "elsewhere" / "whole.yaml").out == printed.out
+    forget()
+    model = run("caption", dataset.with_name("red.jpg"), "--model", mine.parent / "run" / "best")
+    assert model.code == 1 and "decoder 'gru' does not exist" in model.err and "--import FILE.py" in model.err
+
+
+@pytest.mark.parametrize("value", ["3", "[1]", "{a: b}"])
+def test_what_is_no_path_is_not_imported(run: Run, tmp_path: Path, value: str) -> None:
+    (tmp_path / "mine.yaml").write_text(f"import: {value}\nbase: flickr8k_show_tell\n", encoding="utf-8")
+    found = run("recipes", tmp_path / "mine.yaml")
+    assert found.code == 1 and "mine.yaml: import: give the path of a Python file or a list of paths" in found.err

@@ -19,7 +19,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     calls: list[tuple[Any, ...]] = []
 
     def fake(kind: str) -> Any:
-        def train(*args: object, console: object, **kwargs: object) -> Path:
+        def train(*args: object, events: object, **kwargs: object) -> Path:
             calls.append((kind, args, kwargs))
             return Path("models/mine")
 
@@ -139,8 +139,8 @@ def test_own_photos_go_on_from_a_model_and_it_says_so_first(run, model: Path, da
     lines = result.err.splitlines()
     assert lines[0] == f"{own}: goes on from {model}; the model will be {tmp_path / 'mine' / 'best'}"
     assert [line.split()[0] for line in lines[1:6]] == ["data", "parameters", "steps", "features", "time"]
-    assert "2 training photos" in lines[1] and "2 new words" in lines[1] and "on this machine" in lines[5]
-    assert any("of which 2 new (and, blue)" in line for line in lines)
+    assert "2 training images" in lines[1] and "2 new words" in lines[1] and "on this machine" in lines[5]
+    assert any("2 of them new (and, blue)" in line for line in lines)
     assert any(line.startswith("before: ") for line in lines)
     again = run(*arguments)
     assert again.code == 1 and "holds a run already" in again.err and "goes on" not in again.err

@@ -144,8 +144,8 @@ QUICK = [
     ("export show_tell -o photos", 1, ["photos", "not a model folder", "another name"]),
     ("export show_tell -o new --photos nofile.jpg", 1, ["nofile.jpg", "no such file"]),
     # Data
-    ("bulk nowhere -o new", 1, ["nowhere", "no pictures", "check the name"]),
-    ("bulk empty -o new", 1, ["empty", "no pictures"]),
+    ("bulk nowhere -o new", 1, ["nowhere", "no images", "check the name"]),
+    ("bulk empty -o new", 1, ["empty", "no images"]),
     ("translate nofile.txt", 1, ["nofile.txt", "no such file", "quotes"]),
     ("translate empty", 1, ["empty", "folder"]),
     ("translate", 2, ["TEXT"]),

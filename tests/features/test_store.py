@@ -38,7 +38,7 @@ class TinyConfig(EncoderConfig):
 
 
 class Tiny(Encoder):
-    """The mean colour of each quarter of a picture."""
+    """The mean colour of each quarter of a image."""
 
     Config: ClassVar[type[EncoderConfig]] = TinyConfig
     features, grid = 3, (2, 2)
@@ -54,7 +54,7 @@ class Tiny(Encoder):
 
 
 class Found(Tiny):
-    """As many quarters as a picture's first pixel determines, as labelled regions; other values in the other places."""
+    """As many quarters as a image's first pixel determines, as labelled regions; other values in the other places."""
 
     grid = None
     classes = ("dark", "light")
@@ -69,7 +69,7 @@ class Found(Tiny):
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Pictures:
+def images(tmp_path: Path) -> Pictures:
     """Eight photos of different sizes."""
     random = np.random.default_rng(0)
     made = []
@@ -80,32 +80,32 @@ def pictures(tmp_path: Path) -> Pictures:
     return made
 
 
-def build(folder: Path, pictures: Pictures, **settings: object) -> StoreReport:
+def build(folder: Path, images: Pictures, **settings: object) -> StoreReport:
     settings = {"encoder": Tiny(), "flips": True, "batch_size": 2, "shard": 3, **settings}
-    return build_store(folder, pictures=pictures, **settings)  # type: ignore[arg-type]
+    return build_store(folder, images=images, **settings)  # type: ignore[arg-type]
 
 
-def interrupted(folder: Path, pictures: Pictures, *, after: int) -> None:
-    """Begin a store and interrupt it when ``after`` pictures, mirrored ones included, are done."""
+def interrupted(folder: Path, images: Pictures, *, after: int) -> None:
+    """Begin a store and interrupt it when ``after`` images, mirrored ones included, are done."""
 
     def stop(done: int, _: int) -> None:
         if done >= after:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build(folder, pictures, progress=stop)
+        build(folder, images, progress=stop)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
 
 
-def test_a_store_holds_the_encoders_output_for_each_picture_and_its_mirror_image(
-    tmp_path: Path, pictures: Pictures
+def test_a_store_holds_the_encoders_output_for_each_image_and_its_mirror_image(
+    tmp_path: Path, images: Pictures
 ) -> None:
-    built, encoder = build(tmp_path / "store", pictures), Tiny()
-    assert built.encoded == 16 and built.errors == [] and built.store.ids == [name for name, _ in pictures]
-    asked = [pictures[i] for i in (5, 0, 7, 3, 3)]
+    built, encoder = build(tmp_path / "store", images), Tiny()
+    assert built.encoded == 16 and built.errors == [] and built.store.ids == [name for name, _ in images]
+    asked = [images[i] for i in (5, 0, 7, 3, 3)]
     for mirrored in (False, True):
         images = [ImageOps.mirror(image) if mirrored else image for image in (load_image(path) for _, path in asked)]
         expected = encoder(torch.stack([torch.from_numpy(encoder.transform.pixels(image)) for image in images]))
@@ -118,8 +118,8 @@ def test_a_store_holds_the_encoders_output_for_each_picture_and_its_mirror_image
         assert memory.grid == (2, 2)
 
 
-def test_mirrored_and_plain_ones_mix_in_a_batch(tmp_path: Path, pictures: Pictures) -> None:
-    store = build(tmp_path / "store", pictures).store
+def test_mirrored_and_plain_ones_mix_in_a_batch(tmp_path: Path, images: Pictures) -> None:
+    store = build(tmp_path / "store", images).store
     mixed = store.vectors(["id6", "id6", "id1"], flipped=[True, False, True])
     assert torch.equal(
         mixed,
@@ -130,33 +130,33 @@ def test_mirrored_and_plain_ones_mix_in_a_batch(tmp_path: Path, pictures: Pictur
     assert not torch.equal(mixed[0], mixed[1]) and mixed.dtype == torch.float16
 
 
-def test_a_store_without_mirrors_says_how_to_make_them(tmp_path: Path, pictures: Pictures) -> None:
-    store = build(tmp_path / "store", pictures, flips=False).store
+def test_a_store_without_mirrors_says_how_to_make_them(tmp_path: Path, images: Pictures) -> None:
+    store = build(tmp_path / "store", images, flips=False).store
     assert len(store.vectors(["id1"], flipped=[False])) == 1
     with pytest.raises(FeatureStoreError, match="--flips"):
         store.vectors(["id1"], flipped=[True])
 
 
-def test_features_too_large_for_float16_stay_finite(tmp_path: Path, pictures: Pictures) -> None:
-    vectors = build(tmp_path / "store", pictures, encoder=Tiny(scale=1e7)).store.vectors(["id0", "id1"])
+def test_features_too_large_for_float16_stay_finite(tmp_path: Path, images: Pictures) -> None:
+    vectors = build(tmp_path / "store", images, encoder=Tiny(scale=1e7)).store.vectors(["id0", "id1"])
     assert torch.isfinite(vectors).all() and vectors.abs().max() == 65504
 
 
 @pytest.mark.parametrize(("after", "rest"), [(6, 10), (12, 4), (16, 0)])
-def test_a_stopped_build_continues_where_it_was(tmp_path: Path, pictures: Pictures, after: int, rest: int) -> None:
-    interrupted(tmp_path / "store", pictures, after=after)
+def test_a_stopped_build_continues_where_it_was(tmp_path: Path, images: Pictures, after: int, rest: int) -> None:
+    interrupted(tmp_path / "store", images, after=after)
     with pytest.raises(FeatureStoreError, match="unfinished; run the same 'captioner features' command again"):
         FeatureStore(tmp_path / "store")
     done: list[tuple[int, int]] = []
-    assert build(tmp_path / "store", pictures, progress=lambda *now: done.append(now)).encoded == rest
+    assert build(tmp_path / "store", images, progress=lambda *now: done.append(now)).encoded == rest
     assert done == [(6, 16), (12, 16), (16, 16)]
-    build(tmp_path / "whole", pictures)
+    build(tmp_path / "whole", images)
     assert contents(tmp_path / "store") == contents(tmp_path / "whole")
-    assert build(tmp_path / "store", pictures).encoded == 0
+    assert build(tmp_path / "store", images).encoded == 0
 
 
 def test_a_build_killed_in_the_middle_of_a_file_ends_with_the_same_bytes(
-    tmp_path: Path, pictures: Pictures, repository: Path
+    tmp_path: Path, images: Pictures, repository: Path
 ) -> None:
     script = """
 import os, pathlib, signal, sys
@@ -174,7 +174,7 @@ numpy.save = half
 build(folder, [(f"id{i}", pathlib.Path(path)) for i, path in enumerate(sys.argv[2:])])
 """
     store = tmp_path / "store"
-    command = [sys.executable, "-c", script, str(store), *(str(path) for _, path in pictures)]
+    command = [sys.executable, "-c", script, str(store), *(str(path) for _, path in images)]
     assert (
         subprocess.run(command, cwd=repository, env={**os.environ, "PYTHONPATH": str(repository)}).returncode
         == -signal.SIGKILL
@@ -182,69 +182,69 @@ build(folder, [(f"id{i}", pathlib.Path(path)) for i, path in enumerate(sys.argv[
     assert list(store.glob(".*.tmp")), "the process died before it wrote half a file"
     with pytest.raises(FeatureStoreError, match="unfinished"):
         FeatureStore(store)
-    assert build(store, pictures).encoded == 10
-    build(tmp_path / "whole", pictures)
+    assert build(store, images).encoded == 10
+    build(tmp_path / "whole", images)
     assert contents(store) == contents(tmp_path / "whole")
 
 
-def test_bad_pictures_are_reported_and_absent(tmp_path: Path, pictures: Pictures) -> None:
-    pictures[1][1].write_text("not a picture")
-    pictures[6][1].unlink()
+def test_bad_images_are_reported_and_absent(tmp_path: Path, images: Pictures) -> None:
+    images[1][1].write_text("not a image")
+    images[6][1].unlink()
     for _ in range(2):  # the second time there is nothing left to do
-        built = build(tmp_path / "store", pictures)
-        assert [error.source for error in built.errors] == [str(pictures[1][1]), str(pictures[6][1])]
+        built = build(tmp_path / "store", images)
+        assert [error.source for error in built.errors] == [str(images[1][1]), str(images[6][1])]
         assert built.store.ids == ["id0", "id2", "id3", "id4", "id5", "id7"] and len(built.store) == 6
         assert "id1" not in built.store and "id2" in built.store
         with pytest.raises(FeatureStoreError, match="no features of 'id6'"):
             built.store.vectors(["id0", "id6"])
-    whole = build(tmp_path / "good", [pictures[i] for i in (0, 2, 3, 4, 5, 7)]).store
+    whole = build(tmp_path / "good", [images[i] for i in (0, 2, 3, 4, 5, 7)]).store
     assert torch.equal(built.store.vectors(whole.ids), whole.vectors(whole.ids))
 
 
-def test_a_shard_with_only_bad_pictures_costs_no_good_one(tmp_path: Path, pictures: Pictures) -> None:
+def test_a_shard_with_only_bad_images_costs_no_good_one(tmp_path: Path, images: Pictures) -> None:
     for i in (3, 4, 5):  # all of the second shard
-        pictures[i][1].write_text("not a picture")
-    built = build(tmp_path / "store", pictures)
+        images[i][1].write_text("not a image")
+    built = build(tmp_path / "store", images)
     assert len(built.errors) == 3 and built.store.vectors(["id2", "id6"]).shape == (2, 4, 3)
 
 
-def test_no_readable_picture_is_an_error(tmp_path: Path) -> None:
+def test_no_readable_image_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FeatureStoreError, match=r"none of the 1 images can be read.*nowhere\.jpg"):
         build(tmp_path / "store", [("a", tmp_path / "nowhere.jpg")])
 
 
-def test_the_same_id_twice_is_refused(tmp_path: Path, pictures: Pictures) -> None:
+def test_the_same_id_twice_is_refused(tmp_path: Path, images: Pictures) -> None:
     with pytest.raises(FeatureStoreError, match="same image id"):
-        build(tmp_path / "store", [*pictures, pictures[0]])
+        build(tmp_path / "store", [*images, images[0]])
 
 
 @pytest.mark.parametrize("encoder", [Tiny(scale=2.0), Tiny(size=10)])
 def test_features_of_another_encoder_or_transform_are_refused(
-    tmp_path: Path, pictures: Pictures, encoder: Encoder
+    tmp_path: Path, images: Pictures, encoder: Encoder
 ) -> None:
-    build(tmp_path / "store", pictures)
+    build(tmp_path / "store", images)
     with pytest.raises(FeatureStoreError, match="made by another encoder or transform"):
         FeatureStore(tmp_path / "store", encoder=encoder)
     with pytest.raises(FeatureStoreError, match="begun with another encoder"):
-        build(tmp_path / "store", pictures, encoder=encoder)
+        build(tmp_path / "store", images, encoder=encoder)
     assert len(FeatureStore(tmp_path / "store", encoder=Tiny())) == 8  # and the store is intact
 
 
-def test_a_store_begun_with_another_plan_is_not_continued(tmp_path: Path, pictures: Pictures) -> None:
-    interrupted(tmp_path / "store", pictures, after=6)
+def test_a_store_begun_with_another_plan_is_not_continued(tmp_path: Path, images: Pictures) -> None:
+    interrupted(tmp_path / "store", images, after=6)
     for names, settings in (
-        ("list of pictures", {"pictures": pictures[:5]}),
+        ("list of images", {"images": images[:5]}),
         ("--flips setting", {"flips": False}),
         ("shard size", {"shard": 4}),
     ):
         with pytest.raises(FeatureStoreError, match=f"begun with another {names}"):
-            build(tmp_path / "store", **{"pictures": pictures, **settings})  # type: ignore[arg-type]
+            build(tmp_path / "store", **{"images": images, **settings})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("harm", ["truncated", "missing", "other shape", "pickle"])
-def test_a_damaged_shard_is_refused_and_the_advice_helps(tmp_path: Path, pictures: Pictures, harm: str) -> None:
+def test_a_damaged_shard_is_refused_and_the_advice_helps(tmp_path: Path, images: Pictures, harm: str) -> None:
     store = tmp_path / "store"
-    build(store, pictures)
+    build(store, images)
     before, shard = contents(store), store / "00001.npy"
     if harm == "truncated":
         shard.write_bytes(shard.read_bytes()[:-7])
@@ -261,41 +261,41 @@ def test_a_damaged_shard_is_refused_and_the_advice_helps(tmp_path: Path, picture
     (store / INDEX).unlink()
     if harm == "other shape":  # in this case the message says to delete the shard too
         shard.unlink()
-    build(store, pictures)
+    build(store, images)
     assert contents(store) == before
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", "null", "[" * 100_000, "\x00"])
-def test_a_damaged_index_is_refused_and_the_advice_helps(tmp_path: Path, pictures: Pictures, text: str) -> None:
-    build(tmp_path / "store", pictures)
+def test_a_damaged_index_is_refused_and_the_advice_helps(tmp_path: Path, images: Pictures, text: str) -> None:
+    build(tmp_path / "store", images)
     index = tmp_path / "store" / INDEX
     index.write_text(text)
     with pytest.raises(FeatureStoreError, match=r"index\.json: .*delete it and run 'captioner features' again"):
         FeatureStore(tmp_path / "store")
     index.unlink()
-    assert build(tmp_path / "store", pictures).encoded == 0
+    assert build(tmp_path / "store", images).encoded == 0
 
 
-def test_a_damaged_plan_is_a_clear_error(tmp_path: Path, pictures: Pictures) -> None:
-    interrupted(tmp_path / "store", pictures, after=12)
+def test_a_damaged_plan_is_a_clear_error(tmp_path: Path, images: Pictures) -> None:
+    interrupted(tmp_path / "store", images, after=12)
     (tmp_path / "store" / PLAN).write_text('{"ids": [')
     with pytest.raises(FeatureStoreError, match=PLAN):
-        build(tmp_path / "store", pictures)
+        build(tmp_path / "store", images)
 
 
-def test_a_shard_whose_record_is_damaged_is_made_again(tmp_path: Path, pictures: Pictures) -> None:
-    whole = build(tmp_path / "whole", pictures).store
-    interrupted(tmp_path / "store", pictures, after=12)
+def test_a_shard_whose_record_is_damaged_is_made_again(tmp_path: Path, images: Pictures) -> None:
+    whole = build(tmp_path / "whole", images).store
+    interrupted(tmp_path / "store", images, after=12)
     (tmp_path / "store" / "00001.json").write_text('{"ids": [')
-    store = build(tmp_path / "store", pictures).store
+    store = build(tmp_path / "store", images).store
     assert torch.equal(store.vectors(store.ids), whole.vectors(whole.ids))
 
 
 VALUES = [None, -1, 0, 1.5, 10**30, True, "", "a", [], [None], [[]], {}, {"grid": 1}, {"cut": -1}, {"../x": "y"}]
 
 
-def test_an_index_with_fields_of_other_types_is_refused(tmp_path: Path, pictures: Pictures) -> None:
-    build(tmp_path / "store", pictures)
+def test_an_index_with_fields_of_other_types_is_refused(tmp_path: Path, images: Pictures) -> None:
+    build(tmp_path / "store", images)
     index = tmp_path / "store" / INDEX
     value = json.loads(index.read_text())
     fields = (*value, "regions", "parts")
@@ -317,8 +317,8 @@ def test_an_index_with_fields_of_other_types_is_refused(tmp_path: Path, pictures
             FeatureStore(tmp_path / "store")
 
 
-def test_no_damage_of_a_shards_header_is_an_error_of_numpys(tmp_path: Path, pictures: Pictures) -> None:
-    build(tmp_path / "store", pictures)
+def test_no_damage_of_a_shards_header_is_an_error_of_numpys(tmp_path: Path, images: Pictures) -> None:
+    build(tmp_path / "store", images)
     shard = tmp_path / "store" / "00001.npy"
     whole, random = shard.read_bytes(), np.random.default_rng(0)
     mutants = [whole[:size] for size in (0, 5, 9, 50, 127, len(whole) - 1)]
@@ -327,7 +327,7 @@ def test_no_damage_of_a_shards_header_is_an_error_of_numpys(tmp_path: Path, pict
         mutants.append(whole[:place] + bytes(random.integers(0, 256, 1, np.uint8)) + whole[place + 1 :])
     for mutant in mutants:
         shard.write_bytes(mutant)
-        again = _finished_shard(tmp_path / "store", 1, pictures[3:6], (VECTORS,), flips=True) is None
+        again = _finished_shard(tmp_path / "store", 1, images[3:6], (VECTORS,), flips=True) is None
         try:
             FeatureStore(tmp_path / "store")
         except FeatureStoreError as error:
@@ -336,21 +336,21 @@ def test_no_damage_of_a_shards_header_is_an_error_of_numpys(tmp_path: Path, pict
             assert not again
     shard.write_bytes(mutants[1])
     (tmp_path / "store" / INDEX).unlink()
-    assert build(tmp_path / "store", pictures).encoded == 6
+    assert build(tmp_path / "store", images).encoded == 6
     assert shard.read_bytes() == whole
 
 
-def test_two_jobs_do_not_encode_into_one_store(tmp_path: Path, pictures: Pictures) -> None:
+def test_two_jobs_do_not_encode_into_one_store(tmp_path: Path, images: Pictures) -> None:
     with (
         files.only_one(tmp_path / "store", error=FeatureStoreError, work="encodes"),
         pytest.raises(FeatureStoreError, match="store: another process encodes there"),
     ):
-        build(tmp_path / "store", pictures)
-    assert build(tmp_path / "store", pictures).encoded == 16
+        build(tmp_path / "store", images)
+    assert build(tmp_path / "store", images).encoded == 16
 
 
-def test_an_index_that_disagrees_with_itself_or_is_newer_is_refused(tmp_path: Path, pictures: Pictures) -> None:
-    build(tmp_path / "store", pictures)
+def test_an_index_that_disagrees_with_itself_or_is_newer_is_refused(tmp_path: Path, images: Pictures) -> None:
+    build(tmp_path / "store", images)
     index = tmp_path / "store" / INDEX
     value = json.loads(index.read_text())
     for change, names in (
@@ -367,9 +367,9 @@ def test_no_store_says_how_to_make_one(tmp_path: Path) -> None:
         FeatureStore(tmp_path / "nothing")
 
 
-def test_a_store_of_regions_holds_boxes_labels_and_scores(tmp_path: Path, pictures: Pictures) -> None:
-    encoder, asked = Found(), [pictures[i] for i in (6, 0, 3, 3, 5)]
-    store = build(tmp_path / "store", pictures, encoder=encoder).store
+def test_a_store_of_regions_holds_boxes_labels_and_scores(tmp_path: Path, images: Pictures) -> None:
+    encoder, asked = Found(), [images[i] for i in (6, 0, 3, 3, 5)]
+    store = build(tmp_path / "store", images, encoder=encoder).store
     pixels = torch.stack([torch.from_numpy(encoder.transform.pixels(load_image(path))) for _, path in asked])
     flipped = [False, True, True, False, False]
     expected = encoder(torch.where(torch.tensor(flipped).view(-1, 1, 1, 1), pixels.flip(-1), pixels))
@@ -386,63 +386,63 @@ def test_a_store_of_regions_holds_boxes_labels_and_scores(tmp_path: Path, pictur
         )
 
 
-def test_a_stopped_build_of_regions_continues_and_misses_no_boxes(tmp_path: Path, pictures: Pictures) -> None:
-    build(tmp_path / "whole", pictures, encoder=Found())
+def test_a_stopped_build_of_regions_continues_and_misses_no_boxes(tmp_path: Path, images: Pictures) -> None:
+    build(tmp_path / "whole", images, encoder=Found())
     whole = contents(tmp_path / "whole")
     for name in ("00001-regions.npy", "00002-flipped-regions.npy"):
         harmed = tmp_path / name
-        build(harmed, pictures, encoder=Found())
+        build(harmed, images, encoder=Found())
         (harmed / name).unlink()
         with pytest.raises(FeatureStoreError, match=rf"{name}: missing or damaged"):
             FeatureStore(harmed)
         (harmed / INDEX).unlink()
-        assert build(harmed, pictures, encoder=Found()).encoded == (6 if "1" in name else 4)
+        assert build(harmed, images, encoder=Found()).encoded == (6 if "1" in name else 4)
         assert contents(harmed) == whole
 
 
-def test_a_store_of_boxes_without_labels_must_be_made_again(tmp_path: Path, pictures: Pictures) -> None:
-    build(tmp_path, pictures, encoder=Found())
+def test_a_store_of_boxes_without_labels_must_be_made_again(tmp_path: Path, images: Pictures) -> None:
+    build(tmp_path, images, encoder=Found())
     index = json.loads((tmp_path / INDEX).read_text())
     (tmp_path / INDEX).write_text(json.dumps(index | {"format": 2}))
     with pytest.raises(FeatureStoreError, match=r"its regions have no labels.*delete it and run 'captioner features'"):
         FeatureStore(tmp_path)
 
 
-def test_a_store_of_a_grid_has_the_first_format(tmp_path: Path, pictures: Pictures) -> None:
-    build(tmp_path / "grid", pictures)
-    build(tmp_path / "regions", pictures, encoder=Found())
+def test_a_store_of_a_grid_has_the_first_format(tmp_path: Path, images: Pictures) -> None:
+    build(tmp_path / "grid", images)
+    build(tmp_path / "regions", images, encoder=Found())
     grid, regions = (json.loads((tmp_path / name / INDEX).read_text()) for name in ("grid", "regions"))
     assert grid["format"] == 1 and "regions" not in grid and regions["format"] == 3 and regions["regions"]
     assert not [name for name in contents(tmp_path / "grid") if "regions" in name]
 
 
-def test_places_without_grid_or_regions_are_refused(tmp_path: Path, pictures: Pictures) -> None:
+def test_places_without_grid_or_regions_are_refused(tmp_path: Path, images: Pictures) -> None:
     encoder = Tiny()
     encoder.grid = None
     with pytest.raises(FeatureStoreError, match="neither a grid nor regions"):
-        build(tmp_path / "store", pictures, encoder=encoder)
+        build(tmp_path / "store", images, encoder=encoder)
 
 
 @pytest.mark.parametrize("flips", [False, True])
-def test_a_store_takes_the_predicted_space(tmp_path: Path, pictures: Pictures, flips: bool) -> None:
-    build(tmp_path / "store", pictures, flips=flips)
+def test_a_store_takes_the_predicted_space(tmp_path: Path, images: Pictures, flips: bool) -> None:
+    build(tmp_path / "store", images, flips=flips)
     arrays = [np.load(file) for file in (tmp_path / "store").glob("*.npy")]
     assert sum(array.nbytes for array in arrays) == store_bytes(Tiny(), 8, flips=flips)
 
 
 def test_a_store_that_does_not_fit_on_the_disk_is_not_begun(
-    tmp_path: Path, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, images: Pictures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needed, free = store_bytes(Tiny(), 8, flips=True), []
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free[-1]))
     free.append(needed - 1)
     with pytest.raises(FeatureStoreError, match="the disk has"):
-        build(tmp_path / "new" / "store", pictures)
+        build(tmp_path / "new" / "store", images)
     assert not (tmp_path / "new").exists()
     free.append(needed)
-    interrupted(tmp_path / "new" / "store", pictures, after=6)
+    interrupted(tmp_path / "new" / "store", images, after=6)
     free.append(needed - 3 * 2 * 4 * 3 * 2)  # existing files need no more space
-    build(tmp_path / "new" / "store", pictures)
+    build(tmp_path / "new" / "store", images)
 
 
 class Both(Encoder):
@@ -460,9 +460,9 @@ class Both(Encoder):
     forward = GridRegionEncoder.forward
 
 
-def test_a_store_of_parts_holds_what_the_encoder_gives(tmp_path: Path, pictures: Pictures) -> None:
+def test_a_store_of_parts_holds_what_the_encoder_gives(tmp_path: Path, images: Pictures) -> None:
     encoder, seen = Both(), list[tuple[int, int]]()
-    built = build(tmp_path / "store", pictures, encoder=encoder, progress=lambda *at: seen.append(at))
+    built = build(tmp_path / "store", images, encoder=encoder, progress=lambda *at: seen.append(at))
     assert seen[-1] == (16, 16) and seen == sorted(seen) and built.encoded == 16
     assert store_bytes(encoder, 8, flips=True) == sum(
         store_bytes(part, 8, flips=True) for part in encoder.parts.values()
@@ -470,9 +470,7 @@ def test_a_store_of_parts_holds_what_the_encoder_gives(tmp_path: Path, pictures:
     store = FeatureStore(tmp_path / "store", encoder=encoder)
     assert (len(store), store.places, store.features, store.grid, store.cut) == (8, 8, 6, None, 0)
     names = ["id5", "id0", "id7"]
-    pixels = torch.stack(
-        [torch.from_numpy(encoder.transform.pixels(load_image(dict(pictures)[name]))) for name in names]
-    )
+    pixels = torch.stack([torch.from_numpy(encoder.transform.pixels(load_image(dict(images)[name]))) for name in names])
     for mirrored in (False, True):
         memory = store.memory(names, flipped=[mirrored] * 3)
         expected = encoder(pixels.flip(-1) if mirrored else pixels)
@@ -481,30 +479,30 @@ def test_a_store_of_parts_holds_what_the_encoder_gives(tmp_path: Path, pictures:
         assert torch.equal(memory.labels, expected.labels) and torch.equal(memory.mask, expected.mask)
 
 
-def test_stores_of_the_parts_are_used_again(tmp_path: Path, pictures: Pictures) -> None:
+def test_stores_of_the_parts_are_used_again(tmp_path: Path, images: Pictures) -> None:
     encoder = Both()
     for name, part in encoder.parts.items():
-        build(tmp_path / f"of {name}", pictures, encoder=part)
+        build(tmp_path / f"of {name}", images, encoder=part)
     (tmp_path / "store").mkdir()
     for name in encoder.parts:
         (tmp_path / "store" / name).symlink_to(tmp_path / f"of {name}")
-    assert build(tmp_path / "store", pictures, encoder=encoder).encoded == 0
+    assert build(tmp_path / "store", images, encoder=encoder).encoded == 0
     assert len(FeatureStore(tmp_path / "store", encoder=encoder)) == 8
     with pytest.raises(FeatureStoreError, match="begun with another encoder"):
-        build(tmp_path / "store", pictures, encoder=Both(scale=2.0))
+        build(tmp_path / "store", images, encoder=Both(scale=2.0))
     with pytest.raises(FeatureStoreError, match="made by another encoder"):
         FeatureStore(tmp_path / "store", encoder=Tiny())
 
 
-def test_a_part_that_was_replaced_is_refused(tmp_path: Path, pictures: Pictures) -> None:
-    build(tmp_path / "store", pictures, encoder=Both())
+def test_a_part_that_was_replaced_is_refused(tmp_path: Path, images: Pictures) -> None:
+    build(tmp_path / "store", images, encoder=Both())
     (tmp_path / "store" / "grid").rename(tmp_path / "old")
-    build(tmp_path / "store" / "grid", pictures, encoder=Tiny(scale=3.0))
-    with pytest.raises(FeatureStoreError, match="is not the part"):
+    build(tmp_path / "store" / "grid", images, encoder=Tiny(scale=3.0))
+    with pytest.raises(FeatureStoreError, match="does not belong to"):
         FeatureStore(tmp_path / "store")
 
 
-def test_a_picture_that_one_part_lacks_is_left_out(tmp_path: Path, pictures: Pictures) -> None:
-    pictures[2][1].write_bytes(b"no picture")
-    built = build(tmp_path / "store", pictures, encoder=Both())
+def test_a_image_that_one_part_lacks_is_left_out(tmp_path: Path, images: Pictures) -> None:
+    images[2][1].write_bytes(b"no image")
+    built = build(tmp_path / "store", images, encoder=Both())
     assert len(built.errors) == 1 and "id2" not in built.store and len(built.store) == 7

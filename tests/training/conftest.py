@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from captioner.training.events import Events
+
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220), "white": (240, 240, 240)}
+
+
+def listening() -> tuple[Events, list[str]]:
+    """Return events whose notes and warnings are appended to a list."""
+    heard: list[str] = []
+    return Events(note=heard.append, warn=heard.append), heard
 
 
 def make_photos(folder: Path) -> Path:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from captioner.assets import recipes
 from captioner.training.fit import run
-from captioner.training.recipe import RECIPES, load_config
+from captioner.training.recipe import load_config
 
 SMALL = {
     "show_tell": {"embedding": 32, "hidden": 32},
@@ -33,7 +34,7 @@ def changes_of(recipe: str, data: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_every_recipe_runs(shared_data: Path, tmp_path: Path) -> None:
-    data, names = shared_data / "coco" / "dataset_coco.json", [name for name in RECIPES if name.startswith("coco_")]
+    data, names = shared_data / "coco" / "dataset_coco.json", [name for name in recipes() if name.startswith("coco_")]
     assert len(names) == 6
     for name in names:
         if name != "coco_self_critical":

@@ -10,10 +10,10 @@ import pytest
 
 from captioner.data.dataset import CaptionData, Photo
 from captioner.errors import AnnotationError
-from captioner.settings import OWN
 from captioner.text.vocabulary import Vocabulary
 from captioner.training.data import Coverage, check_coverage, read_data
 from captioner.training.recipe import load_config
+from captioner.training.recipe_files import OWN
 
 
 def table(folder: Path, rows: list[str]) -> Path:
@@ -37,7 +37,7 @@ def test_photos_without_splits_are_divided_by_their_names(tmp_path: Path) -> Non
     train, dev, said = read(whole)
     assert len(train) == 85 and len(dev) == 15 and not train & dev
     assert said == [
-        "own: has no split 'dev', so 15 of its 100 photos select the best epoch; so few that it is mostly chance"
+        "own: has no split 'dev', so 15 of its 100 images select the best epoch; so few that it is mostly chance"
     ]
     assert read(whole) == (train, dev, said) and read(whole, "seed=5")[:2] == (train, dev)
     assert len(read(whole, "data.dev_share=0.5")[1]) == 50
@@ -55,7 +55,7 @@ def test_a_split_that_exists_is_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "changes", "message"),
     [
-        (["image,caption", "1.jpg,a photo"], (), "one photo cannot both be trained on"),
+        (["image,caption", "1.jpg,a photo"], (), "one image cannot both be trained on"),
         (["image,caption", *photos(9)], ("data.dev=evening",), 'no image is in the split "evening"'),
         (["image,caption,split", *photos(9, "other")], (), 'no image is in the split "train"'),
         (["image,caption", *photos(9)], ("data.train=morning",), 'no image is in the split "morning"'),
@@ -151,14 +151,14 @@ def test_a_start_that_knew_few_of_the_words_is_said() -> None:
     photos = tuple(Photo(str(n), Path(f"{n}.jpg"), "train", (caption,)) for n, caption in enumerate(captions))
     data, words, said = CaptionData("own", "csv", photos), Vocabulary(["a", "ein", "hund", "rennt"]), list[str]()
     check_coverage(data, data, words, config, said.append, new=3)
-    assert len(said) == 1 and "show_attend_tell knew 17% of the words" in said[0]
+    assert len(said) == 1 and "vocabulary of show_attend_tell has 17% of the words" in said[0]
     check_coverage(data, data, words, config, said.append, new=1)
     assert len(said) == 1
 
 
 def test_captions_that_teach_little_are_said() -> None:
     assert covered(["a dog runs"] * 5)[1] == [
-        "own: all captions are 'a dog runs', so that is what the model will write of any image"
+        "own: all captions are 'a dog runs', so the model will write that for every image"
     ]
     long = [f"{'a dog runs ' * 9}{number}" for number in range(5)]
     assert "100% of the captions have more than 24 words and are cut there" in covered(long)[1][0]

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
@@ -13,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -24,9 +22,9 @@ from captioner.errors import AnnotationError, CheckpointError, ConfigError
 from captioner.features import FeatureStore
 from captioner.model import CaptionModel
 from captioner.training.fit import run
-from captioner.training.loop import STATE
 from captioner.training.recipe import load_config
-from captioner.training.state import Progress, save_state
+from captioner.training.state import STATE, RunProgress, save_state
+from tests.training.conftest import listening
 
 
 def weights(output: Path) -> dict[str, torch.Tensor]:
@@ -59,9 +57,9 @@ def test_chinese_captions_are_learned_and_written_without_spaces(tiny: Path, pho
         text = text.replace(f"a {english} picture", f"一张{chinese}色的图片。")
         text = text.replace(f"this one is all {english}", f"这张图片全是{chinese}色")
     photos.write_text(text)
-    console = Console(file=io.StringIO(), width=300)
-    best = run(tiny, ["epochs=2", "fine_tune.from_epoch=1"], output=tmp_path / "run", console=console)
-    assert "17 words, 100.0% of those in the captions" in console.file.getvalue()  # 13 characters, 4 special ones
+    events, heard = listening()
+    best = run(tiny, ["epochs=2", "fine_tune.from_epoch=1"], output=tmp_path / "run", events=events)
+    assert "17 words, 100.0% of those in the captions" in heard[0]  # 13 characters, 4 special ones
     captioner = Captioner.from_pretrained(best)
     assert not any(" " in captioner(tmp_path / f"{number}.png").text for number in range(4))
     words = captioner.vocabulary
@@ -168,17 +166,17 @@ def test_more_stages_than_there_are_is_an_error(tiny: Path, tmp_path: Path) -> N
 
 def test_a_bad_picture_does_not_end_a_run_from_pictures(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "3.png").write_bytes(b"no picture")
-    console = Console(file=io.StringIO(), width=500)
-    run(tiny, ["epochs=2", "fine_tune.from_epoch=1"], output=tmp_path / "run", console=console)
-    assert console.file.getvalue().count("left out") == 1  # type: ignore[attr-defined]
-    assert "3.png" in console.file.getvalue()  # type: ignore[attr-defined]
+    events, heard = listening()
+    run(tiny, ["epochs=2", "fine_tune.from_epoch=1"], output=tmp_path / "run", events=events)
+    (left_out,) = (line for line in heard if "left out" in line)
+    assert "3.png" in left_out
 
 
 def test_a_batch_without_a_readable_picture_still_counts_as_a_step(tiny: Path, tmp_path: Path) -> None:
     for number in (1, 2, 5):
         (tmp_path / f"{number}.png").write_bytes(b"no picture")
     changes = ["epochs=2", "batch_size=1", "accumulate=5", "fine_tune.from_epoch=1"]
-    run(tiny, changes, output=tmp_path / "run", console=Console(file=io.StringIO()))
+    run(tiny, changes, output=tmp_path / "run")
     records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert len([record for record in records if "loss" in record]) == 2 * 21
     with safe_open(tmp_path / "run" / STATE, framework="pt") as file:
@@ -192,22 +190,22 @@ def test_a_batch_without_a_readable_picture_still_counts_as_a_step(tiny: Path, t
 
 
 def test_features_that_end_too_late_are_reported(tiny: Path, tmp_path: Path) -> None:
-    console = Console(file=io.StringIO(), width=500)
-    run(tiny, ["epochs=1", f"data.features={tmp_path / 'store'}"], output=tmp_path / "first", console=console)
-    assert "--cut" not in console.file.getvalue()  # type: ignore[attr-defined]
+    events, heard = listening()
+    run(tiny, ["epochs=1", f"data.features={tmp_path / 'store'}"], output=tmp_path / "first", events=events)
+    assert "--cut" not in "".join(heard)
     torch.manual_seed(0)
     tuned = ["epochs=2", "fine_tune.from_epoch=2", "fine_tune.stages=1", f"data.features={tmp_path / 'store'}"]
-    run(tiny, tuned, output=tmp_path / "second", console=console)
-    assert "leaves off 0 stages of the encoder, but 1 are trained from epoch 2 on" in console.file.getvalue()  # type: ignore[attr-defined]
-    assert "--cut 1" in console.file.getvalue()  # type: ignore[attr-defined]
+    run(tiny, tuned, output=tmp_path / "second", events=events)
+    said = "".join(heard)
+    assert "leaves off 0 stages of the encoder, but 1 are trained from epoch 2 on" in said and "--cut 1" in said
 
 
 def test_malformed_records_are_counted_or_refused(tiny: Path, photos: Path, tmp_path: Path) -> None:
     with open(photos, "a", encoding="utf-8") as file:
         file.write("3.png,,train\n4.png,,train\n")
-    console = Console(file=io.StringIO(), width=500)
-    run(tiny, ["epochs=1"], output=tmp_path / "run", console=console)
-    assert "2 malformed records were left out, the first: " in console.file.getvalue()  # type: ignore[attr-defined]
+    events, heard = listening()
+    run(tiny, ["epochs=1"], output=tmp_path / "run", events=events)
+    assert "2 malformed records were left out, the first: " in "".join(heard)
     with pytest.raises(AnnotationError, match="caption is empty"):
         run(tiny, ["epochs=1", "data.strict=true"], output=tmp_path / "strict")
 
@@ -245,7 +243,7 @@ def test_a_resumed_run_keeps_the_encoder_it_trains(
     class Killed(BaseException):
         pass
 
-    def save_then_die(path: Path, progress: Progress, *rest: Any) -> None:
+    def save_then_die(path: Path, progress: RunProgress, *rest: Any) -> None:
         save_state(path, progress, *rest)
         if progress.epoch == killed_after:
             raise Killed
@@ -314,13 +312,13 @@ def test_going_on_with_new_words_must_beat_the_start(tiny: Path, photos: Path, t
     first = run(tiny, ["epochs=4", "data.min_count=24", "fine_tune.from_epoch=1"], output=tmp_path / "first")
     assert "red" not in load_model(first).vocabulary
     changes = [f"start={first}", "new_words=true", "data.min_count=3", "epochs=8", "optimiser.learning_rate=0.05"]
-    out = io.StringIO()
-    second = run(tiny, changes, output=tmp_path / "second", console=Console(file=out, width=200))
-    said = out.getvalue()
+    events, heard = listening()
+    second = run(tiny, changes, output=tmp_path / "second", events=events)
+    said = "\n".join(heard)
     before, after = load_model(first).vocabulary, load_model(second).vocabulary
     new = after.words[len(before) :]
     assert after.words[: len(before)] == before.words and {"red", "blue", "white", "green"} <= set(new)
-    assert f"of which {len(new)} new ({', '.join(new[:8])}" in said
+    assert f"{len(new)} of them new ({', '.join(new[:8])}" in said
     records = [json.loads(line) for line in (tmp_path / "second" / "log.jsonl").read_text().splitlines()]
     scores = [record["dev"]["CIDEr"] for record in records if "dev" in record]
     assert max(scores) > scores[0]

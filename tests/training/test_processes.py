@@ -13,7 +13,7 @@ import torch
 
 from captioner.features import FeatureStore
 from captioner.training.fit import run
-from captioner.training.loop import STATE
+from captioner.training.state import STATE
 from tests.torchrun import assert_near, finish, start, train
 
 FIXED = ["model.decoder.dropout=0", "data.flips=false", "epochs=2"]
@@ -33,7 +33,7 @@ FIXED = ["model.decoder.dropout=0", "data.flips=false", "epochs=2"]
 def test_two_processes_train_as_one(tiny: Path, tmp_path: Path, changes: list[str]) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     out, err = finish(start(2, *train(tiny, FIXED + changes, two)))
-    assert out.split() == [str(two / "best")] and err.count("training photos") == 1 and "2 processes" in err
+    assert out.split() == [str(two / "best")] and err.count("training images") == 1 and "2 processes" in err
     run(tiny, FIXED + changes, output=one)
     assert_near(one, two)
     if (one / "features").exists():

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from captioner.assets import recipes
 from captioner.errors import ConfigError
-from captioner.settings import OWN, is_data
-from captioner.training.recipe import RECIPES, explained, load_config, read_run, read_settings, summary
-from captioner.translation.train import is_translators, read_recipe
+from captioner.training.recipe import RunConfig, load_config, read_run
+from captioner.training.recipe_files import OWN, is_data, is_translation, read_settings, summary
+from captioner.training.recipe_text import explained
+from captioner.translation.train import load_translate_config
 
-NAMES = sorted(name for name in RECIPES if not is_translators(read_settings(name)))
+NAMES = sorted(name for name in recipes() if not is_translation(read_settings(name)))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -65,16 +68,17 @@ def test_an_unknown_recipe_is_explained(tmp_path: Path) -> None:
         load_config(tmp_path / "list.yaml")
 
 
-@pytest.mark.parametrize("name", list(RECIPES))
+@pytest.mark.parametrize("name", list(recipes()))
 def test_a_recipe_printed_in_full_is_the_recipe(name: str, tmp_path: Path) -> None:
-    recipe = read_recipe(name, ["seed=3"])
+    load: Callable[..., RunConfig] = load_config if name in NAMES else load_translate_config
+    recipe = load(name, ["seed=3"])
     (tmp_path / "whole.yaml").write_text(explained(recipe), encoding="utf-8")
     again = read_run(type(recipe), tmp_path / "whole.yaml", [], None)
     assert explained(again) == explained(recipe) and again.seed == 3
     completed = {"model", "objective"}  # these now have all their settings
     assert again.model_dump(exclude=completed) == recipe.model_dump(exclude=completed)
     assert again.model_dump()["objective"] == recipe.model_dump()["objective"]
-    assert len(summary(RECIPES[name])) > 30 and ".." not in summary(RECIPES[name])
+    assert len(summary(recipes()[name])) > 30 and ".." not in summary(recipes()[name])
 
 
 def test_every_setting_of_a_part_is_explained() -> None:
@@ -151,12 +155,12 @@ def test_the_families_on_flickr8k_share_budget_data_and_seed() -> None:
         "flickr8k_cropped_show_attend_tell",
     }  # of which the last two train the encoder too
     families = [name for name in NAMES if name.startswith("flickr8k") and "augmented" not in name]
-    recipes = {name: load_config(name) for name in families if name not in others}
-    assert len(recipes) == 11
-    assert len({(one.batch_size, one.seed, one.data.model_dump_json()) for one in recipes.values()}) == 1
+    found = {name: load_config(name) for name in families if name not in others}
+    assert len(found) == 11
+    assert len({(one.batch_size, one.seed, one.data.model_dump_json()) for one in found.values()}) == 1
     # About the same time, as an epoch without attention takes a good third.
-    assert {one.epochs for name, one in recipes.items() if name != "flickr8k_show_tell"} == {6}
-    assert recipes["flickr8k_show_tell"].epochs == 16
+    assert {one.epochs for name, one in found.items() if name != "flickr8k_show_tell"} == {6}
+    assert found["flickr8k_show_tell"].epochs == 16
 
 
 def test_a_base_that_is_no_name_is_refused(tmp_path: Path) -> None:

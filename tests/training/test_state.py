@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from captioner.errors import CheckpointError
-from captioner.training.state import Progress, differences, load_state, read_settings, save_state
+from captioner.training.resume import differences
+from captioner.training.state import RunProgress, load_state, read_settings, save_state
 
 
 class Training:
@@ -24,7 +25,7 @@ class Training:
     def __init__(self, width: int = 3) -> None:
         self.model = nn.Sequential(nn.Linear(2, width), nn.Linear(width, 1))
         self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=0.01)
-        self.progress = Progress(epoch=1, batch=2, step=5, best=0.5)
+        self.progress = RunProgress(epoch=1, batch=2, step=5, best=0.5)
 
     def step(self) -> float:
         loss = (self.model(torch.rand(4, 2)) - 1).square().mean()
@@ -36,7 +37,7 @@ class Training:
     def save(self, path: Path) -> None:
         save_state(path, self.progress, {"model": self.model}, self.optimiser, json.dumps({"seed": 0}))
 
-    def load(self, path: Path) -> Progress:
+    def load(self, path: Path) -> RunProgress:
         read_settings(path)
         return load_state(path, {"model": self.model}, self.optimiser)
 
@@ -62,7 +63,7 @@ def rewrite(path: Path, change: Callable[[dict[str, Tensor], dict[str, str]], ob
 
 def test_a_state_restores_all(saved: Path) -> None:
     one, other = Training(), Training()
-    assert one.load(saved) == other.load(saved) == Progress(epoch=1, batch=2, step=5, best=0.5)
+    assert one.load(saved) == other.load(saved) == RunProgress(epoch=1, batch=2, step=5, best=0.5)
     one.load(saved)
     first = [one.step() for _ in range(3)]
     other.load(saved)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from rich.console import Console
 
 from captioner import Captioner
 from captioner.checkpoint import load_model
@@ -21,30 +19,21 @@ from captioner.engines.model import model_engine
 from captioner.errors import AnnotationError, CheckpointError, ConfigError
 from captioner.features import FeatureStore, build_store
 from captioner.text.vocabulary import EOS, tokenize
-from captioner.training.fit import Run, run
-from captioner.training.loop import STATE
+from captioner.training.dry_run import dry_run
+from captioner.training.events import SILENT
+from captioner.training.fit import CaptionerRun, run
 from captioner.training.recipe import load_config
-from captioner.training.rehearsal import rehearse
 from captioner.training.self_critical import SelfCritical
-from captioner.training.state import Progress, save_state
+from captioner.training.state import STATE, RunProgress, save_state
 from captioner.training.teacher import FILE, Teacher, TeacherConfig, closest_first, distilled
 from tests.evaluation.test_cider import naive
 from tests.onnx.builders import tiny as exportable
 from tests.torchrun import assert_near, finish, start, train
-from tests.training.conftest import COLOURS, make_photos, make_tiny
+from tests.training.conftest import COLOURS, listening, make_photos, make_tiny
 from tests.training.test_fit import identical
 from tests.training.test_processes import FIXED
 
 NEW = ["0.png", "1.png", "2.png", "\u2028\xe9t\xe9.png"]
-
-
-def quiet() -> Console:
-    return Console(file=io.StringIO(), width=500)
-
-
-def said(console: Console) -> str:
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +41,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that names the colours of most photos."""
     folder = tmp_path_factory.mktemp("teacher")
     changes = ["epochs=8", "evaluation.every=8", "fine_tune.from_epoch=1", "fine_tune.learning_rate=0.01"]
-    return run(make_tiny(make_photos(folder)), changes, output=folder / "run", console=quiet())
+    return run(make_tiny(make_photos(folder)), changes, output=folder / "run")
 
 
 @pytest.fixture
@@ -66,8 +55,8 @@ def unlabelled(tmp_path: Path) -> Path:
     return folder.parent
 
 
-def set_up(tiny: Path, output: Path, *changes: str, console: Console | None = None) -> Run:
-    return Run(load_config(tiny, changes, output), resume=False, console=console or quiet())
+def set_up(tiny: Path, output: Path, *changes: str) -> CaptionerRun:
+    return CaptionerRun(load_config(tiny, changes, output), resume=False, events=SILENT)
 
 
 def beams_in(output: Path) -> dict[str, list[str]]:
@@ -107,14 +96,14 @@ def test_stored_features_take_the_place_of_pictures(
     photos = set_up(tiny, tmp_path / "run").train.photos
     config, device = TeacherConfig(model=str(teacher)), torch.device("cpu")
     (tmp_path / "plain").mkdir()
-    expected = Teacher(config, tmp_path / "plain", device=device, console=quiet()).beams(photos)
+    expected = Teacher(config, tmp_path / "plain", device=device, events=SILENT).beams(photos)
     store = tmp_path / "store"
     build_store(store, load_model(teacher).encoder, [(photo.image_id, photo.path) for photo in photos[3:]])
     read: list[str] = []
     load = loader.load_image
     monkeypatch.setattr(loader, "load_image", lambda path, **how: read.append(Path(path).name) or load(path, **how))
     (tmp_path / "stored").mkdir()
-    asked = Teacher(config, tmp_path / "stored", device=device, console=quiet(), features=store)
+    asked = Teacher(config, tmp_path / "stored", device=device, events=SILENT, features=store)
     found = asked.beams(photos)
     assert read == [photo.path.name for photo in photos[:3]]
     assert all(found[photo.image_id] == expected[photo.image_id] for photo in photos[:3])
@@ -126,7 +115,7 @@ def test_stored_features_take_the_place_of_pictures(
         assert found[photo.image_id] == tuple(one.text for one in (caption, *caption.others))
     read.clear()
     (tmp_path / "other").mkdir()
-    asked = Teacher(config, tmp_path / "other", device=device, console=quiet(), features=tmp_path / "none")
+    asked = Teacher(config, tmp_path / "other", device=device, events=SILENT, features=tmp_path / "none")
     assert asked.beams(photos) == expected and len(read) == len(photos)
 
 
@@ -181,12 +170,12 @@ def test_a_resumed_run_reads_what_the_teacher_wrote(
 ) -> None:
     own = shutil.copytree(teacher, tmp_path / "own")
     changes, output = ["epochs=2", f"data.teacher={{model: {own}, width: 2}}"], tmp_path / "run"
-    run(tiny, changes, output=tmp_path / "whole", console=quiet())
+    run(tiny, changes, output=tmp_path / "whole")
 
     class Killed(BaseException):
         pass
 
-    def save_then_die(path: Path, progress: Progress, *rest: Any) -> None:
+    def save_then_die(path: Path, progress: RunProgress, *rest: Any) -> None:
         save_state(path, progress, *rest)
         raise Killed
 
@@ -195,34 +184,34 @@ def test_a_resumed_run_reads_what_the_teacher_wrote(
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr("captioner.training.loop.save_state", save_then_die)
-        run(tiny, changes, output=output, console=quiet())
+        run(tiny, changes, output=output)
     written = (output / FILE).read_bytes()
     shutil.copytree(output, tmp_path / "early")
     (tmp_path / "early" / STATE).unlink()  # killed before the first state was saved
     with monkeypatch.context() as patch:
         patch.setattr("captioner.training.teacher.Captioner.from_pretrained", refuse)
-        run(tiny, changes, output=output, resume=True, console=quiet())
-        run(tiny, changes, output=tmp_path / "early", console=quiet())
+        run(tiny, changes, output=output, resume=True)
+        run(tiny, changes, output=tmp_path / "early")
     assert (output / FILE).read_bytes() == written
     assert identical(tmp_path / "whole", output) and identical(tmp_path / "whole", tmp_path / "early")
 
     def resumed(message: str) -> None:
         with pytest.raises(CheckpointError, match=rf"teacher\.jsonl: {message}.*or start another run"):
-            run(tiny, changes, output=output, resume=True, console=quiet())
+            run(tiny, changes, output=output, resume=True)
 
     with monkeypatch.context() as patch:
         patch.setattr("captioner.training.teacher.Captioner.from_pretrained", refuse)
         (output / FILE).write_bytes(written[:-20])
         resumed("is damaged")
         (output / FILE).write_bytes(b"\n".join(written.splitlines()[:-1]))
-        resumed("is about other photos")
+        resumed("has captions of other images")
         (output / FILE).unlink()
         resumed("is missing")
         (output / FILE).write_bytes(written)
         config = json.loads((own / "config.json").read_text())
         config["about"] = {}  # a new card is no new teacher
         (own / "config.json").write_text(json.dumps(config))
-        run(tiny, changes, output=output, resume=True, console=quiet())
+        run(tiny, changes, output=output, resume=True)
         config["model"]["search"]["length_normalisation"] = 0.0
         (own / "config.json").write_text(json.dumps(config))
         resumed("was written by another teacher")
@@ -235,12 +224,12 @@ def test_photos_without_captions_are_learned_from(tiny: Path, teacher: Path, unl
     for known in ("0.png", "30.png"):  # of train and of dev
         shutil.move(tmp_path / known, unlabelled / known)
         (tmp_path / known).symlink_to(unlabelled / known)
-    console = quiet()
+    events, heard = listening()
     changes = ["epochs=1", f"data.teacher={{model: {teacher}, human_captions: true, unlabelled: [{unlabelled}]}}"]
-    best = run(tiny, changes, output=tmp_path / "run", console=console)
-    text = said(console)
-    assert text.count("bad.png") == 1 and f"{unlabelled}: 2 of its 7 pictures are in the data and left out" in text
-    assert f"28 training photos with {24 * 3 + 4} captions by people and run, 8 dev photos; 14 words" in text
+    best = run(tiny, changes, output=tmp_path / "run", events=events)
+    text = "\n".join(heard)
+    assert text.count("bad.png") == 1 and f"{unlabelled}: 2 of its 7 images are in the data and left out" in text
+    assert f"28 training images with {24 * 3 + 4} captions by people and run, 8 dev images; 14 words" in text
     new = [str((unlabelled / "deep" / name).resolve()) for name in NEW]
     beams = beams_in(tmp_path / "run")
     assert list(beams)[24:] == new
@@ -260,17 +249,17 @@ def test_the_forecast_counts_the_teacher(tiny: Path, teacher: Path, unlabelled: 
     (unlabelled / "deep" / "bad.png").unlink()
     changes = [f"data.teacher={{model: {teacher}, captions: 2, human_captions: true, unlabelled: [{unlabelled}]}}"]
     config = load_config(tiny, [*changes, "epochs=1"], tmp_path / "run")
-    forecast = rehearse(config, console=quiet())
+    forecast = dry_run(config)
     assert forecast.data == {
-        "training photos": 28,
+        "training images": 28,
         "captions by people": 48,
         "captions by the teacher": 56,
-        "dev photos": 8,
+        "dev images": 8,
         "words": 14,
     }
     assert forecast.seconds["teacher"] > 0 and not (tmp_path / "run").exists()
-    run(tiny, [*changes, "epochs=1"], output=tmp_path / "run", console=quiet())
-    assert rehearse(config, console=quiet()).seconds["teacher"] == 0
+    run(tiny, [*changes, "epochs=1"], output=tmp_path / "run")
+    assert dry_run(config).seconds["teacher"] == 0
 
 
 def test_rewards_are_people_s_captions(tiny: Path, teacher: Path, tmp_path: Path) -> None:
@@ -290,17 +279,17 @@ def test_rewards_are_people_s_captions(tiny: Path, teacher: Path, tmp_path: Path
     [
         (["data.teacher.model=nobody"], CheckpointError, "model 'nobody' does not exist"),
         (["data.teacher={model: x, captions: 6}"], ConfigError, r"captions \(6\) must not be more than width \(5\)"),
-        (["data.teacher.unlabelled=[photos]"], ConfigError, "name the teacher that does in 'model'"),
+        (["data.teacher.unlabelled=[photos]"], ConfigError, "name the teacher that writes them in 'model'"),
         (["data.teacher.modl=x"], ConfigError, "Did you mean 'model'"),
         (
             ["data.teacher={model: x, unlabelled: [photos]}", "objective.name=self_critical"],
             ConfigError,
-            "data.teacher.unlabelled: self-critical training rewards what people say",
+            "data.teacher.unlabelled: self-critical training needs people's captions",
         ),
         (["data.teacher.model=x", "objective.name=self_critical"], ConfigError, "set objective.cross_entropy"),
         (["data.teacher={model: x, unlabelled: [nowhere]}"], AnnotationError, "nowhere: there is no such folder"),
-        (["data.teacher={model: x, unlabelled: [EMPTY]}"], AnnotationError, "empty: has no pictures; leave it out"),
-        (["data.teacher={model: x, unlabelled: [HERE]}"], AnnotationError, "all of its 32 pictures are in the data"),
+        (["data.teacher={model: x, unlabelled: [EMPTY]}"], AnnotationError, "empty: has no images; leave it out"),
+        (["data.teacher={model: x, unlabelled: [HERE]}"], AnnotationError, "all of its 32 images are in the data"),
     ],
 )
 def test_what_cannot_be_taught_is_explained(
@@ -309,21 +298,21 @@ def test_what_cannot_be_taught_is_explained(
     (tmp_path / "empty").mkdir()
     changes = [change.replace("EMPTY", str(tmp_path / "empty")).replace("HERE", str(tmp_path)) for change in changes]
     with pytest.raises(error, match=message):
-        run(tiny, changes, output=tmp_path / "run", console=quiet())
+        run(tiny, changes, output=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_pictures_of_which_none_can_be_read_are_an_error(tiny: Path, teacher: Path, tmp_path: Path) -> None:
     for number in range(24):
         (tmp_path / f"{number}.png").write_bytes(b"no picture")
-    with pytest.raises(AnnotationError, match=r"not one of 24 photos could be captioned; first: .*0\.png"):
-        run(tiny, [f"data.teacher.model={teacher}"], output=tmp_path / "run", console=quiet())
+    with pytest.raises(AnnotationError, match=r"none of 24 images could be captioned; first: .*0\.png"):
+        run(tiny, [f"data.teacher.model={teacher}"], output=tmp_path / "run")
 
 
 def test_several_teachers_are_told_from_one(teacher: Path, tmp_path: Path) -> None:
     def head(model: str, width: int = 5) -> dict[str, Any]:
         config = TeacherConfig(model=model, width=width)
-        return Teacher(config, tmp_path, device=torch.device("cpu"), console=quiet()).head
+        return Teacher(config, tmp_path, device=torch.device("cpu"), events=SILENT).head
 
     moved = shutil.copytree(teacher, tmp_path / "moved+away")
     assert head(str(moved))["fingerprint"] == head(str(teacher))["fingerprint"] != head("show_tell")["fingerprint"]
@@ -343,7 +332,7 @@ def test_two_processes_share_the_teachers_work(tiny: Path, teacher: Path, unlabe
     ]
     _, err = finish(start(2, *train(tiny, changes, two)))
     assert err.count("bad.png") == 1
-    run(tiny, changes, output=one, console=quiet())
+    run(tiny, changes, output=one)
     assert (one / FILE).read_bytes() == (two / FILE).read_bytes()
     assert_near(one, two)
 
@@ -360,12 +349,12 @@ def test_an_exported_teacher_writes_on_the_cpu(tiny: Path, tmp_path: Path) -> No
     expected = Captioner.from_model(model, device="cpu", width=5)([photo.path for photo in student.train.photos])
     assert [photo.captions for photo in student.train.photos] == [(caption.text,) for caption in expected]
     config = TeacherConfig(model=str(tmp_path / "exported"))
-    assert Teacher(config, tmp_path, device=torch.device("cuda"), console=quiet()).device == "cpu"
+    assert Teacher(config, tmp_path, device=torch.device("cuda"), events=SILENT).device == "cpu"
 
 
 def test_an_ensemble_teaches(tiny: Path, teacher: Path, tmp_path: Path) -> None:
     settings = ["epochs=2", "fine_tune.from_epoch=1", "model.decoder={name: show_tell, embedding: 8, hidden: 8}"]
-    other = run(tiny, settings, output=tmp_path / "other", console=quiet())
+    other = run(tiny, settings, output=tmp_path / "other")
     both = f"{teacher}+{other}"
     student = set_up(tiny, tmp_path / "run", f"data.teacher={{model: {both}, width: 3}}")
     usual = Captioner.from_pretrained(both, device="cpu", width=3)([photo.path for photo in student.train.photos])

@@ -13,7 +13,7 @@ from captioner.data.batches import Captions
 from captioner.errors import ConfigError
 from captioner.layers.segments import previous_lines
 from captioner.text.vocabulary import BOS, EOS, PAD
-from captioner.translation.context import DecoderInContext, Reader, RefinerInContext, readers_of_context
+from captioner.translation.context import ContextReader, DecoderInContext, RefinerInContext, readers_of_context
 from captioner.translation.model import TranslationModel
 from captioner.translation.pairs import collate
 from captioner.translation.result import Translation
@@ -47,7 +47,7 @@ def assert_all_same(found: Sequence[Translation], expected: Sequence[Translation
 def test_what_is_written_is_what_training_scores(part: str, context: int) -> None:
     model = model_of(part)
     sources, config = [model.read(text) for text in TEXT], Translator(model, device="cpu").search
-    found = Reader(model, model.refiner, model.decoder, config, context=context)(sources)
+    found = ContextReader(model, model.refiner, model.decoder, config, context=context)(sources)
     written = [hypotheses[0] for hypotheses in found if hypotheses is not None]
     captions = Captions.collate([[[BOS, *hypothesis.words, EOS]] for hypothesis in written])
     previous = previous_lines([True] + [False] * (len(TEXT) - 1), context)

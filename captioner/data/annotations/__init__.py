@@ -24,18 +24,17 @@ selects another. A malformed record is skipped and reported as a :class:`Skipped
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 # Imported to register the formats, in this order.
 from captioner.data.annotations import json_readers, text_readers  # noqa: F401
-from captioner.data.annotations.formats import FORMATS, CaptionFormat
+from captioner.data.annotations.formats import FORMATS, CaptionFormat, reader
 from captioner.data.annotations.source import Source, first_letters
 from captioner.data.dataset import CaptionData, Photo, SkippedRecord, merge
 from captioner.errors import AnnotationError
 from captioner.registry import suggestion
 
-__all__ = ["FORMATS", "CaptionData", "Photo", "SkippedRecord", "merge", "read_captions"]
+__all__ = ["FORMATS", "CaptionData", "Photo", "SkippedRecord", "merge", "read_captions", "reader"]
 
 
 def read_captions(
@@ -61,13 +60,14 @@ def read_captions(
             strict mode, a record is malformed.
     """
     if format is not None and format not in FORMATS:
-        hint = suggestion(format, list(FORMATS))
-        raise AnnotationError(f"caption format {format!r} does not exist.{hint} Known: {', '.join(FORMATS)}")
+        known = [each.name for each in FORMATS.entries()]
+        hint = suggestion(format, known)
+        raise AnnotationError(f"caption format {format!r} does not exist.{hint} Known: {', '.join(known)}")
     if images is not None and not os.path.isdir(images):
         raise AnnotationError(f"{images}: no such folder of images")
     try:
         source = Source(Path(path), None if images is None else Path(images), strict, captionless)
-        chosen = _recognise(source, [FORMATS[format]] if format else list(FORMATS.values()), forced=format is not None)
+        chosen = _recognise(source, format)
         chosen.read(source)
     except OSError as error:
         raise AnnotationError(f"{error.filename or path}: cannot be read: {error.strerror or error}") from error
@@ -79,8 +79,12 @@ def read_captions(
     return CaptionData(source.name, chosen.name, photos, tuple(source.problems), tuple(source.notes))
 
 
-def _recognise(source: Source, formats: Sequence[CaptionFormat], *, forced: bool) -> CaptionFormat:
+def _recognise(source: Source, format: str | None) -> CaptionFormat:
     """Choose the format of a source and, in a folder, its files."""
+    # Formats from outside come first, since csv and jsonl accept almost any file.
+    formats = sorted(FORMATS.entries(), key=lambda known: known.read.__module__.startswith("captioner."))
+    if format is not None:
+        formats = [FORMATS[format]]
     looked_for = "; ".join(f"{known.name}: {' or '.join(known.files)}" for known in formats)
     chosen: CaptionFormat | None
     if source.path.is_dir():
@@ -96,8 +100,8 @@ def _recognise(source: Source, formats: Sequence[CaptionFormat], *, forced: bool
             )
     elif not source.path.is_file():
         raise AnnotationError(f"{source.path}: no such file or folder")
-    elif forced:
-        chosen = formats[0]
+    elif format is not None:
+        (chosen,) = formats
     else:
         chosen = next((known for known in formats if source.head() and known.accepts(source)), None)
     for file in source.files:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from captioner.data.annotations.source import Source
+from captioner.registry import Registry
 
 PHOTO_FOLDERS = ("Flicker8k_Dataset", "Flickr8k_Dataset", "flickr30k-images", "flickr30k_images", "Images", "images")
 """Common folders of the images of Flickr8k and Flickr30k; the first is the release's own spelling."""
@@ -28,8 +29,8 @@ class CaptionFormat:
     read: Callable[[Source], None]
 
 
-FORMATS: dict[str, CaptionFormat] = {}
-"""Every format by its name; a folder with several is read as the first of them."""
+FORMATS: Registry[CaptionFormat] = Registry("caption format", group="captioner.readers")
+"""Every format by its name. A folder that holds several is read as the first; formats from outside come first."""
 
 
 def reader(
@@ -38,7 +39,7 @@ def reader(
     """Register the decorated function as the reader of a format; see :class:`CaptionFormat` for the arguments."""
 
     def register(read: Callable[[Source], None]) -> Callable[[Source], None]:
-        FORMATS[name] = CaptionFormat(name, files, accepts, read)
+        FORMATS.register(name)(CaptionFormat(name, files, accepts, read))
         return read
 
     return register

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from captioner.data.annotations import FORMATS, read_captions
+from captioner.data.annotations import FORMATS, read_captions, reader
+from captioner.data.annotations.source import Source
 from captioner.errors import AnnotationError
 from tests.data.caption_files import GOOD_IMAGE, SENTENCES, captions_of, coco_with, write
 
@@ -78,6 +79,24 @@ def test_for_an_unknown_format_the_nearest_one_is_suggested(tmp_path: Path) -> N
         AnnotationError, match=r"Did you mean 'karpathy'\? Known: karpathy, coco, flickr8k, kaggle, jsonl, csv"
     ):
         read_captions(tmp_path, format="karpaty")
+
+
+def test_a_reader_from_outside_is_tried_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FORMATS, "_entries", dict(FORMATS._entries))
+
+    @reader("lines", "photos.lines", accepts=lambda source: source.path.suffix == ".lines")
+    def lines(source: Source) -> None:
+        for number, line in enumerate((source.root / "photos.lines").read_text().splitlines()):
+            name, caption = line.split("|")
+            source.add_photo(name, source.find(name, source.root), "train", f"line {number}")
+            source.add_caption(name, caption)
+
+    write(tmp_path / "photos.lines", "1.jpg|a dog runs")
+    for path in (tmp_path, tmp_path / "photos.lines"):
+        data = read_captions(path)
+        assert data.format == "lines" and data.photos[0].captions == ("a dog runs",)
+    write(tmp_path / "captions.csv", "image,caption\n2.jpg,a cat")
+    assert read_captions(tmp_path).format == "lines" and read_captions(tmp_path, format="csv").format == "csv"
 
 
 # ------------------------------------------------------------------------------------------------------------- fuzzing

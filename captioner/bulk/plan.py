@@ -1,9 +1,9 @@
-"""Parts: how a collection is cut, so that each can be captioned alone, and again after a failure.
+"""Cuts a collection into parts, which are captioned independently and again after a failure.
 
-An output folder holds one file for each finished part, ``part-00000.jsonl`` or ``.parquet``. The file appears whole or
-not at all, so an existing one is complete. Beside them are the plan, ``plan.json``, which lists the parts, and lists of
-the loose images, one name per line as JSON. A later run walks the source again and adds parts for new files; it never
-changes or removes a part. A run may be killed at any moment: a list counts only once the plan names it.
+An output folder holds a file for each finished part, ``part-00000.jsonl`` or ``.parquet``, written atomically, so an
+existing file is complete. ``plan.json`` lists the parts, and lists beside it hold the names of loose images, one per
+line as JSON. A later run walks the source again and adds parts for new files; it never changes or removes a part. A
+list counts only once the plan names it, so a run may be killed at any moment.
 """
 
 from __future__ import annotations
@@ -22,55 +22,18 @@ from typing import Any, Literal
 
 from captioner import files
 from captioner.bulk.limits import BadPart
-from captioner.data.find import IMAGE_EXTENSIONS, find_images, is_hidden
+from captioner.bulk.part import PARQUET, TAR, UNREAD, Part, is_tar
+from captioner.bulk.storage import opened, remote_names, sort_key
+from captioner.bulk.tables import NoImages, column_of, open_table
+from captioner.data.find import IMAGE_EXTENSIONS, find_images
 from captioner.data.mark import is_drawn_image
 from captioner.errors import BulkError, FileError, first_line
 from captioner.rows import json_text, require_parquet
 
 PLAN = "plan.json"
-TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz")
-_PARQUET = (".parquet", ".pq")
-_OTHER = (".zip", ".tar.zst", ".tzst", ".tar.lz4", ".tar.lz", ".tar.z", ".7z", ".rar")
 _LIST = re.compile(r"images-\d+\.jsonl")
-_MOST_PLAN = 4 << 30  # bytes of a plan, 100 a part; a part of an image each would be a hundred times too small
+_MOST_PLAN = 4 << 30  # bytes of a plan, at 100 per part
 _DAMAGED = "give another --output, or delete this folder"
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A piece of a collection.
-
-    Attributes:
-        kind: loose pictures, a tar file, or row groups of a Parquet file.
-        address: the file; of loose pictures that which lists them.
-        start: the byte of the list where the part begins, or the number of the first row group.
-        count: how many loose pictures, or row groups; 0 is all.
-        column: of a Parquet file, the name of that with the pictures, after those of the records that it is in; empty
-            if the file could not be read when it was found.
-    """
-
-    kind: Literal["pictures", "tar", "parquet"]
-    address: str
-    start: int = 0
-    count: int = 0
-    column: tuple[str, ...] = ()
-
-    @classmethod
-    def read(cls, value: Any) -> Part:
-        """Return a part from its JSON.
-
-        Raises:
-            TypeError: it is not one.
-        """
-        part = cls(**value | {"column": tuple(value["column"])})
-        numbers = part.start, part.count
-        if (
-            part.kind not in ("pictures", "tar", "parquet")
-            or not all(isinstance(text, str) for text in (part.address, *part.column))
-            or not all(type(number) is int and number >= 0 for number in numbers)
-        ):
-            raise TypeError("a part of it is none")
-        return part
 
 
 @dataclass(frozen=True)
@@ -78,16 +41,16 @@ class Plan:
     """The parts of a collection and where their captions go.
 
     Attributes:
-        folder: of the output.
-        format: of the output's files.
-        column: of Parquet files, the one with the pictures; ``None`` finds it.
-        parts: in the order in which they were found.
-        begun: how many parts earlier runs found.
-        new: loose pictures that this run found.
-        gone: loose pictures that earlier runs found and this one did not.
-        described: Parquet files without a column of bytes, which are not images.
-        unread: archives of kinds that are not read.
-        problems: what could not be looked into; a later run looks again.
+        folder: the output folder.
+        format: format of the output files.
+        column: image column of Parquet files; ``None`` finds it.
+        parts: the parts, in the order in which they were found.
+        begun: number of parts found by earlier runs.
+        new: number of loose images found by this run.
+        gone: number of loose images found by earlier runs, but not by this one.
+        described: number of Parquet files without a column of bytes, which hold no images.
+        unread: archives of unsupported kinds.
+        problems: folders and files that could not be read; a later run tries again.
     """
 
     folder: Path
@@ -111,17 +74,17 @@ class Plan:
         return [number for number in range(len(self.parts)) if self.file(number).name not in done]
 
     def locked(self) -> AbstractContextManager[None]:
-        """Keep other runs from the output.
+        """Lock the output folder.
 
         Raises:
-            BulkError: one is at work there.
+            BulkError: another run has the lock.
         """
         return _locked(self.folder)
 
 
 @dataclass
-class _Found:
-    """What a walk through the source has found."""
+class _Scan:
+    """The results of a walk through the source; see :class:`Plan`."""
 
     new: int = 0
     gone: int = 0
@@ -133,29 +96,29 @@ class _Found:
 def open_plan(
     source: str, folder: Path, *, format: Literal["jsonl", "parquet"], column: str | None, size: int, model: str
 ) -> Plan:
-    """Cut a source into parts; if the output was begun, only what is in no part yet.
+    """Cut a source into parts, or add parts for new files to an existing plan.
 
-    Only names are compared: an image that has changed, and members added to an archive, are not new.
+    Files are compared by name only: changed images, and members added to an archive, are not new.
 
     Args:
         source: a folder, a file or a glob pattern; local, or a URL that fsspec opens.
-        folder: of the output.
-        format: of the output's files.
+        folder: the output folder.
+        format: format of the output files.
         column: see :class:`Plan`.
-        size: loose pictures in a part.
-        model: what captions them; an output is of one model.
+        size: loose images per part.
+        model: name of the captioner; all parts of an output have the same one.
 
     Raises:
-        BulkError: the source has no pictures, the folder holds something else, or another run is at work there.
-        FileError: nothing can be written there.
+        BulkError: the source has no images, the folder holds other files, or another run is at work there.
+        FileError: the folder cannot be written.
     """
     source = source.removeprefix("file://")
     if "://" not in source:
         source = str(Path(source))  # photos/ and ./photos have the same names
     with _locked(folder):
         try:
-            state = _State.read(folder, {"source": source, "model": model, "format": format})
-            return _look(state, folder, column=column, size=size)
+            saved = _PlanFile.read(folder, {"source": source, "model": model, "format": format})
+            return _scan(saved, folder, column=column, size=size)
         except BaseException as error:
             if not (folder / PLAN).exists():  # leave nothing behind
                 with suppress(OSError):
@@ -169,84 +132,84 @@ def open_plan(
 
 
 @dataclass
-class _State:
-    """What ``plan.json`` holds.
+class _PlanFile:
+    """The content of ``plan.json``.
 
     Attributes:
-        told: source, model and format, which are those of all parts.
-        parts: in the order in which they were found.
+        settings: source, model and format of the output.
+        parts: the parts, in the order in which they were found.
         described: Parquet files without a column of bytes.
     """
 
-    told: dict[str, Any]
+    settings: dict[str, Any]
     parts: list[Part]
     described: list[str]
 
     @classmethod
-    def read(cls, folder: Path, told: dict[str, Any]) -> _State:
-        """Read the state of an output, or begin one.
+    def read(cls, folder: Path, settings: dict[str, Any]) -> _PlanFile:
+        """Read the plan of an output folder, or begin one.
 
         Raises:
-            BulkError: it is damaged, of something else, or the folder has other files.
+            BulkError: the plan is damaged or has other settings, or the folder has other files.
         """
         path = folder / PLAN
         if not path.exists():
             others = {name for name in os.listdir(folder) if not name.startswith(".")}.difference(_ours(folder))
             if others:
                 raise BulkError(
-                    f"{folder}: is not empty, and no output of this command (it has {min(others)}); give another "
+                    f"{folder}: is not empty, and not an output of this command (it has {min(others)}); give another "
                     "--output"
                 )
-            return cls(told, [], [])
+            return cls(settings, [], [])
         found = files.read_json(path, dict, error=BulkError, cure=_DAMAGED, most=_MOST_PLAN)
         try:
             parts = [Part.read(part) for part in found["parts"]]
             described = [str(name) for name in found["described"]]
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise BulkError(f"{path}: damaged ({first_line(error)}), or of an older version; {_DAMAGED}") from None
-        for key, value in told.items():
+        for key, value in settings.items():
             if found.get(key) != value:
                 raise BulkError(
                     f"{folder}: was begun with another {key} ({found.get(key)!r}, not {value!r}); give another --output"
                 )
-        return cls(told, parts, described)
+        return cls(settings, parts, described)
 
     def write(self, folder: Path) -> None:
-        """Write it, completely or not at all."""
-        values = {**self.told, "described": self.described, "parts": [asdict(part) for part in self.parts]}
+        """Write the file atomically."""
+        values = {**self.settings, "described": self.described, "parts": [asdict(part) for part in self.parts]}
         files.write_text(folder / PLAN, json_text(values) + "\n")
 
 
-def _look(state: _State, folder: Path, *, column: str | None, size: int) -> Plan:
-    """Look through the source, and add parts for what is in none yet; see :func:`open_plan`."""
-    source, format = state.told["source"], state.told["format"]
-    parts, described, begun = state.parts, state.described, len(state.parts)
+def _scan(saved: _PlanFile, folder: Path, *, column: str | None, size: int) -> Plan:
+    """Walk through the source, and add parts for new files; see :func:`open_plan`."""
+    source, format = saved.settings["source"], saved.settings["format"]
+    parts, described, begun = saved.parts, saved.described, len(saved.parts)
 
-    found = _Found()
+    found = _Scan()
     lists = dict.fromkeys(part.address for part in parts if part.kind == "pictures")
     known = {part.address for part in parts if part.kind != "pictures"}.union(described)
     loose = _loose(_names(source, folder, found.problems), found)
     parts.extend(_list(_new(loose, [folder / name for name in lists], found), folder, size, begun))
     archives = [address for address in found.archives if address not in known]
-    if not all(map(_is_tar, archives)):
+    if not all(map(is_tar, archives)):
         try:
             require_parquet(source)
-        except BulkError as error:  # the others can be captioned meanwhile
+        except BulkError as error:  # the other files can be captioned meanwhile
             found.problems.append(str(error))
-            archives = list(filter(_is_tar, archives))
+            archives = list(filter(is_tar, archives))
     for address in archives:
         parts.extend(_archive(address, column, described, found.problems))
     if not parts:
         if found.unread and not found.problems:
             raise BulkError(f"{found.unread[0]}: an archive of this kind is not read; unpack it, or make it a tar file")
         none = f"only {len(described)} Parquet files without a column of bytes" if described else ""
-        nothing = f"{source}: has no pictures, {none or 'tar files or Parquet files'}; check the name"
+        nothing = f"{source}: has no images, {none or 'tar files or Parquet files'}; check the name"
         raise BulkError("\n".join(found.problems) or nothing)
     columns = {name for part in parts if part.column for name in (part.column[0], ".".join(part.column))}
     if column and columns and column not in columns and not found.problems:
         raise BulkError(f"{folder}: was begun with another column ({min(columns)}); give another --output")
     if len(parts) > begun or not known.issuperset(described):
-        state.write(folder)
+        saved.write(folder)
     return Plan(
         folder,
         format,
@@ -266,12 +229,12 @@ def _locked(folder: Path) -> AbstractContextManager[None]:
 
 
 def _ours(folder: Path) -> list[str]:
-    """List what a run of this command may leave in a folder before there is a plan."""
+    """List the files that a run may leave in a folder without a plan."""
     return [name for name in os.listdir(folder) if re.fullmatch(_LIST, name)]
 
 
 def _list(names: Iterator[str], folder: Path, size: int, number: int) -> Iterator[Part]:
-    """Write loose images to a list, and yield the parts of it; ``number`` is that of the first."""
+    """Write loose images to a list, and yield its parts; ``number`` is the number of the first part."""
     first = list(islice(names, size))
     if not first:
         return
@@ -284,19 +247,19 @@ def _list(names: Iterator[str], folder: Path, size: int, number: int) -> Iterato
     yield from parts
 
 
-def _new(names: Iterable[str], lists: Sequence[Path], found: _Found) -> Iterator[str]:
-    """Yield the names that are in no list; both are in the order of a walk, so none needs to be held."""
-    known = heapq.merge(*map(_read_list, lists), key=_place)
+def _new(names: Iterable[str], lists: Sequence[Path], found: _Scan) -> Iterator[str]:
+    """Yield the names that are in no list. Both are sorted alike, so this takes constant memory."""
+    known = heapq.merge(*map(_read_list, lists), key=sort_key)
     one = next(known, None)
     before: list[str] = []
     for name in names:
-        place = _place(name)
+        place = sort_key(name)
         if place <= before:
             if place == before:
                 continue
             raise BulkError(f"{name}: comes after {os.sep.join(before)} in the source, which is not in order")
         before = place
-        while one is not None and _place(one) < place:
+        while one is not None and sort_key(one) < place:
             found.gone += 1
             one = next(known, None)
         if one == name:
@@ -305,10 +268,6 @@ def _new(names: Iterable[str], lists: Sequence[Path], found: _Found) -> Iterator
             found.new += 1
             yield name
     found.gone += (one is not None) + sum(1 for _ in known)
-
-
-def _place(name: str) -> list[str]:
-    return name.replace(os.sep, "/").split("/")
 
 
 def _read_list(path: Path) -> Iterator[str]:
@@ -322,7 +281,7 @@ def _read_list(path: Path) -> Iterator[str]:
             if not lines:
                 return
             for name in map(json.loads, lines):
-                if not isinstance(name, str) or (place := _place(name)) <= before:
+                if not isinstance(name, str) or (place := sort_key(name)) <= before:
                     raise ValueError(f"{name!r:.50} is not a name, or is out of order")
                 before = place
                 yield name
@@ -331,11 +290,8 @@ def _read_list(path: Path) -> Iterator[str]:
 
 
 def _archive(address: str, column: str | None, described: list[str], problems: list[str]) -> Iterator[Part]:
-    """Yield the parts of a tar or Parquet file, or add it to those without images or to the problems."""
-    from captioner.bulk.reading import opened
-    from captioner.bulk.tables import NoImages, column_of, open_table
-
-    if _is_tar(address):
+    """Yield the parts of a tar or Parquet file, or add the file to ``described`` or ``problems``."""
+    if is_tar(address):
         yield Part("tar", address)
         return
     try:
@@ -346,64 +302,37 @@ def _archive(address: str, column: str | None, described: list[str], problems: l
     except NoImages:
         described.append(address)
     except BadPart:
-        yield Part("parquet", address)  # which tells why
+        yield Part("parquet", address)  # reading it reports the reason
     except BulkError as error:
         problems.append(f"{address}: {error}")
 
 
-def _is_tar(name: str) -> bool:
-    return name.lower().endswith(TAR)
-
-
-def _loose(names: Iterator[str], found: _Found) -> Iterator[str]:
-    """Yield the names of images, and add those of archives to what was found."""
+def _loose(names: Iterator[str], found: _Scan) -> Iterator[str]:
+    """Yield the names of images, and add those of archives to ``found``."""
     for name in names:
-        if name.lower().endswith((*TAR, *_PARQUET)):
+        if name.lower().endswith((*TAR, *PARQUET)):
             found.archives.append(name)
-        elif name.lower().endswith(_OTHER):
+        elif name.lower().endswith(UNREAD):
             found.unread.append(name)
         elif os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS or ("://" not in name and os.path.exists(name)):
             yield name
 
 
 def _names(source: str, output: Path, problems: list[str]) -> Iterator[str]:
-    """Yield the files that a source stands for, those of its subfolders included, in the order of their places.
+    """Yield the files of a source, subfolders included, in the order of :func:`sort_key`.
 
-    The output itself, and figures that this program drew, are left out.
+    The output folder, and figures drawn by this program, are left out.
     """
     if "://" in source:
-        yield from _remote_names(source)
+        yield from remote_names(source)
         return
-    found = find_images([source], recursive=True, on_unreadable=problems.append, archives=(*TAR, *_PARQUET, *_OTHER))
+    found = find_images([source], recursive=True, on_unreadable=problems.append, archives=(*TAR, *PARQUET, *UNREAD))
     ours = os.path.join(os.path.realpath(output), "")
 
     @lru_cache(64)
-    def in_output(folder: str) -> bool:  # which links may lead to
+    def in_output(folder: str) -> bool:  # links may lead there
         return os.path.join(os.path.realpath(folder), "").startswith(ours)
 
     for name in map(str, found):
         if not in_output(os.path.dirname(name)) and not is_drawn_image(name):
             yield name
-
-
-def _remote_names(source: str) -> list[str]:
-    import fsspec
-
-    try:
-        system, path = fsspec.core.url_to_fs(source)
-        pattern = re.search(r"[*?[]", path)
-        hits = {path: "directory"}
-        if pattern:
-            hits = {name: about["type"] for name, about in system.glob(path, detail=True).items()}
-        # Hidden files are left out below what was named, unless a pattern has them.
-        top = (path[: pattern.start()].rpartition("/")[0] if pattern else path.rstrip("/")) + "/"
-        shown = is_hidden(path.removeprefix(top))
-        names = {
-            name
-            for hit, kind in hits.items()
-            for name in (system.find(hit) if kind == "directory" else [hit])  # find of a file gives the file
-            if shown or not (name.startswith(top) and is_hidden(name.removeprefix(top)))
-        }
-        return sorted(map(system.unstrip_protocol, names), key=_place)
-    except Exception as error:  # each kind of storage has its own
-        raise BulkError(f"{source}: cannot be listed ({first_line(error)})") from error

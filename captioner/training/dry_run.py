@@ -1,4 +1,4 @@
-"""Trying a training on a few of its photos, to tell what the whole will take."""
+"""Dry runs: a forecast of a training run from a few steps on a few of its images."""
 
 from __future__ import annotations
 
@@ -6,38 +6,37 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
-
 from captioner import files
 from captioner.data.dataset import CaptionData
-from captioner.features import FeatureStore
-from captioner.training.features import store_need
-from captioner.training.fit import Run, blends_of, count_captions
-from captioner.training.forecast import Forecast, StoreNeed, spread
+from captioner.features import FeatureStore, StoreSpace
+from captioner.training.events import Events
+from captioner.training.fit import CaptionerRun, blends_of, count_captions
+from captioner.training.forecast import Forecast, spread
 from captioner.training.recipe import TrainConfig
+from captioner.training.stored_features import needed_space
 from captioner.training.teacher import Teacher
 
 
-def rehearse(config: TrainConfig, *, console: Console | None = None) -> Forecast:
-    """Try a few steps of a training on a few of its photos, and say what the whole will take.
+def dry_run(config: TrainConfig, *, events: Events | None = None) -> Forecast:
+    """Train for a few steps on a few images, and forecast the time and disk space of the whole run.
 
-    Nothing is left behind: features and whatever else is written are in a temporary folder.
+    All files are written to a temporary folder.
 
     Raises:
         CaptionerError: the data or the settings cannot be used.
     """
     with files.temporary_folder() as folder:
-        return _Rehearsal(config, folder, console or Console(stderr=True)).forecast()
+        return _DryRun(config, folder, events or Events()).forecast()
 
 
-class _Rehearsal(Run):
-    """A run on a few photos, with the vocabulary of all, which is never trained to its end."""
+class _DryRun(CaptionerRun):
+    """A run on a few images, with the vocabulary of all."""
 
-    def __init__(self, config: TrainConfig, folder: Path, console: Console) -> None:
-        self.whole, self.needed, self.encoding = config, StoreNeed(), 0.0
+    def __init__(self, config: TrainConfig, folder: Path, events: Events) -> None:
+        self.whole, self.needed, self.encoding = config, StoreSpace(), 0.0
         data = config.data.model_copy(update={"features": None})
         super().__init__(
-            config.model_copy(update={"output": folder / "run", "data": data}), resume=False, console=console
+            config.model_copy(update={"output": folder / "run", "data": data}), resume=False, events=events
         )
 
     def _selected(self) -> tuple[CaptionData, CaptionData]:
@@ -47,7 +46,7 @@ class _Rehearsal(Run):
 
     def _open_store(self) -> FeatureStore | None:
         train, dev = self.all
-        self.needed = store_need(self.whole, self.model, len(train.photos) + len(dev.photos))
+        self.needed = needed_space(self.whole, self.model, len(train.photos) + len(dev.photos))
         began = time.perf_counter()
         store = super()._open_store()
         if store is not None:
@@ -55,7 +54,7 @@ class _Rehearsal(Run):
         return store
 
     def forecast(self) -> Forecast:
-        """Time steps, with and without the encoder if it is trained later, and captions."""
+        """Time steps, with and without tuning the encoder, and captions."""
         train, dev = self.all
         config = self.config
         steps = -(-len(train.photos) // config.batch_size)
@@ -69,12 +68,12 @@ class _Rehearsal(Run):
         began = time.perf_counter()
         captioned = self.caption(self.dev.photos)
         seconds = (time.perf_counter() - began) / max(1, len(captioned))
-        evaluations = config.epochs // config.evaluation.every * len(blends_of(config, dev)) + self.goes_on
+        evaluations = config.epochs // config.evaluation.every * len(blends_of(config, dev)) + self.pretrained
         return Forecast(
             data={
-                "training photos": len(train.photos),
+                "training images": len(train.photos),
                 **self._captions(),
-                "dev photos": len(dev.photos),
+                "dev images": len(dev.photos),
                 "words": len(self.model.vocabulary),
                 **({"new words": len(self.new_words())} if config.new_words else {}),
             },
@@ -98,7 +97,7 @@ class _Rehearsal(Run):
         )
 
     def _captions(self) -> dict[str, int]:
-        """Return the numbers of training captions by people and by the teacher, if there is one."""
+        """Return the numbers of training captions, by people and by a teacher."""
         train, teacher = self.all[0], self.config.data.teacher
         if teacher.model is None:
             return {"training captions": count_captions(train)}
@@ -106,11 +105,11 @@ class _Rehearsal(Run):
         return {**kept, "captions by the teacher": len(train.photos) * teacher.captions}
 
     def _teacher_seconds(self) -> dict[str, float]:
-        """Return how long the teacher will take, if there is one; nothing if the run's folder has its captions."""
+        """Return the time that a teacher needs; 0 if the run's folder already has its captions."""
         if self.config.data.teacher.model is None:
             return {}
         assert self.teacher is not None
-        there = Teacher(self.config.data.teacher, self.whole.output, device=self.device, console=self.console).read(
+        there = Teacher(self.config.data.teacher, self.whole.output, device=self.device, events=self.events).read(
             self.all[0].photos
         )
         return {"teacher": 0.0 if there else self.teacher.seconds * len(self.all[0].photos)}

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from captioner.bulk import Plan, open_plan
-from captioner.bulk.reading import pictures
+from captioner.bulk.reading import images
 from captioner.errors import BulkError, CaptionerError
-from tests.bulk.conftest import picture
+from tests.bulk.conftest import png
 
 
 def plan_of(source: Path | str, output: Path, **settings: Any) -> Plan:
@@ -26,7 +26,7 @@ def plan_of(source: Path | str, output: Path, **settings: Any) -> Plan:
 
 
 def names(plan: Plan, source: Path) -> list[str]:
-    found = [image.name for part in plan.parts for image in pictures(part, column=plan.column)]
+    found = [image.name for part in plan.parts for image in images(part, column=plan.column)]
     return [name.removeprefix(f"{source}{os.sep}") for name in found]
 
 
@@ -94,7 +94,7 @@ def test_names_of_any_kind_are_kept(tmp_path: Path) -> None:
     (tmp_path / "odd").mkdir()
     try:
         for name in odd:
-            (tmp_path / "odd" / name).write_bytes(picture(0))
+            (tmp_path / "odd" / name).write_bytes(png(0))
     except (OSError, UnicodeError):
         pytest.skip("this file system takes UTF-8 names only")
     plan = plan_of(tmp_path / "odd", tmp_path / "out")
@@ -142,14 +142,14 @@ def test_a_parquet_file_without_images_is_left_out_and_ends_nothing(collection: 
     assert [part.kind for part in plan.parts] == [part.kind for part in parts]
     assert (plan.described, plan.problems) == (1, ())
     assert plan_of(collection, tmp_path / "out").described == 1
-    with pytest.raises(BulkError, match=r"shard\.parquet: has no pictures, only 1 Parquet files without a column of"):
+    with pytest.raises(BulkError, match=r"shard\.parquet: has no images, only 1 Parquet files without a column of"):
         plan_of(collection / "shard.parquet", tmp_path / "other")
 
 
 def test_the_column_that_a_message_asks_for_is_taken(collection: Path, tmp_path: Path) -> None:
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    records = [{"bytes": picture(1), "path": "a"}]
-    parquet.write_table(pyarrow.table({"photo": [picture(0)], "image": records}), collection / "two.parquet")
+    records = [{"bytes": png(1), "path": "a"}]
+    parquet.write_table(pyarrow.table({"photo": [png(0)], "image": records}), collection / "two.parquet")
     plan = plan_of(collection, tmp_path / "out")
     assert plan.problems == (
         f"{collection / 'two.parquet'}: has 2 columns of bytes; run again and name one with --column: photo, "
@@ -161,7 +161,7 @@ def test_the_column_that_a_message_asks_for_is_taken(collection: Path, tmp_path:
         again = plan_of(collection, output, column=column)
         assert again.problems == () and again.parts[: len(begun)] == begun
         (part,) = again.parts[len(begun) :]
-        assert [image.data for image in pictures(part)] == [picture(number)]
+        assert [image.data for image in images(part)] == [png(number)]
         assert plan_of(collection, output).parts == again.parts
     with pytest.raises(BulkError, match=r"was begun with another column \(image\)"):
         plan_of(collection, tmp_path / "photo", column="label")
@@ -172,7 +172,7 @@ def test_a_damaged_parquet_file_that_is_repaired_is_read_whole(collection: Path,
     (collection / "table.parquet").write_bytes(whole[:200])
     plan = plan_of(collection / "table.parquet", tmp_path / "out")
     (collection / "table.parquet").write_bytes(whole)
-    assert len([image for part in plan.parts for image in pictures(part)]) == 3
+    assert len([image for part in plan.parts for image in images(part)]) == 3
 
 
 def test_without_pyarrow_the_others_are_captioned(
@@ -249,7 +249,7 @@ def test_two_runs_are_not_at_work_on_one_output(photos: Path, tmp_path: Path) ->
 def test_the_output_may_lie_in_the_source(photos: Path) -> None:
     first = plan_of(photos, photos / "captions", format="parquet")
     (photos / "captions" / "part-00000.parquet").write_bytes(b"PAR1")
-    (photos / "captions" / "figure.png").write_bytes(picture(0))
+    (photos / "captions" / "figure.png").write_bytes(png(0))
     assert plan_of(photos, photos / "captions", format="parquet").parts == first.parts
 
 
@@ -320,9 +320,9 @@ def test_a_damaged_list_is_an_error(photos: Path, tmp_path: Path, text: str | No
 @pytest.mark.parametrize("address", ["memory://hidden", "memory://hidden/*", "memory://hidden/**"])
 def test_hidden_files_of_a_bucket_are_left_out(address: str) -> None:
     fsspec = pytest.importorskip("fsspec")
-    from captioner.bulk.parts import _remote_names
+    from captioner.bulk.storage import remote_names
 
     memory = fsspec.filesystem("memory")
     for name in ("a/1.jpg", "a.jpg", "._a.jpg", ".thumbs/1.jpg", "a/.b/2.jpg"):
         memory.pipe(f"/hidden/{name}", b"1")
-    assert _remote_names(address) == ["memory:///hidden/a/1.jpg", "memory:///hidden/a.jpg"]
+    assert remote_names(address) == ["memory:///hidden/a/1.jpg", "memory:///hidden/a.jpg"]

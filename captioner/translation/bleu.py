@@ -1,4 +1,4 @@
-"""Scoring translations with sacrebleu."""
+"""Scores translations with sacrebleu: BLEU and chrF."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class TextScores:
     """Scores of translations.
 
     Attributes:
-        scores: every metric with its 95 % confidence interval over resamples of the sentences.
-        signatures: how each score was computed, as sacrebleu writes it.
+        scores: each metric with its 95 % confidence interval over resamples of the sentences.
+        signatures: sacrebleu's signature of each metric.
     """
 
     scores: dict[str, Interval]
@@ -44,11 +44,10 @@ def evaluate_translation(
 
     Args:
         translator: the translator.
-        data: a data folder, or a split of one that was already read, for which ``split`` is not used.
+        data: a data folder, or sentence pairs, for which ``split`` is not used.
         split: the split of the folder.
-        batch_size: sentences translated at once.
-        context: how many lines before each are read; see :meth:`Translator.stream`. A line that is left out ends a
-            text.
+        batch_size: sentences in a batch.
+        context: number of previous lines; see :meth:`Translator.stream`. A line that was skipped ends a text.
 
     Returns:
         The scores, and the translations in the order of the split.
@@ -70,14 +69,14 @@ def evaluate_translation(
 def translate_runs(
     translator: Translator, text: ParallelText, chosen: Sequence[list[int]], *, batch_size: int, context: int = 0
 ) -> list[list[Translation]]:
-    """Translate the sources of runs of lines, each of which begins anew, side by side.
+    """Translate the sources of runs of lines in parallel; each run begins without context.
 
     Args:
         translator: the translator.
         text: the pairs.
-        chosen: the runs, each the indices of its pairs.
+        chosen: the runs, as indices of their pairs.
         batch_size: see :meth:`Translator.stream`.
-        context: likewise.
+        context: see :meth:`Translator.stream`.
     """
     sources = [source for run in chosen for source in (*(text.pairs[index].source for index in run), "")]
     found = iter(translator(sources, batch_size=batch_size, context=context))
@@ -112,7 +111,7 @@ def score_intervals(texts: Sequence[str], references: Sequence[str], *, resample
 
 
 def measure(texts: Sequence[str], references: Sequence[str]) -> list[Sums]:
-    """Return the metrics as functions of sums over sentences, for resampling and for groups of sentences.
+    """Return the metrics as functions of sums over sentences, to score resamples and groups of sentences.
 
     Raises:
         EvaluationError: sacrebleu is missing.
@@ -121,7 +120,7 @@ def measure(texts: Sequence[str], references: Sequence[str]) -> list[Sums]:
 
 
 def _sums(name: str, metric: Any, texts: Sequence[str], references: Sequence[str]) -> Sums:
-    """Let sacrebleu count for each sentence (I, S) and score sums of the counts."""
+    """Return sacrebleu's counts of each sentence (I, S), and a function that scores sums of counts."""
     each = np.array(metric._extract_corpus_statistics(list(texts), [list(references)]), dtype=np.float64)
 
     def score(sums: Array) -> Array:
@@ -132,7 +131,7 @@ def _sums(name: str, metric: Any, texts: Sequence[str], references: Sequence[str
 
 
 def require_sacrebleu() -> None:
-    """Check, before any work, that translations can be scored.
+    """Check that sacrebleu is installed, before any work is done.
 
     Raises:
         EvaluationError: sacrebleu is missing.

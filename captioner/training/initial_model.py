@@ -1,0 +1,54 @@
+"""The model that a training run begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from captioner.checkpoint import load_model
+from captioner.encoders import Encoder
+from captioner.errors import ConfigError, EncoderError
+from captioner.model import CaptionModel
+from captioner.text.vocabulary import Vocabulary
+from captioner.training.recipe import TrainConfig
+
+
+def build_model(config: TrainConfig, vocabulary: Callable[[], Vocabulary]) -> CaptionModel:
+    """Build a model, or load the one in ``start`` and extend its vocabulary.
+
+    Args:
+        config: the settings of the run.
+        vocabulary: builds the vocabulary of the training captions; called if the model needs its words.
+
+    Raises:
+        CheckpointError: a model that the settings name cannot be read.
+        ConfigError: the encoder of ``encoder_from`` is not the recipe's.
+    """
+    if config.start is not None:
+        model = load_model(config.start)
+        if not config.new_words:
+            return model
+        larger = model.vocabulary.extended(vocabulary())
+        return model if len(larger) == len(model.vocabulary) else model.extended(larger)
+    model = CaptionModel.build(config.model, vocabulary())
+    if config.encoder_from is not None:
+        other = load_model(config.encoder_from)
+        try:
+            model.encoder.adopt(other.encoder, other.tuned_stages)
+        except EncoderError as error:
+            raise ConfigError(f"encoder_from: {config.encoder_from}: {error}; change model.encoder") from None
+        model.tuned_stages = other.tuned_stages
+    return model
+
+
+def stages_to_train(config: TrainConfig, encoder: Encoder) -> int:
+    """Return how many of the encoder's last stages a run tunes, from ``fine_tune.from_epoch`` on.
+
+    Raises:
+        ConfigError: the encoder has fewer stages.
+    """
+    if config.fine_tune.from_epoch is None:
+        return 0
+    stages = config.fine_tune.stages or encoder.stages
+    if stages > encoder.stages:
+        raise ConfigError(f"fine_tune.stages: the encoder has {encoder.stages} stages, not {stages}")
+    return stages

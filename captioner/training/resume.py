@@ -1,0 +1,97 @@
+"""Resuming: whether a folder is free or holds the run, and which settings may differ from those it began with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from captioner import files
+from captioner.errors import CheckpointError
+from captioner.processes import Processes
+from captioner.training.recipe import RunConfig
+from captioner.training.state import STATE, read_settings
+
+_ANY = {"output", "device", "save_minutes"}  # settings that may differ
+_LONGER = ("epochs", "evaluation.patience")  # settings that may be raised, to train longer
+
+
+@contextmanager
+def alone(folder: Path, *, resume: bool) -> Iterator[None]:
+    """Lock a run's folder; of processes that train together, the first one does.
+
+    Raises:
+        CheckpointError: another process trains there, or see :func:`check_output`.
+    """
+    check_output(folder, resume=resume)
+    if not Processes.started().first:
+        yield
+        return
+    with files.only_one(folder, error=CheckpointError, work="trains"):
+        yield
+
+
+def check_output(folder: Path, *, resume: bool) -> None:
+    """Check that the folder of a run is free, or holds the run to resume.
+
+    Raises:
+        CheckpointError: it holds another run, or none to resume.
+    """
+    exists = (folder / STATE).exists()
+    if exists and not resume:
+        raise CheckpointError(f"{folder}: holds a run already; continue it with --resume, or give another --output")
+    if resume and not exists:
+        raise CheckpointError(f"{folder}: holds no run to resume; leave out --resume to start one")
+
+
+def fixed_settings(settings: RunConfig) -> str:
+    """Return the settings that are saved with the state and compared when a run is resumed, as JSON."""
+    return settings.model_dump_json(exclude=_ANY)
+
+
+def changed_settings(settings: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """Return the settings that differ from those that a run was last saved with: the old value and the new one.
+
+    Raises:
+        CheckpointError: the state is missing or damaged, or a setting differs that must not.
+    """
+    path = settings.output / STATE
+    before, now = read_settings(path), json.loads(fixed_settings(settings))
+    with suppress(ValidationError):  # settings that are newer than the saved state have their defaults in it
+        known = type(settings).model_validate(before | {"output": settings.output})
+        before = json.loads(fixed_settings(known))
+    found = differences(before, now)
+    epochs = found.get("epochs", (0, 0))
+    wrong = {
+        name: values
+        for name, values in found.items()
+        if name not in _LONGER or (name == "epochs" and not (isinstance(epochs[0], int) and epochs[0] < epochs[1]))
+    }
+    if wrong:
+        each = [f"{name} was {json.dumps(old)} and is now {json.dumps(new)}" for name, (old, new) in wrong.items()]
+        more = f"; and {len(each) - 8} more" if len(each) > 8 else ""
+        fewer = "Epochs may be added, but not taken away. " if "epochs" in wrong else ""
+        raise CheckpointError(
+            f"{path}: this run was started with other settings: {'; '.join(each[:8])}{more}. {fewer}Resume with "
+            "the same ones, or give another --output"
+        )
+    return found
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], group: str = "") -> dict[str, tuple[Any, Any]]:
+    """Return the settings that differ between two nested groups, by dotted name: the old value and the new one.
+
+    A setting missing in one group is ``None`` there.
+    """
+    found: dict[str, tuple[Any, Any]] = {}
+    for name in dict.fromkeys((*before, *now)):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found |= differences(old, new, f"{group}{name}.")
+        elif old != new:
+            found[group + name] = (old, new)
+    return found
