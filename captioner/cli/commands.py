@@ -13,6 +13,8 @@ from captioner.cli import console
 from captioner.cli.console import Verbosity
 from captioner.registry import import_code
 
+_PANEL = "Every command"
+
 
 def _setter(verbosity: Verbosity) -> Callable[[bool], None]:
     def callback(given: bool) -> None:
@@ -37,6 +39,7 @@ def _options(
             "-q",
             callback=_setter(Verbosity.QUIET),
             expose_value=False,
+            rich_help_panel=_PANEL,
             help="Print only results and errors, no notes and no progress.",
         ),
     ] = False,
@@ -47,7 +50,8 @@ def _options(
             "-v",
             callback=_setter(Verbosity.VERBOSE),
             expose_value=False,
-            help="Also say what is done, where, when and how, and show tracebacks of errors in libraries.",
+            rich_help_panel=_PANEL,
+            help="Log every step with its time, and show tracebacks of errors in libraries.",
         ),
     ] = False,
     code: Annotated[
@@ -58,15 +62,16 @@ def _options(
             callback=_import,
             expose_value=False,
             is_eager=True,
-            help="Import your own decoders, encoders or readers of data first, from a file or an installed module.",
+            rich_help_panel=_PANEL,
+            help="First import own decoders, encoders or readers of data, from a file or an installed module.",
         ),
     ] = None,
 ) -> None:
-    """Take the options that every command has."""
+    pass
 
 
 class Commands(TyperGroup):
-    """Commands that all take these options, before and after their name."""
+    """A group whose commands take these options before and after their name."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

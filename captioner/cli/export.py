@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from captioner.cli import complete, console
+from captioner.cli import complete, console, options
 
 EXAMPLES = """Example: captioner export show_attend_tell -o small
 
@@ -17,12 +16,6 @@ Example: captioner export runs/mine/best -o small --photos 'holiday/*.jpg'
 Example: captioner export show_attend_tell -o small --int8 --calibrate flickr8k
 
 Example: captioner caption photo.jpg --model small"""
-
-
-class Format(str, Enum):
-    """A format that captioners can be exported to."""
-
-    onnx = "onnx"
 
 
 def run(
@@ -36,38 +29,32 @@ def run(
     ],
     output: Annotated[
         Path,
-        typer.Option(
-            "--output",
-            "-o",
-            file_okay=False,
-            callback=console.writable,
+        options.output_folder(
             help="The folder to write; give it as --model afterwards.",
         ),
     ],
-    format: Annotated[Format, typer.Option(help="onnx: for onnxruntime, which needs no torch.")] = Format.onnx,
     photos: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="PATH", help="Photos to compare on: a file, a folder or a quoted pattern; may be repeated."
+            metavar="PATH", help="Images to compare on: a file, a folder or a quoted pattern; may be repeated."
         ),
     ] = None,
     int8: Annotated[
-        bool, typer.Option("--int8", help="Compute in eight bits: smaller and faster, and not quite the same.")
+        bool, typer.Option("--int8", help="Compute in eight bits: smaller and faster, with slightly other captions.")
     ] = False,
     calibrate: Annotated[
         Path | None,
         typer.Option(
-            metavar="DATA", help="With --int8: the data it was trained on; 200 photos of the split train serve."
+            metavar="DATA", help="With --int8: the data that it was trained on; uses 200 images of the split train."
         ),
     ] = None,
 ) -> None:
-    """Export a captioner, so that it captions without torch.
+    """Export a captioner to ONNX, which runs without torch.
 
-    The folder takes the place of a model everywhere a captioner captions: give it as --model. Its encoder must be a
-    grid.
+    Give the folder as --model to any command that captions. The model's encoder must be a grid.
 
-    The export is compared with the model on photos before the folder appears; if they differ, nothing is written. One
-    in eight bits should be scored too, with captioner evaluate.
+    Before the folder appears, the export is compared with the model on images; if they differ, nothing is written.
+    Score an export in eight bits too, with captioner evaluate.
     """
     if int8 != (calibrate is not None):
         raise typer.BadParameter("give both or neither", param_hint="--int8, --calibrate")
@@ -99,17 +86,17 @@ def run(
             calibrate=measured,
             progress=progress,
         )
-    for file in sorted(output.glob(f"*.{format.value}")):
+    for file in sorted(output.glob("*.onnx")):
         typer.echo(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
     attention = "" if found.attention is None else f", attention by {found.attention:.0e}"
     typer.echo(
-        f"compared with {model} on {found.photos} photos: {found.same} captions are the same; features differ by at "
+        f"compared with {model} on {found.photos} images: {found.same} captions are the same; features differ by at "
         f"most {found.features:.0e} of their norm, log-probabilities by {found.log_probabilities:.0e}{attention}"
     )
 
 
 def _sample(data: Path, most: int = 200) -> list[Path]:
-    """Return photos of a data set's training split, the same ones each time."""
+    """Return the same images of a data set's training split each time."""
     import random
 
     from captioner.data.annotations import read_captions

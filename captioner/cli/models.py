@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import inspect
 import re
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from captioner.cli import console
+from captioner.cli import console, options, streams
 
 EXAMPLES = """Example: captioner models
 
 Example: captioner models --json"""
 
 
-def run(json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False) -> None:
+def run(json: options.Json = False) -> None:
     """List the shipped models with size, data and scores, and the families that a recipe can name.
 
-    Shipped are captioners, translators and detectors. The scores, in percent, are those of the best search on the
+    Captioners, translators and detectors are shipped. The scores, in percent, are those of the best search on the
     data's dev split.
     """
     from captioner import assets, checkpoint
@@ -53,7 +51,7 @@ def run(json: Annotated[bool, typer.Option("--json", help="Print everything as J
             "folder": str(folder),
         }
     if json:
-        typer.echo(console.json_text({"models": models, **families}, indent=2))
+        streams.show_json({"models": models, **families}, indent=2)
         failures.exit()
         return
     for kind, title, metrics in (
@@ -69,7 +67,7 @@ def run(json: Annotated[bool, typer.Option("--json", help="Print everything as J
 
 
 def _best(about: dict[str, Any], metric: str) -> dict[str, float]:
-    """Return the scores of the search that is best by a metric, or that of training if no others are known."""
+    """Return the scores of the search that is best by a metric, or that of training if there are no others."""
     training = about.get(f"dev_{metric.lower()}")
     if about.get("scores") and not isinstance(next(iter(about["scores"].values())), dict):  # a detector has no search
         return dict(about["scores"])

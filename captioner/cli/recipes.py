@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from captioner.cli import complete, console
+from captioner.cli import complete, options, streams
 
 _SENTENCE = r"\.\s+(?=[A-Z])"  # where the next one begins
 
@@ -25,21 +25,18 @@ def run(
             help="Print this recipe or YAML file, with every setting and its meaning.",
         ),
     ] = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated."),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    changes: options.Changes = None,
+    json: options.Json = False,
 ) -> None:
     """List the shipped recipes, or print one as YAML.
 
-    A printed recipe has all settings, defaults included, each with its meaning; --json lists what is known of each,
-    for example its published scores.
+    A printed recipe has all settings, defaults included, each with its meaning. --json lists all recipes with their
+    facts, for example published scores.
     """
     if name is None and changes:
         raise typer.BadParameter("give the recipe that it changes", param_hint="--set")
     if name is not None:
-        console.check_recipe(name, changes or [])
+        options.check_recipe(name, changes or [])
     from captioner.training.recipe import RECIPES, explained, summary
     from captioner.translation.train import read_recipe
 
@@ -49,7 +46,7 @@ def run(
         return
     summaries = {recipe: summary(file) for recipe, file in RECIPES.items()}
     if json:
-        typer.echo(console.json_text(summaries, indent=2))
+        streams.show_json(summaries, indent=2)
         return
     width = max(map(len, summaries))
     for recipe, text in summaries.items():

@@ -4,9 +4,9 @@ import io
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from PIL import Image
@@ -45,48 +45,43 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     return call
 
 
-@pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a tiny model with random weights."""
+def tiny_model(
+    folder: Path, decoder: str = "show_tell", *, words: Sequence[str] = WORDS, seed: int = 0, **search: int
+) -> Path:
+    """Save a tiny model with random weights."""
     import torch
 
     from captioner.checkpoint import save_model
     from captioner.model import CaptionModel, ModelConfig
     from captioner.text.vocabulary import Vocabulary
 
+    attention = {"attention": 8, "values": 8} if decoder == "show_attend_tell" else {}
     config = ModelConfig(
         encoder={"name": "grid", "backbone": "test_efficientnet", "weights": "random", "size": 64},
-        decoder={"name": "show_attend_tell", "embedding": 8, "hidden": 8, "attention": 8, "values": 8},
-        search={"width": 3, "max_words": 6, "min_words": 2},  # type: ignore[arg-type]
+        decoder={"name": decoder, "embedding": 8, "hidden": 8, **attention},
+        search={"width": 3, "max_words": 6, "min_words": 2, **search},  # type: ignore[arg-type]
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        built = CaptionModel.build(config, Vocabulary(WORDS))
+        torch.manual_seed(seed)
+        built = CaptionModel.build(config, Vocabulary(list(words)))
+        if decoder == "show_tell":
+            for weight in built.decoder.parameters():
+                torch.nn.init.normal_(weight)
     built.tuned_stages = built.encoder.stages  # so that its random weights are saved
-    return save_model(tmp_path_factory.mktemp("models") / "tiny", built)
+    return save_model(folder, built)
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny model that attends."""
+    return tiny_model(tmp_path_factory.mktemp("models") / "tiny", "show_attend_tell")
 
 
 @pytest.fixture(scope="session")
 def partner(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a second tiny model, which does not attend; it knows the words of the first in another order."""
-    import torch
-
-    from captioner.checkpoint import save_model
-    from captioner.model import CaptionModel, ModelConfig
-    from captioner.text.vocabulary import Vocabulary
-
-    config = ModelConfig(
-        encoder={"name": "grid", "backbone": "test_efficientnet", "weights": "random", "size": 64},
-        decoder={"name": "show_tell", "embedding": 8, "hidden": 8},
-        search={"width": 1, "max_words": 5, "min_words": 2},  # type: ignore[arg-type]
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(2)
-        built = CaptionModel.build(config, Vocabulary(WORDS[::-1]))
-        for weight in built.decoder.parameters():
-            torch.nn.init.normal_(weight)
-    built.tuned_stages = built.encoder.stages
-    return save_model(tmp_path_factory.mktemp("models") / "partner", built)
+    """The folder of a tiny model that does not attend, with the vocabulary of the first in another order."""
+    folder = tmp_path_factory.mktemp("models") / "partner"
+    return tiny_model(folder, words=WORDS[::-1], seed=2, width=1, max_words=5)
 
 
 @pytest.fixture(scope="session")
@@ -122,6 +117,22 @@ def parallel(tmp_path: Path) -> Path:
     return folder
 
 
+def results(path: Path, captions: Mapping[Any, str]) -> Path:
+    """Write captions as a COCO results file."""
+    path.write_text(json.dumps([{"image_id": image, "caption": caption} for image, caption in captions.items()]))
+    return path
+
+
+def bleu(dataset: Path, captions: Mapping[str, str]) -> tuple[list[float], dict[str, float]]:
+    """Return BLEU-1 to 4 of captions in the split "val", and BLEU-2 of each, by pycocoevalcap."""
+    from pycocoevalcap.bleu.bleu import Bleu
+
+    read = map(json.loads, dataset.read_text().splitlines())
+    rows = {row["image"]: row["captions"] for row in read if row["split"] == "val"}
+    scores, each = Bleu(4).compute_score(rows, {image: [captions[image]] for image in rows}, verbose=0)
+    return scores, dict(zip(rows, each[1], strict=True))
+
+
 def paint(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, colour in COLOURS.items():
@@ -131,11 +142,11 @@ def paint(folder: Path) -> None:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """A folder with three good pictures, a broken one, a file that is not a picture, and one more in a subfolder."""
+    """A folder with three good images, a broken one, a file that is not an image, and one more in a subfolder."""
     folder = tmp_path / "photos"
     paint(folder)
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not really")
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
     (folder / "more").mkdir()
     (folder / "more" / "deep.jpg").write_bytes((folder / "red.jpg").read_bytes())
     return folder
@@ -143,7 +154,7 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
-    """A caption file for three good pictures in the split "val" and a missing one in "train"."""
+    """A caption file for three good images in the split "val" and a missing one in "train"."""
     folder = tmp_path / "dataset"
     paint(folder)
     rows = [

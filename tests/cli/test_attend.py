@@ -11,6 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from captioner.cli import app
+from tests.cli.conftest import tiny_model
 
 
 @pytest.fixture
@@ -140,13 +141,13 @@ def test_wrong_usage_is_refused_before_any_work(run, photos: Path, arguments: li
 def test_the_picture_itself_is_not_overwritten(attend, photos: Path) -> None:
     before = (photos / "green.png").read_bytes()
     result = attend(photos / "green.png", "-o", photos / "more" / ".." / "green.png")
-    assert result.code == 1 and "the picture itself" in result.err
+    assert result.code == 1 and "the image itself" in result.err
     assert (photos / "green.png").read_bytes() == before
 
 
 @pytest.mark.parametrize(
     "options, message",
-    [(["--heads", "2.1"], "Transformer"), (["--colours", "mud"], "colour map"), (["--scale", "photo"], "scale: ")],
+    [(["--heads", "2.1"], "Transformer"), (["--colours", "mud"], "colour map")],
 )
 def test_invalid_settings_are_refused(attend, photos: Path, tmp_path: Path, options: list[str], message: str) -> None:
     result = attend(photos / "red.jpg", "-o", tmp_path / "figure.png", *options)
@@ -154,20 +155,7 @@ def test_invalid_settings_are_refused(attend, photos: Path, tmp_path: Path, opti
 
 
 def test_a_model_that_does_not_attend(run, photos: Path, tmp_path: Path) -> None:
-    import torch
-
-    from captioner.checkpoint import save_model
-    from captioner.model import CaptionModel, ModelConfig
-    from captioner.text.vocabulary import Vocabulary
-
-    config = ModelConfig(
-        encoder={"name": "grid", "backbone": "test_efficientnet", "weights": "random", "size": 64},
-        decoder={"name": "show_tell", "embedding": 8, "hidden": 8},
-    )
-    with torch.random.fork_rng(devices=[]):
-        show_tell = CaptionModel.build(config, Vocabulary(["a", "dog"]))
-    show_tell.tuned_stages = show_tell.encoder.stages
-    folder = save_model(tmp_path / "show_tell", show_tell)
+    folder = tiny_model(tmp_path / "show_tell")
     result = run("attend", "--model", folder, photos / "red.jpg", "-o", tmp_path / "figure.png")
     assert (
         result.code == 1
@@ -286,7 +274,7 @@ def test_figures_are_not_captioned(attend, run, model: Path, photos: Path, tmp_p
     assert listed.err == "left out 1 figure that this program drew\n" and len(listed.lines) == 1
     assert caption(figure).code == 0, "the only file that was named"
     none = attend(folder / "third", "-o", folder / "fourth")
-    assert none.code == 1 and "left out 1 figure" in none.err and "no pictures found" in none.err
+    assert none.code == 1 and "left out 1 figure" in none.err and "no images found" in none.err
 
 
 @pytest.mark.parametrize("kind", ["png", "svg", "pdf", "gif", "html", "json"])

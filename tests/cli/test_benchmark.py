@@ -7,31 +7,17 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.cli.conftest import Run
+from tests.cli.conftest import Run, tiny_model
 
 
 @pytest.fixture(scope="session")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A second tiny model, which does not attend."""
-    import torch
-
-    from captioner.checkpoint import save_model
-    from captioner.model import CaptionModel, ModelConfig
-    from captioner.text.vocabulary import Vocabulary
-
-    config = ModelConfig(
-        encoder={"name": "grid", "backbone": "test_efficientnet", "weights": "random", "size": 64},
-        decoder={"name": "show_tell", "embedding": 8, "hidden": 8},
-        search={"width": 1, "max_words": 5, "min_words": 2},  # type: ignore[arg-type]
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        built = CaptionModel.build(config, Vocabulary(["a", "dog", "runs", "on", "grass"]))
-    built.tuned_stages = built.encoder.stages
-    return save_model(tmp_path_factory.mktemp("models") / "plain|one", built)
+    words = ["a", "dog", "runs", "on", "grass"]
+    return tiny_model(tmp_path_factory.mktemp("models") / "plain|one", words=words, seed=1, width=1, max_words=5)
 
 
-FAST = ("--metrics", "BLEU,CIDEr", "--resamples", 100, "--device", "cpu")
+FAST = ("--metrics", "BLEU,CIDEr", "--device", "cpu")
 
 
 def test_the_whole_report(

@@ -20,6 +20,8 @@ COMMANDS = (
     ["features"],
     ["train"],
     ["evaluate"],
+    ["score"],
+    ["ground"],
     ["export"],
     ["serve"],
     ["push"],

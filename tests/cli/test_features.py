@@ -9,7 +9,7 @@ import torch
 
 from captioner import model as models
 
-BUILD = ("--encoder", "test_efficientnet", "--size", 64, "--batch-size", 2, "--workers", 1, "--device", "cpu")
+BUILD = ("--encoder", "test_efficientnet", "--set", "size=64", "--batch-size", 2, "--workers", 1, "--device", "cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def test_build_and_again(run, dataset: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     first = run("features", dataset, "-o", store, "--split", "dev", *BUILD, "--flips")
     assert (first.code, first.err) == (0, "")
-    assert first.out.startswith(f"{store}: 3 pictures and their mirror images, 4 places of 256 features, ")
+    assert first.out.startswith(f"{store}: 3 images, also mirrored, 4 regions or cells of 256 features, ")
     assert "images/s" in first.out
     shard = store / "00000.npy"
     assert np.load(shard).shape == (3, 4, 256)
@@ -66,7 +66,7 @@ def test_resumes_after_an_interruption(run, dataset: Path, tmp_path: Path) -> No
 def test_another_encoder_is_refused(run, dataset: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     run("features", dataset, "-o", store, "--split", "val", *BUILD)
-    result = run("features", dataset, "-o", store, "--split", "val", *BUILD, "--fit", "crop")
+    result = run("features", dataset, "-o", store, "--split", "val", *BUILD, "--set", "fit=crop")
     assert (result.code, result.out) == (1, "")
     assert f"error: {store}: was begun with another encoder" in result.err
     assert json.loads((store / "plan.json").read_text())["transform"]["fit"] == "squash"
@@ -85,7 +85,7 @@ def test_an_unreadable_picture_is_left_out_and_reported(run, dataset: Path, tmp_
     result = run("features", dataset, "-o", tmp_path / "store", *BUILD)
     assert result.code == 1
     assert result.err.startswith(f"error: {dataset.parent / 'gone.jpg'}: ")
-    assert ": 3 pictures," in result.out
+    assert ": 3 images," in result.out
 
 
 def test_several_data_sets_are_merged(run, dataset: Path, tmp_path: Path) -> None:
@@ -97,14 +97,14 @@ def test_several_data_sets_are_merged(run, dataset: Path, tmp_path: Path) -> Non
 
 
 def test_a_wrong_setting(run, dataset: Path, tmp_path: Path) -> None:
-    result = run("features", dataset, "-o", tmp_path / "store", *BUILD, "--fit", "stretch")
+    result = run("features", dataset, "-o", tmp_path / "store", *BUILD, "--set", "fit=stretch")
     assert result.code == 1
     assert "stretch" in result.err and "squash" in result.err
 
 
 def test_regions(run, dataset: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
-    settings = ("--set", "regions=12", "--set", "features=head", "--size", 64)
+    settings = ("--set", "regions=12", "--set", "features=head", "--set", "size=64")
     built = run(
         "features",
         dataset,
@@ -121,7 +121,7 @@ def test_regions(run, dataset: Path, tmp_path: Path) -> None:
         1,
     )
     assert (built.code, built.err) == (0, "")
-    assert ": 3 pictures, 12 places of 512 features, " in built.out
+    assert ": 3 images, 12 regions or cells of 512 features, " in built.out
     vectors, regions = np.load(store / "00000.npy"), np.load(store / "00000-regions.npy")
     masked = regions[..., 4] < 0
     assert vectors.shape == (3, 12, 512) and regions.shape == (3, 12, 6)
@@ -134,7 +134,7 @@ def test_regions(run, dataset: Path, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (("--encoder", "regions", "--set", "region=12"), "there is no setting 'region'. Did you mean 'regions'?"),
-        (("--encoder", "regions", "--fit", "crop"), "there is no setting 'fit'"),
+        (("--encoder", "regions", "--set", "fit=crop"), "there is no setting 'fit'"),
         (("--model", "show_tell", "--set", "size=64"), "a model's encoder cannot be changed"),
         (("--set", "backbone"), "write it as key=value"),
     ],
@@ -170,16 +170,16 @@ precision: 32-true
     built = run("features", recipe, "--set", "data.flips=true", "--device", "cpu", "--workers", 1)
     store = tmp_path / "run" / "features"
     assert built.code == 1 and "gone.jpg" in built.err  # the only training picture, which is missing
-    assert built.out.startswith(f"{store}: 3 pictures and their mirror images")
+    assert built.out.startswith(f"{store}: 3 images, also mirrored")
     (dataset.parent / "gone.jpg").write_bytes((dataset.parent / "red.jpg").read_bytes())
     again = run("features", recipe, "--device", "cpu", "-o", tmp_path / "mine")
-    assert (again.code, again.err) == (0, "") and ": 4 pictures and their mirror images" in again.out
+    assert (again.code, again.err) == (0, "") and ": 4 images, also mirrored" in again.out
     trained = run("train", recipe, "--set", f"data.features={tmp_path / 'mine'}")
     assert trained.code == 0 and "--cut" not in trained.err, trained.err
 
 
 @pytest.mark.parametrize(
-    "option", [("--cut", 1), ("--flips",), ("--size", 64), ("--encoder", "regions"), ("--split", "dev")]
+    "option", [("--cut", 1), ("--flips",), ("--strict",), ("--encoder", "regions"), ("--split", "dev")]
 )
 def test_options_that_a_recipe_determines_are_refused(run, option: tuple[object, ...]) -> None:
     result = run("features", "flickr8k_show_attend_tell", "-o", "store", *option)
