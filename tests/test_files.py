@@ -354,7 +354,7 @@ def leftovers(folder: Path) -> list[str]:
 def test_what_a_kill_leaves_is_removed_by_the_next_writer_and_what_is_in_use_is_not(
     tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    monkeypatch.setattr(files, "_cleared", set())
+    monkeypatch.setattr(files.atomic, "_cleared", set())
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "weights").write_bytes(b"old")
     persons = {".captioner-notes.tmp", ".0123456789abcdef.tmp", ".captioner-0123456789abcdeg.tmp"}
@@ -377,7 +377,7 @@ def test_what_a_kill_leaves_is_removed_by_the_next_writer_and_what_is_in_use_is_
     finally:
         writer.kill()
         writer.communicate()
-    files._cleared.clear()  # as in a new process
+    files.atomic._cleared.clear()  # as in a new process
     with files.only_one(tmp_path, error=CheckpointError, work="writes"):
         files.check_place(tmp_path / "other")
     assert set(leftovers(tmp_path)) == persons
@@ -412,7 +412,7 @@ def test_no_kill_at_any_moment_loses_a_file_or_leaves_one(
         writer.kill()
         writer.wait()
         lost += not (tmp_path / "model").exists()
-        monkeypatch.setattr(files, "_cleared", set())
+        monkeypatch.setattr(files.atomic, "_cleared", set())
         files.check_place(tmp_path / "new")
         assert sorted(os.listdir(tmp_path)) == ["model", "state"]
         texts = [(tmp_path / "model" / name).read_text() for name in "abc"]
