@@ -91,18 +91,12 @@ def _print_report(report: Report) -> None:
 def _print_splits(splits: dict[str, SplitSummary]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("split")
-    for column in (
-        "images",
-        "captions",
-        "captions per image\nmin/mean/max",
-        "words per caption\nmin/median/mean/p95/max",
-    ):
-        table.add_column(column, justify="right")
+    counts = "images", "captions", "captions per image\nmin/mean/max", "words per caption\nmin/median/mean/p95/max"
+    columns = (Column(name, justify="right") for name in counts)
+    table = Table("split", *columns, box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name, split in splits.items():
         per, length = split.captions_per_photo, split.words_per_caption
         table.add_row(

@@ -50,13 +50,11 @@ def run(
 def _print(findings: list[Finding]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column("state", no_wrap=True)
-    table.add_column("check", no_wrap=True)
-    table.add_column("found, and advice", overflow="fold")
+    columns = Column("state", no_wrap=True), Column("check", no_wrap=True), Column("found, and advice", overflow="fold")
+    table = Table(*columns, box=SIMPLE_HEAD)
     for finding in findings:
         advice = f"\n{finding.advice}" if finding.advice else ""
         found = Text.assemble(finding.found, (advice, "" if finding.state == "ok" else _COLOURS[finding.state]))

@@ -86,13 +86,10 @@ def _summary(thing: Any) -> str:
 def _print_models(title: str, models: dict[str, dict[str, Any]], metrics: tuple[str, ...]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column(title, no_wrap=True)
-    for column in ("MB", *metrics):
-        table.add_column(column, justify="right")
-    table.add_column("trained on")
+    numbers = (Column(name, justify="right") for name in ("MB", *metrics))
+    table = Table(Column(title, no_wrap=True), *numbers, "trained on", box=SIMPLE_HEAD)
     for name, model in models.items():
         scores = [f"{100 * model['scores'][metric]:.1f}" if metric in model["scores"] else "" for metric in metrics]
         about = [" to ".join(model["languages"])] if model["languages"] else []
@@ -105,13 +102,12 @@ def _print_models(title: str, models: dict[str, dict[str, Any]], metrics: tuple[
 def _print_families(families: dict[str, dict[str, str]]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     out = Console(highlight=False)
     for kind, entries in families.items():
-        table = Table(box=SIMPLE_HEAD)
-        table.add_column(kind, no_wrap=True, min_width=max(map(len, entries), default=0))
-        table.add_column("what it is")
+        first = Column(kind, no_wrap=True, min_width=max(map(len, entries), default=0))
+        table = Table(first, "what it is", box=SIMPLE_HEAD)
         for name, summary in entries.items():
             table.add_row(name, summary)
         if entries:

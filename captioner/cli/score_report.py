@@ -145,12 +145,10 @@ def _show_grounding(title: str, grounding: dict[str, Any]) -> None:
 
 def _show_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table(title=Text(title))
-    for number, name in enumerate(head):
-        table.add_column(name, justify="right" if number else "left")
+    table = Table(head[0], *(Column(name, justify="right") for name in head[1:]), title=Text(title))
     for row in rows:
         table.add_row(*map(Text, row))
     Console(highlight=False).print(table)
