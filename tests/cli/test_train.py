@@ -137,13 +137,13 @@ def test_own_photos_go_on_from_a_model_and_it_says_so_first(run, model: Path, da
     result = run(*arguments)
     assert (result.code, result.out) == (0, f"{tmp_path / 'mine' / 'best'}\n"), result.err
     lines = result.err.splitlines()
-    assert lines[0] == f"{own}: goes on from {model}; the model will be {tmp_path / 'mine' / 'best'}"
+    assert lines[0] == f"{own}: tunes {model}; the model will be {tmp_path / 'mine' / 'best'}"
     assert [line.split()[0] for line in lines[1:6]] == ["data", "parameters", "steps", "features", "time"]
     assert "2 training photos" in lines[1] and "2 new words" in lines[1] and "on this machine" in lines[5]
     assert any("of which 2 new (and, blue)" in line for line in lines)
     assert any(line.startswith("before: ") for line in lines)
     again = run(*arguments)
-    assert again.code == 1 and "holds a run already" in again.err and "goes on" not in again.err
+    assert again.code == 1 and "holds a run already" in again.err and "tunes" not in again.err
     assert run("caption", own.with_name("red.jpg"), "--model", tmp_path / "mine" / "best").code == 0
 
 
@@ -167,7 +167,7 @@ def test_own_photos_go_on_from_a_model_and_it_says_so_first(run, model: Path, da
 def test_what_inspect_reads_is_trained_on(run, trained: list[Any], tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
     inspected = run("data", "inspect", tmp_path / name)
-    assert inspected.code == 0 and "1 photos with 1 captions" in inspected.out
+    assert inspected.code == 0 and "1 images with 1 captions" in inspected.out
     assert run("train", tmp_path / name, "--resume") == (0, "models/mine\n", "")
     assert trained[0][:2] == ("captioner", (str(tmp_path / name),))
 
