@@ -190,8 +190,8 @@ def _compiler() -> Iterator[Finding]:
         found = "none" if command is None else f"{command}, turned off by CAPTIONER_COMPILE=0"
         yield Finding("C++ compiler", "ok", found, "captioning needs none; some training is faster with g++")
         return
-    said = subprocess.run([command, "--version"], capture_output=True, text=True, check=False).stdout
-    yield Finding("C++ compiler", "ok", said.splitlines()[0] if said else command)
+    printed = subprocess.run([command, "--version"], capture_output=True, text=True, check=False).stdout
+    yield Finding("C++ compiler", "ok", printed.splitlines()[0] if printed else command)
 
 
 def _device() -> Iterator[Finding]:

@@ -7,7 +7,7 @@ import os
 import unicodedata
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
@@ -29,15 +29,9 @@ Example: captioner attend photos --recursive -o figures --format gif
 Example: captioner attend photo.jpg -o hund.png --language de"""
 
 # As in captioner.figures, which is imported only after the options are checked.
-_DRAWN = ("png", "svg", "pdf")
-_KINDS = (*_DRAWN, "gif", "html", "json")
-_ENDINGS = f"{', '.join(f'.{kind}' for kind in _KINDS[:-1])} or .{_KINDS[-1]}"
-
-
-def _format(kind: str | None) -> str | None:
-    if kind is not None and kind not in _KINDS:
-        raise typer.BadParameter(f"{kind!r} is not one of {', '.join(_KINDS)}")
-    return kind
+Kind = Literal["png", "svg", "pdf", "gif", "html", "json"]
+_KINDS: tuple[str, ...] = get_args(Kind)
+_DRAWN = _KINDS[:3]
 
 
 def run(
@@ -49,14 +43,12 @@ def run(
             "--output",
             "-o",
             callback=options.writable,
-            help=f"A file ending in {_ENDINGS}; for several images a folder for their figures.",
+            help=f"A file ending in {options.endings(_KINDS)}; for several images a folder for their figures.",
         ),
     ],
     format: Annotated[
-        str | None,
+        Kind | None,
         options.output_option(
-            metavar="|".join(_KINDS),
-            callback=_format,
             help="png, svg, pdf: a panel for each word. gif: the words one by one. html: a page to explore. "
             "json: the numbers. By default that of the file's name, in a folder png.",
         ),
@@ -194,14 +186,14 @@ def _find(result: Caption, word: str) -> int:
         raise CaptionerError(f"{result.source}: {error}") from None
 
 
-def _kind(output: Path, given: str | None) -> tuple[str, bool]:
+def _kind(output: Path, given: Kind | None) -> tuple[str, bool]:
     """Return the format, and whether ``output`` is a file for one figure, not a folder."""
     named = files.format_of(output)
     if output.is_dir() or not (named or output.is_file()):
         return given or "png", False
     if given is None and named not in _KINDS:
         raise typer.BadParameter(
-            f"{output}: must end in {_ENDINGS}, or be a folder; or give --format",
+            f"{output}: must end in {options.endings(_KINDS)}, or be a folder; or give --format",
             param_hint="--output",
         )
     return given or named, True

@@ -106,7 +106,7 @@ def run(
     for reason in report.errors:
         failures(reason)
     if report.failed > len(report.errors):
-        console.note(f"and {report.failed - len(report.errors):,} more; the rows with an error tell which")
+        console.note(f"and {report.failed - len(report.errors):,} more; see the rows with an error")
     done = [f"{len(plan.parts):,} parts"]
     if plan.begun and plan.new:
         done.append(f"{plan.new:,} new")

@@ -45,7 +45,7 @@ def run(
         options.output_option(
             "--output",
             "-o",
-            callback=options.ends_in(".jsonl", ".json", ".csv"),
+            callback=options.ends_in("jsonl", "json", "csv"),
             dir_okay=False,
             help="Write to a .jsonl, .json or .csv file instead of the screen.",
         ),

@@ -61,7 +61,7 @@ def _starting(incomplete: str, names: Iterable[str]) -> list[str]:
 
 
 def _joined(incomplete: str, names: Iterable[str]) -> list[str]:
-    """Complete what follows the last +, if there is one."""
+    """Complete the name after the last +, if there is one."""
     before, plus, last = incomplete.rpartition("+")
     return [f"{before}{plus}{name}" for name in (_starting(last, names) if plus else _or_files(incomplete, names))]
 

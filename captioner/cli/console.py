@@ -93,7 +93,7 @@ def unexpected(exception: Exception) -> None:
     """Print an error that is a bug of the program, and how to report it."""
     error(
         f"unexpected {type(exception).__name__}: {first_line(exception)}; the same command with --verbose shows where, "
-        "and captioner doctor --json what a report of it should contain",
+        "and captioner doctor --json prints details for a bug report",
         exception,
     )
 

@@ -34,7 +34,7 @@ def inspect(
     min_count: Annotated[
         int, typer.Option(min=1, help="Number of occurrences that a word needs to be in the vocabulary.")
     ] = 5,
-    check_pictures: Annotated[
+    check_images: Annotated[
         bool, typer.Option("--check-pictures", help="Also decode every image, which takes a long time.")
     ] = False,
     json: options.Json = False,
@@ -51,7 +51,7 @@ def inspect(
     data = read_captions(path, format=format, images=images)
     with console.progress("Reading images") as progress:
         report = inspect_captions(
-            data, tokenize=tokenize, min_count=min_count, check_pictures=check_pictures, progress=progress
+            data, tokenize=tokenize, min_count=min_count, check_pictures=check_images, progress=progress
         )
     if json:
         streams.show_json(report.to_dict(), indent=2)

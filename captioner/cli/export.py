@@ -1,4 +1,4 @@
-"""``captioner export``: write a captioner so that it runs without torch."""
+"""``captioner export``: write a captioner in ONNX."""
 
 from __future__ import annotations
 
@@ -33,10 +33,12 @@ def run(
             help="The folder to write; give it as --model afterwards.",
         ),
     ],
-    photos: Annotated[
+    images: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="PATH", help="Images to compare on: a file, a folder or a quoted pattern; may be repeated."
+            "--photos",
+            metavar="PATH",
+            help="Images to compare on: a file, a folder or a quoted pattern; may be repeated.",
         ),
     ] = None,
     int8: Annotated[
@@ -67,9 +69,9 @@ def run(
     about = folders.read_config(folder).get("about")
     folders.check_replaceable(output, ONNX)
     failures = console.Failures()
-    chosen = None if photos is None else list(find_images(photos, on_empty=failures))
-    for photo in chosen or ():
-        check_file(photo)
+    chosen = None if images is None else list(find_images(images, on_empty=failures))
+    for image in chosen or ():
+        check_file(image)
     failures.exit()
     measured = None if calibrate is None else _sample(calibrate)
     from captioner.checkpoint import load_model
@@ -101,5 +103,5 @@ def _sample(data: Path, most: int = 200) -> list[Path]:
 
     from captioner.data.annotations import read_captions
 
-    photos = [photo.path for photo in read_captions(data).split("train").photos]
-    return random.Random(0).sample(photos, min(most, len(photos)))
+    images = [image.path for image in read_captions(data).split("train").photos]
+    return random.Random(0).sample(images, min(most, len(images)))

@@ -88,13 +88,14 @@ def _print_models(title: str, models: dict[str, dict[str, Any]], metrics: tuple[
     from rich.console import Console
     from rich.table import Column, Table
 
+    units = {"photos": "images", "pairs": "pairs"}
     numbers = (Column(name, justify="right") for name in ("MB", *metrics))
     table = Table(Column(title, no_wrap=True), *numbers, "trained on", box=SIMPLE_HEAD)
     for name, model in models.items():
         scores = [f"{100 * model['scores'][metric]:.1f}" if metric in model["scores"] else "" for metric in metrics]
         about = [" to ".join(model["languages"])] if model["languages"] else []
         if model["data"]:
-            about += [model["data"], *(f"{model[unit]:,} {unit}" for unit in ("photos", "pairs") if unit in model)]
+            about += [model["data"], *(f"{model[key]:,} {unit}" for key, unit in units.items() if key in model)]
         table.add_row(name + " (default)" * model["default"], f"{model['megabytes']:.1f}", *scores, ", ".join(about))
     Console(highlight=False).print(table)
 
@@ -107,7 +108,7 @@ def _print_families(families: dict[str, dict[str, str]]) -> None:
     out = Console(highlight=False)
     for kind, entries in families.items():
         first = Column(kind, no_wrap=True, min_width=max(map(len, entries), default=0))
-        table = Table(first, "what it is", box=SIMPLE_HEAD)
+        table = Table(first, "description", box=SIMPLE_HEAD)
         for name, summary in entries.items():
             table.add_row(name, summary)
         if entries:

@@ -90,12 +90,18 @@ output_file = functools.partial(output_option, dir_okay=False, callback=writable
 output_folder = functools.partial(output_option, "--output", "-o", file_okay=False, callback=writable)
 
 
-def ends_in(*endings: str) -> Callable[[Path | None], Path | None]:
-    """Return a callback that checks the ending of an output file, and that it can be written."""
+def endings(formats: Sequence[str]) -> str:
+    """Return the endings of formats for a sentence: ``.json or .csv``."""
+    *most, last = (f".{format}" for format in formats)
+    return f"{', '.join(most)} or {last}"
+
+
+def ends_in(*formats: str) -> Callable[[Path | None], Path | None]:
+    """Return a callback that checks the format in an output file's name, and that the file can be written."""
 
     def check(path: Path | None) -> Path | None:
-        if path is not None and path.suffix.lower() not in endings:
-            raise typer.BadParameter(f"{path}: the name must end in {', '.join(endings[:-1])} or {endings[-1]}")
+        if path is not None and files.format_of(path) not in formats:
+            raise typer.BadParameter(f"{path}: the name must end in {endings(formats)}")
         return writable(path)
 
     return check
@@ -224,7 +230,7 @@ class Scoring(Output):
     per_image: Annotated[
         Path | None,
         output_file(
-            callback=ends_in(".json", ".csv"),
+            callback=ends_in("json", "csv"),
             help="Write the scores of every image with its caption to a .json or .csv file.",
         ),
     ] = None

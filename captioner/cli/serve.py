@@ -169,7 +169,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(place)
-        taken.listen(1)  # tells whether another program listens there
+        taken.listen(1)  # fails if another program listens there
     except OSError as error:
         taken.close()
         cure = "give another --port" if error.errno == errno.EADDRINUSE else "give another --port or --host"

@@ -30,13 +30,6 @@ Example: captioner caption photos --json | jq -r .caption | captioner translate 
 # As in captioner.figures, which is imported only after the options are checked.
 _DRAWN = ("png", "svg", "pdf")
 _KINDS = (*_DRAWN, "html", "json")
-_ENDINGS = f"{', '.join(f'.{kind}' for kind in _KINDS[:-1])} or .{_KINDS[-1]}"
-
-
-def _output(path: Path | None) -> Path | None:
-    if path is not None and files.format_of(path) not in _KINDS:
-        raise typer.BadParameter(f"{path}: the name must end in {_ENDINGS}")
-    return options.writable(path)
 
 
 def run(
@@ -68,9 +61,9 @@ def run(
             "--output",
             "-o",
             dir_okay=False,
-            callback=_output,
-            help=f"Write the alignment, the attention between words, to a file ending in {_ENDINGS}. Only html and "
-            "json hold several sentences.",
+            callback=options.ends_in(*_KINDS),
+            help="Write the alignment, the attention between words, to a file ending in "
+            f"{options.endings(_KINDS)}. Only html and json hold several sentences.",
         ),
     ] = None,
     search: options.NBest,
@@ -169,7 +162,7 @@ def _lines(stack: ExitStack, text: str, failures: console.Failures) -> Iterator[
 
 
 def _decoded(file: Iterable[bytes], name: str, failures: console.Failures) -> Iterator[str]:
-    """Decode lines that end with a line feed and nothing else, so that line n of the output translates line n."""
+    """Decode lines, which only a line feed ends: line n of the output translates line n."""
     for number, line in enumerate(file, start=1):
         try:
             yield line.decode("utf-8").removeprefix("\ufeff" if number == 1 else "").rstrip("\r\n")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -32,13 +33,17 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run the command line as the shell would: its exit code, stdout and stderr."""
+    """Run the command line as the shell would: its exit code, stdout and stderr.
+
+    A single argument is a whole line.
+    """
 
     def call(*arguments: object, stdin: str | bytes = "") -> Result:
         content = stdin.encode() if isinstance(stdin, str) else stdin
+        words = shlex.split(str(arguments[0])) if len(arguments) == 1 else [str(argument) for argument in arguments]
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
         with pytest.raises(SystemExit) as exit:
-            main([str(argument) for argument in arguments])
+            main(words)
         out, err = capsys.readouterr()
         return Result(exit.value.code, out, err)  # type: ignore[arg-type]
 
