@@ -15,6 +15,7 @@ from PIL import Image
 from captioner.cli import main
 
 WORDS = ["a", "dog", "runs", "on", "grass", "red", "ball"]
+MAGIC = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml", "gif": b"GIF8", "html": b"<!doctype html>", "json": b"{"}
 COLOURS = {"red.jpg": (200, 30, 30), "green.png": (30, 200, 30), "blue.jpg": (30, 30, 200)}
 
 

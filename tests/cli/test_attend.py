@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.cli.conftest import tiny_model
+from tests.cli.conftest import MAGIC, tiny_model
 
 
 @pytest.fixture
@@ -17,9 +17,6 @@ def attend(run, model: Path):
     return lambda *arguments, **more: run(
         "attend", "--model", model, "--workers", 1, "--device", "cpu", *arguments, **more
     )
-
-
-MAGIC = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml", "gif": b"GIF8", "html": b"<!doctype html>", "json": b"{"}
 
 
 @pytest.mark.parametrize("kind", MAGIC)
@@ -32,7 +29,7 @@ def test_one_image_gives_the_given_file(attend, photos: Path, tmp_path: Path, ki
     assert file.read_bytes().startswith(MAGIC[kind]) and list(file.parent.iterdir()) == [file]
 
 
-def test_a_folder_of_pictures_with_a_bad_one(attend, photos: Path, tmp_path: Path) -> None:
+def test_a_folder_of_images_with_a_bad_one(attend, photos: Path, tmp_path: Path) -> None:
     output = tmp_path / "figures"
     result = attend(photos, "--recursive", photos / "more" / "deep.jpg", "-o", output, "--format", "json")
     assert result.code == 1
@@ -47,7 +44,7 @@ def test_a_folder_of_pictures_with_a_bad_one(attend, photos: Path, tmp_path: Pat
     assert [len(row) for row in value["attention"]] == [rows * columns] * len(value["tokens"])
 
 
-def test_a_single_word_and_photos_whose_caption_lacks_it(attend, photos: Path, tmp_path: Path) -> None:
+def test_a_single_word_and_images_whose_caption_lacks_it(attend, photos: Path, tmp_path: Path) -> None:
     attend(photos, "-o", tmp_path / "all", "--format", "json")
     values = [json.loads(path.read_text()) for path in sorted((tmp_path / "all").iterdir())]
     word = values[0]["tokens"][0]
@@ -87,7 +84,7 @@ def test_the_length_of_captions_and_what_they_repeat(attend, photos: Path, tmp_p
     assert len(value["tokens"]) == len(set(value["tokens"])) == len(value["attention"]) == 6
 
 
-def test_a_bad_picture_leaves_no_file(attend, photos: Path, tmp_path: Path) -> None:
+def test_a_bad_image_leaves_no_file(attend, photos: Path, tmp_path: Path) -> None:
     result = attend(photos / "broken.jpg", "-o", tmp_path / "figure.png")
     assert (result.code, result.out) == (1, "") and "broken.jpg" in result.err
     assert not (tmp_path / "figure.png").exists()
@@ -110,7 +107,7 @@ def test_wrong_usage_is_refused_before_any_work(run, photos: Path, arguments: li
     assert result.code == 2 and message in " ".join(result.err.split())
 
 
-def test_the_picture_itself_is_not_overwritten(attend, photos: Path) -> None:
+def test_the_image_itself_is_not_overwritten(attend, photos: Path) -> None:
     before = (photos / "green.png").read_bytes()
     result = attend(photos / "green.png", "-o", photos / "more" / ".." / "green.png")
     assert result.code == 1 and "the image itself" in result.err
@@ -158,7 +155,7 @@ def test_a_translation_is_drawn_by_way_of_the_caption(
     assert (result.code, result.out) == (0, f"{numbers}: {text}\n") and record["caption"] == text
     assert len(record["attention"]) == len(record["tokens"])
     assert all(sum(row) == pytest.approx(1, abs=1e-3) for row in record["attention"])
-    assert attend(photos, "-o", tmp_path / "figures", "--translator", translator).code == 1  # one photo is broken
+    assert attend(photos, "-o", tmp_path / "figures", "--translator", translator).code == 1  # one image is broken
     assert len(list((tmp_path / "figures").iterdir())) == 3
     assert attend(photos / "red.jpg", "-o", numbers, "--language", "fr").code == 1
     assert attend(photos / "red.jpg", "-o", numbers, "--language", "de", "--heads", "heads").code == 2

@@ -26,7 +26,7 @@ def rows(output: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for part in sorted(output.glob("part-*.jsonl")) for line in part.read_text().splitlines()]
 
 
-def test_a_run_again_takes_what_is_new_and_tells_what_is_gone(bulk, photos: Path, tmp_path: Path) -> None:
+def test_a_second_run_captions_new_images_and_reports_missing_ones(bulk, photos: Path, tmp_path: Path) -> None:
     output = tmp_path / "captions"
     (photos / "broken.jpg").unlink()
     first = bulk(photos, "-o", output)
@@ -45,7 +45,7 @@ def test_a_run_again_takes_what_is_new_and_tells_what_is_gone(bulk, photos: Path
     assert bulk(photos, "-o", output).out == f"{output}: 2 parts; all was captioned already\n"
 
 
-def test_one_bad_file_costs_the_others_nothing(bulk, photos: Path, tmp_path: Path) -> None:
+def test_a_bad_file_does_not_stop_the_others(bulk, photos: Path, tmp_path: Path) -> None:
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     with tarfile.open(photos / "shard.tar", "w") as archive:
         add(archive, "1.png", picture(1))

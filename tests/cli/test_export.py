@@ -34,22 +34,16 @@ def test_an_exported_model_captions_as_before(
     assert captioned.code == 1 and "4 images captioned" in captioned.out
     drawn = run("attend", good[0], "--model", tmp_path / "small", "-o", tmp_path / "figure.png")
     assert drawn.code == 0 and (tmp_path / "figure.png").exists()
-    for command, reason in (
-        (
-            ("attend", good[0], "--model", tmp_path / "small", "-o", tmp_path / "x.png", "--heads", "1.1"),
-            "only the mean",
-        ),
-        (
-            ("benchmark", tmp_path / "small", "--data", dataset, "-o", tmp_path / "benchmark"),
-            "is a captioner in ONNX and",
-        ),
-        (("export", tmp_path / "small", "-o", tmp_path / "again"), "is a captioner in ONNX and not a captioner"),
+    for line, reason in (
+        (f"attend {good[0]} --model {tmp_path}/small -o {tmp_path}/x.png --heads 1.1", "only the mean"),
+        (f"benchmark {tmp_path}/small --data {dataset} -o {tmp_path}/benchmark", "is a captioner in ONNX and"),
+        (f"export {tmp_path}/small -o {tmp_path}/again", "is a captioner in ONNX and not a captioner"),
     ):
-        refused = run(*command)
+        refused = run(line)
         assert refused.code == 1 and reason in refused.err
 
 
-def test_what_is_wrong_is_said_before_any_work(
+def test_errors_come_before_any_work(
     run, model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing = run("export", model, "-o", tmp_path / "small", "--photos", tmp_path / "none.jpg")
