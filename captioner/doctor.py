@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -92,9 +92,7 @@ def report(findings: list[Finding]) -> dict[str, Any]:
     """Return findings as plain values, for JSON in a bug report."""
     return {
         "healthy": all(finding.state != "problem" for finding in findings),
-        "findings": [
-            {"name": each.name, "state": each.state, "found": each.found, "advice": each.advice} for each in findings
-        ],
+        "findings": [asdict(finding) for finding in findings],
     }
 
 

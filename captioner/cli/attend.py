@@ -50,14 +50,13 @@ def run(
         Kind | None,
         options.output_option(
             help="png, svg, pdf: a panel for each word. gif: the words one by one. html: a page to explore. "
-            "json: the numbers. By default that of the file's name, in a folder png.",
+            "json: the numbers. By default that of the file's name, in a folder png."
         ),
     ] = None,
     models: options.Models = None,
     translation: options.Translation,
     word: Annotated[
-        str | None,
-        options.output_option(help="Show only this word of the caption, large; in png, svg or pdf."),
+        str | None, options.output_option(help="Show only this word of the caption, large; in png, svg or pdf.")
     ] = None,
     search: options.NBest,
     heads: Annotated[
@@ -70,9 +69,7 @@ def run(
     colours: Annotated[
         str,
         options.output_option(
-            "--colours",
-            "--colors",
-            help="A matplotlib colour map: inferno, magma, plasma, viridis, cividis ...",
+            "--colours", "--colors", help="A matplotlib colour map: inferno, magma, plasma, viridis, cividis ..."
         ),
     ] = "inferno",
     workers: options.Workers = 2,
@@ -193,8 +190,7 @@ def _kind(output: Path, given: Kind | None) -> tuple[str, bool]:
         return given or "png", False
     if given is None and named not in _KINDS:
         raise typer.BadParameter(
-            f"{output}: must end in {options.endings(_KINDS)}, or be a folder; or give --format",
-            param_hint="--output",
+            f"{output}: must end in {options.endings(_KINDS)}, or be a folder; or give --format", param_hint="--output"
         )
     return given or named, True
 
@@ -202,8 +198,8 @@ def _kind(output: Path, given: Kind | None) -> tuple[str, bool]:
 class _Names:
     """File names for figures in a folder.
 
-    They are unique, also for a system that ignores case, since images in different folders may share a name. One that
-    would be too long for the system is cut, with a digest of the whole in place of its end.
+    Images in different folders may share a name, so figures are numbered; names that differ only in case count as the
+    same. A name that is too long for the file system is cut, with a digest in place of its end.
     """
 
     def __init__(self, folder: Path, kind: str) -> None:
@@ -239,7 +235,7 @@ def _folded(name: str) -> str:
 
 
 def _longest_name(folder: Path) -> int:
-    """Return how many bytes the name of a file in a folder may have, also if the folder is still to be made."""
+    """Return the longest name in bytes of a file in a folder, which need not exist yet."""
     there = next((parent for parent in (folder, *folder.absolute().parents) if parent.is_dir()), Path())
     try:
         return os.pathconf(there, "PC_NAME_MAX")

@@ -43,12 +43,7 @@ def run(
             help="A member of an ensemble that is one more contestant; may be repeated.",
         ),
     ] = None,
-    output: Annotated[
-        Path,
-        options.output_folder(
-            help="The folder of the report.",
-        ),
-    ] = Path("benchmark"),
+    output: Annotated[Path, options.output_folder(help="The folder of the report.")] = Path("benchmark"),
     data: options.Data,
     train: Annotated[
         list[str] | None,
@@ -77,7 +72,7 @@ def run(
     features: Annotated[
         list[Path] | None,
         options.data_option(
-            help="A feature store to caption from; each model uses the one of its encoder; may be repeated.",
+            help="A feature store to caption from; each model uses the one of its encoder; may be repeated."
         ),
     ] = None,
     metrics: options.Metrics = None,
@@ -85,23 +80,14 @@ def run(
     device: options.Device = "auto",
     batch_size: Annotated[
         list[int] | None,
-        options.machine_option(
-            min=1,
-            help="Images in a batch when timing; may be repeated.",
-            show_default="1 and 16",
-        ),
+        options.machine_option(min=1, help="Images in a batch when timing; may be repeated.", show_default="1 and 16"),
     ] = None,
     rounds: Annotated[
-        int,
-        options.machine_option(min=0, help="How often each model is timed; 0 switches timing off."),
+        int, options.machine_option(min=0, help="How often each model is timed; 0 switches timing off.")
     ] = 30,
     shown: Annotated[int, options.output_option("--photos", min=0, help="Number of images on the page.")] = 12,
     latex: Annotated[
-        bool,
-        options.output_option(
-            "--latex",
-            help="Also write the tables in LaTeX, for the package booktabs.",
-        ),
+        bool, options.output_option("--latex", help="Also write the tables in LaTeX, for the package booktabs.")
     ] = False,
     fresh: Annotated[
         bool,

@@ -31,27 +31,21 @@ def run(
     ],
     *,
     output: Annotated[
-        Path,
-        options.output_folder(
-            help="The folder of the captions, a file for each part of the source.",
-        ),
+        Path, options.output_folder(help="The folder of the captions, a file for each part of the source.")
     ],
     models: options.Models = None,
     format: Annotated[
-        Literal["jsonl", "parquet"],
-        options.output_option(help="Format of the files; parquet needs captioner[bulk]."),
+        Literal["jsonl", "parquet"], options.output_option(help="Format of the files; parquet needs captioner[bulk].")
     ] = "jsonl",
     column: Annotated[
         str | None,
         options.data_option(
-            help="The column of Parquet files with the images, as in image.bytes.",
-            show_default="the only one of bytes",
+            help="The column of Parquet files with the images, as in image.bytes.", show_default="the only one of bytes"
         ),
     ] = None,
     part_size: Annotated[int, options.data_option(min=1, help="Loose images in a part.")] = 1000,
     ray: Annotated[
-        bool,
-        _ray("--ray", help="Work on the Ray cluster that runs here, else on a new one; needs captioner[ray]."),
+        bool, _ray("--ray", help="Work on the Ray cluster that runs here, else on a new one; needs captioner[ray].")
     ] = False,
     workers: Annotated[int, _ray(min=1, help="With --ray: parts captioned at once.")] = 2,
     cpus: Annotated[int, _ray(min=1, help="With --ray: cores of each worker.")] = 1,

@@ -51,8 +51,7 @@ def run(
         ),
     ] = None,
     attention: Annotated[
-        bool,
-        options.output_option("--attention", help="Add the attention for each word; only in JSON."),
+        bool, options.output_option("--attention", help="Add the attention for each word; only in JSON.")
     ] = False,
 ) -> None:
     """Caption images.

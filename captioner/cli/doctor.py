@@ -20,10 +20,7 @@ Example: captioner doctor --model small"""
 _COLOURS = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 
 
-def run(
-    models: options.Models = None,
-    json: options.Json = False,
-) -> None:
+def run(models: options.Models = None, json: options.Json = False) -> None:
     """Check the installation, the machine and the shipped models, and caption an image painted in memory.
 
     A warning means that some commands will not work or be slow; with a problem, the exit code is 1. JSON is for bug

@@ -72,10 +72,7 @@ def run(
     alone do not change it.
     """
     options.check_outputs(
-        [path],
-        output_captions=output_captions,
-        output_scores=scoring.output_scores,
-        per_image=scoring.per_image,
+        [path], output_captions=output_captions, output_scores=scoring.output_scores, per_image=scoring.per_image
     )
     metrics, settings = options.metrics(scoring.metrics), search.settings()
     from captioner import assets, folders
@@ -138,14 +135,7 @@ def run(
 
 
 def _evaluate_translator(
-    model: Path,
-    data: Path,
-    split: str,
-    search: dict[str, Any],
-    *,
-    device: str,
-    batch_size: int,
-    output: Path | None,
+    model: Path, data: Path, split: str, search: dict[str, Any], *, device: str, batch_size: int, output: Path | None
 ) -> tuple[dict[str, Any], str, Sequence[object]]:
     """Translate a split and score the translations; return the record, a description of the data and the problems."""
     from captioner import Translator

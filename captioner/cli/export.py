@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from captioner.cli import complete, console, options
+from captioner.cli import console, options
 
 EXAMPLES = """Example: captioner export show_attend_tell -o small
 
@@ -19,20 +19,9 @@ Example: captioner caption photo.jpg --model small"""
 
 
 def run(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            autocompletion=complete.models,
-            help="A shipped model, a model folder, or user/model on the Hugging Face hub.",
-        ),
-    ],
-    output: Annotated[
-        Path,
-        options.output_folder(
-            help="The folder to write; give it as --model afterwards.",
-        ),
-    ],
+    model: options.Model,
+    *,
+    output: Annotated[Path, options.output_folder(help="The folder to write; give it as --model afterwards.")],
     images: Annotated[
         list[str] | None,
         typer.Option(
@@ -80,13 +69,7 @@ def run(
     require_exporter()
     with console.progress("Exporting") as progress:
         found = export(
-            load_model(folder),
-            output,
-            source=model,
-            about=about,
-            photos=chosen,
-            calibrate=measured,
-            progress=progress,
+            load_model(folder), output, source=model, about=about, photos=chosen, calibrate=measured, progress=progress
         )
     for file in sorted(output.glob("*.onnx")):
         typer.echo(f"{file}: {file.stat().st_size / 1e6:.1f} MB")

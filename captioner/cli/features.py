@@ -36,10 +36,7 @@ def run(
     *,
     output: Annotated[
         Path | None,
-        options.output_folder(
-            help="The folder of the feature store.",
-            show_default="where the recipe looks for it",
-        ),
+        options.output_folder(help="The folder of the feature store.", show_default="where the recipe looks for it"),
     ] = None,
     encoder: Annotated[
         str | None,

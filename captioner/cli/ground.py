@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from captioner.cli import complete, console, options, score_report
+from captioner.cli import console, options, score_report
 
 EXAMPLES = """Example: captioner ground show_attend_tell captions_val2017.json instances_val2017.json
 
@@ -16,15 +16,8 @@ Example: captioner ground transformer dataset_coco.json instances_val2014.json -
 
 
 def run(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            autocompletion=complete.models,
-            help="A shipped captioner, a model folder, or user/model on the Hugging Face hub.",
-        ),
-    ],
-    path: Annotated[Path, typer.Argument(metavar="DATA", help="The caption data set, a file or folder.")],
+    model: options.Model,
+    path: options.DataPath,
     boxes: Annotated[
         Path,
         typer.Argument(

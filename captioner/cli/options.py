@@ -119,6 +119,15 @@ BatchSize = Annotated[int, machine_option(min=1, help="Images or sentences in a 
 Workers = Annotated[int, machine_option(min=1, help="Threads that load images.")]
 Json = Annotated[bool, output_option("--json", help="Print JSON.")]
 JsonLines = Annotated[bool, output_option("--json", help="Print one JSON object per line.")]
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        autocompletion=complete.models,
+        help="A shipped model, a model folder, or user/model on the Hugging Face hub.",
+    ),
+]
+DataPath = Annotated[Path, typer.Argument(metavar="DATA", help="The caption data set, a file or folder.")]
 Models = Annotated[
     list[str] | None,
     typer.Option(
@@ -133,8 +142,7 @@ Changes = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated.")
 ]
 Metrics = Annotated[
-    list[str] | None,
-    output_option(help="BLEU, METEOR, ROUGE-L, CIDEr, SPICE, separated by commas; all if not given."),
+    list[str] | None, output_option(help="BLEU, METEOR, ROUGE-L, CIDEr, SPICE, separated by commas; all if not given.")
 ]
 Strict = Annotated[
     bool, data_option("--strict", help="Refuse data with malformed records, which are otherwise left out and reported.")

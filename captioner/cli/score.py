@@ -18,9 +18,7 @@ def run(
     captions: Annotated[
         Path, typer.Argument(metavar="CAPTIONS", dir_okay=False, help="The captions, as a COCO results file.")
     ],
-    path: Annotated[
-        Path, typer.Argument(metavar="DATA", help="The caption data set with the references, a file or folder.")
-    ],
+    path: options.DataPath,
     *,
     data: options.Data,
     scoring: options.Scoring,

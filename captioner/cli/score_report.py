@@ -28,7 +28,7 @@ def report(
         model: the model, or the file of captions.
         data: the file or folder of the data.
         title: description of the data, for the table.
-        record: what was measured.
+        record: the measurement.
         problems: the images or captions that could not be used.
         output: the options of the command.
     """
@@ -50,15 +50,9 @@ def report(
 def report_captions(
     model: object, path: Path, data: CaptionData, result: Evaluation, scoring: options.Scoring, **about: Any
 ) -> None:
-    """Report the scores of captions, and write those of every image if requested; see :func:`report`.
+    """Report the scores of a split's captions, with ``about`` in the record; see :func:`report`.
 
-    Args:
-        model: the model, or the file of captions.
-        path: the file or folder of the data.
-        data: the split.
-        result: the captions and their scores.
-        scoring: the options of the command.
-        about: other fields of the record.
+    Writes the scores of every image if requested.
     """
     split = data.photos[0].split
     record = {

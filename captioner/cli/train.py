@@ -39,10 +39,7 @@ def run(
         ),
     ],
     changes: options.Changes = None,
-    output: Annotated[
-        Path | None,
-        options.output_folder(help="The folder of the run."),
-    ] = None,
+    output: Annotated[Path | None, options.output_folder(help="The folder of the run.")] = None,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Resume an interrupted run; with a larger --set epochs=N also a finished one."),
@@ -50,8 +47,7 @@ def run(
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run",
-            help="Only print the size of the run: data, parameters, steps, features on disk, and time.",
+            "--dry-run", help="Only print the size of the run: data, parameters, steps, features on disk, and time."
         ),
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON.")] = False,

@@ -36,8 +36,7 @@ def run(
     text: Annotated[
         str,
         typer.Argument(
-            metavar="TEXT|FILE|-",
-            help="A text, a file with one sentence per line, or - for standard input.",
+            metavar="TEXT|FILE|-", help="A text, a file with one sentence per line, or - for standard input."
         ),
     ],
     *,
@@ -81,10 +80,7 @@ def run(
     json: options.JsonLines = False,
     attention: Annotated[
         bool,
-        options.output_option(
-            "--attention",
-            help="Add the attention to the source for each piece; only with --json.",
-        ),
+        options.output_option("--attention", help="Add the attention to the source for each piece; only with --json."),
     ] = False,
 ) -> None:
     """Translate text line by line; an empty line stays empty.

@@ -115,8 +115,7 @@ def test_the_image_itself_is_not_overwritten(attend, photos: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options, message",
-    [(["--heads", "2.1"], "Transformer"), (["--colours", "mud"], "colour map")],
+    "options, message", [(["--heads", "2.1"], "Transformer"), (["--colours", "mud"], "colour map")]
 )
 def test_invalid_settings_are_refused(attend, photos: Path, tmp_path: Path, options: list[str], message: str) -> None:
     result = attend(photos / "red.jpg", "-o", tmp_path / "figure.png", *options)

@@ -211,8 +211,7 @@ def test_a_pair_with_an_empty_sentence_is_reported(run, translator: Path, parall
 
 
 @pytest.mark.parametrize(
-    "option",
-    ["--metrics BLEU", "--features store", "--restval", "--strict", "--images .", "--per-image each.csv"],
+    "option", ["--metrics BLEU", "--features store", "--restval", "--strict", "--images .", "--per-image each.csv"]
 )
 def test_options_of_captioners_are_refused_for_translators(run, translator: Path, parallel: Path, option: str) -> None:
     result = run(f"evaluate {translator} {parallel} {option}")

@@ -1,8 +1,8 @@
-"""Nothing leaves this machine: what every command connects to, and what it writes beside its output.
+"""Commands connect to nothing outside this machine, and write only their output.
 
-A hook in every Python process records connections, look-ups of names and files that are opened to be written. What
-native code does passes by such hooks: its files are found in a home folder that was empty before, its connections by
-strace, where that can be used.
+A hook in every Python process records connections, look-ups of names and files that are opened for writing. Native
+code bypasses such hooks: its files are found in a home folder that was empty before, its connections by
+strace, where available.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def test_onnxruntime_neither_writes_nor_calls(watch: Watch) -> None:
 
 @pytest.fixture(scope="module")
 def things(tmp_path_factory: pytest.TempPathFactory, model: Path, partner: Path, translator: Path) -> dict[str, Any]:
-    """What the commands are run on."""
+    """Models, data and files for the commands."""
     from PIL import Image
 
     from tests.translation.test_translator import SOURCE, TARGET
