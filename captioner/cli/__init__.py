@@ -116,36 +116,33 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         except KeyboardInterrupt:
             console.error("interrupted")
             sys.exit(INTERRUPTED)
-        except CaptionerError as error:
-            Processes.started().yield_to_first()
-            console.error(error)
-        except ModuleNotFoundError as error:  # in an environment without torch, for example
-            package = (error.name or "captioner").partition(".")[0]
-            if package == "captioner":
-                console.unexpected(error)
-            else:
-                console.error(
-                    f"this needs the package {package}, which is not installed; run: pip install {package}", error
-                )
-        except OSError as error:  # a full disk, a read-only folder
-            named = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error
-            console.error(named if _has_working_folder() else "the working folder is gone; change to another", error)
-        except (MemoryError, RuntimeError) as error:
-            if isinstance(error, MemoryError) or re.search(r"allocate memory|out of memory", str(error), re.IGNORECASE):
-                reason = first_line(error) or "it could not be allocated"
-                console.error(
-                    f"there is not enough memory for this: {reason}; a smaller model or batch, or fewer workers, need "
-                    "less",
-                    error,
-                )
-            else:
-                console.unexpected(error)
-        except Exception as error:  # a bug of the program or of a library
-            console.unexpected(error)
+        except Exception as error:
+            _report(error)
         finally:
             console.done()
         sys.exit(1)
     raise AssertionError("the block above exits")
+
+
+def _report(error: Exception) -> None:
+    """Print an error of a command."""
+    package = (error.name or "captioner").partition(".")[0] if isinstance(error, ModuleNotFoundError) else "captioner"
+    if isinstance(error, CaptionerError):
+        Processes.started().yield_to_first()
+        console.error(error)
+    elif package != "captioner":  # in an environment without torch, for example
+        console.error(f"this needs the package {package}, which is not installed; run: pip install {package}", error)
+    elif isinstance(error, OSError):  # a full disk, a read-only folder
+        named = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error
+        console.error(named if _has_working_folder() else "the working folder is gone; change to another", error)
+    elif isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and re.search(r"allocate memory|out of memory", str(error), re.IGNORECASE)
+    ):
+        reason = first_line(error) or "it could not be allocated"
+        cure = "a smaller model or batch, or fewer workers, need less"
+        console.error(f"there is not enough memory for this: {reason}; {cure}", error)
+    else:  # a bug of the program or of a library
+        console.unexpected(error)
 
 
 def _has_working_folder() -> bool:

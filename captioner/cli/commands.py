@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +14,7 @@ from captioner.cli import console
 from captioner.cli.console import Verbosity
 from captioner.registry import import_code
 
-_PANEL = "Every command"
+_option = partial(typer.Option, expose_value=False, rich_help_panel="Every command")
 
 
 def _setter(verbosity: Verbosity) -> Callable[[bool], None]:
@@ -34,35 +35,29 @@ def _import(sources: list[str] | None) -> None:
 def _options(
     quiet: Annotated[
         bool,
-        typer.Option(
+        _option(
             "--quiet",
             "-q",
             callback=_setter(Verbosity.QUIET),
-            expose_value=False,
-            rich_help_panel=_PANEL,
             help="Print only results and errors, no notes and no progress.",
         ),
     ] = False,
     verbose: Annotated[
         bool,
-        typer.Option(
+        _option(
             "--verbose",
             "-v",
             callback=_setter(Verbosity.VERBOSE),
-            expose_value=False,
-            rich_help_panel=_PANEL,
             help="Log every step with its time, and show tracebacks of errors in libraries.",
         ),
     ] = False,
     code: Annotated[
         list[str] | None,
-        typer.Option(
+        _option(
             "--import",
             metavar="FILE.py",
             callback=_import,
-            expose_value=False,
             is_eager=True,
-            rich_help_panel=_PANEL,
             help="First import own decoders, encoders or readers of data, from a file or an installed module.",
         ),
     ] = None,

@@ -14,7 +14,7 @@ from enum import Enum
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from captioner.errors import CaptionerError, first_line
@@ -141,10 +141,20 @@ def progress(title: str, *, show: bool = True) -> Iterator[Callable[[int, int | 
     Yields:
         A function to call with (done, total); the total is ``None`` if it is unknown.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    # rich would otherwise redirect what is printed on stdout to stderr.
-    with Progress(
-        *columns, console=messages, transient=True, redirect_stdout=False, disable=not (show and messages.is_terminal)
-    ) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    with bars(MofNCompleteColumn(), show=show) as shown:
+        task = shown.add_task(title, total=None)
+        yield lambda done, total: shown.update(task, completed=done, total=total)
+
+
+def bars(*columns: ProgressColumn, show: bool = True) -> Progress:
+    """Return bars with a title, further columns and the time left, only on a terminal."""
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        *columns,
+        TimeRemainingColumn(),
+        console=messages,
+        transient=True,
+        redirect_stdout=False,  # to stderr
+        disable=not (show and messages.is_terminal),
+    )

@@ -220,30 +220,9 @@ def _bytes(count: int) -> str:
 @contextmanager
 def _bars() -> Iterator[Progress]:
     """Show a bar for each file with its speed and the time left, if stderr is a terminal."""
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TaskID,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
+    from rich.progress import DownloadColumn, TaskID, TransferSpeedColumn
 
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(
-        *columns,
-        console=console.messages,
-        transient=True,
-        redirect_stdout=False,
-        disable=not console.messages.is_terminal,
-    ) as bars:
+    with console.bars(DownloadColumn(), TransferSpeedColumn()) as bars:
         tasks: dict[str, TaskID] = {}
         last: dict[str, tuple[str, int]] = {}
         lock = threading.Lock()
@@ -265,5 +244,5 @@ def _bars() -> Iterator[Progress]:
 app = typer.Typer(
     help="Download caption data sets and inspect them.", epilog=EXAMPLE, no_args_is_help=True, cls=Commands
 )
-app.command("inspect", epilog=EXAMPLE)(options.expand(inspect))
-app.command("download", epilog=DOWNLOAD_EXAMPLES)(options.expand(download))
+app.command("inspect", epilog=EXAMPLE)(inspect)
+app.command("download", epilog=DOWNLOAD_EXAMPLES)(download)

@@ -1,4 +1,4 @@
-"""The images that ``captioner caption`` and ``captioner attend`` are given."""
+"""The images of ``captioner caption`` and ``captioner attend``, as their arguments name them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOTHING = "no images found; give image files, or folders that contain some"
 
 @dataclass(frozen=True)
 class Images:
-    """Image files, as arguments name them."""
+    """The options and arguments that name images."""
 
     paths: Annotated[
         list[str],
