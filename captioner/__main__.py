@@ -1,4 +1,4 @@
-"""``python -m captioner``, and the command ``captioner``."""
+"""``python -m captioner`` and the command ``captioner``."""
 
 import sys
 

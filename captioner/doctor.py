@@ -1,6 +1,6 @@
-"""Whether this installation works: its parts, the machine, the shipped models, and a picture that is really captioned.
+"""Checks the installation, the machine and the shipped models, and captions an image.
 
-Nothing here asks the network, and no part is needed: what is missing or broken is a finding, not an error.
+Uses no network. A missing or broken part is a finding, not an error.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -26,9 +26,9 @@ from captioner.errors import CaptionerError, first_line
 
 State = Literal["ok", "warning", "problem"]
 
-_LOW_MEMORY, _LOW_DISK = 2e9, 1e9  # bytes; a captioner takes about one of memory
+_LOW_MEMORY, _LOW_DISK = 2e9, 1e9  # bytes; a captioner takes about 1 GB of memory
 
-# Packages that some commands need, by the name they are imported by: the name to install, and what they are for.
+# Packages that some commands need, by the name of their module: the name to install, and their purpose.
 _PARTS = {
     "torchvision": ("torchvision", "models on regions and backbones of torchvision"),
     "timm": ("timm", "training with timm's backbones"),
@@ -45,13 +45,13 @@ _PARTS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
-        name: what was checked.
+        name: the part that was checked.
         state: ``ok``; ``warning``, some commands will not work or be slow; ``problem``, captioning will not work.
-        found: what is there.
-        advice: what to do about it, or what to know; may be empty.
+        found: the version or state of the part.
+        advice: what to do; may be empty.
     """
 
     name: str
@@ -61,10 +61,10 @@ class Finding:
 
 
 def examine(model: str | None = None) -> Iterator[Finding]:
-    """Check everything; yield what is found as soon as it is known.
+    """Check everything; yield each finding at once.
 
     Args:
-        model: what captions the picture at the end; ``None`` is the default model.
+        model: the model that captions an image at the end; ``None`` is the default model.
     """
     checks: tuple[Callable[[], Iterator[Finding]], ...] = (
         _program,
@@ -83,18 +83,16 @@ def examine(model: str | None = None) -> Iterator[Finding]:
     for check in checks:
         try:
             yield from check()
-        except Exception as error:  # a broken package may raise anything, and the other checks go on
+        except Exception as error:  # a broken package may raise anything; continue with the other checks
             name = getattr(check, "__name__", "").strip("_<>") or "check"
             yield Finding(name, "problem", f"{type(error).__name__}: {first_line(error)}", "reinstall captioner")
 
 
 def report(findings: list[Finding]) -> dict[str, Any]:
-    """Return findings as plain values, for JSON in a report of a bug."""
+    """Return findings as plain values, for JSON in a bug report."""
     return {
         "healthy": all(finding.state != "problem" for finding in findings),
-        "findings": [
-            {"name": each.name, "state": each.state, "found": each.found, "advice": each.advice} for each in findings
-        ],
+        "findings": [asdict(finding) for finding in findings],
     }
 
 
@@ -115,7 +113,7 @@ def _program() -> Iterator[Finding]:
         f"{platform.python_version()} ({sys.executable}) on {platform.platform()}",
         "captioner needs Python 3.10 or newer" if old else "",
     )
-    yield Finding("network", "ok", "not asked", "not needed: models and weights come with the installation")
+    yield Finding("network", "ok", "not used", "not needed: models and weights come with the installation")
 
 
 def _torch() -> Iterator[Finding]:
@@ -137,14 +135,14 @@ def _torch() -> Iterator[Finding]:
 def _parts() -> Iterator[Finding]:
     there = []
     for module, (package, purpose) in _PARTS.items():
-        # The first is compiled for one version of torch, and says only when imported that it is for another.
+        # torchvision is compiled for one version of torch, and fails only at its import with another.
         found, reason = _imported(module) if module == "torchvision" else (version(package) or "", "not installed")
         if found:
             there.append(f"{package} {found}")
         else:
             broken = "--force-reinstall torch torchvision, both from one index"
-            advice = _pip(package if version(package) is None else broken)
-            yield Finding(package, "warning", reason, f"for {purpose}: {advice}")
+            missing = version(package) is None
+            yield Finding(package, "warning", reason, f"for {purpose}: pip install {package if missing else broken}")
     yield Finding("packages", "ok", ", ".join(there) or "none of the optional ones")
 
 
@@ -153,7 +151,7 @@ def _pillow() -> Iterator[Finding]:
     from PIL import features
 
     kinds = {"JPEG": "jpg", "PNG": "zlib", "WebP": "webp", "TIFF": "libtiff", "JPEG 2000": "jpg_2000", "AVIF": "avif"}
-    # Older releases do not know all of them, and warn.
+    # Older releases lack some of these features, and warn.
     known = {*features.get_supported_modules(), *features.get_supported_codecs()}
     reads = [name for name, feature in kinds.items() if feature in known]
     lacks = [name for name in kinds if name not in reads]
@@ -165,7 +163,7 @@ def _pillow() -> Iterator[Finding]:
         "such files are reported as unreadable; the wheels of PyPI read all: pip install -U pillow" if lacks else "",
     )
     found, reason = _imported("pi_heif", "pi-heif")
-    yield Finding("HEIC", "ok" if found else "warning", found or reason, "" if found else _pip("pi-heif"))
+    yield Finding("HEIC", "ok" if found else "warning", found or reason, "" if found else "pip install pi-heif")
 
 
 def _onnxruntime() -> Iterator[Finding]:
@@ -188,10 +186,10 @@ def _compiler() -> Iterator[Finding]:
     command = next(filter(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++", "c++")), None)
     if command is None or not can_compile():
         found = "none" if command is None else f"{command}, turned off by CAPTIONER_COMPILE=0"
-        yield Finding("C++ compiler", "ok", found, "captioning needs none; some trainings are faster with g++")
+        yield Finding("C++ compiler", "ok", found, "captioning needs none; some training is faster with g++")
         return
-    said = subprocess.run([command, "--version"], capture_output=True, text=True, check=False).stdout
-    yield Finding("C++ compiler", "ok", said.splitlines()[0] if said else command)
+    printed = subprocess.run([command, "--version"], capture_output=True, text=True, check=False).stdout
+    yield Finding("C++ compiler", "ok", printed.splitlines()[0] if printed else command)
 
 
 def _device() -> Iterator[Finding]:
@@ -227,7 +225,7 @@ def _machine() -> Iterator[Finding]:
 
 
 def _memory() -> tuple[float, float]:
-    """Return bytes of memory that are free and that there are, in the container if there is one; zeros if unknown."""
+    """Return the free and the total bytes of memory, of the container if there is one; zeros if unknown."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         sizes = {name: 1024.0 * int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
@@ -252,7 +250,7 @@ def _models() -> Iterator[Finding]:
         yield Finding(
             "models",
             "problem",
-            f"{', '.join(models) or 'none'}: the default model, {folders.DEFAULT}, is not there",
+            f"{', '.join(models) or 'none'}: the default model, {folders.DEFAULT}, is missing",
             "reinstall captioner, or give a model with --model",
         )
     whole: Counter[str] = Counter()
@@ -302,20 +300,20 @@ def _caption(model: str | None) -> Iterator[Finding]:
     if model is None and version("torch") is None and version("onnxruntime") is not None:
         yield Finding("a caption", "warning", "not tried, without torch", "give an exported captioner with --model")
         return
-    picture = Image.linear_gradient("L").resize((320, 240)).convert("RGB")
-    ImageDraw.Draw(picture).ellipse((110, 70, 210, 170), fill=(200, 40, 30))
+    image = Image.linear_gradient("L").resize((320, 240)).convert("RGB")
+    ImageDraw.Draw(image).ellipse((110, 70, 210, 170), fill=(200, 40, 30))
     began = time.perf_counter()
     try:
         from captioner.captioner import Captioner
 
-        made = Captioner.from_pretrained(model)
+        captioner = Captioner.from_pretrained(model)
         loaded = time.perf_counter()
-        text = made(picture).text
+        text = captioner(image).text
         again = time.perf_counter()
-        made(picture)
+        captioner(image)
         end = time.perf_counter()
     except (CaptionerError, ImportError) as error:
-        yield Finding("a caption", "problem", first_line(error), "mend what is reported above")
+        yield Finding("a caption", "problem", first_line(error), "fix the problems above")
         return
     yield Finding(
         "a caption",
@@ -327,15 +325,11 @@ def _caption(model: str | None) -> Iterator[Finding]:
 
 
 def _imported(module: str, package: str | None = None) -> tuple[str, str]:
-    """Import a module that may be missing or broken; return its version, else an empty one, and why."""
+    """Import a module that may be missing or broken; return its version, or an empty one and the reason."""
     try:
         import_module(module)
     except ModuleNotFoundError as error:
         return "", "not installed" if error.name == module else first_line(error)
-    except Exception as error:  # a library it is linked to is missing, or of another version
+    except Exception as error:  # a linked library is missing, or of another version
         return "", f"{version(package or module) or 'installed'}, and cannot be imported: {first_line(error)}"
     return version(package or module) or "unknown version", ""
-
-
-def _pip(package: str) -> str:
-    return f"pip install {package}"

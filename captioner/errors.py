@@ -1,7 +1,7 @@
-"""The program's errors: all that users should see are :class:`CaptionerError`.
+"""The errors that users see, all of them subclasses of :class:`CaptionerError`.
 
-A message names the object, what was wrong with it and what to do. The command line prints it without a traceback and
-exits with a non-zero status.
+A message names the object, the fault and the cure. The command line prints it without a traceback and exits with a
+non-zero status.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ class CaptionerError(Exception):
 
 
 class ImageError(CaptionerError):
-    """A picture that cannot be read.
+    """An image that cannot be read.
 
     Attributes:
-        source: the file or the description of the object that was given.
-        reason: what was wrong and what to do, without the file's name.
+        source: the file, or a description of the object.
+        reason: the fault and the cure, without the file's name.
     """
 
     def __init__(self, source: str | Path, reason: str) -> None:
@@ -66,7 +66,7 @@ class DownloadError(CaptionerError):
 
 
 class FileError(CaptionerError):
-    """A place where nothing can be written."""
+    """A file or folder that cannot be written."""
 
 
 class BulkError(CaptionerError):

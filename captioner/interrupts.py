@@ -1,4 +1,4 @@
-"""Ctrl-C, which libraries may take for an error of theirs."""
+"""Ctrl-C, also where a library catches it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from types import FrameType
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Raise a ``KeyboardInterrupt`` at the end of a block if Ctrl-C was pressed in it, also if a library caught that.
+    """Raise ``KeyboardInterrupt`` at the end of a block if Ctrl-C was pressed, even if a library caught it.
 
-    It does nothing in a thread other than the main one, and where Ctrl-C is ignored.
+    Does nothing outside the main thread, or where Ctrl-C is ignored.
     """
     before = signal.getsignal(signal.SIGINT)
     pressed = False

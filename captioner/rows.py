@@ -1,7 +1,7 @@
-r"""The rows that commands write for images: one function makes a row, one writes it.
+r"""The rows that commands write for images, as JSON, CSV or Parquet.
 
-Every row has the same fields. A name that is not UTF-8 has its other bytes escaped in JSON and Parquet, as ``\udce9``
-for the byte E9, from which Python's JSON reader restores the name; in CSV it has its own bytes.
+Every row has the same fields. JSON and Parquet escape bytes of a name that are not UTF-8, ``\udce9`` for the byte E9,
+from which Python's JSON reader restores the name; CSV keeps the bytes.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 Row: TypeAlias = "dict[str, Any]"
 
 FIELDS = ("image", "caption", "log_probability", "model", "error")
-"""What every row has, in this order; the caption of an image that cannot be read is null, and so is a missing error."""
+"""Fields of every row, in this order; the caption of an unreadable image is null, and so is the error of others."""
 
 _ESCAPED = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
-_HELD = 1000  # rows of a Parquet file that are held before they are written
-# A spreadsheet runs a cell that begins like this. More quotes in front are guarded too, so that one can be taken off.
+_GROUP = 1000  # rows of a row group in Parquet
+# A spreadsheet runs a cell that begins like this. Cells with quotes in front are guarded too, to be reversible.
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 def row(image: str, result: Caption | ImageError, *, model: str, attention: bool = False) -> Row:
-    """Return an image's row: :data:`FIELDS`, and after them what else :meth:`Caption.to_dict` returns.
+    """Return an image's row: :data:`FIELDS`, then the other fields of :meth:`Caption.to_dict`.
 
     Args:
         image: the name of the image.
-        result: its caption, or why it has none.
+        result: its caption, or its error.
         model: the name of the model.
         attention: add the attention for each word.
     """
@@ -50,7 +50,7 @@ def row(image: str, result: Caption | ImageError, *, model: str, attention: bool
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:
-    """Return a value as JSON; escaped only if it has a name that is not UTF-8, or line ends of Unicode."""
+    """Return a value as JSON, escaped only if it contains bytes that are not UTF-8, or line ends of Unicode."""
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     return text if text.isascii() or not _ESCAPED.search(text) else json.dumps(value, indent=indent)
 
@@ -59,18 +59,18 @@ def json_text(value: Any, *, indent: int | None = None) -> str:
 def writer(path: Path, *, more: Sequence[str] = ()) -> Iterator[Callable[[Row], None]]:
     """Write rows to a file, which appears when the block ends without an error.
 
-    JSON has all that a row holds. A table (CSV or Parquet) has :data:`FIELDS`, and a row for each of an image's
-    captions, best first.
+    JSON has all fields of a row. A table (CSV or Parquet) has :data:`FIELDS`, and a row for each caption of an image,
+    best first.
 
     Args:
         path: the file, ending in .jsonl, .json, .csv or .parquet.
-        more: columns of a table, after the caption.
+        more: further columns of a table, after the caption.
 
     Yields:
         A function that writes a row.
 
     Raises:
-        BulkError: pyarrow, which Parquet needs, is not installed.
+        BulkError: Parquet needs pyarrow, which is not installed.
     """
     names, format = (*FIELDS[:2], *more, *FIELDS[2:]), files.format_of(path)
     with files.atomic_path(path) as temporary:
@@ -98,16 +98,15 @@ def writer(path: Path, *, more: Sequence[str] = ()) -> Iterator[Callable[[Row], 
 def csv_rows(file: TextIO, names: Sequence[str]) -> Callable[[Row], None]:
     """Write the header of a CSV table, and return a function that writes a row.
 
-    A text that a spreadsheet would take for a formula, since it begins with ``=``, ``+``, ``-``, ``@``, a tab or a
-    carriage return, has an apostrophe in front, and so has one that begins with apostrophes and then one of these. To
-    restore it, remove one apostrophe where such a character follows it, or others do before such a character.
+    A cell that begins with ``=``, ``+``, ``-``, ``@``, a tab or a carriage return, after any number of apostrophes,
+    gets one more apostrophe in front: a spreadsheet would run it as a formula. To restore such a cell, remove one.
 
     Args:
         file: opened with ``newline=""``.
-        names: of the columns; other values of a row are left out.
+        names: the columns; other values of a row are left out.
     """
 
-    class Lines:  # csv quotes a cell with a line end only if that is in its own, which is therefore the longer one
+    class Lines:  # csv quotes only cells with characters of its own line end, which is therefore CR LF
         def write(self, line: str) -> None:
             file.write(line.removesuffix("\r\n") + "\n")
 
@@ -125,7 +124,6 @@ def _guarded(value: Any) -> Any:
 
 
 def _captions(row: Row) -> Iterator[Row]:
-    """Yield a row for each of an image's captions."""
     for caption in (row, *row.get("others", ())):
         translation = caption.get("translation", {})
         yield (
@@ -153,7 +151,7 @@ def _parquet(path: Path, names: Sequence[str]) -> Iterator[Callable[[Row], None]
         def write(row: Row) -> None:
             for each in _captions(row):
                 rows.append({name: _utf8(value) for name, value in each.items()})
-            if len(rows) >= _HELD:
+            if len(rows) >= _GROUP:
                 flush()
 
         yield write
@@ -168,10 +166,10 @@ def require_parquet(what: str) -> Any:
     """Return pyarrow's module for Parquet.
 
     Args:
-        what: names in the error what needs it.
+        what: the option or file that needs it, for the error.
 
     Raises:
-        BulkError: it is not installed.
+        BulkError: pyarrow is not installed.
     """
     try:
         import pyarrow.parquet

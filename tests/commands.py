@@ -1,4 +1,4 @@
-"""The commands that documentation shows, and whether the program has them."""
+"""Finds the commands in the documentation and parses them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def commands(text: str) -> list[list[str]]:
 def parse(words: list[str]) -> None:
     """Parse a command without running it; an unknown command, option or value is an error."""
     command = get_command(app)
-    if words[0] == "--import":  # a file of the reader's
+    if words[0] == "--import":  # the reader has this file
         words = words[2:]
     while hasattr(command, "commands"):
         command, words = command.commands[words[0]], words[1:]

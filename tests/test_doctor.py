@@ -1,4 +1,4 @@
-"""What the doctor finds in a good installation, and in broken ones."""
+"""The findings of the doctor in good and broken installations."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_package_that_cannot_be_imported_is_found(tmp_path: Path, monkeypatch:
     assert "models on regions" in found.advice and "--force-reinstall" in found.advice
 
 
-def test_a_check_that_fails_costs_the_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_check_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> object:
         raise OSError("libcudart.so: cannot open shared object file")
 
@@ -105,10 +105,7 @@ def test_the_gpus_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "fast_dtype", lambda device: torch.bfloat16)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     (found,) = doctor._device()
-    assert (found.state, found.found) == (
-        "ok",
-        "cuda (2 x NVIDIA H100); bfloat16 is fast, so encoders run in bfloat16",
-    )
+    assert (found.state, found.found) == ("ok", "cuda (2 x NVIDIA H100); bfloat16 is fast, so encoders run in bfloat16")
 
 
 def test_a_folder_that_cannot_be_written_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Files are written completely or not at all, whatever happens meanwhile."""
+"""Files are written completely or not at all, and read within bounds."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_text_is_utf_8_wherever_the_program_runs(tmp_path: Path) -> None:
     assert path.read_bytes() == "Ein Hund läuft – 走る犬\n".encode()
 
 
-def test_json_comes_back_and_can_be_read_by_people(tmp_path: Path) -> None:
+def test_json_comes_back_and_is_legible(tmp_path: Path) -> None:
     value = {"words": ["café", 'a "quoted" word'], "counts": [3, 1], "none": None, "rate": 0.1}
     write_json(tmp_path / "value.json", value)
     text = (tmp_path / "value.json").read_text(encoding="utf-8")
@@ -84,7 +84,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_other(
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == ({} if old is None else {"model.bin": old})
 
 
-def test_what_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "value.json"
     write_json(path, [1])
     with pytest.raises(TypeError):
@@ -101,14 +101,14 @@ def test_a_folder_in_the_way_is_an_error_and_stays(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["model"] and (tmp_path / "model").is_dir()
 
 
-def test_a_temporary_that_was_taken_away_is_an_error(tmp_path: Path) -> None:
+def test_a_removed_temporary_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "model.bin") as temporary:
         temporary.unlink()
     assert not os.listdir(tmp_path)
 
 
-def test_a_temporary_may_be_replaced_by_another_file(tmp_path: Path) -> None:
-    """Libraries that are given a path to save to often do just that."""
+def test_a_temporary_file_may_be_replaced(tmp_path: Path) -> None:
+    """Some libraries save in this way."""
     with atomic_path(tmp_path / "model.bin") as temporary:
         (tmp_path / "other").write_bytes(b"new")
         os.replace(tmp_path / "other", temporary)
@@ -156,7 +156,7 @@ for _ in range(40):
 """
 
 
-def test_two_writers_and_a_reader_never_meet_half_a_file(tmp_path: Path, repository: Path) -> None:
+def test_a_reader_never_sees_half_a_file_of_two_writers(tmp_path: Path, repository: Path) -> None:
     path = tmp_path / "model.bin"
     write_text(path, "c" * 200_000)
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(path), letter], cwd=repository) for letter in "ab"]
@@ -203,7 +203,7 @@ def with_onnx(path: Path) -> None:
 
 
 def with_wrapped_errors(path: Path) -> None:
-    """As a library does that has errors of its own."""
+    """As a library with errors of its own does."""
     try:
         path.write_bytes(bytes(4_000_000))
     except OSError as error:
@@ -230,9 +230,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_a_full_disk_is_an_error_with_the_file_and_the_space_whatever_library_writes(
-    tmp_path: Path, writer: str
-) -> None:
+def test_a_full_disk_is_an_error_with_the_file_and_the_space(tmp_path: Path, writer: str) -> None:
     with small_disk(tmp_path / "disk", "1m") as disk:
         path = disk / "model.bin"
         path.write_bytes(b"old" * 100_000)
@@ -270,14 +268,14 @@ def test_a_disk_without_a_free_byte_is_named_without_sums(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_a_file_that_must_not_be_so_large_is_an_error_with_its_name(tmp_path: Path, writer: str) -> None:
+def test_a_file_above_the_size_limit_is_an_error_with_its_name(tmp_path: Path, writer: str) -> None:
     refused = pytest.raises(FileError, match=r"model\.bin: cannot be written, it is larger than files may be there")
     with largest_file(100_000), refused, atomic_path(tmp_path / "model.bin") as temporary:
         WRITERS[writer](temporary)
     assert not os.listdir(tmp_path)
 
 
-def test_a_disk_without_room_for_a_folder_is_seen_before_the_work(tmp_path: Path) -> None:
+def test_a_disk_without_room_for_a_folder_is_an_error(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "64k") as disk:
         with suppress(OSError):
             (disk / "full").write_bytes(bytes(1_000_000))
@@ -288,7 +286,7 @@ def test_a_disk_without_room_for_a_folder_is_seen_before_the_work(tmp_path: Path
             file.write("a" * 100_000)
 
 
-def test_errors_of_other_kinds_stay_what_they_are(tmp_path: Path) -> None:
+def test_other_errors_pass_unchanged(tmp_path: Path) -> None:
     for error in (ValueError("no"), CheckpointError("x: no"), OSError(errno.ENOENT, "no", "other")):
         with pytest.raises(type(error)) as raised, atomic_path(tmp_path / "file"):
             raise error
@@ -309,7 +307,7 @@ def test_errors_of_other_kinds_stay_what_they_are(tmp_path: Path) -> None:
         ("pipe", "is a device or a pipe"),
     ],
 )
-def test_a_place_that_cannot_be_is_refused_before_the_work(tmp_path: Path, name: str, reason: str) -> None:
+def test_an_impossible_place_is_refused_before_the_work(tmp_path: Path, name: str, reason: str) -> None:
     (tmp_path / "file").touch()
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(FileError, match=reason):
@@ -320,7 +318,7 @@ def test_a_place_that_cannot_be_is_refused_before_the_work(tmp_path: Path, name:
 
 
 @pytest.mark.parametrize("name", ["a" * 255, "-", "new/folder/captions.json", "ends with a dot.", "ü" * 127, "\udcff"])
-def test_a_place_that_can_be_is_not_refused_and_nothing_is_left_there(tmp_path: Path, name: str) -> None:
+def test_a_possible_place_is_accepted_and_stays_empty(tmp_path: Path, name: str) -> None:
     files.check_place(tmp_path / name)
     assert not os.listdir(tmp_path)
     write_text(tmp_path / name, "text")
@@ -351,10 +349,10 @@ def leftovers(folder: Path) -> list[str]:
 
 @POSIX
 @pytest.mark.parametrize("moment", ["writing", "replacing"])
-def test_what_a_kill_leaves_is_removed_by_the_next_writer_and_what_is_in_use_is_not(
+def test_the_next_writer_removes_leftovers_of_a_kill_but_no_files_in_use(
     tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    monkeypatch.setattr(files, "_cleared", set())
+    monkeypatch.setattr(files.atomic, "_cleared", set())
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "weights").write_bytes(b"old")
     persons = {".captioner-notes.tmp", ".0123456789abcdef.tmp", ".captioner-0123456789abcdeg.tmp"}
@@ -377,7 +375,7 @@ def test_what_a_kill_leaves_is_removed_by_the_next_writer_and_what_is_in_use_is_
     finally:
         writer.kill()
         writer.communicate()
-    files._cleared.clear()  # as in a new process
+    files.atomic._cleared.clear()  # as in a new process
     with files.only_one(tmp_path, error=CheckpointError, work="writes"):
         files.check_place(tmp_path / "other")
     assert set(leftovers(tmp_path)) == persons
@@ -412,7 +410,7 @@ def test_no_kill_at_any_moment_loses_a_file_or_leaves_one(
         writer.kill()
         writer.wait()
         lost += not (tmp_path / "model").exists()
-        monkeypatch.setattr(files, "_cleared", set())
+        monkeypatch.setattr(files.atomic, "_cleared", set())
         files.check_place(tmp_path / "new")
         assert sorted(os.listdir(tmp_path)) == ["model", "state"]
         texts = [(tmp_path / "model" / name).read_text() for name in "abc"]
@@ -450,7 +448,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_json_that_cannot_be_used_is_an_error_with_its_file_and_a_cure(tmp_path: Path, name: str) -> None:
+def test_unusable_json_is_an_error_with_its_file_and_a_cure(tmp_path: Path, name: str) -> None:
     content, reason = BROKEN[name]
     path = tmp_path / "value.json"
     if content is not None:
@@ -463,7 +461,7 @@ def test_json_that_cannot_be_used_is_an_error_with_its_file_and_a_cure(tmp_path:
     assert reason in message
 
 
-def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is not a regular file"):
         read_text(tmp_path, error=CheckpointError)
     if hasattr(os, "mkfifo"):

@@ -1,4 +1,4 @@
-"""Ctrl-C ends what runs, also if a library takes it for an error of its own."""
+"""Ctrl-C ends a command, also if a library catches it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def press() -> None:
     signal.raise_signal(signal.SIGINT)
 
 
-def test_what_a_library_makes_of_ctrl_c_is_a_keyboard_interrupt_again() -> None:
+def test_ctrl_c_passes_through_libraries() -> None:
     def wrapped() -> None:
         try:
             press()
@@ -43,7 +43,7 @@ def test_what_a_library_makes_of_ctrl_c_is_a_keyboard_interrupt_again() -> None:
         assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_without_ctrl_c_all_stays_as_it_is() -> None:
+def test_without_ctrl_c_nothing_changes() -> None:
     with interruptible():
         pass
     with pytest.raises(ValueError, match="no"), interruptible():
@@ -51,10 +51,10 @@ def test_without_ctrl_c_all_stays_as_it_is() -> None:
     with pytest.raises(SystemExit), interruptible():
         with suppress(KeyboardInterrupt):
             press()
-        sys.exit(0)  # all was done in spite of it
+        sys.exit(0)  # the work was completed
 
 
-def test_in_another_thread_and_where_it_is_ignored_nothing_is_changed() -> None:
+def test_other_threads_and_ignored_signals_are_left_alone() -> None:
     done: list[bool] = []
 
     def work() -> None:

@@ -1,7 +1,7 @@
 """The command line.
 
-Commands parse and print, and the library does the work. Each command imports the library when it runs, so that --help
-is instant.
+Commands parse and print; the library does the work. Each command imports the library only when it runs, which keeps
+--help fast.
 """
 
 from __future__ import annotations
@@ -28,13 +28,17 @@ from captioner.cli import (
     evaluate,
     export,
     features,
+    ground,
     models,
+    options,
     push,
     recipes,
+    score,
     serve,
     train,
     translate,
 )
+from captioner.cli.streams import guarded_streams
 from captioner.errors import CaptionerError, first_line
 from captioner.interrupts import interruptible
 from captioner.processes import Processes
@@ -43,7 +47,7 @@ INTERRUPTED = 130
 
 app = typer.Typer(
     name="captioner",
-    help="Describe photos in a sentence. For the options of a command: captioner COMMAND --help",
+    help="Describe images in a sentence. For the options of a command: captioner COMMAND --help",
     epilog="Example: captioner caption photo.jpg",
     cls=commands.Commands,
     no_args_is_help=True,
@@ -68,31 +72,38 @@ def _root(
     pass
 
 
-app.command("caption", epilog=caption.EXAMPLES)(caption.run)
-app.command("attend", epilog=attend.EXAMPLES)(attend.run)
-app.command("serve", epilog=serve.EXAMPLES)(serve.run)
-app.command("bulk", epilog=bulk.EXAMPLES)(bulk.run)
-app.command("translate", epilog=translate.EXAMPLES)(translate.run)
-app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.run)
-app.command("benchmark", epilog=benchmark.EXAMPLES)(benchmark.run)
-app.command("train", epilog=train.EXAMPLES)(train.run)
-app.command("export", epilog=export.EXAMPLES)(export.run)
-app.command("push", epilog=push.EXAMPLES)(push.run)
-app.command("features", epilog=features.EXAMPLES)(features.run)
-app.command("recipes", epilog=recipes.EXAMPLES)(recipes.run)
-app.command("models", epilog=models.EXAMPLES)(models.run)
-app.command("doctor", epilog=doctor.EXAMPLES)(doctor.run)
+COMMANDS = {
+    "caption": caption,
+    "attend": attend,
+    "serve": serve,
+    "bulk": bulk,
+    "translate": translate,
+    "evaluate": evaluate,
+    "score": score,
+    "ground": ground,
+    "benchmark": benchmark,
+    "train": train,
+    "export": export,
+    "push": push,
+    "features": features,
+    "recipes": recipes,
+    "models": models,
+    "doctor": doctor,
+}
+for _name, _module in COMMANDS.items():
+    app.command(_name, epilog=_module.EXAMPLES)(options.expand(_module.run))
 app.add_typer(data.app, name="data")
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 on success, 1 after an error, 2 on wrong usage, 130 when interrupted.
 
-    Results that could not be printed are an error, also if a pipe was closed; see :func:`console.guarded_streams`.
+    Results that could not be printed are an error, also if a pipe was closed; see
+    :func:`captioner.cli.streams.guarded_streams`.
     """
     keep_freed_memory()
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells of caches that it cannot write
-    with console.guarded_streams():
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of caches that it cannot write
+    with guarded_streams():
         try:
             with interruptible():
                 app(arguments, prog_name="captioner")
@@ -100,41 +111,38 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             if exit.code == INTERRUPTED:  # typer has caught it
                 console.error("interrupted")
             elif exit.code == 2:
-                _hint(sys.argv[1:] if arguments is None else arguments)
+                _print_hints(sys.argv[1:] if arguments is None else arguments)
             raise
         except KeyboardInterrupt:
             console.error("interrupted")
             sys.exit(INTERRUPTED)
-        except CaptionerError as error:
-            Processes.started().yield_to_first()
-            console.error(error)
-        except ModuleNotFoundError as error:  # in a small environment, see the README
-            package = (error.name or "captioner").partition(".")[0]
-            if package == "captioner":
-                console.unexpected(error)
-            else:
-                console.error(
-                    f"this needs the package {package}, which is not installed; run: pip install {package}", error
-                )
-        except OSError as error:  # a full disk, a read-only folder
-            named = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error
-            console.error(named if _has_working_folder() else "the working folder is gone; change to another", error)
-        except (MemoryError, RuntimeError) as error:
-            if isinstance(error, MemoryError) or re.search(r"allocate memory|out of memory", str(error), re.IGNORECASE):
-                reason = first_line(error) or "it could not be allocated"
-                console.error(
-                    f"there is not enough memory for this: {reason}; a smaller model or batch, or fewer workers, need "
-                    "less",
-                    error,
-                )
-            else:
-                console.unexpected(error)
-        except Exception as error:  # a mistake in the program or in a library
-            console.unexpected(error)
+        except Exception as error:
+            _report(error)
         finally:
             console.done()
         sys.exit(1)
     raise AssertionError("the block above exits")
+
+
+def _report(error: Exception) -> None:
+    """Print an error of a command."""
+    package = (error.name or "captioner").partition(".")[0] if isinstance(error, ModuleNotFoundError) else "captioner"
+    if isinstance(error, CaptionerError):
+        Processes.started().yield_to_first()
+        console.error(error)
+    elif package != "captioner":  # in an environment without torch, for example
+        console.error(f"this needs the package {package}, which is not installed; run: pip install {package}", error)
+    elif isinstance(error, OSError):  # a full disk, a read-only folder
+        named = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error
+        console.error(named if _has_working_folder() else "the working folder is gone; change to another", error)
+    elif isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and re.search(r"allocate memory|out of memory", str(error), re.IGNORECASE)
+    ):
+        reason = first_line(error) or "it could not be allocated"
+        cure = "a smaller model or batch, or fewer workers, need less"
+        console.error(f"there is not enough memory for this: {reason}; {cure}", error)
+    else:  # a bug of the program or of a library
+        console.unexpected(error)
 
 
 def _has_working_folder() -> bool:
@@ -144,8 +152,24 @@ def _has_working_folder() -> bool:
         return False
 
 
-def _hint(arguments: list[str]) -> None:
-    """Print a hint if an argument is a file whose name starts with a dash, as a shell may expand ``*.jpg`` to."""
+_MOVED = {
+    ("evaluate", "--captions"): "captioner score CAPTIONS DATA",
+    ("evaluate", "--grounding"): "captioner ground MODEL DATA BOXES",
+    ("evaluate", "--heads"): "captioner ground MODEL DATA BOXES --heads",
+    ("evaluate", "--model"): "captioner evaluate MODEL DATA, with A+B for an ensemble",
+    ("evaluate", "-m"): "captioner evaluate MODEL DATA, with A+B for an ensemble",
+    ("export", "--format"): "captioner export MODEL, which always writes ONNX",
+    ("features", "--size"): "captioner features --set size=N",
+    ("features", "--fit"): "captioner features --set fit=crop",
+}
+
+
+def _print_hints(arguments: list[str]) -> None:
+    """Print hints after wrong usage: the new form of options that moved, and files whose names start with a dash."""
+    for (command, option), now in _MOVED.items():
+        if command in arguments and any(each.partition("=")[0] == option for each in arguments):
+            console.note(f"hint: {option} is now: {now}")
+    # A shell may expand *.jpg to such a name.
     name = next((each for each in arguments if each[:1] == "-" and os.path.isfile(each)), None)
     if name is not None and "--" not in arguments:
         console.note(f"hint: {name} is also a file; write ./{name}, or -- before the names of files")

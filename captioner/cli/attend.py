@@ -1,4 +1,4 @@
-"""``captioner attend``: draw where the model looked for each word of a caption."""
+"""``captioner attend``: draw the attention for each word of a caption."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import os
 import unicodedata
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
 from captioner import files
-from captioner.cli import caption, console
+from captioner.cli import console, images, options, streams
 from captioner.errors import CaptionerError, ImageError
 
 if TYPE_CHECKING:
@@ -29,55 +29,36 @@ Example: captioner attend photos --recursive -o figures --format gif
 Example: captioner attend photo.jpg -o hund.png --language de"""
 
 # As in captioner.figures, which is imported only after the options are checked.
-_DRAWN = ("png", "svg", "pdf")
-_KINDS = (*_DRAWN, "gif", "html", "json")
-_ENDINGS = f"{', '.join(f'.{kind}' for kind in _KINDS[:-1])} or .{_KINDS[-1]}"
-
-
-def _format(kind: str | None) -> str | None:
-    if kind is not None and kind not in _KINDS:
-        raise typer.BadParameter(f"{kind!r} is not one of {', '.join(_KINDS)}")
-    return kind
+Kind = Literal["png", "svg", "pdf", "gif", "html", "json"]
+_KINDS: tuple[str, ...] = get_args(Kind)
+_DRAWN = _KINDS[:3]
 
 
 def run(
-    paths: caption.Paths,
+    given: images.Images,
+    *,
     output: Annotated[
         Path,
-        typer.Option(
+        options.output_option(
             "--output",
             "-o",
-            callback=console.writable,
-            help=f"A file ending in {_ENDINGS}; for several pictures a folder for their figures.",
+            callback=options.writable,
+            help=f"A file ending in {options.endings(_KINDS)}; for several images a folder for their figures.",
         ),
     ],
     format: Annotated[
-        str | None,
-        typer.Option(
-            metavar="|".join(_KINDS),
-            callback=_format,
+        Kind | None,
+        options.output_option(
             help="png, svg, pdf: a panel for each word. gif: the words one by one. html: a page to explore. "
-            "json: the numbers. By default that of the file's name, in a folder png.",
+            "json: the numbers. By default that of the file's name, in a folder png."
         ),
     ] = None,
-    models: caption.Models = None,
-    language: caption.Language = None,
-    translator: caption.TranslatorName = None,
+    models: options.Models = None,
+    translation: options.Translation,
     word: Annotated[
-        str | None, typer.Option(help="Show only this word of the caption, large; in png, svg or pdf.")
+        str | None, options.output_option(help="Show only this word of the caption, large; in png, svg or pdf.")
     ] = None,
-    recursive: caption.Recursive = False,
-    beam: console.Beam = None,
-    n_best: Annotated[
-        int,
-        typer.Option(
-            min=1, help="Captions for each picture, in html (side by side) and json; at most --beam, if that is given."
-        ),
-    ] = 1,
-    length_normalisation: console.LengthNormalisation = None,
-    min_words: console.MinWords = None,
-    max_words: console.MaxWords = None,
-    block_ngram: console.BlockNgram = None,
+    search: options.NBest,
     heads: Annotated[
         str,
         typer.Option(
@@ -85,41 +66,37 @@ def run(
             "or, only in json, heads (all of them)."
         ),
     ] = "mean",
-    scale: Annotated[
-        str,
-        typer.Option(
-            help="What the last colour stands for: the strongest attention of each word, or of the whole caption."
-        ),
-    ] = "word",
     colours: Annotated[
         str,
-        typer.Option(
+        options.output_option(
             "--colours", "--colors", help="A matplotlib colour map: inferno, magma, plasma, viridis, cividis ..."
         ),
     ] = "inferno",
-    smoothing: Annotated[
-        float, typer.Option(min=0, help="Standard deviation of the Gaussian smoothing, in cells of the grid.")
-    ] = 0.6,
-    workers: console.Workers = 2,
-    device: console.Device = "auto",
-    max_pixels: caption.MaxPixels = None,
+    workers: options.Workers = 2,
+    device: options.Device = "auto",
 ) -> None:
-    """Show where the model looked for each word of its captions.
+    """Draw the attention for each word of a caption over its image.
 
-    With --language or --translator the words are those of the translation, each where the words that it renders looked.
+    With --language or --translator, draw it for each word of the translation: the attention for the English words that
+    the translator attended to.
 
-    In a folder the figure of cat.jpg is called cat.attention.png, and that of another cat.png cat-2.attention.png. For
-    each figure a line "file: sentence" is printed.
+    With --n-best, html shows the captions side by side, and json lists them.
 
-    Figures replace those of an earlier run, but no other files; they are left out when their folder is captioned.
+    In a folder, the figure of cat.jpg is called cat.attention.png, and that of another cat.png cat-2.attention.png. A
+    line "file: sentence" is printed for each figure.
 
-    A picture that cannot be read is reported on stderr and skipped; the exit code is then 1.
+    Figures replace those of an earlier run, but no other files. Captioning their folder leaves them out.
+
+    An image that cannot be read is reported on stderr and skipped; the exit code is then 1.
     """
     kind, single = _kind(output, format)
-    for option, given, kinds in (("--word", word is not None, _DRAWN), ("--n-best", n_best > 1, ("html", "json"))):
-        if given and kind not in kinds:
+    for option, wanted, kinds in (
+        ("--word", word is not None, _DRAWN),
+        ("--n-best", search.n_best > 1, ("html", "json")),
+    ):
+        if wanted and kind not in kinds:
             raise typer.BadParameter(f"{kind} cannot show it; take {', '.join(kinds)}", param_hint=option)
-    if heads == "heads" and (language or translator):
+    if heads == "heads" and translation:
         raise typer.BadParameter("a translation has one attention; leave it out, or --language", param_hint="--heads")
     if heads == "heads" and kind != "json":
         raise typer.BadParameter(
@@ -128,64 +105,64 @@ def run(
     from captioner.data.mark import check_replaceable
 
     failures = console.Failures()
-    found = caption.find_images(paths, recursive, failures)
+    found = given.find(failures)
     first = list(islice(found, 2 if single else 1))
     if not first:
         failures.exit()
-        raise CaptionerError(caption.NOTHING)
+        raise CaptionerError(images.NOTHING)
     if len(first) > 1:
         raise typer.BadParameter(
-            f"{output} is one file, and there are several pictures; give a folder", param_hint="--output"
+            f"{output} is one file, and there are several images; give a folder", param_hint="--output"
         )
     if single and os.path.realpath(first[0]) == os.path.realpath(output):
-        raise CaptionerError(f"{output}: is the picture itself, which would be overwritten; give another --output")
+        raise CaptionerError(f"{output}: is the image itself, which would be overwritten; give another --output")
     if single:
         check_replaceable(output)
 
-    search = console.search(beam, length_normalisation, min_words, max_words, block_ngram, n_best)
-    if error := caption.unreadable(paths, first, max_pixels):
+    settings = search.settings()
+    if error := given.unreadable(first):
         raise error
     from captioner import Captioner
     from captioner.data.images import load_image
     from captioner.figures import Figure, Style
     from captioner.settings import validate
 
-    style = validate(Style, {"scale": scale, "colours": colours, "smoothing": smoothing}, where="attend")
-    model = console.ensemble(models)
-    captioner = Captioner.from_pretrained(model, device=device, **search)
+    style = validate(Style, {"colours": colours}, where="attend")
+    model = options.ensemble(models)
+    captioner = Captioner.from_pretrained(model, device=device, **settings)
     if not captioner.attends:
         raise CaptionerError(
-            f"{model}: does not attend to places, so there is no heatmap to show; "
+            f"{model}: does not attend to the image, so there is no heatmap to draw; "
             "take a model that does, such as show_attend_tell"
         )
     captioner.engine.check(heads)
-    translate = caption.find_translator(language, translator, device)
-    if translate and not translate.model.decoder.attends:
+    translator = translation.load(device)
+    if translator and not translator.model.decoder.attends:
         raise CaptionerError(
-            f"{translator or language}: this translator does not attend to words, so there is no heatmap to show; take "
-            "one that does"
+            f"{translation.translator or translation.language}: this translator does not attend to words, so there is "
+            "no heatmap to draw; take one that does"
         )
     name = _Names(output, kind)
     replaced = 0
     with console.progress("Drawing", show=not single and console.shows_progress(stdout=True)) as progress:
-        results = captioner.stream(chain(first, found), workers=workers, max_pixels=max_pixels, attention=heads)
-        if translate:
-            results = translate.captions(results)
+        results = captioner.stream(chain(first, found), workers=workers, max_pixels=given.max_pixels, attention=heads)
+        if translator:
+            results = translator.captions(results)
         for done, result in enumerate(results, start=1):
             try:
                 if isinstance(result, ImageError):
                     raise result
-                if translate:
+                if translator:
                     result = result.translated()
                 source = result.source or ""
                 number = None if word is None else _find(result, word)
-                figure = Figure(result, load_image(source, max_pixels=max_pixels), style, number)
+                figure = Figure(result, load_image(source, max_pixels=given.max_pixels), style, number)
                 file = output if single else output / name(source)
                 check_replaceable(file)
                 was_there = not single and file.exists()
                 figure.save(file, kind)
                 replaced += was_there
-                console.show(f"{file}: {result.text}")
+                streams.show(f"{file}: {result.text}")
             except CaptionerError as error:
                 failures(error)
             except OSError as error:
@@ -197,7 +174,7 @@ def run(
 
 
 def _find(result: Caption, word: str) -> int:
-    """Return the word's index in a caption; the error names the picture if the word is not there."""
+    """Return the word's index in a caption; the error of a missing word names the image."""
     from captioner.figures import find_word
 
     try:
@@ -206,15 +183,14 @@ def _find(result: Caption, word: str) -> int:
         raise CaptionerError(f"{result.source}: {error}") from None
 
 
-def _kind(output: Path, given: str | None) -> tuple[str, bool]:
+def _kind(output: Path, given: Kind | None) -> tuple[str, bool]:
     """Return the format, and whether ``output`` is a file for one figure, not a folder."""
     named = files.format_of(output)
     if output.is_dir() or not (named or output.is_file()):
         return given or "png", False
     if given is None and named not in _KINDS:
         raise typer.BadParameter(
-            f"{output}: must end in {_ENDINGS}, or be a folder; or give --format",
-            param_hint="--output",
+            f"{output}: must end in {options.endings(_KINDS)}, or be a folder; or give --format", param_hint="--output"
         )
     return given or named, True
 
@@ -222,8 +198,8 @@ def _kind(output: Path, given: str | None) -> tuple[str, bool]:
 class _Names:
     """File names for figures in a folder.
 
-    They are unique, also for a system that ignores case, since images in different folders may share a name. One that
-    would be too long for the system is cut, with a digest of the whole in place of its end.
+    Images in different folders may share a name, so figures are numbered; names that differ only in case count as the
+    same. A name that is too long for the file system is cut, with a digest in place of its end.
     """
 
     def __init__(self, folder: Path, kind: str) -> None:
@@ -259,7 +235,7 @@ def _folded(name: str) -> str:
 
 
 def _longest_name(folder: Path) -> int:
-    """Return how many bytes the name of a file in a folder may have, also if the folder is still to be made."""
+    """Return the longest name in bytes of a file in a folder, which need not exist yet."""
     there = next((parent for parent in (folder, *folder.absolute().parents) if parent.is_dir()), Path())
     try:
         return os.pathconf(there, "PC_NAME_MAX")

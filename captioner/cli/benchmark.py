@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from captioner.cli import complete, console
+from captioner.cli import complete, console, options
 from captioner.cli.events import printed_events
 
 EXAMPLES = """Example: captioner benchmark --data flickr8k --split test
@@ -23,7 +23,8 @@ Example: captioner benchmark --data flickr8k --train flickr8k_show_attend_tell -
 
 
 def run(
-    data: Annotated[Path, typer.Option("--data", help="The caption data set, a file or folder.")],
+    *,
+    path: Annotated[Path, options.data_option("--data", help="The caption data set, a file or folder.")],
     models: Annotated[
         list[str] | None,
         typer.Argument(
@@ -40,24 +41,14 @@ def run(
             "--model",
             "-m",
             autocompletion=complete.models,
-            help="A member of one more contestant, the ensemble of all that are given so; may be repeated.",
+            help="A member of an ensemble that is one more contestant; may be repeated.",
         ),
     ] = None,
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", file_okay=False, callback=console.writable, help="The folder of the report."),
-    ] = Path("benchmark"),
-    split: Annotated[
-        str | None, typer.Option(help="The split to caption.", show_default="dev, or all photos of data without splits")
-    ] = None,
-    images: Annotated[
-        Path | None, typer.Option(file_okay=False, help="Folder of the pictures, if they are not next to the data.")
-    ] = None,
-    restval: Annotated[bool, typer.Option("--restval", help="Count COCO's restval photos as train.")] = False,
-    strict: console.Strict = False,
+    output: Annotated[Path, options.output_folder(help="The folder of the report.")] = Path("benchmark"),
+    data: options.Data,
     train: Annotated[
         list[str] | None,
-        typer.Option(
+        options.training_option(
             autocompletion=complete.recipes,
             help="Train a contestant on the data first, by a shipped recipe (captioner recipes) or a YAML file; "
             "may be repeated.",
@@ -65,7 +56,7 @@ def run(
     ] = None,
     changes: Annotated[
         list[str] | None,
-        typer.Option(
+        options.training_option(
             "--set",
             metavar="KEY=VALUE",
             help="With --train: change a setting of every contestant, for example epochs=4; may be repeated.",
@@ -73,7 +64,7 @@ def run(
     ] = None,
     seeds: Annotated[
         str | None,
-        typer.Option(
+        options.training_option(
             metavar="LIST",
             help="With --train: train each contestant once with each of these seeds, for example 0,1,2.",
             show_default="its own",
@@ -81,77 +72,61 @@ def run(
     ] = None,
     features: Annotated[
         list[Path] | None,
-        typer.Option(help="A feature store to caption from; each model uses that of its encoder; may be repeated."),
+        options.data_option(
+            help="A feature store to caption from; each model uses the one of its encoder; may be repeated."
+        ),
     ] = None,
-    metrics: Annotated[
-        list[str] | None,
-        typer.Option(help="BLEU, METEOR, ROUGE-L, CIDEr, SPICE, separated by commas; all if not given."),
-    ] = None,
-    beam: console.Beam = None,
-    length_normalisation: console.LengthNormalisation = None,
-    min_words: console.MinWords = None,
-    max_words: console.MaxWords = None,
-    block_ngram: console.BlockNgram = None,
-    device: console.Device = "auto",
+    metrics: options.Metrics = None,
+    search: options.Search,
+    device: options.Device = "auto",
     batch_size: Annotated[
         list[int] | None,
-        typer.Option(min=1, help="Photos in a batch when timing; may be repeated.", show_default="1 and 16"),
+        options.machine_option(min=1, help="Images in a batch when timing; may be repeated.", show_default="1 and 16"),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=0, help="How often each model is timed; 0 times nothing.")] = 30,
-    resamples: Annotated[int, typer.Option(min=100, help="Resamples for the intervals and tests.")] = 10_000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the resampling.")] = 0,
-    shown: Annotated[int, typer.Option("--photos", min=0, help="Number of photos on the page.")] = 12,
+    rounds: Annotated[
+        int, options.machine_option(min=0, help="How often each model is timed; 0 switches timing off.")
+    ] = 30,
+    shown: Annotated[int, options.output_option("--photos", min=0, help="Number of images on the page.")] = 12,
     latex: Annotated[
-        bool, typer.Option("--latex", help="Also write the tables in LaTeX, for the package booktabs.")
+        bool, options.output_option("--latex", help="Also write the tables in LaTeX, for the package booktabs.")
     ] = False,
     fresh: Annotated[
         bool,
-        typer.Option(
-            "--fresh", help="Caption and time again, ignoring what the folder's cache has; trained models are kept."
-        ),
+        typer.Option("--fresh", help="Ignore the folder's cache of captions and timings; trained models are kept."),
     ] = False,
 ) -> None:
-    """Compare captioners on the same photos: quality with intervals and p-values, time and memory.
+    """Compare captioners on the same images: quality with intervals and p-values, time and memory.
 
     The folder gets table.md, table.tex with --latex, benchmark.json, plot.png (quality against cost) and photos.html
     (where the models differ most).
 
-    After an interruption, the same command resumes: captions and timings are kept in the folder's cache, trained models
-    in its runs.
+    After an interruption, the same command resumes: the folder's cache keeps captions and timings, its runs the trained
+    models.
 
-    With --train and --seeds, each recipe's mean and standard deviation over seeds are reported, and the recipes' means
-    are tested against each other.
+    With --train and --seeds, the report has each recipe's mean and standard deviation over seeds, and tests the
+    recipes' means against each other.
 
-    Models and photos that cannot be used are reported on stderr and left out; the exit code is then 1. Malformed
+    Models and images that cannot be used are reported on stderr and left out; the exit code is then 1. Malformed
     records alone do not change it.
     """
-    for option, given in (("--set", changes), ("--seeds", seeds)):
-        if given and not train:
-            raise typer.BadParameter(
-                "it is about how contestants are trained; give --train too, or leave it out", param_hint=option
-            )
+    if not train:
+        why = "it is about how contestants are trained; give --train too, or leave it out"
+        options.refuse(why, set=changes, seeds=seeds)
     seed_list = None if seeds is None else _seeds(seeds, changes or [])
     for recipe in train or ():
-        console.check_recipe(recipe, changes or [])
-    chosen = console.metrics(metrics)
-    search = console.search(beam, length_normalisation, min_words, max_words, block_ngram)
-    from captioner.data.annotations import read_captions
-
-    whole = read_captions(data, images=images, strict=strict)
-    console.left_out(whole)
-    if split is None:
-        split = "all" if list(whole.splits) == ["all"] else "dev"
-    part = whole.split(split, restval=restval)
-    training = whole.split("train", restval=restval) if "train" in whole.splits else None
+        options.check_recipe(recipe, changes or [])
+    chosen, settings = options.metrics(metrics), search.settings()
+    whole = data.read(path)
+    part = data.part(whole)
+    training = whole.split("train", restval=data.restval) if "train" in whole.splits else None
 
     from captioner import assets, files
     from captioner.benchmark.listener import Listener
     from captioner.benchmark.run import CACHE, LATEX, PAGE, PLOT, RECORD, TABLE, benchmark
     from captioner.benchmark.training import train as train_all
     from captioner.errors import EvaluationError
-    from captioner.evaluation.scores import DEFAULT_METRICS
 
-    together = console.ensemble(members)
+    together = options.ensemble(members)
     contestants = [*(models or ()), *([together] if together else [])]
     if not contestants and not train:
         contestants = list(assets.shipped())
@@ -162,9 +137,9 @@ def run(
             trained = train_all(
                 train or (),
                 output / "runs",
-                data=data,
-                images=images,
-                restval=restval,
+                data=path,
+                images=data.images,
+                restval=data.restval,
                 changes=changes or (),
                 seeds=seed_list,
                 device=device,
@@ -176,15 +151,13 @@ def run(
             part,
             output,
             training=training,
-            split=split,
+            split=part.photos[0].split,
             features=features or (),
-            metrics=chosen or DEFAULT_METRICS,
+            metrics=chosen,
             device=device,
-            search=search,
+            search=settings,
             batches=sorted(set(batch_size or (1, 16))),
             rounds=rounds,
-            resamples=resamples,
-            seed=seed,
             shown=shown,
             latex=latex,
             fresh=fresh,

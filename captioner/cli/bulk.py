@@ -8,8 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from captioner.cli import console
-from captioner.cli.caption import Models
+from captioner.cli import console, options
 
 EXAMPLES = """Example: captioner bulk photos -o captions
 
@@ -18,65 +17,58 @@ Example: captioner bulk 's3://bucket/shards/*.tar' -o /shared/captions --ray --w
 Example: captioner bulk images.parquet --column image -o captions --format parquet"""
 
 
+_ray = functools.partial(typer.Option, rich_help_panel="Ray")
+
+
 def run(
     source: Annotated[
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A folder with pictures, tar files (WebDataset) or Parquet files, at any depth; one such file; or a "
+            help="A folder with images, tar files (WebDataset) or Parquet files, at any depth; one such file; or a "
             "quoted pattern. Also a URL that fsspec opens: s3://, gs://, https:// and others.",
         ),
     ],
+    *,
     output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            file_okay=False,
-            callback=console.writable,
-            help="The folder of the captions, a file for each part of the source.",
-        ),
+        Path, options.output_folder(help="The folder of the captions, a file for each part of the source.")
     ],
-    models: Models = None,
+    models: options.Models = None,
     format: Annotated[
-        Literal["jsonl", "parquet"], typer.Option(help="Of the files; parquet needs captioner[bulk].")
+        Literal["jsonl", "parquet"], options.output_option(help="Format of the files; parquet needs captioner[bulk].")
     ] = "jsonl",
     column: Annotated[
         str | None,
-        typer.Option(
-            help="The column of Parquet files with the pictures, as in image.bytes.",
-            show_default="the only one of bytes",
+        options.data_option(
+            help="The column of Parquet files with the images, as in image.bytes.", show_default="the only one of bytes"
         ),
     ] = None,
-    part_size: Annotated[int, typer.Option(min=1, help="Loose pictures in a part.")] = 1000,
+    part_size: Annotated[int, options.data_option(min=1, help="Loose images in a part.")] = 1000,
     ray: Annotated[
-        bool,
-        typer.Option("--ray", help="Work on the Ray cluster that runs here, else on a new one; needs captioner[ray]."),
+        bool, _ray("--ray", help="Work on the Ray cluster that runs here, else on a new one; needs captioner[ray].")
     ] = False,
-    workers: Annotated[int, typer.Option(min=1, help="With --ray: parts captioned at once.")] = 2,
-    cpus: Annotated[int, typer.Option(min=1, help="With --ray: cores of each worker.")] = 1,
-    gpus: Annotated[float, typer.Option(min=0, help="With --ray: GPUs of each worker; 0.5 for two on one.")] = 0,
-    beam: console.Beam = None,
-    length_normalisation: console.LengthNormalisation = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures in a batch.")] = 32,
-    device: console.Device = "auto",
+    workers: Annotated[int, _ray(min=1, help="With --ray: parts captioned at once.")] = 2,
+    cpus: Annotated[int, _ray(min=1, help="With --ray: cores of each worker.")] = 1,
+    gpus: Annotated[float, _ray(min=0, help="With --ray: GPUs of each worker; 0.5 for two on one.")] = 0,
+    search: options.Search,
+    batch_size: options.BatchSize = 32,
+    device: options.Device = "auto",
 ) -> None:
-    """Caption a collection of any size, a row for each picture: image, caption, log_probability, model, error.
+    """Caption a collection of any size, a row for each image: image, caption, log_probability, model, error.
 
-    The source is cut into parts: tar files, row groups of Parquet files, and loose pictures by the thousand. A part's
-    file appears when it is complete, so after an interruption the same command resumes, and no picture is lost or
-    captioned twice. It also takes the files that have been added since, by their names; the rows of files that have
-    been removed or changed stay as they are.
+    The source is cut into parts: tar files, row groups of Parquet files, and loose images by the thousand. A part's
+    file appears when it is complete, so after an interruption the same command resumes, and no image is lost or
+    captioned twice. It also captions files with new names; the rows of files that were removed or changed stay as they
+    are.
 
-    A picture that cannot be read has a row with the reason, and so has a damaged tar or Parquet file after its good
-    pictures. Folders that cannot be read are reported, and looked into again by the next run. In both cases the exit
-    code is 1.
+    An image that cannot be read has a row with the reason, and so has a damaged tar or Parquet file after its good
+    images. Folders that cannot be read are reported, and tried again by the next run. In both cases the exit code is 1.
     """
     from captioner import folders
 
-    search = console.search(beam, length_normalisation)
-    name = console.ensemble(models) or folders.DEFAULT
-    folders.locate_captioners(name)  # a wrong one must not become the output's
+    settings = search.settings()
+    name = options.ensemble(models) or folders.DEFAULT
+    folders.locate_captioners(name)  # a wrong name must not enter the output's plan
     from captioner.bulk import Bulk, bulk, open_plan
     from captioner.bulk.run import bulk_on_ray
     from captioner.rows import require_parquet
@@ -84,7 +76,7 @@ def run(
     if format == "parquet":
         require_parquet("--format parquet")
     plan = open_plan(
-        source, output, format=format, column=column, size=part_size, model=name if not search else f"{name} {search}"
+        source, output, format=format, column=column, size=part_size, model=f"{name} {settings}" if settings else name
     )
     failures = console.Failures()
     for problem in plan.problems:
@@ -95,9 +87,9 @@ def run(
         more = f" and {len(plan.unread) - 1:,} more" if len(plan.unread) > 1 else ""
         console.note(f"{plan.unread[0]}{more}: left out, since archives of this kind are not read; unpack them")
     if plan.gone:
-        console.note(f"{plan.gone:,} pictures are not in the source any more; their rows stay")
+        console.note(f"{plan.gone:,} images are not in the source any more; their rows stay")
     worker = functools.partial(
-        Bulk, plan, name, batch_size=batch_size, device=device, threads=cpus if ray else None, **search
+        Bulk, plan, name, batch_size=batch_size, device=device, threads=cpus if ray else None, **settings
     )
     with console.progress("Captioning parts") as progress:
         report = (
@@ -108,12 +100,12 @@ def run(
     for reason in report.errors:
         failures(reason)
     if report.failed > len(report.errors):
-        console.note(f"and {report.failed - len(report.errors):,} more; the rows with an error tell which")
+        console.note(f"and {report.failed - len(report.errors):,} more; see the rows with an error")
     done = [f"{len(plan.parts):,} parts"]
     if plan.begun and plan.new:
         done.append(f"{plan.new:,} new")
     if plan.begun and (archives := len({part.address for part in plan.parts[plan.begun :] if part.kind != "pictures"})):
         done.append(f"{archives:,} new tar or Parquet files")
-    done.append(f"{report.images:,} pictures captioned" if report.parts else "all was captioned already")
+    done.append(f"{report.images:,} images captioned" if report.parts else "all was captioned already")
     typer.echo(f"{output}: {'; '.join(done)}")
     failures.exit()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +13,8 @@ from typer.main import get_command
 from captioner.cli import console
 from captioner.cli.console import Verbosity
 from captioner.registry import import_code
+
+_option = partial(typer.Option, expose_value=False, rich_help_panel="Every command")
 
 
 def _setter(verbosity: Verbosity) -> Callable[[bool], None]:
@@ -32,41 +35,38 @@ def _import(sources: list[str] | None) -> None:
 def _options(
     quiet: Annotated[
         bool,
-        typer.Option(
+        _option(
             "--quiet",
             "-q",
             callback=_setter(Verbosity.QUIET),
-            expose_value=False,
             help="Print only results and errors, no notes and no progress.",
         ),
     ] = False,
     verbose: Annotated[
         bool,
-        typer.Option(
+        _option(
             "--verbose",
             "-v",
             callback=_setter(Verbosity.VERBOSE),
-            expose_value=False,
-            help="Also say what is done, where, when and how, and show tracebacks of errors in libraries.",
+            help="Log every step with its time, and show tracebacks of errors in libraries.",
         ),
     ] = False,
     code: Annotated[
         list[str] | None,
-        typer.Option(
+        _option(
             "--import",
             metavar="FILE.py",
             callback=_import,
-            expose_value=False,
             is_eager=True,
-            help="Import your own decoders, encoders or readers of data first, from a file or an installed module.",
+            help="First import own decoders, encoders or readers of data, from a file or an installed module.",
         ),
     ] = None,
 ) -> None:
-    """Take the options that every command has."""
+    pass
 
 
 class Commands(TyperGroup):
-    """Commands that all take these options, before and after their name."""
+    """A group whose commands take these options before and after their name."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

@@ -1,7 +1,7 @@
-"""What the shell completes: names that come with the program, beside files, which the shell knows itself.
+"""Completion in the shell: names that come with the program, beside files.
 
-Nothing here imports more than the standard library, so that a completion is there at once. A function that returns
-nothing leaves the word to the shell, which then completes files.
+Imports only the standard library, which keeps completion fast. Where a function returns nothing, the shell completes
+files.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from captioner import assets
 
 
 def models(incomplete: str) -> list[str]:
-    """Complete the name of a shipped captioner, or a folder; after a + that of one more member of an ensemble."""
+    """Complete the name of a shipped captioner, or a folder; after a + the name of the next member of an ensemble."""
     return _joined(incomplete, assets.shipped(assets.CAPTIONER))
 
 
@@ -50,7 +50,7 @@ def languages(incomplete: str) -> list[str]:
 
 
 def devices(incomplete: str) -> list[str]:
-    """Complete a device; which GPUs there are is asked of the system, since asking torch would take seconds."""
+    """Complete a device. GPUs are counted by their device files, since importing torch would take seconds."""
     gpus = sum(file.name[len("nvidia") :].isdecimal() for file in Path("/dev").glob("nvidia*"))
     names = ["auto", "cpu", *["cuda"] * bool(gpus), *(f"cuda:{number}" for number in range(gpus) if gpus > 1)]
     return _starting(incomplete, [*names, *["mps"] * (sys.platform == "darwin")])
@@ -61,17 +61,17 @@ def _starting(incomplete: str, names: Iterable[str]) -> list[str]:
 
 
 def _joined(incomplete: str, names: Iterable[str]) -> list[str]:
-    """Complete what follows the last +, if there is one."""
+    """Complete the name after the last +, if there is one."""
     before, plus, last = incomplete.rpartition("+")
     return [f"{before}{plus}{name}" for name in (_starting(last, names) if plus else _or_files(incomplete, names))]
 
 
 def _or_files(incomplete: str, names: Iterable[str]) -> list[str]:
-    """Complete names, and beside them the files that start alike; nothing if no name does, so that the shell does."""
+    """Complete names, and files with the same start beside them; without such a name, leave files to the shell."""
     found = _starting(incomplete, names)
     if not found or os.sep in incomplete:
         return found
-    with suppress(OSError):  # a folder that must not be looked into
+    with suppress(OSError):  # a folder that must not be read
         entries = [f"{entry.name}{os.sep * entry.is_dir()}" for entry in os.scandir(".")]
         found += _starting(incomplete, (name for name in entries if incomplete or not name.startswith(".")))
     return found

@@ -1,4 +1,4 @@
-"""``captioner data``: downloads caption data sets and inspects them."""
+"""``captioner data``: download caption data sets and inspect them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from captioner.cli import complete, console
+from captioner.cli import complete, console, options, streams
 from captioner.cli.commands import Commands
 
 if TYPE_CHECKING:
@@ -23,43 +23,38 @@ DOWNLOAD_EXAMPLES = """Example: captioner data download coco karpathy-splits
 
 Example: captioner data download coco-captions --members '*/captions_*' --to data"""
 
-app = typer.Typer(
-    help="Download caption data sets and inspect them.", epilog=EXAMPLE, no_args_is_help=True, cls=Commands
-)
 
-
-@app.command("inspect", epilog=EXAMPLE)
 def inspect(
     path: Annotated[Path, typer.Argument(help="The caption file, or the folder of the data set.")],
-    images: Annotated[Path | None, typer.Option(help="The folder of the pictures, if they are elsewhere.")] = None,
+    images: Annotated[Path | None, typer.Option(help="The folder of the images, if they are elsewhere.")] = None,
     format: Annotated[
         str | None, typer.Option(help="coco, karpathy, flickr8k, kaggle, jsonl or csv; recognised if not given.")
     ] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with code 1 if anything is wrong with the data; see above.")
-    ] = False,
-    min_count: Annotated[int, typer.Option(min=1, help="How often a word must occur to be in the vocabulary.")] = 5,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 if the data has such a fault.")] = False,
+    min_count: Annotated[
+        int, typer.Option(min=1, help="Number of occurrences that a word needs to be in the vocabulary.")
+    ] = 5,
     check_images: Annotated[
-        bool, typer.Option("--check-pictures", help="Also decode every picture, which takes a long time.")
+        bool, typer.Option("--check-pictures", help="Also decode every image, which takes a long time.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    json: options.Json = False,
 ) -> None:
-    """Count what a data set contains, and look for what spoils training.
+    """Count the images, captions and words of a data set, and find faults.
 
-    Malformed records, empty captions, missing or unreadable pictures, and the same picture in more than one split count
-    as wrong.
+    Faults are malformed records, empty captions, missing or unreadable images, and the same image in more than one
+    split.
     """
     from captioner.data.annotations import read_captions
     from captioner.data.inspect import inspect_captions
     from captioner.text.vocabulary import tokenize
 
     data = read_captions(path, format=format, images=images)
-    with console.progress("Reading pictures") as progress:
+    with console.progress("Reading images") as progress:
         report = inspect_captions(
             data, tokenize=tokenize, min_count=min_count, check_images=check_images, progress=progress
         )
     if json:
-        console.show_json(report.to_dict(), indent=2)
+        streams.show_json(report.to_dict(), indent=2)
     else:
         _print_report(report)
     faults = sum(listing.count for listing in (report.problems, report.missing, report.unreadable) if listing)
@@ -68,27 +63,27 @@ def inspect(
 
 
 def _print_report(report: DataReport) -> None:
-    photos = sum(split.photos for split in report.splits.values())
+    images = sum(split.photos for split in report.splits.values())
     captions = sum(split.captions for split in report.splits.values())
-    console.show(f"{report.name} ({report.format}): {photos:,} photos with {captions:,} captions")
+    streams.show(f"{report.name} ({report.format}): {images:,} images with {captions:,} captions")
     for note in report.notes:
-        console.show(note)
+        streams.show(note)
     if report.splits:
         _print_splits(report.splits)
     vocabulary = report.vocabulary
     typer.echo(
         f"Vocabulary of {' + '.join(vocabulary.splits) or 'nothing'}: {vocabulary.words:,} words, "
-        f"{vocabulary.kept:,} of them at least {vocabulary.min_count} times"
+        f"{vocabulary.kept:,} of them occur at least {vocabulary.min_count} times"
     )
     for split, share in vocabulary.coverage.items():
-        typer.echo(f"  these make {share:.2%} of the words in {split}")
-    for title, listing in (("Missing pictures", report.missing), ("Unreadable pictures", report.unreadable)):
+        typer.echo(f"  these cover {share:.2%} of the words in {split}")
+    for title, listing in (("Missing images", report.missing), ("Unreadable images", report.unreadable)):
         if listing is not None:
             _print_items(title, listing.count, listing.first)
     if report.duplicates is not None and report.leaks is not None:
-        _print_twins("Byte-identical pictures", report.duplicates)
-        _print_twins("The same picture in more than one split", report.leaks)
-    _print_items("Photos that have a caption twice", report.repeated_captions.count, report.repeated_captions.first)
+        _print_twins("Byte-identical images", report.duplicates)
+        _print_twins("The same image in more than one split", report.leaks)
+    _print_items("Images with a repeated caption", report.repeated_captions.count, report.repeated_captions.first)
     _print_items("Empty captions", report.empty_captions)
     _print_items("Malformed records", report.problems.count, report.problems.first)
 
@@ -96,18 +91,12 @@ def _print_report(report: DataReport) -> None:
 def _print_splits(splits: dict[str, SplitSummary]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("split")
-    for column in (
-        "photos",
-        "captions",
-        "captions per photo\nmin/mean/max",
-        "words per caption\nmin/median/mean/p95/max",
-    ):
-        table.add_column(column, justify="right")
+    counts = "images", "captions", "captions per image\nmin/mean/max", "words per caption\nmin/median/mean/p95/max"
+    columns = (Column(name, justify="right") for name in counts)
+    table = Table("split", *columns, box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name, split in splits.items():
         per, length = split.captions_per_photo, split.words_per_caption
         table.add_row(
@@ -128,15 +117,14 @@ def _print_twins(title: str, groups: Sequence[Twins]) -> None:
 
 
 def _print_items(title: str, count: int, shown: Sequence[str] = ()) -> None:
-    """Print a count and below it the first of the items, if they are known."""
+    """Print a count and below it the first items, if they are known."""
     typer.echo(f"{title}: {f'{count:,}' if count else 'none'}")
     for item in shown:
-        console.show(f"  {item}")
+        streams.show(f"  {item}")
     if shown and count > len(shown):
         typer.echo(f"  ... and {count - len(shown):,} more")
 
 
-@app.command("download", epilog=DOWNLOAD_EXAMPLES)
 def download(
     names: Annotated[
         list[str] | None,
@@ -147,14 +135,14 @@ def download(
         ),
     ] = None,
     to: Annotated[
-        Path, typer.Option(file_okay=False, help="The folder of all data; each data set gets a folder in it.")
+        Path, typer.Option(file_okay=False, help="The folder of all data sets; each has a folder in it.")
     ] = Path("data"),
     show: Annotated[
         bool, typer.Option("--list", help="List the known data sets with their sizes and terms, without downloading.")
     ] = False,
     members: Annotated[
         list[str] | None,
-        typer.Option(metavar="PATTERN", help="Unpack only the archive members that match; may be given several times."),
+        typer.Option(metavar="PATTERN", help="Unpack only the archive members that match; may be repeated."),
     ] = None,
     delete_archives: Annotated[
         bool, typer.Option("--delete-archives", help="Delete each archive after unpacking it.")
@@ -163,7 +151,7 @@ def download(
 ) -> None:
     """Download caption data sets and unpack them where the other commands look for them.
 
-    After an interruption, the same command continues where it stopped. Intact files are not downloaded again.
+    After an interruption, the same command resumes. Intact files are not downloaded again.
 
     A file that fails is reported on stderr while the others continue; the exit code is then 1.
     """
@@ -194,11 +182,11 @@ def download(
                 typer.echo(f"{to / outcome.archive.path}: {_summary(outcome)}")
     failures.exit()
     for folder in dict.fromkeys(folder for known in chosen for folder in known.folders):
-        console.note(f"captioner data inspect {to / folder}  shows what is in it")
+        console.note(f"captioner data inspect {to / folder}  shows its content")
 
 
 def _entry(known: DataSet) -> str:
-    """Describe a data set of the catalogue in a few lines."""
+    """Describe a data set of the catalogue."""
     lines = [
         f"{known.name}  {_bytes(known.size)}, unpacked about {_bytes(known.unpacked)}",
         f"  {known.about}",
@@ -211,7 +199,7 @@ def _entry(known: DataSet) -> str:
 
 
 def _summary(outcome: Outcome) -> str:
-    """Describe in a line what was downloaded and unpacked."""
+    """Describe a download in one line."""
     fetched = f"{_bytes(outcome.fetched)} downloaded" if outcome.fetched else "nothing to download"
     if not outcome.written:
         return f"{fetched}, {outcome.present:,} files were already there"
@@ -232,30 +220,9 @@ def _bytes(count: int) -> str:
 @contextmanager
 def _bars() -> Iterator[Progress]:
     """Show a bar for each file with its speed and the time left, if stderr is a terminal."""
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TaskID,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
+    from rich.progress import DownloadColumn, TaskID, TransferSpeedColumn
 
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(
-        *columns,
-        console=console.messages,
-        transient=True,
-        redirect_stdout=False,
-        disable=not console.messages.is_terminal,
-    ) as bars:
+    with console.bars(DownloadColumn(), TransferSpeedColumn()) as bars:
         tasks: dict[str, TaskID] = {}
         last: dict[str, tuple[str, int]] = {}
         lock = threading.Lock()
@@ -265,10 +232,17 @@ def _bars() -> Iterator[Progress]:
                 if path not in tasks:
                     tasks[path] = bars.add_task("", total=None)
                 before, reached = last.get(path, ("", 0))
-                # In a new phase, or when the file starts over, the speed is measured anew.
+                # The speed is measured again in a new phase, or when the file starts over.
                 if phase != before or done < reached:
                     bars.reset(tasks[path], total=total, completed=done, description=f"{phase} {path}")
                 last[path] = phase, done
             bars.update(tasks[path], completed=done, total=total)
 
         yield update
+
+
+app = typer.Typer(
+    help="Download caption data sets and inspect them.", epilog=EXAMPLE, no_args_is_help=True, cls=Commands
+)
+app.command("inspect", epilog=EXAMPLE)(inspect)
+app.command("download", epilog=DOWNLOAD_EXAMPLES)(download)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from captioner.cli import console
-from captioner.cli.caption import Models
+from captioner.cli import console, options, streams
 
 if TYPE_CHECKING:
     from captioner.doctor import Finding
@@ -21,26 +20,24 @@ Example: captioner doctor --model small"""
 _COLOURS = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 
 
-def run(
-    models: Models = None,
-    json: Annotated[bool, typer.Option("--json", help="Print as JSON, for a report of a bug.")] = False,
-) -> None:
-    """Check the installation, the machine and the shipped models, and caption a picture painted in memory.
+def run(models: options.Models = None, json: options.Json = False) -> None:
+    """Check the installation, the machine and the shipped models, and caption an image painted in memory.
 
-    A warning means that some commands will not work or be slow; with a problem, the exit code is 1.
+    A warning means that some commands will not work or be slow; with a problem, the exit code is 1. JSON is for bug
+    reports.
 
-    The network is not asked.
+    Uses no network.
     """
     from captioner.doctor import examine, report
 
     findings: list[Finding] = []
     with console.progress("Examining") as progress:
-        for finding in examine(console.ensemble(models)):
+        for finding in examine(options.ensemble(models)):
             findings.append(finding)
             progress(len(findings), None)
     found = report(findings)
     if json:
-        typer.echo(console.json_text(found, indent=2))
+        streams.show_json(found, indent=2)
     else:
         _print(findings)
     if not found["healthy"]:
@@ -50,13 +47,11 @@ def run(
 def _print(findings: list[Finding]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column("state", no_wrap=True)
-    table.add_column("what", no_wrap=True)
-    table.add_column("found, and what to do or to know", overflow="fold")
+    columns = Column("state", no_wrap=True), Column("check", no_wrap=True), Column("found, and advice", overflow="fold")
+    table = Table(*columns, box=SIMPLE_HEAD)
     for finding in findings:
         advice = f"\n{finding.advice}" if finding.advice else ""
         found = Text.assemble(finding.found, (advice, "" if finding.state == "ok" else _COLOURS[finding.state]))

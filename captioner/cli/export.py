@@ -1,14 +1,13 @@
-"""``captioner export``: write a captioner so that it runs without torch."""
+"""``captioner export``: write a captioner in ONNX."""
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from captioner.cli import complete, console
+from captioner.cli import console, options
 
 EXAMPLES = """Example: captioner export show_attend_tell -o small
 
@@ -19,55 +18,34 @@ Example: captioner export show_attend_tell -o small --int8 --calibrate flickr8k
 Example: captioner caption photo.jpg --model small"""
 
 
-class Format(str, Enum):
-    """A format that captioners can be exported to."""
-
-    onnx = "onnx"
-
-
 def run(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            autocompletion=complete.models,
-            help="A shipped model, a model folder, or user/model on the Hugging Face hub.",
-        ),
-    ],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            file_okay=False,
-            callback=console.writable,
-            help="The folder to write; give it as --model afterwards.",
-        ),
-    ],
-    format: Annotated[Format, typer.Option(help="onnx: for onnxruntime, which needs no torch.")] = Format.onnx,
-    photos: Annotated[
+    model: options.Model,
+    *,
+    output: Annotated[Path, options.output_folder(help="The folder to write; give it as --model afterwards.")],
+    images: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="PATH", help="Photos to compare on: a file, a folder or a quoted pattern; may be repeated."
+            "--photos",
+            metavar="PATH",
+            help="Images to compare on: a file, a folder or a quoted pattern; may be repeated.",
         ),
     ] = None,
     int8: Annotated[
-        bool, typer.Option("--int8", help="Compute in eight bits: smaller and faster, and not quite the same.")
+        bool, typer.Option("--int8", help="Compute in eight bits: smaller and faster, with slightly other captions.")
     ] = False,
     calibrate: Annotated[
         Path | None,
         typer.Option(
-            metavar="DATA", help="With --int8: the data it was trained on; 200 photos of the split train serve."
+            metavar="DATA", help="With --int8: the data that it was trained on; uses 200 images of the split train."
         ),
     ] = None,
 ) -> None:
-    """Export a captioner, so that it captions without torch.
+    """Export a captioner to ONNX, which runs without torch.
 
-    The folder takes the place of a model everywhere a captioner captions: give it as --model. Its encoder must be a
-    grid.
+    Give the folder as --model to any command that captions. The model's encoder must be a grid.
 
-    The export is compared with the model on photos before the folder appears; if they differ, nothing is written. One
-    in eight bits should be scored too, with captioner evaluate.
+    Before the folder appears, the export is compared with the model on images; if they differ, nothing is written.
+    Score an export in eight bits too, with captioner evaluate.
     """
     if int8 != (calibrate is not None):
         raise typer.BadParameter("give both or neither", param_hint="--int8, --calibrate")
@@ -80,9 +58,9 @@ def run(
     about = folders.read_config(folder).get("about")
     folders.check_replaceable(output, ONNX)
     failures = console.Failures()
-    chosen = None if photos is None else list(find_images(photos, on_empty=failures))
-    for photo in chosen or ():
-        check_file(photo)
+    chosen = None if images is None else list(find_images(images, on_empty=failures))
+    for image in chosen or ():
+        check_file(image)
     failures.exit()
     measured = None if calibrate is None else _sample(calibrate)
     from captioner.checkpoint import load_model
@@ -91,28 +69,22 @@ def run(
     require_exporter()
     with console.progress("Exporting") as progress:
         found = export(
-            load_model(folder),
-            output,
-            source=model,
-            about=about,
-            photos=chosen,
-            calibrate=measured,
-            progress=progress,
+            load_model(folder), output, source=model, about=about, photos=chosen, calibrate=measured, progress=progress
         )
-    for file in sorted(output.glob(f"*.{format.value}")):
+    for file in sorted(output.glob("*.onnx")):
         typer.echo(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
     attention = "" if found.attention is None else f", attention by {found.attention:.0e}"
     typer.echo(
-        f"compared with {model} on {found.photos} photos: {found.same} captions are the same; features differ by at "
+        f"compared with {model} on {found.photos} images: {found.same} captions are the same; features differ by at "
         f"most {found.features:.0e} of their norm, log-probabilities by {found.log_probabilities:.0e}{attention}"
     )
 
 
 def _sample(data: Path, most: int = 200) -> list[Path]:
-    """Return photos of a data set's training split, the same ones each time."""
+    """Return the same images of a data set's training split each time."""
     import random
 
     from captioner.data.annotations import read_captions
 
-    photos = [photo.path for photo in read_captions(data).split("train").photos]
-    return random.Random(0).sample(photos, min(most, len(photos)))
+    images = [image.path for image in read_captions(data).split("train").photos]
+    return random.Random(0).sample(images, min(most, len(images)))

@@ -1,4 +1,4 @@
-"""``captioner features``: encode a data set's pictures once, for any number of trainings."""
+"""``captioner features``: encode the images of a data set once, for any number of training runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from captioner.cli import complete, console
+from captioner.cli import complete, console, options
+from captioner.files import bytes_in
 
 if TYPE_CHECKING:
     from captioner.encoders import Encoder
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 EXAMPLES = """Example: captioner features flickr8k -o flickr8k-features --flips
 
 Example: captioner features dataset_coco.json -o features --split train --split restval --split val
+
+Example: captioner features flickr8k -o features --encoder resnet101 --set fit=crop
 
 Example: captioner features flickr8k -o regions --encoder regions --set regions=50
 
@@ -31,22 +34,16 @@ def run(
             help="Caption data sets, files or folders; several are merged. Or the recipe of a captioner.",
         ),
     ],
+    *,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            file_okay=False,
-            callback=console.writable,
-            help="The folder of the feature store.",
-            show_default="where the recipe looks for it",
-        ),
+        options.output_folder(help="The folder of the feature store.", show_default="where the recipe looks for it"),
     ] = None,
     encoder: Annotated[
         str | None,
         typer.Option(
             help="A backbone: efficientnet_lite0 or 2, resnet50, resnet101, vgg19, or any of timm's. "
-            "Or regions: those that a detector finds; or grid+regions: both, with --set grid.backbone=BACKBONE.",
+            "Or regions: those of a detector; or grid+regions: both, with --set grid.backbone=BACKBONE.",
             show_default="efficientnet_lite2",
         ),
     ] = None,
@@ -55,22 +52,8 @@ def run(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Change a setting of the encoder or of the recipe; may be repeated.",
-        ),
-    ] = None,
-    size: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Side of the picture in pixels.",
-            show_default="what gives a 14x14 map, or what the detector was trained on",
-        ),
-    ] = None,
-    fit: Annotated[
-        str | None,
-        typer.Option(
-            help="squash the whole picture into a square, or crop its middle.",
-            show_default="squash, as always for regions",
+            help="Change a setting of the encoder, for example size=256 or fit=crop, or of the recipe; may be "
+            "repeated.",
         ),
     ] = None,
     model: Annotated[
@@ -83,50 +66,33 @@ def run(
     cut: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Leave off this many of its last stages, to train them (fine_tune.stages).", show_default="0"
+            min=0,
+            help="Leave off this many of the encoder's last stages, to tune them (fine_tune.stages).",
+            show_default="0",
         ),
     ] = None,
-    split: Annotated[list[str] | None, typer.Option(help="Only this split; may be repeated.")] = None,
-    flips: Annotated[bool, typer.Option("--flips", help="Also encode every picture mirrored.")] = False,
-    strict: console.Strict = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures in a batch.")] = 8,
-    workers: console.Workers = 2,
-    device: console.Device = "auto",
+    split: Annotated[list[str] | None, options.data_option(help="Only this split; may be repeated.")] = None,
+    strict: options.Strict = False,
+    flips: Annotated[bool, options.data_option("--flips", help="Also encode every image mirrored.")] = False,
+    batch_size: options.BatchSize = 8,
+    workers: options.Workers = 2,
+    device: options.Device = "auto",
 ) -> None:
-    """Encode the pictures of caption data sets into a feature store.
+    """Encode the images of caption data sets into a feature store.
 
-    A recipe determines the pictures, the encoder, how many stages are left off and whether pictures are mirrored, as
-    its training needs them.
+    A recipe sets the images, the encoder, the number of stages to leave off and whether images are mirrored.
 
     After an interruption, the same command resumes.
 
-    Pictures that cannot be read are reported on stderr and left out; the exit code is then 1.
+    Images that cannot be read are reported on stderr and left out; the exit code is then 1.
     """
     from captioner import assets
 
-    recipe = (
-        data[0]
-        if len(data) == 1 and (data[0] in assets.recipes() or data[0].lower().endswith((".yaml", ".yml")))
-        else None
-    )
-    if recipe is not None:
-        own = {
-            "--encoder": encoder,
-            "--size": size,
-            "--fit": fit,
-            "--model": model,
-            "--cut": cut,
-            "--split": split,
-            "--flips": flips,
-            "--strict": strict,
-        }
-        for option, given in own.items():
-            if given not in (None, False, []):
-                raise typer.BadParameter(
-                    "the recipe determines that; change it with --set, or leave it out", param_hint=option
-                )
-        console.check_recipe(recipe, changes or [])
-        plan = _of_recipe(recipe, changes or [], output)
+    if len(data) == 1 and (data[0] in assets.recipes() or data[0].lower().endswith((".yaml", ".yml"))):
+        why = "the recipe determines that; change it with --set, or leave it out"
+        options.refuse(why, encoder=encoder, model=model, cut=cut, split=split, flips=flips, strict=strict)
+        options.check_recipe(data[0], changes or [])
+        plan = _recipe_plan(data[0], changes or [], output)
     else:
         if output is None:
             raise typer.BadParameter("give the folder of the feature store", param_hint="--output")
@@ -134,30 +100,23 @@ def run(
             raise typer.BadParameter(
                 "a model's encoder cannot be changed; leave out --set or --model", param_hint="--set"
             )
-        pictures = _pictures(data, split or [], strict)
-        plan = _Plan(
-            pictures,
-            _encoder(encoder or "efficientnet_lite2", size or 0, fit, model, changes or []),
-            cut or 0,
-            flips,
-            output,
-        )
+        images = _images(data, split or [], strict)
+        plan = _Plan(images, _encoder(encoder or "efficientnet_lite2", model, changes or []), cut or 0, flips, output)
 
     from captioner.backend import choose_device
     from captioner.features import build_store, store_bytes
-    from captioner.files import bytes_in
     from captioner.processes import Processes
 
     processes = Processes.join()
     front = plan.encoder.front(plan.cut).fast(choose_device(device, number=processes.local_rank))
-    if processes.first and (expected_size := store_bytes(front, len(plan.pictures), flips=plan.flips)) > 1e9:
+    if processes.first and (expected_size := store_bytes(front, len(plan.images), flips=plan.flips)) > 1e9:
         console.note(f"{plan.output}: will take {expected_size / 1e9:,.1f} GB")
     began = time.perf_counter()
     with console.progress("Encoding", show=processes.first) as progress:
         built = build_store(
             plan.output,
             front,
-            plan.pictures,
+            plan.images,
             flips=plan.flips,
             batch_size=batch_size,
             workers=workers,
@@ -170,43 +129,47 @@ def run(
     failures = console.Failures()
     for error in built.errors:
         failures(error)
-    store, size_on_disk = built.store, bytes_in(plan.output)
+    store = built.store
     speed = (
         f"{built.encoded:,} encoded now, {built.encoded / seconds:.1f} images/s"
         if built.encoded
         else "all were encoded already"
     )
     typer.echo(
-        f"{plan.output}: {len(store):,} pictures{' and their mirror images' if store.flips else ''}, "
-        f"{store.places} places of {store.features} features, {size_on_disk / 1e6:,.1f} MB; {speed}"
+        f"{plan.output}: {len(store):,} images{', also mirrored' if store.flips else ''}, {store.places} regions or "
+        f"cells of {store.features} features, {bytes_in(plan.output) / 1e6:,.1f} MB; {speed}"
     )
     failures.exit()
 
 
 class _Plan(NamedTuple):
-    """What is encoded into a feature store, and how."""
+    """The content of a feature store.
 
-    pictures: list[tuple[str, Path]]
+    Attributes:
+        images: the image ids and files.
+        encoder: the whole encoder.
+        cut: how many of its last stages are left off.
+        flips: whether images are also encoded mirrored.
+        output: the folder of the store.
+    """
+
+    images: list[tuple[str, Path]]
     encoder: Encoder
-    cut: int  # how many of its last stages are left off
-    flips: bool  # whether pictures are also encoded mirrored
+    cut: int
+    flips: bool
     output: Path
 
 
-def _pictures(data: list[str], splits: list[str], strict: bool) -> list[tuple[str, Path]]:
+def _images(data: list[str], splits: list[str], strict: bool) -> list[tuple[str, Path]]:
     from captioner.data.annotations import merge, read_captions
 
-    sets = [read_captions(path, strict=strict) for path in data]
-    for read in sets:
-        console.left_out(read)
-    photos = merge(*sets) if len(sets) > 1 else sets[0]
-    chosen = (
-        [photo for part in dict.fromkeys(splits) for photo in photos.split(part).photos] if splits else photos.photos
-    )
-    return list({photo.image_id: photo.path for photo in chosen}.items())
+    sets = [options.report_malformed(read_captions(path, strict=strict)) for path in data]
+    merged = merge(*sets) if len(sets) > 1 else sets[0]
+    chosen = [each for part in dict.fromkeys(splits) for each in merged.split(part).photos] if splits else merged.photos
+    return list({each.image_id: each.path for each in chosen}.items())
 
 
-def _encoder(name: str, size: int, fit: str | None, model: str | None, changes: list[str]) -> Encoder:
+def _encoder(name: str, model: str | None, changes: list[str]) -> Encoder:
     from captioner.checkpoint import load_model
     from captioner.encoders import ENCODERS
     from captioner.model import build_encoder
@@ -214,12 +177,10 @@ def _encoder(name: str, size: int, fit: str | None, model: str | None, changes: 
 
     if model:
         return load_model(model).encoder
-    named = {"name": name} if name in ENCODERS else {"name": "grid", "backbone": name}
-    given = ({"size": size} if size else {}) | ({"fit": fit} if fit is not None else {})
-    return build_encoder(override(named | given, changes))
+    return build_encoder(override({"name": name} if name in ENCODERS else {"name": "grid", "backbone": name}, changes))
 
 
-def _of_recipe(recipe: str, changes: list[str], output: Path | None) -> _Plan:
+def _recipe_plan(recipe: str, changes: list[str], output: Path | None) -> _Plan:
     """Derive the plan from the recipe of a captioner.
 
     Raises:
@@ -230,10 +191,5 @@ def _of_recipe(recipe: str, changes: list[str], output: Path | None) -> _Plan:
 
     config = load_config(recipe, changes)
     plan = store_plan(config, console.note)
-    return _Plan(
-        plan.images,
-        plan.encoder,
-        plan.cut,
-        config.data.flips,
-        output or config.data.features or config.output / "features",
-    )
+    folder = output or config.data.features or config.output / "features"
+    return _Plan(plan.images, plan.encoder, plan.cut, config.data.flips, folder)

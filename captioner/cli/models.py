@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import inspect
 import re
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from captioner.cli import console
+from captioner.cli import console, options, streams
 
 EXAMPLES = """Example: captioner models
 
 Example: captioner models --json"""
 
 
-def run(json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False) -> None:
+def run(json: options.Json = False) -> None:
     """List the shipped models with size, data and scores, and the families that a recipe can name.
 
-    Shipped are captioners, translators and detectors. The scores, in percent, are those of the best search on the
+    Captioners, translators and detectors are shipped. The scores, in percent, are those of the best search on the
     data's dev split.
     """
     from captioner import assets, checkpoint
@@ -52,7 +50,7 @@ def run(json: Annotated[bool, typer.Option("--json", help="Print everything as J
             "folder": str(folder),
         }
     if json:
-        typer.echo(console.json_text({"models": models, **families}, indent=2))
+        streams.show_json({"models": models, **families}, indent=2)
         failures.exit()
         return
     for kind, title, metrics in (
@@ -68,7 +66,7 @@ def run(json: Annotated[bool, typer.Option("--json", help="Print everything as J
 
 
 def _best(about: dict[str, Any], metric: str) -> dict[str, float]:
-    """Return the scores of the search that is best by a metric, or that of training if no others are known."""
+    """Return the scores of the search that is best by a metric, or that of training if there are no others."""
     training = about.get(f"dev_{metric.lower()}")
     if about.get("scores") and not isinstance(next(iter(about["scores"].values())), dict):  # a detector has no search
         return dict(about["scores"])
@@ -87,18 +85,16 @@ def _summary(thing: Any) -> str:
 def _print_models(title: str, models: dict[str, dict[str, Any]], metrics: tuple[str, ...]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column(title, no_wrap=True)
-    for column in ("MB", *metrics):
-        table.add_column(column, justify="right")
-    table.add_column("trained on")
+    units = {"photos": "images", "pairs": "pairs"}
+    numbers = (Column(name, justify="right") for name in ("MB", *metrics))
+    table = Table(Column(title, no_wrap=True), *numbers, "trained on", box=SIMPLE_HEAD)
     for name, model in models.items():
         scores = [f"{100 * model['scores'][metric]:.1f}" if metric in model["scores"] else "" for metric in metrics]
         about = [" to ".join(model["languages"])] if model["languages"] else []
         if model["data"]:
-            about += [model["data"], *(f"{model[unit]:,} {unit}" for unit in ("photos", "pairs") if unit in model)]
+            about += [model["data"], *(f"{model[key]:,} {unit}" for key, unit in units.items() if key in model)]
         table.add_row(name + " (default)" * model["default"], f"{model['megabytes']:.1f}", *scores, ", ".join(about))
     Console(highlight=False).print(table)
 
@@ -106,13 +102,12 @@ def _print_models(title: str, models: dict[str, dict[str, Any]], metrics: tuple[
 def _print_families(families: dict[str, dict[str, str]]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     out = Console(highlight=False)
     for kind, entries in families.items():
-        table = Table(box=SIMPLE_HEAD)
-        table.add_column(kind, no_wrap=True, min_width=max(map(len, entries), default=0))
-        table.add_column("what it is")
+        first = Column(kind, no_wrap=True, min_width=max(map(len, entries), default=0))
+        table = Table(first, "description", box=SIMPLE_HEAD)
         for name, summary in entries.items():
             table.add_row(name, summary)
         if entries:

@@ -20,7 +20,7 @@ def run(
         typer.Argument(metavar="MODEL", help="A model folder, an exported one, a translator's, or a shipped model."),
     ],
     name: Annotated[str, typer.Argument(metavar="USER/MODEL", help="Its name on the hub.")],
-    private: Annotated[bool, typer.Option("--private", help="Make a repository that nobody else can see.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Make a private repository.")] = False,
     card: Annotated[
         Path | None,
         typer.Option(
@@ -28,10 +28,10 @@ def run(
         ),
     ] = None,
 ) -> None:
-    """Upload a model to the Hugging Face hub, so that others can use it by its name.
+    """Upload a model to the Hugging Face hub.
 
-    The folder's config, weights, vocabulary and card are uploaded as they are, in one commit, and nothing else. Log in
-    first, with: hf auth login
+    Uploads only the folder's config, weights, vocabulary and card, unchanged and in one commit. Log in first, with:
+    hf auth login
 
     Others give the name as --model; USER/MODEL@REVISION is a branch, a tag or a commit.
     """

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from captioner.cli import complete, console
+from captioner.cli import complete, options, streams
+from captioner.rows import json_text
 
 if TYPE_CHECKING:
     from captioner.training.recipe import RunConfig
@@ -28,21 +29,18 @@ def run(
             help="Print this recipe or YAML file, with every setting and its meaning.",
         ),
     ] = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated."),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    changes: options.Changes = None,
+    json: options.Json = False,
 ) -> None:
     """List the shipped recipes, or print one as YAML.
 
-    A printed recipe has all settings, defaults included, each with its meaning; --json lists what is known of each,
-    for example its published scores.
+    A printed recipe has all settings, defaults included, each with its meaning. --json lists all recipes with their
+    facts, for example published scores.
     """
     if name is None and changes:
         raise typer.BadParameter("give the recipe that it changes", param_hint="--set")
     if name is not None:
-        console.check_recipe(name, changes or [])
+        options.check_recipe(name, changes or [])
     from captioner import assets
     from captioner.training.recipe_files import IMPORT, read_recipe, summary
 
@@ -52,15 +50,13 @@ def run(
         settings, config = read_recipe(name, changes or []), _config(name, changes or [])
         code = {IMPORT: settings[IMPORT]} if IMPORT in settings else {}
         if json:
-            typer.echo(console.json_text({**code, **config.model_dump(mode="json")}, indent=2))
+            streams.show_json({**code, **config.model_dump(mode="json")}, indent=2)
         else:
-            typer.echo(
-                "".join(f"{key}: {console.json_text(files)}\n" for key, files in code.items()) + explained(config)
-            )
+            typer.echo("".join(f"{key}: {json_text(files)}\n" for key, files in code.items()) + explained(config))
         return
     summaries = {recipe: summary(file) for recipe, file in assets.recipes().items()}
     if json:
-        typer.echo(console.json_text(summaries, indent=2))
+        streams.show_json(summaries, indent=2)
         return
     width = max(map(len, summaries))
     for recipe, text in summaries.items():

@@ -1,4 +1,4 @@
-"""``captioner serve``: a page and a JSON API that caption photos."""
+"""``captioner serve``: a page and a JSON API that caption images."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import signal
 import socket
 import sys
 from contextlib import suppress
+from functools import partial
 from typing import Annotated
 
 import typer
 
-from captioner.cli import complete, console
+from captioner.cli import complete, console, options
 
 EXAMPLES = """Example: captioner serve
 
@@ -25,7 +26,11 @@ Example: captioner serve --host 0.0.0.0 --port 80 --allow-host photos.example.or
 Example: curl -F image=@photo.jpg localhost:8000/caption"""
 
 
+_limit = partial(typer.Option, rich_help_panel="Limits")
+
+
 def run(
+    *,
     models: Annotated[
         list[str] | None,
         typer.Option(
@@ -44,29 +49,26 @@ def run(
         list[str] | None,
         typer.Option(metavar="NAME", help="A name by which this server may be called; may be repeated."),
     ] = None,
-    beam: console.Beam = None,
-    n_best: Annotated[
-        int, typer.Option(min=1, help="Captions for each photo, best first; at most --beam, if that is given.")
-    ] = 1,
-    batch_size: Annotated[int, typer.Option(min=1, help="Photos of several requests captioned together.")] = 16,
-    max_megabytes: Annotated[float, typer.Option(min=0.001, help="Refuse larger files.")] = 20.0,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Refuse photos with more pixels.")] = 50_000_000,
+    search: options.NBest,
+    batch_size: options.BatchSize = 16,
+    max_megabytes: Annotated[float, _limit(min=0.001, help="Refuse larger files.")] = 20.0,
+    max_pixels: Annotated[int, _limit(min=1, help="Refuse images with more pixels.")] = 50_000_000,
     rate: Annotated[
         int | None,
-        typer.Option(
+        _limit(
             min=0,
-            help="Photos a minute from one address; 0 is no limit. By default 120, and no limit for this machine.",
+            help="Images a minute from one address; 0 is no limit. By default 120, and no limit for this machine.",
         ),
     ] = None,
-    device: console.Device = "auto",
+    device: options.Device = "auto",
 ) -> None:
-    """Serve a page where one drops photos and sees their captions, and a JSON API beside it.
+    """Serve a page that captions the images dropped on it, and a JSON API.
 
-    The page compares two models, and shows where each looked for every word. POST /caption takes a photo and answers in
-    JSON; /docs describes it.
+    The page compares two models and shows the attention of each for every word. POST /caption takes an image and
+    answers in JSON; /docs describes it. Images of several requests share a batch.
 
-    Photos are held in memory while they are captioned, and written nowhere. There is no password: beyond your own
-    network, put it behind a server that has one, and encryption.
+    Images stay in memory and are never written. There is no password: beyond your own network, run it behind a server
+    with a password and encryption.
     """
     from captioner.errors import CaptionerError
 
@@ -90,12 +92,12 @@ def run(
         raise CaptionerError("no model comes with this copy of captioner; give one with --model")
     for name in names[1:]:
         folders.locate_captioners(name)
-    search = console.search(beam, n_best=n_best)
+    settings = search.settings()
     listening = _listen(host, port)
     try:
         batches = Batches(
             names,
-            lambda name: Captioner.from_pretrained(name, device=device, **search),
+            lambda name: Captioner.from_pretrained(name, device=device, **settings),
             size=batch_size,
             max_pixels=max_pixels,
         )
@@ -138,7 +140,7 @@ def run(
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Return the address that is written there; ``None`` if it is a name, or a short form."""
+    """Parse an address; return ``None`` for a name or a short form."""
     try:
         return ipaddress.ip_address(host)
     except ValueError:
@@ -146,10 +148,10 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Take an address and a port; other machines are let in only if all addresses are written out.
+    """Bind an address and a port.
 
     Raises:
-        CaptionerError: they cannot be had, or the host would be every address without naming it.
+        CaptionerError: they are not available, or the host means every address without being ``0.0.0.0`` or ``::``.
     """
     from captioner.errors import CaptionerError
 
@@ -167,7 +169,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(place)
-        taken.listen(1)  # tells whether another program listens there
+        taken.listen(1)  # fails if another program listens there
     except OSError as error:
         taken.close()
         cure = "give another --port" if error.errno == errno.EADDRINUSE else "give another --port or --host"

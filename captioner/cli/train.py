@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from captioner.cli import complete, console
+from captioner.cli import complete, console, options, streams
 from captioner.cli.events import printed_events
 from captioner.errors import ConfigError
 
@@ -35,45 +35,38 @@ def run(
         typer.Argument(
             metavar="RECIPE|DATA",
             autocompletion=complete.recipes,
-            help="A shipped recipe, which captioner recipes lists, or a YAML file; or own photos: a table "
+            help="A shipped recipe, which captioner recipes lists, or a YAML file; or own images: a table "
             "image,caption[,split], or any other file or folder that captioner data inspect can read.",
         ),
     ],
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated."),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", file_okay=False, callback=console.writable, help="The folder of the run."),
-    ] = None,
+    changes: options.Changes = None,
+    output: Annotated[Path | None, options.output_folder(help="The folder of the run.")] = None,
     resume: Annotated[
         bool,
-        typer.Option(
-            "--resume", help="Resume an interrupted run; with a larger --set epochs=N also one that is finished."
-        ),
+        typer.Option("--resume", help="Resume an interrupted run; with a larger --set epochs=N also a finished one."),
     ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run",
-            help="Only say what it will take: data, parameters, steps, features on disk, and time, from a few steps.",
+            "--dry-run", help="Only print the size of the run: data, parameters, steps, features on disk, and time."
         ),
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print what it will take as JSON; only with --dry-run.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON.")] = False,
 ) -> None:
     """Train a captioner or a translator and print the folder of the best model.
 
-    On own photos, training goes on from the shipped model (or from another one: --set start=transformer) by the recipe
-    own_photos. What it will do and how long it takes is said first. Without a split, some photos select the best epoch.
+    On own images, the recipe own_photos tunes the shipped model (another one: --set start=transformer). The size and
+    the time of the run are printed first. Without a split, some images are held out to select the best epoch.
 
-    A YAML file is a translator's if its model has a source or target language, or an encoder of text.
+    A YAML file trains a translator if its model has a source or target language, or an encoder of text.
 
-    Under torchrun, all processes train one model; they must see the same folders.
+    With --dry-run, a few steps are trained to measure the time.
+
+    Under torchrun, all processes train one model; they must share the folders.
     """
     if json and not dry_run:
         raise typer.BadParameter("give --dry-run too", param_hint="--json")
-    console.check_recipe(config, changes or [])
+    options.check_recipe(config, changes or [])
     from captioner.processes import Processes
     from captioner.training import fit
     from captioner.training.dry_run import dry_run as try_steps
@@ -85,7 +78,7 @@ def run(
     translates = is_translation(read_recipe(config, changes or []))
     if dry_run:
         if Processes.started().several:
-            raise ConfigError("--dry-run: tries the steps of one process; run it without torchrun")
+            raise ConfigError("--dry-run: measures the steps of one process; run it without torchrun")
         with printed_events() as events:
             if translates:
                 from captioner.translation import train as translation
@@ -95,14 +88,17 @@ def run(
                 )
             else:
                 forecast = try_steps(load_config(config, changes or [], output), events=events)
-        typer.echo(console.json_text(forecast.to_dict(), indent=2) if json else "\n".join(_lines(forecast)))
+        if json:
+            streams.show_json(forecast.to_dict(), indent=2)
+        else:
+            typer.echo("\n".join(_lines(forecast)))
         forecast.store.check()
         return
     if is_data(config) and not resume and not Processes.started().several:
         settings = load_config(config, changes or [], output)
         check_output(settings.output, resume=False)
         forecast = try_steps(settings, events=SILENT)
-        console.note(f"{config}: goes on from {settings.start}; the model will be {settings.output / 'best'}")
+        console.note(f"{config}: tunes {settings.start}; the model will be {settings.output / 'best'}")
         for line in _lines(forecast):
             console.note(line)
         forecast.store.check()

@@ -1,4 +1,4 @@
-"""``captioner translate``: translate text line by line, and show which words looked at which."""
+"""``captioner translate``: translate text line by line, and draw the alignment of the words."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from captioner import files
-from captioner.cli import caption, complete, console
+from captioner.cli import complete, console, options, streams
 from captioner.errors import CaptionerError
 
 if TYPE_CHECKING:
@@ -30,23 +30,16 @@ Example: captioner caption photos --json | jq -r .caption | captioner translate 
 # As in captioner.figures, which is imported only after the options are checked.
 _DRAWN = ("png", "svg", "pdf")
 _KINDS = (*_DRAWN, "html", "json")
-_ENDINGS = f"{', '.join(f'.{kind}' for kind in _KINDS[:-1])} or .{_KINDS[-1]}"
-
-
-def _output(path: Path | None) -> Path | None:
-    if path is not None and files.format_of(path) not in _KINDS:
-        raise typer.BadParameter(f"{path}: the name must end in {_ENDINGS}")
-    return console.writable(path)
 
 
 def run(
     text: Annotated[
         str,
         typer.Argument(
-            metavar="TEXT|FILE|-",
-            help="A text, a file with one sentence per line, or - for standard input.",
+            metavar="TEXT|FILE|-", help="A text, a file with one sentence per line, or - for standard input."
         ),
     ],
+    *,
     model: Annotated[
         str | None,
         typer.Option(
@@ -63,59 +56,56 @@ def run(
     ] = "de",
     output: Annotated[
         Path | None,
-        typer.Option(
+        options.output_option(
             "--output",
             "-o",
             dir_okay=False,
-            callback=_output,
-            help=f"Write the alignment, which word looked at which, to a file ending in {_ENDINGS}. Only html and json "
-            "hold several sentences.",
+            callback=options.ends_in(*_KINDS),
+            help="Write the alignment, the attention between words, to a file ending in "
+            f"{options.endings(_KINDS)}. Only html and json hold several sentences.",
         ),
     ] = None,
-    beam: console.Beam = None,
-    n_best: Annotated[
-        int, typer.Option(min=1, help="Translations of each sentence, in JSON; at most --beam, if that is given.")
-    ] = 1,
-    length_normalisation: console.LengthNormalisation = None,
+    search: options.NBest,
     context: Annotated[
         int,
         typer.Option(
             metavar="N",
             min=0,
-            help="Lines before each line that are read as context, of a file or a text whose lines follow one another; "
-            "an empty line begins anew. Only for models with relative positions.",
+            help="Number of preceding lines that are context of each line; an empty line ends the context. Only for "
+            "models with relative positions.",
         ),
     ] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Lines in a batch.")] = 32,
-    device: console.Device = "auto",
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
+    batch_size: options.BatchSize = 32,
+    device: options.Device = "auto",
+    json: options.JsonLines = False,
     attention: Annotated[
         bool,
-        typer.Option("--attention", help="Add where the model looked in the source for each piece; only with --json."),
+        options.output_option("--attention", help="Add the attention to the source for each piece; only with --json."),
     ] = False,
 ) -> None:
     """Translate text line by line; an empty line stays empty.
 
+    With --n-best, JSON has several translations of each line.
+
     A line that is not UTF-8 is reported on stderr, and its translation is empty; the exit code is then 1.
     """
-    if attention and not json:
-        raise typer.BadParameter("give --json too", param_hint="--attention")
-    if n_best > 1 and not json:
-        raise typer.BadParameter("give --json too", param_hint="--n-best")
+    if not json:
+        options.refuse("give --json too", attention=attention, n_best=search.n_best > 1)
     if output:
         from captioner.data.mark import check_replaceable
 
-        console.check_output(output, text)
+        options.check_outputs([text], output=output)
         check_replaceable(output)
     failures = console.Failures()
     with ExitStack() as stack:
         lines = _lines(stack, text, failures)
-        search = console.search(beam, length_normalisation, n_best=n_best if n_best > 1 else None)
-        translator = caption.find_translator(None if model else language, model, device, **search)
-        assert translator is not None
+        settings = search.settings()
+        from captioner.translation.find import find_translator
+
+        translator = find_translator(None if model else language, model, device=device, **settings)
         if output and not translator.model.decoder.attends:
             raise CaptionerError(
-                f"{model or language}: does not attend to words, so there is no alignment to show; take a translator "
+                f"{model or language}: does not attend to words, so there is no alignment to draw; take a translator "
                 "that does"
             )
         shown: list[Translation] = []
@@ -125,10 +115,10 @@ def run(
                 if len(shown) > 1 and files.format_of(output) in _DRAWN:
                     raise CaptionerError(f"{output}: shows one sentence, and there are several; take .html or .json")
             if json:
-                console.show_json(translation.to_dict(attention=attention))
+                streams.show_json(translation.to_dict(attention=attention))
             else:
-                console.show(translation.text.replace("\n", " "))
-            if console.lost() and output is None:  # nobody would get the others
+                streams.show(translation.text.replace("\n", " "))
+            if streams.lost() and output is None:
                 break
     if output:
         _write(output, shown, text)
@@ -157,7 +147,7 @@ def _lines(stack: ExitStack, text: str, failures: console.Failures) -> Iterator[
         CaptionerError: it looks like a file's name, and there is no such file.
     """
     if text == "-":
-        return _decoded(console.stdin(), "standard input", failures)
+        return _decoded(streams.stdin(), "standard input", failures)
     if os.path.isdir(text):
         raise CaptionerError(f"{text}: is a folder; give a file with one sentence per line")
     if os.path.exists(text):  # also a pipe, as the shell makes for <(command)
@@ -168,7 +158,7 @@ def _lines(stack: ExitStack, text: str, failures: console.Failures) -> Iterator[
 
 
 def _decoded(file: Iterable[bytes], name: str, failures: console.Failures) -> Iterator[str]:
-    """Decode lines that end with a line feed and nothing else, so that line n of the output translates line n."""
+    """Decode lines, which only a line feed ends: line n of the output translates line n."""
     for number, line in enumerate(file, start=1):
         try:
             yield line.decode("utf-8").removeprefix("\ufeff" if number == 1 else "").rstrip("\r\n")

@@ -31,7 +31,7 @@ from captioner.training.recipe import EvaluationConfig, RunConfig, read_run
 from captioner.training.resume import alone
 from captioner.training.state import data_hash
 from captioner.translation.bleu import require_sacrebleu, score_translations, translate_runs
-from captioner.translation.context import readers_of_context
+from captioner.translation.context import DecoderInContext, RefinerInContext, readers_of_context
 from captioner.translation.model import TextSearchConfig, TranslationConfig, TranslationModel, save_translator
 from captioner.translation.pairs import LengthSampler, ParallelText, collate, read_parallel, runs
 from captioner.translation.translator import Translator

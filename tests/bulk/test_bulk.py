@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from captioner import Captioner, files
+from captioner import Captioner
 from captioner.bulk import Bulk, BulkReport, bulk, open_plan, run
 from captioner.bulk.plan import Plan
 from captioner.errors import BulkError, FileError
@@ -159,7 +159,7 @@ def test_a_full_disk_is_named_and_nothing_is_half_written(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(FileError, match=r"part-00000\.jsonl: cannot be written, the disk is full: .* free some space"):
         caption(plan, model)
     assert sorted(path.name for path in plan.folder.iterdir()) == ["images-00000.jsonl", "plan.json"]

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from PIL import Image
@@ -14,6 +15,7 @@ from PIL import Image
 from captioner.cli import main
 
 WORDS = ["a", "dog", "runs", "on", "grass", "red", "ball"]
+MAGIC = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml", "gif": b"GIF8", "html": b"<!doctype html>", "json": b"{"}
 COLOURS = {"red.jpg": (200, 30, 30), "green.png": (30, 200, 30), "blue.jpg": (30, 30, 200)}
 
 
@@ -32,61 +34,60 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run the command line as the shell would: its exit code, stdout and stderr."""
+    """Run the command line as the shell would: its exit code, stdout and stderr.
+
+    A single argument is a whole line.
+    """
 
     def call(*arguments: object, stdin: str | bytes = "") -> Result:
         content = stdin.encode() if isinstance(stdin, str) else stdin
+        words = shlex.split(str(arguments[0])) if len(arguments) == 1 else [str(argument) for argument in arguments]
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
         with pytest.raises(SystemExit) as exit:
-            main([str(argument) for argument in arguments])
+            main(words)
         out, err = capsys.readouterr()
         return Result(exit.value.code, out, err)  # type: ignore[arg-type]
 
     return call
 
 
-@pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a tiny model with random weights."""
+def tiny_model(
+    folder: Path, decoder: str = "show_tell", *, words: Sequence[str] = WORDS, seed: int = 0, **search: int
+) -> Path:
+    """Save a tiny model with random weights."""
     import torch
 
     from captioner.checkpoint import save_model
     from captioner.model import CaptionModel, ModelConfig
     from captioner.text.vocabulary import Vocabulary
 
+    attention = {"attention": 8, "values": 8} if decoder == "show_attend_tell" else {}
     config = ModelConfig(
         encoder={"name": "grid", "backbone": "test_efficientnet", "weights": "random", "size": 64},
-        decoder={"name": "show_attend_tell", "embedding": 8, "hidden": 8, "attention": 8, "values": 8},
-        search={"width": 3, "max_words": 6, "min_words": 2},  # type: ignore[arg-type]
+        decoder={"name": decoder, "embedding": 8, "hidden": 8, **attention},
+        search={"width": 3, "max_words": 6, "min_words": 2, **search},  # type: ignore[arg-type]
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        built = CaptionModel.build(config, Vocabulary(WORDS))
+        torch.manual_seed(seed)
+        built = CaptionModel.build(config, Vocabulary(list(words)))
+        if decoder == "show_tell":
+            for weight in built.decoder.parameters():
+                torch.nn.init.normal_(weight)
     built.tuned_stages = built.encoder.stages  # so that its random weights are saved
-    return save_model(tmp_path_factory.mktemp("models") / "tiny", built)
+    return save_model(folder, built)
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny model that attends."""
+    return tiny_model(tmp_path_factory.mktemp("models") / "tiny", "show_attend_tell")
 
 
 @pytest.fixture(scope="session")
 def partner(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a second tiny model, which does not attend; it knows the words of the first in another order."""
-    import torch
-
-    from captioner.checkpoint import save_model
-    from captioner.model import CaptionModel, ModelConfig
-    from captioner.text.vocabulary import Vocabulary
-
-    config = ModelConfig(
-        encoder={"name": "grid", "backbone": "test_efficientnet", "weights": "random", "size": 64},
-        decoder={"name": "show_tell", "embedding": 8, "hidden": 8},
-        search={"width": 1, "max_words": 5, "min_words": 2},  # type: ignore[arg-type]
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(2)
-        built = CaptionModel.build(config, Vocabulary(WORDS[::-1]))
-        for weight in built.decoder.parameters():
-            torch.nn.init.normal_(weight)
-    built.tuned_stages = built.encoder.stages
-    return save_model(tmp_path_factory.mktemp("models") / "partner", built)
+    """The folder of a tiny model that does not attend, with the vocabulary of the first in another order."""
+    folder = tmp_path_factory.mktemp("models") / "partner"
+    return tiny_model(folder, words=WORDS[::-1], seed=2, width=1, max_words=5)
 
 
 @pytest.fixture(scope="session")
@@ -122,6 +123,22 @@ def parallel(tmp_path: Path) -> Path:
     return folder
 
 
+def results(path: Path, captions: Mapping[Any, str]) -> Path:
+    """Write captions as a COCO results file."""
+    path.write_text(json.dumps([{"image_id": image, "caption": caption} for image, caption in captions.items()]))
+    return path
+
+
+def bleu(dataset: Path, captions: Mapping[str, str]) -> tuple[list[float], dict[str, float]]:
+    """Return BLEU-1 to 4 of captions in the split "val", and BLEU-2 of each, by pycocoevalcap."""
+    from pycocoevalcap.bleu.bleu import Bleu
+
+    read = map(json.loads, dataset.read_text().splitlines())
+    rows = {row["image"]: row["captions"] for row in read if row["split"] == "val"}
+    scores, each = Bleu(4).compute_score(rows, {image: [captions[image]] for image in rows}, verbose=0)
+    return scores, dict(zip(rows, each[1], strict=True))
+
+
 def paint(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, colour in COLOURS.items():
@@ -131,11 +148,11 @@ def paint(folder: Path) -> None:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """A folder with three good pictures, a broken one, a file that is not a picture, and one more in a subfolder."""
+    """A folder with three good images, a broken one, a file that is not an image, and one more in a subfolder."""
     folder = tmp_path / "photos"
     paint(folder)
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not really")
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
     (folder / "more").mkdir()
     (folder / "more" / "deep.jpg").write_bytes((folder / "red.jpg").read_bytes())
     return folder
@@ -143,7 +160,7 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
-    """A caption file for three good pictures in the split "val" and a missing one in "train"."""
+    """A caption file for three good images in the split "val" and a missing one in "train"."""
     folder = tmp_path / "dataset"
     paint(folder)
     rows = [

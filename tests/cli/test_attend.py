@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from captioner.cli import app
+from tests.cli.conftest import MAGIC, tiny_model
 
 
 @pytest.fixture
@@ -20,40 +19,23 @@ def attend(run, model: Path):
     )
 
 
-@pytest.mark.parametrize(
-    "kind, magic",
-    [
-        ("png", b"\x89PNG"),
-        ("pdf", b"%PDF"),
-        ("svg", b"<?xml"),
-        ("gif", b"GIF8"),
-        ("html", b"<!doctype html>"),
-        ("json", b"{"),
-    ],
-)
-def test_one_picture_gives_the_given_file(attend, photos: Path, tmp_path: Path, kind: str, magic: bytes) -> None:
+@pytest.mark.parametrize("kind", MAGIC)
+def test_one_image_gives_the_given_file(attend, photos: Path, tmp_path: Path, kind: str) -> None:
     file = tmp_path / "new" / f"figure.{kind}"
     result = attend(photos / "red.jpg", "-o", file)
     assert (result.code, result.err) == (0, "")
     (line,) = result.lines
     assert line.startswith(f"{file}: ") and line.endswith(".")
-    assert file.read_bytes().startswith(magic) and list(file.parent.iterdir()) == [file]
+    assert file.read_bytes().startswith(MAGIC[kind]) and list(file.parent.iterdir()) == [file]
 
 
-def test_a_folder_of_pictures_with_a_bad_one(attend, photos: Path, tmp_path: Path) -> None:
+def test_a_folder_of_images_with_a_bad_one(attend, photos: Path, tmp_path: Path) -> None:
     output = tmp_path / "figures"
     result = attend(photos, "--recursive", photos / "more" / "deep.jpg", "-o", output, "--format", "json")
     assert result.code == 1
-    assert (
-        result.err.splitlines()[0].startswith(f"error: {photos / 'broken.jpg'}: ") and len(result.err.splitlines()) == 1
-    )
-    names = [
-        "blue.attention.json",
-        "green.attention.json",
-        "deep.attention.json",
-        "red.attention.json",
-        "deep-2.attention.json",
-    ]
+    (line,) = result.err.splitlines()
+    assert line.startswith(f"error: {photos / 'broken.jpg'}: ")
+    names = [f"{stem}.attention.json" for stem in ("blue", "green", "deep", "red", "deep-2")]
     assert sorted(path.name for path in output.iterdir()) == sorted(names)
     assert sorted(Path(line.split(": ")[0]).name for line in result.lines) == sorted(names)
     value = json.loads((output / "red.attention.json").read_text())
@@ -62,7 +44,7 @@ def test_a_folder_of_pictures_with_a_bad_one(attend, photos: Path, tmp_path: Pat
     assert [len(row) for row in value["attention"]] == [rows * columns] * len(value["tokens"])
 
 
-def test_a_single_word_and_photos_whose_caption_lacks_it(attend, photos: Path, tmp_path: Path) -> None:
+def test_a_single_word_and_images_whose_caption_lacks_it(attend, photos: Path, tmp_path: Path) -> None:
     attend(photos, "-o", tmp_path / "all", "--format", "json")
     values = [json.loads(path.read_text()) for path in sorted((tmp_path / "all").iterdir())]
     word = values[0]["tokens"][0]
@@ -72,11 +54,8 @@ def test_a_single_word_and_photos_whose_caption_lacks_it(attend, photos: Path, t
         str(tmp_path / "one" / Path(name).stem) for name in have
     }
     absent = attend(photos / "red.jpg", "-o", tmp_path / "none.png", "--word", "zebra")
-    assert (
-        absent.code == 1
-        and f"{photos / 'red.jpg'}: there is no word 'zebra'" in absent.err
-        and not (tmp_path / "none.png").exists()
-    )
+    assert absent.code == 1 and f"{photos / 'red.jpg'}: there is no word 'zebra'" in absent.err
+    assert not (tmp_path / "none.png").exists()
 
 
 def test_the_n_best(attend, photos: Path, tmp_path: Path) -> None:
@@ -99,17 +78,13 @@ def test_captions_are_those_of_the_caption_command(attend, run, model: Path, pho
 
 
 def test_the_length_of_captions_and_what_they_repeat(attend, photos: Path, tmp_path: Path) -> None:
-    assert (
-        attend(
-            photos / "red.jpg", "-o", tmp_path / "a.json", "--min-words", 6, "--max-words", 6, "--block-ngram", 1
-        ).code
-        == 0
-    )
+    options = ["--min-words", "6", "--max-words", "6", "--block-ngram", "1"]
+    assert attend(photos / "red.jpg", "-o", tmp_path / "a.json", *options).code == 0
     value = json.loads((tmp_path / "a.json").read_text())
     assert len(value["tokens"]) == len(set(value["tokens"])) == len(value["attention"]) == 6
 
 
-def test_a_bad_picture_leaves_no_file(attend, photos: Path, tmp_path: Path) -> None:
+def test_a_bad_image_leaves_no_file(attend, photos: Path, tmp_path: Path) -> None:
     result = attend(photos / "broken.jpg", "-o", tmp_path / "figure.png")
     assert (result.code, result.out) == (1, "") and "broken.jpg" in result.err
     assert not (tmp_path / "figure.png").exists()
@@ -119,7 +94,7 @@ def test_a_bad_picture_leaves_no_file(attend, photos: Path, tmp_path: Path) -> N
     "arguments, message",
     [
         (["-o", "figure.bmp"], ".html"),
-        (["-o", "figure.png", "--format", "bmp"], "png, svg, pdf"),
+        (["-o", "figure.png", "--format", "bmp"], "'svg'"),
         (["-o", "figure.gif", "--word", "dog"], "take png, svg, pdf"),
         (["-o", "figure.png", "--n-best", "2"], "take html, json"),
         (["-o", "figure.png", "--heads", "heads"], "json"),
@@ -127,26 +102,20 @@ def test_a_bad_picture_leaves_no_file(attend, photos: Path, tmp_path: Path) -> N
     ],
 )
 def test_wrong_usage_is_refused_before_any_work(run, photos: Path, arguments: list[str], message: str) -> None:
-    result = run(
-        "attend",
-        photos / "red.jpg",
-        "--model",
-        "/no/such/model",
-        *[argument.format(photos=photos) for argument in arguments],
-    )
+    given = [argument.format(photos=photos) for argument in arguments]
+    result = run("attend", photos / "red.jpg", "--model", "/no/such/model", *given)
     assert result.code == 2 and message in " ".join(result.err.split())
 
 
-def test_the_picture_itself_is_not_overwritten(attend, photos: Path) -> None:
+def test_the_image_itself_is_not_overwritten(attend, photos: Path) -> None:
     before = (photos / "green.png").read_bytes()
     result = attend(photos / "green.png", "-o", photos / "more" / ".." / "green.png")
-    assert result.code == 1 and "the picture itself" in result.err
+    assert result.code == 1 and "the image itself" in result.err
     assert (photos / "green.png").read_bytes() == before
 
 
 @pytest.mark.parametrize(
-    "options, message",
-    [(["--heads", "2.1"], "Transformer"), (["--colours", "mud"], "colour map"), (["--scale", "photo"], "scale: ")],
+    "options, message", [(["--heads", "2.1"], "Transformer"), (["--colours", "mud"], "colour map")]
 )
 def test_invalid_settings_are_refused(attend, photos: Path, tmp_path: Path, options: list[str], message: str) -> None:
     result = attend(photos / "red.jpg", "-o", tmp_path / "figure.png", *options)
@@ -154,38 +123,16 @@ def test_invalid_settings_are_refused(attend, photos: Path, tmp_path: Path, opti
 
 
 def test_a_model_that_does_not_attend(run, photos: Path, tmp_path: Path) -> None:
-    import torch
-
-    from captioner.checkpoint import save_model
-    from captioner.model import CaptionModel, ModelConfig
-    from captioner.text.vocabulary import Vocabulary
-
-    config = ModelConfig(
-        encoder={"name": "grid", "backbone": "test_efficientnet", "weights": "random", "size": 64},
-        decoder={"name": "show_tell", "embedding": 8, "hidden": 8},
-    )
-    with torch.random.fork_rng(devices=[]):
-        show_tell = CaptionModel.build(config, Vocabulary(["a", "dog"]))
-    show_tell.tuned_stages = show_tell.encoder.stages
-    folder = save_model(tmp_path / "show_tell", show_tell)
+    folder = tiny_model(tmp_path / "show_tell")
     result = run("attend", "--model", folder, photos / "red.jpg", "-o", tmp_path / "figure.png")
-    assert (
-        result.code == 1
-        and "does not attend" in result.err
-        and "show_attend_tell" in result.err
-        and not (tmp_path / "figure.png").exists()
-    )
+    assert result.code == 1 and not (tmp_path / "figure.png").exists()
+    assert "does not attend" in result.err and "show_attend_tell" in result.err
 
 
 def test_nothing_found(attend, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     result = attend(tmp_path / "empty", "-o", tmp_path / "figures")
     assert result.code == 1 and "no images in this folder" in result.err and not (tmp_path / "figures").exists()
-
-
-def test_help_shows_examples() -> None:
-    result = CliRunner().invoke(app, ["attend", "--help"], env={"COLUMNS": "150"})
-    assert result.exit_code == 0 and "Example: captioner attend" in result.output and "rollout" in result.output
 
 
 def test_the_formats_are_those_of_figures() -> None:
@@ -207,7 +154,7 @@ def test_a_translation_is_drawn_by_way_of_the_caption(
     assert (result.code, result.out) == (0, f"{numbers}: {text}\n") and record["caption"] == text
     assert len(record["attention"]) == len(record["tokens"])
     assert all(sum(row) == pytest.approx(1, abs=1e-3) for row in record["attention"])
-    assert attend(photos, "-o", tmp_path / "figures", "--translator", translator).code == 1  # one photo is broken
+    assert attend(photos, "-o", tmp_path / "figures", "--translator", translator).code == 1  # one image is broken
     assert len(list((tmp_path / "figures").iterdir())) == 3
     assert attend(photos / "red.jpg", "-o", numbers, "--language", "fr").code == 1
     assert attend(photos / "red.jpg", "-o", numbers, "--language", "de", "--heads", "heads").code == 2
@@ -286,10 +233,10 @@ def test_figures_are_not_captioned(attend, run, model: Path, photos: Path, tmp_p
     assert listed.err == "left out 1 figure that this program drew\n" and len(listed.lines) == 1
     assert caption(figure).code == 0, "the only file that was named"
     none = attend(folder / "third", "-o", folder / "fourth")
-    assert none.code == 1 and "left out 1 figure" in none.err and "no pictures found" in none.err
+    assert none.code == 1 and "left out 1 figure" in none.err and "no images found" in none.err
 
 
-@pytest.mark.parametrize("kind", ["png", "svg", "pdf", "gif", "html", "json"])
+@pytest.mark.parametrize("kind", MAGIC)
 def test_a_file_of_others_is_not_replaced(attend, photos: Path, tmp_path: Path, kind: str) -> None:
     file = tmp_path / f"figure.{kind}"
     file.write_text("written by hand")

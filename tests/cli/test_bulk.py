@@ -26,18 +26,18 @@ def rows(output: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for part in sorted(output.glob("part-*.jsonl")) for line in part.read_text().splitlines()]
 
 
-def test_a_run_again_takes_what_is_new_and_tells_what_is_gone(bulk, photos: Path, tmp_path: Path) -> None:
+def test_a_second_run_captions_new_images_and_reports_missing_ones(bulk, photos: Path, tmp_path: Path) -> None:
     output = tmp_path / "captions"
     (photos / "broken.jpg").unlink()
     first = bulk(photos, "-o", output)
-    assert (first.code, first.err, first.out) == (0, "", f"{output}: 1 parts; 4 pictures captioned\n")
+    assert (first.code, first.err, first.out) == (0, "", f"{output}: 1 parts; 4 images captioned\n")
     assert bulk(photos, "-o", output).out == f"{output}: 1 parts; all was captioned already\n"
     for name in ("0.png", "more/1.png", "z.png"):
         (photos / name).write_bytes(png(1))
     (photos / "blue.jpg").unlink()
     second = bulk(photos, "-o", output)
-    assert (second.code, second.out) == (0, f"{output}: 2 parts; 3 new; 3 pictures captioned\n")
-    assert second.err == "1 pictures are not in the source any more; their rows stay\n"
+    assert (second.code, second.out) == (0, f"{output}: 2 parts; 3 new; 3 images captioned\n")
+    assert second.err == "1 images are not in the source any more; their rows stay\n"
     names = [row["image"] for row in rows(output)]
     assert names == [str(photos / name) for name in ("blue.jpg", "green.png", "more/deep.jpg", "red.jpg", "0.png")] + [
         str(photos / name) for name in ("more/1.png", "z.png")
@@ -45,7 +45,7 @@ def test_a_run_again_takes_what_is_new_and_tells_what_is_gone(bulk, photos: Path
     assert bulk(photos, "-o", output).out == f"{output}: 2 parts; all was captioned already\n"
 
 
-def test_one_bad_file_costs_the_others_nothing(bulk, photos: Path, tmp_path: Path) -> None:
+def test_a_bad_file_does_not_stop_the_others(bulk, photos: Path, tmp_path: Path) -> None:
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     with tarfile.open(photos / "shard.tar", "w") as archive:
         add(archive, "1.png", png(1))
@@ -54,7 +54,7 @@ def test_one_bad_file_costs_the_others_nothing(bulk, photos: Path, tmp_path: Pat
     parquet.write_table(pyarrow.table({"a": [png(1)], "b": [png(2)]}), photos / "two.parquet")
     output = tmp_path / "captions"
     result = bulk(photos, "-o", output)
-    assert result.code == 1 and result.out == f"{output}: 2 parts; 6 pictures captioned\n"
+    assert result.code == 1 and result.out == f"{output}: 2 parts; 6 images captioned\n"
     errors = [line for line in result.err.splitlines() if line.startswith("error: ")]
     assert errors[0] == (
         f"error: {photos / 'two.parquet'}: has 2 columns of bytes; run again and name one with --column: a, b"
@@ -62,7 +62,7 @@ def test_one_bad_file_costs_the_others_nothing(bulk, photos: Path, tmp_path: Pat
     assert errors[1].startswith(f"error: {photos / 'broken.jpg'}: ") and len(errors) == 2
     assert "1 Parquet files without a column of bytes are not images" in result.err
     again = bulk(photos, "-o", output, "--column", "b")
-    assert (again.code, again.out) == (0, f"{output}: 3 parts; 1 new tar or Parquet files; 1 pictures captioned\n")
+    assert (again.code, again.out) == (0, f"{output}: 3 parts; 1 new tar or Parquet files; 1 images captioned\n")
 
 
 def test_rows_are_those_of_the_caption_command(bulk, run, model: Path, photos: Path, tmp_path: Path) -> None:

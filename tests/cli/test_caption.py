@@ -15,20 +15,19 @@ def caption(run, model: Path):
     )
 
 
-def test_one_picture_gives_its_sentence(caption, photos: Path) -> None:
+def test_one_image_gives_its_sentence(caption, photos: Path) -> None:
     result = caption(photos / "red.jpg")
     assert (result.code, result.err) == (0, "")
     (sentence,) = result.lines
     assert sentence.endswith(".") and sentence[0].isupper() and "red.jpg" not in sentence
 
 
-def test_a_bad_picture_does_not_stop_the_others(caption, photos: Path) -> None:
+def test_a_bad_image_does_not_stop_the_others(caption, photos: Path) -> None:
     alone = caption(photos / "red.jpg").out
     result = caption(photos, photos / "gone.jpg")
     assert result.code == 1
-    assert [line.split(": ")[0] for line in result.lines] == [
-        str(photos / name) for name in ("blue.jpg", "green.png", "red.jpg")
-    ]
+    names = [str(photos / name) for name in ("blue.jpg", "green.png", "red.jpg")]
+    assert [line.split(": ")[0] for line in result.lines] == names
     assert f"{photos / 'red.jpg'}: {alone}" in result.out
     reported = result.err.splitlines()
     assert len(reported) == 2
@@ -72,7 +71,7 @@ def test_settings_of_the_search_that_contradict_the_models(caption, photos: Path
     assert (result.code, result.out) == (1, "") and "min_words (9) must not be more than max_words (6)" in result.err
 
 
-def test_json_has_good_and_bad_pictures(caption, photos: Path) -> None:
+def test_json_has_good_and_bad_images(caption, photos: Path) -> None:
     result = caption(photos / "broken.jpg", photos / "red.jpg", "--json", "--attention")
     assert result.code == 1
     bad, good = map(json.loads, result.lines)
@@ -92,9 +91,8 @@ def test_output_files(caption, photos: Path, tmp_path: Path, kind: str) -> None:
     text = file.read_text(encoding="utf-8")
     if kind == "csv":
         rows = list(csv.DictReader(text.splitlines()))
-        assert [Path(row["image"]).name for row in rows] == ["blue.jpg"] * 2 + ["broken.jpg"] + ["green.png"] * 2 + [
-            "red.jpg"
-        ] * 2
+        names = "blue.jpg blue.jpg broken.jpg green.png green.png red.jpg red.jpg"
+        assert [Path(row["image"]).name for row in rows] == names.split()
         assert [bool(row["caption"]) for row in rows] == [not row["error"] for row in rows]
         assert float(rows[0]["log_probability"]) < 0
     else:
@@ -166,14 +164,11 @@ def test_captions_are_translated(caption, photos: Path, translator: Path) -> Non
         translation = record["translation"]
         assert (translation["language"], translation["text"], translation["source"]) == ("de", text, record["caption"])
         assert "".join(translation["source_tokens"]) == f" {record['caption']}<eos>"
-        assert [len(row) for row in translation["attention"]] == [len(translation["source_tokens"])] * len(
-            translation["tokens"]
-        )
+        assert {len(row) for row in translation["attention"]} == {len(translation["source_tokens"])}
+        assert len(translation["attention"]) == len(translation["tokens"])
         assert len(record["attention"]) == len(record["tokens"])
-    assert (
-        caption(photos / "red.jpg", "--translator", translator, "--language", "DE").out
-        == f"{good[0]['translation']['text']}\n"
-    )
+    result = caption(photos / "red.jpg", "--translator", translator, "--language", "DE")
+    assert result.out == f"{good[0]['translation']['text']}\n"
 
 
 def test_a_language_finds_its_shipped_translator(
@@ -181,11 +176,8 @@ def test_a_language_finds_its_shipped_translator(
 ) -> None:
     by_language = caption(photos / "red.jpg", "--language", "de")
     assert (by_language.code, by_language.err) == (0, "")
-    assert (
-        by_language
-        == caption(photos / "red.jpg", "--translator", translator)
-        == caption(photos / "red.jpg", "--translator", shipped_translator)
-    )
+    for name in (translator, shipped_translator):
+        assert caption(photos / "red.jpg", "--translator", name) == by_language
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "json", "csv"])
@@ -200,17 +192,12 @@ def test_files_have_caption_and_translation(caption, photos: Path, translator: P
         assert [row["language"] for row in rows] == ["" if row["error"] else "de" for row in rows] and len(rows) == 7
     else:
         records = json.loads(text) if kind == "json" else [json.loads(line) for line in text.splitlines()]
-        found = [
-            (candidate["caption"], candidate["translation"]["text"])
-            for record in records
-            if record["error"] is None
-            for candidate in (record, *record["others"])
-        ]
-    assert len(found) == 6 and [translation for _, translation in found] == expected(
-        translator, [caption for caption, _ in found]
-    )
+        candidates = [each for record in records if not record["error"] for each in (record, *record["others"])]
+        found = [(each["caption"], each["translation"]["text"]) for each in candidates]
+    captions, translations = zip(*found, strict=True)
+    assert len(found) == 6 and list(translations) == expected(translator, list(captions))
     lines = caption(photos / "red.jpg", "--n-best", 2, "--translator", translator).lines
-    assert [line.split("\t")[0] for line in lines] == [translation for _, translation in found[-2:]]
+    assert [line.split("\t")[0] for line in lines] == list(translations[-2:])
 
 
 def test_a_language_without_a_translator(
@@ -249,14 +236,7 @@ def test_several_models_write_one_caption(caption, run, model: Path, partner: Pa
 
 def test_names_stay_as_they_were_given(caption, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(photos.parent)
-    given = [
-        "./photos/red.jpg",
-        "photos//blue.jpg",
-        "photos/../photos/green.png",
-        "-",
-        "https://x.org/a.jpg",
-        "./no.jpg",
-    ]
+    given = ["./photos/red.jpg", "photos//blue.jpg", "photos/../photos/green.png", "-", "https://x.org/a.jpg", "./no"]
     result = caption(*given, "--json", stdin="photos/./red.jpg\r\n")
     assert result.code == 1
     given[3] = "photos/./red.jpg"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,38 +12,31 @@ from typer.testing import CliRunner
 
 import captioner
 from captioner.cli import app
-
-COMMANDS = (
-    ["caption"],
-    ["attend"],
-    ["bulk"],
-    ["translate"],
-    ["features"],
-    ["train"],
-    ["evaluate"],
-    ["export"],
-    ["serve"],
-    ["push"],
-    ["benchmark"],
-    ["models"],
-    ["doctor"],
-    ["recipes"],
-    ["data"],
-    ["data", "inspect"],
-    ["data", "download"],
-)
+from tests.cli.test_exit_codes import COMMANDS
 
 
-def test_every_command_is_here() -> None:
-    names = {command.name for command in app.registered_commands} | {group.name for group in app.registered_groups}
-    assert names == {command[0] for command in COMMANDS}
-
-
-@pytest.mark.parametrize("command", [[], *COMMANDS], ids=lambda command: " ".join(command) or "captioner")
-def test_help_shows_an_example(command: list[str]) -> None:
-    result = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "150"})
+def shown_help(command: str) -> str:
+    result = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "150"})
     assert result.exit_code == 0
-    assert f"Example: {' '.join(['captioner', *command])}" in result.output
+    return result.output
+
+
+@pytest.mark.parametrize("command", ["", "data", *COMMANDS])
+def test_help_shows_an_example(command: str) -> None:
+    assert f"Example: captioner {command}" in shown_help(command)
+
+
+def test_help_shows_options_in_groups() -> None:
+    parts = re.split(r"╭─ (.*?) ─+╮", shown_help("evaluate"))
+    groups = dict(zip(parts[1::2], parts[2::2], strict=True))
+    for group, options in {
+        "Data": ["--split", "--images", "--restval", "--strict", "--features"],
+        "Search": ["--beam", "--length-normalisation", "--min-words", "--max-words", "--block-ngram"],
+        "Machine": ["--batch-size", "--device"],
+        "Output": ["--metrics", "--output-captions", "--output-scores", "--per-image", "--json"],
+        "Every command": ["--quiet", "--verbose", "--import"],
+    }.items():
+        assert set(re.findall(r"│ +(--[\w-]+)", groups[group])) == set(options)
 
 
 def test_help_loads_nothing_heavy(repository: Path) -> None:

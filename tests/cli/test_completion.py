@@ -1,4 +1,4 @@
-"""What the shells complete, by the protocol of their own scripts and in the real shells."""
+"""Completion, by the protocol of the shells' scripts and in the real shells."""
 
 from __future__ import annotations
 
@@ -131,11 +131,8 @@ words caption --model show_t
 words caption ph
 """
     done = subprocess.run(["bash", "-c", script], env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert done.stdout.splitlines() == [
-        "complete -o default -F _captioner_completion captioner",
-        "[show_tell]",
-        "[]",
-    ], done.stderr
+    expected = ["complete -o default -F _captioner_completion captioner", "[show_tell]", "[]"]
+    assert done.stdout.splitlines() == expected, done.stderr
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
@@ -143,13 +140,8 @@ def test_the_other_shells_complete(shell: str, environment: dict[str, str], tmp_
     program = shutil.which(shell)
     if program is None:
         pytest.skip(f"{shell} is not installed")
-    made = subprocess.run(
-        ["captioner"],
-        env={**environment, "_CAPTIONER_COMPLETE": f"source_{shell}"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    source = {**environment, "_CAPTIONER_COMPLETE": f"source_{shell}"}
+    made = subprocess.run(["captioner"], env=source, capture_output=True, text=True, check=True)
     if shell == "fish":
         script = f"{made.stdout}\ncomplete --do-complete 'captioner caption --model show_t'"
     else:  # its completion works only at a prompt, so that what it would be handed is looked at
@@ -164,11 +156,8 @@ def test_the_other_shells_complete(shell: str, environment: dict[str, str], tmp_
 
 @pytest.mark.parametrize(
     ("shell", "file"),
-    [
-        ("bash", ".bashrc"),
-        pytest.param("zsh", ".zshrc", marks=pytest.mark.slow),
-        pytest.param("fish", ".config/fish", marks=pytest.mark.slow),
-    ],
+    [("bash", ".bashrc")]
+    + [pytest.param(*case, marks=pytest.mark.slow) for case in (("zsh", ".zshrc"), ("fish", ".config/fish"))],
 )
 def test_it_is_installed_for_the_shell_in_use(
     shell: str, file: str, environment: dict[str, str], tmp_path: Path

@@ -12,8 +12,8 @@ from captioner.data.inspect import CountSummary, DataReport, Listing, SplitSumma
 def test_inspect_counts_and_lists(run, dataset: Path) -> None:
     result = run("data", "inspect", dataset, "--min-count", 2)
     assert (result.code, result.err) == (0, "")
-    assert result.lines[0] == "captions (jsonl): 4 photos with 7 captions"
-    assert "Missing pictures: 1" in result.lines
+    assert result.lines[0] == "captions (jsonl): 4 images with 7 captions"
+    assert "Missing images: 1" in result.lines
     assert f"  {dataset.parent / 'gone.jpg'}" in result.lines
 
 
@@ -28,7 +28,7 @@ def test_json(run, dataset: Path) -> None:
 def test_strict_fails_when_something_is_wrong(run, dataset: Path) -> None:
     result = run("data", "inspect", dataset, "--strict")
     assert result.code == 1
-    assert "Missing pictures: 1" in result.lines  # the report is printed all the same
+    assert "Missing images: 1" in result.lines  # the report is printed all the same
     dataset.write_text("".join(dataset.read_text().splitlines(keepends=True)[:3]))
     assert run("data", "inspect", dataset, "--strict", "--check-pictures").code == 0
     with dataset.open("a") as file:
@@ -39,7 +39,7 @@ def test_strict_fails_when_something_is_wrong(run, dataset: Path) -> None:
 
 def test_check_images_decodes_them(run, dataset: Path) -> None:
     (dataset.parent / "blue.jpg").write_bytes(b"\xff\xd8\xff broken")
-    assert "Unreadable pictures: 1" in run("data", "inspect", dataset, "--check-pictures").lines
+    assert "Unreadable images: 1" in run("data", "inspect", dataset, "--check-pictures").lines
 
 
 def test_format_and_images(run, dataset: Path, tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_format_and_images(run, dataset: Path, tmp_path: Path) -> None:
     assert result.code == 1
     assert "Did you mean 'jsonl'?" in result.err
     (tmp_path / "elsewhere").mkdir()
-    assert "Missing pictures: 4" in run("data", "inspect", dataset, "--images", tmp_path / "elsewhere").lines
+    assert "Missing images: 4" in run("data", "inspect", dataset, "--images", tmp_path / "elsewhere").lines
 
 
 @pytest.fixture
@@ -73,19 +73,20 @@ def report(monkeypatch: pytest.MonkeyPatch) -> DataReport:
 
 def test_the_whole_report(run, dataset: Path, report: DataReport) -> None:
     result = run("data", "inspect", dataset)
-    assert result.lines[0] == "set (csv): 6 photos with 2,468 captions"
+    assert result.lines[0] == "set (csv): 6 images with 2,468 captions"
     rows = [" ".join(line.split()) for line in result.lines]
     for name in ("train", "[val]"):
         assert f"{name} 3 1,234 1 / 2.0 / 3 2 / 2.5 / 2.5 / 4 / 4" in rows
     header = next(line for line in result.lines if line.startswith("split"))
     train = next(line for line in result.lines if line.startswith("train"))
-    assert header.index("photos") + len("photos") == train.index(" 3 ") + 2  # numbers end where their title ends
+    assert header.index("images") + len("images") == train.index(" 3 ") + 2  # numbers end where their title ends
     for expected in (
-        "Vocabulary of train + restval: 7 words, 5 of them at least 2 times\n  these make 60.00% of the words in val",
-        "Missing pictures: 1\n  photos/d.jpg\nUnreadable pictures: none",
-        "Byte-identical pictures: 2\n  a = b = e (train, val)\n  c = f (train)",
-        "The same picture in more than one split: 1\n  a = b = e (train, val)",
-        "Photos that have a caption twice: 1\n  c\nEmpty captions: 2\n",
+        "Vocabulary of train + restval: 7 words, 5 of them occur at least 2 times\n"
+        "  these cover 60.00% of the words in val",
+        "Missing images: 1\n  photos/d.jpg\nUnreadable images: none",
+        "Byte-identical images: 2\n  a = b = e (train, val)\n  c = f (train)",
+        "The same image in more than one split: 1\n  a = b = e (train, val)",
+        "Images with a repeated caption: 1\n  c\nEmpty captions: 2\n",
         f"Malformed records: 50\n  set.csv:0: {'bad ' * 40}\n",
         "  ... and 30 more\n",
     ):
@@ -96,6 +97,6 @@ def test_what_was_not_checked_is_not_printed(run, dataset: Path, report: DataRep
     unchecked = dataclasses.replace(report, splits={}, missing=None, duplicates=None, leaks=None, unreadable=None)
     monkeypatch.setattr("captioner.data.inspect.inspect_captions", lambda *args, **options: unchecked)
     result = run("data", "inspect", dataset)
-    assert result.lines[0] == "set (csv): 0 photos with 0 captions"
+    assert result.lines[0] == "set (csv): 0 images with 0 captions"
     assert result.lines[1].startswith("Vocabulary of ")
-    assert "pictures" not in result.out
+    assert "nreadable" not in result.out

@@ -93,10 +93,8 @@ def test_list_shows_sizes_and_terms_and_downloads_nothing(run, tmp_path: Path, m
     assert (result.code, result.err) == (0, "")
     assert "coco  20.4 GB, unpacked about 21.0 GB" in result.lines
     assert "  http://images.cocodataset.org/zips/train2014.zip  13,510,573,713 bytes, sha256" in result.lines
-    assert (
-        "  https://github.com/jbrownlee/Datasets/releases/download/Flickr8k/Flickr8k_text.zip  size unknown, md5"
-        in result.lines
-    )
+    text = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k/Flickr8k_text.zip"
+    assert f"  {text}  size unknown, md5" in result.lines
     assert result.out.count("Terms: ") == len(list(CATALOG))
     assert not any(tmp_path.iterdir())
 
@@ -124,11 +122,8 @@ def test_coco_is_where_the_reader_looks(run, server: Server, tmp_path: Path) -> 
 
     before = len(server.requests)
     again = run("data", "download", "coco", "--to", data)
-    assert (
-        again.code == 0
-        and all("nothing to download" in line for line in again.lines)
-        and len(server.requests) == before
-    )
+    assert again.code == 0 and all("nothing to download" in line for line in again.lines)
+    assert len(server.requests) == before
 
 
 def test_splits_and_text_are_where_the_readers_look(
@@ -171,13 +166,6 @@ def test_bars_are_shown_on_a_terminal_but_not_in_the_results(
     monkeypatch.setattr(console, "messages", Console(file=terminal, force_terminal=True, width=200, soft_wrap=True))
     server.script = [Answer(cut=100)]  # its bar continues or starts over
     result = run("data", "download", "coco-captions", "--to", tmp_path)
-    assert (
-        result.code == 0
-        and result.out == f"{tmp_path / 'coco' / 'annotations_trainval2014.zip'}: {result.out.partition(': ')[2]}"
-    )
+    (line,) = result.lines
+    assert result.code == 0 and line.startswith(f"{tmp_path / 'coco' / 'annotations_trainval2014.zip'}: ")
     assert "coco/annotations_trainval2014.zip" in terminal.getvalue()
-
-
-def test_help_shows_an_example(run) -> None:
-    result = run("data", "download", "--help")
-    assert result.code == 0 and "Example: captioner data download coco" in " ".join(result.out.split())

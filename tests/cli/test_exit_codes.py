@@ -23,6 +23,8 @@ COMMANDS = {
     "bulk": ["photos", "-o", "captions"],
     "translate": ["Hello"],
     "evaluate": ["show_tell", "data.json"],
+    "score": ["results.json", "data.json"],
+    "ground": ["show_tell", "data.json", "boxes.json"],
     "benchmark": ["--data", "data.json"],
     "train": ["data.json"],
     "export": ["show_tell", "-o", "exported"],

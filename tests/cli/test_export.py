@@ -24,7 +24,7 @@ def test_an_exported_model_captions_as_before(
     assert [line.partition(":")[0] for line in files] == [
         str(tmp_path / "small" / f"{name}.onnx") for name in ("encoder", "start", "step")
     ]
-    assert f"compared with {model} on 2 photos: 2 captions are the same" in compared and "attention by" in compared
+    assert f"compared with {model} on 2 images: 2 captions are the same" in compared and "attention by" in compared
     expected = run("caption", *good, "--model", model, "--device", "cpu")
     assert run("caption", *good, "--model", tmp_path / "small") == expected and len(expected.lines) == 3
     broken = run("caption", photos / "broken.jpg", good[0], "--model", tmp_path / "small", "--json", "--attention")
@@ -32,25 +32,19 @@ def test_an_exported_model_captions_as_before(
     scored = run("evaluate", tmp_path / "small", dataset, "--metrics", "BLEU", "--json")
     assert scored.code == 0 and '"BLEU-1"' in scored.out
     captioned = run("bulk", photos, "-o", tmp_path / "captions", "--model", tmp_path / "small")
-    assert captioned.code == 1 and "4 pictures captioned" in captioned.out
+    assert captioned.code == 1 and "4 images captioned" in captioned.out
     drawn = run("attend", good[0], "--model", tmp_path / "small", "-o", tmp_path / "figure.png")
     assert drawn.code == 0 and (tmp_path / "figure.png").exists()
-    for command, reason in (
-        (
-            ("attend", good[0], "--model", tmp_path / "small", "-o", tmp_path / "x.png", "--heads", "1.1"),
-            "only the mean",
-        ),
-        (
-            ("benchmark", tmp_path / "small", "--data", dataset, "-o", tmp_path / "benchmark"),
-            "is a captioner in ONNX and",
-        ),
-        (("export", tmp_path / "small", "-o", tmp_path / "again"), "is a captioner in ONNX and not a captioner"),
+    for line, reason in (
+        (f"attend {good[0]} --model {tmp_path}/small -o {tmp_path}/x.png --heads 1.1", "only the mean"),
+        (f"benchmark {tmp_path}/small --data {dataset} -o {tmp_path}/benchmark", "is a captioner in ONNX and"),
+        (f"export {tmp_path}/small -o {tmp_path}/again", "is a captioner in ONNX and not a captioner"),
     ):
-        refused = run(*command)
+        refused = run(line)
         assert refused.code == 1 and reason in refused.err
 
 
-def test_what_is_wrong_is_said_before_any_work(
+def test_errors_come_before_any_work(
     run, model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing = run("export", model, "-o", tmp_path / "small", "--photos", tmp_path / "none.jpg")

@@ -1,4 +1,4 @@
-"""Families from outside: a decoder in a file of one's own trains, captions, and is never run by a model's folder."""
+"""A decoder from an own file trains and captions, and a model's folder never runs code."""
 
 from __future__ import annotations
 

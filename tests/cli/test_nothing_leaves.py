@@ -1,12 +1,13 @@
-"""Nothing leaves this machine: what every command connects to, and what it writes beside its output.
+"""Commands connect to nothing outside this machine, and write only their output.
 
-A hook in every Python process records connections, look-ups of names and files that are opened to be written. What
-native code does passes by such hooks: its files are found in a home folder that was empty before, its connections by
-strace, where that can be used.
+A hook in every Python process records connections, look-ups of names and files that are opened for writing. Native
+code bypasses such hooks: its files are found in a home folder that was empty before, its connections by
+strace, where available.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from tests.cli.conftest import results
 from tests.training.conftest import make_photos, make_tiny
 
 HOOK = """
@@ -144,7 +146,7 @@ def test_onnxruntime_neither_writes_nor_calls(watch: Watch) -> None:
 
 @pytest.fixture(scope="module")
 def things(tmp_path_factory: pytest.TempPathFactory, model: Path, partner: Path, translator: Path) -> dict[str, Any]:
-    """What the commands are run on."""
+    """Models, data and files for the commands."""
     from PIL import Image
 
     from tests.translation.test_translator import SOURCE, TARGET
@@ -163,6 +165,14 @@ def things(tmp_path_factory: pytest.TempPathFactory, model: Path, partner: Path,
     exported = folder / "exported"
     export = ("export", str(model), "-o", str(exported), "--photos", str(photos))
     subprocess.run([sys.executable, "-c", _PROGRAM, *export], check=True, capture_output=True)
+    images = [{"id": f"{number}.png", "width": 40, "height": 40} for number in range(24, 32)]
+    boxes = [
+        {"id": n, "image_id": image["id"], "category_id": 1, "bbox": [5, 5, 20, 20], "iscrowd": 0}
+        for n, image in enumerate(images)
+    ]
+    instances = folder / "instances.json"
+    categories = [{"id": 1, "name": "dog"}]
+    instances.write_text(json.dumps({"images": images, "annotations": boxes, "categories": categories}))
     return {
         "model": model,
         "partner": partner,
@@ -172,6 +182,8 @@ def things(tmp_path_factory: pytest.TempPathFactory, model: Path, partner: Path,
         "data": data,
         "recipe": make_tiny(data),
         "pairs": pairs,
+        "results": results(folder / "results.json", {image["id"]: "a red picture" for image in images}),
+        "boxes": instances,
     }
 
 
@@ -185,9 +197,11 @@ COMMANDS = {
     "bulk": "bulk {photos} -o rows --model {exported}",
     "translate": "translate Dogs. --model {translator} -o alignment.png",
     "evaluate": "evaluate {model} {data} --split dev --output-scores scores.json",
+    "score": "score {results} {data} --split dev --metrics BLEU",
+    "ground": "ground {model} {data} {boxes} --split dev",
     "evaluate, exported": "evaluate {exported} {data} --split dev --metrics BLEU",
     "evaluate, a translator": "evaluate {translator} {pairs} --device cpu",
-    "benchmark": "benchmark {model} {partner} --data {data} --split dev -o report --metrics BLEU,CIDEr --resamples 100 "
+    "benchmark": "benchmark {model} {partner} --data {data} --split dev -o report --metrics BLEU,CIDEr "
     "--photos 1 --rounds 1",
     "train": "train {recipe} -o run",
     "train a translator": "train multi30k_attention --set data.path={pairs} -o run " + SMALL,

@@ -37,7 +37,7 @@ def test_it_serves_until_it_is_stopped(model: Path, end: signal.Signals) -> None
         assert process.stderr.read() == "Press Ctrl+C to stop.\n"
 
 
-def test_what_cannot_be_served_is_said_before_it_listens(run, model: Path, tmp_path: Path) -> None:
+def test_an_unknown_model_is_reported_before_listening(run, model: Path, tmp_path: Path) -> None:
     result = run("serve", "--model", tmp_path / "none", "--port", "0")
     assert result.code == 1 and "does not exist" in result.err and not result.out
     result = run("serve", "--model", model, "--model", tmp_path, "--port", "0")
@@ -61,7 +61,7 @@ def test_what_cannot_be_served_is_said_before_it_listens(run, model: Path, tmp_p
         ("[::1]", "is not an address of this machine"),
     ],
 )
-def test_a_host_is_everywhere_only_if_it_says_so(
+def test_only_a_full_address_is_every_address(
     run, model: Path, monkeypatch: pytest.MonkeyPatch, host: str, reason: str
 ) -> None:
     monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: None)
@@ -134,14 +134,14 @@ def test_exported_and_other_captioners_are_served_together(
             assert answer.json()["tokens"] == Captioner.from_pretrained(folder, device="cpu")(content).tokens
 
 
-def test_without_its_packages_it_says_what_to_install(run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_are_named(run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     result = run("serve")
     assert result.code == 1 and "pip install 'captioner[web]'" in result.err
 
 
 @pytest.mark.slow
-def test_a_thousand_idle_connections_keep_nobody_out(model: Path) -> None:
+def test_a_thousand_idle_connections_do_not_block_others(model: Path) -> None:
     resource = pytest.importorskip("resource")
     command = [sys.executable, "-m", "captioner", "serve", "--model", str(model), "--port", "0", "--device", "cpu"]
     limit = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (512, 512))

@@ -1,4 +1,4 @@
-"""What commands do when stdout or stderr cannot be written, and what they print on terminals."""
+"""Commands with standard streams that cannot be written, and on terminals."""
 
 from __future__ import annotations
 
@@ -90,9 +90,7 @@ def test_files_are_completed_without_stdout(code: Code, photos: Path, tmp_path: 
     assert code("caption", photos, "-o", file, stdout=opened(), stderr=messages) == 0, "nothing was to be printed"
 
 
-def test_nothing_more_is_captioned_for_a_reader_that_has_gone(
-    code: Code, photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_captioning_stops_when_the_reader_has_gone(code: Code, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from captioner.engines.model import ModelEngine
 
     caption_memory, batches = ModelEngine.caption_memory, []

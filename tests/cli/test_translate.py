@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from captioner.translation.model import save_translator
+from tests.cli.conftest import MAGIC
 from tests.translation.test_translator import SOURCE, build
 
 
@@ -77,11 +78,9 @@ def test_the_shipped_translator_is_the_default(run, shipped_translator: str, exp
     assert "Languages that there are: de" in run("translate", SOURCE[0], "--language", "fr").err
 
 
-@pytest.mark.parametrize(
-    "kind, magic",
-    [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml"), ("html", b"<!doctype html>"), ("json", b"[")],
-)
-def test_the_alignment_is_written(translate, expected: list[str], tmp_path: Path, kind: str, magic: bytes) -> None:
+@pytest.mark.parametrize("kind", ["png", "pdf", "svg", "html", "json"])
+def test_the_alignment_is_written(translate, expected: list[str], tmp_path: Path, kind: str) -> None:
+    magic = {**MAGIC, "json": b"["}[kind]
     file = tmp_path / f"alignment.{kind}"
     assert translate(f"{SOURCE[0]}\n\n", "-o", file) == (0, f"{expected[0]}\n\n\n", "")
     assert file.read_bytes().startswith(magic) and list(tmp_path.iterdir()) == [file]
@@ -108,7 +107,7 @@ def test_a_translator_that_does_not_attend_has_no_alignment(run, tmp_path: Path)
     assert result.code == 1 and "does not attend to words" in result.err and not (tmp_path / "alignment.png").exists()
 
 
-def test_a_bad_line_costs_the_others_nothing(translate, expected: list[str], tmp_path: Path) -> None:
+def test_a_bad_line_does_not_stop_the_others(translate, expected: list[str], tmp_path: Path) -> None:
     lines = [SOURCE[0].encode(), "a caf\u00e9".encode("latin-1"), SOURCE[1].encode(), b""]
     (tmp_path / "latin.txt").write_bytes(b"\n".join(lines))
     result = translate(tmp_path / "latin.txt")

@@ -1,4 +1,4 @@
-"""What --quiet and --verbose print, before and after a command's name."""
+"""--quiet and --verbose, before and after a command's name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.cli.conftest import Run
 
 @pytest.fixture
 def odd(dataset: Path) -> Path:
-    """A caption file with a malformed record, which every command that reads it tells of."""
+    """A caption file with a malformed record, which every command reports."""
     dataset.write_text(dataset.read_text() + '{"image": 7}\n')
     return dataset
 
@@ -31,7 +31,7 @@ def test_quiet_prints_results_and_errors_only(
     assert line.startswith("error: ") and "gone.jpg" in line
 
 
-def test_verbose_says_what_is_done(run: Run, model: Path, photos: Path) -> None:
+def test_verbose_logs_the_steps(run: Run, model: Path, photos: Path) -> None:
     plain = run("caption", photos / "red.jpg", "--model", model)
     assert plain.err == ""
     loud = run("caption", photos / "red.jpg", "--model", model, "-v")
@@ -40,7 +40,7 @@ def test_verbose_says_what_is_done(run: Run, model: Path, photos: Path) -> None:
     assert run("caption", photos / "red.jpg", "--model", model).err == "", "it must not outlast the command"
 
 
-def test_verbose_shows_what_lies_beneath_an_error(run: Run, model: Path, tmp_path: Path) -> None:
+def test_verbose_shows_the_cause_of_an_error(run: Run, model: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad"
     bad.mkdir()
     (bad / "config.json").write_text("{")

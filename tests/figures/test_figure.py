@@ -247,7 +247,7 @@ def test_json_of_the_n_best_has_the_attention_of_each() -> None:
 def test_a_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "figure.json"
     file.write_text("old")
-    monkeypatch.setattr("captioner.files.os.replace", lambda *args: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("os.replace", lambda *args: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         Figure(grid_caption(), photo(), Style()).save(file)
     assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]

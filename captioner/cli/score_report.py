@@ -1,21 +1,82 @@
-"""Scores as tables on the screen and as files."""
+"""What the commands that measure print and write: tables on the screen, JSON, and a row for each image."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from captioner import files
+from captioner.cli import console, options, streams
 from captioner.rows import csv_rows
+
+if TYPE_CHECKING:
+    from captioner.data.dataset import CaptionData
+    from captioner.evaluation.evaluate import Evaluation
 
 _CLASSES = 12  # classes in the table of grounding, those with most words in the references
 
 
-def show(title: str, record: dict[str, Any]) -> None:
-    """Print the record of an evaluation: its table, if it has scores, and how much was evaluated how fast."""
+def report(
+    model: object, data: Path, title: str, record: dict[str, Any], problems: Sequence[object], output: options.Output
+) -> None:
+    """Print and write a measurement; report its notes and problems, and exit with code 1 if there are problems.
+
+    Args:
+        model: the model, or the file of captions.
+        data: the file or folder of the data.
+        title: description of the data, for the table.
+        record: the measurement.
+        problems: the images or captions that could not be used.
+        output: the options of the command.
+    """
+    record = {"model": str(model), "data": str(data)} | record
+    if output.output_scores:
+        files.write_json(output.output_scores, record)
+    if output.json:
+        streams.show_json(record, indent=2)
+    else:
+        _show(f"{model} on {title}", record)
+    for line in record["notes"]:
+        console.note(line)
+    failures = console.Failures()
+    for problem in problems:
+        failures(problem)
+    failures.exit()
+
+
+def report_captions(
+    model: object, path: Path, data: CaptionData, result: Evaluation, scoring: options.Scoring, **about: Any
+) -> None:
+    """Report the scores of a split's captions, with ``about`` in the record; see :func:`report`.
+
+    Writes the scores of every image if requested.
+    """
+    split = data.photos[0].split
+    record = {
+        "split": split,
+        "images": len(result.captions),
+        **about,
+        "scoring_seconds": result.scores.seconds if result.scores else {},
+        "scores": result.scores.values if result.scores else {},
+        "notes": result.scores.notes
+        if result.scores
+        else [f"{data.name}: no image has a reference caption, so nothing is scored."],
+        "unreadable": [str(error) for error in result.errors],
+    }
+    if scoring.per_image and result.scores:
+        rows = [
+            {"image_id": image, "caption": result.captions[image], **values}
+            for image, values in result.scores.per_image.items()
+        ]
+        _write_rows(scoring.per_image, rows)
+    report(model, path, f"{data.name}, {split}", record, result.errors, scoring)
+
+
+def _show(title: str, record: dict[str, Any]) -> None:
+    """Print the table of a record, if it has scores, the number of images or sentences, and the speed."""
     if "grounding" in record:
         _show_grounding(title, record["grounding"])
     elif record["scores"]:
@@ -34,7 +95,7 @@ def _percent(value: float, interval: tuple[float, float] | None) -> str:
     return text if interval is None else f"{text} [{', '.join(f'{100 * bound:.1f}' for bound in interval)}]"
 
 
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write rows with the same keys as .json or .csv, by the suffix of the path."""
     if path.suffix.lower() == ".json":
         files.write_json(path, rows)
@@ -56,9 +117,6 @@ def _show_grounding(title: str, grounding: dict[str, Any]) -> None:
         score = grounding[part]["scores"].get(name)
         return Interval(**score).percent() if score else "-"
 
-    def count(part: str, unit: str) -> str:
-        return f"{grounding[part][unit]:,}"
-
     def by_class(part: str, name: str) -> str:
         if name not in grounding[part]["classes"]:
             return "-"
@@ -69,10 +127,10 @@ def _show_grounding(title: str, grounding: dict[str, Any]) -> None:
     rows = [(name, *(percent(part, name) for part in parts)) for name in (*METRICS, *GAINS)]
     for label, unit in (
         ("words counted", "words"),
-        ("photos counted", "photos"),
+        ("images counted", "photos"),
         ("words of absent classes", "absent"),
     ):
-        rows.append((label, *(count(part, unit) for part in parts)))
+        rows.append((label, *(f"{grounding[part][unit]:,}" for part in parts)))
     _show_table(f"{title}; percent, 95 % intervals", ("", *parts), rows)
     names = list(grounding["references"]["classes"])[:_CLASSES]
     rows = [(name, *(by_class(part, name) for part in parts)) for name in names]
@@ -81,12 +139,10 @@ def _show_grounding(title: str, grounding: dict[str, Any]) -> None:
 
 def _show_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table(title=Text(title))
-    for number, name in enumerate(head):
-        table.add_column(name, justify="right" if number else "left")
+    table = Table(head[0], *(Column(name, justify="right") for name in head[1:]), title=Text(title))
     for row in rows:
         table.add_row(*map(Text, row))
     Console(highlight=False).print(table)

@@ -1,0 +1,92 @@
+"""The images of ``captioner caption`` and ``captioner attend``, as their arguments name them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from captioner.cli import console, streams
+from captioner.cli.options import data_option
+from captioner.errors import CaptionerError, ImageError
+
+NOTHING = "no images found; give image files, or folders that contain some"
+
+
+@dataclass(frozen=True)
+class Images:
+    """The options and arguments that name images."""
+
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATH",
+            help="Files, folders, quoted patterns, or - for a list on stdin, one path per line or as of find -print0.",
+        ),
+    ]
+    recursive: Annotated[bool, data_option("--recursive", "-r", help="Include subfolders.")] = False
+    max_pixels: Annotated[int | None, data_option(min=1, help="Refuse images with more pixels.")] = None
+
+    @property
+    def single(self) -> bool:
+        """Whether a single file is given."""
+        return len(self.paths) == 1 and os.path.isfile(self.paths[0])
+
+    def find(self, failures: console.Failures) -> Iterator[str]:
+        """Yield the names of the image files lazily, as they were given.
+
+        See :func:`captioner.data.find.find_images` for folders and patterns. Leaves out figures that this program drew,
+        with a note, unless a single file is given.
+
+        Args:
+            failures: reports folders without images, empty names, and a list that cannot be read.
+        """
+        from captioner.data import mark
+        from captioner.data.names import read_list
+
+        drawn = 0
+        for path in self.paths:
+            try:
+                for name in read_list(streams.stdin()) if path == "-" else [path]:
+                    for hit in self._matches(name, failures):
+                        if self.single or not mark.is_drawn_image(hit):
+                            yield hit
+                        else:
+                            drawn += 1
+            except CaptionerError as error:
+                failures(error)
+        if drawn:
+            console.note(f"left out {drawn:,} figure{'s' * (drawn != 1)} that this program drew")
+
+    def _matches(self, name: str, failures: console.Failures) -> Iterator[str]:
+        from captioner.data.find import find_images
+
+        if name and not os.path.isdir(name) and (os.path.lexists(name) or not set(name) & set("*?[")):
+            yield name
+        elif name:
+            for hit in find_images([name], recursive=self.recursive, on_empty=failures):
+                yield name if hit == Path(name) else str(hit)
+        else:
+            failures("'': this name is empty; give image files, or folders that contain some")
+
+    def unreadable(self, found: list[str]) -> ImageError | None:
+        """Return the error of the only image, if a single name is given and its file cannot be read.
+
+        Avoids loading the model.
+
+        Args:
+            found: the first names that :meth:`find` yielded.
+        """
+        if found != self.paths:
+            return None
+        from captioner.data.images import check_file
+
+        try:
+            check_file(found[0], max_pixels=self.max_pixels)
+        except ImageError as error:
+            return error
+        return None

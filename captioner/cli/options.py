@@ -1,0 +1,369 @@
+"""Options that several commands share, in groups, and checks of their values.
+
+A group is a dataclass with one field for each option. A command takes the whole group as one parameter, and
+:func:`expand` gives typer the single options.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from captioner import files
+from captioner.cli import complete, console
+from captioner.errors import CaptionerError, FileError
+
+if TYPE_CHECKING:
+    from captioner.data.dataset import CaptionData
+    from captioner.translation.translator import Translator
+
+
+def expand(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that takes the options of its groups as single parameters."""
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    parameters = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        if name in groups:
+            types = get_type_hints(groups[name], include_extras=True)
+            parameters += [
+                parameter.replace(
+                    name=field.name,
+                    annotation=types[field.name],
+                    default=parameter.empty if field.default is MISSING else field.default,
+                )
+                for field in fields(groups[name])
+            ]
+        else:
+            parameters.append(parameter.replace(annotation=hints[name]))
+    keyword = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+        command(**values)
+
+    run.__signature__ = inspect.Signature(keyword)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in keyword}
+    return run
+
+
+# Kinds of options, each with the title of its group in --help.
+data_option, machine_option, training_option = (
+    functools.partial(typer.Option, rich_help_panel=title) for title in ("Data", "Machine", "Training")
+)
+output_option = functools.partial(typer.Option, rich_help_panel="Output")
+search_option = functools.partial(typer.Option, rich_help_panel="Search", show_default="the model's own")
+
+
+def _device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", name):
+        raise typer.BadParameter(f"{name!r} is none of cpu, cuda, cuda:1 (or another number), mps and auto")
+    return name
+
+
+def writable(path: Path | None) -> Path | None:
+    """Check, before any work is done, that the file or folder of an option can be written; a callback of options.
+
+    Raises:
+        typer.BadParameter: it cannot.
+    """
+    if path is not None:
+        try:
+            files.check_place(path)
+        except FileError as error:
+            raise typer.BadParameter(str(error)) from None
+    return path
+
+
+output_file = functools.partial(output_option, dir_okay=False, callback=writable)
+output_folder = functools.partial(output_option, "--output", "-o", file_okay=False, callback=writable)
+
+
+def endings(formats: Sequence[str]) -> str:
+    """Return the endings of formats for a sentence: ``.json or .csv``."""
+    *most, last = (f".{format}" for format in formats)
+    return f"{', '.join(most)} or {last}"
+
+
+def ends_in(*formats: str) -> Callable[[Path | None], Path | None]:
+    """Return a callback that checks the format in an output file's name, and that the file can be written."""
+
+    def check(path: Path | None) -> Path | None:
+        if path is not None and files.format_of(path) not in formats:
+            raise typer.BadParameter(f"{path}: the name must end in {endings(formats)}")
+        return writable(path)
+
+    return check
+
+
+Device = Annotated[
+    str,
+    machine_option(
+        autocompletion=complete.devices,
+        callback=_device,
+        help="cpu, cuda, cuda:1, mps, or auto for the best available.",
+    ),
+]
+BatchSize = Annotated[int, machine_option(min=1, help="Images or sentences in a batch.")]
+Workers = Annotated[int, machine_option(min=1, help="Threads that load images.")]
+Json = Annotated[bool, output_option("--json", help="Print JSON.")]
+JsonLines = Annotated[bool, output_option("--json", help="Print one JSON object per line.")]
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        autocompletion=complete.models,
+        help="A shipped model, a model folder, or user/model on the Hugging Face hub.",
+    ),
+]
+DataPath = Annotated[Path, typer.Argument(metavar="DATA", help="The caption data set, a file or folder.")]
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        "-m",
+        autocompletion=complete.models,
+        help="A shipped model, a model folder, or user/model on the Hugging Face hub. Several, repeated or as A+B, "
+        "form an ensemble.",
+    ),
+]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated.")
+]
+Metrics = Annotated[
+    list[str] | None, output_option(help="BLEU, METEOR, ROUGE-L, CIDEr, SPICE, separated by commas; all if not given.")
+]
+Strict = Annotated[
+    bool, data_option("--strict", help="Refuse data with malformed records, which are otherwise left out and reported.")
+]
+
+
+@dataclass(frozen=True)
+class Search:
+    """Settings of the search that replace the model's own."""
+
+    beam: Annotated[int | None, search_option(min=1, help="Beam width; 1 is greedy search.")] = None
+    length_normalisation: Annotated[
+        float | None, search_option(min=0, help="Divide a sentence's log-probability by this power of its length.")
+    ] = None
+    min_words: Annotated[int | None, search_option(min=0, help="Minimum number of words in a sentence.")] = None
+    max_words: Annotated[int | None, search_option(min=1, help="Maximum number of words in a sentence.")] = None
+    block_ngram: Annotated[
+        int | None, search_option(min=0, help="Never repeat a sequence of this many words; 0 allows it.")
+    ] = None
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings that were given, by their names in the library.
+
+        Raises:
+            typer.BadParameter: two of them contradict each other.
+        """
+        given = asdict(self)
+        beam, n_best, least, most = (given.get(name) for name in ("beam", "n_best", "min_words", "max_words"))
+        if beam is not None and n_best is not None and n_best > beam:
+            raise typer.BadParameter(f"more than the beam width, {beam}; give a wider --beam", param_hint="--n-best")
+        if least is not None and most is not None and least > most:
+            raise typer.BadParameter(f"more than --max-words, {most}", param_hint="--min-words")
+        given = {"width": given.pop("beam")} | given
+        return {name: value for name, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class NBest(Search):
+    """Settings of a search for several hypotheses."""
+
+    n_best: Annotated[
+        int,
+        search_option(
+            min=1,
+            show_default=True,
+            help="Number of captions or translations, best first; at most --beam, if that is given.",
+        ),
+    ] = 1
+
+
+@dataclass(frozen=True)
+class Data:
+    """The part of a caption data set that a command reads."""
+
+    split: Annotated[
+        str | None, data_option(help="The split.", show_default="the only one, else dev; of a translator val")
+    ] = None
+    images: Annotated[
+        Path | None, data_option(file_okay=False, help="Folder of the images, if they are not next to the data.")
+    ] = None
+    restval: Annotated[bool, data_option("--restval", help="Count COCO's restval images as train.")] = False
+    strict: Strict = False
+
+    def read(self, path: Path, *, captionless: bool = False) -> CaptionData:
+        """Read the data set with all its splits and report malformed records.
+
+        Args:
+            path: its file or folder.
+            captionless: include images without captions.
+        """
+        from captioner.data.annotations import read_captions
+
+        return report_malformed(read_captions(path, images=self.images, strict=self.strict, captionless=captionless))
+
+    def part(self, data: CaptionData) -> CaptionData:
+        """Return the requested split of a data set, else the only one, else dev."""
+        default = next(iter(data.splits)) if len(data.splits) == 1 else "dev"
+        return data.split(self.split or default, restval=self.restval)
+
+
+@dataclass(frozen=True)
+class Output:
+    """Outputs of every command that measures."""
+
+    output_scores: Annotated[Path | None, output_file(help="Write the scores as JSON.")] = None
+    json: Json = False
+
+
+@dataclass(frozen=True)
+class Scoring(Output):
+    """Metrics of captions, and their outputs."""
+
+    per_image: Annotated[
+        Path | None,
+        output_file(
+            callback=ends_in("json", "csv"),
+            help="Write the scores of every image with its caption to a .json or .csv file.",
+        ),
+    ] = None
+    metrics: Metrics = None
+
+
+@dataclass(frozen=True)
+class Translation:
+    """The translator of captions, if any."""
+
+    language: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CODE",
+            autocompletion=complete.languages,
+            help="Translate the English captions, for example into de, with the shipped translator.",
+        ),
+    ] = None
+    translator: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            autocompletion=complete.translators,
+            help="Translate with this one: a shipped translator, a translator's folder, or user/model.",
+        ),
+    ] = None
+
+    def __bool__(self) -> bool:
+        return self.language is not None or self.translator is not None
+
+    def load(self, device: str) -> Translator | None:
+        """Load the translator; ``None`` if neither option is given."""
+        from captioner.translation.find import find_translator
+
+        return find_translator(self.language, self.translator, device=device) if self else None
+
+
+def names(lists: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the names in comma-separated lists, as given by an option that may be repeated."""
+    return tuple(name.strip() for names in lists or () for name in names.split(",") if name.strip())
+
+
+def metrics(lists: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the metrics in comma-separated lists, or all if there are none; see :func:`names`.
+
+    Raises:
+        EvaluationError: one of them does not exist.
+    """
+    from captioner.evaluation.scores import DEFAULT_METRICS, metric_families
+
+    chosen = names(lists)
+    if chosen:
+        metric_families(chosen)
+    return chosen or DEFAULT_METRICS
+
+
+def ensemble(models: Sequence[str] | None) -> str | None:
+    """Return the name of the ensemble of several models, the name of one model, or ``None`` without any."""
+    from captioner.folders import join
+
+    return join(models) if models else None
+
+
+def report_malformed(data: CaptionData) -> CaptionData:
+    """Report on stderr the malformed records of a data set that was read without --strict, and return it."""
+    for guess in data.notes:
+        console.note(guess)
+    if complaint := data.complaint():
+        console.note(f"{complaint}, --strict refuses them")
+    return data
+
+
+def refuse(why: str, **given: object) -> None:
+    """Check that no option is given that a command does not use in this case.
+
+    Args:
+        why: the reason and what to do.
+        given: the values of these options, by the names of their parameters.
+
+    Raises:
+        typer.BadParameter: one of them is given.
+    """
+    for name, value in given.items():
+        if value:
+            raise typer.BadParameter(why, param_hint=f"--{name.replace('_', '-')}")
+
+
+def check_outputs(inputs: Iterable[str | Path], **outputs: Path | None) -> None:
+    """Check that no output file would overwrite an input or another output.
+
+    Args:
+        inputs: the files and folders that a command reads.
+        outputs: the files that it writes, by the names of their parameters.
+
+    Raises:
+        CaptionerError: an output is one of the inputs.
+        typer.BadParameter: two outputs are the same.
+    """
+    written: dict[str, str] = {}
+    for name, path in outputs.items():
+        if path is None:
+            continue
+        for given in inputs:
+            with suppress(OSError, ValueError):
+                if os.path.samefile(path, given):
+                    raise CaptionerError(f"{path}: is also an input, which would be overwritten; give another name")
+        option = f"--{name.replace('_', '-')}"
+        if (other := written.setdefault(os.path.realpath(path), option)) != option:
+            raise typer.BadParameter(f"{path} is that of {other} too; give another", param_hint=option)
+
+
+def check_recipe(name_or_path: str, changes: Sequence[str]) -> None:
+    """Check, before torch is imported, that a recipe or data set and ``key=value`` changes can be read.
+
+    Raises:
+        ConfigError: the recipe cannot be read, or a change has another form.
+        AnnotationError: the data set cannot be read.
+    """
+    from captioner.settings import override, read_yaml
+    from captioner.training.recipe_files import find_recipe, is_data
+
+    override({}, changes)
+    if is_data(name_or_path):
+        from captioner.data.annotations import read_captions
+
+        read_captions(name_or_path)
+    else:
+        read_yaml(find_recipe(name_or_path))

@@ -1,0 +1,35 @@
+"""Files: written completely or not at all, with clear errors of the disk, and read within bounds."""
+
+from captioner.files.atomic import (
+    atomic_folder,
+    atomic_path,
+    check_place,
+    only_one,
+    remove_leftovers,
+    temporary_folder,
+    write_json,
+    write_text,
+)
+from captioner.files.disk import bytes_in, disk_error, free_bytes, writing
+from captioner.files.reading import MOST_TEXT, format_of, parse_json, read_json, read_text, sha256
+
+__all__ = [
+    "MOST_TEXT",
+    "atomic_folder",
+    "atomic_path",
+    "bytes_in",
+    "check_place",
+    "disk_error",
+    "format_of",
+    "free_bytes",
+    "only_one",
+    "parse_json",
+    "read_json",
+    "read_text",
+    "remove_leftovers",
+    "sha256",
+    "temporary_folder",
+    "write_json",
+    "write_text",
+    "writing",
+]

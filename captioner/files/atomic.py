@@ -1,0 +1,270 @@
+"""Writes files and folders atomically (temporary file, fsync, rename), and locks folders."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import secrets
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from captioner.errors import CaptionerError
+from captioner.files.disk import bytes_in, check_folder, check_kind, disk_error, find_disk_error, place_error
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing is locked and leftovers of other processes stay
+    fcntl = None  # type: ignore[assignment]
+
+
+@contextmanager
+def atomic_path(path: str | Path, *, size: int = 0) -> Iterator[Path]:
+    """Yield a temporary path; on success flush its file to disk and rename it to ``path``.
+
+    On an exception, ``path`` stays as it was and the temporary file is removed. A missing parent folder is created.
+
+    Args:
+        path: the file to write.
+        size: its size in bytes, if known; the error of a full disk names it.
+
+    Raises:
+        FileError: the place is not writable, or the disk is full or fails.
+    """
+    path = Path(path)
+    check_kind(path)
+    with _workplace(path, size) as temporary:
+        # open() and not tempfile, which would not give it the usual permissions of a new file.
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        mode = stat.S_IMODE(temporary.stat().st_mode)
+        yield temporary
+        with open(temporary, "rb+") as file:
+            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) != mode:  # a library has replaced the file
+                temporary.chmod(mode)
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+
+
+@contextmanager
+def atomic_folder(folder: str | Path) -> Iterator[Path]:
+    """Yield an empty folder to fill; on success it replaces ``folder``, which may exist.
+
+    On an exception, everything stays as it was. A missing parent folder is created.
+
+    Raises:
+        FileError: the place is not writable, or the disk is full or fails.
+    """
+    folder = Path(folder)
+    with _workplace(folder) as temporary:
+        temporary.mkdir()
+        yield temporary
+        if folder.exists():
+            old = temporary.parents[1] / _OLD
+            old.mkdir()
+            folder.rename(old / folder.name)
+        temporary.rename(folder)  # if it fails or a kill interrupts, _remove() puts the old folder back
+        _sync_folder(folder.parent)
+
+
+_WORKPLACE = re.compile(r"\.captioner-[0-9a-f]{16}\.tmp")
+_LOCK, _NEW, _OLD = "lock", "new", "old"
+_cleared: set[Path] = set()  # folders without leftovers
+
+
+@contextmanager
+def _workplace(path: Path, size: int = 0) -> Iterator[Path]:
+    """Yield a free path in a hidden folder beside ``path``, with the same name.
+
+    The hidden folder is removed at the end. This process locks a file in it. A killed process therefore leaves an
+    unlocked one, which the next writer to the same folder removes.
+
+    Raises:
+        FileError: see :func:`atomic_path`.
+    """
+    check_folder(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent)
+        place, lock = _make_place(path.parent)
+    except OSError as error:
+        raise place_error(path, error) from error
+    try:
+        yield place / _NEW / path.name
+    except Exception as error:
+        found = find_disk_error(error, place)
+        written = bytes_in(place)
+        _remove(place)
+        if found is None:
+            raise
+        code, name = found
+        raise disk_error(name or path, code, needed=max(written, size, bytes_in(path))) from error
+    finally:
+        os.close(lock)
+        _remove(place)
+
+
+def _make_place(folder: Path) -> tuple[Path, int]:
+    """Make a hidden folder and lock it; return it and the open file of the lock."""
+    while True:
+        place = folder / f".captioner-{secrets.token_hex(8)}.tmp"
+        place.mkdir(0o700)
+        try:
+            lock = _lock(place / _LOCK)
+            (place / _NEW).mkdir()
+        except FileNotFoundError:  # another process removed it before it was locked
+            continue
+        except BaseException:
+            _remove(place)
+            raise
+        if lock is not None:
+            return place, lock
+
+
+def _lock(path: Path, *, surely: bool = False) -> int | None:
+    """Lock a file, which is created if missing, until it is closed or the process ends.
+
+    Args:
+        path: the file.
+        surely: raise an error if the file system has no locks, instead of only opening the file.
+
+    Returns:
+        The open file, or ``None`` if another process has the lock.
+
+    Raises:
+        OSError: it cannot be opened or locked.
+    """
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        try:
+            if fcntl is not None:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            elif surely:
+                raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+            if os.path.samestat(os.fstat(handle), os.stat(path)):
+                return handle
+        except BlockingIOError:
+            os.close(handle)
+            return None
+        except FileNotFoundError:  # the owner of the lock has removed the file
+            pass
+        except OSError as error:
+            if not surely and error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
+                return handle
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
+@contextmanager
+def only_one(folder: str | Path, *, error: type[CaptionerError], work: str) -> Iterator[None]:
+    """Lock a folder, which is created if missing, for one process.
+
+    Args:
+        folder: the folder.
+        error: the class of errors to raise.
+        work: a verb for the error, for example "trains".
+
+    Raises:
+        CaptionerError: of class ``error``: another process has locked it.
+        FileError: the place is not writable.
+    """
+    folder = Path(folder)
+    path = folder / ".captioner.lock"
+    check_folder(path)
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _lock(path)
+    except OSError as reason:
+        raise place_error(folder, reason) from reason
+    if lock is None:
+        raise error(f"{folder}: another process {work} there; wait until it has ended, or give another folder")
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # before the lock ends: nobody can lock a file that is gone
+            path.unlink()
+        os.close(lock)
+        with suppress(OSError):  # it is not empty
+            for each in made:
+                each.rmdir()
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yield an empty folder among the system's temporary files, and remove it at the end.
+
+    Raises:
+        FileError: the place is not writable, or the disk is full or fails.
+    """
+    with _workplace(Path(tempfile.gettempdir()) / "captioner") as place:
+        place.mkdir()
+        yield place
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the leftovers of killed processes in a folder, once per process."""
+    folder = folder.absolute()
+    if folder in _cleared:
+        return
+    _cleared.add(folder)
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if not _WORKPLACE.fullmatch(entry.name) or not entry.is_dir(follow_symlinks=False):
+                continue
+            if hasattr(os, "getuid") and entry.stat(follow_symlinks=False).st_uid != os.getuid():
+                continue
+            with suppress(OSError):  # the file system has no locks
+                lock = _lock(Path(entry.path) / _LOCK, surely=True)
+                if lock is not None:
+                    _remove(Path(entry.path))
+                    os.close(lock)
+
+
+def _remove(place: Path) -> None:
+    """Remove a hidden folder; first put back the old folder of an interrupted replacement."""
+    with suppress(OSError):
+        for old in (place / _OLD).iterdir():
+            target = place.parent / old.name
+            if not target.exists():
+                old.rename(target)
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def check_place(path: str | Path) -> None:
+    """Check, without making it, that a file or folder can be made at ``path``.
+
+    Raises:
+        FileError: its parent is a file or not writable, or the file system refuses its name.
+    """
+    path = Path(path)
+    check_kind(path)
+    remove_leftovers(check_folder(path))
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write ``text`` as UTF-8, completely or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any, *, indent: int | None = 2) -> None:
+    """Write ``value`` as JSON, completely or not at all."""
+    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable, on file systems that can sync a folder."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

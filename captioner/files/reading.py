@@ -1,0 +1,115 @@
+"""Reads small files within bounds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from pathlib import Path
+from typing import IO, TypeVar
+
+from captioner.errors import CaptionerError, first_line
+
+T = TypeVar("T")
+
+MOST_TEXT = 64 << 20
+"""Largest size in bytes of a config, an index or a vocabulary."""
+
+
+def sha256(file: IO[bytes]) -> str:
+    """Return the SHA-256 of the rest of an open file in hexadecimal."""
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def read_text(
+    path: str | Path,
+    *,
+    error: type[CaptionerError],
+    cure: str = "copy it again",
+    most: int | None = MOST_TEXT,
+    encoding: str = "utf-8",
+) -> str:
+    """Read a text file of a limited size.
+
+    Args:
+        path: a regular file.
+        error: the class of errors to raise.
+        cure: what to do about a damaged file, for the end of the message.
+        most: largest size in bytes; ``None`` is no limit.
+        encoding: of the text.
+
+    Raises:
+        CaptionerError: of class ``error``: the file is missing, not a regular file, too large, or not text.
+    """
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for a writer
+            raise error(f"{path}: is not a regular file; {cure}")
+        if most is not None and status.st_size > most:
+            raise error(f"{path}: has {status.st_size:,} bytes, more than the {most:,} that are read; {cure}")
+        return Path(path).read_bytes().decode(encoding)
+    except FileNotFoundError:
+        raise error(f"{path}: there is no such file; {cure}") from None
+    except OSError as reason:
+        raise error(f"{path}: cannot be read ({reason.strerror}); {cure}") from None
+    except UnicodeDecodeError as reason:
+        raise error(f"{path}: is not {encoding} text ({reason.reason} at byte {reason.start:,}); {cure}") from None
+    except ValueError as reason:  # a zero byte in the name
+        raise error(f"{path!r}: cannot be a file's name ({reason}); {cure}") from None
+
+
+def parse_json(text: str, kind: type[T], *, where: str | Path, error: type[CaptionerError], cure: str) -> T:
+    """Parse JSON and check the type of its outermost value.
+
+    Args:
+        text: the JSON.
+        kind: ``dict`` or ``list``.
+        where: the source, for the error, for example a path.
+        error: the class of errors to raise.
+        cure: what to do about it, for the end of the message.
+
+    Raises:
+        CaptionerError: of class ``error``: it is not JSON, nested too deeply, or another type.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise error(f"{where}: its JSON is nested too deeply; {cure}") from None
+    except ValueError as reason:  # also of an integer with thousands of digits
+        raise error(f"{where}: is not JSON ({first_line(reason)}); {cure}") from None
+    if not isinstance(value, kind):
+        names: dict[type, str] = {dict: "an object", list: "a list", type(None): "null"}
+        found, wanted = (names.get(each, each.__name__) for each in (type(value), kind))
+        raise error(f"{where}: its JSON is {found}, not {wanted}; {cure}")
+    return value
+
+
+def read_json(
+    path: str | Path,
+    kind: type[T],
+    *,
+    error: type[CaptionerError],
+    cure: str = "copy it again",
+    most: int | None = MOST_TEXT,
+    encoding: str = "utf-8",
+) -> T:
+    """Read a JSON file of a limited size and check the type of its outermost value.
+
+    See :func:`read_text` and :func:`parse_json`. The caller checks the fields inside.
+
+    Raises:
+        CaptionerError: of class ``error``: the file cannot be read, or is not such JSON.
+    """
+    return parse_json(
+        read_text(path, error=error, cure=cure, most=most, encoding=encoding), kind, where=path, error=error, cure=cure
+    )
+
+
+def format_of(path: str | Path) -> str:
+    """Return the format that a file's name ends in; it may be unknown or empty."""
+    kind = Path(path).suffix.lower().removeprefix(".")
+    return "html" if kind == "htm" else kind
