@@ -12,9 +12,9 @@ from typing import Any
 import captioner
 from captioner.backend import choose_device
 from captioner.base import Captioner
+from captioner.benchmark.cache import BenchmarkCache, Key, stamp
 from captioner.benchmark.contestants import Contestant
 from captioner.benchmark.listener import Listener
-from captioner.benchmark.store import Key, Store, stamp
 from captioner.data.dataset import CaptionData
 from captioner.errors import CaptionerError, EvaluationError, FeatureStoreError
 from captioner.evaluation.evaluate import generate
@@ -22,7 +22,7 @@ from captioner.features import FeatureStore
 from captioner.pipeline import in_torch
 
 # At most this many photos are captioned again after an interruption.
-STEP = 256
+SAVE_EVERY = 256
 
 
 @dataclass
@@ -44,7 +44,7 @@ def caption_all(
     contestants: Sequence[Contestant],
     data: CaptionData,
     *,
-    store: Store,
+    cache: BenchmarkCache,
     features: Sequence[str | Path] = (),
     device: str = "auto",
     search: Mapping[str, Any] | None = None,
@@ -59,7 +59,7 @@ def caption_all(
     Args:
         contestants: the models.
         data: a split.
-        store: the cache; captions are saved periodically while they are generated.
+        cache: captions are saved in it periodically while they are generated.
         features: folders of feature stores. A model reads the first store built by its encoder, or the photos if there
             is none.
         device: a torch device, or ``auto``.
@@ -77,7 +77,7 @@ def caption_all(
     settings, kind = dict(search or {}), choose_device(device).type
     generated = GeneratedCaptions()
     for contestant in contestants:
-        captioning = _Captioning(contestant, data, generated, store, stores, listener, batch_size)
+        captioning = _Captioning(contestant, data, generated, cache, stores, listener, batch_size)
         key = {"model": contestant.fingerprint, "captioner": captioner.__version__, "search": settings, "device": kind}
         try:
             generated.captions[contestant.name] = captioning.run(
@@ -99,7 +99,7 @@ class _Captioning:
     contestant: Contestant
     data: CaptionData
     generated: GeneratedCaptions
-    store: Store
+    cache: BenchmarkCache
     stores: Mapping[str, FeatureStore]
     listener: Listener
     batch_size: int
@@ -112,13 +112,13 @@ class _Captioning:
         if features is not None:
             photos = {image: photo for image, photo in photos.items() if image in features}
         key = {**key, "features": None if features is None else _identity(features)}
-        captions = self.store.captions(key, photos)
+        captions = self.cache.captions(key, photos)
         if captions:
-            self.listener.note(f"{name}: {len(captions):,} captions are used again from {self.store.folder}")
+            self.listener.note(f"{name}: {len(captions):,} captions are used again from {self.cache.folder}")
         todo = [photo for image, photo in photos.items() if image not in captions]
         if todo and model is None:
             model = load()
-        step = self.batch_size * max(1, STEP // self.batch_size)  # in whole batches
+        step = self.batch_size * max(1, SAVE_EVERY // self.batch_size)  # in whole batches
         for start in range(0, len(todo), step):
             part = replace(self.data, photos=tuple(todo[start : start + step]))
             bar = self.listener.bar(f"Captioning, {name}", len(photos) - len(todo) + start, len(photos))
@@ -126,7 +126,7 @@ class _Captioning:
             new, errors = generate(model, part, features=features, batch_size=self.batch_size, progress=bar)
             captions |= new
             self.generated.unreadable |= {str(error): None for error in errors}
-            self.store.save_captions(key, captions, photos)
+            self.cache.save_captions(key, captions, photos)
         return {image: captions[image] for image in photos if image in captions}
 
     def _features(self, model: Captioner) -> FeatureStore | None:

@@ -13,14 +13,14 @@ from captioner.evaluation.bootstrap import Interval
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from captioner.benchmark.cost import Cost
+    from captioner.benchmark.cost import ModelCost
 
 # The Okabe-Ito palette, distinguishable for colour-blind readers; grey replaces black, to be visible on a dark page.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A7A7A")
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A7A7A")
 MARKERS = "osD^vPX"
 
 
-def plot(path: Path, quality: Quality, costs: Mapping[str, Cost]) -> None:
+def plot(path: Path, quality: Quality, costs: Mapping[str, ModelCost]) -> None:
     """Draw quality, with its 95 % interval, against the time for one photo and against the number of parameters.
 
     Runs of a recipe share a colour and a marker. Names are in a legend below, where they cannot overlap.
@@ -64,7 +64,7 @@ def appearance(quality: Quality) -> dict[str, tuple[str, str, str]]:
     numbers = {name: number for number, name in enumerate(dict.fromkeys(named.values()))}
     # Colours and markers repeat together, with the markers shifted each time, so that 49 models are distinct.
     return {
-        model: (name, COLOURS[number % len(COLOURS)], MARKERS[(number + number // len(COLOURS)) % len(MARKERS)])
+        model: (name, PALETTE[number % len(PALETTE)], MARKERS[(number + number // len(PALETTE)) % len(MARKERS)])
         for model, name in named.items()
         for number in [numbers[name]]
     }

@@ -73,7 +73,7 @@ def assess(
         generated: their captions.
         data: the captioned split.
         training: the split whose captions do not count as novel; ``None`` if there is none.
-        metrics: see :class:`captioner.evaluation.scores.Scorer`.
+        metrics: see :class:`captioner.evaluation.metrics.Scorer`.
         resamples: number of resamples for intervals and tests.
         seed: seed of the resampling.
 

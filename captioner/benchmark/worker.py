@@ -1,4 +1,4 @@
-"""A process that runs one contestant: on request it captions a number of photos and reports the time this took.
+"""A process that runs one model: on request it captions a number of photos and reports the time this took.
 
 The model is alone in its process, so the peak memory of the process is the model's; it is idle while another is timed.
 """
@@ -19,7 +19,7 @@ MEGABYTE = 1e6
 
 
 @dataclass(frozen=True)
-class Job:
+class TimingJob:
     """Arguments of a worker.
 
     Attributes:
@@ -85,7 +85,7 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / MEGABYTE
 
 
-def serve(connection: Connection, job: Job) -> None:
+def serve(connection: Connection, job: TimingJob) -> None:
     """Load the model, warm up and send :class:`About`, then answer timing requests.
 
     A request is (batch size, first photo), the answer is the seconds of encoding and of searching. Any error is sent as
@@ -95,11 +95,11 @@ def serve(connection: Connection, job: Job) -> None:
     # Ctrl+C reaches all processes; the parent process ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        contestant = Contestant(job)
-        connection.send(contestant.about)
+        model = TimedModel(job)
+        connection.send(model.about)
         while True:
             size, first = connection.recv()
-            connection.send(contestant.time(size, first))
+            connection.send(model.time(size, first))
     except EOFError:  # the benchmark is over
         pass
     except Exception as error:  # of any kind: the benchmark reports it with the model's name
@@ -108,14 +108,14 @@ def serve(connection: Connection, job: Job) -> None:
         connection.close()
 
 
-class Contestant:
+class TimedModel:
     """A model to time.
 
     Attributes:
         about: its description.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: TimingJob) -> None:
         import torch
 
         from captioner.base import Captioner

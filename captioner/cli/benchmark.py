@@ -144,11 +144,11 @@ def run(
     training = whole.split("train", restval=restval) if "train" in whole.splits else None
 
     from captioner import assets, files
+    from captioner.benchmark.benchmark import CACHE, LATEX, PAGE, PLOT, RECORD, TABLE, benchmark
     from captioner.benchmark.listener import Listener
-    from captioner.benchmark.run import CACHE, LATEX, PAGE, PLOT, RECORD, TABLE, benchmark
     from captioner.benchmark.training import train as train_all
     from captioner.errors import EvaluationError
-    from captioner.evaluation.scores import DEFAULT_METRICS
+    from captioner.evaluation.metrics import DEFAULT_METRICS
 
     together = console.ensemble(members)
     contestants = [*(models or ()), *([together] if together else [])]

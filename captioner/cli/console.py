@@ -342,7 +342,7 @@ def metrics(lists: Sequence[str] | None) -> tuple[str, ...]:
     Raises:
         EvaluationError: one of them does not exist.
     """
-    from captioner.evaluation.scores import metric_families
+    from captioner.evaluation.metrics import metric_families
 
     chosen = names(lists)
     if chosen:

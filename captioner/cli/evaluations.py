@@ -51,8 +51,8 @@ def of_captioner(
 
     from captioner import Captioner
     from captioner.evaluation.evaluate import evaluate
+    from captioner.evaluation.metrics import DEFAULT_METRICS
     from captioner.evaluation.results import write_results
-    from captioner.evaluation.scores import DEFAULT_METRICS
     from captioner.pipeline import in_torch
 
     captioner = Captioner.from_pretrained(model, device=device, **search)
@@ -77,8 +77,8 @@ def of_captioner(
 
 def of_captions(captions: Path, data: CaptionData, *, metrics: tuple[str, ...], per_image: Path | None) -> Result:
     """Score the captions in a COCO results file."""
+    from captioner.evaluation.metrics import DEFAULT_METRICS
     from captioner.evaluation.results import read_results
-    from captioner.evaluation.scores import DEFAULT_METRICS
 
     given = read_results(captions)
     from captioner.evaluation.evaluate import evaluate_captions

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from captioner.base import Captioner
 from captioner.data.dataset import CaptionData
 from captioner.errors import CaptionerError, EvaluationError, ImageError
-from captioner.evaluation.scores import DEFAULT_METRICS, Scores, metric_families, score
+from captioner.evaluation.metrics import DEFAULT_METRICS, Scores, metric_families, score
 from captioner.features import FeatureStore
 from captioner.pipeline import in_torch
 
@@ -94,7 +94,7 @@ def evaluate(
         captioner: the model and its search.
         data: a split; pictures without references are captioned and not scored.
         features: read the pictures' memories from this store instead of their files.
-        metrics: see :class:`captioner.evaluation.scores.Scorer`.
+        metrics: see :class:`captioner.evaluation.metrics.Scorer`.
         batch_size: number of pictures in a batch.
         per_image: also return the scores of every picture.
         progress: called with (done, total).
@@ -132,7 +132,7 @@ def evaluate_captions(
     Args:
         captions: image id to caption; see :func:`captioner.evaluation.results.read_results`.
         data: a split with references.
-        metrics: see :class:`captioner.evaluation.scores.Scorer`.
+        metrics: see :class:`captioner.evaluation.metrics.Scorer`.
         per_image: also return the scores of every picture.
         source: name of the captions in errors, for example their file.
 

@@ -37,8 +37,8 @@ from captioner.data.dataset import CaptionData, Photo
 from captioner.data.loader import ImageLoader
 from captioner.errors import AnnotationError, EvaluationError, ImageError
 from captioner.evaluation.bootstrap import RESAMPLES, Interval, intervals
-from captioner.evaluation.boxes import Boxes, Scene, read_boxes
 from captioner.evaluation.nouns import Nouns
+from captioner.evaluation.object_boxes import Boxes, Scene, read_boxes
 from captioner.evaluation.sums import Array, Sums, ratios
 from captioner.heads import look_again
 from captioner.pipeline import TorchCaptioner, of_one_model

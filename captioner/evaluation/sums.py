@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from captioner.evaluation.java import Tokens, ptb_tokenize, running_meteor, spice_scores
-from captioner.evaluation.scores import DEFAULT_METRICS, Scorer, compute, usable_families
+from captioner.evaluation.metrics import DEFAULT_METRICS, Scorer, compute, usable_families
 
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 ORDERS = 4
@@ -85,18 +85,18 @@ def measure(
 ) -> tuple[dict[str, Measured], list[str]]:
     """Measure the captions of several models on the same photos.
 
-    The scores of all photos are those of :func:`captioner.evaluation.scores.score`.
+    The scores of all photos are those of :func:`captioner.evaluation.metrics.score`.
 
     Args:
         references: image id to captions by people.
         candidates: for each model, image id to caption, for the same images.
-        metrics: see :class:`captioner.evaluation.scores.Scorer`.
+        metrics: see :class:`captioner.evaluation.metrics.Scorer`.
 
     Returns:
         The measured captions of each model, and what a reader of the numbers must know.
 
     Raises:
-        EvaluationError: see :class:`captioner.evaluation.scores.Scorer`.
+        EvaluationError: see :class:`captioner.evaluation.metrics.Scorer`.
     """
     families, notes = usable_families(metrics)
     scorer = Scorer(references)

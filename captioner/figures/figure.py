@@ -14,7 +14,7 @@ from captioner.caption import MEAN, Caption
 from captioner.data.images import ImageSource, load_image
 from captioner.data.mark import PROGRAM
 from captioner.errors import CaptionerError
-from captioner.figures import animation, page, panels
+from captioner.figures import animation, explorer, panels
 from captioner.figures.drawing import DRAWN, Drawing, encoded
 from captioner.figures.heat import require_attention
 from captioner.figures.record import record
@@ -79,8 +79,8 @@ class Figure(Drawing):
         )
 
     def html(self) -> bytes:
-        """Return a self-contained interactive page for mouse, touch and keyboard; see :mod:`captioner.figures.page`."""
-        return page.page(self.caption, self.photo, self.style, self._note()).encode()
+        """Return a self-contained interactive page; see :mod:`captioner.figures.explorer`."""
+        return explorer.page(self.caption, self.photo, self.style, self._note()).encode()
 
     def json(self) -> bytes:
         """Return the numbers; see :mod:`captioner.figures.record`."""

@@ -1,5 +1,5 @@
 "use strict";
-// The numbers of captions and their maps. captioner/figures/page.py writes the numbers, captioner/figures/explorer.js
+// The numbers of captions and their maps. captioner/figures/explorer.py writes the numbers, captioner/figures/explorer.js
 // displays them.
 const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 const inside = ([x0, y0, x1, y1], x, y) => x >= x0 && x <= x1 && y >= y0 && y <= y1;

@@ -25,8 +25,8 @@ from captioner.data.images import load_image
 from captioner.errors import CaptionerError, ImageError
 from captioner.figures import Figure, Style
 from captioner.figures.document import assemble
-from captioner.figures.page import data_url, numbers, reduced
-from captioner.web.batches import Batches, UnknownModelError
+from captioner.figures.explorer import data_url, numbers, reduced
+from captioner.web.batching import Batches, UnknownModelError
 from captioner.web.budget import Budget, Paced
 from captioner.web.guard import Guard, Rate, is_local, names_of
 from captioner.web.lanes import FullError

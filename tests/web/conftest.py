@@ -13,7 +13,7 @@ from PIL import Image
 pytest.importorskip("fastapi_offline", reason="the page's packages are not installed: pip install 'captioner[web]'")
 
 from captioner.base import Captioner
-from captioner.web.batches import Batches
+from captioner.web.batching import Batches
 from tests.test_checkpoint import tiny_model
 
 

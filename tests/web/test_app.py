@@ -21,7 +21,7 @@ from starlette.testclient import TestClient
 from captioner.base import Captioner
 from captioner.errors import CheckpointError
 from captioner.web.app import create_app
-from captioner.web.batches import Batches
+from captioner.web.batching import Batches
 from captioner.web.upload import read_upload
 from tests.web.conftest import encoded
 

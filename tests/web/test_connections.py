@@ -18,7 +18,7 @@ import uvicorn
 
 from captioner.caption import Caption
 from captioner.web.app import create_app
-from captioner.web.batches import Batches
+from captioner.web.batching import Batches
 from captioner.web.connections import Connection, NoHandles, protocol, room
 from captioner.web.upload import Upload
 from tests.web.conftest import until

@@ -13,7 +13,7 @@ import pytest
 
 from captioner.base import Captioner
 from captioner.web.app import create_app
-from captioner.web.batches import Batches
+from captioner.web.batching import Batches
 from tests.browser import launched
 from tests.test_checkpoint import tiny_model
 from tests.web.conftest import encoded

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from captioner.benchmark import tables
-from captioner.benchmark.cost import Cost
+from captioner.benchmark import report_tables as tables
+from captioner.benchmark.cost import ModelCost
 from captioner.benchmark.groups import Group
 from captioner.benchmark.quality import Quality
-from captioner.benchmark.tables import Cell, Table
+from captioner.benchmark.report_tables import Cell, ReportTable
 
 
 def markdown(
-    title: str, quality: Quality, costs: Mapping[str, Cost], *, resamples: int, notes: Sequence[str] = ()
+    title: str, quality: Quality, costs: Mapping[str, ModelCost], *, resamples: int, notes: Sequence[str] = ()
 ) -> str:
     """Write the whole report as Markdown tables."""
     whole, *thirds = quality.groups
@@ -55,11 +55,11 @@ def _tests(group: Group, first: str = "model") -> list[str]:
     return [f"### Against {next(iter(group.scores))}", *_table(tables.differences(group.differences, first))]
 
 
-def _table(table: Table) -> list[str]:
+def _table(table: ReportTable) -> list[str]:
     return [write(table), table.note]
 
 
-def write(table: Table) -> str:
+def write(table: ReportTable) -> str:
     """Write a Markdown table; the first column is left-aligned, the others right-aligned."""
     lines = [
         table.head,

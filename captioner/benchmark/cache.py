@@ -23,7 +23,7 @@ FORMAT = 2
 Key: TypeAlias = Mapping[str, Any]
 
 
-class Store:
+class BenchmarkCache:
     """Cache of captions and timings in a folder."""
 
     def __init__(self, folder: str | Path) -> None:

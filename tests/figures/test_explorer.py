@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 from captioner.caption import Caption
+from captioner.figures.explorer import page as make_page
 from captioner.figures.heat import Heat
-from captioner.figures.page import page as make_page
 from captioner.figures.style import Style
 from tests.browser import launched
 from tests.figures.builders import grid_caption, photo, region_caption

