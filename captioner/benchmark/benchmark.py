@@ -28,7 +28,7 @@ from captioner.benchmark.quality import Quality, assess
 from captioner.benchmark.worker import TimingJob
 from captioner.data.dataset import CaptionData, Photo
 from captioner.errors import CaptionerError
-from captioner.evaluation.bootstrap import RESAMPLES
+from captioner.evaluation.bootstrap import DEFAULT_RESAMPLES
 from captioner.evaluation.metrics import DEFAULT_METRICS, metric_families
 
 TABLE, LATEX, RECORD, PLOT, PAGE, CACHE = "table.md", "table.tex", "benchmark.json", "plot.png", "photos.html", "cache"
@@ -65,7 +65,7 @@ def benchmark(
     search: Mapping[str, Any] | None = None,
     batches: Sequence[int] = (1, 16),
     rounds: int = 30,
-    resamples: int = RESAMPLES,
+    resamples: int = DEFAULT_RESAMPLES,
     seed: int = 0,
     shown: int = 12,
     latex: bool = False,

@@ -19,7 +19,7 @@ from captioner import files
 from captioner.data.dataset import Photo
 from captioner.errors import EvaluationError
 
-FORMAT = 2
+FORMAT = 3
 Key: TypeAlias = Mapping[str, Any]
 
 
@@ -76,16 +76,23 @@ class BenchmarkCache:
         files.write_text(self._path(kind, key), json.dumps(_record(key, content)) + "\n")
 
     def _path(self, kind: str, key: Key) -> Path:
-        return self.folder / f"{kind}-{_hash(key)[:16]}.json"
+        return self.folder / f"{kind}-{hash_of(key)[:16]}.json"
 
 
 def _record(key: Key, content: Any) -> dict[str, Any]:
     """Return what a file holds; by the hash, no damaged content is taken for captions or timings."""
-    return {"format": FORMAT, "key": key, "content": content, "hash": _hash(content)}
+    return {"format": FORMAT, "key": key, "content": content, "hash": hash_of(content)}
 
 
-def _hash(value: Any) -> str:
+def hash_of(value: Any) -> str:
+    """Return a hash of plain values."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    with open(path, "rb") as file:
+        return files.sha256(file)
 
 
 def stamp(path: Path) -> list[int] | None:

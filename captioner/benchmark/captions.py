@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,7 +11,7 @@ from typing import Any
 import captioner
 from captioner.backend import choose_device
 from captioner.base import Captioner
-from captioner.benchmark.cache import BenchmarkCache, Key, stamp
+from captioner.benchmark.cache import BenchmarkCache, Key, sha256_of, stamp
 from captioner.benchmark.contestants import Contestant
 from captioner.benchmark.listener import Listener
 from captioner.data.dataset import CaptionData
@@ -148,7 +147,7 @@ class _Captioning:
 def _identity(features: FeatureStore) -> list[Any]:
     """Return a value that changes when the feature store is another one or is rebuilt."""
     index = features.folder / "index.json"
-    return [hashlib.sha256(index.read_bytes()).hexdigest(), stamp(index)]
+    return [sha256_of(index), stamp(index)]
 
 
 def _named(contestant: Contestant, error: CaptionerError) -> str:

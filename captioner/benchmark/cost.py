@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from captioner.benchmark.worker import About, TimingJob, serve
+from captioner.caption import Array
 from captioner.errors import EvaluationError
-from captioner.evaluation.sums import Array
 
 
 @dataclass(frozen=True)

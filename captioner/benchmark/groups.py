@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from captioner.caption import Array
 from captioner.evaluation.bootstrap import Difference, Interval, compare, holm, intervals
-from captioner.evaluation.sums import Array, Sums
+from captioner.evaluation.sums import Sums
 
 
 @dataclass(frozen=True)

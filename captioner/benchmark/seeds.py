@@ -17,7 +17,8 @@ import numpy as np
 
 from captioner.benchmark.contestants import Contestant
 from captioner.benchmark.groups import Group, group
-from captioner.evaluation.sums import Array, Measured, Sums
+from captioner.caption import Array
+from captioner.evaluation.sums import Measured, Sums
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def _show_grounding(title: str, grounding: dict[str, Any]) -> None:
     from captioner.evaluation.bootstrap import Interval
-    from captioner.evaluation.grounding import GAINS, METRICS
+    from captioner.evaluation.grounding import GAINS, GROUNDING_METRICS
 
     def percent(part: str, name: str) -> str:
         score = grounding[part]["scores"].get(name)
@@ -66,7 +66,7 @@ def _show_grounding(title: str, grounding: dict[str, Any]) -> None:
         return f"{words:,}: {100 * pointing:.0f} / {100 * mass:.0f}"
 
     parts = ("generated", "references")
-    rows = [(name, *(percent(part, name) for part in parts)) for name in (*METRICS, *GAINS)]
+    rows = [(name, *(percent(part, name) for part in parts)) for name in (*GROUNDING_METRICS, *GAINS)]
     for label, unit in (
         ("words counted", "words"),
         ("photos counted", "photos"),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from captioner.evaluation.cider import Array
+from captioner.caption import Array
 from captioner.evaluation.sums import bleu_score
 
 

@@ -22,9 +22,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from captioner.evaluation.sums import Array, Sums
+from captioner.caption import Array
+from captioner.evaluation.sums import Sums
 
-RESAMPLES = 10_000
+DEFAULT_RESAMPLES = 10_000
 LEVEL = 0.95
 _CELLS = 4_000_000  # entries of the largest matrix held in memory
 
@@ -60,7 +61,7 @@ class Difference:
 
 
 def intervals(
-    parts: Sequence[Sums], *, images: Array | None = None, resamples: int = RESAMPLES, seed: int = 0
+    parts: Sequence[Sums], *, images: Array | None = None, resamples: int = DEFAULT_RESAMPLES, seed: int = 0
 ) -> dict[str, Interval]:
     """Return every metric with its confidence interval.
 
@@ -81,7 +82,7 @@ def compare(
     other: Sequence[Sums],
     *,
     images: Array | None = None,
-    resamples: int = RESAMPLES,
+    resamples: int = DEFAULT_RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Difference]:
     """Test every metric of two models on the same photos, paired photo by photo; see :func:`intervals`.

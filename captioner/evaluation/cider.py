@@ -18,14 +18,13 @@ Letters in shapes: H candidates, T words of the longest caption, E entries (a ca
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 
+from captioner.caption import Array
 from captioner.errors import EvaluationError
-
-Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
-ORDERS = 4
+from captioner.evaluation.sums import ORDERS
 
 
 class _Counts(NamedTuple):

@@ -31,20 +31,20 @@ import torch
 from torch import Tensor
 
 from captioner.base import Captioner
-from captioner.caption import HEADS, MEAN
+from captioner.caption import HEADS, MEAN, Array
 from captioner.data.annotations import read_captions
 from captioner.data.dataset import CaptionData, Photo
 from captioner.data.loader import ImageLoader
 from captioner.errors import AnnotationError, EvaluationError, ImageError
-from captioner.evaluation.bootstrap import RESAMPLES, Interval, intervals
+from captioner.evaluation.bootstrap import DEFAULT_RESAMPLES, Interval, intervals
 from captioner.evaluation.nouns import Nouns
 from captioner.evaluation.object_boxes import Boxes, Scene, read_boxes
-from captioner.evaluation.sums import Array, Sums, ratios
+from captioner.evaluation.sums import Sums, ratios
 from captioner.heads import look_again
 from captioner.pipeline import TorchCaptioner, of_one_model
 from captioner.text.vocabulary import tokenize
 
-METRICS = ("pointing", "mass", "pointing, even", "mass, even", "pointing, centre", "mass, centre")
+GROUNDING_METRICS = ("pointing", "mass", "pointing, even", "mass, even", "pointing, centre", "mass, centre")
 GAINS = ("pointing over even", "mass over even", "pointing over centre", "mass over centre")
 
 
@@ -56,8 +56,8 @@ class Words:
         words: number of words counted: those whose class has a box in the part of the picture that the model sees.
         photos: number of photos with such a word.
         absent: number of words that name a class that the picture does not have; they are not counted.
-        scores: fractions by name, with 95 % intervals over photos: :data:`METRICS`, and :data:`GAINS`, the model's
-            paired differences from a baseline.
+        scores: fractions by name, with 95 % intervals over images: :data:`GROUNDING_METRICS`, and :data:`GAINS`, the
+            model's paired differences from a baseline.
         classes: for each class the number of words, and the model's pointing and mass.
     """
 
@@ -93,7 +93,7 @@ def ground(
     *,
     attention: str = MEAN,
     batch_size: int = 8,
-    resamples: int = RESAMPLES,
+    resamples: int = DEFAULT_RESAMPLES,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Grounding:
@@ -213,7 +213,7 @@ class _Tally:
 
     def add(self, scene: Scene, captions: Sequence[tuple[Sequence[str], Array]]) -> None:
         """Count a photo: its captions' words and their attention (T, N)."""
-        row = np.zeros(len(METRICS) + 1)
+        row = np.zeros(len(GROUNDING_METRICS) + 1)
         for words, attention in captions:
             for start, end, name in self.nouns(words):
                 self.absent += name in scene.boxes.absent
@@ -242,7 +242,7 @@ class _Tally:
         scores = {}
         if self.rows:
             scores = intervals(
-                [Sums((*METRICS, *GAINS), np.stack(self.rows), _with_gains)], resamples=resamples, seed=seed
+                [Sums((*GROUNDING_METRICS, *GAINS), np.stack(self.rows), _with_gains)], resamples=resamples, seed=seed
             )
         each = {name: (int(n), float(hits / n), float(mass / n)) for name, (n, hits, mass) in self.classes.items()}
         order = sorted(each, key=lambda name: (-each[name][0], name))

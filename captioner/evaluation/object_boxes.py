@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from captioner.caption import Array
 from captioner.errors import AnnotationError, first_line
-from captioner.evaluation.sums import Array
 from captioner.files import read_json
 
-MOST = 4 << 30
+MAX_BOXES_BYTES = 4 << 30
 """Bytes of a file of boxes, beyond which it is refused unread; COCO's training split has 0.45 GB."""
 
 _CURE = "give COCO's boxes, such as instances_val2014.json"
@@ -50,7 +50,7 @@ def read_boxes(path: str | Path) -> dict[str, Boxes]:
     Raises:
         AnnotationError: the file cannot be read as COCO's instances.
     """
-    data = read_json(path, dict, error=AnnotationError, cure=_CURE, most=MOST, encoding="utf-8-sig")
+    data = read_json(path, dict, error=AnnotationError, cure=_CURE, most=MAX_BOXES_BYTES, encoding="utf-8-sig")
     try:
         names = {category["id"]: str(category["name"]) for category in data["categories"]}
         boxes: dict[Any, dict[str, list[list[float]]]] = defaultdict(lambda: defaultdict(list))

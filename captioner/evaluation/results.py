@@ -8,7 +8,7 @@ from pathlib import Path
 from captioner.errors import EvaluationError
 from captioner.files import read_json, write_json
 
-MOST = 1 << 30
+MAX_RESULTS_BYTES = 1 << 30
 """Bytes of a results file, beyond which it is refused unread; those of COCO's test split have 4 MB."""
 
 
@@ -45,7 +45,7 @@ def read_results(path: str | Path) -> dict[str, str]:
         EvaluationError: the file cannot be read, is not COCO results, or captions an image twice.
     """
     expected = 'give COCO results: [{"image_id": 1, "caption": "a dog"}, ...]'
-    results = read_json(path, list, error=EvaluationError, cure=expected, most=MOST, encoding="utf-8-sig")
+    results = read_json(path, list, error=EvaluationError, cure=expected, most=MAX_RESULTS_BYTES, encoding="utf-8-sig")
     captions: dict[str, str] = {}
     for number, result in enumerate(results, start=1):
         if not isinstance(result, dict) or not {"image_id", "caption"} <= result.keys():

@@ -12,20 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
 import numpy as np
 
+from captioner.caption import Array
 from captioner.evaluation.java import Tokens, ptb_tokenize, running_meteor, spice_scores
 from captioner.evaluation.metrics import DEFAULT_METRICS, Scorer, compute, usable_families
 
-Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 ORDERS = 4
 
 # METEOR 1.5's parameters for English (Denkowski and Lavie 2014, https://aclanthology.org/W14-3348), table 1 (task
 # "rank").
 ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75
-STAGES = np.array([1.0, 0.6, 0.8, 0.6])  # weights of exact, stem, synonym and paraphrase matches
+MATCH_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])  # weights of exact, stem, synonym and paraphrase matches
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ def meteor_score(sums: Array) -> Array:
     """
     of = np.moveaxis(sums, -1, 0)
     matches = of[4:20].reshape(4, 2, 2, *of.shape[1:])  # kind, content or function, candidate or reference
-    weights = STAGES[:, None] * np.array([DELTA, 1 - DELTA])
+    weights = MATCH_WEIGHTS[:, None] * np.array([DELTA, 1 - DELTA])
     weighted = np.tensordot(weights, matches, axes=((0, 1), (0, 1)))  # candidate or reference
     length = DELTA * (of[0:2] - of[2:4]) + (1 - DELTA) * of[2:4]
     with np.errstate(divide="ignore", invalid="ignore"):

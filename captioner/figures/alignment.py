@@ -24,10 +24,9 @@ from captioner.figures.drawing import DRAWN, Drawing
 from captioner.figures.sheet import PALE, Sheet, shortened, width_of
 from captioner.text.vocabulary import EOS, SPECIAL
 
-FORMATS = (*DRAWN, "html", "json")
 END = "■"  # the end of the text read, a place like any other
 _LETTERS, _CELL, _LABEL = 30, 54, 460  # pixels: letter height, side of a cell, the widest label
-_COLOURS = "Blues"  # from white, so that no attention is the ground
+_COLOUR_MAP = "Blues"  # from white, so that no attention is the ground
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Alignment(Drawing):
         CaptionerError: its model does not attend, or the text is empty.
     """
 
-    formats: ClassVar[tuple[str, ...]] = FORMATS
+    formats: ClassVar[tuple[str, ...]] = (*DRAWN, "html", "json")
 
     translation: Translation
 
@@ -137,5 +136,5 @@ def _coloured(share: Array) -> Array:
     """Return numbers (H, W) in 0..1 as colours (H, W, 3) uint8."""
     from matplotlib import colormaps
 
-    colours: Array = np.rint(colormaps[_COLOURS](np.clip(share, 0, 1))[..., :3] * 255).astype(np.uint8)
+    colours: Array = np.rint(colormaps[_COLOUR_MAP](np.clip(share, 0, 1))[..., :3] * 255).astype(np.uint8)
     return colours

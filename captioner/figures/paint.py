@@ -8,7 +8,7 @@ from PIL import Image
 from captioner.caption import Array
 from captioner.figures.style import Style
 
-COLOURS = 256  # steps of a colour map
+COLOUR_STEPS = 256  # steps of a colour map
 _GREY, _LIGHT = 0.85, 0.78  # desaturation of the photo under a map, and the share of brightness that it keeps
 
 
@@ -20,7 +20,7 @@ def palette(style: Style) -> Array:
     """
     from matplotlib import colormaps
 
-    share = np.linspace(0, 1, COLOURS)
+    share = np.linspace(0, 1, COLOUR_STEPS)
     colours: Array = np.asarray(colormaps[style.colours](0.25 + 0.75 * share), dtype=float)
     colours[:, 3] = style.opacity * share
     return colours
@@ -44,7 +44,7 @@ def overlay(base: Array, share: Array, colours: Array) -> Array:
     Returns:
         (H, W, 3) uint8.
     """
-    colour = colours.astype(np.float32)[np.rint(share * (COLOURS - 1)).astype(int)]
+    colour = colours.astype(np.float32)[np.rint(share * (COLOUR_STEPS - 1)).astype(int)]
     alpha = colour[..., 3:]
     return np.rint((base * (1 - alpha) + colour[..., :3] * alpha) * 255).astype(np.uint8)
 

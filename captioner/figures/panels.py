@@ -14,7 +14,7 @@ from PIL import Image
 from captioner.caption import Caption
 from captioner.data.transform import Box
 from captioner.figures.heat import Heat
-from captioner.figures.paint import COLOURS, fit, overlay, palette, toned
+from captioner.figures.paint import fit, overlay, palette, toned
 from captioner.figures.sheet import INK, PALE, Sheet, shortened, width_of, wrapped
 from captioner.figures.style import Style
 
@@ -23,8 +23,8 @@ _TARGET = 0.7  # height / width of all panels together
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Layout of the panels on a sheet, in pixels.
+class PanelLayout:
+    """PanelLayout of the panels on a sheet, in pixels.
 
     Attributes:
         columns: panels per row.
@@ -46,7 +46,7 @@ class Layout:
         return self.rows * (self.panel[1] + self.head) + (self.rows - 1) * self.gap
 
 
-def arrange(panels: int, shape: float, width: int, text: float) -> Layout:
+def arrange(panels: int, shape: float, width: int, text: float) -> PanelLayout:
     """Choose the number of columns.
 
     The choice balances the shape of the whole, few empty places in the last row, and panels wide enough for a word.
@@ -59,13 +59,13 @@ def arrange(panels: int, shape: float, width: int, text: float) -> Layout:
     """
     shape = min(_WIDEST, max(_TALLEST, shape))
     gap, head = round(text * 0.9), round(text * 1.5)
-    best: tuple[float, Layout] | None = None
+    best: tuple[float, PanelLayout] | None = None
     for columns in range(1, max(panels, 4) + 1):
         across = (width - (columns - 1) * gap) // columns
         if columns > 1 and across < 4 * text:
             break
         rows = math.ceil(panels / columns)
-        layout = Layout(columns, rows, (across, max(1, round(across / shape))), head, gap)
+        layout = PanelLayout(columns, rows, (across, max(1, round(across / shape))), head, gap)
         empty = (rows * columns - panels) / columns
         narrow = max(0.0, math.log(7 * text / across))  # the typical width of a word with its number
         cost = abs(math.log(layout.height / width / _TARGET)) + 1.1 * empty + narrow
@@ -227,7 +227,7 @@ def _legend(page: Sheet, style: Style, left: int, bottom: int, text: float, *not
     ramp = np.repeat(np.linspace(0, 1, width)[None], height, axis=0)
     grey = np.full((height, width, 3), 0.75, dtype=np.float32)
     x = left + round(width_of("0", text) + 0.5 * text)
-    page.place(overlay(grey, np.rint(ramp * (COLOURS - 1)) / (COLOURS - 1), palette(style)), x, bottom - height)
+    page.place(overlay(grey, ramp, palette(style)), x, bottom - height)
     page.text(left, bottom, "0", text, colour=PALE)
     scope = "the word" if style.scale == "word" else "the caption"
     legend = "  ·  ".join((f"strongest of {scope}", *filter(None, notes)))

@@ -60,14 +60,14 @@ _PHOTO = {
 }
 
 
-class Problem(BaseModel):
+class ErrorResponse(BaseModel):
     """Why a request was refused."""
 
     detail: str
 
 
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem, "description": text}
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorResponse, "description": text}
     for status, text in {
         400: "There is no photo in the request.",
         403: "The request comes from another site's page.",
@@ -82,14 +82,14 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
-class Other(BaseModel):
+class OtherCaption(BaseModel):
     """One of the next best captions."""
 
     caption: str
     log_probability: float = Field(description="natural logarithm, summed over the words and the end")
 
 
-class Answer(BaseModel):
+class CaptionResponse(BaseModel):
     """The caption of a photo."""
 
     image: str = Field(description="the file's name, if it was sent")
@@ -97,7 +97,7 @@ class Answer(BaseModel):
     caption: str = Field(description="the sentence")
     tokens: list[str] = Field(description="its words as the model wrote them")
     log_probability: float = Field(description="natural logarithm, summed over the words and the end")
-    others: list[Other] = Field(default_factory=list, description="the next best captions, best first")
+    others: list[OtherCaption] = Field(default_factory=list, description="the next best captions, best first")
     attention: list[list[float]] | None = Field(
         None, description="with attention=true: for each word the weight of each place, which sum to one"
     )
@@ -114,7 +114,7 @@ class Answer(BaseModel):
     figure: dict[str, Any] | None = Field(None, description="with figure=true: what the page draws")
 
 
-class Health(BaseModel):
+class HealthResponse(BaseModel):
     """Whether the server works, and how busy it is."""
 
     status: Literal["ok"] = "ok"
@@ -222,7 +222,7 @@ def create_app(
     @app.post(
         "/caption",
         tags=["photos"],
-        responses=_PROBLEMS,
+        responses=_ERRORS,
         openapi_extra=_PHOTO,
         response_model_exclude_none=True,
         summary="Caption a photo",
@@ -235,17 +235,17 @@ def create_app(
         figure: Annotated[
             bool, Query(description="Add what the page draws: compact weights and a small photo.")
         ] = False,
-    ) -> Answer:
+    ) -> CaptionResponse:
         """Say what a photo shows; for example `curl -F image=@photo.jpg localhost:8000/caption`."""
         found = await result(request, upload, lambda: batches.submit(upload.content, model), 500)
         value = found.to_dict(attention=attention)
         if figure:
             shown = await small(request, upload, style)
             value["figure"] = await result(request, upload, lambda: batches.draw(lambda: _figure(found, shown, style)))
-        return Answer(**{"model": model or batches.models[0], **value, "image": upload.name})
+        return CaptionResponse(**{"model": model or batches.models[0], **value, "image": upload.name})
 
     @app.post(
-        "/figure", responses=_PROBLEMS, openapi_extra=_PHOTO, response_class=Response, summary="Draw where it looked"
+        "/figure", responses=_ERRORS, openapi_extra=_PHOTO, response_class=Response, summary="Draw where it looked"
     )
     async def figure(
         request: Request,
@@ -268,9 +268,9 @@ def create_app(
         return Response(content, media_type=_TYPES[format], headers={"content-disposition": disposition})
 
     @app.get("/health", tags=["server"], summary="Say that it works")
-    async def health() -> Health:
+    async def health() -> HealthResponse:
         """Say that the server works, which models it has, and how many photos wait."""
-        return Health(
+        return HealthResponse(
             version=captioner.__version__,
             models=list(batches.models),
             loaded=list(batches.loaded),

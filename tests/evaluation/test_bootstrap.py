@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from captioner.caption import Array
 from captioner.evaluation.bootstrap import by_length, compare, holm, intervals
-from captioner.evaluation.sums import Array, Sums, bleu_score, mean_of
+from captioner.evaluation.sums import Sums, bleu_score, mean_of
 
 IMAGES = 400
 

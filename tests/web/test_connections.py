@@ -22,7 +22,7 @@ from captioner.web.batching import Batches
 from captioner.web.connections import Connection, NoHandles, protocol, room
 from captioner.web.upload import Upload
 from tests.web.conftest import until
-from tests.web.test_batches import Slow, grey
+from tests.web.test_batching import Slow, grey
 
 HEAD = b"POST /caption HTTP/1.1\r\nHost: localhost\r\n"
 
