@@ -64,7 +64,6 @@ def of_captioner(
             features=store,
             metrics=metrics or DEFAULT_METRICS,
             batch_size=batch_size,
-            per_image=per_image is not None,
             progress=progress,
             keep=None if output is None else partial(write_results, output),
         )
@@ -77,39 +76,29 @@ def of_captioner(
 
 def of_captions(captions: Path, data: CaptionData, *, metrics: tuple[str, ...], per_image: Path | None) -> Result:
     """Score the captions in a COCO results file."""
+    from captioner.evaluation.evaluate import score
     from captioner.evaluation.metrics import DEFAULT_METRICS
-    from captioner.evaluation.results import read_results
 
-    given = read_results(captions)
-    from captioner.evaluation.evaluate import evaluate_captions
-
-    result = evaluate_captions(
-        given,
-        data,
-        metrics=metrics or DEFAULT_METRICS,
-        per_image=per_image is not None,
-        source=str(captions),
-    )
+    result = score(captions, data, metrics=metrics or DEFAULT_METRICS)
     return _scored(result, data, {}, per_image)
 
 
 def _scored(result: Evaluation, data: CaptionData, about: dict[str, Any], per_image: Path | None) -> Result:
     """Record the scores of captions, and write those of every picture if requested."""
     split = data.photos[0].split
-    unscored = [f"{data.name}: no photo has a caption by people, so nothing is scored."]
     record = {
         "split": split,
         "images": len(result.captions),
         **about,
-        "scoring_seconds": result.scores.seconds if result.scores else {},
-        "scores": result.scores.values if result.scores else {},
-        "notes": result.scores.notes if result.scores else unscored,
+        "scoring_seconds": result.scoring_seconds,
+        "scores": result.scores,
+        "notes": result.notes,
         "unreadable": [str(error) for error in result.errors],
     }
     if per_image and result.scores:
         rows = [
             {"image_id": image, "caption": result.captions[image], **values}
-            for image, values in result.scores.per_image.items()
+            for image, values in result.per_image.items()
         ]
         scores.write_rows(per_image, rows)
     return Result(f"{data.name}, {split}", record, result.errors)

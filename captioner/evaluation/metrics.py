@@ -1,11 +1,10 @@
-"""The field's caption metrics, computed by pycocoevalcap, behind one call.
+"""Caption metrics of pycocoevalcap: BLEU-1 to BLEU-4, METEOR, ROUGE-L, CIDEr and SPICE.
 
-    >>> score({"12": "a dog runs"}, {"12": ["a dog is running", "the dog runs"]}).percent("METEOR")  # doctest: +SKIP
+    Scorer({"12": ["a dog is running", "the dog runs"]})({"12": "a dog runs"}).values["METEOR"]
 
-BLEU-1 to BLEU-4, METEOR, ROUGE-L, CIDEr and SPICE. What pycocoevalcap and the papers that use it call "CIDEr" is
-CIDEr-D, with document frequencies counted over the given references. Tokenisation (PTB), METEOR and SPICE are Java
-programs, see :mod:`captioner.evaluation.java`. The tokens, and so the scores, are those of pycocoevalcap's own
-``COCOEvalCap``.
+Tokens and scores equal those of pycocoevalcap's ``COCOEvalCap``. What it and papers call "CIDEr" is CIDEr-D, with
+document frequencies counted over the given references. Tokenisation (PTB), METEOR and SPICE are Java programs; see
+:mod:`captioner.evaluation.java`.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 from captioner.errors import EvaluationError
 from captioner.evaluation.java import Result, Tokens, meteor_scores, ptb_tokenize, spice_ready, spice_scores
@@ -36,31 +35,17 @@ class Scores:
     """The scores of a set of captions.
 
     Attributes:
-        values: score of the whole set by name: ``"BLEU-1"`` to ``"BLEU-4"``, ``"METEOR"``, ``"ROUGE-L"``, ``"CIDEr"``,
-            ``"SPICE"``. Fractions from 0 to 1; CIDEr from 0 to 10.
-        per_image: the same for every image id, if requested.
-        notes: what a reader of the numbers must know, such as a metric that was left out and why.
-        seconds: how long tokenising (``"PTB"``) and each family of metrics took; METEOR runs in parallel.
+        values: score of all captions together by metric: ``"BLEU-1"`` to ``"BLEU-4"``, ``"METEOR"``, ``"ROUGE-L"``,
+            ``"CIDEr"``, ``"SPICE"``. Fractions from 0 to 1; CIDEr from 0 to 10.
+        per_image: the scores of each image by image id.
+        notes: caveats for readers of the numbers, such as a metric that was left out.
+        seconds: time of tokenisation (``"PTB"``) and of each family of metrics; METEOR runs in parallel.
     """
 
     values: dict[str, float]
-    per_image: dict[str, dict[str, float]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    per_image: dict[str, dict[str, float]]
+    notes: list[str]
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
-
-    def percent(self, name: str) -> float:
-        """The score called ``name`` times 100, as papers print it.
-
-        Raises:
-            EvaluationError: this score was not computed.
-        """
-        if name not in self.values:
-            raise EvaluationError(f"{name}: not computed, only {', '.join(self.values)}; ask for it in `metrics`")
-        return 100 * self.values[name]
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields as plain JSON types."""
-        return asdict(self)
 
 
 class Scorer:
@@ -91,15 +76,12 @@ class Scorer:
         self._tokens: Tokens | None = None
         self._lock = threading.Lock()
 
-    def __call__(
-        self, candidates: Mapping[str, str], *, metrics: Sequence[str] = DEFAULT_METRICS, per_image: bool = False
-    ) -> Scores:
+    def __call__(self, candidates: Mapping[str, str], *, metrics: Sequence[str] = DEFAULT_METRICS) -> Scores:
         """Score one caption for each image of the references.
 
         Args:
             candidates: image id to caption. An empty caption is allowed, and scores zero.
             metrics: any of ``"BLEU"`` (all four), ``"METEOR"``, ``"ROUGE-L"``, ``"CIDEr"``, ``"SPICE"``, in any case.
-            per_image: also return the scores of every image.
 
         Raises:
             EvaluationError: no candidates, other images than those of the references, a caption that is not a string,
@@ -117,8 +99,10 @@ class Scorer:
         if "CIDEr" in families and len(references) == 1:
             notes.append("CIDEr of a single image is always 0: it weighs words by how few of the images have them.")
         values = {name: float(value) for name, (value, _) in result.items()}
-        images = list(references) if per_image else []
-        each = {image: {name: float(of[i]) for name, (_, of) in result.items()} for i, image in enumerate(images)}
+        each = {
+            image: {name: float(scores[number]) for name, (_, scores) in result.items()}
+            for number, image in enumerate(references)
+        }
         return Scores(values, each, notes, clock.seconds)
 
     def check(self, candidates: Mapping[str, str]) -> None:
@@ -162,17 +146,6 @@ class _Clock:
         result = _METRICS[family](references, candidates)
         self.seconds[family] = round(time.perf_counter() - began, 3)
         return result
-
-
-def score(
-    candidates: Mapping[str, str],
-    references: Mapping[str, Sequence[str]],
-    *,
-    metrics: Sequence[str] = DEFAULT_METRICS,
-    per_image: bool = False,
-) -> Scores:
-    """Score one caption per image against the image's references: a :class:`Scorer` used once, raising as it does."""
-    return Scorer(references)(candidates, metrics=metrics, per_image=per_image)
 
 
 def metric_families(metrics: Sequence[str]) -> list[str]:

@@ -84,7 +84,7 @@ def measure(
 ) -> tuple[dict[str, Measured], list[str]]:
     """Measure the captions of several models on the same photos.
 
-    The scores of all photos are those of :func:`captioner.evaluation.metrics.score`.
+    The scores of all images are those of :class:`captioner.evaluation.metrics.Scorer`.
 
     Args:
         references: image id to captions by people.

@@ -208,7 +208,7 @@ def test_captions_of_entirely_different_photos(run, dataset: Path, tmp_path: Pat
     )
     assert (
         (result.code, result.out) == (1, "")
-        and "no caption is of a photo" in result.err
+        and "no caption is of an image" in result.err
         and "'1'" in result.err
         and "'blue.jpg'" in result.err
     )
@@ -277,7 +277,7 @@ def test_a_split_without_references_needs_an_output(run, model: Path, unlabelled
     assert (result.code, result.out) == (1, "") and "--output-captions" in result.err
     file = results(tmp_path / "theirs.json", {581: "a dog"})
     result = run("evaluate", unlabelled, "--captions", file)
-    assert (result.code, result.out) == (1, "") and "no captions by people" in result.err
+    assert (result.code, result.out) == (1, "") and "no reference captions" in result.err
 
 
 @pytest.fixture
