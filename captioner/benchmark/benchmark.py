@@ -72,22 +72,22 @@ def benchmark(
     fresh: bool = False,
     listener: Listener | None = None,
 ) -> Benchmark:
-    """Compare models on the same photos.
+    """Compare models on the same images.
 
     Writes ``table.md``, ``table.tex`` (on request), ``benchmark.json``, ``plot.png`` (if models were timed) and
     ``photos.html``. Captions and timings are saved in ``cache`` as soon as they exist and reused by the next call; see
     :mod:`captioner.benchmark.cache`.
 
-    Models and photos that cannot be used are reported to the listener and left out.
+    Models and images that cannot be used are reported to the listener and left out.
 
     Args:
         models: shipped models by name, model folders, ``user/model`` on the hub, ensembles of these by names joined by
             ``+``, or contestants; the others are compared with the first.
-        data: the photos of a split.
+        data: the images of a split.
         output: the folder to write to.
         training: the training split, for counting novel captions; ``None`` if the data has none.
         split: name of the captioned split, for the report.
-        features: feature stores to caption from instead of the photos; timing always begins with pixels.
+        features: feature stores to caption from instead of the images; timing always begins with pixels.
         metrics: see :class:`captioner.evaluation.metrics.Scorer`.
         device: a torch device, or ``auto``.
         search: search settings for all models; any other setting is the model's own.
@@ -95,7 +95,7 @@ def benchmark(
         rounds: how often each batch size is timed; 0 skips timing.
         resamples: number of resamples for intervals and tests.
         seed: seed of the resampling.
-        shown: number of photos on the page.
+        shown: number of images on the page.
         latex: also write the tables in LaTeX.
         fresh: ignore the cache of earlier calls.
         listener: receives progress, notes and errors.
@@ -256,9 +256,9 @@ def _processor() -> str:
 def _cautions(split: str) -> list[str]:
     if split in ("dev", "val"):
         return [
-            f"Models whose best epoch was selected on {split} tend to score higher on it than on unseen photos; "
+            f"Models whose best epoch was selected on {split} tend to score higher on it than on unseen images; "
             "report a test split in a paper."
         ]
     if split in ("train", "restval"):
-        return [f"Models trained on {split} have seen these photos; report a test split in a paper."]
+        return [f"Models trained on {split} have seen these images; report a test split in a paper."]
     return []

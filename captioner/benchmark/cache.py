@@ -2,7 +2,7 @@
 
 ``captions-KEY.json`` holds the captions of one model, ``timings-KEY.json`` the timings of all models together, as they
 are measured in turns. KEY is a hash of everything that the content depends on, which the file repeats in full: another
-model, search setting or device has another file. A caption is reused only while the photo's file has the same size and
+model, search setting or device has another file. A caption is reused only while the image's file has the same size and
 modification time. Files are written atomically; a file that cannot be read counts as missing.
 """
 
@@ -37,7 +37,7 @@ class BenchmarkCache:
                 path.unlink(missing_ok=True)
 
     def captions(self, key: Key, photos: Mapping[str, Photo]) -> dict[str, str]:
-        """Return the captions, by image id, of those photos whose files are unchanged."""
+        """Return the captions, by image id, of those images whose files are unchanged."""
         cached = self._read("captions", key)
         if not isinstance(cached, dict):
             return {}

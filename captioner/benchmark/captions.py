@@ -20,7 +20,7 @@ from captioner.evaluation.evaluate import generate
 from captioner.features import FeatureStore
 from captioner.pipeline import in_torch
 
-# At most this many photos are captioned again after an interruption.
+# At most this many images are captioned again after an interruption.
 SAVE_EVERY = 256
 
 
@@ -30,7 +30,7 @@ class GeneratedCaptions:
 
     Attributes:
         captions: the captions of each usable model, by image id.
-        unreadable: errors of unreadable photos, each listed once.
+        unreadable: errors of unreadable images, each listed once.
         notes: caveats for readers of the numbers.
     """
 
@@ -50,20 +50,20 @@ def caption_all(
     batch_size: int = 16,
     listener: Listener | None = None,
 ) -> GeneratedCaptions:
-    """Caption the photos with each model in turn.
+    """Caption the images with each model in turn.
 
     Only one model is in memory at a time. Without feature stores, a model whose captions are all cached is not loaded.
-    Damaged models and photos are reported and left out.
+    Damaged models and images are reported and left out.
 
     Args:
         contestants: the models.
         data: a split.
         cache: captions are saved in it periodically while they are generated.
-        features: folders of feature stores. A model reads the first store built by its encoder, or the photos if there
+        features: folders of feature stores. A model reads the first store built by its encoder, or the images if there
             is none.
         device: a torch device, or ``auto``.
         search: search settings for all models; any other setting is the model's own.
-        batch_size: photos per batch.
+        batch_size: images per batch.
         listener: receives progress, notes and errors.
 
     Raises:
@@ -93,7 +93,7 @@ def caption_all(
 
 @dataclass
 class _Captioning:
-    """Captioning of the photos with one model."""
+    """Captioning of the images with one model."""
 
     contestant: Contestant
     data: CaptionData
@@ -129,7 +129,7 @@ class _Captioning:
         return {image: captions[image] for image in photos if image in captions}
 
     def _features(self, model: Captioner) -> FeatureStore | None:
-        """Return the first store built by the model's encoder, and report photos missing from it."""
+        """Return the first store built by the model's encoder, and report images missing from it."""
         for folder in self.stores:
             try:
                 store = in_torch(model, "read features").open_features(folder)
@@ -139,7 +139,7 @@ class _Captioning:
             self.generated.unreadable |= {f"{photo.path}: not in the feature store {folder}": None for photo in missing}
             return store
         self.generated.notes.append(
-            f"{self.contestant.name}: no feature store was built by its encoder; it captioned the photos themselves"
+            f"{self.contestant.name}: no feature store was built by its encoder; it captioned the images themselves"
         )
         return None
 

@@ -1,6 +1,6 @@
 """Cost of captioning with each model: time, throughput, memory, parameters.
 
-Each model runs in its own process. The models are timed in turns, one photo or batch each, and their order rotates from
+Each model runs in its own process. The models are timed in turns, one image or batch each, and their order rotates from
 round to round, so that any other load on the machine affects all of them. Medians and quartiles are reported. The speed
 relative to the first model is the median over rounds of the ratio within a round, in which a slow minute cancels out.
 
@@ -43,12 +43,12 @@ class Timing:
     """Timing of a model at one batch size.
 
     Attributes:
-        batch: photos per batch.
+        batch: images per batch.
         encode: encoding time in milliseconds per batch.
         decode: caption search time in milliseconds per batch.
-        total: milliseconds per batch, without reading the photos, which takes the same time for all models with the
+        total: milliseconds per batch, without reading the images, which takes the same time for all models with the
             same input size.
-        throughput: photos per second.
+        throughput: images per second.
         speed: speed relative to the first model, as a factor.
     """
 

@@ -40,7 +40,7 @@ def escape(text: str) -> str:
 def latex(title: str, quality: Quality, costs: Mapping[str, ModelCost], *, resamples: int) -> str:
     """Write the tables of quality, means over seeds (if any), diversity, and costs (if measured)."""
     parts = [f"% {_comment(title)}, written by: captioner benchmark --latex", "% It needs \\usepackage{booktabs}"]
-    about = f"Quality on {title}, {len(quality.images):,} photos."
+    about = f"Quality on {title}, {len(quality.images):,} images."
     if quality.seeds is not None:
         parts.append(
             write(

@@ -16,7 +16,7 @@ def markdown(
 ) -> str:
     """Write the whole report as Markdown tables."""
     whole, *thirds = quality.groups
-    parts = [f"# {title}", f"{len(quality.images):,} photos. {tables.method(quality, resamples)}"]
+    parts = [f"# {title}", f"{len(quality.images):,} images. {tables.method(quality, resamples)}"]
     if quality.seeds is not None:
         parts += [
             "## Quality over seeds",
@@ -34,7 +34,7 @@ def markdown(
     if thirds:
         parts += ["### By reference length"]
         for group in thirds:
-            parts += [f"{group.name} ({group.photos:,} photos):", write(tables.scores(group))]
+            parts += [f"{group.name} ({group.photos:,} images):", write(tables.scores(group))]
             parts += [write(tables.differences(group.differences))] if group.differences else []
     parts += ["## Diversity", *_table(tables.diversity(quality))]
     if costs:
@@ -43,7 +43,7 @@ def markdown(
     if quality.unreadable:
         some = "; ".join(quality.unreadable[:5]) + ("; ..." if quality.unreadable[5:] else "")
         number = len(quality.unreadable)
-        remarks.append(f"{number:,} photo{'s were' if number > 1 else ' was'} left out: {some}")
+        remarks.append(f"{number:,} image{'s were' if number > 1 else ' was'} left out: {some}")
     if remarks:
         parts += ["## Notes", "\n".join(f"- {note}" for note in remarks)]
     return "\n\n".join(parts) + "\n"

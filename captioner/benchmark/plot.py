@@ -21,7 +21,7 @@ MARKERS = "osD^vPX"
 
 
 def plot(path: Path, quality: Quality, costs: Mapping[str, ModelCost]) -> None:
-    """Draw quality, with its 95 % interval, against the time for one photo and against the number of parameters.
+    """Draw quality, with its 95 % interval, against the time for one image and against the number of parameters.
 
     Runs of a recipe share a colour and a marker. Names are in a legend below, where they cannot overlap.
     """
@@ -37,7 +37,7 @@ def plot(path: Path, quality: Quality, costs: Mapping[str, ModelCost]) -> None:
     times = {name: (t.p50, t.low, t.high) for name, cost in costs.items() for t in [cost.timings[0].total]}
     parameters = {name: ((cost.about.encoder + cost.about.decoder) / 1e6,) * 3 for name, cost in costs.items()}
     scores = {name: metrics[quality.metric] for name, metrics in quality.groups[0].scores.items()}
-    _points(left, scores, times, appearances, "ms per photo" if size == 1 else f"ms for {size} photos")
+    _points(left, scores, times, appearances, "ms per image" if size == 1 else f"ms for {size} images")
     _points(right, scores, parameters, appearances, "parameters (millions)")
     left.set_ylabel(f"{quality.metric} (percent)")
     handles, names = left.get_legend_handles_labels()

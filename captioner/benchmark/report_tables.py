@@ -60,7 +60,7 @@ def scores(group: Group) -> ReportTable:
 def seeds(results: Seeds) -> ReportTable:
     """Return the table of every metric of every recipe in percent.
 
-    Each cell is the mean and standard deviation over seeds, with the interval of the mean over photos.
+    Each cell is the mean and standard deviation over seeds, with the interval of the mean over images.
     """
     texts = {
         recipe: {
@@ -89,7 +89,7 @@ def _scores(group: Group, texts: Mapping[str, Mapping[str, str]], first: str = "
             differs = metric in tests and tests[metric].p_randomisation < SIGNIFICANT
             cells.append(Cell(texts[model][metric], _interval(values[metric]), is_best, differs))
         rows.append(cells)
-    note = "In percent, with 95 % intervals over photos"
+    note = "In percent, with 95 % intervals over images"
     if group.differences:
         note += f"; the best in bold; † differs from {next(iter(group.scores))} (p < {SIGNIFICANT})"
     return ReportTable([first, *metrics], rows, note + ".")
@@ -152,7 +152,7 @@ def diversity(quality: Quality) -> ReportTable:
     note = "Shares in percent. Vocabulary: number of distinct words; "
     note += "broken off: captions that end with a word such as “a” or “of”"
     note += "; novel: captions that do not occur verbatim among the training captions of this data" if known else ""
-    return ReportTable(head, rows, note + ". People: the first reference of each photo.")
+    return ReportTable(head, rows, note + ". People: the first reference of each image.")
 
 
 def sizes(costs: Mapping[str, ModelCost]) -> ReportTable:
@@ -193,11 +193,11 @@ def timings(costs: Mapping[str, ModelCost]) -> ReportTable:
     about = next(iter(costs.values())).about
     note = (
         f"Medians on {about.device} with {about.threads} threads; models are timed in turns, each in its own process. "
-        "Milliseconds are per batch, with the 95th percentile, and exclude reading the photos. Quartiles in brackets. "
+        "Milliseconds are per batch, with the 95th percentile, and exclude reading the images. Quartiles in brackets. "
         f"Relative speed: speed as a multiple of {next(iter(costs))}'s, median over turns."
     )
     return ReportTable(
-        ["model", "batch", "encode (ms)", "decode (ms)", "both (ms)", "photos/s", "relative speed"], rows, note
+        ["model", "batch", "encode (ms)", "decode (ms)", "both (ms)", "images/s", "relative speed"], rows, note
     )
 
 
@@ -211,7 +211,7 @@ def _quartiles(spread: Percentiles, digits: int) -> Cell:
 
 def method(quality: Quality, resamples: int) -> str:
     """Describe in sentences how the quality numbers were computed."""
-    text = f"Intervals are percentiles over {resamples:,} bootstrap resamples of the photos"
+    text = f"Intervals are percentiles over {resamples:,} bootstrap resamples of the images"
     models = len(quality.groups[0].scores)
     if models > 1:
         text += (
@@ -223,7 +223,7 @@ def method(quality: Quality, resamples: int) -> str:
     corpus = [name for name in ("BLEU", "METEOR") if any(metric.startswith(name) for metric in quality.metrics)]
     if corpus:
         names, verb = " and ".join(corpus), "are" if len(corpus) > 1 else "is"
-        text += f". {names} of a resample {verb} recomputed from the sums over its photos"
+        text += f". {names} of a resample {verb} recomputed from the sums over its images"
     if "CIDEr" in quality.metrics:
         text += ". CIDEr always uses the document frequencies of all references"
     return text + "."
@@ -234,7 +234,7 @@ def seeds_method(results: Seeds) -> str:
     listed: Sequence[str] = [str(seed) for seed in results.seeds]
     return (
         f"Each recipe was trained with the seeds {', '.join(listed)}: mean ± standard deviation over them. "
-        "Intervals and p-values concern the photos: the mean score of a recipe's runs is resampled, and tested against "
-        "the first recipe's, photo by photo with all runs together. They hold for these runs; the standard deviation "
+        "Intervals and p-values concern the images: the mean score of a recipe's runs is resampled, and tested against "
+        "the first recipe's, image by image with all runs together. They hold for these runs; the standard deviation "
         "shows how much another training would change the scores."
     )

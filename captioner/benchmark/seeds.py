@@ -1,11 +1,11 @@
 """Comparison of recipes, each trained with several seeds: means and deviations.
 
 There are two sources of randomness. The standard deviation over seeds shows how much a score changes when the same
-recipe is trained again. Intervals and p-values concern the photos: a photo's statistics of all runs of a recipe are
+recipe is trained again. Intervals and p-values concern the images: an image's statistics of all runs of a recipe are
 resampled together, or exchanged together with those of the other recipe, and the tested quantity is the mean score of
 the runs. They hold for these runs only; the variation between trainings is the standard deviation.
 
-Letters in shapes: I photos, S statistics that are added up, K runs of a recipe.
+Letters in shapes: I images, S statistics that are added up, K runs of a recipe.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Seeds:
     Attributes:
         runs: names of the runs of each recipe.
         seeds: the seeds in use: those with which every recipe was trained.
-        means: mean scores of each recipe's runs on all photos, and tests of the recipes against the first.
+        means: mean scores of each recipe's runs on all images, and tests of the recipes against the first.
         deviations: standard deviation over the runs of each recipe and metric, with denominator K - 1; ``None`` for a
             single run.
     """
@@ -56,15 +56,15 @@ def over_seeds(
     return Seeds(
         runs=names,
         seeds=common,
-        means=group("all photos", means, resamples=resamples, seed=seed),
+        means=group("all images", means, resamples=resamples, seed=seed),
         deviations={recipe: deviations([run.values() for run in every]) for recipe, every in scored.items()},
     )
 
 
 def averaged(runs: Sequence[Measured]) -> tuple[Sums, ...]:
-    """Return metrics that are the mean over K runs on the same photos.
+    """Return metrics that are the mean over K runs on the same images.
 
-    A photo's statistics are those of all runs side by side: (I, K S).
+    An image's statistics are those of all runs side by side: (I, K S).
     """
     return tuple(_mean(parts) for parts in zip(*(run.parts for run in runs), strict=True))
 

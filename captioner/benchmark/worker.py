@@ -1,4 +1,4 @@
-"""A process that runs one model: on request it captions a number of photos and reports the time this took.
+"""A process that runs one model: on request it captions a number of images and reports the time this took.
 
 The model is alone in its process, so the peak memory of the process is the model's; it is idle while another is timed.
 """
@@ -26,14 +26,14 @@ class TimingJob:
         model: the model folder, or those of an ensemble's members, joined.
         device: a torch device, or ``auto``.
         search: search settings that differ from the model's.
-        photos: image files, decoded once and used repeatedly.
+        images: image files, decoded once and used repeatedly.
         batches: batch sizes that will be requested.
     """
 
     model: str
     device: str
     search: dict[str, Any]
-    photos: list[str]
+    images: list[str]
     batches: list[int]
 
 
@@ -52,7 +52,7 @@ class About:
         device: the torch device.
         threads: number of torch threads.
         width: beam width.
-        unreadable: errors of photos that could not be read.
+        unreadable: errors of images that could not be read.
     """
 
     encoder: int
@@ -88,7 +88,7 @@ def peak_memory() -> float:
 def serve(connection: Connection, job: TimingJob) -> None:
     """Load the model, warm up and send :class:`About`, then answer timing requests.
 
-    A request is (batch size, first photo), the answer is the seconds of encoding and of searching. Any error is sent as
+    A request is (batch size, first image), the answer is the seconds of encoding and of searching. Any error is sent as
     its text and ends the process.
     """
     keep_freed_memory()  # as the command line does
@@ -127,17 +127,17 @@ class TimedModel:
         before = peak_memory()
         self.captioner = in_torch(Captioner.from_pretrained(job.model, device=job.device, **job.search), "compare cost")
         transform = self.captioner.transform
-        pictures, unreadable = [], []
-        for path in job.photos:
+        images, unreadable = [], []
+        for path in job.images:
             try:
-                pictures.append(torch.from_numpy(transform.pixels(load_image(path, min_size=transform.decode_size))))
+                images.append(torch.from_numpy(transform.pixels(load_image(path, min_size=transform.decode_size))))
             except ImageError as error:
                 unreadable.append(str(error))
-        if not pictures:
+        if not images:
             raise EvaluationError(
-                f"none of the photos for timing can be read; the first error: {next(iter(unreadable), 'none reported')}"
+                f"none of the images for timing can be read; the first error: {next(iter(unreadable), 'none reported')}"
             )
-        self.pixels = torch.stack(pictures)
+        self.pixels = torch.stack(images)
         device = self.captioner.device
         self._wait = torch.cuda.synchronize if device.type == "cuda" else None
         memory = {}
@@ -166,7 +166,7 @@ class TimedModel:
         )
 
     def time(self, size: int, first: int) -> tuple[float, float]:
-        """Caption ``size`` photos from ``first`` on, cyclically; return the seconds of encoding and of searching."""
+        """Caption ``size`` images from ``first`` on, cyclically; return the seconds of encoding and of searching."""
         import torch
 
         pixels = self.pixels[(torch.arange(size) + first) % len(self.pixels)]

@@ -80,7 +80,7 @@ class Diversity:
         """Describe how these captions have collapsed compared with those of people, or return ``None``.
 
         Args:
-            people: the statistics of the captions that people wrote of the same pictures.
+            people: the statistics of the captions that people wrote of the same images.
         """
         if self.words < 0.5 * people.words:
             return f"captions have {self.words:.1f} words on average, those of people {people.words:.1f}"

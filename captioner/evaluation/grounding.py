@@ -1,14 +1,14 @@
 """Whether attention is right: does a model look at the dog when it says "dog"?
 
 As in Liu et al. 2017 (Attention correctness in neural image captioning, https://arxiv.org/abs/1605.09553), the
-attention of words that name a class of objects is compared with the boxes of that class in the picture:
+attention of words that name a class of objects is compared with the boxes of that class in the image:
 
 - mass: the attention inside the union of the boxes, ``sum_i alpha_i |place_i and boxes| / |place_i|`` (their attention
   correctness);
 - pointing: whether the centre of the most attended place lies in one of the boxes (the pointing game, Zhang et al.
   2016, https://arxiv.org/abs/1608.00507, without its tolerance of 15 pixels);
 
-each against two baselines that know nothing of the picture: one attends evenly to all places, and the attention of the
+each against two baselines that know nothing of the image: one attends evenly to all places, and the attention of the
 other is a Gaussian around the middle of what is seen, where photographers put their subjects. The baselines attend to
 the places of the model that they are compared with, so that a model gets no credit for regions that a detector placed
 on objects.
@@ -53,9 +53,9 @@ class Words:
     """How well the attention of captions' words matches what the words name.
 
     Attributes:
-        words: number of words counted: those whose class has a box in the part of the picture that the model sees.
-        photos: number of photos with such a word.
-        absent: number of words that name a class that the picture does not have; they are not counted.
+        words: number of words counted: those whose class has a box in the part of the image that the model sees.
+        photos: number of images with such a word.
+        absent: number of words that name a class that the image does not have; they are not counted.
         scores: fractions by name, with 95 % intervals over images: :data:`GROUNDING_METRICS`, and :data:`GAINS`, the
             model's paired differences from a baseline.
         classes: for each class the number of words, and the model's pointing and mass.
@@ -75,8 +75,8 @@ class Grounding:
     Attributes:
         generated: for the captions that the model writes.
         references: for those that people wrote, which the model reads word by word (teacher forcing).
-        photos: number of photos that were read.
-        errors: photos that could not be read.
+        photos: number of images that were read.
+        errors: images that could not be read.
     """
 
     generated: Words
@@ -100,22 +100,22 @@ def ground(
     """Measure whether a model looks at what it names.
 
     Args:
-        captioner: the model, which must attend to places in the picture, and its search. The encoder runs at full
+        captioner: the model, which must attend to places in the image, and its search. The encoder runs at full
             precision.
         instances: boxes as COCO's instances.
         captions: captions of the same image ids, as :func:`captioner.data.annotations.read_captions` takes them, or
             already read.
-        images: folder of the pictures, if they are not where the captions' format has them.
+        images: folder of the images, if they are not where the captions' format has them.
         attention: of a Transformer: ``mean`` over its heads, ``rollout``, or one head as ``BLOCK.HEAD``; see
             :func:`captioner.heads.look_again`.
-        batch_size: number of pictures in a batch.
+        batch_size: number of images in a batch.
         resamples: number of resamples for the intervals.
         seed: seed of the resampling.
         progress: called with (done, total).
 
     Raises:
-        AnnotationError: the boxes or the captions cannot be read, or have no picture in common.
-        EvaluationError: the model does not attend to places in a picture, or not one picture can be read.
+        AnnotationError: the boxes or the captions cannot be read, or have no image in common.
+        EvaluationError: the model does not attend to places in an image, or not one image can be read.
         CaptionerError: the model does not have the requested attention.
     """
     if not captioner.attends:
@@ -131,7 +131,7 @@ def ground(
     photos = [photo for photo in data.photos if photo.image_id in boxes]
     if not photos:
         raise AnnotationError(
-            f"{data.name}: none of its {len(data.photos):,} photos has boxes in {instances}; "
+            f"{data.name}: none of its {len(data.photos):,} images has boxes in {instances}; "
             "their image ids must be the same"
         )
     nouns = Nouns({name for known in boxes.values() for name in (*known.boxes, *known.absent)})
@@ -158,7 +158,7 @@ def ground(
             progress(done, len(photos))
     if len(errors) == len(photos):
         raise EvaluationError(
-            f"{data.name}: not one of {len(photos)} pictures could be read; the first error: {errors[0]}"
+            f"{data.name}: not one of {len(photos)} images could be read; the first error: {errors[0]}"
         )
     return Grounding(
         generated.words(resamples, seed), references.words(resamples, seed), len(photos) - len(errors), errors
@@ -176,13 +176,13 @@ def _measure(
     generated: _Tally,
     references: _Tally,
 ) -> None:
-    """Caption a batch of pictures, read their references, and tally both."""
+    """Caption a batch of images, read their references, and tally both."""
     model = captioner.model
     memory = model(pixels.to(captioner.device))
     places = memory.places_in_picture()
     if places is None:
         raise EvaluationError(
-            "the places that this model attends to do not lie in a picture, so there is nothing to compare with boxes"
+            "the places that this model attends to do not lie in an image, so there is nothing to compare with boxes"
         )
     real = np.ones(places.shape[:2], dtype=bool) if memory.mask is None else memory.mask.cpu().numpy()
     scenes = [
@@ -203,7 +203,7 @@ def _measure(
 
 
 class _Tally:
-    """Adds up, photo by photo, the scores of the words that name classes."""
+    """Adds up, image by image, the scores of the words that name classes."""
 
     def __init__(self, nouns: Nouns) -> None:
         self.nouns = nouns
@@ -212,7 +212,7 @@ class _Tally:
         self.classes: dict[str, Array] = defaultdict(lambda: np.zeros(3))
 
     def add(self, scene: Scene, captions: Sequence[tuple[Sequence[str], Array]]) -> None:
-        """Count a photo: its captions' words and their attention (T, N)."""
+        """Count an image: its captions' words and their attention (T, N)."""
         row = np.zeros(len(GROUNDING_METRICS) + 1)
         for words, attention in captions:
             for start, end, name in self.nouns(words):

@@ -30,11 +30,11 @@ SIGMA = 0.25
 
 @dataclass(frozen=True)
 class Boxes:
-    """The objects of a picture.
+    """The objects of an image.
 
     Attributes:
         boxes: the boxes (Q, 4) of each class without crowd boxes, relative xyxy.
-        absent: classes that the picture does not have.
+        absent: classes that the image does not have.
     """
 
     boxes: Mapping[str, Array]
@@ -45,7 +45,7 @@ def read_boxes(path: str | Path) -> dict[str, Boxes]:
     """Read COCO's instances by image id.
 
     A crowd box marks many objects at once: words for a class with one are not counted. If an image has
-    ``labelled_categories``, other classes may be in the picture without a box, and are not absent.
+    ``labelled_categories``, other classes may be in the image without a box, and are not absent.
 
     Raises:
         AnnotationError: the file cannot be read as COCO's instances.
@@ -83,15 +83,15 @@ def read_boxes(path: str | Path) -> dict[str, Boxes]:
 
 
 class Scene:
-    """The places of a picture and the boxes of its objects.
+    """The places of an image and the boxes of its objects.
 
     Args:
         places: (N, 4) boxes relative to the part that the model sees.
-        boxes: the objects, relative to the whole picture.
-        seen: the part of the picture that the model sees, relative xyxy.
+        boxes: the objects, relative to the whole image.
+        seen: the part of the image that the model sees, relative xyxy.
 
     Attributes:
-        places: (N, 4) relative to the whole picture.
+        places: (N, 4) relative to the whole image.
         centre: (N,) the weights of the Gaussian baseline, which sum to one.
     """
 

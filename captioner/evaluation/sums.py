@@ -1,11 +1,11 @@
-"""Metrics as functions of sums over photos, so that resamples of the photos are scored without rereading captions.
+"""Metrics as functions of sums over images, so that resamples of the images are scored without rereading captions.
 
-BLEU of a set is not the mean of its photos' BLEU: it is computed from the number of n-grams that matched in all
-captions together, and METEOR likewise. So the summed statistics are kept for each photo, and the score is a function of
-their sums. ROUGE-L, CIDEr and SPICE are means over photos. CIDEr's document frequencies are those of the references of
-all photos, whichever photos are then averaged, because they are weights of the metric and not part of the sample.
+BLEU of a set is not the mean of its images' BLEU: it is computed from the number of n-grams that matched in all
+captions together, and METEOR likewise. So the summed statistics are kept for each image, and the score is a function of
+their sums. ROUGE-L, CIDEr and SPICE are means over images. CIDEr's document frequencies are those of the references of
+all images, whichever images are then averaged, because they are weights of the metric and not part of the sample.
 
-Letters in shapes: I photos, S summed statistics, M metrics computed from them.
+Letters in shapes: I images, S summed statistics, M metrics computed from them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Sums:
 
     Attributes:
         names: names of the M metrics.
-        each: (I, S) float64, the statistics of each photo.
+        each: (I, S) float64, the statistics of each image.
         score: turns sums (..., S) into scores (..., M).
     """
 
@@ -42,12 +42,12 @@ class Sums:
     score: Callable[[Array], Array]
 
     def values(self, images: Array | None = None) -> dict[str, float]:
-        """Return the scores of all photos together, or of those with the given indices."""
+        """Return the scores of all images together, or of those with the given indices."""
         total = (self.each if images is None else self.each[images]).sum(0)
         return dict(zip(self.names, self.score(total).tolist(), strict=True))
 
     def per_image(self) -> dict[str, Array]:
-        """Return the scores of each photo by itself, (I,) for each metric."""
+        """Return the scores of each image by itself, (I,) for each metric."""
         return dict(zip(self.names, self.score(self.each).T, strict=True))
 
 
@@ -57,7 +57,7 @@ class Measured:
 
     Attributes:
         images: I image ids.
-        words: (I,) mean number of words of each photo's references.
+        words: (I,) mean number of words of each image's references.
         captions: I captions, each a tuple of words as the metrics count them.
         parts: the metrics.
     """
@@ -68,11 +68,11 @@ class Measured:
     parts: tuple[Sums, ...]
 
     def values(self, images: Array | None = None) -> dict[str, float]:
-        """Return every metric of all photos together, or of those with the given indices."""
+        """Return every metric of all images together, or of those with the given indices."""
         return {name: value for part in self.parts for name, value in part.values(images).items()}
 
     def per_image(self) -> dict[str, Array]:
-        """Return every metric of each photo by itself, (I,) for each metric."""
+        """Return every metric of each image by itself, (I,) for each metric."""
         return {name: values for part in self.parts for name, values in part.per_image().items()}
 
 
@@ -82,7 +82,7 @@ def measure(
     *,
     metrics: Sequence[str] = DEFAULT_METRICS,
 ) -> tuple[dict[str, Measured], list[str]]:
-    """Measure the captions of several models on the same photos.
+    """Measure the captions of several models on the same images.
 
     The scores of all images are those of :class:`captioner.evaluation.metrics.Scorer`.
 
@@ -114,7 +114,7 @@ def measure(
 
 
 def mean_of(name: str, each: Sequence[float]) -> Sums:
-    """Return a metric that is the mean over photos; a photo without a score (NaN) does not count."""
+    """Return a metric that is the mean over images; an image without a score (NaN) does not count."""
     values = np.asarray(each, dtype=np.float64)
     known = np.isfinite(values)
     return Sums((name,), np.stack([np.where(known, values, 0.0), known.astype(np.float64)], axis=1), ratios)

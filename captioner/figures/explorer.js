@@ -1,4 +1,4 @@
-// Captions of one photo to explore; the numbers and maps come from captioner/figures/maps.js. A page may hold any number
+// Captions of one image to explore; the numbers and maps come from captioner/figures/maps.js. A page may hold any number
 // of explorers, each in an element with the content of captioner/figures/explorer.html.
 const within = (value, low, high) => Math.min(high, Math.max(low, value));
 
@@ -14,17 +14,17 @@ function explore(root, data) {
   explore.made = (explore.made || 0) + 1;
   statusLine.id = `status-${explore.made}`;
   stage.setAttribute("aria-describedby", statusLine.id);
-  // Several captions may exceed the screen: the photo comes first and stays in view while they scroll.
+  // Several captions may exceed the screen: the image comes first and stays in view while they scroll.
   if (many) find("captions").before(find("view"));
   root.style.setProperty("--shape", String(W / H));
-  // A tiny photo is enlarged, but not until it blurs.
+  // A tiny image is enlarged, but not until it blurs.
   root.style.setProperty("--largest", `${Math.max(384, 2.5 * Math.max(W, H)) * Math.min(1, W / H)}px`);
   const shrink = Math.min(1, 420 / Math.max(W, H)); // sufficient for a smooth map
   map.width = Math.max(1, Math.round(W * shrink));
   map.height = Math.max(1, Math.round(H * shrink));
 
   const attends = data.captions.some(({ weights }) => weights !== null);
-  const nothing = attends ? "The caption has no words." : "This model does not attend to places in the photo.";
+  const nothing = attends ? "The caption has no words." : "This model does not attend to places in the image.";
   // What a caption is called beside others: its model, or its number.
   const nameOf = (rank) => data.captions[rank].model || String(rank + 1);
   const titleOf = (rank) => data.captions[rank].model || `caption ${rank + 1}`; // the same in a sentence
@@ -64,7 +64,7 @@ function explore(root, data) {
   });
 
   // State of the interaction: the word under the pointer, the held word, the word at which Play is, the word that
-  // previews the slider; the point on the photo; the caption last used.
+  // previews the slider; the point on the image; the caption last used.
   const now = { hover: null, held: null, playing: null, sample: null, point: null, current: 0 };
   // The word last shown; initially the one in the best caption with the largest weight on one place.
   let last = cards[0].own.reduce((best, word) => (words[word].peak > words[best].peak ? word : best), 0);
@@ -136,7 +136,7 @@ function explore(root, data) {
     return [view.seen[0] + (column + 0.5) * wide, view.seen[1] + (row + 0.5) * high];
   }
 
-  // Where the places lie that are marked: those of a word, or, while the photo is pointed at, of the caption last used.
+  // Where the places lie that are marked: those of a word, or, while the image is pointed at, of the caption last used.
   function viewOf(word) {
     if (word !== null) return words[word].view;
     const number = data.captions[now.current].view;
@@ -150,11 +150,11 @@ function explore(root, data) {
   }
 
   const from = (x, y) => `${Math.round(100 * x)} % from the left, ${Math.round(100 * y)} % from the top`;
-  // The text of the status line. The position of the point is for screen readers only: others see it on the photo, and a
+  // The text of the status line. The position of the point is for screen readers only: others see it on the image, and a
   // longer line would shift the page.
   function describe(word, point) {
     if (point) {
-      if (!data.views.some(({ seen }) => inside(seen, ...point))) return ["The model did not see this part of the photo."];
+      if (!data.views.some(({ seen }) => inside(seen, ...point))) return ["The model did not see this part of the image."];
       const most = new Map(); // captions share words, so each is listed once, with its largest weight
       words.forEach(({ token }, t) => most.set(token, Math.max(most.get(token) || 0, weightAt(t, ...point))));
       const best = [...most].sort((a, b) => b[1] - a[1]).slice(0, 3);
@@ -237,7 +237,7 @@ function explore(root, data) {
   function strengthen() {
     const text = `${strength.value} %`;
     find("strength-value").textContent = text;
-    strength.setAttribute("aria-valuetext", strength.value === "0" ? "0 %, the plain photo" : text);
+    strength.setAttribute("aria-valuetext", strength.value === "0" ? "0 %, the plain image" : text);
     paint(find("ramp"), Uint8Array.from({ length: 256 }, (_, i) => i), palette(strength.value / 100));
   }
   strength.addEventListener("input", () => {

@@ -1,26 +1,26 @@
-"""A self-contained page: pointing at a word shows where it looked, pointing at the photo lights up the words.
+"""A self-contained page: pointing at a word shows where it looked, pointing at the image lights up the words.
 
-Photo, numbers, style and script are in one file; see :mod:`captioner.figures.document`. Words and photo respond to
+Image, numbers, style and script are in one file; see :mod:`captioner.figures.document`. Words and image respond to
 mouse, touch and keyboard. The page computes the map as :mod:`captioner.figures.heat` does; a word lights up as strongly
 as its map would be coloured at that point, and the number below it is its weight there. A slider weakens the map, down
-to the plain photo, or strengthens it. The caption's :attr:`Caption.others` are shown beside it, each with its
-log-probability, and all words share the photo.
+to the plain image, or strengthens it. The caption's :attr:`Caption.others` are shown beside it, each with its
+log-probability, and all words share the image.
 
 The script reads JSON:
 
 - ``captions``: the best caption, then the others, each with
 
   - ``text``, ``tokens`` (T words), ``log_probability`` (nats; null if not finite),
-  - ``view``: the index in ``views`` of where its places lie; null if it has no attention to places in the photo, and
+  - ``view``: the index in ``views`` of where its places lie; null if it has no attention to places in the image, and
     then ``weights`` is null and ``peaks`` and ``tops`` are empty,
   - ``weights``: base64 of T x N little-endian unsigned 16-bit numbers, scaled so that 65535 is the word's weight in
     ``peaks``,
   - ``peaks`` (T) and ``tops`` (T): each word's largest weight, and the weight drawn in the last colour,
   - ``model``, optionally: whose caption it is, where captions of several models stand side by side;
 
-- ``views``, each with ``places`` (N), ``seen``, and ``grid`` or ``boxes`` (relative to the whole photo), and ``labels``
+- ``views``, each with ``places`` (N), ``seen``, and ``grid`` or ``boxes`` (relative to the whole image), and ``labels``
   of the N boxes, or null;
-- ``size`` of the photo in the page, ``colours`` (base64 of 256 x RGBA), and some settings.
+- ``size`` of the image in the page, ``colours`` (base64 of 256 x RGBA), and some settings.
 
 What shows them is the explorer: ``explorer.html``, ``explorer.css``, ``maps.js`` (numbers and maps) and ``explorer.js``
 (display and interaction). ``page.html`` puts one into a page of its own, :mod:`captioner.web` any number into another.
@@ -42,22 +42,22 @@ from captioner.figures.heat import Heat
 from captioner.figures.paint import fit, palette
 from captioner.figures.style import Style
 
-HINT = "Point at a word to see where it looked, or at the photo to see which words looked there."
+HINT = "Point at a word to see where it looked, or at the image to see which words looked there."
 
 
-def page(caption: Caption, photo: Image.Image, style: Style, note: str = "") -> str:
+def page(caption: Caption, image: Image.Image, style: Style, note: str = "") -> str:
     """Return the page.
 
     Args:
         caption: a caption with attention; its others may have none.
-        photo: the whole photo, upright; in the page its longer side has at most :attr:`Style.side` pixels.
+        image: the whole image, upright; in the page its longer side has at most :attr:`Style.side` pixels.
         style: style of the page.
         note: additional text below, for example the attention head.
 
     Raises:
         CaptionerError: see :class:`Heat`.
     """
-    small = reduced(photo, style)
+    small = reduced(image, style)
     name = os.path.basename(caption.source or "")
     texts = {
         "language": "en",
@@ -66,7 +66,7 @@ def page(caption: Caption, photo: Image.Image, style: Style, note: str = "") -> 
         "captions": "".join(f"<p>{escaped(one.text)}</p>" for one in [caption, *caption.others]),
         "note": escaped(" · ".join(part for part in (name, note) if part)),
         "most": f"strongest of the {style.scale}",
-        "photo": data_url(small),
+        "image": data_url(small),
     }
     return assemble(
         "page.html",
@@ -77,17 +77,17 @@ def page(caption: Caption, photo: Image.Image, style: Style, note: str = "") -> 
     )
 
 
-def reduced(photo: Image.Image, style: Style) -> Image.Image:
-    """Return the photo as the page shows it, its longer side at most :attr:`Style.side`."""
-    return fit(photo, (style.side, style.side)) if max(photo.size) > style.side else photo
+def reduced(image: Image.Image, style: Style) -> Image.Image:
+    """Return the image as the page shows it, its longer side at most :attr:`Style.side`."""
+    return fit(image, (style.side, style.side)) if max(image.size) > style.side else image
 
 
 def numbers(caption: Caption, size: tuple[int, int], style: Style) -> dict[str, Any]:
     """Return the data for the page's script; see the module.
 
     Args:
-        caption: it and its others; those without attention to places in the photo are shown as text.
-        size: of the photo in the page, (width, height) in pixels.
+        caption: it and its others; those without attention to places in the image are shown as text.
+        size: of the image in the page, (width, height) in pixels.
         style: style of the page.
     """
     captions, views = [], []
@@ -142,8 +142,8 @@ def _base64(values: Array) -> str:
     return base64_text(values.tobytes())
 
 
-def data_url(photo: Image.Image) -> str:
-    """Return a photo as a JPEG in a data URL."""
+def data_url(image: Image.Image) -> str:
+    """Return an image as a JPEG in a data URL."""
     stream = io.BytesIO()
-    photo.convert("RGB").save(stream, "JPEG", quality=84, optimize=True, progressive=True)
+    image.convert("RGB").save(stream, "JPEG", quality=84, optimize=True, progressive=True)
     return "data:image/jpeg;base64," + base64_text(stream.getvalue())

@@ -30,8 +30,8 @@ class Figure(Drawing):
     """The attention of a caption, to be drawn.
 
     Attributes:
-        caption: a caption with attention to places in the photo.
-        photo: the whole photo, upright.
+        caption: a caption with attention to places in the image.
+        original: the whole image, upright.
         style: style of the figure.
         word: index of the single word to draw, large; ``None`` draws all words.
 
@@ -42,7 +42,7 @@ class Figure(Drawing):
     formats: ClassVar[tuple[str, ...]] = FORMATS
 
     caption: Caption
-    photo: Image.Image
+    original: Image.Image
     style: Style = field(default_factory=Style)
     word: int | None = None
 
@@ -57,14 +57,14 @@ class Figure(Drawing):
     def sheet(self) -> Sheet:
         """Lay out the panels, or the panel of the chosen word."""
         if self.word is None:
-            return panels.sheet(self.caption, self.photo, self.style, self._note())
-        return panels.single(self.caption, self.photo, self.style, self.word, self._note())
+            return panels.sheet(self.caption, self.original, self.style, self._note())
+        return panels.single(self.caption, self.original, self.style, self.word, self._note())
 
     def gif(self) -> bytes:
         """Return an animation that reads the caption word by word in a loop."""
         drawn = [
             (animation.reduced(frame), duration)
-            for frame, duration in animation.frames(self.caption, self.photo, self.style)
+            for frame, duration in animation.frames(self.caption, self.original, self.style)
         ]
         (first, _), *others = drawn
         durations = [duration for _, duration in drawn]
@@ -80,11 +80,11 @@ class Figure(Drawing):
 
     def html(self) -> bytes:
         """Return a self-contained interactive page; see :mod:`captioner.figures.explorer`."""
-        return explorer.page(self.caption, self.photo, self.style, self._note()).encode()
+        return explorer.page(self.caption, self.original, self.style, self._note()).encode()
 
     def json(self) -> bytes:
         """Return the numbers; see :mod:`captioner.figures.record`."""
-        return (json.dumps(record(self.caption, self.photo.size)) + "\n").encode()
+        return (json.dumps(record(self.caption, self.original.size)) + "\n").encode()
 
     def save(self, path: str | Path, format: str | None = None) -> Path:
         """Write the figure atomically.
@@ -133,7 +133,7 @@ def find_word(caption: Caption, word: str | int) -> int:
 
 def figure(
     caption: Caption,
-    picture: ImageSource | None = None,
+    image: ImageSource | None = None,
     *,
     word: str | int | None = None,
     max_pixels: int | None = None,
@@ -143,7 +143,7 @@ def figure(
 
     Args:
         caption: a caption with attention.
-        picture: the photo it describes; by default its file is read again.
+        image: the image it describes; by default its file is read again.
         word: draw only this word; see :func:`find_word`.
         max_pixels: a larger image is an error; see :func:`captioner.data.images.load_image`.
         style: settings of :class:`Style`.
@@ -156,10 +156,10 @@ def figure(
     checked = validate(Style, style, where="figure")
     require_attention(caption)
     number = None if word is None else find_word(caption, word)
-    source = caption.source if picture is None else picture
+    source = caption.source if image is None else image
     if source is None:
         raise CaptionerError(
             "this caption does not know its image file, because it was not made from a file; "
-            "give the picture: figure(picture)"
+            "give the image: figure(image)"
         )
     return Figure(caption, load_image(source, max_pixels=max_pixels), checked, number)

@@ -4,7 +4,7 @@
 const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 const inside = ([x0, y0, x1, y1], x, y) => x >= x0 && x <= x1 && y >= y0 && y <= y1;
 
-// Everything about the maps of the captions of one photo.
+// Everything about the maps of the captions of one image.
 function mapsOf(data) {
   // The words of all captions with attention, those of the best caption first; `word` is an index into this list.
   // Its `view` says where its places lie: `places`, how many; `seen`; `grid` or `boxes`, and `labels` of these.

@@ -1,7 +1,7 @@
-// The page of captioner serve: photos go to the server one by one, several at a time, and what comes back is explored.
+// The page of captioner serve: images go to the server one by one, several at a time, and what comes back is explored.
 const served = JSON.parse(document.getElementById("data").textContent);
 const the = (name) => document.getElementById(name);
-const items = []; // photos, the newest first: { file, name, element, answers: Map of model -> answer, failure, thumbnail }
+const items = []; // images, the newest first: { file, name, element, answers: Map of model -> answer, failure, thumbnail }
 const AT_ONCE = 8, TRIES = 20; // the server captions what waits in one batch
 
 the("terms").textContent =
@@ -17,11 +17,11 @@ const chosen = () => [...new Set([the("model").value, the("rival").value])].filt
 const say = (text) => { the("news").textContent = text; };
 const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
 
-// Send a photo; while the server is busy, wait as long as it says and try again.
+// Send an image; while the server is busy, wait as long as it says and try again.
 async function send(path, file, parameters) {
   for (let left = TRIES; ; left--) {
     const form = new FormData();
-    form.append("image", file, file.name || "photo");
+    form.append("image", file, file.name || "image");
     let answer;
     try {
       answer = await fetch(`${path}?${new URLSearchParams(parameters)}`, { method: "POST", body: form });
@@ -76,13 +76,13 @@ function ask(item) {
 }
 
 function add(files) {
-  const photos = [...files];
-  photos.reverse().forEach((file) => { // so that those added together stay in their order, above the others
+  const added = [...files];
+  added.reverse().forEach((file) => { // so that those added together stay in their order, above the others
     const element = make("article", "result");
-    const item = { file, element, name: file.name || "photo", answers: new Map(), asked: new Set(), failure: null };
+    const item = { file, element, name: file.name || "image", answers: new Map(), asked: new Set(), failure: null };
     if (file.size > 1e6 * served.megabytes) {
       item.refused = true;
-      item.failure = `The photo has ${(file.size / 1e6).toFixed(1)} MB, and this server takes up to `
+      item.failure = `The image has ${(file.size / 1e6).toFixed(1)} MB, and this server takes up to `
         + `${served.megabytes.toFixed(0)} MB; send a smaller one.`;
     }
     item.thumbnail = URL.createObjectURL(file);
@@ -90,7 +90,7 @@ function add(files) {
     the("results").prepend(element);
     ask(item);
   });
-  if (photos.length) say(photos.length === 1 ? `Captioning ${photos[0].name || "the photo"}` : `Captioning ${photos.length} photos`);
+  if (added.length) say(added.length === 1 ? `Captioning ${added[0].name || "the image"}` : `Captioning ${added.length} images`);
   start();
   count();
 }
@@ -106,7 +106,7 @@ function remove(item) {
 
 function count() {
   the("bar").hidden = !items.length;
-  the("count").textContent = items.length === 1 ? "1 photo" : `${items.length} photos`;
+  the("count").textContent = items.length === 1 ? "1 image" : `${items.length} images`;
   const done = rows().length;
   the("csv").disabled = the("json").disabled = !done;
 }
@@ -143,9 +143,9 @@ function draw(item) {
     root.append(the("explorer").content.cloneNode(true));
     item.element.append(root);
     const figure = together(answers);
-    const photo = root.querySelector(".photo");
-    photo.src = figure.photo;
-    photo.alt = answers[0].caption;
+    const shown = root.querySelector(".image");
+    shown.src = figure.photo;
+    shown.alt = answers[0].caption;
     explore(root, figure);
     item.element.append(tools(item, answers));
   }
@@ -153,7 +153,7 @@ function draw(item) {
   count();
 }
 
-// The figures of one photo by several models, as one.
+// The figures of one image by several models, as one.
 function together(answers) {
   if (answers.length === 1) return answers[0].figure;
   const captions = [], views = [];
@@ -197,7 +197,7 @@ function save(blob, name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
 
-// The captions that are shown, in the order in which their photos came.
+// The captions that are shown, in the order in which their images came.
 function rows() {
   return [...items].reverse().flatMap((item) => chosen().map((model) => item.answers.get(model)).filter(Boolean)
     .map(({ figure, ...answer }) => ({ ...answer, image: item.name })));
@@ -264,7 +264,7 @@ the("camera").addEventListener("click", async () => {
     viewfinder.showModal();
     the("take").focus();
   } catch (error) {
-    the("terms").textContent = `The camera cannot be used (${error.message}). Choose a photo instead.`;
+    the("terms").textContent = `The camera cannot be used (${error.message}). Choose an image instead.`;
     say(the("terms").textContent);
   }
 });

@@ -45,13 +45,13 @@ _TYPES = {
 _PHOTO = {
     "requestBody": {
         "required": True,
-        "description": "The photo: as the field `image` of a form, or as the body itself.",
+        "description": "The image: as the field `image` of a form, or as the body itself.",
         "content": {
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
                     "required": ["image"],
-                    "properties": {"image": {"type": "string", "format": "binary", "description": "the photo's file"}},
+                    "properties": {"image": {"type": "string", "format": "binary", "description": "the image's file"}},
                 }
             },
             "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
@@ -69,15 +69,15 @@ class ErrorResponse(BaseModel):
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse, "description": text}
     for status, text in {
-        400: "There is no photo in the request.",
+        400: "There is no image in the request.",
         403: "The request comes from another site's page.",
         404: "The model is not served.",
-        408: "The photo did not arrive in time.",
-        413: "The photo has too many bytes.",
+        408: "The image did not arrive in time.",
+        413: "The image has too many bytes.",
         415: "The request is compressed.",
-        422: "The photo cannot be read, and why; or a parameter is wrong.",
-        429: "Too many photos from this address; Retry-After says when to go on.",
-        503: "Too many photos wait, or this one has waited too long; Retry-After says when to try again.",
+        422: "The image cannot be read, and why; or a parameter is wrong.",
+        429: "Too many images from this address; Retry-After says when to go on.",
+        503: "Too many images wait, or this one has waited too long; Retry-After says when to try again.",
     }.items()
 }
 
@@ -90,7 +90,7 @@ class OtherCaption(BaseModel):
 
 
 class CaptionResponse(BaseModel):
-    """The caption of a photo."""
+    """The caption of an image."""
 
     image: str = Field(description="the file's name, if it was sent")
     model: str
@@ -109,7 +109,7 @@ class CaptionResponse(BaseModel):
     labels: list[str] | None = Field(None, description="the detector's labels of the regions")
     scores: list[float] | None = Field(None, description="how sure the detector is of each label")
     seen: tuple[float, float, float, float] | None = Field(
-        None, description="x0, y0, x1, y1 of the part of the photo that the model saw; relative to the photo"
+        None, description="x0, y0, x1, y1 of the part of the image that the model saw; relative to the image"
     )
     figure: dict[str, Any] | None = Field(None, description="with figure=true: what the page draws")
 
@@ -121,7 +121,7 @@ class HealthResponse(BaseModel):
     version: str
     models: list[str] = Field(description="those that are served, the default first")
     loaded: list[str] = Field(description="those in memory; others are loaded when they are first requested")
-    waiting: int = Field(description="photos that wait for a batch")
+    waiting: int = Field(description="images that wait for a batch")
 
 
 def create_app(
@@ -137,15 +137,15 @@ def create_app(
     """Make the application.
 
     Args:
-        batches: caption its photos; they are closed when it shuts down.
+        batches: caption its images; they are closed when it shuts down.
         names: under which the server may be called, beside addresses; see :func:`captioner.web.guard.names_of`.
-        max_bytes: of a photo.
-        rate: photos a minute from one address; 0 is no limit.
+        max_bytes: of an image.
+        rate: images a minute from one address; 0 is no limit.
         local_rate: the same for this machine itself.
-        max_held: bytes of all photos and answers together; by default 256 million, or the most bytes of two photos.
-        seconds: within which a photo must be captioned, and its figure drawn.
+        max_held: bytes of all images and answers together; by default 256 million, or the most bytes of two images.
+        seconds: within which an image must be captioned, and its figure drawn.
     """
-    # The command line keeps freed memory, which is faster, but photos in flight can be many times the models' memory.
+    # The command line keeps freed memory, which is faster, but images in flight can be many times the models' memory.
     budget = Budget(max(256_000_000, 2 * max_bytes) if max_held is None else max_held, freed=_trim_later)
 
     @asynccontextmanager
@@ -157,7 +157,7 @@ def create_app(
         redoc_url=None,
         title="Captioner",
         version=captioner.__version__,
-        description="Says in a sentence what a photo shows, and shows where it looked for every word.",
+        description="Says in a sentence what an image shows, and shows where it looked for every word.",
         lifespan=lifespan,
     )
     app.add_middleware(Paced, budget=budget)
@@ -172,7 +172,7 @@ def create_app(
         texts={
             "language": "en",
             "title": "Captioner",
-            "photo": "data:,",
+            "image": "data:,",
             "caption": "",
             "note": "",
             "most": "strongest of the word",
@@ -180,39 +180,39 @@ def create_app(
         policy="img-src data: blob:; connect-src 'self'",
     )
 
-    async def photo(request: Request) -> AsyncIterator[Upload]:
+    async def uploaded(request: Request) -> AsyncIterator[Upload]:
         client = request.client.host if request.client else ""
         limit = rates[is_local(client)]
         if wait := limit.take(client):
-            raise _later(429, f"more than {limit.per_minute} photos a minute from this address", wait)
+            raise _later(429, f"more than {limit.per_minute} images a minute from this address", wait)
         with budget.share() as take:
             yield await read_upload(request, limit=max_bytes, budget=budget, take=take)
 
     async def result(request: Request, upload: Upload, submit: Callable[[], Future[T]], otherwise: int = 422) -> T:
-        """Wait for what becomes of a photo, as long as its client does; other errors have the status ``otherwise``."""
+        """Wait for what becomes of an image, as long as its client does; other errors have the status ``otherwise``."""
         try:
             return await _while_connected(request, submit(), seconds)
         except TimeoutError:
-            raise _later(503, f"the photo has waited for {seconds:.0f} s", 10) from None
+            raise _later(503, f"the image has waited for {seconds:.0f} s", 10) from None
         except asyncio.CancelledError:
             raise _later(503, "the server is shutting down", 10) from None
         except CaptionerError as error:
-            error.__traceback__ = None  # the future that has it is freed late, and would keep the photo so long
+            error.__traceback__ = None  # the future that has it is freed late, and would keep the image so long
             if isinstance(error, FullError):
                 raise _later(503, str(error), 2) from None
             status = {UnknownModelError: 404, ImageError: 422}.get(type(error), otherwise)
-            reason = f"{upload.name or 'the photo'}: {error.reason}" if isinstance(error, ImageError) else str(error)
+            reason = f"{upload.name or 'the image'}: {error.reason}" if isinstance(error, ImageError) else str(error)
             raise HTTPException(status, reason) from None
 
     async def small(request: Request, upload: Upload, style: Style) -> Image.Image:
-        """Return the photo as it is shown; only that is kept."""
+        """Return the image as it is shown; only that is kept."""
 
         def work() -> Image.Image:
             return reduced(load_image(upload.content, max_pixels=batches.max_pixels, min_size=style.side), style)
 
         return await result(request, upload, lambda: batches.decode(upload.content, work))
 
-    Photo = Annotated[Upload, Depends(photo)]
+    ImageUpload = Annotated[Upload, Depends(uploaded)]
     Model = Annotated[str | None, Query(description="One of those that /health lists; by default the first.")]
 
     @app.get("/", include_in_schema=False)
@@ -221,22 +221,22 @@ def create_app(
 
     @app.post(
         "/caption",
-        tags=["photos"],
+        tags=["images"],
         responses=_ERRORS,
         openapi_extra=_PHOTO,
         response_model_exclude_none=True,
-        summary="Caption a photo",
+        summary="Caption an image",
     )
     async def caption(
         request: Request,
-        upload: Photo,
+        upload: ImageUpload,
         model: Model = None,
         attention: Annotated[bool, Query(description="Add where the model looked for each word.")] = False,
         figure: Annotated[
-            bool, Query(description="Add what the page draws: compact weights and a small photo.")
+            bool, Query(description="Add what the page draws: compact weights and a small image.")
         ] = False,
     ) -> CaptionResponse:
-        """Say what a photo shows; for example `curl -F image=@photo.jpg localhost:8000/caption`."""
+        """Say what an image shows; for example `curl -F image=@photo.jpg localhost:8000/caption`."""
         found = await result(request, upload, lambda: batches.submit(upload.content, model), 500)
         value = found.to_dict(attention=attention)
         if figure:
@@ -249,7 +249,7 @@ def create_app(
     )
     async def figure(
         request: Request,
-        upload: Photo,
+        upload: ImageUpload,
         model: Model = None,
         format: Annotated[
             Literal["png", "svg", "pdf", "gif", "html", "json"],
@@ -262,14 +262,14 @@ def create_app(
         content: bytes = await result(
             request, upload, lambda: batches.draw(lambda: getattr(Figure(found, shown, style), format)())
         )
-        stem = PurePath(upload.name).stem or "photo"
+        stem = PurePath(upload.name).stem or "image"
         name = "".join(letter if letter.isalnum() or letter in "-_. " else "_" for letter in stem if letter.isascii())
-        disposition = f'attachment; filename="{name or "photo"}.attention.{format}"'
+        disposition = f'attachment; filename="{name or "image"}.attention.{format}"'
         return Response(content, media_type=_TYPES[format], headers={"content-disposition": disposition})
 
     @app.get("/health", tags=["server"], summary="Say that it works")
     async def health() -> HealthResponse:
-        """Say that the server works, which models it has, and how many photos wait."""
+        """Say that the server works, which models it has, and how many images wait."""
         return HealthResponse(
             version=captioner.__version__,
             models=list(batches.models),
@@ -309,12 +309,12 @@ async def _while_connected(request: Request, future: Future[T], seconds: float) 
         future.cancel()  # at once; cancelling `work` would reach it only when the loop is free, after the answer
         work.cancel()
         gone.cancel()
-        del work, future  # an exception in them refers to this call, and so to the photo
+        del work, future  # an exception in them refers to this call, and so to the image
 
 
-def _figure(caption: Caption, photo: Image.Image, style: Style) -> dict[str, Any]:
-    """Return what the page draws of a caption: the numbers of the explorer, and the photo as it shows it."""
-    return {**numbers(caption, photo.size, style), "photo": data_url(photo)}
+def _figure(caption: Caption, image: Image.Image, style: Style) -> dict[str, Any]:
+    """Return what the page draws of a caption: the numbers of the explorer, and the image as it shows it."""
+    return {**numbers(caption, image.size, style), "photo": data_url(image)}
 
 
 def _trim_later() -> None:

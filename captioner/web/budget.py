@@ -11,10 +11,10 @@ _PIECE = 1 << 16
 
 
 class Budget:
-    """Counts the bytes that are held for all requests: photos until they are answered, answers until they are read.
+    """Counts the bytes that are held for all requests: images until they are answered, answers until they are read.
 
     Args:
-        most: bytes beyond which photos are refused.
+        most: bytes beyond which images are refused.
         freed: called when nothing is held any longer, after much was.
     """
 

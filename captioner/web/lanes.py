@@ -2,7 +2,7 @@
 
 What an image costs to decode is not in its bytes: twelve WebP files of 2 kB took 4 GB when they were decoded as
 they came. Its header has its pixels, so it is read first. At any time one large image and two others are decoded, which
-bounds the memory, the smallest first. So an image that takes long holds up others of its size, but no ordinary photo.
+bounds the memory, the smallest first. So an image that takes long holds up others of its size, but no ordinary image.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from captioner.errors import CaptionerError, ImageError
 T = TypeVar("T")
 
 LARGE = 16_000_000
-"""Pixels beyond which an image is large; most phones' photos have 12 million."""
+"""Pixels beyond which an image is large; most phones' images have 12 million."""
 
 
 class FullError(CaptionerError):

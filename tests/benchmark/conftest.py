@@ -32,7 +32,7 @@ MIDDLING = (*WORDS[:3], "a dog", "a table", "a man")
 def compare(
     *outputs: Sequence[str | None], recipes: Sequence[tuple[str, int]] = (), training: CaptionData | None = None
 ) -> Quality:
-    """Assess models "a", "b", "c" with these captions of the photos, ``None`` for an unreadable photo."""
+    """Assess models "a", "b", "c" with these captions of the images, ``None`` for an unreadable image."""
     names = "abcdefg"[: len(outputs)]
     trained = recipes or [(None, None)] * len(outputs)
     contestants = [Contestant(name, Path(name), *recipe) for name, recipe in zip(names, trained, strict=True)]

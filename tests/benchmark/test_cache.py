@@ -30,7 +30,7 @@ def test_captions_are_kept_for_the_same_model_search_and_files(tmp_path: Path, p
         assert cache.captions(other, photos) == {}
     os.utime(photos["two.jpg"].path, (1, 1))
     assert cache.captions(KEY, photos) == {"one.jpg": "a dog"}
-    photos["one.jpg"].path.write_bytes(b"another photo")
+    photos["one.jpg"].path.write_bytes(b"another image")
     assert cache.captions(KEY, photos) == {}
 
 

@@ -16,7 +16,7 @@ from captioner.errors import CheckpointError, ConfigError, EvaluationError, Imag
 
 
 class Models:
-    """Stub for all models that records the photos each captioned and can be interrupted."""
+    """Stub for all models that records the images each captioned and can be interrupted."""
 
     def __init__(self) -> None:
         self.captioned: list[str] = []

@@ -73,7 +73,7 @@ def test_the_page_is_whole_and_can_be_read_by_everyone(
     )
     assert not parsed.all("script") and not parsed.all("link")
     assert 'a <b>dog</b> & "cat"' in parsed.words and "(empty)" in parsed.words and "gone.png" in parsed.words
-    assert parsed.words.count("best here") == 3  # "a" on the first photo, "b" and "c" on the second
+    assert parsed.words.count("best here") == 3  # "a" on the first image, "b" and "c" on the second
 
 
 def test_the_summary_says_who_is_best_and_how_often(quality: Quality) -> None:

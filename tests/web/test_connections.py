@@ -173,7 +173,7 @@ def test_photos_in_flight_have_a_budget_which_is_given_back(
         another.sendall(HEAD + b"Connection: close\r\n" + kind)
         threading.Thread(target=send, args=(another, photo), daemon=True).start()
         refused = answer(another)
-        assert status(refused) == 503 and b"retry-after: 2" in refused and b"as many photos" in refused
+        assert status(refused) == 503 and b"retry-after: 2" in refused and b"as many images" in refused
     slow.go.release(9)
     assert [status(answer(one)) for one in held] == [200, 200]
     again = connect()
