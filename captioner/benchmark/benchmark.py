@@ -83,7 +83,7 @@ def benchmark(
     Args:
         models: shipped models by name, model folders, ``user/model`` on the hub, ensembles of these by names joined by
             ``+``, or contestants; the others are compared with the first.
-        data: the images of a split.
+        data: the split to caption.
         output: the folder to write to.
         training: the training split, for counting novel captions; ``None`` if the data has none.
         split: name of the captioned split, for the report.

@@ -1,4 +1,4 @@
-"""Captions of all models, generated now or cached by an earlier call."""
+"""Captions of all models, generated or cached."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class _Captioning:
     batch_size: int
 
     def run(self, key: Key, load: Callable[[], Captioner]) -> dict[str, str]:
-        """Return the captions by image id, in the order of the data."""
+        """Return captions by image id, in the order of the data."""
         name, photos = self.contestant.name, {photo.image_id: photo for photo in self.data.photos}
         model = load() if self.stores else None  # its encoder identifies the matching feature store
         features = None if model is None else self._features(model)
@@ -134,7 +134,7 @@ class _Captioning:
             try:
                 store = in_torch(model, "read features").open_features(folder)
             except FeatureStoreError:
-                continue  # built by another encoder: without the encoder check it opened
+                continue  # built by another encoder: the folder opened without one
             missing = (photo for photo in self.data.photos if photo.image_id not in store)
             self.generated.unreadable |= {f"{photo.path}: not in the feature store {folder}": None for photo in missing}
             return store
@@ -145,7 +145,7 @@ class _Captioning:
 
 
 def _identity(features: FeatureStore) -> list[Any]:
-    """Return a value that changes when the feature store is another one or is rebuilt."""
+    """Return a value that identifies a build of a feature store."""
     index = features.folder / "index.json"
     return [sha256_of(index), stamp(index)]
 

@@ -1,4 +1,4 @@
-"""The models to compare: locating them, naming them, and detecting changes."""
+"""The models to compare: their folders, names and fingerprints."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _name(model: str | Path | Contestant, found: Sequence[Path]) -> str:
     if isinstance(model, Contestant):
         return model.name
     names = [
-        # Any other is a shipped model, or one from the hub, whose folder name is a hash.
+        # Folders of models from the hub have a hash as their name.
         name_of(folder.resolve()) if Path(name).is_dir() else name
         for name, folder in zip(folders.members(model), found, strict=True)
     ]

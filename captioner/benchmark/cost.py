@@ -95,7 +95,7 @@ def time_models(
     seconds = {name: np.zeros((len(batches), rounds, 2)) for name in jobs}
     errors: dict[str, EvaluationError] = {}
     with ExitStack() as stack:
-        # One after another, so that loading and warm-up are undisturbed.
+        # One after another, to load and warm up undisturbed.
         workers: dict[str, Connection] = {}
         abouts: dict[str, About] = {}
         for number, (name, job) in enumerate(jobs.items()):
@@ -165,7 +165,7 @@ def _process(job: TimingJob) -> Iterator[Connection]:
 
 
 def _ask(connection: Connection, question: tuple[int, int], name: str) -> Any:
-    with suppress(OSError):  # the process has died; receiving its answer reports that
+    with suppress(OSError):  # the process has died; _receive reports it
         connection.send(question)
     return _receive(connection, name)
 

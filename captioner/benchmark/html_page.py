@@ -5,8 +5,6 @@ The report is one file that loads nothing. Its layout is the template ``report.h
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +22,8 @@ from captioner.benchmark.report_tables import Cell, ReportTable
 from captioner.data.images import load_image
 from captioner.errors import CaptionerError, ImageError
 from captioner.figures import figure
+from captioner.figures.document import base64_text
+from captioner.figures.drawing import encoded
 
 _SIDE, _WIDTH = 704, 1200  # pixels: the longer side of an image, and the width of an attention figure
 
@@ -130,7 +130,7 @@ def html_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
+    environment.filters["base64"] = base64_text
     sections: list[tuple[object, ...]] = []  # the arguments of the template's macro report_table
     if quality.seeds is not None:
         about = tables.seeds_method(quality.seeds)
@@ -180,6 +180,4 @@ def _with_wins(quality: Quality) -> ReportTable:
 
 
 def _jpeg(image: Image.Image) -> bytes:
-    stream = io.BytesIO()
-    image.convert("RGB").save(stream, "JPEG", quality=85, optimize=True)
-    return stream.getvalue()
+    return encoded(image.convert("RGB"), "JPEG", quality=85, optimize=True)

@@ -1,4 +1,4 @@
-r"""A benchmark as LaTeX tables for ``\input{table.tex}``; they need only the package booktabs."""
+r"""LaTeX tables of a benchmark for ``\input{table.tex}``; they need the package booktabs."""
 
 from __future__ import annotations
 

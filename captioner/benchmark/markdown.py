@@ -1,4 +1,4 @@
-"""A benchmark as Markdown tables, ready for a paper."""
+"""The Markdown report of a benchmark."""
 
 from __future__ import annotations
 

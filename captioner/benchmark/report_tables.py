@@ -147,10 +147,10 @@ def diversity(quality: Quality) -> ReportTable:
         "distinct captions",
         *(["novel captions"] if known else []),
         "distinct-2",
-        "broken off",
+        "truncated",
     ]
     note = "Shares in percent. Vocabulary: number of distinct words; "
-    note += "broken off: captions that end with a word such as “a” or “of”"
+    note += "truncated: captions that end with a word such as “a” or “of”"
     note += "; novel: captions that do not occur verbatim among the training captions of this data" if known else ""
     return ReportTable(head, rows, note + ". People: the first reference of each image.")
 
@@ -167,7 +167,7 @@ def sizes(costs: Mapping[str, ModelCost]) -> ReportTable:
         cells += [f"{about.before:,.0f}"] + ([f"{about.device_memory or 0:,.0f}"] if on_device else [])
         rows.append([Cell(name), *map(Cell, cells)])
     head = ["model", "encoder (M parameters)", "decoder (M parameters)", "files (MB)", "beam"]
-    head += [*(f"peak memory, batch {size} (MB)" for size in batches), "of which before loading (MB)"]
+    head += [*(f"peak memory, batch {size} (MB)" for size in batches), "before loading (MB)"]
     head += ["peak GPU memory (MB)"] if on_device else []
     return ReportTable(
         head,

@@ -1,9 +1,8 @@
 """Comparison of recipes, each trained with several seeds: means and deviations.
 
-There are two sources of randomness. The standard deviation over seeds shows how much a score changes when the same
-recipe is trained again. Intervals and p-values concern the images: an image's statistics of all runs of a recipe are
-resampled together, or exchanged together with those of the other recipe, and the tested quantity is the mean score of
-the runs. They hold for these runs only; the variation between trainings is the standard deviation.
+The standard deviation over seeds shows how much a score changes when a recipe is trained again. Intervals and p-values
+concern the sample of images, for these runs: the statistics of an image in all runs of a recipe are resampled together,
+or exchanged with those of the other recipe, and the tested quantity is the mean score of the runs.
 
 Letters in shapes: I images, S statistics that are added up, K runs of a recipe.
 """
@@ -79,7 +78,7 @@ def _mean(parts: Sequence[Sums]) -> Sums:
 
 
 def deviations(runs: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
-    """Return the standard deviation of each metric over runs."""
+    """Return the standard deviation of each metric over runs; ``None`` for a single run."""
     return {
         metric: float(np.std([run[metric] for run in runs], ddof=1)) if len(runs) > 1 else None for metric in runs[0]
     }

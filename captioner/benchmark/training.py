@@ -1,4 +1,4 @@
-"""Contestants that the benchmark trains itself: each recipe on the same data, with the same settings and seeds."""
+"""Training of models for a benchmark: each recipe on the same data, with the same settings and seeds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def train(
     listener: Listener | None = None,
     console: Console | None = None,
 ) -> list[Contestant]:
-    """Train each recipe once per seed; interrupted trainings resume and finished ones are not repeated.
+    """Train each recipe once per seed; interrupted runs resume, finished runs are reused.
 
     A run is in ``output/RECIPE``, or in ``output/RECIPE/seed-N`` if seeds are given. The runs of a recipe share the
     features of the images. A recipe that cannot be trained is reported and left out.

@@ -1,6 +1,6 @@
-"""A process that runs one model: on request it captions a number of images and reports the time this took.
+"""A process that runs one model and times captioning on request.
 
-The model is alone in its process, so the peak memory of the process is the model's; it is idle while another is timed.
+The peak memory of the process is that of the model. The process is idle while another model is timed.
 """
 
 from __future__ import annotations
@@ -88,11 +88,11 @@ def peak_memory() -> float:
 def serve(connection: Connection, job: TimingJob) -> None:
     """Load the model, warm up and send :class:`About`, then answer timing requests.
 
-    A request is (batch size, first image), the answer is the seconds of encoding and of searching. Any error is sent as
-    its text and ends the process.
+    A request is (batch size, first image), its answer the seconds of encoding and search. An error is sent as text and
+    ends the process.
     """
     keep_freed_memory()  # as the command line does
-    # Ctrl+C reaches all processes; the parent process ends the others.
+    # Ctrl+C reaches all processes; the parent ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         model = TimedModel(job)
@@ -102,7 +102,7 @@ def serve(connection: Connection, job: TimingJob) -> None:
             connection.send(model.time(size, first))
     except EOFError:  # the benchmark is over
         pass
-    except Exception as error:  # of any kind: the benchmark reports it with the model's name
+    except Exception as error:  # of any kind: the benchmark reports it
         connection.send(f"{type(error).__name__}: {error}")
     finally:
         connection.close()
@@ -166,7 +166,7 @@ class TimedModel:
         )
 
     def time(self, size: int, first: int) -> tuple[float, float]:
-        """Caption ``size`` images from ``first`` on, cyclically; return the seconds of encoding and of searching."""
+        """Caption ``size`` images from ``first`` on, cyclically; return the seconds of encoding and search."""
         import torch
 
         pixels = self.pixels[(torch.arange(size) + first) % len(self.pixels)]

@@ -4,13 +4,13 @@
 - Paired bootstrap (Koehn 2004, https://aclanthology.org/W04-3250): both models are scored on the same resamples. The
   p-value is two-sided: how often the difference deviates from its mean by at least as much as was observed (the null
   hypothesis of Berg-Kirkpatrick et al. 2012, https://aclanthology.org/D12-1091).
-- Approximate randomisation (Noreen 1989; Riezler and Maxwell 2005, https://aclanthology.org/W05-0908): if the models
-  were equal, it would not matter which of the two wrote which caption; the p-value is how often exchanging the captions
-  of random images gives as large a difference. It makes fewer assumptions, and is the one to report.
+- Approximate randomisation (Noreen 1989; Riezler and Maxwell 2005, https://aclanthology.org/W05-0908): the p-value is
+  how often exchanging the two models' captions of random images gives as large a difference. It makes fewer
+  assumptions; report this one.
 
 Each p-value counts the observation itself, ``(1 + hits) / (1 + resamples)``, so it is never zero.
 
-Resamples are scored from sums over their images (see :mod:`captioner.evaluation.sums`), which a matrix product gives.
+Resamples are scored from sums over their images (see :mod:`captioner.evaluation.sums`), by a matrix product.
 
 Letters in shapes: I images, R resamples, S summed statistics, M metrics.
 """

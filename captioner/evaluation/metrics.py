@@ -49,13 +49,13 @@ class Scores:
 
 
 class Scorer:
-    """Scores captions against one set of references, any number of times; may be shared between threads.
+    """Scores captions against a fixed set of references; threads may share it.
 
-    The references are tokenised once, in the same Java process as the first candidates. BLEU, ROUGE-L and CIDEr then
-    cost one short Java process per call; METEOR adds some seconds to load its paraphrases.
+    The references are tokenised once, together with the first candidates. BLEU, ROUGE-L and CIDEr then cost one short
+    Java process per call; METEOR needs some seconds to load its paraphrases.
 
     Args:
-        references: image id to one or more captions by people.
+        references: one or more reference captions by image id.
 
     Raises:
         EvaluationError: no images, an image without a reference, or a reference that is not a string.
@@ -80,12 +80,12 @@ class Scorer:
         """Score one caption for each image of the references.
 
         Args:
-            candidates: image id to caption. An empty caption is allowed, and scores zero.
+            candidates: caption by image id. An empty caption scores zero.
             metrics: any of ``"BLEU"`` (all four), ``"METEOR"``, ``"ROUGE-L"``, ``"CIDEr"``, ``"SPICE"``, in any case.
 
         Raises:
-            EvaluationError: no candidates, other images than those of the references, a caption that is not a string,
-                an unknown metric, or a Java program that failed.
+            EvaluationError: the images are not those of the references, a caption is not a string, a metric is unknown,
+                or a Java program failed.
         """
         families, notes = usable_families(metrics)
         self.check(candidates)
@@ -93,11 +93,13 @@ class Scorer:
         references, tokens = self._tokenize(candidates)
         clock("PTB")
         if not any(any(captions) for captions in references.values()):
-            raise EvaluationError("references: not one has a word in it; check the caption file they came from")
+            raise EvaluationError("references: not one has a word; check their caption file")
         results = compute(families, lambda family: clock.timed(family, references, tokens))
         result: Result = {name: value for of_family in results for name, value in of_family.items()}
         if "CIDEr" in families and len(references) == 1:
-            notes.append("CIDEr of a single image is always 0: it weighs words by how few of the images have them.")
+            notes.append(
+                "CIDEr of a single image is always 0, because words are weighted by their rarity among images."
+            )
         values = {name: float(value) for name, (value, _) in result.items()}
         each = {
             image: {name: float(scores[number]) for name, (_, scores) in result.items()}
@@ -119,18 +121,18 @@ class Scorer:
             require_text(caption, f"the caption of image {image!r}")
 
     def _tokenize(self, candidates: Mapping[str, str]) -> tuple[Tokens, Tokens]:
-        """Tokens of the references and of the candidates, both in the order of the references."""
+        """Return the tokens of references and candidates, both in the order of the references."""
         captions = {image: [candidates[image]] for image in self._references}
         with self._lock:
             if self._tokens is None:
-                # Both in one Java process. Nothing is kept if it fails.
+                # Both in one Java process; assigned only if it succeeds.
                 self._tokens, tokens = ptb_tokenize(self._references, captions)
                 return self._tokens, tokens
         return self._tokens, ptb_tokenize(captions)[0]
 
 
 class _Clock:
-    """Computes metrics and records how long each took."""
+    """Measures the time of each step."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -141,7 +143,6 @@ class _Clock:
         self.seconds[name] = round(time.perf_counter() - self._began, 3)
 
     def timed(self, family: str, references: Tokens, candidates: Tokens) -> Result:
-        """Compute the metrics of a family."""
         began = time.perf_counter()
         result = _METRICS[family](references, candidates)
         self.seconds[family] = round(time.perf_counter() - began, 3)
@@ -149,7 +150,7 @@ class _Clock:
 
 
 def metric_families(metrics: Sequence[str]) -> list[str]:
-    """The metrics to compute, each once, in the order of :data:`DEFAULT_METRICS`."""
+    """Return the requested families of metrics in the order of :data:`DEFAULT_METRICS`."""
     requested = [metrics] if isinstance(metrics, str) else list(metrics)
     names = [name.upper().replace("_", "-") for name in requested]
     families = {_ALIASES.get(name, name) for name in names}
@@ -159,7 +160,7 @@ def metric_families(metrics: Sequence[str]) -> list[str]:
 
 
 def usable_families(metrics: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the metrics of :func:`metric_families` that can be computed here, and notes on those that cannot."""
+    """Return those of :func:`metric_families` that can be computed here, and notes on the others."""
     families = metric_families(metrics)
     if "SPICE" not in families or spice_ready():
         return families, []
@@ -167,10 +168,7 @@ def usable_families(metrics: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def compute(families: Sequence[str], function: Callable[[str], T]) -> list[T]:
-    """Return the result of ``function`` for each family of metrics.
-
-    METEOR, a program of its own and the slowest, runs in parallel with the others.
-    """
+    """Return ``function(family)`` for each family; METEOR, the slowest, runs in parallel with the others."""
     with ThreadPoolExecutor(1) as executor:
         meteor = executor.submit(function, "METEOR") if "METEOR" in families else None
         results = {family: function(family) for family in families if family != "METEOR"}

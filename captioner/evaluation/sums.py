@@ -1,4 +1,4 @@
-"""Metrics as functions of sums over images, so that resamples of the images are scored without rereading captions.
+"""Metrics as functions of sums over images, for scoring resamples of the images quickly.
 
 BLEU of a set is not the mean of its images' BLEU: it is computed from the number of n-grams that matched in all
 captions together, and METEOR likewise. So the summed statistics are kept for each image, and the score is a function of
@@ -10,8 +10,9 @@ Letters in shapes: I images, S summed statistics, M metrics computed from them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -87,12 +88,12 @@ def measure(
     The scores of all images are those of :class:`captioner.evaluation.metrics.Scorer`.
 
     Args:
-        references: image id to captions by people.
-        candidates: for each model, image id to caption, for the same images.
+        references: reference captions by image id.
+        candidates: captions by image id, for each model; the images are those of the references.
         metrics: see :class:`captioner.evaluation.metrics.Scorer`.
 
     Returns:
-        The measured captions of each model, and what a reader of the numbers must know.
+        The measured captions of each model, and caveats for readers of the numbers.
 
     Raises:
         EvaluationError: see :class:`captioner.evaluation.metrics.Scorer`.
@@ -142,7 +143,7 @@ def bleu_score(sums: Array) -> Array:
 
 
 def meteor_score(sums: Array) -> Array:
-    """METEOR 1.5 (Denkowski and Lavie 2014, equations 1 to 5) from the statistics that its program gives.
+    """METEOR 1.5 (Denkowski and Lavie 2014, equations 1 to 5) from the statistics of its program.
 
     Args:
         sums: (..., 23), for the candidate and the reference in turn: words, function words; for each of four kinds of
@@ -166,7 +167,7 @@ def meteor_score(sums: Array) -> Array:
 def whole(statistics: Array) -> Array:
     """Set the chunks of captions that equal their reference to zero: these are not fragmented.
 
-    METEOR's program does so before it sums the statistics.
+    METEOR does so before summing the statistics.
 
     Args:
         statistics: (I, 23), see :func:`meteor_score`.
@@ -176,20 +177,22 @@ def whole(statistics: Array) -> Array:
     return out
 
 
+def bleu_statistics(pairs: Iterable[tuple[str, Any]]) -> Array:
+    """Return the statistics (I, 10) for :func:`bleu_score` of captions with the ``cook_refs`` of their references."""
+    from pycocoevalcap.bleu.bleu_scorer import cook_test
+
+    counts = [cook_test(caption, references, eff="closest") for caption, references in pairs]
+    rows = [[*one["correct"], *one["guess"], one["testlen"], one["reflen"]] for one in counts]
+    return np.array(rows, dtype=np.float64).reshape(len(rows), 2 * ORDERS + 2)
+
+
 def _bleu(references: Tokens, candidates: Sequence[Tokens]) -> list[Sums]:
-    from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test
+    from pycocoevalcap.bleu.bleu_scorer import cook_refs
 
     cooked = {image: cook_refs(captions) for image, captions in references.items()}
-    every = []
-    for captions in candidates:
-        rows = []
-        for image, (caption,) in captions.items():
-            counts = cook_test(caption, cooked[image], eff="closest")
-            rows.append([*counts["correct"], *counts["guess"], counts["testlen"], counts["reflen"]])
-        every.append(
-            Sums(tuple(f"BLEU-{n}" for n in range(1, ORDERS + 1)), np.array(rows, dtype=np.float64), bleu_score)
-        )
-    return every
+    names = tuple(f"BLEU-{n}" for n in range(1, ORDERS + 1))
+    each = [bleu_statistics((caption, cooked[image]) for image, (caption,) in one.items()) for one in candidates]
+    return [Sums(names, statistics, bleu_score) for statistics in each]
 
 
 def _meteor(references: Tokens, candidates: Sequence[Tokens]) -> list[Sums]:

@@ -24,7 +24,7 @@ from captioner.figures.drawing import DRAWN, Drawing
 from captioner.figures.sheet import PALE, Sheet, shortened, width_of
 from captioner.text.vocabulary import EOS, SPECIAL
 
-END = "■"  # the end of the text read, a place like any other
+END = "■"  # the end token of the source
 _LETTERS, _CELL, _LABEL = 30, 54, 460  # pixels: letter height, side of a cell, the widest label
 _COLOUR_MAP = "Blues"  # from white, so that no attention is the ground
 
@@ -82,7 +82,7 @@ class Alignment(Drawing):
         return page([self.translation]).encode()
 
     def json(self) -> bytes:
-        """Return the translation with its attention as :meth:`Translation.to_dict` does."""
+        """Return :meth:`Translation.to_dict` with attention."""
         return (json.dumps(self.translation.to_dict(attention=True), ensure_ascii=False) + "\n").encode()
 
 
@@ -95,7 +95,7 @@ def weights_of(translation: Translation) -> tuple[list[str], list[str], Array]:
     written, read, weights = translation.words()
     if translation.attention is None and translation.tokens:
         raise CaptionerError(
-            "this translation has no alignment to show, because its model does not attend; take one that does"
+            "this translation has no alignment to show, because its model does not attend; use one that does"
         )
     if weights is None or not written:
         raise CaptionerError(f"there is no alignment to show: the translation of {translation.source!r} is empty")

@@ -1,34 +1,31 @@
-"""A self-contained page: pointing at a word shows where it looked, pointing at the image lights up the words.
+"""A self-contained page to explore attention: point at a word to see where it looked, or at the image to see its words.
 
-Image, numbers, style and script are in one file; see :mod:`captioner.figures.document`. Words and image respond to
-mouse, touch and keyboard. The page computes the map as :mod:`captioner.figures.heat` does; a word lights up as strongly
-as its map would be coloured at that point, and the number below it is its weight there. A slider weakens the map, down
-to the plain image, or strengthens it. The caption's :attr:`Caption.others` are shown beside it, each with its
-log-probability, and all words share the image.
+It works with mouse, touch and keyboard. The page computes the map as :mod:`captioner.figures.heat` does; a word lights
+up as strongly as its map is coloured at that point, and the number below it is its weight there. A slider weakens or
+strengthens the map. :attr:`Caption.others` are shown beside the caption, each with its log-probability.
 
 The script reads JSON:
 
 - ``captions``: the best caption, then the others, each with
 
   - ``text``, ``tokens`` (T words), ``log_probability`` (nats; null if not finite),
-  - ``view``: the index in ``views`` of where its places lie; null if it has no attention to places in the image, and
-    then ``weights`` is null and ``peaks`` and ``tops`` are empty,
+  - ``view``: index in ``views`` of its regions or cells; null if it has no attention over the image, and then
+    ``weights`` is null and ``peaks`` and ``tops`` are empty,
   - ``weights``: base64 of T x N little-endian unsigned 16-bit numbers, scaled so that 65535 is the word's weight in
     ``peaks``,
   - ``peaks`` (T) and ``tops`` (T): each word's largest weight, and the weight drawn in the last colour,
-  - ``model``, optionally: whose caption it is, where captions of several models stand side by side;
+  - ``model``: its model, if captions of several models are shown;
 
-- ``views``, each with ``places`` (N), ``seen``, and ``grid`` or ``boxes`` (relative to the whole image), and ``labels``
-  of the N boxes, or null;
+- ``views``, each with ``places`` (N regions or cells), ``seen``, and ``grid`` or ``boxes`` (relative to the whole
+  image) with their ``labels`` or null;
 - ``size`` of the image in the page, ``colours`` (base64 of 256 x RGBA), and some settings.
 
-What shows them is the explorer: ``explorer.html``, ``explorer.css``, ``maps.js`` (numbers and maps) and ``explorer.js``
-(display and interaction). ``page.html`` puts one into a page of its own, :mod:`captioner.web` any number into another.
+``maps.js`` decodes the numbers and computes maps, ``explorer.js`` shows them in ``explorer.html``. ``page.html`` is a
+page with one explorer; the page of :mod:`captioner.web` has any number.
 """
 
 from __future__ import annotations
 
-import io
 import math
 import os
 from typing import Any
@@ -38,6 +35,7 @@ from PIL import Image
 
 from captioner.caption import Array, Caption
 from captioner.figures.document import assemble, base64_text, clean, escaped
+from captioner.figures.drawing import encoded
 from captioner.figures.heat import Heat
 from captioner.figures.paint import fit, palette
 from captioner.figures.style import Style
@@ -46,7 +44,7 @@ HINT = "Point at a word to see where it looked, or at the image to see which wor
 
 
 def page(caption: Caption, image: Image.Image, style: Style, note: str = "") -> str:
-    """Return the page.
+    """Return the page of a caption.
 
     Args:
         caption: a caption with attention; its others may have none.
@@ -86,8 +84,8 @@ def numbers(caption: Caption, size: tuple[int, int], style: Style) -> dict[str, 
     """Return the data for the page's script; see the module.
 
     Args:
-        caption: it and its others; those without attention to places in the image are shown as text.
-        size: of the image in the page, (width, height) in pixels.
+        caption: the caption with its others; those without attention over the image are shown as text.
+        size: (width, height) of the image in the page in pixels.
         style: style of the page.
     """
     captions, views = [], []
@@ -109,7 +107,6 @@ def numbers(caption: Caption, size: tuple[int, int], style: Style) -> dict[str, 
 
 
 def _view(heat: Heat) -> dict[str, Any]:
-    """Return where the places of a caption lie."""
     regions = heat.boxes is not None
     return {
         "places": heat.weights.shape[1],
@@ -144,6 +141,5 @@ def _base64(values: Array) -> str:
 
 def data_url(image: Image.Image) -> str:
     """Return an image as a JPEG in a data URL."""
-    stream = io.BytesIO()
-    image.convert("RGB").save(stream, "JPEG", quality=84, optimize=True, progressive=True)
-    return "data:image/jpeg;base64," + base64_text(stream.getvalue())
+    jpeg = encoded(image.convert("RGB"), "JPEG", quality=84, optimize=True, progressive=True)
+    return "data:image/jpeg;base64," + base64_text(jpeg)

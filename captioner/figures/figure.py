@@ -30,7 +30,7 @@ class Figure(Drawing):
     """The attention of a caption, to be drawn.
 
     Attributes:
-        caption: a caption with attention to places in the image.
+        caption: a caption with attention over the image.
         original: the whole image, upright.
         style: style of the figure.
         word: index of the single word to draw, large; ``None`` draws all words.
@@ -91,7 +91,7 @@ class Figure(Drawing):
 
         Args:
             path: the file.
-            format: one of :data:`FORMATS`; by default that of the file's name.
+            format: one of :data:`FORMATS`; by default the suffix of the file.
 
         Raises:
             CaptionerError: the format does not exist or cannot show a single word.
@@ -116,7 +116,7 @@ def find_word(caption: Caption, word: str | int) -> int:
 
     Args:
         caption: the caption.
-        word: a spelling, of which the first occurrence is found regardless of case, or an index, returned as it is.
+        word: a spelling, matched regardless of case, or an index. The first occurrence counts.
 
     Raises:
         CaptionerError: the caption has no such word.
@@ -158,8 +158,5 @@ def figure(
     number = None if word is None else find_word(caption, word)
     source = caption.source if image is None else image
     if source is None:
-        raise CaptionerError(
-            "this caption does not know its image file, because it was not made from a file; "
-            "give the image: figure(image)"
-        )
+        raise CaptionerError("this caption has no image file; give the image: figure(image)")
     return Figure(caption, load_image(source, max_pixels=max_pixels), checked, number)

@@ -6,7 +6,7 @@ point to the centre of the weight's cell and ``s`` is :attr:`Style.smoothing`. T
 the largest weight, uniform attention stays uniform, and smoothing 0 draws plain cells. The weights of regions are not
 smoothed: the map at a point is the sum of the weights of all boxes that contain it.
 
-Letters in shapes: T words, N places, H and W height and width in pixels of the image as drawn.
+Letters in shapes: T words, N regions or cells, H and W height and width in pixels of the image as drawn.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ class Region(NamedTuple):
 
 
 def require_attention(caption: Caption) -> Array:
-    """Return the attention (T, N) of a caption whose places lie in an image.
+    """Return the attention (T, N) of a caption to regions or cells of an image.
 
     Raises:
-        CaptionerError: its model does not attend, or not to places in an image.
+        CaptionerError: its model does not attend, or not to regions or cells of an image.
     """
     if caption.attention is None:
         raise CaptionerError(
             "this caption has no attention to show, because its model does not attend; "
-            "take one that does, such as show_attend_tell"
+            "use a model that does, such as show_attend_tell"
         )
     if caption.grid is None and caption.boxes is None:
-        raise CaptionerError("the places of this caption do not lie in an image, so its attention cannot be drawn")
+        raise CaptionerError("this caption has no attention over an image, so there is nothing to draw")
     return caption.attention
 
 
@@ -55,12 +55,12 @@ class Heat:
     """Attention of each word of a caption.
 
     Args:
-        caption: a caption with attention to places in an image.
+        caption: a caption with attention over an image.
         style: smoothing and scale.
 
     Attributes:
         weights: (T, N) float64.
-        boxes: (N, 4), relative to the whole image, if the places are regions; else ``None``.
+        boxes: (N, 4), relative to the whole image; ``None`` for the cells of a grid.
 
     Raises:
         CaptionerError: see :func:`require_attention`.
@@ -100,10 +100,10 @@ class Heat:
         return _Maps(self, size)
 
     def regions(self, word: int, most: int = 4) -> list[Region]:
-        """Return a word's strongest regions, strongest first; a grid has none.
+        """Return at most ``most`` of a word's strongest regions, strongest first; a grid has none.
 
-        There are at most ``most``, each with at least a third of the weight of the first. Beside a grid, those of the
-        detector are meant, which have a label.
+        Each has at least a third of the weight of the first. If regions are labelled, those without a label, which are
+        cells of a grid, are left out.
         """
         if self.boxes is None:
             return []

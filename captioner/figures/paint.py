@@ -27,7 +27,7 @@ def palette(style: Style) -> Array:
 
 
 def toned(image: Image.Image) -> Array:
-    """Return the image (H, W, 3), 0..1, desaturated and darkened, so that the overlay's colours stand out."""
+    """Return the image (H, W, 3), 0..1, desaturated and darkened to make the overlay stand out."""
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
     grey = pixels @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     return ((1 - _GREY) * pixels + _GREY * grey[..., None]) * _LIGHT

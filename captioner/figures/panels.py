@@ -49,7 +49,7 @@ class PanelLayout:
 def arrange(panels: int, shape: float, width: int, text: float) -> PanelLayout:
     """Choose the number of columns.
 
-    The choice balances the shape of the whole, few empty places in the last row, and panels wide enough for a word.
+    The choice balances the shape of the whole, few gaps in the last row, and panels wide enough for a word.
 
     Args:
         panels: number of panels.
@@ -136,7 +136,7 @@ def sheet(caption: Caption, image: Image.Image, style: Style, note: str = "") ->
         margin,
         page.size[1] - margin,
         small,
-        "above each panel: the word's largest weight on one place",
+        "above each panel: the word's largest weight",
         note,
     )
     return page

@@ -1,7 +1,7 @@
-"""Reads the image of a request into memory, and never more of it than is allowed.
+"""Reads the image of a request into memory, up to a size limit.
 
-The image is the body itself, or the field ``image`` of a form. Nothing is written to the disk: Starlette's parser would
-put larger files into temporary ones, so its limit for that is the limit of the request.
+The image is the request body, or the field ``image`` of a form. Nothing is written to disk: Starlette's parser would
+spool large files to temporary ones, so its spool limit is raised to the size limit.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from starlette.requests import ClientDisconnect
 
 from captioner.web.budget import Budget
 
-_FORM = 16 * 1024  # bytes that a form may have beside its image
+_FORM = 16 * 1024  # maximum bytes of a form in addition to its image
 
 
 class Upload(NamedTuple):
-    """An image as it was sent.
+    """An uploaded image.
 
     Attributes:
-        name: the file's name, without folders; empty if it has none.
-        content: the file.
+        name: the file name without folders; may be empty.
+        content: the file content.
     """
 
     name: str
@@ -38,14 +38,14 @@ async def read_upload(
     """Read the image of a request.
 
     Args:
-        request: with the image as its body, or a form with a field ``image``.
-        limit: the image's most bytes.
-        budget: of all requests together.
-        take: counts the bytes in the budget; see :meth:`Budget.share`.
-        seconds: within which all of it must arrive.
+        request: its body is the image, or a form with a field ``image``.
+        limit: maximum bytes of the image.
+        budget: the byte budget of all requests.
+        take: takes bytes from the budget; see :meth:`Budget.share`.
+        seconds: time limit for the upload.
 
     Raises:
-        HTTPException: 400 if there is no image, 408 if it takes too long, 413 if it is too large, 415 if the request is
+        HTTPException: 400 without an image, 408 if it takes too long, 413 if it is too large, 415 if the request is
             compressed, 503 if the budget is spent.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -76,7 +76,7 @@ async def read_upload(
                 return await _from_form(request, parts(), limit)
             content = b"".join([part async for part in parts()])
     except ClientDisconnect:
-        raise HTTPException(400, "the connection was closed before the image was there") from None  # nobody reads it
+        raise HTTPException(400, "the connection was closed before the image was there") from None
     except TimeoutError:
         raise HTTPException(408, f"the image did not arrive within {seconds:.0f} seconds; send it again") from None
     if not content:
@@ -98,8 +98,8 @@ async def _from_form(request: Request, parts: AsyncGenerator[bytes, None], limit
     try:
         image = form.get("image")
         if not isinstance(image, UploadFile):
-            there = ", ".join(sorted(form)) or "nothing that is complete"
-            there = "a text of that name" if image is not None else there
+            there = ", ".join(sorted(form)) or "no complete field"
+            there = "a text field of that name" if image is not None else there
             raise HTTPException(
                 400, f'the form has no file "image" (it has {there}); send one: curl -F image=@photo.jpg'
             )

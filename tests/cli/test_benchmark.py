@@ -290,7 +290,7 @@ def test_data_without_splits_is_used_whole(run: Run, model: Path, dataset: Path,
         "--photos",
         0,
     )
-    assert result.code == 0 and "3 photos." in result.out and "no train split" in result.out
+    assert result.code == 0 and "3 images." in result.out and "no train split" in result.out
 
 
 def test_the_same_model_twice_is_refused(run: Run, model: Path, dataset: Path, tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ HOSTILE: dict[str, tuple[dict[str, Any], int, str]] = {
     "the name of a file": ({"data": {"image": "/etc/passwd"}}, 422, "of a known kind"),
     "a name for an image": (
         {"content": b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\n/etc/passwd\r\n--x--\r\n',
-         "headers": {"content-type": "multipart/form-data; boundary=x"}}, 400, '(it has a text of that name)'),
+         "headers": {"content-type": "multipart/form-data; boundary=x"}}, 400, '(it has a text field of that name)'),
     "two images": (
         {"files": [("image", ("a.jpg", encoded())), ("image", ("b.jpg", encoded()))]}, 400, "send one image"),
     "a thousand fields": (
