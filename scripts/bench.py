@@ -39,7 +39,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from captioner import Captioner, files
 from captioner.backend import fast_dtype, keep_freed_memory
-from captioner.benchmark.run import machine
+from captioner.benchmark.benchmark import machine
 from captioner.data.batches import Captions
 from captioner.data.find import find_images
 from captioner.data.loader import ImageLoader

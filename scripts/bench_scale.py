@@ -30,7 +30,7 @@ from PIL import Image
 from torch import Tensor
 
 from captioner import files
-from captioner.benchmark.run import machine
+from captioner.benchmark.benchmark import machine
 from captioner.benchmark.worker import peak_memory
 from captioner.bulk.plan import open_plan
 from captioner.data.annotations import read_captions
@@ -40,7 +40,7 @@ from captioner.decoders import DECODERS
 from captioner.encoders.encoder import Encoder, EncoderConfig
 from captioner.encoders.grid import GridConfig, GridEncoder
 from captioner.evaluation.cider import CiderD
-from captioner.evaluation.scores import Scorer
+from captioner.evaluation.metrics import Scorer
 from captioner.features import FeatureStore, build_store
 from captioner.memory import Memory
 from captioner.processes import Processes

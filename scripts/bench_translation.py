@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 
 from captioner import Translator, files
 from captioner.assets import TRANSLATOR
-from captioner.benchmark.plot import COLOURS, MARKERS
+from captioner.benchmark.plot import MARKERS, PALETTE
 from captioner.checkpoint import read_config
 from captioner.evaluation.bootstrap import intervals
 from captioner.translation.bleu import measure, score_intervals
@@ -101,7 +101,7 @@ def plot(records: dict[str, Any]) -> Figure:
     """Draw BLEU by the length of the source."""
     figure = Figure(figsize=(6.4, 3.6), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    for (name, value), marker, colour in zip(records.items(), MARKERS, COLOURS, strict=False):
+    for (name, value), marker, colour in zip(records.items(), MARKERS, PALETTE, strict=False):
         groups = value["by_length"]
         at = [group["mean"] for group in groups]
         axes.plot(at, [100 * group["BLEU"]["value"] for group in groups], marker=marker, color=colour, label=name)

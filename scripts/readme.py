@@ -21,7 +21,7 @@ from PIL import Image
 from captioner import Captioner, Translator, files
 from captioner.assets import shipped
 from captioner.benchmark import report, tables
-from captioner.benchmark.cost import Cost
+from captioner.benchmark.cost import ModelCost
 from captioner.benchmark.groups import Group
 from captioner.evaluation.bootstrap import Difference, Interval
 from captioner.figures import figure
@@ -63,7 +63,7 @@ def benchmark_tables(record: dict[str, Any]) -> str:
         for part, kind in (("scores", Interval), ("differences", Difference))
     )
     whole = Group(record["quality"]["name"], record["quality"]["photos"], scores, differences)
-    costs = {name: Cost.of(cost) for name, cost in record["cost"].items()}
+    costs = {name: ModelCost.of(cost) for name, cost in record["cost"].items()}
     chosen = tables.scores(whole), tables.timings(costs)
     return "\n\n".join(text for table in chosen for text in (report.write(table), table.note))
 

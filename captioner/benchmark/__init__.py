@@ -1,1 +1,1 @@
-"""Comparison of several models on the same photos: caption quality and cost, with the uncertainty of each number."""
+"""Comparison of several models on the same images: caption quality and cost, with the uncertainty of each number."""

@@ -1,8 +1,7 @@
-"""Captions of all models, generated now or cached by an earlier call."""
+"""Captions of all models, generated or cached."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -11,9 +10,9 @@ from typing import Any
 
 import captioner
 from captioner.backend import choose_device
+from captioner.benchmark.cache import BenchmarkCache, Key, sha256_of, stamp
 from captioner.benchmark.contestants import Contestant
 from captioner.benchmark.listener import Listener
-from captioner.benchmark.store import Key, Store, stamp
 from captioner.captioner import Captioner
 from captioner.data.dataset import CaptionData
 from captioner.engines.model import torch_engine
@@ -21,8 +20,8 @@ from captioner.errors import CaptionerError, EvaluationError, FeatureStoreError
 from captioner.evaluation.evaluate import generate
 from captioner.features import FeatureStore
 
-# At most this many photos are captioned again after an interruption.
-STEP = 256
+# At most this many images are captioned again after an interruption.
+SAVE_EVERY = 256
 
 
 @dataclass
@@ -31,7 +30,7 @@ class GeneratedCaptions:
 
     Attributes:
         captions: the captions of each usable model, by image id.
-        unreadable: errors of unreadable photos, each listed once.
+        unreadable: errors of unreadable images, each listed once.
         notes: caveats for readers of the numbers.
     """
 
@@ -44,27 +43,27 @@ def caption_all(
     contestants: Sequence[Contestant],
     data: CaptionData,
     *,
-    store: Store,
+    cache: BenchmarkCache,
     features: Sequence[str | Path] = (),
     device: str = "auto",
     search: Mapping[str, Any] | None = None,
     batch_size: int = 16,
     listener: Listener | None = None,
 ) -> GeneratedCaptions:
-    """Caption the photos with each model in turn.
+    """Caption the images with each model in turn.
 
     Only one model is in memory at a time. Without feature stores, a model whose captions are all cached is not loaded.
-    Damaged models and photos are reported and left out.
+    Damaged models and images are reported and left out.
 
     Args:
         contestants: the models.
         data: a split.
-        store: the cache; captions are saved periodically while they are generated.
-        features: folders of feature stores. A model reads the first store built by its encoder, or the photos if there
+        cache: captions are saved in it periodically while they are generated.
+        features: folders of feature stores. A model reads the first store built by its encoder, or the images if there
             is none.
         device: a torch device, or ``auto``.
         search: search settings for all models; any other setting is the model's own.
-        batch_size: photos per batch.
+        batch_size: images per batch.
         listener: receives progress, notes and errors.
 
     Raises:
@@ -77,7 +76,7 @@ def caption_all(
     settings, kind = dict(search or {}), choose_device(device).type
     generated = GeneratedCaptions()
     for contestant in contestants:
-        captioning = _Captioning(contestant, data, generated, store, stores, listener, batch_size)
+        captioning = _Captioning(contestant, data, generated, cache, stores, listener, batch_size)
         key = {"model": contestant.fingerprint, "captioner": captioner.__version__, "search": settings, "device": kind}
         try:
             generated.captions[contestant.name] = captioning.run(
@@ -94,31 +93,31 @@ def caption_all(
 
 @dataclass
 class _Captioning:
-    """Captioning of the photos with one model."""
+    """Captioning of the images with one model."""
 
     contestant: Contestant
     data: CaptionData
     generated: GeneratedCaptions
-    store: Store
+    cache: BenchmarkCache
     stores: Mapping[str, FeatureStore]
     listener: Listener
     batch_size: int
 
     def run(self, key: Key, load: Callable[[], Captioner]) -> dict[str, str]:
-        """Return the captions by image id, in the order of the data."""
+        """Return captions by image id, in the order of the data."""
         name, photos = self.contestant.name, {photo.image_id: photo for photo in self.data.photos}
         model = load() if self.stores else None  # its encoder identifies the matching feature store
         features = None if model is None else self._features(model)
         if features is not None:
             photos = {image: photo for image, photo in photos.items() if image in features}
         key = {**key, "features": None if features is None else _identity(features)}
-        captions = self.store.captions(key, photos)
+        captions = self.cache.captions(key, photos)
         if captions:
-            self.listener.note(f"{name}: {len(captions):,} captions are used again from {self.store.folder}")
+            self.listener.note(f"{name}: {len(captions):,} captions are used again from {self.cache.folder}")
         todo = [photo for image, photo in photos.items() if image not in captions]
         if todo and model is None:
             model = load()
-        step = self.batch_size * max(1, STEP // self.batch_size)  # in whole batches
+        step = self.batch_size * max(1, SAVE_EVERY // self.batch_size)  # in whole batches
         for start in range(0, len(todo), step):
             part = replace(self.data, photos=tuple(todo[start : start + step]))
             bar = self.listener.bar(f"Captioning, {name}", len(photos) - len(todo) + start, len(photos))
@@ -126,29 +125,29 @@ class _Captioning:
             new, errors = generate(model, part, features=features, batch_size=self.batch_size, progress=bar)
             captions |= new
             self.generated.unreadable |= {str(error): None for error in errors}
-            self.store.save_captions(key, captions, photos)
+            self.cache.save_captions(key, captions, photos)
         return {image: captions[image] for image in photos if image in captions}
 
     def _features(self, model: Captioner) -> FeatureStore | None:
-        """Return the first store built by the model's encoder, and report photos missing from it."""
+        """Return the first store built by the model's encoder, and report images missing from it."""
         for folder in self.stores:
             try:
                 store = torch_engine(model.engine, "read features").open_features(folder)
             except FeatureStoreError:
-                continue  # built by another encoder: without the encoder check it opened
+                continue  # built by another encoder: the folder opened without one
             missing = (photo for photo in self.data.photos if photo.image_id not in store)
             self.generated.unreadable |= {f"{photo.path}: not in the feature store {folder}": None for photo in missing}
             return store
         self.generated.notes.append(
-            f"{self.contestant.name}: no feature store was built by its encoder; it captioned the photos themselves"
+            f"{self.contestant.name}: no feature store was built by its encoder; it captioned the images themselves"
         )
         return None
 
 
 def _identity(features: FeatureStore) -> list[Any]:
-    """Return a value that changes when the feature store is another one or is rebuilt."""
+    """Return a value that identifies a build of a feature store."""
     index = features.folder / "index.json"
-    return [hashlib.sha256(index.read_bytes()).hexdigest(), stamp(index)]
+    return [sha256_of(index), stamp(index)]
 
 
 def _named(contestant: Contestant, error: CaptionerError) -> str:

@@ -1,15 +1,14 @@
-"""The models to compare: locating them, naming them, and detecting changes."""
+"""The models to compare: their folders, names and fingerprints."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
 from pathlib import Path
 
 from captioner import assets, folders
+from captioner.benchmark.cache import hash_of, sha256_of
 from captioner.card import name_of
 from captioner.errors import CheckpointError
 
@@ -44,19 +43,11 @@ class Contestant:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the weights, config and vocabulary of the model, or of all members.
-
-        A missing file counts as empty here; loading the model reports it.
-        """
-        digest = hashlib.sha256()
-        for folder, name in product(self.folders, (assets.CONFIG, folders.VOCABULARY, folders.WEIGHTS)):
-            path = folder / name
-            digest.update(f"{name} {path.stat().st_size if path.is_file() else 0}\n".encode())
-            if path.is_file():
-                with open(path, "rb") as file:
-                    while block := file.read(1 << 20):
-                        digest.update(block)
-        return digest.hexdigest()
+        """Hash of the config, vocabulary and weights of the model, or of all members; missing files are left out."""
+        names = (assets.CONFIG, folders.VOCABULARY, folders.WEIGHTS)
+        return hash_of(
+            [{name: sha256_of(folder / name) for name in names if (folder / name).is_file()} for folder in self.folders]
+        )
 
 
 def find(models: Sequence[str | Path | Contestant], failed: Callable[[str], None]) -> list[Contestant]:
@@ -112,7 +103,7 @@ def _name(model: str | Path | Contestant, found: Sequence[Path]) -> str:
     if isinstance(model, Contestant):
         return model.name
     names = [
-        # Any other is a shipped model, or one from the hub, whose folder name is a hash.
+        # Folders of models from the hub have a hash as their name.
         name_of(folder.resolve()) if Path(name).is_dir() else name
         for name, folder in zip(folders.members(model), found, strict=True)
     ]

@@ -1,6 +1,6 @@
 """Cost of captioning with each model: time, throughput, memory, parameters.
 
-Each model runs in its own process. The models are timed in turns, one photo or batch each, and their order rotates from
+Each model runs in its own process. The models are timed in turns, one image or batch each, and their order rotates from
 round to round, so that any other load on the machine affects all of them. Medians and quartiles are reported. The speed
 relative to the first model is the median over rounds of the ratio within a round, in which a slow minute cancels out.
 
@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from captioner.benchmark.worker import About, Job, serve
+from captioner.benchmark.worker import About, TimingJob, serve
+from captioner.caption import Array
 from captioner.errors import EvaluationError
-from captioner.evaluation.sums import Array
 
 
 @dataclass(frozen=True)
-class Spread:
+class Percentiles:
     """Median, 95th percentile and quartiles of repeated measurements."""
 
     p50: float
@@ -33,7 +33,7 @@ class Spread:
     high: float
 
     @classmethod
-    def of(cls, values: Array) -> Spread:
+    def of(cls, values: Array) -> Percentiles:
         """Summarise measurements (R,)."""
         return cls(*(float(value) for value in np.percentile(values, (50, 95, 25, 75))))
 
@@ -43,44 +43,44 @@ class Timing:
     """Timing of a model at one batch size.
 
     Attributes:
-        batch: photos per batch.
+        batch: images per batch.
         encode: encoding time in milliseconds per batch.
         decode: caption search time in milliseconds per batch.
-        total: milliseconds per batch, without reading the photos, which takes the same time for all models with the
+        total: milliseconds per batch, without reading the images, which takes the same time for all models with the
             same input size.
-        throughput: photos per second.
+        throughput: images per second.
         speed: speed relative to the first model, as a factor.
     """
 
     batch: int
-    encode: Spread
-    decode: Spread
-    total: Spread
-    throughput: Spread
-    speed: Spread
+    encode: Percentiles
+    decode: Percentiles
+    total: Percentiles
+    throughput: Percentiles
+    speed: Percentiles
 
 
 @dataclass(frozen=True)
-class Cost:
+class ModelCost:
     """Cost of a model; see :class:`captioner.benchmark.worker.About`."""
 
     about: About
     timings: list[Timing]
 
     @classmethod
-    def of(cls, record: Mapping[str, Any]) -> Cost:
+    def of(cls, record: Mapping[str, Any]) -> ModelCost:
         """Restore a cost from its :func:`dataclasses.asdict` record after a JSON round trip."""
         about = {**record["about"], "memory": {int(size): peak for size, peak in record["about"]["memory"].items()}}
         timings: list[dict[str, Any]] = [
-            {name: Spread(**value) if isinstance(value, dict) else value for name, value in timing.items()}
+            {name: Percentiles(**value) if isinstance(value, dict) else value for name, value in timing.items()}
             for timing in record["timings"]
         ]
         return cls(About(**about), [Timing(**timing) for timing in timings])
 
 
 def time_models(
-    jobs: Mapping[str, Job], *, rounds: int, progress: Callable[[str, int, int], None] | None = None
-) -> tuple[dict[str, Cost], dict[str, EvaluationError]]:
+    jobs: Mapping[str, TimingJob], *, rounds: int, progress: Callable[[str, int, int], None] | None = None
+) -> tuple[dict[str, ModelCost], dict[str, EvaluationError]]:
     """Time models in turns; a model that cannot be loaded or fails is left out.
 
     Args:
@@ -95,7 +95,7 @@ def time_models(
     seconds = {name: np.zeros((len(batches), rounds, 2)) for name in jobs}
     errors: dict[str, EvaluationError] = {}
     with ExitStack() as stack:
-        # One after another, so that loading and warm-up are undisturbed.
+        # One after another, to load and warm up undisturbed.
         workers: dict[str, Connection] = {}
         abouts: dict[str, About] = {}
         for number, (name, job) in enumerate(jobs.items()):
@@ -116,7 +116,9 @@ def time_models(
             if progress:
                 progress("Timing", turn + 1, rounds)
     timed = [name for name in jobs if name not in errors]
-    return {name: Cost(abouts[name], summarise(batches, seconds[name], seconds[timed[0]])) for name in timed}, errors
+    return {
+        name: ModelCost(abouts[name], summarise(batches, seconds[name], seconds[timed[0]])) for name in timed
+    }, errors
 
 
 def turns(names: Sequence[str], turn: int) -> list[str]:
@@ -137,12 +139,12 @@ def summarise(batches: Sequence[int], seconds: Array, first: Array) -> list[Timi
     for size, times, baseline in zip(batches, seconds, first, strict=True):
         encode, decode, total = 1000 * times[:, 0], 1000 * times[:, 1], 1000 * times.sum(1)
         throughput, speed = 1000 * size / total, baseline.sum(1) / times.sum(1)
-        timings.append(Timing(size, *(Spread.of(values) for values in (encode, decode, total, throughput, speed))))
+        timings.append(Timing(size, *(Percentiles.of(values) for values in (encode, decode, total, throughput, speed))))
     return timings
 
 
 @contextmanager
-def _process(job: Job) -> Iterator[Connection]:
+def _process(job: TimingJob) -> Iterator[Connection]:
     """Run a worker process and end it on exit."""
     context = multiprocessing.get_context("spawn")
     parent, child = context.Pipe()
@@ -163,7 +165,7 @@ def _process(job: Job) -> Iterator[Connection]:
 
 
 def _ask(connection: Connection, question: tuple[int, int], name: str) -> Any:
-    with suppress(OSError):  # the process has died; receiving its answer reports that
+    with suppress(OSError):  # the process has died; _receive reports it
         connection.send(question)
     return _receive(connection, name)
 

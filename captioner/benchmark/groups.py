@@ -1,4 +1,4 @@
-"""Scores with intervals, and differences with p-values, on a group of photos."""
+"""Scores with intervals, and differences with p-values, on a group of images."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from captioner.caption import Array
 from captioner.evaluation.bootstrap import Difference, Interval, compare, holm, intervals
-from captioner.evaluation.sums import Array, Sums
+from captioner.evaluation.sums import Sums
 
 
 @dataclass(frozen=True)
 class Group:
-    """Results on a group of photos.
+    """Results on a group of images.
 
     Attributes:
-        name: which photos these are.
-        photos: the number of photos.
+        name: which images these are.
+        photos: the number of images.
         scores: the score of each model and metric.
         differences: for each model but the first and each metric, how much better it is than the first model; the
             p-values are corrected for the number of models.
@@ -31,12 +32,12 @@ class Group:
 def group(
     name: str, parts: Mapping[str, Sequence[Sums]], images: Array | None = None, *, resamples: int, seed: int = 0
 ) -> Group:
-    """Score and test models on a group of photos.
+    """Score and test models on a group of images.
 
     Args:
         name: name of the group.
         parts: the metrics of each model; the others are compared with the first model.
-        images: indices of the photos; ``None`` means all.
+        images: indices of the images; ``None`` means all.
         resamples: number of resamples for intervals and tests.
         seed: seed of the resampling.
     """

@@ -1,14 +1,14 @@
-r"""A benchmark as LaTeX tables for ``\input{table.tex}``; they need only the package booktabs."""
+r"""LaTeX tables of a benchmark for ``\input{table.tex}``; they need the package booktabs."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
 
-from captioner.benchmark import tables
-from captioner.benchmark.cost import Cost
+from captioner.benchmark import report_tables as tables
+from captioner.benchmark.cost import ModelCost
 from captioner.benchmark.quality import Quality
-from captioner.benchmark.tables import Cell, Table
+from captioner.benchmark.report_tables import Cell, ReportTable
 
 # A bracket or a star at the start of a row would be parsed as an argument of the command that ended the previous row.
 _ESCAPED = {
@@ -37,10 +37,10 @@ def escape(text: str) -> str:
     return "".join(_ESCAPED.get(letter, letter) for letter in text)
 
 
-def latex(title: str, quality: Quality, costs: Mapping[str, Cost], *, resamples: int) -> str:
+def latex(title: str, quality: Quality, costs: Mapping[str, ModelCost], *, resamples: int) -> str:
     """Write the tables of quality, means over seeds (if any), diversity, and costs (if measured)."""
     parts = [f"% {_comment(title)}, written by: captioner benchmark --latex", "% It needs \\usepackage{booktabs}"]
-    about = f"Quality on {title}, {len(quality.images):,} photos."
+    about = f"Quality on {title}, {len(quality.images):,} images."
     if quality.seeds is not None:
         parts.append(
             write(
@@ -59,7 +59,7 @@ def latex(title: str, quality: Quality, costs: Mapping[str, Cost], *, resamples:
     return "\n\n".join(parts) + "\n"
 
 
-def write(table: Table, caption: str, label: str, about: str = "") -> str:
+def write(table: ReportTable, caption: str, label: str, about: str = "") -> str:
     """Write a table.
 
     Intervals are set in smaller type on a second line of their row, and long column names are broken into lines.

@@ -17,7 +17,7 @@ class Listener:
     Attributes:
         progress: called with (title of the phase, done, total); the total is ``None`` if it is unknown.
         note: called with useful information, for example that cached captions are reused.
-        failed: called with the error of a model or photo that is left out, while the others continue.
+        failed: called with the error of a model or image that is left out, while the others continue.
     """
 
     progress: Callable[[str, int, int | None], None] = _ignore

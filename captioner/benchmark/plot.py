@@ -13,15 +13,15 @@ from captioner.evaluation.bootstrap import Interval
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from captioner.benchmark.cost import Cost
+    from captioner.benchmark.cost import ModelCost
 
 # The Okabe-Ito palette, distinguishable for colour-blind readers; grey replaces black, to be visible on a dark page.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A7A7A")
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A7A7A")
 MARKERS = "osD^vPX"
 
 
-def plot(path: Path, quality: Quality, costs: Mapping[str, Cost]) -> None:
-    """Draw quality, with its 95 % interval, against the time for one photo and against the number of parameters.
+def plot(path: Path, quality: Quality, costs: Mapping[str, ModelCost]) -> None:
+    """Draw quality, with its 95 % interval, against the time for one image and against the number of parameters.
 
     Runs of a recipe share a colour and a marker. Names are in a legend below, where they cannot overlap.
     """
@@ -37,7 +37,7 @@ def plot(path: Path, quality: Quality, costs: Mapping[str, Cost]) -> None:
     times = {name: (t.p50, t.low, t.high) for name, cost in costs.items() for t in [cost.timings[0].total]}
     parameters = {name: ((cost.about.encoder + cost.about.decoder) / 1e6,) * 3 for name, cost in costs.items()}
     scores = {name: metrics[quality.metric] for name, metrics in quality.groups[0].scores.items()}
-    _points(left, scores, times, appearances, "ms per photo" if size == 1 else f"ms for {size} photos")
+    _points(left, scores, times, appearances, "ms per image" if size == 1 else f"ms for {size} images")
     _points(right, scores, parameters, appearances, "parameters (millions)")
     left.set_ylabel(f"{quality.metric} (percent)")
     handles, names = left.get_legend_handles_labels()
@@ -64,7 +64,7 @@ def appearance(quality: Quality) -> dict[str, tuple[str, str, str]]:
     numbers = {name: number for number, name in enumerate(dict.fromkeys(named.values()))}
     # Colours and markers repeat together, with the markers shifted each time, so that 49 models are distinct.
     return {
-        model: (name, COLOURS[number % len(COLOURS)], MARKERS[(number + number // len(COLOURS)) % len(MARKERS)])
+        model: (name, PALETTE[number % len(PALETTE)], MARKERS[(number + number // len(PALETTE)) % len(MARKERS)])
         for model, name in named.items()
         for number in [numbers[name]]
     }

@@ -16,7 +16,7 @@ from captioner.evaluation.diversity import Diversity, TrainingCaptions
 from captioner.evaluation.sums import measure
 from captioner.text.vocabulary import tokenize
 
-ALL = "all photos"
+ALL = "all images"
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class Quality:
     """Quality of the captions of all models.
 
     Attributes:
-        groups: results on all photos first, then on thirds of them by the length of their references.
+        groups: results on all images first, then on thirds of them by the length of their references.
         seeds: means and deviations over seeds; ``None`` if no recipe was trained with several seeds.
         diversity: diversity of each model's captions.
-        people: diversity of the human captions: each photo's first reference.
-        images: ids of the photos that every model captioned.
+        people: diversity of the human captions: each image's first reference.
+        images: ids of the images that every model captioned.
         captions: captions of each model, in the order of ``images``.
-        each: per-photo scores by model and metric, in the same order.
-        unreadable: errors of the photos that are left out.
+        each: scores of each image by model and metric, in the same order.
+        unreadable: errors of the images that are left out.
         notes: caveats for readers of the numbers.
     """
 
@@ -52,7 +52,7 @@ class Quality:
 
     @property
     def metric(self) -> str:
-        """The metric for choosing photos and for the plot: CIDEr if it was computed, else the last metric."""
+        """The metric for choosing images and for the plot: CIDEr if it was computed, else the last metric."""
         return "CIDEr" if "CIDEr" in self.metrics else self.metrics[-1]
 
 
@@ -66,19 +66,19 @@ def assess(
     resamples: int,
     seed: int = 0,
 ) -> Quality:
-    """Score the generated captions; only photos that all models captioned count.
+    """Score the generated captions; only images that all models captioned count.
 
     Args:
         contestants: the models; the others are compared with the first that has captions.
         generated: their captions.
         data: the captioned split.
         training: the split whose captions do not count as novel; ``None`` if there is none.
-        metrics: see :class:`captioner.evaluation.scores.Scorer`.
+        metrics: see :class:`captioner.evaluation.metrics.Scorer`.
         resamples: number of resamples for intervals and tests.
         seed: seed of the resampling.
 
     Raises:
-        EvaluationError: a metric is unknown, no photo could be captioned by all models, or a scorer failed.
+        EvaluationError: a metric is unknown, no image could be captioned by all models, or a scorer failed.
     """
     references = {
         photo.image_id: photo.captions
@@ -88,7 +88,7 @@ def assess(
     if not references:
         first = next(iter(generated.unreadable), "none reported")
         raise EvaluationError(
-            f"{data.name}: none of the {len(data.photos)} photos could be captioned by all models; "
+            f"{data.name}: none of the {len(data.photos)} images could be captioned by all models; "
             f"the first error: {first}"
         )
     captions = {name: {image: every[image] for image in references} for name, every in generated.captions.items()}

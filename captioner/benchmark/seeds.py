@@ -1,11 +1,10 @@
 """Comparison of recipes, each trained with several seeds: means and deviations.
 
-There are two sources of randomness. The standard deviation over seeds shows how much a score changes when the same
-recipe is trained again. Intervals and p-values concern the photos: a photo's statistics of all runs of a recipe are
-resampled together, or exchanged together with those of the other recipe, and the tested quantity is the mean score of
-the runs. They hold for these runs only; the variation between trainings is the standard deviation.
+The standard deviation over seeds shows how much a score changes when a recipe is trained again. Intervals and p-values
+concern the sample of images, for these runs: the statistics of an image in all runs of a recipe are resampled together,
+or exchanged with those of the other recipe, and the tested quantity is the mean score of the runs.
 
-Letters in shapes: I photos, S statistics that are added up, K runs of a recipe.
+Letters in shapes: I images, S statistics that are added up, K runs of a recipe.
 """
 
 from __future__ import annotations
@@ -17,7 +16,8 @@ import numpy as np
 
 from captioner.benchmark.contestants import Contestant
 from captioner.benchmark.groups import Group, group
-from captioner.evaluation.sums import Array, Measured, Sums
+from captioner.caption import Array
+from captioner.evaluation.sums import Measured, Sums
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Seeds:
     Attributes:
         runs: names of the runs of each recipe.
         seeds: the seeds in use: those with which every recipe was trained.
-        means: mean scores of each recipe's runs on all photos, and tests of the recipes against the first.
+        means: mean scores of each recipe's runs on all images, and tests of the recipes against the first.
         deviations: standard deviation over the runs of each recipe and metric, with denominator K - 1; ``None`` for a
             single run.
     """
@@ -55,15 +55,15 @@ def over_seeds(
     return Seeds(
         runs=names,
         seeds=common,
-        means=group("all photos", means, resamples=resamples, seed=seed),
+        means=group("all images", means, resamples=resamples, seed=seed),
         deviations={recipe: deviations([run.values() for run in every]) for recipe, every in scored.items()},
     )
 
 
 def averaged(runs: Sequence[Measured]) -> tuple[Sums, ...]:
-    """Return metrics that are the mean over K runs on the same photos.
+    """Return metrics that are the mean over K runs on the same images.
 
-    A photo's statistics are those of all runs side by side: (I, K S).
+    An image's statistics are those of all runs side by side: (I, K S).
     """
     return tuple(_mean(parts) for parts in zip(*(run.parts for run in runs), strict=True))
 
@@ -78,7 +78,7 @@ def _mean(parts: Sequence[Sums]) -> Sums:
 
 
 def deviations(runs: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
-    """Return the standard deviation of each metric over runs."""
+    """Return the standard deviation of each metric over runs; ``None`` for a single run."""
     return {
         metric: float(np.std([run[metric] for run in runs], ddof=1)) if len(runs) > 1 else None for metric in runs[0]
     }

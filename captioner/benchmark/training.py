@@ -1,4 +1,4 @@
-"""Contestants that the benchmark trains itself: each recipe on the same data, with the same settings and seeds."""
+"""Training of models for a benchmark: each recipe on the same data, with the same settings and seeds."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def train(
     listener: Listener | None = None,
     events: Events | None = None,
 ) -> list[Contestant]:
-    """Train each recipe once per seed; interrupted trainings resume and finished ones are not repeated.
+    """Train each recipe once per seed; interrupted runs resume, finished runs are reused.
 
     A run is in ``output/RECIPE``, or in ``output/RECIPE/seed-N`` if seeds are given. The runs of a recipe share the
-    features of the photos. A recipe that cannot be trained is reported and left out.
+    features of the images. A recipe that cannot be trained is reported and left out.
 
     Args:
         recipes: names of shipped recipes, or YAML files.
         output: the folder of the runs.
         data: the caption data set; its train split is used.
         images: the folder of its images, if they are not where its format expects them.
-        restval: add COCO's restval photos to the train split.
+        restval: add COCO's restval images to the train split.
         changes: ``key=value`` settings for all recipes, such as their budget, for example ``epochs=4``.
         seeds: seeds of the runs; ``None`` uses each recipe's own.
         device: a torch device, or ``auto``.

@@ -1,6 +1,6 @@
-"""A process that runs one contestant: on request it captions a number of photos and reports the time this took.
+"""A process that runs one model and times captioning on request.
 
-The model is alone in its process, so the peak memory of the process is the model's; it is idle while another is timed.
+The peak memory of the process is that of the model. The process is idle while another model is timed.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ MEGABYTE = 1e6
 
 
 @dataclass(frozen=True)
-class Job:
+class TimingJob:
     """Arguments of a worker.
 
     Attributes:
         model: the model folder, or those of an ensemble's members, joined.
         device: a torch device, or ``auto``.
         search: search settings that differ from the model's.
-        photos: image files, decoded once and used repeatedly.
+        images: image files, decoded once and used repeatedly.
         batches: batch sizes that will be requested.
     """
 
     model: str
     device: str
     search: dict[str, Any]
-    photos: list[str]
+    images: list[str]
     batches: list[int]
 
 
@@ -52,7 +52,7 @@ class About:
         device: the torch device.
         threads: number of torch threads.
         width: beam width.
-        unreadable: errors of photos that could not be read.
+        unreadable: errors of images that could not be read.
     """
 
     encoder: int
@@ -85,37 +85,37 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / MEGABYTE
 
 
-def serve(connection: Connection, job: Job) -> None:
+def serve(connection: Connection, job: TimingJob) -> None:
     """Load the model, warm up and send :class:`About`, then answer timing requests.
 
-    A request is (batch size, first photo), the answer is the seconds of encoding and of searching. Any error is sent as
-    its text and ends the process.
+    A request is (batch size, first image), its answer the seconds of encoding and search. An error is sent as text and
+    ends the process.
     """
     keep_freed_memory()  # as the command line does
-    # Ctrl+C reaches all processes; the parent process ends the others.
+    # Ctrl+C reaches all processes; the parent ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        contestant = Contestant(job)
-        connection.send(contestant.about)
+        model = TimedModel(job)
+        connection.send(model.about)
         while True:
             size, first = connection.recv()
-            connection.send(contestant.time(size, first))
+            connection.send(model.time(size, first))
     except EOFError:  # the benchmark is over
         pass
-    except Exception as error:  # of any kind: the benchmark reports it with the model's name
+    except Exception as error:  # of any kind: the benchmark reports it
         connection.send(f"{type(error).__name__}: {error}")
     finally:
         connection.close()
 
 
-class Contestant:
+class TimedModel:
     """A model to time.
 
     Attributes:
         about: its description.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: TimingJob) -> None:
         import torch
 
         from captioner.captioner import Captioner
@@ -128,17 +128,17 @@ class Contestant:
         self.captioner = Captioner.from_pretrained(job.model, device=job.device, **job.search)
         self.engine = torch_engine(self.captioner.engine, "compare cost")
         transform = self.captioner.transform
-        pictures, unreadable = [], []
-        for path in job.photos:
+        images, unreadable = [], []
+        for path in job.images:
             try:
-                pictures.append(torch.from_numpy(transform.pixels(load_image(path, min_size=transform.decode_size))))
+                images.append(torch.from_numpy(transform.pixels(load_image(path, min_size=transform.decode_size))))
             except ImageError as error:
                 unreadable.append(str(error))
-        if not pictures:
+        if not images:
             raise EvaluationError(
-                f"none of the photos for timing can be read; the first error: {next(iter(unreadable), 'none reported')}"
+                f"none of the images for timing can be read; the first error: {next(iter(unreadable), 'none reported')}"
             )
-        self.pixels = torch.stack(pictures)
+        self.pixels = torch.stack(images)
         device = self.engine.device
         self._wait = torch.cuda.synchronize if device.type == "cuda" else None
         memory = {}
@@ -164,7 +164,7 @@ class Contestant:
         )
 
     def time(self, size: int, first: int) -> tuple[float, float]:
-        """Caption ``size`` photos from ``first`` on, cyclically; return the seconds of encoding and of searching."""
+        """Caption ``size`` images from ``first`` on, cyclically; return the seconds of encoding and search."""
         import torch
 
         pixels = self.pixels[(torch.arange(size) + first) % len(self.pixels)]

@@ -121,8 +121,8 @@ def run(
     training = whole.split("train", restval=data.restval) if "train" in whole.splits else None
 
     from captioner import assets, files
+    from captioner.benchmark.benchmark import CACHE, LATEX, PAGE, PLOT, RECORD, TABLE, benchmark
     from captioner.benchmark.listener import Listener
-    from captioner.benchmark.run import CACHE, LATEX, PAGE, PLOT, RECORD, TABLE, benchmark
     from captioner.benchmark.training import train as train_all
     from captioner.errors import EvaluationError
 

@@ -106,20 +106,17 @@ def run(
         )
 
     from captioner import Captioner
-    from captioner.engines.model import torch_engine
     from captioner.evaluation.evaluate import evaluate
     from captioner.evaluation.results import write_results
 
     captioner = Captioner.from_pretrained(folders.join(located), device=device, **settings)
-    store = torch_engine(captioner.engine, "read features").open_features(features) if features else None
     with console.progress("Captioning") as progress:
         result = evaluate(
             captioner,
             part,
-            features=store,
+            features=features,
             metrics=metrics,
             batch_size=batch_size,
-            per_image=scoring.per_image is not None,
             progress=progress,
             keep=None if output_captions is None else partial(write_results, output_captions),
         )

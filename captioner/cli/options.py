@@ -287,7 +287,7 @@ def metrics(lists: Sequence[str] | None) -> tuple[str, ...]:
     Raises:
         EvaluationError: one of them does not exist.
     """
-    from captioner.evaluation.scores import DEFAULT_METRICS, metric_families
+    from captioner.evaluation.metrics import DEFAULT_METRICS, metric_families
 
     chosen = names(lists)
     if chosen:

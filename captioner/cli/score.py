@@ -33,12 +33,7 @@ def run(
     options.check_outputs([captions, path], output_scores=scoring.output_scores, per_image=scoring.per_image)
     metrics = options.metrics(scoring.metrics)
     part = data.part(data.read(path, captionless=True))
-    from captioner.evaluation.results import read_results
+    from captioner.evaluation.evaluate import score
 
-    given = read_results(captions)
-    from captioner.evaluation.evaluate import evaluate_captions
-
-    result = evaluate_captions(
-        given, part, metrics=metrics, per_image=scoring.per_image is not None, source=str(captions)
-    )
+    result = score(captions, part, metrics=metrics)
     score_report.report_captions(captions, path, part, result, scoring)

@@ -59,17 +59,15 @@ def report_captions(
         "split": split,
         "images": len(result.captions),
         **about,
-        "scoring_seconds": result.scores.seconds if result.scores else {},
-        "scores": result.scores.values if result.scores else {},
-        "notes": result.scores.notes
-        if result.scores
-        else [f"{data.name}: no image has a reference caption, so nothing is scored."],
+        "scoring_seconds": result.scoring_seconds,
+        "scores": result.scores,
+        "notes": result.notes,
         "unreadable": [str(error) for error in result.errors],
     }
     if scoring.per_image and result.scores:
         rows = [
             {"image_id": image, "caption": result.captions[image], **values}
-            for image, values in result.scores.per_image.items()
+            for image, values in result.per_image.items()
         ]
         _write_rows(scoring.per_image, rows)
     report(model, path, f"{data.name}, {split}", record, result.errors, scoring)
@@ -111,7 +109,7 @@ def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def _show_grounding(title: str, grounding: dict[str, Any]) -> None:
     from captioner.evaluation.bootstrap import Interval
-    from captioner.evaluation.grounding import GAINS, METRICS
+    from captioner.evaluation.grounding import GAINS, GROUNDING_METRICS
 
     def percent(part: str, name: str) -> str:
         score = grounding[part]["scores"].get(name)
@@ -124,7 +122,7 @@ def _show_grounding(title: str, grounding: dict[str, Any]) -> None:
         return f"{words:,}: {100 * pointing:.0f} / {100 * mass:.0f}"
 
     parts = ("generated", "references")
-    rows = [(name, *(percent(part, name) for part in parts)) for name in (*METRICS, *GAINS)]
+    rows = [(name, *(percent(part, name) for part in parts)) for name in (*GROUNDING_METRICS, *GAINS)]
     for label, unit in (
         ("words counted", "words"),
         ("images counted", "photos"),

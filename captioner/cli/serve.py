@@ -84,7 +84,7 @@ def run(
     from captioner import folders
     from captioner.assets import shipped
     from captioner.captioner import Captioner
-    from captioner.web.batches import Batches
+    from captioner.web.batching import Batches
     from captioner.web.guard import names_of
 
     names = list(dict.fromkeys(models or sorted(shipped(), key=lambda name: name != folders.DEFAULT)))

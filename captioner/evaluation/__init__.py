@@ -1,5 +1,5 @@
 """Scoring captions: the field's metrics, the CIDEr-D reward, diversity, and the grounding of attention.
 
-The metrics of ``scores`` and ``evaluate`` are plain numbers. Confidence intervals and significance tests are in
-``bootstrap``, from sums over photos (``sums``): grounding reports intervals, and the benchmark both.
+``evaluate`` and ``metrics`` give plain scores. ``bootstrap`` adds confidence intervals and significance tests, computed
+from sums over images (``sums``), for grounding and the benchmark.
 """

@@ -1,23 +1,21 @@
-"""BLEU-4 of single captions on word numbers, not strings, as part of a reward."""
+"""BLEU-4 of single captions as sequences of word numbers, for a reward."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from captioner.evaluation.cider import Array
-from captioner.evaluation.sums import bleu_score
+from captioner.caption import Array
+from captioner.evaluation.sums import bleu_score, bleu_statistics
 
 
 class SentenceBleu:
-    """Scores candidates against the references of a fixed set of images, each candidate by itself.
+    """Scores each candidate by itself against the references of its image.
 
-    It is what pycocoevalcap gives for single images: n-grams are clipped by the reference that has most of them, the
-    brevity penalty takes the closest reference's length.
+    The scores are those of pycocoevalcap for single images: n-gram counts are clipped to their maximum over references,
+    and the brevity penalty uses the closest reference length.
 
     Args:
-        references: for each image one or more captions, each a sequence of numbers.
+        references: one or more captions for each image, each a sequence of word numbers.
     """
 
     def __init__(self, references: Sequence[Sequence[Sequence[int]]]) -> None:
@@ -27,17 +25,14 @@ class SentenceBleu:
         """Return the BLEU-4 of each of H candidates, from 0 to 1, (H,) float64.
 
         Args:
-            images: for each candidate the index of its image.
+            images: image index of each candidate.
             candidates: (H, T) word numbers, each candidate padded with zeros.
         """
-        from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test
+        from pycocoevalcap.bleu.bleu_scorer import cook_refs
 
         cooked = {image: cook_refs([_text(caption) for caption in self.references[image]]) for image in set(images)}
-        rows = []
-        for image, candidate in zip(images, candidates, strict=True):
-            counts = cook_test(_text(candidate[candidate > 0]), cooked[image], eff="closest")
-            rows.append([*counts["correct"], *counts["guess"], counts["testlen"], counts["reflen"]])
-        scores: Array = bleu_score(np.array(rows, dtype=np.float64).reshape(len(rows), 10))[:, -1]
+        pairs = zip((_text(candidate[candidate > 0]) for candidate in candidates), images, strict=True)
+        scores: Array = bleu_score(bleu_statistics((text, cooked[image]) for text, image in pairs))[:, -1]
         return scores
 
 

@@ -1,18 +1,18 @@
-"""Confidence intervals of scores, and significance tests between models, by resampling the photos.
+"""Confidence intervals of scores, and significance tests between models, by resampling the images.
 
-- Intervals: percentiles of the score over bootstrap resamples of the photos (Efron and Tibshirani 1993, chapter 13).
+- Intervals: percentiles of the score over bootstrap resamples of the images (Efron and Tibshirani 1993, chapter 13).
 - Paired bootstrap (Koehn 2004, https://aclanthology.org/W04-3250): both models are scored on the same resamples. The
   p-value is two-sided: how often the difference deviates from its mean by at least as much as was observed (the null
   hypothesis of Berg-Kirkpatrick et al. 2012, https://aclanthology.org/D12-1091).
-- Approximate randomisation (Noreen 1989; Riezler and Maxwell 2005, https://aclanthology.org/W05-0908): if the models
-  were equal, it would not matter which of the two wrote which caption; the p-value is how often exchanging the captions
-  of random photos gives as large a difference. It makes fewer assumptions, and is the one to report.
+- Approximate randomisation (Noreen 1989; Riezler and Maxwell 2005, https://aclanthology.org/W05-0908): the p-value is
+  how often exchanging the two models' captions of random images gives as large a difference. It makes fewer
+  assumptions; report this one.
 
 Each p-value counts the observation itself, ``(1 + hits) / (1 + resamples)``, so it is never zero.
 
-Resamples are scored from sums over their photos (see :mod:`captioner.evaluation.sums`), which a matrix product gives.
+Resamples are scored from sums over their images (see :mod:`captioner.evaluation.sums`), by a matrix product.
 
-Letters in shapes: I photos, R resamples, S summed statistics, M metrics.
+Letters in shapes: I images, R resamples, S summed statistics, M metrics.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from captioner.evaluation.sums import Array, Sums
+from captioner.caption import Array
+from captioner.evaluation.sums import Sums
 
-RESAMPLES = 10_000
+DEFAULT_RESAMPLES = 10_000
 LEVEL = 0.95
 _CELLS = 4_000_000  # entries of the largest matrix held in memory
 
@@ -60,13 +61,13 @@ class Difference:
 
 
 def intervals(
-    parts: Sequence[Sums], *, images: Array | None = None, resamples: int = RESAMPLES, seed: int = 0
+    parts: Sequence[Sums], *, images: Array | None = None, resamples: int = DEFAULT_RESAMPLES, seed: int = 0
 ) -> dict[str, Interval]:
     """Return every metric with its confidence interval.
 
     Args:
-        parts: the metrics, all on the same photos.
-        images: indices of the photos to use; ``None`` uses all.
+        parts: the metrics, all on the same images.
+        images: indices of the images to use; ``None`` uses all.
         resamples: number of resamples.
         seed: seed of the resampling; the same seed gives the same resamples.
     """
@@ -81,10 +82,10 @@ def compare(
     other: Sequence[Sums],
     *,
     images: Array | None = None,
-    resamples: int = RESAMPLES,
+    resamples: int = DEFAULT_RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Difference]:
-    """Test every metric of two models on the same photos, paired photo by photo; see :func:`intervals`.
+    """Test every metric of two models on the same images, paired image by image; see :func:`intervals`.
 
     Returns:
         The other model's scores minus the first's.
@@ -108,13 +109,13 @@ def compare(
 
 
 def by_length(words: Array) -> dict[str, Array]:
-    """Split photos into thirds by the length of their references.
+    """Split images into thirds by the length of their references.
 
     Args:
-        words: (I,) mean number of words of each photo's references.
+        words: (I,) mean number of words of each image's references.
 
     Returns:
-        The indices of each third's photos, by a description of the third; empty thirds are left out.
+        The indices of each third's images, by a description of the third; empty thirds are left out.
     """
     low, high = np.quantile(words, (1 / 3, 2 / 3))
     which = np.searchsorted([low, high], words, side="left")
@@ -167,7 +168,7 @@ def _weighted(each: Array, resamples: int, draw: Callable[[int], Array]) -> Arra
 
 
 def _resampled(each: Array, resamples: int, seed: int) -> Array:
-    """Draw I photos of the I, with replacement, R times; return the sums of each draw, (R, S)."""
+    """Draw I images of the I, with replacement, R times; return the sums of each draw, (R, S)."""
     random, number = np.random.default_rng(seed), len(each)
 
     def draw(rows: int) -> Array:
@@ -178,7 +179,7 @@ def _resampled(each: Array, resamples: int, seed: int) -> Array:
 
 
 def _exchanged(difference: Array, resamples: int, seed: int) -> Array:
-    """Choose each photo with probability 1/2, R times; return the sums over the chosen photos, (R, S)."""
+    """Choose each image with probability 1/2, R times; return the sums over the chosen images, (R, S)."""
     random = np.random.default_rng(seed)
     return _weighted(
         difference, resamples, lambda rows: random.integers(2, size=(rows, len(difference))).astype(np.float64)

@@ -1,4 +1,4 @@
-"""CIDEr-D on word numbers, not strings (Vedantam 2015, https://arxiv.org/abs/1411.5726), fast enough to be a reward.
+"""CIDEr-D (Vedantam 2015, https://arxiv.org/abs/1411.5726) of word numbers, fast enough for a reward.
 
 For n from 1 to 4, a caption is a vector of its n-grams' weights ``g_k = count_k (log I - log df_k)``, where I is the
 number of images and df_k the number of images whose references contain the n-gram (at least 1). For a candidate c and
@@ -18,14 +18,13 @@ Letters in shapes: H candidates, T words of the longest caption, E entries (a ca
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 
+from captioner.caption import Array
 from captioner.errors import EvaluationError
-
-Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
-ORDERS = 4
+from captioner.evaluation.sums import ORDERS
 
 
 class _Counts(NamedTuple):
@@ -42,9 +41,9 @@ class CiderD:
     """Scores candidates against the references of a fixed set of images.
 
     Args:
-        references: for each image one or more captions, each a sequence of numbers from 1 on; they also give the
+        references: one or more captions for each image, each a sequence of word numbers from 1 on; they also give the
             document frequencies.
-        words: the numbers of candidates' words are below this, or at most the largest in the references.
+        words: upper bound of the candidates' word numbers, if it is above the largest in the references.
         sigma: width of the penalty on different lengths.
 
     Raises:
@@ -83,11 +82,11 @@ class CiderD:
         """Return the score of each candidate, from 0 to 10, (H,) float64.
 
         Args:
-            images: for each of the H candidates the index of its image.
+            images: image index of each of the H candidates.
             candidates: (H, T) word numbers, each candidate padded with zeros.
 
         Raises:
-            EvaluationError: there is no such image.
+            EvaluationError: an image index is out of range.
         """
         chosen = np.asarray(images, dtype=np.int64)
         if len(chosen) and (chosen.min() < 0 or chosen.max() >= self.images):
@@ -96,7 +95,7 @@ class CiderD:
                 f"not of {chosen.min()} to {chosen.max()}"
             )
         counts = self._count(np.asarray(candidates))
-        # An n-gram that no reference has cannot match, but it makes the vector longer.
+        # An n-gram that is in no reference cannot match, but adds to the norm.
         gram = np.searchsorted(self.keys, counts.key)
         known = gram < len(self.keys)
         known[known] = self.keys[gram[known]] == counts.key[known]
@@ -108,12 +107,12 @@ class CiderD:
         candidate, reference = _expand(self.first[chosen], self.first[chosen + 1])
         pair, entry = _expand(self.offset[reference], self.offset[reference + 1])
         reference_weight = self.count[entry] * self.idf[self.gram[entry]]
-        # The candidates' weights of the same n-grams; they are sorted by candidate and n-gram.
-        place, weights = counts.caption[known] * np.int64(len(self.keys)) + gram[known], weight[known]
+        # The candidates' weights of the same n-grams, by binary search: they are sorted by candidate and n-gram.
+        position, weights = counts.caption[known] * np.int64(len(self.keys)) + gram[known], weight[known]
         wanted = candidate[pair] * np.int64(len(self.keys)) + self.gram[entry]
-        index = np.searchsorted(place, wanted)
-        same = index < len(place)
-        same[same] = place[index[same]] == wanted[same]
+        index = np.searchsorted(position, wanted)
+        same = index < len(position)
+        same[same] = position[index[same]] == wanted[same]
         product = np.minimum(weights[index[same]], reference_weight[same]) * reference_weight[same]
         size = len(candidate) * ORDERS
         similarity = (
@@ -140,11 +139,11 @@ class CiderD:
         owners, keys, orders = [], [], []
         key = np.zeros_like(words)
         for n in range(1, min(ORDERS, captions.shape[1]) + 1):
-            # The n-gram that begins at each place, first word most significant; shorter n-grams have smaller numbers.
+            # The n-gram at each position, first word most significant; shorter n-grams have smaller numbers.
             key = key[:, : captions.shape[1] - n + 1] * self.base + words[:, n - 1 :]
-            owner, place = np.nonzero(real[:, n - 1 :])
+            owner, position = np.nonzero(real[:, n - 1 :])
             owners.append(owner)
-            keys.append(key[owner, place])
+            keys.append(key[owner, position])
             orders.append(np.full(len(owner), n - 1))
         owner, every, order = (
             np.concatenate(parts) if parts else np.zeros(0, np.int64) for parts in (owners, keys, orders)
@@ -168,7 +167,7 @@ def _padded(captions: Sequence[Sequence[int]]) -> Array:
 
 
 def _norms(caption: Array, order: Array, weight: Array, captions: int) -> Array:
-    """Return the length of each caption's vector of n-grams for each n, (captions, ORDERS)."""
+    """Return the norm of each caption's n-gram vector for each n, (captions, ORDERS)."""
     squares = np.bincount(caption * ORDERS + order, weights=weight**2, minlength=captions * ORDERS)
     norms: Array = np.sqrt(squares).reshape(captions, ORDERS)
     return norms

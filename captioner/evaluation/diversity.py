@@ -1,4 +1,4 @@
-"""How varied captions are, how many are novel, and whether a model has collapsed into a few poor captions."""
+"""Diversity and novelty of captions, and detection of models that have collapsed into a few poor captions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from captioner.text.vocabulary import tokenize
 
-# Words that end a caption only if it was cut short; a model rewarded for n-grams alone learns to stop at them.
+# Words that end only truncated captions; models rewarded for n-grams alone learn to stop there.
 DANGLING = frozenset(
     [
         "a",
@@ -45,9 +45,9 @@ class Diversity:
         distinct_captions: number of distinct captions over the number of captions.
         distinct_bigrams: number of distinct bigrams over the number of bigrams (distinct-2 of Li 2016,
             https://arxiv.org/abs/1510.03055).
-        dangling: share of captions that end with an article, a preposition or the like.
+        dangling: share of captions that end with a word of :data:`DANGLING`.
         vocabulary: number of distinct words.
-        novel: share of captions that equal no training caption word for word; ``None`` if those are not known.
+        novel: share of captions that equal no training caption; ``None`` if those are unknown.
     """
 
     words: float
@@ -77,10 +77,10 @@ class Diversity:
         )
 
     def collapsed(self, people: Diversity) -> str | None:
-        """Describe how these captions have collapsed compared with those of people, or return ``None``.
+        """Describe how these captions have collapsed, or return ``None``.
 
         Args:
-            people: the statistics of the captions that people wrote of the same pictures.
+            people: the statistics of human captions of the same images.
         """
         if self.words < 0.5 * people.words:
             return f"captions have {self.words:.1f} words on average, those of people {people.words:.1f}"
@@ -97,24 +97,24 @@ class Diversity:
 
 
 class TrainingCaptions(Container[tuple[str, ...]]):
-    """The training captions, as tuples of words that :func:`captioner.text.vocabulary.tokenize` gives.
+    """A set of training captions as tuples of words; see :func:`captioner.text.vocabulary.tokenize`.
 
-    Only captions with the same sequence of letters and digits can be equal, so the others are never tokenised: COCO's
-    567,000 captions take a few seconds this way and two minutes otherwise.
+    Tokenises only captions with the same letters and digits as a requested one: COCO's 567,000 captions take a few
+    seconds instead of two minutes.
 
     Args:
-        captions: the captions as people wrote them.
+        captions: the captions as written.
     """
 
     def __init__(self, captions: Iterable[str]) -> None:
-        self._alike: dict[str, list[str]] = {}
+        self._by_letters: dict[str, list[str]] = {}
         for caption in captions:
-            self._alike.setdefault(_letters(caption), []).append(caption)
+            self._by_letters.setdefault(_letters(caption), []).append(caption)
 
     def __contains__(self, words: object) -> bool:
         if not isinstance(words, tuple):
             return False
-        return any(tuple(tokenize(caption)) == words for caption in self._alike.get(_letters("".join(words)), ()))
+        return any(tuple(tokenize(caption)) == words for caption in self._by_letters.get(_letters("".join(words)), ()))
 
 
 def _letters(text: str) -> str:

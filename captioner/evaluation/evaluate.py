@@ -1,34 +1,149 @@
-"""Captioning a split of a data set and scoring the captions, or scoring those of another program."""
+"""Evaluation of a captioner on a data set, and scores for captions of any program."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 
 from captioner.captioner import Captioner
+from captioner.data.annotations import read_captions
 from captioner.data.dataset import CaptionData
 from captioner.engines.model import torch_engine
 from captioner.errors import CaptionerError, EvaluationError, ImageError
-from captioner.evaluation.scores import DEFAULT_METRICS, Scores, metric_families, score
+from captioner.evaluation.metrics import DEFAULT_METRICS, Scorer, metric_families
+from captioner.evaluation.results import read_results
 from captioner.features import FeatureStore
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result of evaluating captions.
+    """Captions with their scores.
 
     Attributes:
-        captions: the captions by image id, unchanged, those of pictures without references included.
-        scores: their scores against all references; ``None`` if no picture has any.
-        errors: what was left out and why, such as pictures that could not be read.
-        seconds: time spent on captioning; zero if the captions were given.
+        scores: the score of all captions together by metric: ``"BLEU-1"`` to ``"BLEU-4"``, ``"METEOR"``, ``"ROUGE-L"``,
+            ``"CIDEr"``, ``"SPICE"``. Fractions from 0 to 1; CIDEr from 0 to 10. Empty if no image has a reference.
+        per_image: the scores of each image by image id.
+        captions: all captions by image id, including those of images without references.
+        notes: caveats for readers of the scores, such as a metric that was left out.
+        errors: images and captions that were left out.
+        seconds: time of captioning; zero for given captions.
+        scoring_seconds: time of each family of metrics; see :class:`captioner.evaluation.metrics.Scores`.
     """
 
+    scores: dict[str, float]
+    per_image: dict[str, dict[str, float]]
     captions: dict[str, str]
-    scores: Scores | None
+    notes: list[str]
     errors: list[CaptionerError]
     seconds: float
+    scoring_seconds: dict[str, float]
+
+
+def evaluate(
+    model: Captioner | str | Path,
+    data: CaptionData | str | Path,
+    *,
+    split: str | None = None,
+    images: str | Path | None = None,
+    features: FeatureStore | str | Path | None = None,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    batch_size: int = 32,
+    progress: Callable[[int, int], None] | None = None,
+    keep: Callable[[dict[str, str]], None] | None = None,
+) -> Evaluation:
+    """Caption the images of a data set and score the captions against all references.
+
+        evaluate("show_attend_tell", "data/flickr8k", split="test", metrics=["CIDEr"]).scores["CIDEr"]
+
+    Args:
+        model: a captioner, or a name or folder for :meth:`Captioner.from_pretrained`.
+        data: a data set, or its file or folder.
+        split: the split to caption. By default a loaded data set is captioned whole, and of a file or folder the only
+            split, or else ``dev``.
+        images: folder of the images, if they are not where the data's format expects them.
+        features: a feature store, or its folder, from which features are read instead of the images.
+        metrics: any of ``"BLEU"`` (BLEU-1 to BLEU-4), ``"METEOR"``, ``"ROUGE-L"``, ``"CIDEr"``, ``"SPICE"``.
+        batch_size: images in a batch.
+        progress: called with (done, total).
+        keep: called with the captions before they are scored, for example to save them.
+
+    Raises:
+        AnnotationError: the data cannot be read, or the split does not exist.
+        CheckpointError: the model cannot be loaded.
+        EvaluationError: a metric is unknown, no image could be read, or a scorer failed.
+        FeatureStoreError: the feature store cannot be read, or another encoder built it.
+    """
+    metric_families(metrics)  # rejects unknown metrics before captioning
+    data = _split_of(data, split, images)
+    captioner = model if isinstance(model, Captioner) else Captioner.from_pretrained(model)
+    if isinstance(features, str | Path):
+        features = torch_engine(captioner.engine, "read features").open_features(features)
+    began = time.perf_counter()
+    captions, errors = generate(captioner, data, features=features, batch_size=batch_size, progress=progress)
+    seconds = time.perf_counter() - began
+    if not captions:
+        raise EvaluationError(
+            f"{data.name}: none of the {len(data.photos)} images could be read; the first error: {errors[0]}"
+        )
+    if keep:
+        keep(captions)
+    return _scored(captions, data, metrics, list(errors), seconds)
+
+
+def score(
+    captions: Mapping[str, str] | str | Path,
+    data: CaptionData | str | Path,
+    *,
+    split: str | None = None,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    source: str | None = None,
+) -> Evaluation:
+    """Score captions of any program against all references of a data set.
+
+    Captions of unknown images are reported as one error, images without a caption as another; the rest is scored.
+    Leading zeros of numeric image ids are ignored, because COCO's results have numbers.
+
+    Args:
+        captions: captions by image id, or a file in COCO's results format.
+        data: a data set, or its file or folder.
+        split: the split that was captioned; see :func:`evaluate`.
+        metrics: see :func:`evaluate`.
+        source: name of the captions in errors; by default the file's.
+
+    Raises:
+        AnnotationError: the data cannot be read, or the split does not exist.
+        EvaluationError: the captions cannot be read, none of them belongs to an image of the data, the data has no
+            references, a metric is unknown, or a scorer failed.
+    """
+    metric_families(metrics)
+    if isinstance(captions, str | Path):
+        captions, source = read_results(captions), source or str(captions)
+    source, data = source or "captions", _split_of(data, split)
+    known = {_number(photo.image_id): photo.image_id for photo in data.photos if photo.captions}
+    if not known:
+        raise EvaluationError(f"{data.name}: its images have no reference captions; give data that has some")
+    by_number = {_number(image): caption for image, caption in captions.items()}
+    matches = {image: by_number[number] for number, image in known.items() if number in by_number}
+    unknown = [image for image in captions if _number(image) not in known]
+    if not matches:
+        raise EvaluationError(
+            f"{source}: no caption is of an image of {data.name}; its captions are of {_some(unknown) or 'nothing'}, "
+            f"the images are {_some(list(known.values()))}"
+        )
+    errors: list[CaptionerError] = []
+    if unknown:
+        errors.append(
+            EvaluationError(
+                f"{source}: {len(unknown):,} captions are of images that {data.name} does not have: {_some(unknown)}"
+            )
+        )
+    if missing := [image for image in known.values() if image not in matches]:
+        errors.append(
+            EvaluationError(f"{source}: {len(missing):,} of {len(known):,} images have no caption: {_some(missing)}")
+        )
+    return _scored(matches, data, metrics, errors)
 
 
 def generate(
@@ -39,18 +154,11 @@ def generate(
     batch_size: int = 32,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[dict[str, str], list[ImageError]]:
-    """Caption every picture of ``data``.
-
-    Args:
-        captioner: the model and its search.
-        data: a split.
-        features: read the pictures' memories from this store instead of their files.
-        batch_size: number of pictures in a batch.
-        progress: called with (done, total).
+    """Caption every image of a data set; see :func:`evaluate`.
 
     Returns:
-        The captions by image id, in lower case without punctuation, as the model wrote them; and an error for each
-        picture that could not be read.
+        The captions by image id as the model wrote them, in lower case without punctuation; and an error for each image
+        that could not be read.
     """
     captions: dict[str, str] = {}
     errors: list[ImageError] = []
@@ -59,136 +167,48 @@ def generate(
         engine = torch_engine(captioner.engine, "read features")
         for start in range(0, len(ids), batch_size):
             chosen = ids[start : start + batch_size]
-            for image_id, caption in zip(
-                chosen, engine.caption_memory(features.memory(chosen), captioner.search, cut=features.cut), strict=True
-            ):
-                captions[image_id] = " ".join(caption.tokens)
+            found = engine.caption_memory(features.memory(chosen), captioner.search, cut=features.cut)
+            captions |= {image: " ".join(caption.tokens) for image, caption in zip(chosen, found, strict=True)}
             if progress:
                 progress(min(start + batch_size, len(ids)), len(ids))
         return captions, errors
     results = captioner.stream((photo.path for photo in data.photos), batch_size=batch_size)
-    for done, (image_id, result) in enumerate(zip(ids, results, strict=True), start=1):
+    for done, (image, result) in enumerate(zip(ids, results, strict=True), start=1):
         if isinstance(result, ImageError):
             errors.append(result)
         else:
-            captions[image_id] = " ".join(result.tokens)
+            captions[image] = " ".join(result.tokens)
         if progress:
             progress(done, len(ids))
     return captions, errors
 
 
-def evaluate(
-    captioner: Captioner,
-    data: CaptionData,
-    *,
-    features: FeatureStore | None = None,
-    metrics: Sequence[str] = DEFAULT_METRICS,
-    batch_size: int = 32,
-    per_image: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-    keep: Callable[[dict[str, str]], None] | None = None,
-) -> Evaluation:
-    """Caption a split and score it; see :func:`generate`.
-
-    Args:
-        captioner: the model and its search.
-        data: a split; pictures without references are captioned and not scored.
-        features: read the pictures' memories from this store instead of their files.
-        metrics: see :class:`captioner.evaluation.scores.Scorer`.
-        batch_size: number of pictures in a batch.
-        per_image: also return the scores of every picture.
-        progress: called with (done, total).
-        keep: called with the captions before they are scored, so that they are not lost if a scorer fails.
-
-    Raises:
-        EvaluationError: a metric is unknown, not one picture could be read, or a scorer failed.
-    """
-    metric_families(metrics)  # refuses an unknown metric before captioning
-    began = time.perf_counter()
-    captions, errors = generate(captioner, data, features=features, batch_size=batch_size, progress=progress)
-    seconds = time.perf_counter() - began
-    if not captions:
-        raise EvaluationError(
-            f"{data.name}: not one of {len(data.photos)} pictures could be read; the first error: {errors[0]}"
-        )
-    if keep:
-        keep(captions)
-    return _scored(captions, data, metrics, per_image, list(errors), seconds)
-
-
-def evaluate_captions(
-    captions: Mapping[str, str],
-    data: CaptionData,
-    *,
-    metrics: Sequence[str] = DEFAULT_METRICS,
-    per_image: bool = False,
-    source: str = "captions",
-) -> Evaluation:
-    """Score given captions, from any program.
-
-    Captions of images that are not in the data are reported as one error, images without a caption as another; the
-    rest is scored. Leading zeros of an id made of digits are ignored, because COCO's results have numbers.
-
-    Args:
-        captions: image id to caption; see :func:`captioner.evaluation.results.read_results`.
-        data: a split with references.
-        metrics: see :class:`captioner.evaluation.scores.Scorer`.
-        per_image: also return the scores of every picture.
-        source: name of the captions in errors, for example their file.
-
-    Raises:
-        EvaluationError: no caption is of an image of the data, the data have no references, a metric is unknown, or a
-            scorer failed.
-    """
-    metric_families(metrics)
-    described = [photo for photo in data.photos if photo.captions]
-    if not described:
-        raise EvaluationError(
-            f"{data.name}: its photos have no captions by people to score against; give data that have some"
-        )
-    by_number = {_number(image): caption for image, caption in captions.items()}
-    known = {_number(photo.image_id): photo.image_id for photo in described}
-    matches = {image: by_number[number] for number, image in known.items() if number in by_number}
-    errors: list[CaptionerError] = []
-    unknown = [image for image in captions if _number(image) not in known]
-    if not matches:
-        raise EvaluationError(
-            f"{source}: no caption is of a photo of {data.name}; its captions are of {_some(unknown) or 'nothing'}, "
-            f"the photos are {_some(list(known.values()))}"
-        )
-    if unknown:
-        errors.append(
-            EvaluationError(
-                f"{source}: {len(unknown):,} captions are of images that {data.name} does not have: {_some(unknown)}"
-            )
-        )
-    missing = [image for image in known.values() if image not in matches]
-    if missing:
-        errors.append(
-            EvaluationError(f"{source}: {len(missing):,} of {len(known):,} images have no caption: {_some(missing)}")
-        )
-    return _scored(matches, data, metrics, per_image, errors, 0.0)
+def _split_of(data: CaptionData | str | Path, split: str | None, images: str | Path | None = None) -> CaptionData:
+    if not isinstance(data, CaptionData):
+        data = read_captions(data, images=images, captionless=True)
+        split = split or (next(iter(data.splits)) if len(data.splits) == 1 else "dev")
+    return data if split is None else data.split(split)
 
 
 def _scored(
     captions: dict[str, str],
     data: CaptionData,
     metrics: Sequence[str],
-    per_image: bool,
     errors: list[CaptionerError],
-    seconds: float,
+    seconds: float = 0.0,
 ) -> Evaluation:
     """Score the captions of the images that have references."""
     references = {
         photo.image_id: photo.captions for photo in data.photos if photo.captions and photo.image_id in captions
     }
     if not references:
-        return Evaluation(captions, None, errors, seconds)
-    scores = score({image: captions[image] for image in references}, references, metrics=metrics, per_image=per_image)
-    if len(references) < len(captions):
-        note = f"{len(captions) - len(references):,} photos have no captions by people and were not scored."
-        scores = replace(scores, notes=[*scores.notes, note])
-    return Evaluation(captions, scores, errors, seconds)
+        note = f"{data.name}: no image has a reference caption, so nothing is scored."
+        return Evaluation({}, {}, captions, [note], errors, seconds, {})
+    found = Scorer(references)({image: captions[image] for image in references}, metrics=metrics)
+    notes = list(found.notes)
+    if unscored := len(captions) - len(references):
+        notes.append(f"{unscored:,} images have no reference captions and were not scored.")
+    return Evaluation(found.values, found.per_image, captions, notes, errors, seconds, found.seconds)
 
 
 def _number(image: str) -> str:

@@ -1,22 +1,21 @@
-"""Whether attention is right: does a model look at the dog when it says "dog"?
+"""Attention correctness: does a model look at the dog when it writes "dog"?
 
 As in Liu et al. 2017 (Attention correctness in neural image captioning, https://arxiv.org/abs/1605.09553), the
-attention of words that name a class of objects is compared with the boxes of that class in the picture:
+attention of words that name a class of objects is compared with the boxes of that class in the image:
 
-- mass: the attention inside the union of the boxes, ``sum_i alpha_i |place_i and boxes| / |place_i|`` (their attention
-  correctness);
-- pointing: whether the centre of the most attended place lies in one of the boxes (the pointing game, Zhang et al.
-  2016, https://arxiv.org/abs/1608.00507, without its tolerance of 15 pixels);
+- mass: attention inside the union B of the boxes, ``sum_i alpha_i |r_i and B| / |r_i|`` over regions or cells r_i
+  (their attention correctness);
+- pointing: whether the centre of the region or cell with the largest weight lies in a box (the pointing game, Zhang et
+  al. 2016, https://arxiv.org/abs/1608.00507, without its tolerance of 15 pixels).
 
-each against two baselines that know nothing of the picture: one attends evenly to all places, and the attention of the
-other is a Gaussian around the middle of what is seen, where photographers put their subjects. The baselines attend to
-the places of the model that they are compared with, so that a model gets no credit for regions that a detector placed
-on objects.
+Both are compared with two baselines that ignore the image: uniform attention, and a Gaussian around the centre of the
+visible part, where photographers put their subjects. The baselines use the regions or cells of the model, which
+therefore gets no credit for regions that a detector placed on objects.
 
-Departures: boxes instead of masks; a phrase of several words ("hot dog") has their mean attention, whereas the paper
-takes the best word, which would favour the model over baselines that have one try.
+Departures from the paper: boxes instead of masks; the attention of a phrase ("hot dog") is the mean over its words,
+whereas the paper takes the best word, which would favour the model over the baselines.
 
-Letters in shapes: T words, N places.
+Letters in shapes: T words, N regions or cells.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captioner.caption import HEADS, MEAN
+from captioner.caption import HEADS, MEAN, Array
 from captioner.captioner import Captioner
 from captioner.data.annotations import read_captions
 from captioner.data.dataset import CaptionData, Photo
@@ -38,28 +37,28 @@ from captioner.data.loader import ImageLoader
 from captioner.engines.attention_rollout import recompute_attention
 from captioner.engines.model import ModelEngine, model_engine
 from captioner.errors import AnnotationError, EvaluationError, ImageError
-from captioner.evaluation.bootstrap import RESAMPLES, Interval, intervals
-from captioner.evaluation.boxes import Boxes, Scene, read_boxes
+from captioner.evaluation.bootstrap import DEFAULT_RESAMPLES, Interval, intervals
 from captioner.evaluation.nouns import Nouns
-from captioner.evaluation.sums import Array, Sums, ratios
+from captioner.evaluation.object_boxes import Boxes, Scene, read_boxes
+from captioner.evaluation.sums import Sums, ratios
 from captioner.search.config import SearchConfig
 from captioner.text.vocabulary import tokenize
 
-METRICS = ("pointing", "mass", "pointing, even", "mass, even", "pointing, centre", "mass, centre")
+GROUNDING_METRICS = ("pointing", "mass", "pointing, even", "mass, even", "pointing, centre", "mass, centre")
 GAINS = ("pointing over even", "mass over even", "pointing over centre", "mass over centre")
 
 
 @dataclass(frozen=True)
 class Words:
-    """How well the attention of captions' words matches what the words name.
+    """How well the attention of words matches the objects that they name.
 
     Attributes:
-        words: number of words counted: those whose class has a box in the part of the picture that the model sees.
-        photos: number of photos with such a word.
-        absent: number of words that name a class that the picture does not have; they are not counted.
-        scores: fractions by name, with 95 % intervals over photos: :data:`METRICS`, and :data:`GAINS`, the model's
-            paired differences from a baseline.
-        classes: for each class the number of words, and the model's pointing and mass.
+        words: number of words counted: those whose class has a box in the visible part of the image.
+        photos: number of images with such a word.
+        absent: number of words that name a class not in the image; they are not counted.
+        scores: fractions by name, with 95 % intervals over images: :data:`GROUNDING_METRICS`, and :data:`GAINS`, the
+            model's paired differences from a baseline.
+        classes: number of words, pointing and mass of the model by class.
     """
 
     words: int
@@ -74,10 +73,10 @@ class Grounding:
     """The result of :func:`ground`.
 
     Attributes:
-        generated: for the captions that the model writes.
-        references: for those that people wrote, which the model reads word by word (teacher forcing).
-        photos: number of photos that were read.
-        errors: photos that could not be read.
+        generated: for captions generated by the model.
+        references: for reference captions, by teacher forcing.
+        photos: number of images that were read.
+        errors: images that could not be read.
     """
 
     generated: Words
@@ -94,34 +93,32 @@ def ground(
     *,
     attention: str = MEAN,
     batch_size: int = 8,
-    resamples: int = RESAMPLES,
+    resamples: int = DEFAULT_RESAMPLES,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Grounding:
-    """Measure whether a model looks at what it names.
+    """Measure whether a model looks at the objects that it names.
 
     Args:
-        captioner: the model, which must attend to places in the picture, and its search. The encoder runs at full
-            precision.
+        captioner: the model, which must attend to regions or cells of the image. The encoder runs at full precision.
         instances: boxes as COCO's instances.
-        captions: captions of the same image ids, as :func:`captioner.data.annotations.read_captions` takes them, or
-            already read.
-        images: folder of the pictures, if they are not where the captions' format has them.
+        captions: captions of the same images: a data set, or its file or folder.
+        images: folder of the images, if they are not where the captions' format expects them.
         attention: of a Transformer: ``mean`` over its heads, ``rollout``, or one head as ``BLOCK.HEAD``; see
             :func:`captioner.engines.attention_rollout.recompute_attention`.
-        batch_size: number of pictures in a batch.
+        batch_size: images in a batch.
         resamples: number of resamples for the intervals.
         seed: seed of the resampling.
         progress: called with (done, total).
 
     Raises:
-        AnnotationError: the boxes or the captions cannot be read, or have no picture in common.
-        EvaluationError: the model does not attend to places in a picture, or not one picture can be read.
+        AnnotationError: the boxes or the captions cannot be read, or have no image in common.
+        EvaluationError: the model does not attend to regions or cells of an image, or no image can be read.
         CaptionerError: the model does not have the requested attention.
     """
     if not captioner.attends:
         raise EvaluationError(
-            "this model does not attend, so there is nothing to compare with boxes; take one that does"
+            "this model does not attend, so there is nothing to compare with boxes; use one that does"
         )
     if attention == HEADS:
         raise EvaluationError("attention: all heads at once cannot be compared with boxes; give one as BLOCK.HEAD")
@@ -132,7 +129,7 @@ def ground(
     photos = [photo for photo in data.photos if photo.image_id in boxes]
     if not photos:
         raise AnnotationError(
-            f"{data.name}: none of its {len(data.photos):,} photos has boxes in {instances}; "
+            f"{data.name}: none of its {len(data.photos):,} images has boxes in {instances}; "
             "their image ids must be the same"
         )
     nouns = Nouns({name for known in boxes.values() for name in (*known.boxes, *known.absent)})
@@ -160,7 +157,7 @@ def ground(
             progress(done, len(photos))
     if len(errors) == len(photos):
         raise EvaluationError(
-            f"{data.name}: not one of {len(photos)} pictures could be read; the first error: {errors[0]}"
+            f"{data.name}: none of the {len(photos)} images could be read; the first error: {errors[0]}"
         )
     return Grounding(
         generated.words(resamples, seed), references.words(resamples, seed), len(photos) - len(errors), errors
@@ -179,13 +176,13 @@ def _measure(
     generated: _Tally,
     references: _Tally,
 ) -> None:
-    """Caption a batch of pictures, read their references, and tally both."""
+    """Caption a batch of images, read their references, and tally both."""
     model = engine.model
     memory = model(pixels.to(engine.device))
     places = memory.image_boxes()
     if places is None:
         raise EvaluationError(
-            "the places that this model attends to do not lie in a picture, so there is nothing to compare with boxes"
+            "this model does not attend to regions or cells of an image, so there is nothing to compare with boxes"
         )
     real = np.ones(places.shape[:2], dtype=bool) if memory.mask is None else memory.mask.cpu().numpy()
     scenes = [
@@ -206,7 +203,7 @@ def _measure(
 
 
 class _Tally:
-    """Adds up, photo by photo, the scores of the words that name classes."""
+    """Sums of the scores of words that name classes, for each image."""
 
     def __init__(self, nouns: Nouns) -> None:
         self.nouns = nouns
@@ -215,8 +212,8 @@ class _Tally:
         self.classes: dict[str, Array] = defaultdict(lambda: np.zeros(3))
 
     def add(self, scene: Scene, captions: Sequence[tuple[Sequence[str], Array]]) -> None:
-        """Count a photo: its captions' words and their attention (T, N)."""
-        row = np.zeros(len(METRICS) + 1)
+        """Add an image by the words of its captions and their attention (T, N)."""
+        row = np.zeros(len(GROUNDING_METRICS) + 1)
         for words, attention in captions:
             for start, end, name in self.nouns(words):
                 self.absent += name in scene.boxes.absent
@@ -245,7 +242,7 @@ class _Tally:
         scores = {}
         if self.rows:
             scores = intervals(
-                [Sums((*METRICS, *GAINS), np.stack(self.rows), _with_gains)], resamples=resamples, seed=seed
+                [Sums((*GROUNDING_METRICS, *GAINS), np.stack(self.rows), _with_gains)], resamples=resamples, seed=seed
             )
         each = {name: (int(n), float(hits / n), float(mass / n)) for name, (n, hits, mass) in self.classes.items()}
         order = sorted(each, key=lambda name: (-each[name][0], name))

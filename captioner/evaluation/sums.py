@@ -1,31 +1,31 @@
-"""Metrics as functions of sums over photos, so that resamples of the photos are scored without rereading captions.
+"""Metrics as functions of sums over images, for scoring resamples of the images quickly.
 
-BLEU of a set is not the mean of its photos' BLEU: it is computed from the number of n-grams that matched in all
-captions together, and METEOR likewise. So the summed statistics are kept for each photo, and the score is a function of
-their sums. ROUGE-L, CIDEr and SPICE are means over photos. CIDEr's document frequencies are those of the references of
-all photos, whichever photos are then averaged, because they are weights of the metric and not part of the sample.
+BLEU of a set is not the mean of its images' BLEU: it is computed from the number of n-grams that matched in all
+captions together, and METEOR likewise. So the summed statistics are kept for each image, and the score is a function of
+their sums. ROUGE-L, CIDEr and SPICE are means over images. CIDEr's document frequencies are those of the references of
+all images, whichever images are then averaged, because they are weights of the metric and not part of the sample.
 
-Letters in shapes: I photos, S summed statistics, M metrics computed from them.
+Letters in shapes: I images, S summed statistics, M metrics computed from them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
+from captioner.caption import Array
 from captioner.evaluation.java import Tokens, ptb_tokenize, running_meteor, spice_scores
-from captioner.evaluation.scores import DEFAULT_METRICS, Scorer, compute, usable_families
+from captioner.evaluation.metrics import DEFAULT_METRICS, Scorer, compute, usable_families
 
-Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 ORDERS = 4
 
 # METEOR 1.5's parameters for English (Denkowski and Lavie 2014, https://aclanthology.org/W14-3348), table 1 (task
 # "rank").
 ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75
-STAGES = np.array([1.0, 0.6, 0.8, 0.6])  # weights of exact, stem, synonym and paraphrase matches
+MATCH_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])  # weights of exact, stem, synonym and paraphrase matches
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Sums:
 
     Attributes:
         names: names of the M metrics.
-        each: (I, S) float64, the statistics of each photo.
+        each: (I, S) float64, the statistics of each image.
         score: turns sums (..., S) into scores (..., M).
     """
 
@@ -43,12 +43,12 @@ class Sums:
     score: Callable[[Array], Array]
 
     def values(self, images: Array | None = None) -> dict[str, float]:
-        """Return the scores of all photos together, or of those with the given indices."""
+        """Return the scores of all images together, or of those with the given indices."""
         total = (self.each if images is None else self.each[images]).sum(0)
         return dict(zip(self.names, self.score(total).tolist(), strict=True))
 
     def per_image(self) -> dict[str, Array]:
-        """Return the scores of each photo by itself, (I,) for each metric."""
+        """Return the scores of each image by itself, (I,) for each metric."""
         return dict(zip(self.names, self.score(self.each).T, strict=True))
 
 
@@ -58,7 +58,7 @@ class Measured:
 
     Attributes:
         images: I image ids.
-        words: (I,) mean number of words of each photo's references.
+        words: (I,) mean number of words of each image's references.
         captions: I captions, each a tuple of words as the metrics count them.
         parts: the metrics.
     """
@@ -69,11 +69,11 @@ class Measured:
     parts: tuple[Sums, ...]
 
     def values(self, images: Array | None = None) -> dict[str, float]:
-        """Return every metric of all photos together, or of those with the given indices."""
+        """Return every metric of all images together, or of those with the given indices."""
         return {name: value for part in self.parts for name, value in part.values(images).items()}
 
     def per_image(self) -> dict[str, Array]:
-        """Return every metric of each photo by itself, (I,) for each metric."""
+        """Return every metric of each image by itself, (I,) for each metric."""
         return {name: values for part in self.parts for name, values in part.per_image().items()}
 
 
@@ -83,20 +83,20 @@ def measure(
     *,
     metrics: Sequence[str] = DEFAULT_METRICS,
 ) -> tuple[dict[str, Measured], list[str]]:
-    """Measure the captions of several models on the same photos.
+    """Measure the captions of several models on the same images.
 
-    The scores of all photos are those of :func:`captioner.evaluation.scores.score`.
+    The scores of all images are those of :class:`captioner.evaluation.metrics.Scorer`.
 
     Args:
-        references: image id to captions by people.
-        candidates: for each model, image id to caption, for the same images.
-        metrics: see :class:`captioner.evaluation.scores.Scorer`.
+        references: reference captions by image id.
+        candidates: captions by image id, for each model; the images are those of the references.
+        metrics: see :class:`captioner.evaluation.metrics.Scorer`.
 
     Returns:
-        The measured captions of each model, and what a reader of the numbers must know.
+        The measured captions of each model, and caveats for readers of the numbers.
 
     Raises:
-        EvaluationError: see :class:`captioner.evaluation.scores.Scorer`.
+        EvaluationError: see :class:`captioner.evaluation.metrics.Scorer`.
     """
     families, notes = usable_families(metrics)
     scorer = Scorer(references)
@@ -115,7 +115,7 @@ def measure(
 
 
 def mean_of(name: str, each: Sequence[float]) -> Sums:
-    """Return a metric that is the mean over photos; a photo without a score (NaN) does not count."""
+    """Return a metric that is the mean over images; an image without a score (NaN) does not count."""
     values = np.asarray(each, dtype=np.float64)
     known = np.isfinite(values)
     return Sums((name,), np.stack([np.where(known, values, 0.0), known.astype(np.float64)], axis=1), ratios)
@@ -143,7 +143,7 @@ def bleu_score(sums: Array) -> Array:
 
 
 def meteor_score(sums: Array) -> Array:
-    """METEOR 1.5 (Denkowski and Lavie 2014, equations 1 to 5) from the statistics that its program gives.
+    """METEOR 1.5 (Denkowski and Lavie 2014, equations 1 to 5) from the statistics of its program.
 
     Args:
         sums: (..., 23), for the candidate and the reference in turn: words, function words; for each of four kinds of
@@ -152,7 +152,7 @@ def meteor_score(sums: Array) -> Array:
     """
     of = np.moveaxis(sums, -1, 0)
     matches = of[4:20].reshape(4, 2, 2, *of.shape[1:])  # kind, content or function, candidate or reference
-    weights = STAGES[:, None] * np.array([DELTA, 1 - DELTA])
+    weights = MATCH_WEIGHTS[:, None] * np.array([DELTA, 1 - DELTA])
     weighted = np.tensordot(weights, matches, axes=((0, 1), (0, 1)))  # candidate or reference
     length = DELTA * (of[0:2] - of[2:4]) + (1 - DELTA) * of[2:4]
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -167,7 +167,7 @@ def meteor_score(sums: Array) -> Array:
 def whole(statistics: Array) -> Array:
     """Set the chunks of captions that equal their reference to zero: these are not fragmented.
 
-    METEOR's program does so before it sums the statistics.
+    METEOR does so before summing the statistics.
 
     Args:
         statistics: (I, 23), see :func:`meteor_score`.
@@ -177,20 +177,22 @@ def whole(statistics: Array) -> Array:
     return out
 
 
+def bleu_statistics(pairs: Iterable[tuple[str, Any]]) -> Array:
+    """Return the statistics (I, 10) for :func:`bleu_score` of captions with the ``cook_refs`` of their references."""
+    from pycocoevalcap.bleu.bleu_scorer import cook_test
+
+    counts = [cook_test(caption, references, eff="closest") for caption, references in pairs]
+    rows = [[*one["correct"], *one["guess"], one["testlen"], one["reflen"]] for one in counts]
+    return np.array(rows, dtype=np.float64).reshape(len(rows), 2 * ORDERS + 2)
+
+
 def _bleu(references: Tokens, candidates: Sequence[Tokens]) -> list[Sums]:
-    from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test
+    from pycocoevalcap.bleu.bleu_scorer import cook_refs
 
     cooked = {image: cook_refs(captions) for image, captions in references.items()}
-    every = []
-    for captions in candidates:
-        rows = []
-        for image, (caption,) in captions.items():
-            counts = cook_test(caption, cooked[image], eff="closest")
-            rows.append([*counts["correct"], *counts["guess"], counts["testlen"], counts["reflen"]])
-        every.append(
-            Sums(tuple(f"BLEU-{n}" for n in range(1, ORDERS + 1)), np.array(rows, dtype=np.float64), bleu_score)
-        )
-    return every
+    names = tuple(f"BLEU-{n}" for n in range(1, ORDERS + 1))
+    each = [bleu_statistics((caption, cooked[image]) for image, (caption,) in one.items()) for one in candidates]
+    return [Sums(names, statistics, bleu_score) for statistics in each]
 
 
 def _meteor(references: Tokens, candidates: Sequence[Tokens]) -> list[Sums]:

@@ -1,4 +1,4 @@
-// Two toolbars of words for each pair, and the matrix; a word that is pointed at or focused lights up the other row.
+// Two toolbars of words for each pair, and the matrix; pointing at or focusing a word highlights the other row.
 const data = JSON.parse(document.getElementById("data").textContent);
 
 data.forEach(({ written, read, weights }) => {
@@ -25,7 +25,7 @@ data.forEach(({ written, read, weights }) => {
   })));
   const table = make("table", "", make("thead", "", top), make("tbody", "", ...rows));
 
-  // [side, place] of the word that is held by a click, and of the one under the pointer or focused.
+  // [side, place] of the word held by a click.
   let held = null;
   const show = (chosen) => {
     const [side, place] = chosen ?? held ?? [null, null];

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 FORMATS = (*DRAWN, "html", "json")
 END = "■"  # the end of the text read, a place like any other
 _LETTERS, _CELL, _LABEL = 30, 54, 460  # pixels: letter height, side of a cell, the widest label
-_COLOURS = "Blues"  # from white, so that no attention is the ground
+_COLOUR_MAP = "Blues"  # from white, so that no attention is the ground
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Alignment(Drawing):
         CaptionerError: its model does not attend, or the text is empty.
     """
 
-    formats: ClassVar[tuple[str, ...]] = FORMATS
+    formats: ClassVar[tuple[str, ...]] = (*DRAWN, "html", "json")
 
     translation: Translation
 
@@ -86,7 +86,7 @@ class Alignment(Drawing):
         return page([self.translation]).encode()
 
     def json(self) -> bytes:
-        """Return the translation with its attention as :meth:`Translation.to_dict` does."""
+        """Return :meth:`Translation.to_dict` with attention."""
         return (json.dumps(self.translation.to_dict(attention=True), ensure_ascii=False) + "\n").encode()
 
 
@@ -99,7 +99,7 @@ def weights_of(translation: Translation) -> tuple[list[str], list[str], Array]:
     written, read, weights = translation.words()
     if translation.attention is None and translation.tokens:
         raise CaptionerError(
-            "this translation has no alignment to show, because its model does not attend; take one that does"
+            "this translation has no alignment to show, because its model does not attend; use one that does"
         )
     if weights is None or not written:
         raise CaptionerError(f"there is no alignment to show: the translation of {translation.source!r} is empty")
@@ -140,5 +140,5 @@ def _coloured(share: Array) -> Array:
     """Return numbers (H, W) in 0..1 as colours (H, W, 3) uint8."""
     from matplotlib import colormaps
 
-    colours: Array = np.rint(colormaps[_COLOURS](np.clip(share, 0, 1))[..., :3] * 255).astype(np.uint8)
+    colours: Array = np.rint(colormaps[_COLOUR_MAP](np.clip(share, 0, 1))[..., :3] * 255).astype(np.uint8)
     return colours

@@ -18,15 +18,15 @@ _MIN_WIDTH = 320  # pixels; a caption would be unreadable on a narrower frame
 _HIGHLIGHT = "#ffc24a"  # background of the current word
 
 
-def frames(caption: Caption, photo: Image.Image, style: Style) -> Iterator[tuple[Image.Image, int]]:
-    """Yield each frame and its duration in milliseconds: the photo, each word in turn, the photo again.
+def frames(caption: Caption, image: Image.Image, style: Style) -> Iterator[tuple[Image.Image, int]]:
+    """Yield each frame and its duration in milliseconds: the image, each word in turn, the image again.
 
     Raises:
         CaptionerError: see :class:`Heat`.
     """
     heat, colours = Heat(caption, style), palette(style)
     side = max(_MIN_WIDTH, style.side // 2)
-    drawn = fit(photo, (side, side))
+    drawn = fit(image, (side, side))
     base, maps = toned(drawn), heat.maps(drawn.size)
     text = side / 28
     margin = round(text * 0.8)

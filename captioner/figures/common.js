@@ -1,4 +1,4 @@
-// What the scripts of all pages share.
+// Shared by the scripts of all pages.
 const make = (tag, kind, ...inside) => {
   const element = document.createElement(tag);
   element.className = kind;

@@ -1,7 +1,7 @@
-"""Self-contained HTML pages: one file that loads nothing else and, by its policy, runs no other script.
+"""Self-contained HTML pages: one file that loads nothing and, by its Content-Security-Policy, runs only its own script.
 
-A page is a template with placeholders like ``{{title}}``; where one names a file, such as ``{{explorer.html}}``, that
-file is put there. The files are in this folder or in that of another package, as ``web/app.html``.
+A template has placeholders like ``{{title}}`` for text and ``{{explorer.html}}`` for a file, in this folder or in that
+of another package (``web/app.html``). It needs no Jinja2, which installations without torch do not have.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ def assemble(
     """Return a page.
 
     Args:
-        template: name of the file of its body; ``document.html`` has what stands around it.
-        styles: names of its style sheets, separated by spaces.
-        scripts: likewise of its scripts, which are run in this order.
-        data: what the scripts read, as plain values.
-        texts: what goes into the other places, as HTML; among them ``title`` and ``language``.
-        policy: what the page may load beside its own style and script, as a Content-Security-Policy.
+        template: file of its body, which goes into ``document.html``.
+        styles: its style sheets, separated by spaces.
+        scripts: its scripts in order, separated by spaces.
+        data: plain values for the scripts.
+        texts: HTML for the other placeholders, including ``title`` and ``language``.
+        policy: Content-Security-Policy directives in addition to those for its style and script.
     """
     style, script = ("".join(map(_part, names.split())) for names in (styles, scripts))
     parts = {
@@ -53,12 +53,12 @@ def assemble(
 
 
 def clean(text: str) -> str:
-    """Replace surrogates by question marks: a file name may contain arbitrary bytes."""
+    """Replace surrogates, which file names may contain, by question marks."""
     return text.encode("utf-8", "replace").decode()
 
 
 def escaped(text: str) -> str:
-    """Return text as HTML."""
+    """Escape text for HTML."""
     return html.escape(clean(text))
 
 
@@ -78,6 +78,6 @@ def _hash(text: str) -> str:
 
 
 def _safe_json(value: Any) -> str:
-    """Write JSON that cannot end the script element that contains it."""
+    """Return JSON that cannot close the script element around it."""
     text = json.dumps(value, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -1,4 +1,4 @@
-"""What can be drawn on a sheet, and written in several formats."""
+"""Base class of drawings that are saved in several formats."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Drawing(ABC):
     """A sheet with a title.
 
     Attributes:
-        formats: the formats in which it is written; a method of that name returns the bytes of each.
+        formats: supported formats; the method with the name of a format returns the file's bytes.
     """
 
     formats: ClassVar[tuple[str, ...]] = DRAWN
@@ -65,15 +65,15 @@ class Drawing(ABC):
         )
 
     def svg(self) -> bytes:
-        """Return the sheet as SVG, with letters as shapes, so that it looks the same without the fonts."""
+        """Return the sheet as SVG, with letters as paths, which need no fonts."""
         return self.sheet().printed("svg", {"Title": self.title, "Creator": PROGRAM, "Date": None})
 
     def save(self, path: str | Path, format: str | None = None) -> Path:
-        """Write it atomically.
+        """Save the drawing atomically.
 
         Args:
             path: the file.
-            format: one of :attr:`formats`; by default that of the file's name.
+            format: one of :attr:`formats`; by default the suffix of the file.
 
         Raises:
             CaptionerError: the format does not exist.

@@ -1,5 +1,5 @@
-// Captions of one photo to explore; the numbers and maps come from captioner/figures/maps.js. A page may hold any number
-// of explorers, each in an element with the content of captioner/figures/explorer.html.
+// The explorer of one image and its captions. A page may hold any number of explorers, each in an element with the content
+// of captioner/figures/explorer.html. Numbers and maps come from captioner/figures/maps.js.
 const within = (value, low, high) => Math.min(high, Math.max(low, value));
 
 function explore(root, data) {
@@ -14,20 +14,20 @@ function explore(root, data) {
   explore.made = (explore.made || 0) + 1;
   statusLine.id = `status-${explore.made}`;
   stage.setAttribute("aria-describedby", statusLine.id);
-  // Several captions may exceed the screen: the photo comes first and stays in view while they scroll.
+  // Several captions may exceed the screen: the image comes first and stays in view while they scroll.
   if (many) find("captions").before(find("view"));
   root.style.setProperty("--shape", String(W / H));
-  // A tiny photo is enlarged, but not until it blurs.
+  // A tiny image is enlarged, but not until it blurs.
   root.style.setProperty("--largest", `${Math.max(384, 2.5 * Math.max(W, H)) * Math.min(1, W / H)}px`);
   const shrink = Math.min(1, 420 / Math.max(W, H)); // sufficient for a smooth map
   map.width = Math.max(1, Math.round(W * shrink));
   map.height = Math.max(1, Math.round(H * shrink));
 
   const attends = data.captions.some(({ weights }) => weights !== null);
-  const nothing = attends ? "The caption has no words." : "This model does not attend to places in the photo.";
-  // What a caption is called beside others: its model, or its number.
+  const nothing = attends ? "The caption has no words." : "This model has no attention over the image.";
+  // The name of a caption among others: its model, or its number.
   const nameOf = (rank) => data.captions[rank].model || String(rank + 1);
-  const titleOf = (rank) => data.captions[rank].model || `caption ${rank + 1}`; // the same in a sentence
+  const titleOf = (rank) => data.captions[rank].model || `caption ${rank + 1}`; // in a sentence
 
   // One card per caption. Its words are a toolbar: Tab goes to one of them, the arrow keys to the others.
   const cards = data.captions.map((caption, rank) => {
@@ -63,10 +63,10 @@ function explore(root, data) {
     return { card, own };
   });
 
-  // State of the interaction: the word under the pointer, the held word, the word at which Play is, the word that
-  // previews the slider; the point on the photo; the caption last used.
+  // State of the interaction: the word under the pointer, the held word, the word being played, the word that previews
+  // the slider, the point on the image, the last used caption.
   const now = { hover: null, held: null, playing: null, sample: null, point: null, current: 0 };
-  // The word last shown; initially the one in the best caption with the largest weight on one place.
+  // The last shown word; initially the word of the best caption with the largest weight.
   let last = cards[0].own.reduce((best, word) => (words[word].peak > words[best].peak ? word : best), 0);
   function shown() {
     if (now.playing !== null) return now.playing;
@@ -136,13 +136,13 @@ function explore(root, data) {
     return [view.seen[0] + (column + 0.5) * wide, view.seen[1] + (row + 0.5) * high];
   }
 
-  // Where the places lie that are marked: those of a word, or, while the photo is pointed at, of the caption last used.
+  // The view whose regions or cells are marked: that of a word, or of the last used caption while pointing at the image.
   function viewOf(word) {
     if (word !== null) return words[word].view;
     const number = data.captions[now.current].view;
     return number === null ? null : data.views[number];
   }
-  // The width and height of a cell of the grid, or without one `other`.
+  // Width and height of a grid cell; `other` without a grid.
   function cellSize(view, other) {
     if (!view || !view.grid) return [other, other];
     const [X0, Y0, X1, Y1] = view.seen;
@@ -150,11 +150,10 @@ function explore(root, data) {
   }
 
   const from = (x, y) => `${Math.round(100 * x)} % from the left, ${Math.round(100 * y)} % from the top`;
-  // The text of the status line. The position of the point is for screen readers only: others see it on the photo, and a
-  // longer line would shift the page.
+  // The status line. The position of the point is for screen readers only; a longer line would shift the page.
   function describe(word, point) {
     if (point) {
-      if (!data.views.some(({ seen }) => inside(seen, ...point))) return ["The model did not see this part of the photo."];
+      if (!data.views.some(({ seen }) => inside(seen, ...point))) return ["The model did not see this part of the image."];
       const most = new Map(); // captions share words, so each is listed once, with its largest weight
       words.forEach(({ token }, t) => most.set(token, Math.max(most.get(token) || 0, weightAt(t, ...point))));
       const best = [...most].sort((a, b) => b[1] - a[1]).slice(0, 3);
@@ -228,7 +227,7 @@ function explore(root, data) {
     const [x, y] = now.point ? [start[0] + step[0] * wide, start[1] + step[1] * high] : start;
     change({ point: [within(x, X0 + wide / 2, X1 - wide / 2), within(y, Y0 + high / 2, Y1 - high / 2)], hover: null });
   });
-  // Escape is heard wherever the focus is, unless this explorer was removed.
+  // Escape works wherever the focus is, unless this explorer was removed.
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && root.isConnected) change({ held: null, point: null, hover: null });
   });
@@ -237,7 +236,7 @@ function explore(root, data) {
   function strengthen() {
     const text = `${strength.value} %`;
     find("strength-value").textContent = text;
-    strength.setAttribute("aria-valuetext", strength.value === "0" ? "0 %, the plain photo" : text);
+    strength.setAttribute("aria-valuetext", strength.value === "0" ? "0 %, the plain image" : text);
     paint(find("ramp"), Uint8Array.from({ length: 256 }, (_, i) => i), palette(strength.value / 100));
   }
   strength.addEventListener("input", () => {

@@ -14,7 +14,7 @@ from captioner.caption import MEAN, Caption
 from captioner.data.images import ImageSource, load_image
 from captioner.data.mark import PROGRAM
 from captioner.errors import CaptionerError
-from captioner.figures import animation, page, panels
+from captioner.figures import animation, explorer, panels
 from captioner.figures.drawing import DRAWN, Drawing, encoded
 from captioner.figures.heat import require_attention
 from captioner.figures.record import record
@@ -30,8 +30,8 @@ class Figure(Drawing):
     """The attention of a caption, to be drawn.
 
     Attributes:
-        caption: a caption with attention to places in the photo.
-        photo: the whole photo, upright.
+        caption: a caption with attention over the image.
+        original: the whole image, upright.
         style: style of the figure.
         word: index of the single word to draw, large; ``None`` draws all words.
 
@@ -42,7 +42,7 @@ class Figure(Drawing):
     formats: ClassVar[tuple[str, ...]] = FORMATS
 
     caption: Caption
-    photo: Image.Image
+    original: Image.Image
     style: Style = field(default_factory=Style)
     word: int | None = None
 
@@ -57,14 +57,14 @@ class Figure(Drawing):
     def sheet(self) -> Sheet:
         """Lay out the panels, or the panel of the chosen word."""
         if self.word is None:
-            return panels.sheet(self.caption, self.photo, self.style, self._note())
-        return panels.single(self.caption, self.photo, self.style, self.word, self._note())
+            return panels.sheet(self.caption, self.original, self.style, self._note())
+        return panels.single(self.caption, self.original, self.style, self.word, self._note())
 
     def gif(self) -> bytes:
         """Return an animation that reads the caption word by word in a loop."""
         drawn = [
             (animation.reduced(frame), duration)
-            for frame, duration in animation.frames(self.caption, self.photo, self.style)
+            for frame, duration in animation.frames(self.caption, self.original, self.style)
         ]
         (first, _), *others = drawn
         durations = [duration for _, duration in drawn]
@@ -79,19 +79,19 @@ class Figure(Drawing):
         )
 
     def html(self) -> bytes:
-        """Return a self-contained interactive page for mouse, touch and keyboard; see :mod:`captioner.figures.page`."""
-        return page.page(self.caption, self.photo, self.style, self._note()).encode()
+        """Return a self-contained interactive page; see :mod:`captioner.figures.explorer`."""
+        return explorer.page(self.caption, self.original, self.style, self._note()).encode()
 
     def json(self) -> bytes:
         """Return the numbers; see :mod:`captioner.figures.record`."""
-        return (json.dumps(record(self.caption, self.photo.size)) + "\n").encode()
+        return (json.dumps(record(self.caption, self.original.size)) + "\n").encode()
 
     def save(self, path: str | Path, format: str | None = None) -> Path:
         """Write the figure atomically.
 
         Args:
             path: the file.
-            format: one of :data:`FORMATS`; by default that of the file's name.
+            format: one of :data:`FORMATS`; by default the suffix of the file.
 
         Raises:
             CaptionerError: the format does not exist or cannot show a single word.
@@ -116,7 +116,7 @@ def find_word(caption: Caption, word: str | int) -> int:
 
     Args:
         caption: the caption.
-        word: a spelling, of which the first occurrence is found regardless of case, or an index, returned as it is.
+        word: a spelling, matched regardless of case, or an index. The first occurrence counts.
 
     Raises:
         CaptionerError: the caption has no such word.
@@ -133,7 +133,7 @@ def find_word(caption: Caption, word: str | int) -> int:
 
 def figure(
     caption: Caption,
-    picture: ImageSource | None = None,
+    image: ImageSource | None = None,
     *,
     word: str | int | None = None,
     max_pixels: int | None = None,
@@ -143,7 +143,7 @@ def figure(
 
     Args:
         caption: a caption with attention.
-        picture: the photo it describes; by default its file is read again.
+        image: the image it describes; by default its file is read again.
         word: draw only this word; see :func:`find_word`.
         max_pixels: a larger image is an error; see :func:`captioner.data.images.load_image`.
         style: settings of :class:`Style`.
@@ -156,10 +156,7 @@ def figure(
     checked = validate(Style, style, where="figure")
     require_attention(caption)
     number = None if word is None else find_word(caption, word)
-    source = caption.source if picture is None else picture
+    source = caption.source if image is None else image
     if source is None:
-        raise CaptionerError(
-            "this caption does not know its image file, because it was not made from a file; "
-            "give the picture: figure(picture)"
-        )
+        raise CaptionerError("this caption has no image file; give the image: figure(image)")
     return Figure(caption, load_image(source, max_pixels=max_pixels), checked, number)

@@ -1,12 +1,12 @@
-"""Attention as a map over the photo.
+"""Attention as a map over the image.
 
-The weights of a grid, such as 14x14, are interpolated over the photo by a Gaussian: the map at a point is the weighted
+The weights of a grid, such as 14x14, are interpolated over the image by a Gaussian: the map at a point is the weighted
 mean of all attention weights, with coefficients ``exp(-d^2 / (2 s^2))``, where ``d`` is the distance in cells from the
 point to the centre of the weight's cell and ``s`` is :attr:`Style.smoothing`. The map therefore lies between zero and
 the largest weight, uniform attention stays uniform, and smoothing 0 draws plain cells. The weights of regions are not
 smoothed: the map at a point is the sum of the weights of all boxes that contain it.
 
-Letters in shapes: T words, N places, H and W height and width in pixels of the photo as drawn.
+Letters in shapes: T words, N regions or cells, H and W height and width in pixels of the image as drawn.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Region(NamedTuple):
     """A region to outline.
 
     Attributes:
-        box: x0, y0, x1, y1, relative to the whole photo.
+        box: x0, y0, x1, y1, relative to the whole image.
         weight: the word's attention to it.
         label: the detector's label of it; empty if there is none.
     """
@@ -36,18 +36,18 @@ class Region(NamedTuple):
 
 
 def require_attention(caption: Caption) -> Array:
-    """Return the attention (T, N) of a caption whose places lie in an image.
+    """Return the attention (T, N) of a caption to regions or cells of an image.
 
     Raises:
-        CaptionerError: its model does not attend, or not to places in an image.
+        CaptionerError: its model does not attend, or not to regions or cells of an image.
     """
     if caption.attention is None:
         raise CaptionerError(
             "this caption has no attention to show, because its model does not attend; "
-            "take one that does, such as show_attend_tell"
+            "use a model that does, such as show_attend_tell"
         )
     if caption.grid is None and caption.boxes is None:
-        raise CaptionerError("the places of this caption do not lie in a picture, so its attention cannot be drawn")
+        raise CaptionerError("this caption has no attention over an image, so there is nothing to draw")
     return caption.attention
 
 
@@ -55,12 +55,12 @@ class Heat:
     """Attention of each word of a caption.
 
     Args:
-        caption: a caption with attention to places in an image.
+        caption: a caption with attention over an image.
         style: smoothing and scale.
 
     Attributes:
         weights: (T, N) float64.
-        boxes: (N, 4), relative to the whole photo, if the places are regions; else ``None``.
+        boxes: (N, 4), relative to the whole image; ``None`` for the cells of a grid.
 
     Raises:
         CaptionerError: see :func:`require_attention`.
@@ -88,7 +88,7 @@ class Heat:
         return max(highest, min(1.0, 4 / self.weights.shape[1]))
 
     def _height(self, weights: Array) -> float:
-        """Return a map's maximum, sampled at 4x4 points per cell, or for regions at 200x200 points over the photo."""
+        """Return a map's maximum, sampled at 4x4 points per cell, or for regions at 200x200 points over the image."""
         if self.boxes is not None:
             return float(_cover(self.boxes, weights, (200, 200)).max())
         assert self.grid is not None
@@ -96,14 +96,14 @@ class Heat:
         return float((down @ weights.reshape(self.grid) @ across.T).max())
 
     def maps(self, size: tuple[int, int]) -> _Maps:
-        """Return a callable that draws the maps for a photo of (width, height) pixels."""
+        """Return a callable that draws the maps for an image of (width, height) pixels."""
         return _Maps(self, size)
 
     def regions(self, word: int, most: int = 4) -> list[Region]:
-        """Return a word's strongest regions, strongest first; a grid has none.
+        """Return at most ``most`` of a word's strongest regions, strongest first; a grid has none.
 
-        There are at most ``most``, each with at least a third of the weight of the first. Beside a grid, those of the
-        detector are meant, which have a label.
+        Each has at least a third of the weight of the first. If regions are labelled, those without a label, which are
+        cells of a grid, are left out.
         """
         if self.boxes is None:
             return []

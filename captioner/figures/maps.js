@@ -1,13 +1,12 @@
 "use strict";
-// The numbers of captions and their maps. captioner/figures/page.py writes the numbers, captioner/figures/explorer.js
-// displays them.
+// Decodes the data written by captioner/figures/explorer.py and computes attention maps for captioner/figures/explorer.js.
 const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 const inside = ([x0, y0, x1, y1], x, y) => x >= x0 && x <= x1 && y >= y0 && y <= y1;
 
-// Everything about the maps of the captions of one photo.
+// The attention maps of the captions of one image.
 function mapsOf(data) {
   // The words of all captions with attention, those of the best caption first; `word` is an index into this list.
-  // Its `view` says where its places lie: `places`, how many; `seen`; `grid` or `boxes`, and `labels` of these.
+  // Its `view` describes its regions or cells: their number `places`, `seen`, and `grid` or `boxes` with `labels`.
   const words = data.captions.flatMap(({ tokens, weights, peaks, tops, view }, rank) => {
     if (weights === null) return [];
     const levels = new DataView(bytes(weights).buffer), places = data.views[view].places;

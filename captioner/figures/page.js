@@ -1,2 +1,2 @@
-// The page of one photo.
+// The page of one image.
 const explorer = explore(document.querySelector(".explorer"), JSON.parse(document.getElementById("data").textContent));

@@ -14,17 +14,17 @@ from PIL import Image
 from captioner.caption import Caption
 from captioner.data.transform import Box
 from captioner.figures.heat import Heat
-from captioner.figures.paint import COLOURS, fit, overlay, palette, toned
+from captioner.figures.paint import fit, overlay, palette, toned
 from captioner.figures.sheet import INK, PALE, Sheet, shortened, width_of, wrapped
 from captioner.figures.style import Style
 
-_WIDEST, _TALLEST = 60.0, 0.4  # limits of a panel's width / height; a photo beyond them does not fill its panel
+_WIDEST, _TALLEST = 60.0, 0.4  # limits of a panel's width / height; an image beyond them does not fill its panel
 _TARGET = 0.7  # height / width of all panels together
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Layout of the panels on a sheet, in pixels.
+class PanelLayout:
+    """PanelLayout of the panels on a sheet, in pixels.
 
     Attributes:
         columns: panels per row.
@@ -46,26 +46,26 @@ class Layout:
         return self.rows * (self.panel[1] + self.head) + (self.rows - 1) * self.gap
 
 
-def arrange(panels: int, shape: float, width: int, text: float) -> Layout:
+def arrange(panels: int, shape: float, width: int, text: float) -> PanelLayout:
     """Choose the number of columns.
 
-    The choice balances the shape of the whole, few empty places in the last row, and panels wide enough for a word.
+    The choice balances the shape of the whole, few gaps in the last row, and panels wide enough for a word.
 
     Args:
         panels: number of panels.
-        shape: width / height of the photo.
+        shape: width / height of the image.
         width: available width in pixels.
         text: letter height above the panels in pixels.
     """
     shape = min(_WIDEST, max(_TALLEST, shape))
     gap, head = round(text * 0.9), round(text * 1.5)
-    best: tuple[float, Layout] | None = None
+    best: tuple[float, PanelLayout] | None = None
     for columns in range(1, max(panels, 4) + 1):
         across = (width - (columns - 1) * gap) // columns
         if columns > 1 and across < 4 * text:
             break
         rows = math.ceil(panels / columns)
-        layout = Layout(columns, rows, (across, max(1, round(across / shape))), head, gap)
+        layout = PanelLayout(columns, rows, (across, max(1, round(across / shape))), head, gap)
         empty = (rows * columns - panels) / columns
         narrow = max(0.0, math.log(7 * text / across))  # the typical width of a word with its number
         cost = abs(math.log(layout.height / width / _TARGET)) + 1.1 * empty + narrow
@@ -75,14 +75,14 @@ def arrange(panels: int, shape: float, width: int, text: float) -> Layout:
     return best[1]
 
 
-def sheet(caption: Caption, photo: Image.Image, style: Style, note: str = "") -> Sheet:
-    """Lay out the photo and a panel for each word, in reading order.
+def sheet(caption: Caption, image: Image.Image, style: Style, note: str = "") -> Sheet:
+    """Lay out the image and a panel for each word, in reading order.
 
     The word and its largest weight are above each panel.
 
     Args:
         caption: a caption with attention.
-        photo: the whole photo, upright.
+        image: the whole image, upright.
         style: style of the sheet.
         note: additional text below, for example the attention head.
 
@@ -97,7 +97,7 @@ def sheet(caption: Caption, photo: Image.Image, style: Style, note: str = "") ->
     inner = style.width - 2 * margin
     count = len(caption.tokens) + 1
     text = 1.55 * letters
-    layout = arrange(count, photo.width / photo.height, inner, text)
+    layout = arrange(count, image.width / image.height, inner, text)
     words = caption.text.split()
     lines = [" ".join(words[i] for i in line) for line in wrapped(words, inner, title)]
     top = margin + round(len(lines) * title * 1.45 + 0.6 * unit)
@@ -105,7 +105,7 @@ def sheet(caption: Caption, photo: Image.Image, style: Style, note: str = "") ->
     for number, line in enumerate(lines):
         page.text(margin, margin + title * (0.8 + 1.45 * number), shortened(line, inner, title), title)
 
-    drawn = fit(photo, layout.panel)
+    drawn = fit(image, layout.panel)
     base, maps = toned(drawn), heat.maps(drawn.size)
     for number in range(count):
         row, column = divmod(number, layout.columns)
@@ -114,7 +114,7 @@ def sheet(caption: Caption, photo: Image.Image, style: Style, note: str = "") ->
         at = (x, y)
         baseline = y - text * 0.45
         if number == 0:
-            page.text(x, baseline, shortened("photo", layout.panel[0], text), text, colour=PALE)
+            page.text(x, baseline, shortened("image", layout.panel[0], text), text, colour=PALE)
             page.place(np.asarray(drawn), *at)
             mark_seen(page, caption.seen, at, drawn.size)
             continue
@@ -136,18 +136,18 @@ def sheet(caption: Caption, photo: Image.Image, style: Style, note: str = "") ->
         margin,
         page.size[1] - margin,
         small,
-        "above each panel: the word's largest weight on one place",
+        "above each panel: the word's largest weight",
         note,
     )
     return page
 
 
-def single(caption: Caption, photo: Image.Image, style: Style, word: int, note: str = "") -> Sheet:
+def single(caption: Caption, image: Image.Image, style: Style, word: int, note: str = "") -> Sheet:
     """Lay out one large panel: the caption with one word highlighted, and below it where that word looked.
 
     Args:
         caption: a caption with attention.
-        photo: the whole photo, upright.
+        image: the whole image, upright.
         style: style of the sheet.
         word: index of the word.
         note: additional text below, for example the attention head.
@@ -159,8 +159,8 @@ def single(caption: Caption, photo: Image.Image, style: Style, word: int, note: 
     unit = style.width / 100
     title, small, margin = 2.4 * unit * style.letters, 1.5 * unit * style.letters, round(2.2 * unit)
     inner = style.width - 2 * margin
-    drawn = fit(photo, (inner, inner))
-    inner = max(drawn.width, inner // 2)  # a tall photo makes a narrow sheet, but wide enough to read the caption
+    drawn = fit(image, (inner, inner))
+    inner = max(drawn.width, inner // 2)  # a tall image makes a narrow sheet, but wide enough to read the caption
     words = [shortened(token, inner, title, "bold") for token in caption.tokens]
     lines = wrapped(words, inner, title, "bold")
     top = margin + round(len(lines) * title * 1.45 + 0.4 * unit)
@@ -187,8 +187,8 @@ def mark_regions(page: Sheet, heat: Heat, word: int, at: tuple[int, int], size: 
         page: the sheet to draw on.
         heat: the attention of the caption.
         word: index of the word.
-        at: (x, y) of the photo's upper left corner on the sheet, in pixels.
-        size: width and height of the photo in pixels.
+        at: (x, y) of the image's upper left corner on the sheet, in pixels.
+        size: width and height of the image in pixels.
         text: letter height in pixels.
     """
     regions = heat.regions(word)
@@ -211,23 +211,23 @@ def percent(weight: float) -> str:
 
 
 def _on(box: Box, at: tuple[int, int], size: tuple[int, int]) -> Box:
-    """Convert a box relative to the photo into pixels (x0, y0, x1, y1) of the sheet."""
+    """Convert a box relative to the image into pixels (x0, y0, x1, y1) of the sheet."""
     return (at[0] + box[0] * size[0], at[1] + box[1] * size[1], at[0] + box[2] * size[0], at[1] + box[3] * size[1])
 
 
 def mark_seen(page: Sheet, seen: Box, at: tuple[int, int], size: tuple[int, int]) -> None:
-    """Outline the part of the photo that the model saw, unless it saw the whole photo."""
+    """Outline the part of the image that the model saw, unless it saw the whole image."""
     if max(seen[0], seen[1], 1 - seen[2], 1 - seen[3]) > 0.005:
         page.frame(_on(seen, at, size), colour="#ffffff", width=page.size[0] / 900, dashed=True)
 
 
 def _legend(page: Sheet, style: Style, left: int, bottom: int, text: float, *notes: str) -> None:
-    """Draw the colour scale on a photo-like grey, and explain it."""
+    """Draw the colour scale on grey, like an image under a map, and explain it."""
     width, height = round(14 * text), max(3, round(0.75 * text))
     ramp = np.repeat(np.linspace(0, 1, width)[None], height, axis=0)
     grey = np.full((height, width, 3), 0.75, dtype=np.float32)
     x = left + round(width_of("0", text) + 0.5 * text)
-    page.place(overlay(grey, np.rint(ramp * (COLOURS - 1)) / (COLOURS - 1), palette(style)), x, bottom - height)
+    page.place(overlay(grey, ramp, palette(style)), x, bottom - height)
     page.text(left, bottom, "0", text, colour=PALE)
     scope = "the word" if style.scale == "word" else "the caption"
     legend = "  ·  ".join((f"strongest of {scope}", *filter(None, notes)))

@@ -3,18 +3,18 @@
 The record is that of :meth:`Caption.to_dict` with ``attention=True``, plus what is needed to draw it:
 
 - ``format``: 1.
-- ``image``: the image file, if the photo came from one; ``caption``, ``tokens`` (T words), ``log_probability`` (nats).
+- ``image``: the image file, if the image came from one; ``caption``, ``tokens`` (T words), ``log_probability`` (nats).
 - ``attention``: T rows of N weights, each row summing to one.
 - ``attention_of``: ``mean`` for the model's own attention, else the heads (:mod:`captioner.engines.attention_rollout`).
 - ``others``: the next best captions, if requested, each with ``caption``, ``tokens``, ``log_probability`` and
-  ``attention`` to the same places.
-- ``picture``: ``{"width", "height"}`` of the photo in pixels, upright (after applying its EXIF orientation).
-- ``seen``: ``[x0, y0, x1, y1]``, the part of the photo that the model saw, relative to its width and height.
-- ``grid``: ``[rows, columns]`` if the N places are cells of a grid, row by row, else null. Cell n lies in row
-  ``n // columns``, column ``n % columns``; its left edge is at ``x0 + (x1 - x0) * column / columns`` of the photo's
+  ``attention`` to the same regions or cells.
+- ``picture``: ``{"width", "height"}`` of the image in pixels, upright (after applying its EXIF orientation).
+- ``seen``: ``[x0, y0, x1, y1]``, the part of the image that the model saw, relative to its width and height.
+- ``grid``: ``[rows, columns]`` if the N weights are of the cells of a grid, row by row, else null. Cell n lies in row
+  ``n // columns``, column ``n % columns``; its left edge is at ``x0 + (x1 - x0) * column / columns`` of the image's
   width, its upper edge at ``y0 + (y1 - y0) * row / rows`` of its height.
 - ``labels``: labels of the N regions, if their detector has labels, else null.
-- ``boxes``: N boxes ``[x0, y0, x1, y1]`` if the places are regions, else null; relative to the part that was seen.
+- ``boxes``: N boxes ``[x0, y0, x1, y1]`` if the weights are of regions, else null; relative to the part that was seen.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FORMAT = 1
 
 
 def record(caption: Caption, size: tuple[int, int]) -> dict[str, Any]:
-    """Return the record of a caption of a photo of (width, height) pixels.
+    """Return the record of a caption of an image of (width, height) pixels.
 
     Raises:
         CaptionerError: see :func:`captioner.figures.heat.require_attention`.

@@ -38,7 +38,7 @@ class Style(Settings):
         960,
         ge=64,
         le=8_000,
-        description="longer side of the photo in an HTML page, in pixels; half of that in an animation",
+        description="longer side of the image in an HTML page, in pixels; half of that in an animation",
     )
     seconds: float = Field(0.8, ge=0.02, le=60, description="seconds per word in an animation")
 

@@ -22,7 +22,7 @@ from captioner.data.dataset import CaptionData, Photo
 from captioner.data.loader import load_groups
 from captioner.evaluation.diversity import Diversity
 from captioner.evaluation.evaluate import generate
-from captioner.evaluation.scores import Scorer
+from captioner.evaluation.metrics import Scorer
 from captioner.features import FeatureStore
 from captioner.memory import Memory
 from captioner.model import CaptionModel

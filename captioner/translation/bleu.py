@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from captioner.caption import Array
 from captioner.errors import EvaluationError
 from captioner.evaluation.bootstrap import Interval, intervals
-from captioner.evaluation.sums import Array, Sums
+from captioner.evaluation.sums import Sums
 from captioner.translation.pairs import ParallelText, read_parallel, runs
 from captioner.translation.result import Translation
 from captioner.translation.translator import Translator

@@ -1,8 +1,11 @@
-"""A page and a JSON API that caption photos, for one machine or a few people; the extra ``[web]`` has what they need.
+"""A web page and a JSON API that caption images, for one machine or a few people; needs the extra ``[web]``.
 
-:func:`captioner.web.app.create_app` makes the ASGI application. :mod:`~captioner.web.guard` refuses foreign sites,
-names and floods, :mod:`~captioner.web.connections` bounds what a connection costs, :mod:`~captioner.web.upload` reads a
-photo into memory and nowhere else, :mod:`~captioner.web.budget` counts the bytes in flight, :mod:`~captioner.web.lanes`
-decodes images and :mod:`~captioner.web.batches` captions those of all requests together. ``app.html``, ``app.css`` and
-``app.js`` are the page, around the explorer of :mod:`captioner.figures.page`.
+- :mod:`~captioner.web.app`: the ASGI application; ``app.html``, ``app.css`` and ``app.js`` are the page, around the
+  explorer of :mod:`captioner.figures.explorer`.
+- :mod:`~captioner.web.guard`: blocks cross-site requests, unknown hosts and floods.
+- :mod:`~captioner.web.connections`: time and number limits of connections.
+- :mod:`~captioner.web.upload`: reads an image into memory, never to disk.
+- :mod:`~captioner.web.budget`: limits the bytes in flight.
+- :mod:`~captioner.web.lanes`: decodes images.
+- :mod:`~captioner.web.batching`: captions the images of all requests in shared batches.
 """

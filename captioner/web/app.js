@@ -1,8 +1,8 @@
-// The page of captioner serve: photos go to the server one by one, several at a time, and what comes back is explored.
+// The page of captioner serve: uploads images, several at a time, and shows each caption in an explorer.
 const served = JSON.parse(document.getElementById("data").textContent);
 const the = (name) => document.getElementById(name);
-const items = []; // photos, the newest first: { file, name, element, answers: Map of model -> answer, failure, thumbnail }
-const AT_ONCE = 8, TRIES = 20; // the server captions what waits in one batch
+const items = []; // images, newest first: { file, name, element, answers: Map of model -> answer, failure, thumbnail }
+const AT_ONCE = 8, TRIES = 20; // the server captions waiting images in one batch
 
 the("terms").textContent =
   `JPEG, PNG, WebP, HEIC, GIF, TIFF and more, up to ${served.megabytes.toFixed(0)} MB each.`;
@@ -17,11 +17,11 @@ const chosen = () => [...new Set([the("model").value, the("rival").value])].filt
 const say = (text) => { the("news").textContent = text; };
 const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
 
-// Send a photo; while the server is busy, wait as long as it says and try again.
+// Send an image; if the server is busy, wait for the seconds in Retry-After and try again.
 async function send(path, file, parameters) {
   for (let left = TRIES; ; left--) {
     const form = new FormData();
-    form.append("image", file, file.name || "photo");
+    form.append("image", file, file.name || "image");
     let answer;
     try {
       answer = await fetch(`${path}?${new URLSearchParams(parameters)}`, { method: "POST", body: form });
@@ -39,7 +39,7 @@ async function send(path, file, parameters) {
   }
 }
 
-// Work in hand, and what waits for it.
+// Requests in progress, and the queue.
 const waiting = [];
 let working = 0;
 function start() {
@@ -65,7 +65,7 @@ async function captioned(item, model) {
   say(`${item.name}: ${found ? found.caption : item.failure}`);
 }
 
-// Ask for the captions that are shown and not there yet.
+// Request the selected captions that are missing.
 function ask(item) {
   chosen().filter((model) => !item.answers.has(model) && !item.asked.has(model) && !item.refused).forEach((model) => {
     item.failure = null;
@@ -76,13 +76,13 @@ function ask(item) {
 }
 
 function add(files) {
-  const photos = [...files];
-  photos.reverse().forEach((file) => { // so that those added together stay in their order, above the others
+  const added = [...files];
+  added.reverse().forEach((file) => { // keeps the order of images added together
     const element = make("article", "result");
-    const item = { file, element, name: file.name || "photo", answers: new Map(), asked: new Set(), failure: null };
+    const item = { file, element, name: file.name || "image", answers: new Map(), asked: new Set(), failure: null };
     if (file.size > 1e6 * served.megabytes) {
       item.refused = true;
-      item.failure = `The photo has ${(file.size / 1e6).toFixed(1)} MB, and this server takes up to `
+      item.failure = `This image has ${(file.size / 1e6).toFixed(1)} MB, and this server takes up to `
         + `${served.megabytes.toFixed(0)} MB; send a smaller one.`;
     }
     item.thumbnail = URL.createObjectURL(file);
@@ -90,7 +90,7 @@ function add(files) {
     the("results").prepend(element);
     ask(item);
   });
-  if (photos.length) say(photos.length === 1 ? `Captioning ${photos[0].name || "the photo"}` : `Captioning ${photos.length} photos`);
+  if (added.length) say(added.length === 1 ? `Captioning ${added[0].name || "the image"}` : `Captioning ${added.length} images`);
   start();
   count();
 }
@@ -106,7 +106,7 @@ function remove(item) {
 
 function count() {
   the("bar").hidden = !items.length;
-  the("count").textContent = items.length === 1 ? "1 photo" : `${items.length} photos`;
+  the("count").textContent = items.length === 1 ? "1 image" : `${items.length} images`;
   const done = rows().length;
   the("csv").disabled = the("json").disabled = !done;
 }
@@ -135,7 +135,7 @@ function draw(item) {
     const small = make("img", "");
     small.alt = "";
     small.src = item.thumbnail;
-    small.addEventListener("error", () => small.remove()); // of a kind that browsers do not show
+    small.addEventListener("error", () => small.remove()); // the browser cannot show this format
     item.element.append(make("div", "waiting", small, make("span", "", `Captioning with ${[...item.asked].join(" and ")} …`)));
   }
   if (answers.length && !item.asked.size) {
@@ -143,9 +143,9 @@ function draw(item) {
     root.append(the("explorer").content.cloneNode(true));
     item.element.append(root);
     const figure = together(answers);
-    const photo = root.querySelector(".photo");
-    photo.src = figure.photo;
-    photo.alt = answers[0].caption;
+    const shown = root.querySelector(".image");
+    shown.src = figure.photo;
+    shown.alt = answers[0].caption;
     explore(root, figure);
     item.element.append(tools(item, answers));
   }
@@ -153,7 +153,7 @@ function draw(item) {
   count();
 }
 
-// The figures of one photo by several models, as one.
+// Merge the figures of one image by several models.
 function together(answers) {
   if (answers.length === 1) return answers[0].figure;
   const captions = [], views = [];
@@ -172,7 +172,7 @@ function tools(item, answers) {
   if (drawn.length) {
     row.append(make("span", "", drawn.length > 1 ? "Save the figures:" : "Save the figure:"));
     served.formats.forEach((format) => row.append(button(format.toUpperCase(), () => saveFigures(item, drawn, format))));
-  } else row.append(make("span", "", "This model does not attend to places, so there is no figure."));
+  } else row.append(make("span", "", "This model has no attention over the image, so there is no figure."));
   return row;
 }
 
@@ -197,12 +197,12 @@ function save(blob, name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
 
-// The captions that are shown, in the order in which their photos came.
+// The shown captions, oldest image first.
 function rows() {
   return [...items].reverse().flatMap((item) => chosen().map((model) => item.answers.get(model)).filter(Boolean)
     .map(({ figure, ...answer }) => ({ ...answer, image: item.name })));
 }
-// A field of a table; a spreadsheet would run one that begins like a formula.
+// A CSV field; a quote keeps spreadsheets from running it as a formula.
 function field(value) {
   const text = String(value), safe = /^[=+\-@\t\r]/.test(text) && Number.isNaN(Number(text)) ? `'${text}` : text;
   return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
@@ -228,7 +228,7 @@ for (const name of ["model", "rival"]) {
   });
 }
 
-// Ways in: chosen, dropped anywhere on the page, pasted, or taken with the camera.
+// Input: file dialog, drag and drop anywhere on the page, paste, or camera.
 the("choose").addEventListener("click", () => the("files").click());
 the("files").addEventListener("change", ({ target }) => { add(target.files); target.value = ""; });
 const holdsFiles = ({ dataTransfer }) => dataTransfer && [...dataTransfer.types].includes("Files");
@@ -251,7 +251,7 @@ document.addEventListener("paste", (event) => {
 const viewfinder = the("viewfinder"), video = the("video");
 let shots = 0;
 the("camera").addEventListener("click", async () => {
-  if (!navigator.mediaDevices) { // not on a page without encryption from another machine; a phone's own camera still works
+  if (!navigator.mediaDevices) { // unavailable without HTTPS from another machine; use the phone's camera app
     const picker = make("input", "");
     Object.assign(picker, { type: "file", accept: "image/*" });
     picker.setAttribute("capture", "environment");
@@ -264,7 +264,7 @@ the("camera").addEventListener("click", async () => {
     viewfinder.showModal();
     the("take").focus();
   } catch (error) {
-    the("terms").textContent = `The camera cannot be used (${error.message}). Choose a photo instead.`;
+    the("terms").textContent = `The camera cannot be used (${error.message}). Choose an image instead.`;
     say(the("terms").textContent);
   }
 });

@@ -1,4 +1,4 @@
-"""The bytes that all requests together may hold, and answers that wait until they are read."""
+"""A limit on the bytes that all requests hold together, and paced sending of large responses."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _PIECE = 1 << 16
 
 
 class Budget:
-    """Counts the bytes that are held for all requests: photos until they are answered, answers until they are read.
+    """Counts the bytes held for all requests: images until they are answered, responses until they are read.
 
     Args:
-        most: bytes beyond which photos are refused.
-        freed: called when nothing is held any longer, after much was.
+        most: limit in bytes, beyond which images are rejected.
+        freed: called when nothing is held any more after more than a quarter of the limit was.
     """
 
     def __init__(self, most: int, freed: Callable[[], None] = lambda: None) -> None:
@@ -23,12 +23,12 @@ class Budget:
         self._freed, self._much = freed, False
 
     def has(self, count: int) -> bool:
-        """Return whether there is room for so many bytes more."""
+        """Return whether ``count`` more bytes fit."""
         return self.held + count <= self.most
 
     @contextmanager
     def share(self) -> Iterator[Callable[[int], None]]:
-        """Yield a function that counts bytes more; all of them are given back at the end."""
+        """Yield a function that takes bytes from the budget; all are returned at the end."""
         taken = 0
 
         def take(count: int) -> None:
@@ -47,20 +47,20 @@ class Budget:
 
 
 class Paced:
-    """Sends large answers in pieces, each when its client has read those before, and counts them meanwhile.
+    """Middleware that sends large responses in pieces, as fast as the client reads, and counts them meanwhile.
 
-    The server would otherwise keep a copy of an answer that nobody reads, beside the request that is done for it.
+    Otherwise the server would buffer a whole response for a client that does not read, uncounted.
 
     Args:
         app: the application.
-        budget: counts the answers.
+        budget: counts the responses.
     """
 
     def __init__(self, app: ASGIApp, budget: Budget) -> None:
         self.app, self.budget = app, budget
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on."""
+        """Handle a request."""
 
         async def sending(message: Message) -> None:
             body = message.get("body", b"")

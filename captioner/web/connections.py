@@ -1,8 +1,8 @@
-"""Bounds what a connection may cost before it has sent a request, and after the answer.
+"""Time limits and a maximum number for connections.
 
-uvicorn closes a connection that is idle after an answer, and nothing else: one that never sends a byte, or sends its
-headers a byte at a time, or does not read, stays for ever, and its ``limit_concurrency`` only chooses the answer of a
-request that has come. So :class:`Connection` extends the protocol that is uvicorn's own and has no other parts, h11.
+uvicorn closes only connections that are idle after a response. A client that sends nothing, sends its headers byte by
+byte, or does not read keeps its connection forever, and ``limit_concurrency`` counts only complete requests. So
+:class:`Connection` extends uvicorn's pure-Python protocol, h11.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEADERS = 16 * 1024
-"""Bytes that the headers of a request may have."""
+"""Maximum bytes of the headers of a request."""
 
-_RESERVED = 256  # file handles for models, libraries, and connections that are accepted and not yet counted
+_RESERVED = 256  # file handles for models, libraries, and accepted connections that are not yet counted
 
 
 class _Parser(h11.Connection):
-    """Refuses bodies in tiny pieces, which cost as much as large ones: one client kept the others waiting for 2 s."""
+    """Rejects bodies in tiny chunks, which cost as much as large ones: one client delayed the others by 2 s."""
 
     _pieces = _bytes = 0
 
@@ -43,15 +43,15 @@ class _Parser(h11.Connection):
 
 
 class Connection(H11Protocol):
-    """A connection of uvicorn's that is closed when its client takes too long, or when others need its place.
+    """A uvicorn connection that is closed when its client is too slow or there are too many connections.
 
-    When there are too many, the one that has waited longest for its client makes room: for its request, or for it to
-    read the answer. One whose request is worked on is never closed.
+    With too many connections, the one that has waited longest for its client is closed. A connection whose request is
+    being processed stays open.
 
     Attributes:
-        most: connections in all; one address may have half of them.
-        idle: seconds in which a request's headers must be there, from the connection or the last answer on.
-        patience: seconds in which its body must be there, and in which each piece of the answer must be read.
+        most: maximum connections; one address may have half of them.
+        idle: seconds for the headers of a request, counted from the connection or the last response.
+        patience: seconds for its body, and for the client to read each piece of the response.
     """
 
     most: ClassVar[int] = 512
@@ -59,7 +59,7 @@ class Connection(H11Protocol):
     patience: ClassVar[float] = 40.0
 
     _timer: asyncio.TimerHandle | None = None
-    _waits: float | None = None  # for its client: the seconds that it may take
+    _waits: float | None = None  # time limit in seconds while waiting for the client
     _since = 0.0
 
     def __init__(self, config: Config, *arguments: Any, **settings: Any) -> None:
@@ -67,7 +67,7 @@ class Connection(H11Protocol):
         self.conn = _Parser(h11.SERVER, HEADERS)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Count the connection, and close one if there are too many."""
+        """Close a connection if there are too many."""
         super().connection_made(transport)
         self._watch()
         all_open = [one for one in self.connections if isinstance(one, Connection)]
@@ -78,12 +78,12 @@ class Connection(H11Protocol):
             min(waiting, key=lambda one: one._since, default=self).end(503, "too many connections; try again in 2 s")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clock."""
+        """Stop the timer."""
         self._set(None)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take what the client has sent."""
+        """Process data from the client."""
         self._safely(super().data_received, data)
         self._watch()
 
@@ -93,33 +93,33 @@ class Connection(H11Protocol):
         self._watch()
 
     def pause_writing(self) -> None:
-        """Wait for the client to read."""
+        """Wait for the client to read the response."""
         super().pause_writing()
         self._watch()
 
     def resume_writing(self) -> None:
-        """Write again, as the client has read."""
+        """Continue the response."""
         super().resume_writing()
         self._watch()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is not HTTP, or close the connection if an answer has begun."""
+        """Answer a malformed request, or close the connection if a response has begun."""
         self._leave()
         self._safely(super().send_400_response, msg)
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close the connection, as nothing came after the last answer."""
+        """Close the connection after an idle time."""
         self._safely(super().timeout_keep_alive_handler)
 
     def shutdown(self) -> None:
-        """Close the connection, or let it have its answer first."""
+        """Close the connection, after its response if a request is being processed."""
         if self._waits:
             self.transport.abort()
         else:
             self._safely(super().shutdown)
 
     def end(self, status: int, reason: str) -> None:
-        """Close the connection at once, with an answer if none has begun and, after a time limit, a request has."""
+        """Close the connection, with an error response unless one has begun or, at a timeout, no request has."""
         self._set(None)
         running = self.cycle is not None and not self.cycle.response_complete
         begun = running and self.cycle.response_started
@@ -136,13 +136,13 @@ class Connection(H11Protocol):
         self.transport.abort()
 
     def _leave(self) -> None:
-        """Let the application answer no more, as if the client were gone."""
+        """Signal the application that the client has disconnected."""
         if self.cycle is not None:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
 
     def _watch(self) -> None:
-        """Set the clock by what the connection waits for: its client, or an answer to come."""
+        """Set the timer if the connection waits for its client."""
         cycle = self.cycle
         if self.transport.is_closing() and not self.transport.get_write_buffer_size():
             self._set(None)
@@ -163,7 +163,7 @@ class Connection(H11Protocol):
             self._timer = self.loop.call_later(seconds, self.end, 408, "the request did not arrive in time")
 
     def _safely(self, method: Callable[..., None], *arguments: Any) -> None:
-        """Call a method of uvicorn's, which fails if the client breaks the protocol after the answer has begun."""
+        """Call a uvicorn method, which fails if the client breaks the protocol after the response has begun."""
         try:
             method(*arguments)
         except h11.ProtocolError:
@@ -171,18 +171,18 @@ class Connection(H11Protocol):
 
 
 def protocol(most: int, **limits: float) -> type[Connection]:
-    """Return the class of connections with these limits; see :class:`Connection`."""
+    """Return a subclass of :class:`Connection` with these limits."""
     return type("Connection", (Connection,), {"most": most, **limits})
 
 
 def room(wanted: int = Connection.most) -> int:
-    """Return how many connections there may be, of those that are wanted, and raise the limit of file handles for them.
+    """Raise the limit of file handles if possible, and return how many of the wanted connections it allows.
 
-    A connection may hold two: its own, and that of a file it is sent.
+    A connection may need two handles: its socket, and a file that it is sent.
     """
     try:
         import resource
-    except ImportError:  # there is no such limit on Windows
+    except ImportError:  # Windows has no such limit
         return wanted
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = 2 * wanted + _RESERVED
@@ -196,15 +196,15 @@ def room(wanted: int = Connection.most) -> int:
 
 
 class NoHandles(logging.Filter):
-    """Drops asyncio's traceback for a connection that could not be accepted; asyncio tries again a second later.
+    """Replaces asyncio's tracebacks for connections that cannot be accepted by one line per minute.
 
-    asyncio logs it for each of the connections that wait, 5 MB a second. One line a minute is logged instead.
+    asyncio retries each second and logs a traceback for each waiting connection, 5 MB per second.
     """
 
     _last = float("-inf")
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether to log a message."""
+        """Return whether to log a record."""
         if "socket.accept() out of system resource" not in record.getMessage():
             return True
         if time.monotonic() - self._last < 60:

@@ -1,7 +1,7 @@
-"""Refuses what no visitor of the page sends: other sites' requests, other names of this machine, and floods.
+"""Blocks cross-site requests, unknown hosts and floods.
 
-A page of another site can make a browser send requests here, and a name of its own that it lets point here (DNS
-rebinding) can make the answers its own. The header ``Origin`` tells the first, ``Host`` the second.
+A page of another site can make a browser send requests to this server; the header ``Origin`` reveals them. With DNS
+rebinding, a foreign host name that resolves to this machine, it could also read the responses; ``Host`` reveals that.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _COMMON = {
 
 
 def names_of(host: str, others: Collection[str] = ()) -> frozenset[str]:
-    """Return the names under which a server that listens at ``host`` may be called; addresses are not among them."""
+    """Return the allowed host names of a server that listens at ``host``; addresses are always allowed."""
     machine = socket.gethostname().lower()
     return frozenset({"localhost", host.lower(), machine, f"{machine}.local", *(name.lower() for name in others)})
 
 
 def is_local(client: str) -> bool:
-    """Return whether a client's address is one of this machine itself."""
+    """Return whether a client address belongs to this machine."""
     try:
         address = ipaddress.ip_address(client)
     except ValueError:
@@ -41,23 +41,23 @@ def is_local(client: str) -> bool:
 
 
 class Rate:
-    """How often each client may do something: a bucket of a minute's tokens, which refills as time passes.
+    """A rate limit per client: a token bucket that holds the tokens of a minute.
 
     Args:
-        per_minute: tokens a minute; 0 is no limit.
-        clock: seconds.
+        per_minute: tokens per minute; 0 means no limit.
+        clock: returns the time in seconds.
     """
 
     def __init__(self, per_minute: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.per_minute, self._clock = per_minute, clock
-        self._buckets: dict[str, tuple[float, float]] = {}  # tokens that were left, and when
+        self._buckets: dict[str, tuple[float, float]] = {}  # remaining tokens, and when they were counted
 
     def take(self, client: str) -> float:
-        """Take a token; return 0, or, if there is none, the seconds until there is one."""
+        """Take a token and return 0, or return the seconds until one is available."""
         if not self.per_minute:
             return 0.0
         now, speed = self._clock(), self.per_minute / 60
-        if len(self._buckets) > 10_000:  # those that are full again tell nothing
+        if len(self._buckets) > 10_000:  # drop full buckets
             self._buckets = {
                 name: (left, since)
                 for name, (left, since) in self._buckets.items()
@@ -73,22 +73,22 @@ class Rate:
 
 
 class Guard:
-    """Checks where a request comes from before the application sees it, and adds headers to every answer.
+    """Middleware that checks ``Host`` and ``Origin`` of each request and adds security headers to each response.
 
     Args:
         app: the application.
-        names: of this server; see :func:`names_of`.
+        names: host names of this server; see :func:`names_of`.
     """
 
     def __init__(self, app: ASGIApp, names: Collection[str]) -> None:
         self.app, self.names = app, names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer it with the reason why not."""
+        """Handle a request, or reject it with a reason."""
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
-            return  # there are no web sockets here
+            return  # no web sockets
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -114,21 +114,21 @@ class Guard:
                 421,
             )
         origin = headers.get("origin")
-        if origin is not None and _place(origin) != host.lower():
+        if origin is not None and _netloc(origin) != host.lower():
             return JSONResponse({"detail": f"requests from the pages of {origin} are refused; use the page at /"}, 403)
         return None
 
 
 def _name(host: str) -> str:
-    """Return the name or address in a header ``Host``, without the port; empty if it is malformed."""
+    """Return the host of a ``Host`` header without its port; empty if malformed."""
     try:
         return (urlsplit(f"//{host}").hostname or "").lower()
     except ValueError:
         return ""
 
 
-def _place(origin: str) -> str:
-    """Return the name and port in a header ``Origin``; empty if it is malformed."""
+def _netloc(origin: str) -> str:
+    """Return the host and port of an ``Origin`` header; empty if malformed."""
     try:
         return urlsplit(origin).netloc.lower()
     except ValueError:

@@ -1,8 +1,8 @@
-"""Decodes the images of all requests, few at a time, and large ones apart from the others.
+"""Decodes the images of all requests, a few at a time, with a separate lane for large ones.
 
-What an image costs to decode is not in its bytes: twelve WebP files of 2 kB took 4 GB when they were decoded as
-they came. Its header has its pixels, so it is read first. At any time one large image and two others are decoded, which
-bounds the memory, the smallest first. So an image that takes long holds up others of its size, but no ordinary photo.
+The file size says little about the cost of decoding: twelve WebP files of 2 kB took 4 GB when decoded at once. So the
+header is read first, for the number of pixels. At most one large image and two others are decoded at a time, smallest
+first, which bounds the memory: a slow image delays only images of its kind.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from captioner.errors import CaptionerError, ImageError
 T = TypeVar("T")
 
 LARGE = 16_000_000
-"""Pixels beyond which an image is large; most phones' photos have 12 million."""
+"""Images with more pixels are large; photos of most phones have 12 million."""
 
 
 class FullError(CaptionerError):
-    """So many images wait that another one would wait too long."""
+    """The queue is full."""
 
 
 class Lane:
-    """A few threads that do jobs, the smallest first; they do not keep the program from ending, as an executor's would.
+    """A thread pool that runs the smallest job first; its daemon threads, unlike an executor's, do not delay exit.
 
     Args:
-        threads: how many jobs are done at once.
-        most: jobs that may wait.
+        threads: number of threads.
+        most: maximum jobs in the queue.
         after: called after each job.
     """
 
     def __init__(self, threads: int, *, most: int = 1024, after: Callable[[], None] | None = None) -> None:
         self._most, self._after = most, after
-        self._jobs: dict[Future[Any], tuple[int, Callable[[], None]]] = {}  # sizes and jobs, in their order
+        self._jobs: dict[Future[Any], tuple[int, Callable[[], None]]] = {}  # size and job by answer
         self._changed = threading.Condition()
         self._closed = False
         self._threads = [threading.Thread(target=self._run, name="captioner-lane", daemon=True) for _ in range(threads)]
@@ -47,21 +47,21 @@ class Lane:
             thread.start()
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
-        """Let work wait for a thread, and return its result to come; see :meth:`add`."""
+        """Queue work and return a future of its result; see :meth:`add`."""
         answer: Future[T] = Future()
         self.add(answer, partial(settle, answer, work))
         return answer
 
     def add(self, answer: Future[Any], job: Callable[[], None], size: int = 0) -> None:
-        """Let a job wait for a thread; it is dropped, with all that it holds, when its answer is cancelled.
+        """Queue a job; it is dropped when its answer is cancelled.
 
         Args:
-            answer: of the job.
+            answer: future of the result.
             job: sets the answer.
-            size: smaller jobs are done before larger ones.
+            size: smaller jobs run first.
 
         Raises:
-            FullError: too many wait, or it is closed.
+            FullError: the queue is full, or the lane is closed.
         """
         with self._changed:
             if self._closed:
@@ -73,7 +73,7 @@ class Lane:
         answer.add_done_callback(self._drop)
 
     def close(self) -> None:
-        """Drop the jobs that wait, and end the threads after those in hand; see :meth:`join`."""
+        """Drop the queue and end each thread after its current job; see :meth:`join`."""
         with self._changed:
             self._closed = True
             waiting = list(self._jobs)
@@ -82,7 +82,7 @@ class Lane:
             answer.cancel()
 
     def join(self, until: float) -> bool:
-        """Wait for the threads of a closed lane until a time on the monotonic clock; return whether all have ended."""
+        """Wait for the threads until a time on the monotonic clock; return whether all have ended."""
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
@@ -100,18 +100,18 @@ class Lane:
                     return
                 _, job = self._jobs.pop(min(self._jobs, key=lambda answer: self._jobs[answer][0]))
             job()
-            del job  # and the image in it
+            del job  # frees its image
             if self._after is not None:
                 self._after()
 
 
 class Decoding:
-    """Decodes images in threads, and draws figures of them; see the module.
+    """Threads that decode images and draw figures; see the module.
 
     Args:
         max_pixels: a larger image is an error; see :func:`captioner.data.images.load_image`.
-        large: pixels beyond which an image is decoded in its turn among the large ones.
-        waiting: large images that may wait.
+        large: images with more pixels use the lane for large ones.
+        waiting: maximum large images in the queue.
     """
 
     def __init__(self, *, max_pixels: int | None = None, large: int = LARGE, waiting: int = 32) -> None:
@@ -121,29 +121,29 @@ class Decoding:
         self._drawing = Lane(2)
 
     def submit(self, image: bytes, work: Callable[[], T]) -> Future[T]:
-        """Let an image wait until it can be decoded.
+        """Queue an image for decoding.
 
         Args:
-            image: the content of an image file.
+            image: content of an image file.
             work: decodes it.
 
         Returns:
-            What ``work`` returns; or the :class:`ImageError` of an image that cannot be read, or the :class:`FullError`
-            of a large one if too many of those wait. It can be cancelled until ``work`` is called.
+            A future of the result of ``work``, which can be cancelled until ``work`` is called. Its exception is an
+            :class:`ImageError` if the image cannot be read, or a :class:`FullError` if too many large images wait.
 
         Raises:
-            FullError: it is closed.
+            FullError: the lanes are closed.
         """
         answer: Future[T] = Future()
         self.add(answer, image, partial(settle, answer, work))
         return answer
 
     def draw(self, work: Callable[[], T]) -> Future[T]:
-        """Let work wait that draws something with decoded images; see :meth:`Lane.submit`."""
+        """Queue work that draws decoded images; see :meth:`Lane.submit`."""
         return self._drawing.submit(work)
 
     def add(self, answer: Future[Any], image: bytes, job: Callable[[], None]) -> None:
-        """Let a job wait that decodes an image for an answer; see :meth:`submit` and :meth:`Lane.add`."""
+        """Queue a job that decodes an image; see :meth:`submit` and :meth:`Lane.add`."""
 
         def sort() -> None:
             try:
@@ -156,7 +156,7 @@ class Decoding:
         self._headers.add(answer, sort)
 
     def close(self, seconds: float = 0.0) -> bool:
-        """Drop all that waits, and end the threads; return whether they have ended within some seconds."""
+        """Drop the queues and end the threads; return whether they ended within ``seconds``."""
         lanes = (self._headers, self._small, self._alone, self._drawing)
         for lane in lanes:
             lane.close()
@@ -165,7 +165,7 @@ class Decoding:
 
 
 def settle(answer: Future[T], work: Callable[[], T]) -> None:
-    """Do work, and make its result or its exception the answer; if that was cancelled, do nothing."""
+    """Set the result or exception of ``work`` as the answer, unless it was cancelled."""
     if answer.set_running_or_notify_cancel():
         try:
             answer.set_result(work())
@@ -174,8 +174,8 @@ def settle(answer: Future[T], work: Callable[[], T]) -> None:
 
 
 def fail(answer: Future[Any], error: Exception) -> None:
-    """Make an exception the answer, unless that was cancelled."""
+    """Set an exception as the answer, unless it was cancelled."""
     if isinstance(error, ImageError):
-        error = ImageError(error.source, error.reason)  # a new one: the traceback would keep the image in memory
+        error = ImageError(error.source, error.reason)  # without the traceback, which would keep the image in memory
     if answer.running() or answer.set_running_or_notify_cancel():
         answer.set_exception(error)

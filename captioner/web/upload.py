@@ -1,7 +1,7 @@
-"""Reads the photo of a request into memory, and never more of it than is allowed.
+"""Reads the image of a request into memory, up to a size limit.
 
-The photo is the body itself, or the field ``image`` of a form. Nothing is written to the disk: Starlette's parser would
-put larger files into temporary ones, so its limit for that is the limit of the request.
+The image is the request body, or the field ``image`` of a form. Nothing is written to disk: Starlette's parser would
+spool large files to temporary ones, so its spool limit is raised to the size limit.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from starlette.requests import ClientDisconnect
 
 from captioner.web.budget import Budget
 
-_FORM = 16 * 1024  # bytes that a form may have beside its photo
+_FORM = 16 * 1024  # maximum bytes of a form in addition to its image
 
 
 class Upload(NamedTuple):
-    """A photo as it was sent.
+    """An uploaded image.
 
     Attributes:
-        name: the file's name, without folders; empty if it has none.
-        content: the file.
+        name: the file name without folders; may be empty.
+        content: the file content.
     """
 
     name: str
@@ -35,23 +35,23 @@ class Upload(NamedTuple):
 async def read_upload(
     request: Request, *, limit: int, budget: Budget, take: Callable[[int], None], seconds: float = 30.0
 ) -> Upload:
-    """Read the photo of a request.
+    """Read the image of a request.
 
     Args:
-        request: with the photo as its body, or a form with a field ``image``.
-        limit: the photo's most bytes.
-        budget: of all requests together.
-        take: counts the bytes in the budget; see :meth:`Budget.share`.
-        seconds: within which all of it must arrive.
+        request: its body is the image, or a form with a field ``image``.
+        limit: maximum bytes of the image.
+        budget: the byte budget of all requests.
+        take: takes bytes from the budget; see :meth:`Budget.share`.
+        seconds: time limit for the upload.
 
     Raises:
-        HTTPException: 400 if there is no photo, 408 if it takes too long, 413 if it is too large, 415 if the request is
+        HTTPException: 400 without an image, 408 if it takes too long, 413 if it is too large, 415 if the request is
             compressed, 503 if the budget is spent.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     coding = request.headers.get("content-encoding", "identity").strip().lower()
     if coding not in ("", "identity"):
-        raise HTTPException(415, f"the request is compressed ({coding}); send the photo as it is")
+        raise HTTPException(415, f"the request is compressed ({coding}); send the image as it is")
     length = request.headers.get("content-length", "")
     most = limit + _FORM if kind == "multipart/form-data" else limit
     if length.isdecimal() and int(length) > most:
@@ -76,12 +76,12 @@ async def read_upload(
                 return await _from_form(request, parts(), limit)
             content = b"".join([part async for part in parts()])
     except ClientDisconnect:
-        raise HTTPException(400, "the connection was closed before the photo was there") from None  # nobody reads it
+        raise HTTPException(400, "the connection was closed before the image was there") from None
     except TimeoutError:
-        raise HTTPException(408, f"the photo did not arrive within {seconds:.0f} seconds; send it again") from None
+        raise HTTPException(408, f"the image did not arrive within {seconds:.0f} seconds; send it again") from None
     if not content:
         raise HTTPException(
-            400, "there is no photo in the request; send one as its body, or as a form: -F image=@photo.jpg"
+            400, "there is no image in the request; send one as its body, or as a form: -F image=@photo.jpg"
         )
     return Upload("", content)
 
@@ -93,31 +93,31 @@ async def _from_form(request: Request, parts: AsyncGenerator[bytes, None], limit
         form = await parser.parse()
     except (MultiPartException, KeyError) as error:
         reason = getattr(error, "message", str(error))
-        cure = "send one photo in a request" if reason.startswith("Too many files") else "send it again"
+        cure = "send one image in a request" if reason.startswith("Too many files") else "send it again"
         raise HTTPException(400, f"the form cannot be read ({reason}); {cure}") from None
     try:
-        photo = form.get("image")
-        if not isinstance(photo, UploadFile):
-            there = ", ".join(sorted(form)) or "nothing that is complete"
-            there = "a text of that name" if photo is not None else there
+        image = form.get("image")
+        if not isinstance(image, UploadFile):
+            there = ", ".join(sorted(form)) or "no complete field"
+            there = "a text field of that name" if image is not None else there
             raise HTTPException(
                 400, f'the form has no file "image" (it has {there}); send one: curl -F image=@photo.jpg'
             )
-        content = await photo.read()
+        content = await image.read()
         if len(content) > limit:
             raise _too_large(limit)
         if not content:
-            raise HTTPException(400, "the photo is empty (0 bytes); send another")
-        return Upload((photo.filename or "").replace("\\", "/").rpartition("/")[2], content)
+            raise HTTPException(400, "the image is empty (0 bytes); send another")
+        return Upload((image.filename or "").replace("\\", "/").rpartition("/")[2], content)
     finally:
         await form.close()
 
 
 def _too_large(limit: int) -> HTTPException:
-    return HTTPException(413, f"the photo has more than {limit / 1e6:.0f} MB; send a smaller one")
+    return HTTPException(413, f"the image has more than {limit / 1e6:.0f} MB; send a smaller one")
 
 
 def _spent() -> HTTPException:
     return HTTPException(
-        503, "the server holds as many photos as it can; try again in 2 s", headers={"retry-after": "2"}
+        503, "the server holds as many images as it can; try again in 2 s", headers={"retry-after": "2"}
     )

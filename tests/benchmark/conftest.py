@@ -7,7 +7,7 @@ import pytest
 
 from captioner.benchmark.captions import GeneratedCaptions
 from captioner.benchmark.contestants import Contestant
-from captioner.benchmark.cost import Cost, summarise
+from captioner.benchmark.cost import ModelCost, summarise
 from captioner.benchmark.quality import Quality, assess
 from captioner.benchmark.worker import About
 from captioner.data.dataset import CaptionData, Photo
@@ -32,7 +32,7 @@ MIDDLING = (*WORDS[:3], "a dog", "a table", "a man")
 def compare(
     *outputs: Sequence[str | None], recipes: Sequence[tuple[str, int]] = (), training: CaptionData | None = None
 ) -> Quality:
-    """Assess models "a", "b", "c" with these captions of the photos, ``None`` for an unreadable photo."""
+    """Assess models "a", "b", "c" with these captions of the images, ``None`` for an unreadable image."""
     names = "abcdefg"[: len(outputs)]
     trained = recipes or [(None, None)] * len(outputs)
     contestants = [Contestant(name, Path(name), *recipe) for name, recipe in zip(names, trained, strict=True)]
@@ -58,11 +58,12 @@ def quality() -> Quality:
 
 
 @pytest.fixture(scope="session")
-def costs() -> dict[str, Cost]:
+def costs() -> dict[str, ModelCost]:
     import numpy as np
 
     about = About(4_000_000, 2_000_000, 20.0, {1: 500.0, 16: 900.0}, 300.0, None, "cpu", 2, 5, [])
     seconds = np.random.default_rng(0).uniform(0.01, 0.02, (2, 10, 2))
     return {
-        name: Cost(about, summarise([1, 16], scale * seconds, seconds)) for scale, name in enumerate("abc", start=1)
+        name: ModelCost(about, summarise([1, 16], scale * seconds, seconds))
+        for scale, name in enumerate("abc", start=1)
     }

@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 
 from captioner.benchmark import captions as module
+from captioner.benchmark.cache import BenchmarkCache
 from captioner.benchmark.captions import GeneratedCaptions, caption_all
 from captioner.benchmark.contestants import Contestant, find
 from captioner.benchmark.listener import Listener
-from captioner.benchmark.store import Store
 from captioner.data.dataset import CaptionData, Photo
 from captioner.errors import CheckpointError, ConfigError, EvaluationError, ImageError
 
 
 class Models:
-    """Stub for all models that records the photos each captioned and can be interrupted."""
+    """Stub for all models that records the images each captioned and can be interrupted."""
 
     def __init__(self) -> None:
         self.captioned: list[str] = []
@@ -48,7 +48,7 @@ def models(monkeypatch: pytest.MonkeyPatch) -> Models:
     out = Models()
     monkeypatch.setattr(module.Captioner, "from_pretrained", out.load)
     monkeypatch.setattr(module, "generate", out.generate)
-    monkeypatch.setattr(module, "STEP", 4)
+    monkeypatch.setattr(module, "SAVE_EVERY", 4)
     return out
 
 
@@ -67,7 +67,9 @@ def again(
     contestants: list[Contestant], folder: Path, listener: Listener | None = None, **settings: Any
 ) -> GeneratedCaptions:
     fresh = [Contestant(one.name, one.folder) for one in contestants]
-    return caption_all(fresh, DATA, store=Store(folder), batch_size=2, device="cpu", listener=listener, **settings)
+    return caption_all(
+        fresh, DATA, cache=BenchmarkCache(folder), batch_size=2, device="cpu", listener=listener, **settings
+    )
 
 
 def test_an_interrupted_captioning_goes_on_where_it_was(
@@ -116,7 +118,7 @@ def test_a_damaged_model_and_a_broken_photo_are_left_out(
     with pytest.raises(EvaluationError, match="no model is left to compare"):
         again(contestants[:1], tmp_path / "cache")
     with pytest.raises(ConfigError, match="device 'warp'"):
-        caption_all(contestants, DATA, store=Store(tmp_path), device="warp")
+        caption_all(contestants, DATA, cache=BenchmarkCache(tmp_path), device="warp")
 
 
 def test_models_of_one_name_are_named_as_they_were_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

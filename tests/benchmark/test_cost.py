@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from captioner.benchmark import cost as module
-from captioner.benchmark.cost import Cost, Spread, summarise, time_models, turns
-from captioner.benchmark.worker import About, Contestant, Job, peak_memory
+from captioner.benchmark.cost import ModelCost, Percentiles, summarise, time_models, turns
+from captioner.benchmark.worker import About, TimedModel, TimingJob, peak_memory
 from captioner.checkpoint import save_model
 from tests.figures.builders import photo
 from tests.test_checkpoint import tiny_model
@@ -26,7 +26,7 @@ def test_every_model_has_every_place_in_the_order_equally_often() -> None:
 
 
 def test_spread_is_of_the_order_statistics() -> None:
-    assert Spread.of(np.arange(101.0)) == Spread(p50=50.0, p95=95.0, low=25.0, high=75.0)
+    assert Percentiles.of(np.arange(101.0)) == Percentiles(p50=50.0, p95=95.0, low=25.0, high=75.0)
 
 
 def test_a_noisy_machine_does_not_change_the_verdict() -> None:
@@ -57,7 +57,7 @@ def test_an_ensemble_costs_its_decoders_and_each_encoder_once(tmp_path: Path) ->
     folders.append(save_model(tmp_path / "c", tiny_model(encoder=other)))
     photo().save(tmp_path / "photo.png")
     contestants = [
-        Contestant(Job("+".join(map(str, chosen)), "cpu", {}, [str(tmp_path / "photo.png")], [2]))
+        TimedModel(TimingJob("+".join(map(str, chosen)), "cpu", {}, [str(tmp_path / "photo.png")], [2]))
         for chosen in (folders[:1], folders[:2], folders)
     ]
     alone, twice, thrice = (contestant.about for contestant in contestants)
@@ -94,14 +94,14 @@ def test_a_model_that_fails_is_left_out_and_the_others_are_timed(monkeypatch: py
     }
 
     @contextmanager
-    def process(job: Job) -> Iterator[Worker]:
+    def process(job: TimingJob) -> Iterator[Worker]:
         yield Worker(answers[job.model])
 
     monkeypatch.setattr(module, "_process", process)
-    costs, errors = time_models({name: Job(name, "cpu", {}, [], [1]) for name in answers}, rounds=3)
+    costs, errors = time_models({name: TimingJob(name, "cpu", {}, [], [1]) for name in answers}, rounds=3)
     assert {name: cost.timings[0].speed.p50 for name, cost in costs.items()} == {"good": 1.0, "slow": 0.5}
     assert str(errors["damaged"]) == "damaged: could not be timed: CheckpointError: it is damaged"
     assert "dies: could not be timed: its process died" in str(errors["dies"])
-    assert {name: Cost.of(json.loads(json.dumps(asdict(cost)))) for name, cost in costs.items()} == costs
+    assert {name: ModelCost.of(json.loads(json.dumps(asdict(cost)))) for name, cost in costs.items()} == costs
     answers["damaged"] = ["it is damaged"]
-    assert time_models({"damaged": Job("damaged", "cpu", {}, [], [1])}, rounds=2)[0] == {}
+    assert time_models({"damaged": TimingJob("damaged", "cpu", {}, [], [1])}, rounds=2)[0] == {}

@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from captioner.benchmark.cost import Cost
+from captioner.benchmark.cost import ModelCost
 from captioner.benchmark.latex import escape, latex, write
 from captioner.benchmark.quality import Quality
-from captioner.benchmark.tables import Cell, Table
+from captioner.benchmark.report_tables import Cell, ReportTable
 from tests.benchmark.conftest import MIDDLING, POOR, WORDS, compare
 
 # What LaTeX prints for each command, according to its documentation (Lamport 1994, appendix C; usrguide.pdf).
@@ -55,7 +55,7 @@ def rows(text: str) -> list[tuple[int, list[str]]]:
     return out
 
 
-def test_every_row_has_as_many_cells_as_its_table_columns(quality: Quality, costs: dict[str, Cost]) -> None:
+def test_every_row_has_as_many_cells_as_its_table_columns(quality: Quality, costs: dict[str, ModelCost]) -> None:
     trained = compare(
         WORDS, MIDDLING, POOR, POOR, recipes=[("50%_off", 0), ("50%_off", 1), ("poor & old", 0), ("poor & old", 1)]
     )
@@ -80,7 +80,7 @@ def test_every_row_has_as_many_cells_as_its_table_columns(quality: Quality, cost
 def test_marks_intervals_and_names(quality: Quality) -> None:
     text = latex("toys", quality, {}, resamples=200)
     assert r"a & \textbf{100.0} &" in text and r"{\scriptsize {[}100.0, 100.0{]}}" in text
-    table = Table(
+    table = ReportTable(
         ["model", "time, batch 1 (ms)", "x"], [[Cell("[odd]"), Cell("1.0", best=True, differs=True), Cell("2")]]
     )
     lines = write(table, "A caption.", "odd").splitlines()

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from captioner.benchmark.page import most_different
+from captioner.benchmark.html_page import most_different
+from captioner.benchmark.markdown import markdown
 from captioner.benchmark.quality import ALL
-from captioner.benchmark.report import markdown
 from captioner.errors import EvaluationError
-from captioner.evaluation.scores import score
+from captioner.evaluation.metrics import Scorer
 from tests.benchmark.conftest import DATA, POOR, WORDS, compare
 
 
@@ -18,18 +18,18 @@ def test_scores_tests_and_what_was_left_out() -> None:
     whole, *thirds = result.groups
     assert (whole.name, whole.photos, sum(third.photos for third in thirds)) == (ALL, 5, 5)
     references = {photo.image_id: photo.captions for photo in DATA.photos[:5]}
-    expected = score(dict(zip(references, POOR, strict=False)), references, metrics=("BLEU", "CIDEr"))
+    expected = Scorer(references)(dict(zip(references, POOR, strict=False)), metrics=("BLEU", "CIDEr"))
     assert {name: interval.value for name, interval in whole.scores["b"].items()} == pytest.approx(expected.values)
     assert list(whole.differences) == ["b", "c"]
     difference = whole.differences["b"]["CIDEr"]
     assert difference.value == pytest.approx(whole.scores["b"]["CIDEr"].value - whole.scores["a"]["CIDEr"].value)
     assert difference == whole.differences["c"]["CIDEr"]
     assert difference.high < 0
-    # With five photos, 2 of 32 exchanges are as extreme; Holm doubles the p-value for two models.
+    # With five images, 2 of 32 exchanges are as extreme; Holm doubles the p-value for two models.
     assert difference.p_randomisation == pytest.approx(2 * 2 / 32, abs=0.1)
 
     text = markdown("toys", result, {}, resamples=200)
-    assert "1 photo was left out: 5.jpg: it is broken" in text
+    assert "1 image was left out: 5.jpg: it is broken" in text
     row = next(line for line in text.splitlines() if line.startswith("| a |"))
     assert "**100.0**" in row
     assert "Holm" in text and "references of up to" in text
@@ -57,5 +57,5 @@ def test_the_photos_that_differ_most() -> None:
 
 
 def test_no_photo_that_all_could_caption() -> None:
-    with pytest.raises(EvaluationError, match=r"none of the 6 photos could be captioned by all models.*it is broken"):
+    with pytest.raises(EvaluationError, match=r"none of the 6 images could be captioned by all models.*it is broken"):
         compare([None] * 6, WORDS)

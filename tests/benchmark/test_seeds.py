@@ -4,8 +4,8 @@ import statistics
 
 import pytest
 
+from captioner.benchmark.markdown import markdown
 from captioner.benchmark.quality import Quality
-from captioner.benchmark.report import markdown
 from tests.benchmark.conftest import MIDDLING, POOR, WORDS, compare
 
 RUNS = [("good", 0), ("good", 1), ("poor", 0), ("poor", 1)]

@@ -69,7 +69,7 @@ def test_the_whole_report(
     def measure(*_: object, **__: object) -> None:
         raise RuntimeError("measured again")
 
-    monkeypatch.setattr("captioner.benchmark.run.time_models", measure)
+    monkeypatch.setattr("captioner.benchmark.benchmark.time_models", measure)
     again = run(line)
     assert again.code == 1 and json.loads((output / "benchmark.json").read_text()) == record
     assert "tiny: 2 captions are used again" in again.err and "timings are used again" in again.err
@@ -137,9 +137,9 @@ def test_the_settings_of_the_search_and_malformed_records(run: Run, model: Path,
 
 def test_a_model_that_cannot_be_timed_is_named(tmp_path: Path) -> None:
     from captioner.benchmark.cost import time_models
-    from captioner.benchmark.worker import Job
+    from captioner.benchmark.worker import TimingJob
 
-    costs, errors = time_models({"nobody": Job(str(tmp_path), "cpu", {}, [], [1])}, rounds=1)
+    costs, errors = time_models({"nobody": TimingJob(str(tmp_path), "cpu", {}, [], [1])}, rounds=1)
     assert costs == {}
     error = str(errors["nobody"])
     assert error.startswith("nobody: could not be timed: CheckpointError: ") and "not a model folder" in error
@@ -195,7 +195,7 @@ def test_data_without_splits_is_used_whole(run: Run, model: Path, dataset: Path,
     names = ("red.jpg", "green.png", "blue.jpg")
     (dataset.parent / "captions.csv").write_text("image,caption\n" + "".join(f"{name},a dog runs\n" for name in names))
     result = run(f"benchmark {model} --data {dataset.parent}/captions.csv -o {tmp_path}/out {UNTIMED}")
-    assert result.code == 0 and "3 photos." in result.out and "no train split" in result.out
+    assert result.code == 0 and "3 images." in result.out and "no train split" in result.out
 
 
 def test_the_same_model_twice_is_refused(run: Run, model: Path, dataset: Path, tmp_path: Path) -> None:

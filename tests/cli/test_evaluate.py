@@ -157,7 +157,7 @@ def test_a_split_without_references_needs_an_output(run, model: Path, unlabelled
     result = run("evaluate", model, unlabelled)
     assert (result.code, result.out) == (1, "") and "--output-captions" in result.err
     result = run("score", results(tmp_path / "theirs.json", {581: "a dog"}), unlabelled)
-    assert (result.code, result.out) == (1, "") and "no captions by people" in result.err
+    assert (result.code, result.out) == (1, "") and "no reference captions" in result.err
 
 
 def test_an_unknown_split_names_the_existing_ones(run, model: Path, dataset: Path) -> None:

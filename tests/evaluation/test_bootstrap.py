@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from captioner.caption import Array
 from captioner.evaluation.bootstrap import by_length, compare, holm, intervals
-from captioner.evaluation.sums import Array, Sums, bleu_score, mean_of
+from captioner.evaluation.sums import Sums, bleu_score, mean_of
 
 IMAGES = 400
 
@@ -77,7 +78,7 @@ def test_equal_models_do_not_differ() -> None:
 
 
 def test_resamples_of_bleu_are_scored_as_sets() -> None:
-    """The replicates' spread is that of BLEU computed naively on photos drawn one by one."""
+    """The replicates' spread is that of BLEU computed naively on images drawn one by one."""
     rows = bleu_rows(1, 60)
     parts = [Sums(("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"), rows, bleu_score)]
     found = intervals(parts)["BLEU-4"]

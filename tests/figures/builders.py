@@ -1,4 +1,4 @@
-"""Captions with made-up attention, and photos for them."""
+"""Captions with made-up attention, and images for them."""
 
 from __future__ import annotations
 

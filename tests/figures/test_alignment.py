@@ -15,7 +15,7 @@ from captioner.figures.alignment import _CELL, END, Alignment, page
 from captioner.translation.result import Translation
 from tests.browser import launched
 from tests.figures.builders import softmax
-from tests.figures.test_page import EVIL, Reader
+from tests.figures.test_explorer import EVIL, Reader
 
 WEIGHTS = np.array([[0.9, 0.05, 0.05], [0.1, 0.2, 0.7]])
 TRANSLATION = Translation(

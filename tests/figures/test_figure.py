@@ -95,7 +95,7 @@ def test_regions_are_outlined_and_the_strongest_is_labelled() -> None:
     sheet.place(np.zeros((300, 300, 3), dtype=np.uint8), 0, 0)
     mark_regions(sheet, Heat(region_caption(), Style()), 1, (50, 50), (200, 200), 14)
     white = np.asarray(sheet.image()).min(-1) > 200
-    # The lower half of the photo is the strongest region, its right quarter the second.
+    # The lower half of the image is the strongest region, its right quarter the second.
     left, right = white[148:253, 50:150], white[148:253, 150:252]
     assert (
         white[149:151, 60:240].any(0).all()
@@ -259,9 +259,9 @@ def test_a_caption_finds_its_photo_upright(tmp_path: Path) -> None:
     exif[0x0112] = 6  # rotated by 90 degrees
     photo(80, 60).save(file, exif=exif)
     caption = replace(grid_caption(), source=str(file))
-    assert figure(caption).photo.size == (60, 80)
+    assert figure(caption).original.size == (60, 80)
     assert json.loads(figure(caption).json())["picture"] == {"width": 60, "height": 80}
-    assert figure(caption, photo(30, 20), colours="cividis").photo.size == (30, 20)
+    assert figure(caption, photo(30, 20), colours="cividis").original.size == (30, 20)
 
 
 def test_a_caption_gives_a_figure_of_matplotlib(tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ def test_a_caption_gives_a_figure_of_matplotlib(tmp_path: Path) -> None:
         caption.figure(photo(), colour="red")
     with pytest.raises(ConfigError, match="no such colour map"):
         caption.figure(photo(), colours="rainbowish")
-    with pytest.raises(CaptionerError, match="give the picture"):
+    with pytest.raises(CaptionerError, match="give the image"):
         caption.figure()
     with pytest.raises(CaptionerError, match="does not attend"):
         replace(caption, attention=None).figure(photo())

@@ -104,5 +104,5 @@ def test_a_region_thinner_than_a_pixel_still_shows() -> None:
 def test_no_attention_and_no_places_are_clear_errors() -> None:
     with pytest.raises(CaptionerError, match="does not attend"):
         Heat(replace(grid_caption(), attention=None), Style())
-    with pytest.raises(CaptionerError, match="do not lie in a picture"):
+    with pytest.raises(CaptionerError, match="no attention over an image"):
         Heat(replace(grid_caption(), grid=None), Style())

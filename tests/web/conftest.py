@@ -13,7 +13,7 @@ from PIL import Image
 pytest.importorskip("fastapi_offline", reason="the page's packages are not installed: pip install 'captioner[web]'")
 
 from captioner.captioner import Captioner
-from captioner.web.batches import Batches
+from captioner.web.batching import Batches
 from tests.test_checkpoint import tiny_model
 
 
@@ -23,7 +23,7 @@ def captioner() -> Captioner:
 
 
 def encoded(kind: str = "JPEG", size: tuple[int, int] = (80, 60), seed: int = 0, **settings: Any) -> bytes:
-    """Return a picture's file."""
+    """Return an image's file."""
     pixels = np.random.default_rng(seed).integers(0, 255, (*size[::-1], 3), dtype=np.uint8)
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, kind, **settings)

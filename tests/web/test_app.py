@@ -21,7 +21,7 @@ from starlette.testclient import TestClient
 from captioner.captioner import Captioner
 from captioner.errors import CheckpointError
 from captioner.web.app import create_app
-from captioner.web.batches import Batches
+from captioner.web.batching import Batches
 from captioner.web.upload import read_upload
 from tests.web.conftest import encoded
 
@@ -110,20 +110,20 @@ def png_that_claims(width: int, height: int) -> bytes:
 
 
 HOSTILE: dict[str, tuple[dict[str, Any], int, str]] = {
-    "a text": (form(b"hello", "notes.txt"), 422, "notes.txt: not an image of a known kind"),
-    "a cut photo": (form(encoded()[:900]), 422, "photo.jpg: damaged or truncated JPEG"),
-    "a photo of a billion pixels": (form(png_that_claims(50_000, 50_000)), 422, "above the limit of 2,000,000"),
+    "a text": (form(b"hello", "notes.txt"), 422, "of a known kind"),
+    "a cut image": (form(encoded()[:900]), 422, "photo.jpg: damaged or truncated JPEG"),
+    "an image of a billion pixels": (form(png_that_claims(50_000, 50_000)), 422, "above the limit of 2,000,000"),
     "a program": (form(b"%!PS-Adobe-3.0 EPSF", "x.eps"), 422, "PostScript"),
     "a page": (form(b"<html><script>alert(1)</script>", "x.jpg"), 422, "web page"),
-    "an empty photo": (form(b""), 400, "empty"),
-    "no body": ({}, 400, "there is no photo"),
+    "an empty image": (form(b""), 400, "empty"),
+    "no body": ({}, 400, "there is no image"),
     "another field": (form(encoded(), field="photo"), 400, 'no file "image" (it has photo)'),
-    "the name of a file": ({"data": {"image": "/etc/passwd"}}, 422, "not an image"),
-    "a name for a photo": (
+    "the name of a file": ({"data": {"image": "/etc/passwd"}}, 422, "of a known kind"),
+    "a name for an image": (
         {"content": b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\n/etc/passwd\r\n--x--\r\n',
-         "headers": {"content-type": "multipart/form-data; boundary=x"}}, 400, '(it has a text of that name)'),
-    "two photos": (
-        {"files": [("image", ("a.jpg", encoded())), ("image", ("b.jpg", encoded()))]}, 400, "send one photo"),
+         "headers": {"content-type": "multipart/form-data; boundary=x"}}, 400, '(it has a text field of that name)'),
+    "two images": (
+        {"files": [("image", ("a.jpg", encoded())), ("image", ("b.jpg", encoded()))]}, 400, "send one image"),
     "a thousand fields": (
         {"files": {"image": ("a.jpg", encoded())}, "data": {f"f{i}": "x" for i in range(999)}}, 400, "Too many fields"),
     "a field of a megabyte": (
@@ -134,7 +134,7 @@ HOSTILE: dict[str, tuple[dict[str, Any], int, str]] = {
          "headers": {"content-type": "multipart/form-data; boundary=x"}}, 400, 'no file "image" (it has nothing that'),
     "a form with another boundary": (
         {"content": b"--y\r\n", "headers": {"content-type": "multipart/form-data; boundary=x"}}, 400, "cannot be read"),
-    "a compressed photo": (
+    "a compressed image": (
         {"content": zlib.compress(encoded()), "headers": {"content-encoding": "deflate"}}, 415, "(deflate)"),
     "a malformed origin": ({**form(encoded()), "headers": {"origin": "http://["}}, 403, "http://["),
     "too many bytes in a form": (form(bytes(LIMIT + 1)), 413, "more than 3 MB"),
@@ -231,11 +231,11 @@ def test_there_are_limits_to_how_many(batches: Batches) -> None:
     statuses = [client.post("/caption", **form(encoded())).status_code for _ in range(4)]
     assert statuses == [200, 200, 200, 429]
     answer = client.post("/caption", **form(encoded()))
-    assert 1 <= int(answer.headers["retry-after"]) <= 20 and "3 photos a minute" in answer.json()["detail"]
+    assert 1 <= int(answer.headers["retry-after"]) <= 20 and "3 images a minute" in answer.json()["detail"]
     assert client.get("/health").status_code == 200
     local = TestClient(client.app, base_url="http://localhost", client=("127.0.0.1", 5))
     assert [local.post("/caption", **form(encoded())).status_code for _ in range(3)] == [200, 200, 429]
-    assert "2 photos a minute" in local.post("/caption", **form(encoded())).json()["detail"]
+    assert "2 images a minute" in local.post("/caption", **form(encoded())).json()["detail"]
 
 
 def test_when_too_many_wait_it_says_so(captioner: Captioner) -> None:
@@ -252,7 +252,7 @@ def test_eight_clients_at_once_get_their_own_captions(
 ) -> None:
     address = listening(app)
     photos = [encoded(seed=seed, size=(60 + seed, 60)) for seed in range(8)]
-    photos[5] = b"no picture"
+    photos[5] = b"no image"
     expected = [captioner(photo).text if photo[:1] == b"\xff" else None for photo in photos]
 
     def ask(number: int) -> list[tuple[int, str | None]]:

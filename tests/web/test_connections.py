@@ -17,11 +17,11 @@ import uvicorn
 
 from captioner.captioner import Captioner
 from captioner.web.app import create_app
-from captioner.web.batches import Batches
+from captioner.web.batching import Batches
 from captioner.web.connections import Connection, NoHandles, protocol, room
 from captioner.web.upload import Upload
 from tests.web.conftest import until
-from tests.web.test_batches import Slow, grey
+from tests.web.test_batching import Slow, grey
 
 HEAD = b"POST /caption HTTP/1.1\r\nHost: localhost\r\n"
 
@@ -164,7 +164,7 @@ def test_photos_in_flight_have_a_budget_which_is_given_back(
         another.sendall(HEAD + b"Connection: close\r\n" + kind)
         threading.Thread(target=send, args=(another, photo), daemon=True).start()
         refused = answer(another)
-        assert status(refused) == 503 and b"retry-after: 2" in refused and b"as many photos" in refused
+        assert status(refused) == 503 and b"retry-after: 2" in refused and b"as many images" in refused
     slow.go.release(9)
     assert [status(answer(one)) for one in held] == [200, 200]
     again = connect()

@@ -11,7 +11,7 @@ import pytest
 from captioner.errors import ImageError
 from captioner.web.lanes import Decoding, FullError, Lane
 from tests.web.conftest import until
-from tests.web.test_batches import grey
+from tests.web.test_batching import grey
 
 SMALL, LARGE = grey(0, (10, 10)), grey(0, (20, 20))
 

@@ -13,7 +13,7 @@ import pytest
 
 from captioner.captioner import Captioner
 from captioner.web.app import create_app
-from captioner.web.batches import Batches
+from captioner.web.batching import Batches
 from tests.browser import launched
 from tests.test_checkpoint import tiny_model
 from tests.web.conftest import encoded
@@ -76,7 +76,7 @@ def show(browser: Any, address: str) -> Iterator[Callable[..., Any]]:
 
 
 def explorers(page: Any, count: int, kind: str = "") -> Any:
-    """Wait for a number of captioned photos."""
+    """Wait for a number of captioned images."""
     found = page.locator(f".explorer{kind}")
     found.nth(count - 1).wait_for()
     assert found.count() == count
@@ -93,7 +93,7 @@ def test_photos_are_captioned_in_their_order_and_bad_ones_say_why(
     assert first.locator(".words button").all_inner_texts() == captioner(photos[0]).tokens
     page.locator(".failed", has_text="notes.txt: not an image of a known kind").wait_for()
     assert "this server takes up to 0 MB" in page.locator(".failed").nth(1).inner_text()
-    assert page.locator("#count").inner_text() == "4 photos" and page.get_by_text("Try again").count() == 0
+    assert page.locator("#count").inner_text() == "4 images" and page.get_by_text("Try again").count() == 0
     page.set_input_files("#files", photos[1])
     assert page.locator("h2").first.inner_text() == "cat.png"
     explorers(page, 3)
@@ -235,7 +235,7 @@ def test_the_keyboard_is_enough(show: Any, photos: list[Path]) -> None:
         page.keyboard.press("Tab")
         stops.append(page.evaluate(FOCUS))
         assert len(stops) < 30
-    stage = next(stop for stop in stops if stop.startswith("Photo. Use the arrow keys"))
+    stage = next(stop for stop in stops if stop.startswith("Image. Use the arrow keys"))
     wanted = ["camera", "model", "rival", "csv", "json", "clear", "Remove =dog.jpg"]
     assert stops[: len(wanted)] == wanted and stops[len(wanted) + 1 :][:2] == [stage, "Play"]
     assert stops[len(wanted)].startswith(

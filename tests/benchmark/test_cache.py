@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from captioner.benchmark.store import Store
+from captioner.benchmark.cache import BenchmarkCache
 from captioner.data.dataset import Photo
 
 KEY = {"model": "abc", "search": {"width": 3}, "features": None}
@@ -22,58 +22,58 @@ def photos(tmp_path: Path) -> dict[str, Photo]:
 
 def test_captions_are_kept_for_the_same_model_search_and_files(tmp_path: Path, photos: dict[str, Photo]) -> None:
     captions = {"one.jpg": "a dog", "two.jpg": "ein Hündchen"}
-    Store(tmp_path / "cache").save_captions(KEY, captions, photos)
-    store = Store(tmp_path / "cache")
-    assert store.captions(KEY, photos) == captions
-    assert store.captions(KEY, {"one.jpg": photos["one.jpg"]}) == {"one.jpg": "a dog"}
+    BenchmarkCache(tmp_path / "cache").save_captions(KEY, captions, photos)
+    cache = BenchmarkCache(tmp_path / "cache")
+    assert cache.captions(KEY, photos) == captions
+    assert cache.captions(KEY, {"one.jpg": photos["one.jpg"]}) == {"one.jpg": "a dog"}
     for other in ({**KEY, "model": "abd"}, {**KEY, "search": {"width": 4}}, {**KEY, "features": ["x"]}):
-        assert store.captions(other, photos) == {}
+        assert cache.captions(other, photos) == {}
     os.utime(photos["two.jpg"].path, (1, 1))
-    assert store.captions(KEY, photos) == {"one.jpg": "a dog"}
-    photos["one.jpg"].path.write_bytes(b"another photo")
-    assert store.captions(KEY, photos) == {}
+    assert cache.captions(KEY, photos) == {"one.jpg": "a dog"}
+    photos["one.jpg"].path.write_bytes(b"another image")
+    assert cache.captions(KEY, photos) == {}
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b'{"format": 1, "key": {}}', b"\xff\xfe", b'{"format": 9, "key": null, "content": 3}']
 )
 def test_a_damaged_file_counts_as_missing(tmp_path: Path, photos: dict[str, Photo], content: bytes) -> None:
-    store = Store(tmp_path / "cache")
-    store.save_captions(KEY, {"one.jpg": "a dog"}, photos)
-    (file,) = store.folder.iterdir()
+    cache = BenchmarkCache(tmp_path / "cache")
+    cache.save_captions(KEY, {"one.jpg": "a dog"}, photos)
+    (file,) = cache.folder.iterdir()
     file.write_bytes(content)
-    assert store.captions(KEY, photos) == {}
+    assert cache.captions(KEY, photos) == {}
 
 
 @pytest.mark.parametrize("old", ["a dog", "two.jpg", "caption", "file", "captions", "format", "content"])
 def test_captions_that_were_changed_are_not_used(tmp_path: Path, photos: dict[str, Photo], old: str) -> None:
-    store = Store(tmp_path / "cache")
-    store.save_captions(KEY, {"one.jpg": "a dog", "two.jpg": "a captions file"}, photos)
-    (file,) = store.folder.iterdir()
+    cache = BenchmarkCache(tmp_path / "cache")
+    cache.save_captions(KEY, {"one.jpg": "a dog", "two.jpg": "a captions file"}, photos)
+    (file,) = cache.folder.iterdir()
     for new in (old.upper(), "", old + '": ["x"], "y'):
         changed = file.read_text().replace(old, new, 1)
         (tmp_path / "cache" / file.name).write_text(changed)
-        assert store.captions(KEY, photos) == {}, changed
+        assert cache.captions(KEY, photos) == {}, changed
 
 
 def test_nested_and_swapped_files_count_as_missing(tmp_path: Path, photos: dict[str, Photo]) -> None:
-    store = Store(tmp_path / "cache")
-    store.save_captions(KEY, {"one.jpg": "a dog"}, photos)
-    store.save_timings(KEY, {"costs": 1})
-    captions, timings = sorted(store.folder.iterdir())
+    cache = BenchmarkCache(tmp_path / "cache")
+    cache.save_captions(KEY, {"one.jpg": "a dog"}, photos)
+    cache.save_timings(KEY, {"costs": 1})
+    captions, timings = sorted(cache.folder.iterdir())
     captions.write_text("[" * 100_000)
-    assert store.captions(KEY, photos) == {} and store.timings(KEY) == {"costs": 1}
+    assert cache.captions(KEY, photos) == {} and cache.timings(KEY) == {"costs": 1}
     captions.write_bytes(timings.read_bytes())
-    assert store.captions(KEY, photos) == {}
+    assert cache.captions(KEY, photos) == {}
 
 
 def test_what_is_forgotten_is_only_its_own(tmp_path: Path, photos: dict[str, Photo]) -> None:
-    store = Store(tmp_path)
-    store.clear()
-    store.save_captions(KEY, {}, photos)
-    store.save_timings(KEY, {"costs": 1})
-    assert store.timings(KEY) == {"costs": 1}
+    cache = BenchmarkCache(tmp_path)
+    cache.clear()
+    cache.save_captions(KEY, {}, photos)
+    cache.save_timings(KEY, {"costs": 1})
+    assert cache.timings(KEY) == {"costs": 1}
     (tmp_path / ".0123456789abcdef.tmp").write_text("a person's")
-    store.clear()
+    cache.clear()
     assert sorted(file.name for file in tmp_path.iterdir()) == [".0123456789abcdef.tmp", "one.jpg", "two.jpg"]
-    assert store.timings(KEY) is None
+    assert cache.timings(KEY) is None

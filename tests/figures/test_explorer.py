@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 from captioner.caption import Caption
+from captioner.figures.explorer import page as make_page
 from captioner.figures.heat import Heat
-from captioner.figures.page import page as make_page
 from captioner.figures.style import Style
 from tests.browser import launched
 from tests.figures.builders import grid_caption, photo, region_caption
@@ -112,7 +112,7 @@ def test_the_numbers_are_the_captions() -> None:
         assert best["text"] == caption.text and best["log_probability"] == caption.log_probability
         np.testing.assert_allclose(weights_in(best), caption.attention, atol=1e-4 * caption.attention.max().item())
         assert len(base64.b64decode(value["colours"])) == 4 * 256
-    assert value["views"][0]["boxes"][0] == [0.5, 0.0, 0.75, 0.5]  # relative to the whole photo
+    assert value["views"][0]["boxes"][0] == [0.5, 0.0, 0.75, 0.5]  # relative to the whole image
 
 
 def test_the_numbers_hold_the_other_captions() -> None:
@@ -261,7 +261,7 @@ def test_browser_slider_sets_how_far_the_map_covers_the_photo(show: Any) -> None
     caption, style = grid_caption(), Style()
     page, heat = show(caption, reduced_motion="reduce"), Heat(caption, style)
     slider = page.get_by_role("slider", name="Strength")
-    toned = "getComputedStyle(document.querySelector('.photo')).filter"
+    toned = "getComputedStyle(document.querySelector('.image')).filter"
     page.locator(".words button").nth(2).click()
     usual = opacities(page)[0]
     assert slider.input_value() == "100" and usual == pytest.approx(
@@ -270,7 +270,7 @@ def test_browser_slider_sets_how_far_the_map_covers_the_photo(show: Any) -> None
     slider.focus()
     page.keyboard.press("Home")
     assert opacities(page)[0] == 0 and page.evaluate(toned) == "grayscale(0) brightness(1)"
-    assert slider.get_attribute("aria-valuetext") == "0 %, the plain photo"
+    assert slider.get_attribute("aria-valuetext") == "0 %, the plain image"
     for _ in range(10):
         page.keyboard.press("ArrowRight")
     assert (
@@ -419,7 +419,7 @@ def test_browser_prints_captions_and_photo_on_white(show: Any) -> None:
     page.emulate_media(media="print", color_scheme="dark")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert (
-        page.locator(".photo").is_visible()
+        page.locator(".image").is_visible()
         and page.get_by_text("A third one.").first.is_visible()
         and page.get_by_text("second").first.is_visible()
     )

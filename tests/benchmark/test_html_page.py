@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from captioner.benchmark.cost import Cost
-from captioner.benchmark.page import ShownPhoto, page
+from captioner.benchmark.cost import ModelCost
+from captioner.benchmark.html_page import ShownImage, html_page
 from captioner.benchmark.plot import appearance, plot
 from captioner.benchmark.quality import Quality
 
@@ -44,20 +44,22 @@ class Checker(HTMLParser):
 
 
 @pytest.fixture
-def shown(tmp_path: Path) -> list[ShownPhoto]:
+def shown(tmp_path: Path) -> list[ShownImage]:
     Image.new("RGB", (30, 20), (200, 0, 0)).save(tmp_path / "red.png")
     captions = {"a": 'a <b>dog</b> & "cat"', "b": "a boat", "c": ""}
-    first = ShownPhoto(
+    first = ShownImage(
         "<0>", tmp_path / "red.png", ('a "dog" & a cat',), captions, {"a": 2.5, "b": 0.1, "c": 0.0}, {"a": b"jpeg"}
     )
-    return [first, ShownPhoto("1", tmp_path / "gone.png", ("two men",), captions, {"a": 0.0, "b": 1.0, "c": 1.0})]
+    return [first, ShownImage("1", tmp_path / "gone.png", ("two men",), captions, {"a": 0.0, "b": 1.0, "c": 1.0})]
 
 
 def test_the_page_is_whole_and_can_be_read_by_everyone(
-    quality: Quality, costs: dict[str, Cost], shown: list[ShownPhoto], tmp_path: Path
+    quality: Quality, costs: dict[str, ModelCost], shown: list[ShownImage], tmp_path: Path
 ) -> None:
     plot(tmp_path / "plot.png", quality, costs)
-    parsed = Checker(page("a <b> & c", quality, costs, shown, resamples=200, plot=(tmp_path / "plot.png").read_bytes()))
+    parsed = Checker(
+        html_page("a <b> & c", quality, costs, shown, resamples=200, plot=(tmp_path / "plot.png").read_bytes())
+    )
     assert parsed.all("html") == [{"lang": "en"}] and len(parsed.all("main")) == len(parsed.all("h1")) == 1
     levels = [int(tag[1]) for tag, _ in parsed.seen if tag in ("h1", "h2", "h3", "h4")]
     assert levels[0] == 1 and all(after - before <= 1 for before, after in pairwise(levels))
@@ -71,14 +73,14 @@ def test_the_page_is_whole_and_can_be_read_by_everyone(
     )
     assert not parsed.all("script") and not parsed.all("link")
     assert 'a <b>dog</b> & "cat"' in parsed.words and "(empty)" in parsed.words and "gone.png" in parsed.words
-    assert parsed.words.count("best here") == 3  # "a" on the first photo, "b" and "c" on the second
+    assert parsed.words.count("best here") == 3  # "a" on the first image, "b" and "c" on the second
 
 
 def test_the_summary_says_who_is_best_and_how_often(quality: Quality) -> None:
-    parsed = Checker(page("toys", quality, {}, [], resamples=200))
+    parsed = Checker(html_page("toys", quality, {}, [], resamples=200))
     first = next(iter(quality.groups[0].scores["a"].values()))
     assert f"{100 * first.value:.1f}" in parsed.words and "best on" in parsed.words and "100 %" in parsed.words
-    assert "no photos on which the models' scores differ" in parsed.words
+    assert "no images on which the models' scores differ" in parsed.words
 
 
 def test_every_model_looks_different_in_the_plot(quality: Quality) -> None:

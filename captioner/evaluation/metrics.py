@@ -1,11 +1,10 @@
-"""The field's caption metrics, computed by pycocoevalcap, behind one call.
+"""Caption metrics of pycocoevalcap: BLEU-1 to BLEU-4, METEOR, ROUGE-L, CIDEr and SPICE.
 
-    >>> score({"12": "a dog runs"}, {"12": ["a dog is running", "the dog runs"]}).percent("METEOR")  # doctest: +SKIP
+    Scorer({"12": ["a dog is running", "the dog runs"]})({"12": "a dog runs"}).values["METEOR"]
 
-BLEU-1 to BLEU-4, METEOR, ROUGE-L, CIDEr and SPICE. What pycocoevalcap and the papers that use it call "CIDEr" is
-CIDEr-D, with document frequencies counted over the given references. Tokenisation (PTB), METEOR and SPICE are Java
-programs, see :mod:`captioner.evaluation.java`. The tokens, and so the scores, are those of pycocoevalcap's own
-``COCOEvalCap``.
+Tokens and scores equal those of pycocoevalcap's ``COCOEvalCap``. What it and papers call "CIDEr" is CIDEr-D, with
+document frequencies counted over the given references. Tokenisation (PTB), METEOR and SPICE are Java programs; see
+:mod:`captioner.evaluation.java`.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 from captioner.errors import EvaluationError
 from captioner.evaluation.java import Result, Tokens, meteor_scores, ptb_tokenize, spice_ready, spice_scores
@@ -36,41 +35,27 @@ class Scores:
     """The scores of a set of captions.
 
     Attributes:
-        values: score of the whole set by name: ``"BLEU-1"`` to ``"BLEU-4"``, ``"METEOR"``, ``"ROUGE-L"``, ``"CIDEr"``,
-            ``"SPICE"``. Fractions from 0 to 1; CIDEr from 0 to 10.
-        per_image: the same for every image id, if requested.
-        notes: what a reader of the numbers must know, such as a metric that was left out and why.
-        seconds: how long tokenising (``"PTB"``) and each family of metrics took; METEOR runs in parallel.
+        values: score of all captions together by metric: ``"BLEU-1"`` to ``"BLEU-4"``, ``"METEOR"``, ``"ROUGE-L"``,
+            ``"CIDEr"``, ``"SPICE"``. Fractions from 0 to 1; CIDEr from 0 to 10.
+        per_image: the scores of each image by image id.
+        notes: caveats for readers of the numbers, such as a metric that was left out.
+        seconds: time of tokenisation (``"PTB"``) and of each family of metrics; METEOR runs in parallel.
     """
 
     values: dict[str, float]
-    per_image: dict[str, dict[str, float]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    per_image: dict[str, dict[str, float]]
+    notes: list[str]
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
-
-    def percent(self, name: str) -> float:
-        """The score called ``name`` times 100, as papers print it.
-
-        Raises:
-            EvaluationError: this score was not computed.
-        """
-        if name not in self.values:
-            raise EvaluationError(f"{name}: not computed, only {', '.join(self.values)}; ask for it in `metrics`")
-        return 100 * self.values[name]
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields as plain JSON types."""
-        return asdict(self)
 
 
 class Scorer:
-    """Scores captions against one set of references, any number of times; may be shared between threads.
+    """Scores captions against a fixed set of references; threads may share it.
 
-    The references are tokenised once, in the same Java process as the first candidates. BLEU, ROUGE-L and CIDEr then
-    cost one short Java process per call; METEOR adds some seconds to load its paraphrases.
+    The references are tokenised once, together with the first candidates. BLEU, ROUGE-L and CIDEr then cost one short
+    Java process per call; METEOR needs some seconds to load its paraphrases.
 
     Args:
-        references: image id to one or more captions by people.
+        references: one or more reference captions by image id.
 
     Raises:
         EvaluationError: no images, an image without a reference, or a reference that is not a string.
@@ -91,19 +76,16 @@ class Scorer:
         self._tokens: Tokens | None = None
         self._lock = threading.Lock()
 
-    def __call__(
-        self, candidates: Mapping[str, str], *, metrics: Sequence[str] = DEFAULT_METRICS, per_image: bool = False
-    ) -> Scores:
+    def __call__(self, candidates: Mapping[str, str], *, metrics: Sequence[str] = DEFAULT_METRICS) -> Scores:
         """Score one caption for each image of the references.
 
         Args:
-            candidates: image id to caption. An empty caption is allowed, and scores zero.
+            candidates: caption by image id. An empty caption scores zero.
             metrics: any of ``"BLEU"`` (all four), ``"METEOR"``, ``"ROUGE-L"``, ``"CIDEr"``, ``"SPICE"``, in any case.
-            per_image: also return the scores of every image.
 
         Raises:
-            EvaluationError: no candidates, other images than those of the references, a caption that is not a string,
-                an unknown metric, or a Java program that failed.
+            EvaluationError: the images are not those of the references, a caption is not a string, a metric is unknown,
+                or a Java program failed.
         """
         families, notes = usable_families(metrics)
         self.check(candidates)
@@ -111,14 +93,18 @@ class Scorer:
         references, tokens = self._tokenize(candidates)
         clock("PTB")
         if not any(any(captions) for captions in references.values()):
-            raise EvaluationError("references: not one has a word in it; check the caption file they came from")
+            raise EvaluationError("references: not one has a word; check their caption file")
         results = compute(families, lambda family: clock.timed(family, references, tokens))
         result: Result = {name: value for of_family in results for name, value in of_family.items()}
         if "CIDEr" in families and len(references) == 1:
-            notes.append("CIDEr of a single image is always 0: it weighs words by how few of the images have them.")
+            notes.append(
+                "CIDEr of a single image is always 0, because words are weighted by their rarity among images."
+            )
         values = {name: float(value) for name, (value, _) in result.items()}
-        images = list(references) if per_image else []
-        each = {image: {name: float(of[i]) for name, (_, of) in result.items()} for i, image in enumerate(images)}
+        each = {
+            image: {name: float(scores[number]) for name, (_, scores) in result.items()}
+            for number, image in enumerate(references)
+        }
         return Scores(values, each, notes, clock.seconds)
 
     def check(self, candidates: Mapping[str, str]) -> None:
@@ -135,18 +121,18 @@ class Scorer:
             require_text(caption, f"the caption of image {image!r}")
 
     def _tokenize(self, candidates: Mapping[str, str]) -> tuple[Tokens, Tokens]:
-        """Tokens of the references and of the candidates, both in the order of the references."""
+        """Return the tokens of references and candidates, both in the order of the references."""
         captions = {image: [candidates[image]] for image in self._references}
         with self._lock:
             if self._tokens is None:
-                # Both in one Java process. Nothing is kept if it fails.
+                # Both in one Java process; assigned only if it succeeds.
                 self._tokens, tokens = ptb_tokenize(self._references, captions)
                 return self._tokens, tokens
         return self._tokens, ptb_tokenize(captions)[0]
 
 
 class _Clock:
-    """Computes metrics and records how long each took."""
+    """Measures the time of each step."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -157,26 +143,14 @@ class _Clock:
         self.seconds[name] = round(time.perf_counter() - self._began, 3)
 
     def timed(self, family: str, references: Tokens, candidates: Tokens) -> Result:
-        """Compute the metrics of a family."""
         began = time.perf_counter()
         result = _METRICS[family](references, candidates)
         self.seconds[family] = round(time.perf_counter() - began, 3)
         return result
 
 
-def score(
-    candidates: Mapping[str, str],
-    references: Mapping[str, Sequence[str]],
-    *,
-    metrics: Sequence[str] = DEFAULT_METRICS,
-    per_image: bool = False,
-) -> Scores:
-    """Score one caption per image against the image's references: a :class:`Scorer` used once, raising as it does."""
-    return Scorer(references)(candidates, metrics=metrics, per_image=per_image)
-
-
 def metric_families(metrics: Sequence[str]) -> list[str]:
-    """The metrics to compute, each once, in the order of :data:`DEFAULT_METRICS`."""
+    """Return the requested families of metrics in the order of :data:`DEFAULT_METRICS`."""
     requested = [metrics] if isinstance(metrics, str) else list(metrics)
     names = [name.upper().replace("_", "-") for name in requested]
     families = {_ALIASES.get(name, name) for name in names}
@@ -186,7 +160,7 @@ def metric_families(metrics: Sequence[str]) -> list[str]:
 
 
 def usable_families(metrics: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the metrics of :func:`metric_families` that can be computed here, and notes on those that cannot."""
+    """Return those of :func:`metric_families` that can be computed here, and notes on the others."""
     families = metric_families(metrics)
     if "SPICE" not in families or spice_ready():
         return families, []
@@ -194,10 +168,7 @@ def usable_families(metrics: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def compute(families: Sequence[str], function: Callable[[str], T]) -> list[T]:
-    """Return the result of ``function`` for each family of metrics.
-
-    METEOR, a program of its own and the slowest, runs in parallel with the others.
-    """
+    """Return ``function(family)`` for each family; METEOR, the slowest, runs in parallel with the others."""
     with ThreadPoolExecutor(1) as executor:
         meteor = executor.submit(function, "METEOR") if "METEOR" in families else None
         results = {family: function(family) for family in families if family != "METEOR"}

@@ -1,9 +1,9 @@
-"""The cache of a benchmark, in the folder ``cache`` of its output, from which an interrupted benchmark resumes.
+"""The cache of a benchmark in the folder ``cache`` of its output, from which an interrupted benchmark resumes.
 
-``captions-KEY.json`` holds the captions of one model, ``timings-KEY.json`` the timings of all models together, as they
-are measured in turns. KEY is a hash of everything that the content depends on, which the file repeats in full: another
-model, search setting or device has another file. A caption is reused only while the photo's file has the same size and
-modification time. Files are written atomically; a file that cannot be read counts as missing.
+``captions-KEY.json`` has the captions of one model, ``timings-KEY.json`` the timings of all models, which are measured
+in turns. KEY is a hash of everything that the content depends on, such as the model, search settings and device; the
+file repeats it in full. A caption is reused while the size and modification time of its image file are unchanged. Files
+are written atomically; an unreadable file counts as missing.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from captioner import files
 from captioner.data.dataset import Photo
 from captioner.errors import EvaluationError
 
-FORMAT = 2
+FORMAT = 3
 Key: TypeAlias = Mapping[str, Any]
 
 
-class Store:
+class BenchmarkCache:
     """Cache of captions and timings in a folder."""
 
     def __init__(self, folder: str | Path) -> None:
@@ -37,7 +37,7 @@ class Store:
                 path.unlink(missing_ok=True)
 
     def captions(self, key: Key, photos: Mapping[str, Photo]) -> dict[str, str]:
-        """Return the captions, by image id, of those photos whose files are unchanged."""
+        """Return the cached captions, by image id, of images whose files are unchanged."""
         cached = self._read("captions", key)
         if not isinstance(cached, dict):
             return {}
@@ -48,7 +48,7 @@ class Store:
         }
 
     def save_captions(self, key: Key, captions: Mapping[str, str], photos: Mapping[str, Photo]) -> None:
-        """Save captions by image id, replacing those saved earlier under this key."""
+        """Save captions by image id, replacing earlier ones under this key."""
         content = {
             image: {"caption": caption, "file": stamp(photos[image].path)} for image, caption in captions.items()
         }
@@ -63,7 +63,7 @@ class Store:
         self._write("timings", key, content)
 
     def _read(self, kind: str, key: Key) -> Any:
-        # A damaged file is no reason to stop: its content is computed again.
+        # The content of a damaged file is computed again.
         with suppress(EvaluationError):
             record = files.read_json(self._path(kind, key), dict, error=EvaluationError, most=None)
             content = record.get("content")
@@ -72,20 +72,27 @@ class Store:
         return None
 
     def _write(self, kind: str, key: Key, content: Any) -> None:
-        # JSON escapes it: an image id is a file name, which may hold arbitrary bytes.
+        # With JSON's escapes: an image id may be a file name with arbitrary bytes.
         files.write_text(self._path(kind, key), json.dumps(_record(key, content)) + "\n")
 
     def _path(self, kind: str, key: Key) -> Path:
-        return self.folder / f"{kind}-{_hash(key)[:16]}.json"
+        return self.folder / f"{kind}-{hash_of(key)[:16]}.json"
 
 
 def _record(key: Key, content: Any) -> dict[str, Any]:
-    """Return what a file holds; by the hash, no damaged content is taken for captions or timings."""
-    return {"format": FORMAT, "key": key, "content": content, "hash": _hash(content)}
+    """Return the record of a file; its hash reveals damage."""
+    return {"format": FORMAT, "key": key, "content": content, "hash": hash_of(content)}
 
 
-def _hash(value: Any) -> str:
+def hash_of(value: Any) -> str:
+    """Return a hash of plain values."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    with open(path, "rb") as file:
+        return files.sha256(file)
 
 
 def stamp(path: Path) -> list[int] | None:

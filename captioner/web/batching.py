@@ -1,8 +1,8 @@
-"""Captions the images of many requests together.
+"""Captions the images of many requests in shared batches.
 
-Each image is decoded apart (:mod:`captioner.web.lanes`), so one that takes long holds up none of the others. One thread
-has the models. While it captions a batch, decoded images of other requests wait; when it is done, all that wait for one
-model are the next batch. So a single client waits for nobody, and many share the work of a batch.
+Images are decoded separately (:mod:`captioner.web.lanes`), so a slow one does not delay the others. One thread runs the
+models. While it captions a batch, decoded images queue; when it finishes, all images queued for one model form the next
+batch. So a single client never waits for a batch to fill, and many clients share the work.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class UnknownModelError(CaptionerError):
-    """A model that is not served."""
+    """The model is not served."""
 
 
 class _Request(NamedTuple):
@@ -37,17 +37,17 @@ class _Request(NamedTuple):
 
 
 class Batches:
-    """Captions images in batches, on a thread of its own, which :meth:`close` ends.
+    """Captions images in batches on its own thread, until :meth:`close`.
 
     Args:
-        models: the names that are served; the first is loaded at once, others when they are first requested.
-        load: makes the captioner of a name.
-        size: images in a batch, at most.
-        waiting: images that may wait, at most.
+        models: names of the served models; the first is loaded at once, others at their first request.
+        load: loads a captioner by name.
+        size: maximum images in a batch.
+        waiting: maximum images in the queue.
         max_pixels: a larger image is an error; see :func:`captioner.data.images.load_image`.
 
     Attributes:
-        stuck: whether an image was still being decoded, or a figure drawn, 2 s after it was closed.
+        stuck: whether an image was still being decoded, or a figure drawn, 2 s after closing.
     """
 
     stuck = False
@@ -76,28 +76,28 @@ class Batches:
 
     @property
     def waiting(self) -> int:
-        """How many images wait, to be decoded or for a batch."""
+        """Number of images that wait for decoding or for a batch."""
         return len(self._waiting)
 
     @property
     def loaded(self) -> tuple[str, ...]:
-        """The models that are in memory."""
+        """Names of the models in memory."""
         return tuple(self._captioners)
 
     def submit(self, image: bytes, model: str | None = None) -> Future[Caption]:
-        """Let an image wait for its caption.
+        """Queue an image for captioning.
 
         Args:
-            image: the content of an image file.
-            model: one of those that are served; ``None`` is the first.
+            image: content of an image file.
+            model: name of a served model; ``None`` means the first.
 
         Returns:
-            The caption to come; or the :class:`ImageError` of an image that cannot be read, or the :class:`FullError`
-            of a large one if too many of those wait. A future that is cancelled in time costs nothing.
+            A future of the caption. Its exception is an :class:`ImageError` if the image cannot be read, or a
+            :class:`FullError` if too many large images wait. Cancelling it early saves the work.
 
         Raises:
             UnknownModelError: the model is not served.
-            FullError: too many wait, or the server is shutting down.
+            FullError: the queue is full, or the server is shutting down.
         """
         name = self.models[0] if model is None else model
         if name not in self.models:
@@ -117,15 +117,15 @@ class Batches:
         return request.answer
 
     def decode(self, image: bytes, work: Callable[[], T]) -> Future[T]:
-        """Let an image wait until it can be decoded for something else; see :meth:`Decoding.submit`."""
+        """Queue an image to be decoded for another purpose; see :meth:`Decoding.submit`."""
         return self._decoding.submit(image, work)
 
     def draw(self, work: Callable[[], T]) -> Future[T]:
-        """Let a figure wait until it can be drawn; see :meth:`Decoding.draw`."""
+        """Queue a figure to be drawn; see :meth:`Decoding.draw`."""
         return self._decoding.draw(work)
 
     def close(self) -> None:
-        """Refuse new images, finish the batch in hand, and drop those that wait; sets :attr:`stuck`."""
+        """Reject new images, finish the current batch, drop the queue, and set :attr:`stuck`."""
         with self._changed:
             self._closed = True
             waiting = list(self._waiting.values())
@@ -136,7 +136,7 @@ class Batches:
         self._thread.join()
 
     def _prepare(self, request: _Request, image: bytes) -> None:
-        """Decode an image for its model, in one of the threads for that, and let it wait for a batch."""
+        """Decode an image for its model on a decoding thread, and queue it for a batch."""
         try:
             if request.model not in self._captioners:
                 with self._loading:
@@ -155,7 +155,6 @@ class Batches:
                 self._changed.notify()
 
     def _drop(self, number: int) -> None:
-        """Forget a request that has its answer, or was cancelled."""
         with self._changed:
             self._waiting.pop(number, None)
             self._decoded.pop(number, None)
@@ -164,14 +163,14 @@ class Batches:
         while batch := self._next():
             try:
                 self._caption(batch)
-            except Exception as error:  # whatever it is, it must not end the thread that all requests wait for
+            except Exception as error:  # of any kind: all requests need this thread
                 for request, _ in batch:
                     if not request.answer.done():
                         request.answer.set_exception(error)
-            del batch  # nothing is kept while it waits for the next
+            del batch  # frees the images while waiting
 
     def _next(self) -> list[tuple[_Request, Loaded]]:
-        """Wait for decoded images and take those of one model, in the order of their requests; none once closed."""
+        """Wait for decoded images and take a batch for one model, oldest request first; empty once closed."""
         with self._changed:
             while True:
                 self._changed.wait_for(lambda: self._decoded or self._closed)

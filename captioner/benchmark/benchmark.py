@@ -15,21 +15,21 @@ import torch
 import captioner
 from captioner import files
 from captioner.backend import choose_device
-from captioner.benchmark import page, report
+from captioner.benchmark import html_page, markdown
+from captioner.benchmark.cache import BenchmarkCache, Key, stamp
 from captioner.benchmark.captions import caption_all
 from captioner.benchmark.contestants import Contestant, find
-from captioner.benchmark.cost import Cost, time_models
+from captioner.benchmark.cost import ModelCost, time_models
 from captioner.benchmark.latex import latex as in_latex
 from captioner.benchmark.listener import Listener
 from captioner.benchmark.plot import plot
 from captioner.benchmark.quality import Quality, assess
-from captioner.benchmark.store import Key, Store, stamp
-from captioner.benchmark.worker import Job
+from captioner.benchmark.worker import TimingJob
 from captioner.captioner import Captioner
 from captioner.data.dataset import CaptionData, Photo
 from captioner.errors import CaptionerError
-from captioner.evaluation.bootstrap import RESAMPLES
-from captioner.evaluation.scores import DEFAULT_METRICS, metric_families
+from captioner.evaluation.bootstrap import DEFAULT_RESAMPLES
+from captioner.evaluation.metrics import DEFAULT_METRICS, metric_families
 
 TABLE, LATEX, RECORD, PLOT, PAGE, CACHE = "table.md", "table.tex", "benchmark.json", "plot.png", "photos.html", "cache"
 FORMAT = 1
@@ -47,7 +47,7 @@ class Benchmark:
     """
 
     quality: Quality
-    costs: dict[str, Cost]
+    costs: dict[str, ModelCost]
     folder: Path
     notes: list[str]
 
@@ -65,37 +65,37 @@ def benchmark(
     search: Mapping[str, Any] | None = None,
     batches: Sequence[int] = (1, 16),
     rounds: int = 30,
-    resamples: int = RESAMPLES,
+    resamples: int = DEFAULT_RESAMPLES,
     seed: int = 0,
     shown: int = 12,
     latex: bool = False,
     fresh: bool = False,
     listener: Listener | None = None,
 ) -> Benchmark:
-    """Compare models on the same photos.
+    """Compare models on the same images.
 
     Writes ``table.md``, ``table.tex`` (on request), ``benchmark.json``, ``plot.png`` (if models were timed) and
     ``photos.html``. Captions and timings are saved in ``cache`` as soon as they exist and reused by the next call; see
-    :mod:`captioner.benchmark.store`.
+    :mod:`captioner.benchmark.cache`.
 
-    Models and photos that cannot be used are reported to the listener and left out.
+    Models and images that cannot be used are reported to the listener and left out.
 
     Args:
         models: shipped models by name, model folders, ``user/model`` on the hub, ensembles of these by names joined by
             ``+``, or contestants; the others are compared with the first.
-        data: the photos of a split.
+        data: the split to caption.
         output: the folder to write to.
         training: the training split, for counting novel captions; ``None`` if the data has none.
         split: name of the captioned split, for the report.
-        features: feature stores to caption from instead of the photos; timing always begins with pixels.
-        metrics: see :class:`captioner.evaluation.scores.Scorer`.
+        features: feature stores to caption from instead of the images; timing always begins with pixels.
+        metrics: see :class:`captioner.evaluation.metrics.Scorer`.
         device: a torch device, or ``auto``.
         search: search settings for all models; any other setting is the model's own.
         batches: batch sizes to time.
         rounds: how often each batch size is timed; 0 skips timing.
         resamples: number of resamples for intervals and tests.
         seed: seed of the resampling.
-        shown: number of photos on the page.
+        shown: number of images on the page.
         latex: also write the tables in LaTeX.
         fresh: ignore the cache of earlier calls.
         listener: receives progress, notes and errors.
@@ -109,13 +109,13 @@ def benchmark(
     listener, output, settings = listener or Listener(), Path(output), dict(search or {})
     metric_families(metrics)  # reject unknown metrics before captioning, not after
     contestants = find(models, listener.failed)
-    store = Store(output / CACHE)
+    cache = BenchmarkCache(output / CACHE)
     if fresh:
-        store.clear()
+        cache.clear()
     generated = caption_all(
         contestants,
         data,
-        store=store,
+        cache=cache,
         features=features,
         device=device,
         search=settings,
@@ -127,34 +127,36 @@ def benchmark(
     quality = assess(contestants, generated, data, training=training, metrics=metrics, resamples=resamples, seed=seed)
     by_id = {photo.image_id: photo for photo in data.photos}
     notes = _cautions(split)
-    costs: dict[str, Cost] = {}
+    costs: dict[str, ModelCost] = {}
     system = machine()
     if rounds:
         photos = [by_id[image] for image in quality.images[: max(32, *batches)]]
         costs, system = _timed(
-            contestants, photos, device, settings, sorted(set(batches)), rounds, store, system, listener
+            contestants, photos, device, settings, sorted(set(batches)), rounds, cache, system, listener
         )
         notes += [
             f"not used for timing: {problem}"
             for problem in next((cost.about.unreadable for cost in costs.values()), [])
         ]
-    pages = [_shown_photo(quality, number, by_id) for number in page.most_different(quality, shown)]
+    pages = [_shown_image(quality, number, by_id) for number in html_page.most_different(quality, shown)]
     for contestant in contestants:
         load = partial(Captioner.from_pretrained, contestant.model, device=device, **settings)
         try:
-            notes += page.draw_attention(
+            notes += html_page.draw_attention(
                 pages, contestant.name, load, listener.bar(f"Drawing attention, {contestant.name}")
             )
         except CaptionerError as error:
             listener.failed(f"{contestant.name}: attention cannot be shown: {error}")
     title = f"{data.name}, {split}" if split else data.name
-    files.write_text(output / TABLE, report.markdown(title, quality, costs, resamples=resamples, notes=notes))
+    files.write_text(output / TABLE, markdown.markdown(title, quality, costs, resamples=resamples, notes=notes))
     if latex:
         files.write_text(output / LATEX, in_latex(title, quality, costs, resamples=resamples))
     if costs:
         plot(output / PLOT, quality, costs)
     picture = (output / PLOT).read_bytes() if costs else None
-    files.write_text(output / PAGE, page.page(title, quality, costs, pages, resamples=resamples, plot=picture))
+    files.write_text(
+        output / PAGE, html_page.html_page(title, quality, costs, pages, resamples=resamples, plot=picture)
+    )
     about = {
         "data": data.name,
         "split": split,
@@ -185,10 +187,10 @@ def _timed(
     search: dict[str, Any],
     batches: list[int],
     rounds: int,
-    store: Store,
+    cache: BenchmarkCache,
     system: dict[str, Any],
     listener: Listener,
-) -> tuple[dict[str, Cost], dict[str, Any]]:
+) -> tuple[dict[str, ModelCost], dict[str, Any]]:
     """Return the cost of each model, measured now or cached, and the machine on which it was measured.
 
     Models that fail are reported and left out.
@@ -203,25 +205,25 @@ def _timed(
         "captioner": captioner.__version__,
         "machine": {name: value for name, value in system.items() if name != "load"},
     }
-    if (cached := store.timings(key)) is not None:
-        listener.note(f"timings are used again from {store.folder}")
-        return {name: Cost.of(cost) for name, cost in cached["costs"].items()}, cached["machine"]
+    if (cached := cache.timings(key)) is not None:
+        listener.note(f"timings are used again from {cache.folder}")
+        return {name: ModelCost.of(cost) for name, cost in cached["costs"].items()}, cached["machine"]
     jobs = {
-        model.name: Job(model.model, device, search, [str(photo.path) for photo in photos], batches)
+        model.name: TimingJob(model.model, device, search, [str(photo.path) for photo in photos], batches)
         for model in contestants
     }
     costs, errors = time_models(jobs, rounds=rounds, progress=listener.progress)
     for error in errors.values():
         listener.failed(str(error))
     if not errors:
-        store.save_timings(key, {"costs": {name: asdict(cost) for name, cost in costs.items()}, "machine": system})
+        cache.save_timings(key, {"costs": {name: asdict(cost) for name, cost in costs.items()}, "machine": system})
     return costs, system
 
 
-def _shown_photo(quality: Quality, number: int, photos: Mapping[str, Photo]) -> page.ShownPhoto:
+def _shown_image(quality: Quality, number: int, photos: Mapping[str, Photo]) -> html_page.ShownImage:
     photo = photos[quality.images[number]]
-    return page.ShownPhoto(
-        image=photo.image_id,
+    return html_page.ShownImage(
+        image_id=photo.image_id,
         path=photo.path,
         references=photo.captions,
         captions={name: captions[number] for name, captions in quality.captions.items()},
@@ -254,9 +256,9 @@ def _processor() -> str:
 def _cautions(split: str) -> list[str]:
     if split in ("dev", "val"):
         return [
-            f"Models whose best epoch was selected on {split} tend to score higher on it than on unseen photos; "
+            f"Models whose best epoch was selected on {split} tend to score higher on it than on unseen images; "
             "report a test split in a paper."
         ]
     if split in ("train", "restval"):
-        return [f"Models trained on {split} have seen these photos; report a test split in a paper."]
+        return [f"Models trained on {split} have seen these images; report a test split in a paper."]
     return []

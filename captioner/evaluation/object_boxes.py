@@ -1,6 +1,6 @@
-"""Annotated boxes of objects, and the places of a memory that they cover.
+"""Annotated boxes of objects, and how they cover the regions or cells of a memory.
 
-Letters in shapes: N places, P points, Q boxes.
+Letters in shapes: N regions or cells, P points, Q boxes.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from typing import Any
 
 import numpy as np
 
+from captioner.caption import Array
 from captioner.errors import AnnotationError, first_line
-from captioner.evaluation.sums import Array
 from captioner.files import read_json
 
-MOST = 4 << 30
-"""Bytes of a file of boxes, beyond which it is refused unread; COCO's training split has 0.45 GB."""
+MAX_BOXES_BYTES = 4 << 30
+"""Maximum size of a file of boxes; that of COCO's training split has 0.45 GB."""
 
 _CURE = "give COCO's boxes, such as instances_val2014.json"
 
-# Standard deviation of the Gaussian baseline, relative to the width and height of what the model sees.
+# Standard deviation of the Gaussian baseline, relative to the width and height of the visible part.
 SIGMA = 0.25
 
 
 @dataclass(frozen=True)
 class Boxes:
-    """The objects of a picture.
+    """The objects of an image.
 
     Attributes:
-        boxes: the boxes (Q, 4) of each class without crowd boxes, relative xyxy.
-        absent: classes that the picture does not have.
+        boxes: relative xyxy boxes (Q, 4) of each class without crowd boxes.
+        absent: classes not in the image.
     """
 
     boxes: Mapping[str, Array]
@@ -44,13 +44,13 @@ class Boxes:
 def read_boxes(path: str | Path) -> dict[str, Boxes]:
     """Read COCO's instances by image id.
 
-    A crowd box marks many objects at once: words for a class with one are not counted. If an image has
-    ``labelled_categories``, other classes may be in the picture without a box, and are not absent.
+    Classes with a crowd box, which marks many objects at once, are left out. If an image has ``labelled_categories``,
+    other classes may be in the image without a box, and do not count as absent.
 
     Raises:
         AnnotationError: the file cannot be read as COCO's instances.
     """
-    data = read_json(path, dict, error=AnnotationError, cure=_CURE, most=MOST, encoding="utf-8-sig")
+    data = read_json(path, dict, error=AnnotationError, cure=_CURE, most=MAX_BOXES_BYTES, encoding="utf-8-sig")
     try:
         names = {category["id"]: str(category["name"]) for category in data["categories"]}
         boxes: dict[Any, dict[str, list[list[float]]]] = defaultdict(lambda: defaultdict(list))
@@ -83,15 +83,15 @@ def read_boxes(path: str | Path) -> dict[str, Boxes]:
 
 
 class Scene:
-    """The places of a picture and the boxes of its objects.
+    """The regions or cells of an image and the boxes of its objects.
 
     Args:
-        places: (N, 4) boxes relative to the part that the model sees.
-        boxes: the objects, relative to the whole picture.
-        seen: the part of the picture that the model sees, relative xyxy.
+        places: (N, 4) boxes of the regions or cells, relative to the visible part.
+        boxes: the objects, relative to the whole image.
+        seen: the visible part of the image, relative xyxy.
 
     Attributes:
-        places: (N, 4) relative to the whole picture.
+        places: (N, 4) boxes relative to the whole image.
         centre: (N,) the weights of the Gaussian baseline, which sum to one.
     """
 
@@ -105,11 +105,11 @@ class Scene:
         self._known: dict[str, tuple[Array, Array, bool] | None] = {}
 
     def cover(self, name: str) -> tuple[Array, Array, bool] | None:
-        """Return how the boxes of a class cover the places, or ``None`` if no box of the class can be seen.
+        """Return how the boxes of a class cover the regions or cells; ``None`` without a visible box.
 
         Returns:
-            The share of each place that is covered (N,); whether each place's centre lies in a box (N,) bool; whether
-            the middle of what is seen does.
+            The covered share of each (N,); whether its centre lies in a box (N,) bool; whether the centre of the
+            visible part does.
         """
         if name not in self._known:
             boxes = self.boxes.boxes.get(name)
@@ -135,16 +135,16 @@ def inside(points: Array, boxes: Array) -> Array:
 
 
 def overlaps(places: Array, boxes: Array) -> Array:
-    """Return the area that each place (N, 4) shares with each box (Q, 4): (N, Q)."""
+    """Return the area that each region (N, 4) shares with each box (Q, 4): (N, Q)."""
     sides = np.minimum(places[:, None, 2:], boxes[:, 2:]) - np.maximum(places[:, None, :2], boxes[:, :2])
     areas: Array = np.clip(sides, 0, None).prod(-1)
     return areas
 
 
 def covered(places: Array, boxes: Array) -> Array:
-    """Return the share of each place (N, 4) that lies in the union of boxes (Q, 4): (N,).
+    """Return the share of each region (N, 4) inside the union of boxes (Q, 4): (N,).
 
-    The union is cut along all edges of the boxes into rectangles, which do not overlap, so that their areas add up.
+    The union is cut along all box edges into disjoint rectangles, whose areas add up.
     """
     xs, ys = np.unique(boxes[:, [0, 2]]), np.unique(boxes[:, [1, 3]])
     pieces = np.array([[x0, y0, x1, y1] for x0, x1 in pairwise(xs) for y0, y1 in pairwise(ys)]).reshape(-1, 4)

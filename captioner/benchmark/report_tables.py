@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from captioner.benchmark.cost import Cost, Spread
+from captioner.benchmark.cost import ModelCost, Percentiles
 from captioner.benchmark.groups import Group
 from captioner.benchmark.quality import Quality
 from captioner.benchmark.seeds import Seeds
@@ -32,7 +32,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Table:
+class ReportTable:
     """A table whose first column names the rows.
 
     Attributes:
@@ -46,7 +46,7 @@ class Table:
     note: str = ""
 
 
-def scores(group: Group) -> Table:
+def scores(group: Group) -> ReportTable:
     """Return the table of every metric of every model in percent, with its interval."""
     return _scores(
         group,
@@ -57,10 +57,10 @@ def scores(group: Group) -> Table:
     )
 
 
-def seeds(results: Seeds) -> Table:
+def seeds(results: Seeds) -> ReportTable:
     """Return the table of every metric of every recipe in percent.
 
-    Each cell is the mean and standard deviation over seeds, with the interval of the mean over photos.
+    Each cell is the mean and standard deviation over seeds, with the interval of the mean over images.
     """
     texts = {
         recipe: {
@@ -76,7 +76,7 @@ def _deviation(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
 
 
-def _scores(group: Group, texts: Mapping[str, Mapping[str, str]], first: str = "model") -> Table:
+def _scores(group: Group, texts: Mapping[str, Mapping[str, str]], first: str = "model") -> ReportTable:
     metrics = list(next(iter(group.scores.values())))
     # Compared as printed, so that equal numbers are equally good.
     best = {metric: max(_printed(values[metric]) for values in group.scores.values()) for metric in metrics}
@@ -89,10 +89,10 @@ def _scores(group: Group, texts: Mapping[str, Mapping[str, str]], first: str = "
             differs = metric in tests and tests[metric].p_randomisation < SIGNIFICANT
             cells.append(Cell(texts[model][metric], _interval(values[metric]), is_best, differs))
         rows.append(cells)
-    note = "In percent, with 95 % intervals over photos"
+    note = "In percent, with 95 % intervals over images"
     if group.differences:
         note += f"; the best in bold; † differs from {next(iter(group.scores))} (p < {SIGNIFICANT})"
-    return Table([first, *metrics], rows, note + ".")
+    return ReportTable([first, *metrics], rows, note + ".")
 
 
 def _printed(score: Interval) -> float:
@@ -103,7 +103,7 @@ def _interval(score: Interval) -> str:
     return f"[{100 * score.low:.1f}, {100 * score.high:.1f}]"
 
 
-def differences(tests: Mapping[str, Mapping[str, Difference]], first: str = "model") -> Table:
+def differences(tests: Mapping[str, Mapping[str, Difference]], first: str = "model") -> ReportTable:
     """Return the table of each model's (or recipe's) differences from the first, with p-values."""
     rows = [
         [
@@ -115,7 +115,7 @@ def differences(tests: Mapping[str, Mapping[str, Difference]], first: str = "mod
         for model, by_metric in tests.items()
         for metric, d in by_metric.items()
     ]
-    return Table(
+    return ReportTable(
         [first, "metric", "difference", "p (randomisation)", "p (bootstrap)"],
         rows,
         "Differences in percentage points, with 95 % intervals.",
@@ -126,7 +126,7 @@ def _p(value: float) -> Cell:
     return Cell("< 0.001" if value < 0.001 else f"{value:.3f}")
 
 
-def diversity(quality: Quality) -> Table:
+def diversity(quality: Quality) -> ReportTable:
     """Return the table of caption diversity; it counts novel captions only if the training captions are known."""
     known = quality.people.novel is not None
     rows = []
@@ -147,15 +147,15 @@ def diversity(quality: Quality) -> Table:
         "distinct captions",
         *(["novel captions"] if known else []),
         "distinct-2",
-        "broken off",
+        "truncated",
     ]
     note = "Shares in percent. Vocabulary: number of distinct words; "
-    note += "broken off: captions that end with a word such as “a” or “of”"
+    note += "truncated: captions that end with a word such as “a” or “of”"
     note += "; novel: captions that do not occur verbatim among the training captions of this data" if known else ""
-    return Table(head, rows, note + ". People: the first reference of each photo.")
+    return ReportTable(head, rows, note + ". People: the first reference of each image.")
 
 
-def sizes(costs: Mapping[str, Cost]) -> Table:
+def sizes(costs: Mapping[str, ModelCost]) -> ReportTable:
     """Return the table of parameters, file sizes and memory of each model."""
     batches = list(next(iter(costs.values())).about.memory)
     on_device = any(cost.about.device_memory is not None for cost in costs.values())
@@ -167,16 +167,16 @@ def sizes(costs: Mapping[str, Cost]) -> Table:
         cells += [f"{about.before:,.0f}"] + ([f"{about.device_memory or 0:,.0f}"] if on_device else [])
         rows.append([Cell(name), *map(Cell, cells)])
     head = ["model", "encoder (M parameters)", "decoder (M parameters)", "files (MB)", "beam"]
-    head += [*(f"peak memory, batch {size} (MB)" for size in batches), "of which before loading (MB)"]
+    head += [*(f"peak memory, batch {size} (MB)" for size in batches), "before loading (MB)"]
     head += ["peak GPU memory (MB)"] if on_device else []
-    return Table(
+    return ReportTable(
         head,
         rows,
         "Files: the model folder; encoder weights that were not trained come with their package and are not included.",
     )
 
 
-def timings(costs: Mapping[str, Cost]) -> Table:
+def timings(costs: Mapping[str, ModelCost]) -> ReportTable:
     """Return the table of latency and throughput of each model at each batch size."""
     rows = [
         [
@@ -193,25 +193,25 @@ def timings(costs: Mapping[str, Cost]) -> Table:
     about = next(iter(costs.values())).about
     note = (
         f"Medians on {about.device} with {about.threads} threads; models are timed in turns, each in its own process. "
-        "Milliseconds are per batch, with the 95th percentile, and exclude reading the photos. Quartiles in brackets. "
+        "Milliseconds are per batch, with the 95th percentile, and exclude reading the images. Quartiles in brackets. "
         f"Relative speed: speed as a multiple of {next(iter(costs))}'s, median over turns."
     )
-    return Table(
-        ["model", "batch", "encode (ms)", "decode (ms)", "both (ms)", "photos/s", "relative speed"], rows, note
+    return ReportTable(
+        ["model", "batch", "encode (ms)", "decode (ms)", "both (ms)", "images/s", "relative speed"], rows, note
     )
 
 
-def _latency(spread: Spread) -> Cell:
+def _latency(spread: Percentiles) -> Cell:
     return Cell(f"{spread.p50:.1f}", f"(p95 {spread.p95:.1f})")
 
 
-def _quartiles(spread: Spread, digits: int) -> Cell:
+def _quartiles(spread: Percentiles, digits: int) -> Cell:
     return Cell(f"{spread.p50:.{digits}f}", f"[{spread.low:.{digits}f}, {spread.high:.{digits}f}]")
 
 
 def method(quality: Quality, resamples: int) -> str:
     """Describe in sentences how the quality numbers were computed."""
-    text = f"Intervals are percentiles over {resamples:,} bootstrap resamples of the photos"
+    text = f"Intervals are percentiles over {resamples:,} bootstrap resamples of the images"
     models = len(quality.groups[0].scores)
     if models > 1:
         text += (
@@ -223,7 +223,7 @@ def method(quality: Quality, resamples: int) -> str:
     corpus = [name for name in ("BLEU", "METEOR") if any(metric.startswith(name) for metric in quality.metrics)]
     if corpus:
         names, verb = " and ".join(corpus), "are" if len(corpus) > 1 else "is"
-        text += f". {names} of a resample {verb} recomputed from the sums over its photos"
+        text += f". {names} of a resample {verb} recomputed from the sums over its images"
     if "CIDEr" in quality.metrics:
         text += ". CIDEr always uses the document frequencies of all references"
     return text + "."
@@ -234,7 +234,7 @@ def seeds_method(results: Seeds) -> str:
     listed: Sequence[str] = [str(seed) for seed in results.seeds]
     return (
         f"Each recipe was trained with the seeds {', '.join(listed)}: mean ± standard deviation over them. "
-        "Intervals and p-values concern the photos: the mean score of a recipe's runs is resampled, and tested against "
-        "the first recipe's, photo by photo with all runs together. They hold for these runs; the standard deviation "
+        "Intervals and p-values concern the images: the mean score of a recipe's runs is resampled, and tested against "
+        "the first recipe's, image by image with all runs together. They hold for these runs; the standard deviation "
         "shows how much another training would change the scores."
     )

@@ -1,34 +1,31 @@
-"""A self-contained page: pointing at a word shows where it looked, pointing at the photo lights up the words.
+"""A self-contained page to explore attention: point at a word to see where it looked, or at the image to see its words.
 
-Photo, numbers, style and script are in one file; see :mod:`captioner.figures.document`. Words and photo respond to
-mouse, touch and keyboard. The page computes the map as :mod:`captioner.figures.heat` does; a word lights up as strongly
-as its map would be coloured at that point, and the number below it is its weight there. A slider weakens the map, down
-to the plain photo, or strengthens it. The caption's :attr:`Caption.others` are shown beside it, each with its
-log-probability, and all words share the photo.
+It works with mouse, touch and keyboard. The page computes the map as :mod:`captioner.figures.heat` does; a word lights
+up as strongly as its map is coloured at that point, and the number below it is its weight there. A slider weakens or
+strengthens the map. :attr:`Caption.others` are shown beside the caption, each with its log-probability.
 
 The script reads JSON:
 
 - ``captions``: the best caption, then the others, each with
 
   - ``text``, ``tokens`` (T words), ``log_probability`` (nats; null if not finite),
-  - ``view``: the index in ``views`` of where its places lie; null if it has no attention to places in the photo, and
-    then ``weights`` is null and ``peaks`` and ``tops`` are empty,
+  - ``view``: index in ``views`` of its regions or cells; null if it has no attention over the image, and then
+    ``weights`` is null and ``peaks`` and ``tops`` are empty,
   - ``weights``: base64 of T x N little-endian unsigned 16-bit numbers, scaled so that 65535 is the word's weight in
     ``peaks``,
   - ``peaks`` (T) and ``tops`` (T): each word's largest weight, and the weight drawn in the last colour,
-  - ``model``, optionally: whose caption it is, where captions of several models stand side by side;
+  - ``model``: its model, if captions of several models are shown;
 
-- ``views``, each with ``places`` (N), ``seen``, and ``grid`` or ``boxes`` (relative to the whole photo), and ``labels``
-  of the N boxes, or null;
-- ``size`` of the photo in the page, ``colours`` (base64 of 256 x RGBA), and some settings.
+- ``views``, each with ``places`` (N regions or cells), ``seen``, and ``grid`` or ``boxes`` (relative to the whole
+  image) with their ``labels`` or null;
+- ``size`` of the image in the page, ``colours`` (base64 of 256 x RGBA), and some settings.
 
-What shows them is the explorer: ``explorer.html``, ``explorer.css``, ``maps.js`` (numbers and maps) and ``explorer.js``
-(display and interaction). ``page.html`` puts one into a page of its own, :mod:`captioner.web` any number into another.
+``maps.js`` decodes the numbers and computes maps, ``explorer.js`` shows them in ``explorer.html``. ``page.html`` is a
+page with one explorer; the page of :mod:`captioner.web` has any number.
 """
 
 from __future__ import annotations
 
-import io
 import math
 import os
 from typing import Any
@@ -38,26 +35,27 @@ from PIL import Image
 
 from captioner.caption import Array, Caption
 from captioner.figures.document import assemble, base64_text, clean, escaped
+from captioner.figures.drawing import encoded
 from captioner.figures.heat import Heat
 from captioner.figures.paint import fit, palette
 from captioner.figures.style import Style
 
-HINT = "Point at a word to see where it looked, or at the photo to see which words looked there."
+HINT = "Point at a word to see where it looked, or at the image to see which words looked there."
 
 
-def page(caption: Caption, photo: Image.Image, style: Style, note: str = "") -> str:
-    """Return the page.
+def page(caption: Caption, image: Image.Image, style: Style, note: str = "") -> str:
+    """Return the page of a caption.
 
     Args:
         caption: a caption with attention; its others may have none.
-        photo: the whole photo, upright; in the page its longer side has at most :attr:`Style.side` pixels.
+        image: the whole image, upright; in the page its longer side has at most :attr:`Style.side` pixels.
         style: style of the page.
         note: additional text below, for example the attention head.
 
     Raises:
         CaptionerError: see :class:`Heat`.
     """
-    small = reduced(photo, style)
+    small = reduced(image, style)
     name = os.path.basename(caption.source or "")
     texts = {
         "language": "en",
@@ -66,7 +64,7 @@ def page(caption: Caption, photo: Image.Image, style: Style, note: str = "") -> 
         "captions": "".join(f"<p>{escaped(one.text)}</p>" for one in [caption, *caption.others]),
         "note": escaped(" · ".join(part for part in (name, note) if part)),
         "most": f"strongest of the {style.scale}",
-        "photo": data_url(small),
+        "image": data_url(small),
     }
     return assemble(
         "page.html",
@@ -77,17 +75,17 @@ def page(caption: Caption, photo: Image.Image, style: Style, note: str = "") -> 
     )
 
 
-def reduced(photo: Image.Image, style: Style) -> Image.Image:
-    """Return the photo as the page shows it, its longer side at most :attr:`Style.side`."""
-    return fit(photo, (style.side, style.side)) if max(photo.size) > style.side else photo
+def reduced(image: Image.Image, style: Style) -> Image.Image:
+    """Return the image as the page shows it, its longer side at most :attr:`Style.side`."""
+    return fit(image, (style.side, style.side)) if max(image.size) > style.side else image
 
 
 def numbers(caption: Caption, size: tuple[int, int], style: Style) -> dict[str, Any]:
     """Return the data for the page's script; see the module.
 
     Args:
-        caption: it and its others; those without attention to places in the photo are shown as text.
-        size: of the photo in the page, (width, height) in pixels.
+        caption: the caption with its others; those without attention over the image are shown as text.
+        size: (width, height) of the image in the page in pixels.
         style: style of the page.
     """
     captions, views = [], []
@@ -109,7 +107,6 @@ def numbers(caption: Caption, size: tuple[int, int], style: Style) -> dict[str, 
 
 
 def _view(heat: Heat) -> dict[str, Any]:
-    """Return where the places of a caption lie."""
     regions = heat.boxes is not None
     return {
         "places": heat.weights.shape[1],
@@ -142,8 +139,7 @@ def _base64(values: Array) -> str:
     return base64_text(values.tobytes())
 
 
-def data_url(photo: Image.Image) -> str:
-    """Return a photo as a JPEG in a data URL."""
-    stream = io.BytesIO()
-    photo.convert("RGB").save(stream, "JPEG", quality=84, optimize=True, progressive=True)
-    return "data:image/jpeg;base64," + base64_text(stream.getvalue())
+def data_url(image: Image.Image) -> str:
+    """Return an image as a JPEG in a data URL."""
+    jpeg = encoded(image.convert("RGB"), "JPEG", quality=84, optimize=True, progressive=True)
+    return "data:image/jpeg;base64," + base64_text(jpeg)

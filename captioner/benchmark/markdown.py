@@ -1,22 +1,22 @@
-"""A benchmark as Markdown tables, ready for a paper."""
+"""The Markdown report of a benchmark."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from captioner.benchmark import tables
-from captioner.benchmark.cost import Cost
+from captioner.benchmark import report_tables as tables
+from captioner.benchmark.cost import ModelCost
 from captioner.benchmark.groups import Group
 from captioner.benchmark.quality import Quality
-from captioner.benchmark.tables import Cell, Table
+from captioner.benchmark.report_tables import Cell, ReportTable
 
 
 def markdown(
-    title: str, quality: Quality, costs: Mapping[str, Cost], *, resamples: int, notes: Sequence[str] = ()
+    title: str, quality: Quality, costs: Mapping[str, ModelCost], *, resamples: int, notes: Sequence[str] = ()
 ) -> str:
     """Write the whole report as Markdown tables."""
     whole, *thirds = quality.groups
-    parts = [f"# {title}", f"{len(quality.images):,} photos. {tables.method(quality, resamples)}"]
+    parts = [f"# {title}", f"{len(quality.images):,} images. {tables.method(quality, resamples)}"]
     if quality.seeds is not None:
         parts += [
             "## Quality over seeds",
@@ -34,7 +34,7 @@ def markdown(
     if thirds:
         parts += ["### By reference length"]
         for group in thirds:
-            parts += [f"{group.name} ({group.photos:,} photos):", write(tables.scores(group))]
+            parts += [f"{group.name} ({group.photos:,} images):", write(tables.scores(group))]
             parts += [write(tables.differences(group.differences))] if group.differences else []
     parts += ["## Diversity", *_table(tables.diversity(quality))]
     if costs:
@@ -43,7 +43,7 @@ def markdown(
     if quality.unreadable:
         some = "; ".join(quality.unreadable[:5]) + ("; ..." if quality.unreadable[5:] else "")
         number = len(quality.unreadable)
-        remarks.append(f"{number:,} photo{'s were' if number > 1 else ' was'} left out: {some}")
+        remarks.append(f"{number:,} image{'s were' if number > 1 else ' was'} left out: {some}")
     if remarks:
         parts += ["## Notes", "\n".join(f"- {note}" for note in remarks)]
     return "\n\n".join(parts) + "\n"
@@ -55,11 +55,11 @@ def _tests(group: Group, first: str = "model") -> list[str]:
     return [f"### Against {next(iter(group.scores))}", *_table(tables.differences(group.differences, first))]
 
 
-def _table(table: Table) -> list[str]:
+def _table(table: ReportTable) -> list[str]:
     return [write(table), table.note]
 
 
-def write(table: Table) -> str:
+def write(table: ReportTable) -> str:
     """Write a Markdown table; the first column is left-aligned, the others right-aligned."""
     lines = [
         table.head,

@@ -18,7 +18,7 @@ from captioner.data.transform import Transform
 from captioner.engines.engine import Engine
 from captioner.errors import ImageError
 from captioner.search.config import SearchConfig
-from captioner.web.batches import Batches, UnknownModelError
+from captioner.web.batching import Batches, UnknownModelError
 from captioner.web.lanes import FullError
 from tests.web.conftest import encoded, until
 
@@ -121,10 +121,10 @@ def test_an_image_that_takes_long_holds_up_only_large_ones(
     slow: Slow, shared: Batches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go, whole = threading.Event(), load_pixels
-    monkeypatch.setattr("captioner.web.batches.load_pixels", lambda image, *rest: go.wait(10) and whole(image, *rest))
+    monkeypatch.setattr("captioner.web.batching.load_pixels", lambda image, *rest: go.wait(10) and whole(image, *rest))
     large = [shared.submit(grey(value, (5000, 4000))) for value in range(2)]
     until(lambda: large[0] in shared._waiting.values() and not shared._decoding._alone._jobs.get(large[0]))
-    monkeypatch.setattr("captioner.web.batches.load_pixels", whole)
+    monkeypatch.setattr("captioner.web.batching.load_pixels", whole)
     slow.go.release(9)
     assert shared.submit(grey(7)).result(10).text == "7"
     assert not large[0].done()
