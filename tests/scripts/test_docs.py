@@ -15,6 +15,7 @@ import pytest
 import typer
 from typer.main import get_command
 
+import captioner
 from captioner.cli import app
 from tests.commands import commands, parse
 
@@ -63,6 +64,12 @@ def test_every_file_and_name_exists(page: str, repository: Path) -> None:
             for part in inside.split("."):
                 assert hasattr(thing, part), f"{page} names {inside}, which {name} does not have"
                 thing = getattr(thing, part)
+
+
+def test_the_api_pages_have_every_public_name() -> None:
+    pages = "".join((DOCS / page).read_text(encoding="utf-8") for page in PAGES if page.startswith("api/"))
+    documented = {*re.findall(r"captioner\.(?:\w+\.)*(\w+)", pages), *vars(captioner.errors)}
+    assert {name for name in captioner.__all__ if not name.startswith("_")} <= documented
 
 
 def test_the_lineage_names_the_code_of_every_model() -> None:
