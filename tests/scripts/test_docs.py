@@ -108,7 +108,7 @@ def test_equations_become_mathml(repository: Path) -> None:
 
 
 def test_a_table_of_settings_is_that_of_the_class(repository: Path) -> None:
-    from captioner.search import SearchConfig
+    from captioner.search.config import SearchConfig
 
     rows = hook(repository, "settings").table(SearchConfig).splitlines()[2:]
     assert [row.split("`")[1] for row in rows] == list(SearchConfig.model_fields)
