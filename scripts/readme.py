@@ -1,10 +1,11 @@
-"""Make what the README shows again, from the shipped models: the images and the tables.
+"""Make the figures and tables of the README and the documentation again, from the shipped models.
 
 Example: python scripts/readme.py --data data/flickr8k
 
-With ``--data`` the models caption Flickr8k's dev split and are timed, which takes minutes; what the README needs of it
-is kept in ``assets/benchmark.json``. Without it, images and tables are made from what is there; the translators'
-scores are those of ``assets/translation.json``, which ``scripts/bench_translation.py`` writes.
+With ``--data`` the models caption Flickr8k's dev split and are timed, which takes minutes; ``assets/benchmark.json``
+keeps the result. Without it, figures and tables are made from the files in ``assets/``. The README holds its table of
+scores; the documentation's tables are written when the site is built (``scripts/docs/inline.py``). The translators'
+scores are in ``assets/translation.json``, which ``scripts/bench_translation.py`` writes.
 """
 
 from __future__ import annotations
@@ -41,13 +42,13 @@ MODELS = [name for name in cards.TITLES if name in shipped()]  # in the lineage'
 
 
 def draw(drawn: Image.Image, picture: Path) -> None:
-    """Save an image and say its size."""
+    """Save a figure and print its size."""
     size = pictures.save_png(drawn, picture, colours=256, largest=LARGEST)
     print(f"{picture.relative_to(ROOT)}: {size:,} bytes")
 
 
 def keep(record: dict[str, Any]) -> None:
-    """Keep of a benchmark's record what the README shows: scores over all images, costs, and where it ran."""
+    """Save the part of a benchmark's record that the tables show: scores over all images, costs and the machine."""
     whole = {name: record["quality"]["groups"][0][name] for name in ("name", "photos", "scores", "differences")}
     about = {name: record[name] for name in ("captioner", "data", "split", "resamples", "seed", "rounds")}
     files.write_json(BENCHMARK, {**about, "quality": whole, "cost": record["cost"]}, indent=1)
@@ -85,19 +86,20 @@ def translation_table(record: dict[str, Any]) -> str:
     return f"{cards.markdown_table(head, rows)}\n\nIn percent, with 95 % intervals over sentences. {signatures}."
 
 
-def sections() -> dict[str, str]:
-    """Return what stands between the README's marks, by their names."""
-    record = json.loads(BENCHMARK.read_text(encoding="utf-8"))
-    translation = json.loads(TRANSLATION.read_text(encoding="utf-8"))
-    return {
-        "benchmark": benchmark_tables(record),
-        "scores": cards.models_table(),
-        "translation": translation_table(translation),
-    }
+def table(name: str) -> str:
+    """Write a table: "benchmark", "scores" or "translation".
+
+    Raises:
+        KeyError: there is no such table.
+    """
+    if name == "scores":
+        return cards.models_table()
+    path, write = {"benchmark": (BENCHMARK, benchmark_tables), "translation": (TRANSLATION, translation_table)}[name]
+    return write(json.loads(path.read_text(encoding="utf-8")))
 
 
 def main() -> None:
-    """Read the command line and make all of it."""
+    """Read the command line and make figures and tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="the folder of Flickr8k")
     parser.add_argument(
@@ -117,10 +119,7 @@ def main() -> None:
             data += ["--features", str(store)]
         subprocess.run([sys.executable, "-m", "captioner", "benchmark", *MODELS, *data], check=True)
         keep(json.loads((arguments.output / "benchmark.json").read_text(encoding="utf-8")))
-    text = README.read_text(encoding="utf-8")
-    for name, inside in sections().items():
-        text = cards.put_between(text, name, inside)
-    files.write_text(README, text)
+    files.write_text(README, cards.put_between(README.read_text(encoding="utf-8"), "scores", table("scores")))
 
 
 if __name__ == "__main__":

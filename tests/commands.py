@@ -12,13 +12,26 @@ from captioner.cli import app
 
 
 def shell_lines(text: str) -> Iterator[str]:
-    """Yield the lines of indented blocks and of fenced ones in sh, without comments, continued lines joined."""
+    """Yield the commands of a Markdown text, without comments, continued lines joined.
+
+    Commands stand in blocks of ``sh``, behind ``$`` in blocks of ``console``, in indented blocks, and in the cells of a
+    table whose column is headed ``command``.
+    """
     fenced = None
+    in_table = False
     for line in text.replace("\\\n", " ").splitlines():
         if line.startswith("```"):
             fenced = line[3:].strip() if fenced is None else None
         elif fenced == "sh" or (fenced is None and line.startswith("    ")):
             yield line.partition("  #")[0].strip()
+        elif fenced == "console" and line.startswith("$ "):
+            yield line[2:]
+        elif fenced is None and line.startswith("|"):
+            in_table = in_table or "| command |" in line
+            if in_table and (command := re.search(r"\| `([^`]+)` \|", line)):
+                yield command[1]
+        else:
+            in_table = False
 
 
 def commands(text: str) -> list[list[str]]:

@@ -1,11 +1,19 @@
-"""The diagrams of the documentation, drawn as SVG in the colours of whatever page they stand on."""
+"""Draw the diagrams of the documentation as SVG, in the colours of the page: docs/figures.
+
+Example: python scripts/docs/diagrams.py
+"""
 
 from __future__ import annotations
 
+import configparser
 import html
 import math
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+FIGURES = ROOT / "docs" / "figures"
 
 ACCENT = "#e8590c"  # what attention weighs
 TEXT, SMALL = 15, 12.5
@@ -19,8 +27,10 @@ class Canvas:
         self._size = (width, height)
         self._parts: list[str] = []
 
-    def box(self, x: float, y: float, width: float, height: float, *lines: str, weight: float = 0.0) -> None:
-        """Draw a box around lines of text, filled by how much attention it gets, 0 to 1; the first line is bold."""
+    def box(
+        self, x: float, y: float, width: float, height: float, *lines: str, weight: float = 0.0, small: bool = False
+    ) -> None:
+        """Draw a box around lines of text, filled by its weight of attention, 0 to 1; the first line is bold."""
         fill = f'fill="{ACCENT}" fill-opacity="{weight:.2f}"' if weight else 'fill="currentColor" fill-opacity="0.05"'
         self._parts.append(
             f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="5" {fill} stroke="currentColor" '
@@ -29,7 +39,7 @@ class Canvas:
         step = 18.0
         top = y + height / 2 - step * (len(lines) - 1) / 2 + 5
         for number, line in enumerate(lines):
-            self.text(x + width / 2, top + number * step, line, bold=number == 0, small=number > 0)
+            self.text(x + width / 2, top + number * step, line, bold=number == 0, small=small or number > 0)
 
     def text(
         self, x: float, y: float, text: str, *, bold: bool = False, small: bool = False, at: str = "middle"
@@ -88,14 +98,14 @@ def _lowered(text: str) -> str:
 def parts() -> str:
     """An encoder, a memory, a decoder and a search."""
     draw = Canvas(720, 178)
-    draw.box(6, 50, 92, 66, "photo", "or sentence")
-    draw.box(132, 50, 112, 66, "encoder", "once a photo")
+    draw.box(6, 50, 92, 66, "image", "or sentence")
+    draw.box(132, 50, 112, 66, "encoder", "once an image")
     draw.text(340, 30, "memory", bold=True)
     for number, weight in enumerate((0.08, 0.75, 0.3, 0.12, 0.05)):
         draw.box(280, 42 + 17 * number, 120, 14, weight=weight)
     draw.text(340, 146, "N vectors, and where each lies", small=True)
     draw.box(438, 50, 112, 66, "decoder", "once a word")
-    draw.box(598, 50, 112, 66, "search", "tries sentences")
+    draw.box(598, 50, 112, 66, "search", "hypotheses")
     for start, end in ((98, 132), (244, 280), (550, 598)):
         draw.arrow((start, 83), (end, 83))
     draw.arrow((438, 83), (400, 66))
@@ -112,10 +122,10 @@ def memories() -> str:
     titles = (
         ("seq2seq", "one vector of the sentence"),
         ("Bahdanau attention", "a vector of every word"),
-        ("Show and Tell", "one vector of the photo"),
-        ("Show, Attend and Tell", "a grid of 14×14 places"),
+        ("Show and Tell", "one vector of the image"),
+        ("Show, Attend and Tell", "a grid of 14×14 cells"),
         ("top-down", "up to 36 regions"),
-        ("Transformer", "places that look at each other"),
+        ("Transformer", "cells that look at each other"),
     )
     for number, (title, note) in enumerate(titles):
         x, y = 120 + number % 3 * 240, 20 + number // 3 * 180
@@ -149,7 +159,7 @@ def memories() -> str:
 def attend_step() -> str:
     """One word of Show, Attend and Tell."""
     draw = Canvas(720, 250)
-    draw.box(10, 20, 110, 54, "a_1 … a_N", "places")
+    draw.box(10, 20, 110, 54, "a_1 … a_N", "cells")
     draw.box(10, 110, 110, 54, "h_{t−1}", "state before")
     draw.box(180, 64, 120, 56, "attention", "scores, softmax")
     draw.box(356, 64, 110, 56, "z_t = Σ α_{ti} a_i", "context", weight=0.4)
@@ -192,15 +202,15 @@ def top_down_step() -> str:
 
 
 def transformer() -> str:
-    """The Transformer's blocks, over places and over words."""
+    """The Transformer's blocks, over cells and over words."""
     draw = Canvas(720, 300)
     for x, title, source, rows in (
-        (20, "refiner", "places a_1 … a_N", ("self-attention", "feed-forward")),
+        (20, "refiner", "cells a_1 … a_N", ("self-attention", "feed-forward")),
         (
             370,
             "decoder",
             "words y_1 … y_{t−1}",
-            ("attention to the words", "attention to the places", "feed-forward"),
+            ("attention to the words", "attention to the cells", "feed-forward"),
         ),
     ):
         top = 234 - 58 * len(rows)
@@ -209,7 +219,7 @@ def transformer() -> str:
         draw.text(x + 262, top + 38, "blocks", small=True, at="start")
         for number, row in enumerate(rows):
             y = 248 - 58 * (number + 1)
-            draw.box(x + 15, y, 220, 40, row, weight=0.35 if "places" in row else 0)
+            draw.box(x + 15, y, 220, 40, row, weight=0.35 if "cells" in row else 0)
             if number:
                 draw.arrow((x + 125, y + 58), (x + 125, y + 40))
         draw.arrow((x + 125, 290), (x + 125, 230))
@@ -221,8 +231,103 @@ def transformer() -> str:
     return draw.svg()
 
 
+def rooms() -> str:
+    """The rooms of the package, from the command line down to the errors, as ``.importlinter`` has them."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / ".importlinter", encoding="utf-8")
+    floors = [
+        [name.strip().removeprefix("captioner.") for name in line.split("|")]
+        for line in config["importlinter:contract:floors"]["layers"].split("\n")
+        if line.strip()
+    ]
+    height, gap = 30, 10
+    draw = Canvas(720, (height + gap) * len(floors) + 2 * gap)
+    for number, names in enumerate(floors):
+        y, free = gap + number * (height + gap), 640 - gap * (len(names) - 1)
+        x, letters = 60.0, sum(len(name) + 3 for name in names)
+        for name in names:
+            width = free * (len(name) + 3) / letters
+            weight = 0.3 if (ROOT / "captioner" / name).is_dir() else 0
+            draw.box(x, y, width, height, name, weight=weight, small=free / letters < 8)
+            x += width + gap
+    draw.arrow((30, gap), (30, (height + gap) * len(floors)))
+    draw.text(30, (height + gap) * len(floors) + gap, "imports", small=True)
+    return draw.svg()
+
+
+def one_image() -> str:
+    """The way of one image from its file to a caption."""
+    draw = Canvas(720, 262)
+    width, left = 136, (6, 196, 386, 576)
+    rows = (
+        (
+            ("file", "or bytes, array"),
+            ("image", "upright, sRGB"),
+            ("pixels", "as in training"),
+            ("encoder", "once an image"),
+        ),
+        (
+            ("caption", "words, weights"),
+            ("search", "W hypotheses"),
+            ("decoder", "start, step"),
+            ("memory", "N vectors"),
+        ),
+    )
+    for y, boxes in zip((16, 122), rows, strict=True):
+        for x, (title, note) in zip(left, boxes, strict=True):
+            draw.box(x, y, width, 60, title, note, weight=0.3 if title in ("encoder", "decoder") else 0)
+    for x in left[:3]:
+        draw.arrow((x + width, 46), (x + 190, 46))
+    draw.arrow((644, 76), (644, 122))
+    draw.arrow((576, 152), (522, 152))
+    draw.arrow((386, 144), (332, 144))
+    draw.arrow((332, 162), (386, 162))
+    draw.arrow((196, 152), (142, 152))
+    draw.text(359, 137, "log p", small=True)
+    draw.text(359, 178, "words", small=True)
+    draw.box(576, 214, width, 36, "refiner", weight=0.3)
+    draw.arrow((630, 182), (630, 214))
+    draw.arrow((658, 214), (658, 182))
+    draw.box(6, 214, width, 36, "figures")
+    draw.box(196, 214, width, 36, "evaluation")
+    draw.arrow((60, 182), (60, 214))
+    draw.arrow((100, 182), (100, 198), (264, 198), (264, 214))
+    return draw.svg()
+
+
+def one_batch() -> str:
+    """The way of one batch through a step of training, and what follows an epoch."""
+    draw = Canvas(720, 262)
+    width, left = 118, (6, 154, 302, 450, 598)
+    boxes = (
+        ("captions", "train split"),
+        ("batch", "pixels, words"),
+        ("encoder", "tuned stages"),
+        ("memory", "refined"),
+        ("decoder", "teacher forcing"),
+    )
+    for number, (x, (title, note)) in enumerate(zip(left, boxes, strict=True)):
+        draw.box(x, 16, width, 60, title, note, weight=0.3 if title in ("encoder", "decoder") else 0)
+        if number:
+            draw.arrow((x - 30, 46), (x, 46))
+    draw.box(154, 108, width, 40, "feature store", small=True)
+    draw.arrow((240, 108), (240, 92), (340, 92), (340, 76))
+    draw.box(598, 122, width, 60, "objective", "loss")
+    draw.box(376, 122, width, 60, "optimiser", "clip, step")
+    draw.arrow((657, 76), (657, 122))
+    draw.arrow((598, 152), (494, 152))
+    draw.text(546, 145, "gradients", small=True)
+    for x, title in zip((376, 228, 80), ("search on dev", "scores", "checkpoint"), strict=True):
+        draw.box(x, 214, width, 40, title, small=True)
+    draw.arrow((435, 182), (435, 214), dashed=True)
+    draw.text(445, 203, "after an epoch", small=True, at="start")
+    draw.arrow((376, 234), (346, 234))
+    draw.arrow((228, 234), (198, 234))
+    return draw.svg()
+
+
 def icon() -> str:
-    """The site's icon: a place that is looked at."""
+    """The icon of the site: a cell with attention."""
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect width="32" height="32" rx="6" '
         f'fill="#4527a0"/><circle cx="16" cy="16" r="9" fill="{ACCENT}"/><circle cx="16" cy="16" r="4" fill="#ffe066"/>'
@@ -231,5 +336,26 @@ def icon() -> str:
 
 
 DIAGRAMS: dict[str, Callable[[], str]] = {
-    function.__name__: function for function in (parts, memories, attend_step, top_down_step, transformer, icon)
+    function.__name__: function
+    for function in (
+        parts,
+        memories,
+        attend_step,
+        top_down_step,
+        transformer,
+        rooms,
+        one_image,
+        one_batch,
+        icon,
+    )
 }
+
+
+def main() -> None:
+    """Draw all of them."""
+    for name, draw in DIAGRAMS.items():
+        (FIGURES / f"{name}.svg").write_text(draw(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

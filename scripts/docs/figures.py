@@ -1,4 +1,4 @@
-"""Make the pictures of the documentation again, from the shipped models and the example photos: docs/figures.
+"""Make the figures of the documentation again, from the shipped models and the example images: docs/figures.
 
 Example: python scripts/docs/figures.py
 """
@@ -20,7 +20,7 @@ PHOTO = "dog.jpg"
 
 
 def save(said: Caption, name: str) -> None:
-    """Save the figure of a caption and say its size."""
+    """Save the figure of a caption and print its size."""
     path = FIGURES / f"{name}.webp"
     with files.atomic_path(path) as temporary:
         figure(said, width=WIDTH).image().save(temporary, "WEBP", quality=QUALITY, method=6)
@@ -42,10 +42,7 @@ def heads(said: Caption, word: str) -> Caption:
 
 def main() -> None:
     """Make all of them."""
-    FIGURES.mkdir(exist_ok=True)
-    for name, svg in diagrams.DIAGRAMS.items():
-        files.write_text(FIGURES / f"{name}.svg", svg())
-        print(f"docs/figures/{name}.svg")
+    diagrams.main()
     captions = {
         "soft": caption("show_attend_tell", PHOTO),
         "hard": caption("hard_attention", PHOTO),

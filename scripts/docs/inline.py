@@ -1,49 +1,54 @@
-"""A hook of mkdocs for what pages show of other files: diagrams, the README's pictures, and its tables."""
+"""A hook of mkdocs for what pages take from other files: diagrams, pictures, tables and the changelog."""
 
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import readme
+
 ROOT = Path(__file__).resolve().parents[2]
 DIAGRAM = re.compile(r'<p><img alt="([^"]*)" src="[^"]*?(figures/\w+\.svg)" ?/?></p>')
-TABLE = re.compile(r"<!-- README: (\w+) -->")
-ASSETS = "assets"
+TABLE = re.compile(r"<!-- table: (\w+) -->")
+ASSETS, CHANGELOG = "assets", "changelog.md"
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the pictures in ``assets/``."""
+    """Add the figures in ``assets/``, and the changelog as a page."""
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").replace("](docs/", "](")
+    files.append(File.generated(config, CHANGELOG, content=changes))
     for path in sorted((ROOT / ASSETS).glob("*.png")):
         files.append(File(f"{ASSETS}/{path.name}", str(ROOT), config.site_dir, config.use_directory_urls))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Point to the site's ``assets/`` where a page points to the repository's, and fill in the README's tables."""
+    """Point to the site's ``assets/`` where a page points to the repository's, and write its tables."""
     up = "../" * len(PurePosixPath(page.file.src_uri).parents)
     markdown = markdown.replace(f"]({up}{ASSETS}/", f"]({up.removesuffix('../')}{ASSETS}/")
-    return TABLE.sub(lambda match: between(match[1]), markdown)
+    return TABLE.sub(lambda match: table(match[1]), markdown)
 
 
-def between(name: str) -> str:
-    """Return what stands between the README's marks of a name.
+def table(name: str) -> str:
+    """Return a table that ``scripts/readme.py`` writes.
 
     Raises:
-        PluginError: it has no such marks.
+        PluginError: it writes no such table.
     """
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    found = re.search(rf"<!-- {name}:begin -->\n(.*?)<!-- {name}:end -->", readme, re.DOTALL)
-    if found is None:
-        raise PluginError(f"README.md has no marks for {name!r}")
-    return found[1]
+    try:
+        return readme.table(name)
+    except KeyError as error:
+        raise PluginError(f"scripts/readme.py has no table {name!r}") from error
 
 
 def on_page_content(content: str, config: Any, **_: Any) -> str:
-    """Put diagrams into the page itself: as pictures of their own they would not know whether it is dark."""
+    """Put diagrams into the page itself, where they take its colours, dark or light."""
 
     def insert(match: re.Match[str]) -> str:
         svg = (Path(config.docs_dir) / match[2]).read_text(encoding="utf-8")

@@ -1,6 +1,6 @@
 """A hook of mkdocs that writes the tables of settings from the settings themselves.
 
-In a page, ``<!-- settings: captioner.search.SearchConfig -->`` becomes the table of that class.
+In a page, a comment ``settings: captioner.search.config.SearchConfig`` becomes the table of that class.
 """
 
 from __future__ import annotations

@@ -7,12 +7,16 @@ import importlib
 import inspect
 import json
 import re
-import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Annotated
 
 import pytest
+import typer
+from typer.main import get_command
 
+import captioner
+from captioner.cli import app
 from tests.commands import commands, parse
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -60,6 +64,12 @@ def test_every_file_and_name_exists(page: str, repository: Path) -> None:
             for part in inside.split("."):
                 assert hasattr(thing, part), f"{page} names {inside}, which {name} does not have"
                 thing = getattr(thing, part)
+
+
+def test_the_api_pages_have_every_public_name() -> None:
+    pages = "".join((DOCS / page).read_text(encoding="utf-8") for page in PAGES if page.startswith("api/"))
+    documented = {*re.findall(r"captioner\.(?:\w+\.)*(\w+)", pages), *vars(captioner.errors)}
+    assert {name for name in captioner.__all__ if not name.startswith("_")} <= documented
 
 
 def test_the_lineage_names_the_code_of_every_model() -> None:
@@ -148,18 +158,59 @@ def test_roles_of_docstrings_become_links(repository: Path) -> None:
     assert 'identifier="sample.A.f"><code>A.f</code>' in text and 'identifier="captioner.B"><code>B</code>' in text
 
 
-def test_the_readmes_tables_can_be_shown(repository: Path) -> None:
+def test_tables_are_those_of_the_json_files(repository: Path) -> None:
     inline = hook(repository, "inline")
-    assert "| `show_attend_tell` |" in inline.between("scores")
-    with pytest.raises(Exception, match="no marks for 'nothing'"):
-        inline.between("nothing")
+    assert "| `show_attend_tell` |" in inline.table("scores")
+    quality = inline.table("benchmark")
+    assert "| show_tell |" in quality and "| show_attend_tell |" in quality and "CIDEr" in quality
+    assert "| seq2seq |" in inline.table("translation")
+    with pytest.raises(Exception, match="no table 'nothing'"):
+        inline.table("nothing")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_table_has_a_writer(page: str, repository: Path) -> None:
+    for name in re.findall(r"<!-- table: (\w+) -->", (DOCS / page).read_text(encoding="utf-8")):
+        assert hook(repository, "inline").table(name)
+
+
+def test_every_command_has_a_page_with_all_its_options(repository: Path) -> None:
+    commands = hook(repository, "commands")
+    names = [name for name, *_ in commands.all_commands()]
+    assert {"caption", "train", "data inspect"} <= set(names)
+    assert all(f"[`captioner {name}`]" in commands.index() for name in names)
+    for name, call, examples in commands.all_commands():
+        page = commands.page(name, call, examples)
+        command = get_command(app)
+        for part in name.split():
+            command = command.commands[part]
+        for parameter in command.params:
+            if parameter.param_type_name == "option" and parameter.name not in ("quiet", "verbose", "code", "help"):
+                assert all(f"`{option}`" in page for option in parameter.opts), f"{name}: {parameter.opts}"
+
+
+def test_options_stand_in_their_groups(repository: Path) -> None:
+    commands = hook(repository, "commands")
+
+    def run(
+        path: Annotated[Path, typer.Argument(help="A file.")],
+        beam: Annotated[int | None, typer.Option(min=1, help="Beam width.", rich_help_panel="Search")] = None,
+        device: Annotated[str, typer.Option("--device", "-d", help="cpu or | cuda.")] = "auto",
+    ) -> None:
+        """Caption.
+
+        One sentence.
+        """
+
+    page = commands.page("run", run, ["captioner run a.jpg"])
+    arguments, options, search = re.split("^## ", page, flags=re.MULTILINE)[1:]
+    assert "| `PATH` | path | required | A file. |" in arguments
+    assert options.startswith("Options") and "| `--device`, `-d` | text | `auto` | cpu or \\| cuda. |" in options
+    assert search.startswith("Search") and "| `--beam` | int ≥ 1 |  | Beam width. |" in search
+    assert "One sentence." in page and "captioner run a.jpg" in page
 
 
 def test_diagrams_are_those_of_the_script(repository: Path) -> None:
-    sys.path.insert(0, str(repository / "scripts" / "docs"))
-    try:
-        diagrams = importlib.import_module("diagrams")
-    finally:
-        sys.path.pop(0)
+    diagrams = hook(repository, "diagrams")
     for name, draw in diagrams.DIAGRAMS.items():
         assert (DOCS / "figures" / f"{name}.svg").read_text(encoding="utf-8") == draw()
