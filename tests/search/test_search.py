@@ -19,7 +19,7 @@ from captioner.search.collect import top
 from captioner.text.vocabulary import BOS, EOS, PAD, UNK
 from tests import builders
 from tests.builders import build_decoder, build_memory
-from tests.search.scripted import Scripted, slow_starter
+from tests.search.scripted import Scripted, slow_starter, surely
 
 every_decoder = pytest.mark.parametrize("name", list(DECODERS))
 
@@ -284,9 +284,7 @@ def test_later_steps_take_only_the_hypotheses_that_are_left() -> None:
 
 
 def test_an_image_whose_search_is_over_takes_no_part_in_later_steps() -> None:
-    at_once = torch.zeros(8, 6, 6)
-    at_once[..., EOS] = 1
-    decoder = Scripted(at_once, slow_starter(), at_once)
+    decoder = Scripted(surely(), slow_starter(), surely())
     found = beam(decoder, build_memory(images=3), SearchConfig(width=2, max_words=8, length_normalisation=1))
     assert [image[0].words for image in found] == [[], [4] * 4, []]
     assert [images for images, _ in decoder.calls] == [3, 1, 1, 1, 1]
@@ -305,3 +303,32 @@ def test_the_highest_scores_of_each_row_are_those_of_a_sort(count: int) -> None:
             assert values[row].tolist() == expected + [float("-inf")] * (count - len(expected))
             for value, place in zip(values[row], places[row], strict=True):
                 assert scores[row, place] == value if value > float("-inf") else place == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "least", "most"),
+    [
+        ("width", 1, 1000),
+        ("max_words", 1, 5000),
+        ("min_words", 0, None),
+        ("length_normalisation", 0, None),
+        ("block_ngram", 0, None),
+        ("n_best", 1, None),
+    ],
+)
+def test_settings_have_limits(setting: str, least: int, most: int | None) -> None:
+    roomy = {"width": 1000, "max_words": 5000}
+    for value in (least, most or 900):
+        assert getattr(SearchConfig(**{**roomy, setting: value}), setting) == value
+    for value in [least - 1] + ([most + 1] if most else []):
+        with pytest.raises(ValidationError, match=setting):
+            SearchConfig(**{**roomy, setting: value})
+
+
+def test_greedy_search_of_images_that_end_at_different_steps() -> None:
+    decoder = Scripted(surely(), surely(4, 5, 4), surely(5))
+    found = greedy(decoder, build_memory(images=3), SearchConfig(width=1, max_words=3))
+    assert [(image[0].words, image[0].finished) for image in found] == [([], True), ([4, 5, 4], False), ([5], True)]
+    assert len(decoder.calls) == 3
+    greedy(decoder, build_memory(images=3), SearchConfig(width=1, max_words=8))
+    assert len(decoder.calls) == 3 + 4, "it goes on after the last caption has ended"

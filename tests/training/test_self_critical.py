@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from captioner.data.batches import Captions, Weights
@@ -224,3 +225,21 @@ def test_the_share_of_cross_entropy_counts_by_a_processs_captions_and_words() ->
     total = torch.nn.functional.cross_entropy(logits, captions.targets, reduction="sum").item()
     assert losses[1] - losses[0] == pytest.approx(0.25 * 2 * total / 3, rel=1e-4) and losses[2] == losses[0]
     assert nll[0] == nll[1] == pytest.approx(total / len(captions.targets)) and nll[2] == pytest.approx(5 * nll[0])
+
+
+@pytest.mark.parametrize(
+    ("setting", "accepted", "refused"),
+    [
+        ("samples", (2, 3), (1,)),
+        ("bleu", (0, 0.5), (-0.1,)),
+        ("length", (0, 0.5), (-0.1,)),
+        ("cross_entropy", (0, 0.99), (-0.1, 1)),
+        ("max_words", (1, 2), (0,)),
+    ],
+)
+def test_settings_have_limits(setting: str, accepted: tuple[float, ...], refused: tuple[float, ...]) -> None:
+    for value in accepted:
+        assert getattr(SelfCriticalConfig(**{setting: value}), setting) == value  # type: ignore[arg-type]
+    for value in refused:
+        with pytest.raises(ValidationError, match=setting):
+            SelfCriticalConfig(**{setting: value})  # type: ignore[arg-type]
