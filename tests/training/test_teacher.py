@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 from rich.console import Console
 
 from captioner import Captioner
+from captioner.caption import Caption
 from captioner.checkpoint import load_model
 from captioner.data import loader
 from captioner.data.dataset import Photo
@@ -391,3 +393,65 @@ def test_beams_of_other_types_are_damage_and_not_learned(tmp_path: Path, line: s
         with pytest.raises(CheckpointError, match=r"teacher\.jsonl: (is damaged|was written by another)") as raised:
             teacher.read(photos, resume=True)
         assert "\n" not in str(raised.value) and len(str(raised.value)) < 1000
+
+
+def test_a_teacher_in_torch_runs_where_the_student_does_and_has_taken_no_time_yet(
+    teacher: Path, tmp_path: Path
+) -> None:
+    config = TeacherConfig(model=str(teacher))
+    for device in ("cpu", "cuda"):
+        waiting = Teacher(config, tmp_path, device=torch.device(device), console=quiet())
+        assert waiting.device == device and waiting.seconds == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ('HEAD\n{"image": "1", "captions": ["a"]}\n{\n', "line 3"),
+        ("HEAD\n{\n", "line 2"),
+        ("{\n", "line 1"),
+        ('HEAD\n{"image": "1", "captions": ["a"]}\n{"image": "1"}\n', "line 3: is not an image"),
+        ('HEAD\n{"image": "1"}\n', "line 2: is not an image"),
+    ],
+)
+def test_damage_is_located(teacher: Path, tmp_path: Path, text: str, where: str) -> None:
+    asked = Teacher(TeacherConfig(model=str(teacher)), tmp_path, device=torch.device("cpu"), console=quiet())
+    asked.file.write_text(text.replace("HEAD", json.dumps(asked.head)))
+    with pytest.raises(CheckpointError, match=where):
+        asked.read([Photo("1", Path("x"), "train", ("a",))], resume=True)
+
+
+def test_a_beam_has_a_width_and_captions_to_take() -> None:
+    assert TeacherConfig(width=1, captions=1).captions == TeacherConfig(width=3, captions=3).width - 2
+    for wrong in ({"width": 0}, {"captions": 0}, {"width": 2, "captions": 3}):
+        with pytest.raises(ValueError, match=next(reversed(wrong))):
+            TeacherConfig(**wrong)
+
+
+def test_the_first_captions_of_a_beam_are_learned_after_peoples() -> None:
+    photos = [Photo("1", Path("1.jpg"), "train", ("by people",)), Photo("2", Path("2.jpg"), "train", ())]
+    beams = {"1": ("best", "second", "third"), "2": ("other",)}
+    for captions, human, expected in (
+        (1, False, [("best",), ("other",)]),
+        (2, False, [("best", "second"), ("other",)]),
+        (2, True, [("by people", "best", "second"), ("other",)]),
+    ):
+        config = TeacherConfig(width=3, captions=captions, human_captions=human)
+        assert [photo.captions for photo in distilled(photos, beams, config)] == expected
+
+
+def test_an_image_for_which_the_teacher_finds_no_words_is_left_out(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = Caption("a dog", ["a", "dog"], -2.0)
+
+    class Wordless:
+        def stream(self, paths: Iterable[Path], **_: Any) -> list[Caption]:
+            return [Caption("", [], -1.0, others=[words] if path.stem == "2" else []) for path in paths]
+
+    monkeypatch.setattr(Captioner, "from_pretrained", lambda *_, **__: Wordless())
+    console = quiet()
+    asked = Teacher(TeacherConfig(model=str(teacher)), tmp_path, device=torch.device("cpu"), console=console)
+    photos = [Photo(name, Path(f"{name}.jpg"), "train", ("a",)) for name in ("1", "2")]
+    assert asked.beams(photos) == {"2": ("a dog",)}
+    assert "left out: 1.jpg: " in said(console) and "2.jpg" not in said(console)
