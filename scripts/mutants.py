@@ -274,7 +274,8 @@ class Mutator(ast.NodeVisitor):
         for i, keyword in enumerate(node.keywords):
             if keyword.arg is not None and keyword.arg not in NOT_DROPPED:
                 self.change(node, keywords=node.keywords[:i] + node.keywords[i + 1 :])
-        if len(node.args) >= 2 and not any(isinstance(argument, ast.Starred) for argument in node.args[:2]):
+        order = name not in ("min", "max") and not any(isinstance(each, ast.Starred) for each in node.args[:2])
+        if order and len(node.args) >= 2:
             self.change(node, args=[node.args[1], node.args[0], *node.args[2:]])
         self.generic_visit(node)
 
