@@ -455,3 +455,19 @@ def test_an_image_for_which_the_teacher_finds_no_words_is_left_out(
     photos = [Photo(name, Path(f"{name}.jpg"), "train", ("a",)) for name in ("1", "2")]
     assert asked.beams(photos) == {"2": ("a dog",)}
     assert "left out: 1.jpg: " in said(console) and "2.jpg" not in said(console)
+
+
+def test_a_store_of_the_first_stages_is_finished_by_the_teachers_last_ones(
+    tiny: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("captioner.pipeline.fast_dtype", lambda device: torch.float32)
+    photos = set_up(tiny, tmp_path / "run").train.photos[:4]
+    front = load_model(teacher).encoder.front(1)
+    build_store(tmp_path / "store", front, [(photo.image_id, photo.path) for photo in photos])
+    config, device = TeacherConfig(model=str(teacher)), torch.device("cpu")
+    found = []
+    for name, store in (("plain", None), ("stored", tmp_path / "store")):
+        (tmp_path / name).mkdir()
+        asked = Teacher(config, tmp_path / name, device=device, console=quiet(), features=store)
+        found.append([beam[0] for beam in asked.beams(photos).values()])
+    assert found[0] == found[1]  # the best ones, since features are stored in 16 bits
