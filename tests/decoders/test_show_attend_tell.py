@@ -279,3 +279,13 @@ def test_a_reward_above_the_baseline_makes_the_drawn_place_more_probable() -> No
         with torch.no_grad():
             decoder.score -= 1e-4 * decoder.score.grad
         assert (decoder(memory, captions.inputs).attention[0, 1].item() > before) == better
+
+
+def test_places_are_drawn_in_proportion_to_their_weights_whatever_these_sum_to() -> None:
+    torch.manual_seed(0)
+    decoder = build_decoder("show_attend_tell", kind="hard", expected=0.0).train()
+    for total in (0.5, 2.0):
+        alpha = total * torch.tensor([0.1, 0.0, 0.6, 0.3], dtype=torch.float64).expand(2000, 5, 4)
+        drawn = decoder.sampler(2000, 5)(alpha).flatten()
+        share = torch.bincount(drawn, minlength=4) / len(drawn)
+        torch.testing.assert_close(share, torch.tensor([0.1, 0.0, 0.6, 0.3]), atol=0.02, rtol=0)

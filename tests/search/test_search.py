@@ -332,3 +332,15 @@ def test_greedy_search_of_images_that_end_at_different_steps() -> None:
     assert len(decoder.calls) == 3
     greedy(decoder, build_memory(images=3), SearchConfig(width=1, max_words=8))
     assert len(decoder.calls) == 3 + 4, "it goes on after the last caption has ended"
+
+
+def test_a_search_is_over_by_the_scores_of_captions_with_their_end() -> None:
+    # "4" has log .6 / 2 = -.26 with its end. Cut, "5 5 5" has log .4 / 3 = -.31, and "5 5 5 5 5" log .4 / 5 = -.18.
+    script = torch.full((5, 6, 6), 1 / 6)
+    script[0], script[1] = torch.tensor([0, 0, 0, 0, 0.6, 0.4]), torch.eye(6)
+    script[1, 4] = torch.eye(6)[EOS]
+    for max_words, calls in ((3, 2), (5, 5)):
+        decoder = Scripted(script.where(torch.arange(5).view(-1, 1, 1) < 2, torch.eye(6)))
+        config = SearchConfig(width=2, max_words=max_words, length_normalisation=1)
+        (found,) = beam(decoder, build_memory(images=1), config)
+        assert len(decoder.calls) == calls and found[0].words == [4]
