@@ -276,3 +276,7 @@ def test_sizes_and_shares_have_limits(name: str) -> None:
         for value in refused:
             with pytest.raises(ValidationError, match=field):
                 config(**{field: value})
+
+
+def test_searches_on_a_cpu_give_it_a_memory_in_16_bits(name: str) -> None:
+    assert DECODERS[name].reads_half
