@@ -262,3 +262,27 @@ def test_words_are_spread_and_packed_in_their_order() -> None:
     assert torch.equal(rows.pack(spread.view(3, 3, 4)), x)
     whole = Rows((2, 1, 3))
     assert torch.equal(whole.spread(x), x.view(2, 1, 3, 4)) and torch.equal(whole.pack(x.view(2, 3, 4)), x)
+
+
+class OnGpu(Tensor):
+    """A tensor in this machine's memory that claims to be on a GPU, where torch's own kernel attends."""
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("masked", "biased", "causal"),
+    [(False, False, False), (True, False, False), (False, True, False), (True, True, False), (False, False, True)],
+)
+def test_torchs_kernel_attends_as_the_plain_form_does(masked: bool, biased: bool, causal: bool) -> None:
+    attention, x = scattered(Attention(SIZE, HEADS)), randoms(3, 5, SIZE)
+    query, keys_values = attention.query(x), attention.split(attention.key_value(x))
+    settings: dict[str, Any] = {
+        "mask": key_mask(MASK) if masked else None,
+        "bias": randoms(3, HEADS, 5, 5, seed=2) if biased else None,
+        "causal": causal,
+    }
+    found = attention.attend(query.as_subclass(OnGpu), keys_values, **settings).as_subclass(Tensor)
+    torch.testing.assert_close(found, attention.attend(query, keys_values, **settings), rtol=0, atol=1e-12)
