@@ -61,7 +61,9 @@ ROOMS: dict[str, tuple[list[str], list[str]]] = {
         [f"tests/training/test_{name}.py" for name in TRAINING] + ["tests/decoders/test_show_attend_tell.py"],
     ),
     "decoders": (["captioner/decoders"], ["tests/decoders", "tests/layers/test_segments.py"]),
-    **{room: ([f"captioner/{room}"], [f"tests/{room}"]) for room in ("layers", "evaluation", "data")},
+    "layers": (["captioner/layers"], ["tests/layers"]),
+    "evaluation": (["captioner/evaluation"], ["tests/evaluation", "tests/cli/test_evaluate.py"]),
+    "data": (["captioner/data"], ["tests/data"]),
 }
 # Imported once, before the children are forked: slow, and not part of the package.
 PRELOADED = "torch torchvision.ops timm hypothesis pydantic lightning_fabric matplotlib.pyplot pytest PIL.Image yaml"
@@ -77,6 +79,7 @@ OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
 PAIRS = [("min", "max"), ("amin", "amax"), ("minimum", "maximum"), ("argmin", "argmax"), ("any", "all"), ("sin", "cos")]
 PAIRS += [("floor", "ceil"), ("zeros", "ones"), ("zeros_like", "ones_like"), ("sum", "mean")]
 NAMES = {name: other for pair in PAIRS for name, other in (pair, pair[::-1])}
+SYMMETRIC = {"min", "max", "minimum", "maximum", "transpose", "swapaxes", "isclose"}  # in their first two arguments
 LOGGERS = {"logger", "log", "logging", "warnings"}
 # Keywords whose absence no test on a processor can notice, or that only guard against faults.
 NOT_DROPPED = {"device", "encoding", "strict", "description", "help", "where", "daemon", "name", "non_blocking"}
@@ -275,7 +278,8 @@ class Mutator(ast.NodeVisitor):
         for i, keyword in enumerate(node.keywords):
             if keyword.arg is not None and keyword.arg not in NOT_DROPPED:
                 self.change(node, keywords=node.keywords[:i] + node.keywords[i + 1 :])
-        order = name not in ("min", "max") and not any(isinstance(each, ast.Starred) for each in node.args[:2])
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else name
+        order = called not in SYMMETRIC and not any(isinstance(each, ast.Starred) for each in node.args[:2])
         if order and len(node.args) >= 2:
             self.change(node, args=[node.args[1], node.args[0], *node.args[2:]])
         self.generic_visit(node)

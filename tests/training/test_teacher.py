@@ -412,6 +412,7 @@ def test_a_teacher_in_torch_runs_where_the_student_does_and_has_taken_no_time_ye
         ("{\n", "line 1"),
         ('HEAD\n{"image": "1", "captions": ["a"]}\n{"image": "1"}\n', "line 3: is not an image"),
         ('HEAD\n{"image": "1"}\n', "line 2: is not an image"),
+        ('HEAD\n{"image": "1", "captions": ["a", 1]}\n', "line 2: is not an image"),
     ],
 )
 def test_damage_is_located(teacher: Path, tmp_path: Path, text: str, where: str) -> None:
