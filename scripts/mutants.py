@@ -454,10 +454,9 @@ class Room:
         }
 
     def chosen(self, mutant: Mutant, budget: float) -> list[str]:
-        """List the tests that reach a mutant, the fastest first; for code that runs on import, all of its file."""
+        """List the tests that reach a mutant, the fastest first; for code that runs on import, all tests of the room."""
         at = {(mutant.file, line) for line in mutant.lines}
         tests = [test for test, reached in self.lines.items() if reached & at]
-        tests = tests or [test for test, reached in self.lines.items() if any(f == mutant.file for f, _ in reached)]
         tests = tests or list(self.lines)
         tests.sort(key=lambda test: self.seconds[test])
         total = 0.0
