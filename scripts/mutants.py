@@ -454,7 +454,7 @@ class Room:
         }
 
     def chosen(self, mutant: Mutant, budget: float) -> list[str]:
-        """List the tests that reach a mutant, the fastest first; for code that runs on import, all tests of the room."""
+        """List the tests that reach a mutant, the fastest first; for code that runs on import, all of the room."""
         at = {(mutant.file, line) for line in mutant.lines}
         tests = [test for test, reached in self.lines.items() if reached & at]
         tests = tests or list(self.lines)
