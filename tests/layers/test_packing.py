@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from captioner.layers.packing import Packing, packed_offsets
 from captioner.text.vocabulary import PAD
