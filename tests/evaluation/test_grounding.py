@@ -254,3 +254,22 @@ def test_single_heads_are_measured(data: dict[str, Path]) -> None:
         mass("3.1")
     with pytest.raises(EvaluationError, match=r"BLOCK\.HEAD"):
         mass("heads")
+
+
+def test_the_middle_of_what_is_seen_is_where_photographers_put_their_subjects() -> None:
+    """The Gaussian baseline, cell by cell, and whether the middle of a cropped photo lies in a box."""
+    random = np.random.default_rng(0)
+    corner = random.uniform(0, 0.5, (7, 2))
+    places = np.concatenate([corner, corner + random.uniform(0.1, 0.5, (7, 2))], axis=1)
+    boxes = {"dog": np.array([[0.5, 0.4, 0.7, 0.6]]), "cat": np.array([[0.2, 0.4, 0.59, 0.6]])}
+    scene = Scene(places, Boxes(boxes, frozenset()), (0.2, 0.0, 1.0, 1.0))
+    near = []
+    for x0, y0, x1, y1 in places:
+        x, y = (x0 + x1) / 2 - 0.5, (y0 + y1) / 2 - 0.5
+        near.append(np.exp(-(x**2 + y**2) / (2 * 0.25**2)))
+    np.testing.assert_allclose(scene.centre, np.array(near) / sum(near), rtol=1e-12)
+    moved = [[0.2 + 0.8 * x0, y0, 0.2 + 0.8 * x1, y1] for x0, y0, x1, y1 in places]
+    np.testing.assert_allclose(scene.places, moved, rtol=1e-12)
+    for name, expected in (("dog", True), ("cat", False)):  # the middle of 0.2 to 1 is 0.6
+        found = scene.cover(name)
+        assert found is not None and found[2] is expected
