@@ -273,3 +273,20 @@ def test_the_middle_of_what_is_seen_is_where_photographers_put_their_subjects() 
     for name, expected in (("dog", True), ("cat", False)):  # the middle of 0.2 to 1 is 0.6
         found = scene.cover(name)
         assert found is not None and found[2] is expected
+
+
+@pytest.mark.parametrize(
+    ("box", "fine"), [([1, 2, 0, 3], True), ([1, 2, 3, 0], True), ([1, 2, -1, 3], False), ([1, 2, 3, -1], False)]
+)
+def test_a_box_may_be_a_line_but_not_turned_inside_out(tmp_path: Path, box: list[float], fine: bool) -> None:
+    file = tmp_path / "boxes.json"
+    annotation = {"image_id": 1, "category_id": 1, "bbox": box}
+    image = {"id": 1, "width": 10, "height": 20}
+    file.write_text(json.dumps({"categories": CATEGORIES, "annotations": [annotation], "images": [image]}))
+    if fine:
+        x, y, width, height = box
+        expected = [[x / 10, y / 20, (x + width) / 10, (y + height) / 20]]
+        np.testing.assert_allclose(read_boxes(file)["1"].boxes["person"], expected)
+    else:
+        with pytest.raises(AnnotationError, match="a box of image 1 is"):
+            read_boxes(file)
