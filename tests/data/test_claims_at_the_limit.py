@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 
 from captioner.data import claims
-from captioner.data.claims import check_icons, check_jpeg, check_tiff, check_tiles
+from captioner.data.claims import (
+    check_icons,
+    check_jpeg,
+    check_jpeg2000,
+    check_tiff,
+    check_tiles,
+    jpeg2000_profile,
+)
 from captioner.errors import ImageError
 
 LIMIT = 178_956_970
@@ -184,3 +191,80 @@ def test_parts_do_not_cover_an_image_many_times() -> None:
     assert covering(100, 200, *[whole] * 8) and not covering(100, 200, *[whole] * 8, (5, 7, 6, 8))
     assert covering(2, 2, (10, 10, 4106, 18)) and not covering(2, 2, (10, 10, 4107, 18))  # at least 4096 pixels count
     assert covering(2, 2)
+
+
+def codestream(width: int, height: int, *, tile: tuple[int, int] = (0, 0), depths: tuple[int, ...] = (7,),
+               offset: int = 0, styles: tuple[bytes, ...] = ()) -> bytes:  # fmt: skip
+    """Write the header of a JPEG 2000 codestream (ISO 15444-1, annex A) of an image that begins at an offset."""
+    wide, high = tile[0] or width + offset, tile[1] or height + offset
+    corners = (width + offset, height + offset, offset, offset, wide, high, 0, 0)
+    size = struct.pack(">H8IH", 0, *corners, len(depths)) + b"".join(bytes([depth, 1, 1]) for depth in depths)
+    parts = [b"\xff\x4f\xff\x51", struct.pack(">H", len(size) + 2), size]
+    for style in styles:
+        parts.append(style)
+    return b"".join(parts) + b"\xff\xd9" + bytes(8)
+
+
+def coding_style(marker: int, body: bytes) -> bytes:
+    return b"\xff" + bytes([marker]) + struct.pack(">H", len(body) + 2) + body
+
+
+def jp2(stream: bytes, *, colour: bytes = b"", long: bool = False) -> bytes:
+    """Put a codestream into boxes."""
+
+    def box(kind: bytes, content: bytes, long: bool = False) -> bytes:
+        if long:
+            return struct.pack(">I4sQ", 1, kind, len(content) + 16) + content
+        return struct.pack(">I4s", len(content) + 8, kind) + content
+
+    header = box(b"ihdr", bytes(14)) + (box(b"colr", colour) if colour else b"") + box(b"res ", b"colr")
+    parts = [box(b"jP  ", b"\r\n\x87\n"), box(b"ftyp", b"jp2 ", long), box(b"jp2h", header), box(b"jp2c", stream, long)]
+    return b"".join(parts)
+
+
+@pytest.mark.parametrize("boxed", [None, False, True])
+def test_a_jpeg_2000_has_few_tiles_channels_and_bits(boxed: bool | None) -> None:
+    def fine(*size: int, limit: int = LIMIT, **settings: Any) -> bool:
+        stream = codestream(*size, **settings)
+        return accepted(check_jpeg2000, stream if boxed is None else jp2(stream, long=boxed), limit=limit)
+
+    assert fine(128, 128, tile=(1, 1)) and not fine(129, 128, tile=(1, 1)) and not fine(128, 129, tile=(1, 1))
+    assert fine(1, 16_384 * 3, tile=(1, 3)) and not fine(1, 16_384 * 3 + 1, tile=(1, 3))
+    # Tiles are counted from the corner of the grid, not of the image.
+    assert not fine(128, 128, tile=(1, 1), offset=1)
+    assert fine(10, 10, depths=(7,) * 16) and not fine(10, 10, depths=(7,) * 17)
+    assert fine(10, 10, depths=(7, 7, 0x87)) and not fine(10, 10, depths=(7, 7, 8)) and fine(10, 10, depths=(15,))
+    assert fine(10, 10, limit=100) and not fine(10, 10, limit=99) and fine(10, 10, limit=100, offset=5)
+
+
+@pytest.mark.parametrize("marker", [0x52, 0x53])
+def test_a_jpeg_2000_has_few_blocks_and_layers(marker: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The estimates are no less than what the standard gives (annex B), and at most three times that."""
+    size, channels, levels = 512, 3, 2
+    for layers, block, precinct in ((1, 4, 15), (4, 6, 15), (1, 6, 3), (5, 6, 6)):
+        blocks = packets = 0
+        for level in range(levels + 1):
+            side = size >> (levels - level)
+            blocks += (side >> min(block, precinct)) ** 2
+            packets += max(1, (side >> precinct) ** 2) * layers
+        style = bytes([levels, block - 2, block - 2, 0, 0]) + bytes([precinct << 4 | precinct] * (levels + 1))
+        default = coding_style(0x52, bytes([0, 0]) + struct.pack(">H", layers) + bytes([0, 0, 4, 4, 0, 0]))
+        own = coding_style(0x52, bytes([1, 0]) + struct.pack(">H", layers) + b"\0" + style)
+        styles = (own,) if marker == 0x52 else (default, coding_style(0x53, bytes([0, 1]) + style))
+        content = codestream(size, size, depths=(7,) * channels, styles=styles)
+        for name, count in (("_MOST_J2K_BLOCKS", blocks), ("_MOST_J2K_PACKETS", packets)):
+            for most, fine in ((count * channels - 1, False), (3 * count * channels + 20 * layers, True)):
+                with monkeypatch.context() as patch:
+                    patch.setattr(claims, "_MOST_J2K_BLOCKS", 10**9)
+                    patch.setattr(claims, "_MOST_J2K_PACKETS", 10**9)
+                    patch.setattr(claims, name, most)
+                    assert accepted(check_jpeg2000, content) == fine, (layers, block, precinct, name)
+
+
+def test_the_profile_of_a_jpeg_2000_is_found() -> None:
+    stream = codestream(10, 10)
+    for method, profile in ((1, None), (2, b"profile"), (3, b"profile")):
+        content = jp2(stream, colour=bytes([method, 0, 0]) + b"profile")
+        assert jpeg2000_profile(io.BytesIO(content)) == profile
+    assert jpeg2000_profile(io.BytesIO(jp2(stream, colour=b"\x02\0\0profile", long=True))) == b"profile"
+    assert jpeg2000_profile(io.BytesIO(jp2(stream))) is None and jpeg2000_profile(io.BytesIO(stream)) is None
