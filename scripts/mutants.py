@@ -282,7 +282,9 @@ class Mutator(ast.NodeVisitor):
         order = called not in SYMMETRIC and not any(isinstance(each, ast.Starred) for each in node.args[:2])
         if order and len(node.args) >= 2:
             self.change(node, args=[node.args[1], node.args[0], *node.args[2:]])
-        self.generic_visit(node)
+        self.visit(node.func)
+        for part in [*node.args, *(keyword.value for keyword in node.keywords if keyword.arg not in NOT_DROPPED)]:
+            self.visit(part)
 
 
 def _is_log(call: ast.Call) -> bool:

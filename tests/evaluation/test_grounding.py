@@ -290,3 +290,31 @@ def test_a_box_may_be_a_line_but_not_turned_inside_out(tmp_path: Path, box: list
     else:
         with pytest.raises(AnnotationError, match="a box of image 1 is"):
             read_boxes(file)
+
+
+def test_generated_words_are_measured_by_the_requested_head(data: dict[str, Path]) -> None:
+    config = ModelConfig(
+        encoder={"name": "grid", "backbone": "test_efficientnet", "weights": "random", "size": 64},
+        decoder={"name": "transformer", "blocks": 1, "heads": 2, "size": 8, "feed_forward": 8, "dropout": 0.0},
+        search={"width": 2, "max_words": 5, "min_words": 5},  # type: ignore[arg-type]
+    )
+    torch.manual_seed(0)
+    captioner = Captioner(CaptionModel.build(config, Vocabulary(["dog", "puppy", "dogs"])), device="cpu")
+
+    def mass(attention: str) -> float:
+        found = ground(captioner, data["instances"], data["captions"], attention=attention, resamples=100)
+        assert found.generated.words == 10  # five words of each of two photos
+        return found.generated.scores["mass"].value
+
+    first, second = mass("1.1"), mass("1.2")
+    assert first != pytest.approx(second, rel=1e-4) and mass("mean") == pytest.approx((first + second) / 2, rel=1e-4)
+
+
+def test_gains_are_the_models_scores_less_those_of_the_baselines(data: dict[str, Path]) -> None:
+    found = ground(build(), data["instances"], data["captions"], data["images"], resamples=100).references
+    values = {name: interval.value for name, interval in found.scores.items()}
+    assert len(values) == 10 and len({round(value, 6) for value in values.values()}) > 5
+    for score in ("pointing", "mass"):
+        for baseline in ("even", "centre"):
+            difference = values[score] - values[f"{score}, {baseline}"]
+            assert values[f"{score} over {baseline}"] == pytest.approx(difference, abs=1e-12)
