@@ -280,7 +280,7 @@ class Mutator(ast.NodeVisitor):
                 self.change(node, keywords=node.keywords[:i] + node.keywords[i + 1 :])
         called = node.func.attr if isinstance(node.func, ast.Attribute) else name
         order = called not in SYMMETRIC and not any(isinstance(each, ast.Starred) for each in node.args[:2])
-        if order and len(node.args) >= 2:
+        if order and len(node.args) >= 2 and ast.dump(node.args[0]) != ast.dump(node.args[1]):
             self.change(node, args=[node.args[1], node.args[0], *node.args[2:]])
         self.visit(node.func)
         for part in [*node.args, *(keyword.value for keyword in node.keywords if keyword.arg not in NOT_DROPPED)]:
