@@ -508,3 +508,62 @@ def test_whole_captions_come_out(pair: Pair) -> None:
     assert [len(hypotheses) for hypotheses in found] == [1, 1, 1] and all(
         EOS not in found[image][0].words for image in range(3)
     )
+
+
+@decoders
+def test_a_new_decoder_prefers_no_word_and_forgets_nothing(name: str) -> None:
+    torch.manual_seed(0)
+    fields = DECODERS[name].Config.model_fields
+    sizes = {"embedding": 60, "hidden": 50, "attention": 500, "values": 40}
+    sizes |= {"size": 60, "heads": 2, "feed_forward": 12, "blocks": 1, "tie_output": False}
+    config = DECODERS[name].Config(**{field: size for field, size in sizes.items() if field in fields})
+    decoder = DECODERS[name](config, features=30, words=400)
+    (words,) = (module for module in decoder.modules() if isinstance(module, nn.Embedding))
+    std = 60**-0.5 if "heads" in fields else 0.1  # Vaswani 2017 multiplies by the square root of the size afterwards
+    assert not words.weight[PAD].any() and words.padding_idx == PAD
+    assert words.weight[PAD + 1 :].std().item() == pytest.approx(std, rel=0.03)
+    assert abs(words.weight[PAD + 1 :].mean().item()) < 0.05 * std
+    (output,) = (layer for layer in decoder.modules() if isinstance(layer, nn.Linear) and layer.out_features == 400)
+    assert not output.bias.any() and output.weight.any()
+    for module in decoder.modules():
+        if isinstance(module, nn.LSTM | nn.LSTMCell):
+            weights = dict(module.named_parameters())
+            hidden, bias = (
+                weights[next(key for key in weights if key.startswith(part))] for part in ("weight_hh", "bias_ih")
+            )
+            torch.testing.assert_close(hidden.T @ hidden, torch.eye(hidden.shape[1]), rtol=0, atol=1e-5)
+            others, forget = bias.view(4, -1)[[0, 2, 3]], bias.view(4, -1)[1]
+            assert (forget == 1).all() and (others.abs() < 0.5).all()
+    if "attention" in fields:
+        bound = 500**-0.5
+        scores = decoder.get_parameter("score")
+        assert -bound <= scores.min() < -0.9 * bound and 0.9 * bound < scores.max() <= bound
+
+
+@decoders
+def test_sizes_and_shares_have_limits(name: str) -> None:
+    config = DECODERS[name].Config
+    sizes = {"embedding", "hidden", "attention", "blocks", "size", "heads", "feed_forward", "max_words"}
+    for field in config.model_fields:
+        refused: tuple[float, ...]
+        if field in sizes:
+            refused, accepted = (0, -1), (1,)
+        elif field == "values":
+            refused, accepted = (-1,), (0, 1)
+        elif "dropout" in field:
+            refused, accepted = (-0.1, 1, 1.5), (0, 0.99)
+        elif field == "expected":
+            refused, accepted = (-0.1, 1.1), (0, 1)
+        else:
+            continue
+        one = {"heads": 1} if field == "size" else {}
+        for value in accepted:
+            assert getattr(config(**{field: value, **one}), field) == value
+        for value in refused:
+            with pytest.raises(ValidationError, match=field):
+                config(**{field: value})
+
+
+@decoders
+def test_searches_on_a_cpu_give_it_a_memory_in_16_bits(name: str) -> None:
+    assert DECODERS[name].reads_half

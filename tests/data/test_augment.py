@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torchvision.transforms.v2 import functional as reference
 
 from captioner.data.augment import AugmentConfig, View, crop_maps, draw_erased, draw_view, erase, recolour, vary
@@ -156,3 +158,27 @@ def test_only_crops_of_grids_can_be_stored() -> None:
         validate(AugmentConfig, {"colour": 0.2, "stored": True}, where="recipe")
     with pytest.raises(ConfigError, match=r"data\.augment\.stored: the features are not a grid"):
         crop_maps(Memory(torch.zeros(1, 4, 2), torch.zeros(1, 2)), [(0.0, 0.0, 1.0, 1.0)])
+
+
+@pytest.mark.parametrize(
+    ("setting", "accepted", "refused"),
+    [
+        ("crop", (0.01, 1), (0, 1.01)),
+        ("colour", (0, 0.99), (-0.01, 1)),
+        ("erase", (0, 1), (-0.01, 1.01)),
+        ("erase_area", ((0.01, 0.01), (0.5, 1)), ((0, 0.5), (0.5, 0.4), (0.5, 1.01))),
+    ],
+)
+def test_settings_have_limits(setting: str, accepted: tuple[Any, ...], refused: tuple[Any, ...]) -> None:
+    for value in accepted:
+        assert getattr(AugmentConfig(**{setting: value}), setting) == value
+    for value in refused:
+        with pytest.raises(ValidationError, match=setting):
+            AugmentConfig(**{setting: value})
+
+
+def test_any_setting_makes_it_active() -> None:
+    assert not AugmentConfig().active and not AugmentConfig().of_pictures
+    for settings in ({"crop": 0.9}, {"colour": 0.1}, {"erase": 0.1}):
+        assert AugmentConfig(**settings).active and AugmentConfig(**settings).of_pictures
+    assert AugmentConfig(crop=0.9, stored=True).active

@@ -16,7 +16,7 @@ from PIL import Image
 
 from captioner.data.annotations import read_captions
 from captioner.data.dataset import CaptionData, Photo, SkippedRecord
-from captioner.data.inspect import CountSummary, DataReport, inspect_captions
+from captioner.data.inspect import CountSummary, DataReport, Listing, inspect_captions
 
 
 def jpeg(colour: int) -> bytes:
@@ -203,3 +203,56 @@ def test_the_real_flickr8k_has_one_pair_of_twins_in_train(shared_data: Path) -> 
     assert [(len(twins.image_ids), twins.splits) for twins in report.duplicates] == [(2, ("train",))]
     assert report.leaks == ()
     assert 0.9 < report.vocabulary.coverage["dev"] < 1
+
+
+def test_a_spread_is_that_of_a_sorted_list() -> None:
+    assert CountSummary.of([]) == CountSummary(0, 0.0, 0.0, 0, 0)
+    for size in (1, 2, 19, 20, 21, 40, 100):
+        counts = [7 * number % size + 1 for number in range(size)]
+        spread = CountSummary.of(counts)
+        at_most = [count for count in sorted(counts) if sum(other <= count for other in counts) >= 0.95 * size]
+        assert spread.p95 == at_most[0]  # the least count that 95 % do not exceed
+        middle = sorted(counts)[(size - 1) // 2 : size // 2 + 1]
+        assert (spread.min, spread.max) == (min(counts), max(counts))
+        assert spread.median == sum(middle) / len(middle) and spread.mean == pytest.approx(sum(counts) / size)
+
+
+def test_the_first_of_many_are_listed(tmp_path: Path) -> None:
+    assert Listing.of(range(10)) == Listing(10, tuple(map(str, range(10))))
+    assert Listing.of(range(11)) == Listing(11, tuple(map(str, range(10))))
+    photos = tuple(Photo(str(n), tmp_path / f"{n}.jpg", "train", ("a dog", "A dog")) for n in range(12))
+    problems = tuple(SkippedRecord(f"f:{n}", "bad") for n in range(25))
+    report = inspect_captions(CaptionData("set", "csv", photos, problems), tokenize=lambda text: text.lower().split())
+    assert report.missing is not None and (report.missing.count, len(report.missing.first)) == (12, 10)
+    assert (report.repeated_captions.count, len(report.repeated_captions.first)) == (12, 10)
+    assert (report.problems.count, len(report.problems.first)) == (25, 20)
+
+
+def test_words_are_kept_that_occur_often_enough_in_the_train_split(tmp_path: Path) -> None:
+    said = {"train": ["a a a b b c"], "restval": ["a a b b b"], "val": ["a b c d", "", "d d"], "test": [""]}
+    photos = tuple(Photo(split, tmp_path / split, split, tuple(texts)) for split, texts in said.items())
+    report = inspect_captions(CaptionData("set", "csv", photos), tokenize=str.split, check_files=False)
+    words = report.vocabulary
+    assert (words.splits, words.min_count, words.words, words.kept) == (("train", "restval"), 5, 3, 2)
+    assert words.coverage == {"train": 5 / 6, "restval": 1.0, "val": 2 / 6, "test": 0.0}
+    assert report.empty_captions == 2 and report.missing is report.duplicates is report.unreadable is None
+    alone = inspect_captions(CaptionData("set", "csv", photos[2:]), tokenize=str.split, min_count=3, check_files=False)
+    assert alone.vocabulary.splits == ("val", "test") and alone.vocabulary.kept == 1
+
+
+def test_files_of_equal_size_are_read_and_counted(tmp_path: Path) -> None:
+    for name, content in (("a", b"11"), ("b", b"22"), ("c", b"11"), ("d", b"333")):
+        (tmp_path / name).write_bytes(content)
+    photos = tuple(Photo(name, tmp_path / name, "val" if name == "c" else "train", ("x",)) for name in "abcd")
+    read: list[tuple[int, int]] = []
+    report = inspect_captions(
+        CaptionData("set", "csv", photos), tokenize=str.split, progress=lambda done, total: read.append((done, total))
+    )
+    assert read == [(1, 3), (2, 3), (3, 3)]
+    assert report.duplicates is not None and [twins.image_ids for twins in report.duplicates] == [("a", "c")]
+    assert report.leaks == report.duplicates and report.unreadable is None
+    one_split = tuple(
+        Photo(photo.image_id, photo.path, "restval" if photo.split == "val" else "train", ("x",)) for photo in photos
+    )
+    again = inspect_captions(CaptionData("set", "csv", one_split), tokenize=str.split)
+    assert again.leaks == () and again.duplicates is not None and len(again.duplicates) == 1

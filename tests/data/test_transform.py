@@ -124,3 +124,25 @@ def test_the_view_does_not_depend_on_the_size() -> None:
     assert views[0] == views[1] and len(set(views[0])) == 3
     ignored = Transform(size=32, crop_fraction=0.5, mean=MEAN, std=STD)
     assert ignored.view == views[0][0]
+
+
+@pytest.mark.parametrize(
+    ("setting", "accepted", "refused"),
+    [
+        ("size", (1, 4096), (0, 4097)),
+        ("crop_fraction", (0.01, 1.0), (0, 1.01)),
+        ("std", ((0.1, 0.1, 0.1),), ((0, 1, 1), (1, 0, 1), (1, 1, 0))),
+    ],
+)
+def test_settings_have_limits(setting: str, accepted: tuple[Any, ...], refused: tuple[Any, ...]) -> None:
+    usual: dict[str, Any] = {"mean": MEAN, "std": STD}
+    for value in accepted:
+        assert getattr(Transform(**{**usual, setting: value}), setting) == value
+    for value in refused:
+        with pytest.raises(ValidationError, match=setting):
+            Transform(**{**usual, setting: value})
+
+
+def test_a_photo_is_decoded_at_twice_the_size_that_is_needed() -> None:
+    for fit, fraction, size in (("squash", 0.5, 200), ("crop", 0.5, 400), ("crop", 1.0, 200)):
+        assert Transform(size=100, fit=fit, crop_fraction=fraction, mean=MEAN, std=STD).decode_size == size

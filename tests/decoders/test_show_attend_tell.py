@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from captioner.data.batches import Captions
+from captioner.data.batches import Captions, Weights
 from captioner.decoders import ShowAttendTell
 from captioner.encoders.refiner import Identity
 from captioner.memory import Memory
@@ -208,3 +208,85 @@ def test_geometry_tells_regions_apart() -> None:
     here, there = (replace(memory, boxes=box) for box in boxes)
     assert torch.equal(plain(here, tokens).logits, plain(there, tokens).logits)
     assert not torch.allclose(located(here, tokens).logits, located(there, tokens).logits)
+
+
+def test_the_loss_with_hard_attention_is_section_4_1_with_its_moving_baseline() -> None:
+    """Each word gains ``lambda_r (log p(y | s, a) - b) log p(s | a)`` and ``lambda_e H[s]``; b is a moving average."""
+    decoder, memory = build_decoder("show_attend_tell", kind="hard").train(), build_memory(images=2)
+    captions = Captions.collate([[[BOS, 5, 6, EOS], [BOS, 7, EOS]], [[BOS, 4, EOS]]])
+    captions = replace(captions, weights=Weights(images=2.0, captions=3.0, words=5.0))
+    smoothing, penalty, reinforce, entropy, decay = 0.2, 0.4, 0.7, 0.3, 0.6
+    objective = CrossEntropy(
+        CrossEntropyConfig(
+            label_smoothing=smoothing,
+            doubly_stochastic=penalty,
+            reinforce=reinforce,
+            entropy=entropy,
+            baseline_decay=decay,
+        )
+    )
+    owners = [0, 0, 0, 1, 1, 2, 2]  # the caption of each word, the first image's first one with three
+    baseline = None
+    for places in ((0, 1, 0), (0, 0, 1), (1, 0, 0)):
+
+        def sampler(images: int, captions: int, places: tuple[int, ...] = places) -> Any:
+            steps = iter(places)
+            # The second caption of an image uses the expected vector, which is no choice.
+            return lambda alpha: torch.tensor([next(steps), -1]).expand(alpha.shape[:2])
+
+        decoder.sampler = sampler  # type: ignore[method-assign]
+        output = decoder(memory, captions.inputs)
+        likelihood = output.logits.log_softmax(-1)
+        rewards, penalties = [], []
+        for caption in range(3):
+            own = [m for m, owner in enumerate(owners) if owner == caption]
+            rewards.append(sum(likelihood[m, captions.targets[m]].item() for m in own))
+            penalties += [(1 - sum(output.attention[m, place] for m in own)) ** 2 for place in range(memory.places)]
+        mean = 3.0 * sum(rewards) / 3
+        baseline = mean if baseline is None else baseline
+        gains = []
+        for m, owner in enumerate(owners):
+            weights = [weight for weight in output.attention[m] if weight > 0]
+            gain = -entropy * sum(weight * weight.log() for weight in weights)
+            if owner != 1:
+                assert output.sampled[m] >= 0
+                drawn = output.attention[m, output.sampled[m]].clamp(min=torch.finfo(torch.float32).tiny)
+                gain = gain + reinforce * (rewards[owner] - baseline) * drawn.log()
+            gains.append(gain)
+        nll = torch.stack([-row[target] for row, target in zip(likelihood, captions.targets, strict=True)]).mean()
+        expected = 5.0 * ((1 - smoothing) * nll - smoothing * likelihood.mean() - torch.stack(gains).mean())
+        expected = expected + penalty * 3.0 * torch.stack(penalties).mean()
+        loss, metrics = objective(decoder, memory, captions)
+        torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
+        assert metrics["reward"].item() == pytest.approx(mean, rel=1e-5)
+        assert metrics["nll"].item() == pytest.approx(5 * nll.item(), rel=1e-5)
+        assert metrics["penalty"].item() == pytest.approx(3 * torch.stack(penalties).mean().item(), rel=1e-5)
+        baseline = decay * baseline + (1 - decay) * mean
+        assert objective.baseline.item() == pytest.approx(baseline, rel=1e-5)
+
+
+def test_a_reward_above_the_baseline_makes_the_drawn_place_more_probable() -> None:
+    memory = build_memory(images=1, places=3, masked=False)
+    captions = Captions(torch.tensor([[[BOS]]]), torch.tensor([5]))
+    settings = CrossEntropyConfig(label_smoothing=0, doubly_stochastic=0, entropy=0, reinforce=1.0)
+    for baseline, better in ((-50.0, True), (50.0, False)):
+        decoder = build_decoder("show_attend_tell", kind="hard").train()
+        scripted(decoder, (1,))
+        before = decoder(memory, captions.inputs).attention[0, 1].item()
+        objective = CrossEntropy(settings)
+        objective.baseline.fill_(baseline)
+        objective.begun.fill_(True)
+        objective(decoder, memory, captions)[0].backward()
+        with torch.no_grad():
+            decoder.score -= 1e-4 * decoder.score.grad
+        assert (decoder(memory, captions.inputs).attention[0, 1].item() > before) == better
+
+
+def test_places_are_drawn_in_proportion_to_their_weights_whatever_these_sum_to() -> None:
+    torch.manual_seed(0)
+    decoder = build_decoder("show_attend_tell", kind="hard", expected=0.0).train()
+    for total in (0.5, 2.0):
+        alpha = total * torch.tensor([0.1, 0.0, 0.6, 0.3], dtype=torch.float64).expand(2000, 5, 4)
+        drawn = decoder.sampler(2000, 5)(alpha).flatten()
+        share = torch.bincount(drawn, minlength=4) / len(drawn)
+        torch.testing.assert_close(share, torch.tensor([0.1, 0.0, 0.6, 0.3]), atol=0.02, rtol=0)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from captioner.decoders.transformer import Transformer, TransformerConfig
 from captioner.errors import ConfigError
+from captioner.layers.linear import PackedLinear
 from captioner.layers.transformer import key_mask
 from captioner.memory import Memory
 from captioner.text.vocabulary import BOS, PAD
@@ -239,3 +240,15 @@ def test_a_batch_without_captions_and_an_image_without_places_are_borne() -> Non
     mask = memory.mask.clone()
     mask[0] = False
     assert decoder(replace(memory, mask=mask), tokens).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@torch.inference_mode()
+def test_the_twin_for_searches_packs_the_layer_that_scores_words(tied: bool) -> None:
+    twin, memory = build({"tie_output": tied}).float().fast(torch.float32), build_memory().to(dtype=torch.float32)
+    widths: list[int] = []
+    for module in twin.modules():
+        if isinstance(module, PackedLinear):
+            module.register_forward_hook(lambda _, inputs, output: widths.append(output.shape[-1]))
+    twin.step(torch.full((len(memory), 1), BOS), twin.start(memory))
+    assert widths.count(WORDS) == 1

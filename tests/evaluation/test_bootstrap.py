@@ -3,12 +3,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import astuple
 
 import numpy as np
 import pytest
 
 from captioner.caption import Array
-from captioner.evaluation.bootstrap import by_length, compare, holm, intervals
+from captioner.evaluation import bootstrap
+from captioner.evaluation.bootstrap import Interval, by_length, compare, holm, intervals
 from captioner.evaluation.sums import Sums, bleu_score, mean_of
 
 IMAGES = 400
@@ -126,3 +128,37 @@ def test_holms_correction() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+def test_an_interval_is_written_in_percent() -> None:
+    assert Interval(0.2412, 0.2288, 0.2531).percent() == "24.1 [22.9, 25.3]"
+
+
+def test_thirds_are_named_by_their_lengths() -> None:
+    words = np.array([4.0, 5, 6, 7, 8, 9, 10])
+    groups = {name: words[images].tolist() for name, images in by_length(words).items()}
+    assert groups == {
+        "references of up to 6.0 words": [4, 5, 6],
+        "6.0 to 8.0 words": [7, 8],
+        "more than 8.0 words": [9, 10],
+    }
+
+
+def test_resamples_in_parts_are_the_same_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = means(scores()), means(scores(0.02, 3))
+    whole = intervals(one, resamples=100), compare(one, two, resamples=100)
+    for rows in (0, 1, 7, 100):  # of the largest matrix, whose memory is limited
+        monkeypatch.setattr(bootstrap, "_CELLS", rows * IMAGES)
+        parts = intervals(one, resamples=100), compare(one, two, resamples=100)
+        for ours, theirs in zip(parts, whole, strict=True):
+            assert astuple(ours["CIDEr"]) == pytest.approx(astuple(theirs["CIDEr"]))
+
+
+def test_p_values_count_the_observation_itself() -> None:
+    """Of three photos whose captions are exchanged, the sign of the difference is all that can change."""
+    one, two = means([0.0, 0.0, 0.0]), means([1.0, 1.0, 1.0])
+    found = compare(one, two, resamples=4000)["CIDEr"]
+    # All three exchanged or none of them: 2 of 8 ways.
+    assert found.p_randomisation == pytest.approx(1 / 4, abs=0.03)
+    assert found.p_bootstrap == pytest.approx(1 / 4001)  # every resample differs by exactly 1
+    assert (found.value, found.low, found.high) == (1.0, 1.0, 1.0)

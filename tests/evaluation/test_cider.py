@@ -98,3 +98,9 @@ def test_what_cannot_be_scored_is_refused() -> None:
         CiderD([[[1]]])([0], np.array([[7]]))
     with pytest.raises(EvaluationError, match="55,10"):
         CiderD([[[60_000]]])
+
+
+def test_candidates_without_a_single_word_score_zero() -> None:
+    scorer = CiderD([[[1, 2]], [[3]]])
+    assert scorer([1, 0], np.zeros((2, 0), dtype=np.int64)).tolist() == [0.0, 0.0]
+    assert scorer([], np.zeros((0, 0), dtype=np.int64)).shape == (0,)

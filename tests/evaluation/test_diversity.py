@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from captioner.evaluation.diversity import Diversity, TrainingCaptions
@@ -69,3 +71,20 @@ def test_the_shortcut_finds_what_tokenising_every_caption_finds() -> None:
 def test_a_collapse_is_described(captions: list[list[str]], expected: str | None) -> None:
     description = Diversity.of(captions).collapsed(Diversity.of(PEOPLE))
     assert description is None if expected is None else description is not None and expected in description
+
+
+PERSON = Diversity(words=10.0, distinct_captions=0.9, distinct_bigrams=0.5, dangling=0.2, vocabulary=500)
+
+
+@pytest.mark.parametrize(
+    ("setting", "fine", "collapsed", "why"),
+    [
+        ("words", 5.0, 4.9, "4.9 words on average, those of people 10.0"),
+        ("distinct_captions", 0.05, 0.049, "only 4.9 % of the captions differ"),
+        ("distinct_bigrams", 0.01, 0.009, "bigrams 0.9 % are distinct, of people's 50.0 %"),
+        ("dangling", 0.3, 0.31, "31 % of the captions break off"),
+    ],
+)
+def test_captions_collapse_below_a_share_of_peoples(setting: str, fine: float, collapsed: float, why: str) -> None:
+    assert replace(PERSON, **{setting: fine}).collapsed(PERSON) is None  # type: ignore[arg-type]
+    assert why in str(replace(PERSON, **{setting: collapsed}).collapsed(PERSON))  # type: ignore[arg-type]

@@ -12,12 +12,12 @@ from PIL import Image
 from captioner import Captioner
 from captioner.checkpoint import save_model
 from captioner.data.annotations import read_captions
+from captioner.engines.model import model_engine
 from captioner.errors import AnnotationError, EvaluationError, FeatureStoreError
 from captioner.evaluation.evaluate import evaluate, score
 from captioner.evaluation.results import write_results
 from captioner.features import build_store
 from captioner.model import CaptionModel, ModelConfig
-from captioner.pipeline import TorchCaptioner
 from captioner.text.vocabulary import Vocabulary
 
 METRICS = ("BLEU", "CIDEr")
@@ -70,11 +70,13 @@ def test_models_and_data_are_taken_by_path_or_loaded(data: Path, folder: Path, m
 
 
 def test_features_take_the_place_of_images(
-    data: Path, model: TorchCaptioner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, model: Captioner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("captioner.encoders.base.fast_dtype", lambda device: torch.float32)  # as the store is made
+    monkeypatch.setattr("captioner.encoders.encoder.fast_dtype", lambda device: torch.float32)  # as the store is made
     images = [(photo.image_id, photo.path) for photo in read_captions(data, captionless=True).split("dev").photos]
-    store = build_store(tmp_path / "features", model.encoders[0], images, workers=1).store.folder
+    store = build_store(
+        tmp_path / "features", model_engine(model.engine, "test").encoders[0], images, workers=1
+    ).store.folder
     plain = evaluate(model, data, metrics=METRICS)
     assert evaluate(model, data, features=store, metrics=METRICS).captions == plain.captions
     with pytest.raises(FeatureStoreError):

@@ -264,3 +264,67 @@ def test_single_heads_are_measured(data: dict[str, Path]) -> None:
         mass("3.1")
     with pytest.raises(EvaluationError, match=r"BLOCK\.HEAD"):
         mass("heads")
+
+
+def test_the_middle_of_what_is_seen_is_where_photographers_put_their_subjects() -> None:
+    """The Gaussian baseline, cell by cell, and whether the middle of a cropped photo lies in a box."""
+    random = np.random.default_rng(0)
+    corner = random.uniform(0, 0.5, (7, 2))
+    places = np.concatenate([corner, corner + random.uniform(0.1, 0.5, (7, 2))], axis=1)
+    boxes = {"dog": np.array([[0.5, 0.4, 0.7, 0.6]]), "cat": np.array([[0.2, 0.4, 0.59, 0.6]])}
+    scene = Scene(places, Boxes(boxes, frozenset()), (0.2, 0.0, 1.0, 1.0))
+    near = []
+    for x0, y0, x1, y1 in places:
+        x, y = (x0 + x1) / 2 - 0.5, (y0 + y1) / 2 - 0.5
+        near.append(np.exp(-(x**2 + y**2) / (2 * 0.25**2)))
+    np.testing.assert_allclose(scene.centre, np.array(near) / sum(near), rtol=1e-12)
+    moved = [[0.2 + 0.8 * x0, y0, 0.2 + 0.8 * x1, y1] for x0, y0, x1, y1 in places]
+    np.testing.assert_allclose(scene.places, moved, rtol=1e-12)
+    for name, expected in (("dog", True), ("cat", False)):  # the middle of 0.2 to 1 is 0.6
+        found = scene.cover(name)
+        assert found is not None and found[2] is expected
+
+
+@pytest.mark.parametrize(
+    ("box", "fine"), [([1, 2, 0, 3], True), ([1, 2, 3, 0], True), ([1, 2, -1, 3], False), ([1, 2, 3, -1], False)]
+)
+def test_a_box_may_be_a_line_but_not_turned_inside_out(tmp_path: Path, box: list[float], fine: bool) -> None:
+    file = tmp_path / "boxes.json"
+    annotation = {"image_id": 1, "category_id": 1, "bbox": box}
+    image = {"id": 1, "width": 10, "height": 20}
+    file.write_text(json.dumps({"categories": CATEGORIES, "annotations": [annotation], "images": [image]}))
+    if fine:
+        x, y, width, height = box
+        expected = [[x / 10, y / 20, (x + width) / 10, (y + height) / 20]]
+        np.testing.assert_allclose(read_boxes(file)["1"].boxes["person"], expected)
+    else:
+        with pytest.raises(AnnotationError, match="a box of image 1 is"):
+            read_boxes(file)
+
+
+def test_generated_words_are_measured_by_the_requested_head(data: dict[str, Path]) -> None:
+    config = ModelConfig(
+        encoder={"name": "grid", "backbone": "test_efficientnet", "weights": "random", "size": 64},
+        decoder={"name": "transformer", "blocks": 1, "heads": 2, "size": 8, "feed_forward": 8, "dropout": 0.0},
+        search={"width": 2, "max_words": 5, "min_words": 5},  # type: ignore[arg-type]
+    )
+    torch.manual_seed(0)
+    captioner = Captioner(CaptionModel.build(config, Vocabulary(["dog", "puppy", "dogs"])), device="cpu")
+
+    def mass(attention: str) -> float:
+        found = ground(captioner, data["instances"], data["captions"], attention=attention, resamples=100)
+        assert found.generated.words == 10  # five words of each of two photos
+        return found.generated.scores["mass"].value
+
+    first, second = mass("1.1"), mass("1.2")
+    assert first != pytest.approx(second, rel=1e-4) and mass("mean") == pytest.approx((first + second) / 2, rel=1e-4)
+
+
+def test_gains_are_the_models_scores_less_those_of_the_baselines(data: dict[str, Path]) -> None:
+    found = ground(build(), data["instances"], data["captions"], data["images"], resamples=100).references
+    values = {name: interval.value for name, interval in found.scores.items()}
+    assert len(values) == 10 and len({round(value, 6) for value in values.values()}) > 5
+    for score in ("pointing", "mass"):
+        for baseline in ("even", "centre"):
+            difference = values[score] - values[f"{score}, {baseline}"]
+            assert values[f"{score} over {baseline}"] == pytest.approx(difference, abs=1e-12)

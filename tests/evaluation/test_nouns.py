@@ -48,3 +48,33 @@ def test_a_word_names_one_class_only() -> None:
 
 def test_other_classes_are_named_by_their_own_names() -> None:
     assert Nouns(["tractor"])(["two", "tractors", "and", "a", "dog"]) == [(1, 2, "tractor")]
+
+
+@pytest.mark.parametrize(
+    "plural",
+    [
+        "boys",
+        "babies",
+        "toys",
+        "foxes",
+        "buses",
+        "churches",
+        "dishes",
+        "waltzes",
+        "dogs",
+        "keys",
+        "rays",
+        "plays",
+        "buys",
+    ],
+)
+def test_regular_plurals_are_implied(plural: str) -> None:
+    singular = {
+        "babies": "baby",
+        "foxes": "fox",
+        "buses": "bus",
+        "churches": "church",
+        "dishes": "dish",
+        "waltzes": "waltz",
+    }
+    assert [mention.name for mention in Nouns([singular.get(plural, plural[:-1])])(["two", plural])] != []

@@ -104,3 +104,24 @@ def test_a_photo_without_a_score_does_not_count() -> None:
 def test_models_must_have_captioned_the_same_photos() -> None:
     with pytest.raises(EvaluationError, match="not captioned"):
         measure(REFERENCES, {"good": GOOD, "poor": {"a": "a dog"}}, metrics=METRICS)
+
+
+@pytest.mark.parametrize(
+    ("words", "reference_words", "chunks", "matched", "reference_matched", "expected"),
+    [
+        (5, 5, 1, 5, 5, 0),
+        (5, 6, 1, 5, 5, 1),  # the reference has another word
+        (6, 5, 1, 5, 5, 1),  # the caption has
+        (5, 5, 2, 5, 5, 2),  # in another order
+        (5, 5, 1, 4, 5, 1),
+        (5, 5, 1, 5, 4, 1),
+    ],
+)
+def test_only_captions_that_equal_their_reference_are_whole(
+    words: int, reference_words: int, chunks: int, matched: int, reference_matched: int, expected: int
+) -> None:
+    row = np.full((1, 23), 9.0)
+    row[0, [0, 1, 20, 21, 22]] = words, reference_words, chunks, matched, reference_matched
+    found = whole(row)
+    assert found[0, 20] == expected and row[0, 20] == chunks
+    assert np.array_equal(np.delete(found, 20, axis=1), np.delete(row, 20, axis=1))

@@ -168,3 +168,28 @@ def test_a_compiled_training_step_is_the_plain_one(
     never_plain(monkeypatch)
     torch.testing.assert_close(step(), plain, rtol=1e-4, atol=1e-5)
     assert compiled_graphs() >= len(KERNELS)
+
+
+def test_what_is_beyond_forty_counts_as_forty() -> None:
+    x = torch.tensor([-100.0, -41, -40, -39, 0, 39, 40, 41, 100])
+    expected = torch.tensor([-80.0, -80, -80, -78, 0, 78, 80, 80, 80]).exp()
+    torch.testing.assert_close(exponential(x), expected)
+    assert exponential(x).isfinite().all() and (exponential(x) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "learning", "expected"),
+    [(torch.float32, True, True), (torch.float64, True, False), (torch.float32, False, False)],
+)
+def test_training_in_32_bits_uses_the_compiled_kernels(
+    dtype: torch.dtype, learning: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = set()
+    for name, kernel in KERNELS.items():
+        monkeypatch.setattr(kernel, "compiled", lambda *args, name=name, of=kernel: used.add(name) or of.eager(*args))
+    decoder, memory = build_decoder("show_attend_tell").to(dtype), build_memory().to(dtype=dtype)
+    with torch.set_grad_enabled(learning):
+        loss = decoder(memory, build_tokens()).logits.square().sum()
+    if learning:
+        loss.backward()
+    assert used == (set(KERNELS) if expected else set())

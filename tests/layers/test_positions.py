@@ -92,3 +92,10 @@ def test_the_decoder_keeps_its_own_positions() -> None:
     assert (
         DECODERS["transformer"].Config.model_validate({"positions": "learned"}).model_dump()["positions"] == "learned"
     )
+
+
+def test_places_outside_a_picture_get_no_vector() -> None:
+    geometry = Geometry(5)
+    torch.nn.init.ones_(geometry.project.bias)
+    nowhere = geometry(Memory(torch.randn(2, 3, 5), torch.randn(2, 5)))
+    assert nowhere.shape == (1, 1, 5) and not nowhere.any()

@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from captioner.errors import ConfigError
 from captioner.layers.attention import Attention
+from captioner.layers.conformer import ConvolutionModule
+from captioner.layers.relative import RelativeAttention
 from captioner.layers.transformer import BlockConfig, DecoderBlock, EncoderBlock, EncoderBlockConfig, Rows, key_mask
 from captioner.settings import validate
 
@@ -192,3 +195,94 @@ def test_nothing_to_look_at_is_still_a_number(norm: str) -> None:
 def test_heads_that_do_not_share_the_size_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"decoder: size \(10\) must be a multiple of heads \(4\)"):
         validate(BlockConfig, {"size": 10, "heads": 4}, where="decoder")
+
+
+def assert_glorot(weight: Tensor, inputs: int, outputs: int) -> None:
+    """Assert that a weight is uniform within Glorot 2010's bound, equation 16, and no smaller."""
+    bound = (6 / (inputs + outputs)) ** 0.5
+    assert bound * 0.98 < weight.max() <= bound and -bound <= weight.min() < -bound * 0.98
+
+
+def test_new_blocks_have_glorots_weights_and_no_bias() -> None:
+    torch.manual_seed(0)
+    config = EncoderBlockConfig(size=64, heads=4, feed_forward=96, relative=True, convolution=5, half_steps=True)
+    encoder, decoder = EncoderBlock(config), DecoderBlock(config, relative=True)
+    own, convolution = encoder.attention, encoder.convolution
+    assert isinstance(own, RelativeAttention) and convolution is not None
+    for attention in (own, decoder.self_attention, decoder.cross_attention):
+        assert_glorot(attention.query.weight, 64, 64)
+        assert_glorot(attention.key_value.weight, 64, 128)
+        assert_glorot(attention.output.weight, 64, 64)
+        assert attention.query.bias is attention.key_value.bias is attention.output.bias is None
+    assert_glorot(own.relative, 64, 64)
+    assert not own.content_bias.any() and not own.position_bias.any()
+    for network in (encoder.feed_forward, encoder.first_feed_forward, decoder.feed_forward):
+        assert network is not None
+        for layer in (network[0], network[2]):
+            assert_glorot(layer.weight, 64, 96)
+            assert not layer.bias.any()
+    assert_glorot(convolution.expand.weight, 64, 128)
+    assert_glorot(convolution.project.weight, 64, 64)
+    assert not convolution.expand.bias.any() and not convolution.project.bias.any() and not convolution.bias.any()
+    # A sum over 5 x 5 weights, each within 1 / 5.
+    assert 0.98 / 5 < convolution.weight.max() <= 1 / 5 and -1 / 5 <= convolution.weight.min() < -0.98 / 5
+    line = ConvolutionModule(64, 9, axes=1).weight
+    assert 0.98 / 3 < line.max() <= 1 / 3 and -1 / 3 <= line.min() < -0.98 / 3
+
+
+@pytest.mark.parametrize(
+    ("setting", "accepted", "refused"),
+    [
+        ("blocks", (1,), (0,)),
+        ("size", (8,), (0, -8)),
+        ("heads", (1,), (0, -1)),
+        ("feed_forward", (1,), (0,)),
+        ("dropout", (0, 0.99), (-0.1, 1)),
+        ("convolution", (0, 1, 3), (-1, 2)),
+        ("axes", (1, 2), (0, 3)),
+    ],
+)
+def test_settings_have_limits(setting: str, accepted: tuple[float, ...], refused: tuple[float, ...]) -> None:
+    for value in accepted:
+        assert getattr(EncoderBlockConfig(**{setting: value}), setting) == value  # type: ignore[arg-type]
+    for value in refused:
+        with pytest.raises(ValidationError, match=setting):
+            EncoderBlockConfig(**{setting: value})  # type: ignore[arg-type]
+
+
+def test_words_are_spread_and_packed_in_their_order() -> None:
+    index = torch.tensor([0, 1, 3, 6, 7, 8])
+    rows, x = Rows((1, 3, 3), index), randoms(6, 4)
+    spread = rows.spread(x)
+    assert spread.shape == (1, 3, 3, 4)
+    expected = torch.zeros(9, 4, dtype=torch.float64)
+    for row, place in enumerate(index.tolist()):
+        expected[place] = x[row]
+    assert torch.equal(spread.view(9, 4), expected)
+    assert torch.equal(rows.pack(spread.view(3, 3, 4)), x)
+    whole = Rows((2, 1, 3))
+    assert torch.equal(whole.spread(x), x.view(2, 1, 3, 4)) and torch.equal(whole.pack(x.view(2, 3, 4)), x)
+
+
+class OnGpu(Tensor):
+    """A tensor in this machine's memory that claims to be on a GPU, where torch's own kernel attends."""
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("masked", "biased", "causal"),
+    [(False, False, False), (True, False, False), (False, True, False), (True, True, False), (False, False, True)],
+)
+def test_torchs_kernel_attends_as_the_plain_form_does(masked: bool, biased: bool, causal: bool) -> None:
+    attention, x = scattered(Attention(SIZE, HEADS)), randoms(3, 5, SIZE)
+    query, keys_values = attention.query(x), attention.split(attention.key_value(x))
+    settings: dict[str, Any] = {
+        "mask": key_mask(MASK) if masked else None,
+        "bias": randoms(3, HEADS, 5, 5, seed=2) if biased else None,
+        "causal": causal,
+    }
+    found = attention.attend(query.as_subclass(OnGpu), keys_values, **settings).as_subclass(Tensor)
+    torch.testing.assert_close(found, attention.attend(query, keys_values, **settings), rtol=0, atol=1e-12)

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from captioner.layers.unroll import lstm_gates, product, unrolled_products
+from captioner.layers.linear import PackedLinear
+from captioner.layers.unroll import Recurrent, lstm_gates, product, unrolled_products
 
 ROWS = [6, 6, 2]
 
@@ -97,3 +98,22 @@ def test_autocast_multiplies_in_its_precision_and_returns_32_bits() -> None:
         y = times["only"](x)
     assert y.dtype == torch.float32
     assert torch.equal(y, (x.bfloat16() @ weight.bfloat16().T).float())
+
+
+@torch.inference_mode()
+def test_a_packed_recurrence_multiplies_in_the_precision_of_its_twin() -> None:
+    torch.manual_seed(0)
+    weight, x = torch.randn(11, 7), torch.randn(2, 3, 7)
+
+    class Plain(Recurrent):
+        def weights(self) -> dict[str, Tensor]:
+            return {"hidden": weight}
+
+    recurrent = Plain()
+    exact = recurrent.products()["hidden"](x)
+    torch.testing.assert_close(exact, x @ weight.T)
+    recurrent.pack(torch.bfloat16)
+    rounded = recurrent.products()["hidden"](x)
+    assert rounded.dtype == torch.float32 and not torch.equal(rounded, exact)
+    assert torch.equal(rounded, PackedLinear(weight, None, torch.bfloat16)(x).float())
+    torch.testing.assert_close(rounded, exact, rtol=0.02, atol=0.05)

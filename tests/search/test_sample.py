@@ -12,6 +12,7 @@ from captioner.search.greedy import greedy
 from captioner.search.sample import sample
 from captioner.text.vocabulary import BOS, EOS, PAD, UNK
 from tests.builders import WORDS, build_decoder, build_memory, step_by_step
+from tests.search.scripted import Scripted, surely
 
 every_decoder = pytest.mark.parametrize("name", list(DECODERS))
 
@@ -56,3 +57,18 @@ def test_after_the_end_there_is_only_padding() -> None:
     after = torch.arange(drawn.shape[-1]) > lengths.unsqueeze(-1)
     assert (drawn[after] == PAD).all() and (drawn[~after] != PAD).all() and len(lengths.unique()) > 3
     assert not torch.isin(drawn, torch.tensor([BOS, UNK])).any()
+
+
+@pytest.mark.parametrize("most_probable", [False, True])
+def test_an_image_whose_captions_have_ended_takes_no_part_in_later_steps(most_probable: bool) -> None:
+    decoder = Scripted(surely(), surely(4, 5, 4), surely(5))
+    drawn = sample(decoder, build_memory(images=3), 2, SearchConfig(max_words=8), greedy=most_probable)
+    expected = [[EOS, PAD, PAD, PAD], [4, 5, 4, EOS], [5, EOS, PAD, PAD]]
+    assert drawn.tolist() == [[caption] * 2 for caption in expected]
+    assert decoder.calls == [(3, 2), (2, 2), (1, 2), (1, 2)]
+
+
+def test_a_sample_is_cut_at_max_words() -> None:
+    decoder = Scripted(surely(4, 5, 4), surely(5))
+    drawn = sample(decoder, build_memory(images=2), 1, SearchConfig(max_words=2))
+    assert drawn[:, 0].tolist() == [[4, 5], [5, EOS]]

@@ -15,11 +15,13 @@ from captioner.decoders import DECODERS, Decoder
 from captioner.errors import ConfigError
 from captioner.memory import Memory
 from captioner.search.beam import beam
+from captioner.search.collect import top
 from captioner.search.config import Hypothesis, SearchConfig
 from captioner.search.greedy import greedy
 from captioner.text.vocabulary import BOS, EOS, PAD, UNK
 from tests import builders
 from tests.builders import build_decoder, build_memory
+from tests.search.scripted import Scripted, slow_starter, surely
 
 SEARCHES = {"beam": beam, "greedy": greedy}
 
@@ -244,3 +246,107 @@ def test_who_asks_for_more_captions_than_the_beam_holds_gets_a_wider_one() -> No
     assert own.changed(n_best=2).width == 3 and own.changed() == own
     with pytest.raises(ConfigError, match=r"n_best \(5\) must not be more than width \(4\)"):
         own.changed(n_best=5, width=4)
+
+
+@pytest.mark.parametrize("n_best", [1, 3])
+@pytest.mark.parametrize("length_normalisation", [0.0, 0.7, 1.5])
+def test_a_beam_as_wide_as_all_captions_finds_the_best_of_all(length_normalisation: float, n_best: int) -> None:
+    config = SearchConfig(width=64, n_best=n_best, max_words=4, length_normalisation=length_normalisation)
+    for seed in range(30):
+        random = torch.Generator().manual_seed(seed)
+        decoder = Scripted((3 * torch.randn(4, 7, 7, generator=random)).softmax(-1))
+        (found,) = beam(decoder, build_memory(images=1), config)
+        expected = decoder.every_caption(config)[:n_best]
+        assert [(h.words, h.finished) for h in found] == [(words, end) for words, _, _, end in expected]
+        np.testing.assert_allclose([h.log_probability for h in found], [c[1] for c in expected], rtol=1e-5)
+        np.testing.assert_allclose([h.score for h in found], [c[2] for c in expected], rtol=1e-5)
+
+
+def test_a_hypothesis_that_can_still_win_by_its_length_is_followed_to_the_end() -> None:
+    # After the first word "" has log .5 / 1 = -.69 and "4" log .3 / 1 = -1.2; ended, "4 4 4 4" has log .3 / 5 = -.24.
+    config = SearchConfig(width=3, max_words=8, length_normalisation=1)
+    (found,) = beam(Scripted(slow_starter()), build_memory(images=1), config)[0]
+    assert found.words == [4, 4, 4, 4] and found.finished
+    assert found.score == pytest.approx(math.log(0.3) / 5)
+
+
+def test_a_search_is_over_when_no_hypothesis_can_win() -> None:
+    # Without normalisation "" is the best caption as soon as it has ended; for two captions the search must go on.
+    for n_best, calls in ((1, 1), (2, 5), (3, 8)):
+        decoder = Scripted(slow_starter())
+        config = SearchConfig(width=3, n_best=n_best, max_words=8, length_normalisation=0)
+        (found,) = beam(decoder, build_memory(images=1), config)
+        assert [h.words for h in found] == [[], [4] * 4, [5] * 8][:n_best]
+        assert [h.finished for h in found] == [True, True, False][:n_best]
+        assert len(decoder.calls) == calls
+
+
+def test_later_steps_take_only_the_hypotheses_that_are_left() -> None:
+    decoder = Scripted(slow_starter(), slow_starter())
+    beam(decoder, build_memory(images=2), SearchConfig(width=3, n_best=3, max_words=8, length_normalisation=0))
+    widths = [width for _, width in decoder.calls]
+    assert widths[0] == 1 and max(widths) == 3 and widths[-1] == 1
+    assert widths[1:] == sorted(widths[1:], reverse=True)
+
+
+def test_an_image_whose_search_is_over_takes_no_part_in_later_steps() -> None:
+    decoder = Scripted(surely(), slow_starter(), surely())
+    found = beam(decoder, build_memory(images=3), SearchConfig(width=2, max_words=8, length_normalisation=1))
+    assert [image[0].words for image in found] == [[], [4] * 4, []]
+    assert [images for images, _ in decoder.calls] == [3, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_the_highest_scores_of_each_row_are_those_of_a_sort(count: int) -> None:
+    random = np.random.default_rng(0)
+    for columns in (1, 2, 5, 40, 3000):
+        scores = random.standard_normal((6, columns)).astype(np.float32)
+        scores[:2, 1:] = float("-inf")
+        values, places = top(scores, count)
+        assert values.shape == places.shape == (6, count)
+        for row in range(6):
+            expected = sorted(scores[row].tolist(), reverse=True)[:count]
+            assert values[row].tolist() == expected + [float("-inf")] * (count - len(expected))
+            for value, place in zip(values[row], places[row], strict=True):
+                assert scores[row, place] == value if value > float("-inf") else place == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "least", "most"),
+    [
+        ("width", 1, 1000),
+        ("max_words", 1, 5000),
+        ("min_words", 0, None),
+        ("length_normalisation", 0, None),
+        ("block_ngram", 0, None),
+        ("n_best", 1, None),
+    ],
+)
+def test_settings_have_limits(setting: str, least: int, most: int | None) -> None:
+    roomy = {"width": 1000, "max_words": 5000}
+    for value in (least, most or 900):
+        assert getattr(SearchConfig(**{**roomy, setting: value}), setting) == value
+    for value in [least - 1] + ([most + 1] if most else []):
+        with pytest.raises(ValidationError, match=setting):
+            SearchConfig(**{**roomy, setting: value})
+
+
+def test_greedy_search_of_images_that_end_at_different_steps() -> None:
+    decoder = Scripted(surely(), surely(4, 5, 4), surely(5))
+    found = greedy(decoder, build_memory(images=3), SearchConfig(width=1, max_words=3))
+    assert [(image[0].words, image[0].finished) for image in found] == [([], True), ([4, 5, 4], False), ([5], True)]
+    assert len(decoder.calls) == 3
+    greedy(decoder, build_memory(images=3), SearchConfig(width=1, max_words=8))
+    assert len(decoder.calls) == 3 + 4, "it goes on after the last caption has ended"
+
+
+def test_a_search_is_over_by_the_scores_of_captions_with_their_end() -> None:
+    # "4" has log .6 / 2 = -.26 with its end. Cut, "5 5 5" has log .4 / 3 = -.31, and "5 5 5 5 5" log .4 / 5 = -.18.
+    script = torch.full((5, 6, 6), 1 / 6)
+    script[0], script[1] = torch.tensor([0, 0, 0, 0, 0.6, 0.4]), torch.eye(6)
+    script[1, 4] = torch.eye(6)[EOS]
+    for max_words, calls in ((3, 2), (5, 5)):
+        decoder = Scripted(script.where(torch.arange(5).view(-1, 1, 1) < 2, torch.eye(6)))
+        config = SearchConfig(width=2, max_words=max_words, length_normalisation=1)
+        (found,) = beam(decoder, build_memory(images=1), config)
+        assert len(decoder.calls) == calls and found[0].words == [4]

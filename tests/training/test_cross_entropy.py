@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from captioner.data.batches import Captions
 from captioner.decoders import DECODERS
@@ -14,7 +15,7 @@ from captioner.training.cross_entropy import (
     doubly_stochastic_penalty,
     mix_in_own_words,
 )
-from tests.builders import FEATURES, WORDS, build_decoder, step_by_step
+from tests.builders import FEATURES, WORDS, build_decoder, build_memory, step_by_step
 
 CAPTIONS = Captions.collate([[[1, 5, 6, 2], [1, 7, 2]], [[1, 4, 2]]])
 
@@ -91,3 +92,34 @@ def test_scheduled_sampling_rises_with_the_run() -> None:
     torch.testing.assert_close(objective(PLAIN, decoder, memory, CAPTIONS)[0], expected)
     objective.done = 1.0
     assert objective(PLAIN, decoder, memory, CAPTIONS)[0] != expected
+
+
+@pytest.mark.parametrize(
+    ("setting", "accepted", "refused"),
+    [
+        ("label_smoothing", (0, 0.99), (-0.1, 1)),
+        ("doubly_stochastic", (0, 0.5), (-0.1,)),
+        ("scheduled_sampling", (0, 1), (-0.1, 1.1)),
+        ("reinforce", (0, 0.5), (-0.1,)),
+        ("entropy", (0, 0.5), (-0.1,)),
+        ("baseline_decay", (0, 0.99), (-0.1, 1)),
+    ],
+)
+def test_settings_have_limits(setting: str, accepted: tuple[float, ...], refused: tuple[float, ...]) -> None:
+    for value in accepted:
+        assert getattr(CrossEntropyConfig(**{setting: value}), setting) == value
+    for value in refused:
+        with pytest.raises(ValidationError, match=setting):
+            CrossEntropyConfig(**{setting: value})
+
+
+def test_own_words_are_never_special_ones_and_absent_captions_stay_absent() -> None:
+    torch.manual_seed(0)
+    decoder, memory = build_decoder("show_tell"), build_memory(images=2)
+    inputs = torch.full((2, 400, 3), 5)
+    inputs[..., 0] = BOS
+    inputs[1, 200:] = PAD
+    mixed = mix_in_own_words(decoder, memory, inputs, 1.0)
+    assert (mixed[..., 0] == inputs[..., 0]).all() and (mixed[1, 200:] == PAD).all()
+    own = mixed[inputs != PAD].view(-1, 3)[:, 1:]
+    assert set(own.flatten().tolist()) == set(range(WORDS)) - {PAD, BOS, EOS}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
-from captioner.data.batches import Captions
+from captioner.data.batches import Captions, Weights
 from captioner.data.dataset import Photo
 from captioner.decoders import Decoder
 from captioner.encoders.refiner import Identity
@@ -18,6 +20,8 @@ from captioner.evaluation.bleu import SentenceBleu
 from captioner.evaluation.cider import CiderD
 from captioner.model import build_decoder as build_model_decoder
 from captioner.model import build_refiner
+from captioner.search.config import SearchConfig
+from captioner.search.sample import sample
 from captioner.text.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
 from captioner.training.self_critical import SelfCritical, SelfCriticalConfig
 from tests.builders import FEATURES, WORDS, build_decoder, build_memory, step_by_step
@@ -166,3 +170,78 @@ def test_words_that_the_vocabulary_lacks_are_not_one_word() -> None:
     ]
     objective = SelfCritical.build(SelfCriticalConfig(), photos, vocabulary)
     assert objective.cider.images == 2 and objective.cider.base == len(vocabulary) + 2  # rare, scarce
+
+
+@pytest.mark.parametrize("baseline", ["others", "greedy"])
+@pytest.mark.parametrize("name", ["show_tell", "transformer"])
+def test_the_loss_is_each_samples_reward_above_the_baseline_times_its_log_probability(name: str, baseline: str) -> None:
+    decoder, memory = build_decoder(name), build_memory(images=2)
+    captions = replace(CAPTIONS, weights=Weights(images=1.5, captions=3.0, words=5.0))
+    config = SelfCriticalConfig(samples=4, max_words=3, baseline=baseline)  # type: ignore[arg-type]
+    torch.manual_seed(1)
+    loss, metrics = SelfCritical(config, REFERENCES, WORDS)(PLAIN, decoder, memory, captions)
+    loss.backward()
+    found = gradient(decoder)
+
+    torch.manual_seed(1)
+    search, cider = SearchConfig(width=1, max_words=3), CiderD(REFERENCES, words=WORDS)
+    samples = sample(decoder, memory, 4, search)
+    greedy = sample(decoder, memory, 1, search, greedy=True)
+    allowed = torch.tensor([word for word in range(WORDS) if word not in (PAD, BOS, UNK)])
+    terms, every_reward = [], []
+    for image in range(2):
+        rewards = [float(cider([image], caption[None].numpy())[0]) for caption in samples[image]]
+        every_reward += rewards
+        for k, caption in enumerate(samples[image]):
+            words = [word for word in caption.tolist() if word != PAD]
+            logits = step_by_step(decoder, memory[image : image + 1], torch.tensor([[[BOS, *words[:-1]]]])).logits
+            likelihood = logits[:, allowed].log_softmax(-1)
+            total = torch.stack([likelihood[t, allowed == word].sum() for t, word in enumerate(words)]).sum()
+            others = rewards[:k] + rewards[k + 1 :]
+            mean = float(cider([image], greedy[image].numpy())[0]) if baseline == "greedy" else sum(others) / 3
+            terms.append(-(rewards[k] - mean) * total)
+    assert len(set(every_reward)) > 2
+    expected = 1.5 * torch.stack(terms).mean()
+    decoder.zero_grad()
+    expected.backward()
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found, gradient(decoder), rtol=1e-4, atol=1e-6)
+    # A process's metrics count by its share of the images.
+    assert metrics["reward"].item() == pytest.approx(1.5 * sum(every_reward) / 8)
+    assert metrics["words"].item() == pytest.approx(1.5 * (samples > EOS).sum().item() / 8)
+    distinct = {tuple(caption.tolist()) for image in samples for caption in image}
+    assert metrics["distinct"].item() == pytest.approx(1.5 * len(distinct) / 8)
+
+
+def test_the_share_of_cross_entropy_counts_by_a_processs_captions_and_words() -> None:
+    decoder, memory = build_decoder("show_tell"), build_memory(images=2)
+    captions = Captions.collate([[[BOS, 4, 6, EOS], [BOS, 5, EOS]], [[BOS, 7, EOS]]], photos=(0, 1))
+    objective = SelfCritical(SelfCriticalConfig(cross_entropy=0.25, max_words=3), REFERENCES, WORDS)
+    losses, nll = [], []
+    for weights in (Weights(), Weights(captions=3.0), Weights(words=5.0)):
+        torch.manual_seed(0)
+        loss, metrics = objective(PLAIN, decoder, memory, replace(captions, weights=weights))
+        losses.append(loss.item())
+        nll.append(metrics["nll"].item())
+    logits = step_by_step(decoder, memory, captions.inputs).logits
+    total = torch.nn.functional.cross_entropy(logits, captions.targets, reduction="sum").item()
+    assert losses[1] - losses[0] == pytest.approx(0.25 * 2 * total / 3, rel=1e-4) and losses[2] == losses[0]
+    assert nll[0] == nll[1] == pytest.approx(total / len(captions.targets)) and nll[2] == pytest.approx(5 * nll[0])
+
+
+@pytest.mark.parametrize(
+    ("setting", "accepted", "refused"),
+    [
+        ("samples", (2, 3), (1,)),
+        ("bleu", (0, 0.5), (-0.1,)),
+        ("length", (0, 0.5), (-0.1,)),
+        ("cross_entropy", (0, 0.99), (-0.1, 1)),
+        ("max_words", (1, 2), (0,)),
+    ],
+)
+def test_settings_have_limits(setting: str, accepted: tuple[float, ...], refused: tuple[float, ...]) -> None:
+    for value in accepted:
+        assert getattr(SelfCriticalConfig(**{setting: value}), setting) == value  # type: ignore[arg-type]
+    for value in refused:
+        with pytest.raises(ValidationError, match=setting):
+            SelfCriticalConfig(**{setting: value})  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 from captioner import Captioner
+from captioner.caption import Caption
 from captioner.checkpoint import load_model
 from captioner.data import loader
 from captioner.data.dataset import Photo
@@ -382,3 +384,82 @@ def test_beams_of_other_types_are_damage_and_not_learned(tmp_path: Path, line: s
         with pytest.raises(CheckpointError, match=r"teacher\.jsonl: (is damaged|was written by another)") as raised:
             teacher.read(photos, resume=True)
         assert "\n" not in str(raised.value) and len(str(raised.value)) < 1000
+
+
+def test_a_teacher_in_torch_runs_where_the_student_does_and_has_taken_no_time_yet(
+    teacher: Path, tmp_path: Path
+) -> None:
+    config = TeacherConfig(model=str(teacher))
+    for device in ("cpu", "cuda"):
+        waiting = Teacher(config, tmp_path, device=torch.device(device), console=quiet())
+        assert waiting.device == device and waiting.seconds == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ('HEAD\n{"image": "1", "captions": ["a"]}\n{\n', "line 3"),
+        ("HEAD\n{\n", "line 2"),
+        ("{\n", "line 1"),
+        ('HEAD\n{"image": "1", "captions": ["a"]}\n{"image": "1"}\n', "line 3: is not an image"),
+        ('HEAD\n{"image": "1"}\n', "line 2: is not an image"),
+        ('HEAD\n{"image": "1", "captions": ["a", 1]}\n', "line 2: is not an image"),
+    ],
+)
+def test_damage_is_located(teacher: Path, tmp_path: Path, text: str, where: str) -> None:
+    asked = Teacher(TeacherConfig(model=str(teacher)), tmp_path, device=torch.device("cpu"), console=quiet())
+    asked.file.write_text(text.replace("HEAD", json.dumps(asked.head)))
+    with pytest.raises(CheckpointError, match=where):
+        asked.read([Photo("1", Path("x"), "train", ("a",))], resume=True)
+
+
+def test_a_beam_has_a_width_and_captions_to_take() -> None:
+    assert TeacherConfig(width=1, captions=1).captions == TeacherConfig(width=3, captions=3).width - 2
+    for wrong in ({"width": 0}, {"captions": 0}, {"width": 2, "captions": 3}):
+        with pytest.raises(ValueError, match=next(reversed(wrong))):
+            TeacherConfig(**wrong)
+
+
+def test_the_first_captions_of_a_beam_are_learned_after_peoples() -> None:
+    photos = [Photo("1", Path("1.jpg"), "train", ("by people",)), Photo("2", Path("2.jpg"), "train", ())]
+    beams = {"1": ("best", "second", "third"), "2": ("other",)}
+    for captions, human, expected in (
+        (1, False, [("best",), ("other",)]),
+        (2, False, [("best", "second"), ("other",)]),
+        (2, True, [("by people", "best", "second"), ("other",)]),
+    ):
+        config = TeacherConfig(width=3, captions=captions, human_captions=human)
+        assert [photo.captions for photo in distilled(photos, beams, config)] == expected
+
+
+def test_an_image_for_which_the_teacher_finds_no_words_is_left_out(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = Caption("a dog", ["a", "dog"], -2.0)
+
+    class Wordless:
+        def stream(self, paths: Iterable[Path], **_: Any) -> list[Caption]:
+            return [Caption("", [], -1.0, others=[words] if path.stem == "2" else []) for path in paths]
+
+    monkeypatch.setattr(Captioner, "from_pretrained", lambda *_, **__: Wordless())
+    console = quiet()
+    asked = Teacher(TeacherConfig(model=str(teacher)), tmp_path, device=torch.device("cpu"), console=console)
+    photos = [Photo(name, Path(f"{name}.jpg"), "train", ("a",)) for name in ("1", "2")]
+    assert asked.beams(photos) == {"2": ("a dog",)}
+    assert "left out: 1.jpg: " in said(console) and "2.jpg" not in said(console)
+
+
+def test_a_store_of_the_first_stages_is_finished_by_the_teachers_last_ones(
+    tiny: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("captioner.pipeline.fast_dtype", lambda device: torch.float32)
+    photos = set_up(tiny, tmp_path / "run").train.photos[:4]
+    front = load_model(teacher).encoder.front(1)
+    build_store(tmp_path / "store", front, [(photo.image_id, photo.path) for photo in photos])
+    config, device = TeacherConfig(model=str(teacher)), torch.device("cpu")
+    found = []
+    for name, store in (("plain", None), ("stored", tmp_path / "store")):
+        (tmp_path / name).mkdir()
+        asked = Teacher(config, tmp_path / name, device=device, console=quiet(), features=store)
+        found.append([beam[0] for beam in asked.beams(photos).values()])
+    assert found[0] == found[1]  # the best ones, since features are stored in 16 bits
