@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from captioner.decoders import Decoder, DecoderConfig, State, Step
+from captioner.layers.linear import packed
 from captioner.memory import Memory
 from captioner.text.vocabulary import BOS, PAD
 from tests.builders import FEATURES, WORDS, build_memory, build_tokens
@@ -72,7 +73,7 @@ def test_a_caption_of_one_word_is_scored() -> None:
 def test_its_twin_for_searches_is_in_the_precision_of_its_weights() -> None:
     decoder, memory = build(), build_memory(images=2)
     assert not decoder.reads_half
-    twin = decoder.fast(torch.bfloat16)
+    twin = packed(decoder, torch.bfloat16)
     tokens = torch.full((2, 1), BOS)
     steps = [each.step(tokens, each.start(memory)).logits for each in (decoder, twin)]
     assert steps[1].dtype == torch.float64 and torch.equal(*steps)

@@ -256,7 +256,7 @@ def test_the_loss_with_hard_attention_is_section_4_1_with_its_moving_baseline() 
         nll = torch.stack([-row[target] for row, target in zip(likelihood, captions.targets, strict=True)]).mean()
         expected = 5.0 * ((1 - smoothing) * nll - smoothing * likelihood.mean() - torch.stack(gains).mean())
         expected = expected + penalty * 3.0 * torch.stack(penalties).mean()
-        loss, metrics = objective(decoder, memory, captions)
+        loss, metrics = objective(Identity(features=FEATURES), decoder, memory, captions)
         torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
         assert metrics["reward"].item() == pytest.approx(mean, rel=1e-5)
         assert metrics["nll"].item() == pytest.approx(5 * nll.item(), rel=1e-5)
@@ -276,7 +276,7 @@ def test_a_reward_above_the_baseline_makes_the_drawn_place_more_probable() -> No
         objective = CrossEntropy(settings)
         objective.baseline.fill_(baseline)
         objective.begun.fill_(True)
-        objective(decoder, memory, captions)[0].backward()
+        objective(Identity(features=FEATURES), decoder, memory, captions)[0].backward()
         with torch.no_grad():
             decoder.score -= 1e-4 * decoder.score.grad
         assert (decoder(memory, captions.inputs).attention[0, 1].item() > before) == better

@@ -15,6 +15,7 @@ from captioner.decoders.transformer import Transformer, TransformerConfig
 from captioner.errors import ConfigError
 from captioner.layers.linear import PackedLinear
 from captioner.layers.transformer import key_mask
+from captioner.layers.linear import packed
 from captioner.memory import Memory
 from captioner.text.vocabulary import BOS, PAD
 from tests.builders import FEATURES, LENGTHS, WORDS, build_decoder, build_memory, build_tokens, step_by_step
@@ -245,7 +246,7 @@ def test_a_batch_without_captions_and_an_image_without_places_are_borne() -> Non
 @pytest.mark.parametrize("tied", [True, False])
 @torch.inference_mode()
 def test_the_twin_for_searches_packs_the_layer_that_scores_words(tied: bool) -> None:
-    twin, memory = build({"tie_output": tied}).float().fast(torch.float32), build_memory().to(dtype=torch.float32)
+    twin, memory = packed(build({"tie_output": tied}).float(), torch.float32), build_memory().to(dtype=torch.float32)
     widths: list[int] = []
     for module in twin.modules():
         if isinstance(module, PackedLinear):

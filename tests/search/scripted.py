@@ -7,7 +7,7 @@ from torch import Tensor
 
 from captioner.decoders import State, Step
 from captioner.memory import Memory
-from captioner.search import SearchConfig
+from captioner.search.config import SearchConfig
 from captioner.text.vocabulary import BOS, EOS, PAD, UNK
 
 

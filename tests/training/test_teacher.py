@@ -391,7 +391,7 @@ def test_a_teacher_in_torch_runs_where_the_student_does_and_has_taken_no_time_ye
 ) -> None:
     config = TeacherConfig(model=str(teacher))
     for device in ("cpu", "cuda"):
-        waiting = Teacher(config, tmp_path, device=torch.device(device), console=quiet())
+        waiting = Teacher(config, tmp_path, device=torch.device(device), events=SILENT)
         assert waiting.device == device and waiting.seconds == 0
 
 
@@ -407,7 +407,7 @@ def test_a_teacher_in_torch_runs_where_the_student_does_and_has_taken_no_time_ye
     ],
 )
 def test_damage_is_located(teacher: Path, tmp_path: Path, text: str, where: str) -> None:
-    asked = Teacher(TeacherConfig(model=str(teacher)), tmp_path, device=torch.device("cpu"), console=quiet())
+    asked = Teacher(TeacherConfig(model=str(teacher)), tmp_path, device=torch.device("cpu"), events=SILENT)
     asked.file.write_text(text.replace("HEAD", json.dumps(asked.head)))
     with pytest.raises(CheckpointError, match=where):
         asked.read([Photo("1", Path("x"), "train", ("a",))], resume=True)
@@ -438,21 +438,23 @@ def test_an_image_for_which_the_teacher_finds_no_words_is_left_out(
     words = Caption("a dog", ["a", "dog"], -2.0)
 
     class Wordless:
+        engine = None
+
         def stream(self, paths: Iterable[Path], **_: Any) -> list[Caption]:
             return [Caption("", [], -1.0, others=[words] if path.stem == "2" else []) for path in paths]
 
     monkeypatch.setattr(Captioner, "from_pretrained", lambda *_, **__: Wordless())
-    console = quiet()
-    asked = Teacher(TeacherConfig(model=str(teacher)), tmp_path, device=torch.device("cpu"), console=console)
+    events, heard = listening()
+    asked = Teacher(TeacherConfig(model=str(teacher)), tmp_path, device=torch.device("cpu"), events=events)
     photos = [Photo(name, Path(f"{name}.jpg"), "train", ("a",)) for name in ("1", "2")]
     assert asked.beams(photos) == {"2": ("a dog",)}
-    assert "left out: 1.jpg: " in said(console) and "2.jpg" not in said(console)
+    assert any("left out: 1.jpg: " in message for message in heard) and "2.jpg" not in " ".join(heard)
 
 
 def test_a_store_of_the_first_stages_is_finished_by_the_teachers_last_ones(
     tiny: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("captioner.pipeline.fast_dtype", lambda device: torch.float32)
+    monkeypatch.setattr("captioner.engines.model.fast_dtype", lambda device: torch.float32)
     photos = set_up(tiny, tmp_path / "run").train.photos[:4]
     front = load_model(teacher).encoder.front(1)
     build_store(tmp_path / "store", front, [(photo.image_id, photo.path) for photo in photos])
@@ -460,6 +462,6 @@ def test_a_store_of_the_first_stages_is_finished_by_the_teachers_last_ones(
     found = []
     for name, store in (("plain", None), ("stored", tmp_path / "store")):
         (tmp_path / name).mkdir()
-        asked = Teacher(config, tmp_path / name, device=device, console=quiet(), features=store)
+        asked = Teacher(config, tmp_path / name, device=device, events=SILENT, features=store)
         found.append([beam[0] for beam in asked.beams(photos).values()])
     assert found[0] == found[1]  # the best ones, since features are stored in 16 bits
