@@ -78,7 +78,7 @@ def squares(count: int, seed: int, size: int = SIZE) -> tuple[Tensor, list[dict[
     return images, targets
 
 
-def test_unlisted_classes_are_left_alone_by_the_background() -> None:
+def test_background_has_no_gradient_on_unlisted_classes() -> None:
     torch.manual_seed(0)
     logits = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([0, 0, 0, 2, 3, 0])
@@ -109,7 +109,7 @@ def anchors_of(detector: Detector) -> Tensor:
     return anchors
 
 
-def test_anchors_in_crowds_teach_nothing_and_rare_things_are_things() -> None:
+def test_anchors_in_crowds_have_no_loss_and_rare_classes_are_positives() -> None:
     rpn, anchors = tiny().rpn, anchors_of(tiny())
     assert isinstance(rpn, PartialLabelRPN)
     rare, crowd = torch.tensor([[2.0, 2, 30, 30]]), torch.tensor([[32.0, 32, 64, 64]])
@@ -164,7 +164,7 @@ def test_an_unlisted_class_gets_no_gradient_from_an_empty_image() -> None:
     assert [bool(row.any()) for row in gradient] == [True, True, False]
 
 
-def test_proposals_in_ignored_regions_teach_nothing() -> None:
+def test_proposals_in_ignored_regions_have_no_loss() -> None:
     detector = tiny().train()
     everywhere = torch.tensor([[0.0, 0, SIZE, SIZE]])
     losses = detector(torch.randn(1, 3, SIZE, SIZE), [target([[8, 8, 40, 40]], [1], ignored=everywhere)])
@@ -210,7 +210,7 @@ def test_a_few_steps_find_red_and_green_squares() -> None:
 
 
 @pytest.mark.parametrize("size", [224, 384, 448])
-def test_nearly_every_thing_has_an_anchor_that_fits(size: int) -> None:
+def test_nearly_every_object_matches_an_anchor(size: int) -> None:
     random = torch.Generator().manual_seed(0)
     detector = tiny(size=size)
     images = torch.zeros(1, 3, size, size)
@@ -278,7 +278,7 @@ def test_a_damaged_detector_is_refused(tmp_path: Path, harm: str) -> None:
         load_detector(folder)
 
 
-def test_a_missing_detector_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_detector_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("captioner.assets.files", lambda package: tmp_path / package)
     with pytest.raises(EncoderError, match=r"scripts/train_detector\.py.*detector: torchvision"):
         shipped_detector()
@@ -387,7 +387,7 @@ def write_data(folder: Path) -> Path:
     return folder
 
 
-def test_average_precision_asks_only_images_that_list_the_class(script: ModuleType, tmp_path: Path) -> None:
+def test_average_precision_uses_only_images_that_list_the_class(script: ModuleType, tmp_path: Path) -> None:
     data = script.read(write_data(tmp_path), "val")
     classes = script.frequent(data, 2)
     assert classes == {"red": 7, "green": 9} and script.frequent(data, 3) == {"red": 7}
@@ -405,7 +405,7 @@ def test_average_precision_asks_only_images_that_list_the_class(script: ModuleTy
     assert script.average_precision(data, [], classes)["red"][1] == 0
 
 
-def test_the_script_trains_goes_on_and_ships(
+def test_the_script_trains_resumes_and_ships(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = write_data(tmp_path / "data")

@@ -57,7 +57,7 @@ def test_the_default_backbones_are_the_original_ones(number: int, repository: Pa
 
 
 @torch.inference_mode()
-def test_a_change_in_the_image_is_strongest_in_its_place(lite0: GridEncoder) -> None:
+def test_a_change_in_the_image_is_strongest_in_its_cell(lite0: GridEncoder) -> None:
     grey = torch.full((1, 3, 448, 448), 120, dtype=torch.uint8)
     for row, column in ((3, 10), (10, 2), (6, 6)):
         changed = grey.clone()
@@ -70,13 +70,13 @@ def test_a_change_in_the_image_is_strongest_in_its_place(lite0: GridEncoder) -> 
 
 
 @torch.inference_mode()
-def test_places_are_row_by_row() -> None:
+def test_cells_are_row_by_row() -> None:
     encoder, pixels = tiny(), torch.randint(256, (2, 3, 96, 96), dtype=torch.uint8)
     features = encoder.trunk(encoder.transform.normalise(pixels))
     memory = encoder(pixels)
     assert memory.grid == features.shape[2:] == (3, 3)
-    for place in range(9):
-        torch.testing.assert_close(memory.vectors[:, place], features[:, :, place // 3, place % 3])
+    for cell in range(9):
+        torch.testing.assert_close(memory.vectors[:, cell], features[:, :, cell // 3, cell % 3])
 
 
 @torch.inference_mode()
@@ -136,7 +136,7 @@ def test_the_map_of_a_larger_image_can_be_averaged() -> None:
         tiny(size=192, pool=7)
 
 
-def test_the_encoders_of_shipped_models_and_of_older_stores_keep_their_fingerprint() -> None:
+def test_unset_new_settings_keep_the_fingerprint() -> None:
     settings = GridConfig(backbone="efficientnet_lite2").identity()
     assert set(settings) == {"backbone", "size", "fit", "weights", "cut"}
     assert GridConfig(pool=14).identity()["pool"] == 14
@@ -193,7 +193,7 @@ def test_the_fused_form_gives_the_same_grid(lite0: GridEncoder, cut: int, reposi
 
 
 @pytest.mark.parametrize("number", [0, 2])
-def test_new_weights_have_the_places_of_the_installed_ones(number: int) -> None:
+def test_new_weights_have_the_shapes_of_the_installed_ones(number: int) -> None:
     timm = pytest.importorskip("timm")
     grid = {"backbone": f"efficientnet_lite{number}", "size": 64}
     new, installed = (GridEncoder(GridConfig(**grid, weights=weights)) for weights in ("random", "pretrained"))
@@ -223,7 +223,7 @@ def test_a_backbone_without_a_map_is_refused() -> None:
         ("test_efficientnet", "timm.models._builder.load_pretrained"),
     ],
 )
-def test_without_a_network_one_is_told_what_to_do(backbone: str, loader: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_downloads_are_explained(backbone: str, loader: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*_: Any, **__: Any) -> None:
         raise URLError("name or service not known")
 

@@ -43,7 +43,7 @@ def pixels_of(transform: Transform, photos: list[Image.Image]) -> Tensor:
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_both_parts_see_what_they_see_alone(
+def test_both_parts_get_the_input_that_they_get_alone(
     encoder: GridRegionEncoder, photos: list[Image.Image], mirrored: bool
 ) -> None:
     cells, regions = encoder.stacked.split(pixels := pixels_of(encoder.transform, photos))

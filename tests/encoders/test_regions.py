@@ -83,7 +83,7 @@ def test_regions_are_chosen_as_by_plain_loops(threshold: float, least: int, most
     assert torch.equal(found.boxes, torch.stack([boxes[p, c] for _, p, c in expected[:count]]))
 
 
-def test_suppressed_ones_make_up_the_number_and_come_last() -> None:
+def test_suppressed_regions_fill_up_the_number_and_come_last() -> None:
     boxes = torch.tensor([[0, 0, 10, 10], [0, 0, 10, 9], [0, 1, 10, 10], [40, 40, 50, 50]]).double().unsqueeze(1)
     scores = torch.tensor([[0.9], [0.7], [0.8], [0.2]], dtype=torch.float64)
     found = select(boxes, scores, overlap=0.5, threshold=0.5, least=3, most=10)
@@ -149,7 +149,7 @@ def test_a_regions_vector_is_the_heads_and_the_mean_of_the_last_map(pixels: Tens
 
 
 @torch.inference_mode()
-def test_the_numbers_of_regions_hold(pixels: Tensor) -> None:
+def test_the_limits_on_the_number_of_regions_hold(pixels: Tensor) -> None:
     for settings, expected in (
         ({"threshold": 0.0, "regions": 12}, 12),
         ({"threshold": 0.999999, "min_regions": 11}, 11),
