@@ -321,7 +321,7 @@ def script(repository: Path) -> ModuleType:
     return module
 
 
-def photo(script: ModuleType) -> Any:
+def image_with_boxes(script: ModuleType) -> Any:
     return script.Photo(
         path=Path("photo.png"),
         boxes=np.array(
@@ -334,7 +334,7 @@ def photo(script: ModuleType) -> Any:
 
 
 def test_boxes_follow_a_flip_and_a_crop(script: ModuleType) -> None:
-    found = script.target(photo(script), (0, 0, 1, 1), True, 100, 0.3)
+    found = script.target(image_with_boxes(script), (0, 0, 1, 1), True, 100, 0.3)
     torch.testing.assert_close(found["boxes"], torch.tensor([[50.0, 20, 90, 60], [80, 0, 100, 20]]))
     torch.testing.assert_close(found["others"], torch.tensor([[10.0, 70, 30, 100]]))
     torch.testing.assert_close(found["ignored"], torch.tensor([[0.0, 0, 50, 50]]))
@@ -343,7 +343,7 @@ def test_boxes_follow_a_flip_and_a_crop(script: ModuleType) -> None:
         and found["listed"].tolist() == [True, False]
         and found["trust"] == pytest.approx(0.3)
     )
-    cropped = script.target(photo(script), (0.15, 0.1, 0.65, 0.6), False, 100, 0.3)
+    cropped = script.target(image_with_boxes(script), (0.15, 0.1, 0.65, 0.6), False, 100, 0.3)
     torch.testing.assert_close(cropped["boxes"], torch.tensor([[0.0, 20, 70, 100]]), atol=1e-3, rtol=0)
     # of the second box an eighth is left, of the crowd a quarter
     torch.testing.assert_close(

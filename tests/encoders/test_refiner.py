@@ -70,13 +70,13 @@ def test_it_keeps_the_boxes_and_changes_the_size() -> None:
     assert REFINERS["transformer"] is TransformerRefiner
 
 
-@pytest.mark.parametrize("pictured", [True, False])
-def test_only_positions_distinguish_equal_features(pictured: bool) -> None:
+@pytest.mark.parametrize("in_image", [True, False])
+def test_only_positions_distinguish_equal_features(in_image: bool) -> None:
     memory = build_memory(masked=False)
-    memory = on_grid(memory) if pictured else memory
+    memory = on_grid(memory) if in_image else memory
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     moved = replace(memory, vectors=memory.vectors[:, order])
-    blind, sighted = build(geometry=False), build(geometry=pictured, order=not pictured)
+    blind, sighted = build(geometry=False), build(geometry=in_image, order=not in_image)
     close(blind(moved).vectors, blind(memory).vectors[:, order])
     assert (sighted(moved).vectors - sighted(memory).vectors[:, order]).abs().max() > 0.1
 
