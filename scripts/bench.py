@@ -1,15 +1,15 @@
-"""Measure how fast and how light Captioner is against a plain version of the same, and write ``docs/performance.md``.
+"""Compare the speed and memory of Captioner with a plain version, and write ``docs/performance.md``.
 
 Example: python scripts/bench.py --photos photos/
 
 Example: python scripts/bench.py --photos photos/ --only start folder --rounds 9
 
-A plain version is what one writes with torch and without thought of speed: layers one by one, every step recorded. Ours
-and the plain one, and each peer whose checkout is given, work in turns on the same inputs, so that a busy moment of the
-machine meets all; a ratio is the median over the turns, each measured within its turn. Every section runs in a process
-of its own. The figures are kept in ``docs/performance.json``; with ``--draw`` the page is written from there.
+The plain version is unoptimised torch: layers one by one, every step recorded. Ours, the plain one and each peer whose
+checkout is given run in turns on the same inputs, as the load of the machine varies; a ratio is the median over the
+turns. Every section runs in its own process. The figures are stored in ``docs/performance.json``; ``--draw`` only
+writes the page from them.
 
-``--profile show_attend_tell`` prints where a training step's time goes instead.
+``--profile show_attend_tell`` prints the profile of a training step instead.
 """
 
 from __future__ import annotations
@@ -75,15 +75,15 @@ Work = Callable[[int], object]  # called with the number of the turn
 
 
 def in_turns(works: Mapping[str, Work], rounds: int, items: int) -> Row:
-    """Time works in turns, in changing order.
+    """Time functions in turns, in changing order.
 
     Args:
-        works: by name; "ours" and "plain" are among them.
-        rounds: turns, after one that is not counted.
-        items: done by each call.
+        works: by name, with "ours" and "plain".
+        rounds: turns, after a warm-up.
+        items: number of items per call.
 
     Returns:
-        Items per second of each, the median; and the ratio of ours to each other one, the median over the turns.
+        The medians of items per second, and of the ratio of ours to each other function.
     """
     seconds: dict[str, list[float]] = {name: [] for name in works}
     names = list(works)
@@ -102,7 +102,7 @@ def in_turns(works: Mapping[str, Work], rounds: int, items: int) -> Row:
 
 
 def rate(work: Callable[[], object], amount: float, seconds: float = 3.0) -> float:
-    """Return how much is done per second: the median over some seconds."""
+    """Return the median rate per second."""
     rates: list[float] = []
     started = time.perf_counter()
     while len(rates) < 3 or time.perf_counter() - started < seconds:
@@ -113,7 +113,7 @@ def rate(work: Callable[[], object], amount: float, seconds: float = 3.0) -> flo
 
 
 def limits() -> dict[str, float]:
-    """Measure the machine: matrix products in GFLOP/s at each precision, and copying in GB/s, read and written."""
+    """Measure matrix products in GFLOP/s at each precision, and copying in GB/s, read and written."""
     size, found = 1024, {}
     for name, dtype in PRECISIONS.items():
         a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
@@ -131,7 +131,7 @@ def gflop(work: Callable[[], object]) -> float:
 
 
 class Plain:
-    """Captioning as one writes it: batches of eight, one after the other, on layers that are called one by one."""
+    """Plain captioning: batches of eight, one after the other, layers called one by one."""
 
     def __init__(self, captioner: Captioner) -> None:
         dtype = fast_dtype(CPU)
@@ -139,7 +139,7 @@ class Plain:
         self.encoder: Encoder = copy.deepcopy(self.model.encoder).to(dtype)
 
     def batches(self, photos: list[str]) -> Iterable[Memory]:
-        """Encode photos."""
+        """Encode images."""
         for batch in ImageLoader(photos, self.encoder.transform, batch_size=8, workers=2):
             with torch.inference_mode():
                 yield self.encoder(batch.pixels)
@@ -149,7 +149,7 @@ class Plain:
         return find(self.model.decoder, self.model.refiner(memory.to(dtype=torch.float32)), self.config)
 
     def captions(self, photos: list[str]) -> None:
-        """Caption photos."""
+        """Caption images."""
         for memory in self.batches(photos):
             self.search(memory)
 
@@ -177,7 +177,7 @@ def encoder(photos: list[str], rounds: int) -> list[Row]:
 
 
 def precision() -> str:
-    """Return the name of the precision that encoders and searches use here."""
+    """Return the name of the precision of encoders and searches on this machine."""
     return next(name for name, dtype in PRECISIONS.items() if dtype == fast_dtype(CPU))
 
 
@@ -206,7 +206,7 @@ def folder(photos: list[str], rounds: int) -> list[Row]:
 
 
 def search(photos: list[str], rounds: int) -> list[Row]:
-    """Search for captions of images that are already encoded, with a beam of five."""
+    """Search for captions of encoded images, with a beam width of five."""
     memory = Memory.join(list(Plain(Captioner.from_pretrained(device="cpu")).batches(photos[:200])))
     rows = []
     for name in ("show_attend_tell", "transformer", "show_tell"):
@@ -235,7 +235,7 @@ def _search_row(captioner: Captioner, name: str, memory: Memory, size: int, roun
 
 
 class Training:
-    """Training steps of a decoder on synthetic features, and captions of Flickr8k's lengths and of Zipf's words."""
+    """Training steps of a decoder on synthetic features and captions with Flickr8k's lengths and Zipf's law."""
 
     images, captions, words, features = 24, 5, 2540, 1280
 
@@ -272,7 +272,7 @@ class Training:
         self.optimiser.zero_grad()
 
     def sgrvinod(self, checkout: Path) -> Work:
-        """Return steps of the decoder of sgrvinod's tutorial, of our sizes, which sees an image once a caption."""
+        """Return steps of the decoder of sgrvinod's tutorial in our sizes, with a copy of the image per caption."""
         spec = importlib.util.spec_from_file_location("sgrvinod_models", checkout / "models.py")
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
@@ -326,9 +326,9 @@ def training(rounds: int, peers: Mapping[str, Path]) -> list[Row]:
 
 
 def tuning(rounds: int) -> list[Row]:
-    """Take training steps of the last three stages of the default encoder, on 16 maps of what precedes them.
+    """Take training steps of the last three stages of the default encoder, on 16 maps.
 
-    The plain version convolves by torch alone and normalises afterwards.
+    The plain version uses torch's convolution and then normalises.
     """
     stages = efficientnet_lite.build("efficientnet_lite2", pretrained=False).to(memory_format=torch.channels_last)
     tail = stages.eval()[-3:]
@@ -358,7 +358,7 @@ def tuning(rounds: int) -> list[Row]:
 
 
 def start(photos: list[str], rounds: int) -> list[Row]:
-    """Caption one image in a new process, against importing the libraries that it would take."""
+    """Caption one image in a new process, against the time of importing the libraries."""
     commands = {
         "ours": [sys.executable, "-m", "captioner", "caption", photos[0]],
         "plain": [sys.executable, "-c", "import torch, timm"],
@@ -398,7 +398,7 @@ def _child(command: list[str]) -> float:
 
 
 def growth(photos: list[str], count: int) -> Row:
-    """Caption many images as a server does, one at a time and some together, and watch the memory."""
+    """Caption many images in one process, alone and in batches, and record the memory."""
     keep_freed_memory()
     captioner = Captioner.from_pretrained(device="cpu")
     endless, done, seen = itertools.cycle(photos), 0, []
@@ -594,7 +594,7 @@ def main() -> None:
             arguments.only = [name for name in arguments.only if name != "onnx"]
         for section in arguments.only:
             began = time.perf_counter()
-            # A process of its own: what one section leaves in memory is no other's.
+            # A process per section, for a clean measure of memory.
             command = [sys.executable, __file__, *sys.argv[1:], "--section", section]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             record[section] = json.loads(done.stdout.splitlines()[-1])

@@ -1,13 +1,13 @@
-"""What training on own images gives: images of COCO as a table, and captions of others before and after.
+"""Measure training on one's own images: COCO's stand in for them, with captions before and after.
 
     python scripts/bench_own.py --coco data/coco/dataset_coco.json --start runs/flickr8k/best --output runs/own
 
-The images of Karpathy's split "train" are the own ones, those of "restval" are held out. The start must not have seen
-either: the shipped models have seen both, so one that was trained on Flickr8k alone takes their place, for example by
+The images of Karpathy's split "train" are used for training, those of "restval" are held out. The shipped models have
+seen both, so start from a model trained on Flickr8k alone, for example by
 
     captioner train flickr8k_show_attend_tell --set data.path=data/flickr8k --output runs/flickr8k
 
-It prints the scores on the held-out images, and the new words that the captions of them have.
+It prints the scores on the held-out images, and the new words in their captions.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def captioner(*words: object) -> str:
-    """Run the program; return what it prints."""
+    """Run the program; return its output."""
     command = [sys.executable, "-m", "captioner", *map(str, words)]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 

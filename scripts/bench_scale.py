@@ -1,10 +1,10 @@
-"""Measure how time, memory and bytes grow, fit it, and write ``docs/scale.md`` with its plot.
+"""Measure the growth of time, memory and bytes, fit it, and write ``docs/scale.md`` with its plot.
 
 Example: python scripts/bench_scale.py
 
-Every point is measured in a process of its own, on synthetic data of the size it names: features of 49 places with 64
-numbers for the store, real model sizes for training and search. The points are kept in ``docs/scale.json``; with
-``--draw`` the page and the plot are written from there.
+Every point is measured in its own process on synthetic data: features of 49 cells with 64 numbers for the store, real
+model sizes for training and search. The points are stored in ``docs/scale.json``; ``--draw`` only writes the page and
+the plot from them.
 
 A point alone: python scripts/bench_scale.py --point store 10000
 """
@@ -60,11 +60,11 @@ Values = dict[str, float]
 
 
 class Sweep(NamedTuple):
-    """What is measured at which sizes.
+    """A series of measurements.
 
     Attributes:
         title: of the plot's panel.
-        axis: what the sizes count.
+        axis: unit of the sizes.
         sizes: in rising order.
     """
 
@@ -90,7 +90,7 @@ SWEEPS = {
 
 
 class Synthetic(Encoder):
-    """Makes 7x7 places of 64 random numbers of any picture."""
+    """Returns 7x7 cells of 64 random numbers."""
 
     Config = EncoderConfig
 
@@ -106,12 +106,12 @@ class Synthetic(Encoder):
 
 
 def sentence(chance: random.Random) -> str:
-    """Write a caption of about eleven words; their frequencies fall like those of a language."""
+    """Write a caption of about eleven words, with the frequencies of Zipf's law."""
     return " ".join(WORDS[int(len(WORDS) ** chance.random()) - 1] for _ in range(chance.randint(8, 14)))
 
 
 def store(folder: Path, images: int) -> Values:
-    """Build a feature store, and say its bytes."""
+    """Build a feature store; return its bytes."""
     picture = folder / "picture.png"
     Image.new("RGB", (8, 8)).save(picture)
     began = time.perf_counter()
@@ -121,7 +121,7 @@ def store(folder: Path, images: int) -> Values:
 
 
 def read(folder: Path, images: int) -> Values:
-    """Read all of a store in shuffled batches of 32; and its files one after the other, for comparison."""
+    """Read a store in shuffled batches of 32 and, for comparison, its files one after the other."""
     store(folder, images)
     began = time.perf_counter()
     found = FeatureStore(folder / "store")
@@ -153,7 +153,7 @@ def annotations(folder: Path, images: int) -> Values:
 
 
 def plan(folder: Path, pictures: int) -> Values:
-    """Cut a folder of images into parts, and find the unfinished ones."""
+    """Cut a folder of images into parts and list the unfinished ones."""
     (folder / "pictures").mkdir()
     for number in range(pictures):
         (folder / "pictures" / f"{number:06d}.jpg").touch()
@@ -211,7 +211,7 @@ def searching(images: int, *, width: int = 3, places: int = 196) -> Values:
 
 
 def training(*, captions: int = 5, places: int = 196) -> Values:
-    """Train a few steps on 32 images with captions of 12 words, and say the median step."""
+    """Train a few steps on 32 images with captions of 12 words; return the median step."""
     decoder, memory = soft_attention().train(), memory_of(32, places)
     optimiser = torch.optim.AdamW(decoder.parameters(), fused=True)
     batch = Captions.collate([[[1, *range(10, 22), 2]] * captions] * 32)
@@ -227,7 +227,7 @@ def training(*, captions: int = 5, places: int = 196) -> Values:
 
 
 def extract(folder: Path, images: int) -> Values:
-    """Encode images into a store with the default encoder, together with the processes that torchrun started."""
+    """Encode images into a store with the default encoder, with all processes of torchrun."""
     processes = Processes.join()
     photos = sorted((DOCS.parent / "assets" / "examples").glob("*.[jp][pn]g"))
     encoder = GridEncoder(GridConfig(backbone="efficientnet_lite2")).eval().fast(torch.device("cpu"))
@@ -256,14 +256,14 @@ POINTS: dict[str, Callable[[Path, int], Values]] = {
 
 
 def measure(name: str, size: int, folder: Path) -> Values:
-    """Measure a point in this process, with the most memory that the process ever held."""
+    """Measure a point in this process, with its peak memory."""
     before = peak_memory()
     values = POINTS[name](folder, size)
     return {**values, "start_mb": before, "peak_mb": peak_memory()}
 
 
 def apart(name: str, size: int, *, processes: int = 1, threads: int | None = None) -> Values:
-    """Measure a point in a process of its own, or in several that work together."""
+    """Measure a point in a new process, or in several that work together."""
     launcher = [sys.executable]
     if processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
@@ -288,7 +288,7 @@ class Fit(NamedTuple):
     largest: tuple[float, float]  # the last point
 
     def at(self, size: float) -> float:
-        """Continue from the last point, with its exponent or linearly, whichever is more; before it, along the line."""
+        """Extrapolate from the last point, by its exponent or linearly (the larger); interpolate along the line."""
         last, seconds = self.largest
         if size <= last:
             return self.fixed + self.each * size
@@ -296,7 +296,7 @@ class Fit(NamedTuple):
 
     @classmethod
     def of(cls, sizes: Sequence[int], seconds: Sequence[float]) -> Fit:
-        """Fit by least squares of relative errors, with neither number below zero."""
+        """Fit by least squares of relative errors, with both coefficients at least zero."""
         x, y = np.array(sizes, float), np.array(seconds)
         design = np.stack([np.ones_like(x), x], axis=1) / y[:, None]
         fixed, each = np.linalg.lstsq(design, np.ones_like(x), rcond=None)[0]

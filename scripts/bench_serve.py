@@ -1,10 +1,10 @@
-"""How long an image takes through captioner serve, for one client and for several at once.
+"""Measure the latency of captioner serve for one client and for several at once.
 
     python scripts/bench_serve.py --photos assets/examples
 
-It starts a server on a free port and prints a table in Markdown: for the API what POST /caption takes with all that the
-page asks for, and for the page the time from adding an image until its caption and explorer are drawn, in a browser on
-the same machine, which needs playwright and Chromium. Every client sends its next image when it has the last answer.
+It starts a server on a free port and prints a table in Markdown: the time of POST /caption with the page's options, and
+the time from adding an image to the page until its caption and explorer are drawn, in Chromium on the same machine
+(needs playwright). Every client sends its next image after the last answer.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def of_api(address: str, photos: list[bytes], clients: int) -> tuple[list[float]
 
 
 def of_page(address: str, photos: list[bytes], clients: int) -> tuple[list[float], float]:
-    """The same, as seen in the page."""
+    """The same, in the page."""
     from playwright.async_api import async_playwright
 
     from tests.browser import ARGUMENTS, executable

@@ -3,7 +3,7 @@
 Example: python scripts/bench_translation.py --data data/multi30k seq2seq=runs/multi30k_seq2seq \
 attention=runs/multi30k_attention transformer=runs/multi30k_transformer
 
-It writes ``assets/translation.json``, of which ``scripts/readme.py`` makes the README's table, and
+It writes ``assets/translation.json``, the source of the README's table (``scripts/readme.py``), and
 ``assets/translation.png``, the plot of figure 2 of Bahdanau et al. 2015 (https://arxiv.org/abs/1409.0473).
 """
 
@@ -37,7 +37,7 @@ import pictures
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 RECORD, PLOT = ASSETS / "translation.json", ASSETS / "translation.png"
 WIDTHS = (1, 5)
-EDGES = (0, 8, 10, 12, 14, 17, 100)  # words of the source: more than one edge, at most the next
+EDGES = (0, 8, 10, 12, 14, 17, 100)  # words of the source, each range up to and including its second edge
 
 
 def main() -> None:
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def record(folder: Path, data: Path, split: str) -> dict[str, Any]:
-    """Translate a split with a model by every search, and record its scores, its speed and its scores by length."""
+    """Translate a split by every search; return the scores, the speed and the scores by length."""
     about = read_config(folder, TRANSLATOR)["about"]
     model = load_translator(folder)
     text = read_parallel(data, split, source=model.config.source, target=model.config.target)

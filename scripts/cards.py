@@ -269,7 +269,7 @@ def _grid_of(encoder: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _made_of(folder: Path, config: dict[str, Any], stages: Sequence[dict[str, Any]]) -> str:
-    """Write what a model consists of and how it was trained."""
+    """Describe the parts and the training of a model."""
     about, encoder, tuned = config["about"], config["model"]["encoder"], config["tuned_stages"]
     donor = stages[0]["recipe"].get("encoder_from")
     parts = []
@@ -290,7 +290,7 @@ def _made_of(folder: Path, config: dict[str, Any], stages: Sequence[dict[str, An
 
 
 def _donor(name: str, tuned: int) -> str:
-    """Name the model whose encoder another one took, which may have been replaced since."""
+    """Name the model from which another one took its encoder; it may have been replaced since."""
     donor = shipped().get(name)
     replaced = donor is not None and read_config(donor)["tuned_stages"] != tuned
     return f"an earlier `{name}`" if replaced else f"`{name}`"
@@ -339,7 +339,7 @@ def detector_card(folder: Path) -> str:
 
 
 def models_table() -> str:
-    """Write the README's table of the shipped captioners, each with the search that it uses by itself."""
+    """Write the README's table of the shipped captioners, each with its default search."""
     rows = []
     for folder in shipped().values():
         config = read_config(folder)
@@ -354,7 +354,7 @@ def models_table() -> str:
 
 
 def put_between(text: str, name: str, inside: str) -> str:
-    """Return a text with what stands between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->`` exchanged."""
+    """Replace the text between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``."""
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     before, _, rest = text.partition(begin)
     return f"{before}{begin}\n{inside}\n{end}{rest.partition(end)[2]}"

@@ -1,11 +1,11 @@
-"""Make a release and check it: the source distribution is the checkout, and the wheel that is built from it captions.
+"""Build a release and check it: the source distribution equals the checkout, and its wheel captions an image.
 
-The wheel is installed alone into a throwaway environment that borrows the other packages of this one. With ``--output``
-the two files are kept; what is uploaded is what was checked.
+The wheel is installed into a temporary environment that shares the other packages of this one. ``--output`` keeps the
+two files, to upload exactly what was checked.
 
 Example: python scripts/check_release.py --output dist
 
-With ``--test`` the unpacked source distribution also passes its own tests there, which takes minutes.
+``--test`` also runs the tests of the unpacked source distribution, which takes minutes.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def run(*command: object, quiet: bool = False, **settings: object) -> str:
-    """Run a command and return what it printed; end where it fails."""
+    """Run a command and return its output; exit if it fails."""
     done = subprocess.run(
         [str(part) for part in command],
         text=True,
@@ -70,13 +70,13 @@ def run(*command: object, quiet: bool = False, **settings: object) -> str:
 
 
 def expect(files: set[str], expected: set[str], what: str) -> None:
-    """End with the difference if files are not the expected ones."""
+    """Exit with the difference if files are not the expected ones."""
     if files != expected:
         sys.exit(f"{what}: missing {sorted(expected - files)}, not expected {sorted(files - expected)}")
 
 
 def check_sdist(sdist: Path) -> None:
-    """Check that the source distribution holds what git does, and nothing that only lies about here."""
+    """Check that the source distribution holds exactly the files of git."""
     with tarfile.open(sdist) as archive:
         files = {name.partition("/")[2] for name in archive.getnames()}
     if (ROOT / ".git").exists():
@@ -85,7 +85,7 @@ def check_sdist(sdist: Path) -> None:
 
 
 def check_wheel(wheel: Path) -> None:
-    """Check that the wheel holds the package, its models and the mark that it is typed, and has the code's version."""
+    """Check that the wheel holds the package, its models and py.typed, and has the code's version."""
     with zipfile.ZipFile(wheel) as archive:
         files = set(archive.namelist())
         information = f"captioner-{captioner.__version__}.dist-info/"
@@ -103,11 +103,11 @@ def check_wheel(wheel: Path) -> None:
 
 
 def install(folder: Path, wheel: Path) -> Path:
-    """Install the wheel alone into an environment that also sees this one's packages, and return its Python."""
+    """Install the wheel into an environment that shares this one's packages; return its Python."""
     run(sys.executable, "-m", "venv", folder)
     python = folder / "bin" / "python"
     run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-index", wheel)
-    # A path file adds a folder and not the folder's own path files, of which one names the checkout.
+    # A path file adds a folder without the folder's own path files, one of which names the checkout.
     packages = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
     (Path(packages) / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
     return python
@@ -120,7 +120,7 @@ def clean(folder: Path) -> dict[str, str]:
 
 
 def caption(python: Path, place: Path) -> None:
-    """Caption an image with what was installed."""
+    """Caption an image with the installed program."""
     environment = clean(python.parent)
     where = run(python, "-c", "import captioner; print(captioner.__file__)", cwd=place, env=environment).strip()
     if not Path(where).is_relative_to(python.parent.parent):

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def save_png(picture: Image.Image | Figure, path: Path, *, colours: int = 64, largest: int | None = None) -> int:
-    """Save an image or a plot in a palette, which halves its size or better, and return its bytes.
+    """Save an image or a plot with a palette, at half the size or less; return its bytes.
 
-    The colours of a plot are those of its palette; those of an image are mixed by error diffusion.
+    Images get error diffusion, plots do not.
     """
     out = io.BytesIO()
     if isinstance(picture, Image.Image):

@@ -1,14 +1,13 @@
 """Put a trained model into ``assets/`` with its scores and a model card: a captioner in eight bits, or a translator.
 
-Of several runs, for example the two stages of a training, the one that is best on dev ships. What is scored is what
-ships, the weights as they are stored.
+Of several runs, for example the two stages of training, the best on dev is shipped. The scores are those of the weights
+as stored.
 
 Example: python scripts/ship.py runs/transformer runs/transformer-self-critical transformer --data data/flickr8k
 
 Example: python scripts/ship.py runs/multi30k_transformer translator_en_de --data data/multi30k
 
-A model folder may be given instead of a run, also the shipped one itself, which is then scored again and keeps its
-search:
+A model folder may be given instead of a run. The shipped one itself is scored again and keeps its search:
 
 Example: python scripts/ship.py assets/show_tell show_tell --data data/flickr8k
 """
@@ -128,7 +127,7 @@ def translator(sources: list[Path], arguments: argparse.Namespace) -> Path:
 
 
 def best(scores: Scores, metric: str) -> tuple[int, float]:
-    """Return the beam's width that is best by a metric, and its score."""
+    """Return the beam width with the best score by a metric, and the score."""
     width = max(scores, key=lambda width: scores[width][metric])
     return width, scores[width][metric]
 

@@ -1,7 +1,7 @@
-"""Average the weights of runs that began with the same model, a "model soup" (Wortsman 2022).
+"""Average the weights of runs that started from the same model: a uniform model soup.
 
-Runs that differ in their settings or seed, and began with the same weights, are often best in the middle, at the cost
-of one model. Whether it is so here only scores tell (https://arxiv.org/abs/2203.05482, section 2, the uniform soup).
+The average of runs with other settings or seeds is often better than each, at the cost of one model (Wortsman 2022,
+https://arxiv.org/abs/2203.05482, section 2). Check the scores.
 
 Example: python scripts/soup.py runs/a runs/b --output runs/soup
 """

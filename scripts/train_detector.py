@@ -2,11 +2,10 @@
 
 Example: python scripts/train_detector.py --data data/boxes --output runs/detector
 
-DATA holds ``images/``, ``instances_train.json`` and ``instances_val.json`` in COCO's format. An image may say in
-``labelled_categories`` of which categories all its things are boxed; one that does not has all of them boxed. The same
-command goes on where a run was stopped.
+DATA holds ``images/``, ``instances_train.json`` and ``instances_val.json`` in COCO's format. An image whose boxes are
+incomplete lists its completely labelled categories in ``labelled_categories``. The same command resumes a stopped run.
 
-Letters in shapes: B images, S side of the square in pixels, K boxes of an image, C classes that are learned.
+Letters in shapes: B images, S side of the square in pixels, K boxes of an image, C learned classes.
 """
 
 from __future__ import annotations
@@ -56,19 +55,19 @@ import cards
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets" / "detector"
 STATE = "state.safetensors"
-OTHER, CROWD = 0, -1  # labels of boxes whose class is too rare to be learned, and of crowds
+OTHER, CROWD = 0, -1  # labels of boxes of rare classes, which are not learned, and of crowds
 
 
 @dataclass(frozen=True)
 class Photo:
-    """An image and what is boxed in it.
+    """An image and its boxes.
 
     Attributes:
         path: its file.
         boxes: (K, 4) relative xyxy.
         labels: (K,) from 1, or ``OTHER`` or ``CROWD``.
-        listed: (C,) bool, classes whose things are all boxed.
-        complete: whether those of all classes are, the rare ones too.
+        listed: (C,) bool, the classes whose objects are all boxed.
+        complete: whether the objects of all classes are boxed, the rare ones too.
     """
 
     path: Path
@@ -98,7 +97,7 @@ def frequent(data: dict[str, Any], least: int) -> dict[str, int]:
 
 
 def photos_of(folder: Path, data: dict[str, Any], classes: dict[str, int]) -> list[Photo]:
-    """Turn annotations into photos."""
+    """Turn annotations into images with boxes."""
     numbers = {category: number for number, category in enumerate(classes.values(), start=1)}
     boxes: dict[int, list[Any]] = {image["id"]: [] for image in data["images"]}
     for box in data["annotations"]:
@@ -123,7 +122,7 @@ def photos_of(folder: Path, data: dict[str, Any], classes: dict[str, int]) -> li
 
 
 def window(chance: random.Random, smallest: float) -> tuple[float, float, float, float]:
-    """Draw the part of an image to show, relative xyxy: half of the time all of it, else sides from ``smallest`` on."""
+    """Draw a crop, relative xyxy: with probability 1/2 the whole image, else sides of ``smallest`` or more."""
     if chance.random() < 0.5:
         return (0.0, 0.0, 1.0, 1.0)
     width, height = chance.uniform(smallest, 1), chance.uniform(smallest, 1)
@@ -132,7 +131,7 @@ def window(chance: random.Random, smallest: float) -> tuple[float, float, float,
 
 
 def target(photo: Photo, shown: Sequence[float], flip: bool, size: int, trust: float) -> dict[str, Tensor]:
-    """Tell what a part of an image shows; see :meth:`Detector.forward`. Things of which little is left are ignored."""
+    """Return the targets of a crop for :meth:`Detector.forward`; objects of which little is left are ignored."""
     corner, extent = np.array(shown[:2]), np.array(shown[2:]) - np.array(shown[:2])
     whole = (photo.boxes.reshape(-1, 2, 2) - corner) / extent
     boxes = whole.clip(0, 1)
@@ -141,9 +140,7 @@ def target(photo: Photo, shown: Sequence[float], flip: bool, size: int, trust: f
     if flip:
         boxes[:, :, 0] = 1 - boxes[:, ::-1, 0]
     boxes *= size
-    seen = (left >= 0.4) & (
-        (boxes[:, 1] - boxes[:, 0]).min(axis=1) >= 2
-    )  # of a box without area no logarithm can be taken
+    seen = (left >= 0.4) & ((boxes[:, 1] - boxes[:, 0]).min(axis=1) >= 2)  # the regression takes the logarithm of sides
     labels = photo.labels
     places = boxes.reshape(-1, 4).astype(np.float32)
     ignored = (left > 0) & (~seen | (labels == CROWD))
@@ -162,7 +159,7 @@ def batches(
 ) -> Iterator[tuple[Tensor, list[dict[str, Tensor]]]]:
     """Yield an epoch's batches from ``skip`` on: pixels (B, 3, S, S) and targets.
 
-    What is drawn depends on seed, epoch and image alone.
+    Random numbers depend on seed, epoch and image alone.
     """
     order = list(range(len(photos)))
     random.Random(f"{options.seed} {epoch}").shuffle(order)
@@ -188,7 +185,7 @@ def batches(
 def detections(
     detector: Detector, data: dict[str, Any], folder: Path, classes: dict[str, int], batch: int = 8
 ) -> list[dict[str, Any]]:
-    """Detect in all images and return what COCO calls results."""
+    """Detect in all images; return COCO's results."""
     detector.eval()
     device, ids = next(detector.parameters()).device, list(classes.values())
     results = []
@@ -221,7 +218,7 @@ def average_precision(
     found: dict[str, tuple[int, float, float]] = {}
     truth = COCO()
     truth.dataset = data
-    with contextlib.redirect_stdout(io.StringIO()):  # it talks a lot
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints a lot
         truth.createIndex()
         ours = truth.loadRes(results) if results else COCO()
         for name, category in classes.items():
@@ -291,15 +288,15 @@ class Run:
         self.settings = json.dumps({**settled, "classes": self.classes}, sort_keys=True)
 
     def modules(self) -> dict[str, nn.Module]:
-        """Return what the state holds."""
+        """Return the contents of the state file."""
         return {"detector": self.detector, "average": self.average}
 
     def save(self) -> None:
-        """Write the state to resume from."""
+        """Write the state for resuming."""
         save_state(self.output / STATE, self.state, self.modules(), self.optimiser, self.settings)
 
     def run(self) -> None:
-        """Train, or go on; evaluate; ship."""
+        """Train or resume, evaluate, ship."""
         resumed = (self.output / STATE).exists() or self.options.ship_only
         if resumed:
             if found := differences(read_settings(self.output / STATE), json.loads(self.settings)):
@@ -318,7 +315,7 @@ class Run:
             log.close()
 
     def learn(self, log: Log) -> None:
-        """Do the epochs that are left."""
+        """Train the remaining epochs."""
         began, before, saved = time.monotonic(), self.state.seconds, time.monotonic()
         total = self.steps * self.options.epochs
         columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
@@ -337,7 +334,7 @@ class Run:
                         info=f"loss {values['loss']:.3f}  {values['images_per_second']:.1f} images/s",
                     )
                     self.state.seconds = before + time.monotonic() - began
-                    if self.state.step % 50 == 0:  # for who reads a file and sees no bar
+                    if self.state.step % 50 == 0:  # for logs without a progress bar
                         each = self.state.seconds / self.state.step
                         losses = "  ".join(
                             f"{name.removeprefix('loss_')} {value:.3f}"
@@ -359,7 +356,7 @@ class Run:
                 self.save()
 
     def step(self, pixels: Tensor, targets: list[dict[str, Tensor]]) -> dict[str, float]:
-        """Learn from one batch."""
+        """Take a step on one batch."""
         began = time.perf_counter()
         factor = learning_rate_factor(self.state.step, self.steps * self.options.epochs, self.schedule)
         for group in self.optimiser.param_groups:
@@ -387,7 +384,7 @@ class Run:
         return {**values, "gradient_norm": float(norm), "images_per_second": len(pixels) / seconds}
 
     def evaluate(self, log: Log) -> dict[str, tuple[int, float, float]]:
-        """Score the averaged weights on the validation photos."""
+        """Score the averaged weights on the validation images."""
         results = detections(self.average, self.val, self.options.data, self.classes)
         scores = average_precision(self.val, results, self.classes)
         log.evaluation(
@@ -402,7 +399,7 @@ class Run:
         return scores
 
     def ship(self, scores: dict[str, tuple[int, float, float]]) -> None:
-        """Write the averaged weights, halved, with their scores."""
+        """Write the averaged weights in 16 bits, with their scores."""
         options = self.options
         about = {
             "data": "COCO, Pascal VOC 2012",
@@ -444,7 +441,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of images/ and instances_{train,val}.json")
     parser.add_argument("--output", type=Path, required=True, help="folder of the run: state and log")
-    parser.add_argument("--assets", type=Path, default=ASSETS, help="where the finished detector is put")
+    parser.add_argument("--assets", type=Path, default=ASSETS, help="folder of the finished detector")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--batch", type=int, default=8, help="images a step")
     parser.add_argument("--rate", type=float, default=5e-4, help="highest learning rate")
@@ -454,29 +451,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--frozen",
         type=int,
         default=6,
-        help="the backbone's first stages that keep their weights, its stem counted; an EfficientNet has 9",
+        help="number of the backbone's first stages to freeze, its stem included; an EfficientNet has 9",
     )
-    parser.add_argument("--min-boxes", type=int, default=35, help="boxes a class must have to be learned")
+    parser.add_argument("--min-boxes", type=int, default=35, help="fewest boxes of a learned class")
     parser.add_argument(
         "--trust",
         type=float,
         default=0.3,
-        help="weight of background in photos where not all classes are boxed; above 0",
+        help="weight of background in images where not all classes are boxed; above 0",
     )
     parser.add_argument("--smallest", type=float, default=0.5, help="smallest side of a random crop, relative")
     parser.add_argument("--backbone", default=small.backbone)
     parser.add_argument(
-        "--size", type=int, default=small.size, help="side of the squashed picture in pixels, a multiple of 32"
+        "--size", type=int, default=small.size, help="side of the squashed image in pixels, a multiple of 32"
     )
-    parser.add_argument("--random-weights", action="store_true", help="begin without ImageNet weights (for tests)")
+    parser.add_argument("--random-weights", action="store_true", help="start without ImageNet weights (for tests)")
     parser.add_argument("--evaluate-every", type=int, default=4, help="epochs between evaluations")
     parser.add_argument("--save-minutes", type=float, default=5)
-    parser.add_argument("--workers", type=int, default=2, help="threads that load photos")
+    parser.add_argument("--workers", type=int, default=2, help="threads that load images")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--ship-only", action="store_true", help="evaluate and ship the run as it is, without training on"
-    )
+    parser.add_argument("--ship-only", action="store_true", help="evaluate and ship the run without further training")
     try:
         Run(parser.parse_args(arguments)).run()
     except CaptionerError as error:

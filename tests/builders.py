@@ -1,11 +1,12 @@
 """Tiny decoders, memories and captions for the tests, all in float64.
 
-Letters as in :mod:`captioner.decoders.decoder`: B images, K captions per image, T steps, N places, D features, V words.
+Letters as in :mod:`captioner.decoders.decoder`: B images, K captions per image, T steps, N regions or cells, D
+features, V words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -54,9 +55,9 @@ def build_decoder(
 
 
 def build_memory(images: int = len(LENGTHS), places: int = 6, *, masked: bool = True, seed: int = 1) -> Memory:
-    """Make a memory whose pooled vector is not the mean of its places.
+    """Make a memory whose pooled vector is not the mean of its vectors.
 
-    Masked, image b has N - 2b real places (at least one), scattered.
+    Masked, image b has N - 2b real vectors (at least one), scattered.
     """
     random = torch.Generator().manual_seed(seed)
     vectors = torch.randn(images, places, FEATURES, generator=random, dtype=torch.float64)
@@ -87,7 +88,7 @@ def spread_out(packed: Tensor, tokens: Tensor) -> Tensor:
 
 
 def step_by_step(decoder: Decoder, memory: Memory, tokens: Tensor) -> DecoderOutput:
-    """Do what ``forward`` does by the plain loop over ``step``, which the families override."""
+    """Return the result of the plain loop over ``step``, which the families override in ``forward``."""
     return Decoder.forward(decoder, memory, tokens)
 
 
@@ -101,3 +102,34 @@ def naive_lstm(weights: Sequence[Tensor], x: Tensor, h: Tensor, c: Tensor) -> tu
     i, f, o = (1 / (1 + torch.exp(-gate)) for gate in (i, f, o))
     c = f * c + i * torch.tanh(g)
     return o * torch.tanh(c), c
+
+
+def assert_equations(naive: Callable[..., tuple[Tensor, Tensor]], decoder: Any, memory: Memory, tokens: Tensor) -> None:
+    """Assert that ``forward`` gives the logits and the attention of a paper's equations computed naively."""
+    logits, attention = naive(decoder, memory, tokens)
+    output = decoder(memory, tokens)
+    torch.testing.assert_close(output.logits, logits, rtol=0, atol=1e-10)
+    torch.testing.assert_close(output.attention, attention, rtol=0, atol=1e-10)
+
+
+def assert_gradients(
+    naive: Callable[..., tuple[Tensor, Tensor]], decoder: Any, memory: Memory, tokens: Tensor, on: str
+) -> None:
+    """Assert that a loss on ``logits``, ``attention`` or ``both`` has the gradients of the naive equations."""
+    leaves = dict(decoder.named_parameters()) | {
+        "vectors": memory.vectors.requires_grad_(),
+        "pooled": memory.pooled.requires_grad_(),
+    }
+    to_logits, to_attention = (torch.randn_like(out) for out in naive(decoder, memory, tokens))
+
+    def gradients(logits: Tensor, attention: Tensor) -> dict[str, Tensor]:
+        loss = torch.zeros((), dtype=torch.float64)
+        if on != "attention":
+            loss = loss + (logits * to_logits).sum()
+        if on != "logits":
+            loss = loss + ((attention - to_attention) ** 2).sum()
+        found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+        return dict(zip(leaves, found, strict=True))
+
+    expected = gradients(*naive(decoder, memory, tokens))
+    torch.testing.assert_close(gradients(*decoder(memory, tokens)[:2]), expected, rtol=0, atol=1e-9)

@@ -298,7 +298,7 @@ def test_more_padding_changes_nothing(name: str) -> None:
 
 
 @decoders
-def test_picking_hypotheses_and_images_is_as_if_they_had_been_written_so(name: str) -> None:
+def test_picked_hypotheses_and_images_continue_as_full_captions(name: str) -> None:
     decoder, memory = build_decoder(name), build_memory(images=3)
     words = torch.tensor([[[BOS, 5], [BOS, 6]], [[BOS, 7], [BOS, 8]], [[BOS, 9], [BOS, 4]]])  # (B, W, T)
     state = decoder.start(memory).pick(torch.zeros(3, 2, dtype=torch.long))
@@ -338,7 +338,7 @@ def test_the_fast_twin_steps_as_the_decoder_does(name: str, dtype: torch.dtype, 
 
 
 @decoders
-def test_what_hypotheses_share_is_never_copied(name: str) -> None:
+def test_shared_tensors_are_never_copied(name: str) -> None:
     decoder = build_decoder(name)
     start = decoder.start(build_memory(images=2))
     wide = start.pick(torch.zeros(2, 5, dtype=torch.long))
@@ -350,7 +350,7 @@ def test_what_hypotheses_share_is_never_copied(name: str) -> None:
 
 
 @decoders
-def test_attention_lies_on_real_places_and_sums_to_one(name: str) -> None:
+def test_attention_is_on_unmasked_vectors_and_sums_to_one(name: str) -> None:
     decoder, memory, tokens = build_decoder(name), build_memory(), build_tokens()
     output = decoder(memory, tokens)
     assert (output.attention is not None) == decoder.attends
@@ -359,7 +359,7 @@ def test_attention_lies_on_real_places_and_sums_to_one(name: str) -> None:
         masked = ~memory.mask[(tokens != PAD).nonzero()[:, 0]]
         assert masked.any() and not output.attention[masked].any()
         torch.testing.assert_close(output.attention.sum(-1), torch.ones(len(output.logits), dtype=torch.float64))
-        assert output.attention.std(0).max() > 0.05, "it always looks at the same place"
+        assert output.attention.std(0).max() > 0.05, "it always attends to the same cell"
 
 
 @decoders
@@ -421,6 +421,27 @@ def test_a_few_steps_lower_the_loss_and_leave_padding_alone(name: str) -> None:
     assert embeddings and all(
         embedding.weight[BOS].any() and not embedding.weight[PAD].any() for embedding in embeddings
     )
+
+
+@decoders
+def test_masked_vectors_neither_matter_nor_learn(name: str) -> None:
+    decoder, memory, tokens = build_decoder(name), build_memory(), build_tokens()
+    assert memory.mask is not None
+    hidden = ~memory.mask.unsqueeze(-1)
+    other = replace(memory, vectors=memory.vectors.masked_fill(hidden, 1e3).requires_grad_())
+    output = decoder(other, tokens)
+    torch.testing.assert_close(output.logits, decoder(memory, tokens).logits, rtol=0, atol=1e-12)
+    if decoder.attends:
+        (gradient,) = torch.autograd.grad(output.logits.square().sum(), other.vectors)
+        assert not gradient[hidden.expand_as(gradient)].any() and gradient[memory.mask].any()
+
+
+@decoders
+def test_an_image_without_captions_gets_no_gradient(name: str) -> None:
+    decoder, memory, tokens = build_decoder(name), build_memory(), build_tokens()
+    source = (memory.vectors if decoder.attends else memory.pooled).requires_grad_()
+    (gradient,) = torch.autograd.grad(decoder(memory, tokens).logits.square().sum(), source)
+    assert torch.equal(gradient.flatten(1).any(1), torch.tensor(LENGTHS).sum(1) > 0)
 
 
 @decoders
@@ -500,7 +521,7 @@ def test_a_few_steps_of_training_lower_the_loss(pair: Pair) -> None:
 
 
 @pairs
-def test_whole_captions_come_out(pair: Pair) -> None:
+def test_an_end_to_end_search_gives_captions(pair: Pair) -> None:
     model = build(*pair)
     model.encoder.eval()
     with torch.no_grad():

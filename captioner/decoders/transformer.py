@@ -5,7 +5,8 @@ Further tensor letters: S model size, H heads, E = S / H, L words so far.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, Protocol
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -45,12 +46,8 @@ class TransformerConfig(WriterConfig):
     max_words: int = Field(64, ge=1, description="longest caption with learned positions; the others have no limit")
 
 
-class _Apply(Protocol):
-    """Applies block ``number``; the arguments are those of :meth:`DecoderBlock.forward`."""
-
-    def __call__(
-        self, number: int, x: Tensor, rows: Rows, memory: Tensor, mask: Tensor | None, weights: bool
-    ) -> Decoded: ...
+# Applies block ``number``: (number, x, rows, memory, mask, weights), see :meth:`DecoderBlock.forward`.
+_Apply: TypeAlias = Callable[[int, Tensor, Rows, Tensor, "Tensor | None", bool], Decoded]
 
 
 @DECODERS.register("transformer")

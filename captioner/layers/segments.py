@@ -178,7 +178,7 @@ class SegmentEncoderBlock(EncoderBlock):
         """
         if context is None:
             return super().forward(x, mask, shape)
-        before = self.around_attention.before(self.begin(context))
+        before = self.around_attention.before(self.half_step(context))
 
         def attend(y: Tensor) -> Tensor:
             read = torch.cat([before, y], dim=1)

@@ -156,7 +156,7 @@ class EncoderBlock(nn.Module):
         self, x: Tensor, attend: Callable[[Tensor], Tensor], mask: Tensor | None, shape: tuple[int, ...]
     ) -> Tensor:
         """Apply all sub-layers, with ``attend`` as self-attention; the other arguments are those of :meth:`forward`."""
-        x = self.around_attention(self.begin(x), attend)
+        x = self.around_attention(self.half_step(x), attend)
         if self.convolution is not None and self.around_convolution is not None:
             convolution = self.convolution
             real = None if mask is None else mask[:, 0, 0, -x.shape[1] :].unsqueeze(-1)
@@ -164,7 +164,7 @@ class EncoderBlock(nn.Module):
         x = self.around_feed_forward(x, lambda y: self.step * self.feed_forward(y))
         return self.norm(x)
 
-    def begin(self, x: Tensor) -> Tensor:
+    def half_step(self, x: Tensor) -> Tensor:
         """Apply the first half step, if there is one."""
         first = self.first_feed_forward
         if first is None or self.around_first_feed_forward is None:
@@ -179,7 +179,7 @@ class EncoderBlock(nn.Module):
 
     def weights(self, x: Tensor, mask: Tensor | None = None, shape: tuple[int, ...] | None = None) -> Tensor:
         """Return the weights (B, H, N, N) of self-attention; the arguments are those of :meth:`forward`."""
-        own, y = self.attention, self.around_attention.before(self.begin(x))
+        own, y = self.attention, self.around_attention.before(self.half_step(x))
         query, bias = own.positioned(own.query(y), shape or (x.shape[1],))
         return own.weights(query, own.split(own.key_value(y)), mask=mask, bias=bias)
 

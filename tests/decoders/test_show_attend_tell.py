@@ -1,6 +1,6 @@
 """Show, Attend and Tell against the paper's equations, computed naively.
 
-They are computed for one image, caption, word and place at a time.
+They are computed for one image, caption, word and cell at a time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,16 @@ from captioner.encoders.refiner import Identity
 from captioner.memory import Memory
 from captioner.text.vocabulary import BOS, EOS, PAD
 from captioner.training.cross_entropy import CrossEntropy, CrossEntropyConfig
-from tests.builders import FEATURES, LENGTHS, build_decoder, build_memory, build_tokens, naive_lstm, step_by_step
+from tests.builders import (
+    FEATURES,
+    assert_equations,
+    assert_gradients,
+    build_decoder,
+    build_memory,
+    build_tokens,
+    naive_lstm,
+    step_by_step,
+)
 
 FORMS = [
     pytest.param({"gate": gate, "values": values}, id=f"{gate}-{values}")
@@ -41,10 +50,10 @@ def naive(decoder: ShowAttendTell, memory: Memory, tokens: Tensor) -> tuple[Tens
     logits, attention = [], []
     for image, captions in enumerate(tokens.tolist()):
         seen = range(memory.n_vectors) if memory.mask is None else memory.mask[image].nonzero().flatten().tolist()
-        features = {place: memory.vectors[image, place] for place in seen}
+        features = {cell: memory.vectors[image, cell] for cell in seen}
         values = features
         if "values.weight" in w:
-            values = {place: w["values.weight"] @ a + w["values.bias"] for place, a in features.items()}
+            values = {cell: w["values.weight"] @ a + w["values.bias"] for cell, a in features.items()}
         for caption in captions:
             # Section 3.1.2: the first state, from the mean feature.
             h = torch.tanh(w["first_hidden.weight"] @ memory.pooled[image] + w["first_hidden.bias"])
@@ -54,13 +63,13 @@ def naive(decoder: ShowAttendTell, memory: Memory, tokens: Tensor) -> tuple[Tens
                     break
                 # (4): e_ti = f_att(a_i, h_{t-1}), one hidden layer.
                 query = w["query.weight"] @ h + w["query.bias"]
-                e = {place: w["score"] @ torch.tanh(w["keys.weight"] @ a + query) for place, a in features.items()}
+                e = {cell: w["score"] @ torch.tanh(w["keys.weight"] @ a + query) for cell, a in features.items()}
                 # (5): alpha_ti = exp(e_ti) / sum_k exp(e_tk).
                 total = sum(torch.exp(energy) for energy in e.values())
-                alpha = {place: torch.exp(energy) / total for place, energy in e.items()}
+                alpha = {cell: torch.exp(energy) / total for cell, energy in e.items()}
                 # (6) with soft attention (section 4.2), gated by beta_t = sigmoid(f_beta(h_{t-1})) (section 4.2.1).
                 beta = 1 / (1 + torch.exp(-(w["beta.weight"] @ h + w["beta.bias"])))
-                z = beta * torch.stack([alpha[place] * values[place] for place in seen]).sum(0)
+                z = beta * torch.stack([alpha[cell] * values[cell] for cell in seen]).sum(0)
                 # (1)-(3): the LSTM.
                 y = w["embedding.weight"][word]
                 h, c = naive_lstm(lstm, torch.cat([y, z]), h, c)
@@ -68,74 +77,34 @@ def naive(decoder: ShowAttendTell, memory: Memory, tokens: Tensor) -> tuple[Tens
                 deep = y + w["output_hidden.weight"] @ h + w["output_hidden.bias"] + w["output_context.weight"] @ z
                 logits.append(w["output.weight"] @ deep + w["output.bias"])
                 nothing = torch.zeros((), dtype=torch.float64)
-                attention.append(torch.stack([alpha.get(place, nothing) for place in range(memory.n_vectors)]))
+                attention.append(torch.stack([alpha.get(cell, nothing) for cell in range(memory.n_vectors)]))
     return torch.stack(logits), torch.stack(attention)
 
 
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("settings", FORMS)
 def test_forward_is_the_papers_equations(settings: dict[str, Any], masked: bool) -> None:
-    decoder, memory, tokens = build(settings), build_memory(masked=masked), build_tokens()
-    logits, attention = naive(decoder, memory, tokens)
-    output = decoder(memory, tokens)
-    torch.testing.assert_close(output.logits, logits, rtol=0, atol=1e-10)
-    torch.testing.assert_close(output.attention, attention, rtol=0, atol=1e-10)
+    assert_equations(naive, build(settings), build_memory(masked=masked), build_tokens())
 
 
 @pytest.mark.parametrize("on", ["logits", "attention", "both"])
 @pytest.mark.parametrize("settings", FORMS)
 def test_gradients_are_those_of_the_papers_equations(settings: dict[str, Any], on: str) -> None:
-    decoder, memory, tokens = build(settings), build_memory(), build_tokens()
-    leaves = dict(decoder.named_parameters()) | {
-        "vectors": memory.vectors.requires_grad_(),
-        "pooled": memory.pooled.requires_grad_(),
-    }
-    to_logits, to_attention = (torch.randn_like(out) for out in naive(decoder, memory, tokens))
-
-    def gradients(logits: Tensor, attention: Tensor) -> dict[str, Tensor]:
-        loss = torch.zeros((), dtype=torch.float64)
-        if on != "attention":
-            loss = loss + (logits * to_logits).sum()
-        if on != "logits":
-            loss = loss + ((attention - to_attention) ** 2).sum()
-        found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
-        return dict(zip(leaves, found, strict=True))
-
-    expected = gradients(*naive(decoder, memory, tokens))
-    torch.testing.assert_close(gradients(*decoder(memory, tokens)[:2]), expected, rtol=0, atol=1e-9)
+    assert_gradients(naive, build(settings), build_memory(), build_tokens(), on)
 
 
-def test_an_image_without_captions_gets_no_gradient() -> None:
-    decoder, memory, tokens = build({}), build_memory(), build_tokens()
-    memory.vectors.requires_grad_()
-    (gradient,) = torch.autograd.grad(decoder(memory, tokens).logits.square().sum(), memory.vectors)
-    captioned = torch.tensor(LENGTHS).sum(1) > 0
-    assert torch.equal(gradient.flatten(1).any(1), captioned)
-
-
-def test_masked_places_neither_matter_nor_learn() -> None:
-    decoder, memory, tokens = build({}), build_memory(), build_tokens()
-    assert memory.mask is not None
-    hidden = ~memory.mask.unsqueeze(-1)
-    other = Memory(memory.vectors.masked_fill(hidden, 1e3).requires_grad_(), memory.pooled, mask=memory.mask)
-    output = decoder(other, tokens)
-    torch.testing.assert_close(output.logits, decoder(memory, tokens).logits, rtol=0, atol=1e-12)
-    (gradient,) = torch.autograd.grad(output.logits.square().sum(), other.vectors)
-    assert not gradient[hidden.expand_as(gradient)].any()
-
-
-def test_one_place_is_all_there_is_to_look_at() -> None:
+def test_a_single_cell_gets_all_attention() -> None:
     decoder = build({})
     memory = Memory(torch.randn(2, 1, FEATURES, dtype=torch.float64), torch.randn(2, FEATURES, dtype=torch.float64))
     attention = decoder(memory, torch.full((2, 1, 2), BOS)).attention
     assert torch.equal(attention, torch.ones_like(attention))
 
 
-def scripted(decoder: Any, places: tuple[int, ...]) -> None:
-    """Make a decoder with hard attention use these places, one per step, instead of drawing them."""
+def scripted(decoder: Any, cells: tuple[int, ...]) -> None:
+    """Make a decoder with hard attention use these cells, one per step, instead of drawing them."""
 
     def sampler(images: int, captions: int) -> Any:
-        steps = iter(places)
+        steps = iter(cells)
         return lambda alpha: torch.full(alpha.shape[:2], next(steps))
 
     decoder.sampler = sampler
@@ -143,18 +112,18 @@ def scripted(decoder: Any, places: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("baseline", [0.0, -3.0])
 def test_hard_attention_has_the_exact_gradient_on_average(baseline: float) -> None:
-    """The estimates of all sequences of places, weighted by their probabilities, sum to section 4.1's gradient."""
+    """The estimates of all sequences of cells, weighted by their probabilities, sum to section 4.1's gradient."""
     n, tokens, targets = 3, torch.tensor([[[BOS, 5]]]), torch.tensor([5, EOS])
     memory = build_memory(images=1, places=n, masked=False)
     decoder = build_decoder("show_attend_tell", kind="hard").train()
     settings = CrossEntropyConfig(label_smoothing=0, doubly_stochastic=0, entropy=0)
     estimate = {name: torch.zeros_like(weight) for name, weight in decoder.named_parameters()}
     bound = torch.zeros((), dtype=torch.float64)
-    for places in product(range(n), repeat=2):
+    for cells in product(range(n), repeat=2):
         objective = CrossEntropy(settings)
         objective.baseline.fill_(baseline)
         objective.begun.fill_(True)
-        scripted(decoder, places)
+        scripted(decoder, cells)
         decoder.zero_grad()
         objective(Identity(features=FEATURES), decoder, memory, Captions(tokens, targets))[0].backward()
         state, log_probability, weight = (
@@ -162,11 +131,11 @@ def test_hard_attention_has_the_exact_gradient_on_average(baseline: float) -> No
             torch.zeros((), dtype=torch.float64),
             torch.ones((), dtype=torch.float64),
         )
-        for step, place in enumerate(places):
-            scripted(decoder, (place,))
+        for step, cell in enumerate(cells):
+            scripted(decoder, (cell,))
             logits, alpha, state = decoder.step(tokens[..., step], state)
             log_probability = log_probability + logits.log_softmax(-1)[0, 0, targets[step]]
-            weight = weight * alpha[0, 0, place]
+            weight = weight * alpha[0, 0, cell]
         for name, parameter in decoder.named_parameters():
             if parameter.grad is not None:
                 estimate[name] += weight.detach() * parameter.grad
@@ -201,7 +170,7 @@ def test_hard_attention_captions_with_the_most_probable_place() -> None:
     assert not torch.allclose(output.logits, build_decoder("show_attend_tell")(memory, tokens).logits)
 
 
-def test_geometry_tells_regions_apart() -> None:
+def test_geometry_distinguishes_boxes() -> None:
     plain, memory, tokens = build_decoder("show_attend_tell"), build_memory(), build_tokens()
     located = build_decoder("show_attend_tell", geometry=True)
     boxes = torch.rand(2, *memory.vectors.shape[:2], 4, dtype=torch.float64)
@@ -241,7 +210,7 @@ def test_the_loss_with_hard_attention_is_section_4_1_with_its_moving_baseline() 
         for caption in range(3):
             own = [m for m, owner in enumerate(owners) if owner == caption]
             rewards.append(sum(likelihood[m, captions.targets[m]].item() for m in own))
-            penalties += [(1 - sum(output.attention[m, place] for m in own)) ** 2 for place in range(memory.places)]
+            penalties += [(1 - sum(output.attention[m, place] for m in own)) ** 2 for place in range(memory.n_vectors)]
         mean = 3.0 * sum(rewards) / 3
         baseline = mean if baseline is None else baseline
         gains = []

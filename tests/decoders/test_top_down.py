@@ -1,6 +1,6 @@
 """The top-down decoder against the paper's equations, computed naively.
 
-They are computed for one image, caption, word and place at a time.
+They are computed for one image, caption, word and cell at a time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,17 @@ from captioner.decoders import TopDown
 from captioner.decoders.unrolled import Packing
 from captioner.memory import Memory
 from captioner.text.vocabulary import PAD
-from tests.builders import LENGTHS, WORDS, build_decoder, build_memory, build_tokens, naive_lstm, step_by_step
+from tests.builders import (
+    LENGTHS,
+    WORDS,
+    assert_equations,
+    assert_gradients,
+    build_decoder,
+    build_memory,
+    build_tokens,
+    naive_lstm,
+    step_by_step,
+)
 
 FORMS = [
     pytest.param({"values": values, "geometry": geometry}, id=f"{values}-{geometry}")
@@ -32,7 +42,7 @@ def build(settings: dict[str, Any]) -> TopDown:
 
 
 def build_regions(**settings: Any) -> Memory:
-    """Make a memory whose places have boxes (x0, y0, x1, y1)."""
+    """Make a memory whose cells have boxes (x0, y0, x1, y1)."""
     memory = build_memory(**settings)
     corners = torch.rand(
         len(memory), memory.n_vectors, 2, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64
@@ -54,15 +64,15 @@ def naive(decoder: TopDown, memory: Memory, tokens: Tensor) -> tuple[Tensor, Ten
     logits, attention = [], []
     for image, captions in enumerate(tokens.tolist()):
         seen = range(memory.n_vectors) if memory.mask is None else memory.mask[image].nonzero().flatten().tolist()
-        v, v_bar = {place: memory.vectors[image, place] for place in seen}, memory.pooled[image]
+        v, v_bar = {cell: memory.vectors[image, cell] for cell in seen}, memory.pooled[image]
         if "geometry.project.weight" in w:
             assert memory.boxes is not None
-            for place in seen:
-                x0, y0, x1, y1 = memory.boxes[image, place]
+            for cell in seen:
+                x0, y0, x1, y1 = memory.boxes[image, cell]
                 box = torch.stack([x0, y0, x1, y1, x1 - x0, y1 - y0, (x1 - x0) * (y1 - y0)])
-                v[place] = v[place] + w["geometry.project.weight"] @ box + w["geometry.project.bias"]
+                v[cell] = v[cell] + w["geometry.project.weight"] @ box + w["geometry.project.bias"]
         if "values.weight" in w:
-            v = {place: w["values.weight"] @ vector + w["values.bias"] for place, vector in v.items()}
+            v = {cell: w["values.weight"] @ vector + w["values.bias"] for cell, vector in v.items()}
             v_bar = w["values.weight"] @ v_bar + w["values.bias"]
         for caption in captions:
             h1, c1, h2, c2 = nothing, nothing, nothing, nothing
@@ -73,21 +83,21 @@ def naive(decoder: TopDown, memory: Memory, tokens: Tensor) -> tuple[Tensor, Ten
                 h1, c1 = naive_lstm(attention_lstm, torch.cat([h2, v_bar, w["embedding.weight"][word]]), h1, c1)
                 # (3): a_{i,t} = w_a . tanh(W_va v_i + W_ha h1_t).
                 a = {
-                    place: w["score"] @ torch.tanh(w["keys.weight"] @ vector + w["query.weight"] @ h1)
-                    for place, vector in v.items()
+                    cell: w["score"] @ torch.tanh(w["keys.weight"] @ vector + w["query.weight"] @ h1)
+                    for cell, vector in v.items()
                 }
                 # (4): alpha_t = softmax(a_t).
                 total = sum(torch.exp(score) for score in a.values())
-                alpha = {place: torch.exp(score) / total for place, score in a.items()}
+                alpha = {cell: torch.exp(score) / total for cell, score in a.items()}
                 # (5): v_hat_t = sum_i alpha_{i,t} v_i.
-                v_hat = torch.stack([alpha[place] * v[place] for place in seen]).sum(0)
+                v_hat = torch.stack([alpha[cell] * v[cell] for cell in seen]).sum(0)
                 # (6): x2_t = [v_hat_t, h1_t], and h2_t = LSTM(x2_t, h2_{t-1}).
                 h2, c2 = naive_lstm(language_lstm, torch.cat([v_hat, h1]), h2, c2)
                 # (7): p(y_t) = softmax(W_p h2_t + b_p).
                 logits.append(w["output.weight"] @ h2 + w["output.bias"])
                 attention.append(
                     torch.stack(
-                        [alpha.get(place, torch.zeros((), dtype=torch.float64)) for place in range(memory.n_vectors)]
+                        [alpha.get(cell, torch.zeros((), dtype=torch.float64)) for cell in range(memory.n_vectors)]
                     )
                 )
     return torch.stack(logits), torch.stack(attention)
@@ -96,36 +106,13 @@ def naive(decoder: TopDown, memory: Memory, tokens: Tensor) -> tuple[Tensor, Ten
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("settings", FORMS)
 def test_forward_is_the_papers_equations(settings: dict[str, Any], masked: bool) -> None:
-    decoder, memory, tokens = build(settings), build_regions(masked=masked), build_tokens()
-    logits, attention = naive(decoder, memory, tokens)
-    output = decoder(memory, tokens)
-    torch.testing.assert_close(output.logits, logits, rtol=0, atol=1e-10)
-    torch.testing.assert_close(output.attention, attention, rtol=0, atol=1e-10)
+    assert_equations(naive, build(settings), build_regions(masked=masked), build_tokens())
 
 
 @pytest.mark.parametrize("on", ["logits", "attention"])
 @pytest.mark.parametrize("settings", FORMS)
 def test_gradients_are_those_of_the_papers_equations(settings: dict[str, Any], on: str) -> None:
-    decoder, memory, tokens = build(settings), build_regions(), build_tokens()
-    leaves = dict(decoder.named_parameters()) | {
-        "vectors": memory.vectors.requires_grad_(),
-        "pooled": memory.pooled.requires_grad_(),
-    }
-    weights = torch.randn_like(naive(decoder, memory, tokens)[on == "attention"])
-
-    def gradients(logits: Tensor, attention: Tensor) -> dict[str, Tensor]:
-        loss = ((logits if on == "logits" else attention) * weights).sum()
-        return dict(
-            zip(
-                leaves,
-                torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True),
-                strict=True,
-            )
-        )
-
-    expected = gradients(*naive(decoder, memory, tokens))
-    output = decoder(memory, tokens)
-    torch.testing.assert_close(gradients(output.logits, output.attention), expected, rtol=0, atol=1e-9)
+    assert_gradients(naive, build(settings), build_regions(), build_tokens(), on)
 
 
 def test_steps_that_autograd_watches_learn_what_forward_learns() -> None:
@@ -138,26 +125,7 @@ def test_steps_that_autograd_watches_learn_what_forward_learns() -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
 
 
-def test_masked_places_neither_matter_nor_learn() -> None:
-    decoder, memory, tokens = build({}), build_memory(), build_tokens()
-    assert memory.mask is not None
-    hidden = ~memory.mask.unsqueeze(-1)
-    other = replace(memory, vectors=memory.vectors.masked_fill(hidden, 1e3).requires_grad_())
-    output = decoder(other, tokens)
-    torch.testing.assert_close(output.logits, decoder(memory, tokens).logits, rtol=0, atol=1e-12)
-    (gradient,) = torch.autograd.grad(output.logits.square().sum(), other.vectors)
-    assert not gradient[hidden.expand_as(gradient)].any()
-    assert gradient[memory.mask].any()
-
-
-def test_an_image_without_captions_gets_no_gradient() -> None:
-    decoder, memory, tokens = build({}), build_memory(), build_tokens()
-    memory.vectors.requires_grad_()
-    (gradient,) = torch.autograd.grad(decoder(memory, tokens).logits.square().sum(), memory.vectors)
-    assert torch.equal(gradient.flatten(1).any(1), torch.tensor(LENGTHS).sum(1) > 0)
-
-
-def test_geometry_tells_places_apart() -> None:
+def test_geometry_distinguishes_boxes() -> None:
     regions, tokens = build_regions(), build_tokens()
     nowhere, elsewhere = replace(regions, boxes=None), replace(regions, boxes=regions.image_boxes().flip(1))
     on, off = build({"geometry": True}), build({"geometry": False})
@@ -172,8 +140,8 @@ def test_an_untrained_geometry_changes_nothing() -> None:
     assert torch.equal(decoder(memory, tokens).logits, decoder(replace(memory, boxes=None), tokens).logits)
 
 
-def test_what_is_dropped_of_a_place_is_dropped_of_all_and_of_their_mean() -> None:
-    """Without the projection of the values, equal places stay equal, and equal to their mean, under dropout."""
+def test_one_dropout_mask_for_all_vectors_and_their_mean() -> None:
+    """Without the projection of the values, equal cells stay equal, and equal to their mean, under dropout."""
     decoder = build_decoder("top_down", dropout=0.5, values=0).train()
     assert isinstance(decoder, TopDown)
     memory = build_memory(masked=False)

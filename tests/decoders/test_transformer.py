@@ -13,9 +13,8 @@ from torch import Tensor
 
 from captioner.decoders.transformer import Transformer, TransformerConfig
 from captioner.errors import ConfigError
-from captioner.layers.linear import PackedLinear
+from captioner.layers.linear import PackedLinear, packed
 from captioner.layers.transformer import key_mask
-from captioner.layers.linear import packed
 from captioner.memory import Memory
 from captioner.text.vocabulary import BOS, PAD
 from tests.builders import FEATURES, LENGTHS, WORDS, build_decoder, build_memory, build_tokens, step_by_step
@@ -70,7 +69,7 @@ def reference(decoder: Transformer, memory: Memory, tokens: Tensor) -> tuple[Ten
                 assert decoder.positions is not None
                 where = decoder.positions[: len(words)]
             x = (decoder.embedding.weight[words] * math.sqrt(config.size) + where).unsqueeze(0)
-            places = vectors[image : image + 1]
+            cells = vectors[image : image + 1]
             hidden = None if memory.mask is None else ~memory.mask[image : image + 1]
             ahead = torch.ones(len(words), len(words), dtype=torch.bool).triu(1)
             weights: list[Tensor] = []
@@ -87,7 +86,7 @@ def reference(decoder: Transformer, memory: Memory, tokens: Tensor) -> tuple[Ten
                         )
 
                 with inner.register_forward_pre_hook(spy, with_kwargs=True):
-                    x = layer(x, places, tgt_mask=ahead, memory_key_padding_mask=hidden)
+                    x = layer(x, cells, tgt_mask=ahead, memory_key_padding_mask=hidden)
             x = decoder.norm(x[0])
             logits.append(x @ decoder.embedding.weight.T if decoder.output is None else decoder.output(x))
             attention.append(torch.stack(weights).permute(2, 0, 1, 3))
@@ -136,7 +135,7 @@ def test_cached_steps_are_the_full_pass(settings: dict[str, Any]) -> None:
     close(output.attention, expected.attention)
 
 
-def test_each_head_looks_at_real_places_only() -> None:
+def test_each_head_attends_to_unmasked_vectors_only() -> None:
     decoder, memory, tokens = build({}), build_memory(), build_tokens()
     weights = decoder.cross_attention(memory, tokens)
     assert weights.shape == (sum(map(sum, LENGTHS)), 2, 2, memory.n_vectors)
@@ -144,10 +143,10 @@ def test_each_head_looks_at_real_places_only() -> None:
     real = memory.mask[(tokens != PAD).nonzero()[:, 0]]
     assert not weights.permute(0, 3, 1, 2)[~real].any()
     close(weights.sum(-1), torch.ones(weights.shape[:-1], dtype=torch.float64))
-    assert (weights[:, 0, 0] - weights[:, 1, 1]).abs().max() > 0.1, "all heads look at the same places"
+    assert (weights[:, 0, 0] - weights[:, 1, 1]).abs().max() > 0.1, "all heads attend to the same cells"
 
 
-def test_tied_words_are_scored_with_their_own_vectors() -> None:
+def test_tied_output_scores_words_with_their_vectors() -> None:
     tied, untied = build({}), build({"tie_output": False})
     sizes = [sum(parameter.numel() for parameter in decoder.parameters()) for decoder in (tied, untied)]
     assert sizes[1] - sizes[0] == WORDS * 8 + WORDS
@@ -162,7 +161,7 @@ def test_tied_words_are_scored_with_their_own_vectors() -> None:
     close(after[:, :word], before[:, :word])
 
 
-def test_neither_reading_nor_scoring_moves_the_vector_of_padding() -> None:
+def test_the_vector_of_padding_gets_no_gradient() -> None:
     decoder, tokens = build({}), build_tokens()
     F.cross_entropy(decoder(build_memory(), tokens).logits, tokens[tokens != PAD]).backward()
     gradient = decoder.embedding.weight.grad
@@ -179,14 +178,14 @@ def test_the_order_of_words_matters_and_learned_positions_start_as_sinusoidal_on
     learned.load_state_dict(sinusoidal.state_dict(), strict=False)
     tokens, swapped = torch.tensor([[[BOS, 5, 6, 7]]]), torch.tensor([[[BOS, 6, 5, 7]]])
     torch.testing.assert_close(learned(memory, tokens).logits, sinusoidal(memory, tokens).logits, rtol=0, atol=1e-6)
-    # With one block the last word sees the same words with the same vectors: only their places differ.
+    # With one block the last word sees the same words with the same vectors: only their positions differ.
     assert (sinusoidal(memory, tokens).logits[-1] - sinusoidal(memory, swapped).logits[-1]).abs().max() > 1e-4
     with torch.no_grad():
         learned.positions.zero_()  # type: ignore[union-attr]
     close(learned(memory, tokens).logits[-1], learned(memory, swapped).logits[-1])
 
 
-def test_a_caption_longer_than_its_learned_positions_is_refused_and_sinusoidal_ones_have_no_end() -> None:
+def test_only_learned_positions_limit_the_length_of_captions() -> None:
     decoder, memory = build({"positions": "learned", "max_words": 3}), build_memory(images=1)
     assert len(decoder(memory, torch.full((1, 1, 4), 5)).logits) == 4
     with pytest.raises(ConfigError, match="end after 3 words, and a caption has 4"):
@@ -200,7 +199,7 @@ def test_a_caption_longer_than_its_learned_positions_is_refused_and_sinusoidal_o
         assert endless(memory, torch.full((1, 1, 100), 5)).logits.isfinite().all()
 
 
-def test_geometry_tells_it_where_places_lie() -> None:
+def test_geometry_adds_positions() -> None:
     memory, tokens = on_grid(build_memory(masked=False)), build_tokens()
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     moved = replace(memory, vectors=memory.vectors[:, order])
@@ -209,7 +208,7 @@ def test_geometry_tells_it_where_places_lie() -> None:
     assert (sighted(moved, tokens).logits - sighted(memory, tokens).logits).abs().max() > 0.01
 
 
-def test_training_has_attention_when_asked_for_and_learns_from_it() -> None:
+def test_training_returns_attention_on_request_and_learns_from_it() -> None:
     memory, tokens = build_memory(), build_tokens()
     assert build({}).train()(memory, tokens).attention is None
     decoder = build({"train_attention": True})
@@ -219,7 +218,7 @@ def test_training_has_attention_when_asked_for_and_learns_from_it() -> None:
     assert all(block.cross_attention.query.weight.grad.any() for block in decoder.blocks)
 
 
-def test_masked_places_neither_matter_nor_learn() -> None:
+def test_masked_vectors_neither_matter_nor_learn() -> None:
     decoder, memory, tokens = build({}), build_memory(), build_tokens()
     assert memory.mask is not None
     hidden = ~memory.mask.unsqueeze(-1)
@@ -233,7 +232,7 @@ def test_masked_places_neither_matter_nor_learn() -> None:
     assert not gradient[hidden.expand_as(gradient)].any()
 
 
-def test_a_batch_without_captions_and_an_image_without_places_are_borne() -> None:
+def test_a_batch_without_captions_and_a_fully_masked_image_work() -> None:
     decoder, memory, tokens = build({}), build_memory(), build_tokens()
     output = decoder(memory, torch.full_like(tokens, PAD))
     assert output.logits.shape == (0, WORDS) and output.attention.shape == (0, memory.n_vectors)

@@ -21,13 +21,7 @@ from torchvision.ops import box_iou
 
 from captioner.assets import DETECTOR, shipped
 from captioner.checkpoint import write_folder
-from captioner.encoders.detector import (
-    build_detector,
-    load_detector,
-    parts,
-    shipped_detector,
-    torchvision_detector,
-)
+from captioner.encoders.detector import build_detector, load_detector, parts, shipped_detector, torchvision_detector
 from captioner.encoders.faster_rcnn import Detector, DetectorConfig
 from captioner.encoders.grid import GridConfig, GridEncoder
 from captioner.encoders.partial_labels import PartialLabelRPN, covered, hide_unlisted
@@ -78,7 +72,7 @@ def squares(count: int, seed: int, size: int = SIZE) -> tuple[Tensor, list[dict[
     return images, targets
 
 
-def test_unlisted_classes_are_left_alone_by_the_background() -> None:
+def test_background_has_no_gradient_on_unlisted_classes() -> None:
     torch.manual_seed(0)
     logits = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([0, 0, 0, 2, 3, 0])
@@ -105,21 +99,19 @@ def test_covered_is_half_of_ones_own_area() -> None:
 
 def anchors_of(detector: Detector) -> Tensor:
     images = torch.zeros(1, 3, SIZE, SIZE)
-    anchors: Tensor = detector.rpn.anchor_generator(detector._batch(images), list(detector.maps(images)[0].values()))[0]  # type: ignore[operator, union-attr]
+    anchors: Tensor = detector.rpn.anchor_generator(detector._batch(images), list(detector.maps(images)[0].values()))[0]
     return anchors
 
 
-def test_anchors_in_crowds_teach_nothing_and_rare_things_are_things() -> None:
+def test_anchors_in_crowds_have_no_loss_and_rare_classes_are_positives() -> None:
     rpn, anchors = tiny().rpn, anchors_of(tiny())
     assert isinstance(rpn, PartialLabelRPN)
     rare, crowd = torch.tensor([[2.0, 2, 30, 30]]), torch.tensor([[32.0, 32, 64, 64]])
     (labels,), (matched,) = rpn.assign_targets_to_anchors([anchors], [target(others=rare, ignored=crowd)])
     (plain,), _ = rpn.assign_targets_to_anchors([anchors], [target(others=rare)])
-    assert (
-        (labels == 1).any()
-        and torch.equal(labels == 1, plain == 1)
-        and torch.equal(matched[labels == 1], rare.expand(int((labels == 1).sum()), 4))
-    )
+    positive = labels == 1
+    assert positive.any() and torch.equal(positive, plain == 1)
+    assert torch.equal(matched[positive], rare.expand(int(positive.sum()), 4))
     inside = [
         max(0.0, min(x1, 64) - max(x0, 32)) * max(0.0, min(y1, 64) - max(y0, 32)) >= 0.5 * (x1 - x0) * (y1 - y0)
         for x0, y0, x1, y1 in anchors.tolist()
@@ -156,20 +148,19 @@ def test_background_of_half_labelled_images_weighs_less() -> None:
 
 def test_an_unlisted_class_gets_no_gradient_from_an_empty_image() -> None:
     detector = tiny().train()
-    detector(torch.randn(2, 3, SIZE, SIZE), [target(listed=torch.tensor([True, False]))] * 2)[
-        "loss_classifier"
-    ].backward()
-    gradient = detector.roi_heads.box_predictor.inner.cls_score.weight.grad  # type: ignore[union-attr]
+    losses = detector(torch.randn(2, 3, SIZE, SIZE), [target(listed=torch.tensor([True, False]))] * 2)
+    losses["loss_classifier"].backward()
+    gradient = detector.roi_heads.box_predictor.inner.cls_score.weight.grad
     assert isinstance(gradient, Tensor)
     assert [bool(row.any()) for row in gradient] == [True, True, False]
 
 
-def test_proposals_in_ignored_regions_teach_nothing() -> None:
+def test_proposals_in_ignored_regions_have_no_loss() -> None:
     detector = tiny().train()
     everywhere = torch.tensor([[0.0, 0, SIZE, SIZE]])
     losses = detector(torch.randn(1, 3, SIZE, SIZE), [target([[8, 8, 40, 40]], [1], ignored=everywhere)])
     losses["loss_classifier"].backward()
-    bias = detector.roi_heads.box_predictor.inner.cls_score.bias  # type: ignore[union-attr]
+    bias = detector.roi_heads.box_predictor.inner.cls_score.bias
     assert isinstance(bias, Tensor) and bias.grad is not None
     assert bias.grad[1] < 0 < bias.grad[0]  # the one thing is learned; nothing speaks for the background
 
@@ -202,19 +193,17 @@ def test_a_few_steps_find_red_and_green_squares() -> None:
     images, targets = squares(16, 1000, size)
     with torch.inference_mode():
         found = detector.eval()(images)
-    assert (
-        np.mean([box_iou(one["boxes"][:1], truth["boxes"]).item() for one, truth in zip(found, targets, strict=True)])
-        > 0.5
-    )
-    assert sum(int(one["labels"][0] == truth["labels"][0]) for one, truth in zip(found, targets, strict=True)) >= 13
+    pairs = list(zip(found, targets, strict=True))
+    assert np.mean([box_iou(one["boxes"][:1], truth["boxes"]).item() for one, truth in pairs]) > 0.5
+    assert sum(int(one["labels"][0] == truth["labels"][0]) for one, truth in pairs) >= 13
 
 
 @pytest.mark.parametrize("size", [224, 384, 448])
-def test_nearly_every_thing_has_an_anchor_that_fits(size: int) -> None:
+def test_nearly_every_object_matches_an_anchor(size: int) -> None:
     random = torch.Generator().manual_seed(0)
     detector = tiny(size=size)
     images = torch.zeros(1, 3, size, size)
-    (anchors,) = detector.rpn.anchor_generator(detector._batch(images), list(detector.maps(images)[0].values()))  # type: ignore[operator, union-attr]
+    (anchors,) = detector.rpn.anchor_generator(detector._batch(images), list(detector.maps(images)[0].values()))
     # Sides and shapes (height to width, most are slim in squashed images) as images of people and animals have them.
     side = 0.08 * (0.9 / 0.08) ** torch.rand(300, generator=random)
     shape = 0.6 * (3.5 / 0.6) ** torch.rand(300, generator=random)
@@ -238,47 +227,37 @@ def test_a_saved_detector_is_the_same_and_a_halved_one_nearly(tmp_path: Path) ->
     assert load_detector(tmp_path / "whole", size=96).transform.size == 96
 
 
+UNREADABLE = "not a readable detector.*copy the whole model folder"
+
+
 @pytest.mark.parametrize(
-    "harm",
+    ("file", "content", "message"),
     [
-        "no weights",
-        "other weights",
-        "no config",
-        "not a config",
-        "newer",
-        "of another kind",
-        "not finite",
+        ("model.safetensors", None, UNREADABLE),
+        ("model.safetensors", "not safetensors", UNREADABLE),
+        ("config.json", None, UNREADABLE),
+        ("config.json", "[]", UNREADABLE),
+        ("config.json", '{"kind": "detector", "format": 99}', "upgrade captioner"),
+        ("config.json", '{"kind": "captioner", "format": 1}', "is a captioner and not a detector"),
     ],
 )
-def test_a_damaged_detector_is_refused(tmp_path: Path, harm: str) -> None:
+def test_a_damaged_detector_is_refused(tmp_path: Path, file: str, content: str | None, message: str) -> None:
     folder = save(tmp_path / "detector", tiny())
-    config = folder / "config.json"
-    if harm == "no weights":
-        (folder / "model.safetensors").unlink()
-    elif harm == "other weights":
-        (folder / "model.safetensors").write_bytes(b"not safetensors")
-    elif harm == "no config":
-        config.unlink()
-    elif harm == "not finite":
-        weights = {name: tensor / 0 for name, tensor in parts(tiny())[0].items()}
-        write_folder(folder, DETECTOR, weights=weights, config=parts(tiny())[1], vocabularies={})
-    else:
-        config.write_text(
-            {
-                "newer": '{"kind": "detector", "format": 99}',
-                "of another kind": '{"kind": "captioner", "format": 1}',
-            }.get(harm, "[]")
-        )
-    message = {
-        "newer": "upgrade captioner",
-        "of another kind": "is a captioner and not a detector",
-        "not finite": "numbers that are not finite",
-    }
-    with pytest.raises(EncoderError, match=message.get(harm, "not a readable detector.*copy the whole model folder")):
+    (folder / file).unlink()
+    if content is not None:
+        (folder / file).write_text(content)
+    with pytest.raises(EncoderError, match=message):
         load_detector(folder)
 
 
-def test_a_missing_detector_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    weights, config = parts(tiny())
+    weights = {name: tensor / 0 for name, tensor in weights.items()}
+    with pytest.raises(EncoderError, match="numbers that are not finite"):
+        load_detector(write_folder(tmp_path, DETECTOR, weights=weights, config=config, vocabularies={}))
+
+
+def test_a_missing_detector_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("captioner.assets.files", lambda package: tmp_path / package)
     with pytest.raises(EncoderError, match=r"scripts/train_detector\.py.*detector: torchvision"):
         shipped_detector()
@@ -321,7 +300,7 @@ def script(repository: Path) -> ModuleType:
     return module
 
 
-def photo(script: ModuleType) -> Any:
+def image_with_boxes(script: ModuleType) -> Any:
     return script.Photo(
         path=Path("photo.png"),
         boxes=np.array(
@@ -334,16 +313,13 @@ def photo(script: ModuleType) -> Any:
 
 
 def test_boxes_follow_a_flip_and_a_crop(script: ModuleType) -> None:
-    found = script.target(photo(script), (0, 0, 1, 1), True, 100, 0.3)
+    found = script.target(image_with_boxes(script), (0, 0, 1, 1), True, 100, 0.3)
     torch.testing.assert_close(found["boxes"], torch.tensor([[50.0, 20, 90, 60], [80, 0, 100, 20]]))
     torch.testing.assert_close(found["others"], torch.tensor([[10.0, 70, 30, 100]]))
     torch.testing.assert_close(found["ignored"], torch.tensor([[0.0, 0, 50, 50]]))
-    assert (
-        found["labels"].tolist() == [2, 1]
-        and found["listed"].tolist() == [True, False]
-        and found["trust"] == pytest.approx(0.3)
-    )
-    cropped = script.target(photo(script), (0.15, 0.1, 0.65, 0.6), False, 100, 0.3)
+    assert found["labels"].tolist() == [2, 1] and found["listed"].tolist() == [True, False]
+    assert found["trust"] == pytest.approx(0.3)
+    cropped = script.target(image_with_boxes(script), (0.15, 0.1, 0.65, 0.6), False, 100, 0.3)
     torch.testing.assert_close(cropped["boxes"], torch.tensor([[0.0, 20, 70, 100]]), atol=1e-3, rtol=0)
     # of the second box an eighth is left, of the crowd a quarter
     torch.testing.assert_close(
@@ -366,28 +342,16 @@ def write_data(folder: Path) -> Path:
             image["labelled_categories"] = [7]
         images.append(image)
         if number != 5:
-            category = (7, 9)[label]
-            boxes.append(
-                {
-                    "id": number + 1,
-                    "image_id": number,
-                    "category_id": category,
-                    "bbox": [x, y, 30, 24],
-                    "area": 720,
-                    "iscrowd": 0,
-                }
-            )
-    data = {
-        "images": images,
-        "annotations": boxes,
-        "categories": [{"id": 7, "name": "red"}, {"id": 9, "name": "green"}],
-    }
+            box = {"id": number + 1, "image_id": number, "category_id": (7, 9)[label], "bbox": [x, y, 30, 24]}
+            boxes.append({**box, "area": 720, "iscrowd": 0})
+    categories = [{"id": 7, "name": "red"}, {"id": 9, "name": "green"}]
+    data = {"images": images, "annotations": boxes, "categories": categories}
     for split in ("train", "val"):
         (folder / f"instances_{split}.json").write_text(json.dumps(data))
     return folder
 
 
-def test_average_precision_asks_only_images_that_list_the_class(script: ModuleType, tmp_path: Path) -> None:
+def test_average_precision_uses_only_images_that_list_the_class(script: ModuleType, tmp_path: Path) -> None:
     data = script.read(write_data(tmp_path), "val")
     classes = script.frequent(data, 2)
     assert classes == {"red": 7, "green": 9} and script.frequent(data, 3) == {"red": 7}
@@ -405,7 +369,7 @@ def test_average_precision_asks_only_images_that_list_the_class(script: ModuleTy
     assert script.average_precision(data, [], classes)["red"][1] == 0
 
 
-def test_the_script_trains_goes_on_and_ships(
+def test_the_script_trains_resumes_and_ships(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = write_data(tmp_path / "data")

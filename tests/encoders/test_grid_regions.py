@@ -1,4 +1,4 @@
-"""Grid and regions together: each part is exactly what its own encoder gives, in plain and mirrored pictures."""
+"""Grid and regions together: each part is exactly what its own encoder gives, in plain and mirrored images."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def encoder() -> GridRegionEncoder:
 
 
 @pytest.fixture(scope="module")
-def photos() -> list[Image.Image]:
+def images() -> list[Image.Image]:
     random = np.random.default_rng(0)
     return [
         Image.fromarray(random.integers(0, 256, (9, 7, 3), dtype=np.uint8)).resize((200, 150 + 10 * i))
@@ -38,18 +38,18 @@ def photos() -> list[Image.Image]:
     ]
 
 
-def pixels_of(transform: Transform, photos: list[Image.Image]) -> Tensor:
-    return torch.stack([torch.from_numpy(transform.pixels(photo)) for photo in photos])
+def pixels_of(transform: Transform, images: list[Image.Image]) -> Tensor:
+    return torch.stack([torch.from_numpy(transform.pixels(image)) for image in images])
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_both_parts_see_what_they_see_alone(
-    encoder: GridRegionEncoder, photos: list[Image.Image], mirrored: bool
+def test_both_parts_get_the_input_that_they_get_alone(
+    encoder: GridRegionEncoder, images: list[Image.Image], mirrored: bool
 ) -> None:
-    cells, regions = encoder.stacked.split(pixels := pixels_of(encoder.transform, photos))
+    cells, regions = encoder.stacked.split(pixels := pixels_of(encoder.transform, images))
     assert pixels.shape[1:] == encoder.transform.shape
-    assert torch.equal(cells, pixels_of(encoder.cells.transform, photos))
-    assert torch.equal(regions, pixels_of(encoder.regions.transform, photos))
+    assert torch.equal(cells, pixels_of(encoder.cells.transform, images))
+    assert torch.equal(regions, pixels_of(encoder.regions.transform, images))
     if mirrored:
         for part, alone in zip(encoder.stacked.split(pixels.flip(-1)), (cells, regions), strict=True):
             assert torch.equal(part, alone.flip(-1))
@@ -73,10 +73,10 @@ def test_both_parts_see_what_they_see_alone(
 
 
 def test_one_linear_layer_on_it_is_one_for_cells_and_one_for_regions(
-    encoder: GridRegionEncoder, photos: list[Image.Image]
+    encoder: GridRegionEncoder, images: list[Image.Image]
 ) -> None:
     with torch.no_grad():
-        memory = encoder(pixels_of(encoder.transform, photos))
+        memory = encoder(pixels_of(encoder.transform, images))
         layer = nn.Linear(encoder.features, 5)
         cells, regions = separate(memory, regions=12, features=encoder.regions.features)
         d = encoder.cells.features
@@ -90,17 +90,17 @@ def test_one_linear_layer_on_it_is_one_for_cells_and_one_for_regions(
         torch.testing.assert_close(layer(memory.vectors), expected)
 
 
-def test_joining_undoes_separating(encoder: GridRegionEncoder, photos: list[Image.Image]) -> None:
+def test_joining_undoes_separating(encoder: GridRegionEncoder, images: list[Image.Image]) -> None:
     with torch.no_grad():
-        memory = encoder(pixels_of(encoder.transform, photos))
+        memory = encoder(pixels_of(encoder.transform, images))
     again = join(*separate(memory, regions=12, features=encoder.regions.features))
     for name in ("vectors", "pooled", "mask", "boxes", "labels", "scores"):
         assert torch.equal(getattr(again, name), getattr(memory, name)), name
 
 
 @pytest.mark.parametrize("cut", [1, 2])
-def test_the_grid_can_be_cut(encoder: GridRegionEncoder, photos: list[Image.Image], cut: int) -> None:
-    pixels = pixels_of(encoder.transform, photos)
+def test_the_grid_can_be_cut(encoder: GridRegionEncoder, images: list[Image.Image], cut: int) -> None:
+    pixels = pixels_of(encoder.transform, images)
     with torch.no_grad():
         whole, front = encoder(pixels), encoder.front(cut)(pixels)
         finished = encoder.finish(front, cut)
@@ -133,19 +133,19 @@ def test_images_that_cannot_be_stacked_are_refused() -> None:
         Stacked.of(one.model_copy(update={"size": 65}), one)
 
 
-def test_a_mirrored_image_is_a_mirrored_stack(photos: list[Image.Image]) -> None:
+def test_a_mirrored_image_is_a_mirrored_stack(images: list[Image.Image]) -> None:
     one = Transform(size=64, mean=(0, 0, 0), std=(1, 1, 1))
     stacked = Stacked.of(one, one.model_copy(update={"size": 96}))
     assert stacked.decode_size == 192 and stacked.shape == (3, 160, 96)
-    plain = pixels_of(stacked, photos).flip(-1).int()
-    mirrored = pixels_of(stacked, [ImageOps.mirror(photo) for photo in photos]).int()
+    plain = pixels_of(stacked, images).flip(-1).int()
+    mirrored = pixels_of(stacked, [ImageOps.mirror(image) for image in images]).int()
     assert (plain - mirrored).abs().max() <= 1  # resizing rounds some pixels the other way
 
 
-def test_half_precision_keeps_the_boxes(encoder: GridRegionEncoder, photos: list[Image.Image]) -> None:
+def test_half_precision_keeps_the_boxes(encoder: GridRegionEncoder, images: list[Image.Image]) -> None:
     assert encoder.fast(torch.device("cpu")).fingerprint() == encoder.fingerprint()
     with torch.no_grad():
-        memory = encoder(pixels_of(encoder.transform, photos))
+        memory = encoder(pixels_of(encoder.transform, images))
     half = memory.to(dtype=torch.bfloat16)
     assert half.scores is not None and half.scores.dtype == torch.float32 and half.vectors.dtype == torch.bfloat16
     assert isinstance(replace(memory), Memory)

@@ -33,7 +33,7 @@ def batches(count: int) -> Iterator[ImageBatch]:
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 20])
 @pytest.mark.parametrize("ahead", [1, 2, 8])
-def test_batches_come_in_order_with_what_they_were_encoded_to(count: int, ahead: int) -> None:
+def test_batches_keep_their_order_and_their_memories(count: int, ahead: int) -> None:
     def slow_at_first(pixels: Tensor) -> int:
         time.sleep(0.02 if int(pixels[0, 0, 0, 0]) % 3 == 0 else 0)
         assert torch.is_inference_mode_enabled()
@@ -44,7 +44,7 @@ def test_batches_come_in_order_with_what_they_were_encoded_to(count: int, ahead:
     assert [encoded for _, encoded in found] == [None if i % 4 == 3 else i for i in range(count)]
 
 
-def test_several_are_encoded_at_once_each_in_one_thread_and_one_has_them_all() -> None:
+def test_batches_get_one_thread_each_and_a_single_batch_all() -> None:
     meeting = threading.Barrier(2, timeout=10)
 
     def encode(pixels: Tensor) -> tuple[str, int]:
@@ -67,7 +67,7 @@ def test_several_are_encoded_at_once_each_in_one_thread_and_one_has_them_all() -
     assert started == [2], "threads of others were limited as well"
 
 
-def test_it_reads_no_further_ahead_than_told_and_stops_with_its_caller() -> None:
+def test_it_reads_at_most_ahead_batches_and_stops_with_its_caller() -> None:
     drawn = 0
 
     def endless() -> Iterator[ImageBatch]:

@@ -60,7 +60,7 @@ def test_it_is_torchs_encoder_on_vectors_with_geometry(norm: str, masked: bool) 
     close(refined.pooled, torch.stack([image[real].mean(0) for image, real in zip(x, mask, strict=True)]))
 
 
-def test_it_keeps_the_places_and_changes_the_size() -> None:
+def test_it_keeps_the_boxes_and_changes_the_size() -> None:
     refiner, memory = build(size=12), build_memory()
     memory = replace(memory, boxes=torch.rand(len(memory), memory.n_vectors, 4, dtype=torch.float64))
     refined = refiner(memory)
@@ -70,13 +70,13 @@ def test_it_keeps_the_places_and_changes_the_size() -> None:
     assert REFINERS["transformer"] is TransformerRefiner
 
 
-@pytest.mark.parametrize("pictured", [True, False])
-def test_only_positions_tell_places_apart(pictured: bool) -> None:
+@pytest.mark.parametrize("in_image", [True, False])
+def test_only_positions_distinguish_equal_features(in_image: bool) -> None:
     memory = build_memory(masked=False)
-    memory = on_grid(memory) if pictured else memory
+    memory = on_grid(memory) if in_image else memory
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     moved = replace(memory, vectors=memory.vectors[:, order])
-    blind, sighted = build(geometry=False), build(geometry=pictured, order=not pictured)
+    blind, sighted = build(geometry=False), build(geometry=in_image, order=not in_image)
     close(blind(moved).vectors, blind(memory).vectors[:, order])
     assert (sighted(moved).vectors - sighted(memory).vectors[:, order]).abs().max() > 0.1
 
@@ -89,7 +89,7 @@ def test_order_is_the_encoding_of_the_words_of_a_sentence() -> None:
 
 
 @later
-def test_masked_places_neither_matter_nor_learn(settings: dict[str, Any]) -> None:
+def test_masked_vectors_neither_matter_nor_learn(settings: dict[str, Any]) -> None:
     refiner, memory = build(**settings), on_grid(build_memory())
     assert memory.mask is not None
     hidden = ~memory.mask.unsqueeze(-1)
@@ -102,7 +102,7 @@ def test_masked_places_neither_matter_nor_learn(settings: dict[str, Any]) -> Non
 
 
 @later
-def test_an_image_without_a_real_place_gives_numbers_and_leaves_the_others_alone(settings: dict[str, Any]) -> None:
+def test_a_fully_masked_image_is_finite_and_does_not_affect_others(settings: dict[str, Any]) -> None:
     refiner, memory = build(**settings), on_grid(build_memory())
     assert memory.mask is not None
     mask = memory.mask.clone()
@@ -141,7 +141,7 @@ def test_it_is_the_same_from_a_file_and_packed(settings: dict[str, Any], tmp_pat
 
 
 @pytest.mark.parametrize("settings", LATER.values(), ids=list(LATER))
-def test_what_follows_a_grid_needs_one(settings: dict[str, Any]) -> None:
+def test_relative_positions_and_convolution_need_a_grid(settings: dict[str, Any]) -> None:
     memory = build_memory()
     with pytest.raises(ConfigError, match=r"needs a grid; leave it out for regions, or set axes to 1"):
         build(**settings)(memory)

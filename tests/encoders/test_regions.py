@@ -83,7 +83,7 @@ def test_regions_are_chosen_as_by_plain_loops(threshold: float, least: int, most
     assert torch.equal(found.boxes, torch.stack([boxes[p, c] for _, p, c in expected[:count]]))
 
 
-def test_suppressed_ones_make_up_the_number_and_come_last() -> None:
+def test_suppressed_regions_fill_up_the_number_and_come_last() -> None:
     boxes = torch.tensor([[0, 0, 10, 10], [0, 0, 10, 9], [0, 1, 10, 10], [40, 40, 50, 50]]).double().unsqueeze(1)
     scores = torch.tensor([[0.9], [0.7], [0.8], [0.2]], dtype=torch.float64)
     found = select(boxes, scores, overlap=0.5, threshold=0.5, least=3, most=10)
@@ -109,10 +109,8 @@ def test_a_memory_of_regions(pixels: Tensor) -> None:
     assert real.min() >= 0 and real.max() <= 1 and (real[:, 2:] > real[:, :2]).all()
     for row, one in enumerate(found):
         assert torch.equal(one.boxes, memory.boxes[row, : counts[row]])
-        assert (
-            torch.equal(one.scores, one.scores.sort(descending=True).values)
-            and one.labels.max() < len(made.classes) == 3
-        )
+        assert torch.equal(one.scores, one.scores.sort(descending=True).values)
+        assert one.labels.max() < len(made.classes) == 3
         torch.testing.assert_close(memory.pooled[row], memory.vectors[row, : counts[row]].mean(0))
 
 
@@ -149,7 +147,7 @@ def test_a_regions_vector_is_the_heads_and_the_mean_of_the_last_map(pixels: Tens
 
 
 @torch.inference_mode()
-def test_the_numbers_of_regions_hold(pixels: Tensor) -> None:
+def test_the_limits_on_the_number_of_regions_hold(pixels: Tensor) -> None:
     for settings, expected in (
         ({"threshold": 0.0, "regions": 12}, 12),
         ({"threshold": 0.999999, "min_regions": 11}, 11),
@@ -218,14 +216,11 @@ def test_an_encoder_of_a_detector_in_a_folder(tmp_path: Path, pixels: Tensor) ->
 @torch.inference_mode()
 def test_torchvisions_detector_gives_regions() -> None:
     large = torchvision_detector(64, pretrained=False)
-    large.rpn._post_nms_top_n["testing"] = 12  # type: ignore[index, operator, union-attr]
+    large.rpn._post_nms_top_n["testing"] = 12
     made = RegionEncoder(RegionConfig(detector="torchvision", regions=10), large)
     memory = made(torch.randint(256, (1, 3, 64, 64), dtype=torch.uint8))
-    assert (
-        memory.vectors.shape == (1, 10, 1024 + 2048)
-        and made.classes[0] == "person"
-        and torch.isfinite(memory.vectors).all()
-    )
+    assert memory.vectors.shape == (1, 10, 1024 + 2048) and made.classes[0] == "person"
+    assert torch.isfinite(memory.vectors).all()
 
 
 def test_pooling_counts_real_regions_alone() -> None:

@@ -39,16 +39,16 @@ def ours(
 
 
 def sample_some(alpha: Tensor) -> Tensor:
-    """Sample place 2, which is real in every image, in every other caption, and all places in the others."""
-    places = torch.full(alpha.shape[:2], 2)
-    places[:, 1::2] = -1
-    return places
+    """Sample cell 2, which is real in every image, in every other caption, and all cells in the others."""
+    cells = torch.full(alpha.shape[:2], 2)
+    cells[:, 1::2] = -1
+    return cells
 
 
 def definition(
     keys: Tensor, values: Tensor, v: Tensor, back: Tensor, *queries: Tensor, sampler: Sampler | None = None
 ) -> list[Tensor]:
-    """Return the same as :func:`ours`, from hyperbolic tangents and over the real places of one image at a time."""
+    """Return the same as :func:`ours`, from hyperbolic tangents and over the real cells of one image at a time."""
     contexts: list[Tensor] = []
     alphas: list[Tensor] = []
     for query in queries:
@@ -64,14 +64,14 @@ def definition(
         alphas.append(torch.stack(alpha))
         contexts.append(torch.stack(context))
         if sampler is not None:
-            places = sampler(alphas[-1])
-            alone = values[: len(places)].gather(1, places.clamp(min=0).unsqueeze(-1).expand(-1, -1, values.shape[-1]))
-            contexts[-1] = torch.where((places < 0).unsqueeze(-1), contexts[-1], alone)
+            cells = sampler(alphas[-1])
+            alone = values[: len(cells)].gather(1, cells.clamp(min=0).unsqueeze(-1).expand(-1, -1, values.shape[-1]))
+            contexts[-1] = torch.where((cells < 0).unsqueeze(-1), contexts[-1], alone)
     return contexts + alphas
 
 
 @pytest.mark.parametrize("sampler", [None, sample_some], ids=["soft", "hard"])
-def test_it_is_its_definition(sampler: Sampler | None) -> None:
+def test_attention_is_its_definition(sampler: Sampler | None) -> None:
     inputs = make()
     torch.testing.assert_close(ours(*inputs, sampler=sampler), definition(*inputs, sampler=sampler), rtol=0, atol=1e-12)
 
@@ -93,17 +93,17 @@ def test_gradients_of_one_output_alone(output: int) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
-def test_a_graph_can_be_gone_through_in_part_and_again() -> None:
+def test_a_graph_can_be_traversed_in_part_and_twice() -> None:
     inputs = make()
     loss = torch.stack([output.square().sum() for output in ours(*inputs)]).sum()
-    torch.autograd.grad(loss, inputs[4:], retain_graph=True)  # the queries alone: the places' node is never reached
+    torch.autograd.grad(loss, inputs[4:], retain_graph=True)  # the queries alone: the cells' node is never reached
     passes = [torch.autograd.grad(loss, inputs, retain_graph=True) for _ in range(2)]
     assert all(torch.equal(a, b) for first, second in pairwise(passes) for a, b in zip(first, second, strict=True))
     expected = torch.autograd.grad(torch.stack([output.square().sum() for output in definition(*inputs)]).sum(), inputs)
     torch.testing.assert_close(passes[0], expected, rtol=0, atol=1e-12)
 
 
-def test_places_that_do_not_learn_can_be_looked_at() -> None:
+def test_keys_and_values_need_no_gradient() -> None:
     inputs = make()
     fixed = [inputs[0].detach(), inputs[1].detach(), inputs[2].detach(), *inputs[3:]]
     found, expected = (
@@ -119,7 +119,7 @@ def test_second_derivatives_are_refused() -> None:
         gradient.sum().backward()
 
 
-def test_16_bit_places_get_gradients_in_16_bits() -> None:
+def test_16_bit_keys_and_values_get_gradients_in_16_bits() -> None:
     inputs, exact = make(torch.bfloat16), make()
     for form, leaves in ((ours, inputs), (definition, exact)):
         sum(

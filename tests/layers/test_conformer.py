@@ -18,17 +18,17 @@ from tests.layers.test_transformer import MASK, SIZE, randoms, scattered, small,
 
 
 def naive(module: ConvolutionModule, x: Tensor, shape: tuple[int, ...], mask: Tensor) -> Tensor:
-    """Section 2.2, a place and a tap of the kernel at a time."""
+    """Section 2.2, a cell and a tap of the kernel at a time."""
     expanded = x @ module.expand.weight.T + module.expand.bias
     gated = expanded[..., :SIZE] * torch.sigmoid(expanded[..., SIZE:])
-    places = list(product(*(range(length) for length in shape)))
+    cells = list(product(*(range(length) for length in shape)))
     half, out = module.kernel // 2, torch.zeros_like(x)
-    for image, (i, place) in product(range(len(x)), enumerate(places)):
+    for image, (i, cell) in product(range(len(x)), enumerate(cells)):
         total = module.bias.clone()
         for tap in product(range(module.kernel), repeat=len(shape)):
-            near = tuple(p + t - half for p, t in zip(place, tap, strict=True))
-            if near in places and mask[image, places.index(near)]:
-                total = total + gated[image, places.index(near)] * module.weight[(slice(None), 0, *tap)]
+            near = tuple(p + t - half for p, t in zip(cell, tap, strict=True))
+            if near in cells and mask[image, cells.index(near)]:
+                total = total + gated[image, cells.index(near)] * module.weight[(slice(None), 0, *tap)]
         normal = (total - total.mean()) / torch.sqrt(total.var(correction=0) + module.norm.eps)
         normal = normal * module.norm.weight + module.norm.bias
         if mask[image, i]:
@@ -56,7 +56,7 @@ def test_a_grid_is_convolved_along_rows_and_columns() -> None:
 
 @pytest.mark.parametrize("settings", [{"relative": True}, {"convolution": 3}, {"convolution": 3, "half_steps": True}])
 @pytest.mark.parametrize("axes", [1, 2])
-def test_masked_places_do_not_matter(axes: int, settings: dict[str, Any]) -> None:
+def test_masked_vectors_do_not_matter(axes: int, settings: dict[str, Any]) -> None:
     block, x = scattered(EncoderBlock(small({"axes": axes, **settings}))), randoms(3, 5, SIZE)
     shape = (5,) if axes == 1 else (1, 5)
     out = block(x, key_mask(MASK), shape)

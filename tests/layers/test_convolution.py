@@ -74,7 +74,7 @@ def test_fused_is_the_three_layers(
 
 @pytest.mark.parametrize("onednn", [True, False])
 @torch.inference_mode()
-def test_the_sum_is_written_over_what_it_is_added_to(onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sum_overwrites_its_operand(onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not onednn:
         monkeypatch.setattr(convolution, "has_onednn", lambda _: False)
     layer, norm = layers(1, 1)

@@ -10,7 +10,7 @@ from captioner.layers.dropout import Dropout
 
 @pytest.mark.parametrize("p", [0.1, 0.3, 0.5, 0.9])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_drops_its_share_and_keeps_the_mean(p: float, dtype: torch.dtype) -> None:
+def test_dropout_drops_its_share_and_keeps_the_mean(p: float, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     x = torch.ones(301, 1003, dtype=dtype, requires_grad=True)
     out = Dropout(p).train()(x)
@@ -34,7 +34,7 @@ def test_elements_are_independent() -> None:
         assert abs(float((kept[lag:] * kept[:-lag]).mean()) * 4) < 5 / 400_000**0.5
 
 
-def test_leaves_alone_outside_training_and_repeats_with_the_seed() -> None:
+def test_dropout_is_for_training_and_repeats_with_the_seed() -> None:
     x = torch.randn(7, 5)
     assert Dropout(0.5).eval()(x) is x and Dropout(0.0).train()(x) is x
     dropout = Dropout(0.5).train()

@@ -41,7 +41,7 @@ def test_geometry_describes_a_cell_of_the_grid_as_the_same_box() -> None:
     torch.testing.assert_close(of_boxes[0, 4], naive)
 
 
-def test_an_untrained_geometry_and_places_outside_an_image_add_nothing() -> None:
+def test_an_untrained_geometry_and_a_memory_without_an_image_add_nothing() -> None:
     vectors, pooled = torch.randn(2, 6, 4), torch.randn(2, 4)
     assert not Geometry(4)(Memory(vectors, pooled, grid=(2, 3))).any()
     trained = Geometry(4)

@@ -21,12 +21,12 @@ def encoding(distance: int, features: int) -> np.ndarray:
 
 
 def naive_weights(attention: RelativeAttention, x: Tensor, shape: tuple[int, ...], queries: int) -> np.ndarray:
-    """Section 3.3's A_rel, in numpy; the queries are the last of the places."""
+    """Section 3.3's A_rel, in numpy; the queries are the last of the cells."""
     w_q, w_kv = attention.query.weight.detach().numpy(), attention.key_value.weight.detach().numpy()
     w_r = attention.relative.detach().numpy()
     u, v = attention.content_bias.detach().numpy(), attention.position_bias.detach().numpy()
     b, n, e = len(x), x.shape[1], SIZE // HEADS
-    places = [(i,) for i in range(n)] if len(shape) == 1 else [divmod(i, shape[1]) for i in range(n)]
+    cells = [(i,) for i in range(n)] if len(shape) == 1 else [divmod(i, shape[1]) for i in range(n)]
     weights = np.zeros((b, HEADS, queries, n))
     for image in range(b):
         for row in range(queries):
@@ -36,7 +36,7 @@ def naive_weights(attention: RelativeAttention, x: Tensor, shape: tuple[int, ...
                 query = w_q[part] @ x[image, i].numpy()
                 scores = []
                 for j in range(n):
-                    distances = [a - b for a, b in zip(places[i], places[j], strict=True)]
+                    distances = [a - b for a, b in zip(cells[i], cells[j], strict=True)]
                     r = np.concatenate([encoding(distance, SIZE // len(shape)) for distance in distances])
                     key = w_kv[:SIZE][part] @ x[image, j].numpy()
                     scores.append(((query + u[part]) @ key + (query + v[part]) @ (w_r[part] @ r)) / np.sqrt(e))
@@ -56,7 +56,7 @@ def test_the_shift_is_the_double_loop(queries: int, keys: int) -> None:
 
 
 @pytest.mark.parametrize("queries", [6, 2, 1])
-def test_words_are_told_apart_by_their_distance(queries: int) -> None:
+def test_words_are_distinguished_by_their_distance(queries: int) -> None:
     attention, x = scattered(RelativeAttention(SIZE, HEADS)), randoms(2, 6, SIZE)
     query, bias = attention.positioned(attention.query(x[:, -queries:]), (6,))
     keys_values = attention.split(attention.key_value(x))
@@ -66,7 +66,7 @@ def test_words_are_told_apart_by_their_distance(queries: int) -> None:
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (3, 2), (1, 6), (6, 1)])
-def test_places_of_a_grid_are_told_apart_by_rows_and_columns(shape: tuple[int, int]) -> None:
+def test_cells_are_distinguished_by_rows_and_columns(shape: tuple[int, int]) -> None:
     attention, x = scattered(RelativeAttention(SIZE, HEADS, axes=2)), randoms(2, 6, SIZE)
     query, bias = attention.positioned(attention.query(x), shape)
     weights = attention.weights(query, attention.split(attention.key_value(x)), bias=bias)
@@ -88,6 +88,6 @@ def test_attending_follows_masks_and_distances(causal: bool) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
-def test_places_along_other_axes_are_refused() -> None:
+def test_a_shape_with_other_axes_is_refused() -> None:
     with pytest.raises(ValueError, match="along 2 axes, but the shape"):
         RelativeAttention(SIZE, HEADS, axes=2).positioned(torch.zeros(1, 5, SIZE), (5,))

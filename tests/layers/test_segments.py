@@ -103,7 +103,7 @@ def test_lines_are_refined_as_one_text_with_the_same_reach(reach: int, settings:
 
 
 @REACHES
-def test_what_is_known_reaches_as_many_times_further_as_there_are_blocks(reach: int) -> None:
+def test_each_block_reaches_one_context_further(reach: int) -> None:
     refiner, memory = refiner_of({}), memory_of([2] * 9)
     other = memory.vectors.clone()
     other[0] *= -1
@@ -141,12 +141,12 @@ def test_lines_are_written_as_one_text_with_the_same_reach(reach: int, norm: str
     neighbours = Neighbours.of(previous, torch.tensor(LENGTHS))
     close(decoder(memory, tokens.unsqueeze(1), neighbours).logits, by_line)
 
-    # One caption of all words, each of which sees the places of its own line.
+    # One caption of all words, each of which sees the cells of its own line.
     assert memory.mask is not None
     real = tokens != PAD
     x = decoder.embedding(tokens[real]) * decoder.config.size**0.5
     line = real.nonzero()[:, 0]
-    places = memory.vectors[memory.mask].unsqueeze(0)
+    cells = memory.vectors[memory.mask].unsqueeze(0)
     own = (memory.mask.nonzero()[:, 0] == line.unsqueeze(1))[None, None]
     allowed = reach_of(LENGTHS, reach) & torch.ones(len(x), len(x), dtype=torch.bool).tril()
     for block in decoder.blocks:
@@ -156,7 +156,7 @@ def test_lines_are_written_as_one_text_with_the_same_reach(reach: int, norm: str
         seen = attention.output(attention.attend(query, keys_values, mask=allowed[None, None], bias=bias))
         x = block.around_self_attention(x, lambda y, out=seen[0]: out)
         y, attention = block.around_cross_attention.before(x.unsqueeze(0)), block.cross_attention
-        seen = attention.output(attention.attend(attention.query(y), block.memory(places), mask=own))
+        seen = attention.output(attention.attend(attention.query(y), block.memory(cells), mask=own))
         x = block.around_cross_attention(x, lambda y, out=seen[0]: out)
         x = block.around_feed_forward(x, block.feed_forward)
     close(decoder.norm(x) @ decoder.embedding.weight.T, by_line)

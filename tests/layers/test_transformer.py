@@ -95,15 +95,15 @@ def naive_attention(attention: Attention, x: Tensor, memory: Tensor, seen: np.nd
         for query in range(q):
             for head in range(HEADS):
                 part = slice(head * e, (head + 1) * e)
-                places = np.flatnonzero(seen[image, query])
+                cells = np.flatnonzero(seen[image, query])
                 scores = [
-                    (w_q[part] @ x[image, query].numpy()) @ (w_k[part] @ memory[image, place].numpy()) / np.sqrt(e)
-                    for place in places
+                    (w_q[part] @ x[image, query].numpy()) @ (w_k[part] @ memory[image, cell].numpy()) / np.sqrt(e)
+                    for cell in cells
                 ]
                 alpha = np.exp(scores) / np.exp(scores).sum()
-                weights[image, head, query, places] = alpha
+                weights[image, head, query, cells] = alpha
                 out[image, query, part] = sum(
-                    a * (w_v[part] @ memory[image, place].numpy()) for a, place in zip(alpha, places, strict=True)
+                    a * (w_v[part] @ memory[image, cell].numpy()) for a, cell in zip(alpha, cells, strict=True)
                 )
     return out, weights
 
@@ -159,13 +159,13 @@ def test_a_decoder_block_is_torchs(settings: dict[str, Any]) -> None:
     torch.testing.assert_close(x, expected[real.flatten(0, 1)], rtol=0, atol=1e-12)
 
 
-def test_a_decoder_block_takes_up_where_it_stopped() -> None:
+def test_a_decoder_block_resumes_from_its_cache() -> None:
     block = scattered(DecoderBlock(small({})))
-    words, places, mask = randoms(3, 2, 4, SIZE), block.memory(randoms(3, 5, SIZE, seed=2)), key_mask(MASK)
-    whole = block(words.flatten(0, 2), Rows((3, 2, 4)), places, mask, weights=True)
+    words, cells, mask = randoms(3, 2, 4, SIZE), block.memory(randoms(3, 5, SIZE, seed=2)), key_mask(MASK)
+    whole = block(words.flatten(0, 2), Rows((3, 2, 4)), cells, mask, weights=True)
     cache = whole.cache.new_empty(3, 2, 2, HEADS, 0, SIZE // HEADS)
     for t in range(4):
-        step = block(words[:, :, t].flatten(0, 1), Rows((3, 2, 1)), places, mask, cache=cache, weights=True)
+        step = block(words[:, :, t].flatten(0, 1), Rows((3, 2, 1)), cells, mask, cache=cache, weights=True)
         cache = step.cache
         torch.testing.assert_close(step.x, whole.x.view(3, 2, 4, -1)[:, :, t].flatten(0, 1), rtol=0, atol=1e-12)
         torch.testing.assert_close(
@@ -174,7 +174,7 @@ def test_a_decoder_block_takes_up_where_it_stopped() -> None:
     torch.testing.assert_close(cache, whole.cache, rtol=0, atol=1e-12)
 
 
-def test_dropout_falls_on_what_a_sub_layer_adds_and_not_on_what_it_was_given() -> None:
+def test_dropout_is_on_the_output_of_a_sub_layer_only() -> None:
     block = EncoderBlock(EncoderBlockConfig(size=SIZE, heads=HEADS, feed_forward=12, dropout=0.9)).train()
     x = torch.randn(50, 5, SIZE)
     untouched = (block(x) == x).float().mean()  # neither of two sub-layers added anything: 0.81
@@ -182,7 +182,7 @@ def test_dropout_falls_on_what_a_sub_layer_adds_and_not_on_what_it_was_given() -
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])
-def test_nothing_to_look_at_is_still_a_number(norm: str) -> None:
+def test_a_fully_masked_image_is_finite(norm: str) -> None:
     block, x = scattered(EncoderBlock(small({"norm": norm}))), randoms(3, 5, SIZE).requires_grad_()
     mask = MASK.clone()
     mask[1] = False

@@ -50,7 +50,7 @@ def test_products_and_gradients_are_those_of_plain_steps() -> None:
 
 
 @pytest.mark.parametrize("output", range(len(ROWS)))
-def test_steps_that_the_loss_does_not_ask_for_leave_no_trace(output: int) -> None:
+def test_steps_outside_the_loss_have_no_influence(output: int) -> None:
     inputs = make()
     found, expected = (
         torch.autograd.grad(form(*inputs)[output].square().sum(), inputs, allow_unused=True, materialize_grads=True)
@@ -59,7 +59,7 @@ def test_steps_that_the_loss_does_not_ask_for_leave_no_trace(output: int) -> Non
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
-def test_a_graph_can_be_gone_through_in_part_and_again() -> None:
+def test_a_graph_can_be_traversed_in_part_and_twice() -> None:
     inputs = make()
     loss = torch.stack([output.square().sum() for output in ours(*inputs)]).sum()
     torch.autograd.grad(loss, inputs[2:], retain_graph=True)
@@ -67,7 +67,7 @@ def test_a_graph_can_be_gone_through_in_part_and_again() -> None:
     assert all(torch.equal(a, b) for first, second in pairwise(passes) for a, b in zip(first, second, strict=True))
 
 
-def test_a_weight_makes_one_gradient_however_many_steps_there_are() -> None:
+def test_a_weight_gets_one_gradient_for_all_steps() -> None:
     weight, made = torch.randn(5, 3, requires_grad=True), []
     weight.register_hook(lambda gradient: made.append(gradient.shape))
     sum(

@@ -36,7 +36,7 @@ def hook(repository: Path, name: str) -> ModuleType:
     return module
 
 
-def test_all_pages_are_there() -> None:
+def test_all_pages_exist() -> None:
     assert len(PAGES) > 12 and len(NOTEBOOKS) > 0
 
 

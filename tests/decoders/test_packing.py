@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from captioner.layers.packing import Packing, packed_offsets
+from captioner.decoders.unrolled import Packing
 from captioner.text.vocabulary import PAD
 from tests.builders import LENGTHS, build_tokens
 
@@ -27,7 +27,3 @@ def test_rows_follow_step_by_step_the_images_that_still_write(lengths: tuple[tup
     assert packing.order.tolist() == order and packing.active == active and packing.words.tolist() == words
     real = (tokens != PAD).nonzero().tolist()
     assert packing.rows.tolist() == [row_of[image, caption, step] for image, caption, step in real]
-
-
-def test_each_step_begins_where_the_one_before_ended() -> None:
-    assert packed_offsets([4, 3, 1], captions=5) == [0, 20, 35, 40]
