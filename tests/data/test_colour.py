@@ -54,7 +54,7 @@ def profile(space: bytes, gamma: float, matrix: Matrix | None = None) -> bytes:
 
 
 def expected(values: tuple[int, int, int], matrix: Matrix, gamma: float) -> np.ndarray:
-    """What the colour is in sRGB, by the matrices and curves themselves."""
+    """Return the colour in sRGB by the matrices and curves."""
     linear = (np.array(values) / 255) ** gamma
     light = np.linalg.inv(np.array(SRGB).T) @ np.array(matrix).T @ linear
     light = light.clip(0, 1)
@@ -215,7 +215,7 @@ def test_images_in_memory_are_converted_and_not_changed() -> None:
     loaded = load_image(image)
     assert first_values(image)[0].tolist() == [200, 100, 50]
     assert first_values(loaded)[0].tolist() != [200, 100, 50]
-    assert load_image(loaded) == loaded  # without metadata, so that it is converted once
+    assert load_image(loaded) == loaded  # without metadata, converted once
 
 
 def test_a_transform_is_shared_by_threads() -> None:

@@ -1,4 +1,4 @@
-"""Every reason of a refusal is true: damaged, not supported, or too large; and libtiff's words are part of it."""
+"""The reasons of image errors: damaged, not supported, or too large, with libtiff's messages."""
 
 from __future__ import annotations
 

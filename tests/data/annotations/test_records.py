@@ -1,4 +1,4 @@
-"""Tables and JSON records as people have them: other delimiters, names, encodings and line ends, or no header."""
+"""Tables and JSON records with other delimiters, names, encodings and line ends, or no header."""
 
 from __future__ import annotations
 
