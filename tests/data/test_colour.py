@@ -6,8 +6,8 @@ import io
 import itertools
 import logging
 import struct
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -221,16 +221,8 @@ def test_images_in_memory_are_converted_and_not_changed() -> None:
 def test_a_transform_is_shared_by_threads() -> None:
     content = encode(patches(), "PNG", icc_profile=profile(b"RGB ", 1.7, PROPHOTO))
     once = load_image(content)
-    results: list[bool] = []
-    threads = [
-        threading.Thread(target=lambda: results.extend(load_image(content) == once for _ in range(20)))
-        for _ in range(4)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert results == [True] * 80
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(lambda _: load_image(content) == once, range(80)))
 
 
 def test_a_tiff_of_planes_is_converted() -> None:

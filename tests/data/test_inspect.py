@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -17,14 +16,11 @@ from PIL import Image
 from captioner.data.annotations import read_captions
 from captioner.data.dataset import CaptionData, Photo, SkippedRecord
 from captioner.data.inspect import CountSummary, DataReport, inspect_captions
+from tests.data.images import encode
 
 
 def jpeg(colour: int) -> bytes:
-    stream = io.BytesIO()
-    Image.new("RGB", (8, 8), (colour, 0, 0)).save(
-        stream, "PNG", compress_level=0
-    )  # uncompressed, so that all have one size
-    return stream.getvalue()
+    return encode(Image.new("RGB", (8, 8), (colour, 0, 0)), "PNG", compress_level=0)  # uncompressed: of equal size
 
 
 @pytest.fixture
