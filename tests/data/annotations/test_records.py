@@ -30,14 +30,8 @@ def test_a_table_may_have_any_usual_delimiter(tmp_path: Path, delimiter: str, na
 @pytest.mark.parametrize(
     "header",
     [
-        *(
-            "filename,caption",
-            "file_name,text",
-            "image_name,sentence",
-            "img,description",
-            "path,comment",
-            "File Path,raw",
-        ),
+        *("filename,caption", "file_name,text", "image_name,sentence", "img,description", "path,comment"),
+        *("File Path,raw", "picture,text"),
         *(
             '"image","caption"',
             "IMAGE,CAPTION",
