@@ -31,15 +31,8 @@ def test_a_table_may_have_any_usual_delimiter(tmp_path: Path, delimiter: str, na
     "header",
     [
         *("filename,caption", "file_name,text", "image_name,sentence", "img,description", "path,comment"),
-        *("File Path,raw", "picture,text"),
-        *(
-            '"image","caption"',
-            "IMAGE,CAPTION",
-            "image_path, captions",
-            "imageid,caption",
-            "photo,text",
-            "picture,text",
-        ),
+        *("File Path,raw", '"image","caption"', "IMAGE,CAPTION", "image_path, captions", "imageid,caption"),
+        *("photo,text", "picture,text"),
     ],
 )
 def test_columns_have_their_usual_names(tmp_path: Path, header: str) -> None:
