@@ -42,7 +42,7 @@ def kinds(*names: str) -> list[Any]:
 
 
 def scene(width: int = 80, height: int = 60, seed: int = 0) -> Image.Image:
-    """A smooth random image, which JPEG compresses as well as a photo."""
+    """A smooth random image that JPEG compresses well."""
     small = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
 

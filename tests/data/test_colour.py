@@ -6,8 +6,8 @@ import io
 import itertools
 import logging
 import struct
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def profile(space: bytes, gamma: float, matrix: Matrix | None = None) -> bytes:
 
 
 def expected(values: tuple[int, int, int], matrix: Matrix, gamma: float) -> np.ndarray:
-    """What the colour is in sRGB, by the matrices and curves themselves."""
+    """Return the colour in sRGB by the matrices and curves."""
     linear = (np.array(values) / 255) ** gamma
     light = np.linalg.inv(np.array(SRGB).T) @ np.array(matrix).T @ linear
     light = light.clip(0, 1)
@@ -215,22 +215,14 @@ def test_images_in_memory_are_converted_and_not_changed() -> None:
     loaded = load_image(image)
     assert first_values(image)[0].tolist() == [200, 100, 50]
     assert first_values(loaded)[0].tolist() != [200, 100, 50]
-    assert load_image(loaded) == loaded  # without metadata, so that it is converted once
+    assert load_image(loaded) == loaded  # without metadata, converted once
 
 
 def test_a_transform_is_shared_by_threads() -> None:
     content = encode(patches(), "PNG", icc_profile=profile(b"RGB ", 1.7, PROPHOTO))
     once = load_image(content)
-    results: list[bool] = []
-    threads = [
-        threading.Thread(target=lambda: results.extend(load_image(content) == once for _ in range(20)))
-        for _ in range(4)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert results == [True] * 80
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(lambda _: load_image(content) == once, range(80)))
 
 
 def test_a_tiff_of_planes_is_converted() -> None:

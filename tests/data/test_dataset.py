@@ -28,17 +28,11 @@ def test_the_error_for_an_unknown_split_lists_the_known_ones() -> None:
     [
         *(("Training ", "train"), ("train2014", "train"), ("training_set", "train"), ("Split.TRAIN", "train")),
         *(("Train\u200b", "train"), ("val2017", "val"), ("validation_split", "val"), ("Test Set", "test"), ("", "all")),
-        # Parts of their own, which COCO and others have.
-        *(
-            ("trainval", "trainval"),
-            ("minival", "minival"),
-            ("test-dev", "test-dev"),
-            ("0", "0"),
-            ("val_seen", "val_seen"),
-        ),
+        # Separate parts of COCO and other data sets.
+        *((name, name) for name in ("trainval", "minival", "test-dev", "0", "val_seen")),
     ],
 )
-def test_the_usual_ways_to_write_a_split_are_one(written: str, name: str) -> None:
+def test_spellings_of_a_split_have_one_name(written: str, name: str) -> None:
     assert split_name(written) == name
 
 

@@ -1,4 +1,4 @@
-"""Small files that hold far more than their headers declare are refused before they are decoded."""
+"""Small files that cost far more than their headers declare are refused before decoding."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def refusal(source: Any, **options: Any) -> str:
 
 @pytest.fixture
 def few_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Allow fewer reads, so that smaller files have too many."""
+    """Allow fewer reads, to test with smaller files."""
     monkeypatch.setattr(streams, "_READS", 5000)
 
 
@@ -76,7 +76,7 @@ def test_the_scans_that_encoders_write_are_read_at_any_size() -> None:
 
 def test_only_the_scans_of_the_image_itself_are_counted() -> None:
     content = encode(scene(), "JPEG", progressive=True)
-    assert load_image(content + b"\xff\xda" * 1000).size == (80, 60)  # as the film behind a phone's photo
+    assert load_image(content + b"\xff\xda" * 1000).size == (80, 60)  # like the film appended to a phone's image
     with_thumbnail = content[:2] + segment(0xE5, b"\xff\xda" * 1000) + content[2:]
     assert load_image(with_thumbnail).size == (80, 60)
     between = content.rindex(b"\xff\xc4")  # a comment between two scans
@@ -279,7 +279,7 @@ def test_an_avif_that_declares_less_than_it_holds_is_refused() -> None:
 
 
 def repeated(content: bytes, times: int) -> bytes:
-    """An AVIF whose image is coded ``times`` times over, of which one is shown."""
+    """An AVIF with its image coded ``times`` times, one of them shown."""
     start = content.index(b"mdat") + 4
     item, coded = content[start:], content[start:] * times
     place = content.index(struct.pack(">I", len(item)), content.index(b"iloc"))
@@ -321,7 +321,7 @@ def test_a_grid_of_heic_images_counts_all_of_them() -> None:
         return box(b"infe", b"\2\0\0\0", struct.pack(">HH", number, 0), kind, b"\0")
 
     def nested(levels: int, copies: int) -> bytes:
-        """Item 1 is coded, and each further one made of ``copies`` of the one before."""
+        """Item 1 is coded; each further item consists of ``copies`` of its predecessor."""
         numbers = range(1, levels + 2)
         items = [item(number, b"hvc1" if number == 1 else b"iovl") for number in numbers]
         links = [struct.pack(">HH", n, copies) + struct.pack(">H", n - 1) * copies for n in numbers[1:]]

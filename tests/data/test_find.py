@@ -19,18 +19,9 @@ from captioner.data.find import IMAGE_EXTENSIONS, find_images
 def album(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Folders and files in the working directory; nothing is decoded, so they may be empty."""
     for name in (
-        "photos/b.jpg",
-        "photos/a.PNG",
-        "photos/notes.txt",
-        "photos/.hidden.jpg",
-        "photos/a[1].jpg",
-        "photos/sub/c.webp",
-        "photos/sub/deep/d.heic",
-        "photos/.git/e.jpg",
-        "empty/readme.md",
-        "odd [x]/f.jpg",
-        "odd [x]/g.jpg",
-        "what?.jpg",
+        *("photos/b.jpg", "photos/a.PNG", "photos/notes.txt", "photos/.hidden.jpg", "photos/a[1].jpg"),
+        *("photos/sub/c.webp", "photos/sub/deep/d.heic", "photos/.git/e.jpg", "empty/readme.md"),
+        *("odd [x]/f.jpg", "odd [x]/g.jpg", "what?.jpg"),
     ):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,11 +65,11 @@ def test_missing_files_are_yielded_unchanged(album: Path) -> None:
 
 
 def test_empty_folders_are_reported(album: Path) -> None:
-    told: list[str] = []
-    assert found("empty", "photos/b.jpg", on_empty=told.append) == ["photos/b.jpg"]
-    assert told == ["empty/: no images in this folder (use --recursive to look in subfolders)"]
-    assert found("empty", recursive=True, on_empty=told.append) == []
-    assert told[1] == "empty/: no images in this folder"
+    messages: list[str] = []
+    assert found("empty", "photos/b.jpg", on_empty=messages.append) == ["photos/b.jpg"]
+    assert messages == ["empty/: no images in this folder (use --recursive to look in subfolders)"]
+    assert found("empty", recursive=True, on_empty=messages.append) == []
+    assert messages[1] == "empty/: no images in this folder"
     assert found("empty") == []
 
 
@@ -122,13 +113,13 @@ def test_a_folder_that_cannot_be_read_is_reported_once(album: Path, monkeypatch:
         return scan(folder)
 
     monkeypatch.setattr(os, "scandir", refused)
-    told: list[str] = []
-    assert found("photos", recursive=True, on_empty=told.append) == found("photos")
-    assert found("photos/sub", recursive=True, on_empty=told.append) == []
-    assert told == ["photos/sub/: cannot look into this folder (Permission denied); check its permissions"] * 2
+    messages: list[str] = []
+    assert found("photos", recursive=True, on_empty=messages.append) == found("photos")
+    assert found("photos/sub", recursive=True, on_empty=messages.append) == []
+    assert messages == ["photos/sub/: cannot look into this folder (Permission denied); check its permissions"] * 2
     empty: list[str] = []
-    assert found("photos/sub", "empty", on_empty=empty.append, on_unreadable=told.append) == []
-    assert len(told) == 3 and empty == ["empty/: no images in this folder (use --recursive to look in subfolders)"]
+    assert found("photos/sub", "empty", on_empty=empty.append, on_unreadable=messages.append) == []
+    assert len(messages) == 3 and empty == ["empty/: no images in this folder (use --recursive to look in subfolders)"]
 
 
 def test_folders_may_be_nested_deeply(album: Path) -> None:
@@ -153,19 +144,7 @@ def test_finding_is_lazy(album: Path) -> None:
 
 
 def test_extensions_are_lower_case_and_cover_the_formats() -> None:
-    assert {
-        ".jpg",
-        ".jpeg",
-        ".png",
-        ".webp",
-        ".gif",
-        ".bmp",
-        ".tif",
-        ".tiff",
-        ".avif",
-        ".heic",
-        ".heif",
-        ".hif",
-    } <= IMAGE_EXTENSIONS
+    usual = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".hif")
+    assert IMAGE_EXTENSIONS.issuperset(usual)
     assert not {".txt", ".eps", ".svg", ".pdf", ".mp4", ""} & IMAGE_EXTENSIONS
     assert all(name == name.lower() and name.startswith(".") for name in IMAGE_EXTENSIONS)

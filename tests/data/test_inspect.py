@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -17,19 +16,16 @@ from PIL import Image
 from captioner.data.annotations import read_captions
 from captioner.data.dataset import CaptionData, Photo, SkippedRecord
 from captioner.data.inspect import CountSummary, DataReport, Listing, inspect_captions
+from tests.data.images import encode
 
 
 def jpeg(colour: int) -> bytes:
-    stream = io.BytesIO()
-    Image.new("RGB", (8, 8), (colour, 0, 0)).save(
-        stream, "PNG", compress_level=0
-    )  # uncompressed, so that all have one size
-    return stream.getvalue()
+    return encode(Image.new("RGB", (8, 8), (colour, 0, 0)), "PNG", compress_level=0)  # uncompressed: of equal size
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> CaptionData:
-    """Six photos; b is a's twin in train, e its twin in val; d is missing; f is restval."""
+    """Six images; b is a's twin in train, e its twin in val; d is missing; f is restval."""
     contents = {"a": jpeg(1), "b": jpeg(1), "c": jpeg(2), "e": jpeg(1), "f": jpeg(3)}
     for name, content in contents.items():
         (tmp_path / f"{name}.jpg").write_bytes(content)

@@ -139,7 +139,7 @@ def test_real_images_load(shared_data: Path) -> None:
         loaded += len(batch)
         colour = (batch.pixels.amax(dim=1) - batch.pixels.amin(dim=1)).amax(dim=(1, 2))
         greys += [source for source, spread in zip(batch.sources, colour.tolist(), strict=True) if spread == 0]
-    assert loaded == len(photos) and greys  # COCO has grey photos
+    assert loaded == len(photos) and greys  # COCO has grey images
     for photo in [*greys[:3], *photos[::40]]:
         with Image.open(photo) as image:
             assert distance(load_image(photo), ImageOps.exif_transpose(image).convert("RGB")) == 0

@@ -1,4 +1,4 @@
-"""Telling the program's figures from other files."""
+"""The marks of the program's figures, and other files without them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lists of names, and names that are given for files but are something else."""
+"""Lists of names, and names that are addresses."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""Every reason of a refusal is true: damaged, not supported, or too large; and libtiff's words are part of it."""
+"""The reasons of image errors: damaged, not supported, or too large, with libtiff's messages."""
 
 from __future__ import annotations
 
 import io
 import struct
-import threading
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -181,9 +181,8 @@ def test_a_damaged_profile_of_a_png_is_not_used(caplog: pytest.LogCaptureFixture
     content = encode(scene(), "PNG", icc_profile=profile(b"RGB ", 1.8, PROPHOTO))
     assert load_image(content).tobytes() != scene().tobytes()
     place = content.index(b"iCCP") + 60
-    assert (
-        load_image(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :]).tobytes() == scene().tobytes()
-    )
+    damaged = content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :]
+    assert load_image(damaged).tobytes() == scene().tobytes()
 
 
 def test_a_png_with_a_wrong_length_is_damaged() -> None:
@@ -242,19 +241,12 @@ def test_messages_of_threads_are_separate(capfd: pytest.CaptureFixture[str]) -> 
     files = {name: damaged_tiff(name) for name in ("tiff_lzw", "tiff_adobe_deflate")}
     alone = {name: reason(content) for name, content in files.items()}
     assert len(set(alone.values())) == 2
-    wrong: list[str] = []
 
-    def load(name: str) -> None:
-        for _ in range(50):
-            if (text := reason(files[name])) != alone[name]:
-                wrong.append(text)
+    def load(name: str) -> bool:
+        return all(reason(files[name]) == alone[name] for _ in range(50))
 
-    threads = [threading.Thread(target=load, args=[name]) for name in list(files) * 2]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(load, list(files) * 2))
     assert capfd.readouterr() == ("", "")
 
 

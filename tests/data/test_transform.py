@@ -1,4 +1,4 @@
-"""What the encoder sees of an image."""
+"""Transforms of images, against Pillow and torchvision's rules."""
 
 from __future__ import annotations
 

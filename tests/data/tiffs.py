@@ -1,4 +1,4 @@
-"""TIFF files made by hand, for what Pillow does not write."""
+"""TIFF files of kinds that Pillow does not write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Byte-pair encoding: against a naive form of Sennrich's algorithm, and back to the text whatever the text is."""
+"""Byte-pair encoding: against a naive form of Sennrich's algorithm, and round trips of any text."""
 
 from __future__ import annotations
 
@@ -74,9 +74,8 @@ def test_merges_are_those_of_the_naive_algorithm(texts: list[str]) -> None:
 
 def test_the_order_of_texts_does_not_matter() -> None:
     shuffled = random.Random(1).sample(TEXTS, len(TEXTS))
-    assert Subwords.learn(iter(shuffled), merges=25) == LEARNED and hash(Subwords.learn(shuffled, merges=25)) == hash(
-        LEARNED
-    )
+    again = Subwords.learn(iter(shuffled), merges=25)
+    assert again == LEARNED and hash(again) == hash(LEARNED)
     assert Subwords.learn(TEXTS, merges=24) != LEARNED and len(LEARNED) == len(SPECIAL) + 256 + 25
 
 
@@ -87,9 +86,8 @@ def test_pairs_seen_once_are_not_merged() -> None:
 @given(st.text())
 def test_any_text_comes_back(text: str) -> None:
     numbers = LEARNED.encode(text)
-    assert (
-        numbers[0] == BOS and numbers[-1] == EOS and min(numbers[1:-1], default=9) > UNK and max(numbers) < len(LEARNED)
-    )
+    assert (numbers[0], numbers[-1]) == (BOS, EOS)
+    assert min(numbers[1:-1], default=9) > UNK and max(numbers) < len(LEARNED)
     assert LEARNED.sentence(numbers) == text
 
 
@@ -102,7 +100,7 @@ def test_a_cut_text_has_no_end(text: str, most: int) -> None:
 @settings(max_examples=30)
 @given(st.lists(st.sampled_from(" ".join(TEXTS).split()), max_size=8))
 def test_words_are_encoded_as_they_were_when_learned(words: list[str]) -> None:
-    """Replay all merges one after the other over each word, which is how Sennrich's ``apply_bpe`` is defined."""
+    """Replay all merges in order on each word, like Sennrich's ``apply_bpe``."""
     to_byte_level = ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str
     expected: list[str] = []
     for word in re.findall(r" ?\w+| ?[^\w\s]+|\s", " " + " ".join(words)) if words else []:

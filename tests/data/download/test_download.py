@@ -43,7 +43,7 @@ MEMBERS = {"photos/a.jpg": NOISE[:200_000], "photos/deep/b.jpg": NOISE[200_000:]
 
 @dataclass(frozen=True)
 class Answer:
-    """How the server answers a request: correctly, except for what is set here."""
+    """An answer of the server, correct except for these settings."""
 
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
@@ -347,7 +347,7 @@ def test_versions_of_a_file_are_not_mixed(server: Server, tmp_path: Path, usual:
     sum_of = f"sha256:{hashlib.sha256(OTHER).hexdigest()}" if checked else ""
     archive = archive_of(server, DATA, checksum=sum_of, size=None)
     interrupt(server, tmp_path, archive, versions=usual.versions)
-    # Without a version and a checksum nothing shows what the rest must be, so the part is of no use.
+    # Without a version and a checksum, the part cannot be resumed.
     assert files_in(tmp_path) == {"set/set.zip.part": DATA[:100_000] if usual.versions or checked else b""}
     server.files["set.zip"] = OTHER
     server.usual = usual
