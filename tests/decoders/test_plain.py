@@ -55,7 +55,7 @@ def test_forward_is_the_loop_over_step(attends: bool) -> None:
                 expected.append(decoder.output(h))
     torch.testing.assert_close(output.logits, torch.stack(expected))
     if attends:
-        assert output.attention is not None and output.attention.shape == (len(expected), memory.places)
+        assert output.attention is not None and output.attention.shape == (len(expected), memory.n_vectors)
     else:
         assert output.attention is None
     assert output.sampled is None
