@@ -112,7 +112,7 @@ def test_a_port_or_an_address_of_others_is_named(run, model: Path, tmp_path: Pat
 
 
 def test_exported_and_other_captioners_are_served_together(
-    run, model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run, model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from starlette.testclient import TestClient
 
@@ -128,7 +128,7 @@ def test_exported_and_other_captioners_are_served_together(
     assert result.code == 0, result.err
     with TestClient(served[0], base_url="http://localhost") as client:
         assert client.get("/health").json()["models"] == [str(model), str(exported)]
-        content = (photos / "red.jpg").read_bytes()
+        content = (images / "red.jpg").read_bytes()
         for folder in (model, exported):
             answer = client.post("/caption", params={"model": str(folder)}, content=content)
             assert answer.json()["tokens"] == Captioner.from_pretrained(folder, device="cpu")(content).tokens
