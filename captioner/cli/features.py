@@ -87,11 +87,12 @@ def run(
     """
     from captioner import assets
 
+    changes = changes or []
     if len(data) == 1 and (data[0] in assets.recipes() or data[0].lower().endswith((".yaml", ".yml"))):
         why = "the recipe determines that; change it with --set, or leave it out"
         options.refuse(why, encoder=encoder, model=model, cut=cut, split=split, flips=flips, strict=strict)
-        options.check_recipe(data[0], changes or [])
-        plan = _recipe_plan(data[0], changes or [], output)
+        options.check_recipe(data[0], changes)
+        plan = _recipe_plan(data[0], changes, output)
     else:
         if output is None:
             raise typer.BadParameter("give the folder of the feature store", param_hint="--output")
@@ -100,7 +101,7 @@ def run(
                 "a model's encoder cannot be changed; leave out --set or --model", param_hint="--set"
             )
         images = _images(data, split or [], strict)
-        plan = _Plan(images, _encoder(encoder or "efficientnet_lite2", model, changes or []), cut or 0, flips, output)
+        plan = _Plan(images, _encoder(encoder or "efficientnet_lite2", model, changes), cut or 0, flips, output)
 
     from captioner.backend import choose_device
     from captioner.features import build_store, store_bytes

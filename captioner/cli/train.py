@@ -65,7 +65,8 @@ def run(
     """
     if json and not dry_run:
         raise typer.BadParameter("give --dry-run too", param_hint="--json")
-    options.check_recipe(config, changes or [])
+    changes = changes or []
+    options.check_recipe(config, changes)
     from rich.console import Console
 
     from captioner.processes import Processes
@@ -76,16 +77,14 @@ def run(
     from captioner.training.rehearsal import rehearse
     from captioner.translation import train as translation
 
-    is_translator = translation.is_translators(override(read_settings(config), changes or []))
+    is_translator = translation.is_translators(override(read_settings(config), changes))
     if dry_run:
         if Processes.started().several:
             raise ConfigError("--dry-run: measures the steps of one process; run it without torchrun")
         forecast = (
-            translation.rehearse(
-                translation.load_translate_config(config, changes or [], output), console=console.messages
-            )
+            translation.rehearse(translation.load_translate_config(config, changes, output), console=console.messages)
             if is_translator
-            else rehearse(load_config(config, changes or [], output), console=console.messages)
+            else rehearse(load_config(config, changes, output), console=console.messages)
         )
         if json:
             streams.show_json(forecast.to_dict(), indent=2)
@@ -94,7 +93,7 @@ def run(
         forecast.store.check()
         return
     if is_data(config) and not resume and not Processes.started().several:
-        settings = load_config(config, changes or [], output)
+        settings = load_config(config, changes, output)
         check_output(settings.output, resume=False)
         forecast = rehearse(settings, console=Console(quiet=True))
         console.note(f"{config}: tunes {settings.start}; the model will be {settings.output / 'best'}")
@@ -102,7 +101,7 @@ def run(
             console.note(line)
         forecast.store.check()
     train = translation.train_translation if is_translator else fit.run
-    best = train(config, changes=changes or [], output=output, resume=resume, console=console.messages)
+    best = train(config, changes=changes, output=output, resume=resume, console=console.messages)
     if Processes.started().first:
         typer.echo(best)
 
