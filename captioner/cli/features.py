@@ -144,20 +144,12 @@ def run(
 
 
 class _Plan(NamedTuple):
-    """The content of a feature store.
+    """The content of a feature store."""
 
-    Attributes:
-        images: the image ids and files.
-        encoder: the whole encoder.
-        cut: how many of its last stages are left off.
-        flips: whether images are also encoded mirrored.
-        output: the folder of the store.
-    """
-
-    images: list[tuple[str, Path]]
+    images: list[tuple[str, Path]]  # image ids and files
     encoder: Encoder
-    cut: int
-    flips: bool
+    cut: int  # how many of its last stages are left off
+    flips: bool  # whether images are also encoded mirrored
     output: Path
 
 
@@ -182,11 +174,6 @@ def _encoder(name: str, model: str | None, changes: list[str]) -> Encoder:
 
 
 def _recipe_plan(recipe: str, changes: list[str], output: Path | None) -> _Plan:
-    """Derive the plan from the recipe of a captioner.
-
-    Raises:
-        ConfigError: the recipe is wrong, or its training needs no features.
-    """
     from captioner.training.features import store_plan
     from captioner.training.recipe import load_config
 

@@ -196,12 +196,7 @@ class Data:
     strict: Strict = False
 
     def read(self, path: Path, *, captionless: bool = False) -> CaptionData:
-        """Read the data set with all its splits and report malformed records.
-
-        Args:
-            path: its file or folder.
-            captionless: include images without captions.
-        """
+        """Read the data set with all its splits, on request with images without captions; report malformed records."""
         from captioner.data.annotations import read_captions
 
         return report_malformed(read_captions(path, images=self.images, strict=self.strict, captionless=captionless))
@@ -304,11 +299,7 @@ def report_malformed(data: CaptionData) -> CaptionData:
 
 
 def refuse(why: str, **given: object) -> None:
-    """Check that no option is given that a command does not use in this case.
-
-    Args:
-        why: the reason and what to do.
-        given: the values of these options, by the names of their parameters.
+    """Refuse options, named by their parameters, that a command cannot use in this case.
 
     Raises:
         typer.BadParameter: one of them is given.
@@ -319,11 +310,7 @@ def refuse(why: str, **given: object) -> None:
 
 
 def check_outputs(inputs: Iterable[str | Path], **outputs: Path | None) -> None:
-    """Check that no output file would overwrite an input or another output.
-
-    Args:
-        inputs: the files and folders that a command reads.
-        outputs: the files that it writes, by the names of their parameters.
+    """Check that no output file, named by its parameter, would overwrite an input or another output.
 
     Raises:
         CaptionerError: an output is one of the inputs.
