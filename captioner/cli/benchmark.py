@@ -151,7 +151,7 @@ def run(
             part,
             output,
             training=training,
-            split=part.photos[0].split,
+            split=data.chosen(whole),
             features=features or (),
             metrics=chosen,
             device=device,

@@ -70,14 +70,9 @@ def set_verbosity(verbosity: Verbosity) -> None:
 
 
 def error(message: object, exception: BaseException | None = None) -> None:
-    """Print ``error: message`` on one line of stderr, whatever the terminal's width.
+    """Print ``error: message`` on one line of stderr, for a text or an exception.
 
-    With --verbose, print the traceback first, if the exception or the cause of a :class:`CaptionerError` comes from
-    outside the program.
-
-    Args:
-        message: the text, or the exception.
-        exception: the exception that the text describes.
+    With --verbose, print the traceback of the exception first, or that of the cause of a :class:`CaptionerError`.
     """
     if exception is None and isinstance(message, BaseException):
         exception = message
@@ -126,11 +121,7 @@ class Failures:
 
 
 def shows_progress(stdout: bool) -> bool:
-    """Return whether to show a progress bar: on a terminal, unless results are printed there too.
-
-    Args:
-        stdout: whether the command prints results while the bar is shown.
-    """
+    """Return whether to show a progress bar: on a terminal, unless results go to stdout and that is one too."""
     return messages.is_terminal and not (stdout and sys.stdout.isatty())
 
 

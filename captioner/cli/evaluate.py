@@ -51,10 +51,8 @@ def run(
     scoring: options.Scoring,
     output_captions: Annotated[
         Path | None,
-        options.output_option(
-            dir_okay=False,
-            callback=options.writable,
-            help="Write the captions as a COCO results file, for COCO's test server too; translations as JSON.",
+        options.output_file(
+            help="Write the captions as a COCO results file, for COCO's test server too; translations as JSON."
         ),
     ] = None,
 ) -> None:

@@ -88,11 +88,12 @@ def run(
     """
     from captioner import assets
 
+    changes = changes or []
     if len(data) == 1 and (data[0] in assets.recipes() or data[0].lower().endswith((".yaml", ".yml"))):
         why = "the recipe determines that; change it with --set, or leave it out"
         options.refuse(why, encoder=encoder, model=model, cut=cut, split=split, flips=flips, strict=strict)
-        options.check_recipe(data[0], changes or [])
-        plan = _recipe_plan(data[0], changes or [], output)
+        options.check_recipe(data[0], changes)
+        plan = _recipe_plan(data[0], changes, output)
     else:
         if output is None:
             raise typer.BadParameter("give the folder of the feature store", param_hint="--output")
@@ -101,7 +102,7 @@ def run(
                 "a model's encoder cannot be changed; leave out --set or --model", param_hint="--set"
             )
         images = _images(data, split or [], strict)
-        plan = _Plan(images, _encoder(encoder or "efficientnet_lite2", model, changes or []), cut or 0, flips, output)
+        plan = _Plan(images, _encoder(encoder or "efficientnet_lite2", model, changes), cut or 0, flips, output)
 
     from captioner.backend import choose_device
     from captioner.features import build_store, store_bytes
@@ -143,20 +144,12 @@ def run(
 
 
 class _Plan(NamedTuple):
-    """The content of a feature store.
+    """The content of a feature store."""
 
-    Attributes:
-        images: the image ids and files.
-        encoder: the whole encoder.
-        cut: how many of its last stages are left off.
-        flips: whether images are also encoded mirrored.
-        output: the folder of the store.
-    """
-
-    images: list[tuple[str, Path]]
+    images: list[tuple[str, Path]]  # image ids and files
     encoder: Encoder
-    cut: int
-    flips: bool
+    cut: int  # how many of its last stages are left off
+    flips: bool  # whether images are also encoded mirrored
     output: Path
 
 
@@ -181,11 +174,6 @@ def _encoder(name: str, model: str | None, changes: list[str]) -> Encoder:
 
 
 def _recipe_plan(recipe: str, changes: list[str], output: Path | None) -> _Plan:
-    """Derive the plan from the recipe of a captioner.
-
-    Raises:
-        ConfigError: the recipe is wrong, or its training needs no features.
-    """
     from captioner.training.recipe import load_config
     from captioner.training.stored_features import store_plan
 

@@ -40,10 +40,8 @@ class Images:
         """Yield the names of the image files lazily, as they were given.
 
         See :func:`captioner.data.find.find_images` for folders and patterns. Leaves out figures that this program drew,
-        with a note, unless a single file is given.
-
-        Args:
-            failures: reports folders without images, empty names, and a list that cannot be read.
+        with a note, unless a single file is given. Folders without images, empty names, and lists that cannot be read
+        are failures.
         """
         from captioner.data import mark
         from captioner.data.names import read_list
@@ -74,12 +72,9 @@ class Images:
             failures("'': this name is empty; give image files, or folders that contain some")
 
     def unreadable(self, found: list[str]) -> ImageError | None:
-        """Return the error of the only image, if a single name is given and its file cannot be read.
+        """Return the error of the only image, if its name is the only one given and the first that was found.
 
         Avoids loading the model.
-
-        Args:
-            found: the first names that :meth:`find` yielded.
         """
         if found != self.paths:
             return None

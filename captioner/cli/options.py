@@ -12,9 +12,10 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,32 +30,20 @@ if TYPE_CHECKING:
 
 def expand(command: Callable[..., None]) -> Callable[..., None]:
     """Return a command that takes the options of its groups as single parameters."""
-    hints = get_type_hints(command, include_extras=True)
-    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
-    parameters = []
-    for name, parameter in inspect.signature(command).parameters.items():
-        if name in groups:
-            types = get_type_hints(groups[name], include_extras=True)
-            parameters += [
-                parameter.replace(
-                    name=field.name,
-                    annotation=types[field.name],
-                    default=parameter.empty if field.default is MISSING else field.default,
-                )
-                for field in fields(groups[name])
-            ]
-        else:
-            parameters.append(parameter.replace(annotation=hints[name]))
-    keyword = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    given = inspect.signature(command, eval_str=True).parameters.values()
+    groups: dict[str, Any] = {each.name: each.annotation for each in given if is_dataclass(each.annotation)}
+    options = {name: inspect.signature(group, eval_str=True).parameters for name, group in groups.items()}
+    parameters = chain.from_iterable(options[each.name].values() if each.name in groups else [each] for each in given)
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
         for name, group in groups.items():
-            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+            values[name] = group(**{option: values.pop(option) for option in options[name]})
         command(**values)
 
-    run.__signature__ = inspect.Signature(keyword)  # type: ignore[attr-defined]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in keyword}
+    run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    )
     return run
 
 
@@ -207,20 +196,18 @@ class Data:
     strict: Strict = False
 
     def read(self, path: Path, *, captionless: bool = False) -> CaptionData:
-        """Read the data set with all its splits and report malformed records.
-
-        Args:
-            path: its file or folder.
-            captionless: include images without captions.
-        """
+        """Read the data set with all its splits, on request with images without captions; report malformed records."""
         from captioner.data.annotations import read_captions
 
         return report_malformed(read_captions(path, images=self.images, strict=self.strict, captionless=captionless))
 
+    def chosen(self, data: CaptionData) -> str:
+        """Return the name of the requested split, else of the only one, else dev."""
+        return self.split or (next(iter(data.splits)) if len(data.splits) == 1 else "dev")
+
     def part(self, data: CaptionData) -> CaptionData:
-        """Return the requested split of a data set, else the only one, else dev."""
-        default = next(iter(data.splits)) if len(data.splits) == 1 else "dev"
-        return data.split(self.split or default, restval=self.restval)
+        """Return the images of the chosen split."""
+        return data.split(self.chosen(data), restval=self.restval)
 
 
 @dataclass(frozen=True)
@@ -312,11 +299,7 @@ def report_malformed(data: CaptionData) -> CaptionData:
 
 
 def refuse(why: str, **given: object) -> None:
-    """Check that no option is given that a command does not use in this case.
-
-    Args:
-        why: the reason and what to do.
-        given: the values of these options, by the names of their parameters.
+    """Refuse options, named by their parameters, that a command cannot use in this case.
 
     Raises:
         typer.BadParameter: one of them is given.
@@ -327,11 +310,7 @@ def refuse(why: str, **given: object) -> None:
 
 
 def check_outputs(inputs: Iterable[str | Path], **outputs: Path | None) -> None:
-    """Check that no output file would overwrite an input or another output.
-
-    Args:
-        inputs: the files and folders that a command reads.
-        outputs: the files that it writes, by the names of their parameters.
+    """Check that no output file, named by its parameter, would overwrite an input or another output.
 
     Raises:
         CaptionerError: an output is one of the inputs.

@@ -1,4 +1,4 @@
-"""What the commands that measure print and write: tables on the screen, JSON, and a row for each image."""
+"""Output of the commands that measure: tables on the screen, JSON, and a row for each image."""
 
 from __future__ import annotations
 
@@ -22,16 +22,7 @@ _CLASSES = 12  # classes in the table of grounding, those with most words in the
 def report(
     model: object, data: Path, title: str, record: dict[str, Any], problems: Sequence[object], output: options.Output
 ) -> None:
-    """Print and write a measurement; report its notes and problems, and exit with code 1 if there are problems.
-
-    Args:
-        model: the model, or the file of captions.
-        data: the file or folder of the data.
-        title: description of the data, for the table.
-        record: the measurement.
-        problems: the images or captions that could not be used.
-        output: the options of the command.
-    """
+    """Print and write a measurement; report its notes and problems, and exit with code 1 if there are problems."""
     record = {"model": str(model), "data": str(data)} | record
     if output.output_scores:
         files.write_json(output.output_scores, record)

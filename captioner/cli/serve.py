@@ -148,11 +148,7 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Bind an address and a port.
-
-    Raises:
-        CaptionerError: they are not available, or the host means every address without being ``0.0.0.0`` or ``::``.
-    """
+    """Bind an address and a port; refuse a host that means every address without being ``0.0.0.0`` or ``::``."""
     from captioner.errors import CaptionerError
 
     choices = "give --host 127.0.0.1 for this machine alone, or --host 0.0.0.0 for other machines too"

@@ -66,7 +66,8 @@ def run(
     """
     if json and not dry_run:
         raise typer.BadParameter("give --dry-run too", param_hint="--json")
-    options.check_recipe(config, changes or [])
+    changes = changes or []
+    options.check_recipe(config, changes)
     from captioner.processes import Processes
     from captioner.training import fit
     from captioner.training.dry_run import dry_run as try_steps
@@ -75,7 +76,7 @@ def run(
     from captioner.training.recipe_files import is_data, is_translation, read_recipe
     from captioner.training.resume import check_output
 
-    translates = is_translation(read_recipe(config, changes or []))
+    translates = is_translation(read_recipe(config, changes))
     if dry_run:
         if Processes.started().several:
             raise ConfigError("--dry-run: measures the steps of one process; run it without torchrun")
@@ -84,10 +85,10 @@ def run(
                 from captioner.translation import train as translation
 
                 forecast = translation.dry_run(
-                    translation.load_translate_config(config, changes or [], output), events=events
+                    translation.load_translate_config(config, changes, output), events=events
                 )
             else:
-                forecast = try_steps(load_config(config, changes or [], output), events=events)
+                forecast = try_steps(load_config(config, changes, output), events=events)
         if json:
             streams.show_json(forecast.to_dict(), indent=2)
         else:
@@ -95,7 +96,7 @@ def run(
         forecast.store.check()
         return
     if is_data(config) and not resume and not Processes.started().several:
-        settings = load_config(config, changes or [], output)
+        settings = load_config(config, changes, output)
         check_output(settings.output, resume=False)
         forecast = try_steps(settings, events=SILENT)
         console.note(f"{config}: tunes {settings.start}; the model will be {settings.output / 'best'}")
@@ -108,7 +109,7 @@ def run(
 
         train = translation.train_translation
     with printed_events() as events:
-        best = train(config, changes=changes or [], output=output, resume=resume, events=events)
+        best = train(config, changes=changes, output=output, resume=resume, events=events)
     if Processes.started().first:
         typer.echo(best)
 

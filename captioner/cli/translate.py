@@ -141,11 +141,7 @@ def _write(path: Path, translations: list[Translation], text: str) -> None:
 
 
 def _lines(stack: ExitStack, text: str, failures: console.Failures) -> Iterator[str]:
-    """Return the lines of a text, of the file of that name, or of standard input.
-
-    Raises:
-        CaptionerError: it looks like a file's name, and there is no such file.
-    """
+    """Return the lines of a text, of the file of that name, or of standard input."""
     if text == "-":
         return _decoded(streams.stdin(), "standard input", failures)
     if os.path.isdir(text):

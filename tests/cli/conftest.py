@@ -147,7 +147,7 @@ def paint(folder: Path) -> None:
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     """A folder with three good images, a broken one, a file that is not an image, and one more in a subfolder."""
     folder = tmp_path / "photos"
     paint(folder)

@@ -20,72 +20,72 @@ def attend(run, model: Path):
 
 
 @pytest.mark.parametrize("kind", MAGIC)
-def test_one_image_gives_the_given_file(attend, photos: Path, tmp_path: Path, kind: str) -> None:
+def test_one_image_gives_the_given_file(attend, images: Path, tmp_path: Path, kind: str) -> None:
     file = tmp_path / "new" / f"figure.{kind}"
-    result = attend(photos / "red.jpg", "-o", file)
+    result = attend(images / "red.jpg", "-o", file)
     assert (result.code, result.err) == (0, "")
     (line,) = result.lines
     assert line.startswith(f"{file}: ") and line.endswith(".")
     assert file.read_bytes().startswith(MAGIC[kind]) and list(file.parent.iterdir()) == [file]
 
 
-def test_a_folder_of_images_with_a_bad_one(attend, photos: Path, tmp_path: Path) -> None:
+def test_a_folder_of_images_with_a_bad_one(attend, images: Path, tmp_path: Path) -> None:
     output = tmp_path / "figures"
-    result = attend(photos, "--recursive", photos / "more" / "deep.jpg", "-o", output, "--format", "json")
+    result = attend(images, "--recursive", images / "more" / "deep.jpg", "-o", output, "--format", "json")
     assert result.code == 1
     (line,) = result.err.splitlines()
-    assert line.startswith(f"error: {photos / 'broken.jpg'}: ")
+    assert line.startswith(f"error: {images / 'broken.jpg'}: ")
     names = [f"{stem}.attention.json" for stem in ("blue", "green", "deep", "red", "deep-2")]
     assert sorted(path.name for path in output.iterdir()) == sorted(names)
     assert sorted(Path(line.split(": ")[0]).name for line in result.lines) == sorted(names)
     value = json.loads((output / "red.attention.json").read_text())
-    assert value["image"] == str(photos / "red.jpg") and value["picture"] == {"width": 80, "height": 60}
+    assert value["image"] == str(images / "red.jpg") and value["picture"] == {"width": 80, "height": 60}
     rows, columns = value["grid"]
     assert [len(row) for row in value["attention"]] == [rows * columns] * len(value["tokens"])
 
 
-def test_a_single_word_and_images_whose_caption_lacks_it(attend, photos: Path, tmp_path: Path) -> None:
-    attend(photos, "-o", tmp_path / "all", "--format", "json")
+def test_a_single_word_and_images_whose_caption_lacks_it(attend, images: Path, tmp_path: Path) -> None:
+    attend(images, "-o", tmp_path / "all", "--format", "json")
     values = [json.loads(path.read_text()) for path in sorted((tmp_path / "all").iterdir())]
     word = values[0]["tokens"][0]
     have = {Path(value["image"]).name for value in values if word in value["tokens"]}
-    result = attend(photos, "-o", tmp_path / "one", "--word", word)
+    result = attend(images, "-o", tmp_path / "one", "--word", word)
     assert {line.split(": ")[0].removesuffix(".attention.png") for line in map(str, result.lines)} == {
         str(tmp_path / "one" / Path(name).stem) for name in have
     }
-    absent = attend(photos / "red.jpg", "-o", tmp_path / "none.png", "--word", "zebra")
-    assert absent.code == 1 and f"{photos / 'red.jpg'}: there is no word 'zebra'" in absent.err
+    absent = attend(images / "red.jpg", "-o", tmp_path / "none.png", "--word", "zebra")
+    assert absent.code == 1 and f"{images / 'red.jpg'}: there is no word 'zebra'" in absent.err
     assert not (tmp_path / "none.png").exists()
 
 
-def test_the_n_best(attend, photos: Path, tmp_path: Path) -> None:
-    assert attend(photos / "red.jpg", "-o", tmp_path / "a.json", "--n-best", 3).code == 0
+def test_the_n_best(attend, images: Path, tmp_path: Path) -> None:
+    assert attend(images / "red.jpg", "-o", tmp_path / "a.json", "--n-best", 3).code == 0
     others = json.loads((tmp_path / "a.json").read_text())["others"]
     assert len(others) == 2 and all(len(other["attention"]) == len(other["tokens"]) for other in others)
 
 
-def test_a_folder_gets_png_by_default(attend, photos: Path, tmp_path: Path) -> None:
+def test_a_folder_gets_png_by_default(attend, images: Path, tmp_path: Path) -> None:
     (tmp_path / "v1.figures").mkdir()
-    assert attend(photos / "red.jpg", "-o", tmp_path / "v1.figures").code == 0
+    assert attend(images / "red.jpg", "-o", tmp_path / "v1.figures").code == 0
     assert Image.open(tmp_path / "v1.figures" / "red.attention.png").format == "PNG"
 
 
-def test_captions_are_those_of_the_caption_command(attend, run, model: Path, photos: Path, tmp_path: Path) -> None:
+def test_captions_are_those_of_the_caption_command(attend, run, model: Path, images: Path, tmp_path: Path) -> None:
     for beam in (1, 3):
-        caption = run("caption", "--model", model, "--device", "cpu", "--beam", beam, photos / "red.jpg").out
-        result = attend(photos / "red.jpg", "-o", tmp_path / "a.json", "--beam", beam)
+        caption = run("caption", "--model", model, "--device", "cpu", "--beam", beam, images / "red.jpg").out
+        result = attend(images / "red.jpg", "-o", tmp_path / "a.json", "--beam", beam)
         assert result.out == f"{tmp_path / 'a.json'}: {caption}"
 
 
-def test_the_length_of_captions_and_what_they_repeat(attend, photos: Path, tmp_path: Path) -> None:
+def test_the_length_of_captions_and_what_they_repeat(attend, images: Path, tmp_path: Path) -> None:
     options = ["--min-words", "6", "--max-words", "6", "--block-ngram", "1"]
-    assert attend(photos / "red.jpg", "-o", tmp_path / "a.json", *options).code == 0
+    assert attend(images / "red.jpg", "-o", tmp_path / "a.json", *options).code == 0
     value = json.loads((tmp_path / "a.json").read_text())
     assert len(value["tokens"]) == len(set(value["tokens"])) == len(value["attention"]) == 6
 
 
-def test_a_bad_image_leaves_no_file(attend, photos: Path, tmp_path: Path) -> None:
-    result = attend(photos / "broken.jpg", "-o", tmp_path / "figure.png")
+def test_a_bad_image_leaves_no_file(attend, images: Path, tmp_path: Path) -> None:
+    result = attend(images / "broken.jpg", "-o", tmp_path / "figure.png")
     assert (result.code, result.out) == (1, "") and "broken.jpg" in result.err
     assert not (tmp_path / "figure.png").exists()
 
@@ -98,33 +98,33 @@ def test_a_bad_image_leaves_no_file(attend, photos: Path, tmp_path: Path) -> Non
         (["-o", "figure.gif", "--word", "dog"], "take png, svg, pdf"),
         (["-o", "figure.png", "--n-best", "2"], "take html, json"),
         (["-o", "figure.png", "--heads", "heads"], "json"),
-        (["{photos}", "-o", "figure.png"], "give a folder"),
+        (["{images}", "-o", "figure.png"], "give a folder"),
     ],
 )
-def test_wrong_usage_is_refused_before_any_work(run, photos: Path, arguments: list[str], message: str) -> None:
-    given = [argument.format(photos=photos) for argument in arguments]
-    result = run("attend", photos / "red.jpg", "--model", "/no/such/model", *given)
+def test_wrong_usage_is_refused_before_any_work(run, images: Path, arguments: list[str], message: str) -> None:
+    given = [argument.format(images=images) for argument in arguments]
+    result = run("attend", images / "red.jpg", "--model", "/no/such/model", *given)
     assert result.code == 2 and message in " ".join(result.err.split())
 
 
-def test_the_image_itself_is_not_overwritten(attend, photos: Path) -> None:
-    before = (photos / "green.png").read_bytes()
-    result = attend(photos / "green.png", "-o", photos / "more" / ".." / "green.png")
+def test_the_image_itself_is_not_overwritten(attend, images: Path) -> None:
+    before = (images / "green.png").read_bytes()
+    result = attend(images / "green.png", "-o", images / "more" / ".." / "green.png")
     assert result.code == 1 and "the image itself" in result.err
-    assert (photos / "green.png").read_bytes() == before
+    assert (images / "green.png").read_bytes() == before
 
 
 @pytest.mark.parametrize(
     "options, message", [(["--heads", "2.1"], "Transformer"), (["--colours", "mud"], "colour map")]
 )
-def test_invalid_settings_are_refused(attend, photos: Path, tmp_path: Path, options: list[str], message: str) -> None:
-    result = attend(photos / "red.jpg", "-o", tmp_path / "figure.png", *options)
+def test_invalid_settings_are_refused(attend, images: Path, tmp_path: Path, options: list[str], message: str) -> None:
+    result = attend(images / "red.jpg", "-o", tmp_path / "figure.png", *options)
     assert result.code == 1 and message in result.err and len(result.err.splitlines()) == 1
 
 
-def test_a_model_that_does_not_attend(run, photos: Path, tmp_path: Path) -> None:
+def test_a_model_that_does_not_attend(run, images: Path, tmp_path: Path) -> None:
     folder = tiny_model(tmp_path / "show_tell")
-    result = run("attend", "--model", folder, photos / "red.jpg", "-o", tmp_path / "figure.png")
+    result = run("attend", "--model", folder, images / "red.jpg", "-o", tmp_path / "figure.png")
     assert result.code == 1 and not (tmp_path / "figure.png").exists()
     assert "does not attend" in result.err and "show_attend_tell" in result.err
 
@@ -143,45 +143,45 @@ def test_the_formats_are_those_of_figures() -> None:
 
 
 def test_a_translation_is_drawn_by_way_of_the_caption(
-    attend, photos: Path, translator: Path, shipped_translator: str, tmp_path: Path
+    attend, images: Path, translator: Path, shipped_translator: str, tmp_path: Path
 ) -> None:
     from captioner import Translator
 
     numbers = tmp_path / "n.json"
-    result = attend(photos / "red.jpg", "-o", numbers, "--language", "de")
+    result = attend(images / "red.jpg", "-o", numbers, "--language", "de")
     record = json.loads(numbers.read_text())
     text = Translator.from_pretrained(translator, device="cpu")(record["translated_from"]).text
     assert (result.code, result.out) == (0, f"{numbers}: {text}\n") and record["caption"] == text
     assert len(record["attention"]) == len(record["tokens"])
     assert all(sum(row) == pytest.approx(1, abs=1e-3) for row in record["attention"])
-    assert attend(photos, "-o", tmp_path / "figures", "--translator", translator).code == 1  # one image is broken
+    assert attend(images, "-o", tmp_path / "figures", "--translator", translator).code == 1  # one image is broken
     assert len(list((tmp_path / "figures").iterdir())) == 3
-    assert attend(photos / "red.jpg", "-o", numbers, "--language", "fr").code == 1
-    assert attend(photos / "red.jpg", "-o", numbers, "--language", "de", "--heads", "heads").code == 2
+    assert attend(images / "red.jpg", "-o", numbers, "--language", "fr").code == 1
+    assert attend(images / "red.jpg", "-o", numbers, "--language", "de", "--heads", "heads").code == 2
 
 
-def test_a_translator_that_does_not_attend_has_no_heatmap(attend, photos: Path, tmp_path: Path) -> None:
+def test_a_translator_that_does_not_attend_has_no_heatmap(attend, images: Path, tmp_path: Path) -> None:
     from captioner.translation.model import save_translator
     from tests.translation.test_translator import build
 
     folder = save_translator(tmp_path / "seq2seq", build("seq2seq"))
-    result = attend(photos / "red.jpg", "-o", tmp_path / "figure.png", "--translator", folder)
+    result = attend(images / "red.jpg", "-o", tmp_path / "figure.png", "--translator", folder)
     assert result.code == 1 and "does not attend to words" in result.err and not (tmp_path / "figure.png").exists()
 
 
-def test_the_mean_of_several_models_is_drawn(attend, photos: Path, model: Path, partner: Path, tmp_path: Path) -> None:
+def test_the_mean_of_several_models_is_drawn(attend, images: Path, model: Path, partner: Path, tmp_path: Path) -> None:
     numbers = tmp_path / "n.json"
-    result = attend(photos / "red.jpg", "-o", numbers, "--model", partner)
+    result = attend(images / "red.jpg", "-o", numbers, "--model", partner)
     record = json.loads(numbers.read_text())
     assert result.code == 0 and all(sum(row) == pytest.approx(1, abs=1e-3) for row in record["attention"])
-    result = attend(photos / "red.jpg", "-o", numbers, "--model", partner, "--heads", "rollout")
+    result = attend(images / "red.jpg", "-o", numbers, "--model", partner, "--heads", "rollout")
     assert result.code == 1 and "an ensemble has only the mean" in result.err
 
 
-def test_figures_of_images_that_share_a_name_are_told_apart(attend, photos: Path, tmp_path: Path) -> None:
+def test_figures_of_images_that_share_a_name_are_told_apart(attend, images: Path, tmp_path: Path) -> None:
     for name in ("a.jpg", "a.png", "A.jpg", "a-2.jpg", "x/a.jpg", "x/caf\u00e9.jpg", "x/cafe\u0301.jpg"):
         (tmp_path / "many" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "many" / name).write_bytes((photos / "red.jpg").read_bytes())
+        (tmp_path / "many" / name).write_bytes((images / "red.jpg").read_bytes())
     output = tmp_path / "figures"
     for note in ("", f"{output}/: replaced 7 figures of an earlier run\n"):
         result = attend(tmp_path / "many", "--recursive", "-o", output, "--format", "json")
@@ -191,11 +191,11 @@ def test_figures_of_images_that_share_a_name_are_told_apart(attend, photos: Path
         assert len(result.lines) == 7 and sources[str(tmp_path / "many" / "A.jpg")] == "A.attention.json"
 
 
-def test_names_as_long_as_the_system_allows(attend, photos: Path, tmp_path: Path) -> None:
+def test_names_as_long_as_the_system_allows(attend, images: Path, tmp_path: Path) -> None:
     names = ["n" * 246 + ".jpg", "n" * 247 + ".jpg", "\u0142" * 124 + ".jpg", "short.jpg"]
     (tmp_path / "long").mkdir()
     for name in names:
-        (tmp_path / "long" / name).write_bytes((photos / "red.jpg").read_bytes())
+        (tmp_path / "long" / name).write_bytes((images / "red.jpg").read_bytes())
     result = attend(tmp_path / "long", "-o", tmp_path / "figures", "--format", "json")
     assert (result.code, result.err) == (0, "")
     sources = {Path(json.loads(file.read_text())["image"]).name: file.name for file in (tmp_path / "figures").iterdir()}
@@ -217,19 +217,19 @@ def test_names_of_many_images_are_made_in_a_moment() -> None:
     assert time.perf_counter() - began < 5
 
 
-def test_figures_are_not_captioned(attend, run, model: Path, photos: Path, tmp_path: Path) -> None:
-    folder, alone = tmp_path / "album", photos / "red.jpg"
+def test_figures_are_not_captioned(attend, run, model: Path, images: Path, tmp_path: Path) -> None:
+    folder, alone = tmp_path / "album", images / "red.jpg"
     folder.mkdir()
-    photo = alone.rename(folder / "red.jpg")
+    image = alone.rename(folder / "red.jpg")
     assert attend(folder, "-o", folder).code == 0
-    assert attend(photo, "-o", folder / "gif", "--format", "gif").code == 0
+    assert attend(image, "-o", folder / "gif", "--format", "gif").code == 0
     again = attend(folder, "--recursive", "-o", folder / "third")
     assert (again.code, again.err) == (0, "left out 2 figures that this program drew\n") and len(again.lines) == 1
     caption = functools.partial(run, "caption", "--model", model, "--device", "cpu")
     result = caption(folder, "--recursive")
     assert (result.code, result.err) == (0, "left out 3 figures that this program drew\n") and len(result.lines) == 1
     figure = folder / "red.attention.png"
-    listed = caption("-", stdin=f"{figure}\n{photo}\n")
+    listed = caption("-", stdin=f"{figure}\n{image}\n")
     assert listed.err == "left out 1 figure that this program drew\n" and len(listed.lines) == 1
     assert caption(figure).code == 0, "the only file that was named"
     none = attend(folder / "third", "-o", folder / "fourth")
@@ -237,19 +237,19 @@ def test_figures_are_not_captioned(attend, run, model: Path, photos: Path, tmp_p
 
 
 @pytest.mark.parametrize("kind", MAGIC)
-def test_a_file_of_others_is_not_replaced(attend, photos: Path, tmp_path: Path, kind: str) -> None:
+def test_a_file_of_others_is_not_replaced(attend, images: Path, tmp_path: Path, kind: str) -> None:
     file = tmp_path / f"figure.{kind}"
     file.write_text("written by hand")
-    result = attend(photos / "red.jpg", "-o", file)
+    result = attend(images / "red.jpg", "-o", file)
     assert result.code == 1 and f"{file}: exists and is not a figure" in result.err
     assert file.read_text() == "written by hand"
     file.write_text("")
     for _ in range(2):
-        assert attend(photos / "red.jpg", "-o", file).code == 0 and file.stat().st_size
+        assert attend(images / "red.jpg", "-o", file).code == 0 and file.stat().st_size
 
 
 def test_a_figure_that_cannot_be_written_does_not_stop_the_others(
-    attend, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    attend, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replace = os.replace
 
@@ -259,7 +259,7 @@ def test_a_figure_that_cannot_be_written_does_not_stop_the_others(
         replace(source, target)
 
     monkeypatch.setattr("os.replace", failing)
-    (photos / "broken.jpg").unlink()
-    result = attend(photos, "-o", tmp_path / "figures")
+    (images / "broken.jpg").unlink()
+    result = attend(images, "-o", tmp_path / "figures")
     assert result.code == 1 and len(result.lines) == 2 and len(list((tmp_path / "figures").iterdir())) == 2
     assert "green" in result.err and "Operation not permitted" in result.err and ".tmp" not in result.err

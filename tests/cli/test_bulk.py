@@ -26,56 +26,56 @@ def rows(output: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for part in sorted(output.glob("part-*.jsonl")) for line in part.read_text().splitlines()]
 
 
-def test_a_second_run_captions_new_images_and_reports_missing_ones(bulk, photos: Path, tmp_path: Path) -> None:
+def test_a_second_run_captions_new_images_and_reports_missing_ones(bulk, images: Path, tmp_path: Path) -> None:
     output = tmp_path / "captions"
-    (photos / "broken.jpg").unlink()
-    first = bulk(photos, "-o", output)
+    (images / "broken.jpg").unlink()
+    first = bulk(images, "-o", output)
     assert (first.code, first.err, first.out) == (0, "", f"{output}: 1 parts; 4 images captioned\n")
-    assert bulk(photos, "-o", output).out == f"{output}: 1 parts; all was captioned already\n"
+    assert bulk(images, "-o", output).out == f"{output}: 1 parts; all was captioned already\n"
     for name in ("0.png", "more/1.png", "z.png"):
-        (photos / name).write_bytes(png(1))
-    (photos / "blue.jpg").unlink()
-    second = bulk(photos, "-o", output)
+        (images / name).write_bytes(png(1))
+    (images / "blue.jpg").unlink()
+    second = bulk(images, "-o", output)
     assert (second.code, second.out) == (0, f"{output}: 2 parts; 3 new; 3 images captioned\n")
     assert second.err == "1 images are not in the source any more; their rows stay\n"
     names = [row["image"] for row in rows(output)]
-    assert names == [str(photos / name) for name in ("blue.jpg", "green.png", "more/deep.jpg", "red.jpg", "0.png")] + [
-        str(photos / name) for name in ("more/1.png", "z.png")
+    assert names == [str(images / name) for name in ("blue.jpg", "green.png", "more/deep.jpg", "red.jpg", "0.png")] + [
+        str(images / name) for name in ("more/1.png", "z.png")
     ]
-    assert bulk(photos, "-o", output).out == f"{output}: 2 parts; all was captioned already\n"
+    assert bulk(images, "-o", output).out == f"{output}: 2 parts; all was captioned already\n"
 
 
-def test_a_bad_file_does_not_stop_the_others(bulk, photos: Path, tmp_path: Path) -> None:
+def test_a_bad_file_does_not_stop_the_others(bulk, images: Path, tmp_path: Path) -> None:
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    with tarfile.open(photos / "shard.tar", "w") as archive:
+    with tarfile.open(images / "shard.tar", "w") as archive:
         add(archive, "1.png", png(1))
         add(archive, "2.png", png(2))
-    parquet.write_table(pyarrow.table({"url": ["a"]}), photos / "shard.parquet")
-    parquet.write_table(pyarrow.table({"a": [png(1)], "b": [png(2)]}), photos / "two.parquet")
+    parquet.write_table(pyarrow.table({"url": ["a"]}), images / "shard.parquet")
+    parquet.write_table(pyarrow.table({"a": [png(1)], "b": [png(2)]}), images / "two.parquet")
     output = tmp_path / "captions"
-    result = bulk(photos, "-o", output)
+    result = bulk(images, "-o", output)
     assert result.code == 1 and result.out == f"{output}: 2 parts; 6 images captioned\n"
     errors = [line for line in result.err.splitlines() if line.startswith("error: ")]
     assert errors[0] == (
-        f"error: {photos / 'two.parquet'}: has 2 columns of bytes; run again and name one with --column: a, b"
+        f"error: {images / 'two.parquet'}: has 2 columns of bytes; run again and name one with --column: a, b"
     )
-    assert errors[1].startswith(f"error: {photos / 'broken.jpg'}: ") and len(errors) == 2
+    assert errors[1].startswith(f"error: {images / 'broken.jpg'}: ") and len(errors) == 2
     assert "1 Parquet files without a column of bytes are not images" in result.err
-    again = bulk(photos, "-o", output, "--column", "b")
+    again = bulk(images, "-o", output, "--column", "b")
     assert (again.code, again.out) == (0, f"{output}: 3 parts; 1 new tar or Parquet files; 1 images captioned\n")
 
 
-def test_rows_are_those_of_the_caption_command(bulk, run, model: Path, photos: Path, tmp_path: Path) -> None:
+def test_rows_are_those_of_the_caption_command(bulk, run, model: Path, images: Path, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     try:
-        (photos / "caf\udce9.jpg").write_bytes((photos / "red.jpg").read_bytes())
+        (images / "caf\udce9.jpg").write_bytes((images / "red.jpg").read_bytes())
     except (OSError, UnicodeError):
         pytest.skip("this file system takes UTF-8 names only")
-    (photos / "two\nlines\r.jpg").write_bytes((photos / "blue.jpg").read_bytes())
+    (images / "two\nlines\r.jpg").write_bytes((images / "blue.jpg").read_bytes())
     table = tmp_path / "c.csv"
-    caption = run("caption", photos, "-r", "--model", model, "--device", "cpu", "--json", "--output", table)
+    caption = run("caption", images, "-r", "--model", model, "--device", "cpu", "--json", "--output", table)
     for name, format in (("j", "jsonl"), ("p", "parquet")):
-        assert bulk(photos, "-o", tmp_path / name, "--format", format).code == caption.code == 1
+        assert bulk(images, "-o", tmp_path / name, "--format", format).code == caption.code == 1
     captioned = [json.loads(line) for line in caption.lines]
     whole = rows(tmp_path / "j")
     fields = ["image", "caption", "log_probability", "model", "error"]

@@ -15,50 +15,50 @@ def caption(run, model: Path):
     )
 
 
-def test_one_image_gives_its_sentence(caption, photos: Path) -> None:
-    result = caption(photos / "red.jpg")
+def test_one_image_gives_its_sentence(caption, images: Path) -> None:
+    result = caption(images / "red.jpg")
     assert (result.code, result.err) == (0, "")
     (sentence,) = result.lines
     assert sentence.endswith(".") and sentence[0].isupper() and "red.jpg" not in sentence
 
 
-def test_a_bad_image_does_not_stop_the_others(caption, photos: Path) -> None:
-    alone = caption(photos / "red.jpg").out
-    result = caption(photos, photos / "gone.jpg")
+def test_a_bad_image_does_not_stop_the_others(caption, images: Path) -> None:
+    alone = caption(images / "red.jpg").out
+    result = caption(images, images / "gone.jpg")
     assert result.code == 1
-    names = [str(photos / name) for name in ("blue.jpg", "green.png", "red.jpg")]
+    names = [str(images / name) for name in ("blue.jpg", "green.png", "red.jpg")]
     assert [line.split(": ")[0] for line in result.lines] == names
-    assert f"{photos / 'red.jpg'}: {alone}" in result.out
+    assert f"{images / 'red.jpg'}: {alone}" in result.out
     reported = result.err.splitlines()
     assert len(reported) == 2
     for line, name in zip(reported, ("broken.jpg", "gone.jpg"), strict=True):
-        assert line.startswith(f"error: {photos / name}: ")
+        assert line.startswith(f"error: {images / name}: ")
 
 
-def test_recursive_and_patterns(caption, photos: Path) -> None:
-    deep = str(photos / "more" / "deep.jpg")
-    assert deep not in caption(photos).out
-    assert deep in caption(photos, "--recursive").out
-    result = caption(photos / "*.png")
+def test_recursive_and_patterns(caption, images: Path) -> None:
+    deep = str(images / "more" / "deep.jpg")
+    assert deep not in caption(images).out
+    assert deep in caption(images, "--recursive").out
+    result = caption(images / "*.png")
     assert result.code == 0
-    assert [line.split(": ")[0] for line in result.lines] == [str(photos / "green.png")]
+    assert [line.split(": ")[0] for line in result.lines] == [str(images / "green.png")]
 
 
-def test_a_list_on_standard_input(caption, photos: Path) -> None:
-    result = caption("-", stdin=f"{photos / 'red.jpg'}\r\n\n{photos / 'blue.jpg'}\n")
+def test_a_list_on_standard_input(caption, images: Path) -> None:
+    result = caption("-", stdin=f"{images / 'red.jpg'}\r\n\n{images / 'blue.jpg'}\n")
     assert result.code == 0
-    assert [line.split(": ")[0] for line in result.lines] == [str(photos / "red.jpg"), str(photos / "blue.jpg")]
+    assert [line.split(": ")[0] for line in result.lines] == [str(images / "red.jpg"), str(images / "blue.jpg")]
 
 
-def test_n_best_captions_are_sorted_by_score(caption, photos: Path) -> None:
-    result = caption(photos / "red.jpg", "--n-best", 3, "--length-normalisation", 0)
+def test_n_best_captions_are_sorted_by_score(caption, images: Path) -> None:
+    result = caption(images / "red.jpg", "--n-best", 3, "--length-normalisation", 0)
     scores = [float(line.split("\t")[1]) for line in result.lines]
     assert len(scores) == 3 and scores == sorted(scores, reverse=True)
 
 
-def test_the_length_of_captions_and_what_they_repeat(caption, photos: Path) -> None:
+def test_the_length_of_captions_and_what_they_repeat(caption, images: Path) -> None:
     def tokens(*options: object) -> list[str]:
-        return json.loads(caption(photos / "red.jpg", "--json", *options).out)["tokens"]
+        return json.loads(caption(images / "red.jpg", "--json", *options).out)["tokens"]
 
     assert len(tokens("--min-words", 0, "--max-words", 1)) == 1
     long = tokens("--min-words", 6, "--max-words", 6, "--beam", 1)
@@ -66,27 +66,27 @@ def test_the_length_of_captions_and_what_they_repeat(caption, photos: Path) -> N
     assert len(set(tokens("--min-words", 6, "--max-words", 6, "--beam", 1, "--block-ngram", 1))) == 6
 
 
-def test_settings_of_the_search_that_contradict_the_models(caption, photos: Path) -> None:
-    result = caption(photos / "red.jpg", "--min-words", 9)
+def test_settings_of_the_search_that_contradict_the_models(caption, images: Path) -> None:
+    result = caption(images / "red.jpg", "--min-words", 9)
     assert (result.code, result.out) == (1, "") and "min_words (9) must not be more than max_words (6)" in result.err
 
 
-def test_json_has_good_and_bad_images(caption, photos: Path) -> None:
-    result = caption(photos / "broken.jpg", photos / "red.jpg", "--json", "--attention")
+def test_json_has_good_and_bad_images(caption, images: Path) -> None:
+    result = caption(images / "broken.jpg", images / "red.jpg", "--json", "--attention")
     assert result.code == 1
     bad, good = map(json.loads, result.lines)
-    assert bad["image"] == str(photos / "broken.jpg") and "JPEG" in bad["error"] and bad["caption"] is None
-    assert good["image"] == str(photos / "red.jpg") and good["caption"].endswith(".")
+    assert bad["image"] == str(images / "broken.jpg") and "JPEG" in bad["error"] and bad["caption"] is None
+    assert good["image"] == str(images / "red.jpg") and good["caption"].endswith(".")
     rows, columns = good["grid"]
     assert [len(row) for row in good["attention"]] == [rows * columns] * len(good["tokens"])
     assert all(sum(row) == pytest.approx(1, abs=1e-3) for row in good["attention"])
-    assert "attention" not in json.loads(caption(photos / "red.jpg", "--json").out)
+    assert "attention" not in json.loads(caption(images / "red.jpg", "--json").out)
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "json", "csv"])
-def test_output_files(caption, photos: Path, tmp_path: Path, kind: str) -> None:
+def test_output_files(caption, images: Path, tmp_path: Path, kind: str) -> None:
     file = tmp_path / "new folder" / f"captions.{kind}"
-    result = caption(photos, "--output", file, "--n-best", 2)
+    result = caption(images, "--output", file, "--n-best", 2)
     assert (result.code, result.out) == (1, "")
     text = file.read_text(encoding="utf-8")
     if kind == "csv":
@@ -103,11 +103,11 @@ def test_output_files(caption, photos: Path, tmp_path: Path, kind: str) -> None:
     assert list(file.parent.iterdir()) == [file]
 
 
-def test_a_wrong_output_is_refused_before_any_work(run, photos: Path) -> None:
-    result = run("caption", photos, "--model", "/no/such/model", "--output", "captions.xlsx")
+def test_a_wrong_output_is_refused_before_any_work(run, images: Path) -> None:
+    result = run("caption", images, "--model", "/no/such/model", "--output", "captions.xlsx")
     assert result.code == 2
     assert ".csv" in result.err
-    assert run("caption", photos, "--model", "/no/such/model", "--attention").code == 2
+    assert run("caption", images, "--model", "/no/such/model", "--attention").code == 2
 
 
 def test_nothing_found(caption, tmp_path: Path) -> None:
@@ -120,16 +120,16 @@ def test_nothing_found(caption, tmp_path: Path) -> None:
     assert caption("-", stdin="").code == 1
 
 
-def test_too_many_pixels(caption, photos: Path) -> None:
-    result = caption(photos / "red.jpg", "--max-pixels", 100)
+def test_too_many_pixels(caption, images: Path) -> None:
+    result = caption(images / "red.jpg", "--max-pixels", 100)
     assert (result.code, result.out) == (1, "")
     assert "4,800 pixels" in result.err
 
 
-def test_a_name_that_is_not_utf8(caption, photos: Path, tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf8(caption, images: Path, tmp_path: Path) -> None:
     odd = tmp_path / "caf\udce9.jpg"
     try:
-        odd.write_bytes((photos / "red.jpg").read_bytes())
+        odd.write_bytes((images / "red.jpg").read_bytes())
     except (OSError, UnicodeError):
         pytest.skip("this file system takes UTF-8 names only")
     result = caption(tmp_path / "*.jpg", "--json")
@@ -139,8 +139,8 @@ def test_a_name_that_is_not_utf8(caption, photos: Path, tmp_path: Path) -> None:
     assert b"caf\xe9.jpg" in (tmp_path / "out.csv").read_bytes()
 
 
-def test_an_unknown_model(run, photos: Path) -> None:
-    result = run("caption", photos, "--model", "show_atend_tell")
+def test_an_unknown_model(run, images: Path) -> None:
+    result = run("caption", images, "--model", "show_atend_tell")
     assert result.code == 1
     assert result.err.startswith("error: model 'show_atend_tell' does not exist.")
 
@@ -151,8 +151,8 @@ def expected(translator: Path, captions: list[str]) -> list[str]:
     return [translation.text for translation in Translator.from_pretrained(translator, device="cpu")(captions)]
 
 
-def test_captions_are_translated(caption, photos: Path, translator: Path) -> None:
-    names = [photos / "red.jpg", photos / "broken.jpg", photos / "green.png", photos / "blue.jpg"]
+def test_captions_are_translated(caption, images: Path, translator: Path) -> None:
+    names = [images / "red.jpg", images / "broken.jpg", images / "green.png", images / "blue.jpg"]
     plain = [json.loads(line) for line in caption(*names, "--json").lines]
     result = caption(*names, "--translator", translator, "--json", "--attention", "--batch-size", 2)
     assert result.code == 1
@@ -167,23 +167,23 @@ def test_captions_are_translated(caption, photos: Path, translator: Path) -> Non
         assert {len(row) for row in translation["attention"]} == {len(translation["source_tokens"])}
         assert len(translation["attention"]) == len(translation["tokens"])
         assert len(record["attention"]) == len(record["tokens"])
-    result = caption(photos / "red.jpg", "--translator", translator, "--language", "DE")
+    result = caption(images / "red.jpg", "--translator", translator, "--language", "DE")
     assert result.out == f"{good[0]['translation']['text']}\n"
 
 
 def test_a_language_finds_its_shipped_translator(
-    caption, photos: Path, translator: Path, shipped_translator: str
+    caption, images: Path, translator: Path, shipped_translator: str
 ) -> None:
-    by_language = caption(photos / "red.jpg", "--language", "de")
+    by_language = caption(images / "red.jpg", "--language", "de")
     assert (by_language.code, by_language.err) == (0, "")
     for name in (translator, shipped_translator):
-        assert caption(photos / "red.jpg", "--translator", name) == by_language
+        assert caption(images / "red.jpg", "--translator", name) == by_language
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "json", "csv"])
-def test_files_have_caption_and_translation(caption, photos: Path, translator: Path, tmp_path: Path, kind: str) -> None:
+def test_files_have_caption_and_translation(caption, images: Path, translator: Path, tmp_path: Path, kind: str) -> None:
     file = tmp_path / f"captions.{kind}"
-    assert caption(photos, "--output", file, "--n-best", 2, "--translator", translator).code == 1
+    assert caption(images, "--output", file, "--n-best", 2, "--translator", translator).code == 1
     text = file.read_text(encoding="utf-8")
     if kind == "csv":
         rows = list(csv.DictReader(text.splitlines()))
@@ -196,46 +196,46 @@ def test_files_have_caption_and_translation(caption, photos: Path, translator: P
         found = [(each["caption"], each["translation"]["text"]) for each in candidates]
     captions, translations = zip(*found, strict=True)
     assert len(found) == 6 and list(translations) == expected(translator, list(captions))
-    lines = caption(photos / "red.jpg", "--n-best", 2, "--translator", translator).lines
+    lines = caption(images / "red.jpg", "--n-best", 2, "--translator", translator).lines
     assert [line.split("\t")[0] for line in lines] == list(translations[-2:])
 
 
 def test_a_language_without_a_translator(
-    caption, photos: Path, translator: Path, shipped_translator: str, tmp_path: Path
+    caption, images: Path, translator: Path, shipped_translator: str, tmp_path: Path
 ) -> None:
-    result = caption(photos, "--language", "fr")
+    result = caption(images, "--language", "fr")
     assert (result.code, result.out) == (1, "")
     assert "'fr'" in result.err and "Languages that there are: de;" in result.err and "--translator" in result.err
-    result = caption(photos, "--language", "fr", "--translator", translator)
+    result = caption(images, "--language", "fr", "--translator", translator)
     assert (result.code, result.out) == (1, "") and "translates into 'de', not 'fr'" in result.err
     shutil.rmtree(tmp_path / "program" / "assets" / "translator_en_de")
-    assert "Languages that there are: none;" in caption(photos, "--language", "de").err
+    assert "Languages that there are: none;" in caption(images, "--language", "de").err
 
 
-def test_a_captioner_is_not_a_translator(caption, photos: Path, model: Path) -> None:
-    result = caption(photos / "red.jpg", "--translator", model)
+def test_a_captioner_is_not_a_translator(caption, images: Path, model: Path) -> None:
+    result = caption(images / "red.jpg", "--translator", model)
     assert result.code == 1 and "is a captioner and not a translator" in result.err
 
 
-def test_several_models_write_one_caption(caption, run, model: Path, partner: Path, photos: Path) -> None:
+def test_several_models_write_one_caption(caption, run, model: Path, partner: Path, images: Path) -> None:
     from captioner import Captioner
 
-    alone, options = caption(photos / "red.jpg", "--json"), ("--json", "--device", "cpu", "--attention")
-    repeated = caption(photos / "red.jpg", "--model", partner, *options)
+    alone, options = caption(images / "red.jpg", "--json"), ("--json", "--device", "cpu", "--attention")
+    repeated = caption(images / "red.jpg", "--model", partner, *options)
     assert (repeated.code, repeated.err) == (0, "") and repeated.out != alone.out
-    joined = run("caption", photos / "red.jpg", "-m", f"{model}+{partner}", *options)
+    joined = run("caption", images / "red.jpg", "-m", f"{model}+{partner}", *options)
     assert joined.out == repeated.out
-    expected = Captioner.from_pretrained(f"{model}+{partner}", device="cpu")(photos / "red.jpg")
+    expected = Captioner.from_pretrained(f"{model}+{partner}", device="cpu")(images / "red.jpg")
     record = json.loads(repeated.out)
     assert record["caption"] == expected.text
     assert record["log_probability"] == pytest.approx(expected.log_probability, abs=1e-3)
     assert len(record["attention"]) == len(record["tokens"])
-    backwards = run("caption", photos / "red.jpg", "-m", partner, "-m", model, "--json", "--device", "cpu")
+    backwards = run("caption", images / "red.jpg", "-m", partner, "-m", model, "--json", "--device", "cpu")
     assert len(json.loads(backwards.out)["tokens"]) <= 5 and len(record["tokens"]) == 6  # by the first one's settings
 
 
-def test_names_stay_as_they_were_given(caption, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(photos.parent)
+def test_names_stay_as_they_were_given(caption, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(images.parent)
     given = ["./photos/red.jpg", "photos//blue.jpg", "photos/../photos/green.png", "-", "https://x.org/a.jpg", "./no"]
     result = caption(*given, "--json", stdin="photos/./red.jpg\r\n")
     assert result.code == 1
@@ -244,26 +244,26 @@ def test_names_stay_as_they_were_given(caption, photos: Path, monkeypatch: pytes
     assert "https://x.org/a.jpg: this is a web address; download the image first" in result.err
 
 
-def test_an_empty_name_is_not_the_working_folder(caption, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(photos)
+def test_an_empty_name_is_not_the_working_folder(caption, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(images)
     result = caption("", "red.jpg")
     assert result.code == 1 and len(result.lines) == 1 and "'': this name is empty" in result.err
     assert caption("").code == 1
 
 
-def test_an_image_on_standard_input_is_not_a_list(caption, photos: Path) -> None:
-    result = caption("-", photos / "blue.jpg", stdin=(photos / "red.jpg").read_bytes())
+def test_an_image_on_standard_input_is_not_a_list(caption, images: Path) -> None:
+    result = caption("-", images / "blue.jpg", stdin=(images / "red.jpg").read_bytes())
     assert result.code == 1 and len(result.lines) == 1
     assert result.err.splitlines() == [
         "error: standard input: this is not a list of names but binary data; give an image as a file"
     ]
 
 
-def test_an_output_that_is_an_input_is_refused(caption, photos: Path, tmp_path: Path) -> None:
+def test_an_output_that_is_an_input_is_refused(caption, images: Path, tmp_path: Path) -> None:
     file = tmp_path / "list.csv"
     file.write_text("image,caption\n")
     (tmp_path / "same.csv").symlink_to(file)
     for output in (file, tmp_path / "same.csv"):
-        result = caption(photos / "red.jpg", file, "-o", output)
+        result = caption(images / "red.jpg", file, "-o", output)
         assert result.code == 1 and f"{output}: is also an input" in result.err
     assert file.read_text() == "image,caption\n"

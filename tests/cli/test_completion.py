@@ -71,6 +71,7 @@ def complete(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Compl
         ("captioner caption --language d", ["de"]),
         ("captioner caption --translator transl", ["translator_en_de"]),
         ("captioner evaluate tran", ["transformer", "translator_en_de"]),
+        ("captioner ground hard", ["hard_attention"]),
         ("captioner benchmark show_tell hard", ["hard_attention"]),
         ("captioner train coco_top", ["coco_top_down"]),
         ("captioner recipes coco_top", ["coco_top_down"]),

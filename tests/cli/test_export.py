@@ -11,14 +11,14 @@ for package in ("onnx", "onnxscript", "onnxruntime"):
 
 @pytest.mark.slow
 def test_an_exported_model_captions_as_before(
-    run, model: Path, photos: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run, model: Path, images: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
 
     for module in ("encoders.encoder", "engines.model"):
         monkeypatch.setattr(f"captioner.{module}.fast_dtype", lambda device: torch.float32)
-    good = [photos / "red.jpg", photos / "green.png", photos / "blue.jpg"]
-    result = run("export", model, "-o", tmp_path / "small", "--photos", good[0], "--photos", f"{photos}/*.png")
+    good = [images / "red.jpg", images / "green.png", images / "blue.jpg"]
+    result = run("export", model, "-o", tmp_path / "small", "--photos", good[0], "--photos", f"{images}/*.png")
     assert (result.code, result.err) == (0, "")
     *files, compared = result.lines
     assert [line.partition(":")[0] for line in files] == [
@@ -27,11 +27,11 @@ def test_an_exported_model_captions_as_before(
     assert f"compared with {model} on 2 images: 2 captions are the same" in compared and "attention by" in compared
     expected = run("caption", *good, "--model", model, "--device", "cpu")
     assert run("caption", *good, "--model", tmp_path / "small") == expected and len(expected.lines) == 3
-    broken = run("caption", photos / "broken.jpg", good[0], "--model", tmp_path / "small", "--json", "--attention")
+    broken = run("caption", images / "broken.jpg", good[0], "--model", tmp_path / "small", "--json", "--attention")
     assert broken.code == 1 and len(broken.lines) == 2
     scored = run("evaluate", tmp_path / "small", dataset, "--metrics", "BLEU", "--json")
     assert scored.code == 0 and '"BLEU-1"' in scored.out
-    captioned = run("bulk", photos, "-o", tmp_path / "captions", "--model", tmp_path / "small")
+    captioned = run("bulk", images, "-o", tmp_path / "captions", "--model", tmp_path / "small")
     assert captioned.code == 1 and "4 images captioned" in captioned.out
     drawn = run("attend", good[0], "--model", tmp_path / "small", "-o", tmp_path / "figure.png")
     assert drawn.code == 0 and (tmp_path / "figure.png").exists()
@@ -45,7 +45,7 @@ def test_an_exported_model_captions_as_before(
 
 
 def test_errors_come_before_any_work(
-    run, model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run, model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing = run("export", model, "-o", tmp_path / "small", "--photos", tmp_path / "none.jpg")
     assert missing.code == 1 and "none.jpg" in missing.err

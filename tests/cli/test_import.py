@@ -86,7 +86,7 @@ def test_start_and_step_are_enough_to_train(mine: Path) -> None:
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_a_model_with_it_captions_once_its_file_is_imported(mine: Path, run: Run, photos: Path) -> None:
+def test_a_model_with_it_captions_once_its_file_is_imported(mine: Path, run: Run, images: Path) -> None:
     import_code(str(mine))
     config = ModelConfig(
         encoder={"name": "grid", "backbone": "test_efficientnet", "weights": "random", "size": 64},
@@ -98,11 +98,11 @@ def test_a_model_with_it_captions_once_its_file_is_imported(mine: Path, run: Run
     folder = save_model(mine.parent / "model", made)
     forget()
 
-    without = run("caption", photos / "red.jpg", "--model", folder)
+    without = run("caption", images / "red.jpg", "--model", folder)
     assert without.code == 1 and "decoder 'gru' does not exist" in without.err
     assert "captioner --import FILE.py" in without.err
 
-    found = run("--import", mine, "caption", photos / "red.jpg", "--model", folder)
+    found = run("--import", mine, "caption", images / "red.jpg", "--model", folder)
     assert (found.code, found.err) == (0, "") and re.fullmatch(r"[A-Z][a-z ]*\.", found.lines[0])
 
 

@@ -7,7 +7,8 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,23 +19,30 @@ import pytest
 pytest.importorskip("fastapi_offline", reason="the page's packages are not installed: pip install 'captioner[web]'")
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
-def test_it_serves_until_it_is_stopped(model: Path, end: signal.Signals) -> None:
+@contextmanager
+def serving(model: Path, end: signal.Signals = signal.SIGINT, **settings: Any) -> Iterator[str]:
+    """Serve a model in a process until a signal ends it, and yield the address."""
     command = [sys.executable, "-m", "captioner", "serve", "--model", str(model), "--port", "0", "--device", "cpu"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes, **settings) as process:
         try:
             assert process.stdout is not None and process.stderr is not None
             address = process.stdout.readline().strip()
             assert address.startswith("http://127.0.0.1:"), process.stderr.read()
-            with httpx.Client(base_url=address, timeout=60) as client:
-                assert client.get("/health").json()["models"] == [str(model)]
-                assert client.post("/caption", content=b"x").status_code == 422
-                form = {"content-type": "multipart/form-data; boundary=x"}
-                assert client.post("/caption", content=b"--y", headers=form).status_code == 400
+            yield address
         finally:
             process.send_signal(end)
         assert process.wait(30) == 0
         assert process.stderr.read() == "Press Ctrl+C to stop.\n"
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_it_serves_until_it_is_stopped(model: Path, end: signal.Signals) -> None:
+    with serving(model, end) as address, httpx.Client(base_url=address, timeout=60) as client:
+        assert client.get("/health").json()["models"] == [str(model)]
+        assert client.post("/caption", content=b"x").status_code == 422
+        form = {"content-type": "multipart/form-data; boundary=x"}
+        assert client.post("/caption", content=b"--y", headers=form).status_code == 400
 
 
 def test_an_unknown_model_is_reported_before_listening(run, model: Path, tmp_path: Path) -> None:
@@ -112,7 +120,7 @@ def test_a_port_or_an_address_of_others_is_named(run, model: Path, tmp_path: Pat
 
 
 def test_exported_and_other_captioners_are_served_together(
-    run, model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run, model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from starlette.testclient import TestClient
 
@@ -128,7 +136,7 @@ def test_exported_and_other_captioners_are_served_together(
     assert result.code == 0, result.err
     with TestClient(served[0], base_url="http://localhost") as client:
         assert client.get("/health").json()["models"] == [str(model), str(exported)]
-        content = (photos / "red.jpg").read_bytes()
+        content = (images / "red.jpg").read_bytes()
         for folder in (model, exported):
             answer = client.post("/caption", params={"model": str(folder)}, content=content)
             assert answer.json()["tokens"] == Captioner.from_pretrained(folder, device="cpu")(content).tokens
@@ -143,30 +151,18 @@ def test_missing_packages_are_named(run, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.slow
 def test_a_thousand_idle_connections_do_not_block_others(model: Path) -> None:
     resource = pytest.importorskip("resource")
-    command = [sys.executable, "-m", "captioner", "serve", "--model", str(model), "--port", "0", "--device", "cpu"]
     limit = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (512, 512))
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, before[1]), before[1]))
     try:
-        with (
-            subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=limit
-            ) as process,
-            ExitStack() as opened,
-        ):
-            try:
-                assert process.stdout is not None and process.stderr is not None
-                address = httpx.URL(process.stdout.readline().strip())
-                for _ in range(1030):
-                    opened.enter_context(socket.create_connection((address.host, address.port), timeout=10))
-                for _ in range(3):
-                    began = time.monotonic()
-                    assert httpx.get(address.join("/health"), timeout=10).status_code == 200
-                    assert time.monotonic() - began < 5
-                    time.sleep(1)
-            finally:
-                process.send_signal(signal.SIGINT)
-            assert process.wait(30) == 0
-            assert process.stderr.read().splitlines() == ["Press Ctrl+C to stop."]
+        with ExitStack() as opened, serving(model, preexec_fn=limit) as shown:
+            address = httpx.URL(shown)
+            for _ in range(1030):
+                opened.enter_context(socket.create_connection((address.host, address.port), timeout=10))
+            for _ in range(3):
+                began = time.monotonic()
+                assert httpx.get(address.join("/health"), timeout=10).status_code == 200
+                assert time.monotonic() - began < 5
+                time.sleep(1)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -66,8 +66,8 @@ def captioned(file: Path) -> list[str]:
 
 @pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full")
 @pytest.mark.parametrize("command", ["caption", "attend", "models", "--version", "--help", "recipes"])
-def test_a_full_disk_under_stdout_is_named(code: Code, photos: Path, tmp_path: Path, command: str) -> None:
-    arguments = {"caption": [photos / "red.jpg"], "attend": [photos / "red.jpg", "-o", tmp_path / "f.json"]}
+def test_a_full_disk_under_stdout_is_named(code: Code, images: Path, tmp_path: Path, command: str) -> None:
+    arguments = {"caption": [images / "red.jpg"], "attend": [images / "red.jpg", "-o", tmp_path / "f.json"]}
     messages = encoded("utf-8")
     with open(FULL, "w") as stdout:
         assert code(command, *arguments.get(command, []), stdout=stdout, stderr=messages) == 1
@@ -77,17 +77,17 @@ def test_a_full_disk_under_stdout_is_named(code: Code, photos: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("stream", BROKEN)
-def test_files_are_completed_without_stdout(code: Code, photos: Path, tmp_path: Path, stream: str) -> None:
-    (photos / "broken.jpg").unlink()
+def test_files_are_completed_without_stdout(code: Code, images: Path, tmp_path: Path, stream: str) -> None:
+    (images / "broken.jpg").unlink()
     opened = BROKEN[stream]
     file, messages = tmp_path / "captions.csv", encoded("utf-8")
-    assert code("caption", photos, "--json", "-o", file, "--batch-size", 1, stdout=opened(), stderr=messages) == 1
+    assert code("caption", images, "--json", "-o", file, "--batch-size", 1, stdout=opened(), stderr=messages) == 1
     assert captioned(file) == ["blue.jpg", "green.png", "red.jpg"]
-    assert code("attend", photos, "-o", tmp_path / "figures", "--format", "json", stdout=opened(), stderr=messages) == 1
+    assert code("attend", images, "-o", tmp_path / "figures", "--format", "json", stdout=opened(), stderr=messages) == 1
     assert len(list((tmp_path / "figures").iterdir())) == 3
     reported = written(messages).decode().splitlines()
     assert len(reported) == (0 if stream == "pipe" else 2)
-    assert code("caption", photos, "-o", file, stdout=opened(), stderr=messages) == 0, "nothing was to be printed"
+    assert code("caption", images, "-o", file, stdout=opened(), stderr=messages) == 0, "nothing was to be printed"
 
 
 def test_captioning_stops_when_the_reader_has_gone(code: Code, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,29 +102,29 @@ def test_captioning_stops_when_the_reader_has_gone(code: Code, photos: Path, mon
         ),
     )
     messages = encoded("utf-8")
-    many = [photos / "red.jpg"] * 60
+    many = [images / "red.jpg"] * 60
     assert code("caption", *many, "--batch-size", 1, stdout=closed_pipe(), stderr=messages) == 1
     assert len(batches) < 20 and written(messages) == b""
 
 
 @pytest.mark.parametrize("stream", BROKEN)
-def test_captions_are_printed_without_stderr(code: Code, photos: Path, stream: str) -> None:
+def test_captions_are_printed_without_stderr(code: Code, images: Path, stream: str) -> None:
     opened = BROKEN[stream]
     results = encoded("utf-8")
-    assert code("caption", photos, photos / "no.jpg", "--verbose", stdout=results, stderr=opened()) == 1
+    assert code("caption", images, images / "no.jpg", "--verbose", stdout=results, stderr=opened()) == 1
     assert len(written(results).splitlines()) == 3
-    (photos / "broken.jpg").unlink()
-    assert code("caption", photos, "--verbose", stdout=encoded("utf-8"), stderr=opened()) == 0
+    (images / "broken.jpg").unlink()
+    assert code("caption", images, "--verbose", stdout=encoded("utf-8"), stderr=opened()) == 0
     assert code("caption", stdout=encoded("utf-8"), stderr=opened()) == 2
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "utf-8"])
-def test_letters_that_the_encoding_lacks_are_escaped(code: Code, photos: Path, tmp_path: Path, encoding: str) -> None:
+def test_letters_that_the_encoding_lacks_are_escaped(code: Code, images: Path, tmp_path: Path, encoding: str) -> None:
     folder = tmp_path / "many letters"
     folder.mkdir()
     odd = ["caf\u00e9.jpg", "\u0142\u00f3d\u017a.jpg", "\U0001f600.jpg"]
     for name in odd:
-        (folder / name).write_bytes((photos / "red.jpg").read_bytes())
+        (folder / name).write_bytes((images / "red.jpg").read_bytes())
     lines = encoded(encoding)
     assert code("caption", folder, stdout=lines) == 0
     assert len(written(lines).splitlines()) == 3
@@ -136,14 +136,14 @@ def test_letters_that_the_encoding_lacks_are_escaped(code: Code, photos: Path, t
         assert code(command, stdout=encoded(encoding)) == 0
 
 
-def test_names_that_are_not_utf8_are_printed_unchanged(code: Code, photos: Path, tmp_path: Path) -> None:
+def test_names_that_are_not_utf8_are_printed_unchanged(code: Code, images: Path, tmp_path: Path) -> None:
     try:
-        (tmp_path / "caf\udce9.jpg").write_bytes((photos / "red.jpg").read_bytes())
+        (tmp_path / "caf\udce9.jpg").write_bytes((images / "red.jpg").read_bytes())
     except (OSError, UnicodeError):
         pytest.skip("this file system takes UTF-8 names only")
     for encoding in ("utf-8", "ascii"):
         lines = encoded(encoding)
-        assert code("caption", tmp_path / "*.jpg", photos / "red.jpg", stdout=lines) == 0
+        assert code("caption", tmp_path / "*.jpg", images / "red.jpg", stdout=lines) == 0
         assert b"caf\xe9.jpg: " in written(lines)
 
 
@@ -152,11 +152,11 @@ class Terminal(io.TextIOWrapper):
         return True
 
 
-def test_a_name_cannot_command_the_terminal(code: Code, photos: Path, tmp_path: Path) -> None:
+def test_a_name_cannot_command_the_terminal(code: Code, images: Path, tmp_path: Path) -> None:
     folder = tmp_path / "odd"
     folder.mkdir()
     name = "a\x1b[31m\nb\tc\r\u202ed\x9b\x7f.jpg"
-    (folder / name).write_bytes((photos / "red.jpg").read_bytes())
+    (folder / name).write_bytes((images / "red.jpg").read_bytes())
     (folder / "bad\x1b[2J.jpg").write_bytes(b"no image")
     for options in ([], ["--json"], ["--n-best", 2]):
         results = Terminal(io.BytesIO(), encoding="utf-8")
@@ -170,7 +170,7 @@ def test_a_name_cannot_command_the_terminal(code: Code, photos: Path, tmp_path: 
     assert code("attend", folder, "-o", folder, "--format", "json", stdout=figures, stderr=encoded("utf-8")) == 1
     assert "a\\u001b[31m\\nb" in written(figures).decode() and b"\x1b" not in written(figures)
     piped = encoded("utf-8")
-    assert code("caption", folder, photos / "red.jpg", stdout=piped, stderr=encoded("utf-8")) == 1
+    assert code("caption", folder, images / "red.jpg", stdout=piped, stderr=encoded("utf-8")) == 1
     assert f"{folder / name}: ".encode() in written(piped)
 
 
@@ -179,8 +179,8 @@ def test_ordinary_letters_are_shown_as_they_are(text: str) -> None:
     assert console.printable(text) == text
 
 
-def test_an_error_is_one_line_even_with_a_line_end_in_its_name(run, model: Path, photos: Path) -> None:
-    result = run("caption", "no\nsuch\x1b.jpg", photos / "red.jpg", "--model", model)
+def test_an_error_is_one_line_even_with_a_line_end_in_its_name(run, model: Path, images: Path) -> None:
+    result = run("caption", "no\nsuch\x1b.jpg", images / "red.jpg", "--model", model)
     assert result.code == 1 and len(result.err.splitlines()) == 1 and "no\\nsuch\\u001b.jpg" in result.err
 
 
@@ -192,20 +192,20 @@ def test_a_closed_stdin_is_named(code: Code, monkeypatch: pytest.MonkeyPatch) ->
         assert b"error: standard input: is closed" in written(messages)
 
 
-def test_a_person_at_the_terminal_gets_a_hint(code: Code, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", Terminal(io.BytesIO(f"{photos / 'red.jpg'}\n".encode())))
+def test_a_person_at_the_terminal_gets_a_hint(code: Code, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", Terminal(io.BytesIO(f"{images / 'red.jpg'}\n".encode())))
     messages = encoded("utf-8")
     assert code("caption", "-", stdout=encoded("utf-8"), stderr=messages) == 0
     assert b"reading lines from the terminal; Ctrl-D" in written(messages)
 
 
-def test_a_figure_drawn_by_hand_is_kept(code: Code, photos: Path, tmp_path: Path) -> None:
+def test_a_figure_drawn_by_hand_is_kept(code: Code, images: Path, tmp_path: Path) -> None:
     mine = tmp_path / "figures" / "red.attention.png"
     mine.parent.mkdir()
     Image.new("RGB", (5, 5), "red").save(mine)
     before = mine.read_bytes()
     results, messages = encoded("utf-8"), encoded("utf-8")
-    (photos / "broken.jpg").unlink()
-    assert code("attend", photos, "-o", mine.parent, stdout=results, stderr=messages) == 1
+    (images / "broken.jpg").unlink()
+    assert code("attend", images, "-o", mine.parent, stdout=results, stderr=messages) == 1
     assert mine.read_bytes() == before and len(written(results).splitlines()) == 2
     assert written(messages).decode().startswith(f"error: {mine}: exists and is not a figure")

@@ -20,7 +20,7 @@ def odd(dataset: Path) -> Path:
 
 @pytest.mark.parametrize("place", ["before", "after", "short"])
 def test_quiet_prints_results_and_errors_only(
-    place: str, run: Run, odd: Path, model: Path, photos: Path, tmp_path: Path
+    place: str, run: Run, odd: Path, model: Path, images: Path, tmp_path: Path
 ) -> None:
     command = ["features", odd, "--model", model, "-o", tmp_path / "store", "--batch-size", 2]
     loud = run(*command)
@@ -31,13 +31,13 @@ def test_quiet_prints_results_and_errors_only(
     assert line.startswith("error: ") and "gone.jpg" in line
 
 
-def test_verbose_logs_the_steps(run: Run, model: Path, photos: Path) -> None:
-    plain = run("caption", photos / "red.jpg", "--model", model)
+def test_verbose_logs_the_steps(run: Run, model: Path, images: Path) -> None:
+    plain = run("caption", images / "red.jpg", "--model", model)
     assert plain.err == ""
-    loud = run("caption", photos / "red.jpg", "--model", model, "-v")
+    loud = run("caption", images / "red.jpg", "--model", model, "-v")
     assert (loud.code, loud.out) == (0, plain.out)
     assert all(part in loud.err for part in (str(model), "device cpu", "float", "1 pictures in", "width=3", "done"))
-    assert run("caption", photos / "red.jpg", "--model", model).err == "", "it must not outlast the command"
+    assert run("caption", images / "red.jpg", "--model", model).err == "", "it must not outlast the command"
 
 
 def test_verbose_shows_the_cause_of_an_error(run: Run, model: Path, tmp_path: Path) -> None:
@@ -68,6 +68,6 @@ def test_both_are_one_too_many(run: Run) -> None:
     assert result.code == 2 and "not both" in result.err
 
 
-def test_json_stays_json(run: Run, photos: Path, model: Path) -> None:
-    result = run("-v", "caption", photos / "red.jpg", "--model", model, "--json")
-    assert json.loads(result.out)["image"] == str(photos / "red.jpg")
+def test_json_stays_json(run: Run, images: Path, model: Path) -> None:
+    result = run("-v", "caption", images / "red.jpg", "--model", model, "--json")
+    assert json.loads(result.out)["image"] == str(images / "red.jpg")
