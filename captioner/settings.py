@@ -75,12 +75,12 @@ def override(settings: dict[str, Any], changes: Iterable[str]) -> dict[str, Any]
         *path, last = key.split(".")
         if len(path) > _DEEPEST:
             raise ConfigError(f"--set {_short(change)}: there are no settings that deep")
-        place = result
+        group = result
         for part in path:
-            place = place.setdefault(part, {})
-            if not isinstance(place, dict):
+            group = group.setdefault(part, {})
+            if not isinstance(group, dict):
                 raise ConfigError(f"--set {change!r}: {part!r} is a value, not a group of settings")
-        place[last] = value
+        group[last] = value
     return result
 
 
@@ -99,8 +99,8 @@ def _parse(text: str, where: str) -> Any:
         return loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
-        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigError(f"{where}: not readable as YAML{place}: {error.problem or error.context}") from None
+        position = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(f"{where}: not readable as YAML{position}: {error.problem or error.context}") from None
     except (yaml.YAMLError, ValueError) as error:  # a date or a number that does not exist is a ValueError
         raise ConfigError(f"{where}: not readable as YAML: {' '.join(str(error).split())}") from None
     except RecursionError:

@@ -248,18 +248,18 @@ def _list(names: Iterator[str], folder: Path, size: int, number: int) -> Iterato
 
 
 def _new(names: Iterable[str], lists: Sequence[Path], found: _Scan) -> Iterator[str]:
-    """Yield the names that are in no list. Both are sorted alike, so this takes constant memory."""
+    """Yield the names that are in no list. Both are sorted, so this takes constant memory."""
     known = heapq.merge(*map(_read_list, lists), key=sort_key)
     one = next(known, None)
     before: list[str] = []
     for name in names:
-        place = sort_key(name)
-        if place <= before:
-            if place == before:
+        key = sort_key(name)
+        if key <= before:
+            if key == before:
                 continue
             raise BulkError(f"{name}: comes after {os.sep.join(before)} in the source, which is not in order")
-        before = place
-        while one is not None and sort_key(one) < place:
+        before = key
+        while one is not None and sort_key(one) < key:
             found.gone += 1
             one = next(known, None)
         if one == name:
@@ -281,9 +281,9 @@ def _read_list(path: Path) -> Iterator[str]:
             if not lines:
                 return
             for name in map(json.loads, lines):
-                if not isinstance(name, str) or (place := sort_key(name)) <= before:
+                if not isinstance(name, str) or (key := sort_key(name)) <= before:
                     raise ValueError(f"{name!r:.50} is not a name, or is out of order")
-                before = place
+                before = key
                 yield name
     except (OSError, ValueError, RecursionError) as error:
         raise BulkError(f"{path}: damaged ({first_line(error)}); {_DAMAGED}") from None

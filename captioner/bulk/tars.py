@@ -1,4 +1,4 @@
-"""Reads the images in a tar file as a stream, in bounded memory whatever the headers claim."""
+"""Reads the images in a tar file as a stream, in bounded memory for any headers."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def images_in_tar(
                 if os.path.splitext(member.name)[1].lower() not in IMAGE_EXTENSIONS:
                     continue
                 if member.islnk() or member.issym():
-                    place = posixpath.dirname(member.name) if member.issym() else ""
-                    target = posixpath.normpath(posixpath.join(place, member.linkname))
+                    folder = posixpath.dirname(member.name) if member.issym() else ""
+                    target = posixpath.normpath(posixpath.join(folder, member.linkname))
                     links[posixpath.normpath(member.name)] = member.name, target
                 elif member.isdev():
                     yield member.name, "is a device or a pipe, not a file; leave it out, or put the file there"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -140,230 +140,182 @@ def build_store(
             there, or the disk has too little space.
         FileError: the disk is full or fails.
     """
-    folder = Path(folder)
-    build = _build_parts if encoder.parts else _build_whole
-    alone = files.only_one(folder, error=FeatureStoreError, work="encodes") if processes.first else nullcontext()
-    with alone:
-        return build(
-            folder,
-            encoder,
-            images,
-            flips=flips,
-            batch_size=batch_size,
-            workers=workers,
-            shard=shard,
-            progress=progress,
-            processes=processes,
-        )
+    return _Build(Path(folder), encoder, images, flips, batch_size, workers, shard, progress, processes).run()
 
 
-def _build_whole(
-    folder: Path,
-    encoder: Encoder,
-    images: Sequence[tuple[str, Path]],
-    *,
-    flips: bool,
-    batch_size: int,
-    workers: int,
-    shard: int,
-    progress: Callable[[int, int], object] | None,
-    processes: Processes,
-) -> StoreReport:
-    """Build the store of a single encoder."""
-    has_regions = encoder.grid is None
-    kinds = (VECTORS, REGIONS) if has_regions else (VECTORS,)
-    plan = _begin(
-        folder, encoder, images, format=3 if has_regions else 1, flips=flips, shard=shard, processes=processes
-    )
-    groups = [images[i : i + shard] for i in range(0, len(images), shard)]
-    total, done, encoded = len(images) * (1 + flips), 0, 0
-    for number in processes.share(range(len(groups))):
-        if _finished_shard(folder, number, groups[number], kinds, flips=flips) is None:
-            record = _encode_shard(
-                folder,
-                number,
-                groups[number],
-                encoder,
-                kinds,
-                flips=flips,
-                batch_size=batch_size,
-                workers=workers,
+@dataclass(frozen=True)
+class _Build:
+    """The arguments of :func:`build_store`, and its steps."""
+
+    folder: Path
+    encoder: Encoder
+    images: Sequence[tuple[str, Path]]
+    flips: bool
+    batch_size: int
+    workers: int
+    shard: int
+    progress: Callable[[int, int], object] | None
+    processes: Processes
+
+    def run(self) -> StoreReport:
+        first = self.processes.first
+        with files.only_one(self.folder, error=FeatureStoreError, work="encodes") if first else nullcontext():
+            return self.parts() if self.encoder.parts else self.whole()
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        return (VECTORS, REGIONS) if self.encoder.grid is None else (VECTORS,)
+
+    @property
+    def mirrored(self) -> tuple[bool, ...]:
+        """Whether images are mirrored, in each pass over them."""
+        return (False, True) if self.flips else (False,)
+
+    def whole(self) -> StoreReport:
+        """Build the store of a single encoder."""
+        plan = self.begin(format=3 if REGIONS in self.kinds else 1)
+        groups = [self.images[i : i + self.shard] for i in range(0, len(self.images), self.shard)]
+        total, done, encoded = len(self.images) * len(self.mirrored), 0, 0
+        for number in self.processes.share(range(len(groups))):
+            if self.finished_shard(number, groups[number]) is None:
+                record = self.encode_shard(number, groups[number])
+                files.write_json(self.record_file(number), record, indent=None)
+                encoded += len(record["ids"]) * len(self.mirrored)
+            done += len(groups[number]) * len(self.mirrored)
+            if self.progress:
+                self.progress(min(done * self.processes.count, total), total)
+        encoded = sum(self.processes.gather(encoded))  # waits for the other processes
+        errors: list[ImageError] = []
+        ids: list[str] = []
+        sizes: list[int] = []
+        shape = None
+        for number, group in enumerate(groups):
+            finished = self.finished_shard(number, group)
+            if finished is None:
+                raise FeatureStoreError(
+                    f"{self.record_file(number)}: was written, but cannot be read; all processes must see the same "
+                    "folder"
+                )
+            ids += finished["ids"]
+            sizes.append(len(finished["ids"]))
+            errors += [ImageError(source, reason) for source, reason in finished["errors"]]
+            shape = finished["shape"] or shape
+        if not ids or shape is None:
+            where = (
+                f", the first: {errors[0]}; if they are elsewhere, give their folder (data.images)" if errors else ""
             )
-            files.write_json(_summary(folder, number), record, indent=None)
-            encoded += len(record["ids"]) * (1 + flips)
-        done += len(groups[number]) * (1 + flips)
-        if progress:
-            progress(min(done * processes.count, total), total)
-    encoded = sum(processes.gather(encoded))  # waits for the other processes
-    errors: list[ImageError] = []
-    ids: list[str] = []
-    sizes: list[int] = []
-    shape = None
-    for number in range(len(groups)):
-        finished = _finished_shard(folder, number, groups[number], kinds, flips=flips)
-        if finished is None:
-            raise FeatureStoreError(
-                f"{_summary(folder, number)}: was written, but cannot be read; all processes must see the same folder"
-            )
-        ids += finished["ids"]
-        sizes.append(len(finished["ids"]))
-        errors += [ImageError(source, reason) for source, reason in finished["errors"]]
-        shape = finished["shape"] or shape
-    if not ids or shape is None:
-        raise FeatureStoreError(
-            f"none of the {len(images):,} images can be read"
-            + (f", the first: {errors[0]}; if they are elsewhere, give their folder (data.images)" if errors else "")
-        )
-    index = {**plan, "ids": ids, "shards": sizes, "places": shape[0], "features": shape[1], "grid": encoder.grid}
-    if has_regions:
-        index["regions"] = True
-    index["errors"] = [[error.source, error.reason] for error in errors]
-    return StoreReport(_end(folder, index, processes), errors, encoded)
+            raise FeatureStoreError(f"none of the {len(self.images):,} images can be read{where}")
+        index = {**plan, "ids": ids, "shards": sizes, "places": shape[0], "features": shape[1]}
+        index["grid"] = self.encoder.grid
+        if REGIONS in self.kinds:
+            index["regions"] = True
+        return StoreReport(self.end(index, errors), errors, encoded)
 
+    def parts(self) -> StoreReport:
+        """Build the stores of the encoder's parts, one after the other."""
+        plan = self.begin(format=FORMAT)
+        reports: dict[str, StoreReport] = {}
+        for number, (name, part) in enumerate(self.encoder.parts.items()):
 
-def _begin(
-    folder: Path,
-    encoder: Encoder,
-    images: Sequence[tuple[str, Path]],
-    *,
-    format: int,
-    flips: bool,
-    shard: int,
-    processes: Processes,
-) -> dict[str, Any]:
-    """Write and return the plan of a store, after checking the folder and the disk space."""
-    plan: dict[str, Any] = {
-        "format": format,
-        "fingerprint": encoder.fingerprint(),
-        "encoder": encoder.config.identity(),
-        "transform": encoder.transform.model_dump(mode="json"),
-        "flips": flips,
-        "shard": shard,
-        "ids": [image_id for image_id, _ in images],
-    }
-    if len(set(plan["ids"])) != len(images):
-        raise FeatureStoreError(f"{folder}: the same image id was given twice")
-    _check_plan(folder, plan)
-    if not encoder.parts:  # each part checks its own store
-        store_space(folder, encoder, len(images), flips=flips).check()
-    if processes.first:
-        files.write_json(folder / PLAN, plan, indent=None)
-    processes.wait()
-    return plan
+            def report(done: int, total: int, before: int = number) -> None:
+                if self.progress:
+                    self.progress((before * total + done) // len(self.encoder.parts), total)
 
+            reports[name] = replace(self, folder=self.folder / name, encoder=part, progress=report).run()
+        stores = {name: report.store for name, report in reports.items()}
+        errors = list({error.source: error for report in reports.values() for error in report.errors}.values())
+        index = {
+            **plan,
+            "ids": [image_id for image_id in plan["ids"] if all(image_id in store for store in stores.values())],
+            "shards": [],
+            "parts": {name: store.fingerprint for name, store in stores.items()},
+            "places": sum(store.places for store in stores.values()),
+            "features": self.encoder.features,
+            "grid": None,
+        }
+        return StoreReport(self.end(index, errors), errors, max(report.encoded for report in reports.values()))
 
-def _end(folder: Path, index: dict[str, Any], processes: Processes) -> FeatureStore:
-    """Write the index, which completes the store, and open it."""
-    if processes.first:
-        files.write_json(folder / INDEX, index, indent=None)
-    processes.wait()
-    return FeatureStore(folder)
+    def begin(self, *, format: int) -> dict[str, Any]:
+        """Write and return the plan of the store, after checking the folder and the disk space."""
+        plan: dict[str, Any] = {
+            "format": format,
+            "fingerprint": self.encoder.fingerprint(),
+            "encoder": self.encoder.config.identity(),
+            "transform": self.encoder.transform.model_dump(mode="json"),
+            "flips": self.flips,
+            "shard": self.shard,
+            "ids": [image_id for image_id, _ in self.images],
+        }
+        if len(set(plan["ids"])) != len(self.images):
+            raise FeatureStoreError(f"{self.folder}: the same image id was given twice")
+        _check_plan(self.folder, plan)
+        if not self.encoder.parts:  # each part checks its own store
+            store_space(self.folder, self.encoder, len(self.images), flips=self.flips).check()
+        if self.processes.first:
+            files.write_json(self.folder / PLAN, plan, indent=None)
+        self.processes.wait()
+        return plan
 
+    def end(self, index: dict[str, Any], errors: Sequence[ImageError]) -> FeatureStore:
+        """Write the index, which completes the store, and open it."""
+        if self.processes.first:
+            listed = [[error.source, error.reason] for error in errors]
+            files.write_json(self.folder / INDEX, {**index, "errors": listed}, indent=None)
+        self.processes.wait()
+        return FeatureStore(self.folder)
 
-def _build_parts(
-    folder: Path,
-    encoder: Encoder,
-    images: Sequence[tuple[str, Path]],
-    *,
-    flips: bool,
-    shard: int,
-    progress: Callable[[int, int], object] | None,
-    processes: Processes,
-    **settings: Any,
-) -> StoreReport:
-    """Build the stores of an encoder's parts, one after the other."""
-    plan = _begin(folder, encoder, images, format=FORMAT, flips=flips, shard=shard, processes=processes)
-    reports: dict[str, StoreReport] = {}
-    for number, (name, part) in enumerate(encoder.parts.items()):
+    def record_file(self, number: int) -> Path:
+        """Return the file of a shard's record, which is written last and completes the shard."""
+        return self.folder / f"{number:05d}.json"
 
-        def report(done: int, total: int, before: int = number) -> None:
-            if progress:
-                progress((before * total + done) // len(encoder.parts), total)
-
-        reports[name] = build_store(
-            folder / name, part, images, flips=flips, shard=shard, progress=report, processes=processes, **settings
-        )
-    stores = {name: report.store for name, report in reports.items()}
-    errors = {error.source: error for report in reports.values() for error in report.errors}
-    index = {
-        **plan,
-        "ids": [image_id for image_id in plan["ids"] if all(image_id in store for store in stores.values())],
-        "shards": [],
-        "parts": {name: store.fingerprint for name, store in stores.items()},
-        "places": sum(store.places for store in stores.values()),
-        "features": encoder.features,
-        "grid": None,
-        "errors": [[error.source, error.reason] for error in errors.values()],
-    }
-    encoded = max(report.encoded for report in reports.values())
-    return StoreReport(_end(folder, index, processes), list(errors.values()), encoded)
-
-
-def _summary(folder: Path, number: int) -> Path:
-    """Return the file of a shard's record, which is written last and completes the shard."""
-    return folder / f"{number:05d}.json"
-
-
-def _finished_shard(
-    folder: Path, number: int, group: Sequence[tuple[str, Path]], kinds: Sequence[Kind], *, flips: bool
-) -> dict[str, Any] | None:
-    """Return the record of a finished shard; ``None`` if it is missing or damaged."""
-    try:
-        record = files.read_json(_summary(folder, number), dict, error=FeatureStoreError, most=MOST_INDEX)
-        errors = [(source, reason) for source, reason in record["errors"] if isinstance(source + reason, str)]
-        known = [image_id for image_id, _ in group if image_id in set(record["ids"])]
-        if record["ids"] != known or len(errors) != len(group) - len(known):
+    def finished_shard(self, number: int, group: Sequence[tuple[str, Path]]) -> dict[str, Any] | None:
+        """Return the record of a finished shard; ``None`` if it is missing or damaged."""
+        try:
+            record = files.read_json(self.record_file(number), dict, error=FeatureStoreError, most=MOST_INDEX)
+            errors = [(source, reason) for source, reason in record["errors"] if isinstance(source + reason, str)]
+            known = [image_id for image_id, _ in group if image_id in set(record["ids"])]
+            if record["ids"] != known or len(errors) != len(group) - len(known):
+                return None
+            for flipped, kind in product(self.mirrored, self.kinds) if record["ids"] else ():
+                file = self.folder / shard_name(number, flipped, kind)
+                shard = np.load(file, mmap_mode="r", allow_pickle=False)
+                if shard.shape != kind.shape(len(record["ids"]), *record["shape"]) or shard.dtype != kind.dtype:
+                    return None
+                if not shard.flags.c_contiguous:
+                    return None
+            return record
+        except Exception:  # also of fields of other types, or of numpy, which evaluates the header
             return None
-        for flipped, kind in product((False, True)[: 1 + flips], kinds) if record["ids"] else ():
-            shard = np.load(folder / shard_name(number, flipped, kind), mmap_mode="r", allow_pickle=False)
-            if shard.shape != kind.shape(len(record["ids"]), *record["shape"]) or shard.dtype != kind.dtype:
-                return None
-            if not shard.flags.c_contiguous:
-                return None
-        return record
-    except Exception:  # also of fields of other types, or of numpy, which evaluates the header
-        return None
 
+    def encode_shard(self, number: int, group: Sequence[tuple[str, Path]]) -> dict[str, Any]:
+        """Encode a shard's images, write its files, and return its record."""
+        encoder, keys = self.encoder, list(product(self.mirrored, self.kinds))
+        written: dict[tuple[bool, Kind], list[Array]] = {key: [] for key in keys}
+        ids: list[str] = []
+        errors: list[ImageError] = []
+        loader = ImageLoader(
+            [path for _, path in group],
+            encoder.transform,
+            batch_size=encoded_at_once(self.batch_size, encoder.device),
+            workers=self.workers,
+            prefetch=8,
+        )
 
-def _encode_shard(
-    folder: Path,
-    number: int,
-    group: Sequence[tuple[str, Path]],
-    encoder: Encoder,
-    kinds: Sequence[Kind],
-    *,
-    flips: bool,
-    batch_size: int,
-    workers: int,
-) -> dict[str, Any]:
-    """Encode a shard's images, write its files, and return its record."""
-    written: dict[tuple[bool, Kind], list[Array]] = {
-        (flipped, kind): [] for flipped in (False, True)[: 1 + flips] for kind in kinds
-    }
-    ids: list[str] = []
-    errors: list[ImageError] = []
-    loader = ImageLoader(
-        [path for _, path in group],
-        encoder.transform,
-        batch_size=encoded_at_once(batch_size, encoder.device),
-        workers=workers,
-        prefetch=8,
-    )
+        def arrays(pixels: Tensor) -> dict[tuple[bool, Kind], Array]:
+            memories = {flipped: encoder(pixels.flip(-1) if flipped else pixels) for flipped in self.mirrored}
+            return {(flipped, kind): _array(memories[flipped], kind) for flipped, kind in keys}
 
-    def arrays(pixels: Tensor) -> dict[tuple[bool, Kind], Array]:
-        memories = {flipped: encoder(pixels.flip(-1) if flipped else pixels) for flipped in (False, True)[: 1 + flips]}
-        return {(flipped, kind): _array(memory, kind) for flipped, memory in memories.items() for kind in kinds}
-
-    for batch, encoded in encode_batches(arrays, loader, ahead=8, device=encoder.device):
-        errors += [error for _, error in batch.errors]
-        ids += [group[position][0] for position in batch.positions]
-        for key, array in (encoded or {}).items():
-            written[key].append(array)
-    for (flipped, kind), parts in written.items() if ids else ():
-        with files.atomic_path(folder / shard_name(number, flipped, kind)) as temporary, open(temporary, "wb") as file:
-            np.save(file, np.concatenate(parts), allow_pickle=False)
-    shape = list(written[False, VECTORS][0].shape[1:]) if ids else None
-    return {"ids": ids, "errors": [[error.source, error.reason] for error in errors], "shape": shape}
+        for batch, encoded in encode_batches(arrays, loader, ahead=8, device=encoder.device):
+            errors += [error for _, error in batch.errors]
+            ids += [group[position][0] for position in batch.positions]
+            for key, array in (encoded or {}).items():
+                written[key].append(array)
+        for (flipped, kind), parts in written.items() if ids else ():
+            name = self.folder / shard_name(number, flipped, kind)
+            with files.atomic_path(name) as temporary, open(temporary, "wb") as file:
+                np.save(file, np.concatenate(parts), allow_pickle=False)
+        shape = list(written[False, VECTORS][0].shape[1:]) if ids else None
+        return {"ids": ids, "errors": [[error.source, error.reason] for error in errors], "shape": shape}
 
 
 def _array(memory: Memory, kind: Kind) -> Array:

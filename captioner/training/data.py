@@ -40,7 +40,7 @@ def read_data(config: TrainConfig, warn: Callable[[str], object]) -> tuple[Capti
     if others:
         train = merge(train, *(_of_train(other, "train", restval=True) for other in others))
     if settings.teacher.unlabelled:
-        known = (photo for read in (data, *others) for photo in read.photos)
+        known = (image for read in (data, *others) for image in read.photos)
         train = _with_unlabelled(train, known, settings.teacher.unlabelled, warn)
     return train, dev
 
@@ -53,7 +53,7 @@ def _with_unlabelled(
     Raises:
         AnnotationError: there is no such folder, or it has no new images.
     """
-    taken = {os.path.realpath(photo.path) for photo in known}
+    taken = {os.path.realpath(image.path) for image in known}
     photos = []
     for folder in folders:
         if not folder.is_dir():
@@ -83,7 +83,7 @@ def _splits(data: CaptionData, settings: DataConfig, warn: Callable[[str], objec
     train = _of_train(data, settings.train, restval=settings.restval)
     there = set(data.splits)
     dev = data.split(settings.dev) if split_name(settings.dev) != "dev" or {"dev", "val"} & there else None
-    used = {photo.split for part in (train, dev) if part is not None for photo in part.photos}
+    used = {image.split for part in (train, dev) if part is not None for image in part.photos}
     for split, count in data.splits.items():
         if split not in used | {"test"}:
             where = "without a split" if split == UNDIVIDED else f"in the split {split!r}"
@@ -95,15 +95,15 @@ def _splits(data: CaptionData, settings: DataConfig, warn: Callable[[str], objec
     if len(train.photos) < 2:
         raise AnnotationError(f"{data.name}: one image cannot both be trained on and select the best epoch; add images")
     # Sorted by the hash of their names: an added image moves no other to another split.
-    mixed = sorted(train.photos, key=lambda photo: hashlib.sha256(photo.image_id.encode()).digest())
+    mixed = sorted(train.photos, key=lambda image: hashlib.sha256(image.image_id.encode()).digest())
     few = max(1, round(settings.dev_share * len(mixed)))
     warn(
         f"{data.name}: has no split {settings.dev!r}, so {few} of its {len(mixed)} images select the best epoch"
         + ("; so few that it is mostly chance" if few < 20 else "")
     )
-    chosen = {photo.image_id for photo in mixed[:few]}
+    chosen = {image.image_id for image in mixed[:few]}
     kept, held = (
-        tuple(photo for photo in train.photos if (photo.image_id in chosen) is wanted) for wanted in (False, True)
+        tuple(image for image in train.photos if (image.image_id in chosen) is wanted) for wanted in (False, True)
     )
     return replace(train, photos=kept), replace(train, photos=held)
 
@@ -165,7 +165,7 @@ def check_coverage(
     """
     settings, coverage = config.data, None
     for data, name in ((dev, "dev"), (train, "training")):
-        captions = [caption for photo in spread(data.photos, 5000) for caption in photo.captions]
+        captions = [caption for image in spread(data.photos, 5000) for caption in image.captions]
         if not captions:
             continue
         coverage = Coverage.of(captions, vocabulary, max_words=settings.max_words)
@@ -222,7 +222,7 @@ def with_features(
     Raises:
         AnnotationError: no image has features.
     """
-    photos = tuple(photo for photo in data.photos if photo.image_id in store)
+    photos = tuple(image for image in data.photos if image.image_id in store)
     if len(photos) < len(data.photos):
         warn(f"{data.name}: {len(data.photos) - len(photos)} images have no features and are left out")
     if not photos:

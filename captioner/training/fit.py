@@ -40,15 +40,33 @@ from captioner.training.teacher import Beams, Teacher, distilled
 
 
 def run(
-    config: str | Path,
+    config: str | Path | TrainConfig,
     changes: Iterable[str] = (),
     *,
     output: Path | None = None,
     resume: bool = False,
     events: Events | None = None,
 ) -> Path:
-    """Train by a shipped recipe or a YAML file and return the folder of the best model; see :func:`fit`."""
-    return fit(load_config(config, changes, output), resume=resume, events=events)
+    """Train a captioner; :mod:`captioner.training.loop` describes the files of a run's folder.
+
+    Args:
+        config: a recipe's name, a YAML file, or the settings themselves, to which ``changes`` and ``output`` do not
+            apply.
+        changes: ``key=value`` changes of the settings.
+        output: folder of the run, if not the one in the settings.
+        resume: resume the run in the output folder.
+        events: receives progress, notes and warnings; by default, notes and warnings are logged.
+
+    Returns:
+        The folder of the best model, by CIDEr of generated captions on dev.
+
+    Raises:
+        CaptionerError: the data, the settings or the output folder cannot be used.
+    """
+    if not isinstance(config, TrainConfig):
+        config = load_config(config, changes, output)
+    with alone(config.output, resume=resume):
+        return CaptionerRun(config, resume=resume, events=events or Events()).run()
 
 
 @dataclass(frozen=True)
@@ -68,24 +86,6 @@ class CaptionBatch:
     views: tuple[View, ...] = ()
 
 
-def fit(config: TrainConfig, *, resume: bool = False, events: Events | None = None) -> Path:
-    """Train a captioner; :mod:`captioner.training.loop` describes the files of a run's folder.
-
-    Args:
-        config: the settings.
-        resume: resume the run in the output folder.
-        events: receives progress, notes and warnings; by default, notes and warnings are logged.
-
-    Returns:
-        The folder of the best model, by CIDEr of generated captions on dev.
-
-    Raises:
-        CaptionerError: the data, the settings or the output folder cannot be used.
-    """
-    with alone(config.output, resume=resume):
-        return CaptionerRun(config, resume=resume, events=events or Events()).run()
-
-
 def blends_of(config: TrainConfig, dev: CaptionData) -> tuple[float, ...]:
     """Return the blends among which evaluations choose."""
     blends = config.blend if isinstance(config.blend, tuple) else (config.blend,)
@@ -94,7 +94,7 @@ def blends_of(config: TrainConfig, dev: CaptionData) -> tuple[float, ...]:
 
 def count_captions(data: CaptionData) -> int:
     """Return the number of captions."""
-    return sum(len(photo.captions) for photo in data.photos)
+    return sum(len(image.captions) for image in data.photos)
 
 
 class CaptionerRun(Loop[CaptionBatch]):
@@ -157,17 +157,17 @@ class CaptionerRun(Loop[CaptionBatch]):
         self.encoded = EncodedCaptions(self.train.photos, self.model.vocabulary, max_words=config.data.max_words)
         self.data = data_hash(
             self.model.vocabulary.words,
-            *(((photo.image_id, photo.captions) for photo in data.photos) for data in (self.train, self.dev)),
+            *(((image.image_id, image.captions) for image in data.photos) for data in (self.train, self.dev)),
         )
         name = config.objective["name"]
         settings = OBJECTIVES[name].Config(**{key: value for key, value in config.objective.items() if key != "name"})
         self.objective = OBJECTIVES[name].build(settings, by_people, self.model.vocabulary).to(self.device)
-        self.scorer = Scorer({photo.image_id: photo.captions for photo in self.dev.photos})
-        self.reference_diversity = Diversity.of([tokenize(photo.captions[0]) for photo in self.dev.photos])
+        self.scorer = Scorer({image.image_id: image.captions for image in self.dev.photos})
+        self.reference_diversity = Diversity.of([tokenize(image.captions[0]) for image in self.dev.photos])
         self.unreadable: set[str] = set()  # files already reported
 
     def _build(self) -> CaptionModel:
-        captions = (caption for photo in self.train.photos for caption in photo.captions)
+        captions = (caption for image in self.train.photos for caption in image.captions)
         return build_model(self.config, lambda: Vocabulary.build(captions, min_count=self.config.data.min_count))
 
     def _selected(self) -> tuple[CaptionData, CaptionData]:
@@ -185,13 +185,13 @@ class CaptionerRun(Loop[CaptionBatch]):
             processes=self.processes,
         )
         beams = self.teacher.beams(self.train.photos, resume=self.resume)
-        self.train = replace(self.train, photos=tuple(photo for photo in self.train.photos if photo.image_id in beams))
+        self.train = replace(self.train, photos=tuple(image for image in self.train.photos if image.image_id in beams))
         return beams
 
     def _open_store(self) -> FeatureStore | None:
-        pictures = [(photo.image_id, photo.path) for photo in (*self.train.photos, *self.dev.photos)]
+        images = [(image.image_id, image.path) for image in (*self.train.photos, *self.dev.photos)]
         return open_store(
-            self.config, self.model, pictures, device=self.device, events=self.events, processes=self.processes
+            self.config, self.model, images, device=self.device, events=self.events, processes=self.processes
         )
 
     def describe(self) -> str:
@@ -244,25 +244,24 @@ class CaptionerRun(Loop[CaptionBatch]):
         return self.store is None or self.unfrozen > self.store.cut
 
     def batches(self, epoch: int, skip: int) -> Iterator[CaptionBatch]:
-        samples = (self._part(sample) for sample in self.sampler.epoch(epoch, skip=skip))
+        samples = (
+            sample.rows(self.processes.share(range(len(sample.photos))))
+            for sample in self.sampler.epoch(epoch, skip=skip)
+        )
         if self._from_pixels or self.store is None:
             yield from self._batches_of_pixels(samples)
             return
         for sample in samples:
-            ids = [self.train.photos[photo].image_id for photo in sample.photos]
+            ids = [self.train.photos[image].image_id for image in sample.photos]
             memory = self.store.memory(ids, flipped=sample.flipped) if ids else None
             if memory is not None and sample.views:
                 memory = crop_maps(memory, [view.box for view in sample.views])
             yield CaptionBatch(self.encoded.batch(sample), memory)
 
-    def _part(self, sample: Sample) -> Sample:
-        """Return this process's part of a batch."""
-        return sample.rows(self.processes.share(range(len(sample.photos))))
-
     def _batches_of_pixels(self, samples: Iterator[Sample]) -> Iterator[CaptionBatch]:
         """Load the images in threads; unreadable ones are left out and reported once."""
         samples, to_load, to_crop = tee(samples, 3)
-        groups = ([self.train.photos[photo].path for photo in sample.photos] for sample in to_load)
+        groups = ([self.train.photos[image].path for image in sample.photos] for sample in to_load)
         crops = ([view.box for view in sample.views] for sample in to_crop) if self.sampler.augment else None
         for sample, loaded in zip(samples, load_groups(groups, self.model.encoder.transform, crops=crops), strict=True):
             for _, error in loaded.errors:
@@ -311,7 +310,7 @@ class CaptionerRun(Loop[CaptionBatch]):
 
     def _score(self, captions: Mapping[str, str]) -> dict[str, float]:
         """Score captions of dev, and warn of a model that writes the same caption for all images."""
-        texts = {photo.image_id: captions.get(photo.image_id, "") for photo in self.dev.photos}
+        texts = {image.image_id: captions.get(image.image_id, "") for image in self.dev.photos}
         diversity = Diversity.of([text.split() for text in texts.values()])
         if self.progress.epoch > 1 and (symptom := diversity.collapsed(self.reference_diversity)):
             self.events.warn(

@@ -56,7 +56,7 @@ CONFIG = "config.json"
 
 
 class BatchLoss(NamedTuple):
-    """The loss of a batch and what is logged with it.
+    """The loss and metrics of a batch.
 
     Attributes:
         loss: scalar to minimise.

@@ -1,6 +1,6 @@
 """Recipe files: finding them, reading their settings with those of their bases, and importing the code they name.
 
-Imports no torch, so that a command can check its recipe first.
+This module imports no torch: a command checks its recipe before torch is loaded.
 """
 
 from __future__ import annotations

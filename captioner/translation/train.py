@@ -255,7 +255,7 @@ class TranslatorRun(Loop[PairBatch]):
         for chosen in self.sampler.epoch(epoch, skip=skip):
             mine = [self.runs[run] for run in self.processes.share(chosen)]
             pairs = [self.numbers[index] for run in mine for index in run]
-            starts = [place == 0 for run in mine for place in range(len(run))]
+            starts = [position == 0 for run in mine for position in range(len(run))]
             yield PairBatch(
                 collate([source for source, _ in pairs]),
                 Captions.collate([[target] for _, target in pairs]),

@@ -16,7 +16,7 @@ RECIPES = ("flickr8k_show_tell", "flickr8k_show_attend_tell")
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     out: list[tuple[Any, ...]] = []
 
-    def run(recipe: str, changes: list[str], *, output: Path, resume: bool, console: object) -> Path:
+    def run(recipe: str, changes: list[str], *, output: Path, resume: bool, events: object) -> Path:
         out.append((recipe, changes, output, resume))
         if "self_critical" in recipe:
             raise ConfigError("start: there is no such model")

@@ -26,9 +26,10 @@ from captioner.encoders.grid_regions import GridRegionEncoder, Stacked
 from captioner.encoders.regions import region_memory
 from captioner.errors import FeatureStoreError
 from captioner.features import FeatureStore, StoreReport, build_store, store_bytes
-from captioner.features.build import _finished_shard
-from captioner.features.store import FORMAT, INDEX, PLAN, VECTORS
+from captioner.features.build import _Build
+from captioner.features.store import FORMAT, INDEX, PLAN
 from captioner.memory import Memory
+from captioner.processes import ALONE
 
 Pictures = list[tuple[str, Path]]
 
@@ -325,9 +326,10 @@ def test_no_damage_of_a_shards_header_is_an_error_of_numpys(tmp_path: Path, imag
     mutants += [whole.replace(b"False", b"True "), whole.replace(b"(3,", b"(((")]
     for place in random.integers(0, 128, 60):
         mutants.append(whole[:place] + bytes(random.integers(0, 256, 1, np.uint8)) + whole[place + 1 :])
+    same_build = _Build(tmp_path / "store", Tiny(), images, True, 2, 2, 3, None, ALONE)
     for mutant in mutants:
         shard.write_bytes(mutant)
-        again = _finished_shard(tmp_path / "store", 1, images[3:6], (VECTORS,), flips=True) is None
+        again = same_build.finished_shard(1, images[3:6]) is None
         try:
             FeatureStore(tmp_path / "store")
         except FeatureStoreError as error:
