@@ -274,12 +274,13 @@ def test_a_place_without_offset_and_length_is_the_rest_of_the_file(extents: int)
 
     def meta(start: int) -> bytes:
         row = number(1, 2) + number(0, 2) + number(start, 4) + number(extents, 2)
+        row += number(2, 2) + number(0, 2) + number(0, 4) + number(0, 2)
         kinds = full(b"infe", 2, number(1, 2), number(0, 2), b"av01", b"\0")
         return full(
             b"meta",
             0,
             full(b"pitm", 0, number(1, 2)),
-            full(b"iloc", 0, number(4 << 4, 2), number(1, 2), row),
+            full(b"iloc", 0, number(4 << 4, 2), number(2, 2), row),
             full(b"iinf", 0, number(1, 2), kinds),
         )
 
