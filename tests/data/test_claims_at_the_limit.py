@@ -71,7 +71,13 @@ def test_strips_and_tiles_are_counted(order: str, big: bool, tag: int, monkeypat
 
 
 @FORMS
-@pytest.mark.parametrize(("kind", "size"), [(1, 1), (3, 2), (4, 4), (5, 8), (12, 8), (16, 8), (99, 0)])
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [
+        *((1, 1), (2, 1), (3, 2), (4, 4), (5, 8), (6, 1), (7, 1), (8, 2), (9, 4), (10, 8), (11, 4), (12, 8), (13, 4)),
+        *((16, 8), (17, 8), (18, 8), (99, 0)),
+    ],
+)
 def test_tags_claim_no_more_bytes_than_twice_those_of_the_file(order: str, big: bool, kind: int, size: int) -> None:
     end = len(tiff(order, big, [(700, kind, 1, 8)], rest=bytes(100)))
     most = 2 * end // (size or 1)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from captioner.data.annotations import read_captions
+from captioner.data.annotations.records import Layout, layout_of, rows_of, table_of
 from captioner.data.dataset import EMPTY_CAPTION
 from tests.data.caption_files import captions_of, write
 
@@ -228,3 +229,18 @@ def test_captions_of_an_id_that_several_images_have_are_given_to_none(tmp_path: 
     assert [problem.reason for problem in data.problems] == [
         "the id \"0\" belongs to several images, such as '0.jpg' and '1.jpg'"
     ] * 3
+
+
+def test_of_several_columns_of_lists_the_first_is_read() -> None:
+    assert layout_of(("image", "captions", "Captions ", "split")) == Layout(0, (1,), 3)
+    assert layout_of(("image", "caption1", "caption_2")) == Layout(0, (1, 2), None)
+
+
+@pytest.mark.parametrize("delimiter", ["\t", "|"])
+def test_an_open_quotation_mark_does_not_swallow_the_next_row(delimiter: str) -> None:
+    lines = ["image_caption", 'a.jpg_"big dog', 'b.jpg_a cat"', "c.jpg_x"]
+    lines = [line.replace("_", delimiter) for line in lines]
+    table = table_of(lines)
+    assert table is not None and (table.columns, table.first) == (2, 1)
+    cells = [["a.jpg", '"big dog'], ["b.jpg", 'a cat"'], ["c.jpg", "x"]]
+    assert list(rows_of(lines, table)) == list(enumerate(cells, start=1))
