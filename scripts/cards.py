@@ -339,7 +339,7 @@ def detector_card(folder: Path) -> str:
 
 
 def models_table() -> str:
-    """Write the table of scores of the shipped captioners, each with its own search."""
+    """Write the README's table of the shipped captioners, each with the search that it uses by itself."""
     rows = []
     for folder in shipped().values():
         config = read_config(folder)
@@ -354,7 +354,7 @@ def models_table() -> str:
 
 
 def put_between(text: str, name: str, inside: str) -> str:
-    """Return a text with new contents between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``."""
+    """Return a text with what stands between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->`` exchanged."""
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     before, _, rest = text.partition(begin)
     return f"{before}{begin}\n{inside}\n{end}{rest.partition(end)[2]}"
