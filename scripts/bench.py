@@ -171,7 +171,7 @@ def encoder(photos: list[str], rounds: int) -> list[Row]:
             pixels = batch.pixels[:size].contiguous()
             works = {"ours": lambda _, p=pixels: fast(p), "plain": lambda _, p=pixels: plain(p)}
             row = in_turns(works, 6 * rounds, size)
-            rows.append({"name": f"encoding a batch of {size}", "unit": "photos/s", **row})
+            rows.append({"name": f"encoding a batch of {size}", "unit": "images/s", **row})
         work = gflop(lambda: plain(batch.pixels[:1].contiguous()))
     return [row | {"gflop": work, "precision": precision()} for row in rows]
 
@@ -191,7 +191,7 @@ def folder(photos: list[str], rounds: int) -> list[Row]:
         "plain": lambda turn: plain.captions(parts[turn]),
     }
     rows: list[Row] = [
-        {"name": f"captioning files, {size} a turn", "unit": "photos/s", **in_turns(works, rounds, size)}
+        {"name": f"captioning files, {size} a turn", "unit": "images/s", **in_turns(works, rounds, size)}
     ]
     with tempfile.TemporaryDirectory() as name:
         fast, number = plain.model.encoder.fast(CPU), itertools.count()
@@ -201,7 +201,7 @@ def folder(photos: list[str], rounds: int) -> list[Row]:
             build_store(Path(name) / str(next(number)), fast, pictures)
 
         works = {"ours": build, "plain": lambda turn: plain.store(parts[turn], Path(name))}
-        rows.append({"name": "features of files", "unit": "photos/s", **in_turns(works, rounds, size)})
+        rows.append({"name": "features of files", "unit": "images/s", **in_turns(works, rounds, size)})
     return rows
 
 
@@ -230,7 +230,7 @@ def _search_row(captioner: Captioner, name: str, memory: Memory, size: int, roun
     }
     row = in_turns(works, 2 * rounds, size * together)
     work = gflop(lambda: plain.search(memory[:50])) / 50
-    about = {"name": f"beam of 5, {name}, batch of {size}", "unit": "photos/s"}
+    about = {"name": f"beam width 5, {name}, batch of {size}", "unit": "images/s"}
     return about | {"gflop": work, "precision": precision()} | row
 
 
@@ -353,7 +353,7 @@ def tuning(rounds: int) -> list[Row]:
         works: dict[str, Work] = {"ours": lambda _, d=dtype: step(d), "plain": lambda _, d=dtype: plain(d)}  # type: ignore[misc]
         row = in_turns(works, rounds, len(maps))
         name = f"training the last 3 stages of the encoder, {precision}"
-        rows.append({"name": name, "unit": "photos/s", "gflop": count, "precision": precision, **row})
+        rows.append({"name": name, "unit": "images/s", "gflop": count, "precision": precision, **row})
     return rows
 
 
@@ -373,7 +373,7 @@ def start(photos: list[str], rounds: int) -> list[Row]:
     memory = {name: statistics.median(peaks[name]) for name in commands}
     return [
         {
-            "name": "captioning one photo, from the command to the sentence",
+            "name": "captioning one image, from the command to the sentence",
             "unit": "s",
             **found,
             "times": {"plain": 1 / seconds["times"]["plain"]},
@@ -437,11 +437,11 @@ def onnx(photos: list[str], rounds: int, calibrate: Path | None) -> list[Row]:
                 "plain": lambda turn: list(in_torch.stream(parts[turn])),
             }
             row = in_turns(works, rounds, size)
-            rows.append({"name": f"captioning files, {kind}", "unit": "photos/s", **row})
+            rows.append({"name": f"captioning files, {kind}", "unit": "images/s", **row})
             works = {"ours": lambda _, command=small: _child(command), "plain": lambda _: _child(caption)}  # type: ignore[misc]
             row = in_turns(works, 2 * rounds, 1)
             seconds = {key: 1 / row[key] for key in works} | {"times": {"plain": 1 / row["times"]["plain"]}}
-            rows.append({"name": f"captioning one photo, {kind}", "unit": "s", **seconds})
+            rows.append({"name": f"captioning one image, {kind}", "unit": "s", **seconds})
             peak = {"ours": _child(small), "plain": _child(caption)}
             peak["times"] = {"plain": peak["ours"] / peak["plain"]}  # type: ignore[assignment]
             rows.append({"name": f"its peak memory, {kind}", "unit": "MB", **peak})
@@ -452,25 +452,25 @@ SECTIONS = ("limits", "encoder", "folder", "search", "training", "tuning", "star
 
 TEXT = """# Performance
 
-How fast and how light it is, against a plain version of the same: layers called one by one, batches one after the
-other, every step of a recurrence recorded. `python scripts/bench.py --photos FOLDER` measures again and writes this
-page; the figures are in [performance.json](performance.json). Ours and the plain one work in turns on the same inputs,
-and a ratio is the median over the turns.
+Speed and memory, compared with a plain version: layers called one by one, batches one after the other, every step of a
+recurrence recorded. `python scripts/bench.py --photos FOLDER` measures again and writes this page;
+[performance.json](performance.json) has the numbers. Ours and the plain version run in turns on the same inputs, and a
+ratio is the median over the turns.
 
 Machine: {processor}, {threads} threads, torch {torch}. Matrix products of 1024 x 1024: {float32:,.0f} GFLOP/s in
 float32, {bfloat16:,.0f} in bfloat16. Copying: {copy:.0f} GB/s.
 
 ## Speed
 
-*Of the limit* is what the matrix products and convolutions alone need at the rate above, in the precision that was
-used, as a share of the time that it takes.
+*Of the limit* is the time that the matrix products and convolutions alone would need at the rate above, in the
+precision that was used, as a share of the measured time.
 
 {speed}
 
 ## Start and memory
 
-For the first two rows, the plain version is `python -c "import torch, timm"`, which captions nothing: less than once
-its seconds is what not importing timm saves.
+The plain version here is `python -c "import torch, timm"`, which captions nothing. A ratio below 1 is what we save by
+not importing timm.
 
 {light}
 
@@ -513,8 +513,8 @@ def page(record: Mapping[str, Any]) -> str:
         seen = record["growth"]["resident"]
         numbers = ", ".join(f"{resident:,.0f} after {done:,}" for done, resident in seen)
         grown = (
-            f"A program that captions {record['growth']['photos']:,} photos, one and nineteen in turns, holds (MB): "
-            f"{numbers}."
+            f"A program that captions {record['growth']['photos']:,} images, alone and nineteen at once in turns, "
+            f"holds (MB): {numbers}."
         )
     without = ""
     if exported:

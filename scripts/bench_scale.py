@@ -78,14 +78,14 @@ SWEEPS = {
     "store": Sweep("writing a feature store", "images", MANY),
     "read": Sweep("an epoch's reading of it, shuffled", "images", MANY),
     "annotations": Sweep("reading captions, vocabulary", "images", MANY),
-    "plan": Sweep("cutting a folder into parts", "pictures", MANY),
+    "plan": Sweep("cutting a folder into parts", "images", MANY),
     "cider": Sweep("CIDEr-D of one caption each", "images", MANY),
     "scores": Sweep("all metrics of pycocoevalcap", "images", SOME),
     "search": Sweep("beam search, width 3", "images", SOME),
     "width": Sweep("beam search of 400 images", "width of the beam", (1, 2, 3, 5, 8, 12)),
-    "places": Sweep("beam search of 400 images", "places", (49, 100, 196, 400, 784)),
+    "places": Sweep("beam search of 400 images", "cells", (49, 100, 196, 400, 784)),
     "captions": Sweep("training step, 32 images", "captions an image", (1, 2, 3, 5, 8)),
-    "grid": Sweep("training step, 32 images x 5", "places", (49, 100, 196, 400, 784)),
+    "grid": Sweep("training step, 32 images x 5", "cells", (49, 100, 196, 400, 784)),
 }
 
 
@@ -309,45 +309,45 @@ class Fit(NamedTuple):
 
 TEXT = """# How it scales
 
-How time, memory and bytes grow with the number of pictures, captions, places, hypotheses and processes, measured from
-1,000 to 100,000 pictures and continued from there. `python scripts/bench_scale.py` measures again and writes this page;
-the points are in [scale.json](scale.json). Machine: {processor}, {threads} threads, torch {torch}.
+The growth of time, memory and bytes with the number of images, captions, cells, hypotheses and processes, measured
+from 1,000 to 100,000 images and extrapolated from there. `python scripts/bench_scale.py` measures again and writes this
+page; the points are in [scale.json](scale.json). Machine: {processor}, {threads} threads, torch {torch}.
 
 ![Measured points and fitted lines of every sweep.](scale.png)
 
 ## What was measured
 
-A line `fixed + each * size` is fitted to the points; *off by* is its largest relative error at one of them, and
-*exponent* the slope between the last two points on logarithmic axes: 1 is linear. Every point is a process of its own.
+A line `fixed + each * size` is fitted to the points. *Off by* is its largest relative error at a point, *exponent* the
+slope between the last two points on logarithmic axes; 1 is linear. Every point is measured in its own process.
 
 {fits}
 
-In words: time grows linearly with the pictures; that of CIDEr-D a little faster, as its table of n-grams outgrows the
-processor's caches, and it holds the most memory, {cider:,.0f} MB at 100,000 pictures. A step of training costs a part
-for the places' projections, shared by all captions of a picture, and a part for each caption; a search pays for every
-hypothesis and every place. A feature store takes {bytes:.4f} times the bytes of its numbers; reading it shuffled in
-batches of 32 reaches {read:,.0f} MB/s, its files read one after the other {plain:,.0f} MB/s (both from memory, where
-the store of 100,000 small pictures fits). Memory beyond the program's own at 100,000 pictures: {held}.
+Time grows linearly with the images. CIDEr-D grows a little faster, because its table of n-grams outgrows the
+processor's caches; it also needs the most memory, {cider:,.0f} MB at 100,000 images. A training step has a cost per
+image, for the projections of its cells, and a cost per caption. A search has a cost per hypothesis and per cell. A
+feature store takes {bytes:.4f} times the bytes of its numbers. Reading it shuffled in batches of 32 reaches
+{read:,.0f} MB/s, reading its files one after the other {plain:,.0f} MB/s (both from memory, where the store of 100,000
+small images fits). Memory beyond the program's own at 100,000 images: {held}.
 
-Encoding photos with the default encoder (EfficientNet-Lite2, 448 pixels), {photos} photos:
+Encoding {photos} images with the default encoder (EfficientNet-Lite2, 448 pixels):
 
 {extract}
 
 ## COCO
 
-123,287 images with 616,767 captions, five of which a step learns from at once:
+123,287 images with 616,767 captions, five per image in a step:
 
 {coco}
 
-## A hundred million photos
+## A hundred million images
 
 {million}
 
-Assumptions: photos of about 500 x 375 pixels; a worker is two cores like these, and workers share nothing but the
-folder of the output, so that their number divides the time (parts are independent; nothing is exchanged while they
-work); the network delivers the photos as fast as they are encoded, which at the speed above is {network:.1f} MB/s a
-worker at 150 kB a photo. What is not measured at that size: the listing of a bucket with so many names, whose speed is
-the bucket's, and a file system with {parts:,} files in one folder; tar shards of some thousand photos keep both small.
+Assumptions: images of about 500 x 375 pixels. A worker is two cores like these. Workers share only the output folder
+(parts are independent and nothing is exchanged), so their number divides the time. The network delivers images as fast
+as they are encoded: {network:.1f} MB/s per worker, at 150 kB per image. Not measured at that size: listing a bucket
+with so many names, and a file system with {parts:,} files in one folder; tar shards of some thousand images keep both
+small.
 """
 
 
@@ -392,12 +392,12 @@ def page(record: dict[str, Any]) -> str:
         ("reading the annotations, vocabulary, encoding the captions", duration(found["annotations"].at(images))),
         ("store of ResNet-101's grid, 14x14x2048", f"{images * grid / 1e9:,.0f} GB"),
         ("store of 36 regions of 2048 numbers", f"{images * regions / 1e9:,.0f} GB"),
-        ("encoding all photos with the default encoder, here", duration(images * encode / EXTRACTED)),
+        ("encoding all images with the default encoder, here", duration(images * encode / EXTRACTED)),
         (
             "an epoch of soft attention on a stored grid, decoder only, here",
             duration(steps * points["grid"][2]["seconds"]),
         ),
-        ("captioning the 5,000 test photos, encoding included", duration(5000 * per_photo)),
+        ("captioning the 5,000 test images, encoding included", duration(5000 * per_photo)),
         ("scoring them by all metrics", duration(found["scores"].at(5000))),
         ("CIDEr-D's statistics for self-critical training", duration(found["cider"].at(113_287))),
     ]
@@ -409,7 +409,7 @@ def page(record: dict[str, Any]) -> str:
         ("workers that finish in a day", f"{hours / 24:,.0f}"),
         ("worker hours", f"{hours:,.0f}"),
         (
-            "a store of 49 places of 64 numbers, as measured here",
+            "a store of 49 cells of 64 numbers, as measured here",
             f"{many * small / 1e12:.2f} TB",
         ),
         ("a store of ResNet-101's grid", f"{many * grid / 1e12:,.0f} TB"),
@@ -421,7 +421,7 @@ def page(record: dict[str, Any]) -> str:
         read=last["read"]["bytes"] / last["read"]["seconds"] / 1e6,
         plain=last["read"]["bytes"] / last["read"]["plain"] / 1e6,
         held=held,
-        extract=cards.markdown_table(("processes x threads", "photos/s", "times the first"), extracted),
+        extract=cards.markdown_table(("processes x threads", "images/s", "times the first"), extracted),
         coco=cards.markdown_table(("what", "takes"), coco),
         million=cards.markdown_table(("what", "takes"), million),
         network=0.15 / per_photo,

@@ -35,3 +35,13 @@ def test_it_is_short_and_its_links_lead_somewhere(readme: str, repository: Path)
     assert len(readme.splitlines()) <= 130
     for name in re.findall(r"\]\((?!https?:)([^)#]+)", readme):
         assert (repository / name).exists(), name
+
+
+def test_install_lines_name_extras_that_exist(repository: Path) -> None:
+    """The program is installed from a clone, so its extras are written as ``'.[web]'``."""
+    project = (repository / "pyproject.toml").read_text(encoding="utf-8")
+    extras = re.findall(r"^(\w+) = \[", project.partition("[project.optional-dependencies]")[2], re.MULTILINE)
+    for page in (repository / "README.md", *(repository / "docs").rglob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        assert set(re.findall(r"'\.\[(\w+)\]'", text)) <= set(extras), page
+        assert "captioner[" not in text, page

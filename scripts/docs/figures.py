@@ -16,41 +16,41 @@ from captioner.figures import figure
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES, FIGURES = ROOT / "assets" / "examples", ROOT / "docs" / "figures"
 WIDTH, QUALITY = 1400, 80
-PHOTO = "dog.jpg"
+IMAGE = "dog.jpg"
 
 
-def save(said: Caption, name: str) -> None:
+def save(result: Caption, name: str) -> None:
     """Save the figure of a caption and print its size."""
     path = FIGURES / f"{name}.webp"
     with files.atomic_path(path) as temporary:
-        figure(said, width=WIDTH).image().save(temporary, "WEBP", quality=QUALITY, method=6)
+        figure(result, width=WIDTH).image().save(temporary, "WEBP", quality=QUALITY, method=6)
     print(f"{path.relative_to(ROOT)}: {path.stat().st_size:,} bytes")
 
 
-def caption(model: str, photo: str, attention: str = "mean") -> Caption:
+def caption(model: str, image: str, attention: str = "mean") -> Caption:
     """Caption an example with a shipped model."""
-    return Captioner.from_pretrained(model)(EXAMPLES / photo, attention=attention)
+    return Captioner.from_pretrained(model)(EXAMPLES / image, attention=attention)
 
 
-def heads(said: Caption, word: str) -> Caption:
+def heads(result: Caption, word: str) -> Caption:
     """Return a caption whose "words" are the heads of a Transformer, with the attention of each to one word."""
-    assert said.heads is not None
-    weights = said.heads[said.tokens.index(word)]
+    assert result.heads is not None
+    weights = result.heads[result.tokens.index(word)]
     names = [f"{block}.{head}" for block in range(1, len(weights) + 1) for head in range(1, len(weights[0]) + 1)]
-    return replace(said, text=f"“{word}”, by every head", tokens=names, attention=weights.reshape(len(names), -1))
+    return replace(result, text=f"“{word}”, by every head", tokens=names, attention=weights.reshape(len(names), -1))
 
 
 def main() -> None:
-    """Make all of them."""
+    """Draw all figures."""
     diagrams.main()
     captions = {
-        "soft": caption("show_attend_tell", PHOTO),
-        "hard": caption("hard_attention", PHOTO),
+        "soft": caption("show_attend_tell", IMAGE),
+        "hard": caption("hard_attention", IMAGE),
         "regions": caption("regions_top_down", "horses.jpg"),
-        "heads": heads(caption("transformer", PHOTO, "heads"), "grass"),
+        "heads": heads(caption("transformer", IMAGE, "heads"), "grass"),
     }
-    for name, said in captions.items():
-        save(said, name)
+    for name, result in captions.items():
+        save(result, name)
 
 
 if __name__ == "__main__":

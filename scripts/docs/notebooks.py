@@ -1,4 +1,4 @@
-"""A hook of mkdocs that runs the notebooks and makes a page of each, with what its cells gave.
+"""A hook of mkdocs that runs the notebooks and writes a page of each, with the results of its cells.
 
 ``mkdocs build`` runs them and fails where a cell does; ``mkdocs serve``, which builds again at every change, shows them
 without results.
@@ -28,13 +28,13 @@ _runs = True
 
 
 def on_startup(command: str, **_: Any) -> None:
-    """Remember whether the site is only served to its writer."""
+    """Remember whether the site is served or built."""
     global _runs
     _runs = command != "serve"
 
 
 def run(path: Path, threads: int = 1) -> nbformat.NotebookNode:
-    """Run a notebook where it is, on so many threads, and return it with its results.
+    """Run a notebook in its folder, on some threads, and return it with its results.
 
     Raises:
         PluginError: a cell failed.
@@ -43,7 +43,7 @@ def run(path: Path, threads: int = 1) -> nbformat.NotebookNode:
     began = time.monotonic()
     environment = {
         **os.environ,
-        # So that the `captioner` that a cell calls is the one of this environment.
+        # Cells call the `captioner` of this environment.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "OMP_NUM_THREADS": str(threads),
     }
@@ -63,7 +63,7 @@ def run(path: Path, threads: int = 1) -> nbformat.NotebookNode:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the page of each notebook, and the pictures that its cells showed."""
+    """Add the page of each notebook, and the images in its results."""
     paths = sorted((Path(config.docs_dir) / FOLDER).glob("*.ipynb"))
     if _runs:
         with ThreadPoolExecutor() as pool:  # all at once, each with its share of the cores

@@ -1,6 +1,6 @@
-"""An extension of griffe, which reads docstrings for the API pages: it understands the roles that ours have.
+"""An extension of griffe, which reads docstrings for the API pages: it converts their Sphinx roles.
 
-What follows ``:class:``, ``:func:`` and others becomes a link where the site has a page of it, and code elsewhere.
+The target of ``:class:``, ``:func:`` and others becomes a link if the site has a page of it, and code otherwise.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Roles(Extension):
 
 
 def linked(thing: Object, short: str, name: str) -> str:
-    """Return the reference to a name, as it is known where ``thing`` is documented."""
+    """Return the reference to a name in the docstring of ``thing``."""
     text = name.rpartition(".")[2] if short else name
     return f'<autoref optional identifier="{_path(thing, name)}"><code>{text}</code></autoref>'
 

@@ -1,4 +1,4 @@
-"""Make the picture of the page that ``captioner serve`` shows: docs/figures/page.webp.
+"""Take the screenshot of the page of ``captioner serve``: docs/figures/page.webp.
 
 It needs Chromium and playwright. Example: python scripts/docs/screenshot.py
 """
@@ -26,7 +26,7 @@ WORD = "horses"
 
 
 def photograph(address: str) -> bytes:
-    """Drop a photo on the page, point at a word, and return what it looks like as PNG."""
+    """Drop an image on the page, point at a word, and return a screenshot as PNG."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable(), args=ARGUMENTS)
         page = browser.new_page(viewport=SIZE, device_scale_factor=SCALE, color_scheme="light")
@@ -39,7 +39,7 @@ def photograph(address: str) -> bytes:
 
 
 def main() -> None:
-    """Serve the page on a free port and take its picture."""
+    """Serve the page on a free port and take the screenshot."""
     command = [sys.executable, "-m", "captioner", "serve", "--port", "0", "-m", MODEL, "-m", RIVAL]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None

@@ -40,7 +40,7 @@ def table(kind: type[BaseModel]) -> str:
 
 
 def values(field: FieldInfo) -> str:
-    """Return what a setting may be."""
+    """Return the allowed values of a setting."""
     limits = [
         f"{sign} {getattr(limit, name)}"
         for limit in field.metadata

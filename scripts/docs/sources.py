@@ -1,8 +1,8 @@
-"""A hook of mkdocs that adds a page for each source file, and links what pages say in code to it.
+"""A hook of mkdocs that adds a page for each source file, and links the files that pages name to it.
 
 Written as code, ``captioner/memory.py`` or ``decoders/show_tell.py`` becomes a link to the file's page, and
 ``captioner/memory.py::Memory.join`` to the line on which that is defined. A file or a name that does not exist is a
-warning, which a strict build does not survive.
+warning, and an error in a strict build.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MENTION = re.compile(r"<code>([\w./-]+\.(?:py|sh|yaml))(?:::([\w.]+))?</code>(?!
 
 @cache
 def sources() -> dict[str, Path]:
-    """Return the files that have a page, by the names that pages call them: from the root, or from ``captioner/``."""
+    """Return the files that have a page, by their paths from the root and from ``captioner/``."""
     found = [path for path in sorted((ROOT / "captioner").rglob("*")) if path.suffix in LANGUAGES]
     scripts = [path for path in sorted((ROOT / "scripts").rglob("*")) if path.suffix in LANGUAGES]
     named = {path.relative_to(ROOT / "captioner").as_posix(): path for path in found}
