@@ -97,8 +97,7 @@ class Scene:
 
     def __init__(self, regions: Array, boxes: Boxes, seen: tuple[float, float, float, float]) -> None:
         x0, y0, x1, y1 = seen
-        middles = (regions[:, :2] + regions[:, 2:]) / 2
-        near = np.exp(-((middles - 0.5) ** 2).sum(1) / (2 * SIGMA**2))
+        near = np.exp(-((centres(regions) - 0.5) ** 2).sum(1) / (2 * SIGMA**2))
         self.centre = near / near.sum()
         self.regions = regions * [x1 - x0, y1 - y0, x1 - x0, y1 - y0] + [x0, y0, x0, y0]
         self.boxes, self.seen = boxes, np.array(seen)
@@ -112,19 +111,18 @@ class Scene:
             visible part does.
         """
         if name not in self._known:
-            boxes = self.boxes.boxes.get(name)
-            visible = boxes is not None and bool(overlaps(self.seen[None], boxes).sum() > 0)
-            middle = (self.seen[:2] + self.seen[2:])[None] / 2
-            self._known[name] = (
-                (
-                    covered(self.regions, boxes),
-                    inside((self.regions[:, :2] + self.regions[:, 2:]) / 2, boxes),
-                    bool(inside(middle, boxes)[0]),
-                )
-                if boxes is not None and visible
-                else None
-            )
+            boxes, cover = self.boxes.boxes.get(name), None
+            if boxes is not None and overlaps(self.seen[None], boxes).sum() > 0:
+                middle = bool(inside(centres(self.seen[None]), boxes)[0])
+                cover = covered(self.regions, boxes), inside(centres(self.regions), boxes), middle
+            self._known[name] = cover
         return self._known[name]
+
+
+def centres(boxes: Array) -> Array:
+    """Return the centres (Q, 2) of boxes (Q, 4)."""
+    middle: Array = (boxes[:, :2] + boxes[:, 2:]) / 2
+    return middle
 
 
 def inside(points: Array, boxes: Array) -> Array:
@@ -148,7 +146,7 @@ def covered(regions: Array, boxes: Array) -> Array:
     """
     xs, ys = np.unique(boxes[:, [0, 2]]), np.unique(boxes[:, [1, 3]])
     pieces = np.array([[x0, y0, x1, y1] for x0, x1 in pairwise(xs) for y0, y1 in pairwise(ys)]).reshape(-1, 4)
-    pieces = pieces[inside((pieces[:, :2] + pieces[:, 2:]) / 2, boxes)]
+    pieces = pieces[inside(centres(pieces), boxes)]
     areas = (regions[:, 2:] - regions[:, :2]).prod(1)
     shared = overlaps(regions, pieces).sum(1)
     shares: Array = np.divide(shared, areas, out=np.zeros_like(shared), where=areas > 0)
