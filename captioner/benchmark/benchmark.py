@@ -157,7 +157,9 @@ def benchmark(
     files.write_text(
         output / PAGE, html_page.html_page(title, quality, costs, pages, resamples=resamples, plot=picture)
     )
-    about = {
+    record = {
+        "format": FORMAT,
+        "captioner": captioner.__version__,
         "data": data.name,
         "split": split,
         "resamples": resamples,
@@ -165,11 +167,6 @@ def benchmark(
         "search": settings,
         "rounds": rounds,
         "batches": list(batches),
-    }
-    record = {
-        "format": FORMAT,
-        "captioner": captioner.__version__,
-        **about,
         "machine": system,
         "models": {contestant.name: contestant.model for contestant in contestants},
         "quality": asdict(quality),

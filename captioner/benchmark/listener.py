@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 
-def _ignore(*_: object) -> None:
-    """Ignore the call."""
+def _ignore(*_: object) -> None: ...
 
 
 @dataclass(frozen=True)

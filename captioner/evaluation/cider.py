@@ -69,11 +69,8 @@ class CiderD:
         pairs = np.unique(gram.astype(np.int64) * len(references) + image)
         self.images = len(references)
         self.idf = np.log(self.images) - np.log(np.bincount(pairs // len(references), minlength=len(self.keys)))
-        self.gram, self.count, self.order = (
-            gram.astype(np.int32),
-            counts.times.astype(np.int16),
-            counts.order.astype(np.int8),
-        )
+        self.gram, self.count = gram.astype(np.int32), counts.times.astype(np.int16)
+        self.order = counts.order.astype(np.int8)
         self.offset = np.searchsorted(counts.caption, np.arange(len(flat) + 1))
         self.length = counts.length
         self.norm = _norms(counts.caption, counts.order, counts.times * self.idf[gram], len(flat))

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from captioner.errors import EvaluationError
 from captioner.evaluation.java import Result, Tokens, meteor_scores, ptb_tokenize, spice_ready, spice_scores
@@ -89,12 +89,18 @@ class Scorer:
         """
         families, notes = usable_families(metrics)
         self.check(candidates)
-        clock = _Clock()
-        references, tokens = self._tokenize(candidates)
-        clock("PTB")
+        seconds: dict[str, float] = {}
+
+        def timed(name: str, function: Callable[..., T], *arguments: Any) -> T:
+            began = time.perf_counter()
+            result = function(*arguments)
+            seconds[name] = round(time.perf_counter() - began, 3)
+            return result
+
+        references, tokens = timed("PTB", self._tokenize, candidates)
         if not any(any(captions) for captions in references.values()):
             raise EvaluationError("references: not one has a word; check their caption file")
-        results = compute(families, lambda family: clock.timed(family, references, tokens))
+        results = compute(families, lambda family: timed(family, FAMILIES[family], references, tokens))
         result: Result = {name: value for of_family in results for name, value in of_family.items()}
         if "CIDEr" in families and len(references) == 1:
             notes.append(
@@ -105,7 +111,7 @@ class Scorer:
             image: {name: float(scores[number]) for name, (_, scores) in result.items()}
             for number, image in enumerate(references)
         }
-        return Scores(values, each, notes, clock.seconds)
+        return Scores(values, each, notes, seconds)
 
     def check(self, candidates: Mapping[str, str]) -> None:
         """Raise an :class:`EvaluationError` if there is not one caption for each image of the references."""
@@ -129,24 +135,6 @@ class Scorer:
                 self._tokens, tokens = ptb_tokenize(self._references, captions)
                 return self._tokens, tokens
         return self._tokens, ptb_tokenize(captions)[0]
-
-
-class _Clock:
-    """Measures the time of each step."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._began = time.perf_counter()
-
-    def __call__(self, name: str) -> None:
-        """Record the time since the clock was created."""
-        self.seconds[name] = round(time.perf_counter() - self._began, 3)
-
-    def timed(self, family: str, references: Tokens, candidates: Tokens) -> Result:
-        began = time.perf_counter()
-        result = _METRICS[family](references, candidates)
-        self.seconds[family] = round(time.perf_counter() - began, 3)
-        return result
 
 
 def metric_families(metrics: Sequence[str]) -> list[str]:
@@ -200,4 +188,4 @@ def _cider(references: Tokens, candidates: Tokens) -> Result:
     return {"CIDEr": Cider().compute_score(references, candidates)}
 
 
-_METRICS = {"BLEU": _bleu, "METEOR": meteor_scores, "ROUGE-L": _rouge, "CIDEr": _cider, "SPICE": spice_scores}
+FAMILIES = {"BLEU": _bleu, "METEOR": meteor_scores, "ROUGE-L": _rouge, "CIDEr": _cider, "SPICE": spice_scores}

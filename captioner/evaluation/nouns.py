@@ -75,16 +75,7 @@ SYNONYMS: dict[str, str] = {
 _NOT_BY_NAME = frozenset(["orange"])
 # Phrases that contain the name of a class but mean something else.
 _OTHER_THINGS = (
-    "train station",
-    "train track",
-    "train tracks",
-    "train car",
-    "bus stop",
-    "bus station",
-    "car park",
-    "jet ski",
-    "table tennis",
-    "dog house",
+    "train station|train track|train tracks|train car|bus stop|bus station|car park|jet ski|table tennis|dog house"
 )
 
 
@@ -110,7 +101,7 @@ class Nouns:
             for phrase in (*words.split(), *phrases, *([] if name in _NOT_BY_NAME else [name])):
                 for form in (phrase, _plural(phrase)):
                     self.phrases.setdefault(tuple(form.split()), name)
-        self.phrases |= {tuple(phrase.split()): None for phrase in _OTHER_THINGS}
+        self.phrases |= {tuple(phrase.split()): None for phrase in _OTHER_THINGS.split("|")}
         self.longest = max(map(len, self.phrases), default=0)
 
     def __call__(self, words: Sequence[str]) -> list[Mention]:

@@ -86,21 +86,20 @@ class Scene:
     """The regions or cells of an image and the boxes of its objects.
 
     Args:
-        places: (N, 4) boxes of the regions or cells, relative to the visible part.
+        regions: (N, 4) boxes of the regions or cells, relative to the visible part.
         boxes: the objects, relative to the whole image.
         seen: the visible part of the image, relative xyxy.
 
     Attributes:
-        places: (N, 4) boxes relative to the whole image.
+        regions: (N, 4) boxes relative to the whole image.
         centre: (N,) the weights of the Gaussian baseline, which sum to one.
     """
 
-    def __init__(self, places: Array, boxes: Boxes, seen: tuple[float, float, float, float]) -> None:
+    def __init__(self, regions: Array, boxes: Boxes, seen: tuple[float, float, float, float]) -> None:
         x0, y0, x1, y1 = seen
-        middles = (places[:, :2] + places[:, 2:]) / 2
-        near = np.exp(-((middles - 0.5) ** 2).sum(1) / (2 * SIGMA**2))
+        near = np.exp(-((centres(regions) - 0.5) ** 2).sum(1) / (2 * SIGMA**2))
         self.centre = near / near.sum()
-        self.places = places * [x1 - x0, y1 - y0, x1 - x0, y1 - y0] + [x0, y0, x0, y0]
+        self.regions = regions * [x1 - x0, y1 - y0, x1 - x0, y1 - y0] + [x0, y0, x0, y0]
         self.boxes, self.seen = boxes, np.array(seen)
         self._known: dict[str, tuple[Array, Array, bool] | None] = {}
 
@@ -112,19 +111,18 @@ class Scene:
             visible part does.
         """
         if name not in self._known:
-            boxes = self.boxes.boxes.get(name)
-            visible = boxes is not None and bool(overlaps(self.seen[None], boxes).sum() > 0)
-            middle = (self.seen[:2] + self.seen[2:])[None] / 2
-            self._known[name] = (
-                (
-                    covered(self.places, boxes),
-                    inside((self.places[:, :2] + self.places[:, 2:]) / 2, boxes),
-                    bool(inside(middle, boxes)[0]),
-                )
-                if boxes is not None and visible
-                else None
-            )
+            boxes, cover = self.boxes.boxes.get(name), None
+            if boxes is not None and overlaps(self.seen[None], boxes).sum() > 0:
+                middle = bool(inside(centres(self.seen[None]), boxes)[0])
+                cover = covered(self.regions, boxes), inside(centres(self.regions), boxes), middle
+            self._known[name] = cover
         return self._known[name]
+
+
+def centres(boxes: Array) -> Array:
+    """Return the centres (Q, 2) of boxes (Q, 4)."""
+    middle: Array = (boxes[:, :2] + boxes[:, 2:]) / 2
+    return middle
 
 
 def inside(points: Array, boxes: Array) -> Array:
@@ -134,22 +132,22 @@ def inside(points: Array, boxes: Array) -> Array:
     return hits
 
 
-def overlaps(places: Array, boxes: Array) -> Array:
+def overlaps(regions: Array, boxes: Array) -> Array:
     """Return the area that each region (N, 4) shares with each box (Q, 4): (N, Q)."""
-    sides = np.minimum(places[:, None, 2:], boxes[:, 2:]) - np.maximum(places[:, None, :2], boxes[:, :2])
+    sides = np.minimum(regions[:, None, 2:], boxes[:, 2:]) - np.maximum(regions[:, None, :2], boxes[:, :2])
     areas: Array = np.clip(sides, 0, None).prod(-1)
     return areas
 
 
-def covered(places: Array, boxes: Array) -> Array:
+def covered(regions: Array, boxes: Array) -> Array:
     """Return the share of each region (N, 4) inside the union of boxes (Q, 4): (N,).
 
     The union is cut along all box edges into disjoint rectangles, whose areas add up.
     """
     xs, ys = np.unique(boxes[:, [0, 2]]), np.unique(boxes[:, [1, 3]])
     pieces = np.array([[x0, y0, x1, y1] for x0, x1 in pairwise(xs) for y0, y1 in pairwise(ys)]).reshape(-1, 4)
-    pieces = pieces[inside((pieces[:, :2] + pieces[:, 2:]) / 2, boxes)]
-    areas = (places[:, 2:] - places[:, :2]).prod(1)
-    shared = overlaps(places, pieces).sum(1)
+    pieces = pieces[inside(centres(pieces), boxes)]
+    areas = (regions[:, 2:] - regions[:, :2]).prod(1)
+    shared = overlaps(regions, pieces).sum(1)
     shares: Array = np.divide(shared, areas, out=np.zeros_like(shared), where=areas > 0)
     return shares

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from captioner.caption import Array
-from captioner.evaluation.java import Tokens, ptb_tokenize, running_meteor, spice_scores
-from captioner.evaluation.metrics import DEFAULT_METRICS, Scorer, compute, usable_families
+from captioner.evaluation.java import Tokens, ptb_tokenize, running_meteor
+from captioner.evaluation.metrics import DEFAULT_METRICS, FAMILIES, Scorer, compute, usable_families
 
 ORDERS = 4
 
@@ -209,26 +210,12 @@ def _meteor(references: Tokens, candidates: Sequence[Tokens]) -> list[Sums]:
     return every
 
 
-def _rouge(references: Tokens, candidates: Sequence[Tokens]) -> list[Sums]:
-    from pycocoevalcap.rouge.rouge import Rouge
-
-    return [mean_of("ROUGE-L", Rouge().compute_score(references, captions)[1]) for captions in candidates]
-
-
-def _cider(references: Tokens, candidates: Sequence[Tokens]) -> list[Sums]:
-    from pycocoevalcap.cider.cider import Cider
-
-    return [mean_of("CIDEr", Cider().compute_score(references, captions)[1]) for captions in candidates]
-
-
-def _spice(references: Tokens, candidates: Sequence[Tokens]) -> list[Sums]:
-    return [mean_of("SPICE", spice_scores(references, captions)["SPICE"][1]) for captions in candidates]
+def _means(family: str, references: Tokens, candidates: Sequence[Tokens]) -> list[Sums]:
+    return [mean_of(family, FAMILIES[family](references, captions)[family][1]) for captions in candidates]
 
 
 _FAMILIES: dict[str, Callable[[Tokens, Sequence[Tokens]], list[Sums]]] = {
     "BLEU": _bleu,
     "METEOR": _meteor,
-    "ROUGE-L": _rouge,
-    "CIDEr": _cider,
-    "SPICE": _spice,
+    **{family: partial(_means, family) for family in ("ROUGE-L", "CIDEr", "SPICE")},
 }

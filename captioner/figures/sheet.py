@@ -26,35 +26,18 @@ if TYPE_CHECKING:
 DPI = 200
 INK, PALE = "#1a1a1a", "#767676"
 
-# Matplotlib's own font first, so that figures look the same everywhere; then the installed ones of these, for letters
-# that it lacks.
+# Matplotlib's own font first, for the same figures everywhere; then installed fonts with other scripts.
 _FONTS = (
-    *(
-        "DejaVu Sans",
-        "Noto Sans",
-        "Noto Sans CJK SC",
-        "Noto Sans CJK JP",
-        "Noto Sans Arabic",
-        "Noto Sans Devanagari",
-        "Noto Sans Hebrew",
-    ),
-    *(
-        "Noto Sans Thai",
-        "PingFang SC",
-        "Hiragino Sans",
-        "Microsoft YaHei",
-        "Yu Gothic",
-        "Malgun Gothic",
-        "WenQuanYi Micro Hei",
-        "Arial Unicode MS",
-    ),
+    "DejaVu Sans|Noto Sans|Noto Sans CJK SC|Noto Sans CJK JP|Noto Sans Arabic|Noto Sans Devanagari|Noto Sans Hebrew|"
+    "Noto Sans Thai|PingFang SC|Hiragino Sans|Microsoft YaHei|Yu Gothic|Malgun Gothic|WenQuanYi Micro Hei|"
+    "Arial Unicode MS"
 )
 
 
 @cache
 def _fonts() -> tuple[str, ...]:
     installed = set(fontManager.get_font_names())
-    return tuple(name for name in _FONTS if name in installed)
+    return tuple(name for name in _FONTS.split("|") if name in installed)
 
 
 @lru_cache(maxsize=64)

@@ -106,7 +106,7 @@ def test_another_model_or_search_captions_anew(models: Models, contestants: list
     assert len(models.captioned) == 20
 
 
-def test_a_damaged_model_and_a_broken_photo_are_left_out(
+def test_a_damaged_model_and_a_broken_image_are_left_out(
     models: Models, contestants: list[Contestant], tmp_path: Path
 ) -> None:
     (contestants[0].folder / "model.safetensors").write_text("damaged")

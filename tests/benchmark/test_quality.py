@@ -46,7 +46,7 @@ def test_novel_captions_need_training_captions() -> None:
     assert "novel captions" in markdown("toys", learned, {}, resamples=200)
 
 
-def test_the_photos_that_differ_most() -> None:
+def test_the_images_that_differ_most() -> None:
     result = compare(
         WORDS, ["a dog runs on grass", "nothing", "a cat sleeps", "children play", "a boat", "people eat at a table"]
     )
@@ -56,6 +56,6 @@ def test_the_photos_that_differ_most() -> None:
     assert len(most_different(result, 1)) == 1
 
 
-def test_no_photo_that_all_could_caption() -> None:
+def test_no_image_that_all_could_caption() -> None:
     with pytest.raises(EvaluationError, match=r"none of the 6 images could be captioned by all models.*it is broken"):
         compare([None] * 6, WORDS)

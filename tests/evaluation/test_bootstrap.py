@@ -64,7 +64,7 @@ def test_the_tests_of_a_mean_are_the_analytic_ones() -> None:
     assert found.p_randomisation == pytest.approx(expected, abs=0.02)
 
 
-def test_pairing_finds_a_difference_that_the_variance_of_photos_hides() -> None:
+def test_pairing_finds_a_difference_that_the_variance_of_images_hides() -> None:
     one = scores()
     found = compare(means(one), means(one + np.random.default_rng(1).normal(0.01, 0.02, IMAGES)))["CIDEr"]
     assert max(found.p_bootstrap, found.p_randomisation) < 0.001 < found.low
@@ -94,7 +94,7 @@ def test_resamples_of_bleu_are_scored_as_sets() -> None:
     assert found.low < found.value < found.high
 
 
-def test_photos_that_are_not_selected_do_not_matter() -> None:
+def test_images_that_are_not_selected_do_not_matter() -> None:
     one, two, chosen = scores(), scores(0.02, 3), np.arange(0, IMAGES, 3)
     assert intervals(means(one), images=chosen, resamples=200) == intervals(means(one[chosen]), resamples=200)
     assert compare(means(one), means(two), images=chosen, resamples=200) == compare(
@@ -107,14 +107,14 @@ def test_resamples_depend_only_on_the_seed() -> None:
     assert intervals(means(scores()), resamples=50) != intervals(means(scores()), resamples=50, seed=1)
 
 
-def test_ten_thousand_resamples_of_a_thousand_photos_take_seconds() -> None:
+def test_ten_thousand_resamples_of_a_thousand_images_take_seconds() -> None:
     values = np.random.default_rng(0).normal(size=1000)
     began = time.process_time()
     intervals([*means(values), Sums(("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"), bleu_rows(0, 1000), bleu_score)])
     assert time.process_time() - began < 5
 
 
-def test_thirds_by_length_hold_every_photo_once() -> None:
+def test_thirds_by_length_hold_every_image_once() -> None:
     words = np.random.default_rng(0).uniform(5, 20, 90)
     groups = by_length(words)
     assert sorted(np.concatenate(list(groups.values())).tolist()) == list(range(90))

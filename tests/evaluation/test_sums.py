@@ -54,7 +54,7 @@ def test_meteor_is_that_of_its_program() -> None:
     assert measured["model"].values() == pytest.approx({"METEOR": GOLDEN["METEOR"]}, abs=1e-12)
 
 
-def test_repeated_photos_score_as_a_set_that_holds_them_twice() -> None:
+def test_repeated_images_score_as_a_set_that_holds_them_twice() -> None:
     from pycocoevalcap.bleu.bleu import Bleu
 
     measured, _ = measure(REFERENCES, {"poor": POOR}, metrics=("BLEU",))
@@ -96,12 +96,12 @@ def test_meteor_of_a_set_from_the_statistics_of_its_program() -> None:
     assert meteor_score(rows.sum(0)).item() == pytest.approx(0.30346134235826855, abs=1e-12)
 
 
-def test_a_photo_without_a_score_does_not_count() -> None:
+def test_an_image_without_a_score_does_not_count() -> None:
     assert mean_of("SPICE", [0.5, float("nan"), 0.25]).values() == {"SPICE": 0.375}
     assert mean_of("SPICE", [float("nan")]).values() == {"SPICE": 0.0}
 
 
-def test_models_must_have_captioned_the_same_photos() -> None:
+def test_models_must_have_captioned_the_same_images() -> None:
     with pytest.raises(EvaluationError, match="not captioned"):
         measure(REFERENCES, {"good": GOOD, "poor": {"a": "a dog"}}, metrics=METRICS)
 

@@ -133,7 +133,7 @@ def test_the_numbers_hold_the_other_captions() -> None:
     assert numbers["captions"][2]["log_probability"] is None  # JSON has no infinity
 
 
-def test_the_photo_has_a_sane_size() -> None:
+def test_the_image_has_a_sane_size() -> None:
     for size, expected in (((3000, 2000), (960, 640)), ((50, 40), (50, 40))):
         page = read(grid_caption(), photo(*size))
         source = next(attributes["src"] or "" for tag, attributes in page.elements if tag == "img")
@@ -257,7 +257,7 @@ def test_browser_keyboard(show: Any) -> None:
     assert page.locator(".words [aria-pressed=true]").count() == 0
 
 
-def test_browser_slider_sets_how_far_the_map_covers_the_photo(show: Any) -> None:
+def test_browser_slider_sets_how_far_the_map_covers_the_image(show: Any) -> None:
     caption, style = grid_caption(), Style()
     page, heat = show(caption, reduced_motion="reduce"), Heat(caption, style)
     slider = page.get_by_role("slider", name="Strength")
@@ -375,7 +375,7 @@ def test_browser_phone(show: Any, scheme: str, make: Any) -> None:
 
 
 @pytest.mark.parametrize("size", [(800, 100), (100, 400), (16, 16)])
-def test_browser_odd_photos_fit(show: Any, size: tuple[int, int]) -> None:
+def test_browser_odd_images_fit(show: Any, size: tuple[int, int]) -> None:
     page = show(several(), photo(*size))
     for width, height in ((360, 640), (1280, 800)):
         page.set_viewport_size({"width": width, "height": height})
@@ -414,7 +414,7 @@ def test_browser_text_stays_readable(show: Any, scheme: str) -> None:
     assert min(page.evaluate(CONTRAST, heat) for heat in (0, 0.25, 0.5, 0.75, 1)) >= 4.5
 
 
-def test_browser_prints_captions_and_photo_on_white(show: Any) -> None:
+def test_browser_prints_captions_and_image_on_white(show: Any) -> None:
     page = show(several(), color_scheme="dark")
     page.emulate_media(media="print", color_scheme="dark")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"

@@ -38,7 +38,7 @@ def test_panels_fit_on_the_sheet_and_fill_it_well(panels: int, shape: float) -> 
         assert layout.panel[0] >= 5 * 28
 
 
-def test_the_photo_and_the_maps_are_on_the_sheet_pixel_for_pixel() -> None:
+def test_the_image_and_the_maps_are_on_the_sheet_pixel_for_pixel() -> None:
     caption, style = grid_caption(words=1), Style(width=400)
     white = Image.new("RGB", (80, 60), (10, 200, 30))
     pixels = np.asarray(Figure(caption, white, style).image())
@@ -48,7 +48,7 @@ def test_the_photo_and_the_maps_are_on_the_sheet_pixel_for_pixel() -> None:
     assert width / height == pytest.approx(80 / 60, rel=0.02)
 
 
-def test_a_sheet_draws_pictures_as_they_are() -> None:
+def test_a_sheet_draws_images_as_they_are() -> None:
     sheet = Sheet((301, 207))
     noise = np.asarray(photo(120, 90))
     sheet.place(noise, 17, 33)
@@ -77,14 +77,14 @@ def test_words_are_never_read_as_formulas_or_markup() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 900), (900, 2), (17, 5)])
-def test_odd_photos(size: tuple[int, int]) -> None:
+def test_odd_images(size: tuple[int, int]) -> None:
     drawn = Figure(grid_caption(), photo(*size), Style(**SMALL))
     assert drawn.image().width == 400
     assert b"data:image/jpeg" in drawn.html()
     assert Image.open(io.BytesIO(drawn.gif())).n_frames >= 2
 
 
-def test_a_caption_without_words_is_its_photo() -> None:
+def test_a_caption_without_words_is_its_image() -> None:
     caption = Caption("", [], -1.0, np.zeros((0, 12)), grid=(3, 4))
     drawn = Figure(caption, photo(), Style(**SMALL))
     assert drawn.image().width == 400 and b"canvas" in drawn.html() and drawn.gif() and drawn.json()
@@ -144,7 +144,7 @@ def test_png_carries_the_caption() -> None:
     assert image.format == "PNG" and image.mode == "RGB" and image.text["Title"] == "Café ñandú."
 
 
-def test_gif_shows_every_word_and_the_photo_around_them() -> None:
+def test_gif_shows_every_word_and_the_image_around_them() -> None:
     image = Image.open(io.BytesIO(Figure(grid_caption(words=3), photo(), Style(side=64, seconds=0.5)).gif()))
     assert image.format == "GIF" and image.n_frames == 5 and image.info["loop"] == 0
     durations, frames = [], []
@@ -253,7 +253,7 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Monke
     assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
 
 
-def test_a_caption_finds_its_photo_upright(tmp_path: Path) -> None:
+def test_a_caption_finds_its_image_upright(tmp_path: Path) -> None:
     file = tmp_path / "turned.jpg"
     exif = Image.Exif()
     exif[0x0112] = 6  # rotated by 90 degrees

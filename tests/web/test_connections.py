@@ -134,7 +134,7 @@ def test_an_answer_that_nobody_reads_is_dropped(
     assert healthy(connect)
 
 
-def test_a_photo_whose_client_is_gone_is_never_captioned(
+def test_an_image_whose_client_is_gone_is_never_captioned(
     connect: Callable[[], socket.socket], shared: Batches, slow: Slow
 ) -> None:
     first, gone, stays = connect(), connect(), connect()
@@ -151,7 +151,7 @@ def test_a_photo_whose_client_is_gone_is_never_captioned(
     assert slow.batches == [[1], [3]]
 
 
-def test_photos_in_flight_have_a_budget_which_is_given_back(
+def test_images_in_flight_have_a_budget_which_is_given_back(
     connect: Callable[[], socket.socket], shared: Batches, slow: Slow
 ) -> None:
     photo = grey(1) + bytes(2_000_000)
@@ -173,7 +173,7 @@ def test_photos_in_flight_have_a_budget_which_is_given_back(
 
 
 @pytest.mark.parametrize("image", [b"no image" * 100, grey(1)])
-def test_nothing_keeps_a_photo_that_was_answered(
+def test_nothing_keeps_an_image_that_was_answered(
     connect: Callable[[], socket.socket], slow: Slow, image: bytes
 ) -> None:
     gc.collect()
@@ -235,7 +235,7 @@ def test_a_client_may_wait_until_it_is_told_to_continue(connect: Callable[[], so
     assert status(answer(one)) == 200
 
 
-def test_pipelined_photos_get_their_answers_in_order(connect: Callable[[], socket.socket], slow: Slow) -> None:
+def test_pipelined_images_get_their_answers_in_order(connect: Callable[[], socket.socket], slow: Slow) -> None:
     slow.go.release(9)
     one = connect()
     for value in (1, 2):
@@ -244,7 +244,7 @@ def test_pipelined_photos_get_their_answers_in_order(connect: Callable[[], socke
     assert re.findall(rb'"caption":"(\d)', answer(one)) == [b"1", b"2", b"3"]
 
 
-def test_a_photo_that_waits_too_long_is_given_up(shared: Batches, slow: Slow, listening: Callable[..., str]) -> None:
+def test_an_image_that_waits_too_long_is_given_up(shared: Batches, slow: Slow, listening: Callable[..., str]) -> None:
     address = listening(create_app(shared, rate=0, seconds=0.2))
     answer = httpx.post(f"{address}/caption", content=grey(1))
     assert answer.status_code == 503 and "has waited" in answer.json()["detail"] and answer.headers["retry-after"]

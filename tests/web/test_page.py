@@ -83,7 +83,7 @@ def explorers(page: Any, count: int, kind: str = "") -> Any:
     return found
 
 
-def test_photos_are_captioned_in_their_order_and_bad_ones_say_why(
+def test_images_are_captioned_in_their_order_and_bad_ones_say_why(
     show: Any, photos: list[Path], captioner: Any
 ) -> None:
     page = show()
@@ -117,7 +117,7 @@ def test_attention_follows_the_pointer(show: Any, photos: list[Path]) -> None:
     assert one.locator(".status").get_attribute("id") != other.locator(".status").get_attribute("id")
 
 
-def test_two_models_stand_side_by_side_on_one_photo(show: Any, photos: list[Path], captioner: Any, others: Any) -> None:
+def test_two_models_stand_side_by_side_on_one_image(show: Any, photos: list[Path], captioner: Any, others: Any) -> None:
     page = show(viewport={"width": 1280, "height": 900})
     page.set_input_files("#files", photos[0])
     explorers(page, 1)
@@ -173,7 +173,7 @@ def test_what_is_saved_is_what_is_shown(
     assert saved("HTML").startswith(b"<!doctype html>")
 
 
-def test_photos_can_be_dropped_and_pasted(show: Any) -> None:
+def test_images_can_be_dropped_and_pasted(show: Any) -> None:
     page = show()
     for number, (kind, target) in enumerate((("drop", "DragEvent"), ("paste", "ClipboardEvent"))):
         page.evaluate(
@@ -192,7 +192,7 @@ def test_photos_can_be_dropped_and_pasted(show: Any) -> None:
     assert page.locator("h2").all_inner_texts() == ["paste.jpg", "drop.jpg"]
 
 
-def test_the_camera_takes_a_photo_and_goes_dark_again(show: Any) -> None:
+def test_the_camera_takes_an_image_and_goes_dark_again(show: Any) -> None:
     page = show()
     page.get_by_role("button", name="Use the camera").click()
     page.locator("#take:focus").wait_for()
@@ -278,7 +278,7 @@ def test_a_model_without_attention_says_so(show: Any, photos: list[Path], monkey
     page.set_input_files("#files", photos[0])
     explorer = explorers(page, 1)
     assert explorer.locator(".text").inner_text().endswith(".")
-    assert "does not attend" in explorer.locator(".status").inner_text()
+    assert "no attention over the image" in explorer.locator(".status").inner_text()
     assert page.get_by_role("button", name="PNG").count() == 0
 
 
