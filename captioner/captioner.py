@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from PIL import Image
 
-from captioner import folders
-from captioner.assets import ONNX
+from captioner import store
 from captioner.caption import MEAN, Caption
 from captioner.data.images import ImageSource
 from captioner.data.loader import ImageBatch, ImageLoader
@@ -20,6 +19,7 @@ from captioner.data.transform import Transform
 from captioner.engines.engine import Engine
 from captioner.errors import CheckpointError, ConfigError, ImageError
 from captioner.search.config import SearchConfig
+from captioner.store import ONNX
 from captioner.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -104,11 +104,11 @@ class Captioner:
                 part of an ensemble.
             ConfigError: a search setting or the device is wrong.
         """
-        folder, *others = located = folders.locate_captioners(name_or_path)
-        if not others and folders.captioner_kind(folder) == ONNX:
+        folder, *others = located = store.locate_captioners(name_or_path)
+        if not others and store.captioner_kind(folder) == ONNX:
             from captioner.onnx.engine import OnnxEngine
 
-            return cls(OnnxEngine.load(folder, device=device), about=folders.about(folder), folder=folder, **search)
+            return cls(OnnxEngine.load(folder, device=device), about=store.about(folder), folder=folder, **search)
         try:
             from captioner.checkpoint import load_model
         except ModuleNotFoundError as error:
@@ -121,12 +121,12 @@ class Captioner:
         if others:
             from captioner.engines.ensemble import EnsembleEngine
 
-            members = dict(zip(folders.members(str(name_or_path)), located, strict=True))
+            members = dict(zip(store.members(str(name_or_path)), located, strict=True))
             engine = EnsembleEngine({name: load_model(member) for name, member in members.items()}, device=device)
-            about = {"members": {name: folders.about(member) for name, member in members.items()}}
+            about = {"members": {name: store.about(member) for name, member in members.items()}}
             return cls(engine, about=about, **search)
         captioner = cls.from_model(load_model(folder), device=device, **search)
-        captioner.about = folders.about(folder)
+        captioner.about = store.about(folder)
         return captioner
 
     @property
@@ -155,14 +155,14 @@ class Captioner:
             CheckpointError: ``folder`` exists and holds something else, or this is an ensemble.
         """
         if self._folder is not None:
-            return folders.copy(self._folder, folder, ONNX, card=card)
+            return store.copy(self._folder, folder, ONNX, card=card)
         from captioner.checkpoint import save_model
         from captioner.engines.model import ModelEngine
 
         if not isinstance(self.engine, ModelEngine):
             raise CheckpointError(
                 f"{folder}: an ensemble cannot be saved as one model; save its members, and join their names by "
-                f"{folders.AND}"
+                f"{store.AND}"
             )
         return save_model(folder, self.engine.model, card=card, about=self.about)
 
@@ -180,7 +180,7 @@ class Captioner:
         Raises:
             CheckpointError: you may not write there, something else is there, or the upload failed.
         """
-        return folders.push_saved(self.save_pretrained, name, private=private, card=card)
+        return store.push_saved(self.save_pretrained, name, private=private, card=card)
 
     @overload
     def __call__(self, images: list[Any] | tuple[Any, ...], *, attention: str = MEAN) -> list[Caption]: ...

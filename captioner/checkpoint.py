@@ -1,11 +1,7 @@
-"""A model on disk: one folder with weights, config, vocabulary and model card.
+"""Caption models on disk: a model folder with the weights of the decoder, the refiner and the tuned stages.
 
-``model.safetensors`` holds the weights of the decoder and of the encoder's fine-tuned stages; the other stages use the
-installed weights, and ``config.json`` holds a hash that these must match. No pickle is ever read. What needs no torch,
-finding a folder and reading its config, is in :mod:`captioner.folders`.
-
-Translators (:mod:`captioner.translation.translator`) are stored in folders of the same form; the config's ``kind``
-tells them apart.
+The frozen stages use the installed weights; ``config.json`` holds a hash that these must match. No pickle is ever read.
+:mod:`captioner.store` owns the form of the folder.
 """
 
 from __future__ import annotations
@@ -13,50 +9,28 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from captioner import folders
-from captioner.assets import CAPTIONER, CONFIG
 from captioner.encoders.encoder import without_downloads
 from captioner.errors import CheckpointError, ConfigError
-from captioner.folders import (
-    CARD,
+from captioner.model import CaptionModel, ModelConfig, build_encoder
+from captioner.settings import validate
+from captioner.store import (
+    CAPTIONER,
+    CONFIG,
     COPY,
-    DEFAULT,
-    FORMAT,
-    SOURCE_VOCABULARY,
     VOCABULARY,
     WEIGHTS,
     locate,
-    read_config,
     read_whole,
 )
-from captioner.model import CaptionModel, ModelConfig, build_encoder
-from captioner.settings import validate
+from captioner.store.weights import put_weights, read_weights, sized, write_folder
 from captioner.text.vocabulary import Vocabulary
-from captioner.weights import read_weights, sized, write_weights
 
 log = logging.getLogger(__name__)
-
-__all__ = [
-    "CARD",
-    "DEFAULT",
-    "FORMAT",
-    "SOURCE_VOCABULARY",
-    "VOCABULARY",
-    "WEIGHTS",
-    "Savable",
-    "load_model",
-    "locate",
-    "put_weights",
-    "read_config",
-    "read_whole",
-    "save_model",
-    "write_folder",
-]
 
 
 def save_model(
@@ -73,10 +47,10 @@ def save_model(
     Args:
         folder: its path.
         model: the model to write.
-        card: the text of the model card; by default :func:`captioner.card.default` writes it.
+        card: the text of the model card; by default :func:`captioner.store.card.default` writes it.
         about: how it was made, stored in the config under ``about``: data, recipe, seed, scores.
-        dtype: store weights in this type, ``torch.float16`` or ``torch.int8`` (:mod:`captioner.weights`); ``None``
-            keeps theirs.
+        dtype: store weights in this type, ``torch.float16`` or ``torch.int8`` (:mod:`captioner.store.weights`), or in
+            their own.
         half: what the names begin with of weights that ``torch.int8`` leaves in float16. By default it is the
             encoder's, so that models with one encoder have one also on disk.
 
@@ -100,47 +74,6 @@ def save_model(
         dtype=dtype,
         half=half,
     )
-
-
-class Savable(Protocol):
-    """An object that can write itself to a file."""
-
-    def save(self, path: str | Path) -> None:
-        """Write the object to ``path``."""
-
-
-def write_folder(
-    folder: str | Path,
-    kind: str,
-    *,
-    weights: Mapping[str, Tensor],
-    config: Mapping[str, Any],
-    vocabularies: Mapping[str, Savable],
-    card: str = "",
-    dtype: torch.dtype | None = None,
-    half: tuple[str, ...] = (),
-) -> Path:
-    """Write the folder of a model of any kind, completely or not at all; an existing one of its kind is replaced.
-
-    Args:
-        folder: its path.
-        kind: of the model, for :func:`read_config`.
-        weights: all of its tensors.
-        config: the fields of ``config.json`` that are specific to the kind.
-        vocabularies: by file name.
-        card: the text of the model card; if it is empty, :func:`captioner.card.default` writes one from the config.
-        dtype: see :func:`captioner.weights.write_weights`.
-        half: likewise.
-
-    Raises:
-        CheckpointError: ``folder`` exists and is not such a model's.
-    """
-    with folders.replace(folder, kind, config) as temporary:
-        write_weights(temporary / WEIGHTS, weights, dtype, half=half)
-        for name, vocabulary in vocabularies.items():
-            vocabulary.save(temporary / name)
-        folders.write_card(temporary, kind, config, folder, card)
-    return Path(folder)
 
 
 def _fingerprint(model: CaptionModel) -> str | None:
@@ -205,21 +138,3 @@ def _invented(settings: Mapping[str, Any]) -> bool:
         _invented(value) if isinstance(value, dict) else (name, value) == ("weights", "random")
         for name, value in settings.items()
     )
-
-
-def put_weights(module: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None:
-    """Load weights that were read from ``folder`` into a module.
-
-    Raises:
-        CheckpointError: they do not fit the module.
-    """
-    try:
-        for name, tensor in module.state_dict().items():  # torch would convert them unasked
-            if name in weights and weights[name].is_floating_point() != tensor.is_floating_point():
-                raise RuntimeError(f"{name} is {weights[name].dtype}, not {tensor.dtype}")
-        module.load_state_dict(dict(weights))
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(
-            f"{folder / WEIGHTS}: does not fit {CONFIG} ({reason}); copy the whole model folder again"
-        ) from None

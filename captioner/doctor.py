@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import captioner
-from captioner import assets, folders
+from captioner import store
 from captioner.backend import can_compile, choose_device, device_name, fast_dtype
 from captioner.errors import CaptionerError, first_line
 
@@ -245,20 +245,20 @@ def _memory() -> tuple[float, float]:
 
 
 def _models() -> Iterator[Finding]:
-    models = assets.shipped(None)
-    if folders.DEFAULT not in models:
+    models = store.shipped(None)
+    if store.DEFAULT not in models:
         yield Finding(
             "models",
             "problem",
-            f"{', '.join(models) or 'none'}: the default model, {folders.DEFAULT}, is missing",
+            f"{', '.join(models) or 'none'}: the default model, {store.DEFAULT}, is missing",
             "reinstall captioner, or give a model with --model",
         )
     whole: Counter[str] = Counter()
     size = 0
     for name, folder in models.items():
-        kind = assets.kind_of(folder)
+        kind = store.kind_of(folder)
         try:
-            folders.read_whole(folder, kind)
+            store.read_whole(folder, kind)
         except CaptionerError as error:
             yield Finding(f"model {name}", "problem", str(error), "reinstall captioner")
         else:

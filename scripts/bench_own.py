@@ -20,8 +20,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from captioner.checkpoint import VOCABULARY
 from captioner.data.annotations import read_captions
+from captioner.store import VOCABULARY
 from captioner.text.vocabulary import Vocabulary, tokenize
 
 

@@ -22,10 +22,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from captioner import Translator, files
-from captioner.assets import TRANSLATOR
 from captioner.benchmark.plot import MARKERS, PALETTE
-from captioner.checkpoint import read_config
 from captioner.evaluation.bootstrap import intervals
+from captioner.store import TRANSLATOR, read_config
 from captioner.translation.bleu import measure, score_intervals
 from captioner.translation.model import load_translator
 from captioner.translation.pairs import ParallelText, read_parallel

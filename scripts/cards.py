@@ -1,7 +1,7 @@
 """Model cards and the table of scores, written from the models' own JSON alone.
 
 ``scripts/ship.py`` and ``scripts/readme.py`` use it; a test compares the committed cards with it. Run by itself, it
-writes the cards of all shipped models again. :mod:`captioner.card` writes those of other models.
+writes the cards of all shipped models again. :mod:`captioner.store.card` writes those of other models.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from captioner import files
-from captioner.assets import CAPTIONER, DETECTOR, TRANSLATOR, kind_of, shipped
-from captioner.card import METRICS, markdown_table, metadata, search_name, stage_lines, stages_of
-from captioner.checkpoint import CARD as FILE
-from captioner.checkpoint import read_config
+from captioner.store import CAPTIONER, DETECTOR, TRANSLATOR, kind_of, read_config, shipped
+from captioner.store import CARD as FILE
+from captioner.store.card import METRICS, markdown_table, metadata, search_name, stage_lines, stages_of
 
 LICENSE = "apache-2.0"  # of the shipped weights
 

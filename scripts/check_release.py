@@ -23,7 +23,7 @@ import zipfile
 from pathlib import Path
 
 import captioner
-from captioner.assets import CONFIG
+from captioner.store import CONFIG
 
 ROOT = Path(__file__).resolve().parent.parent
 

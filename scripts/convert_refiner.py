@@ -11,10 +11,10 @@ from pathlib import Path
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from captioner import folders
-from captioner.assets import CONFIG, kind_of
+from captioner import store
 from captioner.errors import CheckpointError
 from captioner.files import read_json
+from captioner.store import CONFIG, kind_of
 
 
 def converted(name: str) -> str:
@@ -24,7 +24,7 @@ def converted(name: str) -> str:
 
 def convert(folder: Path) -> int:
     """Rename the tensors of a model folder in place, and return how many have a new name."""
-    path = folder / folders.WEIGHTS
+    path = folder / store.WEIGHTS
     with safe_open(path, framework="pt") as file:
         metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     renamed = {converted(name): tensor for name, tensor in tensors.items()}
@@ -32,8 +32,8 @@ def convert(folder: Path) -> int:
     if changed:
         save_file(renamed, path, metadata=metadata)
         config = read_json(folder / CONFIG, dict, error=CheckpointError)
-        own = {key: value for key, value in config.items() if key not in ("format", "captioner", "kind", folders.FILES)}
-        folders.write_config(folder, kind_of(folder), own)
+        own = {key: value for key, value in config.items() if key not in ("format", "captioner", "kind", store.FILES)}
+        store.write_config(folder, kind_of(folder), own)
     return changed
 
 

@@ -20,13 +20,13 @@ from typing import Any
 from PIL import Image
 
 from captioner import Captioner, Translator, files
-from captioner.assets import shipped
 from captioner.benchmark import report, tables
 from captioner.benchmark.cost import ModelCost
 from captioner.benchmark.groups import Group
 from captioner.evaluation.bootstrap import Difference, Interval
 from captioner.figures import figure
 from captioner.figures.alignment import Alignment
+from captioner.store import shipped
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import cards

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from captioner.checkpoint import load_model, read_config, save_model
+from captioner.checkpoint import load_model, save_model
+from captioner.store import read_config
 
 
 def main() -> None:

@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from captioner import card
-from captioner.assets import CAPTIONER, CONFIG, DETECTOR, ONNX, TRANSLATOR, kind_of, shipped
-from captioner.folders import CARD
+from captioner.store import CAPTIONER, CARD, CONFIG, DETECTOR, ONNX, TRANSLATOR, card, kind_of, shipped
 from tests.hub import TASKS
 
 CONFIGS: dict[str, dict[str, Any]] = {

@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from captioner import Captioner, checkpoint, folders
-from captioner.assets import CONFIG, kind_of, shipped
-from captioner.checkpoint import CARD, DEFAULT, VOCABULARY, WEIGHTS, load_model, locate, save_model
+from captioner import Captioner, store
+from captioner.checkpoint import load_model, save_model
 from captioner.errors import CaptionerError, CheckpointError
 from captioner.model import CaptionModel, ModelConfig
+from captioner.store import CARD, CONFIG, DEFAULT, VOCABULARY, WEIGHTS, kind_of, locate, shipped
+from captioner.store.weights import read_weights
 from captioner.text.vocabulary import Vocabulary
-from captioner.weights import read_weights
 
 
 def tiny_model(
@@ -150,7 +150,7 @@ def changed(folder: Path, **values: Any) -> str:
             lambda f: b'{"architectures": ["BertModel"], "model_type": "bert"}',
             "not the config of a model of captioner",
         ),
-        (CONFIG, lambda f: changed(f, format=checkpoint.FORMAT + 1).encode(), "newer than this program.*upgrade"),
+        (CONFIG, lambda f: changed(f, format=store.FORMAT + 1).encode(), "newer than this program.*upgrade"),
         (CONFIG, lambda f: changed(f, model={"encoder": {"name": "gird"}}).encode(), "Did you mean 'grid'"),
         (CONFIG, lambda f: changed(f, model={"decoders": {}}).encode(), "Did you mean 'decoder'"),
         (VOCABULARY, lambda f: None, "is missing; copy the whole"),
@@ -228,7 +228,7 @@ def test_a_model_is_replaced_whole_or_not_at_all(folder: Path, monkeypatch: pyte
 
 
 def test_shipped_models_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("captioner.assets.files", lambda package: tmp_path / package)
+    monkeypatch.setattr("captioner.store.files", lambda package: tmp_path / package)
     with pytest.raises(CheckpointError, match="no model comes with this copy"):
         locate()
     (tmp_path / "assets" / "examples").mkdir(parents=True)  # no model
@@ -262,7 +262,7 @@ def test_a_changed_byte_is_damage_that_names_the_file(folder: Path, part: str) -
     with pytest.raises(CheckpointError, match=rf"{part}: is damaged or another model's, its SHA-256 .* copy the whole"):
         load_model(folder)
     with pytest.raises(CheckpointError, match=part):
-        folders.push(folder, "ada/tiny")
+        store.push(folder, "ada/tiny")
     assert load_model(save_model(folder, tiny_model()))  # a damaged one can still be replaced
 
 
@@ -273,8 +273,8 @@ def test_a_folder_of_an_older_version_is_read_without_hashes(folder: Path) -> No
 @pytest.mark.parametrize("name", shipped(None))
 def test_the_shipped_models_are_whole(name: str) -> None:
     folder = shipped(None)[name]
-    config = folders.read_whole(folder, kind_of(folder))
-    assert set(config["files"]) == set(folders.PARTS[kind_of(folder)])
+    config = store.read_whole(folder, kind_of(folder))
+    assert set(config["files"]) == set(store.PARTS[kind_of(folder)])
 
 
 def changed_weights(folder: Path, change: Any) -> Path:
@@ -359,7 +359,7 @@ def test_a_config_that_is_nested_too_deeply_is_refused(folder: Path, config: str
 def test_a_name_that_no_folder_can_have_is_an_unknown_model(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(CheckpointError):
-        folders.locate_captioners(name)
+        store.locate_captioners(name)
 
 
 @pytest.mark.parametrize(("backbone", "library"), [("resnet50", "torchvision"), ("resnet18", "timm")])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from captioner import assets, doctor
+from captioner import doctor, store
 from captioner.doctor import Finding, examine
 
 
@@ -23,7 +23,7 @@ def program(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     folder = tmp_path / "program" / "assets"
     for name in ("show_attend_tell", "translator_en_de"):
         shutil.copytree(repository / "assets" / name, folder / name)
-    monkeypatch.setattr("captioner.assets.files", lambda package: tmp_path / "program" / package)
+    monkeypatch.setattr("captioner.store.files", lambda package: tmp_path / "program" / package)
     return folder
 
 
@@ -117,4 +117,4 @@ def test_a_folder_that_cannot_be_written_is_found(monkeypatch: pytest.MonkeyPatc
 
 def test_every_shipped_model_is_whole() -> None:
     assert all(finding.state == "ok" for finding in doctor._models())
-    assert assets.shipped(None)
+    assert store.shipped(None)

@@ -15,10 +15,9 @@ import pytest
 import torch
 from huggingface_hub import ModelCard, constants
 
-from captioner import Captioner, CheckpointError, Translator, folders
-from captioner.assets import CONFIG, ONNX
+from captioner import Captioner, CheckpointError, Translator, store
 from captioner.checkpoint import load_model, save_model
-from captioner.folders import CARD, GRAPHS, SOURCE_VOCABULARY, VOCABULARY, WEIGHTS
+from captioner.store import CARD, CONFIG, GRAPHS, ONNX, SOURCE_VOCABULARY, VOCABULARY, WEIGHTS
 from tests.hub import TOKEN, Hub, running
 from tests.onnx.builders import photos, tiny
 from tests.test_checkpoint import Malice, tiny_model
@@ -131,11 +130,11 @@ def test_a_translator_comes_back_as_it_was(hub: Hub, cache: Callable[[], Path]) 
 def test_an_exported_folder_is_transferred_whole(hub: Hub, tmp_path: Path) -> None:
     config = {"model": {"encoder": {"name": "grid"}, "decoder": {"name": "show_tell"}}, "graphs": {"int8": False}}
     config["agreement"] = {"photos": 1, "same": 1, "features": 0.0, "log_probabilities": 0.0}
-    with folders.replace(tmp_path / "small", ONNX, config) as folder:
+    with store.replace(tmp_path / "small", ONNX, config) as folder:
         for name in (*GRAPHS, VOCABULARY, CARD):
             (folder / name).write_text(f"this is {name}")
-    folders.push(tmp_path / "small", NAME)
-    found = folders.locate(NAME)
+    store.push(tmp_path / "small", NAME)
+    found = store.locate(NAME)
     for name in (*GRAPHS, VOCABULARY, CONFIG):
         assert (found / name).read_bytes() == (tmp_path / "small" / name).read_bytes()
 
@@ -177,14 +176,14 @@ def test_a_card_that_is_not_text_is_refused_before_anything_is_uploaded(hub: Hub
     folder = save_model(tmp_path / "best", tiny_model())
     (folder / CARD).write_bytes(b"# Caf\xe9\n")
     with pytest.raises(CheckpointError, match=r"README.md: is not utf-8 text .*; repair or delete it"):
-        folders.push(folder, NAME)
+        store.push(folder, NAME)
     assert not hub.repositories
 
 
 def test_the_hub_reads_the_card(pushed: Hub, tmp_path: Path) -> None:
     folder = save_model(tmp_path / "run" / "best", tiny_model(), about=ABOUT)
     assert ModelCard.load(folder / CARD).data.model_name == "run"
-    folders.push(folder, NAME)
+    store.push(folder, NAME)
     card = ModelCard.load(NAME)
     assert (card.data.library_name, card.data.pipeline_tag, card.data.model_name) == (
         "captioner",
@@ -195,10 +194,10 @@ def test_the_hub_reads_the_card(pushed: Hub, tmp_path: Path) -> None:
     assert (result.dataset_type, result.metric_type, result.metric_value) == ("flickr8k", "cider", 50.0)
     assert result.metric_args == {"search": "beam 3"}
     (folder / CARD).write_text("# best\n\nIt is the best.\n")
-    folders.push(folder, NAME)
+    store.push(folder, NAME)
     assert pushed.repositories[NAME].files[CARD] == b"# best\n\nIt is the best.\n", "a person's card is theirs"
     with pytest.raises(CheckpointError, match=r"small: could not be uploaded.*400.*pipeline_tag|pipeline_tag"):
-        folders.push(folder, NAME, card="---\npipeline_tag: image-to-poem\n---\n")
+        store.push(folder, NAME, card="---\npipeline_tag: image-to-poem\n---\n")
 
 
 def weight(name: str) -> float:
@@ -209,7 +208,7 @@ def test_a_revision_is_a_branch_a_tag_or_a_commit(pushed: Hub, models: tuple[Pat
     repository = pushed.repositories[NAME]
     old = weight(NAME)
     first = repository.refs["v1"] = repository.refs["main"]
-    folders.push(models[1], NAME)
+    store.push(models[1], NAME)
     assert weight(NAME) == weight(f"{NAME}@main") == 7 != old
     assert weight(f"{NAME}@v1") == weight(f"{NAME}@{first}") == old
     with pytest.raises(CheckpointError, match=f"^model '{NAME}@v2': has no revision 'v2'; {pushed.url}/{NAME} lists"):
@@ -354,7 +353,7 @@ def test_an_upload_that_fails_changes_nothing(
     before = {there: dict(repository.files) for there, repository in pushed.repositories.items()}
     monkeypatch.setenv("HF_TOKEN", token) if token else monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(CheckpointError, match=f"(?s){says}") as caught:
-        folders.push(models[1], name)
+        store.push(models[1], name)
     assert name in str(caught.value)
     assert {there: dict(repository.files) for there, repository in pushed.repositories.items()} == before
 
@@ -362,7 +361,7 @@ def test_an_upload_that_fails_changes_nothing(
 def test_a_private_model_is_not_uploaded_to_a_public_repository(pushed: Hub, models: tuple[Path, Path]) -> None:
     before = dict(pushed.repositories[NAME].files)
     with pytest.raises(CheckpointError, match=f"^{NAME}: exists and is public; make it private on its page"):
-        folders.push(models[1], NAME, private=True)
+        store.push(models[1], NAME, private=True)
     assert pushed.repositories[NAME].files == before
 
 
@@ -370,8 +369,8 @@ def test_half_a_folder_is_not_uploaded(hub: Hub, tmp_path: Path) -> None:
     folder = save_model(tmp_path / "model", tiny_model())
     (folder / VOCABULARY).unlink()
     with pytest.raises(CheckpointError, match=f"{VOCABULARY}: is missing; copy the whole model folder"):
-        folders.push(folder, NAME)
+        store.push(folder, NAME)
     (folder / CONFIG).write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(CheckpointError, match="not the config of a model of captioner"):
-        folders.push(folder, NAME)
+        store.push(folder, NAME)
     assert not hub.requests

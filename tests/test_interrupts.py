@@ -83,8 +83,8 @@ def run(*_, **__):
     except KeyboardInterrupt:
         raise CaptionerError("step.onnx: torch cannot export this part") from None
 from captioner.errors import CaptionerError
-import captioner.folders
-captioner.folders.locate = run
+import captioner.store
+captioner.store.locate = run
 cli.main(["export", "show_tell", "-o", sys.argv[1]])
 """
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from captioner.errors import CheckpointError
-from captioner.weights import dequantised, quantised, read_weights, write_weights
+from captioner.store.weights import dequantised, quantised, read_weights, write_weights
 
 
 @given(seed=st.integers(0, 1000), rows=st.integers(1, 5), spread=st.floats(1e-6, 1e6))

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from captioner import assets, folders
+from captioner import store
 from captioner.benchmark.cache import hash_of, sha256_of
-from captioner.card import name_of
 from captioner.errors import CheckpointError
+from captioner.store.card import name_of
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class Contestant:
     @property
     def model(self) -> str:
         """The name by which :meth:`Captioner.from_pretrained` loads it."""
-        return folders.join(self.folders)
+        return store.join(self.folders)
 
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the config, vocabulary and weights of the model, or of all members; missing files are left out."""
-        names = (assets.CONFIG, folders.VOCABULARY, folders.WEIGHTS)
+        names = (store.CONFIG, store.VOCABULARY, store.WEIGHTS)
         return hash_of(
             [{name: sha256_of(folder / name) for name in names if (folder / name).is_file()} for folder in self.folders]
         )
@@ -67,14 +67,14 @@ def find(models: Sequence[str | Path | Contestant], failed: Callable[[str], None
     located: list[tuple[str | Path | Contestant, tuple[Path, ...]]] = []
     for model in models:
         try:
-            found = model.folders if isinstance(model, Contestant) else tuple(folders.locate_captioners(model))
+            found = model.folders if isinstance(model, Contestant) else tuple(store.locate_captioners(model))
             for folder in found:
-                folders.read_config(folder)
+                store.read_config(folder)
         except CheckpointError as error:
             failed(str(error))
             continue
         if any([one.resolve() for one in found] == [one.resolve() for one in other] for _, other in located):
-            raise CheckpointError(f"{folders.join(found)}: this model is named twice; leave one out")
+            raise CheckpointError(f"{store.join(found)}: this model is named twice; leave one out")
         located.append((model, found))
     if not located:
         raise CheckpointError(
@@ -105,6 +105,6 @@ def _name(model: str | Path | Contestant, found: Sequence[Path]) -> str:
     names = [
         # Folders of models from the hub have a hash as their name.
         name_of(folder.resolve()) if Path(name).is_dir() else name
-        for name, folder in zip(folders.members(model), found, strict=True)
+        for name, folder in zip(store.members(model), found, strict=True)
     ]
-    return folders.join(names) if len(set(names)) == len(names) else str(model)
+    return store.join(names) if len(set(names)) == len(names) else str(model)

@@ -122,7 +122,7 @@ class TimedModel:
         from captioner.data.images import load_image
         from captioner.engines.model import torch_engine
         from captioner.errors import EvaluationError, ImageError
-        from captioner.folders import locate_captioners
+        from captioner.store import locate_captioners
 
         before = peak_memory()
         self.captioner = Captioner.from_pretrained(job.model, device=job.device, **job.search)

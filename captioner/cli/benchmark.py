@@ -120,7 +120,7 @@ def run(
     part = data.part(whole)
     training = whole.split("train", restval=data.restval) if "train" in whole.splits else None
 
-    from captioner import assets, files
+    from captioner import files, store
     from captioner.benchmark.benchmark import CACHE, LATEX, PAGE, PLOT, RECORD, TABLE, benchmark
     from captioner.benchmark.listener import Listener
     from captioner.benchmark.training import train as train_all
@@ -129,7 +129,7 @@ def run(
     together = options.ensemble(members)
     contestants = [*(models or ()), *([together] if together else [])]
     if not contestants and not train:
-        contestants = list(assets.shipped())
+        contestants = list(store.shipped())
     failures = console.Failures()
     with files.only_one(output, error=EvaluationError, work="benchmarks"), _Bars() as bars:
         listener = Listener(bars, console.note, failures)

@@ -64,11 +64,11 @@ def run(
     An image that cannot be read has a row with the reason, and so has a damaged tar or Parquet file after its good
     images. Folders that cannot be read are reported, and tried again by the next run. In both cases the exit code is 1.
     """
-    from captioner import folders
+    from captioner import store
 
     settings = search.settings()
-    name = options.ensemble(models) or folders.DEFAULT
-    folders.locate_captioners(name)  # a wrong name must not enter the output's plan
+    name = options.ensemble(models) or store.DEFAULT
+    store.locate_captioners(name)  # a wrong name must not enter the output's plan
     from captioner.bulk import Bulk, bulk, open_plan
     from captioner.bulk.run import bulk_on_ray
     from captioner.rows import require_parquet

@@ -69,7 +69,7 @@ def run(
     """
     if attention and not json and (output is None or output.suffix.lower() == ".csv"):
         raise typer.BadParameter("give --json too, or an --output ending in .json or .jsonl", param_hint="--attention")
-    from captioner.folders import DEFAULT
+    from captioner.store import DEFAULT
 
     options.check_outputs(given.paths, output=output)
     failures = console.Failures()

@@ -12,27 +12,29 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from captioner import assets
+from captioner import store
 
 
 def models(incomplete: str) -> list[str]:
     """Complete the name of a shipped captioner, or a folder; after a + the name of the next member of an ensemble."""
-    return _joined(incomplete, assets.shipped(assets.CAPTIONER))
+    return _joined(incomplete, store.shipped(store.CAPTIONER))
 
 
 def translators(incomplete: str) -> list[str]:
     """Complete the name of a shipped translator, or a folder."""
-    return _or_files(incomplete, assets.shipped(assets.TRANSLATOR))
+    return _or_files(incomplete, store.shipped(store.TRANSLATOR))
 
 
 def scored(incomplete: str) -> list[str]:
     """Complete the name of a shipped model that can be evaluated, a captioner or a translator, or a file."""
-    return _joined(incomplete, [*assets.shipped(assets.CAPTIONER), *assets.shipped(assets.TRANSLATOR)])
+    return _joined(incomplete, [*store.shipped(store.CAPTIONER), *store.shipped(store.TRANSLATOR)])
 
 
 def recipes(incomplete: str) -> list[str]:
     """Complete the name of a shipped recipe, or a file."""
-    return _or_files(incomplete, assets.recipes())
+    from captioner.training.recipe_files import recipes
+
+    return _or_files(incomplete, recipes())
 
 
 def data_sets(incomplete: str) -> list[str]:
@@ -44,7 +46,7 @@ def data_sets(incomplete: str) -> list[str]:
 
 def languages(incomplete: str) -> list[str]:
     """Complete a language that a shipped translator writes."""
-    from captioner.folders import translators
+    from captioner.store import translators
 
     return _starting(incomplete, translators())
 

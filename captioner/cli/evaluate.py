@@ -73,11 +73,11 @@ def run(
         [path], output_captions=output_captions, output_scores=scoring.output_scores, per_image=scoring.per_image
     )
     metrics, settings = options.metrics(scoring.metrics), search.settings()
-    from captioner import assets, folders
+    from captioner import store
 
-    alone = len(folders.members(model)) == 1
-    located = [folders.locate(model, kind=None)] if alone else folders.locate_captioners(model)
-    if alone and assets.kind_of(located[0]) == assets.TRANSLATOR:
+    alone = len(store.members(model)) == 1
+    located = [store.locate(model, kind=None)] if alone else store.locate_captioners(model)
+    if alone and store.kind_of(located[0]) == store.TRANSLATOR:
         options.refuse(
             f"it is for captioners, and {model} is a translator; leave it out",
             images=data.images,
@@ -107,7 +107,7 @@ def run(
     from captioner.evaluation.evaluate import evaluate
     from captioner.evaluation.results import write_results
 
-    captioner = Captioner.from_pretrained(folders.join(located), device=device, **settings)
+    captioner = Captioner.from_pretrained(store.join(located), device=device, **settings)
     with console.progress("Captioning") as progress:
         result = evaluate(
             captioner,

@@ -49,14 +49,14 @@ def run(
     """
     if int8 != (calibrate is not None):
         raise typer.BadParameter("give both or neither", param_hint="--int8, --calibrate")
-    from captioner import folders
-    from captioner.assets import ONNX
+    from captioner import store
     from captioner.data.find import find_images
     from captioner.data.images import check_file
+    from captioner.store import ONNX
 
-    folder = folders.locate(model)
-    about = folders.read_config(folder).get("about")
-    folders.check_replaceable(output, ONNX)
+    folder = store.locate(model)
+    about = store.read_config(folder).get("about")
+    store.check_replaceable(output, ONNX)
     failures = console.Failures()
     chosen = None if images is None else list(find_images(images, on_empty=failures))
     for image in chosen or ():

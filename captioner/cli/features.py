@@ -86,10 +86,10 @@ def run(
 
     Images that cannot be read are reported on stderr and left out; the exit code is then 1.
     """
-    from captioner import assets
+    from captioner.training.recipe_files import recipes
 
     changes = changes or []
-    if len(data) == 1 and (data[0] in assets.recipes() or data[0].lower().endswith((".yaml", ".yml"))):
+    if len(data) == 1 and (data[0] in recipes() or data[0].lower().endswith((".yaml", ".yml"))):
         why = "the recipe determines that; change it with --set, or leave it out"
         options.refuse(why, encoder=encoder, model=model, cut=cut, split=split, flips=flips, strict=strict)
         options.check_recipe(data[0], changes)

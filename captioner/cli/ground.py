@@ -47,9 +47,9 @@ def run(
     """
     options.check_outputs([path, boxes], output_scores=output.output_scores)
     settings = search.settings()
-    from captioner import folders
+    from captioner import store
 
-    located = folders.join(folders.locate_captioners(model))
+    located = store.join(store.locate_captioners(model))
     part = data.part(data.read(path, captionless=True))
     from captioner import Captioner
     from captioner.evaluation.grounding import ground

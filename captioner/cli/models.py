@@ -19,7 +19,7 @@ def run(json: options.Json = False) -> None:
     Captioners, translators and detectors are shipped. The scores, in percent, are those of the best search on the
     data's dev split.
     """
-    from captioner import assets, checkpoint
+    from captioner import store
     from captioner.decoders import DECODERS
     from captioner.encoders import ENCODERS, REFINERS
     from captioner.encoders.sequence import TEXT_ENCODERS
@@ -29,10 +29,10 @@ def run(json: options.Json = False) -> None:
     registries: tuple[Registry[Any], ...] = (ENCODERS, TEXT_ENCODERS, REFINERS, DECODERS)
     families = {registry.kind: {name: _summary(registry[name]) for name in registry} for registry in registries}
     models, failures = {}, console.Failures()
-    for name, folder in assets.shipped(None).items():
-        kind = assets.kind_of(folder)
+    for name, folder in store.shipped(None).items():
+        kind = store.kind_of(folder)
         try:
-            config = checkpoint.read_config(folder, kind)
+            config = store.read_config(folder, kind)
         except CheckpointError as error:
             failures(error)
             continue
@@ -40,13 +40,13 @@ def run(json: options.Json = False) -> None:
         model = config["model"]
         models[name] = {
             "kind": kind,
-            "default": name == checkpoint.DEFAULT,
+            "default": name == store.DEFAULT,
             **{part: (model.get(part) or {}).get("name") for part in ("encoder", "refiner", "decoder")},
-            "languages": [model["source"], model["target"]] if kind == assets.TRANSLATOR else None,
+            "languages": [model["source"], model["target"]] if kind == store.TRANSLATOR else None,
             "megabytes": round(sum(file.stat().st_size for file in folder.iterdir()) / 1e6, 1),
             "data": about.get("data"),
             **{unit: about[unit] for unit in ("photos", "pairs") if unit in about},
-            "scores": _best(about, "BLEU" if kind == assets.TRANSLATOR else "CIDEr"),
+            "scores": _best(about, "BLEU" if kind == store.TRANSLATOR else "CIDEr"),
             "folder": str(folder),
         }
     if json:
@@ -54,12 +54,12 @@ def run(json: options.Json = False) -> None:
         failures.exit()
         return
     for kind, title, metrics in (
-        (assets.CAPTIONER, "shipped model", ("BLEU-4", "METEOR", "CIDEr")),
-        (assets.TRANSLATOR, "shipped translator", ("BLEU", "chrF")),
-        (assets.DETECTOR, "shipped detector", ("mAP@0.5", "mAP@[.5:.95]")),
+        (store.CAPTIONER, "shipped model", ("BLEU-4", "METEOR", "CIDEr")),
+        (store.TRANSLATOR, "shipped translator", ("BLEU", "chrF")),
+        (store.DETECTOR, "shipped detector", ("mAP@0.5", "mAP@[.5:.95]")),
     ):
         chosen = {name: model for name, model in models.items() if model["kind"] == kind}
-        if chosen or kind == assets.CAPTIONER:
+        if chosen or kind == store.CAPTIONER:
             _print_models(title, chosen, metrics)
     _print_families(families)
     failures.exit()

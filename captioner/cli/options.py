@@ -284,7 +284,7 @@ def metrics(lists: Sequence[str] | None) -> tuple[str, ...]:
 
 def ensemble(models: Sequence[str] | None) -> str | None:
     """Return the name of the ensemble of several models, the name of one model, or ``None`` without any."""
-    from captioner.folders import join
+    from captioner.store import join
 
     return join(models) if models else None
 

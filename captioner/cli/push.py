@@ -35,8 +35,8 @@ def run(
 
     Others give the name as --model; USER/MODEL@REVISION is a branch, a tag or a commit.
     """
-    from captioner import files, folders
+    from captioner import files, store
     from captioner.errors import CheckpointError
 
     text = "" if card is None else files.read_text(card, error=CheckpointError, cure="give Markdown in UTF-8")
-    typer.echo(folders.push(folders.locate(model, kind=None), name, private=private, card=text))
+    typer.echo(store.push(store.locate(model, kind=None), name, private=private, card=text))

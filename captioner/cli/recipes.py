@@ -41,8 +41,7 @@ def run(
         raise typer.BadParameter("give the recipe that it changes", param_hint="--set")
     if name is not None:
         options.check_recipe(name, changes or [])
-    from captioner import assets
-    from captioner.training.recipe_files import IMPORT, read_recipe, summary
+    from captioner.training.recipe_files import IMPORT, read_recipe, recipes, summary
 
     if name is not None:
         from captioner.training.recipe_text import explained
@@ -54,7 +53,7 @@ def run(
         else:
             typer.echo("".join(f"{key}: {json_text(files)}\n" for key, files in code.items()) + explained(config))
         return
-    summaries = {recipe: summary(file) for recipe, file in assets.recipes().items()}
+    summaries = {recipe: summary(file) for recipe, file in recipes().items()}
     if json:
         streams.show_json(summaries, indent=2)
         return

@@ -81,17 +81,17 @@ def run(
         if (error.name or "").startswith(("captioner", "torch")):
             raise
         raise CaptionerError(f"the page needs {error.name}; run: pip install 'captioner[web]'") from None
-    from captioner import folders
-    from captioner.assets import shipped
+    from captioner import store
     from captioner.captioner import Captioner
+    from captioner.store import shipped
     from captioner.web.batching import Batches
     from captioner.web.guard import names_of
 
-    names = list(dict.fromkeys(models or sorted(shipped(), key=lambda name: name != folders.DEFAULT)))
+    names = list(dict.fromkeys(models or sorted(shipped(), key=lambda name: name != store.DEFAULT)))
     if not names:
         raise CaptionerError("no model comes with this copy of captioner; give one with --model")
     for name in names[1:]:
-        folders.locate_captioners(name)
+        store.locate_captioners(name)
     settings = search.settings()
     listening = _listen(host, port)
     try:

@@ -18,15 +18,14 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from captioner.assets import CONFIG, DETECTOR, shipped
 from captioner.data.transform import Transform
 from captioner.encoders.faster_rcnn import BackboneMaps, Detector, DetectorConfig, ToFloat32
 from captioner.encoders.grid import GridConfig, GridEncoder, torchvision_weights
 from captioner.encoders.partial_labels import PartialLabelRoIHeads, PartialLabelRPN
 from captioner.errors import CheckpointError, ConfigError, EncoderError, first_line
-from captioner.folders import COPY, WEIGHTS, read_whole
 from captioner.settings import validate
-from captioner.weights import read_weights, sized
+from captioner.store import CONFIG, COPY, DETECTOR, WEIGHTS, read_whole, shipped
+from captioner.store.weights import read_weights, sized
 
 # Sides of the anchors on each map, relative to the image's, so that they scale with its size. Anchors must be wider
 # than their distance, or objects in between match none: that holds down to images of some 200 pixels.

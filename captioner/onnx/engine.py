@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from captioner import folders
+from captioner import store
 from captioner.caption import MEAN, Array, Caption
 from captioner.data.loader import ImageBatch
 from captioner.engines.engine import Engine, best_of, captions_of
@@ -77,7 +77,7 @@ class OnnxEngine(Engine):
                 f"device {device!r}: an exported captioner runs on the CPU; give cpu or auto, or the model that it was "
                 "exported from"
             )
-        return cls(exported.read(folder), Vocabulary.load(folder / folders.VOCABULARY), folder)
+        return cls(exported.read(folder), Vocabulary.load(folder / store.VOCABULARY), folder)
 
     def check(self, attention: str) -> None:
         """Check that a kind of attention is the mean, the only one of an exported model.
@@ -154,7 +154,7 @@ class _Graph:
             if sorted(found) != sorted(named):
                 raise CheckpointError(
                     f"{path}: its {what} are {', '.join(found)[:200]} and not {', '.join(named)[:200]}, so it is not "
-                    f"this graph or not of this model; {folders.COPY}"
+                    f"this graph or not of this model; {store.COPY}"
                 )
 
     def __call__(self, inputs: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
@@ -167,14 +167,14 @@ class _Graph:
             found = dict(zip(self.outputs, self._session.run(self.outputs, dict(inputs)), strict=True))
         except Exception as error:  # onnxruntime has one family of errors for each of its codes
             raise CheckpointError(
-                f"{self.path}: cannot be run ({first_line(error)[:300]}), so it is not of this model; {folders.COPY}"
+                f"{self.path}: cannot be run ({first_line(error)[:300]}), so it is not of this model; {store.COPY}"
             ) from None
         for name, array in found.items():
             shape = shapes.get(name, ())
             if array.shape[: len(shape)] != shape:
                 raise CheckpointError(
                     f"{self.path}: {name} has the shape {array.shape}, and it should begin with {shape}, so it is not "
-                    f"of this model; {folders.COPY}"
+                    f"of this model; {store.COPY}"
                 )
         return found
 

@@ -13,13 +13,14 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib import import_module
+from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from captioner import assets, files, folders
+from captioner import files, store
 from captioner.data.images import ImageSource
 from captioner.decoders import Decoder, State, Transformer
 from captioner.encoders.grid import GridEncoder
@@ -67,7 +68,8 @@ def require_exporter() -> None:
 
 def example_photos() -> list[Path]:
     """Return photos to compare on: those of the checkout, or in an installed copy the one that matplotlib brings."""
-    if found := assets.examples():
+    folder = Path(str(resources("captioner"))).parent / "assets" / "examples"
+    if found := sorted(path for path in folder.glob("*") if path.suffix in (".jpg", ".png")):
         return found
     from matplotlib.cbook import get_sample_data
 
@@ -126,14 +128,14 @@ def export(
         "torch": torch.__version__,
         "about": dict(about or {}),
     }
-    with folders.replace(folder, assets.ONNX, config) as temporary:
+    with store.replace(folder, store.ONNX, config) as temporary:
         for done, write in enumerate((graphs.encoder, graphs.start, graphs.step)):
             if progress:
                 progress(done, 4)
             write(temporary)
         if progress:
             progress(3, 4)
-        model.vocabulary.save(temporary / folders.VOCABULARY)
+        model.vocabulary.save(temporary / store.VOCABULARY)
         agreement = graphs.checked(temporary, config, example_photos() if photos is None else photos)
         worst = max(agreement.features, agreement.log_probabilities, agreement.attention or 0.0)
         _refuse(agreement, source, worst, TOLERANCE)
@@ -143,7 +145,7 @@ def export(
             agreement = graphs.checked(temporary, config, example_photos() if photos is None else photos, int8=True)
             _refuse(agreement, source, agreement.features, TOLERANCE_INT8)
         config["agreement"] = asdict(agreement)
-        folders.write_card(temporary, assets.ONNX, config, folder)
+        store.write_card(temporary, store.ONNX, config, folder)
     return agreement
 
 
@@ -207,7 +209,7 @@ class _Graphs:
             opset=OPSET,
         )
         config["graphs"] = described.model_dump(mode="json")
-        folders.write_config(folder, assets.ONNX, config)
+        store.write_config(folder, store.ONNX, config)
         return compare(self.model, OnnxEngine.load(folder), photos)
 
     def encoder(self, folder: Path) -> None:

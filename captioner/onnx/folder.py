@@ -8,16 +8,16 @@ from typing import Any
 
 from pydantic import Field, PositiveInt
 
-from captioner import folders
-from captioner.assets import CONFIG, ONNX
+from captioner import store
 from captioner.data.transform import Transform
 from captioner.errors import CheckpointError, ConfigError
 from captioner.search.config import SearchConfig
 from captioner.settings import Settings, validate
+from captioner.store import CONFIG, ONNX
 
 log = logging.getLogger(__name__)
 
-ENCODER, START, STEP = folders.GRAPHS
+ENCODER, START, STEP = store.GRAPHS
 PIXELS, FEATURES, TOKENS = "pixels", "features", "tokens"  # inputs of the three graphs
 LOG_PROBABILITIES, ATTENTION = "log_probabilities", "attention"  # outputs of the step, beside the state's
 STATE, NEXT = "state.", "next."  # begin the names of the state's arrays, and in the step's outputs of the next state's
@@ -44,7 +44,7 @@ def read(folder: Path) -> Graphs:
         CheckpointError: the config or a file is missing, damaged, or newer than this program.
     """
     log.info("reading the exported captioner in %s", folder)
-    config: dict[str, Any] = folders.read_whole(folder, ONNX)
+    config: dict[str, Any] = store.read_whole(folder, ONNX)
     try:
         return validate(Graphs, config["graphs"], where=f"{folder / CONFIG}: graphs")
     except ConfigError as error:

@@ -13,7 +13,6 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from captioner.assets import recipe_bases, recipes
 from captioner.errors import ConfigError
 from captioner.registry import import_code, suggestion
 from captioner.settings import override, read_yaml
@@ -23,6 +22,20 @@ IMPORT = "import"  # the setting that lists code to import
 
 _LARGEST = 1 << 16  # bytes of a recipe in JSON; a longer file is data
 _SETTING = re.compile(rb"^(?:data|base):(?:\s|$)", re.MULTILINE)
+
+
+def recipes() -> dict[str, Path]:
+    """Return the files of the shipped recipes, by name."""
+    return {name: file for name, file in _shipped().items() if not name.startswith("_")}
+
+
+def recipe_bases() -> dict[str, Path]:
+    """Return the files that recipes are based on and that are not recipes themselves, by name."""
+    return {name: file for name, file in _shipped().items() if name.startswith("_")}
+
+
+def _shipped() -> dict[str, Path]:
+    return {file.stem: file for file in sorted((Path(__file__).parent / "recipes").glob("*.yaml"))}
 
 
 def is_data(name_or_path: str | Path) -> bool:

@@ -24,17 +24,17 @@ import torch
 from pydantic import Field, model_validator
 from torch.nn.utils.rnn import pad_sequence
 
-from captioner import files, folders
-from captioner.assets import ONNX, kind_of
+from captioner import files, store
 from captioner.caption import Caption
 from captioner.captioner import Captioner
-from captioner.card import name_of
 from captioner.data.dataset import Photo
 from captioner.engines.model import TorchEngine
 from captioner.errors import AnnotationError, CheckpointError, FeatureStoreError, ImageError
 from captioner.evaluation.cider import CiderD
 from captioner.processes import ALONE, Processes
 from captioner.settings import Settings
+from captioner.store import ONNX, kind_of
+from captioner.store.card import name_of
 from captioner.text.vocabulary import tokenize
 from captioner.training.events import Events
 
@@ -109,8 +109,8 @@ class Teacher:
         self.features = features
         self.model, self.width, self.file = config.model, config.width, folder / FILE
         self.events, self.processes, self.seconds = events, processes, 0.0
-        located, names = folders.locate_captioners(self.model), folders.members(self.model)
-        self.name = folders.join(name_of(name) if Path(name).is_dir() else name for name in names)
+        located, names = store.locate_captioners(self.model), store.members(self.model)
+        self.name = store.join(name_of(name) if Path(name).is_dir() else name for name in names)
         self.device = "cpu" if all(kind_of(part) == ONNX for part in located) else str(device)
         fingerprint = hashlib.sha256("+".join(map(_fingerprint, located)).encode()).hexdigest()
         self.head = {"teacher": self.name, "width": self.width, "fingerprint": fingerprint}
@@ -229,8 +229,8 @@ def _is_record(record: dict[str, Any]) -> bool:
 def _fingerprint(folder: Path) -> str:
     """Return a hash of a model: its settings, weights and vocabulary."""
     kind = kind_of(folder)
-    hashed = hashlib.sha256(json.dumps(folders.read_config(folder, kind)["model"], sort_keys=True).encode())
-    for part in folders.PARTS[kind]:
+    hashed = hashlib.sha256(json.dumps(store.read_config(folder, kind)["model"], sort_keys=True).encode())
+    for part in store.PARTS[kind]:
         if (folder / part).is_file():  # loading the model reports missing files
             hashed.update((folder / part).read_bytes())
     return hashed.hexdigest()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from captioner import folders
-from captioner.assets import TRANSLATOR
+from captioner import store
 from captioner.errors import CaptionerError
+from captioner.store import TRANSLATOR
 
 if TYPE_CHECKING:
     from captioner.translation.translator import Translator
@@ -27,8 +27,8 @@ def find_translator(
         CheckpointError: there is no such translator, or it is damaged.
         CaptionerError: the named translator writes another language.
     """
-    found = name if name is not None else folders.translator_into(language or "")
-    folders.locate(found, kind=TRANSLATOR)
+    found = name if name is not None else store.translator_into(language or "")
+    store.locate(found, kind=TRANSLATOR)
     from captioner.translation.translator import Translator
 
     translator = Translator.from_pretrained(found, device=device, **search)

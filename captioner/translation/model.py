@@ -17,7 +17,7 @@ import torch
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
-from captioner import assets, checkpoint
+from captioner import store
 from captioner.decoders import DECODERS, Decoder
 from captioner.encoders import REFINERS, Refiner
 from captioner.encoders.sequence import TEXT_ENCODERS, TextEncoder, build_text_encoder
@@ -27,12 +27,12 @@ from captioner.model import build_decoder, build_refiner, check_part
 from captioner.registry import Registry
 from captioner.search.config import MOST_WORDS, SearchConfig
 from captioner.settings import Settings, validate
+from captioner.store.weights import put_weights, read_weights, sized, write_folder
 from captioner.text.subwords import Subwords
-from captioner.weights import read_weights, sized
 
 log = logging.getLogger(__name__)
 
-KIND = assets.TRANSLATOR
+KIND = store.TRANSLATOR
 
 
 class TextSearchConfig(SearchConfig):
@@ -105,33 +105,33 @@ def save_translator(
     Raises:
         CheckpointError: ``folder`` exists and does not hold a translator.
     """
-    return checkpoint.write_folder(
+    return write_folder(
         folder,
         KIND,
         weights=model.state_dict(),
         config={"model": model.config.model_dump(mode="json"), "about": about or {}},
-        vocabularies={checkpoint.VOCABULARY: model.target, checkpoint.SOURCE_VOCABULARY: model.source},
+        vocabularies={store.VOCABULARY: model.target, store.SOURCE_VOCABULARY: model.source},
         card=card,
         dtype=dtype,
     )
 
 
 def load_translator(name_or_path: str | Path) -> TranslationModel:
-    """Read a model in eval mode, float32, on the CPU; :func:`captioner.checkpoint.locate` describes valid names.
+    """Read a model in eval mode, float32, on the CPU; :func:`captioner.store.locate` describes valid names.
 
     Raises:
         CheckpointError: it is missing, damaged, from another program, not a translator, or newer than this program.
     """
-    folder = checkpoint.locate(name_or_path, kind=KIND)
+    folder = store.locate(name_or_path, kind=KIND)
     log.info("reading the translator in %s", folder)
-    config = checkpoint.read_whole(folder, KIND)
-    source, target = (Subwords.load(folder / name) for name in (checkpoint.SOURCE_VOCABULARY, checkpoint.VOCABULARY))
-    weights = read_weights(folder / checkpoint.WEIGHTS)
+    config = store.read_whole(folder, KIND)
+    source, target = (Subwords.load(folder / name) for name in (store.SOURCE_VOCABULARY, store.VOCABULARY))
+    weights = read_weights(folder / store.WEIGHTS)
     try:
-        parts = validate(TranslationConfig, config["model"], where=f"{folder / assets.CONFIG}")
-        with sized(weights, folder / assets.CONFIG):
+        parts = validate(TranslationConfig, config["model"], where=f"{folder / store.CONFIG}")
+        with sized(weights, folder / store.CONFIG):
             model = TranslationModel(parts, source, target)
     except ConfigError as error:
         raise CheckpointError(f"{folder}: its config is not one of this program ({error})") from None
-    checkpoint.put_weights(model, weights, folder)
+    put_weights(model, weights, folder)
     return model.eval()

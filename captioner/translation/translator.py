@@ -13,13 +13,13 @@ from typing import Any, TypeVar, overload
 
 import torch
 
-from captioner import folders
+from captioner import store
 from captioner.backend import choose_device
 from captioner.caption import Caption
-from captioner.folders import translator_into
 from captioner.layers.linear import fast
 from captioner.search.config import Hypothesis
 from captioner.search.search import search as find
+from captioner.store import translator_into
 from captioner.text.vocabulary import EOS, SPECIAL
 from captioner.translation.context import ContextReader
 from captioner.translation.model import (
@@ -72,9 +72,9 @@ class Translator:
         Raises:
             CheckpointError: there is no such model, or it is damaged.
         """
-        folder = folders.locate(name_or_path, kind=KIND)
+        folder = store.locate(name_or_path, kind=KIND)
         translator = cls(load_translator(folder), device=device, **search)
-        translator.about = folders.about(folder)
+        translator.about = store.about(folder)
         return translator
 
     @classmethod
@@ -97,7 +97,7 @@ class Translator:
 
     def push_to_hub(self, name: str, *, private: bool = False, card: str = "") -> str:
         """Upload the model to the Hugging Face hub and return its address; see :meth:`Captioner.push_to_hub`."""
-        return folders.push_saved(self.save_pretrained, name, private=private, card=card)
+        return store.push_saved(self.save_pretrained, name, private=private, card=card)
 
     @overload
     def __call__(self, texts: str, *, batch_size: int = ..., context: int = ...) -> Translation: ...

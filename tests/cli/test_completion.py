@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from captioner import assets
+from captioner import store
 from tests.cli.conftest import Run
 from tests.test_import import HEAVY
 
@@ -95,7 +95,7 @@ def test_files_that_start_alike_are_beside_the_names(shell: str, complete: Compl
     (tmp_path / "show_mine").mkdir()
     (tmp_path / "show.jpg").touch()
     found = "\n".join(complete(shell, "captioner caption --model show"))
-    names = [name for name in assets.shipped() if name.startswith("show")]
+    names = [name for name in store.shipped() if name.startswith("show")]
     assert len(names) > 1 and all(name in found for name in [*names, "show_mine/", "show.jpg"])
 
 

@@ -2,11 +2,10 @@ from __future__ import annotations
 
 import json
 
-from captioner.assets import shipped
-from captioner.checkpoint import DEFAULT
 from captioner.decoders import DECODERS
 from captioner.encoders import REFINERS
 from captioner.encoders.sequence import TEXT_ENCODERS
+from captioner.store import DEFAULT, shipped
 
 
 def test_shipped_models_and_families_are_listed(run) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from captioner.assets import ONNX
+from captioner.store import ONNX
 from tests.cli.conftest import Run, paint
 
 LONG = "a" * 300

@@ -19,13 +19,13 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
-from captioner.assets import DETECTOR, shipped
-from captioner.checkpoint import write_folder
 from captioner.encoders.detector import build_detector, load_detector, parts, shipped_detector, torchvision_detector
 from captioner.encoders.faster_rcnn import Detector, DetectorConfig
 from captioner.encoders.grid import GridConfig, GridEncoder
 from captioner.encoders.partial_labels import PartialLabelRPN, covered, hide_unlisted
 from captioner.errors import EncoderError
+from captioner.store import DETECTOR, shipped
+from captioner.store.weights import write_folder
 
 SIZE = 64
 CLASSES = ("red", "green")
@@ -258,7 +258,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_detector_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("captioner.assets.files", lambda package: tmp_path / package)
+    monkeypatch.setattr("captioner.store.files", lambda package: tmp_path / package)
     with pytest.raises(EncoderError, match=r"scripts/train_detector\.py.*detector: torchvision"):
         shipped_detector()
     save(tmp_path / "assets" / "detector", tiny())

@@ -15,7 +15,7 @@ from captioner.errors import ConfigError
 from captioner.layers.linear import packed
 from captioner.layers.positions import sinusoidal
 from captioner.memory import Memory
-from captioner.weights import read_weights, write_weights
+from captioner.store.weights import read_weights, write_weights
 from tests.builders import FEATURES, build_memory
 from tests.layers.test_transformer import scattered, torch_encoder
 

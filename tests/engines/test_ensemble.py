@@ -27,12 +27,12 @@ from captioner.errors import CaptionerError, CheckpointError, FeatureStoreError,
 from captioner.evaluation.evaluate import generate
 from captioner.evaluation.grounding import ground
 from captioner.features import build_store
-from captioner.folders import locate_captioners, members
 from captioner.memory import Memories, Memory
 from captioner.model import CaptionModel, ModelConfig, build_encoder
 from captioner.search.config import SearchConfig
 from captioner.search.sample import sample
 from captioner.search.search import search
+from captioner.store import locate_captioners, members
 from captioner.text.vocabulary import BOS, EOS, Vocabulary
 from tests.builders import FEATURES, SMALL, build_memory
 from tests.builders import WORDS as SIZE

@@ -17,11 +17,10 @@ import torch
 from PIL import Image
 
 from captioner import Caption, Captioner
-from captioner.assets import CONFIG, ONNX
 from captioner.checkpoint import save_model
 from captioner.data.annotations import read_captions
 from captioner.errors import CaptionerError, CheckpointError, ConfigError, FileError, ImageError
-from captioner.folders import CARD, GRAPHS, VOCABULARY, locate, read_config
+from captioner.store import CARD, CONFIG, GRAPHS, ONNX, VOCABULARY, locate, read_config
 from tests.onnx.builders import VARIANTS, photos, tiny
 from tests.test_checkpoint import older, tiny_model
 

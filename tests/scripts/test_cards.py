@@ -11,9 +11,8 @@ import torch
 from PIL import Image
 
 from captioner import Captioner
-from captioner.assets import CAPTIONER, DETECTOR, TRANSLATOR, kind_of, shipped
-from captioner.checkpoint import CARD
 from captioner.data.images import load_image
+from captioner.store import CAPTIONER, CARD, DETECTOR, TRANSLATOR, kind_of, shipped
 from tests.data.images import scene
 
 

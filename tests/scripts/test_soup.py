@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from captioner.checkpoint import load_model, read_config, save_model
+from captioner.checkpoint import load_model, save_model
+from captioner.store import read_config
 from captioner.text.vocabulary import Vocabulary
 from tests.scripts.test_cards import load
 from tests.test_checkpoint import tiny_model

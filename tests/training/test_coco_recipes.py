@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from captioner.assets import recipes
 from captioner.training.fit import run
 from captioner.training.recipe import load_config
+from captioner.training.recipe_files import recipes
 
 SMALL = {
     "show_tell": {"embedding": 32, "hidden": 32},

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from captioner.assets import recipes
 from captioner.errors import ConfigError
 from captioner.training.recipe import RunConfig, load_config, read_run
-from captioner.training.recipe_files import OWN, is_data, is_translation, read_settings, summary
+from captioner.training.recipe_files import OWN, is_data, is_translation, read_settings, recipes, summary
 from captioner.training.recipe_text import explained
 from captioner.translation.train import load_translate_config
 

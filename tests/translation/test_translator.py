@@ -14,14 +14,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from captioner.assets import CONFIG, kind_of, shipped
 from captioner.caption import Caption
-from captioner.checkpoint import CARD, SOURCE_VOCABULARY, VOCABULARY, WEIGHTS, load_model, locate, save_model
+from captioner.checkpoint import load_model, save_model
 from captioner.errors import CheckpointError, ConfigError, ImageError
-from captioner.folders import translators
 from captioner.search.beam import beam
 from captioner.search.greedy import greedy
 from captioner.settings import validate
+from captioner.store import CARD, CONFIG, SOURCE_VOCABULARY, VOCABULARY, WEIGHTS, kind_of, locate, shipped, translators
 from captioner.text.subwords import Subwords
 from captioner.text.vocabulary import EOS
 from captioner.translation.model import TranslationConfig, TranslationModel, load_translator, save_translator
@@ -204,7 +203,7 @@ def test_a_translated_caption_as_json() -> None:
 
 
 def test_the_shipped_translator_of_a_language(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("captioner.assets.files", lambda package: tmp_path / package)
+    monkeypatch.setattr("captioner.store.files", lambda package: tmp_path / package)
     with pytest.raises(CheckpointError, match="Languages that there are: none"):
         Translator.for_language("de")
     folder = save_translator(tmp_path / "assets" / "one", build())
@@ -250,7 +249,7 @@ def test_what_is_saved_is_loaded(family: str, dtype: torch.dtype | None, tmp_pat
 
 
 def test_captioners_and_translators_are_not_confused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("captioner.assets.files", lambda package: tmp_path / package)
+    monkeypatch.setattr("captioner.store.files", lambda package: tmp_path / package)
     translator = save_translator(tmp_path / "assets" / "english_german", build())
     picture = save_model(tmp_path / "assets" / "pictures", tiny_model())
     assert shipped() == {"pictures": picture} and shipped("translator") == {"english_german": translator}

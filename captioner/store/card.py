@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from captioner.assets import CAPTIONER, DETECTOR, ONNX, TRANSLATOR
+from captioner.store.config import CAPTIONER, DETECTOR, ONNX, TRANSLATOR
 
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 OBJECTIVES = {

@@ -1,7 +1,7 @@
 """Models on the Hugging Face hub: one file fetched into its cache, and a whole model published in one commit.
 
 A model there is named ``user/model``, or ``user/model@revision`` with a branch, a tag or a commit, as in the hub's own
-addresses. What the files mean is the business of :mod:`captioner.folders`; nothing here needs torch.
+addresses. What the files mean is the business of :mod:`captioner.store.publish`; nothing here needs torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The file of a model's weights: safetensors, in the precision they had, in half precision, or in eight bits.
+"""The weights of a model: safetensors, in their own precision, in half precision, or in eight bits.
 
 In eight bits, a matrix (or a convolution's filters) is stored as integers from -127 to 127 with one float32 factor a
 row, under the name ``NAME.row_scale``: each number is rounded to the nearest of 255 between minus and plus the largest
@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from captioner.errors import CaptionerError, CheckpointError, first_line
+from captioner.store.config import CONFIG, WEIGHTS
+from captioner.store.folder import replace, write_card
 
 _SCALE = ".row_scale"
 
@@ -156,3 +158,62 @@ def quantised(matrix: Tensor) -> tuple[Tensor, Tensor]:
 def dequantised(integers: Tensor, scale: Tensor) -> Tensor:
     """Turn the two tensors of :func:`quantised` into a float32 matrix."""
     return (integers.float().flatten(1) * scale.unsqueeze(1)).view(integers.shape)
+
+
+class Savable(Protocol):
+    """An object that can write itself to a file."""
+
+    def save(self, path: str | Path) -> None:
+        """Write the object to ``path``."""
+
+
+def write_folder(
+    folder: str | Path,
+    kind: str,
+    *,
+    weights: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    vocabularies: Mapping[str, Savable],
+    card: str = "",
+    dtype: torch.dtype | None = None,
+    half: tuple[str, ...] = (),
+) -> Path:
+    """Write the folder of a model of any kind, completely or not at all; an existing one of its kind is replaced.
+
+    Args:
+        folder: its path.
+        kind: of the model, for :func:`read_config`.
+        weights: all of its tensors.
+        config: the fields of ``config.json`` that are specific to the kind.
+        vocabularies: by file name.
+        card: the text of the model card; if it is empty, :func:`captioner.card.default` writes one from the config.
+        dtype: see :func:`captioner.weights.write_weights`.
+        half: likewise.
+
+    Raises:
+        CheckpointError: ``folder`` exists and is not such a model's.
+    """
+    with replace(folder, kind, config) as temporary:
+        write_weights(temporary / WEIGHTS, weights, dtype, half=half)
+        for name, vocabulary in vocabularies.items():
+            vocabulary.save(temporary / name)
+        write_card(temporary, kind, config, folder, card)
+    return Path(folder)
+
+
+def put_weights(module: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Load weights that were read from ``folder`` into a module.
+
+    Raises:
+        CheckpointError: they do not fit the module.
+    """
+    try:
+        for name, tensor in module.state_dict().items():  # torch would convert them unasked
+            if name in weights and weights[name].is_floating_point() != tensor.is_floating_point():
+                raise RuntimeError(f"{name} is {weights[name].dtype}, not {tensor.dtype}")
+        module.load_state_dict(dict(weights))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"{folder / WEIGHTS}: does not fit {CONFIG} ({reason}); copy the whole model folder again"
+        ) from None

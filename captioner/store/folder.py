@@ -1,0 +1,91 @@
+"""Model folders: written completely or not at all, and copied."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from captioner import files
+from captioner.errors import CheckpointError
+from captioner.store import card as cards
+from captioner.store.config import CARD, CONFIG, PARTS, read_config, read_whole, whole_config, write_config
+
+
+def write_card(folder: Path, kind: str, config: Mapping[str, Any], name: str | Path, card: str = "") -> None:
+    """Write the card of a model; by default the one that its config makes, with the name of the folder ``name``."""
+    files.write_text(folder / CARD, card or cards.default(whole_config(kind, config), cards.name_of(name)))
+
+
+@contextmanager
+def replace(folder: str | Path, kind: str, config: Mapping[str, Any]) -> Iterator[Path]:
+    """Yield an empty folder to fill; at the end it gets its config and takes its place, completely or not at all.
+
+    An existing folder of a model of this kind is replaced. On an exception everything stays as it was.
+
+    Args:
+        folder: its path.
+        kind: of the model, for :func:`read_config`.
+        config: the fields of ``config.json`` that are specific to the kind; more may be added before the end.
+
+    Raises:
+        CheckpointError: ``folder`` exists and is not such a model's.
+        FileError: nothing can be written there, or the disk is full or fails meanwhile.
+    """
+    check_replaceable(folder, kind)
+    with files.atomic_folder(folder) as temporary:
+        yield temporary
+        write_config(temporary, kind, config)
+        for file in temporary.iterdir():
+            file.chmod((temporary / CONFIG).stat().st_mode & 0o777)
+
+
+def copy(source: Path, folder: str | Path, kind: str, *, card: str = "") -> Path:
+    """Copy a model folder; an existing model of its kind is replaced.
+
+    Args:
+        source: the folder to copy.
+        folder: the path of the copy.
+        kind: of the model.
+        card: the text of the model card; by default that of the source, or one written from its config.
+
+    Raises:
+        CheckpointError: the source is damaged, or ``folder`` exists and is not such a model's.
+    """
+    config = read_whole(source, kind)
+    with replace(folder, kind, config) as temporary:
+        for name in PARTS[kind]:
+            shutil.copyfile(source / name, temporary / name)
+        if not card and (source / CARD).is_file():
+            shutil.copyfile(source / CARD, temporary / CARD)
+        else:
+            write_card(temporary, kind, config, folder, card)
+    return Path(folder)
+
+
+def check_replaceable(folder: str | Path, kind: str) -> None:
+    """Check that a folder may be written as a model of a kind.
+
+    Raises:
+        CheckpointError: ``folder`` exists and is not such a model's.
+        FileError: nothing can be written there.
+    """
+    folder = Path(folder)
+    if folder.exists() and not _replaceable(folder, kind):
+        raise CheckpointError(f"{folder}: exists and is not a model folder of captioner; give another name")
+    files.check_place(folder)
+
+
+def _replaceable(folder: Path, kind: str) -> bool:
+    """Return whether a folder may be overwritten: it is empty, or a model of this kind that this program wrote."""
+    if not folder.is_dir():
+        return False
+    if not any(folder.iterdir()):
+        return True
+    try:
+        read_config(folder, kind)
+    except CheckpointError:
+        return False
+    return True
