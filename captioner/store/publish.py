@@ -26,7 +26,7 @@ def push(folder: Path, name: str, *, private: bool = False, card: str = "") -> s
             the hub does.
 
     Raises:
-        CheckpointError: the folder is not a whole model's, or see :func:`captioner.hub.publish`.
+        CheckpointError: the folder is not a whole model's, or see :func:`captioner.store.hub.publish`.
     """
     kind = kind_of(folder)
     config = read_whole(folder, kind)

@@ -186,8 +186,8 @@ def write_folder(
         weights: all of its tensors.
         config: the fields of ``config.json`` that are specific to the kind.
         vocabularies: by file name.
-        card: the text of the model card; if it is empty, :func:`captioner.card.default` writes one from the config.
-        dtype: see :func:`captioner.weights.write_weights`.
+        card: the text of the model card; by default :func:`captioner.store.card.default` writes it.
+        dtype: see :func:`write_weights`.
         half: likewise.
 
     Raises:
