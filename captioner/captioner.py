@@ -110,7 +110,7 @@ class Captioner:
 
             return cls(OnnxEngine.load(folder, device=device), about=store.about(folder), folder=folder, **search)
         try:
-            from captioner.checkpoint import load_model
+            from captioner.model.checkpoint import load_model
         except ModuleNotFoundError as error:
             if error.name != "torch":
                 raise
@@ -156,8 +156,8 @@ class Captioner:
         """
         if self._folder is not None:
             return store.copy(self._folder, folder, ONNX, card=card)
-        from captioner.checkpoint import save_model
         from captioner.engines.model import ModelEngine
+        from captioner.model.checkpoint import save_model
 
         if not isinstance(self.engine, ModelEngine):
             raise CheckpointError(

@@ -38,7 +38,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from captioner import Captioner, files
-from captioner.backend import fast_dtype, keep_freed_memory
 from captioner.benchmark.benchmark import machine
 from captioner.data.batches import Captions
 from captioner.data.find import find_images
@@ -49,6 +48,7 @@ from captioner.encoders.encoder import Encoder
 from captioner.engines.model import model_engine
 from captioner.features import build_store
 from captioner.layers.convolution import SameConv2d
+from captioner.machine.backend import fast_dtype, keep_freed_memory
 from captioner.memory import Memory
 from captioner.model import build_decoder, build_refiner
 from captioner.search.search import search as find

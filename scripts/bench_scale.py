@@ -42,8 +42,8 @@ from captioner.encoders.grid import GridConfig, GridEncoder
 from captioner.evaluation.cider import CiderD
 from captioner.evaluation.metrics import Scorer
 from captioner.features import FeatureStore, build_store
+from captioner.machine.processes import Processes
 from captioner.memory import Memory
-from captioner.processes import Processes
 from captioner.search.config import SearchConfig
 from captioner.search.search import search as find
 from captioner.text.vocabulary import Vocabulary

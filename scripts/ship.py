@@ -22,11 +22,11 @@ from pathlib import Path
 import torch
 
 from captioner import Captioner, Translator, files
-from captioner.checkpoint import load_model, save_model
 from captioner.data.annotations import read_captions
 from captioner.evaluation.evaluate import evaluate
 from captioner.features import FeatureStore
 from captioner.model import CaptionModel
+from captioner.model.checkpoint import load_model, save_model
 from captioner.store import CARD, TRANSLATOR, read_config
 from captioner.translation.bleu import evaluate_translation
 from captioner.translation.model import TranslationModel, load_translator, save_translator

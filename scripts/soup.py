@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from captioner.checkpoint import load_model, save_model
+from captioner.model.checkpoint import load_model, save_model
 from captioner.store import read_config
 
 

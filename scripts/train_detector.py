@@ -34,13 +34,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from captioner import files
-from captioner.backend import choose_device, fast_dtype
 from captioner.data.batches import prefetch
 from captioner.data.images import load_image
 from captioner.data.loader import ImageLoader
 from captioner.encoders.detector import build_detector, parts
 from captioner.encoders.faster_rcnn import Detector, DetectorConfig
 from captioner.errors import AnnotationError, CaptionerError, CheckpointError
+from captioner.machine.backend import choose_device, fast_dtype
 from captioner.store import CARD, DETECTOR
 from captioner.store.weights import write_folder
 from captioner.training.log import Log

@@ -30,7 +30,7 @@ def compiling(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     if request.node.get_closest_marker("slow") is None:
         yield
         return
-    from captioner.backend import can_compile
+    from captioner.machine.backend import can_compile
 
     monkeypatch.setenv("CAPTIONER_COMPILE", "1")
     can_compile.cache_clear()  # a quick test may have asked before

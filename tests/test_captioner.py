@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 
 from captioner import Caption, Captioner
-from captioner.checkpoint import load_model
 from captioner.engines.model import ModelEngine, Writer
 from captioner.errors import ConfigError, ImageError
+from captioner.model.checkpoint import load_model
 from captioner.text.vocabulary import detokenize
-from tests.test_checkpoint import tiny_model
+from tests.model.test_checkpoint import tiny_model
 
 
 @pytest.fixture(scope="module")

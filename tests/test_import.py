@@ -87,7 +87,7 @@ def test_an_image_error_says_which_picture_and_survives_the_way_from_another_pro
 def test_whatever_is_imported_first_every_family_is_known() -> None:
     for module in ("captioner.model", "captioner.encoders.encoder"):
         script = (
-            f"import {module}; from captioner.model import ENCODERS, DECODERS, REFINERS; "
+            f"import {module}; from captioner.model.caption_model import ENCODERS, DECODERS, REFINERS; "
             "print(*ENCODERS, *REFINERS, *DECODERS)"
         )
         out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()

@@ -17,15 +17,15 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from captioner import backend
-from captioner.checkpoint import load_model, save_model
 from captioner.data.batches import Captions
 from captioner.decoders import DECODERS, Decoder, DecoderOutput, State, Step
 from captioner.encoders import ENCODERS, REFINERS, Encoder
 from captioner.encoders.sequence import TEXT_ENCODERS
 from captioner.layers.linear import packed
+from captioner.machine import backend
 from captioner.memory import Memory
 from captioner.model import CaptionModel, ModelConfig, build_encoder
+from captioner.model.checkpoint import load_model, save_model
 from captioner.search.beam import beam
 from captioner.search.config import SearchConfig
 from captioner.text.subwords import Subwords

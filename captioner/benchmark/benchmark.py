@@ -14,7 +14,6 @@ import torch
 
 import captioner
 from captioner import files
-from captioner.backend import choose_device
 from captioner.benchmark import html_page, markdown
 from captioner.benchmark.cache import BenchmarkCache, Key, stamp
 from captioner.benchmark.captions import caption_all
@@ -30,6 +29,7 @@ from captioner.data.dataset import CaptionData, Photo
 from captioner.errors import CaptionerError
 from captioner.evaluation.bootstrap import DEFAULT_RESAMPLES
 from captioner.evaluation.metrics import DEFAULT_METRICS, metric_families
+from captioner.machine.backend import choose_device
 
 TABLE, LATEX, RECORD, PLOT, PAGE, CACHE = "table.md", "table.tex", "benchmark.json", "plot.png", "photos.html", "cache"
 FORMAT = 1

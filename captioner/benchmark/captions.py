@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import captioner
-from captioner.backend import choose_device
 from captioner.benchmark.cache import BenchmarkCache, Key, sha256_of, stamp
 from captioner.benchmark.contestants import Contestant
 from captioner.benchmark.listener import Listener
@@ -19,6 +18,7 @@ from captioner.engines.model import torch_engine
 from captioner.errors import CaptionerError, EvaluationError, FeatureStoreError
 from captioner.evaluation.evaluate import generate
 from captioner.features import FeatureStore
+from captioner.machine.backend import choose_device
 
 # At most this many images are captioned again after an interruption.
 SAVE_EVERY = 256

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from captioner.backend import keep_freed_memory
+from captioner.machine.backend import keep_freed_memory
 
 MEGABYTE = 1e6
 

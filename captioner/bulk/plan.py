@@ -27,8 +27,8 @@ from captioner.bulk.storage import opened, remote_names, sort_key
 from captioner.bulk.tables import NoImages, column_of, open_table
 from captioner.data.find import IMAGE_EXTENSIONS, find_images
 from captioner.data.mark import is_drawn_image
+from captioner.data.rows import json_text, require_parquet
 from captioner.errors import BulkError, FileError, first_line
-from captioner.rows import json_text, require_parquet
 
 PLAN = "plan.json"
 _LIST = re.compile(r"images-\d+\.jsonl")

@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from captioner import rows
 from captioner.bulk.limits import MOST_BYTES, BadPart
 from captioner.bulk.plan import Plan
 from captioner.bulk.reading import BulkImage, images
 from captioner.caption import Caption
 from captioner.captioner import Captioner
+from captioner.data import rows
 from captioner.errors import BulkError, ImageError, first_line
 
 

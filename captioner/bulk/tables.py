@@ -7,8 +7,8 @@ from typing import Any, TypeAlias
 
 from captioner.bulk import limits
 from captioner.bulk.limits import BadPart, check_unpacked, too_large
+from captioner.data.rows import require_parquet
 from captioner.errors import BulkError, first_line
-from captioner.rows import require_parquet
 
 Column: TypeAlias = "tuple[str, ...]"  # path of names: the structs around a column, then its own
 

@@ -15,7 +15,6 @@ from typing import Annotated, NoReturn
 import typer
 
 import captioner
-from captioner.backend import keep_freed_memory
 from captioner.cli import (
     attend,
     benchmark,
@@ -40,8 +39,9 @@ from captioner.cli import (
 )
 from captioner.cli.streams import guarded_streams
 from captioner.errors import CaptionerError, first_line
-from captioner.interrupts import interruptible
-from captioner.processes import Processes
+from captioner.machine.backend import keep_freed_memory
+from captioner.machine.interrupts import interruptible
+from captioner.machine.processes import Processes
 
 INTERRUPTED = 130
 

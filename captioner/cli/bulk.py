@@ -71,7 +71,7 @@ def run(
     store.locate_captioners(name)  # a wrong name must not enter the output's plan
     from captioner.bulk import Bulk, bulk, open_plan
     from captioner.bulk.run import bulk_on_ray
-    from captioner.rows import require_parquet
+    from captioner.data.rows import require_parquet
 
     if format == "parquet":
         require_parquet("--format parquet")

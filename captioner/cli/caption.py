@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from captioner import rows
 from captioner.cli import console, images, options, streams
+from captioner.data import rows
 from captioner.errors import CaptionerError, ImageError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import typer
 from captioner.cli import console, options, streams
 
 if TYPE_CHECKING:
-    from captioner.doctor import Finding
+    from captioner.cli.findings import Finding
 
 EXAMPLES = """Example: captioner doctor
 
@@ -28,7 +28,7 @@ def run(models: options.Models = None, json: options.Json = False) -> None:
 
     Uses no network.
     """
-    from captioner.doctor import examine, report
+    from captioner.cli.findings import examine, report
 
     findings: list[Finding] = []
     with console.progress("Examining") as progress:

@@ -63,7 +63,7 @@ def run(
         check_file(image)
     failures.exit()
     measured = None if calibrate is None else _sample(calibrate)
-    from captioner.checkpoint import load_model
+    from captioner.model.checkpoint import load_model
     from captioner.onnx.export import export, require_exporter
 
     require_exporter()

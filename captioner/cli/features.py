@@ -104,9 +104,9 @@ def run(
         images = _images(data, split or [], strict)
         plan = _Plan(images, _encoder(encoder or "efficientnet_lite2", model, changes), cut or 0, flips, output)
 
-    from captioner.backend import choose_device
     from captioner.features import build_store, store_bytes
-    from captioner.processes import Processes
+    from captioner.machine.backend import choose_device
+    from captioner.machine.processes import Processes
 
     processes = Processes.join()
     front = plan.encoder.front(plan.cut).fast(choose_device(device, number=processes.local_rank))
@@ -163,9 +163,9 @@ def _images(data: list[str], splits: list[str], strict: bool) -> list[tuple[str,
 
 
 def _encoder(name: str, model: str | None, changes: list[str]) -> Encoder:
-    from captioner.checkpoint import load_model
     from captioner.encoders import ENCODERS
     from captioner.model import build_encoder
+    from captioner.model.checkpoint import load_model
     from captioner.settings import override
 
     if model:

@@ -10,7 +10,7 @@ import typer
 
 from captioner import files
 from captioner.cli import console, options, streams
-from captioner.rows import csv_rows
+from captioner.data.rows import csv_rows
 
 if TYPE_CHECKING:
     from captioner.data.dataset import CaptionData

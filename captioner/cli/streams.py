@@ -13,8 +13,8 @@ from typing import Any, BinaryIO, TextIO, cast
 
 from captioner.cli import console
 from captioner.cli.console import printable
+from captioner.data.rows import json_text
 from captioner.errors import CaptionerError
-from captioner.rows import json_text
 
 
 def _escape(error: UnicodeError) -> tuple[str | bytes, int]:

@@ -68,7 +68,7 @@ def run(
         raise typer.BadParameter("give --dry-run too", param_hint="--json")
     changes = changes or []
     options.check_recipe(config, changes)
-    from captioner.processes import Processes
+    from captioner.machine.processes import Processes
     from captioner.training import fit
     from captioner.training.dry_run import dry_run as try_steps
     from captioner.training.events import SILENT

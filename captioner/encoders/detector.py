@@ -128,7 +128,7 @@ def shipped_detector() -> Path:
 
 
 def parts(detector: Detector, *, half: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return a small detector's tensors and config fields, for :func:`captioner.checkpoint.write_folder`.
+    """Return a small detector's tensors and config fields, for :func:`captioner.model.checkpoint.write_folder`.
 
     Args:
         detector: one of :func:`build_detector`.

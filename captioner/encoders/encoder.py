@@ -18,9 +18,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from captioner.backend import fast_dtype
 from captioner.data.transform import Transform
 from captioner.errors import EncoderError
+from captioner.machine.backend import fast_dtype
 from captioner.memory import Memory
 from captioner.registry import Registry
 from captioner.settings import Settings

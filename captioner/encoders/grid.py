@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from captioner.backend import fast_dtype
 from captioner.data.transform import MOST_SIZE, Transform
 from captioner.encoders import efficientnet_lite
 from captioner.encoders.encoder import ENCODERS, Encoder, EncoderConfig, may_download
 from captioner.errors import EncoderError, first_line
+from captioner.machine.backend import fast_dtype
 from captioner.memory import Memory
 from captioner.registry import suggestion
 

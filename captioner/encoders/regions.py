@@ -14,11 +14,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from captioner.backend import fast_dtype
 from captioner.data.transform import MOST_SIZE
 from captioner.encoders import efficientnet_lite
 from captioner.encoders.encoder import ENCODERS, Encoder, EncoderConfig
 from captioner.errors import EncoderError
+from captioner.machine.backend import fast_dtype
 from captioner.memory import Memory
 
 if TYPE_CHECKING:  # torchvision's detection takes a while to import

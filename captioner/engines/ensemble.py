@@ -15,7 +15,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from captioner.backend import choose_device
 from captioner.caption import MEAN, Caption
 from captioner.data.transform import Together
 from captioner.decoders import State, Step
@@ -24,6 +23,7 @@ from captioner.engines.engine import best_of, captions_of
 from captioner.engines.model import TorchEngine, Writer, regions_of
 from captioner.errors import CaptionerError, CheckpointError, FeatureStoreError
 from captioner.features import FeatureStore
+from captioner.machine.backend import choose_device
 from captioner.memory import Memories, Memory
 from captioner.model import CaptionModel
 from captioner.search.config import SearchConfig

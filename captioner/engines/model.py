@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captioner.backend import choose_device, fast_dtype
 from captioner.caption import HEADS, MEAN, Array, Caption
 from captioner.data.loader import ImageBatch
 from captioner.decoders import Decoder
@@ -26,6 +25,7 @@ from captioner.engines.engine import Engine, best_of, captions_of
 from captioner.errors import CaptionerError
 from captioner.features import FeatureStore
 from captioner.layers.linear import fast
+from captioner.machine.backend import choose_device, fast_dtype
 from captioner.memory import Encoded, Memory
 from captioner.model import CaptionModel
 from captioner.search.config import SearchConfig

@@ -34,8 +34,8 @@ from captioner.features.store import (
     Kind,
     shard_name,
 )
+from captioner.machine.processes import ALONE, Processes
 from captioner.memory import Memory
-from captioner.processes import ALONE, Processes
 
 
 @dataclass(frozen=True)

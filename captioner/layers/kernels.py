@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captioner.backend import Compiled
+from captioner.machine.backend import Compiled
 
 LIMIT = 40.0
 

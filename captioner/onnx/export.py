@@ -25,7 +25,7 @@ from captioner.data.images import ImageSource
 from captioner.decoders import Decoder, State, Transformer
 from captioner.encoders.grid import GridEncoder
 from captioner.errors import CaptionerError, FileError, first_line
-from captioner.interrupts import interruptible
+from captioner.machine.interrupts import interruptible
 from captioner.memory import Memory
 from captioner.model import CaptionModel
 from captioner.onnx.agreement import Agreement, compare

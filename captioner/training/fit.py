@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from captioner.captioner import Captioner
-from captioner.checkpoint import save_model
 from captioner.data.augment import View, crop_maps, vary
 from captioner.data.batches import Captions, EncodedCaptions, Sample, Sampler
 from captioner.data.dataset import CaptionData, Photo
@@ -26,6 +25,7 @@ from captioner.evaluation.metrics import Scorer
 from captioner.features import FeatureStore
 from captioner.memory import Memory
 from captioner.model import CaptionModel
+from captioner.model.checkpoint import save_model
 from captioner.store import VOCABULARY, locate, read_config
 from captioner.text.vocabulary import Vocabulary, tokenize
 from captioner.training.data import check_coverage, read_data, with_features

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from captioner.checkpoint import load_model
 from captioner.encoders import Encoder
 from captioner.errors import ConfigError, EncoderError
 from captioner.model import CaptionModel
+from captioner.model.checkpoint import load_model
 from captioner.text.vocabulary import Vocabulary
 from captioner.training.recipe import TrainConfig
 

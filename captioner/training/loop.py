@@ -28,10 +28,10 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from torch import Tensor, nn
 
 from captioner import files
-from captioner.backend import choose_device, device_name, fast_dtype
 from captioner.data.batches import Captions, Weights, prefetch
 from captioner.errors import CheckpointError, ConfigError, FileError
-from captioner.processes import Processes
+from captioner.machine.backend import choose_device, device_name, fast_dtype
+from captioner.machine.processes import Processes
 from captioner.training.events import SILENT, Events
 from captioner.training.log import Log
 from captioner.training.objective import Objective

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from captioner import files
 from captioner.errors import CheckpointError
-from captioner.processes import Processes
+from captioner.machine.processes import Processes
 from captioner.training.recipe import RunConfig
 from captioner.training.state import STATE, read_settings
 

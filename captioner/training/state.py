@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from captioner import files
 from captioner.errors import CheckpointError, first_line
-from captioner.processes import ALONE, Processes
+from captioner.machine.processes import ALONE, Processes
 
 STATE = "state.safetensors"
 

@@ -12,8 +12,8 @@ from captioner.encoders import Encoder
 from captioner.errors import ConfigError
 from captioner.features import FeatureStore, StoreSpace, build_store, store_space
 from captioner.features.store import INDEX
+from captioner.machine.processes import ALONE, Processes
 from captioner.model import CaptionModel
-from captioner.processes import ALONE, Processes
 from captioner.text.vocabulary import Vocabulary
 from captioner.training.data import read_data
 from captioner.training.events import Events

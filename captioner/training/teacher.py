@@ -31,7 +31,7 @@ from captioner.data.dataset import Photo
 from captioner.engines.model import TorchEngine
 from captioner.errors import AnnotationError, CheckpointError, FeatureStoreError, ImageError
 from captioner.evaluation.cider import CiderD
-from captioner.processes import ALONE, Processes
+from captioner.machine.processes import ALONE, Processes
 from captioner.settings import Settings
 from captioner.store import ONNX, kind_of
 from captioner.store.card import name_of

@@ -100,7 +100,7 @@ def save_translator(
     about: dict[str, Any] | None = None,
     dtype: torch.dtype | None = None,
 ) -> Path:
-    """Write a model folder atomically, replacing an existing one; see :func:`captioner.checkpoint.save_model`.
+    """Write a model folder atomically, replacing an existing one; see :func:`captioner.model.checkpoint.save_model`.
 
     Raises:
         CheckpointError: ``folder`` exists and does not hold a translator.

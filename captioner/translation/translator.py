@@ -14,9 +14,9 @@ from typing import Any, TypeVar, overload
 import torch
 
 from captioner import store
-from captioner.backend import choose_device
 from captioner.caption import Caption
 from captioner.layers.linear import fast
+from captioner.machine.backend import choose_device
 from captioner.search.config import Hypothesis
 from captioner.search.search import search as find
 from captioner.store import translator_into

@@ -19,13 +19,13 @@ from PIL import Image
 from pydantic import BaseModel, Field
 
 import captioner
-from captioner.backend import return_freed_memory
 from captioner.caption import Caption
 from captioner.data.images import load_image
 from captioner.errors import CaptionerError, ImageError
 from captioner.figures import Figure, Style
 from captioner.figures.document import assemble
 from captioner.figures.explorer import data_url, numbers, reduced
+from captioner.machine.backend import return_freed_memory
 from captioner.web.batching import Batches, UnknownModelError
 from captioner.web.budget import Budget, Paced
 from captioner.web.guard import Guard, Rate, is_local, names_of

@@ -14,9 +14,9 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeVar
 
-from captioner.backend import return_freed_memory
 from captioner.data.images import check_file
 from captioner.errors import CaptionerError, ImageError
+from captioner.machine.backend import return_freed_memory
 
 T = TypeVar("T")
 

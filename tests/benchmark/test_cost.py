@@ -12,9 +12,9 @@ import pytest
 from captioner.benchmark import cost as module
 from captioner.benchmark.cost import ModelCost, Percentiles, summarise, time_models, turns
 from captioner.benchmark.worker import About, TimedModel, TimingJob, peak_memory
-from captioner.checkpoint import save_model
+from captioner.model.checkpoint import save_model
 from tests.figures.builders import photo
-from tests.test_checkpoint import tiny_model
+from tests.model.test_checkpoint import tiny_model
 
 
 def test_every_model_has_every_place_in_the_order_equally_often() -> None:

@@ -57,8 +57,8 @@ def tiny_model(
     """Save a tiny model with random weights."""
     import torch
 
-    from captioner.checkpoint import save_model
     from captioner.model import CaptionModel, ModelConfig
+    from captioner.model.checkpoint import save_model
     from captioner.text.vocabulary import Vocabulary
 
     attention = {"attention": 8, "values": 8} if decoder == "show_attend_tell" else {}
@@ -104,7 +104,7 @@ def translator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shipped_translator(translator: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of the tiny translator, as the only shipped model."""
     shutil.copytree(translator, tmp_path / "program" / "assets" / "translator_en_de")
-    monkeypatch.setattr("captioner.store.files", lambda package: tmp_path / "program" / package)
+    monkeypatch.setattr("captioner.store.names.resources", lambda package: tmp_path / "program" / package)
     return "translator_en_de"
 
 

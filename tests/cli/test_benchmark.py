@@ -81,9 +81,9 @@ def test_features_replace_images(
 ) -> None:
     # The load is in the record, and would change between two runs.
     monkeypatch.setattr("os.getloadavg", lambda: (0.5, 0.5, 0.5))
-    from captioner.checkpoint import load_model
     from captioner.data.annotations import read_captions
     from captioner.features import build_store
+    from captioner.model.checkpoint import load_model
 
     images = {each.image_id: each.path for each in read_captions(dataset).split("dev").photos}
     del images["red.jpg"]

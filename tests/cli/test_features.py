@@ -75,7 +75,7 @@ def test_another_encoder_is_refused(run, dataset: Path, tmp_path: Path) -> None:
 def test_the_store_is_known_by_the_weights_before_rounding(
     run, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("captioner.backend.fast_dtype", lambda device: torch.bfloat16)
+    monkeypatch.setattr("captioner.machine.backend.fast_dtype", lambda device: torch.bfloat16)
     run(f"features {dataset} -o {tmp_path}/store --split val {BUILD}")
     encoder = models.build_encoder({"name": "grid", "backbone": "test_efficientnet", "size": 64})
     assert json.loads((tmp_path / "store" / "index.json").read_text())["fingerprint"] == encoder.fingerprint()

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from captioner.checkpoint import save_model
 from captioner.decoders import DECODERS, Decoder
 from captioner.errors import ConfigError
 from captioner.model import CaptionModel, ModelConfig
+from captioner.model.checkpoint import save_model
 from captioner.registry import Registry, import_code
 from captioner.text.vocabulary import Vocabulary
 from tests.builders import build_memory, build_tokens

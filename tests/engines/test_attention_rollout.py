@@ -19,7 +19,7 @@ from captioner.model import CaptionModel, ModelConfig
 from captioner.text.vocabulary import BOS, Vocabulary
 from tests.builders import FEATURES, build_decoder
 from tests.figures.builders import photo
-from tests.test_checkpoint import tiny_model
+from tests.model.test_checkpoint import tiny_model
 
 BLOCKS = {"blocks": 2, "size": 8, "heads": 2, "feed_forward": 12, "dropout": 0.0}
 

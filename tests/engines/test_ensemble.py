@@ -14,7 +14,6 @@ from PIL import Image
 from torch import Tensor
 
 from captioner import Caption, Captioner
-from captioner.checkpoint import save_model
 from captioner.data.annotations import read_captions
 from captioner.decoders import DECODERS, Decoder, Step
 from captioner.encoders.encoder import Encoder
@@ -29,6 +28,7 @@ from captioner.evaluation.grounding import ground
 from captioner.features import build_store
 from captioner.memory import Memories, Memory
 from captioner.model import CaptionModel, ModelConfig, build_encoder
+from captioner.model.checkpoint import save_model
 from captioner.search.config import SearchConfig
 from captioner.search.sample import sample
 from captioner.search.search import search

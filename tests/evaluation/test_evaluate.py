@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 
 from captioner import Captioner
-from captioner.checkpoint import save_model
 from captioner.data.annotations import read_captions
 from captioner.engines.model import model_engine
 from captioner.errors import AnnotationError, EvaluationError, FeatureStoreError
@@ -18,6 +17,7 @@ from captioner.evaluation.evaluate import evaluate, score
 from captioner.evaluation.results import write_results
 from captioner.features import build_store
 from captioner.model import CaptionModel, ModelConfig
+from captioner.model.checkpoint import save_model
 from captioner.text.vocabulary import Vocabulary
 
 METRICS = ("BLEU", "CIDEr")

@@ -28,8 +28,8 @@ from captioner.errors import FeatureStoreError
 from captioner.features import FeatureStore, StoreReport, build_store, store_bytes
 from captioner.features.build import _Build
 from captioner.features.store import FORMAT, INDEX, PLAN
+from captioner.machine.processes import ALONE
 from captioner.memory import Memory
-from captioner.processes import ALONE
 
 Pictures = list[tuple[str, Path]]
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from captioner import backend
 from captioner.layers import kernels
 from captioner.layers.kernels import exponential
+from captioner.machine import backend
 from tests.builders import build_decoder, build_memory, build_tokens
 
 KERNELS = {"scores": kernels.scores, "query_gradient": kernels.query_gradient, "key_gradient": kernels.key_gradient}

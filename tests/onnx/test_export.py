@@ -17,12 +17,12 @@ import torch
 from PIL import Image
 
 from captioner import Caption, Captioner
-from captioner.checkpoint import save_model
 from captioner.data.annotations import read_captions
 from captioner.errors import CaptionerError, CheckpointError, ConfigError, FileError, ImageError
+from captioner.model.checkpoint import save_model
 from captioner.store import CARD, CONFIG, GRAPHS, ONNX, VOCABULARY, locate, read_config
 from tests.onnx.builders import VARIANTS, photos, tiny
-from tests.test_checkpoint import older, tiny_model
+from tests.model.test_checkpoint import older, tiny_model
 
 for package in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(package, reason=f"exporting needs {package}; pip install 'captioner[onnx]'")

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from captioner.checkpoint import load_model, save_model
+from captioner.model.checkpoint import load_model, save_model
 from captioner.store import read_config
 from captioner.text.vocabulary import Vocabulary
 from tests.scripts.test_cards import load
-from tests.test_checkpoint import tiny_model
+from tests.model.test_checkpoint import tiny_model
 
 
 def test_a_soup_is_the_mean_of_its_weights(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

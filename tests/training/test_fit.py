@@ -16,11 +16,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from captioner import Captioner
-from captioner.checkpoint import load_model
 from captioner.engines.model import model_engine
 from captioner.errors import AnnotationError, CheckpointError, ConfigError
 from captioner.features import FeatureStore
 from captioner.model import CaptionModel
+from captioner.model.checkpoint import load_model
 from captioner.training.fit import run
 from captioner.training.recipe import load_config
 from captioner.training.state import STATE, RunProgress, save_state

@@ -14,12 +14,12 @@ from PIL import Image
 
 from captioner import Captioner
 from captioner.caption import Caption
-from captioner.checkpoint import load_model
 from captioner.data import loader
 from captioner.data.dataset import Photo
 from captioner.engines.model import model_engine
 from captioner.errors import AnnotationError, CheckpointError, ConfigError
 from captioner.features import FeatureStore, build_store
+from captioner.model.checkpoint import load_model
 from captioner.text.vocabulary import EOS, tokenize
 from captioner.training.dry_run import dry_run
 from captioner.training.events import SILENT

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from captioner.caption import Caption
-from captioner.checkpoint import load_model, save_model
 from captioner.errors import CheckpointError, ConfigError, ImageError
+from captioner.model.checkpoint import load_model, save_model
 from captioner.search.beam import beam
 from captioner.search.greedy import greedy
 from captioner.settings import validate
@@ -26,7 +26,7 @@ from captioner.text.vocabulary import EOS
 from captioner.translation.model import TranslationConfig, TranslationModel, load_translator, save_translator
 from captioner.translation.result import Translation
 from captioner.translation.translator import Translator
-from tests.test_checkpoint import contents, tiny_model
+from tests.model.test_checkpoint import contents, tiny_model
 
 SOURCE = ["A dog runs in the snow.", "Two dogs run.", "A man sits.", "The men, two dogs & a man: they run in the snow."]
 TARGET = ["Ein Hund läuft im Schnee.", "Zwei Hunde laufen.", "Ein Mann sitzt.", "Die Männer laufen im Schnee."]
@@ -203,7 +203,7 @@ def test_a_translated_caption_as_json() -> None:
 
 
 def test_the_shipped_translator_of_a_language(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("captioner.store.files", lambda package: tmp_path / package)
+    monkeypatch.setattr("captioner.store.names.resources", lambda package: tmp_path / package)
     with pytest.raises(CheckpointError, match="Languages that there are: none"):
         Translator.for_language("de")
     folder = save_translator(tmp_path / "assets" / "one", build())
@@ -249,7 +249,7 @@ def test_what_is_saved_is_loaded(family: str, dtype: torch.dtype | None, tmp_pat
 
 
 def test_captioners_and_translators_are_not_confused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("captioner.store.files", lambda package: tmp_path / package)
+    monkeypatch.setattr("captioner.store.names.resources", lambda package: tmp_path / package)
     translator = save_translator(tmp_path / "assets" / "english_german", build())
     picture = save_model(tmp_path / "assets" / "pictures", tiny_model())
     assert shipped() == {"pictures": picture} and shipped("translator") == {"english_german": translator}

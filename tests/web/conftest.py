@@ -14,7 +14,7 @@ pytest.importorskip("fastapi_offline", reason="the page's packages are not insta
 
 from captioner.captioner import Captioner
 from captioner.web.batching import Batches
-from tests.test_checkpoint import tiny_model
+from tests.model.test_checkpoint import tiny_model
 
 
 @pytest.fixture(scope="session")

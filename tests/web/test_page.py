@@ -15,7 +15,7 @@ from captioner.captioner import Captioner
 from captioner.web.app import create_app
 from captioner.web.batching import Batches
 from tests.browser import launched
-from tests.test_checkpoint import tiny_model
+from tests.model.test_checkpoint import tiny_model
 from tests.web.conftest import encoded
 
 CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")

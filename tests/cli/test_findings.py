@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from captioner import doctor, store
-from captioner.doctor import Finding, examine
+from captioner import store
+from captioner.cli import findings as doctor
+from captioner.cli.findings import Finding, examine
 
 
 def by_name(findings: list[Finding]) -> dict[str, Finding]:
@@ -23,7 +24,7 @@ def program(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     folder = tmp_path / "program" / "assets"
     for name in ("show_attend_tell", "translator_en_de"):
         shutil.copytree(repository / "assets" / name, folder / name)
-    monkeypatch.setattr("captioner.store.files", lambda package: tmp_path / "program" / package)
+    monkeypatch.setattr("captioner.store.names.resources", lambda package: tmp_path / "program" / package)
     return folder
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from captioner.caption import Caption
+from captioner.data.rows import FIELDS, Row, row, writer
 from captioner.errors import ImageError
-from captioner.rows import FIELDS, Row, row, writer
 
 CAPTION = Caption("A dog.", ["a", "dog"], -1.23456789, others=[Caption("A cat.", ["a", "cat"], -2.0)])
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from captioner.interrupts import interruptible
+from captioner.machine.interrupts import interruptible
 
 
 def press() -> None:

@@ -21,8 +21,8 @@ from typing import Any, Literal
 
 import captioner
 from captioner import store
-from captioner.backend import can_compile, choose_device, device_name, fast_dtype
 from captioner.errors import CaptionerError, first_line
+from captioner.machine.backend import can_compile, choose_device, device_name, fast_dtype
 
 State = Literal["ok", "warning", "problem"]
 

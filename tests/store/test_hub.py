@@ -16,11 +16,11 @@ import torch
 from huggingface_hub import ModelCard, constants
 
 from captioner import Captioner, CheckpointError, Translator, store
-from captioner.checkpoint import load_model, save_model
+from captioner.model.checkpoint import load_model, save_model
 from captioner.store import CARD, CONFIG, GRAPHS, ONNX, SOURCE_VOCABULARY, VOCABULARY, WEIGHTS
 from tests.hub import TOKEN, Hub, running
 from tests.onnx.builders import photos, tiny
-from tests.test_checkpoint import Malice, tiny_model
+from tests.model.test_checkpoint import Malice, tiny_model
 from tests.translation.test_translator import SOURCE, build
 
 NAME = "ada/small"

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from captioner import backend
-from captioner.backend import Compiled, can_compile
 from captioner.errors import ConfigError
+from captioner.machine import backend
+from captioner.machine.backend import Compiled, can_compile
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_filters_of_warnings_are_left_alone_once_it_is_compiled(monkeypatch: pyt
 
 PROGRAM = """
 import resource, sys
-from captioner.backend import keep_freed_memory
+from captioner.machine.backend import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 def use():

@@ -15,9 +15,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from captioner import Captioner, store
-from captioner.checkpoint import load_model, save_model
 from captioner.errors import CaptionerError, CheckpointError
 from captioner.model import CaptionModel, ModelConfig
+from captioner.model.checkpoint import load_model, save_model
 from captioner.store import CARD, CONFIG, DEFAULT, VOCABULARY, WEIGHTS, kind_of, locate, shipped
 from captioner.store.weights import read_weights
 from captioner.text.vocabulary import Vocabulary
@@ -228,7 +228,7 @@ def test_a_model_is_replaced_whole_or_not_at_all(folder: Path, monkeypatch: pyte
 
 
 def test_shipped_models_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("captioner.store.files", lambda package: tmp_path / package)
+    monkeypatch.setattr("captioner.store.names.resources", lambda package: tmp_path / package)
     with pytest.raises(CheckpointError, match="no model comes with this copy"):
         locate()
     (tmp_path / "assets" / "examples").mkdir(parents=True)  # no model
