@@ -1,4 +1,4 @@
-"""Captioner describes a photo in a sentence, and shows where it looked for every word.
+"""Captioner describes an image in a sentence, and shows where it looked for every word.
 
     from captioner import Captioner
 
@@ -6,10 +6,11 @@
     caption = captioner("photo.jpg")
     print(caption.text)
 
-:class:`Translator` translates captions, and any other text.
+:class:`Translator` translates captions and any other text. :func:`train`, :func:`evaluate` and :func:`score` take the
+data sets that :func:`read_captions` reads.
 
-``__all__`` is the public interface; what else the modules hold may change. Its names are imported when they are first
-used, so that ``import captioner`` is fast and does not load torch.
+``__all__`` is the public interface; other names may change. Its names are imported when they are first used: ``import
+captioner`` is fast and does not load torch.
 """
 
 from __future__ import annotations
@@ -23,8 +24,12 @@ from captioner.errors import CaptionerError, CheckpointError, ConfigError, Image
 if TYPE_CHECKING:
     from captioner.caption import Caption
     from captioner.captioner import Captioner
+    from captioner.data.annotations import read_captions
+    from captioner.evaluation.evaluate import evaluate, score
     from captioner.memory import Memory
     from captioner.search.config import SearchConfig
+    from captioner.store.names import list_models
+    from captioner.training.fit import train
     from captioner.translation.result import Translation
     from captioner.translation.translator import Translator
 
@@ -46,6 +51,11 @@ _LAZY = {
     "SearchConfig": "captioner.search.config",
     "Translation": "captioner.translation.result",
     "Translator": "captioner.translation.translator",
+    "evaluate": "captioner.evaluation.evaluate",
+    "list_models": "captioner.store.names",
+    "read_captions": "captioner.data.annotations",
+    "score": "captioner.evaluation.evaluate",
+    "train": "captioner.training.fit",
 }
 
 __all__ = [
@@ -60,6 +70,11 @@ __all__ = [
     "Translation",
     "Translator",
     "__version__",
+    "evaluate",
+    "list_models",
+    "read_captions",
+    "score",
+    "train",
 ]
 
 

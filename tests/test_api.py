@@ -83,7 +83,13 @@ def described(kind: type) -> Iterator[str]:
 
 def listing() -> str:
     """Return the whole public interface, a line for each name."""
-    lines = [f"{name}: {type(getattr(captioner, name)).__name__}" for name in captioner.__all__ if name not in CLASSES]
+    lines = []
+    for name in captioner.__all__:
+        value = getattr(captioner, name)
+        if inspect.isfunction(value):
+            lines.append(f"{name}{plain(inspect.signature(value))}")
+        elif name not in CLASSES:
+            lines.append(f"{name}: {type(value).__name__}")
     for name in CLASSES:
         lines += ["", *described(getattr(captioner, name))]
     return "\n".join(lines) + "\n"
@@ -95,7 +101,7 @@ def test_the_interface_changes_only_on_purpose() -> None:
 
 def test_names_are_sorted_and_each_is_itself() -> None:
     assert list(captioner.__all__) == sorted(set(captioner.__all__))
-    assert all(getattr(captioner, name).__name__ == name for name in CLASSES)
+    assert all(getattr(captioner, name).__name__ == name for name in captioner.__all__ if name != "__version__")
 
 
 @pytest.mark.parametrize("name", CLASSES)

@@ -91,5 +91,5 @@ def _run(
             settings = [*settings, f"data.features={json.dumps(str(output / name / 'features'))}"]
     title = name if seed is None else f"{name}, seed {seed}"
     listener.note(f"Training {title}")
-    best = fit.run(recipe, settings, output=folder, resume=(folder / STATE).exists(), events=events)
+    best = fit.train(recipe, settings, output=folder, resume=(folder / STATE).exists(), events=events)
     return Contestant(title, best, name, seed)

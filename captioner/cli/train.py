@@ -103,7 +103,7 @@ def run(
         for line in _lines(forecast):
             console.note(line)
         forecast.store.check()
-    train: Callable[..., Path] = fit.run
+    train: Callable[..., Path] = fit.train
     if translates:
         from captioner.translation import train as translation
 

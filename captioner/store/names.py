@@ -44,6 +44,11 @@ def shipped(kind: str | None = CAPTIONER) -> dict[str, Path]:
     return found
 
 
+def list_models() -> list[str]:
+    """Return the names of the captioners that come with the program, for :meth:`Captioner.from_pretrained`."""
+    return list(shipped())
+
+
 def locate(name_or_path: str | Path | None = None, *, kind: str | None = CAPTIONER) -> Path:
     """Find a model folder: a path, a shipped model's name, or ``user/model`` on the Hugging Face hub.
 

@@ -40,7 +40,7 @@ from captioner.training.stored_features import open_store
 from captioner.training.teacher import Beams, Teacher, distilled
 
 
-def run(
+def train(
     config: str | Path | TrainConfig,
     changes: Iterable[str] = (),
     *,

@@ -22,7 +22,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
             raise ConfigError("start: there is no such model")
         return output / "best"
 
-    monkeypatch.setattr("captioner.training.fit.run", run)
+    monkeypatch.setattr("captioner.training.fit.train", run)
     return out
 
 

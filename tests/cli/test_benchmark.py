@@ -154,7 +154,7 @@ def test_means_over_seeds_of_trained_contestants(
         calls.append((recipe, output.relative_to(tmp_path / "out"), "epochs=2" in changes, resume))
         return Path(shutil.copytree(model, output / "best"))
 
-    monkeypatch.setattr("captioner.training.fit.run", train)
+    monkeypatch.setattr("captioner.training.fit.train", train)
     recipes = ("flickr8k_show_tell", "flickr8k_show_attend_tell")
     trained = " ".join(f"--train {recipe}" for recipe in recipes)
     options = f"--set epochs=2 --seeds '0, 1' --latex {FAST} --rounds 0 --photos 1"

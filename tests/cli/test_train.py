@@ -28,7 +28,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
         return train
 
-    monkeypatch.setattr("captioner.training.fit.run", fake("captioner"))
+    monkeypatch.setattr("captioner.training.fit.train", fake("captioner"))
     monkeypatch.setattr("captioner.translation.train.train_translation", fake("translator"))
     return calls
 

@@ -21,8 +21,8 @@ from captioner.data.annotations import read_captions
 from captioner.errors import CaptionerError, CheckpointError, ConfigError, FileError, ImageError
 from captioner.model.checkpoint import save_model
 from captioner.store import CARD, CONFIG, GRAPHS, ONNX, VOCABULARY, locate, read_config
-from tests.onnx.builders import VARIANTS, photos, tiny
 from tests.model.test_checkpoint import older, tiny_model
+from tests.onnx.builders import VARIANTS, photos, tiny
 
 for package in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(package, reason=f"exporting needs {package}; pip install 'captioner[onnx]'")

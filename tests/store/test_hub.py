@@ -19,8 +19,8 @@ from captioner import Captioner, CheckpointError, Translator, store
 from captioner.model.checkpoint import load_model, save_model
 from captioner.store import CARD, CONFIG, GRAPHS, ONNX, SOURCE_VOCABULARY, VOCABULARY, WEIGHTS
 from tests.hub import TOKEN, Hub, running
-from tests.onnx.builders import photos, tiny
 from tests.model.test_checkpoint import Malice, tiny_model
+from tests.onnx.builders import photos, tiny
 from tests.translation.test_translator import SOURCE, build
 
 NAME = "ada/small"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from captioner.training.fit import run
+from captioner.training.fit import train as run
 from captioner.training.recipe import load_config
 from captioner.training.recipe_files import recipes
 

@@ -21,7 +21,7 @@ from captioner.errors import AnnotationError, CheckpointError, ConfigError
 from captioner.features import FeatureStore
 from captioner.model import CaptionModel
 from captioner.model.checkpoint import load_model
-from captioner.training.fit import run
+from captioner.training.fit import train as run
 from captioner.training.recipe import load_config
 from captioner.training.state import STATE, RunProgress, save_state
 from tests.training.conftest import listening
@@ -97,8 +97,8 @@ def test_stored_maps_are_cropped_and_drawn_by_the_seed(tiny: Path, tmp_path: Pat
 def test_killed_and_resumed_ends_with_the_same_bits(tiny: Path, tmp_path: Path, tuned: dict[str, int]) -> None:
     changes = ["epochs=4", "save_minutes=0.0001", *(f"fine_tune.{name}={value}" for name, value in tuned.items())]
     script = (
-        "import sys, torch; torch.set_num_threads(1); from captioner.training.fit import run; from pathlib import Path;"
-        "run(sys.argv[1], sys.argv[4:], output=Path(sys.argv[2]), resume=sys.argv[3] == 'resume')"
+        "import sys, torch; torch.set_num_threads(1); from captioner.training.fit import train; from pathlib import Path;"
+        "train(sys.argv[1], sys.argv[4:], output=Path(sys.argv[2]), resume=sys.argv[3] == 'resume')"
     )
 
     def start(output: Path, how: str) -> subprocess.Popen[bytes]:

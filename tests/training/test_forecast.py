@@ -12,7 +12,7 @@ from captioner.errors import FeatureStoreError
 from captioner.features import FeatureStore, StoreSpace
 from captioner.files import bytes_in
 from captioner.training.dry_run import dry_run
-from captioner.training.fit import run
+from captioner.training.fit import train as run
 from captioner.training.forecast import spread
 from captioner.training.recipe import load_config
 

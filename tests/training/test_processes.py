@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from captioner.features import FeatureStore
-from captioner.training.fit import run
+from captioner.training.fit import train as run
 from captioner.training.state import STATE
 from tests.torchrun import assert_near, finish, start, train
 

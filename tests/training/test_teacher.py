@@ -23,7 +23,8 @@ from captioner.model.checkpoint import load_model
 from captioner.text.vocabulary import EOS, tokenize
 from captioner.training.dry_run import dry_run
 from captioner.training.events import SILENT
-from captioner.training.fit import CaptionerRun, run
+from captioner.training.fit import CaptionerRun
+from captioner.training.fit import train as run
 from captioner.training.recipe import load_config
 from captioner.training.self_critical import SelfCritical
 from captioner.training.state import STATE, RunProgress, save_state
