@@ -33,7 +33,10 @@ def run(
     options.check_outputs([captions, path], output_scores=scoring.output_scores, per_image=scoring.per_image)
     metrics = options.metrics(scoring.metrics)
     part = data.part(data.read(path, captionless=True))
+    from captioner.evaluation.results import read_results
+
+    given = read_results(captions)  # reports a wrong file before torch is imported
     from captioner.evaluation.evaluate import score
 
-    result = score(captions, part, metrics=metrics)
+    result = score(given, part, metrics=metrics, source=str(captions))
     score_report.report_captions(captions, path, part, result, scoring)

@@ -182,8 +182,9 @@ def _read_locations(numbers: _Numbers, version: int, located: dict[int, tuple[in
         base = numbers.next(base_size)
         extents: Extents = []
         count = numbers.next(2)
-        for _ in range(count if index_size + offset_size + length_size else min(count, 1)):
-            if not numbers.more or total > _MOST_EXTENTS:
+        fields = index_size + offset_size + length_size  # without any, one extent is the rest of the file
+        for _ in range(count if fields else min(count, 1)):
+            if (fields and not numbers.more) or total > _MOST_EXTENTS:
                 break
             total += 1
             numbers.next(index_size)

@@ -165,7 +165,7 @@ def test_a_name_cannot_command_the_terminal(code: Code, images: Path, tmp_path: 
         shown = written(results).decode()
         assert "a\\u001b[31m\\nb\\tc\\r\\u202ed\\u009b\\u007f.jpg" in shown
         assert all(letter.isprintable() or letter in "\n\t" for letter in shown)
-        assert b"bad\\u001b[2J.jpg: not a p" in written(messages) and b"\x1b[2J" not in written(messages)
+        assert b"bad\\u001b[2J.jpg: not an i" in written(messages) and b"\x1b[2J" not in written(messages)
     figures = Terminal(io.BytesIO(), encoding="utf-8")
     assert code("attend", folder, "-o", folder, "--format", "json", stdout=figures, stderr=encoded("utf-8")) == 1
     assert "a\\u001b[31m\\nb" in written(figures).decode() and b"\x1b" not in written(figures)

@@ -279,7 +279,7 @@ def test_the_middle_of_what_is_seen_is_where_photographers_put_their_subjects() 
         near.append(np.exp(-(x**2 + y**2) / (2 * 0.25**2)))
     np.testing.assert_allclose(scene.centre, np.array(near) / sum(near), rtol=1e-12)
     moved = [[0.2 + 0.8 * x0, y0, 0.2 + 0.8 * x1, y1] for x0, y0, x1, y1 in places]
-    np.testing.assert_allclose(scene.places, moved, rtol=1e-12)
+    np.testing.assert_allclose(scene.regions, moved, rtol=1e-12)
     for name, expected in (("dog", True), ("cat", False)):  # the middle of 0.2 to 1 is 0.6
         found = scene.cover(name)
         assert found is not None and found[2] is expected

@@ -97,7 +97,7 @@ def test_stored_maps_are_cropped_and_drawn_by_the_seed(tiny: Path, tmp_path: Pat
 def test_killed_and_resumed_ends_with_the_same_bits(tiny: Path, tmp_path: Path, tuned: dict[str, int]) -> None:
     changes = ["epochs=4", "save_minutes=0.0001", *(f"fine_tune.{name}={value}" for name, value in tuned.items())]
     script = (
-        "import sys, torch; torch.set_num_threads(1); from captioner.training.fit import train; from pathlib import Path;"
+        "import sys, torch; torch.set_num_threads(1); from captioner import train; from pathlib import Path;"
         "train(sys.argv[1], sys.argv[4:], output=Path(sys.argv[2]), resume=sys.argv[3] == 'resume')"
     )
 

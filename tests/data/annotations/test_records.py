@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from captioner.data.annotations import read_captions
-from captioner.data.annotations.records import Layout, layout_of, rows_of, table_of
+from captioner.data.annotations.records import FieldLayout, layout_of, rows_of, table_of
 from captioner.data.dataset import EMPTY_CAPTION
 from tests.data.caption_files import captions_of, write
 
@@ -232,8 +232,8 @@ def test_captions_of_an_id_that_several_images_have_are_given_to_none(tmp_path: 
 
 
 def test_of_several_columns_of_lists_the_first_is_read() -> None:
-    assert layout_of(("image", "captions", "Captions ", "split")) == Layout(0, (1,), 3)
-    assert layout_of(("image", "caption1", "caption_2")) == Layout(0, (1, 2), None)
+    assert layout_of(("image", "captions", "Captions ", "split")) == FieldLayout(0, (1,), 3)
+    assert layout_of(("image", "caption1", "caption_2")) == FieldLayout(0, (1, 2), None)
 
 
 @pytest.mark.parametrize("delimiter", ["\t", "|"])

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from captioner.data import claims
-from captioner.data.claims import (
+from captioner.data import decoding_cost as claims
+from captioner.data.decoding_cost import (
     check_icons,
     check_jpeg,
     check_jpeg2000,

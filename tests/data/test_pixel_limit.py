@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from captioner.data import streams
-from captioner.data.limits import DEFAULT_MAX_PIXELS, check_declared, check_size, pixel_limit
+from captioner.data.pixel_limit import DEFAULT_MAX_PIXELS, check_declared, check_size, pixel_limit
 from captioner.data.streams import CountedBytes, CountedFile
 from captioner.errors import ConfigError, ImageError
 

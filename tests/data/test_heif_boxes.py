@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from captioner.data.boxes import PADDING, coded_pixels
+from captioner.data.heif_boxes import PADDING, coded_pixels
 from captioner.errors import ImageError
 
 LEAST = 4096  # pixels that an image counts at least
