@@ -150,7 +150,7 @@ def test_means_over_seeds_of_trained_contestants(
 ) -> None:
     calls = []
 
-    def train(recipe: str, changes: list[str], *, output: Path, resume: bool, console: object) -> Path:
+    def train(recipe: str, changes: list[str], *, output: Path, resume: bool, events: object) -> Path:
         calls.append((recipe, output.relative_to(tmp_path / "out"), "epochs=2" in changes, resume))
         return Path(shutil.copytree(model, output / "best"))
 

@@ -266,21 +266,23 @@ def test_the_first_frame_of_a_track_is_decoded_too(wide: bool, equal: bool) -> N
     assert coded_pixels(file, "a.avif") == (LEAST + area(640, 480), (640, 480))
 
 
+@pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("extents", [1, 60_000])
-def test_a_place_without_offset_and_length_is_the_rest_of_the_file(extents: int) -> None:
+def test_an_extent_without_offset_and_length_is_the_rest_of_the_file(extents: int, last: bool) -> None:
     draw = random.Random(3)
     coded = av1([(640, 480)], 1, draw)
     head = box(b"ftyp", b"avif\0\0\0\0mif1")
 
     def meta(start: int) -> bytes:
         row = number(1, 2) + number(0, 2) + number(start, 4) + number(extents, 2)
-        row += number(2, 2) + number(0, 2) + number(0, 4) + number(0, 2)
+        if not last:
+            row += number(2, 2) + number(0, 2) + number(0, 4) + number(0, 2)
         kinds = full(b"infe", 2, number(1, 2), number(0, 2), b"av01", b"\0")
         return full(
             b"meta",
             0,
             full(b"pitm", 0, number(1, 2)),
-            full(b"iloc", 0, number(4 << 4, 2), number(2, 2), row),
+            full(b"iloc", 0, number(4 << 4, 2), number(1 if last else 2, 2), row),
             full(b"iinf", 0, number(1, 2), kinds),
         )
 

@@ -309,7 +309,7 @@ def test_generated_words_are_measured_by_the_requested_head(data: dict[str, Path
         search={"width": 2, "max_words": 5, "min_words": 5},  # type: ignore[arg-type]
     )
     torch.manual_seed(0)
-    captioner = Captioner(CaptionModel.build(config, Vocabulary(["dog", "puppy", "dogs"])), device="cpu")
+    captioner = Captioner.from_model(CaptionModel.build(config, Vocabulary(["dog", "puppy", "dogs"])), device="cpu")
 
     def mass(attention: str) -> float:
         found = ground(captioner, data["instances"], data["captions"], attention=attention, resamples=100)
