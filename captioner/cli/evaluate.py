@@ -134,8 +134,8 @@ def _evaluate_translator(
 ) -> tuple[dict[str, Any], str, Sequence[object]]:
     """Translate a split and score the translations; return the record, a description of the data and the problems."""
     from captioner import Translator
-    from captioner.translation.pairs import read_parallel
     from captioner.translation.bleu import evaluate_translation
+    from captioner.translation.pairs import read_parallel
 
     translator = Translator.from_pretrained(model, device=device, **search)
     config = translator.model.config

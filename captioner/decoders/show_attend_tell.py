@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from captioner.decoders.decoder import DECODERS, DecoderConfig
@@ -17,7 +17,7 @@ from captioner.decoders.unrolled import Advanced, Prepared, Unrolled
 from captioner.layers.additive import Attend, Sampler
 from captioner.layers.dropout import Dropout
 from captioner.layers.kernels import at_least_float32
-from captioner.layers.positions import Geometry, rename_positions
+from captioner.layers.positions import Geometry
 from captioner.layers.unroll import Products, lstm_gates
 from captioner.memory import Memory
 from captioner.text.vocabulary import PAD
@@ -47,8 +47,6 @@ class ShowAttendTellConfig(DecoderConfig):
     )
     dropout: float = Field(0.5, ge=0, lt=1, description="on the features, the word vectors and the deep output layer")
     feature_dropout: float = Field(0.0, ge=0, lt=1, description="on the encoder's features before they are projected")
-
-    _rename_positions = model_validator(mode="before")(rename_positions)
 
 
 @DECODERS.register("show_attend_tell")

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from captioner.decoders.decoder import DECODERS, DecoderConfig
@@ -17,7 +17,7 @@ from captioner.decoders.unrolled import Advanced, Prepared, Unrolled
 from captioner.layers.additive import Attend
 from captioner.layers.dropout import Dropout
 from captioner.layers.kernels import at_least_float32
-from captioner.layers.positions import Geometry, rename_positions
+from captioner.layers.positions import Geometry
 from captioner.layers.unroll import Products, lstm_gates
 from captioner.memory import Memory
 from captioner.text.vocabulary import PAD
@@ -38,8 +38,6 @@ class TopDownConfig(DecoderConfig):
     dropout: float = Field(
         0.5, ge=0, lt=1, description="on the features, the word vectors and the language LSTM's output"
     )
-
-    _rename_positions = model_validator(mode="before")(rename_positions)
 
 
 @DECODERS.register("top_down")

@@ -12,12 +12,12 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import Dropout
 
 from captioner.errors import ConfigError
-from captioner.layers.positions import Geometry, rename_positions, sinusoidal
+from captioner.layers.positions import Geometry, sinusoidal
 from captioner.layers.segments import Context, SegmentEncoderBlock, with_context
 from captioner.layers.transformer import EncoderBlock, EncoderBlockConfig, key_mask, last_norm, projection
 from captioner.memory import Memory
@@ -62,8 +62,6 @@ class TransformerRefinerConfig(EncoderBlockConfig):
     order: bool = Field(
         False, description="add the sinusoidal encoding of a word's position, for memories of words (section 3.5)"
     )
-
-    _rename_positions = model_validator(mode="before")(rename_positions)
 
 
 @REFINERS.register("transformer")

@@ -6,30 +6,11 @@ Tensor letters: B images, N regions or cells, D features, T steps.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from captioner.memory import Memory
-
-_RENAMED: dict[Any, dict[str, bool]] = {
-    False: {"geometry": False},
-    True: {"geometry": True},
-    "none": {"geometry": False},
-    "geometry": {"geometry": True},
-    "order": {"geometry": False, "order": True},
-}
-
-
-def rename_positions(settings: Any) -> Any:
-    """Read the setting ``positions`` of older configs as ``geometry`` and ``order``; a validator in mode "before"."""
-    if not isinstance(settings, dict) or settings.keys() & {"geometry", "order"}:
-        return settings
-    positions = settings.get("positions")
-    if not isinstance(positions, int | str) or positions not in _RENAMED:
-        return settings
-    return {key: value for key, value in settings.items() if key != "positions"} | _RENAMED[positions]
 
 
 class Geometry(nn.Module):

@@ -1,19 +1,13 @@
-"""Positions against the paper's formula and against hand-made boxes, and the settings of older configs."""
+"""Positions against the paper's formula and against hand-made boxes."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
-import pytest
 import torch
-from pydantic import ValidationError
 
-from captioner.decoders import DECODERS
-from captioner.encoders import REFINERS
 from captioner.layers.positions import Geometry, sinusoidal
 from captioner.memory import Memory
-from captioner.settings import Settings
 
 
 def test_sinusoidal_is_the_papers_formula() -> None:
@@ -47,55 +41,3 @@ def test_an_untrained_geometry_and_a_memory_without_an_image_add_nothing() -> No
     trained = Geometry(4)
     torch.nn.init.normal_(trained.project.bias)
     assert not trained(Memory(vectors, pooled)).any()
-
-
-REFINER = REFINERS["transformer"].Config
-
-
-@pytest.mark.parametrize(
-    ("config", "old", "new"),
-    [
-        (DECODERS["show_attend_tell"].Config, True, {"geometry": True}),
-        (DECODERS["show_attend_tell"].Config, False, {}),
-        (DECODERS["top_down"].Config, True, {"geometry": True}),
-        (DECODERS["top_down"].Config, False, {}),
-        (REFINER, "geometry", {}),
-        (REFINER, "order", {"geometry": False, "order": True}),
-        (REFINER, "none", {"geometry": False}),
-    ],
-)
-def test_positions_of_older_configs_are_read(config: type[Settings], old: bool | str, new: dict[str, bool]) -> None:
-    settings: dict[str, Any] = {"dropout": 0.25}
-    read = config.model_validate(settings | {"positions": old})
-    assert read == config.model_validate(settings | new) and "positions" not in read.model_dump()
-    assert settings == {"dropout": 0.25}
-
-
-@pytest.mark.parametrize(
-    ("config", "settings"),
-    [
-        (DECODERS["show_attend_tell"].Config, {"positions": "order"}),
-        (DECODERS["show_tell"].Config, {"positions": True}),
-        (REFINER, {"positions": "sideways"}),
-        (REFINER, {"positions": ["order"]}),
-        (REFINER, {"positions": "order", "geometry": True}),
-    ],
-)
-def test_positions_that_older_configs_did_not_have_are_refused(
-    config: type[Settings], settings: dict[str, Any]
-) -> None:
-    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
-        config.model_validate(settings)
-
-
-def test_the_decoder_keeps_its_own_positions() -> None:
-    assert (
-        DECODERS["transformer"].Config.model_validate({"positions": "learned"}).model_dump()["positions"] == "learned"
-    )
-
-
-def test_places_outside_a_picture_get_no_vector() -> None:
-    geometry = Geometry(5)
-    torch.nn.init.ones_(geometry.project.bias)
-    nowhere = geometry(Memory(torch.randn(2, 3, 5), torch.randn(2, 5)))
-    assert nowhere.shape == (1, 1, 5) and not nowhere.any()
