@@ -58,7 +58,7 @@ def run(
 ) -> None:
     """Caption a split of a data set and score the captions against all of its references.
 
-    A translator is scored against the file of the target language, by sacrebleu: BLEU and chrF.
+    A translator is scored against the file of the target language, by default of val, with sacrebleu: BLEU and chrF.
 
     An ensemble is scored as one captioner; with --features, all its members must have the encoder of the store.
 
@@ -134,8 +134,8 @@ def _evaluate_translator(
 ) -> tuple[dict[str, Any], str, Sequence[object]]:
     """Translate a split and score the translations; return the record, a description of the data and the problems."""
     from captioner import Translator
+    from captioner.translation.bleu import evaluate_translation
     from captioner.translation.pairs import read_parallel
-    from captioner.translation.scores import evaluate_translation
 
     translator = Translator.from_pretrained(model, device=device, **search)
     config = translator.model.config
