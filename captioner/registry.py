@@ -94,7 +94,7 @@ class Registry(Generic[T]):
             return self._entries[name]
         except KeyError:
             hint = suggestion(name, list(self))
-            outside = "; one from a file of yours needs: captioner --import FILE.py" if self.group else ""
+            outside = "; import one of your own first: captioner --import FILE.py" if self.group else ""
             raise ConfigError(f"{self.kind} {name!r} does not exist.{hint} Known: {', '.join(self)}{outside}") from None
 
     def entries(self) -> list[T]:

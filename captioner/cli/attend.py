@@ -62,7 +62,7 @@ def run(
     heads: Annotated[
         str,
         typer.Option(
-            help="Of a Transformer: mean, rollout (all blocks together), one head as BLOCK.HEAD, for example 2.5, "
+            help="Of a Transformer: mean, rollout (all blocks together), one head as BLOCK.HEAD, for example 2.3, "
             "or, only in json, heads (all of them)."
         ),
     ] = "mean",
@@ -100,7 +100,7 @@ def run(
         raise typer.BadParameter("a translation has one attention; leave it out, or --language", param_hint="--heads")
     if heads == "heads" and kind != "json":
         raise typer.BadParameter(
-            "all heads are numbers for json; give one as BLOCK.HEAD, for example 2.5", param_hint="--heads"
+            "all heads are numbers for json; give one as BLOCK.HEAD, for example 2.3", param_hint="--heads"
         )
     from captioner.data.mark import check_replaceable
 

@@ -35,7 +35,7 @@ def run(
     ],
     models: options.Models = None,
     format: Annotated[
-        Literal["jsonl", "parquet"], options.output_option(help="Format of the files; parquet needs captioner[bulk].")
+        Literal["jsonl", "parquet"], options.output_option(help="Format of the files; parquet needs the extra bulk.")
     ] = "jsonl",
     column: Annotated[
         str | None,
@@ -45,7 +45,7 @@ def run(
     ] = None,
     part_size: Annotated[int, options.data_option(min=1, help="Loose images in a part.")] = 1000,
     ray: Annotated[
-        bool, _ray("--ray", help="Work on the Ray cluster that runs here, else on a new one; needs captioner[ray].")
+        bool, _ray("--ray", help="Work on the Ray cluster that runs here, else on a new one; needs the extra ray.")
     ] = False,
     workers: Annotated[int, _ray(min=1, help="With --ray: parts captioned at once.")] = 2,
     cpus: Annotated[int, _ray(min=1, help="With --ray: cores of each worker.")] = 1,
@@ -106,6 +106,6 @@ def run(
         done.append(f"{plan.new:,} new")
     if plan.begun and (archives := len({part.address for part in plan.parts[plan.begun :] if part.kind != "pictures"})):
         done.append(f"{archives:,} new tar or Parquet files")
-    done.append(f"{report.images:,} images captioned" if report.parts else "all was captioned already")
+    done.append(f"{report.images:,} images captioned" if report.parts else "everything was captioned already")
     typer.echo(f"{output}: {'; '.join(done)}")
     failures.exit()

@@ -25,7 +25,7 @@ Example: captioner data download coco-captions --members '*/captions_*' --to dat
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="The caption file, or the folder of the data set.")],
+    path: Annotated[Path, typer.Argument(metavar="DATA", help="The caption file, or the folder of the data set.")],
     images: Annotated[Path | None, typer.Option(help="The folder of the images, if they are elsewhere.")] = None,
     format: Annotated[
         str | None, typer.Option(help="coco, karpathy, flickr8k, kaggle, jsonl or csv; recognised if not given.")
@@ -244,5 +244,5 @@ def _bars() -> Iterator[Progress]:
 app = typer.Typer(
     help="Download caption data sets and inspect them.", epilog=EXAMPLE, no_args_is_help=True, cls=Commands
 )
-app.command("inspect", epilog=EXAMPLE)(inspect)
-app.command("download", epilog=DOWNLOAD_EXAMPLES)(download)
+app.command("inspect", epilog=EXAMPLE)(options.expand(inspect))
+app.command("download", epilog=DOWNLOAD_EXAMPLES)(options.expand(download))

@@ -58,7 +58,7 @@ def run(
 ) -> None:
     """Caption a split of a data set and score the captions against all of its references.
 
-    A translator is scored against the file of the target language, by sacrebleu: BLEU and chrF.
+    A translator is scored against the file of the target language, by default of val, with sacrebleu: BLEU and chrF.
 
     An ensemble is scored as one captioner; with --features, all its members must have the encoder of the store.
 

@@ -31,7 +31,8 @@ def run(
         ),
     ] = None,
     int8: Annotated[
-        bool, typer.Option("--int8", help="Compute in eight bits: smaller and faster, with slightly other captions.")
+        bool,
+        typer.Option("--int8", help="Compute in eight bits: smaller and faster, with slightly different captions."),
     ] = False,
     calibrate: Annotated[
         Path | None,

@@ -30,7 +30,7 @@ def run(
         str,
         typer.Option(
             help="The attention of a Transformer that is measured: mean, rollout (all blocks together), or one head as "
-            "BLOCK.HEAD, for example 2.5."
+            "BLOCK.HEAD, for example 2.3."
         ),
     ] = "mean",
     search: options.Search,

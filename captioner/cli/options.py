@@ -41,6 +41,8 @@ def expand(command: Callable[..., None]) -> Callable[..., None]:
             values[name] = group(**{option: values.pop(option) for option in options[name]})
         command(**values)
 
+    # typer keeps the line breaks of a docstring in the terminal, where they fall in the middle of a line.
+    run.__doc__ = re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.getdoc(command) or "")
     run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
     )
@@ -186,9 +188,7 @@ class NBest(Search):
 class Data:
     """The part of a caption data set that a command reads."""
 
-    split: Annotated[
-        str | None, data_option(help="The split.", show_default="the only one, else dev; of a translator val")
-    ] = None
+    split: Annotated[str | None, data_option(help="The split.", show_default="the only one, else dev")] = None
     images: Annotated[
         Path | None, data_option(file_okay=False, help="Folder of the images, if they are not next to the data.")
     ] = None

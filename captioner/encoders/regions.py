@@ -77,7 +77,7 @@ class Detections(NamedTuple):
 
 @ENCODERS.register("regions")
 class RegionEncoder(Encoder):
-    """One vector per region of Faster R-CNN (section 3.1 of the paper).
+    """One vector per region of Faster R-CNN (Anderson 2018, section 3.1).
 
     Regions are selected as in the paper: non-maximum suppression within each class, then all regions whose best
     remaining class is above a threshold, within limits on their number. A region's vector describes its refined box.

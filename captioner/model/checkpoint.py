@@ -97,7 +97,7 @@ def load_model(name_or_path: str | Path | None = None) -> CaptionModel:
         parts = validate(ModelConfig, config["model"], where=f"{folder / CONFIG}")
         model = _build(parts, vocabulary, weights, folder / CONFIG)
     except ConfigError as error:
-        raise CheckpointError(f"{folder}: its config is not one of this program ({error})") from None
+        raise CheckpointError(f"{folder}: this program cannot build it ({error})") from None
     tuned = model.tuned_stages = config["tuned_stages"]
     if not 0 <= tuned <= model.encoder.stages:
         raise CheckpointError(

@@ -83,7 +83,7 @@ def publish(
             is requested, or the upload failed.
     """
     if "@" in name or not is_name(name):
-        raise CheckpointError(f"{name!r}: is not a model's name on the hub; give user/model, which has no revision")
+        raise CheckpointError(f"{name!r}: is not a model's name on the hub; give user/model, without a revision")
     hub = _library(name)
     api = hub.HfApi(**_introduction())
     try:

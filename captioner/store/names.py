@@ -159,7 +159,7 @@ def translator_into(language: str, source: str = "en") -> str:
     if language.lower() not in known:
         raise CheckpointError(
             f"no translator from {source!r} into {language!r} comes with this copy of captioner. "
-            f"Languages that there are: {', '.join(known) or 'none'}; or name a translator's folder (--translator); "
+            f"Available languages: {', '.join(known) or 'none'}; or name a translator's folder (--translator); "
             "train one with: captioner train"
         )
     return known[language.lower()]

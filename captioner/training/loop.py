@@ -231,8 +231,8 @@ class Loop(ABC, Generic[B]):
                         "its last epoch, and a larger --set epochs=N trains it further and saves its best again"
                     )
                 self.events.note(
-                    f"this run is already finished: {best}; a larger --set epochs=N trains it further, from "
-                    f"{progress.epoch} epochs"
+                    f"this run is already finished: {best}; it has {progress.epoch} epochs, and a "
+                    "larger --set epochs=N trains it further"
                 )
                 return best
             if lost:

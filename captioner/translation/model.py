@@ -132,6 +132,6 @@ def load_translator(name_or_path: str | Path) -> TranslationModel:
         with sized(weights, folder / store.CONFIG):
             model = TranslationModel(parts, source, target)
     except ConfigError as error:
-        raise CheckpointError(f"{folder}: its config is not one of this program ({error})") from None
+        raise CheckpointError(f"{folder}: this program cannot build it ({error})") from None
     put_weights(model, weights, folder)
     return model.eval()

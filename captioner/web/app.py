@@ -246,7 +246,12 @@ def create_app(
         return CaptionResponse(**{"model": model or batches.models[0], **value, "image": upload.name})
 
     @app.post(
-        "/figure", responses=_ERRORS, openapi_extra=_PHOTO, response_class=Response, summary="Draw where it looked"
+        "/figure",
+        tags=["images"],
+        responses=_ERRORS,
+        openapi_extra=_PHOTO,
+        response_class=Response,
+        summary="Draw where it looked",
     )
     async def figure(
         request: Request,

@@ -205,11 +205,11 @@ def test_a_language_without_a_translator(
 ) -> None:
     result = caption(images, "--language", "fr")
     assert (result.code, result.out) == (1, "")
-    assert "'fr'" in result.err and "Languages that there are: de;" in result.err and "--translator" in result.err
+    assert "'fr'" in result.err and "Available languages: de;" in result.err and "--translator" in result.err
     result = caption(images, "--language", "fr", "--translator", translator)
     assert (result.code, result.out) == (1, "") and "translates into 'de', not 'fr'" in result.err
     shutil.rmtree(tmp_path / "program" / "assets" / "translator_en_de")
-    assert "Languages that there are: none;" in caption(images, "--language", "de").err
+    assert "Available languages: none;" in caption(images, "--language", "de").err
 
 
 def test_a_captioner_is_not_a_translator(caption, images: Path, model: Path) -> None:

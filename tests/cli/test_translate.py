@@ -75,7 +75,7 @@ def test_a_text_is_translated_as_its_lines(translate, expected: list[str]) -> No
 def test_the_shipped_translator_is_the_default(run, shipped_translator: str, expected: list[str]) -> None:
     for options in ((), ("--language", "DE"), ("--model", shipped_translator)):
         assert run("translate", SOURCE[0], *options, "--device", "cpu") == (0, f"{expected[0]}\n", "")
-    assert "Languages that there are: de" in run("translate", SOURCE[0], "--language", "fr").err
+    assert "Available languages: de" in run("translate", SOURCE[0], "--language", "fr").err
 
 
 @pytest.mark.parametrize("kind", ["png", "pdf", "svg", "html", "json"])

@@ -332,7 +332,7 @@ def test_without_a_network_the_cache_serves(
         (TOKEN, NAME, {"/upload/": 500}, "no file there was changed: the hub answered 500"),
         (TOKEN, NAME, {"/commit/": 500}, "no file there was changed: the hub answered 500"),
         (TOKEN, "small", {}, "is not a model's name on the hub; give user/model"),
-        (TOKEN, f"{NAME}@v1", {}, "is not a model's name on the hub; give user/model, which has no revision"),
+        (TOKEN, f"{NAME}@v1", {}, "is not a model's name on the hub; give user/model, without a revision"),
         (TOKEN, "ada/bert", {}, "ada/bert: exists and is not a model of captioner; give another name"),
         (TOKEN, "ada/thesis", {}, "ada/thesis: exists and is not a model of captioner; give another name"),
     ],

@@ -204,7 +204,7 @@ def test_a_translated_caption_as_json() -> None:
 
 def test_the_shipped_translator_of_a_language(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("captioner.store.names.resources", lambda package: tmp_path / package)
-    with pytest.raises(CheckpointError, match="Languages that there are: none"):
+    with pytest.raises(CheckpointError, match="Available languages: none"):
         Translator.for_language("de")
     folder = save_translator(tmp_path / "assets" / "one", build())
     config = json.loads((folder / CONFIG).read_text())
@@ -216,7 +216,7 @@ def test_the_shipped_translator_of_a_language(tmp_path: Path, monkeypatch: pytes
     assert translators() == {"de": "one", "fr": "third"} and translators("de") == {"en": "fourth"}
     translator = Translator.for_language("FR", device="cpu", width=1)
     assert (translator.language, translator.search.width) == ("fr", 1)
-    with pytest.raises(CheckpointError, match=r"from 'en' into 'cs'.* Languages that there are: de, fr;"):
+    with pytest.raises(CheckpointError, match=r"from 'en' into 'cs'.* Available languages: de, fr;"):
         Translator.for_language("cs")
 
 
