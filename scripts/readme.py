@@ -20,7 +20,7 @@ from typing import Any
 from PIL import Image
 
 from captioner import Captioner, Translator, files
-from captioner.benchmark import report, tables
+from captioner.benchmark import markdown, report_tables
 from captioner.benchmark.cost import ModelCost
 from captioner.benchmark.groups import Group
 from captioner.evaluation.bootstrap import Difference, Interval
@@ -65,8 +65,8 @@ def benchmark_tables(record: dict[str, Any]) -> str:
     )
     whole = Group(record["quality"]["name"], record["quality"]["photos"], scores, differences)
     costs = {name: ModelCost.of(cost) for name, cost in record["cost"].items()}
-    chosen = tables.scores(whole), tables.timings(costs)
-    return "\n\n".join(text for table in chosen for text in (report.write(table), table.note))
+    chosen = report_tables.scores(whole), report_tables.timings(costs)
+    return "\n\n".join(text for table in chosen for text in (markdown.write(table), table.note))
 
 
 def translation_table(record: dict[str, Any]) -> str:

@@ -247,8 +247,9 @@ def rooms() -> str:
         x, letters = 60.0, sum(len(name) + 3 for name in names)
         for name in names:
             width = free * (len(name) + 3) / letters
-            weight = 0.3 if (ROOT / "captioner" / name).is_dir() else 0
-            draw.box(x, y, width, height, name, weight=weight, small=free / letters < 8)
+            folder = (ROOT / "captioner" / name).is_dir()
+            title = name if folder else f"{name}.py"
+            draw.box(x, y, width, height, title, weight=0.3 if folder else 0, small=free / letters < 8)
             x += width + gap
     draw.arrow((30, gap), (30, (height + gap) * len(floors)))
     draw.text(30, (height + gap) * len(floors) + gap, "imports", small=True)
