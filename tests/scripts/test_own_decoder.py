@@ -48,18 +48,9 @@ def test_the_decoder_of_the_page_trains_and_attends(repository: Path, tmp_path: 
 def test_the_reader_of_the_page_reads(repository: Path, tmp_path: Path) -> None:
     _, code = blocks(repository, "python")
     (tmp_path / "lines.py").write_text(code, encoding="utf-8")
-    lines = (
-        "a.jpg|train|A dog runs.",
-        "a.jpg|train|The dog is fast.",
-        "b.jpg|dev|A cat sleeps.",
-        "no caption",
-        "b.jpg|dev|",
-    )
-    (tmp_path / "captions.lines").write_text("\n".join(lines), encoding="utf-8")
+    good = ("a.jpg|train|A dog runs.", "a.jpg|train|The dog is fast.", "b.jpg|dev|A cat sleeps.")
+    (tmp_path / "captions.lines").write_text("\n".join([*good, "no caption", "b.jpg|dev|"]), encoding="utf-8")
     for path in ("captions.lines", "."):
         output = run(tmp_path, "--import", "lines.py", "data", "inspect", path)
-        assert (
-            "(lines): 2 images with 3 captions" in output
-            and "line 4: it needs an image" in output
-            and "line 5: " in output
-        )
+        assert "(lines): 2 images with 3 captions" in output
+        assert "line 4: it needs an image" in output and "line 5: " in output
