@@ -50,7 +50,7 @@ from captioner.text.vocabulary import Vocabulary
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import cards
-import pictures
+import small_png
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 RECORD, PLOT, PAGE = DOCS / "scale.json", DOCS / "scale.png", DOCS / "scale.md"
@@ -465,7 +465,7 @@ def main() -> None:
             "threads": torch.get_num_threads()
         }
         files.write_json(RECORD, record, indent=1)
-    pictures.save_png(plot(record), PLOT)
+    small_png.save_png(plot(record), PLOT)
     files.write_text(PAGE, page(record))
 
 

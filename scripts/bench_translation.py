@@ -31,7 +31,7 @@ from captioner.translation.pairs import ParallelText, read_parallel
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import cards
-import pictures
+import small_png
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 RECORD, PLOT = ASSETS / "translation.json", ASSETS / "translation.png"
@@ -53,7 +53,7 @@ def main() -> None:
         records[name] = record(run / "best" if (run / "best").is_dir() else run, arguments.data, arguments.split)
         print(name, json.dumps(records[name]["search"]), flush=True)
     files.write_json(RECORD, {"data": f"{arguments.data.name}/{arguments.split}", "models": records}, indent=1)
-    pictures.save_png(plot(records), PLOT)
+    small_png.save_png(plot(records), PLOT)
 
 
 def record(folder: Path, data: Path, split: str) -> dict[str, Any]:

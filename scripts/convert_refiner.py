@@ -1,11 +1,11 @@
-"""Converts model folders from before refiners were parts of their own: ``decoder.refiner.*`` becomes ``refiner.*``.
+"""Convert model folders from before refiners were parts of their own: ``decoder.refiner.*`` becomes ``refiner.*``.
 
-python scripts/convert_refiner.py FOLDER ...
+Example: python scripts/convert_refiner.py runs/mine/best
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 from safetensors import safe_open
@@ -38,5 +38,7 @@ def convert(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    for argument in sys.argv[1:]:
-        print(f"{argument}: {convert(Path(argument))} tensors renamed")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="a model folder, converted in place")
+    for folder in parser.parse_args().folders:
+        print(f"{folder}: {convert(folder)} tensors renamed")

@@ -30,21 +30,21 @@ from captioner.store import shipped
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import cards
-import pictures
+import small_png
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS, README = ROOT / "assets", ROOT / "README.md"
-PHOTO, PICTURE, LARGEST = ASSETS / "examples" / "photographer.png", ASSETS / "heatmap.png", 300_000
+IMAGE, HEATMAP, LARGEST = ASSETS / "examples" / "photographer.png", ASSETS / "heatmap.png", 300_000
 BENCHMARK, TRANSLATION = ASSETS / "benchmark.json", ASSETS / "translation.json"
 SENTENCE, ALIGNMENT = "Two young children are playing with a big brown dog on the beach.", ASSETS / "alignment.png"
 METRICS = ("BLEU", "chrF")
 MODELS = [name for name in cards.TITLES if name in shipped()]  # in the lineage's order
 
 
-def draw(drawn: Image.Image, picture: Path) -> None:
+def draw(drawn: Image.Image, path: Path) -> None:
     """Save a figure and print its size."""
-    size = pictures.save_png(drawn, picture, colours=256, largest=LARGEST)
-    print(f"{picture.relative_to(ROOT)}: {size:,} bytes")
+    size = small_png.save_png(drawn, path, colours=256, largest=LARGEST)
+    print(f"{path.relative_to(ROOT)}: {size:,} bytes")
 
 
 def keep(record: dict[str, Any]) -> None:
@@ -106,11 +106,11 @@ def main() -> None:
         "--output", type=Path, default=Path("runs/benchmark"), help="folder of the benchmark (default: %(default)s)"
     )
     parser.add_argument(
-        "--features", type=Path, action="append", default=[], help="feature store of the dev photos; one per encoder"
+        "--features", type=Path, action="append", default=[], help="feature store of the dev images; one per encoder"
     )
     parser.add_argument("--rounds", type=int, default=30, help="how often each model is timed (default: %(default)s)")
     arguments = parser.parse_args()
-    draw(figure(Captioner.from_pretrained()(PHOTO), width=900).image(), PICTURE)
+    draw(figure(Captioner.from_pretrained()(IMAGE), width=900).image(), HEATMAP)
     draw(Alignment(Translator.for_language("de")(SENTENCE)).sheet().image(), ALIGNMENT)
     if arguments.data is not None:
         data = ["--data", str(arguments.data), "--split", "dev", "--output", str(arguments.output)]

@@ -147,11 +147,11 @@ def memories() -> str:
     draw.box(360 - 58, 218, 116, 84)
     for x, y, width, height, weight in ((-48, 246, 46, 44, 0.75), (-10, 230, 40, 62, 0.3), (22, 262, 26, 30, 0.12)):
         draw.box(360 + x, y, width, height, weight=weight)
-    places = [(600 + 46 * math.cos(turn), 260 + 36 * math.sin(turn)) for turn in (i * math.tau / 7 for i in range(7))]
-    for number, one in enumerate(places):
-        for other in places[number + 1 :]:
+    points = [(600 + 46 * math.cos(turn), 260 + 36 * math.sin(turn)) for turn in (i * math.tau / 7 for i in range(7))]
+    for number, one in enumerate(points):
+        for other in points[number + 1 :]:
             draw.arrow(one, other, head=False)
-    for (x, y), weight in zip(places, (0.95, 0.6, 0.35, 0.3, 0.35, 0.5, 0.8), strict=True):
+    for (x, y), weight in zip(points, (0.95, 0.6, 0.35, 0.3, 0.35, 0.5, 0.8), strict=True):
         draw.cells(x - 8, y - 8, 16, [[weight]])
     return draw.svg()
 
@@ -247,8 +247,9 @@ def rooms() -> str:
         x, letters = 60.0, sum(len(name) + 3 for name in names)
         for name in names:
             width = free * (len(name) + 3) / letters
-            weight = 0.3 if (ROOT / "captioner" / name).is_dir() else 0
-            draw.box(x, y, width, height, name, weight=weight, small=free / letters < 8)
+            folder = (ROOT / "captioner" / name).is_dir()
+            title = name if folder else f"{name}.py"
+            draw.box(x, y, width, height, title, weight=0.3 if folder else 0, small=free / letters < 8)
             x += width + gap
     draw.arrow((30, gap), (30, (height + gap) * len(floors)))
     draw.text(30, (height + gap) * len(floors) + gap, "imports", small=True)

@@ -76,7 +76,7 @@ def on_files(files: Any, config: Any) -> Any:
         for cell in notebook.cells:
             page.add(cell)
         files.append(File.generated(config, f"{FOLDER}/{path.stem}.md", content="\n\n".join(page.parts) + "\n"))
-        for name, content in page.pictures.items():
+        for name, content in page.images.items():
             files.append(File.generated(config, f"{FOLDER}/{name}", content=content))
     return files
 
@@ -86,13 +86,13 @@ class Page:
 
     Attributes:
         parts: its paragraphs.
-        pictures: the pictures that it shows, by name.
+        images: the images that it shows, by name.
     """
 
     def __init__(self, name: str) -> None:
         self._name = name
         self.parts: list[str] = []
-        self.pictures: dict[str, bytes] = {}
+        self.images: dict[str, bytes] = {}
 
     def add(self, cell: nbformat.NotebookNode) -> None:
         """Add a cell and its results."""
@@ -108,8 +108,8 @@ class Page:
         for output in cell.outputs:
             data = output.get("data", {})
             if "image/png" in data:
-                name = f"{self._name}_{len(self.pictures) + 1}.png"
-                self.pictures[name] = base64.b64decode(data["image/png"])
+                name = f"{self._name}_{len(self.images) + 1}.png"
+                self.images[name] = base64.b64decode(data["image/png"])
                 self.parts.append(f"![What the cell above shows]({name})")
             elif "text/html" in data:
                 self.parts.append(f'<div class="cell-output">{"".join(data["text/html"].splitlines())}</div>')

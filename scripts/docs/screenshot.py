@@ -19,20 +19,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.browser import ARGUMENTS, executable
 
 ROOT = Path(__file__).resolve().parents[2]
-PHOTO, PICTURE = ROOT / "assets" / "examples" / "horses.jpg", ROOT / "docs" / "figures" / "page.webp"
+IMAGE, SCREENSHOT = ROOT / "assets" / "examples" / "horses.jpg", ROOT / "docs" / "figures" / "page.webp"
 SIZE, SCALE, QUALITY = {"width": 960, "height": 1500}, 1.5, 85
 MODEL, RIVAL = "show_attend_tell", "transformer"
 WORD = "horses"
 
 
-def photograph(address: str) -> bytes:
+def take(address: str) -> bytes:
     """Drop an image on the page, point at a word, and return a screenshot as PNG."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable(), args=ARGUMENTS)
         page = browser.new_page(viewport=SIZE, device_scale_factor=SCALE, color_scheme="light")
         page.goto(address)
         page.select_option("#rival", RIVAL)
-        page.set_input_files("#files", PHOTO)
+        page.set_input_files("#files", IMAGE)
         page.get_by_text(WORD, exact=True).hover(timeout=120_000)
         page.wait_for_timeout(500)  # until the colours have come
         return page.locator("#results > *").first.screenshot()
@@ -43,11 +43,11 @@ def main() -> None:
     command = [sys.executable, "-m", "captioner", "serve", "--port", "0", "-m", MODEL, "-m", RIVAL]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
-        shot = photograph(server.stdout.readline().strip())
+        shot = take(server.stdout.readline().strip())
         server.terminate()
-    with files.atomic_path(PICTURE) as temporary:
+    with files.atomic_path(SCREENSHOT) as temporary:
         Image.open(io.BytesIO(shot)).save(temporary, "WEBP", quality=QUALITY, method=6)
-    print(f"{PICTURE.relative_to(ROOT)}: {PICTURE.stat().st_size:,} bytes")
+    print(f"{SCREENSHOT.relative_to(ROOT)}: {SCREENSHOT.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":

@@ -129,7 +129,7 @@ def test_a_notebooks_results_are_on_its_page(repository: Path) -> None:
     page.add(new_code_cell("look()", outputs=outputs))
     text = "\n".join(page.parts)
     assert "(look.ipynb)" in text and "```python\nlook()\n```" in text and "look_1.png" in text and "'two'" in text
-    assert "<Figure>" not in text and page.pictures == {"look_1.png": b"\0\0\0"}
+    assert "<Figure>" not in text and page.images == {"look_1.png": b"\0\0\0"}
 
 
 @pytest.mark.slow

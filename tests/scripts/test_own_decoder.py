@@ -1,4 +1,4 @@
-"""The page on a decoder of one's own: its code trains, captions and attends, as the page has it."""
+"""The page on a decoder of one's own: its decoder trains and attends, and its reader reads, as the page has them."""
 
 from __future__ import annotations
 
@@ -12,27 +12,45 @@ import pytest
 from tests.training.conftest import make_photos
 
 
+def blocks(repository: Path, language: str) -> list[str]:
+    """Return the blocks of code of the page in a language."""
+    page = (repository / "docs" / "howto" / "own_decoder.md").read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
+
+
+def run(folder: Path, *arguments: str) -> str:
+    """Run the program in a folder and return its output."""
+    command = [sys.executable, "-m", "captioner", *arguments]
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
 @pytest.mark.slow
 def test_the_decoder_of_the_page_trains_and_attends(repository: Path, tmp_path: Path) -> None:
-    page = (repository / "docs" / "howto" / "own_decoder.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    (recipe,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    code, _ = blocks(repository, "python")
+    recipe, listed = blocks(repository, "yaml")
     assert len(code.strip().splitlines()) <= 42
     (tmp_path / "mine.py").write_text(code, encoding="utf-8")
     make_photos(tmp_path).rename(tmp_path / "photos.csv")
     (tmp_path / "mine.yaml").write_text(
         recipe.replace("data: {path: photos.csv}", "data: {path: photos.csv, min_count: 1}")
-        + "epochs: 6\noptimiser: {learning_rate: 0.01}\naverage: 0.5\n",
+        + f"epochs: 6\noptimiser: {{learning_rate: 0.01}}\naverage: 0.5\n{listed}",
         encoding="utf-8",
     )
-
-    def run(*arguments: str) -> str:
-        command = [sys.executable, "-m", "captioner", "--import", "mine.py", *arguments]
-        return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
-
-    assert run("train", "mine.yaml").strip() == "runs/mine/best"
-    captions = run("caption", "0.png", "1.png", "2.png", "--model", "runs/mine/best")
+    assert run(tmp_path, "train", "mine.yaml").strip() == "runs/mine/best"
+    outside = ("--import", "mine.py")
+    captions = run(tmp_path, *outside, "caption", "0.png", "1.png", "2.png", "--model", "runs/mine/best")
     for colour, line in zip(("red", "green", "blue"), captions.splitlines(), strict=True):
         assert colour in line
-    run("attend", "0.png", "--model", "runs/mine/best", "-o", "figure.png")
+    run(tmp_path, *outside, "attend", "0.png", "--model", "runs/mine/best", "-o", "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 1000
+
+
+def test_the_reader_of_the_page_reads(repository: Path, tmp_path: Path) -> None:
+    _, code = blocks(repository, "python")
+    (tmp_path / "lines.py").write_text(code, encoding="utf-8")
+    good = ("a.jpg|train|A dog runs.", "a.jpg|train|The dog is fast.", "b.jpg|dev|A cat sleeps.")
+    (tmp_path / "captions.lines").write_text("\n".join([*good, "no caption", "b.jpg|dev|"]), encoding="utf-8")
+    for path in ("captions.lines", "."):
+        output = run(tmp_path, "--import", "lines.py", "data", "inspect", path)
+        assert "(lines): 2 images with 3 captions" in output
+        assert "line 4: it needs an image" in output and "line 5: " in output

@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def save_png(picture: Image.Image | Figure, path: Path, *, colours: int = 64, largest: int | None = None) -> int:
+def save_png(image: Image.Image | Figure, path: Path, *, colours: int = 64, largest: int | None = None) -> int:
     """Save an image or a plot with a palette, at half the size or less; return its bytes.
 
     Images get error diffusion, plots do not.
     """
     out = io.BytesIO()
-    if isinstance(picture, Image.Image):
-        reduced = picture.quantize(palette=picture.quantize(colours), dither=Image.Dither.FLOYDSTEINBERG)
+    if isinstance(image, Image.Image):
+        reduced = image.quantize(palette=image.quantize(colours), dither=Image.Dither.FLOYDSTEINBERG)
     else:
-        reduced = _drawn(picture).quantize(colours)
+        reduced = _drawn(image).quantize(colours)
     reduced.save(out, "PNG", optimize=True)
     size = len(out.getvalue())
     if largest is not None and size > largest:
