@@ -25,7 +25,7 @@ from captioner.benchmark.plot import plot
 from captioner.benchmark.quality import Quality, assess
 from captioner.benchmark.worker import TimingJob
 from captioner.captioner import Captioner
-from captioner.data.dataset import CaptionData, Photo
+from captioner.data.dataset import CaptionData, CaptionedImage
 from captioner.errors import CaptionerError
 from captioner.evaluation.bootstrap import DEFAULT_RESAMPLES
 from captioner.evaluation.metrics import DEFAULT_METRICS, metric_families
@@ -125,7 +125,7 @@ def benchmark(
     contestants = [contestant for contestant in contestants if contestant.name in generated.captions]
     listener.progress("Scoring", 0, None)
     quality = assess(contestants, generated, data, training=training, metrics=metrics, resamples=resamples, seed=seed)
-    by_id = {photo.image_id: photo for photo in data.photos}
+    by_id = {photo.image_id: photo for photo in data.images}
     notes = _cautions(split)
     costs: dict[str, ModelCost] = {}
     system = machine()
@@ -153,9 +153,9 @@ def benchmark(
         files.write_text(output / LATEX, in_latex(title, quality, costs, resamples=resamples))
     if costs:
         plot(output / PLOT, quality, costs)
-    picture = (output / PLOT).read_bytes() if costs else None
+    plotted = (output / PLOT).read_bytes() if costs else None
     files.write_text(
-        output / PAGE, html_page.html_page(title, quality, costs, pages, resamples=resamples, plot=picture)
+        output / PAGE, html_page.html_page(title, quality, costs, pages, resamples=resamples, plot=plotted)
     )
     record = {
         "format": FORMAT,
@@ -179,7 +179,7 @@ def benchmark(
 
 def _timed(
     contestants: Sequence[Contestant],
-    photos: Sequence[Photo],
+    photos: Sequence[CaptionedImage],
     device: str,
     search: dict[str, Any],
     batches: list[int],
@@ -217,7 +217,7 @@ def _timed(
     return costs, system
 
 
-def _shown_image(quality: Quality, number: int, photos: Mapping[str, Photo]) -> html_page.ShownImage:
+def _shown_image(quality: Quality, number: int, photos: Mapping[str, CaptionedImage]) -> html_page.ShownImage:
     photo = photos[quality.images[number]]
     return html_page.ShownImage(
         image_id=photo.image_id,

@@ -86,5 +86,5 @@ def _sample(data: Path, most: int = 200) -> list[Path]:
 
     from captioner.data.annotations import read_captions
 
-    images = [image.path for image in read_captions(data).split("train").photos]
+    images = [image.path for image in read_captions(data).split("train").images]
     return random.Random(0).sample(images, min(most, len(images)))

@@ -42,7 +42,7 @@ def split_name(name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Photo:
+class CaptionedImage:
     """An image and its captions.
 
     Attributes:
@@ -77,21 +77,21 @@ class CaptionData:
     Attributes:
         name: that of the file or folder, or the title in the file.
         format: its format.
-        photos: the images, in the order of the file.
+        images: in the order of the file.
         problems: the skipped records.
         notes: the guesses made in reading it, as sentences.
     """
 
     name: str
     format: str
-    photos: tuple[Photo, ...]
+    images: tuple[CaptionedImage, ...]
     problems: tuple[SkippedRecord, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
     def splits(self) -> dict[str, int]:
         """The number of images in each split, in the order of appearance."""
-        return dict(Counter(photo.split for photo in self.photos))
+        return dict(Counter(photo.split for photo in self.images))
 
     def complaint(self) -> str | None:
         """Return a line with the number of malformed records and the first of them; None if there are none.
@@ -120,14 +120,14 @@ class CaptionData:
         synonym = {"val": "dev", "dev": "val"}.get(name, name)
         name = synonym if name not in splits and synonym in splits else name
         wanted = {name, "restval"} if restval and name == "train" else {name}
-        photos = tuple(photo for photo in self.photos if photo.split in wanted)
+        photos = tuple(photo for photo in self.images if photo.split in wanted)
         if not photos:
             there = ", ".join(f"{split} ({count:,})" for split, count in splits.items()) or "none"
             raise AnnotationError(
                 f'{self.name}: no image is in the split "{name}"; the splits are: {there}; choose '
                 "one of these, for training as data.train and data.dev"
             )
-        return replace(self, photos=photos, problems=(), notes=())
+        return replace(self, images=photos, problems=(), notes=())
 
 
 def merge(*datas: CaptionData) -> CaptionData:
@@ -138,14 +138,14 @@ def merge(*datas: CaptionData) -> CaptionData:
     """
     if not datas:
         raise AnnotationError("nothing to merge: give at least one data set")
-    uses = Counter(photo.image_id for data in datas for photo in data.photos)
+    uses = Counter(photo.image_id for data in datas for photo in data.images)
     taken = {image_id for image_id, count in uses.items() if count == 1}
     names = [data.name for data in datas]
-    photos: list[Photo] = []
+    photos: list[CaptionedImage] = []
     for index, data in enumerate(datas):
         earlier = names[:index].count(data.name)
         label = f"{data.name}-{earlier + 1}" if earlier else data.name
-        for photo in data.photos:
+        for photo in data.images:
             if uses[photo.image_id] > 1:
                 unique = f"{label}/{photo.image_id}"
                 while unique in taken:

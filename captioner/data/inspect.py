@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from captioner.data.dataset import EMPTY_CAPTION, CaptionData, Photo
+from captioner.data.dataset import EMPTY_CAPTION, CaptionData, CaptionedImage
 from captioner.errors import ImageError
 
 _TRAIN = ("train", "restval")
@@ -139,8 +139,8 @@ def inspect_captions(
         check_images: also decode every image, which is slow.
         progress: called with the number of files read and the number to read.
     """
-    photos: dict[str, list[Photo]] = {}
-    for photo in data.photos:
+    photos: dict[str, list[CaptionedImage]] = {}
+    for photo in data.images:
         photos.setdefault(photo.split, []).append(photo)
     words: dict[str, Counter[str]] = {}
     splits: dict[str, SplitSummary] = {}
@@ -160,7 +160,7 @@ def inspect_captions(
         per_photo = CountSummary.of(len(photo.captions) for photo in members)
         splits[split] = SplitSummary(len(members), len(lengths), per_photo, CountSummary.of(lengths))
         words[split] = counter
-    missing, duplicates, unreadable = _files(data.photos, check_files, check_images, progress)
+    missing, duplicates, unreadable = _files(data.images, check_files, check_images, progress)
     leaks = None if duplicates is None else tuple(twins for twins in duplicates if _leaks(twins))
     return DataReport(
         name=data.name,
@@ -192,7 +192,7 @@ def _vocabulary(words: Mapping[str, Counter[str]], min_count: int) -> Vocabulary
 
 
 def _files(
-    photos: Sequence[Photo], check_files: bool, check_images: bool, progress: Callable[[int, int], None] | None
+    photos: Sequence[CaptionedImage], check_files: bool, check_images: bool, progress: Callable[[int, int], None] | None
 ) -> tuple[Listing | None, tuple[Twins, ...] | None, Listing | None]:
     """Return missing, identical and unreadable files; None for those not checked."""
     if not check_files and not check_images:
@@ -226,7 +226,7 @@ def _files(
             unreadable.append(error)
         if progress is not None:
             progress(done, len(to_read))
-    groups: dict[str, list[Photo]] = {}
+    groups: dict[str, list[CaptionedImage]] = {}
     for photo in photos:
         if photo.path in keys:
             groups.setdefault(keys[photo.path], []).append(photo)

@@ -186,8 +186,8 @@ class Sheet:
         canvas = FigureCanvasAgg(self.figure())
         canvas.draw()
         image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
-        for picture in self._axes.images:
-            picture.set_data(np.zeros((1, 1, 3), dtype=np.uint8))
+        for artist in self._axes.images:
+            artist.set_data(np.zeros((1, 1, 3), dtype=np.uint8))
         self._figure.clear()
         canvas.renderer = None
         return image

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from captioner.data.batches import Captions
-from captioner.data.dataset import Photo
+from captioner.data.dataset import CaptionedImage
 from captioner.decoders.decoder import Decoder
 from captioner.encoders import Refiner
 from captioner.evaluation.bleu import SentenceBleu
@@ -100,7 +100,7 @@ class SelfCritical(Objective):
         self.search = SearchConfig(width=1, max_words=config.max_words)
 
     @classmethod
-    def build(cls, config: Settings, photos: Sequence[Photo], vocabulary: Vocabulary) -> SelfCritical:
+    def build(cls, config: Settings, photos: Sequence[CaptionedImage], vocabulary: Vocabulary) -> SelfCritical:
         assert isinstance(config, SelfCriticalConfig)
         numbers = {word: number for number, word in enumerate(vocabulary.words)}
         references = [
@@ -125,11 +125,11 @@ class SelfCritical(Objective):
         both = nn.ModuleList([refiner, decoder]).eval()
         refined = refiner(memory)
         samples = sample(decoder, refined, self.config.samples, self.search)
-        parts = self._parts(captions.photos, samples)
+        parts = self._parts(captions.images, samples)
         rewards = self._reward(parts)
         if self.config.baseline == "greedy":
             greedy = sample(decoder, refined, 1, self.search, greedy=True)
-            baseline = self._reward(self._parts(captions.photos, greedy))
+            baseline = self._reward(self._parts(captions.images, greedy))
         else:
             baseline = (rewards.sum(1, keepdim=True) - rewards) / (rewards.shape[1] - 1)
         if self.config.dropout:

@@ -27,7 +27,7 @@ from torch.nn.utils.rnn import pad_sequence
 from captioner import files, store
 from captioner.caption import Caption
 from captioner.captioner import Captioner
-from captioner.data.dataset import Photo
+from captioner.data.dataset import CaptionedImage
 from captioner.engines.model import TorchEngine
 from captioner.errors import AnnotationError, CheckpointError, FeatureStoreError, ImageError
 from captioner.evaluation.cider import CiderD
@@ -115,7 +115,7 @@ class Teacher:
         fingerprint = hashlib.sha256("+".join(map(_fingerprint, located)).encode()).hexdigest()
         self.head = {"teacher": self.name, "width": self.width, "fingerprint": fingerprint}
 
-    def beams(self, photos: Sequence[Photo], *, resume: bool = False) -> Beams:
+    def beams(self, photos: Sequence[CaptionedImage], *, resume: bool = False) -> Beams:
         """Return the beam of each image, best first, by image id; unreadable images are reported and left out.
 
         If the file does not have the captions, all processes write them together, and the first one saves them.
@@ -148,7 +148,7 @@ class Teacher:
             self.events.warn(f"left out: {error}")
         return {record["image"]: tuple(record["captions"]) for record in records if "captions" in record}
 
-    def read(self, photos: Sequence[Photo], *, resume: bool = False) -> list[dict[str, Any]] | None:
+    def read(self, photos: Sequence[CaptionedImage], *, resume: bool = False) -> list[dict[str, Any]] | None:
         """Return the file's records of the images, in their order; ``None`` if they must be written.
 
         Raises:
@@ -179,7 +179,7 @@ class Teacher:
             )
         return None
 
-    def _write(self, photos: Sequence[Photo]) -> list[dict[str, Any]]:
+    def _write(self, photos: Sequence[CaptionedImage]) -> list[dict[str, Any]]:
         """Caption images, and return a record of each."""
         captioner = Captioner.from_pretrained(self.model, device=self.device, width=self.width, n_best=self.width)
         records: list[dict[str, Any]] = []
@@ -195,7 +195,7 @@ class Teacher:
         self.seconds = (time.perf_counter() - began) / max(1, len(photos))
         return records
 
-    def _results(self, captioner: Captioner, photos: Sequence[Photo]) -> Iterator[Caption | ImageError]:
+    def _results(self, captioner: Captioner, photos: Sequence[CaptionedImage]) -> Iterator[Caption | ImageError]:
         """Caption images, in their order, from stored features or from their files."""
         store = None
         engine = captioner.engine
@@ -236,7 +236,9 @@ def _fingerprint(folder: Path) -> str:
     return hashed.hexdigest()
 
 
-def distilled(photos: Sequence[Photo], beams: Mapping[str, Sequence[str]], config: TeacherConfig) -> tuple[Photo, ...]:
+def distilled(
+    photos: Sequence[CaptionedImage], beams: Mapping[str, Sequence[str]], config: TeacherConfig
+) -> tuple[CaptionedImage, ...]:
     """Return images with the teacher's captions.
 
     Args:
@@ -257,7 +259,7 @@ def distilled(photos: Sequence[Photo], beams: Mapping[str, Sequence[str]], confi
     )
 
 
-def closest_first(photos: Sequence[Photo], beams: Mapping[str, Sequence[str]]) -> Beams:
+def closest_first(photos: Sequence[CaptionedImage], beams: Mapping[str, Sequence[str]]) -> Beams:
     """Sort each image's beam by CIDEr-D against people's captions, which also give the document frequencies.
 
     The sort is stable. Beams of images without people's captions keep their order.
@@ -276,11 +278,11 @@ def closest_first(photos: Sequence[Photo], beams: Mapping[str, Sequence[str]]) -
     cider = CiderD(references, words=len(numbers) + 1)
     for start in range(0, len(described), _AT_ONCE):
         part = range(start, min(start + _AT_ONCE, len(described)))
-        owners = [image for image in part for _ in candidates[image]]
-        captions = [torch.tensor(caption, dtype=torch.long) for image in part for caption in candidates[image]]
+        owners = [index for index in part for _ in candidates[index]]
+        captions = [torch.tensor(caption, dtype=torch.long) for index in part for caption in candidates[index]]
         scores = iter(cider(owners, pad_sequence(captions, batch_first=True).numpy()).tolist())
-        for image in part:
-            beam = ranked[described[image].image_id]
+        for index in part:
+            beam = ranked[described[index].image_id]
             order = sorted(zip(beam, islice(scores, len(beam)), strict=True), key=lambda pair: -pair[1])
-            ranked[described[image].image_id] = tuple(caption for caption, _ in order)
+            ranked[described[index].image_id] = tuple(caption for caption, _ in order)
     return ranked

@@ -6,21 +6,23 @@ from pathlib import Path
 import pytest
 
 from captioner.benchmark.cache import BenchmarkCache
-from captioner.data.dataset import Photo
+from captioner.data.dataset import CaptionedImage
 
 KEY = {"model": "abc", "search": {"width": 3}, "features": None}
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> dict[str, Photo]:
+def photos(tmp_path: Path) -> dict[str, CaptionedImage]:
     out = {}
     for name in ("one.jpg", "two.jpg"):
         (tmp_path / name).write_bytes(name.encode())
-        out[name] = Photo(name, tmp_path / name, "dev", ("a dog",))
+        out[name] = CaptionedImage(name, tmp_path / name, "dev", ("a dog",))
     return out
 
 
-def test_captions_are_kept_for_the_same_model_search_and_files(tmp_path: Path, photos: dict[str, Photo]) -> None:
+def test_captions_are_kept_for_the_same_model_search_and_files(
+    tmp_path: Path, photos: dict[str, CaptionedImage]
+) -> None:
     captions = {"one.jpg": "a dog", "two.jpg": "ein Hündchen"}
     BenchmarkCache(tmp_path / "cache").save_captions(KEY, captions, photos)
     cache = BenchmarkCache(tmp_path / "cache")
@@ -37,7 +39,7 @@ def test_captions_are_kept_for_the_same_model_search_and_files(tmp_path: Path, p
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b'{"format": 1, "key": {}}', b"\xff\xfe", b'{"format": 9, "key": null, "content": 3}']
 )
-def test_a_damaged_file_counts_as_missing(tmp_path: Path, photos: dict[str, Photo], content: bytes) -> None:
+def test_a_damaged_file_counts_as_missing(tmp_path: Path, photos: dict[str, CaptionedImage], content: bytes) -> None:
     cache = BenchmarkCache(tmp_path / "cache")
     cache.save_captions(KEY, {"one.jpg": "a dog"}, photos)
     (file,) = cache.folder.iterdir()
@@ -46,7 +48,7 @@ def test_a_damaged_file_counts_as_missing(tmp_path: Path, photos: dict[str, Phot
 
 
 @pytest.mark.parametrize("old", ["a dog", "two.jpg", "caption", "file", "captions", "format", "content"])
-def test_captions_that_were_changed_are_not_used(tmp_path: Path, photos: dict[str, Photo], old: str) -> None:
+def test_captions_that_were_changed_are_not_used(tmp_path: Path, photos: dict[str, CaptionedImage], old: str) -> None:
     cache = BenchmarkCache(tmp_path / "cache")
     cache.save_captions(KEY, {"one.jpg": "a dog", "two.jpg": "a captions file"}, photos)
     (file,) = cache.folder.iterdir()
@@ -56,7 +58,7 @@ def test_captions_that_were_changed_are_not_used(tmp_path: Path, photos: dict[st
         assert cache.captions(KEY, photos) == {}, changed
 
 
-def test_nested_and_swapped_files_count_as_missing(tmp_path: Path, photos: dict[str, Photo]) -> None:
+def test_nested_and_swapped_files_count_as_missing(tmp_path: Path, photos: dict[str, CaptionedImage]) -> None:
     cache = BenchmarkCache(tmp_path / "cache")
     cache.save_captions(KEY, {"one.jpg": "a dog"}, photos)
     cache.save_timings(KEY, {"costs": 1})
@@ -67,7 +69,7 @@ def test_nested_and_swapped_files_count_as_missing(tmp_path: Path, photos: dict[
     assert cache.captions(KEY, photos) == {}
 
 
-def test_what_is_forgotten_is_only_its_own(tmp_path: Path, photos: dict[str, Photo]) -> None:
+def test_what_is_forgotten_is_only_its_own(tmp_path: Path, photos: dict[str, CaptionedImage]) -> None:
     cache = BenchmarkCache(tmp_path)
     cache.clear()
     cache.save_captions(KEY, {}, photos)

@@ -141,8 +141,8 @@ def test_real_images_load(shared_data: Path) -> None:
         greys += [source for source, spread in zip(batch.sources, colour.tolist(), strict=True) if spread == 0]
     assert loaded == len(photos) and greys  # COCO has grey images
     for photo in [*greys[:3], *photos[::40]]:
-        with Image.open(photo) as image:
-            assert distance(load_image(photo), ImageOps.exif_transpose(image).convert("RGB")) == 0
+        with Image.open(photo) as expected:
+            assert distance(load_image(photo), ImageOps.exif_transpose(expected).convert("RGB")) == 0
 
 
 def test_every_group_is_a_batch_even_with_errors(tmp_path: Path) -> None:

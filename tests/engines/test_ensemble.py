@@ -377,7 +377,7 @@ def test_features_take_the_place_of_pictures(encoders: dict[str, Encoder], photo
     expected, errors = generate(ensemble, data)
     assert not errors and len(set(expected.values())) > 1
     for cut in (0, 2):
-        pictures = [(photo.image_id, photo.path) for photo in data.photos]
+        pictures = [(photo.image_id, photo.path) for photo in data.images]
         folder = build_store(tmp_path / f"cut {cut}", encoders["grid"].front(cut), pictures, workers=1).store.folder
         assert generate(ensemble, data, features=ensemble.engine.open_features(folder)) == (expected, [])
     tuned = copy.deepcopy(encoders["grid"])

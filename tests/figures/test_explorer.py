@@ -137,8 +137,8 @@ def test_the_image_has_a_sane_size() -> None:
     for size, expected in (((3000, 2000), (960, 640)), ((50, 40), (50, 40))):
         page = read(grid_caption(), photo(*size))
         source = next(attributes["src"] or "" for tag, attributes in page.elements if tag == "img")
-        image = Image.open(BytesIO(base64.b64decode(source.partition(",")[2])))
-        assert image.format == "JPEG" and image.size == expected and page.numbers["size"] == list(expected)
+        shown = Image.open(BytesIO(base64.b64decode(source.partition(",")[2])))
+        assert shown.format == "JPEG" and shown.size == expected and page.numbers["size"] == list(expected)
 
 
 @pytest.fixture(scope="module")

@@ -140,18 +140,18 @@ def test_text_is_broken_and_shortened_to_its_room() -> None:
 
 
 def test_png_carries_the_caption() -> None:
-    image = Image.open(io.BytesIO(Figure(grid_caption(text="café ñandú"), photo(), Style(**SMALL)).png()))
-    assert image.format == "PNG" and image.mode == "RGB" and image.text["Title"] == "Café ñandú."
+    drawn = Image.open(io.BytesIO(Figure(grid_caption(text="café ñandú"), photo(), Style(**SMALL)).png()))
+    assert drawn.format == "PNG" and drawn.mode == "RGB" and drawn.text["Title"] == "Café ñandú."
 
 
 def test_gif_shows_every_word_and_the_image_around_them() -> None:
-    image = Image.open(io.BytesIO(Figure(grid_caption(words=3), photo(), Style(side=64, seconds=0.5)).gif()))
-    assert image.format == "GIF" and image.n_frames == 5 and image.info["loop"] == 0
+    drawn = Image.open(io.BytesIO(Figure(grid_caption(words=3), photo(), Style(side=64, seconds=0.5)).gif()))
+    assert drawn.format == "GIF" and drawn.n_frames == 5 and drawn.info["loop"] == 0
     durations, frames = [], []
     for number in range(5):
-        image.seek(number)
-        durations.append(image.info["duration"])
-        frames.append(np.asarray(image.convert("RGB")).astype(int))
+        drawn.seek(number)
+        durations.append(drawn.info["duration"])
+        frames.append(np.asarray(drawn.convert("RGB")).astype(int))
     assert durations == [750, 500, 500, 500, 1000]
     assert (
         all(np.abs(frames[i] - frames[i + 1]).mean() > 1 for i in range(4)) and np.abs(frames[0] - frames[4]).mean() < 1

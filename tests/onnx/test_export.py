@@ -21,8 +21,8 @@ from captioner.data.annotations import read_captions
 from captioner.errors import CaptionerError, CheckpointError, ConfigError, FileError, ImageError
 from captioner.model.checkpoint import save_model
 from captioner.store import CARD, CONFIG, GRAPHS, ONNX, VOCABULARY, locate, read_config
-from tests.onnx.builders import VARIANTS, photos, tiny
 from tests.model.test_checkpoint import older, tiny_model
+from tests.onnx.builders import VARIANTS, tiny, write_images
 
 for package in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(package, reason=f"exporting needs {package}; pip install 'captioner[onnx]'")
@@ -35,7 +35,7 @@ from captioner.onnx.export import export  # noqa: E402
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return photos(tmp_path_factory.mktemp("photos"))
+    return write_images(tmp_path_factory.mktemp("photos"))
 
 
 def in_32_bits(monkeypatch: pytest.MonkeyPatch) -> None:

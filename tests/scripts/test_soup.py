@@ -10,8 +10,8 @@ import torch
 from captioner.model.checkpoint import load_model, save_model
 from captioner.store import read_config
 from captioner.text.vocabulary import Vocabulary
-from tests.scripts.test_cards import load
 from tests.model.test_checkpoint import tiny_model
+from tests.scripts.test_cards import load
 
 
 def test_a_soup_is_the_mean_of_its_weights(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

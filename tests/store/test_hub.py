@@ -19,8 +19,8 @@ from captioner import Captioner, CheckpointError, Translator, store
 from captioner.model.checkpoint import load_model, save_model
 from captioner.store import CARD, CONFIG, GRAPHS, ONNX, SOURCE_VOCABULARY, VOCABULARY, WEIGHTS
 from tests.hub import TOKEN, Hub, running
-from tests.onnx.builders import photos, tiny
 from tests.model.test_checkpoint import Malice, tiny_model
+from tests.onnx.builders import tiny, write_images
 from tests.translation.test_translator import SOURCE, build
 
 NAME = "ada/small"
@@ -62,7 +62,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Callable[[], Pat
 
 @pytest.fixture
 def picture(tmp_path: Path) -> Path:
-    (path,) = photos(tmp_path, 1)
+    (path,) = write_images(tmp_path, 1)
     return path
 
 
@@ -88,7 +88,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from captioner.onnx.export import export
 
     folder = tmp_path_factory.mktemp("exported")
-    export(tiny("show_tell"), folder / "graphs", photos=photos(folder, 2), about=ABOUT)
+    export(tiny("show_tell"), folder / "graphs", photos=write_images(folder, 2), about=ABOUT)
     return folder / "graphs"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from captioner.data.dataset import CaptionData, Photo
+from captioner.data.dataset import CaptionData, CaptionedImage
 from captioner.errors import AnnotationError
 from captioner.text.vocabulary import Vocabulary
 from captioner.training.data import Coverage, check_coverage, read_data
@@ -25,7 +25,7 @@ def table(folder: Path, rows: list[str]) -> Path:
 def read(path: Path, *changes: str) -> tuple[set[str], set[str], list[str]]:
     said: list[str] = []
     train, dev = read_data(load_config(path, changes), said.append)
-    return {photo.image_id for photo in train.photos}, {photo.image_id for photo in dev.photos}, said
+    return {photo.image_id for photo in train.images}, {photo.image_id for photo in dev.images}, said
 
 
 def photos(count: int, split: str = "") -> list[str]:
@@ -104,7 +104,7 @@ SPACELESS = [  # a script without spaces that the tokenizer does not part: Tibet
 
 def covered(captions: list[str], *changes: str, dev: int = 0) -> tuple[Coverage | None, list[str]]:
     config = load_config(OWN, ["start=null", *changes])
-    photos = tuple(Photo(str(n), Path(f"{n}.jpg"), "train", (caption,)) for n, caption in enumerate(captions))
+    photos = tuple(CaptionedImage(str(n), Path(f"{n}.jpg"), "train", (caption,)) for n, caption in enumerate(captions))
     vocabulary = Vocabulary.build(captions, min_count=config.data.min_count)
     said: list[str] = []
     train, held = (CaptionData("own", "csv", each) for each in (photos, photos[:dev]))
@@ -148,7 +148,7 @@ def test_dev_captions_of_other_words_are_a_warning() -> None:
 def test_a_start_that_knew_few_of_the_words_is_said() -> None:
     captions = ["ein Hund rennt"] * 5 + ["a Hund rennt"] * 5
     config = load_config(OWN)
-    photos = tuple(Photo(str(n), Path(f"{n}.jpg"), "train", (caption,)) for n, caption in enumerate(captions))
+    photos = tuple(CaptionedImage(str(n), Path(f"{n}.jpg"), "train", (caption,)) for n, caption in enumerate(captions))
     data, words, said = CaptionData("own", "csv", photos), Vocabulary(["a", "ein", "hund", "rennt"]), list[str]()
     check_coverage(data, data, words, config, said.append, new=3)
     assert len(said) == 1 and "vocabulary of show_attend_tell has 17% of the words" in said[0]

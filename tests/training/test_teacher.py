@@ -15,7 +15,7 @@ from PIL import Image
 from captioner import Captioner
 from captioner.caption import Caption
 from captioner.data import loader
-from captioner.data.dataset import Photo
+from captioner.data.dataset import CaptionedImage
 from captioner.engines.model import model_engine
 from captioner.errors import AnnotationError, CheckpointError, ConfigError
 from captioner.features import FeatureStore, build_store
@@ -83,19 +83,19 @@ def test_the_student_learns_what_the_teachers_own_search_finds(tiny: Path, teach
     assert vocabulary != load_model(teacher).vocabulary
     seen: dict[int, set[tuple[int, ...]]] = {}
     for batch in student.batches(0, 0):
-        for photo, inputs in zip(batch.captions.photos, batch.captions.inputs, strict=True):
+        for photo, inputs in zip(batch.captions.images, batch.captions.inputs, strict=True):
             seen[photo] = {tuple(caption[caption > 0].tolist()) for caption in inputs}
     assert seen == {
         photo: {tuple(vocabulary.encode(text)[:-1]) for text in beam[:2]} for photo, beam in enumerate(beams.values())
     }
-    assert student.dev.photos == set_up(tiny, tmp_path / "plain2").dev.photos
+    assert student.dev.images == set_up(tiny, tmp_path / "plain2").dev.images
 
 
 def test_stored_features_take_the_place_of_pictures(
     tiny: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("captioner.engines.model.fast_dtype", lambda device: torch.float32)
-    photos = set_up(tiny, tmp_path / "run").train.photos
+    photos = set_up(tiny, tmp_path / "run").train.images
     config, device = TeacherConfig(model=str(teacher)), torch.device("cpu")
     (tmp_path / "plain").mkdir()
     expected = Teacher(config, tmp_path / "plain", device=device, events=SILENT).beams(photos)
@@ -123,9 +123,9 @@ def test_stored_features_take_the_place_of_pictures(
 
 def test_captions_closest_to_peoples_come_first() -> None:
     photos = [
-        Photo("1", Path("1.jpg"), "train", ("a dog runs on the grass", "the brown dog is running")),
-        Photo("2", Path("2.jpg"), "train", ("two men on a bench",)),
-        Photo("3", Path("3.jpg"), "train", ()),
+        CaptionedImage("1", Path("1.jpg"), "train", ("a dog runs on the grass", "the brown dog is running")),
+        CaptionedImage("2", Path("2.jpg"), "train", ("two men on a bench",)),
+        CaptionedImage("3", Path("3.jpg"), "train", ()),
     ]
     beams = {
         "1": ("a cat", "a dog", "a dog runs on the grass", "the grass"),
@@ -139,8 +139,8 @@ def test_captions_closest_to_peoples_come_first() -> None:
 
     references = [[encode(caption) for caption in photo.captions] for photo in photos[:2]]
     expected = {"3": beams["3"]}
-    for image, photo in enumerate(photos[:2]):
-        scores = [naive(references, [image], [encode(caption)])[0] for caption in beams[photo.image_id]]
+    for index, photo in enumerate(photos[:2]):
+        scores = [naive(references, [index], [encode(caption)])[0] for caption in beams[photo.image_id]]
         ranks = sorted(range(4), key=lambda rank: (-scores[rank], rank))
         expected[photo.image_id] = tuple(beams[photo.image_id][rank] for rank in ranks)
     assert closest_first(photos, beams) == expected
@@ -158,7 +158,7 @@ def test_captions_closest_to_peoples_come_first() -> None:
 
 def test_many_photos_are_ranked_as_few_are(monkeypatch: pytest.MonkeyPatch) -> None:
     words = [f"w{number}" for number in range(9)]
-    photos = [Photo(str(n), Path("x"), "train", (" ".join(words[n % 5 : n % 5 + 4]),)) for n in range(20)]
+    photos = [CaptionedImage(str(n), Path("x"), "train", (" ".join(words[n % 5 : n % 5 + 4]),)) for n in range(20)]
     beams = {
         photo.image_id: tuple(" ".join(words[k : k + 3]) for k in range(n % 6 + 1)) for n, photo in enumerate(photos)
     }
@@ -348,8 +348,8 @@ def test_an_exported_teacher_writes_on_the_cpu(tiny: Path, tmp_path: Path) -> No
     model = exportable("show_attend_tell")
     export(model, tmp_path / "exported", source="mine", about={}, photos=sorted(tmp_path.glob("?.png")))
     student = set_up(tiny, tmp_path / "run", f"data.teacher.model={tmp_path / 'exported'}")
-    expected = Captioner.from_model(model, device="cpu", width=5)([photo.path for photo in student.train.photos])
-    assert [photo.captions for photo in student.train.photos] == [(caption.text,) for caption in expected]
+    expected = Captioner.from_model(model, device="cpu", width=5)([photo.path for photo in student.train.images])
+    assert [photo.captions for photo in student.train.images] == [(caption.text,) for caption in expected]
     config = TeacherConfig(model=str(tmp_path / "exported"))
     assert Teacher(config, tmp_path, device=torch.device("cuda"), events=SILENT).device == "cpu"
 
@@ -359,8 +359,8 @@ def test_an_ensemble_teaches(tiny: Path, teacher: Path, tmp_path: Path) -> None:
     other = run(tiny, settings, output=tmp_path / "other")
     both = f"{teacher}+{other}"
     student = set_up(tiny, tmp_path / "run", f"data.teacher={{model: {both}, width: 3}}")
-    usual = Captioner.from_pretrained(both, device="cpu", width=3)([photo.path for photo in student.train.photos])
-    assert [photo.captions for photo in student.train.photos] == [(caption.text,) for caption in usual]
+    usual = Captioner.from_pretrained(both, device="cpu", width=3)([photo.path for photo in student.train.images])
+    assert [photo.captions for photo in student.train.images] == [(caption.text,) for caption in usual]
     assert student.teacher.name == "run+other"
 
 
@@ -374,7 +374,7 @@ def test_beams_of_other_types_are_damage_and_not_learned(tmp_path: Path, line: s
     teacher = object.__new__(Teacher)
     teacher.file, teacher.name, teacher.model = tmp_path / FILE, "mine", "mine"
     teacher.head = {"teacher": "mine", "width": 1, "fingerprint": "f"}
-    photos = [Photo("1", Path("x"), "train", ("a",))]
+    photos = [CaptionedImage("1", Path("x"), "train", ("a",))]
     good = json.dumps({"image": "1", "captions": ["a dog"]})
     teacher.file.write_text(f"{json.dumps(teacher.head)}\n{good}\n")
     assert teacher.read(photos, resume=True) == [json.loads(good)]
@@ -410,7 +410,7 @@ def test_damage_is_located(teacher: Path, tmp_path: Path, text: str, where: str)
     asked = Teacher(TeacherConfig(model=str(teacher)), tmp_path, device=torch.device("cpu"), events=SILENT)
     asked.file.write_text(text.replace("HEAD", json.dumps(asked.head)))
     with pytest.raises(CheckpointError, match=where):
-        asked.read([Photo("1", Path("x"), "train", ("a",))], resume=True)
+        asked.read([CaptionedImage("1", Path("x"), "train", ("a",))], resume=True)
 
 
 def test_a_beam_has_a_width_and_captions_to_take() -> None:
@@ -421,7 +421,10 @@ def test_a_beam_has_a_width_and_captions_to_take() -> None:
 
 
 def test_the_first_captions_of_a_beam_are_learned_after_peoples() -> None:
-    photos = [Photo("1", Path("1.jpg"), "train", ("by people",)), Photo("2", Path("2.jpg"), "train", ())]
+    photos = [
+        CaptionedImage("1", Path("1.jpg"), "train", ("by people",)),
+        CaptionedImage("2", Path("2.jpg"), "train", ()),
+    ]
     beams = {"1": ("best", "second", "third"), "2": ("other",)}
     for captions, human, expected in (
         (1, False, [("best",), ("other",)]),
@@ -446,7 +449,7 @@ def test_an_image_for_which_the_teacher_finds_no_words_is_left_out(
     monkeypatch.setattr(Captioner, "from_pretrained", lambda *_, **__: Wordless())
     events, heard = listening()
     asked = Teacher(TeacherConfig(model=str(teacher)), tmp_path, device=torch.device("cpu"), events=events)
-    photos = [Photo(name, Path(f"{name}.jpg"), "train", ("a",)) for name in ("1", "2")]
+    photos = [CaptionedImage(name, Path(f"{name}.jpg"), "train", ("a",)) for name in ("1", "2")]
     assert asked.beams(photos) == {"2": ("a dog",)}
     assert any("left out: 1.jpg: " in message for message in heard) and "2.jpg" not in " ".join(heard)
 
@@ -455,7 +458,7 @@ def test_a_store_of_the_first_stages_is_finished_by_the_teachers_last_ones(
     tiny: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("captioner.engines.model.fast_dtype", lambda device: torch.float32)
-    photos = set_up(tiny, tmp_path / "run").train.photos[:4]
+    photos = set_up(tiny, tmp_path / "run").train.images[:4]
     front = load_model(teacher).encoder.front(1)
     build_store(tmp_path / "store", front, [(photo.image_id, photo.path) for photo in photos])
     config, device = TeacherConfig(model=str(teacher)), torch.device("cpu")

@@ -47,7 +47,9 @@ def _karpathy(source: Source) -> None:
     records = read_records(source, file, "images")
     title = source.json(file).get("dataset")
     source.name = title if isinstance(title, str) and title else file.stem
-    homes = [source.images] if source.images else [source.root, *(source.root / name for name in PHOTO_FOLDERS)]
+    homes = (
+        [source.image_folder] if source.image_folder else [source.root, *(source.root / name for name in PHOTO_FOLDERS)]
+    )
     folders: dict[str, list[Path]] = {"": homes}
     for index, record in enumerate(records):
         place = f"{file}:$.images[{index}]"
@@ -102,8 +104,8 @@ def _coco_file(source: Source, file: Path) -> None:
     split = match[1] if match else named[1] if named and source.path.is_dir() else "all"
     # "train2014" is also the name of its images' folder; test-dev's images are in the folder of the test split.
     year = file.stem.removeprefix("captions_").removeprefix("image_info_").replace("test-dev", "test")
-    root, images = source.root, source.images
-    homes = [images] if images else [root, root / "images", file.parent]
+    root, image_folder = source.root, source.image_folder
+    homes = [image_folder] if image_folder else [root, root / "images", file.parent]
     folders = source.existing(*(home / year for home in homes), *homes)
     photos = read_records(source, file, "images")
     annotations = (

@@ -56,7 +56,7 @@ def _flickr8k(source: Source) -> None:
                 listed[name] = split, place
     # The release consists of two archives: the images may be in the folder of the text or beside it.
     homes = [root / name for root in (file.parent, file.parent.parent) for name in PHOTO_FOLDERS]
-    folders = source.existing(*([source.images] if source.images else [*homes, file.parent]))
+    folders = source.existing(*([source.image_folder] if source.image_folder else [*homes, file.parent]))
     absent: set[str] = set()
     seen: set[str] = set()  # whole lines, since some files give every caption the same number
     for number, line in source.lines(file):
@@ -153,7 +153,7 @@ def _csv(source: Source) -> None:
 def _homes(source: Source, folders: Sequence[str]) -> Sequence[Path]:
     """Return the requested folder of images, or the existing ones of these beside the captions."""
     return source.existing(
-        *([source.images] if source.images else [source.files[0].parent / folder for folder in folders])
+        *([source.image_folder] if source.image_folder else [source.files[0].parent / folder for folder in folders])
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from captioner.data.annotations import read_captions
-from captioner.data.annotations.records import Layout, layout_of, rows_of, table_of
+from captioner.data.annotations.records import FieldLayout, layout_of, rows_of, table_of
 from captioner.data.dataset import EMPTY_CAPTION
 from tests.data.caption_files import captions_of, write
 
@@ -51,7 +51,7 @@ def test_flickr30k_as_released(tmp_path: Path) -> None:
     write(tmp_path / "flickr30k_images/1000092795.jpg", b"jpeg")
     for data in (read_captions(write(tmp_path / "results.csv", text)), read_captions(tmp_path)):
         assert data.format == "csv"
-        (photo,) = data.photos
+        (photo,) = data.images
         assert photo.path == tmp_path / "flickr30k_images/1000092795.jpg"
         assert photo.captions == (
             "Two young guys with shaggy hair look at their hands .",
@@ -153,7 +153,7 @@ def test_splits_have_one_name(tmp_path: Path, written: str, split: str) -> None:
     ]
     for file in files:
         data = read_captions(file, strict=True)
-        assert data.splits == {split: 1} and len(data.split(written).photos) == 1
+        assert data.splits == {split: 1} and len(data.split(written).images) == 1
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_splits_have_one_name(tmp_path: Path, written: str, split: str) -> None:
 def test_images_are_found_by_the_end_of_their_names(tmp_path: Path, written: str) -> None:
     image = write(tmp_path / "images/a.jpg", b"jpeg")
     data = read_captions(write(tmp_path / "x.jsonl", json.dumps({"image": written, "caption": "A dog"})))
-    assert data.photos[0].path.resolve() == image and data.photos[0].image_id == written
+    assert data.images[0].path.resolve() == image and data.images[0].image_id == written
     exact = written in ("a.jpg", "./a.jpg", "images/a.jpg")
     assert len(data.notes) == (not exact) and all("1 images are missing at" in note for note in data.notes)
 
@@ -181,7 +181,7 @@ def test_an_ambiguous_end_of_a_name_finds_nothing(tmp_path: Path) -> None:
     write(tmp_path / "a.jpg", b"jpeg")
     names = ["/one/a.jpg", "/two/a.jpg"]
     data = read_captions(write(tmp_path / "x.csv", table(",", rows=[(name, "A dog") for name in names])))
-    assert [str(photo.path) for photo in data.photos] == names and not data.notes
+    assert [str(photo.path) for photo in data.images] == names and not data.notes
 
 
 def test_images_are_found_in_subfolders_of_the_folder_that_was_given(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_images_are_found_in_subfolders_of_the_folder_that_was_given(tmp_path: P
         write(tmp_path / name, b"jpeg")
     file = write(tmp_path / "x.csv", table(",", rows=[("a.jpg", "A dog"), ("b.jpg", "A cat")]))
     data = read_captions(file, images=tmp_path / "p")
-    assert [photo.path for photo in data.photos] == [tmp_path / "p/one/a.jpg", tmp_path / "p/b.jpg"]
+    assert [photo.path for photo in data.images] == [tmp_path / "p/one/a.jpg", tmp_path / "p/b.jpg"]
 
 
 # ------------------------------------------------------------------------------------------------------- ids of COCO
@@ -232,8 +232,8 @@ def test_captions_of_an_id_that_several_images_have_are_given_to_none(tmp_path: 
 
 
 def test_of_several_columns_of_lists_the_first_is_read() -> None:
-    assert layout_of(("image", "captions", "Captions ", "split")) == Layout(0, (1,), 3)
-    assert layout_of(("image", "caption1", "caption_2")) == Layout(0, (1, 2), None)
+    assert layout_of(("image", "captions", "Captions ", "split")) == FieldLayout(0, (1,), 3)
+    assert layout_of(("image", "caption1", "caption_2")) == FieldLayout(0, (1, 2), None)
 
 
 @pytest.mark.parametrize("delimiter", ["\t", "|"])
