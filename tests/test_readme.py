@@ -17,9 +17,9 @@ def readme() -> str:
 
 
 def test_the_picture_is_there_and_light(readme: str, repository: Path) -> None:
-    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", readme)
-    assert "assets/heatmap.png" in pictures
-    for name in pictures:
+    images = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", readme)
+    assert "assets/heatmap.png" in images
+    for name in images:
         assert (repository / name).stat().st_size < 300_000 and min(Image.open(repository / name).size) > 300
 
 

@@ -36,21 +36,21 @@ class BenchmarkCache:
             for path in self.folder.glob(pattern):
                 path.unlink(missing_ok=True)
 
-    def captions(self, key: Key, photos: Mapping[str, CaptionedImage]) -> dict[str, str]:
+    def captions(self, key: Key, images: Mapping[str, CaptionedImage]) -> dict[str, str]:
         """Return the cached captions, by image id, of images whose files are unchanged."""
         cached = self._read("captions", key)
         if not isinstance(cached, dict):
             return {}
         return {
             image_id: cached[image_id]["caption"]
-            for image_id, photo in photos.items()
-            if image_id in cached and cached[image_id]["file"] == stamp(photo.path)
+            for image_id, image in images.items()
+            if image_id in cached and cached[image_id]["file"] == stamp(image.path)
         }
 
-    def save_captions(self, key: Key, captions: Mapping[str, str], photos: Mapping[str, CaptionedImage]) -> None:
+    def save_captions(self, key: Key, captions: Mapping[str, str], images: Mapping[str, CaptionedImage]) -> None:
         """Save captions by image id, replacing earlier ones under this key."""
         content = {
-            image_id: {"caption": caption, "file": stamp(photos[image_id].path)}
+            image_id: {"caption": caption, "file": stamp(images[image_id].path)}
             for image_id, caption in captions.items()
         }
         self._write("captions", key, content)

@@ -81,9 +81,9 @@ def assess(
         EvaluationError: a metric is unknown, no image could be captioned by all models, or a scorer failed.
     """
     references = {
-        photo.image_id: photo.captions
-        for photo in data.images
-        if all(photo.image_id in captions for captions in generated.captions.values())
+        image.image_id: image.captions
+        for image in data.images
+        if all(image.image_id in captions for captions in generated.captions.values())
     }
     if not references:
         first = next(iter(generated.unreadable), "none reported")
@@ -98,7 +98,7 @@ def assess(
     known = (
         None
         if training is None
-        else TrainingCaptions(caption for photo in training.images for caption in photo.captions)
+        else TrainingCaptions(caption for image in training.images for caption in image.captions)
     )
     if known is None:
         notes = [*notes, "The data has no train split, so novel captions cannot be counted."]

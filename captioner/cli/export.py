@@ -69,7 +69,7 @@ def run(
     require_exporter()
     with console.progress("Exporting") as progress:
         found = export(
-            load_model(folder), output, source=model, about=about, photos=chosen, calibrate=measured, progress=progress
+            load_model(folder), output, source=model, about=about, images=chosen, calibrate=measured, progress=progress
         )
     for file in sorted(output.glob("*.onnx")):
         typer.echo(f"{file}: {file.stat().st_size / 1e6:.1f} MB")

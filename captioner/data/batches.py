@@ -107,7 +107,7 @@ class Sampler:
 
     def __init__(
         self,
-        photos: Sequence[CaptionedImage],
+        images: Sequence[CaptionedImage],
         *,
         batch_size: int,
         per_image: int,
@@ -115,7 +115,7 @@ class Sampler:
         seed: int,
         augment: AugmentConfig | None = None,
     ) -> None:
-        self.images, self.batch_size, self.per_image, self.flips, self.seed = photos, batch_size, per_image, flips, seed
+        self.images, self.batch_size, self.per_image, self.flips, self.seed = images, batch_size, per_image, flips, seed
         self.augment = augment if augment is not None and augment.active else None
 
     def __len__(self) -> int:
@@ -141,9 +141,9 @@ class Sampler:
 class EncodedCaptions:
     """All captions of a data set as token numbers, encoded once."""
 
-    def __init__(self, photos: Sequence[CaptionedImage], vocabulary: Vocabulary, *, max_words: int) -> None:
+    def __init__(self, images: Sequence[CaptionedImage], vocabulary: Vocabulary, *, max_words: int) -> None:
         self.numbers = [
-            [vocabulary.encode(caption, max_words=max_words) for caption in photo.captions] for photo in photos
+            [vocabulary.encode(caption, max_words=max_words) for caption in image.captions] for image in images
         ]
 
     def batch(self, sample: Sample) -> Captions:

@@ -126,7 +126,7 @@ def ground(
     engine.check(attention)
     boxes = read_boxes(instances)
     data = captions if isinstance(captions, CaptionData) else read_captions(captions, images=images)
-    annotated = [photo for photo in data.images if photo.image_id in boxes]
+    annotated = [image for image in data.images if image.image_id in boxes]
     if not annotated:
         raise AnnotationError(
             f"{data.name}: none of its {len(data.images):,} images has boxes in {instances}; "
@@ -135,7 +135,7 @@ def ground(
     nouns = Nouns({name for known in boxes.values() for name in (*known.boxes, *known.absent)})
     generated, references = _Tally(nouns), _Tally(nouns)
     errors: list[ImageError] = []
-    loader = ImageLoader([photo.path for photo in annotated], captioner.transform, batch_size=batch_size, workers=2)
+    loader = ImageLoader([image.path for image in annotated], captioner.transform, batch_size=batch_size, workers=2)
     done = 0
     for batch in loader:
         errors.extend(error for _, error in batch.errors)
@@ -147,7 +147,7 @@ def ground(
                 attention,
                 batch.pixels,
                 chosen,
-                [boxes[photo.image_id] for photo in chosen],
+                [boxes[image.image_id] for image in chosen],
                 batch.seen,
                 generated,
                 references,
@@ -170,7 +170,7 @@ def _measure(
     search: SearchConfig,
     kind: str,
     pixels: Tensor,
-    photos: Sequence[CaptionedImage],
+    images: Sequence[CaptionedImage],
     boxes: Sequence[Boxes],
     seen: Sequence[tuple[float, float, float, float]],
     generated: _Tally,
@@ -194,7 +194,7 @@ def _measure(
         assert caption.attention is not None
         generated.add(scene, [(caption.tokens, caption.attention.astype(np.float64)[:, real[row]])])
 
-    tokenized = [[words for caption in photo.captions if (words := tokenize(caption))] for photo in photos]
+    tokenized = [[words for caption in image.captions if (words := tokenize(caption))] for image in images]
     numbers = [[list(map(model.vocabulary.number, words)) for words in captions] for captions in tokenized]
     read = recompute_attention(model, memory, numbers, kind)
     for row, (scene, captions) in enumerate(zip(scenes, tokenized, strict=True)):

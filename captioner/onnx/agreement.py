@@ -37,19 +37,19 @@ class Agreement:
     same: int
 
 
-def compare(model: CaptionModel, exported: OnnxEngine, photos: Sequence[ImageSource]) -> Agreement:
+def compare(model: CaptionModel, exported: OnnxEngine, images: Sequence[ImageSource]) -> Agreement:
     """Compare an export with its model on photos, with the model's own search, at the model's full precision.
 
     Raises:
         CaptionerError: there are no photos.
         ImageError: a photo cannot be read.
     """
-    if not photos:
+    if not images:
         raise CaptionerError("there are no photos to compare the export on; give some")
     transform, search = model.encoder.transform, exported.search
     features, log_probabilities, attention, same = [0.0], [0.0], [0.0], 0
-    for photo in photos:
-        pixels = transform.pixels(load_image(photo, min_size=transform.decode_size))[None]
+    for image in images:
+        pixels = transform.pixels(load_image(image, min_size=transform.decode_size))[None]
         with torch.inference_mode():
             memory = model(torch.from_numpy(pixels))
         ours = exported.encode(pixels)
@@ -63,7 +63,7 @@ def compare(model: CaptionModel, exported: OnnxEngine, photos: Sequence[ImageSou
             same += 1
             attention.append(_apart(found, best))
     return Agreement(
-        photos=len(photos),
+        photos=len(images),
         features=max(features),
         log_probabilities=max(log_probabilities),
         attention=max(attention) if exported.attends else None,

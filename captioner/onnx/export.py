@@ -66,7 +66,7 @@ def require_exporter() -> None:
             ) from None
 
 
-def example_photos() -> list[Path]:
+def example_images() -> list[Path]:
     """Return photos to compare on: those of the checkout, or in an installed copy the one that matplotlib brings."""
     folder = Path(str(resources("captioner"))).parent / "assets" / "examples"
     if found := sorted(path for path in folder.glob("*") if path.suffix in (".jpg", ".png")):
@@ -82,7 +82,7 @@ def export(
     *,
     source: str = "",
     about: Mapping[str, Any] | None = None,
-    photos: Sequence[ImageSource] | None = None,
+    images: Sequence[ImageSource] | None = None,
     calibrate: Sequence[ImageSource] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Agreement:
@@ -96,7 +96,7 @@ def export(
         folder: its path; an exported captioner that is there is replaced.
         source: the model's name, for the card.
         about: what the model's own config says of how it was made.
-        photos: to compare on; by default :func:`example_photos`.
+        images: to compare on; by default :func:`example_images`.
         calibrate: photos of the model's training, some hundred, to export it in eight bits; see
             :mod:`captioner.onnx.quantise`. ``None`` is float32.
         progress: called with (done, total).
@@ -136,13 +136,13 @@ def export(
         if progress:
             progress(3, 4)
         model.vocabulary.save(temporary / store.VOCABULARY)
-        agreement = graphs.checked(temporary, config, example_photos() if photos is None else photos)
+        agreement = graphs.checked(temporary, config, example_images() if images is None else images)
         worst = max(agreement.features, agreement.log_probabilities, agreement.attention or 0.0)
         _refuse(agreement, source, worst, TOLERANCE)
         if calibrate is not None:
             with interruptible(), _quiet():
                 quantise(temporary, graphs.transform, calibrate)
-            agreement = graphs.checked(temporary, config, example_photos() if photos is None else photos, int8=True)
+            agreement = graphs.checked(temporary, config, example_images() if images is None else images, int8=True)
             _refuse(agreement, source, agreement.features, TOLERANCE_INT8)
         config["agreement"] = asdict(agreement)
         store.write_card(temporary, store.ONNX, config, folder)
@@ -194,7 +194,7 @@ class _Graphs:
         }
 
     def checked(
-        self, folder: Path, config: dict[str, Any], photos: Sequence[ImageSource], *, int8: bool = False
+        self, folder: Path, config: dict[str, Any], images: Sequence[ImageSource], *, int8: bool = False
     ) -> Agreement:
         """Describe the graphs that were written to a folder in its config, and compare them with the model."""
         described = Graphs(
@@ -210,7 +210,7 @@ class _Graphs:
         )
         config["graphs"] = described.model_dump(mode="json")
         store.write_config(folder, store.ONNX, config)
-        return compare(self.model, OnnxEngine.load(folder), photos)
+        return compare(self.model, OnnxEngine.load(folder), images)
 
     def encoder(self, folder: Path) -> None:
         """Write the graph from pixels (B, 3, S, S) uint8 to features (B, N, D)."""

@@ -91,7 +91,7 @@ class CrossEntropy(Objective):
         self.register_buffer("begun", torch.tensor(False))
 
     @classmethod
-    def build(cls, config: Settings, photos: Sequence[CaptionedImage], vocabulary: Vocabulary) -> CrossEntropy:
+    def build(cls, config: Settings, images: Sequence[CaptionedImage], vocabulary: Vocabulary) -> CrossEntropy:
         assert isinstance(config, CrossEntropyConfig)
         return cls(config)
 

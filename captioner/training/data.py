@@ -54,7 +54,7 @@ def _with_unlabelled(
         AnnotationError: there is no such folder, or it has no new images.
     """
     taken = {os.path.realpath(image.path) for image in known}
-    photos = []
+    images = []
     for folder in folders:
         if not folder.is_dir():
             raise AnnotationError(f"data.teacher.unlabelled: {folder}: there is no such folder; give one with images")
@@ -66,9 +66,9 @@ def _with_unlabelled(
         if len(new) < len(found):
             warn(f"{folder}: {len(found) - len(new):,} of its {len(found):,} images are in the data and left out")
         taken.update(new)
-        photos += [CaptionedImage(path, Path(path), "train", ()) for path in new]
+        images += [CaptionedImage(path, Path(path), "train", ()) for path in new]
     name = "+".join(dict.fromkeys([train.name, *(folder.resolve().name for folder in folders)]))
-    return replace(train, name=name, images=(*train.images, *photos))
+    return replace(train, name=name, images=(*train.images, *images))
 
 
 def _of_train(data: CaptionData, split: str, *, restval: bool) -> CaptionData:
@@ -222,12 +222,12 @@ def with_features(
     Raises:
         AnnotationError: no image has features.
     """
-    photos = tuple(image for image in data.images if image.image_id in store)
-    if len(photos) < len(data.images):
-        warn(f"{data.name}: {len(data.images) - len(photos)} images have no features and are left out")
-    if not photos:
+    images = tuple(image for image in data.images if image.image_id in store)
+    if len(images) < len(data.images):
+        warn(f"{data.name}: {len(data.images) - len(images)} images have no features and are left out")
+    if not images:
         why = f"is in the feature store {given}" if given else "can be read"
         cure = "make it from these data" if given else "give the folder of the images, as data.images"
         first = data.images[0].path
         raise AnnotationError(f"{data.name}: none of {len(data.images):,} images, such as {first}, {why}; {cure}")
-    return CaptionData(data.name, data.format, photos)
+    return CaptionData(data.name, data.format, images)

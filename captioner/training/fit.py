@@ -300,12 +300,12 @@ class CaptionerRun(Loop[CaptionBatch]):
         captions = dict(ChainMap(*self.processes.gather(self.caption(self.processes.share(self.dev.images)))))
         return self.processes.broadcast(self._score(captions) if self.processes.first else {})
 
-    def caption(self, photos: Sequence[CaptionedImage]) -> dict[str, str]:
+    def caption(self, images: Sequence[CaptionedImage]) -> dict[str, str]:
         """Caption dev images with the averaged model."""
         settings = self.config.evaluation
         search: Any = settings.search.model_dump()
         captioner = Captioner.from_model(self._averaged_model(), device=str(self.device), **search)
-        part = replace(self.dev, images=tuple(photos))
+        part = replace(self.dev, images=tuple(images))
         store = None if self._from_pixels else self.store
         return generate(captioner, part, features=store, batch_size=settings.batch_size)[0]
 

@@ -30,7 +30,7 @@ class Objective(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def build(cls, config: Settings, photos: Sequence[CaptionedImage], vocabulary: Vocabulary) -> Objective:
+    def build(cls, config: Settings, images: Sequence[CaptionedImage], vocabulary: Vocabulary) -> Objective:
         """Build the objective for the training images."""
 
     @abstractmethod

@@ -42,7 +42,7 @@ _TYPES = {
     "html": "text/html; charset=utf-8",
     "json": "application/json",
 }
-_PHOTO = {
+_IMAGE = {
     "requestBody": {
         "required": True,
         "description": "The image: as the field `image` of a form, or as the body itself.",
@@ -224,7 +224,7 @@ def create_app(
         "/caption",
         tags=["images"],
         responses=_ERRORS,
-        openapi_extra=_PHOTO,
+        openapi_extra=_IMAGE,
         response_model_exclude_none=True,
         summary="Caption an image",
     )
@@ -246,7 +246,7 @@ def create_app(
         return CaptionResponse(**{"model": model or batches.models[0], **value, "image": upload.name})
 
     @app.post(
-        "/figure", responses=_ERRORS, openapi_extra=_PHOTO, response_class=Response, summary="Draw where it looked"
+        "/figure", responses=_ERRORS, openapi_extra=_IMAGE, response_class=Response, summary="Draw where it looked"
     )
     async def figure(
         request: Request,

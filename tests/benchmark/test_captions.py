@@ -34,7 +34,7 @@ class Models:
     def generate(
         self, captioner: SimpleNamespace, data: CaptionData, **_: Any
     ) -> tuple[dict[str, str], list[ImageError]]:
-        ids = [photo.image_id for photo in data.images]
+        ids = [image.image_id for image in data.images]
         if self.break_at in ids:
             raise KeyboardInterrupt
         self.captioned += [f"{captioner.name} {image}" for image in ids]

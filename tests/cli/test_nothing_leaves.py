@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import results
-from tests.training.conftest import make_photos, make_tiny
+from tests.training.conftest import make_images, make_tiny
 
 HOOK = """
 import os, sys
@@ -152,7 +152,7 @@ def things(tmp_path_factory: pytest.TempPathFactory, model: Path, partner: Path,
     from tests.translation.test_translator import SOURCE, TARGET
 
     folder = tmp_path_factory.mktemp("things")
-    data = make_photos(folder)
+    data = make_images(folder)
     image_folder = folder / "photos"
     image_folder.mkdir()
     for number in range(3):

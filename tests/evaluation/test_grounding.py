@@ -115,11 +115,11 @@ def test_a_crop_moves_the_places() -> None:
 
 
 def naive(
-    captioner: Captioner, photo: Path, captions: list[list[str]], wanted: dict[str, list[float]]
+    captioner: Captioner, image: Path, captions: list[list[str]], wanted: dict[str, list[float]]
 ) -> list[tuple[float, float]]:
     """Return pointing and mass of each wanted word of references, step by step, cell by cell."""
     model = model_engine(captioner.engine, "test").model
-    pixels = torch.from_numpy(model.encoder.transform.pixels(Image.open(photo).convert("RGB"))).unsqueeze(0)
+    pixels = torch.from_numpy(model.encoder.transform.pixels(Image.open(image).convert("RGB"))).unsqueeze(0)
     found = []
     with torch.no_grad():
         memory = model(pixels)

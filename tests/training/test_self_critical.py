@@ -164,11 +164,11 @@ def test_it_increases_the_expected_reward() -> None:
 
 def test_words_that_the_vocabulary_lacks_are_not_one_word() -> None:
     vocabulary = Vocabulary(["a", "dog"])
-    photos = [
+    images = [
         CaptionedImage("1", Path("1.jpg"), "train", ("a rare dog", "a scarce dog")),
         CaptionedImage("2", Path("2.jpg"), "train", ("a dog",)),
     ]
-    objective = SelfCritical.build(SelfCriticalConfig(), photos, vocabulary)
+    objective = SelfCritical.build(SelfCriticalConfig(), images, vocabulary)
     assert objective.cider.images == 2 and objective.cider.base == len(vocabulary) + 2  # rare, scarce
 
 

@@ -81,7 +81,7 @@ class Source:
             raise AnnotationError(f"{place}: {readable}")
         self.problems.append(SkippedRecord(place, readable))
 
-    def add_photo(self, image_id: str, found: Found, split: str, place: str) -> None:
+    def add_image(self, image_id: str, found: Found, split: str, place: str) -> None:
         """Add an image; a second one with the same id is malformed."""
         if image_id in self.entries:
             raise MalformedError(f'the image "{image_id}" already exists, from {self.entries[image_id].place}')
@@ -96,7 +96,7 @@ class Source:
 
     def captioned_images(self) -> tuple[CaptionedImage, ...]:
         """Return the images with captions; those without are kept if requested, else added to the problems."""
-        photos = []
+        images = []
         claims = Counter(entry.found.path for entry in self.entries.values())
         elsewhere = []
         for image_id, entry in self.entries.items():
@@ -107,7 +107,7 @@ class Source:
                 else:
                     elsewhere.append(entry.found)
             if entry.captions or self.captionless:
-                photos.append(CaptionedImage(image_id, path, entry.split, tuple(entry.captions)))
+                images.append(CaptionedImage(image_id, path, entry.split, tuple(entry.captions)))
             else:
                 self.problem(entry.place, f'the image "{image_id}" has no caption and is left out')
         if elsewhere:
@@ -115,7 +115,7 @@ class Source:
                 f"{len(elsewhere):,} images are missing at the paths in the caption file and were found by a part of "
                 f"their names, the first: {elsewhere[0].named} as {elsewhere[0].path}"
             )
-        return tuple(photos)
+        return tuple(images)
 
     def find(self, name: str, *folders: Path) -> Found:
         """Return the file of an image, in the first of ``folders`` that contains it.

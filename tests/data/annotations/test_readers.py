@@ -104,7 +104,7 @@ def test_images_can_be_in_a_separate_folder(tmp_path: Path) -> None:
 def test_a_missing_image_is_expected_beside_the_others(tmp_path: Path) -> None:
     file = write(tmp_path / "captions_val2014.json", coco((1, "a.jpg", ["x"]), (2, "gone.jpg", ["y"])))
     write(tmp_path / "images/a.jpg", b"jpeg")
-    assert [photo.path.parent.name for photo in read_captions(file).images] == ["images", "images"]
+    assert [image.path.parent.name for image in read_captions(file).images] == ["images", "images"]
 
 
 def test_two_years_of_coco_are_not_mixed(tmp_path: Path) -> None:
@@ -136,9 +136,9 @@ def test_karpathys_splits_and_restval(tmp_path: Path) -> None:
     data = read_captions(write(tmp_path / "dataset_coco.json", content))
     assert data.splits == {"train": 1, "restval": 1, "val": 1, "test": 1}
     assert data.images[0] == CaptionedImage("100", tmp_path / "val2014/a.jpg", "train", ("x",))
-    assert [photo.image_id for photo in data.split("train").images] == ["100"]
-    assert [photo.image_id for photo in data.split("train", restval=True).images] == ["100", "101"]
-    assert [photo.image_id for photo in data.split("val", restval=True).images] == ["102"]
+    assert [image.image_id for image in data.split("train").images] == ["100"]
+    assert [image.image_id for image in data.split("train", restval=True).images] == ["100", "101"]
+    assert [image.image_id for image in data.split("val", restval=True).images] == ["102"]
 
 
 def test_karpathys_flickr_sets_are_known_by_file_name(tmp_path: Path) -> None:
@@ -187,8 +187,8 @@ def test_flickr8ks_two_archives_unpacked_side_by_side(tmp_path: Path) -> None:
     flickr8k(tmp_path / "Flickr8k_text", token="a.jpg#0\tA dog .\n", train="a.jpg\n")
     write(tmp_path / "Flickr8k_Dataset/a.jpg", b"jpeg")
     for path in (tmp_path, tmp_path / "Flickr8k_text"):
-        (photo,) = read_captions(path).images
-        assert (photo.split, photo.path) == ("train", tmp_path / "Flickr8k_Dataset/a.jpg")
+        (image,) = read_captions(path).images
+        assert (image.split, image.path) == ("train", tmp_path / "Flickr8k_Dataset/a.jpg")
 
 
 def test_flickr8ks_well_known_bad_name_is_one_problem_unless_the_file_is_there(tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_tables_of_pythons_csv_are_read_back(
     data = read_captions(file)
     assert data.problems == ()
     expected = [(f"{n}{name}".strip(), split, (caption.strip(),)) for n, (name, caption, split) in enumerate(rows)]
-    assert [(photo.image_id, photo.split, photo.captions) for photo in data.images] == expected
+    assert [(image.image_id, image.split, image.captions) for image in data.images] == expected
 
 
 # -------------------------------------------------------------------------------------------------------------- JSONL
@@ -279,7 +279,7 @@ def test_lists_of_captions_that_were_written_as_text_are_read(tmp_path: Path, wr
     names = ["raw", "filename"]  # as in the table of Flickr30k on the Hugging Face hub
     with open(tmp_path / "captions.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([names, [written, "1.jpg"], ["[a sign] in brackets", "2.jpg"], ["['a']]", "3.jpg"]])
-    captions = [photo.captions for photo in read_captions(tmp_path).images]
+    captions = [image.captions for image in read_captions(tmp_path).images]
     assert captions == [('A dog, "Rex".', "It's red."), ("[a sign] in brackets",), ("['a']]",)]
 
 
@@ -300,8 +300,8 @@ def test_jsonl_with_one_or_many_captions_a_line(tmp_path: Path) -> None:
         "b.jpg": ("A cat", "Ein Kätzchen"),
         "/far/c.jpg": ("A bird",),
     }
-    assert [photo.split for photo in data.images] == ["train", "val", "all"]
-    assert [photo.path for photo in data.images] == [tmp_path / "a.jpg", tmp_path / "b.jpg", Path("/far/c.jpg")]
+    assert [image.split for image in data.images] == ["train", "val", "all"]
+    assert [image.path for image in data.images] == [tmp_path / "a.jpg", tmp_path / "b.jpg", Path("/far/c.jpg")]
     assert read_captions(file).images == data.images
 
 
@@ -418,7 +418,7 @@ def test_the_coco_reader_agrees_with_pycocotools(shared_data: Path, split: str) 
         for number in reference.getImgIds()
     }
     data = read_captions(file)
-    assert {photo.image_id: (photo.path.name, photo.captions) for photo in data.images} == expected
+    assert {image.image_id: (image.path.name, image.captions) for image in data.images} == expected
 
 
 def test_coco_images_without_public_captions(tmp_path: Path) -> None:
@@ -435,5 +435,5 @@ def test_coco_images_without_public_captions(tmp_path: Path) -> None:
 def test_images_without_captions_are_kept_on_request(tmp_path: Path) -> None:
     text = '{"image": "a.jpg", "captions": []}\n{"image": "b.jpg", "caption": "a dog"}\n'
     file = write(tmp_path / "data.jsonl", text)
-    assert [photo.captions for photo in read_captions(file, captionless=True).images] == [(), ("a dog",)]
-    assert [photo.image_id for photo in read_captions(file).images] == ["b.jpg"]
+    assert [image.captions for image in read_captions(file, captionless=True).images] == [(), ("a dog",)]
+    assert [image.image_id for image in read_captions(file).images] == ["b.jpg"]

@@ -51,9 +51,9 @@ def test_flickr30k_as_released(tmp_path: Path) -> None:
     write(tmp_path / "flickr30k_images/1000092795.jpg", b"jpeg")
     for data in (read_captions(write(tmp_path / "results.csv", text)), read_captions(tmp_path)):
         assert data.format == "csv"
-        (photo,) = data.images
-        assert photo.path == tmp_path / "flickr30k_images/1000092795.jpg"
-        assert photo.captions == (
+        (image,) = data.images
+        assert image.path == tmp_path / "flickr30k_images/1000092795.jpg"
+        assert image.captions == (
             "Two young guys with shaggy hair look at their hands .",
             'A man says " stop | now " .',
         )
@@ -181,7 +181,7 @@ def test_an_ambiguous_end_of_a_name_finds_nothing(tmp_path: Path) -> None:
     write(tmp_path / "a.jpg", b"jpeg")
     names = ["/one/a.jpg", "/two/a.jpg"]
     data = read_captions(write(tmp_path / "x.csv", table(",", rows=[(name, "A dog") for name in names])))
-    assert [str(photo.path) for photo in data.images] == names and not data.notes
+    assert [str(image.path) for image in data.images] == names and not data.notes
 
 
 def test_images_are_found_in_subfolders_of_the_folder_that_was_given(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_images_are_found_in_subfolders_of_the_folder_that_was_given(tmp_path: P
         write(tmp_path / name, b"jpeg")
     file = write(tmp_path / "x.csv", table(",", rows=[("a.jpg", "A dog"), ("b.jpg", "A cat")]))
     data = read_captions(file, images=tmp_path / "p")
-    assert [photo.path for photo in data.images] == [tmp_path / "p/one/a.jpg", tmp_path / "p/b.jpg"]
+    assert [image.path for image in data.images] == [tmp_path / "p/one/a.jpg", tmp_path / "p/b.jpg"]
 
 
 # ------------------------------------------------------------------------------------------------------- ids of COCO

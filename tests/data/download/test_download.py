@@ -489,11 +489,11 @@ def test_a_full_disk_keeps_the_files_written(server: Server, tmp_path: Path, mon
 def test_unpacking_continues_where_it_stopped(server: Server, tmp_path: Path) -> None:
     archive = archive_of(server, DATA)
     run_one(tmp_path, archive)
-    photo = tmp_path / "set" / "photos" / "a.jpg"
-    photo.write_bytes(photo.read_bytes()[:-5])
+    image = tmp_path / "set" / "photos" / "a.jpg"
+    image.write_bytes(image.read_bytes()[:-5])
     assert run_one(tmp_path, archive) == Outcome(archive, written=1, present=1)
     (tmp_path / ".captioner" / "set-set.zip.json").unlink()
-    photo.write_bytes(bytes(200_000))  # of the right size, as a power cut leaves it
+    image.write_bytes(bytes(200_000))  # of the right size, as a power cut leaves it
     (tmp_path / "set" / "photos" / "a.jpg.part").write_bytes(b"half")
     assert run_one(tmp_path, archive) == Outcome(archive, written=1, present=1)
     assert files_in(tmp_path) == WHOLE and len(server.requests) == 1
