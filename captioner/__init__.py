@@ -1,4 +1,4 @@
-"""Captioner describes a photo in a sentence, and shows where it looked for every word.
+"""Captioner describes an image in a sentence, and shows where it looked for every word.
 
     from captioner import Captioner
 
@@ -8,8 +8,8 @@
 
 :class:`Translator` translates captions, and any other text.
 
-``__all__`` is the public interface; what else the modules hold may change. Its names are imported when they are first
-used, so that ``import captioner`` is fast and does not load torch.
+``__all__`` is the public interface; everything else in the modules may change. Its names are imported when they are
+first used: ``import captioner`` is fast and does not load torch.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __version__ = "0.1.0"
 for _variable, _value in (
     ("ORT_DISABLE_TELEMETRY", "1"),  # onnxruntime, which also writes a device's number and a queue under ~/.cache
     ("RAY_USAGE_STATS_ENABLED", "0"),
-    ("HF_HUB_DISABLE_TELEMETRY", "1"),  # the hub is told the version of captioner, not what else is installed
+    ("HF_HUB_DISABLE_TELEMETRY", "1"),  # the hub gets the version of captioner, and not those of other packages
 ):
     os.environ.setdefault(_variable, _value)
 

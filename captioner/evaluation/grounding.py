@@ -179,15 +179,15 @@ def _measure(
     """Caption a batch of images, read their references, and tally both."""
     model = engine.model
     memory = model(pixels.to(engine.device))
-    places = memory.image_boxes()
-    if places is None:
+    corners = memory.image_boxes()
+    if corners is None:
         raise EvaluationError(
             "this model does not attend to regions or cells of an image, so there is nothing to compare with boxes"
         )
-    real = np.ones(places.shape[:2], dtype=bool) if memory.mask is None else memory.mask.cpu().numpy()
+    real = np.ones(corners.shape[:2], dtype=bool) if memory.mask is None else memory.mask.cpu().numpy()
     scenes = [
-        Scene(corners[exists], known, part)
-        for corners, exists, known, part in zip(places.double().cpu().numpy(), real, boxes, seen, strict=True)
+        Scene(own[exists], known, part)
+        for own, exists, known, part in zip(corners.double().cpu().numpy(), real, boxes, seen, strict=True)
     ]
     written = engine.caption_memory(memory, search, attention=kind)
     for row, (scene, caption) in enumerate(zip(scenes, written, strict=True)):

@@ -1,7 +1,7 @@
 """Exported graphs in eight bits, by onnxruntime's quantisation (Jacob 2018, https://arxiv.org/abs/1712.05877).
 
 The encoder's convolutions compute with 8-bit weights, one factor per channel, and with 8-bit maps, whose ranges are
-those of some photos; the decoder's products compute with 8-bit weights and with inputs that are rounded as they come.
+those of some images; the decoder's products compute with 8-bit weights and with inputs that are rounded as they come.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ def quantise(folder: Path, transform: Transform, images: Sequence[ImageSource]) 
 
     Args:
         folder: the folder with the graphs.
-        transform: from a picture to the encoder's pixels.
-        images: what the maps' ranges are measured on; those that the model was trained on.
+        transform: from an image to the encoder's pixels.
+        images: training images, for the ranges of the maps.
 
     Raises:
-        ImageError: a photo cannot be read.
+        ImageError: an image cannot be read.
     """
     from onnxruntime import quantization as q
 
@@ -61,7 +61,7 @@ def quantise(folder: Path, transform: Transform, images: Sequence[ImageSource]) 
 
 
 def _inputs(transform: Transform, images: Sequence[ImageSource]) -> Iterator[dict[str, Any]]:
-    """Yield the encoder's input for each photo."""
+    """Yield the encoder's input for each image."""
     for batch in ImageLoader(images, transform, batch_size=1):
         for _, error in batch.errors:
             raise error

@@ -43,7 +43,7 @@ class Objective(nn.Module, ABC):
             refiner: in training mode; left in it.
             decoder: in training mode; left in it.
             memory: of B images, before the refiner.
-            captions: the reference captions of the images; means over them count what their ``weights`` say.
+            captions: the reference captions of the images; means over them are weighted by their ``weights``.
         """
 
 

@@ -104,7 +104,7 @@ def open_store(
         processes: the processes that train together; all must call this.
 
     Raises:
-        ConfigError: the settings ask for mirrored images and the store has none.
+        ConfigError: the settings need mirrored images and the store has none.
         FeatureStoreError: the store is damaged, or was made by another encoder.
     """
     cut = store_cut(config, model)

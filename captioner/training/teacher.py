@@ -121,7 +121,7 @@ class Teacher:
         If the file does not have the captions, all processes write them together, and the first one saves them.
 
         Args:
-            images: the images to caption.
+            images: to caption.
             resume: read the captions, and refuse to write them again.
 
         Raises:

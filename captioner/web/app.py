@@ -206,7 +206,7 @@ def create_app(
             raise HTTPException(status, reason) from None
 
     async def small(request: Request, upload: Upload, style: Style) -> Image.Image:
-        """Return the image reduced for display, so that the full one is freed."""
+        """Return the image reduced for display; the full one is freed."""
 
         def work() -> Image.Image:
             return reduced(load_image(upload.content, max_pixels=batches.max_pixels, min_size=style.side), style)

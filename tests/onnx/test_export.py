@@ -260,7 +260,7 @@ def test_an_export_that_differs_is_refused(
 ) -> None:
     monkeypatch.setattr(exporting, "TOLERANCE", -1.0)
     before = {path.name: path.read_bytes() for path in copy.iterdir()}
-    with pytest.raises(CaptionerError, match="its export differs from it on 1 photos"):
+    with pytest.raises(CaptionerError, match="its export differs from it on 1 images"):
         export(tiny("show_tell"), copy, images=images[:1])
     assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
@@ -286,7 +286,7 @@ def test_a_difference_is_measured(folder: Path, images: list[Path]) -> None:
         next(iter(model.encoder.parameters())).mul_(1.1)
     found = exporting.compare(model, OnnxEngine.load(folder), images)
     assert found.features > 1e-2 and found.log_probabilities > 1e-3
-    with pytest.raises(CaptionerError, match="no photos"):
+    with pytest.raises(CaptionerError, match="no images"):
         exporting.compare(model, OnnxEngine.load(folder), [])
 
 

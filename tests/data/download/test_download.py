@@ -315,7 +315,7 @@ def test_waits_grow_and_are_limited() -> None:
     for failures, most in ((1, 1), (2, 2), (3, 4), (4, 8), (5, 10), (50, 10)):
         waits = {patience.wait(failures) for _ in range(20)}
         assert len(waits) > 1 and most / 2 <= min(waits) and max(waits) <= most
-    assert patience.wait(1, asked=7) == 7 and patience.wait(1, asked=3600) == 10
+    assert patience.wait(1, requested=7) == 7 and patience.wait(1, requested=3600) == 10
 
 
 def test_parallel_downloads_are_limited(server: Server, tmp_path: Path) -> None:
