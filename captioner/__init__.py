@@ -40,7 +40,7 @@ __version__ = "0.1.0"
 for _variable, _value in (
     ("ORT_DISABLE_TELEMETRY", "1"),  # onnxruntime, which also writes a device's number and a queue under ~/.cache
     ("RAY_USAGE_STATS_ENABLED", "0"),
-    ("HF_HUB_DISABLE_TELEMETRY", "1"),  # the hub is told the version of captioner, not what else is installed
+    ("HF_HUB_DISABLE_TELEMETRY", "1"),  # the hub gets the version of captioner, and not those of other packages
 ):
     os.environ.setdefault(_variable, _value)
 

@@ -37,7 +37,7 @@ def main() -> None:
     with open(table, "w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(("image", "caption", "split"))
-        for photo in read_captions(arguments.coco).photos:
+        for photo in read_captions(arguments.coco).images:
             split = {"train": "train", "restval": "test"}.get(photo.split)
             rows.writerows((photo.path.resolve(), caption, split) for caption in photo.captions if split)
     run = arguments.output / "run"

@@ -146,7 +146,7 @@ def annotations(folder: Path, images: int) -> Values:
     (folder / "captions_train2014.json").write_text(json.dumps({"images": records, "annotations": captions}))
     del captions, records
     began = time.perf_counter()
-    photos = read_captions(folder / "captions_train2014.json", images=folder).photos
+    photos = read_captions(folder / "captions_train2014.json", images=folder).images
     vocabulary = Vocabulary.build(caption for photo in photos for caption in photo.captions)
     encoded = [[vocabulary.encode(caption) for caption in photo.captions] for photo in photos]
     return {"seconds": time.perf_counter() - began, "images": float(len(encoded))}

@@ -59,7 +59,7 @@ OTHER, CROWD = 0, -1  # labels of boxes of rare classes, which are not learned, 
 
 
 @dataclass(frozen=True)
-class Photo:
+class LabelledImage:
     """An image and its boxes.
 
     Attributes:
@@ -96,7 +96,7 @@ def frequent(data: dict[str, Any], least: int) -> dict[str, int]:
     return {category["name"]: category["id"] for category in data["categories"] if counts[category["id"]] >= least}
 
 
-def photos_of(folder: Path, data: dict[str, Any], classes: dict[str, int]) -> list[Photo]:
+def images_of(folder: Path, data: dict[str, Any], classes: dict[str, int]) -> list[LabelledImage]:
     """Turn annotations into images with boxes."""
     numbers = {category: number for number, category in enumerate(classes.values(), start=1)}
     boxes: dict[int, list[Any]] = {image["id"]: [] for image in data["images"]}
@@ -110,7 +110,7 @@ def photos_of(folder: Path, data: dict[str, Any], classes: dict[str, int]) -> li
         places /= np.array([image["width"], image["height"]] * 2, dtype=np.float32)
         labels = [CROWD if box.get("iscrowd") else numbers.get(box["category_id"], OTHER) for box in mine]
         photos.append(
-            Photo(
+            LabelledImage(
                 path=folder / "images" / image["file_name"],
                 boxes=places,
                 labels=np.array(labels, dtype=np.int64),
@@ -130,7 +130,7 @@ def window(chance: random.Random, smallest: float) -> tuple[float, float, float,
     return (x, y, x + width, y + height)
 
 
-def target(photo: Photo, shown: Sequence[float], flip: bool, size: int, trust: float) -> dict[str, Tensor]:
+def target(photo: LabelledImage, shown: Sequence[float], flip: bool, size: int, trust: float) -> dict[str, Tensor]:
     """Return the targets of a crop for :meth:`Detector.forward`; objects of which little is left are ignored."""
     corner, extent = np.array(shown[:2]), np.array(shown[2:]) - np.array(shown[:2])
     whole = (photo.boxes.reshape(-1, 2, 2) - corner) / extent
@@ -155,7 +155,7 @@ def target(photo: Photo, shown: Sequence[float], flip: bool, size: int, trust: f
 
 
 def batches(
-    photos: Sequence[Photo], detector: Detector, options: argparse.Namespace, epoch: int, skip: int
+    photos: Sequence[LabelledImage], detector: Detector, options: argparse.Namespace, epoch: int, skip: int
 ) -> Iterator[tuple[Tensor, list[dict[str, Tensor]]]]:
     """Yield an epoch's batches from ``skip`` on: pixels (B, 3, S, S) and targets.
 
@@ -256,7 +256,7 @@ class Run:
         self.classes = frequent(self.train, options.min_boxes)
         if not self.classes:
             raise AnnotationError(f"{options.data}: no category has {options.min_boxes} boxes; lower --min-boxes")
-        self.photos = photos_of(options.data, self.train, self.classes)
+        self.photos = images_of(options.data, self.train, self.classes)
         config = DetectorConfig(backbone=options.backbone, size=options.size)
         self.detector = build_detector(config, list(self.classes), pretrained=not options.random_weights).to(
             self.device

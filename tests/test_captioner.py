@@ -27,7 +27,7 @@ def captioner() -> Captioner:
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> list[Path]:
+def images(tmp_path: Path) -> list[Path]:
     """Six pictures that differ."""
     random = np.random.default_rng(0)
     paths = [tmp_path / f"{i}.png" for i in range(6)]
@@ -50,26 +50,26 @@ def test_a_decoder_that_is_not_packed_gets_its_own_precision() -> None:
     writer.decoder.start(writer.refined(half.to(elsewhere)))
 
 
-def test_every_kind_of_picture_gives_the_same_caption(captioner: Captioner, photos: list[Path]) -> None:
-    image = Image.open(photos[0])
+def test_every_kind_of_picture_gives_the_same_caption(captioner: Captioner, images: list[Path]) -> None:
+    image = Image.open(images[0])
     array = np.asarray(image)
-    expected = captioner(photos[0])
+    expected = captioner(images[0])
     assert isinstance(expected, Caption)
-    for source in (str(photos[0]), photos[0].read_bytes(), image, array, torch.tensor(array).permute(2, 0, 1)):
+    for source in (str(images[0]), images[0].read_bytes(), image, array, torch.tensor(array).permute(2, 0, 1)):
         caption = captioner(source)
         assert agree(caption, expected), type(source)
-        assert caption.source == (str(photos[0]) if isinstance(source, (str, Image.Image)) else None)
+        assert caption.source == (str(images[0]) if isinstance(source, (str, Image.Image)) else None)
 
 
-def test_a_list_gives_a_list_in_its_order(captioner: Captioner, photos: list[Path]) -> None:
-    captions = captioner(photos)
-    assert [caption.source for caption in captions] == [str(path) for path in photos]
-    assert all(agree(caption, captioner(path)) for caption, path in zip(captions, photos, strict=True))
-    assert captioner([]) == [] and len(captioner(tuple(photos[:1]))) == 1
+def test_a_list_gives_a_list_in_its_order(captioner: Captioner, images: list[Path]) -> None:
+    captions = captioner(images)
+    assert [caption.source for caption in captions] == [str(path) for path in images]
+    assert all(agree(caption, captioner(path)) for caption, path in zip(captions, images, strict=True))
+    assert captioner([]) == [] and len(captioner(tuple(images[:1]))) == 1
 
 
-def test_words_and_attention_belong_together(captioner: Captioner, photos: list[Path]) -> None:
-    captions = captioner(photos)
+def test_words_and_attention_belong_together(captioner: Captioner, images: list[Path]) -> None:
+    captions = captioner(images)
     assert len({caption.text for caption in captions}) > 1 and all(caption.tokens for caption in captions)
     for caption in captions:
         assert str(caption) == caption.text == detokenize(caption.tokens)
@@ -83,10 +83,10 @@ def test_words_and_attention_belong_together(captioner: Captioner, photos: list[
         assert [word for word, _ in caption.words_at((0.9, 0.1))] == caption.tokens
 
 
-def test_bad_pictures_are_errors_in_their_places(captioner: Captioner, photos: list[Path], tmp_path: Path) -> None:
+def test_bad_pictures_are_errors_in_their_places(captioner: Captioner, images: list[Path], tmp_path: Path) -> None:
     text = tmp_path / "text.jpg"
     text.write_text("not a picture")
-    sources = [tmp_path / "none.jpg", photos[0], text, text, b"junk", photos[1], photos[2], text]
+    sources = [tmp_path / "none.jpg", images[0], text, text, b"junk", images[1], images[2], text]
     for batch_size in (1, 2, 8):
         results = list(captioner.stream(sources, batch_size=batch_size))
         assert [isinstance(result, ImageError) for result in results] == [
@@ -103,30 +103,30 @@ def test_bad_pictures_are_errors_in_their_places(captioner: Captioner, photos: l
             str(source) if isinstance(source, Path) else "<bytes>" for source in sources
         ]
     with pytest.raises(ImageError, match=r"text\.jpg"):
-        captioner([photos[0], text])
+        captioner([images[0], text])
 
 
-def test_an_endless_stream_is_read_a_little_ahead(captioner: Captioner, photos: list[Path]) -> None:
+def test_an_endless_stream_is_read_a_little_ahead(captioner: Captioner, images: list[Path]) -> None:
     drawn = 0
 
     def endless() -> Iterator[Path]:
         nonlocal drawn
-        for path in itertools.cycle(photos):
+        for path in itertools.cycle(images):
             drawn += 1
             yield path
 
     stream, ahead = captioner.stream(endless(), batch_size=2), []
     for used in range(1, 41):
-        assert next(stream).source == str(photos[(used - 1) % len(photos)])
+        assert next(stream).source == str(images[(used - 1) % len(images)])
         ahead.append(drawn - used)
     assert max(ahead) == max(ahead[:6]) <= 8
     stream.close()  # type: ignore[attr-defined]
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("captioner-images")]
 
 
-def test_the_next_best_captions_come_along(photos: list[Path]) -> None:
-    best = Captioner.from_model(tiny_model(), device="cpu", width=4)(photos[0])
-    caption = Captioner.from_model(tiny_model(), device="cpu", width=4, n_best=3, length_normalisation=0)(photos[0])
+def test_the_next_best_captions_come_along(images: list[Path]) -> None:
+    best = Captioner.from_model(tiny_model(), device="cpu", width=4)(images[0])
+    caption = Captioner.from_model(tiny_model(), device="cpu", width=4, n_best=3, length_normalisation=0)(images[0])
     assert best.others == [] and len(caption.others) == 2
     assert len({tuple(c.tokens) for c in (caption, *caption.others)}) == 3
     assert [other["caption"] for other in json.loads(json.dumps(caption.to_dict()))["others"]] == [
@@ -134,14 +134,14 @@ def test_the_next_best_captions_come_along(photos: list[Path]) -> None:
     ]
 
 
-def test_the_next_best_captions_know_their_picture(photos: list[Path]) -> None:
-    caption = Captioner.from_model(tiny_model(fit="crop"), device="cpu", n_best=2)(photos[0])
+def test_the_next_best_captions_know_their_picture(images: list[Path]) -> None:
+    caption = Captioner.from_model(tiny_model(fit="crop"), device="cpu", n_best=2)(images[0])
     assert caption.seen[0] > 0.1, "nothing was cropped"
     assert (caption.others[0].seen, caption.others[0].source) == (caption.seen, caption.source)
 
 
-def test_settings_of_the_search_can_be_changed_and_are_checked(photos: list[Path]) -> None:
-    assert len(Captioner.from_model(tiny_model(), device="cpu", min_words=5, max_words=5)(photos[0]).tokens) == 5
+def test_settings_of_the_search_can_be_changed_and_are_checked(images: list[Path]) -> None:
+    assert len(Captioner.from_model(tiny_model(), device="cpu", min_words=5, max_words=5)(images[0]).tokens) == 5
     with pytest.raises(ConfigError, match="Did you mean 'width'"):
         Captioner.from_model(tiny_model(), device="cpu", widht=3)
     with pytest.raises(ConfigError, match="n_best"):
@@ -153,7 +153,7 @@ def test_settings_of_the_search_can_be_changed_and_are_checked(photos: list[Path
 @pytest.mark.parametrize("tuned", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_saved_captioner_says_the_same(
-    photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tuned: bool, dtype: torch.dtype
+    images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tuned: bool, dtype: torch.dtype
 ) -> None:
     monkeypatch.setattr("captioner.encoders.encoder.fast_dtype", lambda device: dtype)
     captioner = Captioner.from_model(tiny_model(tuned=tuned), device="cpu")
@@ -164,7 +164,7 @@ def test_a_saved_captioner_says_the_same(
         name for name, weight in tiny_model().state_dict().items() if not torch.equal(weight, again.state_dict()[name])
     ]
     assert not rounded, "weights were saved at the precision of use"
-    assert agree(Captioner.from_model(again, device="cpu")(photos[0]), captioner(photos[0]))
+    assert agree(Captioner.from_model(again, device="cpu")(images[0]), captioner(images[0]))
 
 
 def test_words_at_a_place_of_a_grid() -> None:
@@ -194,13 +194,13 @@ def test_words_at_a_place_of_regions_add_up() -> None:
     assert list(at.values()) == [0.25, 0.75, 1.0, 0.0]
 
 
-def test_a_caption_of_regions_names_them(photos: list[Path]) -> None:
+def test_a_caption_of_regions_names_them(images: list[Path]) -> None:
     model = tiny_model(encoder={"name": "regions", "weights": "random", "size": 64, "regions": 14, "threshold": 0.99})
     captioner = Captioner.from_model(model, device="cpu")
-    pixels = torch.from_numpy(model.encoder.transform.pixels(Image.open(photos[0])))[None]
+    pixels = torch.from_numpy(model.encoder.transform.pixels(Image.open(images[0])))[None]
     with torch.no_grad():
         memory = model.encoder.fast(torch.device("cpu"))(pixels).to(torch.device("cpu"), torch.float32)
-    caption = captioner(photos[0])
+    caption = captioner(images[0])
     assert caption.boxes is not None and caption.labels is not None and caption.scores is not None
     assert np.array_equal(caption.boxes, memory.boxes[0]) and np.array_equal(caption.scores, memory.scores[0])
     assert caption.labels == [model.encoder.classes[i] if i >= 0 else "" for i in memory.labels[0].tolist()]
@@ -214,11 +214,11 @@ def test_a_caption_without_attention_says_so() -> None:
         Caption("Dog.", ["dog"], -1.0).words_at((0.5, 0.5))
 
 
-def test_a_caption_is_plain_values(captioner: Captioner, photos: list[Path]) -> None:
-    caption = captioner(photos[0])
+def test_a_caption_is_plain_values(captioner: Captioner, images: list[Path]) -> None:
+    caption = captioner(images[0])
     value = json.loads(json.dumps(caption.to_dict()))
     expected = {
-        "image": str(photos[0]),
+        "image": str(images[0]),
         "caption": caption.text,
         "tokens": caption.tokens,
         "log_probability": round(caption.log_probability, 4),
@@ -227,4 +227,4 @@ def test_a_caption_is_plain_values(captioner: Captioner, photos: list[Path]) -> 
     value = json.loads(json.dumps(caption.to_dict(attention=True)))
     np.testing.assert_allclose(value["attention"], caption.attention, rtol=0, atol=1e-6)
     assert value["grid"] == [2, 2] and value["boxes"] is None and value["seen"] == [0, 0, 1, 1]
-    assert "image" not in captioner(np.asarray(Image.open(photos[0]))).to_dict()
+    assert "image" not in captioner(np.asarray(Image.open(images[0]))).to_dict()

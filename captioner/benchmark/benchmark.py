@@ -25,7 +25,7 @@ from captioner.benchmark.plot import plot
 from captioner.benchmark.quality import Quality, assess
 from captioner.benchmark.worker import TimingJob
 from captioner.captioner import Captioner
-from captioner.data.dataset import CaptionData, Photo
+from captioner.data.dataset import CaptionData, CaptionedImage
 from captioner.errors import CaptionerError
 from captioner.evaluation.bootstrap import DEFAULT_RESAMPLES
 from captioner.evaluation.metrics import DEFAULT_METRICS, metric_families
@@ -125,14 +125,14 @@ def benchmark(
     contestants = [contestant for contestant in contestants if contestant.name in generated.captions]
     listener.progress("Scoring", 0, None)
     quality = assess(contestants, generated, data, training=training, metrics=metrics, resamples=resamples, seed=seed)
-    by_id = {photo.image_id: photo for photo in data.photos}
+    by_id = {image.image_id: image for image in data.images}
     notes = _cautions(split)
     costs: dict[str, ModelCost] = {}
     system = machine()
     if rounds:
-        photos = [by_id[image] for image in quality.images[: max(32, *batches)]]
+        images = [by_id[image] for image in quality.images[: max(32, *batches)]]
         costs, system = _timed(
-            contestants, photos, device, settings, sorted(set(batches)), rounds, cache, system, listener
+            contestants, images, device, settings, sorted(set(batches)), rounds, cache, system, listener
         )
         notes += [
             f"not used for timing: {problem}"
@@ -153,9 +153,9 @@ def benchmark(
         files.write_text(output / LATEX, in_latex(title, quality, costs, resamples=resamples))
     if costs:
         plot(output / PLOT, quality, costs)
-    picture = (output / PLOT).read_bytes() if costs else None
+    plotted = (output / PLOT).read_bytes() if costs else None
     files.write_text(
-        output / PAGE, html_page.html_page(title, quality, costs, pages, resamples=resamples, plot=picture)
+        output / PAGE, html_page.html_page(title, quality, costs, pages, resamples=resamples, plot=plotted)
     )
     record = {
         "format": FORMAT,
@@ -179,7 +179,7 @@ def benchmark(
 
 def _timed(
     contestants: Sequence[Contestant],
-    photos: Sequence[Photo],
+    images: Sequence[CaptionedImage],
     device: str,
     search: dict[str, Any],
     batches: list[int],
@@ -194,7 +194,7 @@ def _timed(
     """
     key: Key = {
         "models": [[contestant.name, contestant.fingerprint] for contestant in contestants],
-        "photos": [[str(photo.path), stamp(photo.path)] for photo in photos],
+        "photos": [[str(image.path), stamp(image.path)] for image in images],
         "search": search,
         "device": str(choose_device(device)),
         "batches": batches,
@@ -206,7 +206,7 @@ def _timed(
         listener.note(f"timings are used again from {cache.folder}")
         return {name: ModelCost.of(cost) for name, cost in cached["costs"].items()}, cached["machine"]
     jobs = {
-        model.name: TimingJob(model.model, device, search, [str(photo.path) for photo in photos], batches)
+        model.name: TimingJob(model.model, device, search, [str(image.path) for image in images], batches)
         for model in contestants
     }
     costs, errors = time_models(jobs, rounds=rounds, progress=listener.progress)
@@ -217,12 +217,12 @@ def _timed(
     return costs, system
 
 
-def _shown_image(quality: Quality, number: int, photos: Mapping[str, Photo]) -> html_page.ShownImage:
-    photo = photos[quality.images[number]]
+def _shown_image(quality: Quality, number: int, images: Mapping[str, CaptionedImage]) -> html_page.ShownImage:
+    image = images[quality.images[number]]
     return html_page.ShownImage(
-        image_id=photo.image_id,
-        path=photo.path,
-        references=photo.captions,
+        image_id=image.image_id,
+        path=image.path,
+        references=image.captions,
         captions={name: captions[number] for name, captions in quality.captions.items()},
         scores={name: each[quality.metric][number] for name, each in quality.each.items()},
     )

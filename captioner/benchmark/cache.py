@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from captioner import files
-from captioner.data.dataset import Photo
+from captioner.data.dataset import CaptionedImage
 from captioner.errors import EvaluationError
 
 FORMAT = 3
@@ -36,21 +36,22 @@ class BenchmarkCache:
             for path in self.folder.glob(pattern):
                 path.unlink(missing_ok=True)
 
-    def captions(self, key: Key, photos: Mapping[str, Photo]) -> dict[str, str]:
+    def captions(self, key: Key, images: Mapping[str, CaptionedImage]) -> dict[str, str]:
         """Return the cached captions, by image id, of images whose files are unchanged."""
         cached = self._read("captions", key)
         if not isinstance(cached, dict):
             return {}
         return {
-            image: cached[image]["caption"]
-            for image, photo in photos.items()
-            if image in cached and cached[image]["file"] == stamp(photo.path)
+            image_id: cached[image_id]["caption"]
+            for image_id, image in images.items()
+            if image_id in cached and cached[image_id]["file"] == stamp(image.path)
         }
 
-    def save_captions(self, key: Key, captions: Mapping[str, str], photos: Mapping[str, Photo]) -> None:
+    def save_captions(self, key: Key, captions: Mapping[str, str], images: Mapping[str, CaptionedImage]) -> None:
         """Save captions by image id, replacing earlier ones under this key."""
         content = {
-            image: {"caption": caption, "file": stamp(photos[image].path)} for image, caption in captions.items()
+            image_id: {"caption": caption, "file": stamp(images[image_id].path)}
+            for image_id, caption in captions.items()
         }
         self._write("captions", key, content)
 

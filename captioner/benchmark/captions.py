@@ -105,28 +105,28 @@ class _Captioning:
 
     def run(self, key: Key, load: Callable[[], Captioner]) -> dict[str, str]:
         """Return captions by image id, in the order of the data."""
-        name, photos = self.contestant.name, {photo.image_id: photo for photo in self.data.photos}
+        name, images = self.contestant.name, {image.image_id: image for image in self.data.images}
         model = load() if self.stores else None  # its encoder identifies the matching feature store
         features = None if model is None else self._features(model)
         if features is not None:
-            photos = {image: photo for image, photo in photos.items() if image in features}
+            images = {image_id: image for image_id, image in images.items() if image_id in features}
         key = {**key, "features": None if features is None else _identity(features)}
-        captions = self.cache.captions(key, photos)
+        captions = self.cache.captions(key, images)
         if captions:
             self.listener.note(f"{name}: {len(captions):,} captions are used again from {self.cache.folder}")
-        todo = [photo for image, photo in photos.items() if image not in captions]
+        todo = [image for image_id, image in images.items() if image_id not in captions]
         if todo and model is None:
             model = load()
         step = self.batch_size * max(1, SAVE_EVERY // self.batch_size)  # in whole batches
         for start in range(0, len(todo), step):
-            part = replace(self.data, photos=tuple(todo[start : start + step]))
-            bar = self.listener.bar(f"Captioning, {name}", len(photos) - len(todo) + start, len(photos))
+            part = replace(self.data, images=tuple(todo[start : start + step]))
+            bar = self.listener.bar(f"Captioning, {name}", len(images) - len(todo) + start, len(images))
             assert model is not None
             new, errors = generate(model, part, features=features, batch_size=self.batch_size, progress=bar)
             captions |= new
             self.generated.unreadable |= {str(error): None for error in errors}
-            self.cache.save_captions(key, captions, photos)
-        return {image: captions[image] for image in photos if image in captions}
+            self.cache.save_captions(key, captions, images)
+        return {image_id: captions[image_id] for image_id in images if image_id in captions}
 
     def _features(self, model: Captioner) -> FeatureStore | None:
         """Return the first store built by the model's encoder, and report images missing from it."""
@@ -135,8 +135,8 @@ class _Captioning:
                 store = torch_engine(model.engine, "read features").open_features(folder)
             except FeatureStoreError:
                 continue  # built by another encoder: the folder opened without one
-            missing = (photo for photo in self.data.photos if photo.image_id not in store)
-            self.generated.unreadable |= {f"{photo.path}: not in the feature store {folder}": None for photo in missing}
+            missing = (image for image in self.data.images if image.image_id not in store)
+            self.generated.unreadable |= {f"{image.path}: not in the feature store {folder}": None for image in missing}
             return store
         self.generated.notes.append(
             f"{self.contestant.name}: no feature store was built by its encoder; it captioned the images themselves"

@@ -1,7 +1,7 @@
 """Cost of captioning with each model: time, throughput, memory, parameters.
 
 Each model runs in its own process. The models are timed in turns, one image or batch each, and their order rotates from
-round to round, so that any other load on the machine affects all of them. Medians and quartiles are reported. The speed
+round to round: any other load on the machine affects all of them. Medians and quartiles are reported. The speed
 relative to the first model is the median over rounds of the ratio within a round, in which a slow minute cancels out.
 
 Letters in shapes: B batch sizes, R rounds.

@@ -33,7 +33,7 @@ _ESCAPED = {
 
 
 def escape(text: str) -> str:
-    """Escape text so that LaTeX prints it verbatim; non-ASCII letters stay, as LaTeX reads UTF-8."""
+    """Escape text for LaTeX, which then prints it verbatim; non-ASCII letters stay, as LaTeX reads UTF-8."""
     return "".join(_ESCAPED.get(letter, letter) for letter in text)
 
 

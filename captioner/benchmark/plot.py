@@ -62,7 +62,7 @@ def appearance(quality: Quality) -> dict[str, tuple[str, str, str]]:
     )
     named = {name: recipes.get(name, name) for name in quality.groups[0].scores}
     numbers = {name: number for number, name in enumerate(dict.fromkeys(named.values()))}
-    # Colours and markers repeat together, with the markers shifted each time, so that 49 models are distinct.
+    # Colours and markers repeat together, with the markers shifted each time: 49 models are distinct.
     return {
         model: (name, PALETTE[number % len(PALETTE)], MARKERS[(number + number // len(PALETTE)) % len(MARKERS)])
         for model, name in named.items()

@@ -81,14 +81,14 @@ def assess(
         EvaluationError: a metric is unknown, no image could be captioned by all models, or a scorer failed.
     """
     references = {
-        photo.image_id: photo.captions
-        for photo in data.photos
-        if all(photo.image_id in captions for captions in generated.captions.values())
+        image.image_id: image.captions
+        for image in data.images
+        if all(image.image_id in captions for captions in generated.captions.values())
     }
     if not references:
         first = next(iter(generated.unreadable), "none reported")
         raise EvaluationError(
-            f"{data.name}: none of the {len(data.photos)} images could be captioned by all models; "
+            f"{data.name}: none of the {len(data.images)} images could be captioned by all models; "
             f"the first error: {first}"
         )
     captions = {name: {image: every[image] for image in references} for name, every in generated.captions.items()}
@@ -98,7 +98,7 @@ def assess(
     known = (
         None
         if training is None
-        else TrainingCaptions(caption for photo in training.photos for caption in photo.captions)
+        else TrainingCaptions(caption for image in training.images for caption in image.captions)
     )
     if known is None:
         notes = [*notes, "The data has no train split, so novel captions cannot be counted."]

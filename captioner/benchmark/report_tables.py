@@ -78,7 +78,7 @@ def _deviation(value: float | None) -> str:
 
 def _scores(group: Group, texts: Mapping[str, Mapping[str, str]], first: str = "model") -> ReportTable:
     metrics = list(next(iter(group.scores.values())))
-    # Compared as printed, so that equal numbers are equally good.
+    # Compared as printed: equal numbers are equally good.
     best = {metric: max(_printed(values[metric]) for values in group.scores.values()) for metric in metrics}
     rows = []
     for model, values in group.scores.items():

@@ -35,7 +35,7 @@ def printable(text: str) -> str:
 
 
 class Verbosity(Enum):
-    """What a command prints on stderr: only errors; also notes and progress; or also the library's log."""
+    """The output of a command on stderr: only errors; also notes and progress; or also the library's log."""
 
     QUIET = logging.ERROR
     NORMAL = logging.WARNING

@@ -98,7 +98,7 @@ def run(
         )
         return score_report.report(model, path, title, record, problems, scoring)
     part = data.part(data.read(path, captionless=True))
-    if output_captions is None and not any(photo.captions for photo in part.photos):
+    if output_captions is None and not any(image.captions for image in part.images):
         raise CaptionerError(
             f"{part.name}: its images have no captions to score against; write the model's with --output-captions"
         )

@@ -70,7 +70,7 @@ def run(
     require_exporter()
     with console.progress("Exporting") as progress:
         found = export(
-            load_model(folder), output, source=model, about=about, photos=chosen, calibrate=measured, progress=progress
+            load_model(folder), output, source=model, about=about, images=chosen, calibrate=measured, progress=progress
         )
     for file in sorted(output.glob("*.onnx")):
         typer.echo(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
@@ -87,5 +87,5 @@ def _sample(data: Path, most: int = 200) -> list[Path]:
 
     from captioner.data.annotations import read_captions
 
-    images = [image.path for image in read_captions(data).split("train").photos]
+    images = [image.path for image in read_captions(data).split("train").images]
     return random.Random(0).sample(images, min(most, len(images)))

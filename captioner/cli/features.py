@@ -158,7 +158,7 @@ def _images(data: list[str], splits: list[str], strict: bool) -> list[tuple[str,
 
     sets = [options.report_malformed(read_captions(path, strict=strict)) for path in data]
     merged = merge(*sets) if len(sets) > 1 else sets[0]
-    chosen = [each for part in dict.fromkeys(splits) for each in merged.split(part).photos] if splits else merged.photos
+    chosen = [each for part in dict.fromkeys(splits) for each in merged.split(part).images] if splits else merged.images
     return list({each.image_id: each.path for each in chosen}.items())
 
 

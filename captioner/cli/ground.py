@@ -57,10 +57,10 @@ def run(
     captioner = Captioner.from_pretrained(located, device=device, **settings)
     with console.progress("Grounding") as progress:
         result = ground(captioner, boxes, part, attention=heads, batch_size=batch_size, progress=progress)
-    split = part.photos[0].split
+    split = part.images[0].split
     record = {
         "split": split,
-        "images": result.photos,
+        "images": result.images,
         "boxes": str(boxes),
         "search": captioner.search.model_dump(),
         "attention": heads,

@@ -45,7 +45,7 @@ def report_captions(
 
     Writes the scores of every image if requested.
     """
-    split = data.photos[0].split
+    split = data.images[0].split
     record = {
         "split": split,
         "images": len(result.captions),

@@ -57,7 +57,7 @@ def run(
         int | None,
         _limit(
             min=0,
-            help="Images a minute from one address; 0 is no limit. By default 120, and no limit for this machine.",
+            help="Images a minute from one address; 0 sets no limit. By default 120, and no limit for this machine.",
         ),
     ] = None,
     device: options.Device = "auto",

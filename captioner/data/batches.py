@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from captioner.data.augment import AugmentConfig, View, draw_view
-from captioner.data.dataset import Photo
+from captioner.data.dataset import CaptionedImage
 from captioner.text.vocabulary import PAD, Vocabulary
 
 T = TypeVar("T")
@@ -43,13 +43,13 @@ class Captions:
         inputs: (B, K, T) the decoder's input: ``<bos> w_1 ... w_n``, then padding. A row of padding is an absent
             caption.
         targets: (M,) the expected token at each real position, in the order of ``inputs[inputs != PAD]``.
-        photos: the indices of the B images among all training images, for objectives that need more of them.
+        images: the indices of the B images among all training images, for objectives that need more of them.
         weights: the weights of means over these captions if several processes share a batch.
     """
 
     inputs: Tensor
     targets: Tensor
-    photos: tuple[int, ...] = ()
+    images: tuple[int, ...] = ()
     weights: Weights = ALONE
 
     @property
@@ -67,7 +67,7 @@ class Captions:
         return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
 
     @classmethod
-    def collate(cls, captions: Sequence[Sequence[Sequence[int]]], photos: Sequence[int] = ()) -> Captions:
+    def collate(cls, captions: Sequence[Sequence[Sequence[int]]], images: Sequence[int] = ()) -> Captions:
         """Pad the encoded captions (``<bos>`` to ``<eos>``) of B images."""
         k = max((len(image) for image in captions), default=0)
         t = max((len(caption) for image in captions for caption in image), default=1)
@@ -77,14 +77,14 @@ class Captions:
                 padded[i, j, : len(caption)] = torch.tensor(caption)
         inputs, targets = padded[..., :-1].clone(), padded[..., 1:]
         inputs[targets == PAD] = PAD
-        return cls(inputs, targets[inputs != PAD], tuple(photos))
+        return cls(inputs, targets[inputs != PAD], tuple(images))
 
 
 @dataclass(frozen=True)
 class Sample:
     """One draw of a batch: the images, whether each is mirrored, their captions, and their views if they are varied."""
 
-    photos: list[int]
+    images: list[int]
     flipped: list[bool]
     captions: list[list[int]]
     views: list[View] = field(default_factory=list)
@@ -92,7 +92,7 @@ class Sample:
     def rows(self, rows: Sequence[int]) -> Sample:
         """Return some images of the batch."""
         return Sample(
-            [self.photos[i] for i in rows],
+            [self.images[i] for i in rows],
             [self.flipped[i] for i in rows],
             [self.captions[i] for i in rows],
             [self.views[i] for i in rows] if self.views else [],
@@ -107,7 +107,7 @@ class Sampler:
 
     def __init__(
         self,
-        photos: Sequence[Photo],
+        images: Sequence[CaptionedImage],
         *,
         batch_size: int,
         per_image: int,
@@ -115,23 +115,23 @@ class Sampler:
         seed: int,
         augment: AugmentConfig | None = None,
     ) -> None:
-        self.photos, self.batch_size, self.per_image, self.flips, self.seed = photos, batch_size, per_image, flips, seed
+        self.images, self.batch_size, self.per_image, self.flips, self.seed = images, batch_size, per_image, flips, seed
         self.augment = augment if augment is not None and augment.active else None
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
-        return -(-len(self.photos) // self.batch_size)
+        return -(-len(self.images) // self.batch_size)
 
     def epoch(self, number: int, *, skip: int = 0) -> Iterator[Sample]:
         """Draw the batches of epoch ``number``, without the first ``skip``."""
         generator = torch.Generator().manual_seed(self.seed * 100_003 + number)
-        order = torch.randperm(len(self.photos), generator=generator).tolist()
+        order = torch.randperm(len(self.images), generator=generator).tolist()
         for start in range(0, len(order), self.batch_size):
             chosen = order[start : start + self.batch_size]
             flipped = [False] * len(chosen)
             if self.flips:
                 flipped = (torch.rand(len(chosen), generator=generator) < 0.5).tolist()
-            counts = (len(self.photos[index].captions) for index in chosen)
+            counts = (len(self.images[index].captions) for index in chosen)
             captions = [torch.randperm(n, generator=generator)[: self.per_image].tolist() for n in counts]
             views = [draw_view(self.augment, generator) for _ in chosen] if self.augment else []
             if start >= skip * self.batch_size:
@@ -141,17 +141,17 @@ class Sampler:
 class EncodedCaptions:
     """All captions of a data set as token numbers, encoded once."""
 
-    def __init__(self, photos: Sequence[Photo], vocabulary: Vocabulary, *, max_words: int) -> None:
+    def __init__(self, images: Sequence[CaptionedImage], vocabulary: Vocabulary, *, max_words: int) -> None:
         self.numbers = [
-            [vocabulary.encode(caption, max_words=max_words) for caption in photo.captions] for photo in photos
+            [vocabulary.encode(caption, max_words=max_words) for caption in image.captions] for image in images
         ]
 
     def batch(self, sample: Sample) -> Captions:
         """Collate the captions of a sample."""
         captions = [
-            [self.numbers[p][c] for c in chosen] for p, chosen in zip(sample.photos, sample.captions, strict=True)
+            [self.numbers[p][c] for c in chosen] for p, chosen in zip(sample.images, sample.captions, strict=True)
         ]
-        return Captions.collate(captions, sample.photos)
+        return Captions.collate(captions, sample.images)
 
 
 def prefetch(items: Iterator[T], *, ahead: int = 2) -> Iterator[T]:

@@ -42,7 +42,7 @@ def split_name(name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Photo:
+class CaptionedImage:
     """An image and its captions.
 
     Attributes:
@@ -77,21 +77,21 @@ class CaptionData:
     Attributes:
         name: that of the file or folder, or the title in the file.
         format: its format.
-        photos: the images, in the order of the file.
+        images: in the order of the file.
         problems: the skipped records.
         notes: the guesses made in reading it, as sentences.
     """
 
     name: str
     format: str
-    photos: tuple[Photo, ...]
+    images: tuple[CaptionedImage, ...]
     problems: tuple[SkippedRecord, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
     def splits(self) -> dict[str, int]:
         """The number of images in each split, in the order of appearance."""
-        return dict(Counter(photo.split for photo in self.photos))
+        return dict(Counter(image.split for image in self.images))
 
     def complaint(self) -> str | None:
         """Return a line with the number of malformed records and the first of them; None if there are none.
@@ -120,14 +120,14 @@ class CaptionData:
         synonym = {"val": "dev", "dev": "val"}.get(name, name)
         name = synonym if name not in splits and synonym in splits else name
         wanted = {name, "restval"} if restval and name == "train" else {name}
-        photos = tuple(photo for photo in self.photos if photo.split in wanted)
-        if not photos:
+        images = tuple(image for image in self.images if image.split in wanted)
+        if not images:
             there = ", ".join(f"{split} ({count:,})" for split, count in splits.items()) or "none"
             raise AnnotationError(
                 f'{self.name}: no image is in the split "{name}"; the splits are: {there}; choose '
                 "one of these, for training as data.train and data.dev"
             )
-        return replace(self, photos=photos, problems=(), notes=())
+        return replace(self, images=images, problems=(), notes=())
 
 
 def merge(*datas: CaptionData) -> CaptionData:
@@ -138,22 +138,22 @@ def merge(*datas: CaptionData) -> CaptionData:
     """
     if not datas:
         raise AnnotationError("nothing to merge: give at least one data set")
-    uses = Counter(photo.image_id for data in datas for photo in data.photos)
+    uses = Counter(image.image_id for data in datas for image in data.images)
     taken = {image_id for image_id, count in uses.items() if count == 1}
     names = [data.name for data in datas]
-    photos: list[Photo] = []
+    images: list[CaptionedImage] = []
     for index, data in enumerate(datas):
         earlier = names[:index].count(data.name)
         label = f"{data.name}-{earlier + 1}" if earlier else data.name
-        for photo in data.photos:
-            if uses[photo.image_id] > 1:
-                unique = f"{label}/{photo.image_id}"
+        for image in data.images:
+            if uses[image.image_id] > 1:
+                unique = f"{label}/{image.image_id}"
                 while unique in taken:
                     unique = f"{label}/{unique}"
                 taken.add(unique)
-                photo = replace(photo, image_id=unique)
-            photos.append(photo)
+                image = replace(image, image_id=unique)
+            images.append(image)
     formats = dict.fromkeys(data.format for data in datas)
     problems = tuple(problem for data in datas for problem in data.problems)
     notes = tuple(note for data in datas for note in data.notes)
-    return CaptionData("+".join(dict.fromkeys(names)), "+".join(formats), tuple(photos), problems, notes)
+    return CaptionData("+".join(dict.fromkeys(names)), "+".join(formats), tuple(images), problems, notes)

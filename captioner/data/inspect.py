@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from captioner.data.dataset import EMPTY_CAPTION, CaptionData, Photo
+from captioner.data.dataset import EMPTY_CAPTION, CaptionData, CaptionedImage
 from captioner.errors import ImageError
 
 _TRAIN = ("train", "restval")
@@ -139,28 +139,28 @@ def inspect_captions(
         check_images: also decode every image, which is slow.
         progress: called with the number of files read and the number to read.
     """
-    photos: dict[str, list[Photo]] = {}
-    for photo in data.photos:
-        photos.setdefault(photo.split, []).append(photo)
+    images: dict[str, list[CaptionedImage]] = {}
+    for image in data.images:
+        images.setdefault(image.split, []).append(image)
     words: dict[str, Counter[str]] = {}
     splits: dict[str, SplitSummary] = {}
     repeated: list[str] = []
     empty = sum(problem.reason == EMPTY_CAPTION for problem in data.problems)
-    for split, members in photos.items():
+    for split, members in images.items():
         counter: Counter[str] = Counter()
         lengths: list[int] = []
-        for photo in members:
-            captions = [tuple(tokenize(caption)) for caption in photo.captions]
+        for image in members:
+            captions = [tuple(tokenize(caption)) for caption in image.captions]
             for caption in captions:
                 counter.update(caption)
                 lengths.append(len(caption))
             if len(set(captions)) < len(captions):
-                repeated.append(photo.image_id)
+                repeated.append(image.image_id)
         empty += lengths.count(0)
-        per_photo = CountSummary.of(len(photo.captions) for photo in members)
-        splits[split] = SplitSummary(len(members), len(lengths), per_photo, CountSummary.of(lengths))
+        per_image = CountSummary.of(len(image.captions) for image in members)
+        splits[split] = SplitSummary(len(members), len(lengths), per_image, CountSummary.of(lengths))
         words[split] = counter
-    missing, duplicates, unreadable = _files(data.photos, check_files, check_images, progress)
+    missing, duplicates, unreadable = _files(data.images, check_files, check_images, progress)
     leaks = None if duplicates is None else tuple(twins for twins in duplicates if _leaks(twins))
     return DataReport(
         name=data.name,
@@ -192,7 +192,7 @@ def _vocabulary(words: Mapping[str, Counter[str]], min_count: int) -> Vocabulary
 
 
 def _files(
-    photos: Sequence[Photo], check_files: bool, check_images: bool, progress: Callable[[int, int], None] | None
+    images: Sequence[CaptionedImage], check_files: bool, check_images: bool, progress: Callable[[int, int], None] | None
 ) -> tuple[Listing | None, tuple[Twins, ...] | None, Listing | None]:
     """Return missing, identical and unreadable files; None for those not checked."""
     if not check_files and not check_images:
@@ -201,7 +201,7 @@ def _files(
 
     missing: list[Path] = []
     sizes: dict[Path, int] = {}
-    for path in dict.fromkeys(photo.path for photo in photos):
+    for path in dict.fromkeys(image.path for image in images):
         try:
             status = path.stat()
         except (OSError, ValueError):
@@ -226,12 +226,12 @@ def _files(
             unreadable.append(error)
         if progress is not None:
             progress(done, len(to_read))
-    groups: dict[str, list[Photo]] = {}
-    for photo in photos:
-        if photo.path in keys:
-            groups.setdefault(keys[photo.path], []).append(photo)
+    groups: dict[str, list[CaptionedImage]] = {}
+    for image in images:
+        if image.path in keys:
+            groups.setdefault(keys[image.path], []).append(image)
     twins = tuple(
-        Twins(tuple(photo.image_id for photo in group), tuple(dict.fromkeys(photo.split for photo in group)))
+        Twins(tuple(image.image_id for image in group), tuple(dict.fromkeys(image.split for image in group)))
         for group in groups.values()
         if len(group) > 1
     )

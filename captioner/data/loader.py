@@ -152,9 +152,9 @@ def load_groups(
             for group in chain(groups, (None,)):
                 if group is not None:
                     boxes = next(parts) if parts is not None else [WHOLE] * len(group)
-                    asked = zip(group, boxes, strict=True)
+                    requests = zip(group, boxes, strict=True)
                     waiting.append(
-                        (group, [pool.submit(load_pixels, one, transform, limit, box) for one, box in asked])
+                        (group, [pool.submit(load_pixels, one, transform, limit, box) for one, box in requests])
                     )
                 if waiting and (group is None or len(waiting) > 1):
                     sources, futures = waiting.popleft()

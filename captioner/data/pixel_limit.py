@@ -7,7 +7,7 @@ import os
 from captioner.errors import ConfigError, ImageError
 
 DEFAULT_MAX_PIXELS = 178_956_970
-"""Beyond it, a small file that claims to be huge is more likely than a photo."""
+"""Beyond it, a decompression bomb is more likely than an image."""
 
 _SMALL = 4 << 20  # pixels with a negligible cost
 

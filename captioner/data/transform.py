@@ -113,7 +113,7 @@ class Transform(Settings):
 
 
 class Together(Transform):
-    """Several transforms of one image, stacked vertically in an array (3, H, W), so that it is read once.
+    """Several transforms of one image, stacked vertically in an array (3, H, W): it is read once.
 
     Its own settings, and the part that it sees, are those of the first.
 

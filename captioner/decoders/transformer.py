@@ -60,7 +60,7 @@ class Transformer(Decoder):
     cross-attention over blocks and heads; :meth:`cross_attention` returns each separately.
 
     Departures: a memory of another size is projected and normalised first. The layer norm comes before each sub-layer,
-    so that the model trains without a long warm-up (Xiong 2020, https://arxiv.org/abs/2002.04745); ``norm: post`` is
+    for training without a long warm-up (Xiong 2020, https://arxiv.org/abs/2002.04745); ``norm: post`` is
     the paper's form. Learned positions, which the paper found equally good, start as the sinusoidal ones. ``geometry``
     adds a learned map of its box to each region or cell.
 

@@ -171,7 +171,7 @@ class Packing:
     """The rows of a batch of captions: step after step, the K captions of each image that still has words.
 
     Attributes:
-        order: (B,) the images, longest captions first, so that the active images are always the first rows.
+        order: (B,) the images, longest captions first: the active images are always the first rows.
         active: number of active images of each step; it never rises, and all images are active at step 0.
         words: (R,) the input word of each row.
         rows: (M,) the row of each real position, in the order of ``tokens[tokens != PAD]``.

@@ -27,7 +27,7 @@ from captioner.settings import validate
 from captioner.store import CONFIG, COPY, DETECTOR, WEIGHTS, read_whole, shipped
 from captioner.store.weights import read_weights, sized
 
-# Sides of the anchors on each map, relative to the image's, so that they scale with its size. Anchors must be wider
+# Sides of the anchors on each map, relative to the image's: they scale with its size. Anchors must be wider
 # than their distance, or objects in between match none: that holds down to images of some 200 pixels.
 ANCHORS = ((0.04, 0.055, 0.075), (0.1, 0.13, 0.17), (0.22, 0.3, 0.4), (0.53, 0.71, 0.95))
 RATIOS = (0.6, 1.3, 2.6)  # height to width: most images are wider than high, so squashing makes objects slim

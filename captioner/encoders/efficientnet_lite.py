@@ -113,7 +113,7 @@ class Block(nn.Module):
         outputs: channels.
         kernel: side of the depthwise convolution.
         stride: of the depthwise convolution.
-        expansion: factor of the channels; 1 is no expansion.
+        expansion: factor of the channels; 1 for none.
     """
 
     def __init__(self, inputs: int, outputs: int, *, kernel: int, stride: int, expansion: int) -> None:

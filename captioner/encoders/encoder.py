@@ -52,7 +52,7 @@ class EncoderConfig(Settings):
     def identity(self) -> dict[str, Any]:
         """Return the settings that determine the output, as plain values.
 
-        New settings that are unset are left out, so that older stores and models keep the identity of their encoder.
+        Unset new settings are left out: older stores and models keep the identity of their encoder.
         """
         plain = self.model_dump(mode="json")
         for name in type(self).model_fields:

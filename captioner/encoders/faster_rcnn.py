@@ -34,7 +34,7 @@ class DetectorConfig(Settings):
 
 
 class ToFloat32(nn.Module):
-    """Converts the output of a module to at least 32 bits: bfloat16 cannot tell neighbouring pixels of 320 apart."""
+    """Converts the output of a module to at least 32 bits: bfloat16 does not distinguish neighbouring pixels of 320."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()

@@ -72,7 +72,7 @@ class TransformerRefiner(Refiner):
     ``order`` the sinusoidal encoding of its position in the sentence (section 3.5). The pooled vector is the mean.
 
     Departures: features of another size are projected and normalised first. The layer norm comes before each sub-layer,
-    so that the model trains without a long warm-up (Xiong 2020, https://arxiv.org/abs/2002.04745); ``norm: post`` is
+    for training without a long warm-up (Xiong 2020, https://arxiv.org/abs/2002.04745); ``norm: post`` is
     the paper's form. The blocks can have the relative positions and the convolution of later papers
     (:class:`EncoderBlock`); with ``axes: 2`` both need a grid.
     """

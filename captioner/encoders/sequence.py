@@ -59,7 +59,7 @@ class SequenceEncoder(TextEncoder):
 
     A decoder that sees only the pooled vector is seq2seq (Sutskever 2014, https://arxiv.org/abs/1409.3215). Its encoder
     reads the source in reverse and passes on its last state: the backward half of the pooled vector, from which
-    Bahdanau's decoder starts too (appendix A.2.2). So there is no setting to reverse the source.
+    Bahdanau's decoder starts too (appendix A.2.2). A setting to reverse the source would be redundant.
 
     Departures: the forward half is included. Bahdanau uses gated recurrent units. Sutskever's four layers pass hidden
     state and cell to the four layers of the decoder; the decoders here learn one linear map of the pooled vector.

@@ -84,7 +84,7 @@ def recompute_attention(
         model: the one that wrote the captions.
         memory: of B images, before the refiner.
         captions: for each image its captions, as indices of words without ``<bos>`` and ``<eos>``.
-        attention: ``mean`` is what a search returns, of any decoder that attends; ``2.5`` is the fifth head of the
+        attention: ``mean`` is the attention of a search, for any decoder that attends; ``2.5`` is the fifth head of the
             second block; ``heads`` is all of them; ``rollout`` is attention rollout (Abnar and Zuidema 2020,
             https://arxiv.org/abs/2005.00928): the share of each region in a word's vector after all blocks, if the
             output of each attention sub-layer is half its input and half the average under the mean of its heads. The

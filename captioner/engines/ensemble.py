@@ -53,7 +53,7 @@ class Member:
 class Mean:
     """Decoders that write together: the probability of the next word is the mean over them.
 
-    It takes the place of a decoder in the searches, with :class:`Memories` as its memory. Its state holds the tensors
+    It replaces a decoder in the searches, with :class:`Memories` as its memory. Its state holds the tensors
     of all members, with the member's number before their names, which :meth:`State.pick` treats as any others. Its
     logits are the logarithms of the mean probabilities, and its attention is the mean over the members that are shown.
 
@@ -278,10 +278,10 @@ def _numbers(name: str, words: Vocabulary, other_name: str, others: Vocabulary) 
     if words == others:
         return None
     differences = []
-    for knows, these, those in ((name, words, others), (other_name, others, words)):
+    for owner, these, those in ((name, words, others), (other_name, others, words)):
         if lacking := [word for word in these.words if word not in those]:
             more = f" and {len(lacking) - 3:,} more" if len(lacking) > 3 else ""
-            differences.append(f"only {knows} has {', '.join(map(repr, lacking[:3]))}{more}")
+            differences.append(f"only {owner} has {', '.join(map(repr, lacking[:3]))}{more}")
     if differences:
         raise CheckpointError(
             f"{name} and {other_name} cannot be an ensemble, as they do not share a vocabulary: "

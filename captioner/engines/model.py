@@ -69,7 +69,7 @@ class TorchEngine(Engine):
         """Number of parameters of the refiners and decoders."""
 
     def open_features(self, folder: str | Path) -> FeatureStore:
-        """Open a feature store that can take the place of the images.
+        """Open a feature store that can replace the images.
 
         Raises:
             FeatureStoreError: it cannot be read, or was made by another encoder.

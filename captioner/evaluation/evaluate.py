@@ -85,7 +85,7 @@ def evaluate(
     seconds = time.perf_counter() - began
     if not captions:
         raise EvaluationError(
-            f"{data.name}: none of the {len(data.photos)} images could be read; the first error: {errors[0]}"
+            f"{data.name}: none of the {len(data.images)} images could be read; the first error: {errors[0]}"
         )
     if keep:
         keep(captions)
@@ -121,7 +121,7 @@ def score(
     if isinstance(captions, str | Path):
         captions, source = read_results(captions), source or str(captions)
     source, data = source or "captions", _split_of(data, split)
-    known = {_number(photo.image_id): photo.image_id for photo in data.photos if photo.captions}
+    known = {_number(image.image_id): image.image_id for image in data.images if image.captions}
     if not known:
         raise EvaluationError(f"{data.name}: its images have no reference captions; give data that has some")
     by_number = {_number(image): caption for image, caption in captions.items()}
@@ -162,7 +162,7 @@ def generate(
     """
     captions: dict[str, str] = {}
     errors: list[ImageError] = []
-    ids = [photo.image_id for photo in data.photos]
+    ids = [image.image_id for image in data.images]
     if features is not None:
         engine = torch_engine(captioner.engine, "read features")
         for start in range(0, len(ids), batch_size):
@@ -172,7 +172,7 @@ def generate(
             if progress:
                 progress(min(start + batch_size, len(ids)), len(ids))
         return captions, errors
-    results = captioner.stream((photo.path for photo in data.photos), batch_size=batch_size)
+    results = captioner.stream((image.path for image in data.images), batch_size=batch_size)
     for done, (image, result) in enumerate(zip(ids, results, strict=True), start=1):
         if isinstance(result, ImageError):
             errors.append(result)
@@ -199,7 +199,7 @@ def _scored(
 ) -> Evaluation:
     """Score the captions of the images that have references."""
     references = {
-        photo.image_id: photo.captions for photo in data.photos if photo.captions and photo.image_id in captions
+        image.image_id: image.captions for image in data.images if image.captions and image.image_id in captions
     }
     if not references:
         note = f"{data.name}: no image has a reference caption, so nothing is scored."

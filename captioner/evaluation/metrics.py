@@ -2,7 +2,7 @@
 
     Scorer({"12": ["a dog is running", "the dog runs"]})({"12": "a dog runs"}).values["METEOR"]
 
-Tokens and scores equal those of pycocoevalcap's ``COCOEvalCap``. What it and papers call "CIDEr" is CIDEr-D, with
+Tokens and scores equal those of pycocoevalcap's ``COCOEvalCap``. Its "CIDEr", and that of papers, is CIDEr-D, with
 document frequencies counted over the given references. Tokenisation (PTB), METEOR and SPICE are Java programs; see
 :mod:`captioner.evaluation.java`.
 """

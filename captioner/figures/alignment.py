@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from captioner.translation.result import Translation
 
 FORMATS = (*DRAWN, "html", "json")
-END = "■"  # the end of the text read, a place like any other
+END = "■"  # the end of the source, a position like any other
 _LETTERS, _CELL, _LABEL = 30, 54, 460  # pixels: letter height, side of a cell, the widest label
-_COLOUR_MAP = "Blues"  # from white, so that no attention is the ground
+_COLOUR_MAP = "Blues"  # from white: zero attention has the colour of the ground
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def assemble(
     }
     whole = _part("document.html").replace("{{body}}\n", _part(template))
     whole = re.sub(r"\{\{([a-z/]+\.html)\}\}\n", lambda match: _part(match[1]), whole)
-    # In one pass, so that placeholders in inserted text are not replaced.
+    # In one pass: placeholders in inserted text are not replaced.
     return re.sub(r"\{\{([a-z-]+)\}\}", lambda match: parts[match[1]], whole)
 
 

@@ -11,7 +11,7 @@ The script reads JSON:
   - ``text``, ``tokens`` (T words), ``log_probability`` (nats; null if not finite),
   - ``view``: index in ``views`` of its regions or cells; null if it has no attention over the image, and then
     ``weights`` is null and ``peaks`` and ``tops`` are empty,
-  - ``weights``: base64 of T x N little-endian unsigned 16-bit numbers, scaled so that 65535 is the word's weight in
+  - ``weights``: base64 of T x N little-endian unsigned 16-bit numbers, scaled to 65535 for the word's weight in
     ``peaks``,
   - ``peaks`` (T) and ``tops`` (T): each word's largest weight, and the weight drawn in the last colour,
   - ``model``: its model, if captions of several models are shown;

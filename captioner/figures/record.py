@@ -1,6 +1,6 @@
 """The attention of a caption as numbers for other programs.
 
-The record is that of :meth:`Caption.to_dict` with ``attention=True``, plus what is needed to draw it:
+The record is that of :meth:`Caption.to_dict` with ``attention=True``, plus the data for drawing:
 
 - ``format``: 1.
 - ``image``: the image file, if the image came from one; ``caption``, ``tokens`` (T words), ``log_probability`` (nats).

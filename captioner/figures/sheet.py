@@ -122,7 +122,7 @@ class Sheet:
             weight: font weight.
             align: horizontal alignment at ``x``.
             ground: background colour; ``None`` for no background.
-            turned: by a quarter, so that it runs upwards; ``x`` is then its middle, and ``y`` where it begins.
+            turned: by a quarter, running upwards; ``x`` is then its middle, and ``y`` where it begins.
         """
         ground_box = (
             None
@@ -167,7 +167,7 @@ class Sheet:
     def figure(self) -> Figure:
         """Return the sheet as a matplotlib figure, which can also be saved as PDF or SVG."""
         width, height = self.size
-        # Aligned with whole pixels, so that each is drawn unchanged.
+        # Aligned with whole pixels, which draws each unchanged.
         self._axes.imshow(self._pixels, extent=(0, width, height, 0), interpolation="nearest", aspect="auto", zorder=1)
         return self._figure
 
@@ -186,8 +186,8 @@ class Sheet:
         canvas = FigureCanvasAgg(self.figure())
         canvas.draw()
         image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
-        for picture in self._axes.images:
-            picture.set_data(np.zeros((1, 1, 3), dtype=np.uint8))
+        for artist in self._axes.images:
+            artist.set_data(np.zeros((1, 1, 3), dtype=np.uint8))
         self._figure.clear()
         canvas.renderer = None
         return image

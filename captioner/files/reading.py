@@ -39,7 +39,7 @@ def read_text(
         path: a regular file.
         error: the class of errors to raise.
         cure: what to do about a damaged file, for the end of the message.
-        most: largest size in bytes; ``None`` is no limit.
+        most: largest size in bytes; ``None`` sets no limit.
         encoding: of the text.
 
     Raises:

@@ -66,7 +66,7 @@ class Processes:
         return self.count > 1
 
     def yield_to_first(self) -> None:
-        """Wait so that rank 0 reports first: if it has the same error, ``torchrun`` ends this process meanwhile."""
+        """Let rank 0 report first: if it has the same error, ``torchrun`` ends this process meanwhile."""
         if not self.first:
             time.sleep(5)
 

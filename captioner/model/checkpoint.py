@@ -51,8 +51,8 @@ def save_model(
         about: how it was made, stored in the config under ``about``: data, recipe, seed, scores.
         dtype: store weights in this type, ``torch.float16`` or ``torch.int8`` (:mod:`captioner.store.weights`), or in
             their own.
-        half: what the names begin with of weights that ``torch.int8`` leaves in float16. By default it is the
-            encoder's, so that models with one encoder have one also on disk.
+        half: the prefix of weights that ``torch.int8`` leaves in float16. The default is the encoder's: models with
+            one encoder then also have the same one on disk.
 
     Raises:
         CheckpointError: ``folder`` exists and is not a model folder.

@@ -1,4 +1,4 @@
-"""How far an exported captioner is from the model that it was made of."""
+"""The differences between an exported captioner and its model."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from captioner.search.search import search as find
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far the graphs are from the model that they were made of, at most over some photos.
+    """The largest differences between the graphs and their model over some images.
 
     Attributes:
-        photos: how many were compared.
+        photos: number of images compared.
         features: difference of the encoder's features, relative to their norm.
         log_probabilities: difference of the best captions' log-probabilities, in nats.
         attention: difference of their attention weights; ``None`` if the model does not attend.
-        same: how many photos have the same best caption, word for word. Another one counts as agreement only where
-            both are equally probable to the model, within the tolerance.
+        same: number of images with the same best caption, word for word. Another caption agrees only if both are
+            equally probable to the model, within the tolerance.
     """
 
     photos: int
@@ -37,19 +37,19 @@ class Agreement:
     same: int
 
 
-def compare(model: CaptionModel, exported: OnnxEngine, photos: Sequence[ImageSource]) -> Agreement:
-    """Compare an export with its model on photos, with the model's own search, at the model's full precision.
+def compare(model: CaptionModel, exported: OnnxEngine, images: Sequence[ImageSource]) -> Agreement:
+    """Compare an export with its model on images, with the model's own search, at full precision.
 
     Raises:
-        CaptionerError: there are no photos.
-        ImageError: a photo cannot be read.
+        CaptionerError: there are no images.
+        ImageError: an image cannot be read.
     """
-    if not photos:
-        raise CaptionerError("there are no photos to compare the export on; give some")
+    if not images:
+        raise CaptionerError("there are no images to compare the export on; give some")
     transform, search = model.encoder.transform, exported.search
     features, log_probabilities, attention, same = [0.0], [0.0], [0.0], 0
-    for photo in photos:
-        pixels = transform.pixels(load_image(photo, min_size=transform.decode_size))[None]
+    for image in images:
+        pixels = transform.pixels(load_image(image, min_size=transform.decode_size))[None]
         with torch.inference_mode():
             memory = model(torch.from_numpy(pixels))
         ours = exported.encode(pixels)
@@ -63,7 +63,7 @@ def compare(model: CaptionModel, exported: OnnxEngine, photos: Sequence[ImageSou
             same += 1
             attention.append(_apart(found, best))
     return Agreement(
-        photos=len(photos),
+        photos=len(images),
         features=max(features),
         log_probabilities=max(log_probabilities),
         attention=max(attention) if exported.attends else None,

@@ -1,6 +1,6 @@
 """Beam search in numpy, with the results of :mod:`captioner.search.beam`; width 1 is greedy search.
 
-Letters in shapes: B images, W hypotheses per image, T words written so far, N places, V words of the vocabulary.
+Letters in shapes: B images, W hypotheses per image, T words written so far, N cells, V words of the vocabulary.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from captioner.text.vocabulary import BOS, EOS, PAD, UNK
 
 @dataclass(frozen=True)
 class State:
-    """What a decoder keeps between two words; see :class:`captioner.decoders.decoder.State`.
+    """The state of a decoder between two words; see :class:`captioner.decoders.decoder.State`.
 
     Attributes:
         hypotheses: arrays (B, W, ...).
@@ -53,14 +53,14 @@ class Step(NamedTuple):
 
 
 class Stepper(Protocol):
-    """A decoder, whatever runs it."""
+    """The interface of a decoder."""
 
     def step(self, tokens: Array, state: State) -> Step:
         """Read words (B, W) and score the next."""
 
 
 def constrain(log_probabilities: Array, history: Array, config: SearchConfig) -> Array:
-    """Set the words that may not come next to minus infinity, in place, as :mod:`captioner.search.constraints`."""
+    """Set the forbidden next words to minus infinity, in place, as :mod:`captioner.search.constraints` does."""
     ending = log_probabilities[..., EOS].copy()
     log_probabilities[..., [PAD, BOS]] = NEVER
     if config.forbid_unknown:

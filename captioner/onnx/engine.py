@@ -1,6 +1,6 @@
 """Exported captioners on onnxruntime, without torch.
 
-Letters in shapes: B images, W hypotheses per image, N places, D features, S side of the transformed picture in pixels.
+Letters in shapes: B images, W hypotheses per image, N cells, D features, S side of the transformed image in pixels.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from captioner.text.vocabulary import Vocabulary
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-_AT_ONCE = 8  # pictures that are encoded together
+_AT_ONCE = 8  # images encoded together
 INSTALL = "pip install 'captioner[onnx]'"
 
 
@@ -45,7 +45,7 @@ class OnnxEngine(Engine):
     """Runs an exported model.
 
     Args:
-        graphs: what its config tells of the graphs.
+        graphs: the graphs' description in its config.
         vocabulary: its words.
         folder: with the graphs.
 
@@ -92,7 +92,7 @@ class OnnxEngine(Engine):
             )
 
     def encode(self, pixels: Array) -> Array:
-        """Encode pixels (B, 3, S, S) uint8 to features (B, N, D) float32, a few pictures at once, as maps are large."""
+        """Encode pixels (B, 3, S, S) uint8 to features (B, N, D) float32, a few images at once, as maps are large."""
         chunks = (np.ascontiguousarray(pixels[start : start + _AT_ONCE]) for start in range(0, len(pixels), _AT_ONCE))
         return np.concatenate(
             [self._encoder({PIXELS: chunk}, {FEATURES: (len(chunk), self._cells)})[FEATURES] for chunk in chunks]
@@ -158,7 +158,7 @@ class _Graph:
                 )
 
     def __call__(self, inputs: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
-        """Return its outputs by name, of which some must have shapes that begin with the given ones.
+        """Return its outputs by name; ``shapes`` has the first sizes of some of them.
 
         Raises:
             CheckpointError: it cannot be run on these inputs, or gives other shapes.
@@ -189,7 +189,7 @@ def _session(path: Path) -> InferenceSession:
         ) from None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only
-    # Its threads would wait busily, and the threads that load the next pictures want the cores meanwhile.
+    # Spinning threads would take cores from the threads that load the next images.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -1,6 +1,6 @@
-"""Exporting a captioner to ONNX, and checking that the export says what the model says.
+"""Export of a captioner to ONNX, with a comparison of its captions to the model's.
 
-Tensor letters: B images, W hypotheses per image, N places, D features, S side of the transformed picture in pixels.
+Tensor letters: B images, W hypotheses per image, N cells, D features, S side of the transformed image in pixels.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def require_exporter() -> None:
             ) from None
 
 
-def example_photos() -> list[Path]:
-    """Return photos to compare on: those of the checkout, or in an installed copy the one that matplotlib brings."""
+def example_images() -> list[Path]:
+    """Return images to compare on: those of the checkout, or in an installed copy the sample image of matplotlib."""
     folder = Path(str(resources("captioner"))).parent / "assets" / "examples"
     if found := sorted(path for path in folder.glob("*") if path.suffix in (".jpg", ".png")):
         return found
@@ -82,23 +82,23 @@ def export(
     *,
     source: str = "",
     about: Mapping[str, Any] | None = None,
-    photos: Sequence[ImageSource] | None = None,
+    images: Sequence[ImageSource] | None = None,
     calibrate: Sequence[ImageSource] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Agreement:
     """Write a captioner's graphs to a folder that ``Captioner.from_pretrained`` reads, completely or not at all.
 
-    The graphs are compared with the model before the folder appears. Those in eight bits say nearly the same as the
-    model, so :class:`Agreement` tells what became of the photos, and ``captioner evaluate`` what became of the scores.
+    The graphs are compared with the model before the folder appears. In eight bits they only approximate the model:
+    :class:`Agreement` counts the captions that changed, and ``captioner evaluate`` measures the loss in the scores.
 
     Args:
         model: one whose encoder is a grid; it is left as it is.
         folder: its path; an exported captioner that is there is replaced.
         source: the model's name, for the card.
-        about: what the model's own config says of how it was made.
-        photos: to compare on; by default :func:`example_photos`.
-        calibrate: photos of the model's training, some hundred, to export it in eight bits; see
-            :mod:`captioner.onnx.quantise`. ``None`` is float32.
+        about: the model's training, from ``about`` in its config.
+        images: images to compare on; by default :func:`example_images`.
+        calibrate: some hundred training images, for an export in eight bits; see
+            :mod:`captioner.onnx.quantise`. ``None`` exports float32.
         progress: called with (done, total).
 
     Raises:
@@ -106,7 +106,7 @@ def export(
             2 GB, or the graphs differ from the model by more than :data:`TOLERANCE`, in eight bits by more than
             :data:`TOLERANCE_INT8`.
         CheckpointError: ``folder`` exists and is not an exported captioner.
-        ImageError: a photo cannot be read.
+        ImageError: an image cannot be read.
     """
     require_exporter()
     if not isinstance(model.encoder, GridEncoder):
@@ -136,13 +136,13 @@ def export(
         if progress:
             progress(3, 4)
         model.vocabulary.save(temporary / store.VOCABULARY)
-        agreement = graphs.checked(temporary, config, example_photos() if photos is None else photos)
+        agreement = graphs.checked(temporary, config, example_images() if images is None else images)
         worst = max(agreement.features, agreement.log_probabilities, agreement.attention or 0.0)
         _refuse(agreement, source, worst, TOLERANCE)
         if calibrate is not None:
             with interruptible(), _quiet():
                 quantise(temporary, graphs.transform, calibrate)
-            agreement = graphs.checked(temporary, config, example_photos() if photos is None else photos, int8=True)
+            agreement = graphs.checked(temporary, config, example_images() if images is None else images, int8=True)
             _refuse(agreement, source, agreement.features, TOLERANCE_INT8)
         config["agreement"] = asdict(agreement)
         store.write_card(temporary, store.ONNX, config, folder)
@@ -157,14 +157,14 @@ def _refuse(agreement: Agreement, source: str, worst: float, tolerance: float) -
     """
     if not worst <= tolerance:  # NaN is refused too
         raise CaptionerError(
-            f"{source or 'this model'}: its export differs from it on {agreement.photos} photos: features by "
+            f"{source or 'this model'}: its export differs from it on {agreement.photos} images: features by "
             f"{agreement.features:.1e} of their norm, log-probabilities by {agreement.log_probabilities:.1e}, of which "
             f"{tolerance:g} is allowed. Nothing was written; try another version of torch, onnxscript or onnxruntime"
         )
 
 
 class _Graphs:
-    """The three graphs of a model, traced on two pictures of noise."""
+    """The three graphs of a model, traced on two images of noise."""
 
     def __init__(self, model: CaptionModel) -> None:
         self.model, self.transform = model, model.encoder.transform
@@ -176,7 +176,7 @@ class _Graphs:
             self.features = model.encoder(self.pixels).vectors
             start = _Start(model, self.grid)
             state = start.state(self.features)
-            # What a cache has of the words so far grows from step to step: those sizes are free.
+            # The caches of words grow from step to step, so those sizes are free.
             self.tokens = torch.full((2, 3), 4)
             before = model.decoder.step(self.tokens, state.pick(torch.zeros(2, 3, dtype=torch.long))).state
             step = model.decoder.step(self.tokens, before)
@@ -194,7 +194,7 @@ class _Graphs:
         }
 
     def checked(
-        self, folder: Path, config: dict[str, Any], photos: Sequence[ImageSource], *, int8: bool = False
+        self, folder: Path, config: dict[str, Any], images: Sequence[ImageSource], *, int8: bool = False
     ) -> Agreement:
         """Describe the graphs that were written to a folder in its config, and compare them with the model."""
         described = Graphs(
@@ -210,7 +210,7 @@ class _Graphs:
         )
         config["graphs"] = described.model_dump(mode="json")
         store.write_config(folder, store.ONNX, config)
-        return compare(self.model, OnnxEngine.load(folder), photos)
+        return compare(self.model, OnnxEngine.load(folder), images)
 
     def encoder(self, folder: Path) -> None:
         """Write the graph from pixels (B, 3, S, S) uint8 to features (B, N, D)."""

@@ -1,4 +1,4 @@
-"""The folder of an exported captioner: what its config tells of the graphs."""
+"""The folder of an exported captioner: the graphs and their description in the config."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ STATE, NEXT = "state.", "next."  # begin the names of the state's arrays, and in
 
 
 class Graphs(Settings):
-    """What the graphs need to be run; the config's field ``graphs``."""
+    """The description of the graphs; the config's field ``graphs``."""
 
-    transform: Transform = Field(description="from a picture to the encoder's pixels")
-    grid: tuple[PositiveInt, PositiveInt] = Field(description="rows and columns of the places")
+    transform: Transform = Field(description="from an image to the encoder's pixels")
+    grid: tuple[PositiveInt, PositiveInt] = Field(description="rows and columns of the cells")
     search: SearchConfig = Field(description="the model's own settings of the search")
     most_words: int | None = Field(description="most words that the decoder has positions for, if there is a limit")
     attends: bool = Field(description="whether the step returns attention")

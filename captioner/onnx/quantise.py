@@ -1,7 +1,7 @@
 """Exported graphs in eight bits, by onnxruntime's quantisation (Jacob 2018, https://arxiv.org/abs/1712.05877).
 
 The encoder's convolutions compute with 8-bit weights, one factor per channel, and with 8-bit maps, whose ranges are
-those of some photos; the decoder's products compute with 8-bit weights and with inputs that are rounded as they come.
+those of some images; the decoder's products compute with 8-bit weights and with inputs that are rounded as they come.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from captioner.data.transform import Transform
 from captioner.onnx.folder import ENCODER, PIXELS, START, STEP
 
 
-def quantise(folder: Path, transform: Transform, photos: Sequence[ImageSource]) -> None:
+def quantise(folder: Path, transform: Transform, images: Sequence[ImageSource]) -> None:
     """Replace the three graphs of a folder by ones in eight bits.
 
     Args:
         folder: the folder with the graphs.
-        transform: from a picture to the encoder's pixels.
-        photos: what the maps' ranges are measured on; those that the model was trained on.
+        transform: from an image to the encoder's pixels.
+        images: training images, for the ranges of the maps.
 
     Raises:
-        ImageError: a photo cannot be read.
+        ImageError: an image cannot be read.
     """
     from onnxruntime import quantization as q
 
-    class Photos(q.CalibrationDataReader):  # type: ignore[misc]
+    class Images(q.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.inputs = _inputs(transform, photos)
+            self.inputs = _inputs(transform, images)
 
         def get_next(self) -> dict[str, Any] | None:
             return next(self.inputs, None)
@@ -43,7 +43,7 @@ def quantise(folder: Path, transform: Transform, photos: Sequence[ImageSource]) 
             q.quantize_static(
                 prepared,
                 path,
-                Photos(),
+                Images(),
                 op_types_to_quantize=["Conv", "Add", "Clip"],
                 per_channel=True,
                 activation_type=q.QuantType.QUInt8,
@@ -60,9 +60,9 @@ def quantise(folder: Path, transform: Transform, photos: Sequence[ImageSource]) 
         prepared.unlink()
 
 
-def _inputs(transform: Transform, photos: Sequence[ImageSource]) -> Iterator[dict[str, Any]]:
-    """Yield the encoder's input for each photo."""
-    for batch in ImageLoader(photos, transform, batch_size=1):
+def _inputs(transform: Transform, images: Sequence[ImageSource]) -> Iterator[dict[str, Any]]:
+    """Yield the encoder's input for each image."""
+    for batch in ImageLoader(images, transform, batch_size=1):
         for _, error in batch.errors:
             raise error
         yield {PIXELS: batch.array}

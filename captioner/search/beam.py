@@ -18,8 +18,8 @@ def beam(decoder: Stepper, memory: Encoded, config: SearchConfig) -> list[list[H
 
     As in the code of Show, Attend and Tell, the beam of an image narrows by one whenever one of its hypotheses ends,
     and the search of an image is over when all have ended or ``max_words`` is reached; width 1 is greedy search. Ended
-    hypotheses are ranked by their normalised score; unfinished ones follow all ended ones, so that there is always
-    something to return. Images whose search is over take no part in later steps, and an image's result does not depend
+    hypotheses are ranked by their normalised score; unfinished ones follow all ended ones, which
+    guarantees a result. Images whose search is over take no part in later steps, and an image's result does not depend
     on the other images of the batch.
 
     Two things spare work and change no result. A step takes as many hypotheses as the image with most has left. And a

@@ -1,6 +1,6 @@
-"""The end of every beam search: which of its hypotheses are the best, and what they say.
+"""The end of every beam search: the best hypotheses and their words.
 
-Letters in shapes: T steps, B images, W hypotheses per image, N places.
+Letters in shapes: T steps, B images, W hypotheses per image, N regions or cells.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from captioner.search.config import NEVER, Hypothesis, SearchConfig
 
 
 def top(scores: Array, count: int) -> tuple[Array, Array]:
-    """Return the highest scores of each row, highest first, and their places; minus infinity fills up a short row."""
+    """Return the highest scores of each row, highest first, and their positions; minus infinity pads a short row."""
     if scores.shape[1] < count:
         scores = np.pad(scores, ((0, 0), (0, count - scores.shape[1])), constant_values=NEVER)
-    places = np.argpartition(-scores, count - 1, axis=1)[:, :count]
-    values = np.take_along_axis(scores, places, axis=1)
+    positions = np.argpartition(-scores, count - 1, axis=1)[:, :count]
+    values = np.take_along_axis(scores, positions, axis=1)
     order = np.argsort(-values, axis=1, kind="stable")
-    values, places = (np.take_along_axis(x, order, axis=1) for x in (values, places))
-    return values, np.where(values > NEVER, places, 0)
+    values, positions = (np.take_along_axis(x, order, axis=1) for x in (values, positions))
+    return values, np.where(values > NEVER, positions, 0)
 
 
 def collect(
@@ -32,7 +32,7 @@ def collect(
         parents: (T, B, W) the hypothesis of the step before that it continued.
         totals: (T, B, W) float32, its log-probability; minus infinity where there is none.
         ended: (T, B, W) whether it ended in this step.
-        attention: (T, B, W, N) float32 the places' weights of the hypotheses before each step; ``None`` if the decoder
+        attention: (T, B, W, N) float32 attention weights of the hypotheses before each step; ``None`` if the decoder
             does not attend.
         config: the search's settings.
     """

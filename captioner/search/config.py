@@ -1,6 +1,6 @@
-"""Common to all searches, whatever runs the decoder: settings and results. Nothing here needs torch.
+"""Settings and results of all searches, without torch.
 
-Letters in shapes: T words, N places.
+Letters in shapes: T words, N regions or cells.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Hypothesis:
         words: the words' indices, without ``<bos>`` and ``<eos>``.
         log_probability: the sum over its words and ``<eos>``, in nats.
         score: the value by which it was ranked.
-        attention: (T, N) float32, the weights of the places for each word; ``None`` if the decoder does not attend.
+        attention: (T, N) float32, each word's weights of the regions or cells; ``None`` if the decoder does not attend.
         finished: whether it ended with ``<eos>`` and not at ``max_words``.
     """
 

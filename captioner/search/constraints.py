@@ -1,4 +1,4 @@
-"""Common to the searches: what they need of a decoder, and which words may not come next.
+"""Common to the searches: the interface of a decoder, and the words that may not come next.
 
 Tensor letters: B images, W hypotheses per image, T words written so far, V words of the vocabulary.
 """
@@ -15,7 +15,7 @@ from captioner.text.vocabulary import BOS, EOS, PAD, UNK
 
 
 class Stepper(Protocol):
-    """What a search needs of a :class:`Decoder`, or of several that write together."""
+    """The interface of a :class:`Decoder`, or of several that write together, for a search."""
 
     def start(self, memory: Any) -> State:
         """Prepare one hypothesis per image; see :meth:`Decoder.start`."""

@@ -1,6 +1,6 @@
-"""Model cards: what the hub shows of a model, written from its config and from nothing else.
+"""Model cards, the pages of models on the hub, written from the config alone.
 
-The first lines are metadata that the hub reads: what the model is for, what it was trained on, and its scores
+The first lines are metadata for the hub: the task, the training data and the scores
 (``model-index``). A score is on a card only if it is in the config's ``about``; an export has none, as they were
 measured on the model that it was made from.
 """
@@ -164,8 +164,8 @@ def default(config: Mapping[str, Any], name: str) -> str:
         f"## Recipe\n\n{_recipe(about)}",
         "## Data and terms\n\n"
         + textwrap.fill(
-            "This card was written by captioner from `config.json`. It does not know the terms of the training data or "
-            "under which terms the weights are given: whoever publishes the model should say so here.",
+            "Captioner wrote this card from `config.json`, which lacks the licences of the training data and of the "
+            "weights. State both here before you publish the model.",
             _WIDTH,
         ),
         f"## Limits\n\n{textwrap.fill(_LIMITS[kind], _WIDTH)}",
@@ -174,16 +174,14 @@ def default(config: Mapping[str, Any], name: str) -> str:
 
 
 _CAPTION_LIMITS = (
-    "It knows what its training photos show, and describes other subjects as the nearest thing it knows, often wrongly "
-    "and without a sign of doubt. It repeats the biases of its captions. Do not use it where a wrong description does "
-    "harm."
+    "It describes subjects outside its training images as the nearest ones in them, often wrongly and without a sign "
+    "of doubt. It repeats the biases of its captions. Do not use it where a wrong description does harm."
 )
 _LIMITS = {
     CAPTIONER: _CAPTION_LIMITS,
     ONNX: _CAPTION_LIMITS,
-    TRANSLATOR: "It knows the language of its training sentences, and translates other texts into the nearest ones it "
-    "knows, without a sign of doubt.",
-    DETECTOR: "It knows the classes of its training photos, and finds other things seldom and under a wrong name.",
+    TRANSLATOR: "It translates texts unlike its training sentences into the nearest of those, without a sign of doubt.",
+    DETECTOR: "It detects the classes of its training images; it finds other objects seldom and under a wrong name.",
 }
 
 
@@ -200,7 +198,7 @@ def name_of(folder: str | Path) -> str:
 
 
 def _summary(config: Mapping[str, Any]) -> str:
-    """Say in a paragraph what a model is and what it was trained on."""
+    """Describe a model and its training data in a paragraph."""
     about, kind, model = config.get("about", {}), kind_of(config), config["model"]
     if kind == DETECTOR:
         what = f"A Faster R-CNN on {model.get('backbone')} for captioner's region encoder"
@@ -221,22 +219,22 @@ def _summary(config: Mapping[str, Any]) -> str:
         "",
     )
     data = about.get("data")
-    trained = f"It was trained on {data}{size}." if data else "What it was trained on is not recorded."
+    trained = f"It was trained on {data}{size}." if data else "Its training data is not recorded."
     return f"{what}, made with captioner {config['captioner']}. {trained}"
 
 
 def _exported(config: Mapping[str, Any]) -> list[str]:
-    """Say from what a captioner was exported, and how far it is from that."""
+    """Describe the source of an exported captioner and the differences from it."""
     source, agreement = config.get("source"), config["agreement"]
     bits = " in eight bits" if config["graphs"]["int8"] else ""
     text = (
         f"It was exported to ONNX{bits} from {f'the captioner `{source}`' if source else 'a captioner'}, is run by "
         "onnxruntime and needs no torch. `encoder.onnx` makes features of pixels, `start.onnx` a decoder's state of "
-        "them, and `step.onnx` reads a word and scores the next. `config.json` has their inputs and outputs, how a "
-        "picture becomes pixels, and how the model was made. What it was trained on is the model's own."
+        "them, and `step.onnx` reads a word and scores the next. `config.json` has their inputs and outputs, the "
+        "transform of images, and the model's training. The training data is the model's."
     )
     compared = (
-        f"Compared with the model on {agreement['photos']} photos, with its own search: {agreement['same']} captions "
+        f"Compared with the model on {agreement['photos']} images, with its own search: {agreement['same']} captions "
         f"are the same. At most, features differ by {agreement['features']:.0e} of their norm and log-probabilities by "
         f"{agreement['log_probabilities']:.0e}. The scores of the model were measured before the export and are not "
         "repeated here."
@@ -245,14 +243,14 @@ def _exported(config: Mapping[str, Any]) -> list[str]:
 
 
 def _scores(config: Mapping[str, Any]) -> str:
-    """Write a table of the scores that are known, or say that there are none."""
+    """Write a table of the recorded scores, or a sentence if there are none."""
     search, own = own_scores(config)
     if not own:
         return "It has not been scored."
     metrics = list(own)
     if kind_of(config) == DETECTOR:
         row = [f"{100 * value:.1f}" for value in own.values()]
-        return f"On its validation photos, in percent:\n\n{markdown_table(metrics, [row], text_columns=0)}"
+        return f"On its validation images, in percent:\n\n{markdown_table(metrics, [row], text_columns=0)}"
     scores = config["about"].get("scores") or {}
     table = scores if search in scores else {search: own}
     rows = [(searched, *(f"{100 * values[metric]:.1f}" for metric in metrics)) for searched, values in table.items()]
@@ -265,13 +263,13 @@ def _scores(config: Mapping[str, Any]) -> str:
 
 
 def _recipe(about: Mapping[str, Any]) -> str:
-    """List the stages of a training, if they are known."""
+    """List the recorded stages of the training."""
     lines = stage_lines([stage for stage in stages_of(about) if {"recipe", "epoch", "minutes"} <= stage.keys()])
     return "\n".join([*lines, "", "All settings are in `config.json` under `about`."]) if lines else "Not recorded."
 
 
 def stages_of(about: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return what is known of each stage of a model's training, the first one first.
+    """Return the records of the stages of a model's training, the first one first.
 
     Stages whose weights were averaged follow each other, the one that ``about`` is of the last of them.
     """
@@ -279,7 +277,7 @@ def stages_of(about: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def stage_lines(stages: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Say of each stage of a training what it did, how long, and how well."""
+    """Describe each stage of a training run: recipe, time and score."""
     lines: list[str] = []
     for stage in stages:
         recipe = stage["recipe"]

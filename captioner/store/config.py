@@ -135,7 +135,7 @@ def read_whole(folder: Path, kind: str = CAPTIONER) -> dict[str, Any]:
     """
     config = read_config(folder, kind)
     if kind not in PARTS:
-        raise CheckpointError(f"{folder}: is a {kind}, which this program does not know; upgrade captioner")
+        raise CheckpointError(f"{folder}: is a {kind}, which is unknown to this version; upgrade captioner")
     for part in PARTS[kind]:
         path, listed = folder / part, config.get(FILES, {}).get(part)
         if not path.is_file():

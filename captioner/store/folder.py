@@ -21,7 +21,7 @@ def write_card(folder: Path, kind: str, config: Mapping[str, Any], name: str | P
 
 @contextmanager
 def replace(folder: str | Path, kind: str, config: Mapping[str, Any]) -> Iterator[Path]:
-    """Yield an empty folder to fill; at the end it gets its config and takes its place, completely or not at all.
+    """Yield an empty folder to fill; at the end it gets its config and becomes ``folder``, completely or not at all.
 
     An existing folder of a model of this kind is replaced. On an exception everything stays as it was.
 

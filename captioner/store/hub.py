@@ -1,7 +1,7 @@
 """Models on the Hugging Face hub: one file fetched into its cache, and a whole model published in one commit.
 
 A model there is named ``user/model``, or ``user/model@revision`` with a branch, a tag or a commit, as in the hub's own
-addresses. What the files mean is the business of :mod:`captioner.store.publish`; nothing here needs torch.
+addresses. :mod:`captioner.store.publish` interprets the files; this module does not need torch.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def fetch(name: str, file: str, *, commit: str | None = None) -> Path | None:
 
     where = {"repo_id": repository, "filename": file, "revision": commit or revision or None}
     try:
-        if commit is None:  # asked once, since a download that cannot begin is tried again for half a minute
+        if commit is None:  # one request, since a download that cannot begin is tried again for half a minute
             hub.get_hf_file_metadata(hub.hf_hub_url(**where), **_introduction())
         return Path(hub.hf_hub_download(**where, **_introduction()))
     except Exception as error:  # the hub's and the network's own families
@@ -69,7 +69,7 @@ def publish(
     known: Collection[str] = (),
     ours: Callable[[], bool] = lambda: False,
 ) -> str:
-    """Upload a model in one commit, so that nobody ever sees a part of it, and return its address.
+    """Upload a model in one commit, never visible in part, and return its address.
 
     Args:
         name: ``user/model``; the repository is made if there is none.
@@ -122,7 +122,7 @@ def _library(name: str) -> Any:
 
 
 def _introduction() -> dict[str, str]:
-    """Say to the hub who asks."""
+    """Return the name and version to send to the hub."""
     return {"library_name": "captioner", "library_version": captioner.__version__}
 
 
@@ -179,5 +179,5 @@ def _reason(error: BaseException, name: str, *, writing: bool = False) -> str:
 
 
 def _told(error: BaseException) -> str:
-    """Return what the hub said of an error, on one line."""
+    """Return the hub's message of an error, on one line."""
     return " ".join((getattr(error, "server_message", None) or str(error)).split()) or first_line(error)

@@ -118,7 +118,7 @@ def locate_captioners(name_or_path: str | Path | None = None) -> list[Path]:
     """Find the folder of a captioner, or those of an ensemble's members.
 
     Args:
-        name_or_path: a name that :func:`locate` knows, or several that are joined by ``+``; ``None`` is the default.
+        name_or_path: a name for :func:`locate`, or several joined by ``+``; ``None`` is the default.
 
     Raises:
         CheckpointError: there is no such captioner, or the ensemble has one twice or an exported one.
@@ -166,10 +166,10 @@ def translator_into(language: str, source: str = "en") -> str:
 
 
 def _from_hub(name: str) -> Path:
-    """Download what a model of its kind needs, and nothing else, and return its folder in the hub's cache.
+    """Download only the parts of a model of its kind, and return its folder in the hub's cache.
 
     Raises:
-        CheckpointError: it is no model of this program, lacks a part, or cannot be had.
+        CheckpointError: it is not a model of this program, lacks a part, or cannot be downloaded.
     """
     config = hub.fetch(name, CONFIG)
     if config is None or not is_ours(config):

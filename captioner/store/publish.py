@@ -15,8 +15,8 @@ from captioner.store.config import CARD, CONFIG, PARTS, is_ours, kind_of, read_w
 def push(folder: Path, name: str, *, private: bool = False, card: str = "") -> str:
     """Upload a model folder of any kind to the hub, in one commit, and return its address.
 
-    Its config, its parts and its card are uploaded and no other file. What a model of this program that is there has
-    and this one lacks is deleted.
+    Uploads its config, its parts and its card, and no other file. Files of an earlier model of this program that this
+    one lacks are deleted.
 
     Args:
         folder: of the model.

@@ -3,7 +3,7 @@
 In eight bits, a matrix (or a convolution's filters) is stored as integers from -127 to 127 with one float32 factor a
 row, under the name ``NAME.row_scale``: each number is rounded to the nearest of 255 between minus and plus the largest
 of its row (Jacob 2018, https://arxiv.org/abs/1712.05877; symmetric, and one factor per output channel). Vectors are
-stored as float16. :func:`read_weights` returns float32, so that only the file is smaller.
+stored as float16. :func:`read_weights` returns float32: only the file is smaller.
 """
 
 from __future__ import annotations
@@ -77,9 +77,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         scale = tensors.get(name + _SCALE)
         if scale is not None:
             if tensor.dtype != torch.int8 or tensor.dim() < 2 or scale.dtype != torch.float32:
-                raise CheckpointError(f"{path}: {name} is no matrix in eight bits with float32 factors; copy it again")
+                raise CheckpointError(
+                    f"{path}: {name} is not a matrix in eight bits with float32 factors; copy it again"
+                )
             if scale.shape != tensor.shape[:1]:
-                raise CheckpointError(f"{path}: {name} has not one factor for each of its rows; copy it again")
+                raise CheckpointError(f"{path}: {name} does not have one factor for each row; copy it again")
             tensor = dequantised(tensor, scale)
         if not _finite(tensor):
             raise CheckpointError(
@@ -108,7 +110,7 @@ def sized(weights: Mapping[str, Tensor] | None, where: Path) -> Iterator[None]:
     memory. A parameter is counted before it is filled, so until then nothing of it takes memory.
 
     Args:
-        weights: all tensors of the file; ``None`` is no limit.
+        weights: all tensors of the file; ``None`` sets no limit.
         where: the config, for the error.
 
     Raises:

@@ -49,7 +49,7 @@ def _treebank() -> Any:
 
 
 def spaced(text: str) -> str:
-    """Put spaces around each letter of scripts without spaces between words, and in place of their punctuation.
+    """Put spaces around each letter of scripts without spaces between words, and replace their punctuation by spaces.
 
     A letter includes its vowel signs and tone marks. Chinese captions are scored in such units, too.
     """

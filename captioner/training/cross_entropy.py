@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from captioner.data.batches import Captions
-from captioner.data.dataset import Photo
+from captioner.data.dataset import CaptionedImage
 from captioner.decoders.decoder import Decoder, DecoderOutput
 from captioner.encoders import Refiner
 from captioner.memory import Memory
@@ -91,7 +91,7 @@ class CrossEntropy(Objective):
         self.register_buffer("begun", torch.tensor(False))
 
     @classmethod
-    def build(cls, config: Settings, photos: Sequence[Photo], vocabulary: Vocabulary) -> CrossEntropy:
+    def build(cls, config: Settings, images: Sequence[CaptionedImage], vocabulary: Vocabulary) -> CrossEntropy:
         assert isinstance(config, CrossEntropyConfig)
         return cls(config)
 

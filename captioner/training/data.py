@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from captioner.data.annotations import CaptionData, merge, read_captions
-from captioner.data.dataset import UNDIVIDED, Photo, split_name
+from captioner.data.dataset import UNDIVIDED, CaptionedImage, split_name
 from captioner.data.find import find_images
 from captioner.errors import AnnotationError
 from captioner.features import FeatureStore
@@ -40,13 +40,13 @@ def read_data(config: TrainConfig, warn: Callable[[str], object]) -> tuple[Capti
     if others:
         train = merge(train, *(_of_train(other, "train", restval=True) for other in others))
     if settings.teacher.unlabelled:
-        known = (image for read in (data, *others) for image in read.photos)
+        known = (image for read in (data, *others) for image in read.images)
         train = _with_unlabelled(train, known, settings.teacher.unlabelled, warn)
     return train, dev
 
 
 def _with_unlabelled(
-    train: CaptionData, known: Iterable[Photo], folders: Sequence[Path], warn: Callable[[str], object]
+    train: CaptionData, known: Iterable[CaptionedImage], folders: Sequence[Path], warn: Callable[[str], object]
 ) -> CaptionData:
     """Add the images in folders and their subfolders, except those that are in the data in any split.
 
@@ -54,7 +54,7 @@ def _with_unlabelled(
         AnnotationError: there is no such folder, or it has no new images.
     """
     taken = {os.path.realpath(image.path) for image in known}
-    photos = []
+    images = []
     for folder in folders:
         if not folder.is_dir():
             raise AnnotationError(f"data.teacher.unlabelled: {folder}: there is no such folder; give one with images")
@@ -66,9 +66,9 @@ def _with_unlabelled(
         if len(new) < len(found):
             warn(f"{folder}: {len(found) - len(new):,} of its {len(found):,} images are in the data and left out")
         taken.update(new)
-        photos += [Photo(path, Path(path), "train", ()) for path in new]
+        images += [CaptionedImage(path, Path(path), "train", ()) for path in new]
     name = "+".join(dict.fromkeys([train.name, *(folder.resolve().name for folder in folders)]))
-    return replace(train, name=name, photos=(*train.photos, *photos))
+    return replace(train, name=name, images=(*train.images, *images))
 
 
 def _of_train(data: CaptionData, split: str, *, restval: bool) -> CaptionData:
@@ -83,7 +83,7 @@ def _splits(data: CaptionData, settings: DataConfig, warn: Callable[[str], objec
     train = _of_train(data, settings.train, restval=settings.restval)
     there = set(data.splits)
     dev = data.split(settings.dev) if split_name(settings.dev) != "dev" or {"dev", "val"} & there else None
-    used = {image.split for part in (train, dev) if part is not None for image in part.photos}
+    used = {image.split for part in (train, dev) if part is not None for image in part.images}
     for split, count in data.splits.items():
         if split not in used | {"test"}:
             where = "without a split" if split == UNDIVIDED else f"in the split {split!r}"
@@ -92,10 +92,10 @@ def _splits(data: CaptionData, settings: DataConfig, warn: Callable[[str], objec
             )
     if dev is not None:
         return train, dev
-    if len(train.photos) < 2:
+    if len(train.images) < 2:
         raise AnnotationError(f"{data.name}: one image cannot both be trained on and select the best epoch; add images")
     # Sorted by the hash of their names: an added image moves no other to another split.
-    mixed = sorted(train.photos, key=lambda image: hashlib.sha256(image.image_id.encode()).digest())
+    mixed = sorted(train.images, key=lambda image: hashlib.sha256(image.image_id.encode()).digest())
     few = max(1, round(settings.dev_share * len(mixed)))
     warn(
         f"{data.name}: has no split {settings.dev!r}, so {few} of its {len(mixed)} images select the best epoch"
@@ -103,9 +103,9 @@ def _splits(data: CaptionData, settings: DataConfig, warn: Callable[[str], objec
     )
     chosen = {image.image_id for image in mixed[:few]}
     kept, held = (
-        tuple(image for image in train.photos if (image.image_id in chosen) is wanted) for wanted in (False, True)
+        tuple(image for image in train.images if (image.image_id in chosen) is wanted) for wanted in (False, True)
     )
-    return replace(train, photos=kept), replace(train, photos=held)
+    return replace(train, images=kept), replace(train, images=held)
 
 
 ENOUGH_KNOWN = 0.5
@@ -165,7 +165,7 @@ def check_coverage(
     """
     settings, coverage = config.data, None
     for data, name in ((dev, "dev"), (train, "training")):
-        captions = [caption for image in spread(data.photos, 5000) for caption in image.captions]
+        captions = [caption for image in spread(data.images, 5000) for caption in image.captions]
         if not captions:
             continue
         coverage = Coverage.of(captions, vocabulary, max_words=settings.max_words)
@@ -222,12 +222,12 @@ def with_features(
     Raises:
         AnnotationError: no image has features.
     """
-    photos = tuple(image for image in data.photos if image.image_id in store)
-    if len(photos) < len(data.photos):
-        warn(f"{data.name}: {len(data.photos) - len(photos)} images have no features and are left out")
-    if not photos:
+    images = tuple(image for image in data.images if image.image_id in store)
+    if len(images) < len(data.images):
+        warn(f"{data.name}: {len(data.images) - len(images)} images have no features and are left out")
+    if not images:
         why = f"is in the feature store {given}" if given else "can be read"
         cure = "make it from these data" if given else "give the folder of the images, as data.images"
-        first = data.photos[0].path
-        raise AnnotationError(f"{data.name}: none of {len(data.photos):,} images, such as {first}, {why}; {cure}")
-    return CaptionData(data.name, data.format, photos)
+        first = data.images[0].path
+        raise AnnotationError(f"{data.name}: none of {len(data.images):,} images, such as {first}, {why}; {cure}")
+    return CaptionData(data.name, data.format, images)

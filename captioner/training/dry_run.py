@@ -42,11 +42,11 @@ class _DryRun(CaptionerRun):
     def _selected(self) -> tuple[CaptionData, CaptionData]:
         self.all = train, dev = super()._selected()
         few = max(16, self.config.batch_size)
-        return replace(train, photos=spread(train.photos, few)), replace(dev, photos=spread(dev.photos, few))
+        return replace(train, images=spread(train.images, few)), replace(dev, images=spread(dev.images, few))
 
     def _open_store(self) -> FeatureStore | None:
         train, dev = self.all
-        self.needed = needed_space(self.whole, self.model, len(train.photos) + len(dev.photos))
+        self.needed = needed_space(self.whole, self.model, len(train.images) + len(dev.images))
         began = time.perf_counter()
         store = super()._open_store()
         if store is not None:
@@ -57,7 +57,7 @@ class _DryRun(CaptionerRun):
         """Time steps, with and without tuning the encoder, and captions."""
         train, dev = self.all
         config = self.config
-        steps = -(-len(train.photos) // config.batch_size)
+        steps = -(-len(train.images) // config.batch_size)
         later = config.fine_tune.from_epoch
         phases = [(0, config.epochs)] if later is None or later == 1 else [(0, later - 1), (later - 1, config.epochs)]
         training = 0.0
@@ -66,14 +66,14 @@ class _DryRun(CaptionerRun):
                 self.begin_epoch(first)
                 training += steps * (min(end, config.epochs) - first) * self.time_a_step(first)
         began = time.perf_counter()
-        captioned = self.caption(self.dev.photos)
+        captioned = self.caption(self.dev.images)
         seconds = (time.perf_counter() - began) / max(1, len(captioned))
         evaluations = config.epochs // config.evaluation.every * len(blends_of(config, dev)) + self.pretrained
         return Forecast(
             data={
-                "training images": len(train.photos),
+                "training images": len(train.images),
                 **self._captions(),
-                "dev images": len(dev.photos),
+                "dev images": len(dev.images),
                 "words": len(self.model.vocabulary),
                 **({"new words": len(self.new_words())} if config.new_words else {}),
             },
@@ -90,9 +90,9 @@ class _DryRun(CaptionerRun):
             known_words=None if self.coverage is None else self.coverage.known,
             seconds={
                 **self._teacher_seconds(),
-                "encoding": 0.0 if self.needed.exists else self.encoding * (len(train.photos) + len(dev.photos)),
+                "encoding": 0.0 if self.needed.exists else self.encoding * (len(train.images) + len(dev.images)),
                 "training": training,
-                "evaluation": seconds * len(dev.photos) * evaluations,
+                "evaluation": seconds * len(dev.images) * evaluations,
             },
         )
 
@@ -102,7 +102,7 @@ class _DryRun(CaptionerRun):
         if teacher.model is None:
             return {"training captions": count_captions(train)}
         kept = {"captions by people": count_captions(train)} if teacher.human_captions else {}
-        return {**kept, "captions by the teacher": len(train.photos) * teacher.captions}
+        return {**kept, "captions by the teacher": len(train.images) * teacher.captions}
 
     def _teacher_seconds(self) -> dict[str, float]:
         """Return the time that a teacher needs; 0 if the run's folder already has its captions."""
@@ -110,6 +110,6 @@ class _DryRun(CaptionerRun):
             return {}
         assert self.teacher is not None
         there = Teacher(self.config.data.teacher, self.whole.output, device=self.device, events=self.events).read(
-            self.all[0].photos
+            self.all[0].images
         )
-        return {"teacher": 0.0 if there else self.teacher.seconds * len(self.all[0].photos)}
+        return {"teacher": 0.0 if there else self.teacher.seconds * len(self.all[0].images)}

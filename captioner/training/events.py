@@ -20,7 +20,7 @@ class Events:
     Attributes:
         progress: called with (title of the phase, done, total, details such as the loss).
         note: called with information, for example the scores of an epoch.
-        warn: called with what limits the result, for example an image that is left out.
+        warn: called with a problem that limits the result, for example an image that is left out.
     """
 
     progress: Callable[[str, int, int, str], object] = _ignore

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from captioner.captioner import Captioner
 from captioner.data.augment import View, crop_maps, vary
 from captioner.data.batches import Captions, EncodedCaptions, Sample, Sampler
-from captioner.data.dataset import CaptionData, Photo
+from captioner.data.dataset import CaptionData, CaptionedImage
 from captioner.data.loader import load_groups
 from captioner.evaluation.diversity import Diversity
 from captioner.evaluation.evaluate import generate
@@ -90,12 +90,12 @@ class CaptionBatch:
 def blends_of(config: TrainConfig, dev: CaptionData) -> tuple[float, ...]:
     """Return the blends among which evaluations choose."""
     blends = config.blend if isinstance(config.blend, tuple) else (config.blend,)
-    return blends if len(dev.photos) >= ENOUGH else blends[:1]
+    return blends if len(dev.images) >= ENOUGH else blends[:1]
 
 
 def count_captions(data: CaptionData) -> int:
     """Return the number of captions."""
-    return sum(len(image.captions) for image in data.photos)
+    return sum(len(image.captions) for image in data.images)
 
 
 class CaptionerRun(Loop[CaptionBatch]):
@@ -131,9 +131,9 @@ class CaptionerRun(Loop[CaptionBatch]):
                 with_features(data, self.store, config.data.features, self.events.warn)
                 for data in (self.train, self.dev)
             )
-        by_people = self.train.photos  # the references of rewards
+        by_people = self.train.images  # the references of rewards
         if beams is not None:
-            self.train = replace(self.train, photos=distilled(by_people, beams, config.data.teacher))
+            self.train = replace(self.train, images=distilled(by_people, beams, config.data.teacher))
         self.model.encoder.requires_grad_(False)
         self.average = copy.deepcopy(self.model).eval()
         self.blends = blends_of(config, self.dev)
@@ -147,7 +147,7 @@ class CaptionerRun(Loop[CaptionBatch]):
             ]
         )
         self.sampler = Sampler(
-            self.train.photos,
+            self.train.images,
             batch_size=config.batch_size,
             per_image=config.data.captions_per_image,
             flips=config.data.flips,
@@ -155,20 +155,20 @@ class CaptionerRun(Loop[CaptionBatch]):
             augment=config.data.augment,
         )
         self.steps = len(self.sampler)
-        self.encoded = EncodedCaptions(self.train.photos, self.model.vocabulary, max_words=config.data.max_words)
+        self.encoded = EncodedCaptions(self.train.images, self.model.vocabulary, max_words=config.data.max_words)
         self.data = data_hash(
             self.model.vocabulary.words,
-            *(((image.image_id, image.captions) for image in data.photos) for data in (self.train, self.dev)),
+            *(((image.image_id, image.captions) for image in data.images) for data in (self.train, self.dev)),
         )
         name = config.objective["name"]
         settings = OBJECTIVES[name].Config(**{key: value for key, value in config.objective.items() if key != "name"})
         self.objective = OBJECTIVES[name].build(settings, by_people, self.model.vocabulary).to(self.device)
-        self.scorer = Scorer({image.image_id: image.captions for image in self.dev.photos})
-        self.reference_diversity = Diversity.of([tokenize(image.captions[0]) for image in self.dev.photos])
+        self.scorer = Scorer({image.image_id: image.captions for image in self.dev.images})
+        self.reference_diversity = Diversity.of([tokenize(image.captions[0]) for image in self.dev.images])
         self.unreadable: set[str] = set()  # files already reported
 
     def _build(self) -> CaptionModel:
-        captions = (caption for image in self.train.photos for caption in image.captions)
+        captions = (caption for image in self.train.images for caption in image.captions)
         return build_model(self.config, lambda: Vocabulary.build(captions, min_count=self.config.data.min_count))
 
     def _selected(self) -> tuple[CaptionData, CaptionData]:
@@ -185,12 +185,12 @@ class CaptionerRun(Loop[CaptionBatch]):
             features=self.config.data.features,
             processes=self.processes,
         )
-        beams = self.teacher.beams(self.train.photos, resume=self.resume)
-        self.train = replace(self.train, photos=tuple(image for image in self.train.photos if image.image_id in beams))
+        beams = self.teacher.beams(self.train.images, resume=self.resume)
+        self.train = replace(self.train, images=tuple(image for image in self.train.images if image.image_id in beams))
         return beams
 
     def _open_store(self) -> FeatureStore | None:
-        images = [(image.image_id, image.path) for image in (*self.train.photos, *self.dev.photos)]
+        images = [(image.image_id, image.path) for image in (*self.train.images, *self.dev.images)]
         return open_store(
             self.config, self.model, images, device=self.device, events=self.events, processes=self.processes
         )
@@ -205,7 +205,7 @@ class CaptionerRun(Loop[CaptionBatch]):
             both = "people and " if self.config.data.teacher.human_captions else ""
             taught = f" with {count_captions(self.train):,} captions by {both}{self.teacher.name}"
         return (
-            f"{len(self.train.photos):,} training images{taught}, {len(self.dev.photos):,} dev images; "
+            f"{len(self.train.images):,} training images{taught}, {len(self.dev.images):,} dev images; "
             f"{len(self.model.vocabulary):,} words{known}{some}; {parameters / 1e6:.1f} M parameters in the decoder"
         )
 
@@ -246,14 +246,14 @@ class CaptionerRun(Loop[CaptionBatch]):
 
     def batches(self, epoch: int, skip: int) -> Iterator[CaptionBatch]:
         samples = (
-            sample.rows(self.processes.share(range(len(sample.photos))))
+            sample.rows(self.processes.share(range(len(sample.images))))
             for sample in self.sampler.epoch(epoch, skip=skip)
         )
         if self._from_pixels or self.store is None:
             yield from self._batches_of_pixels(samples)
             return
         for sample in samples:
-            ids = [self.train.photos[image].image_id for image in sample.photos]
+            ids = [self.train.images[image].image_id for image in sample.images]
             memory = self.store.memory(ids, flipped=sample.flipped) if ids else None
             if memory is not None and sample.views:
                 memory = crop_maps(memory, [view.box for view in sample.views])
@@ -262,7 +262,7 @@ class CaptionerRun(Loop[CaptionBatch]):
     def _batches_of_pixels(self, samples: Iterator[Sample]) -> Iterator[CaptionBatch]:
         """Load the images in threads; unreadable ones are left out and reported once."""
         samples, to_load, to_crop = tee(samples, 3)
-        groups = ([self.train.photos[image].path for image in sample.photos] for sample in to_load)
+        groups = ([self.train.images[image].path for image in sample.images] for sample in to_load)
         crops = ([view.box for view in sample.views] for sample in to_crop) if self.sampler.augment else None
         for sample, loaded in zip(samples, load_groups(groups, self.model.encoder.transform, crops=crops), strict=True):
             for _, error in loaded.errors:
@@ -297,21 +297,21 @@ class CaptionerRun(Loop[CaptionBatch]):
         return found[self.blend]
 
     def _evaluated(self) -> dict[str, float]:
-        captions = dict(ChainMap(*self.processes.gather(self.caption(self.processes.share(self.dev.photos)))))
+        captions = dict(ChainMap(*self.processes.gather(self.caption(self.processes.share(self.dev.images)))))
         return self.processes.broadcast(self._score(captions) if self.processes.first else {})
 
-    def caption(self, photos: Sequence[Photo]) -> dict[str, str]:
+    def caption(self, images: Sequence[CaptionedImage]) -> dict[str, str]:
         """Caption dev images with the averaged model."""
         settings = self.config.evaluation
         search: Any = settings.search.model_dump()
         captioner = Captioner.from_model(self._averaged_model(), device=str(self.device), **search)
-        part = replace(self.dev, photos=tuple(photos))
+        part = replace(self.dev, images=tuple(images))
         store = None if self._from_pixels else self.store
         return generate(captioner, part, features=store, batch_size=settings.batch_size)[0]
 
     def _score(self, captions: Mapping[str, str]) -> dict[str, float]:
         """Score captions of dev, and warn of a model that writes the same caption for all images."""
-        texts = {image.image_id: captions.get(image.image_id, "") for image in self.dev.photos}
+        texts = {image.image_id: captions.get(image.image_id, "") for image in self.dev.images}
         diversity = Diversity.of([text.split() for text in texts.values()])
         if self.progress.epoch > 1 and (symptom := diversity.collapsed(self.reference_diversity)):
             self.events.warn(
@@ -340,7 +340,7 @@ class CaptionerRun(Loop[CaptionBatch]):
         about: dict[str, Any] = {
             "data": self.train.name,
             "dev": self.config.data.dev,
-            "photos": len(self.train.photos),
+            "photos": len(self.train.images),
             "captions": count_captions(self.train),
             **self.about(),
             "dev_cider": round(self.score, 4),

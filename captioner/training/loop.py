@@ -77,7 +77,7 @@ class Loop(ABC, Generic[B]):
 
     Attributes:
         metric: the dev score that selects the best epoch.
-        units: what speed is measured in.
+        units: the items counted per second.
         pretrained: whether the model was trained before; it is then evaluated first, as the first best model.
         model: the model; its ``train`` method selects the modules in training mode.
         optimiser: the optimiser, whose groups hold their peak learning rate as ``rate``.
@@ -308,7 +308,7 @@ class Loop(ABC, Generic[B]):
         if "epochs" in self.changed:
             before, now = self.changed["epochs"]
             if progress.finished and progress.waited >= patience:
-                progress.waited = 0  # more epochs were asked for, though it had stopped early
+                progress.waited = 0  # more epochs are requested, though it had stopped early
             rates = [
                 learning_rate_factor(progress.step, self.steps * epochs, settings.optimiser, epochs=epochs)
                 * settings.optimiser.learning_rate

@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from captioner.data.batches import Captions
-from captioner.data.dataset import Photo
+from captioner.data.dataset import CaptionedImage
 from captioner.decoders.decoder import Decoder
 from captioner.encoders import Refiner
 from captioner.memory import Memory
@@ -30,7 +30,7 @@ class Objective(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def build(cls, config: Settings, photos: Sequence[Photo], vocabulary: Vocabulary) -> Objective:
+    def build(cls, config: Settings, images: Sequence[CaptionedImage], vocabulary: Vocabulary) -> Objective:
         """Build the objective for the training images."""
 
     @abstractmethod
@@ -43,7 +43,7 @@ class Objective(nn.Module, ABC):
             refiner: in training mode; left in it.
             decoder: in training mode; left in it.
             memory: of B images, before the refiner.
-            captions: the reference captions of the images; means over them count what their ``weights`` say.
+            captions: the reference captions of the images; means over them are weighted by their ``weights``.
         """
 
 

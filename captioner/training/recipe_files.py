@@ -116,7 +116,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _code(value: Any, folder: Path, *, where: str | Path) -> list[str]:
-    """Return what an ``import`` setting lists; paths of files are relative to ``folder``."""
+    """Return the entries of an ``import`` setting; paths of files are relative to ``folder``."""
     listed = [value] if isinstance(value, str) else value
     if not isinstance(listed, list) or not all(isinstance(each, str) for each in listed):
         raise ConfigError(f"{where}: {IMPORT}: give the path of a Python file or a list of paths, not {value!r:.80}")

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from captioner.data.batches import Captions
-from captioner.data.dataset import Photo
+from captioner.data.dataset import CaptionedImage
 from captioner.decoders.decoder import Decoder
 from captioner.encoders import Refiner
 from captioner.evaluation.bleu import SentenceBleu
@@ -100,15 +100,15 @@ class SelfCritical(Objective):
         self.search = SearchConfig(width=1, max_words=config.max_words)
 
     @classmethod
-    def build(cls, config: Settings, photos: Sequence[Photo], vocabulary: Vocabulary) -> SelfCritical:
+    def build(cls, config: Settings, images: Sequence[CaptionedImage], vocabulary: Vocabulary) -> SelfCritical:
         assert isinstance(config, SelfCriticalConfig)
         numbers = {word: number for number, word in enumerate(vocabulary.words)}
         references = [
             [
                 [numbers.setdefault(word, len(numbers)) for word in tokenize(caption)] + [EOS]
-                for caption in photo.captions
+                for caption in image.captions
             ]
-            for photo in photos
+            for image in images
         ]
         return cls(config, references, len(vocabulary))
 
@@ -125,11 +125,11 @@ class SelfCritical(Objective):
         both = nn.ModuleList([refiner, decoder]).eval()
         refined = refiner(memory)
         samples = sample(decoder, refined, self.config.samples, self.search)
-        parts = self._parts(captions.photos, samples)
+        parts = self._parts(captions.images, samples)
         rewards = self._reward(parts)
         if self.config.baseline == "greedy":
             greedy = sample(decoder, refined, 1, self.search, greedy=True)
-            baseline = self._reward(self._parts(captions.photos, greedy))
+            baseline = self._reward(self._parts(captions.images, greedy))
         else:
             baseline = (rewards.sum(1, keepdim=True) - rewards) / (rewards.shape[1] - 1)
         if self.config.dropout:
@@ -151,10 +151,10 @@ class SelfCritical(Objective):
         both.train(training)
         return loss, metrics
 
-    def _parts(self, photos: Sequence[int], samples: Tensor) -> dict[str, Tensor]:
+    def _parts(self, images: Sequence[int], samples: Tensor) -> dict[str, Tensor]:
         """Return the unweighted parts of the rewards of captions (B, K, T), each (B, K), float64."""
         b, k, _ = samples.shape
-        owners = list(chain.from_iterable([photo] * k for photo in photos))
+        owners = list(chain.from_iterable([image] * k for image in images))
         candidates = samples.flatten(0, 1).cpu().numpy()
         parts = {"cider": self.cider(owners, candidates)}
         if self.bleu is not None:

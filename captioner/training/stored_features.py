@@ -73,7 +73,7 @@ def store_plan(config: TrainConfig, warn: Callable[[str], object] = lambda compl
             "fine_tune: the whole encoder is trained from the first epoch on, so there is nothing to store; "
             "set fine_tune.stages"
         )
-    return StorePlan([(image.image_id, image.path) for image in (*train.photos, *dev.photos)], model.encoder, cut)
+    return StorePlan([(image.image_id, image.path) for image in (*train.images, *dev.images)], model.encoder, cut)
 
 
 def needed_space(config: TrainConfig, model: CaptionModel, images: int) -> StoreSpace:
@@ -104,7 +104,7 @@ def open_store(
         processes: the processes that train together; all must call this.
 
     Raises:
-        ConfigError: the settings ask for mirrored images and the store has none.
+        ConfigError: the settings need mirrored images and the store has none.
         FeatureStoreError: the store is damaged, or was made by another encoder.
     """
     cut = store_cut(config, model)

@@ -27,7 +27,7 @@ from torch.nn.utils.rnn import pad_sequence
 from captioner import files, store
 from captioner.caption import Caption
 from captioner.captioner import Captioner
-from captioner.data.dataset import Photo
+from captioner.data.dataset import CaptionedImage
 from captioner.engines.model import TorchEngine
 from captioner.errors import AnnotationError, CheckpointError, FeatureStoreError, ImageError
 from captioner.evaluation.cider import CiderD
@@ -115,13 +115,13 @@ class Teacher:
         fingerprint = hashlib.sha256("+".join(map(_fingerprint, located)).encode()).hexdigest()
         self.head = {"teacher": self.name, "width": self.width, "fingerprint": fingerprint}
 
-    def beams(self, photos: Sequence[Photo], *, resume: bool = False) -> Beams:
+    def beams(self, images: Sequence[CaptionedImage], *, resume: bool = False) -> Beams:
         """Return the beam of each image, best first, by image id; unreadable images are reported and left out.
 
         If the file does not have the captions, all processes write them together, and the first one saves them.
 
         Args:
-            photos: the images to caption.
+            images: to caption.
             resume: read the captions, and refuse to write them again.
 
         Raises:
@@ -129,26 +129,26 @@ class Teacher:
             CheckpointError: the teacher is damaged; or the run is resumed, and its captions are missing, or were
                 written by another teacher.
         """
-        records = self.processes.broadcast(self.read(photos, resume=resume) if self.processes.first else None)
+        records = self.processes.broadcast(self.read(images, resume=resume) if self.processes.first else None)
         if records is None:
             # Later random draws must not depend on whether the teacher is loaded.
             with torch.random.fork_rng([self.device] if self.device.startswith("cuda") else []):
-                own = self._write(self.processes.share(photos))
+                own = self._write(self.processes.share(images))
             every = {record["image"]: record for part in self.processes.gather(own) for record in part}
-            records = [every[photo.image_id] for photo in photos]
+            records = [every[image.image_id] for image in images]
             if self.processes.first:
                 lines = map(json.dumps, (self.head, *records))  # in ASCII, for any file name
                 files.write_text(self.file, "".join(f"{line}\n" for line in lines))
         errors = [record["error"] for record in records if "error" in record]
-        if len(errors) == len(photos):
+        if len(errors) == len(images):
             raise AnnotationError(
-                f"data.teacher: none of {len(photos):,} images could be captioned; first: {errors[0]}"
+                f"data.teacher: none of {len(images):,} images could be captioned; first: {errors[0]}"
             )
         for error in errors:
             self.events.warn(f"left out: {error}")
         return {record["image"]: tuple(record["captions"]) for record in records if "captions" in record}
 
-    def read(self, photos: Sequence[Photo], *, resume: bool = False) -> list[dict[str, Any]] | None:
+    def read(self, images: Sequence[CaptionedImage], *, resume: bool = False) -> list[dict[str, Any]] | None:
         """Return the file's records of the images, in their order; ``None`` if they must be written.
 
         Raises:
@@ -166,10 +166,10 @@ class Teacher:
             by_image = {record["image"]: record for record in records}
             if {**head, "teacher": self.name} != self.head:  # the same model may have moved
                 problem = "was written by another teacher or beam"
-            elif by_image.keys() != {photo.image_id for photo in photos}:
+            elif by_image.keys() != {image.image_id for image in images}:
                 problem = "has captions of other images than the training images"
             else:
-                return [by_image[photo.image_id] for photo in photos]
+                return [by_image[image.image_id] for image in images]
         except (CheckpointError, ValueError) as error:  # the file is empty
             problem = f"is damaged ({str(error).rstrip('; ')})" if self.file.exists() else "is missing"
         if resume:
@@ -179,23 +179,23 @@ class Teacher:
             )
         return None
 
-    def _write(self, photos: Sequence[Photo]) -> list[dict[str, Any]]:
+    def _write(self, images: Sequence[CaptionedImage]) -> list[dict[str, Any]]:
         """Caption images, and return a record of each."""
         captioner = Captioner.from_pretrained(self.model, device=self.device, width=self.width, n_best=self.width)
         records: list[dict[str, Any]] = []
         began = time.perf_counter()
-        for photo, result in zip(photos, self._results(captioner, photos), strict=True):
+        for image, result in zip(images, self._results(captioner, images), strict=True):
             if isinstance(result, ImageError):
-                records.append({"image": photo.image_id, "error": str(result)})
+                records.append({"image": image.image_id, "error": str(result)})
             elif beam := [caption.text for caption in (result, *result.others) if caption.text]:
-                records.append({"image": photo.image_id, "captions": beam})
+                records.append({"image": image.image_id, "captions": beam})
             else:
-                records.append({"image": photo.image_id, "error": f"{photo.path}: the teacher writes an empty caption"})
-            self.events.progress("the teacher's captions", len(records), len(photos), "")
-        self.seconds = (time.perf_counter() - began) / max(1, len(photos))
+                records.append({"image": image.image_id, "error": f"{image.path}: the teacher writes an empty caption"})
+            self.events.progress("the teacher's captions", len(records), len(images), "")
+        self.seconds = (time.perf_counter() - began) / max(1, len(images))
         return records
 
-    def _results(self, captioner: Captioner, photos: Sequence[Photo]) -> Iterator[Caption | ImageError]:
+    def _results(self, captioner: Captioner, images: Sequence[CaptionedImage]) -> Iterator[Caption | ImageError]:
         """Caption images, in their order, from stored features or from their files."""
         store = None
         engine = captioner.engine
@@ -203,17 +203,17 @@ class Teacher:
             with suppress(FeatureStoreError):  # it is missing, or another encoder's
                 store = engine.open_features(self.features)
         if store is None or not isinstance(engine, TorchEngine):
-            yield from captioner.stream(photo.path for photo in photos)
+            yield from captioner.stream(image.path for image in images)
             return
-        remaining = iter(photos)
+        remaining = iter(images)
         while part := list(islice(remaining, _BATCH)):
-            stored = [photo.image_id for photo in part if photo.image_id in store]
+            stored = [image.image_id for image in part if image.image_id in store]
             from_store: Iterator[Caption] = iter(())
             if stored:
                 from_store = iter(engine.caption_memory(store.memory(stored), captioner.search, cut=store.cut))
-            from_files = captioner.stream(photo.path for photo in part if photo.image_id not in store)
-            for photo in part:
-                yield next(from_store if photo.image_id in store else from_files)
+            from_files = captioner.stream(image.path for image in part if image.image_id not in store)
+            for image in part:
+                yield next(from_store if image.image_id in store else from_files)
 
 
 def _is_record(record: dict[str, Any]) -> bool:
@@ -236,34 +236,36 @@ def _fingerprint(folder: Path) -> str:
     return hashed.hexdigest()
 
 
-def distilled(photos: Sequence[Photo], beams: Mapping[str, Sequence[str]], config: TeacherConfig) -> tuple[Photo, ...]:
+def distilled(
+    images: Sequence[CaptionedImage], beams: Mapping[str, Sequence[str]], config: TeacherConfig
+) -> tuple[CaptionedImage, ...]:
     """Return images with the teacher's captions.
 
     Args:
-        photos: the images with people's captions, if they have any.
+        images: those with people's captions, if they have any.
         beams: the beam of each image, best first, by image id.
         config: selects the captions.
     """
-    ranked = closest_first(photos, beams) if config.choice == "closest" else beams
+    ranked = closest_first(images, beams) if config.choice == "closest" else beams
     return tuple(
         replace(
-            photo,
+            image,
             captions=(
-                *(photo.captions if config.human_captions else ()),
-                *ranked[photo.image_id][: config.captions],
+                *(image.captions if config.human_captions else ()),
+                *ranked[image.image_id][: config.captions],
             ),
         )
-        for photo in photos
+        for image in images
     )
 
 
-def closest_first(photos: Sequence[Photo], beams: Mapping[str, Sequence[str]]) -> Beams:
+def closest_first(images: Sequence[CaptionedImage], beams: Mapping[str, Sequence[str]]) -> Beams:
     """Sort each image's beam by CIDEr-D against people's captions, which also give the document frequencies.
 
     The sort is stable. Beams of images without people's captions keep their order.
     """
-    described = [photo for photo in photos if photo.captions]
-    ranked = {photo.image_id: tuple(beams[photo.image_id]) for photo in photos}
+    described = [image for image in images if image.captions]
+    ranked = {image.image_id: tuple(beams[image.image_id]) for image in images}
     if not described:
         return ranked
     numbers: dict[str, int] = {}
@@ -271,16 +273,16 @@ def closest_first(photos: Sequence[Photo], beams: Mapping[str, Sequence[str]]) -
     def encode(caption: str) -> list[int]:
         return [numbers.setdefault(word, len(numbers) + 1) for word in tokenize(caption)]
 
-    references = [[encode(caption) for caption in photo.captions] for photo in described]
-    candidates = [[encode(caption) for caption in ranked[photo.image_id]] for photo in described]
+    references = [[encode(caption) for caption in image.captions] for image in described]
+    candidates = [[encode(caption) for caption in ranked[image.image_id]] for image in described]
     cider = CiderD(references, words=len(numbers) + 1)
     for start in range(0, len(described), _AT_ONCE):
         part = range(start, min(start + _AT_ONCE, len(described)))
-        owners = [image for image in part for _ in candidates[image]]
-        captions = [torch.tensor(caption, dtype=torch.long) for image in part for caption in candidates[image]]
+        owners = [index for index in part for _ in candidates[index]]
+        captions = [torch.tensor(caption, dtype=torch.long) for index in part for caption in candidates[index]]
         scores = iter(cider(owners, pad_sequence(captions, batch_first=True).numpy()).tolist())
-        for image in part:
-            beam = ranked[described[image].image_id]
+        for index in part:
+            beam = ranked[described[index].image_id]
             order = sorted(zip(beam, islice(scores, len(beam)), strict=True), key=lambda pair: -pair[1])
-            ranked[described[image].image_id] = tuple(caption for caption, _ in order)
+            ranked[described[index].image_id] = tuple(caption for caption, _ in order)
     return ranked

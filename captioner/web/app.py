@@ -42,7 +42,7 @@ _TYPES = {
     "html": "text/html; charset=utf-8",
     "json": "application/json",
 }
-_PHOTO = {
+_IMAGE = {
     "requestBody": {
         "required": True,
         "description": "The image: as the field `image` of a form, or as the body itself.",
@@ -206,7 +206,7 @@ def create_app(
             raise HTTPException(status, reason) from None
 
     async def small(request: Request, upload: Upload, style: Style) -> Image.Image:
-        """Return the image reduced for display, so that the full one is freed."""
+        """Return the image reduced for display; the full one is freed."""
 
         def work() -> Image.Image:
             return reduced(load_image(upload.content, max_pixels=batches.max_pixels, min_size=style.side), style)
@@ -224,7 +224,7 @@ def create_app(
         "/caption",
         tags=["images"],
         responses=_ERRORS,
-        openapi_extra=_PHOTO,
+        openapi_extra=_IMAGE,
         response_model_exclude_none=True,
         summary="Caption an image",
     )
@@ -249,7 +249,7 @@ def create_app(
         "/figure",
         tags=["images"],
         responses=_ERRORS,
-        openapi_extra=_PHOTO,
+        openapi_extra=_IMAGE,
         response_class=Response,
         summary="Draw where it looked",
     )

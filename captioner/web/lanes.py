@@ -1,6 +1,6 @@
 """Decodes the images of all requests, a few at a time, with a separate lane for large ones.
 
-The file size says little about the cost of decoding: twelve WebP files of 2 kB took 4 GB when decoded at once. So the
+The file size hardly predicts the cost of decoding: twelve WebP files of 2 kB took 4 GB when decoded at once. So the
 header is read first, for the number of pixels. At most one large image and two others are decoded at a time, smallest
 first, which bounds the memory: a slow image delays only images of its kind.
 """
@@ -21,7 +21,7 @@ from captioner.machine.backend import return_freed_memory
 T = TypeVar("T")
 
 LARGE = 16_000_000
-"""Images with more pixels are large; photos of most phones have 12 million."""
+"""Images with more pixels are large; those of most phones have 12 million."""
 
 
 class FullError(CaptionerError):

@@ -10,7 +10,7 @@ from captioner.benchmark.contestants import Contestant
 from captioner.benchmark.cost import ModelCost, summarise
 from captioner.benchmark.quality import Quality, assess
 from captioner.benchmark.worker import About
-from captioner.data.dataset import CaptionData, Photo
+from captioner.data.dataset import CaptionData, CaptionedImage
 
 WORDS = (
     "a dog runs on grass",
@@ -23,7 +23,10 @@ WORDS = (
 DATA = CaptionData(
     "toys",
     "jsonl",
-    tuple(Photo(str(n), Path(f"{n}.jpg"), "dev", (text, f"there is {text} today")) for n, text in enumerate(WORDS)),
+    tuple(
+        CaptionedImage(str(n), Path(f"{n}.jpg"), "dev", (text, f"there is {text} today"))
+        for n, text in enumerate(WORDS)
+    ),
 )
 POOR = (*WORDS[3:], *WORDS[:3])
 MIDDLING = (*WORDS[:3], "a dog", "a table", "a man")

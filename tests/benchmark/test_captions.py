@@ -11,7 +11,7 @@ from captioner.benchmark.cache import BenchmarkCache
 from captioner.benchmark.captions import GeneratedCaptions, caption_all
 from captioner.benchmark.contestants import Contestant, find
 from captioner.benchmark.listener import Listener
-from captioner.data.dataset import CaptionData, Photo
+from captioner.data.dataset import CaptionData, CaptionedImage
 from captioner.errors import CheckpointError, ConfigError, EvaluationError, ImageError
 
 
@@ -34,7 +34,7 @@ class Models:
     def generate(
         self, captioner: SimpleNamespace, data: CaptionData, **_: Any
     ) -> tuple[dict[str, str], list[ImageError]]:
-        ids = [photo.image_id for photo in data.photos]
+        ids = [image.image_id for image in data.images]
         if self.break_at in ids:
             raise KeyboardInterrupt
         self.captioned += [f"{captioner.name} {image}" for image in ids]
@@ -60,7 +60,9 @@ def contestants(tmp_path: Path) -> list[Contestant]:
     return [Contestant(name, tmp_path / name) for name in "ab"]
 
 
-DATA = CaptionData("toys", "jsonl", tuple(Photo(str(n), Path(f"{n}.jpg"), "dev", ("a dog",)) for n in range(10)))
+DATA = CaptionData(
+    "toys", "jsonl", tuple(CaptionedImage(str(n), Path(f"{n}.jpg"), "dev", ("a dog",)) for n in range(10))
+)
 
 
 def again(

@@ -13,7 +13,7 @@ from captioner.benchmark import cost as module
 from captioner.benchmark.cost import ModelCost, Percentiles, summarise, time_models, turns
 from captioner.benchmark.worker import About, TimedModel, TimingJob, peak_memory
 from captioner.model.checkpoint import save_model
-from tests.figures.builders import photo
+from tests.figures.builders import make_image
 from tests.model.test_checkpoint import tiny_model
 
 
@@ -55,7 +55,7 @@ def test_an_ensemble_costs_its_decoders_and_each_encoder_once(tmp_path: Path) ->
     other = {"name": "grid", "backbone": "test_efficientnet", "size": 96, "weights": "random"}
     folders = [save_model(tmp_path / name, model) for name in ("a", "b")]
     folders.append(save_model(tmp_path / "c", tiny_model(encoder=other)))
-    photo().save(tmp_path / "photo.png")
+    make_image().save(tmp_path / "photo.png")
     contestants = [
         TimedModel(TimingJob("+".join(map(str, chosen)), "cpu", {}, [str(tmp_path / "photo.png")], [2]))
         for chosen in (folders[:1], folders[:2], folders)

@@ -17,7 +17,7 @@ def test_scores_tests_and_what_was_left_out() -> None:
     assert result.images == ["0", "1", "2", "3", "4"] and result.unreadable == ["5.jpg: it is broken"]
     whole, *thirds = result.groups
     assert (whole.name, whole.photos, sum(third.photos for third in thirds)) == (ALL, 5, 5)
-    references = {photo.image_id: photo.captions for photo in DATA.photos[:5]}
+    references = {image.image_id: image.captions for image in DATA.images[:5]}
     expected = Scorer(references)(dict(zip(references, POOR, strict=False)), metrics=("BLEU", "CIDEr"))
     assert {name: interval.value for name, interval in whole.scores["b"].items()} == pytest.approx(expected.values)
     assert list(whole.differences) == ["b", "c"]
@@ -36,7 +36,7 @@ def test_scores_tests_and_what_was_left_out() -> None:
 
 
 def test_novel_captions_need_training_captions() -> None:
-    without, learned = compare(WORDS, POOR), compare(WORDS, POOR, training=replace(DATA, photos=DATA.photos[:3]))
+    without, learned = compare(WORDS, POOR), compare(WORDS, POOR, training=replace(DATA, images=DATA.images[:3]))
     assert without.people.novel is None and any("no train split" in note for note in without.notes)
     assert "novel" not in next(
         line for line in markdown("toys", without, {}, resamples=200).splitlines() if line.startswith("| captions of")

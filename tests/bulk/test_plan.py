@@ -37,28 +37,28 @@ def touch(folder: Path, *paths: str) -> None:
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> Path:
+def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     touch(folder, "b.jpg", "d/1.jpg", "d/3.jpg", "f.jpg", "notes.txt")
     return folder
 
 
-def test_a_later_run_takes_what_is_new(photos: Path, tmp_path: Path) -> None:
+def test_a_later_run_takes_what_is_new(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    first = plan_of(photos, output)
-    assert (names(first, photos), first.begun, first.new) == (["b.jpg", "d/1.jpg", "d/3.jpg", "f.jpg"], 0, 4)
-    touch(photos, "a.jpg", "d/2.jpg", "d/3.jpg.jpg", "d.jpg", "z/z.png")
-    second = plan_of(photos, output)
-    assert names(second, photos)[:4] == names(first, photos) and second.parts[:2] == first.parts
-    assert names(second, photos)[4:] == ["a.jpg", "d/2.jpg", "d/3.jpg.jpg", "d.jpg", "z/z.png"]
+    first = plan_of(folder, output)
+    assert (names(first, folder), first.begun, first.new) == (["b.jpg", "d/1.jpg", "d/3.jpg", "f.jpg"], 0, 4)
+    touch(folder, "a.jpg", "d/2.jpg", "d/3.jpg.jpg", "d.jpg", "z/z.png")
+    second = plan_of(folder, output)
+    assert names(second, folder)[:4] == names(first, folder) and second.parts[:2] == first.parts
+    assert names(second, folder)[4:] == ["a.jpg", "d/2.jpg", "d/3.jpg.jpg", "d.jpg", "z/z.png"]
     assert (second.begun, second.new, second.gone) == (2, 5, 0)
-    third = plan_of(photos, output)
+    third = plan_of(folder, output)
     assert (third.parts, third.new, third.gone) == (second.parts, 0, 0)
-    (photos / "b.jpg").unlink()
-    (photos / "z/z.png").unlink()
-    touch(photos, "c.jpg")
-    fourth = plan_of(photos, output, size=100)
-    assert (names(fourth, photos)[9:], fourth.new, fourth.gone) == (["c.jpg"], 1, 2)
+    (folder / "b.jpg").unlink()
+    (folder / "z/z.png").unlink()
+    touch(folder, "c.jpg")
+    fourth = plan_of(folder, output, size=100)
+    assert (names(fourth, folder)[9:], fourth.new, fourth.gone) == (["c.jpg"], 1, 2)
 
 
 def test_new_archives_are_taken_once(collection: Path, tmp_path: Path) -> None:
@@ -75,18 +75,18 @@ def test_new_archives_are_taken_once(collection: Path, tmp_path: Path) -> None:
     assert plan_of(collection, output).parts == second.parts
 
 
-def test_many_runs_need_few_open_files(photos: Path, tmp_path: Path) -> None:
+def test_many_runs_need_few_open_files(folder: Path, tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     used = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 100
     resource.setrlimit(resource.RLIMIT_NOFILE, (used + 15, most))
     try:
         for number in range(30):
-            touch(photos, f"{number}.png")
-            plan = plan_of(photos, tmp_path / "out")
+            touch(folder, f"{number}.png")
+            plan = plan_of(folder, tmp_path / "out")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
-    assert len(names(plan, photos)) == len(set(names(plan, photos))) == 34
+    assert len(names(plan, folder)) == len(set(names(plan, folder))) == 34
 
 
 def test_names_of_any_kind_are_kept(tmp_path: Path) -> None:
@@ -103,17 +103,17 @@ def test_names_of_any_kind_are_kept(tmp_path: Path) -> None:
     assert (again.new, again.gone, again.parts) == (0, 0, plan.parts)
 
 
-def test_linked_folders_are_followed_once(photos: Path, tmp_path: Path) -> None:
+def test_linked_folders_are_followed_once(folder: Path, tmp_path: Path) -> None:
     touch(tmp_path / "elsewhere", "1.jpg", "2.jpg")
-    (photos / "link").symlink_to(tmp_path / "elsewhere")
-    (photos / "d" / "up").symlink_to(photos)
-    (photos / "again").symlink_to(tmp_path / "elsewhere")
-    plan = plan_of(photos, tmp_path / "out")
-    assert names(plan, photos) == ["again/1.jpg", "again/2.jpg", "b.jpg", "d/1.jpg", "d/3.jpg", "f.jpg"]
+    (folder / "link").symlink_to(tmp_path / "elsewhere")
+    (folder / "d" / "up").symlink_to(folder)
+    (folder / "again").symlink_to(tmp_path / "elsewhere")
+    plan = plan_of(folder, tmp_path / "out")
+    assert names(plan, folder) == ["again/1.jpg", "again/2.jpg", "b.jpg", "d/1.jpg", "d/3.jpg", "f.jpg"]
 
 
 def test_a_folder_that_cannot_be_read_is_reported_and_looked_into_again(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scan = os.scandir
 
@@ -123,15 +123,15 @@ def test_a_folder_that_cannot_be_read_is_reported_and_looked_into_again(
         return scan(folder)
 
     monkeypatch.setattr(os, "scandir", refused)
-    plan = plan_of(photos, tmp_path / "out")
-    assert names(plan, photos) == ["b.jpg", "f.jpg"]
-    assert plan.problems == (f"{photos}/d/: cannot look into this folder (Permission denied); check its permissions",)
+    plan = plan_of(folder, tmp_path / "out")
+    assert names(plan, folder) == ["b.jpg", "f.jpg"]
+    assert plan.problems == (f"{folder}/d/: cannot look into this folder (Permission denied); check its permissions",)
     with pytest.raises(BulkError, match=r"d/: cannot look into this folder \(Permission denied\)"):
-        plan_of(photos / "d", tmp_path / "other")
+        plan_of(folder / "d", tmp_path / "other")
     assert not (tmp_path / "other").exists()
     monkeypatch.undo()
-    plan = plan_of(photos, tmp_path / "out")
-    assert (names(plan, photos)[2:], plan.new, plan.problems) == (["d/1.jpg", "d/3.jpg"], 2, ())
+    plan = plan_of(folder, tmp_path / "out")
+    assert (names(plan, folder)[2:], plan.new, plan.problems) == (["d/1.jpg", "d/3.jpg"], 2, ())
 
 
 def test_a_parquet_file_without_images_is_left_out_and_ends_nothing(collection: Path, tmp_path: Path) -> None:
@@ -197,11 +197,11 @@ def test_without_pyarrow_the_others_are_captioned(
     "error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device"), MemoryError()]
 )
 @pytest.mark.parametrize("begun", [False, True])
-def test_a_run_may_end_at_any_write(photos: Path, tmp_path: Path, error: BaseException, begun: bool) -> None:
+def test_a_run_may_end_at_any_write(folder: Path, tmp_path: Path, error: BaseException, begun: bool) -> None:
     output = tmp_path / "out"
     if begun:
-        plan_of(photos, output)
-        touch(photos, "new.jpg")
+        plan_of(folder, output)
+        touch(folder, "new.jpg")
     moment = done = 0
 
     def fails(real: Any) -> Any:
@@ -219,63 +219,63 @@ def test_a_run_may_end_at_any_write(photos: Path, tmp_path: Path, error: BaseExc
             for module, name in ((os, "replace"), (os, "fsync"), (os, "open"), (json, "dumps")):
                 patch.setattr(module, name, fails(getattr(module, name)))
             try:
-                plan = plan_of(photos, output)
+                plan = plan_of(folder, output)
                 break
             except BaseException as raised:
                 assert isinstance(raised, CaptionerError if isinstance(error, OSError) else type(error)), raised
         moment, done = moment + 1, 0
     assert moment > 5
-    assert sorted(names(plan, photos)) == sorted(
+    assert sorted(names(plan, folder)) == sorted(
         {"b.jpg", "d/1.jpg", "d/3.jpg", "f.jpg"} | ({"new.jpg"} if begun else set())
     )
 
 
-def test_what_a_kill_leaves_is_taken_over(photos: Path, tmp_path: Path) -> None:
+def test_what_a_kill_leaves_is_taken_over(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     output.mkdir()
     for name in ("images-00000.jsonl", ".captioner.lock", ".DS_Store"):
         (output / name).write_text("{")
-    assert len(names(plan_of(photos, output), photos)) == 4
+    assert len(names(plan_of(folder, output), folder)) == 4
     assert sorted(os.listdir(output)) == [".DS_Store", "images-00000.jsonl", "plan.json"]
 
 
-def test_two_runs_are_not_at_work_on_one_output(photos: Path, tmp_path: Path) -> None:
-    plan = plan_of(photos, tmp_path / "out")
+def test_two_runs_are_not_at_work_on_one_output(folder: Path, tmp_path: Path) -> None:
+    plan = plan_of(folder, tmp_path / "out")
     with plan.locked(), pytest.raises(BulkError, match="out: another process captions there; wait until"):
-        plan_of(photos, tmp_path / "out")
-    assert plan_of(photos, tmp_path / "out").parts == plan.parts
+        plan_of(folder, tmp_path / "out")
+    assert plan_of(folder, tmp_path / "out").parts == plan.parts
 
 
-def test_the_output_may_lie_in_the_source(photos: Path) -> None:
-    first = plan_of(photos, photos / "captions", format="parquet")
-    (photos / "captions" / "part-00000.parquet").write_bytes(b"PAR1")
-    (photos / "captions" / "figure.png").write_bytes(png(0))
-    assert plan_of(photos, photos / "captions", format="parquet").parts == first.parts
+def test_the_output_may_lie_in_the_source(folder: Path) -> None:
+    first = plan_of(folder, folder / "captions", format="parquet")
+    (folder / "captions" / "part-00000.parquet").write_bytes(b"PAR1")
+    (folder / "captions" / "figure.png").write_bytes(png(0))
+    assert plan_of(folder, folder / "captions", format="parquet").parts == first.parts
 
 
-def test_the_output_is_left_out_also_behind_links(photos: Path) -> None:
-    (photos / "link").symlink_to("captions")
-    top = photos.parent / "same"
-    top.symlink_to(photos)
+def test_the_output_is_left_out_also_behind_links(folder: Path) -> None:
+    (folder / "link").symlink_to("captions")
+    top = folder.parent / "same"
+    top.symlink_to(folder)
     for source in (top, f"{top}/*", f"{top}/**/*"):
-        first = plan_of(source, photos / "captions" / "parquet", format="parquet")
-        (photos / "captions" / "parquet" / "part-00000.parquet").write_bytes(b"PAR1")
-        assert plan_of(source, photos / "captions" / "parquet", format="parquet").parts == first.parts
-        for file in (photos / "captions" / "parquet").iterdir():
+        first = plan_of(source, folder / "captions" / "parquet", format="parquet")
+        (folder / "captions" / "parquet" / "part-00000.parquet").write_bytes(b"PAR1")
+        assert plan_of(source, folder / "captions" / "parquet", format="parquet").parts == first.parts
+        for file in (folder / "captions" / "parquet").iterdir():
             file.unlink()
 
 
-def test_archives_of_other_kinds_are_named(photos: Path, tmp_path: Path) -> None:
-    first = plan_of(photos, tmp_path / "out")
-    touch(photos, "d/more.ZIP", "e.tar.zst", ".hidden.zip")
-    second = plan_of(photos, tmp_path / "out")
+def test_archives_of_other_kinds_are_named(folder: Path, tmp_path: Path) -> None:
+    first = plan_of(folder, tmp_path / "out")
+    touch(folder, "d/more.ZIP", "e.tar.zst", ".hidden.zip")
+    second = plan_of(folder, tmp_path / "out")
     assert second.parts == first.parts
-    assert (first.unread, second.unread) == ((), (f"{photos}/d/more.ZIP", f"{photos}/e.tar.zst"))
+    assert (first.unread, second.unread) == ((), (f"{folder}/d/more.ZIP", f"{folder}/e.tar.zst"))
     with pytest.raises(BulkError, match=r"more\.ZIP: an archive of this kind is not read; unpack it, or make it a tar"):
-        plan_of(photos / "d/more.ZIP", tmp_path / "alone")
+        plan_of(folder / "d/more.ZIP", tmp_path / "alone")
 
 
-def test_one_folder_may_be_written_in_several_ways(photos: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_one_folder_may_be_written_in_several_ways(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     first = plan_of("photos", tmp_path / "out")
     for source in ("photos/", "./photos", ".//photos/.", "file://photos"):
@@ -301,20 +301,20 @@ def test_one_folder_may_be_written_in_several_ways(photos: Path, tmp_path: Path,
         '{"parts": [{"kind": "tar", "address": "a"}], "described": []}',
     ],
 )
-def test_a_damaged_plan_is_an_error(photos: Path, tmp_path: Path, text: str) -> None:
-    plan_of(photos, tmp_path / "out")
+def test_a_damaged_plan_is_an_error(folder: Path, tmp_path: Path, text: str) -> None:
+    plan_of(folder, tmp_path / "out")
     (tmp_path / "out" / "plan.json").write_text(text)
     with pytest.raises(BulkError, match=r"plan\.json: .*give another --output, or delete this folder"):
-        plan_of(photos, tmp_path / "out")
+        plan_of(folder, tmp_path / "out")
 
 
 @pytest.mark.parametrize("text", [None, "b.jpg", '"b', "[" * 100_000, '"b.jpg"\n"a.jpg"\n'])
-def test_a_damaged_list_is_an_error(photos: Path, tmp_path: Path, text: str | None) -> None:
-    plan_of(photos, tmp_path / "out")
+def test_a_damaged_list_is_an_error(folder: Path, tmp_path: Path, text: str | None) -> None:
+    plan_of(folder, tmp_path / "out")
     path = tmp_path / "out" / "images-00000.jsonl"
     path.unlink() if text is None else path.write_text(text)
     with pytest.raises(BulkError, match=r"images-00000\.jsonl: "):
-        plan_of(photos, tmp_path / "out")
+        plan_of(folder, tmp_path / "out")
 
 
 @pytest.mark.parametrize("address", ["memory://hidden", "memory://hidden/*", "memory://hidden/**"])

@@ -85,7 +85,7 @@ def test_features_replace_images(
     from captioner.features import build_store
     from captioner.model.checkpoint import load_model
 
-    images = {each.image_id: each.path for each in read_captions(dataset).split("dev").photos}
+    images = {each.image_id: each.path for each in read_captions(dataset).split("dev").images}
     del images["red.jpg"]
     encoder = load_model(model).encoder
     store = build_store(tmp_path / "features", encoder, list(images.items()), workers=1).store.folder

@@ -16,7 +16,7 @@ from captioner.data.download.catalog import CATALOG, Archive, DataSet
 from tests.data.download.test_download import Answer, Server, zip_of
 
 
-def photo(shade: int) -> bytes:
+def make_image(shade: int) -> bytes:
     stream = io.BytesIO()
     Image.new("RGB", (16, 12), (shade, 90, 200)).save(stream, "JPEG")
     return stream.getvalue()
@@ -40,10 +40,10 @@ def karpathy(*names: str, folder: str = "") -> bytes:
 TINY = {
     "train2014.zip": {
         "train2014/": b"",
-        "train2014/COCO_train2014_000000000001.jpg": photo(1),
-        "train2014/COCO_train2014_000000000002.jpg": photo(2),
+        "train2014/COCO_train2014_000000000001.jpg": make_image(1),
+        "train2014/COCO_train2014_000000000002.jpg": make_image(2),
     },
-    "val2014.zip": {"val2014/": b"", "val2014/COCO_val2014_000000000003.jpg": photo(3)},
+    "val2014.zip": {"val2014/": b"", "val2014/COCO_val2014_000000000003.jpg": make_image(3)},
     "annotations_trainval2014.zip": {
         "annotations/captions_train2014.json": captions(
             "COCO_train2014_000000000001.jpg", "COCO_train2014_000000000002.jpg"
@@ -137,7 +137,7 @@ def test_splits_and_text_are_where_the_readers_look(
 
     assert run("data", "download", "flickr8k-text", "--to", "text").code == 0
     (tmp_path / "text" / "flickr8k" / "Flicker8k_Dataset").mkdir()
-    (tmp_path / "text" / "flickr8k" / "Flicker8k_Dataset" / "dog.jpg").write_bytes(photo(1))
+    (tmp_path / "text" / "flickr8k" / "Flicker8k_Dataset" / "dog.jpg").write_bytes(make_image(1))
     report = json.loads(run("data", "inspect", "text/flickr8k", "--check-pictures", "--strict", "--json").out)
     assert (report["format"], report["missing"]["count"]) == ("flickr8k", 0)
     assert report["splits"]["train"]["captions"] == 2

@@ -17,7 +17,7 @@ def features(model: Path, dataset: Path, tmp_path: Path) -> Path:
     from captioner.features import build_store
     from captioner.model.checkpoint import load_model
 
-    images = [(photo.image_id, photo.path) for photo in read_captions(dataset).photos if photo.split == "val"]
+    images = [(image.image_id, image.path) for image in read_captions(dataset).images if image.split == "val"]
     return build_store(tmp_path / "features", load_model(model).encoder, images, workers=1).store.folder
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import results
-from tests.training.conftest import make_photos, make_tiny
+from tests.training.conftest import make_images, make_tiny
 
 HOOK = """
 import os, sys
@@ -152,18 +152,18 @@ def things(tmp_path_factory: pytest.TempPathFactory, model: Path, partner: Path,
     from tests.translation.test_translator import SOURCE, TARGET
 
     folder = tmp_path_factory.mktemp("things")
-    data = make_photos(folder)
-    photos = folder / "photos"
-    photos.mkdir()
+    data = make_images(folder)
+    image_folder = folder / "photos"
+    image_folder.mkdir()
     for number in range(3):
-        Image.linear_gradient("L").rotate(number * 30).convert("RGB").save(photos / f"{number}.jpg")
+        Image.linear_gradient("L").rotate(number * 30).convert("RGB").save(image_folder / f"{number}.jpg")
     pairs = folder / "pairs"
     pairs.mkdir()
     for split, number in (("train", 10), ("val", 1)):
         for language, lines in (("en", SOURCE), ("de", TARGET)):
             (pairs / f"{split}.{language}").write_text("".join(f"{line}\n" for line in lines * number))
     exported = folder / "exported"
-    export = ("export", str(model), "-o", str(exported), "--photos", str(photos))
+    export = ("export", str(model), "-o", str(exported), "--photos", str(image_folder))
     subprocess.run([sys.executable, "-c", _PROGRAM, *export], check=True, capture_output=True)
     images = [{"id": f"{number}.png", "width": 40, "height": 40} for number in range(24, 32)]
     boxes = [
@@ -178,7 +178,7 @@ def things(tmp_path_factory: pytest.TempPathFactory, model: Path, partner: Path,
         "partner": partner,
         "translator": translator,
         "exported": exported,
-        "photos": photos,
+        "photos": image_folder,
         "data": data,
         "recipe": make_tiny(data),
         "pairs": pairs,

@@ -28,4 +28,4 @@ def coco_with(images: list[Any], annotations: list[Any]) -> dict[str, Any]:
 
 
 def captions_of(data: CaptionData) -> dict[str, tuple[str, ...]]:
-    return {photo.image_id: photo.captions for photo in data.photos}
+    return {image.image_id: image.captions for image in data.images}

@@ -12,17 +12,18 @@ import pytest
 import torch
 
 from captioner.data.batches import Captions, EncodedCaptions, Sampler, prefetch
-from captioner.data.dataset import Photo
+from captioner.data.dataset import CaptionedImage
 from captioner.text.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
 
 CAPTIONS = (2, 5, 1, 5, 3, 5, 4)  # of each image
-PHOTOS = [
-    Photo(str(i), Path(f"{i}.jpg"), "train", tuple(f"caption {j}" for j in range(n))) for i, n in enumerate(CAPTIONS)
+IMAGES = [
+    CaptionedImage(str(i), Path(f"{i}.jpg"), "train", tuple(f"caption {j}" for j in range(n)))
+    for i, n in enumerate(CAPTIONS)
 ]
 
 
 def sampler(*, batch_size: int = 3, per_image: int = 5, flips: bool = True, seed: int = 7) -> Sampler:
-    return Sampler(PHOTOS, batch_size=batch_size, per_image=per_image, flips=flips, seed=seed)
+    return Sampler(IMAGES, batch_size=batch_size, per_image=per_image, flips=flips, seed=seed)
 
 
 def threads() -> list[threading.Thread]:
@@ -63,18 +64,20 @@ def test_a_batch_without_captions_is_empty(nothing: list[list[list[int]]]) -> No
 
 def test_a_sample_is_collated_from_the_captions_it_chose() -> None:
     vocabulary = Vocabulary(["caption", "1", "2", "3"])
-    encoded = EncodedCaptions(PHOTOS, vocabulary, max_words=5)
+    encoded = EncodedCaptions(IMAGES, vocabulary, max_words=5)
     for sample in sampler(per_image=2).epoch(0):
         batch = encoded.batch(sample)
         assert batch.captions == sum(map(len, sample.captions))
-        for row, photo, chosen in zip(batch.inputs, sample.photos, sample.captions, strict=True):
+        for row, image, chosen in zip(batch.inputs, sample.images, sample.captions, strict=True):
             said = [caption[caption != PAD].tolist() for caption in row if caption[0] != PAD]
-            assert said == [vocabulary.encode(PHOTOS[photo].captions[choice])[:-1] for choice in chosen]
+            assert said == [vocabulary.encode(IMAGES[image].captions[choice])[:-1] for choice in chosen]
 
 
 def test_long_captions_are_cut() -> None:
     encoded = EncodedCaptions(
-        [Photo("a", Path("a.jpg"), "train", ("one two three four",))], Vocabulary(["one", "two", "three"]), max_words=3
+        [CaptionedImage("a", Path("a.jpg"), "train", ("one two three four",))],
+        Vocabulary(["one", "two", "three"]),
+        max_words=3,
     )
     assert encoded.numbers == [[[BOS, 4, 5, 6]]]
 
@@ -83,8 +86,8 @@ def test_long_captions_are_cut() -> None:
 def test_every_image_is_drawn_once_an_epoch(batch_size: int) -> None:
     drawn = list(sampler(batch_size=batch_size).epoch(0))
     assert len(drawn) == len(sampler(batch_size=batch_size))
-    assert sorted(photo for sample in drawn for photo in sample.photos) == list(range(len(PHOTOS)))
-    assert all(len(sample.photos) == len(sample.flipped) == len(sample.captions) for sample in drawn)
+    assert sorted(image for sample in drawn for image in sample.images) == list(range(len(IMAGES)))
+    assert all(len(sample.images) == len(sample.flipped) == len(sample.captions) for sample in drawn)
 
 
 @pytest.mark.parametrize("per_image", [1, 3, 5])
@@ -92,10 +95,10 @@ def test_as_many_captions_of_an_image_are_drawn_as_requested(per_image: int) -> 
     seen: set[tuple[int, int]] = set()
     for epoch in range(40):
         for sample in sampler(per_image=per_image).epoch(epoch):
-            for photo, chosen in zip(sample.photos, sample.captions, strict=True):
-                assert len(chosen) == len(set(chosen)) == min(per_image, CAPTIONS[photo])
-                seen |= {(photo, caption) for caption in chosen}
-    assert seen == {(photo, caption) for photo, n in enumerate(CAPTIONS) for caption in range(n)}
+            for image, chosen in zip(sample.images, sample.captions, strict=True):
+                assert len(chosen) == len(set(chosen)) == min(per_image, CAPTIONS[image])
+                seen |= {(image, caption) for caption in chosen}
+    assert seen == {(image, caption) for image, n in enumerate(CAPTIONS) for caption in range(n)}
 
 
 def test_draws_depend_on_seed_and_epoch_only() -> None:

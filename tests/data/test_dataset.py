@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from captioner.data.dataset import CaptionData, Photo, SkippedRecord, merge, split_name
+from captioner.data.dataset import CaptionData, CaptionedImage, SkippedRecord, merge, split_name
 from captioner.errors import AnnotationError
 
 
 def data_of(
-    name: str, *photos: tuple[str, str], format: str = "csv", problems: tuple[SkippedRecord, ...] = ()
+    name: str, *images: tuple[str, str], format: str = "csv", problems: tuple[SkippedRecord, ...] = ()
 ) -> CaptionData:
-    made = tuple(Photo(image_id, Path(name) / image_id, split, ("x",)) for image_id, split in photos)
+    made = tuple(CaptionedImage(image_id, Path(name) / image_id, split, ("x",)) for image_id, split in images)
     return CaptionData(name, format, made, problems)
 
 
@@ -37,14 +37,14 @@ def test_spellings_of_a_split_have_one_name(written: str, name: str) -> None:
 
 
 def test_val_and_dev_stand_for_each_other_only_when_one_of_them_exists() -> None:
-    assert [photo.image_id for photo in data_of("set", ("a", "val")).split("dev").photos] == ["a"]
+    assert [image.image_id for image in data_of("set", ("a", "val")).split("dev").images] == ["a"]
     both = data_of("set", ("a", "val"), ("b", "dev"))
-    assert [photo.image_id for photo in both.split("dev").photos] == ["b"]
+    assert [image.image_id for image in both.split("dev").images] == ["b"]
 
 
 def test_restval_alone_can_be_the_train_split() -> None:
     data = data_of("set", ("a", "restval"), ("b", "val"))
-    assert [photo.image_id for photo in data.split("train", restval=True).photos] == ["a"]
+    assert [image.image_id for image in data.split("train", restval=True).images] == ["a"]
     with pytest.raises(AnnotationError):
         data.split("train")
 
@@ -64,15 +64,15 @@ def test_merged_sets_have_unique_ids_and_keep_those_that_do_not_collide() -> Non
     one = data_of("one", ("1", "train"), ("2", "val"), problems=(SkippedRecord("f:1", "bad"),))
     two = data_of("two", ("2", "train"), ("3", "val"), format="coco")
     joined = merge(one, two)
-    assert [photo.image_id for photo in joined.photos] == ["1", "one/2", "two/2", "3"]
-    assert [photo.path for photo in joined.photos] == [photo.path for data in (one, two) for photo in data.photos]
+    assert [image.image_id for image in joined.images] == ["1", "one/2", "two/2", "3"]
+    assert [image.path for image in joined.images] == [image.path for data in (one, two) for image in data.images]
     assert (joined.name, joined.format, joined.problems) == ("one+two", "csv+coco", one.problems)
     assert joined.splits == {"train": 2, "val": 2}
 
 
 def test_merging_a_set_with_itself_or_with_an_adversarial_one_gives_unique_ids() -> None:
     one = data_of("one", ("1", "train"), ("one/1", "train"))
-    ids = [photo.image_id for photo in merge(one, one, data_of("one-2", ("1", "val"), ("one-2/1", "val"))).photos]
+    ids = [image.image_id for image in merge(one, one, data_of("one-2", ("1", "val"), ("one-2/1", "val"))).images]
     assert len(set(ids)) == len(ids) == 6
     with pytest.raises(AnnotationError):
         merge()

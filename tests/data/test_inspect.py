@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from captioner.data.annotations import read_captions
-from captioner.data.dataset import CaptionData, Photo, SkippedRecord
+from captioner.data.dataset import CaptionData, CaptionedImage, SkippedRecord
 from captioner.data.inspect import CountSummary, DataReport, Listing, inspect_captions
 from tests.data.images import encode
 
@@ -37,9 +37,11 @@ def data(tmp_path: Path) -> CaptionData:
         "e": ("val", ("a dog",)),
         "f": ("restval", ("the bird",)),
     }
-    photos = tuple(Photo(name, tmp_path / f"{name}.jpg", split, texts) for name, (split, texts) in captions.items())
+    images = tuple(
+        CaptionedImage(name, tmp_path / f"{name}.jpg", split, texts) for name, (split, texts) in captions.items()
+    )
     return CaptionData(
-        "set", "csv", photos, (SkippedRecord("set.csv:9", "the caption is empty"), SkippedRecord("set.csv:12", "bad"))
+        "set", "csv", images, (SkippedRecord("set.csv:9", "the caption is empty"), SkippedRecord("set.csv:12", "bad"))
     )
 
 
@@ -81,7 +83,7 @@ def test_the_vocabulary_comes_from_train_and_restval_only(data: CaptionData) -> 
 
 
 def test_without_a_train_split_the_vocabulary_comes_from_every_split(data: CaptionData) -> None:
-    everything = replace(data, photos=tuple(replace(photo, split="all") for photo in data.photos))
+    everything = replace(data, images=tuple(replace(image, split="all") for image in data.images))
     vocabulary = inspect(everything, min_count=1).vocabulary
     assert (vocabulary.splits, vocabulary.words, vocabulary.coverage) == (("all",), 8, {"all": 1})
 
@@ -99,34 +101,34 @@ def test_missing_twin_and_leaked_files_are_found(data: CaptionData, tmp_path: Pa
     ("splits", "leaks"), [(("train", "restval"), 0), (("train", "train"), 0), (("val", "test"), 1)]
 )
 def test_only_twins_in_different_splits_leak(tmp_path: Path, splits: tuple[str, str], leaks: int) -> None:
-    photos = []
+    images = []
     for name, split in zip("ab", splits, strict=True):
         (tmp_path / name).write_bytes(jpeg(1))
-        photos.append(Photo(name, tmp_path / name, split, ("x",)))
-    report = inspect(CaptionData("set", "csv", tuple(photos)))
+        images.append(CaptionedImage(name, tmp_path / name, split, ("x",)))
+    report = inspect(CaptionData("set", "csv", tuple(images)))
     assert report.duplicates is not None and report.leaks is not None
     assert (len(report.duplicates), len(report.leaks)) == (1, leaks)
 
 
 def test_one_file_under_two_ids_is_a_twin_without_being_read(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(jpeg(1))
-    photos = tuple(Photo(name, tmp_path / "a", name, ("x",)) for name in ("train", "val"))
-    report = inspect(CaptionData("set", "csv", photos))
+    images = tuple(CaptionedImage(name, tmp_path / "a", name, ("x",)) for name in ("train", "val"))
+    report = inspect(CaptionData("set", "csv", images))
     assert report.leaks is not None
     assert [twins.image_ids for twins in report.leaks] == [("train", "val")]
 
 
 def test_files_of_one_size_are_not_twins_unless_their_bytes_agree(tmp_path: Path) -> None:
-    photos = []
+    images = []
     for number in range(4):
         (tmp_path / str(number)).write_bytes(jpeg(number))
-        photos.append(Photo(str(number), tmp_path / str(number), "train", ("x",)))
-    assert len({photo.path.stat().st_size for photo in photos}) == 1
-    assert inspect(CaptionData("set", "csv", tuple(photos))).duplicates == ()
+        images.append(CaptionedImage(str(number), tmp_path / str(number), "train", ("x",)))
+    assert len({image.path.stat().st_size for image in images}) == 1
+    assert inspect(CaptionData("set", "csv", tuple(images))).duplicates == ()
 
 
 def test_a_folder_in_place_of_an_image_is_a_missing_image(tmp_path: Path) -> None:
-    report = inspect(CaptionData("set", "csv", (Photo("a", tmp_path, "train", ("x",)),)))
+    report = inspect(CaptionData("set", "csv", (CaptionedImage("a", tmp_path, "train", ("x",)),)))
     assert report.missing is not None
     assert report.missing.count == 1
 
@@ -164,8 +166,8 @@ def test_repeated_and_empty_captions_and_problems_are_counted(data: CaptionData)
 
 def test_long_lists_are_cut_but_counted(data: CaptionData) -> None:
     problems = tuple(SkippedRecord(f"set.csv:{line}", "bad") for line in range(2, 52))
-    photos = tuple(replace(data.photos[3], image_id=str(n), path=Path(f"/nowhere/{n}.jpg")) for n in range(25))
-    report = inspect(replace(data, photos=photos, problems=problems))
+    images = tuple(replace(data.images[3], image_id=str(n), path=Path(f"/nowhere/{n}.jpg")) for n in range(25))
+    report = inspect(replace(data, images=images, problems=problems))
     assert report.missing is not None
     assert (report.missing.count, len(report.missing.first)) == (25, 10)
     assert (report.problems.count, len(report.problems.first)) == (50, 20)
@@ -216,9 +218,9 @@ def test_a_spread_is_that_of_a_sorted_list() -> None:
 def test_the_first_of_many_are_listed(tmp_path: Path) -> None:
     assert Listing.of(range(10)) == Listing(10, tuple(map(str, range(10))))
     assert Listing.of(range(11)) == Listing(11, tuple(map(str, range(10))))
-    photos = tuple(Photo(str(n), tmp_path / f"{n}.jpg", "train", ("a dog", "A dog")) for n in range(12))
+    images = tuple(CaptionedImage(str(n), tmp_path / f"{n}.jpg", "train", ("a dog", "A dog")) for n in range(12))
     problems = tuple(SkippedRecord(f"f:{n}", "bad") for n in range(25))
-    report = inspect_captions(CaptionData("set", "csv", photos, problems), tokenize=lambda text: text.lower().split())
+    report = inspect_captions(CaptionData("set", "csv", images, problems), tokenize=lambda text: text.lower().split())
     assert report.missing is not None and (report.missing.count, len(report.missing.first)) == (12, 10)
     assert (report.repeated_captions.count, len(report.repeated_captions.first)) == (12, 10)
     assert (report.problems.count, len(report.problems.first)) == (25, 20)
@@ -226,29 +228,30 @@ def test_the_first_of_many_are_listed(tmp_path: Path) -> None:
 
 def test_words_are_kept_that_occur_often_enough_in_the_train_split(tmp_path: Path) -> None:
     said = {"train": ["a a a b b c"], "restval": ["a a b b b"], "val": ["a b c d", "", "d d"], "test": [""]}
-    photos = tuple(Photo(split, tmp_path / split, split, tuple(texts)) for split, texts in said.items())
-    report = inspect_captions(CaptionData("set", "csv", photos), tokenize=str.split, check_files=False)
+    images = tuple(CaptionedImage(split, tmp_path / split, split, tuple(texts)) for split, texts in said.items())
+    report = inspect_captions(CaptionData("set", "csv", images), tokenize=str.split, check_files=False)
     words = report.vocabulary
     assert (words.splits, words.min_count, words.words, words.kept) == (("train", "restval"), 5, 3, 2)
     assert words.coverage == {"train": 5 / 6, "restval": 1.0, "val": 2 / 6, "test": 0.0}
     assert report.empty_captions == 2 and report.missing is report.duplicates is report.unreadable is None
-    alone = inspect_captions(CaptionData("set", "csv", photos[2:]), tokenize=str.split, min_count=3, check_files=False)
+    alone = inspect_captions(CaptionData("set", "csv", images[2:]), tokenize=str.split, min_count=3, check_files=False)
     assert alone.vocabulary.splits == ("val", "test") and alone.vocabulary.kept == 1
 
 
 def test_files_of_equal_size_are_read_and_counted(tmp_path: Path) -> None:
     for name, content in (("a", b"11"), ("b", b"22"), ("c", b"11"), ("d", b"333")):
         (tmp_path / name).write_bytes(content)
-    photos = tuple(Photo(name, tmp_path / name, "val" if name == "c" else "train", ("x",)) for name in "abcd")
+    images = tuple(CaptionedImage(name, tmp_path / name, "val" if name == "c" else "train", ("x",)) for name in "abcd")
     read: list[tuple[int, int]] = []
     report = inspect_captions(
-        CaptionData("set", "csv", photos), tokenize=str.split, progress=lambda done, total: read.append((done, total))
+        CaptionData("set", "csv", images), tokenize=str.split, progress=lambda done, total: read.append((done, total))
     )
     assert read == [(1, 3), (2, 3), (3, 3)]
     assert report.duplicates is not None and [twins.image_ids for twins in report.duplicates] == [("a", "c")]
     assert report.leaks == report.duplicates and report.unreadable is None
     one_split = tuple(
-        Photo(photo.image_id, photo.path, "restval" if photo.split == "val" else "train", ("x",)) for photo in photos
+        CaptionedImage(image.image_id, image.path, "restval" if image.split == "val" else "train", ("x",))
+        for image in images
     )
     again = inspect_captions(CaptionData("set", "csv", one_split), tokenize=str.split)
     assert again.leaks == () and again.duplicates is not None and len(again.duplicates) == 1

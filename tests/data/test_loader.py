@@ -130,19 +130,19 @@ def test_a_loader_can_be_iterated_again_and_checks_its_arguments() -> None:
 
 
 def test_real_images_load(shared_data: Path) -> None:
-    photos = list(find_images([shared_data / "coco" / "val2014"]))
-    assert len(photos) > 100
+    images = list(find_images([shared_data / "coco" / "val2014"]))
+    assert len(images) > 100
     greys: list[Any] = []
     loaded = 0
-    for batch in ImageLoader(photos, SMALL, batch_size=32):
+    for batch in ImageLoader(images, SMALL, batch_size=32):
         assert not batch.errors
         loaded += len(batch)
         colour = (batch.pixels.amax(dim=1) - batch.pixels.amin(dim=1)).amax(dim=(1, 2))
         greys += [source for source, spread in zip(batch.sources, colour.tolist(), strict=True) if spread == 0]
-    assert loaded == len(photos) and greys  # COCO has grey images
-    for photo in [*greys[:3], *photos[::40]]:
-        with Image.open(photo) as image:
-            assert distance(load_image(photo), ImageOps.exif_transpose(image).convert("RGB")) == 0
+    assert loaded == len(images) and greys  # COCO has grey images
+    for image in [*greys[:3], *images[::40]]:
+        with Image.open(image) as expected:
+            assert distance(load_image(image), ImageOps.exif_transpose(expected).convert("RGB")) == 0
 
 
 def test_every_group_is_a_batch_even_with_errors(tmp_path: Path) -> None:

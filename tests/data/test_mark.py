@@ -11,7 +11,7 @@ from PIL import Image
 from captioner.data.mark import check_replaceable, is_drawn_image, is_figure
 from captioner.errors import FileError
 from captioner.figures import FORMATS, Figure, Style
-from tests.figures.builders import grid_caption, photo
+from tests.figures.builders import grid_caption, make_image
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -20,7 +20,7 @@ def test_every_figure_is_known_again(kind: str, text: str, tmp_path: Path) -> No
     from dataclasses import replace
 
     caption = replace(grid_caption(text=text), source="photo.jpg")
-    file = Figure(caption, photo(), Style(width=400, side=64)).save(tmp_path / f"figure.{kind}")
+    file = Figure(caption, make_image(), Style(width=400, side=64)).save(tmp_path / f"figure.{kind}")
     assert is_figure(file) and is_drawn_image(file) == (kind in ("png", "gif"))
     check_replaceable(file)
 

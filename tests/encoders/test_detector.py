@@ -301,7 +301,7 @@ def script(repository: Path) -> ModuleType:
 
 
 def image_with_boxes(script: ModuleType) -> Any:
-    return script.Photo(
+    return script.LabelledImage(
         path=Path("photo.png"),
         boxes=np.array(
             [[0.1, 0.2, 0.5, 0.6], [0.0, 0.0, 0.2, 0.2], [0.7, 0.7, 0.9, 1.0], [0.5, 0.0, 1.0, 0.5]], dtype=np.float32

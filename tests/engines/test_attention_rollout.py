@@ -18,7 +18,7 @@ from captioner.memory import Memory
 from captioner.model import CaptionModel, ModelConfig
 from captioner.text.vocabulary import BOS, Vocabulary
 from tests.builders import FEATURES, build_decoder
-from tests.figures.builders import photo
+from tests.figures.builders import make_image
 from tests.model.test_checkpoint import tiny_model
 
 BLOCKS = {"blocks": 2, "size": 8, "heads": 2, "feed_forward": 12, "dropout": 0.0}
@@ -51,13 +51,13 @@ def captioner(request: pytest.FixtureRequest) -> Captioner:
 
 @pytest.fixture
 def caption(captioner: Captioner) -> Caption:
-    return captioner(photo())
+    return captioner(make_image())
 
 
 def test_heads_come_back_from_the_search_and_their_mean_is_what_it_found(
     captioner: Captioner, caption: Caption
 ) -> None:
-    heads = [captioner(photo(), attention=f"{block}.{head}") for block in (1, 2) for head in (1, 2)]
+    heads = [captioner(make_image(), attention=f"{block}.{head}") for block in (1, 2) for head in (1, 2)]
     assert [one.attention_of for one in (caption, *heads)] == ["mean", "1.1", "1.2", "2.1", "2.2"]
     assert all(one.tokens == caption.tokens for one in heads)
     weights = [one.attention for one in heads]
@@ -69,7 +69,7 @@ def test_heads_come_back_from_the_search_and_their_mean_is_what_it_found(
 
 
 def test_all_heads_at_once(captioner: Captioner, caption: Caption) -> None:
-    every = captioner(photo(), attention="heads")
+    every = captioner(make_image(), attention="heads")
     assert (
         every.heads is not None
         and every.attention is not None
@@ -78,7 +78,7 @@ def test_all_heads_at_once(captioner: Captioner, caption: Caption) -> None:
     )
     np.testing.assert_allclose(every.attention, caption.attention, rtol=1e-5)
     assert every.heads.shape == (len(caption.tokens), 2, 2, caption.attention.shape[1])
-    one = captioner(photo(), attention="2.1").attention
+    one = captioner(make_image(), attention="2.1").attention
     np.testing.assert_allclose(every.heads[:, 1, 0], one, rtol=1e-5)
     assert np.shape(every.to_dict(attention=True)["heads"]) == tuple(every.heads.shape)
 
@@ -87,9 +87,9 @@ def test_all_heads_at_once(captioner: Captioner, caption: Caption) -> None:
 def test_captions_of_many_pictures_have_the_attention_of_one(captioner: Captioner, attention: str) -> None:
     """Photos and captions of different lengths share a batch; each of the n best has its own attention."""
     several = Captioner.from_model(model_engine(captioner.engine, "test").model, device="cpu", n_best=3, width=3)
-    pictures = [photo(), photo(50, 90), photo(64, 64)]
-    for together, picture in zip(several(pictures, attention=attention), pictures, strict=True):
-        alone = several(picture, attention=attention)
+    images = [make_image(), make_image(50, 90), make_image(64, 64)]
+    for together, image in zip(several(images, attention=attention), images, strict=True):
+        alone = several(image, attention=attention)
         for one, other in zip((together, *together.others), (alone, *alone.others), strict=True):
             assert one.tokens == other.tokens and one.attention is not None and other.attention is not None
             assert len(one.attention) == len(one.tokens) and one.attention_of == attention
@@ -99,7 +99,7 @@ def test_captions_of_many_pictures_have_the_attention_of_one(captioner: Captione
 
 
 def test_rollout_of_a_caption_is_attention(captioner: Captioner, caption: Caption) -> None:
-    found = captioner(photo(), attention="rollout").attention
+    found = captioner(make_image(), attention="rollout").attention
     assert found is not None and caption.attention is not None and found.shape == caption.attention.shape
     np.testing.assert_allclose(found.sum(1), 1, rtol=1e-5)
     assert float(found.min()) >= 0 and float(np.abs(found - caption.attention).max()) > 1e-4
@@ -116,7 +116,7 @@ def test_other_decoders_have_their_mean_alone() -> None:
     other.engine.check("mean")
     for heads in ("rollout", "1.1", "heads"):
         with pytest.raises(CaptionerError, match="Transformer"):
-            other(photo(), attention=heads)
+            other(make_image(), attention=heads)
 
 
 def _attend(

@@ -36,7 +36,7 @@ from captioner.store import locate_captioners, members
 from captioner.text.vocabulary import BOS, EOS, Vocabulary
 from tests.builders import FEATURES, SMALL, build_memory
 from tests.builders import WORDS as SIZE
-from tests.figures.builders import photo
+from tests.figures.builders import make_image
 from tests.search.test_search import assert_same, reference, sharp
 
 WORDS = ["a", "dog", "cat", "runs", "on", "grass", "two", "red", "old"]
@@ -72,7 +72,7 @@ def exact(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     random = np.random.default_rng(0)
     folder = tmp_path_factory.mktemp("photos")
     paths = [folder / f"{i}.png" for i in range(5)]
@@ -207,25 +207,25 @@ def test_samples_are_drawn_from_the_mean() -> None:
     assert counts.keys() == {5, 9} and 400 < counts[5] < 600
 
 
-def test_a_model_with_itself_is_that_model(encoders: dict[str, Encoder], photos: list[Path], tmp_path: Path) -> None:
+def test_a_model_with_itself_is_that_model(encoders: dict[str, Encoder], images: list[Path], tmp_path: Path) -> None:
     model = build("show_attend_tell", encoders["grid"], n_best=2)
     paths = [save_model(tmp_path / name / "mine", model) for name in ("one", "another")]
     alone = Captioner.from_pretrained(paths[0], device="cpu")
     together = Captioner.from_pretrained(f"{paths[0]}+{paths[1]}", device="cpu")
     assert isinstance(together.engine, EnsembleEngine) and together.attends and together.search == alone.search
     assert list(together.about["members"]) == list(map(str, paths))
-    for pair in zip(together(photos), alone(photos), strict=True):
+    for pair in zip(together(images), alone(images), strict=True):
         assert_alike(*pair)
 
 
 @pytest.mark.usefixtures("exact")
 @pytest.mark.parametrize("family", list(DECODERS))
-def test_the_order_of_words_does_not_matter(family: str, encoders: dict[str, Encoder], photos: list[Path]) -> None:
+def test_the_order_of_words_does_not_matter(family: str, encoders: dict[str, Encoder], images: list[Path]) -> None:
     model, other = build(family, encoders["grid"]), build("show_attend_tell", encoders["grid"], seed=4)
     again = renumbered(model, sorted(WORDS, reverse=True))
     assert again.vocabulary != model.vocabulary
-    expected = ensemble_of({"other": other, "model": model})(photos)
-    for caption, same in zip(ensemble_of({"other": other, "model": again})(photos), expected, strict=True):
+    expected = ensemble_of({"other": other, "model": model})(images)
+    for caption, same in zip(ensemble_of({"other": other, "model": again})(images), expected, strict=True):
         assert_alike(caption, same)
     assert len({caption.text for caption in expected}) > 1
 
@@ -253,7 +253,7 @@ def count(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 def test_a_picture_is_read_once_and_encoded_once_by_each_encoder(
-    encoders: dict[str, Encoder], photos: list[Path], monkeypatch: pytest.MonkeyPatch
+    encoders: dict[str, Encoder], images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Equal encoders are one, also if they were loaded apart."""
     families = ["show_attend_tell", "show_tell", "transformer"]
@@ -263,18 +263,18 @@ def test_a_picture_is_read_once_and_encoded_once_by_each_encoder(
     monkeypatch.setattr("captioner.data.loader.load_image", lambda path, **how: read.append(path) or load(path, **how))
     ensemble = ensemble_of(same)
     assert len(ensemble.engine.encoders) == 1 and ensemble.transform == encoders["grid"].transform
-    ensemble(photos)
-    assert encoded == {"GridEncoder": len(photos)} and sorted(read) == photos
+    ensemble(images)
+    assert encoded == {"GridEncoder": len(images)} and sorted(read) == images
     encoded.clear()
     read.clear()
     more = {"cropped": build("top_down", encoders["cropped"]), "regions": build("top_down", encoders["regions"])}
-    ensemble_of(same | more)(photos)
-    assert encoded == {"GridEncoder": 2 * len(photos), "RegionEncoder": len(photos)} and sorted(read) == photos
+    ensemble_of(same | more)(images)
+    assert encoded == {"GridEncoder": 2 * len(images), "RegionEncoder": len(images)} and sorted(read) == images
 
 
 @pytest.mark.usefixtures("exact")
 def test_encoders_that_were_tuned_share_what_was_not(
-    encoders: dict[str, Encoder], photos: list[Path], monkeypatch: pytest.MonkeyPatch
+    encoders: dict[str, Encoder], images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = {"grid": build("top_down", encoders["grid"]), "whole": build("top_down", encoders["other weights"])}
     models["grid"].tuned_stages = 0
@@ -286,11 +286,11 @@ def test_encoders_that_were_tuned_share_what_was_not(
         models[f"tuned {stages}"] = build("top_down", tuned)
         models[f"tuned {stages}"].tuned_stages = stages
     ensemble = ensemble_of(models)
-    pixels = torch.stack([torch.from_numpy(ensemble.transform.pixels(Image.open(path))) for path in photos])
+    pixels = torch.stack([torch.from_numpy(ensemble.transform.pixels(Image.open(path))) for path in images])
     encoded = count(monkeypatch)
     with torch.no_grad():
         memories = ensemble.engine.encode(pixels)
-        assert encoded == {"GridEncoder": 2 * len(photos)}  # once for three, and by the one that was tuned as a whole
+        assert encoded == {"GridEncoder": 2 * len(images)}  # once for three, and by the one that was tuned as a whole
         for model, memory in zip(models.values(), memories.parts, strict=True):
             torch.testing.assert_close(memory.vectors, model.encoder(pixels).vectors, rtol=1e-3, atol=1e-5)
 
@@ -299,7 +299,7 @@ def test_encoders_that_were_tuned_share_what_was_not(
 def test_each_encoder_sees_what_it_sees_alone(encoders: dict[str, Encoder]) -> None:
     """Of all kinds and sizes, in any order, and grid and regions as one array among others."""
     names = ["grid", "cropped", "both", "regions", "larger", "other weights"]
-    image = photo()
+    image = make_image()
     for order in (names, names[::-1]):
         ensemble = ensemble_of({name: build("top_down", encoders[name]) for name in order})
         memories = ensemble.engine.encode(torch.from_numpy(ensemble.transform.pixels(image))[None])
@@ -326,7 +326,7 @@ def test_each_encoder_sees_what_it_sees_alone(encoders: dict[str, Encoder]) -> N
     ],
 )
 def test_attention_is_the_mean_over_members_that_look_at_the_same_places(
-    names: list[str], shown: list[int], encoders: dict[str, Encoder], photos: list[Path]
+    names: list[str], shown: list[int], encoders: dict[str, Encoder], images: list[Path]
 ) -> None:
     families = ["show_attend_tell", "transformer", "top_down"]
     models = [
@@ -335,14 +335,14 @@ def test_attention_is_the_mean_over_members_that_look_at_the_same_places(
     ]
     blind = build("show_tell", encoders["larger"])  # attends to nothing, although it is the first
     ensemble = ensemble_of({"blind": blind} | {str(i): model for i, model in enumerate(models)})
-    expected = Captioner.from_model(models[0], device="cpu")(photos[4])
-    caption = ensemble(photos[4])
+    expected = Captioner.from_model(models[0], device="cpu")(images[4])
+    caption = ensemble(images[4])
     tokens = torch.tensor([[[BOS, *(ensemble.vocabulary.number(word) for word in caption.tokens[:-1])]]])
     attention = []
     for number in shown:
         encoder = models[number].encoder
         with torch.no_grad():
-            memory = encoder(torch.from_numpy(encoder.transform.pixels(Image.open(photos[4])))[None])
+            memory = encoder(torch.from_numpy(encoder.transform.pixels(Image.open(images[4])))[None])
             attention.append(models[number].decoder(models[number].refiner(memory), tokens).attention.numpy())
     assert caption.attention is not None
     np.testing.assert_allclose(caption.attention, np.mean(attention, axis=0), rtol=0, atol=1e-3)
@@ -353,32 +353,32 @@ def test_attention_is_the_mean_over_members_that_look_at_the_same_places(
         np.testing.assert_array_equal(caption.scores, expected.scores)
 
 
-def test_models_that_do_not_attend_have_no_attention(encoders: dict[str, Encoder], photos: list[Path]) -> None:
+def test_models_that_do_not_attend_have_no_attention(encoders: dict[str, Encoder], images: list[Path]) -> None:
     ensemble = ensemble_of({str(seed): build("show_tell", encoders["grid"], seed=seed) for seed in (0, 1)})
-    assert not ensemble.attends and ensemble(photos[0]).attention is None
+    assert not ensemble.attends and ensemble(images[0]).attention is None
 
 
-def test_bad_pictures_are_errors_in_their_places(encoders: dict[str, Encoder], photos: list[Path]) -> None:
+def test_bad_pictures_are_errors_in_their_places(encoders: dict[str, Encoder], images: list[Path]) -> None:
     ensemble = ensemble_of({name: build("top_down", encoders[name]) for name in ("grid", "larger")})
-    sources = [photos[0], b"junk", photos[1], photos[0].with_name("none.jpg"), photos[2]]
+    sources = [images[0], b"junk", images[1], images[0].with_name("none.jpg"), images[2]]
     for batch_size in (1, 2, 8):
         results = list(ensemble.stream(sources, batch_size=batch_size))
         assert [isinstance(result, ImageError) for result in results] == [False, True, False, True, False]
-        assert [result.source for result in results if isinstance(result, Caption)] == list(map(str, photos[:3]))
+        assert [result.source for result in results if isinstance(result, Caption)] == list(map(str, images[:3]))
 
 
 @pytest.mark.usefixtures("exact")
-def test_features_take_the_place_of_pictures(encoders: dict[str, Encoder], photos: list[Path], tmp_path: Path) -> None:
+def test_features_take_the_place_of_pictures(encoders: dict[str, Encoder], images: list[Path], tmp_path: Path) -> None:
     """For members with the encoder of the store, or with encoders that are the same up to where it was cut."""
-    (tmp_path / "captions.csv").write_text("image,caption\n" + "".join(f"{path},a dog\n" for path in photos))
+    (tmp_path / "captions.csv").write_text("image,caption\n" + "".join(f"{path},a dog\n" for path in images))
     data = read_captions(tmp_path / "captions.csv")
     models = {name: build(name, encoders["grid"]) for name in ("show_attend_tell", "transformer")}
     ensemble = ensemble_of(models)
     expected, errors = generate(ensemble, data)
     assert not errors and len(set(expected.values())) > 1
     for cut in (0, 2):
-        pictures = [(photo.image_id, photo.path) for photo in data.photos]
-        folder = build_store(tmp_path / f"cut {cut}", encoders["grid"].front(cut), pictures, workers=1).store.folder
+        images = [(image.image_id, image.path) for image in data.images]
+        folder = build_store(tmp_path / f"cut {cut}", encoders["grid"].front(cut), images, workers=1).store.folder
         assert generate(ensemble, data, features=ensemble.engine.open_features(folder)) == (expected, [])
     tuned = copy.deepcopy(encoders["grid"])
     with torch.no_grad():
@@ -417,7 +417,7 @@ def test_what_needs_one_model_refuses_several(encoders: dict[str, Encoder], tmp_
     ensemble = ensemble_of({name: build(name, encoders["grid"]) for name in ("transformer", "top_down")})
     for attention in ("rollout", "heads", "1.1"):
         with pytest.raises(CaptionerError, match="an ensemble has only the mean"):
-            ensemble(photo(), attention=attention)
+            ensemble(make_image(), attention=attention)
     with pytest.raises(CheckpointError, match="cannot be saved as one model"):
         ensemble.save_pretrained(tmp_path / "new")
     with pytest.raises(CheckpointError, match="cannot be saved as one model"):

@@ -73,7 +73,7 @@ def test_features_take_the_place_of_images(
     data: Path, model: Captioner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("captioner.encoders.encoder.fast_dtype", lambda device: torch.float32)  # as the store is made
-    images = [(photo.image_id, photo.path) for photo in read_captions(data, captionless=True).split("dev").photos]
+    images = [(image.image_id, image.path) for image in read_captions(data, captionless=True).split("dev").images]
     store = build_store(
         tmp_path / "features", model_engine(model.engine, "test").encoders[0], images, workers=1
     ).store.folder

@@ -40,12 +40,12 @@ def build(decoder: str = "show_attend_tell", **encoder: Any) -> Captioner:
 @pytest.fixture
 def data(tmp_path: Path) -> Iterator[dict[str, Path]]:
     """Two good images, one broken, and one without boxes."""
-    photos = tmp_path / "images"
-    photos.mkdir()
+    folder = tmp_path / "images"
+    folder.mkdir()
     images = [{"id": number, "file_name": f"{number}.png", "width": 80, "height": 40} for number in (1, 2, 3)]
     for number in (1, 2, 4):
-        Image.linear_gradient("L").rotate(90 * number).resize((80, 40)).save(photos / f"{number}.png")
-    (photos / "3.png").write_bytes(b"no image")
+        Image.linear_gradient("L").rotate(90 * number).resize((80, 40)).save(folder / f"{number}.png")
+    (folder / "3.png").write_bytes(b"no image")
     images[1]["labelled_categories"] = [1]
     boxes = [
         (1, 18, [0, 0, 40, 40], 0),
@@ -72,9 +72,9 @@ def data(tmp_path: Path) -> Iterator[dict[str, Path]]:
         for image, references in texts.items()
         for number, text in enumerate(references)
     ]
-    pictures = [{"id": number, "file_name": f"{number}.png"} for number in texts]
-    captions.write_text(json.dumps({"images": pictures, "annotations": annotations}))
-    yield {"instances": instances, "captions": captions, "images": photos}
+    listed = [{"id": number, "file_name": f"{number}.png"} for number in texts]
+    captions.write_text(json.dumps({"images": listed, "annotations": annotations}))
+    yield {"instances": instances, "captions": captions, "images": folder}
 
 
 def test_boxes_of_a_file(data: dict[str, Path]) -> None:
@@ -115,11 +115,11 @@ def test_a_crop_moves_the_places() -> None:
 
 
 def naive(
-    captioner: Captioner, photo: Path, captions: list[list[str]], wanted: dict[str, list[float]]
+    captioner: Captioner, image: Path, captions: list[list[str]], wanted: dict[str, list[float]]
 ) -> list[tuple[float, float]]:
     """Return pointing and mass of each wanted word of references, step by step, cell by cell."""
     model = model_engine(captioner.engine, "test").model
-    pixels = torch.from_numpy(model.encoder.transform.pixels(Image.open(photo).convert("RGB"))).unsqueeze(0)
+    pixels = torch.from_numpy(model.encoder.transform.pixels(Image.open(image).convert("RGB"))).unsqueeze(0)
     found = []
     with torch.no_grad():
         memory = model(pixels)
@@ -151,7 +151,7 @@ def naive(
 def test_references_are_measured_as_if_read_word_by_word(data: dict[str, Path]) -> None:
     captioner = build()
     found = ground(captioner, data["instances"], data["captions"], data["images"], resamples=50)
-    assert found.photos == 2 and [Path(error.source).name for error in found.errors] == ["3.png"]
+    assert found.images == 2 and [Path(error.source).name for error in found.errors] == ["3.png"]
     expected = naive(
         captioner,
         data["images"] / "1.png",

@@ -10,7 +10,7 @@ import pytest
 
 from captioner.caption import Caption
 from captioner.captioner import Captioner
-from captioner.data.dataset import CaptionData, Photo
+from captioner.data.dataset import CaptionData, CaptionedImage
 from captioner.errors import EvaluationError, ImageError
 from captioner.evaluation.evaluate import evaluate, generate, score
 from captioner.evaluation.metrics import Scorer
@@ -23,7 +23,7 @@ REFERENCES = {
     "none": (),
 }
 DATA = CaptionData(
-    "set", "csv", tuple(Photo(name, Path(f"{name}.jpg"), "test", said) for name, said in REFERENCES.items())
+    "set", "csv", tuple(CaptionedImage(name, Path(f"{name}.jpg"), "test", said) for name, said in REFERENCES.items())
 )
 WRITTEN = {"007": "a dog runs", "12": "a man", "x": "a cat", "none": "a tree"}
 
@@ -67,9 +67,9 @@ def test_photos_without_references_are_captioned_and_not_scored() -> None:
 
 
 def test_nothing_to_score_is_no_failure_and_nothing_to_read_is_one() -> None:
-    plain = CaptionData("set", "csv", DATA.photos[-1:])
+    plain = CaptionData("set", "csv", DATA.images[-1:])
     assert evaluate(writer(), plain, metrics=("BLEU",)).scores == {}
-    bad = CaptionData("set", "csv", DATA.photos[3:4])
+    bad = CaptionData("set", "csv", DATA.images[3:4])
     with pytest.raises(EvaluationError, match=r"set: none of the 1 .*is damaged"):
         evaluate(writer(), bad)
     with pytest.raises(EvaluationError, match="choose from"):
@@ -95,4 +95,4 @@ def test_captions_that_match_nothing_are_refused() -> None:
     with pytest.raises(EvaluationError, match="of nothing"):
         score({}, DATA)
     with pytest.raises(EvaluationError, match="set: "):
-        score({"none": "a"}, CaptionData("set", "csv", DATA.photos[-1:]))
+        score({"none": "a"}, CaptionData("set", "csv", DATA.images[-1:]))

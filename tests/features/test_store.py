@@ -31,7 +31,7 @@ from captioner.features.store import FORMAT, INDEX, PLAN
 from captioner.machine.processes import ALONE
 from captioner.memory import Memory
 
-Pictures = list[tuple[str, Path]]
+Images = list[tuple[str, Path]]
 
 
 class TinyConfig(EncoderConfig):
@@ -70,7 +70,7 @@ class Found(Tiny):
 
 
 @pytest.fixture
-def images(tmp_path: Path) -> Pictures:
+def images(tmp_path: Path) -> Images:
     """Eight photos of different sizes."""
     random = np.random.default_rng(0)
     made = []
@@ -81,12 +81,12 @@ def images(tmp_path: Path) -> Pictures:
     return made
 
 
-def build(folder: Path, images: Pictures, **settings: object) -> StoreReport:
+def build(folder: Path, images: Images, **settings: object) -> StoreReport:
     settings = {"encoder": Tiny(), "flips": True, "batch_size": 2, "shard": 3, **settings}
     return build_store(folder, images=images, **settings)  # type: ignore[arg-type]
 
 
-def interrupted(folder: Path, images: Pictures, *, after: int) -> None:
+def interrupted(folder: Path, images: Images, *, after: int) -> None:
     """Begin a store and interrupt it when ``after`` images, mirrored ones included, are done."""
 
     def stop(done: int, _: int) -> None:
@@ -101,9 +101,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
 
 
-def test_a_store_holds_the_encoders_output_for_each_image_and_its_mirror_image(
-    tmp_path: Path, images: Pictures
-) -> None:
+def test_a_store_holds_the_encoders_output_for_each_image_and_its_mirror_image(tmp_path: Path, images: Images) -> None:
     built, encoder = build(tmp_path / "store", images), Tiny()
     assert built.encoded == 16 and built.errors == [] and built.store.ids == [name for name, _ in images]
     asked = [images[i] for i in (5, 0, 7, 3, 3)]
@@ -119,7 +117,7 @@ def test_a_store_holds_the_encoders_output_for_each_image_and_its_mirror_image(
         assert memory.grid == (2, 2)
 
 
-def test_mirrored_and_plain_ones_mix_in_a_batch(tmp_path: Path, images: Pictures) -> None:
+def test_mirrored_and_plain_ones_mix_in_a_batch(tmp_path: Path, images: Images) -> None:
     store = build(tmp_path / "store", images).store
     mixed = store.vectors(["id6", "id6", "id1"], flipped=[True, False, True])
     assert torch.equal(
@@ -131,20 +129,20 @@ def test_mirrored_and_plain_ones_mix_in_a_batch(tmp_path: Path, images: Pictures
     assert not torch.equal(mixed[0], mixed[1]) and mixed.dtype == torch.float16
 
 
-def test_a_store_without_mirrors_says_how_to_make_them(tmp_path: Path, images: Pictures) -> None:
+def test_a_store_without_mirrors_says_how_to_make_them(tmp_path: Path, images: Images) -> None:
     store = build(tmp_path / "store", images, flips=False).store
     assert len(store.vectors(["id1"], flipped=[False])) == 1
     with pytest.raises(FeatureStoreError, match="--flips"):
         store.vectors(["id1"], flipped=[True])
 
 
-def test_features_too_large_for_float16_stay_finite(tmp_path: Path, images: Pictures) -> None:
+def test_features_too_large_for_float16_stay_finite(tmp_path: Path, images: Images) -> None:
     vectors = build(tmp_path / "store", images, encoder=Tiny(scale=1e7)).store.vectors(["id0", "id1"])
     assert torch.isfinite(vectors).all() and vectors.abs().max() == 65504
 
 
 @pytest.mark.parametrize(("after", "rest"), [(6, 10), (12, 4), (16, 0)])
-def test_a_stopped_build_continues_where_it_was(tmp_path: Path, images: Pictures, after: int, rest: int) -> None:
+def test_a_stopped_build_continues_where_it_was(tmp_path: Path, images: Images, after: int, rest: int) -> None:
     interrupted(tmp_path / "store", images, after=after)
     with pytest.raises(FeatureStoreError, match="unfinished; run the same 'captioner features' command again"):
         FeatureStore(tmp_path / "store")
@@ -157,7 +155,7 @@ def test_a_stopped_build_continues_where_it_was(tmp_path: Path, images: Pictures
 
 
 def test_a_build_killed_in_the_middle_of_a_file_ends_with_the_same_bytes(
-    tmp_path: Path, images: Pictures, repository: Path
+    tmp_path: Path, images: Images, repository: Path
 ) -> None:
     script = """
 import os, pathlib, signal, sys
@@ -188,7 +186,7 @@ build(folder, [(f"id{i}", pathlib.Path(path)) for i, path in enumerate(sys.argv[
     assert contents(store) == contents(tmp_path / "whole")
 
 
-def test_bad_images_are_reported_and_absent(tmp_path: Path, images: Pictures) -> None:
+def test_bad_images_are_reported_and_absent(tmp_path: Path, images: Images) -> None:
     images[1][1].write_text("not a image")
     images[6][1].unlink()
     for _ in range(2):  # the second time there is nothing left to do
@@ -202,7 +200,7 @@ def test_bad_images_are_reported_and_absent(tmp_path: Path, images: Pictures) ->
     assert torch.equal(built.store.vectors(whole.ids), whole.vectors(whole.ids))
 
 
-def test_a_shard_with_only_bad_images_costs_no_good_one(tmp_path: Path, images: Pictures) -> None:
+def test_a_shard_with_only_bad_images_costs_no_good_one(tmp_path: Path, images: Images) -> None:
     for i in (3, 4, 5):  # all of the second shard
         images[i][1].write_text("not a image")
     built = build(tmp_path / "store", images)
@@ -214,15 +212,13 @@ def test_no_readable_image_is_an_error(tmp_path: Path) -> None:
         build(tmp_path / "store", [("a", tmp_path / "nowhere.jpg")])
 
 
-def test_the_same_id_twice_is_refused(tmp_path: Path, images: Pictures) -> None:
+def test_the_same_id_twice_is_refused(tmp_path: Path, images: Images) -> None:
     with pytest.raises(FeatureStoreError, match="same image id"):
         build(tmp_path / "store", [*images, images[0]])
 
 
 @pytest.mark.parametrize("encoder", [Tiny(scale=2.0), Tiny(size=10)])
-def test_features_of_another_encoder_or_transform_are_refused(
-    tmp_path: Path, images: Pictures, encoder: Encoder
-) -> None:
+def test_features_of_another_encoder_or_transform_are_refused(tmp_path: Path, images: Images, encoder: Encoder) -> None:
     build(tmp_path / "store", images)
     with pytest.raises(FeatureStoreError, match="made by another encoder or transform"):
         FeatureStore(tmp_path / "store", encoder=encoder)
@@ -231,7 +227,7 @@ def test_features_of_another_encoder_or_transform_are_refused(
     assert len(FeatureStore(tmp_path / "store", encoder=Tiny())) == 8  # and the store is intact
 
 
-def test_a_store_begun_with_another_plan_is_not_continued(tmp_path: Path, images: Pictures) -> None:
+def test_a_store_begun_with_another_plan_is_not_continued(tmp_path: Path, images: Images) -> None:
     interrupted(tmp_path / "store", images, after=6)
     for names, settings in (
         ("list of images", {"images": images[:5]}),
@@ -243,7 +239,7 @@ def test_a_store_begun_with_another_plan_is_not_continued(tmp_path: Path, images
 
 
 @pytest.mark.parametrize("harm", ["truncated", "missing", "other shape", "pickle"])
-def test_a_damaged_shard_is_refused_and_the_advice_helps(tmp_path: Path, images: Pictures, harm: str) -> None:
+def test_a_damaged_shard_is_refused_and_the_advice_helps(tmp_path: Path, images: Images, harm: str) -> None:
     store = tmp_path / "store"
     build(store, images)
     before, shard = contents(store), store / "00001.npy"
@@ -267,7 +263,7 @@ def test_a_damaged_shard_is_refused_and_the_advice_helps(tmp_path: Path, images:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", "null", "[" * 100_000, "\x00"])
-def test_a_damaged_index_is_refused_and_the_advice_helps(tmp_path: Path, images: Pictures, text: str) -> None:
+def test_a_damaged_index_is_refused_and_the_advice_helps(tmp_path: Path, images: Images, text: str) -> None:
     build(tmp_path / "store", images)
     index = tmp_path / "store" / INDEX
     index.write_text(text)
@@ -277,14 +273,14 @@ def test_a_damaged_index_is_refused_and_the_advice_helps(tmp_path: Path, images:
     assert build(tmp_path / "store", images).encoded == 0
 
 
-def test_a_damaged_plan_is_a_clear_error(tmp_path: Path, images: Pictures) -> None:
+def test_a_damaged_plan_is_a_clear_error(tmp_path: Path, images: Images) -> None:
     interrupted(tmp_path / "store", images, after=12)
     (tmp_path / "store" / PLAN).write_text('{"ids": [')
     with pytest.raises(FeatureStoreError, match=PLAN):
         build(tmp_path / "store", images)
 
 
-def test_a_shard_whose_record_is_damaged_is_made_again(tmp_path: Path, images: Pictures) -> None:
+def test_a_shard_whose_record_is_damaged_is_made_again(tmp_path: Path, images: Images) -> None:
     whole = build(tmp_path / "whole", images).store
     interrupted(tmp_path / "store", images, after=12)
     (tmp_path / "store" / "00001.json").write_text('{"ids": [')
@@ -295,7 +291,7 @@ def test_a_shard_whose_record_is_damaged_is_made_again(tmp_path: Path, images: P
 VALUES = [None, -1, 0, 1.5, 10**30, True, "", "a", [], [None], [[]], {}, {"grid": 1}, {"cut": -1}, {"../x": "y"}]
 
 
-def test_an_index_with_fields_of_other_types_is_refused(tmp_path: Path, images: Pictures) -> None:
+def test_an_index_with_fields_of_other_types_is_refused(tmp_path: Path, images: Images) -> None:
     build(tmp_path / "store", images)
     index = tmp_path / "store" / INDEX
     value = json.loads(index.read_text())
@@ -318,7 +314,7 @@ def test_an_index_with_fields_of_other_types_is_refused(tmp_path: Path, images: 
             FeatureStore(tmp_path / "store")
 
 
-def test_no_damage_of_a_shards_header_is_an_error_of_numpys(tmp_path: Path, images: Pictures) -> None:
+def test_no_damage_of_a_shards_header_is_an_error_of_numpys(tmp_path: Path, images: Images) -> None:
     build(tmp_path / "store", images)
     shard = tmp_path / "store" / "00001.npy"
     whole, random = shard.read_bytes(), np.random.default_rng(0)
@@ -342,7 +338,7 @@ def test_no_damage_of_a_shards_header_is_an_error_of_numpys(tmp_path: Path, imag
     assert shard.read_bytes() == whole
 
 
-def test_two_jobs_do_not_encode_into_one_store(tmp_path: Path, images: Pictures) -> None:
+def test_two_jobs_do_not_encode_into_one_store(tmp_path: Path, images: Images) -> None:
     with (
         files.only_one(tmp_path / "store", error=FeatureStoreError, work="encodes"),
         pytest.raises(FeatureStoreError, match="store: another process encodes there"),
@@ -351,7 +347,7 @@ def test_two_jobs_do_not_encode_into_one_store(tmp_path: Path, images: Pictures)
     assert build(tmp_path / "store", images).encoded == 16
 
 
-def test_an_index_that_disagrees_with_itself_or_is_newer_is_refused(tmp_path: Path, images: Pictures) -> None:
+def test_an_index_that_disagrees_with_itself_or_is_newer_is_refused(tmp_path: Path, images: Images) -> None:
     build(tmp_path / "store", images)
     index = tmp_path / "store" / INDEX
     value = json.loads(index.read_text())
@@ -369,7 +365,7 @@ def test_no_store_says_how_to_make_one(tmp_path: Path) -> None:
         FeatureStore(tmp_path / "nothing")
 
 
-def test_a_store_of_regions_holds_boxes_labels_and_scores(tmp_path: Path, images: Pictures) -> None:
+def test_a_store_of_regions_holds_boxes_labels_and_scores(tmp_path: Path, images: Images) -> None:
     encoder, asked = Found(), [images[i] for i in (6, 0, 3, 3, 5)]
     store = build(tmp_path / "store", images, encoder=encoder).store
     pixels = torch.stack([torch.from_numpy(encoder.transform.pixels(load_image(path))) for _, path in asked])
@@ -388,7 +384,7 @@ def test_a_store_of_regions_holds_boxes_labels_and_scores(tmp_path: Path, images
         )
 
 
-def test_a_stopped_build_of_regions_continues_and_misses_no_boxes(tmp_path: Path, images: Pictures) -> None:
+def test_a_stopped_build_of_regions_continues_and_misses_no_boxes(tmp_path: Path, images: Images) -> None:
     build(tmp_path / "whole", images, encoder=Found())
     whole = contents(tmp_path / "whole")
     for name in ("00001-regions.npy", "00002-flipped-regions.npy"):
@@ -402,7 +398,7 @@ def test_a_stopped_build_of_regions_continues_and_misses_no_boxes(tmp_path: Path
         assert contents(harmed) == whole
 
 
-def test_a_store_of_boxes_without_labels_must_be_made_again(tmp_path: Path, images: Pictures) -> None:
+def test_a_store_of_boxes_without_labels_must_be_made_again(tmp_path: Path, images: Images) -> None:
     build(tmp_path, images, encoder=Found())
     index = json.loads((tmp_path / INDEX).read_text())
     (tmp_path / INDEX).write_text(json.dumps(index | {"format": 2}))
@@ -410,7 +406,7 @@ def test_a_store_of_boxes_without_labels_must_be_made_again(tmp_path: Path, imag
         FeatureStore(tmp_path)
 
 
-def test_a_store_of_a_grid_has_the_first_format(tmp_path: Path, images: Pictures) -> None:
+def test_a_store_of_a_grid_has_the_first_format(tmp_path: Path, images: Images) -> None:
     build(tmp_path / "grid", images)
     build(tmp_path / "regions", images, encoder=Found())
     grid, regions = (json.loads((tmp_path / name / INDEX).read_text()) for name in ("grid", "regions"))
@@ -418,7 +414,7 @@ def test_a_store_of_a_grid_has_the_first_format(tmp_path: Path, images: Pictures
     assert not [name for name in contents(tmp_path / "grid") if "regions" in name]
 
 
-def test_places_without_grid_or_regions_are_refused(tmp_path: Path, images: Pictures) -> None:
+def test_places_without_grid_or_regions_are_refused(tmp_path: Path, images: Images) -> None:
     encoder = Tiny()
     encoder.grid = None
     with pytest.raises(FeatureStoreError, match="neither a grid nor regions"):
@@ -426,14 +422,14 @@ def test_places_without_grid_or_regions_are_refused(tmp_path: Path, images: Pict
 
 
 @pytest.mark.parametrize("flips", [False, True])
-def test_a_store_takes_the_predicted_space(tmp_path: Path, images: Pictures, flips: bool) -> None:
+def test_a_store_takes_the_predicted_space(tmp_path: Path, images: Images, flips: bool) -> None:
     build(tmp_path / "store", images, flips=flips)
     arrays = [np.load(file) for file in (tmp_path / "store").glob("*.npy")]
     assert sum(array.nbytes for array in arrays) == store_bytes(Tiny(), 8, flips=flips)
 
 
 def test_a_store_that_does_not_fit_on_the_disk_is_not_begun(
-    tmp_path: Path, images: Pictures, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needed, free = store_bytes(Tiny(), 8, flips=True), []
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free[-1]))
@@ -462,7 +458,7 @@ class Both(Encoder):
     forward = GridRegionEncoder.forward
 
 
-def test_a_store_of_parts_holds_what_the_encoder_gives(tmp_path: Path, images: Pictures) -> None:
+def test_a_store_of_parts_holds_what_the_encoder_gives(tmp_path: Path, images: Images) -> None:
     encoder, seen = Both(), list[tuple[int, int]]()
     built = build(tmp_path / "store", images, encoder=encoder, progress=lambda *at: seen.append(at))
     assert seen[-1] == (16, 16) and seen == sorted(seen) and built.encoded == 16
@@ -481,7 +477,7 @@ def test_a_store_of_parts_holds_what_the_encoder_gives(tmp_path: Path, images: P
         assert torch.equal(memory.labels, expected.labels) and torch.equal(memory.mask, expected.mask)
 
 
-def test_stores_of_the_parts_are_used_again(tmp_path: Path, images: Pictures) -> None:
+def test_stores_of_the_parts_are_used_again(tmp_path: Path, images: Images) -> None:
     encoder = Both()
     for name, part in encoder.parts.items():
         build(tmp_path / f"of {name}", images, encoder=part)
@@ -496,7 +492,7 @@ def test_stores_of_the_parts_are_used_again(tmp_path: Path, images: Pictures) ->
         FeatureStore(tmp_path / "store", encoder=Tiny())
 
 
-def test_a_part_that_was_replaced_is_refused(tmp_path: Path, images: Pictures) -> None:
+def test_a_part_that_was_replaced_is_refused(tmp_path: Path, images: Images) -> None:
     build(tmp_path / "store", images, encoder=Both())
     (tmp_path / "store" / "grid").rename(tmp_path / "old")
     build(tmp_path / "store" / "grid", images, encoder=Tiny(scale=3.0))
@@ -504,7 +500,7 @@ def test_a_part_that_was_replaced_is_refused(tmp_path: Path, images: Pictures) -
         FeatureStore(tmp_path / "store")
 
 
-def test_a_image_that_one_part_lacks_is_left_out(tmp_path: Path, images: Pictures) -> None:
+def test_a_image_that_one_part_lacks_is_left_out(tmp_path: Path, images: Images) -> None:
     images[2][1].write_bytes(b"no image")
     built = build(tmp_path / "store", images, encoder=Both())
     assert len(built.errors) == 1 and "id2" not in built.store and len(built.store) == 7

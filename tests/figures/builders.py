@@ -32,6 +32,6 @@ def region_caption(seen: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0
     return Caption("Cat sits.", ["cat", "sits"], -2.0, attention, boxes=boxes, seen=seen)
 
 
-def photo(width: int = 80, height: int = 60) -> Image.Image:
+def make_image(width: int = 80, height: int = 60) -> Image.Image:
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)

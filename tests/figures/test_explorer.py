@@ -22,7 +22,7 @@ from captioner.figures.explorer import page as make_page
 from captioner.figures.heat import Heat
 from captioner.figures.style import Style
 from tests.browser import launched
-from tests.figures.builders import grid_caption, photo, region_caption
+from tests.figures.builders import grid_caption, make_image, region_caption
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{data}}"
 
@@ -54,8 +54,8 @@ class Reader(HTMLParser):
         return value
 
 
-def read(caption: Caption, picture: Image.Image | None = None, **style: Any) -> Reader:
-    return Reader(make_page(caption, picture or photo(), Style(**style)))
+def read(caption: Caption, image: Image.Image | None = None, **style: Any) -> Reader:
+    return Reader(make_page(caption, image or make_image(), Style(**style)))
 
 
 def several() -> Caption:
@@ -135,10 +135,10 @@ def test_the_numbers_hold_the_other_captions() -> None:
 
 def test_the_image_has_a_sane_size() -> None:
     for size, expected in (((3000, 2000), (960, 640)), ((50, 40), (50, 40))):
-        page = read(grid_caption(), photo(*size))
+        page = read(grid_caption(), make_image(*size))
         source = next(attributes["src"] or "" for tag, attributes in page.elements if tag == "img")
-        image = Image.open(BytesIO(base64.b64decode(source.partition(",")[2])))
-        assert image.format == "JPEG" and image.size == expected and page.numbers["size"] == list(expected)
+        shown = Image.open(BytesIO(base64.b64decode(source.partition(",")[2])))
+        assert shown.format == "JPEG" and shown.size == expected and page.numbers["size"] == list(expected)
 
 
 @pytest.fixture(scope="module")
@@ -153,9 +153,9 @@ def show(browser: Any, tmp_path: Path) -> Iterator[Any]:
     problems: list[str] = []
     contexts = []
 
-    def call(caption: Caption, picture: Image.Image | None = None, **settings: Any) -> Any:
+    def call(caption: Caption, image: Image.Image | None = None, **settings: Any) -> Any:
         file = tmp_path / "page.html"
-        file.write_text(make_page(caption, picture or photo(240, 180), Style()), encoding="utf-8")
+        file.write_text(make_page(caption, image or make_image(240, 180), Style()), encoding="utf-8")
         contexts.append(browser.new_context(**settings))
         page = contexts[-1].new_page()
         page.on("pageerror", lambda error: problems.append(str(error)))
@@ -376,7 +376,7 @@ def test_browser_phone(show: Any, scheme: str, make: Any) -> None:
 
 @pytest.mark.parametrize("size", [(800, 100), (100, 400), (16, 16)])
 def test_browser_odd_images_fit(show: Any, size: tuple[int, int]) -> None:
-    page = show(several(), photo(*size))
+    page = show(several(), make_image(*size))
     for width, height in ((360, 640), (1280, 800)):
         page.set_viewport_size({"width": width, "height": height})
         box = page.locator(".stage").bounding_box()

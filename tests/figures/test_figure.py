@@ -22,7 +22,7 @@ from captioner.figures.heat import Heat
 from captioner.figures.paint import fit, overlay, palette
 from captioner.figures.panels import arrange, mark_regions, percent
 from captioner.figures.sheet import Sheet, shortened, width_of, wrapped
-from tests.figures.builders import grid_caption, photo, region_caption
+from tests.figures.builders import grid_caption, make_image, region_caption
 
 SMALL = {"width": 400, "side": 64}
 
@@ -50,7 +50,7 @@ def test_the_image_and_the_maps_are_on_the_sheet_pixel_for_pixel() -> None:
 
 def test_a_sheet_draws_images_as_they_are() -> None:
     sheet = Sheet((301, 207))
-    noise = np.asarray(photo(120, 90))
+    noise = np.asarray(make_image(120, 90))
     sheet.place(noise, 17, 33)
     drawn = np.asarray(sheet.image())
     np.testing.assert_array_equal(drawn[33 : 33 + 90, 17 : 17 + 120], noise)
@@ -73,12 +73,12 @@ def test_stronger_attention_is_lighter_to_every_eye(name: str) -> None:
 
 def test_words_are_never_read_as_formulas_or_markup() -> None:
     caption = grid_caption(text=r"$\alpha$ $broken <b>bold</b> %s {x} 100$")
-    assert Figure(caption, photo(), Style(**SMALL)).image().width == 400
+    assert Figure(caption, make_image(), Style(**SMALL)).image().width == 400
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 900), (900, 2), (17, 5)])
 def test_odd_images(size: tuple[int, int]) -> None:
-    drawn = Figure(grid_caption(), photo(*size), Style(**SMALL))
+    drawn = Figure(grid_caption(), make_image(*size), Style(**SMALL))
     assert drawn.image().width == 400
     assert b"data:image/jpeg" in drawn.html()
     assert Image.open(io.BytesIO(drawn.gif())).n_frames >= 2
@@ -86,7 +86,7 @@ def test_odd_images(size: tuple[int, int]) -> None:
 
 def test_a_caption_without_words_is_its_image() -> None:
     caption = Caption("", [], -1.0, np.zeros((0, 12)), grid=(3, 4))
-    drawn = Figure(caption, photo(), Style(**SMALL))
+    drawn = Figure(caption, make_image(), Style(**SMALL))
     assert drawn.image().width == 400 and b"canvas" in drawn.html() and drawn.gif() and drawn.json()
 
 
@@ -140,18 +140,18 @@ def test_text_is_broken_and_shortened_to_its_room() -> None:
 
 
 def test_png_carries_the_caption() -> None:
-    image = Image.open(io.BytesIO(Figure(grid_caption(text="café ñandú"), photo(), Style(**SMALL)).png()))
-    assert image.format == "PNG" and image.mode == "RGB" and image.text["Title"] == "Café ñandú."
+    drawn = Image.open(io.BytesIO(Figure(grid_caption(text="café ñandú"), make_image(), Style(**SMALL)).png()))
+    assert drawn.format == "PNG" and drawn.mode == "RGB" and drawn.text["Title"] == "Café ñandú."
 
 
 def test_gif_shows_every_word_and_the_image_around_them() -> None:
-    image = Image.open(io.BytesIO(Figure(grid_caption(words=3), photo(), Style(side=64, seconds=0.5)).gif()))
-    assert image.format == "GIF" and image.n_frames == 5 and image.info["loop"] == 0
+    drawn = Image.open(io.BytesIO(Figure(grid_caption(words=3), make_image(), Style(side=64, seconds=0.5)).gif()))
+    assert drawn.format == "GIF" and drawn.n_frames == 5 and drawn.info["loop"] == 0
     durations, frames = [], []
     for number in range(5):
-        image.seek(number)
-        durations.append(image.info["duration"])
-        frames.append(np.asarray(image.convert("RGB")).astype(int))
+        drawn.seek(number)
+        durations.append(drawn.info["duration"])
+        frames.append(np.asarray(drawn.convert("RGB")).astype(int))
     assert durations == [750, 500, 500, 500, 1000]
     assert (
         all(np.abs(frames[i] - frames[i + 1]).mean() > 1 for i in range(4)) and np.abs(frames[0] - frames[4]).mean() < 1
@@ -160,7 +160,7 @@ def test_gif_shows_every_word_and_the_image_around_them() -> None:
 
 def test_json_holds_what_is_needed_to_draw() -> None:
     caption = replace(grid_caption(seen=(0.1, 0.0, 0.9, 1.0)), source="caf\udce9.jpg")
-    value = json.loads(Figure(caption, photo(80, 60), Style()).json())
+    value = json.loads(Figure(caption, make_image(80, 60), Style()).json())
     assert (
         value["picture"] == {"width": 80, "height": 60}
         and value["grid"] == [3, 4]
@@ -174,11 +174,11 @@ def test_json_holds_what_is_needed_to_draw() -> None:
     )
     assert caption.attention is not None
     np.testing.assert_allclose(value["attention"], caption.attention, atol=1e-6)
-    assert json.loads(Figure(region_caption(), photo(), Style()).json())["boxes"][2] == [0.5, 0.5, 1.0, 1.0]
+    assert json.loads(Figure(region_caption(), make_image(), Style()).json())["boxes"][2] == [0.5, 0.5, 1.0, 1.0]
 
 
 def test_the_name_says_the_format(tmp_path: Path) -> None:
-    drawn = Figure(grid_caption(), photo(), Style(**SMALL))
+    drawn = Figure(grid_caption(), make_image(), Style(**SMALL))
     names = (
         ("a.png", b"\x89PNG"),
         ("b.GIF", b"GIF8"),
@@ -196,7 +196,7 @@ def test_the_name_says_the_format(tmp_path: Path) -> None:
 
 
 def test_pdf_and_svg_are_vectors_and_alike_each_time() -> None:
-    drawn = Figure(grid_caption(text="$x$ <dog> & co"), photo(), Style(**SMALL))
+    drawn = Figure(grid_caption(text="$x$ <dog> & co"), make_image(), Style(**SMALL))
     pdf, svg = drawn.pdf(), drawn.svg()
     assert b"/TrueType" in pdf or b"/Type /Font" in pdf
     assert pdf == drawn.pdf() and svg == drawn.svg()
@@ -209,7 +209,7 @@ def test_pdf_and_svg_are_vectors_and_alike_each_time() -> None:
 
 def test_larger_letters_take_more_room() -> None:
     plain, large = (
-        Figure(grid_caption(words=6), photo(), Style(width=600, letters=size)).image() for size in (1.0, 2.0)
+        Figure(grid_caption(words=6), make_image(), Style(width=600, letters=size)).image() for size in (1.0, 2.0)
     )
     ink = [np.flatnonzero((np.asarray(image)[:80].min(-1) < 100).any(1)) for image in (plain, large)]
     # The pixel rows of the first line.
@@ -224,14 +224,14 @@ def test_one_word_alone() -> None:
         with pytest.raises(CaptionerError, match="no word"):
             find_word(caption, word)
     for size in ((80, 60), (10, 300), (300, 10)):
-        drawn = Figure(caption, photo(*size), Style(**SMALL), word=1).image()
+        drawn = Figure(caption, make_image(*size), Style(**SMALL), word=1).image()
         assert drawn.width <= 400
-        other = Figure(caption, photo(*size), Style(**SMALL), word=4).image()
+        other = Figure(caption, make_image(*size), Style(**SMALL), word=4).image()
         assert drawn.size == other.size and np.abs(np.asarray(drawn).astype(int) - np.asarray(other)).max() > 50
 
 
 def test_one_word_alone_is_drawn_and_not_played(tmp_path: Path) -> None:
-    drawn = Figure(grid_caption(), photo(), Style(**SMALL), word=1)
+    drawn = Figure(grid_caption(), make_image(), Style(**SMALL), word=1)
     with pytest.raises(CaptionerError, match="gif shows all words; take png, svg, pdf"):
         drawn.save(tmp_path / "a.gif")
     assert drawn.save(tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
@@ -239,7 +239,7 @@ def test_one_word_alone_is_drawn_and_not_played(tmp_path: Path) -> None:
 
 def test_json_of_the_n_best_has_the_attention_of_each() -> None:
     caption = replace(grid_caption(), others=[grid_caption(words=2), grid_caption(words=3)])
-    value = json.loads(Figure(caption, photo(), Style()).json())
+    value = json.loads(Figure(caption, make_image(), Style()).json())
     assert [np.shape(other["attention"]) for other in value["others"]] == [(2, 12), (3, 12)]
     assert value["others"][1]["tokens"] == ["word0", "word1", "word2"]
 
@@ -249,7 +249,7 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Monke
     file.write_text("old")
     monkeypatch.setattr("os.replace", lambda *args: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        Figure(grid_caption(), photo(), Style()).save(file)
+        Figure(grid_caption(), make_image(), Style()).save(file)
     assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
 
 
@@ -257,50 +257,55 @@ def test_a_caption_finds_its_image_upright(tmp_path: Path) -> None:
     file = tmp_path / "turned.jpg"
     exif = Image.Exif()
     exif[0x0112] = 6  # rotated by 90 degrees
-    photo(80, 60).save(file, exif=exif)
+    make_image(80, 60).save(file, exif=exif)
     caption = replace(grid_caption(), source=str(file))
     assert figure(caption).original.size == (60, 80)
     assert json.loads(figure(caption).json())["picture"] == {"width": 60, "height": 80}
-    assert figure(caption, photo(30, 20), colours="cividis").original.size == (30, 20)
+    assert figure(caption, make_image(30, 20), colours="cividis").original.size == (30, 20)
 
 
 def test_a_caption_gives_a_figure_of_matplotlib(tmp_path: Path) -> None:
     caption = grid_caption()
-    drawn = caption.figure(photo(), width=600)
+    drawn = caption.figure(make_image(), width=600)
     assert isinstance(drawn, matplotlib.figure.Figure) and drawn.get_figwidth() * drawn.dpi == pytest.approx(600)
     stream = io.BytesIO()
     drawn.savefig(stream, format="png")
     np.testing.assert_array_equal(
-        np.asarray(Image.open(stream).convert("RGB")), np.asarray(Figure(caption, photo(), Style(width=600)).image())
+        np.asarray(Image.open(stream).convert("RGB")),
+        np.asarray(Figure(caption, make_image(), Style(width=600)).image()),
     )
-    assert caption.save_figure(tmp_path / "one.svg", photo(), word="word2", width=300).read_bytes().startswith(b"<?xml")
+    assert (
+        caption.save_figure(tmp_path / "one.svg", make_image(), word="word2", width=300)
+        .read_bytes()
+        .startswith(b"<?xml")
+    )
     with pytest.raises(ConfigError, match=r"colour.*Did you mean 'colours'"):
-        caption.figure(photo(), colour="red")
+        caption.figure(make_image(), colour="red")
     with pytest.raises(ConfigError, match="no such colour map"):
-        caption.figure(photo(), colours="rainbowish")
+        caption.figure(make_image(), colours="rainbowish")
     with pytest.raises(CaptionerError, match="give the image"):
         caption.figure()
     with pytest.raises(CaptionerError, match="does not attend"):
-        replace(caption, attention=None).figure(photo())
+        replace(caption, attention=None).figure(make_image())
 
 
 def test_fit_keeps_the_shape() -> None:
-    assert fit(photo(300, 200), (100, 100)).size == (100, 67)
-    assert fit(photo(20, 10), (100, 100)).size == (100, 50)
-    assert fit(photo(1, 900), (100, 100)).size == (1, 100)
+    assert fit(make_image(300, 200), (100, 100)).size == (100, 67)
+    assert fit(make_image(20, 10), (100, 100)).size == (100, 50)
+    assert fit(make_image(1, 900), (100, 100)).size == (1, 100)
 
 
 def test_sheets_leave_no_pixels_behind() -> None:
     """Pixels are freed without the cyclic garbage collector, between whose runs thousands of figures would pile up."""
-    caption, picture, style = grid_caption(words=2), photo(), Style(width=900)
-    Figure(caption, picture, style).image()
+    caption, image, style = grid_caption(words=2), make_image(), Style(width=900)
+    Figure(caption, image, style).image()
     gc.collect()
     gc.disable()
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
         for _ in range(3):
-            width, height = Figure(caption, picture, style).image().size
+            width, height = Figure(caption, image, style).image().size
         grown = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()

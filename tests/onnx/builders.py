@@ -58,7 +58,7 @@ def tiny(variant: str, **search: Any) -> CaptionModel:
     return model.eval()
 
 
-def photos(folder: Path, count: int = 5) -> list[Path]:
+def write_images(folder: Path, count: int = 5) -> list[Path]:
     """Write pictures that differ."""
     random = np.random.default_rng(0)
     paths = [folder / f"{i}.png" for i in range(count)]

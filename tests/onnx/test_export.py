@@ -22,7 +22,7 @@ from captioner.errors import CaptionerError, CheckpointError, ConfigError, FileE
 from captioner.model.checkpoint import save_model
 from captioner.store import CARD, CONFIG, GRAPHS, ONNX, VOCABULARY, locate, read_config
 from tests.model.test_checkpoint import older, tiny_model
-from tests.onnx.builders import VARIANTS, photos, tiny
+from tests.onnx.builders import VARIANTS, tiny, write_images
 
 for package in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(package, reason=f"exporting needs {package}; pip install 'captioner[onnx]'")
@@ -34,8 +34,8 @@ from captioner.onnx.export import export  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return photos(tmp_path_factory.mktemp("photos"))
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return write_images(tmp_path_factory.mktemp("photos"))
 
 
 def in_32_bits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,12 +44,12 @@ def in_32_bits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory, pictures: list[Path]) -> tuple[Path, Agreement]:
+def exported(tmp_path_factory: pytest.TempPathFactory, images: list[Path]) -> tuple[Path, Agreement]:
     """Export a model with soft attention."""
     path = tmp_path_factory.mktemp("exported") / "made on the way" / "soft"
     with pytest.MonkeyPatch.context() as patch:
         in_32_bits(patch)
-        return path, export(tiny("show_attend_tell"), path, source="mine", about={"seed": 1}, photos=pictures)
+        return path, export(tiny("show_attend_tell"), path, source="mine", about={"seed": 1}, images=images)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def assert_alike(ours: Caption, theirs: Caption) -> None:
 def test_every_family_says_the_same_without_torch(
     variant: str,
     exported: tuple[Path, Agreement],
-    pictures: list[Path],
+    images: list[Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -98,8 +98,8 @@ def test_every_family_says_the_same_without_torch(
     folder, found = exported
     if variant != "show_attend_tell":
         folder = tmp_path / "exported"
-        found = export(model, folder, photos=pictures)
-    assert found.photos == found.same == len(pictures) and found.features < 1e-5 and found.log_probabilities < 1e-4
+        found = export(model, folder, images=images)
+    assert found.photos == found.same == len(images) and found.features < 1e-5 and found.log_probabilities < 1e-4
     assert (found.attention is not None) == model.decoder.attends
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     settings: list[dict[str, Any]] = [{}, {"width": 1}, {"n_best": 4, "width": 4, "block_ngram": 2, "max_words": 12}]
@@ -111,8 +111,8 @@ def test_every_family_says_the_same_without_torch(
         assert ours.search == theirs.search
         for batch_size in (1, 3):  # the last batch is smaller
             for one, other in zip(
-                ours.stream(pictures, batch_size=batch_size),
-                theirs.stream(pictures, batch_size=batch_size),
+                ours.stream(images, batch_size=batch_size),
+                theirs.stream(images, batch_size=batch_size),
                 strict=True,
             ):
                 assert isinstance(one, Caption) and isinstance(other, Caption)
@@ -120,7 +120,7 @@ def test_every_family_says_the_same_without_torch(
                 texts.add(one.text)
     assert len(texts) > len(settings), "all photos have one caption, so little is tested"
     if variant == "learned positions":
-        assert len(Captioner.from_pretrained(folder, min_words=13, max_words=13)(pictures[0]).tokens) == 13
+        assert len(Captioner.from_pretrained(folder, min_words=13, max_words=13)(images[0]).tokens) == 13
         with pytest.raises(ConfigError, match=r"max_words: 14 is more than .* give 13 or fewer"):
             Captioner.from_pretrained(folder, max_words=14)
 
@@ -136,26 +136,26 @@ def test_the_folder_tells_what_it_is(folder: Path) -> None:
         read_config(folder)
 
 
-def test_images_of_any_kind_and_bad_ones(folder: Path, pictures: list[Path], tmp_path: Path) -> None:
+def test_images_of_any_kind_and_bad_ones(folder: Path, images: list[Path], tmp_path: Path) -> None:
     captioner = Captioner.from_pretrained(folder)
-    image = Image.open(pictures[0])
-    expected = captioner(pictures[0])
+    image = Image.open(images[0])
+    expected = captioner(images[0])
     assert isinstance(expected, Caption)
-    for source in (pictures[0].read_bytes(), image, np.asarray(image)):
+    for source in (images[0].read_bytes(), image, np.asarray(image)):
         assert captioner(source).tokens == expected.tokens
     text = tmp_path / "text.jpg"
     text.write_text("not a picture")
-    sources = [text, pictures[0], b"junk", pictures[1], text]
+    sources = [text, images[0], b"junk", images[1], text]
     for batch_size in (1, 2, 8):
         results = list(captioner.stream(sources, batch_size=batch_size))
         assert [isinstance(result, ImageError) for result in results] == [True, False, True, False, True]
-    assert captioner([]) == [] and len(captioner(pictures)) == len(pictures)
+    assert captioner([]) == [] and len(captioner(images)) == len(images)
     with pytest.raises(ImageError, match=r"text\.jpg"):
-        captioner([pictures[0], text])
+        captioner([images[0], text])
 
 
-def test_captions_can_be_drawn_and_stored(folder: Path, pictures: list[Path], tmp_path: Path) -> None:
-    caption = Captioner.from_pretrained(folder, n_best=2)(pictures[0])
+def test_captions_can_be_drawn_and_stored(folder: Path, images: list[Path], tmp_path: Path) -> None:
+    caption = Captioner.from_pretrained(folder, n_best=2)(images[0])
     assert caption.save_figure(tmp_path / "figure.png").stat().st_size > 1000
     value = json.loads(json.dumps(caption.to_dict(attention=True)))
     assert np.shape(value["attention"]) == (len(caption.tokens), 4) and len(value["others"]) == 1
@@ -179,10 +179,10 @@ def test_what_only_the_model_can_do_is_said(folder: Path, tmp_path: Path) -> Non
         generate(captioner, read_captions(data), features=object())  # type: ignore[arg-type]
 
 
-def test_a_copy_is_as_good(copy: Path, folder: Path, pictures: list[Path]) -> None:
+def test_a_copy_is_as_good(copy: Path, folder: Path, images: list[Path]) -> None:
     assert (copy / CARD).read_text() == "# A copy"
     assert read_config(copy, ONNX) == read_config(folder, ONNX)
-    assert_alike(Captioner.from_pretrained(copy)(pictures[0]), Captioner.from_pretrained(folder)(pictures[0]))
+    assert_alike(Captioner.from_pretrained(copy)(images[0]), Captioner.from_pretrained(folder)(images[0]))
 
 
 @pytest.mark.parametrize("name", [*GRAPHS, VOCABULARY, CONFIG])
@@ -225,17 +225,17 @@ def test_a_graph_in_anothers_place_is_refused(copy: Path, name: str, there: str)
             OnnxEngine.load(older(copy))
 
 
-def test_graphs_of_another_model_are_refused_when_they_are_run(copy: Path, pictures: list[Path]) -> None:
+def test_graphs_of_another_model_are_refused_when_they_are_run(copy: Path, images: list[Path]) -> None:
     words = json.loads((copy / VOCABULARY).read_text())
     words["words"].append("zebra")
     (copy / VOCABULARY).write_text(json.dumps(words))
     with pytest.raises(CheckpointError, match=r"step\.onnx: log_probabilities has the shape"):
-        Captioner.from_pretrained(older(copy))(pictures[0])
+        Captioner.from_pretrained(older(copy))(images[0])
     config = json.loads((copy / CONFIG).read_text())
     config["graphs"]["grid"] = [3, 3]
     (copy / CONFIG).write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match=r"encoder\.onnx: features has the shape"):
-        Captioner.from_pretrained(copy)(pictures[0])
+        Captioner.from_pretrained(copy)(images[0])
 
 
 def test_a_graph_with_weights_outside_its_folder_is_refused(copy: Path) -> None:
@@ -256,37 +256,37 @@ def test_a_graph_with_weights_outside_its_folder_is_refused(copy: Path) -> None:
 
 @pytest.mark.slow
 def test_an_export_that_differs_is_refused(
-    copy: Path, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    copy: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exporting, "TOLERANCE", -1.0)
     before = {path.name: path.read_bytes() for path in copy.iterdir()}
-    with pytest.raises(CaptionerError, match="its export differs from it on 1 photos"):
-        export(tiny("show_tell"), copy, photos=pictures[:1])
+    with pytest.raises(CaptionerError, match="its export differs from it on 1 images"):
+        export(tiny("show_tell"), copy, images=images[:1])
     assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
 
 
 @pytest.mark.slow
-def test_eight_bits_are_nearly_the_same(pictures: list[Path], tmp_path: Path) -> None:
+def test_eight_bits_are_nearly_the_same(images: list[Path], tmp_path: Path) -> None:
     model = tiny("show_tell")
-    found = export(model, tmp_path / "exported", photos=pictures, calibrate=pictures)
-    assert 1e-4 < found.features < 0.1 and found.photos == len(pictures)
+    found = export(model, tmp_path / "exported", images=images, calibrate=images)
+    assert 1e-4 < found.features < 0.1 and found.photos == len(images)
     captioner = Captioner.from_pretrained(tmp_path / "exported")
     assert isinstance(captioner.engine, OnnxEngine) and captioner.engine.graphs.int8
     assert {path.name for path in (tmp_path / "exported").iterdir()} == {*GRAPHS, CONFIG, VOCABULARY, CARD}
-    assert all(caption.tokens for caption in captioner(pictures))
+    assert all(caption.tokens for caption in captioner(images))
     with pytest.raises(ImageError, match="none"):
-        export(model, tmp_path / "exported", photos=pictures, calibrate=[tmp_path / "none.jpg"])
-    assert Captioner.from_pretrained(tmp_path / "exported")(pictures[0]).tokens == captioner(pictures[0]).tokens
+        export(model, tmp_path / "exported", images=images, calibrate=[tmp_path / "none.jpg"])
+    assert Captioner.from_pretrained(tmp_path / "exported")(images[0]).tokens == captioner(images[0]).tokens
 
 
-def test_a_difference_is_measured(folder: Path, pictures: list[Path]) -> None:
+def test_a_difference_is_measured(folder: Path, images: list[Path]) -> None:
     model = tiny("show_attend_tell")
     with torch.no_grad():
         next(iter(model.encoder.parameters())).mul_(1.1)
-    found = exporting.compare(model, OnnxEngine.load(folder), pictures)
+    found = exporting.compare(model, OnnxEngine.load(folder), images)
     assert found.features > 1e-2 and found.log_probabilities > 1e-3
-    with pytest.raises(CaptionerError, match="no photos"):
+    with pytest.raises(CaptionerError, match="no images"):
         exporting.compare(model, OnnxEngine.load(folder), [])
 
 
@@ -341,26 +341,26 @@ def python(program: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
 
 
-def test_captioning_needs_no_torch(folder: Path, pictures: list[Path], tmp_path: Path) -> None:
+def test_captioning_needs_no_torch(folder: Path, images: list[Path], tmp_path: Path) -> None:
     """With torch and all that uses it hidden, an exported model captions and draws; others say what is missing."""
     blocked = "import sys; sys.modules.update(dict.fromkeys(['torch', 'torchvision', 'timm', 'lightning_fabric']));"
     used = f"""
 from captioner import Captioner
-caption = Captioner.from_pretrained({str(folder)!r})({str(pictures[0])!r})
+caption = Captioner.from_pretrained({str(folder)!r})({str(images[0])!r})
 caption.save_figure({str(tmp_path / "figure.png")!r}); print(caption.text)
 from captioner.cli import main
-try: main(["caption", {str(pictures[0])!r}, "--model", {str(folder)!r}])
+try: main(["caption", {str(images[0])!r}, "--model", {str(folder)!r}])
 except SystemExit: pass
-try: main(["attend", {str(pictures[0])!r}, "--model", {str(folder)!r}, "-o", {str(tmp_path / "page.html")!r}])
+try: main(["attend", {str(images[0])!r}, "--model", {str(folder)!r}, "-o", {str(tmp_path / "page.html")!r}])
 except SystemExit: pass
 """
     done = python(blocked + used)
-    expected = Captioner.from_pretrained(folder)(pictures[0]).text
+    expected = Captioner.from_pretrained(folder)(images[0]).text
     assert done.stdout.splitlines() == [expected, expected, f"{tmp_path / 'page.html'}: {expected}"], done.stderr
     assert (tmp_path / "figure.png").exists() and done.stderr == ""
     assert python(used + "import sys; print('torch' in sys.modules)").stdout.splitlines()[-1] == "False"
     theirs = save_model(tmp_path / "model", tiny_model())
     done = python(
-        blocked + f"from captioner.cli import main; main(['caption', {str(pictures[0])!r}, '-m', {str(theirs)!r}])"
+        blocked + f"from captioner.cli import main; main(['caption', {str(images[0])!r}, '-m', {str(theirs)!r}])"
     )
     assert done.returncode == 1 and "is a model in torch, which is not installed" in done.stderr, done.stderr

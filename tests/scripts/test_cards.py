@@ -46,8 +46,8 @@ def test_the_readme_names_every_shipped_captioner(repository: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(shipped()))
 def test_every_shipped_captioner_captions(name: str) -> None:
-    picture: Image.Image = scene()
-    assert Captioner.from_pretrained(name, width=1)(picture).text
+    image: Image.Image = scene()
+    assert Captioner.from_pretrained(name, width=1)(image).text
 
 
 def test_the_shipped_detector_finds_what_an_example_shows(repository: Path) -> None:

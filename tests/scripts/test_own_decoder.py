@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.conftest import make_photos
+from tests.training.conftest import make_images
 
 
 def blocks(repository: Path, language: str) -> list[str]:
@@ -30,7 +30,7 @@ def test_the_decoder_of_the_page_trains_and_attends(repository: Path, tmp_path: 
     recipe, listed = blocks(repository, "yaml")
     assert len(code.strip().splitlines()) <= 42
     (tmp_path / "mine.py").write_text(code, encoding="utf-8")
-    make_photos(tmp_path).rename(tmp_path / "photos.csv")
+    make_images(tmp_path).rename(tmp_path / "photos.csv")
     (tmp_path / "mine.yaml").write_text(
         recipe.replace("data: {path: photos.csv}", "data: {path: photos.csv, min_count: 1}")
         + f"epochs: 6\noptimiser: {{learning_rate: 0.01}}\naverage: 0.5\n{listed}",

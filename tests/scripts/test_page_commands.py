@@ -31,25 +31,25 @@ MADE = {
 }  # some of the files that their commands write
 
 
-def flickr8k(folder: Path, photo: Path) -> None:
+def flickr8k(folder: Path, image: Path) -> None:
     """Make Flickr8k in the layout of its release: six photos to train on and three for dev."""
     (folder / "Flicker8k_Dataset").mkdir(parents=True)
     names = [f"{number}_photo.jpg" for number in range(9)]
     for number, name in enumerate(names):
-        Image.open(photo).convert("RGB").rotate(7 * number).resize((224, 224)).save(folder / "Flicker8k_Dataset" / name)
+        Image.open(image).convert("RGB").rotate(7 * number).resize((224, 224)).save(folder / "Flicker8k_Dataset" / name)
     lines = [f"{name}#{number}\t{caption} ." for name in names for number, caption in enumerate(CAPTIONS)]
     (folder / "Flickr8k.token.txt").write_text("\n".join(lines) + "\n")
     for split, part in (("train", names[:6]), ("dev", names[6:]), ("test", [])):
         (folder / f"Flickr_8k.{split}Images.txt").write_text("".join(f"{name}\n" for name in part))
 
 
-def coco(folder: Path, photo: Path) -> None:
+def coco(folder: Path, image: Path) -> None:
     """Make COCO with Karpathy's splits, and a test set without captions."""
     images = []
     for number, split in enumerate(["train"] * 3 + ["restval"] + ["val"] * 2 + ["test"] * 2):
         where, name = ("train2014" if split == "train" else "val2014"), f"COCO_{number:012}.jpg"
         (folder / where).mkdir(parents=True, exist_ok=True)
-        Image.open(photo).convert("RGB").rotate(5 * number).resize((96, 80)).save(folder / where / name)
+        Image.open(image).convert("RGB").rotate(5 * number).resize((96, 80)).save(folder / where / name)
         sentences = [{"raw": caption, "tokens": caption.split()} for caption in CAPTIONS]
         images.append({"cocoid": number, "filepath": where, "filename": name, "split": split, "sentences": sentences})
     (folder / "dataset_coco.json").write_text(json.dumps({"dataset": "coco", "images": images}))
@@ -57,8 +57,8 @@ def coco(folder: Path, photo: Path) -> None:
 
 def workplace(folder: Path, repository: Path, text: str) -> None:
     """Make everything that the commands of a page name."""
-    photo = folder / "photo.jpg"
-    shutil.copy(repository / "assets" / "examples" / "dog.jpg", photo)
+    image = folder / "photo.jpg"
+    shutil.copy(repository / "assets" / "examples" / "dog.jpg", image)
     for name in ("holiday/beach", "shots", "test2014", "new", "garden"):
         (folder / name).mkdir(parents=True)
     for name in (
@@ -68,12 +68,12 @@ def workplace(folder: Path, repository: Path, text: str) -> None:
         "garden/a.jpg",
         "test2014/COCO_test2014_000000000001.jpg",
     ):
-        shutil.copy(photo, folder / name)
-    Image.open(photo).save(folder / "shots" / "a.png")
+        shutil.copy(image, folder / name)
+    Image.open(image).save(folder / "shots" / "a.png")
     (folder / "assets").symlink_to(repository / "assets")
-    flickr8k(folder / "data" / "flickr8k", photo)
+    flickr8k(folder / "data" / "flickr8k", image)
     (folder / "flickr8k").symlink_to(folder / "data" / "flickr8k")
-    coco(folder / "data" / "coco", photo)
+    coco(folder / "data" / "coco", image)
     (folder / "data" / "multi30k").mkdir()
     for split in ("train", "val"):
         (folder / "data" / "multi30k" / f"{split}.en").write_text("a dog runs\ntwo dogs play on grass\n" * 4)

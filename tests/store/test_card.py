@@ -105,7 +105,7 @@ def test_stages_whose_weights_were_averaged_are_all_told() -> None:
 def test_an_export_does_not_boast_with_its_models_scores() -> None:
     text = card.default(CONFIGS[ONNX] | {"about": STAGE | {"scores": {"beam 3": {"CIDEr": 1.23}}}}, "small")
     assert parsed(text).eval_results is None and "123.0" not in text
-    assert "in eight bits" in text and "2 photos, with its own search: 1 captions" in text.replace("\n", " ")
+    assert "in eight bits" in text and "2 images, with its own search: 1 captions" in text.replace("\n", " ")
 
 
 def test_a_language_that_the_hub_does_not_know_is_left_out() -> None:

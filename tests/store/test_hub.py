@@ -20,7 +20,7 @@ from captioner.model.checkpoint import load_model, save_model
 from captioner.store import CARD, CONFIG, GRAPHS, ONNX, SOURCE_VOCABULARY, VOCABULARY, WEIGHTS
 from tests.hub import TOKEN, Hub, running
 from tests.model.test_checkpoint import Malice, tiny_model
-from tests.onnx.builders import photos, tiny
+from tests.onnx.builders import tiny, write_images
 from tests.translation.test_translator import SOURCE, build
 
 NAME = "ada/small"
@@ -61,8 +61,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Callable[[], Pat
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    (path,) = photos(tmp_path, 1)
+def image(tmp_path: Path) -> Path:
+    (path,) = write_images(tmp_path, 1)
     return path
 
 
@@ -88,7 +88,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from captioner.onnx.export import export
 
     folder = tmp_path_factory.mktemp("exported")
-    export(tiny("show_tell"), folder / "graphs", photos=photos(folder, 2), about=ABOUT)
+    export(tiny("show_tell"), folder / "graphs", images=write_images(folder, 2), about=ABOUT)
     return folder / "graphs"
 
 
@@ -97,7 +97,7 @@ def assert_same(ours: Any, theirs: Any) -> None:
 
 
 def test_a_captioner_comes_back_as_it_was(
-    hub: Hub, cache: Callable[[], Path], picture: Path, monkeypatch: pytest.MonkeyPatch
+    hub: Hub, cache: Callable[[], Path], image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     captioner = Captioner.from_model(tiny_model(width=3))
     captioner.about = ABOUT
@@ -109,7 +109,7 @@ def test_a_captioner_comes_back_as_it_was(
     monkeypatch.delenv("HF_TOKEN")
     hub.requests.clear()
     loaded = Captioner.from_pretrained(NAME)
-    assert_same(loaded(picture), captioner(picture))
+    assert_same(loaded(image), captioner(image))
     assert sorted(hub.fetched()) == sorted([CONFIG, VOCABULARY, WEIGHTS][:2]), "large files come from another host"
     assert loaded.about == {name: value for name, value in ABOUT.items() if name != "bits"}, "they have 32 bits now"
     Captioner.from_pretrained(NAME)
@@ -141,7 +141,7 @@ def test_an_exported_folder_is_transferred_whole(hub: Hub, tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_an_exported_captioner_comes_back_as_it_was(
-    hub: Hub, cache: Callable[[], Path], exported: Path, picture: Path
+    hub: Hub, cache: Callable[[], Path], exported: Path, image: Path
 ) -> None:
     captioner = Captioner.from_pretrained(exported)
     captioner.push_to_hub(NAME)
@@ -149,11 +149,11 @@ def test_an_exported_captioner_comes_back_as_it_was(
     assert set(files) == PARTS - {WEIGHTS} | set(GRAPHS)
     assert f'from_pretrained("{NAME}")' in files[CARD].decode()
     cache()
-    assert_same(Captioner.from_pretrained(NAME)(picture), captioner(picture))
+    assert_same(Captioner.from_pretrained(NAME)(image), captioner(image))
     # A model of another kind takes its place, and nothing of the old one stays.
     Captioner.from_model(tiny_model()).push_to_hub(NAME)
     assert set(hub.repositories[NAME].files) == PARTS
-    Captioner.from_pretrained(NAME)(picture)
+    Captioner.from_pretrained(NAME)(image)
 
 
 def test_the_command_uploads_a_folder_as_it_is(hub: Hub, tmp_path: Path, repository: Path) -> None:

@@ -77,5 +77,5 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: bytes | None) -> None:
 
 def test_factors_that_do_not_fit_are_damage(tmp_path: Path) -> None:
     save_file({"m": torch.ones(3, 2, dtype=torch.int8), "m.row_scale": torch.ones(2)}, tmp_path / "weights")
-    with pytest.raises(CheckpointError, match="m has not one factor for each of its rows"):
+    with pytest.raises(CheckpointError, match="m does not have one factor for each row"):
         read_weights(tmp_path / "weights")

@@ -18,7 +18,7 @@ def listening() -> tuple[Events, list[str]]:
     return Events(note=heard.append, warn=heard.append), heard
 
 
-def make_photos(folder: Path) -> Path:
+def make_images(folder: Path) -> Path:
     """Make a CSV data set of plain pictures; captions name the colour, so they can be learned from pictures alone."""
     rows = ["image,caption,split"]
     for number in range(32):
@@ -33,12 +33,12 @@ def make_photos(folder: Path) -> Path:
     return file
 
 
-def make_tiny(photos: Path) -> Path:
+def make_tiny(images: Path) -> Path:
     """Make a training config in YAML for those photos."""
-    path = photos.with_name("tiny.yaml")
+    path = images.with_name("tiny.yaml")
     path.write_text(
         f"""
-data: {{path: {photos}, min_count: 1}}
+data: {{path: {images}, min_count: 1}}
 model:
   encoder: {{name: grid, backbone: test_efficientnet, weights: random, size: 64}}
   decoder: {{name: show_attend_tell, embedding: 16, hidden: 16, attention: 8, values: 16, dropout: 0.2}}
@@ -55,12 +55,12 @@ precision: 32-true
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     """See :func:`make_photos`."""
-    return make_photos(tmp_path)
+    return make_images(tmp_path)
 
 
 @pytest.fixture
-def tiny(photos: Path) -> Path:
+def tiny(images: Path) -> Path:
     """See :func:`make_tiny`."""
-    return make_tiny(photos)
+    return make_tiny(images)

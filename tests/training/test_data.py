@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from captioner.data.dataset import CaptionData, Photo
+from captioner.data.dataset import CaptionData, CaptionedImage
 from captioner.errors import AnnotationError
 from captioner.text.vocabulary import Vocabulary
 from captioner.training.data import Coverage, check_coverage, read_data
@@ -25,15 +25,15 @@ def table(folder: Path, rows: list[str]) -> Path:
 def read(path: Path, *changes: str) -> tuple[set[str], set[str], list[str]]:
     said: list[str] = []
     train, dev = read_data(load_config(path, changes), said.append)
-    return {photo.image_id for photo in train.photos}, {photo.image_id for photo in dev.photos}, said
+    return {image.image_id for image in train.images}, {image.image_id for image in dev.images}, said
 
 
-def photos(count: int, split: str = "") -> list[str]:
+def rows_of(count: int, split: str = "") -> list[str]:
     return [f"{number}.jpg,a photo,{split}" if split else f"{number}.jpg,a photo" for number in range(count)]
 
 
 def test_photos_without_splits_are_divided_by_their_names(tmp_path: Path) -> None:
-    whole = table(tmp_path, ["image,caption", *photos(100)])
+    whole = table(tmp_path, ["image,caption", *rows_of(100)])
     train, dev, said = read(whole)
     assert len(train) == 85 and len(dev) == 15 and not train & dev
     assert said == [
@@ -41,12 +41,12 @@ def test_photos_without_splits_are_divided_by_their_names(tmp_path: Path) -> Non
     ]
     assert read(whole) == (train, dev, said) and read(whole, "seed=5")[:2] == (train, dev)
     assert len(read(whole, "data.dev_share=0.5")[1]) == 50
-    more = read(table(tmp_path / "more", ["image,caption", *photos(101)]))
+    more = read(table(tmp_path / "more", ["image,caption", *rows_of(101)]))
     assert len(dev - more[1]) <= 1  # those of the others stay
 
 
 def test_a_split_that_exists_is_taken(tmp_path: Path) -> None:
-    rows = ["image,caption,split", *photos(40, "train"), "a.jpg,a photo,val", "b.jpg,a photo,test"]
+    rows = ["image,caption,split", *rows_of(40, "train"), "a.jpg,a photo,val", "b.jpg,a photo,test"]
     assert read(table(tmp_path, rows)) == ({f"{n}.jpg" for n in range(40)}, {"a.jpg"}, [])
     train, dev, said = read(table(tmp_path, [*rows[:-2], rows[-1]]))
     assert len(train) == 34 and len(dev) == 6 and "b.jpg" not in train | dev and len(said) == 1
@@ -56,9 +56,9 @@ def test_a_split_that_exists_is_taken(tmp_path: Path) -> None:
     ("rows", "changes", "message"),
     [
         (["image,caption", "1.jpg,a photo"], (), "one image cannot both be trained on"),
-        (["image,caption", *photos(9)], ("data.dev=evening",), 'no image is in the split "evening"'),
-        (["image,caption,split", *photos(9, "other")], (), 'no image is in the split "train"'),
-        (["image,caption", *photos(9)], ("data.train=morning",), 'no image is in the split "morning"'),
+        (["image,caption", *rows_of(9)], ("data.dev=evening",), 'no image is in the split "evening"'),
+        (["image,caption,split", *rows_of(9, "other")], (), 'no image is in the split "train"'),
+        (["image,caption", *rows_of(9)], ("data.train=morning",), 'no image is in the split "morning"'),
     ],
 )
 def test_what_cannot_be_divided_is_an_error(tmp_path: Path, rows: list[str], changes: Any, message: str) -> None:
@@ -67,8 +67,8 @@ def test_what_cannot_be_divided_is_an_error(tmp_path: Path, rows: list[str], cha
 
 
 def test_splits_are_known_by_any_of_their_names_and_unused_images_are_counted(tmp_path: Path) -> None:
-    rows = ["image,caption,split", *photos(40, "Training"), "a.jpg,a photo,Validation", "b.jpg,a photo,TEST "]
-    rows += [*(f"x{row}" for row in photos(3, "Extra")), "c.jpg,a photo,"]
+    rows = ["image,caption,split", *rows_of(40, "Training"), "a.jpg,a photo,Validation", "b.jpg,a photo,TEST "]
+    rows += [*(f"x{row}" for row in rows_of(3, "Extra")), "c.jpg,a photo,"]
     train, dev, said = read(table(tmp_path, rows))
     assert len(train) == 40 and dev == {"a.jpg"}
     used = "are not used; data.train and data.dev name the splits that are"
@@ -86,7 +86,7 @@ def test_images_without_a_split_are_trained_on_if_no_other_are(tmp_path: Path, b
 
 
 def test_another_data_set_without_splits_is_trained_on(tmp_path: Path) -> None:
-    own = table(tmp_path, ["image,caption,split", *photos(4, "train"), "a.jpg,a photo,val"])
+    own = table(tmp_path, ["image,caption,split", *rows_of(4, "train"), "a.jpg,a photo,val"])
     other = table(tmp_path / "other", ["image,caption", "x.jpg,a photo"])
     assert "x.jpg" in read(own, f"data.also=[{other}]")[0]
 
@@ -104,10 +104,10 @@ SPACELESS = [  # a script without spaces that the tokenizer does not part: Tibet
 
 def covered(captions: list[str], *changes: str, dev: int = 0) -> tuple[Coverage | None, list[str]]:
     config = load_config(OWN, ["start=null", *changes])
-    photos = tuple(Photo(str(n), Path(f"{n}.jpg"), "train", (caption,)) for n, caption in enumerate(captions))
+    images = tuple(CaptionedImage(str(n), Path(f"{n}.jpg"), "train", (caption,)) for n, caption in enumerate(captions))
     vocabulary = Vocabulary.build(captions, min_count=config.data.min_count)
     said: list[str] = []
-    train, held = (CaptionData("own", "csv", each) for each in (photos, photos[:dev]))
+    train, held = (CaptionData("own", "csv", each) for each in (images, images[:dev]))
     return check_coverage(train, held, vocabulary, config, said.append), said
 
 
@@ -148,8 +148,8 @@ def test_dev_captions_of_other_words_are_a_warning() -> None:
 def test_a_start_that_knew_few_of_the_words_is_said() -> None:
     captions = ["ein Hund rennt"] * 5 + ["a Hund rennt"] * 5
     config = load_config(OWN)
-    photos = tuple(Photo(str(n), Path(f"{n}.jpg"), "train", (caption,)) for n, caption in enumerate(captions))
-    data, words, said = CaptionData("own", "csv", photos), Vocabulary(["a", "ein", "hund", "rennt"]), list[str]()
+    images = tuple(CaptionedImage(str(n), Path(f"{n}.jpg"), "train", (caption,)) for n, caption in enumerate(captions))
+    data, words, said = CaptionData("own", "csv", images), Vocabulary(["a", "ein", "hund", "rennt"]), list[str]()
     check_coverage(data, data, words, config, said.append, new=3)
     assert len(said) == 1 and "vocabulary of show_attend_tell has 17% of the words" in said[0]
     check_coverage(data, data, words, config, said.append, new=1)

@@ -50,13 +50,13 @@ def test_training_learns_to_name_what_is_shown(tiny: Path, tmp_path: Path) -> No
     assert list((tmp_path / "run" / "curves").iterdir())
 
 
-def test_chinese_captions_are_learned_and_written_without_spaces(tiny: Path, photos: Path, tmp_path: Path) -> None:
+def test_chinese_captions_are_learned_and_written_without_spaces(tiny: Path, images: Path, tmp_path: Path) -> None:
     names = {"red": "红", "green": "绿", "blue": "蓝", "white": "白"}
-    text = photos.read_text()
+    text = images.read_text()
     for english, chinese in names.items():
         text = text.replace(f"a {english} picture", f"一张{chinese}色的图片。")
         text = text.replace(f"this one is all {english}", f"这张图片全是{chinese}色")
-    photos.write_text(text)
+    images.write_text(text)
     events, heard = listening()
     best = run(tiny, ["epochs=2", "fine_tune.from_epoch=1"], output=tmp_path / "run", events=events)
     assert "17 words, 100.0% of those in the captions" in heard[0]  # 13 characters, 4 special ones
@@ -200,8 +200,8 @@ def test_features_that_end_too_late_are_reported(tiny: Path, tmp_path: Path) -> 
     assert "leaves off 0 stages of the encoder, but 1 are trained from epoch 2 on" in said and "--cut 1" in said
 
 
-def test_malformed_records_are_counted_or_refused(tiny: Path, photos: Path, tmp_path: Path) -> None:
-    with open(photos, "a", encoding="utf-8") as file:
+def test_malformed_records_are_counted_or_refused(tiny: Path, images: Path, tmp_path: Path) -> None:
+    with open(images, "a", encoding="utf-8") as file:
         file.write("3.png,,train\n4.png,,train\n")
     events, heard = listening()
     run(tiny, ["epochs=1"], output=tmp_path / "run", events=events)
@@ -273,8 +273,8 @@ def test_a_run_is_not_overwritten_nor_resumed_with_other_settings(tiny: Path, tm
     assert not [path for path in output.rglob(".*")]
 
 
-def test_the_vocabulary_is_from_the_training_split_only(tiny: Path, photos: Path, tmp_path: Path) -> None:
-    photos.write_text(photos.read_text() + "31.png,an unheard of thing,dev\n")
+def test_the_vocabulary_is_from_the_training_split_only(tiny: Path, images: Path, tmp_path: Path) -> None:
+    images.write_text(images.read_text() + "31.png,an unheard of thing,dev\n")
     best = run(tiny, ["epochs=1"], output=tmp_path / "run")
     words = json.loads((best / "vocabulary.json").read_text())["words"]
     assert "picture" in words
@@ -308,7 +308,7 @@ def test_self_critical_training_continues_from_a_model(tiny: Path, tmp_path: Pat
     assert "1. Cross-entropy, epoch " in card.text and "2. Self-critical training" in card.text
 
 
-def test_going_on_with_new_words_must_beat_the_start(tiny: Path, photos: Path, tmp_path: Path) -> None:
+def test_going_on_with_new_words_must_beat_the_start(tiny: Path, images: Path, tmp_path: Path) -> None:
     first = run(tiny, ["epochs=4", "data.min_count=24", "fine_tune.from_epoch=1"], output=tmp_path / "first")
     assert "red" not in load_model(first).vocabulary
     changes = [f"start={first}", "new_words=true", "data.min_count=3", "epochs=8", "optimiser.learning_rate=0.05"]

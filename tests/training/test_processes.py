@@ -59,9 +59,9 @@ def test_a_process_that_dies_ends_the_run_which_another_number_resumes(tiny: Pat
 
 
 @pytest.mark.slow
-def test_two_processes_encode_one_store(tiny: Path, photos: Path, tmp_path: Path) -> None:
+def test_two_processes_encode_one_store(tiny: Path, images: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
-    arguments = ["features", photos, "--encoder", "efficientnet_lite0", "--set", "size=64", "--flips"]
+    arguments = ["features", images, "--encoder", "efficientnet_lite0", "--set", "size=64", "--flips"]
     out, _ = finish(start(2, *arguments, "-o", store))
     assert out.count("32 pictures") == 1 and "64 encoded now" in out
     alone = tmp_path / "alone"

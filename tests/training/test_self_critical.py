@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from captioner.data.batches import Captions, Weights
-from captioner.data.dataset import Photo
+from captioner.data.dataset import CaptionedImage
 from captioner.decoders import Decoder
 from captioner.encoders.refiner import Identity
 from captioner.evaluation.bleu import SentenceBleu
@@ -28,7 +28,7 @@ from tests.builders import FEATURES, WORDS, build_decoder, build_memory, step_by
 
 PLAIN = Identity(features=FEATURES)
 REFERENCES = [[[4, 5, EOS], [4, 6, EOS]], [[7, EOS]], [[5, 5, EOS]]]
-CAPTIONS = Captions(torch.full((2, 1, 1), BOS), torch.tensor([4, 7]), photos=(0, 1))
+CAPTIONS = Captions(torch.full((2, 1, 1), BOS), torch.tensor([4, 7]), images=(0, 1))
 
 
 def gradient(decoder: Decoder) -> Tensor:
@@ -105,7 +105,7 @@ def test_the_length_is_compared_with_the_mean_of_the_references() -> None:
 @pytest.mark.parametrize("name", ["show_attend_tell", "transformer"])
 def test_cross_entropy_is_mixed_in(name: str) -> None:
     decoder, memory = build_decoder(name), build_memory(images=2)
-    captions = Captions.collate([[[BOS, 4, 6, EOS], [BOS, 5, EOS]], [[BOS, 7, EOS]]], photos=(0, 1))
+    captions = Captions.collate([[[BOS, 4, 6, EOS], [BOS, 5, EOS]], [[BOS, 7, EOS]]], images=(0, 1))
 
     def loss(share: float) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         torch.manual_seed(0)
@@ -164,11 +164,11 @@ def test_it_increases_the_expected_reward() -> None:
 
 def test_words_that_the_vocabulary_lacks_are_not_one_word() -> None:
     vocabulary = Vocabulary(["a", "dog"])
-    photos = [
-        Photo("1", Path("1.jpg"), "train", ("a rare dog", "a scarce dog")),
-        Photo("2", Path("2.jpg"), "train", ("a dog",)),
+    images = [
+        CaptionedImage("1", Path("1.jpg"), "train", ("a rare dog", "a scarce dog")),
+        CaptionedImage("2", Path("2.jpg"), "train", ("a dog",)),
     ]
-    objective = SelfCritical.build(SelfCriticalConfig(), photos, vocabulary)
+    objective = SelfCritical.build(SelfCriticalConfig(), images, vocabulary)
     assert objective.cider.images == 2 and objective.cider.base == len(vocabulary) + 2  # rare, scarce
 
 
@@ -215,7 +215,7 @@ def test_the_loss_is_each_samples_reward_above_the_baseline_times_its_log_probab
 
 def test_the_share_of_cross_entropy_counts_by_a_processs_captions_and_words() -> None:
     decoder, memory = build_decoder("show_tell"), build_memory(images=2)
-    captions = Captions.collate([[[BOS, 4, 6, EOS], [BOS, 5, EOS]], [[BOS, 7, EOS]]], photos=(0, 1))
+    captions = Captions.collate([[[BOS, 4, 6, EOS], [BOS, 5, EOS]], [[BOS, 7, EOS]]], images=(0, 1))
     objective = SelfCritical(SelfCriticalConfig(cross_entropy=0.25, max_words=3), REFERENCES, WORDS)
     losses, nll = [], []
     for weights in (Weights(), Weights(captions=3.0), Weights(words=5.0)):

@@ -15,7 +15,7 @@ from PIL import Image
 from captioner import Captioner
 from captioner.caption import Caption
 from captioner.data import loader
-from captioner.data.dataset import Photo
+from captioner.data.dataset import CaptionedImage
 from captioner.engines.model import model_engine
 from captioner.errors import AnnotationError, CheckpointError, ConfigError
 from captioner.features import FeatureStore, build_store
@@ -32,7 +32,7 @@ from captioner.training.teacher import FILE, Teacher, TeacherConfig, closest_fir
 from tests.evaluation.test_cider import naive
 from tests.onnx.builders import tiny as exportable
 from tests.torchrun import assert_near, finish, start, train
-from tests.training.conftest import COLOURS, listening, make_photos, make_tiny
+from tests.training.conftest import COLOURS, listening, make_images, make_tiny
 from tests.training.test_fit import identical
 from tests.training.test_processes import FIXED
 
@@ -44,7 +44,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that names the colours of most photos."""
     folder = tmp_path_factory.mktemp("teacher")
     changes = ["epochs=8", "evaluation.every=8", "fine_tune.from_epoch=1", "fine_tune.learning_rate=0.01"]
-    return run(make_tiny(make_photos(folder)), changes, output=folder / "run")
+    return run(make_tiny(make_images(folder)), changes, output=folder / "run")
 
 
 @pytest.fixture
@@ -72,9 +72,9 @@ def test_the_student_learns_what_the_teachers_own_search_finds(tiny: Path, teach
     student = set_up(tiny, tmp_path / "run", *changes)
     beams = beams_in(tmp_path / "run")
     assert list(beams) == [f"{number}.png" for number in range(24)]
-    pictures = [tmp_path / name for name in beams]
-    found = Captioner.from_pretrained(teacher, device="cpu", width=3, n_best=3)(pictures)
-    usual = Captioner.from_pretrained(teacher, device="cpu", width=3)(pictures)
+    images = [tmp_path / name for name in beams]
+    found = Captioner.from_pretrained(teacher, device="cpu", width=3, n_best=3)(images)
+    usual = Captioner.from_pretrained(teacher, device="cpu", width=3)(images)
     for beam, caption, best in zip(beams.values(), found, usual, strict=True):
         assert beam == [one.text for one in (caption, *caption.others)] and beam[0] == best.text
         assert [tokenize(text) for text in beam] == [one.tokens for one in (caption, *caption.others)]
@@ -84,49 +84,49 @@ def test_the_student_learns_what_the_teachers_own_search_finds(tiny: Path, teach
     assert vocabulary != load_model(teacher).vocabulary
     seen: dict[int, set[tuple[int, ...]]] = {}
     for batch in student.batches(0, 0):
-        for photo, inputs in zip(batch.captions.photos, batch.captions.inputs, strict=True):
-            seen[photo] = {tuple(caption[caption > 0].tolist()) for caption in inputs}
+        for image, inputs in zip(batch.captions.images, batch.captions.inputs, strict=True):
+            seen[image] = {tuple(caption[caption > 0].tolist()) for caption in inputs}
     assert seen == {
-        photo: {tuple(vocabulary.encode(text)[:-1]) for text in beam[:2]} for photo, beam in enumerate(beams.values())
+        image: {tuple(vocabulary.encode(text)[:-1]) for text in beam[:2]} for image, beam in enumerate(beams.values())
     }
-    assert student.dev.photos == set_up(tiny, tmp_path / "plain2").dev.photos
+    assert student.dev.images == set_up(tiny, tmp_path / "plain2").dev.images
 
 
 def test_stored_features_take_the_place_of_pictures(
     tiny: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("captioner.engines.model.fast_dtype", lambda device: torch.float32)
-    photos = set_up(tiny, tmp_path / "run").train.photos
+    images = set_up(tiny, tmp_path / "run").train.images
     config, device = TeacherConfig(model=str(teacher)), torch.device("cpu")
     (tmp_path / "plain").mkdir()
-    expected = Teacher(config, tmp_path / "plain", device=device, events=SILENT).beams(photos)
+    expected = Teacher(config, tmp_path / "plain", device=device, events=SILENT).beams(images)
     store = tmp_path / "store"
-    build_store(store, load_model(teacher).encoder, [(photo.image_id, photo.path) for photo in photos[3:]])
+    build_store(store, load_model(teacher).encoder, [(image.image_id, image.path) for image in images[3:]])
     read: list[str] = []
     load = loader.load_image
     monkeypatch.setattr(loader, "load_image", lambda path, **how: read.append(Path(path).name) or load(path, **how))
     (tmp_path / "stored").mkdir()
     asked = Teacher(config, tmp_path / "stored", device=device, events=SILENT, features=store)
-    found = asked.beams(photos)
-    assert read == [photo.path.name for photo in photos[:3]]
-    assert all(found[photo.image_id] == expected[photo.image_id] for photo in photos[:3])
+    found = asked.beams(images)
+    assert read == [image.path.name for image in images[:3]]
+    assert all(found[image.image_id] == expected[image.image_id] for image in images[:3])
     captioner = Captioner.from_model(load_model(teacher), device="cpu", width=5, n_best=5)
     engine = model_engine(captioner.engine, "test")
     features = engine.open_features(store)
-    stored = engine.caption_memory(features.memory([photo.image_id for photo in photos[3:]]), captioner.search)
-    for photo, caption in zip(photos[3:], stored, strict=True):
-        assert found[photo.image_id] == tuple(one.text for one in (caption, *caption.others))
+    stored = engine.caption_memory(features.memory([image.image_id for image in images[3:]]), captioner.search)
+    for image, caption in zip(images[3:], stored, strict=True):
+        assert found[image.image_id] == tuple(one.text for one in (caption, *caption.others))
     read.clear()
     (tmp_path / "other").mkdir()
     asked = Teacher(config, tmp_path / "other", device=device, events=SILENT, features=tmp_path / "none")
-    assert asked.beams(photos) == expected and len(read) == len(photos)
+    assert asked.beams(images) == expected and len(read) == len(images)
 
 
 def test_captions_closest_to_peoples_come_first() -> None:
-    photos = [
-        Photo("1", Path("1.jpg"), "train", ("a dog runs on the grass", "the brown dog is running")),
-        Photo("2", Path("2.jpg"), "train", ("two men on a bench",)),
-        Photo("3", Path("3.jpg"), "train", ()),
+    images = [
+        CaptionedImage("1", Path("1.jpg"), "train", ("a dog runs on the grass", "the brown dog is running")),
+        CaptionedImage("2", Path("2.jpg"), "train", ("two men on a bench",)),
+        CaptionedImage("3", Path("3.jpg"), "train", ()),
     ]
     beams = {
         "1": ("a cat", "a dog", "a dog runs on the grass", "the grass"),
@@ -138,34 +138,34 @@ def test_captions_closest_to_peoples_come_first() -> None:
     def encode(caption: str) -> list[int]:
         return [numbers.setdefault(word, len(numbers) + 1) for word in caption.split()]
 
-    references = [[encode(caption) for caption in photo.captions] for photo in photos[:2]]
+    references = [[encode(caption) for caption in image.captions] for image in images[:2]]
     expected = {"3": beams["3"]}
-    for image, photo in enumerate(photos[:2]):
-        scores = [naive(references, [image], [encode(caption)])[0] for caption in beams[photo.image_id]]
+    for index, image in enumerate(images[:2]):
+        scores = [naive(references, [index], [encode(caption)])[0] for caption in beams[image.image_id]]
         ranks = sorted(range(4), key=lambda rank: (-scores[rank], rank))
-        expected[photo.image_id] = tuple(beams[photo.image_id][rank] for rank in ranks)
-    assert closest_first(photos, beams) == expected
+        expected[image.image_id] = tuple(beams[image.image_id][rank] for rank in ranks)
+    assert closest_first(images, beams) == expected
     assert expected["2"] == ("two men on a bench", "men on the bench", "unheard", "unknown")
 
     def learned(**settings: Any) -> list[tuple[str, ...]]:
-        return [photo.captions for photo in distilled(photos, beams, TeacherConfig(model="any", **settings))]
+        return [image.captions for image in distilled(images, beams, TeacherConfig(model="any", **settings))]
 
     assert learned() == [("a cat",), ("unheard",), ("what nobody",)]
     assert learned(choice="closest") == [("a dog runs on the grass",), ("two men on a bench",), ("what nobody",)]
     assert learned(captions=2, human_captions=True) == [
-        (*photo.captions, *beams[photo.image_id][:2]) for photo in photos
+        (*image.captions, *beams[image.image_id][:2]) for image in images
     ]
 
 
 def test_many_photos_are_ranked_as_few_are(monkeypatch: pytest.MonkeyPatch) -> None:
     words = [f"w{number}" for number in range(9)]
-    photos = [Photo(str(n), Path("x"), "train", (" ".join(words[n % 5 : n % 5 + 4]),)) for n in range(20)]
+    images = [CaptionedImage(str(n), Path("x"), "train", (" ".join(words[n % 5 : n % 5 + 4]),)) for n in range(20)]
     beams = {
-        photo.image_id: tuple(" ".join(words[k : k + 3]) for k in range(n % 6 + 1)) for n, photo in enumerate(photos)
+        image.image_id: tuple(" ".join(words[k : k + 3]) for k in range(n % 6 + 1)) for n, image in enumerate(images)
     }
-    at_once = closest_first(photos, beams)
+    at_once = closest_first(images, beams)
     monkeypatch.setattr("captioner.training.teacher._AT_ONCE", 3)
-    assert closest_first(photos, beams) == at_once
+    assert closest_first(images, beams) == at_once
 
 
 def test_a_resumed_run_reads_what_the_teacher_wrote(
@@ -347,10 +347,10 @@ def test_an_exported_teacher_writes_on_the_cpu(tiny: Path, tmp_path: Path) -> No
     from captioner.onnx.export import export
 
     model = exportable("show_attend_tell")
-    export(model, tmp_path / "exported", source="mine", about={}, photos=sorted(tmp_path.glob("?.png")))
+    export(model, tmp_path / "exported", source="mine", about={}, images=sorted(tmp_path.glob("?.png")))
     student = set_up(tiny, tmp_path / "run", f"data.teacher.model={tmp_path / 'exported'}")
-    expected = Captioner.from_model(model, device="cpu", width=5)([photo.path for photo in student.train.photos])
-    assert [photo.captions for photo in student.train.photos] == [(caption.text,) for caption in expected]
+    expected = Captioner.from_model(model, device="cpu", width=5)([image.path for image in student.train.images])
+    assert [image.captions for image in student.train.images] == [(caption.text,) for caption in expected]
     config = TeacherConfig(model=str(tmp_path / "exported"))
     assert Teacher(config, tmp_path, device=torch.device("cuda"), events=SILENT).device == "cpu"
 
@@ -360,8 +360,8 @@ def test_an_ensemble_teaches(tiny: Path, teacher: Path, tmp_path: Path) -> None:
     other = run(tiny, settings, output=tmp_path / "other")
     both = f"{teacher}+{other}"
     student = set_up(tiny, tmp_path / "run", f"data.teacher={{model: {both}, width: 3}}")
-    usual = Captioner.from_pretrained(both, device="cpu", width=3)([photo.path for photo in student.train.photos])
-    assert [photo.captions for photo in student.train.photos] == [(caption.text,) for caption in usual]
+    usual = Captioner.from_pretrained(both, device="cpu", width=3)([image.path for image in student.train.images])
+    assert [image.captions for image in student.train.images] == [(caption.text,) for caption in usual]
     assert student.teacher.name == "run+other"
 
 
@@ -375,15 +375,15 @@ def test_beams_of_other_types_are_damage_and_not_learned(tmp_path: Path, line: s
     teacher = object.__new__(Teacher)
     teacher.file, teacher.name, teacher.model = tmp_path / FILE, "mine", "mine"
     teacher.head = {"teacher": "mine", "width": 1, "fingerprint": "f"}
-    photos = [Photo("1", Path("x"), "train", ("a",))]
+    images = [CaptionedImage("1", Path("x"), "train", ("a",))]
     good = json.dumps({"image": "1", "captions": ["a dog"]})
     teacher.file.write_text(f"{json.dumps(teacher.head)}\n{good}\n")
-    assert teacher.read(photos, resume=True) == [json.loads(good)]
+    assert teacher.read(images, resume=True) == [json.loads(good)]
     for text in (f"{json.dumps(teacher.head)}\n{line}\n", f"{line}\n{good}\n"):
         teacher.file.write_text(text)
-        assert teacher.read(photos) is None
+        assert teacher.read(images) is None
         with pytest.raises(CheckpointError, match=r"teacher\.jsonl: (is damaged|was written by another)") as raised:
-            teacher.read(photos, resume=True)
+            teacher.read(images, resume=True)
         assert "\n" not in str(raised.value) and len(str(raised.value)) < 1000
 
 
@@ -411,7 +411,7 @@ def test_damage_is_located(teacher: Path, tmp_path: Path, text: str, where: str)
     asked = Teacher(TeacherConfig(model=str(teacher)), tmp_path, device=torch.device("cpu"), events=SILENT)
     asked.file.write_text(text.replace("HEAD", json.dumps(asked.head)))
     with pytest.raises(CheckpointError, match=where):
-        asked.read([Photo("1", Path("x"), "train", ("a",))], resume=True)
+        asked.read([CaptionedImage("1", Path("x"), "train", ("a",))], resume=True)
 
 
 def test_a_beam_has_a_width_and_captions_to_take() -> None:
@@ -422,7 +422,10 @@ def test_a_beam_has_a_width_and_captions_to_take() -> None:
 
 
 def test_the_first_captions_of_a_beam_are_learned_after_peoples() -> None:
-    photos = [Photo("1", Path("1.jpg"), "train", ("by people",)), Photo("2", Path("2.jpg"), "train", ())]
+    images = [
+        CaptionedImage("1", Path("1.jpg"), "train", ("by people",)),
+        CaptionedImage("2", Path("2.jpg"), "train", ()),
+    ]
     beams = {"1": ("best", "second", "third"), "2": ("other",)}
     for captions, human, expected in (
         (1, False, [("best",), ("other",)]),
@@ -430,7 +433,7 @@ def test_the_first_captions_of_a_beam_are_learned_after_peoples() -> None:
         (2, True, [("by people", "best", "second"), ("other",)]),
     ):
         config = TeacherConfig(width=3, captions=captions, human_captions=human)
-        assert [photo.captions for photo in distilled(photos, beams, config)] == expected
+        assert [image.captions for image in distilled(images, beams, config)] == expected
 
 
 def test_an_image_for_which_the_teacher_finds_no_words_is_left_out(
@@ -447,8 +450,8 @@ def test_an_image_for_which_the_teacher_finds_no_words_is_left_out(
     monkeypatch.setattr(Captioner, "from_pretrained", lambda *_, **__: Wordless())
     events, heard = listening()
     asked = Teacher(TeacherConfig(model=str(teacher)), tmp_path, device=torch.device("cpu"), events=events)
-    photos = [Photo(name, Path(f"{name}.jpg"), "train", ("a",)) for name in ("1", "2")]
-    assert asked.beams(photos) == {"2": ("a dog",)}
+    images = [CaptionedImage(name, Path(f"{name}.jpg"), "train", ("a",)) for name in ("1", "2")]
+    assert asked.beams(images) == {"2": ("a dog",)}
     assert any("left out: 1.jpg: " in message for message in heard) and "2.jpg" not in " ".join(heard)
 
 
@@ -456,13 +459,13 @@ def test_a_store_of_the_first_stages_is_finished_by_the_teachers_last_ones(
     tiny: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("captioner.engines.model.fast_dtype", lambda device: torch.float32)
-    photos = set_up(tiny, tmp_path / "run").train.photos[:4]
+    images = set_up(tiny, tmp_path / "run").train.images[:4]
     front = load_model(teacher).encoder.front(1)
-    build_store(tmp_path / "store", front, [(photo.image_id, photo.path) for photo in photos])
+    build_store(tmp_path / "store", front, [(image.image_id, image.path) for image in images])
     config, device = TeacherConfig(model=str(teacher)), torch.device("cpu")
     found = []
     for name, store in (("plain", None), ("stored", tmp_path / "store")):
         (tmp_path / name).mkdir()
         asked = Teacher(config, tmp_path / name, device=device, events=SILENT, features=store)
-        found.append([beam[0] for beam in asked.beams(photos).values()])
+        found.append([beam[0] for beam in asked.beams(images).values()])
     assert found[0] == found[1]  # the best ones, since features are stored in 16 bits

@@ -251,21 +251,21 @@ def test_what_is_saved_is_loaded(family: str, dtype: torch.dtype | None, tmp_pat
 def test_captioners_and_translators_are_not_confused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("captioner.store.names.resources", lambda package: tmp_path / package)
     translator = save_translator(tmp_path / "assets" / "english_german", build())
-    picture = save_model(tmp_path / "assets" / "pictures", tiny_model())
-    assert shipped() == {"pictures": picture} and shipped("translator") == {"english_german": translator}
+    image = save_model(tmp_path / "assets" / "pictures", tiny_model())
+    assert shipped() == {"pictures": image} and shipped("translator") == {"english_german": translator}
     assert shipped(None) == shipped() | shipped("translator")
     assert locate("english_german", kind="translator") == locate("english_german", kind=None) == translator
     assert [kind_of(locate(name, kind=None)) for name in ("english_german", "pictures")] == ["translator", "captioner"]
     with pytest.raises(CheckpointError, match=r"english_german: is a translator and not a captioner"):
         load_model(translator)
     with pytest.raises(CheckpointError, match=r"pictures: is a captioner and not a translator"):
-        Translator.from_pretrained(picture)
+        Translator.from_pretrained(image)
     with pytest.raises(CheckpointError, match=r"'english_germa' does not exist\. Did you mean 'english_german'"):
         Translator.from_pretrained("english_germa")
     with pytest.raises(CheckpointError, match="no default translator; name one"):
         locate(kind="translator")
     for folder, save in (
-        (picture, lambda: save_translator(picture, build())),
+        (image, lambda: save_translator(image, build())),
         (translator, lambda: save_model(translator, tiny_model())),
     ):
         before = contents(folder)

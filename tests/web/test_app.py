@@ -43,22 +43,22 @@ def form(content: bytes, name: str = "photo.jpg", field: str = "image") -> dict[
 
 
 def test_a_form_and_a_body_get_what_the_captioner_says(client: TestClient, captioner: Captioner) -> None:
-    photo = encoded()
-    expected = captioner(photo)
-    for request in (form(photo), {"content": photo}, {"content": photo, "headers": {"content-type": "image/jpeg"}}):
+    image = encoded()
+    expected = captioner(image)
+    for request in (form(image), {"content": image}, {"content": image, "headers": {"content-type": "image/jpeg"}}):
         answer = client.post("/caption", **request)
         assert answer.status_code == 200
         value = answer.json()
         assert (value["caption"], value["tokens"], value["model"]) == (expected.text, expected.tokens, "first")
         assert value["log_probability"] == pytest.approx(expected.log_probability, abs=1e-3)
         assert value["image"] == ("photo.jpg" if "files" in request else "") and "attention" not in value
-    assert client.post("/caption?model=second", **form(photo)).json()["model"] == "second"
+    assert client.post("/caption?model=second", **form(image)).json()["model"] == "second"
 
 
 def test_attention_and_figures_are_added_on_request(client: TestClient, captioner: Captioner) -> None:
-    photo = encoded(size=(1600, 1200))
-    value = client.post("/caption?attention=true&figure=true", **form(photo)).json()
-    np.testing.assert_allclose(value["attention"], captioner(photo).attention, atol=1e-3)
+    image = encoded(size=(1600, 1200))
+    value = client.post("/caption?attention=true&figure=true", **form(image)).json()
+    np.testing.assert_allclose(value["attention"], captioner(image).attention, atol=1e-3)
     assert value["grid"] == [2, 2] and value["attention_of"] == "mean"
     assert value["figure"]["size"] == [960, 720] and value["figure"]["captions"][0]["tokens"] == value["tokens"]
     assert value["figure"]["photo"].startswith("data:image/jpeg;base64,")
@@ -220,10 +220,10 @@ def test_no_file_is_ever_written(client: TestClient, monkeypatch: pytest.MonkeyP
         raise AssertionError("a temporary file")
 
     monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", refuse)
-    photo = encoded("PNG", size=(900, 1000))
-    assert len(photo) > 1024 * 1024
-    assert client.post("/caption?figure=true", **form(photo)).status_code == 200
-    assert client.post("/figure", **form(photo)).status_code == 200
+    image = encoded("PNG", size=(900, 1000))
+    assert len(image) > 1024 * 1024
+    assert client.post("/caption?figure=true", **form(image)).status_code == 200
+    assert client.post("/figure", **form(image)).status_code == 200
 
 
 def test_there_are_limits_to_how_many(batches: Batches) -> None:
@@ -251,13 +251,13 @@ def test_eight_clients_at_once_get_their_own_captions(
     app: FastAPI, captioner: Captioner, listening: Callable[..., str]
 ) -> None:
     address = listening(app)
-    photos = [encoded(seed=seed, size=(60 + seed, 60)) for seed in range(8)]
-    photos[5] = b"no image"
-    expected = [captioner(photo).text if photo[:1] == b"\xff" else None for photo in photos]
+    images = [encoded(seed=seed, size=(60 + seed, 60)) for seed in range(8)]
+    images[5] = b"no image"
+    expected = [captioner(image).text if image[:1] == b"\xff" else None for image in images]
 
     def ask(number: int) -> list[tuple[int, str | None]]:
         with httpx.Client(base_url=address, timeout=60) as client:
-            answers = [client.post("/caption", **form(photos[number])) for _ in range(4)]
+            answers = [client.post("/caption", **form(images[number])) for _ in range(4)]
             return [(answer.status_code, answer.json().get("caption")) for answer in answers]
 
     with ThreadPoolExecutor(8) as clients:

@@ -161,13 +161,13 @@ def test_models_are_loaded_when_they_are_needed(captioner: Captioner) -> None:
     batches = Batches(["one", "two", "broken"], load)
     try:
         assert batches.loaded == ("one",)
-        picture = encoded()
-        captions = [batches.submit(picture, name).result(30) for name in ("two", "one", None, "two")]
+        image = encoded()
+        captions = [batches.submit(image, name).result(30) for name in ("two", "one", None, "two")]
         assert loaded == ["one", "two"] and len({caption.text for caption in captions}) == 1
-        assert captions[0].text == captioner(picture).text
+        assert captions[0].text == captioner(image).text
         with pytest.raises(ValueError, match="no such weights"):
-            batches.submit(picture, "broken").result(30)
+            batches.submit(image, "broken").result(30)
         with pytest.raises(UnknownModelError, match=r"Did you mean 'two'\? Take one of: one, two, broken"):
-            batches.submit(picture, "tow")
+            batches.submit(image, "tow")
     finally:
         batches.close()

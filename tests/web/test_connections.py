@@ -154,21 +154,21 @@ def test_an_image_whose_client_is_gone_is_never_captioned(
 def test_images_in_flight_have_a_budget_which_is_given_back(
     connect: Callable[[], socket.socket], shared: Batches, slow: Slow
 ) -> None:
-    photo = grey(1) + bytes(2_000_000)
+    image = grey(1) + bytes(2_000_000)
     held = [connect() for _ in range(2)]
     for one in held:
-        ask(one, photo)
+        ask(one, image)
     until(lambda: shared.waiting + sum(map(len, slow.batches)) >= 2)  # they may share a batch
-    for kind in (b"Content-Length: %d\r\n\r\n" % len(photo), b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(photo)):
+    for kind in (b"Content-Length: %d\r\n\r\n" % len(image), b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(image)):
         another = connect()
         another.sendall(HEAD + b"Connection: close\r\n" + kind)
-        threading.Thread(target=send, args=(another, photo), daemon=True).start()
+        threading.Thread(target=send, args=(another, image), daemon=True).start()
         refused = answer(another)
         assert status(refused) == 503 and b"retry-after: 2" in refused and b"as many images" in refused
     slow.go.release(9)
     assert [status(answer(one)) for one in held] == [200, 200]
     again = connect()
-    ask(again, photo)
+    ask(again, image)
     assert status(answer(again)) == 200
 
 
@@ -228,10 +228,10 @@ def test_odd_requests_are_answered_and_closed(connect: Callable[[], socket.socke
 
 def test_a_client_may_wait_until_it_is_told_to_continue(connect: Callable[[], socket.socket], slow: Slow) -> None:
     slow.go.release(9)
-    one, photo = connect(), grey(1)
-    one.sendall(HEAD + b"Connection: close\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(photo))
+    one, image = connect(), grey(1)
+    one.sendall(HEAD + b"Connection: close\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(image))
     assert one.recv(1000).startswith(b"HTTP/1.1 100")
-    one.sendall(photo)
+    one.sendall(image)
     assert status(answer(one)) == 200
 
 

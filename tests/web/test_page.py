@@ -42,7 +42,7 @@ def address(captioner: Captioner, others: Captioner, listening: Callable[..., st
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> list[Path]:
+def images(tmp_path: Path) -> list[Path]:
     paths = [tmp_path / name for name in ("=dog.jpg", "cat.png", "notes.txt", "large.png")]
     for path, content in zip(paths, (encoded(), encoded("PNG"), b"hello", encoded("PNG", (400, 400))), strict=True):
         path.write_bytes(content)
@@ -84,17 +84,17 @@ def explorers(page: Any, count: int, kind: str = "") -> Any:
 
 
 def test_images_are_captioned_in_their_order_and_bad_ones_say_why(
-    show: Any, photos: list[Path], captioner: Any
+    show: Any, images: list[Path], captioner: Any
 ) -> None:
     page = show()
-    page.set_input_files("#files", photos)
+    page.set_input_files("#files", images)
     first = explorers(page, 2).first
     assert page.locator("h2").all_inner_texts() == ["=dog.jpg", "cat.png", "notes.txt", "large.png"]
-    assert first.locator(".words button").all_inner_texts() == captioner(photos[0]).tokens
+    assert first.locator(".words button").all_inner_texts() == captioner(images[0]).tokens
     page.locator(".failed", has_text="notes.txt: not an image of a known kind").wait_for()
     assert "this server takes up to 0 MB" in page.locator(".failed").nth(1).inner_text()
     assert page.locator("#count").inner_text() == "4 images" and page.get_by_text("Try again").count() == 0
-    page.set_input_files("#files", photos[1])
+    page.set_input_files("#files", images[1])
     assert page.locator("h2").first.inner_text() == "cat.png"
     explorers(page, 3)
     page.get_by_role("button", name="Remove cat.png").first.click()
@@ -104,9 +104,9 @@ def test_images_are_captioned_in_their_order_and_bad_ones_say_why(
     assert page.locator(".result").count() == 0 and not page.locator("#bar").is_visible()
 
 
-def test_attention_follows_the_pointer(show: Any, photos: list[Path]) -> None:
+def test_attention_follows_the_pointer(show: Any, images: list[Path]) -> None:
     page = show()
-    page.set_input_files("#files", photos[:2])
+    page.set_input_files("#files", images[:2])
     one, other = (explorers(page, 2).nth(i) for i in (0, 1))
     one.locator(".words button").nth(1).hover()
     assert "on" in one.locator(".stage").get_attribute("class").split()
@@ -117,16 +117,16 @@ def test_attention_follows_the_pointer(show: Any, photos: list[Path]) -> None:
     assert one.locator(".status").get_attribute("id") != other.locator(".status").get_attribute("id")
 
 
-def test_two_models_stand_side_by_side_on_one_image(show: Any, photos: list[Path], captioner: Any, others: Any) -> None:
+def test_two_models_stand_side_by_side_on_one_image(show: Any, images: list[Path], captioner: Any, others: Any) -> None:
     page = show(viewport={"width": 1280, "height": 900})
-    page.set_input_files("#files", photos[0])
+    page.set_input_files("#files", images[0])
     explorers(page, 1)
     page.select_option("#rival", "second")
     explorer = explorers(page, 1, ".many")
     cards = explorer.get_by_role("group")
     assert cards.nth(0).get_attribute("aria-label").startswith("Caption of first, log-probability")
     for card, model in ((cards.nth(0), captioner), (cards.nth(1), others)):
-        assert [text.strip() for text in card.locator(".words button").all_inner_texts()] == model(photos[0]).tokens
+        assert [text.strip() for text in card.locator(".words button").all_inner_texts()] == model(images[0]).tokens
     assert cards.nth(0).bounding_box()["y"] == cards.nth(1).bounding_box()["y"]
     explorer.locator(".stage").hover()
     assert explorer.locator(".words .lit").count() == explorer.locator(".words button").count()
@@ -138,10 +138,10 @@ def test_two_models_stand_side_by_side_on_one_image(show: Any, photos: list[Path
 
 
 def test_what_is_saved_is_what_is_shown(
-    show: Any, photos: list[Path], tmp_path: Path, captioner: Any, others: Any
+    show: Any, images: list[Path], tmp_path: Path, captioner: Any, others: Any
 ) -> None:
     page = show(accept_downloads=True)
-    page.set_input_files("#files", photos[:2])
+    page.set_input_files("#files", images[:2])
     explorers(page, 2)
     page.select_option("#rival", "second")
     explorers(page, 2, ".many")
@@ -153,10 +153,10 @@ def test_what_is_saved_is_what_is_shown(
         return (tmp_path / "saved").read_bytes()
 
     expected = [
-        ("=dog.jpg", "first", captioner(photos[0])),
-        ("=dog.jpg", "second", others(photos[0])),
-        ("cat.png", "first", captioner(photos[1])),
-        ("cat.png", "second", others(photos[1])),
+        ("=dog.jpg", "first", captioner(images[0])),
+        ("=dog.jpg", "second", others(images[0])),
+        ("cat.png", "first", captioner(images[1])),
+        ("cat.png", "second", others(images[1])),
     ]
     order = sorted(json.loads(saved("Save as JSON")), key=lambda row: (row["image"], row["model"]))
     assert [(row["image"], row["model"], row["caption"]) for row in order] == [
@@ -222,11 +222,11 @@ FOCUS = (
 )
 
 
-def test_the_keyboard_is_enough(show: Any, photos: list[Path]) -> None:
+def test_the_keyboard_is_enough(show: Any, images: list[Path]) -> None:
     page = show()
     page.keyboard.press("Tab")
     assert page.evaluate(FOCUS) == "choose"
-    page.on("filechooser", lambda chooser: chooser.set_files(photos[:1]))
+    page.on("filechooser", lambda chooser: chooser.set_files(images[:1]))
     page.wait_for_timeout(100)  # the browser must know before the chooser opens
     page.keyboard.press("Enter")
     explorers(page, 1)
@@ -250,9 +250,9 @@ def test_the_keyboard_is_enough(show: Any, photos: list[Path]) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_shows_all_of_it(show: Any, photos: list[Path], scheme: str) -> None:
+def test_a_phone_shows_all_of_it(show: Any, images: list[Path], scheme: str) -> None:
     page = show(viewport={"width": 360, "height": 640}, has_touch=True, is_mobile=True, color_scheme=scheme)
-    page.set_input_files("#files", photos)
+    page.set_input_files("#files", images)
     explorers(page, 2)
     page.select_option("#rival", "second")
     explorers(page, 2, ".many")
@@ -265,7 +265,7 @@ def test_a_phone_shows_all_of_it(show: Any, photos: list[Path], scheme: str) -> 
     assert page.locator(".words [aria-pressed=true]").count() == 1
 
 
-def test_a_model_without_attention_says_so(show: Any, photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_without_attention_says_so(show: Any, images: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
 
     from captioner.web import app
@@ -275,14 +275,14 @@ def test_a_model_without_attention_says_so(show: Any, photos: list[Path], monkey
         app, "numbers", lambda caption, *rest: whole(replace(caption, attention=None, grid=None), *rest)
     )
     page = show()
-    page.set_input_files("#files", photos[0])
+    page.set_input_files("#files", images[0])
     explorer = explorers(page, 1)
     assert explorer.locator(".text").inner_text().endswith(".")
     assert "no attention over the image" in explorer.locator(".status").inner_text()
     assert page.get_by_role("button", name="PNG").count() == 0
 
 
-def test_a_busy_server_is_asked_again_and_a_dead_one_is_not_waited_for(show: Any, photos: list[Path]) -> None:
+def test_a_busy_server_is_asked_again_and_a_dead_one_is_not_waited_for(show: Any, images: list[Path]) -> None:
     page = show()
     answers = iter([429, 503])
 
@@ -294,11 +294,11 @@ def test_a_busy_server_is_asked_again_and_a_dead_one_is_not_waited_for(show: Any
             route.fulfill(status=status, headers={"retry-after": "0.05"}, json={"detail": "busy"})
 
     page.route("**/caption?*", busy)
-    page.set_input_files("#files", photos[0])
+    page.set_input_files("#files", images[0])
     explorers(page, 1)
     page.unroute("**/caption?*")
     page.route("**/caption?*", lambda route: route.fulfill(status=500, body="oops"))
-    page.set_input_files("#files", photos[1])
+    page.set_input_files("#files", images[1])
     page.get_by_text("The server answered 500.").first.wait_for()
     page.unroute("**/caption?*")
     page.get_by_role("button", name="Try again").click()

@@ -30,11 +30,11 @@ from pathlib import Path
 from captioner.data.annotations import json_readers, text_readers  # noqa: F401
 from captioner.data.annotations.formats import FORMATS, CaptionFormat, reader
 from captioner.data.annotations.source import Source, first_letters
-from captioner.data.dataset import CaptionData, Photo, SkippedRecord, merge
+from captioner.data.dataset import CaptionData, CaptionedImage, SkippedRecord, merge
 from captioner.errors import AnnotationError
 from captioner.registry import suggestion
 
-__all__ = ["FORMATS", "CaptionData", "Photo", "SkippedRecord", "merge", "read_captions", "reader"]
+__all__ = ["FORMATS", "CaptionData", "CaptionedImage", "SkippedRecord", "merge", "read_captions", "reader"]
 
 
 def read_captions(
@@ -71,12 +71,12 @@ def read_captions(
         chosen.read(source)
     except OSError as error:
         raise AnnotationError(f"{error.filename or path}: cannot be read: {error.strerror or error}") from error
-    photos = source.photos()
-    if not photos:
+    found = source.captioned_images()
+    if not found:
         count = len(source.problems)
         why = f"; {count:,} records are malformed, the first: {source.problems[0]}" if count else ""
         raise AnnotationError(f"{path}: no image{'' if captionless else ' with a caption'}, read as {chosen.name}{why}")
-    return CaptionData(source.name, chosen.name, photos, tuple(source.problems), tuple(source.notes))
+    return CaptionData(source.name, chosen.name, found, tuple(source.problems), tuple(source.notes))
 
 
 def _recognise(source: Source, format: str | None) -> CaptionFormat:

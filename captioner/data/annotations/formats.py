@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from captioner.data.annotations.source import Source
 from captioner.registry import Registry
 
-PHOTO_FOLDERS = ("Flicker8k_Dataset", "Flickr8k_Dataset", "flickr30k-images", "flickr30k_images", "Images", "images")
+IMAGE_FOLDERS = ("Flicker8k_Dataset", "Flickr8k_Dataset", "flickr30k-images", "flickr30k_images", "Images", "images")
 """Common folders of the images of Flickr8k and Flickr30k; the first is the release's own spelling."""
 
 

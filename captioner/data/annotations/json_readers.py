@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from captioner.data.annotations.formats import PHOTO_FOLDERS, reader
+from captioner.data.annotations.formats import IMAGE_FOLDERS, reader
 from captioner.data.annotations.records import is_json
 from captioner.data.annotations.source import (
     MalformedError,
@@ -47,7 +47,9 @@ def _karpathy(source: Source) -> None:
     records = read_records(source, file, "images")
     title = source.json(file).get("dataset")
     source.name = title if isinstance(title, str) and title else file.stem
-    homes = [source.images] if source.images else [source.root, *(source.root / name for name in PHOTO_FOLDERS)]
+    homes = (
+        [source.image_folder] if source.image_folder else [source.root, *(source.root / name for name in IMAGE_FOLDERS)]
+    )
     folders: dict[str, list[Path]] = {"": homes}
     for index, record in enumerate(records):
         place = f"{file}:$.images[{index}]"
@@ -59,7 +61,7 @@ def _karpathy(source: Source) -> None:
             inside = as_file_name(record["filepath"], '"filepath"') if record.get("filepath") else ""
             if inside not in folders:
                 folders[inside] = [*(home / inside for home in homes), *homes]
-            source.add_photo(image_id, source.find(name, *folders[inside]), split, place)
+            source.add_image(image_id, source.find(name, *folders[inside]), split, place)
         except MalformedError as error:
             source.problem(place, error)
             continue
@@ -102,25 +104,25 @@ def _coco_file(source: Source, file: Path) -> None:
     split = match[1] if match else named[1] if named and source.path.is_dir() else "all"
     # "train2014" is also the name of its images' folder; test-dev's images are in the folder of the test split.
     year = file.stem.removeprefix("captions_").removeprefix("image_info_").replace("test-dev", "test")
-    root, images = source.root, source.images
-    homes = [images] if images else [root, root / "images", file.parent]
+    root, image_folder = source.root, source.image_folder
+    homes = [image_folder] if image_folder else [root, root / "images", file.parent]
     folders = source.existing(*(home / year for home in homes), *homes)
-    photos = read_records(source, file, "images")
+    images = read_records(source, file, "images")
     annotations = (
         []
         if _is_image_info(file) and "annotations" not in source.json(file)
         else read_records(source, file, "annotations")
     )
     here: set[str] = set()  # a caption belongs to an image of its own file: ids may start over in every file
-    shared = _shared(photos, "file_name")
-    for index, record in enumerate(photos):
+    shared = _shared(images, "file_name")
+    for index, record in enumerate(images):
         place = f"{file}:$.images[{index}]"
         try:
             image_id = get_id(record, "id")
             name = as_file_name(get_field(record, "file_name"), '"file_name"')
             if image_id in shared:
                 raise MalformedError(f'the id "{image_id}" belongs to several images, such as {shared[image_id]}')
-            source.add_photo(image_id, source.find(name, *folders), split, place)
+            source.add_image(image_id, source.find(name, *folders), split, place)
             here.add(image_id)
         except MalformedError as error:
             source.problem(place, error)

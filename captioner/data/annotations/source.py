@@ -13,7 +13,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
 from captioner.data.annotations.encoding import MOST, check_text, decode
-from captioner.data.dataset import EMPTY_CAPTION, Photo, SkippedRecord, split_name
+from captioner.data.dataset import EMPTY_CAPTION, CaptionedImage, SkippedRecord, split_name
 from captioner.errors import AnnotationError
 from captioner.files import parse_json
 
@@ -61,8 +61,8 @@ class Source:
         json: returns the contents of a JSON file, parsed once.
     """
 
-    def __init__(self, path: Path, images: Path | None, strict: bool, captionless: bool = False) -> None:
-        self.path, self.images, self.strict, self.captionless = path, images, strict, captionless
+    def __init__(self, path: Path, image_folder: Path | None, strict: bool, captionless: bool = False) -> None:
+        self.path, self.image_folder, self.strict, self.captionless = path, image_folder, strict, captionless
         folder = path if path.is_dir() else path.parent
         self.root = folder.parent if folder.name == "annotations" else folder
         self.name = path.resolve().name if path.is_dir() else path.stem
@@ -81,7 +81,7 @@ class Source:
             raise AnnotationError(f"{place}: {readable}")
         self.problems.append(SkippedRecord(place, readable))
 
-    def add_photo(self, image_id: str, found: Found, split: str, place: str) -> None:
+    def add_image(self, image_id: str, found: Found, split: str, place: str) -> None:
         """Add an image; a second one with the same id is malformed."""
         if image_id in self.entries:
             raise MalformedError(f'the image "{image_id}" already exists, from {self.entries[image_id].place}')
@@ -94,9 +94,9 @@ class Source:
             raise MalformedError(EMPTY_CAPTION)
         self.entries[image_id].captions.append(text)
 
-    def photos(self) -> tuple[Photo, ...]:
+    def captioned_images(self) -> tuple[CaptionedImage, ...]:
         """Return the images with captions; those without are kept if requested, else added to the problems."""
-        photos = []
+        images = []
         claims = Counter(entry.found.path for entry in self.entries.values())
         elsewhere = []
         for image_id, entry in self.entries.items():
@@ -107,7 +107,7 @@ class Source:
                 else:
                     elsewhere.append(entry.found)
             if entry.captions or self.captionless:
-                photos.append(Photo(image_id, path, entry.split, tuple(entry.captions)))
+                images.append(CaptionedImage(image_id, path, entry.split, tuple(entry.captions)))
             else:
                 self.problem(entry.place, f'the image "{image_id}" has no caption and is left out')
         if elsewhere:
@@ -115,7 +115,7 @@ class Source:
                 f"{len(elsewhere):,} images are missing at the paths in the caption file and were found by a part of "
                 f"their names, the first: {elsewhere[0].named} as {elsewhere[0].path}"
             )
-        return tuple(photos)
+        return tuple(images)
 
     def find(self, name: str, *folders: Path) -> Found:
         """Return the file of an image, in the first of ``folders`` that contains it.
@@ -133,7 +133,7 @@ class Source:
             for start in range(len(parts) == 1 and match_case, len(parts)):
                 if (path := self._in("/".join(parts[start:]), folders, match_case=match_case)) is not None:
                     return Found(path, named)
-        below = self._below.get(parts[-1].casefold(), []) if self.images and parts else []
+        below = self._below.get(parts[-1].casefold(), []) if self.image_folder and parts else []
         return Found(below[0] if len(below) == 1 else named, named)
 
     def existing(self, *folders: Path) -> tuple[Path, ...]:
@@ -158,7 +158,7 @@ class Source:
     def _below(self) -> dict[str, list[Path]]:
         """All files in the requested folder of images by their case-folded names."""
         below: dict[str, list[Path]] = {}
-        for folder, _, names in os.walk(self.images or ""):
+        for folder, _, names in os.walk(self.image_folder or ""):
             for name in names:
                 below.setdefault(name.casefold(), []).append(Path(folder, name))
         return below

@@ -14,7 +14,7 @@ from token import STRING
 from tokenize import TokenError, generate_tokens
 from typing import Any
 
-from captioner.data.annotations.formats import PHOTO_FOLDERS, reader
+from captioner.data.annotations.formats import IMAGE_FOLDERS, reader
 from captioner.data.annotations.records import LINES, TABLES, is_lines, layout_of, rows_of, table_of
 from captioner.data.annotations.source import (
     LONGEST,
@@ -55,8 +55,8 @@ def _flickr8k(source: Source) -> None:
             elif name:
                 listed[name] = split, place
     # The release consists of two archives: the images may be in the folder of the text or beside it.
-    homes = [root / name for root in (file.parent, file.parent.parent) for name in PHOTO_FOLDERS]
-    folders = source.existing(*([source.images] if source.images else [*homes, file.parent]))
+    homes = [root / name for root in (file.parent, file.parent.parent) for name in IMAGE_FOLDERS]
+    folders = source.existing(*([source.image_folder] if source.image_folder else [*homes, file.parent]))
     absent: set[str] = set()
     seen: set[str] = set()  # whole lines, since some files give every caption the same number
     for number, line in source.lines(file):
@@ -75,7 +75,7 @@ def _flickr8k(source: Source) -> None:
                 if re.search(r"\.jpe?g\.\d+$", name, re.IGNORECASE) and not source.holds(found.path):
                     absent.add(name)
                     raise MalformedError(f'"{name}" is not the name of an image, and no such file exists')
-                source.add_photo(name, found, listed.get(name, ("other", ""))[0], place)
+                source.add_image(name, found, listed.get(name, ("other", ""))[0], place)
             if line in seen:
                 raise MalformedError(f'this caption "{name}#{match[2]}" already exists')
             seen.add(line)
@@ -147,13 +147,13 @@ def _records(source: Source) -> Iterator[tuple[str, Any]]:
 )
 def _csv(source: Source) -> None:
     """A table with a header."""
-    _table(source, ["", "images", "Images", *PHOTO_FOLDERS])
+    _table(source, ["", "images", "Images", *IMAGE_FOLDERS])
 
 
 def _homes(source: Source, folders: Sequence[str]) -> Sequence[Path]:
     """Return the requested folder of images, or the existing ones of these beside the captions."""
     return source.existing(
-        *([source.images] if source.images else [source.files[0].parent / folder for folder in folders])
+        *([source.image_folder] if source.image_folder else [source.files[0].parent / folder for folder in folders])
     )
 
 
@@ -162,7 +162,7 @@ def _add_to(source: Source, place: str, image: object, split: object, homes: Seq
     name = as_id(image, '"image"')
     part = as_text(split, '"split"') if split is not None else ""
     if name not in source.entries:
-        source.add_photo(name, source.find(name, *homes), part, place)
+        source.add_image(name, source.find(name, *homes), part, place)
     elif part and split_name(part) != (known := source.entries[name]).split:
         raise MalformedError(f'"{name}" is in the split "{part}" here and in "{known.split}" at {known.place}')
     return name

@@ -39,7 +39,7 @@ class StoppedError(Exception):
 
 
 class CutError(Exception):
-    """A temporary failure: a cut connection or a busy server, which may ask for a ``wait`` in seconds."""
+    """A temporary failure: a cut connection or a busy server, which may request a ``wait`` in seconds."""
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
         super().__init__(reason)
@@ -88,7 +88,7 @@ class Unpacked(BaseModel):
 
 
 class ArchiveState(BaseModel):
-    """What is kept about an archive between runs.
+    """The record of an archive between runs.
 
     Attributes:
         of: its address and checksum.
@@ -153,7 +153,7 @@ class Patience:
         attempts: consecutive failures without a byte received after which the download is given up.
         first: seconds to wait after the first failure, doubled after each further one. A random half at most is taken
             off, to spread the clients of a server that returns.
-        longest: limit of one wait in seconds, even if the server asks for more.
+        longest: limit of one wait in seconds, even if the server requests more.
         timeout: seconds of silence after which a connection counts as cut.
     """
 
@@ -162,10 +162,10 @@ class Patience:
     longest: float = 60.0
     timeout: float = 30.0
 
-    def wait(self, failures: int, asked: float = 0.0) -> float:
-        """Return the seconds to wait after consecutive failures; ``asked`` is the server's request."""
+    def wait(self, failures: int, requested: float = 0.0) -> float:
+        """Return the seconds to wait after consecutive failures; ``requested`` is the server's wait."""
         own = min(self.first * 2.0 ** (failures - 1), self.longest) * random.uniform(0.5, 1.0)
-        return max(own, min(asked, self.longest))
+        return max(own, min(requested, self.longest))
 
 
 class Fetch:
@@ -349,7 +349,7 @@ class Fetch:
                     self.monitor.report("checking", self.hashed, size)
 
     def _find_fault(self, path: Path) -> str:
-        """Return what is wrong with a completely hashed file; empty if nothing is."""
+        """Return the fault of a completely hashed file; empty if there is none."""
         algorithm, _, expected = self.archive.checksum.partition(":")
         if not expected:
             return find_damage(path, limit=2 * self.archive.unpacked)

@@ -86,7 +86,7 @@ def write_member(
 
 
 def find_damage(path: Path, *, limit: int) -> str:
-    """Return what is wrong with a zip archive by its structure and the CRCs of its members; empty if nothing is.
+    """Return the fault of a zip archive, by its structure and the CRCs of its members; empty if there is none.
 
     ``limit`` and errors are those of :func:`choose_members`.
     """

@@ -88,13 +88,13 @@ def test_a_reader_from_outside_is_tried_first(tmp_path: Path, monkeypatch: pytes
     def lines(source: Source) -> None:
         for number, line in enumerate((source.root / "photos.lines").read_text().splitlines()):
             name, caption = line.split("|")
-            source.add_photo(name, source.find(name, source.root), "train", f"line {number}")
+            source.add_image(name, source.find(name, source.root), "train", f"line {number}")
             source.add_caption(name, caption)
 
     write(tmp_path / "photos.lines", "1.jpg|a dog runs")
     for path in (tmp_path, tmp_path / "photos.lines"):
         data = read_captions(path)
-        assert data.format == "lines" and data.photos[0].captions == ("a dog runs",)
+        assert data.format == "lines" and data.images[0].captions == ("a dog runs",)
     write(tmp_path / "captions.csv", "image,caption\n2.jpg,a cat")
     assert read_captions(tmp_path).format == "lines" and read_captions(tmp_path, format="csv").format == "csv"
 
@@ -139,10 +139,10 @@ def check_never_anything_else(file: Path) -> None:
         except AnnotationError as error:
             assert str(error)
             continue
-        ids = [photo.image_id for photo in data.photos]
+        ids = [image.image_id for image in data.images]
         assert ids and len(set(ids)) == len(ids)
-        for photo in data.photos:
-            assert photo.captions and all(caption and caption == caption.strip() for caption in photo.captions)
+        for image in data.images:
+            assert image.captions and all(caption and caption == caption.strip() for caption in image.captions)
 
 
 @settings(max_examples=150, deadline=None)
@@ -175,25 +175,25 @@ def test_the_real_flickr8k(shared_data: Path) -> None:
     data = read_captions(shared_data / "flickr8k")
     assert (data.format, data.problems) == ("flickr8k", ())
     assert data.splits == {"train": 6000, "dev": 1000}
-    assert {len(photo.captions) for photo in data.photos} == {5}
-    assert all(photo.path.is_file() for photo in data.photos[::50])
+    assert {len(image.captions) for image in data.images} == {5}
+    assert all(image.path.is_file() for image in data.images[::50])
 
 
 def test_the_real_coco_in_karpathys_splits(shared_data: Path) -> None:
     data = read_captions(shared_data / "coco")
     assert (data.format, data.problems) == ("karpathy", ())
     assert data.splits == {"train": 435, "restval": 513, "val": 83}
-    assert len(data.split("train", restval=True).photos) == 948
-    assert all(photo.path.is_file() for photo in data.photos)
+    assert len(data.split("train", restval=True).images) == 948
+    assert all(image.path.is_file() for image in data.images)
 
 
 def test_cocos_own_files_and_karpathys_hold_the_same(shared_data: Path) -> None:
     own = read_captions(shared_data / "coco", format="coco")
     karpathys = read_captions(shared_data / "coco")
-    assert len(own.photos) == 1031
+    assert len(own.images) == 1031
     assert captions_of(own) == captions_of(karpathys)
-    assert {photo.image_id: photo.path for photo in own.photos} == {
-        photo.image_id: photo.path for photo in karpathys.photos
+    assert {image.image_id: image.path for image in own.images} == {
+        image.image_id: image.path for image in karpathys.images
     }
 
 

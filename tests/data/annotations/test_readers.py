@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captioner.data.annotations import read_captions
-from captioner.data.dataset import EMPTY_CAPTION, CaptionData, Photo
+from captioner.data.dataset import EMPTY_CAPTION, CaptionData, CaptionedImage
 from captioner.errors import AnnotationError
 from tests.data.caption_files import GOOD_CAPTION, GOOD_IMAGE, SENTENCES, captions_of, coco_with, write
 
@@ -65,12 +65,12 @@ def test_a_coco_folder_takes_the_splits_from_the_file_names(tmp_path: Path) -> N
         write(tmp_path / name, b"jpeg")
     data = read_captions(tmp_path)
     assert (data.format, data.problems) == ("coco", ())
-    assert data.photos == (
-        Photo("9", tmp_path / "train2014/a.jpg", "train", ("A cat.", "A dog.")),
-        Photo("3", tmp_path / "train2014/b.jpg", "train", ("x",)),
-        Photo("4", tmp_path / "val2014/c.jpg", "val", ("A bird.",)),
+    assert data.images == (
+        CaptionedImage("9", tmp_path / "train2014/a.jpg", "train", ("A cat.", "A dog.")),
+        CaptionedImage("3", tmp_path / "train2014/b.jpg", "train", ("x",)),
+        CaptionedImage("4", tmp_path / "val2014/c.jpg", "val", ("A bird.",)),
     )
-    assert read_captions(tmp_path / "annotations").photos == data.photos
+    assert read_captions(tmp_path / "annotations").images == data.images
 
 
 @pytest.mark.parametrize(
@@ -90,13 +90,13 @@ def test_a_single_coco_file_is_one_split(tmp_path: Path, name: str, split: str) 
 def test_coco_images_are_found_in_their_usual_folders(tmp_path: Path, place: str) -> None:
     file = write(tmp_path / "annotations/captions_val2014.json", coco((1, "a.jpg", ["x"])))
     write(tmp_path / place, b"jpeg")
-    assert read_captions(file).photos[0].path == tmp_path / place
+    assert read_captions(file).images[0].path == tmp_path / place
 
 
 def test_images_can_be_in_a_separate_folder(tmp_path: Path) -> None:
     file = write(tmp_path / "text/captions_val2014.json", coco((1, "a.jpg", ["x"])))
     image = write(tmp_path / "elsewhere/a.jpg", b"jpeg")
-    assert read_captions(file, images=image.parent).photos[0].path == image
+    assert read_captions(file, images=image.parent).images[0].path == image
     with pytest.raises(AnnotationError, match=r"elsehwere.*no such folder"):
         read_captions(file, images=tmp_path / "elsehwere")
 
@@ -104,7 +104,7 @@ def test_images_can_be_in_a_separate_folder(tmp_path: Path) -> None:
 def test_a_missing_image_is_expected_beside_the_others(tmp_path: Path) -> None:
     file = write(tmp_path / "captions_val2014.json", coco((1, "a.jpg", ["x"]), (2, "gone.jpg", ["y"])))
     write(tmp_path / "images/a.jpg", b"jpeg")
-    assert [photo.path.parent.name for photo in read_captions(file).photos] == ["images", "images"]
+    assert [image.path.parent.name for image in read_captions(file).images] == ["images", "images"]
 
 
 def test_two_years_of_coco_are_not_mixed(tmp_path: Path) -> None:
@@ -135,17 +135,17 @@ def test_karpathys_splits_and_restval(tmp_path: Path) -> None:
     write(tmp_path / "val2014/a.jpg", b"jpeg")
     data = read_captions(write(tmp_path / "dataset_coco.json", content))
     assert data.splits == {"train": 1, "restval": 1, "val": 1, "test": 1}
-    assert data.photos[0] == Photo("100", tmp_path / "val2014/a.jpg", "train", ("x",))
-    assert [photo.image_id for photo in data.split("train").photos] == ["100"]
-    assert [photo.image_id for photo in data.split("train", restval=True).photos] == ["100", "101"]
-    assert [photo.image_id for photo in data.split("val", restval=True).photos] == ["102"]
+    assert data.images[0] == CaptionedImage("100", tmp_path / "val2014/a.jpg", "train", ("x",))
+    assert [image.image_id for image in data.split("train").images] == ["100"]
+    assert [image.image_id for image in data.split("train", restval=True).images] == ["100", "101"]
+    assert [image.image_id for image in data.split("val", restval=True).images] == ["102"]
 
 
 def test_karpathys_flickr_sets_are_known_by_file_name(tmp_path: Path) -> None:
     write(tmp_path / "Flicker8k_Dataset/a.jpg", b"jpeg")
     data = read_captions(write(tmp_path / "dataset_flickr8k.json", karpathy(("a.jpg", "train", ["x"]), imgid=7)))
     assert data.name == "flickr8k"
-    assert data.photos == (Photo("a.jpg", tmp_path / "Flicker8k_Dataset/a.jpg", "train", ("x",)),)
+    assert data.images == (CaptionedImage("a.jpg", tmp_path / "Flicker8k_Dataset/a.jpg", "train", ("x",)),)
 
 
 def test_a_folder_with_both_is_read_with_karpathys_splits_unless_a_format_is_given(tmp_path: Path) -> None:
@@ -172,10 +172,10 @@ def test_flickr8k_as_released(tmp_path: Path) -> None:
     data = read_captions(tmp_path)
     assert (data.format, data.problems) == ("flickr8k", ())
     assert data.splits == {"train": 1, "dev": 1, "other": 1}
-    assert data.photos[0].captions == ("A dog runs .", "A # dog\twith a tab")
-    assert data.photos[0].path == tmp_path / "Flicker8k_Dataset/a.jpg"
-    assert read_captions(tmp_path / "Flickr8k.token.txt").photos == data.photos
-    assert data.split("val").photos == data.split("dev").photos
+    assert data.images[0].captions == ("A dog runs .", "A # dog\twith a tab")
+    assert data.images[0].path == tmp_path / "Flicker8k_Dataset/a.jpg"
+    assert read_captions(tmp_path / "Flickr8k.token.txt").images == data.images
+    assert data.split("val").images == data.split("dev").images
 
 
 def test_captions_may_all_have_one_number(tmp_path: Path) -> None:
@@ -187,8 +187,8 @@ def test_flickr8ks_two_archives_unpacked_side_by_side(tmp_path: Path) -> None:
     flickr8k(tmp_path / "Flickr8k_text", token="a.jpg#0\tA dog .\n", train="a.jpg\n")
     write(tmp_path / "Flickr8k_Dataset/a.jpg", b"jpeg")
     for path in (tmp_path, tmp_path / "Flickr8k_text"):
-        (photo,) = read_captions(path).photos
-        assert (photo.split, photo.path) == ("train", tmp_path / "Flickr8k_Dataset/a.jpg")
+        (image,) = read_captions(path).images
+        assert (image.split, image.path) == ("train", tmp_path / "Flickr8k_Dataset/a.jpg")
 
 
 def test_flickr8ks_well_known_bad_name_is_one_problem_unless_the_file_is_there(tmp_path: Path) -> None:
@@ -214,11 +214,11 @@ def test_kaggles_captions_txt(tmp_path: Path) -> None:
     write(tmp_path / "Images/a.jpg", b"jpeg")
     data = read_captions(tmp_path)
     assert (data.format, data.problems, data.splits) == ("kaggle", (), {"all": 2})
-    assert data.photos[0] == Photo(
+    assert data.images[0] == CaptionedImage(
         "a.jpg", tmp_path / "Images/a.jpg", "all", ("A dog runs .", 'A dog , which is "big" , runs .')
     )
-    assert data.photos[1].captions == ("Over two\nlines",)
-    assert read_captions(tmp_path / "captions.txt").photos == data.photos
+    assert data.images[1].captions == ("Over two\nlines",)
+    assert read_captions(tmp_path / "captions.txt").images == data.images
 
 
 def test_unquoted_commas_and_quotation_marks_belong_to_the_caption_when_there_are_two_columns(tmp_path: Path) -> None:
@@ -238,9 +238,9 @@ def test_a_csv_with_splits(tmp_path: Path) -> None:
     write(tmp_path / "sub/a.jpg", b"jpeg")
     data = read_captions(write(tmp_path / "mine.csv", rows))
     assert data.problems == ()
-    assert data.photos == (
-        Photo("sub/a.jpg", tmp_path / "sub/a.jpg", "train", ("A dog", "A hound")),
-        Photo("b.jpg", tmp_path / "b.jpg", "test", ("A cat",)),
+    assert data.images == (
+        CaptionedImage("sub/a.jpg", tmp_path / "sub/a.jpg", "train", ("A dog", "A hound")),
+        CaptionedImage("b.jpg", tmp_path / "b.jpg", "test", ("A cat",)),
     )
 
 
@@ -261,7 +261,7 @@ def test_tables_of_pythons_csv_are_read_back(
     data = read_captions(file)
     assert data.problems == ()
     expected = [(f"{n}{name}".strip(), split, (caption.strip(),)) for n, (name, caption, split) in enumerate(rows)]
-    assert [(photo.image_id, photo.split, photo.captions) for photo in data.photos] == expected
+    assert [(image.image_id, image.split, image.captions) for image in data.images] == expected
 
 
 # -------------------------------------------------------------------------------------------------------------- JSONL
@@ -279,7 +279,7 @@ def test_lists_of_captions_that_were_written_as_text_are_read(tmp_path: Path, wr
     names = ["raw", "filename"]  # as in the table of Flickr30k on the Hugging Face hub
     with open(tmp_path / "captions.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([names, [written, "1.jpg"], ["[a sign] in brackets", "2.jpg"], ["['a']]", "3.jpg"]])
-    captions = [photo.captions for photo in read_captions(tmp_path).photos]
+    captions = [image.captions for image in read_captions(tmp_path).images]
     assert captions == [('A dog, "Rex".', "It's red."), ("[a sign] in brackets",), ("['a']]",)]
 
 
@@ -300,9 +300,9 @@ def test_jsonl_with_one_or_many_captions_a_line(tmp_path: Path) -> None:
         "b.jpg": ("A cat", "Ein Kätzchen"),
         "/far/c.jpg": ("A bird",),
     }
-    assert [photo.split for photo in data.photos] == ["train", "val", "all"]
-    assert [photo.path for photo in data.photos] == [tmp_path / "a.jpg", tmp_path / "b.jpg", Path("/far/c.jpg")]
-    assert read_captions(file).photos == data.photos
+    assert [image.split for image in data.images] == ["train", "val", "all"]
+    assert [image.path for image in data.images] == [tmp_path / "a.jpg", tmp_path / "b.jpg", Path("/far/c.jpg")]
+    assert read_captions(file).images == data.images
 
 
 # --------------------------------------------------------------------------------------------------- malformed records
@@ -380,7 +380,7 @@ def test_malformed_records_are_skipped_and_reported_with_their_place(tmp_path: P
     assert [problem.place for problem in data.problems] == [f"{file}:{place}" for place in expected]
     assert reason in data.problems[0].reason
     str(data.problems[0]).encode("utf-8")  # can be printed
-    assert data.photos[0].captions == ("fine",)
+    assert data.images[0].captions == ("fine",)
     with pytest.raises(AnnotationError) as caught:
         read_captions(file, strict=True)
     assert str(caught.value) == str(data.problems[0])
@@ -418,7 +418,7 @@ def test_the_coco_reader_agrees_with_pycocotools(shared_data: Path, split: str) 
         for number in reference.getImgIds()
     }
     data = read_captions(file)
-    assert {photo.image_id: (photo.path.name, photo.captions) for photo in data.photos} == expected
+    assert {image.image_id: (image.path.name, image.captions) for image in data.images} == expected
 
 
 def test_coco_images_without_public_captions(tmp_path: Path) -> None:
@@ -427,7 +427,7 @@ def test_coco_images_without_public_captions(tmp_path: Path) -> None:
         content = {"images": [{"id": 1, "file_name": "COCO_test2015_000000000001.jpg"}], "categories": []}
         file = write(tmp_path / "annotations" / name, content)
         data = read_captions(file, captionless=True)
-        assert data.photos == (Photo("1", image, "test", ()),)
+        assert data.images == (CaptionedImage("1", image, "test", ()),)
         with pytest.raises(AnnotationError, match="no image with a caption"):
             read_captions(file)
 
@@ -435,5 +435,5 @@ def test_coco_images_without_public_captions(tmp_path: Path) -> None:
 def test_images_without_captions_are_kept_on_request(tmp_path: Path) -> None:
     text = '{"image": "a.jpg", "captions": []}\n{"image": "b.jpg", "caption": "a dog"}\n'
     file = write(tmp_path / "data.jsonl", text)
-    assert [photo.captions for photo in read_captions(file, captionless=True).photos] == [(), ("a dog",)]
-    assert [photo.image_id for photo in read_captions(file).photos] == ["b.jpg"]
+    assert [image.captions for image in read_captions(file, captionless=True).images] == [(), ("a dog",)]
+    assert [image.image_id for image in read_captions(file).images] == ["b.jpg"]

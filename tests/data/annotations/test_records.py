@@ -51,9 +51,9 @@ def test_flickr30k_as_released(tmp_path: Path) -> None:
     write(tmp_path / "flickr30k_images/1000092795.jpg", b"jpeg")
     for data in (read_captions(write(tmp_path / "results.csv", text)), read_captions(tmp_path)):
         assert data.format == "csv"
-        (photo,) = data.photos
-        assert photo.path == tmp_path / "flickr30k_images/1000092795.jpg"
-        assert photo.captions == (
+        (image,) = data.images
+        assert image.path == tmp_path / "flickr30k_images/1000092795.jpg"
+        assert image.captions == (
             "Two young guys with shaggy hair look at their hands .",
             'A man says " stop | now " .',
         )
@@ -153,7 +153,7 @@ def test_splits_have_one_name(tmp_path: Path, written: str, split: str) -> None:
     ]
     for file in files:
         data = read_captions(file, strict=True)
-        assert data.splits == {split: 1} and len(data.split(written).photos) == 1
+        assert data.splits == {split: 1} and len(data.split(written).images) == 1
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_splits_have_one_name(tmp_path: Path, written: str, split: str) -> None:
 def test_images_are_found_by_the_end_of_their_names(tmp_path: Path, written: str) -> None:
     image = write(tmp_path / "images/a.jpg", b"jpeg")
     data = read_captions(write(tmp_path / "x.jsonl", json.dumps({"image": written, "caption": "A dog"})))
-    assert data.photos[0].path.resolve() == image and data.photos[0].image_id == written
+    assert data.images[0].path.resolve() == image and data.images[0].image_id == written
     exact = written in ("a.jpg", "./a.jpg", "images/a.jpg")
     assert len(data.notes) == (not exact) and all("1 images are missing at" in note for note in data.notes)
 
@@ -181,7 +181,7 @@ def test_an_ambiguous_end_of_a_name_finds_nothing(tmp_path: Path) -> None:
     write(tmp_path / "a.jpg", b"jpeg")
     names = ["/one/a.jpg", "/two/a.jpg"]
     data = read_captions(write(tmp_path / "x.csv", table(",", rows=[(name, "A dog") for name in names])))
-    assert [str(photo.path) for photo in data.photos] == names and not data.notes
+    assert [str(image.path) for image in data.images] == names and not data.notes
 
 
 def test_images_are_found_in_subfolders_of_the_folder_that_was_given(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_images_are_found_in_subfolders_of_the_folder_that_was_given(tmp_path: P
         write(tmp_path / name, b"jpeg")
     file = write(tmp_path / "x.csv", table(",", rows=[("a.jpg", "A dog"), ("b.jpg", "A cat")]))
     data = read_captions(file, images=tmp_path / "p")
-    assert [photo.path for photo in data.photos] == [tmp_path / "p/one/a.jpg", tmp_path / "p/b.jpg"]
+    assert [image.path for image in data.images] == [tmp_path / "p/one/a.jpg", tmp_path / "p/b.jpg"]
 
 
 # ------------------------------------------------------------------------------------------------------- ids of COCO

@@ -315,7 +315,7 @@ def test_waits_grow_and_are_limited() -> None:
     for failures, most in ((1, 1), (2, 2), (3, 4), (4, 8), (5, 10), (50, 10)):
         waits = {patience.wait(failures) for _ in range(20)}
         assert len(waits) > 1 and most / 2 <= min(waits) and max(waits) <= most
-    assert patience.wait(1, asked=7) == 7 and patience.wait(1, asked=3600) == 10
+    assert patience.wait(1, requested=7) == 7 and patience.wait(1, requested=3600) == 10
 
 
 def test_parallel_downloads_are_limited(server: Server, tmp_path: Path) -> None:
@@ -489,11 +489,11 @@ def test_a_full_disk_keeps_the_files_written(server: Server, tmp_path: Path, mon
 def test_unpacking_continues_where_it_stopped(server: Server, tmp_path: Path) -> None:
     archive = archive_of(server, DATA)
     run_one(tmp_path, archive)
-    photo = tmp_path / "set" / "photos" / "a.jpg"
-    photo.write_bytes(photo.read_bytes()[:-5])
+    image = tmp_path / "set" / "photos" / "a.jpg"
+    image.write_bytes(image.read_bytes()[:-5])
     assert run_one(tmp_path, archive) == Outcome(archive, written=1, present=1)
     (tmp_path / ".captioner" / "set-set.zip.json").unlink()
-    photo.write_bytes(bytes(200_000))  # of the right size, as a power cut leaves it
+    image.write_bytes(bytes(200_000))  # of the right size, as a power cut leaves it
     (tmp_path / "set" / "photos" / "a.jpg.part").write_bytes(b"half")
     assert run_one(tmp_path, archive) == Outcome(archive, written=1, present=1)
     assert files_in(tmp_path) == WHOLE and len(server.requests) == 1
