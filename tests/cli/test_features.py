@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from captioner import model as models
+from captioner.encoders import Encoder
 
 BUILD = "--encoder test_efficientnet --set size=64 --batch-size 2 --workers 1 --device cpu"
 
@@ -17,12 +18,13 @@ def random_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """Build backbones without a download: the same random weights every time."""
     build = models.build_encoder
 
-    def without_download(part: dict[str, object]) -> models.Encoder:
+    def without_download(part: dict[str, object]) -> Encoder:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return build({**part, "weights": "random"})
 
-    monkeypatch.setattr(models, "build_encoder", without_download)
+    for module in (models, models.caption_model):
+        monkeypatch.setattr(module, "build_encoder", without_download)
 
 
 def test_build_and_again(run, dataset: Path, tmp_path: Path) -> None:
