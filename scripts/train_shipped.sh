@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Make everything that ships again but the detector: features, models, dev scores, cards, and the README's picture and
-# tables. Takes many hours on two cores, and goes on where it was stopped.
+# Make everything that ships again but the detector: features, models, dev scores, cards, and the README's figure and
+# tables. Takes many hours on two cores; run again, it resumes.
 #
 #   scripts/train_shipped.sh DATA [RUNS] [NAME...]
 #
 # DATA is a folder that holds flickr8k/ in the layout of its official release and coco/ with dataset_coco.json and the
-# photos it names, and multi30k/ for the translators; RUNS (default: runs) takes features, logs and checkpoints. NAMEs
+# images it names, and multi30k/ for the translators; RUNS (default: runs) takes features, logs and checkpoints. NAMEs
 # choose among the models, and all translators together; all by default. scripts/train_detector.py makes the detector.
 set -euo pipefail
 data=${1:?usage: scripts/train_shipped.sh DATA [RUNS] [NAME...]}
@@ -21,7 +21,7 @@ chosen=("$@")
 )
 settings=(--set "data.path=$data/flickr8k" --set "data.also=[$data/coco/dataset_coco.json]")
 
-# Encode the photos once for all models of one encoder.
+# Encode the images once for all models of one encoder.
 features() {
     local recipe store=$runs/features-$1
     case $1 in
@@ -53,7 +53,7 @@ translators() {
 }
 
 # The default model: cross-entropy, the same at a lower rate, and the mean of two self-critical runs; from there the whole
-# encoder on varied photos, for which you will want a GPU, and the mean of two self-critical runs again.
+# encoder on varied images, which needs a GPU, and the mean of two self-critical runs again.
 soft_attention() {
     local begun=$first-begun wide=$first-wide
     captioner train flickr8k_cropped_show_attend_tell "${with[@]}" $(resume "$begun") --output "$begun"
