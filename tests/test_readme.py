@@ -1,4 +1,4 @@
-"""The README's pictures and table are there, and its commands exist."""
+"""The README's images and table are there, and its commands exist."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def readme() -> str:
     return (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_picture_is_there_and_light(readme: str, repository: Path) -> None:
+def test_the_image_is_there_and_light(readme: str, repository: Path) -> None:
     images = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", readme)
     assert "assets/heatmap.png" in images
     for name in images:

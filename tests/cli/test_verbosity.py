@@ -36,7 +36,7 @@ def test_verbose_logs_the_steps(run: Run, model: Path, images: Path) -> None:
     assert plain.err == ""
     loud = run("caption", images / "red.jpg", "--model", model, "-v")
     assert (loud.code, loud.out) == (0, plain.out)
-    assert all(part in loud.err for part in (str(model), "device cpu", "float", "1 pictures in", "width=3", "done"))
+    assert all(part in loud.err for part in (str(model), "device cpu", "float", "1 images in", "width=3", "done"))
     assert run("caption", images / "red.jpg", "--model", model).err == "", "it must not outlast the command"
 
 

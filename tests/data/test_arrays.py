@@ -1,4 +1,4 @@
-"""Arrays and tensors as pictures, and deep grey, one value at a time."""
+"""Arrays and tensors as images, and deep grey, one value at a time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_channels_may_come_last_and_of_tensors_first() -> None:
         first = torch.from_numpy(array.copy()).permute(2, 0, 1)
         assert np.array_equal(values_of(first), array.squeeze())
     for shape in ((5, 7, 2), (5, 7, 5), (2, 5, 7), (35,), (1, 5, 7, 3)):
-        with pytest.raises(ImageError, match="not the shape of one picture"):
+        with pytest.raises(ImageError, match="not the shape of one image"):
             values_of(np.zeros(shape, dtype=np.uint8))
     assert values_of(np.zeros((100, 100), dtype=np.uint8)).shape == (100, 100)
     with pytest.raises(ImageError, match="above the limit"):

@@ -178,7 +178,7 @@ def test_settings_have_limits(setting: str, accepted: tuple[Any, ...], refused: 
 
 
 def test_any_setting_makes_it_active() -> None:
-    assert not AugmentConfig().active and not AugmentConfig().of_pictures
+    assert not AugmentConfig().active and not AugmentConfig().of_images
     for settings in ({"crop": 0.9}, {"colour": 0.1}, {"erase": 0.1}):
-        assert AugmentConfig(**settings).active and AugmentConfig(**settings).of_pictures
+        assert AugmentConfig(**settings).active and AugmentConfig(**settings).of_images
     assert AugmentConfig(crop=0.9, stored=True).active

@@ -94,7 +94,7 @@ def test_the_decoder_keeps_its_own_positions() -> None:
     )
 
 
-def test_places_outside_a_picture_get_no_vector() -> None:
+def test_places_outside_an_image_get_no_vector() -> None:
     geometry = Geometry(5)
     torch.nn.init.ones_(geometry.project.bias)
     nowhere = geometry(Memory(torch.randn(2, 3, 5), torch.randn(2, 5)))
