@@ -179,7 +179,6 @@ def digest(path: str | Path) -> str:
 
 
 def _describe(source: Any) -> str:
-    """Return the name of a source for errors."""
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)
     if isinstance(source, (bytes, bytearray, memoryview)):

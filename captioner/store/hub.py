@@ -122,7 +122,6 @@ def _library(name: str) -> Any:
 
 
 def _introduction() -> dict[str, str]:
-    """Return the name and version to send to the hub."""
     return {"library_name": "captioner", "library_version": captioner.__version__}
 
 
