@@ -261,7 +261,7 @@ class Fetch:
             if total is not None and self.archive.size not in (None, total):
                 raise DownloadError(
                     f"{self.target}: {self.archive.url} has {total:,} bytes instead of {self.archive.size:,}; it was "
-                    "changed at its source, or a login page or proxy answers in its place: open the address in a "
+                    "changed at its source, or a login page or proxy answers instead: open the address in a "
                     "browser"
                 )
             with open(self.part, "ab" if offset else "wb") as file:
