@@ -54,7 +54,7 @@ class Transform(Settings):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of the array of :meth:`pixels`."""
+        """The shape of :meth:`pixels`."""
         return (3, self.size, self.size)
 
     @property

@@ -131,7 +131,7 @@ class OnnxEngine(Engine):
 
 
 class _Graph:
-    """A graph that is called, and refused where it is not what the config describes.
+    """A callable graph; refused where it contradicts the config.
 
     Args:
         path: its file.

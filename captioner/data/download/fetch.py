@@ -395,7 +395,7 @@ def _continues(headers: Message, offset: int, known: PartInfo) -> bool:
 
 
 def _version(headers: Message) -> str | None:
-    """Return what distinguishes versions of a file: a strong ETag, or else the date.
+    """Return the mark of a file's version: a strong ETag, or else the date.
 
     Weak ETags may not be used with ranges (RFC 9110, section 13.1.5).
     """
