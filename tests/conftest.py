@@ -57,7 +57,7 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real photos with captions; set ``CAPTIONER_DATA`` to point elsewhere."""
+    """The folder of real images with captions; set ``CAPTIONER_DATA`` to point elsewhere."""
     folder = Path(os.environ.get("CAPTIONER_DATA", REPOSITORY.parent / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"the real photos are not here ({folder}); set CAPTIONER_DATA to their folder to run this test")

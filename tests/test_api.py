@@ -125,7 +125,7 @@ from pathlib import Path
 
 from captioner import Caption, Captioner, CaptionerError, CheckpointError, ImageError, SearchConfig, Translator
 
-def main(photos: list[Path]) -> dict[str, str]:
+def main(images: list[Path]) -> dict[str, str]:
     try:
         captioner = Captioner.from_pretrained("user/model@v1", device="cpu", width=1)
     except CheckpointError as error:
@@ -135,7 +135,7 @@ def main(photos: list[Path]) -> dict[str, str]:
     search: SearchConfig = captioner.search
     width: int = search.width
     found = {}
-    for caption in captioner.stream(photos, batch_size=width):
+    for caption in captioner.stream(images, batch_size=width):
         if isinstance(caption, ImageError):
             print(caption.source, caption.reason)
         else:

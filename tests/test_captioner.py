@@ -1,4 +1,4 @@
-"""From pictures to captions with a tiny model of random weights."""
+"""From images to captions with a tiny model of random weights."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def captioner() -> Captioner:
 
 @pytest.fixture
 def images(tmp_path: Path) -> list[Path]:
-    """Six pictures that differ."""
+    """Six images that differ."""
     random = np.random.default_rng(0)
     paths = [tmp_path / f"{i}.png" for i in range(6)]
     for i, path in enumerate(paths):
@@ -50,7 +50,7 @@ def test_a_decoder_that_is_not_packed_gets_its_own_precision() -> None:
     writer.decoder.start(writer.refined(half.to(elsewhere)))
 
 
-def test_every_kind_of_picture_gives_the_same_caption(captioner: Captioner, images: list[Path]) -> None:
+def test_every_kind_of_image_gives_the_same_caption(captioner: Captioner, images: list[Path]) -> None:
     image = Image.open(images[0])
     array = np.asarray(image)
     expected = captioner(images[0])
@@ -83,9 +83,9 @@ def test_words_and_attention_belong_together(captioner: Captioner, images: list[
         assert [word for word, _ in caption.words_at((0.9, 0.1))] == caption.tokens
 
 
-def test_bad_pictures_are_errors_in_their_places(captioner: Captioner, images: list[Path], tmp_path: Path) -> None:
+def test_bad_images_are_errors_in_their_places(captioner: Captioner, images: list[Path], tmp_path: Path) -> None:
     text = tmp_path / "text.jpg"
-    text.write_text("not a picture")
+    text.write_text("not an image")
     sources = [tmp_path / "none.jpg", images[0], text, text, b"junk", images[1], images[2], text]
     for batch_size in (1, 2, 8):
         results = list(captioner.stream(sources, batch_size=batch_size))
@@ -134,7 +134,7 @@ def test_the_next_best_captions_come_along(images: list[Path]) -> None:
     ]
 
 
-def test_the_next_best_captions_know_their_picture(images: list[Path]) -> None:
+def test_the_next_best_captions_know_their_image(images: list[Path]) -> None:
     caption = Captioner.from_model(tiny_model(fit="crop"), device="cpu", n_best=2)(images[0])
     assert caption.seen[0] > 0.1, "nothing was cropped"
     assert (caption.others[0].seen, caption.others[0].source) == (caption.seen, caption.source)
@@ -182,7 +182,7 @@ def test_words_at_a_place_of_a_grid() -> None:
             caption.words_at(outside)
 
 
-def test_words_at_a_place_of_a_cropped_picture() -> None:
+def test_words_at_a_place_of_a_cropped_image() -> None:
     caption = Caption("Dog.", ["dog"], -1.0, np.array([[0.25, 0.75]]), grid=(1, 2), seen=(0.5, 0.0, 1.0, 1.0))
     assert [caption.words_at((x, 0.5)) for x in (0.4, 0.6, 0.8)] == [[("dog", 0.0)], [("dog", 0.25)], [("dog", 0.75)]]
 

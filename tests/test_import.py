@@ -77,7 +77,7 @@ def test_one_except_clause_catches_every_error() -> None:
     assert not issubclass(captioner.CaptionerError, (ValueError, OSError, RuntimeError))
 
 
-def test_an_image_error_says_which_picture_and_survives_the_way_from_another_process() -> None:
+def test_an_image_error_says_which_image_and_survives_the_way_from_another_process() -> None:
     error = pickle.loads(pickle.dumps(captioner.ImageError(Path("photos") / "dog.jpg", "is empty; copy it again")))
     assert isinstance(error, captioner.ImageError)
     assert (error.source, error.reason) == (str(Path("photos") / "dog.jpg"), "is empty; copy it again")

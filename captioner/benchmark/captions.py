@@ -93,8 +93,6 @@ def caption_all(
 
 @dataclass
 class _Captioning:
-    """Captioning of the images with one model."""
-
     contestant: Contestant
     data: CaptionData
     generated: GeneratedCaptions

@@ -71,7 +71,6 @@ def column_of(schema: Any, column: str | None) -> Column:
 
 
 def _columns(field: Any) -> Iterator[Column]:
-    """Yield the paths of a field's columns of bytes."""
     from pyarrow import types
 
     kind = field.type

@@ -125,7 +125,6 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _report(error: Exception) -> None:
-    """Print an error of a command."""
     package = (error.name or "captioner").partition(".")[0] if isinstance(error, ModuleNotFoundError) else "captioner"
     if isinstance(error, CaptionerError):
         Processes.started().yield_to_first()

@@ -199,7 +199,7 @@ class _Names:
     """File names for figures in a folder.
 
     Images in different folders may share a name, so figures are numbered; names that differ only in case count as the
-    same. A name that is too long for the file system is cut, with a digest in place of its end.
+    same. A name that is too long for the file system is cut, with a digest instead of its end.
     """
 
     def __init__(self, folder: Path, kind: str) -> None:

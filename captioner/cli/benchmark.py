@@ -170,7 +170,6 @@ def run(
 
 
 def _seeds(text: str, changes: list[str]) -> list[int]:
-    """Read a list of seeds."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() for part in parts) or len(set(map(int, parts))) < len(parts):
         raise typer.BadParameter(

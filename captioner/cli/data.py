@@ -186,7 +186,6 @@ def download(
 
 
 def _entry(known: DataSet) -> str:
-    """Describe a data set of the catalogue."""
     lines = [
         f"{known.name}  {_bytes(known.size)}, unpacked about {_bytes(known.unpacked)}",
         f"  {known.about}",
@@ -199,7 +198,6 @@ def _entry(known: DataSet) -> str:
 
 
 def _summary(outcome: Outcome) -> str:
-    """Describe a download in one line."""
     fetched = f"{_bytes(outcome.fetched)} downloaded" if outcome.fetched else "nothing to download"
     if not outcome.written:
         return f"{fetched}, {outcome.present:,} files were already there"

@@ -144,8 +144,6 @@ def run(
 
 
 class _Plan(NamedTuple):
-    """The content of a feature store."""
-
     images: list[tuple[str, Path]]  # image ids and files
     encoder: Encoder
     cut: int  # how many of its last stages are left off

@@ -51,7 +51,7 @@ class Finding:
         name: the part that was checked.
         state: ``ok``; ``warning``, some commands will not work or be slow; ``problem``, captioning will not work.
         found: the version or state of the part.
-        advice: what to do; may be empty.
+        advice: the cure; may be empty.
     """
 
     name: str

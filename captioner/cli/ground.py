@@ -1,4 +1,4 @@
-"""``captioner ground``: measure whether attention lies on what the words name."""
+"""``captioner ground``: measure whether attention lies on the objects that words name."""
 
 from __future__ import annotations
 

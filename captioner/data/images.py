@@ -126,7 +126,7 @@ def load_image(source: ImageSource, *, max_pixels: int | None = None, min_size: 
         A new image of mode ``RGB`` without metadata, which nothing rotates a second time.
 
     Raises:
-        ImageError: the image cannot be read; the error names it, the reason, and what to do.
+        ImageError: the image cannot be read; the error names it, the reason and the cure.
         ConfigError: the pixel limit is not a whole number above 0.
     """
     limit = pixel_limit(max_pixels)
@@ -179,7 +179,6 @@ def digest(path: str | Path) -> str:
 
 
 def _describe(source: Any) -> str:
-    """Return the name of a source for errors."""
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)
     if isinstance(source, (bytes, bytearray, memoryview)):

@@ -33,7 +33,6 @@ class CountedFile(_ReadLimit, io.BufferedReader):
         self._allow(name, size)
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read up to ``size`` bytes, or all."""
         self._count()
         return super().read(size)
 
@@ -46,6 +45,5 @@ class CountedBytes(_ReadLimit, io.BytesIO):
         self._allow(name, len(content))
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read up to ``size`` bytes, or all."""
         self._count()
         return super().read(size)

@@ -54,7 +54,7 @@ class Transform(Settings):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of the array of :meth:`pixels`."""
+        """The shape of :meth:`pixels`."""
         return (3, self.size, self.size)
 
     @property
@@ -135,12 +135,10 @@ class Together(Transform):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of the array of :meth:`pixels`."""
         _, heights, widths = zip(*(part.shape for part in self.parts), strict=True)
         return (3, sum(heights), max(widths))
 
     def pixels(self, image: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """Return all images in one array."""
         import numpy as np
 
         together = np.zeros(self.shape, dtype=np.uint8)

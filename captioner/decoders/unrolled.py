@@ -108,7 +108,6 @@ class Unrolled(Recurrent, Decoder):
         return None
 
     def start(self, memory: Memory) -> State:
-        """Start one hypothesis per image."""
         prepared = self.prepare(memory)
         images = {"values": prepared.values, "keys": Keys.of(prepared.keys).units_first, **prepared.images}
         if memory.mask is not None:

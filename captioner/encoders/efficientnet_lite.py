@@ -136,7 +136,6 @@ class Block(nn.Module):
         return [(self.conv_dw, self.bn1), (self.conv_pw, self.bn2)]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply it to maps (B, I, rows, columns)."""
         y = x
         for number, (convolution, norm) in enumerate(units := self.units(), start=1):
             y = convolution.normalised(y, norm)
@@ -145,7 +144,6 @@ class Block(nn.Module):
         return x + y if self.skips else y
 
     def fused(self, dtype: torch.dtype) -> nn.Module:
-        """Return the fused form, for inference."""
         return FusedBlock(self, dtype)
 
 
@@ -160,7 +158,6 @@ class FusedBlock(nn.Module):
         self.skips = block.skips
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply it to maps (B, I, rows, columns)."""
         return self.last(self.first(x), x if self.skips else None)
 
 

@@ -41,7 +41,6 @@ class ToFloat32(nn.Module):
         self.inner = inner
 
     def forward(self, value: Any) -> Any:
-        """Call the module."""
         return _to_float32(self.inner(value))
 
 

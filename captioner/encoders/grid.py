@@ -164,18 +164,15 @@ class GridEncoder(Encoder):
         return encoder
 
     def front(self, cut: int) -> GridEncoder:
-        """Cut off the last ``cut`` stages."""
         if not cut:
             return self
         trunk = Trunk(self.trunk, self.transform.mean, self.transform.std).cut(cut)
         return GridEncoder(self.config.model_copy(update={"cut": self.config.cut + cut, "pool": 0}), trunk)
 
     def tail(self, cut: int) -> nn.Module:
-        """Return the last ``cut`` stages."""
         return self.trunk[self.stages - cut :]
 
     def finish(self, memory: Memory, cut: int) -> Memory:
-        """Run the last ``cut`` stages."""
         if not cut:
             return memory
         assert memory.grid is not None

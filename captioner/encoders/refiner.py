@@ -48,7 +48,6 @@ class Identity(Refiner):
         self.features = features
 
     def forward(self, memory: Memory) -> Memory:
-        """Return the memory."""
         return memory
 
 

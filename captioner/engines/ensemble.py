@@ -171,7 +171,6 @@ class EnsembleEngine(TorchEngine):
 
     @property
     def decoder_size(self) -> int:
-        """Number of parameters of the refiners and decoders."""
         return sum(model.decoder_size for model in self._models)
 
     def check(self, attention: str) -> None:

@@ -116,7 +116,6 @@ class ModelEngine(TorchEngine):
 
     @property
     def decoder_size(self) -> int:
-        """Number of parameters of the refiner and the decoder."""
         return self.model.decoder_size
 
     def check(self, attention: str) -> None:
@@ -128,7 +127,6 @@ class ModelEngine(TorchEngine):
         check(self.model.decoder, attention)
 
     def encode(self, pixels: Tensor) -> Memory:
-        """Encode pixels (B, 3, S, S) uint8."""
         memory: Memory = self._encoder(pixels)
         return memory
 
@@ -136,7 +134,6 @@ class ModelEngine(TorchEngine):
     def caption_memory(
         self, memory: Memory, search: SearchConfig, *, cut: int = 0, attention: str = MEAN
     ) -> list[Caption]:
-        """Caption images that are already encoded; see :meth:`TorchEngine.caption_memory`."""
         self.check(attention)
         memory = self._encoder.finish(memory.to(self.device), cut)
         found = find(self._writer.decoder, self._writer.refined(memory), search)

@@ -197,7 +197,6 @@ def _scored(
     errors: list[CaptionerError],
     seconds: float = 0.0,
 ) -> Evaluation:
-    """Score the captions of the images that have references."""
     references = {
         image.image_id: image.captions for image in data.images if image.captions and image.image_id in captions
     }

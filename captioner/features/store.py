@@ -145,7 +145,7 @@ class FeatureStore:
             flipped: whether to read the mirrored image of each.
 
         Raises:
-            FeatureStoreError: a image is not in the store, or the store has no mirrored images.
+            FeatureStoreError: an image is not in the store, or the store has no mirrored images.
         """
         return self._take(self._vectors, VECTORS, image_ids, flipped)
 

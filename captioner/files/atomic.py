@@ -35,7 +35,7 @@ def atomic_path(path: str | Path, *, size: int = 0) -> Iterator[Path]:
         size: its size in bytes, if known; the error of a full disk names it.
 
     Raises:
-        FileError: the place is not writable, or the disk is full or fails.
+        FileError: the folder is not writable, or the disk is full or fails.
     """
     path = Path(path)
     check_kind(path)
@@ -59,7 +59,7 @@ def atomic_folder(folder: str | Path) -> Iterator[Path]:
     On an exception, everything stays as it was. A missing parent folder is created.
 
     Raises:
-        FileError: the place is not writable, or the disk is full or fails.
+        FileError: the folder is not writable, or the disk is full or fails.
     """
     folder = Path(folder)
     with _workplace(folder) as temporary:
@@ -92,39 +92,39 @@ def _workplace(path: Path, size: int = 0) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path.parent)
-        place, lock = _make_place(path.parent)
+        hidden, lock = _make_hidden(path.parent)
     except OSError as error:
         raise place_error(path, error) from error
     try:
-        yield place / _NEW / path.name
+        yield hidden / _NEW / path.name
     except Exception as error:
-        found = find_disk_error(error, place)
-        written = bytes_in(place)
-        _remove(place)
+        found = find_disk_error(error, hidden)
+        written = bytes_in(hidden)
+        _remove(hidden)
         if found is None:
             raise
         code, name = found
         raise disk_error(name or path, code, needed=max(written, size, bytes_in(path))) from error
     finally:
         os.close(lock)
-        _remove(place)
+        _remove(hidden)
 
 
-def _make_place(folder: Path) -> tuple[Path, int]:
+def _make_hidden(folder: Path) -> tuple[Path, int]:
     """Make a hidden folder and lock it; return it and the open file of the lock."""
     while True:
-        place = folder / f".captioner-{secrets.token_hex(8)}.tmp"
-        place.mkdir(0o700)
+        hidden = folder / f".captioner-{secrets.token_hex(8)}.tmp"
+        hidden.mkdir(0o700)
         try:
-            lock = _lock(place / _LOCK)
-            (place / _NEW).mkdir()
+            lock = _lock(hidden / _LOCK)
+            (hidden / _NEW).mkdir()
         except FileNotFoundError:  # another process removed it before it was locked
             continue
         except BaseException:
-            _remove(place)
+            _remove(hidden)
             raise
         if lock is not None:
-            return place, lock
+            return hidden, lock
 
 
 def _lock(path: Path, *, surely: bool = False) -> int | None:
@@ -173,7 +173,7 @@ def only_one(folder: str | Path, *, error: type[CaptionerError], work: str) -> I
 
     Raises:
         CaptionerError: of class ``error``: another process has locked it.
-        FileError: the place is not writable.
+        FileError: the folder is not writable.
     """
     folder = Path(folder)
     path = folder / ".captioner.lock"
@@ -202,11 +202,11 @@ def temporary_folder() -> Iterator[Path]:
     """Yield an empty folder among the system's temporary files, and remove it at the end.
 
     Raises:
-        FileError: the place is not writable, or the disk is full or fails.
+        FileError: the folder is not writable, or the disk is full or fails.
     """
-    with _workplace(Path(tempfile.gettempdir()) / "captioner") as place:
-        place.mkdir()
-        yield place
+    with _workplace(Path(tempfile.gettempdir()) / "captioner") as folder:
+        folder.mkdir()
+        yield folder
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -228,14 +228,14 @@ def remove_leftovers(folder: Path) -> None:
                     os.close(lock)
 
 
-def _remove(place: Path) -> None:
+def _remove(hidden: Path) -> None:
     """Remove a hidden folder; first put back the old folder of an interrupted replacement."""
     with suppress(OSError):
-        for old in (place / _OLD).iterdir():
-            target = place.parent / old.name
+        for old in (hidden / _OLD).iterdir():
+            target = hidden.parent / old.name
             if not target.exists():
                 old.rename(target)
-    shutil.rmtree(place, ignore_errors=True)
+    shutil.rmtree(hidden, ignore_errors=True)
 
 
 def check_place(path: str | Path) -> None:

@@ -1,4 +1,4 @@
-"""Errors of the disk: full, faulty, read-only, or without a place for a name."""
+"""Errors of the disk: full, faulty, read-only, or out of inodes."""
 
 from __future__ import annotations
 

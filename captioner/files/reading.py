@@ -38,7 +38,7 @@ def read_text(
     Args:
         path: a regular file.
         error: the class of errors to raise.
-        cure: what to do about a damaged file, for the end of the message.
+        cure: advice for a damaged file, for the end of the message.
         most: largest size in bytes; ``None`` sets no limit.
         encoding: of the text.
 
@@ -70,7 +70,7 @@ def parse_json(text: str, kind: type[T], *, where: str | Path, error: type[Capti
         kind: ``dict`` or ``list``.
         where: the source, for the error, for example a path.
         error: the class of errors to raise.
-        cure: what to do about it, for the end of the message.
+        cure: advice, for the end of the message.
 
     Raises:
         CaptionerError: of class ``error``: it is not JSON, nested too deeply, or another type.

@@ -106,7 +106,6 @@ class Compiled:
         self._broken = False
 
     def __call__(self, *args: Any) -> Any:
-        """Call the function."""
         if self._broken or not can_compile():
             return self.eager(*args)
         if self._compiled is None:

@@ -99,7 +99,6 @@ class OnnxEngine(Engine):
         )
 
     def start(self, features: Array) -> State:
-        """Prepare one hypothesis per image; see :meth:`captioner.decoders.decoder.Decoder.start`."""
         b = len(features)
         shapes: dict[str, tuple[int, ...]] = {STATE + name: (b,) for name in self.graphs.images}
         shapes |= {STATE + name: (b, 1) for name in self.graphs.hypotheses}
@@ -110,7 +109,6 @@ class OnnxEngine(Engine):
         )
 
     def step(self, tokens: Array, state: State) -> Step:
-        """Read words (B, W) and score the next; see :meth:`captioner.onnx.beam.Stepper.step`."""
         shapes = {LOG_PROBABILITIES: (*tokens.shape, len(self.vocabulary)), ATTENTION: (*tokens.shape, self._cells)}
         inputs = {STATE + name: array for name, array in (*state.hypotheses.items(), *state.images.items())}
         out = self._step({TOKENS: tokens, **inputs}, shapes)
@@ -133,7 +131,7 @@ class OnnxEngine(Engine):
 
 
 class _Graph:
-    """A graph that is called, and refused where it is not what the config describes.
+    """A callable graph; refused where it contradicts the config.
 
     Args:
         path: its file.

@@ -337,7 +337,7 @@ def _write(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence what exporting and quantising print, log and warn of about themselves."""
+    """Silence the output, logs and warnings of exporting and quantising."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -61,7 +61,6 @@ def quantise(folder: Path, transform: Transform, images: Sequence[ImageSource]) 
 
 
 def _inputs(transform: Transform, images: Sequence[ImageSource]) -> Iterator[dict[str, Any]]:
-    """Yield the encoder's input for each image."""
     for batch in ImageLoader(images, transform, batch_size=1):
         for _, error in batch.errors:
             raise error

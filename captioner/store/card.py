@@ -99,7 +99,6 @@ def kind_of(config: Mapping[str, Any]) -> str:
 
 
 def _hub_metric(metric: str) -> str:
-    """Return the hub's identifier of a metric."""
     return _HUB_METRICS.get(metric.split("-")[0] if metric.startswith("BLEU") else metric, metric.split("@")[0].lower())
 
 
@@ -198,7 +197,6 @@ def name_of(folder: str | Path) -> str:
 
 
 def _summary(config: Mapping[str, Any]) -> str:
-    """Describe a model and its training data in a paragraph."""
     about, kind, model = config.get("about", {}), kind_of(config), config["model"]
     if kind == DETECTOR:
         what = f"A Faster R-CNN on {model.get('backbone')} for captioner's region encoder"
@@ -263,7 +261,6 @@ def _scores(config: Mapping[str, Any]) -> str:
 
 
 def _recipe(about: Mapping[str, Any]) -> str:
-    """List the recorded stages of the training."""
     lines = stage_lines([stage for stage in stages_of(about) if {"recipe", "epoch", "minutes"} <= stage.keys()])
     return "\n".join([*lines, "", "All settings are in `config.json` under `about`."]) if lines else "Not recorded."
 

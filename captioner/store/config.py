@@ -120,7 +120,7 @@ def _check_fields(path: Path, config: Mapping[str, Any], *groups: Mapping[str, t
 
 
 def _deeper(value: Any, levels: int) -> bool:
-    """Return whether JSON has more levels, which what works on the config later may not stand."""
+    """Return whether JSON has more levels than later code can process."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return not levels or any(_deeper(each, levels - 1) for each in inner)
 

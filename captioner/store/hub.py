@@ -122,7 +122,6 @@ def _library(name: str) -> Any:
 
 
 def _introduction() -> dict[str, str]:
-    """Return the name and version to send to the hub."""
     return {"library_name": "captioner", "library_version": captioner.__version__}
 
 
@@ -140,7 +139,7 @@ def _there(api: HfApi, name: str) -> tuple[set[str], bool | None]:
 
 
 def _reason(error: BaseException, name: str, *, writing: bool = False) -> str:
-    """Say in words what the hub, or the way to it, refused, and what to do."""
+    """Return the reason of a refusal, by the hub or the network, and the cure."""
     from huggingface_hub import constants, errors, get_token
 
     while not isinstance(error, errors.HfHubHTTPError) and error.__cause__ is not None:

@@ -38,7 +38,7 @@ def write_weights(
         weights: the tensors by name.
         dtype: store floating-point tensors in this type, ``torch.float16`` or ``torch.int8`` (see above); ``None``
             keeps theirs.
-        half: what the names begin with of tensors that ``torch.int8`` leaves in float16.
+        half: the prefix of tensors that ``torch.int8`` leaves in float16.
     """
     tensors: dict[str, Tensor] = {}
     for name, tensor in weights.items():
@@ -124,7 +124,7 @@ def sized(weights: Mapping[str, Tensor] | None, where: Path) -> Iterator[None]:
 
     def count(module: nn.Module, name: str, parameter: Any) -> None:
         nonlocal numbers, parameters
-        if limited and parameter is not None and threading.get_ident() == thread:  # others may build what they like
+        if limited and parameter is not None and threading.get_ident() == thread:  # other threads build without a limit
             numbers, parameters = numbers - parameter.numel(), parameters - 1
             if min(numbers, parameters) < 0:
                 raise CheckpointError(

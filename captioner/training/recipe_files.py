@@ -17,7 +17,7 @@ from captioner.errors import ConfigError
 from captioner.registry import import_code, suggestion
 from captioner.settings import override, read_yaml
 
-OWN = "own_photos"  # the recipe for a data set given in place of a recipe
+OWN = "own_photos"  # the recipe for a data set given instead of a recipe
 IMPORT = "import"  # the setting that lists code to import
 
 _LARGEST = 1 << 16  # bytes of a recipe in JSON; a longer file is data
@@ -39,7 +39,7 @@ def _shipped() -> dict[str, Path]:
 
 
 def is_data(name_or_path: str | Path) -> bool:
-    """Return whether a data set is named in place of a recipe: a folder, or a file that is not a recipe.
+    """Return whether a data set is named instead of a recipe: a folder, or a file that is not a recipe.
 
     A recipe is a shipped one, by its name, or a YAML file. A file with another ending is a recipe if it has a setting
     that every recipe has, such as the JSON that ``captioner recipes NAME --json`` prints.
@@ -85,7 +85,7 @@ def read_settings(name_or_path: str | Path) -> dict[str, Any]:
     """Read a recipe's settings, merged with those of its ``base`` if it names one.
 
     Groups of settings are merged; a part chosen by name replaces the base's if the names differ. The files under
-    ``import`` are made absolute, those of the base first. A data set in place of a recipe (:func:`is_data`) is trained
+    ``import`` are made absolute, those of the base first. A data set instead of a recipe (:func:`is_data`) is trained
     on with the recipe :data:`OWN`.
 
     Raises:

@@ -47,7 +47,6 @@ def _lines(settings: BaseModel, indent: str, name: str | None = None) -> Iterato
 
 
 def _part(key: str, value: dict[str, Any]) -> tuple[str, BaseModel]:
-    """Return the name and all settings of a part chosen by name."""
     name = value["name"]
     registry = next(registry for registry in _REGISTRIES[key] if name in registry)
     rest = {setting: each for setting, each in value.items() if setting != "name"}

@@ -165,7 +165,6 @@ class SelfCritical(Objective):
         return {name: torch.from_numpy(part).view(b, k).to(samples.device) for name, part in parts.items()}
 
     def _reward(self, parts: Mapping[str, Tensor]) -> Tensor:
-        """Return the weighted sum of the parts."""
         weights = {"cider": 1.0, "bleu": self.config.bleu, "shortfall": -self.config.length}
         return torch.stack([weights[name] * part for name, part in parts.items()]).sum(0)
 

@@ -160,7 +160,7 @@ def load_state(
             raise ValueError("its checksum is wrong")
     except Exception as error:  # from the file, its JSON or its types
         unknown = isinstance(error, ValidationError)
-        reason = "its progress is not what this program writes" if unknown else first_line(error)
+        reason = "its progress is not in this program's format" if unknown else first_line(error)
         raise CheckpointError(f"{path}: damaged ({reason}); {CURE}") from None
     _check_shapes(path, tensors, modules, _parameters(optimiser))
     for name, module in modules.items():

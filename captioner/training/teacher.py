@@ -227,7 +227,6 @@ def _is_record(record: dict[str, Any]) -> bool:
 
 
 def _fingerprint(folder: Path) -> str:
-    """Return a hash of a model: its settings, weights and vocabulary."""
     kind = kind_of(folder)
     hashed = hashlib.sha256(json.dumps(store.read_config(folder, kind)["model"], sort_keys=True).encode())
     for part in store.PARTS[kind]:

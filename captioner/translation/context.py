@@ -101,7 +101,6 @@ class DecoderInContext(Decoder):
         raise NotImplementedError
 
     def step(self, tokens: Tensor, state: State) -> Step:
-        """Read words (B, W) and score the next."""
         return self.decoder.step(tokens, state)
 
 

@@ -319,7 +319,6 @@ async def _while_connected(request: Request, future: Future[T], seconds: float) 
 
 
 def _figure(caption: Caption, image: Image.Image, style: Style) -> dict[str, Any]:
-    """Return the data of the page's explorer: numbers and the reduced image."""
     return {**numbers(caption, image.size, style), "photo": data_url(image)}
 
 

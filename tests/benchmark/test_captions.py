@@ -124,8 +124,8 @@ def test_a_damaged_model_and_a_broken_image_are_left_out(
 
 
 def test_models_of_one_name_are_named_as_they_were_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("store", "store.names"):
-        monkeypatch.setattr(f"captioner.{module}.read_config", lambda folder, kind="": {})
+    for name in ("store", "store.names"):
+        monkeypatch.setattr(f"captioner.{name}.read_config", lambda folder, kind="": {})
     folders = [tmp_path / "x" / "mine", tmp_path / "y" / "mine" / "best", tmp_path / "runs" / "best"]
     for folder in folders:
         folder.mkdir(parents=True)

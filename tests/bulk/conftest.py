@@ -15,7 +15,7 @@ __all__ = ["model"]  # the tiny one of the command line's tests
 
 
 def png(number: int) -> bytes:
-    """Return a image as PNG."""
+    """Return an image as PNG."""
     stream = io.BytesIO()
     Image.new("RGB", (32, 24), (40 * number % 256, 200, 90)).save(stream, "PNG")
     return stream.getvalue()
@@ -37,7 +37,7 @@ def collection(tmp_path: Path) -> Path:
     for number in range(4):
         (folder / ("deep" if number % 2 else ".") / f"{number}.png").write_bytes(png(number))
     (folder / "broken.jpg").write_bytes(b"no image")
-    (folder / "notes.txt").write_text("not a image")
+    (folder / "notes.txt").write_text("not an image")
     with tarfile.open(folder / "shard.tar.gz", "w:gz") as archive:
         for number in (4, 5):
             add(archive, f"{number}.png", png(number))

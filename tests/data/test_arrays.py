@@ -1,4 +1,4 @@
-"""Arrays and tensors as pictures, and deep grey, one value at a time."""
+"""Arrays and tensors as images, and deep grey, one value at a time."""
 
 from __future__ import annotations
 

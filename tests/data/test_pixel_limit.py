@@ -28,7 +28,7 @@ def test_the_limit_is_the_argument_else_the_environments_else_the_default(monkey
     assert pixel_limit() == DEFAULT_MAX_PIXELS
 
 
-def test_a_picture_has_pixels_and_no_more_than_the_limit() -> None:
+def test_an_image_has_pixels_and_no_more_than_the_limit() -> None:
     for size in ((1, 1), (12, 1), (3, 4), (1, 12)):
         check_size(size, "a.png", 12)
     for size, why in (((0, 5), "no pixels"), ((5, 0), "no pixels"), ((13, 1), "13 pixels"), ((2, 7), "14 pixels")):

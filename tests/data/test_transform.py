@@ -143,6 +143,6 @@ def test_settings_have_limits(setting: str, accepted: tuple[Any, ...], refused: 
             Transform(**{**usual, setting: value})
 
 
-def test_a_photo_is_decoded_at_twice_the_size_that_is_needed() -> None:
+def test_an_image_is_decoded_at_twice_the_size_that_is_needed() -> None:
     for fit, fraction, size in (("squash", 0.5, 200), ("crop", 0.5, 400), ("crop", 1.0, 200)):
         assert Transform(size=100, fit=fit, crop_fraction=fraction, mean=MEAN, std=STD).decode_size == size

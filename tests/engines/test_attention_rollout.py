@@ -84,7 +84,7 @@ def test_all_heads_at_once(captioner: Captioner, caption: Caption) -> None:
 
 
 @pytest.mark.parametrize("attention", ["1.2", "rollout"])
-def test_captions_of_many_pictures_have_the_attention_of_one(captioner: Captioner, attention: str) -> None:
+def test_captions_of_many_images_have_the_attention_of_one(captioner: Captioner, attention: str) -> None:
     """Photos and captions of different lengths share a batch; each of the n best has its own attention."""
     several = Captioner.from_model(model_engine(captioner.engine, "test").model, device="cpu", n_best=3, width=3)
     images = [make_image(), make_image(50, 90), make_image(64, 64)]

@@ -84,7 +84,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def build(
     family: str, encoder: Encoder, *, seed: int = 0, words: list[str] = WORDS, refined: bool = False, **search: Any
 ) -> CaptionModel:
-    """Build a model whose captions differ from picture to picture; its folder holds the encoder's weights too."""
+    """Build a model whose captions differ from image to image; its folder holds the encoder's weights too."""
     fields = DECODERS[family].Config.model_fields
     blocks = {"blocks": 1, "size": 8, "heads": 2, "feed_forward": 12}
     config = ModelConfig(
@@ -239,7 +239,7 @@ def test_the_first_decides_how_to_search(encoders: dict[str, Encoder]) -> None:
 
 
 def count(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Count the pictures that are encoded from now on."""
+    """Count the images that are encoded from now on."""
     encoded: Counter[str] = Counter()
     for kind in (GridEncoder, RegionEncoder):
 
@@ -252,7 +252,7 @@ def count(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return encoded
 
 
-def test_a_picture_is_read_once_and_encoded_once_by_each_encoder(
+def test_an_image_is_read_once_and_encoded_once_by_each_encoder(
     encoders: dict[str, Encoder], images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Equal encoders are one, also if they were loaded apart."""
@@ -320,7 +320,7 @@ def test_each_encoder_sees_what_it_sees_alone(encoders: dict[str, Encoder]) -> N
     [
         (["grid", "grid", "grid"], [0, 1, 2]),
         (["grid", "other weights", "larger"], [0, 1]),  # the same places by another encoder, and a finer grid
-        (["cropped", "grid", "cropped"], [0, 2]),  # as many cells of another part of the picture
+        (["cropped", "grid", "cropped"], [0, 2]),  # as many cells of another part of the image
         (["regions", "grid", "regions"], [0, 2]),
         (["both", "regions", "grid"], [0]),
     ],
@@ -358,7 +358,7 @@ def test_models_that_do_not_attend_have_no_attention(encoders: dict[str, Encoder
     assert not ensemble.attends and ensemble(images[0]).attention is None
 
 
-def test_bad_pictures_are_errors_in_their_places(encoders: dict[str, Encoder], images: list[Path]) -> None:
+def test_bad_images_are_errors_in_their_places(encoders: dict[str, Encoder], images: list[Path]) -> None:
     ensemble = ensemble_of({name: build("top_down", encoders[name]) for name in ("grid", "larger")})
     sources = [images[0], b"junk", images[1], images[0].with_name("none.jpg"), images[2]]
     for batch_size in (1, 2, 8):
@@ -368,7 +368,7 @@ def test_bad_pictures_are_errors_in_their_places(encoders: dict[str, Encoder], i
 
 
 @pytest.mark.usefixtures("exact")
-def test_features_take_the_place_of_pictures(encoders: dict[str, Encoder], images: list[Path], tmp_path: Path) -> None:
+def test_features_take_the_place_of_images(encoders: dict[str, Encoder], images: list[Path], tmp_path: Path) -> None:
     """For members with the encoder of the store, or with encoders that are the same up to where it was cut."""
     (tmp_path / "captions.csv").write_text("image,caption\n" + "".join(f"{path},a dog\n" for path in images))
     data = read_captions(tmp_path / "captions.csv")

@@ -155,7 +155,7 @@ def test_resamples_in_parts_are_the_same_resamples(monkeypatch: pytest.MonkeyPat
 
 
 def test_p_values_count_the_observation_itself() -> None:
-    """Of three photos whose captions are exchanged, the sign of the difference is all that can change."""
+    """Of three images whose captions are exchanged, the sign of the difference is all that can change."""
     one, two = means([0.0, 0.0, 0.0]), means([1.0, 1.0, 1.0])
     found = compare(one, two, resamples=4000)["CIDEr"]
     # All three exchanged or none of them: 2 of 8 ways.

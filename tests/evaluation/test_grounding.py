@@ -267,7 +267,7 @@ def test_single_heads_are_measured(data: dict[str, Path]) -> None:
 
 
 def test_the_middle_of_what_is_seen_is_where_photographers_put_their_subjects() -> None:
-    """The Gaussian baseline, cell by cell, and whether the middle of a cropped photo lies in a box."""
+    """The Gaussian baseline, cell by cell, and whether the middle of a cropped image lies in a box."""
     random = np.random.default_rng(0)
     corner = random.uniform(0, 0.5, (7, 2))
     places = np.concatenate([corner, corner + random.uniform(0.1, 0.5, (7, 2))], axis=1)
@@ -313,7 +313,7 @@ def test_generated_words_are_measured_by_the_requested_head(data: dict[str, Path
 
     def mass(attention: str) -> float:
         found = ground(captioner, data["instances"], data["captions"], attention=attention, resamples=100)
-        assert found.generated.words == 10  # five words of each of two photos
+        assert found.generated.words == 10  # five words of each of two images
         return found.generated.scores["mass"].value
 
     first, second = mass("1.1"), mass("1.2")

@@ -29,7 +29,7 @@ WRITTEN = {"007": "a dog runs", "12": "a man", "x": "a cat", "none": "a tree"}
 
 
 class Writer(Captioner):
-    """Writes :data:`WRITTEN`; one photo cannot be read."""
+    """Writes :data:`WRITTEN`; one image cannot be read."""
 
     def __init__(self) -> None:
         self.batch_sizes: list[int] = []
@@ -45,7 +45,7 @@ def writer() -> Any:
     return Writer()
 
 
-def test_every_photo_is_captioned_by_its_id() -> None:
+def test_every_image_is_captioned_by_its_id() -> None:
     seen: list[tuple[int, int]] = []
     captioner = writer()
     captions, errors = generate(captioner, DATA, batch_size=3, progress=lambda done, total: seen.append((done, total)))
@@ -55,7 +55,7 @@ def test_every_photo_is_captioned_by_its_id() -> None:
     assert generate(captioner, DATA)[0] == WRITTEN and captioner.batch_sizes == [3, 32]
 
 
-def test_photos_without_references_are_captioned_and_not_scored() -> None:
+def test_images_without_references_are_captioned_and_not_scored() -> None:
     kept: list[dict[str, str]] = []
     found = evaluate(writer(), DATA, metrics=("ROUGE-L",), keep=kept.append)
     described = {name: WRITTEN[name] for name in ("007", "12", "x")}

@@ -39,7 +39,7 @@ class TinyConfig(EncoderConfig):
 
 
 class Tiny(Encoder):
-    """The mean colour of each quarter of a image."""
+    """The mean colour of each quarter of an image."""
 
     Config: ClassVar[type[EncoderConfig]] = TinyConfig
     features, grid = 3, (2, 2)
@@ -55,7 +55,7 @@ class Tiny(Encoder):
 
 
 class Found(Tiny):
-    """As many quarters as a image's first pixel determines, as labelled regions; other values in the other places."""
+    """As many quarters as an image's first pixel determines, as labelled regions; other values in the other places."""
 
     grid = None
     classes = ("dark", "light")
@@ -71,7 +71,7 @@ class Found(Tiny):
 
 @pytest.fixture
 def images(tmp_path: Path) -> Images:
-    """Eight photos of different sizes."""
+    """Eight images of different sizes."""
     random = np.random.default_rng(0)
     made = []
     for i in range(8):
@@ -111,7 +111,7 @@ def test_a_store_holds_the_encoders_output_for_each_image_and_its_mirror_image(t
         memory = FeatureStore(tmp_path / "store", encoder=encoder).memory(
             [name for name, _ in asked], flipped=[mirrored] * 5
         )
-        # float16, and resizing the mirrored photo rounds some pixels the other way
+        # float16, and resizing the mirrored image rounds some pixels the other way
         torch.testing.assert_close(memory.vectors, expected.vectors, rtol=0, atol=0.01 if mirrored else 0.002)
         torch.testing.assert_close(memory.pooled, expected.pooled, rtol=0, atol=0.01 if mirrored else 0.002)
         assert memory.grid == (2, 2)
@@ -187,7 +187,7 @@ build(folder, [(f"id{i}", pathlib.Path(path)) for i, path in enumerate(sys.argv[
 
 
 def test_bad_images_are_reported_and_absent(tmp_path: Path, images: Images) -> None:
-    images[1][1].write_text("not a image")
+    images[1][1].write_text("not an image")
     images[6][1].unlink()
     for _ in range(2):  # the second time there is nothing left to do
         built = build(tmp_path / "store", images)
@@ -202,7 +202,7 @@ def test_bad_images_are_reported_and_absent(tmp_path: Path, images: Images) -> N
 
 def test_a_shard_with_only_bad_images_costs_no_good_one(tmp_path: Path, images: Images) -> None:
     for i in (3, 4, 5):  # all of the second shard
-        images[i][1].write_text("not a image")
+        images[i][1].write_text("not an image")
     built = build(tmp_path / "store", images)
     assert len(built.errors) == 3 and built.store.vectors(["id2", "id6"]).shape == (2, 4, 3)
 
@@ -500,7 +500,7 @@ def test_a_part_that_was_replaced_is_refused(tmp_path: Path, images: Images) -> 
         FeatureStore(tmp_path / "store")
 
 
-def test_a_image_that_one_part_lacks_is_left_out(tmp_path: Path, images: Images) -> None:
+def test_an_image_that_one_part_lacks_is_left_out(tmp_path: Path, images: Images) -> None:
     images[2][1].write_bytes(b"no image")
     built = build(tmp_path / "store", images, encoder=Both())
     assert len(built.errors) == 1 and "id2" not in built.store and len(built.store) == 7

@@ -35,7 +35,7 @@ def tiny_model(
         ModelConfig(encoder=encoder, decoder=decoder, search={"min_words": 2, "max_words": 7, **search}),
         Vocabulary(words, range(8, 0, -1)),
     )
-    for weight in model.decoder.parameters():  # the features are faint, and pictures should differ in their captions
+    for weight in model.decoder.parameters():  # the features are faint, and images should differ in their captions
         torch.nn.init.normal_(weight, std=20 if weight.shape[-1] == model.encoder.features else 1)
     model.tuned_stages = model.encoder.stages if tuned else 0
     return model.eval()

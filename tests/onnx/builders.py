@@ -1,4 +1,4 @@
-"""Tiny models of every family over a grid, and photos for them."""
+"""Tiny models of every family over a grid, and images for them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ WORDS = ("a", "dog", "cat", "on", "the", "grass", "runs", "two")
 
 
 def tiny(variant: str, **search: Any) -> CaptionModel:
-    """Build a model whose captions differ from photo to photo."""
+    """Build a model whose captions differ from image to image."""
     parts = VARIANTS[variant]
     fields = DECODERS[parts["decoder"]["name"]].Config.model_fields
     small = {key: size for key, size in SMALL.items() if key in fields}
@@ -59,7 +59,7 @@ def tiny(variant: str, **search: Any) -> CaptionModel:
 
 
 def write_images(folder: Path, count: int = 5) -> list[Path]:
-    """Write pictures that differ."""
+    """Write images that differ."""
     random = np.random.default_rng(0)
     paths = [folder / f"{i}.png" for i in range(count)]
     for i, path in enumerate(paths):

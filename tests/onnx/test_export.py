@@ -144,7 +144,7 @@ def test_images_of_any_kind_and_bad_ones(folder: Path, images: list[Path], tmp_p
     for source in (images[0].read_bytes(), image, np.asarray(image)):
         assert captioner(source).tokens == expected.tokens
     text = tmp_path / "text.jpg"
-    text.write_text("not a picture")
+    text.write_text("not an image")
     sources = [text, images[0], b"junk", images[1], text]
     for batch_size in (1, 2, 8):
         results = list(captioner.stream(sources, batch_size=batch_size))

@@ -32,7 +32,7 @@ MADE = {
 
 
 def flickr8k(folder: Path, image: Path) -> None:
-    """Make Flickr8k in the layout of its release: six photos to train on and three for dev."""
+    """Make Flickr8k in the layout of its release: six images to train on and three for dev."""
     (folder / "Flicker8k_Dataset").mkdir(parents=True)
     names = [f"{number}_photo.jpg" for number in range(9)]
     for number, name in enumerate(names):

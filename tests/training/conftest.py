@@ -19,7 +19,7 @@ def listening() -> tuple[Events, list[str]]:
 
 
 def make_images(folder: Path) -> Path:
-    """Make a CSV data set of plain pictures; captions name the colour, so they can be learned from pictures alone."""
+    """Make a CSV data set of plain images; captions name the colour, so they can be learned from images alone."""
     rows = ["image,caption,split"]
     for number in range(32):
         colour = list(COLOURS)[number % 4]
@@ -56,7 +56,7 @@ precision: 32-true
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """See :func:`make_photos`."""
+    """See :func:`make_images`."""
     return make_images(tmp_path)
 
 

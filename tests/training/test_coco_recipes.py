@@ -1,4 +1,4 @@
-"""Every recipe for COCO runs from end to end on real photos, with smaller parts that ``--set`` chooses."""
+"""Every recipe for COCO runs from end to end on real images, with smaller parts that ``--set`` chooses."""
 
 from __future__ import annotations
 

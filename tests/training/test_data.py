@@ -32,7 +32,7 @@ def rows_of(count: int, split: str = "") -> list[str]:
     return [f"{number}.jpg,a photo,{split}" if split else f"{number}.jpg,a photo" for number in range(count)]
 
 
-def test_photos_without_splits_are_divided_by_their_names(tmp_path: Path) -> None:
+def test_images_without_splits_are_divided_by_their_names(tmp_path: Path) -> None:
     whole = table(tmp_path, ["image,caption", *rows_of(100)])
     train, dev, said = read(whole)
     assert len(train) == 85 and len(dev) == 15 and not train & dev

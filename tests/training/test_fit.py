@@ -66,7 +66,7 @@ def test_chinese_captions_are_learned_and_written_without_spaces(tiny: Path, ima
     assert words.sentence(words.encode("这张图片全是红色")) == "这张图片全是红色。"
 
 
-def test_varied_pictures_are_encoded_in_every_epoch_and_drawn_by_the_seed(tiny: Path, tmp_path: Path) -> None:
+def test_varied_images_are_encoded_in_every_epoch_and_drawn_by_the_seed(tiny: Path, tmp_path: Path) -> None:
     varied = ["epochs=2", "fine_tune.from_epoch=1", "data.augment={crop: 0.7, colour: 0.2, erase: 0.5}"]
     for name in ("first", "again"):
         run(tiny, varied, output=tmp_path / name)
@@ -134,7 +134,7 @@ def test_training_the_last_stages_leaves_the_others(tiny: Path, tmp_path: Path) 
     assert after.tuned_stages == 2 and after.encoder.front(2).fingerprint() == before.encoder.front(2).fingerprint()
     old, new = before.encoder.tail(2).state_dict(), after.encoder.tail(2).state_dict()
     assert any(not torch.equal(old[name], new[name]) for name in old if "weight" in name)
-    # Stored features, completed by the tuned stages, give the same captions as the pictures themselves.
+    # Stored features, completed by the tuned stages, give the same captions as the images themselves.
     store = FeatureStore(tmp_path / "run" / "features", encoder=after.encoder)
     captioner, names = Captioner.from_model(after, device="cpu"), [f"{number}.png" for number in range(24, 32)]
     engine = model_engine(captioner.engine, "test")
@@ -164,17 +164,17 @@ def test_more_stages_than_there_are_is_an_error(tiny: Path, tmp_path: Path) -> N
         run(tiny, ["fine_tune.from_epoch=1", "fine_tune.stages=99"], output=tmp_path / "run")
 
 
-def test_a_bad_picture_does_not_end_a_run_from_pictures(tiny: Path, tmp_path: Path) -> None:
-    (tmp_path / "3.png").write_bytes(b"no picture")
+def test_a_bad_image_does_not_end_a_run_from_images(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "3.png").write_bytes(b"no image")
     events, heard = listening()
     run(tiny, ["epochs=2", "fine_tune.from_epoch=1"], output=tmp_path / "run", events=events)
     (left_out,) = (line for line in heard if "left out" in line)
     assert "3.png" in left_out
 
 
-def test_a_batch_without_a_readable_picture_still_counts_as_a_step(tiny: Path, tmp_path: Path) -> None:
+def test_a_batch_without_a_readable_image_still_counts_as_a_step(tiny: Path, tmp_path: Path) -> None:
     for number in (1, 2, 5):
-        (tmp_path / f"{number}.png").write_bytes(b"no picture")
+        (tmp_path / f"{number}.png").write_bytes(b"no image")
     changes = ["epochs=2", "batch_size=1", "accumulate=5", "fine_tune.from_epoch=1"]
     run(tiny, changes, output=tmp_path / "run")
     records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
@@ -341,7 +341,7 @@ def test_of_several_blends_each_evaluation_takes_the_best(
         return [record["dev"]["CIDEr"] for record in records if "dev" in record]
 
     alone = [scores(str(blend), str(blend)) for blend in (0.25, 1.0)]
-    assert scores("few", "[0.25, 1.0]") == alone[0]  # dev has eight photos
+    assert scores("few", "[0.25, 1.0]") == alone[0]  # dev has eight images
     monkeypatch.setattr("captioner.training.fit.ENOUGH", 8)
     assert scores("both", "[0.25, 1.0]") == [max(pair) for pair in zip(*alone, strict=True)]
     about = json.loads((tmp_path / "both" / "last" / "config.json").read_text())["about"]

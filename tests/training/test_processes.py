@@ -22,9 +22,9 @@ FIXED = ["model.decoder.dropout=0", "data.flips=false", "epochs=2"]
 @pytest.mark.parametrize(
     "changes",
     [
-        # Batches of 5 and 4 photos, from a store.
+        # Batches of 5 and 4 images, from a store.
         pytest.param(["batch_size=5"], id="store", marks=pytest.mark.slow),
-        # Of 23 photos and of one, from pictures, in groups: one process has nothing of the second batch.
+        # Of 23 images and of one, from images, in groups: one process has nothing of the second batch.
         pytest.param(
             ["batch_size=23", "accumulate=2", "fine_tune.from_epoch=1"], id="pictures", marks=pytest.mark.slow
         ),
@@ -63,7 +63,7 @@ def test_two_processes_encode_one_store(tiny: Path, images: Path, tmp_path: Path
     store = tmp_path / "store"
     arguments = ["features", images, "--encoder", "efficientnet_lite0", "--set", "size=64", "--flips"]
     out, _ = finish(start(2, *arguments, "-o", store))
-    assert out.count("32 pictures") == 1 and "64 encoded now" in out
+    assert out.count("32 images") == 1 and "64 encoded now" in out
     alone = tmp_path / "alone"
     finish(start(1, *arguments, "-o", alone))
     ids = FeatureStore(alone).ids

@@ -101,7 +101,7 @@ def test_a_recipe_stands_on_its_base(tmp_path: Path) -> None:
     }
 
 
-def test_a_data_set_in_place_of_a_recipe_is_trained_on_by_that_for_own_photos(tmp_path: Path) -> None:
+def test_a_data_set_in_place_of_a_recipe_is_trained_on_by_that_for_own_images(tmp_path: Path) -> None:
     (tmp_path / "own: photos.csv").write_text("image,caption\n")
     for path in (tmp_path, tmp_path / "own: photos.csv"):
         assert is_data(path)

@@ -83,7 +83,7 @@ def test_bleu_and_length_are_parts_of_the_reward() -> None:
     flat, images = samples.flatten(0, 1).numpy(), [0, 0, 0, 1, 1, 1]
     plain, bleu = CiderD(REFERENCES, words=WORDS)(images, flat), SentenceBleu(REFERENCES)(images, flat)
     assert bleu[0] > 0
-    # Both references of the first photo have two words, that of the second has one.
+    # Both references of the first image have two words, that of the second has one.
     shortfall = np.array([0, 1 / 2, 1, 0, 0, 1])
     for weights, expected in (
         ({}, plain),

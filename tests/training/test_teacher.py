@@ -49,12 +49,12 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def unlabelled(tmp_path: Path) -> Path:
-    """A folder of five photos without captions, one of which cannot be read."""
+    """A folder of five images without captions, one of which cannot be read."""
     folder = tmp_path / "unlabelled" / "deep"
     folder.mkdir(parents=True)
     for name, colour in zip(NEW, COLOURS.values(), strict=True):
         Image.new("RGB", (40, 40), colour).save(folder / name)
-    (folder / "bad.png").write_bytes(b"no picture")
+    (folder / "bad.png").write_bytes(b"no image")
     return folder.parent
 
 
@@ -92,7 +92,7 @@ def test_the_student_learns_what_the_teachers_own_search_finds(tiny: Path, teach
     assert student.dev.images == set_up(tiny, tmp_path / "plain2").dev.images
 
 
-def test_stored_features_take_the_place_of_pictures(
+def test_stored_features_take_the_place_of_images(
     tiny: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("captioner.engines.model.fast_dtype", lambda device: torch.float32)
@@ -157,7 +157,7 @@ def test_captions_closest_to_peoples_come_first() -> None:
     ]
 
 
-def test_many_photos_are_ranked_as_few_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_images_are_ranked_as_few_are(monkeypatch: pytest.MonkeyPatch) -> None:
     words = [f"w{number}" for number in range(9)]
     images = [CaptionedImage(str(n), Path("x"), "train", (" ".join(words[n % 5 : n % 5 + 4]),)) for n in range(20)]
     beams = {
@@ -223,7 +223,7 @@ def test_a_resumed_run_reads_what_the_teacher_wrote(
         run(tiny, changes, output=shutil.copytree(tmp_path / "early", tmp_path / "late", ignore=lambda *_: [STATE]))
 
 
-def test_photos_without_captions_are_learned_from(tiny: Path, teacher: Path, unlabelled: Path, tmp_path: Path) -> None:
+def test_images_without_captions_are_learned_from(tiny: Path, teacher: Path, unlabelled: Path, tmp_path: Path) -> None:
     for known in ("0.png", "30.png"):  # of train and of dev
         shutil.move(tmp_path / known, unlabelled / known)
         (tmp_path / known).symlink_to(unlabelled / known)
@@ -305,9 +305,9 @@ def test_what_cannot_be_taught_is_explained(
     assert not (tmp_path / "run").exists()
 
 
-def test_pictures_of_which_none_can_be_read_are_an_error(tiny: Path, teacher: Path, tmp_path: Path) -> None:
+def test_images_of_which_none_can_be_read_are_an_error(tiny: Path, teacher: Path, tmp_path: Path) -> None:
     for number in range(24):
-        (tmp_path / f"{number}.png").write_bytes(b"no picture")
+        (tmp_path / f"{number}.png").write_bytes(b"no image")
     with pytest.raises(AnnotationError, match=r"none of 24 images could be captioned; first: .*0\.png"):
         run(tiny, [f"data.teacher.model={teacher}"], output=tmp_path / "run")
 

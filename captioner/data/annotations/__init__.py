@@ -29,12 +29,22 @@ from pathlib import Path
 # Imported to register the formats, in this order.
 from captioner.data.annotations import json_readers, text_readers  # noqa: F401
 from captioner.data.annotations.formats import FORMATS, CaptionFormat, reader
-from captioner.data.annotations.source import Source, first_letters
+from captioner.data.annotations.source import MalformedError, Source, first_letters
 from captioner.data.dataset import CaptionData, CaptionedImage, SkippedRecord, merge
 from captioner.errors import AnnotationError
 from captioner.registry import suggestion
 
-__all__ = ["FORMATS", "CaptionData", "CaptionedImage", "SkippedRecord", "merge", "read_captions", "reader"]
+__all__ = [
+    "FORMATS",
+    "CaptionData",
+    "CaptionedImage",
+    "MalformedError",
+    "SkippedRecord",
+    "Source",
+    "merge",
+    "read_captions",
+    "reader",
+]
 
 
 def read_captions(

@@ -261,7 +261,7 @@ class Fetch:
             if total is not None and self.archive.size not in (None, total):
                 raise DownloadError(
                     f"{self.target}: {self.archive.url} has {total:,} bytes instead of {self.archive.size:,}; it was "
-                    "changed at its source, or a login page or proxy answers in its place: open the address in a "
+                    "changed at its source, or a login page or proxy answers instead: open the address in a "
                     "browser"
                 )
             with open(self.part, "ab" if offset else "wb") as file:
@@ -395,7 +395,7 @@ def _continues(headers: Message, offset: int, known: PartInfo) -> bool:
 
 
 def _version(headers: Message) -> str | None:
-    """Return what distinguishes versions of a file: a strong ETag, or else the date.
+    """Return the mark of a file's version: a strong ETag, or else the date.
 
     Weak ETags may not be used with ranges (RFC 9110, section 13.1.5).
     """
