@@ -41,3 +41,10 @@ def test_an_untrained_geometry_and_a_memory_without_an_image_add_nothing() -> No
     trained = Geometry(4)
     torch.nn.init.normal_(trained.project.bias)
     assert not trained(Memory(vectors, pooled)).any()
+
+
+def test_places_outside_an_image_get_no_vector() -> None:
+    geometry = Geometry(5)
+    torch.nn.init.ones_(geometry.project.bias)
+    nowhere = geometry(Memory(torch.randn(2, 3, 5), torch.randn(2, 5)))
+    assert nowhere.shape == (1, 1, 5) and not nowhere.any()
