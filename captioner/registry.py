@@ -20,6 +20,8 @@ from captioner.errors import CaptionerError, ConfigError, first_line
 
 T = TypeVar("T")
 
+_imported: list[str] = []  # absolute paths of files, and names of modules
+
 
 def suggestion(name: str, known: list[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for a similar name, else an empty string."""
@@ -41,6 +43,7 @@ def import_code(source: str, *, where: str = "--import") -> None:
     try:
         if path.suffix != ".py":
             import_module(source)
+            _imported.append(source)
             return
         if not path.is_file():
             raise ConfigError(f"{where} {source}: there is no such file")
@@ -55,10 +58,16 @@ def import_code(source: str, *, where: str = "--import") -> None:
         except BaseException:
             del sys.modules[name]
             raise
+        _imported.append(str(path.resolve()))
     except CaptionerError:
         raise
     except Exception as error:
         raise ConfigError(f"{where} {source}: {type(error).__name__}: {first_line(error)}") from error
+
+
+def imported_code() -> tuple[str, ...]:
+    """Return the files and modules that this process imported, for :func:`import_code` in its workers."""
+    return tuple(dict.fromkeys(_imported))
 
 
 class Registry(Generic[T]):

@@ -30,6 +30,7 @@ from captioner.errors import CaptionerError
 from captioner.evaluation.bootstrap import DEFAULT_RESAMPLES
 from captioner.evaluation.metrics import DEFAULT_METRICS, metric_families
 from captioner.machine.backend import choose_device
+from captioner.registry import imported_code
 
 TABLE, LATEX, RECORD, PLOT, PAGE, CACHE = "table.md", "table.tex", "benchmark.json", "plot.png", "photos.html", "cache"
 FORMAT = 1
@@ -205,8 +206,9 @@ def _timed(
     if (cached := cache.timings(key)) is not None:
         listener.note(f"timings are used again from {cache.folder}")
         return {name: ModelCost.of(cost) for name, cost in cached["costs"].items()}, cached["machine"]
+    code = imported_code()
     jobs = {
-        model.name: TimingJob(model.model, device, search, [str(image.path) for image in images], batches)
+        model.name: TimingJob(model.model, device, search, [str(image.path) for image in images], batches, code)
         for model in contestants
     }
     costs, errors = time_models(jobs, rounds=rounds, progress=listener.progress)

@@ -28,6 +28,7 @@ class TimingJob:
         search: search settings that differ from the model's.
         images: image files, decoded once and used repeatedly.
         batches: batch sizes that will be requested.
+        code: files and modules to import first.
     """
 
     model: str
@@ -35,6 +36,7 @@ class TimingJob:
     search: dict[str, Any]
     images: list[str]
     batches: list[int]
+    code: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,8 +124,11 @@ class TimedModel:
         from captioner.data.images import load_image
         from captioner.engines.model import torch_engine
         from captioner.errors import EvaluationError, ImageError
+        from captioner.registry import import_code
         from captioner.store import locate_captioners
 
+        for source in job.code:
+            import_code(source)
         before = peak_memory()
         self.captioner = Captioner.from_pretrained(job.model, device=job.device, **job.search)
         self.engine = torch_engine(self.captioner.engine, "compare cost")

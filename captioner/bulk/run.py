@@ -18,6 +18,7 @@ from captioner.caption import Caption
 from captioner.captioner import Captioner
 from captioner.data import rows
 from captioner.errors import BulkError, ImageError, first_line
+from captioner.registry import import_code, imported_code
 
 
 @dataclass
@@ -185,8 +186,12 @@ def bulk_on_ray(
     except ImportError:
         raise BulkError("--ray: needs Ray; install it with: pip install 'captioner[ray]'") from None
 
+    code = imported_code()
+
     class Worker:  # called by Ray, which makes one in each worker
         def __init__(self) -> None:
+            for source in code:
+                import_code(source)
             self.work = worker()
 
         def __call__(self, row: dict[str, Any]) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def check(decoder: Decoder, attention: str) -> tuple[int, int] | None:
     found = re.fullmatch(r"(\d+)\.(\d+)", attention)
     if found is None and attention not in (ROLLOUT, HEADS):
         raise CaptionerError(
-            f"attention: {attention!r} is none of mean, rollout, heads and BLOCK.HEAD, for example 2.5 for the fifth "
+            f"attention: {attention!r} is none of mean, rollout, heads and BLOCK.HEAD, for example 2.3 for the third "
             "head of the second block"
         )
     if not isinstance(decoder, HasHeads):
@@ -84,7 +84,7 @@ def recompute_attention(
         model: the one that wrote the captions.
         memory: of B images, before the refiner.
         captions: for each image its captions, as indices of words without ``<bos>`` and ``<eos>``.
-        attention: ``mean`` is the attention of a search, for any decoder that attends; ``2.5`` is the fifth head of the
+        attention: ``mean`` is the attention of a search, for any decoder that attends; ``2.3`` is the third head of the
             second block; ``heads`` is all of them; ``rollout`` is attention rollout (Abnar and Zuidema 2020,
             https://arxiv.org/abs/2005.00928): the share of each region in a word's vector after all blocks, if the
             output of each attention sub-layer is half its input and half the average under the mean of its heads. The

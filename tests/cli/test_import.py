@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from captioner.benchmark.cost import time_models
+from captioner.benchmark.worker import TimingJob
 from captioner.decoders import DECODERS, Decoder
 from captioner.errors import ConfigError
 from captioner.model import CaptionModel, ModelConfig
 from captioner.model.checkpoint import save_model
-from captioner.registry import Registry, import_code
+from captioner.registry import Registry, import_code, imported_code
 from captioner.text.vocabulary import Vocabulary
 from tests.builders import build_memory, build_tokens
 from tests.cli.conftest import WORDS, Run
@@ -104,6 +106,11 @@ def test_a_model_with_it_captions_once_its_file_is_imported(mine: Path, run: Run
 
     found = run("--import", mine, "caption", images / "red.jpg", "--model", folder)
     assert (found.code, found.err) == (0, "") and re.fullmatch(r"[A-Z][a-z ]*\.", found.lines[0])
+
+    assert str(mine) in imported_code()  # the workers of a benchmark import it too
+    job = TimingJob(str(folder), "cpu", {}, [str(images / "red.jpg")], [1], (str(mine),))
+    costs, errors = time_models({"gru": job}, rounds=1)
+    assert not errors and list(costs) == ["gru"]
 
 
 @pytest.mark.parametrize(

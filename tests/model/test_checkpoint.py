@@ -298,7 +298,7 @@ def changed_weights(folder: Path, change: Any) -> Path:
         (lambda w: w.update({"decoder.other": torch.ones(1)}), "does not fit.*decoder.other"),
         (lambda w: w.update({"other": torch.ones(1)}), "does not fit.*other"),
         (lambda w: w.pop("decoder.score"), "does not fit.*decoder.score"),
-        (lambda w: w.update({"decoder.score.row_scale": torch.ones(6)}), "no matrix in eight bits"),
+        (lambda w: w.update({"decoder.score.row_scale": torch.ones(6)}), "not a matrix in eight bits"),
         (lambda w: w.update({"x.row_scale": torch.ones(6)}), "belongs to no weights"),
     ],
 )
