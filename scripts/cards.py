@@ -35,7 +35,7 @@ It writes English captions of everyday images{looks}.
 ## Scores
 
 Flickr8k dev (1,000 images, five references each): generated captions, unchanged, scored by pycocoevalcap, in percent.
-The epoch and the search were chosen on this split, which flatters the figures a little.
+The epoch and the search were chosen on this split, so the scores are slightly optimistic.
 
 {scores}
 
@@ -55,8 +55,8 @@ The model's own setting is {search}, with length normalisation {normalisation:g}
 
 ## Limits
 
-It knows what Flickr8k shows: people and dogs, outdoors, in action. It describes other subjects as the nearest thing it
-knows, often wrongly and without a sign of doubt. It repeats the biases of its captions, such as guessing gender from
+It learned from the subjects of Flickr8k: people and dogs, outdoors, in action. It describes other subjects as the nearest
+one of these, often wrongly and without a sign of doubt. It repeats the biases of its captions, such as guessing gender from
 clothes. Do not use it where a wrong description does harm.
 """
 
@@ -68,7 +68,7 @@ DETECTOR_CARD = """---
 
 A small Faster R-CNN with a feature pyramid on {backbone}, {parameters:.1f} M parameters, for images squashed to
 {size}x{size} pixels. Captioner's region encoder (Anderson et al. 2018, https://arxiv.org/abs/1707.07998) takes its
-regions from it. It knows {count} classes:
+regions from it. It has {count} classes:
 {classes}.
 
     captioner features DATA --encoder regions --output FEATURES
@@ -124,7 +124,7 @@ It translates descriptions of images from {source_name} into {target_name}, with
 ## Scores
 
 Multi30k's validation split (1,014 pairs, one reference each), by sacrebleu, in percent. The epoch and the search were
-chosen on this split, which flatters the figures a little.
+chosen on this split, so the scores are slightly optimistic.
 
 {scores}
 
@@ -146,8 +146,8 @@ sentences, some of which describe images of their data.
 
 ## Limits
 
-It knows the language of image captions: people, animals, clothes, sports, streets. Other texts come out as the nearest
-caption it knows, without a sign of doubt. It guesses gender where English leaves it open and German does not.
+It learned from image captions: people, animals, clothes, sports, streets. Other texts come out as the nearest caption,
+without a sign of doubt. It guesses gender where English leaves it open and German does not.
 """
 
 LANGUAGES = {"en": "English", "de": "German"}

@@ -255,7 +255,7 @@ def _scores(config: Mapping[str, Any]) -> str:
     dataset = dataset_name(datasets_of(config)[0]) if datasets_of(config) else "its data"
     text = (
         f"On the split `{config['about'].get('dev', 'dev')}` of {dataset}, in percent; the epoch was chosen on it, "
-        "which flatters the figures a little."
+        "so the scores are slightly optimistic."
     )
     return f"{textwrap.fill(text, _WIDTH)}\n\n{markdown_table(('search', *metrics), rows)}"
 
