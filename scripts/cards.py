@@ -55,9 +55,9 @@ The model's own setting is {search}, with length normalisation {normalisation:g}
 
 ## Limits
 
-It learned from the subjects of Flickr8k: people and dogs, outdoors, in action. It describes other subjects as the nearest
-one of these, often wrongly and without a sign of doubt. It repeats the biases of its captions, such as guessing gender from
-clothes. Do not use it where a wrong description does harm.
+It learned from the subjects of Flickr8k: people and dogs, outdoors, in action. It describes other subjects as the
+nearest one of these, often wrongly and without a sign of doubt. It repeats the biases of its captions, such as guessing
+gender from clothes. Do not use it where a wrong description does harm.
 """
 
 DETECTOR_CARD = """---
