@@ -125,9 +125,9 @@ class Captioner:
             engine = EnsembleEngine({name: load_model(member) for name, member in members.items()}, device=device)
             about = {"members": {name: store.about(member) for name, member in members.items()}}
             return cls(engine, about=about, **search)
-        captioner = cls.from_model(load_model(folder), device=device, **search)
-        captioner.about = store.about(folder)
-        return captioner
+        from captioner.engines.model import ModelEngine
+
+        return cls(ModelEngine(load_model(folder), device=device), about=store.about(folder), **search)
 
     @property
     def vocabulary(self) -> Vocabulary:

@@ -12,9 +12,6 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from captioner import store
-from captioner.errors import CheckpointError
-from captioner.files import read_json
-from captioner.store import CONFIG, kind_of
 
 
 def converted(name: str) -> str:
@@ -31,9 +28,10 @@ def convert(folder: Path) -> int:
     changed = len(set(renamed) - set(tensors))
     if changed:
         save_file(renamed, path, metadata=metadata)
-        config = read_json(folder / CONFIG, dict, error=CheckpointError)
+        kind = store.kind_of(folder)
+        config = store.read_config(folder, kind)
         own = {key: value for key, value in config.items() if key not in ("format", "captioner", "kind", store.FILES)}
-        store.write_config(folder, kind_of(folder), own)
+        store.write_config(folder, kind, own)
     return changed
 
 

@@ -22,6 +22,7 @@ from typing import Any, Literal
 import captioner
 from captioner import store
 from captioner.errors import CaptionerError, first_line
+from captioner.files import free_bytes
 from captioner.machine.backend import can_compile, choose_device, device_name, fast_dtype
 
 State = Literal["ok", "warning", "problem"]
@@ -283,7 +284,7 @@ def _disk() -> Iterator[Finding]:
     }
     for name, (folder, advice) in places.items():
         there = next(parent for parent in (folder, *folder.parents) if parent.exists())
-        free = shutil.disk_usage(there).free
+        free = free_bytes(there)
         writable = os.access(there, os.W_OK)
         good = writable and free > _LOW_DISK
         yield Finding(

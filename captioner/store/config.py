@@ -41,7 +41,7 @@ def kind_of(folder: Path) -> str:
     """
     try:
         config = json.loads(_content(folder / CONFIG))
-    except (CheckpointError, OSError, ValueError, RecursionError):
+    except (CheckpointError, ValueError, RecursionError):
         return CAPTIONER
     return str(config.get("kind", CAPTIONER)) if isinstance(config, dict) else CAPTIONER
 
@@ -56,8 +56,15 @@ def is_ours(path: Path) -> bool:
 
 
 def _content(path: Path) -> str:
-    """Return the text of a config; it is read once as long as the file does not change."""
-    status = path.stat()
+    """Return the text of a config; it is read once as long as the file does not change.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    try:
+        status = path.stat()
+    except OSError:
+        return _read_text(path, ())  # raises the error with its reason
     return _read_text(path, (status.st_mtime_ns, status.st_size, status.st_ino))
 
 
@@ -67,11 +74,7 @@ def _read_text(path: Path, status: tuple[int, ...]) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        text = _content(path)
-    except OSError:
-        text = files.read_text(path, error=CheckpointError, cure=COPY, most=_MOST)  # with the error for the reason
-    config: dict[str, Any] = files.parse_json(text, dict, where=path, error=CheckpointError, cure=COPY)
+    config: dict[str, Any] = files.parse_json(_content(path), dict, where=path, error=CheckpointError, cure=COPY)
     return config
 
 
