@@ -67,8 +67,8 @@ def run(
     The page compares two models and shows the attention of each for every word. POST /caption takes an image and
     answers in JSON; /docs describes it. Images of several requests share a batch.
 
-    Images stay in memory and are never written. There is no password: beyond your own network, run it behind a server
-    with a password and encryption.
+    Images stay in memory and are never written. There is no password: outside your own network, put it behind a server
+    that has one, and encryption.
     """
     from captioner.errors import CaptionerError
 

@@ -62,7 +62,7 @@ def read_captions(
         format: a name in :data:`FORMATS`; recognised from the files if not given.
         images: the folder of the images; by default, the usual one of the format.
         strict: raise at the first malformed record instead of skipping it.
-        captionless: keep images without captions, such as those of a test split whose captions are not public;
+        captionless: keep images without captions, such as those of a test split with unpublished captions;
             otherwise they are reported as problems.
 
     Raises:

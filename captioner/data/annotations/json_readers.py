@@ -94,7 +94,7 @@ def _coco(source: Source) -> None:
 
 
 def _is_image_info(file: Path) -> bool:
-    """Return whether a file is one of COCO's lists of images whose captions are not public."""
+    """Return whether a file is one of COCO's lists of images without published captions."""
     return file.name.startswith("image_info")
 
 

@@ -138,7 +138,7 @@ for _known in (
     ),
     DataSet(
         "coco-test",
-        "The 40,775 test images of COCO 2014, whose captions are not public.",
+        "The 40,775 test images of COCO 2014; their captions are not published.",
         _COCO_TERMS,
         (),
         (_TEST_2014,),
