@@ -476,3 +476,21 @@ def test_good_json_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "value.json"
     path.write_bytes(b"\xef\xbb\xbf[1, 2]")
     assert read_json(path, list, error=CheckpointError, encoding="utf-8-sig") == [1, 2]
+
+
+def test_the_bytes_of_a_folder_while_another_process_removes_a_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("kept", "gone"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_bytes(b"abc")
+    scan = os.scandir
+
+    def remove_first(folder: Path | str) -> object:
+        if Path(folder).name == "gone":
+            (Path(folder) / "file").unlink()
+            Path(folder).rmdir()
+        return scan(folder)
+
+    monkeypatch.setattr("os.scandir", remove_first)
+    assert files.bytes_in(tmp_path) == 3

@@ -8,6 +8,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 
 from captioner.errors import CaptionerError, FileError
@@ -93,9 +94,13 @@ def find_disk_error(error: Exception, place: Path | None = None) -> tuple[int, s
 
 
 def bytes_in(path: Path) -> int:
-    """Return the bytes of a file, or of the files in a folder; 0 if there is none."""
+    """Return the bytes of a file, or of the files in a folder; 0 if there is none.
+
+    Files and folders that another process removes meanwhile do not count.
+    """
     total = 0
-    for file in [path, *path.rglob("*")] if path.is_dir() else [path]:
+    inside = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
+    for file in chain([path], inside):
         with suppress(OSError):
             status = file.lstat()
             total += status.st_size if stat.S_ISREG(status.st_mode) else 0
