@@ -5,6 +5,7 @@ Without ``torchrun`` there is a single process, and nothing is exchanged.
 
 from __future__ import annotations
 
+import atexit
 import os
 import time
 from collections.abc import Iterable, Sequence
@@ -53,6 +54,7 @@ class Processes:
                 torch.cuda.set_device(processes.local_rank % torch.cuda.device_count())
             gpu = torch.cuda.is_available() and distributed.is_nccl_available()
             distributed.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo")
+            atexit.register(distributed.destroy_process_group)  # its threads must end before the interpreter does
         return processes
 
     @property
