@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,6 +36,22 @@ class Weights(NamedTuple):
 ALONE = Weights()
 
 
+class BoxedWord(NamedTuple):
+    """A word that names an object whose boxes are given.
+
+    Attributes:
+        image: its row in the batch.
+        caption: its caption among those of the image.
+        word: its place in the caption, from 0.
+        boxes: (Q, 4) the visible boxes of the objects, relative xyxy.
+    """
+
+    image: int
+    caption: int
+    word: int
+    boxes: np.ndarray[Any, np.dtype[np.float64]]
+
+
 @dataclass(frozen=True)
 class Captions:
     """The captions of B images as token numbers.
@@ -45,12 +62,14 @@ class Captions:
         targets: (M,) the expected token at each real position, in the order of ``inputs[inputs != PAD]``.
         images: the indices of the B images among all training images, for objectives that need more of them.
         weights: the weights of means over these captions if several processes share a batch.
+        boxed: the words that name objects with boxes, if attention is supervised.
     """
 
     inputs: Tensor
     targets: Tensor
     images: tuple[int, ...] = ()
     weights: Weights = ALONE
+    boxed: tuple[BoxedWord, ...] = ()
 
     @property
     def captions(self) -> int:

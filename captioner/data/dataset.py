@@ -51,12 +51,14 @@ class CaptionedImage:
         split: the part of the data set, by :func:`split_name`: "train", "val", "test", "restval", "dev", "other",
             "all".
         captions: without surrounding white space; at least one, unless images without captions were requested.
+        data_set: the name of its data set, in the result of :func:`merge`.
     """
 
     image_id: str
     path: Path
     split: str
     captions: tuple[str, ...]
+    data_set: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +154,7 @@ def merge(*datas: CaptionData) -> CaptionData:
                     unique = f"{label}/{unique}"
                 taken.add(unique)
                 image = replace(image, image_id=unique)
-            images.append(image)
+            images.append(replace(image, data_set=data.name))
     formats = dict.fromkeys(data.format for data in datas)
     problems = tuple(problem for data in datas for problem in data.problems)
     notes = tuple(note for data in datas for note in data.notes)

@@ -35,10 +35,12 @@ class Boxes:
     Attributes:
         boxes: relative xyxy boxes (Q, 4) of each class without crowd boxes.
         absent: classes not in the image.
+        size: width and height of the image in pixels.
     """
 
     boxes: Mapping[str, Array]
     absent: frozenset[str]
+    size: tuple[int, int]
 
 
 def read_boxes(path: str | Path) -> dict[str, Boxes]:
@@ -74,7 +76,7 @@ def read_boxes(path: str | Path) -> dict[str, Boxes]:
             known = {name: np.clip(np.array(rows) / size, 0, 1) for name, rows in classes.items() if name not in crowd}
             number = image["id"]
             by_image[str(int(number) if isinstance(number, float) and number.is_integer() else number)] = Boxes(
-                known, frozenset(labelled - classes.keys() - crowd)
+                known, frozenset(labelled - classes.keys() - crowd), (round(size[0]), round(size[1]))
             )
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         why = f"{error} is missing" if isinstance(error, KeyError) else first_line(error)

@@ -1,7 +1,7 @@
 """Teacher-forced cross-entropy with the extensions of Show, Attend and Tell (Xu 2015).
 
-These are the doubly stochastic penalty on attention and REINFORCE for hard attention. Label smoothing and scheduled
-sampling are optional.
+These are the doubly stochastic penalty on attention and REINFORCE for hard attention. Label smoothing, scheduled
+sampling and the supervision of attention by boxes are optional.
 
 Tensor letters: B images, K captions per image, T steps, M real positions, N regions or cells.
 """
@@ -11,15 +11,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from captioner.caption import Array
 from captioner.data.batches import Captions
 from captioner.data.dataset import CaptionedImage
 from captioner.decoders.decoder import Decoder, DecoderOutput
 from captioner.encoders import Refiner
+from captioner.evaluation.object_boxes import covered
 from captioner.memory import Memory
 from captioner.settings import Settings
 from captioner.text.vocabulary import BOS, EOS, PAD, Vocabulary
@@ -36,6 +39,12 @@ class CrossEntropyConfig(Settings):
         0.5,
         ge=0,
         description="weight of the penalty that makes captions attend to every cell (Xu 2015, eq. 14)",
+    )
+    grounding: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the supervision of attention: words that name an object with boxes in data.boxes attend "
+        "to them (Liu 2017, eq. 9)",
     )
     scheduled_sampling: float = Field(
         0.0,
@@ -70,6 +79,9 @@ class CrossEntropy(Objective):
     words and cells of a caption; with means, the weight does not depend on the size of the grid. The paper's lambda of
     1 corresponds to the number of cells over the number of words, about 17.
 
+    Supervised attention (Liu 2017, https://arxiv.org/abs/1605.09553, equation 9) adds ``grounding`` times the
+    cross-entropy of the attention of words that name an object with boxes; see :func:`supervision`.
+
     Hard attention adds the gradient of the paper's section 4.1: for each caption ``lambda_r (log p(y | s, a) - b)``
     times the gradient of ``log p(s | a)``, plus ``lambda_e`` times the gradient of the entropy; both are means over
     words, like the likelihood. The baseline b is the moving average of log p(y | s, a). Departure from the paper: it
@@ -100,7 +112,8 @@ class CrossEntropy(Objective):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and its parts, each a scalar.
 
-        The parts are ``nll`` (nats per word, without smoothing), ``penalty`` and ``reward`` (nats per caption).
+        The parts are ``nll`` (nats per word, without smoothing), ``penalty``, ``grounding`` (nats per word) and
+        ``reward`` (nats per caption).
         """
         memory = refiner(memory)
         share = self.config.scheduled_sampling * self.done
@@ -119,6 +132,10 @@ class CrossEntropy(Objective):
                 penalty = weights.captions * doubly_stochastic_penalty(attention, captions.inputs)
                 loss = loss + self.config.doubly_stochastic * penalty
                 metrics["penalty"] = penalty.detach()
+            if self.config.grounding and (corners := memory.image_boxes()) is not None:
+                supervised = weights.words * supervision(attention, corners, captions)
+                loss = loss + self.config.grounding * supervised
+                metrics["grounding"] = supervised.detach()
             if output.sampled is not None:
                 likelihood = log_probabilities.detach().gather(1, captions.targets.unsqueeze(1)).squeeze(1)
                 reinforced, metrics["reward"] = self._reinforce(attention, output.sampled, likelihood, captions)
@@ -186,3 +203,33 @@ def doubly_stochastic_penalty(attention: Tensor, inputs: Tensor) -> Tensor:
     caption, number, present = _caption_of(inputs)
     total = attention.new_zeros(number, attention.shape[1]).index_add(0, caption, attention)
     return ((1.0 - total) ** 2)[present].mean()
+
+
+def supervision(attention: Tensor, corners: Tensor, captions: Captions) -> Tensor:
+    """Return ``-sum_i beta_i log alpha_i``, summed over words that name objects with boxes, per word (Liu 2017, eq. 9).
+
+    beta_i is the share of region or cell i inside the union of the boxes, divided by the sum over i. All other words,
+    and words whose boxes meet no region, count as 0.
+
+    Args:
+        attention: (M, N) attention of each real position.
+        corners: (B, N, 4) the regions or cells, relative xyxy.
+        captions: the captions with ``boxed`` words.
+    """
+    if not captions.boxed:
+        return attention.new_zeros(())
+    regions = corners.double().cpu().numpy()
+    ends = (captions.inputs != PAD).sum(-1).flatten().cumsum(0).tolist()
+    starts, captions_per_image = [0, *ends], captions.inputs.shape[1]
+    rows, shares = [], []
+    known: dict[tuple[int, int], Array] = {}
+    for word in captions.boxed:
+        key = word.image, id(word.boxes)
+        if key not in known:
+            known[key] = covered(regions[word.image], word.boxes)
+        shares.append(known[key])
+        rows.append(starts[word.image * captions_per_image + word.caption] + word.word)
+    beta = torch.from_numpy(np.stack(shares)).to(attention)
+    beta = beta / beta.sum(1, keepdim=True).clamp(min=torch.finfo(beta.dtype).tiny)
+    alpha = attention[torch.tensor(rows, device=attention.device)].clamp(min=torch.finfo(attention.dtype).tiny)
+    return -(beta * alpha.log()).sum() / len(attention)

@@ -11,7 +11,7 @@ from pathlib import Path
 from captioner.data.annotations import CaptionData, merge, read_captions
 from captioner.data.dataset import UNDIVIDED, CaptionedImage, split_name
 from captioner.data.find import find_images
-from captioner.errors import AnnotationError
+from captioner.errors import AnnotationError, first_line
 from captioner.features import FeatureStore
 from captioner.text.vocabulary import SPECIAL, Vocabulary, tokenize
 from captioner.training.forecast import spread
@@ -38,11 +38,59 @@ def read_data(config: TrainConfig, warn: Callable[[str], object]) -> tuple[Capti
             warn(f"{complaint}, data.strict=true refuses them")
     train, dev = _splits(data, settings, warn)
     if others:
-        train = merge(train, *(_of_train(other, "train", restval=True) for other in others))
+        more = [
+            (
+                _of_train(other, "train", restval=True),
+                other.split("dev") if {"dev", "val"} & set(other.splits) else None,
+            )
+            for other in others
+        ]
+        train, dev = _merged([(train, dev), *more])
+    if settings.exclude is not None:
+        train = _without(train, settings.exclude)
     if settings.teacher.unlabelled:
         known = (image for read in (data, *others) for image in read.images)
         train = _with_unlabelled(train, known, settings.teacher.unlabelled, warn)
     return train, dev
+
+
+def _splits_of_another(data: CaptionData) -> tuple[CaptionData, CaptionData | None]:
+    dev = data.split("dev") if {"dev", "val"} & set(data.splits) else None
+    return _of_train(data, "train", restval=True), dev
+
+
+def _merged(pairs: Sequence[tuple[CaptionData, CaptionData | None]]) -> tuple[CaptionData, CaptionData]:
+    """Merge the training and dev splits of data sets; an image id is unique among the images of both."""
+    sets = []
+    for train, dev in pairs:
+        parts = {"train": train.images, "dev": dev.images if dev is not None else ()}
+        images = tuple(replace(image, split=split) for split, images in parts.items() for image in images)
+        sets.append(replace(train, images=images))
+    whole = merge(*sets)
+    names = dict.fromkeys(dev.name for _, dev in pairs if dev is not None)
+    return whole.split("train"), replace(whole.split("dev"), name="+".join(names))
+
+
+def _without(train: CaptionData, path: Path) -> CaptionData:
+    """Leave out the images whose ids a file lists.
+
+    Raises:
+        AnnotationError: the file cannot be read, or lists no training image.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise AnnotationError(f"data.exclude: {path}: not readable as text ({first_line(error)})") from None
+    listed = set(filter(None, (line.partition("#")[0].strip() for line in lines)))
+    kept = tuple(image for image in train.images if image.image_id not in listed)
+    if len(kept) == len(train.images):
+        raise AnnotationError(
+            f"data.exclude: {path}: none of its {len(listed):,} ids is that of a training image; list ids such as "
+            f"{train.images[0].image_id!r}, one on each line"
+        )
+    if not kept:
+        raise AnnotationError(f"data.exclude: {path}: lists all training images of {train.name}")
+    return replace(train, images=kept)
 
 
 def _with_unlabelled(

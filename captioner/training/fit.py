@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import tee
 from pathlib import Path
+from statistics import fmean
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +20,7 @@ from captioner.data.augment import View, crop_maps, vary
 from captioner.data.batches import Captions, EncodedCaptions, Sample, Sampler
 from captioner.data.dataset import CaptionData, CaptionedImage
 from captioner.data.loader import load_groups
+from captioner.errors import ConfigError
 from captioner.evaluation.diversity import Diversity
 from captioner.evaluation.evaluate import generate
 from captioner.evaluation.metrics import Scorer
@@ -28,6 +30,7 @@ from captioner.model import CaptionModel
 from captioner.model.checkpoint import save_model
 from captioner.store import VOCABULARY, locate, read_config
 from captioner.text.vocabulary import Vocabulary, tokenize
+from captioner.training.boxed_words import BoxedWords
 from captioner.training.data import check_coverage, read_data, with_features
 from captioner.training.events import Events
 from captioner.training.initial_model import build_model, stages_to_train
@@ -38,6 +41,8 @@ from captioner.training.resume import alone
 from captioner.training.state import STATE, data_hash, holds
 from captioner.training.stored_features import open_store
 from captioner.training.teacher import Beams, Teacher, distilled
+
+_REPORTED = ("BLEU-4", "CIDEr")  # for each data set, if there are several
 
 
 def train(
@@ -98,12 +103,20 @@ def count_captions(data: CaptionData) -> int:
     return sum(len(image.captions) for image in data.images)
 
 
+def by_data_set(images: Iterable[CaptionedImage]) -> dict[str, list[CaptionedImage]]:
+    """Group images by the name of their data set."""
+    groups: dict[str, list[CaptionedImage]] = {}
+    for image in images:
+        groups.setdefault(image.data_set, []).append(image)
+    return groups
+
+
 class CaptionerRun(Loop[CaptionBatch]):
     """One training run of a captioner.
 
     Attributes:
         train: the training images with the captions to learn, people's or a teacher's.
-        dev: the images that select the best epoch, with people's captions.
+        dev: the images that select the best epoch, with people's captions; several data sets count equally.
         stages: number of the encoder's last stages that are tuned from ``fine_tune.from_epoch`` on.
         unfrozen: number that is tuned now.
         blend: share of the trained weights in the model evaluated last; see :attr:`TrainConfig.blend`.
@@ -156,6 +169,7 @@ class CaptionerRun(Loop[CaptionBatch]):
         )
         self.steps = len(self.sampler)
         self.encoded = EncodedCaptions(self.train.images, self.model.vocabulary, max_words=config.data.max_words)
+        self.boxed = self._read_boxes(config.data.boxes) if config.data.boxes is not None else None
         self.data = data_hash(
             self.model.vocabulary.words,
             *(((image.image_id, image.captions) for image in data.images) for data in (self.train, self.dev)),
@@ -163,13 +177,26 @@ class CaptionerRun(Loop[CaptionBatch]):
         name = config.objective["name"]
         settings = OBJECTIVES[name].Config(**{key: value for key, value in config.objective.items() if key != "name"})
         self.objective = OBJECTIVES[name].build(settings, by_people, self.model.vocabulary).to(self.device)
-        self.scorer = Scorer({image.image_id: image.captions for image in self.dev.images})
+        self.scorers = {
+            name: Scorer({image.image_id: image.captions for image in images})
+            for name, images in by_data_set(self.dev.images).items()
+        }
         self.reference_diversity = Diversity.of([tokenize(image.captions[0]) for image in self.dev.images])
         self.unreadable: set[str] = set()  # files already reported
 
     def _build(self) -> CaptionModel:
         captions = (caption for image in self.train.images for caption in image.captions)
         return build_model(self.config, lambda: Vocabulary.build(captions, min_count=self.config.data.min_count))
+
+    def _read_boxes(self, path: Path) -> BoxedWords:
+        if not self.model.decoder.attends:
+            raise ConfigError(
+                f"objective.grounding: the decoder {self.model.config.decoder['name']} does not attend to an image; "
+                "set it to 0 and leave out data.boxes"
+            )
+        return BoxedWords.read(
+            path, self.train.images, self.model.encoder.transform, max_words=self.config.data.max_words
+        )
 
     def _selected(self) -> tuple[CaptionData, CaptionData]:
         """Return the training and dev images of the run; a dry run takes a few of them."""
@@ -204,8 +231,9 @@ class CaptionerRun(Loop[CaptionBatch]):
         if self.teacher is not None:
             both = "people and " if self.config.data.teacher.human_captions else ""
             taught = f" with {count_captions(self.train):,} captions by {both}{self.teacher.name}"
+        boxed = f", {self.boxed.photos:,} with boxes of {self.boxed.words:,} words" if self.boxed else ""
         return (
-            f"{len(self.train.images):,} training images{taught}, {len(self.dev.images):,} dev images; "
+            f"{len(self.train.images):,} training images{taught}{boxed}, {len(self.dev.images):,} dev images; "
             f"{len(self.model.vocabulary):,} words{known}{some}; {parameters / 1e6:.1f} M parameters in the decoder"
         )
 
@@ -257,7 +285,7 @@ class CaptionerRun(Loop[CaptionBatch]):
             memory = self.store.memory(ids, flipped=sample.flipped) if ids else None
             if memory is not None and sample.views:
                 memory = crop_maps(memory, [view.box for view in sample.views])
-            yield CaptionBatch(self.encoded.batch(sample), memory)
+            yield CaptionBatch(self._with_boxes(sample, from_pixels=False), memory)
 
     def _batches_of_pixels(self, samples: Iterator[Sample]) -> Iterator[CaptionBatch]:
         """Load the images in threads; unreadable ones are left out and reported once."""
@@ -272,7 +300,13 @@ class CaptionerRun(Loop[CaptionBatch]):
             flipped = torch.tensor([sample.flipped[row] for row in loaded.positions], dtype=torch.bool)
             pixels = torch.where(flipped.view(-1, 1, 1, 1), loaded.pixels.flip(-1), loaded.pixels)
             kept = sample.rows(loaded.positions)
-            yield CaptionBatch(self.encoded.batch(kept), pixels=pixels, views=tuple(kept.views))
+            yield CaptionBatch(self._with_boxes(kept, from_pixels=True), pixels=pixels, views=tuple(kept.views))
+
+    def _with_boxes(self, sample: Sample, *, from_pixels: bool) -> Captions:
+        captions = self.encoded.batch(sample)
+        if self.boxed is None:
+            return captions
+        return replace(captions, boxed=self.boxed.batch(sample, from_pixels=from_pixels))
 
     def cost(self, batch: CaptionBatch, captions: Captions) -> BatchLoss:
         if batch.memory is not None:
@@ -310,14 +344,26 @@ class CaptionerRun(Loop[CaptionBatch]):
         return generate(captioner, part, features=store, batch_size=settings.batch_size)[0]
 
     def _score(self, captions: Mapping[str, str]) -> dict[str, float]:
-        """Score captions of dev, and warn of a model that writes the same caption for all images."""
+        """Score captions of dev, and warn of a model that writes the same caption for all images.
+
+        With several data sets, the scores are their means, followed by the main ones of each set.
+        """
         texts = {image.image_id: captions.get(image.image_id, "") for image in self.dev.images}
         diversity = Diversity.of([text.split() for text in texts.values()])
         if self.progress.epoch > 1 and (symptom := diversity.collapsed(self.reference_diversity)):
             self.events.warn(
                 f"the model has collapsed: {symptom}; lower optimiser.learning_rate, or choose another objective"
             )
-        return self.scorer(texts, metrics=("BLEU", "CIDEr")).values
+        found = {
+            name: self.scorers[name](
+                {image.image_id: texts[image.image_id] for image in images}, metrics=("BLEU", "CIDEr")
+            ).values
+            for name, images in by_data_set(self.dev.images).items()
+        }
+        means = {metric: fmean(each[metric] for each in found.values()) for metric in next(iter(found.values()))}
+        if len(found) == 1:
+            return means
+        return means | {f"{metric} {name}": each[metric] for name, each in found.items() for metric in _REPORTED}
 
     @torch.no_grad()
     def _averaged_model(self) -> CaptionModel:

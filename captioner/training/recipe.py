@@ -43,10 +43,20 @@ class DataConfig(Settings):
         False, description="refuse data with malformed records; otherwise these are reported and left out"
     )
     also: list[Path] = Field(
-        default_factory=list, description="more data sets; their train and restval splits are trained on"
+        default_factory=list,
+        description="more data sets: their train and restval splits are trained on, and their dev or val splits select "
+        "the best epoch too, by the mean score of the data sets",
+    )
+    exclude: Path | None = Field(
+        None, description="text file of image ids, one on each line, that are not trained on; # begins a comment"
     )
     teacher: TeacherConfig = Field(
         default_factory=TeacherConfig, description="training captions that another captioner writes"
+    )
+    boxes: Path | None = Field(
+        None,
+        description="boxes of objects in training images, in COCO's instances format with the image ids of the data, "
+        "for objective.grounding",
     )
     features: Path | None = Field(None, description="feature store; by default it is built in the run's folder")
     flips: bool = Field(True, description="also train on mirrored images")
@@ -179,6 +189,15 @@ class TrainConfig(RunConfig):
                 "data.teacher: self-critical training learns from its own samples, not from a teacher's captions; set "
                 "objective.cross_entropy to learn these too, or leave out the teacher"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _boxes(self) -> TrainConfig:
+        weight = self.objective.get("grounding", 0)
+        if weight and self.data.boxes is None:
+            raise ValueError("objective.grounding: needs boxes of objects; give their file as data.boxes")
+        if self.data.boxes is not None and not weight:
+            raise ValueError("data.boxes: are used by objective.grounding only, which is 0; set it, or leave them out")
         return self
 
     @field_validator("blend")

@@ -106,7 +106,7 @@ def test_a_crop_moves_the_places() -> None:
     """An image twice as wide as high is cropped to its middle square, whose left edge is at a quarter of the width."""
     cells = np.array([[0, 0, 0.5, 1], [0.5, 0, 1, 1]])
     boxes = {"dog": np.array([[0.25, 0, 0.5, 1]]), "cat": np.array([[0.0, 0, 0.2, 1]])}
-    scene = Scene(cells, Boxes(boxes, frozenset()), (0.25, 0.0, 0.75, 1.0))
+    scene = Scene(cells, Boxes(boxes, frozenset(), (100, 100)), (0.25, 0.0, 0.75, 1.0))
     found = scene.cover("dog")
     assert found is not None
     assert (found[0].tolist(), found[1].tolist()) == ([1.0, 0.0], [True, False])
@@ -272,7 +272,7 @@ def test_the_middle_of_what_is_seen_is_where_photographers_put_their_subjects() 
     corner = random.uniform(0, 0.5, (7, 2))
     places = np.concatenate([corner, corner + random.uniform(0.1, 0.5, (7, 2))], axis=1)
     boxes = {"dog": np.array([[0.5, 0.4, 0.7, 0.6]]), "cat": np.array([[0.2, 0.4, 0.59, 0.6]])}
-    scene = Scene(places, Boxes(boxes, frozenset()), (0.2, 0.0, 1.0, 1.0))
+    scene = Scene(places, Boxes(boxes, frozenset(), (100, 100)), (0.2, 0.0, 1.0, 1.0))
     near = []
     for x0, y0, x1, y1 in places:
         x, y = (x0 + x1) / 2 - 0.5, (y0 + y1) / 2 - 0.5

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 
-from captioner.data.batches import Captions
+from captioner.data.batches import BoxedWord, Captions
 from captioner.decoders import DECODERS
 from captioner.encoders.refiner import Identity
 from captioner.memory import Memory
@@ -14,6 +17,7 @@ from captioner.training.cross_entropy import (
     CrossEntropyConfig,
     doubly_stochastic_penalty,
     mix_in_own_words,
+    supervision,
 )
 from tests.builders import FEATURES, WORDS, build_decoder, build_memory, step_by_step
 
@@ -54,6 +58,45 @@ def test_absent_captions_do_not_count() -> None:
     alone = Captions.collate([[[1, 4, 2]]])
     beside_nothing = Captions(torch.cat([alone.inputs, torch.zeros_like(alone.inputs)], dim=1), alone.targets)
     assert doubly_stochastic_penalty(attention, beside_nothing.inputs) == 0
+
+
+def test_supervision_is_equation_9_of_liu() -> None:
+    torch.manual_seed(0)
+    attention = torch.rand(7, 4).softmax(-1)
+    cells = Memory.of_grid(torch.zeros(2, 4, 3), (2, 2)).image_boxes()
+    assert cells is not None
+    left, corner, outside = (
+        [[0.0, 0.0, 0.5, 1.0]],
+        [[0.25, 0.0, 1.0, 0.5], [0.5, 0.25, 0.75, 0.5]],
+        [[0.5, 0.5, 0.5, 0.5]],
+    )
+    boxed = tuple(
+        BoxedWord(row, caption, word, np.array(boxes))
+        for row, caption, word, boxes in ((0, 0, 1, left), (0, 1, 0, corner), (1, 0, 0, left), (1, 0, 1, outside))
+    )
+    found = supervision(attention, cells, replace(CAPTIONS, boxed=boxed))
+    # Cells in row-major order; the second boxes cover half of the first cell and all of the second.
+    betas = {1: [0.5, 0, 0.5, 0], 3: [1 / 3, 2 / 3, 0, 0], 5: [0.5, 0, 0.5, 0]}
+    expected = -sum((torch.tensor(beta) * attention[row].log()).sum() for row, beta in betas.items()) / 7
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("name", [name for name in DECODERS if DECODERS[name].attends])
+def test_supervision_moves_attention_into_the_boxes(name: str) -> None:
+    torch.manual_seed(0)
+    decoder, memory = build_decoder(name).float(), Memory.of_grid(torch.randn(2, 4, FEATURES), (2, 2))
+    boxes = np.array([[0.0, 0.0, 0.5, 0.5]])
+    captions = replace(CAPTIONS, boxed=(BoxedWord(0, 0, 0, boxes), BoxedWord(1, 0, 0, boxes)))
+    objective = CrossEntropy(CrossEntropyConfig(grounding=1.0, doubly_stochastic=0))
+    optimiser = torch.optim.Adam(decoder.parameters(), lr=0.01)
+    losses = []
+    for _ in range(40):
+        loss, metrics = objective(PLAIN, decoder, memory, captions)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(metrics["grounding"]))
+    assert losses[-1] < 0.7 * losses[0]
 
 
 @pytest.mark.parametrize("name", list(DECODERS))

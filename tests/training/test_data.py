@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -163,3 +164,37 @@ def test_captions_that_teach_little_are_said() -> None:
     long = [f"{'a dog runs ' * 9}{number}" for number in range(5)]
     assert "100% of the captions have more than 24 words and are cut there" in covered(long)[1][0]
     assert covered([])[0] is None
+
+
+def test_other_data_sets_train_and_select_too(tmp_path: Path) -> None:
+    own = table(tmp_path / "own", ["image,caption,split", *rows_of(3, "train"), "d.jpg,a photo,dev"])
+    other = tmp_path / "dataset_other.json"
+    images = [
+        {"filename": name, "split": split, "sentences": [{"raw": "a photo"}]}
+        for name, split in (("1.jpg", "train"), ("r.jpg", "restval"), ("v.jpg", "val"), ("d.jpg", "train"))
+    ]
+    other.write_text(json.dumps({"dataset": "other", "images": images}))
+    data = load_config(own, [f"data.also=[{other}]"])
+    train, dev = read_data(data, [].append)
+    assert train.name == dev.name == "own+other"
+    assert {image.image_id for image in train.images} == {
+        "0.jpg", "own/1.jpg", "2.jpg", "other/1.jpg", "r.jpg", "other/d.jpg"
+    }  # fmt: skip
+    assert [(image.image_id, image.data_set) for image in dev.images] == [("own/d.jpg", "own"), ("v.jpg", "other")]
+
+
+def test_excluded_images_are_not_trained_on(tmp_path: Path) -> None:
+    own = table(tmp_path, ["image,caption,split", *rows_of(3, "train"), "d.jpg,a photo,dev"])
+    listed = tmp_path / "test.txt"
+    listed.write_text("# a comment\n1.jpg  # another\n\nd.jpg\n9.jpg\n")
+    train, dev, _ = read(own, f"data.exclude={listed}")
+    assert train == {"0.jpg", "2.jpg"} and dev == {"d.jpg"}
+    for content, message in (
+        ("9.jpg\n", "none of its 1 ids is that of a training image; list ids such as '0.jpg'"),
+        ("0.jpg\n1.jpg\n2.jpg\n", "lists all training images"),
+    ):
+        listed.write_text(content)
+        with pytest.raises(AnnotationError, match=message):
+            read(own, f"data.exclude={listed}")
+    with pytest.raises(AnnotationError, match=r"data.exclude: .*none.txt: not readable"):
+        read(own, f"data.exclude={tmp_path / 'none.txt'}")

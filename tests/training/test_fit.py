@@ -66,6 +66,65 @@ def test_chinese_captions_are_learned_and_written_without_spaces(tiny: Path, ima
     assert words.sentence(words.encode("这张图片全是红色")) == "这张图片全是红色。"
 
 
+def test_data_sets_select_the_best_epoch_by_their_mean(tiny: Path, images: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.csv"
+    rows = [row for row in images.read_text().splitlines() if not row.endswith("train")]
+    other.write_text("\n".join([*rows[:9], "0.png,a red picture,train"]).replace("this one is all", "quite") + "\n")
+    events, heard = listening()
+    changes = ["epochs=8", "evaluation.every=4", "fine_tune={from_epoch: 1, learning_rate: 0.01}"]
+    best = run(tiny, [*changes, f"data.also=[{other}]"], output=tmp_path / "run", events=events)
+    records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    scores = [record["dev"] for record in records if "dev" in record]
+    assert len(scores) == 2
+    for values in scores:
+        for metric in ("BLEU-4", "CIDEr"):
+            sets = [values[f"{metric} {name}"] for name in ("captions", "other")]
+            assert values[metric] == pytest.approx(sum(sets) / 2)
+    assert sets[0] != sets[1]
+    about = json.loads((best / "config.json").read_text())["about"]
+    assert about["dev_cider"] == pytest.approx(max(values["CIDEr"] for values in scores), abs=1e-4)
+    assert about["data"] == "captions+other" and "25 training images, 12 dev images" in heard[0]
+
+
+def test_attention_of_a_run_is_drawn_to_boxes(tiny: Path, images: Path, tmp_path: Path) -> None:
+    boxes = tmp_path / "boxes.json"
+    content = {
+        "images": [{"id": f"{number}.png", "width": 40, "height": 40} for number in range(24)],
+        "annotations": [
+            {"image_id": f"{number}.png", "category_id": 1, "bbox": [0, 0, 20, 20]} for number in range(24)
+        ],
+        "categories": [{"id": 1, "name": "picture"}],
+    }
+    boxes.write_text(json.dumps(content))
+    losses = {}
+    for crop in ("1", "0.5"):  # crops of stored maps
+        events, heard = listening()
+        changes = ["epochs=8", "objective.grounding=1", f"data.boxes={boxes}", "data.flips=false"]
+        changes += ["fine_tune={from_epoch: 1, stages: 2}", f"data.augment={{crop: {crop}, stored: true}}"]
+        run(tiny, changes, output=tmp_path / crop, events=events)
+        assert "24 with boxes of 24 words" in heard[0]
+        records = [json.loads(line) for line in (tmp_path / crop / "log.jsonl").read_text().splitlines()]
+        losses[crop] = [record["grounding"] for record in records if "grounding" in record]
+        assert sum(losses[crop][-6:]) < 0.9 * sum(losses[crop][:6])
+    assert losses["1"] != losses["0.5"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["objective.grounding=1"], "needs boxes of objects; give their file as data.boxes"),
+        (["data.boxes=boxes.json"], "data.boxes: are used by objective.grounding only"),
+        (
+            ["objective.grounding=1", "data.boxes=boxes.json", "model.decoder={name: show_tell}"],
+            "the decoder show_tell does not attend",
+        ),
+    ],
+)
+def test_boxes_that_cannot_be_used_are_refused(tiny: Path, tmp_path: Path, changes: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run(tiny, changes, output=tmp_path / "run")
+
+
 def test_varied_images_are_encoded_in_every_epoch_and_drawn_by_the_seed(tiny: Path, tmp_path: Path) -> None:
     varied = ["epochs=2", "fine_tune.from_epoch=1", "data.augment={crop: 0.7, colour: 0.2, erase: 0.5}"]
     for name in ("first", "again"):
