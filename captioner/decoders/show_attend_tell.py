@@ -59,8 +59,8 @@ class ShowAttendTell(Unrolled):
     (:mod:`captioner.training.cross_entropy`).
 
     Hard attention (section 4.1): training samples one region or cell from the weights, except for a share ``expected``
-    of the captions, which use the expected vector; the objective adds REINFORCE, its baseline and the entropy. Search
-    uses the most probable one.
+    of the captions, which use the expected vector; the objective adds REINFORCE and the entropy. Search uses the most
+    probable one.
 
     Departures: features are first projected to ``values`` dimensions (the paper's conv5_3 has 512, EfficientNet's last
     map 1280; ``values: 0`` is the paper's form). The two networks of the first state have one layer and a tanh, as in

@@ -14,7 +14,8 @@ Tensor letters as in :mod:`captioner.decoders.decoder`; H hidden units, A attent
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate
@@ -73,6 +74,7 @@ class Unrolled(Recurrent, Decoder):
 
     reads_half = True
     score: nn.Parameter
+    _expects = False  # see expected_vectors
 
     @abstractmethod
     def prepare(self, memory: Memory) -> Prepared:
@@ -107,6 +109,15 @@ class Unrolled(Recurrent, Decoder):
         """Return how hard attention samples for (images, captions); ``None`` is soft attention."""
         return None
 
+    @contextmanager
+    def expected_vectors(self) -> Iterator[None]:
+        """Make hard attention use the expected vector in :meth:`forward`, though it draws the same random numbers."""
+        self._expects = True
+        try:
+            yield
+        finally:
+            self._expects = False
+
     def start(self, memory: Memory) -> State:
         prepared = self.prepare(memory)
         images = {"values": prepared.values, "keys": Keys.of(prepared.keys).units_first, **prepared.images}
@@ -137,6 +148,7 @@ class Unrolled(Recurrent, Decoder):
         distinct, index = packing.words.unique(return_inverse=True)
         rows = [images * k for images in packing.active]
         words = F.embedding(index, self.word_gates(distinct)).split(rows)
+        sampler = self.sampler(b, k)
         attends = additive_attention(
             prepared.keys,
             prepared.values,
@@ -144,7 +156,7 @@ class Unrolled(Recurrent, Decoder):
             mask=memory.mask,
             active=packing.active,
             captions=k,
-            sampler=self.sampler(b, k),
+            sampler=partial(_expected, sampler) if sampler and self._expects else sampler,
         )
         products = unrolled_products({name: w for name, w in self.weights().items() if name != "word"}, rows)
         past = {name: first.expand(-1, k, -1) for name, first in prepared.past.items()}
@@ -163,6 +175,10 @@ class Unrolled(Recurrent, Decoder):
         alpha = gather(tuple(step.alpha for step in steps))
         sampled = tuple(step.sampled for step in steps if step.sampled is not None)
         return DecoderOutput(self.logits(tokens[tokens != PAD], *read), alpha, gather(sampled) if sampled else None)
+
+
+def _expected(sampler: Sampler, alpha: Tensor) -> Tensor:
+    return torch.full_like(sampler(alpha), -1)
 
 
 @dataclass(frozen=True)

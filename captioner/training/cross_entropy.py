@@ -21,8 +21,10 @@ from captioner.caption import Array
 from captioner.data.batches import Captions
 from captioner.data.dataset import CaptionedImage
 from captioner.decoders.decoder import Decoder, DecoderOutput
+from captioner.decoders.unrolled import Unrolled
 from captioner.encoders import Refiner
 from captioner.evaluation.object_boxes import covered
+from captioner.machine.randomness import generator_states, replayed
 from captioner.memory import Memory
 from captioner.settings import Settings
 from captioner.text.vocabulary import BOS, EOS, PAD, Vocabulary
@@ -36,9 +38,7 @@ class CrossEntropyConfig(Settings):
         0.1, ge=0, lt=1, description="share of the target's probability that is spread over all words (Szegedy 2016)"
     )
     doubly_stochastic: float = Field(
-        0.5,
-        ge=0,
-        description="weight of the penalty that makes captions attend to every cell (Xu 2015, eq. 14)",
+        0.0, ge=0, description="weight of the penalty that makes captions attend to every cell (Xu 2015, eq. 14)"
     )
     grounding: float = Field(
         0.0,
@@ -63,12 +63,6 @@ class CrossEntropyConfig(Settings):
         ge=0,
         description="lambda_e: weight of the entropy of the attention (Xu 2015, section 4.1; hard attention only)",
     )
-    baseline_decay: float = Field(
-        0.9,
-        ge=0,
-        lt=1,
-        description="decay of the moving average of the reward (Xu 2015, section 4.1; hard attention only)",
-    )
 
 
 @OBJECTIVES.register("cross_entropy")
@@ -84,8 +78,10 @@ class CrossEntropy(Objective):
 
     Hard attention adds the gradient of the paper's section 4.1: for each caption ``lambda_r (log p(y | s, a) - b)``
     times the gradient of ``log p(s | a)``, plus ``lambda_e`` times the gradient of the entropy; both are means over
-    words, like the likelihood. The baseline b is the moving average of log p(y | s, a). Departure from the paper: it
-    starts at its first value, since all early rewards would be bad compared with 0.
+    words, like the likelihood. Departure from the paper: its baseline b, the moving average of log p(y | s, a), is the
+    same for all captions, whose likelihoods differ far more than those of the cells of one caption. Here b is the
+    log-likelihood of the same caption under the expected vectors, with the same dropout. It does not depend on s, so
+    the gradient stays unbiased.
 
     Scheduled sampling (Bengio 2015, https://arxiv.org/abs/1506.03099) replaces a share of the reference words that the
     decoder reads by words that it samples at that position, step by step. As in the paper, no gradient passes through
@@ -93,14 +89,10 @@ class CrossEntropy(Objective):
     """
 
     Config: ClassVar[type[Settings]] = CrossEntropyConfig
-    baseline: Tensor
-    begun: Tensor
 
     def __init__(self, config: CrossEntropyConfig) -> None:
         super().__init__()
         self.config = config
-        self.register_buffer("baseline", torch.tensor(0.0))
-        self.register_buffer("begun", torch.tensor(False))
 
     @classmethod
     def build(cls, config: Settings, images: Sequence[CaptionedImage], vocabulary: Vocabulary) -> CrossEntropy:
@@ -113,13 +105,14 @@ class CrossEntropy(Objective):
         """Return the loss and its parts, each a scalar.
 
         The parts are ``nll`` (nats per word, without smoothing), ``penalty``, ``grounding`` (nats per word) and
-        ``reward`` (nats per caption).
+        ``reward``, the log-likelihood of captions with hard attention less that under the expected vectors (nats per
+        caption).
         """
         memory = refiner(memory)
         share = self.config.scheduled_sampling * self.done
-        output: DecoderOutput = decoder(
-            memory, mix_in_own_words(decoder, memory, captions.inputs, share) if share else captions.inputs
-        )
+        inputs = mix_in_own_words(decoder, memory, captions.inputs, share) if share else captions.inputs
+        random = generator_states()
+        output: DecoderOutput = decoder(memory, inputs)
         log_probabilities = torch.log_softmax(output.logits.float(), dim=-1)
         weights = captions.weights
         nll = weights.words * F.nll_loss(log_probabilities, captions.targets)
@@ -137,34 +130,33 @@ class CrossEntropy(Objective):
                 loss = loss + self.config.grounding * supervised
                 metrics["grounding"] = supervised.detach()
             if output.sampled is not None:
-                likelihood = log_probabilities.detach().gather(1, captions.targets.unsqueeze(1)).squeeze(1)
-                reinforced, metrics["reward"] = self._reinforce(attention, output.sampled, likelihood, captions)
+                assert isinstance(decoder, Unrolled)
+                with replayed(random), decoder.expected_vectors(), torch.no_grad():
+                    expected = torch.log_softmax(decoder(memory, inputs).logits.float(), dim=-1)
+                gain = log_probabilities.detach() - expected
+                gain = gain.gather(1, captions.targets.unsqueeze(1)).squeeze(1)
+                reinforced, metrics["reward"] = self._reinforce(attention, output.sampled, gain, captions)
                 loss = loss - reinforced
         return loss, metrics
 
-    def _reinforce(
-        self, attention: Tensor, sampled: Tensor, likelihood: Tensor, captions: Captions
-    ) -> tuple[Tensor, Tensor]:
+    def _reinforce(self, attention: Tensor, sampled: Tensor, gain: Tensor, captions: Captions) -> tuple[Tensor, Tensor]:
         """Return a scalar whose gradient with respect to the attention is that of section 4.1, and the mean reward.
 
         Args:
             attention: (M, N).
             sampled: (M,) the sampled cell, or -1 where the expected vector was used.
-            likelihood: (M,) log-probability of each target.
+            gain: (M,) log-probability of each target, less that under the expected vectors.
             captions: the reference captions.
         """
         caption, number, present = _caption_of(captions.inputs)
-        rewards = likelihood.new_zeros(number).index_add(0, caption, likelihood)
-        mean = captions.weights.captions * rewards[present].mean()
-        baseline = torch.where(self.begun, self.baseline, mean)
-        self.begun.fill_(True)
-        self.baseline.copy_(self.config.baseline_decay * baseline + (1 - self.config.baseline_decay) * mean)
+        rewards = gain.new_zeros(number).index_add(0, caption, gain)
         log_attention = attention.clamp(min=torch.finfo(attention.dtype).tiny).log()
         log_sampled = log_attention.gather(1, sampled.clamp(min=0).unsqueeze(1)).squeeze(1)
-        advantage = ((rewards - baseline)[caption]).masked_fill(sampled < 0, 0.0)
+        advantage = rewards[caption].masked_fill(sampled < 0, 0.0)
         entropy = -(attention * log_attention).sum(-1)
         gain = self.config.reinforce * (advantage * log_sampled).mean() + self.config.entropy * entropy.mean()
-        return captions.weights.words * gain, mean
+        weights = captions.weights
+        return weights.words * gain, weights.captions * rewards[present].mean()
 
 
 @torch.no_grad()

@@ -32,13 +32,14 @@ from captioner.data.batches import Captions, Weights, prefetch
 from captioner.errors import CheckpointError, ConfigError, FileError
 from captioner.machine.backend import choose_device, device_name, fast_dtype
 from captioner.machine.processes import Processes
+from captioner.machine.randomness import generator_states
 from captioner.training.events import SILENT, Events
 from captioner.training.log import Log
 from captioner.training.objective import Objective
 from captioner.training.recipe import RunConfig
 from captioner.training.resume import changed_settings, check_output, fixed_settings
 from captioner.training.schedule import learning_rate_factor
-from captioner.training.state import STATE, RunProgress, generator_states, load_state, save_state
+from captioner.training.state import STATE, RunProgress, load_state, save_state
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class Loop(ABC, Generic[B]):
         pretrained: whether the model was trained before; it is then evaluated first, as the first best model.
         model: the model; its ``train`` method selects the modules in training mode.
         optimiser: the optimiser, whose groups hold their peak learning rate as ``rate``.
-        objective: computes the loss of a batch; its buffers are saved with the run's state.
+        objective: computes the loss of a batch.
         steps: batches per epoch.
         processes: this process among those that train.
         changed: settings changed since a resumed run was last saved: old and new value.
@@ -296,7 +297,7 @@ class Loop(ABC, Generic[B]):
         return (time.perf_counter() - began) / steps
 
     def _modules(self) -> dict[str, nn.Module]:
-        modules: dict[str, nn.Module] = {"objective": self.objective}
+        modules: dict[str, nn.Module] = {}
         for name, (now, mean) in self.parts().items():
             modules |= {name: now, f"average.{name}": mean}
         return modules
@@ -424,15 +425,14 @@ class Loop(ABC, Generic[B]):
         return float(norm)
 
     def _average_over_processes(self, parameters: list[nn.Parameter]) -> None:
-        """Average the gradients and the objective's buffers. A gradient that is ``None`` in all processes stays so."""
+        """Average the gradients. A gradient that is ``None`` in all processes stays so."""
         present = torch.tensor([float(parameter.grad is not None) for parameter in parameters])
         self.processes.average([present])
         chosen = [parameter for parameter, share in zip(parameters, present.tolist(), strict=True) if share]
         for parameter in chosen:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        learned = [buffer for buffer in self.objective.buffers() if buffer.is_floating_point()]
-        self.processes.average([*(parameter.grad for parameter in chosen if parameter.grad is not None), *learned])
+        self.processes.average([parameter.grad for parameter in chosen if parameter.grad is not None])
 
     @torch.no_grad()
     def _update_average(self) -> None:

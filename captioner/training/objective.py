@@ -19,7 +19,7 @@ from captioner.text.vocabulary import Vocabulary
 
 
 class Objective(nn.Module, ABC):
-    """Computes the loss of a decoder on memories and captions. Its buffers are saved with a run's state.
+    """Computes the loss of a decoder on memories and captions.
 
     Attributes:
         done: finished share of the run, from 0 to 1; the loop sets it before every step.

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from captioner import files
 from captioner.errors import CheckpointError, first_line
 from captioner.machine.processes import ALONE, Processes
+from captioner.machine.randomness import generator_states, set_generator_states
 
 STATE = "state.safetensors"
 
@@ -62,14 +63,6 @@ def data_hash(*parts: Iterable[object]) -> str:
     return digest.hexdigest()
 
 
-def generator_states() -> dict[str, Tensor]:
-    """Return the states of this process's random generators, by device type."""
-    states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state()
-    return states
-
-
 def save_state(
     path: Path,
     progress: RunProgress,
@@ -86,7 +79,7 @@ def save_state(
         modules: the trained modules and others with buffers, by name.
         optimiser: the optimiser.
         settings: the settings that a resumed run must have, as JSON.
-        generators: :func:`generator_states` of every process; ``None`` for a single process.
+        generators: the states of the random generators of every process; ``None`` for a single process.
     """
     tensors = {
         _generator(rank, kind): state
@@ -177,9 +170,8 @@ def load_state(
         torch.manual_seed(processes.count * progress.step + processes.rank)
         return progress
     try:
-        torch.set_rng_state(tensors[_generator(processes.rank, "cpu")])
-        if (state := tensors.get(_generator(processes.rank, "cuda"))) is not None and torch.cuda.is_available():
-            torch.cuda.set_rng_state(state)
+        names = {device: _generator(processes.rank, device) for device in ("cpu", "cuda")}
+        set_generator_states({device: tensors[name] for device, name in names.items() if name in tensors})
     except (RuntimeError, TypeError, KeyError) as error:
         raise CheckpointError(
             f"{path}: damaged (the state of a random generator: {first_line(error)}); {CURE}"

@@ -56,14 +56,6 @@ class TextDataConfig(Settings):
     )
 
 
-class TextObjectiveConfig(CrossEntropyConfig):
-    """The objective, by default without the doubly stochastic penalty, since source words need no equal attention."""
-
-    doubly_stochastic: float = Field(
-        0.0, ge=0, description="weight of the penalty that makes a translation attend to every word (Xu 2015, eq. 14)"
-    )
-
-
 class TextEvaluationConfig(EvaluationConfig):
     """Selecting the best epoch by BLEU."""
 
@@ -75,7 +67,7 @@ class TranslateConfig(RunConfig):
 
     data: TextDataConfig
     model: TranslationConfig = Field(default_factory=TranslationConfig)
-    objective: TextObjectiveConfig = Field(default_factory=TextObjectiveConfig)
+    objective: CrossEntropyConfig = Field(default_factory=CrossEntropyConfig)
     evaluation: TextEvaluationConfig = Field(default_factory=TextEvaluationConfig)
     batch_tokens: int = Field(4000, ge=1, description="maximum pieces in a step on either side, padding included")
 

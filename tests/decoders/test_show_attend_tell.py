@@ -16,6 +16,7 @@ from torch import Tensor
 from captioner.data.batches import Captions, Weights
 from captioner.decoders import ShowAttendTell
 from captioner.encoders.refiner import Identity
+from captioner.machine.randomness import generator_states, replayed
 from captioner.memory import Memory
 from captioner.text.vocabulary import BOS, EOS, PAD
 from captioner.training.cross_entropy import CrossEntropy, CrossEntropyConfig
@@ -110,8 +111,7 @@ def scripted(decoder: Any, cells: tuple[int, ...]) -> None:
     decoder.sampler = sampler
 
 
-@pytest.mark.parametrize("baseline", [0.0, -3.0])
-def test_hard_attention_has_the_exact_gradient_on_average(baseline: float) -> None:
+def test_hard_attention_has_the_exact_gradient_on_average() -> None:
     """The estimates of all sequences of cells, weighted by their probabilities, sum to section 4.1's gradient."""
     n, tokens, targets = 3, torch.tensor([[[BOS, 5]]]), torch.tensor([5, EOS])
     memory = build_memory(images=1, places=n, masked=False)
@@ -121,8 +121,6 @@ def test_hard_attention_has_the_exact_gradient_on_average(baseline: float) -> No
     bound = torch.zeros((), dtype=torch.float64)
     for cells in product(range(n), repeat=2):
         objective = CrossEntropy(settings)
-        objective.baseline.fill_(baseline)
-        objective.begun.fill_(True)
         scripted(decoder, cells)
         decoder.zero_grad()
         objective(Identity(features=FEATURES), decoder, memory, Captions(tokens, targets))[0].backward()
@@ -148,6 +146,29 @@ def test_hard_attention_has_the_exact_gradient_on_average(baseline: float) -> No
             estimate[name], expected, rtol=1e-5, atol=1e-7, msg=lambda text, name=name: f"{name}: {text}"
         )
     assert decoder.query.weight.grad.abs().max() > 1e-4
+
+
+def test_hard_attention_is_compared_with_the_expected_vector_under_the_same_dropout() -> None:
+    """The baseline is the likelihood of a soft decoder with the same weights, dropout masks and captions."""
+    torch.manual_seed(0)
+    memory, tokens = build_memory(images=3), build_tokens()[:3]
+    hard = build_decoder("show_attend_tell", kind="hard", dropout=0.5, expected=0.0).train()
+    soft = build_decoder("show_attend_tell", dropout=0.5).train()
+    soft.load_state_dict(hard.state_dict())
+    before = generator_states()
+    sampled = hard(memory, tokens)
+    after = generator_states()
+    with replayed(before), hard.expected_vectors():
+        expected = hard(memory, tokens)
+        assert torch.equal(torch.get_rng_state(), after["cpu"])  # it has drawn the same numbers
+    assert torch.equal(torch.get_rng_state(), after["cpu"])
+    assert (expected.sampled == -1).all() and (sampled.sampled >= 0).all()
+    for decoder in (hard, soft):
+        decoder.feature_dropout.eval()
+        decoder.dropout.eval()  # the soft decoder draws no cells, so its masks would differ
+    with hard.expected_vectors():
+        torch.testing.assert_close(hard(memory, tokens).logits, soft(memory, tokens).logits)
+    assert (hard(memory, tokens).sampled >= 0).all()
 
 
 def test_hard_attention_draws_as_often_as_it_should() -> None:
@@ -179,23 +200,19 @@ def test_geometry_distinguishes_boxes() -> None:
     assert not torch.allclose(located(here, tokens).logits, located(there, tokens).logits)
 
 
-def test_the_loss_with_hard_attention_is_section_4_1_with_its_moving_baseline() -> None:
-    """Each word gains ``lambda_r (log p(y | s, a) - b) log p(s | a)`` and ``lambda_e H[s]``; b is a moving average."""
+def test_the_loss_with_hard_attention_is_section_4_1_with_soft_attention_as_baseline() -> None:
+    """Each word gains ``lambda_r (log p(y | s, a) - b) log p(s | a)`` and ``lambda_e H[s]``."""
     decoder, memory = build_decoder("show_attend_tell", kind="hard").train(), build_memory(images=2)
     captions = Captions.collate([[[BOS, 5, 6, EOS], [BOS, 7, EOS]], [[BOS, 4, EOS]]])
     captions = replace(captions, weights=Weights(images=2.0, captions=3.0, words=5.0))
-    smoothing, penalty, reinforce, entropy, decay = 0.2, 0.4, 0.7, 0.3, 0.6
+    smoothing, penalty, reinforce, entropy = 0.2, 0.4, 0.7, 0.3
     objective = CrossEntropy(
-        CrossEntropyConfig(
-            label_smoothing=smoothing,
-            doubly_stochastic=penalty,
-            reinforce=reinforce,
-            entropy=entropy,
-            baseline_decay=decay,
-        )
+        CrossEntropyConfig(label_smoothing=smoothing, doubly_stochastic=penalty, reinforce=reinforce, entropy=entropy)
     )
     owners = [0, 0, 0, 1, 1, 2, 2]  # the caption of each word, the first image's first one with three
-    baseline = None
+    soft = build_decoder("show_attend_tell")
+    soft.load_state_dict(decoder.state_dict())
+    baselines = soft(memory, captions.inputs).logits.log_softmax(-1)
     for places in ((0, 1, 0), (0, 0, 1), (1, 0, 0)):
 
         def sampler(images: int, captions: int, places: tuple[int, ...] = places) -> Any:
@@ -209,10 +226,9 @@ def test_the_loss_with_hard_attention_is_section_4_1_with_its_moving_baseline() 
         rewards, penalties = [], []
         for caption in range(3):
             own = [m for m, owner in enumerate(owners) if owner == caption]
-            rewards.append(sum(likelihood[m, captions.targets[m]].item() for m in own))
+            rewards.append(sum((likelihood - baselines)[m, captions.targets[m]].item() for m in own))
             penalties += [(1 - sum(output.attention[m, place] for m in own)) ** 2 for place in range(memory.n_vectors)]
         mean = 3.0 * sum(rewards) / 3
-        baseline = mean if baseline is None else baseline
         gains = []
         for m, owner in enumerate(owners):
             weights = [weight for weight in output.attention[m] if weight > 0]
@@ -220,7 +236,7 @@ def test_the_loss_with_hard_attention_is_section_4_1_with_its_moving_baseline() 
             if owner != 1:
                 assert output.sampled[m] >= 0
                 drawn = output.attention[m, output.sampled[m]].clamp(min=torch.finfo(torch.float32).tiny)
-                gain = gain + reinforce * (rewards[owner] - baseline) * drawn.log()
+                gain = gain + reinforce * rewards[owner] * drawn.log()
             gains.append(gain)
         nll = torch.stack([-row[target] for row, target in zip(likelihood, captions.targets, strict=True)]).mean()
         expected = 5.0 * ((1 - smoothing) * nll - smoothing * likelihood.mean() - torch.stack(gains).mean())
@@ -230,25 +246,26 @@ def test_the_loss_with_hard_attention_is_section_4_1_with_its_moving_baseline() 
         assert metrics["reward"].item() == pytest.approx(mean, rel=1e-5)
         assert metrics["nll"].item() == pytest.approx(5 * nll.item(), rel=1e-5)
         assert metrics["penalty"].item() == pytest.approx(3 * torch.stack(penalties).mean().item(), rel=1e-5)
-        baseline = decay * baseline + (1 - decay) * mean
-        assert objective.baseline.item() == pytest.approx(baseline, rel=1e-5)
 
 
-def test_a_reward_above_the_baseline_makes_the_drawn_place_more_probable() -> None:
+def test_a_cell_better_than_the_expected_vector_becomes_more_probable() -> None:
     memory = build_memory(images=1, places=3, masked=False)
     captions = Captions(torch.tensor([[[BOS]]]), torch.tensor([5]))
-    settings = CrossEntropyConfig(label_smoothing=0, doubly_stochastic=0, entropy=0, reinforce=1.0)
-    for baseline, better in ((-50.0, True), (50.0, False)):
+    settings = CrossEntropyConfig(label_smoothing=0, entropy=0, reinforce=1.0)
+    better = []
+    for cell in range(3):
         decoder = build_decoder("show_attend_tell", kind="hard").train()
-        scripted(decoder, (1,))
-        before = decoder(memory, captions.inputs).attention[0, 1].item()
-        objective = CrossEntropy(settings)
-        objective.baseline.fill_(baseline)
-        objective.begun.fill_(True)
-        objective(Identity(features=FEATURES), decoder, memory, captions)[0].backward()
+        scripted(decoder, (cell,))
+        before = decoder(memory, captions.inputs).attention[0, cell].item()
+        scripted(decoder, (cell, cell))  # the objective runs the decoder twice
+        loss, metrics = CrossEntropy(settings)(Identity(features=FEATURES), decoder, memory, captions)
+        loss.backward()
         with torch.no_grad():
             decoder.score -= 1e-4 * decoder.score.grad
-        assert (decoder(memory, captions.inputs).attention[0, 1].item() > before) == better
+        scripted(decoder, (cell,))
+        better.append(metrics["reward"].item() > 0)
+        assert (decoder(memory, captions.inputs).attention[0, cell].item() > before) == better[-1]
+    assert len(set(better)) == 2
 
 
 def test_places_are_drawn_in_proportion_to_their_weights_whatever_these_sum_to() -> None:

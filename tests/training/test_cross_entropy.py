@@ -145,7 +145,6 @@ def test_scheduled_sampling_rises_with_the_run() -> None:
         ("scheduled_sampling", (0, 1), (-0.1, 1.1)),
         ("reinforce", (0, 0.5), (-0.1,)),
         ("entropy", (0, 0.5), (-0.1,)),
-        ("baseline_decay", (0, 0.99), (-0.1, 1)),
     ],
 )
 def test_settings_have_limits(setting: str, accepted: tuple[float, ...], refused: tuple[float, ...]) -> None:
@@ -166,3 +165,18 @@ def test_own_words_are_never_special_ones_and_absent_captions_stay_absent() -> N
     assert (mixed[..., 0] == inputs[..., 0]).all() and (mixed[1, 200:] == PAD).all()
     own = mixed[inputs != PAD].view(-1, 3)[:, 1:]
     assert set(own.flatten().tolist()) == set(range(WORDS)) - {PAD, BOS, EOS}
+
+
+def test_the_baseline_of_hard_attention_leaves_the_variance_of_the_cells() -> None:
+    """The advantage varies as little as the likelihoods of a caption's cells, not as those of different captions."""
+    torch.manual_seed(0)
+    decoder = build_decoder("show_attend_tell", kind="hard", expected=0.0, dropout=0.5).train()
+    memory = build_memory(images=2, masked=False)
+    captions = Captions.collate([[[1, 5, 6, 2]], [[1, 7, 8, 9, 4, 5, 2]]])
+    objective = CrossEntropy(CrossEntropyConfig())
+    gains, likelihoods = [], []
+    for _ in range(200):
+        _, metrics = objective(PLAIN, decoder, memory, captions)
+        gains.append(metrics["reward"])
+        likelihoods.append(-metrics["nll"] * len(captions.targets) / 2)
+    assert torch.stack(gains).var() < 0.5 * torch.stack(likelihoods).var()
