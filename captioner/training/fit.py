@@ -189,10 +189,22 @@ class CaptionerRun(Loop[CaptionBatch]):
         return build_model(self.config, lambda: Vocabulary.build(captions, min_count=self.config.data.min_count))
 
     def _read_boxes(self, path: Path) -> BoxedWords:
-        if not self.model.decoder.attends:
+        """Read the boxes that supervise attention.
+
+        Raises:
+            AnnotationError: they cannot be used.
+            ConfigError: the decoder has no attention to supervise.
+        """
+        decoder = self.model.decoder
+        if not decoder.attends:
             raise ConfigError(
                 f"objective.grounding: the decoder {self.model.config.decoder['name']} does not attend to an image; "
                 "set it to 0 and leave out data.boxes"
+            )
+        if not getattr(getattr(decoder, "config", None), "train_attention", True):
+            raise ConfigError(
+                "objective.grounding: the decoder returns no attention in training; set "
+                "model.decoder.train_attention=true"
             )
         return BoxedWords.read(
             path, self.train.images, self.model.encoder.transform, max_words=self.config.data.max_words

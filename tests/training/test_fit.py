@@ -118,6 +118,10 @@ def test_attention_of_a_run_is_drawn_to_boxes(tiny: Path, images: Path, tmp_path
             ["objective.grounding=1", "data.boxes=boxes.json", "model.decoder={name: show_tell}"],
             "the decoder show_tell does not attend",
         ),
+        (
+            ["objective.grounding=1", "data.boxes=boxes.json", "model.decoder={name: transformer}"],
+            "set model.decoder.train_attention=true",
+        ),
     ],
 )
 def test_boxes_that_cannot_be_used_are_refused(tiny: Path, tmp_path: Path, changes: list[str], message: str) -> None:
