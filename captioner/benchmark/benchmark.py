@@ -17,7 +17,7 @@ from captioner import files
 from captioner.benchmark import html_page, markdown
 from captioner.benchmark.cache import BenchmarkCache, Key, stamp
 from captioner.benchmark.captions import caption_all
-from captioner.benchmark.contestants import Contestant, find
+from captioner.benchmark.contestants import Contestant, GivenCaptions, find, source
 from captioner.benchmark.cost import ModelCost, time_models
 from captioner.benchmark.latex import latex as in_latex
 from captioner.benchmark.listener import Listener
@@ -54,7 +54,7 @@ class Benchmark:
 
 
 def benchmark(
-    models: Sequence[str | Path | Contestant],
+    models: Sequence[str | Path | Contestant | GivenCaptions],
     data: CaptionData,
     output: str | Path,
     *,
@@ -73,17 +73,19 @@ def benchmark(
     fresh: bool = False,
     listener: Listener | None = None,
 ) -> Benchmark:
-    """Compare models on the same images.
+    """Compare models, and captions of other programs, on the same images.
 
     Writes ``table.md``, ``table.tex`` (on request), ``benchmark.json``, ``plot.png`` (if models were timed) and
     ``photos.html``. Captions and timings are saved in ``cache`` as soon as they exist and reused by the next call; see
     :mod:`captioner.benchmark.cache`.
 
-    Models and images that cannot be used are reported to the listener and left out.
+    Models, files and images that cannot be used are reported to the listener and left out. Only images that all
+    contestants captioned are scored.
 
     Args:
-        models: shipped models by name, model folders, ``user/model`` on the hub, ensembles of these by names joined by
-            ``+``, or contestants; the others are compared with the first.
+        models: the contestants: shipped models by name, model folders, ``user/model`` on the hub, ensembles of these by
+            names joined by ``+``, or captions of another program as ``NAME=FILE``, in COCO's results format; see
+            :func:`captioner.benchmark.contestants.find`. The others are compared with the first.
         data: the split to caption.
         output: the folder to write to.
         training: the training split, for counting novel captions; ``None`` if the data has none.
@@ -123,24 +125,25 @@ def benchmark(
         batch_size=max(batches, default=16),
         listener=listener,
     )
-    contestants = [contestant for contestant in contestants if contestant.name in generated.captions]
+    compared = [contestant for contestant in contestants if contestant.name in generated.captions]
+    runnable = [contestant for contestant in compared if isinstance(contestant, Contestant)]
     listener.progress("Scoring", 0, None)
-    quality = assess(contestants, generated, data, training=training, metrics=metrics, resamples=resamples, seed=seed)
+    quality = assess(runnable, generated, data, training=training, metrics=metrics, resamples=resamples, seed=seed)
     by_id = {image.image_id: image for image in data.images}
     notes = _cautions(split)
     costs: dict[str, ModelCost] = {}
     system = machine()
-    if rounds:
+    if rounds and runnable:
         images = [by_id[image] for image in quality.images[: max(32, *batches)]]
         costs, system = _timed(
-            contestants, images, device, settings, sorted(set(batches)), rounds, cache, system, listener
+            runnable, images, device, settings, sorted(set(batches)), rounds, cache, system, listener
         )
         notes += [
             f"not used for timing: {problem}"
             for problem in next((cost.about.unreadable for cost in costs.values()), [])
         ]
     pages = [_shown_image(quality, number, by_id) for number in html_page.most_different(quality, shown)]
-    for contestant in contestants:
+    for contestant in runnable:
         load = partial(Captioner.from_pretrained, contestant.model, device=device, **settings)
         try:
             notes += html_page.draw_attention(
@@ -156,7 +159,8 @@ def benchmark(
         plot(output / PLOT, quality, costs)
     plotted = (output / PLOT).read_bytes() if costs else None
     files.write_text(
-        output / PAGE, html_page.html_page(title, quality, costs, pages, resamples=resamples, plot=plotted)
+        output / PAGE,
+        html_page.html_page(title, quality, costs, pages, resamples=resamples, plot=plotted, notes=notes),
     )
     record = {
         "format": FORMAT,
@@ -169,7 +173,7 @@ def benchmark(
         "rounds": rounds,
         "batches": list(batches),
         "machine": system,
-        "models": {contestant.name: contestant.model for contestant in contestants},
+        "models": {contestant.name: source(contestant) for contestant in compared},
         "quality": asdict(quality),
         "cost": {name: asdict(cost) for name, cost in costs.items()},
         "notes": notes,

@@ -1,4 +1,4 @@
-"""Captions of all models, generated or cached."""
+"""Captions of all contestants: generated, cached, or given."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any
 
 import captioner
 from captioner.benchmark.cache import BenchmarkCache, Key, sha256_of, stamp
-from captioner.benchmark.contestants import Contestant
+from captioner.benchmark.contestants import Contestant, GivenCaptions
 from captioner.benchmark.listener import Listener
 from captioner.captioner import Captioner
 from captioner.data.dataset import CaptionData
 from captioner.engines.model import torch_engine
 from captioner.errors import CaptionerError, EvaluationError, FeatureStoreError
 from captioner.evaluation.evaluate import generate
+from captioner.evaluation.results import match_images
 from captioner.features import FeatureStore
 from captioner.machine.backend import choose_device
 
@@ -26,21 +27,23 @@ SAVE_EVERY = 256
 
 @dataclass
 class GeneratedCaptions:
-    """The captions that the models generated.
+    """The captions of all contestants.
 
     Attributes:
-        captions: the captions of each usable model, by image id.
-        unreadable: errors of unreadable images, each listed once.
+        captions: the captions of each usable contestant, by image id.
+        unreadable: errors of images that a contestant did not caption, each listed once.
         notes: caveats for readers of the numbers.
+        given: names of the contestants whose captions another program wrote.
     """
 
     captions: dict[str, dict[str, str]] = field(default_factory=dict)
     unreadable: dict[str, None] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    given: list[str] = field(default_factory=list)
 
 
 def caption_all(
-    contestants: Sequence[Contestant],
+    contestants: Sequence[Contestant | GivenCaptions],
     data: CaptionData,
     *,
     cache: BenchmarkCache,
@@ -53,10 +56,11 @@ def caption_all(
     """Caption the images with each model in turn.
 
     Only one model is in memory at a time. Without feature stores, a model whose captions are all cached is not loaded.
-    Damaged models and images are reported and left out.
+    Damaged models and images are reported and left out. The captions of other programs stay as they are; images without
+    one are left out like images that a model cannot read.
 
     Args:
-        contestants: the models.
+        contestants: the models, and captions of other programs.
         data: a split.
         cache: captions are saved in it periodically while they are generated.
         features: folders of feature stores. A model reads the first store built by its encoder, or the images if there
@@ -76,6 +80,9 @@ def caption_all(
     settings, kind = dict(search or {}), choose_device(device).type
     generated = GeneratedCaptions()
     for contestant in contestants:
+        if isinstance(contestant, GivenCaptions):
+            _take(contestant, data, generated, listener)
+            continue
         captioning = _Captioning(contestant, data, generated, cache, stores, listener, batch_size)
         key = {"model": contestant.fingerprint, "captioner": captioner.__version__, "search": settings, "device": kind}
         try:
@@ -89,6 +96,25 @@ def caption_all(
     if not generated.captions:
         raise EvaluationError("no model is left to compare; see the errors above")
     return generated
+
+
+def _take(contestant: GivenCaptions, data: CaptionData, generated: GeneratedCaptions, listener: Listener) -> None:
+    """Add the captions of another program, or report why none of them can be used."""
+    name, path = contestant.name, contestant.path
+    try:
+        matched = match_images(contestant.captions, data, str(path))
+    except EvaluationError as error:
+        listener.failed(str(error))
+        return
+    if matched.unknown is not None:
+        listener.failed(str(matched.unknown))
+    if matched.missing is not None:
+        generated.unreadable[f"{matched.missing}; nothing is compared on these"] = None
+    generated.captions[name] = matched.captions
+    generated.given.append(name)
+    generated.notes.append(f"{name}: its captions come from {path}, so its time, memory and attention are not known.")
+    if empty := sum(not caption.strip() for caption in matched.captions.values()):
+        generated.notes.append(f"{name}: {empty:,} of its captions are empty and score 0.")
 
 
 @dataclass

@@ -38,7 +38,7 @@ class ShownImage:
         references: reference captions.
         captions: each model's caption.
         scores: each model's score on it.
-        attention: attention figures as JPEG bytes, by model; models without attention have none.
+        attention: attention figures as JPEG bytes, by model; models without attention, and given captions, have none.
     """
 
     image_id: str
@@ -112,6 +112,7 @@ def html_page(
     *,
     resamples: int,
     plot: bytes | None = None,
+    notes: Sequence[str] = (),
 ) -> str:
     """Return the report.
 
@@ -122,6 +123,7 @@ def html_page(
         shown: the images.
         resamples: number of resamples for intervals and tests.
         plot: the plot as PNG bytes.
+        notes: caveats for readers of the numbers, in addition to the notes of the quality.
     """
     environment = Environment(
         loader=PackageLoader("captioner.benchmark", ""),
@@ -137,8 +139,8 @@ def html_page(
         sections.append(("seeds", "Quality over seeds", tables.seeds(quality.seeds), about, False))
     sections.append(("quality", "Quality" if quality.seeds is None else "Quality of each run", _with_wins(quality)))
     if costs:
-        sections.append(("cost", "Cost", tables.timings(costs)))
-        sections.append(("size", "Size and memory", tables.sizes(costs)))
+        sections.append(("cost", "Cost", tables.timings(costs, quality.given)))
+        sections.append(("size", "Size and memory", tables.sizes(costs, quality.given)))
     return environment.get_template("report.html.j2").render(
         title=title,
         quality=quality,
@@ -147,6 +149,7 @@ def html_page(
         colours={name: colour for name, (_, colour, _) in appearance(quality).items()},
         tables=sections,
         plot=plot,
+        remarks=tables.remarks(quality, notes),
         shown=shown,
         thumbnail=_thumbnail,
     )

@@ -53,8 +53,8 @@ def latex(title: str, quality: Quality, costs: Mapping[str, ModelCost], *, resam
     ]
     if costs:
         parts += [
-            write(tables.sizes(costs), "Sizes of the models.", "sizes"),
-            write(tables.timings(costs), "Time to caption a batch.", "times"),
+            write(tables.sizes(costs, quality.given), "Sizes of the models.", "sizes"),
+            write(tables.timings(costs, quality.given), "Time to caption a batch.", "times"),
         ]
     return "\n\n".join(parts) + "\n"
 

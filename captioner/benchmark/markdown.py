@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from captioner.benchmark import report_tables as tables
@@ -10,13 +11,22 @@ from captioner.benchmark.groups import Group
 from captioner.benchmark.quality import Quality
 from captioner.benchmark.report_tables import Cell, ReportTable
 
+# What GitHub's Markdown would not print as it is. An underscore between letters or digits, a lone & or <, and brackets
+# around numbers stay, because these are common and harmless.
+_SPECIAL = re.compile(r"[\\`*~|$]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)|<(?=[\w/!?])|\[(?=[^\]]*\]\s*[(\[:])")
+
+
+def escape(text: str) -> str:
+    """Escape text for Markdown, which then prints it as it is."""
+    return _SPECIAL.sub(r"\\\g<0>", text)
+
 
 def markdown(
     title: str, quality: Quality, costs: Mapping[str, ModelCost], *, resamples: int, notes: Sequence[str] = ()
 ) -> str:
     """Write the whole report as Markdown tables."""
     whole, *thirds = quality.groups
-    parts = [f"# {title}", f"{len(quality.images):,} images. {tables.method(quality, resamples)}"]
+    parts = [f"# {escape(title)}", f"{len(quality.images):,} images. {tables.method(quality, resamples)}"]
     if quality.seeds is not None:
         parts += [
             "## Quality over seeds",
@@ -38,25 +48,20 @@ def markdown(
             parts += [write(tables.differences(group.differences))] if group.differences else []
     parts += ["## Diversity", *_table(tables.diversity(quality))]
     if costs:
-        parts += ["## Cost", *_table(tables.sizes(costs)), *_table(tables.timings(costs))]
-    remarks = [*quality.notes, *notes]
-    if quality.unreadable:
-        some = "; ".join(quality.unreadable[:5]) + ("; ..." if quality.unreadable[5:] else "")
-        number = len(quality.unreadable)
-        remarks.append(f"{number:,} image{'s were' if number > 1 else ' was'} left out: {some}")
-    if remarks:
-        parts += ["## Notes", "\n".join(f"- {note}" for note in remarks)]
+        parts += ["## Cost", *_table(tables.sizes(costs, quality.given)), *_table(tables.timings(costs, quality.given))]
+    if remarks := tables.remarks(quality, notes):
+        parts += ["## Notes", "\n".join(f"- {escape(note)}" for note in remarks)]
     return "\n\n".join(parts) + "\n"
 
 
 def _tests(group: Group, first: str = "model") -> list[str]:
     if not group.differences:
         return []
-    return [f"### Against {next(iter(group.scores))}", *_table(tables.differences(group.differences, first))]
+    return [f"### Against {escape(next(iter(group.scores)))}", *_table(tables.differences(group.differences, first))]
 
 
 def _table(table: ReportTable) -> list[str]:
-    return [write(table), table.note]
+    return [write(table), escape(table.note)]
 
 
 def write(table: ReportTable) -> str:
@@ -66,9 +71,9 @@ def write(table: ReportTable) -> str:
         ["---", *["---:"] * (len(table.head) - 1)],
         *([_cell(cell) for cell in row] for row in table.rows),
     ]
-    return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _cell(cell: Cell) -> str:
-    text = f"**{cell.text}**" if cell.best else cell.text
+    text = f"**{escape(cell.text)}**" if cell.best else escape(cell.text)
     return " ".join(part for part in (text + "†" * cell.differs, cell.detail) if part)

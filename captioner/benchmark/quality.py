@@ -1,4 +1,4 @@
-"""Quality of the captions of several models: scores with intervals, differences with p-values."""
+"""Quality of the captions of several contestants: scores with intervals, differences with p-values."""
 
 from __future__ import annotations
 
@@ -31,8 +31,10 @@ class Quality:
         images: ids of the images that every model captioned.
         captions: captions of each model, in the order of ``images``.
         each: scores of each image by model and metric, in the same order.
-        unreadable: errors of the images that are left out.
+        left_out: number of images that are left out because not every model captioned them.
+        unreadable: errors of these images.
         notes: caveats for readers of the numbers.
+        given: names of the models whose captions were given; they have no cost and no attention.
     """
 
     groups: list[Group]
@@ -42,8 +44,10 @@ class Quality:
     images: list[str]
     captions: dict[str, list[str]]
     each: dict[str, dict[str, list[float]]]
+    left_out: int
     unreadable: list[str]
     notes: list[str]
+    given: list[str]
 
     @property
     def metrics(self) -> list[str]:
@@ -69,8 +73,8 @@ def assess(
     """Score the generated captions; only images that all models captioned count.
 
     Args:
-        contestants: the models; the others are compared with the first that has captions.
-        generated: their captions.
+        contestants: the models that have captions and may be runs of recipes; see :func:`over_seeds`.
+        generated: the captions of all; the others are compared with the first.
         data: the captioned split.
         training: the split whose captions do not count as novel; ``None`` if there is none.
         metrics: see :class:`captioner.evaluation.metrics.Scorer`.
@@ -109,7 +113,7 @@ def assess(
         ],
         seeds=over_seeds(contestants, measured, resamples=resamples, seed=seed),
         diversity={
-            name: Diversity.of([caption.split() for caption in by_image.values()], known)
+            name: Diversity.of([tokenize(caption) for caption in by_image.values()], known)
             for name, by_image in captions.items()
         },
         people=Diversity.of([tokenize(texts[0]) for texts in references.values()], known),
@@ -119,6 +123,8 @@ def assess(
             name: {metric: values.tolist() for metric, values in scored.per_image().items()}
             for name, scored in measured.items()
         },
+        left_out=len(data.images) - len(references),
         unreadable=list(generated.unreadable),
         notes=generated.notes + notes,
+        given=list(generated.given),
     )

@@ -12,6 +12,7 @@ from captioner.benchmark.seeds import Seeds
 from captioner.evaluation.bootstrap import Difference, Interval
 
 SIGNIFICANT = 0.05
+UNKNOWN = "–"
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def seeds(results: Seeds) -> ReportTable:
 
 
 def _deviation(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"
+    return UNKNOWN if value is None else f"{100 * value:.1f}"
 
 
 def _scores(group: Group, texts: Mapping[str, Mapping[str, str]], first: str = "model") -> ReportTable:
@@ -155,8 +156,13 @@ def diversity(quality: Quality) -> ReportTable:
     return ReportTable(head, rows, note + ". People: the first reference of each image.")
 
 
-def sizes(costs: Mapping[str, ModelCost]) -> ReportTable:
-    """Return the table of parameters, file sizes and memory of each model."""
+def sizes(costs: Mapping[str, ModelCost], given: Sequence[str] = ()) -> ReportTable:
+    """Return the table of parameters, file sizes and memory of each model.
+
+    Args:
+        costs: the cost of each model.
+        given: names of models whose captions were given; their rows have dashes.
+    """
     batches = list(next(iter(costs.values())).about.memory)
     on_device = any(cost.about.device_memory is not None for cost in costs.values())
     rows = []
@@ -169,15 +175,19 @@ def sizes(costs: Mapping[str, ModelCost]) -> ReportTable:
     head = ["model", "encoder (M parameters)", "decoder (M parameters)", "files (MB)", "beam"]
     head += [*(f"peak memory, batch {size} (MB)" for size in batches), "before loading (MB)"]
     head += ["peak GPU memory (MB)"] if on_device else []
-    return ReportTable(
-        head,
-        rows,
-        "Files: the model folder; encoder weights that were not trained come with their package and are not included.",
+    return _with_given(
+        ReportTable(
+            head,
+            rows,
+            "Files: the model folder; encoder weights that were not trained come with their package and are not "
+            "included.",
+        ),
+        given,
     )
 
 
-def timings(costs: Mapping[str, ModelCost]) -> ReportTable:
-    """Return the table of latency and throughput of each model at each batch size."""
+def timings(costs: Mapping[str, ModelCost], given: Sequence[str] = ()) -> ReportTable:
+    """Return the table of latency and throughput of each model at each batch size; see :func:`sizes`."""
     rows = [
         [
             Cell(name),
@@ -196,9 +206,17 @@ def timings(costs: Mapping[str, ModelCost]) -> ReportTable:
         "Milliseconds are per batch, with the 95th percentile, and exclude reading the images. Quartiles in brackets. "
         f"Relative speed: speed as a multiple of {next(iter(costs))}'s, median over turns."
     )
-    return ReportTable(
-        ["model", "batch", "encode (ms)", "decode (ms)", "both (ms)", "images/s", "relative speed"], rows, note
-    )
+    head = ["model", "batch", "encode (ms)", "decode (ms)", "both (ms)", "images/s", "relative speed"]
+    return _with_given(ReportTable(head, rows, note), given)
+
+
+def _with_given(table: ReportTable, given: Sequence[str]) -> ReportTable:
+    """Add a row of dashes for each model whose captions were given, and say why."""
+    if not given:
+        return table
+    rows = [[Cell(name), *[Cell(UNKNOWN)] * (len(table.head) - 1)] for name in given]
+    note = f"{table.note} {UNKNOWN}: not known, because the captions come from a file."
+    return ReportTable(table.head, [*table.rows, *rows], note)
 
 
 def _latency(spread: Percentiles) -> Cell:
@@ -238,3 +256,13 @@ def seeds_method(results: Seeds) -> str:
         "the first recipe's, image by image with all runs together. They hold for these runs; the standard deviation "
         "shows how much another training would change the scores."
     )
+
+
+def remarks(quality: Quality, notes: Sequence[str] = ()) -> list[str]:
+    """Return the caveats for readers of the numbers, with those of the caller, and the images that are left out."""
+    out = [*quality.notes, *notes]
+    if quality.left_out:
+        number = quality.left_out
+        some = "; ".join(quality.unreadable[:5]) + ("; ..." if quality.unreadable[5:] else "")
+        out.append(f"{number:,} image{'s were' if number > 1 else ' was'} left out: {some}")
+    return out

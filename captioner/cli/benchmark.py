@@ -18,6 +18,8 @@ Example: captioner benchmark show_attend_tell models/mine --data dataset_coco.js
 
 Example: captioner benchmark show_attend_tell transformer show_attend_tell+transformer --data flickr8k
 
+Example: captioner benchmark show_attend_tell blip=blip_results.json --data flickr8k --split dev
+
 Example: captioner benchmark --data flickr8k --train flickr8k_show_attend_tell --train flickr8k_show_tell \
 --set epochs=4 --seeds 0,1,2 -o contest"""
 
@@ -30,8 +32,8 @@ def run(
         typer.Argument(
             metavar="MODEL",
             autocompletion=complete.models,
-            help="Shipped models, model folders, user/model on the hub, or ensembles of them as A+B; the others are "
-            "compared with the first.",
+            help="Shipped models, model folders, user/model on the hub, or ensembles of them as A+B; or NAME=FILE, "
+            "captions of another program as a COCO results file. The others are compared with the first.",
             show_default="the shipped models",
         ),
     ] = None,
@@ -97,6 +99,10 @@ def run(
 ) -> None:
     """Compare captioners on the same images: quality with intervals and p-values, time and memory.
 
+    NAME=FILE adds captions of another program from a COCO results file, [{"image_id": 1, "caption": "a dog"}, ...].
+    They are scored and tested as they are; tables name them NAME and have dashes for their time and memory. NAME=MODEL
+    renames a model. Only images that all contestants captioned are scored; the others are reported.
+
     The folder gets table.md, table.tex with --latex, benchmark.json, plot.png (quality against cost) and photos.html
     (where the models differ most).
 
@@ -106,7 +112,7 @@ def run(
     With --train and --seeds, the report has each recipe's mean and standard deviation over seeds, and tests the
     recipes' means against each other.
 
-    Models and images that cannot be used are reported on stderr and left out; the exit code is then 1. Malformed
+    Models, files and images that cannot be used are reported on stderr and left out; the exit code is then 1. Malformed
     records alone do not change it.
     """
     if not train:

@@ -13,7 +13,7 @@ from captioner.data.dataset import CaptionData
 from captioner.engines.model import torch_engine
 from captioner.errors import CaptionerError, EvaluationError, ImageError
 from captioner.evaluation.metrics import DEFAULT_METRICS, Scorer, metric_families
-from captioner.evaluation.results import read_results
+from captioner.evaluation.results import match_images, read_results
 from captioner.features import FeatureStore
 
 
@@ -114,36 +114,16 @@ def score(
 
     Raises:
         AnnotationError: the data cannot be read, or the split does not exist.
-        EvaluationError: the captions cannot be read, none of them belongs to an image of the data, the data has no
-            references, a metric is unknown, or a scorer failed.
+        EvaluationError: the captions cannot be read or matched (:func:`captioner.evaluation.results.match_images`), a
+            metric is unknown, or a scorer failed.
     """
     metric_families(metrics)
     if isinstance(captions, str | Path):
         captions, source = read_results(captions), source or str(captions)
     source, data = source or "captions", _split_of(data, split)
-    known = {_number(image.image_id): image.image_id for image in data.images if image.captions}
-    if not known:
-        raise EvaluationError(f"{data.name}: its images have no reference captions; give data that has some")
-    by_number = {_number(image): caption for image, caption in captions.items()}
-    matches = {image: by_number[number] for number, image in known.items() if number in by_number}
-    unknown = [image for image in captions if _number(image) not in known]
-    if not matches:
-        raise EvaluationError(
-            f"{source}: no caption is of an image of {data.name}; its captions are of {_some(unknown) or 'nothing'}, "
-            f"the images are {_some(list(known.values()))}"
-        )
-    errors: list[CaptionerError] = []
-    if unknown:
-        errors.append(
-            EvaluationError(
-                f"{source}: {len(unknown):,} captions are of images that {data.name} does not have: {_some(unknown)}"
-            )
-        )
-    if missing := [image for image in known.values() if image not in matches]:
-        errors.append(
-            EvaluationError(f"{source}: {len(missing):,} of {len(known):,} images have no caption: {_some(missing)}")
-        )
-    return _scored(matches, data, metrics, errors)
+    found = match_images(captions, data, source)
+    errors: list[CaptionerError] = [error for error in (found.unknown, found.missing) if error is not None]
+    return _scored(found.captions, data, metrics, errors)
 
 
 def generate(
@@ -208,11 +188,3 @@ def _scored(
     if unscored := len(captions) - len(references):
         notes.append(f"{unscored:,} images have no reference captions and were not scored.")
     return Evaluation(found.values, found.per_image, captions, notes, errors, seconds, found.seconds)
-
-
-def _number(image: str) -> str:
-    return str(int(image)) if image.isascii() and image.isdigit() else image
-
-
-def _some(images: Sequence[str]) -> str:
-    return ", ".join(map(repr, images[:3])) + (", ..." if len(images) > 3 else "")

@@ -1,12 +1,17 @@
-"""Captions in COCO's results format."""
+"""Captions in COCO's results format, and the images of a data set that they belong to."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from captioner.errors import EvaluationError
 from captioner.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from captioner.data.dataset import CaptionData
 
 MAX_RESULTS_BYTES = 1 << 30
 """Maximum size of a results file; those of COCO's test split have 4 MB."""
@@ -42,7 +47,8 @@ def read_results(path: str | Path) -> dict[str, str]:
     """Read captions by image id from a COCO results file.
 
     Raises:
-        EvaluationError: the file cannot be read, is not COCO results, or captions an image twice.
+        EvaluationError: the file cannot be read, is not COCO results, captions an image twice, or has a caption that
+            cannot be encoded.
     """
     expected = 'give COCO results: [{"image_id": 1, "caption": "a dog"}, ...]'
     results = read_json(path, list, error=EvaluationError, cure=expected, most=MAX_RESULTS_BYTES, encoding="utf-8-sig")
@@ -62,14 +68,84 @@ def read_results(path: str | Path) -> dict[str, str]:
             raise EvaluationError(f"{path}: the caption of image {image!r} is a JSON {kind}; it must be a string")
         if str(image) in captions:
             raise EvaluationError(f"{path}: image {image!r} is captioned twice; keep one caption per image")
+        if any("\ud800" <= letter <= "\udfff" for letter in caption):
+            raise EvaluationError(
+                f"{path}: the caption of image {image!r} has half a surrogate pair, which is not a character; "
+                "write the file again as UTF-8"
+            )
         captions[str(image)] = caption
     return captions
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Captions of any program, matched to the images of a data set.
+
+    Attributes:
+        captions: captions by the data's image ids, in the order of the data.
+        unknown: an error about captions of images that the data does not have, if there are any.
+        missing: an error about images of the data without a caption, if there are any.
+    """
+
+    captions: dict[str, str]
+    unknown: EvaluationError | None
+    missing: EvaluationError | None
+
+
+def match_images(captions: Mapping[str, str], data: CaptionData, source: str) -> Matched:
+    """Match captions to the images of a data set that have references.
+
+    Leading zeros of numeric image ids are ignored, because COCO's results have numbers.
+
+    Args:
+        captions: captions by image id.
+        data: the data set, or a split of one.
+        source: name of the captions in errors, for example their file.
+
+    Raises:
+        EvaluationError: none of the captions belongs to an image of the data, two belong to the same image, or the data
+            has no references.
+    """
+    known = {_number(image.image_id): image.image_id for image in data.images if image.captions}
+    if not known:
+        raise EvaluationError(f"{data.name}: its images have no reference captions; give data that has some")
+    by_number: dict[str, str] = {}
+    for image in captions:
+        if (other := by_number.setdefault(_number(image), image)) != image:
+            raise EvaluationError(f"{source}: images {other!r} and {image!r} are the same number; keep one of them")
+    matches = {image: captions[by_number[number]] for number, image in known.items() if number in by_number}
+    unknown = [image for image in captions if _number(image) not in known]
+    if not matches:
+        raise EvaluationError(
+            f"{source}: no caption is of an image of {data.name}; its captions are of {_some(unknown) or 'nothing'}, "
+            f"the images are {_some(list(known.values()))}"
+        )
+    missing = [image for image in known.values() if image not in matches]
+    return Matched(
+        matches,
+        EvaluationError(
+            f"{source}: {len(unknown):,} captions are of images that {data.name} does not have: {_some(unknown)}"
+        )
+        if unknown
+        else None,
+        EvaluationError(f"{source}: {len(missing):,} of {len(known):,} images have no caption: {_some(missing)}")
+        if missing
+        else None,
+    )
 
 
 def require_text(caption: object, name: str) -> None:
     """Raise an :class:`EvaluationError` about ``name`` if the caption is not a string."""
     if not isinstance(caption, str):
         raise EvaluationError(f"{name} is {caption!r}, of type {type(caption).__name__}; it must be a string")
+
+
+def _number(image: str) -> str:
+    return image.lstrip("0") or "0" if image.isascii() and image.isdigit() else image
+
+
+def _some(images: Sequence[str]) -> str:
+    return ", ".join(map(repr, images[:3])) + (", ..." if len(images) > 3 else "")
 
 
 def _json_type(value: object) -> str:
