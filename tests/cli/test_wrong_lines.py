@@ -206,6 +206,9 @@ SLOW = [
     ("ground tiny+twin dataset/captions.jsonl theirs.json --split val", 1, ["ensemble cannot"]),
     ("benchmark show_tel+tiny --data dataset/captions.jsonl -o new", 1, ["'show_tel'", "'show_tell'"]),
     ("benchmark show_tel --data dataset/captions.jsonl -o new", 1, ["'show_tel'", "'show_tell'"]),
+    ("benchmark scores.json --data dataset/captions.jsonl -o new", 1, ["need a name", "scores=scores.json"]),
+    ("benchmark soft=gone.json --data dataset/captions.jsonl -o new", 1, ["gone.json: there is no such file"]),
+    ("benchmark soft=show_tel --data dataset/captions.jsonl -o new", 1, ["'show_tel'", "'show_tell'"]),
     ("doctor --json --model show_tel", 1, ["'show_tel'", "'show_tell'"]),
     *(
         pytest.param(*case, marks=pytest.mark.slow)

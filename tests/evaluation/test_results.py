@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from captioner.data.dataset import CaptionData, CaptionedImage
 from captioner.errors import EvaluationError
-from captioner.evaluation.results import coco_results, read_results, write_results
+from captioner.evaluation.results import coco_results, match_images, read_results, write_results
 
 
 def test_results_round_trip_through_coco(tmp_path: Path) -> None:
@@ -48,6 +49,7 @@ def test_results_keep_ids_that_are_not_numbers() -> None:
         ('[{"image_id": true, "caption": "a"}]', "entry 1 has image_id True"),
         ('[{"image_id": 1, "caption": null}]', "the caption of image 1 is a JSON null"),
         ('[{"image_id": 1, "caption": "a"}, {"image_id": "1", "caption": "b"}]', "image '1' is captioned twice"),
+        (r'[{"image_id": 1, "caption": "a \udc80"}]', "the caption of image 1 has half a surrogate pair"),
     ],
 )
 def test_results_that_are_not_coco_results_are_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -70,3 +72,27 @@ def test_results_that_are_missing_or_not_text(tmp_path: Path) -> None:
         read_results(tmp_path / "binary.json")
     (tmp_path / "windows.json").write_text('\ufeff[{"image_id": 1, "caption": "a", "score": 2}]', encoding="utf-8")
     assert read_results(tmp_path / "windows.json") == {"1": "a"}
+
+
+def data_of(*images: str) -> CaptionData:
+    return CaptionData("toys", "jsonl", tuple(CaptionedImage(i, Path(i), "dev", ("a dog",)) for i in images))
+
+
+def test_captions_are_matched_in_the_order_of_the_data_and_without_zeros() -> None:
+    found = match_images({"12": "b", "cat.jpg": "c", "007": "a"}, data_of("000007", "12", "cat.jpg"), "theirs")
+    assert list(found.captions.items()) == [("000007", "a"), ("12", "b"), ("cat.jpg", "c")]
+    assert found.unknown is found.missing is None
+    long = "9" * 5000
+    assert match_images({f"0{long}": "a"}, data_of(long), "theirs").captions == {long: "a"}
+    assert match_images({"0": "a"}, data_of("000"), "theirs").captions == {"000": "a"}
+
+
+def test_captions_that_are_of_one_image_or_of_none() -> None:
+    with pytest.raises(EvaluationError, match="theirs: images '7' and '007' are the same number; keep one"):
+        match_images({"7": "a", "007": "b"}, data_of("7"), "theirs")
+    with pytest.raises(EvaluationError, match="theirs: no caption is of an image of toys"):
+        match_images({"8": "a"}, data_of("7"), "theirs")
+    found = match_images({"7": "a", "8": "b"}, data_of("7", "9", "10"), "theirs")
+    assert found.captions == {"7": "a"}
+    assert str(found.unknown) == "theirs: 1 captions are of images that toys does not have: '8'"
+    assert str(found.missing) == "theirs: 2 of 3 images have no caption: '9', '10'"
