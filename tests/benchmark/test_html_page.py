@@ -87,3 +87,22 @@ def test_every_model_looks_different_in_the_plot(quality: Quality) -> None:
     whole = quality.groups[0]
     many = replace(quality, groups=[replace(whole, scores={f"model {n}": whole.scores["a"] for n in range(20)})])
     assert len({(colour, mark) for _, colour, mark in appearance(many).values()}) == 20
+
+
+def test_captions_from_a_file_have_scores_but_no_cost_and_no_attention(
+    quality: Quality, costs: dict[str, ModelCost], shown: list[ShownImage], tmp_path: Path
+) -> None:
+    part = replace(quality, given=["a"], left_out=2, unreadable=["a.json: 2 of 8 have no caption <b>"])
+    models = {name: cost for name, cost in costs.items() if name != "a"}
+    plot(tmp_path / "plot.png", part, models)
+    shown[0].attention.clear()
+    text = html_page("toys", part, models, shown, resamples=200, plot=b"png", notes=["a & b"])
+    parsed = Checker(text)
+    assert parsed.words.count("Attention: – (this caption comes from a file)") == 2
+    assert parsed.words.count("This model has no attention to show.") == 4
+    assert parsed.words.count("–: not known, because the captions come from a file") == 2
+    assert "2 images were left out: a.json: 2 of 8 have no caption <b>" in parsed.words and "a & b" in parsed.words
+    # A dash in each column but the first of both tables.
+    columns = [len(table.split('<th scope="col">')) - 2 for table in text.split("<table>")[2:4]]
+    assert text.count("<td>–</td>") == sum(columns) > 10
+    assert "relative speed" in parsed.words and "multiple of b's" in parsed.words
