@@ -30,7 +30,7 @@ class GeneratedCaptions:
     """The captions of all contestants.
 
     Attributes:
-        captions: the captions of each usable contestant, by image id.
+        captions: the captions of each usable contestant, by image id, in the order of the contestants.
         unreadable: errors of images that a contestant did not caption, each listed once.
         notes: caveats for readers of the numbers.
         given: names of the contestants whose captions another program wrote.
@@ -79,9 +79,12 @@ def caption_all(
     stores = {str(folder): FeatureStore(folder) for folder in features}
     settings, kind = dict(search or {}), choose_device(device).type
     generated = GeneratedCaptions()
+    # Files first: one of other images is reported before minutes of captioning.
     for contestant in contestants:
         if isinstance(contestant, GivenCaptions):
             _take(contestant, data, generated, listener)
+    for contestant in contestants:
+        if isinstance(contestant, GivenCaptions):
             continue
         captioning = _Captioning(contestant, data, generated, cache, stores, listener, batch_size)
         key = {"model": contestant.fingerprint, "captioner": captioner.__version__, "search": settings, "device": kind}
@@ -95,6 +98,8 @@ def caption_all(
         listener.failed(problem)
     if not generated.captions:
         raise EvaluationError("no model is left to compare; see the errors above")
+    order = [contestant.name for contestant in contestants if contestant.name in generated.captions]
+    generated.captions = {name: generated.captions[name] for name in order}
     return generated
 
 

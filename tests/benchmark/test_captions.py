@@ -9,7 +9,7 @@ import pytest
 from captioner.benchmark import captions as module
 from captioner.benchmark.cache import BenchmarkCache
 from captioner.benchmark.captions import GeneratedCaptions, caption_all
-from captioner.benchmark.contestants import Contestant, find
+from captioner.benchmark.contestants import Contestant, GivenCaptions, find
 from captioner.benchmark.listener import Listener
 from captioner.data.dataset import CaptionData, CaptionedImage
 from captioner.errors import CheckpointError, ConfigError, EvaluationError, ImageError
@@ -121,6 +121,23 @@ def test_a_damaged_model_and_a_broken_image_are_left_out(
         again(contestants[:1], tmp_path / "cache")
     with pytest.raises(ConfigError, match="device 'warp'"):
         caption_all(contestants, DATA, cache=BenchmarkCache(tmp_path), device="warp")
+
+
+def test_given_captions_are_checked_before_models_caption(
+    models: Models, contestants: list[Contestant], tmp_path: Path
+) -> None:
+    events: list[str] = []
+    listener = Listener(lambda title, *_: events.append(title), failed=events.append)
+    wrong, part = GivenCaptions("w", Path("w.json"), {"x": "a"}), GivenCaptions("p", Path("p.json"), {"1": "A dog."})
+    cache = BenchmarkCache(tmp_path / "cache")
+    generated = caption_all(
+        [contestants[0], wrong, part], DATA, cache=cache, batch_size=2, device="cpu", listener=listener
+    )
+    assert list(generated.captions) == ["a", "p"] and generated.given == ["p"]
+    assert generated.captions["p"] == {"1": "A dog."} and len(generated.captions["a"]) == 10
+    assert events[0].startswith("w.json: no caption is of an image of toys")
+    assert events[-1].startswith("p.json: 9 of 10 images have no caption")
+    assert len(list(cache.folder.iterdir())) == 1  # the captions of the model
 
 
 def test_models_of_one_name_are_named_as_they_were_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
