@@ -171,7 +171,8 @@ def run(
         )
     typer.echo((output / TABLE).read_text(encoding="utf-8"))
     names = ", ".join(name for name in sorted((TABLE, LATEX, RECORD, PLOT, PAGE)) if (output / name).is_file())
-    console.note(f"{output}: {names}; captions and timings in {output / CACHE}")
+    cached = f"; captions and timings in {output / CACHE}" if (output / CACHE).is_dir() else ""
+    console.note(f"{output}: {names}{cached}")
     failures.exit()
 
 

@@ -341,7 +341,8 @@ def test_files_need_no_model_and_a_changed_file_is_read_again(
     first = results(tmp_path / "a.json", THEIRS)
     second = results(tmp_path / "b.json", dict.fromkeys(THEIRS, "the dog runs"))
     line = f"benchmark b={second} a={first} --data {dataset} -o {tmp_path}/out {FAST} --photos 2"
-    assert run(line).code == 0
+    result = run(line)
+    assert result.code == 0 and result.err.endswith("out: benchmark.json, photos.html, table.md\n")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["benchmark.json", "photos.html", "table.md"]
     before = whole(tmp_path / "out")["differences"]
     assert list(before) == ["a"] and before["a"]["BLEU-1"]["value"] < 0
