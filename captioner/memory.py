@@ -6,7 +6,7 @@ Letters in shapes: B images, N regions or cells, D features.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -25,6 +25,8 @@ class Memory:
         boxes: (B, N, 4) relative xyxy boxes of regions, else ``None``.
         labels: (B, N) the class of each region, an index into the encoder's ``classes``; -1 where there is none.
         scores: (B, N) float32, the detector's confidence in it; 0 where there is none.
+        final_state: (B, 2, L, H) hidden state and cell of the L layers of a text encoder's LSTM after the last word,
+            else ``None``; from them a decoder of translations can start.
     """
 
     vectors: Tensor
@@ -34,6 +36,7 @@ class Memory:
     boxes: Tensor | None = None
     labels: Tensor | None = None
     scores: Tensor | None = None
+    final_state: Tensor | None = None
 
     @classmethod
     def of_grid(cls, features: Tensor, grid: tuple[int, int]) -> Memory:
@@ -63,6 +66,8 @@ class Memory:
         for name, tensor in (("labels", self.labels), ("scores", self.scores)):
             if tensor is not None and tuple(tensor.shape) != (b, n):
                 raise ValueError(f"{name} must be {(b, n)}, not {tuple(tensor.shape)}")
+        if self.final_state is not None and (self.final_state.dim() != 4 or self.final_state.shape[:2] != (b, 2)):
+            raise ValueError(f"final_state must be ({b}, 2, L, H), not {tuple(self.final_state.shape)}")
 
     def __len__(self) -> int:
         """Return B, the number of images."""
@@ -97,17 +102,17 @@ class Memory:
         moved = self._each(lambda _, tensor: tensor.to(device=device))
         if dtype is None:
             return moved
-        boxes = None if moved.boxes is None else moved.boxes.to(dtype)
-        return replace(moved, vectors=moved.vectors.to(dtype), pooled=moved.pooled.to(dtype), boxes=boxes)
+        floating = ("vectors", "pooled", "boxes", "final_state")
+        return moved._each(lambda name, tensor: tensor.to(dtype) if name in floating else tensor)
 
     def __getitem__(self, index: slice | Tensor) -> Memory:
         """Select images."""
         return self._each(lambda _, tensor: tensor[index])
 
     def _each(self, function: Callable[[str, Tensor], Tensor]) -> Memory:
-        tensors = {name: getattr(self, name) for name in ("vectors", "pooled", "mask", "boxes", "labels", "scores")}
+        parts = {part.name: getattr(self, part.name) for part in fields(self)}
         changes: dict[str, Any] = {
-            name: function(name, tensor) for name, tensor in tensors.items() if tensor is not None
+            name: function(name, tensor) for name, tensor in parts.items() if isinstance(tensor, Tensor)
         }
         return replace(self, **changes)
 

@@ -38,6 +38,7 @@ def test_a_grid_is_pooled_by_its_mean() -> None:
         ({"grid": (2, 2)}, r"grid of \(2, 2\) does not have 6 cells"),
         ({"mask": torch.ones(B, N + 1, dtype=torch.bool)}, r"mask must be \(3, 6\) bool, not \(3, 7\)"),
         ({"boxes": torch.zeros(B, N, 5)}, r"boxes must be \(3, 6, 4\), not \(3, 6, 5\)"),
+        ({"final_state": torch.zeros(2, B, 1, 7)}, r"final_state must be \(3, 2, L, H\), not \(2, 3, 1, 7\)"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -48,12 +49,12 @@ def test_parts_that_do_not_fit_are_refused(changes: dict[str, Any], message: str
 
 def test_memories_are_joined_part_by_part() -> None:
     first, second = (
-        regions(labels=torch.ones(B, N), scores=torch.rand(B, N)),
-        regions(labels=torch.zeros(B, N), scores=torch.rand(B, N)),
+        regions(labels=torch.ones(B, N), scores=torch.rand(B, N), final_state=torch.randn(B, 2, 1, 7)),
+        regions(labels=torch.zeros(B, N), scores=torch.rand(B, N), final_state=torch.randn(B, 2, 1, 7)),
     )
     joined = Memory.join([first, second])
     assert len(joined) == 2 * B and Memory.join([first]) is first
-    for name in ("vectors", "pooled", "mask", "boxes", "labels", "scores"):
+    for name in ("vectors", "pooled", "mask", "boxes", "labels", "scores", "final_state"):
         assert torch.equal(getattr(joined[:B], name), getattr(first, name)), name
         assert torch.equal(getattr(joined[B:], name), getattr(second, name)), name
     grids = [Memory.of_grid(torch.randn(2, N, D), (2, 3)) for _ in range(3)]
@@ -66,24 +67,26 @@ def test_memories_are_joined_part_by_part() -> None:
     ids=["slice", "numbers", "choice"],
 )
 def test_taking_images_takes_all_their_parts(index: slice | torch.Tensor) -> None:
-    memory = regions(grid=(3, 2))
+    memory = regions(grid=(3, 2), final_state=torch.randn(B, 2, 1, 7))
     taken = memory[index]
     assert taken.grid == (3, 2)
-    for name in ("vectors", "pooled", "mask", "boxes"):
+    for name in ("vectors", "pooled", "mask", "boxes", "final_state"):
         assert torch.equal(getattr(taken, name), getattr(memory, name)[index]), name
 
 
 def test_casting_leaves_the_mask_a_mask() -> None:
-    memory = regions()
+    memory = regions(scores=torch.rand(B, N), final_state=torch.randn(B, 2, 1, 7))
     cast = memory.to(dtype=torch.float16)
     assert cast.mask is not None and cast.mask.dtype == torch.bool
-    assert {getattr(cast, name).dtype for name in ("vectors", "pooled", "boxes")} == {torch.float16}
+    assert cast.scores is not None and cast.scores.dtype == torch.float32
+    assert {getattr(cast, name).dtype for name in ("vectors", "pooled", "boxes", "final_state")} == {torch.float16}
     assert memory.vectors.dtype == torch.float32, "the memory that was cast must stay as it was"
 
 
 def test_moving_moves_every_part() -> None:
-    moved = regions(grid=(2, 3)).to("meta", torch.bfloat16)
-    assert {getattr(moved, name).device.type for name in ("vectors", "pooled", "mask", "boxes")} == {"meta"}
+    moved = regions(grid=(2, 3), final_state=torch.randn(B, 2, 1, 7)).to("meta", torch.bfloat16)
+    parts = ("vectors", "pooled", "mask", "boxes", "final_state")
+    assert {getattr(moved, name).device.type for name in parts} == {"meta"}
     assert moved.vectors.dtype == torch.bfloat16 and moved.grid == (2, 3)
 
 

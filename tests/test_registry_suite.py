@@ -53,6 +53,7 @@ TINY: dict[str, dict[str, Any]] = {
         "regions": {"weights": "random", "size": 64, "regions": 12},
     },
     "sequence": {"embedding": 6, "hidden": 4},
+    "backward": {"name": "sequence", "direction": "backward", "embedding": 6, "hidden": 8},
     "words": {"embedding": 8},
 }
 VOCABULARY = ["a", "dog", "cat", "runs", "sleeps", "red", "old"]
@@ -64,6 +65,7 @@ CAPTIONS = [[[1, 4, 5, 7, 2], [1, 9, 6, 2]], [[1, 4, 6, 8, 4, 10, 2]], [[1, 5, 2
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "conformer": ("transformer", {"relative": True, "convolution": 3, "half_steps": True}),
     "relative": ("transformer_xl", {}),
+    "seq2seq": ("show_tell", {"from_state": True, "hidden": 8}),
 }
 
 
@@ -159,6 +161,9 @@ PAIRS = [
     Pair("images", "grid", "conformer", "relative"),
     Pair("images", "grid", "conformer", "show_attend_tell"),
     Pair("text", "words", "conformer", "relative"),
+    Pair("text", "sequence", None, "seq2seq"),
+    Pair("text", "backward", None, "seq2seq"),
+    Pair("text", "backward", None, "show_attend_tell"),
 ]
 decoders = pytest.mark.parametrize("name", list(DECODERS))
 pairs = pytest.mark.parametrize("pair", PAIRS, ids=["-".join(part or "plain" for part in pair[1:]) for pair in PAIRS])

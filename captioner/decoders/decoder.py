@@ -93,11 +93,13 @@ class Decoder(nn.Module, Packable, ABC):
     Attributes:
         attends: whether its steps return attention.
         reads_half: whether :meth:`fast` accepts a memory in 16 bits; otherwise it needs the precision of the weights.
+        first_state: layers and units of the LSTM state in the memory from which it starts; ``None`` if it needs none.
     """
 
     Config: ClassVar[type[DecoderConfig]]
     attends: ClassVar[bool]
     reads_half: ClassVar[bool] = False
+    first_state: tuple[int, int] | None = None
 
     @abstractmethod
     def __init__(self, config: DecoderConfig, *, features: int, words: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, cast
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from captioner.decoders.decoder import DECODERS, Decoder, DecoderConfig, DecoderOutput, State, Step
@@ -25,6 +25,17 @@ class ShowTellConfig(DecoderConfig):
     feature_dropout: float = Field(
         0.0, ge=0, lt=1, description="on the encoder's pooled feature before it is projected"
     )
+    from_state: bool = Field(
+        False,
+        description="start from the final state and cell of a translator's `sequence` encoder (Sutskever 2014), whose "
+        "D must be `hidden`, instead of reading the pooled feature before the first word",
+    )
+
+    @model_validator(mode="after")
+    def _no_feature_to_drop(self) -> ShowTellConfig:
+        if self.from_state and self.feature_dropout:
+            raise ValueError("feature_dropout: from_state reads no pooled feature; set one of them to 0 or false")
+        return self
 
 
 @DECODERS.register("show_tell")
@@ -33,7 +44,11 @@ class ShowTell(Recurrent, Decoder):
 
     Equations: x_{-1} = CNN(I), projected (10); x_t = W_e S_t (11); p_{t+1} = LSTM(x_t) (12).
 
-    Departure: the LSTM's output is o * tanh(c), as in the paper's released code; the paper's (8) has no tanh.
+    With ``from_state`` it is the decoder of seq2seq (Sutskever 2014, https://arxiv.org/abs/1409.3215): instead of (10)
+    it starts from the hidden state and the cell in which the encoder's LSTM ended.
+
+    Departures: the LSTM's output is o * tanh(c), as in the paper's released code; the paper's (8) has no tanh. It has
+    one layer, Sutskever's four.
     """
 
     Config: ClassVar[type[DecoderConfig]] = ShowTellConfig
@@ -47,7 +62,10 @@ class ShowTell(Recurrent, Decoder):
         self.config = config
         self.feature_dropout = Dropout(config.feature_dropout)
         self.dropout = Dropout(config.dropout)
-        self.image = nn.Linear(features, config.embedding)
+        if config.from_state:
+            self.first_state = 1, config.hidden
+        else:
+            self.image = nn.Linear(features, config.embedding)
         self.embedding = nn.Embedding(words, config.embedding, padding_idx=PAD)
         self.lstm = nn.LSTM(config.embedding, config.hidden, batch_first=True)
         self.output = nn.Linear(config.hidden, words)
@@ -60,7 +78,10 @@ class ShowTell(Recurrent, Decoder):
             lstm.bias_ih_l0[config.hidden : 2 * config.hidden].fill_(1.0)  # forget gates start open (Jozefowicz 2015)
 
     def start(self, memory: Memory) -> State:
-        """Equation (10)."""
+        """Equation (10), or the encoder's final state."""
+        if self.config.from_state:
+            h, c = at_least_float32(_final_state(memory)).unbind(1)  # (B, 1, H), one layer and W = 1
+            return State({"h": h, "c": c})
         x = self.dropout(self._image_input(memory)).unsqueeze(1)
         zeros = at_least_float32(x.new_zeros(len(memory), 1, self.config.hidden))
         return self._advance(x, zeros, zeros)
@@ -92,10 +113,30 @@ class ShowTell(Recurrent, Decoder):
         b, k, _ = tokens.shape
         real = tokens != PAD
         tokens, lengths = tokens.flatten(0, 1), real.sum(-1).flatten()
-        image = self._image_input(memory).unsqueeze(1).expand(b, k, -1).reshape(b * k, 1, -1)
-        inputs = self.dropout(torch.cat([image, self.embedding(tokens)], dim=1))  # (10), (11)
-        packed = nn.utils.rnn.pack_padded_sequence(inputs, (lengths + 1).cpu(), batch_first=True, enforce_sorted=False)
+        inputs, first = self.embedding(tokens), None  # (11)
+        if self.config.from_state:
+            of_captions = _final_state(memory).repeat_interleave(k, dim=0).to(inputs.dtype)  # (B K, 2, 1, H)
+            h, c = of_captions.permute(1, 2, 0, 3).contiguous()
+            first = h, c
+        else:
+            image = self._image_input(memory).unsqueeze(1).expand(b, k, -1).reshape(b * k, 1, -1)
+            inputs, lengths = torch.cat([image, inputs], dim=1), lengths + 1  # (10)
+        inputs = self.dropout(inputs)
+        packed = nn.utils.rnn.pack_padded_sequence(
+            inputs,
+            lengths.clamp(min=1).cpu(),  # an absent caption is read to its first padding
+            batch_first=True,
+            enforce_sorted=False,
+        )
         outputs, _ = nn.utils.rnn.pad_packed_sequence(
-            self.lstm(packed)[0], batch_first=True, total_length=tokens.shape[1] + 1
+            self.lstm(packed, first)[0], batch_first=True, total_length=inputs.shape[1]
         )  # (12)
-        return DecoderOutput(self.output(self.dropout(outputs[:, 1:][real.flatten(0, 1)])), None)
+        outputs = outputs[:, -tokens.shape[1] :]  # without that of the image
+        return DecoderOutput(self.output(self.dropout(outputs[real.flatten(0, 1)])), None)
+
+
+def _final_state(memory: Memory) -> Tensor:
+    """Return the final state (B, 2, 1, H) of the encoder's LSTM."""
+    if memory.final_state is None:
+        raise ValueError("the memory has no final_state; from_state needs a translator's sequence encoder")
+    return memory.final_state

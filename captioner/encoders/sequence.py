@@ -7,7 +7,7 @@ direction, D features, V words.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -27,10 +27,12 @@ class TextEncoder(nn.Module, ABC):
 
     Attributes:
         features: D.
+        final_state: layers and units of the final state in its memory; ``None`` if there is none.
     """
 
     Config: ClassVar[type[Settings]]
     features: int
+    final_state: tuple[int, int] | None = None
 
     @abstractmethod
     def forward(self, tokens: Tensor) -> Memory:
@@ -44,33 +46,40 @@ class SequenceConfig(Settings):
     """Sizes of the recurrent encoder."""
 
     embedding: int = Field(256, gt=0, description="E: size of a word's vector")
-    hidden: int = Field(256, gt=0, description="H: LSTM units in each direction; D is twice as many")
+    hidden: int = Field(256, gt=0, description="H: LSTM units in each direction")
+    direction: Literal["both", "forward", "backward"] = Field(
+        "both",
+        description="in which it reads the source: an LSTM in each direction, D = 2H (Bahdanau 2015), or one, D = H, "
+        "from the first word to the last or from the last to the first (Sutskever 2014)",
+    )
     layers: int = Field(1, ge=1, description="number of LSTM layers")
     dropout: float = Field(0.3, ge=0, lt=1, description="on the word vectors and between layers")
 
 
 @TEXT_ENCODERS.register("sequence")
 class SequenceEncoder(TextEncoder):
-    """A bidirectional LSTM over the source words: the encoder of seq2seq and of Bahdanau's attention.
+    """An LSTM over the source words: the encoder of seq2seq and of Bahdanau's attention.
 
-    The vector of a word is Bahdanau 2015's annotation (section 3.2, https://arxiv.org/abs/1409.0473): the states of the
-    forward and of the backward LSTM at the word. The pooled vector, from which a decoder starts, is the last state of
-    each.
+    The vector of a word is the hidden state at the word. In both directions it is Bahdanau 2015's annotation (section
+    3.2, https://arxiv.org/abs/1409.0473): the states of the forward and of the backward LSTM. The pooled vector is the
+    last state of each; the backward one is what Bahdanau's decoder starts from (appendix A.2.2).
 
-    A decoder that sees only the pooled vector is seq2seq (Sutskever 2014, https://arxiv.org/abs/1409.3215). Its encoder
-    reads the source in reverse and passes on its last state: the backward half of the pooled vector, from which
-    Bahdanau's decoder starts too (appendix A.2.2). A setting to reverse the source would be redundant.
+    The final state has hidden state and cell of every layer after the last word that the LSTM reads. Sutskever 2014
+    (https://arxiv.org/abs/1409.3215) starts the decoder from it, and reads the source backward: the first word, with
+    which the translation usually begins, is then read last. In both directions a layer's final state is that of the
+    forward LSTM followed by that of the backward LSTM, 2H units.
 
-    Departures: the forward half is included. Bahdanau uses gated recurrent units. Sutskever's four layers pass hidden
-    state and cell to the four layers of the decoder; the decoders here learn one linear map of the pooled vector.
-    Dropout is newer than both papers.
+    Departures: backward, ``<eos>`` is read first. Bahdanau uses gated recurrent units. Dropout is newer than both
+    papers.
     """
 
     Config: ClassVar[type[Settings]] = SequenceConfig
 
     def __init__(self, config: SequenceConfig, *, words: int) -> None:
         super().__init__()
-        self.config, self.features = config, 2 * config.hidden
+        self.config = config
+        self.features = config.hidden * (2 if config.direction == "both" else 1)
+        self.final_state = config.layers, self.features
         self.embedding = nn.Embedding(words, config.embedding, padding_idx=PAD)
         self.dropout = Dropout(config.dropout)
         self.lstm = nn.LSTM(
@@ -78,7 +87,7 @@ class SequenceEncoder(TextEncoder):
             config.hidden,
             config.layers,
             batch_first=True,
-            bidirectional=True,
+            bidirectional=config.direction == "both",
             dropout=config.dropout if config.layers > 1 else 0.0,  # between layers only; torch warns if there is one
         )
         nn.init.normal_(self.embedding.weight, std=0.1)
@@ -92,19 +101,34 @@ class SequenceEncoder(TextEncoder):
                     parameter[config.hidden : 2 * config.hidden].fill_(1.0)
 
     def forward(self, tokens: Tensor) -> Memory:
-        """Encode tokens (B, S) to vectors (B, S, 2H), zero at padding, and pooled (B, 2H).
+        """Encode tokens (B, S) to vectors (B, S, D), zero at padding, pooled (B, D) and the final state.
 
         Raises:
             RuntimeError: a sentence has no word.
         """
-        mask = tokens != PAD
-        packed = nn.utils.rnn.pack_padded_sequence(
-            self.dropout(self.embedding(tokens)), mask.sum(1).cpu(), batch_first=True, enforce_sorted=False
-        )
-        states, (last, _) = self.lstm(packed)
+        mask, backward = tokens != PAD, self.config.direction == "backward"
+        words = self.dropout(self.embedding(reverse(tokens, mask) if backward else tokens))
+        packed = nn.utils.rnn.pack_padded_sequence(words, mask.sum(1).cpu(), batch_first=True, enforce_sorted=False)
+        states, last = self.lstm(packed)
         vectors, _ = nn.utils.rnn.pad_packed_sequence(states, batch_first=True, total_length=tokens.shape[1])
-        # The last states of the top layer's two directions.
-        return Memory(vectors, torch.cat([last[-2], last[-1]], dim=-1), mask)
+        # torch gives (layers * directions, B, H) for hidden state and cell.
+        by_layer = torch.stack(last).unflatten(1, (self.config.layers, -1))
+        final_state = by_layer.permute(3, 0, 1, 2, 4).flatten(3)
+        return Memory(
+            reverse(vectors, mask) if backward else vectors, final_state[:, 0, -1], mask, final_state=final_state
+        )
+
+
+def reverse(sentences: Tensor, mask: Tensor) -> Tensor:
+    """Reverse the words of each sentence and leave the padding behind them.
+
+    Args:
+        sentences: (B, S, ...) tokens or vectors.
+        mask: (B, S) bool, true at the words, which come before the padding.
+    """
+    places = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
+    order = torch.where(mask, mask.sum(1, keepdim=True) - 1 - places, places)
+    return sentences[torch.arange(len(mask), device=mask.device).unsqueeze(1), order]
 
 
 class WordConfig(Settings):

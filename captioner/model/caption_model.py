@@ -97,20 +97,35 @@ def build_refiner(part: dict[str, Any] | None, *, features: int) -> Refiner:
     return refiner
 
 
-def build_decoder(part: dict[str, Any], *, features: int, words: int) -> Decoder:
+def build_decoder(
+    part: dict[str, Any], *, features: int, words: int, final_state: tuple[int, int] | None = None
+) -> Decoder:
     """Build the decoder that a config names, with new weights.
 
     Args:
         part: the decoder's name and settings.
         features: D of the memory.
         words: size of the vocabulary.
+        final_state: layers and units of the final state in the memory; ``None`` if there is none.
 
     Raises:
-        ConfigError: the name or a setting is unknown.
+        ConfigError: the name or a setting is unknown, or the decoder starts from another state than the memory has.
     """
     name, settings = _split(part, "decoder")
     kind = DECODERS[name]
-    return kind(validate(kind.Config, settings, where="decoder"), features=features, words=words)
+    decoder = kind(validate(kind.Config, settings, where="decoder"), features=features, words=words)
+    if decoder.first_state is not None and decoder.first_state != final_state:
+        if final_state is None:
+            raise ConfigError(
+                "decoder: from_state needs the final state of an LSTM, which only the text encoder 'sequence' gives, "
+                "without a refiner; take those, as the recipe multi30k_seq2seq does, or leave from_state out"
+            )
+        needed, found = ("{} x {}".format(*state) for state in (decoder.first_state, final_state))
+        raise ConfigError(
+            f"decoder: starts from {needed} LSTM units (layers x units), and the encoder ends with {found}; change "
+            "decoder.hidden, or encoder.layers and encoder.hidden, which counts twice with direction: both"
+        )
+    return decoder
 
 
 class CaptionModel(nn.Module):

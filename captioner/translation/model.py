@@ -1,8 +1,8 @@
 """Translation models: the decoders of captioning, on a memory of words instead of regions or cells.
 
-An LSTM encoder with :class:`~captioner.decoders.show_tell.ShowTell` is seq2seq (Sutskever 2014), with
-:class:`~captioner.decoders.show_attend_tell.ShowAttendTell` it is the attention model (Bahdanau 2015), and word vectors
-behind a Transformer refiner with the Transformer decoder are the Transformer (Vaswani 2017).
+An LSTM encoder with :class:`~captioner.decoders.show_tell.ShowTell` that starts from its final state is seq2seq
+(Sutskever 2014), with :class:`~captioner.decoders.show_attend_tell.ShowAttendTell` it is the attention model (Bahdanau
+2015), and word vectors behind a Transformer refiner with the Transformer decoder are the Transformer (Vaswani 2017).
 
 Tensor letters: B texts, S pieces of the source, D features.
 """
@@ -76,7 +76,12 @@ class TranslationModel(nn.Module):
         self.config, self.source, self.target = config, source, target
         self.encoder: TextEncoder = build_text_encoder(config.encoder, words=len(source))
         self.refiner: Refiner = build_refiner(config.refiner, features=self.encoder.features)
-        self.decoder: Decoder = build_decoder(config.decoder, features=self.refiner.features, words=len(target))
+        self.decoder: Decoder = build_decoder(
+            config.decoder,
+            features=self.refiner.features,
+            words=len(target),
+            final_state=None if config.refiner else self.encoder.final_state,  # which no refiner refines
+        )
 
     def read(self, text: str) -> list[int]:
         """Return the tokens of a source text as the encoder reads it.

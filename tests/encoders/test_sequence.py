@@ -9,10 +9,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from captioner.encoders.refiner import REFINERS
-from captioner.encoders.sequence import TEXT_ENCODERS, SequenceEncoder, TextEncoder, WordEncoder, build_text_encoder
+from captioner.encoders.sequence import (
+    TEXT_ENCODERS,
+    SequenceEncoder,
+    TextEncoder,
+    WordEncoder,
+    build_text_encoder,
+    reverse,
+)
 from captioner.errors import ConfigError
 from captioner.text.vocabulary import PAD
 from tests.builders import naive_lstm
@@ -68,6 +75,42 @@ def test_pooled_is_the_forward_state_after_the_last_word_and_the_backward_one_af
     torch.testing.assert_close(pooled, torch.cat(halves))
 
 
+@pytest.mark.parametrize("direction", ["both", "forward", "backward"])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_the_final_state_is_that_of_torch_after_the_last_word_of_each_sentence(direction: str, layers: int) -> None:
+    encoder = build("sequence", direction=direction, layers=layers)
+    assert isinstance(encoder, SequenceEncoder)
+    both = direction == "both"
+    lstm = nn.LSTM(6, 5, layers, batch_first=True, bidirectional=both).double()
+    lstm.load_state_dict(encoder.lstm.state_dict())
+    memory = encoder(batch(9))
+    assert memory.final_state.shape == (4, 2, layers, encoder.features)
+    assert encoder.features == memory.vectors.shape[-1] == (10 if both else 5)
+    assert encoder.final_state == (layers, encoder.features)
+    for row, sentence in enumerate(SENTENCES):
+        order = sentence[::-1] if direction == "backward" else sentence
+        states, (h, c) = lstm(encoder.embedding(torch.tensor([order])))
+        if both:  # torch's order: layer 1 forward, layer 1 backward, layer 2 forward, ...
+            h, c = (torch.stack([torch.cat([x[2 * k, 0], x[2 * k + 1, 0]]) for k in range(layers)]) for x in (h, c))
+        else:
+            h, c = h[:, 0], c[:, 0]
+        torch.testing.assert_close(memory.final_state[row], torch.stack([h, c]))
+        torch.testing.assert_close(memory.pooled[row], h[-1])
+        expected = states[0].flip(0) if direction == "backward" else states[0]
+        torch.testing.assert_close(memory.vectors[row, : len(sentence)], expected)
+        assert not memory.vectors[row, len(sentence) :].any()
+
+
+def test_backward_is_forward_over_the_reversed_words() -> None:
+    forward, backward = (build("sequence", direction=direction) for direction in ("forward", "backward"))
+    tokens, longest = batch(7), 7
+    turned = torch.stack([F.pad(torch.tensor(one[::-1]), (0, longest - len(one)), value=PAD) for one in SENTENCES])
+    torch.testing.assert_close(backward(tokens).final_state, forward(turned).final_state)
+    assert not torch.allclose(backward(tokens).final_state, forward(tokens).final_state)
+    mask = tokens != PAD
+    assert torch.equal(reverse(tokens, mask), turned) and torch.equal(reverse(turned, mask), tokens)
+
+
 def test_words_are_scaled_and_averaged() -> None:
     encoder = build("words")
     assert isinstance(encoder, WordEncoder)
@@ -95,18 +138,23 @@ def test_a_transformer_over_words_reads_every_sentence_as_alone() -> None:
     assert not torch.allclose(backwards.pooled[0], memory.pooled[0]), "the order of words is lost"
 
 
-@every
-def test_padding_has_no_influence(name: str) -> None:
-    encoder = build(name)
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("words", {}), *(("sequence", {"direction": direction}) for direction in ("both", "forward", "backward"))],
+)
+def test_padding_has_no_influence(name: str, settings: dict[str, Any]) -> None:
+    encoder = build(name, **settings)
     memory, wider = encoder(batch()), encoder(batch(9))
     assert memory.mask is not None and memory.mask.sum(1).tolist() == [5, 2, 1, 5]
     assert not memory.vectors[~memory.mask].any()
     torch.testing.assert_close(wider.pooled, memory.pooled)
+    torch.testing.assert_close(wider.final_state, memory.final_state)
     torch.testing.assert_close(wider.vectors[:, :5], memory.vectors)
     assert wider.n_vectors == 9 and not wider.vectors[:, 5:].any()
     with torch.no_grad():
         encoder.embedding.weight[PAD].fill_(3.0)  # type: ignore[union-attr,index,operator]
     torch.testing.assert_close(encoder(batch()).vectors, memory.vectors)
+    torch.testing.assert_close(encoder(batch()).final_state, memory.final_state)
 
 
 @every

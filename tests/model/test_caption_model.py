@@ -7,6 +7,7 @@ import torch
 
 from captioner.decoders import DECODERS
 from captioner.encoders import REFINERS
+from captioner.errors import ConfigError
 from captioner.model import CaptionModel, ModelConfig
 from captioner.text.vocabulary import SPECIAL, Vocabulary
 from tests.test_registry_suite import TINY, small
@@ -35,6 +36,12 @@ def test_new_words_begin_as_the_mean_and_change_nothing_else(decoder: str, refin
     torch.testing.assert_close(after[..., :8], before)
     torch.testing.assert_close(after[..., 8], after[..., 4:8].mean(-1))
     torch.testing.assert_close(after[..., 8], after[..., 9])
+
+
+def test_a_decoder_that_starts_from_a_text_encoders_state_is_refused() -> None:
+    config = ModelConfig(encoder={"name": "grid", **TINY["grid"]}, decoder={"name": "show_tell", "from_state": True})
+    with pytest.raises(ConfigError, match=r"decoder: from_state needs the final state of an LSTM, .* multi30k_seq2seq"):
+        CaptionModel.build(config, Vocabulary(WORDS))
 
 
 def test_nothing_new_is_the_same_vocabulary() -> None:

@@ -107,7 +107,10 @@ def test_it_learns_to_translate(tiny: Path, tmp_path: Path, exact: None) -> None
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "attention": {},
-    "seq2seq": {"model.decoder": {"name": "show_tell", "embedding": 24, "hidden": 16, "dropout": 0.1}},
+    "seq2seq": {
+        "model.encoder": {"name": "sequence", "direction": "backward", "embedding": 24, "hidden": 16, "dropout": 0.1},
+        "model.decoder": {"name": "show_tell", "from_state": True, "embedding": 24, "hidden": 16, "dropout": 0.1},
+    },
     "hard attention": {
         "model.decoder": {
             "name": "show_attend_tell",

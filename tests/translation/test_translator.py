@@ -24,6 +24,7 @@ from captioner.store import CARD, CONFIG, SOURCE_VOCABULARY, VOCABULARY, WEIGHTS
 from captioner.text.subwords import Subwords
 from captioner.text.vocabulary import EOS
 from captioner.translation.model import TranslationConfig, TranslationModel, load_translator, save_translator
+from captioner.translation.pairs import collate
 from captioner.translation.result import Translation
 from captioner.translation.translator import Translator
 from tests.model.test_checkpoint import contents, tiny_model
@@ -34,7 +35,10 @@ TARGET = ["Ein Hund läuft im Schnee.", "Zwei Hunde laufen.", "Ein Mann sitzt.",
 SEQUENCE = {"encoder": {"name": "sequence", "embedding": 8, "hidden": 6}}
 SMALL = {"blocks": 2, "size": 8, "heads": 2, "feed_forward": 12}
 FAMILIES: dict[str, dict[str, Any]] = {
-    "seq2seq": SEQUENCE | {"decoder": {"name": "show_tell", "embedding": 8, "hidden": 12}},
+    "seq2seq": {
+        "encoder": {"name": "sequence", "direction": "backward", "embedding": 8, "hidden": 12},
+        "decoder": {"name": "show_tell", "from_state": True, "embedding": 8, "hidden": 12},
+    },
     "attention": SEQUENCE
     | {"decoder": {"name": "show_attend_tell", "embedding": 8, "hidden": 12, "attention": 6, "values": 8}},
     "transformer": {
@@ -317,6 +321,46 @@ def test_a_damaged_folder_is_a_clear_error(name: str, harm: Any, message: str, t
     with pytest.raises(CheckpointError, match=f"(?s){message}") as caught:
         load_translator(folder)
     assert str(folder) in str(caught.value)
+
+
+def test_seq2seq_is_two_lstms_of_torch_and_the_second_starts_from_the_state_of_the_first() -> None:
+    """Each source alone, backward and without padding, as in Sutskever 2014; the batch is padded."""
+    model = build("seq2seq").double()
+    reader, writer = (torch.nn.LSTM(8, 12, batch_first=True).double() for _ in range(2))
+    encoder, decoder = model.get_submodule("encoder"), model.get_submodule("decoder")
+    reader.load_state_dict(encoder.get_submodule("lstm").state_dict())
+    writer.load_state_dict(decoder.get_submodule("lstm").state_dict())
+    read, begun, output = (
+        part.get_submodule(name) for part, name in ((encoder, "embedding"), (decoder, "embedding"), (decoder, "output"))
+    )
+    sources, targets = [model.read(text) for text in SOURCE], [model.target.encode(text)[:-1] for text in TARGET]
+    logits = model.decoder(model.refiner(model(collate(sources))), collate(targets).unsqueeze(1)).logits
+    expected = []
+    for source, target in zip(sources, targets, strict=True):
+        _, state = reader(read(torch.tensor([source[::-1]])))
+        expected.append(output(writer(begun(torch.tensor([target])), state)[0][0]))
+    torch.testing.assert_close(logits, torch.cat(expected))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"encoder": {"name": "words"}},
+            "needs the final state of an LSTM, which only the text encoder 'sequence' gives",
+        ),
+        ({"refiner": FAMILIES["transformer"]["refiner"]}, "without a refiner"),
+        (SEQUENCE | {"decoder": {"name": "show_tell", "from_state": True}}, r"1 x 512 LSTM .* ends with 1 x 12;"),
+        ({"encoder": {"name": "sequence", "layers": 2, "hidden": 6}}, r"starts from 1 x 12 .* ends with 2 x 12;"),
+    ],
+)
+def test_a_decoder_that_cannot_start_from_the_encoders_state_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"decoder: .*{message}"):
+        build("seq2seq", **changes)
+
+
+def test_a_source_in_both_directions_gives_states_of_twice_the_units() -> None:
+    assert build("seq2seq", **SEQUENCE).decoder.first_state == (1, 12)
 
 
 def test_wrong_settings_are_explained() -> None:
