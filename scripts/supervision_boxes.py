@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -52,6 +52,20 @@ def detected(store: FeatureStore, classes: Sequence[str], least: float) -> Itera
             yield image_id, found, set(found)
 
 
+def join(sources: Mapping[str, Iterable[tuple[str, Objects, set[str]]]]) -> tuple[dict[str, Objects], dict[str, int]]:
+    """Return the boxes of each image, those of a class from the first source that has settled it, and their numbers."""
+    settled: dict[str, set[str]] = defaultdict(set)
+    boxes: dict[str, Objects] = defaultdict(dict)
+    counts = dict.fromkeys(sources, 0)
+    for name, source in sources.items():
+        for image_id, found, classes in source:
+            new = {each: one for each, one in found.items() if each not in settled[image_id]}
+            settled[image_id] |= classes
+            boxes[image_id] = {**boxes[image_id], **new}
+            counts[name] += sum(map(len, new.values()))
+    return boxes, counts
+
+
 def main() -> None:
     """Run the script."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -65,15 +79,7 @@ def main() -> None:
     store = FeatureStore(options.regions, encoder=encoder)
     sources = {path.name: annotated(path) for path in options.files}
     sources["the detector"] = detected(store, encoder.classes, options.least)
-    settled: dict[str, set[str]] = defaultdict(set)
-    boxes: dict[str, dict[str, Any]] = defaultdict(dict)
-    counts: dict[str, int] = defaultdict(int)
-    for name, source in sources.items():
-        for image_id, found, classes in source:
-            new = {each: one for each, one in found.items() if each not in settled[image_id]}
-            settled[image_id] |= classes
-            boxes[image_id] |= new
-            counts[name] += sum(map(len, new.values())) * (image_id in store)
+    boxes, counts = join(sources)
     names = sorted({name for found in boxes.values() for name in found})
     record: dict[str, list[dict[str, Any]]] = {
         "images": [],
@@ -81,7 +87,7 @@ def main() -> None:
         "categories": [{"id": number, "name": name} for number, name in enumerate(names, start=1)],
     }
     for image in (image for data in options.data for image in read_captions(data).images):
-        if image.image_id not in store or not boxes[image.image_id]:
+        if not boxes[image.image_id]:
             continue
         with Image.open(image.path) as opened:
             width, height = opened.size
