@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field, field_validator, model_validator
@@ -36,7 +36,9 @@ class BlockConfig(Settings):
         "pre", description="layer norm before each sub-layer, or after the residual sum (the paper's)"
     )
     activation: Literal["relu", "gelu", "silu"] = Field(
-        "relu", description="of the feed-forward network's hidden layer; silu is also called Swish"
+        "relu",
+        description="of the feed-forward network's hidden layer; silu is also called Swish, and the default with "
+        "half_steps",
     )
 
     @model_validator(mode="after")
@@ -58,13 +60,19 @@ class EncoderBlockConfig(BlockConfig):
     half_steps: bool = Field(
         False,
         description="two feed-forward networks of half weight, the first before self-attention, the second last, and a "
-        "layer norm after them (Gulati 2020)",
+        "layer norm after them; their activation is silu unless another is given (Gulati 2020)",
     )
     axes: Literal[1, 2] = Field(
         2,
         description="axes of relative positions and convolution: 1 for the words of a sentence, 2 for the rows and "
         "columns of a grid",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _half_steps_have_swish(cls, given: Any) -> Any:
+        """Take Swish, the Conformer's activation (Gulati 2020, section 2.3), unless another one is given."""
+        return {"activation": "silu", **given} if isinstance(given, dict) and given.get("half_steps") else given
 
     @field_validator("convolution")
     @classmethod
@@ -119,7 +127,8 @@ class EncoderBlock(nn.Module):
 
     With ``relative`` self-attention has relative positions (Dai 2019), with ``convolution`` the Conformer's module
     follows it. With ``half_steps`` the block has the Conformer's form (Gulati 2020, equation 1): a feed-forward network
-    of half weight, self-attention, the convolution, another feed-forward network of half weight, and a layer norm.
+    of half weight, self-attention, the convolution, another feed-forward network of half weight, and a layer norm. Its
+    feed-forward networks then have Swish.
     """
 
     def __init__(self, config: EncoderBlockConfig) -> None:

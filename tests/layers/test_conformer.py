@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from captioner.errors import ConfigError
 from captioner.layers.conformer import ConvolutionModule
-from captioner.layers.transformer import EncoderBlock, EncoderBlockConfig, key_mask
+from captioner.layers.transformer import EncoderBlock, EncoderBlockConfig, FeedForward, key_mask
 from captioner.settings import validate
 from tests.layers.test_transformer import MASK, SIZE, randoms, scattered, small, torch_encoder
 
@@ -65,13 +65,16 @@ def test_masked_vectors_do_not_matter(axes: int, settings: dict[str, Any]) -> No
 
 
 def test_the_block_has_the_papers_form() -> None:
-    """Equation 1: half a feed-forward network, self-attention, the convolution, half a network, and a layer norm."""
-    block = scattered(EncoderBlock(small({"convolution": 3, "half_steps": True, "axes": 1, "activation": "silu"})))
+    """Equation 1: half a feed-forward network, self-attention, the convolution, half a network, and a layer norm.
+
+    The feed-forward networks have Swish (section 2.3), which is x * sigmoid(x).
+    """
+    block = scattered(EncoderBlock(small({"convolution": 3, "half_steps": True, "axes": 1})))
     x = randoms(2, 5, SIZE)
 
     def feed(network: Any, around: Any, x: Tensor) -> Tensor:
-        hidden = F.silu(F.linear(around.norm(x), network[0].weight, network[0].bias))
-        return x + 0.5 * F.linear(hidden, network[2].weight, network[2].bias)
+        hidden = F.linear(around.norm(x), network[0].weight, network[0].bias)
+        return x + 0.5 * F.linear(hidden * torch.sigmoid(hidden), network[2].weight, network[2].bias)
 
     expected = feed(block.first_feed_forward, block.around_first_feed_forward, x)
     attention, y = block.attention, block.around_attention.norm(expected)
@@ -82,6 +85,21 @@ def test_the_block_has_the_papers_form() -> None:
     torch.testing.assert_close(block(x), expected, rtol=0, atol=1e-12)
     weights = attention.weights(attention.query(y), attention.split(attention.key_value(y)))
     torch.testing.assert_close(block.weights(x), weights, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, nn.ReLU),
+        ({"convolution": 3}, nn.ReLU),
+        ({"half_steps": True}, nn.SiLU),
+        ({"half_steps": True, "activation": "relu"}, nn.ReLU),
+        ({"half_steps": False, "activation": "gelu"}, nn.GELU),
+    ],
+)
+def test_swish_is_the_default_of_half_steps_only(settings: dict[str, Any], expected: type[nn.Module]) -> None:
+    networks = [module for module in EncoderBlock(small(settings)).modules() if isinstance(module, FeedForward)]
+    assert [type(network[1]) for network in networks] == [expected] * (2 if settings.get("half_steps") else 1)
 
 
 def test_without_its_settings_a_block_is_the_transformers() -> None:
