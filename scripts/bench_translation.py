@@ -63,9 +63,7 @@ def record(folder: Path, data: Path, split: str) -> dict[str, Any]:
     text = read_parallel(data, split, source=model.config.source, target=model.config.target)
     sources, references = [pair.source for pair in text.pairs], [pair.target for pair in text.pairs]
     value: dict[str, Any] = {
-        "minutes": about["minutes"],
-        "epoch": about["epoch"],
-        "device": about["device"],
+        **{name: about[name] for name in ("minutes", "epoch", "device", "devices") if name in about},
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "search": {},
     }

@@ -13,9 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from captioner import files
+from captioner.encoders.grid import BACKBONES
 from captioner.store import CAPTIONER, DETECTOR, TRANSLATOR, kind_of, read_config, shipped
 from captioner.store import CARD as FILE
-from captioner.store.card import METRICS, markdown_table, metadata, search_name, stage_lines, stages_of
+from captioner.store.card import (
+    METRICS,
+    device_of,
+    markdown_table,
+    metadata,
+    minutes_by_device,
+    runs_of,
+    search_name,
+    stage_lines,
+    stages_of,
+    training_time,
+)
 
 LICENSE = "apache-2.0"  # of the shipped weights
 
@@ -134,8 +146,8 @@ The model's own setting is {search}. Signatures:
 
 ## Recipe
 
-`captioner train {recipe}`: cross-entropy, epoch {epoch} of {epochs}, {minutes:.0f} minutes on {device};
-{parameters:.1f} M parameters; byte pairs learned from the training split, {merges:,} merges a language.
+`captioner train {recipe}`: cross-entropy, epoch {epoch} of {epochs}, {minutes:.0f} minutes on {device}, beside
+other work; {parameters:.1f} M parameters; byte pairs learned from the training split, {merges:,} merges a language.
 Seed {seed}, {precision}; the weights are stored in 16 bits. All settings are in `config.json` under `about`.
 
 ## Data and terms
@@ -179,22 +191,13 @@ TITLES = {
     "grid_regions_transformer": ("A small Transformer (Vaswani et al. 2017) over a grid and detected regions", _LOOKS),
 }
 TERMS = (
-    "The weights are under Apache-2.0. Flickr8k (Hodosh, Young and Hockenmaier 2013) is for non-commercial research "
-    "and education.{coco} The images belong to their owners on Flickr and are not part of this folder. "
+    "The images of Flickr8k, in training and in the scores, are copies squashed to 224x224 pixels{small}; the encoder "
+    "enlarges them to {size}. The weights are under Apache-2.0. Flickr8k (Hodosh, Young and Hockenmaier 2013) is for "
+    "non-commercial research and education.{coco} The images belong to their owners on Flickr and are not part of this "
+    "folder. "
 )
+SMALL = ", and most of COCO's to 256x256"
 COCO = " COCO's captions (Chen et al. 2015; those of Karpathy's train and restval images) are under CC BY 4.0."
-
-
-def trained_on(stages: Sequence[dict[str, Any]]) -> str:
-    """Name the devices on which the stages of a model were trained, in their order."""
-    names = dict.fromkeys(device(stage) for stage in stages)
-    return f"{', then '.join(names)} shared with other work"
-
-
-def device(about: dict[str, Any]) -> str:
-    """Name the device on which a model, or a stage of it, was trained; without an entry it was two cores."""
-    name = about.get("device", "cpu")
-    return "two CPU cores" if name == "cpu" else f"one {name}"
 
 
 def card(folder: Path) -> str:
@@ -223,7 +226,13 @@ def card(folder: Path) -> str:
         made_of=_made_of(folder, config, stages),
         stages="\n".join(stage_lines(stages)),
         terms=textwrap.fill(
-            TERMS.format(coco=COCO if "coco" in about["data"] else "") + _origin(model["encoder"]), 119
+            TERMS.format(
+                coco=COCO if "coco" in about["data"] else "",
+                small=SMALL if "coco" in about["data"] else "",
+                size=_input_size(model["encoder"]),
+            )
+            + _origin(model["encoder"]),
+            119,
         ),
     )
 
@@ -255,7 +264,7 @@ def translator_card(folder: Path) -> str:
         minutes=about["minutes"],
         parameters=about["parameters"] / 1e6,
         merges=about["merges"],
-        device=trained_on([about]),
+        device=device_of(about),
         seed=about["seed"],
         precision=about["precision"],
     )
@@ -282,10 +291,20 @@ def _made_of(folder: Path, config: dict[str, Any], stages: Sequence[dict[str, An
     return textwrap.fill(
         f"{about['decoder_parameters'] / 1e6:.1f} M parameters after the encoder, {words:,} words; it reads "
         f"{' and '.join(parts)}. Seed {about['seed']}, {about['precision']}; the weights are stored in "
-        f"{about.get('bits', 16)} bits. The minutes are those of training on {trained_on(stages)}; "
-        "encoding the images beforehand is not included. All settings are in `config.json` under `about`.",
+        f"{about.get('bits', 16)} bits. {_time(about, encoder)} All settings are in `config.json` under `about`.",
         119,
     )
+
+
+def _time(about: dict[str, Any], encoder: dict[str, Any]) -> str:
+    """Write how long all training runs of a model took, and what that leaves out (``docs/protocol.md``)."""
+    runs = runs_of(about)
+    end = "end" if all("devices" in run for run in runs) else "best epoch"  # older runs did not record their end
+    borrowed = any(run["recipe"].get("encoder_from") and "encoder_from" not in run for run in runs)
+    trained = ["encoder"] * borrowed + ["detector"] * ("regions" in encoder["name"])
+    without = "encoding the images beforehand" + "".join(f" and training the {part}" for part in trained)
+    took = f"{training_time(about)}, beside other work and until each run's {end}"
+    return f"Training took {took}; this leaves out {without}."
 
 
 def _donor(name: str, tuned: int) -> str:
@@ -293,6 +312,16 @@ def _donor(name: str, tuned: int) -> str:
     donor = shipped().get(name)
     replaced = donor is not None and read_config(donor)["tuned_stages"] != tuned
     return f"an earlier `{name}`" if replaced else f"`{name}`"
+
+
+def _input_size(encoder: dict[str, Any]) -> str:
+    """Write the size of the images that an encoder reads: of its grid, of its detector, or of both."""
+    sizes = []
+    if grid := _grid_of(encoder):
+        sizes.append(grid.get("size") or BACKBONES[grid["backbone"]].size)
+    if "regions" in encoder["name"]:
+        sizes.append(read_config(shipped(DETECTOR)["detector"], DETECTOR)["model"]["size"])
+    return " and ".join(f"{size}x{size}" for size in sizes)
 
 
 def _origin(encoder: dict[str, Any]) -> str:
@@ -345,9 +374,9 @@ def models_table() -> str:
         about = config["about"]
         name = search_name(config["model"]["search"]["width"])
         scores = about["scores"][name]
-        minutes = sum(stage["minutes"] for stage in stages_of(about))
+        minutes = " + ".join(f"{spent:.0f} on {device}" for device, spent in minutes_by_device(about).items())
         figures = [f"{100 * scores[metric]:.1f}" for metric in METRICS]
-        rows.append((f"`{folder.name}`", name, *figures, f"{about['decoder_parameters'] / 1e6:.1f}", f"{minutes:.0f}"))
+        rows.append((f"`{folder.name}`", name, *figures, f"{about['decoder_parameters'] / 1e6:.1f}", minutes))
     rows.sort(key=lambda row: float(row[8]))
     return markdown_table(("model", "search", *METRICS, "M parameters", "minutes"), rows, text_columns=2)
 

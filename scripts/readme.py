@@ -27,6 +27,7 @@ from captioner.evaluation.bootstrap import Difference, Interval
 from captioner.figures import figure
 from captioner.figures.alignment import Alignment
 from captioner.store import shipped
+from captioner.store.card import device_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import cards
@@ -78,8 +79,8 @@ def translation_table(record: dict[str, Any]) -> str:
             for score in (model["search"][search][metric] for search in ("greedy", "beam 5") for metric in METRICS)
         ]
         speed = model["search"]["greedy"]["sentences_per_second"]
-        trained = f"{model['minutes']:.0f} ({cards.device(model)})"
-        rows.append((name, *scores, f"{model['parameters'] / 1e6:.1f}", f"{speed:.0f}", trained))
+        minutes = f"{model['minutes']:.0f} on {device_of(model)}"
+        rows.append((name, *scores, f"{model['parameters'] / 1e6:.1f}", f"{speed:.0f}", minutes))
     searches = (f"{metric}, {search}" for search in ("greedy", "beam 5") for metric in METRICS)
     head = ("model", *searches, "M parameters", "sentences/s, greedy", "minutes")
     signatures = "; ".join(f"{name} `{text}`" for name, text in model["signatures"].items())

@@ -36,7 +36,8 @@ def main() -> None:
             mean.copy_(torch.stack([mean, *rest]).mean(0))
     first.tuned_stages = max(model.tuned_stages for model in models)
     about, *abouts = (read_config(folder)["about"] for folder in folders)
-    averaged = [{key: value for key, value in each.items() if key != "start"} for each in abouts]
+    common = ("start", "encoder_from")  # those of the first one, which all began with
+    averaged = [{key: value for key, value in each.items() if key not in common} for each in abouts]
     save_model(arguments.output, first, about={**about, "averaged_with": averaged})
     print(f"{arguments.output}: the mean of {1 + len(others)} models")
 

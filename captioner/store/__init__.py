@@ -25,7 +25,7 @@ from captioner.store.config import (
     whole_config,
     write_config,
 )
-from captioner.store.folder import check_replaceable, copy, replace, write_card
+from captioner.store.folder import change_about, check_replaceable, copy, replace, write_card
 from captioner.store.names import (
     AND,
     DEFAULT,
@@ -59,6 +59,7 @@ __all__ = [
     "WEIGHTS",
     "about",
     "captioner_kind",
+    "change_about",
     "check_replaceable",
     "copy",
     "join",

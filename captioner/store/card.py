@@ -186,8 +186,12 @@ _LIMITS = {
 
 def renamed(card: str, config: Mapping[str, Any], name: str) -> str:
     """Return a card under another name if it is :func:`default`'s or there is none; another's is left as it is."""
-    title = next((line.removeprefix("# ") for line in card.splitlines() if line.startswith("# ")), "")
-    return default(config, name) if not card.strip() or card == default(config, title) else card
+    return default(config, name) if not card.strip() or card == default(config, title_of(card)) else card
+
+
+def title_of(card: str) -> str:
+    """Return the first heading of a card, which is the model's name; empty if it has none."""
+    return next((line.removeprefix("# ") for line in card.splitlines() if line.startswith("# ")), "")
 
 
 def name_of(folder: str | Path) -> str:
@@ -261,8 +265,14 @@ def _scores(config: Mapping[str, Any]) -> str:
 
 
 def _recipe(about: Mapping[str, Any]) -> str:
-    lines = stage_lines([stage for stage in stages_of(about) if {"recipe", "epoch", "minutes"} <= stage.keys()])
-    return "\n".join([*lines, "", "All settings are in `config.json` under `about`."]) if lines else "Not recorded."
+    stages = [stage for stage in stages_of(about) if {"recipe", "epoch", "minutes"} <= stage.keys()]
+    if not stages:
+        return "Not recorded."
+    lines = [*stage_lines(stages), ""]
+    if len(runs_of(about)) > 1:
+        total = f"All training runs whose weights it contains took {training_time(about)}."
+        lines += [textwrap.fill(total, _WIDTH), ""]
+    return "\n".join([*lines, "All settings are in `config.json` under `about`."])
 
 
 def stages_of(about: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -271,6 +281,41 @@ def stages_of(about: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     Stages whose weights were averaged follow each other, the one that ``about`` is of the last of them.
     """
     return [*(stages_of(about["start"]) if about.get("start") else []), *about.get("averaged_with", []), about]
+
+
+def runs_of(about: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the records of all training runs whose weights a model contains, the first one first.
+
+    Those are the runs of its stages, and of the model from which a stage took its encoder.
+    """
+    runs: list[Mapping[str, Any]] = []
+    for stage in stages_of(about):
+        runs += runs_of(stage["encoder_from"]) if stage.get("encoder_from") else []
+        runs.append(stage)
+    return runs
+
+
+def minutes_by_device(about: Mapping[str, Any]) -> dict[str, float]:
+    """Return the minutes of all training runs whose weights a model contains, by :func:`device_of` each run."""
+    minutes: dict[str, float] = {}
+    for run in runs_of(about):
+        minutes[device_of(run)] = minutes.get(device_of(run), 0.0) + run.get("minutes", 0.0)
+    return minutes
+
+
+def training_time(about: Mapping[str, Any]) -> str:
+    """Write :func:`minutes_by_device` as ``265 minutes on two CPU cores and 5 minutes on one NVIDIA H200``."""
+    return " and ".join(f"{minutes:.0f} minutes on {name}" for name, minutes in minutes_by_device(about).items())
+
+
+def device_of(run: Mapping[str, Any]) -> str:
+    """Name the device of a training run and, if they are recorded, how many cores or GPUs it used."""
+    name, count = run.get("device", "cpu"), run.get("devices")
+    if name == "cpu" and count is None:
+        return "a CPU"
+    number = {1: "one", 2: "two", None: "one"}.get(count, str(count))
+    kind = "CPU core" if name == "cpu" else name
+    return f"{number} {kind}" + ("s" if name == "cpu" and count != 1 else "")
 
 
 def stage_lines(stages: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -285,8 +330,7 @@ def stage_lines(stages: Sequence[Mapping[str, Any]]) -> list[str]:
         searched = search_name(recipe["evaluation"]["search"]["width"])
         metric = "CIDEr" if "dev_cider" in stage else "BLEU"
         score = stage[f"dev_{metric.lower()}"]
-        device = stage.get("device", "cpu")
-        cost = f"{stage['minutes']:.0f} minutes" + ("" if device == "cpu" else f" on {device}")
+        cost = f"{stage['minutes']:.0f} minutes on {device_of(stage)}"
         lines.append(
             f"{len(lines) + 1}. {objective}, epoch {stage['epoch']} of {recipe['epochs']}, {cost}:\n"
             f"   {metric} {100 * score:.1f} on dev with {searched}."

@@ -11,12 +11,38 @@ from typing import Any
 from captioner import files
 from captioner.errors import CheckpointError
 from captioner.store import card as cards
-from captioner.store.config import CARD, CONFIG, PARTS, read_config, read_whole, whole_config, write_config
+from captioner.store.config import (
+    CARD,
+    CONFIG,
+    COPY,
+    PARTS,
+    kind_of,
+    read_config,
+    read_whole,
+    whole_config,
+    write_config,
+)
 
 
 def write_card(folder: Path, kind: str, config: Mapping[str, Any], name: str | Path, card: str = "") -> None:
     """Write the card of a model; by default the one that its config makes, with the name of the folder ``name``."""
     files.write_text(folder / CARD, card or cards.default(whole_config(kind, config), cards.name_of(name)))
+
+
+def change_about(folder: Path, **entries: Any) -> None:
+    """Change entries of a saved model's ``about``; a card that was written from its config is written again.
+
+    Raises:
+        CheckpointError: ``folder`` is not a model folder.
+        FileError: it cannot be written.
+    """
+    config = read_config(folder, kind_of(folder))
+    changed = {**config, "about": {**config.get("about", {}), **entries}}
+    files.write_json(folder / CONFIG, changed)
+    card = files.read_text(folder / CARD, error=CheckpointError, cure=COPY) if (folder / CARD).is_file() else ""
+    title = cards.title_of(card)
+    if card == cards.default(config, title):
+        files.write_text(folder / CARD, cards.default(changed, title))
 
 
 @contextmanager

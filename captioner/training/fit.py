@@ -411,4 +411,6 @@ class CaptionerRun(Loop[CaptionBatch]):
             about["blend"] = self.blend
         if self.config.start is not None:
             about["start"] = read_config(locate(self.config.start)).get("about")
+        if self.config.encoder_from is not None:
+            about["encoder_from"] = read_config(locate(self.config.encoder_from)).get("about")
         save_model(self.output / name, self._averaged_model(), about=about)

@@ -27,7 +27,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from torch import Tensor, nn
 
-from captioner import files
+from captioner import files, store
 from captioner.data.batches import Captions, Weights, prefetch
 from captioner.errors import CheckpointError, ConfigError, FileError
 from captioner.machine.backend import choose_device, device_name, fast_dtype
@@ -167,14 +167,24 @@ class Loop(ABC, Generic[B]):
         """Describe the model and its training data in one line."""
 
     def about(self) -> dict[str, Any]:
-        """Return the run's entries in a saved model's config."""
+        """Return the run's entries in a saved model's config.
+
+        ``devices`` are the cores of a CPU, or the GPUs, that trained together. ``minutes`` are those until now; at the
+        end of the run, :meth:`run` writes those of the whole run into the best model as well.
+        """
         return {
             "seed": self.settings.seed,
             "precision": self.precision,
             "epoch": self.progress.epoch,
-            "minutes": round(self.progress.seconds / 60, 1),
+            "minutes": self.minutes,
             "device": device_name(self.device),
+            "devices": self.processes.count * (torch.get_num_threads() if self.device.type == "cpu" else 1),
         }
+
+    @property
+    def minutes(self) -> float:
+        """Return the minutes of the run so far, over all starts, with its evaluations."""
+        return round(self.progress.seconds / 60, 1)
 
     def begin_epoch(self, epoch: int) -> None:
         """Prepare an epoch, counted from 0; a resumed run begins its current epoch again."""
@@ -267,6 +277,8 @@ class Loop(ABC, Generic[B]):
                 progress.finished = last or progress.waited >= settings.evaluation.patience
                 if progress.finished and first:
                     self.save("last")
+                    if (best / store.CONFIG).is_file():  # saved earlier, while the run had more to do
+                        store.change_about(best, minutes=self.minutes)
                 self._save_state()
                 if progress.finished:
                     break
@@ -282,8 +294,7 @@ class Loop(ABC, Generic[B]):
         if progress.best_epoch == 0:
             when = "before training, which no epoch improved; more images, or a lower optimiser.learning_rate, may help"
         self.events.note(
-            f"best {self.metric} on dev {100 * progress.best:.1f} {when}, "
-            f"{progress.seconds / 60:.1f} minutes in total: {best}"
+            f"best {self.metric} on dev {100 * progress.best:.1f} {when}, {self.minutes} minutes in total: {best}"
         )
         return best
 

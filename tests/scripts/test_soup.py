@@ -20,10 +20,11 @@ def test_a_soup_is_the_mean_of_its_weights(repository: Path, tmp_path: Path, mon
         for parameter in second.parameters():
             parameter.add_(torch.randn_like(parameter))
     for name, model in (("a", first), ("b", second)):
-        save_model(tmp_path / name / "best", model, about={"seed": name, "start": {"seed": "both"}})
+        save_model(tmp_path / name / "best", model, about={"seed": name, "start": {"seed": "both"}, "encoder_from": {}})
     run(repository, monkeypatch, tmp_path / "a", tmp_path / "b", "--output", tmp_path / "soup")
     soup, about = load_model(tmp_path / "soup"), read_config(tmp_path / "soup")["about"]
-    assert about == {"seed": "a", "start": {"seed": "both"}, "averaged_with": [{"seed": "b"}]}
+    common = {"start": {"seed": "both"}, "encoder_from": {}}
+    assert about == {"seed": "a", **common, "averaged_with": [{"seed": "b"}]}
     assert soup.tuned_stages == first.tuned_stages
     for mean, one, other in zip(soup.parameters(), first.parameters(), second.parameters(), strict=True):
         torch.testing.assert_close(mean, (one + other) / 2, atol=2e-3, rtol=2e-3)

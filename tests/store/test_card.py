@@ -83,23 +83,53 @@ def test_a_trained_model_is_described_by_its_training() -> None:
         98.7,
     )
     assert result.metric_args == {"search": "greedy"}, "the search that was used in training, not the model's own"
-    assert "1. Cross-entropy, epoch 4 of 9, 12 minutes:\n   CIDEr 50.0 on dev with greedy." in text
+    assert "1. Cross-entropy, epoch 4 of 9, 12 minutes on a CPU:\n   CIDEr 50.0 on dev with greedy." in text
     assert "2. Self-critical training (Rennie et al. 2017) on CIDEr-D" in text and "1,234 photos" in text
 
 
 def test_stages_whose_weights_were_averaged_are_all_told() -> None:
     first, twin = ({key: value for key, value in STAGE.items() if key != "start"} | {"minutes": m} for m in (1, 2))
     mean = STAGE | {"minutes": 3, "start": first, "averaged_with": [twin]}
-    text = card.default(CONFIGS[CAPTIONER] | {"about": STAGE | {"minutes": 4, "device": "a GPU", "start": mean}}, "run")
+    last = STAGE | {"minutes": 4, "device": "NVIDIA H200", "start": mean}
+    text = card.default(CONFIGS[CAPTIONER] | {"about": last}, "run")
     lines = [line for line in text.splitlines() if line[:2] in {"1.", "2.", "3.", "4.", "5.", "6."}]
     assert [line.split(", ")[-1] for line in lines if "minutes" in line] == [
-        "1 minutes:",
-        "2 minutes:",
-        "3 minutes:",
-        "4 minutes on a GPU:",
+        "1 minutes on a CPU:",
+        "2 minutes on a CPU:",
+        "3 minutes on a CPU:",
+        "4 minutes on one NVIDIA H200:",
     ]
     assert lines[3] == "4. The mean of the weights of the last 2, which began with the same ones."
     assert lines[4].startswith("5. ") and len(lines) == 5
+
+
+def test_the_minutes_of_a_model_are_those_of_all_runs_whose_weights_it_contains() -> None:
+    """Its own, those it started from, those it was averaged with, and those of the model whose encoder it took."""
+    donor = STAGE | {"minutes": 100, "devices": 1, "start": STAGE | {"minutes": 30, "devices": 1}}
+    first = STAGE | {"minutes": 5, "devices": 2, "encoder_from": donor}
+    mean = STAGE | {"minutes": 7, "devices": 2, "start": first, "averaged_with": [STAGE | {"minutes": 8, "devices": 2}]}
+    about = STAGE | {"minutes": 2.6, "device": "NVIDIA H200", "devices": 8, "start": mean}
+    assert [run["minutes"] for run in card.runs_of(about)] == [30, 100, 5, 8, 7, 2.6]
+    took = "130 minutes on one CPU core and 20 minutes on two CPU cores and 3 minutes on 8 NVIDIA H200"
+    assert card.training_time(about) == took
+    text = card.default(CONFIGS[CAPTIONER] | {"about": about}, "run")
+    assert f"All training runs whose weights it contains took {took}." in text.replace("\n", " ")
+    assert "All training runs" not in card.default(CONFIGS[CAPTIONER] | {"about": STAGE}, "run"), "it has one run"
+
+
+@pytest.mark.parametrize(
+    ("run", "name"),
+    [
+        ({}, "a CPU"),
+        ({"device": "cpu"}, "a CPU"),
+        ({"device": "cpu", "devices": 1}, "one CPU core"),
+        ({"device": "cpu", "devices": 16}, "16 CPU cores"),
+        ({"device": "NVIDIA H200"}, "one NVIDIA H200"),
+        ({"device": "NVIDIA H200", "devices": 2}, "two NVIDIA H200"),
+    ],
+)
+def test_a_runs_device_is_named_with_its_cores(run: dict[str, Any], name: str) -> None:
+    assert card.device_of(run) == name
 
 
 def test_an_export_does_not_boast_with_its_models_scores() -> None:

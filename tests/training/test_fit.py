@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from captioner.errors import AnnotationError, CheckpointError, ConfigError
 from captioner.features import FeatureStore
 from captioner.model import CaptionModel
 from captioner.model.checkpoint import load_model
+from captioner.store import read_whole
+from captioner.training import loop
 from captioner.training.fit import train as run
 from captioner.training.recipe import load_config
 from captioner.training.state import STATE, RunProgress, save_state
@@ -34,6 +38,24 @@ def weights(output: Path) -> dict[str, torch.Tensor]:
 def identical(first: Path, second: Path) -> bool:
     a, b = weights(first), weights(second)
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def about_of(folder: Path) -> Any:
+    """Return how a model was made, by its config."""
+    return json.loads((folder / "config.json").read_text())["about"]
+
+
+def test_the_best_model_has_the_minutes_of_the_whole_run(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best epoch is the first one, as nothing is learned; an hour passes each time the clock is read."""
+    monkeypatch.setattr(loop.time, "monotonic", partial(next, count(0, 3600)))
+    best = run(tiny, ["epochs=3", "optimiser.learning_rate=1e-30"], output=tmp_path / "run")
+    assert about_of(best)["epoch"] == 1 and about_of(best)["devices"] == torch.get_num_threads()
+    minutes = about_of(tmp_path / "run" / "last")["minutes"]
+    assert about_of(best)["minutes"] == minutes >= 3 * 60
+    assert f"{minutes:.0f} minutes on" in (best / "README.md").read_text()
+    assert read_whole(best)["files"], "its files are still those that the config lists"
 
 
 def test_training_learns_to_name_what_is_shown(tiny: Path, tmp_path: Path) -> None:
@@ -216,6 +238,7 @@ def test_a_run_takes_the_tuned_encoder_of_another_model(tiny: Path, tmp_path: Pa
     assert second.tuned_stages == theirs.encoder.stages and second.encoder.fingerprint() == theirs.encoder.fingerprint()
     store = FeatureStore(tmp_path / "second" / "features", encoder=theirs.encoder)
     assert store.cut == 0, "an encoder that is shared is stored whole"
+    assert about_of(tmp_path / "second" / "best")["encoder_from"] == about_of(first), "its minutes count for both"
     with pytest.raises(ConfigError, match=r"encoder_from: .*first.best: the encoder has the settings.*model\.encoder"):
         run(tiny, [f"encoder_from={first}", "model.encoder.size=96"], output=tmp_path / "third")
     with pytest.raises(ConfigError, match="leave one of them out"):
