@@ -5,7 +5,8 @@ Example: python scripts/readme.py --data data/flickr8k
 With ``--data`` the models caption Flickr8k's dev split and are timed, which takes minutes; ``assets/benchmark.json``
 keeps the result. Without it, figures and tables are made from the files in ``assets/``. The README holds its table of
 scores; the documentation's tables are written when the site is built (``scripts/docs/inline.py``). The translators'
-scores are in ``assets/translation.json``, which ``scripts/bench_translation.py`` writes.
+scores are in ``assets/translation.json``, which ``scripts/bench_translation.py`` writes, and the tables of
+``docs/howto/quality.md`` in ``docs/howto/quality.json`` (``scripts/quality.py``).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from captioner.store.card import device_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import cards
+import quality
 import small_png
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,13 +90,15 @@ def translation_table(record: dict[str, Any]) -> str:
 
 
 def table(name: str) -> str:
-    """Write a table: "benchmark", "scores" or "translation".
+    """Write a table: "benchmark", "scores", "translation", or "quality_" with a name in ``docs/howto/quality.json``.
 
     Raises:
         KeyError: there is no such table.
     """
     if name == "scores":
         return cards.models_table()
+    if name.startswith(quality.PREFIX):
+        return quality.write(quality.tables()[name.removeprefix(quality.PREFIX)])
     path, write = {"benchmark": (BENCHMARK, benchmark_tables), "translation": (TRANSLATION, translation_table)}[name]
     return write(json.loads(path.read_text(encoding="utf-8")))
 
