@@ -4,7 +4,7 @@ Example: python scripts/bench_scale.py
 
 Every point is measured in its own process on synthetic data: features of 49 cells with 64 numbers for the store, real
 model sizes for training and search. The points are stored in ``docs/scale.json``; ``--draw`` only writes the page and
-the plot from them.
+the plot from them. Rates of the whole program are those in ``docs/performance.json`` (``scripts/bench.py``).
 
 A point alone: python scripts/bench_scale.py --point store 10000
 """
@@ -54,6 +54,7 @@ import small_png
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 RECORD, PLOT, PAGE = DOCS / "scale.json", DOCS / "scale.png", DOCS / "scale.md"
+PERFORMANCE = DOCS / "performance.json"
 WORDS = [f"word{number}" for number in range(3000)]
 EXTRACTED = 192  # images
 Values = dict[str, float]
@@ -322,6 +323,9 @@ slope between the last two points on logarithmic axes; 1 is linear. Every point 
 
 {fits}
 
+Searches and training steps of the sweeps call the decoder as it is written, in float32. The program packs the decoder
+for a search and multiplies in bfloat16, and is faster: [Performance](performance.md#speed) has its rates.
+
 Time grows linearly with the images. CIDEr-D grows a little faster, because its table of n-grams outgrows the
 processor's caches; it also needs the most memory, {cider:,.0f} MB at 100,000 images. A training step has a cost per
 image, for the projections of its cells, and a cost per caption. A search has a cost per hypothesis and per cell. A
@@ -329,13 +333,14 @@ feature store takes {bytes:.4f} times the bytes of its numbers. Reading it shuff
 {read:,.0f} MB/s, reading its files one after the other {plain:,.0f} MB/s (both from memory, where the store of 100,000
 small images fits). Memory beyond the program's own at 100,000 images: {held}.
 
-Encoding {photos} images with the default encoder (EfficientNet-Lite2, 448 pixels):
+Encoding {photos} images with the default encoder (EfficientNet-Lite2, 448 pixels){note}:
 
 {extract}
 
 ## COCO
 
-123,287 images with 616,767 captions, five per image in a step:
+123,287 images with 616,767 captions, five per image in a step. Encoding, training and captioning are at the rates of
+[Performance](performance.md#speed): {features:.0f} images/s, {training:.0f} captions/s and {captioning:.0f} images/s.
 
 {coco}
 
@@ -359,6 +364,20 @@ def duration(seconds: float) -> str:
     return f"{value:,.0f} {name}" if value >= 10 else f"{value:g} {name}"
 
 
+def rates() -> Values:
+    """Return the rates of the program on files and in training: images and captions per second."""
+    record = json.loads(PERFORMANCE.read_text(encoding="utf-8"))
+    rows = {
+        "captioning": ("folder", "captioning files"),
+        "features": ("folder", "features of files"),
+        "training": ("training", "training, show_attend_tell, bfloat16"),
+    }
+    return {
+        name: next(row["ours"] for row in record[section] if row["name"].startswith(title))
+        for name, (section, title) in rows.items()
+    }
+
+
 def page(record: dict[str, Any]) -> str:
     """Write the page from the points."""
     found, points = fits(record), record["points"]
@@ -376,26 +395,25 @@ def page(record: dict[str, Any]) -> str:
     last = {name: values[-1] for name, values in points.items()}
     numbers = last["store"]["size"] * 49 * 64 * 2
     alone = record["extract"][0]["seconds"]
-    encode = min(one["seconds"] for one in record["extract"])
+    speed = rates()
+    per_photo = 1 / speed["captioning"]
     extracted = [
         (f"{one['processes']} x {one['threads']}", f"{EXTRACTED / one['seconds']:.1f}", f"{alone / one['seconds']:.2f}")
         for one in record["extract"]
     ]
-    per_photo = encode / EXTRACTED + points["search"][-1]["seconds"] / points["search"][-1]["size"]
     held = ", ".join(
         f"{last[name]['peak_mb'] - last[name]['start_mb']:,.0f} MB for {SWEEPS[name].title}"
         for name in ("store", "annotations", "plan")
     )
     images, grid, regions = 123_287, 196 * 2048 * 2, 36 * 2048 * 2
-    steps = -(-113_287 // 32)
     coco = [
         ("reading the annotations, vocabulary, encoding the captions", duration(found["annotations"].at(images))),
         ("store of ResNet-101's grid, 14x14x2048", f"{images * grid / 1e9:,.0f} GB"),
         ("store of 36 regions of 2048 numbers", f"{images * regions / 1e9:,.0f} GB"),
-        ("encoding all images with the default encoder, here", duration(images * encode / EXTRACTED)),
+        ("encoding all images with the default encoder, here", duration(images / speed["features"])),
         (
             "an epoch of soft attention on a stored grid, decoder only, here",
-            duration(steps * points["grid"][2]["seconds"]),
+            duration(5 * 113_287 / speed["training"]),
         ),
         ("captioning the 5,000 test images, encoding included", duration(5000 * per_photo)),
         ("scoring them by all metrics", duration(found["scores"].at(5000))),
@@ -416,6 +434,8 @@ def page(record: dict[str, Any]) -> str:
     ]
     text = TEXT.format(
         **record["machine"],
+        **speed,
+        note=record.get("note", ""),
         fits=cards.markdown_table(("what, by what", "sizes", "fixed", "each", "off by", "exponent"), rows),
         bytes=last["store"]["bytes"] / numbers,
         read=last["read"]["bytes"] / last["read"]["seconds"] / 1e6,
@@ -455,6 +475,7 @@ def main() -> None:
     record: dict[str, Any] = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {"points": {}}
     for name in [] if arguments.draw else arguments.only or [*SWEEPS, "extract"]:
         if name == "extract":
+            record.pop("note", None)  # of the points that are replaced
             record["extract"] = [
                 {"processes": count, "threads": threads, **apart(name, EXTRACTED, processes=count, threads=threads)}
                 for count, threads in ((1, 1), (1, 2), (2, 1))
