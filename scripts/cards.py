@@ -361,7 +361,7 @@ def detector_card(folder: Path) -> str:
         photos=about["photos"],
         boxes=about["boxes"],
         minutes=about["minutes"],
-        device={"cpu": "a CPU", "cuda": "a GPU"}.get(about["device"], about["device"]),
+        device=device_of(about),
         frozen=about["frozen_stages"],
     )
 

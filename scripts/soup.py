@@ -17,6 +17,8 @@ import torch
 from captioner.model.checkpoint import load_model, save_model
 from captioner.store import read_config
 
+ORIGINS = ("start", "encoder_from")  # records of other models, kept once if all began with the same
+
 
 def main() -> None:
     """Read, average, write."""
@@ -36,8 +38,9 @@ def main() -> None:
             mean.copy_(torch.stack([mean, *rest]).mean(0))
     first.tuned_stages = max(model.tuned_stages for model in models)
     about, *abouts = (read_config(folder)["about"] for folder in folders)
-    common = ("start", "encoder_from")  # those of the first one, which all began with
-    averaged = [{key: value for key, value in each.items() if key not in common} for each in abouts]
+    averaged = [
+        {key: value for key, value in each.items() if key not in ORIGINS or value != about.get(key)} for each in abouts
+    ]
     save_model(arguments.output, first, about={**about, "averaged_with": averaged})
     print(f"{arguments.output}: the mean of {1 + len(others)} models")
 

@@ -40,7 +40,7 @@ from captioner.data.loader import ImageLoader
 from captioner.encoders.detector import build_detector, parts
 from captioner.encoders.faster_rcnn import Detector, DetectorConfig
 from captioner.errors import AnnotationError, CaptionerError, CheckpointError
-from captioner.machine.backend import choose_device, fast_dtype
+from captioner.machine.backend import choose_device, device_name, fast_dtype
 from captioner.store import CARD, DETECTOR
 from captioner.store.weights import write_folder
 from captioner.training.log import Log
@@ -409,7 +409,8 @@ class Run:
             "epochs": self.state.epoch,
             "frozen_stages": options.frozen,
             "seed": options.seed,
-            "device": self.device.type,
+            "device": device_name(self.device),
+            "devices": torch.get_num_threads() if self.device.type == "cpu" else 1,
             "minutes": self.state.seconds / 60,
             "parameters": sum(parameter.numel() for parameter in self.average.parameters()),
             "scores": means(scores),

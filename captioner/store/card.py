@@ -278,9 +278,12 @@ def _recipe(about: Mapping[str, Any]) -> str:
 def stages_of(about: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return the records of the stages of a model's training, the first one first.
 
-    Stages whose weights were averaged follow each other, the one that ``about`` is of the last of them.
+    Stages whose weights were averaged follow each other, the one of ``about`` last; the others have a ``start`` only if
+    they began with another model, and follow its stages.
     """
-    return [*(stages_of(about["start"]) if about.get("start") else []), *about.get("averaged_with", []), about]
+    before = stages_of(about["start"]) if about.get("start") else []
+    others = [stage for other in about.get("averaged_with", []) for stage in stages_of(other)]
+    return [*before, *(stage for stage in others if stage not in before), about]
 
 
 def runs_of(about: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -290,8 +293,8 @@ def runs_of(about: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """
     runs: list[Mapping[str, Any]] = []
     for stage in stages_of(about):
-        runs += runs_of(stage["encoder_from"]) if stage.get("encoder_from") else []
-        runs.append(stage)
+        donors = runs_of(stage["encoder_from"]) if stage.get("encoder_from") else []
+        runs += [run for run in (*donors, stage) if run not in runs]
     return runs
 
 
@@ -321,6 +324,7 @@ def device_of(run: Mapping[str, Any]) -> str:
 def stage_lines(stages: Sequence[Mapping[str, Any]]) -> list[str]:
     """Describe each stage of a training run: recipe, time and score."""
     lines: list[str] = []
+    numbers: list[int] = []  # of the stages' lines
     for stage in stages:
         recipe = stage["recipe"]
         objective = OBJECTIVES[recipe.get("objective", {}).get("name", "cross_entropy")]
@@ -331,13 +335,14 @@ def stage_lines(stages: Sequence[Mapping[str, Any]]) -> list[str]:
         metric = "CIDEr" if "dev_cider" in stage else "BLEU"
         score = stage[f"dev_{metric.lower()}"]
         cost = f"{stage['minutes']:.0f} minutes on {device_of(stage)}"
+        numbers.append(len(lines) + 1)
         lines.append(
             f"{len(lines) + 1}. {objective}, epoch {stage['epoch']} of {recipe['epochs']}, {cost}:\n"
             f"   {metric} {100 * score:.1f} on dev with {searched}."
         )
         if averaged := stage.get("averaged_with"):
-            both = f"the weights of the last {1 + len(averaged)}, which began with the same ones"
-            lines.append(f"{len(lines) + 1}. The mean of {both}.")
+            meant = [str(numbers[stages.index(each)]) for each in averaged if each in stages]
+            lines.append(f"{len(lines) + 1}. The mean of the weights of {' and '.join([*meant, str(numbers[-1])])}.")
     return lines
 
 

@@ -30,6 +30,14 @@ def test_a_soup_is_the_mean_of_its_weights(repository: Path, tmp_path: Path, mon
         torch.testing.assert_close(mean, (one + other) / 2, atol=2e-3, rtol=2e-3)
 
 
+def test_a_start_of_its_own_is_kept(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        save_model(tmp_path / name, tiny_model(), about={"seed": name, "start": {"seed": f"{name}0"}})
+    run(repository, monkeypatch, tmp_path / "a", tmp_path / "b", "--output", tmp_path / "soup")
+    about = read_config(tmp_path / "soup")["about"]
+    assert about["start"] == {"seed": "a0"} and about["averaged_with"] == [{"seed": "b", "start": {"seed": "b0"}}]
+
+
 def test_models_of_other_words_are_refused(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_model(tmp_path / "a", tiny_model(), about={})
     other = tiny_model()

@@ -99,8 +99,15 @@ def test_stages_whose_weights_were_averaged_are_all_told() -> None:
         "3 minutes on a CPU:",
         "4 minutes on one NVIDIA H200:",
     ]
-    assert lines[3] == "4. The mean of the weights of the last 2, which began with the same ones."
+    assert lines[3] == "4. The mean of the weights of 2 and 3."
     assert lines[4].startswith("5. ") and len(lines) == 5
+
+
+def test_averaged_stages_that_began_with_different_models_have_their_own_starts() -> None:
+    halves = [STAGE | {"minutes": number, "start": STAGE | {"minutes": 10 * number}} for number in (1, 2)]
+    about = {**halves[1], "averaged_with": [halves[0]]}
+    assert [stage["minutes"] for stage in card.stages_of(about)] == [20, 10, 1, 2]
+    assert "5. The mean of the weights of 3 and 4." in card.stage_lines(card.stages_of(about))
 
 
 def test_the_minutes_of_a_model_are_those_of_all_runs_whose_weights_it_contains() -> None:
@@ -114,6 +121,11 @@ def test_the_minutes_of_a_model_are_those_of_all_runs_whose_weights_it_contains(
     assert card.training_time(about) == took
     text = card.default(CONFIGS[CAPTIONER] | {"about": about}, "run")
     assert f"All training runs whose weights it contains took {took}." in text.replace("\n", " ")
+    assert card.runs_of({**about, "averaged_with": [{"minutes": 1, "start": mean}]}) == [
+        *card.runs_of(mean),
+        {"minutes": 1, "start": mean},
+        {**about, "averaged_with": [{"minutes": 1, "start": mean}]},
+    ], "a run behind two averaged ones counts once"
     assert "All training runs" not in card.default(CONFIGS[CAPTIONER] | {"about": STAGE}, "run"), "it has one run"
 
 
