@@ -40,7 +40,7 @@ def train(
         data: the caption data set; its train split is used.
         images: the folder of its images, if they are not where its format expects them.
         restval: add COCO's restval images to the train split.
-        changes: ``key=value`` settings for all recipes, such as their budget, for example ``epochs=4``.
+        changes: ``key=value`` settings for all recipes, for example ``epochs=4``, the same number of epochs.
         seeds: seeds of the runs; ``None`` uses each recipe's own.
         device: a torch device, or ``auto``.
         listener: receives notes and errors.
