@@ -1,4 +1,4 @@
-"""Model cards and the table of scores, written from the models' own JSON alone.
+"""Model cards, written from the models' own JSON alone.
 
 ``scripts/ship.py`` and ``scripts/readme.py`` use it; a test compares the committed cards with it. Run by itself, it
 writes the cards of all shipped models again. :mod:`captioner.store.card` writes those of other models.
@@ -14,14 +14,15 @@ from typing import Any
 
 from captioner import files
 from captioner.encoders.grid import BACKBONES
+from captioner.evaluation.bootstrap import Interval
 from captioner.store import CAPTIONER, DETECTOR, TRANSLATOR, kind_of, read_config, shipped
 from captioner.store import CARD as FILE
 from captioner.store.card import (
     METRICS,
+    dataset_name,
     device_of,
     markdown_table,
     metadata,
-    minutes_by_device,
     runs_of,
     search_name,
     stage_lines,
@@ -46,12 +47,7 @@ It writes English captions of everyday images{looks}.
 
 ## Scores
 
-Flickr8k dev (1,000 images, five references each): generated captions, unchanged, scored by pycocoevalcap, in percent.
-The epoch and the search were chosen on this split, so the scores are slightly optimistic.
-
 {scores}
-
-The model's own setting is {search}, with length normalisation {normalisation:g}.
 
 ## Recipe
 
@@ -206,9 +202,6 @@ def card(folder: Path) -> str:
     about, model = config["about"], config["model"]
     stages = stages_of(about)
     title, looks = TITLES[folder.name]
-    percents = [
-        (name, *(f"{100 * values[metric]:.1f}" for metric in METRICS)) for name, values in about["scores"].items()
-    ]
     photos = f"{about['photos']:,} images with {about['captions']:,} captions"
     data = (
         "Flickr8k's training split and images of COCO 2014" if "coco" in about["data"] else "Flickr8k's training split"
@@ -220,11 +213,9 @@ def card(folder: Path) -> str:
         looks=looks,
         version=config["captioner"],
         data=f"{data} ({photos})",
-        scores=markdown_table(("search", *METRICS), percents),
-        search=search_name(model["search"]["width"]),
-        normalisation=model["search"]["length_normalisation"],
+        scores="\n\n".join(_scores(about, model["search"])),
         made_of=_made_of(folder, config, stages),
-        stages="\n".join(stage_lines(stages)),
+        stages="\n".join(stage_lines(stages, scored=False)),
         terms=textwrap.fill(
             TERMS.format(
                 coco=COCO if "coco" in about["data"] else "",
@@ -235,6 +226,52 @@ def card(folder: Path) -> str:
             119,
         ),
     )
+
+
+def _scores(about: dict[str, Any], search: dict[str, Any]) -> list[str]:
+    """Write the paragraphs and tables about the scores of a captioner on the dev sets and of its attention."""
+    normalisation = f"length normalisation {search['length_normalisation']:g}"
+    own = f"The model's own search is {search_name(search['width'])}, with {normalisation}."
+    if "scores" not in about:
+        return ["It has not been scored.", own]
+    domains = about["scores"]
+    text = (
+        "Captions generated with it, scored unchanged by pycocoevalcap against all human captions, in percent, with "
+        "95 % intervals over images. Epoch and beam width were chosen on these images, so the scores are slightly "
+        "optimistic."
+    )
+    if "candidates" in about:
+        beams = " and ".join(map(str, about["candidates"]["beams"]))
+        text += f" Candidates compared: {about['candidates']['models']}, each with beams of {beams}."
+    rows = [(metric, *(_percent(each["metrics"][metric]) for each in domains.values())) for metric in METRICS]
+    for name in ("distinct_captions", "distinct_words"):
+        rows.append((name.replace("_", " "), *(f"{each[name]:,}" for each in domains.values())))
+    head = ("", *(f"{dataset_name(data)} dev, {each['images']:,} images" for data, each in domains.items()))
+    parts = [textwrap.fill(f"{own} {text}", 119), markdown_table(head, rows)]
+    if "grounding" in about:
+        parts += ["### Attention", *_grounding(about["grounding"])]
+    return parts
+
+
+def _grounding(found: dict[str, Any]) -> list[str]:
+    """Write the paragraph and the table about attention and boxes."""
+    text = (
+        f"On the {found['images']} COCO images of the grounding test (`docs/grounding_test.txt`), its captions have "
+        f"{found['words']} words that name an object with a box. *Pointing* is how often the strongest cell or region "
+        "lies in such a box, *mass* how much of the attention does. Beside them are the same for even attention and "
+        "for a Gaussian in the middle of the image, and the model's gain over the middle. In percent, with 95 % "
+        "intervals."
+    )
+    scores = found["scores"]
+    rows = [
+        (name, *(_percent(scores[key]) for key in (name, f"{name}, even", f"{name}, centre", f"{name} over centre")))
+        for name in ("pointing", "mass")
+    ]
+    return [textwrap.fill(text, 119), markdown_table(("", "the model", "even", "the middle", "gain"), rows)]
+
+
+def _percent(value: dict[str, float]) -> str:
+    return Interval(**value).percent()
 
 
 def translator_card(folder: Path) -> str:
@@ -364,21 +401,6 @@ def detector_card(folder: Path) -> str:
         device=device_of(about),
         frozen=about["frozen_stages"],
     )
-
-
-def models_table() -> str:
-    """Write the README's table of the shipped captioners, each with its default search."""
-    rows = []
-    for folder in shipped().values():
-        config = read_config(folder)
-        about = config["about"]
-        name = search_name(config["model"]["search"]["width"])
-        scores = about["scores"][name]
-        minutes = " + ".join(f"{spent:.0f} on {device}" for device, spent in minutes_by_device(about).items())
-        figures = [f"{100 * scores[metric]:.1f}" for metric in METRICS]
-        rows.append((f"`{folder.name}`", name, *figures, f"{about['decoder_parameters'] / 1e6:.1f}", minutes))
-    rows.sort(key=lambda row: float(row[8]))
-    return markdown_table(("model", "search", *METRICS, "M parameters", "minutes"), rows, text_columns=2)
 
 
 def put_between(text: str, name: str, inside: str) -> str:

@@ -1,15 +1,14 @@
-"""Put a trained model into ``assets/`` with its scores and a model card: a captioner in eight bits, or a translator.
+"""Put a trained model into ``assets/`` with a model card: a captioner in eight bits, or a translator.
 
-Of several runs, for example the two stages of training, the best on dev is shipped. The scores are those of the weights
-as stored.
+A captioner and its beam width are chosen by ``docs/protocol.md``: of several runs, for example the two stages of
+training, the one whose last epoch has the highest mean of CIDEr on Flickr8k dev and COCO dev, with its weights as
+stored. ``scripts/readme.py`` scores what ships.
 
-Example: python scripts/ship.py runs/transformer runs/transformer-self-critical transformer --data data/flickr8k
+Example: python scripts/ship.py runs/transformer runs/transformer-self-critical transformer --data data
 
-Example: python scripts/ship.py runs/multi30k_transformer translator_en_de --data data/multi30k
+A model folder may be given instead of a run. Of translators, a run's best epoch is taken, and the best run by BLEU:
 
-A model folder may be given instead of a run. The shipped one itself is scored again and keeps its search:
-
-Example: python scripts/ship.py assets/show_tell show_tell --data data/flickr8k
+Example: python scripts/ship.py runs/multi30k_transformer translator_en_de --data data
 """
 
 from __future__ import annotations
@@ -24,28 +23,32 @@ import torch
 from captioner import Captioner, Translator, files
 from captioner.data.annotations import read_captions
 from captioner.evaluation.evaluate import evaluate
-from captioner.features import FeatureStore
 from captioner.model import CaptionModel
 from captioner.model.checkpoint import load_model, save_model
 from captioner.store import CARD, TRANSLATOR, read_config
+from captioner.store.card import dataset_name, search_name
 from captioner.translation.bleu import evaluate_translation
 from captioner.translation.model import TranslationModel, load_translator, save_translator
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import cards
+import scores
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
-WIDTHS = (1, 3, 5)
-Scores = dict[int, dict[str, float]]  # by the beam's width
+WIDTHS, WORTH = (3, 5), 0.003  # of captioners, and the gain in CIDEr that a wider beam must have
+TRANSLATOR_WIDTHS = (1, 3, 5)
+CAPTIONER_NORMALISATION, TRANSLATOR_NORMALISATION = 0.7, 1.0
+SCORES = ("scores", "grounding")  # what ``about`` has of other weights than those that are shipped now
 
 
 def main() -> None:
-    """Score, choose, convert, write."""
+    """Choose, convert, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", help="folders of training runs, or of models")
     parser.add_argument("name", choices=[*cards.TITLES, *cards.TRANSLATORS], help="name in assets/")
-    parser.add_argument("--data", type=Path, required=True, help="Flickr8k; of a translator its sentences")
-    parser.add_argument("--features", type=Path, help="feature store of the dev photos")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="the folder with flickr8k and coco; for a translator, with multi30k"
+    )
     parser.add_argument(
         "--encoder-bits",
         type=int,
@@ -53,89 +56,108 @@ def main() -> None:
         default=16,
         help="of the encoder's tuned stages; 16 (default) keeps them equal to those of other models with this encoder",
     )
-    parser.add_argument("--length-normalisation", type=float, help="default: 0.7, of translators 1")
     arguments = parser.parse_args()
-    sources = [run / "best" if (run / "best").is_dir() else run for run in arguments.runs]
-    ship = translator if arguments.name in cards.TRANSLATORS else captioner
-    folder = ship(sources, arguments)
+    if arguments.name in cards.TRANSLATORS:
+        folder = translator(arguments.runs, arguments.name, arguments.data / "multi30k")
+    else:
+        folder = captioner(arguments.runs, arguments.name, arguments.data, arguments.encoder_bits)
     print(folder, f"{sum(file.stat().st_size for file in folder.iterdir()) / 1e6:.1f} MB")
 
 
-def captioner(sources: list[Path], arguments: argparse.Namespace) -> Path:
-    """Ship the best of some captioners."""
-    dev = read_captions(arguments.data).split("dev")
-    normalisation = 0.7 if arguments.length_normalisation is None else arguments.length_normalisation
-    half = ("encoder.",) if arguments.encoder_bits == 16 else ()
-    candidates: list[tuple[Path, CaptionModel, Scores]] = []
-    for source in sources:
+def checkpoint(run: Path, name: str) -> Path:
+    """Return the folder of a run's model, ``last`` or ``best``; a folder that is no run's is the model itself."""
+    return run / name if (run / name).is_dir() else run
+
+
+def captioner(runs: list[Path], name: str, data: Path, encoder_bits: int) -> Path:
+    """Ship the best of some captioners.
+
+    Args:
+        runs: their runs, or model folders.
+        name: of the model in ``assets/``.
+        data: the folder with the dev sets; see :data:`scores.DEV_SETS`.
+        encoder_bits: bits of the weights of the encoder's tuned stages.
+    """
+    half = ("encoder.",) if encoder_bits == 16 else ()
+    best: tuple[float, int, Path, CaptionModel] | None = None
+    for source in (checkpoint(run, "last") for run in runs):
         with tempfile.TemporaryDirectory() as temporary:
             folder = save_model(Path(temporary) / "model", load_model(source), dtype=torch.int8, half=half)
             model = load_model(folder)
-        features = FeatureStore(arguments.features, encoder=model.encoder) if arguments.features else None
-        scores: Scores = {}
-        for width in WIDTHS:
-            found = evaluate(
-                Captioner.from_model(model, width=width, length_normalisation=normalisation),
-                dev,
-                features=features,
-                metrics=("BLEU", "METEOR", "ROUGE-L", "CIDEr"),
-            ).scores
-            scores[width] = found
-            show(source, width, scores)
-        candidates.append((source, model, scores))
-    source, model, scores = max(candidates, key=lambda candidate: best(candidate[2], "CIDEr")[1])
-    about = read_config(source)["about"]
-    if source.resolve() != ASSETS / arguments.name:  # a new model
-        search = {"width": best(scores, "CIDEr")[0], "length_normalisation": normalisation}
-        model.config = model.config.model_copy(update={"search": model.config.search.model_copy(update=search)})
-    about["scores"] = {cards.search_name(width): dict(values) for width, values in scores.items()}
-    about["decoder_parameters"] = model.decoder_size
-    about |= {"bits": 8, "encoder_bits": arguments.encoder_bits}
-    folder = save_model(ASSETS / arguments.name, model, about=about, dtype=torch.int8, half=half)
+        by_width = {width: selection_score(source, model, width, data) for width in WIDTHS}
+        width = chosen_width(by_width)
+        if best is None or by_width[width] > best[0]:
+            best = by_width[width], width, source, model
+    assert best is not None
+    score, width, source, model = best
+    print(f"{name}: {source}, {search_name(width)}, {100 * score:.1f}", flush=True)
+    search = {"width": width, "length_normalisation": CAPTIONER_NORMALISATION}
+    model.config = model.config.model_copy(update={"search": model.config.search.model_copy(update=search)})
+    about = {key: value for key, value in read_config(source)["about"].items() if key not in SCORES}
+    about |= {"decoder_parameters": model.decoder_size, "bits": 8, "encoder_bits": encoder_bits}
+    about["candidates"] = {"models": len(runs), "beams": list(WIDTHS)}
+    folder = save_model(ASSETS / name, model, about=about, dtype=torch.int8, half=half)
     files.write_text(folder / CARD, cards.card(folder))
     return folder
 
 
-def translator(sources: list[Path], arguments: argparse.Namespace) -> Path:
+def selection_score(source: Path, model: CaptionModel, width: int, data: Path) -> float:
+    """Return and print the mean of CIDEr on the dev sets, a fraction."""
+    found = {}
+    for name, dev in scores.DEV_SETS.items():
+        made = Captioner.from_model(model, width=width, length_normalisation=CAPTIONER_NORMALISATION)
+        images = read_captions(data / dev.path).split(dev.split)
+        found[name] = evaluate(made, images, metrics=("CIDEr",)).scores["CIDEr"]
+    mean = sum(found.values()) / len(found)
+    each = ", ".join(f"{dataset_name(name)} {100 * score:.1f}" for name, score in found.items())
+    print(f"{source}, {search_name(width)}: CIDEr {100 * mean:.1f} ({each})", flush=True)
+    return mean
+
+
+def chosen_width(found: dict[int, float]) -> int:
+    """Return the beam width of :data:`WIDTHS` by its selection score: the narrow one if the wide one gains too little.
+
+    Args:
+        found: the selection score of each width, a fraction.
+    """
+    narrow, wide = WIDTHS
+    return narrow if round(found[wide] - found[narrow], 6) < WORTH else wide
+
+
+def translator(runs: list[Path], name: str, data: Path) -> Path:
     """Ship the best of some translators, in sixteen bits."""
-    normalisation = 1.0 if arguments.length_normalisation is None else arguments.length_normalisation
-    candidates: list[tuple[Path, TranslationModel, Scores, dict[str, str]]] = []
-    for source in sources:
+    candidates: list[tuple[Path, TranslationModel, dict[int, dict[str, float]], dict[str, str]]] = []
+    for source in (checkpoint(run, "best") for run in runs):
         with tempfile.TemporaryDirectory() as temporary:
             model = load_translator(
                 save_translator(Path(temporary) / "model", load_translator(source), dtype=torch.float16)
             )
-        scores: Scores = {}
+        by_width: dict[int, dict[str, float]] = {}
         signatures: dict[str, str] = {}
-        for width in WIDTHS:
-            made = Translator(model, width=width, length_normalisation=normalisation)
-            found, _ = evaluate_translation(made, arguments.data)
-            scores[width] = {metric: score.value for metric, score in found.scores.items()}
+        for width in TRANSLATOR_WIDTHS:
+            made = Translator(model, width=width, length_normalisation=TRANSLATOR_NORMALISATION)
+            found, _ = evaluate_translation(made, data)
+            by_width[width] = {metric: score.value for metric, score in found.scores.items()}
             signatures = found.signatures
-            show(source, width, scores)
-        candidates.append((source, model, scores, signatures))
-    source, model, scores, signatures = max(candidates, key=lambda candidate: best(candidate[2], "BLEU")[1])
+            percents = {metric: round(100 * value, 1) for metric, value in by_width[width].items()}
+            print(f"{source}, {search_name(width)}: {percents}", flush=True)
+        candidates.append((source, model, by_width, signatures))
+    source, model, by_width, signatures = max(candidates, key=lambda candidate: best_bleu(candidate[2])[1])
     about = read_config(source, TRANSLATOR)["about"]
-    search = {"width": best(scores, "BLEU")[0], "length_normalisation": normalisation}
+    search = {"width": best_bleu(by_width)[0], "length_normalisation": TRANSLATOR_NORMALISATION}
     model.config = model.config.model_copy(update={"search": model.config.search.model_copy(update=search)})
-    about["scores"] = {cards.search_name(width): values for width, values in scores.items()}
+    about["scores"] = {search_name(width): values for width, values in by_width.items()}
     about["signatures"] = signatures
     about["parameters"] = sum(parameter.numel() for parameter in model.parameters())
-    folder = save_translator(ASSETS / arguments.name, model, about=about, dtype=torch.float16)
+    folder = save_translator(ASSETS / name, model, about=about, dtype=torch.float16)
     files.write_text(folder / CARD, cards.translator_card(folder))
     return folder
 
 
-def best(scores: Scores, metric: str) -> tuple[int, float]:
-    """Return the beam width with the best score by a metric, and the score."""
-    width = max(scores, key=lambda width: scores[width][metric])
-    return width, scores[width][metric]
-
-
-def show(source: Path, width: int, scores: Scores) -> None:
-    """Print the scores of a width in percent."""
-    percents = {metric: round(100 * value, 1) for metric, value in scores[width].items()}
-    print(f"{source}, {cards.search_name(width)}: {percents}", flush=True)
+def best_bleu(found: dict[int, dict[str, float]]) -> tuple[int, float]:
+    """Return the beam width with the best BLEU, and that BLEU."""
+    width = max(found, key=lambda width: found[width]["BLEU"])
+    return width, found[width]["BLEU"]
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ def main() -> None:
             mean.copy_(torch.stack([mean, *rest]).mean(0))
     first.tuned_stages = max(model.tuned_stages for model in models)
     about, *abouts = (read_config(folder)["about"] for folder in folders)
+    about = {key: value for key, value in about.items() if key not in ("scores", "grounding")}  # of other weights
     averaged = [
         {key: value for key, value in each.items() if key not in ORIGINS or value != about.get(key)} for each in abouts
     ]

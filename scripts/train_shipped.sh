@@ -4,9 +4,12 @@
 #
 #   scripts/train_shipped.sh DATA [RUNS] [NAME...]
 #
-# DATA is a folder that holds flickr8k/ in the layout of its official release and coco/ with dataset_coco.json and the
-# images it names, and multi30k/ for the translators; RUNS (default: runs) takes features, logs and checkpoints. NAMEs
-# choose among the models, and all translators together; all by default. scripts/train_detector.py makes the detector.
+# DATA is a folder that holds flickr8k/ in the layout of its official release, coco/ with dataset_coco.json and the
+# images it names, and multi30k/ for the translators. The last step, scripts/readme.py, scores all captioners, their
+# attention too on the images of docs/grounding_test.txt: boxes/ has these in images/, their captions in captions_val.json
+# and their boxes in instances_val.json, in COCO's format with a coco_id for each image. RUNS (default: runs) takes
+# features, logs and checkpoints. NAMEs choose among the models, and all translators together; all by default.
+# scripts/train_detector.py makes the detector.
 set -euo pipefail
 data=${1:?usage: scripts/train_shipped.sh DATA [RUNS] [NAME...]}
 runs=${2:-runs}
@@ -48,7 +51,7 @@ translators() {
             --output "${run}_$family"
         compared+=("$family=${run}_$family")
     done
-    python scripts/ship.py "${run}_attention" "${run}_transformer" translator_en_de --data "$data/multi30k"
+    python scripts/ship.py "${run}_attention" "${run}_transformer" translator_en_de --data "$data"
     python scripts/bench_translation.py --data "$data/multi30k" "${compared[@]}"
 }
 
@@ -69,7 +72,7 @@ soft_attention() {
         --set fine_tune.stages=3 --set data.flips=false --output "$store"
     with=("${settings[@]}" --set "data.features=$store" --set data.flips=false)
     both "$wide/last" 1 --set objective.length=1
-    python scripts/ship.py "$first-soup" "$name" --data "$data/flickr8k" --encoder-bits 8
+    python scripts/ship.py "$first-soup" "$name" --data "$data" --encoder-bits 8
 }
 
 # The mean of two self-critical runs: both START SEED [SETTING...]. The first has the settings; the second has the seed, and
@@ -106,6 +109,6 @@ for name in "${chosen[@]}"; do
     fi
     captioner train "flickr8k_$name" "${with[@]}" $(resume "$first") --output "$first"
     captioner train flickr8k_self_critical "${with[@]}" --set "start=$first/best" $(resume "$second") --output "$second"
-    python scripts/ship.py "$first" "$second" "$name" --data "$data/flickr8k" # the better one
+    python scripts/ship.py "$first" "$second" "$name" --data "$data" # the better one
 done
-python scripts/readme.py --data "$data/flickr8k" --output "$runs/benchmark"
+python scripts/readme.py --data "$data" --output "$runs/benchmark"

@@ -16,8 +16,8 @@ Example: captioner models --json"""
 def run(json: options.Json = False) -> None:
     """List the shipped models with size, data and scores, and the families that a recipe can name.
 
-    Captioners, translators and detectors are shipped. The scores, in percent, are those of the best search on the
-    data's dev split.
+    Captioners, translators and detectors are shipped. The scores, in percent, are those of a model's own search on the
+    dev split of each data set.
     """
     from captioner import store
     from captioner.decoders import DECODERS
@@ -25,6 +25,7 @@ def run(json: options.Json = False) -> None:
     from captioner.encoders.sequence import TEXT_ENCODERS
     from captioner.errors import CheckpointError
     from captioner.registry import Registry
+    from captioner.store import card
 
     registries: tuple[Registry[Any], ...] = (ENCODERS, TEXT_ENCODERS, REFINERS, DECODERS)
     families = {registry.kind: {name: _summary(registry[name]) for name in registry} for registry in registries}
@@ -46,7 +47,7 @@ def run(json: options.Json = False) -> None:
             "megabytes": round(sum(file.stat().st_size for file in folder.iterdir()) / 1e6, 1),
             "data": about.get("data"),
             **{unit: about[unit] for unit in ("photos", "pairs") if unit in about},
-            "scores": _best(about, "BLEU" if kind == store.TRANSLATOR else "CIDEr"),
+            "scores": {result.data: result.scores for result in card.results_of(config)},
             "folder": str(folder),
         }
     if json:
@@ -54,7 +55,7 @@ def run(json: options.Json = False) -> None:
         failures.exit()
         return
     for kind, title, metrics in (
-        (store.CAPTIONER, "shipped model", ("BLEU-4", "METEOR", "CIDEr")),
+        (store.CAPTIONER, "shipped model", ("BLEU-4", "CIDEr")),
         (store.TRANSLATOR, "shipped translator", ("BLEU", "chrF")),
         (store.DETECTOR, "shipped detector", ("mAP@0.5", "mAP@[.5:.95]")),
     ):
@@ -65,17 +66,6 @@ def run(json: options.Json = False) -> None:
     failures.exit()
 
 
-def _best(about: dict[str, Any], metric: str) -> dict[str, float]:
-    """Return the scores of the search that is best by a metric, or that of training if there are no others."""
-    training = about.get(f"dev_{metric.lower()}")
-    if about.get("scores") and not isinstance(next(iter(about["scores"].values())), dict):  # a detector has no search
-        return dict(about["scores"])
-    scores: dict[str, float] = max(
-        about.get("scores", {}).values(), key=lambda values: values.get(metric, 0.0), default={}
-    )
-    return scores or ({metric: training} if training is not None else {})
-
-
 def _summary(thing: Any) -> str:
     """Return the first paragraph of a docstring without its markup."""
     paragraph = (inspect.getdoc(thing) or "").partition("\n\n")[0].replace("\n", " ")
@@ -83,15 +73,22 @@ def _summary(thing: Any) -> str:
 
 
 def _print_models(title: str, models: dict[str, dict[str, Any]], metrics: tuple[str, ...]) -> None:
+    """Print a table of models of one kind, with these metrics on each data set that one of them was scored on."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Column, Table
 
+    from captioner.store import card
+
     units = {"photos": "images", "pairs": "pairs"}
-    numbers = (Column(name, justify="right") for name in ("MB", *metrics))
+    scored = list(dict.fromkeys(data for model in models.values() for data in model["scores"]))
+    several = len(scored) > 1
+    heads = [f"{card.dataset_name(data)} {metric}" if several else metric for data in scored for metric in metrics]
+    numbers = (Column(name, justify="right") for name in ("MB", *heads))
     table = Table(Column(title, no_wrap=True), *numbers, "trained on", box=SIMPLE_HEAD)
     for name, model in models.items():
-        scores = [f"{100 * model['scores'][metric]:.1f}" if metric in model["scores"] else "" for metric in metrics]
+        found = [model["scores"].get(data, {}).get(metric) for data in scored for metric in metrics]
+        scores = ["" if score is None else f"{100 * score:.1f}" for score in found]
         about = [" to ".join(model["languages"])] if model["languages"] else []
         if model["data"]:
             about += [model["data"], *(f"{model[key]:,} {unit}" for key, unit in units.items() if key in model)]

@@ -3,6 +3,11 @@
 The first lines are metadata for the hub: the task, the training data and the scores
 (``model-index``). A score is on a card only if it is in the config's ``about``; an export has none, as they were
 measured on the model that it was made from.
+
+``about["scores"]`` of a captioner has the scores of each data set under its short name, such as ``flickr8k``: the
+``split``, the number of ``images``, the ``search``, and ``metrics`` with the ``value`` of each and its 95 % interval
+from ``low`` to ``high``. That of a translator has ``{metric: value}`` for each search, that of a detector
+``{metric: value}``.
 """
 
 from __future__ import annotations
@@ -10,6 +15,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +45,23 @@ _HUB_METRICS = {"BLEU": "bleu", "METEOR": "meteor", "ROUGE-L": "rouge", "CIDEr":
 _WIDTH = 119
 
 
+@dataclass(frozen=True)
+class Result:
+    """The scores of a model on one data set.
+
+    Attributes:
+        data: short name of the data set, such as ``flickr8k``; empty if it is not recorded.
+        split: its split.
+        search: the search that wrote the captions or translations; empty for a detector.
+        scores: fractions by metric.
+    """
+
+    data: str
+    split: str
+    search: str
+    scores: dict[str, float]
+
+
 def metadata(config: Mapping[str, Any], name: str, *, license: str | None = None) -> str:
     """Return the metadata of a model as YAML, for the top of its card.
 
@@ -52,21 +75,21 @@ def metadata(config: Mapping[str, Any], name: str, *, license: str | None = None
     kind, model = kind_of(config), config["model"]
     task, task_name, _ = _TASKS[kind]
     datasets = datasets_of(config)
-    search, scores = own_scores(config)
     results = [
         EvalResult(
             task_type=task,
             task_name=task_name,
-            dataset_type=datasets[0],
-            dataset_name=config["about"]["data"] if kind == DETECTOR else dataset_name(datasets[0]),
-            dataset_split=config["about"].get("dev", "validation"),
+            dataset_type=result.data,
+            dataset_name=config["about"]["data"] if kind == DETECTOR else dataset_name(result.data),
+            dataset_split=result.split,
             metric_type=_hub_metric(metric),
             metric_name=metric,
             metric_value=round(100 * value, 1),
-            metric_args={"search": search} if search else None,
+            metric_args={"search": result.search} if result.search else None,
         )
-        for metric, value in scores.items()
-        if datasets
+        for result in results_of(config)
+        if result.data
+        for metric, value in result.scores.items()
     ]
     tags = {CAPTIONER: ["image-captioning"], ONNX: ["image-captioning", "onnx"]}.get(kind, [])
     if "decoder" in model:
@@ -114,27 +137,36 @@ def dataset_name(dataset: str) -> str:
     return _DATASETS.get(dataset, dataset)
 
 
-def own_scores(config: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
-    """Return the search that a model uses by itself, and its scores with it, of which there may be none.
+def results_of(config: Mapping[str, Any]) -> list[Result]:
+    """Return the recorded scores of a model with its own search, for each data set; an export has none.
 
-    Of a model that was only scored in training, these are the score of the best epoch and the search that was used
-    there. A detector has scores and no search.
+    Of a model that was only scored in training, these are the score of the saved epoch and the search that was used
+    there.
     """
     about, kind = config.get("about", {}), kind_of(config)
     scores = about.get("scores") or {}
-    if kind == DETECTOR:
-        return "", dict(scores)
+    data, split = next(iter(datasets_of(config)), ""), about.get("dev", "validation")
     if kind == ONNX:
-        return "", {}
+        return []
+    if kind == DETECTOR:
+        return [Result(data, split, "", dict(scores))] if scores else []
     own = search_name(config["model"]["search"]["width"])
-    if own in scores:
-        return own, dict(scores[own])
+    if kind == TRANSLATOR and own in scores:
+        return [Result(data, split, own, dict(scores[own]))]
+    if found := [
+        Result(
+            name, each["split"], each["search"], {metric: score["value"] for metric, score in each["metrics"].items()}
+        )
+        for name, each in scores.items()
+        if isinstance(each, dict) and "metrics" in each
+    ]:
+        return found
     for metric in ("CIDEr", "BLEU"):
         if (score := about.get(f"dev_{metric.lower()}")) is not None:
             recipe = about.get("recipe")
             searched = search_name(recipe["evaluation"]["search"]["width"]) if recipe else "unknown"
-            return searched, {metric: score}
-    return own, {}
+            return [Result(data, split, searched, {metric: score})]
+    return []
 
 
 def default(config: Mapping[str, Any], name: str) -> str:
@@ -246,22 +278,23 @@ def _exported(config: Mapping[str, Any]) -> list[str]:
 
 def _scores(config: Mapping[str, Any]) -> str:
     """Write a table of the recorded scores, or a sentence if there are none."""
-    search, own = own_scores(config)
-    if not own:
+    results = results_of(config)
+    if not results:
         return "It has not been scored."
-    metrics = list(own)
+    metrics = list(results[0].scores)
     if kind_of(config) == DETECTOR:
-        row = [f"{100 * value:.1f}" for value in own.values()]
+        row = [f"{100 * value:.1f}" for value in results[0].scores.values()]
         return f"On its validation images, in percent:\n\n{markdown_table(metrics, [row], text_columns=0)}"
-    scores = config["about"].get("scores") or {}
-    table = scores if search in scores else {search: own}
-    rows = [(searched, *(f"{100 * values[metric]:.1f}" for metric in metrics)) for searched, values in table.items()]
-    dataset = dataset_name(datasets_of(config)[0]) if datasets_of(config) else "its data"
-    text = (
-        f"On the split `{config['about'].get('dev', 'dev')}` of {dataset}, in percent; the epoch was chosen on it, "
-        "so the scores are slightly optimistic."
-    )
-    return f"{textwrap.fill(text, _WIDTH)}\n\n{markdown_table(('search', *metrics), rows)}"
+    rows = [
+        (
+            f"{dataset_name(result.data) or 'its data'}, {result.split}",
+            result.search,
+            *(f"{100 * result.scores[metric]:.1f}" for metric in metrics),
+        )
+        for result in results
+    ]
+    text = "In percent. The epoch was chosen on these images, so the scores are slightly optimistic."
+    return f"{text}\n\n{markdown_table(('data', 'search', *metrics), rows, text_columns=2)}"
 
 
 def _recipe(about: Mapping[str, Any]) -> str:
@@ -321,8 +354,8 @@ def device_of(run: Mapping[str, Any]) -> str:
     return f"{number} {kind}" + ("s" if name == "cpu" and count != 1 else "")
 
 
-def stage_lines(stages: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Describe each stage of a training run: recipe, time and score."""
+def stage_lines(stages: Sequence[Mapping[str, Any]], *, scored: bool = True) -> list[str]:
+    """Describe each stage of a training run: recipe, time and, if ``scored``, its score during training."""
     lines: list[str] = []
     numbers: list[int] = []  # of the stages' lines
     for stage in stages:
@@ -331,15 +364,14 @@ def stage_lines(stages: Sequence[Mapping[str, Any]]) -> list[str]:
         if teacher := stage.get("teacher"):
             both = "people's captions and " if teacher["human_captions"] else ""
             objective += f" on {both}captions that `{teacher['name']}` wrote"
-        searched = search_name(recipe["evaluation"]["search"]["width"])
-        metric = "CIDEr" if "dev_cider" in stage else "BLEU"
-        score = stage[f"dev_{metric.lower()}"]
         cost = f"{stage['minutes']:.0f} minutes on {device_of(stage)}"
         numbers.append(len(lines) + 1)
-        lines.append(
-            f"{len(lines) + 1}. {objective}, epoch {stage['epoch']} of {recipe['epochs']}, {cost}:\n"
-            f"   {metric} {100 * score:.1f} on dev with {searched}."
-        )
+        line = f"{len(lines) + 1}. {objective}, epoch {stage['epoch']} of {recipe['epochs']}, {cost}"
+        if scored:
+            searched = search_name(recipe["evaluation"]["search"]["width"])
+            metric = "CIDEr" if "dev_cider" in stage else "BLEU"
+            line += f":\n   {metric} {100 * stage[f'dev_{metric.lower()}']:.1f} on dev with {searched}"
+        lines.append(line + ".")
         if averaged := stage.get("averaged_with"):
             meant = [str(numbers[stages.index(each)]) for each in averaged if each in stages]
             lines.append(f"{len(lines) + 1}. The mean of the weights of {' and '.join([*meant, str(numbers[-1])])}.")

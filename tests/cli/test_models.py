@@ -15,13 +15,23 @@ def test_shipped_models_and_families_are_listed(run) -> None:
         assert name in result.out
 
 
+def test_the_scores_of_both_data_sets_are_listed(run) -> None:
+    from captioner.store import read_config
+
+    scores = read_config(shipped()[DEFAULT])["about"]["scores"]
+    (line,) = (line for line in run("models").lines if f"{DEFAULT} (default)" in line)
+    values = [f"{100 * scores[data]['metrics'][name]['value']:.1f}" for data in scores for name in ("BLEU-4", "CIDEr")]
+    assert list(scores) == ["flickr8k", "coco"] and " ".join(values) in " ".join(line.split())
+
+
 def test_json_has_everything(run) -> None:
     listed = json.loads(run("models", "--json").out)
     assert set(listed["models"]) == set(shipped(None))
     assert listed["models"][DEFAULT]["default"]
     for model in listed["models"].values():
         metric = {"captioner": "CIDEr", "translator": "BLEU", "detector": "mAP@0.5"}[model["kind"]]
-        assert 0 < model["scores"][metric] < 3 and model["megabytes"] < 25
+        assert model["scores"] and all(0 < scores[metric] < 3 for scores in model["scores"].values())
+        assert model["megabytes"] < 25
     assert set(listed["decoder"]) == set(DECODERS)
     assert all(listed["decoder"].values()), "a family without a description"
     assert set(listed["text encoder"]) == set(TEXT_ENCODERS) and set(listed["refiner"]) == set(REFINERS)
@@ -35,7 +45,7 @@ def test_a_shipped_translator_is_listed(run, shipped_translator: str) -> None:
         "translator",
         ["en", "de"],
         4,
-        {"BLEU": 0.123},
+        {"multi30k": {"BLEU": 0.123}},
     )
     assert (model["encoder"], model["refiner"], model["decoder"]) == ("sequence", None, "show_attend_tell")
 

@@ -1,4 +1,4 @@
-"""Cards and tables are those that the scripts write from the models' JSON, and every shipped model loads."""
+"""Cards are those that the script writes from the models' JSON, and every shipped model loads."""
 
 from __future__ import annotations
 
@@ -31,17 +31,6 @@ def test_a_card_is_written_from_its_config(name: str, repository: Path) -> None:
     cards = load(repository, "cards")
     write = {CAPTIONER: cards.card, DETECTOR: cards.detector_card, TRANSLATOR: cards.translator_card}
     assert (folder / CARD).read_text(encoding="utf-8") == write[kind_of(folder)](folder)
-
-
-def test_the_readmes_table_is_written_from_json(repository: Path) -> None:
-    readme = (repository / "README.md").read_text(encoding="utf-8")
-    inside = load(repository, "readme").table("scores")
-    assert f"<!-- scores:begin -->\n{inside}\n<!-- scores:end -->" in readme
-
-
-def test_the_readme_names_every_shipped_captioner(repository: Path) -> None:
-    readme = (repository / "README.md").read_text(encoding="utf-8")
-    assert all(f"| `{name}` |" in readme for name in shipped())
 
 
 @pytest.mark.parametrize("name", sorted(shipped()))

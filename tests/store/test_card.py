@@ -40,8 +40,12 @@ def parsed(text: str) -> Any:
     return ModelCard(text, ignore_metadata_errors=False).data
 
 
-def figures(data: Any) -> dict[str, float]:
-    return {result.metric_name: result.metric_value for result in data.eval_results or ()}
+def figures(data: Any) -> dict[tuple[str, str, str], float]:
+    """Return the values of a card's metadata by data set, split and metric."""
+    return {
+        (result.dataset_type, result.dataset_split, result.metric_name): result.metric_value
+        for result in data.eval_results or ()
+    }
 
 
 @pytest.mark.parametrize("name", sorted(shipped(None)))
@@ -50,13 +54,42 @@ def test_a_shipped_card_has_the_scores_of_its_config(name: str) -> None:
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     data = parsed((folder / CARD).read_text(encoding="utf-8"))
     scores = config["about"]["scores"]
-    if kind_of(folder) != DETECTOR:
-        width = config["model"]["search"]["width"]
-        scores = scores["greedy" if width == 1 else f"beam {width}"]
-    assert figures(data) == {metric: pytest.approx(100 * score, abs=0.05) for metric, score in scores.items()}
+    if kind_of(folder) == CAPTIONER:
+        expected = {
+            (data_set, each["split"], metric): score["value"]
+            for data_set, each in scores.items()
+            for metric, score in each["metrics"].items()
+        }
+        assert {data_set for data_set, *_ in expected} == {"flickr8k", "coco"}
+    else:
+        if kind_of(folder) == TRANSLATOR:
+            width = config["model"]["search"]["width"]
+            scores = scores["greedy" if width == 1 else f"beam {width}"]
+        first = data.datasets[0]
+        expected = {(first, "validation", metric): score for metric, score in scores.items()}
+    assert figures(data) == {key: pytest.approx(100 * score, abs=0.05) for key, score in expected.items()}
     assert (data.library_name, data.license, data.model_name) == ("captioner", "apache-2.0", name)
     assert data.pipeline_tag in TASKS and data.datasets and data.metrics
     assert {result.task_type for result in data.eval_results} == {data.pipeline_tag}
+
+
+def test_a_captioner_is_scored_on_each_data_set() -> None:
+    """Both are in the metadata, with their own splits, and in the table."""
+
+    def each(split: str, value: float) -> dict[str, Any]:
+        metrics = {"CIDEr": {"value": value, "low": value - 0.1, "high": value + 0.1}}
+        return {"split": split, "images": 9, "search": "beam 5", "metrics": metrics}
+
+    scores = {"flickr8k": each("dev", 0.612), "coco": each("val", 0.834)}
+    text = card.default(CONFIGS[CAPTIONER] | {"about": STAGE | {"scores": scores}}, "small")
+    assert figures(parsed(text)) == {("flickr8k", "dev", "CIDEr"): 61.2, ("coco", "val", "CIDEr"): 83.4}
+    assert "| Flickr8k, dev | beam 5 | 61.2 |\n| COCO, val | beam 5 | 83.4 |" in text
+
+
+def test_scores_of_an_older_form_are_not_read() -> None:
+    """Older models have them by search; their score in training is left."""
+    about = STAGE | {"scores": {"beam 3": {"CIDEr": 0.5}, "greedy": {"CIDEr": 0.4}}}
+    assert list(figures(parsed(card.default(CONFIGS[CAPTIONER] | {"about": about}, "small"))).values()) == [98.7]
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
