@@ -232,7 +232,10 @@ def _gain(value: Mapping[str, float]) -> str:
 
 
 def scores_table(record: Record) -> str:
-    """Write the README's table: the shipped captioners with their own search, the best by the selection score last."""
+    """Write the README's table: the shipped captioners with their own search, the best by the selection score last.
+
+    A line below it has the number of candidates of each model that ``scripts/ship.py`` chose.
+    """
     domains = record["scores"]
     chosen = ("BLEU-4", "METEOR", "CIDEr")
     first = next(iter(domains.values()))
@@ -265,7 +268,18 @@ def scores_table(record: Record) -> str:
         "M parameters",
         "minutes",
     )
-    return markdown_table(head, rows, text_columns=2)
+    return "\n\n".join([markdown_table(head, rows, text_columns=2), *_candidates(list(record["models"]))])
+
+
+def _candidates(models: Sequence[str]) -> list[str]:
+    """Write how many candidates were compared for each model, if that is recorded for one."""
+    abouts = {name: read_config(shipped()[name])["about"] for name in models}
+    numbers = [
+        f"`{name}` {about['candidates']['models'] * len(about['candidates']['beams'])}"
+        for name, about in abouts.items()
+        if "candidates" in about
+    ]
+    return [f"Candidates, counting beam widths, of which each is the best: {', '.join(numbers)}."] if numbers else []
 
 
 def domain_table(record: Record, data: str) -> str:

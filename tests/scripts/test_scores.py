@@ -136,6 +136,14 @@ def test_a_model_attends_if_its_attention_is_in_the_record(record: dict[str, Any
         assert scores._attends(name) == (name in record["grounding"]["models"])
 
 
+def test_the_number_of_candidates_is_below_the_table(scores: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    abouts = {"a": {}, "b": {"candidates": {"models": 3, "beams": [3, 5]}}}
+    monkeypatch.setattr(scores, "shipped", lambda: {name: name for name in abouts})
+    monkeypatch.setattr(scores, "read_config", lambda name: {"about": abouts[name]})
+    assert scores._candidates(["a"]) == []
+    assert scores._candidates(["a", "b"])[0].endswith(": `b` 6.")
+
+
 def test_costs_are_kept_for_models_that_did_not_change(scores: ModuleType) -> None:
     before = {
         "models": {"a": {"files": 1}, "b": {"files": 2}, "gone": {"files": 3}},
