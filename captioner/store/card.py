@@ -50,7 +50,8 @@ class Result:
     """The scores of a model on one data set.
 
     Attributes:
-        data: short name of the data set, such as ``flickr8k``; empty if it is not recorded.
+        data: short name of the data set, such as ``flickr8k``; names joined by ``+`` if the scores are the means over
+            several; empty if it is not recorded.
         split: its split.
         search: the search that wrote the captions or translations; empty for a detector.
         scores: fractions by metric.
@@ -88,7 +89,7 @@ def metadata(config: Mapping[str, Any], name: str, *, license: str | None = None
             metric_args={"search": result.search} if result.search else None,
         )
         for result in results_of(config)
-        if result.data
+        if result.data and "+" not in result.data  # the hub has no place for means over data sets
         for metric, value in result.scores.items()
     ]
     tags = {CAPTIONER: ["image-captioning"], ONNX: ["image-captioning", "onnx"]}.get(kind, [])
@@ -127,14 +128,19 @@ def _hub_metric(metric: str) -> str:
 
 def datasets_of(config: Mapping[str, Any]) -> list[str]:
     """Return the names of the data that a model was trained on, the one that it was scored on first."""
-    names = str(config.get("about", {}).get("data") or "").replace("+", ",").split(",")
+    return _short_names(config.get("about", {}).get("data"))
+
+
+def _short_names(text: Any) -> list[str]:
+    """Return the short names of data sets, given their names joined by ``+`` or commas, each once."""
+    names = str(text or "").replace("+", ",").split(",")
     short = (re.sub(r"[^\w.-]+", "-", name.strip().partition("/")[0].lower()) for name in names)
     return list(dict.fromkeys(name for name in short if name))
 
 
 def dataset_name(dataset: str) -> str:
-    """Return a data set's name as its authors write it, if it is known."""
-    return _DATASETS.get(dataset, dataset)
+    """Return a data set's name, or several joined by ``+``, as the authors write it, if it is known."""
+    return " and ".join(_DATASETS.get(name, name) for name in dataset.split("+"))
 
 
 def results_of(config: Mapping[str, Any]) -> list[Result]:
@@ -145,7 +151,8 @@ def results_of(config: Mapping[str, Any]) -> list[Result]:
     """
     about, kind = config.get("about", {}), kind_of(config)
     scores = about.get("scores") or {}
-    data, split = next(iter(datasets_of(config)), ""), about.get("dev", "validation")
+    names = _short_names(about.get("dev_data")) or datasets_of(config)[:1]
+    data, split = "+".join(names), about.get("dev", "validation")
     if kind == ONNX:
         return []
     if kind == DETECTOR:
@@ -294,6 +301,8 @@ def _scores(config: Mapping[str, Any]) -> str:
         for result in results
     ]
     text = "In percent. The epoch was chosen on these images, so the scores are slightly optimistic."
+    if any("+" in result.data for result in results):
+        text += " Scores of several data sets are the means over them."
     return f"{text}\n\n{markdown_table(('data', 'search', *metrics), rows, text_columns=2)}"
 
 

@@ -398,6 +398,7 @@ class CaptionerRun(Loop[CaptionBatch]):
         about: dict[str, Any] = {
             "data": self.train.name,
             "dev": self.config.data.dev,
+            "dev_data": self.dev.name,
             "photos": len(self.train.images),
             "captions": count_captions(self.train),
             **self.about(),

@@ -86,6 +86,14 @@ def test_a_captioner_is_scored_on_each_data_set() -> None:
     assert "| Flickr8k, dev | beam 5 | 61.2 |\n| COCO, val | beam 5 | 83.4 |" in text
 
 
+def test_a_mean_over_data_sets_is_not_the_score_of_one() -> None:
+    text = card.default(CONFIGS[CAPTIONER] | {"about": STAGE | {"dev": "dev", "dev_data": "flickr8k+coco"}}, "run")
+    assert figures(parsed(text)) == {}
+    assert "| Flickr8k and COCO, dev | greedy | 98.7 |" in text and "means over them" in text
+    one = card.default(CONFIGS[CAPTIONER] | {"about": STAGE | {"dev": "dev", "dev_data": "coco"}}, "run")
+    assert figures(parsed(one)) == {("coco", "dev", "CIDEr"): 98.7} and "means over" not in one
+
+
 def test_scores_of_an_older_form_are_not_read() -> None:
     """Older models have them by search; their score in training is left."""
     about = STAGE | {"scores": {"beam 3": {"CIDEr": 0.5}, "greedy": {"CIDEr": 0.4}}}

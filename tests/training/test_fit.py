@@ -105,7 +105,7 @@ def test_data_sets_select_the_best_epoch_by_their_mean(tiny: Path, images: Path,
     assert sets[0] != sets[1]
     about = json.loads((best / "config.json").read_text())["about"]
     assert about["dev_cider"] == pytest.approx(max(values["CIDEr"] for values in scores), abs=1e-4)
-    assert about["data"] == "captions+other" and "25 training images, 12 dev images" in heard[0]
+    assert about["data"] == about["dev_data"] == "captions+other" and "25 training images, 12 dev images" in heard[0]
 
 
 def test_attention_of_a_run_is_drawn_to_boxes(tiny: Path, images: Path, tmp_path: Path) -> None:
