@@ -54,14 +54,13 @@ class DevSet:
 DEV_SETS = {"flickr8k": DevSet("flickr8k", "dev"), "coco": DevSet("coco/dataset_coco.json", "val")}
 
 
-def measure(data: Path, output: Path, *, rounds: int, models: Sequence[str] = tuple(MODELS)) -> Record:
+def measure(data: Path, output: Path, *, rounds: int) -> Record:
     """Score, ground and time the shipped captioners.
 
     Args:
         data: the folder with ``flickr8k``, ``coco`` and ``boxes``; see ``scripts/train_shipped.sh``.
         output: folder for the two benchmarks, each in a folder of its own with the cache of its captions.
         rounds: how often each model is timed; 0 leaves out the time and memory.
-        models: names of the models; the others are compared with the first.
 
     Raises:
         SystemExit: the boxes are not those of the grounding test.
@@ -73,13 +72,13 @@ def measure(data: Path, output: Path, *, rounds: int, models: Sequence[str] = tu
         folder = output / name
         timed = rounds if name == next(iter(DEV_SETS)) else 0
         sets = ["--data", data / dev.path, "--split", dev.split, "--output", folder]
-        _captioner("benchmark", *models, *sets, "--rounds", timed, "--photos", 0)
+        _captioner("benchmark", *MODELS, *sets, "--rounds", timed, "--photos", 0)
         found[name] = json.loads((folder / "benchmark.json").read_text(encoding="utf-8"))
-    grounded = {name: _grounding(name, data / "boxes", output) for name in models if _attends(name)}
+    grounded = {name: _grounding(name, data / "boxes", output) for name in MODELS if _attends(name)}
     first = next(iter(found.values()))
     record = {
         **{name: first[name] for name in ("captioner", "resamples", "seed")},
-        "models": {name: identity(shipped()[name]) for name in models},
+        "models": {name: identity(shipped()[name]) for name in MODELS},
         "scores": {name: _scores(each) for name, each in found.items()},
         "grounding": {"attention": ATTENTION, "models": grounded},
         "rounds": rounds,
