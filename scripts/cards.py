@@ -188,11 +188,11 @@ TITLES = {
 }
 TERMS = (
     "The images of Flickr8k, in training and in the scores, are copies squashed to 224x224 pixels{small}; the encoder "
-    "enlarges them to {size}. The weights are under Apache-2.0. Flickr8k (Hodosh, Young and Hockenmaier 2013) is for "
+    "resizes them to {size}. The weights are under Apache-2.0. Flickr8k (Hodosh, Young and Hockenmaier 2013) is for "
     "non-commercial research and education.{coco} The images belong to their owners on Flickr and are not part of this "
     "folder. "
 )
-SMALL = ", and most of COCO's to 256x256"
+SMALL = ", and COCO's are at most 480 wide or high, many squashed to 256x256"
 COCO = " COCO's captions (Chen et al. 2015; those of Karpathy's train and restval images) are under CC BY 4.0."
 
 
