@@ -19,6 +19,7 @@ from captioner.caption import MEAN, Caption
 from captioner.data.transform import Together
 from captioner.decoders import State, Step
 from captioner.encoders import Encoder
+from captioner.engines.consensus import Judge, find_agreeing
 from captioner.engines.engine import best_of, captions_of
 from captioner.engines.model import TorchEngine, Writer, regions_of
 from captioner.errors import CaptionerError, CheckpointError, FeatureStoreError
@@ -27,7 +28,6 @@ from captioner.machine.backend import choose_device
 from captioner.memory import Memories, Memory
 from captioner.model import CaptionModel
 from captioner.search.config import SearchConfig
-from captioner.search.search import search as find
 from captioner.text.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
@@ -223,7 +223,11 @@ class EnsembleEngine(TorchEngine):
                 encoder.finish(part.to(self.device), cut) for encoder, part in zip(self._encoders, parts, strict=True)
             )
         )
-        found = find(self._decoder, memories, search)
+        judges = [
+            Judge.of(model, memories.parts[member.memory], None if member.numbers is None else member.numbers.tolist())
+            for model, member in zip(self._models, self._decoder.members, strict=True)
+        ]
+        found = find_agreeing(self._decoder, memories, search, judges)
         regions = regions_of(memories.parts[self._shown], self.encoders[self._shown].classes)
         return [
             best_of(captions_of(hypotheses, self.vocabulary, **each))

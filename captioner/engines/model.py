@@ -21,6 +21,7 @@ from captioner.decoders import Decoder
 from captioner.encoders import Encoder, Refiner
 from captioner.encoders.parallel import encode_batches, encoded_at_once, threads
 from captioner.engines.attention_rollout import check, recompute_attention
+from captioner.engines.consensus import Judge, find_agreeing
 from captioner.engines.engine import Engine, best_of, captions_of
 from captioner.errors import CaptionerError
 from captioner.features import FeatureStore
@@ -29,7 +30,6 @@ from captioner.machine.backend import choose_device, fast_dtype
 from captioner.memory import Encoded, Memory
 from captioner.model import CaptionModel
 from captioner.search.config import SearchConfig
-from captioner.search.search import search as find
 
 
 class TorchEngine(Engine):
@@ -136,7 +136,9 @@ class ModelEngine(TorchEngine):
     ) -> list[Caption]:
         self.check(attention)
         memory = self._encoder.finish(memory.to(self.device), cut)
-        found = find(self._writer.decoder, self._writer.refined(memory), search)
+        found = find_agreeing(
+            self._writer.decoder, self._writer.refined(memory), search, [Judge.of(self.model, memory)]
+        )
         captions = [
             captions_of(hypotheses, self.vocabulary, **regions)
             for hypotheses, regions in zip(found, regions_of(memory, self.encoders[0].classes), strict=True)

@@ -13,6 +13,7 @@ from captioner.encoders import ENCODERS, REFINERS, Encoder, Refiner
 from captioner.encoders.refiner import Identity
 from captioner.errors import ConfigError
 from captioner.memory import Memory
+from captioner.model.consensus import Consensus, ConsensusConfig
 from captioner.registry import Registry
 from captioner.search.config import SearchConfig
 from captioner.settings import Settings, validate
@@ -33,6 +34,9 @@ class ModelConfig(Settings):
     )
     search: SearchConfig = Field(
         default_factory=SearchConfig, description="default settings of the search for captions"
+    )
+    consensus: ConsensusConfig | None = Field(
+        None, description="sizes of the prediction by which hypotheses are chosen; a training run sets them"
     )
 
     @field_validator("encoder", "refiner", "decoder")
@@ -134,7 +138,10 @@ class CaptionModel(nn.Module):
     Attributes:
         refiner: maps the encoder's memory to the one that the decoder attends to; an identity if the config names none.
         tuned_stages: number of the encoder's last stages that were fine-tuned; a checkpoint holds their weights.
+        consensus: predicts the n-grams by which the hypotheses of a search are chosen; ``None`` if it was not fitted.
     """
+
+    consensus: Consensus | None
 
     def __init__(
         self, config: ModelConfig, vocabulary: Vocabulary, encoder: Encoder, refiner: Refiner, decoder: Decoder
@@ -142,7 +149,13 @@ class CaptionModel(nn.Module):
         super().__init__()
         self.config, self.vocabulary = config, vocabulary
         self.encoder, self.refiner, self.decoder = encoder, refiner, decoder
+        self.consensus = Consensus(config.consensus, features=encoder.features) if config.consensus else None
         self.tuned_stages = 0
+
+    def set_consensus(self, consensus: Consensus | None) -> None:
+        """Set, replace or remove the prediction by which hypotheses are chosen."""
+        self.consensus = consensus
+        self.config = self.config.model_copy(update={"consensus": consensus.config if consensus else None})
 
     @classmethod
     def build(cls, config: ModelConfig, vocabulary: Vocabulary, encoder: Encoder | None = None) -> CaptionModel:
@@ -169,6 +182,7 @@ class CaptionModel(nn.Module):
         """
         larger = CaptionModel.build(self.config, vocabulary, self.encoder)
         larger.refiner.load_state_dict(self.refiner.state_dict())
+        larger.set_consensus(self.consensus)
         larger.tuned_stages = self.tuned_stages
         known, learned = len(self.vocabulary), self.decoder.state_dict()
         for name, values in larger.decoder.state_dict().items():

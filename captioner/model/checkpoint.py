@@ -128,8 +128,8 @@ def _build(config: ModelConfig, vocabulary: Vocabulary, weights: Mapping[str, Te
 
 def _saved(model: CaptionModel) -> nn.Module:
     """Return the parts of a model whose weights a folder holds."""
-    tail = model.encoder.tail(model.tuned_stages)
-    return nn.ModuleDict({"encoder": tail, "refiner": model.refiner, "decoder": model.decoder})
+    parts = {"encoder": model.encoder.tail(model.tuned_stages), "refiner": model.refiner, "decoder": model.decoder}
+    return nn.ModuleDict({**parts, "consensus": model.consensus} if model.consensus is not None else parts)
 
 
 def _invented(settings: Mapping[str, Any]) -> bool:

@@ -36,6 +36,12 @@ class SearchConfig(Settings):
     block_ngram: int = Field(
         0, ge=0, description="forbid captions to repeat a sequence of this many words; 0 forbids nothing"
     )
+    consensus: float = Field(
+        50.0,
+        ge=0,
+        description="weight of the agreement with the n-grams that are expected in captions of the image, when "
+        "hypotheses are compared, for models that predict them; 0 leaves it out",
+    )
     n_best: int = Field(1, ge=1, description="captions returned for each image")
     forbid_unknown: bool = Field(True, description="never write <unk>")
 
@@ -71,6 +77,7 @@ class SearchOptions(TypedDict, total=False):
     min_words: int
     length_normalisation: float
     block_ngram: int
+    consensus: float
     n_best: int
     forbid_unknown: bool
 

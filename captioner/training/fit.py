@@ -27,10 +27,11 @@ from captioner.evaluation.metrics import Scorer
 from captioner.features import FeatureStore
 from captioner.memory import Memory
 from captioner.model import CaptionModel
-from captioner.model.checkpoint import save_model
+from captioner.model.checkpoint import load_model, save_model
 from captioner.store import VOCABULARY, locate, read_config
 from captioner.text.vocabulary import Vocabulary, tokenize
 from captioner.training.boxed_words import BoxedWords
+from captioner.training.consensus import fit_consensus, numbered, pooled_features
 from captioner.training.data import check_coverage, read_data, with_features
 from captioner.training.events import Events
 from captioner.training.initial_model import build_model, stages_to_train
@@ -346,11 +347,35 @@ class CaptionerRun(Loop[CaptionBatch]):
         captions = dict(ChainMap(*self.processes.gather(self.caption(self.processes.share(self.dev.images)))))
         return self.processes.broadcast(self._score(captions) if self.processes.first else {})
 
-    def caption(self, images: Sequence[CaptionedImage]) -> dict[str, str]:
-        """Caption dev images with the averaged model."""
+    def finish(self) -> None:
+        """Fit the consensus of the saved models, and report their scores with it."""
+        if self.config.consensus is None:
+            return
+        for name in ("last", "best"):
+            folder = self.output / name
+            model = load_model(folder).to(self.device)
+            store = None if self._from_pixels else self.store
+            pooled, images = pooled_features(model.encoder, self.train.images, store)
+            captions = [numbered(image.captions, model.vocabulary) for image in images]
+            consensus = fit_consensus(pooled, captions, self.config.consensus)
+            if consensus is None:
+                self.events.warn(
+                    f"consensus: no n-gram is in the captions of {self.config.consensus.min_images} training images; "
+                    "the models have none"
+                )
+                return
+            model.set_consensus(consensus)
+            save_model(folder, model, about=read_config(folder)["about"])
+            values = self._score(self.caption(self.dev.images, model))
+            self.events.note(
+                f"{name}, with consensus: " + "  ".join(f"{key} {100 * value:.1f}" for key, value in values.items())
+            )
+
+    def caption(self, images: Sequence[CaptionedImage], model: CaptionModel | None = None) -> dict[str, str]:
+        """Caption dev images with a model, by default the averaged one."""
         settings = self.config.evaluation
         search: Any = settings.search.model_dump()
-        captioner = Captioner.from_model(self._averaged_model(), device=str(self.device), **search)
+        captioner = Captioner.from_model(model or self._averaged_model(), device=str(self.device), **search)
         part = replace(self.dev, images=tuple(images))
         store = None if self._from_pixels else self.store
         return generate(captioner, part, features=store, batch_size=settings.batch_size)[0]

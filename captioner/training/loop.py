@@ -162,6 +162,9 @@ class Loop(ABC, Generic[B]):
     def save(self, name: str) -> None:
         """Write the averaged model to the folder ``name`` in the output; only the first process calls this."""
 
+    def finish(self) -> None:
+        """Complete the saved models at the end of a run; only the first process calls this."""
+
     @abstractmethod
     def describe(self) -> str:
         """Describe the model and its training data in one line."""
@@ -277,6 +280,7 @@ class Loop(ABC, Generic[B]):
                 progress.finished = last or progress.waited >= settings.evaluation.patience
                 if progress.finished and first:
                     self.save("last")
+                    self.finish()
                     if (best / store.CONFIG).is_file():  # saved earlier, while the run had more to do
                         store.change_about(best, minutes=self.minutes)
                 self._save_state()

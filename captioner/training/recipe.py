@@ -14,6 +14,7 @@ from captioner.model import ModelConfig
 from captioner.search.config import SearchConfig
 from captioner.settings import Settings, validate
 from captioner.training import cross_entropy, self_critical  # noqa: F401 (they register objectives)
+from captioner.training.consensus import ConsensusSettings
 from captioner.training.objective import OBJECTIVES
 from captioner.training.recipe_files import IMPORT, read_recipe
 from captioner.training.teacher import TeacherConfig
@@ -167,6 +168,11 @@ class TrainConfig(RunConfig):
         description=f"one of {', '.join(OBJECTIVES)}, and its settings",
     )
     fine_tune: FineTuneConfig = Field(default_factory=FineTuneConfig)
+    consensus: ConsensusSettings | None = Field(
+        None,
+        description="at the end of the run, fit a prediction of the n-grams in captions of an image, by which the "
+        "hypotheses of a search are then chosen; null does not",
+    )
     batch_size: int = Field(32, ge=1, description="images per step")
 
     @model_validator(mode="after")
