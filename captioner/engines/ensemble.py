@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,15 +20,16 @@ from captioner.caption import MEAN, Caption
 from captioner.data.transform import Together
 from captioner.decoders import State, Step
 from captioner.encoders import Encoder
-from captioner.engines.consensus import Judge, find_agreeing
 from captioner.engines.engine import best_of, captions_of
-from captioner.engines.model import TorchEngine, Writer, regions_of
+from captioner.engines.model import TorchEngine, Writer, judges_of, regions_of
 from captioner.errors import CaptionerError, CheckpointError, FeatureStoreError
 from captioner.features import FeatureStore
 from captioner.machine.backend import choose_device
 from captioner.memory import Memories, Memory
 from captioner.model import CaptionModel
 from captioner.search.config import SearchConfig
+from captioner.search.consensus import search_agreeing
+from captioner.search.search import search as find
 from captioner.text.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
@@ -223,11 +225,11 @@ class EnsembleEngine(TorchEngine):
                 encoder.finish(part.to(self.device), cut) for encoder, part in zip(self._encoders, parts, strict=True)
             )
         )
-        judges = [
-            Judge.of(model, memories.parts[member.memory], None if member.numbers is None else member.numbers.tolist())
+        members = [
+            (model, memories.parts[member.memory], None if member.numbers is None else member.numbers.tolist())
             for model, member in zip(self._models, self._decoder.members, strict=True)
         ]
-        found = find_agreeing(self._decoder, memories, search, judges)
+        found = search_agreeing(partial(find, self._decoder, memories), search, list(judges_of(members)))
         regions = regions_of(memories.parts[self._shown], self.encoders[self._shown].classes)
         return [
             best_of(captions_of(hypotheses, self.vocabulary, **each))

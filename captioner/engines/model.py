@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ from captioner.decoders import Decoder
 from captioner.encoders import Encoder, Refiner
 from captioner.encoders.parallel import encode_batches, encoded_at_once, threads
 from captioner.engines.attention_rollout import check, recompute_attention
-from captioner.engines.consensus import Judge, find_agreeing
 from captioner.engines.engine import Engine, best_of, captions_of
 from captioner.errors import CaptionerError
 from captioner.features import FeatureStore
@@ -30,6 +30,8 @@ from captioner.machine.backend import choose_device, fast_dtype
 from captioner.memory import Encoded, Memory
 from captioner.model import CaptionModel
 from captioner.search.config import SearchConfig
+from captioner.search.consensus import Judge, search_agreeing
+from captioner.search.search import search as find
 
 
 class TorchEngine(Engine):
@@ -136,8 +138,9 @@ class ModelEngine(TorchEngine):
     ) -> list[Caption]:
         self.check(attention)
         memory = self._encoder.finish(memory.to(self.device), cut)
-        found = find_agreeing(
-            self._writer.decoder, self._writer.refined(memory), search, [Judge.of(self.model, memory)]
+        refined = self._writer.refined(memory)
+        found = search_agreeing(
+            partial(find, self._writer.decoder, refined), search, list(judges_of([(self.model, memory, None)]))
         )
         captions = [
             captions_of(hypotheses, self.vocabulary, **regions)
@@ -179,6 +182,17 @@ class Writer:
         """Return the memory that the decoder attends to."""
         refined: Memory = self.refiner(memory if self.dtype is None else memory.to(dtype=self.dtype))
         return refined
+
+
+def judges_of(models: Iterable[tuple[CaptionModel, Memory, Sequence[int] | None]]) -> Iterator[Judge]:
+    """Let models predict the n-grams of captions; those without a consensus are left out.
+
+    Args:
+        models: each with the memory of its encoder, and its number of each word of the search, if they differ.
+    """
+    for model, memory, numbers in models:
+        if model.consensus is not None:
+            yield Judge(model.consensus.ngrams, model.consensus(memory.pooled).cpu().numpy(), numbers)
 
 
 def regions_of(memory: Memory, classes: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -6,6 +6,7 @@ Letters in shapes: B images, W hypotheses per image, N cells, D features, S side
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,9 +22,12 @@ from captioner.onnx.beam import State, Step, beam
 from captioner.onnx.folder import (
     ATTENTION,
     ENCODER,
+    EXPECTED,
     FEATURES,
+    IDF,
     LOG_PROBABILITIES,
     NEXT,
+    NGRAMS,
     PIXELS,
     START,
     STATE,
@@ -32,6 +36,7 @@ from captioner.onnx.folder import (
     Graphs,
 )
 from captioner.search.config import SearchConfig
+from captioner.search.consensus import Judge, Ngrams, search_agreeing
 from captioner.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -60,7 +65,8 @@ class OnnxEngine(Engine):
         attention = [ATTENTION] if graphs.attends else []
         after = [NEXT + name for name in graphs.hypotheses]
         self._encoder = _Graph(folder / ENCODER, [PIXELS], [FEATURES])
-        self._start = _Graph(folder / START, [FEATURES], state)
+        self._state, agrees = state, [EXPECTED, NGRAMS, IDF] if graphs.consensus else []
+        self._start = _Graph(folder / START, [FEATURES], [*state, *agrees])
         self._step = _Graph(folder / STEP, [TOKENS, *state], [LOG_PROBABILITIES, *attention, *after])
         self._cells = graphs.grid[0] * graphs.grid[1]
 
@@ -98,11 +104,28 @@ class OnnxEngine(Engine):
             [self._encoder({PIXELS: chunk}, {FEATURES: (len(chunk), self._cells)})[FEATURES] for chunk in chunks]
         )
 
+    @cached_property
+    def _ngrams(self) -> Ngrams:
+        """The n-grams that the start predicts, which are constants of its graph."""
+        assert self.graphs.consensus is not None
+        shape = 1, self._cells, self._start.features
+        out = self._start({FEATURES: np.zeros(shape, dtype=np.float32)}, {}, [NGRAMS, IDF])
+        return Ngrams(out[NGRAMS], out[IDF], self.graphs.consensus)
+
     def start(self, features: Array) -> State:
+        return self._begin(features)[0]
+
+    def _begin(self, features: Array) -> tuple[State, list[Judge]]:
+        """Start one hypothesis for each image, and predict the n-grams of its captions."""
         b = len(features)
         shapes: dict[str, tuple[int, ...]] = {STATE + name: (b,) for name in self.graphs.images}
         shapes |= {STATE + name: (b, 1) for name in self.graphs.hypotheses}
-        out = self._start({FEATURES: features}, shapes)
+        expected = [EXPECTED] if self.graphs.consensus else []
+        out = self._start({FEATURES: features}, shapes | {EXPECTED: (b,)}, [*self._state, *expected])
+        judges = [Judge(self._ngrams, out[EXPECTED])] if expected else []
+        return self._state_of(out), judges
+
+    def _state_of(self, out: Mapping[str, Array]) -> State:
         return State(
             {name: out[STATE + name] for name in self.graphs.hypotheses},
             {name: out[STATE + name] for name in self.graphs.images},
@@ -126,7 +149,8 @@ class OnnxEngine(Engine):
 
     def caption_pixels(self, pixels: Array, search: SearchConfig) -> list[Caption]:
         """Caption images whose pixels are (B, 3, S, S) uint8, as :attr:`transform` gives them."""
-        found = beam(self, self.start(self.encode(pixels)), len(pixels), search)
+        state, judges = self._begin(self.encode(pixels))
+        found = search_agreeing(partial(beam, self, state, len(pixels)), search, judges)
         return [best_of(captions_of(hypotheses, self.vocabulary, grid=self.graphs.grid)) for hypotheses in found]
 
 
@@ -144,6 +168,7 @@ class _Graph:
 
     def __init__(self, path: Path, inputs: list[str], outputs: list[str]) -> None:
         self.path, self.outputs, self._session = path, outputs, _session(path)
+        self.features = self._session.get_inputs()[0].shape[-1]
         for what, named, there in (
             ("inputs", inputs, self._session.get_inputs()),
             ("outputs", outputs, self._session.get_outputs()),
@@ -155,14 +180,17 @@ class _Graph:
                     f"this graph or not of this model; {store.COPY}"
                 )
 
-    def __call__(self, inputs: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
-        """Return its outputs by name; ``shapes`` has the first sizes of some of them.
+    def __call__(
+        self, inputs: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]], outputs: list[str] | None = None
+    ) -> dict[str, Array]:
+        """Return its outputs by name, or some of them; ``shapes`` has the first sizes of some.
 
         Raises:
             CheckpointError: it cannot be run on these inputs, or gives other shapes.
         """
         try:
-            found = dict(zip(self.outputs, self._session.run(self.outputs, dict(inputs)), strict=True))
+            names = outputs or self.outputs
+            found = dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
         except Exception as error:  # onnxruntime has one family of errors for each of its codes
             raise CheckpointError(
                 f"{self.path}: cannot be run ({first_line(error)[:300]}), so it is not of this model; {store.COPY}"

@@ -33,9 +33,12 @@ from captioner.onnx.engine import INSTALL, OnnxEngine
 from captioner.onnx.folder import (
     ATTENTION,
     ENCODER,
+    EXPECTED,
     FEATURES,
+    IDF,
     LOG_PROBABILITIES,
     NEXT,
+    NGRAMS,
     PIXELS,
     START,
     STATE,
@@ -205,6 +208,7 @@ class _Graphs:
             attends=self.attends,
             hypotheses=self.hypotheses,
             images=self.images,
+            consensus=self.model.consensus.config.images if self.model.consensus is not None else None,
             int8=int8,
             opset=OPSET,
         )
@@ -231,7 +235,10 @@ class _Graphs:
             (self.features,),
             sizes=({0: _FREE},),
             inputs=[FEATURES],
-            outputs=[STATE + name for name in (*self.hypotheses, *self.images)],
+            outputs=[
+                *(STATE + name for name in (*self.hypotheses, *self.images)),
+                *([EXPECTED, NGRAMS, IDF] if self.model.consensus is not None else []),
+            ],
         )
 
     def step(self, folder: Path) -> None:
@@ -273,14 +280,18 @@ class _Encoder(nn.Module):
 class _Start(nn.Module):
     def __init__(self, model: CaptionModel, grid: tuple[int, int]) -> None:
         super().__init__()
-        self.refiner, self.decoder, self.grid = model.refiner, model.decoder, grid
+        self.refiner, self.decoder, self.consensus, self.grid = model.refiner, model.decoder, model.consensus, grid
 
     def state(self, features: Tensor) -> State:
         return self.decoder.start(self.refiner(Memory.of_grid(features, self.grid)))
 
     def forward(self, features: Tensor) -> tuple[Tensor, ...]:
-        state = self.state(features)
-        return (*state.hypotheses.values(), *state.images.values())
+        state, consensus = self.state(features), self.consensus
+        expected: tuple[Tensor, ...] = ()
+        if consensus is not None:
+            pooled = Memory.of_grid(features, self.grid).pooled
+            expected = consensus(pooled), consensus.words.clone(), consensus.idf.clone()
+        return (*state.hypotheses.values(), *state.images.values(), *expected)
 
 
 class _Step(nn.Module):

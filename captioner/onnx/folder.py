@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 ENCODER, START, STEP = store.GRAPHS
 PIXELS, FEATURES, TOKENS = "pixels", "features", "tokens"  # inputs of the three graphs
 LOG_PROBABILITIES, ATTENTION = "log_probabilities", "attention"  # outputs of the step, beside the state's
+EXPECTED, NGRAMS, IDF = "expected", "ngrams", "idf"  # outputs of the start, if the model has a consensus
 STATE, NEXT = "state.", "next."  # begin the names of the state's arrays, and in the step's outputs of the next state's
 
 
@@ -33,6 +34,9 @@ class Graphs(Settings):
     attends: bool = Field(description="whether the step returns attention")
     hypotheses: list[str] = Field(description="names of the state's arrays that differ between hypotheses")
     images: list[str] = Field(description="names of the state's arrays that all hypotheses of an image share")
+    consensus: PositiveInt | None = Field(
+        None, description="number of images whose n-grams were counted, if the start predicts them"
+    )
     int8: bool = Field(description="whether the graphs compute in eight bits, see captioner.onnx.quantise")
     opset: int = Field(description="version of ONNX's operators")
 

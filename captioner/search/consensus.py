@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
 
 from captioner.caption import Array
 from captioner.search.config import Hypothesis, SearchConfig
@@ -66,23 +67,50 @@ def ngram_counts(words: Sequence[int]) -> list[Counter[tuple[int, ...]]]:
     ]
 
 
-def candidates(config: SearchConfig) -> SearchConfig:
-    """Return the settings of a search that keeps all hypotheses of its beam, for :func:`rerank`."""
-    return config.model_copy(update={"n_best": config.width})
+@dataclass(frozen=True)
+class Judge:
+    """What a model expects in people's captions of some images.
+
+    Attributes:
+        ngrams: its n-grams.
+        expected: (B, M) the prediction for each image.
+        numbers: the model's number of each word of the search, if they differ.
+    """
+
+    ngrams: Ngrams
+    expected: Array
+    numbers: Sequence[int] | None = None
+
+    def agreement(self, image: int, words: Sequence[int]) -> float:
+        """Return :meth:`Ngrams.agreement` of a caption of an image."""
+        own = words if self.numbers is None else [self.numbers[word] for word in words]
+        return self.ngrams.agreement(own, self.expected[image])
+
+
+def search_agreeing(
+    find: Callable[[SearchConfig], list[list[Hypothesis]]], config: SearchConfig, judges: Sequence[Judge]
+) -> list[list[Hypothesis]]:
+    """Search captions, and rank all hypotheses of the beam by ``score + consensus * agreement``.
+
+    Args:
+        find: searches the captions of B images with some settings.
+        config: the settings.
+        judges: the agreement is the mean over them; without any it is not counted.
+    """
+    if not judges or not config.consensus or config.width == 1:
+        return find(config)
+    found = find(config.model_copy(update={"n_best": config.width}))
+    agreements = [
+        [fmean(judge.agreement(image, hypothesis.words) for judge in judges) for hypothesis in hypotheses]
+        for image, hypotheses in enumerate(found)
+    ]
+    return rerank(found, agreements, config)
 
 
 def rerank(
     found: Sequence[Sequence[Hypothesis]], agreements: Sequence[Sequence[float]], config: SearchConfig
 ) -> list[list[Hypothesis]]:
-    """Rank the hypotheses of each image by ``score + consensus * agreement``, and keep the ``n_best``.
-
-    Unfinished hypotheses stay behind all finished ones.
-
-    Args:
-        found: the hypotheses of B images, as searched with :func:`candidates`.
-        agreements: :meth:`Ngrams.agreement` of each.
-        config: the settings of the search.
-    """
+    """Rank the hypotheses of each image and keep the ``n_best``; unfinished ones stay behind all finished ones."""
     ranked = []
     for hypotheses, own in zip(found, agreements, strict=True):
         scored = [

@@ -21,6 +21,7 @@ from captioner.data.annotations import read_captions
 from captioner.errors import CaptionerError, CheckpointError, ConfigError, FileError, ImageError
 from captioner.model.checkpoint import save_model
 from captioner.store import CARD, CONFIG, GRAPHS, ONNX, VOCABULARY, locate, read_config
+from captioner.training.consensus import ConsensusSettings, fit_consensus
 from tests.model.test_checkpoint import older, tiny_model
 from tests.onnx.builders import VARIANTS, tiny, write_images
 
@@ -123,6 +124,21 @@ def test_every_family_says_the_same_without_torch(
         assert len(Captioner.from_pretrained(folder, min_words=13, max_words=13)(images[0]).tokens) == 13
         with pytest.raises(ConfigError, match=r"max_words: 14 is more than .* give 13 or fewer"):
             Captioner.from_pretrained(folder, max_words=14)
+
+
+def test_an_export_chooses_by_consensus_as_its_model(tmp_path: Path, images: list[Path]) -> None:
+    model = tiny("show_attend_tell", width=5, consensus=1000.0)
+    generator = torch.Generator().manual_seed(0)
+    captions = [[torch.randint(4, 12, (6,), generator=generator).tolist() for _ in range(3)] for _ in range(9)]
+    consensus = fit_consensus(
+        torch.rand(9, model.encoder.features, generator=generator), captions, ConsensusSettings(min_images=1, rank=4)
+    )
+    model.set_consensus(consensus)
+    export(model, tmp_path / "export", images=images[:1])
+    exported, ours = Captioner.from_pretrained(tmp_path / "export"), Captioner.from_model(model, device="cpu")
+    plain = Captioner.from_model(model, device="cpu", consensus=0.0)
+    texts = [caption.text for caption in ours(images)]
+    assert [caption.text for caption in exported(images)] == texts != [caption.text for caption in plain(images)]
 
 
 def test_the_folder_tells_what_it_is(folder: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from pycocoevalcap.cider.cider import Cider
 
 from captioner.search.config import Hypothesis, SearchConfig
-from captioner.search.consensus import Ngrams, candidates, rerank
+from captioner.search.consensus import Judge, Ngrams, rerank, search_agreeing
 
 CAPTIONS = [
     [[5, 6, 7, 8], [5, 6, 9]],
@@ -91,11 +91,36 @@ def hypothesis(score: float, *, finished: bool = True, word: int = 5) -> Hypothe
 def test_the_hypotheses_are_ranked_by_score_and_agreement() -> None:
     found = [[hypothesis(-1.0), hypothesis(-1.2, word=6), hypothesis(-0.5, word=7, finished=False)]]
     config = SearchConfig(width=3, n_best=2, consensus=10.0)
-    assert candidates(config).n_best == 3
     for agreements, words in (([0.0, 0.0, 9.0], [5, 6]), ([0.0, 0.03, 9.0], [6, 5])):
         (ranked,) = rerank(found, [agreements], config)
         assert [one.words for one in ranked] == [[word] for word in words]
     assert ranked[0].score == pytest.approx(-0.9) and ranked[0].log_probability == -1.2
+
+
+def test_the_whole_beam_is_judged_by_all_judges() -> None:
+    asked = []
+
+    def find(config: SearchConfig) -> list[list[Hypothesis]]:
+        asked.append(config.n_best)
+        return [[hypothesis(-1.0, word=5), hypothesis(-1.1, word=6)][: config.n_best]]
+
+    ngrams = Ngrams(np.array([[6, 0, 0, 0], [7, 0, 0, 0]]), np.array([1.0, 1.0]), images=3)
+    likes_six = Judge(ngrams, np.array([[0.1, 0.0]]))
+    likes_seven = Judge(ngrams, np.array([[0.0, 0.1]]))
+    renamed = Judge(ngrams, np.array([[0.0, 0.1]]), numbers=[0, 1, 2, 3, 4, 5, 7])  # its number of word 6 is 7
+    config = SearchConfig(width=2)
+    for judges, expected in (
+        ([], -1.0),
+        ([likes_seven], -1.0),
+        ([likes_six], 0.15),
+        ([likes_six, likes_seven], -0.475),
+    ):
+        (best,) = search_agreeing(find, config, judges)[0]
+        assert best.score == pytest.approx(expected)
+    assert search_agreeing(find, config, [renamed])[0][0].words == [6]
+    assert asked == [1, 2, 2, 2, 2]
+    for off in (config.changed(consensus=0.0), config.changed(width=1)):
+        assert search_agreeing(find, off, [likes_six])[0][0].score == -1.0
 
 
 @pytest.mark.parametrize("caption", [[], [0], [13]])
