@@ -28,6 +28,8 @@ def main() -> None:
     arguments = parser.parse_args()
     folders = [run / "best" if (run / "best").is_dir() else run for run in arguments.runs]
     models = [load_model(folder) for folder in folders]
+    for model in models:
+        model.set_consensus(None)  # n-grams of different models have nothing to average
     first, *others = models
     for folder, model in zip(folders[1:], models[1:], strict=True):
         same = (first.config.encoder, first.config.refiner, first.config.decoder, first.vocabulary)

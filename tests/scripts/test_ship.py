@@ -33,6 +33,11 @@ def test_a_wider_beam_must_gain_three_tenths(ship: ModuleType, narrow: float, wi
     assert ship.chosen_width({3: narrow, 5: wide}) == width
 
 
+def test_the_widest_beam_must_gain_over_the_one_that_is_taken(ship: ModuleType) -> None:
+    assert ship.chosen_width({3: 0.5, 5: 0.502, 10: 0.503}) == 10
+    assert ship.chosen_width({3: 0.5, 5: 0.51, 10: 0.512}) == 5
+
+
 def test_the_last_epoch_of_the_better_run_ships(
     ship: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
