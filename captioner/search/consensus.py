@@ -7,8 +7,10 @@ CIDEr compares a caption c with people's captions by the cosine of their tf-idf 
 
 It is linear in the mean of the normalised vectors of people's captions s. A prediction of that mean from the image
 therefore gives the expected CIDEr of any caption, and choosing the hypothesis with the highest one is minimum Bayes
-risk decoding (Kumar and Byrne 2004). Devlin 2015 (https://arxiv.org/abs/1505.04467) takes the captions of the nearest
-training images instead of a prediction; here a regression makes it (:mod:`captioner.model.consensus`).
+risk decoding (Kumar and Byrne 2004). As in CIDEr-D, an n-gram that the caption repeats counts once in the product, but
+each time in the caption's norm, so repetition is not rewarded. Devlin 2015 (https://arxiv.org/abs/1505.04467) takes the
+captions of the nearest training images instead of a prediction; here a regression makes it
+(:mod:`captioner.model.consensus`).
 
 Letters in shapes: B images, M n-grams.
 """
@@ -52,10 +54,10 @@ class Ngrams:
             product = square = 0.0
             for ngram, count in counts.items():
                 row = self.numbers.get(ngram)
-                weight = count * (self.unknown if row is None else self.idf[row])
-                square += weight * weight
+                idf = self.unknown if row is None else self.idf[row]
+                square += (count * idf) ** 2
                 if row is not None:
-                    product += weight * float(expected[row])
+                    product += idf * float(expected[row])
             total += product / math.sqrt(square) if square else 0.0
         return total / LONGEST
 

@@ -84,6 +84,13 @@ def test_agreement_is_cider_without_its_length_penalty() -> None:
     assert 10 * agreement == pytest.approx(each[0], rel=1e-6) and score > 0
 
 
+def test_repetition_is_not_rewarded() -> None:
+    ngrams = Ngrams(np.array([[5, 0, 0, 0], [6, 0, 0, 0]]), np.array([1.0, 1.0]), images=3)
+    expected = np.array([0.6, 0.2])
+    once, twice = (ngrams.agreement(words, expected) for words in ([5, 6], [5, 6, 5]))
+    assert once == pytest.approx(0.8 / math.sqrt(2) / 4) and twice == pytest.approx(0.8 / math.sqrt(5) / 4)
+
+
 def hypothesis(score: float, *, finished: bool = True, word: int = 5) -> Hypothesis:
     return Hypothesis([word], score, score, None, finished)
 
