@@ -35,7 +35,7 @@ import cards
 import scores
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
-WIDTHS, JUDGED, WORTH = (3, 5), 10, 0.003  # beams, one more with consensus, and the gain that a wider one must have
+WIDTHS, JUDGED, WORTH = (3, 5), (10, 20), 0.003  # beams, those with consensus too, and what a wider one must gain
 TRANSLATOR_WIDTHS = (1, 3, 5)
 CAPTIONER_NORMALISATION, TRANSLATOR_NORMALISATION = 0.7, 1.0
 SCORES = ("scores", "grounding")  # what ``about`` has of other weights than those that are shipped now
@@ -84,7 +84,7 @@ def captioner(runs: list[Path], name: str, data: Path, encoder_bits: int) -> Pat
         with tempfile.TemporaryDirectory() as temporary:
             folder = save_model(Path(temporary) / "model", load_model(source), dtype=torch.int8, half=half)
             model = load_model(folder)
-        widths = (*WIDTHS, JUDGED) if model.consensus is not None else WIDTHS
+        widths = (*WIDTHS, *JUDGED) if model.consensus is not None else WIDTHS
         by_width = {width: selection_score(source, model, width, data) for width in widths}
         width = chosen_width(by_width)
         if best is None or by_width[width] > best[0]:
@@ -96,7 +96,7 @@ def captioner(runs: list[Path], name: str, data: Path, encoder_bits: int) -> Pat
     model.config = model.config.model_copy(update={"search": model.config.search.model_copy(update=search)})
     about = {key: value for key, value in read_config(source)["about"].items() if key not in SCORES}
     about |= {"decoder_parameters": model.decoder_size, "bits": 8, "encoder_bits": encoder_bits}
-    about["candidates"] = {"models": len(runs), "beams": [*WIDTHS, *([JUDGED] if model.consensus is not None else [])]}
+    about["candidates"] = {"models": len(runs), "beams": [*WIDTHS, *(JUDGED if model.consensus is not None else ())]}
     folder = save_model(ASSETS / name, model, about=about, dtype=torch.int8, half=half)
     files.write_text(folder / CARD, cards.card(folder))
     return folder
