@@ -22,7 +22,10 @@ chosen=("$@")
     show_tell hard_attention top_down transformer
     regions_show_attend_tell regions_top_down regions_transformer grid_regions_transformer translators
 )
-settings=(--set "data.path=$data/flickr8k" --set "data.also=[$data/coco/dataset_coco.json]")
+settings=(
+    --set "data.path=$data/flickr8k" --set "data.also=[$data/coco/dataset_coco.json]"
+    --set data.exclude=docs/grounding_test.txt
+)
 
 # Encode the images once for all models of one encoder.
 features() {
