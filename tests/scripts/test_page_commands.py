@@ -94,8 +94,10 @@ def workplace(folder: Path, repository: Path, text: str) -> None:
     (folder / "theirs.json").write_text(json.dumps(results))
     info = {"images": [{"id": 1, "file_name": "COCO_test2014_000000000001.jpg", "width": 9, "height": 9}]}
     (folder / "image_info_test2014.json").write_text(json.dumps(info))
-    boxes = [{"image_id": 4, "category_id": 1, "bbox": [1, 1, 60, 60], "iscrowd": 0, "id": 1, "area": 3600}]
-    instances = {**coco_images(folder), "categories": [{"id": 1, "name": "dog"}], "annotations": boxes}
+    images = coco_images(folder)
+    box = {"category_id": 1, "bbox": [1, 1, 60, 60], "iscrowd": 0, "area": 3600}
+    boxes = [{**box, "id": number, "image_id": image["id"]} for number, image in enumerate(images["images"])]
+    instances = {**images, "categories": [{"id": 1, "name": "dog"}], "annotations": boxes}
     (folder / "instances.json").write_text(json.dumps(instances))
 
 
