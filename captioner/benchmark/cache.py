@@ -37,7 +37,7 @@ class BenchmarkCache:
                 path.unlink(missing_ok=True)
 
     def captions(self, key: Key, images: Mapping[str, CaptionedImage]) -> dict[str, str]:
-        """Return the cached captions of images whose files have not changed, by image id."""
+        """Return the cached captions of unchanged images, by image id."""
         cached = self._read("captions", key)
         if not isinstance(cached, dict):
             return {}

@@ -33,7 +33,7 @@ class GeneratedCaptions:
         captions: the captions of each usable contestant, by image id, in the order of the contestants.
         unreadable: errors of images that a contestant did not caption, each listed once.
         notes: caveats for readers of the numbers.
-        given: names of the contestants whose captions another program wrote.
+        given: names of the contestants that were read from results files.
     """
 
     captions: dict[str, dict[str, str]] = field(default_factory=dict)

@@ -34,7 +34,7 @@ class Quality:
         left_out: number of images that are left out because not every model captioned them.
         unreadable: errors of these images.
         notes: caveats for readers of the numbers.
-        given: names of the models whose captions were given; they have no cost and no attention.
+        given: names of the contestants read from results files; they have no cost and no attention.
     """
 
     groups: list[Group]

@@ -161,7 +161,7 @@ def sizes(costs: Mapping[str, ModelCost], given: Sequence[str] = ()) -> ReportTa
 
     Args:
         costs: the cost of each model.
-        given: names of models whose captions were given; their rows have dashes.
+        given: names of contestants read from results files; their rows have dashes.
     """
     batches = list(next(iter(costs.values())).about.memory)
     on_device = any(cost.about.device_memory is not None for cost in costs.values())
@@ -211,7 +211,7 @@ def timings(costs: Mapping[str, ModelCost], given: Sequence[str] = ()) -> Report
 
 
 def _with_given(table: ReportTable, given: Sequence[str]) -> ReportTable:
-    """Add a row of dashes for each model whose captions were given, and say why."""
+    """Add a row of dashes for each contestant read from a results file, and a note with the reason."""
     if not given:
         return table
     rows = [[Cell(name), *[Cell(UNKNOWN)] * (len(table.head) - 1)] for name in given]

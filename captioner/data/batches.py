@@ -37,7 +37,7 @@ ALONE = Weights()
 
 
 class BoxedWord(NamedTuple):
-    """A word that names an object whose boxes are given.
+    """A word that names an object with boxes.
 
     Attributes:
         image: its row in the batch.

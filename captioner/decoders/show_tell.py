@@ -27,8 +27,8 @@ class ShowTellConfig(DecoderConfig):
     )
     from_state: bool = Field(
         False,
-        description="start from the final state and cell of a translator's `sequence` encoder (Sutskever 2014), whose "
-        "D must be `hidden`, instead of reading the pooled feature before the first word",
+        description="start from the final state and cell of a translator's `sequence` encoder (Sutskever 2014), which "
+        "must have `hidden` units, instead of reading the pooled feature before the first word",
     )
 
     @model_validator(mode="after")

@@ -35,7 +35,7 @@ class Graphs(Settings):
     hypotheses: list[str] = Field(description="names of the state's arrays that differ between hypotheses")
     images: list[str] = Field(description="names of the state's arrays that all hypotheses of an image share")
     consensus: PositiveInt | None = Field(
-        None, description="number of images whose n-grams were counted, if the start predicts them"
+        None, description="number of images in the document frequencies, if the start predicts n-grams"
     )
     int8: bool = Field(description="whether the graphs compute in eight bits, see captioner.onnx.quantise")
     opset: int = Field(description="version of ONNX's operators")

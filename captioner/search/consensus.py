@@ -30,7 +30,7 @@ LONGEST = 4  # n-grams of 1 to 4 words
 
 
 class Ngrams:
-    """The n-grams whose weight is predicted, with their inverse document frequencies.
+    """The predicted n-grams and their inverse document frequencies.
 
     Args:
         words: (M, 4) word numbers of each n-gram, 0 after its end.

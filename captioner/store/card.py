@@ -329,7 +329,7 @@ def stages_of(about: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def runs_of(about: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the records of all training runs whose weights a model contains, the first one first.
+    """Return the records of all training runs behind a model, the first one first.
 
     Those are the runs of its stages, and of the model from which a stage took its encoder.
     """

@@ -39,8 +39,8 @@ class BoxedWords:
         max_words: captions are cut after this many words.
 
     Attributes:
+        images: the images with such a word, by their index.
         words: number of these words in all captions.
-        photos: number of images with such a word.
     """
 
     def __init__(
@@ -62,7 +62,6 @@ class BoxedWords:
             )
             if any(mentions):
                 self.images[number] = _Image(own, mentions)
-        self.photos = len(self.images)
         self.words = sum(
             mention.end - mention.start
             for image in self.images.values()
@@ -79,7 +78,7 @@ class BoxedWords:
         """
         boxes = read_boxes(path)
         found = cls(images, boxes, transform, max_words=max_words)
-        if not found.photos:
+        if not found.images:
             common = sum(image.image_id in boxes for image in images)
             why = "no caption names an object with a box" if common else "their image ids must be the same"
             raise AnnotationError(

@@ -28,6 +28,7 @@ from captioner.features import FeatureStore
 from captioner.memory import Memory
 from captioner.model import CaptionModel
 from captioner.model.checkpoint import load_model, save_model
+from captioner.model.consensus import Consensus
 from captioner.store import VOCABULARY, locate, read_config
 from captioner.text.vocabulary import Vocabulary, tokenize
 from captioner.training.boxed_words import BoxedWords
@@ -244,7 +245,7 @@ class CaptionerRun(Loop[CaptionBatch]):
         if self.teacher is not None:
             both = "people and " if self.config.data.teacher.human_captions else ""
             taught = f" with {count_captions(self.train):,} captions by {both}{self.teacher.name}"
-        boxed = f", {self.boxed.photos:,} with boxes of {self.boxed.words:,} words" if self.boxed else ""
+        boxed = f", {len(self.boxed.images):,} with boxes of {self.boxed.words:,} words" if self.boxed else ""
         return (
             f"{len(self.train.images):,} training images{taught}{boxed}, {len(self.dev.images):,} dev images; "
             f"{len(self.model.vocabulary):,} words{known}{some}; {parameters / 1e6:.1f} M parameters in the decoder"
@@ -351,13 +352,15 @@ class CaptionerRun(Loop[CaptionBatch]):
         """Fit the consensus of the saved models, and report their scores with it."""
         if self.config.consensus is None:
             return
+        consensus: Consensus | None = None
         for name in ("last", "best"):
             folder = self.output / name
             model = load_model(folder).to(self.device)
-            store = None if self._from_pixels else self.store
-            pooled, images = pooled_features(model.encoder, self.train.images, store)
-            captions = [numbered(image.captions, model.vocabulary) for image in images]
-            consensus = fit_consensus(pooled, captions, self.config.consensus)
+            if consensus is None or self.unfrozen:  # with a frozen encoder both have the same features
+                store = None if self._from_pixels else self.store
+                pooled, images = pooled_features(model.encoder, self.train.images, store)
+                captions = [numbered(image.captions, model.vocabulary) for image in images]
+                consensus = fit_consensus(pooled, captions, self.config.consensus)
             if consensus is None:
                 self.events.warn(
                     f"consensus: no n-gram is in the captions of {self.config.consensus.min_images} training images; "

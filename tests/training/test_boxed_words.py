@@ -44,7 +44,7 @@ def test_words_that_name_boxed_classes_are_found() -> None:
     truck = [list(objects["truck"])]
     # Of captions 1 and 0: both words of the fire truck, and the dogs. The cat has no box, the last dog is cut off.
     assert found == [(0, 0, 4, truck), (0, 0, 5, truck), (0, 1, 1, [list(DOG)])]
-    assert (words.words, words.photos) == (3, 1)
+    assert (words.words, len(words.images)) == (3, 1)
 
 
 @pytest.mark.parametrize("transform", [SQUASH, CROP])
