@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -17,7 +18,9 @@ from captioner.data.images import ImageSource
 from captioner.data.loader import ImageBatch, ImageLoader
 from captioner.data.transform import Transform
 from captioner.engines.engine import Engine
+from captioner.engines.load import load_in_torch
 from captioner.errors import CheckpointError, ConfigError, ImageError
+from captioner.machine.backend import has_gpu
 from captioner.search.config import SearchConfig
 from captioner.store import ONNX
 from captioner.text.vocabulary import Vocabulary
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
     from captioner.search.config import SearchOptions
 
 log = logging.getLogger(__name__)
+
+AUTO, TORCH, GRAPHS = "auto", "torch", "onnx"
+ENGINES = (AUTO, GRAPHS, TORCH)
 
 
 class Captioner:
@@ -84,7 +90,13 @@ class Captioner:
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | Path | None = None, *, device: str = "auto", **search: Unpack[SearchOptions]
+        cls,
+        name_or_path: str | Path | None = None,
+        *,
+        device: str = "auto",
+        engine: str = AUTO,
+        threads: int | None = None,
+        **search: Unpack[SearchOptions],
     ) -> Captioner:
         """Load a shipped model by name, a model folder, an exported one, or ``user/model`` from the Hugging Face hub.
 
@@ -97,37 +109,26 @@ class Captioner:
         Args:
             name_or_path: the model.
             device: a torch device, or ``auto``.
+            engine: ``onnx`` runs the model's graphs on the CPU, without torch; ``torch`` runs its weights. ``auto`` is
+                ``onnx`` on a CPU, for a model that has graphs.
+            threads: number of threads on a CPU; ``None`` for one a core.
             search: settings that differ from the model's own.
 
         Raises:
             CheckpointError: the model does not exist, is damaged, needs a package that is not installed, or cannot be
                 part of an ensemble.
-            ConfigError: a search setting or the device is wrong.
+            ConfigError: a search setting, the device or the engine is wrong.
         """
         folder, *others = located = store.locate_captioners(name_or_path)
-        if not others and store.captioner_kind(folder) == ONNX:
+        if _on_onnx(located, device, engine):
             from captioner.onnx.engine import OnnxEngine
 
             return cls(OnnxEngine.load(folder, device=device), about=store.about(folder), folder=folder, **search)
-        try:
-            from captioner.model.checkpoint import load_model
-        except ModuleNotFoundError as error:
-            if error.name != "torch":
-                raise
-            raise CheckpointError(
-                f"{folder}: is a model in torch, which is not installed; run: pip install torch, or give a folder that "
-                "captioner export made of it"
-            ) from None
-        if others:
-            from captioner.engines.ensemble import EnsembleEngine
-
-            members = dict(zip(store.members(str(name_or_path)), located, strict=True))
-            engine = EnsembleEngine({name: load_model(member) for name, member in members.items()}, device=device)
-            about = {"members": {name: store.about(member) for name, member in members.items()}}
-            return cls(engine, about=about, **search)
-        from captioner.engines.model import ModelEngine
-
-        return cls(ModelEngine(load_model(folder), device=device), about=store.about(folder), **search)
+        names = store.members(str(name_or_path)) if others else [folder.name]
+        models = dict(zip(names, located, strict=True))
+        loaded = load_in_torch(models, device=device, threads=threads)
+        about = {name: store.about(each) for name, each in models.items()}
+        return cls(loaded, about={"members": about} if others else about[folder.name], **search)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -155,7 +156,7 @@ class Captioner:
             CheckpointError: ``folder`` exists and holds something else, or this is an ensemble.
         """
         if self._folder is not None:
-            return store.copy(self._folder, folder, ONNX, card=card)
+            return store.copy(self._folder, folder, store.captioner_kind(self._folder), card=card)
         from captioner.engines.model import ModelEngine
         from captioner.model.checkpoint import save_model
 
@@ -231,8 +232,8 @@ class Captioner:
         Raises:
             CaptionerError: the model does not have the requested attention.
         """
-        self.engine.check(attention)
-        at_once = self.engine.encoded_at_once(batch_size)
+        engine = self.engine.giving(attention)
+        at_once = engine.encoded_at_once(batch_size)
         together = -(-batch_size // at_once)
         loader = ImageLoader(
             images,
@@ -243,11 +244,36 @@ class Captioner:
             prefetch=max(2, together),
         )
         began, done = time.perf_counter(), 0
-        for batches, captions in self.engine.caption(loader, self.search, together=together, attention=attention):
+        for batches, captions in engine.caption(loader, self.search, together=together, attention=attention):
             for result in attach_sources(batches, captions):
                 done += 1
                 yield result
         log.info("%d images in %.2f s", done, time.perf_counter() - began)
+
+
+def _on_onnx(folders: Sequence[Path], device: str, engine: str) -> bool:
+    """Return whether onnxruntime runs the model of a folder, or the ensemble of several, and not torch.
+
+    Raises:
+        ConfigError: the engine does not exist, or cannot run it.
+    """
+    folder, *others = folders
+    kind = store.captioner_kind(folder)
+    if engine not in ENGINES:
+        raise ConfigError(f"engine {engine!r} is none of {', '.join(ENGINES)}")
+    if kind == ONNX:
+        if engine == TORCH:
+            raise ConfigError(
+                f"{folder}: is exported, and torch runs the model that it was exported from; give that, or the engine "
+                f"{GRAPHS}"
+            )
+        return True
+    has_graphs = not others and "graphs" in store.read_config(folder)
+    if engine == GRAPHS and not has_graphs:
+        what = "an ensemble runs in torch" if others else f"{folder}: has no graphs; captioner export writes them"
+        raise ConfigError(f"{what}; or leave the engine out")
+    on_cpu = device == "cpu" or (device == AUTO and not has_gpu())
+    return has_graphs and (engine == GRAPHS or (engine == AUTO and on_cpu and find_spec("onnxruntime") is not None))
 
 
 def attach_sources(batches: Iterable[ImageBatch], captions: Iterable[Caption]) -> list[Caption | ImageError]:

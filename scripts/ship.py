@@ -1,5 +1,7 @@
 """Put a trained model into ``assets/`` with a model card: a captioner in eight bits, or a translator.
 
+The default captioner also gets its graphs, which run it on a CPU.
+
 A captioner and its beam width are chosen by ``docs/protocol.md``: of several runs, for example the two stages of
 training, the one whose last epoch has the highest mean of CIDEr on Flickr8k dev and COCO dev, with its weights as
 stored. ``scripts/readme.py`` scores what ships.
@@ -25,7 +27,8 @@ from captioner.data.annotations import read_captions
 from captioner.evaluation.evaluate import evaluate
 from captioner.model import CaptionModel
 from captioner.model.checkpoint import load_model, save_model
-from captioner.store import CARD, TRANSLATOR, read_config
+from captioner.onnx.export import add_graphs, training_images
+from captioner.store import CARD, DEFAULT, TRANSLATOR, read_config
 from captioner.store.card import dataset_name, search_name
 from captioner.translation.bleu import evaluate_translation
 from captioner.translation.model import TranslationModel, load_translator, save_translator
@@ -98,6 +101,8 @@ def captioner(runs: list[Path], name: str, data: Path, encoder_bits: int) -> Pat
     about |= {"decoder_parameters": model.decoder_size, "bits": 8, "encoder_bits": encoder_bits}
     about["candidates"] = {"models": len(runs), "beams": [*WIDTHS, *(JUDGED if model.consensus is not None else ())]}
     folder = save_model(ASSETS / name, model, about=about, dtype=torch.int8, half=half)
+    if name == DEFAULT:
+        print(f"{name}: {add_graphs(folder, calibrate=training_images(data / 'flickr8k'))}", flush=True)
     files.write_text(folder / CARD, cards.card(folder))
     return folder
 

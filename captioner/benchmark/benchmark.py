@@ -144,7 +144,7 @@ def benchmark(
         ]
     pages = [_shown_image(quality, number, by_id) for number in html_page.most_different(quality, shown)]
     for contestant in runnable:
-        load = partial(Captioner.from_pretrained, contestant.model, device=device, **settings)
+        load = partial(Captioner.from_pretrained, contestant.model, device=device, engine="torch", **settings)
         try:
             notes += html_page.draw_attention(
                 pages, contestant.name, load, listener.bar(f"Drawing attention, {contestant.name}")

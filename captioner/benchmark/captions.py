@@ -90,7 +90,7 @@ def caption_all(
         key = {"model": contestant.fingerprint, "captioner": captioner.__version__, "search": settings, "device": kind}
         try:
             generated.captions[contestant.name] = captioning.run(
-                key, partial(Captioner.from_pretrained, contestant.model, device=device, **settings)
+                key, partial(Captioner.from_pretrained, contestant.model, device=device, engine="torch", **settings)
             )
         except CaptionerError as error:
             listener.failed(_named(contestant, error))

@@ -130,7 +130,7 @@ class TimedModel:
         for source in job.code:
             import_code(source)
         before = peak_memory()
-        self.captioner = Captioner.from_pretrained(job.model, device=job.device, **job.search)
+        self.captioner = Captioner.from_pretrained(job.model, device=job.device, engine="torch", **job.search)
         self.engine = torch_engine(self.captioner.engine, "compare cost")
         transform = self.captioner.transform
         images, unreadable = [], []

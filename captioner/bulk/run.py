@@ -53,8 +53,7 @@ class Bulk:
         plan: the parts.
         model: a model's name or folder.
         batch_size: images captioned at once.
-        device: a torch device.
-        threads: number of torch threads; ``None`` for torch's default.
+        device, engine, threads: see :meth:`Captioner.from_pretrained`.
         search: search settings that replace the model's own.
     """
 
@@ -65,15 +64,12 @@ class Bulk:
         *,
         batch_size: int = 32,
         device: str = "auto",
+        engine: str = "auto",
         threads: int | None = None,
         **search: Any,
     ) -> None:
-        if threads is not None:
-            import torch
-
-            torch.set_num_threads(threads)
         self.plan, self.model, self.batch_size = plan, model, batch_size
-        self.captioner = Captioner.from_pretrained(model, device=device, **search)
+        self.captioner = Captioner.from_pretrained(model, device=device, engine=engine, threads=threads, **search)
 
     def __call__(self, number: int) -> BulkReport:
         """Caption a part and write its file, unless the file exists."""

@@ -74,6 +74,7 @@ def run(
     ] = "inferno",
     workers: options.Workers = 2,
     device: options.Device = "auto",
+    engine: options.EngineName = "auto",
 ) -> None:
     """Draw the attention for each word of a caption over its image.
 
@@ -129,13 +130,13 @@ def run(
 
     style = validate(Style, {"colours": colours}, where="attend")
     model = options.ensemble(models)
-    captioner = Captioner.from_pretrained(model, device=device, **settings)
+    captioner = Captioner.from_pretrained(model, device=device, engine=engine, **settings)
     if not captioner.attends:
         raise CaptionerError(
             f"{model}: does not attend to the image, so there is no heatmap to draw; "
             "take a model that does, such as show_attend_tell"
         )
-    captioner.engine.check(heads)
+    captioner.engine.giving(heads)
     translator = translation.load(device)
     if translator and not translator.model.decoder.attends:
         raise CaptionerError(

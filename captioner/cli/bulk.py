@@ -53,6 +53,7 @@ def run(
     search: options.Search,
     batch_size: options.BatchSize = 32,
     device: options.Device = "auto",
+    engine: options.EngineName = "auto",
 ) -> None:
     """Caption a collection of any size, a row for each image: image, caption, log_probability, model, error.
 
@@ -89,7 +90,7 @@ def run(
     if plan.gone:
         console.note(f"{plan.gone:,} images are not in the source any more; their rows stay")
     worker = functools.partial(
-        Bulk, plan, name, batch_size=batch_size, device=device, threads=cpus if ray else None, **settings
+        Bulk, plan, name, batch_size=batch_size, device=device, engine=engine, threads=cpus if ray else None, **settings
     )
     with console.progress("Captioning parts") as progress:
         report = (

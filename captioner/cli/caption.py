@@ -39,6 +39,7 @@ def run(
     batch_size: options.BatchSize = 32,
     workers: options.Workers = 2,
     device: options.Device = "auto",
+    engine: options.EngineName = "auto",
     json: options.JsonLines = False,
     output: Annotated[
         Path | None,
@@ -91,7 +92,7 @@ def run(
         from captioner import Captioner
 
         translator = translation.load(device)
-        captioner = Captioner.from_pretrained(name, device=device, **settings)
+        captioner = Captioner.from_pretrained(name, device=device, engine=engine, **settings)
         results = captioner.stream(
             chain(first, found), batch_size=batch_size, workers=workers, max_pixels=given.max_pixels
         )

@@ -48,6 +48,7 @@ def run(
     search: options.Search,
     batch_size: options.BatchSize = 32,
     device: options.Device = "auto",
+    engine: options.EngineName = "auto",
     scoring: options.Scoring,
     output_captions: Annotated[
         Path | None,
@@ -107,7 +108,7 @@ def run(
     from captioner.evaluation.evaluate import evaluate
     from captioner.evaluation.results import write_results
 
-    captioner = Captioner.from_pretrained(store.join(located), device=device, **settings)
+    captioner = Captioner.from_pretrained(store.join(located), device=device, engine=engine, **settings)
     with console.progress("Captioning") as progress:
         result = evaluate(
             captioner,

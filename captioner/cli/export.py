@@ -63,11 +63,12 @@ def run(
     for image in chosen or ():
         check_file(image)
     failures.exit()
-    measured = None if calibrate is None else _sample(calibrate)
-    from captioner.model.checkpoint import load_model
-    from captioner.onnx.export import export, require_exporter
+    from captioner.onnx.export import export, require_exporter, training_images
 
     require_exporter()
+    measured = None if calibrate is None else training_images(calibrate)
+    from captioner.model.checkpoint import load_model
+
     with console.progress("Exporting") as progress:
         found = export(
             load_model(folder), output, source=model, about=about, images=chosen, calibrate=measured, progress=progress
@@ -79,13 +80,3 @@ def run(
         f"compared with {model} on {found.photos} images: {found.same} captions are the same; features differ by at "
         f"most {found.features:.0e} of their norm, log-probabilities by {found.log_probabilities:.0e}{attention}"
     )
-
-
-def _sample(data: Path, most: int = 200) -> list[Path]:
-    """Return the same images of a data set's training split each time."""
-    import random
-
-    from captioner.data.annotations import read_captions
-
-    images = [image.path for image in read_captions(data).split("train").images]
-    return random.Random(0).sample(images, min(most, len(images)))

@@ -127,7 +127,7 @@ def _torch() -> Iterator[Finding]:
             "torch",
             "warning" if small else "problem",
             "not installed",
-            "only exported captioners run here; for the others: pip install torch" if small else "pip install torch",
+            "only captioners with graphs run here; for the others: pip install torch" if small else "pip install torch",
         )
     else:
         yield Finding("torch", "problem", reason, "it is broken; run: pip install --force-reinstall torch torchvision")
@@ -169,9 +169,8 @@ def _pillow() -> Iterator[Finding]:
 
 def _onnxruntime() -> Iterator[Finding]:
     found, reason = _imported("onnxruntime")
-    advice = "exported captioners need it, the others do not: pip install 'captioner[onnx]'"
-    missing = version("onnxruntime") is None
-    yield Finding("onnxruntime", "ok" if found or missing else "warning", found or reason, "" if found else advice)
+    advice = "without it, captioning on a CPU is slower, and exported captioners do not run: pip install onnxruntime"
+    yield Finding("onnxruntime", "ok" if found else "warning", found or reason, "" if found else advice)
 
 
 def _java() -> Iterator[Finding]:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, is_dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -104,6 +104,14 @@ Device = Annotated[
         autocompletion=complete.devices,
         callback=_device,
         help="cpu, cuda, cuda:1, mps, or auto for the best available.",
+    ),
+]
+EngineName = Annotated[
+    Literal["auto", "onnx", "torch"],
+    machine_option(
+        "--engine",
+        help="onnx runs a model's graphs on the CPU, torch its weights; auto is onnx on a CPU, for a model that has "
+        "graphs.",
     ),
 ]
 BatchSize = Annotated[int, machine_option(min=1, help="Images or sentences in a batch.")]

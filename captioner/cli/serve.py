@@ -61,6 +61,7 @@ def run(
         ),
     ] = None,
     device: options.Device = "auto",
+    engine: options.EngineName = "auto",
 ) -> None:
     """Serve a page that captions the images dropped on it, and a JSON API.
 
@@ -97,7 +98,7 @@ def run(
     try:
         batches = Batches(
             names,
-            lambda name: Captioner.from_pretrained(name, device=device, **settings),
+            lambda name: Captioner.from_pretrained(name, device=device, engine=engine, **settings),
             size=batch_size,
             max_pixels=max_pixels,
         )

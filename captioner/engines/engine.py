@@ -32,12 +32,19 @@ class Engine(ABC):
     most_words: int | None = None
 
     @abstractmethod
-    def check(self, attention: str) -> None:
-        """Check that the model has a kind of attention; see :meth:`Captioner.stream`.
+    def giving(self, attention: str) -> Engine:
+        """Return this engine, or another one of the same model that gives a kind of attention.
+
+        Args:
+            attention: see :meth:`Captioner.stream`.
 
         Raises:
-            CaptionerError: it does not.
+            CaptionerError: the model does not have it.
         """
+
+    @abstractmethod
+    def in_torch(self) -> Engine | None:
+        """Return the engine of the same model in torch; ``None`` without its weights."""
 
     def encoded_at_once(self, batch_size: int) -> int:
         """Return the size of the batches that :meth:`caption` takes when ``batch_size`` images are searched at once."""

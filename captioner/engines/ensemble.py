@@ -175,17 +175,18 @@ class EnsembleEngine(TorchEngine):
     def decoder_size(self) -> int:
         return sum(model.decoder_size for model in self._models)
 
-    def check(self, attention: str) -> None:
-        """Check that a kind of attention is the mean, the only one of an ensemble.
+    def giving(self, attention: str) -> EnsembleEngine:
+        """Return this engine, which gives the mean alone.
 
         Raises:
-            CaptionerError: it is another one.
+            CaptionerError: another kind of attention is wanted.
         """
         if attention != MEAN:
             raise CaptionerError(
                 f"attention: an ensemble has only the mean over its models, and {attention!r} is of one model; give"
                 " that model alone"
             )
+        return self
 
     def encode(self, pixels: Tensor) -> Memories:
         """Encode pixels by each encoder once; stages that encoders share run once."""
@@ -218,7 +219,7 @@ class EnsembleEngine(TorchEngine):
         self, memory: Memories | Memory, search: SearchConfig, *, cut: int = 0, attention: str = MEAN
     ) -> list[Caption]:
         """Caption encoded images; a single memory, from a store, is finished by every encoder."""
-        self.check(attention)
+        self.giving(attention)
         parts = (memory,) * len(self.encoders) if isinstance(memory, Memory) else memory.parts
         memories = Memories(
             tuple(

@@ -45,6 +45,9 @@ class TorchEngine(Engine):
     device: torch.device
     encoders: Sequence[Encoder]
 
+    def in_torch(self) -> TorchEngine:
+        return self
+
     @abstractmethod
     def encode(self, pixels: Tensor) -> Encoded:
         """Encode pixels (B, 3, S, S) uint8, as :attr:`transform` gives them, at the precision that is fast here."""
@@ -120,13 +123,9 @@ class ModelEngine(TorchEngine):
     def decoder_size(self) -> int:
         return self.model.decoder_size
 
-    def check(self, attention: str) -> None:
-        """Check that the model has a kind of attention.
-
-        Raises:
-            CaptionerError: it does not.
-        """
+    def giving(self, attention: str) -> ModelEngine:
         check(self.model.decoder, attention)
+        return self
 
     def encode(self, pixels: Tensor) -> Memory:
         memory: Memory = self._encoder(pixels)
@@ -136,7 +135,7 @@ class ModelEngine(TorchEngine):
     def caption_memory(
         self, memory: Memory, search: SearchConfig, *, cut: int = 0, attention: str = MEAN
     ) -> list[Caption]:
-        self.check(attention)
+        self.giving(attention)
         memory = self._encoder.finish(memory.to(self.device), cut)
         refined = self._writer.refined(memory)
         found = search_agreeing(
@@ -226,11 +225,12 @@ def torch_engine(engine: Engine, purpose: str) -> TorchEngine:
     Raises:
         CaptionerError: it runs an exported captioner, which cannot be used to ``purpose``.
     """
-    if not isinstance(engine, TorchEngine):
+    found = engine.in_torch()
+    if not isinstance(found, TorchEngine):
         raise CaptionerError(
             f"an exported captioner cannot be used to {purpose}; give the model that it was exported from"
         )
-    return engine
+    return found
 
 
 def model_engine(engine: Engine, purpose: str) -> ModelEngine:

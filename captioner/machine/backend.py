@@ -9,12 +9,15 @@ import ctypes
 import functools
 import logging
 import os
+import platform
 import re
 import shutil
 import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from ctypes.util import find_library
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from captioner.errors import ConfigError, first_line
@@ -58,6 +61,17 @@ def _device(name: str, number: int) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"device {name!r} cannot be used here ({first_line(error)}); try 'cpu' or 'auto'") from None
     return device
+
+
+def has_gpu() -> bool:
+    """Return whether torch has a GPU here. Where no driver of one is installed, torch is not imported."""
+    if sys.platform == "darwin":
+        driver = platform.machine() == "arm64"
+    elif sys.platform == "win32":
+        driver = find_library("nvcuda") is not None
+    else:
+        driver = any(os.path.exists(f"/dev/{name}") for name in ("nvidiactl", "kfd", "dxg"))
+    return driver and find_spec("torch") is not None and _device("auto", 0).type != "cpu"
 
 
 def device_name(device: torch.device) -> str:

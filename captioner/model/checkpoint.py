@@ -90,7 +90,7 @@ def load_model(name_or_path: str | Path | None = None) -> CaptionModel:
     """
     folder = locate(name_or_path)
     log.info("reading the captioner in %s", folder)
-    config = read_whole(folder)
+    config = read_whole(folder, parts=(WEIGHTS, VOCABULARY))
     vocabulary = Vocabulary.load(folder / VOCABULARY)
     weights = read_weights(folder / WEIGHTS)
     try:

@@ -16,6 +16,7 @@ from captioner import store
 from captioner.caption import MEAN, Array, Caption
 from captioner.data.loader import ImageBatch
 from captioner.engines.engine import Engine, best_of, captions_of
+from captioner.engines.load import load_in_torch
 from captioner.errors import CaptionerError, CheckpointError, ConfigError, first_line
 from captioner.onnx import folder as exported
 from captioner.onnx.beam import State, Step, beam
@@ -53,12 +54,14 @@ class OnnxEngine(Engine):
         graphs: the graphs' description in its config.
         vocabulary: its words.
         folder: with the graphs.
+        weights: the folder has the model's weights too.
 
     Raises:
         CheckpointError: a graph is damaged, or onnxruntime is not installed or too old for it.
     """
 
-    def __init__(self, graphs: Graphs, vocabulary: Vocabulary, folder: Path) -> None:
+    def __init__(self, graphs: Graphs, vocabulary: Vocabulary, folder: Path, *, weights: bool = False) -> None:
+        self._folder, self._weights = folder, weights
         self.graphs, self.vocabulary, self.search = graphs, vocabulary, graphs.search
         self.transform, self.attends, self.most_words = graphs.transform, graphs.attends, graphs.most_words
         state = [STATE + name for name in (*graphs.hypotheses, *graphs.images)]
@@ -72,30 +75,43 @@ class OnnxEngine(Engine):
 
     @classmethod
     def load(cls, folder: Path, *, device: str = "auto") -> OnnxEngine:
-        """Load an exported folder.
+        """Load the graphs of an exported folder, or of a model's.
 
         Raises:
             CheckpointError: the folder is damaged, or onnxruntime is not installed or too old for its graphs.
             ConfigError: the device is neither ``cpu`` nor ``auto``.
         """
+        kind = store.captioner_kind(folder)
         if device not in ("auto", "cpu"):
+            other = "the model that it was exported from" if kind == store.ONNX else "the engine torch"
             raise ConfigError(
-                f"device {device!r}: an exported captioner runs on the CPU; give cpu or auto, or the model that it was "
-                "exported from"
+                f"device {device!r}: onnxruntime runs captioners on the CPU; give cpu or auto, or {other}"
             )
-        return cls(exported.read(folder), Vocabulary.load(folder / store.VOCABULARY), folder)
+        graphs = exported.read(folder)
+        return cls(graphs, Vocabulary.load(folder / store.VOCABULARY), folder, weights=kind == store.CAPTIONER)
 
-    def check(self, attention: str) -> None:
-        """Check that a kind of attention is the mean, the only one of an exported model.
+    def giving(self, attention: str) -> Engine:
+        """Return this engine for the mean, and for other kinds of attention that of the model's weights.
 
         Raises:
-            CaptionerError: it is another one.
+            CaptionerError: the model does not have this kind, or its weights are not there.
         """
-        if attention != MEAN:
+        if attention == MEAN:
+            return self
+        model = self.in_torch()
+        if model is None:
             raise CaptionerError(
                 f"attention: {attention!r} needs the model itself, and this is an exported captioner, which has only "
                 "the mean; give the model that it was exported from"
             )
+        return model.giving(attention)
+
+    def in_torch(self) -> Engine | None:
+        return self._model
+
+    @cached_property
+    def _model(self) -> Engine | None:
+        return load_in_torch({self._folder.name: self._folder}, device="cpu") if self._weights else None
 
     def encode(self, pixels: Array) -> Array:
         """Encode pixels (B, 3, S, S) uint8 to features (B, N, D) float32, a few images at once, as maps are large."""

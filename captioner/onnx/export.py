@@ -9,6 +9,8 @@ import contextlib
 import copy
 import io
 import logging
+import random
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -21,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from captioner import files, store
+from captioner.data.annotations import read_captions
 from captioner.data.images import ImageSource
 from captioner.decoders import Decoder, State, Transformer
 from captioner.encoders.grid import GridEncoder
@@ -28,6 +31,7 @@ from captioner.errors import CaptionerError, FileError, first_line
 from captioner.machine.interrupts import interruptible
 from captioner.memory import Memory
 from captioner.model import CaptionModel
+from captioner.model.checkpoint import load_model
 from captioner.onnx.agreement import Agreement, compare
 from captioner.onnx.engine import INSTALL, OnnxEngine
 from captioner.onnx.folder import (
@@ -79,6 +83,16 @@ def example_images() -> list[Path]:
     return [Path(str(get_sample_data("grace_hopper.jpg", asfileobj=False)))]
 
 
+def training_images(data: str | Path, most: int = 200) -> list[Path]:
+    """Return images to calibrate on: some of a data set's training split, the same each time.
+
+    Raises:
+        AnnotationError: the data cannot be read, or has no training split.
+    """
+    images = [image.path for image in read_captions(data).split("train").images]
+    return random.Random(0).sample(images, min(most, len(images)))
+
+
 def export(
     model: CaptionModel,
     folder: str | Path,
@@ -111,20 +125,7 @@ def export(
         CheckpointError: ``folder`` exists and is not an exported captioner.
         ImageError: an image cannot be read.
     """
-    require_exporter()
-    if not isinstance(model.encoder, GridEncoder):
-        raise CaptionerError(
-            f"{source or 'this model'}: its encoder {model.config.encoder['name']!r} cannot be exported, only a grid; "
-            "take a model on a grid, such as show_attend_tell, hard_attention, show_tell or transformer"
-        )
-    model = copy.deepcopy(model).cpu().float().eval()
-    for name, part in (
-        ("encoder", model.encoder),
-        ("decoder", nn.ModuleList([model.refiner, model.decoder])),
-    ):
-        if sum(tensor.nbytes for tensor in part.state_dict().values()) > _MOST_BYTES:
-            raise CaptionerError(f"{source or 'this model'}: its {name} is larger than the 2 GB that a graph can hold")
-    graphs = _Graphs(model)
+    graphs = _Graphs.of(model, source)
     config: dict[str, Any] = {
         "model": model.config.model_dump(mode="json"),
         "source": source,
@@ -132,24 +133,37 @@ def export(
         "about": dict(about or {}),
     }
     with store.replace(folder, store.ONNX, config) as temporary:
-        for done, write in enumerate((graphs.encoder, graphs.start, graphs.step)):
-            if progress:
-                progress(done, 4)
-            write(temporary)
-        if progress:
-            progress(3, 4)
         model.vocabulary.save(temporary / store.VOCABULARY)
-        agreement = graphs.checked(temporary, config, example_images() if images is None else images)
-        worst = max(agreement.features, agreement.log_probabilities, agreement.attention or 0.0)
-        _refuse(agreement, source, worst, TOLERANCE)
-        if calibrate is not None:
-            with interruptible(), _quiet():
-                quantise(temporary, graphs.transform, calibrate)
-            agreement = graphs.checked(temporary, config, example_images() if images is None else images, int8=True)
-            _refuse(agreement, source, agreement.features, TOLERANCE_INT8)
-        config["agreement"] = asdict(agreement)
+        agreement = graphs.write(temporary, store.ONNX, config, images, calibrate, progress)
         store.write_card(temporary, store.ONNX, config, folder)
     return agreement
+
+
+def add_graphs(
+    folder: Path,
+    *,
+    calibrate: Sequence[ImageSource] | None,
+    images: Sequence[ImageSource] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Agreement:
+    """Write the graphs of a captioner into its own folder; ``Captioner.from_pretrained`` then runs them on a CPU.
+
+    Args:
+        folder: of the captioner; graphs that are there are replaced.
+        calibrate: for graphs in eight bits, some hundred training images; see :func:`export`.
+        images: images to compare on; by default :func:`example_images`.
+        progress: called with (done, total).
+
+    Raises:
+        CaptionerError, ImageError: see :func:`export`; the folder is left as it was.
+    """
+    config = store.read_whole(folder)
+    graphs = _Graphs.of(load_model(folder), str(folder))
+    with store.replace(folder, store.CAPTIONER, config) as temporary:
+        for file in (*store.PARTS[store.CAPTIONER], store.CARD):
+            if (folder / file).is_file():
+                shutil.copyfile(folder / file, temporary / file)
+        return graphs.write(temporary, store.CAPTIONER, config, images, calibrate, progress)
 
 
 def _refuse(agreement: Agreement, source: str, worst: float, tolerance: float) -> None:
@@ -167,10 +181,35 @@ def _refuse(agreement: Agreement, source: str, worst: float, tolerance: float) -
 
 
 class _Graphs:
-    """The three graphs of a model, traced on two images of noise."""
+    """The three graphs of a model, traced on two images of noise.
 
-    def __init__(self, model: CaptionModel) -> None:
-        self.model, self.transform = model, model.encoder.transform
+    Args:
+        model: on the CPU, in float32.
+        source: its name, for errors.
+    """
+
+    @classmethod
+    def of(cls, model: CaptionModel, source: str) -> _Graphs:
+        """Prepare the graphs of a model, which is left as it is; see :func:`export` for the errors."""
+        require_exporter()
+        if not isinstance(model.encoder, GridEncoder):
+            raise CaptionerError(
+                f"{source or 'this model'}: its encoder {model.config.encoder['name']!r} cannot be exported, only a "
+                "grid; take a model on a grid, such as show_attend_tell, hard_attention, show_tell or transformer"
+            )
+        model = copy.deepcopy(model).cpu().float().eval()
+        for name, part in (
+            ("encoder", model.encoder),
+            ("decoder", nn.ModuleList([model.refiner, model.decoder])),
+        ):
+            if sum(tensor.nbytes for tensor in part.state_dict().values()) > _MOST_BYTES:
+                raise CaptionerError(
+                    f"{source or 'this model'}: its {name} is larger than the 2 GB that a graph can hold"
+                )
+        return cls(model, source)
+
+    def __init__(self, model: CaptionModel, source: str) -> None:
+        self.model, self.transform, self.source = model, model.encoder.transform, source
         assert model.encoder.grid is not None
         self.grid = model.encoder.grid
         random = torch.Generator().manual_seed(0)
@@ -196,8 +235,36 @@ class _Graphs:
             for name, tensor in step.state.hypotheses.items()
         }
 
-    def checked(
-        self, folder: Path, config: dict[str, Any], images: Sequence[ImageSource], *, int8: bool = False
+    def write(
+        self,
+        folder: Path,
+        kind: str,
+        config: dict[str, Any],
+        images: Sequence[ImageSource] | None,
+        calibrate: Sequence[ImageSource] | None,
+        progress: Callable[[int, int], None] | None,
+    ) -> Agreement:
+        """Write the graphs into a folder of some kind, and describe them in its config; see :func:`export`."""
+        images = example_images() if images is None else images
+        for done, write in enumerate((self.encoder, self.start, self.step)):
+            if progress:
+                progress(done, 4)
+            write(folder)
+        if progress:
+            progress(3, 4)
+        agreement = self._checked(folder, kind, config, images)
+        worst = max(agreement.features, agreement.log_probabilities, agreement.attention or 0.0)
+        _refuse(agreement, self.source, worst, TOLERANCE)
+        if calibrate is not None:
+            with interruptible(), _quiet():
+                quantise(folder, self.transform, calibrate)
+            agreement = self._checked(folder, kind, config, images, int8=True)
+            _refuse(agreement, self.source, agreement.features, TOLERANCE_INT8)
+        config["agreement"] = asdict(agreement)
+        return agreement
+
+    def _checked(
+        self, folder: Path, kind: str, config: dict[str, Any], images: Sequence[ImageSource], *, int8: bool = False
     ) -> Agreement:
         """Describe the graphs that were written to a folder in its config, and compare them with the model."""
         described = Graphs(
@@ -213,7 +280,7 @@ class _Graphs:
             opset=OPSET,
         )
         config["graphs"] = described.model_dump(mode="json")
-        store.write_config(folder, store.ONNX, config)
+        store.write_config(folder, kind, config)
         return compare(self.model, OnnxEngine.load(folder), images)
 
     def encoder(self, folder: Path) -> None:

@@ -13,7 +13,7 @@ from captioner.data.transform import Transform
 from captioner.errors import CheckpointError, ConfigError
 from captioner.search.config import SearchConfig
 from captioner.settings import Settings, validate
-from captioner.store import CONFIG, ONNX
+from captioner.store import CONFIG, VOCABULARY
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +42,14 @@ class Graphs(Settings):
 
 
 def read(folder: Path) -> Graphs:
-    """Read the config of an exported captioner and check its files.
+    """Read the config of an exported captioner, or of a model with graphs, and check the files that run it.
 
     Raises:
         CheckpointError: the config or a file is missing, damaged, or newer than this program.
     """
     log.info("reading the exported captioner in %s", folder)
-    config: dict[str, Any] = store.read_whole(folder, ONNX)
+    parts = (*store.GRAPHS, VOCABULARY)
+    config: dict[str, Any] = store.read_whole(folder, store.captioner_kind(folder), parts=parts)
     try:
         return validate(Graphs, config["graphs"], where=f"{folder / CONFIG}: graphs")
     except ConfigError as error:

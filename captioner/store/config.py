@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ ONNX = "captioner in ONNX"  # exported, to run without torch
 FORMAT = 1
 WEIGHTS, VOCABULARY, CARD = "model.safetensors", "vocabulary.json", "README.md"
 SOURCE_VOCABULARY = "source_vocabulary.json"  # of a translator: the words that it reads
-GRAPHS = ("encoder.onnx", "start.onnx", "step.onnx")  # of an exported captioner
+GRAPHS = ("encoder.onnx", "start.onnx", "step.onnx")  # of an exported captioner, or of one that also has its weights
 FILES = "files"  # the field with the size and the SHA-256 of each part
 COPY = "copy the whole model folder again"
 _MOST, _DEEPEST = 1 << 22, 64  # bytes of a config, and levels of its JSON
@@ -32,6 +32,11 @@ PARTS: dict[str, tuple[str, ...]] = {
     DETECTOR: (WEIGHTS,),
     ONNX: (*GRAPHS, VOCABULARY),
 }
+
+
+def parts_of(kind: str, config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the files of a model's folder beside its config and its card; a captioner may have graphs too."""
+    return (*PARTS[kind], *GRAPHS) if kind == CAPTIONER and "graphs" in config else PARTS[kind]
 
 
 def kind_of(folder: Path) -> str:
@@ -83,7 +88,7 @@ _FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
     DETECTOR: {"classes": (list,)},
     ONNX: {"graphs": (dict,)},
 }
-_OPTIONAL: dict[str, tuple[type, ...]] = {"about": (dict,), "kind": (str,), FILES: (dict,)}
+_OPTIONAL: dict[str, tuple[type, ...]] = {"about": (dict,), "kind": (str,), FILES: (dict,), "graphs": (dict,)}
 
 
 def read_config(folder: Path, kind: str = CAPTIONER) -> dict[str, Any]:
@@ -128,10 +133,15 @@ def _deeper(value: Any, levels: int) -> bool:
     return not levels or any(_deeper(each, levels - 1) for each in inner)
 
 
-def read_whole(folder: Path, kind: str = CAPTIONER) -> dict[str, Any]:
+def read_whole(folder: Path, kind: str = CAPTIONER, *, parts: Iterable[str] | None = None) -> dict[str, Any]:
     """Read the config of a model folder, and check that its parts are the files that the config lists.
 
     A config without a list is that of an older version; then the parts must only be there.
+
+    Args:
+        folder: of the model.
+        kind: of the model.
+        parts: the files that are needed; by default all.
 
     Raises:
         CheckpointError: a part is missing, damaged or another model's; or see :func:`read_config`.
@@ -139,7 +149,7 @@ def read_whole(folder: Path, kind: str = CAPTIONER) -> dict[str, Any]:
     config = read_config(folder, kind)
     if kind not in PARTS:
         raise CheckpointError(f"{folder}: is a {kind}, which is unknown to this version; upgrade captioner")
-    for part in PARTS[kind]:
+    for part in parts_of(kind, config) if parts is None else parts:
         path, listed = folder / part, config.get(FILES, {}).get(part)
         if not path.is_file():
             raise CheckpointError(f"{path}: is missing; {COPY}")
@@ -180,5 +190,6 @@ def whole_config(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_config(folder: Path, kind: str, config: Mapping[str, Any]) -> None:
     """Write the config of a model, for :func:`read_whole`; it lists the parts that are there."""
-    listed = {part: _described(folder / part) for part in PARTS.get(kind, ()) if (folder / part).is_file()}
+    parts = parts_of(kind, config) if kind in PARTS else ()
+    listed = {part: _described(folder / part) for part in parts if (folder / part).is_file()}
     files.write_json(folder / CONFIG, {**whole_config(kind, config), FILES: listed})

@@ -15,8 +15,8 @@ from captioner.store.config import (
     CARD,
     CONFIG,
     COPY,
-    PARTS,
     kind_of,
+    parts_of,
     read_config,
     read_whole,
     whole_config,
@@ -82,7 +82,7 @@ def copy(source: Path, folder: str | Path, kind: str, *, card: str = "") -> Path
     """
     config = read_whole(source, kind)
     with replace(folder, kind, config) as temporary:
-        for name in PARTS[kind]:
+        for name in parts_of(kind, config):
             shutil.copyfile(source / name, temporary / name)
         if not card and (source / CARD).is_file():
             shutil.copyfile(source / CARD, temporary / CARD)

@@ -15,12 +15,12 @@ from captioner.store.config import (
     CAPTIONER,
     CONFIG,
     ONNX,
-    PARTS,
     TRANSLATOR,
     VOCABULARY,
     WEIGHTS,
     is_ours,
     kind_of,
+    parts_of,
     read_config,
     read_whole,
 )
@@ -180,10 +180,10 @@ def _from_hub(name: str) -> Path:
     folder = config.parent
     kind = kind_of(folder)
     try:
-        read_config(folder, kind)
+        fields = read_config(folder, kind)
     except CheckpointError as error:
         raise CheckpointError(f"model {name!r}: {error}") from None
-    for part in PARTS[kind]:
+    for part in parts_of(kind, fields):
         if hub.fetch(name, part, commit=folder.name) is None:
             raise CheckpointError(
                 f"model {name!r}: is damaged, its repository has no {part}; upload it again with: captioner push"

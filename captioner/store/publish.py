@@ -9,7 +9,7 @@ from captioner import files
 from captioner.errors import CheckpointError
 from captioner.store import card as cards
 from captioner.store import hub
-from captioner.store.config import CARD, CONFIG, PARTS, is_ours, kind_of, read_whole
+from captioner.store.config import CARD, CONFIG, PARTS, is_ours, kind_of, parts_of, read_whole
 
 
 def push(folder: Path, name: str, *, private: bool = False, card: str = "") -> str:
@@ -35,7 +35,7 @@ def push(folder: Path, name: str, *, private: bool = False, card: str = "") -> s
         there = (folder / CARD).exists()
         own = files.read_text(folder / CARD, error=CheckpointError, cure=cure) if there else ""
         card = cards.renamed(own, config, name)
-    contents: dict[str, Path | bytes] = {part: folder / part for part in (*PARTS[kind], CONFIG)}
+    contents: dict[str, Path | bytes] = {part: folder / part for part in (*parts_of(kind, config), CONFIG)}
     return hub.publish(
         name,
         contents | {CARD: card.encode()},

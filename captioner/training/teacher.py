@@ -111,7 +111,8 @@ class Teacher:
         self.events, self.processes, self.seconds = events, processes, 0.0
         located, names = store.locate_captioners(self.model), store.members(self.model)
         self.name = store.join(name_of(name) if Path(name).is_dir() else name for name in names)
-        self.device = "cpu" if all(kind_of(part) == ONNX for part in located) else str(device)
+        exported = all(kind_of(part) == ONNX for part in located)
+        self.device, self.engine = ("cpu", "onnx") if exported else (str(device), "torch")
         fingerprint = hashlib.sha256("+".join(map(_fingerprint, located)).encode()).hexdigest()
         self.head = {"teacher": self.name, "width": self.width, "fingerprint": fingerprint}
 
@@ -181,7 +182,9 @@ class Teacher:
 
     def _write(self, images: Sequence[CaptionedImage]) -> list[dict[str, Any]]:
         """Caption images, and return a record of each."""
-        captioner = Captioner.from_pretrained(self.model, device=self.device, width=self.width, n_best=self.width)
+        captioner = Captioner.from_pretrained(
+            self.model, device=self.device, engine=self.engine, width=self.width, n_best=self.width
+        )
         records: list[dict[str, Any]] = []
         began = time.perf_counter()
         for image, result in zip(images, self._results(captioner, images), strict=True):
@@ -229,7 +232,7 @@ def _is_record(record: dict[str, Any]) -> bool:
 def _fingerprint(folder: Path) -> str:
     kind = kind_of(folder)
     hashed = hashlib.sha256(json.dumps(store.read_config(folder, kind)["model"], sort_keys=True).encode())
-    for part in store.PARTS[kind]:
+    for part in store.PARTS[kind]:  # graphs beside the weights are not used
         if (folder / part).is_file():  # loading the model reports missing files
             hashed.update((folder / part).read_bytes())
     return hashed.hexdigest()

@@ -24,12 +24,17 @@ from captioner.text.vocabulary import Vocabulary
 
 
 def tiny_model(
-    *, tuned: bool = True, fit: str = "squash", encoder: dict[str, Any] | None = None, **search: Any
+    *,
+    tuned: bool = True,
+    fit: str = "squash",
+    encoder: dict[str, Any] | None = None,
+    decoder: dict[str, Any] | None = None,
+    **search: Any,
 ) -> CaptionModel:
     """Build a model of random weights whose folder holds those of its encoder too, unless not ``tuned``."""
     torch.manual_seed(0)
     encoder = encoder or {"name": "grid", "backbone": "test_efficientnet", "size": 64, "fit": fit, "weights": "random"}
-    decoder = {"name": "show_attend_tell", "embedding": 8, "hidden": 12, "attention": 6, "values": 10}
+    decoder = decoder or {"name": "show_attend_tell", "embedding": 8, "hidden": 12, "attention": 6, "values": 10}
     words = ("a", "dog", "cat", "on", "the", "grass", "runs", "two")
     model = CaptionModel.build(
         ModelConfig(encoder=encoder, decoder=decoder, search={"min_words": 2, "max_words": 7, **search}),

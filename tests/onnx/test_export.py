@@ -185,7 +185,7 @@ def test_what_only_the_model_can_do_is_said(folder: Path, tmp_path: Path) -> Non
     for attention in ("rollout", "heads", "1.1"):
         with pytest.raises(CaptionerError, match="exported captioner, which has only the mean"):
             captioner(b"", attention=attention)
-    with pytest.raises(ConfigError, match="device 'cuda': an exported captioner runs on the CPU"):
+    with pytest.raises(ConfigError, match="device 'cuda': onnxruntime runs captioners on the CPU"):
         Captioner.from_pretrained(folder, device="cuda")
     with pytest.raises(ConfigError, match="Did you mean 'width'"):
         Captioner.from_pretrained(folder, widht=3)
