@@ -32,7 +32,7 @@ def test_help_shows_options_in_groups() -> None:
     for group, options in {
         "Data": ["--split", "--images", "--restval", "--strict", "--features"],
         "Search": ["--beam", "--length-normalisation", "--min-words", "--max-words", "--block-ngram"],
-        "Machine": ["--batch-size", "--device"],
+        "Machine": ["--batch-size", "--device", "--engine"],
         "Output": ["--metrics", "--output-captions", "--output-scores", "--per-image", "--json"],
         "Every command": ["--quiet", "--verbose", "--import"],
     }.items():

@@ -31,7 +31,7 @@ def test_json_has_everything(run) -> None:
     for model in listed["models"].values():
         metric = {"captioner": "CIDEr", "translator": "BLEU", "detector": "mAP@0.5"}[model["kind"]]
         assert model["scores"] and all(0 < scores[metric] < 3 for scores in model["scores"].values())
-        assert model["megabytes"] < 25
+        assert model["megabytes"] < 31
     assert set(listed["decoder"]) == set(DECODERS)
     assert all(listed["decoder"].values()), "a family without a description"
     assert set(listed["text encoder"]) == set(TEXT_ENCODERS) and set(listed["refiner"]) == set(REFINERS)

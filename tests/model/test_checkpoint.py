@@ -279,7 +279,7 @@ def test_a_folder_of_an_older_version_is_read_without_hashes(folder: Path) -> No
 def test_the_shipped_models_are_whole(name: str) -> None:
     folder = shipped(None)[name]
     config = store.read_whole(folder, kind_of(folder))
-    assert set(config["files"]) == set(store.PARTS[kind_of(folder)])
+    assert set(config["files"]) == set(store.parts_of(kind_of(folder), config))
 
 
 def changed_weights(folder: Path, change: Any) -> Path:

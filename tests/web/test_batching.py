@@ -42,7 +42,10 @@ class Slow(Engine):
         self.begun, self.go = threading.Semaphore(0), threading.Semaphore(0)
         self.batches: list[list[int]] = []
 
-    def check(self, attention: str) -> None: ...
+    def giving(self, attention: str) -> Slow:
+        return self
+
+    def in_torch(self) -> None: ...
 
     def caption(self, batches: Iterable[ImageBatch], *arguments: Any, **settings: Any) -> Iterator[Any]:
         batches = list(batches)
