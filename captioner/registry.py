@@ -7,16 +7,18 @@ package names its families as entry points: ``captioner.decoders``, ``captioner.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import sys
 from collections.abc import Callable, Iterator
-from importlib import import_module, metadata
+from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from captioner.errors import CaptionerError, ConfigError, first_line
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 T = TypeVar("T")
 
@@ -25,6 +27,8 @@ _imported: list[str] = []  # absolute paths of files, and names of modules
 
 def suggestion(name: str, known: list[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for a similar name, else an empty string."""
+    import difflib
+
     near = difflib.get_close_matches(name, known, n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
 
@@ -118,5 +122,7 @@ class Registry(Generic[T]):
     def __contains__(self, name: object) -> bool:
         return name in self._entries or name in self._entry_points()
 
-    def _entry_points(self) -> dict[str, metadata.EntryPoint]:
+    def _entry_points(self) -> dict[str, EntryPoint]:
+        from importlib import metadata
+
         return {point.name: point for point in metadata.entry_points(group=self.group)} if self.group else {}

@@ -13,7 +13,6 @@ from pathlib import Path
 from reprlib import Repr
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from captioner import files
@@ -90,6 +89,8 @@ def _parse(text: str, where: str) -> Any:
     Raises:
         ConfigError: it is too large, has a key twice, or is not YAML; ``where`` begins the message.
     """
+    import yaml
+
     try:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
@@ -119,15 +120,17 @@ def _measure(node: Any, sizes: dict[Any, int], where: str, depth: int = 0) -> in
     Raises:
         ConfigError: it is too large or too deep, contains itself, or has a key twice.
     """
+    from yaml import MappingNode, ScalarNode
+
     if node in sizes and not sizes[node]:
         raise ConfigError(f"{where}: an alias in its YAML contains itself")
     if depth > _DEEPEST:
         raise ConfigError(f"{where}: its YAML is nested too deeply")
     if node not in sizes:
         sizes[node] = 0
-        parts = [] if isinstance(node, yaml.ScalarNode) else node.value
-        if isinstance(node, yaml.MappingNode):
-            keys = [key.value for key, _ in parts if isinstance(key, yaml.ScalarNode)]
+        parts = [] if isinstance(node, ScalarNode) else node.value
+        if isinstance(node, MappingNode):
+            keys = [key.value for key, _ in parts if isinstance(key, ScalarNode)]
             for key, count in Counter(keys).items():
                 if count > 1:
                     raise ConfigError(f"{where}: has {key!r} twice; remove one of them")

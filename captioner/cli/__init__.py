@@ -1,7 +1,7 @@
 """The command line.
 
-Commands parse and print; the library does the work. Each command imports the library only when it runs, which keeps
---help fast.
+Commands parse and print; the library does the work. A command is imported when it is called, and imports the library
+when it runs, which keeps --help and the start of a command fast.
 """
 
 from __future__ import annotations
@@ -15,28 +15,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import captioner
-from captioner.cli import (
-    attend,
-    benchmark,
-    bulk,
-    caption,
-    commands,
-    console,
-    data,
-    doctor,
-    evaluate,
-    export,
-    features,
-    ground,
-    models,
-    options,
-    push,
-    recipes,
-    score,
-    serve,
-    train,
-    translate,
-)
+from captioner.cli import commands, console
 from captioner.cli.streams import guarded_streams
 from captioner.errors import CaptionerError, first_line
 from captioner.machine.backend import keep_freed_memory
@@ -49,7 +28,7 @@ app = typer.Typer(
     name="captioner",
     help="Describe images in a sentence. For the options of a command: captioner COMMAND --help",
     epilog="Example: captioner caption photo.jpg",
-    cls=commands.Commands,
+    cls=commands.Program,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -72,29 +51,6 @@ def _root(
     pass
 
 
-COMMANDS = {
-    "caption": caption,
-    "attend": attend,
-    "serve": serve,
-    "bulk": bulk,
-    "translate": translate,
-    "evaluate": evaluate,
-    "score": score,
-    "ground": ground,
-    "benchmark": benchmark,
-    "train": train,
-    "export": export,
-    "push": push,
-    "features": features,
-    "recipes": recipes,
-    "models": models,
-    "doctor": doctor,
-}
-for _name, _module in COMMANDS.items():
-    app.command(_name, epilog=_module.EXAMPLES)(options.expand(_module.run))
-app.add_typer(data.app, name="data")
-
-
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 on success, 1 after an error, 2 on wrong usage, 130 when interrupted.
 
@@ -102,6 +58,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     :func:`captioner.cli.streams.guarded_streams`.
     """
     keep_freed_memory()
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # it would look for them in all installed packages
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of caches that it cannot write
     with guarded_streams():
         try:

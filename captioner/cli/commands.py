@@ -1,18 +1,40 @@
-"""The options that every command has: ``--quiet``, ``--verbose`` and ``--import``."""
+"""The commands, each imported when it is called, and the options that all have: --quiet, --verbose and --import."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, partial
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from captioner.cli import console
+from captioner.cli import console, options
 from captioner.cli.console import Verbosity
 from captioner.registry import import_code
+
+#: modules of this package, in the order of the help: each has a function ``run`` with ``EXAMPLES``, or a group ``app``
+NAMES = (
+    "caption",
+    "attend",
+    "serve",
+    "bulk",
+    "translate",
+    "evaluate",
+    "score",
+    "ground",
+    "benchmark",
+    "train",
+    "export",
+    "push",
+    "features",
+    "recipes",
+    "models",
+    "doctor",
+    "data",
+)
 
 _option = partial(typer.Option, expose_value=False, rich_help_panel="Every command")
 
@@ -65,14 +87,56 @@ def _options(
     pass
 
 
-class Commands(TyperGroup):
+@cache
+def load(name: str) -> typer.Typer:
+    """Import a command, and return it as a program of its own, or its group."""
+    module = import_module(f"captioner.cli.{name}")
+    if hasattr(module, "app"):
+        app: typer.Typer = module.app
+    else:
+        app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+        app.command(name, epilog=module.EXAMPLES)(options.expand(module.run))
+    return app
+
+
+class Group(TyperGroup):
     """A group whose commands take these options before and after their name."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
+        for command in (self, *self.commands.values()):
+            _add_options(command)
+
+
+class Program(TyperGroup):
+    """The group of all commands, of which each is imported when it is called or described."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = _Commands()  # type: ignore[assignment]
+        _add_options(self)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(self.commands)
+
+
+class _Commands(Mapping[str, Any]):
+    def __getitem__(self, name: str) -> Any:
+        if name not in NAMES:
+            raise KeyError(name)
+        command = get_command(load(name))
+        _add_options(command)
+        return command
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(NAMES)
+
+    def __len__(self) -> int:
+        return len(NAMES)
+
+
+def _add_options(command: Any) -> None:
+    if not {"quiet", "verbose"} & {parameter.name for parameter in command.params}:
         app = typer.Typer(add_completion=False)
         app.command()(_options)
-        options = get_command(app).params
-        for command in (self, *self.commands.values()):
-            if not {"quiet", "verbose"} & {parameter.name for parameter in command.params}:
-                command.params += options
+        command.params += get_command(app).params

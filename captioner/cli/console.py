@@ -11,18 +11,35 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
+from functools import cache
+from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from captioner.errors import CaptionerError, first_line
 
-messages = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
-_errors = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)  # also printed with --quiet
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, ProgressColumn
+
 _log = logging.getLogger("captioner")
 _began = time.perf_counter()
+
+
+@cache
+def _console(of: str) -> Console:
+    """Return the console on stderr of errors or of messages. rich is imported when one is printed, as it takes long."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+
+
+def messages() -> Console:
+    """Return the console of notes and bars; it is silent with --quiet."""
+    console = _console("messages")
+    console.quiet = _verbosity is Verbosity.QUIET
+    return console
+
 
 # Characters that command a terminal: control characters, those that change the direction of text, and bytes that are
 # not UTF-8. Joiners stay, since emoji and several scripts need them.
@@ -62,7 +79,6 @@ def set_verbosity(verbosity: Verbosity) -> None:
     """Set how much is printed on stderr from now on."""
     global _verbosity
     _verbosity = verbosity
-    messages.quiet = verbosity is Verbosity.QUIET
     _log.setLevel(verbosity.value)
     _log.removeHandler(_handler)
     if verbosity is Verbosity.VERBOSE:
@@ -78,10 +94,13 @@ def error(message: object, exception: BaseException | None = None) -> None:
         exception = message
     if isinstance(exception, CaptionerError):
         exception = exception.__cause__ or exception.__context__
+    from rich.text import Text
+
+    console = _console("errors")
     if exception is not None and _verbosity is Verbosity.VERBOSE:
         lines = "".join(traceback.format_exception(exception)).rstrip().split("\n")
-        _errors.print(Text("\n".join(map(printable, lines))))
-    _errors.print(Text.assemble(("error:", "bold red"), f" {printable(str(message))}"))
+        console.print(Text("\n".join(map(printable, lines))))
+    console.print(Text.assemble(("error:", "bold red"), f" {printable(str(message))}"))
 
 
 def unexpected(exception: Exception) -> None:
@@ -100,8 +119,11 @@ def done() -> None:
 
 
 def note(message: object) -> None:
-    """Print a message on stderr."""
-    messages.print(Text(printable(str(message))))
+    """Print a message on stderr, unless --quiet is given."""
+    if _verbosity is not Verbosity.QUIET:
+        from rich.text import Text
+
+        messages().print(Text(printable(str(message))))
 
 
 class Failures:
@@ -122,7 +144,7 @@ class Failures:
 
 def shows_progress(stdout: bool) -> bool:
     """Return whether to show a progress bar: on a terminal, unless results go to stdout and that is one too."""
-    return messages.is_terminal and not (stdout and sys.stdout.isatty())
+    return not (stdout and sys.stdout.isatty()) and messages().is_terminal
 
 
 @contextmanager
@@ -132,20 +154,27 @@ def progress(title: str, *, show: bool = True) -> Iterator[Callable[[int, int | 
     Yields:
         A function to call with (done, total); the total is ``None`` if it is unknown.
     """
-    with bars(MofNCompleteColumn(), show=show) as shown:
+    if not (show and messages().is_terminal):
+        yield lambda done, total: None
+        return
+    from rich.progress import MofNCompleteColumn
+
+    with bars(MofNCompleteColumn()) as shown:
         task = shown.add_task(title, total=None)
         yield lambda done, total: shown.update(task, completed=done, total=total)
 
 
-def bars(*columns: ProgressColumn, show: bool = True) -> Progress:
+def bars(*columns: ProgressColumn) -> Progress:
     """Return bars with a title, further columns and the time left, only on a terminal."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         *columns,
         TimeRemainingColumn(),
-        console=messages,
+        console=messages(),
         transient=True,
         redirect_stdout=False,  # to stderr
-        disable=not (show and messages.is_terminal),
+        disable=not messages().is_terminal,
     )

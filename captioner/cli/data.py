@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from captioner.cli import complete, console, options, streams
-from captioner.cli.commands import Commands
+from captioner.cli.commands import Group
 
 if TYPE_CHECKING:
     from captioner.data.download import Outcome, Progress
@@ -240,7 +240,13 @@ def _bars() -> Iterator[Progress]:
 
 
 app = typer.Typer(
-    help="Download caption data sets and inspect them.", epilog=EXAMPLE, no_args_is_help=True, cls=Commands
+    name="data",
+    help="Download caption data sets and inspect them.",
+    epilog=EXAMPLE,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    cls=Group,
 )
 app.command("inspect", epilog=EXAMPLE)(options.expand(inspect))
 app.command("download", epilog=DOWNLOAD_EXAMPLES)(options.expand(download))

@@ -7,6 +7,7 @@ A group is a dataclass with one field for each option. A command takes the whole
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
 import os
 import re
@@ -37,6 +38,9 @@ def expand(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
+        if not gc.isenabled():  # see captioner.__main__
+            gc.freeze()
+            gc.enable()
         for name, group in groups.items():
             values[name] = group(**{option: values.pop(option) for option in options[name]})
         command(**values)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from importlib.resources import files as resources
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import captioner
 from captioner.errors import CheckpointError
 from captioner.registry import suggestion
 from captioner.store import hub
@@ -27,21 +27,31 @@ from captioner.store.config import (
 
 DEFAULT = "show_attend_tell"
 AND = "+"  # joins the names of an ensemble's members
+PACKAGE = Path(captioner.__file__).parent
 
 
 def shipped(kind: str | None = CAPTIONER) -> dict[str, Path]:
     """Return the folders of the models of one kind that come with the program, by name; ``None`` is all kinds.
 
-    They are inside an installed package, or beside it in a checkout.
+    They are inside an installed package, or beside it in a checkout. The config of each is read for its kind.
     """
-    package = Path(str(resources("captioner")))
     found: dict[str, Path] = {}
-    for root in (package / "assets", package.parent / "assets"):
-        if root.is_dir():
-            for folder in sorted(root.iterdir()):
-                if (folder / CONFIG).is_file() and kind in (None, kind_of(folder)):
-                    found.setdefault(folder.name, folder)
+    for folder in _shipped_folders():
+        if kind in (None, kind_of(folder)):
+            found.setdefault(folder.name, folder)
     return found
+
+
+def _find_shipped(name: str, kind: str | None) -> Path | None:
+    """Return the folder of the shipped model of a name, without reading the configs of others."""
+    return next((each for each in _shipped_folders() if each.name == name and kind in (None, kind_of(each))), None)
+
+
+def _shipped_folders() -> Iterator[Path]:
+    for root in (PACKAGE / "assets", PACKAGE.parent / "assets"):
+        for name in sorted(os.listdir(root)) if root.is_dir() else ():
+            if (root / name / CONFIG).is_file():
+                yield root / name
 
 
 def list_models() -> list[str]:
@@ -58,15 +68,14 @@ def locate(name_or_path: str | Path | None = None, *, kind: str | None = CAPTION
     Raises:
         CheckpointError: there is no such model.
     """
-    models = shipped(kind)
     if name_or_path is None:
         if kind != CAPTIONER:
             raise CheckpointError(f"there is no default {kind or 'model'}; name one")
-        if DEFAULT not in models:
+        if (default := _find_shipped(DEFAULT, kind)) is None:
             raise CheckpointError(
                 "no model comes with this copy of captioner; give one with --model, or train one with: captioner train"
             )
-        return models[DEFAULT]
+        return default
     path = Path(name_or_path)
     if os.path.isdir(path):  # unlike pathlib's, false of a name that no file can have
         if os.path.isfile(path / CONFIG):
@@ -77,11 +86,11 @@ def locate(name_or_path: str | Path | None = None, *, kind: str | None = CAPTION
             f"{path}: is a file; give the model's folder, which holds {WEIGHTS}, {CONFIG} and {VOCABULARY}"
         )
     name = str(name_or_path)
-    if name in models:
-        return models[name]
+    if found := _find_shipped(name, kind):
+        return found
     if hub.is_name(name):
         return _from_hub(name)
-    others = shipped(None)
+    models, others = shipped(kind), shipped(None)
     if name in others:
         raise CheckpointError(
             f"{name}: is a {kind_of(others[name])}, and this needs a {kind}; known: {', '.join(models)}"

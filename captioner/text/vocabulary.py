@@ -7,8 +7,8 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
-from itertools import takewhile
+from functools import cache
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -25,27 +25,44 @@ _EAST_ASIAN = "\u3005-\u3007\u3041-\u3096\u309d-\u30ff\u31f0-\u31ff\u3400-\u4dbf
 _EAST_ASIAN += "\U00020000-\U000323af"
 _SOUTH_EAST_ASIAN = "\u0e01-\u0eff\u1000-\u109f\u1780-\u17ff"
 _SPACELESS = _EAST_ASIAN + _SOUTH_EAST_ASIAN
-_COMBINING_MARKS = "".join(
-    chr(code)
-    for block in (range(0x0E00, 0x0F00), range(0x1000, 0x10A0), range(0x1780, 0x1800), (0x3099, 0x309A, 0xFF9E, 0xFF9F))
-    for code in block
-    if unicodedata.category(chr(code))[0] == "M" or code > 0xFF00
-)
-_LETTER = re.compile(f"[{_SPACELESS}][{_COMBINING_MARKS}]*")
-_FOREIGN_PUNCTUATION = re.compile("[،؛؟۔।॥၊။។៕\u3000-\u3003\u3008-\u3011\u3014-\u301f・！-／：-＠［-｀｛-･]+")
+_FOREIGN_PUNCTUATION = "[،؛؟۔।॥၊။។៕\u3000-\u3003\u3008-\u3011\u3014-\u301f・！-／：-＠［-｀｛-･]+"
+_CONTRACTION = r"\s+(?=(?:n't|'s|'re|'ve|'ll|'d|'m)\b)"
 
-_NO_SPACE = re.compile(rf"\s+(?=(?:n't|'s|'re|'ve|'ll|'d|'m)\b)|(?<=[{_SPACELESS}])\s+(?=[{_SPACELESS}])")
-_FULL_STOPS = {"。": re.compile(f"[{_EAST_ASIAN}]$"), "": re.compile(f"[{_SOUTH_EAST_ASIAN}]$")}
 _PLAIN = re.compile(r"(?: |[a-z0-9-]+[,.]?(?= |$)|[,.](?= |$))*")
 _SPLIT_UP = re.compile(r"--|\b(?:cannot|gimme|gonna|gotta|lemme|wanna)\b")  # split by the Treebank rules
 _PUNCTUATION = frozenset(string.punctuation) | frozenset("“”‘’«»…–—")
 
 
-@lru_cache(maxsize=1)
+@cache
 def _treebank() -> Any:
     from nltk.tokenize import NLTKWordTokenizer
 
     return NLTKWordTokenizer()
+
+
+# These patterns are compiled when a text needs them: each takes a millisecond, and plain English needs none.
+
+
+@cache
+def _letter() -> re.Pattern[str]:
+    """Match a letter of a script without spaces, with its vowel signs and tone marks."""
+    blocks = (range(0x0E00, 0x0F00), range(0x1000, 0x10A0), range(0x1780, 0x1800), (0x3099, 0x309A, 0xFF9E, 0xFF9F))
+    codes = chain.from_iterable(blocks)
+    marks = "".join(chr(code) for code in codes if unicodedata.category(chr(code))[0] == "M" or code > 0xFF00)
+    return re.compile(f"[{_SPACELESS}][{marks}]*")
+
+
+@cache
+def _no_space(ascii: bool) -> re.Pattern[str]:
+    """Match the spaces that a sentence does not have: before contractions, and between letters of such a script."""
+    return re.compile(_CONTRACTION if ascii else rf"{_CONTRACTION}|(?<=[{_SPACELESS}])\s+(?=[{_SPACELESS}])")
+
+
+def _full_stop(text: str) -> str:
+    """Return the full stop of the script of a sentence's last letter."""
+    if text.isascii():
+        return "."
+    return "。" if re.search(f"[{_EAST_ASIAN}]$", text) else "" if re.search(f"[{_SOUTH_EAST_ASIAN}]$", text) else "."
 
 
 def spaced(text: str) -> str:
@@ -53,7 +70,7 @@ def spaced(text: str) -> str:
 
     A letter includes its vowel signs and tone marks. Chinese captions are scored in such units, too.
     """
-    return text if text.isascii() else _LETTER.sub(r" \g<0> ", _FOREIGN_PUNCTUATION.sub(" ", text))
+    return text if text.isascii() else _letter().sub(r" \g<0> ", re.sub(_FOREIGN_PUNCTUATION, " ", text))
 
 
 def tokenize(text: str) -> list[str]:
@@ -78,16 +95,17 @@ def detokenize(words: Sequence[str]) -> str:
 
     Letters of a script without spaces are joined. An empty list gives an empty string.
     """
-    text = _NO_SPACE.sub("", " ".join(words)).strip()
+    text = " ".join(words)
+    text = _no_space(text.isascii()).sub("", text).strip()
     if not text:
         return ""
-    return text[0].upper() + text[1:] + next((stop for stop, last in _FULL_STOPS.items() if last.search(text)), ".")
+    return text[0].upper() + text[1:] + _full_stop(text)
 
 
 def spans(words: Sequence[str]) -> list[tuple[int, int]]:
     """Return the (start, end) of each word in ``detokenize(words)``, in characters."""
     text = " ".join(words)
-    closed = [match.span() for match in _NO_SPACE.finditer(text)]
+    closed = [match.span() for match in _no_space(text.isascii()).finditer(text)]
     grown = len(text[:1].upper()) - len(text[:1])
     found = []
     at = 0

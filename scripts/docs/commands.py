@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
 from mkdocs.structure.files import File
-from typer import Typer
 from typer.models import ArgumentInfo, ParamMeta
 from typer.utils import get_params_from_function
 
-from captioner.cli import app, commands
+from captioner.cli import commands
 
 FOLDER, TITLE = "commands", "Commands"
 UNTITLED = "Options"  # the group of options that have none
@@ -42,13 +41,12 @@ def page_of(name: str) -> str:
     return f"{FOLDER}/{name.replace(' ', '_')}.md"
 
 
-def all_commands(program: Typer = app, before: str = "") -> Iterator[tuple[str, Any, list[str]]]:
+def all_commands() -> Iterator[tuple[str, Any, list[str]]]:
     """Yield the name of every command, as ``data inspect``, with its function and its examples."""
-    for command in program.registered_commands:
-        yield f"{before}{command.name}", command.callback, re.findall(r"Example: (.+)", command.epilog or "")
-    for group in program.registered_groups:
-        assert group.typer_instance is not None
-        yield from all_commands(group.typer_instance, f"{before}{group.name} ")
+    for name in commands.NAMES:
+        for command in commands.load(name).registered_commands:
+            full = name if command.name == name else f"{name} {command.name}"
+            yield full, command.callback, re.findall(r"Example: (.+)", command.epilog or "")
 
 
 def index() -> str:

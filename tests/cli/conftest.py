@@ -104,7 +104,7 @@ def translator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shipped_translator(translator: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of the tiny translator, as the only shipped model."""
     shutil.copytree(translator, tmp_path / "program" / "assets" / "translator_en_de")
-    monkeypatch.setattr("captioner.store.names.resources", lambda package: tmp_path / "program" / package)
+    monkeypatch.setattr("captioner.store.names.PACKAGE", tmp_path / "program" / "captioner")
     return "translator_en_de"
 
 

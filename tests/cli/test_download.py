@@ -163,7 +163,8 @@ def test_bars_are_shown_on_a_terminal_but_not_in_the_results(
     run, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     terminal = io.StringIO()
-    monkeypatch.setattr(console, "messages", Console(file=terminal, force_terminal=True, width=200, soft_wrap=True))
+    shown = Console(file=terminal, force_terminal=True, width=200, soft_wrap=True)
+    monkeypatch.setattr(console, "messages", lambda: shown)
     server.script = [Answer(cut=100)]  # its bar continues or starts over
     result = run("data", "download", "coco-captions", "--to", tmp_path)
     (line,) = result.lines

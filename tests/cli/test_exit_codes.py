@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from captioner.cli import app, data
+from captioner.cli import commands
 from captioner.errors import CaptionerError
 from tests.cli.conftest import Run
 
@@ -53,16 +53,15 @@ ENDS: list[tuple[BaseException | None, int, str]] = [
 
 
 def test_every_command_is_here() -> None:
-    names = {info.name for info in app.registered_commands}
-    names |= {f"data {info.name or info.callback.__name__}" for info in data.app.registered_commands if info.callback}
-    assert names == set(COMMANDS)
+    single = set(commands.NAMES) - {"data"}
+    assert all([info.name for info in commands.load(name).registered_commands] == [name] for name in single)
+    assert single | {f"data {info.name}" for info in commands.load("data").registered_commands} == set(COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_exit_code_follows_from_how_a_command_ends(name: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    group, word = (data.app, name.split()[1]) if " " in name else (app, name)
-    commands = group.registered_commands
-    (info,) = [info for info in commands if info.callback and (info.name or info.callback.__name__) == word]
+    words = name.split()
+    (info,) = [info for info in commands.load(words[0]).registered_commands if info.name == words[-1]]
 
     def ending(how: BaseException | None, callback: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(callback)

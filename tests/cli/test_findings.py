@@ -24,7 +24,7 @@ def program(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     folder = tmp_path / "program" / "assets"
     for name in ("show_attend_tell", "translator_en_de"):
         shutil.copytree(repository / "assets" / name, folder / name)
-    monkeypatch.setattr("captioner.store.names.resources", lambda package: tmp_path / "program" / package)
+    monkeypatch.setattr("captioner.store.names.PACKAGE", tmp_path / "program" / "captioner")
     return folder
 
 

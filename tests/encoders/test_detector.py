@@ -258,7 +258,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_detector_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("captioner.store.names.resources", lambda package: tmp_path / package)
+    monkeypatch.setattr("captioner.store.names.PACKAGE", tmp_path / "captioner")
     with pytest.raises(EncoderError, match=r"scripts/train_detector\.py.*detector: torchvision"):
         shipped_detector()
     save(tmp_path / "assets" / "detector", tiny())

@@ -233,7 +233,7 @@ def test_a_model_is_replaced_whole_or_not_at_all(folder: Path, monkeypatch: pyte
 
 
 def test_shipped_models_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("captioner.store.names.resources", lambda package: tmp_path / package)
+    monkeypatch.setattr("captioner.store.names.PACKAGE", tmp_path / "captioner")
     with pytest.raises(CheckpointError, match="no model comes with this copy"):
         locate()
     (tmp_path / "assets" / "examples").mkdir(parents=True)  # no model

@@ -207,7 +207,7 @@ def test_a_translated_caption_as_json() -> None:
 
 
 def test_the_shipped_translator_of_a_language(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("captioner.store.names.resources", lambda package: tmp_path / package)
+    monkeypatch.setattr("captioner.store.names.PACKAGE", tmp_path / "captioner")
     with pytest.raises(CheckpointError, match="Available languages: none"):
         Translator.for_language("de")
     folder = save_translator(tmp_path / "assets" / "one", build())
@@ -253,7 +253,7 @@ def test_what_is_saved_is_loaded(family: str, dtype: torch.dtype | None, tmp_pat
 
 
 def test_captioners_and_translators_are_not_confused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("captioner.store.names.resources", lambda package: tmp_path / package)
+    monkeypatch.setattr("captioner.store.names.PACKAGE", tmp_path / "captioner")
     translator = save_translator(tmp_path / "assets" / "english_german", build())
     image = save_model(tmp_path / "assets" / "pictures", tiny_model())
     assert shipped() == {"pictures": image} and shipped("translator") == {"english_german": translator}
