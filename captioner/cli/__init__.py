@@ -23,6 +23,10 @@ from captioner.machine.interrupts import interruptible
 from captioner.machine.processes import Processes
 
 INTERRUPTED = 130
+_START = {  # what the libraries need not do when they are imported, which takes a tenth of captioning one image
+    "PYDANTIC_DISABLE_PLUGINS": "__all__",  # pydantic looks for them in all installed packages
+    "OPENBLAS_THREAD_TIMEOUT": "4",  # numpy's threads keep the cores busy for 2**26 cycles before they sleep, now 2**4
+}
 
 app = typer.Typer(
     name="captioner",
@@ -58,7 +62,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     :func:`captioner.cli.streams.guarded_streams`.
     """
     keep_freed_memory()
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # it would look for them in all installed packages
+    for variable, value in _START.items():
+        os.environ.setdefault(variable, value)
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of caches that it cannot write
     with guarded_streams():
         try:

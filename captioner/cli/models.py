@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from typing import Any
@@ -20,15 +21,10 @@ def run(json: options.Json = False) -> None:
     dev split of each data set.
     """
     from captioner import store
-    from captioner.decoders import DECODERS
-    from captioner.encoders import ENCODERS, REFINERS
-    from captioner.encoders.sequence import TEXT_ENCODERS
     from captioner.errors import CheckpointError
-    from captioner.registry import Registry
     from captioner.store import card
 
-    registries: tuple[Registry[Any], ...] = (ENCODERS, TEXT_ENCODERS, REFINERS, DECODERS)
-    families = {registry.kind: {name: _summary(registry[name]) for name in registry} for registry in registries}
+    families = _families()
     models, failures = {}, console.Failures()
     for name, folder in store.shipped(None).items():
         kind = store.kind_of(folder)
@@ -66,9 +62,45 @@ def run(json: options.Json = False) -> None:
     failures.exit()
 
 
-def _summary(thing: Any) -> str:
+def _families() -> dict[str, dict[str, str]]:
+    """Return the summary of each family that is registered, by kind and name."""
+    from importlib import metadata
+
+    from captioner.registry import imported_code
+
+    outside = any(metadata.entry_points(group=f"captioner.{room}") for room in ("encoders", "decoders"))
+    if not imported_code() and not outside:
+        return _own_families()
+    from captioner.decoders import DECODERS
+    from captioner.encoders import ENCODERS, REFINERS
+    from captioner.encoders.sequence import TEXT_ENCODERS
+    from captioner.registry import Registry
+
+    registries: tuple[Registry[Any], ...] = (ENCODERS, TEXT_ENCODERS, REFINERS, DECODERS)
+    return {
+        registry.kind: {name: _summary(inspect.getdoc(registry[name])) for name in registry} for registry in registries
+    }
+
+
+def _own_families() -> dict[str, dict[str, str]]:
+    """Return the families of this package from its source, since importing them loads torch."""
+    from captioner.store.names import PACKAGE
+
+    kinds = {"ENCODERS": "encoder", "TEXT_ENCODERS": "text encoder", "REFINERS": "refiner", "DECODERS": "decoder"}
+    found: dict[str, dict[str, str]] = {kind: {} for kind in kinds.values()}
+    for file in (each for room in ("encoders", "decoders") for each in (PACKAGE / room).glob("*.py")):
+        text = file.read_text(encoding="utf-8")
+        for node in ast.parse(text).body if ".register(" in text else ():
+            for decorator in node.decorator_list if isinstance(node, ast.ClassDef) else ():
+                match decorator:
+                    case ast.Call(ast.Attribute(ast.Name(registry), "register"), [ast.Constant(name)]):
+                        found[kinds[registry]][name] = _summary(ast.get_docstring(node))
+    return {kind: dict(sorted(families.items())) for kind, families in found.items()}
+
+
+def _summary(text: str | None) -> str:
     """Return the first paragraph of a docstring without its markup."""
-    paragraph = (inspect.getdoc(thing) or "").partition("\n\n")[0].replace("\n", " ")
+    paragraph = (text or "").partition("\n\n")[0].replace("\n", " ")
     return re.sub(r"(?::\w+:)?`+([^`]*)`+", r"\1", paragraph)
 
 

@@ -270,9 +270,11 @@ class Translation:
 
     def load(self, device: str) -> Translator | None:
         """Load the translator; ``None`` if neither option is given."""
+        if not self:
+            return None
         from captioner.translation.find import find_translator
 
-        return find_translator(self.language, self.translator, device=device) if self else None
+        return find_translator(self.language, self.translator, device=device)
 
 
 def names(lists: Sequence[str] | None) -> tuple[str, ...]:

@@ -6,10 +6,8 @@ import errno
 import json
 import os
 import re
-import secrets
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -113,7 +111,7 @@ def _workplace(path: Path, size: int = 0) -> Iterator[Path]:
 def _make_hidden(folder: Path) -> tuple[Path, int]:
     """Make a hidden folder and lock it; return it and the open file of the lock."""
     while True:
-        hidden = folder / f".captioner-{secrets.token_hex(8)}.tmp"
+        hidden = folder / f".captioner-{os.urandom(8).hex()}.tmp"
         hidden.mkdir(0o700)
         try:
             lock = _lock(hidden / _LOCK)
@@ -204,6 +202,8 @@ def temporary_folder() -> Iterator[Path]:
     Raises:
         FileError: the folder is not writable, or the disk is full or fails.
     """
+    import tempfile
+
     with _workplace(Path(tempfile.gettempdir()) / "captioner") as folder:
         folder.mkdir()
         yield folder

@@ -20,7 +20,7 @@ MOST_TEXT = 64 << 20
 def sha256(file: IO[bytes]) -> str:
     """Return the SHA-256 of the rest of an open file in hexadecimal."""
     digest = hashlib.sha256()
-    while block := file.read(1 << 20):
+    while block := file.read(1 << 18):
         digest.update(block)
     return digest.hexdigest()
 

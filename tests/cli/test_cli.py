@@ -39,18 +39,29 @@ def test_help_shows_options_in_groups() -> None:
         assert set(re.findall(r"│ +(--[\w-]+)", groups[group])) == set(options)
 
 
-def test_help_loads_nothing_heavy(repository: Path) -> None:
+@pytest.mark.parametrize(
+    ("line", "shown", "others"),
+    [
+        ("--help", "Describe images in a sentence.", True),
+        ("caption --help", "--n-best", False),
+        ("models", "show_attend_tell (default)", False),
+    ],
+)
+def test_what_needs_no_model_loads_nothing_heavy(line: str, shown: str, others: bool, repository: Path) -> None:
+    """Only the help of the program imports commands that are not called."""
     # Without pydantic, which typer itself may load.
     heavy = ["torch", "torchvision", "timm", "numpy", "PIL", "yaml", "nltk", "matplotlib"]
     code = (
         "import runpy, sys\n"
-        "sys.argv = ['captioner', 'caption', '--help']\n"
+        f"sys.argv = ['captioner', *{line.split()}]\n"
         "try: runpy.run_module('captioner', run_name='__main__')\n"
-        f"except SystemExit as exit: print('loaded:', [name for name in {heavy} if name in sys.modules], exit.code)\n"
+        "except SystemExit as exit:\n"
+        f"    loaded = [name for name in {heavy} if name in sys.modules]\n"
+        "    print('loaded:', loaded, 'captioner.cli.train' in sys.modules, exit.code)\n"
     )
     process = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True)
-    assert "--n-best" in process.stdout
-    assert process.stdout.splitlines()[-1] == "loaded: [] 0"
+    assert shown in process.stdout
+    assert process.stdout.splitlines()[-1] == f"loaded: [] {others} 0"
 
 
 def test_version(run) -> None:

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
+
+import pytest
 
 from captioner.decoders import DECODERS
-from captioner.encoders import REFINERS
+from captioner.encoders import ENCODERS, REFINERS
 from captioner.encoders.sequence import TEXT_ENCODERS
 from captioner.store import DEFAULT, shipped
 
@@ -24,7 +28,8 @@ def test_the_scores_of_both_data_sets_are_listed(run) -> None:
     assert list(scores) == ["flickr8k", "coco"] and " ".join(values) in " ".join(line.split())
 
 
-def test_json_has_everything(run) -> None:
+def test_json_has_everything(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("captioner.registry._imported", [])  # no files of other tests
     listed = json.loads(run("models", "--json").out)
     assert set(listed["models"]) == set(shipped(None))
     assert listed["models"][DEFAULT]["default"]
@@ -32,9 +37,27 @@ def test_json_has_everything(run) -> None:
         metric = {"captioner": "CIDEr", "translator": "BLEU", "detector": "mAP@0.5"}[model["kind"]]
         assert model["scores"] and all(0 < scores[metric] < 3 for scores in model["scores"].values())
         assert model["megabytes"] < 31
-    assert set(listed["decoder"]) == set(DECODERS)
-    assert all(listed["decoder"].values()), "a family without a description"
-    assert set(listed["text encoder"]) == set(TEXT_ENCODERS) and set(listed["refiner"]) == set(REFINERS)
+    for registry in (ENCODERS, TEXT_ENCODERS, REFINERS, DECODERS):
+        assert list(listed[registry.kind]) == list(registry)
+        for name, summary in listed[registry.kind].items():
+            words = re.findall(r"\w+", summary)
+            assert words and words == re.findall(r"\w+", re.sub(r":\w+:", "", registry[name].__doc__))[: len(words)]
+
+
+def test_a_family_of_ones_own_is_listed(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("captioner.registry._imported", [])
+    monkeypatch.setattr(DECODERS, "_entries", dict(DECODERS._entries))
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "from captioner.decoders import DECODERS, Decoder\n"
+        "@DECODERS.register('guess')\n"
+        "class Guess(Decoder):\n"
+        "    '''Guesses every word.'''\n",
+        encoding="utf-8",
+    )
+    listed = json.loads(run("--import", mine, "models", "--json").out)
+    assert listed["decoder"]["guess"] == "Guesses every word."
+    assert set(listed["encoder"]) == set(ENCODERS)
 
 
 def test_a_shipped_translator_is_listed(run, shipped_translator: str) -> None:

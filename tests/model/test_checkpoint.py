@@ -245,6 +245,16 @@ def test_shipped_models_are_found_by_name(tmp_path: Path, monkeypatch: pytest.Mo
         locate("show_atend_tell")
 
 
+def test_finding_a_shipped_model_reads_no_other_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("captioner.store.names.PACKAGE", tmp_path / "captioner")
+    for name in ("another", DEFAULT, "third"):
+        save_model(tmp_path / "assets" / name, tiny_model())
+    read: list[Path] = []
+    monkeypatch.setattr("captioner.store.names.kind_of", lambda folder: read.append(folder) or kind_of(folder))
+    assert locate() == locate(DEFAULT) == tmp_path / "assets" / DEFAULT
+    assert read == [tmp_path / "assets" / DEFAULT] * 2
+
+
 def test_what_is_no_model_says_so(folder: Path, tmp_path: Path) -> None:
     assert locate(folder) == locate(str(folder)) == folder
     for path, says in (

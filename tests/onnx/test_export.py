@@ -380,3 +380,37 @@ except SystemExit: pass
         blocked + f"from captioner.cli import main; main(['caption', {str(images[0])!r}, '-m', {str(theirs)!r}])"
     )
     assert done.returncode == 1 and "is a model in torch, which is not installed" in done.stderr, done.stderr
+
+
+def test_a_caption_imports_and_reads_only_what_it_needs(folder: Path, images: list[Path]) -> None:
+    """No package beyond its libraries and theirs, and none of their parts beyond those that they import themselves."""
+    libraries = """
+import sys, numpy, onnxruntime, pydantic, typer
+from PIL import Image
+def run(count: int = typer.Option(1, min=1)) -> None: pass
+class Settings(pydantic.BaseModel): count: int = 1
+app = typer.Typer(); app.command()(run)
+try: app([])
+except SystemExit: print(*sys.modules)
+"""
+    command = f"""
+import runpy, sys
+read = []
+def watch(event, args):
+    if event == "open" and str(args[0]).endswith("config.json"): read.append(str(args[0]))
+sys.addaudithook(watch)
+sys.argv = ["captioner", "caption", {str(images[0])!r}, "--model", {str(folder)!r}]
+try: runpy.run_module("captioner", run_name="__main__")
+except SystemExit: print(*sys.modules); print(*read)
+"""
+    theirs = set(python(libraries).stdout.split())
+    sentence, loaded, read = python(command).stdout.splitlines()
+    assert sentence.endswith(".") and read == str(folder / CONFIG)
+    more = set(loaded.split()) - theirs
+    packages = {name.partition(".")[0] for name in more} - sys.stdlib_module_names
+    assert packages <= {"captioner", "PIL"}, "only these may have modules that their own import does not load"
+    own = [name.split(".") for name in more if name.startswith("captioner.")]
+    rooms = {"caption", "captioner", "cli", "data", "engines", "errors", "files", "machine", "onnx", "registry"}
+    assert {name[1] for name in own} <= rooms | {"search", "settings", "store", "text"}
+    commands = {name[2] for name in own if name[1] == "cli" and len(name) > 2}
+    assert commands <= {"caption", "commands", "complete", "console", "images", "options", "streams"}
