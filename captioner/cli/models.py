@@ -89,12 +89,12 @@ def _own_families() -> dict[str, dict[str, str]]:
     kinds = {"ENCODERS": "encoder", "TEXT_ENCODERS": "text encoder", "REFINERS": "refiner", "DECODERS": "decoder"}
     found: dict[str, dict[str, str]] = {kind: {} for kind in kinds.values()}
     for file in (each for room in ("encoders", "decoders") for each in (PACKAGE / room).glob("*.py")):
-        text = file.read_text(encoding="utf-8")
-        for node in ast.parse(text).body if ".register(" in text else ():
-            for decorator in node.decorator_list if isinstance(node, ast.ClassDef) else ():
-                match decorator:
-                    case ast.Call(ast.Attribute(ast.Name(registry), "register"), [ast.Constant(name)]):
-                        found[kinds[registry]][name] = _summary(ast.get_docstring(node))
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                for decorator in node.decorator_list:
+                    match decorator:
+                        case ast.Call(ast.Attribute(ast.Name(registry), "register"), [ast.Constant(str(name))]):
+                            found[kinds[registry]][name] = _summary(ast.get_docstring(node))
     return {kind: dict(sorted(families.items())) for kind, families in found.items()}
 
 
