@@ -64,6 +64,19 @@ def test_what_needs_no_model_loads_nothing_heavy(line: str, shown: str, others: 
     assert process.stdout.splitlines()[-1] == f"loaded: [] {others} 0"
 
 
+def test_garbage_is_collected_while_a_command_runs(repository: Path) -> None:
+    """Only the start and the end go without it."""
+    code = (
+        "import gc, runpy, sys\n"
+        "from captioner.cli import recipes\n"
+        "def run() -> None: print(gc.isenabled(), gc.get_freeze_count() > 10_000)\n"
+        "recipes.run, sys.argv = run, ['captioner', 'recipes']\n"
+        "runpy.run_module('captioner', run_name='__main__')\n"
+    )
+    process = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True)
+    assert process.stdout == "True True\n"
+
+
 def test_version(run) -> None:
     assert run("--version") == (0, f"captioner {captioner.__version__}\n", "")
 
