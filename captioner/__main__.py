@@ -8,8 +8,8 @@ import sys
 def main() -> None:
     """Run the command line; see :func:`captioner.cli.main`.
 
-    The search for garbage is off until a command begins, and at exit. Importing makes many objects and no garbage, and
-    at exit the system takes all memory back: to search them takes a fifth of the time of captioning one image.
+    The garbage collector is off until a command begins, and at exit it passes over all objects: importing makes many
+    and no garbage, and searching them takes a fifth of the time of captioning one image.
     """
     gc.disable()
     atexit.register(gc.freeze)

@@ -7,6 +7,7 @@ package names its families as entry points: ``captioner.decoders``, ``captioner.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import sys
 from collections.abc import Callable, Iterator
@@ -27,8 +28,6 @@ _imported: list[str] = []  # absolute paths of files, and names of modules
 
 def suggestion(name: str, known: list[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for a similar name, else an empty string."""
-    import difflib
-
     near = difflib.get_close_matches(name, known, n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
 

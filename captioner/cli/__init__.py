@@ -23,9 +23,9 @@ from captioner.machine.interrupts import interruptible
 from captioner.machine.processes import Processes
 
 INTERRUPTED = 130
-_START = {  # what the libraries need not do when they are imported, which takes a tenth of captioning one image
-    "PYDANTIC_DISABLE_PLUGINS": "__all__",  # pydantic looks for them in all installed packages
-    "OPENBLAS_THREAD_TIMEOUT": "4",  # numpy's threads keep the cores busy for 2**26 cycles before they sleep, now 2**4
+_START = {  # a tenth of the time of captioning one image
+    "PYDANTIC_DISABLE_PLUGINS": "__all__",  # pydantic would look for them in all installed packages
+    "OPENBLAS_THREAD_TIMEOUT": "4",  # idle threads of numpy would keep the cores busy for 2**26 cycles, not 2**4
 }
 
 app = typer.Typer(
