@@ -32,7 +32,7 @@ from torch import Tensor
 from captioner import files
 from captioner.benchmark.benchmark import machine
 from captioner.benchmark.worker import peak_memory
-from captioner.bulk.plan import open_plan
+from captioner.collection.plan import open_plan
 from captioner.data.annotations import read_captions
 from captioner.data.batches import Captions
 from captioner.data.transform import Transform

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -50,7 +51,8 @@ def run(
     workers: Annotated[int, _ray(min=1, help="With --ray: parts captioned at once.")] = 2,
     cpus: Annotated[int, _ray(min=1, help="With --ray: cores of each worker.")] = 1,
     gpus: Annotated[float, _ray(min=0, help="With --ray: GPUs of each worker; 0.5 for two on one.")] = 0,
-    search: options.Search,
+    translation: options.Translation,
+    search: options.NBest,
     batch_size: options.BatchSize = 32,
     device: options.Device = "auto",
     engine: options.EngineName = "auto",
@@ -70,14 +72,14 @@ def run(
     settings = search.settings()
     name = options.ensemble(models) or store.DEFAULT
     store.locate_captioners(name)  # a wrong name must not enter the output's plan
-    from captioner.bulk import Bulk, bulk, open_plan
-    from captioner.bulk.run import bulk_on_ray
+    from captioner.collection import Bulk, bulk, open_plan
+    from captioner.collection.run import bulk_on_ray
     from captioner.data.rows import require_parquet
 
     if format == "parquet":
         require_parquet("--format parquet")
     plan = open_plan(
-        source, output, format=format, column=column, size=part_size, model=f"{name} {settings}" if settings else name
+        source, output, format=format, column=column, size=part_size, model=_label(name, settings, translation)
     )
     failures = console.Failures()
     for problem in plan.problems:
@@ -89,8 +91,21 @@ def run(
         console.note(f"{plan.unread[0]}{more}: left out, since archives of this kind are not read; unpack them")
     if plan.gone:
         console.note(f"{plan.gone:,} images are not in the source any more; their rows stay")
+    translator = None
+    if translation:
+        from captioner.translation.find import find_translator
+
+        translator = functools.partial(find_translator, translation.language, translation.translator, device=device)
     worker = functools.partial(
-        Bulk, plan, name, batch_size=batch_size, device=device, engine=engine, threads=cpus if ray else None, **settings
+        Bulk,
+        plan,
+        name,
+        batch_size=batch_size,
+        device=device,
+        engine=engine,
+        threads=cpus if ray else None,
+        translator=translator,
+        **settings,
     )
     with console.progress("Captioning parts") as progress:
         report = (
@@ -110,3 +125,10 @@ def run(
     done.append(f"{report.images:,} images captioned" if report.parts else "everything was captioned already")
     typer.echo(f"{output}: {'; '.join(done)}")
     failures.exit()
+
+
+def _label(name: str, settings: Mapping[str, object], translation: options.Translation) -> str:
+    """Return what all parts of an output have in common: the model, and the options that change its rows."""
+    changed = {key: value for key, value in settings.items() if (key, value) != ("n_best", 1)}
+    language = {"language": translation.translator or translation.language} if translation else {}
+    return f"{name} {changed | language}" if changed or language else name

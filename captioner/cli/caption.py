@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -46,11 +46,14 @@ def run(
         options.output_option(
             "--output",
             "-o",
-            callback=options.ends_in("jsonl", "json", "csv"),
+            callback=options.ends_in("jsonl", "csv"),
             dir_okay=False,
-            help="Write to a .jsonl, .json or .csv file instead of the screen.",
+            help="Write to a .jsonl or .csv file instead of the screen, and continue it if an earlier run wrote it.",
         ),
     ] = None,
+    overwrite: Annotated[
+        bool, options.output_option("--overwrite", help="Caption again what the output has, and replace any file.")
+    ] = False,
     attention: Annotated[
         bool, options.output_option("--attention", help="Add the attention for each word; only in JSON.")
     ] = False,
@@ -63,61 +66,75 @@ def run(
 
     Several models form an ensemble, which averages their probabilities of each word. They must share a vocabulary.
 
-    With --n-best, each caption has its own line, with its log-probability after a tab. The output file appears when
-    everything is done.
+    With --n-best, each caption has its own line, with its log-probability after a tab.
+
+    An output file has a row for each image: image, caption, log_probability, model, error, bytes, modified. It grows
+    with every image, so a run that is interrupted loses nothing. The same command again captions only images that are
+    new, changed since by size or time, or failed.
 
     An image that cannot be read is reported on stderr and skipped; the exit code is then 1.
     """
     if attention and not json and (output is None or output.suffix.lower() == ".csv"):
-        raise typer.BadParameter("give --json too, or an --output ending in .json or .jsonl", param_hint="--attention")
+        raise typer.BadParameter("give --json too, or an --output ending in .jsonl", param_hint="--attention")
+    if overwrite and output is None:
+        raise typer.BadParameter("give --output too", param_hint="--overwrite")
+    from captioner.collection.captioned import captioned
+    from captioner.collection.items import Item
+    from captioner.collection.record import open_record
     from captioner.store import DEFAULT
 
     options.check_outputs(given.paths, output=output)
     failures = console.Failures()
-    found = given.find(failures)
+    settings, name = search.settings(), options.ensemble(models) or DEFAULT
     prints = json or output is None
     bar = not given.single and console.shows_progress(stdout=prints)
-    # A list on standard input may still be growing, so it is not read ahead.
-    first = list(islice(found, _COUNTED if bar and "-" not in given.paths else 1))
-    if not first:
-        failures.exit()
-        raise CaptionerError(images.NOTHING)
-    total = len(first) if bar and 1 < len(first) < _COUNTED else None
+    with ExitStack() as stack:
+        record = None
+        if output:
+            more = ("language", "translation") if translation else ()
+            record = stack.enter_context(open_record(output, model=name, more=more, overwrite=overwrite))
+        found: Iterator[Item] = map(Item.of_file, given.find(failures))
+        if record:
+            found = record.chosen(found)
+        # A list on standard input may still be growing, so it is not read ahead.
+        first = list(islice(found, _COUNTED if bar and "-" not in given.paths else 1))
+        if not first and not (record and record.counts.before):
+            failures.exit()
+            raise CaptionerError(images.NOTHING)
+        total = len(first) if bar and 1 < len(first) < _COUNTED else None
+        results: Iterator[tuple[Item, Caption | ImageError]] = iter(())
+        if error := given.unreadable([item.name for item in first]):
+            results = iter([(first[0], error)])
+        elif first:
+            from captioner import Captioner
 
-    settings, name = search.settings(), options.ensemble(models)
-    results: Iterator[Caption | ImageError]
-    if error := given.unreadable(first):
-        results = iter([error])
-    else:
-        from captioner import Captioner
-
-        translator = translation.load(device)
-        captioner = Captioner.from_pretrained(name, device=device, engine=engine, **settings)
-        results = captioner.stream(
-            chain(first, found), batch_size=batch_size, workers=workers, max_pixels=given.max_pixels
-        )
-        if translator:
-            results = translator.captions(results, batch_size=batch_size)
-    with (
-        rows.writer(output, more=("language", "translation") if translation else ())
-        if output
-        else nullcontext(lambda record: None) as write,
-        console.progress("Captioning", show=bar) as progress,
-    ):
-        for done, result in enumerate(results, start=1):
+            translator = translation.load(device)
+            results = captioned(
+                Captioner.from_pretrained(name, device=device, engine=engine, **settings),
+                chain(first, found),
+                translator=translator,
+                batch_size=batch_size,
+                workers=workers,
+                max_pixels=given.max_pixels,
+            )
+        progress = stack.enter_context(console.progress("Captioning", show=bar))
+        for done, (item, result) in enumerate(results, start=1):
             if isinstance(result, ImageError):
                 failures(result)
-            record = rows.row(result.source or "", result, model=name or DEFAULT, attention=attention)
-            write(record)
+            row = rows.row(item.name, result, model=name, attention=attention, stamp=item.stamp)
+            if record:
+                record.write(row)
             if json:
-                streams.show_json(record)
-            elif prints and record["error"] is None:
-                prefix = "" if given.single else f"{record['image']}: "
-                for caption in (record, *record.get("others", ())):
+                streams.show_json(row)
+            elif prints and row["error"] is None:
+                prefix = "" if given.single else f"{row['image']}: "
+                for caption in (row, *row.get("others", ())):
                     score = [f"{caption['log_probability']:.2f}"] if search.n_best > 1 else []
                     text = caption["translation"]["text"] if translation else caption["caption"]
                     streams.show(prefix + text, *score)
             progress(done, total)
             if streams.lost() and output is None:
                 break
+    if record:
+        console.note(f"{output}: {record.counts}")
     failures.exit()

@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeAlias
 
@@ -23,7 +22,10 @@ if TYPE_CHECKING:
 
 Row: TypeAlias = "dict[str, Any]"
 
-FIELDS = ("image", "caption", "log_probability", "model", "error")
+STAMP = ("bytes", "modified")
+"""The size and the time, in UTC, of an image's file; null if it is not a local file."""
+
+FIELDS = ("image", "caption", "log_probability", "model", "error", *STAMP)
 """Fields of every row, in this order; the caption of an unreadable image is null, and so is the error of others."""
 
 _ESCAPED = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
@@ -32,7 +34,14 @@ _GROUP = 1000  # rows of a row group in Parquet
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
-def row(image: str, result: Caption | ImageError, *, model: str, attention: bool = False) -> Row:
+def row(
+    image: str,
+    result: Caption | ImageError,
+    *,
+    model: str,
+    attention: bool = False,
+    stamp: tuple[int | None, str | None] = (None, None),
+) -> Row:
     """Return an image's row: :data:`FIELDS`, then the other fields of :meth:`Caption.to_dict`.
 
     Args:
@@ -40,13 +49,19 @@ def row(image: str, result: Caption | ImageError, *, model: str, attention: bool
         result: its caption, or its error.
         model: the name of the model.
         attention: add the attention for each word.
+        stamp: the size and the time of the image's file.
     """
-    values: Row = dict.fromkeys(FIELDS) | {"model": model}
+    values: Row = dict.fromkeys(FIELDS) | {"model": model} | dict(zip(STAMP, stamp, strict=True))
     if isinstance(result, ImageError):
         values["error"] = result.reason
     else:
         values |= result.to_dict(attention=attention)
     return values | {"image": image}
+
+
+def columns(more: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the columns of a table: those of every row, with more after the caption."""
+    return (*FIELDS[:2], *more, *FIELDS[2:])
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:
@@ -59,11 +74,11 @@ def json_text(value: Any, *, indent: int | None = None) -> str:
 def writer(path: Path, *, more: Sequence[str] = ()) -> Iterator[Callable[[Row], None]]:
     """Write rows to a file, which appears when the block ends without an error.
 
-    JSON has all fields of a row. A table (CSV or Parquet) has :data:`FIELDS`, and a row for each caption of an image,
+    JSON has all fields of a row. A table (CSV or Parquet) has :func:`columns`, and a row for each caption of an image,
     best first.
 
     Args:
-        path: the file, ending in .jsonl, .json, .csv or .parquet.
+        path: the file, ending in .jsonl, .csv or .parquet.
         more: further columns of a table, after the caption.
 
     Yields:
@@ -72,30 +87,36 @@ def writer(path: Path, *, more: Sequence[str] = ()) -> Iterator[Callable[[Row], 
     Raises:
         BulkError: Parquet needs pyarrow, which is not installed.
     """
-    names, format = (*FIELDS[:2], *more, *FIELDS[2:]), files.format_of(path)
+    names, format = columns(more), files.format_of(path)
     with files.atomic_path(path) as temporary:
         if format == "parquet":
             with _parquet(temporary, names) as write:
                 yield write
             return
         with open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            if format == "csv":
-                write_row = csv_rows(file, names)
-
-                def write_all(row: Row) -> None:
-                    for caption in _captions(row):
-                        write_row(caption)
-
-                yield write_all
-            elif format == "jsonl":
-                yield lambda row: print(json_text(row), file=file)
-            else:
-                separators = chain(["[\n"], iter(lambda: ",\n", None))
-                yield lambda row: print(next(separators), json_text(row), sep="", end="", file=file)
-                file.write("\n]\n")
+            yield appender(file, names if format == "csv" else None)
 
 
-def csv_rows(file: TextIO, names: Sequence[str]) -> Callable[[Row], None]:
+def appender(file: TextIO, names: Sequence[str] | None, *, header: bool = True) -> Callable[[Row], None]:
+    """Return a function that writes the row of an image.
+
+    Args:
+        file: opened with ``newline=""``.
+        names: the columns of a CSV table; ``None`` for JSONL.
+        header: write the header of a table first.
+    """
+    if names is None:
+        return lambda row: print(json_text(row), file=file)
+    write_row = csv_rows(file, names, header=header)
+
+    def write_all(row: Row) -> None:
+        for caption in _captions(row):
+            write_row(caption)
+
+    return write_all
+
+
+def csv_rows(file: TextIO, names: Sequence[str], *, header: bool = True) -> Callable[[Row], None]:
     """Write the header of a CSV table, and return a function that writes a row.
 
     A cell that begins with ``=``, ``+``, ``-``, ``@``, a tab or a carriage return, after any number of apostrophes,
@@ -104,6 +125,7 @@ def csv_rows(file: TextIO, names: Sequence[str]) -> Callable[[Row], None]:
     Args:
         file: opened with ``newline=""``.
         names: the columns; other values of a row are left out.
+        header: write the header first.
     """
 
     class Lines:  # csv quotes only cells with characters of its own line end, which is therefore CR LF
@@ -111,7 +133,8 @@ def csv_rows(file: TextIO, names: Sequence[str]) -> Callable[[Row], None]:
             file.write(line.removesuffix("\r\n") + "\n")
 
     table = csv.DictWriter(Lines(), names, extrasaction="ignore", lineterminator="\r\n")
-    table.writeheader()
+    if header:
+        table.writeheader()
 
     def write(row: Row) -> None:
         table.writerow({name: _guarded(value) for name, value in row.items()})
@@ -121,6 +144,11 @@ def csv_rows(file: TextIO, names: Sequence[str]) -> Callable[[Row], None]:
 
 def _guarded(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+
+
+def unguarded(cell: str) -> str:
+    """Return the value of a cell that :func:`csv_rows` wrote."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def _captions(row: Row) -> Iterator[Row]:
@@ -138,8 +166,8 @@ def _parquet(path: Path, names: Sequence[str]) -> Iterator[Callable[[Row], None]
     parquet = require_parquet(str(path))
     import pyarrow
 
-    text, number = pyarrow.string(), pyarrow.float64()
-    schema = pyarrow.schema([(name, number if name == "log_probability" else text) for name in names])
+    kinds = {"log_probability": pyarrow.float64(), "bytes": pyarrow.int64()}
+    schema = pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in names])
     rows: list[Row] = []
 
     with parquet.ParquetWriter(path, schema) as table:

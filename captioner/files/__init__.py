@@ -5,12 +5,13 @@ from captioner.files.atomic import (
     atomic_path,
     check_place,
     only_one,
+    only_writer,
     remove_leftovers,
     temporary_folder,
     write_json,
     write_text,
 )
-from captioner.files.disk import bytes_in, disk_error, free_bytes, writing
+from captioner.files.disk import bytes_in, disk_error, free_bytes, place_error, writing
 from captioner.files.reading import MOST_TEXT, format_of, parse_json, read_json, read_text, sha256
 
 __all__ = [
@@ -23,7 +24,9 @@ __all__ = [
     "format_of",
     "free_bytes",
     "only_one",
+    "only_writer",
     "parse_json",
+    "place_error",
     "read_json",
     "read_text",
     "remove_leftovers",

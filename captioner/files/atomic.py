@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -174,16 +175,35 @@ def only_one(folder: str | Path, *, error: type[CaptionerError], work: str) -> I
         FileError: the folder is not writable.
     """
     folder = Path(folder)
-    path = folder / ".captioner.lock"
+    with _locked(folder, folder / ".captioner.lock", error(f"{folder}: another process {work} there; {_WAIT} folder")):
+        yield
+
+
+@contextmanager
+def only_writer(path: str | Path, *, error: type[CaptionerError]) -> Iterator[None]:
+    """Lock a file, which need not exist, for one process; see :func:`only_one`."""
+    path = Path(path)
+    name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]  # a longer one could be too long
+    lock = path.parent / f".captioner-{name}.lock"
+    with _locked(path, lock, error(f"{path}: another process writes it; {_WAIT} file")):
+        yield
+
+
+_WAIT = "wait until it has ended, or give another"
+
+
+@contextmanager
+def _locked(what: Path, path: Path, taken: CaptionerError) -> Iterator[None]:
+    """Lock the file ``path`` or raise ``taken``; the folders that it needs are made, and removed if they stay empty."""
     check_folder(path)
-    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    made = [each for each in path.parents if not each.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         lock = _lock(path)
     except OSError as reason:
-        raise place_error(folder, reason) from reason
+        raise place_error(what, reason) from reason
     if lock is None:
-        raise error(f"{folder}: another process {work} there; wait until it has ended, or give another folder")
+        raise taken
     try:
         yield
     finally:

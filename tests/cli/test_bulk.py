@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.bulk.conftest import add, png
+from captioner.data.rows import FIELDS
+from tests.collection.conftest import add, png
 
 
 @pytest.fixture
@@ -78,14 +79,14 @@ def test_rows_are_those_of_the_caption_command(bulk, run, model: Path, images: P
         assert bulk(images, "-o", tmp_path / name, "--format", format).code == caption.code == 1
     captioned = [json.loads(line) for line in caption.lines]
     whole = rows(tmp_path / "j")
-    fields = ["image", "caption", "log_probability", "model", "error"]
-    assert len(whole) == 7 and all(list(row) == fields for row in whole)
-    assert [{name: row[name] for name in fields} for row in captioned] == whole
+    assert len(whole) == 7 and captioned == whole
+    assert [row["bytes"] for row in whole] == [os.path.getsize(row["image"]) for row in whole]
     with open(table, encoding="utf-8", errors="surrogateescape", newline="") as file:
         cells = list(csv.DictReader(file))
-    assert cells == [{name: "" if row[name] is None else str(row[name]) for name in fields} for row in whole]
+    assert cells == [{name: "" if row[name] is None else str(row[name]) for name in FIELDS} for row in whole]
     shown = parquet.read_table(tmp_path / "p" / "part-00000.parquet").to_pylist()
-    assert shown == [row | {"image": row["image"].encode("utf-8", "backslashreplace").decode()} for row in whole]
+    short = [{name: row[name] for name in FIELDS} for row in whole]
+    assert shown == [row | {"image": row["image"].encode("utf-8", "backslashreplace").decode()} for row in short]
 
 
 @pytest.mark.slow

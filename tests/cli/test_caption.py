@@ -83,7 +83,7 @@ def test_json_has_good_and_bad_images(caption, images: Path) -> None:
     assert "attention" not in json.loads(caption(images / "red.jpg", "--json").out)
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "json", "csv"])
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
 def test_output_files(caption, images: Path, tmp_path: Path, kind: str) -> None:
     file = tmp_path / "new folder" / f"captions.{kind}"
     result = caption(images, "--output", file, "--n-best", 2)
@@ -96,7 +96,7 @@ def test_output_files(caption, images: Path, tmp_path: Path, kind: str) -> None:
         assert [bool(row["caption"]) for row in rows] == [not row["error"] for row in rows]
         assert float(rows[0]["log_probability"]) < 0
     else:
-        records = json.loads(text) if kind == "json" else [json.loads(line) for line in text.splitlines()]
+        records = [json.loads(line) for line in text.splitlines()]
         assert [Path(record["image"]).name for record in records] == ["blue.jpg", "broken.jpg", "green.png", "red.jpg"]
         assert [record["error"] is not None for record in records] == [False, True, False, False]
         assert [len(record.get("others", ())) for record in records] == [1, 0, 1, 1]
@@ -180,18 +180,18 @@ def test_a_language_finds_its_shipped_translator(
         assert caption(images / "red.jpg", "--translator", name) == by_language
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "json", "csv"])
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
 def test_files_have_caption_and_translation(caption, images: Path, translator: Path, tmp_path: Path, kind: str) -> None:
     file = tmp_path / f"captions.{kind}"
     assert caption(images, "--output", file, "--n-best", 2, "--translator", translator).code == 1
     text = file.read_text(encoding="utf-8")
     if kind == "csv":
         rows = list(csv.DictReader(text.splitlines()))
-        assert list(rows[0]) == ["image", "caption", "language", "translation", "log_probability", "model", "error"]
+        assert list(rows[0])[:5] == ["image", "caption", "language", "translation", "log_probability"]
         found = [(row["caption"], row["translation"]) for row in rows if not row["error"]]
         assert [row["language"] for row in rows] == ["" if row["error"] else "de" for row in rows] and len(rows) == 7
     else:
-        records = json.loads(text) if kind == "json" else [json.loads(line) for line in text.splitlines()]
+        records = [json.loads(line) for line in text.splitlines()]
         candidates = [each for record in records if not record["error"] for each in (record, *record["others"])]
         found = [(each["caption"], each["translation"]["text"]) for each in candidates]
     captions, translations = zip(*found, strict=True)

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from captioner.bulk import limits
-from captioner.bulk.limits import BadPart
-from captioner.bulk.storage import size_of
-from captioner.bulk.tables import NoImages, column_of, images_in_group, open_table
+from captioner.collection import limits
+from captioner.collection.limits import BadPart
+from captioner.collection.storage import size_of
+from captioner.collection.tables import NoImages, column_of, images_in_group, open_table
 from captioner.errors import BulkError
-from tests.bulk.conftest import png
+from tests.collection.conftest import png
 
 pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")

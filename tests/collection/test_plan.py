@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from captioner.bulk import Plan, open_plan
-from captioner.bulk.reading import images
+from captioner.collection import Plan, open_plan
+from captioner.collection.items import images
 from captioner.errors import BulkError, CaptionerError
-from tests.bulk.conftest import png
+from tests.collection.conftest import png
 
 
 def plan_of(source: Path | str, output: Path, **settings: Any) -> Plan:
@@ -320,7 +320,7 @@ def test_a_damaged_list_is_an_error(folder: Path, tmp_path: Path, text: str | No
 @pytest.mark.parametrize("address", ["memory://hidden", "memory://hidden/*", "memory://hidden/**"])
 def test_hidden_files_of_a_bucket_are_left_out(address: str) -> None:
     fsspec = pytest.importorskip("fsspec")
-    from captioner.bulk.storage import remote_names
+    from captioner.collection.storage import remote_names
 
     memory = fsspec.filesystem("memory")
     for name in ("a/1.jpg", "a.jpg", "._a.jpg", ".thumbs/1.jpg", "a/.b/2.jpg"):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from captioner.bulk.limits import BadPart
+from captioner.collection.limits import BadPart
 from captioner.data.find import is_hidden
 from captioner.errors import BulkError, first_line
 

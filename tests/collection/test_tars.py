@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-from captioner.bulk import limits
-from captioner.bulk.limits import MOST_BYTES, BadPart
-from captioner.bulk.tars import images_in_tar
-from tests.bulk.conftest import add, png
+from captioner.collection import limits
+from captioner.collection.limits import MOST_BYTES, BadPart
+from captioner.collection.tars import images_in_tar
+from tests.collection.conftest import add, png
 
 Found = list[tuple[str, bytes | str]]
 

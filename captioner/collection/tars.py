@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
-from captioner.bulk.limits import MOST_HEADER, BadPart, check_unpacked, too_large
-from captioner.bulk.part import is_tar
+from captioner.collection.limits import MOST_HEADER, BadPart, check_unpacked, too_large
+from captioner.collection.part import is_tar
 from captioner.data.find import IMAGE_EXTENSIONS, is_hidden
 from captioner.errors import first_line
 

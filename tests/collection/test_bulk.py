@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from captioner import Captioner
-from captioner.bulk import Bulk, BulkReport, bulk, open_plan, run
-from captioner.bulk.plan import Plan
+from captioner.collection import Bulk, BulkReport, bulk, open_plan
+from captioner.collection.plan import Plan
+from captioner.data.rows import FIELDS
 from captioner.errors import BulkError, FileError
-from tests.bulk.conftest import add, png
+from tests.collection.conftest import add, png
 
 SETTINGS: dict[str, Any] = {"format": "jsonl", "column": None, "size": 2}
 
@@ -67,7 +68,8 @@ def test_parquet_has_the_same_rows(collection: Path, model: Path, tmp_path: Path
     for format in ("jsonl", "parquet"):
         caption(plan_of(collection, tmp_path / format, model, format=format), model)
     parts = sorted((tmp_path / "parquet").glob("part-*.parquet"))
-    assert [row for part in parts for row in parquet.read_table(part).to_pylist()] == rows(tmp_path / "jsonl")
+    short = [{name: row[name] for name in FIELDS} for row in rows(tmp_path / "jsonl")]
+    assert [row for part in parts for row in parquet.read_table(part).to_pylist()] == short
 
 
 def test_what_is_finished_is_not_done_again(collection: Path, model: Path, tmp_path: Path) -> None:
@@ -103,7 +105,7 @@ def test_few_bytes_wait_for_their_captions(model: Path, tmp_path: Path, monkeypa
         return stream(self, images, **settings)
 
     monkeypatch.setattr(Captioner, "stream", counted)
-    monkeypatch.setattr(run, "MOST_BYTES", 1000)
+    monkeypatch.setattr("captioner.collection.captioned.MOST_BYTES", 1000)
     caption(plan, model)
     assert rows(tmp_path / "out") == before and len(before) == 30
     assert sorted(streams)[-3:] == [len(png(number)) + 10_000 for number in (7, 8, 20)]

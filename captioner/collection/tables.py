@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
-from captioner.bulk import limits
-from captioner.bulk.limits import BadPart, check_unpacked, too_large
+from captioner.collection import limits
+from captioner.collection.limits import BadPart, check_unpacked, too_large
 from captioner.data.rows import require_parquet
 from captioner.errors import BulkError, first_line
 

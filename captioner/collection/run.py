@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from captioner.bulk.limits import MOST_BYTES, BadPart
-from captioner.bulk.plan import Plan
-from captioner.bulk.reading import BulkImage, images
-from captioner.caption import Caption
 from captioner.captioner import Captioner
+from captioner.collection.captioned import captioned
+from captioner.collection.items import Item, images
+from captioner.collection.limits import BadPart
+from captioner.collection.plan import Plan
 from captioner.data import rows
-from captioner.errors import BulkError, ImageError, first_line
+from captioner.errors import BulkError, first_line
 from captioner.registry import import_code, imported_code
+
+if TYPE_CHECKING:
+    from captioner.translation.translator import Translator
 
 
 @dataclass
@@ -54,6 +55,7 @@ class Bulk:
         model: a model's name or folder.
         batch_size: images captioned at once.
         device, engine, threads: see :meth:`Captioner.from_pretrained`.
+        translator: loads the translator of the captions; ``None`` without one.
         search: search settings that replace the model's own.
     """
 
@@ -66,10 +68,12 @@ class Bulk:
         device: str = "auto",
         engine: str = "auto",
         threads: int | None = None,
+        translator: Callable[[], Translator] | None = None,
         **search: Any,
     ) -> None:
         self.plan, self.model, self.batch_size = plan, model, batch_size
         self.captioner = Captioner.from_pretrained(model, device=device, engine=engine, threads=threads, **search)
+        self.translator = translator() if translator else None
 
     def __call__(self, number: int) -> BulkReport:
         """Caption a part and write its file, unless the file exists."""
@@ -78,7 +82,8 @@ class Bulk:
             return BulkReport(1)
         report = BulkReport(1)
         try:
-            with rows.writer(path) as write:
+            more = ("language", "translation") if self.translator else ()
+            with rows.writer(path, more=more) as write:
                 for row in self._rows(number):
                     write(row)
                     if row["error"] is None:
@@ -96,42 +101,18 @@ class Bulk:
 
     def _rows(self, number: int) -> Iterator[rows.Row]:
         """Yield a row for each image of a part, in order, and one for the part if it cannot be read to its end."""
+        for item, result in captioned(
+            self.captioner, self._items(number), translator=self.translator, batch_size=self.batch_size
+        ):
+            yield rows.row(item.name, result, model=self.model, stamp=item.stamp)
+
+    def _items(self, number: int) -> Iterator[Item]:
         part = self.plan.parts[number]
-        left = images(part, column=self.plan.column)
-        waiting: deque[BulkImage] = deque()
-        held: list[BulkImage] = []
-        broken: list[str] = []
-
-        def sources() -> Iterator[Path | bytes]:
-            """Yield the remaining images, until too many bytes wait for their captions."""
-            try:
-                while (image := held.pop() if held else next(left, None)) is not None:
-                    if waiting and sum(each.size for each in waiting) + image.size > MOST_BYTES:
-                        held.append(image)
-                        return
-                    waiting.append(image)
-                    yield b"" if image.data is None else image.data
-            except BadPart as error:
-                broken.append(str(error))
-
-        while True:
-            for result in self.captioner.stream(sources(), batch_size=self.batch_size):
-                image = waiting.popleft()
-                if isinstance(result, ImageError):
-                    result = ImageError(image.name, image.error or result.reason)
-                yield self._row(image.name, result)
-            if not held:
-                break
-        for reason in broken:
+        try:
+            yield from images(part, column=self.plan.column)
+        except BadPart as error:
             path = self.plan.file(number)
-            yield self._row(
-                part.address,
-                ImageError(part.address, f"{reason}; once it is repaired or replaced, delete {path} and run again"),
-            )
-
-    def _row(self, image: str, result: Caption | ImageError) -> rows.Row:
-        row = rows.row(image, result, model=self.model)
-        return {name: row[name] for name in rows.FIELDS}
+            yield Item(part.address, None, f"{error}; once it is repaired or replaced, delete {path} and run again")
 
 
 def bulk(

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from captioner import files
-from captioner.bulk.limits import BadPart
-from captioner.bulk.part import PARQUET, TAR, UNREAD, Part, is_tar
-from captioner.bulk.storage import opened, remote_names, sort_key
-from captioner.bulk.tables import NoImages, column_of, open_table
+from captioner.collection.limits import BadPart
+from captioner.collection.part import PARQUET, TAR, UNREAD, Part, is_tar
+from captioner.collection.storage import opened, remote_names, sort_key
+from captioner.collection.tables import NoImages, column_of, open_table
 from captioner.data.find import IMAGE_EXTENSIONS, find_images
 from captioner.data.mark import is_drawn_image
 from captioner.data.rows import json_text, require_parquet

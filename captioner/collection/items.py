@@ -4,31 +4,44 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from datetime import datetime, timezone
 
-from captioner.bulk.limits import MOST_BYTES, BadPart, too_large
-from captioner.bulk.part import Part
-from captioner.bulk.storage import opened, size_of
-from captioner.bulk.tables import NoImages, column_of, images_in_group, open_table
-from captioner.bulk.tars import images_in_tar
+from captioner.collection.limits import MOST_BYTES, BadPart, too_large
+from captioner.collection.part import Part
+from captioner.collection.storage import opened, size_of
+from captioner.collection.tables import NoImages, column_of, images_in_group, open_table
+from captioner.collection.tars import images_in_tar
 from captioner.errors import BulkError, first_line
 
 
 @dataclass(frozen=True, slots=True)
-class BulkImage:
+class Item:
     """An image of a collection.
 
     Attributes:
         name: its name in the output.
-        data: its file or its bytes; ``None`` if it cannot be read.
+        data: the name of its file, or its bytes; ``None`` if it cannot be read.
         error: why it cannot be read.
+        stamp: the size in bytes and the time of a file, for :data:`captioner.data.rows.STAMP`.
     """
 
     name: str
-    data: Path | bytes | None
+    data: str | bytes | None
     error: str = ""
+    stamp: tuple[int | None, str | None] = (None, None)
+
+    @classmethod
+    def of_file(cls, name: str) -> Item:
+        """Return the image of a local file; a missing one has no stamp."""
+        try:
+            status = os.stat(name)
+        except (OSError, ValueError):
+            return cls(name, name)
+        modified = datetime.fromtimestamp(status.st_mtime, timezone.utc).isoformat(timespec="microseconds")
+        return cls(name, name, stamp=(status.st_size, modified))
 
     @property
     def size(self) -> int:
@@ -36,7 +49,7 @@ class BulkImage:
         return len(self.data) if isinstance(self.data, bytes) else 0
 
 
-def images(part: Part, *, column: str | None = None) -> Iterator[BulkImage]:
+def images(part: Part, *, column: str | None = None) -> Iterator[Item]:
     """Yield the images of a part.
 
     Args:
@@ -47,18 +60,20 @@ def images(part: Part, *, column: str | None = None) -> Iterator[BulkImage]:
         BadPart: it cannot be read to its end; the images before that have been yielded.
         BulkError: a required program is not installed.
     """
+    found: Iterator[tuple[str, bytes | str]]
     if part.kind == "pictures":
-        found: Iterator[tuple[str, Path | bytes | str]] = _listed(part)
-    elif part.kind == "tar":
+        yield from _listed(part)
+        return
+    if part.kind == "tar":
         members = images_in_tar(functools.partial(opened, part.address))
         found = ((f"{part.address}:{name}", data) for name, data in members)
     else:
         found = ((f"{part.address}:{row}", data) for row, data in _in_parquet(part, column))
     for name, data in found:
-        yield BulkImage(name, None, data) if isinstance(data, str) else BulkImage(name, data)
+        yield Item(name, None, data) if isinstance(data, str) else Item(name, data)
 
 
-def _listed(part: Part) -> Iterator[tuple[str, Path | bytes | str]]:
+def _listed(part: Part) -> Iterator[Item]:
     with opened(part.address) as listed:
         listed.seek(part.start)
         for _ in range(part.count):
@@ -66,19 +81,20 @@ def _listed(part: Part) -> Iterator[tuple[str, Path | bytes | str]]:
                 name = str(json.loads(listed.readline()))
             except (ValueError, RecursionError) as error:
                 raise BadPart(f"the list of images is damaged ({first_line(error)})") from None
-            yield name, _remote(name) if "://" in name else Path(name)
+            yield _remote(name) if "://" in name else Item.of_file(name)
 
 
-def _remote(name: str) -> bytes | str:
-    """Return the bytes of a file that fsspec opens, or the reason why they are not read."""
+def _remote(name: str) -> Item:
+    """Return an image in a file that fsspec opens, or the reason why it is not read."""
     try:
         with opened(name) as file:
             data: bytes = b"" if too_large(getattr(file, "size", 0) or 0) else file.read(MOST_BYTES + 1)
-            return too_large(max(getattr(file, "size", 0) or 0, len(data))) or data
+            refused = too_large(max(getattr(file, "size", 0) or 0, len(data)))
+            return Item(name, None, refused) if refused else Item(name, data)
     except BadPart as error:
-        return str(error)
+        return Item(name, None, str(error))
     except Exception as error:  # each kind of storage has its own
-        return f"cannot be read: {first_line(error)}"
+        return Item(name, None, f"cannot be read: {first_line(error)}")
 
 
 def _in_parquet(part: Part, column: str | None) -> Iterator[tuple[int, bytes | str]]:

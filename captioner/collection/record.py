@@ -1,0 +1,281 @@
+"""The output file of a collection: its rows are written one by one, and the next run continues it.
+
+A run captions what is new, what has changed since its row was written, by size and time, and what failed. Its rows are
+appended, and an older row of the same image is removed at the end. A killed run therefore loses at most the row that it
+was writing, and leaves at most some rows twice, which the next run removes.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO, TypeAlias
+
+from captioner import files
+from captioner.collection.items import Item
+from captioner.data import rows
+from captioner.errors import BulkError
+
+#: size and time of the image of a row, and whether it failed
+State: TypeAlias = "tuple[int | None, str | None, bool]"
+
+
+@dataclass
+class Counts:
+    """Numbers of images.
+
+    Attributes:
+        before: captioned by earlier runs, and unchanged.
+        new: in no row.
+        changed: other than when their row was written.
+        failed: without a caption by earlier runs, and tried again.
+        captioned: captioned by this run.
+        unreadable: without a caption by this run.
+    """
+
+    before: int = 0
+    new: int = 0
+    changed: int = 0
+    failed: int = 0
+    captioned: int = 0
+    unreadable: int = 0
+
+    def __str__(self) -> str:
+        """Return a sentence for the end of a run."""
+        found = [
+            f"{number:,} {what}"
+            for number, what in (
+                (self.captioned, "captioned"),
+                (self.unreadable, "failed"),
+                (self.before, "captioned before"),
+            )
+            if number
+        ]
+        kinds = [
+            f"{number:,} {what}"
+            for number, what in ((self.new, "new"), (self.changed, "changed"), (self.failed, "failed before"))
+            if number
+        ]
+        known = self.before + self.changed + self.failed
+        return ", ".join(found) + (f" ({', '.join(kinds)})" if known and kinds else "")
+
+
+class Record:
+    """The rows of images in a JSONL or CSV file; see :func:`open_record`.
+
+    Attributes:
+        counts: what this run found and did.
+    """
+
+    def __init__(self, path: Path, model: str, names: Sequence[str], *, overwrite: bool) -> None:
+        self._path, self._model, self._overwrite, self.counts = path, model, overwrite, Counts()
+        self._columns = names if files.format_of(path) == "csv" else None
+        self._append: Callable[[rows.Row], None] | None = None
+        self._states: dict[str, State] = {}
+        self._chosen: set[str] = set()
+        self._last: str | None = None  # the image of the last row
+        self._stale = False  # there are older rows of an image
+        if path.exists() and path.stat().st_size:
+            try:
+                self._read_states()
+            except BulkError:
+                if not overwrite:
+                    raise
+                path.write_bytes(b"")
+        self._file = self._opened()
+
+    def chosen(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Yield the items that need a caption, each once."""
+        for item in items:
+            if item.name in self._chosen:
+                continue
+            self._chosen.add(item.name)
+            state = self._states.get(item.name)
+            if state is None:
+                self.counts.new += 1
+            elif state[2]:
+                self.counts.failed += 1
+            elif self._overwrite or state[:2] != item.stamp:
+                self.counts.changed += 1
+            else:
+                self.counts.before += 1
+                continue
+            yield item
+
+    def write(self, row: rows.Row) -> None:
+        """Append the row of an image.
+
+        Raises:
+            FileError: the disk is full or fails.
+        """
+        image = row["image"]
+        if image in self._states:
+            self._stale = True
+            if image == self._last:  # in a table, its old and new rows would seem to be one image's captions
+                self._remove_older({image})
+        if row["error"] is None:
+            self.counts.captioned += 1
+        else:
+            self.counts.unreadable += 1
+        self._last = image
+        with files.writing(self._path):
+            if self._append is None:
+                self._append = rows.appender(self._file, self._columns, header=not self._file.tell())
+            self._append(row)
+            self._file.flush()
+
+    def close(self) -> None:
+        """Close the file, and remove the older rows of images that were captioned again; without rows, remove it.
+
+        Raises:
+            FileError: the disk is full or fails.
+        """
+        with files.writing(self._path):
+            os.fsync(self._file.fileno())
+        if self._stale:
+            self._remove_older()
+        self._file.close()
+        if not self._path.stat().st_size:
+            self._path.unlink()
+
+    def _opened(self) -> TextIO:
+        self._append = None
+        with files.writing(self._path):
+            return open(self._path, "a", encoding="utf-8", errors="surrogateescape", newline="")
+
+    def _read_states(self) -> None:
+        """Read the rows that are there; a row that a killed run did not finish is cut off.
+
+        Raises:
+            BulkError: they are not of this program, or of another model.
+        """
+        with open(self._path, "rb+") as file:
+            end = size = file.seek(0, os.SEEK_END)
+            while end and (file.seek(end - 1), file.read(1))[1] != b"\n":
+                start = max(0, end - (1 << 16))
+                file.seek(start)
+                end = start + file.read(end - start).rfind(b"\n") + 1
+            if end == 0:
+                raise self._foreign("it")
+            rest = size - end
+        unfinished = self._unfinished(end) if self._columns and rest else 0
+        os.truncate(self._path, end - unfinished)
+        for row, _ in self._rows():
+            image = row["image"]
+            if row["model"] != self._model:
+                raise BulkError(
+                    f"{self._path}: was begun with another model ({row['model']!r}, not {self._model!r}); give another "
+                    "--output, or --overwrite"
+                )
+            self._stale |= image != self._last and image in self._states
+            self._last = image
+            self._states[image] = row["bytes"], row["modified"], row["error"] is not None
+
+    def _unfinished(self, end: int) -> int:
+        """Return the bytes of the last row of a table, if it was cut off at a line end inside a cell."""
+        with open(self._path, "rb") as file:
+            start = max(0, end - (1 << 20))
+            file.seek(start)
+            lines = file.read(end - start).splitlines(keepends=True)
+        open_quote = False
+        size = 0
+        for line in lines[start > 0 :]:
+            size = size + len(line) if open_quote else len(line)
+            open_quote ^= line.count(b'"') % 2 == 1
+        return size if open_quote else 0
+
+    def _rows(self) -> Iterator[tuple[rows.Row, str]]:
+        """Yield the rows, each with its text.
+
+        Raises:
+            BulkError: the file has something else.
+        """
+        with open(self._path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            yield from (self._of_lines(file) if self._columns is None else self._of_table(file, self._columns))
+
+    def _of_lines(self, file: TextIO) -> Iterator[tuple[rows.Row, str]]:
+        for number, line in enumerate(file, start=1):
+            try:
+                row = json.loads(line)
+                yield {name: row[name] for name in ("image", "model", "error", *rows.STAMP)}, line
+            except (ValueError, TypeError, KeyError, RecursionError):
+                raise self._foreign(f"line {number}") from None
+
+    def _of_table(self, file: TextIO, names: Sequence[str]) -> Iterator[tuple[rows.Row, str]]:
+        text: list[str] = []
+
+        def lines() -> Iterator[str]:
+            for line in file:
+                text.append(line)
+                yield line
+
+        table = csv.reader(lines())
+        try:
+            if next(table) != [*names]:
+                raise self._foreign("its header")
+            text.clear()
+            for cells in table:
+                row: dict[str, Any] = dict(zip(names, map(rows.unguarded, cells), strict=True))
+                size = int(row["bytes"]) if row["bytes"] else None
+                found = {"error": row["error"] or None, "bytes": size, "modified": row["modified"] or None}
+                yield row | found, "".join(text)
+                text.clear()
+        except (csv.Error, ValueError):
+            raise self._foreign(f"line {table.line_num}") from None
+
+    def _foreign(self, where: str) -> BulkError:
+        return BulkError(
+            f"{self._path}: {where} is not what this command writes with these options; give another --output, or "
+            "--overwrite"
+        )
+
+    def _remove_older(self, entirely: Iterable[str] = ()) -> None:
+        """Remove all but the newest rows of each image, and all rows of some images."""
+        self._file.close()
+        newest = {image: number for number, image, _ in self._numbered()} | dict.fromkeys(entirely, -1)
+        with (
+            files.atomic_path(self._path) as temporary,
+            open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+        ):
+            rows.appender(file, self._columns)
+            file.writelines(text for number, image, text in self._numbered() if newest[image] == number)
+        self._stale = False
+        self._file = self._opened()
+
+    def _numbered(self) -> Iterator[tuple[int, str, str]]:
+        """Yield the number, the image and the text of each row; the captions of one image have one number."""
+        number, last = 0, None
+        for row, text in self._rows():
+            number += row["image"] != last
+            last = row["image"]
+            yield number, last, text
+
+
+@contextmanager
+def open_record(path: Path, *, model: str, more: Sequence[str] = (), overwrite: bool = False) -> Iterator[Record]:
+    """Open the output file of a collection, which is created if missing, and continued if an earlier run wrote it.
+
+    Args:
+        path: ending in .jsonl or .csv.
+        model: name of the captioner; all rows of a file have the same one.
+        more: further columns of a table; see :func:`captioner.data.rows.columns`.
+        overwrite: caption everything again, and replace a file of another kind.
+
+    Raises:
+        BulkError: the file was not written by this program with these options, or another run is writing it.
+        FileError: it cannot be read or written.
+    """
+    with files.only_writer(path, error=BulkError):
+        try:
+            record = Record(path, model, rows.columns(more), overwrite=overwrite)
+        except OSError as error:
+            raise files.place_error(path, error) from error
+        try:
+            yield record
+        finally:
+            record.close()
