@@ -102,6 +102,7 @@ def run(
             failures.exit()
             raise CaptionerError(images.NOTHING)
         total = len(first) if bar and 1 < len(first) < _COUNTED else None
+        progress = stack.enter_context(console.progress("Captioning", show=bar))
         results: Iterator[tuple[Item, Caption | ImageError]] = iter(())
         if error := given.unreadable([item.name for item in first]):
             results = iter([(first[0], error)])
@@ -117,7 +118,6 @@ def run(
                 workers=workers,
                 max_pixels=given.max_pixels,
             )
-        progress = stack.enter_context(console.progress("Captioning", show=bar))
         for done, (item, result) in enumerate(results, start=1):
             if isinstance(result, ImageError):
                 failures(result)

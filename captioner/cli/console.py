@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from enum import Enum
 from functools import cache
 from typing import TYPE_CHECKING
@@ -20,7 +21,8 @@ from captioner.errors import CaptionerError, first_line
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress, ProgressColumn
+    from rich.progress import Progress, ProgressColumn, Task
+    from rich.text import Text
 
 _log = logging.getLogger("captioner")
 _began = time.perf_counter()
@@ -149,19 +151,59 @@ def shows_progress(stdout: bool) -> bool:
 
 @contextmanager
 def progress(title: str, *, show: bool = True) -> Iterator[Callable[[int, int | None], None]]:
-    """Show a bar with the time left, only on a terminal.
+    """Show a bar with the rate and the time left; where stderr is not a terminal, print a line a minute.
 
     Yields:
         A function to call with (done, total); the total is ``None`` if it is unknown.
     """
+    if not sys.stderr.isatty():
+        yield _lines(title)
+        return
     if not (show and messages().is_terminal):
         yield lambda done, total: None
         return
     from rich.progress import MofNCompleteColumn
 
-    with bars(MofNCompleteColumn()) as shown:
+    with bars(MofNCompleteColumn(), _rate()) as shown:
         task = shown.add_task(title, total=None)
         yield lambda done, total: shown.update(task, completed=done, total=total)
+
+
+def _rate() -> ProgressColumn:
+    """Return a column with the items a second."""
+    from rich.progress import ProgressColumn
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text("" if speed is None else f"{_readable(speed)}/s", style="progress.data.speed")
+
+    return Rate()
+
+
+def _readable(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+
+
+def _lines(title: str, *, every: float = 60.0) -> Callable[[int, int | None], None]:
+    """Return a function that prints the progress from time to time; see :func:`progress`."""
+    began = printed = time.monotonic()
+
+    def show(done: int, total: int | None) -> None:
+        nonlocal printed
+        now = time.monotonic()
+        if now - printed < every:
+            return
+        printed = now
+        rate = done / (now - began)
+        of, left = "", ""
+        if total is not None:
+            of = f" of {total:,}"
+            left = f", {timedelta(seconds=round((total - done) / rate))} left" if rate else ""
+        note(f"{title}: {done:,}{of}, {_readable(rate)} a second{left}")
+
+    return show
 
 
 def bars(*columns: ProgressColumn) -> Progress:

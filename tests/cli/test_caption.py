@@ -103,6 +103,40 @@ def test_output_files(caption, images: Path, tmp_path: Path, kind: str) -> None:
     assert list(file.parent.iterdir()) == [file]
 
 
+def test_the_same_command_again_takes_only_what_is_new_changed_or_failed(
+    caption, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "captions.csv"
+    first = caption(images, "-o", file)
+    assert first.err.splitlines()[-1] == f"{file}: 3 captioned, 1 failed"
+    (images / "broken.jpg").unlink()
+    monkeypatch.setattr("captioner.Captioner.from_pretrained", lambda *arguments, **more: pytest.fail("it was loaded"))
+    before = file.read_bytes()
+    nothing = caption(images, "-o", file)
+    assert (nothing.code, nothing.err) == (0, f"{file}: 3 captioned before\n") and file.read_bytes() == before
+    monkeypatch.undo()
+    shutil.copy(images / "red.jpg", images / "new.jpg")
+    (images / "blue.jpg").write_bytes((images / "red.jpg").read_bytes())
+    third = caption(images, "-o", file)
+    assert third.err == f"{file}: 2 captioned, 2 captioned before (1 new, 1 changed)\n"
+    rows = {Path(row["image"]).name: row for row in csv.DictReader(file.read_text().splitlines())}
+    assert rows["blue.jpg"]["caption"] == rows["red.jpg"]["caption"] == rows["new.jpg"]["caption"]
+    assert list(rows) == ["broken.jpg", "green.png", "red.jpg", "blue.jpg", "new.jpg"]
+    again = caption(images, "-o", file, "--overwrite")
+    assert again.err == f"{file}: 4 captioned (4 changed)\n"
+
+
+def test_a_file_that_this_program_did_not_write_is_kept(caption, images: Path, tmp_path: Path) -> None:
+    file = tmp_path / "captions.csv"
+    file.write_text("my,notes\n")
+    result = caption(images, "-o", file)
+    assert (result.code, result.out) == (1, "") and "give another --output, or --overwrite" in result.err
+    assert file.read_text() == "my,notes\n"
+    assert caption(images / "red.jpg", "-o", file, "--overwrite").code == 0
+    assert file.read_text().startswith("image,caption")
+    assert "give --output too" in caption(images, "--overwrite").err
+
+
 def test_a_wrong_output_is_refused_before_any_work(run, images: Path) -> None:
     result = run("caption", images, "--model", "/no/such/model", "--output", "captions.xlsx")
     assert result.code == 2
