@@ -23,7 +23,7 @@ LONG = "a" * 300
 # A line, its exit code, and parts of its message.
 QUICK = [
     # Names that no file can have
-    (f"caption photo.jpg -o {LONG}.json", 2, ["too long", "shorter"]),
+    (f"caption photo.jpg -o {LONG}.jsonl", 2, ["too long", "shorter"]),
     (f"attend photo.jpg -o {LONG}.png", 2, ["too long", "shorter"]),
     (f"bulk photo.jpg -o {LONG}", 2, ["too long", "shorter"]),
     (f"export show_tell -o new/{LONG}/model", 2, ["too long", "shorter"]),
@@ -127,7 +127,7 @@ QUICK = [
     ("attend photo.jpg -o photos/green.png", 1, ["photos/green.png: exists and is not a figure", "another --output"]),
     ("translate Hello -o photos/green.png", 1, ["photos/green.png: exists and is not a figure", "another --output"]),
     ("translate theirs.json -o theirs.json", 1, ["theirs.json: is also an input"]),
-    ("caption photo.jpg theirs.json -o theirs.json", 1, ["theirs.json: is also an input"]),
+    ("caption photo.jpg dataset/captions.jsonl -o dataset/captions.jsonl", 1, ["captions.jsonl: is also an input"]),
     ("score theirs.json dataset/captions.jsonl --output-scores theirs.json", 1, ["is also an input"]),
     ("evaluate show_tell broken.json --per-image broken.json", 1, ["broken.json: is also an input"]),
     ("evaluate show_tell photos.json --per-image a.json --output-scores ./a.json", 2, ["--per-image", "another"]),
