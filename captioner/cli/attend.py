@@ -106,7 +106,7 @@ def run(
     from captioner.data.mark import check_replaceable
 
     failures = console.Failures()
-    found = given.find(failures)
+    found = given.names(failures)
     first = list(islice(found, 2 if single else 1))
     if not first:
         failures.exit()

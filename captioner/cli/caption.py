@@ -16,6 +16,7 @@ from captioner.errors import CaptionerError, ImageError
 
 if TYPE_CHECKING:
     from captioner.caption import Caption
+    from captioner.collection.items import Item
 
 EXAMPLES = """Example: captioner caption photo.jpg
 
@@ -38,6 +39,9 @@ def run(
     search: options.NBest,
     batch_size: options.BatchSize = 32,
     workers: options.Workers = 2,
+    offline: Annotated[
+        bool, options.data_option("--offline", help="Read no web addresses and other addresses; refuse them.")
+    ] = False,
     device: options.Device = "auto",
     engine: options.EngineName = "auto",
     json: options.JsonLines = False,
@@ -60,6 +64,8 @@ def run(
 ) -> None:
     """Caption images.
 
+    They may also be in ZIP, tar and Parquet files, at web addresses and others (https://, s3://), or one on stdin.
+
     For a single file, print the sentence; otherwise a line "path: sentence" for each image.
 
     With --language or --translator, print the translations; JSON and CSV contain the captions as well.
@@ -79,7 +85,7 @@ def run(
     if overwrite and output is None:
         raise typer.BadParameter("give --output too", param_hint="--overwrite")
     from captioner.collection.captioned import captioned
-    from captioner.collection.items import Item
+    from captioner.collection.items import items_of
     from captioner.collection.record import open_record
     from captioner.store import DEFAULT
 
@@ -93,7 +99,7 @@ def run(
         if output:
             more = ("language", "translation") if translation else ()
             record = stack.enter_context(open_record(output, model=name, more=more, overwrite=overwrite))
-        found: Iterator[Item] = map(Item.of_file, given.find(failures))
+        found: Iterator[Item] = chain.from_iterable(items_of(name, offline=offline) for name in given.find(failures))
         if record:
             found = record.chosen(found)
         # A list on standard input may still be growing, so it is not read ahead.
@@ -104,7 +110,7 @@ def run(
         total = len(first) if bar and 1 < len(first) < _COUNTED else None
         progress = stack.enter_context(console.progress("Captioning", show=bar))
         results: Iterator[tuple[Item, Caption | ImageError]] = iter(())
-        if error := given.unreadable([item.name for item in first]):
+        if error := _only_error(given, first):
             results = iter([(first[0], error)])
         elif first:
             from captioner import Captioner
@@ -138,3 +144,13 @@ def run(
     if record:
         console.note(f"{output}: {record.counts}")
     failures.exit()
+
+
+def _only_error(given: images.Images, first: list[Item]) -> ImageError | None:
+    """Return the error of the only image, if the model need not be loaded to find it."""
+    if [item.name for item in first] != given.paths:
+        return None
+    (item,) = first
+    if item.data is None:
+        return ImageError(item.name, item.error)
+    return given.unreadable(given.paths) if isinstance(item.data, str) else None

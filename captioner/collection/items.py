@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import functools
+import http.client
 import json
 import os
+import re
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
+import captioner
 from captioner.collection.limits import MOST_BYTES, BadPart, too_large
-from captioner.collection.part import Part
+from captioner.collection.part import ARCHIVES, Part
 from captioner.collection.storage import opened, size_of
 from captioner.collection.tables import NoImages, column_of, images_in_group, open_table
 from captioner.collection.tars import images_in_tar
+from captioner.collection.zips import images_in_zip
 from captioner.errors import BulkError, first_line
+
+_ADDRESS = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_PATIENCE = 30  # seconds that a web server may take to answer, and a quarter of those that it may take to send
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +59,34 @@ class Item:
         return len(self.data) if isinstance(self.data, bytes) else 0
 
 
+def items_of(name: str | bytes, *, offline: bool = False) -> Iterator[Item]:
+    """Yield the images of a local file or an address: itself, or those in an archive; bytes are those of one image.
+
+    An archive that cannot be read to its end is an error after its good images.
+
+    Args:
+        name: of the file, its address, or bytes.
+        offline: read no address.
+    """
+    if isinstance(name, bytes):
+        yield Item("-", name)
+        return
+    remote = bool(_ADDRESS.match(name))
+    if remote and offline:
+        yield Item(name, None, "is an address, which is not read offline; download it, or leave out --offline")
+        return
+    kind = next((kind for kind, endings in ARCHIVES.items() if name.lower().endswith(endings)), None)
+    if kind is not None and (remote or os.path.isfile(name)):
+        try:
+            yield from images(Part(kind, name))
+        except (BadPart, BulkError) as error:
+            yield Item(name, None, str(error))
+    elif remote:
+        yield _remote(name)
+    else:
+        yield Item.of_file(name)
+
+
 def images(part: Part, *, column: str | None = None) -> Iterator[Item]:
     """Yield the images of a part.
 
@@ -64,8 +102,9 @@ def images(part: Part, *, column: str | None = None) -> Iterator[Item]:
     if part.kind == "pictures":
         yield from _listed(part)
         return
-    if part.kind == "tar":
-        members = images_in_tar(functools.partial(opened, part.address))
+    if part.kind in ("tar", "zip"):
+        read = images_in_tar if part.kind == "tar" else images_in_zip
+        members = read(functools.partial(opened, part.address))
         found = ((f"{part.address}:{name}", data) for name, data in members)
     else:
         found = ((f"{part.address}:{row}", data) for row, data in _in_parquet(part, column))
@@ -81,11 +120,14 @@ def _listed(part: Part) -> Iterator[Item]:
                 name = str(json.loads(listed.readline()))
             except (ValueError, RecursionError) as error:
                 raise BadPart(f"the list of images is damaged ({first_line(error)})") from None
-            yield _remote(name) if "://" in name else Item.of_file(name)
+            yield _remote(name) if _ADDRESS.match(name) else Item.of_file(name)
 
 
 def _remote(name: str) -> Item:
-    """Return an image in a file that fsspec opens, or the reason why it is not read."""
+    """Return an image on the web or in a file that fsspec opens, or the reason why it is not read."""
+    if name.lower().startswith(("http://", "https://")):
+        found = _from_web(name)
+        return Item(name, found) if isinstance(found, bytes) else Item(name, None, found)
     try:
         with opened(name) as file:
             data: bytes = b"" if too_large(getattr(file, "size", 0) or 0) else file.read(MOST_BYTES + 1)
@@ -95,6 +137,27 @@ def _remote(name: str) -> Item:
         return Item(name, None, str(error))
     except Exception as error:  # each kind of storage has its own
         return Item(name, None, f"cannot be read: {first_line(error)}")
+
+
+def _from_web(address: str) -> bytes | str:
+    """Return the bytes at a web address, or the reason why they are not read."""
+    request = urllib.request.Request(address, headers={"User-Agent": f"captioner/{captioner.__version__}"})
+    began = time.monotonic()
+    try:
+        with urllib.request.urlopen(request, timeout=_PATIENCE) as response:
+            kind = response.headers.get_content_type()
+            if kind.partition("/")[0] not in ("image", "application", "binary"):
+                return f"is {kind}, not an image; give the address of the image itself"
+            data = b""
+            while len(data) <= MOST_BYTES and (more := response.read(1 << 20)):
+                data += more
+                if time.monotonic() - began > 4 * _PATIENCE:
+                    return f"took longer than {4 * _PATIENCE} seconds; download it first"
+            return too_large(len(data)) or data
+    except urllib.error.HTTPError as error:
+        return f"cannot be fetched: the server answers {error.code} {error.reason}; check the address"
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return f"cannot be fetched: {first_line(getattr(error, 'reason', error))}; check the address and the network"
 
 
 def _in_parquet(part: Part, column: str | None) -> Iterator[tuple[int, bytes | str]]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-MOST_BYTES = 256 << 20
-"""Largest image in an archive, a Parquet file or a bucket, in bytes, since it is read into memory: three times the
-largest JPEG files, and 89 million pixels without compression."""
+from captioner.data.names import MOST_BYTES as MOST_BYTES
 
 MOST_HEADER = 1 << 20
 """Largest headers of one member of a tar file, in bytes."""

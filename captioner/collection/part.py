@@ -7,7 +7,10 @@ from typing import Any, Literal
 
 TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz")
 PARQUET = (".parquet", ".pq")
-UNREAD = (".zip", ".tar.zst", ".tzst", ".tar.lz4", ".tar.lz", ".tar.z", ".7z", ".rar")  # archives that are not read
+ZIP = (".zip",)
+UNREAD = (".tar.zst", ".tzst", ".tar.lz4", ".tar.lz", ".tar.z", ".7z", ".rar")  # archives that are not read
+
+ARCHIVES: dict[Literal["tar", "zip", "parquet"], tuple[str, ...]] = {"tar": TAR, "zip": ZIP, "parquet": PARQUET}
 
 
 def is_tar(name: str) -> bool:
@@ -15,12 +18,17 @@ def is_tar(name: str) -> bool:
     return name.lower().endswith(TAR)
 
 
+def is_zip(name: str) -> bool:
+    """Return whether a file is a ZIP file, by its name."""
+    return name.lower().endswith(ZIP)
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """A piece of a collection.
 
     Attributes:
-        kind: loose images, a tar file, or row groups of a Parquet file.
+        kind: loose images, a tar file, a ZIP file, or row groups of a Parquet file.
         address: the file; for loose images, the file that lists them.
         start: the byte of the list where the part begins, or the number of the first row group.
         count: number of loose images, or of row groups; 0 is all.
@@ -28,7 +36,7 @@ class Part:
             be read when it was found.
     """
 
-    kind: Literal["pictures", "tar", "parquet"]
+    kind: Literal["pictures", "tar", "zip", "parquet"]
     address: str
     start: int = 0
     count: int = 0
@@ -44,7 +52,7 @@ class Part:
         part = cls(**value | {"column": tuple(value["column"])})
         numbers = part.start, part.count
         if (
-            part.kind not in ("pictures", "tar", "parquet")
+            part.kind not in ("pictures", "tar", "zip", "parquet")
             or not all(isinstance(text, str) for text in (part.address, *part.column))
             or not all(type(number) is int and number >= 0 for number in numbers)
         ):

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from captioner import files
 from captioner.collection.limits import BadPart
-from captioner.collection.part import PARQUET, TAR, UNREAD, Part, is_tar
+from captioner.collection.part import PARQUET, TAR, UNREAD, ZIP, Part, is_tar, is_zip
 from captioner.collection.storage import opened, remote_names, sort_key
 from captioner.collection.tables import NoImages, column_of, open_table
 from captioner.data.find import IMAGE_EXTENSIONS, find_images
@@ -33,6 +33,7 @@ from captioner.errors import BulkError, FileError, first_line
 PLAN = "plan.json"
 _LIST = re.compile(r"images-\d+\.jsonl")
 _MOST_PLAN = 4 << 30  # bytes of a plan, at 100 per part
+_ARCHIVES = (*TAR, *ZIP, *PARQUET)
 _DAMAGED = "give another --output, or delete this folder"
 
 
@@ -191,12 +192,12 @@ def _scan(saved: _PlanFile, folder: Path, *, column: str | None, size: int) -> P
     loose = _loose(_names(source, folder, found.problems), found)
     parts.extend(_list(_new(loose, [folder / name for name in lists], found), folder, size, begun))
     archives = [address for address in found.archives if address not in known]
-    if not all(map(is_tar, archives)):
+    if any(map(_is_parquet, archives)):
         try:
             require_parquet(source)
         except BulkError as error:  # the other files can be captioned meanwhile
             found.problems.append(str(error))
-            archives = list(filter(is_tar, archives))
+            archives = [address for address in archives if not _is_parquet(address)]
     for address in archives:
         parts.extend(_archive(address, column, described, found.problems))
     if not parts:
@@ -289,10 +290,14 @@ def _read_list(path: Path) -> Iterator[str]:
         raise BulkError(f"{path}: damaged ({first_line(error)}); {_DAMAGED}") from None
 
 
+def _is_parquet(address: str) -> bool:
+    return not is_tar(address) and not is_zip(address)
+
+
 def _archive(address: str, column: str | None, described: list[str], problems: list[str]) -> Iterator[Part]:
-    """Yield the parts of a tar or Parquet file, or add the file to ``described`` or ``problems``."""
-    if is_tar(address):
-        yield Part("tar", address)
+    """Yield the parts of an archive or a Parquet file, or add the file to ``described`` or ``problems``."""
+    if not _is_parquet(address):
+        yield Part("tar" if is_tar(address) else "zip", address)
         return
     try:
         with opened(address) as file:
@@ -310,7 +315,7 @@ def _archive(address: str, column: str | None, described: list[str], problems: l
 def _loose(names: Iterator[str], found: _Scan) -> Iterator[str]:
     """Yield the names of images, and add those of archives to ``found``."""
     for name in names:
-        if name.lower().endswith((*TAR, *PARQUET)):
+        if name.lower().endswith(_ARCHIVES):
             found.archives.append(name)
         elif name.lower().endswith(UNREAD):
             found.unread.append(name)
@@ -326,7 +331,7 @@ def _names(source: str, output: Path, problems: list[str]) -> Iterator[str]:
     if "://" in source:
         yield from remote_names(source)
         return
-    found = find_images([source], recursive=True, on_unreadable=problems.append, archives=(*TAR, *PARQUET, *UNREAD))
+    found = find_images([source], recursive=True, on_unreadable=problems.append, archives=(*_ARCHIVES, *UNREAD))
     ours = os.path.join(os.path.realpath(output), "")
 
     @lru_cache(64)

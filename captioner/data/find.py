@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,11 @@ IMAGE_EXTENSIONS: frozenset[str] = frozenset(
 )
 """Extensions of image files in a folder, in lower case."""
 
+PREVIEWS = re.compile(
+    r"@eaDir|#recycle|\$RECYCLE\.BIN|Thumbnails?|.*\.(lrdata|lrcat-data|photoslibrary|aplibrary)", re.I
+)
+"""Folders of thumbnails and previews, of Synology, Lightroom and others, and of deleted files."""
+
 
 def is_hidden(name: str) -> bool:
     """Return whether a file or one of its folders is hidden, like the ``._1.jpg`` that macOS puts into archives."""
@@ -28,14 +34,16 @@ def find_images(
     recursive: bool = False,
     on_empty: Callable[[str], None] | None = None,
     on_unreadable: Callable[[str], None] | None = None,
+    on_other: Callable[[str], None] | None = None,
     archives: tuple[str, ...] = (),
 ) -> Iterator[Path]:
     """Yield image files lazily, sorted by name within each of ``paths``.
 
     A file is yielded with any extension. A folder yields its files with one of ``IMAGE_EXTENSIONS``; with ``recursive``
-    also those of its subfolders, each visited once even if links form a circle. Hidden files and folders are left out.
-    A name that does not exist is a glob pattern if it contains ``*``, ``?`` or ``[``, with ``**`` for any number of
-    folders. It is expanded as by the shell, except that a pattern ending in a bare ``*`` or ``**`` yields images only.
+    also those of its subfolders, each visited once even if links form a circle. Hidden files and folders are left out,
+    and so are the previews that photo software keeps in folders of its own (:data:`PREVIEWS`). A name that does not
+    exist is a glob pattern if it contains ``*``, ``?`` or ``[``, with ``**`` for any number of folders. It is expanded
+    as by the shell, except that a pattern ending in a bare ``*`` or ``**`` yields images only.
     A name or pattern without a match is yielded unchanged, and loading reports it.
 
     Names are compared folder by folder: ``a/2.jpg`` comes before ``a.jpg``.
@@ -45,6 +53,7 @@ def find_images(
         recursive: include subfolders.
         on_empty: called with a message for each folder that holds no images or cannot be opened.
         on_unreadable: called instead of it for each folder that cannot be opened.
+        on_other: called with the name of each visible file in a folder that is not yielded.
         archives: endings, in lower case, of other files to yield.
     """
     report = on_empty or (lambda message: None)
@@ -64,7 +73,7 @@ def find_images(
                 empty = False
                 (on_unreadable or report)(message)
 
-            for image in _walk(hit, recursive, counts, unreadable):
+            for image in _walk(hit, recursive, counts, unreadable, on_other or (lambda name: None)):
                 empty = False
                 yield image
             if empty:
@@ -72,7 +81,13 @@ def find_images(
                 report(f"{hit}{os.sep}: no images in this folder{hint}")
 
 
-def _walk(top: Path, recursive: bool, counts: Callable[[str], bool], report: Callable[[str], None]) -> Iterator[Path]:
+def _walk(
+    top: Path,
+    recursive: bool,
+    counts: Callable[[str], bool],
+    report: Callable[[str], None],
+    other: Callable[[str], None],
+) -> Iterator[Path]:
     seen = {os.path.realpath(top)}
     folders = [(top, iter(_entries(top, report)))]  # not a recursive function, since folders may be nested deeply
     while folders:
@@ -81,6 +96,8 @@ def _walk(top: Path, recursive: bool, counts: Callable[[str], bool], report: Cal
             if not is_folder:
                 if counts(name):
                     yield folder / name
+                else:
+                    other(name)
             elif recursive and (real := os.path.realpath(folder / name)) not in seen:
                 seen.add(real)
                 folders.append((folder / name, iter(_entries(folder / name, report))))
@@ -93,7 +110,12 @@ def _entries(folder: Path, report: Callable[[str], None]) -> list[tuple[str, boo
     """List the visible names in a folder, sorted, each with whether it is a folder."""
     try:
         with os.scandir(folder) as entries:
-            return sorted((entry.name, _is_folder(entry)) for entry in entries if not entry.name.startswith("."))
+            shown = [entry for entry in entries if not entry.name.startswith(".")]
+            return sorted(
+                (entry.name, folder)
+                for entry, folder in zip(shown, map(_is_folder, shown), strict=True)
+                if not (folder and PREVIEWS.fullmatch(entry.name))
+            )
     except OSError as error:
         report(f"{folder}{os.sep}: cannot look into this folder ({error.strerror}); check its permissions")
         return []

@@ -13,11 +13,17 @@ from urllib.parse import unquote, urlsplit
 from captioner.errors import CaptionerError
 
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+|(data):", re.IGNORECASE)
+MOST_BYTES = 256 << 20
+"""Largest image that is read into memory, in bytes: three times the largest JPEG files, and 89 million pixels without
+compression."""
+
 _LONGEST = 1 << 16  # letters of a name, far more than any system allows
-# JPEG, PNG, GIF, WebP, TIFF, HEIF and AVIF; PDF, ZIP and gzip; two zero bytes, which would be an empty name.
-_BINARY = re.compile(
-    rb"\xff\xd8\xff|\x89PNG|GIF8[79]a|RIFF....WEBP|II\*\0|MM\0\*|....ftyp|%PDF-|PK\x03\x04|\x1f\x8b|.*\0\0", re.DOTALL
+_IMAGE = re.compile(  # JPEG, PNG, GIF, WebP, TIFF, BMP, HEIF and AVIF, JPEG 2000
+    rb"\xff\xd8\xff|\x89PNG|GIF8[79]a|RIFF....WEBP|II\*\0|MM\0\*|BM....\0\0\0\0|....ftyp|\0\0\0\x0cjP|\xff\x4f\xff\x51",
+    re.DOTALL,
 )
+# PDF, ZIP and gzip; two zero bytes, which would be an empty name.
+_BINARY = re.compile(rb"%PDF-|PK\x03\x04|\x1f\x8b|.*\0\0", re.DOTALL)
 
 
 def why_no_file(name: str) -> str | None:
@@ -41,24 +47,34 @@ def shortened_name(name: str) -> str:
     return name if len(name) <= 1000 or name[:5].lower() != "data:" else f"{name[:60]}..."
 
 
-def read_list(stream: BinaryIO) -> Iterator[str]:
+def read_list(stream: BinaryIO) -> Iterator[str | bytes]:
     """Yield the names in a list on arrival: one on each line, or each ended by a zero byte.
 
     If there is no such file, a byte order mark, the CR of a line end, blanks and quotes around a name are removed, and
     ``~`` is replaced by the home folder.
 
     Args:
-        stream: the list, in the encoding of file names or in UTF-16 with a byte order mark, as PowerShell writes it.
+        stream: the list, in the encoding of file names or in UTF-16 with a byte order mark, as PowerShell writes it. Or
+            an image itself, by its first bytes, which is yielded whole.
 
     Raises:
-        CaptionerError: it is not a list of names, but an image, for example.
+        CaptionerError: it is neither, or an image of more than 256 MiB.
     """
     head = _read(stream)
     while head and not re.search(rb"[\0\r\n]", head) and len(head) < _LONGEST and (more := _read(stream)):
         head += more
+    while len(head) < 16 and head[:1] in (b"\xff", b"\x89", b"\0") and (more := _read(stream)):
+        head += more
+    if _IMAGE.match(head):
+        while len(head) <= MOST_BYTES and (more := _read(stream)):
+            head += more
+        if len(head) > MOST_BYTES:
+            raise CaptionerError(f"standard input: the image has more than {MOST_BYTES:,} bytes; give it as a file")
+        yield head
+        return
     is_utf16 = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     if not is_utf16 and _BINARY.match(head):
-        raise CaptionerError("standard input: this is not a list of names but binary data; give an image as a file")
+        raise CaptionerError("standard input: this is neither a list of names nor an image; give the images as files")
     encoding = "utf-16" if is_utf16 else sys.getfilesystemencoding()
     decode = codecs.getincrementaldecoder(encoding)("replace" if is_utf16 else sys.getfilesystemencodeerrors()).decode
     rest = decode(head)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -271,11 +272,11 @@ def test_several_models_write_one_caption(caption, run, model: Path, partner: Pa
 def test_names_stay_as_they_were_given(caption, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(images.parent)
     given = ["./photos/red.jpg", "photos//blue.jpg", "photos/../photos/green.png", "-", "https://x.org/a.jpg", "./no"]
-    result = caption(*given, "--json", stdin="photos/./red.jpg\r\n")
+    result = caption(*given, "--json", "--offline", stdin="photos/./red.jpg\r\n")
     assert result.code == 1
     given[3] = "photos/./red.jpg"
     assert [json.loads(line)["image"] for line in result.lines] == given
-    assert "https://x.org/a.jpg: this is a web address; download the image first" in result.err
+    assert "https://x.org/a.jpg: is an address, which is not read offline" in result.err
 
 
 def test_an_empty_name_is_not_the_working_folder(caption, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,12 +286,46 @@ def test_an_empty_name_is_not_the_working_folder(caption, images: Path, monkeypa
     assert caption("").code == 1
 
 
-def test_an_image_on_standard_input_is_not_a_list(caption, images: Path) -> None:
+def test_an_image_on_standard_input(caption, images: Path) -> None:
+    sentence = caption(images / "red.jpg").out
     result = caption("-", images / "blue.jpg", stdin=(images / "red.jpg").read_bytes())
-    assert result.code == 1 and len(result.lines) == 1
-    assert result.err.splitlines() == [
-        "error: standard input: this is not a list of names but binary data; give an image as a file"
+    assert (result.code, result.err, len(result.lines)) == (0, "", 2)
+    assert result.lines[0] == f"-: {sentence.strip()}"
+    assert caption("-", stdin=(images / "green.png").read_bytes()).code == 0
+    bad = caption("-", stdin=(images / "red.jpg").read_bytes()[:300])
+    assert bad.code == 1 and bad.err.startswith("error: -: damaged or truncated JPEG")
+    other = caption("-", stdin=b"%PDF-1.4 and more")
+    assert other.code == 1
+    assert other.err.splitlines() == [
+        "error: standard input: this is neither a list of names nor an image; give the images as files"
     ]
+
+
+def test_images_in_archives(caption, images: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
+        for name in ("red.jpg", "broken.jpg", "more/deep.jpg"):
+            archive.write(images / name, name)
+        archive.writestr("notes.txt", "not an image")
+        archive.writestr("__MACOSX/._red.jpg", "not an image")
+    result = caption(tmp_path / "two.zip", "--json")
+    found = [json.loads(line) for line in result.lines]
+    assert [row["image"] for row in found] == [
+        f"{tmp_path}/two.zip:{name}" for name in ("red.jpg", "broken.jpg", "more/deep.jpg")
+    ]
+    assert [row["error"] is None for row in found] == [True, False, True]
+    assert found[0]["caption"] == json.loads(caption(images / "red.jpg", "--json").out)["caption"]
+    (tmp_path / "bad.zip").write_bytes((tmp_path / "two.zip").read_bytes()[:-40])
+    assert "bad.zip: is no ZIP file, or a damaged one" in caption(tmp_path / "bad.zip").err
+
+
+def test_what_a_folder_has_beside_images_is_counted(caption, images: Path) -> None:
+    for name in ("a.mov", "b.MOV", "c.pdf", "d", "red.xmp", ".hidden.mov"):
+        (images / name).write_bytes(b"1")
+    (images / "@eaDir" / "red.jpg").mkdir(parents=True)
+    (images / "@eaDir" / "red.jpg" / "SYNOPHOTO_THUMB_M.jpg").write_bytes((images / "red.jpg").read_bytes())
+    result = caption(images, "-r")
+    assert "left out 4 files that are not images: 2 .mov, 1 .pdf, 1 without an ending" in result.err
+    assert "SYNOPHOTO" not in result.out
 
 
 def test_an_output_that_is_an_input_is_refused(caption, images: Path, tmp_path: Path) -> None:

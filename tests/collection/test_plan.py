@@ -267,12 +267,12 @@ def test_the_output_is_left_out_also_behind_links(folder: Path) -> None:
 
 def test_archives_of_other_kinds_are_named(folder: Path, tmp_path: Path) -> None:
     first = plan_of(folder, tmp_path / "out")
-    touch(folder, "d/more.ZIP", "e.tar.zst", ".hidden.zip")
+    touch(folder, "d/more.7Z", "e.tar.zst", ".hidden.7z")
     second = plan_of(folder, tmp_path / "out")
     assert second.parts == first.parts
-    assert (first.unread, second.unread) == ((), (f"{folder}/d/more.ZIP", f"{folder}/e.tar.zst"))
-    with pytest.raises(BulkError, match=r"more\.ZIP: an archive of this kind is not read; unpack it, or make it a tar"):
-        plan_of(folder / "d/more.ZIP", tmp_path / "alone")
+    assert (first.unread, second.unread) == ((), (f"{folder}/d/more.7Z", f"{folder}/e.tar.zst"))
+    with pytest.raises(BulkError, match=r"more\.7Z: an archive of this kind is not read; unpack it, or make it a tar"):
+        plan_of(folder / "d/more.7Z", tmp_path / "alone")
 
 
 def test_one_folder_may_be_written_in_several_ways(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
