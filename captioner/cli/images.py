@@ -48,6 +48,7 @@ class Images:
         """
         from captioner.data import mark
         from captioner.data.names import read_list
+        from captioner.data.raw import INSTALL, RAW_EXTENSIONS
 
         drawn, others = 0, Counter[str]()
         for path in self.paths:
@@ -67,6 +68,8 @@ class Images:
             more = f" and {len(others) - 5} other kinds" if len(others) > 5 else ""
             count = others.total()
             console.note(f"left out {count:,} file{'s' * (count != 1)} that are not images: {kinds}{more}")
+        if not RAW_EXTENSIONS.isdisjoint(others):
+            console.note(f"raw photos are read if rawpy is installed: {INSTALL}")
 
     def names(self, failures: console.Failures) -> Iterator[str]:
         """Yield the names of the image files; see :meth:`find`. An image on stdin, which has none, is a failure."""

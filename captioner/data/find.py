@@ -7,12 +7,14 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from captioner.data.raw import RAW_EXTENSIONS, can_read_raw
+
 IMAGE_EXTENSIONS: frozenset[str] = frozenset(
     f".{name}"
     for name in (
         *("jpg", "jpeg", "jpe", "jfif", "mpo", "png", "apng", "webp", "gif", "bmp", "dib", "tif", "tiff", "ico", "cur"),
         *("ppm", "pgm", "pbm", "pnm", "pfm", "avif", "avifs", "tga", "jp2", "j2k", "j2c", "jpc", "jpf", "jpx"),
-        *("heic", "heics", "heif", "heifs", "hif"),
+        *("heic", "heics", "heif", "heifs", "hif", "jxl"),
     )
 )
 """Extensions of image files in a folder, in lower case."""
@@ -39,11 +41,12 @@ def find_images(
 ) -> Iterator[Path]:
     """Yield image files lazily, sorted by name within each of ``paths``.
 
-    A file is yielded with any extension. A folder yields its files with one of ``IMAGE_EXTENSIONS``; with ``recursive``
-    also those of its subfolders, each visited once even if links form a circle. Hidden files and folders are left out,
-    and so are the previews that photo software keeps in folders of its own (:data:`PREVIEWS`). A name that does not
-    exist is a glob pattern if it contains ``*``, ``?`` or ``[``, with ``**`` for any number of folders. It is expanded
-    as by the shell, except that a pattern ending in a bare ``*`` or ``**`` yields images only.
+    A file is yielded with any extension. A folder yields its files with one of ``IMAGE_EXTENSIONS``, and raw photos if
+    they can be read; with ``recursive`` also those of its subfolders, each visited once even if links form a circle.
+    Hidden files and folders are left out, and so are the previews that photo software keeps in folders of its own
+    (:data:`PREVIEWS`). A name that does not exist is a glob pattern if it contains ``*``, ``?`` or ``[``, with ``**``
+    for any number of folders. It is expanded as by the shell, except that a pattern ending in a bare ``*`` or ``**``
+    yields images only.
     A name or pattern without a match is yielded unchanged, and loading reports it.
 
     Names are compared folder by folder: ``a/2.jpg`` comes before ``a.jpg``.
@@ -59,7 +62,12 @@ def find_images(
     report = on_empty or (lambda message: None)
 
     def counts(name: str) -> bool:
-        return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS or name.lower().endswith(archives)
+        ending = os.path.splitext(name)[1].lower()
+        return (
+            ending in IMAGE_EXTENSIONS
+            or (ending in RAW_EXTENSIONS and can_read_raw())
+            or name.lower().endswith(archives)
+        )
 
     for path in map(Path, paths):
         for hit in [path] if os.path.lexists(path) else _glob(path, counts):

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageOps
 
 from captioner import files
 from captioner.data.arrays import from_array, is_array, is_tensor, to_grey
@@ -30,10 +30,12 @@ from captioner.data.decoding_cost import (
     jpeg2000_profile,
 )
 from captioner.data.heif import check_coded_sizes, is_heif, open_heif
+from captioner.data.jxl import MAGIC, open_jxl
 from captioner.data.libtiff import kept_messages, read_deep_planes
 from captioner.data.names import shortened_name, why_no_file
 from captioner.data.pixel_limit import check_size, pixel_limit
 from captioner.data.png import PngWithoutText, may_be_about_text, without_text
+from captioner.data.raw import is_raw, open_raw, raw_size
 from captioner.data.reasons import reason_for
 from captioner.data.streams import CountedBytes, CountedFile
 from captioner.errors import CaptionerError, ImageError
@@ -51,9 +53,7 @@ _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "PPM", "WEBP", "TIFF", "AVIF", "
 
 _EXPORT, _CONVERT = "cannot be read; export it as PNG or JPEG", "cannot be read; convert it to PNG or JPEG"
 _POSTSCRIPT = "PostScript (EPS) is a program, which Captioner will not run; export it as PNG or JPEG"
-_JPEG_XL = f"JPEG XL {_CONVERT}"
 _VIDEO = "this is a video, not an image; save one frame of it as JPEG"
-_RAW = "raw images cannot be read; develop it, or use the JPEG that the camera wrote beside it"
 _LFS = "this is a pointer of Git LFS, not the image itself; fetch that with: git lfs pull"
 _APPLE = "this is a file of macOS metadata, not the image itself; give the file whose name lacks the ._"
 _ARCHIVE = "this is an archive, not an image; unpack it first"
@@ -62,8 +62,6 @@ _FOREIGN: tuple[tuple[int, bytes, str], ...] = (  # (offset, magic bytes there, 
     (0, b"\xc5\xd0\xd3\xc6", _POSTSCRIPT),
     (0, b"%PDF", "this is a PDF document, not an image; export the page as PNG or JPEG"),
     (0, b"8BPS", f"Photoshop files {_EXPORT}"),
-    (0, b"\xff\x0a", _JPEG_XL),
-    (0, b"\0\0\0\x0cJXL ", _JPEG_XL),
     *((4, b"ftyp" + brand, _VIDEO) for brand in (b"mp4", b"iso", b"qt", b"M4V", b"3g", b"MSNV")),
     *((0, magic, _VIDEO) for magic in (b"FLV\x01", b"\0\0\x01\xba", b"\x1aE\xdf\xa3")),
     (8, b"AVI LIST", _VIDEO),
@@ -77,8 +75,6 @@ _FOREIGN: tuple[tuple[int, bytes, str], ...] = (  # (offset, magic bytes there, 
     (0, b"gimp xcf", f"GIMP files {_EXPORT}"),
     (0, b"SIMPLE  =", f"FITS {_CONVERT}"),
     (128, b"DICM", f"DICOM {_EXPORT}"),
-    (0, b"FUJIFILMCCD-RAW", _RAW),
-    (4, b"ftypcrx", _RAW),
     *((0, magic, _ARCHIVE) for magic in (b"PK\x03\x04", b"\x1f\x8b", b"Rar!\x1a\x07", b"7z\xbc\xaf\x27\x1c")),
     *((0, magic, _ARCHIVE) for magic in (b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")),
     (257, b"ustar", _ARCHIVE),
@@ -162,6 +158,8 @@ def check_file(source: str | Path | bytes, *, max_pixels: int | None = None) -> 
     _silence_pillow()
     limit = pixel_limit(max_pixels)
     with _open_stream(source, name) as stream, kept_messages():
+        if is_raw(name, stream.read(16)):
+            return raw_size(stream, name, limit)
         return _read(stream, name, lambda stream: _identify(stream, name, limit)).size
 
 
@@ -237,9 +235,12 @@ def _decode(stream: IO[bytes], name: str, limit: int, min_size: int | None) -> I
     kind = "image"
     with kept_messages() as messages:
         try:
+            stream.seek(0)
+            if is_raw(name, stream.read(16)):
+                return open_raw(stream, name, limit, min_size)
             image = _identify(stream, name, limit)
             kind = _KINDS.get(image.format or kind, image.format or kind)
-            if min_size and kind != "HEIC":  # draft() would take the file's thumbnail, which may differ
+            if min_size and kind == "JPEG":
                 image.draft(None, (min_size, min_size))
             return _clean(image, name)
         except CaptionerError:
@@ -248,7 +249,7 @@ def _decode(stream: IO[bytes], name: str, limit: int, min_size: int | None) -> I
             raise ImageError(name, reason_for(error, kind, messages[0] if messages else None)) from error
 
 
-def _identify(stream: IO[bytes], name: str, limit: int) -> ImageFile.ImageFile:
+def _identify(stream: IO[bytes], name: str, limit: int) -> Image.Image:
     """Read the header of an image in one of the allowed formats, and check the cost of decoding it.
 
     Unlike ``Image.open(formats=...)``, it is free of Pillow's own limit on pixels, one variable for all threads, and
@@ -266,6 +267,13 @@ def _identify(stream: IO[bytes], name: str, limit: int) -> ImageFile.ImageFile:
             raise
         except Exception as error:
             raise ImageError(name, reason_for(error, "HEIC")) from error
+    if head.startswith(MAGIC):
+        try:
+            return open_jxl(stream, name, limit)
+        except ImageError:
+            raise
+        except Exception as error:
+            raise ImageError(name, reason_for(error, "JPEG XL")) from error
     magic = head[:16].ljust(16, b"\0")  # some of Pillow's checks fail on fewer bytes
     failure = cause = None
     Image.preinit()
