@@ -39,6 +39,10 @@ def run(
     search: options.NBest,
     batch_size: options.BatchSize = 32,
     workers: options.Workers = 2,
+    once: Annotated[
+        bool,
+        options.data_option("--once", help="Leave out exact copies of an image, and all but the first of a burst."),
+    ] = False,
     offline: Annotated[
         bool, options.data_option("--offline", help="Read no web addresses and other addresses; refuse them.")
     ] = False,
@@ -86,6 +90,7 @@ def run(
         raise typer.BadParameter("give --output too", param_hint="--overwrite")
     from captioner.collection.captioned import captioned
     from captioner.collection.items import items_of
+    from captioner.collection.once import Once
     from captioner.collection.record import open_record
     from captioner.store import DEFAULT
 
@@ -100,6 +105,9 @@ def run(
             more = ("language", "translation") if translation else ()
             record = stack.enter_context(open_record(output, model=name, more=more, overwrite=overwrite))
         found: Iterator[Item] = chain.from_iterable(items_of(name, offline=offline) for name in given.find(failures))
+        copies = Once()
+        if once:
+            found = copies.first(found)
         if record:
             found = record.chosen(found)
         # A list on standard input may still be growing, so it is not read ahead.
@@ -141,6 +149,8 @@ def run(
             progress(done, total)
             if streams.lost() and output is None:
                 break
+    if copies.copies or copies.bursts:
+        console.note(f"left out {copies.copies:,} copies and {copies.bursts:,} photos of bursts")
     if record:
         console.note(f"{output}: {record.counts}")
     failures.exit()

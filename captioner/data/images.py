@@ -163,17 +163,18 @@ def check_file(source: str | Path | bytes, *, max_pixels: int | None = None) -> 
         return _read(stream, name, lambda stream: _identify(stream, name, limit)).size
 
 
-def digest(path: str | Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal, to find byte-identical images.
+def digest(source: str | Path | bytes) -> str:
+    """Return the SHA-256 of a file, or of an encoded file's bytes, in hexadecimal, to find byte-identical images.
 
     Raises:
         ImageError: the file is missing, empty, or cannot be read.
     """
-    with _open_stream(path, str(path)) as stream:
+    name = _describe(source)
+    with _open_stream(source, name) as stream:
         try:
             return files.sha256(stream)
         except OSError as error:
-            raise ImageError(path, reason_for(error, "file")) from error
+            raise ImageError(name, reason_for(error, "file")) from error
 
 
 def _describe(source: Any) -> str:
