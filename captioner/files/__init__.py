@@ -1,12 +1,15 @@
 """Files: written completely or not at all, with clear errors of the disk, and read within bounds."""
 
 from captioner.files.atomic import (
+    atomic_edit,
     atomic_folder,
     atomic_path,
+    check_editable,
     check_place,
     only_one,
     only_writer,
     remove_leftovers,
+    same_file,
     temporary_folder,
     write_json,
     write_text,
@@ -16,9 +19,11 @@ from captioner.files.reading import MOST_TEXT, format_of, parse_json, read_json,
 
 __all__ = [
     "MOST_TEXT",
+    "atomic_edit",
     "atomic_folder",
     "atomic_path",
     "bytes_in",
+    "check_editable",
     "check_place",
     "disk_error",
     "format_of",
@@ -30,6 +35,7 @@ __all__ = [
     "read_json",
     "read_text",
     "remove_leftovers",
+    "same_file",
     "sha256",
     "temporary_folder",
     "write_json",

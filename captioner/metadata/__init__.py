@@ -1,0 +1,37 @@
+"""Captions where image libraries keep them: in text and XMP files beside the images, and in XMP inside them.
+
+What a person wrote is kept, the compressed image never changes, and a file is replaced as a whole or not at all.
+"""
+
+from captioner.metadata.authors import Author, Text
+from captioner.metadata.embedded import Outcome, embed, embedded_texts
+from captioner.metadata.packet import ALT_TEXT, DEFAULT, DESCRIPTION
+from captioner.metadata.sidecars import (
+    RECORD,
+    SIDECAR_NAMES,
+    TEXT,
+    SidecarName,
+    TextSidecars,
+    XmpSidecars,
+    sidecar_texts,
+    texts_of,
+)
+
+__all__ = [
+    "ALT_TEXT",
+    "DEFAULT",
+    "DESCRIPTION",
+    "RECORD",
+    "SIDECAR_NAMES",
+    "TEXT",
+    "Author",
+    "Outcome",
+    "SidecarName",
+    "Text",
+    "TextSidecars",
+    "XmpSidecars",
+    "embed",
+    "embedded_texts",
+    "sidecar_texts",
+    "texts_of",
+]
