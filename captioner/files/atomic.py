@@ -104,7 +104,7 @@ def atomic_edit(path: str | Path, seen: os.stat_result, *, keep_times: bool, siz
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         yield temporary
         with open(temporary, "rb+") as file:
-            _inherit(path, temporary, keep_times)
+            _inherit(path, seen, temporary, keep_times)
             os.fsync(file.fileno())
         try:
             unchanged = same_file(path.lstat(), seen)
@@ -119,9 +119,9 @@ def atomic_edit(path: str | Path, seen: os.stat_result, *, keep_times: bool, siz
         _sync_folder(path.parent)
 
 
-def _inherit(path: Path, temporary: Path, keep_times: bool) -> None:
+def _inherit(path: Path, old: os.stat_result, temporary: Path, keep_times: bool) -> None:
     """Give ``temporary`` the owner, permissions, extended attributes and, if wanted, times of ``path``."""
-    old, new = path.lstat(), temporary.lstat()
+    new = temporary.lstat()
     if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
         try:
             os.chown(temporary, old.st_uid, old.st_gid)
@@ -129,7 +129,7 @@ def _inherit(path: Path, temporary: Path, keep_times: bool) -> None:
             raise FileError(
                 f"{path}: belongs to another user or group, which a new file cannot; run this as its owner"
             ) from error
-    with suppress(OSError):  # some file systems have no extended attributes, others refuse some
+    with suppress(OSError):  # some file systems have no extended attributes, or refuse some
         shutil.copystat(path, temporary)
     temporary.chmod(stat.S_IMODE(old.st_mode))
     if keep_times:

@@ -81,23 +81,27 @@ class Directories:
             if at in seen or len(seen) >= _MOST_PAGES:
                 raise self.source.fault("its TIFF directories form a circle, or are too many")
             seen.add(at)
-            entries, following = self.directory(at)
-            yield at, entries
-            at = following
+            yield at, self.directory(at)
+            at = self.following(at)
         if not seen:
             raise self.source.fault("it has no TIFF directory")
 
-    def directory(self, at: int) -> tuple[list[Entry], int]:
-        """Return the entries of the directory at a position, and the position of the next one, 0 if there is none."""
+    def directory(self, at: int) -> list[Entry]:
+        """Return the entries of the directory at a position."""
+        return [self._entry(position) for position in self._positions(at)]
+
+    def following(self, at: int) -> int:
+        """Return the position of the directory after the one at a position, or 0 if there is none."""
+        return self._integers(self.offset, self._positions(at).stop)[0]
+
+    def _positions(self, at: int) -> range:
+        """Return the positions of the entries of a directory."""
         (count,) = self._integers(self.counter, at)
         start = at + struct.calcsize("<" + self.counter)
-        end = start + count * self.entry_size
-        if not count or count > 1 << 16 or end > self.source.size:
+        positions = range(start, start + count * self.entry_size, self.entry_size)
+        if not count or count > 1 << 16 or positions.stop > self.source.size:
             raise self.source.fault("its TIFF directory is damaged")
-        entries = [self._entry(position) for position in range(start, end, self.entry_size)]
-        # Some writers of EXIF end a block without the position of the next directory.
-        following = self._integers(self.offset, end)[0] if end + self.inline <= self.source.size else 0
-        return entries, following
+        return positions
 
     def _entry(self, position: int) -> Entry:
         tag, kind, count = self._integers("HH" + self.offset, position)

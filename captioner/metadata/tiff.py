@@ -50,7 +50,8 @@ class Tiff(Container):
             if positions in tags and sizes in tags:
                 starts, counts = (self._directories.numbers(tags[tag]) for tag in (positions, sizes))
                 found += [range(start, start + count) for start, count in zip(starts, counts, strict=False) if count]
-        if any(each.stop > self.source.size for each in found):
+        ends = [each.stop for each in found] + [entry.where + entry.size for entry in entries]
+        if max(ends) > self.source.size:
             raise self.source.fault("the file is cut short")
         return found
 
@@ -88,8 +89,8 @@ class Tiff(Container):
         old = [self.source.read(entry.position, form.entry_size) for entry in self._entries]
         place = next((n for n, entry in enumerate(self._entries) if entry.tag > XMP), len(old))
         old.insert(place, self._entry(count, where))
-        _, following = form.directory(self._position)
-        return form.pack(form.counter, len(old)) + b"".join(old) + form.pack(form.offset, following)
+        following = form.pack(form.offset, form.following(self._position))
+        return form.pack(form.counter, len(old)) + b"".join(old) + following
 
     def _check_size(self, size: int) -> None:
         if not self._directories.big and size > 0xFFFFFFFF:
