@@ -122,7 +122,7 @@ class Packet:
 
     def alternatives(self, wanted: str) -> dict[str, str]:
         """Return the texts of the property that :meth:`edited` writes, by language in lower case."""
-        return {language.lower(): text for language, text in self._items(_WRITTEN[wanted])}
+        return {language.lower(): text for language, text in self._items(_WRITTEN[wanted]) if text.strip()}
 
     def _properties(self, name: _Name) -> list[_Node]:
         return [each for block in self._rdf.children for each in block.children if each.name == name]

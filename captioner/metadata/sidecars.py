@@ -281,5 +281,7 @@ def _write(path: Path, data: bytes, seen: os.stat_result | None) -> None:
         return
     with files.atomic_path(path, size=len(data)) as temporary:
         temporary.write_bytes(data)
-        if os.path.lexists(path):
+        if os.path.islink(path):
+            raise FileError(f"{path}: is a link to {os.path.realpath(path)}, which does not exist; remove it")
+        if path.exists():
             raise FileError(f"{path}: another program has written it meanwhile, so it was left alone; run this again")

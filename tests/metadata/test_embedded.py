@@ -82,7 +82,7 @@ def test_exiftool_reads_every_format_and_finds_no_fault_that_was_not_there(tmp_p
             assert new[tag] == new[f"{tag}-en"] == "a <dog> & a ball"
             assert new[f"{tag}-de"] == "ein Hund"
         assert new.get("ExifTool:Warning") == old.get("ExifTool:Warning"), new["SourceFile"]
-        changing = ("XMP-", "System:", "ExifTool:", "RIFF:")
+        changing = ("XMP-", "System:", "ExifTool:", "RIFF:", "File:FileType")
         moved = ("MPImage1:MPImageLength", "MPImage2:MPImageStart", "MPImage3:MPImageStart")
         assert without(new, *changing, *moved) == without(old, *changing, *moved)
 
@@ -348,7 +348,8 @@ def test_a_packet_that_would_be_too_long_for_a_jpeg_is_refused(tmp_path: Path) -
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_file_that_is_cut_short_is_refused_and_left_alone(name: str, tmp_path: Path) -> None:
     data = sample(name, tmp_path).read_bytes()
-    for keep in [0, 1, 3, 8, 11, *(len(data) * part // 20 for part in range(1, 20)), len(data) - 1]:
+    whole = len(data.rstrip(b"\0"))  # a file may end with padding
+    for keep in [0, 1, 3, 8, 11, *(len(data) * part // 20 for part in range(1, 20)), whole - 1]:
         path = tmp_path / f"{keep}_{name}"
         path.write_bytes(data[:keep])
         # Half of a file of two pictures is a whole file of one, with an index that is wrong anyway.
