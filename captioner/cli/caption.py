@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import chain, islice
@@ -22,12 +23,15 @@ EXAMPLES = """Example: captioner caption photo.jpg
 
 Example: captioner caption photos --recursive --output captions.csv
 
+Example: captioner caption photos --recursive --sidecar xmp
+
 Example: captioner caption photo.jpg --language de
 
 Example: captioner caption photo.jpg --model show_attend_tell --model transformer
 
 Example: find . -name '*.jpg' | captioner caption - --json"""
 
+RECORD = ".captioner.jsonl"  # the rows of a folder whose captions go beside or into its photos
 _COUNTED = 10_000  # names counted for the progress bar; longer lists have no total
 
 
@@ -59,8 +63,13 @@ def run(
             help="Write to a .jsonl or .csv file instead of the screen, and continue it if an earlier run wrote it.",
         ),
     ] = None,
+    places: options.Places,
     overwrite: Annotated[
-        bool, options.output_option("--overwrite", help="Caption again what the output has, and replace any file.")
+        bool,
+        options.output_option(
+            "--overwrite",
+            help="Caption again what has a caption; replace any output file, and captions that people wrote.",
+        ),
     ] = False,
     attention: Annotated[
         bool, options.output_option("--attention", help="Add the attention for each word; only in JSON.")
@@ -78,6 +87,10 @@ def run(
 
     With --n-best, each caption has its own line, with its log-probability after a tab.
 
+    With --sidecar and --embed, captions go where photo software reads them. What a person wrote there is kept, unless
+    --overwrite is given; what this program wrote is replaced if the caption changes. For a folder, its rows are in
+    FOLDER/.captioner.jsonl then, if no --output is given.
+
     An output file has a row for each image: image, caption, log_probability, model, error, bytes, modified. It grows
     with every image, so a run that is interrupted loses nothing. The same command again captions only images that are
     new, changed since by size or time, or failed.
@@ -86,13 +99,17 @@ def run(
     """
     if attention and not json and (output is None or output.suffix.lower() == ".csv"):
         raise typer.BadParameter("give --json too, or an --output ending in .jsonl", param_hint="--attention")
-    if overwrite and output is None:
-        raise typer.BadParameter("give --output too", param_hint="--overwrite")
     from captioner.collection.captioned import captioned
     from captioner.collection.items import items_of
     from captioner.collection.once import Once
     from captioner.collection.record import open_record
     from captioner.store import DEFAULT
+
+    library = places.open(overwrite=overwrite)
+    if overwrite and output is None and library is None:
+        raise typer.BadParameter("give --output, --sidecar or --embed too", param_hint="--overwrite")
+    if library is not None and output is None and len(given.paths) == 1 and os.path.isdir(given.paths[0]):
+        output = Path(given.paths[0], RECORD)
 
     options.check_outputs(given.paths, output=output)
     failures = console.Failures()
@@ -109,7 +126,7 @@ def run(
         if once:
             found = copies.first(found)
         if record:
-            found = record.chosen(found)
+            found = record.chosen(found, lacks=library.lacks) if library else record.chosen(found)
         # A list on standard input may still be growing, so it is not read ahead.
         first = list(islice(found, _COUNTED if bar and "-" not in given.paths else 1))
         if not first and not (record and record.counts.before):
@@ -136,11 +153,17 @@ def run(
             if isinstance(result, ImageError):
                 failures(result)
             row = rows.row(item.name, result, model=name, attention=attention, stamp=item.stamp)
+            if library and row["error"] is None:
+                try:
+                    row |= dict(zip(rows.STAMP, library.write(item, row).stamp, strict=True))
+                except CaptionerError as error:
+                    failures(error)
+                    row["error"] = str(error)
             if record:
                 record.write(row)
             if json:
                 streams.show_json(row)
-            elif prints and row["error"] is None:
+            elif prints and row["caption"] is not None:
                 prefix = "" if given.single else f"{row['image']}: "
                 for caption in (row, *row.get("others", ())):
                     score = [f"{caption['log_probability']:.2f}"] if search.n_best > 1 else []
@@ -151,6 +174,8 @@ def run(
                 break
     if copies.copies or copies.bursts:
         console.note(f"left out {copies.copies:,} copies and {copies.bursts:,} photos of bursts")
+    if library and library.kept:
+        console.note(f"kept what people wrote in {library.kept:,} photos; --overwrite replaces it")
     if record:
         console.note(f"{output}: {record.counts}")
     failures.exit()

@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, is_dataclass
+from enum import Enum
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -25,6 +26,7 @@ from captioner.cli import complete, console
 from captioner.errors import CaptionerError, FileError
 
 if TYPE_CHECKING:
+    from captioner.collection.library import Library
     from captioner.data.dataset import CaptionData
     from captioner.translation.translator import Translator
 
@@ -58,6 +60,7 @@ data_option, machine_option, training_option = (
     functools.partial(typer.Option, rich_help_panel=title) for title in ("Data", "Machine", "Training")
 )
 output_option = functools.partial(typer.Option, rich_help_panel="Output")
+library_option = functools.partial(typer.Option, rich_help_panel="Photo library")
 search_option = functools.partial(typer.Option, rich_help_panel="Search", show_default="the model's own")
 
 
@@ -275,6 +278,67 @@ class Translation:
         from captioner.translation.find import find_translator
 
         return find_translator(self.language, self.translator, device=device)
+
+
+class Sidecar(str, Enum):
+    """A kind of file with the caption of a photo beside it."""
+
+    TXT = "txt"
+    XMP = "xmp"
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where photo software reads captions: beside the photos, and inside them."""
+
+    sidecar: Annotated[
+        list[Sidecar] | None,
+        library_option(help="Write photo.txt (txt) or an XMP file (xmp) beside each photo; may be repeated."),
+    ] = None
+    sidecar_name: Annotated[
+        Literal["photo.jpg.xmp", "photo.xmp"] | None,
+        library_option(
+            help="How the XMP file of photo.jpg is called.", show_default="as the one that is there, else photo.jpg.xmp"
+        ),
+    ] = None
+    extension: Annotated[str, library_option(help="Extension of text files, as in .caption.")] = ".txt"
+    prefix: Annotated[str, library_option(help="Text before the caption in text files.")] = ""
+    suffix: Annotated[str, library_option(help="Text after the caption in text files.")] = ""
+    embed: Annotated[
+        bool,
+        library_option(
+            "--embed", help="Write XMP into each photo (JPEG, PNG, WebP, TIFF); its pixels stay byte for byte the same."
+        ),
+    ] = False
+
+    def open(self, *, overwrite: bool) -> Library | None:
+        """Return what writes captions there; ``None`` if no place is given.
+
+        Raises:
+            typer.BadParameter: an option has no effect without another one.
+            ConfigError: the extension is that of an image.
+        """
+        kinds = self.sidecar or ()
+        for option, given, kind in (
+            ("--sidecar-name", self.sidecar_name is not None, "xmp"),
+            ("--extension", self.extension != ".txt", "txt"),
+            ("--prefix", self.prefix, "txt"),
+            ("--suffix", self.suffix, "txt"),
+        ):
+            if given and kind not in kinds:
+                raise typer.BadParameter(f"give --sidecar {kind} too", param_hint=option)
+        if not kinds and not self.embed:
+            return None
+        from captioner.collection.library import Library
+        from captioner.metadata import TextSidecars, XmpSidecars
+
+        texts = TextSidecars(extension=self.extension, prefix=self.prefix, suffix=self.suffix, overwrite=overwrite)
+        return Library(
+            texts if "txt" in kinds else None,
+            XmpSidecars(name=self.sidecar_name, overwrite=overwrite) if "xmp" in kinds else None,
+            self.embed,
+            overwrite,
+        )
 
 
 def names(lists: Sequence[str] | None) -> tuple[str, ...]:

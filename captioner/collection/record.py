@@ -32,7 +32,7 @@ class Counts:
     Attributes:
         before: captioned by earlier runs, and unchanged.
         new: in no row.
-        changed: other than when their row was written.
+        changed: other than when their row was written, or without the caption beside or inside them.
         failed: without a caption by earlier runs, and tried again.
         captioned: captioned by this run.
         unreadable: without a caption by this run.
@@ -89,8 +89,13 @@ class Record:
                 path.write_bytes(b"")
         self._file = self._opened()
 
-    def chosen(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Yield the items that need a caption, each once."""
+    def chosen(self, items: Iterable[Item], *, lacks: Callable[[Item], bool] = lambda item: False) -> Iterator[Item]:
+        """Yield the items that need a caption, each once.
+
+        Args:
+            items: iterated lazily.
+            lacks: whether an item needs one although its row is there.
+        """
         for item in items:
             if item.name in self._chosen:
                 continue
@@ -100,7 +105,7 @@ class Record:
                 self.counts.new += 1
             elif state[2]:
                 self.counts.failed += 1
-            elif self._overwrite or state[:2] != item.stamp:
+            elif self._overwrite or state[:2] != item.stamp or lacks(item):
                 self.counts.changed += 1
             else:
                 self.counts.before += 1

@@ -96,6 +96,10 @@ class TextSidecars:
         self._prefix, self._suffix, self._overwrite = prefix, suffix, overwrite
         self._folders = _Folders()
 
+    def path(self, image: str | Path) -> Path:
+        """Return the sidecar of an image."""
+        return Path(image).with_suffix(self._extension)
+
     def write(self, image: str | Path, caption: str) -> Outcome:
         """Write the sidecar of an image.
 
@@ -104,7 +108,7 @@ class TextSidecars:
                 another program has changed it meanwhile.
         """
         image = Path(image)
-        path = image.with_suffix(self._extension)
+        path = self.path(image)
         if path == image:
             raise FileError(f"{path}: its sidecar would replace it; give another extension")
         text = " ".join(f"{self._prefix}{caption}{self._suffix}".split())
@@ -171,6 +175,10 @@ class XmpSidecars:
         self._overwrite = overwrite
         self._folders = _Folders()
 
+    def path(self, image: str | Path) -> Path:
+        """Return the sidecar of an image."""
+        return _sidecar(Path(image), self._name)
+
     def write(self, image: str | Path, captions: str | Mapping[str, str]) -> Outcome:
         """Write the sidecar of an image.
 
@@ -184,7 +192,7 @@ class XmpSidecars:
             ImageError: there is no such image.
         """
         image = Path(image)
-        path = _sidecar(image, self._name)
+        path = self.path(image)
         wanted = by_language(captions)
         if not wanted:
             return Outcome(path)

@@ -1,0 +1,69 @@
+"""Captions where photo software reads them: beside the photos of a collection, and inside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from captioner.collection.items import Item
+from captioner.data.rows import Row
+from captioner.errors import CaptionerError, FileError
+from captioner.metadata import Outcome, TextSidecars, XmpSidecars, embed, embedded_texts, sidecar_texts
+
+LANGUAGE = "en"  # of captions
+
+
+@dataclass
+class Library:
+    """Writes captions into sidecars and into the photos themselves.
+
+    Attributes:
+        texts: writes text sidecars, if any.
+        xmp: writes XMP sidecars, if any.
+        embeds: whether captions are written into the photos.
+        overwrite: replace what a person wrote.
+        kept: number of photos in which a person's text was kept.
+    """
+
+    texts: TextSidecars | None = None
+    xmp: XmpSidecars | None = None
+    embeds: bool = False
+    overwrite: bool = False
+    kept: int = field(default=0, init=False)
+
+    def lacks(self, item: Item) -> bool:
+        """Return whether a photo has no text at all in one of the places; an unreadable one lacks none."""
+        path = Path(str(item.data))
+        try:
+            return (
+                (self.texts is not None and not self.texts.path(path).exists())
+                or (self.xmp is not None and not self.xmp.path(path).exists())
+                or (self.embeds and not embedded_texts(path))
+            )
+        except CaptionerError:
+            return False
+
+    def write(self, item: Item, row: Row) -> Item:
+        """Write the caption in a photo's row, and return the photo with the stamp of its new file.
+
+        A translation comes first, as most programs show the first text.
+
+        Raises:
+            CaptionerError: it cannot be written; see :mod:`captioner.metadata`.
+        """
+        if not isinstance(item.data, str):
+            raise FileError(f"{item.name}: is not a file of its own, so no caption can be put beside it or into it")
+        translation: dict[str, Any] = row.get("translation") or {}
+        captions = {translation["language"]: translation["text"]} if translation else {}
+        captions[LANGUAGE] = row["caption"]
+        outcomes: list[Outcome] = []
+        if self.texts is not None:
+            outcomes.append(self.texts.write(item.data, next(iter(captions.values()))))
+        if self.xmp is not None:
+            outcomes.append(self.xmp.write(item.data, captions))
+        if self.embeds:
+            beside = sidecar_texts(item.data)
+            outcomes.append(embed(item.data, captions, beside=beside, overwrite=self.overwrite))
+        self.kept += any(outcome.kept for outcome in outcomes)
+        return replace(item, stamp=Item.of_file(item.data).stamp)
