@@ -169,7 +169,8 @@ class Record:
                 raise self._foreign("it")
             rest = size - end
         unfinished = self._unfinished(end) if self._columns and rest else 0
-        os.truncate(self._path, end - unfinished)
+        if rest:
+            os.truncate(self._path, end - unfinished)
         for row, _ in self._rows():
             image = row["image"]
             if row["model"] != self._model:
