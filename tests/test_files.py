@@ -20,7 +20,7 @@ from PIL import Image
 
 from captioner import files
 from captioner.errors import CheckpointError, FileError
-from captioner.files import atomic_path, read_json, read_text, write_json, write_text
+from captioner.files import atomic_edit, atomic_path, read_json, read_text, write_json, write_text
 from tests.disks import largest_file, small_disk
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="permissions by umask are POSIX's")
@@ -52,6 +52,31 @@ def test_json_comes_back_and_is_legible(tmp_path: Path) -> None:
     assert "café" in text and text.endswith("}\n") and len(text.splitlines()) > 4
     write_json(tmp_path / "value.json", value, indent=None)
     assert len((tmp_path / "value.json").read_text(encoding="utf-8").splitlines()) == 1
+
+
+def test_an_edited_file_keeps_what_is_around_its_content(tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(b"old")
+    path.chmod(0o604)
+    os.utime(path, (1_000_000_000, 1_100_000_000))
+    for content, keep_times in ((b"new", True), (b"newer", False)):
+        with atomic_edit(path, path.stat(), keep_times=keep_times) as temporary:
+            temporary.write_bytes(content)
+        assert path.read_bytes() == content
+        assert permissions(path) == 0o604 or os.name == "nt"
+        assert (path.stat().st_mtime == 1_100_000_000) is keep_times
+    with pytest.raises(KeyError), atomic_edit(path, path.stat(), keep_times=True) as temporary:
+        raise KeyError
+    seen = path.stat()
+    path.write_bytes(b"of another program")
+    with (
+        pytest.raises(FileError, match="has changed it meanwhile"),
+        atomic_edit(path, seen, keep_times=True) as temporary,
+    ):
+        temporary.write_bytes(b"newest")
+    assert path.read_bytes() == b"of another program" and [each.name for each in tmp_path.iterdir()] == ["photo.jpg"]
+    with pytest.raises(FileError, match="missing"), atomic_edit(tmp_path / "missing", seen, keep_times=True):
+        pass
 
 
 def test_missing_folders_are_made(tmp_path: Path) -> None:

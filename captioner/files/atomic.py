@@ -86,7 +86,8 @@ def atomic_edit(path: str | Path, seen: os.stat_result, *, keep_times: bool, siz
     """Yield a temporary path; on success its file replaces ``path``, which exists and has not changed since ``seen``.
 
     The new file has the owner, the permissions and, where the system shows them, the extended attributes of the old
-    one. On an exception, ``path`` stays as it was and the temporary file is removed.
+    one. On an exception, ``path`` stays as it was and the temporary file is removed. After a power cut, either of them
+    is there, whole: the folder is not flushed, which takes as long as the file.
 
     Args:
         path: the file that is edited.
@@ -116,7 +117,6 @@ def atomic_edit(path: str | Path, seen: os.stat_result, *, keep_times: bool, siz
             os.replace(temporary, path)
         except OSError as error:
             raise place_error(path, error) from error
-        _sync_folder(path.parent)
 
 
 def _inherit(path: Path, old: os.stat_result, temporary: Path, keep_times: bool) -> None:
