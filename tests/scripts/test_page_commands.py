@@ -20,7 +20,8 @@ CAPTIONS = ("a brown dog runs on green grass", "the dog runs over the grass", "a
 ENCODER = ("model.encoder.backbone=efficientnet_lite2", "model.encoder.size=64")  # whose weights come as a package
 RECURRENT = ("model.decoder.hidden=16", "model.decoder.embedding=16")
 SHORT = ("data.min_count=1", "epochs=1")
-HOWTOS = ("folder", "heatmap", "share", "translate")  # the others are parsed by test_docs.py; they take too long
+# The others are parsed by test_docs.py; they take too long.
+HOWTOS = ("folder", "library", "heatmap", "share", "translate")
 PAGES = ("README.md", *(f"docs/howto/{name}.md" for name in HOWTOS))
 MADE = {
     "README.md": ("captions.csv", "figure.png", "page.html", "benchmark/table.md", "small/encoder.onnx"),
