@@ -128,11 +128,11 @@ def run(
         if record:
             found = record.chosen(found, lacks=library.lacks) if library else record.chosen(found)
         # A list on standard input may still be growing, so it is not read ahead.
-        first = list(islice(found, _COUNTED if bar and "-" not in given.paths else 1))
+        first = _ahead(found, _COUNTED if bar and "-" not in given.paths else 1)
         if not first and not (record and record.counts.before):
             failures.exit()
             raise CaptionerError(images.NOTHING)
-        total = len(first) if bar and 1 < len(first) < _COUNTED else None
+        counted = bar and 1 < len(first) < _COUNTED and not isinstance(first[-1].data, bytes)
         progress = stack.enter_context(console.progress("Captioning", show=bar))
         results: Iterator[tuple[Item, Caption | ImageError]] = iter(())
         if error := _only_error(given, first):
@@ -164,12 +164,8 @@ def run(
             if json:
                 streams.show_json(row)
             elif prints and row["caption"] is not None:
-                prefix = "" if given.single else f"{row['image']}: "
-                for caption in (row, *row.get("others", ())):
-                    score = [f"{caption['log_probability']:.2f}"] if search.n_best > 1 else []
-                    text = caption["translation"]["text"] if translation else caption["caption"]
-                    streams.show(prefix + text, *score)
-            progress(done, total)
+                _show(row, "" if given.single else f"{row['image']}: ", score=search.n_best > 1)
+            progress(done, len(first) if counted else None)
             if streams.lost() and output is None:
                 break
     if copies.copies or copies.bursts:
@@ -179,6 +175,23 @@ def run(
     if record:
         console.note(f"{output}: {record.counts}")
     failures.exit()
+
+
+def _ahead(items: Iterator[Item], most: int) -> list[Item]:
+    """Return the next items, up to the first that is in memory."""
+    found: list[Item] = []
+    for item in islice(items, most):
+        found.append(item)
+        if isinstance(item.data, bytes):
+            break
+    return found
+
+
+def _show(row: rows.Row, prefix: str, *, score: bool) -> None:
+    """Print the captions in a row, or their translations, each with its log-probability on request."""
+    for caption in (row, *row.get("others", ())):
+        text = caption.get("translation", {}).get("text", caption["caption"])
+        streams.show(prefix + text, *([f"{caption['log_probability']:.2f}"] if score else []))
 
 
 def _only_error(given: images.Images, first: list[Item]) -> ImageError | None:
