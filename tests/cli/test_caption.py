@@ -135,7 +135,7 @@ def test_a_file_that_this_program_did_not_write_is_kept(caption, images: Path, t
     assert file.read_text() == "my,notes\n"
     assert caption(images / "red.jpg", "-o", file, "--overwrite").code == 0
     assert file.read_text().startswith("image,caption")
-    assert "give --output too" in caption(images, "--overwrite").err
+    assert "give --output, --sidecar or --embed" in caption(images, "--overwrite").err
 
 
 def test_a_wrong_output_is_refused_before_any_work(run, images: Path) -> None:
