@@ -110,26 +110,38 @@ def plan(packet: Packet, captions: Mapping[str, str], elsewhere: Iterable[Text],
     marks = packet.marks | {mark(each.text) for each in others if each.author == "captioner"}
     others = attributed(others, marks)
     texts: dict[str, dict[str, str]] = {}
-    kept = []
-    present = [each.text for each in others]
+    kept: list[str] = []
+    remaining = [each.text for each in others]
     for field in (DESCRIPTION, ALT_TEXT):
         here = packet.alternatives(field)
         written = [text for _, text in packet.items(field) if text.strip()]
         authors = {author_of(text, marks) for text in written} | {each.author for each in others if each.field == field}
         if "person" in authors and not overwrite:
             kept.append(field)
-            present += written
+            remaining += written
             continue
-        wanted = dict(captions)
-        default = here.get(DEFAULT, "")
-        is_other_language = any(
-            text == default for key, text in here.items() if key not in (DEFAULT, *map(str.lower, captions))
-        )
-        if not (is_other_language and author_of(default, marks) == "captioner"):
-            wanted = {DEFAULT: next(iter(captions.values())), **captions}
-        changed = {key: text for key, text in wanted.items() if here.get(key.lower()) != text}
-        if changed:
-            texts[field] = changed
-        present += [*written, *wanted.values()]
-    new = {mark(text) for text in captions.values()} if texts else set()
-    return Plan(texts, frozenset(new | (packet.marks & {mark(text) for text in present})), tuple(kept))
+        wanted = {language.lower(): text for language, text in captions.items()}
+        if not _default_is_in_another_language(here, captions, marks):
+            wanted.setdefault(DEFAULT, next(iter(captions.values())))
+        if wanted.items() - here.items():
+            tags = {language.lower(): language for language in captions}
+            texts[field] = {tags.get(key, key): text for key, text in wanted.items() if here.get(key) != text}
+        remaining += [text for text in written if text not in here.values()]
+        remaining += {**here, **wanted}.values()
+    known = packet.marks | {mark(text) for by_tag in texts.values() for text in by_tag.values()}
+    return Plan(texts, frozenset(known & {mark(text) for text in remaining}), tuple(kept))
+
+
+def _default_is_in_another_language(here: Mapping[str, str], captions: Mapping[str, str], marks: Set[str]) -> bool:
+    """Return whether a field's default is a text of this program in a language that has no new caption.
+
+    Args:
+        here: the field's texts by language in lower case.
+        captions: the new ones.
+        marks: of the texts that this program wrote.
+    """
+    default = here.get(DEFAULT)
+    if default is None or author_of(default, marks) != "captioner":
+        return False
+    replaced = {DEFAULT, *map(str.lower, captions)}
+    return any(text == default for language, text in here.items() if language not in replaced)

@@ -51,6 +51,8 @@ class Jpeg(Container):
         self.pixels = [range(scan, source.size)]
         if source.size < 4 or (source.read(source.size - 2, 2) != b"\xff\xd9" and source.find(b"\xff\xd9", scan) < 0):
             raise source.fault("the file is cut short, it has no end marker")
+        if source.size > 12 and source.read(source.size - 12, 4) in (b"AXS!", b"AXS*"):
+            raise source.fault("it ends with AFCP data, which has positions in the file", "write an XMP sidecar")
         packets = [each for each in self._segments if each.marker == 0xE1 and each.head.startswith(_XMP)]
         if len(packets) > 1:
             raise source.fault(f"it has {len(packets)} XMP packets, of which only one can be right")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -48,17 +49,19 @@ class _Folder:
 
 
 class _Folders:
-    """The folders of the last sidecars."""
+    """The folders of the last sidecars; several threads may ask for them."""
 
     def __init__(self) -> None:
         self._folders: dict[Path, _Folder] = {}
+        self.lock = threading.RLock()
 
     def __getitem__(self, path: Path) -> _Folder:
-        folder = self._folders.pop(path, None) or _Folder()
-        if len(self._folders) >= _MOST_FOLDERS:
-            del self._folders[next(iter(self._folders))]
-        self._folders[path] = folder
-        return folder
+        with self.lock:
+            folder = self._folders.pop(path, None) or _Folder()
+            if len(self._folders) >= _MOST_FOLDERS:
+                del self._folders[next(iter(self._folders))]
+            self._folders[path] = folder
+            return folder
 
     def claim(self, sidecar: Path, image: Path) -> None:
         """Note whose a sidecar is.
@@ -66,8 +69,9 @@ class _Folders:
         Raises:
             FileError: it is that of another image, which exists.
         """
-        images = self[sidecar.parent].images
-        other = images.get(sidecar.name, image.name)
+        with self.lock:
+            images = self[sidecar.parent].images
+            other = images.setdefault(sidecar.name, image.name)
         if other != image.name and (sidecar.parent / other).exists():
             raise FileError(
                 f"{sidecar}: is the sidecar of {other}, and {image.name} cannot share it; rename one of the images"
@@ -114,13 +118,15 @@ class TextSidecars:
         text = " ".join(f"{self._prefix}{caption}{self._suffix}".split())
         seen = _status(path)
         written = _read(path, _MOST_TEXT) if seen is not None else b""
-        self._read_record(path.parent)
-        self._folders.claim(path, image)
+        with self._folders.lock:
+            self._read_record(path.parent)
+            self._folders.claim(path, image)
+            marks = self._folders[path.parent].marks
         if written.strip():
             old = written.decode("utf-8", "replace").strip()
             if old == text:
                 return Outcome(path)
-            if not self._overwrite and mark(old) not in self._folders[path.parent].marks:
+            if not self._overwrite and mark(old) not in marks:
                 return Outcome(path, kept=(TEXT,))
         # The record comes first: a run that is killed in between leaves a line without a text, which does no harm.
         self._append_record(path, image, mark(text))
@@ -146,15 +152,15 @@ class TextSidecars:
 
     def _append_record(self, sidecar: Path, image: Path, its_mark: str) -> None:
         record = sidecar.parent / RECORD
-        line = json.dumps({"sidecar": sidecar.name, "image": image.name, "mark": its_mark}, ensure_ascii=False)
-        with files.writing(record):
+        line = json.dumps({"sidecar": sidecar.name, "image": image.name, "mark": its_mark})
+        with self._folders.lock, files.writing(record):
             try:
                 with open(record, "ab+") as file:
                     if file.tell():
                         file.seek(-1, os.SEEK_END)
                         if file.read(1) != b"\n":  # a run was killed while it wrote
                             line = f"\n{line}"
-                    file.write(f"{line}\n".encode("utf-8", "surrogateescape"))
+                    file.write(f"{line}\n".encode("ascii"))
             except PermissionError as error:
                 raise FileError(f"{record}: cannot be written ({error.strerror}); change its permissions") from error
 

@@ -61,17 +61,18 @@ class Tiff(Container):
             return replaced(
                 size, sorted([(old.where, old.where + len(packet), packet), self._count(old, len(packet), old.where)])
             )
-        # An old packet at the end of the file makes room for the new one.
+        # An old packet at the end of the file, where this program puts it, makes room for the new one.
         end = old.where if old is not None and old.size > form.inline and old.where + old.size == size else size
         at = _aligned(end)
         if old is not None:
             self._check_size(at + len(packet))
             return replaced(end, [self._count(old, len(packet), at), (end, end, bytes(at - end) + packet)])
-        directory_at = _aligned(at + len(packet))
-        directory = self._grown_directory(len(packet), at)
-        self._check_size(directory_at + len(directory))
-        appended = bytes(at - end) + packet + bytes(directory_at - at - len(packet)) + directory
-        first = form.pack(form.offset, directory_at)
+        directory_size = len(self._grown_directory(0, 0))
+        packet_at = _aligned(at + directory_size)
+        self._check_size(packet_at + len(packet))
+        appended = bytes(at - end) + self._grown_directory(len(packet), packet_at)
+        appended += bytes(packet_at - at - directory_size) + packet
+        first = form.pack(form.offset, at)
         return replaced(size, [(form.first_at, form.first_at + len(first), first), (size, size, appended)])
 
     def _count(self, entry: Entry, count: int, where: int) -> tuple[int, int, bytes]:

@@ -35,7 +35,7 @@ class WebP(Container):
         super().__init__(source)
         self._chunks = self._read_chunks()
         first = self._chunks[0].name if self._chunks else b""
-        self.pixels = [range(each.start, each.end) for each in self._chunks if each.name in _PIXELS]
+        self.pixels = [range(each.start, each.start + 8 + each.size) for each in self._chunks if each.name in _PIXELS]
         if first not in (b"VP8X", b"VP8 ", b"VP8L") or not self.pixels:
             raise source.fault("it has no WebP image")
         packets = [each for each in self._chunks if each.name in _XMP_NAMES]

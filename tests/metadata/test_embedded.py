@@ -345,6 +345,12 @@ def test_a_packet_that_would_be_too_long_for_a_jpeg_is_refused(tmp_path: Path) -
     assert path.read_bytes() == before
 
 
+def test_a_jpeg_with_positions_that_would_be_wrong_is_refused(tmp_path: Path) -> None:
+    path = sample("baseline.jpg", tmp_path)
+    path.write_bytes(path.read_bytes() + b"AXS!\1\0\0\0\0\0\0\0")
+    refused(path, "AFCP", error=ImageError)
+
+
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_file_that_is_cut_short_is_refused_and_left_alone(name: str, tmp_path: Path) -> None:
     data = sample(name, tmp_path).read_bytes()

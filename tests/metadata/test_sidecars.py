@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,22 @@ def test_two_images_do_not_share_a_sidecar(image: Path) -> None:
             again.write(other, "a cat")
     image.unlink()
     assert TextSidecars().write(other, "a cat").written == (TEXT,)
+
+
+def test_several_threads_write_beside_each_other(tmp_path: Path) -> None:
+    images = [sample("baseline.jpg", tmp_path).rename(tmp_path / f"{number}.jpg") for number in range(24)]
+    text, xmp = TextSidecars(), XmpSidecars()
+
+    def write(image: Path) -> None:
+        for caption in ("a dog", "a cat"):
+            assert embed(image, caption, beside=sidecar_texts(image)).written == BOTH
+            assert text.write(image, f"{caption} in {image.stem}").written == (TEXT,)
+            assert xmp.write(image, f"{caption} in {image.stem}").written == BOTH
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(write, images))
+    assert {image.with_suffix(".txt").read_text() for image in images} == {f"a cat in {n}\n" for n in range(24)}
+    assert len([json.loads(line) for line in (tmp_path / RECORD).read_bytes().splitlines()]) == 48
 
 
 def test_an_image_is_never_taken_for_its_sidecar(image: Path) -> None:
