@@ -121,18 +121,19 @@ def test_metadata_of_exiftool_is_kept_and_exiftool_writes_on(name: str, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("arguments", "text"),
+    ("name", "arguments", "text"),
     [
-        (["-XMP-dc:Description=" + PERSON], PERSON),
-        (["-XMP-dc:Description-fr=" + PERSON], PERSON),
-        (["-XMP-tiff:ImageDescription=" + PERSON], PERSON),
-        (["-EXIF:ImageDescription=" + PERSON], PERSON),
-        (["-IPTC:Caption-Abstract=" + PERSON, "-IPTC:CodedCharacterSet=UTF8"], PERSON),
-        (["-IPTC:Caption-Abstract=Zoë"], "Zoë"),  # in Latin-1
+        ("baseline.jpg", ["-XMP-dc:Description=" + PERSON], PERSON),
+        ("baseline.jpg", ["-XMP-dc:Description-fr=" + PERSON], PERSON),
+        ("baseline.jpg", ["-XMP-tiff:ImageDescription=" + PERSON], PERSON),
+        ("baseline.jpg", ["-EXIF:ImageDescription=" + PERSON], PERSON),
+        ("plain.tif", ["-EXIF:ImageDescription=" + PERSON], PERSON),
+        ("baseline.jpg", ["-IPTC:Caption-Abstract=" + PERSON, "-IPTC:CodedCharacterSet=UTF8"], PERSON),
+        ("plain.tif", ["-IPTC:Caption-Abstract=" + PERSON, "-IPTC:CodedCharacterSet=UTF8"], PERSON),
+        ("baseline.jpg", ["-IPTC:Caption-Abstract=Zoë"], "Zoë"),  # in Latin-1
     ],
-    ids=["dc", "french", "tiff", "exif", "iptc", "latin_1"],
+    ids=["dc", "french", "tiff", "exif", "exif_of_a_tiff", "iptc", "iptc_of_a_tiff", "latin_1"],
 )
-@pytest.mark.parametrize("name", ["baseline.jpg", "plain.tif"])
 @needs_exiftool
 def test_what_a_person_wrote_with_another_program_is_kept(
     name: str, arguments: list[str], text: str, tmp_path: Path
@@ -365,6 +366,7 @@ def test_a_file_that_is_cut_short_is_refused_and_left_alone(name: str, tmp_path:
         path.unlink()
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize("name", SAMPLES)
 def test_damaged_bytes_never_change_the_image(name: str, tmp_path: Path) -> None:
     """A file with wrong bytes is refused, or its compressed image is the same afterwards."""
@@ -372,7 +374,7 @@ def test_damaged_bytes_never_change_the_image(name: str, tmp_path: Path) -> None
     embed(source, "a dog")
     data, generator = source.read_bytes(), random.Random(0)
     path = tmp_path / f"damaged_{name}"
-    for _ in range(60):
+    for _ in range(20):
         damaged = bytearray(data)
         for _ in range(generator.choice((1, 1, 4, 20))):
             damaged[generator.randrange(min(len(data), generator.choice((64, 400, len(data)))))] = generator.randrange(
@@ -385,9 +387,9 @@ def test_damaged_bytes_never_change_the_image(name: str, tmp_path: Path) -> None
             assert str(path) in str(error)
             assert path.read_bytes() == damaged
             continue
+        shutil.copy(path, tmp_path / "after")
+        path.write_bytes(damaged)
         try:
-            shutil.copy(path, tmp_path / "after")
-            path.write_bytes(damaged)
             expected = compressed(path)
         except Exception:  # the plain reader, or Pillow, cannot read it at all
             continue
