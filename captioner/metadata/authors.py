@@ -16,12 +16,12 @@ from captioner.metadata.packet import ALT_TEXT, DEFAULT, DESCRIPTION, Packet
 
 Author: TypeAlias = Literal["person", "captioner", "camera"]
 
-# What cameras and phones put into ImageDescription by themselves.
+# What cameras, phones and GIMP put into ImageDescription by themselves.
 _CAMERAS = (
     *("olympus digital camera", "sony dsc", "minolta digital camera", "konica minolta digital camera", "samsung"),
     *("samsung camera pictures", "samsung digital camera", "pentax digital camera", "kodak digital still camera"),
-    *("medion digital camera", "exif_jpeg_picture", "exif jpeg picture", "jpeg", "digital camera", "default"),
-    *("dav", "hdr", "cof", "edf", "qrf", "sdr", "rhdr", "hdrpl", "oplus_0", "oplus_32", "created with gimp"),
+    *("medion digital camera", "exif_jpeg_picture", "exif jpeg picture", "created with gimp"),
+    *("dav", "cof", "edf", "qrf", "sdr", "rhdr", "hdrpl", "oplus_0", "oplus_32"),
 )
 
 

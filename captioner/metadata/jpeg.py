@@ -137,15 +137,17 @@ class Jpeg(Container):
         index = Directories(Source.of_bytes(self._data(segment)[len(_MPF) :], self.source.name))
         shift = growth if base >= end else 0
         edits = []
-        for _, entries in index.pages():
-            for entry in (entry for entry in entries if entry.tag == _ENTRIES):
-                values = index.value(entry)
-                for number in range(len(values) // 16):
-                    size, offset = struct.unpack_from(index.order + "II", values, 16 * number + 4)
-                    if number == 0 and offset == 0:  # the first image itself
-                        size += growth
-                    elif offset and base + offset >= end:
-                        offset += growth - shift
-                    at = base + entry.where + 16 * number + 4
-                    edits.append((at, at + 8, index.pack("II", size, offset)))
+        _, entries = next(index.pages())
+        for entry in (entry for entry in entries if entry.tag == _ENTRIES):
+            values = index.value(entry)
+            for number in range(len(values) // 16):
+                size, offset = struct.unpack_from(index.order + "II", values, 16 * number + 4)
+                if number == 0 and offset == 0:  # the first image itself
+                    size += growth
+                elif offset and base + offset >= end:
+                    offset += growth - shift
+                if not (0 <= size < 1 << 32 and 0 <= offset < 1 << 32):
+                    raise self.source.fault("its index of images (MPF) is damaged")
+                at = base + entry.where + 16 * number + 4
+                edits.append((at, at + 8, index.pack("II", size, offset)))
         return edits

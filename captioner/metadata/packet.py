@@ -259,12 +259,12 @@ def _xml(text: str) -> str:
 
 
 def _padded(data: bytes, size: int) -> bytes:
-    """Return a packet whose padding makes it ``size`` bytes long, if it has enough padding for that."""
+    """Return a packet with as much padding as makes it ``size`` bytes long; one that is longer anyway has none."""
     end = data.rfind(b"<?xpacket end=")
     start = len(data[: max(end, 0)].rstrip(_BLANK))
-    padding = end - start + size - len(data)
-    if end < 0 or end - start < 100 or padding < 1:  # a few blanks are no padding
+    if end < 0 or end - start < 100:  # a few blanks are no padding
         return data
+    padding = max(end - start + size - len(data), 1)
     return data[:start] + b" " * (padding - 1) + b"\n" + data[end:]
 
 

@@ -105,7 +105,7 @@ class TextSidecars:
         return Path(image).with_suffix(self._extension)
 
     def write(self, image: str | Path, caption: str) -> Outcome:
-        """Write the sidecar of an image.
+        """Write the sidecar of an image, unless the caption is blank.
 
         Raises:
             FileError: it is also that of another image, cannot be written, is read-only, a link or has hard links, or
@@ -115,19 +115,21 @@ class TextSidecars:
         path = self.path(image)
         if path == image:
             raise FileError(f"{path}: its sidecar would replace it; give another extension")
+        if not caption.strip():
+            return Outcome(path)
         text = " ".join(f"{self._prefix}{caption}{self._suffix}".split())
         seen = _status(path)
         written = _read(path, _MOST_TEXT) if seen is not None else b""
         with self._folders.lock:
             self._read_record(path.parent)
-            self._folders.claim(path, image)
             marks = self._folders[path.parent].marks
         if written.strip():
-            old = written.decode("utf-8", "replace").strip()
+            old = written.decode("utf-8-sig", "replace").strip()
             if old == text:
                 return Outcome(path)
             if not self._overwrite and mark(old) not in marks:
                 return Outcome(path, kept=(TEXT,))
+        self._folders.claim(path, image)
         # The record comes first: a run that is killed in between leaves a line without a text, which does no harm.
         self._append_record(path, image, mark(text))
         _write(path, f"{text}\n".encode(), seen)
@@ -202,12 +204,12 @@ class XmpSidecars:
         wanted = by_language(captions)
         if not wanted:
             return Outcome(path)
-        self._folders.claim(path, image)
         seen = _status(path)
         packet = _packet(path, _read(path, MOST_XMP + 1) if seen is not None else None)
         others = [*embedded_texts(image), *sidecar_texts(image, without=path)]
         decision = plan(packet, wanted, others, overwrite=self._overwrite)
         if decision.texts:
+            self._folders.claim(path, image)
             _write(path, packet.edited(decision.texts, decision.marks), seen)
         return Outcome(path, tuple(decision.texts), decision.kept)
 

@@ -36,8 +36,11 @@ class Source:
         """
         if start + count > self.size:
             raise self.fault("the file is cut short")
-        self._file.seek(start)
-        data = self._file.read(count)
+        try:
+            self._file.seek(start)
+            data = self._file.read(count)
+        except OSError as error:
+            raise self.fault(f"cannot be read ({error.strerror})") from error
         if len(data) != count:  # another program has shortened it
             raise self.fault("the file is cut short")
         return data

@@ -52,7 +52,7 @@ def test_a_persons_text_is_kept_and_this_programs_replaced(image: Path) -> None:
     assert TextSidecars().write(image, "a cat").written == ()
     path.write_bytes(b"\xef\xbb\xbfa cat, ours\r\n")
     assert TextSidecars().write(image, "a dog").kept == (TEXT,)
-    path.write_bytes(b"a cat\r\n")  # an editor's line ends make no author
+    path.write_bytes(b"\xef\xbb\xbfa cat\r\n")  # the form in which an editor saves it makes no author
     assert TextSidecars().write(image, "a dog").written == (TEXT,)
     path.write_text(" \n")
     assert TextSidecars().write(image, "a dog").written == (TEXT,)
@@ -82,8 +82,13 @@ def test_two_images_do_not_share_a_sidecar(image: Path) -> None:
     for again in (writer, TextSidecars()):  # also in a later run
         with pytest.raises(FileError, match=r"photo\.txt: is the sidecar of photo\.jpg, and photo\.png "):
             again.write(other, "a cat")
+    assert TextSidecars().write(other, "a dog").written == ()
     image.unlink()
     assert TextSidecars().write(other, "a cat").written == (TEXT,)
+    other.with_suffix(".txt").write_text(PERSON, encoding="utf-8")
+    picture().save(image)
+    assert [writer.write(each, "a bird").kept for each in (image, other)] == [(TEXT,)] * 2
+    assert writer.write(image, " ").written == ()
 
 
 def test_several_threads_write_beside_each_other(tmp_path: Path) -> None:
