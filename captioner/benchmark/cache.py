@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 from captioner import files
 from captioner.data.dataset import CaptionedImage
+from captioner.data.packed import containing_file
 from captioner.errors import EvaluationError
 
 FORMAT = 3
@@ -97,9 +98,12 @@ def sha256_of(path: Path) -> str:
 
 
 def stamp(path: Path) -> list[int] | None:
-    """Return a file's size in bytes and modification time in nanoseconds, or ``None`` if it is missing."""
+    """Return the size in bytes and the modification time in nanoseconds of an image's file; ``None`` if it is missing.
+
+    That of an image inside a tar or Parquet file is the whole file.
+    """
     try:
-        status = path.stat()
+        status = containing_file(path).stat()
     except OSError:
         return None
     return [status.st_size, status.st_mtime_ns]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from captioner.benchmark.contestants import Contestant
 from captioner.benchmark.listener import Listener
+from captioner.data.hub import local_copy
 from captioner.errors import CaptionerError, ConfigError
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def train(
                 f"--train: two recipes are named {name!r} and would share a folder; "
                 "rename one of the files, or leave one out"
             )
-    paths = {"data.path": str(Path(data).absolute())}
+    paths = {"data.path": str(local_copy(data).absolute())}
     if images is not None:
         paths["data.images"] = str(Path(images).absolute())
     settings = [f"{key}={json.dumps(value)}" for key, value in paths.items()]

@@ -1,4 +1,4 @@
-"""``captioner data``: download caption data sets and inspect them."""
+"""``captioner data``: download caption data sets, inspect them, and convert them to other layouts."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from captioner.data.inspect import DataReport, SplitSummary, Twins
 
 EXAMPLE = "Example: captioner data inspect flickr8k --check-pictures"
+CONVERT_EXAMPLES = """Example: captioner data convert data/flickr8k -o flickr8k-folder --copy
+
+Example: captioner data convert hf://datasets/jxie/flickr8k -o flickr8k.jsonl
+
+Example: captioner data convert photos -o dataset --format webdataset --source-format .caption"""
 DOWNLOAD_EXAMPLES = """Example: captioner data download coco karpathy-splits
 
 Example: captioner data download coco-captions --members '*/captions_*' --to data"""
@@ -28,7 +33,11 @@ def inspect(
     path: Annotated[Path, typer.Argument(metavar="DATA", help="The caption file, or the folder of the data set.")],
     images: Annotated[Path | None, typer.Option(help="The folder of the images, if they are elsewhere.")] = None,
     format: Annotated[
-        str | None, typer.Option(help="coco, karpathy, flickr8k, kaggle, jsonl or csv; recognised if not given.")
+        str | None,
+        typer.Option(
+            help="coco, karpathy, flickr8k, kaggle, jsonl, csv, imagefolder, parquet, webdataset, lavis or txt, or the "
+            "extension of text beside the images, such as .caption; recognised if not given."
+        ),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 if the data has such a fault.")] = False,
     min_count: Annotated[
@@ -123,6 +132,66 @@ def _print_items(title: str, count: int, shown: Sequence[str] = ()) -> None:
         streams.show(f"  {item}")
     if shown and count > len(shown):
         typer.echo(f"  ... and {count - len(shown):,} more")
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="The caption file, or the folder of the data set.")],
+    *,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="TARGET",
+            callback=options.writable,
+            help="A folder, which will hold captions and images; or a .jsonl, .csv or .json file, which names the "
+            "images where they are; or a .tar file of WebDataset. Nothing is overwritten.",
+        ),
+    ],
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="The layout of TARGET: coco, karpathy, jsonl, csv, imagefolder, webdataset or txt, or the extension "
+            "of text beside the images, such as .caption.",
+            show_default="that of its name; imagefolder for a folder",
+        ),
+    ] = None,
+    source_format: Annotated[
+        str | None, typer.Option(help="The layout of SOURCE, as --format of data inspect.", show_default="recognised")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(file_okay=False, help="The folder of SOURCE's images, if they are elsewhere.")
+    ] = None,
+    copy: Annotated[
+        bool, typer.Option("--copy", help="Copy the images into the folder, which otherwise has links to them.")
+    ] = False,
+    strict: options.Strict = False,
+) -> None:
+    """Write a data set in another layout, with its splits.
+
+    What the layout does not hold is reported.
+
+    Images that cannot be read are reported on stderr and left out; the exit code is then 1.
+    """
+    from captioner.data.annotations import read_captions
+    from captioner.data.convert import convert as write
+    from captioner.data.convert import layout_of_target
+
+    layout = layout_of_target(output, format)
+    data = options.report_malformed(read_captions(source, format=source_format, images=images, strict=strict))
+    with console.progress("Writing images") as progress:
+        result = write(data, output, format=layout, copy=copy, progress=progress)
+    failures = console.Failures()
+    for error in result.errors:
+        failures(error)
+    for sentence in result.lost:
+        console.note(f"{output}: {sentence}")
+    if format is None and (output.suffix.lower() == ".json" or output.is_dir()):
+        console.note(f"{output}: written as {layout}; --format chooses another layout")
+    splits = ", ".join(f"{split} {count:,}" for split, count in result.splits.items())
+    written = sum(result.splits.values())
+    streams.show(f"{output} ({layout}): {written:,} images with {result.captions:,} captions; {splits}")
+    failures.exit()
 
 
 def download(
@@ -241,7 +310,7 @@ def _bars() -> Iterator[Progress]:
 
 app = typer.Typer(
     name="data",
-    help="Download caption data sets and inspect them.",
+    help="Download caption data sets, inspect them, and convert them to other layouts.",
     epilog=EXAMPLE,
     no_args_is_help=True,
     add_completion=False,
@@ -249,4 +318,5 @@ app = typer.Typer(
     cls=Group,
 )
 app.command("inspect", epilog=EXAMPLE)(options.expand(inspect))
+app.command("convert", epilog=CONVERT_EXAMPLES)(options.expand(convert))
 app.command("download", epilog=DOWNLOAD_EXAMPLES)(options.expand(download))

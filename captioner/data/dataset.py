@@ -17,6 +17,9 @@ EMPTY_CAPTION = "the caption is empty"
 UNDIVIDED = "all"
 """The split of images without one."""
 
+FOLDER_SPLITS = frozenset({"train", "restval", "val", "dev", "test"})
+"""The splits that folders are recognised as."""
+
 _NAMES = {
     "": UNDIVIDED,
     "training": "train",
@@ -41,13 +44,19 @@ def split_name(name: str) -> str:
     return _NAMES.get(plain, _NAMES.get(stem[1], stem[1]) if stem else plain)
 
 
+def split_in_path(path: str) -> str:
+    """Return the split that a folder in a relative path is named after: "val" for ``validation/dog.jpg``; else ""."""
+    return next((split for split in map(split_name, path.split("/")[:-1]) if split in FOLDER_SPLITS), "")
+
+
 @dataclass(frozen=True, slots=True)
 class CaptionedImage:
     """An image and its captions.
 
     Attributes:
         image_id: stable and unique in the data set: COCO's id, the file name, or the path in the caption file.
-        path: the file of the image, which may be missing.
+        path: the file of the image, which may be missing, or the name of an image inside a tar or Parquet file, by
+            :func:`~captioner.data.packed.packed_name`.
         split: the part of the data set, by :func:`split_name`: "train", "val", "test", "restval", "dev", "other",
             "all".
         captions: without surrounding white space; at least one, unless images without captions were requested.

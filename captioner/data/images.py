@@ -33,6 +33,7 @@ from captioner.data.heif import check_coded_sizes, is_heif, open_heif
 from captioner.data.jxl import MAGIC, open_jxl
 from captioner.data.libtiff import kept_messages, read_deep_planes
 from captioner.data.names import shortened_name, why_no_file
+from captioner.data.packed import read_packed
 from captioner.data.pixel_limit import check_size, pixel_limit
 from captioner.data.png import PngWithoutText, may_be_about_text, without_text
 from captioner.data.raw import is_raw, open_raw, raw_size
@@ -111,8 +112,9 @@ def load_image(source: ImageSource, *, max_pixels: int | None = None, min_size: 
     value.
 
     Args:
-        source: a file's name; an encoded file's bytes; a Pillow image; an array ``(H, W)`` or ``(H, W, C)``; or a
-            tensor ``(C, H, W)``, ``(H, W, C)`` or ``(H, W)``, with C in 1, 3, 4 and values uint8 or floats in 0..1.
+        source: a file's name, or that of an image inside a tar or Parquet file (:mod:`captioner.data.packed`); an
+            encoded file's bytes; a Pillow image; an array ``(H, W)`` or ``(H, W, C)``; or a tensor ``(C, H, W)``,
+            ``(H, W, C)`` or ``(H, W)``, with C in 1, 3, 4 and values uint8 or floats in 0..1.
         max_pixels: refuse images with more pixels before decoding them; by default the environment variable
             ``CAPTIONER_MAX_PIXELS``, or else :data:`~captioner.data.pixel_limit.DEFAULT_MAX_PIXELS`.
         min_size: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its scale, several times faster, if both sides keep at
@@ -208,6 +210,8 @@ def _open_stream(source: Any, name: str) -> IO[bytes]:
             raise ImageError(name, "the file is empty (0 bytes); get a fresh copy of it")
         return CountedFile(os.fspath(source), name, status.st_size)
     except FileNotFoundError as error:
+        if (packed := read_packed(name)) is not None:
+            return CountedBytes(packed, name)
         if reason := why_no_file(name):
             raise ImageError(shortened_name(name), reason) from error
         link = " (a link to a file that is gone)" if os.path.islink(source) else ""

@@ -135,7 +135,8 @@ def inspect_captions(
         data: the data set, from :func:`~captioner.data.annotations.read_captions`.
         tokenize: splits a caption into words.
         min_count: occurrences in the train split that keep a word.
-        check_files: find missing and byte-identical files; files of equal size are read completely.
+        check_files: find missing and byte-identical files; files of equal size, and images inside tar and Parquet
+            files, are read completely.
         check_images: also decode every image, which is slow.
         progress: called with the number of files read and the number to read.
     """
@@ -198,8 +199,10 @@ def _files(
     if not check_files and not check_images:
         return None, None, None
     from captioner.data.images import digest, load_image
+    from captioner.data.packed import is_packed
 
     missing: list[Path] = []
+    packed: list[Path] = []
     sizes: dict[Path, int] = {}
     for path in dict.fromkeys(image.path for image in images):
         try:
@@ -208,13 +211,17 @@ def _files(
             status = None
         if status is not None and stat.S_ISREG(status.st_mode):
             sizes[path] = status.st_size
+        elif is_packed(path):
+            packed.append(path)
         else:
             missing.append(path)
     equal = Counter(sizes.values())
     # Only files of equal size can be identical; two images of one path are identical in any case.
+    # The sizes of images inside other files are not known beforehand.
     to_hash = {path for path, size in sizes.items() if check_files and equal[size] > 1}
-    to_read = [path for path in sizes if check_images or path in to_hash]
-    keys: dict[Path, str] = {path: str(path) for path in sizes}
+    to_hash.update(packed if check_files else ())
+    to_read = [path for path in (*sizes, *packed) if check_images or path in to_hash]
+    keys: dict[Path, str] = {path: str(path) for path in (*sizes, *packed)}
     unreadable: list[ImageError] = []
     for done, path in enumerate(to_read, 1):
         try:

@@ -13,6 +13,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from captioner.data.hub import is_on_hub
 from captioner.errors import ConfigError
 from captioner.registry import import_code, suggestion
 from captioner.settings import override, read_yaml
@@ -39,12 +40,14 @@ def _shipped() -> dict[str, Path]:
 
 
 def is_data(name_or_path: str | Path) -> bool:
-    """Return whether a data set is named instead of a recipe: a folder, or a file that is not a recipe.
+    """Return whether a data set is named instead of a recipe: a folder, a file that is not a recipe, or one on the hub.
 
     A recipe is a shipped one, by its name, or a YAML file. A file with another ending is a recipe if it has a setting
     that every recipe has, such as the JSON that ``captioner recipes NAME --json`` prints.
     """
     path = Path(name_or_path)
+    if is_on_hub(name_or_path):
+        return True
     if str(name_or_path) in recipes():
         return False
     if path.suffix.lower() in (".yaml", ".yml") or not os.path.isfile(path):  # False for a name that no file can have

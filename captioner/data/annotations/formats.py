@@ -18,15 +18,20 @@ class CaptionFormat:
 
     Attributes:
         name: its name for :func:`~captioner.data.annotations.read_captions`.
-        files: patterns of its caption files in a folder; the first with a match counts.
-        accepts: whether a single file has this format.
+        files: patterns of its caption files in a folder; the first with a match counts. Without patterns, ``accepts``
+            decides.
+        accepts: whether a single file has this format, or a folder, if there are no patterns.
         read: adds images, captions and problems to a :class:`Source`.
+        binary: whether its caption files are not text.
+        sign: how a folder of this format is recognised, for messages, if there are no patterns.
     """
 
     name: str
     files: tuple[str, ...]
     accepts: Callable[[Source], bool]
     read: Callable[[Source], None]
+    binary: bool = False
+    sign: str = ""
 
 
 FORMATS: Registry[CaptionFormat] = Registry("caption format", group="captioner.readers")
@@ -34,12 +39,12 @@ FORMATS: Registry[CaptionFormat] = Registry("caption format", group="captioner.r
 
 
 def reader(
-    name: str, *files: str, accepts: Callable[[Source], bool]
+    name: str, *files: str, accepts: Callable[[Source], bool], binary: bool = False, sign: str = ""
 ) -> Callable[[Callable[[Source], None]], Callable[[Source], None]]:
     """Register the decorated function as the reader of a format; see :class:`CaptionFormat` for the arguments."""
 
     def register(read: Callable[[Source], None]) -> Callable[[Source], None]:
-        FORMATS.register(name)(CaptionFormat(name, files, accepts, read))
+        FORMATS.register(name)(CaptionFormat(name, files, accepts, read, binary, sign))
         return read
 
     return register

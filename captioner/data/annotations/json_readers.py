@@ -22,7 +22,13 @@ from captioner.data.annotations.source import (
 from captioner.errors import AnnotationError
 
 _COCO_FILE = re.compile(r"captions_([a-z]+)(\d{4})?")
-_SPLIT_IN_NAME = re.compile(r"(?<![a-z])(train|training|val|valid|validation|dev|test)(?![a-z])")
+_SPLIT_IN_NAME = re.compile(r"(?<![a-z])(train|training|restval|val|valid|validation|dev|test)(?![a-z])")
+
+
+def split_in_name(stem: str) -> str:
+    """Return the split in the name of a caption file, such as "train" in ``flickr_train``; else ""."""
+    found = _SPLIT_IN_NAME.search(stem.lower())
+    return found[1] if found else ""
 
 
 def _has(source: Source, key: str) -> bool:
@@ -100,8 +106,7 @@ def _is_image_info(file: Path) -> bool:
 
 def _coco_file(source: Source, file: Path) -> None:
     named = _COCO_FILE.fullmatch(file.stem)
-    match = _SPLIT_IN_NAME.search(file.stem.lower())
-    split = match[1] if match else named[1] if named and source.path.is_dir() else "all"
+    split = split_in_name(file.stem) or (named[1] if named and source.path.is_dir() else "all")
     # "train2014" is also the name of its images' folder; test-dev's images are in the folder of the test split.
     year = file.stem.removeprefix("captions_").removeprefix("image_info_").replace("test-dev", "test")
     root, image_folder = source.root, source.image_folder

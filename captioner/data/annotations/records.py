@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from os.path import splitext
 
 from captioner.data.annotations.source import Source
-from captioner.data.dataset import UNDIVIDED, split_name
+from captioner.data.dataset import FOLDER_SPLITS, UNDIVIDED, split_name
 from captioner.data.find import IMAGE_EXTENSIONS
 
 TABLES = frozenset({".csv", ".tsv", ".tab", ".psv"})
@@ -20,11 +20,11 @@ LINES = frozenset({".jsonl", ".ndjson"})
 # Names of fields without case, spaces, "_" and "-", in the order of precedence.
 _IMAGE = (
     *("image", "imagename", "imagepath", "imagefile", "filename", "filepath", "file", "path"),
-    *("img", "imgname", "imgpath", "photo", "picture", "imageid"),
+    *("img", "imgname", "imgpath", "photo", "picture", "imageid", "imgid", "cocoid"),
 )
 _CAPTION = ("caption", "text", "sentence", "description", "comment", "raw")
 _SPLIT = ("split", "subset", "partition", "set")
-_KNOWN_SPLITS = frozenset({"train", "restval", "val", "dev", "test", UNDIVIDED})
+_KNOWN_SPLITS = FOLDER_SPLITS | {UNDIVIDED}
 
 _DELIMITERS = ",;\t|"
 _LONGEST_ROW = 20  # lines; a quotation mark open for longer is a mistake
@@ -56,10 +56,20 @@ class TableFormat:
     first: int
 
 
+def name_column(names: Sequence[str], given: Container[str]) -> str | None:
+    """Return the field with the name or id of an image, by its usual names; only those in ``given`` count."""
+    plain = {_plain(name): name for name in names if name in given}
+    return next((plain[name] for name in _IMAGE if name in plain), None)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", "", name.casefold())
+
+
 @lru_cache(maxsize=256)
 def layout_of(names: tuple[str, ...]) -> FieldLayout | None:
     """Return the layout of a record by the names of its fields; ``None`` without image or captions."""
-    plain = [re.sub(r"[\s_-]+", "", name.casefold()) for name in names]
+    plain = [_plain(name) for name in names]
     image = next((plain.index(name) for name in _IMAGE if name in plain), None)
     split = next((plain.index(name) for name in _SPLIT if name in plain), None)
     for word in _CAPTION:
@@ -163,8 +173,11 @@ def is_json(source: Source) -> bool:
 
 def is_lines(source: Source) -> bool:
     """Return whether a caption file has a JSON record on each line, or is a JSON list of records."""
-    if source.path.suffix.lower() in LINES or _is_record(_parsed(source.head())):
-        return True
+    return source.path.suffix.lower() in LINES or _is_record(_parsed(source.head())) or is_record_list(source)
+
+
+def is_record_list(source: Source) -> bool:
+    """Return whether a caption file is a JSON list of records."""
     return is_json(source) and isinstance(found := source.json(source.path), list) and any(map(_is_record, found[:1]))
 
 

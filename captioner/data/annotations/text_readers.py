@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from ast import literal_eval
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from io import StringIO
 from itertools import chain
@@ -31,6 +31,11 @@ from captioner.errors import AnnotationError
 
 _LIST = re.compile(r"""\s*\[\s*u?["'].*["']\s*\]\s*""", re.DOTALL)
 _FLICKR8K_LINE = re.compile(r"([^\t]+)#(\d+)\t(.*)", re.DOTALL)
+
+
+def no_split(name: str) -> str:
+    """Return no split for an image name."""
+    return ""
 
 
 @reader(
@@ -96,14 +101,28 @@ def _flickr8k(source: Source) -> None:
 )
 def _kaggle(source: Source) -> None:
     """Flickr8k and Flickr30k as published on Kaggle: ``captions.txt`` and ``Images/``, without splits."""
-    _table(source, ["Images", "images", ""])
+    read_table(source, source.files[0], homes_of(source, ["Images", "images", ""]))
 
 
 @reader("jsonl", "captions.jsonl", accepts=is_lines)
 def _jsonl(source: Source) -> None:
     """One JSON object on each line, or a list of them."""
-    homes = _homes(source, ["", "images", "Images"])
-    for place, record in _records(source):
+    read_lines(source, source.files[0], homes_of(source, ["", "images", "Images"]))
+
+
+def read_lines(
+    source: Source, file: Path, homes: Sequence[Path], *, inside: str = "", split_of: Callable[[str], str] = no_split
+) -> None:
+    """Read the records of a file of JSON lines, or of a JSON list.
+
+    Args:
+        source: takes the images, captions and problems.
+        file: the file.
+        homes: folders that image names are relative to.
+        inside: put before every image name, for example "train/".
+        split_of: the split of an image by its name, where the record has none.
+    """
+    for place, record in _records(source, file):
         try:
             if isinstance(record, MalformedError):
                 raise record
@@ -114,17 +133,16 @@ def _jsonl(source: Source) -> None:
                 image = record[names[layout.image]]
                 captions = [record[names[index]] for index in layout.captions]
                 split = None if layout.split is None else record[names[layout.split]]
-            image_id = _add_to(source, place, image, split, homes)
+            image_id = _add_to(source, place, image, split, homes, inside, split_of)
         except MalformedError as error:
             source.problem(place, error)
             continue
-        _add_captions(source, place, image_id, captions)
+        add_captions(source, place, image_id, captions)
 
 
-def _records(source: Source) -> Iterator[tuple[str, Any]]:
+def _records(source: Source, file: Path) -> Iterator[tuple[str, Any]]:
     """Yield the places of records and their values, which may be a :class:`MalformedError`."""
-    file = source.files[0]
-    if source.path.suffix.lower() not in LINES and source.head(file).startswith("["):
+    if file.suffix.lower() not in LINES and source.head(file).startswith("["):
         records = source.json(file)
         yield from ((f"{file}:$[{index}]", record) for index, record in enumerate(records))
         return
@@ -147,20 +165,28 @@ def _records(source: Source) -> Iterator[tuple[str, Any]]:
 )
 def _csv(source: Source) -> None:
     """A table with a header."""
-    _table(source, ["", "images", "Images", *IMAGE_FOLDERS])
+    read_table(source, source.files[0], homes_of(source, ["", "images", "Images", *IMAGE_FOLDERS]))
 
 
-def _homes(source: Source, folders: Sequence[str]) -> Sequence[Path]:
+def homes_of(source: Source, folders: Sequence[str]) -> Sequence[Path]:
     """Return the requested folder of images, or the existing ones of these beside the captions."""
     return source.existing(
         *([source.image_folder] if source.image_folder else [source.files[0].parent / folder for folder in folders])
     )
 
 
-def _add_to(source: Source, place: str, image: object, split: object, homes: Sequence[Path]) -> str:
+def _add_to(
+    source: Source,
+    place: str,
+    image: object,
+    split: object,
+    homes: Sequence[Path],
+    inside: str,
+    split_of: Callable[[str], str],
+) -> str:
     """Add the image of a row if it is new, and return its id; all rows of an image must agree on its split."""
-    name = as_id(image, '"image"')
-    part = as_text(split, '"split"') if split is not None else ""
+    name = inside + as_id(image, '"image"')
+    part = (as_text(split, '"split"') if split is not None else "") or split_of(name)
     if name not in source.entries:
         source.add_image(name, source.find(name, *homes), part, place)
     elif part and split_name(part) != (known := source.entries[name]).split:
@@ -168,7 +194,7 @@ def _add_to(source: Source, place: str, image: object, split: object, homes: Seq
     return name
 
 
-def _add_captions(source: Source, place: str, image_id: str, values: Sequence[object]) -> None:
+def add_captions(source: Source, place: str, image_id: str, values: Sequence[object]) -> None:
     """Add the captions in the fields of a row, each a caption or a list; some of several fields may be empty."""
     captions = list(chain.from_iterable(_list_in(value) for value in values))
     filled = [caption for caption in captions if caption is not None and caption != "" and not str(caption).isspace()]
@@ -198,9 +224,10 @@ def _strings(text: str) -> list[object]:
     return [literal_eval(each) for each in strings] if others <= {","} else []
 
 
-def _table(source: Source, folders: Sequence[str]) -> None:
-    """Read ``image,caption[,split]``; other columns are ignored."""
-    file = source.files[0]
+def read_table(
+    source: Source, file: Path, homes: Sequence[Path], *, inside: str = "", split_of: Callable[[str], str] = no_split
+) -> None:
+    """Read ``image,caption[,split]``; other columns are ignored. See :func:`read_lines` for the arguments."""
     lines = [line for _, line in source.lines(file)]
     table = table_of(lines)
     if table is None:
@@ -209,7 +236,7 @@ def _table(source: Source, folders: Sequence[str]) -> None:
             f"{file}:{start + 1}: this line must be the header image,caption or image,caption,split, in any order and "
             f"with any other columns; it is {first_letters(''.join(lines[start : start + 1]))}"
         )
-    layout, homes = table.layout, _homes(source, folders)
+    layout = table.layout
     for index, cells in rows_of(lines, table):
         place = f"{file}:{index + 1}"
         try:
@@ -218,8 +245,8 @@ def _table(source: Source, folders: Sequence[str]) -> None:
             if len(cells) != table.columns:
                 raise MalformedError(f"the table has {table.columns} columns, this row {len(cells)}")
             split = None if layout.split is None else cells[layout.split]
-            image_id = _add_to(source, place, cells[layout.image], split, homes)
+            image_id = _add_to(source, place, cells[layout.image], split, homes, inside, split_of)
         except MalformedError as error:
             source.problem(place, error)
             continue
-        _add_captions(source, place, image_id, [cells[column] for column in layout.captions])
+        add_captions(source, place, image_id, [cells[column] for column in layout.captions])

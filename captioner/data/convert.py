@@ -1,0 +1,386 @@
+"""Writes a caption data set in another layout.
+
+A file (``photos.csv``) names the images where they are. A folder holds them too, as links or copies, and so does a tar
+file. :func:`~captioner.data.annotations.read_captions` reads all of them back.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from captioner import files
+from captioner.data.annotations.json_readers import split_in_name
+from captioner.data.dataset import FOLDER_SPLITS, UNDIVIDED, CaptionData, CaptionedImage, split_name
+from captioner.data.find import IMAGE_EXTENSIONS
+from captioner.data.layouts import (
+    Placed,
+    numbers_in,
+    on_one_line,
+    write_coco,
+    write_karpathy,
+    write_lines,
+    write_metadata,
+    write_table,
+)
+from captioner.data.packed import is_packed, read_packed
+from captioner.errors import AnnotationError, FileError, ImageError, first_line
+from captioner.registry import suggestion
+
+LAYOUTS = ("coco", "karpathy", "jsonl", "csv", "imagefolder", "webdataset", "txt")
+"""The layouts that can be written; an extension such as ``.caption`` is ``txt`` with files of that extension."""
+
+_ENDINGS = {".jsonl": ("jsonl",), ".csv": ("csv",), ".json": ("karpathy", "coco"), ".tar": ("webdataset",)}  # of files
+_SHARD_BYTES, _SHARD_IMAGES = 1 << 30, 10_000  # in one of WebDataset's tar files
+_UNUSABLE = re.compile(r'[\x00-\x1f<>:"/\\|?*]')  # characters that a name cannot have on some system
+_MAGIC = (  # (offset, bytes there, extension)
+    *((0, b"\xff\xd8", ".jpg"), (0, b"\x89PNG", ".png"), (0, b"GIF8", ".gif"), (8, b"WEBP", ".webp")),
+    *((0, b"BM", ".bmp"), (0, b"II*\0", ".tif"), (0, b"MM\0*", ".tif"), (4, b"jP  ", ".jp2")),
+    *((4, b"ftypavif", ".avif"), (4, b"ftyphei", ".heic"), (4, b"ftypmif1", ".heic")),
+)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """The result of :func:`convert`.
+
+    Attributes:
+        format: the layout, one of :data:`LAYOUTS` or an extension.
+        splits: the number of images in each split.
+        captions: the number of captions.
+        lost: what the layout does not hold, as sentences.
+        errors: images that could not be read and were left out.
+    """
+
+    format: str
+    splits: dict[str, int]
+    captions: int
+    lost: tuple[str, ...]
+    errors: tuple[ImageError, ...]
+
+
+def layout_of_target(target: Path, format: str | None = None) -> str:
+    """Return the layout to write: the given one, or that of the target's name.
+
+    A name without an ending is that of a folder, by default an imagefolder. ``captions_*.json`` is COCO's, any other
+    ``.json`` Karpathy's, which holds splits.
+
+    Raises:
+        AnnotationError: the target exists, the layout does not, or the target's name is that of another.
+    """
+    if os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir())):
+        raise AnnotationError(f"{target}: exists, and nothing is overwritten; give another name, or remove it")
+    fitting = _ENDINGS.get(target.suffix.lower(), ())
+    if format is None:
+        coco = "coco" in fitting and target.name.startswith("captions_")
+        return "coco" if coco else fitting[0] if fitting else "imagefolder"
+    if format not in LAYOUTS and not re.fullmatch(r"\.\w+", format):
+        raise AnnotationError(
+            f"layout {format!r} cannot be written.{suggestion(format, list(LAYOUTS))} Known: {', '.join(LAYOUTS)}; or "
+            "the extension of text beside the images, such as .caption"
+        )
+    if fitting and format not in fitting:
+        raise AnnotationError(f"{target}: its name is that of {' or '.join(fitting)}, not {format}; give a folder")
+    return format
+
+
+def convert(
+    data: CaptionData,
+    target: str | Path,
+    *,
+    format: str | None = None,
+    copy: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Conversion:
+    """Write a data set in another layout, completely or not at all.
+
+    Args:
+        data: the data set, with all its splits.
+        target: a file, which names the images where they are, or a folder, which holds them too; it must not exist.
+        format: one of :data:`LAYOUTS`, or an extension for text beside the images; see :func:`layout_of_target`.
+        copy: copy the images into a folder instead of linking to them. Images inside other files are always copied.
+        progress: called with the number of images written and their total.
+
+    Raises:
+        AnnotationError: the target exists, its name is that of another layout, or no image can be read.
+        FileError: it cannot be written, or images cannot be linked to.
+    """
+    target = Path(target)
+    format = layout_of_target(target, format)
+    work = _Work(data, format, copy, progress or (lambda done, total: None))
+    if target.suffix.lower() in _ENDINGS:
+        with files.atomic_path(target) as temporary:
+            placed = work.write_file(temporary, target.parent)
+    else:
+        with files.atomic_folder(target) as temporary:
+            placed = work.write_folder(temporary)
+    images = tuple(image for image, _ in placed)
+    captions = sum(len(image.captions) for image in images)
+    splits = CaptionData(data.name, format, images).splits
+    return Conversion(format, splits, captions, tuple(work.losses(placed, target)), tuple(work.errors))
+
+
+@dataclass
+class _Work:
+    """One conversion: its settings, and the progress and errors so far."""
+
+    data: CaptionData
+    format: str
+    copy: bool
+    progress: Callable[[int, int], None]
+    done: int = 0
+    names: _Names = field(default_factory=lambda: _Names())
+    errors: list[ImageError] = field(default_factory=list)
+
+    def write_file(self, file: Path, folder: Path) -> list[Placed]:
+        """Write one file; names of images are relative to ``folder``, where it will be."""
+        if self.format == "webdataset":
+            return self._check(_write_shards(self._read(self.data.images), lambda number: file, several=False))
+        placed = [Placed(image, _relative(image.path, folder)) for image in self.data.images]
+        self._write_captions(file, placed)
+        return placed
+
+    def write_folder(self, root: Path) -> list[Placed]:
+        """Write a folder with captions and images."""
+        splits = self.data.splits
+        if self.format == "webdataset":
+            placed = []
+            for split in splits:
+                images = [image for image in self.data.images if image.split == split]
+                shard = partial(_shard_path, root, split)
+                placed += _write_shards(self._read(images), shard, several=True)
+            return self._check(placed)
+        placed = self._check(list(self._place(root)))
+        if self.format in ("karpathy", "jsonl", "csv"):
+            title = f"dataset_{_usable(self.data.name)}.json"
+            self._write_captions(root / {"karpathy": title}.get(self.format, f"captions.{self.format}"), placed)
+            return placed
+        if self.format not in ("coco", "imagefolder"):
+            extension = ".txt" if self.format == "txt" else self.format
+            for image, name in placed:
+                text = "\n".join(map(on_one_line, image.captions))
+                (root / name).with_suffix(extension).write_text(f"{text}\n", encoding="utf-8", newline="")
+            return placed
+        for split in splits:
+            part = [Placed(image, PurePosixPath(name).name) for image, name in placed if image.split == split]
+            if not part:
+                continue
+            if self.format == "coco":
+                (root / "annotations").mkdir(exist_ok=True)
+                self._write_captions(root / "annotations" / f"captions_{_usable(split)}.json", part)
+            else:
+                file = root / self._folder(split) / "metadata.jsonl"
+                with open(file, "w", encoding="utf-8", newline="") as stream:
+                    write_metadata(stream, part, placed)
+        return placed
+
+    def _write_captions(self, file: Path, placed: Sequence[Placed]) -> None:
+        with open(file, "w", encoding="utf-8", newline="") as stream:
+            if self.format == "coco":
+                write_coco(stream, placed, self.data.name, self._numbers())
+            elif self.format == "karpathy":
+                write_karpathy(stream, placed, self.data.name)
+            else:
+                (write_lines if self.format == "jsonl" else write_table)(stream, placed)
+
+    def _numbers(self) -> dict[str, int]:
+        """Return the number of each image for COCO: its id if all ids are whole numbers, else its position from 1."""
+        ids = [image.image_id for image in self.data.images]
+        if numbers_in([Placed(image, "") for image in self.data.images]):
+            return {each: int(each) for each in ids}
+        return {each: number for number, each in enumerate(ids, 1)}
+
+    def _folder(self, split: str) -> str:
+        """Return the folder of the images of a split; "" is that of the data set."""
+        if self.format in ("karpathy", "jsonl", "csv"):
+            return "images"
+        if self.format == "coco":
+            return _usable(split)
+        if split == UNDIVIDED:  # two metadata files of an imagefolder must not be one inside the other's folder
+            return split if self.format == "imagefolder" and len(self.data.splits) > 1 else ""
+        return "validation" if split == "val" else _usable(split)
+
+    def _place(self, root: Path) -> Iterator[Placed]:
+        """Link or copy the images into folders, and yield those that there are."""
+        for image in self.data.images:
+            try:
+                content = read_packed(image.path)
+                if content is None and not os.path.isfile(image.path):
+                    raise ImageError(image.path, "there is no such file; check its name, or give the folder: --images")
+                folder = self._folder(image.split)
+                name = f"{folder}/{self.names.of(image, folder, content)}".removeprefix("/")
+                place = root / name
+                place.parent.mkdir(parents=True, exist_ok=True)
+                if content is not None:
+                    place.write_bytes(content)
+                elif self.copy:
+                    _copy(image.path, place)
+                else:
+                    _link(image.path, place)
+            except ImageError as error:
+                self.errors.append(error)
+            else:
+                yield Placed(image, name)
+            self._step()
+
+    def _read(self, images: Iterable[CaptionedImage]) -> Iterator[tuple[Placed, bytes]]:
+        """Yield the images that can be read, with their names and bytes."""
+        for image in images:
+            try:
+                content = read_packed(image.path)
+                content = _content(image.path) if content is None else content
+            except ImageError as error:
+                self.errors.append(error)
+            else:
+                yield Placed(image, self.names.of(image, "", content)), content
+            self._step()
+
+    def _step(self) -> None:
+        self.done += 1
+        self.progress(self.done, len(self.data.images))
+
+    def _check(self, placed: list[Placed]) -> list[Placed]:
+        if not placed:
+            raise AnnotationError(f"{self.data.name}: none of its images can be read, the first: {self.errors[0]}")
+        return placed
+
+    def losses(self, placed: Sequence[Placed], target: Path) -> Iterator[str]:
+        """Yield what the layout does not hold, as sentences."""
+        splits, several = self.data.splits, any(len(image.captions) > 1 for image, _ in placed)
+        in_file, in_tar = target.suffix.lower() in _ENDINGS, self.format == "webdataset"
+        only = split_name(split_in_name(target.stem))  # the split that one file is read back as
+        if in_file and self.format == "coco" and list(splits) != [only]:
+            counts = ", ".join(f"{split} ({count:,})" for split, count in splits.items())
+            yield f"one file of COCO has no splits, here {counts}; a folder has a file for each of them"
+        if in_file and in_tar and len(splits) > 1:
+            yield "other programs read one tar file as one split; a folder has tar files for each of them"
+        if in_file and not in_tar and (inside := sum(is_packed(image.path) for image, _ in placed)):
+            yield f"{inside:,} images stay inside other files, where few programs find them; a folder holds them"
+        numbered = numbers_in(placed)
+        if numbered and self.format not in ("coco", "karpathy"):
+            yield "the numbers of images are lost; only coco and karpathy have them"
+        if not numbered and self.format == "coco":
+            yield f"images are numbered from 1, so ids such as {placed[0].image.image_id!r} are lost"
+        odd = [split for split in splits if split not in FOLDER_SPLITS | {UNDIVIDED}]
+        if self.format == "imagefolder" and (odd := [*odd, *({"restval"} & splits.keys())]):
+            yield f"Hugging Face's loader skips the folders {', '.join(odd)}"
+        elif odd and (self.format == "txt" or self.format.startswith(".")):
+            yield f"images of {', '.join(odd)} are read back without a split"
+        if several and in_tar:
+            yield "a .txt has the first of several captions; the .json beside it has all"
+        if self.format == "txt" or self.format.startswith("."):
+            if several:
+                yield "several captions are lines of one file, of which some trainers read only the first"
+            if broken := sum(on_one_line(caption) != caption for image, _ in placed for caption in image.captions):
+                yield f"{broken:,} captions had line breaks, which are spaces now"
+
+
+class _Names:
+    """File names that are unique in their folder, also without their extensions, in lower and upper case."""
+
+    def __init__(self) -> None:
+        self.taken: set[tuple[str, str]] = set()
+
+    def of(self, image: CaptionedImage, folder: str, content: bytes | None) -> str:
+        """Return the name of an image, from its file, or from its id and content if it is inside another file."""
+        base = Path(image.path).name if content is None or not is_packed(image.path) else _base(image, content)
+        stem, extension = os.path.splitext(_usable(base))
+        unique, number = stem, 1
+        while (folder, unique.casefold()) in self.taken:
+            number += 1
+            unique = f"{stem}-{number}"
+        self.taken.add((folder, unique.casefold()))
+        return unique + extension
+
+
+def _base(image: CaptionedImage, content: bytes) -> str:
+    """Return the name of an image inside another file: the end of its id, with the extension of its content."""
+    name = PureWindowsPath(image.image_id).name or "image"
+    if os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS:
+        return name
+    for start, magic, extension in _MAGIC:
+        if content.startswith(magic, start):
+            return name.replace(".", "_") + extension
+    raise ImageError(image.path, "is not an image of a known kind; leave it out")
+
+
+def _usable(name: str) -> str:
+    """Return a name that every system allows and that is not hidden."""
+    return _UNUSABLE.sub("_", name).lstrip(".").rstrip(". ") or "image"
+
+
+def _relative(path: Path, folder: Path) -> str:
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:  # on another drive of Windows
+        return Path(os.path.abspath(path)).as_posix()
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(path, f"cannot be read ({error.strerror})") from error
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        stream = open(source, "rb")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise ImageError(source, f"cannot be read ({error.strerror})") from error
+    with stream, open(target, "wb") as written:
+        shutil.copyfileobj(stream, written, 1 << 20)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        target.symlink_to(os.path.abspath(source))
+    except (OSError, NotImplementedError) as error:
+        raise FileError(f"{target.name}: links cannot be made here ({first_line(error)}); give --copy") from error
+
+
+def _shard_path(root: Path, split: str, number: int) -> Path:
+    return root / f"{_usable(split)}-{number:06d}.tar"
+
+
+def _write_shards(
+    samples: Iterable[tuple[Placed, bytes]], file: Callable[[int], Path], *, several: bool
+) -> list[Placed]:
+    """Write WebDataset's tar files: each image under a number, with its extension, a ``.txt`` and a ``.json``.
+
+    Args:
+        samples: the images and their bytes.
+        file: a tar file by its number, from 0.
+        several: begin another after 1 GB or 10,000 images.
+    """
+    placed: list[Placed] = []
+    archive: tarfile.TarFile | None = None
+    shards = 0
+    with ExitStack() as opened:
+        for (image, name), content in samples:
+            if archive is None or (several and (archive.offset > _SHARD_BYTES or len(placed) % _SHARD_IMAGES == 0)):
+                opened.close()
+                archive = opened.enter_context(tarfile.open(file(shards), "w", format=tarfile.USTAR_FORMAT))
+                shards += 1
+            about = {"image": name, "captions": image.captions, "split": image.split}
+            parts = {
+                os.path.splitext(name)[1].lower(): content,
+                ".txt": image.captions[0].encode(),
+                ".json": json.dumps(about, ensure_ascii=False).encode(),
+            }
+            for extension, data in parts.items():
+                member = tarfile.TarInfo(f"{len(placed):09d}{extension}")
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+            archive.members = []  # type: ignore[attr-defined]  # tarfile would keep all members
+            placed.append(Placed(image, name))
+    return placed
