@@ -30,7 +30,7 @@ LARGE = (".safetensors", ".onnx", ".bin")
 
 @dataclass
 class Repository:
-    """A model's repository.
+    """A repository of a model, or of a data set, whose name here begins with ``datasets/``.
 
     Attributes:
         commits: the files of each, oldest first, by its hash.
@@ -228,8 +228,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.add(name, {".gitattributes": b"*.safetensors filter=lfs\n"}, private=bool(private))
         self.reply(200, {"url": f"{self.hub.url}/{name}", "name": name})
 
-    @route("GET", f"/api/models/{NAME}(?:/revision/(?P<revision>.+))?")
-    def info(self, name: str, revision: str | None) -> None:
+    @route("GET", f"/api/(?P<kind>models|datasets)/{NAME}(?:/revision/(?P<revision>.+))?")
+    def info(self, kind: str, name: str, revision: str | None) -> None:
+        name = name if kind == "models" else f"datasets/{name}"
         sha, files = self.files(name, revision or "main")
         self.reply(
             200,
@@ -242,6 +243,17 @@ class _Handler(BaseHTTPRequestHandler):
                 "tags": [],
                 "siblings": [{"rfilename": file} for file in sorted(files)],
             },
+        )
+
+    @route("GET", f"/api/datasets/{NAME}/tree/(?P<revision>[^/]+)")
+    def tree(self, name: str, revision: str) -> None:
+        _, files = self.files(f"datasets/{name}", revision)
+        self.reply(
+            200,
+            [
+                {"type": "file", "path": file, "size": len(data), "oid": etag(file, data)}
+                for file, data in sorted(files.items())
+            ],
         )
 
     @route("POST", "/api/validate-yaml")
@@ -332,10 +344,11 @@ class _Handler(BaseHTTPRequestHandler):
         sha = self.hub.repositories[name].commit(files)
         self.reply(200, {"success": True, "commitOid": sha, "commitUrl": f"{self.hub.url}/{name}/commit/{sha}"})
 
-    @route("HEAD", f"/{NAME}/resolve/(?P<place>.+)")
-    @route("GET", f"/{NAME}/resolve/(?P<place>.+)")
-    def resolve(self, name: str, place: str) -> None:
-        revision, _, file = place.rpartition("/")
+    @route("HEAD", f"/(?P<kind>datasets/)?{NAME}/resolve/(?P<place>.+)")
+    @route("GET", f"/(?P<kind>datasets/)?{NAME}/resolve/(?P<place>.+)")
+    def resolve(self, kind: str | None, name: str, place: str) -> None:
+        name = f"{kind or ''}{name}"
+        revision, _, file = place.partition("/") if kind else place.rpartition("/")
         sha, files = self.files(name, revision)
         if self.hub.repositories[name].gated:
             raise Refusal(403 if self.user else 401, "Access to model is restricted", "GatedRepo")

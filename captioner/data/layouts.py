@@ -42,12 +42,16 @@ def write_coco(stream: TextIO, placed: Sequence[Placed], title: str, numbers: di
 
 
 def write_karpathy(stream: TextIO, placed: Sequence[Placed], title: str) -> None:
-    """Write Karpathy's JSON; ids that are whole numbers become ``cocoid``."""
+    """Write Karpathy's JSON; ids that are whole numbers become ``cocoid``.
+
+    Without these, ``filename`` identifies an image, so it has the folders too if two images have one name.
+    """
     numbered = numbers_in(placed)
+    distinct = numbered or len({name.rpartition("/")[2] for _, name in placed}) == len(placed)
     records: list[dict[str, Any]] = []
     first = 0
     for number, (image, name) in enumerate(placed):
-        folder, _, base = name.rpartition("/")
+        folder, _, base = name.rpartition("/") if distinct else ("", "", name)
         sentences = [
             {"raw": caption, "tokens": tokenize(caption), "imgid": number, "sentid": first + index}
             for index, caption in enumerate(image.captions)

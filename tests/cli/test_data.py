@@ -100,3 +100,42 @@ def test_what_was_not_checked_is_not_printed(run, dataset: Path, report: DataRep
     assert result.lines[0] == "set (csv): 0 images with 0 captions"
     assert result.lines[1].startswith("Vocabulary of ")
     assert "nreadable" not in result.out
+
+
+def test_convert_reports_what_it_wrote_and_what_was_lost(run, dataset: Path, tmp_path: Path) -> None:
+    result = run("data", "convert", dataset, "-o", tmp_path / "new", "--format", ".caption")
+    assert result.code == 1, "one image is missing"
+    assert result.lines == [f"{tmp_path / 'new'} (.caption): 3 images with 6 captions; val 3"]
+    assert f"error: {dataset.parent / 'gone.jpg'}: there is no such file" in result.err
+    assert "several captions are lines of one file" in result.err
+    assert run("data", "inspect", tmp_path / "new", "--strict").code == 0
+    again = run("data", "convert", dataset, "-o", tmp_path / "new")
+    assert (again.code, again.out) == (1, "")
+    assert (
+        again.err == f"error: {tmp_path / 'new'}: exists, and nothing is overwritten; give another name, or remove it\n"
+    )
+
+
+def test_convert_to_a_file(run, dataset: Path, tmp_path: Path) -> None:
+    result = run("data", "convert", dataset, "-o", tmp_path / "x.json")
+    assert result.code == 0
+    assert result.err == f"{tmp_path / 'x.json'}: written as karpathy; --format chooses another layout\n"
+    inspected = run("data", "inspect", tmp_path / "x.json").lines
+    assert inspected[0] == "captions (karpathy): 4 images with 7 captions"
+
+
+def test_convert_copies_on_request(run, dataset: Path, tmp_path: Path) -> None:
+    for options, linked in (((), True), (("--copy",), False)):
+        target = tmp_path / f"new{linked}"
+        run("data", "convert", dataset, "-o", target, *options)
+        assert {path.is_symlink() for path in target.rglob("*.jpg")} == {linked}
+
+
+def test_commands_read_images_inside_files(run, dataset: Path, model: Path, tmp_path: Path) -> None:
+    """A model is evaluated, and features are made, from a tar file as from the files in it."""
+    run("data", "convert", dataset, "-o", tmp_path / "val.tar")
+    whole = run("evaluate", model, dataset, "--split", "val", "--metrics", "CIDEr", "--json")
+    packed = run("evaluate", model, tmp_path / "val.tar", "--split", "val", "--metrics", "CIDEr", "--json")
+    assert json.loads(packed.out)["scores"] == json.loads(whole.out)["scores"]
+    features = run("features", tmp_path / "val.tar", "-o", tmp_path / "store", "--model", model)
+    assert "3 images" in features.out
