@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 EXAMPLE = "Example: captioner data inspect flickr8k --check-pictures"
 CONVERT_EXAMPLES = """Example: captioner data convert data/flickr8k -o flickr8k-folder --copy
 
-Example: captioner data convert hf://datasets/jxie/flickr8k -o flickr8k.jsonl
+Example: captioner data convert hf://datasets/USER/NAME -o photos.jsonl
 
 Example: captioner data convert photos -o dataset --format webdataset --source-format .caption"""
 DOWNLOAD_EXAMPLES = """Example: captioner data download coco karpathy-splits

@@ -16,20 +16,23 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 
 from captioner import files
 from captioner.data.annotations.json_readers import split_in_name
 from captioner.data.dataset import FOLDER_SPLITS, UNDIVIDED, CaptionData, CaptionedImage, split_name
 from captioner.data.find import IMAGE_EXTENSIONS
 from captioner.data.layouts import (
+    Names,
     Placed,
     numbers_in,
     on_one_line,
+    usable_name,
     write_coco,
     write_karpathy,
     write_lines,
     write_metadata,
+    write_sidecar,
     write_table,
 )
 from captioner.data.packed import is_packed, read_packed
@@ -41,12 +44,6 @@ LAYOUTS = ("coco", "karpathy", "jsonl", "csv", "imagefolder", "webdataset", "txt
 
 _ENDINGS = {".jsonl": ("jsonl",), ".csv": ("csv",), ".json": ("karpathy", "coco"), ".tar": ("webdataset",)}  # of files
 _SHARD_BYTES, _SHARD_IMAGES = 1 << 30, 10_000  # in one of WebDataset's tar files
-_UNUSABLE = re.compile(r'[\x00-\x1f<>:"/\\|?*]')  # characters that a name cannot have on some system
-_MAGIC = (  # (offset, bytes there, extension)
-    *((0, b"\xff\xd8", ".jpg"), (0, b"\x89PNG", ".png"), (0, b"GIF8", ".gif"), (8, b"WEBP", ".webp")),
-    *((0, b"BM", ".bmp"), (0, b"II*\0", ".tif"), (0, b"MM\0*", ".tif"), (4, b"jP  ", ".jp2")),
-    *((4, b"ftypavif", ".avif"), (4, b"ftyphei", ".heic"), (4, b"ftypmif1", ".heic")),
-)
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ def layout_of_target(target: Path, format: str | None = None) -> str:
     if format is None:
         coco = "coco" in fitting and target.name.startswith("captions_")
         return "coco" if coco else fitting[0] if fitting else "imagefolder"
-    if format not in LAYOUTS and not re.fullmatch(r"\.\w+", format):
+    if format not in LAYOUTS and (not re.fullmatch(r"\.\w+", format) or format.lower() in IMAGE_EXTENSIONS):
         raise AnnotationError(
             f"layout {format!r} cannot be written.{suggestion(format, list(LAYOUTS))} Known: {', '.join(LAYOUTS)}; or "
             "the extension of text beside the images, such as .caption"
@@ -138,7 +135,7 @@ class _Work:
     copy: bool
     progress: Callable[[int, int], None]
     done: int = 0
-    names: _Names = field(default_factory=lambda: _Names())
+    names: Names = field(default_factory=Names)
     errors: list[ImageError] = field(default_factory=list)
 
     def write_file(self, file: Path, folder: Path) -> list[Placed]:
@@ -160,31 +157,27 @@ class _Work:
                 placed += _write_shards(self._read(images), shard, several=True)
             return self._check(placed)
         placed = self._check(list(self._place(root)))
-        if self.format in ("karpathy", "jsonl", "csv"):
-            title = f"dataset_{_usable(self.data.name)}.json"
-            self._write_captions(root / {"karpathy": title}.get(self.format, f"captions.{self.format}"), placed)
-            return placed
-        if self.format not in ("coco", "imagefolder"):
+        if self.format == "karpathy":
+            self._write_captions(root / f"dataset_{usable_name(self.data.name)}.json", placed)
+        elif self.format in ("jsonl", "csv"):
+            self._write_captions(root / f"captions.{self.format}", placed)
+        elif self.format in ("coco", "imagefolder"):
+            (root / "annotations").mkdir() if self.format == "coco" else None
+            for split in CaptionData("", "", tuple(image for image, _ in placed)).splits:
+                part = [Placed(image, PurePosixPath(name).name) for image, name in placed if image.split == split]
+                if self.format == "coco":
+                    self._write_captions(root / "annotations" / f"captions_{usable_name(split)}.json", part)
+                else:
+                    write_metadata(root / self._folder(split) / "metadata.jsonl", part, placed)
+        else:
             extension = ".txt" if self.format == "txt" else self.format
             for image, name in placed:
-                text = "\n".join(map(on_one_line, image.captions))
-                (root / name).with_suffix(extension).write_text(f"{text}\n", encoding="utf-8", newline="")
-            return placed
-        for split in splits:
-            part = [Placed(image, PurePosixPath(name).name) for image, name in placed if image.split == split]
-            if not part:
-                continue
-            if self.format == "coco":
-                (root / "annotations").mkdir(exist_ok=True)
-                self._write_captions(root / "annotations" / f"captions_{_usable(split)}.json", part)
-            else:
-                file = root / self._folder(split) / "metadata.jsonl"
-                with open(file, "w", encoding="utf-8", newline="") as stream:
-                    write_metadata(stream, part, placed)
+                write_sidecar((root / name).with_suffix(extension), image.captions)
         return placed
 
     def _write_captions(self, file: Path, placed: Sequence[Placed]) -> None:
-        with open(file, "w", encoding="utf-8", newline="") as stream:
+        # Names of files may have bytes that are not UTF-8.
+        with open(file, "w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
             if self.format == "coco":
                 write_coco(stream, placed, self.data.name, self._numbers())
             elif self.format == "karpathy":
@@ -204,20 +197,19 @@ class _Work:
         if self.format in ("karpathy", "jsonl", "csv"):
             return "images"
         if self.format == "coco":
-            return _usable(split)
+            return usable_name(split)
         if split == UNDIVIDED:  # two metadata files of an imagefolder must not be one inside the other's folder
             return split if self.format == "imagefolder" and len(self.data.splits) > 1 else ""
-        return "validation" if split == "val" else _usable(split)
+        return "validation" if split == "val" else usable_name(split)
 
     def _place(self, root: Path) -> Iterator[Placed]:
         """Link or copy the images into folders, and yield those that there are."""
         for image in self.data.images:
             try:
                 content = read_packed(image.path)
-                if content is None and not os.path.isfile(image.path):
-                    raise ImageError(image.path, "there is no such file; check its name, or give the folder: --images")
+                head = _content(image.path, 16) if content is None else content
                 folder = self._folder(image.split)
-                name = f"{folder}/{self.names.of(image, folder, content)}".removeprefix("/")
+                name = f"{folder}/{self.names.of(image, folder, head)}".removeprefix("/")
                 place = root / name
                 place.parent.mkdir(parents=True, exist_ok=True)
                 if content is not None:
@@ -267,7 +259,7 @@ class _Work:
             yield f"{inside:,} images stay inside other files, where few programs find them; a folder holds them"
         numbered = numbers_in(placed)
         if numbered and self.format not in ("coco", "karpathy"):
-            yield "the numbers of images are lost; only coco and karpathy have them"
+            yield f"ids such as {placed[0].image.image_id!r} are lost; only coco and karpathy have them"
         if not numbered and self.format == "coco":
             yield f"images are numbered from 1, so ids such as {placed[0].image.image_id!r} are lost"
         odd = [split for split in splits if split not in FOLDER_SPLITS | {UNDIVIDED}]
@@ -284,40 +276,6 @@ class _Work:
                 yield f"{broken:,} captions had line breaks, which are spaces now"
 
 
-class _Names:
-    """File names that are unique in their folder, also without their extensions, in lower and upper case."""
-
-    def __init__(self) -> None:
-        self.taken: set[tuple[str, str]] = set()
-
-    def of(self, image: CaptionedImage, folder: str, content: bytes | None) -> str:
-        """Return the name of an image, from its file, or from its id and content if it is inside another file."""
-        base = Path(image.path).name if content is None or not is_packed(image.path) else _base(image, content)
-        stem, extension = os.path.splitext(_usable(base))
-        unique, number = stem, 1
-        while (folder, unique.casefold()) in self.taken:
-            number += 1
-            unique = f"{stem}-{number}"
-        self.taken.add((folder, unique.casefold()))
-        return unique + extension
-
-
-def _base(image: CaptionedImage, content: bytes) -> str:
-    """Return the name of an image inside another file: the end of its id, with the extension of its content."""
-    name = PureWindowsPath(image.image_id).name or "image"
-    if os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS:
-        return name
-    for start, magic, extension in _MAGIC:
-        if content.startswith(magic, start):
-            return name.replace(".", "_") + extension
-    raise ImageError(image.path, "is not an image of a known kind; leave it out")
-
-
-def _usable(name: str) -> str:
-    """Return a name that every system allows and that is not hidden."""
-    return _UNUSABLE.sub("_", name).lstrip(".").rstrip(". ") or "image"
-
-
 def _relative(path: Path, folder: Path) -> str:
     try:
         return Path(os.path.relpath(path, folder)).as_posix()
@@ -325,19 +283,19 @@ def _relative(path: Path, folder: Path) -> str:
         return Path(os.path.abspath(path)).as_posix()
 
 
-def _content(path: Path) -> bytes:
+def _content(path: Path, size: int = -1) -> bytes:
+    """Return the bytes of a file, or the first of them."""
     try:
-        return path.read_bytes()
+        with open(path, "rb") as stream:
+            return stream.read(size)
+    except FileNotFoundError as error:
+        raise ImageError(path, "there is no such file; check its name, or give the folder: --images") from error
     except OSError as error:
-        raise ImageError(path, f"cannot be read ({error.strerror})") from error
+        raise ImageError(path, f"cannot be read ({error.strerror}); it is left out") from error
 
 
 def _copy(source: Path, target: Path) -> None:
-    try:
-        stream = open(source, "rb")  # noqa: SIM115 (closed below)
-    except OSError as error:
-        raise ImageError(source, f"cannot be read ({error.strerror})") from error
-    with stream, open(target, "wb") as written:
+    with open(source, "rb") as stream, open(target, "wb") as written:
         shutil.copyfileobj(stream, written, 1 << 20)
 
 
@@ -349,7 +307,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _shard_path(root: Path, split: str, number: int) -> Path:
-    return root / f"{_usable(split)}-{number:06d}.tar"
+    return root / f"{usable_name(split)}-{number:06d}.tar"
 
 
 def _write_shards(
@@ -374,7 +332,7 @@ def _write_shards(
             about = {"image": name, "captions": image.captions, "split": image.split}
             parts = {
                 os.path.splitext(name)[1].lower(): content,
-                ".txt": image.captions[0].encode(),
+                ".txt": "".join(image.captions[:1]).encode(),
                 ".json": json.dumps(about, ensure_ascii=False).encode(),
             }
             for extension, data in parts.items():

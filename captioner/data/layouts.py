@@ -1,17 +1,30 @@
-"""The caption files of each layout, written for images that have their names in it."""
+"""The names of images in a layout, and its caption files."""
 
 from __future__ import annotations
 
 import csv
-import json
+import os
 import re
 from collections.abc import Sequence
+from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple, TextIO
 
 from captioner.data.dataset import FOLDER_SPLITS, UNDIVIDED, CaptionedImage
+from captioner.data.find import IMAGE_EXTENSIONS
+from captioner.data.packed import is_packed
+from captioner.data.rows import json_text
+from captioner.errors import ImageError
 from captioner.text.vocabulary import tokenize
 
 _LINE_BREAK = re.compile(r"\s*[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
+
+
+_UNUSABLE = re.compile(r'[\x00-\x1f\ud800-\udfff<>:"/\\|?*]')  # characters that a name cannot have on some system
+_MAGIC = (  # (offset, bytes there, extension)
+    *((0, b"\xff\xd8", ".jpg"), (0, b"\x89PNG", ".png"), (0, b"GIF8", ".gif"), (8, b"WEBP", ".webp")),
+    *((0, b"BM", ".bmp"), (0, b"II*\0", ".tif"), (0, b"MM\0*", ".tif"), (4, b"jP  ", ".jp2")),
+    *((4, b"ftypavif", ".avif"), (4, b"ftyphei", ".heic"), (4, b"ftypmif1", ".heic")),
+)
 
 
 class Placed(NamedTuple):
@@ -19,6 +32,43 @@ class Placed(NamedTuple):
 
     image: CaptionedImage
     name: str
+
+
+class Names:
+    """File names that are unique in their folder, also without their extensions, in lower and upper case."""
+
+    def __init__(self) -> None:
+        self.taken: set[tuple[str, str]] = set()
+
+    def of(self, image: CaptionedImage, folder: str, head: bytes) -> str:
+        """Return the name of an image: that of its file, or the end of its id if it is inside another file.
+
+        Args:
+            image: the image.
+            folder: the folder of the name.
+            head: its first 16 bytes or more, by which a name without the extension of an image gets one.
+
+        Raises:
+            ImageError: the name has no such extension, and the bytes are of no known kind.
+        """
+        base = PureWindowsPath(image.image_id).name if is_packed(image.path) else image.path.name
+        if os.path.splitext(base)[1].lower() not in IMAGE_EXTENSIONS:
+            extension = next((extension for start, magic, extension in _MAGIC if head.startswith(magic, start)), None)
+            if extension is None:
+                raise ImageError(image.path, "is not an image of a known kind; leave it out")
+            base = base.replace(".", "_") + extension
+        stem, extension = os.path.splitext(usable_name(base))
+        unique, number = stem, 1
+        while (folder, unique.casefold()) in self.taken:
+            number += 1
+            unique = f"{stem}-{number}"
+        self.taken.add((folder, unique.casefold()))
+        return unique + extension
+
+
+def usable_name(name: str) -> str:
+    """Return a name that every system allows and that is not hidden."""
+    return _UNUSABLE.sub("_", name).lstrip(".").rstrip(". ") or "image"
 
 
 def write_coco(stream: TextIO, placed: Sequence[Placed], title: str, numbers: dict[str, int]) -> None:
@@ -38,7 +88,7 @@ def write_coco(stream: TextIO, placed: Sequence[Placed], title: str, numbers: di
             {"id": number, "image_id": image, "caption": caption} for number, (image, caption) in enumerate(captions, 1)
         ],
     }
-    json.dump(content, stream, ensure_ascii=False)
+    stream.write(json_text(content))
 
 
 def write_karpathy(stream: TextIO, placed: Sequence[Placed], title: str) -> None:
@@ -64,7 +114,7 @@ def write_karpathy(stream: TextIO, placed: Sequence[Placed], title: str) -> None
         if numbered:
             record["cocoid"] = int(image.image_id)
         records.append(record)
-    json.dump({"dataset": title, "images": records}, stream, ensure_ascii=False)
+    stream.write(json_text({"dataset": title, "images": records}))
 
 
 def numbers_in(placed: Sequence[Placed]) -> bool:
@@ -80,7 +130,7 @@ def write_lines(stream: TextIO, placed: Sequence[Placed]) -> None:
         row |= {"caption": image.captions[0]} if single else {"captions": image.captions}
         if image.split != UNDIVIDED:
             row["split"] = image.split
-        print(json.dumps(row, ensure_ascii=False), file=stream)
+        print(json_text(row), file=stream)
 
 
 def write_table(stream: TextIO, placed: Sequence[Placed]) -> None:
@@ -98,23 +148,30 @@ def write_table(stream: TextIO, placed: Sequence[Placed]) -> None:
         table.writerows([name, caption, *split] for caption in image.captions)
 
 
-def write_metadata(stream: TextIO, placed: Sequence[Placed], whole: Sequence[Placed]) -> None:
+def write_metadata(file: Path, placed: Sequence[Placed], whole: Sequence[Placed]) -> None:
     """Write an imagefolder's ``metadata.jsonl``.
 
     Hugging Face's loader needs the same fields, of the same types, in every such file of a data set.
 
     Args:
-        stream: takes the text.
+        file: its path.
         placed: the images in the folder of the file.
         whole: those of the data set.
     """
     single = all(len(image.captions) == 1 for image, _ in whole)
     in_folders = all(image.split in FOLDER_SPLITS | {UNDIVIDED} for image, _ in whole)
-    for image, name in placed:
-        row: dict[str, Any] = {"file_name": name, "text": image.captions[0] if single else image.captions}
-        if not in_folders:
-            row["split"] = image.split
-        print(json.dumps(row, ensure_ascii=False), file=stream)
+    with open(file, "w", encoding="utf-8", newline="") as stream:
+        for image, name in placed:
+            row: dict[str, Any] = {"file_name": name, "text": image.captions[0] if single else image.captions}
+            if not in_folders:
+                row["split"] = image.split
+            print(json_text(row), file=stream)
+
+
+def write_sidecar(file: Path, captions: Sequence[str]) -> None:
+    """Write the text beside an image: a line for each caption."""
+    with open(file, "x", encoding="utf-8", newline="") as stream:  # "x": never through a link to an image
+        stream.writelines(f"{on_one_line(caption)}\n" for caption in captions)
 
 
 def on_one_line(caption: str) -> str:

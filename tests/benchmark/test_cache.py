@@ -7,6 +7,8 @@ import pytest
 
 from captioner.benchmark.cache import BenchmarkCache
 from captioner.data.dataset import CaptionedImage
+from captioner.data.packed import packed_name
+from tests.data.test_packed import tar_of
 
 KEY = {"model": "abc", "search": {"width": 3}, "features": None}
 
@@ -79,3 +81,13 @@ def test_what_is_forgotten_is_only_its_own(tmp_path: Path, images: dict[str, Cap
     cache.clear()
     assert sorted(file.name for file in tmp_path.iterdir()) == [".0123456789abcdef.tmp", "one.jpg", "two.jpg"]
     assert cache.timings(KEY) is None
+
+
+def test_captions_of_images_inside_a_file_are_kept_while_it_is_the_same(tmp_path: Path) -> None:
+    file = tar_of(tmp_path / "p.tar", {"a.jpg": b"a"})
+    images = {"a.jpg": CaptionedImage("a.jpg", packed_name(file, "a.jpg"), "dev", ("a dog",))}
+    cache = BenchmarkCache(tmp_path / "cache")
+    cache.save_captions(KEY, {"a.jpg": "a dog"}, images)
+    assert cache.captions(KEY, images) == {"a.jpg": "a dog"}
+    tar_of(file, {"a.jpg": b"b" * 20_000})
+    assert cache.captions(KEY, images) == {}

@@ -278,6 +278,53 @@ def test_the_layout_follows_from_the_name(tmp_path: Path) -> None:
         layout_of_target(tmp_path / "x", "cocoo")
 
 
+def test_the_photos_stay_as_they_are(tmp_path: Path) -> None:
+    """Links lead to the photos of others: nothing is ever written through them."""
+    data = data_in(tmp_path / "source")
+    before = {path: path.read_bytes() for path in (tmp_path / "source").rglob("*.*")}
+    for number, layout in enumerate((*LAYOUTS, ".PNG", ".jpg", ".caption")):
+        if layout.lower() in (".png", ".jpg"):
+            with pytest.raises(AnnotationError, match="cannot be written"):
+                convert(data, tmp_path / str(number), format=layout)
+        else:
+            convert(data, tmp_path / str(number), format=layout)
+    assert {path: path.read_bytes() for path in (tmp_path / "source").rglob("*.*")} == before
+
+
+def test_images_without_the_extension_of_one_get_it(tmp_path: Path) -> None:
+    names = ("flickr.jpg.1", "photo", "notes.caption")
+    for name in names:
+        (tmp_path / name).write_bytes(jpeg((9, 9, 9)) if name != "notes.caption" else b"text")
+    data = CaptionData("set", "csv", tuple(CaptionedImage(name, tmp_path / name, "all", ("x",)) for name in names))
+    result = convert(data, tmp_path / "target", format=".caption")
+    assert sorted(path.name for path in (tmp_path / "target").iterdir()) == [
+        *("flickr_jpg_1.caption", "flickr_jpg_1.jpg", "photo.caption", "photo.jpg"),
+    ]
+    assert [Path(error.source).name for error in result.errors] == ["notes.caption"]
+
+
+def test_images_without_captions_are_written(tmp_path: Path) -> None:
+    image = data_in(tmp_path / "s").images[0]
+    data = CaptionData("set", "csv", (CaptionedImage("bare.jpg", image.path, image.split, ()), image))
+    for layout in LAYOUTS:
+        convert(data, tmp_path / layout, format=layout)
+        assert len(read_captions(tmp_path / layout, captionless=True).images) == {"csv": 1}.get(layout, 2), layout
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    odd = tmp_path / "caf\udce9.jpg"
+    try:
+        odd.write_bytes(jpeg((9, 9, 9)))
+    except OSError:
+        pytest.skip("this file system has only UTF-8 names")
+    data = CaptionData("set", "csv", (CaptionedImage("1", odd, "all", ("x",)),))
+    for target in ("x.csv", "x.jsonl", "x.json"):
+        convert(data, tmp_path / target)
+    convert(data, tmp_path / "target", format="txt")
+    assert (tmp_path / "target/caf_.txt").is_file()
+    assert read_captions(tmp_path / "target").images[0].path.samefile(odd)
+
+
 letters = st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp"))
 texts = st.text(letters | st.sampled_from(list(',";|#\n\t ')), min_size=1, max_size=15).filter(
     lambda text: text.strip()

@@ -16,7 +16,9 @@ from PIL import Image
 from captioner.data.annotations import read_captions
 from captioner.data.dataset import CaptionData, CaptionedImage, SkippedRecord
 from captioner.data.inspect import CountSummary, DataReport, Listing, inspect_captions
+from captioner.data.packed import packed_name
 from tests.data.images import encode
+from tests.data.test_packed import tar_of
 
 
 def jpeg(colour: int) -> bytes:
@@ -51,6 +53,21 @@ def words(caption: str) -> list[str]:
 
 def inspect(data: CaptionData, **options: Any) -> DataReport:
     return inspect_captions(data, tokenize=words, **{"min_count": 2, **options})
+
+
+def test_images_inside_files_are_compared_and_checked(tmp_path: Path) -> None:
+    members = {"a.png": jpeg(1), "b.png": jpeg(2), "c.png": jpeg(1), "d.png": b"damaged"}
+    file = tar_of(tmp_path / "p.tar", members)
+    images = [
+        CaptionedImage(name, packed_name(file, name), split, ("x",))
+        for name, split in zip(members, "aabb", strict=True)
+    ]
+    gone = CaptionedImage("gone", packed_name(file, "gone.png"), "a", ("x",))
+    report = inspect(CaptionData("set", "csv", (*images, gone)), check_images=True)
+    assert report.missing == Listing(1, (f"{file}:gone.png",))
+    assert [twins.image_ids for twins in report.leaks or ()] == [("a.png", "c.png")]
+    assert report.unreadable is not None and report.unreadable.count == 1
+    assert report.unreadable.first[0].startswith(f"{file}:d.png: ")
 
 
 def test_splits_are_counted(data: CaptionData) -> None:

@@ -110,6 +110,7 @@ def test_a_data_set_in_place_of_a_recipe_is_trained_on_by_that_for_own_images(tm
         assert config.model_copy(update={"data": None, "epochs": 0}) == load_config(OWN).model_copy(
             update={"data": None, "epochs": 0}
         )
+    assert is_data("hf://datasets/ada/squares") and is_data(Path("hf://datasets/ada/squares"))
     (tmp_path / "recipe.yaml").write_text("data: {path: here}\n")
     assert not any(map(is_data, (tmp_path / "recipe.yaml", tmp_path / "none.csv", OWN, "flickr8k_show_tell")))
 
