@@ -1,4 +1,4 @@
-"""``captioner data``: download caption data sets, inspect them, and convert them to other layouts."""
+"""``captioner data``: download caption data sets, inspect them, and convert them to other formats."""
 
 from __future__ import annotations
 
@@ -151,13 +151,13 @@ def convert(
     format: Annotated[
         str | None,
         typer.Option(
-            help="The layout of TARGET: coco, karpathy, jsonl, csv, imagefolder, webdataset or txt, or the extension "
+            help="The format of TARGET: coco, karpathy, jsonl, csv, imagefolder, webdataset or txt, or the extension "
             "of text beside the images, such as .caption.",
             show_default="that of its name; imagefolder for a folder",
         ),
     ] = None,
     source_format: Annotated[
-        str | None, typer.Option(help="The layout of SOURCE, as --format of data inspect.", show_default="recognised")
+        str | None, typer.Option(help="The format of SOURCE, as --format of data inspect.", show_default="recognised")
     ] = None,
     images: Annotated[
         Path | None, typer.Option(file_okay=False, help="The folder of SOURCE's images, if they are elsewhere.")
@@ -167,30 +167,30 @@ def convert(
     ] = False,
     strict: options.Strict = False,
 ) -> None:
-    """Write a data set in another layout, with its splits.
+    """Write a data set in another format, with its splits.
 
-    What the layout does not hold is reported.
+    What the format does not hold is reported.
 
     Images that cannot be read are reported on stderr and left out; the exit code is then 1.
     """
     from captioner.data.annotations import read_captions
     from captioner.data.convert import convert as write
-    from captioner.data.convert import layout_of_target
+    from captioner.data.convert import format_of_target
 
-    layout = layout_of_target(output, format)
+    chosen = format_of_target(output, format)
     data = options.report_malformed(read_captions(source, format=source_format, images=images, strict=strict))
     with console.progress("Writing images") as progress:
-        result = write(data, output, format=layout, copy=copy, progress=progress)
+        result = write(data, output, format=chosen, copy=copy, progress=progress)
     failures = console.Failures()
     for error in result.errors:
         failures(error)
     for sentence in result.lost:
         console.note(f"{output}: {sentence}")
     if format is None and (output.suffix.lower() == ".json" or output.is_dir()):
-        console.note(f"{output}: written as {layout}; --format chooses another layout")
+        console.note(f"{output}: written as {chosen}; --format chooses another format")
     splits = ", ".join(f"{split} {count:,}" for split, count in result.splits.items())
     written = sum(result.splits.values())
-    streams.show(f"{output} ({layout}): {written:,} images with {result.captions:,} captions; {splits}")
+    streams.show(f"{output} ({chosen}): {written:,} images with {result.captions:,} captions; {splits}")
     failures.exit()
 
 
@@ -310,7 +310,7 @@ def _bars() -> Iterator[Progress]:
 
 app = typer.Typer(
     name="data",
-    help="Download caption data sets, inspect them, and convert them to other layouts.",
+    help="Download caption data sets, inspect them, and convert them to other formats.",
     epilog=EXAMPLE,
     no_args_is_help=True,
     add_completion=False,

@@ -1,4 +1,4 @@
-"""Writes a caption data set in another layout.
+"""Writes a caption data set in another format.
 
 A file (``photos.csv``) names the images where they are. A folder holds them too, as links or copies, and so does a tar
 file. :func:`~captioner.data.annotations.read_captions` reads all of them back.
@@ -20,9 +20,7 @@ from pathlib import Path, PurePosixPath
 
 from captioner import files
 from captioner.data.annotations.json_readers import split_in_name
-from captioner.data.dataset import FOLDER_SPLITS, UNDIVIDED, CaptionData, CaptionedImage, split_name
-from captioner.data.find import IMAGE_EXTENSIONS
-from captioner.data.layouts import (
+from captioner.data.caption_files import (
     Names,
     Placed,
     numbers_in,
@@ -35,12 +33,14 @@ from captioner.data.layouts import (
     write_sidecar,
     write_table,
 )
+from captioner.data.dataset import FOLDER_SPLITS, UNDIVIDED, CaptionData, CaptionedImage, split_name
+from captioner.data.find import IMAGE_EXTENSIONS
 from captioner.data.packed import is_packed, read_packed
 from captioner.errors import AnnotationError, FileError, ImageError, first_line
 from captioner.registry import suggestion
 
-LAYOUTS = ("coco", "karpathy", "jsonl", "csv", "imagefolder", "webdataset", "txt")
-"""The layouts that can be written; an extension such as ``.caption`` is ``txt`` with files of that extension."""
+WRITABLE = ("coco", "karpathy", "jsonl", "csv", "imagefolder", "webdataset", "txt")
+"""The formats that can be written; an extension such as ``.caption`` is ``txt`` with files of that extension."""
 
 _ENDINGS = {".jsonl": ("jsonl",), ".csv": ("csv",), ".json": ("karpathy", "coco"), ".tar": ("webdataset",)}  # of files
 _SHARD_BYTES, _SHARD_IMAGES = 1 << 30, 10_000  # in one of WebDataset's tar files
@@ -51,10 +51,10 @@ class Conversion:
     """The result of :func:`convert`.
 
     Attributes:
-        format: the layout, one of :data:`LAYOUTS` or an extension.
+        format: the format, one of :data:`WRITABLE` or an extension.
         splits: the number of images in each split.
         captions: the number of captions.
-        lost: what the layout does not hold, as sentences.
+        lost: what the format does not hold, as sentences.
         errors: images that could not be read and were left out.
     """
 
@@ -65,14 +65,14 @@ class Conversion:
     errors: tuple[ImageError, ...]
 
 
-def layout_of_target(target: Path, format: str | None = None) -> str:
-    """Return the layout to write: the given one, or that of the target's name.
+def format_of_target(target: Path, format: str | None = None) -> str:
+    """Return the format to write: the given one, or that of the target's name.
 
     A name without an ending is that of a folder, by default an imagefolder. ``captions_*.json`` is COCO's, any other
     ``.json`` Karpathy's, which holds splits.
 
     Raises:
-        AnnotationError: the target exists, the layout does not, or the target's name is that of another.
+        AnnotationError: the target exists, the format does not, or the target's name is that of another.
     """
     if os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir())):
         raise AnnotationError(f"{target}: exists, and nothing is overwritten; give another name, or remove it")
@@ -80,10 +80,10 @@ def layout_of_target(target: Path, format: str | None = None) -> str:
     if format is None:
         coco = "coco" in fitting and target.name.startswith("captions_")
         return "coco" if coco else fitting[0] if fitting else "imagefolder"
-    if format not in LAYOUTS and (not re.fullmatch(r"\.\w+", format) or format.lower() in IMAGE_EXTENSIONS):
+    if format not in WRITABLE and (not re.fullmatch(r"\.\w+", format) or format.lower() in IMAGE_EXTENSIONS):
         raise AnnotationError(
-            f"layout {format!r} cannot be written.{suggestion(format, list(LAYOUTS))} Known: {', '.join(LAYOUTS)}; or "
-            "the extension of text beside the images, such as .caption"
+            f"format {format!r} cannot be written.{suggestion(format, list(WRITABLE))} Known: {', '.join(WRITABLE)}; "
+            "or the extension of text beside the images, such as .caption"
         )
     if fitting and format not in fitting:
         raise AnnotationError(f"{target}: its name is that of {' or '.join(fitting)}, not {format}; give a folder")
@@ -98,21 +98,21 @@ def convert(
     copy: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Conversion:
-    """Write a data set in another layout, completely or not at all.
+    """Write a data set in another format, completely or not at all.
 
     Args:
         data: the data set, with all its splits.
         target: a file, which names the images where they are, or a folder, which holds them too; it must not exist.
-        format: one of :data:`LAYOUTS`, or an extension for text beside the images; see :func:`layout_of_target`.
+        format: one of :data:`WRITABLE`, or an extension for text beside the images; see :func:`format_of_target`.
         copy: copy the images into a folder instead of linking to them. Images inside other files are always copied.
         progress: called with the number of images written and their total.
 
     Raises:
-        AnnotationError: the target exists, its name is that of another layout, or no image can be read.
+        AnnotationError: the target exists, its name is that of another format, or no image can be read.
         FileError: it cannot be written, or images cannot be linked to.
     """
     target = Path(target)
-    format = layout_of_target(target, format)
+    format = format_of_target(target, format)
     work = _Work(data, format, copy, progress or (lambda done, total: None))
     if target.suffix.lower() in _ENDINGS:
         with files.atomic_path(target) as temporary:
@@ -246,7 +246,7 @@ class _Work:
         return placed
 
     def losses(self, placed: Sequence[Placed], target: Path) -> Iterator[str]:
-        """Yield what the layout does not hold, as sentences."""
+        """Yield what the format does not hold, as sentences."""
         splits, several = self.data.splits, any(len(image.captions) > 1 for image, _ in placed)
         in_file, in_tar = target.suffix.lower() in _ENDINGS, self.format == "webdataset"
         only = split_name(split_in_name(target.stem))  # the split that one file is read back as

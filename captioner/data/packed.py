@@ -23,6 +23,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from captioner.data.find import IMAGE_EXTENSIONS
 from captioner.data.rows import require_parquet
 from captioner.errors import ImageError, first_line
 
@@ -177,7 +178,8 @@ def _from_parquet(name: str, file: str, row: str) -> bytes:
         raise ImageError(name, f"{file} has the rows 0 to {rows.count - 1:,}")
     value = rows[int(row)]
     data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
-    if data is None and path:  # Hugging Face's data sets may leave the bytes in the file
+    # Hugging Face's data sets may leave the bytes in the image's own file.
+    if data is None and path and os.path.splitext(path)[1].lower() in IMAGE_EXTENSIONS:
         try:
             return (Path(file).parent / path).read_bytes()
         except (OSError, ValueError) as error:

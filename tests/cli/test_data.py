@@ -119,7 +119,7 @@ def test_convert_reports_what_it_wrote_and_what_was_lost(run, dataset: Path, tmp
 def test_convert_to_a_file(run, dataset: Path, tmp_path: Path) -> None:
     result = run("data", "convert", dataset, "-o", tmp_path / "x.json")
     assert result.code == 0
-    assert result.err == f"{tmp_path / 'x.json'}: written as karpathy; --format chooses another layout\n"
+    assert result.err == f"{tmp_path / 'x.json'}: written as karpathy; --format chooses another format\n"
     inspected = run("data", "inspect", tmp_path / "x.json").lines
     assert inspected[0] == "captions (karpathy): 4 images with 7 captions"
 

@@ -1,4 +1,4 @@
-"""Conversions between layouts: read back the same, and by other programs."""
+"""Conversions between formats: read back the same, and by other programs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from captioner.data.annotations import read_captions
-from captioner.data.convert import LAYOUTS, convert, layout_of_target
+from captioner.data.convert import WRITABLE, convert, format_of_target
 from captioner.data.dataset import CaptionData, CaptionedImage
 from captioner.errors import AnnotationError
 from tests.data.caption_files import captions_of
@@ -41,35 +41,35 @@ def contents(data: CaptionData) -> list[tuple[str, tuple[str, ...], bytes]]:
     return sorted((image.split, image.captions, load_image(image.path).tobytes()) for image in data.images)
 
 
-@pytest.mark.parametrize("layout", [*LAYOUTS, ".caption"])
+@pytest.mark.parametrize("format", [*WRITABLE, ".caption"])
 @pytest.mark.parametrize("copy", [False, True])
-def test_a_folder_of_every_layout_is_read_back_the_same(tmp_path: Path, layout: str, copy: bool) -> None:
+def test_a_folder_of_every_format_is_read_back_the_same(tmp_path: Path, format: str, copy: bool) -> None:
     data = data_in(tmp_path / "source")
-    result = convert(data, tmp_path / "target", format=layout, copy=copy)
-    assert (result.format, result.captions, result.errors) == (layout, 6, ())
+    result = convert(data, tmp_path / "target", format=format, copy=copy)
+    assert (result.format, result.captions, result.errors) == (format, 6, ())
     assert result.splits == {"train": 2, "val": 1, "test": 1}
     back = read_captions(tmp_path / "target", strict=True)
-    assert back.format == ("txt" if layout.startswith(".") else layout)
+    assert back.format == ("txt" if format.startswith(".") else format)
     assert contents(back) == contents(data)
     files = [path for path in (tmp_path / "target").rglob("*") if path.suffix in (".jpg", ".png")]
-    assert {path.is_symlink() for path in files} == (set() if layout == "webdataset" else {not copy})
+    assert {path.is_symlink() for path in files} == (set() if format == "webdataset" else {not copy})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "target"], "nothing temporary is left"
 
 
-@pytest.mark.parametrize("layout", [*LAYOUTS, ".caption"])
-def test_images_without_splits_stay_without(tmp_path: Path, layout: str) -> None:
+@pytest.mark.parametrize("format", [*WRITABLE, ".caption"])
+def test_images_without_splits_stay_without(tmp_path: Path, format: str) -> None:
     data = data_in(tmp_path / "source", splits=("all",) * 4)
-    convert(data, tmp_path / "target", format=layout)
+    convert(data, tmp_path / "target", format=format)
     assert contents(read_captions(tmp_path / "target", strict=True)) == contents(data)
 
 
-@pytest.mark.parametrize("layout", ["coco", "karpathy", "jsonl", "csv", "imagefolder", "webdataset"])
-def test_unusual_splits_are_kept(tmp_path: Path, layout: str) -> None:
+@pytest.mark.parametrize("format", ["coco", "karpathy", "jsonl", "csv", "imagefolder", "webdataset"])
+def test_unusual_splits_are_kept(tmp_path: Path, format: str) -> None:
     data = data_in(tmp_path / "source", splits=("all", "other", "restval", "dev"))
-    result = convert(data, tmp_path / "target", format=layout)
+    result = convert(data, tmp_path / "target", format=format)
     assert contents(read_captions(tmp_path / "target", strict=True)) == contents(data)
     skipped = "Hugging Face's loader skips the folders other, restval"
-    assert (skipped in result.lost) == (layout == "imagefolder")
+    assert (skipped in result.lost) == (format == "imagefolder")
 
 
 @pytest.mark.parametrize("name", ["x.jsonl", "x.csv", "x.json", "dataset_x.json", "x.tar"])
@@ -180,12 +180,12 @@ def test_a_tar_file_ends_at_its_limit(tmp_path: Path, monkeypatch: pytest.Monkey
     assert contents(read_captions(tmp_path / "target", strict=True)) == contents(data)
 
 
-@pytest.mark.parametrize("layout", [*LAYOUTS, "x.tar"])
-def test_images_inside_files_are_written(tmp_path: Path, layout: str) -> None:
+@pytest.mark.parametrize("format", [*WRITABLE, "x.tar"])
+def test_images_inside_files_are_written(tmp_path: Path, format: str) -> None:
     members = {"dogs/1.jpg": jpeg((9, 9, 9)), "dogs/1.txt": b"x", "2.webp": jpeg((99, 9, 9)), "2.txt": b"y"}
     data = read_captions(tar_of(tmp_path / "s.tar", members))
-    target = tmp_path / (layout if "." in layout else "target")
-    convert(data, target, format=None if "." in layout else layout)
+    target = tmp_path / (format if "." in format else "target")
+    convert(data, target, format=None if "." in format else format)
     assert contents(read_captions(target, strict=True)) == contents(data)
 
 
@@ -219,13 +219,13 @@ def test_missing_images_are_left_out(tmp_path: Path) -> None:
     data = data_in(tmp_path / "source")
     (tmp_path / "source/b.jpg").unlink()
     steps: list[tuple[int, int]] = []
-    for layout in LAYOUTS:
+    for format in WRITABLE:
         result = convert(
-            data, tmp_path / layout, format=layout, progress=lambda done, total: steps.append((done, total))
+            data, tmp_path / format, format=format, progress=lambda done, total: steps.append((done, total))
         )
         assert [Path(error.source).name for error in result.errors] == ["b.jpg"]
-        assert sum(result.splits.values()) == len(read_captions(tmp_path / layout, strict=True).images) == 3
-    assert steps == [(done, 4) for done in (1, 2, 3, 4)] * len(LAYOUTS)
+        assert sum(result.splits.values()) == len(read_captions(tmp_path / format, strict=True).images) == 3
+    assert steps == [(done, 4) for done in (1, 2, 3, 4)] * len(WRITABLE)
 
 
 def test_without_any_image_nothing_is_written(tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "empty/train/metadata.jsonl").is_file()
 
 
-def test_the_layout_follows_from_the_name(tmp_path: Path) -> None:
+def test_the_format_follows_from_the_name(tmp_path: Path) -> None:
     expected = {
         "x.jsonl": "jsonl",
         "x.CSV": "csv",
@@ -269,25 +269,25 @@ def test_the_layout_follows_from_the_name(tmp_path: Path) -> None:
         "x.json": "karpathy",
         "x.tar": "webdataset",
     }
-    assert {name: layout_of_target(tmp_path / name) for name in expected} == expected
-    assert layout_of_target(tmp_path / "folder") == "imagefolder"
-    assert layout_of_target(tmp_path / "x.json", "coco") == "coco"
+    assert {name: format_of_target(tmp_path / name) for name in expected} == expected
+    assert format_of_target(tmp_path / "folder") == "imagefolder"
+    assert format_of_target(tmp_path / "x.json", "coco") == "coco"
     with pytest.raises(AnnotationError, match=r"x\.csv: its name is that of csv, not coco; give a folder"):
-        layout_of_target(tmp_path / "x.csv", "coco")
+        format_of_target(tmp_path / "x.csv", "coco")
     with pytest.raises(AnnotationError, match=r"'cocoo' cannot be written\. Did you mean 'coco'\?"):
-        layout_of_target(tmp_path / "x", "cocoo")
+        format_of_target(tmp_path / "x", "cocoo")
 
 
 def test_the_photos_stay_as_they_are(tmp_path: Path) -> None:
     """Links lead to the photos of others: nothing is ever written through them."""
     data = data_in(tmp_path / "source")
     before = {path: path.read_bytes() for path in (tmp_path / "source").rglob("*.*")}
-    for number, layout in enumerate((*LAYOUTS, ".PNG", ".jpg", ".caption")):
-        if layout.lower() in (".png", ".jpg"):
+    for number, format in enumerate((*WRITABLE, ".PNG", ".jpg", ".caption")):
+        if format.lower() in (".png", ".jpg"):
             with pytest.raises(AnnotationError, match="cannot be written"):
-                convert(data, tmp_path / str(number), format=layout)
+                convert(data, tmp_path / str(number), format=format)
         else:
-            convert(data, tmp_path / str(number), format=layout)
+            convert(data, tmp_path / str(number), format=format)
     assert {path: path.read_bytes() for path in (tmp_path / "source").rglob("*.*")} == before
 
 
@@ -306,9 +306,9 @@ def test_images_without_the_extension_of_one_get_it(tmp_path: Path) -> None:
 def test_images_without_captions_are_written(tmp_path: Path) -> None:
     image = data_in(tmp_path / "s").images[0]
     data = CaptionData("set", "csv", (CaptionedImage("bare.jpg", image.path, image.split, ()), image))
-    for layout in LAYOUTS:
-        convert(data, tmp_path / layout, format=layout)
-        assert len(read_captions(tmp_path / layout, captionless=True).images) == {"csv": 1}.get(layout, 2), layout
+    for format in WRITABLE:
+        convert(data, tmp_path / format, format=format)
+        assert len(read_captions(tmp_path / format, captionless=True).images) == {"csv": 1}.get(format, 2), format
 
 
 def test_names_that_are_not_utf8(tmp_path: Path) -> None:
@@ -332,9 +332,9 @@ texts = st.text(letters | st.sampled_from(list(',";|#\n\t ')), min_size=1, max_s
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.lists(texts, min_size=1, max_size=3), min_size=1, max_size=4), st.sampled_from(LAYOUTS))
+@given(st.lists(st.lists(texts, min_size=1, max_size=3), min_size=1, max_size=4), st.sampled_from(WRITABLE))
 def test_any_caption_is_read_back(
-    tmp_path_factory: pytest.TempPathFactory, captions: list[list[str]], layout: str
+    tmp_path_factory: pytest.TempPathFactory, captions: list[list[str]], format: str
 ) -> None:
     folder = tmp_path_factory.mktemp("any")
     images = []
@@ -343,10 +343,10 @@ def test_any_caption_is_read_back(
         images.append(
             CaptionedImage(f"{index}.jpg", folder / f"{index}.jpg", "train", tuple(text.strip() for text in each))
         )
-    convert(CaptionData("set", "csv", tuple(images)), folder / "target", format=layout)
+    convert(CaptionData("set", "csv", tuple(images)), folder / "target", format=format)
     back = read_captions(folder / "target", strict=True)
     wanted = [image.captions for image in images]
-    if layout == "txt":
+    if format == "txt":
         wanted = [
             tuple(" ".join(part.strip() for part in text.split("\n") if part.strip()) for text in each)
             for each in wanted

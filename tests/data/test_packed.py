@@ -65,7 +65,12 @@ def test_threads_share_a_parquet_file(tmp_path: Path) -> None:
 def test_a_row_without_bytes_is_read_from_its_path(tmp_path: Path) -> None:
     content = jpeg((1, 2, 3))
     (tmp_path / "a.jpg").write_bytes(content)
-    rows = [{"bytes": None, "path": "a.jpg"}, {"bytes": None, "path": "gone.jpg"}, {"bytes": None, "path": None}, None]
+    rows = [
+        {"bytes": None, "path": "a.jpg"},
+        {"bytes": None, "path": "gone.jpg"},
+        {"bytes": None, "path": "passwd"},
+        None,
+    ]
     kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     pq.write_table(pa.table({"image": pa.array(rows, kind)}), tmp_path / "p.parquet")
     assert read_packed(f"{tmp_path}/p.parquet:0") == content

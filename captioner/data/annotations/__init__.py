@@ -116,10 +116,10 @@ def read_captions(
 
 def _recognise(source: Source, format: str | None) -> CaptionFormat:
     """Choose the format of a source and, in a folder, its files."""
-    # Formats from outside come first, since csv and jsonl accept almost any file.
-    formats = sorted(FORMATS.entries(), key=lambda known: _ORDER.index(known.name) if known.name in _ORDER else -1)
     if format is not None:
         formats = [sidecar_format(format) if format.startswith(".") else FORMATS[format]]
+    else:  # formats from outside come first, since csv and jsonl accept almost any file
+        formats = sorted(FORMATS.entries(), key=lambda known: _ORDER.index(known.name) if known.name in _ORDER else -1)
     looked_for = "; ".join(f"{known.name}: {' or '.join(known.files) or known.sign}" for known in formats)
     if source.path.is_dir():
         chosen = _in_folder(source, formats)

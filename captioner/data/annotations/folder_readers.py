@@ -1,7 +1,8 @@
-"""Readers of the layouts that are folders: Hugging Face's imagefolder, LAVIS's lists, and text beside the images."""
+"""Readers of the formats that are folders: Hugging Face's imagefolder, LAVIS's lists, and text beside the images."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -84,24 +85,20 @@ def _lists(source: Source) -> list[Path]:
 
 def sidecar_format(extension: str) -> CaptionFormat:
     """Return the format of text files with this extension beside the images."""
-    extensions = (extension.lower(),)
-    return CaptionFormat(
-        "txt",
-        (),
-        lambda source: source.path.is_dir() and _has_sidecar(source.path, extensions),
-        partial(_read_sidecars, extensions=extensions),
-    )
+    read = partial(_read_sidecars, extensions=(extension.lower(),))
+    return CaptionFormat("txt", (), lambda source: source.path.is_dir(), read)
 
 
 @reader(
     "txt",
-    accepts=lambda source: source.path.is_dir() and _has_sidecar(source.path, SIDECARS),
+    accepts=lambda source: source.path.is_dir() and _has_sidecar(source),
     sign="dog.txt or dog.caption beside dog.jpg",
 )
 def _txt(source: Source) -> None:
     """A text file beside each image, of the same name (``dog.txt`` or ``dog.jpg.txt``), with a caption on each line.
 
-    Trainers of image generators read these: kohya's the first line, or one of them by chance.
+    Trainers of image generators read these: kohya's the first line, or one of them by chance. With a requested folder
+    of images, the text is in a folder of its own, with the same subfolders.
     """
     _read_sidecars(source, SIDECARS)
 
@@ -109,58 +106,72 @@ def _txt(source: Source) -> None:
 def _read_sidecars(source: Source, extensions: tuple[str, ...]) -> None:
     if not source.path.is_dir():
         raise AnnotationError(f"{source.path}: text beside images is read from their folder; give that")
-    root = source.image_folder or source.path
-    images, texts = [], {}
-    for file in find_images([root], recursive=True, archives=extensions):
-        if file.suffix.lower() in IMAGE_EXTENSIONS:
-            images.append(file)
-        else:
-            texts[file] = False  # whether it is that of an image
-    beside = {image: [text for text in _beside(image, extensions) if text in texts] for image in images}
-    counts = Counter(text.suffix.lower() for found in beside.values() for text in found)
+    names = list(_images_and_texts(source, extensions))
+    images = [name for name in names if _is_image(name)]
+    unused = dict.fromkeys(name for name in names if not _is_image(name))
+    beside = {image: [text for text in _texts_of(image, extensions) if text in unused] for image in images}
+    counts = Counter(_extension(text) for texts in beside.values() for text in texts)
     if not counts:
         raise AnnotationError(
-            f"{root}: no image has a text file of its name beside it, such as dog{extensions[0]} for dog.jpg"
+            f"{source.path}: no image has a text file of its name beside it, such as dog{extensions[0]} for dog.jpg"
         )
     chosen = max(counts, key=lambda extension: counts[extension])
     for extension, count in counts.items():
         if extension != chosen:
             source.notes.append(
-                f"{root}: captions are those in {counts[chosen]:,} {chosen} files; {count:,} {extension} files also "
-                f'have the names of images, which format="{extension}" in Python, or captioner data convert '
+                f"{source.path}: captions are those in {counts[chosen]:,} {chosen} files; {count:,} {extension} files "
+                f'also have the names of images, which format="{extension}" in Python, or captioner data convert '
                 f"--source-format {extension}, takes instead"
             )
-    for image, found in beside.items():
-        name = image.relative_to(root).as_posix()
-        text = next((text for text in found if text.suffix.lower() == chosen), None)
-        source.add_image(name, Found(image, image), split_in_path(name), str(image))
+    for image, texts in beside.items():
+        path = (source.image_folder or source.path) / image
+        source.add_image(image, Found(path, path), split_in_path(image), str(path))
+        text = next((text for text in texts if _extension(text) == chosen), None)
         if text is not None:
-            texts[text] = True
-            _read_sidecar(source, name, text)
-    lone = [text for text, used in texts.items() if not used and text.suffix.lower() == chosen]
+            unused.pop(text, None)  # two images may share it, dog.jpg and dog.png
+            _read_sidecar(source, image, source.path / text)
+    lone = [text for text in unused if _extension(text) == chosen]
     if lone:
-        source.notes.append(f"{root}: {len(lone):,} {chosen} files have no image of their name, the first: {lone[0]}")
+        first = source.path / lone[0]
+        source.notes.append(f"{source.path}: {len(lone):,} {chosen} files have no image of their name, such as {first}")
 
 
-def _has_sidecar(folder: Path, extensions: tuple[str, ...]) -> bool:
-    seen: set[Path] = set()
-    for file in find_images([folder], recursive=True, archives=extensions):
-        seen.add(file)
-        stem = file.with_suffix("")
-        if file.suffix.lower() in IMAGE_EXTENSIONS:
-            if any(text in seen for text in _beside(file, extensions)):
+def _images_and_texts(source: Source, extensions: tuple[str, ...]) -> Iterator[str]:
+    """Yield the images, and the text files, by their names relative to their folder."""
+    for file in find_images([source.path], recursive=True, archives=extensions):
+        if not (source.image_folder and _is_image(file.name)):
+            yield file.relative_to(source.path).as_posix()
+    for file in find_images([source.image_folder], recursive=True) if source.image_folder else ():
+        yield file.relative_to(source.image_folder or "").as_posix()
+
+
+def _has_sidecar(source: Source) -> bool:
+    seen: set[str] = set()
+    for name in _images_and_texts(source, SIDECARS):
+        seen.add(name)
+        stem = name.rpartition(".")[0]
+        if _is_image(name):
+            if any(text in seen for text in _texts_of(name, SIDECARS)):
                 return True
-        elif stem in seen or any(stem.with_name(stem.name + ending) in seen for ending in IMAGE_EXTENSIONS):
+        elif stem in seen or any(stem + ending in seen for ending in IMAGE_EXTENSIONS):
             return True
     return False
 
 
-def _beside(image: Path, extensions: tuple[str, ...]) -> Iterator[Path]:
+def _is_image(name: str) -> bool:
+    return _extension(name) in IMAGE_EXTENSIONS
+
+
+def _extension(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _texts_of(image: str, extensions: tuple[str, ...]) -> Iterator[str]:
     """Yield the names of the text files that an image may have, in lower and upper case."""
     for extension in extensions:
         for ending in (extension, extension.upper()):
-            yield image.with_suffix(ending)
-            yield image.with_name(image.name + ending)
+            yield os.path.splitext(image)[0] + ending
+            yield image + ending
 
 
 def _read_sidecar(source: Source, image_id: str, file: Path) -> None:

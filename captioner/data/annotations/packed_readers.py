@@ -1,4 +1,4 @@
-"""Readers of the layouts with images inside files: Hugging Face's Parquet, and WebDataset's tar files."""
+"""Readers of the formats with images inside files: Hugging Face's Parquet, and WebDataset's tar files."""
 
 from __future__ import annotations
 
@@ -29,11 +29,27 @@ _TEXTS = (".json", ".txt", ".caption")
 
 
 class _Row(NamedTuple):
-    place: str
-    name: object  # the id or the name of its image, if any
+    """A row of a Parquet file.
+
+    Attributes:
+        file: the file.
+        number: the number of the row, from 0.
+        name: the id or the name of its image, if any.
+        split: its split, if any.
+        captions: its fields of captions.
+        packed: whether the image is inside the file.
+    """
+
+    file: Path
+    number: int
+    name: object
     split: str
     captions: list[Any]
-    found: Found | None  # the image inside the file, or None if the name is that of a file
+    packed: bool
+
+    @property
+    def place(self) -> str:
+        return f"{self.file}:{self.number}"
 
 
 @reader(
@@ -56,32 +72,38 @@ def _parquet(source: Source) -> None:
             f"{source.path}: Parquet files of several data sets, in {', '.join(folders)}; give one of the folders"
         )
     rows = [row for file in source.files for row in _rows_of(source, file)]
-    names = {row.place: _name(row.name) for row in rows}
     splits: dict[str, set[str]] = {}
     for row in rows:
-        if name := names[row.place]:
-            splits.setdefault(name, set()).add(split_name(row.split))
-    homes = source.existing(*([source.image_folder] if source.image_folder else (source.files[0].parent, source.root)))
+        splits.setdefault(_name(row), set()).add(split_name(row.split))
     for row in rows:
+        name = _name(row)
+        # Numbers may start over in every split.
+        image_id = f"{split_name(row.split)}/{name}" if len(splits[name]) > 1 else name
         try:
-            name = as_id(row.name, "the name of the image") if row.found is None else names[row.place]
-            if row.found is not None and not name:
-                name = f"{Path(row.place.rpartition(':')[0]).name}:{row.place.rpartition(':')[2]}"
-            # Numbers may start over in every split.
-            image_id = f"{split_name(row.split)}/{name}" if len(splits.get(name, ())) > 1 else name
+            if not row.packed:
+                as_id(row.name, "the name of the image")
             if image_id not in source.entries:
-                source.add_image(image_id, row.found or source.find(name, *homes), row.split, row.place)
+                source.add_image(image_id, _image_of(source, row), row.split, row.place)
         except MalformedError as error:
             source.problem(row.place, error)
             continue
         add_captions(source, row.place, image_id, row.captions)
 
 
-def _name(value: object) -> str:
+def _name(row: _Row) -> str:
+    """Return the name of a row's image, by default that of its file and its number."""
     try:
-        return as_id(value, "the name")
+        return as_id(row.name, "the name of the image")
     except MalformedError:
-        return ""
+        return f"{row.file.name}:{row.number}"
+
+
+def _image_of(source: Source, row: _Row) -> Found:
+    if row.packed:
+        inside = packed_name(row.file, row.number)
+        return Found(inside, inside)
+    homes = (source.image_folder,) if source.image_folder else (row.file.parent, source.root)
+    return source.find(_name(row), *source.existing(*homes))
 
 
 def _rows_of(source: Source, file: Path) -> Iterator[_Row]:
@@ -107,18 +129,16 @@ def _rows_of(source: Source, file: Path) -> Iterator[_Row]:
         captions = [names[index] for index in layout.captions]
         split = None if layout.split is None else names[layout.split]
         wanted = [*captions, *filter(None, (split, name, path)), *(() if packed else (image,))]
-        row, split_of_file = 0, split_in_name(file.stem) or split_in_path(f"{file.parent.name}/")
-        rows = []
+        split_of_file = split_in_name(file.stem) or split_in_path(f"{file.parent.name}/")
+        rows: list[_Row] = []
         for batch in table.iter_batches(batch_size=_ROWS, columns=wanted):
             for record in batch.to_pylist():
                 given = record[image] if not packed else record[name] if name else None
                 if path and given is None:
                     given = PureWindowsPath((record[image] or {}).get("path") or "").name
                 part = (record[split] if split else None) or split_of_file
-                inside = packed_name(file, row)
-                found = Found(inside, inside) if packed else None
-                rows.append(_Row(f"{file}:{row}", given, str(part), [record[each] for each in captions], found))
-                row += 1
+                texts = [record[each] for each in captions]
+                rows.append(_Row(file, len(rows), given, str(part), texts, packed is not None))
     except (OSError, ValueError) as error:  # ValueError: pyarrow's own
         raise AnnotationError(f"{file}: is no Parquet file, or damaged ({first_line(error)}); copy it again") from error
     if packed and not name:  # paths are names only if they distinguish the images

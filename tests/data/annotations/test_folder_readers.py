@@ -145,7 +145,7 @@ def test_images_without_text_and_text_without_images_are_reported(tmp_path: Path
     problems = {Path(problem.place).name: problem.reason for problem in data.problems}
     assert list(problems) == ["d.txt", "b.jpg", "c.jpg", "d.jpg"]
     assert "is not text" in problems["d.txt"] and "no caption" in problems["b.jpg"]
-    assert data.notes == (f"{tmp_path}: 1 .txt files have no image of their name, the first: {tmp_path}/README.txt",)
+    assert data.notes == (f"{tmp_path}: 1 .txt files have no image of their name, such as {tmp_path}/README.txt",)
 
 
 def test_of_two_extensions_the_frequent_one_is_read_or_the_given_one(tmp_path: Path) -> None:
@@ -171,6 +171,24 @@ def test_images_without_text_are_kept_on_request(tmp_path: Path) -> None:
     for name in ("a.jpg", "a.txt", "b.jpg"):
         write(tmp_path / name, "x")
     assert captions_of(read_captions(tmp_path, captionless=True)) == {"a.jpg": ("x",), "b.jpg": ()}
+
+
+def test_text_may_be_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    for name in ("images/train/a.jpg", "images/b.jpg", "labels/train/a.txt", "labels/b.txt", "labels/c.txt"):
+        write(tmp_path / name, name)
+    data = read_captions(tmp_path / "labels", images=tmp_path / "images")
+    assert {image.image_id: (image.path, image.captions, image.split) for image in data.images} == {
+        "b.jpg": (tmp_path / "images/b.jpg", ("labels/b.txt",), "all"),
+        "train/a.jpg": (tmp_path / "images/train/a.jpg", ("labels/train/a.txt",), "train"),
+    }
+
+
+def test_two_images_may_share_a_text(tmp_path: Path) -> None:
+    for name in ("dog.jpg", "dog.png", "dog.TXT"):
+        write(tmp_path / name, "a dog")
+    data = read_captions(tmp_path)
+    assert captions_of(data) == {"dog.jpg": ("a dog",), "dog.png": ("a dog",)}
+    assert data.notes == ()
 
 
 def test_a_table_in_the_folder_comes_before_text(tmp_path: Path) -> None:

@@ -85,6 +85,18 @@ def test_parquet_may_name_files(tmp_path: Path) -> None:
     ]
 
 
+def test_parquet_may_be_the_metadata_of_an_imagefolder(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "a.jpg").write_bytes(b"jpeg")
+        parquet(tmp_path / split / "metadata.parquet", file_name=["a.jpg"], text=[split])
+    data = read_captions(tmp_path)
+    assert [(image.split, image.path, image.captions) for image in data.images] == [
+        ("test", tmp_path / "test/a.jpg", ("test",)),
+        ("train", tmp_path / "train/a.jpg", ("train",)),
+    ]
+
+
 def test_wrong_parquet(tmp_path: Path) -> None:
     with pytest.raises(AnnotationError, match=r"x\.parquet: its columns are image, label; rename .* caption or text"):
         read_captions(parquet(tmp_path / "x.parquet", image=[IMAGE], label=[1]))

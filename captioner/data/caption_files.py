@@ -1,4 +1,4 @@
-"""The names of images in a layout, and its caption files."""
+"""The names of images in a format, and its caption files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MAGIC = (  # (offset, bytes there, extension)
 
 
 class Placed(NamedTuple):
-    """An image and its name in a layout, relative to the caption file, with ``/`` between folders."""
+    """An image and its name in a format, relative to the caption file, with ``/`` between folders."""
 
     image: CaptionedImage
     name: str
