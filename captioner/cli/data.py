@@ -30,7 +30,12 @@ Example: captioner data download coco-captions --members '*/captions_*' --to dat
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(metavar="DATA", help="The caption file, or the folder of the data set.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA", help="The caption file, the folder of the data set, or hf://datasets/USER/NAME on the hub."
+        ),
+    ],
     images: Annotated[Path | None, typer.Option(help="The folder of the images, if they are elsewhere.")] = None,
     format: Annotated[
         str | None,
@@ -135,7 +140,13 @@ def _print_items(title: str, count: int, shown: Sequence[str] = ()) -> None:
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="The caption file, or the folder of the data set.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SOURCE",
+            help="The caption file, the folder of the data set, or hf://datasets/USER/NAME on the hub.",
+        ),
+    ],
     *,
     output: Annotated[
         Path,

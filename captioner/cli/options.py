@@ -133,7 +133,12 @@ Model = Annotated[
         help="A shipped model, a model folder, or user/model on the Hugging Face hub.",
     ),
 ]
-DataPath = Annotated[Path, typer.Argument(metavar="DATA", help="The caption data set, a file or folder.")]
+DataPath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DATA", help="The caption data set: a file, a folder, or hf://datasets/USER/NAME on the hub."
+    ),
+]
 Models = Annotated[
     list[str] | None,
     typer.Option(

@@ -61,7 +61,7 @@ def complete(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Compl
     ("line", "expected"),
     [
         ("captioner cap", ["caption"]),
-        ("captioner data ", ["inspect", "download"]),
+        ("captioner data ", ["inspect", "convert", "download"]),
         ("captioner caption --model show_t", ["show_tell"]),
         ("captioner caption -m hard", ["hard_attention"]),
         ("captioner caption -m show_tell+hard", ["show_tell+hard_attention"]),

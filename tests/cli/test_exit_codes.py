@@ -34,6 +34,7 @@ COMMANDS = {
     "models": [],
     "doctor": [],
     "data inspect": ["data.json"],
+    "data convert": ["data.json", "-o", "new"],
     "data download": ["flickr8k"],
 }
 # The exception of a command, the exit code, and the start of stderr.
