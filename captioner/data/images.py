@@ -200,6 +200,8 @@ def _open_stream(source: Any, name: str) -> IO[bytes]:
         return CountedBytes(bytes(source), name)
     if not isinstance(source, (str, os.PathLike)):
         raise ImageError(name, "not an image; give a file's name or bytes, a Pillow image, an array or a tensor")
+    if (packed := read_packed(name)) is not None:
+        return CountedBytes(packed, name)
     try:
         status = os.stat(source)
         if stat.S_ISDIR(status.st_mode):
@@ -210,8 +212,6 @@ def _open_stream(source: Any, name: str) -> IO[bytes]:
             raise ImageError(name, "the file is empty (0 bytes); get a fresh copy of it")
         return CountedFile(os.fspath(source), name, status.st_size)
     except FileNotFoundError as error:
-        if (packed := read_packed(name)) is not None:
-            return CountedBytes(packed, name)
         if reason := why_no_file(name):
             raise ImageError(shortened_name(name), reason) from error
         link = " (a link to a file that is gone)" if os.path.islink(source) else ""

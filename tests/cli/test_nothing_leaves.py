@@ -212,6 +212,7 @@ COMMANDS = {
     "models": "models",
     "doctor": "doctor --model {model}",
     "data inspect": "data inspect {data}",
+    "data convert": "data convert {data} -o converted",
 }
 #: what is written in the home folder: matplotlib's list of fonts, and the folders it is in
 CACHES = re.compile(r"~/\.(cache|config)(/matplotlib.*)?")

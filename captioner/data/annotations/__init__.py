@@ -88,6 +88,7 @@ def read_captions(
     Raises:
         AnnotationError: the file is missing, empty, damaged or of no known format, no image in it has a caption, or, in
             strict mode, a record is malformed.
+        BulkError: Parquet needs pyarrow, which is not installed.
     """
     if format is not None and format not in FORMATS and not _EXTENSION.fullmatch(format):
         known = [each.name for each in FORMATS.entries()]
@@ -149,19 +150,19 @@ def _recognise(source: Source, format: str | None) -> CaptionFormat:
 
 
 def _in_folder(source: Source, formats: Sequence[CaptionFormat]) -> CaptionFormat | None:
-    """Choose the format of a folder and its files, and note the other formats in it."""
-    chosen = None
+    """Choose the format of a folder and its files, and note other caption files in it."""
+    for chosen in formats:
+        matches = (sorted(filter(Path.is_file, source.path.glob(pattern))) for pattern in chosen.files)
+        source.files = next(filter(None, matches), [])
+        if source.files or (not chosen.files and (len(formats) == 1 or chosen.accepts(source))):
+            break
+    else:
+        return None
     for known in formats:
-        if chosen is None:
-            matches = (sorted(filter(Path.is_file, source.path.glob(pattern))) for pattern in known.files)
-            source.files = next(filter(None, matches), [])
-            if source.files or (not known.files and (len(formats) == 1 or known.accepts(source))):
-                chosen = known
-            continue
-        # Patterns below every subfolder would list all images.
-        top = (pattern for pattern in known.files if not pattern.startswith("*/"))
-        other = next((file for pattern in top for file in source.path.glob(pattern) if file not in source.files), None)
-        if other is not None:
+        # Patterns with a folder of any name would list the images in all of them.
+        patterns = (pattern for pattern in known.files if "*/" not in pattern)
+        others = (file for pattern in patterns for file in source.path.glob(pattern) if file not in source.files)
+        if (other := next(others, None)) is not None:
             source.notes.append(
                 f"{source.path}: read as {chosen.name}; it also has {other.name} ({known.name}); to read that, give "
                 "the file"

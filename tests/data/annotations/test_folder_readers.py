@@ -198,6 +198,15 @@ def test_a_table_in_the_folder_comes_before_text(tmp_path: Path) -> None:
     assert captions_of(read_captions(tmp_path)) == {"a.jpg": ("of the table",)}
 
 
+def test_of_two_metadata_files_one_is_read(tmp_path: Path) -> None:
+    write(tmp_path / "metadata.jsonl", {"file_name": "a.jpg", "text": "x"})
+    file = write(tmp_path / "metadata.csv", "file_name,text\nb.jpg,y\n")
+    data = read_captions(tmp_path)
+    assert captions_of(data) == {"a.jpg": ("x",)}
+    assert "it also has metadata.csv (imagefolder)" in data.notes[0]
+    assert captions_of(read_captions(file)) == {"b.jpg": ("y",)}
+
+
 def test_the_choice_among_several_formats_is_noted(tmp_path: Path) -> None:
     write(tmp_path / "captions.jsonl", {"image": "a.jpg", "caption": "x"})
     write(tmp_path / "captions.csv", "image,caption\na.jpg,y\n")
