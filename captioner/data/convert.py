@@ -257,6 +257,11 @@ class _Work:
             yield "other programs read one tar file as one split; a folder has tar files for each of them"
         if in_file and not in_tar and (inside := sum(is_packed(image.path) for image, _ in placed)):
             yield f"{inside:,} images stay inside other files, where few programs find them; a folder holds them"
+        renamed = [each for each in placed if PurePosixPath(each.name).name != each.image.path.name]
+        renamed = [] if in_file or in_tar else [each for each in renamed if not is_packed(each.image.path)]
+        if renamed:
+            image, name = renamed[0]
+            yield f"{len(renamed):,} images have other names, unique in their folder, such as {name} for {image.path}"
         numbered = numbers_in(placed)
         if numbered and self.format not in ("coco", "karpathy"):
             yield f"ids such as {placed[0].image.image_id!r} are lost; only coco and karpathy have them"

@@ -80,6 +80,20 @@ def test_a_file_names_the_images_where_they_are(tmp_path: Path, name: str) -> No
     assert [path.name for path in (tmp_path / "new").iterdir()] == [name]
 
 
+def test_images_with_one_name_get_two(tmp_path: Path) -> None:
+    data = data_in(tmp_path / "source", splits=("train",) * 4)
+    result = convert(data, tmp_path / "target", format="txt")
+    assert sorted(path.name for path in (tmp_path / "target/train").glob("b*")) == [
+        "b-2.jpg",
+        "b-2.txt",
+        "b.jpg",
+        "b.txt",
+    ]
+    assert result.lost[0] == (
+        f"1 images have other names, unique in their folder, such as train/b-2.jpg for {data.images[2].path}"
+    )
+
+
 def test_cocos_one_file_has_no_splits(tmp_path: Path) -> None:
     data = data_in(tmp_path / "source")
     result = convert(data, tmp_path / "captions_all.json")
@@ -99,7 +113,7 @@ def test_pycocotools_reads_coco(tmp_path: Path) -> None:
         for index, image in enumerate(data_in(tmp_path / "source").images)
     ]
     result = convert(CaptionData("set", "csv", tuple(images)), tmp_path / "target", format="coco")
-    assert result.lost == ()
+    assert all("other names" in sentence for sentence in result.lost), "the numbers are kept"
     with redirect_stdout(io.StringIO()):
         coco = COCO(tmp_path / "target/annotations/captions_val.json")
     assert coco.getImgIds() == [17, 16, 15, 14]
