@@ -52,7 +52,7 @@ QUICK = [
     ("caption photo.jpg --max-pixels 0", 2, ["--max-pixels", "1"]),
     ("caption photo.jpg --max-pixels 9", 1, ["photo.jpg", "80 x 60", "pixels"]),
     ("caption -", 1, ["no images found"]),
-    ("caption https://example.org//a.jpg", 1, ["https://example.org//a.jpg: this is a web address", "download"]),
+    ("caption https://example.org//a.jpg --offline", 1, ["https://example.org//a.jpg: is an address", "download"]),
     ("caption file:///photos/a.jpg", 1, ["file:///photos/a.jpg: ", "give its path: /photos/a.jpg"]),
     ("attend s3://bucket/a.jpg -o f.png", 1, ["s3://bucket/a.jpg: ", "copy the image"]),
     (r"caption 'C:\photos\a.jpg'", 1, [r"C:\photos\a.jpg: there is no such file", "Windows"]),
