@@ -43,6 +43,7 @@ WRITABLE = ("coco", "karpathy", "jsonl", "csv", "imagefolder", "webdataset", "tx
 """The formats that can be written; an extension such as ``.caption`` is ``txt`` with files of that extension."""
 
 _ENDINGS = {".jsonl": ("jsonl",), ".csv": ("csv",), ".json": ("karpathy", "coco"), ".tar": ("webdataset",)}  # of files
+_OTHERS = (".parquet", ".txt", ".tsv", ".zip", ".gz")  # endings of files that are not written
 _SHARD_BYTES, _SHARD_IMAGES = 1 << 30, 10_000  # in one of WebDataset's tar files
 
 
@@ -76,6 +77,8 @@ def format_of_target(target: Path, format: str | None = None) -> str:
     """
     if os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir())):
         raise AnnotationError(f"{target}: exists, and nothing is overwritten; give another name, or remove it")
+    if target.suffix.lower() in _OTHERS:
+        raise AnnotationError(f"{target}: give a folder, or a file ending in {', '.join(_ENDINGS)}")
     fitting = _ENDINGS.get(target.suffix.lower(), ())
     if format is None:
         coco = "coco" in fitting and target.name.startswith("captions_")
@@ -161,14 +164,13 @@ class _Work:
             self._write_captions(root / f"dataset_{usable_name(self.data.name)}.json", placed)
         elif self.format in ("jsonl", "csv"):
             self._write_captions(root / f"captions.{self.format}", placed)
-        elif self.format in ("coco", "imagefolder"):
-            (root / "annotations").mkdir() if self.format == "coco" else None
-            for split in CaptionData("", "", tuple(image for image, _ in placed)).splits:
-                part = [Placed(image, PurePosixPath(name).name) for image, name in placed if image.split == split]
-                if self.format == "coco":
-                    self._write_captions(root / "annotations" / f"captions_{usable_name(split)}.json", part)
-                else:
-                    write_metadata(root / self._folder(split) / "metadata.jsonl", part, placed)
+        elif self.format == "coco":
+            (root / "annotations").mkdir(exist_ok=True)
+            for split, part in _by_split(placed).items():
+                self._write_captions(root / "annotations" / f"captions_{usable_name(split)}.json", part)
+        elif self.format == "imagefolder":
+            for split, part in _by_split(placed).items():
+                write_metadata(root / self._folder(split) / "metadata.jsonl", part, placed)
         else:
             extension = ".txt" if self.format == "txt" else self.format
             for image, name in placed:
@@ -279,6 +281,14 @@ class _Work:
                 yield "several captions are lines of one file, of which some trainers read only the first"
             if broken := sum(on_one_line(caption) != caption for image, _ in placed for caption in image.captions):
                 yield f"{broken:,} captions had line breaks, which are spaces now"
+
+
+def _by_split(placed: Iterable[Placed]) -> dict[str, list[Placed]]:
+    """Group images by their split; their names become relative to its folder."""
+    parts: dict[str, list[Placed]] = {}
+    for image, name in placed:
+        parts.setdefault(image.split, []).append(Placed(image, PurePosixPath(name).name))
+    return parts
 
 
 def _relative(path: Path, folder: Path) -> str:

@@ -171,6 +171,7 @@ QUICK = [
     ("data convert dataset/captions.jsonl -o dataset", 1, ["dataset: exists", "nothing is overwritten"]),
     ("data convert dataset/captions.jsonl -o new --format cocoo", 1, ["'cocoo'", "'coco'"]),
     ("data convert dataset/captions.jsonl -o new.csv --format coco", 1, ["new.csv", "csv, not coco", "folder"]),
+    ("data convert dataset/captions.jsonl -o new.parquet", 1, ["new.parquet", "a folder", ".jsonl, .csv"]),
     ("data convert dataset -o new --source-format .tags", 1, ["dataset", "no image has a text file", "dog.tags"]),
     ("data convert dataset/captions.jsonl -o photo.jpg/new", 2, ["--output", "photo.jpg is a file"]),
     ("caption dataset/captions.tar:a.jpg", 1, ["dataset/captions.tar:a.jpg", "no such file"]),

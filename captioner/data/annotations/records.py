@@ -19,7 +19,7 @@ LINES = frozenset({".jsonl", ".ndjson"})
 
 # Names of fields without case, spaces, "_" and "-", in the order of precedence.
 _IMAGE = (
-    *("image", "imagename", "imagepath", "imagefile", "filename", "filepath", "file", "path"),
+    *("image", "imagename", "imagepath", "imagefile", "filename", "imagefilename", "filepath", "file", "path"),
     *("img", "imgname", "imgpath", "photo", "picture", "imageid", "imgid", "cocoid"),
 )
 _CAPTION = ("caption", "text", "sentence", "description", "comment", "raw")
