@@ -72,8 +72,8 @@ def run(
     settings = search.settings()
     name = options.ensemble(models) or store.DEFAULT
     store.locate_captioners(name)  # a wrong name must not enter the output's plan
-    from captioner.collection import Bulk, bulk, open_plan
-    from captioner.collection.run import bulk_on_ray
+    from captioner.collection.plan import open_plan
+    from captioner.collection.run import Bulk, bulk, bulk_on_ray
     from captioner.data.rows import require_parquet
 
     if format == "parquet":

@@ -101,8 +101,6 @@ def run(
         raise typer.BadParameter("give --json too, or an --output ending in .jsonl", param_hint="--attention")
     from captioner.collection.captioned import captioned
     from captioner.collection.items import items_of
-    from captioner.collection.once import Once
-    from captioner.collection.record import open_record
     from captioner.store import DEFAULT
 
     library = places.open(overwrite=overwrite)
@@ -119,11 +117,16 @@ def run(
     with ExitStack() as stack:
         record = None
         if output:
+            from captioner.collection.record import open_record
+
             more = ("language", "translation") if translation else ()
             record = stack.enter_context(open_record(output, model=name, more=more, overwrite=overwrite))
         found: Iterator[Item] = chain.from_iterable(items_of(name, offline=offline) for name in given.find(failures))
-        copies = Once()
+        copies = None
         if once:
+            from captioner.collection.once import Once
+
+            copies = Once()
             found = copies.first(found)
         if record:
             found = record.chosen(found, lacks=library.lacks) if library else record.chosen(found)
@@ -168,7 +171,7 @@ def run(
             progress(done, len(first) if counted else None)
             if streams.lost() and output is None:
                 break
-    if copies.copies or copies.bursts:
+    if copies and (copies.copies or copies.bursts):
         console.note(f"left out {copies.copies:,} copies and {copies.bursts:,} photos of bursts")
     if library and library.kept:
         console.note(f"kept what people wrote in {library.kept:,} photos; --overwrite replaces it")

@@ -1,7 +1,6 @@
-"""Captioning collections larger than a machine: a source is cut into parts, and each part becomes one file."""
+"""The images of collections and their rows.
 
-from captioner.collection.part import Part
-from captioner.collection.plan import Plan, open_plan
-from captioner.collection.run import Bulk, BulkReport, bulk
-
-__all__ = ["Bulk", "BulkReport", "Part", "Plan", "bulk", "open_plan"]
+``caption`` writes one output file, which the next run continues (:mod:`captioner.collection.record`). ``bulk`` cuts a
+source of any size into parts, and each part becomes one file (:mod:`captioner.collection.run`). Both read images by
+:mod:`captioner.collection.items` and caption them by :mod:`captioner.collection.captioned`.
+"""

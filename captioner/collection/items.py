@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import functools
-import http.client
 import json
 import os
 import re
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -19,8 +16,6 @@ from captioner.collection.limits import MOST_BYTES, BadPart, too_large
 from captioner.collection.part import ARCHIVES, Part
 from captioner.collection.storage import opened, size_of
 from captioner.collection.tables import NoImages, column_of, images_in_group, open_table
-from captioner.collection.tars import images_in_tar
-from captioner.collection.zips import images_in_zip
 from captioner.errors import BulkError, first_line
 
 _ADDRESS = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
@@ -103,6 +98,9 @@ def images(part: Part, *, column: str | None = None) -> Iterator[Item]:
         yield from _listed(part)
         return
     if part.kind in ("tar", "zip"):
+        from captioner.collection.tars import images_in_tar
+        from captioner.collection.zips import images_in_zip
+
         read = images_in_tar if part.kind == "tar" else images_in_zip
         members = read(functools.partial(opened, part.address))
         found = ((f"{part.address}:{name}", data) for name, data in members)
@@ -141,6 +139,10 @@ def _remote(name: str) -> Item:
 
 def _from_web(address: str) -> bytes | str:
     """Return the bytes at a web address, or the reason why they are not read."""
+    import http.client
+    import urllib.error
+    import urllib.request
+
     request = urllib.request.Request(address, headers={"User-Agent": f"captioner/{captioner.__version__}"})
     began = time.monotonic()
     try:

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from captioner import Captioner
-from captioner.collection import Bulk, BulkReport, bulk, open_plan
-from captioner.collection.plan import Plan
+from captioner.collection.plan import Plan, open_plan
+from captioner.collection.run import Bulk, BulkReport, bulk
 from captioner.data.rows import FIELDS
 from captioner.errors import BulkError, FileError
 from tests.collection.conftest import add, png

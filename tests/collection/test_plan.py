@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from captioner.collection import Plan, open_plan
 from captioner.collection.items import images
+from captioner.collection.plan import Plan, open_plan
 from captioner.errors import BulkError, CaptionerError
 from tests.collection.conftest import png
 

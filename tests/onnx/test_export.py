@@ -410,7 +410,7 @@ except SystemExit: print(*sys.modules); print(*read)
     packages = {name.partition(".")[0] for name in more} - sys.stdlib_module_names
     assert packages <= {"captioner", "PIL"}, "only these may have modules that their own import does not load"
     own = [name.split(".") for name in more if name.startswith("captioner.")]
-    rooms = {"caption", "captioner", "cli", "data", "engines", "errors", "files", "machine", "onnx", "registry"}
-    assert {name[1] for name in own} <= rooms | {"search", "settings", "store", "text"}
+    rooms = {"caption", "captioner", "cli", "collection", "data", "engines", "errors", "files", "machine", "onnx"}
+    assert {name[1] for name in own} <= rooms | {"registry", "search", "settings", "store", "text"}
     commands = {name[2] for name in own if name[1] == "cli" and len(name) > 2}
     assert commands <= {"caption", "commands", "complete", "console", "images", "options", "streams"}
