@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import importlib
 import importlib.util
 import itertools
 import json
@@ -29,6 +30,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -273,11 +275,9 @@ class Training:
 
     def sgrvinod(self, checkout: Path) -> Work:
         """Return steps of the decoder of sgrvinod's tutorial in our sizes, with a copy of the image per caption."""
-        spec = importlib.util.spec_from_file_location("sgrvinod_models", checkout / "models.py")
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        decoder = module.DecoderWithAttention(256, 512, 512, self.words, encoder_dim=self.features)
+        decoder = _imported(checkout, "models").DecoderWithAttention(
+            256, 512, 512, self.words, encoder_dim=self.features
+        )
         optimiser = torch.optim.Adam(decoder.parameters(), lr=1e-3)
         memory = self.memory.vectors.repeat_interleave(self.captions, dim=0)
 
@@ -295,6 +295,52 @@ class Training:
 
         return step
 
+    def luo(self, checkout: Path, name: str) -> Work:
+        """Return steps of a model of Luo's ImageCaptioning.pytorch, ``Att2inModel`` or ``UpDownModel``, in our sizes.
+
+        The loss and the clipping of gradients are those of its ``LanguageModelCriterion`` and ``tools/train.py``.
+        """
+        options = SimpleNamespace(
+            vocab_size=self.words - 1,  # without the word 0
+            vocab={},
+            input_encoding_size=512,
+            rnn_size=512,
+            att_hid_size=256,
+            fc_feat_size=self.features,
+            att_feat_size=self.features,
+            num_layers=1,
+            drop_prob_lm=0.5,
+            max_length=self.batches[0].inputs.shape[-1],
+        )
+        model = getattr(_imported(checkout, "captioning.models"), name)(options).train()
+        optimiser = torch.optim.Adam(model.parameters(), lr=5e-4)
+
+        def step(turn: int) -> None:
+            captions = self.batches[turn % len(self.batches)]
+            real = (captions.inputs != PAD).flatten(0, 1)
+            optimiser.zero_grad()
+            scores = model(self.memory.pooled, self.memory.vectors, captions.inputs)
+            nn.functional.nll_loss(scores[real], captions.targets).backward()
+            nn.utils.clip_grad_value_(model.parameters(), 0.1)
+            optimiser.step()
+
+        return step
+
+    def peers(self, name: str, checkouts: Mapping[str, Path]) -> dict[str, Work]:
+        """Return the steps of other programs' decoders that correspond to ours of this name."""
+        found: dict[tuple[str, str], Callable[[Path], Work]] = {
+            ("sgrvinod", "show_attend_tell"): self.sgrvinod,
+            ("luo", "show_attend_tell"): partial(self.luo, name="Att2inModel"),
+            ("luo", "top_down"): partial(self.luo, name="UpDownModel"),
+        }
+        return {peer: found[peer, name](path) for peer, path in checkouts.items() if (peer, name) in found}
+
+
+def _imported(checkout: Path, module: str) -> Any:
+    """Import a module of another program from its checkout."""
+    with mock.patch.object(sys, "path", [str(checkout), *sys.path]):
+        return importlib.import_module(module)
+
 
 def training(rounds: int, peers: Mapping[str, Path]) -> list[Row]:
     """Take training steps of decoders."""
@@ -307,8 +353,7 @@ def training(rounds: int, peers: Mapping[str, Path]) -> list[Row]:
                 "ours": lambda turn, w=work, d=dtype: w.step(turn, dtype=d),  # type: ignore[misc]
                 "plain": lambda turn, w=work, d=dtype: w.step(turn, dtype=d, plain=True),  # type: ignore[misc]
             }
-            if name == "show_attend_tell" and "sgrvinod" in peers and precision == "float32":
-                works["sgrvinod"] = work.sgrvinod(peers["sgrvinod"])
+            works |= work.peers(name, peers)
             for turn in range(8):  # compiles, for all lengths
                 works["ours"](turn)
             captions = work.images * work.captions
@@ -569,7 +614,8 @@ def main() -> None:
         nargs=2,
         action="append",
         metavar=("NAME", "CHECKOUT"),
-        help="also measure this program's decoder; so far sgrvinod, the PyTorch tutorial of image captioning",
+        help="also measure the decoders of sgrvinod (the PyTorch tutorial of image captioning) or luo "
+        "(ImageCaptioning.pytorch), imported from a checkout",
     )
     parser.add_argument("--calibrate", type=Path, help="data of the default captioner's training: also in eight bits")
     parser.add_argument("--draw", action="store_true", help="write the page from the figures that are there")
