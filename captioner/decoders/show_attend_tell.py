@@ -16,9 +16,10 @@ from captioner.decoders.decoder import DECODERS, DecoderConfig
 from captioner.decoders.unrolled import Advanced, Prepared, Unrolled
 from captioner.layers.additive import Attend, Sampler
 from captioner.layers.dropout import Dropout
+from captioner.layers.gates import lstm_gates
 from captioner.layers.kernels import at_least_float32
 from captioner.layers.positions import Geometry
-from captioner.layers.unroll import Products, lstm_gates
+from captioner.layers.unroll import Affine, Maps, Products
 from captioner.memory import Memory
 from captioner.text.vocabulary import PAD
 
@@ -114,17 +115,18 @@ class ShowAttendTell(Unrolled):
 
     def word_gates(self, tokens: Tensor) -> Tensor:
         """Return the part of E y_{t-1} in (1), with the biases."""
-        y = self.dropout(self.embedding(tokens))
-        return self.products()["word"](y) + (self.lstm.bias_ih + self.lstm.bias_hh)
+        (word,) = self.products()["word"](self.dropout(self.embedding(tokens)))
+        return word
 
     def advance(
         self, word: Tensor, past: Mapping[str, Tensor], attend: Attend, times: Products, images: Mapping[str, Tensor]
     ) -> Advanced:
         """Equations (1) to (6)."""
-        h, c = past["h"], past["c"]
-        z, alpha, s = attend(times["query"](h) + self.query.bias)  # (4)-(6), or section 4.1
-        z = torch.sigmoid(times["beta"](h) + self.beta.bias) * z  # section 4.2.1
-        h, c = lstm_gates(word + times["hidden"](h) + times["context"](z), c)  # (1)-(3)
+        hidden, query, beta = times["h"](past["h"])
+        z, alpha, s = attend(query)  # (4)-(6), or section 4.1
+        z = torch.sigmoid(at_least_float32(beta)) * z  # section 4.2.1
+        (context,) = times["z"](z)
+        h, c = lstm_gates(past["c"], word, hidden, context)  # (1)-(3)
         return Advanced({"h": h, "c": c}, alpha, (h, z), s)
 
     def logits(self, tokens: Tensor, *read: Tensor) -> Tensor:
@@ -134,15 +136,17 @@ class ShowAttendTell(Unrolled):
         logits: Tensor = self.output(self.dropout(deep))
         return logits
 
-    def weights(self) -> dict[str, Tensor]:
-        """Return the weights of ``times`` in :meth:`advance`, and that of the words."""
-        embedding = self.config.embedding
+    def maps(self) -> Maps:
+        """Return the maps of ``times`` in :meth:`advance`, and that of the words."""
+        lstm, embedding = self.lstm, self.config.embedding
         return {
-            "word": self.lstm.weight_ih[:, :embedding],
-            "context": self.lstm.weight_ih[:, embedding:],
-            "hidden": self.lstm.weight_hh,
-            "query": self.query.weight,
-            "beta": self.beta.weight,
+            "word": [Affine(lstm.weight_ih[:, :embedding], lstm.bias_ih + lstm.bias_hh)],
+            "z": [Affine(lstm.weight_ih[:, embedding:])],
+            "h": [
+                Affine(lstm.weight_hh),
+                Affine(self.query.weight, self.query.bias),
+                Affine(self.beta.weight, self.beta.bias),
+            ],
         }
 
     def sampler(self, images: int, captions: int) -> Sampler | None:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from captioner.decoders.decoder import DECODERS, Decoder, DecoderConfig, DecoderOutput, State, Step
 from captioner.layers.dropout import Dropout
 from captioner.layers.kernels import at_least_float32
-from captioner.layers.unroll import Recurrent, lstm_gates
+from captioner.layers.gates import lstm_gates
+from captioner.layers.unroll import Affine, Maps, Recurrent
 from captioner.memory import Memory
 from captioner.text.vocabulary import PAD
 
@@ -99,14 +100,14 @@ class ShowTell(Recurrent, Decoder):
 
     def _advance(self, x: Tensor, h: Tensor, c: Tensor) -> State:
         """Advance the LSTM by the input x (B, W, E), from hidden state and cell (B, W, H)."""
-        times, lstm = self.products(), cast("Any", self.lstm)
-        h, c = lstm_gates(times["input"](x) + times["hidden"](h) + (lstm.bias_ih_l0 + lstm.bias_hh_l0), c)
+        times = self.products()
+        h, c = lstm_gates(c, *times["x"](x), *times["h"](h))
         return State({"h": h, "c": c})
 
-    def weights(self) -> dict[str, Tensor]:
-        """Return the weights of ``times`` in :meth:`_advance`."""
+    def maps(self) -> Maps:
+        """Return the maps of ``times`` in :meth:`_advance`."""
         lstm: Any = self.lstm
-        return {"input": lstm.weight_ih_l0, "hidden": lstm.weight_hh_l0}
+        return {"x": [Affine(lstm.weight_ih_l0, lstm.bias_ih_l0 + lstm.bias_hh_l0)], "h": [Affine(lstm.weight_hh_l0)]}
 
     def forward(self, memory: Memory, tokens: Tensor) -> DecoderOutput:
         """Run torch's LSTM over whole captions (B, K, T)."""

@@ -16,9 +16,10 @@ from captioner.decoders.decoder import DECODERS, DecoderConfig
 from captioner.decoders.unrolled import Advanced, Prepared, Unrolled
 from captioner.layers.additive import Attend
 from captioner.layers.dropout import Dropout
+from captioner.layers.gates import lstm_gates
 from captioner.layers.kernels import at_least_float32
 from captioner.layers.positions import Geometry
-from captioner.layers.unroll import Products, lstm_gates
+from captioner.layers.unroll import Affine, Maps, Products
 from captioner.memory import Memory
 from captioner.text.vocabulary import PAD
 
@@ -101,20 +102,21 @@ class TopDown(Unrolled):
 
     def word_gates(self, tokens: Tensor) -> Tensor:
         """Return the part of W_e Pi_t in (1), with the biases."""
-        bias = self.attention_lstm.bias_ih + self.attention_lstm.bias_hh
-        return self.products()["word"](self.dropout(self.embedding(tokens))) + bias
+        (word,) = self.products()["word"](self.dropout(self.embedding(tokens)))
+        return word
 
     def advance(
         self, word: Tensor, past: Mapping[str, Tensor], attend: Attend, times: Products, images: Mapping[str, Tensor]
     ) -> Advanced:
         """Equations (1) to (6)."""
-        h1, c1, h2, c2 = (past[name] for name in ("h1", "c1", "h2", "c2"))
-        x1 = times["h2 to attention"](h2) + images["mean"].unsqueeze(1) + word  # (2)
-        h1, c1 = lstm_gates(x1 + times["h1 to attention"](h1), c1)  # (1)
-        v_hat, alpha, _ = attend(times["query"](h1))  # (3)-(5)
-        x2 = times["x2 to language"](torch.cat([v_hat, h1], dim=-1))  # (6)
-        bias = self.language_lstm.bias_ih + self.language_lstm.bias_hh
-        h2, c2 = lstm_gates(x2 + times["h2 to language"](h2) + bias, c2)  # (1)
+        h2_to_attention, h2_to_language = times["h2"](past["h2"])
+        (h1_to_attention,) = times["previous h1"](past["h1"])
+        mean = images["mean"].unsqueeze(1)
+        h1, c1 = lstm_gates(past["c1"], word, mean, h2_to_attention, h1_to_attention)  # (1), (2)
+        query, h1_to_language = times["h1"](h1)
+        v_hat, alpha, _ = attend(query)  # (3)-(5)
+        (v_hat_to_language,) = times["v_hat"](v_hat)
+        h2, c2 = lstm_gates(past["c2"], v_hat_to_language, h1_to_language, h2_to_language)  # (1), (6)
         return Advanced({"h1": h1, "c1": c1, "h2": h2, "c2": c2}, alpha, (h2,))
 
     def logits(self, tokens: Tensor, *read: Tensor) -> Tensor:
@@ -123,13 +125,14 @@ class TopDown(Unrolled):
         logits: Tensor = self.output(self.dropout(h2.to(self.embedding.weight.dtype)))
         return logits
 
-    def weights(self) -> dict[str, Tensor]:
-        """Return the weights of ``times`` in :meth:`advance`, and that of the words."""
+    def maps(self) -> Maps:
+        """Return the maps of ``times`` in :meth:`advance`, and that of the words."""
+        attention, language = self.attention_lstm, self.language_lstm
+        values = language.input_size - language.hidden_size
         return {
-            "word": self.word.weight,
-            "h2 to attention": self.attention_lstm.weight_ih,
-            "h1 to attention": self.attention_lstm.weight_hh,
-            "query": self.query.weight,
-            "x2 to language": self.language_lstm.weight_ih,
-            "h2 to language": self.language_lstm.weight_hh,
+            "word": [Affine(self.word.weight, attention.bias_ih + attention.bias_hh)],
+            "h2": [Affine(attention.weight_ih), Affine(language.weight_hh, language.bias_ih + language.bias_hh)],
+            "previous h1": [Affine(attention.weight_hh)],
+            "h1": [Affine(self.query.weight), Affine(language.weight_ih[:, values:])],
+            "v_hat": [Affine(language.weight_ih[:, :values])],
         }

@@ -97,7 +97,7 @@ class Unrolled(Recurrent, Decoder):
             word: (B, W, 4H) from :meth:`word_gates`.
             past: (B, W, H) the state before the step, by name.
             attend: attention from a query (B, W, A).
-            times: products with the weights of :meth:`weights`, by name.
+            times: products with the maps of :meth:`maps`, by the name of their vector.
             images: :attr:`Prepared.images`.
         """
 
@@ -158,11 +158,11 @@ class Unrolled(Recurrent, Decoder):
             captions=k,
             sampler=partial(_expected, sampler) if sampler and self._expects else sampler,
         )
-        products = unrolled_products({name: w for name, w in self.weights().items() if name != "word"}, rows)
+        products = unrolled_products({name: maps for name, maps in self.maps().items() if name != "word"}, rows)
         past = {name: first.expand(-1, k, -1) for name, first in prepared.past.items()}
         steps: list[Advanced] = []
         for images, word, attend_t, times in zip(packing.active, words, attends, products, strict=True):
-            past = {name: part[:images] for name, part in past.items()}
+            past = {name: part if len(part) == images else part[:images] for name, part in past.items()}
             shared = {name: part[:images] for name, part in prepared.images.items()}
             steps.append(self.advance(word.view(images, k, -1), past, attend_t, times, shared))
             past = steps[-1].past

@@ -85,11 +85,11 @@ def _key_gradient_eager(e: Tensor, f: Tensor, ds: Tensor) -> tuple[Tensor, Tenso
     return first, second
 
 
-class _Kernel:
+class Kernel:
     """A function to compile, with an eager equivalent where that is impossible or slower."""
 
-    def __init__(self, fused: Callable[..., Any], eager: Callable[..., Any]) -> None:
-        self.fused, self.by_image = fused, eager
+    def __init__(self, fused: Callable[..., Any], eager: Callable[..., Any] | None = None) -> None:
+        self.fused, self.by_image = fused, eager or fused
         self.compiled = Compiled(fused, eager=self.eager, dynamic=True)
 
     def eager(self, *args: Tensor) -> Any:
@@ -102,6 +102,6 @@ class _Kernel:
         return (self.compiled if compiled else self.eager)(*args)
 
 
-scores = _Kernel(_scores, _scores_eager)
-query_gradient = _Kernel(_query_gradient, _query_gradient_eager)
-key_gradient = _Kernel(_key_gradient, _key_gradient_eager)
+scores = Kernel(_scores, _scores_eager)
+query_gradient = Kernel(_query_gradient, _query_gradient_eager)
+key_gradient = Kernel(_key_gradient, _key_gradient_eager)

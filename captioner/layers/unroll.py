@@ -1,19 +1,19 @@
-"""Products of a recurrence with one weight gradient for all steps, and the LSTM's gates.
+"""The products of a recurrence, with one weight gradient for all steps.
 
 A recurrence multiplies by the same weights at every step. Step by step, the backward pass computes a gradient as large
 as the weight for each step and adds them up; here it is one product over all steps. autograd collects the factors as in
-:mod:`captioner.layers.additive`: the weight's node gives every step an empty *slip*, and as the "gradient" of its slip
-a step returns its input and the gradient of its output.
+:mod:`captioner.layers.additive`: the weight's node gives every step two empty *slips*, and as the "gradients" of its
+slips a step returns its input and the gradient of its output. All maps that read the same vector are one product.
 
-Tensor letters: I inputs, O outputs, H hidden units.
+Tensor letters: I inputs, O outputs, of all maps of a vector together.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -23,30 +23,31 @@ from torch.autograd.function import once_differentiable
 from captioner.layers.kernels import at_least_float32
 from captioner.layers.linear import Packable, PackedLinear
 
-Product: TypeAlias = Callable[[Tensor], Tensor]  # x (..., I) -> x W^T (..., O), at least 32 bits
-Products: TypeAlias = Mapping[str, Product]  # by the name of their weight
 
+class Affine(NamedTuple):
+    """The map ``x W^T + b`` of a vector.
 
-def lstm_gates(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """Apply the gates of an LSTM (Hochreiter 1997, with forget gates).
-
-    Args:
-        gates: (..., 4H) pre-activations in torch's order: input, forget, cell, output.
-        c: (..., H) the previous cell.
-
-    Returns:
-        The new hidden state and the new cell, (..., H) each.
+    Attributes:
+        weight: (outputs, I).
+        bias: (outputs,), or ``None``.
     """
-    units = c.shape[-1]
-    i, f = torch.sigmoid(gates[..., : 2 * units]).chunk(2, dim=-1)
-    g, o = torch.tanh(gates[..., 2 * units : 3 * units]), torch.sigmoid(gates[..., 3 * units :])
-    c = f * c + i * g
-    return o * torch.tanh(c), c
+
+    weight: Tensor
+    bias: Tensor | None = None
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Multiply x (..., I) by a weight (O, I) in the weight's precision; the result (..., O) has at least 32 bits."""
-    return at_least_float32(F.linear(x.to(weight.dtype), weight, bias))
+Maps: TypeAlias = Mapping[str, Sequence[Affine]]  # by the name of the vector that they read
+Product: TypeAlias = Callable[[Tensor], Sequence[Tensor]]  # from x (..., I) to the output (..., outputs) of each map
+Products: TypeAlias = Mapping[str, Product]  # by the name of the vector
+
+
+def product(x: Tensor, maps: Sequence[Affine]) -> list[Tensor]:
+    """Apply maps to x (..., I), multiplying in the precision of the weights; the results have at least 32 bits."""
+    return [_plus(at_least_float32(F.linear(x.to(weight.dtype), weight)), bias) for weight, bias in maps]
+
+
+def _plus(y: Tensor, bias: Tensor | None) -> Tensor:
+    return y if bias is None else y + bias
 
 
 class Recurrent(Packable, ABC):
@@ -55,78 +56,98 @@ class Recurrent(Packable, ABC):
     _packed: Products | None = None
 
     @abstractmethod
-    def weights(self) -> dict[str, Tensor]:
-        """Return the weights (O, I) of a step's products, by name."""
+    def maps(self) -> Maps:
+        """Return the maps of a step, by the name of the vector that they read."""
 
     def products(self) -> Products:
-        """Return the products of one step, by the names of their weights; with packed weights after :meth:`pack`."""
+        """Return the products of one step, by the names of their vectors; with packed weights after :meth:`pack`."""
         if self._packed is not None:
             return self._packed
-        return {name: partial(product, weight=weight) for name, weight in self.weights().items()}
+        return {name: partial(product, maps=maps) for name, maps in self.maps().items()}
 
     def pack(self, dtype: torch.dtype) -> None:
         """Pack the weights in ``dtype``."""
-        self._packed = {name: _packed_product(weight, dtype) for name, weight in self.weights().items()}
+        self._packed = {name: _packed_product(maps, dtype) for name, maps in self.maps().items()}
 
 
-def _packed_product(weight: Tensor, dtype: torch.dtype) -> Product:
-    linear = PackedLinear(weight, None, dtype)
-    return lambda x: at_least_float32(linear(x))
+def _packed_product(maps: Sequence[Affine], dtype: torch.dtype) -> Product:
+    linear = PackedLinear(torch.cat([weight for weight, _ in maps]), None, dtype)
+    sizes, biases = [len(weight) for weight, _ in maps], [bias for _, bias in maps]
+
+    def apply(x: Tensor) -> list[Tensor]:
+        outputs = at_least_float32(linear(x)).split(sizes, dim=-1)
+        return [_plus(y, bias) for y, bias in zip(outputs, biases, strict=True)]
+
+    return apply
 
 
-class _Weight(torch.autograd.Function):
-    """From a weight to one slip (rows, O + I) per step; backward, from all slips to the gradient of the weight."""
+class _Weights(torch.autograd.Function):
+    """From the weights of a vector's maps to two slips per step, (rows, I) and (rows, O).
+
+    Backward, from all slips to the gradients of the weight and the bias.
+    """
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, rows: list[int]) -> tuple[Tensor, ...]:
-        ctx.sizes, ctx.dtype = list(weight.shape), weight.dtype
-        slip = weight.new_zeros(1, dtype=torch.promote_types(weight.dtype, torch.float32))
-        return tuple(slip.expand(n, sum(weight.shape)) for n in rows)
+    def forward(ctx: Any, weight: Tensor, bias: Tensor, rows: list[int]) -> tuple[Tensor, ...]:
+        slip = weight.new_zeros(1)
+        return tuple(slip.expand(n, size) for size in reversed(weight.shape) for n in rows)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *slips: Tensor) -> tuple[Tensor, None]:
-        d_y, x = torch.cat(slips).to(ctx.dtype).split(ctx.sizes, dim=-1)
-        return d_y.t() @ x, None
+    def backward(ctx: Any, *slips: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, d_y = (torch.cat(part) for part in (slips[: len(slips) // 2], slips[len(slips) // 2 :]))
+        return d_y.t() @ x, d_y.sum(0), None
 
 
 class _Product(torch.autograd.Function):
-    """From one step's x (..., I) to x W^T (..., O)."""
+    """From one step's x (..., I) to x W^T + b (..., O), in the precision of the weights."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, slip: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return product(x, weight)
+    def forward(ctx: Any, x: Tensor, x_slip: Tensor, y_slip: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        rounded = x.to(weight.dtype)
+        ctx.dtype = x.dtype
+        ctx.save_for_backward(rounded, weight)
+        return F.linear(rounded, weight, bias)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        d_x = (d_y.to(weight.dtype) @ weight).to(x.dtype)
-        return d_x, torch.cat([d_y, x], dim=-1).flatten(0, -2), None
+        return (d_y @ weight).to(ctx.dtype), x.flatten(0, -2), d_y.flatten(0, -2), None, None
 
 
-def _multiply(x: Tensor, *, slip: Tensor, weight: Tensor) -> Tensor:
-    y: Tensor = _Product.apply(x, slip, weight)
-    return y
-
-
-def unrolled_products(weights: Mapping[str, Tensor], rows: list[int]) -> Iterator[Products]:
+def unrolled_products(maps: Maps, rows: list[int]) -> Iterator[Products]:
     """Prepare the products of all steps of a recurrence, in autocast's precision where that is on.
 
     Args:
-        weights: (O, I) each, by name.
+        maps: of a step, by the name of the vector that they read.
         rows: for each step the number of rows of x (the product of all its dimensions but the last).
 
     Yields:
-        For each step its products x (..., I) -> (..., O), by name. Call each only once: autograd would add up the slips
-        of two calls.
+        For each step its products, by the name of their vector. Call each only once: autograd would add up the slips of
+        two calls.
     """
-    prepared = {}
-    for name, weight in weights.items():
-        device = weight.device.type
-        if torch.is_autocast_enabled(device):
-            weight = weight.to(torch.get_autocast_dtype(device))
-        prepared[name] = (weight.detach(), _Weight.apply(weight, rows))
+    steps = {name: _unrolled(of_vector, rows) for name, of_vector in maps.items()}
     for step in range(len(rows)):
-        yield {name: partial(_multiply, slip=slips[step], weight=weight) for name, (weight, slips) in prepared.items()}
+        yield {name: of_vector[step] for name, of_vector in steps.items()}
+
+
+def _unrolled(maps: Sequence[Affine], rows: list[int]) -> list[Product]:
+    """Prepare the product with the maps of one vector, for each step."""
+    weight = torch.cat([weight for weight, _ in maps])
+    bias = torch.cat([weight.new_zeros(len(weight)) if bias is None else bias for weight, bias in maps])
+    device = weight.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        weight, bias = weight.to(dtype), bias.to(dtype)
+    slips = _Weights.apply(weight, bias, rows)
+    weight, bias, sizes = weight.detach(), bias.detach(), [len(weight) for weight, _ in maps]
+
+    def multiply(x: Tensor, x_slip: Tensor, y_slip: Tensor) -> Sequence[Tensor]:
+        y: Tensor = _Product.apply(x, x_slip, y_slip, weight, bias)
+        return y.split(sizes, dim=-1)
+
+    return [
+        partial(multiply, x_slip=x_slip, y_slip=y_slip)
+        for x_slip, y_slip in zip(slips[: len(rows)], slips[len(rows) :], strict=True)
+    ]

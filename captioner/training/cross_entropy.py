@@ -13,7 +13,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -28,6 +27,7 @@ from captioner.machine.randomness import generator_states, replayed
 from captioner.memory import Memory
 from captioner.settings import Settings
 from captioner.text.vocabulary import BOS, EOS, PAD, Vocabulary
+from captioner.training.likelihood import log_likelihoods
 from captioner.training.objective import OBJECTIVES, Objective
 
 
@@ -113,11 +113,11 @@ class CrossEntropy(Objective):
         inputs = mix_in_own_words(decoder, memory, captions.inputs, share) if share else captions.inputs
         random = generator_states()
         output: DecoderOutput = decoder(memory, inputs)
-        log_probabilities = torch.log_softmax(output.logits.float(), dim=-1)
+        likelihoods, of_all_words = log_likelihoods(output.logits, captions.targets)
         weights = captions.weights
-        nll = weights.words * F.nll_loss(log_probabilities, captions.targets)
+        nll = -weights.words * likelihoods.mean()
         smoothing = self.config.label_smoothing
-        loss = (1 - smoothing) * nll - smoothing * weights.words * log_probabilities.mean() if smoothing else nll
+        loss = (1 - smoothing) * nll - smoothing * weights.words * of_all_words.mean() if smoothing else nll
         metrics = {"nll": nll.detach()}
         if output.attention is not None:
             attention = output.attention.float()
@@ -132,9 +132,8 @@ class CrossEntropy(Objective):
             if output.sampled is not None:
                 assert isinstance(decoder, Unrolled)
                 with replayed(random), decoder.expected_vectors(), torch.no_grad():
-                    expected = torch.log_softmax(decoder(memory, inputs).logits.float(), dim=-1)
-                gain = log_probabilities.detach() - expected
-                gain = gain.gather(1, captions.targets.unsqueeze(1)).squeeze(1)
+                    expected, _ = log_likelihoods(decoder(memory, inputs).logits, captions.targets)
+                gain = likelihoods.detach() - expected
                 reinforced, metrics["reward"] = self._reinforce(attention, output.sampled, gain, captions)
                 loss = loss - reinforced
         return loss, metrics
