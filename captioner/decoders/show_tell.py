@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field, model_validator
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from captioner.decoders.decoder import DECODERS, Decoder, DecoderConfig, DecoderOutput, State, Step
 from captioner.layers.dropout import Dropout
-from captioner.layers.kernels import at_least_float32
 from captioner.layers.gates import lstm_gates
+from captioner.layers.kernels import at_least_float32
 from captioner.layers.unroll import Affine, Maps, Recurrent
 from captioner.memory import Memory
 from captioner.text.vocabulary import PAD

@@ -18,7 +18,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 
 from captioner.decoders.decoder import Decoder, DecoderOutput, State, Step
 from captioner.layers.additive import Attend, Keys, Sampler, additive_attention, attend
+from captioner.layers.packing import Packing
 from captioner.layers.unroll import Products, Recurrent, unrolled_products
 from captioner.memory import Memory
 from captioner.text.vocabulary import PAD
@@ -141,35 +141,32 @@ class Unrolled(Recurrent, Decoder):
 
     def forward(self, memory: Memory, tokens: Tensor) -> DecoderOutput:
         """Unroll :meth:`advance` over captions (B, K, T)."""
-        b, k, _ = tokens.shape
         packing = Packing.of(tokens)
-        memory = memory[packing.order]
         prepared = self.prepare(memory)
         distinct, index = packing.words.unique(return_inverse=True)
-        rows = [images * k for images in packing.active]
-        words = F.embedding(index, self.word_gates(distinct)).split(rows)
-        sampler = self.sampler(b, k)
+        words = F.embedding(index, self.word_gates(distinct)).unsqueeze(1).split(packing.active)
+        sampler = self.sampler(*tokens.shape[:2])
         attends = additive_attention(
             prepared.keys,
             prepared.values,
             self.score,
             mask=memory.mask,
-            active=packing.active,
-            captions=k,
+            packing=packing,
             sampler=partial(_expected, sampler) if sampler and self._expects else sampler,
         )
-        products = unrolled_products({name: maps for name, maps in self.maps().items() if name != "word"}, rows)
-        past = {name: first.expand(-1, k, -1) for name, first in prepared.past.items()}
+        maps = {name: maps for name, maps in self.maps().items() if name != "word"}
+        products = unrolled_products(maps, packing.active)
+        past = {name: first[packing.image] for name, first in prepared.past.items()}
+        shared = {name: part[packing.image] for name, part in prepared.images.items()}
         steps: list[Advanced] = []
-        for images, word, attend_t, times in zip(packing.active, words, attends, products, strict=True):
-            past = {name: part if len(part) == images else part[:images] for name, part in past.items()}
-            shared = {name: part[:images] for name, part in prepared.images.items()}
-            steps.append(self.advance(word.view(images, k, -1), past, attend_t, times, shared))
+        for rows, word, attend_t, times in zip(packing.active, words, attends, products, strict=True):
+            past, images = ({name: part[:rows] for name, part in parts.items()} for parts in (past, shared))
+            steps.append(self.advance(word, past, attend_t, times, images))
             past = steps[-1].past
 
         def gather(parts: tuple[Tensor, ...]) -> Tensor:
             """Return a tensor of every step at the real positions, (M, ...)."""
-            return torch.cat([part.flatten(0, 1) for part in parts]).index_select(0, packing.rows)
+            return torch.cat(parts).squeeze(1).index_select(0, packing.rows)
 
         read = [gather(parts) for parts in zip(*(step.read for step in steps), strict=True)]
         alpha = gather(tuple(step.alpha for step in steps))
@@ -179,35 +176,3 @@ class Unrolled(Recurrent, Decoder):
 
 def _expected(sampler: Sampler, alpha: Tensor) -> Tensor:
     return torch.full_like(sampler(alpha), -1)
-
-
-@dataclass(frozen=True)
-class Packing:
-    """The rows of a batch of captions: step after step, the K captions of each image that still has words.
-
-    Attributes:
-        order: (B,) the images, longest captions first: the active images are always the first rows.
-        active: number of active images of each step; it never rises, and all images are active at step 0.
-        words: (R,) the input word of each row.
-        rows: (M,) the row of each real position, in the order of ``tokens[tokens != PAD]``.
-    """
-
-    order: Tensor
-    active: list[int]
-    words: Tensor
-    rows: Tensor
-
-    @classmethod
-    def of(cls, tokens: Tensor) -> Packing:
-        """Pack captions (B, K, T), each followed by padding."""
-        real = tokens != PAD
-        longest = real.sum(-1).amax(-1)
-        steps = int(longest.max())
-        order = torch.argsort(longest, descending=True, stable=True)
-        working = longest[order].clamp(min=1).unsqueeze(0) > torch.arange(steps, device=tokens.device).unsqueeze(1)
-        active = working.sum(1).tolist()
-        words = tokens[order].permute(2, 0, 1)[:steps][working].flatten()
-        captions = tokens.shape[1]
-        starts = torch.tensor([0, *accumulate(images * captions for images in active)], device=tokens.device)
-        image, caption, step = real.nonzero(as_tuple=True)
-        return cls(order, active, words, starts[step] + order.argsort()[image] * captions + caption)

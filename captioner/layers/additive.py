@@ -30,6 +30,7 @@ from torch.autograd.function import once_differentiable
 
 from captioner.layers import kernels
 from captioner.layers.kernels import at_least_float32
+from captioner.layers.packing import Packing
 
 
 class Glimpse(NamedTuple):
@@ -103,7 +104,7 @@ def attend(
 
 
 class _Inputs(NamedTuple):
-    """The detached inputs of all steps; their gradients go through the slips."""
+    """The detached inputs of all steps, in the packing's order of images; their gradients go through the slips."""
 
     keys: Keys
     values: Tensor
@@ -111,6 +112,7 @@ class _Inputs(NamedTuple):
     mask: Tensor | None
     sampler: Sampler | None
     compiled: bool
+    packing: Packing
 
     def of(self, images: int) -> _Inputs:
         """Return the inputs of the first images."""
@@ -121,67 +123,82 @@ class _Inputs(NamedTuple):
 
 
 class _Slips(torch.autograd.Function):
-    """From keys, values and v to one slip (B_t, K, N + N + A + D) per step; backward, from all slips to gradients."""
+    """From keys, values and v to four slips for each step; backward, from all slips to gradients.
+
+    The slips of a step are (rows, 1, N) for the gradient of the scores and for the weights, (rows, 1, A) for the
+    exponential of the query, and (rows, 1, D) for the gradient of the context.
+    """
 
     @staticmethod
-    def forward(
-        ctx: Any, keys: Tensor, values: Tensor, v: Tensor, inputs: _Inputs, active: list[int], captions: int
-    ) -> tuple[Tensor, ...]:
-        ctx.inputs, ctx.active, ctx.captions = inputs, active, captions
+    def forward(ctx: Any, keys: Tensor, values: Tensor, v: Tensor, inputs: _Inputs) -> tuple[Tensor, ...]:
+        ctx.inputs = inputs
         (_, n, a), d = keys.shape, values.shape[-1]
-        ctx.sizes = [n, n, a, d]
-        return tuple(v.new_zeros(1).expand(images, captions, sum(ctx.sizes)) for images in active)
+        kinds = ((v, n), (values, n), (v, a), (values, d))
+        return tuple(like.new_zeros(1).expand(rows, 1, size) for like, size in kinds for rows in inputs.packing.active)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *slips: Tensor) -> tuple[Tensor | None, ...]:
-        keys, values, v, _, _, compiled = ctx.inputs
-        written = v.new_zeros(len(values), len(slips), ctx.captions, sum(ctx.sizes))  # zero where an image has ended
-        for t, slip in enumerate(slips):
-            written[: ctx.active[t], t] = slip
-        d_scores, weights, exponentials, d_context = written.flatten(1, 2).split(ctx.sizes, dim=-1)
-        d_keys, d_v = kernels.key_gradient(
-            keys.units_last, exponentials.contiguous(), d_scores.contiguous(), compiled=compiled
+        keys, _, v, _, _, compiled, packing = ctx.inputs
+        steps = len(packing.active)
+        steps = len(packing.active)
+        d_scores, weights, exponentials, d_context = (
+            packing.by_image(torch.cat(slips[first : first + steps]).squeeze(1))
+            for first in range(0, len(slips), steps)
         )
-        d_values = torch.bmm(weights.transpose(1, 2).to(values.dtype), d_context.to(values.dtype))
-        return 4.0 * v * d_keys, d_values, d_v.sum((0, 1)), None, None, None
+        d_keys, d_v = kernels.key_gradient(keys.units_last, exponentials, d_scores, compiled=compiled)
+        d_values = torch.bmm(weights.transpose(1, 2), d_context)
+        back = packing.order.argsort()
+        return (4.0 * v * d_keys)[back], d_values[back], d_v.sum((0, 1)), None
 
 
 class _AttendStep(torch.autograd.Function):
     """From the query of one step to its context and alpha."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, slip: Tensor, inputs: _Inputs) -> Glimpse:
-        keys, values, v, mask, sampler, compiled = inputs.of(len(query))
+    def forward(ctx: Any, query: Tensor, inputs: _Inputs, step: int, *slips: Tensor) -> tuple[Tensor | None, ...]:
+        rows, images = inputs.packing.active[step], inputs.packing.images[step]
+        keys, values, v, mask, sampler, compiled, packing = inputs.of(images)
         glimpse = attend(
-            query, keys=keys.units_first, values=values, v=v, mask=mask, sampler=sampler, compiled=compiled
+            packing.spread(query, images),
+            keys=keys.units_first,
+            values=values,
+            v=v,
+            mask=mask,
+            sampler=sampler,
+            compiled=compiled,
         )
-        ctx.inputs = inputs
+        ctx.inputs, ctx.images = inputs, images
         ctx.save_for_backward(query, glimpse.alpha, glimpse.sampled)
-        if glimpse.sampled is not None:
-            ctx.mark_non_differentiable(glimpse.sampled)
-        return glimpse
+        collected = Glimpse(*(None if part is None else packing.collect(part, rows) for part in glimpse))
+        if collected.sampled is not None:
+            ctx.mark_non_differentiable(collected.sampled)
+        return collected
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         d_context, d_alpha, _ = gradients
         query, alpha, sampled = ctx.saved_tensors
-        keys, values, v, _, _, compiled = ctx.inputs.of(len(query))
-        through_context = at_least_float32(torch.bmm(d_context.to(values.dtype), values.transpose(1, 2)))
+        keys, values, v, _, _, compiled, packing = ctx.inputs.of(ctx.images)
+        d_context = d_context.to(values.dtype)
+        through_context = torch.bmm(packing.spread(d_context, ctx.images), values.transpose(1, 2)).to(alpha.dtype)
         weights = alpha
         if sampled is not None:  # a sampled context gives alpha no gradient
             through_context.masked_fill_((sampled >= 0).unsqueeze(-1), 0.0)
             weights = _one_hot(alpha, sampled)
-        d_alpha = d_alpha + through_context
+        d_alpha = packing.spread(d_alpha, ctx.images) + through_context
         d_scores = alpha * (d_alpha - (alpha * d_alpha).sum(-1, keepdim=True))
         exponential = kernels.exponential(query)
-        d_query = 4.0 * v * kernels.query_gradient(keys.units_last, exponential, d_scores, compiled=compiled)
-        return d_query, torch.cat([d_scores, weights, exponential, d_context], dim=-1), None
+        d_query = kernels.query_gradient(
+            keys.units_last, packing.spread(exponential, ctx.images), d_scores, compiled=compiled
+        )
+        d_query, d_scores, weights = (packing.collect(part, len(query)) for part in (d_query, d_scores, weights))
+        return 4.0 * v * d_query, None, None, d_scores, weights.to(values.dtype), exponential, d_context
 
 
-def _attend_step(query: Tensor, *, slip: Tensor, inputs: _Inputs) -> Glimpse:
-    return Glimpse(*_AttendStep.apply(at_least_float32(query), slip, inputs))
+def _attend_step(query: Tensor, *, inputs: _Inputs, step: int, slips: tuple[Tensor, ...]) -> Glimpse:
+    return Glimpse(*_AttendStep.apply(at_least_float32(query), inputs, step, *slips))
 
 
 def additive_attention(
@@ -190,8 +207,7 @@ def additive_attention(
     v: Tensor,
     *,
     mask: Tensor | None,
-    active: list[int],
-    captions: int,
+    packing: Packing,
     sampler: Sampler | None = None,
 ) -> list[Attend]:
     """Prepare attention in several steps.
@@ -201,16 +217,24 @@ def additive_attention(
         values: (B, N, D) the vectors to average; products with them are computed in their own precision.
         v: (A,) the scoring vector.
         mask: (B, N) bool, true where a region or cell is real.
-        active: for each step, the number of images, counted from the first, that take part.
-        captions: K.
+        packing: the rows of the steps.
         sampler: samples in hard attention; ``None`` is soft attention.
 
     Returns:
-        A function for each step, from the query (active images, K, A) to its :class:`Glimpse`. Call it only once:
-        autograd would add up the slips of two calls.
+        A function for each step, from the queries (rows, 1, A) of its rows to their :class:`Glimpse`. Call it only
+        once: autograd would add up the slips of two calls.
     """
     compiled = keys.device.type == "cpu" and torch.is_grad_enabled() and keys.dtype != torch.float64
     keys, v = at_least_float32(keys), at_least_float32(v)
-    inputs = _Inputs(Keys.of(keys.detach()), values.detach(), v.detach(), mask, sampler, compiled)
-    slips = _Slips.apply(keys, values, v, inputs, active, captions)
-    return [partial(_attend_step, slip=slip, inputs=inputs) for slip in slips]
+    order = packing.order
+    inputs = _Inputs(
+        Keys.of(keys.detach()[order]),
+        values.detach()[order],
+        v.detach(),
+        None if mask is None else mask[order],
+        sampler,
+        compiled,
+        packing,
+    )
+    slips, steps = _Slips.apply(keys, values, v, inputs), len(packing.active)
+    return [partial(_attend_step, inputs=inputs, step=step, slips=slips[step::steps]) for step in range(steps)]

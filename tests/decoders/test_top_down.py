@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from captioner.decoders import TopDown
-from captioner.decoders.unrolled import Packing
+from captioner.layers.packing import Packing
 from captioner.memory import Memory
 from captioner.text.vocabulary import PAD
 from tests.builders import (

@@ -1,0 +1,86 @@
+"""Captions of a batch as rows, without padding.
+
+Tensor letters: B images, K captions per image, T steps, C captions that are present, M real (not padding) positions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from captioner.text.vocabulary import PAD
+
+
+@dataclass(frozen=True)
+class Packing:
+    """The rows of a batch of captions: step after step, the captions that still have words, longest captions first.
+
+    A caption is the same row in each of its steps, so the rows of a step are the first ones of the step before.
+    Attention computes the captions of an image together. There, images are ordered by their longest caption, and an
+    image takes part as long as one of its captions does.
+
+    Attributes:
+        active: for each step, the number of rows; it never rises.
+        words: (M,) the input word of each row, step after step.
+        rows: (M,) the row of each real position, in the order of ``tokens[tokens != PAD]``.
+        image: (C,) the image of each caption, in the order of the first step.
+        order: (B,) the images, longest captions first.
+        images: for each step, the number of images that take part, in this order.
+        captions: K.
+        places: (C,) the place of each caption among the B K captions of the ordered images.
+        most: S, the largest number of rows of an image in all steps.
+        slots: (M,) the slot of each row among the B S rows of the ordered images.
+    """
+
+    active: list[int]
+    words: Tensor
+    rows: Tensor
+    image: Tensor
+    order: Tensor
+    images: list[int]
+    captions: int
+    places: Tensor
+    most: int
+    slots: Tensor
+
+    @classmethod
+    def of(cls, tokens: Tensor) -> Packing:
+        """Pack captions (B, K, T), each followed by padding."""
+        captions, device = tokens.shape[1], tokens.device
+        real = tokens != PAD
+        lengths = real.sum(-1)
+        longest, words_of_image = lengths.amax(-1), lengths.sum(-1)
+        steps, most = torch.arange(int(longest.max()), device=device).unsqueeze(1), int(words_of_image.max())
+        order = longest.argsort(descending=True, stable=True)
+        caption = lengths.flatten().argsort(descending=True, stable=True)
+        working = lengths.flatten()[caption] > steps
+        active = working.sum(1).tolist()
+        words = tokens.flatten(0, 1)[caption].t()[: len(steps)][working]
+        starts = torch.tensor([0, *accumulate(active)], device=device)
+        of_position, step = real.flatten(0, 1).nonzero(as_tuple=True)
+        rows = starts[step] + caption.argsort()[of_position]
+        present, place_of_image = caption[: active[0]], order.argsort()
+        image = present // captions
+        places = place_of_image[image] * captions + present % captions
+        of_position = of_position // captions
+        nth = torch.arange(len(rows), device=device) - (words_of_image.cumsum(0) - words_of_image)[of_position]
+        slots = torch.empty_like(rows).index_copy_(0, rows, place_of_image[of_position] * most + nth)
+        images = (longest > steps).sum(1).tolist()
+        return cls(active, words, rows, image, order, images, captions, places, most, slots)
+
+    def spread(self, rows: Tensor, images: int) -> Tensor:
+        """Arrange the rows (rows, 1, ...) of a step with this number of images as (images, K, ...), zero elsewhere."""
+        spread = rows.new_zeros(images * self.captions, *rows.shape[2:])
+        return spread.index_copy_(0, self.places[: len(rows)], rows.squeeze(1)).unflatten(0, (images, self.captions))
+
+    def collect(self, spread: Tensor, rows: int) -> Tensor:
+        """Return the rows (rows, 1, ...) of a step from (images, K, ...)."""
+        return spread.flatten(0, 1).index_select(0, self.places[:rows]).unsqueeze(1)
+
+    def by_image(self, rows: Tensor) -> Tensor:
+        """Arrange the rows (M, ...) of all steps by image, (B, S, ...), zero after the last row of an image."""
+        arranged = rows.new_zeros(len(self.order) * self.most, *rows.shape[1:])
+        return arranged.index_copy_(0, self.slots, rows).unflatten(0, (len(self.order), self.most))
