@@ -118,9 +118,7 @@ class ShowAttendTell(Unrolled):
         (word,) = self.products()["word"](self.dropout(self.embedding(tokens)))
         return word
 
-    def advance(
-        self, word: Tensor, past: Mapping[str, Tensor], attend: Attend, times: Products, images: Mapping[str, Tensor]
-    ) -> Advanced:
+    def advance(self, word: Tensor, past: Mapping[str, Tensor], attend: Attend, times: Products) -> Advanced:
         """Equations (1) to (6)."""
         hidden, query, beta = times["h"](past["h"])
         z, alpha, s = attend(query)  # (4)-(6), or section 4.1

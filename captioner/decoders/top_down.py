@@ -98,21 +98,18 @@ class TopDown(Unrolled):
         v = v * kept.unsqueeze(1)
         mean = at_least_float32(self.mean(v_bar * kept))
         zeros = mean.new_zeros(len(memory), 1, self.config.hidden)
-        return Prepared(v, self.keys(v), dict.fromkeys(("h1", "c1", "h2", "c2"), zeros), {"mean": mean})
+        return Prepared(v, self.keys(v), dict.fromkeys(("h1", "c1", "h2", "c2"), zeros), mean)
 
     def word_gates(self, tokens: Tensor) -> Tensor:
-        """Return the part of W_e Pi_t in (1), with the biases."""
+        """Return the part of W_e Pi_t in (2), with the biases of (1)."""
         (word,) = self.products()["word"](self.dropout(self.embedding(tokens)))
         return word
 
-    def advance(
-        self, word: Tensor, past: Mapping[str, Tensor], attend: Attend, times: Products, images: Mapping[str, Tensor]
-    ) -> Advanced:
+    def advance(self, word: Tensor, past: Mapping[str, Tensor], attend: Attend, times: Products) -> Advanced:
         """Equations (1) to (6)."""
         h2_to_attention, h2_to_language = times["h2"](past["h2"])
         (h1_to_attention,) = times["previous h1"](past["h1"])
-        mean = images["mean"].unsqueeze(1)
-        h1, c1 = lstm_gates(past["c1"], word, mean, h2_to_attention, h1_to_attention)  # (1), (2)
+        h1, c1 = lstm_gates(past["c1"], word, h2_to_attention, h1_to_attention)  # (1), (2)
         query, h1_to_language = times["h1"](h1)
         v_hat, alpha, _ = attend(query)  # (3)-(5)
         (v_hat_to_language,) = times["v_hat"](v_hat)

@@ -16,7 +16,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -40,13 +40,13 @@ class Prepared:
         values: (B, N, D) the vectors that attention averages.
         keys: (B, N, A) the same regions or cells, projected for scoring.
         past: (B, 1, H) the first state of the LSTMs, by name.
-        images: (B, ...) other inputs of every step, by name.
+        gates: (B, 4H) the image's part of the first LSTM's gates; ``None`` if it has none.
     """
 
     values: Tensor
     keys: Tensor
     past: Mapping[str, Tensor]
-    images: Mapping[str, Tensor] = field(default_factory=dict)
+    gates: Tensor | None = None
 
 
 class Advanced(NamedTuple):
@@ -88,17 +88,14 @@ class Unrolled(Recurrent, Decoder):
         """
 
     @abstractmethod
-    def advance(
-        self, word: Tensor, past: Mapping[str, Tensor], attend: Attend, times: Products, images: Mapping[str, Tensor]
-    ) -> Advanced:
+    def advance(self, word: Tensor, past: Mapping[str, Tensor], attend: Attend, times: Products) -> Advanced:
         """Advance by one word.
 
         Args:
-            word: (B, W, 4H) from :meth:`word_gates`.
+            word: (B, W, 4H) from :meth:`word_gates`, with :attr:`Prepared.gates`.
             past: (B, W, H) the state before the step, by name.
             attend: attention from a query (B, W, A).
             times: products with the maps of :meth:`maps`, by the name of their vector.
-            images: :attr:`Prepared.images`.
         """
 
     @abstractmethod
@@ -120,9 +117,11 @@ class Unrolled(Recurrent, Decoder):
 
     def start(self, memory: Memory) -> State:
         prepared = self.prepare(memory)
-        images = {"values": prepared.values, "keys": Keys.of(prepared.keys).units_first, **prepared.images}
+        images = {"values": prepared.values, "keys": Keys.of(prepared.keys).units_first}
         if memory.mask is not None:
             images["mask"] = memory.mask
+        if prepared.gates is not None:
+            images["gates"] = prepared.gates
         return State(prepared.past, images)
 
     def step(self, tokens: Tensor, state: State) -> Step:
@@ -136,7 +135,10 @@ class Unrolled(Recurrent, Decoder):
             mask=images.get("mask"),
             sampler=self.sampler(*tokens.shape),
         )
-        after = self.advance(self.word_gates(tokens), state.hypotheses, attend_once, self.products(), images)
+        word = self.word_gates(tokens)
+        if "gates" in images:
+            word = images["gates"].unsqueeze(1) + word
+        after = self.advance(word, state.hypotheses, attend_once, self.products())
         return Step(self.logits(tokens, *after.read), after.alpha, State(after.past, images))
 
     def forward(self, memory: Memory, tokens: Tensor) -> DecoderOutput:
@@ -144,7 +146,9 @@ class Unrolled(Recurrent, Decoder):
         packing = Packing.of(tokens)
         prepared = self.prepare(memory)
         distinct, index = packing.words.unique(return_inverse=True)
-        words = F.embedding(index, self.word_gates(distinct)).unsqueeze(1).split(packing.active)
+        words = F.embedding(index, self.word_gates(distinct))
+        if prepared.gates is not None:
+            words = words + F.embedding(packing.image, prepared.gates)
         sampler = self.sampler(*tokens.shape[:2])
         attends = additive_attention(
             prepared.keys,
@@ -156,12 +160,12 @@ class Unrolled(Recurrent, Decoder):
         )
         maps = {name: maps for name, maps in self.maps().items() if name != "word"}
         products = unrolled_products(maps, packing.active)
-        past = {name: first[packing.image] for name, first in prepared.past.items()}
-        shared = {name: part[packing.image] for name, part in prepared.images.items()}
+        captions = packing.image[: packing.active[0]]
+        past = {name: first[captions] for name, first in prepared.past.items()}
         steps: list[Advanced] = []
-        for rows, word, attend_t, times in zip(packing.active, words, attends, products, strict=True):
-            past, images = ({name: part[:rows] for name, part in parts.items()} for parts in (past, shared))
-            steps.append(self.advance(word, past, attend_t, times, images))
+        for word, attend_t, times in zip(words.unsqueeze(1).split(packing.active), attends, products, strict=True):
+            past = {name: part[: len(word)] for name, part in past.items()}
+            steps.append(self.advance(word, past, attend_t, times))
             past = steps[-1].past
 
         def gather(parts: tuple[Tensor, ...]) -> Tensor:

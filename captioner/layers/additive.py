@@ -170,10 +170,12 @@ class _AttendStep(torch.autograd.Function):
         )
         ctx.inputs, ctx.images = inputs, images
         ctx.save_for_backward(query, glimpse.alpha, glimpse.sampled)
-        collected = Glimpse(*(None if part is None else packing.collect(part, rows) for part in glimpse))
-        if collected.sampled is not None:
-            ctx.mark_non_differentiable(collected.sampled)
-        return collected
+        context, alpha = (packing.collect(part, rows) for part in (glimpse.context, glimpse.alpha))
+        if glimpse.sampled is None:
+            return context, alpha, None
+        sampled = packing.collect(glimpse.sampled, rows)
+        ctx.mark_non_differentiable(sampled)
+        return context, alpha, sampled
 
     @staticmethod
     @once_differentiable

@@ -1,7 +1,7 @@
 """The LSTM's gates, in one pass over memory in training.
 
 Recorded operation by operation, the gates of a step take thirteen passes over memory forward and twice as many
-backward. :func:`lstm_gates` records them as one operation where ``torch.compile`` can fuse each direction into one
+backward. :func:`lstm_gates` records them as one operation, of which ``torch.compile`` fuses each direction into one
 pass.
 
 Tensor letters: H hidden units.
@@ -29,22 +29,30 @@ def lstm_gates(c: Tensor, *parts: Tensor) -> tuple[Tensor, Tensor]:
         The new hidden state, in the narrowest precision of the parts, and the new cell, (..., H) each.
     """
     if torch.is_grad_enabled() and c.device.type == "cpu":
-        h, c, *_ = _Gates.apply(c, *parts)
+        h: Tensor
+        h, c = _Gates.apply(c, *parts)
         return h, c
-    h, c, _ = _forward(c, *parts)
-    return h, c
+    h, c, _ = _forward(c, _sum(parts))
+    return h.to(_narrowest(parts)), c
 
 
-def _forward(c: Tensor, *parts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the new hidden state, the new cell, and the gates (4, ..., H) after their activations."""
-    pre_activations = at_least_float32(parts[0])
+def _sum(parts: tuple[Tensor, ...]) -> Tensor:
+    total = at_least_float32(parts[0])
     for part in parts[1:]:
-        pre_activations = pre_activations + part
+        total = total + part
+    return total
+
+
+def _narrowest(parts: tuple[Tensor, ...]) -> torch.dtype:
+    return min((part.dtype for part in parts), key=lambda dtype: dtype.itemsize)
+
+
+def _forward(c: Tensor, pre_activations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the new hidden state, the new cell, and the gates (4, ..., H) after their activations."""
     i, f, g, o = pre_activations.chunk(4, dim=-1)
     i, f, g, o = torch.sigmoid(i), torch.sigmoid(f), torch.tanh(g), torch.sigmoid(o)
     c = f * c + i * g
-    h = o * torch.tanh(c)
-    return h.to(min((part.dtype for part in parts), key=lambda dtype: dtype.itemsize)), c, torch.stack([i, f, g, o])
+    return o * torch.tanh(c), c, torch.stack([i, f, g, o])
 
 
 def _backward(d_h: Tensor, d_c: Tensor, c: Tensor, new_c: Tensor, gates: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,14 +72,20 @@ class _Gates(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, c: Tensor, *parts: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.compiled = c.dtype != torch.float64
-        h, new_c, gates = forward(c, *parts, compiled=ctx.compiled)
-        ctx.save_for_backward(c, new_c, gates)
         ctx.dtypes = [part.dtype for part in parts]
-        return h, new_c
+        # Rows of whole tensors: one graph for all shapes. A single row would need another one.
+        cells, pre_activations = c.flatten(0, -2), _sum(parts).flatten(0, -2)
+        ctx.compiled = len(cells) > 1 and c.dtype != torch.float64
+        h, new_c, gates = forward(cells, pre_activations, compiled=ctx.compiled)
+        ctx.save_for_backward(cells, new_c, gates)
+        return h.to(_narrowest(parts)).view(c.shape), new_c.view(c.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_h: Tensor, d_c: Tensor) -> tuple[Tensor, ...]:
-        d_c, d_gates = backward(d_h, d_c, *ctx.saved_tensors, compiled=ctx.compiled)
-        return d_c, *(d_gates.to(dtype) for dtype in ctx.dtypes)
+        rows = d_h.to(d_c.dtype).flatten(0, -2), d_c.flatten(0, -2)
+        before, d_gates = backward(*rows, *ctx.saved_tensors, compiled=ctx.compiled)
+        d_gates = d_gates.unflatten(0, d_c.shape[:-1])
+        # The parts of one precision share a gradient.
+        of = {dtype: d_gates.to(dtype) for dtype in set(ctx.dtypes)}
+        return before.view(d_c.shape), *(of[dtype] for dtype in ctx.dtypes)

@@ -25,23 +25,23 @@ class Packing:
     Attributes:
         active: for each step, the number of rows; it never rises.
         words: (M,) the input word of each row, step after step.
+        image: (M,) the image of each row.
         rows: (M,) the row of each real position, in the order of ``tokens[tokens != PAD]``.
-        image: (C,) the image of each caption, in the order of the first step.
+        captions: K.
         order: (B,) the images, longest captions first.
         images: for each step, the number of images that take part, in this order.
-        captions: K.
-        places: (C,) the place of each caption among the B K captions of the ordered images.
-        most: S, the largest number of rows of an image in all steps.
-        slots: (M,) the slot of each row among the B S rows of the ordered images.
+        places: (C,) the place of each row of the first step among the B K captions of the ordered images.
+        most: S, the largest number of rows that an image has in all steps.
+        slots: (M,) the place of each row among the B S rows of the ordered images.
     """
 
     active: list[int]
     words: Tensor
-    rows: Tensor
     image: Tensor
+    rows: Tensor
+    captions: int
     order: Tensor
     images: list[int]
-    captions: int
     places: Tensor
     most: int
     slots: Tensor
@@ -52,24 +52,22 @@ class Packing:
         captions, device = tokens.shape[1], tokens.device
         real = tokens != PAD
         lengths = real.sum(-1)
-        longest, words_of_image = lengths.amax(-1), lengths.sum(-1)
-        steps, most = torch.arange(int(longest.max()), device=device).unsqueeze(1), int(words_of_image.max())
-        order = longest.argsort(descending=True, stable=True)
+        longest, total = lengths.amax(-1), lengths.sum(-1)
+        steps, most = torch.arange(int(longest.max()), device=device).unsqueeze(1), int(total.max())
         caption = lengths.flatten().argsort(descending=True, stable=True)
-        working = lengths.flatten()[caption] > steps
+        working = lengths.flatten()[caption] > steps  # (T, B K)
         active = working.sum(1).tolist()
         words = tokens.flatten(0, 1)[caption].t()[: len(steps)][working]
-        starts = torch.tensor([0, *accumulate(active)], device=device)
+        image = (caption // captions).expand_as(working)[working]
         of_position, step = real.flatten(0, 1).nonzero(as_tuple=True)
-        rows = starts[step] + caption.argsort()[of_position]
-        present, place_of_image = caption[: active[0]], order.argsort()
-        image = present // captions
-        places = place_of_image[image] * captions + present % captions
-        of_position = of_position // captions
-        nth = torch.arange(len(rows), device=device) - (words_of_image.cumsum(0) - words_of_image)[of_position]
-        slots = torch.empty_like(rows).index_copy_(0, rows, place_of_image[of_position] * most + nth)
-        images = (longest > steps).sum(1).tolist()
-        return cls(active, words, rows, image, order, images, captions, places, most, slots)
+        rows = torch.tensor([0, *accumulate(active)], device=device)[step] + caption.argsort()[of_position]
+        order = longest.argsort(descending=True, stable=True)
+        images, rank = (longest > steps).sum(1).tolist(), order.argsort()
+        present = caption[: active[0]]
+        places = rank[present // captions] * captions + present % captions
+        nth = torch.arange(len(rows), device=device) - (total.cumsum(0) - total)[of_position // captions]
+        slots = torch.empty_like(rows).index_copy_(0, rows, rank[of_position // captions] * most + nth)
+        return cls(active, words, image, rows, captions, order, images, places, most, slots)
 
     def spread(self, rows: Tensor, images: int) -> Tensor:
         """Arrange the rows (rows, 1, ...) of a step with this number of images as (images, K, ...), zero elsewhere."""

@@ -13,12 +13,9 @@ import torch
 from torch import Tensor
 
 from captioner.decoders import TopDown
-from captioner.layers.packing import Packing
 from captioner.memory import Memory
 from captioner.text.vocabulary import PAD
 from tests.builders import (
-    LENGTHS,
-    WORDS,
     assert_equations,
     assert_gradients,
     build_decoder,
@@ -151,15 +148,3 @@ def test_one_dropout_mask_for_all_vectors_and_their_mean() -> None:
     assert (values == 0).any() and (values != 0).any()
     assert torch.equal(values, values[:, :1].expand_as(values)) and torch.equal(keys, keys[:, :1].expand_as(keys))
     assert torch.equal(values[:, 0], torch.where(values[:, 0] == 0, 0.0, 2.0 * memory.pooled))
-
-
-def test_packing_keeps_every_word_and_leaves_out_images_that_are_done() -> None:
-    tokens = build_tokens()
-    packing = Packing.of(tokens)
-    assert torch.equal(packing.words[packing.rows], tokens[tokens != PAD])
-    assert len(packing.rows.unique()) == len(packing.rows)
-    longest = torch.tensor(LENGTHS).amax(1)
-    assert packing.active == [len(LENGTHS), *(int((longest > step).sum()) for step in range(1, int(longest.max())))]
-    assert packing.order.tolist() == [1, 3, 0, 2]
-    assert len(packing.words) == sum(packing.active) * tokens.shape[1]
-    assert int(packing.words.max()) < WORDS

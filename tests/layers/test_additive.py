@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from captioner.layers.additive import Sampler, additive_attention
+from captioner.layers.packing import Packing
+from tests.builders import build_tokens
 
-ACTIVE, CAPTIONS = [3, 3, 1], 2  # two images are done after two steps
+PACKING = Packing.of(build_tokens(((2, 1), (1, 3), (0, 2))))  # one caption is absent, and images end at three steps
 MASK = torch.tensor([[True, True, True, True], [False, True, True, False], [False, False, True, False]])
 
 
@@ -18,10 +20,10 @@ def make(dtype: torch.dtype = torch.float64) -> list[Tensor]:
     """Make the inputs of the tests.
 
     These are keys (3, 4, 5), values (3, 4, 2), v (5,), the weights (5, 2) from a context to the next query, and the
-    steps' queries (B_t, 2, 5).
+    steps' queries (rows, 1, 5).
     """
     random = torch.Generator().manual_seed(0)
-    shapes = [(3, 4, 5), (3, 4, 2), (5,), (5, 2), *((images, CAPTIONS, 5) for images in ACTIVE)]
+    shapes = [(3, 4, 5), (3, 4, 2), (5,), (5, 2), *((rows, 1, 5) for rows in PACKING.active)]
     return [torch.randn(shape, generator=random, dtype=torch.float64).to(dtype).requires_grad_() for shape in shapes]
 
 
@@ -30,7 +32,7 @@ def ours(
 ) -> list[Tensor]:
     """Return the contexts and then the alphas of all steps; as in a decoder, a query depends on the step before."""
     contexts, alphas = [], []
-    steps = additive_attention(keys, values, v, mask=MASK, active=ACTIVE, captions=CAPTIONS, sampler=sampler)
+    steps = additive_attention(keys, values, v, mask=MASK, packing=PACKING, sampler=sampler)
     for query, attend in zip(queries, steps, strict=True):
         context, alpha, _ = attend(query + contexts[-1][: len(query)] @ back.T if contexts else query)
         contexts.append(context)
@@ -48,25 +50,22 @@ def sample_some(alpha: Tensor) -> Tensor:
 def definition(
     keys: Tensor, values: Tensor, v: Tensor, back: Tensor, *queries: Tensor, sampler: Sampler | None = None
 ) -> list[Tensor]:
-    """Return the same as :func:`ours`, from hyperbolic tangents and over the real cells of one image at a time."""
+    """Return the same as :func:`ours`, from hyperbolic tangents and over the real cells of one row at a time."""
     contexts: list[Tensor] = []
     alphas: list[Tensor] = []
     for query in queries:
         if contexts:
             query = query + contexts[-1][: len(query)] @ back.T
         context, alpha = [], []
-        for image, queries_of_image in enumerate(query):
+        for q, image, place in zip(query.squeeze(1), PACKING.image.tolist(), PACKING.places.tolist(), strict=False):
             real = MASK[image].nonzero().flatten()
-            energy = torch.exp(torch.tanh(keys[image, real] + queries_of_image.unsqueeze(1)) @ v)
+            energy = torch.exp(torch.tanh(keys[image, real] + q) @ v)
             weights = energy / energy.sum(-1, keepdim=True)
-            context.append(weights @ values[image, real])
-            alpha.append(torch.zeros(CAPTIONS, MASK.shape[1], dtype=v.dtype).index_copy(1, real, weights))
-        alphas.append(torch.stack(alpha))
-        contexts.append(torch.stack(context))
-        if sampler is not None:
-            cells = sampler(alphas[-1])
-            alone = values[: len(cells)].gather(1, cells.clamp(min=0).unsqueeze(-1).expand(-1, -1, values.shape[-1]))
-            contexts[-1] = torch.where((cells < 0).unsqueeze(-1), contexts[-1], alone)
+            alpha.append(torch.zeros(MASK.shape[1], dtype=v.dtype).index_copy(0, real, weights))
+            sampled = sampler is not None and place % PACKING.captions % 2 == 0
+            context.append(values[image, 2] if sampled else weights @ values[image, real])
+        alphas.append(torch.stack(alpha).unsqueeze(1))
+        contexts.append(torch.stack(context).unsqueeze(1))
     return contexts + alphas
 
 
@@ -81,7 +80,7 @@ def test_its_backward_pass_is_the_derivative(sampler: Sampler | None) -> None:
     assert torch.autograd.gradcheck(lambda *inputs: tuple(ours(*inputs, sampler=sampler)), make())
 
 
-@pytest.mark.parametrize("output", range(2 * len(ACTIVE)))
+@pytest.mark.parametrize("output", range(2 * len(PACKING.active)))
 def test_gradients_of_one_output_alone(output: int) -> None:
     """Steps that do not enter the loss, before or after, have no influence."""
     inputs = make()
@@ -135,11 +134,14 @@ def test_16_bit_keys_and_values_get_gradients_in_16_bits() -> None:
 
 def test_nothing_of_the_size_of_all_tangents_is_kept() -> None:
     b, k, n, a = 2, 4, 8, 16
-    keys, values, v, query = (torch.randn(shape).requires_grad_() for shape in ((b, n, a), (b, n, 3), (a,), (b, k, a)))
+    keys, values, v, query = (
+        torch.randn(shape).requires_grad_() for shape in ((b, n, a), (b, n, 3), (a,), (b * k, 1, a))
+    )
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(
         lambda tensor: kept.append(tensor.numel()) or tensor, lambda tensor: tensor
     ):
-        (attend,) = additive_attention(keys, values, v, mask=None, active=[b], captions=k)
+        packing = Packing.of(torch.ones(b, k, 1, dtype=torch.long))
+        (attend,) = additive_attention(keys, values, v, mask=None, packing=packing)
         attend(query)
     assert kept and max(kept) < b * k * n * a

@@ -175,7 +175,7 @@ def test_the_baseline_of_hard_attention_leaves_the_variance_of_the_cells() -> No
     captions = Captions.collate([[[1, 5, 6, 2]], [[1, 7, 8, 9, 4, 5, 2]]])
     objective = CrossEntropy(CrossEntropyConfig())
     gains, likelihoods = [], []
-    for _ in range(200):
+    for _ in range(400):
         _, metrics = objective(PLAIN, decoder, memory, captions)
         gains.append(metrics["reward"])
         likelihoods.append(-metrics["nll"] * len(captions.targets) / 2)
