@@ -19,7 +19,7 @@ from captioner.layers.dropout import Dropout
 from captioner.layers.gates import lstm_gates
 from captioner.layers.kernels import at_least_float32
 from captioner.layers.positions import Geometry
-from captioner.layers.unroll import Affine, Maps, Products
+from captioner.layers.unroll import Affine, Maps, Products, autocast
 from captioner.memory import Memory
 from captioner.text.vocabulary import PAD
 
@@ -105,7 +105,7 @@ class ShowAttendTell(Unrolled):
     def prepare(self, memory: Memory) -> Prepared:
         """Project the features a_i, and compute h_0 and c_0 (section 3.1.2)."""
         a = memory.vectors if self.geometry is None else memory.vectors + self.geometry(memory)
-        a = self.feature_dropout(a)
+        a = autocast(self.feature_dropout(a))
         values = self.values(a)
         # One mask for all regions or cells of an image: a dropped feature stays dropped wherever the decoder attends.
         values = values * self.dropout(values.new_ones(values.shape[0], 1, values.shape[2]))
@@ -113,9 +113,9 @@ class ShowAttendTell(Unrolled):
         c = torch.tanh(at_least_float32(self.first_cell(memory.pooled)))
         return Prepared(values, self.keys(a), {"h": h.unsqueeze(1), "c": c.unsqueeze(1)})
 
-    def word_gates(self, tokens: Tensor) -> Tensor:
+    def word_gates(self, tokens: Tensor, times: Products) -> Tensor:
         """Return the part of E y_{t-1} in (1), with the biases."""
-        (word,) = self.products()["word"](self.dropout(self.embedding(tokens)))
+        (word,) = times["word"](self.dropout(self.embedding(tokens)))
         return word
 
     def advance(self, word: Tensor, past: Mapping[str, Tensor], attend: Attend, times: Products) -> Advanced:
@@ -135,11 +135,12 @@ class ShowAttendTell(Unrolled):
         return logits
 
     def maps(self) -> Maps:
-        """Return the maps of ``times`` in :meth:`advance`, and that of the words."""
+        """Return the maps of ``times`` in :meth:`word_gates` and :meth:`advance`."""
         lstm, embedding = self.lstm, self.config.embedding
+        of_word, of_context = lstm.weight_ih.split([embedding, lstm.input_size - embedding], dim=1)
         return {
-            "word": [Affine(lstm.weight_ih[:, :embedding], lstm.bias_ih + lstm.bias_hh)],
-            "z": [Affine(lstm.weight_ih[:, embedding:])],
+            "word": [Affine(of_word, lstm.bias_ih + lstm.bias_hh)],
+            "z": [Affine(of_context)],
             "h": [
                 Affine(lstm.weight_hh),
                 Affine(self.query.weight, self.query.bias),

@@ -100,9 +100,9 @@ class TopDown(Unrolled):
         zeros = mean.new_zeros(len(memory), 1, self.config.hidden)
         return Prepared(v, self.keys(v), dict.fromkeys(("h1", "c1", "h2", "c2"), zeros), mean)
 
-    def word_gates(self, tokens: Tensor) -> Tensor:
+    def word_gates(self, tokens: Tensor, times: Products) -> Tensor:
         """Return the part of W_e Pi_t in (2), with the biases of (1)."""
-        (word,) = self.products()["word"](self.dropout(self.embedding(tokens)))
+        (word,) = times["word"](self.dropout(self.embedding(tokens)))
         return word
 
     def advance(self, word: Tensor, past: Mapping[str, Tensor], attend: Attend, times: Products) -> Advanced:
@@ -123,13 +123,13 @@ class TopDown(Unrolled):
         return logits
 
     def maps(self) -> Maps:
-        """Return the maps of ``times`` in :meth:`advance`, and that of the words."""
-        attention, language = self.attention_lstm, self.language_lstm
-        values = language.input_size - language.hidden_size
+        """Return the maps of ``times`` in :meth:`word_gates` and :meth:`advance`."""
+        attention, language, units = self.attention_lstm, self.language_lstm, self.config.hidden
+        of_context, of_h1 = language.weight_ih.split([language.input_size - units, units], dim=1)
         return {
             "word": [Affine(self.word.weight, attention.bias_ih + attention.bias_hh)],
             "h2": [Affine(attention.weight_ih), Affine(language.weight_hh, language.bias_ih + language.bias_hh)],
             "previous h1": [Affine(attention.weight_hh)],
-            "h1": [Affine(self.query.weight), Affine(language.weight_ih[:, values:])],
-            "v_hat": [Affine(language.weight_ih[:, :values])],
+            "h1": [Affine(self.query.weight), Affine(of_h1)],
+            "v_hat": [Affine(of_context)],
         }

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from captioner.decoders.decoder import Decoder, DecoderOutput, State, Step
 from captioner.layers.additive import Attend, Keys, Sampler, additive_attention, attend
 from captioner.layers.packing import Packing
-from captioner.layers.unroll import Products, Recurrent, unrolled_products
+from captioner.layers.unroll import Products, Recurrent, product, unrolled_products
 from captioner.memory import Memory
 from captioner.text.vocabulary import PAD
 
@@ -81,10 +81,11 @@ class Unrolled(Recurrent, Decoder):
         """Compute everything that does not depend on the words."""
 
     @abstractmethod
-    def word_gates(self, tokens: Tensor) -> Tensor:
+    def word_gates(self, tokens: Tensor, times: Products) -> Tensor:
         """Return the words' (...,) part of the first LSTM's gates (..., 4H), biases included.
 
-        Training calls this once per distinct word of a batch, so all occurrences of a word share a dropout mask.
+        ``times`` are products with the maps of :meth:`maps`, by the name of their vector. Training calls this once per
+        distinct word of a batch, so all occurrences of a word share a dropout mask.
         """
 
     @abstractmethod
@@ -135,10 +136,11 @@ class Unrolled(Recurrent, Decoder):
             mask=images.get("mask"),
             sampler=self.sampler(*tokens.shape),
         )
-        word = self.word_gates(tokens)
+        times = self.products()
+        word = self.word_gates(tokens, times)
         if "gates" in images:
             word = images["gates"].unsqueeze(1) + word
-        after = self.advance(word, state.hypotheses, attend_once, self.products())
+        after = self.advance(word, state.hypotheses, attend_once, times)
         return Step(self.logits(tokens, *after.read), after.alpha, State(after.past, images))
 
     def forward(self, memory: Memory, tokens: Tensor) -> DecoderOutput:
@@ -146,7 +148,8 @@ class Unrolled(Recurrent, Decoder):
         packing = Packing.of(tokens)
         prepared = self.prepare(memory)
         distinct, index = packing.words.unique(return_inverse=True)
-        words = F.embedding(index, self.word_gates(distinct))
+        maps = dict(self.maps())
+        words = F.embedding(index, self.word_gates(distinct, {"word": partial(product, maps=maps.pop("word"))}))
         if prepared.gates is not None:
             words = words + F.embedding(packing.image, prepared.gates)
         sampler = self.sampler(*tokens.shape[:2])
@@ -158,7 +161,6 @@ class Unrolled(Recurrent, Decoder):
             packing=packing,
             sampler=partial(_expected, sampler) if sampler and self._expects else sampler,
         )
-        maps = {name: maps for name, maps in self.maps().items() if name != "word"}
         products = unrolled_products(maps, packing.active)
         captions = packing.image[: packing.active[0]]
         past = {name: first[captions] for name, first in prepared.past.items()}

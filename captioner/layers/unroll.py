@@ -41,6 +41,12 @@ Product: TypeAlias = Callable[[Tensor], Sequence[Tensor]]  # from x (..., I) to 
 Products: TypeAlias = Mapping[str, Product]  # by the name of the vector
 
 
+def autocast(x: Tensor) -> Tensor:
+    """Return ``x`` in autocast's precision where that is on, once for all products that read it."""
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
+
+
 def product(x: Tensor, maps: Sequence[Affine]) -> list[Tensor]:
     """Apply maps to x (..., I), multiplying in the precision of the weights; the results have at least 32 bits."""
     return [_plus(at_least_float32(F.linear(x.to(weight.dtype), weight)), bias) for weight, bias in maps]
@@ -136,10 +142,7 @@ def _unrolled(maps: Sequence[Affine], rows: list[int]) -> list[Product]:
     """Prepare the product with the maps of one vector, for each step."""
     weight = torch.cat([weight for weight, _ in maps])
     bias = torch.cat([weight.new_zeros(len(weight)) if bias is None else bias for weight, bias in maps])
-    device = weight.device.type
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        weight, bias = weight.to(dtype), bias.to(dtype)
+    weight, bias = autocast(weight), autocast(bias)
     slips = _Weights.apply(weight, bias, rows)
     weight, bias, sizes = weight.detach(), bias.detach(), [len(weight) for weight, _ in maps]
 
