@@ -110,10 +110,10 @@ class TopDown(Unrolled):
         h2_to_attention, h2_to_language = times["h2"](past["h2"])
         (h1_to_attention,) = times["previous h1"](past["h1"])
         h1, c1 = lstm_gates(past["c1"], word, h2_to_attention, h1_to_attention)  # (1), (2)
-        query, h1_to_language = times["h1"](h1)
+        (query,) = times["h1"](h1)
         v_hat, alpha, _ = attend(query)  # (3)-(5)
-        (v_hat_to_language,) = times["v_hat"](v_hat)
-        h2, c2 = lstm_gates(past["c2"], v_hat_to_language, h1_to_language, h2_to_language)  # (1), (6)
+        (x2_to_language,) = times["x2"](torch.cat([v_hat, h1], dim=-1))  # (6)
+        h2, c2 = lstm_gates(past["c2"], x2_to_language, h2_to_language)  # (1)
         return Advanced({"h1": h1, "c1": c1, "h2": h2, "c2": c2}, alpha, (h2,))
 
     def logits(self, tokens: Tensor, *read: Tensor) -> Tensor:
@@ -124,12 +124,11 @@ class TopDown(Unrolled):
 
     def maps(self) -> Maps:
         """Return the maps of ``times`` in :meth:`word_gates` and :meth:`advance`."""
-        attention, language, units = self.attention_lstm, self.language_lstm, self.config.hidden
-        of_context, of_h1 = language.weight_ih.split([language.input_size - units, units], dim=1)
+        attention, language = self.attention_lstm, self.language_lstm
         return {
             "word": [Affine(self.word.weight, attention.bias_ih + attention.bias_hh)],
             "h2": [Affine(attention.weight_ih), Affine(language.weight_hh, language.bias_ih + language.bias_hh)],
             "previous h1": [Affine(attention.weight_hh)],
-            "h1": [Affine(self.query.weight), Affine(of_h1)],
-            "v_hat": [Affine(of_context)],
+            "h1": [Affine(self.query.weight)],
+            "x2": [Affine(language.weight_ih)],
         }
