@@ -3,12 +3,12 @@
 A subclass writes the equations of its paper in :meth:`Unrolled.advance`. Search calls it through ``step``; training
 unrolls it in :meth:`Unrolled.forward`, which gives the same numbers as the plain loop in :meth:`Decoder.forward`, but
 
-* leaves out images whose captions have ended (:class:`Packing`),
+* leaves out captions that have ended (:mod:`captioner.layers.packing`); each of the others is a row of its own, W = 1,
 * computes the words' part of the gates once for every distinct word of the batch,
 * computes the gradient of each weight and of each region or cell once for all steps (:mod:`captioner.layers.unroll`,
   :mod:`captioner.layers.additive`).
 
-Tensor letters as in :mod:`captioner.decoders.decoder`; H hidden units, A attention units, R rows of a packed batch.
+Tensor letters as in :mod:`captioner.decoders.decoder`; H hidden units, A attention units.
 """
 
 from __future__ import annotations
