@@ -18,7 +18,7 @@ from captioner.layers.kernels import Kernel, at_least_float32
 
 
 def log_likelihoods(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the log-probability of each target and the mean log-probability of all words, (M,) each, in 32 bits.
+    """Return the log-probability of each target and the mean of all words' log-probabilities, (M,) each, 32 bits or more.
 
     Args:
         logits: (M, V).
@@ -28,7 +28,7 @@ def log_likelihoods(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         of_targets: Tensor
         of_targets, mean = _LogLikelihoods.apply(logits, targets)
         return of_targets, mean
-    log_probabilities = torch.log_softmax(logits.float(), dim=-1)
+    log_probabilities = torch.log_softmax(at_least_float32(logits), dim=-1)
     return log_probabilities.gather(1, targets.unsqueeze(1)).squeeze(1), log_probabilities.mean(1)
 
 

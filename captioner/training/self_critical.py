@@ -11,7 +11,6 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -26,6 +25,7 @@ from captioner.search.config import SearchConfig
 from captioner.search.sample import sample
 from captioner.settings import Settings
 from captioner.text.vocabulary import BOS, EOS, PAD, UNK, Vocabulary, tokenize
+from captioner.training.likelihood import log_likelihoods
 from captioner.training.objective import OBJECTIVES, Objective
 
 NEVER = float("-inf")
@@ -144,8 +144,8 @@ class SelfCritical(Objective):
         if len(parts) > 1:
             metrics |= {name: weight * part.mean() for name, part in parts.items()}
         if share := self.config.cross_entropy:
-            logits = decoder(refined, captions.inputs).logits.float()
-            total = F.cross_entropy(logits, captions.targets, reduction="sum")
+            of_words, _ = log_likelihoods(decoder(refined, captions.inputs).logits, captions.targets)
+            total = -of_words.sum()
             loss = (1 - share) * loss + share * captions.weights.captions * total / captions.captions
             metrics["nll"] = captions.weights.words * total.detach() / len(captions.targets)
         both.train(training)
@@ -178,5 +178,5 @@ class SelfCritical(Objective):
         real = inputs != PAD
         logits = decoder(memory, inputs).logits.float()
         logits = logits.index_fill(1, torch.tensor([PAD, BOS, UNK], device=logits.device), NEVER)
-        likelihood = torch.log_softmax(logits, dim=-1).gather(1, samples[real].unsqueeze(1)).squeeze(1)
+        likelihood, _ = log_likelihoods(logits, samples[real])
         return likelihood, real.flatten(0, 1).nonzero()[:, 0]
