@@ -73,9 +73,8 @@ class _Gates(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, c: Tensor, *parts: Tensor) -> tuple[Tensor, Tensor]:
         ctx.dtypes = [part.dtype for part in parts]
-        # Rows of whole tensors: one graph for all shapes. A single row would need another one.
-        cells, pre_activations = c.flatten(0, -2), _sum(parts).flatten(0, -2)
-        ctx.compiled = len(cells) > 1 and c.dtype != torch.float64
+        cells, pre_activations = c.detach().flatten(0, -2), _sum(parts).flatten(0, -2)
+        ctx.compiled = c.dtype != torch.float64
         h, new_c, gates = forward(cells, pre_activations, compiled=ctx.compiled)
         ctx.save_for_backward(cells, new_c, gates)
         return h.to(_narrowest(parts)).view(c.shape), new_c.view(c.shape)

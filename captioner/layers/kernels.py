@@ -99,7 +99,8 @@ class Kernel:
         return (self.fused if plain else self.by_image)(*args)
 
     def __call__(self, *args: Tensor, compiled: bool) -> Any:
-        return (self.compiled if compiled else self.eager)(*args)
+        # One row, or image, would need a graph of its own: torch.compile takes sizes of one as constants.
+        return (self.compiled if compiled and len(args[0]) > 1 else self.eager)(*args)
 
 
 scores = Kernel(_scores, _scores_eager)

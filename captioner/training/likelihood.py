@@ -18,10 +18,10 @@ from captioner.layers.kernels import Kernel, at_least_float32
 
 
 def log_likelihoods(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the log-probability of each target and the mean of all words' log-probabilities, (M,) each, 32 bits or more.
+    """Return the log-probability of each target and the mean log-probability of all words, (M,) each, in 32 bits.
 
     Args:
-        logits: (M, V).
+        logits: (M, V); from 64 bits come 64 bits.
         targets: (M,) the index of a word each.
     """
     if logits.device.type == "cpu" and torch.is_grad_enabled():
