@@ -141,7 +141,6 @@ class _Slips(torch.autograd.Function):
     def backward(ctx: Any, *slips: Tensor) -> tuple[Tensor | None, ...]:
         keys, _, v, _, _, compiled, packing = ctx.inputs
         steps = len(packing.active)
-        steps = len(packing.active)
         d_scores, weights, exponentials, d_context = (
             packing.by_image(torch.cat(slips[first : first + steps]).squeeze(1))
             for first in range(0, len(slips), steps)

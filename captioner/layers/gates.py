@@ -32,8 +32,9 @@ def lstm_gates(c: Tensor, *parts: Tensor) -> tuple[Tensor, Tensor]:
         h: Tensor
         h, c = _Gates.apply(c, *parts)
         return h, c
-    h, c, _ = _forward(c, _sum(parts))
-    return h.to(_narrowest(parts)), c
+    i, f, g, o = _activate(_sum(parts))
+    c = f * c + i * g
+    return (o * torch.tanh(c)).to(_narrowest(parts)), c
 
 
 def _sum(parts: tuple[Tensor, ...]) -> Tensor:
@@ -47,10 +48,17 @@ def _narrowest(parts: tuple[Tensor, ...]) -> torch.dtype:
     return min((part.dtype for part in parts), key=lambda dtype: dtype.itemsize)
 
 
+def _activate(pre_activations: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the input gate, the forget gate, the candidate and the output gate, (..., H) each."""
+    units = pre_activations.shape[-1] // 4
+    i, f = torch.sigmoid(pre_activations[..., : 2 * units]).chunk(2, dim=-1)
+    candidate, o = pre_activations[..., 2 * units : 3 * units], pre_activations[..., 3 * units :]
+    return i, f, torch.tanh(candidate), torch.sigmoid(o)
+
+
 def _forward(c: Tensor, pre_activations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the new hidden state, the new cell, and the gates (4, ..., H) after their activations."""
-    i, f, g, o = pre_activations.chunk(4, dim=-1)
-    i, f, g, o = torch.sigmoid(i), torch.sigmoid(f), torch.tanh(g), torch.sigmoid(o)
+    i, f, g, o = _activate(pre_activations)
     c = f * c + i * g
     return o * torch.tanh(c), c, torch.stack([i, f, g, o])
 
