@@ -49,6 +49,7 @@ from captioner.encoders import efficientnet_lite
 from captioner.encoders.encoder import Encoder
 from captioner.engines.model import model_engine
 from captioner.features import build_store
+from captioner.layers import kernels
 from captioner.layers.convolution import SameConv2d
 from captioner.machine.backend import fast_dtype, keep_freed_memory
 from captioner.memory import Memory
@@ -264,9 +265,12 @@ class Training:
         self.batches = [Captions.collate(rows) for rows in self.rows]
 
     def step(self, turn: int, *, dtype: torch.dtype = torch.float32, plain: bool = False) -> None:
-        """Take one step."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-            decoder: Any = partial(Decoder.forward, self.decoder) if plain else self.decoder
+        """Take one step; a plain one records every operation."""
+        decoder: Any = partial(Decoder.forward, self.decoder) if plain else self.decoder
+        with (
+            mock.patch.object(kernels, "records", (lambda _: False) if plain else kernels.records),
+            torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16),
+        ):
             loss, _ = self.objective(self.refiner, decoder, self.memory, self.batches[turn % len(self.batches)])
         loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, 5.0)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from captioner.layers import kernels
 from captioner.layers.kernels import Kernel, at_least_float32
 
 
@@ -28,7 +29,7 @@ def lstm_gates(c: Tensor, *parts: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         The new hidden state, in the narrowest precision of the parts, and the new cell, (..., H) each.
     """
-    if torch.is_grad_enabled() and c.device.type == "cpu":
+    if kernels.records(c):
         h: Tensor
         h, c = _Gates.apply(c, *parts)
         return h, c

@@ -31,6 +31,11 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def records(x: Tensor) -> bool:
+    """Return whether autograd records what is computed from ``x`` as one operation with two kernels."""
+    return torch.is_grad_enabled() and x.device.type == "cpu"
+
+
 def exponential(x: Tensor) -> Tensor:
     """Return ``exp(2x)`` with ``x`` clamped to where it is finite in 32 bits."""
     return torch.exp(2.0 * x.clamp(-LIMIT, LIMIT))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from captioner.layers import kernels
 from captioner.layers.kernels import Kernel, at_least_float32
 
 
@@ -24,7 +25,7 @@ def log_likelihoods(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         logits: (M, V); from 64 bits come 64 bits.
         targets: (M,) the index of a word each.
     """
-    if logits.device.type == "cpu" and torch.is_grad_enabled():
+    if kernels.records(logits):
         of_targets: Tensor
         of_targets, mean = _LogLikelihoods.apply(logits, targets)
         return of_targets, mean
