@@ -4,6 +4,8 @@ Example: python scripts/bench.py --photos photos/
 
 Example: python scripts/bench.py --photos photos/ --only start folder --rounds 9
 
+Example: python scripts/bench.py --photos photos/ --only training --peer luo ImageCaptioning.pytorch/
+
 The plain version is unoptimised torch: layers one by one, every step recorded. Ours, the plain one and each peer whose
 checkout is given run in turns on the same inputs, as the load of the machine varies; a ratio is the median over the
 turns. Every section runs in its own process. The figures are stored in ``docs/performance.json``; ``--draw`` only
@@ -619,7 +621,7 @@ def main() -> None:
         action="append",
         metavar=("NAME", "CHECKOUT"),
         help="also measure the decoders of sgrvinod (the PyTorch tutorial of image captioning) or luo "
-        "(ImageCaptioning.pytorch), imported from a checkout",
+        "(ImageCaptioning.pytorch, which needs the package six), imported from a checkout",
     )
     parser.add_argument("--calibrate", type=Path, help="data of the default captioner's training: also in eight bits")
     parser.add_argument("--draw", action="store_true", help="write the page from the figures that are there")

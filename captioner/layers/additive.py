@@ -157,7 +157,8 @@ class _AttendStep(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, inputs: _Inputs, step: int, *slips: Tensor) -> tuple[Tensor | None, ...]:
         rows, images = inputs.packing.active[step], inputs.packing.images[step]
-        keys, values, v, mask, sampler, compiled, packing = inputs.of(images)
+        inputs = inputs.of(images)
+        keys, values, v, mask, sampler, compiled, packing = inputs
         glimpse = attend(
             packing.spread(query, images),
             keys=keys.units_first,
@@ -181,7 +182,7 @@ class _AttendStep(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         d_context, d_alpha, _ = gradients
         query, alpha, sampled = ctx.saved_tensors
-        keys, values, v, _, _, compiled, packing = ctx.inputs.of(ctx.images)
+        keys, values, v, _, _, compiled, packing = ctx.inputs
         d_context = d_context.to(values.dtype)
         through_context = torch.bmm(packing.spread(d_context, ctx.images), values.transpose(1, 2)).to(alpha.dtype)
         weights = alpha
