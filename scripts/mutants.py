@@ -62,6 +62,7 @@ ROOMS: dict[str, tuple[list[str], list[str]]] = {
     "layers": (["captioner/layers"], ["tests/layers"]),
     "evaluation": (["captioner/evaluation"], ["tests/evaluation", "tests/cli/test_evaluate.py"]),
     "data": (["captioner/data"], ["tests/data"]),
+    "metadata": (["captioner/metadata"], ["tests/metadata"]),
 }
 # Imported once, before the children are forked: slow, and not part of the package.
 PRELOADED = "torch torchvision.ops timm hypothesis pydantic lightning_fabric matplotlib.pyplot pytest PIL.Image yaml"
