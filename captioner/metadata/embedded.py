@@ -52,7 +52,12 @@ class Outcome:
 
 
 def embed(
-    image: str | Path, captions: str | Mapping[str, str], *, beside: list[Text] | None = None, overwrite: bool = False
+    image: str | Path,
+    captions: str | Mapping[str, str],
+    *,
+    seen: os.stat_result | None = None,
+    beside: list[Text] | None = None,
+    overwrite: bool = False,
 ) -> Outcome:
     """Write captions into an image file as XMP: dc:description and IPTC's text for people who do not see the image.
 
@@ -63,6 +68,7 @@ def embed(
     Args:
         image: a JPEG, PNG, WebP or TIFF file.
         captions: a caption, or captions by language tag, of which most programs show the first.
+        seen: the file's status when it was captioned, to refuse one that has changed since.
         beside: the texts of its sidecars (:func:`captioner.metadata.sidecars.sidecar_texts`); a person's counts like
             one in the file.
         overwrite: also replace what a person wrote.
@@ -77,7 +83,8 @@ def embed(
     if not wanted:
         return Outcome(path)
     with open_image(path) as file:
-        seen = os.fstat(file.fileno())
+        opened = os.fstat(file.fileno())
+        check_unchanged(path, opened, seen)
         source = Source(file, path)
         container = open_container(source)
         if container is None or (isinstance(container, Tiff) and not _takes_xmp(container, path)):
@@ -96,7 +103,7 @@ def embed(
         new = packet.edited(decision.texts, decision.marks)
         pieces = container.with_packet(new)
         size = sum(map(len, pieces))
-        with files.atomic_edit(path, seen, keep_times=True, size=size) as temporary:
+        with files.atomic_edit(path, opened, keep_times=True, size=size) as temporary:
             with open(temporary, "wb") as target:
                 _copy(pieces, file, target)
             _check_copy(container, new, decision.texts, temporary)
@@ -133,6 +140,21 @@ def by_language(captions: str | Mapping[str, str]) -> dict[str, str]:
     texts = {DEFAULT: captions} if isinstance(captions, str) else captions
     lines = {language: " ".join(without_controls(text).split()) for language, text in texts.items()}
     return {language: line for language, line in lines.items() if line}
+
+
+def check_unchanged(image: Path, status: os.stat_result, seen: os.stat_result | None) -> None:
+    """Check that an image is still the one that was captioned.
+
+    Args:
+        image: its file.
+        status: of the file now.
+        seen: its status when it was captioned, if known.
+
+    Raises:
+        FileError: it has changed.
+    """
+    if seen is not None and not files.same_file(status, seen):
+        raise FileError(f"{image}: another program has changed it since it was captioned; run this again")
 
 
 def open_image(path: Path) -> IO[bytes]:

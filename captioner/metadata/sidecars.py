@@ -16,7 +16,7 @@ from captioner.data.find import IMAGE_EXTENSIONS
 from captioner.errors import ConfigError, FileError, first_line
 from captioner.metadata.authors import Text, attributed, author_of, mark, plan
 from captioner.metadata.container import MOST_XMP
-from captioner.metadata.embedded import Outcome, by_language, embedded_texts
+from captioner.metadata.embedded import Outcome, by_language, check_unchanged, embedded_texts
 from captioner.metadata.packet import ALT_TEXT, DESCRIPTION, Packet, PacketError
 
 SidecarName: TypeAlias = Literal["photo.jpg.xmp", "photo.xmp"]
@@ -104,12 +104,17 @@ class TextSidecars:
         """Return the sidecar of an image."""
         return Path(image).with_suffix(self._extension)
 
-    def write(self, image: str | Path, caption: str) -> Outcome:
+    def write(self, image: str | Path, caption: str, *, seen: os.stat_result | None = None) -> Outcome:
         """Write the sidecar of an image, unless the caption is blank.
+
+        Args:
+            image: an image file of any kind.
+            caption: its caption.
+            seen: the image's status when it was captioned, to refuse one that has changed since.
 
         Raises:
             FileError: it is also that of another image, cannot be written, is read-only, a link or has hard links, or
-                another program has changed it meanwhile.
+                another program has changed it or the image meanwhile.
         """
         image = Path(image)
         path = self.path(image)
@@ -118,8 +123,8 @@ class TextSidecars:
         if not caption.strip():
             return Outcome(path)
         text = " ".join(f"{self._prefix}{caption}{self._suffix}".split())
-        seen = _status(path)
-        written = _read(path, _MOST_TEXT) if seen is not None else b""
+        present = _status(path)
+        written = _read(path, _MOST_TEXT) if present is not None else b""
         with self._folders.lock:
             self._read_record(path.parent)
             marks = self._folders[path.parent].marks
@@ -130,9 +135,10 @@ class TextSidecars:
             if not self._overwrite and mark(old) not in marks:
                 return Outcome(path, kept=(TEXT,))
         self._folders.claim(path, image)
+        _check_image(image, seen)
         # The record comes first: a run that is killed in between leaves a line without a text, which does no harm.
         self._append_record(path, image, mark(text))
-        _write(path, f"{text}\n".encode(), seen)
+        _write(path, f"{text}\n".encode(), present)
         return Outcome(path, (TEXT,))
 
     def _read_record(self, folder: Path) -> None:
@@ -187,16 +193,19 @@ class XmpSidecars:
         """Return the sidecar of an image."""
         return _sidecar(Path(image), self._name)
 
-    def write(self, image: str | Path, captions: str | Mapping[str, str]) -> Outcome:
+    def write(
+        self, image: str | Path, captions: str | Mapping[str, str], *, seen: os.stat_result | None = None
+    ) -> Outcome:
         """Write the sidecar of an image.
 
         Args:
             image: an image file of any kind.
             captions: a caption, or captions by language tag, of which most programs show the first.
+            seen: the image's status when it was captioned, to refuse one that has changed since.
 
         Raises:
             FileError: it is also that of another image, is damaged, cannot be written, is read-only, a link or has hard
-                links, or another program has changed it meanwhile.
+                links, or another program has changed it or the image meanwhile.
             ImageError: there is no such image.
         """
         image = Path(image)
@@ -204,13 +213,14 @@ class XmpSidecars:
         wanted = by_language(captions)
         if not wanted:
             return Outcome(path)
-        seen = _status(path)
-        packet = _packet(path, _read(path, MOST_XMP + 1) if seen is not None else None)
+        present = _status(path)
+        packet = _packet(path, _read(path, MOST_XMP + 1) if present is not None else None)
         others = [*embedded_texts(image), *sidecar_texts(image, without=path)]
         decision = plan(packet, wanted, others, overwrite=self._overwrite)
         if decision.texts:
             self._folders.claim(path, image)
-            _write(path, packet.edited(decision.texts, decision.marks), seen)
+            _check_image(image, seen)
+            _write(path, packet.edited(decision.texts, decision.marks), present)
         return Outcome(path, tuple(decision.texts), decision.kept)
 
 
@@ -264,6 +274,19 @@ def _status(path: Path) -> os.stat_result | None:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise FileError(f"{path}: cannot be read ({reason})") from error
+
+
+def _check_image(image: Path, seen: os.stat_result | None) -> None:
+    """Check that an image is still the one that was captioned, if its status then is known.
+
+    Raises:
+        FileError: it has changed or is gone.
+    """
+    if seen is not None:
+        try:
+            check_unchanged(image, image.stat(), seen)
+        except OSError as error:
+            raise FileError(f"{image}: cannot be found again ({error.strerror}); run this again") from error
 
 
 def _read(path: Path, most: int) -> bytes:

@@ -169,6 +169,22 @@ def test_a_sidecar_that_changes_meanwhile_is_left_alone(
     assert path.read_bytes() == b"a person's"
 
 
+def test_an_image_that_changed_since_it_was_captioned_gets_no_caption(image: Path) -> None:
+    seen = image.stat()
+    writers = [embed, TextSidecars().write, XmpSidecars().write]
+    for number, write in enumerate(writers):
+        assert write(image, f"{number} dogs", seen=image.stat()).written
+    picture(seed=9).save(image)
+    before = sorted((each.name, each.read_bytes()) for each in image.parent.iterdir())
+    for write in writers:
+        with pytest.raises(FileError, match=r"photo\.jpg: another program has changed it since it was captioned"):
+            write(image, "a cat", seen=seen)
+    assert sorted((each.name, each.read_bytes()) for each in image.parent.iterdir()) == before
+    image.unlink()
+    with pytest.raises(FileError, match=r"photo\.jpg: cannot be found again"):
+        TextSidecars().write(image, "a cat", seen=seen)
+
+
 def test_a_full_disk_leaves_the_sidecar(image: Path) -> None:
     writer = XmpSidecars()
     path = writer.write(image, "a dog").path
