@@ -32,7 +32,7 @@ HEAVY = {
         "import captioner",
         "from captioner import CaptionerError, ImageError, __version__",
         "import captioner; dir(captioner)",
-        "import captioner.files, captioner.registry, captioner.text.vocabulary",
+        "import captioner.files, captioner.metadata, captioner.registry, captioner.text.vocabulary",
     ],
 )
 def test_importing_loads_nothing_heavy(statement: str, repository: Path) -> None:
