@@ -30,23 +30,29 @@ class Item:
         name: its name in the output.
         data: the name of its file, or its bytes; ``None`` if it cannot be read.
         error: why it cannot be read.
-        stamp: the size in bytes and the time of a file, for :data:`captioner.data.rows.STAMP`.
+        status: of a file, when it was found.
     """
 
     name: str
     data: str | bytes | None
     error: str = ""
-    stamp: tuple[int | None, str | None] = (None, None)
+    status: os.stat_result | None = None
 
     @classmethod
     def of_file(cls, name: str) -> Item:
-        """Return the image of a local file; a missing one has no stamp."""
+        """Return the image of a local file; a missing one has no status."""
         try:
-            status = os.stat(name)
+            return cls(name, name, status=os.stat(name))
         except (OSError, ValueError):
             return cls(name, name)
-        modified = datetime.fromtimestamp(status.st_mtime, timezone.utc).isoformat(timespec="microseconds")
-        return cls(name, name, stamp=(status.st_size, modified))
+
+    @property
+    def stamp(self) -> tuple[int | None, str | None]:
+        """The size in bytes and the time of a file, for :data:`captioner.data.rows.STAMP`."""
+        if self.status is None:
+            return None, None
+        time = datetime.fromtimestamp(self.status.st_mtime, timezone.utc)
+        return self.status.st_size, time.isoformat(timespec="microseconds")
 
     @property
     def size(self) -> int:

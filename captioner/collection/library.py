@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class Library:
             return False
 
     def write(self, item: Item, row: Row) -> Item:
-        """Write the caption in a photo's row, and return the photo with the stamp of its new file.
+        """Write the caption in a photo's row, and return the photo as it is then.
 
         A translation comes first, as most programs show the first text.
 
@@ -59,11 +59,11 @@ class Library:
         captions[LANGUAGE] = row["caption"]
         outcomes: list[Outcome] = []
         if self.texts is not None:
-            outcomes.append(self.texts.write(item.data, next(iter(captions.values()))))
+            outcomes.append(self.texts.write(item.data, next(iter(captions.values())), seen=item.status))
         if self.xmp is not None:
-            outcomes.append(self.xmp.write(item.data, captions))
+            outcomes.append(self.xmp.write(item.data, captions, seen=item.status))
         if self.embeds:
             beside = sidecar_texts(item.data)
-            outcomes.append(embed(item.data, captions, beside=beside, overwrite=self.overwrite))
+            outcomes.append(embed(item.data, captions, beside=beside, overwrite=self.overwrite, seen=item.status))
         self.kept += any(outcome.kept for outcome in outcomes)
-        return replace(item, stamp=Item.of_file(item.data).stamp)
+        return Item.of_file(item.data)
