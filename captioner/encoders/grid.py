@@ -184,7 +184,7 @@ class GridEncoder(Encoder):
         """Make a memory from maps (B, D, rows, columns) of the last stage."""
         if self.config.pool:
             maps = F.adaptive_avg_pool2d(maps, self.config.pool)
-        return Memory.of_grid(maps.flatten(2).transpose(1, 2), (maps.shape[2], maps.shape[3]))
+        return Memory.of_grid(maps.permute(0, 2, 3, 1).flatten(1, 2), (maps.shape[2], maps.shape[3]))
 
 
 class _ForwardFeatures(nn.Module):

@@ -5,8 +5,12 @@ Letters in shapes: B images, W hypotheses per image, N cells, D features, S side
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,7 +47,7 @@ from captioner.text.vocabulary import Vocabulary
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-_AT_ONCE = 8  # images encoded together
+_AT_ONCE = 8  # images that a thread encodes, one after the other, and then searches together
 INSTALL = "pip install 'captioner[onnx]'"
 
 
@@ -68,6 +72,11 @@ class OnnxEngine(Engine):
         attention = [ATTENTION] if graphs.attends else []
         after = [NEXT + name for name in graphs.hypotheses]
         self._encoder = _Graph(folder / ENCODER, [PIXELS], [FEATURES])
+        if self._encoder.features != graphs.transform.shape[0]:
+            raise CheckpointError(
+                f"{self._encoder.path}: reads pixels channel by channel, as earlier versions did; export the "
+                "model again"
+            )
         self._state, agrees = state, [EXPECTED, NGRAMS, IDF] if graphs.consensus else []
         self._start = _Graph(folder / START, [FEATURES], [*state, *agrees])
         self._step = _Graph(folder / STEP, [TOKENS, *state], [LOG_PROBABILITIES, *attention, *after])
@@ -114,11 +123,17 @@ class OnnxEngine(Engine):
         return load_in_torch({self._folder.name: self._folder}, device="cpu") if self._weights else None
 
     def encode(self, pixels: Array) -> Array:
-        """Encode pixels (B, 3, S, S) uint8 to features (B, N, D) float32, a few images at once, as maps are large."""
-        chunks = (np.ascontiguousarray(pixels[start : start + _AT_ONCE]) for start in range(0, len(pixels), _AT_ONCE))
-        return np.concatenate(
-            [self._encoder({PIXELS: chunk}, {FEATURES: (len(chunk), self._cells)})[FEATURES] for chunk in chunks]
-        )
+        """Encode pixels (B, 3, S, S) uint8 to features (B, N, D) float32.
+
+        One image after the other: the maps of one stay in the processor's cache.
+        """
+        images = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
+        rows = (images[row : row + 1] for row in range(len(images)))
+        return np.concatenate([self._encoder({PIXELS: row}, {FEATURES: (1, self._cells)})[FEATURES] for row in rows])
+
+    def encoded_at_once(self, batch_size: int) -> int:
+        """A few, for one thread."""
+        return min(_AT_ONCE, batch_size)
 
     @cached_property
     def _ngrams(self) -> Ngrams:
@@ -159,15 +174,44 @@ class OnnxEngine(Engine):
     def caption(
         self, batches: Iterable[ImageBatch], search: SearchConfig, *, together: int = 1, attention: str = MEAN
     ) -> Iterator[tuple[list[ImageBatch], list[Caption]]]:
-        """Caption loaded images, a batch at a time."""
-        for batch in batches:
-            yield [batch], self.caption_pixels(batch.array, search) if len(batch) else []
+        """Caption loaded images, each batch in one of as many threads as there are cores, ahead of the caller.
+
+        onnxruntime and Pillow release Python's global lock, so loading, encoding and searching go on side by side. A
+        single batch is captioned in the caller's thread, with onnxruntime's own threads.
+        """
+
+        def run(batch: ImageBatch) -> list[Caption]:
+            return self.caption_pixels(batch.array, search) if len(batch) else []
+
+        incoming, cores = iter(batches), _cores()
+        first = list(islice(incoming, 2))
+        if cores == 1 or len(first) < 2:
+            for batch in chain(first, incoming):
+                yield [batch], run(batch)
+            return
+        incoming = chain(first, incoming)
+        pending: deque[tuple[ImageBatch, Future[list[Caption]]]] = deque()
+        pool = ThreadPoolExecutor(cores, thread_name_prefix="captioner-engine")
+        try:
+            while True:
+                pending.extend((batch, pool.submit(run, batch)) for batch in islice(incoming, 2 * cores - len(pending)))
+                if not pending:
+                    return
+                batch, captions = pending.popleft()
+                yield [batch], captions.result()
+        finally:  # also when the caller stops early
+            pool.shutdown(wait=True, cancel_futures=True)
 
     def caption_pixels(self, pixels: Array, search: SearchConfig) -> list[Caption]:
         """Caption images whose pixels are (B, 3, S, S) uint8, as :attr:`transform` gives them."""
         state, judges = self._begin(self.encode(pixels))
         found = search_agreeing(partial(beam, self, state, len(pixels)), search, judges)
         return [best_of(captions_of(hypotheses, self.vocabulary, grid=self.graphs.grid)) for hypotheses in found]
+
+
+def _cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Graph:

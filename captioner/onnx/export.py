@@ -51,6 +51,7 @@ from captioner.onnx.folder import (
     Graphs,
 )
 from captioner.onnx.quantise import quantise
+from captioner.onnx.stem import WideStem
 
 OPSET = 18
 TOLERANCE = 1e-3  # of features relative to their norm, and of log-probabilities in nats
@@ -210,12 +211,13 @@ class _Graphs:
 
     def __init__(self, model: CaptionModel, source: str) -> None:
         self.model, self.transform, self.source = model, model.encoder.transform, source
-        assert model.encoder.grid is not None
-        self.grid = model.encoder.grid
+        assert isinstance(model.encoder, GridEncoder) and model.encoder.grid is not None
+        self._encoder, self.grid = model.encoder, model.encoder.grid
         random = torch.Generator().manual_seed(0)
-        self.pixels = torch.randint(0, 256, (2, *self.transform.shape), generator=random, dtype=torch.uint8)
+        channels, *sides = self.transform.shape
+        self.pixels = torch.randint(0, 256, (2, *sides, channels), generator=random, dtype=torch.uint8)
         with torch.no_grad():
-            self.features = model.encoder(self.pixels).vectors
+            self.features = model.encoder(self.pixels.permute(0, 3, 1, 2)).vectors
             start = _Start(model, self.grid)
             state = start.state(self.features)
             # The caches of words grow from step to step, so those sizes are free.
@@ -284,10 +286,10 @@ class _Graphs:
         return compare(self.model, OnnxEngine.load(folder), images)
 
     def encoder(self, folder: Path) -> None:
-        """Write the graph from pixels (B, 3, S, S) uint8 to features (B, N, D)."""
+        """Write the graph from pixels (B, S, S, 3) uint8 to features (B, N, D)."""
         _write(
             folder / ENCODER,
-            _Encoder(self.model.encoder),
+            _Encoder(self._encoder),
             (self.pixels,),
             sizes=({0: _FREE},),
             inputs=[PIXELS],
@@ -335,13 +337,17 @@ def _most_words(decoder: nn.Module) -> int | None:
 
 
 class _Encoder(nn.Module):
-    def __init__(self, encoder: nn.Module) -> None:
+    """From pixels (B, S, S, 3) uint8, as they are in memory, to features (B, N, D)."""
+
+    def __init__(self, encoder: GridEncoder) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.stem = encoder, WideStem.of(encoder)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        features: Tensor = self.encoder(pixels).vectors
-        return features
+        if self.stem is None:
+            return self.encoder(pixels.permute(0, 3, 1, 2)).vectors
+        half = pixels.shape[1] // 2
+        return self.encoder.finish(Memory.of_grid(self.stem(pixels), (half, half)), self.encoder.stages - 1).vectors
 
 
 class _Start(nn.Module):

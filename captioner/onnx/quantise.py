@@ -6,14 +6,20 @@ those of some images; the decoder's products compute with 8-bit weights and with
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from captioner.data.images import ImageSource
 from captioner.data.loader import ImageLoader
 from captioner.data.transform import Transform
 from captioner.onnx.folder import ENCODER, PIXELS, START, STEP
+
+_MAPS = ["Conv", "Add", "Clip", "Reshape", "Transpose"]  # operators that compute with maps in eight bits
+_PRODUCTS = ["MatMul", "Gemm", "Gather"]
+_MIDDLE = 128  # the pixel that stands for zero
 
 
 def quantise(folder: Path, transform: Transform, images: Sequence[ImageSource]) -> None:
@@ -29,39 +35,107 @@ def quantise(folder: Path, transform: Transform, images: Sequence[ImageSource]) 
     """
     from onnxruntime import quantization as q
 
-    class Images(q.CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.inputs = _inputs(transform, images)
-
-        def get_next(self) -> dict[str, Any] | None:
-            return next(self.inputs, None)
-
     for name in (ENCODER, START, STEP):
         path, prepared = folder / name, folder / f"prepared.{name}"
         q.shape_inference.quant_pre_process(path, prepared, skip_symbolic_shape=True)
         if name == ENCODER:
-            q.quantize_static(
-                prepared,
-                path,
-                Images(),
-                op_types_to_quantize=["Conv", "Add", "Clip"],
-                per_channel=True,
-                activation_type=q.QuantType.QUInt8,
-                weight_type=q.QuantType.QInt8,
-            )
+            quantised_maps(prepared, path, lambda: _inputs(transform, images))
         else:
             q.quantize_dynamic(
-                prepared,
-                path,
-                op_types_to_quantize=["MatMul", "Gemm", "Gather"],
-                per_channel=True,
-                weight_type=q.QuantType.QInt8,
+                prepared, path, op_types_to_quantize=_PRODUCTS, per_channel=True, weight_type=q.QuantType.QInt8
             )
         prepared.unlink()
+
+
+def quantised_maps(source: Path, path: Path, inputs: Callable[[], Iterator[dict[str, Any]]]) -> None:
+    """Write an encoder whose weights and maps have eight bits.
+
+    Args:
+        source: the encoder in ONNX, with its shapes inferred.
+        path: where it is written.
+        inputs: yields images for the ranges of the maps.
+    """
+    import onnx
+    from onnxruntime import quantization as q
+
+    class Images(q.CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.inputs = inputs()
+
+        def get_next(self) -> dict[str, Any] | None:
+            return next(self.inputs, None)
+
+    graph = onnx.load(source)
+    centred = centre(graph)
+    exact = {"scale": np.array(1, np.float32), "zero_point": np.array(_MIDDLE, np.uint8)}
+    q.quantize_static(
+        graph,
+        path,
+        Images(),
+        op_types_to_quantize=_MAPS,
+        per_channel=True,
+        activation_type=q.QuantType.QUInt8,
+        weight_type=q.QuantType.QInt8,
+        extra_options={"TensorQuantOverrides": {centred: [exact]}} if centred else None,
+    )
+    if centred:
+        graph = onnx.load(path)
+        read_pixels(graph, centred)
+        onnx.save(graph, path)
 
 
 def _inputs(transform: Transform, images: Sequence[ImageSource]) -> Iterator[dict[str, Any]]:
     for batch in ImageLoader(images, transform, batch_size=1):
         for _, error in batch.errors:
             raise error
-        yield {PIXELS: batch.array}
+        yield {PIXELS: batch.array.transpose(0, 2, 3, 1)}
+
+
+def centre(graph: Any) -> str:
+    """Centre the pixels of an encoder at a whole number, and add the rest to the bias of its first convolution.
+
+    ``w (p - m) + b = w (p - 128) + b + (128 - m) sum w``. Only the padding, which stands for the mean, now stands for
+    128: for our own backbones half a grey level more.
+
+    Args:
+        graph: the encoder in ONNX whose pixels are cast, centred by one number and convolved; changed in place.
+
+    Returns:
+        The name of the centred pixels; empty if the graph begins in another way.
+    """
+    from onnx import numpy_helper
+
+    constants = {each.name: each for each in graph.graph.initializer}
+    made = {node.output[0]: node for node in graph.graph.node}
+    convolution = next((node for node in graph.graph.node if node.op_type == "Conv"), None)
+    if convolution is None or len(convolution.input) < 3:
+        return ""
+    centring = made.get(convolution.input[0])
+    if centring is None or centring.op_type != "Sub" or centring.input[1] not in constants:
+        return ""
+    mean = numpy_helper.to_array(constants[centring.input[1]])
+    if mean.size != 1 or made[centring.input[0]].op_type != "Cast":
+        return ""
+    weight, bias = (numpy_helper.to_array(constants[name]) for name in convolution.input[1:3])
+    shifted = bias + (_MIDDLE - mean.item()) * weight.sum((1, 2, 3))
+    for name, value in ((convolution.input[2], shifted.astype(np.float32)), (centring.input[1], mean * 0 + _MIDDLE)):
+        constants[name].CopyFrom(numpy_helper.from_array(value.astype(np.float32), name))
+    return str(centring.output[0])
+
+
+def read_pixels(graph: Any, centred: str) -> None:
+    """Let the first convolution of a graph in eight bits read the pixels, which are in eight bits already.
+
+    Args:
+        graph: the encoder in ONNX after :func:`centre` and its quantisation; changed in place.
+        centred: the name of the centred pixels.
+    """
+    made = {node.output[0]: node for node in graph.graph.node}
+    (rounding,) = (node for node in graph.graph.node if node.op_type == "QuantizeLinear" and node.input[0] == centred)
+    cast = made[made[centred].input[0]]
+    for node in graph.graph.node:
+        for place, name in enumerate(node.input):
+            if name == rounding.output[0]:
+                node.input[place] = cast.input[0]
+    for node in (rounding, made[centred], cast):
+        graph.graph.node.remove(node)

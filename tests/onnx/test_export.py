@@ -241,6 +241,21 @@ def test_a_graph_in_anothers_place_is_refused(copy: Path, name: str, there: str)
             OnnxEngine.load(older(copy))
 
 
+def test_an_encoder_of_an_earlier_version_is_named(copy: Path) -> None:
+    import onnx
+
+    graph = onnx.load(copy / GRAPHS[0])
+    sizes = graph.graph.input[0].type.tensor_type.shape.dim
+    sizes.insert(1, sizes.pop(3))
+    before = onnx.helper.make_node("Transpose", ["pixels"], ["turned"], perm=[0, 2, 3, 1])
+    for node in graph.graph.node:
+        node.input[:] = ["turned" if name == "pixels" else name for name in node.input]
+    graph.graph.node.insert(0, before)
+    onnx.save(graph, copy / GRAPHS[0])
+    with pytest.raises(CheckpointError, match=r"encoder\.onnx: reads pixels channel by channel.*export the model"):
+        OnnxEngine.load(older(copy))
+
+
 def test_graphs_of_another_model_are_refused_when_they_are_run(copy: Path, images: list[Path]) -> None:
     words = json.loads((copy / VOCABULARY).read_text())
     words["words"].append("zebra")

@@ -1,0 +1,90 @@
+"""Loading, encoding and searching side by side on onnxruntime."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from captioner.data.loader import ImageBatch
+from captioner.errors import CheckpointError
+from captioner.onnx import engine as onnx_engine
+from captioner.onnx.engine import OnnxEngine
+from captioner.search.config import SearchConfig
+
+
+@pytest.fixture(autouse=True)
+def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_engine, "_cores", lambda: 2)
+
+
+def batches(count: int) -> Iterator[ImageBatch]:
+    """Yield batches of two images, whose pixels are the batch's number; every fourth is empty."""
+    for number in range(count):
+        size = 0 if number % 4 == 3 else 2
+        pixels = np.full((size, 3, 2, 2), number, dtype=np.uint8)
+        yield ImageBatch(pixels, ["x"] * size, list(range(size)), [(0, 0, 1, 1)] * size, [])
+
+
+def captions(run: Any, some: Iterator[ImageBatch]) -> Iterator[tuple[list[ImageBatch], list[Any]]]:
+    return OnnxEngine.caption(SimpleNamespace(caption_pixels=run), some, SearchConfig(), together=4)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 20])
+def test_batches_keep_their_order_and_their_captions(count: int) -> None:
+    def slow_at_first(pixels: Any, search: SearchConfig) -> list[int]:
+        time.sleep(0.02 if int(pixels[0, 0, 0, 0]) % 3 == 0 else 0)
+        return [int(pixels[0, 0, 0, 0])] * len(pixels)
+
+    found = list(captions(slow_at_first, batches(count)))
+    assert [len(batch) for some, _ in found for batch in some] == [len(batch) for batch in batches(count)]
+    assert [made for _, made in found] == [[] if i % 4 == 3 else [i, i] for i in range(count)]
+
+
+def test_batches_get_a_thread_each_and_a_single_batch_the_callers() -> None:
+    meeting = threading.Barrier(2, timeout=10)
+
+    def run(pixels: Any, search: SearchConfig) -> list[str]:
+        meeting.wait()  # passes only where two run at once
+        return [threading.current_thread().name]
+
+    found = [made for _, (made,) in captions(run, iter(list(batches(2))))]
+    assert all(name.startswith("captioner-engine") for name in found)
+    alone = captions(lambda pixels, search: [threading.current_thread()], batches(1))
+    assert [made for _, made in alone] == [[threading.main_thread()]]
+
+
+def test_it_reads_few_batches_ahead_and_stops_with_its_caller() -> None:
+    drawn = 0
+
+    def endless() -> Iterator[ImageBatch]:
+        nonlocal drawn
+        while True:
+            drawn += 1
+            yield next(batches(1))
+
+    stream = captions(lambda pixels, search: [0], endless())
+    for used in range(1, 30):
+        next(stream)
+        assert drawn <= used + 4
+    before = threading.active_count()
+    stream.close()  # type: ignore[attr-defined]
+    assert threading.active_count() < before
+
+
+def test_an_error_arises_in_its_place() -> None:
+    def fail(pixels: Any, search: SearchConfig) -> list[int]:
+        if int(pixels[0, 0, 0, 0]) == 2:
+            raise CheckpointError("the second graph")
+        return [0, 0]
+
+    stream = captions(fail, batches(20))
+    next(stream), next(stream)
+    with pytest.raises(CheckpointError, match="the second graph"):
+        next(stream)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("captioner-engine")]
