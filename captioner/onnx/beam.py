@@ -106,7 +106,8 @@ def beam(decoder: Stepper, state: State, images: int, config: SearchConfig) -> l
         log_probabilities, attention, state = decoder.step(tokens, state)
         if attention is not None:
             attentions.append((active, attention))
-        candidates = constrain(log_probabilities, history, config) + total[..., None]
+        candidates = constrain(log_probabilities, history, config)
+        candidates += total[..., None]
         total, flat = top(candidates.reshape(len(active), -1), columns)
         parent, tokens = np.divmod(flat, candidates.shape[-1])
         total[np.arange(columns) >= width[:, None]] = NEVER

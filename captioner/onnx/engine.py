@@ -47,7 +47,7 @@ from captioner.text.vocabulary import Vocabulary
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-_AT_ONCE = 8  # images that a thread encodes, one after the other, and then searches together
+_MOST = 16  # images that a thread searches together: with more, a product reads its weights hardly less often
 INSTALL = "pip install 'captioner[onnx]'"
 
 
@@ -132,8 +132,8 @@ class OnnxEngine(Engine):
         return np.concatenate([self._encoder({PIXELS: row}, {FEATURES: (1, self._cells)})[FEATURES] for row in rows])
 
     def encoded_at_once(self, batch_size: int) -> int:
-        """A few, for one thread."""
-        return min(_AT_ONCE, batch_size)
+        """The share of one core."""
+        return min(_MOST, -(-batch_size // _cores()))
 
     @cached_property
     def _ngrams(self) -> Ngrams:

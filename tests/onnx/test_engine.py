@@ -88,3 +88,8 @@ def test_an_error_arises_in_its_place() -> None:
     with pytest.raises(CheckpointError, match="the second graph"):
         next(stream)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("captioner-engine")]
+
+
+@pytest.mark.parametrize(("batch_size", "share"), [(1, 1), (2, 1), (3, 2), (8, 4), (32, 16), (100, 16)])
+def test_the_images_of_a_batch_are_shared_among_the_cores(batch_size: int, share: int) -> None:
+    assert OnnxEngine.encoded_at_once(SimpleNamespace(), batch_size) == share  # type: ignore[arg-type]
