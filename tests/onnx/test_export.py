@@ -300,7 +300,8 @@ def test_an_export_that_differs_is_refused(
 @pytest.mark.slow
 def test_eight_bits_are_nearly_the_same(images: list[Path], tmp_path: Path) -> None:
     model = tiny("show_tell")
-    found = export(model, tmp_path / "exported", images=images, calibrate=images)
+    # The last image is the brightest. The ranges are the means over the images, and photos differ less than these.
+    found = export(model, tmp_path / "exported", images=images, calibrate=images[-1:])
     assert 1e-4 < found.features < 0.1 and found.photos == len(images)
     captioner = Captioner.from_pretrained(tmp_path / "exported")
     assert isinstance(captioner.engine, OnnxEngine) and captioner.engine.graphs.int8
