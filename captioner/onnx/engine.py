@@ -164,8 +164,7 @@ class OnnxEngine(Engine):
 
     def step(self, tokens: Array, state: State) -> Step:
         shapes = {LOG_PROBABILITIES: (*tokens.shape, len(self.vocabulary)), ATTENTION: (*tokens.shape, self._cells)}
-        inputs = {STATE + name: array for name, array in (*state.hypotheses.items(), *state.images.items())}
-        out = self._step({TOKENS: tokens, **inputs}, shapes)
+        out = self._step(step_inputs(tokens, state), shapes)
         if np.isnan(out[LOG_PROBABILITIES].max()):
             raise CheckpointError(f"{self._step.path}: gives numbers that are not finite; export the model again")
         after = State({name: out[NEXT + name] for name in self.graphs.hypotheses}, state.images)
@@ -207,6 +206,12 @@ class OnnxEngine(Engine):
         state, judges = self._begin(self.encode(pixels))
         found = search_agreeing(partial(beam, self, state, len(pixels)), search, judges)
         return [best_of(captions_of(hypotheses, self.vocabulary, grid=self.graphs.grid)) for hypotheses in found]
+
+
+def step_inputs(tokens: Array, state: State) -> dict[str, Array]:
+    """Return the inputs of the step's graph, by name."""
+    arrays = (*state.hypotheses.items(), *state.images.items())
+    return {TOKENS: tokens, **{STATE + name: array for name, array in arrays}}
 
 
 def _cores() -> int:

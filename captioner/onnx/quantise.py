@@ -1,7 +1,8 @@
 """Exported graphs in eight bits, by onnxruntime's quantisation (Jacob 2018, https://arxiv.org/abs/1712.05877).
 
-The encoder's convolutions compute with 8-bit weights, one factor per channel, and with 8-bit maps, whose ranges are
-those of some images; the decoder's products compute with 8-bit weights and with inputs that are rounded as they come.
+The encoder's convolutions compute with 8-bit weights, one factor per channel, and with 8-bit maps. The decoder's
+products compute with 8-bit weights and 8-bit inputs, and give 32-bit numbers. All ranges are those of some images, and
+fixed: with ranges of the moment, a caption would depend on the other images of its batch.
 """
 
 from __future__ import annotations
@@ -12,13 +13,17 @@ from typing import Any
 
 import numpy as np
 
+from captioner.caption import Array
 from captioner.data.images import ImageSource
 from captioner.data.loader import ImageLoader
 from captioner.data.transform import Transform
-from captioner.onnx.folder import ENCODER, PIXELS, START, STEP
+from captioner.onnx.beam import State, Step, beam
+from captioner.onnx.engine import OnnxEngine, step_inputs
+from captioner.onnx.folder import ENCODER, FEATURES, PIXELS, START, STEP
 
 _MAPS = ["Conv", "Add", "Clip", "Reshape", "Transpose"]  # operators that compute with maps in eight bits
 _PRODUCTS = ["MatMul", "Gemm", "Gather"]
+_DECODED = 32  # images whose captions are searched, for the ranges of the decoder
 _MIDDLE = 128  # the pixel that stands for zero
 
 
@@ -35,15 +40,14 @@ def quantise(folder: Path, transform: Transform, images: Sequence[ImageSource]) 
     """
     from onnxruntime import quantization as q
 
+    features, steps = _decoded(OnnxEngine.load(folder), transform, images[:_DECODED])
     for name in (ENCODER, START, STEP):
         path, prepared = folder / name, folder / f"prepared.{name}"
         q.shape_inference.quant_pre_process(path, prepared, skip_symbolic_shape=True)
         if name == ENCODER:
             quantised_maps(prepared, path, lambda: _inputs(transform, images))
         else:
-            q.quantize_dynamic(
-                prepared, path, op_types_to_quantize=_PRODUCTS, per_channel=True, weight_type=q.QuantType.QInt8
-            )
+            quantised_products(prepared, path, features if name == START else steps)
         prepared.unlink()
 
 
@@ -56,15 +60,7 @@ def quantised_maps(source: Path, path: Path, inputs: Callable[[], Iterator[dict[
         inputs: yields images for the ranges of the maps.
     """
     import onnx
-    import onnxruntime
     from onnxruntime import quantization as q
-
-    class Images(q.CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.inputs = inputs()
-
-        def get_next(self) -> dict[str, Any] | None:
-            return next(self.inputs, None)
 
     graph = onnx.load(source)
     centred = centre(graph)
@@ -76,7 +72,7 @@ def quantised_maps(source: Path, path: Path, inputs: Callable[[], Iterator[dict[
     q.quantize_static(
         graph,
         path,
-        Images(),
+        _reader(inputs()),
         op_types_to_quantize=_MAPS,
         per_channel=True,
         activation_type=q.QuantType.QUInt8,
@@ -86,12 +82,81 @@ def quantised_maps(source: Path, path: Path, inputs: Callable[[], Iterator[dict[
     graph = onnx.load(path)
     if centred:
         read_pixels(graph, centred)
-    # Fused now, it loads in half the time. Layouts are left to the machine that runs it.
-    session = onnxruntime.SessionOptions()
-    session.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    session.optimized_model_filepath = str(path)
-    session.log_severity_level = 3  # errors only
-    onnxruntime.InferenceSession(graph.SerializeToString(), session, providers=["CPUExecutionProvider"])
+    _write_fused(graph, path)
+
+
+def quantised_products(source: Path, path: Path, inputs: Sequence[dict[str, Any]]) -> None:
+    """Write a part of a decoder whose products with weights have eight bits, and give 32-bit numbers.
+
+    Args:
+        source: the part in ONNX, with its shapes inferred.
+        path: where it is written.
+        inputs: its inputs, for the ranges of those of the products.
+    """
+    import onnx
+    from onnxruntime import quantization as q
+
+    graph = onnx.load(source)
+    weights = {each.name for each in graph.graph.initializer}
+    between = [
+        node.name for node in graph.graph.node if node.op_type in ("MatMul", "Gemm") and node.input[1] not in weights
+    ]
+    q.quantize_static(
+        graph,
+        path,
+        _reader(iter(inputs)),
+        op_types_to_quantize=_PRODUCTS,
+        nodes_to_exclude=between,
+        per_channel=True,
+        activation_type=q.QuantType.QUInt8,
+        weight_type=q.QuantType.QInt8,
+        extra_options={"OpTypesToExcludeOutputQuantization": _PRODUCTS},
+    )
+    _write_fused(onnx.load(path), path)
+
+
+def _write_fused(graph: Any, path: Path) -> None:
+    """Write a graph in eight bits as onnxruntime fuses it: it loads faster. Layouts are left to the machine."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(path)
+    options.log_severity_level = 3  # errors only
+    onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _reader(inputs: Iterator[dict[str, Any]]) -> Any:
+    """Return inputs as onnxruntime reads them."""
+    from onnxruntime import quantization as q
+
+    class Reader(q.CalibrationDataReader):  # type: ignore[misc]
+        def get_next(self) -> dict[str, Any] | None:
+            return next(inputs, None)
+
+    return Reader()
+
+
+def _decoded(
+    engine: OnnxEngine, transform: Transform, images: Sequence[ImageSource]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Search captions, and return the inputs of the start and of the steps.
+
+    Raises:
+        ImageError: an image cannot be read.
+    """
+    features: list[dict[str, Any]] = []
+    steps: list[dict[str, Any]] = []
+
+    class Recorder:
+        def step(self, tokens: Array, state: State) -> Step:
+            steps.append(step_inputs(tokens, state))
+            return engine.step(tokens, state)
+
+    for given in _inputs(transform, images):
+        features.append({FEATURES: engine.encode(given[PIXELS].transpose(0, 3, 1, 2))})
+        beam(Recorder(), engine.start(features[-1][FEATURES]), 1, engine.search)
+    return features, steps
 
 
 def _inputs(transform: Transform, images: Sequence[ImageSource]) -> Iterator[dict[str, Any]]:

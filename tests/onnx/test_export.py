@@ -307,6 +307,11 @@ def test_eight_bits_are_nearly_the_same(images: list[Path], tmp_path: Path) -> N
     assert isinstance(captioner.engine, OnnxEngine) and captioner.engine.graphs.int8
     assert {path.name for path in (tmp_path / "exported").iterdir()} == {*GRAPHS, CONFIG, VOCABULARY, CARD}
     assert all(caption.tokens for caption in captioner(images))
+    together = list(captioner.stream(images, batch_size=2 * len(images)))
+    alone = [captioner(image) for image in images]
+    for one, other in zip(together, alone, strict=True):
+        assert isinstance(one, Caption) and one.text == other.text
+        assert one.log_probability == pytest.approx(other.log_probability, abs=1e-4)
     with pytest.raises(ImageError, match="none"):
         export(model, tmp_path / "exported", images=images, calibrate=[tmp_path / "none.jpg"])
     assert Captioner.from_pretrained(tmp_path / "exported")(images[0]).tokens == captioner(images[0]).tokens

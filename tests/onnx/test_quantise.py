@@ -13,7 +13,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="quantising needs onnxru
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from captioner.onnx.quantise import centre, quantised_maps  # noqa: E402
+from captioner.onnx.quantise import centre, quantised_maps, quantised_products  # noqa: E402
 
 SIDE = 8
 
@@ -79,3 +79,30 @@ def test_the_first_convolution_reads_pixels_in_eight_bits(mean: list[float], tmp
     np.testing.assert_allclose(found, expected, atol=0.1)  # four steps of the map, of 6 / 255
     operators = {node.op_type for node in onnx.load(tmp_path / "eight.onnx").graph.node}
     assert ("Cast" in operators) == ("Sub" in operators) == (len(mean) > 1)
+
+
+def test_products_with_weights_have_eight_bits_and_do_not_depend_on_the_batch(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    weight = random.normal(0, 0.1, (16, 8)).astype(np.float32)
+    nodes = [
+        helper.make_node("MatMul", ["x", "weight"], ["y"], name="weighted"),
+        helper.make_node("Tanh", ["y"], ["bounded"]),
+        helper.make_node("MatMul", ["bounded", "z"], ["out"], name="between"),
+    ]
+    shapes = {"x": ["b", 16], "z": [8, 8], "out": ["b", 8]}
+    x, z, out = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items())
+    graph = helper.make_graph(nodes, "step", [x, z], [out], [numpy_helper.from_array(weight, "weight")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(model, tmp_path / "step.onnx")
+    rows = random.uniform(-1, 1, (6, 16)).astype(np.float32)
+    rows[0] *= 0.01  # with the range of its batch it would be rounded to zero
+    second = random.normal(0, 1, (8, 8)).astype(np.float32)
+    quantised_products(tmp_path / "step.onnx", tmp_path / "eight.onnx", [{"x": rows, "z": second}])
+
+    session = onnxruntime.InferenceSession(str(tmp_path / "eight.onnx"), providers=["CPUExecutionProvider"])
+    together = session.run(None, {"x": rows, "z": second})[0]
+    alone = [session.run(None, {"x": row[None], "z": second})[0][0] for row in rows]
+    np.testing.assert_allclose(together, np.stack(alone), atol=1e-5)
+    np.testing.assert_allclose(together, np.tanh(rows @ weight) @ second, atol=0.1)
+    operators = [node.op_type for node in onnx.load(tmp_path / "eight.onnx").graph.node]
+    assert operators.count("MatMulIntegerToFloat") == operators.count("MatMul") == 1
