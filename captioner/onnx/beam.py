@@ -114,10 +114,11 @@ def beam(decoder: Stepper, state: State, images: int, config: SearchConfig) -> l
         ends = (tokens == EOS) & (total > NEVER)
         record = t, active, slice(columns)
         words[record], parents[record], totals[record], ended[record] = tokens, parent, total, ends
-        scores = np.where(ends, config.normalise(total, np.float32(t + 1)), np.float32(NEVER))
-        best, _ = top(np.concatenate([best, scores], axis=1), config.n_best)
-        total = np.where(ends, np.float32(NEVER), total)
-        width = width - ends.sum(1)
+        if ends.any():
+            scores = np.where(ends, config.normalise(total, np.float32(t + 1)), np.float32(NEVER))
+            best, _ = top(np.concatenate([best, scores], axis=1), config.n_best)
+            total = np.where(ends, np.float32(NEVER), total)
+            width = width - ends.sum(1)
         can_win = config.normalise(total.max(1), np.float32(steps)) >= best[:, -1]
         going = np.where((total > NEVER).any(1) & can_win, width, 0)
         alive, columns = going.nonzero()[0], going.max()
