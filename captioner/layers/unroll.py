@@ -44,7 +44,9 @@ Products: TypeAlias = Mapping[str, Product]  # by the name of the vector
 def autocast(x: Tensor) -> Tensor:
     """Return ``x`` in autocast's precision where that is on, once for all products that read it."""
     device = x.device.type
-    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
+    if device == "meta" or not torch.is_autocast_enabled(device):
+        return x
+    return x.to(torch.get_autocast_dtype(device))
 
 
 def product(x: Tensor, maps: Sequence[Affine]) -> list[Tensor]:
