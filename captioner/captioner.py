@@ -123,7 +123,12 @@ class Captioner:
         if _on_onnx(located, device, engine):
             from captioner.onnx.engine import OnnxEngine
 
-            return cls(OnnxEngine.load(folder, device=device), about=store.about(folder), folder=folder, **search)
+            return cls(
+                OnnxEngine.load(folder, device=device, threads=threads),
+                about=store.about(folder),
+                folder=folder,
+                **search,
+            )
         names = store.members(str(name_or_path)) if others else [folder.name]
         models = dict(zip(names, located, strict=True))
         loaded = load_in_torch(models, device=device, threads=threads)

@@ -59,32 +59,46 @@ class OnnxEngine(Engine):
         vocabulary: its words.
         folder: with the graphs.
         weights: the folder has the model's weights too.
+        threads: number of threads; ``None`` for one a core.
 
     Raises:
         CheckpointError: a graph is damaged, or onnxruntime is not installed or too old for it.
     """
 
-    def __init__(self, graphs: Graphs, vocabulary: Vocabulary, folder: Path, *, weights: bool = False) -> None:
-        self._folder, self._weights = folder, weights
+    def __init__(
+        self,
+        graphs: Graphs,
+        vocabulary: Vocabulary,
+        folder: Path,
+        *,
+        weights: bool = False,
+        threads: int | None = None,
+    ) -> None:
+        self._folder, self._weights, self._threads = folder, weights, threads or _cores()
         self.graphs, self.vocabulary, self.search = graphs, vocabulary, graphs.search
         self.transform, self.attends, self.most_words = graphs.transform, graphs.attends, graphs.most_words
         state = [STATE + name for name in (*graphs.hypotheses, *graphs.images)]
         attention = [ATTENTION] if graphs.attends else []
         after = [NEXT + name for name in graphs.hypotheses]
-        self._encoder = _Graph(folder / ENCODER, [PIXELS], [FEATURES])
+        self._encoder = _Graph(folder / ENCODER, threads or 0, [PIXELS], [FEATURES])
         if self._encoder.features != graphs.transform.shape[0]:
             raise CheckpointError(
                 f"{self._encoder.path}: reads pixels channel by channel, as earlier versions did; export the "
                 "model again"
             )
         self._state, agrees = state, [EXPECTED, NGRAMS, IDF] if graphs.consensus else []
-        self._start = _Graph(folder / START, [FEATURES], [*state, *agrees])
-        self._step = _Graph(folder / STEP, [TOKENS, *state], [LOG_PROBABILITIES, *attention, *after])
+        self._start = _Graph(folder / START, threads or 0, [FEATURES], [*state, *agrees])
+        self._step = _Graph(folder / STEP, threads or 0, [TOKENS, *state], [LOG_PROBABILITIES, *attention, *after])
         self._cells = graphs.grid[0] * graphs.grid[1]
 
     @classmethod
-    def load(cls, folder: Path, *, device: str = "auto") -> OnnxEngine:
+    def load(cls, folder: Path, *, device: str = "auto", threads: int | None = None) -> OnnxEngine:
         """Load the graphs of an exported folder, or of a model's.
+
+        Args:
+            folder: of the graphs.
+            device: ``cpu`` or ``auto``.
+            threads: number of threads; ``None`` for one a core.
 
         Raises:
             CheckpointError: the folder is damaged, or onnxruntime is not installed or too old for its graphs.
@@ -97,7 +111,9 @@ class OnnxEngine(Engine):
                 f"device {device!r}: onnxruntime runs captioners on the CPU; give cpu or auto, or {other}"
             )
         graphs = exported.read(folder)
-        return cls(graphs, Vocabulary.load(folder / store.VOCABULARY), folder, weights=kind == store.CAPTIONER)
+        return cls(
+            graphs, Vocabulary.load(folder / store.VOCABULARY), folder, weights=kind == store.CAPTIONER, threads=threads
+        )
 
     def giving(self, attention: str) -> Engine:
         """Return this engine for the mean, and for other kinds of attention that of the model's weights.
@@ -133,7 +149,7 @@ class OnnxEngine(Engine):
 
     def encoded_at_once(self, batch_size: int) -> int:
         """The share of one core."""
-        return min(_MOST, -(-batch_size // _cores()))
+        return min(_MOST, -(-batch_size // self._threads))
 
     @cached_property
     def _ngrams(self) -> Ngrams:
@@ -182,7 +198,7 @@ class OnnxEngine(Engine):
         def run(batch: ImageBatch) -> list[Caption]:
             return self.caption_pixels(batch.array, search) if len(batch) else []
 
-        incoming, cores = iter(batches), _cores()
+        incoming, cores = iter(batches), self._threads
         first = list(islice(incoming, 2))
         if cores == 1 or len(first) < 2:
             for batch in chain(first, incoming):
@@ -224,6 +240,7 @@ class _Graph:
 
     Args:
         path: its file.
+        threads: number of threads that run one call; 0 for a choice of onnxruntime's.
         inputs: the names of its inputs.
         outputs: the names of its outputs.
 
@@ -231,8 +248,8 @@ class _Graph:
         CheckpointError: it has others, or onnxruntime is not installed or cannot load it.
     """
 
-    def __init__(self, path: Path, inputs: list[str], outputs: list[str]) -> None:
-        self.path, self.outputs, self._session = path, outputs, _session(path)
+    def __init__(self, path: Path, threads: int, inputs: list[str], outputs: list[str]) -> None:
+        self.path, self.outputs, self._session = path, outputs, _session(path, threads)
         self.features = self._session.get_inputs()[0].shape[-1]
         for what, named, there in (
             ("inputs", inputs, self._session.get_inputs()),
@@ -270,7 +287,7 @@ class _Graph:
         return found
 
 
-def _session(path: Path) -> InferenceSession:
+def _session(path: Path, threads: int) -> InferenceSession:
     try:
         import onnxruntime
     except ImportError as error:
@@ -280,6 +297,7 @@ def _session(path: Path) -> InferenceSession:
         ) from None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only
+    options.intra_op_num_threads = threads
     # Spinning threads would take cores from the threads that load the next images.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:

@@ -13,14 +13,8 @@ import pytest
 
 from captioner.data.loader import ImageBatch
 from captioner.errors import CheckpointError
-from captioner.onnx import engine as onnx_engine
 from captioner.onnx.engine import OnnxEngine
 from captioner.search.config import SearchConfig
-
-
-@pytest.fixture(autouse=True)
-def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_engine, "_cores", lambda: 2)
 
 
 def batches(count: int) -> Iterator[ImageBatch]:
@@ -32,7 +26,8 @@ def batches(count: int) -> Iterator[ImageBatch]:
 
 
 def captions(run: Any, some: Iterator[ImageBatch]) -> Iterator[tuple[list[ImageBatch], list[Any]]]:
-    return OnnxEngine.caption(SimpleNamespace(caption_pixels=run), some, SearchConfig(), together=4)  # type: ignore[arg-type]
+    engine: Any = SimpleNamespace(caption_pixels=run, _threads=2)
+    return OnnxEngine.caption(engine, some, SearchConfig(), together=4)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 20])
@@ -92,4 +87,4 @@ def test_an_error_arises_in_its_place() -> None:
 
 @pytest.mark.parametrize(("batch_size", "share"), [(1, 1), (2, 1), (3, 2), (8, 4), (32, 16), (100, 16)])
 def test_the_images_of_a_batch_are_shared_among_the_cores(batch_size: int, share: int) -> None:
-    assert OnnxEngine.encoded_at_once(SimpleNamespace(), batch_size) == share  # type: ignore[arg-type]
+    assert OnnxEngine.encoded_at_once(SimpleNamespace(_threads=2), batch_size) == share  # type: ignore[arg-type]
