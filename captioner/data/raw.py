@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from functools import cache
 from importlib.util import find_spec
-from typing import IO, Any, BinaryIO, cast
-
-from PIL import Image
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 from captioner.data.pixel_limit import check_size
 from captioner.errors import ImageError, first_line
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 RAW_EXTENSIONS: frozenset[str] = frozenset(
     f".{name}"
@@ -68,6 +69,8 @@ def open_raw(stream: IO[bytes], name: str, limit: int, min_size: int | None = No
     """
     width, height = raw_size(stream, name, limit)
     with _Opened(stream, name) as photo:
+        from PIL import Image
+
         half = min_size is not None and min(width, height) >= 2 * min_size
         return Image.fromarray(photo.postprocess(use_camera_wb=True, half_size=half, output_bps=8))
 
