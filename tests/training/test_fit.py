@@ -59,7 +59,8 @@ def test_the_best_model_has_the_minutes_of_the_whole_run(
 
 
 def test_training_learns_to_name_what_is_shown(tiny: Path, tmp_path: Path) -> None:
-    best = run(tiny, ["epochs=12", "fine_tune.from_epoch=1", "fine_tune.learning_rate=0.01"], output=tmp_path / "run")
+    settings = ["epochs=12", "evaluation.patience=12", "fine_tune.from_epoch=1", "fine_tune.learning_rate=0.003"]
+    best = run(tiny, settings, output=tmp_path / "run")
     captioner = Captioner.from_pretrained(best)
     texts = captioner([tmp_path / f"{number}.png" for number in range(24, 28)])
     named = [colour in caption.text for colour, caption in zip(("red", "green", "blue", "white"), texts, strict=True)]
