@@ -47,16 +47,6 @@ def _scores(e: Tensor, f: Tensor, v: Tensor) -> Tensor:
     return v.sum() - 2.0 * (v.unsqueeze(-1) * torch.reciprocal(1.0 + e.unsqueeze(1) * f.unsqueeze(-1))).sum(2)
 
 
-def _scores_exported(e: Tensor, f: Tensor, v: Tensor) -> Tensor:
-    """:func:`_scores` for an exported graph, which fuses nothing, in the fewest passes over B K N A elements.
-
-    ``v / (1 + e f) = v g / (g + e)`` with ``g = 1 / f``: a sum, a reciprocal, and a product that weighs and adds up.
-    """
-    g = torch.reciprocal(f)
-    r = torch.reciprocal(e.unsqueeze(1) + g.unsqueeze(-1))
-    return v.sum() - 2.0 * torch.matmul((v * g).unsqueeze(2), r).squeeze(2)
-
-
 def _query_gradient(e: Tensor, f: Tensor, ds: Tensor) -> Tensor:
     """Sum over keys: e (B, N, A), f (B, K, A), ds (B, K, N) -> sum_n ds r (1 - r), (B, K, A)."""
     r = torch.reciprocal(1.0 + e.unsqueeze(1) * f.unsqueeze(2))
@@ -102,21 +92,14 @@ def _key_gradient_eager(e: Tensor, f: Tensor, ds: Tensor) -> tuple[Tensor, Tenso
 
 
 class Kernel:
-    """A function to compile, with an eager equivalent where that is impossible or slower, and one to export."""
+    """A function to compile, with an eager equivalent where that is impossible or slower."""
 
-    def __init__(
-        self,
-        fused: Callable[..., Any],
-        eager: Callable[..., Any] | None = None,
-        exported: Callable[..., Any] | None = None,
-    ) -> None:
-        self.fused, self.by_image, self.exported = fused, eager or fused, exported or fused
+    def __init__(self, fused: Callable[..., Any], eager: Callable[..., Any] | None = None) -> None:
+        self.fused, self.by_image = fused, eager or fused
         self.compiled = Compiled(fused, eager=self.eager, dynamic=True)
 
     def eager(self, *args: Tensor) -> Any:
-        """Call the fastest of the forms without a compiler."""
-        if torch.compiler.is_exporting():
-            return self.exported(*args)
+        """Call the faster of the two forms without a compiler."""
         # The loop over images writes in place: not on a GPU, nor where autograd or an export records.
         plain = args[0].device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling()
         return (self.fused if plain else self.by_image)(*args)
@@ -126,6 +109,6 @@ class Kernel:
         return (self.compiled if compiled and len(args[0]) > 1 else self.eager)(*args)
 
 
-scores = Kernel(_scores, _scores_eager, _scores_exported)
+scores = Kernel(_scores, _scores_eager)
 query_gradient = Kernel(_query_gradient, _query_gradient_eager)
 key_gradient = Kernel(_key_gradient, _key_gradient_eager)
