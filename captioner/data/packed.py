@@ -24,11 +24,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from captioner.data.find import IMAGE_EXTENSIONS
+from captioner.data.names import MOST_BYTES
 from captioner.data.rows import require_parquet
 from captioner.errors import ImageError, first_line
-
-MOST_BYTES = 256 << 20
-"""Largest image in a tar or Parquet file, in bytes, since it is read into memory."""
 
 Column: TypeAlias = "tuple[str, ...]"  # the name of a column, or those of a struct and of the field in it
 
