@@ -55,7 +55,7 @@ from captioner.onnx.stem import WideStem
 
 OPSET = 18
 TOLERANCE = 1e-3  # of features relative to their norm, and of log-probabilities in nats
-TOLERANCE_INT8 = 0.8  # of the features of graphs in eight bits
+TOLERANCE_INT8 = 0.5  # of the features of graphs in eight bits
 _MOST_BYTES = 2**31 - 2**20  # of a graph, which is one protobuf message
 
 

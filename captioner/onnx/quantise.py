@@ -23,6 +23,7 @@ from captioner.onnx.folder import ENCODER, FEATURES, PIXELS, START, STEP
 
 _MAPS = ["Conv", "Add", "Clip", "Reshape", "Transpose"]  # operators that compute with maps in eight bits
 _PRODUCTS = ["MatMul", "Gemm", "Gather"]
+_AVERAGED = 32  # images from which on the mean of their ranges is a range for others
 _DECODED = 32  # images whose captions are searched, for the ranges of the decoder
 _MIDDLE = 128  # the pixel that stands for zero
 
@@ -45,27 +46,30 @@ def quantise(folder: Path, transform: Transform, images: Sequence[ImageSource]) 
         path, prepared = folder / name, folder / f"prepared.{name}"
         q.shape_inference.quant_pre_process(path, prepared, skip_symbolic_shape=True)
         if name == ENCODER:
-            quantised_maps(prepared, path, lambda: _inputs(transform, images))
+            quantised_maps(prepared, path, lambda: _inputs(transform, images), averaged=len(images) >= _AVERAGED)
         else:
             quantised_products(prepared, path, features if name == START else steps)
         prepared.unlink()
 
 
-def quantised_maps(source: Path, path: Path, inputs: Callable[[], Iterator[dict[str, Any]]]) -> None:
+def quantised_maps(
+    source: Path, path: Path, inputs: Callable[[], Iterator[dict[str, Any]]], *, averaged: bool = True
+) -> None:
     """Write an encoder whose weights and maps have eight bits.
 
     Args:
         source: the encoder in ONNX, with its shapes inferred.
         path: where it is written.
         inputs: yields images for the ranges of the maps.
+        averaged: a map's range is the mean of the images' ranges, since a few outliers would widen it for all others;
+            else their union.
     """
     import onnx
     from onnxruntime import quantization as q
 
     graph = onnx.load(source)
     centred = centre(graph)
-    # The mean of the images' ranges: the widest is that of a few outliers, and the steps of all others would grow.
-    options: dict[str, Any] = {"CalibMovingAverage": True}
+    options: dict[str, Any] = {"CalibMovingAverage": averaged}
     if centred:
         exact = {"scale": np.array(1, np.float32), "zero_point": np.array(_MIDDLE, np.uint8)}
         options["TensorQuantOverrides"] = {centred: [exact]}
