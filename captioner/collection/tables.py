@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, TypeAlias
+from typing import Any
 
 from captioner.collection import limits
 from captioner.collection.limits import BadPart, check_unpacked, too_large
+from captioner.data.packed import BYTES, Column, bytes_columns
 from captioner.data.rows import require_parquet
 from captioner.errors import BulkError, first_line
 
-Column: TypeAlias = "tuple[str, ...]"  # path of names: the structs around a column, then its own
-
 _FREE_ROWS = 1 << 20  # rows that a group may have at any size; writers put fewer into one
-_BYTES = ("binary", "large_binary", "binary_view")  # older pyarrow has no function for the last
 _A_ROW = 1000  # bytes that a row counts for at least, since rows may share a value
 
 
@@ -51,7 +49,7 @@ def column_of(schema: Any, column: str | None) -> Column:
         NoImages: no column holds bytes.
         BulkError: several columns match, or none.
     """
-    found = [path for field in schema for path in _columns(field)]
+    found = [path for field in schema for path in bytes_columns(field)]
     if not found:
         if lists := [field.name for field in schema if _has_bytes(field.type)]:
             raise BulkError(f"has bytes only in lists, in {', '.join(lists)}; save it again with a row for each image")
@@ -70,19 +68,6 @@ def column_of(schema: Any, column: str | None) -> Column:
     return chosen[0]
 
 
-def _columns(field: Any) -> Iterator[Column]:
-    from pyarrow import types
-
-    kind = field.type
-    kind = getattr(kind, "storage_type", kind)  # of an extension type
-    if types.is_dictionary(kind):
-        kind = kind.value_type
-    if types.is_struct(kind):
-        yield from ((field.name, *path) for inner in kind for path in _columns(inner))
-    elif str(kind) in _BYTES:
-        yield (field.name,)
-
-
 def _has_bytes(kind: Any) -> bool:
     """Return whether a type holds bytes at any depth."""
     from pyarrow import types
@@ -90,7 +75,7 @@ def _has_bytes(kind: Any) -> bool:
     if types.is_struct(kind):
         return any(_has_bytes(inner.type) for inner in kind)
     inner = getattr(kind, "item_type", None) or getattr(kind, "value_type", None)  # of a map or a list
-    return str(kind) in _BYTES or (inner is not None and _has_bytes(inner))
+    return str(kind) in BYTES or (inner is not None and _has_bytes(inner))
 
 
 def images_in_group(table: Any, group: int, column: Column, size: int) -> Iterator[tuple[int, bytes | str]]:

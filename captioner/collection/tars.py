@@ -16,6 +16,7 @@ from typing import Any
 from captioner.collection.limits import MOST_HEADER, BadPart, check_unpacked, too_large
 from captioner.collection.part import is_tar
 from captioner.data.find import IMAGE_EXTENSIONS, is_hidden
+from captioner.data.packed import CheckedMember
 from captioner.errors import first_line
 
 _PACKED: tuple[tuple[bytes, Callable[[Any], Any]], ...] = (
@@ -99,7 +100,7 @@ def _linked(
 
 def _members(file: Any) -> Iterator[tuple[tarfile.TarInfo, _ForwardFile]]:
     stream = _ForwardFile(file)
-    with tarfile.TarFile(fileobj=stream, tarinfo=_CheckedMember) as archive:  # type: ignore[arg-type]
+    with tarfile.TarFile(fileobj=stream, tarinfo=CheckedMember) as archive:  # type: ignore[arg-type]
         while (member := archive.next()) is not None:
             archive.members = []  # type: ignore[attr-defined]  # tarfile would keep all members
             yield member, stream
@@ -122,19 +123,6 @@ def _content(member: tarfile.TarInfo, stream: _ForwardFile) -> bytes | str:
             raise BadPart("a damaged map of a sparse member")
         data[start : start + count] = stream.take(count)
     return bytes(data)
-
-
-class _CheckedMember(tarfile.TarInfo):
-    """A member of a tar file; a damaged header raises an error, where tarfile would end the archive silently."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _CheckedMember:
-        try:
-            return super().frombuf(buf, encoding, errors)
-        except tarfile.HeaderError as error:
-            if any(buf):
-                raise BadPart(str(error)) from None
-            raise  # zeros end an archive, and so may the end of the file
 
 
 class _ForwardFile:

@@ -28,7 +28,9 @@ from captioner.data.names import MOST_BYTES
 from captioner.data.rows import require_parquet
 from captioner.errors import ImageError, first_line
 
-Column: TypeAlias = "tuple[str, ...]"  # the name of a column, or those of a struct and of the field in it
+Column: TypeAlias = "tuple[str, ...]"  # path of names: the structs around a column, then its own
+BYTES = ("binary", "large_binary", "binary_view")
+"""Arrow's types of bytes, by their names, since older pyarrow has no function for the last."""
 
 _NAME = re.compile(r"(.+?\.(?:tar|parquet)):(.+)", re.DOTALL | re.IGNORECASE)
 _ROWS = 16  # rows of Parquet that are decoded at once
@@ -124,7 +126,7 @@ def tar_members(file: str | Path) -> Mapping[str, tuple[int, int]]:
 @lru_cache(maxsize=256)
 def _tar_members(file: str, size: int, modified: int) -> Mapping[str, tuple[int, int]]:
     members = {}
-    with tarfile.open(file, "r:", tarinfo=_CheckedMember) as archive:
+    with tarfile.open(file, "r:", tarinfo=CheckedMember) as archive:
         for member in archive:
             if member.isreg() and member.sparse is None:
                 members[member.name] = (member.offset_data, member.size)
@@ -132,11 +134,11 @@ def _tar_members(file: str, size: int, modified: int) -> Mapping[str, tuple[int,
     return members
 
 
-class _CheckedMember(tarfile.TarInfo):
+class CheckedMember(tarfile.TarInfo):
     """A member of a tar file; a damaged header raises an error, where tarfile would end the archive silently."""
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _CheckedMember:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> CheckedMember:
         try:
             return super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
@@ -153,19 +155,22 @@ def image_column(schema: Any) -> Column | None:
     Args:
         schema: the Arrow schema of a Parquet file.
     """
-    found: list[Column] = []
-    for field in schema:
-        kind = getattr(field.type, "storage_type", field.type)  # of an extension type
-        inside = [kind.field(index) for index in range(kind.num_fields)] if str(kind).startswith("struct") else []
-        if _is_bytes(kind):
-            found.append((field.name,))
-        elif any(each.name == "bytes" and _is_bytes(each.type) for each in inside):
-            found.append((field.name, "bytes"))
+    found = [path for field in schema for path in bytes_columns(field)]
+    found = [path for path in found if len(path) == 1 or path[1:] == ("bytes",)]
     return min(found, key=lambda column: column[0].lower() != "image", default=None)
 
 
-def _is_bytes(kind: Any) -> bool:
-    return str(kind) in ("binary", "large_binary", "binary_view")
+def bytes_columns(field: Any) -> Iterator[Column]:
+    """Yield the columns of bytes in a field of an Arrow schema: its own name, or the paths through its structs."""
+    from pyarrow import types
+
+    kind = getattr(field.type, "storage_type", field.type)  # of an extension type
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    if types.is_struct(kind):
+        yield from ((field.name, *path) for inner in kind for path in bytes_columns(inner))
+    elif str(kind) in BYTES:
+        yield (field.name,)
 
 
 def _from_parquet(name: str, file: str, row: str) -> bytes:
