@@ -421,7 +421,7 @@ class Run:
         }
         weights, config = parts(self.average, half=True)
         config["about"] = about
-        folder = write_folder(options.assets, DETECTOR, weights=weights, config=config, vocabularies={})
+        folder = write_folder(options.assets, DETECTOR, weights=weights, config=config, others={})
         files.write_text(folder / CARD, cards.detector_card(folder))
         size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
         print(f"{folder}: {size:.1f} MB" + ("; more than 25 MB, too large to be shipped" if size > 25 else ""))

@@ -191,7 +191,7 @@ def judges_of(models: Iterable[tuple[CaptionModel, Memory, Sequence[int] | None]
     """
     for model, memory, numbers in models:
         if model.consensus is not None:
-            yield Judge(model.consensus.ngrams, model.consensus(memory.pooled).cpu().numpy(), numbers)
+            yield Judge(model.consensus, model.consensus.codes(memory.pooled.float().cpu().numpy()), numbers)
 
 
 def regions_of(memory: Memory, classes: Sequence[str]) -> Iterator[dict[str, Any]]:

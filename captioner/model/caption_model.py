@@ -13,9 +13,9 @@ from captioner.encoders import ENCODERS, REFINERS, Encoder, Refiner
 from captioner.encoders.refiner import Identity
 from captioner.errors import ConfigError
 from captioner.memory import Memory
-from captioner.model.consensus import Consensus, ConsensusConfig
 from captioner.registry import Registry
 from captioner.search.config import SearchConfig
+from captioner.search.consensus import Consensus
 from captioner.settings import Settings, validate
 from captioner.text.vocabulary import SPECIAL, Vocabulary
 
@@ -34,9 +34,6 @@ class ModelConfig(Settings):
     )
     search: SearchConfig = Field(
         default_factory=SearchConfig, description="default settings of the search for captions"
-    )
-    consensus: ConsensusConfig | None = Field(
-        None, description="sizes of the prediction by which hypotheses are chosen; a training run sets them"
     )
 
     @field_validator("encoder", "refiner", "decoder")
@@ -141,21 +138,14 @@ class CaptionModel(nn.Module):
         consensus: predicts the n-grams by which the hypotheses of a search are chosen; ``None`` if it was not fitted.
     """
 
-    consensus: Consensus | None
-
     def __init__(
         self, config: ModelConfig, vocabulary: Vocabulary, encoder: Encoder, refiner: Refiner, decoder: Decoder
     ) -> None:
         super().__init__()
         self.config, self.vocabulary = config, vocabulary
         self.encoder, self.refiner, self.decoder = encoder, refiner, decoder
-        self.consensus = Consensus(config.consensus, features=encoder.features) if config.consensus else None
+        self.consensus: Consensus | None = None
         self.tuned_stages = 0
-
-    def set_consensus(self, consensus: Consensus | None) -> None:
-        """Set, replace or remove the prediction by which hypotheses are chosen."""
-        self.consensus = consensus
-        self.config = self.config.model_copy(update={"consensus": consensus.config if consensus else None})
 
     @classmethod
     def build(cls, config: ModelConfig, vocabulary: Vocabulary, encoder: Encoder | None = None) -> CaptionModel:
@@ -182,8 +172,7 @@ class CaptionModel(nn.Module):
         """
         larger = CaptionModel.build(self.config, vocabulary, self.encoder)
         larger.refiner.load_state_dict(self.refiner.state_dict())
-        larger.set_consensus(self.consensus)
-        larger.tuned_stages = self.tuned_stages
+        larger.consensus, larger.tuned_stages = self.consensus, self.tuned_stages
         known, learned = len(self.vocabulary), self.decoder.state_dict()
         for name, values in larger.decoder.state_dict().items():
             before = learned[name]

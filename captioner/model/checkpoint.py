@@ -17,11 +17,14 @@ from torch import Tensor, nn
 from captioner.encoders.encoder import without_downloads
 from captioner.errors import CheckpointError, ConfigError
 from captioner.model import CaptionModel, ModelConfig, build_encoder
+from captioner.search.consensus import Consensus
 from captioner.settings import validate
 from captioner.store import (
     CAPTIONER,
     CONFIG,
+    CONSENSUS,
     COPY,
+    GRAPHS,
     VOCABULARY,
     WEIGHTS,
     locate,
@@ -69,7 +72,7 @@ def save_model(
         CAPTIONER,
         weights=weights,
         config=config,
-        vocabularies={VOCABULARY: model.vocabulary},
+        others={VOCABULARY: model.vocabulary, CONSENSUS: model.consensus},
         card=card,
         dtype=dtype,
         half=half,
@@ -90,7 +93,7 @@ def load_model(name_or_path: str | Path | None = None) -> CaptionModel:
     """
     folder = locate(name_or_path)
     log.info("reading the captioner in %s", folder)
-    config = read_whole(folder, parts=(WEIGHTS, VOCABULARY))
+    config = read_whole(folder, unread=GRAPHS)
     vocabulary = Vocabulary.load(folder / VOCABULARY)
     weights = read_weights(folder / WEIGHTS)
     try:
@@ -104,6 +107,7 @@ def load_model(name_or_path: str | Path | None = None) -> CaptionModel:
             f"{folder / CONFIG}: tuned_stages: is {tuned}, and its encoder has {model.encoder.stages}; {COPY}"
         )
     put_weights(_saved(model), weights, folder)
+    model.consensus = Consensus.of(folder, config, features=model.encoder.features)
     if config["encoder_fingerprint"] != _fingerprint(model):
         raise CheckpointError(
             f"{folder}: was trained on features of other encoder weights than those installed here; reinstall the "
@@ -128,8 +132,8 @@ def _build(config: ModelConfig, vocabulary: Vocabulary, weights: Mapping[str, Te
 
 def _saved(model: CaptionModel) -> nn.Module:
     """Return the parts of a model whose weights a folder holds."""
-    parts = {"encoder": model.encoder.tail(model.tuned_stages), "refiner": model.refiner, "decoder": model.decoder}
-    return nn.ModuleDict({**parts, "consensus": model.consensus} if model.consensus is not None else parts)
+    tail = model.encoder.tail(model.tuned_stages)
+    return nn.ModuleDict({"encoder": tail, "refiner": model.refiner, "decoder": model.decoder})
 
 
 def _invented(settings: Mapping[str, Any]) -> bool:

@@ -27,12 +27,9 @@ from captioner.onnx.beam import State, Step, beam
 from captioner.onnx.folder import (
     ATTENTION,
     ENCODER,
-    EXPECTED,
     FEATURES,
-    IDF,
     LOG_PROBABILITIES,
     NEXT,
-    NGRAMS,
     PIXELS,
     START,
     STATE,
@@ -41,7 +38,7 @@ from captioner.onnx.folder import (
     Graphs,
 )
 from captioner.search.config import SearchConfig
-from captioner.search.consensus import Judge, Ngrams, search_agreeing
+from captioner.search.consensus import Consensus, Judge, search_agreeing
 from captioner.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -58,6 +55,7 @@ class OnnxEngine(Engine):
         graphs: the graphs' description in its config.
         vocabulary: its words.
         folder: with the graphs.
+        consensus: chooses among the hypotheses of a search, if the model has one.
         weights: the folder has the model's weights too.
         threads: number of threads; ``None`` for one a core.
 
@@ -71,11 +69,12 @@ class OnnxEngine(Engine):
         vocabulary: Vocabulary,
         folder: Path,
         *,
+        consensus: Consensus | None = None,
         weights: bool = False,
         threads: int | None = None,
     ) -> None:
         self._folder, self._weights, self._threads = folder, weights, threads or _cores()
-        self.graphs, self.vocabulary, self.search = graphs, vocabulary, graphs.search
+        self.graphs, self.vocabulary, self.search, self.consensus = graphs, vocabulary, graphs.search, consensus
         self.transform, self.attends, self.most_words = graphs.transform, graphs.attends, graphs.most_words
         state = [STATE + name for name in (*graphs.hypotheses, *graphs.images)]
         attention = [ATTENTION] if graphs.attends else []
@@ -86,8 +85,7 @@ class OnnxEngine(Engine):
                 f"{self._encoder.path}: reads pixels channel by channel, as earlier versions did; export the "
                 "model again"
             )
-        self._state, agrees = state, [EXPECTED, NGRAMS, IDF] if graphs.consensus else []
-        self._start = _Graph(folder / START, threads or 0, [FEATURES], [*state, *agrees])
+        self._start = _Graph(folder / START, threads or 0, [FEATURES], state)
         self._step = _Graph(folder / STEP, threads or 0, [TOKENS, *state], [LOG_PROBABILITIES, *attention, *after])
         self._cells = graphs.grid[0] * graphs.grid[1]
 
@@ -112,7 +110,12 @@ class OnnxEngine(Engine):
             )
         graphs = exported.read(folder)
         return cls(
-            graphs, Vocabulary.load(folder / store.VOCABULARY), folder, weights=kind == store.CAPTIONER, threads=threads
+            graphs,
+            Vocabulary.load(folder / store.VOCABULARY),
+            folder,
+            consensus=Consensus.of(folder, store.read_config(folder, kind)),
+            weights=kind == store.CAPTIONER,
+            threads=threads,
         )
 
     def giving(self, attention: str) -> Engine:
@@ -151,28 +154,11 @@ class OnnxEngine(Engine):
         """The share of one core."""
         return min(_MOST, -(-batch_size // self._threads))
 
-    @cached_property
-    def _ngrams(self) -> Ngrams:
-        """The n-grams that the start predicts, which are constants of its graph."""
-        assert self.graphs.consensus is not None
-        shape = 1, self._cells, self._start.features
-        out = self._start({FEATURES: np.zeros(shape, dtype=np.float32)}, {}, [NGRAMS, IDF])
-        return Ngrams(out[NGRAMS], out[IDF], self.graphs.consensus)
-
     def start(self, features: Array) -> State:
-        return self._begin(features)[0]
-
-    def _begin(self, features: Array) -> tuple[State, list[Judge]]:
-        """Start one hypothesis for each image, and predict the n-grams of its captions."""
         b = len(features)
         shapes: dict[str, tuple[int, ...]] = {STATE + name: (b,) for name in self.graphs.images}
         shapes |= {STATE + name: (b, 1) for name in self.graphs.hypotheses}
-        expected = [EXPECTED] if self.graphs.consensus else []
-        out = self._start({FEATURES: features}, shapes | {EXPECTED: (b,)}, [*self._state, *expected])
-        judges = [Judge(self._ngrams, out[EXPECTED])] if expected else []
-        return self._state_of(out), judges
-
-    def _state_of(self, out: Mapping[str, Array]) -> State:
+        out = self._start({FEATURES: features}, shapes)
         return State(
             {name: out[STATE + name] for name in self.graphs.hypotheses},
             {name: out[STATE + name] for name in self.graphs.images},
@@ -219,8 +205,9 @@ class OnnxEngine(Engine):
 
     def caption_pixels(self, pixels: Array, search: SearchConfig) -> list[Caption]:
         """Caption images whose pixels are (B, 3, S, S) uint8, as :attr:`transform` gives them."""
-        state, judges = self._begin(self.encode(pixels))
-        found = search_agreeing(partial(beam, self, state, len(pixels)), search, judges)
+        features = self.encode(pixels)
+        judges = [] if self.consensus is None else [Judge(self.consensus, self.consensus.codes(features.mean(1)))]
+        found = search_agreeing(partial(beam, self, self.start(features), len(pixels)), search, judges)
         return [best_of(captions_of(hypotheses, self.vocabulary, grid=self.graphs.grid)) for hypotheses in found]
 
 
@@ -262,17 +249,14 @@ class _Graph:
                     f"this graph or not of this model; {store.COPY}"
                 )
 
-    def __call__(
-        self, inputs: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]], outputs: list[str] | None = None
-    ) -> dict[str, Array]:
-        """Return its outputs by name, or some of them; ``shapes`` has the first sizes of some.
+    def __call__(self, inputs: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
+        """Return its outputs by name; ``shapes`` has the first sizes of some.
 
         Raises:
             CheckpointError: it cannot be run on these inputs, or gives other shapes.
         """
         try:
-            names = outputs or self.outputs
-            found = dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
+            found = dict(zip(self.outputs, self._session.run(self.outputs, dict(inputs)), strict=True))
         except Exception as error:  # onnxruntime has one family of errors for each of its codes
             raise CheckpointError(
                 f"{self.path}: cannot be run ({first_line(error)[:300]}), so it is not of this model; {store.COPY}"

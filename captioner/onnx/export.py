@@ -37,12 +37,9 @@ from captioner.onnx.engine import INSTALL, OnnxEngine
 from captioner.onnx.folder import (
     ATTENTION,
     ENCODER,
-    EXPECTED,
     FEATURES,
-    IDF,
     LOG_PROBABILITIES,
     NEXT,
-    NGRAMS,
     PIXELS,
     START,
     STATE,
@@ -135,6 +132,8 @@ def export(
     }
     with store.replace(folder, store.ONNX, config) as temporary:
         model.vocabulary.save(temporary / store.VOCABULARY)
+        if model.consensus is not None:
+            model.consensus.save(temporary / store.CONSENSUS)
         agreement = graphs.write(temporary, store.ONNX, config, images, calibrate, progress)
         store.write_card(temporary, store.ONNX, config, folder)
     return agreement
@@ -161,7 +160,7 @@ def add_graphs(
     config = store.read_whole(folder)
     graphs = _Graphs.of(load_model(folder), str(folder))
     with store.replace(folder, store.CAPTIONER, config) as temporary:
-        for file in (*store.PARTS[store.CAPTIONER], store.CARD):
+        for file in (*store.PARTS[store.CAPTIONER], store.CONSENSUS, store.CARD):
             if (folder / file).is_file():
                 shutil.copyfile(folder / file, temporary / file)
         return graphs.write(temporary, store.CAPTIONER, config, images, calibrate, progress)
@@ -277,7 +276,6 @@ class _Graphs:
             attends=self.attends,
             hypotheses=self.hypotheses,
             images=self.images,
-            consensus=self.model.consensus.config.images if self.model.consensus is not None else None,
             int8=int8,
             opset=OPSET,
         )
@@ -304,10 +302,7 @@ class _Graphs:
             (self.features,),
             sizes=({0: _FREE},),
             inputs=[FEATURES],
-            outputs=[
-                *(STATE + name for name in (*self.hypotheses, *self.images)),
-                *([EXPECTED, NGRAMS, IDF] if self.model.consensus is not None else []),
-            ],
+            outputs=[STATE + name for name in (*self.hypotheses, *self.images)],
         )
 
     def step(self, folder: Path) -> None:
@@ -353,18 +348,14 @@ class _Encoder(nn.Module):
 class _Start(nn.Module):
     def __init__(self, model: CaptionModel, grid: tuple[int, int]) -> None:
         super().__init__()
-        self.refiner, self.decoder, self.consensus, self.grid = model.refiner, model.decoder, model.consensus, grid
+        self.refiner, self.decoder, self.grid = model.refiner, model.decoder, grid
 
     def state(self, features: Tensor) -> State:
         return self.decoder.start(self.refiner(Memory.of_grid(features, self.grid)))
 
     def forward(self, features: Tensor) -> tuple[Tensor, ...]:
-        state, consensus = self.state(features), self.consensus
-        expected: tuple[Tensor, ...] = ()
-        if consensus is not None:
-            pooled = Memory.of_grid(features, self.grid).pooled
-            expected = consensus(pooled), consensus.words.clone(), consensus.idf.clone()
-        return (*state.hypotheses.values(), *state.images.values(), *expected)
+        state = self.state(features)
+        return (*state.hypotheses.values(), *state.images.values())
 
 
 class _Step(nn.Module):

@@ -13,14 +13,13 @@ from captioner.data.transform import Transform
 from captioner.errors import CheckpointError, ConfigError
 from captioner.search.config import SearchConfig
 from captioner.settings import Settings, validate
-from captioner.store import CONFIG, VOCABULARY
+from captioner.store import CONFIG
 
 log = logging.getLogger(__name__)
 
 ENCODER, START, STEP = store.GRAPHS
 PIXELS, FEATURES, TOKENS = "pixels", "features", "tokens"  # inputs of the three graphs
 LOG_PROBABILITIES, ATTENTION = "log_probabilities", "attention"  # outputs of the step, beside the state's
-EXPECTED, NGRAMS, IDF = "expected", "ngrams", "idf"  # outputs of the start, if the model has a consensus
 STATE, NEXT = "state.", "next."  # begin the names of the state's arrays, and in the step's outputs of the next state's
 
 
@@ -34,9 +33,6 @@ class Graphs(Settings):
     attends: bool = Field(description="whether the step returns attention")
     hypotheses: list[str] = Field(description="names of the state's arrays that differ between hypotheses")
     images: list[str] = Field(description="names of the state's arrays that all hypotheses of an image share")
-    consensus: PositiveInt | None = Field(
-        None, description="number of images in the document frequencies, if the start predicts n-grams"
-    )
     int8: bool = Field(description="whether the graphs compute in eight bits, see captioner.onnx.quantise")
     opset: int = Field(description="version of ONNX's operators")
 
@@ -48,8 +44,7 @@ def read(folder: Path) -> Graphs:
         CheckpointError: the config or a file is missing, damaged, or newer than this program.
     """
     log.info("reading the exported captioner in %s", folder)
-    parts = (*store.GRAPHS, VOCABULARY)
-    config: dict[str, Any] = store.read_whole(folder, store.captioner_kind(folder), parts=parts)
+    config: dict[str, Any] = store.read_whole(folder, store.captioner_kind(folder), unread=[store.WEIGHTS])
     try:
         return validate(Graphs, config["graphs"], where=f"{folder / CONFIG}: graphs")
     except ConfigError as error:

@@ -9,57 +9,210 @@ It is linear in the mean of the normalised vectors of people's captions s. A pre
 therefore gives the expected CIDEr of any caption, and choosing the hypothesis with the highest one is minimum Bayes
 risk decoding (Kumar and Byrne 2004). As in CIDEr-D, an n-gram that the caption repeats counts once in the product, but
 each time in the caption's norm, so repetition is not rewarded. Devlin 2015 (https://arxiv.org/abs/1505.04467) takes the
-captions of the nearest training images instead of a prediction; here a regression makes it
-(:mod:`captioner.model.consensus`).
+captions of the nearest training images instead of a prediction; here a regression makes it.
 
-Letters in shapes: B images, M n-grams.
+Letters in shapes: B images, D features, R rank, M n-grams.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from statistics import fmean
+from typing import Any
 
+import numpy as np
+
+from captioner import files
 from captioner.caption import Array
+from captioner.errors import CheckpointError, first_line
 from captioner.search.config import Hypothesis, SearchConfig
+from captioner.store.config import CONSENSUS, COPY, has_consensus
 
 LONGEST = 4  # n-grams of 1 to 4 words
+_SCALE = ".row_scale"
 
 
-class Ngrams:
-    """The predicted n-grams and their inverse document frequencies.
+@dataclass(frozen=True, eq=False)
+class Consensus:
+    """A linear map of low rank from the encoder's pooled feature to the mean tf-idf vector of people's captions.
 
-    Args:
-        words: (M, 4) word numbers of each n-gram, 0 after its end.
-        idf: (M,) inverse document frequencies.
-        images: the number of images that they were counted in; any other n-gram counts as if it were in one of them.
+    The feature is normalised, centred and normalised again. :mod:`captioner.training.consensus` fits the map. Its
+    matrices have eight bits and a factor for each row, as in :mod:`captioner.store.weights`.
+
+    Attributes:
+        words: (M, 4) int32, the words of each n-gram, 0 after its end.
+        idf: (M,) float32, their inverse document frequencies.
+        mean: (M,) float32, the mean vector of the training images.
+        centre: (D,) float32, the mean of the normalised features of the training images.
+        down: (R, D) int8.
+        down_scale: (R,) float32.
+        up: (M, R) int8.
+        up_scale: (M,) float32.
+        images: the number of training images; an n-gram that is not among the M counts as if it were in one of them.
     """
 
-    def __init__(self, words: Array, idf: Array, images: int) -> None:
-        self.numbers = {tuple(number for number in ngram if number): row for row, ngram in enumerate(words.tolist())}
-        self.idf, self.unknown = idf.tolist(), math.log(max(images, 2))
+    words: Array
+    idf: Array
+    mean: Array
+    centre: Array
+    down: Array
+    down_scale: Array
+    up: Array
+    up_scale: Array
+    images: int
 
-    def agreement(self, words: Sequence[int], expected: Array) -> float:
-        """Return the expected CIDEr of a caption, from 0 to about 1.
+    def save(self, path: str | Path) -> None:
+        """Write the map to a safetensors file."""
+        from safetensors.numpy import save_file
+
+        arrays = {
+            **{name: np.ascontiguousarray(getattr(self, name)) for name in ("words", "idf", "mean", "centre")},
+            **{name: np.ascontiguousarray(getattr(self, name)) for name in ("down", "up")},
+            **{name + _SCALE: np.ascontiguousarray(getattr(self, f"{name}_scale")) for name in ("down", "up")},
+            "images": np.array([self.images], dtype=np.int32),
+        }
+        with files.atomic_path(path) as temporary, files.writing(path):
+            save_file(arrays, temporary)
+
+    @classmethod
+    def load(cls, path: Path, *, features: int | None = None) -> Consensus:
+        """Read the map from a safetensors file.
 
         Args:
-            words: the caption's word numbers.
-            expected: (M,) the predicted mean of the normalised vectors of people's captions.
+            path: the file.
+            features: D of the model that it must fit.
+
+        Raises:
+            CheckpointError: the file is missing, damaged or another model's.
         """
-        total = 0.0
-        for counts in ngram_counts(words):
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            arrays = load_file(path)
+        except (SafetensorError, OSError, ValueError, LookupError, TypeError, MemoryError) as error:
+            raise CheckpointError(f"{path}: damaged or not a safetensors file ({first_line(error)}); {COPY}") from None
+        _check(arrays, features, path)
+        images = int(arrays.pop("images")[0])
+        return cls(**{name.replace(_SCALE, "_scale"): array for name, array in arrays.items()}, images=images)
+
+    @classmethod
+    def of(cls, folder: Path, config: Mapping[str, Any], *, features: int | None = None) -> Consensus | None:
+        """Read the map of a model's folder, if the config lists one; see :meth:`load`."""
+        return cls.load(folder / CONSENSUS, features=features) if has_consensus(config) else None
+
+    @cached_property
+    def _numbers(self) -> dict[tuple[int, ...], int]:
+        """The row of each n-gram."""
+        return {tuple(word for word in ngram if word): row for row, ngram in enumerate(self.words.tolist())}
+
+    @cached_property
+    def _matrix(self) -> Array:
+        return self.down.astype(np.float32) * self.down_scale[:, None]
+
+    def codes(self, pooled: Array) -> Array:
+        """Map pooled features (B, D) to the R numbers (B, R) from which the n-grams are predicted."""
+        code: Array = _unit(_unit(pooled.astype(np.float32)) - self.centre) @ self._matrix.T
+        return code
+
+    def expected(self, code: Array, rows: Sequence[int]) -> Array:
+        """Predict entries of the mean of the normalised tf-idf vectors of people's captions.
+
+        Args:
+            code: (R,) of an image.
+            rows: the numbers of K n-grams.
+
+        Returns:
+            (K,) float32.
+        """
+        chosen = np.asarray(rows, dtype=np.intp)
+        found: Array = (self.up[chosen].astype(np.float32) @ code) * self.up_scale[chosen] + self.mean[chosen]
+        return found
+
+    def agreements(self, code: Array, captions: Sequence[Sequence[int]]) -> list[float]:
+        """Return the expected CIDEr of captions of one image, each from 0 to about 1.
+
+        Args:
+            code: (R,) of the image.
+            captions: the captions' word numbers.
+        """
+        counted = [ngram_counts(words) for words in captions]
+        rows = {
+            row: None
+            for counts in counted
+            for of_length in counts
+            for ngram in of_length
+            if (row := self._numbers.get(ngram)) is not None
+        }
+        expected = dict(zip(rows, self.expected(code, list(rows)).tolist(), strict=True))
+        idf = dict(zip(rows, self.idf[list(rows)].tolist(), strict=True))
+        return [self._agreement(counts, expected, idf) for counts in counted]
+
+    def _agreement(
+        self, counts: Sequence[Counter[tuple[int, ...]]], expected: Mapping[int, float], idf: Mapping[int, float]
+    ) -> float:
+        total, unknown = 0.0, math.log(max(self.images, 2))
+        for of_length in counts:
             product = square = 0.0
-            for ngram, count in counts.items():
-                row = self.numbers.get(ngram)
-                idf = self.unknown if row is None else self.idf[row]
-                square += (count * idf) ** 2
+            for ngram, count in of_length.items():
+                row = self._numbers.get(ngram)
+                square += (count * (unknown if row is None else idf[row])) ** 2
                 if row is not None:
-                    product += idf * float(expected[row])
+                    product += idf[row] * expected[row]
             total += product / math.sqrt(square) if square else 0.0
         return total / LONGEST
+
+
+def _unit(rows: Array) -> Array:
+    """Divide each row by its length."""
+    unit: Array = rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
+    return unit
+
+
+_TYPES = {
+    "words": np.int32,
+    "idf": np.float32,
+    "mean": np.float32,
+    "centre": np.float32,
+    "down": np.int8,
+    "down" + _SCALE: np.float32,
+    "up": np.int8,
+    "up" + _SCALE: np.float32,
+    "images": np.int32,
+}
+
+
+def _check(arrays: Mapping[str, Array], features: int | None, path: Path) -> None:
+    """Check the arrays of a file.
+
+    Raises:
+        CheckpointError: one is missing, of another type or shape, or not finite.
+    """
+    if arrays.keys() != _TYPES.keys():
+        found, needed = ", ".join(sorted(arrays))[:200], ", ".join(sorted(_TYPES))
+        raise CheckpointError(f"{path}: has {found} and not {needed}; {COPY}")
+    m, r = arrays["idf"].shape[:1], arrays["down"].shape[:1]
+    d = arrays["centre"].shape[:1] if features is None else (features,)
+    shapes = {
+        **{name: m for name in ("idf", "mean", "up" + _SCALE)},
+        "words": (*m, LONGEST),
+        "centre": d,
+        "down": (*r, *d),
+        "down" + _SCALE: r,
+        "up": (*m, *r),
+        "images": (1,),
+    }
+    for name, array in arrays.items():
+        if array.dtype != _TYPES[name] or array.shape != shapes[name]:
+            found, needed = f"{array.dtype} {array.shape}", f"{np.dtype(_TYPES[name])} {shapes[name]}"
+            raise CheckpointError(f"{path}: {name} is {found} and not {needed}; {COPY}")
+        if array.dtype == np.float32 and not np.isfinite(array).all():
+            raise CheckpointError(f"{path}: {name} has numbers that are not finite; {COPY}")
 
 
 def ngram_counts(words: Sequence[int]) -> list[Counter[tuple[int, ...]]]:
@@ -74,19 +227,20 @@ class Judge:
     """What a model expects in people's captions of some images.
 
     Attributes:
-        ngrams: its n-grams.
-        expected: (B, M) the prediction for each image.
+        consensus: its prediction.
+        codes: (B, R) of the images; see :meth:`Consensus.codes`.
         numbers: the model's number of each word of the search, if they differ.
     """
 
-    ngrams: Ngrams
-    expected: Array
+    consensus: Consensus
+    codes: Array
     numbers: Sequence[int] | None = None
 
-    def agreement(self, image: int, words: Sequence[int]) -> float:
-        """Return :meth:`Ngrams.agreement` of a caption of an image."""
-        own = words if self.numbers is None else [self.numbers[word] for word in words]
-        return self.ngrams.agreement(own, self.expected[image])
+    def agreements(self, image: int, captions: Sequence[Sequence[int]]) -> list[float]:
+        """Return :meth:`Consensus.agreements` of captions of an image."""
+        if self.numbers is not None:
+            captions = [[self.numbers[word] for word in words] for words in captions]
+        return self.consensus.agreements(self.codes[image], captions)
 
 
 def search_agreeing(
@@ -102,11 +256,12 @@ def search_agreeing(
     if not judges or not config.consensus or config.width == 1:
         return find(config)
     found = find(config.model_copy(update={"n_best": config.width}))
-    agreements = [
-        [fmean(judge.agreement(image, hypothesis.words) for judge in judges) for hypothesis in hypotheses]
-        for image, hypotheses in enumerate(found)
-    ]
-    return rerank(found, agreements, config)
+    return rerank(found, [_mean(judges, image, hypotheses) for image, hypotheses in enumerate(found)], config)
+
+
+def _mean(judges: Sequence[Judge], image: int, hypotheses: Sequence[Hypothesis]) -> list[float]:
+    captions = [hypothesis.words for hypothesis in hypotheses]
+    return [fmean(each) for each in zip(*(judge.agreements(image, captions) for judge in judges), strict=True)]
 
 
 def rerank(

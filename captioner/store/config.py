@@ -22,6 +22,7 @@ FORMAT = 1
 WEIGHTS, VOCABULARY, CARD = "model.safetensors", "vocabulary.json", "README.md"
 SOURCE_VOCABULARY = "source_vocabulary.json"  # of a translator: the words that it reads
 GRAPHS = ("encoder.onnx", "start.onnx", "step.onnx")  # of an exported captioner, or of one that also has its weights
+CONSENSUS = "consensus.safetensors"  # of a captioner, exported or not, that chooses captions by it
 FILES = "files"  # the field with the size and the SHA-256 of each part
 COPY = "copy the whole model folder again"
 _MOST, _DEEPEST = 1 << 22, 64  # bytes of a config, and levels of its JSON
@@ -35,8 +36,14 @@ PARTS: dict[str, tuple[str, ...]] = {
 
 
 def parts_of(kind: str, config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the files of a model's folder beside its config and its card; a captioner may have graphs too."""
-    return (*PARTS[kind], *GRAPHS) if kind == CAPTIONER and "graphs" in config else PARTS[kind]
+    """Return the files of a model's folder beside its config and its card; a captioner may have graphs and more."""
+    graphs = GRAPHS if kind == CAPTIONER and "graphs" in config else ()
+    return (*PARTS[kind], *graphs, *([CONSENSUS] if has_consensus(config) else []))
+
+
+def has_consensus(config: Mapping[str, Any]) -> bool:
+    """Return whether a model has the file :data:`CONSENSUS`."""
+    return CONSENSUS in config.get(FILES, {})
 
 
 def kind_of(folder: Path) -> str:
@@ -133,7 +140,7 @@ def _deeper(value: Any, levels: int) -> bool:
     return not levels or any(_deeper(each, levels - 1) for each in inner)
 
 
-def read_whole(folder: Path, kind: str = CAPTIONER, *, parts: Iterable[str] | None = None) -> dict[str, Any]:
+def read_whole(folder: Path, kind: str = CAPTIONER, *, unread: Iterable[str] = ()) -> dict[str, Any]:
     """Read the config of a model folder, and check that its parts are the files that the config lists.
 
     A config without a list is that of an older version; then the parts must only be there.
@@ -141,7 +148,7 @@ def read_whole(folder: Path, kind: str = CAPTIONER, *, parts: Iterable[str] | No
     Args:
         folder: of the model.
         kind: of the model.
-        parts: the files that are needed; by default all.
+        unread: files that are not needed.
 
     Raises:
         CheckpointError: a part is missing, damaged or another model's; or see :func:`read_config`.
@@ -149,7 +156,9 @@ def read_whole(folder: Path, kind: str = CAPTIONER, *, parts: Iterable[str] | No
     config = read_config(folder, kind)
     if kind not in PARTS:
         raise CheckpointError(f"{folder}: is a {kind}, which is unknown to this version; upgrade captioner")
-    for part in parts_of(kind, config) if parts is None else parts:
+    for part in parts_of(kind, config):
+        if part in unread:
+            continue
         path, listed = folder / part, config.get(FILES, {}).get(part)
         if not path.is_file():
             raise CheckpointError(f"{path}: is missing; {COPY}")
@@ -190,6 +199,6 @@ def whole_config(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_config(folder: Path, kind: str, config: Mapping[str, Any]) -> None:
     """Write the config of a model, for :func:`read_whole`; it lists the parts that are there."""
-    parts = parts_of(kind, config) if kind in PARTS else ()
-    listed = {part: _described(folder / part) for part in parts if (folder / part).is_file()}
+    parts = (*parts_of(kind, config), CONSENSUS) if kind in PARTS else ()
+    listed = {part: _described(folder / part) for part in dict.fromkeys(parts) if (folder / part).is_file()}
     files.write_json(folder / CONFIG, {**whole_config(kind, config), FILES: listed})

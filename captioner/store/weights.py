@@ -175,7 +175,7 @@ def write_folder(
     *,
     weights: Mapping[str, Tensor],
     config: Mapping[str, Any],
-    vocabularies: Mapping[str, Savable],
+    others: Mapping[str, Savable | None],
     card: str = "",
     dtype: torch.dtype | None = None,
     half: tuple[str, ...] = (),
@@ -187,7 +187,7 @@ def write_folder(
         kind: of the model, for :func:`read_config`.
         weights: all of its tensors.
         config: the fields of ``config.json`` that are specific to the kind.
-        vocabularies: by file name.
+        others: vocabularies and more by file name; ``None`` is left out.
         card: the text of the model card; by default :func:`captioner.store.card.default` writes it.
         dtype: see :func:`write_weights`.
         half: likewise.
@@ -197,8 +197,9 @@ def write_folder(
     """
     with replace(folder, kind, config) as temporary:
         write_weights(temporary / WEIGHTS, weights, dtype, half=half)
-        for name, vocabulary in vocabularies.items():
-            vocabulary.save(temporary / name)
+        for name, other in others.items():
+            if other is not None:
+                other.save(temporary / name)
         write_card(temporary, kind, config, folder, card)
     return Path(folder)
 

@@ -9,6 +9,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -18,9 +19,9 @@ from captioner.data.dataset import CaptionedImage
 from captioner.data.loader import ImageLoader
 from captioner.encoders import Encoder
 from captioner.features import FeatureStore
-from captioner.model.consensus import Consensus, ConsensusConfig, normalised
-from captioner.search.consensus import LONGEST, ngram_counts
+from captioner.search.consensus import LONGEST, Consensus, ngram_counts
 from captioner.settings import Settings
+from captioner.store.weights import quantised
 from captioner.text.vocabulary import UNK, Vocabulary, tokenize
 
 BATCH = 64
@@ -83,7 +84,7 @@ def fit_consensus(
     ).coalesce()
     average = torch.sparse.sum(y, 0).to_dense() / images
     centre = F.normalize(pooled, dim=-1).mean(0)
-    x = normalised(pooled, centre)
+    x = F.normalize(F.normalize(pooled, dim=-1) - centre, dim=-1)
     gram = x.T @ x
     target = torch.sparse.mm(y.t(), x).T - torch.outer(x.sum(0), average)
     weights = torch.linalg.solve(gram + settings.ridge * torch.eye(len(gram)), target)
@@ -94,15 +95,19 @@ def fit_consensus(
         torch.manual_seed(0)
         _, _, directions = torch.svd_lowrank(factor.T @ weights, q=min(rank + 16, len(kept), len(gram)), niter=4)
     directions = directions[:, :rank]
-    consensus = Consensus(ConsensusConfig(ngrams=len(kept), rank=rank, images=images), features=pooled.shape[1])
-    with torch.no_grad():
-        consensus.down.weight.copy_((weights @ directions).T)
-        consensus.up.weight.copy_(directions)
-        consensus.up.bias.copy_(average)
-    consensus.words.copy_(torch.tensor([[*ngram, *[0] * (LONGEST - len(ngram))] for ngram in kept]))
-    consensus.idf.copy_(torch.tensor([idf[ngram] for ngram in kept]))
-    consensus.centre.copy_(centre)
-    return consensus.eval()
+    down, down_scale = quantised((weights @ directions).T)
+    up, up_scale = quantised(directions)
+    return Consensus(
+        words=np.array([[*ngram, *[0] * (LONGEST - len(ngram))] for ngram in kept], dtype=np.int32),
+        idf=np.array([idf[ngram] for ngram in kept], dtype=np.float32),
+        mean=average.numpy(),
+        centre=centre.numpy(),
+        down=down.numpy(),
+        down_scale=down_scale.numpy(),
+        up=up.numpy(),
+        up_scale=up_scale.numpy(),
+        images=images,
+    )
 
 
 @torch.inference_mode()

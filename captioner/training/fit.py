@@ -28,7 +28,7 @@ from captioner.features import FeatureStore
 from captioner.memory import Memory
 from captioner.model import CaptionModel
 from captioner.model.checkpoint import load_model, save_model
-from captioner.model.consensus import Consensus
+from captioner.search.consensus import Consensus
 from captioner.store import VOCABULARY, locate, read_config
 from captioner.text.vocabulary import Vocabulary, tokenize
 from captioner.training.boxed_words import BoxedWords
@@ -367,7 +367,7 @@ class CaptionerRun(Loop[CaptionBatch]):
                     "the models have none"
                 )
                 return
-            model.set_consensus(consensus)
+            model.consensus = consensus
             save_model(folder, model, about=read_config(folder)["about"])
             values = self._score(self.caption(self.dev.images, model))
             self.events.note(

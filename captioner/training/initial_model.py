@@ -25,7 +25,7 @@ def build_model(config: TrainConfig, vocabulary: Callable[[], Vocabulary]) -> Ca
     """
     if config.start is not None:
         model = load_model(config.start)
-        model.set_consensus(None)  # it was fitted to other captions, or to features that training changes
+        model.consensus = None  # it was fitted to other captions, or to features that training changes
         if not config.new_words:
             return model
         larger = model.vocabulary.extended(vocabulary())

@@ -115,7 +115,7 @@ def save_translator(
         KIND,
         weights=model.state_dict(),
         config={"model": model.config.model_dump(mode="json"), "about": about or {}},
-        vocabularies={store.VOCABULARY: model.target, store.SOURCE_VOCABULARY: model.source},
+        others={store.VOCABULARY: model.target, store.SOURCE_VOCABULARY: model.source},
         card=card,
         dtype=dtype,
     )

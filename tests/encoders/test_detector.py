@@ -57,7 +57,7 @@ def target(
 def save(folder: Path, detector: Detector, *, half: bool = False) -> Path:
     """Write a detector as ``scripts/train_detector.py`` does."""
     weights, config = parts(detector, half=half)
-    return write_folder(folder, DETECTOR, weights=weights, config=config, vocabularies={})
+    return write_folder(folder, DETECTOR, weights=weights, config=config, others={})
 
 
 def squares(count: int, seed: int, size: int = SIZE) -> tuple[Tensor, list[dict[str, Tensor]]]:
@@ -254,7 +254,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     weights, config = parts(tiny())
     weights = {name: tensor / 0 for name, tensor in weights.items()}
     with pytest.raises(EncoderError, match="numbers that are not finite"):
-        load_detector(write_folder(tmp_path, DETECTOR, weights=weights, config=config, vocabularies={}))
+        load_detector(write_folder(tmp_path, DETECTOR, weights=weights, config=config, others={}))
 
 
 def test_a_missing_detector_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

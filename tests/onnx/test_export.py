@@ -133,7 +133,7 @@ def test_an_export_chooses_by_consensus_as_its_model(tmp_path: Path, images: lis
     consensus = fit_consensus(
         torch.rand(9, model.encoder.features, generator=generator), captions, ConsensusSettings(min_images=1, rank=4)
     )
-    model.set_consensus(consensus)
+    model.consensus = consensus
     export(model, tmp_path / "export", images=images[:1])
     exported, ours = Captioner.from_pretrained(tmp_path / "export"), Captioner.from_model(model, device="cpu")
     plain = Captioner.from_model(model, device="cpu", consensus=0.0)

@@ -4,20 +4,47 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from pycocoevalcap.cider.cider import Cider
+from safetensors.numpy import load_file, save_file
 
+from captioner.errors import CheckpointError
 from captioner.search.config import Hypothesis, SearchConfig
-from captioner.search.consensus import Judge, Ngrams, rerank, search_agreeing
+from captioner.search.consensus import Consensus, Judge, rerank, search_agreeing
+from captioner.store.weights import dequantised
 
 CAPTIONS = [
     [[5, 6, 7, 8], [5, 6, 9]],
     [[5, 10, 11], [12, 6, 7, 8, 9]],
     [[10, 11, 5, 6], [9, 9, 9, 9, 6]],
 ]
+
+
+def predicting(words: Sequence[Sequence[int]], idf: Sequence[float], expected: Sequence[float]) -> Consensus:
+    """Return a map of three training images that predicts the same numbers for every image."""
+    return Consensus(
+        words=np.array([[*ngram, *[0] * (4 - len(ngram))] for ngram in words], dtype=np.int32),
+        idf=np.array(idf, dtype=np.float32),
+        mean=np.array(expected, dtype=np.float32),
+        centre=np.zeros(2, dtype=np.float32),
+        down=np.zeros((1, 2), dtype=np.int8),
+        down_scale=np.zeros(1, dtype=np.float32),
+        up=np.zeros((len(words), 1), dtype=np.int8),
+        up_scale=np.zeros(len(words), dtype=np.float32),
+        images=3,
+    )
+
+
+def agreement(consensus: Consensus, caption: Sequence[int]) -> float:
+    (found,) = consensus.agreements(consensus.codes(np.ones((1, 2)))[0], [caption])
+    return found
 
 
 def naive_vectors(caption: list[int], df: Counter[tuple[int, ...]], images: int) -> list[dict[tuple[int, ...], float]]:
@@ -44,17 +71,17 @@ def frequencies() -> Counter[tuple[int, ...]]:
 def test_agreement_is_the_mean_cosine_with_peoples_captions() -> None:
     df = frequencies()
     grams = sorted(df)
-    words = np.array([[*gram, *[0] * (4 - len(gram))] for gram in grams])
-    ngrams = Ngrams(words, np.array([math.log(3 / df[gram]) for gram in grams]), images=3)
+    idf = [math.log(3 / df[gram]) for gram in grams]
     caption = [5, 6, 7, 9, 13]  # 13 is in no caption
     own = naive_vectors(caption, df, 3)
     for captions in CAPTIONS:
         people = [naive_vectors(other, df, 3) for other in captions]
-        expected = np.array([np.mean([other[len(gram) - 1].get(gram, 0.0) for other in people]) for gram in grams])
+        expected = [float(np.mean([other[len(gram) - 1].get(gram, 0.0) for other in people])) for gram in grams]
         cosines = [
             sum(value * other[n].get(gram, 0.0) for gram, value in own[n].items()) for other in people for n in range(4)
         ]
-        assert ngrams.agreement(caption, expected) == pytest.approx(sum(cosines) / 4 / len(captions))
+        found = agreement(predicting(grams, idf, expected), caption)
+        assert found == pytest.approx(sum(cosines) / 4 / len(captions))
 
 
 def test_agreement_is_cider_without_its_length_penalty() -> None:
@@ -73,21 +100,16 @@ def test_agreement_is_cider_without_its_length_penalty() -> None:
         for gram in {tuple(text[i : i + n]) for text in texts for n in range(1, 5) for i in range(len(text) - n + 1)}
     )
     grams = sorted(df)
-    ngrams = Ngrams(
-        np.array([[*gram, *[0] * (4 - len(gram))] for gram in grams]),
-        np.array([math.log(3 / df[gram]) for gram in grams]),
-        images=3,
-    )
     people = [naive_vectors(text, df, 3) for text in coded[0]]
-    expected = np.array([np.mean([other[len(gram) - 1].get(gram, 0.0) for other in people]) for gram in grams])
-    agreement = ngrams.agreement([numbers[word] for word in caption.split()], expected)
-    assert 10 * agreement == pytest.approx(each[0], rel=1e-6) and score > 0
+    expected = [float(np.mean([other[len(gram) - 1].get(gram, 0.0) for other in people])) for gram in grams]
+    consensus = predicting(grams, [math.log(3 / df[gram]) for gram in grams], expected)
+    found = agreement(consensus, [numbers[word] for word in caption.split()])
+    assert 10 * found == pytest.approx(each[0], rel=1e-6) and score > 0
 
 
 def test_repetition_is_not_rewarded() -> None:
-    ngrams = Ngrams(np.array([[5, 0, 0, 0], [6, 0, 0, 0]]), np.array([1.0, 1.0]), images=3)
-    expected = np.array([0.6, 0.2])
-    once, twice = (ngrams.agreement(words, expected) for words in ([5, 6], [5, 6, 5]))
+    consensus = predicting([[5], [6]], [1.0, 1.0], [0.6, 0.2])
+    once, twice = (agreement(consensus, words) for words in ([5, 6], [5, 6, 5]))
     assert once == pytest.approx(0.8 / math.sqrt(2) / 4) and twice == pytest.approx(0.8 / math.sqrt(5) / 4)
 
 
@@ -111,10 +133,10 @@ def test_the_whole_beam_is_judged_by_all_judges() -> None:
         asked.append(config.n_best)
         return [[hypothesis(-1.0, word=5), hypothesis(-1.1, word=6)][: config.n_best]]
 
-    ngrams = Ngrams(np.array([[6, 0, 0, 0], [7, 0, 0, 0]]), np.array([1.0, 1.0]), images=3)
-    likes_six = Judge(ngrams, np.array([[0.1, 0.0]]))
-    likes_seven = Judge(ngrams, np.array([[0.0, 0.1]]))
-    renamed = Judge(ngrams, np.array([[0.0, 0.1]]), numbers=[0, 1, 2, 3, 4, 5, 7])  # its number of word 6 is 7
+    code = np.zeros((1, 1), dtype=np.float32)
+    likes_six = Judge(predicting([[6], [7]], [1.0, 1.0], [0.1, 0.0]), code)
+    likes_seven = Judge(predicting([[6], [7]], [1.0, 1.0], [0.0, 0.1]), code)
+    renamed = replace(likes_seven, numbers=[0, 1, 2, 3, 4, 5, 7])  # its number of word 6 is 7
     config = SearchConfig(width=2)
     for judges, expected in (
         ([], -1.0),
@@ -132,5 +154,62 @@ def test_the_whole_beam_is_judged_by_all_judges() -> None:
 
 @pytest.mark.parametrize("caption", [[], [0], [13]])
 def test_strange_captions_agree_with_nothing(caption: list[int]) -> None:
-    ngrams: Any = Ngrams(np.array([[5, 0, 0, 0]]), np.array([1.0]), images=3)
-    assert ngrams.agreement(caption, np.array([0.7])) == 0.0
+    assert agreement(predicting([[5]], [1.0], [0.7]), caption) == 0.0
+
+
+def random_map() -> Consensus:
+    rng = np.random.default_rng(0)
+    return replace(
+        predicting([[5], [6], [5, 6]], [1.0, 2.0, 3.0], [0.1, 0.2, 0.3]),
+        centre=rng.random(8, dtype=np.float32),
+        down=rng.integers(-127, 128, (2, 8), dtype=np.int8),
+        down_scale=rng.random(2, dtype=np.float32),
+        up=rng.integers(-127, 128, (3, 2), dtype=np.int8),
+        up_scale=rng.random(3, dtype=np.float32),
+    )
+
+
+def test_the_map_is_the_product_of_its_matrices() -> None:
+    consensus, pooled = random_map(), torch.rand(4, 8, generator=torch.Generator().manual_seed(0))
+    down, up = (dequantised(*map(torch.from_numpy, pair)) for pair in matrices(consensus))
+    normal = torch.nn.functional.normalize(torch.nn.functional.normalize(pooled) - torch.from_numpy(consensus.centre))
+    every = normal @ down.T @ up.T + torch.from_numpy(consensus.mean)
+    for code, expected in zip(consensus.codes(pooled.numpy()), every.numpy(), strict=True):
+        np.testing.assert_allclose(consensus.expected(code, [2, 0]), expected[[2, 0]], rtol=1e-4)
+
+
+def matrices(consensus: Consensus) -> list[tuple[Any, Any]]:
+    return [(consensus.down, consensus.down_scale), (consensus.up, consensus.up_scale)]
+
+
+def test_a_file_holds_the_map_and_fits_one_model(tmp_path: Path) -> None:
+    consensus, path = random_map(), tmp_path / "consensus.safetensors"
+    consensus.save(path)
+    again = Consensus.load(path, features=8)
+    assert asdict(again).keys() == asdict(consensus).keys()
+    for name, value in asdict(consensus).items():
+        np.testing.assert_array_equal(getattr(again, name), value)
+    with pytest.raises(CheckpointError, match=r"centre is float32 \(8,\) and not float32 \(9,\)"):
+        Consensus.load(path, features=9)
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"idf": np.ones(2, dtype=np.float32)}, r"is .* \(3.*\) and not .* \(2.*\)"),
+        ({"down": np.ones((2, 8), dtype=np.float32)}, "down is float32 .* and not int8"),
+        ({"idf": np.array(1.0, dtype=np.float32)}, "and not"),
+        ({"mean": np.array([1, np.nan, 1], dtype=np.float32)}, "mean has numbers that are not finite"),
+        ({"more": np.ones(1)}, "has centre, down, .*more.* and not centre"),
+        (None, "damaged or not a safetensors file"),
+    ],
+)
+def test_a_damaged_file_is_refused(changed: dict[str, Any] | None, why: str, tmp_path: Path) -> None:
+    path = tmp_path / "consensus.safetensors"
+    random_map().save(path)
+    if changed is None:
+        path.write_bytes(path.read_bytes()[:-9])
+    else:
+        save_file({**load_file(path), **changed}, path)
+    with pytest.raises(CheckpointError, match=f"{path.name}: .*{why}"):
+        Consensus.load(path)
