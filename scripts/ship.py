@@ -52,18 +52,11 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, required=True, help="the folder with flickr8k and coco; for a translator, with multi30k"
     )
-    parser.add_argument(
-        "--encoder-bits",
-        type=int,
-        choices=(8, 16),
-        default=16,
-        help="of the encoder's tuned stages; 16 (default) keeps them equal to those of other models with this encoder",
-    )
     arguments = parser.parse_args()
     if arguments.name in cards.TRANSLATORS:
         folder = translator(arguments.runs, arguments.name, arguments.data / "multi30k")
     else:
-        folder = captioner(arguments.runs, arguments.name, arguments.data, arguments.encoder_bits)
+        folder = captioner(arguments.runs, arguments.name, arguments.data)
     print(folder, f"{sum(file.stat().st_size for file in folder.iterdir()) / 1e6:.1f} MB")
 
 
@@ -72,20 +65,18 @@ def checkpoint(run: Path, name: str) -> Path:
     return run / name if (run / name).is_dir() else run
 
 
-def captioner(runs: list[Path], name: str, data: Path, encoder_bits: int) -> Path:
+def captioner(runs: list[Path], name: str, data: Path) -> Path:
     """Ship the best of some captioners.
 
     Args:
         runs: their runs, or model folders.
         name: of the model in ``assets/``.
         data: the folder with the dev sets; see :data:`scores.DEV_SETS`.
-        encoder_bits: bits of the weights of the encoder's tuned stages.
     """
-    half = ("encoder.",) if encoder_bits == 16 else ()
     best: tuple[float, int, Path, CaptionModel] | None = None
     for source in (checkpoint(run, "last") for run in runs):
         with tempfile.TemporaryDirectory() as temporary:
-            folder = save_model(Path(temporary) / "model", load_model(source), dtype=torch.int8, half=half)
+            folder = save_model(Path(temporary) / "model", load_model(source), dtype=torch.int8, half=())
             model = load_model(folder)
         widths = (*WIDTHS, *JUDGED) if model.consensus is not None else WIDTHS
         by_width = {width: selection_score(source, model, width, data) for width in widths}
@@ -98,9 +89,9 @@ def captioner(runs: list[Path], name: str, data: Path, encoder_bits: int) -> Pat
     search = {"width": width, "length_normalisation": CAPTIONER_NORMALISATION}
     model.config = model.config.model_copy(update={"search": model.config.search.model_copy(update=search)})
     about = {key: value for key, value in read_config(source)["about"].items() if key not in SCORES}
-    about |= {"decoder_parameters": model.decoder_size, "bits": 8, "encoder_bits": encoder_bits}
+    about |= {"decoder_parameters": model.decoder_size, "bits": 8, "encoder_bits": 8}
     about["candidates"] = {"models": len(runs), "beams": [*WIDTHS, *(JUDGED if model.consensus is not None else ())]}
-    folder = save_model(ASSETS / name, model, about=about, dtype=torch.int8, half=half)
+    folder = save_model(ASSETS / name, model, about=about, dtype=torch.int8, half=())
     if name == DEFAULT:
         print(f"{name}: {add_graphs(folder, calibrate=training_images(data / 'flickr8k'))}", flush=True)
     files.write_text(folder / CARD, cards.card(folder))

@@ -195,7 +195,7 @@ class _Graphs:
         if not isinstance(model.encoder, GridEncoder):
             raise CaptionerError(
                 f"{source or 'this model'}: its encoder {model.config.encoder['name']!r} cannot be exported, only a "
-                "grid; take a model on a grid, such as show_attend_tell, hard_attention, show_tell or transformer"
+                "grid; take a model on a grid, such as show_attend_tell, show_tell or transformer"
             )
         model = copy.deepcopy(model).cpu().float().eval()
         for name, part in (

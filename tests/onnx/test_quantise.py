@@ -1,4 +1,4 @@
-"""Eight bits from the pixels on."""
+"""Eight bits behind the stem."""
 
 from __future__ import annotations
 
@@ -13,28 +13,38 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="quantising needs onnxru
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from captioner.onnx.quantise import centre, quantised_maps, quantised_products  # noqa: E402
+from captioner.onnx.quantise import quantised_maps, quantised_products, stem  # noqa: E402
 
 SIDE = 8
 
 
-def encoder(mean: list[float], path: Path) -> Path:
-    """Write a graph: pixels, cast, less the mean, a convolution, ReLU6."""
+def encoder(path: Path, *, depthwise: bool) -> Path:
+    """Write a graph: pixels, cast, a convolution, perhaps one of each channel, and two more, each with ReLU6."""
     random = np.random.default_rng(0)
-    constants = {
-        "mean": np.array(mean, np.float32).reshape(-1, 1, 1) if len(mean) > 1 else np.array(mean[0], np.float32),
-        "weight": random.normal(0, 0.01, (4, 3, 3, 3)).astype(np.float32),
-        "bias": random.normal(1, 1, 4).astype(np.float32),
-        "least": np.array(0, np.float32),
-        "most": np.array(6, np.float32),
-    }
+    constants = {"least": np.array(0, np.float32), "most": np.array(6, np.float32)}
     nodes = [
         helper.make_node("Transpose", ["pixels"], ["turned"], perm=[0, 3, 1, 2]),
-        helper.make_node("Cast", ["turned"], ["numbers"], to=TensorProto.FLOAT),
-        helper.make_node("Sub", ["numbers", "mean"], ["centred"]),
-        helper.make_node("Conv", ["centred", "weight", "bias"], ["map"], kernel_shape=[3, 3]),
-        helper.make_node("Clip", ["map", "least", "most"], ["features"]),
+        helper.make_node("Cast", ["turned"], ["clip0"], to=TensorProto.FLOAT),
     ]
+    for number in range(1, 5):
+        group = 4 if number == 2 and depthwise else 1
+        size, before = (3, 3) if number == 1 else (1, 4 // group)
+        constants[f"weight{number}"] = random.normal(0, 0.01 if number == 1 else 0.5, (4, before, size, size)).astype(
+            np.float32
+        )
+        constants[f"bias{number}"] = random.normal(1, 1, 4).astype(np.float32)
+        nodes += [
+            helper.make_node(
+                "Conv",
+                [f"clip{number - 1}", f"weight{number}", f"bias{number}"],
+                [f"map{number}"],
+                name=f"conv{number}",
+                group=group,
+            ),
+            helper.make_node(
+                "Clip", [f"map{number}", "least", "most"], [f"clip{number}" if number < 4 else "features"]
+            ),
+        ]
     graph = helper.make_graph(
         nodes,
         "encoder",
@@ -46,9 +56,8 @@ def encoder(mean: list[float], path: Path) -> Path:
     return path
 
 
-def features(graph: Any, pixels: Any) -> Any:
-    given = graph.SerializeToString() if isinstance(graph, onnx.ModelProto) else graph
-    session = onnxruntime.InferenceSession(given, providers=["CPUExecutionProvider"])
+def features(path: Path, pixels: Any) -> Any:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return session.run(None, {"pixels": pixels})[0]
 
 
@@ -56,29 +65,16 @@ def pixels(count: int) -> Any:
     return np.random.default_rng(1).integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
 
 
-def test_the_centre_moves_into_the_bias(tmp_path: Path) -> None:
-    graph = onnx.load(encoder([127.5], tmp_path / "encoder.onnx"))
-    expected = features(graph, pixels(2))
-    assert centre(graph) == "centred"
-    np.testing.assert_allclose(features(graph, pixels(2)), expected, atol=1e-4)
-    assert expected.std() > 0.5
-
-
-def test_a_mean_for_each_colour_stays(tmp_path: Path) -> None:
-    graph = onnx.load(encoder([120.0, 110.0, 100.0], tmp_path / "encoder.onnx"))
-    before = graph.SerializeToString()
-    assert centre(graph) == "" and graph.SerializeToString() == before
-
-
-@pytest.mark.parametrize("mean", [[127.5], [120.0, 110.0, 100.0]])
-def test_the_first_convolution_reads_pixels_in_eight_bits(mean: list[float], tmp_path: Path) -> None:
-    path = encoder(mean, tmp_path / "encoder.onnx")
-    expected = features(str(path), pixels(4))
+@pytest.mark.parametrize(("depthwise", "kept"), [(False, ["conv1"]), (True, ["conv1", "conv2"])])
+def test_all_convolutions_but_the_stems_have_eight_bits(depthwise: bool, kept: list[str], tmp_path: Path) -> None:
+    path = encoder(tmp_path / "encoder.onnx", depthwise=depthwise)
+    assert stem(onnx.load(path)) == kept
+    expected = features(path, pixels(4))
     quantised_maps(path, tmp_path / "eight.onnx", lambda: iter([{"pixels": pixels(4)}]))
-    found = features(str(tmp_path / "eight.onnx"), pixels(4))
-    np.testing.assert_allclose(found, expected, atol=0.1)  # four steps of the map, of 6 / 255
-    operators = {node.op_type for node in onnx.load(tmp_path / "eight.onnx").graph.node}
-    assert ("Cast" in operators) == ("Sub" in operators) == (len(mean) > 1)
+    np.testing.assert_allclose(features(tmp_path / "eight.onnx", pixels(4)), expected, atol=0.1)  # of up to 6
+    assert expected.std() > 0.5
+    operators = [node.op_type for node in onnx.load(tmp_path / "eight.onnx").graph.node]
+    assert operators.count("QLinearConv") == 4 - len(kept)
 
 
 def test_products_with_weights_have_eight_bits_and_do_not_depend_on_the_batch(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_the_last_epoch_of_the_better_run_ships(
 
     runs = [run_of(tmp_path / "one", 1), run_of(tmp_path / "two", 2)]
     model = save_model(tmp_path / "three", tiny_model(), about={"seed": 3})
-    folder = ship.captioner([*runs, model], "show_tell", tmp_path, 16)
+    folder = ship.captioner([*runs, model], "show_tell", tmp_path)
     about = read_config(folder)["about"]
     assert (folder, about["seed"], about["checkpoint"]) == (tmp_path / "assets" / "show_tell", 1, "last")
     assert (about["bits"], about["candidates"]) == (8, {"models": 3, "beams": [3, 5]})
@@ -62,7 +62,7 @@ def test_a_new_model_has_no_scores(ship: ModuleType, tmp_path: Path, monkeypatch
     """Those of a model folder that is shipped again are of other weights."""
     monkeypatch.setattr(ship, "selection_score", lambda source, model, width, data: 0.5)
     run = run_of(tmp_path / "run", 0, scores={"flickr8k": {}}, grounding={"words": 1})
-    about = read_config(ship.captioner([run], "transformer", tmp_path, 8))["about"]
+    about = read_config(ship.captioner([run], "transformer", tmp_path))["about"]
     assert not {"scores", "grounding"} & set(about) and about["encoder_bits"] == 8
 
 
