@@ -63,8 +63,8 @@ It writes English captions of everyday images{looks}.
 
 ## Limits
 
-It learned from the subjects of Flickr8k: people and dogs, outdoors, in action. It describes other subjects as the
-nearest one of these, often wrongly and without a sign of doubt. It repeats the biases of its captions, such as guessing
+It learned from the subjects of Flickr8k, people and dogs outdoors, in action, and of a few thousand images of COCO. It
+describes other subjects as the nearest one of these, often wrongly and without a sign of doubt. It repeats the biases of its captions, such as guessing
 gender from clothes. Do not use it where a wrong description does harm.
 """
 
@@ -178,13 +178,9 @@ TITLES = {
         "Show, Attend and Tell with soft attention (Xu et al. 2015)",
         _LOOKS,
     ),
-    "hard_attention": ("Show, Attend and Tell with hard attention (Xu et al. 2015)", _LOOKS),
-    "top_down": ("Top-down attention over a grid (Anderson et al. 2018)", _LOOKS),
     "transformer": ("A small Transformer over a grid (Vaswani et al. 2017)", _LOOKS),
-    "regions_show_attend_tell": ("Soft attention (Xu et al. 2015) over detected regions", _LOOKS),
     "regions_top_down": ("Bottom-up and top-down attention (Anderson et al. 2018)", _LOOKS),
     "regions_transformer": ("A small Transformer (Vaswani et al. 2017) over detected regions", _LOOKS),
-    "grid_regions_transformer": ("A small Transformer (Vaswani et al. 2017) over a grid and detected regions", _LOOKS),
 }
 TERMS = (
     "The images of Flickr8k, in training and in the scores, are copies squashed to 224x224 pixels{small}; the encoder "

@@ -33,7 +33,7 @@ import small_png
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS, README = ROOT / "assets", ROOT / "README.md"
-IMAGE, HEATMAP, LARGEST = ASSETS / "examples" / "photographer.png", ASSETS / "heatmap.png", 300_000
+IMAGE, HEATMAP, LARGEST = ASSETS / "examples" / "coffee.jpg", ASSETS / "heatmap.png", 300_000
 TRANSLATION = ASSETS / "translation.json"
 SENTENCE, ALIGNMENT = "Two young children are playing with a big brown dog on the beach.", ASSETS / "alignment.png"
 METRICS = ("BLEU", "chrF")

@@ -88,11 +88,16 @@ class Consensus:
             features: D of the model that it must fit.
 
         Raises:
-            CheckpointError: the file is missing, damaged or another model's.
+            CheckpointError: the file is missing, damaged or another model's, or safetensors is not installed.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
+        try:
+            from safetensors import SafetensorError
+            from safetensors.numpy import load_file
+        except ImportError as error:
+            raise CheckpointError(
+                f"{path}: is read by safetensors, which cannot be imported ({first_line(error)}); run: "
+                "pip install safetensors"
+            ) from None
         try:
             arrays = load_file(path)
         except (SafetensorError, OSError, ValueError, LookupError, TypeError, MemoryError) as error:

@@ -30,7 +30,7 @@ BATCH = 64
 class ConsensusSettings(Settings):
     """Settings of the regression."""
 
-    min_images: int = Field(10, ge=1, description="n-grams in the captions of fewer images are left out")
+    min_images: int = Field(20, ge=1, description="n-grams in the captions of fewer images are left out")
     rank: int = Field(256, ge=1, description="rank of the map from features to n-grams")
     ridge: float = Field(0.3, gt=0, description="the penalty on the squared weights, for features of length 1")
 

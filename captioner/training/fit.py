@@ -30,6 +30,7 @@ from captioner.model import CaptionModel
 from captioner.model.checkpoint import load_model, save_model
 from captioner.search.consensus import Consensus
 from captioner.store import VOCABULARY, locate, read_config
+from captioner.store.card import name_of
 from captioner.text.vocabulary import Vocabulary, tokenize
 from captioner.training.boxed_words import BoxedWords
 from captioner.training.consensus import fit_consensus, numbered, pooled_features
@@ -441,5 +442,7 @@ class CaptionerRun(Loop[CaptionBatch]):
         if self.config.start is not None:
             about["start"] = read_config(locate(self.config.start)).get("about")
         if self.config.encoder_from is not None:
-            about["encoder_from"] = read_config(locate(self.config.encoder_from)).get("about")
+            donor = locate(self.config.encoder_from)
+            about["encoder_from"] = read_config(donor).get("about")
+            about["recipe"]["encoder_from"] = name_of(donor)  # a published model does not tell where it was trained
         save_model(self.output / name, self._averaged_model(), about=about)

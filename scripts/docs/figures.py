@@ -45,7 +45,6 @@ def main() -> None:
     diagrams.main()
     captions = {
         "soft": caption("show_attend_tell", IMAGE),
-        "hard": caption("hard_attention", IMAGE),
         "regions": caption("regions_top_down", "horses.jpg"),
         "heads": heads(caption("transformer", IMAGE, "heads"), "grass"),
     }

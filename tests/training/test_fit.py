@@ -239,7 +239,9 @@ def test_a_run_takes_the_tuned_encoder_of_another_model(tiny: Path, tmp_path: Pa
     assert second.tuned_stages == theirs.encoder.stages and second.encoder.fingerprint() == theirs.encoder.fingerprint()
     store = FeatureStore(tmp_path / "second" / "features", encoder=theirs.encoder)
     assert store.cut == 0, "an encoder that is shared is stored whole"
-    assert about_of(tmp_path / "second" / "best")["encoder_from"] == about_of(first), "its minutes count for both"
+    about = about_of(tmp_path / "second" / "best")
+    assert about["encoder_from"] == about_of(first), "its minutes count for both"
+    assert about["recipe"]["encoder_from"] == "first", "a published model does not tell where it was trained"
     with pytest.raises(ConfigError, match=r"encoder_from: .*first.best: the encoder has the settings.*model\.encoder"):
         run(tiny, [f"encoder_from={first}", "model.encoder.size=96"], output=tmp_path / "third")
     with pytest.raises(ConfigError, match="leave one of them out"):
