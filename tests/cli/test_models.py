@@ -36,7 +36,7 @@ def test_json_has_everything(run, monkeypatch: pytest.MonkeyPatch) -> None:
     for model in listed["models"].values():
         metric = {"captioner": "CIDEr", "translator": "BLEU", "detector": "mAP@0.5"}[model["kind"]]
         assert model["scores"] and all(0 < scores[metric] < 3 for scores in model["scores"].values())
-        assert model["megabytes"] < 31
+        assert model["megabytes"] < 32  # the default has its graphs too
     for registry in (ENCODERS, TEXT_ENCODERS, REFINERS, DECODERS):
         assert list(listed[registry.kind]) == list(registry)
         for name, summary in listed[registry.kind].items():
