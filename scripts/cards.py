@@ -63,9 +63,9 @@ It writes English captions of everyday images{looks}.
 
 ## Limits
 
-It learned from the subjects of Flickr8k, people and dogs outdoors, in action, and of a few thousand images of COCO. It
-describes other subjects as the nearest one of these, often wrongly and without a sign of doubt. It repeats the biases of its captions, such as guessing
-gender from clothes. Do not use it where a wrong description does harm.
+It learned from the subjects of Flickr8k, people and dogs outdoors, in action, and of a few thousand images of COCO.
+It describes other subjects as the nearest one of these, often wrongly and without a sign of doubt. It repeats the
+biases of its captions, such as guessing gender from clothes. Do not use it where a wrong description does harm.
 """
 
 DETECTOR_CARD = """---

@@ -13,6 +13,8 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="quantising needs onnxru
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
+from captioner.data.transform import Transform  # noqa: E402
+from captioner.onnx import quantise as quantising  # noqa: E402
 from captioner.onnx.quantise import quantised_maps, quantised_products, stem  # noqa: E402
 
 SIDE = 8
@@ -75,6 +77,22 @@ def test_all_convolutions_but_the_stems_have_eight_bits(depthwise: bool, kept: l
     assert expected.std() > 0.5
     operators = [node.op_type for node in onnx.load(tmp_path / "eight.onnx").graph.node]
     assert operators.count("QLinearConv") == 4 - len(kept)
+
+
+@pytest.mark.parametrize(("images", "averaged"), [(31, False), (32, True)])
+def test_few_images_give_the_union_of_their_ranges(
+    images: int, averaged: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(quantising.OnnxEngine, "load", lambda folder: None)
+    monkeypatch.setattr(quantising, "_decoded", lambda *arguments: ([], []))
+    monkeypatch.setattr(quantising, "quantised_products", lambda *arguments: None)
+    monkeypatch.setattr(quantising, "quantised_maps", lambda *arguments, averaged: asked.append(averaged))
+    monkeypatch.setattr(
+        "onnxruntime.quantization.shape_inference.quant_pre_process", lambda source, made, **options: made.touch()
+    )
+    quantising.quantise(tmp_path, Transform(size=8, mean=(0, 0, 0), std=(1, 1, 1)), [tmp_path / "image.png"] * images)
+    assert asked == [averaged] and not list(tmp_path.iterdir())
 
 
 def test_products_with_weights_have_eight_bits_and_do_not_depend_on_the_batch(tmp_path: Path) -> None:

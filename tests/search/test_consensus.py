@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -176,6 +177,13 @@ def test_the_map_is_the_product_of_its_matrices() -> None:
     every = normal @ down.T @ up.T + torch.from_numpy(consensus.mean)
     for code, expected in zip(consensus.codes(pooled.numpy()), every.numpy(), strict=True):
         np.testing.assert_allclose(consensus.expected(code, [2, 0]), expected[[2, 0]], rtol=1e-4)
+
+
+def test_without_safetensors_the_error_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    random_map().save(tmp_path / "consensus.safetensors")
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(CheckpointError, match=r"read by safetensors, which cannot be .*pip install safetensors"):
+        Consensus.load(tmp_path / "consensus.safetensors")
 
 
 def matrices(consensus: Consensus) -> list[tuple[Any, Any]]:
