@@ -318,14 +318,8 @@ def _recipe(about: Mapping[str, Any]) -> str:
 
 
 def stages_of(about: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the records of the stages of a model's training, the first one first.
-
-    Stages whose weights were averaged follow each other, the one of ``about`` last; the others have a ``start`` only if
-    they began with another model, and follow its stages.
-    """
-    before = stages_of(about["start"]) if about.get("start") else []
-    others = [stage for other in about.get("averaged_with", []) for stage in stages_of(other)]
-    return [*before, *(stage for stage in others if stage not in before), about]
+    """Return the records of the stages of a model's training, the first one first."""
+    return [*(stages_of(about["start"]) if about.get("start") else []), about]
 
 
 def runs_of(about: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -366,24 +360,23 @@ def device_of(run: Mapping[str, Any]) -> str:
 def stage_lines(stages: Sequence[Mapping[str, Any]], *, scored: bool = True) -> list[str]:
     """Describe each stage of a training run: recipe, time and, if ``scored``, its score during training."""
     lines: list[str] = []
-    numbers: list[int] = []  # of the stages' lines
-    for stage in stages:
-        recipe = stage["recipe"]
-        objective = OBJECTIVES[recipe.get("objective", {}).get("name", "cross_entropy")]
+    for number, stage in enumerate(stages, 1):
+        recipe, settings = stage["recipe"], stage["recipe"].get("objective", {})
+        objective = OBJECTIVES[settings.get("name", "cross_entropy")]
+        if settings.get("grounding"):
+            objective += " and attention on boxes (Liu et al. 2017)"
         if teacher := stage.get("teacher"):
             both = "people's captions and " if teacher["human_captions"] else ""
             objective += f" on {both}captions that `{teacher['name']}` wrote"
         cost = f"{stage['minutes']:.0f} minutes on {device_of(stage)}"
-        numbers.append(len(lines) + 1)
-        line = f"{len(lines) + 1}. {objective}, epoch {stage['epoch']} of {recipe['epochs']}, {cost}"
+        line = f"{number}. {objective}, epoch {stage['epoch']} of {recipe['epochs']}, {cost}"
         if scored:
             searched = search_name(recipe["evaluation"]["search"]["width"])
             metric = "CIDEr" if "dev_cider" in stage else "BLEU"
             line += f":\n   {metric} {100 * stage[f'dev_{metric.lower()}']:.1f} on dev with {searched}"
         lines.append(line + ".")
-        if averaged := stage.get("averaged_with"):
-            meant = [str(numbers[stages.index(each)]) for each in averaged if each in stages]
-            lines.append(f"{len(lines) + 1}. The mean of the weights of {' and '.join([*meant, str(numbers[-1])])}.")
+    if stages and stages[-1]["recipe"].get("consensus"):
+        lines.append(f"{len(lines) + 1}. Consensus: ridge regression of the n-grams in captions of an image.")
     return lines
 
 

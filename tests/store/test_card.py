@@ -128,45 +128,26 @@ def test_a_trained_model_is_described_by_its_training() -> None:
     assert "2. Self-critical training (Rennie et al. 2017) on CIDEr-D" in text and "1,234 photos" in text
 
 
-def test_stages_whose_weights_were_averaged_are_all_told() -> None:
-    first, twin = ({key: value for key, value in STAGE.items() if key != "start"} | {"minutes": m} for m in (1, 2))
-    mean = STAGE | {"minutes": 3, "start": first, "averaged_with": [twin]}
-    last = STAGE | {"minutes": 4, "device": "NVIDIA H200", "start": mean}
-    text = card.default(CONFIGS[CAPTIONER] | {"about": last}, "run")
-    lines = [line for line in text.splitlines() if line[:2] in {"1.", "2.", "3.", "4.", "5.", "6."}]
-    assert [line.split(", ")[-1] for line in lines if "minutes" in line] == [
-        "1 minutes on a CPU:",
-        "2 minutes on a CPU:",
-        "3 minutes on a CPU:",
-        "4 minutes on one NVIDIA H200:",
-    ]
-    assert lines[3] == "4. The mean of the weights of 2 and 3."
-    assert lines[4].startswith("5. ") and len(lines) == 5
-
-
-def test_averaged_stages_that_began_with_different_models_have_their_own_starts() -> None:
-    halves = [STAGE | {"minutes": number, "start": STAGE | {"minutes": 10 * number}} for number in (1, 2)]
-    about = {**halves[1], "averaged_with": [halves[0]]}
-    assert [stage["minutes"] for stage in card.stages_of(about)] == [20, 10, 1, 2]
-    assert "5. The mean of the weights of 3 and 4." in card.stage_lines(card.stages_of(about))
+def test_boxes_and_consensus_are_told() -> None:
+    first = STAGE | {"recipe": RECIPE | {"objective": {"name": "cross_entropy", "grounding": 1.0}}}
+    last = STAGE | {"recipe": RECIPE | {"consensus": {"rank": 256}}, "start": first}
+    lines = card.stage_lines(card.stages_of(last), scored=False)
+    assert lines[0].startswith("1. Cross-entropy and attention on boxes (Liu et al. 2017), epoch 4")
+    assert lines[2] == "3. Consensus: ridge regression of the n-grams in captions of an image."
+    assert len(lines) == 3
 
 
 def test_the_minutes_of_a_model_are_those_of_all_runs_whose_weights_it_contains() -> None:
-    """Its own, those it started from, those it was averaged with, and those of the model whose encoder it took."""
+    """Its own, those it started from, and those of the model whose encoder it took."""
     donor = STAGE | {"minutes": 100, "devices": 1, "start": STAGE | {"minutes": 30, "devices": 1}}
     first = STAGE | {"minutes": 5, "devices": 2, "encoder_from": donor}
-    mean = STAGE | {"minutes": 7, "devices": 2, "start": first, "averaged_with": [STAGE | {"minutes": 8, "devices": 2}]}
-    about = STAGE | {"minutes": 2.6, "device": "NVIDIA H200", "devices": 8, "start": mean}
-    assert [run["minutes"] for run in card.runs_of(about)] == [30, 100, 5, 8, 7, 2.6]
-    took = "130 minutes on one CPU core and 20 minutes on two CPU cores and 3 minutes on 8 NVIDIA H200"
+    second = STAGE | {"minutes": 7, "devices": 2, "start": first}
+    about = STAGE | {"minutes": 2.6, "device": "NVIDIA H200", "devices": 8, "start": second, "encoder_from": donor}
+    assert [run["minutes"] for run in card.runs_of(about)] == [30, 100, 5, 7, 2.6], "a donor of two runs counts once"
+    took = "130 minutes on one CPU core and 12 minutes on two CPU cores and 3 minutes on 8 NVIDIA H200"
     assert card.training_time(about) == took
     text = card.default(CONFIGS[CAPTIONER] | {"about": about}, "run")
     assert f"All training runs whose weights it contains took {took}." in text.replace("\n", " ")
-    assert card.runs_of({**about, "averaged_with": [{"minutes": 1, "start": mean}]}) == [
-        *card.runs_of(mean),
-        {"minutes": 1, "start": mean},
-        {**about, "averaged_with": [{"minutes": 1, "start": mean}]},
-    ], "a run behind two averaged ones counts once"
     assert "All training runs" not in card.default(CONFIGS[CAPTIONER] | {"about": STAGE}, "run"), "it has one run"
 
 
