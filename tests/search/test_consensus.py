@@ -158,12 +158,12 @@ def test_strange_captions_agree_with_nothing(caption: list[int]) -> None:
     assert agreement(predicting([[5]], [1.0], [0.7]), caption) == 0.0
 
 
-def random_map() -> Consensus:
+def random_map(features: int = 8) -> Consensus:
     rng = np.random.default_rng(0)
     return replace(
         predicting([[5], [6], [5, 6]], [1.0, 2.0, 3.0], [0.1, 0.2, 0.3]),
-        centre=rng.random(8, dtype=np.float32),
-        down=rng.integers(-127, 128, (2, 8), dtype=np.int8),
+        centre=rng.random(features, dtype=np.float32),
+        down=rng.integers(-127, 128, (2, features), dtype=np.int8),
         down_scale=rng.random(2, dtype=np.float32),
         up=rng.integers(-127, 128, (3, 2), dtype=np.int8),
         up_scale=rng.random(3, dtype=np.float32),

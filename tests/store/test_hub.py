@@ -8,19 +8,22 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard, constants
 
 from captioner import Captioner, CheckpointError, Translator, store
 from captioner.model.checkpoint import load_model, save_model
-from captioner.store import CARD, CONFIG, GRAPHS, ONNX, SOURCE_VOCABULARY, VOCABULARY, WEIGHTS
+from captioner.store import CARD, CONFIG, CONSENSUS, GRAPHS, ONNX, SOURCE_VOCABULARY, VOCABULARY, WEIGHTS
 from tests.hub import TOKEN, Hub, running
 from tests.model.test_checkpoint import Malice, tiny_model
 from tests.onnx.builders import tiny, write_images
+from tests.search.test_consensus import random_map
 from tests.translation.test_translator import SOURCE, build
 
 NAME = "ada/small"
@@ -114,6 +117,18 @@ def test_a_captioner_comes_back_as_it_was(
     assert loaded.about == {name: value for name, value in ABOUT.items() if name != "bits"}, "they have 32 bits now"
     Captioner.from_pretrained(NAME)
     assert [method for method, _ in hub.requests] == ["HEAD", "HEAD"], "a cached model costs questions for a newer one"
+
+
+def test_a_consensus_comes_back_as_it_was(hub: Hub, cache: Callable[[], Path]) -> None:
+    model = tiny_model(width=3)
+    model.consensus = random_map(model.encoder.features)
+    Captioner.from_model(model).push_to_hub(NAME)
+    assert set(hub.repositories[NAME].files) == PARTS | {CONSENSUS}
+    cache()
+    found = load_model(NAME).consensus
+    assert found is not None
+    for name, value in asdict(model.consensus).items():
+        np.testing.assert_array_equal(getattr(found, name), value)
 
 
 def test_a_translator_comes_back_as_it_was(hub: Hub, cache: Callable[[], Path]) -> None:
