@@ -298,8 +298,9 @@ def test_an_export_that_differs_is_refused(
 
 
 @pytest.mark.slow
-def test_eight_bits_are_nearly_the_same(images: list[Path], tmp_path: Path) -> None:
+def test_eight_bits_are_nearly_the_same(images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("show_tell")
+    monkeypatch.setattr("captioner.onnx.quantise.stem", lambda graph: [])  # the only convolution of this encoder
     # The last image is the brightest. The ranges are the means over the images, and photos differ less than these.
     found = export(model, tmp_path / "exported", images=images, calibrate=images[-1:])
     assert 1e-4 < found.features < 0.1 and found.photos == len(images)
