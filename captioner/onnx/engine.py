@@ -60,7 +60,8 @@ class OnnxEngine(Engine):
         threads: number of threads; ``None`` for one a core.
 
     Raises:
-        CheckpointError: a graph is damaged, or onnxruntime is not installed or too old for it.
+        CheckpointError: a graph is damaged or the consensus is another model's, or onnxruntime is not installed or too
+            old for the graphs.
     """
 
     def __init__(
@@ -86,6 +87,11 @@ class OnnxEngine(Engine):
                 "model again"
             )
         self._start = _Graph(folder / START, threads or 0, [FEATURES], state)
+        if consensus is not None and len(consensus.centre) != self._start.features:
+            raise CheckpointError(
+                f"{folder / store.CONSENSUS}: is of a model with {len(consensus.centre)} features, and this one has "
+                f"{self._start.features}; {store.COPY}"
+            )
         self._step = _Graph(folder / STEP, threads or 0, [TOKENS, *state], [LOG_PROBABILITIES, *attention, *after])
         self._cells = graphs.grid[0] * graphs.grid[1]
 

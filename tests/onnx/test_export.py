@@ -20,10 +20,11 @@ from captioner import Caption, Captioner
 from captioner.data.annotations import read_captions
 from captioner.errors import CaptionerError, CheckpointError, ConfigError, FileError, ImageError
 from captioner.model.checkpoint import save_model
-from captioner.store import CARD, CONFIG, GRAPHS, ONNX, VOCABULARY, locate, read_config
+from captioner.store import CARD, CONFIG, CONSENSUS, GRAPHS, ONNX, VOCABULARY, locate, read_config, write_config
 from captioner.training.consensus import ConsensusSettings, fit_consensus
 from tests.model.test_checkpoint import older, tiny_model
 from tests.onnx.builders import VARIANTS, tiny, write_images
+from tests.search.test_consensus import random_map
 
 for package in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(package, reason=f"exporting needs {package}; pip install 'captioner[onnx]'")
@@ -139,6 +140,10 @@ def test_an_export_chooses_by_consensus_as_its_model(tmp_path: Path, images: lis
     plain = Captioner.from_model(model, device="cpu", consensus=0.0)
     texts = [caption.text for caption in ours(images)]
     assert [caption.text for caption in exported(images)] == texts != [caption.text for caption in plain(images)]
+    random_map(9).save(tmp_path / "export" / CONSENSUS)
+    write_config(tmp_path / "export", ONNX, read_config(tmp_path / "export", ONNX))
+    with pytest.raises(CheckpointError, match=f"{CONSENSUS}: is of a model with 9 features, and this one has 8;"):
+        Captioner.from_pretrained(tmp_path / "export")
 
 
 def test_the_folder_tells_what_it_is(folder: Path) -> None:
