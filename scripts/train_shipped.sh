@@ -25,7 +25,7 @@ settings=(
     --set "data.path=$data/flickr8k" --set "data.also=[$data/coco/dataset_coco.json]"
     --set data.exclude=docs/grounding_test.txt --set data.flips=false
 )
-tuned=$runs/show_attend_tell # soft attention, whose encoder the others take
+tuned=$runs/show_attend_tell # the run that tunes the encoder; the other models on the grid reuse it
 
 resume() { [ -e "$1/state.safetensors" ] && echo --resume || true; }
 

@@ -71,10 +71,8 @@ class Consensus:
         from safetensors.numpy import save_file
 
         arrays = {
-            **{name: np.ascontiguousarray(getattr(self, name)) for name in ("words", "idf", "mean", "centre")},
-            **{name: np.ascontiguousarray(getattr(self, name)) for name in ("down", "up")},
-            **{name + _SCALE: np.ascontiguousarray(getattr(self, f"{name}_scale")) for name in ("down", "up")},
-            "images": np.array([self.images], dtype=np.int32),
+            name: np.ascontiguousarray(getattr(self, name.replace(_SCALE, "_scale")), dtype=dtype)
+            for name, dtype in _TYPES.items()
         }
         with files.atomic_path(path) as temporary, files.writing(path):
             save_file(arrays, temporary)

@@ -57,5 +57,6 @@ def test_two_hundred_photos_have_the_same_quality(engines: tuple[Captioner, Capt
     data = read_captions(shared_data / "flickr8k").split("dev")
     part = replace(data, images=data.images[::5])
     onnx, torch = (evaluate(captioner, part, metrics=("CIDEr",)).scores["CIDEr"] for captioner in engines)
-    # The rounding of bfloat16 in torch alone moved CIDEr by 0.014 on the 233 images of COCO dev.
     assert abs(onnx - torch) <= 0.01
+    if abs(onnx - torch) > 0.005:
+        pytest.xfail("the engines should differ by half a point of CIDEr at most, and do by more")

@@ -21,7 +21,7 @@ from tests.search.test_consensus import CAPTIONS, frequencies, naive_vectors
 from tests.training.conftest import listening
 
 
-def test_the_prediction_is_that_of_ridge_regression() -> None:
+def test_the_prediction_is_that_of_ridge_regression(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     pooled, ridge = torch.rand(3, 8), 0.3
     consensus = fit_consensus(pooled, CAPTIONS, ConsensusSettings(min_images=1, rank=99, ridge=ridge))
@@ -43,7 +43,12 @@ def test_the_prediction_is_that_of_ridge_regression() -> None:
     )
     weights = np.linalg.solve(x.T @ x + ridge * np.eye(8), x.T @ (y - y.mean(0)))
     expected = x @ weights + y.mean(0)
-    np.testing.assert_allclose(predicted(consensus, pooled), expected, atol=5e-3)
+    np.testing.assert_allclose(predicted(consensus, pooled), expected, atol=5e-3)  # in eight bits
+    with monkeypatch.context() as patched:
+        patched.setattr("captioner.training.consensus.quantised", lambda matrix: (matrix, torch.ones(len(matrix))))
+        exact = fit_consensus(pooled, CAPTIONS, ConsensusSettings(min_images=1, rank=99, ridge=ridge))
+    assert exact is not None
+    np.testing.assert_allclose(predicted(exact, pooled), expected, atol=2e-3)
     # A lower rank loses least of the fitted values: no other projection of that rank is nearer.
     low = fit_consensus(pooled, CAPTIONS, ConsensusSettings(min_images=1, rank=1, ridge=ridge))
     assert low is not None and low.up.shape[1] == 1
