@@ -19,6 +19,7 @@ from captioner.registry import import_code
 NAMES = (
     "caption",
     "attend",
+    "find",
     "serve",
     "bulk",
     "translate",

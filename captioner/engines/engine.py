@@ -1,4 +1,7 @@
-"""The interface of engines. Importing it needs no torch."""
+"""The interface of engines. Importing it needs no torch.
+
+Letters in shapes: B images, N cells, D features.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from captioner.caption import MEAN, Caption
+import numpy as np
+
+from captioner.caption import MEAN, Array, Caption
 from captioner.data.loader import ImageBatch
 from captioner.data.transform import Transform
-from captioner.errors import CheckpointError
+from captioner.errors import CaptionerError, CheckpointError
 from captioner.search.config import Hypothesis, SearchConfig
+from captioner.search.consensus import Consensus
 from captioner.text.vocabulary import Vocabulary
 
 
@@ -23,6 +29,8 @@ class Engine(ABC):
         search: the model's own search settings.
         attends: whether its captions have attention.
         most_words: the longest caption that the model has positions for; ``None`` without a limit.
+        grid: rows and columns of the cells that it attends to; ``None`` for regions and for several models.
+        consensus: predicts the n-grams of captions, if the model does.
     """
 
     vocabulary: Vocabulary
@@ -30,6 +38,8 @@ class Engine(ABC):
     search: SearchConfig
     attends: bool
     most_words: int | None = None
+    grid: tuple[int, int] | None = None
+    consensus: Consensus | None = None
 
     @abstractmethod
     def giving(self, attention: str) -> Engine:
@@ -65,6 +75,56 @@ class Engine(ABC):
         Yields:
             The batches that were searched at once, and the captions of their images, in order.
         """
+
+    def features(self, batches: Iterable[ImageBatch]) -> Iterator[tuple[ImageBatch, Array]]:
+        """Yield each batch with the features of its images, (B, N, D) float32, the cells in row-major order.
+
+        Raises:
+            CaptionerError: the engine has no :attr:`grid`.
+        """
+        raise CaptionerError(_NO_GRID)
+
+    def log_likelihoods(self, features: Array, caption: Sequence[int]) -> Array:
+        """Return the log-probability of one caption for each of several images, (B,) float32.
+
+        Args:
+            features: (B, N, D) float32, or (B, n, D) averages over n equal parts of the grid, as :func:`averaged` gives
+                them; every cell of a part then has its average.
+            caption: ``<bos> w_1 ... w_T <eos>``.
+
+        Raises:
+            CaptionerError: the engine has no :attr:`grid`.
+        """
+        raise CaptionerError(_NO_GRID)
+
+
+_NO_GRID = "this needs one model that attends to a grid of cells, such as show_attend_tell; give one"
+
+
+def averaged(features: Array, grid: tuple[int, int], side: int) -> Array:
+    """Return the means (B, side * side, D) of the features (B, N, D) in equal parts of the grid.
+
+    Args:
+        features: of the cells of the grid, in row-major order.
+        grid: (rows, columns); a side that ``side`` does not divide gives parts that differ by one cell.
+        side: rows and columns of parts, at most those of the grid.
+    """
+    b, _, d = features.shape
+    rows, columns = (np.array_split(np.arange(length), side) for length in grid)
+    cells = features.reshape(b, *grid, d)
+    parts = [
+        cells[:, row[0] : row[-1] + 1, column[0] : column[-1] + 1].mean((1, 2)) for row in rows for column in columns
+    ]
+    found: Array = np.stack(parts, axis=1)
+    return found
+
+
+def spread(parts: Array, grid: tuple[int, int]) -> Array:
+    """Return features (B, N, D) in which every cell has the mean of its part; the inverse shape of :func:`averaged`."""
+    side = round(parts.shape[1] ** 0.5)
+    row, column = (np.repeat(np.arange(side), [len(part) for part in np.array_split(np.arange(n), side)]) for n in grid)
+    cells: Array = parts[:, (row[:, None] * side + column).ravel()]
+    return cells
 
 
 def captions_of(hypotheses: Sequence[Hypothesis], vocabulary: Vocabulary, **regions: Any) -> list[Caption]:

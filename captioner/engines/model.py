@@ -5,6 +5,7 @@ Tensor letters: B images, S side of a transformed image in pixels.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +24,7 @@ from captioner.decoders import Decoder
 from captioner.encoders import Encoder, Refiner
 from captioner.encoders.parallel import encode_batches, encoded_at_once, threads
 from captioner.engines.attention_rollout import check, recompute_attention
-from captioner.engines.engine import Engine, best_of, captions_of
+from captioner.engines.engine import Engine, best_of, captions_of, spread
 from captioner.errors import CaptionerError
 from captioner.features import FeatureStore
 from captioner.layers.linear import fast
@@ -32,6 +34,8 @@ from captioner.model import CaptionModel
 from captioner.search.config import SearchConfig
 from captioner.search.consensus import Judge, search_agreeing
 from captioner.search.search import search as find
+
+_SCORED = 50  # images whose captions are scored at once
 
 
 class TorchEngine(Engine):
@@ -114,6 +118,7 @@ class ModelEngine(TorchEngine):
         self.model = model.to(self.device).eval()
         self.vocabulary, self.transform = model.vocabulary, model.encoder.transform
         self.attends, self.search, self.encoders = model.decoder.attends, model.config.search, [model.encoder]
+        self.grid, self.consensus = model.encoder.grid, model.consensus
         # The encoder takes most of the time and runs at lower precision where that is faster; the model keeps its
         # own encoder, as it may be saved again.
         self._encoder = model.encoder.fast(self.device)
@@ -130,6 +135,28 @@ class ModelEngine(TorchEngine):
     def encode(self, pixels: Tensor) -> Memory:
         memory: Memory = self._encoder(pixels)
         return memory
+
+    def features(self, batches: Iterable[ImageBatch]) -> Iterator[tuple[ImageBatch, Array]]:
+        if self.grid is None:
+            yield from super().features(batches)
+        none = np.empty((0, 1, 1), np.float32)
+        for batch, memory in encode_batches(self.encode, batches, ahead=torch.get_num_threads(), device=self.device):
+            yield batch, none if memory is None else memory.vectors.float().cpu().numpy()
+
+    @torch.inference_mode()
+    def log_likelihoods(self, features: Array, caption: Sequence[int]) -> Array:
+        if self.grid is None:
+            return super().log_likelihoods(features, caption)
+        cells = features if features.shape[1] == math.prod(self.grid) else spread(features, self.grid)
+        found = []
+        for part in torch.from_numpy(cells).split(_SCORED):
+            refined = self._writer.refined(Memory.of_grid(part.to(self.device), self.grid))
+            tokens = torch.tensor(caption, device=self.device).expand(len(part), 1, -1)
+            logits = self._writer.decoder(refined, tokens[..., :-1]).logits
+            of_words = logits.float().log_softmax(-1).gather(1, tokens[..., 1:].flatten().unsqueeze(1))
+            found.append(of_words.view(len(part), -1).sum(1))
+        likelihoods: Array = torch.cat(found).cpu().numpy()
+        return likelihoods
 
     @torch.inference_mode()
     def caption_memory(

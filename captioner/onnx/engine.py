@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from captioner import store
 from captioner.caption import MEAN, Array, Caption
 from captioner.data.loader import ImageBatch
-from captioner.engines.engine import Engine, best_of, captions_of
+from captioner.engines.engine import Engine, best_of, captions_of, spread
 from captioner.engines.load import load_in_torch
 from captioner.errors import CaptionerError, CheckpointError, ConfigError, first_line
 from captioner.onnx import folder as exported
@@ -44,6 +44,7 @@ from captioner.text.vocabulary import Vocabulary
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
+T = TypeVar("T")
 _MOST = 16  # images that a thread searches together: with more, a product reads its weights hardly less often
 INSTALL = "pip install 'captioner[onnx]'"
 
@@ -93,7 +94,7 @@ class OnnxEngine(Engine):
                 f"{self._start.features}; {store.COPY}"
             )
         self._step = _Graph(folder / STEP, threads or 0, [TOKENS, *state], [LOG_PROBABILITIES, *attention, *after])
-        self._cells = graphs.grid[0] * graphs.grid[1]
+        self.grid, self._cells = graphs.grid, graphs.grid[0] * graphs.grid[1]
 
     @classmethod
     def load(cls, folder: Path, *, device: str = "auto", threads: int | None = None) -> OnnxEngine:
@@ -181,31 +182,59 @@ class OnnxEngine(Engine):
     def caption(
         self, batches: Iterable[ImageBatch], search: SearchConfig, *, together: int = 1, attention: str = MEAN
     ) -> Iterator[tuple[list[ImageBatch], list[Caption]]]:
-        """Caption loaded images, each batch in one of as many threads as there are cores, ahead of the caller.
+        """Caption loaded images; see :meth:`_side_by_side`."""
+        for batch, captions in self._side_by_side(batches, lambda pixels: self.caption_pixels(pixels, search)):
+            yield [batch], captions or []
 
-        onnxruntime and Pillow release Python's global lock, so loading, encoding and searching go on side by side. A
-        single batch is captioned in the caller's thread, with onnxruntime's own threads.
+    def features(self, batches: Iterable[ImageBatch]) -> Iterator[tuple[ImageBatch, Array]]:
+        none = np.empty((0, self._cells, self._start.features), np.float32)
+        for batch, features in self._side_by_side(batches, self.encode):
+            yield batch, none if features is None else features
+
+    def log_likelihoods(self, features: Array, caption: Sequence[int]) -> Array:
+        found = []
+        for first in range(0, len(features), _MOST):
+            cells = features[first : first + _MOST]
+            state = self.start(cells if cells.shape[1] == self._cells else spread(cells, self.graphs.grid))
+            total = np.zeros(len(cells), np.float32)
+            for word, following in pairwise(caption):
+                step = self.step(np.full((len(cells), 1), word), state)
+                total += step.log_probabilities[:, 0, following]
+                state = step.state
+            found.append(total)
+        return np.concatenate(found)
+
+    def _side_by_side(
+        self, batches: Iterable[ImageBatch], run: Callable[[Array], T]
+    ) -> Iterator[tuple[ImageBatch, T | None]]:
+        """Yield each batch with what ``run`` makes of its pixels; ``None`` for a batch without images.
+
+        Each batch runs in one of as many threads as there are cores, ahead of the caller. onnxruntime and Pillow
+        release Python's global lock, so loading, encoding and searching go on side by side. A single batch runs in the
+        caller's thread, with onnxruntime's own threads.
         """
 
-        def run(batch: ImageBatch) -> list[Caption]:
-            return self.caption_pixels(batch.array, search) if len(batch) else []
+        def run_batch(batch: ImageBatch) -> T | None:
+            return run(batch.array) if len(batch) else None
 
         incoming, cores = iter(batches), self._threads
         first = list(islice(incoming, 2))
         if cores == 1 or len(first) < 2:
             for batch in chain(first, incoming):
-                yield [batch], run(batch)
+                yield batch, run_batch(batch)
             return
         incoming = chain(first, incoming)
-        pending: deque[tuple[ImageBatch, Future[list[Caption]]]] = deque()
+        pending: deque[tuple[ImageBatch, Future[T | None]]] = deque()
         pool = ThreadPoolExecutor(cores, thread_name_prefix="captioner-engine")
         try:
             while True:
-                pending.extend((batch, pool.submit(run, batch)) for batch in islice(incoming, 2 * cores - len(pending)))
+                pending.extend(
+                    (batch, pool.submit(run_batch, batch)) for batch in islice(incoming, 2 * cores - len(pending))
+                )
                 if not pending:
                     return
-                batch, captions = pending.popleft()
-                yield [batch], captions.result()
+                batch, result = pending.popleft()
+                yield batch, result.result()
         finally:  # also when the caller stops early
             pool.shutdown(wait=True, cancel_futures=True)
 

@@ -156,6 +156,33 @@ class Consensus:
         idf = dict(zip(rows, self.idf[list(rows)].tolist(), strict=True))
         return [self._agreement(counts, expected, idf) for counts in counted]
 
+    def of_caption(self, codes: Array, caption: Sequence[int]) -> Array:
+        """Return the expected CIDEr of one caption for each of several images, as :meth:`agreements` does for one.
+
+        Args:
+            codes: (B, R) of the images.
+            caption: its word numbers.
+
+        Returns:
+            (B,) float32.
+        """
+        counted = ngram_counts(caption)
+        total = np.zeros(len(codes), np.float32)
+        unknown = math.log(max(self.images, 2))
+        for of_length in counted:
+            rows = {self._numbers[ngram]: count for ngram, count in of_length.items() if ngram in self._numbers}
+            strange = sum(count**2 for ngram, count in of_length.items() if ngram not in self._numbers)
+            if not rows:
+                continue
+            chosen = np.fromiter(rows, np.intp)
+            idf = self.idf[chosen]
+            square = float(((idf * np.fromiter(rows.values(), np.float32)) ** 2).sum()) + strange * unknown**2
+            weights = idf / math.sqrt(square)
+            up = (self.up[chosen] * self.up_scale[chosen, None]).T @ weights
+            total += codes @ up + float(self.mean[chosen] @ weights)
+        agreement: Array = total / LONGEST
+        return agreement
+
     def _agreement(
         self, counts: Sequence[Counter[tuple[int, ...]]], expected: Mapping[int, float], idf: Mapping[int, float]
     ) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,6 +28,7 @@ def batches(count: int) -> Iterator[ImageBatch]:
 
 def captions(run: Any, some: Iterator[ImageBatch]) -> Iterator[tuple[list[ImageBatch], list[Any]]]:
     engine: Any = SimpleNamespace(caption_pixels=run, _threads=2)
+    engine._side_by_side = partial(OnnxEngine._side_by_side, engine)
     return OnnxEngine.caption(engine, some, SearchConfig(), together=4)
 
 

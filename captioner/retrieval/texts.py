@@ -1,0 +1,98 @@
+"""The texts that belong to photos: beside them, inside them, and in the output files of ``captioner caption``."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from captioner import files
+from captioner.data.rows import unguarded
+from captioner.errors import FileError, first_line
+from captioner.metadata import SIDECAR_NAMES, texts_of
+
+_MOST_TEXT = 1 << 16  # bytes of a text file that is a caption
+
+
+def beside(photo: Path) -> tuple[str, Callable[[], str]]:
+    """Return a stamp of the files that can hold texts of a photo, and a function that reads them.
+
+    These are the photo itself, its XMP sidecars and its text sidecar. The function raises an :class:`ImageError` if
+    the photo is missing, and a :class:`FileError` if a sidecar is damaged or cannot be read.
+    """
+    text = photo.with_suffix(".txt")
+    sidecars = [photo.with_name(f"{photo.name}.xmp"), photo.with_suffix(".xmp")]
+    assert len(sidecars) == len(SIDECAR_NAMES)
+    stamps = []
+    for path in (photo, text, *sidecars):
+        with suppress(OSError, ValueError):
+            status = path.stat()
+            stamps.append(f"{path.suffix} {status.st_size} {status.st_mtime_ns}")
+
+    def read() -> str:
+        found = {" ".join(each.text.split()): None for each in texts_of(photo)}
+        try:
+            with open(text, "rb") as file:
+                found |= {" ".join(file.read(_MOST_TEXT).decode("utf-8-sig", "replace").split()): None}
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise FileError(f"{text}: cannot be read ({error.strerror}); change its permissions") from error
+        return "\n".join(filter(None, found))
+
+    return ",".join(stamps), read
+
+
+def read_record(path: Path, photos: Collection[bytes]) -> dict[bytes, str]:
+    """Return the captions in an output file of ``captioner caption``, by the photos' names.
+
+    The file has the names as they were given there, perhaps from another folder. A row is of the photo with whose name
+    its own ends.
+
+    Args:
+        path: ending in .jsonl or .csv.
+        photos: names relative to their folder.
+
+    Raises:
+        FileError: it cannot be read, or is another kind of file.
+    """
+    found: dict[bytes, str] = {}
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            for row in _of_table(file) if files.format_of(path) == "csv" else map(json.loads, file):
+                name, caption = _named(os.fsencode(row["image"]), photos), row["caption"]
+                if name is not None and caption:
+                    texts = [caption, _translation(row)]
+                    found[name] = "\n".join(filter(None, texts))
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read ({error.strerror}); give the file of captioner caption") from error
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, csv.Error) as error:
+        raise FileError(
+            f"{path}: is not what captioner caption --output writes ({first_line(error)}); give such a .jsonl or .csv "
+            "file"
+        ) from None
+    return found
+
+
+def _of_table(file: Any) -> Iterator[dict[str, Any]]:
+    for row in csv.DictReader(file):
+        yield {key: unguarded(cell) for key, cell in row.items() if cell is not None}
+
+
+def _translation(row: Mapping[str, Any]) -> str:
+    translation = row.get("translation") or ""
+    return translation["text"] if isinstance(translation, dict) else translation
+
+
+def _named(given: bytes, photos: Collection[bytes]) -> bytes | None:
+    """Return the longest end of a path that names a photo."""
+    parts = given.replace(os.fsencode(os.sep), b"/").split(b"/")
+    for start in range(len(parts)):
+        name = os.fsencode(os.sep).join(parts[start:])
+        if name in photos:
+            return name
+    return None
