@@ -27,15 +27,12 @@ Example: captioner find "Anna on a bicycle" photos --captions captions.csv --top
 
 def run(
     sentence: Annotated[str, typer.Argument(metavar="SENTENCE", help="A description of the photos, or some words.")],
-    folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", exists=True, file_okay=False, help="The folder of the photos.")
-    ],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", file_okay=False, help="The folder of the photos.")],
     *,
     recursive: Annotated[bool, options.data_option("--recursive", "-r", help="Include subfolders.")] = False,
     captions: Annotated[
         list[Path] | None,
         options.data_option(
-            exists=True,
             dir_okay=False,
             help="Captions of the photos, a file of captioner caption --output; may be repeated. "
             "FOLDER/.captioner.jsonl is read without it.",
@@ -94,6 +91,8 @@ def run(
     from captioner.retrieval.ranking import words_of
 
     words_of(sentence)
+    if not folder.is_dir():
+        raise CaptionerError(f"{folder}{os.sep}: there is no such folder; give that of the photos")
     (located, *others) = store.locate_captioners(model)
     if others:
         raise typer.BadParameter("an ensemble cannot find photos; give one model", param_hint="--model")
@@ -133,7 +132,7 @@ def run(
     if not hits:
         console.note("found nothing: no text has these words, and the model does not know them")
     if output:
-        files.write_text(output, contact_sheet(sentence, hits, output, searched=searched))
+        files.write_text(output, contact_sheet(sentence, hits, output, folder=folder, searched=searched))
         console.note(f"{output}: {len(hits):,} of {searched:,} photos")
     failures.exit()
 

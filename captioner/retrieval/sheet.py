@@ -18,13 +18,14 @@ from captioner.retrieval.ranking import Hit
 _SIDE = 480  # pixels of the longer side of an image
 
 
-def contact_sheet(sentence: str, hits: Sequence[Hit], page: Path, *, searched: int) -> str:
+def contact_sheet(sentence: str, hits: Sequence[Hit], page: Path, *, folder: Path, searched: int) -> str:
     """Return the page.
 
     Args:
         sentence: that the photos were found by.
         hits: the photos, best first.
         page: its file; the links to the photos are relative to it.
+        folder: of the photos; their names are relative to it.
         searched: number of photos that were searched.
     """
     packages = [PackageLoader("captioner.retrieval", ""), PackageLoader("captioner.figures", "")]
@@ -33,7 +34,7 @@ def contact_sheet(sentence: str, hits: Sequence[Hit], page: Path, *, searched: i
     )
     shown = [
         {
-            "name": clean(str(hit.path)),
+            "name": clean(str(hit.path.relative_to(folder))),
             "link": _link(hit.path, page),
             "score": f"{hit.score:+.2f}",
             "texts": clean(hit.text).splitlines(),
